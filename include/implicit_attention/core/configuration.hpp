@@ -1,0 +1,65 @@
+// A model's configuration: the few things that the weights' shapes cannot tell, under the keys of the public config.json files.
+#pragma once
+
+#include <initializer_list>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Keys and values; nested objects are flattened with a dot (`ssm_cfg.d_state`). A key that is null is absent.
+class Configuration {
+ public:
+  using Value = std::variant<bool, Index, double, std::string, std::vector<std::string>>;
+
+  Configuration() = default;
+  explicit Configuration(std::string where) : where_(std::move(where)) {}
+
+  void set(std::string key, Value value) { values_.insert_or_assign(std::move(key), std::move(value)); }
+  [[nodiscard]] const std::string& where() const { return where_; }
+  [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
+
+  /// The first of several spellings of a key that is there. A value of another type than asked for is an error.
+  [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const { return first<Index>(keys, "an integer"); }
+  [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const { return first<bool>(keys, "true or false"); }
+  [[nodiscard]] std::optional<std::string> text(std::initializer_list<std::string_view> keys) const {
+    return first<std::string>(keys, "a string");
+  }
+  [[nodiscard]] std::optional<std::vector<std::string>> texts(std::initializer_list<std::string_view> keys) const {
+    return first<std::vector<std::string>>(keys, "a list of strings");
+  }
+  [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
+    for (const std::string_view key : keys)
+      if (const Value* value = find(key))
+        if (const Index* whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
+    return first<double>(keys, "a number");
+  }
+
+ private:
+  [[nodiscard]] const Value* find(std::string_view key) const {
+    const auto found = values_.find(std::string(key));
+    return found == values_.end() ? nullptr : &found->second;
+  }
+  template <class T>
+  [[nodiscard]] std::optional<T> first(std::initializer_list<std::string_view> keys, std::string_view expected) const {
+    for (const std::string_view key : keys)
+      if (const Value* value = find(key)) {
+        if (const T* typed = std::get_if<T>(value)) return *typed;
+        raise(ErrorKind::value, message(where_, ": key ", key, " is not ", expected));
+      }
+    return std::nullopt;
+  }
+
+  std::string where_ = "configuration";
+  std::map<std::string, Value> values_;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,89 @@
+// Errors: what was wrong, what was expected, what came. One exception type, or the host's handler where there are none.
+#pragma once
+
+#include <array>
+#include <charconv>
+#include <cstdlib>
+#include <cstdio>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include <implicit_attention/config.hpp>
+#if IMPLICIT_ATTENTION_EXCEPTIONS
+#include <stdexcept>
+#endif
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// What kind of mistake an error reports.
+enum class ErrorKind {
+  shape,  ///< sizes that do not fit each other
+  value,  ///< a number, name or option outside its range
+  limit,  ///< a result larger than the caller allows
+  file    ///< a file that is missing, malformed or not what it claims
+};
+
+#if IMPLICIT_ATTENTION_EXCEPTIONS
+/// The one exception type of this library.
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  [[nodiscard]] ErrorKind kind() const noexcept { return kind_; }
+
+ private:
+  ErrorKind kind_;
+};
+#endif
+
+/// A host's own way to leave: longjmp, abort, its own exception. It must not return.
+using ErrorHandler = void (*)(ErrorKind kind, const char* message);
+
+namespace detail {
+inline ErrorHandler& error_handler() noexcept {
+  static ErrorHandler handler = nullptr;
+  return handler;
+}
+}  // namespace detail
+
+/// Installs `handler` for all errors (null: back to the default) and returns the one before. Not thread-safe: call it at start-up.
+inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
+  const ErrorHandler before = detail::error_handler();
+  detail::error_handler() = handler;
+  return before;
+}
+
+/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message.
+[[noreturn]] inline void raise(ErrorKind kind, const std::string& message) {
+  if (const ErrorHandler handler = detail::error_handler()) handler(kind, message.c_str());
+#if IMPLICIT_ATTENTION_EXCEPTIONS
+  throw Error(kind, message);
+#else
+  std::fputs(message.c_str(), stderr);
+  std::fputc('\n', stderr);
+  std::abort();
+#endif
+}
+
+namespace detail {
+inline void append(std::string& out, std::string_view text) { out.append(text); }
+inline void append(std::string& out, char letter) { out.push_back(letter); }
+template <class Number>
+  requires std::is_arithmetic_v<Number>
+void append(std::string& out, Number number) {
+  std::array<char, 32> digits{};
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
+  out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
+}
+}  // namespace detail
+
+/// Joins texts and numbers into one message.
+template <class... Parts>
+[[nodiscard]] std::string message(const Parts&... parts) {
+  std::string out;
+  (detail::append(out, parts), ...);
+  return out;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

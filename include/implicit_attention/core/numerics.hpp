@@ -1,0 +1,52 @@
+// The elementary functions of the layers, right in their tails.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// 1 / (1 + exp(-x)), without overflow on either side.
+template <Real Scalar>
+[[nodiscard]] Scalar sigmoid(Scalar x) {
+  if (x >= 0) return Scalar(1) / (Scalar(1) + std::exp(-x));
+  const Scalar e = std::exp(x);
+  return e / (Scalar(1) + e);
+}
+
+/// log(1 + exp(x)): x for large x, exp(x) for small.
+template <Real Scalar>
+[[nodiscard]] Scalar softplus(Scalar x) {
+  return std::max(x, Scalar(0)) + std::log1p(std::exp(-std::abs(x)));
+}
+
+/// x * sigmoid(x).
+template <Real Scalar>
+[[nodiscard]] Scalar silu(Scalar x) {
+  return x * sigmoid(x);
+}
+
+/// The data-dependent scale of the tanh form of GELU: gelu(x) = gelu_scale(x) * x.
+template <Real Scalar>
+[[nodiscard]] Scalar gelu_scale(Scalar x) {
+  const Scalar inner = Scalar(0.7978845608028654) * (x + Scalar(0.044715) * x * x * x);  // sqrt(2/pi)
+  return Scalar(0.5) * (Scalar(1) + std::tanh(inner));
+}
+
+/// d/dx of the tanh form of GELU.
+template <Real Scalar>
+[[nodiscard]] Scalar gelu_derivative(Scalar x) {
+  const Scalar root = Scalar(0.7978845608028654), cubic = Scalar(0.044715);
+  const Scalar t = std::tanh(root * (x + cubic * x * x * x));
+  return Scalar(0.5) * (Scalar(1) + t) + Scalar(0.5) * x * (Scalar(1) - t * t) * root * (Scalar(1) + Scalar(3) * cubic * x * x);
+}
+
+/// sqrt(1 - a^2) from log(a) <= 0, without the cancellation at a near 1.
+template <Real Scalar>
+[[nodiscard]] Scalar sqrt_one_minus_square(Scalar log_a) {
+  return std::sqrt(-std::expm1(Scalar(2) * log_a));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

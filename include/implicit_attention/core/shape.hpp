@@ -1,0 +1,37 @@
+// Shapes and their checks, before any work is done.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/error.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// `(2, 3)`, for messages.
+[[nodiscard]] inline std::string shape_text(const std::vector<Index>& shape) {
+  std::string text = "(";
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) text += message(axis ? ", " : "", shape[axis]);
+  return text + ")";
+}
+
+/// Fails unless `array` is (rows, columns); `who` is the layer, `name` the tensor, `meaning` the two sizes in words, `hint` what may be wrong.
+template <class ArrayLike>
+void check_shape(std::string_view who, std::string_view name, const ArrayLike& array, Index rows, Index columns, std::string_view meaning,
+                 std::string_view hint = {}) {
+  if (array.rows() == rows && array.cols() == columns) return;
+  raise(ErrorKind::shape, message(who, ": ", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ", shape_text({rows, columns}),
+                                  " = ", meaning, hint.empty() ? "" : "; ", hint));
+}
+
+/// The same for one row of numbers, as a bias is.
+template <class ArrayLike>
+void check_vector(std::string_view who, std::string_view name, const ArrayLike& array, Index size, std::string_view meaning) {
+  if (array.size() == size && array.rows() == 1) return;
+  const std::string came = array.rows() == 1 ? message("(", array.size(), ")") : shape_text({array.rows(), array.cols()});
+  raise(ErrorKind::shape, message(who, ": ", name, " is ", came, ", expected (", size, ") = (", meaning, ")"));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,61 @@
+// Where weights come from: named tensors, whatever holds them. io/ reads them from files; a host can hand in its own.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/shape.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Named tensors of a checkpoint, widened or narrowed to `Scalar`.
+template <class Scalar>
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  /// What the tensors stand in, for messages: a file or folder name.
+  [[nodiscard]] virtual std::string where() const = 0;
+  /// All names, sorted.
+  [[nodiscard]] virtual std::vector<std::string> names() const = 0;
+  /// The shape of a tensor as stored; nothing if there is none of that name.
+  [[nodiscard]] virtual std::optional<std::vector<Index>> shape(std::string_view name) const = 0;
+  /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar. Fails if absent.
+  [[nodiscard]] virtual Array<Scalar> read(std::string_view name) const = 0;
+
+  [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
+};
+
+/// Reads the tensors below one prefix, e.g. `backbone.layers.0.mixer.`.
+template <class Scalar>
+class PrefixedTensors {
+ public:
+  PrefixedTensors(const TensorSource<Scalar>& source, std::string prefix) : source_(&source), prefix_(std::move(prefix)) {}
+
+  [[nodiscard]] bool has(std::string_view name) const { return source_->has(prefix_ + std::string(name)); }
+  /// A tensor that must be there, with as many axes as `axes` (0: any number).
+  [[nodiscard]] Array<Scalar> required(std::string_view name, std::size_t axes = 0) const {
+    const std::string full = prefix_ + std::string(name);
+    const auto shape = source_->shape(full);
+    if (!shape) raise(ErrorKind::file, message(source_->where(), ": tensor ", full, " is missing"));
+    if (axes != 0 && shape->size() != axes)
+      raise(ErrorKind::shape, message(source_->where(), ": tensor ", full, " is ", shape_text(*shape), ", expected ", axes, " axes"));
+    return source_->read(full);
+  }
+  /// A tensor that may be absent: an empty array then.
+  [[nodiscard]] Array<Scalar> optional(std::string_view name, std::size_t axes = 0) const {
+    return has(name) ? required(name, axes) : Array<Scalar>();
+  }
+  [[nodiscard]] const TensorSource<Scalar>& source() const { return *source_; }
+  [[nodiscard]] const std::string& prefix() const { return prefix_; }
+
+ private:
+  const TensorSource<Scalar>* source_;
+  std::string prefix_;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END
