@@ -1,0 +1,115 @@
+// JSON from files that nobody vouches for: no key twice, no bottomless nesting, errors that name the file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/text.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+using Json = nlohmann::json;
+
+/// What a document may hold before it is refused.
+struct JsonLimits {
+  std::size_t depth = 32;                                         ///< objects and lists inside each other
+  std::size_t list = std::numeric_limits<std::size_t>::max();     ///< elements of one list
+  std::size_t bytes = 100'000'000;                                ///< the text
+};
+
+namespace detail {
+
+/// Builds the document event by event, so that limits hold before memory is taken and a repeated key is seen.
+class JsonBuilder final : public nlohmann::json_sax<Json> {
+ public:
+  JsonBuilder(std::string_view where, const JsonLimits& limits) : where_(where), limits_(limits) {}
+  [[nodiscard]] Json take() { return std::move(root_); }
+
+  bool null() override { return put(nullptr) != nullptr; }
+  bool boolean(bool value) override { return put(value) != nullptr; }
+  bool number_integer(number_integer_t value) override { return put(value) != nullptr; }
+  bool number_unsigned(number_unsigned_t value) override { return put(value) != nullptr; }
+  bool number_float(number_float_t value, const string_t& /*text*/) override { return put(value) != nullptr; }
+  bool string(string_t& value) override { return put(std::move(value)) != nullptr; }
+  bool binary(binary_t& /*value*/) override { return false; }
+  bool start_object(std::size_t /*elements*/) override { return open(Json::object()); }
+  bool start_array(std::size_t /*elements*/) override { return open(Json::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    Json& object = *open_.back();
+    if (object.contains(name)) raise(ErrorKind::file, message(where_, ": JSON: key \"", printable(name), "\" is there twice"));
+    next_ = &object[name];
+    return true;
+  }
+  bool parse_error(std::size_t position, const std::string& /*last*/, const nlohmann::detail::exception& why) override {
+    std::string_view reason = why.what();  // "[json.exception.parse_error.101] parse error at ..."
+    if (const std::size_t prefix = reason.find("] "); prefix != std::string_view::npos) reason.remove_prefix(prefix + 2);
+    raise(ErrorKind::file, message(where_, ": not valid JSON at byte ", position, ": ", printable(reason, 200)));
+  }
+
+ private:
+  template <class Value>
+  Json* put(Value&& value) {
+    if (open_.empty()) return &(root_ = std::forward<Value>(value));
+    if (!open_.back()->is_array()) return &(*next_ = std::forward<Value>(value));
+    if (open_.back()->size() >= limits_.list)
+      raise(ErrorKind::file, message(where_, ": JSON: a list is longer than the ", limits_.list, " elements that make sense here"));
+    return &open_.back()->emplace_back(std::forward<Value>(value));
+  }
+  bool open(Json&& container) {
+    if (open_.size() >= limits_.depth)
+      raise(ErrorKind::file, message(where_, ": JSON: nested deeper than the ", limits_.depth, " levels that make sense here"));
+    open_.push_back(put(std::move(container)));
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  std::string_view where_;
+  const JsonLimits& limits_;
+  Json root_;
+  Json* next_ = nullptr;      // the value of the key read last; std::map keeps it in place
+  std::vector<Json*> open_;   // a list does not grow while something inside it is open, so these stay valid
+};
+
+}  // namespace detail
+
+/// Parses `text`; `where` names it in errors. Fails unless it is UTF-8, JSON, within the limits, and an object.
+[[nodiscard]] inline Json parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {}) {
+  if (text.size() > limits.bytes)
+    raise(ErrorKind::file, message(where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes));
+  if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
+    raise(ErrorKind::file, message(where, ": not valid UTF-8 at byte ", bad));
+  detail::JsonBuilder builder(where, limits);
+  if (!Json::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, message(where, ": not valid JSON"));
+  Json document = builder.take();
+  if (!document.is_object()) raise(ErrorKind::file, message(where, ": JSON: expected an object, came ", document.type_name()));
+  return document;
+}
+
+/// The same from a file.
+[[nodiscard]] inline Json read_json_object(const std::filesystem::path& path, const JsonLimits& limits = {}) {
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  return parse_json_object(file->text(), path.string(), limits);
+}
+
+/// A value as it would stand in the file, cut to a length fit for a message.
+[[nodiscard]] inline std::string json_text(const Json& value) {
+  return printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), 60);
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

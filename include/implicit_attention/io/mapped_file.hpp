@@ -1,0 +1,106 @@
+// A whole file as bytes in memory: mapped where the system can, read elsewhere.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#define IMPLICIT_ATTENTION_IO_MMAP 1
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#else
+#define IMPLICIT_ATTENTION_IO_MMAP 0
+#include <fstream>
+#endif
+
+#include <implicit_attention/core/error.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+[[noreturn]] inline void cannot_open(const std::filesystem::path& path, const std::error_code& why) {
+  raise(ErrorKind::file, message(path.string(), ": cannot be opened: ", why.message()));
+}
+}  // namespace detail
+
+/// The bytes of one file, read-only, for as long as this lives. As with any mapping, a file that another process cuts
+/// short meanwhile cannot be guarded against; replace files by renaming, as the writers here do.
+class MappedFile {
+ public:
+  /// Maps `path`. Fails, with the system's reason, if it is not a regular file that can be read.
+  [[nodiscard]] static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path) {
+    return std::shared_ptr<const MappedFile>(new MappedFile(path));
+  }
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  [[nodiscard]] const std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::string_view text() const {
+    return size_ == 0 ? std::string_view() : std::string_view(reinterpret_cast<const char*>(data_), size_);
+  }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+#if IMPLICIT_ATTENTION_IO_MMAP
+  ~MappedFile() {
+    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+
+ private:
+  explicit MappedFile(std::filesystem::path path) : path_(std::move(path)) {
+    // Non-blocking, so that a pipe in the file's place is an error and not a wait.
+    const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0) detail::cannot_open(path_, std::error_code(errno, std::generic_category()));
+    struct stat status {};
+    int failure = ::fstat(file, &status) == 0 ? 0 : errno;
+    const bool regular = failure == 0 && S_ISREG(status.st_mode);
+    const bool fits = status.st_size >= 0 && static_cast<std::uintmax_t>(status.st_size) <= std::numeric_limits<std::size_t>::max() / 2;
+    if (regular && fits && status.st_size > 0) {
+      void* mapped = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file, 0);
+      if (mapped == MAP_FAILED) {
+        failure = errno;
+      } else {
+        data_ = static_cast<const std::byte*>(mapped);
+        size_ = static_cast<std::size_t>(status.st_size);
+      }
+    }
+    ::close(file);
+    if (failure != 0) detail::cannot_open(path_, std::error_code(failure, std::generic_category()));
+    if (!regular) raise(ErrorKind::file, message(path_.string(), ": is not a regular file"));
+    if (!fits) raise(ErrorKind::file, message(path_.string(), ": is larger than this machine can address"));
+  }
+#else
+  ~MappedFile() = default;
+
+ private:
+  explicit MappedFile(std::filesystem::path path) : path_(std::move(path)) {
+    std::error_code why;
+    const std::uintmax_t size = std::filesystem::file_size(path_, why);
+    if (why) detail::cannot_open(path_, why);
+    if (size > std::numeric_limits<std::size_t>::max() / 2)
+      raise(ErrorKind::file, message(path_.string(), ": is larger than this machine can address"));
+    std::ifstream stream(path_, std::ios::binary);
+    bytes_.resize(static_cast<std::size_t>(size));
+    if (!stream.read(reinterpret_cast<char*>(bytes_.data()), static_cast<std::streamsize>(size)))
+      raise(ErrorKind::file, message(path_.string(), ": cannot be read"));
+    data_ = bytes_.data();
+    size_ = bytes_.size();
+  }
+  std::vector<std::byte> bytes_;
+#endif
+
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,20 @@
+// Catch2, version 2 or 3, under the same names: TEST_CASE and its kin, Approx, contains_text.
+#pragma once
+
+#include <string>
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+using Catch::Approx;
+#else
+#include <catch2/catch.hpp>
+#endif
+
+/// A matcher for `CHECK_THAT(text, contains_text("needle"))`.
+inline auto contains_text(const std::string& needle) {
+#if __has_include(<catch2/catch_all.hpp>)
+  return Catch::Matchers::ContainsSubstring(needle);
+#else
+  return Catch::Matchers::Contains(needle);
+#endif
+}
