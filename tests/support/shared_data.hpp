@@ -14,7 +14,7 @@ inline std::optional<std::filesystem::path> shared_data(const std::filesystem::p
   std::filesystem::path root;
   if (const char* given = std::getenv("IMPLICIT_ATTENTION_SHARED"); given != nullptr && *given != '\0') root = given;
 #ifdef IMPLICIT_ATTENTION_SOURCE_DIR
-  if (root.empty()) root = std::filesystem::path(IMPLICIT_ATTENTION_SOURCE_DIR).parent_path() / "shared";
+  if (root.empty()) root = std::filesystem::path(IMPLICIT_ATTENTION_SOURCE_DIR) / ".." / "shared";
 #endif
   if (root.empty()) return std::nullopt;
   const std::filesystem::path path = relative.empty() ? root : root / relative;

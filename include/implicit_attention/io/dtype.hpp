@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include <implicit_attention/core/types.hpp>
 
@@ -25,9 +27,21 @@ struct DtypeFacts {
   std::size_t bytes;
 };
 // In the order of Dtype.
-inline constexpr std::array<DtypeFacts, 15> dtype_facts{{{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
-                                                         {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8}, {"U32", 4},
-                                                         {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}}};
+inline constexpr std::array<DtypeFacts, 15> dtype_facts{{{"F64", 8},
+                                                         {"F32", 4},
+                                                         {"F16", 2},
+                                                         {"BF16", 2},
+                                                         {"I64", 8},
+                                                         {"I32", 4},
+                                                         {"I16", 2},
+                                                         {"I8", 1},
+                                                         {"U64", 8},
+                                                         {"U32", 4},
+                                                         {"U16", 2},
+                                                         {"U8", 1},
+                                                         {"BOOL", 1},
+                                                         {"F8_E4M3", 1},
+                                                         {"F8_E5M2", 1}}};
 }  // namespace detail
 
 [[nodiscard]] constexpr std::string_view dtype_name(Dtype dtype) { return detail::dtype_facts[static_cast<std::size_t>(dtype)].name; }
@@ -40,10 +54,15 @@ inline constexpr std::array<DtypeFacts, 15> dtype_facts{{{"F64", 8}, {"F32", 4},
   return std::nullopt;
 }
 
+/// The C++ types that are written: float, double, and whatever integer of 64 bits the system has.
+template <class T>
+concept Storable = Real<T> ||(std::signed_integral<T> && sizeof(T) == 8);
+
 /// The type in which numbers of a C++ type are stored.
-template <class Number>
-  requires(std::same_as<Number, float> || std::same_as<Number, double> || std::same_as<Number, std::int64_t>)
-constexpr Dtype dtype_of = std::same_as<Number, double> ? Dtype::F64 : std::same_as<Number, float> ? Dtype::F32 : Dtype::I64;
+template <Storable Number>
+constexpr Dtype dtype_of = std::same_as<Number, double>  ? Dtype::F64
+                           : std::same_as<Number, float> ? Dtype::F32
+                                                         : Dtype::I64;
 
 /// IEEE 754 binary16 to float: every value, subnormals, infinities and NaN payloads included, is exact.
 [[nodiscard]] inline float half_to_float(std::uint16_t bits) {
@@ -61,6 +80,17 @@ constexpr Dtype dtype_of = std::same_as<Number, double> ? Dtype::F64 : std::same
 [[nodiscard]] inline float bfloat16_to_float(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16U); }
 
 namespace detail {
+/// The product of sizes that are not negative; nothing where it, times `bytes`, is beyond what an Index counts.
+[[nodiscard]] inline std::optional<Index> element_count(const std::vector<Index>& shape, std::size_t bytes) {
+  const Index most = std::numeric_limits<Index>::max() / static_cast<Index>(bytes);
+  Index count = 1;
+  for (const Index size : shape) {
+    if (size < 0 || (size > 0 && count > most / size)) return std::nullopt;
+    count *= size;
+  }
+  return count;
+}
+
 /// `count` numbers stored as `Stored` at `from`, at any alignment, each through `convert` to `to`.
 template <class Stored, class Number, class Convert>
 void convert_numbers(const std::byte* from, Index count, Number* to, Convert convert) {
@@ -80,13 +110,20 @@ template <Real Scalar>
 void widen(Dtype dtype, const std::byte* from, Index count, Scalar* to) {
   const auto as_is = [](auto number) { return number; };
   switch (dtype) {
-    case Dtype::F64: return convert_numbers<double>(from, count, to, as_is);
-    case Dtype::F32: return convert_numbers<float>(from, count, to, as_is);
-    case Dtype::F16: return convert_numbers<std::uint16_t>(from, count, to, half_to_float);
-    case Dtype::BF16: return convert_numbers<std::uint16_t>(from, count, to, bfloat16_to_float);
-    case Dtype::I64: return convert_numbers<std::int64_t>(from, count, to, as_is);
-    case Dtype::I32: return convert_numbers<std::int32_t>(from, count, to, as_is);
-    default: return;
+    case Dtype::F64:
+      return convert_numbers<double>(from, count, to, as_is);
+    case Dtype::F32:
+      return convert_numbers<float>(from, count, to, as_is);
+    case Dtype::F16:
+      return convert_numbers<std::uint16_t>(from, count, to, half_to_float);
+    case Dtype::BF16:
+      return convert_numbers<std::uint16_t>(from, count, to, bfloat16_to_float);
+    case Dtype::I64:
+      return convert_numbers<std::int64_t>(from, count, to, as_is);
+    case Dtype::I32:
+      return convert_numbers<std::int32_t>(from, count, to, as_is);
+    default:
+      return;
   }
 }
 }  // namespace detail

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/types.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/text.hpp>
 
@@ -23,9 +25,9 @@ using Json = nlohmann::json;
 
 /// What a document may hold before it is refused.
 struct JsonLimits {
-  std::size_t depth = 32;                                         ///< objects and lists inside each other
-  std::size_t list = std::numeric_limits<std::size_t>::max();     ///< elements of one list
-  std::size_t bytes = 100'000'000;                                ///< the text
+  std::size_t depth = 32;                                      ///< objects and lists inside each other
+  std::size_t list = std::numeric_limits<std::size_t>::max();  ///< elements of one list
+  std::size_t bytes = 100'000'000;                             ///< the text
 };
 
 namespace detail {
@@ -82,8 +84,8 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
   std::string_view where_;
   const JsonLimits& limits_;
   Json root_;
-  Json* next_ = nullptr;      // the value of the key read last; std::map keeps it in place
-  std::vector<Json*> open_;   // a list does not grow while something inside it is open, so these stay valid
+  Json* next_ = nullptr;     // the value of the key read last; std::map keeps it in place
+  std::vector<Json*> open_;  // a list does not grow while something inside it is open, so these stay valid
 };
 
 }  // namespace detail
@@ -110,6 +112,14 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 /// A value as it would stand in the file, cut to a length fit for a message.
 [[nodiscard]] inline std::string json_text(const Json& value) {
   return printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), 60);
+}
+
+/// An integer from 0 to the largest Index; nothing if the value is anything else.
+[[nodiscard]] inline std::optional<Index> json_natural_number(const Json& value) {
+  if (!value.is_number_unsigned()) return std::nullopt;
+  const auto number = value.get<std::uint64_t>();
+  if (number > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) return std::nullopt;
+  return static_cast<Index>(number);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -54,11 +54,10 @@ class SafetensorsFile {
   [[nodiscard]] Array<Scalar> read(std::string_view name) const {
     const TensorInfo& tensor = info(name);
     if (!detail::readable(tensor.dtype))
-      raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype),
-                                     ", expected F64, F32, F16, BF16, I64 or I32"));
+      raise(ErrorKind::file,
+            message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected F64, F32, F16, BF16, I64 or I32"));
     Index rows = 1, columns = 1;
-    for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis)
-      (axis + 1 == tensor.shape.size() ? columns : rows) *= tensor.shape[axis];
+    for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) (axis + 1 == tensor.shape.size() ? columns : rows) *= tensor.shape[axis];
     const std::byte* from = file_->data() + tensor.begin;
     const bool aligned = reinterpret_cast<std::uintptr_t>(from) % alignof(Scalar) == 0;
     if (tensor.dtype == dtype_of<Scalar> && aligned && tensor.count > 0)
@@ -79,7 +78,8 @@ class SafetensorsFile {
     } else if (tensor.dtype == Dtype::I32) {
       detail::convert_numbers<std::int32_t>(from, tensor.count, numbers.data(), as_is);
     } else {
-      raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected integers, I64 or I32"));
+      raise(ErrorKind::file,
+            message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected integers, I64 or I32"));
     }
     return numbers;
   }

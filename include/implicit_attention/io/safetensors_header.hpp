@@ -24,8 +24,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 struct TensorInfo {
   Dtype dtype = Dtype::F32;
   std::vector<Index> shape;
-  Index count = 0;            ///< numbers: the product of the shape
-  std::size_t begin = 0;      ///< first byte, from the beginning of the file
+  Index count = 0;        ///< numbers: the product of the shape
+  std::size_t begin = 0;  ///< first byte, from the beginning of the file
   std::size_t bytes = 0;
 };
 
@@ -41,33 +41,14 @@ namespace detail {
 inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 inline constexpr std::size_t safetensors_axis_limit = 64;
 
-/// The product of sizes that are not negative; nothing where it, times `bytes`, is beyond what an Index counts.
-[[nodiscard]] inline std::optional<Index> element_count(const std::vector<Index>& shape, std::size_t bytes) {
-  const Index most = std::numeric_limits<Index>::max() / static_cast<Index>(bytes);
-  Index count = 1;
-  for (const Index size : shape) {
-    if (size < 0 || (size > 0 && count > most / size)) return std::nullopt;
-    count *= size;
-  }
-  return count;
-}
-
-/// A JSON value that must be an integer from 0 to the largest Index.
-[[nodiscard]] inline std::optional<Index> natural_number(const Json& value) {
-  if (!value.is_number_unsigned()) return std::nullopt;
-  const auto number = value.get<std::uint64_t>();
-  if (number > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) return std::nullopt;
-  return static_cast<Index>(number);
-}
-
 [[nodiscard]] inline std::vector<Index> natural_numbers(const Json& value, std::string_view who, std::string_view what) {
   if (!value.is_array()) raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ", expected a list of integers"));
   std::vector<Index> numbers;
   for (const Json& element : value) {
-    const std::optional<Index> number = natural_number(element);
+    const std::optional<Index> number = json_natural_number(element);
     if (!number)
-      raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ": ", json_text(element),
-                                     " is not an integer from 0 to ", std::numeric_limits<Index>::max()));
+      raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ": ", json_text(element), " is not an integer from 0 to ",
+                                     std::numeric_limits<Index>::max()));
     numbers.push_back(*number);
   }
   return numbers;
@@ -84,15 +65,18 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
   if (!entry.is_object())
     raise(ErrorKind::file, message(who, ": is ", json_text(entry), ", expected an object of dtype, shape and data_offsets"));
   const Json& dtype_value = field(entry, "dtype", who);
-  if (!dtype_value.is_string()) raise(ErrorKind::file, message(who, ": dtype is ", json_text(dtype_value), ", expected a string such as \"F32\""));
+  if (!dtype_value.is_string())
+    raise(ErrorKind::file, message(who, ": dtype is ", json_text(dtype_value), ", expected a string such as \"F32\""));
   const std::optional<Dtype> dtype = dtype_of_name(dtype_value.get_ref<const std::string&>());
-  if (!dtype) raise(ErrorKind::file, message(who, ": unknown dtype ", json_text(dtype_value), ", expected F64, F32, F16, BF16, I64 or I32"));
+  if (!dtype)
+    raise(ErrorKind::file, message(who, ": unknown dtype ", json_text(dtype_value), ", expected F64, F32, F16, BF16, I64 or I32"));
 
   TensorInfo info;
   info.dtype = *dtype;
   info.shape = natural_numbers(field(entry, "shape", who), who, "shape");
   const std::optional<Index> count = element_count(info.shape, dtype_bytes(*dtype));
-  if (!count) raise(ErrorKind::file, message(who, ": shape ", shape_text(info.shape), " overflows: more numbers than memory has addresses"));
+  if (!count)
+    raise(ErrorKind::file, message(who, ": shape ", shape_text(info.shape), " overflows: more numbers than memory has addresses"));
   info.count = *count;
   info.bytes = static_cast<std::size_t>(*count) * dtype_bytes(*dtype);
 
@@ -105,8 +89,8 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
     raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " reach beyond the ", data_size,
                                    " bytes of data in the file; is it cut short?"));
   if (end - begin != info.bytes)
-    raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " hold ", end - begin, " bytes, expected ", info.bytes, " = ",
-                                   shape_text(info.shape), " of ", dtype_name(*dtype)));
+    raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " hold ", end - begin, " bytes, expected ", info.bytes,
+                                   " = ", shape_text(info.shape), " of ", dtype_name(*dtype)));
   info.begin = data_begin + begin;
   return info;
 }
@@ -124,8 +108,9 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
   for (const Entry* entry : entries) {
     const std::size_t begin = entry->second.begin;
     if (begin < expected)
-      raise(ErrorKind::file, message(where, ": tensors ", printable(before->first), " and ", printable(entry->first), " overlap: ",
-                                     printable(entry->first), " begins at byte ", begin - data_begin, ", expected ", expected - data_begin));
+      raise(ErrorKind::file,
+            message(where, ": tensors ", printable(before->first), " and ", printable(entry->first), " overlap: ", printable(entry->first),
+                    " begins at byte ", begin - data_begin, ", expected ", expected - data_begin));
     if (begin > expected)
       raise(ErrorKind::file, message(where, ": tensor ", printable(entry->first), " begins at byte ", begin - data_begin, ", expected ",
                                      expected - data_begin, ": a gap that no tensor claims"));
@@ -154,15 +139,16 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
   constexpr std::size_t prefix = 8;
   const std::string_view hint = detail::other_format_hint(file);
   if (file.size() < prefix)
-    raise(ErrorKind::file, message(where, ": not a safetensors file: ", file.size(), " bytes, expected at least 8 for the header's length", hint));
+    raise(ErrorKind::file,
+          message(where, ": not a safetensors file: ", file.size(), " bytes, expected at least 8 for the header's length", hint));
   std::uint64_t length = 0;
   std::memcpy(&length, file.data(), prefix);
   if (length > detail::safetensors_header_limit)
     raise(ErrorKind::file, message(where, ": not a safetensors file: header length ", length, ", expected at most ",
                                    detail::safetensors_header_limit, hint));
   if (length > file.size() - prefix)
-    raise(ErrorKind::file, message(where, ": header length ", length, ", but only ", file.size() - prefix,
-                                   " bytes follow; is the file cut short?", hint));
+    raise(ErrorKind::file,
+          message(where, ": header length ", length, ", but only ", file.size() - prefix, " bytes follow; is the file cut short?", hint));
   const std::string header_where = message(where, ": header");
   const std::string_view text = file.substr(prefix, static_cast<std::size_t>(length));
   if (text.empty() || text.front() != '{')
@@ -177,10 +163,12 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
   const std::size_t data_begin = prefix + static_cast<std::size_t>(length), data_size = file.size() - data_begin;
   for (const auto& [name, entry] : document.items()) {
     if (name == "__metadata__") {
-      if (!entry.is_object()) raise(ErrorKind::file, message(header_where, ": __metadata__ is ", json_text(entry), ", expected an object of strings"));
+      if (!entry.is_object())
+        raise(ErrorKind::file, message(header_where, ": __metadata__ is ", json_text(entry), ", expected an object of strings"));
       for (const auto& [key, value] : entry.items()) {
         if (!value.is_string())
-          raise(ErrorKind::file, message(header_where, ": __metadata__: ", printable(key), " is ", json_text(value), ", expected a string"));
+          raise(ErrorKind::file,
+                message(header_where, ": __metadata__: ", printable(key), " is ", json_text(value), ", expected a string"));
         header.metadata.emplace(key, value.template get<std::string>());
       }
       continue;

@@ -1,0 +1,95 @@
+// Reading a model's config.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/text.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Python writes NaN, Infinity and -Infinity, which JSON has not; they become null, that is absent. Text in quotes stays.
+[[nodiscard]] inline std::string without_python_numbers(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size();) {
+    const std::string_view rest = text.substr(i);
+    std::size_t word = 0;
+    if (!quoted)
+      for (const std::string_view name : {"-Infinity", "Infinity", "NaN"})
+        if (rest.starts_with(name)) word = name.size();
+    if (word != 0) {
+      out += "null";
+      i += word;
+      continue;
+    }
+    if (quoted && text[i] == '\\' && i + 1 < text.size())
+      out += text[i++];
+    else if (text[i] == '"')
+      quoted = !quoted;
+    out += text[i++];
+  }
+  return out;
+}
+
+inline void flatten(const Json& object, const std::string& prefix, std::string_view where, Configuration& configuration) {
+  for (const auto& [name, value] : object.items()) {
+    const std::string key = prefix + name;
+    const auto set = [&](Configuration::Value found) {
+      if (configuration.has(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
+      configuration.set(key, std::move(found));
+    };
+    if (value.is_object()) {
+      flatten(value, key + ".", where, configuration);
+    } else if (value.is_boolean()) {
+      set(value.template get<bool>());
+    } else if (value.is_number_unsigned() &&
+               value.template get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
+      raise(ErrorKind::file,
+            message(where, ": key ", printable(key), " is ", json_text(value), ", beyond any integer that makes sense here"));
+    } else if (value.is_number_integer()) {
+      set(static_cast<Index>(value.template get<std::int64_t>()));
+    } else if (value.is_number_float()) {
+      set(value.template get<double>());
+    } else if (value.is_string()) {
+      set(value.template get<std::string>());
+    } else if (value.is_array()) {
+      std::vector<std::string> texts;
+      for (const Json& element : value)
+        if (element.is_string()) texts.push_back(element.get<std::string>());
+      if (texts.size() == value.size()) set(std::move(texts));
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent, and so
+/// are NaN and the infinities that Python writes. A list whose elements are all strings (an empty one too) becomes a list of
+/// strings; no model here needs any other list, so those are left out. Fails with ErrorKind::file, naming the file.
+[[nodiscard]] inline Configuration read_configuration(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const std::filesystem::path file_path = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
+  const std::string where = file_path.string();
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(file_path);
+  if (file->size() == 0) raise(ErrorKind::file, message(where, ": is empty, expected a JSON object"));
+  Configuration configuration(where);
+  detail::flatten(parse_json_object(detail::without_python_numbers(file->text()), where), "", where, configuration);
+  return configuration;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
