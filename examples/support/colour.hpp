@@ -30,7 +30,7 @@ enum class Palette {
 [[nodiscard]] Colour readable_on(Colour background);
 
 /// What lies outside the numbers: the blank half of a causal map, and entries that are not numbers.
-inline constexpr Colour masked_colour{233, 234, 238};
+inline constexpr Colour masked_colour{226, 228, 234};
 inline constexpr Colour not_a_number_colour{139, 143, 150};
 
 }  // namespace implicit_attention::examples

@@ -12,8 +12,9 @@ namespace implicit_attention::examples {
 
 /// How a number becomes a place on the colour map. Ticks of the colour bar always show the numbers themselves.
 enum class Spacing {
-  linear,  ///< in proportion
-  root     ///< by the signed square root, which shows the small entries of a map that its diagonal dominates
+  automatic,  ///< by the root where over 70 % of the entries other than zero are below 5 % of the largest; the picture says so
+  linear,     ///< in proportion
+  root        ///< by the signed square root, which shows the small entries of a map that a few large ones dominate
 };
 
 /// One matrix of a picture.
@@ -36,7 +37,7 @@ struct HeatMap {
   std::string column_axis = "key token";    ///< what the columns are
   std::string value_name = "attention";     ///< what the colour bar measures
   Palette palette = Palette::automatic;     ///< for all panels together
-  Spacing spacing = Spacing::linear;        ///< for all panels together
+  Spacing spacing = Spacing::automatic;     ///< for all panels together
   bool shared_scale = true;                 ///< one colour bar for all panels, or one each
   Index panels_per_row = 0;                 ///< 0: chosen for a picture not much wider than high
 };
