@@ -49,4 +49,36 @@ template <Real Scalar>
   return std::sqrt(-std::expm1(Scalar(2) * log_a));
 }
 
+// The same for whole matrices, vectorised by Eigen. Each returns a new matrix.
+
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> sigmoid(const Eigen::MatrixBase<Derived>& x) {
+  using Scalar = typename Derived::Scalar;
+  return ((-x.array()).exp() + Scalar(1)).inverse().matrix();
+}
+
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> silu(const Eigen::MatrixBase<Derived>& x) {
+  using Scalar = typename Derived::Scalar;
+  return (x.array() * ((-x.array()).exp() + Scalar(1)).inverse()).matrix();
+}
+
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> softplus(const Eigen::MatrixBase<Derived>& x) {
+  using Scalar = typename Derived::Scalar;
+  return (x.array().max(Scalar(0)) + (-x.array().abs()).exp().log1p()).matrix();
+}
+
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> gelu_scale(const Eigen::MatrixBase<Derived>& x) {
+  using Scalar = typename Derived::Scalar;
+  return (Scalar(0.5) * (Scalar(1) + (Scalar(0.7978845608028654) * (x.array() + Scalar(0.044715) * x.array().cube())).tanh())).matrix();
+}
+
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> sqrt_one_minus_square(const Eigen::MatrixBase<Derived>& log_a) {
+  using Scalar = typename Derived::Scalar;
+  return (-(Scalar(2) * log_a.array()).expm1()).sqrt().matrix();
+}
+
 IMPLICIT_ATTENTION_NAMESPACE_END

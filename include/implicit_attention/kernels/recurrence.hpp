@@ -1,0 +1,102 @@
+// A gated linear recurrence with a diagonal transition, as all kernels take it. No kernel knows what architecture it came from.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/shape.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// For each channel `e`, with `N` states:
+///
+///     h_t[n] = exp(rate[n,e] * step[t,e]) h_{t-1}[n] + key[t,n] key_scale[t,e] a_t        (rate * step <= 0)
+///     y_t    = query_scale[t,e] sum_n query[t,n] h_t[n]                                   (inclusive)
+///     y_t    = query_scale[t,e] sum_n query[t,n] h_{t-1}[n] + diagonal[t,e] a_t           (exclusive: RWKV)
+///
+/// so that y = R a. At the tokens in `starts` a new document begins: nothing before them is seen from them on.
+/// An empty array stands for ones.
+template <Real Scalar>
+struct DiagonalRecurrence {
+  using ScalarType = Scalar;
+  Index tokens = 0, channels = 0, state = 1;
+  Array<Scalar> step;         ///< (tokens, channels)
+  Array<Scalar> rate;         ///< (state, channels), or empty
+  Array<Scalar> query;        ///< (tokens, state), or empty
+  Array<Scalar> key;          ///< (tokens, state), or empty
+  Array<Scalar> query_scale;  ///< (tokens, channels), or empty
+  Array<Scalar> key_scale;    ///< (tokens, channels), or empty
+  bool exclusive = false;
+  Array<Scalar> diagonal;     ///< (tokens, channels), exclusive only
+  std::vector<Index> starts;  ///< first tokens of documents, ascending; a carried-in state is not seen from the first of them on
+
+  /// The first token that token `row` can see; 0 may also see the carried-in state.
+  [[nodiscard]] Index first_visible(Index row) const {
+    Index first = 0;
+    for (const Index start : starts)
+      if (start <= row) first = start;
+    return first;
+  }
+
+  void check() const {
+    const auto per_token = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
+      if (!array.empty()) check_shape("DiagonalRecurrence", name, array, tokens, columns, meaning);
+    };
+    check_shape("DiagonalRecurrence", "step", step, tokens, channels, "(tokens, channels)");
+    if (!rate.empty() || state != 1) check_shape("DiagonalRecurrence", "rate", rate, state, channels, "(state, channels)");
+    per_token("query", query, state, "(tokens, state)");
+    per_token("key", key, state, "(tokens, state)");
+    per_token("query_scale", query_scale, channels, "(tokens, channels)");
+    per_token("key_scale", key_scale, channels, "(tokens, channels)");
+    if (exclusive) check_shape("DiagonalRecurrence", "diagonal", diagonal, tokens, channels, "(tokens, channels)");
+  }
+};
+
+/// A recurrence given entry by entry, as softmax attention has it: channel `e` of head `h` has R = the rows of head `h`.
+template <Real Scalar>
+struct ExplicitRecurrence {
+  using ScalarType = Scalar;
+  Index tokens = 0, channels = 0, heads = 1;
+  Array<Scalar> weights;  ///< (heads * tokens, tokens), zero right of the diagonal
+
+  [[nodiscard]] Index head(Index channel) const { return channel / (channels / heads); }
+  void check() const {
+    if (heads < 1 || channels % heads != 0)
+      raise(ErrorKind::shape, message("ExplicitRecurrence: ", channels, " channels do not divide into ", heads, " heads"));
+    check_shape("ExplicitRecurrence", "weights", weights, heads * tokens, tokens, "(heads * tokens, tokens)");
+  }
+};
+
+/// A recurrence between a causal depthwise convolution and a scale of its rows: for each channel `e`
+///
+///     A = diag(row_scale) (R + diag(skip)) diag(inner_scale) Conv diag(column_scale),     Conv[i, i-W+1+t] = taps[t]
+///
+/// An empty array stands for the identity (for `skip`: zero).
+template <class Recurrence>
+struct Dressed {
+  using Scalar = typename Recurrence::ScalarType;
+  Recurrence recurrence;
+  Array<Scalar> row_scale;                ///< (tokens, channels)
+  Array<Scalar> skip;                     ///< (1, channels)
+  Array<Scalar> inner_scale;              ///< (tokens, channels)
+  Array<Scalar> taps;                     ///< (width, channels): transposed, so that a tap is contiguous over channels
+  std::vector<Index> convolution_starts;  ///< documents that the convolution does not look beyond, ascending
+  Array<Scalar> column_scale;             ///< (tokens, channels)
+
+  [[nodiscard]] Index width() const { return taps.empty() ? 1 : taps.rows(); }
+  /// The last token that the convolution carries token `token` to.
+  [[nodiscard]] Index last_reached(Index token) const {
+    Index last = std::min(token + width() - 1, recurrence.tokens - 1);
+    for (const Index start : convolution_starts)
+      if (start > token) last = std::min(last, start - 1);
+    return last;
+  }
+};
+
+template <Real Scalar>
+using DressedDiagonal = Dressed<DiagonalRecurrence<Scalar>>;
+template <Real Scalar>
+using DressedExplicit = Dressed<ExplicitRecurrence<Scalar>>;
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,245 @@
+// Griffin's recurrent block with the RG-LRU (De et al. 2024, arXiv 2402.19427, eq. 1-4), names as in RecurrentGemma.
+#pragma once
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/numerics.hpp>
+#include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/layers/layer_descriptor.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// With model width D, E channels in H blocks, convolution width W:
+///
+///     x = linear_x(u)     c = Conv x + conv_bias     gate = gelu_tanh(linear_y(u))
+///     i_t = sigmoid(blockdiag input_gate(c_t))       r_t = sigmoid(blockdiag recurrent_gate(c_t))
+///     log a_t = -8 r_t softplus(recurrent_param)     m_t = sqrt(1 - a_t^2); at the first token of a document m_t = 1, a_t = 0
+///     R[i,j] = i_j m_j prod_{t=j+1..i} a_t           y = gate (R c)          out = linear_out(y)
+///
+/// m is the normalization term. All sizes are read off the weights, which are owned or viewed and named as in the public checkpoints.
+template <Real S>
+class Griffin : public LayerInterface<Griffin<S>> {
+ public:
+  using Scalar = S;
+
+  struct Weights {
+    Array<Scalar> linear_x_weight;        ///< (E, D)
+    Array<Scalar> linear_x_bias;          ///< (E), may be absent
+    Array<Scalar> linear_y_weight;        ///< (E, D)
+    Array<Scalar> linear_y_bias;          ///< (E), may be absent
+    Array<Scalar> conv_1d_weight;         ///< (E, W)
+    Array<Scalar> conv_1d_bias;           ///< (E), may be absent
+    Array<Scalar> recurrent_param;        ///< (E)
+    Array<Scalar> input_gate_weight;      ///< (H * E/H, E/H): out[h, q] = sum_p c[h, p] W[h, p, q]
+    Array<Scalar> input_gate_bias;        ///< (H, E/H)
+    Array<Scalar> recurrent_gate_weight;  ///< (H * E/H, E/H)
+    Array<Scalar> recurrent_gate_bias;    ///< (H, E/H)
+    Array<Scalar> linear_out_weight;      ///< (D, E)
+    Array<Scalar> linear_out_bias;        ///< (D), may be absent
+  };
+
+  struct Options {
+    /// The original code does not let the convolution look across packed documents; the Hugging Face port does, and is the default.
+    bool convolution_within_documents = false;
+  };
+
+  /// What one piece of a sequence hands to the next.
+  struct State {
+    Matrix<Scalar> convolution_tail;  ///< (W - 1, E): the last linear inputs, oldest first
+    Matrix<Scalar> recurrent;         ///< (1, E)
+  };
+
+  /// One sequence through the layer. An engine that has run the layer itself views its own buffers here: gate_input, log_a,
+  /// input_gate, normalizer and starts are what the implicit attention needs.
+  struct Activations {
+    Array<Scalar> x;               ///< (L, E): linear input, before the convolution
+    Array<Scalar> gate_input;      ///< (L, E): linear_y(u), before gelu
+    Array<Scalar> c;               ///< (L, E): after the convolution, with its bias
+    Array<Scalar> input_gate;      ///< (L, E): i_t, after the sigmoid
+    Array<Scalar> recurrent_gate;  ///< (L, E): r_t, after the sigmoid
+    Array<Scalar> log_a;           ///< (L, E); at the first token of a document it is not read
+    Array<Scalar> normalizer;      ///< (L, E): m_t
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    std::vector<Index> starts;     ///< first tokens of documents, ascending
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
+  };
+
+  /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
+  explicit Griffin(Weights weights, Options options = {}) : weights_(std::move(weights)), options_(options) {
+    const Weights& w = weights_;
+    channels_ = w.recurrent_param.size();
+    width_ = w.linear_x_weight.cols();
+    heads_ = w.input_gate_bias.rows();
+    if (channels_ == 0) raise(ErrorKind::shape, "Griffin: rg_lru.recurrent_param is empty, expected (channels)");
+    check_vector("Griffin", "rg_lru.recurrent_param", w.recurrent_param, channels_, "channels");
+    const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning) {
+      check_shape("Griffin", name, array, rows, columns, meaning);
+    };
+    const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
+      if (!array.empty()) check_vector("Griffin", name, array, size, meaning);
+    };
+    check("linear_x.weight", w.linear_x_weight, channels_, width_, "(channels, width)");
+    check_bias("linear_x.bias", w.linear_x_bias, channels_, "channels");
+    check("linear_y.weight", w.linear_y_weight, channels_, width_, "(channels, width)");
+    check_bias("linear_y.bias", w.linear_y_bias, channels_, "channels");
+    check("conv_1d.weight", w.conv_1d_weight, channels_, std::max(w.conv_1d_weight.cols(), Index(1)), "(channels, convolution width)");
+    check_bias("conv_1d.bias", w.conv_1d_bias, channels_, "channels");
+    if (heads_ == 0 || channels_ % heads_ != 0)
+      raise(ErrorKind::shape, message("Griffin: rg_lru.input_gate_bias is ", shape_text({w.input_gate_bias.rows(), w.input_gate_bias.cols()}),
+                                      ", expected (heads, channels/heads) with ", channels_, " channels"));
+    const Index block = channels_ / heads_;
+    check("rg_lru.input_gate_weight", w.input_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
+    check("rg_lru.input_gate_bias", w.input_gate_bias, heads_, block, "(heads, channels/heads)");
+    check("rg_lru.recurrent_gate_weight", w.recurrent_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
+    check("rg_lru.recurrent_gate_bias", w.recurrent_gate_bias, heads_, block, "(heads, channels/heads)");
+    check("linear_out.weight", w.linear_out_weight, width_, channels_, "(width, channels)");
+    check_bias("linear_out.bias", w.linear_out_bias, width_, "width");
+  }
+
+  /// Reads the weights below a prefix such as `model.layers.0.temporal_block.`, under their public names.
+  [[nodiscard]] static Griffin from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}) {
+    Weights w;
+    w.linear_x_weight = tensors.required("linear_x.weight", 2);
+    w.linear_x_bias = tensors.optional("linear_x.bias", 1);
+    w.linear_y_weight = tensors.required("linear_y.weight", 2);
+    w.linear_y_bias = tensors.optional("linear_y.bias", 1);
+    w.conv_1d_weight = tensors.required("conv_1d.weight", 3);
+    w.conv_1d_bias = tensors.optional("conv_1d.bias", 1);
+    w.recurrent_param = tensors.required("rg_lru.recurrent_param", 1);
+    w.input_gate_weight = tensors.required("rg_lru.input_gate_weight", 3);
+    w.input_gate_bias = tensors.required("rg_lru.input_gate_bias", 2);
+    w.recurrent_gate_weight = tensors.required("rg_lru.recurrent_gate_weight", 3);
+    w.recurrent_gate_bias = tensors.required("rg_lru.recurrent_gate_bias", 2);
+    w.linear_out_weight = tensors.required("linear_out.weight", 2);
+    w.linear_out_bias = tensors.optional("linear_out.bias", 1);
+    return Griffin(std::move(w), options);
+  }
+
+  [[nodiscard]] Index width() const { return width_; }
+  [[nodiscard]] Index channels() const { return channels_; }
+  [[nodiscard]] Index heads() const { return heads_; }
+  [[nodiscard]] Index convolution_width() const { return weights_.conv_1d_weight.cols(); }
+  [[nodiscard]] const Weights& weights() const { return weights_; }
+  [[nodiscard]] const Options& options() const { return options_; }
+
+  /// Runs the layer on u (L, D) as one document that begins here, or that goes on from `initial`.
+  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr, const Executor& executor = serial_executor()) const {
+    return run(u, initial ? std::vector<Index>{} : std::vector<Index>{0}, initial, executor);
+  }
+
+  /// Runs the layer on u (L, D) with positions (L): a document begins wherever the position is 0, and nowhere else.
+  [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
+                                        const Executor& executor = serial_executor()) const {
+    if (static_cast<Index>(positions.size()) != u.rows())
+      raise(ErrorKind::shape, message("Griffin: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
+    std::vector<Index> starts;
+    for (std::size_t token = 0; token < positions.size(); ++token)
+      if (positions[token] == 0) starts.push_back(static_cast<Index>(token));
+    return run(u, std::move(starts), initial, executor);
+  }
+
+  /// The unified form (formulation: Griffin). Needs gate_input, log_a, input_gate, normalizer and starts.
+  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
+    UnifiedForm<Scalar> form;
+    if (terms.has(Term::recurrence)) {
+      form.recurrence = recurrence(act, terms.has(Term::normalization));
+      if (act.initial.recurrent.size() != 0) form.initial_state = act.initial.recurrent;
+    } else {
+      form.recurrence = identity_recurrence<Scalar>(act.log_a.rows(), channels_);
+    }
+    if (terms.has(Term::gate)) form.gate = gelu(act.gate_input);
+    if (terms.has(Term::convolution)) {
+      form.convolution = weights_.conv_1d_weight;
+      if (options_.convolution_within_documents) form.convolution_starts = act.starts;
+      if (act.initial.convolution_tail.size() != 0) form.convolution_tail = act.initial.convolution_tail;
+    }
+    form.convolution_bias = if_on(terms, Term::bias, weights_.conv_1d_bias);
+    return form;
+  }
+
+ private:
+  [[nodiscard]] Activations run(ConstView<Scalar> u, std::vector<Index> starts, const State* initial, const Executor& executor) const {
+    detail::check_input("Griffin", u, width_);
+    Activations act;
+    if (initial) {
+      check_shape("Griffin", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
+                  "(convolution width - 1, channels)");
+      check_shape("Griffin", "state.recurrent", initial->recurrent, 1, channels_, "(1, channels)");
+      act.initial = *initial;
+    }
+    act.starts = std::move(starts);
+    const Weights& w = weights_;
+    act.x = detail::project<Scalar>(u, *w.linear_x_weight, w.linear_x_bias);
+    act.gate_input = detail::project<Scalar>(u, *w.linear_y_weight, w.linear_y_bias);
+
+    DressedDiagonal<Scalar> dressed;
+    dressed.recurrence.tokens = u.rows();
+    dressed.recurrence.channels = channels_;
+    dressed.taps = Matrix<Scalar>(w.conv_1d_weight.matrix().transpose());
+    if (options_.convolution_within_documents) dressed.convolution_starts = act.starts;
+    ScanInput<Scalar> convolution_input;
+    convolution_input.x = act.x;
+    convolution_input.convolution_bias = w.conv_1d_bias;
+    convolution_input.convolution_tail = Array<Scalar>::view(act.initial.convolution_tail);
+    Matrix<Scalar> c(u.rows(), channels_);
+    convolve(dressed, convolution_input, View<Scalar>(c), executor);
+
+    act.input_gate = sigmoid(block_diagonal(c, w.input_gate_weight, w.input_gate_bias));
+    Matrix<Scalar> recurrent_gate = sigmoid(block_diagonal(c, w.recurrent_gate_weight, w.recurrent_gate_bias));
+    const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
+    const Matrix<Scalar> log_a = (recurrent_gate.array().rowwise() * rate.array()).matrix();
+    Matrix<Scalar> normalizer = sqrt_one_minus_square(log_a);
+    for (const Index start : act.starts) normalizer.row(start).setOnes();
+    act.c = std::move(c);
+    act.recurrent_gate = std::move(recurrent_gate);
+    act.log_a = log_a;
+    act.normalizer = std::move(normalizer);
+
+    dressed = {};
+    dressed.recurrence = recurrence(act, true);
+    dressed.row_scale = gelu(act.gate_input);
+    ScanInput<Scalar> input;
+    input.x = act.c;
+    if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
+    Matrix<Scalar> y(u.rows(), channels_);
+    act.final.recurrent.resize(1, channels_);
+    View<Scalar> final_state(act.final.recurrent);
+    scan<Scalar>(dressed, input, y, executor, &final_state);
+    act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
+    act.y = std::move(y);
+    act.out = detail::project<Scalar>(*act.y, *w.linear_out_weight, w.linear_out_bias);
+    return act;
+  }
+
+  [[nodiscard]] static Matrix<Scalar> gelu(const Array<Scalar>& x) { return x.matrix().cwiseProduct(gelu_scale(x.matrix())); }
+
+  [[nodiscard]] Matrix<Scalar> block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const {
+    const Index block = channels_ / heads_;
+    Matrix<Scalar> out(c.rows(), channels_);
+    for (Index head = 0; head < heads_; ++head) {
+      out.middleCols(head * block, block).noalias() = c.middleCols(head * block, block) * weight.matrix().middleRows(head * block, block);
+      out.middleCols(head * block, block).rowwise() += bias.matrix().row(head);
+    }
+    return out;
+  }
+
+  [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const {
+    DiagonalRecurrence<Scalar> recurrence;
+    recurrence.tokens = act.log_a.rows();
+    recurrence.channels = channels_;
+    recurrence.step = act.log_a;
+    recurrence.key_scale = normalized ? Array<Scalar>(Matrix<Scalar>(act.input_gate.matrix().cwiseProduct(act.normalizer.matrix()))) : act.input_gate;
+    recurrence.starts = act.starts;
+    return recurrence;
+  }
+
+  Weights weights_;
+  Options options_;
+  Index width_ = 0, channels_ = 0, heads_ = 0;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END

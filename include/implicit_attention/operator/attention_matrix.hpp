@@ -1,0 +1,41 @@
+// A materialised attention: one matrix per chosen channel.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// (channels, rows, tokens), contiguous. `channel(c)` is the matrix of the c-th chosen channel.
+template <Real Scalar>
+class AttentionMatrix {
+ public:
+  AttentionMatrix(std::vector<Index> channels, std::vector<Index> rows, Index tokens)
+      : channels_(std::move(channels)),
+        rows_(std::move(rows)),
+        tokens_(tokens),
+        numbers_(static_cast<Index>(channels_.size() * rows_.size()), tokens) {}
+
+  [[nodiscard]] Index channels() const { return static_cast<Index>(channels_.size()); }
+  [[nodiscard]] Index rows() const { return static_cast<Index>(rows_.size()); }
+  [[nodiscard]] Index tokens() const { return tokens_; }
+  /// Which channel of the layer, and which token, the c-th matrix and r-th row are.
+  [[nodiscard]] const std::vector<Index>& channel_indices() const { return channels_; }
+  [[nodiscard]] const std::vector<Index>& row_indices() const { return rows_; }
+
+  [[nodiscard]] ConstView<Scalar> channel(Index c) const { return {numbers_.data() + c * rows() * tokens_, rows(), tokens_}; }
+  [[nodiscard]] Scalar operator()(Index c, Index r, Index token) const { return numbers_(c * rows() + r, token); }
+  [[nodiscard]] const Scalar* data() const { return numbers_.data(); }
+  /// All matrices one below the other, (channels * rows, tokens).
+  [[nodiscard]] View<Scalar> stacked() { return {numbers_.data(), numbers_.rows(), tokens_}; }
+  [[nodiscard]] ConstView<Scalar> stacked() const { return {numbers_.data(), numbers_.rows(), tokens_}; }
+
+ private:
+  std::vector<Index> channels_, rows_;
+  Index tokens_;
+  Matrix<Scalar> numbers_;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END

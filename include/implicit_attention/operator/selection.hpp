@@ -1,0 +1,72 @@
+// Which channels and rows of an attention matrix are wanted, and what they may cost.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/executor.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// All indices, the last one, or a list in any order.
+class Indices {
+ public:
+  Indices() = default;
+  Indices(std::vector<Index> list) : kind_(Kind::list), list_(std::move(list)) {}  // NOLINT(google-explicit-constructor)
+  [[nodiscard]] static Indices all() { return {}; }
+  [[nodiscard]] static Indices last() {
+    Indices indices;
+    indices.kind_ = Kind::last;
+    return indices;
+  }
+
+  /// The list for `count` things; `what` names one of them ("row", "channel") in the error where an index is out of range.
+  [[nodiscard]] std::vector<Index> resolve(Index count, std::string_view what) const {
+    if (kind_ == Kind::last) {
+      if (count == 0) raise(ErrorKind::value, message("last ", what, " asked for, but there is none"));
+      return {count - 1};
+    }
+    if (kind_ == Kind::list) {
+      for (const Index index : list_)
+        if (index < 0 || index >= count)
+          raise(ErrorKind::value, message(what, " ", index, " is out of range, expected 0 to ", count - 1));
+      return list_;
+    }
+    std::vector<Index> every(static_cast<std::size_t>(count));
+    for (Index index = 0; index < count; ++index) every[static_cast<std::size_t>(index)] = index;
+    return every;
+  }
+
+ private:
+  enum class Kind { all, last, list };
+  Kind kind_ = Kind::all;
+  std::vector<Index> list_;
+};
+
+/// What a call computes: chosen channels and rows, within a limit of bytes for what it allocates, on an executor.
+struct Selection {
+  Indices channels;
+  Indices rows;
+  std::size_t byte_limit = IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT;
+  Executor executor = serial_executor();
+};
+
+/// Fails if `count` numbers of `bytes_each` are more than the caller allows; names the size and the ways out.
+inline void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
+  double bytes = static_cast<double>(bytes_each);
+  std::string text;
+  for (const Index extent : shape) {
+    bytes *= static_cast<double>(extent);
+    text += message(text.empty() ? "" : " x ", extent);
+  }
+  if (bytes <= static_cast<double>(limit)) return;
+  const auto mebibytes = [](double value) { return static_cast<Index>(value / 1048576.0 + 0.5); };
+  raise(ErrorKind::limit, message(what, " of ", text, " numbers takes ", mebibytes(bytes), " MiB, more than the limit of ",
+                                  mebibytes(static_cast<double>(limit)),
+                                  " MiB; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)"));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
