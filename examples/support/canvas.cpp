@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <map>
 #include <unistd.h>
 #include <utility>
@@ -16,6 +13,7 @@
 #include <png.h>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/replaced_file.hpp>
 
 #include "text.hpp"
 
@@ -259,17 +257,9 @@ void Canvas::write_png(const std::string& path) const {
   }
   if (!whole) raise(ErrorKind::file, message(path, ": libpng cannot encode the picture: ", image.message));
 
-  const std::string temporary = message(path, ".", static_cast<long>(::getpid()), ".part");
-  const auto failed = [&](const char* what) {
-    const std::string reason = std::strerror(errno);
-    std::remove(temporary.c_str());
-    raise(ErrorKind::file, message(path, ": ", what, ": ", reason));
-  };
-  std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (file == nullptr) failed("cannot be created");
-  const bool written = std::fwrite(encoded.data(), 1, bytes, file) == bytes;
-  if (std::fclose(file) != 0 || !written) failed("cannot be written");
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) failed("cannot be put in place");
+  ReplacedFile file(path);
+  file.write(encoded.data(), bytes);
+  file.commit();
 }
 
 std::string with_minus(std::string_view text) {

@@ -30,6 +30,15 @@ std::array<double, 3> linear_rgb(const Lab& lab) {
           -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s};
 }
 
+Lab oklab(Colour colour) {
+  const double red = to_linear(colour.red / 255.0), green = to_linear(colour.green / 255.0), blue = to_linear(colour.blue / 255.0);
+  const double l = std::cbrt(0.4122214708 * red + 0.5363325363 * green + 0.0514459929 * blue);
+  const double m = std::cbrt(0.2119034982 * red + 0.6806995451 * green + 0.1073969566 * blue);
+  const double s = std::cbrt(0.0883024619 * red + 0.2817188376 * green + 0.6299787005 * blue);
+  return {0.2104542553 * l + 0.7936177850 * m - 0.0040720468 * s, 1.9779984951 * l - 2.4285922050 * m + 0.4505937099 * s,
+          0.0259040371 * l + 0.7827717662 * m - 0.8086757660 * s};
+}
+
 // A colour that a screen cannot show loses chroma, never lightness: lightness is what carries the number.
 Colour shown(double lightness, double a, double b) {
   double keep = 1;
@@ -87,6 +96,11 @@ Colour highlight_colour(double t) { return along(highlight_controls, t, 1.0, 0.6
 
 double luminance(Colour colour) {
   return 0.2126 * to_linear(colour.red / 255.0) + 0.7152 * to_linear(colour.green / 255.0) + 0.0722 * to_linear(colour.blue / 255.0);
+}
+
+double difference(Colour one, Colour other) {
+  const Lab a = oklab(one), b = oklab(other);
+  return std::sqrt(std::pow(a.lightness - b.lightness, 2) + std::pow(a.a - b.a, 2) + std::pow(a.b - b.b, 2));
 }
 
 Colour readable_on(Colour background) {

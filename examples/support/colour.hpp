@@ -26,6 +26,8 @@ enum class Palette {
 [[nodiscard]] Colour highlight_colour(double t);
 /// The WCAG 2 relative luminance, 0 (black) to 1 (white).
 [[nodiscard]] double luminance(Colour colour);
+/// How different two colours look: their distance in OKLab, 1 between black and white.
+[[nodiscard]] double difference(Colour one, Colour other);
 /// Near-black or white, whichever reads better on `background` (the larger WCAG contrast).
 [[nodiscard]] Colour readable_on(Colour background);
 

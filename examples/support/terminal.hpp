@@ -20,15 +20,16 @@ enum class ColourDepth { none, palette256, truecolour };
 struct Terminal {
   ColourDepth colours = ColourDepth::none;
   int width = 80;            ///< columns
-  bool interactive = false;  ///< a person's terminal, not a pipe or a file
+  bool interactive = false;  ///< a person's terminal, not a pipe or a file, nor TERM=dumb
   bool unicode = true;       ///< the locale is UTF-8
 };
 
 /// Reads an environment variable; null where it is unset (as std::getenv).
 using Environment = std::function<const char*(const char*)>;
 
-/// What `stream` can show. NO_COLOR (non-empty) and TERM=dumb turn colours off, CLICOLOR_FORCE (neither empty nor 0) turns them on
-/// in a pipe, NO_COLOR wins over it; COLORTERM (truecolor, 24bit) and TERM (direct) tell 24-bit terminals from those with 256 colours.
+/// What `stream` can show. Colours are for terminals. NO_COLOR (non-empty), CLICOLOR=0 and TERM=dumb turn them off; CLICOLOR_FORCE
+/// (neither empty nor 0) turns them on whatever the stream is, unless NO_COLOR says otherwise. COLORTERM (truecolor, 24bit) and TERM
+/// (direct) tell 24-bit terminals from those with 256 colours.
 [[nodiscard]] Terminal terminal_of(std::FILE* stream);
 /// The same rules over given facts; `width` 0 or less: taken from COLUMNS, else 80.
 [[nodiscard]] Terminal terminal_of(bool interactive, int width, const Environment& environment);
@@ -75,7 +76,8 @@ class ProgressBar {
   std::FILE* stream_;
   Terminal terminal_;
   Clock::time_point start_, next_;
-  bool drawn_ = false, finished_ = false;
+  int drawn_width_ = 0;  // columns to erase
+  bool finished_ = false;
 };
 
 }  // namespace implicit_attention::examples

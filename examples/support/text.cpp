@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <utility>
 
+#include <implicit_attention/io/text.hpp>
+
 namespace implicit_attention::examples {
 namespace {
 
@@ -17,18 +19,11 @@ struct Decoded {
 constexpr char32_t replacement = 0xFFFD;
 
 Decoded decode(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned first = byte(at);
-  if (first < 0x80) return {first, 1, true};
-  const std::size_t length = first >= 0xC2 && first <= 0xDF ? 2 : (first & 0xF0) == 0xE0 ? 3 : first >= 0xF0 && first <= 0xF4 ? 4 : 0;
-  if (length == 0 || at + length > text.size()) return {replacement, 1, false};
-  char32_t point = first & (0x7Fu >> length);
-  for (std::size_t k = 1; k < length; ++k) {
-    if ((byte(at + k) & 0xC0) != 0x80) return {replacement, 1, false};
-    point = (point << 6) | (byte(at + k) & 0x3Fu);
-  }
-  const bool overlong = (length == 3 && point < 0x800) || (length == 4 && point < 0x10000);
-  if (overlong || point > 0x10FFFF || (point >= 0xD800 && point <= 0xDFFF)) return {replacement, 1, false};
+  const std::size_t length = utf8_character_size(text, at);
+  if (length == 0) return {replacement, 1, false};
+  const unsigned first = static_cast<unsigned char>(text[at]);
+  char32_t point = length == 1 ? first : first & (0x7Fu >> length);
+  for (std::size_t k = 1; k < length; ++k) point = (point << 6) | (static_cast<unsigned char>(text[at + k]) & 0x3Fu);
   return {point, length, true};
 }
 

@@ -1,4 +1,5 @@
-// Text from elsewhere (vocabularies, user's sentences) made safe and measurable before it is drawn or written to a terminal.
+// Text from elsewhere (vocabularies, users' sentences) made safe and measurable before it is drawn or written to a terminal.
+// UTF-8 itself is the library's, io/text.hpp; that one makes error messages safe, this one keeps what a reader can read.
 #pragma once
 
 #include <string>

@@ -1,0 +1,266 @@
+#include "terminal.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdlib>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <utility>
+
+#include <implicit_attention/core/error.hpp>
+
+#include "colour_scale.hpp"
+#include "numbers.hpp"
+#include "text.hpp"
+
+namespace implicit_attention::examples {
+namespace {
+
+std::string value_of(const Environment& environment, const char* name) {
+  const char* value = environment(name);
+  return value == nullptr ? std::string() : std::string(value);
+}
+
+bool holds(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+bool utf8_locale(const Environment& environment) {
+  for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {
+    const std::string value = value_of(environment, name);
+    if (!value.empty()) return holds(value, "UTF-8") || holds(value, "utf8") || holds(value, "utf-8") || holds(value, "UTF8");
+  }
+  return false;
+}
+
+// The colour of the 256-colour palette's cube (16 to 231) and grey ramp (232 to 255) that looks nearest; the first 16 are the user's own.
+int nearest_of_256(Colour colour) {
+  static constexpr std::array<int, 6> levels{0, 95, 135, 175, 215, 255};
+  const auto byte = [](int value) { return static_cast<std::uint8_t>(value); };
+  int best = 16;
+  double least = 10;
+  for (int index = 16; index < 256; ++index) {
+    const int cube = index - 16, grey = 8 + 10 * (index - 232);
+    const auto level = [&](int place) { return byte(levels[static_cast<std::size_t>(place)]); };
+    const Colour candidate = index < 232 ? Colour{level(cube / 36), level(cube / 6 % 6), level(cube % 6)} : Colour{byte(grey), byte(grey), byte(grey)};
+    const double here = difference(candidate, colour);
+    if (here < least) {
+      least = here;
+      best = index;
+    }
+  }
+  return best;
+}
+
+constexpr const char* reset = "\x1b[0m";
+
+std::string code(ColourDepth depth, Colour colour, bool background) {
+  const char* layer = background ? "48" : "38";
+  if (depth == ColourDepth::palette256) return message("\x1b[", layer, ";5;", nearest_of_256(colour), "m");
+  return message("\x1b[", layer, ";2;", int{colour.red}, ";", int{colour.green}, ";", int{colour.blue}, "m");
+}
+
+std::string painted(const Terminal& terminal, Colour background, const std::string& text) {
+  return code(terminal.colours, background, true) + code(terminal.colours, readable_on(background), false) + text + reset;
+}
+
+ColourScale scale_of(const TokenScores& scores) {
+  if (scores.tokens.size() != scores.scores.size() || scores.tokens.empty()) {
+    raise(ErrorKind::shape, message("token scores: ", scores.tokens.size(), " tokens and ", scores.scores.size(), " scores, expected one score per token, and at least one"));
+  }
+  ColourScale scale;
+  bool negative = false;
+  double limit = 0;
+  for (const double score : scores.scores) {
+    if (!std::isfinite(score)) continue;
+    limit = std::max(limit, std::abs(score));
+    negative = negative || score < 0;
+  }
+  const bool diverging = scores.palette == Palette::diverging || (scores.palette == Palette::automatic && negative);
+  scale.kind = diverging ? ColourScale::Kind::diverging : ColourScale::Kind::highlight;
+  scale.limit = limit > 0 ? limit : 1;
+  return scale;
+}
+
+std::string legend(const ColourScale& scale, const TokenScores& scores, const Terminal& terminal) {
+  const int steps = std::clamp(terminal.width - 40, 8, 24);
+  std::string bar;
+  for (int step = 0; step < steps; ++step) {
+    const double place = scale.kind == ColourScale::Kind::diverging ? static_cast<double>(step) / (steps - 1) : (step + 1.0) / steps;
+    bar += code(terminal.colours, scale.colour_at(place), true) + " ";
+  }
+  const std::string low = scale.kind == ColourScale::Kind::diverging ? "-" + significant(scale.limit) : "0";
+  return low + " " + bar + reset + " " + significant(scale.limit) + "  " + visible(scores.value_name) + "\n";
+}
+
+std::string titled(const TokenScores& scores) { return scores.title.empty() ? std::string() : visible(scores.title) + "\n"; }
+
+// A bar from an axis to the right, in eighths of a column, or with `#`.
+std::string rightward(double columns, bool unicode) {
+  static constexpr std::array<const char*, 8> eighths{"", "\u258f", "\u258e", "\u258d", "\u258c", "\u258b", "\u258a", "\u2589"};
+  if (!unicode) return std::string(static_cast<std::size_t>(std::lround(columns)), '#');
+  const long total = std::lround(8 * columns);
+  std::string bar;
+  for (long k = 0; k < total / 8; ++k) bar += "\u2588";
+  return bar + eighths[static_cast<std::size_t>(total % 8)];
+}
+
+// A bar from an axis to the left: Unicode has a right half block, but no other right-hand fractions in every font.
+std::string leftward(double columns, bool unicode) {
+  if (!unicode) return std::string(static_cast<std::size_t>(std::lround(columns)), '#');
+  const long halves = std::lround(2 * columns);
+  std::string bar = halves % 2 != 0 ? "\u2590" : "";
+  for (long k = 0; k < halves / 2; ++k) bar += "\u2588";
+  return bar;
+}
+
+}  // namespace
+
+Terminal terminal_of(bool interactive, int width, const Environment& environment) {
+  Terminal terminal;
+  const std::string term = value_of(environment, "TERM"), depth = value_of(environment, "COLORTERM"), force = value_of(environment, "CLICOLOR_FORCE");
+  const bool dumb = term == "dumb" || term.empty();
+  terminal.interactive = interactive && !dumb;
+  const bool forced = !force.empty() && force != "0";
+  const bool refused = !value_of(environment, "NO_COLOR").empty();
+  if (!refused && (forced || (terminal.interactive && value_of(environment, "CLICOLOR") != "0"))) {
+    const bool full = depth == "truecolor" || depth == "24bit" || holds(term, "direct");
+    terminal.colours = full ? ColourDepth::truecolour : ColourDepth::palette256;
+  }
+  if (width <= 0) width = std::atoi(value_of(environment, "COLUMNS").c_str());
+  terminal.width = width > 0 ? std::clamp(width, 20, 1000) : 80;
+  terminal.unicode = utf8_locale(environment);
+  return terminal;
+}
+
+Terminal terminal_of(std::FILE* stream) {
+  const int descriptor = ::fileno(stream);
+  winsize size{};
+  const bool interactive = ::isatty(descriptor) != 0;
+  const int width = interactive && ::ioctl(descriptor, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+  return terminal_of(interactive, width, [](const char* name) -> const char* { return std::getenv(name); });
+}
+
+std::string show_tokens(const TokenScores& scores, const Terminal& terminal) {
+  if (terminal.colours == ColourDepth::none) return score_table(scores, terminal);
+  const ColourScale scale = scale_of(scores);
+  // Between tokens the paper is that of a score of zero, so that a sentence reads as highlighted text on any terminal's background.
+  const Colour paper = scale.colour(0);
+  const std::string separator = scores.separator == " " ? " " : visible(scores.separator);
+  const int gap = display_width(separator);
+  std::string out = titled(scores);
+  int column = 0;
+  for (std::size_t k = 0; k < scores.tokens.size(); ++k) {
+    const std::string token = visible(scores.tokens[k]);
+    const int width = display_width(token);
+    const Colour colour = scale.colour(scores.scores[k]);
+    if (column > 0 && column + gap + width > terminal.width) {
+      out += "\n";
+      column = 0;
+    }
+    if (column > 0 && gap > 0) {
+      out += painted(terminal, paper, separator);
+      column += gap;
+    }
+    // A token wider than the terminal goes over several lines.
+    std::string piece;
+    int piece_width = 0;
+    for (const char32_t point : code_points(token)) {
+      const std::string letter = utf8(point);
+      const int letter_width = display_width(letter);
+      if (column + piece_width + letter_width > terminal.width) {
+        out += painted(terminal, colour, piece) + "\n";
+        piece.clear();
+        column = piece_width = 0;
+      }
+      piece += letter;
+      piece_width += letter_width;
+    }
+    if (!piece.empty()) out += painted(terminal, colour, piece);
+    column += piece_width;
+  }
+  return out + "\n" + legend(scale, scores, terminal);
+}
+
+std::string score_table(const TokenScores& scores, const Terminal& terminal) {
+  const ColourScale scale = scale_of(scores);
+  const bool diverging = scale.kind == ColourScale::Kind::diverging;
+  const int exponent = static_cast<int>(std::floor(std::log10(scale.limit)));
+  const auto number = [&](double score) { return exponent < -5 || exponent > 5 ? significant(score) : fixed(score, std::max(0, 2 - exponent)); };
+  std::vector<std::string> tokens, numbers;
+  int token_width = display_width("token"), number_width = display_width(scores.value_name);
+  for (std::size_t k = 0; k < scores.tokens.size(); ++k) {
+    tokens.push_back(shorten(visible(scores.tokens[k]), 28));
+    numbers.push_back(number(scores.scores[k]));
+    token_width = std::max(token_width, display_width(tokens.back()));
+    number_width = std::max(number_width, display_width(numbers.back()));
+  }
+  const int position_width = std::max(8, static_cast<int>(message(tokens.size() - 1).size()));
+  const int room = std::clamp(terminal.width - position_width - token_width - number_width - 6, 8, 40);
+  const int side = diverging ? (room - 1) / 2 : room;
+  const std::string axis = terminal.unicode ? "\u2502" : "|";
+
+  std::string out = titled(scores) + pad("position", position_width, true) + "  " + pad("token", token_width) + "  " +
+                    pad(visible(scores.value_name), number_width, true) + "\n";
+  for (std::size_t k = 0; k < tokens.size(); ++k) {
+    const double score = scores.scores[k];
+    const double columns = std::isfinite(score) ? std::min(1.0, std::abs(score) / scale.limit) * side : 0;
+    const bool left = score < 0;
+    std::string line = pad(message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " + pad(numbers[k], number_width, true) + "  ";
+    if (diverging) line += pad(left ? leftward(columns, terminal.unicode) : "", side, true) + axis;
+    if (!left) line += rightward(columns, terminal.unicode);
+    line.resize(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  return out;
+}
+
+ProgressBar::ProgressBar(std::string what, Index total)
+    : ProgressBar(std::move(what), total, stderr, terminal_of(stderr), std::chrono::seconds(1)) {}
+
+ProgressBar::ProgressBar(std::string what, Index total, std::FILE* stream, const Terminal& terminal, Clock::duration first_delay)
+    : what_(visible(what)), total_(std::max<Index>(total, 0)), stream_(stream), terminal_(terminal), start_(Clock::now()), next_(start_ + first_delay) {}
+
+ProgressBar::~ProgressBar() { finish(); }
+
+void ProgressBar::advance(Index steps) {
+  done_ = std::clamp<Index>(done_ + steps, 0, total_);
+  if (!finished_ && terminal_.interactive && Clock::now() >= next_) draw();
+}
+
+void ProgressBar::describe(std::string what) { what_ = visible(what); }
+
+void ProgressBar::finish() {
+  if (drawn_width_ > 0) {
+    std::fprintf(stream_, "\r%s\r", std::string(static_cast<std::size_t>(drawn_width_), ' ').c_str());
+    std::fflush(stream_);
+  }
+  drawn_width_ = 0;
+  finished_ = true;
+}
+
+void ProgressBar::draw() {
+  const Clock::time_point now = Clock::now();
+  next_ = now + std::chrono::milliseconds(100);
+  const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 0;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  std::string after = " " + pad(message(static_cast<int>(100 * share)), 3, true) + " %  " + pad(grouped(done_), display_width(grouped(total_)), true) +
+                      "/" + grouped(total_);
+  if (share > 0) {
+    const double left = std::ceil(seconds * (1 - share) / share);
+    after += "  " + (left < 60 ? message(static_cast<int>(left), " s") : duration_text(left)) + " left";
+  }
+  // One column stays free: a line that fills the terminal would wrap, and could not be erased.
+  const std::string before = shorten(what_, std::max(0, terminal_.width - 1 - display_width(after) - 14)) + "  ";
+  const int room = std::clamp(terminal_.width - 1 - display_width(before) - display_width(after), 0, 40);
+  const int full = static_cast<int>(std::lround(share * room));
+  std::string line = before;
+  for (int k = 0; k < room; ++k) line += terminal_.unicode ? (k < full ? "\u2501" : "\u2500") : (k < full ? "#" : ".");
+  line = shorten(line + after, terminal_.width - 1);
+  const int width = display_width(line);
+  std::fprintf(stream_, "\r%s", pad(line, drawn_width_).c_str());
+  std::fflush(stream_);
+  drawn_width_ = std::max(drawn_width_, width);
+}
+
+}  // namespace implicit_attention::examples
