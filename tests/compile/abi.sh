@@ -1,0 +1,31 @@
+# Two translation units that agree on the macros of config.hpp and on Eigen's alignment link and run; two that disagree do not link.
+. "$(dirname "$0")/common.sh"
+here="$(dirname "$0")/abi"
+
+compile() { # object source flags...
+  local object="$1" source="$2"
+  shift 2
+  "$CXX" "${flags[@]}" "$@" -c "$source" -o "$scratch/$object" >"$scratch/output" 2>&1 || fail "$source does not compile with: $*"
+}
+link() { "$CXX" "$scratch/caller.o" "$scratch/callee.o" -o "$scratch/program" >"$scratch/output" 2>&1; }
+
+compile caller.o "$here/caller.cpp"
+compile callee.o "$here/callee.cpp"
+link || fail "two units with the same macros do not link"
+"$scratch/program" || fail "two units with the same macros do not run"
+
+for difference in -DIMPLICIT_ATTENTION_EXCEPTIONS=0 -fno-exceptions -DIMPLICIT_ATTENTION_BLOCK_TOKENS=32 -DIMPLICIT_ATTENTION_TILE_CHANNELS=16 \
+  -DEIGEN_MAX_ALIGN_BYTES=64; do
+  compile callee.o "$here/callee.cpp" "$difference"
+  if link; then fail "a unit with $difference links with one without"; fi
+  grep -q sum_of "$scratch/output" || fail "a unit with $difference is refused, but not over the name of the function"
+  echo "does not link, as it should be: one unit with $difference"
+done
+
+# The same difference on both sides is no difference.
+compile caller.o "$here/caller.cpp" "$difference"
+link || fail "two units with $difference do not link"
+
+# Settings that change neither code nor layout are left out of the name.
+compile callee.o "$here/callee.cpp" "$difference" -DIMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT=1000
+link || fail "a unit with another byte limit does not link"

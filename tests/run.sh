@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything, runs every test.
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+usage() {
+  cat <<'USAGE'
+Usage: bash tests/run.sh [--preset NAME] [--no-install]
+
+Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds, and runs every test.
+
+  --preset NAME  test        g++ or whatever CXX says, optimised, assertions on (the default)
+                 test-clang  clang++, assertions off, warnings are errors, benchmarks too
+                 sanitize    under the address and undefined-behaviour sanitizers
+  --no-install   look for no packages and install none: CMake says what it misses
+
+Golden data and real models in ../shared (or where IMPLICIT_ATTENTION_SHARED says) are used where they are.
+Afterwards, one room or test again:  ctest --preset test -R layers
+USAGE
+}
+
+preset=test install=yes
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --preset) preset="${2:-}"; shift ;;
+    --no-install) install=no ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; die "There is no option $1." ;;
+  esac
+  shift
+done
+case "$preset" in
+  test | sanitize) parts=(build tests examples) ;;
+  test-clang) parts=(build tests examples benchmarks clang) ;;
+  *) usage >&2; die "There is no preset '$preset' for tests." ;;
+esac
+
+if [ "$install" = yes ]; then install_packages "${parts[@]}"; fi
+shared="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}"
+begin=$SECONDS
+if ! run_preset "$preset"; then
+  die "It failed, after $(took $((SECONDS - begin))); the reason stands above."
+fi
+if [ ! -d "$shared" ]; then
+  say "Without golden data and real models ($shared is not there): the tests that need them did nothing. IMPLICIT_ATTENTION_SHARED names another place."
+fi
+say "Every test passed, $(took $((SECONDS - begin)))"
