@@ -9,7 +9,9 @@
 #include <vector>
 
 #include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/layers/griffin_gradient.hpp>
 #include <implicit_attention/layers/mamba_gradient.hpp>
+#include <implicit_attention/layers/rwkv4_gradient.hpp>
 #include <support/catch.hpp>
 #include <support/shared_data.hpp>
 
@@ -260,6 +262,44 @@ Mamba<Scalar> random_mamba(Draw& draw, Index width, Index channels, Index state,
   return Mamba<Scalar>(w);
 }
 
+template <class Scalar>
+Rwkv4<Scalar> random_rwkv4(Draw& draw, Index width, Index channels, double key_scale = 1) {
+  typename Rwkv4<Scalar>::Weights w;
+  w.time_decay = draw.normal<Scalar>(1, channels, 2);
+  w.time_first = draw.normal<Scalar>(1, channels);
+  w.time_mix_key = draw.normal<Scalar>(1, width, 0.3, 0.5);
+  w.time_mix_value = draw.normal<Scalar>(1, width, 0.3, 0.5);
+  w.time_mix_receptance = draw.normal<Scalar>(1, width, 0.3, 0.5);
+  w.key_weight = Matrix<Scalar>(draw.weight<Scalar>(channels, width) * static_cast<Scalar>(key_scale));
+  w.value_weight = draw.weight<Scalar>(channels, width);
+  w.receptance_weight = draw.weight<Scalar>(channels, width);
+  w.output_weight = draw.weight<Scalar>(width, channels);
+  return Rwkv4<Scalar>(w);
+}
+
+template <class Scalar>
+Griffin<Scalar> random_griffin(Draw& draw, Index width, Index heads, Index block, Index taps, bool biases, bool within_documents,
+                               double recurrent_param = -4) {
+  typename Griffin<Scalar>::Weights w;
+  const Index channels = heads * block;
+  w.linear_x_weight = draw.weight<Scalar>(channels, width);
+  w.linear_y_weight = draw.weight<Scalar>(channels, width);
+  w.conv_1d_weight = draw.weight<Scalar>(channels, taps);
+  w.recurrent_param = draw.normal<Scalar>(1, channels, 1, recurrent_param);
+  w.input_gate_weight = draw.weight<Scalar>(channels, block);
+  w.input_gate_bias = draw.normal<Scalar>(heads, block);
+  w.recurrent_gate_weight = draw.weight<Scalar>(channels, block);
+  w.recurrent_gate_bias = draw.normal<Scalar>(heads, block);
+  w.linear_out_weight = draw.weight<Scalar>(width, channels);
+  if (biases) {
+    w.linear_x_bias = draw.normal<Scalar>(1, channels);
+    w.linear_y_bias = draw.normal<Scalar>(1, channels);
+    w.conv_1d_bias = draw.normal<Scalar>(1, channels);
+    w.linear_out_bias = draw.normal<Scalar>(1, width);
+  }
+  return Griffin<Scalar>(w, {within_documents});
+}
+
 // Checks backward() and backward_from_y() of a layer at u; `run` runs it (with its carried-in state or positions).
 template <class Layer>
 void check_layer(const Layer& layer, const Matrix<double>& u, const std::function<typename Layer::Activations(const Matrix<double>&)>& run,
@@ -298,4 +338,40 @@ TEST_CASE("Mamba: gradients are those of finite differences", "[gradient][mamba]
       const Mamba<double>::State* initial = biases ? &earlier.final : nullptr;
       check_layer<Mamba<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
     }
+}
+
+TEST_CASE("RWKV-4: gradients are those of finite differences", "[gradient][rwkv4]") {
+  std::uint64_t seed = 200;
+  for (const Size& size : sizes)
+    for (const bool carried : {false, true}) {
+      INFO("seed " << seed << ": tokens " << size.tokens << ", channels " << size.channels);
+      Draw draw(seed++);
+      const Rwkv4<double> layer = random_rwkv4<double>(draw, size.width, size.channels);
+      const Matrix<double> u = draw.normal(size.tokens, size.width);
+      const Rwkv4<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
+      const Rwkv4<double>::State* initial = carried ? &earlier.final : nullptr;
+      check_layer<Rwkv4<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+    }
+}
+
+TEST_CASE("Griffin: gradients are those of finite differences", "[gradient][griffin]") {
+  std::uint64_t seed = 300;
+  for (const Size& size : sizes)
+    for (const bool biases : {false, true})
+      for (const bool packed : {false, true}) {
+        const Index heads = size.channels % 2 == 0 ? 2 : 1;
+        INFO("seed " << seed << ": tokens " << size.tokens << ", channels " << size.channels << ", heads " << heads << ", taps " << size.taps
+                     << ", packed " << packed);
+        Draw draw(seed++);
+        // Within documents or across them: both with packed positions.
+        const Griffin<double> layer = random_griffin<double>(draw, size.width, heads, size.channels / heads, size.taps, biases, biases && packed);
+        const Matrix<double> u = draw.normal(size.tokens, size.width);
+        const Griffin<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
+        const Griffin<double>::State* initial = biases ? &earlier.final : nullptr;
+        std::vector<Index> positions;  // the first document goes on from earlier, two more begin
+        for (Index token = 0; token < size.tokens; ++token) positions.push_back(token < size.tokens / 3 ? token + 7 : (token - size.tokens / 3) % 20);
+        check_layer<Griffin<double>>(layer, u, [&](const Matrix<double>& value) {
+          return packed ? layer.activations(value, positions, initial) : layer.activations(value, initial);
+        }, draw);
+      }
 }
