@@ -55,8 +55,8 @@ TEST_CASE("tokenizer: symbols where all tokens but special ones are single chara
 
 TEST_CASE("tokenizer: words otherwise", "[io]") {
   const TemporaryFolder folder;
-  write_bytes(folder / "vocab.json",
-              R"({"<pad>": 0, "<unk>": 1, "<cls>": 2, "negative": 3, "positive": 4, "a": 5, "good": 6, "film": 7, "cr\u00e8me": 8})");
+  write_bytes(folder / "vocab.json", R"({"<pad>": 0, "<unk>": 1, "<cls>": 2, "negative": 3, "positive": 4,)"
+                                     R"( "a": 5, "good": 6, "film": 7, "cr\u00e8me": 8})");
   const Tokenizer words = Tokenizer::open(folder.path(), 9);
   CHECK(words.kind() == TokenizerKind::words);
   CHECK(words.encode("  a good\tfilm\n<cls> ") == Ids{5, 6, 7, 2});

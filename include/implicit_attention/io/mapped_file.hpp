@@ -9,6 +9,7 @@
 #include <memory>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -84,6 +85,9 @@ class MappedFile {
  private:
   explicit MappedFile(std::filesystem::path path) : path_(std::move(path)) {
     std::error_code why;
+    if (const std::filesystem::file_status status = std::filesystem::status(path_, why);
+        std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+      raise(ErrorKind::file, message(path_.string(), ": is not a regular file"));
     const std::uintmax_t size = std::filesystem::file_size(path_, why);
     if (why) detail::cannot_open(path_, why);
     if (size > std::numeric_limits<std::size_t>::max() / 2)
