@@ -38,9 +38,8 @@ TEST_CASE("tokenizer: bytes where the vocabulary is 256", "[io]") {
 
 TEST_CASE("tokenizer: symbols where all tokens but special ones are single characters", "[io]") {
   const TemporaryFolder folder;
-  write_bytes(
-      folder / "vocab.json",
-      R"({"<cls>": 0, "<cls><cls>": 1, "<unk>": 2, "M": 3, "K": 4, "<": 5, "\u00e9": 6, "\ud83d\ude00": 7, "\n": 8, "c": 9, "<mask-1>": 11})");
+  write_bytes(folder / "vocab.json", R"({"<cls>": 0, "<cls><cls>": 1, "<unk>": 2, "M": 3, "K": 4,)"
+                                     R"( "<": 5, "\u00e9": 6, "\ud83d\ude00": 7, "\n": 8, "c": 9, "<mask-1>": 11})");
   const Tokenizer symbols = Tokenizer::open(folder.path(), 12);
   CHECK(symbols.kind() == TokenizerKind::symbols);
   CHECK(symbols.encode("<cls>MKM") == Ids{0, 3, 4, 3});
