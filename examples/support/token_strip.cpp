@@ -18,7 +18,7 @@ namespace {
 constexpr int page_width = 1800, margin = 48, column_gap = 36;
 const TextStyle title_style{38, {24, 26, 32}, true};
 const TextStyle label_style{30, {24, 26, 32}, true};
-const TextStyle token_style{29, {24, 26, 32}, false};
+const TextStyle token_style{28, {24, 26, 32}, false};
 const TextStyle score_style{18, muted_ink, false};
 const TextStyle caption_style{22, muted_ink, false};
 constexpr Colour rule_colour{224, 226, 232}, empty_bar_colour{233, 235, 240}, bar_colour{92, 97, 108}, outline_colour{221, 223, 230};
@@ -29,7 +29,7 @@ struct BoxStyle {
   double radius;
   bool scores;
 };
-constexpr BoxStyle word_boxes{74, 14, 8, 12, 9, true};
+constexpr BoxStyle word_boxes{74, 12, 7, 12, 9, true};
 constexpr BoxStyle letter_boxes{50, 5, 2, 8, 5, false};
 
 void check(const TokenStrips& strips) {
@@ -109,18 +109,30 @@ void align(const TokenStrips& strips, std::vector<PlacedStrip>& placed) {
   }
 }
 
-void wrap(PlacedStrip& placed, const BoxStyle& style, int width) {
-  int x = 0, y = 0;
+int lines_within(PlacedStrip& placed, const BoxStyle& style, int width) {
+  int x = 0, line = 0;
   for (DrawnToken& box : placed.boxes) {
     if (x > 0 && x + box.width > width) {
       x = 0;
-      y += style.height + style.line_gap;
+      ++line;
     }
     box.left = x;
-    box.top = y;
+    box.top = line * (style.height + style.line_gap);
     x += box.width + style.gap;
   }
-  placed.height = y + style.height;
+  return line + 1;
+}
+
+// Over as few lines as the width allows, and then lines as even as they get: no word stands alone on the last.
+void wrap(PlacedStrip& placed, const BoxStyle& style, int width) {
+  const int lines = lines_within(placed, style, width);
+  int enough = width, little = 0;
+  while (lines > 1 && enough - little > 1) {
+    const int middle = (enough + little) / 2;
+    (lines_within(placed, style, middle) <= lines ? enough : little) = middle;
+  }
+  lines_within(placed, style, enough);
+  placed.height = lines * style.height + (lines - 1) * style.line_gap;
 }
 
 void draw_prediction(Canvas& canvas, const Fonts& fonts, const TokenStrip& strip, int left, int top, int width) {
@@ -205,8 +217,9 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
       DrawnToken& box = placed[k].boxes[token];
       box.left += tokens_left;
       box.top += top;
-      canvas.fill_rounded(box.left, box.top, box.width, box.height, style.radius, outline_colour);
-      canvas.fill_rounded(box.left + 2, box.top + 2, box.width - 4, box.height - 4, style.radius - 2, box.colour);
+      const int rim = difference(box.colour, {255, 255, 255}) < 0.1 ? 2 : 0;  // so that a pale box is still a box
+      if (rim > 0) canvas.fill_rounded(box.left, box.top, box.width, box.height, style.radius, outline_colour);
+      canvas.fill_rounded(box.left + rim, box.top + rim, box.width - 2 * rim, box.height - 2 * rim, style.radius - rim, box.colour);
       TextStyle word = token_style, number = score_style;
       word.colour = number.colour = readable_on(box.colour);
       const double middle = box.left + box.width / 2.0;
