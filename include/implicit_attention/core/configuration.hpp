@@ -25,7 +25,12 @@ class Configuration {
 
   void set(std::string key, Value value) { values_.insert_or_assign(std::move(key), std::move(value)); }
   [[nodiscard]] const std::string& where() const { return where_; }
-  [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
+  [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
+  /// A key's value of whatever type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
+  [[nodiscard]] const Value* find(std::string_view key) const {
+    const auto found = values_.find(std::string(key));
+    return found == values_.end() ? nullptr : &found->second;
+  }
 
   /// The first of several spellings of a key that is there. A value of another type than asked for is an error.
   [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const { return first<Index>(keys, "an integer"); }
@@ -44,10 +49,6 @@ class Configuration {
   }
 
  private:
-  [[nodiscard]] const Value* find(std::string_view key) const {
-    const auto found = values_.find(std::string(key));
-    return found == values_.end() ? nullptr : &found->second;
-  }
   template <class T>
   [[nodiscard]] std::optional<T> first(std::initializer_list<std::string_view> keys, std::string_view expected) const {
     for (const std::string_view key : keys)

@@ -1,0 +1,93 @@
+// What the tests of models/ share: checkpoints held in memory or in the golden files, and differences relative to the largest number.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/models/load.hpp>
+
+namespace models_test {
+
+using namespace implicit_attention;
+
+/// Tensors in memory, which a test takes away, adds to and bends.
+template <class Scalar>
+class Tensors final : public TensorSource<Scalar> {
+ public:
+  struct Tensor {
+    std::vector<Index> shape;
+    Array<Scalar> numbers;
+  };
+  Tensors() = default;
+  /// Copies another source's tensors whose names begin with `prefix`, without it.
+  explicit Tensors(const TensorSource<Scalar>& source, const std::string& prefix = "") {
+    for (const std::string& name : source.names())
+      if (name.compare(0, prefix.size(), prefix) == 0) tensors[name.substr(prefix.size())] = {*source.shape(name), source.read(name)};
+  }
+  std::string where() const override { return "memory"; }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> all;
+    for (const auto& [name, tensor] : tensors) all.push_back(name);
+    return all;
+  }
+  std::optional<std::vector<Index>> shape(std::string_view name) const override {
+    const auto found = tensors.find(std::string(name));
+    return found == tensors.end() ? std::nullopt : std::optional(found->second.shape);
+  }
+  Array<Scalar> read(std::string_view name) const override { return tensors.at(std::string(name)).numbers; }
+
+  void rename(const std::string& from, const std::string& to) {
+    tensors[to] = tensors.at(from);
+    tensors.erase(from);
+  }
+  void set(const std::string& name, std::vector<Index> shape, Matrix<Scalar> numbers) { tensors[name] = {std::move(shape), std::move(numbers)}; }
+  void set_zero(const std::string& name, std::vector<Index> shape) {
+    Index rows = 1;
+    for (std::size_t axis = 0; axis + 1 < shape.size(); ++axis) rows *= shape[axis];
+    const Index columns = shape.back();
+    set(name, std::move(shape), Matrix<Scalar>::Zero(rows, columns));
+  }
+
+  std::map<std::string, Tensor> tensors;
+};
+
+/// A golden case of a whole model: `weight.*`, `input.*`, `expected.*`, and its configuration as JSON beside them.
+struct Golden {
+  explicit Golden(const std::filesystem::path& path) : file(path), configuration(path.filename().string()) {
+    detail::flatten(Json::parse(file.metadata().at("case")), "", path.filename().string(), configuration);
+    ids = integers("input.input_ids");
+  }
+  template <class Scalar>
+  Tensors<Scalar> weights() const {
+    return Tensors<Scalar>(SafetensorsSource<Scalar>(path()), "weight.");
+  }
+  Matrix<double> expected(const std::string& name) const { return *file.read<double>("expected." + name); }
+  std::vector<Index> integers(const std::string& name) const {
+    const auto numbers = file.read_integers(name);
+    return {numbers.begin(), numbers.end()};
+  }
+  std::filesystem::path path() const { return file.where(); }
+
+  SafetensorsFile file;
+  Configuration configuration;
+  std::vector<Index> ids;
+};
+
+/// The largest difference, relative to the largest expected number.
+template <class Came>
+double relative_error(const Came& came, const Matrix<double>& expected) {
+  if (came.rows() != expected.rows() || came.cols() != expected.cols()) return 1e300;
+  const double error = (came.template cast<double>() - expected).cwiseAbs().maxCoeff();
+  return error == error ? error / expected.cwiseAbs().maxCoeff() : 1e300;
+}
+
+}  // namespace models_test
