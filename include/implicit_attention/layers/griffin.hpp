@@ -1,6 +1,7 @@
 // Griffin's recurrent block with the RG-LRU (De et al. 2024, arXiv 2402.19427, eq. 1-4), names as in RecurrentGemma.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -149,7 +150,9 @@ class Griffin : public LayerInterface<Griffin<S>> {
       form.recurrence = recurrence(act, terms.has(Term::normalization));
       if (act.initial.recurrent.size() != 0) form.initial_state = act.initial.recurrent;
     } else {
-      form.recurrence = identity_recurrence<Scalar>(act.log_a.rows(), channels_);
+      DiagonalRecurrence<Scalar> identity = identity_recurrence<Scalar>(act.log_a.rows(), channels_);
+      if (terms.has(Term::normalization)) identity.diagonal = act.normalizer;  // m belongs to the key, and is there without the decays
+      form.recurrence = std::move(identity);
     }
     if (terms.has(Term::gate)) form.gate = gelu(act.gate_input);
     if (terms.has(Term::convolution)) {
@@ -210,6 +213,11 @@ class Griffin : public LayerInterface<Griffin<S>> {
     View<Scalar> final_state(act.final.recurrent);
     scan<Scalar>(dressed, input, y, executor, &final_state);
     act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
+    if (options_.convolution_within_documents && !act.starts.empty()) {
+      // What the next piece may not look back to: the document it goes on with began within the tail.
+      const Index before = act.starts.back() - (u.rows() - (convolution_width() - 1));
+      if (before > 0) act.final.convolution_tail.topRows(std::min(before, convolution_width() - 1)).setZero();
+    }
     act.y = std::move(y);
     act.out = detail::project<Scalar>(*act.y, *w.linear_out_weight, w.linear_out_bias);
     return act;
