@@ -84,7 +84,8 @@ class Mamba : public LayerInterface<Mamba<S>> {
     check_vector("Mamba", "D", w.D, channels_, "channels");
     check("out_proj.weight", w.out_proj_weight, width_, channels_, "(width, channels)");
     check_bias("out_proj.bias", w.out_proj_bias, width_, "width");
-    rate_ = Matrix<Scalar>((-w.A_log.matrix().array().exp()).matrix().transpose());
+    // Infinite rates would make NaN of a step of zero; a decay beyond exp(-1e30) per unit of dt is none the smaller for being larger.
+    rate_ = Matrix<Scalar>((-w.A_log.matrix().array().exp().min(Scalar(1e30))).matrix().transpose());
     skip_ = w.D;
   }
 
