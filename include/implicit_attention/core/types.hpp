@@ -45,6 +45,9 @@ class ConstView : public Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<
   ConstView(const Scalar* data, Index rows, Index columns) : Base(data, rows, columns, Eigen::OuterStride<>(columns)) {}
   ConstView(const Scalar* data, Index rows, Index columns, Index row_stride)
       : Base(data, rows, columns, Eigen::OuterStride<>(row_stride)) {}
+  /// Of a View, too.
+  ConstView(const Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>>& view)  // NOLINT(google-explicit-constructor)
+      : ConstView(view.data(), view.rows(), view.cols(), view.outerStride()) {}
   template <class Derived>
     requires detail::EigenDense<Derived>
   ConstView(const Derived& matrix)  // NOLINT(google-explicit-constructor): a view is made in passing
