@@ -66,7 +66,26 @@ class GatedFeedForward {
     return act;
   }
 
+  /// The gradient with respect to u (L, D), given that with respect to out (L, D).
+  [[nodiscard]] Matrix<Scalar> backward(const Activations& act, ConstView<Scalar> grad_out) const {
+    const Matrix<Scalar> grad_inner = grad_out * weights_.down_proj_weight.matrix(), scale = gelu_scale(act.gate_input.matrix());
+    const Matrix<Scalar> slope = act.gate_input.matrix().unaryExpr([](Scalar x) { return gelu_derivative(x); });
+    return join(grad_inner.cwiseProduct(scale).cwiseProduct(act.gate_input.matrix()), grad_inner.cwiseProduct(act.up.matrix()).cwiseProduct(slope));
+  }
+
+  /// The same for relevance (arXiv 2406.07592): gelu(g) = scale(g) g with the scale held constant, and half to each factor of the product.
+  [[nodiscard]] Matrix<Scalar> backward_relevance(const Activations& act, ConstView<Scalar> grad_out) const {
+    const Matrix<Scalar> scaled = Scalar(0.5) * (grad_out * weights_.down_proj_weight.matrix()).cwiseProduct(gelu_scale(act.gate_input.matrix()));
+    return join(scaled.cwiseProduct(act.gate_input.matrix()), scaled.cwiseProduct(act.up.matrix()));
+  }
+
  private:
+  [[nodiscard]] Matrix<Scalar> join(const Matrix<Scalar>& grad_up, const Matrix<Scalar>& grad_gate) const {
+    Matrix<Scalar> grad_u = grad_up * weights_.up_proj_weight.matrix();
+    grad_u.noalias() += grad_gate * weights_.gate_proj_weight.matrix();
+    return grad_u;
+  }
+
   Weights weights_;
 };
 
@@ -124,7 +143,39 @@ class ChannelMixing {
     return act;
   }
 
+  /// The gradient with respect to u (L, D), given that with respect to out (L, D).
+  [[nodiscard]] Matrix<Scalar> backward(const Activations& act, ConstView<Scalar> grad_out) const {
+    const Weights& w = weights_;
+    const Matrix<Scalar> receptance = sigmoid(act.receptance.matrix());
+    const Matrix<Scalar> grad_key = Scalar(2) * (grad_out.cwiseProduct(receptance) * w.value_weight.matrix()).cwiseProduct(positive(act.key));
+    const Matrix<Scalar> grad_receptance =
+        (grad_out.array() * act.value.matrix().array() * receptance.array() * (Scalar(1) - receptance.array())).matrix();
+    Matrix<Scalar> grad_u = Matrix<Scalar>::Zero(grad_out.rows(), width());
+    add_mixed_transpose(grad_key * w.key_weight.matrix(), w.time_mix_key, grad_u);
+    add_mixed_transpose(grad_receptance * w.receptance_weight.matrix(), w.time_mix_receptance, grad_u);
+    return grad_u;
+  }
+
+  /// The same for relevance (arXiv 2406.07592): the receptance is a scale and takes none; half to each factor of relu(key) relu(key).
+  [[nodiscard]] Matrix<Scalar> backward_relevance(const Activations& act, ConstView<Scalar> grad_out) const {
+    const Weights& w = weights_;
+    const Matrix<Scalar> grad_value = grad_out.cwiseProduct(sigmoid(act.receptance.matrix()));
+    const Matrix<Scalar> grad_key = (grad_value * w.value_weight.matrix()).cwiseProduct(positive(act.key));
+    Matrix<Scalar> grad_u = Matrix<Scalar>::Zero(grad_out.rows(), width());
+    add_mixed_transpose(grad_key * w.key_weight.matrix(), w.time_mix_key, grad_u);
+    return grad_u;
+  }
+
  private:
+  [[nodiscard]] static Matrix<Scalar> positive(const Array<Scalar>& key) { return key.matrix().cwiseMax(Scalar(0)); }
+
+  /// The transpose of `mixed`: g_t reaches u_t through m and u_{t-1} through 1 - m.
+  static void add_mixed_transpose(const Matrix<Scalar>& g, const Array<Scalar>& weight, Matrix<Scalar>& grad_u) {
+    const Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor> m = weight.matrix().row(0).array();
+    grad_u.array() += g.array().rowwise() * m;
+    grad_u.topRows(g.rows() - 1).array() += g.bottomRows(g.rows() - 1).array().rowwise() * (Scalar(1) - m);
+  }
+
   /// m u_t + (1 - m) u_{t-1}, u_{-1} = 0
   [[nodiscard]] static Matrix<Scalar> mixed(ConstView<Scalar> u, const Array<Scalar>& weight) {
     const Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor> m = weight.matrix().row(0).array();
