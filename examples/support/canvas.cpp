@@ -23,14 +23,19 @@ namespace {
 std::string find_font(bool bold) {
   if (const char* chosen = std::getenv("IMPLICIT_ATTENTION_FONT"); chosen != nullptr && *chosen != '\0') {
     if (::access(chosen, R_OK) != 0) {
-      raise(ErrorKind::file, message("font: IMPLICIT_ATTENTION_FONT names ", chosen, ", which cannot be read; unset it, or name a .ttf file"));
+      raise(ErrorKind::file,
+            message("font: IMPLICIT_ATTENTION_FONT names ", chosen, ", which cannot be read; unset it, or name a .ttf file"));
     }
     return chosen;
   }
-  static constexpr std::array<const char*, 8> folders{"/usr/share/fonts/truetype/dejavu/", "/usr/share/fonts/dejavu/",
-                                                      "/usr/share/fonts/dejavu-sans-fonts/", "/usr/share/fonts/TTF/",
-                                                      "/usr/local/share/fonts/dejavu/", "/opt/homebrew/share/fonts/",
-                                                      "/usr/local/share/fonts/", "/Library/Fonts/"};
+  static constexpr std::array<const char*, 8> folders{"/usr/share/fonts/truetype/dejavu/",
+                                                      "/usr/share/fonts/dejavu/",
+                                                      "/usr/share/fonts/dejavu-sans-fonts/",
+                                                      "/usr/share/fonts/TTF/",
+                                                      "/usr/local/share/fonts/dejavu/",
+                                                      "/opt/homebrew/share/fonts/",
+                                                      "/usr/local/share/fonts/",
+                                                      "/Library/Fonts/"};
   for (const char* folder : folders) {
     const std::string path = std::string(folder) + (bold ? "DejaVuSans-Bold.ttf" : "DejaVuSans.ttf");
     if (::access(path.c_str(), R_OK) == 0) return path;
@@ -193,7 +198,9 @@ void Canvas::set(int x, int y, Colour colour) {
 void Canvas::blend(int x, int y, Colour colour, double coverage) {
   if (coverage <= 0 || x < 0 || y < 0 || x >= width_ || y >= height_) return;
   const Colour under = at(x, y);
-  const auto mix = [coverage](std::uint8_t from, std::uint8_t to) { return static_cast<std::uint8_t>(std::lround(from + coverage * (to - from))); };
+  const auto mix = [coverage](std::uint8_t from, std::uint8_t to) {
+    return static_cast<std::uint8_t>(std::lround(from + coverage * (to - from)));
+  };
   set(x, y, {mix(under.red, colour.red), mix(under.green, colour.green), mix(under.blue, colour.blue)});
 }
 

@@ -21,8 +21,8 @@ struct TextStyle {
 /// Where the given point lies on the text: at its beginning, middle or end.
 enum class Anchor { begin, middle, end };
 
-/// DejaVu Sans (regular and bold) through FreeType: wide coverage of scripts, and in every distribution. Found through the environment variable
-/// IMPLICIT_ATTENTION_FONT (a .ttf or .otf file) or at the usual places; fails (file) naming the package where there is none.
+/// DejaVu Sans (regular and bold) through FreeType: wide coverage of scripts, and in every distribution. Found through the environment
+/// variable IMPLICIT_ATTENTION_FONT (a .ttf or .otf file) or at the usual places; fails (file) naming the package where there is none.
 class Fonts {
  public:
   Fonts();

@@ -80,17 +80,17 @@ constexpr std::array<Control, 7> sequential_controls{{{0.0, 0.055, 284},
                                                       {4 / 6.0, 0.175, 34},
                                                       {5 / 6.0, 0.145, 70},
                                                       {1.0, 0.070, 103}}};
-constexpr std::array<Control, 5> blue_controls{{{0.0, 0.0, 245}, {0.25, 0.055, 245}, {0.5, 0.110, 250}, {0.75, 0.140, 256}, {1.0, 0.135, 262}}};
+constexpr std::array<Control, 5> blue_controls{
+    {{0.0, 0.0, 245}, {0.25, 0.055, 245}, {0.5, 0.110, 250}, {0.75, 0.140, 256}, {1.0, 0.135, 262}}};
 constexpr std::array<Control, 5> red_controls{{{0.0, 0.0, 40}, {0.25, 0.065, 48}, {0.5, 0.135, 38}, {0.75, 0.170, 29}, {1.0, 0.160, 24}}};
-constexpr std::array<Control, 5> highlight_controls{{{0.0, 0.0, 85}, {0.25, 0.060, 82}, {0.5, 0.110, 72}, {0.75, 0.150, 58}, {1.0, 0.185, 42}}};
+constexpr std::array<Control, 5> highlight_controls{
+    {{0.0, 0.0, 85}, {0.25, 0.060, 82}, {0.5, 0.110, 72}, {0.75, 0.150, 58}, {1.0, 0.185, 42}}};
 
 }  // namespace
 
 Colour sequential_colour(double t) { return along(sequential_controls, t, 0.17, 0.97); }
 
-Colour diverging_colour(double t) {
-  return t < 0 ? along(blue_controls, -t, 0.97, 0.38) : along(red_controls, t, 0.97, 0.38);
-}
+Colour diverging_colour(double t) { return t < 0 ? along(blue_controls, -t, 0.97, 0.38) : along(red_controls, t, 0.97, 0.38); }
 
 Colour highlight_colour(double t) { return along(highlight_controls, t, 1.0, 0.66); }
 

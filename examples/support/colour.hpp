@@ -13,9 +13,9 @@ struct Colour {
 
 /// Which colours stand for which numbers.
 enum class Palette {
-  automatic,  ///< diverging where there is a negative number, else sequential
-  sequential, ///< zero to the largest: dark indigo, magenta, orange, pale yellow
-  diverging   ///< minus to plus the largest magnitude: blue, near-white, red
+  automatic,   ///< diverging where there is a negative number, else sequential
+  sequential,  ///< zero to the largest: dark indigo, magenta, orange, pale yellow
+  diverging    ///< minus to plus the largest magnitude: blue, near-white, red
 };
 
 /// The sequential map at t in [0, 1] (clamped): lightness rises steadily from dark indigo to pale yellow.

@@ -14,7 +14,7 @@ struct ColourScale {
   enum class Kind { sequential, diverging, highlight };
   Kind kind = Kind::sequential;
   Spacing spacing = Spacing::linear;  ///< never automatic: that is decided before
-  double limit = 1;  ///< the number at the end, > 0
+  double limit = 1;                   ///< the number at the end, > 0
 
   [[nodiscard]] double low() const { return kind == Kind::diverging ? -limit : 0; }
   /// Where `value` lies on the bar, 0 to 1.

@@ -34,7 +34,8 @@ void draw_cells(Canvas& canvas, const Fonts& fonts, const PanelPlan& plan) {
       if (width < 76 || height < 60 || value == masked) continue;
       TextStyle style = number;
       style.colour = readable_on(colour);
-      canvas.text(fonts, left + (width - gap) / 2.0, top + height / 2.0 + centre_drop(style), with_minus(significant(value, 2)), style, Anchor::middle);
+      canvas.text(fonts, left + (width - gap) / 2.0, top + height / 2.0 + centre_drop(style), with_minus(significant(value, 2)), style,
+                  Anchor::middle);
     }
   }
 }
@@ -63,8 +64,8 @@ void draw_labels(Canvas& canvas, const Fonts& fonts, const PanelPlan& plan) {
 // What stands around the cells of every panel of the grid, and where its columns and rows begin.
 struct Grid {
   Index across = 1, down = 1;
-  std::vector<int> left, right, width;  // per grid column: room for labels, room for a bar, cells
-  std::vector<int> top, bottom, height; // per grid row
+  std::vector<int> left, right, width;   // per grid column: room for labels, room for a bar, cells
+  std::vector<int> top, bottom, height;  // per grid row
   int content_width = 0, content_height = 0;
 };
 
@@ -113,13 +114,16 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
     int below = plan.columns.room + (map.column_axis.empty() ? 0 : 44);
     if (own_bars) {
       const bool vertical = vertical_bar(plan.rows.length());
-      const int room = 26 + colour_bar_room(fonts, plan.scale, map.value_name, vertical ? plan.rows.length() : plan.columns.length(), vertical).across;
+      const int room =
+          26 + colour_bar_room(fonts, plan.scale, map.value_name, vertical ? plan.rows.length() : plan.columns.length(), vertical).across;
       (vertical ? grid.right[c] : below) += vertical ? std::max(0, room - grid.right[c]) : room;
     }
     grid.bottom[r] = std::max(grid.bottom[r], below);
   }
-  for (std::size_t c = 0; c < grid.width.size(); ++c) grid.content_width += grid.left[c] + grid.width[c] + grid.right[c] + (c > 0 ? panel_gap : 0);
-  for (std::size_t r = 0; r < grid.height.size(); ++r) grid.content_height += grid.top[r] + grid.height[r] + grid.bottom[r] + (r > 0 ? panel_gap : 0);
+  for (std::size_t c = 0; c < grid.width.size(); ++c)
+    grid.content_width += grid.left[c] + grid.width[c] + grid.right[c] + (c > 0 ? panel_gap : 0);
+  for (std::size_t r = 0; r < grid.height.size(); ++r)
+    grid.content_height += grid.top[r] + grid.height[r] + grid.bottom[r] + (r > 0 ? panel_gap : 0);
 
   // One bar for all stands right of the first row of panels, or below everything where that row is too low for one.
   const bool beside = vertical_bar(grid.height[0]);
@@ -139,7 +143,8 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
     const std::vector<std::string> lines = fonts.wrap(words == notes ? words : visible(words), caption_style, words_width);
     caption_lines.insert(caption_lines.end(), lines.begin(), lines.end());
   }
-  for (const std::string& line : title_lines) words_width = std::max(words_width, static_cast<int>(std::ceil(fonts.width(line, title_style))));
+  for (const std::string& line : title_lines)
+    words_width = std::max(words_width, static_cast<int>(std::ceil(fonts.width(line, title_style))));
   const int head = title_lines.empty() ? 0 : static_cast<int>(title_lines.size()) * 50 + 22;
   const int foot = caption_lines.empty() ? 0 : static_cast<int>(caption_lines.size()) * 32 + 24;
 
@@ -170,7 +175,8 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
         canvas.text_upwards(fonts, x + 24, plan.top + middle, map.row_axis, axis_style, Anchor::middle);
       }
       if (!map.column_axis.empty()) {
-        canvas.text(fonts, plan.left + plan.columns.length() / 2.0, bottom + plan.columns.room + 32, map.column_axis, axis_style, Anchor::middle);
+        canvas.text(fonts, plan.left + plan.columns.length() / 2.0, bottom + plan.columns.room + 32, map.column_axis, axis_style,
+                    Anchor::middle);
       }
       if (own_bars) {
         const bool vertical = vertical_bar(plan.rows.length());
@@ -191,7 +197,8 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
     draw_colour_bar(canvas, fonts, plans[0].scale, map.value_name, left, top, bar_length, beside);
   }
   for (std::size_t k = 0; k < caption_lines.size(); ++k) {
-    canvas.text(fonts, margin, canvas.height() - margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k], caption_style);
+    canvas.text(fonts, margin, canvas.height() - margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k],
+                caption_style);
   }
   canvas.write_png(path);
   drawn.width = canvas.width();

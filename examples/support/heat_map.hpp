@@ -30,16 +30,16 @@ struct Panel {
 
 /// A picture: panels in a grid, their scale(s), and words.
 struct HeatMap {
-  std::string title;                        ///< the first line
-  std::string caption;                      ///< a line or more below, before the notes the drawing adds by itself
-  std::vector<Panel> panels;                ///< at least one
-  std::string row_axis = "query token";     ///< what the rows are
-  std::string column_axis = "key token";    ///< what the columns are
-  std::string value_name = "attention";     ///< what the colour bar measures
-  Palette palette = Palette::automatic;     ///< for all panels together
-  Spacing spacing = Spacing::automatic;     ///< for all panels together
-  bool shared_scale = true;                 ///< one colour bar for all panels, or one each
-  Index panels_per_row = 0;                 ///< 0: chosen for a picture not much wider than high
+  std::string title;                      ///< the first line
+  std::string caption;                    ///< a line or more below, before the notes the drawing adds by itself
+  std::vector<Panel> panels;              ///< at least one
+  std::string row_axis = "query token";   ///< what the rows are
+  std::string column_axis = "key token";  ///< what the columns are
+  std::string value_name = "attention";   ///< what the colour bar measures
+  Palette palette = Palette::automatic;   ///< for all panels together
+  Spacing spacing = Spacing::automatic;   ///< for all panels together
+  bool shared_scale = true;               ///< one colour bar for all panels, or one each
+  Index panels_per_row = 0;               ///< 0: chosen for a picture not much wider than high
 };
 
 /// What was drawn, for those who want to find their way on the picture (tests, captions). Pixels, origin at the top left.

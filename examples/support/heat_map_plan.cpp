@@ -215,7 +215,8 @@ std::string notes_of(const HeatMap& map, const std::vector<PanelPlan>& plans) {
     for (Index k = 0; k < plan.cells.size(); ++k) zero = zero && (plan.cells.data()[k] == 0 || plan.cells.data()[k] == masked);
   }
   if (row_block > 1 || column_block > 1) {
-    say(message("Averaged down: a point is the mean of ", plans.size() > 1 ? "up to " : "", row_block, " \u00d7 ", column_block, " entries."));
+    say(message("Averaged down: a point is the mean of ", plans.size() > 1 ? "up to " : "", row_block, " \u00d7 ", column_block,
+                " entries."));
   }
   if (plans[0].scale.spacing == Spacing::root) say("Colours follow the square root of the magnitude, so that small entries show.");
   if (!map.shared_scale && plans.size() > 1) say("Each panel has a scale of its own.");

@@ -18,14 +18,14 @@ inline constexpr int label_gap = 14;
 
 /// One axis of a panel: which numbers share a cell, how large a cell is, which labels are drawn.
 struct PanelAxis {
-  Index count = 0;    // rows or columns of the matrix
-  Index block = 1;    // of them in one cell
-  Index cells = 0;    // drawn
-  int cell = 1;       // pixels
-  Index step = 1;     // one label every `step` rows or columns
-  bool words = false; // labels are the caller's; else numbers
+  Index count = 0;     // rows or columns of the matrix
+  Index block = 1;     // of them in one cell
+  Index cells = 0;     // drawn
+  int cell = 1;        // pixels
+  Index step = 1;      // one label every `step` rows or columns
+  bool words = false;  // labels are the caller's; else numbers
   TextStyle style;
-  int room = 0;       // pixels across the axis for its labels; 0: none drawn
+  int room = 0;  // pixels across the axis for its labels; 0: none drawn
   [[nodiscard]] int length() const { return static_cast<int>(cells) * cell; }
   [[nodiscard]] double centre(Index i) const { return (static_cast<double>(i) + 0.5) / static_cast<double>(block) * cell; }
   [[nodiscard]] Index labels() const { return room == 0 ? 0 : (count + step - 1) / step; }
@@ -37,9 +37,9 @@ struct PanelPlan {
   PanelAxis rows, columns;
   Matrix<double> cells;  // means over blocks; not a number: grey, `masked`: blank
   bool causal = false;
-  Index missing = 0;     // entries that are not finite
+  Index missing = 0;  // entries that are not finite
   ColourScale scale;
-  int left = 0, top = 0; // of the cells
+  int left = 0, top = 0;  // of the cells
 };
 
 /// Fails (shape) on what cannot be drawn.

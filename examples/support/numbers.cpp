@@ -25,8 +25,9 @@ std::string not_finite(double value) { return std::isnan(value) ? "nan" : value 
 bool is_number(const std::string& cell) {
   if (cell.empty()) return false;
   const char first = cell[0];
-  return (first >= '0' && first <= '9') || ((first == '-' || first == '+' || first == '.') && cell.size() > 1 && cell[1] >= '0' && cell[1] <= '9') ||
-         cell == "nan" || cell == "inf" || cell == "-inf" || cell == "-";
+  return (first >= '0' && first <= '9') ||
+         ((first == '-' || first == '+' || first == '.') && cell.size() > 1 && cell[1] >= '0' && cell[1] <= '9') || cell == "nan" ||
+         cell == "inf" || cell == "-inf" || cell == "-";
 }
 
 }  // namespace

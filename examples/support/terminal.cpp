@@ -42,7 +42,8 @@ int nearest_of_256(Colour colour) {
   for (int index = 16; index < 256; ++index) {
     const int cube = index - 16, grey = 8 + 10 * (index - 232);
     const auto level = [&](int place) { return byte(levels[static_cast<std::size_t>(place)]); };
-    const Colour candidate = index < 232 ? Colour{level(cube / 36), level(cube / 6 % 6), level(cube % 6)} : Colour{byte(grey), byte(grey), byte(grey)};
+    const Colour candidate =
+        index < 232 ? Colour{level(cube / 36), level(cube / 6 % 6), level(cube % 6)} : Colour{byte(grey), byte(grey), byte(grey)};
     const double here = difference(candidate, colour);
     if (here < least) {
       least = here;
@@ -66,7 +67,8 @@ std::string painted(const Terminal& terminal, Colour background, const std::stri
 
 ColourScale scale_of(const TokenScores& scores) {
   if (scores.tokens.size() != scores.scores.size() || scores.tokens.empty()) {
-    raise(ErrorKind::shape, message("token scores: ", scores.tokens.size(), " tokens and ", scores.scores.size(), " scores, expected one score per token, and at least one"));
+    raise(ErrorKind::shape, message("token scores: ", scores.tokens.size(), " tokens and ", scores.scores.size(),
+                                    " scores, expected one score per token, and at least one"));
   }
   ColourScale scale;
   bool negative = false;
@@ -118,7 +120,8 @@ std::string leftward(double columns, bool unicode) {
 
 Terminal terminal_of(bool interactive, int width, const Environment& environment) {
   Terminal terminal;
-  const std::string term = value_of(environment, "TERM"), depth = value_of(environment, "COLORTERM"), force = value_of(environment, "CLICOLOR_FORCE");
+  const std::string term = value_of(environment, "TERM"), depth = value_of(environment, "COLORTERM"),
+                    force = value_of(environment, "CLICOLOR_FORCE");
   const bool dumb = term == "dumb" || term.empty();
   terminal.interactive = interactive && !dumb;
   const bool forced = !force.empty() && force != "0";
@@ -186,7 +189,9 @@ std::string score_table(const TokenScores& scores, const Terminal& terminal) {
   const ColourScale scale = scale_of(scores);
   const bool diverging = scale.kind == ColourScale::Kind::diverging;
   const int exponent = static_cast<int>(std::floor(std::log10(scale.limit)));
-  const auto number = [&](double score) { return exponent < -5 || exponent > 5 ? significant(score) : fixed(score, std::max(0, 2 - exponent)); };
+  const auto number = [&](double score) {
+    return exponent < -5 || exponent > 5 ? significant(score) : fixed(score, std::max(0, 2 - exponent));
+  };
   std::vector<std::string> tokens, numbers;
   int token_width = display_width("token"), number_width = display_width(scores.value_name);
   for (std::size_t k = 0; k < scores.tokens.size(); ++k) {
@@ -206,7 +211,8 @@ std::string score_table(const TokenScores& scores, const Terminal& terminal) {
     const double score = scores.scores[k];
     const double columns = std::isfinite(score) ? std::min(1.0, std::abs(score) / scale.limit) * side : 0;
     const bool left = score < 0;
-    std::string line = pad(message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " + pad(numbers[k], number_width, true) + "  ";
+    std::string line =
+        pad(message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " + pad(numbers[k], number_width, true) + "  ";
     if (diverging) line += pad(left ? leftward(columns, terminal.unicode) : "", side, true) + axis;
     if (!left) line += rightward(columns, terminal.unicode);
     line.resize(line.find_last_not_of(' ') + 1);
@@ -219,7 +225,12 @@ ProgressBar::ProgressBar(std::string what, Index total)
     : ProgressBar(std::move(what), total, stderr, terminal_of(stderr), std::chrono::seconds(1)) {}
 
 ProgressBar::ProgressBar(std::string what, Index total, std::FILE* stream, const Terminal& terminal, Clock::duration first_delay)
-    : what_(visible(what)), total_(std::max<Index>(total, 0)), stream_(stream), terminal_(terminal), start_(Clock::now()), next_(start_ + first_delay) {}
+    : what_(visible(what)),
+      total_(std::max<Index>(total, 0)),
+      stream_(stream),
+      terminal_(terminal),
+      start_(Clock::now()),
+      next_(start_ + first_delay) {}
 
 ProgressBar::~ProgressBar() { finish(); }
 
@@ -244,8 +255,8 @@ void ProgressBar::draw() {
   next_ = now + std::chrono::milliseconds(100);
   const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 0;
   const double seconds = std::chrono::duration<double>(now - start_).count();
-  std::string after = " " + pad(message(static_cast<int>(100 * share)), 3, true) + " %  " + pad(grouped(done_), display_width(grouped(total_)), true) +
-                      "/" + grouped(total_);
+  std::string after = " " + pad(message(static_cast<int>(100 * share)), 3, true) + " %  " +
+                      pad(grouped(done_), display_width(grouped(total_)), true) + "/" + grouped(total_);
   if (share > 0) {
     const double left = std::ceil(seconds * (1 - share) / share);
     after += "  " + (left < 60 ? message(static_cast<int>(left), " s") : duration_text(left)) + " left";

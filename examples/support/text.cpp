@@ -35,48 +35,48 @@ bool within(const std::array<std::pair<char32_t, char32_t>, Count>& ranges, char
 // Controls, and characters that are invisible or change the direction of what stands around them.
 bool hidden(char32_t point) {
   static constexpr std::array<std::pair<char32_t, char32_t>, 10> ranges{{{0x00, 0x1F},
-                                                                        {0x7F, 0x9F},
-                                                                        {0xAD, 0xAD},
-                                                                        {0x61C, 0x61C},
-                                                                        {0x200B, 0x200F},
-                                                                        {0x2028, 0x202E},
-                                                                        {0x2060, 0x206F},
-                                                                        {0xFEFF, 0xFEFF},
-                                                                        {0xFFF9, 0xFFFB},
-                                                                        {0xE0000, 0xE007F}}};
+                                                                         {0x7F, 0x9F},
+                                                                         {0xAD, 0xAD},
+                                                                         {0x61C, 0x61C},
+                                                                         {0x200B, 0x200F},
+                                                                         {0x2028, 0x202E},
+                                                                         {0x2060, 0x206F},
+                                                                         {0xFEFF, 0xFEFF},
+                                                                         {0xFFF9, 0xFFFB},
+                                                                         {0xE0000, 0xE007F}}};
   return within(ranges, point);
 }
 
 bool combining(char32_t point) {
   static constexpr std::array<std::pair<char32_t, char32_t>, 13> ranges{{{0x300, 0x36F},
-                                                                        {0x483, 0x489},
-                                                                        {0x591, 0x5BD},
-                                                                        {0x610, 0x61A},
-                                                                        {0x64B, 0x65F},
-                                                                        {0xE34, 0xE3A},
-                                                                        {0x1AB0, 0x1AFF},
-                                                                        {0x1DC0, 0x1DFF},
-                                                                        {0x200B, 0x200F},
-                                                                        {0x20D0, 0x20FF},
-                                                                        {0xFE00, 0xFE0F},
-                                                                        {0xFE20, 0xFE2F},
-                                                                        {0xE0100, 0xE01EF}}};
+                                                                         {0x483, 0x489},
+                                                                         {0x591, 0x5BD},
+                                                                         {0x610, 0x61A},
+                                                                         {0x64B, 0x65F},
+                                                                         {0xE34, 0xE3A},
+                                                                         {0x1AB0, 0x1AFF},
+                                                                         {0x1DC0, 0x1DFF},
+                                                                         {0x200B, 0x200F},
+                                                                         {0x20D0, 0x20FF},
+                                                                         {0xFE00, 0xFE0F},
+                                                                         {0xFE20, 0xFE2F},
+                                                                         {0xE0100, 0xE01EF}}};
   return within(ranges, point);
 }
 
 bool wide(char32_t point) {
   static constexpr std::array<std::pair<char32_t, char32_t>, 12> ranges{{{0x1100, 0x115F},
-                                                                        {0x2E80, 0x303E},
-                                                                        {0x3041, 0xA4CF},
-                                                                        {0xA960, 0xA97F},
-                                                                        {0xAC00, 0xD7A3},
-                                                                        {0xF900, 0xFAFF},
-                                                                        {0xFE30, 0xFE6F},
-                                                                        {0xFF00, 0xFF60},
-                                                                        {0xFFE0, 0xFFE6},
-                                                                        {0x1F300, 0x1F6FF},
-                                                                        {0x1F900, 0x1FAFF},
-                                                                        {0x20000, 0x3FFFD}}};
+                                                                         {0x2E80, 0x303E},
+                                                                         {0x3041, 0xA4CF},
+                                                                         {0xA960, 0xA97F},
+                                                                         {0xAC00, 0xD7A3},
+                                                                         {0xF900, 0xFAFF},
+                                                                         {0xFE30, 0xFE6F},
+                                                                         {0xFF00, 0xFF60},
+                                                                         {0xFFE0, 0xFFE6},
+                                                                         {0x1F300, 0x1F6FF},
+                                                                         {0x1F900, 0x1FAFF},
+                                                                         {0x20000, 0x3FFFD}}};
   return within(ranges, point);
 }
 
@@ -87,7 +87,11 @@ std::string escaped(char32_t point) {
   if (point == U'\t') return "\\t";
   if (point == U'\r') return "\\r";
   std::array<char, 16> text{};
-  std::snprintf(text.data(), text.size(), point < 0x100 ? "\\x%02x" : point < 0x10000 ? "\\u%04x" : "\\U%08x", static_cast<unsigned>(point));
+  std::snprintf(text.data(), text.size(),
+                point < 0x100     ? "\\x%02x"
+                : point < 0x10000 ? "\\u%04x"
+                                  : "\\U%08x",
+                static_cast<unsigned>(point));
   return text.data();
 }
 

@@ -142,7 +142,8 @@ void draw_prediction(Canvas& canvas, const Fonts& fonts, const TokenStrip& strip
   const int length = width - 96;
   canvas.fill_rounded(left, top + 51, length, 12, 6, empty_bar_colour);
   canvas.fill_rounded(left, top + 51, std::max(12, static_cast<int>(std::lround(share * length))), 12, 6, bar_colour);
-  canvas.text(fonts, left + length + 12, top + 57 + centre_drop(caption_style), percent(share, share > 0.995 && share < 1 ? 1 : 0), caption_style);
+  canvas.text(fonts, left + length + 12, top + 57 + centre_drop(caption_style), percent(share, share > 0.995 && share < 1 ? 1 : 0),
+              caption_style);
 }
 
 // A small bar with its ends named; a strip with its own scale has no numbers to name in common, so its largest magnitude is `max`.
@@ -155,7 +156,8 @@ void draw_legend(Canvas& canvas, const Fonts& fonts, const TokenStrips& strips, 
   canvas.text(fonts, left, baseline, low, caption_style);
   const int start = left + static_cast<int>(std::ceil(fonts.width(low, caption_style))) + 12;
   canvas.fill(start - 1, middle - thickness / 2 - 1, length + 2, thickness + 2, rule_colour);
-  for (int step = 0; step < length; ++step) canvas.fill(start + step, middle - thickness / 2, 1, thickness, scale.colour_at((step + 0.5) / length));
+  for (int step = 0; step < length; ++step)
+    canvas.fill(start + step, middle - thickness / 2, 1, thickness, scale.colour_at((step + 0.5) / length));
   const std::string words = visible(strips.value_name) + (numbers ? "" : ", relative to the largest in its row");
   canvas.text(fonts, start + length + 12, baseline, high + "    " + words, caption_style);
 }
@@ -178,7 +180,8 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
     missing += std::count_if(strip.scores.begin(), strip.scores.end(), [](double score) { return !std::isfinite(score); });
   }
   const int label_width = static_cast<int>(std::ceil(widest_label));
-  const int prediction_width = widest_prediction > 0 ? std::max(static_cast<int>(std::ceil(widest_prediction)), probabilities ? 240 : 0) : 0;
+  const int prediction_width =
+      widest_prediction > 0 ? std::max(static_cast<int>(std::ceil(widest_prediction)), probabilities ? 240 : 0) : 0;
   const int tokens_left = margin + label_width + (label_width > 0 ? column_gap : 0);
   const int tokens_width = page_width - margin - tokens_left - (prediction_width > 0 ? prediction_width + column_gap : 0);
 
@@ -223,7 +226,8 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
       TextStyle word = token_style, number = score_style;
       word.colour = number.colour = readable_on(box.colour);
       const double middle = box.left + box.width / 2.0;
-      canvas.text(fonts, middle, box.top + (style.scores ? 34 : style.height / 2.0 + centre_drop(word)), placed[k].words[token], word, Anchor::middle);
+      canvas.text(fonts, middle, box.top + (style.scores ? 34 : style.height / 2.0 + centre_drop(word)), placed[k].words[token], word,
+                  Anchor::middle);
       if (style.scores) canvas.text(fonts, middle, box.top + 61, placed[k].numbers[token], number, Anchor::middle);
     }
     if (prediction_width > 0) draw_prediction(canvas, fonts, strip, page_width - margin - prediction_width, top, prediction_width);

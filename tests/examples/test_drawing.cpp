@@ -181,7 +181,7 @@ TEST_CASE("a heat map is a PNG of the announced size, with the colour map's colo
       CHECK(cell(picture, panel, i, j) == (j > i ? masked_colour : sequential_colour(map.panels[0].values(i, j) / largest)));
     }
   }
-  CHECK(picture.any_ink(panel.left - 60, panel.top, panel.left - 10, panel.top + 128));                     // a row label
+  CHECK(picture.any_ink(panel.left - 60, panel.top, panel.left - 10, panel.top + 128));                                // a row label
   CHECK(picture.any_ink(panel.left, panel.top + panel.height + 10, panel.left + 128, panel.top + panel.height + 60));  // a column label
 }
 
@@ -257,6 +257,7 @@ TEST_CASE("labels: all where they fit, every k-th where they do not, numbers whe
   }
   const DrawnPanel numbers = write_heat_map(scratch / "map.png", one_panel(causal(600))).panels[0];
   CHECK(numbers.column_labels == 12);  // 0, 50, ... 550
+  CHECK(numbers.row_labels == 12);
   HeatMap longest = one_panel(causal(3));
   longest.panels[0].row_labels = {std::string(5000, 'w'), "\x1b[2J\n\xff", "\u4e2d\u6587"};
   CHECK(write_heat_map(scratch / "map.png", longest).width < 1400);
@@ -377,7 +378,8 @@ TEST_CASE("text lies where it should, upright and turned") {
   CHECK(upwards[3] - upwards[2] == lying[1] - lying[0]);
   CHECK(fonts.width(fonts.shorten(std::string(100, 'm'), style, 200), style) <= 200);
   CHECK(fonts.shorten("short", style, 1000) == "short");
-  for (const std::string& line : fonts.wrap("some words that go over several lines\nand a new one", style, 300)) CHECK(fonts.width(line, style) <= 300);
+  for (const std::string& line : fonts.wrap("some words that go over several lines\nand a new one", style, 300))
+    CHECK(fonts.width(line, style) <= 300);
   CHECK(fonts.wrap("a\nb", style, 300) == std::vector<std::string>{"a", "b"});
 }
 
@@ -389,7 +391,8 @@ TEST_CASE("token strips: colours by score, the same sentence in the same places,
     TokenStrip strip;
     strip.label = label;
     strip.tokens = words(40);
-    for (int k = 0; k < 40; ++k) strip.scores.push_back((label[0] == 'M' ? 1 : 3) * (k % 5) / 4.0);
+    strip.tokens[2] = ".";  // as wide as its score: 0.50 here, 0.0015 there
+    for (int k = 0; k < 40; ++k) strip.scores.push_back((label[0] == 'M' ? 1 : 0.003) * (k % 5) / 4.0);
     strip.prediction = "positive";
     strip.probability = 0.93;
     strips.strips.push_back(strip);
@@ -412,9 +415,9 @@ TEST_CASE("token strips: colours by score, the same sentence in the same places,
   }
   CHECK(drawn.tokens[0].back().top > drawn.tokens[0].front().top);  // wrapped
   strips.shared_scale = true;
-  CHECK(write_token_strips(scratch / "strip.png", strips).tokens[0][4].colour == highlight_colour(1.0 / 3));
+  CHECK(write_token_strips(scratch / "strip.png", strips).tokens[1][4].colour == highlight_colour(0.003));
   strips.strips[0].scores[0] = -0.5;
-  CHECK(write_token_strips(scratch / "strip.png", strips).tokens[0][0].colour == diverging_colour(-0.5 / 3));
+  CHECK(write_token_strips(scratch / "strip.png", strips).tokens[0][0].colour == diverging_colour(-0.5));
   strips.strips[0].tokens[3] = std::string(3000, 'x');
   const DrawnTokenStrips longest = write_token_strips(scratch / "strip.png", strips);
   for (const DrawnToken& token : longest.tokens[0]) CHECK(token.left + token.width <= longest.width);
@@ -450,7 +453,8 @@ TEST_CASE("text from elsewhere is made safe and measured") {
   CHECK(visible("plain") == "plain");
   CHECK(visible("a\nb\tc\rd") == "a\\nb\\tc\\rd");
   CHECK(visible("\x1b[2J\x07") == "\\x1b[2J\\x07");
-  CHECK(visible("\xc2\x9b" "31m") == "\\x9b31m");  // the one-character form of ESC [
+  CHECK(visible("\xc2\x9b"
+                "31m") == "\\x9b31m");  // the one-character form of ESC [
   CHECK(visible("\u202eevil\u2066") == "\\u202eevil\\u2066");
   CHECK(visible("\xff\xc0\xaf") == "\\xff\\xc0\\xaf");
   CHECK(visible(std::string("\0x", 2)) == "\\x00x");
@@ -502,7 +506,8 @@ TEST_CASE("a sentence in colours: every token on its colour, wrapped, with a leg
   terminal.width = 20;
   const std::string text = show_tokens(scores, terminal);
   const Colour full = highlight_colour(1);
-  CHECK_THAT(text, contains_text("\x1b[48;2;" + std::to_string(full.red) + ";" + std::to_string(full.green) + ";" + std::to_string(full.blue) + "m"));
+  CHECK_THAT(text, contains_text("\x1b[48;2;" + std::to_string(full.red) + ";" + std::to_string(full.green) + ";" +
+                                 std::to_string(full.blue) + "m"));
   const std::string plain = without_colours(text);
   CHECK_FALSE(controls(plain));
   CHECK_THAT(plain, contains_text("Mamba\na touching tale of\npeople .\n"));
