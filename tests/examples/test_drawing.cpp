@@ -274,6 +274,7 @@ TEST_CASE("a map larger than the picture is averaged, and says so") {
   const DrawnPanel& panel = drawn.panels[0];
   const Picture picture = read_png(scratch / "map.png");
   CHECK(panel.rows == 850);
+  CHECK(panel.row_labels == panel.column_labels);  // the same numbers along both sides
   CHECK(panel.width <= 1600);
   CHECK(panel.limit == 1);  // the largest mean, not the largest entry
   CHECK(picture.at(panel.left + 300, panel.top + 7) == sequential_colour(1));
