@@ -5,7 +5,7 @@
 // | IMPLICIT_ATTENTION_EXCEPTIONS          | 1 where the compiler has   | 0: errors go to the handler of core/error.hpp, which must not return    |
 // |                                        | exceptions, else 0         |                                                                         |
 // | IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT  | 4 GiB                      | the largest result a call may allocate unless it says otherwise         |
-// | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 64                         | tokens in one block of the blocked kernels                              |
+// | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 32                         | tokens in one block of the blocked kernels                              |
 // | IMPLICIT_ATTENTION_TILE_CHANNELS       | 64                         | channels walked together by the row, scan and application kernels       |
 //
 // The first, the last two and Eigen's alignment change code or layout, so they are part of the inline ABI namespace:
@@ -31,7 +31,7 @@
 #endif
 
 #ifndef IMPLICIT_ATTENTION_BLOCK_TOKENS
-#define IMPLICIT_ATTENTION_BLOCK_TOKENS 64
+#define IMPLICIT_ATTENTION_BLOCK_TOKENS 32
 #endif
 
 #ifndef IMPLICIT_ATTENTION_TILE_CHANNELS

@@ -125,7 +125,7 @@ void scan_transposed(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g
                     [&]<int Width>(Index channel) { detail::scan_transposed_tile<Width>(dressed, g, channel, out); });
 }
 
-/// The same for a matrix that is given; there is no state to carry. Quadratic in tokens.
+/// The same for a matrix that is given. There is no state that decays: `initial_state` is what the past gives each token. Quadratic in tokens.
 template <Real Scalar>
 void scan(const DressedExplicit<Scalar>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* = nullptr) {
@@ -138,6 +138,7 @@ void scan(const DressedExplicit<Scalar>& dressed, const ScanInput<Scalar>& input
     out.middleCols(head * per_head, per_head).noalias() =
         recurrence.weights.matrix().middleRows(head * recurrence.tokens, recurrence.tokens) * inner.middleCols(head * per_head, per_head);
   });
+  if (!input.initial_state.empty()) out += input.initial_state.matrix();
   if (!dressed.skip.empty()) out.array() += inner.array().rowwise() * dressed.skip.matrix().row(0).array();
   if (!dressed.row_scale.empty()) out.array() *= dressed.row_scale.matrix().array();
 }

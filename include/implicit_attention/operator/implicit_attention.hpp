@@ -1,12 +1,14 @@
 // The unified form as an operator. It knows no architecture.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <utility>
 #include <variant>
 #include <vector>
 
-#include <implicit_attention/kernels/plain.hpp>
+#include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/reduced_rows.hpp>
 #include <implicit_attention/kernels/scan.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
 #include <implicit_attention/operator/reduction.hpp>
@@ -147,39 +149,22 @@ class ImplicitAttention {
   }
 
   void fill(const std::vector<Index>& channel_list, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
-    const Index rows = static_cast<Index>(row_list.size());
-    std::visit(
-        [&](const auto& dressed) {
-          executor(static_cast<Index>(channel_list.size()), [&](Index c) {
-            for (Index r = 0; r < rows; ++r)
-              plain_row(dressed, channel_list[static_cast<std::size_t>(c)], row_list[static_cast<std::size_t>(r)],
-                        out.data() + (c * rows + r) * out.outerStride());
-          });
-        },
-        dressed_);
+    std::visit([&](const auto& dressed) { attention_rows(dressed, channel_list, row_list, out, executor); }, dressed_);
   }
 
   template <class Recurrence>
   static void reduce_rows(const Dressed<Recurrence>& dressed, const std::vector<Index>& channel_list, const std::vector<Index>& row_list,
                           ReductionKind kind, View<Scalar> out, const Executor& executor) {
-    executor(static_cast<Index>(row_list.size()), [&](Index r) {
-      RowVector<Scalar> row(dressed.recurrence.tokens);
-      Eigen::Map<RowVector<Scalar>> joined(out.data() + r * out.outerStride(), out.cols());
-      for (std::size_t c = 0; c < channel_list.size(); ++c) {
-        plain_row(dressed, channel_list[c], row_list[static_cast<std::size_t>(r)], row.data());
-        if (kind == ReductionKind::mean_abs) row = row.cwiseAbs();
-        if (kind == ReductionKind::mean_positive) row = row.cwiseMax(Scalar(0));
-        if (c == 0)
-          joined = row;
-        else if (kind == ReductionKind::max)
-          joined = joined.cwiseMax(row);
-        else if (kind == ReductionKind::min)
-          joined = joined.cwiseMin(row);
-        else
-          joined += row;
-      }
-      if (kind != ReductionKind::max && kind != ReductionKind::min) joined /= static_cast<Scalar>(channel_list.size());
-    });
+    const auto reduced = [&](const auto& join, Scalar initial) { reduced_rows(dressed, channel_list, row_list, out, executor, join, initial); };
+    constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+    switch (kind) {
+      case ReductionKind::mean: reduced(detail::Add{}, Scalar(0)); break;
+      case ReductionKind::mean_abs: reduced(detail::AddAbsolute{}, Scalar(0)); break;
+      case ReductionKind::mean_positive: reduced(detail::AddPositive{}, Scalar(0)); break;
+      case ReductionKind::max: reduced(detail::Largest{}, -infinity); return;
+      case ReductionKind::min: reduced(detail::Smallest{}, infinity); return;
+    }
+    out /= static_cast<Scalar>(channel_list.size());
   }
 
   void run(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) const {

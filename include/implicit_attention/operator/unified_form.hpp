@@ -21,7 +21,8 @@ struct UnifiedForm {
   Array<Scalar> convolution;       ///< (channels, width), as in the checkpoints; `[e, t]` weighs token i - width + 1 + t
   Array<Scalar> convolution_bias;  ///< (1, channels)
   Array<Scalar> convolution_tail;  ///< (width - 1, channels): linear inputs before the first token, carried in
-  Array<Scalar> initial_state;     ///< (state, channels): the recurrent state carried in
+  Array<Scalar> initial_state;     ///< (state, channels): the recurrent state carried in; with an explicit recurrence
+                                   ///< (tokens, channels): what the past adds to R a
   std::vector<Index> convolution_starts;  ///< where the convolution is masked between packed documents
 
   [[nodiscard]] Index tokens() const {
