@@ -54,7 +54,7 @@ double dot(const Matrix<double>& a, const Matrix<double>& b) { return a.cwisePro
 // The tokens at which gradients are looked at one by one: ends, the middle, and both sides of a checkpoint of states.
 std::vector<Index> tokens_to_look_at(Index tokens) {
   std::vector<Index> chosen;
-  for (const Index token : {Index(0), Index(1), tokens / 2, Index(63), Index(64), tokens - 1})
+  for (const Index token : {Index(0), Index(1), tokens / 2, Index(IMPLICIT_ATTENTION_BLOCK_TOKENS - 1), Index(IMPLICIT_ATTENTION_BLOCK_TOKENS), tokens - 1})
     if (token >= 0 && token < tokens) chosen.push_back(token);
   return chosen;
 }
@@ -417,6 +417,68 @@ TEST_CASE("local attention: gradients are those of finite differences", "[gradie
       const LocalAttention<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<LocalAttention<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
     }
+}
+
+// A layer of someone else's, in a namespace of its own: a gated moving average, out = y = sigmoid(u) * average(u).
+namespace foreign {
+
+struct MovingAverage {
+  using Scalar = double;
+  struct Activations {
+    Array<double> x, gate, y, out;
+  };
+  Index size = 5;
+  double decay = 0.8;
+
+  Index width() const { return size; }
+  Index channels() const { return size; }
+  DiagonalRecurrence<double> recurrence(const Array<double>& gate) const {
+    DiagonalRecurrence<double> r;
+    r.tokens = gate.rows();
+    r.channels = size;
+    r.step = Matrix<double>(Matrix<double>::Constant(r.tokens, size, std::log(decay)));
+    r.query_scale = gate;
+    return r;
+  }
+  Activations activations(ConstView<double> u) const {
+    Activations act;
+    act.x = Matrix<double>(u);
+    act.gate = sigmoid(u);
+    DressedDiagonal<double> dressed;
+    dressed.recurrence = recurrence(act.gate);
+    ScanInput<double> input;
+    input.x = act.x;
+    Matrix<double> y(u.rows(), size);
+    scan<double>(dressed, input, y, serial_executor());
+    act.y = y;
+    act.out = act.y;
+    return act;
+  }
+  UnifiedForm<double> lower(const Activations& act, Terms) const {
+    UnifiedForm<double> form;
+    form.recurrence = recurrence(act.gate);
+    return form;
+  }
+};
+
+Array<double> output_projection(const MovingAverage&) { return {}; }
+LayerGradients<double> backward_from_y(const MovingAverage& layer, const MovingAverage::Activations& act, ConstView<double> grad_y,
+                                       const Executor& executor = serial_executor()) {
+  const ScanGradient<double> scan = scan_gradient<double>(layer.recurrence(act.gate), *act.x, {}, grad_y, executor);
+  const Matrix<double> gate = act.gate.matrix();
+  return {grad_y, scan.input, scan.input + (scan.query_scale.array() * gate.array() * (1 - gate.array())).matrix()};
+}
+
+}  // namespace foreign
+
+TEST_CASE("a foreign layer joins by two functions beside it", "[gradient]") {
+  static_assert(DifferentiableLayer<foreign::MovingAverage>);
+  Draw draw(600);
+  const foreign::MovingAverage layer;
+  const Matrix<double> u = draw.normal(70, layer.size), grad_out = draw.normal(70, layer.size);
+  const LayerGradients<double> gradients = backward(layer, layer.activations(u), grad_out);
+  CHECK(gradients.grad_y == grad_out);
+  check_gradient("u", u, gradients.grad_u, [&](const Matrix<double>& value) { return dot(layer.activations(value).out.matrix(), grad_out); }, draw);
 }
 
 // --- Where finite differences alone do not look ----------------------------------------------------------------------

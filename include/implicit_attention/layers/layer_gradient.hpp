@@ -36,7 +36,7 @@ concept DifferentiableLayer =
 /// d y = d out * weight: the gradient behind the output projection, (tokens, channels).
 template <DifferentiableLayer Layer>
 [[nodiscard]] Matrix<typename Layer::Scalar> gradient_before_projection(const Layer& layer, ConstView<typename Layer::Scalar> grad_out) {
-  const Array<typename Layer::Scalar>& weight = output_projection(layer);
+  const Array<typename Layer::Scalar> weight = output_projection(layer);  // shared or viewed, never copied
   if (weight.empty()) return grad_out;
   if (grad_out.cols() != weight.rows())
     raise(ErrorKind::shape, message("backward: grad_out is ", shape_text({grad_out.rows(), grad_out.cols()}), ", expected (tokens, ",
