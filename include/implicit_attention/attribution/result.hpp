@@ -1,0 +1,71 @@
+// What every attribution method gives back, and the checks that they share.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <string_view>
+#include <vector>
+
+#include <implicit_attention/core/shape.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// A row of one layer's map, named where something about it must be said.
+struct LayerRow {
+  Index layer = 0, token = 0;
+  friend bool operator==(LayerRow a, LayerRow b) { return a.layer == b.layer && a.token == b.token; }
+};
+
+/// Why a model gave an output at one token: one number for each input token, and what is to be known about them.
+/// Methods fill what applies to them; each says in its own words what its scores mean and which sign they have.
+template <Real Scalar>
+struct Attribution {
+  RowVector<Scalar> scores;  ///< (tokens): one per input token; zero for those after `position`
+  Matrix<Scalar> map;        ///< (tokens, tokens), row = output token, of the matrix forms; empty otherwise
+  Index position = 0;        ///< the output token; the last one in the matrix forms, whose `scores` are that row
+  /// The number that the scores share out (a logit, a difference of two): relevance, gradient x input, integrated gradients and
+  /// leave-one-out know it. NaN where the method knows none.
+  Scalar explained = std::numeric_limits<Scalar>::quiet_NaN();
+  Scalar bias_share = 0;  ///< relevance: the part of `explained` that the model's biases take. sum(scores) + bias_share == explained
+  /// Integrated gradients: the number at the baseline; sum(scores) + baseline == explained but for the quadrature.
+  Scalar baseline = 0;
+  std::vector<LayerRow> zero_rows;     ///< rollout: rows that sum to zero and were left undivided
+  std::vector<Index> constant_layers;  ///< layers whose map or gradient was constant, so that it could not be stretched to 0..1
+};
+
+namespace detail {
+
+/// Fails on a NaN or an infinity, naming where it is.
+template <class Derived>
+void check_finite(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
+  if (numbers.derived().allFinite()) return;
+  for (Index row = 0; row < numbers.rows(); ++row)
+    for (Index column = 0; column < numbers.cols(); ++column)
+      if (const auto value = numbers(row, column); !std::isfinite(value))
+        raise(ErrorKind::value, message(who, ": ", what, " has ", std::isnan(value) ? "NaN" : "an infinity", " at (", row, ", ", column,
+                                        "), expected finite numbers; are there NaN in the weights or the input?"));
+}
+
+inline void check_position(std::string_view who, Index position, Index tokens) {
+  if (tokens == 0) raise(ErrorKind::value, message(who, ": there are no tokens, expected at least one"));
+  if (position < 0 || position >= tokens)
+    raise(ErrorKind::value, message(who, ": position ", position, " is out of range, expected 0 to ", tokens - 1));
+}
+
+inline void check_layers(std::string_view who, Index layers, Index start_layer = 0) {
+  if (layers <= 0) raise(ErrorKind::value, message(who, ": there are no layers, expected at least one"));
+  if (start_layer < 0 || start_layer >= layers)
+    raise(ErrorKind::value, message(who, ": start layer ", start_layer, " is out of range, expected 0 to ", layers - 1));
+}
+
+template <class Derived>
+void check_map(std::string_view who, Index layer, const Eigen::MatrixBase<Derived>& map, Index tokens) {
+  if (map.rows() != tokens || map.cols() != tokens)
+    raise(ErrorKind::shape, message(who, ": the map of layer ", layer, " is ", shape_text({map.rows(), map.cols()}), ", expected ",
+                                    shape_text({tokens, tokens}), " = (tokens, tokens)"));
+  check_finite(who, message("the map of layer ", layer), map);
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
