@@ -1,0 +1,140 @@
+#include "command_line.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <new>
+#include <system_error>
+
+#include <CLI/CLI.hpp>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/text.hpp>
+
+namespace implicit_attention::examples {
+namespace {
+
+int complain(const std::string& program, const std::string& what) {
+  std::string line = what;
+  std::replace_if(line.begin(), line.end(), [](char letter) { return letter == '\n' || letter == '\r'; }, ' ');
+  std::fprintf(stderr, "%s: %s\n", program.c_str(), printable(line, 2000).c_str());
+  return 2;
+}
+
+// One index of a list, or an error that shows what a list looks like.
+Index parse_index(std::string_view option, std::string_view digits, std::string_view text) {
+  Index value = 0;
+  const char* const end = digits.data() + digits.size();
+  const auto read = std::from_chars(digits.data(), end, value);
+  if (read.ec == std::errc::result_out_of_range) raise(ErrorKind::value, message(option, ": ", digits, " is too large a number"));
+  if (read.ec != std::errc() || read.ptr != end || digits.front() == '-')
+    raise(ErrorKind::value, message(option, ": \"", text, "\" is no list of numbers, expected for example 0,5-7"));
+  return value;
+}
+
+std::string_view trimmed(std::string_view text) {
+  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
+  return text;
+}
+
+}  // namespace
+
+int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
+  const std::string program = app.get_name();
+  try {
+    app.parse(argument_count, arguments);
+    work();
+    if (std::fflush(stdout) != 0) return complain(program, "the output could not be written");
+    return 0;
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(app.help().c_str(), stdout);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
+  } catch (const std::bad_alloc&) {
+    return complain(program, "there is not enough memory for this; ask for fewer channels, fewer rows, or a reduction over channels");
+  } catch (const std::exception& error) {
+    return complain(program, error.what());
+  }
+}
+
+std::vector<Index> parse_index_list(std::string_view option, std::string_view text) {
+  constexpr Index most = 10'000'000;  // of a range: longer ones are mistakes, and would fill the memory before anything can say so
+  std::vector<Index> list;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view part = trimmed(text.substr(begin, end - begin));
+    const std::size_t dash = part.find('-', 1);
+    if (part.empty()) raise(ErrorKind::value, message(option, ": \"", text, "\" is no list of numbers, expected for example 0,5-7"));
+    const Index first = parse_index(option, part.substr(0, dash), text);
+    const Index last = dash == std::string_view::npos ? first : part.size() == dash + 1 ? -1 : parse_index(option, part.substr(dash + 1), text);
+    if (last < first || last - first >= most)
+      raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
+    for (Index index = first; index <= last; ++index) list.push_back(index);
+    begin = end + 1;
+  }
+  return list;
+}
+
+Indices parse_indices(std::string_view option, std::string_view text) {
+  if (text == "all") return Indices::all();
+  if (text == "last") return Indices::last();
+  return parse_index_list(option, text);
+}
+
+ReductionKind parse_reduction(std::string_view text) {
+  if (text == "mean") return ReductionKind::mean;
+  if (text == "mean-abs") return ReductionKind::mean_abs;
+  if (text == "mean-positive") return ReductionKind::mean_positive;
+  raise(ErrorKind::value, message("--reduce: \"", text, "\" is unknown, expected none, mean, mean-abs or mean-positive"));
+}
+
+std::string reduction_text(ReductionKind kind) {
+  switch (kind) {
+    case ReductionKind::mean: return "mean attention over channels";
+    case ReductionKind::mean_abs: return "mean |attention| over channels";
+    case ReductionKind::mean_positive: return "mean positive attention over channels";
+    case ReductionKind::max: return "largest attention over channels";
+    case ReductionKind::min: return "smallest attention over channels";
+  }
+  return "attention";
+}
+
+std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings) {
+  namespace fs = std::filesystem;
+  const fs::path file(path);
+  const std::string ending = file.extension().string();
+  if (std::find(endings.begin(), endings.end(), ending) == endings.end()) {
+    std::string list;
+    for (const std::string_view known : endings) list += message(list.empty() ? "" : known == *(endings.end() - 1) ? " or " : ", ", known);
+    raise(ErrorKind::value, message(option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ", list));
+  }
+  std::error_code ignored;
+  if (file.has_parent_path() && !fs::is_directory(file.parent_path(), ignored))
+    raise(ErrorKind::file, message(option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string()));
+  if (fs::is_directory(file, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file name"));
+  return ending;
+}
+
+FileAndTensor parse_file_and_tensor(const std::string& text) {
+  std::error_code ignored;
+  if (std::filesystem::exists(text, ignored)) return {text, ""};
+  for (std::size_t colon = text.find(':'); colon != std::string::npos; colon = text.find(':', colon + 1))
+    if (std::filesystem::is_regular_file(text.substr(0, colon), ignored)) return {text.substr(0, colon), text.substr(colon + 1)};
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return {text, ""};
+  return {text.substr(0, colon), text.substr(colon + 1)};
+}
+
+std::string some_of(const std::vector<std::string>& names, std::size_t most) {
+  std::string list;
+  const std::size_t shown = names.size() > most ? most - 1 : names.size();
+  for (std::size_t i = 0; i < shown; ++i) list += message(i == 0 ? "" : i + 1 == names.size() ? " and " : ", ", printable(names[i]));
+  if (shown < names.size()) list += message(" and ", names.size() - shown, " more");
+  return list;
+}
+
+}  // namespace implicit_attention::examples

@@ -1,0 +1,48 @@
+// What the command lines share: lists of indices, files that hold tensors, outputs, and mistakes said in one line.
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <implicit_attention/core/types.hpp>
+#include <implicit_attention/operator/reduction.hpp>
+#include <implicit_attention/operator/selection.hpp>
+
+namespace CLI {
+class App;
+}
+
+namespace implicit_attention::examples {
+
+/// Runs `work` after `app` has read the command line. Whatever goes wrong, in the command line or in the work, becomes one line on
+/// stderr and exit status 2; `--help` prints the help and gives 0.
+int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work);
+
+/// `0,5-7` as 0, 5, 6, 7. Fails (value) on anything else, naming `option`.
+[[nodiscard]] std::vector<Index> parse_index_list(std::string_view option, std::string_view text);
+/// `all`, `last`, or a list as above.
+[[nodiscard]] Indices parse_indices(std::string_view option, std::string_view text);
+/// The names of `--reduce` but `none`: mean, mean-abs, mean-positive.
+[[nodiscard]] ReductionKind parse_reduction(std::string_view text);
+/// How a picture or a table calls a reduced map: `mean of |attention| over channels`.
+[[nodiscard]] std::string reduction_text(ReductionKind kind);
+
+/// The ending of an output file, after a look at whether it can be written at all: before any work is done. Fails (value) unless it is
+/// one of `endings`, (file) where its folder is missing.
+[[nodiscard]] std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings);
+
+/// `FILE` or `FILE:TENSOR`.
+struct FileAndTensor {
+  std::string file;
+  std::string tensor;  ///< empty: not named
+};
+/// Splits at the first colon that an existing file stands before; a file whose name holds a colon is taken whole.
+[[nodiscard]] FileAndTensor parse_file_and_tensor(const std::string& text);
+
+/// `a, b and 3 more`: names for a message that must stay one line.
+[[nodiscard]] std::string some_of(const std::vector<std::string>& names, std::size_t most = 6);
+
+}  // namespace implicit_attention::examples
