@@ -1,8 +1,11 @@
-// How long loops run: an executor calls `body(begin, end)` on disjoint ranges that cover 0..count. The library starts no thread of its own.
+// How long loops run. The library starts no thread of its own: it hands its loops to an executor.
+//
+// Here is the serial one; thread_executor.hpp has a pool of std::jthread, openmp_executor.hpp one for OpenMP. An engine passes its own pool:
+//
+//     Executor engine = [&pool](Index count, const std::function<void(Index)>& body) { pool.parallel_for(0, count, body); };
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 #include <functional>
 
 #include <implicit_attention/core/types.hpp>

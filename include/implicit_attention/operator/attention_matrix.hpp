@@ -4,11 +4,12 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/core/types.hpp>
+#include <implicit_attention/core/large_memory.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// (channels, rows, tokens), contiguous. `channel(c)` is the matrix of the c-th chosen channel.
+/// (channels, rows, tokens), contiguous, in huge pages where they pay. `channel(c)` is the matrix of the c-th chosen channel.
+/// Fails (ErrorKind::limit) if the system has no memory for it; its numbers are not initialised.
 template <Real Scalar>
 class AttentionMatrix {
  public:
@@ -16,7 +17,7 @@ class AttentionMatrix {
       : channels_(std::move(channels)),
         rows_(std::move(rows)),
         tokens_(tokens),
-        numbers_(static_cast<Index>(channels_.size() * rows_.size()), tokens) {}
+        numbers_(static_cast<Index>(channels_.size() * rows_.size()), tokens, "attention") {}
 
   [[nodiscard]] Index channels() const { return static_cast<Index>(channels_.size()); }
   [[nodiscard]] Index rows() const { return static_cast<Index>(rows_.size()); }
@@ -26,7 +27,7 @@ class AttentionMatrix {
   [[nodiscard]] const std::vector<Index>& row_indices() const { return rows_; }
 
   [[nodiscard]] ConstView<Scalar> channel(Index c) const { return {numbers_.data() + c * rows() * tokens_, rows(), tokens_}; }
-  [[nodiscard]] Scalar operator()(Index c, Index r, Index token) const { return numbers_(c * rows() + r, token); }
+  [[nodiscard]] Scalar operator()(Index c, Index r, Index token) const { return numbers_.data()[(c * rows() + r) * tokens_ + token]; }
   [[nodiscard]] const Scalar* data() const { return numbers_.data(); }
   /// All matrices one below the other, (channels * rows, tokens).
   [[nodiscard]] View<Scalar> stacked() { return {numbers_.data(), numbers_.rows(), tokens_}; }
@@ -35,7 +36,7 @@ class AttentionMatrix {
  private:
   std::vector<Index> channels_, rows_;
   Index tokens_;
-  Matrix<Scalar> numbers_;
+  LargeMemory<Scalar> numbers_;
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

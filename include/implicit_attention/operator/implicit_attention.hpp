@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/attention_rows.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
 #include <implicit_attention/kernels/scan.hpp>
@@ -59,7 +60,7 @@ class ImplicitAttention {
   [[nodiscard]] Matrix<Scalar> reduce(const Reduction<Scalar>& reduction = {}, const Selection& selection = {}) const {
     const Index rows = static_cast<Index>(selection.rows.resolve(tokens(), "row").size());
     check_byte_limit("reduced map", {rows, tokens()}, sizeof(Scalar), selection.byte_limit);
-    Matrix<Scalar> map(rows, tokens());
+    Matrix<Scalar> map = large_matrix<Scalar>(rows, tokens(), "reduced map");
     reduce_into(map, reduction, selection);
     return map;
   }
@@ -81,7 +82,7 @@ class ImplicitAttention {
 
   /// A x for every channel, (tokens, channels), in linear time.
   [[nodiscard]] Matrix<Scalar> apply(ConstView<Scalar> x, const Executor& executor = serial_executor()) const {
-    Matrix<Scalar> out(tokens(), channels());
+    Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "output");
     apply_into(out, x, executor);
     return out;
   }
@@ -96,7 +97,7 @@ class ImplicitAttention {
 
   /// A^T g for every channel, (tokens, channels), in linear time.
   [[nodiscard]] Matrix<Scalar> apply_transpose(ConstView<Scalar> g, const Executor& executor = serial_executor()) const {
-    Matrix<Scalar> out(tokens(), channels());
+    Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "output");
     apply_transpose_into(out, g, executor);
     return out;
   }

@@ -1,0 +1,115 @@
+// Memory of large results: huge pages where the system has them. A first touch of ordinary pages runs at a fraction of the memory's speed.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <new>
+#include <string_view>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+constexpr std::size_t huge_page_bytes = std::size_t{2} << 20;
+/// From here on a result is worth huge pages: less than half of the last one is wasted.
+constexpr std::size_t huge_page_threshold = 2 * huge_page_bytes;
+
+/// Asks for huge pages where they fit wholly into the memory. Advice: nothing depends on the answer.
+inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes < huge_page_threshold) return;
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(memory), end = begin + bytes;
+  const std::uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes, last = end / huge_page_bytes * huge_page_bytes;
+  if (first < last) static_cast<void>(::madvise(static_cast<char*>(memory) + (first - begin), last - first, MADV_HUGEPAGE));
+#endif
+}
+
+[[noreturn]] inline void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each) {
+  const double mebibytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(bytes_each) / 1048576.0;
+  raise(ErrorKind::limit, message(what, " of ", rows, " x ", columns, " numbers takes ", mebibytes,
+                                  " MiB, which the system does not give; ask for fewer channels, fewer rows, or a reduction over channels"));
+}
+
+[[nodiscard]] inline bool too_many_numbers(Index rows, Index columns, std::size_t bytes_each) {
+  const Index most = std::numeric_limits<Index>::max() / static_cast<Index>(bytes_each) - static_cast<Index>(huge_page_bytes);
+  return columns != 0 && rows > most / columns;
+}
+
+}  // namespace detail
+
+/// Numbers of a large result, (rows, columns), contiguous, not initialised. Aligned to a huge page where it is large enough for some,
+/// else to a cache line. Fails (ErrorKind::limit) if the system has no memory for it; `what` names the result in the message.
+template <Real Scalar>
+class LargeMemory {
+ public:
+  LargeMemory() = default;
+  LargeMemory(Index rows, Index columns, std::string_view what = "a result") : rows_(rows), columns_(columns) {
+    if (rows == 0 || columns == 0) return;
+    if (detail::too_many_numbers(rows, columns, sizeof(Scalar))) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar));
+    std::size_t bytes = static_cast<std::size_t>(rows * columns) * sizeof(Scalar), alignment = 64;
+    if (bytes >= detail::huge_page_threshold) {
+      alignment = detail::huge_page_bytes;
+      bytes = (bytes + alignment - 1) / alignment * alignment;
+    }
+    void* memory = ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+    if (memory == nullptr) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar));
+    detail::advise_huge_pages(memory, bytes);
+    numbers_ = std::unique_ptr<Scalar[], Release>(static_cast<Scalar*>(memory), Release{alignment});
+  }
+  LargeMemory(const LargeMemory& other) : LargeMemory(other.rows_, other.columns_, "a copy") {
+    std::copy_n(other.data(), rows_ * columns_, data());
+  }
+  LargeMemory(LargeMemory&& other) noexcept
+      : rows_(std::exchange(other.rows_, 0)), columns_(std::exchange(other.columns_, 0)), numbers_(std::move(other.numbers_)) {}
+  LargeMemory& operator=(LargeMemory other) noexcept {
+    std::swap(rows_, other.rows_);
+    std::swap(columns_, other.columns_);
+    std::swap(numbers_, other.numbers_);
+    return *this;
+  }
+  ~LargeMemory() = default;
+
+  [[nodiscard]] Index rows() const { return rows_; }
+  [[nodiscard]] Index cols() const { return columns_; }
+  [[nodiscard]] Scalar* data() { return numbers_.get(); }
+  [[nodiscard]] const Scalar* data() const { return numbers_.get(); }
+
+ private:
+  struct Release {
+    std::size_t alignment = 64;
+    void operator()(Scalar* numbers) const { ::operator delete(numbers, std::align_val_t(alignment)); }
+  };
+  Index rows_ = 0, columns_ = 0;
+  std::unique_ptr<Scalar[], Release> numbers_;
+};
+
+/// The same as a Matrix, for results that are ordinary matrices: huge pages where they fit into Eigen's memory.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> large_matrix(Index rows, Index columns, std::string_view what = "a result") {
+  if (detail::too_many_numbers(rows, columns, sizeof(Scalar))) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar));
+  Matrix<Scalar> matrix;
+#if IMPLICIT_ATTENTION_EXCEPTIONS
+  try {
+    matrix.resize(rows, columns);
+  } catch (const std::bad_alloc&) {
+    detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar));
+  }
+#else
+  matrix.resize(rows, columns);
+#endif
+  detail::advise_huge_pages(matrix.data(), static_cast<std::size_t>(matrix.size()) * sizeof(Scalar));
+  return matrix;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

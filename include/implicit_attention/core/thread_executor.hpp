@@ -1,0 +1,119 @@
+// The library's loops on a small pool of std::jthread, for programs that have no pool of their own.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+#include <vector>
+
+#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/shared_loop.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Threads that wait for loops. `workers` counts the calling thread, which works too: a pool of 4 starts 3 threads and keeps them.
+///
+///     ThreadPool pool(4);
+///     Selection selection;
+///     selection.executor = pool.executor();   // the pool must outlive it
+///
+/// A body's exception reaches the caller; the rest of the loop is then left out. No more than `workers` threads ever work: a loop that is
+/// begun within a loop of this or another pool runs on the thread that begins it, and loops from several threads take turns.
+class ThreadPool {
+ public:
+  /// `workers` 0: as many as the machine runs at once.
+  explicit ThreadPool(int workers = 0) {
+    if (workers <= 0) workers = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    threads_.reserve(static_cast<std::size_t>(workers - 1));
+    for (int thread = 1; thread < workers; ++thread) threads_.emplace_back([this](const std::stop_token& stop) { serve(stop); });
+  }
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool() = default;  // the threads are told to stop, and joined
+
+  [[nodiscard]] int workers() const { return static_cast<int>(threads_.size()) + 1; }
+
+  /// Calls `body(i)` for every i in 0..count-1 and returns when all are done.
+  void parallel_for(Index count, const std::function<void(Index)>& body) {
+    if (count <= 1 || threads_.empty() || within_loop()) {
+      for (Index i = 0; i < count; ++i) body(i);
+      return;
+    }
+    const std::lock_guard<std::mutex> turn(turn_);
+    detail::SharedLoop loop(count, body);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      loop_ = &loop;
+      begun_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    within_loop() = true;
+    loop.work();
+    within_loop() = false;
+    {
+      // Threads that have not woken up yet are not waited for: they find no loop.
+      std::unique_lock<std::mutex> lock(mutex_);
+      loop_ = nullptr;
+      done_.wait(lock, [&] { return working_ == 0; });
+    }
+    loop.finish();
+  }
+
+  /// An executor on this pool, which must outlive it.
+  [[nodiscard]] Executor executor() {
+    return [this](Index count, const std::function<void(Index)>& body) { parallel_for(count, body); };
+  }
+
+ private:
+  void serve(const std::stop_token& stop) {
+    within_loop() = true;
+    unsigned seen = 0;
+    while (!stop.stop_requested()) {
+      // The next loop often follows within microseconds, and falling asleep costs more than that.
+      const auto asleep = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+      while (begun_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < asleep) std::this_thread::yield();
+      detail::SharedLoop* loop = nullptr;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (!wake_.wait(lock, stop, [&] { return begun_.load(std::memory_order_relaxed) != seen; })) return;
+        seen = begun_.load(std::memory_order_relaxed);
+        if (loop_ == nullptr) continue;
+        loop = loop_;
+        ++working_;
+      }
+      loop->work();
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        --working_;
+      }
+      done_.notify_one();
+    }
+  }
+
+  /// Whether this thread is running a body of some pool.
+  [[nodiscard]] static bool& within_loop() {
+    thread_local bool within = false;
+    return within;
+  }
+
+  std::mutex turn_;   // held by the thread whose loop runs
+  std::mutex mutex_;  // guards loop_ and working_
+  std::condition_variable_any wake_;
+  std::condition_variable done_;
+  detail::SharedLoop* loop_ = nullptr;
+  int working_ = 0;
+  std::atomic<unsigned> begun_{0};
+  std::vector<std::jthread> threads_;  // last: joined before the rest goes
+};
+
+/// An executor on a pool of its own, which lives as long as any copy of it. `workers` as in ThreadPool.
+[[nodiscard]] inline Executor thread_executor(int workers = 0) {
+  return [pool = std::make_shared<ThreadPool>(workers)](Index count, const std::function<void(Index)>& body) { pool->parallel_for(count, body); };
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,78 @@
+// The serial executor, the pool of threads, and a host's own.
+#include <chrono>
+#include <set>
+#include <thread>
+
+#include <implicit_attention/core/thread_executor.hpp>
+
+#include <core/executor_checks.hpp>
+
+using namespace implicit_attention;
+
+TEST_CASE("Executors call each body once, carry exceptions and nest") {
+  executor_checks::calls_each_once(serial_executor());
+  executor_checks::carries_exceptions(serial_executor());
+  for (const int workers : {0, 1, 2, 3, 7}) {
+    INFO(workers << " workers");
+    const Executor executor = thread_executor(workers);
+    executor_checks::calls_each_once(executor);
+    executor_checks::carries_exceptions(executor);
+    executor_checks::nests(executor);
+  }
+}
+
+TEST_CASE("Results are the same to the last bit for any number of workers") {
+  executor_checks::same_bits_as_serial(serial_executor());
+  for (const int workers : {1, 2, 3, 7}) {
+    INFO(workers << " workers");
+    executor_checks::same_bits_as_serial(thread_executor(workers));
+  }
+  // A host may run bodies in any order.
+  executor_checks::same_bits_as_serial([](Index count, const std::function<void(Index)>& body) {
+    for (Index i = count - 1; i >= 0; --i) body(i);
+  });
+}
+
+TEST_CASE("A pool never has more threads at work than workers, nested loops and several callers included") {
+  ThreadPool pool(3), other(2);
+  CHECK(pool.workers() == 3);
+  CHECK(ThreadPool(1).workers() == 1);
+  CHECK(ThreadPool().workers() >= 1);
+  std::atomic<int> at_work{0}, most{0};
+  const auto body = [&](Index) {
+    const int now = at_work.fetch_add(1) + 1;
+    int before = most.load();
+    while (before < now && !most.compare_exchange_weak(before, now)) {
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+    at_work.fetch_sub(1);
+  };
+  pool.parallel_for(60, body);
+  CHECK(most.load() <= 3);
+  CHECK(most.load() >= 2);  // 60 bodies of 200 us: a second thread wakes up in time
+
+  std::atomic<int> strangers{0};
+  pool.parallel_for(20, [&](Index) {
+    const std::thread::id here = std::this_thread::get_id();
+    const auto inner = [&](Index) { strangers.fetch_add(std::this_thread::get_id() != here); };
+    pool.parallel_for(10, inner);
+    other.parallel_for(10, inner);
+  });
+  CHECK(strangers.load() == 0);
+
+  most = 0;
+  std::thread first([&] { pool.parallel_for(30, body); }), second([&] { pool.parallel_for(30, body); });
+  first.join();
+  second.join();
+  CHECK(most.load() <= 3);
+}
+
+TEST_CASE("A pool's threads survive many short loops, and end with it") {
+  std::atomic<Index> sum{0};
+  for (int round = 0; round < 30; ++round) {
+    ThreadPool pool(4);
+    for (int loop = 0; loop < 100; ++loop) pool.parallel_for(5, [&](Index i) { sum.fetch_add(i); });
+  }
+  CHECK(sum.load() == 30 * 100 * 10);
+  ThreadPool idle(2);  // never used
+}
