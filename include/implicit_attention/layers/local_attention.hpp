@@ -183,13 +183,18 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
       return form;
     }
     check_byte_limit("local attention", {heads(), tokens, tokens}, sizeof(Scalar), IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT);
-    Matrix<Scalar> weights = Matrix<Scalar>::Zero(heads() * tokens, tokens);
+    Matrix<Scalar> weights = Matrix<Scalar>::Zero(heads() * tokens, tokens), carried;
+    if (act.initial.key.rows() > 0) carried = Matrix<Scalar>::Zero(tokens, channels_);
     RowVector<Scalar> row(options_.window + 1);
     for (Index head = 0; head < heads(); ++head)
       for (Index token = 0; token < tokens; ++token) {
         const Reach reach = softmax_row(act, head, token, row.data());
         weights.row(head * tokens + token).segment(reach.first, reach.own) = row.segment(reach.past, reach.own);
+        if (reach.past > 0)
+          carried.row(token).segment(head * head_size_, head_size_).noalias() =
+              row.head(reach.past) * act.initial.value.block(act.initial.value.rows() - reach.past, key_column(head), reach.past, head_size_);
       }
+    if (carried.size() != 0) form.initial_state = std::move(carried);
     ExplicitRecurrence<Scalar> recurrence;
     recurrence.tokens = tokens;
     recurrence.channels = channels_;
@@ -212,12 +217,13 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
     reach.past = std::clamp(options_.window - token, Index(0), act.initial.key.rows());
     const Index column = key_column(head);
     Eigen::Map<RowVector<Scalar>> weights(out, reach.past + reach.own);
-    const RowVector<Scalar> query = act.query.matrix().row(token).segment(head * head_size_, head_size_) / std::sqrt(static_cast<Scalar>(head_size_));
+    const Eigen::Map<const RowVector<Scalar>> query(act.query.row(token) + head * head_size_, head_size_);
     weights.tail(reach.own).noalias() = query * act.key.matrix().block(reach.first, column, reach.own, head_size_).transpose();
     if (reach.past > 0)
       weights.head(reach.past).noalias() =
           query * act.initial.key.block(act.initial.key.rows() - reach.past, column, reach.past, head_size_).transpose();
-    weights = (weights.array() - weights.maxCoeff()).exp().matrix().eval();
+    const Scalar largest = weights.maxCoeff(), scale = Scalar(1) / std::sqrt(static_cast<Scalar>(head_size_));
+    weights.array() = ((weights.array() - largest) * scale).exp();
     weights /= weights.sum();
     return reach;
   }
