@@ -1,0 +1,117 @@
+// Infidelity and sensitivity (Yeh et al. 2019, arXiv 1901.09392), as captum defines them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/metrics/random_numbers.hpp>
+#include <implicit_attention/metrics/scores.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Infidelity from its ingredients: mean over samples s of (p_s - c_s)^2, where p_s = I_s . scores is the change that the scores
+/// foretell for perturbation I_s, and c_s = f(x) - f(x - I_s) the change that came. LOWER is better, 0 is perfect.
+/// `rescale`: the foretold changes are first multiplied by the one factor that makes the result least,
+/// b = sum p_s c_s / sum p_s^2 (0 where all p_s are 0), so that methods need not know the unit of f; captum's `normalize`.
+[[nodiscard]] inline double infidelity(const std::vector<double>& foretold, const std::vector<double>& came, bool rescale = false) {
+  if (foretold.empty() || foretold.size() != came.size())
+    raise(ErrorKind::shape, message("infidelity: there are ", foretold.size(), " foretold changes and ", came.size(), " that came, expected as many, and at least one"));
+  double products = 0, squares = 0;
+  for (std::size_t s = 0; s < came.size(); ++s) {
+    if (!std::isfinite(foretold[s]) || !std::isfinite(came[s])) raise(ErrorKind::value, message("infidelity: sample ", s, " is not finite"));
+    products += foretold[s] * came[s];
+    squares += foretold[s] * foretold[s];
+  }
+  const double factor = !rescale ? 1 : squares > 0 ? products / squares : 0;
+  double sum = 0;
+  for (std::size_t s = 0; s < came.size(); ++s) sum += (factor * foretold[s] - came[s]) * (factor * foretold[s] - came[s]);
+  return sum / static_cast<double>(came.size());
+}
+
+/// Sets of kept tokens for `infidelity`, (samples): each token is taken away with `probability`, at least one always (a draw that takes
+/// none is drawn again). The same seed gives the same sets, so that methods are compared on the same perturbations.
+/// One token: it is always the one.
+[[nodiscard]] inline std::vector<KeptTokens> random_perturbations(Index tokens, Index samples, double probability, std::uint64_t seed) {
+  if (tokens <= 0) raise(ErrorKind::shape, "random_perturbations: there are no tokens, expected at least one");
+  if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
+  if (!(probability > 0 && probability <= 1)) raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
+  std::mt19937_64 engine(seed);
+  std::vector<KeptTokens> sets;
+  while (static_cast<Index>(sets.size()) < samples) {
+    KeptTokens kept(static_cast<std::size_t>(tokens), true);
+    for (std::size_t token = 0; token < kept.size(); ++token) kept[token] = detail::uniform(engine) >= probability;
+    if (tokens == 1) kept[0] = false;
+    if (std::find(kept.begin(), kept.end(), false) != kept.end()) sets.push_back(std::move(kept));
+  }
+  return sets;
+}
+
+/// Infidelity (Yeh et al. 2019, eq. 1) with tokens taken away: I is 1 where a token is gone and 0 elsewhere, so scores are to be effects
+/// of whole tokens, as gradient x input and leave-one-out are. mean over sets of (sum of scores of the gone tokens - (f(all) -
+/// f(kept)))^2. LOWER is better; unit: f squared. Ties do not matter. One token: with `rescale`, 0 unless its score is 0.
+template <PerturbedModel Model>
+[[nodiscard]] double infidelity(const Scores& scores, const std::vector<KeptTokens>& perturbations, Model&& model, bool rescale = false) {
+  const double whole = detail::run_kept("infidelity", model, KeptTokens(static_cast<std::size_t>(scores.size()), true));
+  std::vector<double> foretold, came;
+  for (const KeptTokens& kept : perturbations) {
+    detail::check_same_size("infidelity", "a perturbation's flags", static_cast<Index>(kept.size()), scores.size());
+    double sum = 0;
+    for (std::size_t token = 0; token < kept.size(); ++token)
+      if (!kept[token]) sum += scores[static_cast<Index>(token)];
+    foretold.push_back(sum);
+    came.push_back(whole - detail::run_kept("infidelity", model, kept));
+  }
+  return infidelity(foretold, came, rescale);
+}
+
+/// The part of the changes that scores leave unexplained: rescaled infidelity divided by the mean of c_s^2. In [0, 1], LOWER is better; 1 is
+/// what scores of all zeros get. It can be averaged over texts whose changes have different sizes. NaN where the model never changes.
+template <PerturbedModel Model>
+[[nodiscard]] double relative_infidelity(const Scores& scores, const std::vector<KeptTokens>& perturbations, Model&& model) {
+  const double none = infidelity(Scores(std::vector<double>(static_cast<std::size_t>(scores.size()), 0.0)), perturbations, model);
+  if (none == 0) return std::numeric_limits<double>::quiet_NaN();
+  return infidelity(scores, perturbations, model, true) / none;
+}
+
+/// `input` (any shape, token embeddings say) with a number drawn evenly from [-radius, radius] added to each of its own.
+/// The same seed gives the same noise.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
+  if (!(radius >= Scalar(0)) || !std::isfinite(radius)) raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
+  std::mt19937_64 engine(seed);
+  Matrix<Scalar> result = input;
+  for (Index i = 0; i < result.size(); ++i) result.data()[i] += static_cast<Scalar>((2 * detail::uniform(engine) - 1)) * radius;
+  return result;
+}
+
+/// Gives the scores for the perturbed input number `sample`, 0, 1, ...
+template <class Explain>
+concept PerturbedExplanation = std::invocable<Explain&, Index> && std::convertible_to<std::invoke_result_t<Explain&, Index>, Scores>;
+
+/// Maximum sensitivity (Yeh et al. 2019, eq. 5): max over samples d of |scores(x + d) - scores(x)| / |scores(x)|, Euclidean norms. LOWER
+/// is better, but a method that ignores its input gets 0. captum draws 10 perturbations evenly from the max-norm ball of radius 0.02;
+/// which ones is the caller's (perturbed_within). Where scores(x) are all 0, the norm counts as 1, as in captum. Ties do not matter, one token is nothing special.
+template <PerturbedExplanation Explain>
+[[nodiscard]] double sensitivity_max(const Scores& scores, Index samples, Explain&& explain) {
+  if (samples <= 0) raise(ErrorKind::value, message("sensitivity: ", samples, " samples, expected at least one"));
+  double norm = 0, largest = 0;
+  for (const double score : scores.numbers()) norm += score * score;
+  for (Index sample = 0; sample < samples; ++sample) {
+    const Scores other = explain(sample);
+    detail::check_same_size("sensitivity", message("the scores of sample ", sample), other.size(), scores.size());
+    double squares = 0;
+    for (Index token = 0; token < scores.size(); ++token) squares += (other[token] - scores[token]) * (other[token] - scores[token]);
+    largest = std::max(largest, squares);
+  }
+  return std::sqrt(largest / (norm > 0 ? norm : 1.0));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,127 @@
+// Faithfulness by taking tokens away or putting them back: perturbation, activation, pruning, flipping, insertion, comprehensiveness,
+// sufficiency. f(kept) below is what the model gives when only the kept tokens are there.
+#pragma once
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/metrics/curve.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// f after the first share of tokens in the order is taken away: values[s] = f(all without the first k_s), fractions[s] = the share gone.
+template <PerturbedModel Model>
+[[nodiscard]] Curve perturbation_curve(const Scores& scores, Relevance first, const Steps& steps, Model&& model) {
+  const std::vector<Index> order = order_of(scores, first);
+  Curve curve;
+  for (const auto& [fraction, count] : steps.of(scores.size())) {
+    curve.fractions.push_back(fraction);
+    curve.values.push_back(detail::run_kept("perturbation", model, without_first(order, count)));
+  }
+  return curve;
+}
+
+/// f when only the first share of tokens in the order is there, from none on: values[s] = f(the first k_s alone), fractions[s] = the
+/// share that is there.
+template <PerturbedModel Model>
+[[nodiscard]] Curve insertion_curve(const Scores& scores, Relevance first, const Steps& steps, Model&& model) {
+  const std::vector<Index> order = order_of(scores, first);
+  Curve curve;
+  for (const auto& [fraction, count] : steps.of(scores.size())) {
+    curve.fractions.push_back(fraction);
+    curve.values.push_back(detail::run_kept("insertion", model, only_first(order, count)));
+  }
+  return curve;
+}
+
+/// Positive perturbation (arXiv 2403.01590, section 4.2; Chefer et al. 2021): the area under f while the most relevant tokens go first.
+/// LOWER is better. With f = 1 where the predicted class is right (or unchanged) and 0 where not, the mean over texts is the area under
+/// their accuracy; f may as well be a probability or a logit. The paper's steps are 10 % to 90 %; it does not say by which rule it
+/// divides the area, so both are here. Ties: in the order of the text. One token: gone from a share of one half on.
+template <PerturbedModel Model>
+[[nodiscard]] double positive_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(), AreaRule rule = AreaRule::trapezoid) {
+  return area(perturbation_curve(scores, Relevance::most, steps, model), rule);
+}
+
+/// Negative perturbation (the same sources): the area under f while the least relevant tokens go first. HIGHER is better.
+/// Ties and one token: as above; with all scores equal, the same number as positive_perturbation.
+template <PerturbedModel Model>
+[[nodiscard]] double negative_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(), AreaRule rule = AreaRule::trapezoid) {
+  return area(perturbation_curve(scores, Relevance::least, steps, model), rule);
+}
+
+/// Area under activation (arXiv 2403.01590, appendix A; Ali et al. 2022): f, the probability of the target, while tokens are put back
+/// into an empty text, the most relevant first, one at a time. HIGHER is better. Ties: in the order of the text. One token: the mean of
+/// f without and with it.
+template <PerturbedModel Model>
+[[nodiscard]] double activation(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
+  return area(insertion_curve(scores, Relevance::most, steps, model), rule);
+}
+
+/// The squared error of f while tokens go, least absolute relevance first: values[s] = (f(all) - f(all without the first k_s))^2.
+template <PerturbedModel Model>
+[[nodiscard]] Curve pruning_curve(const Scores& scores, const Steps& steps, Model&& model) {
+  const double whole = detail::run_kept("pruning", model, KeptTokens(static_cast<std::size_t>(scores.size()), true));
+  Curve curve = perturbation_curve(scores, Relevance::least_absolute, steps, model);
+  for (double& value : curve.values) value = (whole - value) * (whole - value);
+  return curve;
+}
+
+/// Pruning (arXiv 2403.01590, appendix A; Ali et al. 2022): the area under pruning_curve, f being the logit; the mean over texts is the
+/// area under the mean squared error. LOWER is better. Its unit is that of the logit, squared: not for comparing models.
+/// Ties of absolute values: in the order of the text. One token: half of its squared effect (trapezoid and mean alike).
+template <PerturbedModel Model>
+[[nodiscard]] double pruning(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
+  return area(pruning_curve(scores, steps, model), rule);
+}
+
+/// Difference of flipping areas, Delta A^F = A_LeRF - A_MoRF (MambaLRP, arXiv 2406.07592): the area under the target's score while the
+/// least relevant tokens go first, less that while the most relevant go first. HIGHER is better; random scores have the mean 0.
+/// Ties: in the order of the text both times, so a constant map gets 0. One token: 0.
+template <PerturbedModel Model>
+[[nodiscard]] double flipping_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
+  return area(perturbation_curve(scores, Relevance::least, steps, model), rule) - area(perturbation_curve(scores, Relevance::most, steps, model), rule);
+}
+
+/// Difference of insertion areas, Delta A^I = A_MoRF - A_LeRF (the same source): the area while tokens are put back into an empty text, most
+/// relevant first, less that with the least relevant first. HIGHER is better. Where no scores are tied and tokens are taken away and
+/// put back in the same way, it walks the very sets that flipping walks, and is the same number: it says something of its own only if
+/// `model` differs (flipped tokens replaced by others, say, and inserted into blanks). Ties and one token: as flipping_difference.
+template <PerturbedModel Model>
+[[nodiscard]] double insertion_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
+  return area(insertion_curve(scores, Relevance::most, steps, model), rule) - area(insertion_curve(scores, Relevance::least, steps, model), rule);
+}
+
+/// How much the prediction needs the most relevant tokens, and how far they suffice.
+struct Rationale {
+  double comprehensiveness = 0;  ///< mean over thresholds of f(all) - f(all without the top share); HIGHER is better
+  double sufficiency = 0;        ///< mean over thresholds of f(all) - f(the top share alone); LOWER is better
+};
+
+/// The shares of ERASER (DeYoung et al. 2020, arXiv 1911.03429).
+[[nodiscard]] inline std::vector<double> rationale_thresholds() { return {0.01, 0.05, 0.1, 0.2, 0.5}; }
+
+/// Comprehensiveness and sufficiency (DeYoung et al. 2020, section 4.2), f being the probability of the class predicted from the whole
+/// text: areas over the perturbation curve (AOPC), means over thresholds, each of which takes its share of the tokens rounded up, so at
+/// least one. Ties: in the order of the text. One token: f(all) - f(none), and 0.
+template <PerturbedModel Model>
+[[nodiscard]] Rationale comprehensiveness_and_sufficiency(const Scores& scores, Model&& model, const std::vector<double>& thresholds = rationale_thresholds()) {
+  if (thresholds.empty()) raise(ErrorKind::value, "comprehensiveness: there are no thresholds, expected at least one above 0, up to 1");
+  for (const double threshold : thresholds)
+    if (!(threshold > 0 && threshold <= 1)) raise(ErrorKind::value, message("comprehensiveness: threshold ", threshold, " is out of range, expected above 0, up to 1"));
+  const std::vector<Index> order = order_of(scores, Relevance::most);
+  const double whole = detail::run_kept("comprehensiveness", model, KeptTokens(order.size(), true));
+  Rationale result;
+  for (const double threshold : thresholds) {
+    // Less a little, so that 0.1 * 30 = 3.0000000000000004 is 3 tokens.
+    const auto count = static_cast<Index>(std::ceil(threshold * static_cast<double>(order.size()) - 1e-9));
+    result.comprehensiveness += whole - detail::run_kept("comprehensiveness", model, without_first(order, count));
+    result.sufficiency += whole - detail::run_kept("sufficiency", model, only_first(order, count));
+  }
+  result.comprehensiveness /= static_cast<double>(thresholds.size());
+  result.sufficiency /= static_cast<double>(thresholds.size());
+  return result;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

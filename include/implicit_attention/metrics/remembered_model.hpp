@@ -1,0 +1,37 @@
+// Metrics ask the same questions again: what the model said to a set of kept tokens is remembered.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+
+#include <implicit_attention/metrics/scores.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// A callable over sets of kept tokens that runs `model` once for each set. `model` may give anything that can be copied, several numbers
+/// at once say; the metrics are then handed lambdas that choose one of them:
+///
+///     RememberedModel run([&](const KeptTokens& kept) { return outputs_of(kept); });
+///     perturbation_curve(scores, Relevance::most, Steps::each_token(), [&](const KeptTokens& kept) { return run(kept).logit; });
+template <class Model>
+class RememberedModel {
+ public:
+  using Output = std::decay_t<std::invoke_result_t<Model&, const KeptTokens&>>;
+  explicit RememberedModel(Model model) : model_(std::move(model)) {}
+
+  const Output& operator()(const KeptTokens& kept) {
+    const auto found = outputs_.find(kept);
+    if (found != outputs_.end()) return found->second;
+    return outputs_.emplace(kept, model_(kept)).first->second;
+  }
+  /// How often the model was run.
+  [[nodiscard]] std::size_t runs() const { return outputs_.size(); }
+
+ private:
+  Model model_;
+  std::unordered_map<KeptTokens, Output> outputs_;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END
