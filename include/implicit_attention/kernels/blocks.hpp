@@ -36,10 +36,8 @@ class BlockPlan {
  public:
   explicit BlockPlan(const DressedDiagonal<Scalar>& dressed) : dressed_(&dressed) {
     const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
-    if (recurrence.key.empty())
-      key_.setOnes(recurrence.state, recurrence.tokens);
-    else
-      key_ = recurrence.key.matrix().transpose();
+    query_ = transposed(recurrence.query);
+    key_ = transposed(recurrence.key);
     auto start = recurrence.starts.begin();
     Index document = 0;
     for (Index token = 0; token < recurrence.tokens;) {
@@ -78,14 +76,22 @@ class BlockPlan {
   [[nodiscard]] const Scalar* token_key(Index token) const {
     return dressed_->recurrence.key.empty() ? ones_.data() : dressed_->recurrence.key.row(token);
   }
-  [[nodiscard]] const Matrix<Scalar>& key() const { return key_; }  ///< (state, tokens)
+  [[nodiscard]] const Matrix<Scalar>& query() const { return query_; }  ///< (state, tokens and a block)
+  [[nodiscard]] const Matrix<Scalar>& key() const { return key_; }      ///< (state, tokens and a block)
 
  private:
+  [[nodiscard]] Matrix<Scalar> transposed(const Array<Scalar>& array) const {
+    const Index state = dressed_->recurrence.state, tokens = dressed_->recurrence.tokens;
+    Matrix<Scalar> out = Matrix<Scalar>::Ones(state, tokens + IMPLICIT_ATTENTION_BLOCK_TOKENS);  // readable a block beyond the last token
+    if (!array.empty()) out.leftCols(tokens) = array.matrix().transpose();
+    return out;
+  }
+
   const DressedDiagonal<Scalar>* dressed_;
   std::vector<TokenBlock> blocks_;
   std::vector<detail::Panel> panels_;
   std::vector<Index> reach_, panel_of_;
-  Matrix<Scalar> key_;
+  Matrix<Scalar> query_, key_;
   RowVector<Scalar> ones_;
 };
 
@@ -100,8 +106,8 @@ struct BlockScratch {
     keys.resize(static_cast<Index>(plan.panels().size()) * inner * detail::register_lanes<Scalar>);
     queries.resize((block + rows - 1) / rows * rows * inner);
     near.resize(block, near_stride);
-    elapsed.resize(block);
-    scale.resize(block);
+    elapsed.resize((block + rows - 1) / rows * rows);
+    scale.resize(elapsed.size());
     between.resize(state);
     gaps.resize(static_cast<Index>(plan.blocks().size()));
     walk.resize(state, group);
@@ -180,26 +186,26 @@ class ChannelBlocks {
   /// Query factors of the rows of a block, row weights included, packed as the `place`-th of the scratch's channels.
   void queries(Index index, BlockScratch<Scalar>& scratch, Index place = 0) const {
     using detail::entry;
-    constexpr Index rows = detail::register_rows;
+    constexpr int rows = detail::register_rows;
     const DressedDiagonal<Scalar>& dressed = plan_->dressed();
     const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
     const TokenBlock& block = plan_->block(index);
+    scratch.elapsed.setZero();
+    scratch.scale.setZero();
     Scalar elapsed = 0;
     for (Index i = 0; i < block.tokens; ++i) {
       const Index token = block.first + i;
       if (!recurrence.exclusive) elapsed += step_[token];
-      const Scalar scale = entry(dressed.row_scale, token, channel_) * entry(recurrence.query_scale, token, channel_);
-      const Eigen::Map<const Row> query(plan_->token_query(token), recurrence.state);
-      Eigen::Map<Row, 0, Eigen::InnerStride<>> packed(
-          scratch.queries.data() + (i / rows) * rows * scratch.inner + place * recurrence.state * rows + i % rows, recurrence.state,
-          Eigen::InnerStride<>(rows));
-      scratch.between = (rate_ * elapsed).exp();
-      packed = scale * query * scratch.between;
+      scratch.elapsed[i] = elapsed;
+      scratch.scale[i] = entry(dressed.row_scale, token, channel_) * entry(recurrence.query_scale, token, channel_);
       if (recurrence.exclusive) elapsed += step_[token];
     }
-    for (Index i = block.tokens; i % rows != 0; ++i)
+    for (Index i = 0; i < block.tokens; i += rows) {
+      Scalar* packed = scratch.queries.data() + i * scratch.inner + place * recurrence.state * rows;
       for (Index n = 0; n < recurrence.state; ++n)
-        scratch.queries[(i / rows) * rows * scratch.inner + (place * recurrence.state + n) * rows + i % rows] = 0;
+        lanes<rows>(packed + n * rows) = lanes<rows>(&scratch.scale[i]) * lanes<rows>(&plan_->query()(n, block.first + i)) *
+                                         (rate_[n] * lanes<rows>(&scratch.elapsed[i])).exp();
+    }
   }
 
   /// Key factors of the columns from `first_panel` up to a block, referred to the block's start, packed as the `place`-th of the scratch's
@@ -239,7 +245,9 @@ class ChannelBlocks {
     const TokenBlock& block = plan_->block(index);
     const Index lead = plan_->lead(), count = block.tokens;
     scratch.plain.topRows(count).setZero();
-    for (Index i = 0; i < count; ++i) scratch.decays.row(i) = (rate_ * step_[block.first + i]).exp();
+    for (Index i = 0; i < count; ++i) scratch.decays.row(i) = rate_ * step_[block.first + i];
+    Eigen::Map<Row> decays(scratch.decays.data(), count * rate_.size());
+    decays = decays.exp();
     for (Index base = 0; base < count; base += group) walk_columns(block, base, scratch);
 
     const Scalar skip = entry(dressed.skip, 0, channel_, Scalar(0));

@@ -31,29 +31,36 @@ void product_panels(const Scalar* queries, const Scalar* keys, Index inner, Inde
                     const Target& row, const Join& join) {
   constexpr int width = register_lanes<Scalar>;
   using Lane = Lanes<Scalar, width>;
-  for (Index index = begin; index < end; ++index) {
+  const auto tile = [&](Index index, Index base) {
     const Panel& panel = panels[static_cast<std::size_t>(index)];
     const Scalar* panel_keys = keys + index * inner * width;
-    for (Index base = 0; base < rows; base += register_rows) {
-      const Scalar* group = queries + base * inner;
-      std::array<Lane, register_rows> sums;
-      for (Lane& sum : sums) sum.setZero();
-      for (Index n = 0; n < inner; ++n) {
-        const Lane key = lanes<width>(panel_keys + n * width);
-        for (std::size_t r = 0; r < register_rows; ++r) sums[r] += group[n * register_rows + static_cast<Index>(r)] * key;
+    const Scalar* group = queries + base * inner;
+    std::array<Lane, register_rows> sums;
+    for (Lane& sum : sums) sum.setZero();
+    for (Index n = 0; n < inner; ++n) {
+      const Lane key = lanes<width>(panel_keys + n * width);
+      for (std::size_t r = 0; r < register_rows; ++r) sums[r] += group[n * register_rows + static_cast<Index>(r)] * key;
+    }
+    const Index valid = std::min<Index>(register_rows, rows - base);
+    if (valid == register_rows && panel.columns == width) {
+      for (std::size_t r = 0; r < register_rows; ++r) {
+        Eigen::Map<Lane> target(row(base + static_cast<Index>(r)) + panel.first);
+        target = join(target, sums[r]);
       }
-      const Index valid = std::min<Index>(register_rows, rows - base);
+    } else {
       for (Index r = 0; r < valid; ++r) {
         Scalar* target = row(base + r) + panel.first;
-        const Lane& sum = sums[static_cast<std::size_t>(r)];
-        if (panel.columns == width) {
-          Eigen::Map<Lane> whole(target);
-          whole = join(whole, sum);
-        } else {
-          for (Index c = 0; c < panel.columns; ++c) target[c] = join(target[c], sum[c]);
-        }
+        for (Index c = 0; c < panel.columns; ++c) target[c] = join(target[c], sums[static_cast<std::size_t>(r)][c]);
       }
     }
+  };
+  // Few factors: the result is what costs, so it is written along its rows. Many: a panel's factors stay in the nearest cache.
+  if (inner <= 64) {
+    for (Index base = 0; base < rows; base += register_rows)
+      for (Index index = begin; index < end; ++index) tile(index, base);
+  } else {
+    for (Index index = begin; index < end; ++index)
+      for (Index base = 0; base < rows; base += register_rows) tile(index, base);
   }
 }
 

@@ -2,12 +2,23 @@
 #pragma once
 
 #include <algorithm>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/shape.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Fails unless `starts` are tokens in ascending order.
+inline void check_ascending(std::string_view who, std::string_view name, const std::vector<Index>& starts, Index tokens) {
+  Index before = -1;
+  for (const Index start : starts) {
+    if (start <= before || start >= tokens)
+      raise(ErrorKind::value, message(who, ": ", name, " has ", start, before < 0 ? "" : message(" after ", before), ", expected tokens in ascending order, below ", tokens));
+    before = start;
+  }
+}
 
 /// For each channel `e`, with `N` states:
 ///
@@ -50,6 +61,7 @@ struct DiagonalRecurrence {
     per_token("query_scale", query_scale, channels, "(tokens, channels)");
     per_token("key_scale", key_scale, channels, "(tokens, channels)");
     if (exclusive) check_shape("DiagonalRecurrence", "diagonal", diagonal, tokens, channels, "(tokens, channels)");
+    check_ascending("DiagonalRecurrence", "starts", starts, tokens);
   }
 };
 

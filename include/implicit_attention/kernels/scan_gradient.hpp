@@ -75,7 +75,9 @@ class ScanGradientTile {
  private:
   static constexpr Index block = IMPLICIT_ATTENTION_BLOCK_TOKENS;
 
-  [[nodiscard]] bool starts_at(Index token) const { return std::binary_search(recurrence_.starts.begin(), recurrence_.starts.end(), token); }
+  [[nodiscard]] bool starts_at(Index token) const {
+    return std::binary_search(recurrence_.starts.begin(), recurrence_.starts.end(), token);
+  }
   [[nodiscard]] Lane written(Index token) const {
     Lane value = lanes<Width>(input_.data() + token * input_.outerStride() + channel_);
     if (!recurrence_.key_scale.empty()) value *= lanes<Width>(recurrence_.key_scale.row(token) + channel_);
@@ -152,7 +154,9 @@ class ScanGradientTile {
     put(gradient.input, token, value_gradient);
   }
 
-  void put(Matrix<Scalar>& out, Index token, const Lane& numbers) const { lanes<Width>(out.data() + token * out.cols() + channel_) = numbers; }
+  void put(Matrix<Scalar>& out, Index token, const Lane& numbers) const {
+    lanes<Width>(out.data() + token * out.cols() + channel_) = numbers;
+  }
 
   const DiagonalRecurrence<Scalar>& recurrence_;
   ConstView<Scalar> input_;
