@@ -86,6 +86,7 @@ TEST_CASE("steps: each token, and shares rounded to the nearest token") {
   counts.clear();
   for (const auto& [fraction, count] : Steps::tenths().of(1)) counts.push_back(count);
   CHECK(counts == std::vector<Index>{0, 0, 0, 0, 1, 1, 1, 1, 1});
+  CHECK(Steps::at({0.29}).of(50).front().second == 15);  // in binary, 14.499999999999998
   CHECK_THAT(message_of([] { (void)Steps::at({}); }), contains_text("no fractions"));
   CHECK_THAT(message_of([] { (void)Steps::at({0.5, 0.5}); }), contains_text("rising"));
   CHECK_THAT(message_of([] { (void)Steps::at({std::nan("")}); }), contains_text("rising"));

@@ -60,7 +60,7 @@ class Steps {
     const auto n = static_cast<double>(tokens);
     if (fractions_.empty())
       for (Index count = 0; count <= tokens; ++count) steps.emplace_back(static_cast<double>(count) / n, count);
-    // The small addition makes 0.7 * 15 = 10.5 and its like, which have no exact binary form, round up as they should.
+    // The small addition makes 0.29 * 50 = 14.5, which is 14.499999999999998 in binary, round up as it should.
     for (const double fraction : fractions_) steps.emplace_back(fraction, static_cast<Index>(std::floor(fraction * n + 0.5 + 1e-9)));
     return steps;
   }
