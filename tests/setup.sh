@@ -27,6 +27,15 @@ have_header() { # one of several spellings, wherever headers usually are
   done
   return 1
 }
+have_font() { # DejaVu Sans, or the one the user names: the same places as examples/support/canvas.cpp
+  [ -z "${IMPLICIT_ATTENTION_FONT:-}" ] || return 0
+  local folder
+  for folder in /usr/share/fonts/truetype/dejavu /usr/share/fonts/dejavu /usr/share/fonts/dejavu-sans-fonts /usr/share/fonts/TTF \
+    /usr/local/share/fonts/dejavu /opt/homebrew/share/fonts /usr/local/share/fonts /Library/Fonts; do
+    if [ -e "$folder/DejaVuSans.ttf" ]; then return 0; fi
+  done
+  return 1
+}
 have_cmake() { # 3.23 or newer
   have cmake || return 1
   local version
@@ -51,6 +60,7 @@ missing_packages() {
         have_header CLI/CLI.hpp || echo libcli11-dev
         have_header png.h || echo libpng-dev
         have_header freetype2/ft2build.h ft2build.h || echo libfreetype-dev
+        have_font || echo fonts-dejavu-core
         ;;
       benchmarks) have_header benchmark/benchmark.h || echo libbenchmark-dev ;;
       clang) have clang++ || echo clang ;;
