@@ -47,6 +47,13 @@ struct UnifiedForm {
     if (!convolution.empty()) check_shape("UnifiedForm", "convolution", convolution, count, convolution.cols(), "(channels, width)");
     if (!convolution_tail.empty())
       check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");
+    if (!initial_state.empty()) {
+      if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&recurrence))
+        check_shape("UnifiedForm", "initial_state", initial_state, diagonal->state, count, "(state, channels)");
+      else
+        per_token("initial_state", initial_state);
+    }
+    check_ascending("UnifiedForm", "convolution_starts", convolution_starts, length);
   }
 };
 
