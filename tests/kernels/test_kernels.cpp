@@ -1,0 +1,219 @@
+// The kernels on recurrences of every kind, also such as no architecture has: the plain row, the row walk, the blocked product form, the
+// reductions and both applications, against the recurrence itself run on one unit input after the other.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/random.hpp>
+
+#include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/plain.hpp>
+#include <implicit_attention/kernels/reduced_rows.hpp>
+#include <implicit_attention/kernels/scan.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+
+template <class Scalar>
+struct Kind {
+  std::string text;
+  DressedDiagonal<Scalar> dressed;
+};
+
+/// A random recurrence; each bit of `parts` is something that is there.
+template <class Scalar>
+Kind<Scalar> random_kind(Index tokens, Index channels, Index state, Index width, unsigned parts, std::uint64_t seed) {
+  Draw draw(seed);
+  const auto has = [&](unsigned bit) { return (parts >> bit & 1u) != 0; };
+  Kind<Scalar> kind;
+  DressedDiagonal<Scalar>& dressed = kind.dressed;
+  DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+  recurrence.tokens = tokens;
+  recurrence.channels = channels;
+  recurrence.state = state;
+  recurrence.step = has(0) ? draw.uniforms<Scalar>(tokens, channels, 0, 0.4) : draw.uniforms<Scalar>(tokens, channels, 0, 20);
+  if (has(1) || state > 1)
+    recurrence.rate = draw.uniforms<Scalar>(state, channels, -2, 0);
+  else
+    recurrence.step = Matrix<Scalar>(-recurrence.step.matrix());
+  if (has(2)) recurrence.query = draw.normals<Scalar>(tokens, state);
+  if (has(3)) recurrence.key = draw.normals<Scalar>(tokens, state);
+  if (has(4)) recurrence.query_scale = draw.normals<Scalar>(tokens, channels);
+  if (has(5)) recurrence.key_scale = draw.normals<Scalar>(tokens, channels);
+  recurrence.exclusive = has(6);
+  if (has(6)) recurrence.diagonal = draw.normals<Scalar>(tokens, channels);
+  if (has(7))
+    for (const Index start : {Index(0), Index(3), Index(4), Index(32), Index(64), Index(70)})
+      if (start < tokens && (start > 0 || has(0))) recurrence.starts.push_back(start);
+  if (has(8)) dressed.taps = draw.normals<Scalar>(width, channels);
+  if (has(9) && has(8))
+    for (const Index start : {Index(2), Index(5), Index(33), Index(64)})
+      if (start < tokens) dressed.convolution_starts.push_back(start);
+  if (has(10)) dressed.row_scale = draw.normals<Scalar>(tokens, channels);
+  if (has(11)) dressed.skip = draw.normals<Scalar>(1, channels);
+  if (has(12)) dressed.inner_scale = draw.normals<Scalar>(tokens, channels);
+  if (has(13)) dressed.column_scale = draw.normals<Scalar>(tokens, channels);
+  std::ostringstream text;
+  text << (sizeof(Scalar) == 4 ? "float" : "double") << ", " << tokens << " tokens, " << channels << " channels, state " << state << ", width "
+       << dressed.width() << ", parts " << parts << ", seed " << seed;
+  kind.text = text.str();
+  return kind;
+}
+
+/// The matrix of one channel: its recurrence, as its definition has it, run on each unit input.
+template <class Scalar>
+Matrix<double> by_definition(const DressedDiagonal<Scalar>& dressed, Index e) {
+  const DiagonalRecurrence<Scalar>& r = dressed.recurrence;
+  const auto at = [](const Array<Scalar>& array, Index i, Index j) { return array.empty() ? 1.0 : static_cast<double>(array(i, j)); };
+  const auto among = [](const std::vector<Index>& starts, Index token) { return std::find(starts.begin(), starts.end(), token) != starts.end(); };
+  Matrix<double> matrix(r.tokens, r.tokens);
+  for (Index unit = 0; unit < r.tokens; ++unit) {
+    std::vector<double> state(static_cast<std::size_t>(r.state), 0.0);
+    for (Index t = 0; t < r.tokens; ++t) {
+      double a = 0;  // what the convolution makes of the unit
+      bool apart = false;
+      for (Index between = unit + 1; between <= t; ++between) apart = apart || among(dressed.convolution_starts, between);
+      if (t >= unit && t - unit < dressed.width() && !apart)
+        a = at(dressed.column_scale, unit, e) * at(dressed.taps, dressed.width() - 1 - (t - unit), e) * at(dressed.inner_scale, t, e);
+      if (among(r.starts, t)) std::fill(state.begin(), state.end(), 0.0);
+      double y = 0;
+      for (Index n = 0; n < r.state; ++n) {
+        double& h = state[static_cast<std::size_t>(n)];
+        const double before = h;
+        h = std::exp(at(r.rate, n, e) * static_cast<double>(r.step(t, e))) * h + at(r.key, t, n) * at(r.key_scale, t, e) * a;
+        y += at(r.query, t, n) * (r.exclusive ? before : h);
+      }
+      y *= at(r.query_scale, t, e);
+      if (r.exclusive) y += static_cast<double>(r.diagonal(t, e)) * a;
+      if (!dressed.skip.empty()) y += static_cast<double>(dressed.skip(0, e)) * a;
+      matrix(t, unit) = at(dressed.row_scale, t, e) * y;
+    }
+  }
+  return matrix;
+}
+
+template <class Scalar>
+void check_kind(const Kind<Scalar>& kind) {
+  INFO(kind.text);
+  const DressedDiagonal<Scalar>& dressed = kind.dressed;
+  dressed.recurrence.check();
+  const Index tokens = dressed.recurrence.tokens, channels = dressed.recurrence.channels;
+  // Some hundred roundings of ordinary numbers and of exponentials of arguments up to about 10 that are still seen.
+  const double relative = sizeof(Scalar) == 4 ? 2e-5 : 1e-13;
+  std::vector<Index> every_channel, every_row;
+  for (Index e = 0; e < channels; ++e) every_channel.push_back(e);
+  for (Index i = 0; i < tokens; ++i) every_row.push_back(i);
+
+  Matrix<Scalar> all(channels * tokens, tokens), alone(channels, tokens), plain(1, tokens);
+  attention_rows(dressed, every_channel, every_row, View<Scalar>(all), serial_executor());
+  Draw draw(9);
+  const Matrix<Scalar> x = draw.normals<Scalar>(tokens, channels);
+  Matrix<Scalar> applied(tokens, channels), transposed(tokens, channels), mean(tokens, tokens), mean_alone(1, tokens);
+  ScanInput<Scalar> input;
+  input.x = Array<Scalar>::view(x);
+  scan<Scalar>(dressed, input, applied, serial_executor());
+  scan_transposed<Scalar>(dressed, ConstView<Scalar>(x), View<Scalar>(transposed), serial_executor());
+  reduced_rows(dressed, every_channel, every_row, View<Scalar>(mean), serial_executor(), detail::Add{}, Scalar(0));
+
+  std::vector<Matrix<double>> expected;
+  double largest = 0;
+  for (Index e = 0; e < channels; ++e) {
+    expected.push_back(by_definition(dressed, e));
+    largest = std::max(largest, expected.back().cwiseAbs().maxCoeff());
+  }
+  const double allowed = relative * largest;
+  Matrix<double> sum = Matrix<double>::Zero(tokens, tokens);
+  double worst_block = 0, worst_plain = 0, worst_apply = 0, worst_transposed = 0, size = 0;
+  const auto worse = [](double& worst, double difference) {
+    if (!(difference <= worst)) worst = difference;
+  };
+  for (Index e = 0; e < channels; ++e) {
+    const Matrix<double>& matrix = expected[static_cast<std::size_t>(e)];
+    sum += matrix;
+    worse(worst_block, (all.middleRows(e * tokens, tokens).template cast<double>() - matrix).cwiseAbs().maxCoeff());
+    for (Index i = 0; i < tokens; ++i) {
+      plain_row(dressed, e, i, plain.data());
+      worse(worst_plain, (plain.template cast<double>() - matrix.row(i)).cwiseAbs().maxCoeff());
+    }
+    const Eigen::VectorXd column = x.col(e).template cast<double>();
+    worse(worst_apply, (applied.col(e).template cast<double>() - matrix * column).cwiseAbs().maxCoeff());
+    worse(worst_transposed, (transposed.col(e).template cast<double>() - matrix.transpose() * column).cwiseAbs().maxCoeff());
+    size = std::max({size, (matrix.cwiseAbs() * column.cwiseAbs()).maxCoeff(), (matrix.transpose().cwiseAbs() * column.cwiseAbs()).maxCoeff()});
+  }
+  CHECK(worst_block <= allowed);
+  CHECK(worst_plain <= allowed);
+  CHECK(worst_apply <= relative * size);
+  CHECK(worst_transposed <= relative * size);
+  CHECK((mean.template cast<double>() - sum).cwiseAbs().maxCoeff() <= relative * largest * static_cast<double>(channels));
+  double worst_walk = 0, worst_mean = 0;
+  for (const Index row : {Index(0), Index(1), tokens / 2, tokens - 1}) {
+    if (row >= tokens) continue;
+    attention_rows(dressed, every_channel, {row}, View<Scalar>(alone), serial_executor());
+    for (Index e = 0; e < channels; ++e)
+      worse(worst_walk, (alone.row(e).template cast<double>() - expected[static_cast<std::size_t>(e)].row(row)).cwiseAbs().maxCoeff());
+    reduced_rows(dressed, every_channel, {row}, View<Scalar>(mean_alone), serial_executor(), detail::Add{}, Scalar(0));
+    worse(worst_mean, (mean_alone.template cast<double>() - sum.row(row)).cwiseAbs().maxCoeff());
+  }
+  CHECK(worst_walk <= allowed);
+  CHECK(worst_mean <= relative * largest * static_cast<double>(channels));
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("every kernel is the recurrence it is made of", "[kernels]", double, float) {
+  Draw draw(2024);
+  std::uint64_t seed = 1;
+  for (int repetition = 0; repetition < 60; ++repetition) {
+    const auto pick = [&](Index most) { return static_cast<Index>(draw.uniform(0, static_cast<double>(most))); };
+    const Index tokens = 1 + pick(repetition % 3 == 0 ? 100 : 40), channels = 1 + pick(7), state = 1 + pick(4), width = 1 + pick(repetition % 5 == 0 ? 40 : 5);
+    check_kind(random_kind<TestType>(tokens, channels, state, width, static_cast<unsigned>(pick(1 << 14)), seed++));
+  }
+  for (const Index tokens : {31, 32, 33, 63, 64, 65, 97}) check_kind(random_kind<TestType>(tokens, 3, 2, 4, 0x3fff, seed++));  // everything at once
+  for (const Index channels : {16, 17, 63, 64, 65, 84}) check_kind(random_kind<TestType>(35, channels, 2, 4, 0x3f3f, seed++));
+}
+
+TEST_CASE("tiles cover every channel once", "[kernels]") {
+  for (Index channels = 1; channels <= 200; ++channels) {
+    std::vector<int> covered(static_cast<std::size_t>(channels), 0);
+    for_channel_tiles(channels, serial_executor(), [&]<int Width>(Index first) {
+      for (Index e = first; e < first + Width; ++e) ++covered.at(static_cast<std::size_t>(e));
+    });
+    INFO(channels << " channels");
+    CHECK(std::all_of(covered.begin(), covered.end(), [](int times) { return times == 1; }));
+  }
+}
+
+TEST_CASE("decays that are all or nothing stay numbers", "[kernels]") {
+  // Infinite steps and rates of zero are what layers with overflowing parameters come to; neither may meet as 0 * inf.
+  for (const double step : {0.0, 1e-300, 1.0, 1e30, 1e300}) {
+    DressedDiagonal<double> dressed;
+    dressed.recurrence.tokens = 40;
+    dressed.recurrence.channels = 3;
+    dressed.recurrence.step = Matrix<double>(Matrix<double>::Constant(40, 3, step));
+    RowVector<double> rate(3);
+    rate << 0, -1e-300, -1e30;
+    dressed.recurrence.rate = rate;
+    std::vector<Index> rows;
+    for (Index i = 0; i < 40; ++i) rows.push_back(i);
+    Matrix<double> all(120, 40), one(3, 40), applied(40, 3), transposed(40, 3);
+    const Matrix<double> x = Matrix<double>::Ones(40, 3);
+    ScanInput<double> input;
+    input.x = x;
+    attention_rows(dressed, {0, 1, 2}, rows, View<double>(all), serial_executor());
+    attention_rows(dressed, {0, 1, 2}, {39}, View<double>(one), serial_executor());
+    scan<double>(dressed, input, applied, serial_executor());
+    scan_transposed<double>(dressed, ConstView<double>(x), View<double>(transposed), serial_executor());
+    INFO("step " << step);
+    CHECK(all.allFinite());
+    CHECK(one.allFinite());
+    CHECK((applied - transposed.colwise().reverse()).cwiseAbs().maxCoeff() < 1e-12);  // a sum of 40 numbers up to 1, either way round
+    CHECK(one(0, 0) == 1);                                                           // a rate of 0 forgets nothing
+    if (step >= 1) CHECK(one(2, 38) < 1e-300);                                       // a rate of 1e30 forgets all
+  }
+}

@@ -1,0 +1,228 @@
+// Terms, selections, limits, and what the operator refuses.
+#include <cmath>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/random.hpp>
+
+#include <implicit_attention/operator/implicit_attention.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+
+template <class Call>
+std::pair<ErrorKind, std::string> error_of(const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return {error.kind(), error.what()};
+  }
+  FAIL("no error came");
+  return {};
+}
+
+/// A small form with every part.
+UnifiedForm<double> some_form(Index tokens = 5, Index channels = 4, Index state = 2, Index width = 3) {
+  Draw draw(3);
+  DiagonalRecurrence<double> recurrence;
+  recurrence.tokens = tokens;
+  recurrence.channels = channels;
+  recurrence.state = state;
+  recurrence.step = draw.uniforms<double>(tokens, channels, 0, 1);
+  recurrence.rate = draw.uniforms<double>(state, channels, -2, 0);
+  recurrence.query = draw.normals<double>(tokens, state);
+  recurrence.key = draw.normals<double>(tokens, state);
+  UnifiedForm<double> form;
+  form.recurrence = recurrence;
+  form.gate = draw.normals<double>(tokens, channels);
+  form.normalization = draw.normals<double>(tokens, channels);
+  form.skip = draw.normals<double>(1, channels);
+  form.activation = draw.normals<double>(tokens, channels);
+  form.convolution = draw.normals<double>(channels, width);
+  form.convolution_bias = draw.normals<double>(1, channels);
+  form.convolution_tail = draw.normals<double>(width - 1, channels);
+  form.initial_state = draw.normals<double>(state, channels);
+  return form;
+}
+
+}  // namespace
+
+TEST_CASE("terms are read as they are written", "[operator]") {
+  for (unsigned bits = 0; bits < 128; ++bits) {
+    Terms terms;
+    for (const Terms::Named& named : Terms::names())
+      if (bits & static_cast<unsigned>(named.term)) terms = terms | named.term;
+    for (const Terms::Named& named : Terms::names()) CHECK(terms.has(named.term) == ((bits & static_cast<unsigned>(named.term)) != 0));
+    if (bits != 0) CHECK(Terms::parse(terms.text()) == terms);
+  }
+  CHECK(Terms::parse("all") == Terms::all());
+  CHECK(Terms::parse("published") == (Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution));
+  CHECK(Terms::parse("recurrence") == Terms(Term::recurrence));
+  CHECK(Terms::parse("skip,bias,gate") == (Terms(Term::gate) | Term::skip | Term::bias));
+  CHECK(Terms::all().text() == "all");
+  CHECK(Terms::published().text() == "published");
+  CHECK(Terms::all().without(Term::skip).text() == "recurrence,gate,activation,convolution,normalization,bias");
+  for (const char* wrong : {"", "gates", "gate,", ",gate", "gate, skip", "all,gate", "ALL"}) {
+    INFO("\"" << wrong << "\"");
+    const auto [kind, text] = error_of([&] { (void)Terms::parse(wrong); });
+    CHECK(kind == ErrorKind::value);
+    CHECK_THAT(text, contains_text("unknown term") && contains_text("published") && contains_text("normalization"));
+  }
+}
+
+TEST_CASE("indices out of range are named", "[operator]") {
+  CHECK(Indices::all().resolve(3, "row") == std::vector<Index>{0, 1, 2});
+  CHECK(Indices::last().resolve(3, "row") == std::vector<Index>{2});
+  CHECK(Indices(std::vector<Index>{2, 0, 2}).resolve(3, "row") == std::vector<Index>{2, 0, 2});
+  CHECK(Indices(std::vector<Index>{}).resolve(3, "row").empty());
+  for (const Index wrong : {Index(3), Index(-1)}) {
+    const auto [kind, text] = error_of([&] { (void)Indices(std::vector<Index>{0, wrong}).resolve(3, "channel"); });
+    CHECK(kind == ErrorKind::value);
+    CHECK(text == message("channel ", wrong, " is out of range, expected 0 to 2"));
+  }
+  const ImplicitAttention<double> attention(some_form());
+  Selection selection;
+  selection.rows = std::vector<Index>{5};
+  CHECK_THAT(error_of([&] { (void)attention.materialize(selection); }).second, contains_text("row 5") && contains_text("0 to 4"));
+  CHECK_THAT(error_of([&] { (void)attention.reduce({}, selection); }).second, contains_text("row 5"));
+  selection = {};
+  selection.channels = std::vector<Index>{-1};
+  CHECK_THAT(error_of([&] { (void)attention.materialize(selection); }).second, contains_text("channel -1") && contains_text("0 to 3"));
+}
+
+TEST_CASE("more than the caller allows is refused, with the ways out", "[operator]") {
+  const ImplicitAttention<double> attention(some_form());
+  Selection selection;
+  selection.byte_limit = 4 * 5 * 5 * sizeof(double);
+  CHECK(attention.materialize(selection).channels() == 4);
+  selection.byte_limit -= 1;
+  auto [kind, text] = error_of([&] { (void)attention.materialize(selection); });
+  CHECK(kind == ErrorKind::limit);
+  CHECK_THAT(text, contains_text("4 x 5 x 5") && contains_text("channels") && contains_text("rows") && contains_text("reduction") &&
+                       contains_text("byte_limit"));
+  selection.byte_limit = 0;
+  std::tie(kind, text) = error_of([&] { (void)attention.reduce({}, selection); });
+  CHECK(kind == ErrorKind::limit);
+  CHECK_THAT(text, contains_text("5 x 5"));
+  // The caller's own memory is the caller's decision.
+  Matrix<double> memory(20, 5);
+  attention.materialize_into(memory, selection);
+  CHECK(memory.allFinite());
+
+  // 6 million channels of a thousand tokens, by default: found before anything is allocated. Sizes beyond 2^64 do not wrap around.
+  CHECK_THAT(error_of([] { check_byte_limit("attention", {Index(6000000), 1000, 1000}, 4, IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT); }).second,
+             contains_text("22888184 MiB") && contains_text("4096 MiB"));
+  const Index huge = Index(1) << 40;
+  CHECK(error_of([&] { check_byte_limit("attention", {huge, huge, huge}, 8, std::numeric_limits<std::size_t>::max()); }).first == ErrorKind::limit);
+}
+
+TEST_CASE("parts that do not fit each other are refused by name", "[operator]") {
+  using Form = UnifiedForm<double>;
+  using Recurrence = DiagonalRecurrence<double>;
+  struct Wrong {
+    const char* name;
+    void (*change)(Form&);
+    const char* expected;
+  };
+#define IMPLICIT_ATTENTION_WRONG_ROWS(part, expected) \
+  { #part, [](Form& f) { f.part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected }
+#define IMPLICIT_ATTENTION_WRONG_RECURRENCE(part, expected) \
+  { #part, [](Form& f) { std::get<Recurrence>(f.recurrence).part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected }
+  const Wrong cases[] = {IMPLICIT_ATTENTION_WRONG_ROWS(gate, "(5, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(normalization, "(5, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(skip, "(4)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(activation, "(5, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(convolution, "(4, 9)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(convolution_bias, "(4)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(convolution_tail, "(2, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_ROWS(initial_state, "(2, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_RECURRENCE(step, "(5, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_RECURRENCE(rate, "(2, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_RECURRENCE(query, "(5, 2)"),
+                         IMPLICIT_ATTENTION_WRONG_RECURRENCE(key, "(5, 2)"),
+                         IMPLICIT_ATTENTION_WRONG_RECURRENCE(query_scale, "(5, 4)"),
+                         IMPLICIT_ATTENTION_WRONG_RECURRENCE(key_scale, "(5, 4)")};
+#undef IMPLICIT_ATTENTION_WRONG_ROWS
+#undef IMPLICIT_ATTENTION_WRONG_RECURRENCE
+  for (const Wrong& one : cases) {
+    Form form = some_form();
+    one.change(form);
+    INFO(one.name);
+    const auto [kind, text] = error_of([&] { ImplicitAttention<double>{form}; });
+    CHECK(kind == ErrorKind::shape);
+    CHECK_THAT(text, contains_text(one.name) && contains_text("(7, 9)") && contains_text(one.expected));
+  }
+  for (const std::vector<Index>& starts : {std::vector<Index>{2, 1}, {1, 1}, {-1}, {5}}) {
+    Form form = some_form();
+    std::get<Recurrence>(form.recurrence).starts = starts;
+    CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("starts has ") && contains_text("ascending order, below 5"));
+    form = some_form();
+    form.convolution_starts = starts;
+    CHECK(error_of([&] { ImplicitAttention<double>{form}; }).first == ErrorKind::value);
+  }
+  ExplicitRecurrence<double> given;
+  given.tokens = 3;
+  given.channels = 4;
+  given.heads = 3;
+  given.weights = Matrix<double>(Matrix<double>::Zero(9, 3));
+  Form form;
+  form.recurrence = given;
+  CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("4 channels do not divide into 3 heads"));
+  given.heads = 2;
+  form.recurrence = given;
+  CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("weights") && contains_text("(6, 3)"));
+}
+
+TEST_CASE("what does not fit leaves the caller's memory as it was", "[operator]") {
+  const ImplicitAttention<double> attention(some_form());
+  Matrix<double> memory = Matrix<double>::Constant(6, 5, 42);
+  const Matrix<double> before = memory, x = Matrix<double>::Ones(5, 4);
+  const auto refused = [&](const char* text, const auto& call) {
+    const auto [kind, what] = error_of(call);
+    CHECK(kind == ErrorKind::shape);
+    CHECK_THAT(what, contains_text(text));
+    CHECK((memory - before).isZero(0));
+  };
+  refused("materialize_into: out is (6, 5), expected (20, 5)", [&] { attention.materialize_into(memory); });
+  refused("reduce_into: out is (6, 5), expected (5, 5)", [&] { attention.reduce_into(memory); });
+  refused("apply: out is (6, 5), expected (5, 4)", [&] { attention.apply_into(memory, x); });
+  refused("apply: x is (6, 5), expected (5, 4)", [&] { (void)attention.apply(memory); });
+  refused("apply_transpose: g is (6, 5), expected (5, 4)", [&] { (void)attention.apply_transpose(memory); });
+  Reduction<double> reduction;
+  reduction.row_weights = memory;
+  refused("row_weights is (6, 5), expected (5, 4)", [&] { (void)attention.reduce(reduction); });
+  reduction = {};
+  reduction.column_weights = memory;
+  refused("column_weights is (6, 5), expected (5, 4)", [&] { (void)attention.reduce(reduction); });
+  Selection none;
+  none.channels = std::vector<Index>{};
+  CHECK_THAT(error_of([&] { (void)attention.reduce({}, none); }).second, contains_text("no channel"));
+  none.rows = std::vector<Index>{};
+  CHECK(attention.materialize(none).stacked().rows() == 0);
+}
+
+TEST_CASE("bias and carry are the affine part of the same operator", "[operator]") {
+  // Both enter before the activation: what a constant input and what earlier inputs would give.
+  const UnifiedForm<double> form = some_form();
+  UnifiedForm<double> bare = form;
+  bare.convolution = bare.convolution_tail = Array<double>();
+  const ImplicitAttention<double> attention(form), inner(bare);
+  const Matrix<double> constant = form.convolution_bias.matrix().replicate(5, 1);
+  CHECK((attention.bias() - inner.apply(constant)).norm() < 1e-13 * attention.bias().norm());  // the same sums in the same precision
+  UnifiedForm<double> no_state = form;
+  no_state.initial_state = Array<double>();
+  const Matrix<double> tail = *form.convolution_tail;
+  Matrix<double> reached = Matrix<double>::Zero(5, 4);
+  for (Index e = 0; e < 4; ++e) {
+    reached(0, e) = form.convolution(e, 0) * tail(0, e) + form.convolution(e, 1) * tail(1, e);
+    reached(1, e) = form.convolution(e, 0) * tail(1, e);
+  }
+  const ImplicitAttention<double> only_tail(no_state);
+  CHECK((only_tail.carry() - inner.apply(reached)).norm() < 1e-13 * only_tail.carry().norm());
+}
