@@ -17,7 +17,8 @@ struct GriffinFamily {
 
   static std::vector<std::string> flavours() {
     return {"ordinary", "no biases", "decay 1",          "decay 0",       "slow decay",       "packed documents", "packed documents, convolution within",
-            "gates 0",  "denormal weights", "unlike widths", "positions above 0", "one document, convolution within"};
+            "gates 0",  "denormal weights", "unlike widths", "positions above 0", "one document, convolution within",
+            "packed documents, wide convolution", "packed documents, wide convolution within"};
   }
 
   static Case<S> make(Sizes size, const std::string& flavour, std::uint64_t seed) {
@@ -25,6 +26,7 @@ struct GriffinFamily {
     const auto is = [&](const char* name) { return flavour == name; };
     const auto begins = [&](const char* name) { return flavour.rfind(name, 0) == 0; };
     if (is("unlike widths")) size.width += 7, size.convolution = 1;
+    if (flavour.find("wide") != std::string::npos) size.convolution = 35;  // wider than a kernel's block, and than many documents
     const Index D = size.width, E = size.channels, W = size.convolution;
     Index heads = 1;
     for (const Index count : {6, 5, 3, 2})
@@ -63,7 +65,7 @@ struct GriffinFamily {
       positions[token] = position;
     }
     typename Layer::Options options;
-    options.convolution_within_documents = flavour.find("convolution within") != std::string::npos;
+    options.convolution_within_documents = flavour.find("within") != std::string::npos;
 
     const Matrix<S> u = draw.normals<S>(size.tokens, D);
     const reference::GriffinWeights plain = {table(w.linear_x_weight),     table(w.linear_x_bias),         table(w.linear_y_weight),

@@ -234,6 +234,16 @@ void law_selection(const Case<Scalar>& c, const Run<Scalar>& act) {
       CHECK((memory.col(0).array() == Scalar(-7)).all());
       CHECK((memory.rightCols(2).array() == Scalar(-7)).all());
     }
+  // Each row alone, of all channels.
+  Comparison<Scalar> alone("a row alone", c.condition);
+  for (Index i = 0; i < tokens; ++i) {
+    Selection selection;
+    selection.rows = std::vector<Index>{i};
+    const AttentionMatrix<Scalar> row = attention.materialize(selection);
+    for (Index e = 0; e < channels; ++e)
+      for (Index j = 0; j < tokens; ++j) alone.add(row(e, 0, j), static_cast<double>(whole(e, i, j)), i, j);
+  }
+  alone.close();
   Selection last;
   last.rows = Indices::last();
   std::vector<Index> every(static_cast<std::size_t>(channels));
@@ -391,6 +401,42 @@ std::vector<Index> cuts_every(Index tokens, Index size) {
   return cuts;
 }
 
+/// A long sequence, where sums and products over all of it would lose what is asked for: single rows, a block of them, and what takes linear time.
+template <class Scalar>
+void law_long(const Case<Scalar>& c) {
+  INFO(c.text);
+  const Index tokens = c.u.rows();
+  const Run<Scalar> act = c.run(c.u, tokens);
+  law_layer(c, act);
+  const ImplicitAttention<Scalar> attention = act.attention(Terms::all());
+  const Matrix<Scalar> reconstructed = attention.apply(*act.x) + attention.bias();
+  compare<Scalar>("A x + bias", c.condition, reconstructed, c.expected.y);
+  std::vector<Index> rows = {0, tokens / 2, tokens - 1};
+  for (int block = 0; block < 2; ++block) {
+    if (block == 1)
+      for (Index i = tokens - 80; i < tokens; ++i) rows.push_back(i);
+    Selection selection;
+    selection.rows = rows;
+    const AttentionMatrix<Scalar> matrices = attention.materialize(selection);
+    const Matrix<Scalar> map = attention.reduce({}, selection);
+    Comparison<Scalar> entries("attention", c.condition), means("mean", c.condition);
+    reference::Table mean(static_cast<Index>(rows.size()), tokens);
+    for (Index e = 0; e < c.channels; ++e) {
+      for (std::size_t r = 0; r < rows.size(); ++r)
+        for (Index j = 0; j < tokens; ++j) {
+          const double expected = c.expected.attention(e, rows[r], j, named(Terms::all()));
+          entries.add(matrices(e, static_cast<Index>(r), j), expected, rows[r], j);
+          mean(static_cast<Index>(r), j) += expected / static_cast<double>(c.channels);
+        }
+      entries.group();
+    }
+    entries.close();
+    for (Index r = 0; r < mean.rows; ++r)
+      for (Index j = 0; j < tokens; ++j) means.add(map(r, j), mean(r, j), rows[static_cast<std::size_t>(r)], j);
+    means.close();
+  }
+}
+
 template <class Scalar>
 void every_law_of(const Case<Scalar>& c, bool thorough) {
   INFO(c.text);
@@ -425,8 +471,9 @@ void every_law(const Family<Scalar>& family) {
   }
   const Sizes sizes[] = {{2, 3, 1, 1, 4},   {3, 3, 17, 4, 4},  {31, 3, 4, 3, 4},  {32, 3, 5, 1, 4}, {33, 3, 3, 4, 4},
                          {63, 4, 17, 4, 4}, {64, 5, 5, 3, 4},  {65, 6, 66, 4, 2}, {65, 4, 3, 64, 4}, {64, 3, 2, 128, 1},
-                         {129, 4, 3, 16, 4}, {129, 3, 17, 1, 5}, {130, 2, 1, 2, 7}};
+                         {129, 4, 3, 16, 4}, {129, 3, 17, 1, 5}, {130, 2, 1, 2, 7}, {100, 3, 3, 3, 40}};
   for (const Sizes& size : sizes) every_law_of(family.make(size, family.flavours.front(), seed++), false);
+  law_long(family.make({1500, 3, 2, 4, 4}, family.flavours.front(), seed));
 }
 
 template void every_law<float>(const Family<float>&);
