@@ -35,8 +35,8 @@ template <Real S>
 /// From d y (L, E) to the gradients with respect to y, x and u. Needs gate_input, input_gate, recurrent_gate, log_a, normalizer, starts,
 /// and c or x, of the activations, and the state carried in.
 ///
-/// The factor sqrt(1 - a^2) is differentiated as it stands, with no bound on its slope (the Hugging Face port bounds it by 1000, which tells
-/// only where 1 - a^2 < 2.5e-7). The slope itself has no limit as a goes to 1, but that times the recurrent gate's own has: it is 0.
+/// The factor sqrt(1 - a^2) is differentiated as it stands, with no bound on its slope (the Hugging Face port bounds it by 1000, which
+/// tells only where 1 - a^2 < 2.5e-7). The slope has no limit as a goes to 1, but that times the recurrent gate's own has: it is 0.
 template <Real S>
 [[nodiscard]] LayerGradients<S> backward_from_y(const Griffin<S>& layer, const typename Griffin<S>::Activations& act,
                                                 ConstView<std::type_identity_t<S>> grad_y, const Executor& executor = serial_executor()) {
@@ -66,13 +66,15 @@ template <Real S>
   const ScanGradient<S> scan = scan_gradient<S>(recurrence, *c, Array<S>::view(act.initial.recurrent), grad_y, executor);
 
   const ConstView<S> input_gate = *act.input_gate, recurrent_gate = *act.recurrent_gate, normalizer = *act.normalizer, log_a = *act.log_a;
-  const Matrix<S> grad_input_gate = (scan.key_scale.array() * normalizer.array() * input_gate.array() * (S(1) - input_gate.array())).matrix();
-  // d m / d log a = -a^2 / m (eq. 4), and d log a / d (recurrent gate before its sigmoid) = log a (1 - r): joined, log a / m goes to 0 with m.
+  const Matrix<S> grad_input_gate =
+      (scan.key_scale.array() * normalizer.array() * input_gate.array() * (S(1) - input_gate.array())).matrix();
+  // d m / d log a = -a^2 / m (eq. 4), and d log a / d (recurrent gate before its sigmoid) = log a (1 - r). Joined, log a / m goes to 0
+  // with m.
   Matrix<S> slope = (normalizer.array() > S(0)).select(log_a.array() / normalizer.array(), S(0)).matrix();
   slope.array() *= (S(2) * log_a.array()).exp();
-  Matrix<S> grad_recurrent_gate = ((scan.step.array() * log_a.array() - scan.key_scale.array() * input_gate.array() * slope.array()) *
-                                   (S(1) - recurrent_gate.array()))
-                                      .matrix();
+  Matrix<S> grad_recurrent_gate =
+      ((scan.step.array() * log_a.array() - scan.key_scale.array() * input_gate.array() * slope.array()) * (S(1) - recurrent_gate.array()))
+          .matrix();
   for (const Index start : act.starts) grad_recurrent_gate.row(start).setZero();  // there a = 0 and m = 1, whatever the gate says
 
   Matrix<S> grad_c = scan.input;

@@ -7,14 +7,16 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/numerics.hpp>
+#include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/scan_gradient.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The gradient of one number with respect to a layer's output before its projection, its linear input and its input. Total derivatives:
-/// through convolution, activation, decays, queries, keys, gates and normalization, whatever depends on them. (What the scales' own
-/// dependence on x is left out of is the direct path, ImplicitAttention::apply_transpose.) A carried-in state is a constant.
+/// through convolution, activation, decays, queries, keys, gates and normalization, whatever depends on them. (The direct path alone, all
+/// scales held constant, is ImplicitAttention::apply_transpose.) A carried-in state is a constant.
 template <Real Scalar>
 struct LayerGradients {
   Matrix<Scalar> grad_y;  ///< (tokens, channels)
@@ -24,14 +26,13 @@ struct LayerGradients {
 
 /// A layer descriptor that can be run in reverse. The two functions stand beside the layer and are found by its namespace.
 template <class Layer>
-concept DifferentiableLayer =
-    LayerDescriptor<Layer> && requires(const Layer& layer, const typename Layer::Activations& activations,
-                                       ConstView<typename Layer::Scalar> grad_y, const Executor& executor) {
-      // from d y (tokens, channels) to all three gradients
-      { backward_from_y(layer, activations, grad_y, executor) } -> std::same_as<LayerGradients<typename Layer::Scalar>>;
-      // the weight of `out = y weight^T + bias`, (width, channels); empty if out is y
-      { output_projection(layer) } -> std::convertible_to<const Array<typename Layer::Scalar>&>;
-    };
+concept DifferentiableLayer = LayerDescriptor<Layer> && requires(const Layer& layer, const typename Layer::Activations& activations,
+                                                                 ConstView<typename Layer::Scalar> grad_y, const Executor& executor) {
+  // from d y (tokens, channels) to all three gradients
+  { backward_from_y(layer, activations, grad_y, executor) } -> std::same_as<LayerGradients<typename Layer::Scalar>>;
+  // the weight of `out = y weight^T + bias`, (width, channels); empty if out is y
+  { output_projection(layer) } -> std::convertible_to<const Array<typename Layer::Scalar>&>;
+};
 
 /// d y = d out * weight: the gradient behind the output projection, (tokens, channels).
 template <DifferentiableLayer Layer>
@@ -58,7 +59,8 @@ namespace detail {
 
 /// Fails unless an activation that a gradient needs is there, one row a token.
 template <Real Scalar>
-void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index tokens, Index columns, std::string_view meaning) {
+void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index tokens, Index columns,
+                      std::string_view meaning) {
   if (array.empty())
     raise(ErrorKind::shape, message(who, ": activations.", name, " is empty, expected ", shape_text({tokens, columns}), " = ", meaning,
                                     "; the gradient needs it, fill it or use what activations(u) returns"));
@@ -68,8 +70,8 @@ void check_activation(std::string_view who, const char* name, const Array<Scalar
 /// What a convolution gives, (tokens, channels): of the layer's own run if it is there, else computed from the linear input.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> convolved(std::string_view who, const Array<Scalar>& c, const Array<Scalar>& x, const Array<Scalar>& weight,
-                                      const Array<Scalar>& bias, const Matrix<Scalar>& tail, const std::vector<Index>& starts,
-                                      Index tokens, const Executor& executor) {
+                                      const Array<Scalar>& bias, const Matrix<Scalar>& tail, const std::vector<Index>& starts, Index tokens,
+                                      const Executor& executor) {
   if (!c.empty()) {
     check_activation(who, "c", c, tokens, weight.rows(), "(tokens, channels)");
     return c;

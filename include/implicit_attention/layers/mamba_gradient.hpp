@@ -15,7 +15,8 @@ template <Real S>
   return layer.weights().out_proj_weight;
 }
 
-/// From d y (L, E) to the gradients with respect to y, x and u. Needs z, dt, B, C, and c or x, of the activations, and the state carried in.
+/// From d y (L, E) to the gradients with respect to y, x and u. Needs z, dt, B, C, and c or x, of the activations, and the state
+/// carried in.
 template <Real S>
 [[nodiscard]] LayerGradients<S> backward_from_y(const Mamba<S>& layer, const typename Mamba<S>::Activations& act,
                                                 ConstView<std::type_identity_t<S>> grad_y, const Executor& executor = serial_executor()) {
@@ -29,8 +30,8 @@ template <Real S>
   check("dt", act.dt, channels, "(tokens, channels)");
   check("B", act.B, state, "(tokens, state)");
   check("C", act.C, state, "(tokens, state)");
-  const Array<S> c = detail::convolved("Mamba gradient", act.c, act.x, w.conv1d_weight, w.conv1d_bias, act.initial.convolution_tail, {},
-                                       tokens, executor);
+  const Array<S> c =
+      detail::convolved("Mamba gradient", act.c, act.x, w.conv1d_weight, w.conv1d_bias, act.initial.convolution_tail, {}, tokens, executor);
   const Matrix<S> a = silu(c.matrix());
 
   // y = gate (R + D) a, with the gate as the scale of the queries: what it is multiplied with need not be kept, nor divided out of y.
