@@ -6,7 +6,7 @@
 // |                                        | exceptions, else 0         |                                                                         |
 // | IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT  | 4 GiB                      | the largest result a call may allocate unless it says otherwise         |
 // | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 32                         | tokens in one block of the blocked kernels                              |
-// | IMPLICIT_ATTENTION_TILE_CHANNELS       | 64                         | channels walked together by the row, scan and application kernels       |
+// | IMPLICIT_ATTENTION_TILE_CHANNELS       | 32                         | channels walked together by the row, scan and application kernels       |
 //
 // The first, the last two and Eigen's alignment change code or layout, so they are part of the inline ABI namespace:
 // two translation units that disagree do not link, instead of crashing.
@@ -35,7 +35,7 @@
 #endif
 
 #ifndef IMPLICIT_ATTENTION_TILE_CHANNELS
-#define IMPLICIT_ATTENTION_TILE_CHANNELS 64
+#define IMPLICIT_ATTENTION_TILE_CHANNELS 32
 #endif
 
 #define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e) abi_e##a##_align##b##_block##c##_tile##d##_v##e

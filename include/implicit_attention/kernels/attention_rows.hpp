@@ -104,24 +104,14 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
   if (wanted.single.empty()) return;
   const bool every_channel = detail::is_every(channels, dressed.recurrence.channels);
   const auto walk = [&]<int Width>(Index channel, Index c, Index place) {
-    constexpr Index piece = 64;
-    LaneRows<Scalar, Width> buffer(piece, Width);
-    Index highest = -1, count = 0;  // the buffer holds tokens highest, highest - 1, ...
-    const auto flush = [&] {
-      for (int lane = 0; lane < Width; ++lane) {
-        Scalar* row = target(c + lane, place) + highest;
-        for (Index i = 0; i < count; ++i) row[-i] = buffer(i, lane);
-      }
-      count = 0;
-    };
     const Index row = rows[static_cast<std::size_t>(place)];
-    const Index finished = detail::walk_row<Width>(dressed, row, channel, [&](Index token, const Lanes<Scalar, Width>& entries) {
-      if (count == 0) highest = token;
-      buffer.row(count++) = entries;
-      if (count == piece) flush();
+    const Index finished = detail::walk_row_in_pieces<Width>(dressed, row, channel, [&](const detail::RowPiece<Scalar>& piece) {
+      for (Index lane = 0; lane < piece.channels; ++lane) {
+        Scalar* last = target(c + lane, place) + piece.highest;
+        for (Index i = 0; i < piece.count; ++i) last[-i] = piece.entries[i * piece.channels + lane];
+      }
     });
-    if (count != 0) flush();
-    for (int lane = 0; lane < Width; ++lane) {
+    for (Index lane = 0; lane < Width; ++lane) {
       std::fill(target(c + lane, place), target(c + lane, place) + finished, Scalar(0));
       std::fill(target(c + lane, place) + row + 1, target(c + lane, place) + tokens, Scalar(0));
     }

@@ -9,10 +9,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-// Each join has, beside its two calls,
-//     across(entries)   one register's entries joined to one number
-//     combine(a, b)     two results of the same join
-//     sees_zeros        whether joining a zero changes anything
+// Each join has, beside its two calls, combine(a, b), which joins two results, and sees_zeros: whether joining a zero changes anything.
 namespace detail {
 
 struct Overwrite {
@@ -43,10 +40,6 @@ struct Add : Sum {
   Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
     return old + value;
   }
-  template <int Width, class Scalar>
-  static Scalar across(const Lanes<Scalar, Width>& entries) {
-    return entries.sum();
-  }
 };
 
 struct AddAbsolute : Sum {
@@ -57,10 +50,6 @@ struct AddAbsolute : Sum {
   template <class Old, class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
     return old + value.abs();
-  }
-  template <int Width, class Scalar>
-  static Scalar across(const Lanes<Scalar, Width>& entries) {
-    return entries.abs().sum();
   }
 };
 
@@ -73,10 +62,6 @@ struct AddPositive : Sum {
   Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
     return old + value.max(Scalar(0));
   }
-  template <int Width, class Scalar>
-  static Scalar across(const Lanes<Scalar, Width>& entries) {
-    return entries.max(Scalar(0)).sum();
-  }
 };
 
 struct Largest {
@@ -88,10 +73,6 @@ struct Largest {
   template <class Old, class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
     return old.max(value);
-  }
-  template <int Width, class Scalar>
-  static Scalar across(const Lanes<Scalar, Width>& entries) {
-    return entries.maxCoeff();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
@@ -108,10 +89,6 @@ struct Smallest {
   template <class Old, class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
     return old.min(value);
-  }
-  template <int Width, class Scalar>
-  static Scalar across(const Lanes<Scalar, Width>& entries) {
-    return entries.minCoeff();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {

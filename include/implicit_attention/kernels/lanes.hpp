@@ -23,21 +23,18 @@ template <int Width, class Scalar>
   return Eigen::Map<Lanes<Scalar, Width>>(numbers);
 }
 
-/// Cuts `channels` into tiles of IMPLICIT_ATTENTION_TILE_CHANNELS, the rest into 16, 4 and 1, and calls
+/// Cuts `channels` into tiles of IMPLICIT_ATTENTION_TILE_CHANNELS, the rest into 8 and 1, and calls
 /// `body.template operator()<Width>(first_channel)` for each through the executor.
 template <class Body>
 void for_channel_tiles(Index channels, const Executor& executor, const Body& body) {
-  constexpr int wide = IMPLICIT_ATTENTION_TILE_CHANNELS;
-  static_assert(wide >= 16 && wide % 16 == 0, "IMPLICIT_ATTENTION_TILE_CHANNELS is a multiple of 16");
-  const Index whole = channels / wide;
-  Index done = whole * wide;
-  const Index sixteens = (channels - done) / 16, fours = (channels - done) % 16 / 4, ones = (channels - done) % 4;
-  executor(whole + sixteens + fours + ones, [&](Index tile) {
+  constexpr int wide = IMPLICIT_ATTENTION_TILE_CHANNELS, narrow = 8;
+  static_assert(wide >= narrow && wide % narrow == 0, "IMPLICIT_ATTENTION_TILE_CHANNELS is a multiple of 8");
+  const Index whole = channels / wide, eights = channels % wide / narrow, ones = channels % narrow;
+  executor(whole + eights + ones, [&](Index tile) {
     if (tile < whole) return body.template operator()<wide>(tile * wide);
     const Index rest = tile - whole;
-    if (rest < sixteens) return body.template operator()<16>(done + rest * 16);
-    if (rest < sixteens + fours) return body.template operator()<4>(done + sixteens * 16 + (rest - sixteens) * 4);
-    body.template operator()<1>(done + sixteens * 16 + fours * 4 + (rest - sixteens - fours));
+    if (rest < eights) return body.template operator()<narrow>(whole * wide + rest * narrow);
+    body.template operator()<1>(whole * wide + eights * narrow + (rest - eights));
   });
 }
 

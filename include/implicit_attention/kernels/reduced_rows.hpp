@@ -154,8 +154,11 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector
   Matrix<Scalar> partial(static_cast<Index>(groups.size()), row + 1);
   partial.setConstant(initial);
   const auto walk = [&]<int Width>(Index channel, Index group) {
-    const Index finished = walk_row<Width>(dressed, row, channel, [&](Index token, const Lanes<Scalar, Width>& entries) {
-      partial(group, token) = join(partial(group, token), Join::template across<Width>(entries));
+    const Index finished = walk_row_in_pieces<Width>(dressed, row, channel, [&](const RowPiece<Scalar>& piece) {
+      for (Index i = 0; i < piece.count; ++i) {
+        Scalar& joined = partial(group, piece.highest - i);
+        for (Index lane = 0; lane < piece.channels; ++lane) joined = join(joined, piece.entries[i * piece.channels + lane]);
+      }
     });
     if constexpr (Join::sees_zeros)
       for (Index token = 0; token < finished; ++token) partial(group, token) = join(partial(group, token), Scalar(0));

@@ -1,8 +1,11 @@
 // One row of many channels' matrices in linear time: the walk backwards from the row, vectorised over channels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <type_traits>
 
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
@@ -75,6 +78,34 @@ Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel,
     if (!dressed.column_scale.empty()) entries *= part(dressed.column_scale, token);
     emit(token, entries);
   }
+  return finished;
+}
+
+/// A piece of a row of several channels: entries of tokens highest, highest - 1, ..., (count, channels), contiguous.
+template <Real Scalar>
+struct RowPiece {
+  const Scalar* entries;
+  Index highest, count, channels;
+};
+
+/// Tokens that are handed over at a time.
+constexpr Index tokens_in_a_piece = 64;
+
+/// Walks a row of `Width` channels and hands it over in pieces; returns the first token that was handed over, left of which all is zero.
+template <int Width, Real Scalar>
+Index walk_row_in_pieces(const DressedDiagonal<Scalar>& dressed, Index row, Index channel,
+                         const std::function<void(const RowPiece<std::type_identity_t<Scalar>>&)>& take) {
+  LaneRows<Scalar, Width> buffer(tokens_in_a_piece, Width);
+  Index highest = row, count = 0;
+  const Index finished = walk_row<Width>(dressed, row, channel, [&](Index token, const Lanes<Scalar, Width>& entries) {
+    if (count == 0) highest = token;
+    buffer.row(count++) = entries;
+    if (count == tokens_in_a_piece) {
+      take({buffer.data(), highest, count, Width});
+      count = 0;
+    }
+  });
+  if (count != 0) take({buffer.data(), highest, count, Width});
   return finished;
 }
 
