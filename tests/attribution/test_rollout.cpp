@@ -182,8 +182,8 @@ TEST_CASE("rollout and raw attention refuse what makes no sense", "[attribution]
   fails([&] { static_cast<void>(rollout_map(maps, options)); }, "residual weight");
   std::vector<Numbers> bad = maps;
   bad[1](2, 1) = std::numeric_limits<double>::quiet_NaN();
-  fails([&] { static_cast<void>(rollout_map(bad)); }, "the map of layer 1 has NaN at (2, 1)");
-  fails([&] { static_cast<void>(rollout(bad, 0)); }, "the map of layer 1 has NaN at (2, 1)");
+  fails([&] { static_cast<void>(rollout_map(bad)); }, "NaN in the map of layer 1 at (2, 1)");
+  fails([&] { static_cast<void>(rollout(bad, 0)); }, "NaN in the map of layer 1 at (2, 1)");
   bad[1] = Numbers::Zero(4, 3);
   fails([&] { static_cast<void>(rollout_map(bad)); }, "the map of layer 1 is (4, 3), expected (4, 4) = (tokens, tokens)");
 

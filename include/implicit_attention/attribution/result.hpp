@@ -42,7 +42,7 @@ void check_finite(std::string_view who, std::string_view what, const Eigen::Dens
   for (Index row = 0; row < numbers.rows(); ++row)
     for (Index column = 0; column < numbers.cols(); ++column)
       if (const auto value = numbers(row, column); !std::isfinite(value))
-        raise(ErrorKind::value, message(who, ": ", what, " has ", std::isnan(value) ? "NaN" : "an infinity", " at (", row, ", ", column,
+        raise(ErrorKind::value, message(who, ": ", std::isnan(value) ? "NaN" : "an infinity", " in ", what, " at (", row, ", ", column,
                                         "), expected finite numbers; are there NaN in the weights or the input?"));
 }
 

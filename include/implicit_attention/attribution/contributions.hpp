@@ -1,0 +1,93 @@
+// Contributions: the vector that each token adds to each output of one layer, after the output projection. Exact: LaTIM
+// (Pitorro & Treviso 2025, arXiv 2502.15612) has to approximate the activation behind the convolution; the unified form does not.
+#pragma once
+
+#include <vector>
+
+#include <implicit_attention/attribution/result.hpp>
+#include <implicit_attention/operator/implicit_attention.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// How a contribution is measured.
+enum class VectorNorm { one, two, infinity };
+
+namespace detail {
+
+template <Real Scalar>
+void check_contributions(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection) {
+  check_shape("contributions", "x", x, attention.tokens(), attention.channels(), "(tokens, channels)");
+  if (!projection.empty() && projection.cols() != attention.channels())
+    raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}), ", expected (width, ",
+                                    attention.channels(), ") = (width, channels)"));
+}
+
+/// Row j: W (A[i,j,:] * x[j,:]), tokens 0 .. i, (i + 1, width).
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> contributions_row(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection,
+                                               Index output) {
+  Selection selection;
+  selection.rows = Indices({output});
+  Matrix<Scalar> row(attention.channels(), attention.tokens());
+  attention.materialize_into(row, selection);
+  const Matrix<Scalar> before = row.leftCols(output + 1).transpose().cwiseProduct(x.matrix().topRows(output + 1));
+  if (projection.empty()) return before;
+  return before * projection.matrix().transpose();
+}
+
+}  // namespace detail
+
+/// What every token contributes to output token `output`, (tokens, width): row j is W (A[output,j,:] * x[j,:]), W the output projection
+/// (width, channels); empty: none, and width is channels. Their sum and that row of `affine_output` are the layer's output. Later tokens
+/// contribute zero.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> contributions_to(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection,
+                                              Index output) {
+  detail::check_contributions(attention, x, projection);
+  detail::check_position("contributions", output, attention.tokens());
+  const Matrix<Scalar> row = detail::contributions_row(attention, x, projection, output);
+  detail::check_finite("contributions", "a contribution", row);
+  Matrix<Scalar> all = Matrix<Scalar>::Zero(attention.tokens(), row.cols());
+  all.topRows(row.rows()) = row;
+  return all;
+}
+
+/// What no token contributes, (tokens, width): W (bias + carry) + output_bias; `output_bias` (1, width) may be empty.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> affine_output(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& projection,
+                                           const Array<Scalar>& output_bias = {}, const Executor& executor = serial_executor()) {
+  Matrix<Scalar> affine = attention.bias(executor) + attention.carry(executor);
+  if (!projection.empty()) {
+    if (projection.cols() != attention.channels())
+      raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}), ", expected (width, ",
+                                      attention.channels(), ") = (width, channels)"));
+    affine = (affine * projection.matrix().transpose()).eval();
+  }
+  if (!output_bias.empty()) {
+    check_vector("contributions", "output_bias", output_bias, affine.cols(), "width");
+    affine.rowwise() += output_bias.matrix().row(0);
+  }
+  return affine;
+}
+
+/// The norms of all contributions, (chosen rows, tokens): entry (i, j) is how much token j adds to output i, >= 0. One row's vectors exist
+/// at a time for each worker: memory tokens * (2 channels + width) beside the result; time tokens^2 * channels * width.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> contribution_norms(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection,
+                                                VectorNorm norm = VectorNorm::two, const Selection& selection = {}) {
+  detail::check_contributions(attention, x, projection);
+  const std::vector<Index> rows = selection.rows.resolve(attention.tokens(), "row");
+  check_byte_limit("contributions", {static_cast<Index>(rows.size()), attention.tokens()}, sizeof(Scalar), selection.byte_limit);
+  Matrix<Scalar> map = Matrix<Scalar>::Zero(static_cast<Index>(rows.size()), attention.tokens());
+  selection.executor(map.rows(), [&](Index r) {
+    const Matrix<Scalar> vectors = detail::contributions_row(attention, x, projection, rows[static_cast<std::size_t>(r)]);
+    for (Index token = 0; token < vectors.rows(); ++token)
+      map(r, token) = norm == VectorNorm::one   ? vectors.row(token).template lpNorm<1>()
+                      : norm == VectorNorm::two ? vectors.row(token).norm()
+                                                : vectors.row(token).template lpNorm<Eigen::Infinity>();
+  });
+  detail::check_finite("contributions", "the map of norms", map);
+  return map;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
