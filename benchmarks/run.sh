@@ -4,10 +4,19 @@ source "$(dirname "${BASH_SOURCE[0]}")/../tests/setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash benchmarks/run.sh [--no-install] [arguments of the program...]
+Usage: bash benchmarks/run.sh [--no-install] [--quick] [--all] [arguments of the program...]
 
-Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds the benchmarks for this machine, runs them.
-For steady figures let nothing else run. Further arguments go to the program, for example --benchmark_filter=mamba.
+Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds the benchmarks for this machine, measures the
+machine and the work by turns, and prints the README's table: figures, bars, fitted exponents, memory, precision. A few minutes; for
+steady figures let nothing else run.
+
+  --no-install   look for no packages and install none
+  --quick        smaller problems and few rounds: whether everything works, not how fast
+  --all          the grid of layer sizes and lengths, too
+  --rounds=N     medians over N rounds
+  --benchmark_filter=REGEX, --benchmark_list_tests, --benchmark_out=FILE   as Google Benchmark has them
+
+The table goes to standard output, the benchmarks one by one to standard error:  bash benchmarks/run.sh > table.md
 USAGE
 }
 
@@ -22,7 +31,9 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-if [ "$install" = yes ]; then install_packages build benchmarks; fi
-run_preset benchmarks || die "It could not be built; the reason stands above."
-say "Measuring"
+{
+  if [ "$install" = yes ]; then install_packages build benchmarks; fi
+  run_preset benchmarks || die "It could not be built; the reason stands above."
+  say "Measuring"
+} >&2
 exec "$root/build/benchmarks/benchmarks/benchmarks" "${arguments[@]}"

@@ -1,0 +1,115 @@
+// How things are measured: wall-clock time, work and yardsticks by turns, medians.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include <implicit_attention/core/large_memory.hpp>
+
+namespace benchmarks {
+
+using implicit_attention::Index;
+using implicit_attention::LargeMemory;
+
+[[nodiscard]] double median(std::vector<double> values);
+
+template <class Work>
+[[nodiscard]] double seconds_of(const Work& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// What a run of the program shares.
+struct Settings {
+  bool quick = false;  ///< smaller problems, few rounds: to see that everything works
+  int rounds = 0;      ///< rounds of every measurement; 0: as its cost allows
+};
+Settings& settings();
+
+/// The machine, measured at the start of the run: rates per second.
+struct Machine {
+  double product_flops = 0;     ///< Eigen, float, 1024^3
+  double blas_flops = 0;        ///< OpenBLAS, one thread; 0 where it is not linked
+  double fill_bytes = 0;        ///< std::fill of touched memory
+  double memset_bytes = 0;
+  double copy_bytes = 0;        ///< bytes written by memcpy
+  double fresh_bytes = 0;       ///< first touch, ordinary pages
+  double fresh_huge_bytes = 0;  ///< first touch, huge pages
+  double exponentials = 0;      ///< Eigen's float exp, in cache
+};
+Machine& machine();
+void measure_machine();
+
+/// The yardsticks, measured again between the rounds of the work: the machine's speed changes within seconds.
+/// Eigen's product of two 1024 x 1024 float matrices.
+void yardstick_product();
+constexpr double yardstick_flops = 2.0 * 1024 * 1024 * 1024;
+/// Fills memory with the faster of std::fill and memset.
+void yardstick_fill(float* memory, Index count);
+
+/// Works that are timed by turns, round after round.
+class Rounds {
+ public:
+  /// Times of one round, by name.
+  using Times = std::map<std::string, double>;
+
+  void add(std::string name, std::function<void()> work) { works_.emplace_back(std::move(name), std::move(work)); }
+  /// At least `least` rounds, and more as long as all take less than `budget` seconds.
+  void run(int least = 5, double budget = 3);
+
+  /// Median over rounds of something made of one round's times.
+  [[nodiscard]] double median_of(const std::function<double(Times&)>& value);
+  [[nodiscard]] double seconds(const std::string& name) {
+    return median_of([&](Times& times) { return times.at(name); });
+  }
+  [[nodiscard]] double ratio(const std::string& name, const std::string& yardstick) {
+    return median_of([&](Times& times) { return times.at(name) / times.at(yardstick); });
+  }
+
+ private:
+  std::vector<std::pair<std::string, std::function<void()>>> works_;
+  std::vector<Times> rounds_;
+};
+
+/// A line of the README's table.
+struct Line {
+  std::string work, measured, bar, aim;
+  bool bar_met = false, aim_met = false;
+  std::string seconds;
+};
+/// Adds a line; `place` orders them.
+void report(int place, Line line);
+/// A ratio that must not exceed, or must reach, a bar.
+void report_at_most(int place, const std::string& work, double value, double bar, double aim, const std::string& unit, const std::string& seconds);
+void report_at_least(int place, const std::string& work, double value, double bar, double aim, const std::string& unit, const std::string& seconds);
+/// A figure beside the table: all terms against recurrence alone.
+void report_terms(const std::string& work, double ratio);
+/// A line below the table.
+void report_note(const std::string& note);
+void print_report();
+
+/// `x` with three figures.
+[[nodiscard]] std::string figures(double x, int count = 3);
+/// `12.3 ms`
+[[nodiscard]] std::string time_text(double seconds);
+
+/// Registers a measurement that does its own rounds and calls SetIterationTime once.
+void add_benchmark(const std::string& name, std::function<void(benchmark::State&)> run);
+
+void add_maps();
+void add_reductions();
+void add_linear();
+void add_memory();
+void add_exponents();
+void add_precision();
+/// What the program does when it is started to measure its own memory; prints bytes.
+int measure_memory(const std::string& which);
+
+}  // namespace benchmarks
