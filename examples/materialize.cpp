@@ -1,6 +1,9 @@
 // Writes the implicit attention of one layer: of a layer's weights and input, or of a layer of a whole language model.
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
+#include <filesystem>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -8,9 +11,13 @@
 
 #include <CLI/CLI.hpp>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/npy.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
+#include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/rwkv4.hpp>
 
 #include "support/command_line.hpp"
 #include "support/heat_map.hpp"
@@ -68,7 +75,8 @@ class Result {
     const Matrix<Scalar> bias = attention.bias();
     for (std::size_t c = 0; c < channels_.size(); ++c)
       for (std::size_t r = 0; r < rows_.size(); ++r)
-        bias_(sequence * static_cast<Index>(channels_.size()) + static_cast<Index>(c), static_cast<Index>(r)) = bias(rows_[r], channels_[c]);
+        bias_(sequence * static_cast<Index>(channels_.size()) + static_cast<Index>(c), static_cast<Index>(r)) =
+            bias(rows_[r], channels_[c]);
     x_.middleRows(sequence * tokens_, tokens_) = run.x.matrix();
     y_.middleRows(sequence * tokens_, tokens_) = run.y.matrix();
     out_.middleRows(sequence * tokens_, tokens_) = run.out.matrix();
@@ -143,8 +151,8 @@ class Result {
   Index tokens_ = 0;
   std::vector<Index> channels_, rows_;
   std::optional<ReductionKind> reduction_;
-  Matrix<Scalar> numbers_;     // (batch * channels * rows, tokens), or (batch * rows, tokens)
-  Matrix<Scalar> bias_;        // (batch * channels, rows)
+  Matrix<Scalar> numbers_;      // (batch * channels * rows, tokens), or (batch * rows, tokens)
+  Matrix<Scalar> bias_;         // (batch * channels, rows)
   Matrix<Scalar> x_, y_, out_;  // (batch * tokens, ...)
 };
 
@@ -168,7 +176,8 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
   const std::string telling = options.arch == "mamba" ? "A_log" : options.arch == "rwkv4" ? "time_decay" : "rg_lru.recurrent_param";
   std::vector<std::string> prefixes;
   for (const std::string& name : source.names())
-    if (name == telling || (name.size() > telling.size() && name.compare(name.size() - telling.size() - 1, std::string::npos, "." + telling) == 0))
+    if (name == telling ||
+        (name.size() > telling.size() && name.compare(name.size() - telling.size() - 1, std::string::npos, "." + telling) == 0))
       prefixes.push_back(name.substr(0, name.size() - telling.size()));
   if (options.prefix) {
     for (const std::string& prefix : {*options.prefix, *options.prefix + "."})
@@ -177,11 +186,12 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
     return prefixes.front();
   }
   if (prefixes.empty())
-    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", options.prefix.value_or(""), telling, ", expected the weights of a ", options.arch,
-                                   " layer"));
+    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", options.prefix.value_or(""), telling,
+                                   ", expected the weights of a ", options.arch, " layer"));
   for (std::string& prefix : prefixes) prefix = prefix.empty() ? "\"\"" : prefix;
-  raise(ErrorKind::value, message("--prefix: ", options.prefix ? message("no ", options.arch, " layer has its weights below ", *options.prefix)
-                                                               : message("several ", options.arch, " layers are in ", source.where()),
+  raise(ErrorKind::value, message("--prefix: ",
+                                  options.prefix ? message("no ", options.arch, " layer has its weights below ", *options.prefix)
+                                                 : message("several ", options.arch, " layers are in ", source.where()),
                                   "; there are ", some_of(prefixes)));
 }
 
@@ -189,17 +199,19 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
 std::vector<Index> read_positions(const Options& options, Index batch, Index tokens) {
   if (options.positions.empty()) return {};
   const FileAndTensor where = parse_file_and_tensor(options.positions);
-  if (where.tensor.empty()) raise(ErrorKind::value, message("--positions: \"", options.positions, "\" names no tensor, expected FILE:TENSOR"));
+  if (where.tensor.empty())
+    raise(ErrorKind::value, message("--positions: \"", options.positions, "\" names no tensor, expected FILE:TENSOR"));
   const SafetensorsFile file(where.file);
   const std::vector<Index>& shape = file.info(where.tensor).shape;
   const bool fits = shape == std::vector<Index>{batch, tokens} || (batch == 1 && shape == std::vector<Index>{tokens});
   if (!fits)
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", where.tensor, " is ", shape_text(shape), ", expected ", shape_text({batch, tokens}),
-                                    " = (batch, tokens)"));
+    raise(ErrorKind::shape, message(file.where(), ": tensor ", where.tensor, " is ", shape_text(shape), ", expected ",
+                                    shape_text({batch, tokens}), " = (batch, tokens)"));
   const auto numbers = file.read_integers(where.tensor);
   std::vector<Index> positions(numbers.begin(), numbers.end());
   for (const Index position : positions)
-    if (position < 0) raise(ErrorKind::value, message(file.where(), ": tensor ", where.tensor, " holds position ", position, ", expected at least 0"));
+    if (position < 0)
+      raise(ErrorKind::value, message(file.where(), ": tensor ", where.tensor, " holds position ", position, ", expected at least 0"));
   return positions;
 }
 
@@ -211,8 +223,8 @@ void materialize_layer(const Options& options, const std::string& ending, const 
   const std::string tensor = input_tensor(file, where.tensor);
   const std::vector<Index>& shape = file.info(tensor).shape;
   if ((shape.size() != 2 && shape.size() != 3) || shape.back() != layer.width() || file.info(tensor).count == 0)
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, ", layer.width(), ") or (batch, tokens, ",
-                                    layer.width(), "), the width of the weights, with at least one token"));
+    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, ", layer.width(),
+                                    ") or (batch, tokens, ", layer.width(), "), the width of the weights, with at least one token"));
   const Array<Scalar> input = file.read<Scalar>(tensor);
   std::optional<Index> batch;
   if (shape.size() == 3) batch = shape.front();
@@ -232,10 +244,10 @@ void materialize_layer(const Options& options, const std::string& ending, const 
       return layer.activations(u);
     };
     const typename Layer::Activations act = run();
+    work.begin_piece();
     result.add({layer.implicit_attention(act, Terms::parse(options.terms)), act.x, act.y, act.out}, sequence, work.executor());
-    work.next();
   }
-  result.write(ending, message(options.arch, " layer"), {});
+  result.write(ending, message(options.arch == "mamba" ? "Mamba" : options.arch == "rwkv4" ? "RWKV-4" : "Griffin", " layer"), {});
 }
 
 template <Real Scalar>
@@ -255,7 +267,8 @@ void materialize_model(const Options& options, const std::string& ending) {
   const LanguageModel<Scalar>& model = loaded.model;
   const Index layer = *options.layer;
   if (layer < 0 || layer >= model.layer_count())
-    raise(ErrorKind::value, message("--layer: ", layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", options.model));
+    raise(ErrorKind::value,
+          message("--layer: ", layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", options.model));
   const std::vector<Index> ids = sequence_ids(options.sequence, loaded.tokenizer);
 
   Work work("materialize", 1);
@@ -264,9 +277,9 @@ void materialize_model(const Options& options, const std::string& ending) {
   forward.logit_positions = Indices::last();
   const LayerPass<Scalar> pass = model.layer_pass(model.forward(ids, forward), layer);
   Result<Scalar> result(options, std::nullopt);
+  work.begin_piece();
   result.add({model.implicit_attention(pass, layer, Terms::parse(options.terms)), pass.x(), pass.y(), pass.out()}, 0, work.executor());
-  work.next();
-  result.write(ending, message(model.name(), ", layer ", layer), loaded.tokenizer.labels(ids));
+  result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 
 template <Real Scalar>
@@ -279,14 +292,17 @@ void materialize(const Options& options, const std::string& ending) {
 void check(const Options& options, bool layer_options, bool model_options) {
   const bool layer_form = layer_options && !model_options, model_form = model_options && !layer_options;
   if (layer_options && model_options)
-    raise(ErrorKind::value, "--arch, --weights, --input and --model, --layer, --text exclude each other: either a layer's weights, or a model");
+    raise(ErrorKind::value,
+          "--arch, --weights, --input and --model, --layer, --text exclude each other: either a layer's weights, or a model");
   if (!layer_form && !model_form)
-    raise(ErrorKind::value, "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
+    raise(ErrorKind::value,
+          "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
     if (options.arch.empty()) raise(ErrorKind::value, "--arch is missing, expected mamba, rwkv4 or griffin");
     if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a safetensors file");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
-    if (!options.positions.empty() && options.arch != "griffin") raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin has"));
+    if (!options.positions.empty() && options.arch != "griffin")
+      raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin has"));
   } else {
     if (options.model.empty()) raise(ErrorKind::value, "--model is missing, expected a folder with config.json and model.safetensors");
     if (!options.layer) raise(ErrorKind::value, "--layer is missing, expected a number from 0");
@@ -298,34 +314,46 @@ void check(const Options& options, bool layer_options, bool model_options) {
 int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
-  app.add_option("--arch", options.arch, "the architecture of the layer")->check(CLI::IsMember({"mamba", "rwkv4", "griffin"}))->option_text("mamba|rwkv4|griffin");
+  app.add_option("--arch", options.arch, "the architecture of the layer")
+      ->check(CLI::IsMember({"mamba", "rwkv4", "griffin"}))
+      ->option_text("mamba|rwkv4|griffin");
   app.add_option("--weights", options.weights, "safetensors with the layer's weights, under their public names")->option_text("FILE");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
-  app.add_option("--input", options.input, "the layer's input, (tokens, width) or (batch, tokens, width); without a name: input.hidden_states, hidden_states, or the only tensor")
+  app.add_option("--input", options.input,
+                 "the layer's input, (tokens, width) or (batch, tokens, width); without a name: input.hidden_states, hidden_states, or the "
+                 "only tensor")
       ->option_text("FILE[:TENSOR]");
-  app.add_option("--positions", options.positions, "Griffin: positions, (tokens) or (batch, tokens); a document begins where they are 0")->option_text("FILE:TENSOR");
+  app.add_option("--positions", options.positions, "Griffin: positions, (tokens) or (batch, tokens); a document begins where they are 0")
+      ->option_text("FILE:TENSOR");
   app.add_option("--model", options.model, "instead of all these: a folder with config.json and model.safetensors")->option_text("DIR");
   app.add_option("--layer", options.layer, "which layer of the model, from 0")->option_text("N");
   add_sequence_options(app, options.sequence);
-  app.add_option("--terms", options.terms, "which terms of the unified form: all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of recurrence, gate, "
-                                           "activation, convolution, normalization, skip, bias")
+  app.add_option("--terms", options.terms,
+                 "which terms of the unified form: all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of "
+                 "recurrence, gate, "
+                 "activation, convolution, normalization, skip, bias")
       ->option_text("all|published|recurrence|LIST");
   app.add_option("--channels", options.channels, "which channels: all, or a list such as 0,5-7")->option_text("all|LIST");
   app.add_option("--rows", options.rows, "which query tokens: all, last, or a list")->option_text("all|last|LIST");
   const CLI::Option* reduce = app.add_option("--reduce", options.reduce, "join the channels into one map")
                                   ->check(CLI::IsMember({"none", "mean", "mean-abs", "mean-positive"}))
                                   ->option_text("none|mean|mean-abs|mean-positive");
-  app.add_option("--precision", options.precision, "what is computed and written in (float32)")->check(CLI::IsMember({"float32", "float64"}))->option_text("float32|float64");
-  app.add_option("--byte-limit", options.byte_limit, "the largest attention that may be allocated (4G)")->transform(CLI::AsSizeValue(false))->option_text("SIZE");
+  app.add_option("--precision", options.precision, "what is computed and written in (float32)")
+      ->check(CLI::IsMember({"float32", "float64"}))
+      ->option_text("float32|float64");
+  app.add_option("--byte-limit", options.byte_limit, "the largest attention that may be allocated (4G)")
+      ->transform(CLI::AsSizeValue(false))
+      ->option_text("SIZE");
   app.add_option("--out", options.out,
                  "what is written: .safetensors (attention, bias, linear_input, y, out), .npy (attention), or .png (a heat map; "
                  "more than 16 matrices are shown as their mean of absolute values)")
       ->option_text("FILE")
       ->required();
-  app.footer("Examples:\n"
-             "  materialize --arch mamba --weights model.safetensors --prefix backbone.layers.0.mixer. --input states.safetensors:u \\\n"
-             "              --precision float64 --out attention.safetensors\n"
-             "  materialize --model examples/models/mamba --layer 1 --text \"a gripping film <cls>\" --reduce mean-abs --out map.png\n");
+  app.footer(
+      "Examples:\n"
+      "  materialize --arch mamba --weights model.safetensors --prefix backbone.layers.0.mixer. --input states.safetensors:u \\\n"
+      "              --precision float64 --out attention.safetensors\n"
+      "  materialize --model examples/models/mamba --layer 1 --text \"a gripping film <cls>\" --reduce mean-abs --out map.png\n");
 
   return run_program(app, argument_count, arguments, [&] {
     options.reduce_given = reduce->count() > 0;

@@ -18,7 +18,8 @@ namespace {
 
 int complain(const std::string& program, const std::string& what) {
   std::string line = what;
-  std::replace_if(line.begin(), line.end(), [](char letter) { return letter == '\n' || letter == '\r'; }, ' ');
+  std::replace_if(
+      line.begin(), line.end(), [](char letter) { return letter == '\n' || letter == '\r'; }, ' ');
   std::fprintf(stderr, "%s: %s\n", program.c_str(), printable(line, 2000).c_str());
   return 2;
 }
@@ -70,7 +71,9 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
     const std::size_t dash = part.find('-', 1);
     if (part.empty()) raise(ErrorKind::value, message(option, ": \"", text, "\" is no list of numbers, expected for example 0,5-7"));
     const Index first = parse_index(option, part.substr(0, dash), text);
-    const Index last = dash == std::string_view::npos ? first : part.size() == dash + 1 ? -1 : parse_index(option, part.substr(dash + 1), text);
+    const Index last = dash == std::string_view::npos ? first
+                       : part.size() == dash + 1      ? -1
+                                                      : parse_index(option, part.substr(dash + 1), text);
     if (last < first || last - first >= most)
       raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
     for (Index index = first; index <= last; ++index) list.push_back(index);
@@ -94,11 +97,16 @@ ReductionKind parse_reduction(std::string_view text) {
 
 std::string reduction_text(ReductionKind kind) {
   switch (kind) {
-    case ReductionKind::mean: return "mean attention over channels";
-    case ReductionKind::mean_abs: return "mean |attention| over channels";
-    case ReductionKind::mean_positive: return "mean positive attention over channels";
-    case ReductionKind::max: return "largest attention over channels";
-    case ReductionKind::min: return "smallest attention over channels";
+    case ReductionKind::mean:
+      return "mean attention over channels";
+    case ReductionKind::mean_abs:
+      return "mean |attention| over channels";
+    case ReductionKind::mean_positive:
+      return "mean positive attention over channels";
+    case ReductionKind::max:
+      return "largest attention over channels";
+    case ReductionKind::min:
+      return "smallest attention over channels";
   }
   return "attention";
 }

@@ -1,8 +1,34 @@
 #include "model_input.hpp"
 
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
 #include <CLI/CLI.hpp>
 
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/models/load.hpp>
+
+#include "command_line.hpp"
+
 namespace implicit_attention::examples {
+
+template <Real Scalar>
+LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(directory, ignored))
+    raise(ErrorKind::file, message("--model: there is no folder ", directory, ", expected one with config.json and model.safetensors"));
+  const SafetensorsSource<Scalar> source(directory);
+  LanguageModel<Scalar> model = load_language_model<Scalar>(source, read_configuration(directory));
+  std::optional<TokenizerKind> kind;
+  if (!tokenizer.empty()) kind = tokenizer_kind(tokenizer);
+  Tokenizer opened = Tokenizer::open(directory, model.vocabulary(), kind);
+  return {directory, std::move(model), std::move(opened)};
+}
+template struct LoadedModel<float>;
+template struct LoadedModel<double>;
 
 void add_sequence_options(CLI::App& app, SequenceOptions& options) {
   app.add_option("--text", options.text, "what the model reads, as text")->option_text("TEXT");
@@ -30,6 +56,13 @@ std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer&
   for (const std::string& token : options.append) ids.push_back(tokenizer.id(token));
   tokenizer.check(ids);
   return ids;
+}
+
+std::string architecture_text(const std::string& name) {
+  if (name == "MambaForCausalLM") return "Mamba";
+  if (name == "RwkvForCausalLM") return "RWKV-4";
+  if (name == "RecurrentGemmaForCausalLM") return "Griffin";
+  return name;
 }
 
 std::string separator_of(const Tokenizer& tokenizer) {

@@ -1,9 +1,14 @@
-// Work that shows its progress: an executor whose bar moves as its loops go.
+// Work that shows its progress: threads whose bar moves as its loops go.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <string>
+#include <thread>
 #include <utility>
 
-#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/thread_executor.hpp>
 
 #include "terminal.hpp"
 
@@ -14,30 +19,35 @@ class Work {
  public:
   Work(std::string what, Index pieces) : bar_(std::move(what), pieces * steps) {}
 
-  void describe(std::string what) { bar_.describe(std::move(what)); }
-  /// Runs loops one after the other; while the last of a piece runs, the bar moves through that piece.
+  /// The next piece begins: whatever came before it is done.
+  void begin_piece() {
+    if (begun_) bar_.advance(steps - done_);
+    begun_ = true;
+    done_ = 0;
+  }
+  /// Runs loops on all of the machine's cores. The bar moves through the piece with the loop that is furthest; it comes to the end of a
+  /// piece only when the next one begins.
   [[nodiscard]] Executor executor() {
     return [this](Index count, const std::function<void(Index)>& body) {
-      for (Index i = 0; i < count; ++i) {
+      const std::thread::id caller = std::this_thread::get_id();
+      std::atomic<Index> finished{0};
+      pool_.parallel_for(count, [&](Index i) {
         body(i);
-        // A piece is several loops of unknown lengths: only the longest of them so far moves the bar, and never to the end.
-        const Index reached = (i + 1) * (steps - 1) / count;
-        bar_.advance(count >= longest_ && reached > done_ ? reached - done_ : 0);
-        if (count >= longest_) done_ = std::max(done_, reached);
-      }
-      longest_ = std::max(longest_, count);
+        const Index now = ++finished;
+        if (std::this_thread::get_id() != caller) return;  // the caller works too, and it alone draws
+        const Index reached = std::max(done_, now * (steps - 1) / count);
+        bar_.advance(reached - done_);
+        done_ = reached;
+      });
     };
-  }
-  /// A piece is done.
-  void next() {
-    bar_.advance(steps - done_);
-    done_ = 0;
   }
 
  private:
   static constexpr Index steps = 1000;
+  ThreadPool pool_;
   ProgressBar bar_;
-  Index done_ = 0, longest_ = 0;
+  Index done_ = 0;
+  bool begun_ = false;
 };
 
 }  // namespace implicit_attention::examples
