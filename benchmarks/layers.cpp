@@ -38,7 +38,7 @@ template <class Scalar>
 }  // namespace
 
 Matrix<float> normal_numbers(Index rows, Index columns, unsigned seed) {
-  constexpr std::size_t pool_size = std::size_t(1) << 20;
+  const std::size_t pool_size = std::clamp(static_cast<std::size_t>(rows * columns), std::size_t(1) << 13, std::size_t(1) << 20);
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal;
   std::vector<float> pool(pool_size);

@@ -28,19 +28,26 @@ template <Real Scalar>
   return x * sigmoid(x);
 }
 
+namespace detail {
+/// (1 + tanh(f)) / 2 = sigmoid(2 f), which does not cancel where tanh(f) is near -1; 2 f = 2 sqrt(2/pi) (x + 0.044715 x^3).
+template <Real Scalar>
+constexpr Scalar gelu_linear = Scalar(1.5957691216057308);
+template <Real Scalar>
+constexpr Scalar gelu_cubic = Scalar(0.044715);
+}  // namespace detail
+
 /// The data-dependent scale of the tanh form of GELU: gelu(x) = gelu_scale(x) * x.
 template <Real Scalar>
 [[nodiscard]] Scalar gelu_scale(Scalar x) {
-  const Scalar inner = Scalar(0.7978845608028654) * (x + Scalar(0.044715) * x * x * x);  // sqrt(2/pi)
-  return Scalar(0.5) * (Scalar(1) + std::tanh(inner));
+  return sigmoid(detail::gelu_linear<Scalar> * (x + detail::gelu_cubic<Scalar> * x * x * x));
 }
 
 /// d/dx of the tanh form of GELU.
 template <Real Scalar>
 [[nodiscard]] Scalar gelu_derivative(Scalar x) {
-  const Scalar root = Scalar(0.7978845608028654), cubic = Scalar(0.044715);
-  const Scalar t = std::tanh(root * (x + cubic * x * x * x));
-  return Scalar(0.5) * (Scalar(1) + t) + Scalar(0.5) * x * (Scalar(1) - t * t) * root * (Scalar(1) + Scalar(3) * cubic * x * x);
+  const Scalar linear = detail::gelu_linear<Scalar>, cubic = detail::gelu_cubic<Scalar>, inner = linear * (x + cubic * x * x * x);
+  const Scalar s = sigmoid(inner);
+  return s + x * s * sigmoid(-inner) * linear * (Scalar(1) + Scalar(3) * cubic * x * x);
 }
 
 /// sqrt(1 - a^2) from log(a) <= 0, without the cancellation at a near 1.
@@ -72,7 +79,7 @@ template <class Derived>
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> gelu_scale(const Eigen::MatrixBase<Derived>& x) {
   using Scalar = typename Derived::Scalar;
-  return (Scalar(0.5) * (Scalar(1) + (Scalar(0.7978845608028654) * (x.array() + Scalar(0.044715) * x.array().cube())).tanh())).matrix();
+  return sigmoid((detail::gelu_linear<Scalar> * (x.array() + detail::gelu_cubic<Scalar> * x.array().cube())).matrix());
 }
 
 template <class Derived>
