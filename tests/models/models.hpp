@@ -49,7 +49,9 @@ class Tensors final : public TensorSource<Scalar> {
     tensors[to] = tensors.at(from);
     tensors.erase(from);
   }
-  void set(const std::string& name, std::vector<Index> shape, Matrix<Scalar> numbers) { tensors[name] = {std::move(shape), std::move(numbers)}; }
+  void set(const std::string& name, std::vector<Index> shape, Matrix<Scalar> numbers) {
+    tensors[name] = {std::move(shape), std::move(numbers)};
+  }
   void set_zero(const std::string& name, std::vector<Index> shape) {
     Index rows = 1;
     for (std::size_t axis = 0; axis + 1 < shape.size(); ++axis) rows *= shape[axis];

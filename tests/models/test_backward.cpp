@@ -88,10 +88,12 @@ TEMPLATE_TEST_CASE("gradients of public trained models", "[models]", double, flo
     const SafetensorsFile expected(*folder / "expected.safetensors");
     const LanguageModel<TestType> model = load_language_model(SafetensorsSource<TestType>(*folder), read_configuration(*folder));
     const ForwardPass<TestType> pass = model.forward(integers(expected, "input_ids"));
-    const BackwardPass<TestType> gradients = backward(model, pass, logit_gradient(pass, pass.tokens() - 1, integers(expected, "target_token").front()));
+    const BackwardPass<TestType> gradients =
+        backward(model, pass, logit_gradient(pass, pass.tokens() - 1, integers(expected, "target_token").front()));
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       INFO("layer " << layer);
-      CHECK(relative_error(*gradients.layers[static_cast<std::size_t>(layer)].y, Matrix<double>(*expected.read<double>(message("layer", layer, ".grad_y")))) <
+      CHECK(relative_error(*gradients.layers[static_cast<std::size_t>(layer)].y,
+                           Matrix<double>(*expected.read<double>(message("layer", layer, ".grad_y")))) <
             (std::is_same_v<TestType, double> ? 1e-11 : 2e-5));
     }
   }
@@ -114,11 +116,13 @@ TEST_CASE("each block's gradient is its finite differences", "[models]") {
   }
 
   const GatedFeedForward<double> gated({weight(M, D), weight(1, M), weight(M, D), weight(1, M), weight(D, M), weight(1, D)});
-  CHECK(relative_error(gated.backward(gated.activations(u), g),
-                       finite_differences(u, [&](const Matrix<double>& v) { return gated.activations(v).out.matrix().cwiseProduct(g).sum(); })) < slope_tolerance);
+  CHECK(relative_error(gated.backward(gated.activations(u), g), finite_differences(u, [&](const Matrix<double>& v) {
+                         return gated.activations(v).out.matrix().cwiseProduct(g).sum();
+                       })) < slope_tolerance);
   const ChannelMixing<double> mixing({weight(1, D), weight(1, D), weight(M, D), weight(D, D), weight(D, M)});
-  CHECK(relative_error(mixing.backward(mixing.activations(u), g),
-                       finite_differences(u, [&](const Matrix<double>& v) { return mixing.activations(v).out.matrix().cwiseProduct(g).sum(); })) < slope_tolerance);
+  CHECK(relative_error(mixing.backward(mixing.activations(u), g), finite_differences(u, [&](const Matrix<double>& v) {
+                         return mixing.activations(v).out.matrix().cwiseProduct(g).sum();
+                       })) < slope_tolerance);
   // Without biases, the relevance of a feed-forward part's input is that of its output.
   const GatedFeedForward<double> unbiased({weight(M, D), {}, weight(M, D), {}, weight(D, M), {}});
   const auto act = unbiased.activations(u);
@@ -141,7 +145,9 @@ TEST_CASE("a whole model's gradient is its finite differences", "[models]") {
     const BackwardPass<double> gradients = backward(model, pass, d);
     ForwardOptions cheap = options;
     cheap.keep = Keep::logits;
-    const auto value = [&](const Matrix<double>& embeddings) { return model.forward_embeddings(embeddings, cheap).logits.cwiseProduct(d).sum(); };
+    const auto value = [&](const Matrix<double>& embeddings) {
+      return model.forward_embeddings(embeddings, cheap).logits.cwiseProduct(d).sum();
+    };
     // One direction for each of a few seeds, which any wrong entry changes.
     for (std::uint64_t seed = 1; seed < 5; ++seed) {
       const Matrix<double> at = *pass.embeddings, direction = Draw(seed).normals<double>(at.rows(), at.cols());
@@ -152,7 +158,8 @@ TEST_CASE("a whole model's gradient is its finite differences", "[models]") {
     }
     // The residual stream's gradient, from any layer on.
     const Index layer = model.layer_count() - 1;
-    const Matrix<double> residual = *pass.layers[static_cast<std::size_t>(layer)].residual, direction = Draw(9).normals<double>(residual.rows(), residual.cols());
+    const Matrix<double> residual = *pass.layers[static_cast<std::size_t>(layer)].residual,
+                         direction = Draw(9).normals<double>(residual.rows(), residual.cols());
     const auto from_layer = [&](const Matrix<double>& r) {
       const Matrix<double> final_residual = *model.run_layer(layer, r, pass.positions).output;
       Matrix<double> rows(2, model.width());
@@ -220,7 +227,8 @@ TEST_CASE("bad calls backwards are told before work starts", "[models]") {
   says([&] { return logit_gradient(pass, 1, 3); }, "no logits were computed at token 1 of 3");
   says([&] { return logit_gradient(pass, 2, model.vocabulary()); }, "target token 7145 is out of range, expected 0 to 7144");
   says([&] { return logit_gradient(pass, 2, 3, Index(-1)); }, "contrast token -1 is out of range");
-  says([&] { return backward(model, bare, logit_gradient(bare, 2, 3)); }, "the pass kept 0 layers, expected 2; run MambaForCausalLM with Keep::residuals");
+  says([&] { return backward(model, bare, logit_gradient(bare, 2, 3)); },
+       "the pass kept 0 layers, expected 2; run MambaForCausalLM with Keep::residuals");
   says([&] { return backward(model, pass, Matrix<double>(Matrix<double>::Zero(3, model.vocabulary()))); },
        "backward: d_logits is (3, 7145), expected (1, 7145) = (logit positions, vocabulary)");
 }

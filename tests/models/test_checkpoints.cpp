@@ -152,27 +152,72 @@ std::string error_of(const std::function<void()>& call) {
 
 TEST_CASE("both dialects' configurations that agree with the weights are taken", "[models]") {
   const Matrix<double> mamba = logits(mamba_tensors());
-  CHECK((logits(mamba_tensors(), with({{"model_type", "mamba"}, {"hidden_size", D}, {"num_hidden_layers", Index(2)}, {"state_size", Index(3)},
-                                       {"conv_kernel", Index(4)}, {"expand", Index(2)}, {"intermediate_size", Index(8)}, {"time_step_rank", Index(1)},
-                                       {"use_bias", false}, {"use_conv_bias", true}, {"hidden_act", "silu"}, {"tie_word_embeddings", true},
-                                       {"layer_norm_epsilon", 1e-5}, {"vocab_size", V}})) - mamba).isZero(0));
-  CHECK((logits(mamba_tensors(), with({{"d_model", D}, {"n_layer", Index(2)}, {"ssm_cfg.d_state", Index(3)}, {"ssm_cfg.d_conv", Index(4)},
-                                       {"ssm_cfg.expand", Index(2)}, {"ssm_cfg.dt_rank", "auto"}, {"ssm_cfg.layer", "Mamba1"}, {"rms_norm", true},
-                                       {"vocab_size", Index(3)}, {"pad_vocab_size_multiple", Index(6)}, {"tie_embeddings", true},
-                                       {"norm_epsilon", 1e-5}})) - mamba).isZero(0));
-  CHECK((logits(rwkv_tensors(), with({{"model_type", "rwkv"}, {"hidden_size", D}, {"attention_hidden_size", Index(6)}, {"intermediate_size", Index(10)},
-                                      {"num_hidden_layers", Index(2)}, {"rescale_every", Index(1)}, {"tie_word_embeddings", false},
-                                      {"layer_norm_epsilon", 1e-5}})) - logits(rwkv_tensors())).isZero(0));
+  CHECK((logits(mamba_tensors(), with({{"model_type", "mamba"},
+                                       {"hidden_size", D},
+                                       {"num_hidden_layers", Index(2)},
+                                       {"state_size", Index(3)},
+                                       {"conv_kernel", Index(4)},
+                                       {"expand", Index(2)},
+                                       {"intermediate_size", Index(8)},
+                                       {"time_step_rank", Index(1)},
+                                       {"use_bias", false},
+                                       {"use_conv_bias", true},
+                                       {"hidden_act", "silu"},
+                                       {"tie_word_embeddings", true},
+                                       {"layer_norm_epsilon", 1e-5},
+                                       {"vocab_size", V}})) -
+         mamba)
+            .isZero(0));
+  CHECK((logits(mamba_tensors(), with({{"d_model", D},
+                                       {"n_layer", Index(2)},
+                                       {"ssm_cfg.d_state", Index(3)},
+                                       {"ssm_cfg.d_conv", Index(4)},
+                                       {"ssm_cfg.expand", Index(2)},
+                                       {"ssm_cfg.dt_rank", "auto"},
+                                       {"ssm_cfg.layer", "Mamba1"},
+                                       {"rms_norm", true},
+                                       {"vocab_size", Index(3)},
+                                       {"pad_vocab_size_multiple", Index(6)},
+                                       {"tie_embeddings", true},
+                                       {"norm_epsilon", 1e-5}})) -
+         mamba)
+            .isZero(0));
+  CHECK((logits(rwkv_tensors(), with({{"model_type", "rwkv"},
+                                      {"hidden_size", D},
+                                      {"attention_hidden_size", Index(6)},
+                                      {"intermediate_size", Index(10)},
+                                      {"num_hidden_layers", Index(2)},
+                                      {"rescale_every", Index(1)},
+                                      {"tie_word_embeddings", false},
+                                      {"layer_norm_epsilon", 1e-5}})) -
+         logits(rwkv_tensors()))
+            .isZero(0));
   const Matrix<double> griffin = logits(griffin_tensors());
+  CHECK((logits(griffin_tensors(), with({{"model_type", "recurrent_gemma"},
+                                         {"hidden_size", D},
+                                         {"lru_width", Index(8)},
+                                         {"intermediate_size", Index(12)},
+                                         {"num_hidden_layers", Index(3)},
+                                         {"num_attention_heads", Index(2)},
+                                         {"num_key_value_heads", Index(1)},
+                                         {"head_dim", Index(4)},
+                                         {"conv1d_width", Index(4)},
+                                         {"attention_window_size", Index(2048)},
+                                         {"rms_norm_eps", 1e-6},
+                                         {"logits_soft_cap", 30.0},
+                                         {"rope_theta", 10000.0},
+                                         {"partial_rotary_factor", 0.5},
+                                         {"hidden_activation", "gelu_pytorch_tanh"},
+                                         {"attention_bias", false},
+                                         {"embeddings_scale_by_sqrt_dim", true},
+                                         {"tie_word_embeddings", true},
+                                         {"block_types", std::vector<std::string>{"recurrent", "recurrent", "attention"}}})) -
+         griffin)
+            .isZero(0));
   CHECK((logits(griffin_tensors(),
-                with({{"model_type", "recurrent_gemma"}, {"hidden_size", D}, {"lru_width", Index(8)}, {"intermediate_size", Index(12)},
-                      {"num_hidden_layers", Index(3)}, {"num_attention_heads", Index(2)}, {"num_key_value_heads", Index(1)}, {"head_dim", Index(4)},
-                      {"conv1d_width", Index(4)}, {"attention_window_size", Index(2048)}, {"rms_norm_eps", 1e-6}, {"logits_soft_cap", 30.0},
-                      {"rope_theta", 10000.0}, {"partial_rotary_factor", 0.5}, {"hidden_activation", "gelu_pytorch_tanh"}, {"attention_bias", false},
-                      {"embeddings_scale_by_sqrt_dim", true}, {"tie_word_embeddings", true},
-                      {"block_types", std::vector<std::string>{"recurrent", "recurrent", "attention"}}})) - griffin).isZero(0));
-  CHECK((logits(griffin_tensors(), with({{"_block_types", std::vector<std::string>{"recurrent", "recurrent", "attention"}}, {"head_dim", Index(4)}})) -
-         griffin).isZero(0));
+                with({{"_block_types", std::vector<std::string>{"recurrent", "recurrent", "attention"}}, {"head_dim", Index(4)}})) -
+         griffin)
+            .isZero(0));
 }
 
 TEST_CASE("keys that weights cannot tell change what is computed", "[models]") {
@@ -203,12 +248,14 @@ TEST_CASE("embedding scale is sqrt(width) in bfloat16", "[models]") {
         if (extent == D) extent = width;
       // only the sizes that are the model's width
       if (name.find("rg_lru") != std::string::npos || name.find("conv_1d") != std::string::npos) shape = tensor.shape;
-      if (name.find("layers.2") != std::string::npos && (name.find("k_proj") != std::string::npos || name.find("v_proj") != std::string::npos))
+      if (name.find("layers.2") != std::string::npos &&
+          (name.find("k_proj") != std::string::npos || name.find("v_proj") != std::string::npos))
         shape = {4, width};
       wide.set_zero(name, shape);
     }
     // sqrt(2560) = 50.596 lies between 50.5 and 50.75; sqrt(10) = 3.16228 between 3.15625 and 3.171875
-    CHECK(load_griffin_lm<double>(wide, with({{"num_attention_heads", Index(2)}})).parts().embedding_scale == (width == 2560 ? 50.5 : 3.15625));
+    CHECK(load_griffin_lm<double>(wide, with({{"num_attention_heads", Index(2)}})).parts().embedding_scale ==
+          (width == 2560 ? 50.5 : 3.15625));
   }
 }
 
@@ -229,7 +276,9 @@ TEST_CASE("every spelling of the tensors' names is read", "[models]") {
     original.tensors[other] = tensor;
   }
   CHECK((logits(original) - logits(rwkv_tensors())).isZero(0));
-  CHECK((logits(original, with({{"n_embd", D}, {"n_layer", Index(2)}, {"dim_att", Index(6)}, {"dim_ffn", Index(10)}})) - logits(rwkv_tensors())).isZero(0));
+  CHECK((logits(original, with({{"n_embd", D}, {"n_layer", Index(2)}, {"dim_att", Index(6)}, {"dim_ffn", Index(10)}})) -
+         logits(rwkv_tensors()))
+            .isZero(0));
 }
 
 TEST_CASE("heads: tied, equal, and of their own", "[models]") {
@@ -241,9 +290,14 @@ TEST_CASE("heads: tied, equal, and of their own", "[models]") {
   own.set("lm_head.weight", {V, D}, 2 * *own.read("backbone.embeddings.weight"));
   CHECK((logits(own) - 2 * logits(mamba_tensors())).cwiseAbs().maxCoeff() < 1e-14);
   CHECK((logits(own, with({{"tie_embeddings", false}})) - logits(own)).isZero(0));
-  CHECK_THAT(error_of([&] { return logits(own, with({{"tie_word_embeddings", true}})); }),
-             contains_text("config.json: key tie_word_embeddings is true, expected false: tensor lm_head.weight is another than the embedding"));
-  CHECK_THAT(error_of([&] { return logits(mamba_tensors(), with({{"tie_embeddings", false}})); }),
+  CHECK_THAT(
+      error_of([&] {
+        return logits(own, with({{"tie_word_embeddings", true}}));
+      }),
+      contains_text("config.json: key tie_word_embeddings is true, expected false: tensor lm_head.weight is another than the embedding"));
+  CHECK_THAT(error_of([&] {
+               return logits(mamba_tensors(), with({{"tie_embeddings", false}}));
+             }),
              contains_text("key tie_embeddings is false, expected true: there is no tensor lm_head.weight"));
   Tensors<double> griffin = griffin_tensors();
   griffin.set("lm_head.weight", {V, D}, 2 * *griffin.read("model.embed_tokens.weight"));
@@ -262,11 +316,18 @@ TEST_CASE("Mamba with LayerNorm", "[models]") {
   for (Index token = 0; token < r.rows(); ++token) {
     const double mean = r.row(token).mean(), variance = (r.row(token).array() - mean).square().mean();
     for (Index d = 0; d < D; ++d)
-      CHECK(pass.layers[1].u(token, d) == Approx((r(token, d) - mean) / std::sqrt(variance + 1e-5) * tensors.read("backbone.layers.1.norm.weight")(0, d) +
-                                                 tensors.read("backbone.layers.1.norm.bias")(0, d)));
+      CHECK(pass.layers[1].u(token, d) ==
+            Approx((r(token, d) - mean) / std::sqrt(variance + 1e-5) * tensors.read("backbone.layers.1.norm.weight")(0, d) +
+                   tensors.read("backbone.layers.1.norm.bias")(0, d)));
   }
-  CHECK_THAT(error_of([&] { return load_mamba_lm(tensors, with({{"rms_norm", true}})); }), contains_text("key rms_norm is true, expected false"));
-  CHECK_THAT(error_of([&] { return load_mamba_lm(mamba_tensors(), with({{"rms_norm", false}})); }), contains_text("key rms_norm is false, expected true"));
+  CHECK_THAT(error_of([&] {
+               return load_mamba_lm(tensors, with({{"rms_norm", true}}));
+             }),
+             contains_text("key rms_norm is true, expected false"));
+  CHECK_THAT(error_of([&] {
+               return load_mamba_lm(mamba_tensors(), with({{"rms_norm", false}}));
+             }),
+             contains_text("key rms_norm is false, expected true"));
 }
 
 TEST_CASE("a key that contradicts the weights is an error that names key, value and what was expected", "[models]") {
@@ -325,7 +386,8 @@ TEST_CASE("a key that contradicts the weights is an error that names key, value 
       {griffin, "rope_theta", 0.0, "key rope_theta is 0, expected a number above 0"},
       {griffin, "partial_rotary_factor", 1.5, "rotary_part is 1.5, expected 0 to 1"},
       {griffin, "partial_rotary_factor", 0.25, "rotates 1 numbers, expected an even number"},
-      {griffin, "block_types", std::vector<std::string>{"recurrent", "attention"}, "key block_types has attention for layer 1, expected recurrent"},
+      {griffin, "block_types", std::vector<std::string>{"recurrent", "attention"},
+       "key block_types has attention for layer 1, expected recurrent"},
       {griffin, "_block_types", std::vector<std::string>{"recurrent"}, "key _block_types has recurrent for layer 2, expected attention"},
       {griffin, "block_types", std::vector<std::string>{}, "key block_types is an empty list"},
   };
@@ -344,9 +406,7 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
   };
   const Tensors<double> mamba = mamba_tensors(), rwkv = rwkv_tensors(), griffin = griffin_tensors();
   const auto without = [](const char* name) { return [name](Tensors<double>& t) { REQUIRE(t.tensors.erase(name) == 1); }; };
-  const auto as = [](const char* name, std::vector<Index> shape) {
-    return [name, shape](Tensors<double>& t) { t.set_zero(name, shape); };
-  };
+  const auto as = [](const char* name, std::vector<Index> shape) { return [name, shape](Tensors<double>& t) { t.set_zero(name, shape); }; };
   const std::vector<Row> rows = {
       {mamba, without("backbone.embeddings.weight"), "memory: tensor backbone.embeddings.weight is missing"},
       {mamba, without("backbone.norm_f.weight"), "tensor backbone.norm_f.weight is missing"},

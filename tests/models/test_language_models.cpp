@@ -97,8 +97,8 @@ TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]
     CHECK(most_likely == integers(expected, "target_token").front());
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       INFO("layer " << layer);
-      CHECK(relative_error(*pass.layers[static_cast<std::size_t>(layer)].y(), Matrix<double>(*expected.read<double>(message("layer", layer, ".y")))) <
-            (wide ? 1e-12 : 2e-5));
+      CHECK(relative_error(*pass.layers[static_cast<std::size_t>(layer)].y(),
+                           Matrix<double>(*expected.read<double>(message("layer", layer, ".y")))) < (wide ? 1e-12 : 2e-5));
     }
     if (expected.find("published.input_ids") == nullptr) continue;
     // The projects' own float32 numbers.
@@ -140,9 +140,11 @@ TEST_CASE("a model's logits depend on no later token, and the first tokens alone
     for (const Index first : {Index(1), Index(2), Index(3), Index(17), Index(39)}) {
       INFO(first << " tokens");
       std::vector<Index> other = ids;
-      for (std::size_t token = static_cast<std::size_t>(first); token < other.size(); ++token) other[token] = (other[token] + 1) % model.vocabulary();
+      for (std::size_t token = static_cast<std::size_t>(first); token < other.size(); ++token)
+        other[token] = (other[token] + 1) % model.vocabulary();
       // Matrix products of another size may round otherwise.
-      CHECK(relative_error(Matrix<double>(model.forward(other).logits.topRows(first)), Matrix<double>(whole.logits.topRows(first))) < 1e-13);
+      CHECK(relative_error(Matrix<double>(model.forward(other).logits.topRows(first)), Matrix<double>(whole.logits.topRows(first))) <
+            1e-13);
       const std::vector<Index> prefix(ids.begin(), ids.begin() + first);
       CHECK(relative_error(model.forward(prefix).logits, Matrix<double>(whole.logits.topRows(first))) < 1e-13);
     }
@@ -161,7 +163,8 @@ TEST_CASE("every layer's attention can be had after one pass, and is exact", "[m
       const Matrix<double> y = attention.apply(*kept.x()) + attention.bias();
       CHECK(relative_error(y, Matrix<double>(*kept.y())) < 1e-12);
       // The residual stream goes from layer to layer.
-      const Array<double>& next = layer + 1 < model.layer_count() ? pass.layers[static_cast<std::size_t>(layer) + 1].residual : pass.final_residual;
+      const Array<double>& next =
+          layer + 1 < model.layer_count() ? pass.layers[static_cast<std::size_t>(layer) + 1].residual : pass.final_residual;
       CHECK((kept.output.matrix() - next.matrix()).isZero(0));
     }
   }
@@ -190,7 +193,8 @@ TEST_CASE("what a pass keeps changes nothing that it computes", "[models]") {
       CHECK((again.y().matrix() - whole.layers[static_cast<std::size_t>(layer)].y().matrix()).isZero(0));
       CHECK((again.output.matrix() - whole.layers[static_cast<std::size_t>(layer)].output.matrix()).isZero(0));
     }
-    const ForwardPass<double> embedded = model.forward_embeddings(*whole.embeddings, {Keep::logits, {}, whole.positions, serial_executor()});
+    const ForwardPass<double> embedded =
+        model.forward_embeddings(*whole.embeddings, {Keep::logits, {}, whole.positions, serial_executor()});
     CHECK((embedded.logits - whole.logits).isZero(0));
     CHECK(embedded.ids.empty());
     CHECK(whole.ids == ids);
@@ -240,17 +244,24 @@ TEST_CASE("bad calls of a language model are told before work starts", "[models]
     }
   };
   says([&] { return model.forward({}); }, "MambaForCausalLM: there are no token ids, expected at least one");
-  says([&] { return model.forward({1, vocabulary}); }, message("token id ", vocabulary, " at position 1 is out of range, expected 0 to ", vocabulary - 1));
+  says(
+      [&] {
+        return model.forward({1, vocabulary});
+      },
+      message("token id ", vocabulary, " at position 1 is out of range, expected 0 to ", vocabulary - 1));
   says([&] { return model.forward({-1}); }, "token id -1 at position 0 is out of range");
   says([&] { return model.forward({1, 2}, positions); }, "positions were given, but this model has none");
   says([&] { return griffin.forward({1, 2, 3}, positions); }, "positions are (2), expected (3) = (tokens)");
   says([&] { return griffin.forward({1, 2, 3}, negative); }, "position -1 of token 1 is negative");
   says([&] { return model.forward({1, 2, 3}, row); }, "logit position 3 is out of range, expected 0 to 2");
   says([&] { return model.forward_embeddings(Matrix<double>(0, model.width())); }, "there are no embeddings");
-  says([&] { return model.forward_embeddings(Matrix<double>(Matrix<double>::Zero(2, 5))); }, message("the embeddings are (2, 5), expected (tokens, ", model.width(), ")"));
+  says([&] { return model.forward_embeddings(Matrix<double>(Matrix<double>::Zero(2, 5))); },
+       message("the embeddings are (2, 5), expected (tokens, ", model.width(), ")"));
   says([&] { return model.block(2); }, "layer 2 is out of range, expected 0 to 1");
-  says([&] { return model.layer_pass(model.forward({1}, logits), 0); }, "the pass kept 0 layers of 2; run it with Keep::residuals or Keep::activations");
+  says([&] { return model.layer_pass(model.forward({1}, logits), 0); },
+       "the pass kept 0 layers of 2; run it with Keep::residuals or Keep::activations");
   says([&] { return model.forward({1, 2, 3}).logits_at(3); }, "no logits were computed at token 3 of 3");
-  says([&] { return griffin.with_mixer(0, model.forward({1}).layers[0], [](const auto&, const auto&) { return 0; }); }, "holds no activations of its kind of layer");
+  says([&] { return griffin.with_mixer(0, model.forward({1}).layers[0], [](const auto&, const auto&) { return 0; }); },
+       "holds no activations of its kind of layer");
   says([&] { return LayerPass<double>().y(); }, "were not kept");
 }

@@ -46,7 +46,8 @@ struct Reference {
   Matrix<double> weights, y;
 };
 template <class S>
-Reference reference_of(const Shape& shape, const typename LocalAttention<S>::Weights& w, const Matrix<S>& u, const std::vector<Index>& positions) {
+Reference reference_of(const Shape& shape, const typename LocalAttention<S>::Weights& w, const Matrix<S>& u,
+                       const std::vector<Index>& positions) {
   const auto projected = [&](const Array<S>& weight, const Array<S>& bias, Index token, Index row) {
     double sum = bias.empty() ? 0 : static_cast<double>(bias(0, row));
     for (Index d = 0; d < shape.width; ++d) sum += static_cast<double>(weight(row, d)) * static_cast<double>(u(token, d));
@@ -63,7 +64,8 @@ Reference reference_of(const Shape& shape, const typename LocalAttention<S>::Wei
     const double other = projected(weight, bias, token, head * shape.size + (first ? p + rotated / 2 : p - rotated / 2));
     return own * std::cos(angle) + (first ? -other : other) * std::sin(angle);
   };
-  Reference result{Matrix<double>::Zero(shape.heads * shape.tokens, shape.tokens), Matrix<double>::Zero(shape.tokens, shape.heads * shape.size)};
+  Reference result{Matrix<double>::Zero(shape.heads * shape.tokens, shape.tokens),
+                   Matrix<double>::Zero(shape.tokens, shape.heads * shape.size)};
   for (Index h = 0; h < shape.heads; ++h) {
     const Index shared = h * shape.key_heads / shape.heads;
     for (Index i = 0; i < shape.tokens; ++i) {
@@ -88,8 +90,11 @@ Reference reference_of(const Shape& shape, const typename LocalAttention<S>::Wei
   return result;
 }
 
-const Shape shapes[] = {{7, 5, 4, 1, 4, 3, 0.5, false},  {7, 5, 4, 2, 4, 100, 0.5, true}, {1, 3, 1, 1, 2, 1, 1.0, true},
-                        {9, 6, 3, 3, 6, 0, 0.0, false}, {6, 5, 2, 1, 8, 6, 1.0, false}};
+const Shape shapes[] = {{7, 5, 4, 1, 4, 3, 0.5, false},
+                        {7, 5, 4, 2, 4, 100, 0.5, true},
+                        {1, 3, 1, 1, 2, 1, 1.0, true},
+                        {9, 6, 3, 3, 6, 0, 0.0, false},
+                        {6, 5, 2, 1, 8, 6, 1.0, false}};
 
 // Double: sums of tens of terms. Float: the accuracy asked of every layer.
 template <class S>
@@ -101,7 +106,8 @@ TEMPLATE_TEST_CASE("local attention is its formula", "[models]", double, float) 
   using S = TestType;
   for (const Shape& shape : shapes)
     for (const double spread : {0.5, 20.0}) {  // ordinary scores, and scores of thousands
-      INFO(shape.tokens << " tokens, " << shape.heads << " heads, " << shape.key_heads << " key heads, window " << shape.window << ", spread " << spread);
+      INFO(shape.tokens << " tokens, " << shape.heads << " heads, " << shape.key_heads << " key heads, window " << shape.window
+                        << ", spread " << spread);
       const LocalAttention<S> layer = layer_of<S>(shape, spread);
       const Matrix<S> u = Draw(2).normals<S>(shape.tokens, shape.width);
       std::vector<Index> positions;
@@ -118,7 +124,8 @@ TEMPLATE_TEST_CASE("local attention is its formula", "[models]", double, float) 
       const ImplicitAttention<S> attention = implicit_attention_of(layer, act);
       const AttentionMatrix<S> matrices = attention.materialize();
       for (Index e = 0; e < layer.channels(); ++e)
-        CHECK(relative_error(matrices.channel(e), Matrix<double>(expected.weights.middleRows(e / shape.size * shape.tokens, shape.tokens))) < allowed);
+        CHECK(relative_error(matrices.channel(e),
+                             Matrix<double>(expected.weights.middleRows(e / shape.size * shape.tokens, shape.tokens))) < allowed);
       CHECK(relative_error(attention.apply(*act.x), Matrix<double>(act.y.matrix().template cast<double>())) < tolerance<S>);
       CHECK(attention.bias().isZero(0));
       CHECK(attention.carry().isZero(0));
@@ -170,7 +177,11 @@ TEST_CASE("local attention refuses what does not fit", "[models]") {
   const auto weights = draw_weights<double>(shape, 0.5);
   says([&] { return Layer(weights, {3, 4, 0.5, 10000}); }, "q_proj.weight is (16, 5), expected (heads * head size, width) with 3 heads");
   says([&] { return Layer(weights, {0, 4, 0.5, 10000}); }, "with 0 heads");
-  says([&] { return Layer(weights, {2, 4, 0.5, 10000}); }, "k_proj.weight is (4, 5), expected (key heads * head size, width) with head size 8");
+  says(
+      [&] {
+        return Layer(weights, {2, 4, 0.5, 10000});
+      },
+      "k_proj.weight is (4, 5), expected (key heads * head size, width) with head size 8");
   says([&] { return Layer(weights, {4, -1, 0.5, 10000}); }, "window is -1");
   says([&] { return Layer(weights, {4, 4, 0.75, 10000}); }, "rotates 3 numbers, expected an even number");
   says([&] { return Layer(weights, {4, 4, 0.5, 0}); }, "rotary_base is 0");

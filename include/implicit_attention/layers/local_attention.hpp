@@ -1,5 +1,5 @@
-// Local (sliding-window) multi-query softmax attention with rotary positions, as in Griffin (De et al. 2024, arXiv 2402.19427, section 2.3),
-// names as in RecurrentGemma. Its attention matrices are its own: softmax weights, one matrix a head.
+// Local (sliding-window) multi-query softmax attention with rotary positions, as in Griffin (De et al. 2024, arXiv 2402.19427,
+// section 2.3), names as in RecurrentGemma. Its attention matrices are its own: softmax weights, one matrix a head.
 #pragma once
 
 #include <algorithm>
@@ -70,14 +70,14 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
     channels_ = w.q_proj_weight.rows();
     if (w.q_proj_weight.empty()) raise(ErrorKind::shape, "LocalAttention: q_proj.weight is empty, expected (heads * head size, width)");
     if (options.heads < 1 || channels_ % options.heads != 0)
-      raise(ErrorKind::shape, message("LocalAttention: q_proj.weight is ", shape_text({channels_, width_}), ", expected (heads * head size, width) with ",
-                                      options.heads, " heads"));
+      raise(ErrorKind::shape, message("LocalAttention: q_proj.weight is ", shape_text({channels_, width_}),
+                                      ", expected (heads * head size, width) with ", options.heads, " heads"));
     head_size_ = channels_ / options.heads;
     shared_ = w.k_proj_weight.rows();
     if (shared_ == 0 || shared_ % head_size_ != 0 || options.heads % (shared_ / head_size_) != 0)
       raise(ErrorKind::shape, message("LocalAttention: k_proj.weight is ", shape_text({shared_, w.k_proj_weight.cols()}),
-                                      ", expected (key heads * head size, width) with head size ", head_size_, " and key heads that divide ",
-                                      options.heads, " heads"));
+                                      ", expected (key heads * head size, width) with head size ", head_size_,
+                                      " and key heads that divide ", options.heads, " heads"));
     const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
       if (!array.empty()) check_vector("LocalAttention", name, array, size, meaning);
     };
@@ -91,11 +91,12 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
     if (options.window < 0) raise(ErrorKind::value, message("LocalAttention: window is ", options.window, ", expected at least 0"));
     if (!(options.rotary_part >= 0 && options.rotary_part <= 1))
       raise(ErrorKind::value, message("LocalAttention: rotary_part is ", options.rotary_part, ", expected 0 to 1"));
-    if (!(options.rotary_base > 0)) raise(ErrorKind::value, message("LocalAttention: rotary_base is ", options.rotary_base, ", expected above 0"));
+    if (!(options.rotary_base > 0))
+      raise(ErrorKind::value, message("LocalAttention: rotary_base is ", options.rotary_base, ", expected above 0"));
     rotated_ = static_cast<Index>(options.rotary_part * static_cast<double>(head_size_));
     if (rotated_ % 2 != 0)
-      raise(ErrorKind::value, message("LocalAttention: rotary_part ", options.rotary_part, " of head size ", head_size_, " rotates ", rotated_,
-                                      " numbers, expected an even number"));
+      raise(ErrorKind::value, message("LocalAttention: rotary_part ", options.rotary_part, " of head size ", head_size_, " rotates ",
+                                      rotated_, " numbers, expected an even number"));
   }
 
   /// Reads the weights below a prefix such as `model.layers.2.temporal_block.`, under their public names.
@@ -123,7 +124,8 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
   [[nodiscard]] const Options& options() const { return options_; }
 
   /// Runs the layer on u (L, D), at positions 0, 1, ... or on from `initial`.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr, const Executor& executor = serial_executor()) const {
+  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr,
+                                        const Executor& executor = serial_executor()) const {
     std::vector<Index> positions(static_cast<std::size_t>(u.rows()));
     for (std::size_t token = 0; token < positions.size(); ++token)
       positions[token] = static_cast<Index>(token) + (initial ? initial->position : 0);
@@ -165,7 +167,8 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
             weights.segment(reach.past, reach.own) * act.x.matrix().block(reach.first, head * head_size_, reach.own, head_size_);
         if (reach.past > 0)
           y.row(token).segment(head * head_size_, head_size_).noalias() +=
-              weights.head(reach.past) * act.initial.value.block(act.initial.value.rows() - reach.past, key_column(head), reach.past, head_size_);
+              weights.head(reach.past) *
+              act.initial.value.block(act.initial.value.rows() - reach.past, key_column(head), reach.past, head_size_);
       }
     });
     act.y = std::move(y);
@@ -192,7 +195,8 @@ class LocalAttention : public LayerInterface<LocalAttention<S>> {
         weights.row(head * tokens + token).segment(reach.first, reach.own) = row.segment(reach.past, reach.own);
         if (reach.past > 0)
           carried.row(token).segment(head * head_size_, head_size_).noalias() =
-              row.head(reach.past) * act.initial.value.block(act.initial.value.rows() - reach.past, key_column(head), reach.past, head_size_);
+              row.head(reach.past) *
+              act.initial.value.block(act.initial.value.rows() - reach.past, key_column(head), reach.past, head_size_);
       }
     if (carried.size() != 0) form.initial_state = std::move(carried);
     ExplicitRecurrence<Scalar> recurrence;

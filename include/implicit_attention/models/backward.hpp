@@ -32,9 +32,9 @@ struct LayerBackward {
 /// The gradient of one number with respect to everything on the way from the embeddings to the logits.
 template <Real Scalar>
 struct BackwardPass {
-  Array<Scalar> embeddings;                    ///< (L, D): token embeddings, as ForwardPass::embeddings
-  std::vector<LayerBackward<Scalar>> layers;   ///< empty unless kept
-  Array<Scalar> final_residual;                ///< (L, D): the residual stream after the last layer
+  Array<Scalar> embeddings;                   ///< (L, D): token embeddings, as ForwardPass::embeddings
+  std::vector<LayerBackward<Scalar>> layers;  ///< empty unless kept
+  Array<Scalar> final_residual;               ///< (L, D): the residual stream after the last layer
 };
 
 /// How a language model is run backwards.
@@ -54,8 +54,8 @@ namespace detail {
 template <Real Scalar>
 void check_backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass, ConstView<Scalar> d_logits) {
   if (static_cast<Index>(pass.layers.size()) != model.layer_count())
-    raise(ErrorKind::value, message("backward: the pass kept ", static_cast<Index>(pass.layers.size()), " layers, expected ", model.layer_count(),
-                                    "; run ", model.name(), " with Keep::residuals or Keep::activations"));
+    raise(ErrorKind::value, message("backward: the pass kept ", static_cast<Index>(pass.layers.size()), " layers, expected ",
+                                    model.layer_count(), "; run ", model.name(), " with Keep::residuals or Keep::activations"));
   check_shape("backward", "d_logits", d_logits, pass.logits.rows(), pass.logits.cols(), "(logit positions, vocabulary)");
 }
 
@@ -90,7 +90,8 @@ template <Real Scalar>
 /// d logits for the logit of one token at one position, less that of another (`contrast`) if one is given: as the pass's logits, zero
 /// but for ones. Fails where the pass has no logits there or the vocabulary no such token.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> logit_gradient(const ForwardPass<Scalar>& pass, Index position, Index token, std::optional<Index> contrast = std::nullopt) {
+[[nodiscard]] Matrix<Scalar> logit_gradient(const ForwardPass<Scalar>& pass, Index position, Index token,
+                                            std::optional<Index> contrast = std::nullopt) {
   static_cast<void>(pass.logits_at(position));
   Matrix<Scalar> d = Matrix<Scalar>::Zero(pass.logits.rows(), pass.logits.cols());
   Index row = 0;
@@ -140,7 +141,8 @@ template <Real Scalar>
   BackwardPass<Scalar> result;
   const Norm<Scalar>& final_norm = model.parts().final_norm;
   // Every token has its own statistics, and those without logits a gradient of zero.
-  const Matrix<Scalar> d_normed = detail::scattered(pass.logit_positions, detail::backward_head(model, pass, d_logits, false), pass.tokens());
+  const Matrix<Scalar> d_normed =
+      detail::scattered(pass.logit_positions, detail::backward_head(model, pass, d_logits, false), pass.tokens());
   result.final_residual = final_norm.backward(*pass.final_residual, final_norm.statistics(*pass.final_residual), d_normed);
   if (options.keep_layers) result.layers.resize(pass.layers.size());
   Array<Scalar> d = result.final_residual;

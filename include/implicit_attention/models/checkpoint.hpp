@@ -18,7 +18,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there is none.
+/// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are
+/// none.
 template <Real Scalar>
 [[nodiscard]] Index count_layers(const TensorSource<Scalar>& source, std::string_view prefix) {
   Index count = 0;
@@ -69,11 +70,13 @@ inline void expect_text(const Configuration& configuration, std::string_view key
 /// The vocabulary may be smaller than the embedding, which is padded, but not larger.
 inline void expect_vocabulary(const Configuration& configuration, Index rows) {
   if (const std::optional<Index> value = configuration.integer({"vocab_size"}); value && (*value > rows || *value < 1))
-    raise(ErrorKind::value, message(configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows, ": the embedding has that many rows"));
+    raise(ErrorKind::value,
+          message(configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows, ": the embedding has that many rows"));
 }
 
 /// A norm's eps, or another number that must be above zero.
-[[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings, double otherwise) {
+[[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
+                                            double otherwise) {
   for (const std::string_view key : spellings)
     if (const std::optional<double> value = configuration.number({key})) {
       if (!(*value > 0) || !std::isfinite(*value))
@@ -84,7 +87,8 @@ inline void expect_vocabulary(const Configuration& configuration, Index rows) {
 }
 
 template <Real Scalar>
-[[nodiscard]] Norm<Scalar> read_rms_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps, bool one_plus = false) {
+[[nodiscard]] Norm<Scalar> read_rms_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps,
+                                         bool one_plus = false) {
   return Norm<Scalar>::rms(tensors.required(name + ".weight", 1), eps, one_plus);
 }
 template <Real Scalar>
@@ -104,11 +108,13 @@ template <Real Scalar>
 /// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> read_head(const TensorSource<Scalar>& source, const Configuration& configuration, std::string_view name,
-                                      const Array<Scalar>& embedding, std::initializer_list<std::string_view> tied_spellings, bool tied_by_default) {
+                                      const Array<Scalar>& embedding, std::initializer_list<std::string_view> tied_spellings,
+                                      bool tied_by_default) {
   for (const std::string_view key : tied_spellings) {
     const std::optional<bool> tied = configuration.boolean({key});
     if (!tied) continue;
-    if (!*tied && !source.has(name)) contradiction<std::string_view>(configuration, key, "false", "true", message("there is no tensor ", name));
+    if (!*tied && !source.has(name))
+      contradiction<std::string_view>(configuration, key, "false", "true", message("there is no tensor ", name));
     if (*tied && source.has(name) && !same_numbers(source.read(name), embedding))
       contradiction<std::string_view>(configuration, key, "true", "false", message("tensor ", name, " is another than the embedding"));
     tied_by_default = *tied;

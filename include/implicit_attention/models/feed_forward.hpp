@@ -70,12 +70,14 @@ class GatedFeedForward {
   [[nodiscard]] Matrix<Scalar> backward(const Activations& act, ConstView<Scalar> grad_out) const {
     const Matrix<Scalar> grad_inner = grad_out * weights_.down_proj_weight.matrix(), scale = gelu_scale(act.gate_input.matrix());
     const Matrix<Scalar> slope = act.gate_input.matrix().unaryExpr([](Scalar x) { return gelu_derivative(x); });
-    return join(grad_inner.cwiseProduct(scale).cwiseProduct(act.gate_input.matrix()), grad_inner.cwiseProduct(act.up.matrix()).cwiseProduct(slope));
+    return join(grad_inner.cwiseProduct(scale).cwiseProduct(act.gate_input.matrix()),
+                grad_inner.cwiseProduct(act.up.matrix()).cwiseProduct(slope));
   }
 
   /// The same for relevance (arXiv 2406.07592): gelu(g) = scale(g) g with the scale held constant, and half to each factor of the product.
   [[nodiscard]] Matrix<Scalar> backward_relevance(const Activations& act, ConstView<Scalar> grad_out) const {
-    const Matrix<Scalar> scaled = Scalar(0.5) * (grad_out * weights_.down_proj_weight.matrix()).cwiseProduct(gelu_scale(act.gate_input.matrix()));
+    const Matrix<Scalar> scaled =
+        Scalar(0.5) * (grad_out * weights_.down_proj_weight.matrix()).cwiseProduct(gelu_scale(act.gate_input.matrix()));
     return join(scaled.cwiseProduct(act.gate_input.matrix()), scaled.cwiseProduct(act.up.matrix()));
   }
 
@@ -147,7 +149,8 @@ class ChannelMixing {
   [[nodiscard]] Matrix<Scalar> backward(const Activations& act, ConstView<Scalar> grad_out) const {
     const Weights& w = weights_;
     const Matrix<Scalar> receptance = sigmoid(act.receptance.matrix());
-    const Matrix<Scalar> grad_key = Scalar(2) * (grad_out.cwiseProduct(receptance) * w.value_weight.matrix()).cwiseProduct(positive(act.key));
+    const Matrix<Scalar> grad_key =
+        Scalar(2) * (grad_out.cwiseProduct(receptance) * w.value_weight.matrix()).cwiseProduct(positive(act.key));
     const Matrix<Scalar> grad_receptance =
         (grad_out.array() * act.value.matrix().array() * receptance.array() * (Scalar(1) - receptance.array())).matrix();
     Matrix<Scalar> grad_u = Matrix<Scalar>::Zero(grad_out.rows(), width());

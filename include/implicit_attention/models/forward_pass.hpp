@@ -44,15 +44,15 @@ struct Block {
 /// One sequence through one layer. Cheap to copy: the numbers are shared.
 template <Real Scalar>
 struct LayerPass {
-  Array<Scalar> residual;                                        ///< (L, D): the residual stream before the layer
-  typename Norm<Scalar>::Statistics norm;                        ///< of its norm
-  Array<Scalar> u;                                               ///< (L, D): norm(residual), the mixer's input
-  MixerActivations<Scalar> mixer;                                ///< what the mixer kept
-  Array<Scalar> middle;                                          ///< (L, D): residual + mixer's out
-  typename Norm<Scalar>::Statistics feed_forward_norm;           ///< as the rest: where there is a feed-forward part
-  Array<Scalar> feed_forward_u;                                  ///< (L, D): its input
-  FeedForwardActivations<Scalar> feed_forward;                   ///< what it kept
-  Array<Scalar> output;                                          ///< (L, D): the residual stream after the layer
+  Array<Scalar> residual;                               ///< (L, D): the residual stream before the layer
+  typename Norm<Scalar>::Statistics norm;               ///< of its norm
+  Array<Scalar> u;                                      ///< (L, D): norm(residual), the mixer's input
+  MixerActivations<Scalar> mixer;                       ///< what the mixer kept
+  Array<Scalar> middle;                                 ///< (L, D): residual + mixer's out
+  typename Norm<Scalar>::Statistics feed_forward_norm;  ///< as the rest: where there is a feed-forward part
+  Array<Scalar> feed_forward_u;                         ///< (L, D): its input
+  FeedForwardActivations<Scalar> feed_forward;          ///< what it kept
+  Array<Scalar> output;                                 ///< (L, D): the residual stream after the layer
 
   [[nodiscard]] bool kept() const { return mixer.index() != 0; }
   /// The mixer's linear input x (L, E), its output y (L, E) before the output projection, and out (L, D) after it.
@@ -98,14 +98,14 @@ struct ForwardOptions {
 /// One sequence through a language model. Cheap to copy but for the logits.
 template <Real Scalar>
 struct ForwardPass {
-  std::vector<Index> ids;                                ///< (L), empty where the pass began with embeddings
-  std::vector<Index> positions;                          ///< (L), empty where the model has none
-  Array<Scalar> embeddings;                              ///< (L, D): token embeddings, before the model's scale or norm of them
-  typename Norm<Scalar>::Statistics embedding_norm;      ///< RWKV's norm of the embeddings
-  std::vector<LayerPass<Scalar>> layers;                 ///< as much as was kept; empty with Keep::logits
-  Array<Scalar> final_residual;                          ///< (L, D): after the last layer
-  std::vector<Index> logit_positions;                    ///< the tokens that logits were computed at
-  Matrix<Scalar> logits;                                 ///< (logit positions, vocabulary)
+  std::vector<Index> ids;                            ///< (L), empty where the pass began with embeddings
+  std::vector<Index> positions;                      ///< (L), empty where the model has none
+  Array<Scalar> embeddings;                          ///< (L, D): token embeddings, before the model's scale or norm of them
+  typename Norm<Scalar>::Statistics embedding_norm;  ///< RWKV's norm of the embeddings
+  std::vector<LayerPass<Scalar>> layers;             ///< as much as was kept; empty with Keep::logits
+  Array<Scalar> final_residual;                      ///< (L, D): after the last layer
+  std::vector<Index> logit_positions;                ///< the tokens that logits were computed at
+  Matrix<Scalar> logits;                             ///< (logit positions, vocabulary)
 
   [[nodiscard]] Index tokens() const { return embeddings.rows(); }
   /// The logits at a token, (vocabulary). Fails if none were computed there.

@@ -20,7 +20,8 @@ inline void expect_block_type(const Configuration& configuration, Index layer, s
   for (const std::string_view key : {"block_types", "_block_types"}) {
     const auto types = configuration.texts({key});
     if (!types) continue;
-    if (types->empty()) raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is an empty list, expected recurrent and attention"));
+    if (types->empty())
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is an empty list, expected recurrent and attention"));
     const std::string& type = (*types)[static_cast<std::size_t>(layer) % types->size()];
     if (type != expected)
       raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", type, " for layer ", layer, ", expected ", expected,
@@ -31,13 +32,14 @@ inline void expect_block_type(const Configuration& configuration, Index layer, s
 /// Query heads of the attention layers. `num_attention_heads` tells; without it, `head_dim`, then the gates' blocks of a recurrent
 /// layer, then one key/value head.
 template <Real Scalar>
-[[nodiscard]] Index griffin_heads(const TensorSource<Scalar>& source, const Configuration& configuration, const std::string& prefix, Index gate_blocks) {
+[[nodiscard]] Index griffin_heads(const TensorSource<Scalar>& source, const Configuration& configuration, const std::string& prefix,
+                                  Index gate_blocks) {
   const auto rows = [&](const std::string& name) { return PrefixedTensors<Scalar>(source, prefix).required(name, 2).rows(); };
   const Index queries = rows("q_proj.weight"), keys = rows("k_proj.weight");
   const auto divided = [&](std::string_view key, Index value) {
     if (value < 1 || queries % value != 0)
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected a divisor of ", queries, ": ", prefix,
-                                      "q_proj.weight has that many rows"));
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected a divisor of ", queries, ": ",
+                                      prefix, "q_proj.weight has that many rows"));
     return value;
   };
   if (const auto heads = configuration.integer({"num_attention_heads"})) return divided("num_attention_heads", *heads);
@@ -71,7 +73,8 @@ template <Real Scalar>
   detail::expect_integer(configuration, {"num_hidden_layers"}, layers, "the weights have that many layers");
   detail::expect_vocabulary(configuration, parts.embedding.rows());
   if (configuration.boolean({"embeddings_scale_by_sqrt_dim"}).value_or(true))  // the public port keeps the factor in bfloat16
-    parts.embedding_scale = static_cast<Scalar>(static_cast<float>(Eigen::bfloat16(static_cast<float>(std::sqrt(static_cast<double>(width))))));
+    parts.embedding_scale =
+        static_cast<Scalar>(static_cast<float>(Eigen::bfloat16(static_cast<float>(std::sqrt(static_cast<double>(width))))));
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
   const double cap = configuration.number({"logits_soft_cap"}).value_or(30.0);
   if (!(cap >= 0)) raise(ErrorKind::value, message(configuration.where(), ": key logits_soft_cap is ", cap, ", expected at least 0"));
@@ -79,7 +82,8 @@ template <Real Scalar>
 
   Index gate_blocks = 0;
   for (Index layer = 0; layer < layers && gate_blocks == 0; ++layer)
-    if (const auto shape = source.shape(message("model.layers.", layer, ".temporal_block.rg_lru.input_gate_bias")); shape && !shape->empty())
+    if (const auto shape = source.shape(message("model.layers.", layer, ".temporal_block.rg_lru.input_gate_bias"));
+        shape && !shape->empty())
       gate_blocks = shape->front();
 
   for (Index layer = 0; layer < layers; ++layer) {
@@ -91,7 +95,8 @@ template <Real Scalar>
         Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(temporal, options);
         detail::expect_integer(configuration, {"lru_width"}, mixer.channels(), "rg_lru.recurrent_param has that many numbers");
         detail::expect_integer(configuration, {"conv1d_width"}, mixer.convolution_width(), "conv_1d.weight is that wide");
-        detail::expect_integer(configuration, {"num_attention_heads"}, mixer.heads(), "the gates of the recurrent layers have that many blocks");
+        detail::expect_integer(configuration, {"num_attention_heads"}, mixer.heads(),
+                               "the gates of the recurrent layers have that many blocks");
         return mixer;
       }
       detail::expect_block_type(configuration, layer, "attention");
@@ -99,9 +104,10 @@ template <Real Scalar>
       attention.heads = detail::griffin_heads(source, configuration, temporal.prefix(), gate_blocks);
       attention.window = configuration.integer({"attention_window_size"}).value_or(2048);
       if (attention.window < 1)
-        raise(ErrorKind::value, message(configuration.where(), ": key attention_window_size is ", attention.window, ", expected at least 1"));
-      attention.rotary_part = configuration.number({"partial_rotary_factor"}).value_or(0.5);
-      attention.rotary_base = detail::positive_number(configuration, {"rope_theta"}, 10000.0);
+        raise(ErrorKind::value,
+              message(configuration.where(), ": key attention_window_size is ", attention.window, ", expected at least 1"));
+      attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
+      attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
       LocalAttention<Scalar> mixer = LocalAttention<Scalar>::from_tensors(temporal, attention);
       detail::expect_integer(configuration, {"head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
       detail::expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
@@ -110,9 +116,11 @@ template <Real Scalar>
       return mixer;
     };
     Mixer<Scalar> mixer = read_mixer();
-    GatedFeedForward<Scalar> feed_forward = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + "mlp_block."));
+    GatedFeedForward<Scalar> feed_forward =
+        GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + "mlp_block."));
     if (const auto size = configuration.integer({"intermediate_size"}); size && *size != feed_forward.inner_width())
-      detail::expect_integer(configuration, {"intermediate_size"}, 2 * feed_forward.inner_width(), "twice the rows of mlp_block.gate_proj.weight");
+      detail::expect_integer(configuration, {"intermediate_size"}, 2 * feed_forward.inner_width(),
+                             "twice the rows of mlp_block.gate_proj.weight");
     parts.blocks.push_back({detail::read_rms_norm(block, "temporal_pre_norm", eps, true), std::move(mixer),
                             detail::read_rms_norm(block, "channel_pre_norm", eps, true), std::move(feed_forward)});
   }

@@ -16,15 +16,15 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// The parts of a language model; models/mamba_lm.hpp and its neighbours read them from checkpoints.
 template <Real Scalar>
 struct LanguageModelParts {
-  std::string name;                  ///< the public architecture, e.g. `MambaForCausalLM`
-  Array<Scalar> embedding;           ///< (vocabulary, D)
-  Scalar embedding_scale = 1;        ///< what embeddings are multiplied by (Griffin)
-  Norm<Scalar> embedding_norm;       ///< a norm of the embeddings (RWKV), or empty
+  std::string name;             ///< the public architecture, e.g. `MambaForCausalLM`
+  Array<Scalar> embedding;      ///< (vocabulary, D)
+  Scalar embedding_scale = 1;   ///< what embeddings are multiplied by (Griffin)
+  Norm<Scalar> embedding_norm;  ///< a norm of the embeddings (RWKV), or empty
   std::vector<Block<Scalar>> blocks;
   Norm<Scalar> final_norm;
-  Array<Scalar> head;                ///< (vocabulary, D); the embedding again where they are tied
-  Scalar soft_cap = 0;               ///< logits = cap tanh(logits / cap); 0: none
-  bool has_positions = false;        ///< whether token positions mean anything (Griffin)
+  Array<Scalar> head;          ///< (vocabulary, D); the embedding again where they are tied
+  Scalar soft_cap = 0;         ///< logits = cap tanh(logits / cap); 0: none
+  bool has_positions = false;  ///< whether token positions mean anything (Griffin)
 };
 
 /// A public language model, run forwards; models/backward.hpp runs it backwards. Cheap to copy: weights are shared or viewed.
@@ -39,7 +39,8 @@ class LanguageModel {
     if (p.embedding.empty()) raise(ErrorKind::shape, message(p.name, ": the embedding is empty, expected (vocabulary, width)"));
     if (p.blocks.empty()) raise(ErrorKind::shape, message(p.name, ": there is no layer"));
     const auto check_width = [&](const std::string& what, Index came) {
-      if (came != width()) raise(ErrorKind::shape, message(p.name, ": ", what, " is ", came, " wide, expected ", width(), " as the embedding is"));
+      if (came != width())
+        raise(ErrorKind::shape, message(p.name, ": ", what, " is ", came, " wide, expected ", width(), " as the embedding is"));
     };
     if (!p.embedding_norm.empty()) check_width("the norm of the embeddings", p.embedding_norm.width());
     for (std::size_t n = 0; n < p.blocks.size(); ++n) {
@@ -77,10 +78,11 @@ class LanguageModel {
     if (ids.empty()) raise(ErrorKind::value, message(name(), ": there are no token ids, expected at least one"));
     for (std::size_t token = 0; token < ids.size(); ++token)
       if (ids[token] < 0 || ids[token] >= vocabulary())
-        raise(ErrorKind::value, message(name(), ": token id ", ids[token], " at position ", static_cast<Index>(token), " is out of range, expected 0 to ",
-                                        vocabulary() - 1));
+        raise(ErrorKind::value, message(name(), ": token id ", ids[token], " at position ", static_cast<Index>(token),
+                                        " is out of range, expected 0 to ", vocabulary() - 1));
     Matrix<Scalar> rows(static_cast<Index>(ids.size()), width());
-    for (Index token = 0; token < rows.rows(); ++token) rows.row(token) = parts_.embedding.matrix().row(ids[static_cast<std::size_t>(token)]);
+    for (Index token = 0; token < rows.rows(); ++token)
+      rows.row(token) = parts_.embedding.matrix().row(ids[static_cast<std::size_t>(token)]);
     return rows;
   }
 
@@ -94,7 +96,8 @@ class LanguageModel {
   [[nodiscard]] ForwardPass<Scalar> forward_embeddings(ConstView<Scalar> embeddings, const ForwardOptions& options = {}) const {
     if (embeddings.rows() == 0) raise(ErrorKind::shape, message(name(), ": there are no embeddings, expected at least one token's"));
     if (embeddings.cols() != width())
-      raise(ErrorKind::shape, message(name(), ": the embeddings are ", shape_text({embeddings.rows(), embeddings.cols()}), ", expected (tokens, ", width(), ")"));
+      raise(ErrorKind::shape, message(name(), ": the embeddings are ", shape_text({embeddings.rows(), embeddings.cols()}),
+                                      ", expected (tokens, ", width(), ")"));
     return run(Array<Scalar>(Matrix<Scalar>(embeddings)), options);
   }
 
@@ -125,7 +128,8 @@ class LanguageModel {
   }
 
   /// A layer of a pass with its activations: as kept, or recomputed from the residual stream. Fails where the pass kept neither.
-  [[nodiscard]] LayerPass<Scalar> layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor = serial_executor()) const {
+  [[nodiscard]] LayerPass<Scalar> layer_pass(const ForwardPass<Scalar>& pass, Index layer,
+                                             const Executor& executor = serial_executor()) const {
     const std::size_t index = checked_layer(layer);
     if (pass.layers.size() != parts_.blocks.size())
       raise(ErrorKind::value, message(name(), ": the pass kept ", static_cast<Index>(pass.layers.size()), " layers of ", layer_count(),
@@ -135,7 +139,8 @@ class LanguageModel {
   }
 
   /// The implicit attention of one layer of a pass.
-  [[nodiscard]] ImplicitAttention<Scalar> implicit_attention(const ForwardPass<Scalar>& pass, Index layer, Terms terms = Terms::all()) const {
+  [[nodiscard]] ImplicitAttention<Scalar> implicit_attention(const ForwardPass<Scalar>& pass, Index layer,
+                                                             Terms terms = Terms::all()) const {
     return implicit_attention(layer_pass(pass, layer), layer, terms);
   }
   /// The same of a layer that has been run by itself.
@@ -151,7 +156,8 @@ class LanguageModel {
           using Activations = typename std::decay_t<decltype(mixer)>::Activations;
           const Activations* act = std::get_if<Activations>(&pass.mixer);
           if (act == nullptr)
-            raise(ErrorKind::value, message(name(), ": the pass of layer ", layer, " holds no activations of its kind of layer; run it with layer_pass"));
+            raise(ErrorKind::value,
+                  message(name(), ": the pass of layer ", layer, " holds no activations of its kind of layer; run it with layer_pass"));
           return use(mixer, *act);
         },
         block(layer).mixer);
@@ -208,7 +214,8 @@ class LanguageModel {
       }
     }
     Matrix<Scalar> chosen(static_cast<Index>(pass.logit_positions.size()), width());
-    for (Index row = 0; row < chosen.rows(); ++row) chosen.row(row) = residual.matrix().row(pass.logit_positions[static_cast<std::size_t>(row)]);
+    for (Index row = 0; row < chosen.rows(); ++row)
+      chosen.row(row) = residual.matrix().row(pass.logit_positions[static_cast<std::size_t>(row)]);
     pass.final_residual = std::move(residual);
     pass.logits = logits_of(chosen);
     return pass;
@@ -218,7 +225,8 @@ class LanguageModel {
     if (positions.empty()) return {};
     if (!parts_.has_positions) raise(ErrorKind::value, message(name(), ": positions were given, but this model has none"));
     if (static_cast<Index>(positions.size()) != tokens)
-      raise(ErrorKind::shape, message(name(), ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
+      raise(ErrorKind::shape,
+            message(name(), ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
     for (std::size_t token = 0; token < positions.size(); ++token)
       if (positions[token] < 0)
         raise(ErrorKind::value, message(name(), ": position ", positions[token], " of token ", static_cast<Index>(token), " is negative"));

@@ -24,8 +24,9 @@ template <Real Scalar>
   if (any("backbone.layers.", ".mixer.")) return load_mamba_lm(source, configuration);
   if (any("rwkv.blocks.", ".attention.") || any("blocks.", ".att.")) return load_rwkv4_lm(source, configuration);
   if (any("model.layers.", ".temporal_block.")) return load_griffin_lm(source, configuration);
-  raise(ErrorKind::file, message(source.where(), ": the tensors are those of no model known here, expected backbone.layers.N.mixer.* (Mamba), "
-                                                 "rwkv.blocks.N.attention.* or blocks.N.att.* (RWKV-4), or model.layers.N.temporal_block.* (Griffin)",
+  raise(ErrorKind::file, message(source.where(),
+                                 ": the tensors are those of no model known here, expected backbone.layers.N.mixer.* (Mamba), "
+                                 "rwkv.blocks.N.attention.* or blocks.N.att.* (RWKV-4), or model.layers.N.temporal_block.* (Griffin)",
                                  names.empty() ? "; there are none" : "; the first is ", names.empty() ? std::string() : names.front()));
 }
 

@@ -17,7 +17,7 @@ namespace detail {
 /// Holds the keys of both dialects against one layer's weights.
 template <Real Scalar>
 void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>& mixer) {
-  expect_integer(configuration, {"intermediate_size", "d_inner"}, mixer.channels(), "mixer.A_log has that many rows");
+  expect_integer(configuration, {"intermediate_size"}, mixer.channels(), "mixer.A_log has that many rows");
   for (const std::string_view key : {"expand", "ssm_cfg.expand"})
     if (const std::optional<double> expand = configuration.number({key});
         expand && std::floor(*expand * static_cast<double>(mixer.width())) != static_cast<double>(mixer.channels()))
@@ -38,7 +38,8 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
     }
   }
   const bool bias = !mixer.weights().in_proj_bias.empty() || !mixer.weights().out_proj_bias.empty();
-  expect_boolean(configuration, {"use_bias", "ssm_cfg.bias"}, bias, bias ? "the projections have biases" : "the projections have no biases");
+  expect_boolean(configuration, {"use_bias", "ssm_cfg.bias"}, bias,
+                 bias ? "the projections have biases" : "the projections have no biases");
   const bool convolution_bias = !mixer.weights().conv1d_bias.empty();
   expect_boolean(configuration, {"use_conv_bias", "ssm_cfg.conv_bias"}, convolution_bias,
                  convolution_bias ? "mixer.conv1d.bias is there" : "there is no mixer.conv1d.bias");
@@ -67,8 +68,9 @@ template <Real Scalar>
   detail::expect_vocabulary(configuration, parts.embedding.rows());
 
   const bool layer_norm = tensors.has("norm_f.bias");
-  detail::expect_boolean(configuration, {"rms_norm"}, !layer_norm,
-                         layer_norm ? "backbone.norm_f.bias is there, as a LayerNorm has it" : "there is no backbone.norm_f.bias, as a LayerNorm has it");
+  detail::expect_boolean(
+      configuration, {"rms_norm"}, !layer_norm,
+      layer_norm ? "backbone.norm_f.bias is there, as a LayerNorm has it" : "there is no backbone.norm_f.bias, as a LayerNorm has it");
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon", "norm_epsilon"}, 1e-5);
   const auto read_norm = [&](const PrefixedTensors<Scalar>& from, const std::string& name) {
     return layer_norm ? detail::read_layer_norm(from, name, eps) : detail::read_rms_norm(from, name, eps);

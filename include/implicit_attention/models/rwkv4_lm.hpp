@@ -18,10 +18,12 @@ template <Real Scalar>
   detail::expect_text(configuration, "model_type", {"rwkv", "rwkv4"}, "the tensors are those of an RWKV-4 language model");
   const bool original = source.has("emb.weight");  // BlinkDL's names
   const PrefixedTensors<Scalar> tensors(source, original ? "" : "rwkv.");
-  const std::string blocks = tensors.prefix() + "blocks.", attention = original ? "att." : "attention.", mixing = original ? "ffn." : "feed_forward.";
+  const std::string blocks = tensors.prefix() + "blocks.", attention = original ? "att." : "attention.",
+                    mixing = original ? "ffn." : "feed_forward.";
   for (const char* later : {"ln_x.weight", "time_maa_x", "x_r", "r_k"})
     if (source.has(blocks + "0." + attention + later))
-      raise(ErrorKind::value, message(source.where(), ": tensor ", blocks, "0.", attention, later, " is there: this is RWKV-5 or later, expected RWKV-4"));
+      raise(ErrorKind::value,
+            message(source.where(), ": tensor ", blocks, "0.", attention, later, " is there: this is RWKV-5 or later, expected RWKV-4"));
 
   LanguageModelParts<Scalar> parts;
   parts.name = "RwkvForCausalLM";
@@ -37,8 +39,10 @@ template <Real Scalar>
     Rwkv4<Scalar> mixer = Rwkv4<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + attention));
     ChannelMixing<Scalar> feed_forward = ChannelMixing<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + mixing));
     detail::expect_integer(configuration, {"attention_hidden_size", "dim_att"}, mixer.channels(), "time_decay has that many numbers");
-    detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(), "the channel mixing's key.weight has that many rows");
-    parts.blocks.push_back({detail::read_layer_norm(block, "ln1", eps), std::move(mixer), detail::read_layer_norm(block, "ln2", eps), std::move(feed_forward)});
+    detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(),
+                           "the channel mixing's key.weight has that many rows");
+    parts.blocks.push_back({detail::read_layer_norm(block, "ln1", eps), std::move(mixer), detail::read_layer_norm(block, "ln2", eps),
+                            std::move(feed_forward)});
   }
   parts.final_norm = detail::read_layer_norm(tensors, "ln_out", 1e-5);
   parts.head = detail::read_head(source, configuration, "head.weight", parts.embedding, {"tie_word_embeddings"}, false);
