@@ -23,17 +23,12 @@ struct ScanGradient {
 
 namespace detail {
 
-/// The place of the tile that begins at `channel` in the order of for_channel_tiles.
-[[nodiscard]] inline Index channel_tile(Index channels, Index channel) {
-  Index before = 0;
-  for (const Index width : {Index(IMPLICIT_ATTENTION_TILE_CHANNELS), Index(16), Index(4)}) {
-    const Index count = channels / width;
-    if (channel < count * width) return before + channel / width;
-    before += count;
-    channel -= count * width;
-    channels -= count * width;
-  }
-  return before + channel;
+/// The first channels of all tiles, ascending.
+[[nodiscard]] inline std::vector<Index> channel_tiles(Index channels) {
+  std::vector<Index> firsts;
+  for_channel_tiles(channels, serial_executor(), [&]<int Width>(Index channel) { firsts.push_back(channel); });
+  std::sort(firsts.begin(), firsts.end());
+  return firsts;
 }
 
 /// One tile of channels. States are not kept for all tokens but for one in IMPLICIT_ATTENTION_BLOCK_TOKENS; each block's are
@@ -185,13 +180,15 @@ template <Real Scalar>
   if (!recurrence.query_scale.empty()) gradient.query_scale.resize(tokens, channels);
   if (!recurrence.key_scale.empty()) gradient.key_scale.resize(tokens, channels);
   if (recurrence.exclusive) gradient.diagonal.resize(tokens, channels);
-  const Index tiles = channels == 0 ? 0 : detail::channel_tile(channels, channels - 1) + 1;
+  const std::vector<Index> firsts = detail::channel_tiles(channels);
+  const Index tiles = static_cast<Index>(firsts.size());
   Matrix<Scalar> query_parts, key_parts;  // (tiles * tokens, state)
   if (!recurrence.query.empty()) query_parts.resize(tiles * tokens, states);
   if (!recurrence.key.empty()) key_parts.resize(tiles * tokens, states);
 
   for_channel_tiles(channels, executor, [&]<int Width>(Index channel) {
-    const Index first = detail::channel_tile(channels, channel) * tokens * states;
+    const Index tile = static_cast<Index>(std::lower_bound(firsts.begin(), firsts.end(), channel) - firsts.begin());
+    const Index first = tile * tokens * states;
     detail::ScanGradientTile<Width, Scalar>(recurrence, a, channel)
         .run(initial_state, g, gradient, query_parts.size() == 0 ? nullptr : query_parts.data() + first,
              key_parts.size() == 0 ? nullptr : key_parts.data() + first);
