@@ -10,6 +10,7 @@ Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), b
 
   --preset NAME  test        g++ or whatever CXX says, optimised, assertions on (the default)
                  test-clang  clang++, assertions off, warnings are errors, benchmarks too
+                 test-native for this machine: its vector width, its fused multiplications
                  sanitize    under the address and undefined-behaviour sanitizers
   --no-install   look for no packages and install none: CMake says what it misses
 
@@ -29,7 +30,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case "$preset" in
-  test | sanitize) parts=(build tests examples) ;;
+  test | test-native | sanitize) parts=(build tests examples) ;;
   test-clang) parts=(build tests examples benchmarks clang) ;;
   *) usage >&2; die "There is no preset '$preset' for tests." ;;
 esac

@@ -1,15 +1,25 @@
 # Every header compiles as the only one, without a warning; all but io/ also without exceptions and without run-time type information.
 . "$(dirname "$0")/common.sh"
+bare=(-fno-exceptions -fno-rtti)
+precompile_eigen with_exceptions
+precompile_eigen without_exceptions "${bare[@]}"
+
+alone() { # further arguments
+  "$CXX" "${flags[@]}" "${strict[@]}" "$@" -fsyntax-only "$scratch/alone.cpp" >"$scratch/output" 2>&1
+}
 failed=0
 count=0
 while IFS= read -r header; do
-  printf '#include <%s>\n#include <%s>\nint main() { return 0; }\n' "$header" "$header" >"$scratch/alone.cpp"
   case "$header" in
-    implicit_attention/io/*) variant=() ;;
-    *) variant=(-fno-exceptions -fno-rtti) ;;
+    implicit_attention/io/*) variant=() eigen="$scratch/with_exceptions.hpp" ;;
+    *) variant=("${bare[@]}") eigen="$scratch/without_exceptions.hpp" ;;
   esac
   count=$((count + 1))
-  if ! "$CXX" "${flags[@]}" "${strict[@]}" "${variant[@]}" -fsyntax-only "$scratch/alone.cpp" >"$scratch/output" 2>&1; then
+  # Twice, for the include guard. A header that does without config.hpp, and so without Eigen, must do without the precompiled one.
+  printf '#include <%s>\n#include <%s>\n#if NEEDS_ABI && !defined(IMPLICIT_ATTENTION_ABI)\n#error without Eigen\n#endif\n' \
+    "$header" "$header" >"$scratch/alone.cpp"
+  alone "${variant[@]}" -DNEEDS_ABI=1 -include "$eigen" && continue
+  if ! grep -q 'without Eigen' "$scratch/output" || ! alone "${variant[@]}" -DNEEDS_ABI=0; then
     echo "FAILED: $header does not compile alone ${variant[*]}"
     head -c 3000 "$scratch/output"
     failed=1
