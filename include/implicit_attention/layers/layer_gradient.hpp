@@ -34,6 +34,16 @@ concept DifferentiableLayer = LayerDescriptor<Layer> && requires(const Layer& la
   { output_projection(layer) } -> std::convertible_to<const Array<typename Layer::Scalar>&>;
 };
 
+namespace detail {
+/// grad * weight: back through `u weight^T`. One function for all layers, so that Eigen's product is compiled once.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, ConstView<Scalar> weight) {
+  Matrix<Scalar> out(grad.rows(), weight.cols());
+  out.noalias() = grad * weight;
+  return out;
+}
+}  // namespace detail
+
 /// d y = d out * weight: the gradient behind the output projection, (tokens, channels).
 template <DifferentiableLayer Layer>
 [[nodiscard]] Matrix<typename Layer::Scalar> gradient_before_projection(const Layer& layer, ConstView<typename Layer::Scalar> grad_out) {
@@ -42,7 +52,7 @@ template <DifferentiableLayer Layer>
   if (grad_out.cols() != weight.rows())
     raise(ErrorKind::shape, message("backward: grad_out is ", shape_text({grad_out.rows(), grad_out.cols()}), ", expected (tokens, ",
                                     weight.rows(), ") = (tokens, width)"));
-  return grad_out * weight.matrix();
+  return detail::project_back<typename Layer::Scalar>(grad_out, *weight);
 }
 
 /// Exact reverse mode of a whole layer: from d out (tokens, width) to the gradients with respect to y, x and u. `activations` is what the

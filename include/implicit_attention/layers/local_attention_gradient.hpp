@@ -75,10 +75,9 @@ template <Real S>
   layer.rotate(grad_query, act.positions, -1);  // a rotation's transpose is the rotation back
   layer.rotate(shared_key, act.positions, -1);
 
-  gradients.grad_u.resize(tokens, layer.width());
-  gradients.grad_u.noalias() = grad_query * w.q_proj_weight.matrix();
-  gradients.grad_u.noalias() += shared_key * w.k_proj_weight.matrix();
-  gradients.grad_u.noalias() += detail::shared_sum(layer, gradients.grad_x) * w.v_proj_weight.matrix();
+  gradients.grad_u = detail::project_back<S>(grad_query, *w.q_proj_weight);
+  gradients.grad_u += detail::project_back<S>(shared_key, *w.k_proj_weight);
+  gradients.grad_u += detail::project_back<S>(detail::shared_sum(layer, gradients.grad_x), *w.v_proj_weight);
   return gradients;
 }
 
