@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <vector>
 
@@ -44,6 +45,17 @@ struct RowsByBlock {
   }
 };
 
+/// Columns of a few rows that fit the nearest cache beside their factors.
+constexpr Index columns_in_a_piece = 512;
+
+/// The diagonal block of one row, and zeros from there to the end of the row; `out` points at the block's first column.
+template <Real Scalar>
+void write_end(const TokenBlock& block, const BlockScratch<Scalar>& scratch, Index r, Index lead, Scalar* out, Index tokens) {
+  const Scalar* near = &scratch.near(r, lead);
+  std::copy(near, near + block.tokens, out);
+  std::fill(out + block.tokens, out + tokens - block.first, Scalar(0));
+}
+
 /// Computes the rows of a block of the channel that `channel_blocks` holds; `target(i)` is where row i of the block goes (tokens numbers).
 template <Real Scalar, class Target>
 void write_block_rows(const BlockPlan<Scalar>& plan, const ChannelBlocks<Scalar>& channel_blocks, Index index, BlockScratch<Scalar>& scratch,
@@ -54,16 +66,39 @@ void write_block_rows(const BlockPlan<Scalar>& plan, const ChannelBlocks<Scalar>
   channel_blocks.queries(index, scratch);
   channel_blocks.keys(index, oldest, first_panel, scratch);
   channel_blocks.diagonal(index, scratch);
-  const Index first = first_panel == plan.panel_end(index) ? block.first : plan.panels()[static_cast<std::size_t>(first_panel)].first;
-  for (Index i = 0; i < block.tokens; ++i) std::fill(target(i), target(i) + first, Scalar(0));
-  product_panels(scratch.queries.data(), scratch.keys.data(), scratch.inner, block.tokens, plan.panels(), first_panel, plan.panel_end(index),
-                 target, Overwrite{});
-  for (Index i = 0; i < block.tokens; ++i) {
-    Scalar* row = target(i);
-    const Scalar* near = &scratch.near(i, lead - leading);
-    for (Index s = 0; s < leading; ++s) row[block.first - leading + s] += near[s];
-    std::copy(near + leading, near + leading + block.tokens, row + block.first);
-    std::fill(row + block.end(), row + tokens, Scalar(0));
+  const std::vector<Panel>& panels = plan.panels();
+  const Index end = plan.panel_end(index), near_first = block.first - leading;
+  const Index first = first_panel == end ? near_first : panels[static_cast<std::size_t>(first_panel)].first;
+
+  // Memory takes rows that are written from end to end at its full rate, and rows that are written side by side at half of it:
+  // so a few rows are made in the nearest cache, and go out one after the other.
+  std::array<Scalar, register_rows * columns_in_a_piece> piece;
+  const auto piece_row = [&](Index r, Index column) { return piece.data() + r * columns_in_a_piece + column; };
+  for (Index base = 0; base < block.tokens; base += register_rows) {
+    const Index rows = std::min<Index>(register_rows, block.tokens - base);
+    for (Index panel = first_panel; panel < end;) {
+      const Index stop = std::min(panel + columns_in_a_piece / register_lanes<Scalar>, end);
+      const Panel &head = panels[static_cast<std::size_t>(panel)], &tail = panels[static_cast<std::size_t>(stop - 1)];
+      const Index origin = head.first, columns = tail.first + tail.columns - origin;
+      product_panels(scratch.queries.data() + base * scratch.inner, scratch.keys.data(), scratch.inner, rows, panels, panel, stop,
+                     [&](Index r) { return piece_row(r, -origin); }, Overwrite{});
+      for (Index r = 0; r < rows; ++r) {
+        for (Index column = std::max(origin, near_first); column < origin + columns; ++column)
+          *piece_row(r, column - origin) += scratch.near(base + r, lead + column - block.first);
+        Scalar* row = target(base + r);
+        if (panel == first_panel) std::fill(row, row + first, Scalar(0));
+        std::copy(piece_row(r, 0), piece_row(r, columns), row + origin);
+        if (stop == end) write_end(block, scratch, base + r, lead, row + block.first, tokens);
+      }
+      panel = stop;
+    }
+    if (first_panel == end)
+      for (Index r = base; r < base + rows; ++r) {
+        Scalar* row = target(r);
+        std::fill(row, row + near_first, Scalar(0));
+        std::copy(&scratch.near(r, lead - leading), &scratch.near(r, lead - leading) + leading, row + near_first);
+        write_end(block, scratch, r, lead, row + block.first, tokens);
+      }
   }
 }
 
