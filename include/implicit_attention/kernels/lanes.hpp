@@ -23,6 +23,13 @@ template <int Width, class Scalar>
   return Eigen::Map<Lanes<Scalar, Width>>(numbers);
 }
 
+/// The smallest power of two that is no less than `count`: a ring of that many places is indexed by a mask, not by a division.
+[[nodiscard]] constexpr Index ring_size(Index count) {
+  Index size = 1;
+  while (size < count) size *= 2;
+  return size;
+}
+
 /// Cuts `channels` into tiles of IMPLICIT_ATTENTION_TILE_CHANNELS, the rest into 8 and 1, and calls
 /// `body.template operator()<Width>(first_channel)` for each through the executor.
 template <class Body>

@@ -26,7 +26,8 @@ Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel,
 
   Index alive = recurrence.state;  // states that are still seen are the first `alive` of `order`
   Eigen::Array<Index, Eigen::Dynamic, 1> order = Eigen::Array<Index, Eigen::Dynamic, 1>::LinSpaced(alive, 0, alive - 1);
-  LaneRows<Scalar, Width> recent(width, Width);  // the entries before the convolution of the last `width` tokens
+  const Index ring = ring_size(width);
+  LaneRows<Scalar, Width> recent(ring, Width);  // the entries before the convolution of the last `width` tokens
   Lane elapsed = Lane::Zero(), scale = Lane::Ones();
   if (!recurrence.query_scale.empty()) scale = part(recurrence.query_scale, row);
 
@@ -66,13 +67,13 @@ Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel,
     }
     if (token == row && !dressed.skip.empty()) entries += lanes<Width>(dressed.skip.data() + channel);
     if (!dressed.inner_scale.empty()) entries *= part(dressed.inner_scale, token);
-    recent.row(token % width) = entries;
+    recent.row(token & (ring - 1)) = entries;
 
     if (!dressed.taps.empty()) {
       entries.setZero();
       const Index last = std::min(row, dressed.last_reached(token));
       for (Index reached = token; reached <= last; ++reached)
-        entries += part(dressed.taps, width - 1 - (reached - token)) * recent.row(reached % width);
+        entries += part(dressed.taps, width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
     }
     if (!dressed.row_scale.empty()) entries *= part(dressed.row_scale, row);
     if (!dressed.column_scale.empty()) entries *= part(dressed.column_scale, token);

@@ -63,7 +63,8 @@ void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scal
   const Index states = recurrence.state, width = dressed.width();
   LaneRows<Scalar, Width> state(states, Width);
   state.setZero();
-  LaneRows<Scalar, Width> recent(width, Width);  // after the recurrence, before the convolution
+  const Index ring = ring_size(width);
+  LaneRows<Scalar, Width> recent(ring, Width);  // after the recurrence, before the convolution
   auto next_start = recurrence.starts.rbegin();
 
   for (Index token = recurrence.tokens - 1; token >= 0; --token) {
@@ -76,13 +77,16 @@ void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scal
     const Lane step = lanes<Width>(recurrence.step.row(token) + channel);
     Lane s = Lane::Zero();
     for (Index n = 0; n < states; ++n) {
-      if (!recurrence.exclusive) state.row(n) += (query ? query[n] : Scalar(1)) * read;
-      s += (key ? key[n] : Scalar(1)) * state.row(n);
+      const Lane added = (query ? query[n] : Scalar(1)) * read;
+      Lane walked = state.row(n);
+      if (!recurrence.exclusive) walked += added;
+      s += (key ? key[n] : Scalar(1)) * walked;
       if (recurrence.rate.empty())
-        state.row(n) *= step.exp();
+        walked *= step.exp();
       else
-        state.row(n) *= (lanes<Width>(recurrence.rate.row(n) + channel) * step).exp();
-      if (recurrence.exclusive) state.row(n) += (query ? query[n] : Scalar(1)) * read;
+        walked *= (lanes<Width>(recurrence.rate.row(n) + channel) * step).exp();
+      if (recurrence.exclusive) walked += added;
+      state.row(n) = walked;
     }
     if (next_start != recurrence.starts.rend() && *next_start == token) {
       state.setZero();
@@ -92,15 +96,15 @@ void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scal
     if (recurrence.exclusive) s += lanes<Width>(recurrence.diagonal.row(token) + channel) * weight;
     if (!dressed.skip.empty()) s += lanes<Width>(dressed.skip.data() + channel) * weight;
     if (!dressed.inner_scale.empty()) s *= lanes<Width>(dressed.inner_scale.row(token) + channel);
-    recent.row(token % width) = s;
+    recent.row(token & (ring - 1)) = s;
 
     Lane sum = Lane::Zero();
     const Index last = dressed.last_reached(token);
     for (Index reached = token; reached <= last; ++reached) {
       if (dressed.taps.empty())
-        sum += recent.row(reached % width);
+        sum += recent.row(reached & (ring - 1));
       else
-        sum += lanes<Width>(dressed.taps.row(width - 1 - (reached - token)) + channel) * recent.row(reached % width);
+        sum += lanes<Width>(dressed.taps.row(width - 1 - (reached - token)) + channel) * recent.row(reached & (ring - 1));
     }
     if (!dressed.column_scale.empty()) sum *= lanes<Width>(dressed.column_scale.row(token) + channel);
     lanes<Width>(out.data() + token * out.outerStride() + channel) = sum;
