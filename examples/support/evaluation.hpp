@@ -1,0 +1,69 @@
+// What an evaluation gives: methods by metrics over texts, and how it is read: tables in a terminal, in Markdown, and JSON.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <implicit_attention/metrics/bootstrap.hpp>
+
+namespace implicit_attention::examples {
+
+/// A metric of the tables.
+struct MetricInfo {
+  const char* name;     ///< in JSON
+  const char* head;     ///< of its column
+  bool higher;          ///< whether higher is better
+  const char* meaning;  ///< one line
+};
+
+enum MetricIndex : std::size_t {
+  metric_positive,
+  metric_negative,
+  metric_activation,
+  metric_pruning,
+  metric_comprehensiveness,
+  metric_sufficiency,
+  metric_flipping,
+  metric_leave_one_out,
+  metric_infidelity,
+  metric_sensitivity,
+  metric_randomized,
+  metric_count
+};
+[[nodiscard]] const std::array<MetricInfo, metric_count>& metric_infos();
+
+/// One row: a method, for those from attention under one formulation.
+struct EvaluatedMethod {
+  std::string method;
+  std::string terms;                                       ///< empty where they do not matter
+  std::array<std::vector<double>, metric_count> values{};  ///< one per text; NaN where a metric is not defined for it
+  std::vector<std::vector<double>> randomized{};           ///< (stages), one per text each
+  Index texts_with_zero_rows = 0, texts_with_constant_layers = 0;
+};
+
+/// Everything.
+struct Evaluation {
+  std::string model, architecture, data, removal, reduce;
+  std::uint64_t seed = 0;
+  Index texts = 0, right = 0;
+  double seconds = 0;
+  std::vector<EvaluatedMethod> methods;
+
+  /// A metric's mean over texts with its bootstrap interval.
+  [[nodiscard]] MeanInterval mean(const EvaluatedMethod& method, std::size_t metric) const;
+  /// The mean of the differences a - b, text by text, with its interval.
+  [[nodiscard]] MeanInterval difference(const EvaluatedMethod& a, const EvaluatedMethod& b, std::size_t metric) const;
+  /// The row of a method and its terms; null if it is not there.
+  [[nodiscard]] const EvaluatedMethod* find(const std::string& method, const std::string& terms) const;
+};
+
+/// For a terminal `width` columns wide (0: as wide as it gets): what was evaluated, tables, formulations compared, what the columns mean.
+[[nodiscard]] std::string evaluation_text(const Evaluation& evaluation, int width);
+/// The same for a README.
+[[nodiscard]] std::string evaluation_markdown(const Evaluation& evaluation);
+/// Means, intervals, and paired differences to random and between formulations.
+[[nodiscard]] std::string evaluation_json(const Evaluation& evaluation);
+
+}  // namespace implicit_attention::examples

@@ -1,0 +1,90 @@
+#include "labelled_text.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <string_view>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/text.hpp>
+
+namespace implicit_attention::examples {
+namespace {
+
+std::optional<Index> label_token(const std::string& label, const Tokenizer& tokenizer) {
+  if (const std::optional<Index> named = tokenizer.vocabulary().id(label)) return named;
+  Index id = 0;
+  const char* const end = label.data() + label.size();
+  const auto read = std::from_chars(label.data(), end, id);
+  if (read.ec != std::errc() || read.ptr != end || id < 0 || id >= tokenizer.vocabulary_size()) return std::nullopt;
+  return id;
+}
+
+}  // namespace
+
+std::vector<LabelledText> read_labelled_texts(const std::string& path) {
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  std::vector<LabelledText> texts;
+  std::string_view rest = file->text();
+  for (Index line = 1; !rest.empty(); ++line) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view here = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (!here.empty() && here.back() == '\r') here.remove_suffix(1);
+    if (here.find_first_not_of(" \t") == std::string_view::npos) continue;
+    const std::size_t split = here.find_first_of(" \t");
+    const std::size_t begin = split == std::string_view::npos ? split : here.find_first_not_of(" \t", split);
+    if (split == 0 || begin == std::string_view::npos)
+      raise(ErrorKind::file, message(path, ":", line, ": \"", printable(here, 40), "\" is no label and text, expected for example: 1 a gripping film"));
+    texts.push_back({std::string(here.substr(0, split)), std::string(here.substr(begin)), line});
+  }
+  if (texts.empty()) raise(ErrorKind::file, message(path, ": there are no texts, expected lines such as: 1 a gripping film"));
+  return texts;
+}
+
+std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limit, std::uint64_t seed) {
+  const auto count = static_cast<std::size_t>(limit);
+  if (count >= texts.size()) return texts;
+  std::vector<std::size_t> order(texts.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::mt19937_64 engine(seed);
+  for (std::size_t i = 0; i < count; ++i) std::swap(order[i], order[i + engine() % (order.size() - i)]);
+  order.resize(count);
+  std::sort(order.begin(), order.end());
+  std::vector<LabelledText> chosen;
+  for (const std::size_t i : order) chosen.push_back(std::move(texts[i]));
+  return chosen;
+}
+
+Index Classes::of(const std::string& label) const {
+  const auto found = std::find(labels.begin(), labels.end(), label);
+  if (found == labels.end()) raise(ErrorKind::value, message("label ", printable(label), " is none of the classes"));
+  return found - labels.begin();
+}
+
+Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& tokenizer) {
+  std::map<std::string, Index> first_lines;
+  for (const LabelledText& text : texts) first_lines.emplace(text.label, text.line);
+  const bool binary = std::all_of(first_lines.begin(), first_lines.end(), [](const auto& entry) { return entry.first == "0" || entry.first == "1"; });
+  const std::optional<Index> negative = tokenizer.vocabulary().id("negative"), positive = tokenizer.vocabulary().id("positive");
+  if (binary && negative && positive) return {{"0", "1"}, {*negative, *positive}};
+  Classes classes;
+  for (const auto& [label, line] : first_lines) {
+    const std::optional<Index> token = label_token(label, tokenizer);
+    if (!token)
+      raise(ErrorKind::value, message("--data: label \"", printable(label, 40), "\" of line ", line, " is neither a token of the vocabulary nor an id from 0 to ",
+                                      tokenizer.vocabulary_size() - 1));
+    classes.labels.push_back(label);
+    classes.tokens.push_back(*token);
+  }
+  if (classes.labels.size() < 2)
+    raise(ErrorKind::value, message("--data: all labels are \"", printable(classes.labels.front(), 40), "\", expected at least two classes to tell apart"));
+  return classes;
+}
+
+}  // namespace implicit_attention::examples

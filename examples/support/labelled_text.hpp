@@ -1,0 +1,36 @@
+// Texts with labels, one a line, and the tokens of a vocabulary that the labels are.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <implicit_attention/io/tokenizer.hpp>
+
+namespace implicit_attention::examples {
+
+/// One line of a file: `label<tab or space>text`.
+struct LabelledText {
+  std::string label, text;
+  Index line = 0;  ///< from 1
+};
+
+/// Reads a file of them; empty lines are passed over. Fails (file), naming the line, on one without a label or a text, and on a file
+/// without any.
+[[nodiscard]] std::vector<LabelledText> read_labelled_texts(const std::string& path);
+/// `limit` of the texts, drawn by `seed`, in the order of the file; all of them if they are no more.
+[[nodiscard]] std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limit, std::uint64_t seed);
+
+/// What a text can be: the labels, and the token that a model says for each.
+struct Classes {
+  std::vector<std::string> labels;
+  std::vector<Index> tokens;
+  /// The number of a label among them; fails if it is none of them.
+  [[nodiscard]] Index of(const std::string& label) const;
+};
+
+/// The classes of texts whose labels are 0 and 1 where the vocabulary has `negative` and `positive`: these two; else the distinct
+/// labels, each a token's name or id. Fails (value) on a label that is neither, naming its line, and unless there are at least two.
+[[nodiscard]] Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& tokenizer);
+
+}  // namespace implicit_attention::examples
