@@ -40,8 +40,8 @@ void check_function(const char* name, const std::vector<double>& points, const A
   const Matrix<Scalar> vectorised = whole(x);
   for (Index i = 0; i < x.size(); ++i) {
     const long double expected = exact(static_cast<long double>(x(0, i)));
-    // Eight roundings; what is below the smallest normal number may be anything as small. Arguments of exponentials round themselves: |x|.
-    const long double allowed = std::numeric_limits<Scalar>::epsilon() * 8 * (1 + 0 * std::abs(x(0, i))) * std::abs(expected) +
+    // Eight roundings; what is below the smallest normal number may be anything as small.
+    const long double allowed = static_cast<long double>(std::numeric_limits<Scalar>::epsilon()) * 8 * std::abs(expected) +
                                 static_cast<long double>(std::numeric_limits<Scalar>::min());
     INFO(name << "(" << x(0, i) << ") is " << alone(x(0, i)) << " alone and " << vectorised(0, i) << " vectorised, expected "
               << static_cast<double>(expected));
@@ -54,7 +54,8 @@ void check_function(const char* name, const std::vector<double>& points, const A
 
 TEMPLATE_TEST_CASE("elementary functions are right in their tails", "[core]", float, double) {
   using Scalar = TestType;
-  const std::vector<double> points = {0, 1e-30, -1e-30, 1e-8, -1e-8, 1e-3, -1e-3, 0.5, -0.5, 1, -1, 3, -3, 10, -10, 20, -20, 40, -40, 87, -87, 700, -700, 1e4, -1e4, 1e30, -1e30};
+  const std::vector<double> points = {0,   1e-30, -1e-30, 1e-8, -1e-8, 1e-3, -1e-3, 0.5, -0.5, 1,   -1,   3,    -3,   10,
+                                      -10, 20,    -20,    40,   -40,   87,   -87,   700, -700, 1e4, -1e4, 1e30, -1e30};
   check_function<Scalar>(
       "sigmoid", points, [](Scalar x) { return sigmoid(x); }, [](const Matrix<Scalar>& x) { return sigmoid(x); },
       [](long double x) { return 1 / (1 + std::exp(-x)); });
@@ -66,8 +67,8 @@ TEMPLATE_TEST_CASE("elementary functions are right in their tails", "[core]", fl
       [](long double x) { return x > -11000 ? x / (1 + std::exp(-x)) : 0; });
   const std::vector<double> logs = {0, -1e-30, -1e-12, -1e-8, -1e-5, -1e-3, -0.1, -0.5, -1, -3, -20, -87, -700, -1e30};
   check_function<Scalar>(
-      "sqrt(1 - a^2)", logs, [](Scalar x) { return sqrt_one_minus_square(x); }, [](const Matrix<Scalar>& x) { return sqrt_one_minus_square(x); },
-      [](long double x) { return std::sqrt(-std::expm1(2 * x)); });
+      "sqrt(1 - a^2)", logs, [](Scalar x) { return sqrt_one_minus_square(x); },
+      [](const Matrix<Scalar>& x) { return sqrt_one_minus_square(x); }, [](long double x) { return std::sqrt(-std::expm1(2 * x)); });
 }
 
 TEMPLATE_TEST_CASE("gelu and its derivative", "[core]", float, double) {
@@ -75,11 +76,13 @@ TEMPLATE_TEST_CASE("gelu and its derivative", "[core]", float, double) {
   const double tolerance = sizeof(Scalar) == 4 ? 1e-6 : 1e-14;  // a few roundings of numbers near 1
   for (const double point : {0.0, 1e-8, 0.3, -0.3, 1.0, -1.0, 3.0, -3.0, 10.0, -10.0, 100.0, -100.0, 1e10, -1e10}) {
     const Scalar x = static_cast<Scalar>(point);
-    const long double wide = static_cast<long double>(x), inner = std::sqrt(2 / 3.14159265358979323846L) * (wide + 0.044715L * wide * wide * wide);
+    const long double wide = static_cast<long double>(x),
+                      inner = std::sqrt(2 / 3.14159265358979323846L) * (wide + 0.044715L * wide * wide * wide);
     const double expected = static_cast<double>((1 + std::tanh(inner)) / 2);
     INFO(point);
     CHECK(static_cast<double>(gelu_scale(x)) == Approx(expected).margin(tolerance).epsilon(tolerance));
-    CHECK(static_cast<double>(gelu_scale(Matrix<Scalar>::Constant(1, 5, x).eval())(0, 3)) == Approx(expected).margin(tolerance).epsilon(tolerance));
+    CHECK(static_cast<double>(gelu_scale(Matrix<Scalar>::Constant(1, 5, x).eval())(0, 3)) ==
+          Approx(expected).margin(tolerance).epsilon(tolerance));
     if (std::abs(point) < 50) {
       const double h = 1e-6, up = point + h, down = point - h;
       const double slope = (up * gelu_scale(up) - down * gelu_scale(down)) / (2 * h);

@@ -60,8 +60,8 @@ Kind<Scalar> random_kind(Index tokens, Index channels, Index state, Index width,
   if (has(12)) dressed.inner_scale = draw.normals<Scalar>(tokens, channels);
   if (has(13)) dressed.column_scale = draw.normals<Scalar>(tokens, channels);
   std::ostringstream text;
-  text << (sizeof(Scalar) == 4 ? "float" : "double") << ", " << tokens << " tokens, " << channels << " channels, state " << state << ", width "
-       << dressed.width() << ", parts " << parts << ", seed " << seed;
+  text << (sizeof(Scalar) == 4 ? "float" : "double") << ", " << tokens << " tokens, " << channels << " channels, state " << state
+       << ", width " << dressed.width() << ", parts " << parts << ", seed " << seed;
   kind.text = text.str();
   return kind;
 }
@@ -71,7 +71,9 @@ template <class Scalar>
 Matrix<double> by_definition(const DressedDiagonal<Scalar>& dressed, Index e) {
   const DiagonalRecurrence<Scalar>& r = dressed.recurrence;
   const auto at = [](const Array<Scalar>& array, Index i, Index j) { return array.empty() ? 1.0 : static_cast<double>(array(i, j)); };
-  const auto among = [](const std::vector<Index>& starts, Index token) { return std::find(starts.begin(), starts.end(), token) != starts.end(); };
+  const auto among = [](const std::vector<Index>& starts, Index token) {
+    return std::find(starts.begin(), starts.end(), token) != starts.end();
+  };
   Matrix<double> matrix(r.tokens, r.tokens);
   for (Index unit = 0; unit < r.tokens; ++unit) {
     std::vector<double> state(static_cast<std::size_t>(r.state), 0.0);
@@ -144,7 +146,8 @@ void check_kind(const Kind<Scalar>& kind) {
     const Eigen::VectorXd column = x.col(e).template cast<double>();
     worse(worst_apply, (applied.col(e).template cast<double>() - matrix * column).cwiseAbs().maxCoeff());
     worse(worst_transposed, (transposed.col(e).template cast<double>() - matrix.transpose() * column).cwiseAbs().maxCoeff());
-    size = std::max({size, (matrix.cwiseAbs() * column.cwiseAbs()).maxCoeff(), (matrix.transpose().cwiseAbs() * column.cwiseAbs()).maxCoeff()});
+    size = std::max(
+        {size, (matrix.cwiseAbs() * column.cwiseAbs()).maxCoeff(), (matrix.transpose().cwiseAbs() * column.cwiseAbs()).maxCoeff()});
   }
   CHECK(worst_block <= allowed);
   CHECK(worst_plain <= allowed);
@@ -171,10 +174,12 @@ TEMPLATE_TEST_CASE("every kernel is the recurrence it is made of", "[kernels]", 
   std::uint64_t seed = 1;
   for (int repetition = 0; repetition < 60; ++repetition) {
     const auto pick = [&](Index most) { return static_cast<Index>(draw.uniform(0, static_cast<double>(most))); };
-    const Index tokens = 1 + pick(repetition % 3 == 0 ? 100 : 40), channels = 1 + pick(7), state = 1 + pick(4), width = 1 + pick(repetition % 5 == 0 ? 40 : 5);
+    const Index tokens = 1 + pick(repetition % 3 == 0 ? 100 : 40), channels = 1 + pick(7), state = 1 + pick(4),
+                width = 1 + pick(repetition % 5 == 0 ? 40 : 5);
     check_kind(random_kind<TestType>(tokens, channels, state, width, static_cast<unsigned>(pick(1 << 14)), seed++));
   }
-  for (const Index tokens : {31, 32, 33, 63, 64, 65, 97}) check_kind(random_kind<TestType>(tokens, 3, 2, 4, 0x3fff, seed++));  // everything at once
+  for (const Index tokens : {31, 32, 33, 63, 64, 65, 97})
+    check_kind(random_kind<TestType>(tokens, 3, 2, 4, 0x3fff, seed++));  // everything at once
   for (const Index channels : {16, 17, 63, 64, 65, 84}) check_kind(random_kind<TestType>(35, channels, 2, 4, 0x3f3f, seed++));
 }
 
@@ -213,7 +218,7 @@ TEST_CASE("decays that are all or nothing stay numbers", "[kernels]") {
     CHECK(all.allFinite());
     CHECK(one.allFinite());
     CHECK((applied - transposed.colwise().reverse()).cwiseAbs().maxCoeff() < 1e-12);  // a sum of 40 numbers up to 1, either way round
-    CHECK(one(0, 0) == 1);                                                           // a rate of 0 forgets nothing
-    if (step >= 1) CHECK(one(2, 38) < 1e-300);                                       // a rate of 1e30 forgets all
+    CHECK(one(0, 0) == 1);                                                            // a rate of 0 forgets nothing
+    if (step >= 1) CHECK(one(2, 38) < 1e-300);                                        // a rate of 1e30 forgets all
   }
 }

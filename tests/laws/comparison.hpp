@@ -86,8 +86,8 @@ template <class Scalar>
 bool same_bits(ConstView<Scalar> a, ConstView<Scalar> b) {
   if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
   for (Index i = 0; i < a.rows(); ++i)
-    if (a.cols() > 0 &&
-        std::memcmp(a.data() + i * a.outerStride(), b.data() + i * b.outerStride(), static_cast<std::size_t>(a.cols()) * sizeof(Scalar)) != 0)
+    if (a.cols() > 0 && std::memcmp(a.data() + i * a.outerStride(), b.data() + i * b.outerStride(),
+                                    static_cast<std::size_t>(a.cols()) * sizeof(Scalar)) != 0)
       return false;
   return true;
 }

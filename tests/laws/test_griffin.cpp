@@ -16,9 +16,20 @@ struct GriffinFamily {
   using Layer = Griffin<S>;
 
   static std::vector<std::string> flavours() {
-    return {"ordinary", "no biases", "decay 1",          "decay 0",       "slow decay",       "packed documents", "packed documents, convolution within",
-            "gates 0",  "denormal weights", "unlike widths", "positions above 0", "one document, convolution within",
-            "packed documents, wide convolution", "packed documents, wide convolution within"};
+    return {"ordinary",
+            "no biases",
+            "decay 1",
+            "decay 0",
+            "slow decay",
+            "packed documents",
+            "packed documents, convolution within",
+            "gates 0",
+            "denormal weights",
+            "unlike widths",
+            "positions above 0",
+            "one document, convolution within",
+            "packed documents, wide convolution",
+            "packed documents, wide convolution within"};
   }
 
   static Case<S> make(Sizes size, const std::string& flavour, std::uint64_t seed) {
@@ -68,16 +79,16 @@ struct GriffinFamily {
     options.convolution_within_documents = flavour.find("within") != std::string::npos;
 
     const Matrix<S> u = draw.normals<S>(size.tokens, D);
-    const reference::GriffinWeights plain = {table(w.linear_x_weight),     table(w.linear_x_bias),         table(w.linear_y_weight),
-                                             table(w.linear_y_bias),       table(w.conv_1d_weight),        table(w.conv_1d_bias),
-                                             table(w.recurrent_param),     table(w.input_gate_weight),     table(w.input_gate_bias),
+    const reference::GriffinWeights plain = {table(w.linear_x_weight),       table(w.linear_x_bias),       table(w.linear_y_weight),
+                                             table(w.linear_y_bias),         table(w.conv_1d_weight),      table(w.conv_1d_bias),
+                                             table(w.recurrent_param),       table(w.input_gate_weight),   table(w.input_gate_bias),
                                              table(w.recurrent_gate_weight), table(w.recurrent_gate_bias), table(w.linear_out_weight),
                                              table(w.linear_out_bias)};
     std::ostringstream text;
-    text << "Griffin<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << size.tokens << " tokens, width " << D << ", " << E
-         << " channels in " << heads << " heads, convolution " << W << ", seed " << seed;
-    const reference::Sequence expected =
-        reference::griffin(plain, table<S>(u), std::vector<reference::Count>(positions.begin(), positions.end()), options.convolution_within_documents);
+    text << "Griffin<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << size.tokens << " tokens, width " << D << ", "
+         << E << " channels in " << heads << " heads, convolution " << W << ", seed " << seed;
+    const reference::Sequence expected = reference::griffin(
+        plain, table<S>(u), std::vector<reference::Count>(positions.begin(), positions.end()), options.convolution_within_documents);
     if (is("ordinary")) positions.clear();  // what the layer takes them to be
     return make_case(text.str(), Layer(w, options), u, positions, expected);
   }

@@ -469,8 +469,8 @@ void every_law(const Family<Scalar>& family) {
     every_law_of(family.make({1, 3, 5, 2, 4}, flavour, seed++), true);
     every_law_of(family.make({70, 5, 6, 5, 3}, flavour, seed++), false);
   }
-  const Sizes sizes[] = {{2, 3, 1, 1, 4},   {3, 3, 17, 4, 4},  {31, 3, 4, 3, 4},  {32, 3, 5, 1, 4}, {33, 3, 3, 4, 4},
-                         {63, 4, 17, 4, 4}, {64, 5, 5, 3, 4},  {65, 6, 66, 4, 2}, {65, 4, 3, 64, 4}, {64, 3, 2, 128, 1},
+  const Sizes sizes[] = {{2, 3, 1, 1, 4},    {3, 3, 17, 4, 4},   {31, 3, 4, 3, 4},  {32, 3, 5, 1, 4},  {33, 3, 3, 4, 4},
+                         {63, 4, 17, 4, 4},  {64, 5, 5, 3, 4},   {65, 6, 66, 4, 2}, {65, 4, 3, 64, 4}, {64, 3, 2, 128, 1},
                          {129, 4, 3, 16, 4}, {129, 3, 17, 1, 5}, {130, 2, 1, 2, 7}, {100, 3, 3, 3, 40}};
   for (const Sizes& size : sizes) every_law_of(family.make(size, family.flavours.front(), seed++), false);
   law_long(family.make({1500, 3, 2, 4, 4}, family.flavours.front(), seed));

@@ -18,7 +18,8 @@ struct LocalAttentionFamily {
   using Layer = LocalAttention<S>;
 
   static std::vector<std::string> flavours() {
-    return {"ordinary", "biases", "window 0", "wide window", "one head", "a key head for each", "scores to 900", "denormal weights", "no rotation", "positions above 0"};
+    return {"ordinary",      "biases",           "window 0",    "wide window",      "one head", "a key head for each",
+            "scores to 900", "denormal weights", "no rotation", "positions above 0"};
   }
 
   static Case<S> make(Sizes size, const std::string& flavour, std::uint64_t seed) {
@@ -45,7 +46,8 @@ struct LocalAttentionFamily {
     options.window = is("window 0") ? 0 : is("wide window") ? 1000 : size.convolution;
     if (is("no rotation")) options.rotary_part = 0;
     std::vector<Index> positions(static_cast<std::size_t>(size.tokens));
-    for (std::size_t token = 0; token < positions.size(); ++token) positions[token] = static_cast<Index>(token) + (is("positions above 0") ? 37 : 0);
+    for (std::size_t token = 0; token < positions.size(); ++token)
+      positions[token] = static_cast<Index>(token) + (is("positions above 0") ? 37 : 0);
     const Matrix<S> u = draw.normals<S>(size.tokens, D);
 
     // The published equations, entry by entry.
@@ -102,8 +104,8 @@ struct LocalAttentionFamily {
     s.input = s.x;
     s.out = reference::linear(s.y, table(w.o_proj_weight), table(w.o_proj_bias));
     std::ostringstream text;
-    text << "LocalAttention<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << L << " tokens, width " << D << ", " << H
-         << " heads of " << P << ", window " << options.window << ", seed " << seed;
+    text << "LocalAttention<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << L << " tokens, width " << D << ", "
+         << H << " heads of " << P << ", window " << options.window << ", seed " << seed;
     // Rounding of a score is relative to the score, and the exponential makes it relative to the weight.
     return make_case(text.str(), Layer(w, options), u, is("positions above 0") ? positions : std::vector<Index>(), std::move(s),
                      1 + largest_score / 10);

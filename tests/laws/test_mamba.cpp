@@ -16,8 +16,8 @@ struct MambaFamily {
   using Layer = Mamba<S>;
 
   static std::vector<std::string> flavours() {
-    return {"ordinary",   "no biases",  "projection biases", "decay 1",       "decay 0",   "dt huge",
-            "dt tiny",    "gates 0",    "denormal weights",  "unlike widths", "large numbers"};
+    return {"ordinary", "no biases", "projection biases", "decay 1",       "decay 0",      "dt huge",
+            "dt tiny",  "gates 0",   "denormal weights",  "unlike widths", "large numbers"};
   }
 
   static Case<S> make(Sizes size, const std::string& flavour, std::uint64_t seed) {
@@ -53,12 +53,13 @@ struct MambaFamily {
     }
 
     const Matrix<S> u = draw.normals<S>(size.tokens, D);
-    const reference::MambaWeights plain = {table(w.in_proj_weight), table(w.in_proj_bias), table(w.conv1d_weight), table(w.conv1d_bias),
-                                           table(w.x_proj_weight),  table(w.dt_proj_weight), table(w.dt_proj_bias), table(w.A_log),
-                                           table(w.D),              table(w.out_proj_weight), table(w.out_proj_bias)};
+    const reference::MambaWeights plain = {table(w.in_proj_weight),  table(w.in_proj_bias),  table(w.conv1d_weight),
+                                           table(w.conv1d_bias),     table(w.x_proj_weight), table(w.dt_proj_weight),
+                                           table(w.dt_proj_bias),    table(w.A_log),         table(w.D),
+                                           table(w.out_proj_weight), table(w.out_proj_bias)};
     std::ostringstream text;
-    text << "Mamba<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << size.tokens << " tokens, width " << D << ", " << E
-         << " channels, state " << N << ", convolution " << W << ", seed " << seed;
+    text << "Mamba<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << size.tokens << " tokens, width " << D << ", "
+         << E << " channels, state " << N << ", convolution " << W << ", seed " << seed;
     return make_case(text.str(), Layer(w), u, {}, reference::mamba(plain, table<S>(u)));
   }
 };

@@ -16,7 +16,7 @@ struct Rwkv4Family {
   using Layer = Rwkv4<S>;
 
   static std::vector<std::string> flavours() {
-    return {"ordinary",     "keys to 900",     "keys to -900", "decay 1",          "decay 0",
+    return {"ordinary",      "keys to 900",    "keys to -900", "decay 1",          "decay 0",
             "time_decay 90", "time_first 200", "gates 0",      "denormal weights", "unlike widths"};
   }
 
@@ -62,12 +62,12 @@ struct Rwkv4Family {
       w.receptance_weight = weight;
       w.time_mix_receptance = Matrix<S>(Matrix<S>::Ones(1, D));
     }
-    const reference::Rwkv4Weights plain = {table(w.time_decay),          table(w.time_first), table(w.time_mix_key),
-                                           table(w.time_mix_value),      table(w.time_mix_receptance), table(w.key_weight),
-                                           table(w.value_weight),        table(w.receptance_weight), table(w.output_weight)};
+    const reference::Rwkv4Weights plain = {table(w.time_decay),     table(w.time_first),          table(w.time_mix_key),
+                                           table(w.time_mix_value), table(w.time_mix_receptance), table(w.key_weight),
+                                           table(w.value_weight),   table(w.receptance_weight),   table(w.output_weight)};
     std::ostringstream text;
-    text << "Rwkv4<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << size.tokens << " tokens, width " << D << ", " << E
-         << " channels, seed " << seed;
+    text << "Rwkv4<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << size.tokens << " tokens, width " << D << ", "
+         << E << " channels, seed " << seed;
     return make_case(text.str(), Layer(w), u, {}, reference::rwkv4(plain, table<S>(u)), condition);
   }
 };

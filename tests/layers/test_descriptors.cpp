@@ -126,7 +126,8 @@ TEST_CASE("weights that do not fit are refused by their public names", "[layers]
        {[](M& w) { w.conv1d_weight = ones(4, 6); }, {"conv1d.weight is (4, 6), expected (6, 6)"}},
        {[](M& w) { w.conv1d_weight = Array<double>(); }, {"conv1d.weight is (0, 0)"}},
        {[](M& w) { w.conv1d_bias = ones(1, 4); }, {"conv1d.bias is (4), expected (6)"}},
-       {[](M& w) { w.x_proj_weight = ones(10, 6); }, {"x_proj.weight is (10, 6), expected (8, 6)", "dt_rank + 2*state", "is dt_rank 2 and state 3?"}},
+       {[](M& w) { w.x_proj_weight = ones(10, 6); },
+        {"x_proj.weight is (10, 6), expected (8, 6)", "dt_rank + 2*state", "is dt_rank 2 and state 3?"}},
        {[](M& w) { w.dt_proj_weight = ones(2, 6); }, {"dt_proj.weight is (2, 6), expected (6, 6)"}},
        {[](M& w) { w.dt_proj_bias = ones(6, 1); }, {"dt_proj.bias is (6, 1), expected (6)"}},
        {[](M& w) { w.D = ones(1, 5); }, {"D is (5), expected (6)"}},
@@ -217,7 +218,8 @@ TEST_CASE("an engine hands in what it has, and gets the same matrices", "[layers
     CHECK((first.stacked() - second.stacked()).cwiseAbs().maxCoeff() <= 1e-14 * first.stacked().cwiseAbs().maxCoeff());
     CHECK((a.bias() - b.bias()).isZero(0));
   };
-  for (const Terms terms : {Terms::all(), Terms::published(), Terms::all().without(Term::normalization), Terms::all().without(Term::recurrence)}) {
+  for (const Terms terms :
+       {Terms::all(), Terms::published(), Terms::all().without(Term::normalization), Terms::all().without(Term::recurrence)}) {
     INFO(terms.text());
     const Mamba<double> mamba(mamba_weights<double>());
     const Mamba<double>::Activations ran = mamba.activations(u);

@@ -80,7 +80,8 @@ void check_case(const fs::path& path) {
       const Index rows = all.rows() / batch;
       return Matrix<double>(all.matrix().middleRows(sequence * rows, rows));
     };
-    const typename Layer::Activations act = run(layer, file, sequence, ConstView<Scalar>(input.matrix().middleRows(sequence * tokens, tokens)));
+    const typename Layer::Activations act =
+        run(layer, file, sequence, ConstView<Scalar>(input.matrix().middleRows(sequence * tokens, tokens)));
     deviations["linear_input"].add(*act.x, part("linear_input"));
     deviations["y"].add(*act.y, part("y"));
     deviations["out"].add(*act.out, part("out"));

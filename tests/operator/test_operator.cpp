@@ -116,10 +116,14 @@ TEST_CASE("more than the caller allows is refused, with the ways out", "[operato
   CHECK(memory.allFinite());
 
   // 6 million channels of a thousand tokens, by default: found before anything is allocated. Sizes beyond 2^64 do not wrap around.
-  CHECK_THAT(error_of([] { check_byte_limit("attention", {Index(6000000), 1000, 1000}, 4, IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT); }).second,
+  CHECK_THAT(error_of([] {
+               check_byte_limit("attention", {Index(6000000), 1000, 1000}, 4, IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT);
+             }).second,
              contains_text("22888184 MiB") && contains_text("4096 MiB"));
   const Index huge = Index(1) << 40;
-  CHECK(error_of([&] { check_byte_limit("attention", {huge, huge, huge}, 8, std::numeric_limits<std::size_t>::max()); }).first == ErrorKind::limit);
+  CHECK(error_of([&] {
+          check_byte_limit("attention", {huge, huge, huge}, 8, std::numeric_limits<std::size_t>::max());
+        }).first == ErrorKind::limit);
 }
 
 TEST_CASE("parts that do not fit each other are refused by name", "[operator]") {
@@ -130,10 +134,14 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
     void (*change)(Form&);
     const char* expected;
   };
-#define IMPLICIT_ATTENTION_WRONG_ROWS(part, expected) \
-  { #part, [](Form& f) { f.part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected }
-#define IMPLICIT_ATTENTION_WRONG_RECURRENCE(part, expected) \
-  { #part, [](Form& f) { std::get<Recurrence>(f.recurrence).part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected }
+#define IMPLICIT_ATTENTION_WRONG_ROWS(part, expected)                                      \
+  {                                                                                        \
+#part, [](Form & f) { f.part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected \
+  }
+#define IMPLICIT_ATTENTION_WRONG_RECURRENCE(part, expected)                                                                 \
+  {                                                                                                                         \
+#part, [](Form & f) { std::get<Recurrence>(f.recurrence).part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected \
+  }
   const Wrong cases[] = {IMPLICIT_ATTENTION_WRONG_ROWS(gate, "(5, 4)"),
                          IMPLICIT_ATTENTION_WRONG_ROWS(normalization, "(5, 4)"),
                          IMPLICIT_ATTENTION_WRONG_ROWS(skip, "(4)"),
@@ -161,7 +169,8 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
   for (const std::vector<Index>& starts : {std::vector<Index>{2, 1}, {1, 1}, {-1}, {5}}) {
     Form form = some_form();
     std::get<Recurrence>(form.recurrence).starts = starts;
-    CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("starts has ") && contains_text("ascending order, below 5"));
+    CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second,
+               contains_text("starts has ") && contains_text("ascending order, below 5"));
     form = some_form();
     form.convolution_starts = starts;
     CHECK(error_of([&] { ImplicitAttention<double>{form}; }).first == ErrorKind::value);

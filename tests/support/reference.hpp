@@ -94,7 +94,8 @@ struct Sequence {
   /// A[i, j] of channel e: the product of its factors, multiplied out.
   double attention(Count e, Count i, Count j, const TermSet& on, double log_scale = 0) const {
     double sum = 0;
-    for (Count t = j; t <= std::min(i, j + width() - 1); ++t) sum += inner(e, i, t, on, log_scale) * act(e, t, on) * convolution(e, t, j, on);
+    for (Count t = j; t <= std::min(i, j + width() - 1); ++t)
+      sum += inner(e, i, t, on, log_scale) * act(e, t, on) * convolution(e, t, j, on);
     return outer(e, i, on) * sum;
   }
   /// b[i] of channel e in a piece that begins at token `begin`.
