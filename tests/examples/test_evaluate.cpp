@@ -1,0 +1,148 @@
+// `evaluate` as people run it: tables and numbers over a handful of texts, ways to take tokens away, labels of all kinds, complaints.
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <examples/programs.hpp>
+
+#include <implicit_attention/io/json.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using namespace example_test;
+
+const std::string mamba = "examples/models/mamba";
+
+std::string written(const TemporaryFolder& folder, const std::string& name, const std::string& text) {
+  std::ofstream(folder / name, std::ios::binary) << text;
+  return (folder / name).string();
+}
+
+const Json& result(const Json& evaluation, const std::string& method, const std::string& terms = "") {
+  for (const Json& entry : evaluation.at("results"))
+    if (entry.at("method") == method && (terms.empty() || entry.at("terms") == terms)) return entry;
+  FAIL("no row " << method << " " << terms);
+  return evaluation;
+}
+
+double mean(const Json& entry, const std::string& metric) { return entry.at("metrics").at(metric).at("mean").get<double>(); }
+
+}  // namespace
+
+TEST_CASE("evaluate: the recorded predictions, methods in the right order, the same numbers for the same seed", "[evaluate]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.json", again = folder / "again.json";
+  for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
+    INFO(model);
+    const std::string directory = "examples/models/" + model;
+    const Json expected = read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / directory / "expected.json");
+    std::string lines;
+    for (const Json& sentence : expected.at("sentences"))
+      lines += std::string(sentence.at("predicted") == "positive" ? "1" : "0") + "\t" + sentence.at("text").get<std::string>() + "\n";
+    const std::vector<std::string> arguments{"--model", directory, "--data", written(folder, "data.tsv", lines), "--methods", "leave-one-out,relevance,random,raw"};
+    std::vector<std::string> first = arguments, second = arguments;
+    first.insert(first.end(), {"--out", out.string()});
+    second.insert(second.end(), {"--out", again.string(), "--markdown"});
+    const Outcome text = run_well(folder, "evaluate", first);
+    CHECK_THAT(text.out, contains_text("3 texts of data.tsv, 100.0 % predicted right"));
+    const Outcome markdown = run_well(folder, "evaluate", second);
+    CHECK_THAT(markdown.out, contains_text("| leave-one-out |"));
+    Json evaluation = read_json_object(out), repeated = read_json_object(again);
+    evaluation.erase("seconds");
+    repeated.erase("seconds");
+    CHECK(evaluation == repeated);
+    CHECK(evaluation.at("texts") == 3);
+    CHECK(evaluation.at("predicted_right") == 3);
+    const Json& truth = result(evaluation, "leave-one-out");
+    const Json& random = result(evaluation, "random");
+    CHECK(mean(truth, "leave_one_out_correlation") == Approx(1));
+    CHECK(mean(truth, "flipping_difference") > 0);
+    CHECK(mean(truth, "flipping_difference") > mean(random, "flipping_difference"));
+    CHECK(mean(truth, "comprehensiveness") > mean(random, "comprehensiveness"));
+    CHECK(mean(truth, "infidelity") < mean(random, "infidelity"));
+    CHECK(truth.at("metrics").at("pruning").at("less_random").at("mean").get<double>() == Approx(mean(truth, "pruning") - mean(random, "pruning")));
+    for (const Json& entry : evaluation.at("results"))
+      for (const auto& [name, metric] : entry.at("metrics").items()) {
+        INFO(entry.at("method") << " " << name);
+        CHECK(metric.at("texts") == 3);
+        CHECK(metric.at("low").get<double>() <= metric.at("mean").get<double>());
+        CHECK(metric.at("mean").get<double>() <= metric.at("high").get<double>());
+      }
+    // Every layer, and then all that is left.
+    CHECK(result(evaluation, "raw").at("randomized_model_stages").size() == (model == "griffin" ? 4 : 3));
+  }
+}
+
+TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, texts of one word", "[evaluate]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.json";
+  const auto evaluate = [&](const std::string& lines, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"--model", mamba, "--data", written(folder, "data.tsv", lines), "--out", out.string()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    run_well(folder, "evaluate", arguments);
+    return read_json_object(out);
+  };
+  const std::string film = "1 a gripping and moving film\n\n0 a dull mess\r\n";
+  const Json formulations = evaluate(film, {"--methods", "raw,gradient-x-input", "--terms", "recurrence,published,all,recurrence+gate"});
+  CHECK(formulations.at("results").size() == 5);
+  CHECK(formulations.at("formulations").size() == 3);
+  std::set<double> distinct;
+  for (const std::string terms : {"recurrence", "published", "all", "recurrence+gate"}) distinct.insert(mean(result(formulations, "raw", terms), "sensitivity_max"));
+  CHECK(distinct.size() == 4);
+  CHECK(formulations.at("formulations")[0].at("metrics").at("pruning").at("mean").get<double>() ==
+        Approx(mean(result(formulations, "raw", "all"), "pruning") - mean(result(formulations, "raw", "recurrence"), "pruning")));
+
+  std::set<double> areas;
+  for (const std::string remove : {"unk", "zero", "drop"}) {
+    const Json removed = evaluate(film, {"--methods", "leave-one-out", "--remove", remove});
+    CHECK(removed.at("removal") == remove);
+    CHECK(mean(result(removed, "leave-one-out"), "leave_one_out_correlation") == Approx(1));
+    areas.insert(mean(result(removed, "leave-one-out"), "activation"));
+  }
+  CHECK(areas.size() == 3);
+
+  // What is drawn depends on a text's line, so the lines stay where they are.
+  const Json numbers = evaluate(film, {"--methods", "relevance"});
+  const Json named = evaluate("positive a gripping and moving film\n\nnegative a dull mess\n", {"--methods", "relevance"});
+  CHECK(named.at("results") == numbers.at("results"));
+  CHECK(named.at("predicted_right") == numbers.at("predicted_right"));
+  const Json ids = evaluate("7001 a gripping and moving film\n\n7002 a dull mess\n7003 a film\n", {"--methods", "relevance"});
+  CHECK(ids.at("texts") == 3);
+  CHECK(mean(result(ids, "relevance"), "activation") > 0);
+
+  const Json word = evaluate("1 gripping\n", {"--methods", "raw", "--remove", "drop"});
+  CHECK(result(word, "raw").at("metrics").at("leave_one_out_correlation").at("mean").is_null());
+  CHECK(result(word, "raw").at("metrics").at("leave_one_out_correlation").at("texts") == 0);
+  CHECK(mean(result(word, "raw"), "flipping_difference") == 0);
+  const Json bare = evaluate("1 gripping\n", {"--methods", "raw", "--remove", "drop", "--append", ""});  // no token left: logits of zero
+  CHECK(mean(result(bare, "raw"), "flipping_difference") == 0);
+
+  const Json few = evaluate("1 a\n1 b\n1 c\n0 d\n0 e\n", {"--methods", "random", "--limit", "2"});
+  CHECK(few.at("texts") == 2);
+}
+
+TEST_CASE("evaluate: mistakes", "[evaluate]") {
+  const TemporaryFolder folder;
+  const std::string good = written(folder, "good.tsv", "1 a gripping film\n");
+  const auto mistake = [&](const std::vector<std::string>& arguments, const std::string& words) { check_mistake("evaluate", arguments, words, "out.json"); };
+  mistake({}, "--");
+  mistake({"--model", mamba}, "--data");
+  mistake({"--model", "nowhere", "--data", good}, "no folder nowhere");
+  mistake({"--model", mamba, "--data", "nowhere.tsv"}, "nowhere.tsv");
+  mistake({"--model", mamba, "--data", good, "--methods", "guess"}, "unknown method \"guess\", expected one of raw");
+  mistake({"--model", mamba, "--data", good, "--methods", "raw,raw"}, "raw is asked for twice");
+  mistake({"--model", mamba, "--data", good, "--terms", "recurrence,everything"}, "unknown term \"everything\"");
+  mistake({"--model", mamba, "--data", good, "--remove", "mask"}, "mask");
+  mistake({"--model", mamba, "--data", good, "--limit", "0"}, "limit");
+  mistake({"--model", mamba, "--data", good, "--append", "<eos>"}, "<eos>");
+  mistake({"--model", mamba, "--data", written(folder, "empty.tsv", "\n\n")}, "empty.tsv: there are no texts");
+  mistake({"--model", mamba, "--data", written(folder, "bare.tsv", "1 fine\nlonely\n")}, "bare.tsv:2: \"lonely\" is no label and text");
+  mistake({"--model", mamba, "--data", written(folder, "label.tsv", "good a film\n1 b\n99999 c\n")}, "label \"99999\" of line 3");
+  mistake({"--model", mamba, "--data", written(folder, "one.tsv", "film a film\n")}, "at least two classes");
+  mistake({"--model", mamba, "--data", written(folder, "binary.tsv", "1 a film\n0 \xff\n")}, "binary.tsv:2: the text is not valid UTF-8");
+  check_mistake("evaluate", {"--model", mamba, "--data", good}, "expected .json", "out.txt");
+}
