@@ -2,10 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include <implicit_attention/core/error.hpp>
-#if __has_include(<implicit_attention/implicit_attention.hpp>)
 #include <implicit_attention/implicit_attention.hpp>
-#endif
 
 #include "other.hpp"
 
