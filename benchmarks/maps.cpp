@@ -1,5 +1,6 @@
 // Full attention, all channels and rows, against the fill of the same bytes and the product rate.
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "measuring.hpp"
@@ -29,7 +30,18 @@ void table_line(benchmark::State& state, int place, const LayerSize& size, doubl
   rounds.add("fill", [&] { yardstick_fill(memory.data(), memory.rows() * tokens); });
   rounds.add("all", [&] { all.materialize_into(out); });
   rounds.add("bare", [&] { bare.materialize_into(out); });
-  if (fresh) rounds.add("fresh", [&] { benchmark::DoNotOptimize(all.materialize().data()); });
+  std::optional<AttentionMatrix<float>> ours;
+  LargeMemory<float> filled;
+  if (fresh) {
+    rounds.add("fresh", [&] { ours = all.materialize(); }, [&] { ours.reset(); });
+    // What the system itself takes for the first touch of as much memory.
+    rounds.add("fresh fill",
+               [&] {
+                 filled = LargeMemory<float>(memory.rows(), tokens);
+                 yardstick_fill(filled.data(), memory.rows() * tokens);
+               },
+               [&] { filled = {}; });
+  }
   rounds.run(7, 4);
 
   const auto yardstick = [&](Rounds::Times& times) { return times["fill"] + flops * times["product"] / yardstick_flops; };
@@ -41,6 +53,8 @@ void table_line(benchmark::State& state, int place, const LayerSize& size, doubl
   if (fresh) {
     report_at_most(place + 5, what + "fresh memory of our own", rounds.median_of([&](auto& times) { return times["fresh"] / yardstick(times); }), 3,
                    2, unit, time_text(rounds.seconds("fresh")));
+    report_note("Fresh memory: the first touch of as many bytes, in huge pages and with nothing computed, took " + time_text(rounds.seconds("fresh fill")) +
+                ", the fill of touched memory " + time_text(rounds.seconds("fill")) + ".");
     report_note("For a user: every matrix of all 24 layers of " + size.name + " at " + std::to_string(tokens) + " tokens, layer after layer, takes " +
                 time_text(24 * rounds.seconds("all")) + ".");
   }

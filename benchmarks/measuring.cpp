@@ -136,9 +136,9 @@ void Rounds::run(int least, double budget) {
     Times times;
     // Every other round goes backwards, so that no work always follows the same other one.
     for (std::size_t i = 0; i < works_.size(); ++i) {
-      const auto& [name, work] = works_[round % 2 == 0 ? i : works_.size() - 1 - i];
-      times[name] = seconds_of(work);
-      spent += times[name];
+      const Work& work = works_[round % 2 == 0 ? i : works_.size() - 1 - i];
+      spent += times[work.name] = seconds_of(work.run);
+      work.after();
     }
     rounds_.push_back(std::move(times));
   }

@@ -60,7 +60,10 @@ class Rounds {
   /// Times of one round, by name.
   using Times = std::map<std::string, double>;
 
-  void add(std::string name, std::function<void()> work) { works_.emplace_back(std::move(name), std::move(work)); }
+  /// `after` follows the work and is not timed: freeing memory, say.
+  void add(std::string name, std::function<void()> work, std::function<void()> after = [] {}) {
+    works_.push_back({std::move(name), std::move(work), std::move(after)});
+  }
   /// At least `least` rounds, and more as long as all take less than `budget` seconds.
   void run(int least = 5, double budget = 3);
 
@@ -74,7 +77,11 @@ class Rounds {
   }
 
  private:
-  std::vector<std::pair<std::string, std::function<void()>>> works_;
+  struct Work {
+    std::string name;
+    std::function<void()> run, after;
+  };
+  std::vector<Work> works_;
   std::vector<Times> rounds_;
 };
 
