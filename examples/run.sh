@@ -31,10 +31,24 @@ say "Built, $(took $((SECONDS - begin)))"
 
 programs="$root/build/examples/examples"
 mkdir -p "$out"
+models=()
+for model in mamba rwkv4 griffin; do models+=(--model "examples/models/$model"); done
+
+# The label is what these models expect after <cls>.
+say "Three models read: $text"
+"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --title "Three models read a review" --out "$out/three_models.png"
+"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --picture maps --out "$out/three_maps.png" >/dev/null
 for model in mamba rwkv4 griffin; do
-  say "$model reads: $text"
-  "$programs/explain" --model "examples/models/$model" --text "$text"
-  "$programs/explain" --model "examples/models/$model" --text "$text" --out "$out/$model.png"
+  "$programs/explain" --model "examples/models/$model" --text "$text" --append "<cls>" --method raw,rollout,gradient,relevance,leave-one-out \
+    --out "$out/${model}_methods.png" >/dev/null
+  "$programs/materialize" --model "examples/models/$model" --layer 1 --text "$text" --append "<cls>" --channels 0-5 --out "$out/${model}_channels.png"
 done
+
+printf '\n'
 say "The pictures are in $out:"
-ls -1 "$out"/*.png
+cat <<PICTURES
+  three_models.png      which words each model looked at, and what it said
+  three_maps.png        which word looked at which
+  MODEL_methods.png     five methods' answers to why it said that (MODEL: mamba, rwkv4, griffin)
+  MODEL_channels.png    the implicit attention of six channels of layer 1, one matrix each
+PICTURES

@@ -19,23 +19,24 @@ class Work {
  public:
   Work(std::string what, Index pieces) : bar_(std::move(what), pieces * steps) {}
 
-  /// The next piece begins: whatever came before it is done.
-  void begin_piece() {
-    if (begun_) bar_.advance(steps - done_);
-    begun_ = true;
-    done_ = 0;
+  /// The next piece begins: whatever came before it is done. `loops`: how many loops the piece has, roughly.
+  void begin_piece(Index loops = 1) {
+    bar_.advance(end_ - done_);
+    done_ = end_;
+    end_ += steps;
+    loop_ = steps / std::max<Index>(loops, 1);
   }
-  /// Runs loops on all of the machine's cores. The bar moves through the piece with the loop that is furthest; it comes to the end of a
-  /// piece only when the next one begins.
+  /// Runs loops on all of the machine's cores. A loop moves the bar by its share of the piece, and never beyond the piece.
   [[nodiscard]] Executor executor() {
     return [this](Index count, const std::function<void(Index)>& body) {
       const std::thread::id caller = std::this_thread::get_id();
+      const Index begin = done_;
       std::atomic<Index> finished{0};
       pool_.parallel_for(count, [&](Index i) {
         body(i);
         const Index now = ++finished;
         if (std::this_thread::get_id() != caller) return;  // the caller works too, and it alone draws
-        const Index reached = std::max(done_, now * (steps - 1) / count);
+        const Index reached = std::max(done_, std::min(begin + now * loop_ / count, end_));
         bar_.advance(reached - done_);
         done_ = reached;
       });
@@ -43,11 +44,10 @@ class Work {
   }
 
  private:
-  static constexpr Index steps = 1000;
+  static constexpr Index steps = 100000;
   ThreadPool pool_;
   ProgressBar bar_;
-  Index done_ = 0;
-  bool begun_ = false;
+  Index done_ = 0, end_ = 0, loop_ = steps;
 };
 
 }  // namespace implicit_attention::examples

@@ -1,0 +1,72 @@
+// A language model's answer to a text, and why: what `explain` shows and writes. All numbers in double, whatever they were computed in.
+#pragma once
+
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <implicit_attention/core/types.hpp>
+
+#include "model_input.hpp"
+
+namespace implicit_attention::examples {
+
+/// What is asked. The texts are as the command line has them, and are checked by `check_question`, or when the model is known.
+struct ExplanationOptions {
+  SequenceOptions sequence;
+  std::string position = "last", target = "argmax", contrast;
+  std::string methods = "raw";  ///< names with commas between
+  std::string terms = "all", reduce = "mean-abs", precision = "float32";
+  std::optional<Index> layer;  ///< raw: this one alone
+  bool all_logits = false;     ///< logits at every token, not at the position alone
+  bool maps = false;           ///< the methods' maps too, where they have one
+  bool gradients = false;      ///< every layer's output and its gradient too
+};
+
+/// The names of all methods, `raw|rollout|...`.
+[[nodiscard]] std::string attribution_method_names();
+/// Finds what is wrong with the options before a model is read. Fails (value).
+void check_question(const ExplanationOptions& options);
+
+struct Prediction {
+  Index id = 0;
+  std::string label;
+  double probability = 0;
+};
+
+/// What one method says.
+struct Answer {
+  std::string method, value_name;  ///< its name, and what its numbers are
+  bool about_target = false;       ///< whether it explains one logit, and not the position alone
+  std::vector<double> scores;      ///< one per token
+  Matrix<double> map;              ///< (tokens, tokens), or empty
+  double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0;  ///< as in Attribution
+  bool conserves = false;                                                       ///< whether scores and bias_share sum to `explained`
+  Index zero_rows = 0;                                                          ///< rows of a rollout that could not be divided
+};
+
+/// A tensor of a layer under its name.
+struct NamedMatrix {
+  std::string name;
+  Matrix<double> numbers;
+};
+
+struct Explanation {
+  std::string directory, architecture, separator;
+  Index layers = 0, position = 0, target = 0, unknown = 0;  ///< unknown: how many tokens are `<unk>`
+  std::optional<Index> contrast;
+  std::string target_text;  ///< what methods with a target explain: `the logit of "positive"`
+  std::vector<Index> ids;
+  std::vector<std::string> labels;
+  Matrix<double> logits;                ///< (tokens, vocabulary), or (1, vocabulary)
+  std::vector<Prediction> predictions;  ///< the likeliest first
+  std::vector<Answer> answers;          ///< in the order asked for
+  std::vector<NamedMatrix> gradients;   ///< layerN.y and layerN.grad_y, (tokens, channels)
+};
+
+/// Reads the model in `directory`, runs it, and asks every method. Fails as the library does, and (value) on a position, layer or token
+/// that is not there.
+[[nodiscard]] Explanation explain(const ExplanationOptions& options, const std::string& directory);
+
+}  // namespace implicit_attention::examples
