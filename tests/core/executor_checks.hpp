@@ -30,7 +30,7 @@ inline void calls_each_once(const Executor& executor) {
 
 /// A body's exception arrives as what it was, and the executor works afterwards.
 inline void carries_exceptions(const Executor& executor) {
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 5; ++round) {
     const auto fail = [&](Index i) {
       if (i == 5) raise(ErrorKind::value, "the sixth body fails");
     };
