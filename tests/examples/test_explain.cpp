@@ -1,0 +1,267 @@
+// `explain` as people run it: predictions, scores and maps of the shipped models, pictures, the terminal, complaints.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <examples/programs.hpp>
+#include <support/shared_data.hpp>
+
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using namespace example_test;
+
+const std::string models = "examples/models/";
+
+std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+}  // namespace
+
+TEST_CASE("explain: the shipped models' recorded logits and labels", "[explain]") {
+  const TemporaryFolder folder;
+  for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
+    const Json expected = read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / model / "expected.json");
+    for (const Json& sentence : expected.at("sentences")) {
+      const auto text = sentence.at("text").get<std::string>();
+      INFO(model << ": " << text);
+      for (const std::string precision : {"float64", "float32"}) {
+        const fs::path out = folder / "out.safetensors";
+        const Outcome outcome =
+            run_well(folder, "explain",
+                     {"--model", models + model, "--text", text, "--append", "<cls>", "--precision", precision, "--out", out.string()});
+        CHECK_THAT(outcome.out, contains_text("\n  " + sentence.at("predicted").get<std::string>()));
+        const SafetensorsFile file(out);
+        const auto ids = file.read_integers("input_ids");
+        CHECK(std::vector<std::int64_t>(ids.begin(), ids.end()) == sentence.at("input_ids").get<std::vector<std::int64_t>>());
+        const auto logits = sentence.at("logits").get<std::vector<double>>();
+        const Matrix<double> ours = file.read<double>("logits").matrix();
+        REQUIRE(ours.rows() == static_cast<Index>(ids.size()));
+        REQUIRE(ours.cols() == static_cast<Index>(logits.size()));
+        double difference = 0;
+        for (std::size_t k = 0; k < logits.size(); ++k)
+          difference = std::max(difference, std::abs(ours(ours.rows() - 1, static_cast<Index>(k)) - logits[k]));
+        // Recorded to 12 decimals; float: 6e-8 of numbers about 10, through a few layers.
+        CHECK(difference <= (precision == "float64" ? 1e-9 : 1e-4));
+      }
+    }
+  }
+}
+
+TEST_CASE("explain: scores are the row of the map, and rollout's rows sum to one", "[explain]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.safetensors";
+  run_well(folder, "explain",
+           {"--model", models + "griffin", "--text", "a film that is never dull <cls>", "--position", "4", "--method", "raw,rollout",
+            "--precision", "float64", "--out", out.string()});
+  const SafetensorsFile file(out);
+  for (const std::string method : {"raw", "rollout"}) {
+    REQUIRE(file.info("scores." + method).shape == std::vector<Index>{7});
+    const Matrix<double> map = file.read<double>("map." + method).matrix(), scores = file.read<double>("scores." + method).matrix();
+    REQUIRE(map.rows() == 7);
+    CHECK(map.row(4) == scores.row(0));
+    for (Index i = 0; i < 7; ++i)
+      for (Index j = i + 1; j < 7; ++j) CHECK(map(i, j) == 0);
+    if (method == "rollout")
+      for (Index i = 0; i < 7; ++i) CHECK(map.row(i).sum() == Approx(1).epsilon(1e-12));
+  }
+
+  // One layer, one row at a time: the same numbers as materialize reduces.
+  const fs::path map = folder / "map.safetensors";
+  run_well(folder, "materialize",
+           {"--model", models + "griffin", "--layer", "2", "--text", "a film that is never dull <cls>", "--reduce", "mean", "--precision",
+            "float64", "--out", map.string()});
+  run_well(folder, "explain",
+           {"--model", models + "griffin", "--layer", "2", "--text", "a film that is never dull <cls>", "--reduce", "mean", "--precision",
+            "float64", "--out", out.string()});
+  CHECK(
+      (SafetensorsFile(out).read<double>("map").matrix() - SafetensorsFile(map).read<double>("attention").matrix()).cwiseAbs().maxCoeff() <=
+      1e-15);
+}
+
+TEST_CASE("explain: numbers as JSON", "[explain]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.json", same = folder / "same.safetensors";
+  const std::vector<std::string> arguments{"--model", models + "rwkv4", "--tokens", "8,1091,77,18,2", "--method",
+                                           "rollout", "--reduce",       "mean",     "--precision",    "float64"};
+  run_well(folder, "explain", with(arguments, {"--out", out.string()}));
+  run_well(folder, "explain", with(arguments, {"--out", same.string()}));
+  const Json json = read_json_object(out);
+  const SafetensorsFile tensors(same);
+  CHECK(json.at("input_ids") == Json({8, 1091, 77, 18, 2}));
+  CHECK(json.at("tokens").at(0) == "a");
+  CHECK(json.at("tokens").at(4) == "<cls>");
+  CHECK(json.at("position") == 4);
+  CHECK(json.at("logits").size() == 5);
+  CHECK(json.at("logits").at(0).size() == 7145);
+  CHECK(json.at("predictions").size() == 5);
+  const Array<double> scores = tensors.read<double>("scores"), map = tensors.read<double>("map");
+  REQUIRE(json.at("scores").size() == 5);
+  for (Index j = 0; j < 5; ++j) {
+    CHECK(json.at("scores").at(static_cast<std::size_t>(j)).get<double>() == scores(0, j));
+    CHECK(json.at("map").at(2).at(static_cast<std::size_t>(j)).get<double>() == map(2, j));
+  }
+}
+
+TEST_CASE("explain: a table in a pipe and under NO_COLOR, colours where they are asked for", "[explain]") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> arguments{"--model", models + "mamba", "--text", "a gripping and moving film <cls>"};
+  const std::string plain = run_well(folder, "explain", arguments, "-u CLICOLOR_FORCE -u NO_COLOR").out;
+  CHECK(plain.find('\x1b') == std::string::npos);
+  CHECK_THAT(plain, contains_text("position  token"));
+  CHECK_THAT(plain, contains_text("gripping"));
+  CHECK_THAT(plain, contains_text("Mamba, " + models + "mamba, 2 layers, 6 tokens"));
+  const std::string coloured = run_well(folder, "explain", arguments, "-u NO_COLOR CLICOLOR_FORCE=1 TERM=xterm-256color").out;
+  CHECK_THAT(coloured, contains_text("\x1b[48;5;"));
+  CHECK(run_well(folder, "explain", arguments, "NO_COLOR=1 CLICOLOR_FORCE=1 TERM=xterm-256color").out.find('\x1b') == std::string::npos);
+}
+
+TEST_CASE("explain: pictures of one model and of several", "[explain]") {
+  const TemporaryFolder folder;
+  const auto is_png = [](const fs::path& path) { return io_test::read_bytes(path).rfind("\x89PNG\r\n", 0) == 0; };
+  const fs::path one = folder / "one.png", three = folder / "three.png", maps = folder / "maps.png";
+  const std::vector<std::string> text{"--text", "a gripping and moving film", "--append", "<cls>"};
+  run_well(folder, "explain", with(text, {"--model", models + "mamba", "--method", "raw,rollout", "--out", one.string()}));
+  run_well(folder, "explain",
+           with(text, {"--model", models + "mamba", "--model", models + "rwkv4", "--model", models + "griffin", "--out", three.string()}));
+  run_well(folder, "explain",
+           with(text, {"--model", models + "mamba", "--model", models + "griffin", "--picture", "maps", "--out", maps.string()}));
+  CHECK(is_png(one));
+  CHECK(is_png(three));
+  CHECK(is_png(maps));
+}
+
+TEST_CASE("explain: every method at once, with a target, a contrast and gradients", "[explain]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.safetensors";
+  const std::vector<std::string> methods{"raw",
+                                         "rollout",
+                                         "gradient",
+                                         "gradient-2403.01590",
+                                         "gradient-2405.16504",
+                                         "relevance",
+                                         "gradient-x-input",
+                                         "integrated-gradients",
+                                         "leave-one-out"};
+  std::string list;
+  for (const std::string& method : methods) list += (list.empty() ? "" : ",") + method;
+  for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
+    INFO(model);
+    const Outcome outcome = run_well(folder, "explain",
+                                     {"--model", models + model, "--text", "never dull <cls>", "--method", list, "--target", "positive",
+                                      "--contrast", "3", "--save-gradients", "--precision", "float64", "--out", out.string()});
+    CHECK_THAT(outcome.out, contains_text("the logit of \"positive\" less that of \"negative\""));
+    const SafetensorsFile file(out);
+    for (const std::string& method : methods) {
+      INFO(method);
+      CHECK(file.info("scores." + method).shape == std::vector<Index>{3});
+      CHECK(file.read<double>("scores." + method).matrix().allFinite());
+      const bool from_attention =
+          method.rfind("ra", 0) == 0 || method.rfind("ro", 0) == 0 || method == "gradient" || method.rfind("gradient-2", 0) == 0;
+      CHECK((file.find("map." + method) != nullptr) == from_attention);
+    }
+    CHECK(file.info("layer1.y").shape == file.info("layer1.grad_y").shape);
+    CHECK(file.read<double>("layer0.grad_y").matrix().cwiseAbs().maxCoeff() > 0);
+    // Leave-one-out by hand: the contrast with a word replaced by <unk>, token 1.
+    const Matrix<double> logits = file.read<double>("logits").matrix();
+    const auto ids = file.read_integers("input_ids");
+    const fs::path other = folder / "other.safetensors";
+    run_well(folder, "explain",
+             {"--model", models + model, "--tokens", std::to_string(ids[0]) + ",1,2", "--precision", "float64", "--out", other.string()});
+    const Matrix<double> without = SafetensorsFile(other).read<double>("logits").matrix();
+    const double fall = (logits(2, 4) - logits(2, 3)) - (without(2, 4) - without(2, 3));
+    CHECK(file.read<double>("scores.leave-one-out")(0, 1) == Approx(fall).epsilon(1e-9));
+  }
+}
+
+TEST_CASE("explain: public checkpoints with the logits their own code gives", "[explain]") {
+  for (const std::string name : {"protmamba", "rwkv4-tiny", "griffin-shakespeare"}) {
+    const auto model = test_support::shared_data("realdata/" + name);
+    if (!model) {
+      WARN(test_support::shared_data_missing("realdata/" + name));
+      continue;
+    }
+    INFO(name);
+    const TemporaryFolder folder;
+    const SafetensorsFile expected(*model / "expected.safetensors");
+    std::string ids;
+    for (const auto id : expected.read_integers("input_ids")) ids += (ids.empty() ? "" : ",") + std::to_string(id);
+    for (const std::string precision : {"float64", "float32"}) {
+      const fs::path out = folder / "out.safetensors";
+      run_well(folder, "explain",
+               {"--model", model->string(), "--tokens", ids, "--method", "raw,rollout", "--save-gradients", "--precision", precision,
+                "--out", out.string()});
+      const SafetensorsFile file(out);
+      const double difference = (file.read<double>("logits").matrix() - expected.read<double>("logits").matrix()).cwiseAbs().maxCoeff();
+      CHECK(difference <= (precision == "float64" ? 1e-5 : 1e-4));
+      CHECK(file.read<double>("scores.rollout").matrix().allFinite());
+      if (precision == "float64") {
+        const Matrix<double> ours = file.read<double>("layer0.grad_y").matrix(), theirs = expected.read<double>("layer0.grad_y").matrix();
+        CHECK((ours - theirs).cwiseAbs().maxCoeff() <= 1e-9 * theirs.cwiseAbs().maxCoeff());
+      }
+    }
+  }
+}
+
+TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") {
+  const std::vector<std::string> start{"--model", models + "mamba", "--text", "a film <cls>"};
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string words, out = "out.json";
+  };
+  const std::vector<Case> cases = {
+      {{}, "--model is required"},
+      {{"--model", models + "mamba"}, "there is nothing to read: expected --text"},
+      {{"--model", models + "mamba", "--text", ""}, "the text is empty"},
+      {{"--model", models + "mamba", "--text", "", "--append", "<cls>"}, "the text is empty"},
+      {{"--model", models + "mamba", "--text", "\xff\xfe"}, "not valid UTF-8"},
+      {{"--model", "examples", "--text", "a"}, "no model here: expected model.safetensors"},
+      {{"--model", "no/such/folder", "--text", "a"}, "there is no folder no/such/folder"},
+      {{"--model", models + "mamba", "--tokens", "1,-2"}, "is no list of numbers"},
+      {{"--model", models + "mamba", "--tokens", "1,7145"}, "token 1 is 7145, expected 0 to 7144"},
+      {with(start, {"--position", "3"}), "position 3 is out of range, expected 0 to 2"},
+      {with(start, {"--position", "0,1"}), "is no single position, expected last, or 0 to 2"},
+      {with(start, {"--position", "all"}), "is no single position"},
+      {with(start, {"--position", "end"}), "--position"},
+      {with(start, {"--layer", "2"}), "--layer: 2 is out of range, expected 0 to 1"},
+      {with(start, {"--layer", "0", "--method", "rollout"}), "--layer: rollout goes through all layers"},
+      {with(start, {"--method", "gradcam"}), "unknown method \"gradcam\", expected one of raw, rollout"},
+      {with(start, {"--method", "raw,"}), "unknown method \"\""},
+      {with(start, {"--method", "raw,rollout,raw"}), "--method: raw is there twice"},
+      {with(start, {"--target", "7145"}), "--target: token 7145 is out of range, expected 0 to 7144"},
+      {with(start, {"--target", "splendidly unknown"}), "token \"splendidly unknown\" is not in vocab.json"},
+      {with(start, {"--target", ""}), "--target"},
+      {with(start, {"--contrast", "-3"}), "token \"-3\" is not in vocab.json"},
+      {with(start, {"--contrast", "99999"}), "--contrast: token 99999 is out of range"},
+      {with(start, {"--save-gradients"}), "--save-gradients: gradients are written to a .safetensors file alone"},
+      {with(start, {"--picture", "maps", "--method", "raw,relevance"}), "--picture: relevance has no map", "out.png"},
+      {with(start, {"--terms", "all,skip"}), "unknown term \"all\""},
+      {with(start, {"--reduce", "none"}), "--reduce: none not in {mean,mean-abs,mean-positive}"},
+      {with(start, {"--precision", "double"}), "--precision: double not in {float32,float64}"},
+      {with(start, {"--tokenizer", "merges"}), "--tokenizer: merges not in {bytes,symbols,words}"},
+      {with(start, {"--append", "<eos>"}), "token \"<eos>\" is not in vocab.json; special tokens there: <"},
+      {with(start, {"--model", models + "rwkv4"}), ".json holds one model's numbers, and --model names 2"},
+      {start, "expected .png, .json or .safetensors", "out.npy"},
+      {start, "expected .png, .json or .safetensors", "out"},
+      {start, "there is no folder", "nowhere/out.json"},
+  };
+  for (const Case& mistake : cases) check_mistake("explain", mistake.arguments, mistake.words, mistake.out);
+}
+
+TEST_CASE("minimal and engine_hook reconstruct what they say", "[explain]") {
+  const TemporaryFolder folder;
+  const auto deviation = [](const std::string& out) {
+    const std::size_t by = out.rfind(" by ");
+    REQUIRE(by != std::string::npos);
+    return std::stod(out.substr(by + 4));
+  };
+  CHECK(deviation(run_well(folder, "minimal", {}).out) <= 1e-14);     // double, numbers about 1
+  CHECK(deviation(run_well(folder, "engine_hook", {}).out) <= 1e-5);  // float, 96 tokens
+}

@@ -1,0 +1,256 @@
+// `materialize` as people run it: its numbers against the golden cases and against each other, its pictures, its complaints.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <examples/programs.hpp>
+#include <support/shared_data.hpp>
+
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/safetensors_writer.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using namespace example_test;
+
+const std::string models = "examples/models/";
+const std::string sentence = "a gripping and moving film , though the ending is a little dull <cls>";
+
+std::string architecture_of(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return name.substr(0, name.find('_'));
+}
+
+std::vector<std::string> arguments_for(const fs::path& golden) {
+  std::vector<std::string> arguments{"--arch",  architecture_of(golden), "--weights", golden.string(), "--prefix", "weight.",
+                                     "--input", golden.string()};
+  if (SafetensorsFile(golden).find("input.position_ids")) {
+    arguments.push_back("--positions");
+    arguments.push_back(golden.string() + ":input.position_ids");
+  }
+  return arguments;
+}
+
+void check_same(const SafetensorsFile& file, const std::string& tensor, const SafetensorsFile& golden, const std::string& expected,
+                double tolerance) {
+  INFO(golden.where() << ", " << expected);
+  REQUIRE(file.info(tensor).shape == golden.info(expected).shape);
+  const Matrix<double> a = file.read<double>(tensor).matrix(), b = golden.read<double>(expected).matrix();
+  REQUIRE(a.allFinite());  // a NaN might not be the largest
+  CHECK((a - b).cwiseAbs().maxCoeff() <= tolerance * b.cwiseAbs().maxCoeff());
+}
+
+// Tolerances as in the layers' own tests: double, sums of some hundred terms behind exponentials of arguments up to 1e2; float, the same
+// in 6e-8.
+void check_golden(const fs::path& path) {
+  const TemporaryFolder folder;
+  const SafetensorsFile golden(path);
+  const std::map<std::string, std::string> terms = {{"expected.attention", "all"},
+                                                    {"expected.published", "published"},
+                                                    {"expected.recurrence", "recurrence"},
+                                                    {"expected.published_without_gate", "recurrence,activation,convolution"},
+                                                    {"expected.recurrence_and_normalization", "recurrence,normalization"}};
+  for (const auto& [name, terms_text] : terms) {
+    if (!golden.find(name)) continue;
+    for (const std::string precision : {"float64", "float32"}) {
+      std::vector<std::string> arguments = arguments_for(path);
+      const fs::path out = folder / "out.safetensors";
+      arguments.insert(arguments.end(), {"--terms", terms_text, "--precision", precision, "--out", out.string()});
+      run_well(folder, "materialize", arguments);
+      const SafetensorsFile file(out);
+      const double tolerance = precision == "float64" ? 1e-12 : 2e-5;
+      CHECK(file.info("attention").dtype == (precision == "float64" ? Dtype::F64 : Dtype::F32));
+      check_same(file, "attention", golden, name, tolerance);
+      for (const char* other : {"linear_input", "y", "out"}) check_same(file, other, golden, std::string("expected.") + other, tolerance);
+    }
+  }
+}
+
+std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+}  // namespace
+
+TEST_CASE("materialize: golden cases kept here", "[materialize]") {
+  for (const auto& entry : fs::directory_iterator(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data"))
+    if (entry.path().extension() == ".safetensors" && architecture_of(entry.path()) != "lm" && architecture_of(entry.path()) != "rollout")
+      check_golden(entry.path());
+}
+
+TEST_CASE("materialize: golden cases of the shared data", "[materialize]") {
+  const auto shared = test_support::shared_data("golden");
+  if (!shared) {
+    WARN(test_support::shared_data_missing("golden"));
+    return;
+  }
+  // One of each architecture with a batch in front: the layers' own tests have all of them.
+  for (const char* name :
+       {"mamba_seed03_projbias_dconv3_B3_L17", "rwkv4_seed03_attnhidden_ne_hidden_L16", "griffin_seed10_packed_documents_L24"})
+    if (const fs::path path = *shared / (std::string(name) + ".safetensors"); fs::exists(path)) check_golden(path);
+}
+
+TEST_CASE("materialize: every layer of the shipped models reconstructs its output", "[materialize]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.safetensors";
+  for (const auto& [model, layers] : std::map<std::string, int>{{"mamba", 2}, {"rwkv4", 2}, {"griffin", 3}})
+    for (int layer = 0; layer < layers; ++layer) {
+      INFO(model << ", layer " << layer);
+      run_well(folder, "materialize",
+               {"--model", models + model, "--layer", std::to_string(layer), "--text", sentence, "--precision", "float64", "--out",
+                out.string()});
+      const SafetensorsFile file(out);
+      const std::vector<Index> shape = file.info("attention").shape;
+      REQUIRE(shape.size() == 3);
+      CHECK(shape[1] == 14);
+      CHECK(shape[2] == 14);
+      CHECK(file.info("bias").shape == std::vector<Index>{shape[0], 14});
+      CHECK(file.info("out").shape == std::vector<Index>{14, 48});
+      const Matrix<double> A = file.read<double>("attention").matrix(), bias = file.read<double>("bias").matrix(),
+                           x = file.read<double>("linear_input").matrix(), y = file.read<double>("y").matrix();
+      double difference = 0;
+      for (Index e = 0; e < shape[0]; ++e) {
+        const Matrix<double> again = A.middleRows(e * 14, 14) * x.col(e) + bias.row(e).transpose();
+        difference = std::max(difference, (again - y.col(e)).cwiseAbs().maxCoeff());
+      }
+      CHECK(difference <= 1e-12 * y.cwiseAbs().maxCoeff());
+    }
+}
+
+TEST_CASE("materialize: channels, rows, reductions and formats are parts of the whole", "[materialize]") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> start{"--model", models + "mamba", "--layer", "1", "--text", sentence, "--precision", "float64"};
+  const auto result = [&](const std::vector<std::string>& more, const std::string& name) {
+    run_well(folder, "materialize", with(start, with(more, {"--out", (folder / name).string()})));
+    return folder / name;
+  };
+  const SafetensorsFile whole(result({}, "whole.safetensors"));
+  const Matrix<double> A = whole.read<double>("attention").matrix(), bias = whole.read<double>("bias").matrix();
+
+  const SafetensorsFile part(result({"--channels", "7,0-1", "--rows", "last"}, "part.safetensors"));
+  REQUIRE(part.info("attention").shape == std::vector<Index>{3, 1, 14});
+  const Matrix<double> chosen = part.read<double>("attention").matrix();
+  // The walks of one row and of a block may add in another order: a few roundings of the largest entry.
+  const double tolerance = 1e-14 * A.cwiseAbs().maxCoeff();
+  CHECK((chosen.row(0) - A.row(7 * 14 + 13)).cwiseAbs().maxCoeff() <= tolerance);
+  CHECK((chosen.row(2) - A.row(1 * 14 + 13)).cwiseAbs().maxCoeff() <= tolerance);
+  REQUIRE(part.info("bias").shape == std::vector<Index>{3, 1});
+  CHECK(part.read<double>("bias")(0, 0) == bias(7, 13));
+  CHECK(part.info("y").shape == std::vector<Index>{14, 96});
+
+  const SafetensorsFile reduced(result({"--reduce", "mean-abs", "--rows", "3,5"}, "reduced.safetensors"));
+  REQUIRE(reduced.info("attention").shape == std::vector<Index>{2, 14});
+  Matrix<double> mean = Matrix<double>::Zero(2, 14);
+  for (Index e = 0; e < 96; ++e) {
+    mean.row(0) += A.row(e * 14 + 3).cwiseAbs() / 96;
+    mean.row(1) += A.row(e * 14 + 5).cwiseAbs() / 96;
+  }
+  CHECK((reduced.read<double>("attention").matrix() - mean).cwiseAbs().maxCoeff() <= tolerance);
+
+  const std::string npy = io_test::read_bytes(result({}, "whole.npy"));
+  CHECK_THAT(npy.substr(0, 128), contains_text("'descr': '<f8', 'fortran_order': False, 'shape': (96, 14, 14)"));
+  const auto bytes = static_cast<std::size_t>(A.size()) * sizeof(double);
+  REQUIRE(npy.size() > bytes);
+  CHECK(std::equal(npy.end() - static_cast<std::ptrdiff_t>(bytes), npy.end(), reinterpret_cast<const char*>(A.data())));
+
+  const auto is_png = [](const fs::path& path) { return io_test::read_bytes(path).rfind("\x89PNG\r\n", 0) == 0; };
+  CHECK(is_png(result({"--reduce", "mean"}, "reduced.png")));
+  CHECK(is_png(result({"--channels", "0-3", "--rows", "4,9"}, "panels.png")));
+  CHECK(is_png(result({}, "all.png")));  // 96 channels: their mean of absolute values, and it says so
+}
+
+TEST_CASE("materialize: input without a batch, tensors by name, weights found without a prefix", "[materialize]") {
+  const TemporaryFolder folder;
+  const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";
+  const Matrix<float> input = SafetensorsFile(golden).read<float>("input.hidden_states").matrix().topRows(2);
+  const fs::path states = folder / "states.safetensors", out = folder / "out.safetensors", other = folder / "other.safetensors";
+  write_safetensors(states, {{"u", input}, {"v", Matrix<float>(2 * input)}});
+  run_well(folder, "materialize",
+           {"--arch", "mamba", "--weights", golden.string(), "--input", states.string() + ":u", "--precision", "float64", "--out",
+            out.string()});
+  run_well(folder, "materialize",
+           {"--arch", "mamba", "--weights", golden.string(), "--prefix", "weight", "--input", golden.string(), "--precision", "float64",
+            "--out", other.string()});
+  const SafetensorsFile one(out), batch(other);
+  REQUIRE(one.info("attention").shape.size() == 3);
+  REQUIRE(batch.info("attention").shape.size() == 4);
+  const Array<double> a = one.read<double>("attention"), b = batch.read<double>("attention");
+  CHECK(a.matrix() == b.matrix().topRows(a.rows()));
+}
+
+TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materialize]") {
+  const std::string golden = (fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors").string();
+  const std::vector<std::string> layer{"--arch", "mamba", "--weights", golden, "--input", golden};
+  const std::vector<std::string> model{"--model", models + "mamba", "--layer", "0", "--tokens", "8,1091,2"};
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string words, out = "out.safetensors";
+  };
+  const std::vector<Case> cases = {
+      {{}, "expected --arch, --weights and --input, or --model"},
+      {layer, "--out is required", ""},
+      {with(layer, {"--terms", "gates"}), "unknown term \"gates\", expected all, published"},
+      {with(layer, {"--terms", ""}), "unknown term"},
+      {with(layer, {"--rows", "2"}), "row 2 is out of range, expected 0 to 1"},
+      {with(layer, {"--channels", "16"}), "channel 16 is out of range, expected 0 to 15"},
+      {with(layer, {"--channels", "5-3"}), "5-3 is no range"},
+      {with(layer, {"--channels", "1,,2"}), "is no list of numbers, expected for example 0,5-7"},
+      {with(layer, {"--rows", "first"}), "\"first\" is no list of numbers"},
+      {with(layer, {"--rows", "-1"}), "--rows"},
+      {with(layer, {"--rows", "99999999999999999999"}), "too large a number"},
+      {with(layer, {"--rows", "0-99999999999"}), "is no range"},
+      {with(layer, {"--reduce", "sum"}), "--reduce: sum not in {none,mean,mean-abs,mean-positive}"},
+      {with(layer, {"--precision", "float16"}), "--precision: float16 not in {float32,float64}"},
+      {with(layer, {"--byte-limit", "100"}), "ask for fewer channels, fewer rows, or a reduction"},
+      {with(layer, {"--prefix", "mixer."}), "no mamba layer has its weights below mixer.; there are weight."},
+      {with(layer, {"--positions", golden + ":input.hidden_states"}), "--positions: mamba has none"},
+      {with(layer, {"--model", models + "mamba"}), "exclude each other"},
+      {with(layer, {"--colour", "red"}), "--colour"},
+      {layer, "expected .safetensors, .npy or .png", "out.txt"},
+      {layer, "there is no folder", "nowhere/out.npy"},
+      {{"--arch", "mamba2", "--weights", golden, "--input", golden}, "--arch: mamba2 not in {mamba,rwkv4,griffin}"},
+      {{"--arch", "rwkv4", "--weights", golden, "--input", golden}, "there is no tensor time_decay, expected the weights of a rwkv4 layer"},
+      {{"--arch", "mamba", "--weights", golden}, "--input is missing"},
+      {{"--arch", "mamba", "--input", golden}, "--weights is missing"},
+      {{"--weights", golden, "--input", golden}, "--arch is missing"},
+      {{"--arch", "mamba", "--weights", golden, "--input", golden + ":u"}, "tensor u is missing"},
+      {{"--arch", "mamba", "--weights", golden, "--input", golden + ":weight.x_proj.weight"},
+       "tensor weight.x_proj.weight is ("},
+      {{"--arch", "mamba", "--weights", golden, "--input", golden + ":weight.D"}, "expected (tokens, "},
+      {{"--arch", "mamba", "--weights", "nothing.safetensors", "--input", golden}, "nothing.safetensors"},
+      {{"--arch", "mamba", "--weights", models + "mamba/model.safetensors", "--input", golden}, "several mamba layers are in"},
+      {with(model, {"--layer", "2"}), "--layer"},
+      {{"--model", models + "mamba", "--layer", "2", "--tokens", "8"}, "--layer: 2 is out of range, expected 0 to 1"},
+      {{"--model", models + "mamba", "--layer", "-1", "--tokens", "8"}, "--layer: -1 is out of range, expected 0 to 1"},
+      {{"--model", models + "mamba", "--layer", "first", "--tokens", "8"}, "--layer"},
+      {{"--model", models + "mamba", "--tokens", "8"}, "--layer is missing"},
+      {{"--layer", "1", "--tokens", "8"}, "--model is missing"},
+      {{"--model", models + "mamba", "--layer", "0"}, "there is nothing to read: expected --text"},
+      {{"--model", models + "mamba", "--layer", "0", "--text", ""}, "the text is empty"},
+      {{"--model", models + "mamba", "--layer", "0", "--text", " \t "}, "the text is empty"},
+      {{"--model", models + "mamba", "--layer", "0", "--tokens", ""}, "is no list of numbers"},
+      {{"--model", models + "mamba", "--layer", "0", "--tokens", "7145"}, "token 0 is 7145, expected 0 to 7144"},
+      {{"--model", models + "mamba", "--layer", "0", "--tokens", "1", "--text", "a"}, "--text and --tokens exclude each other"},
+      {{"--model", models + "mamba", "--layer", "0", "--text", "a", "--prepend", "<bos>"}, "token \"<bos>\" is not in vocab.json"},
+      {{"--model", models + "mamba", "--layer", "0", "--text", "a", "--tokenizer", "bpe"}, "bpe not in {bytes,symbols,words}"},
+      {{"--model", "tests", "--layer", "0", "--text", "a"}, "no model here: expected model.safetensors"},
+      {{"--model", "no/such/folder", "--layer", "0", "--text", "a"}, "there is no folder no/such/folder"},
+      {with(model, {"--reduce", "none"}), "a picture has room for 16 matrices, and these are 96", "out.png"},
+  };
+  for (const Case& mistake : cases) check_mistake("materialize", mistake.arguments, mistake.words, mistake.out);
+}
+
+TEST_CASE("materialize: the help has an example", "[materialize]") {
+  const TemporaryFolder folder;
+  const Outcome help = run_well(folder, "materialize", {"--help"});
+  CHECK(help.err.empty());
+  CHECK_THAT(help.out, contains_text("materialize --model examples/models/mamba --layer 1"));
+  for (const char* option : {"--arch", "--weights", "--prefix", "--input", "--positions", "--model", "--layer", "--tokens", "--text",
+                             "--terms", "--channels", "--rows", "--reduce", "--precision", "--out"})
+    CHECK_THAT(help.out, contains_text(option));
+}
