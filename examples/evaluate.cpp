@@ -36,6 +36,7 @@ using namespace implicit_attention::examples;
 
 constexpr Index noise_samples = 10;       // captum's default for sensitivity
 constexpr double noise_radius = 0.02;     // so is this
+constexpr Index integration_steps = 16;   // Gauss-Legendre points
 constexpr Index removal_samples = 32;     // random removals for infidelity
 constexpr double removal_share = 0.25;    // of the tokens, in each of them
 
@@ -167,9 +168,11 @@ class Subject {
     return output;
   }
 
-  /// What the methods are to be told.
-  [[nodiscard]] MethodOptions<float> method_options(const Row& row, ReductionKind reduction, std::uint64_t seed) const {
+  /// What the methods are to be told. Integrated gradients begin where leave-one-out ends: at the embedding of a token that is gone.
+  [[nodiscard]] MethodOptions<float> method_options(const LanguageModel<float>& own, const Row& row, ReductionKind reduction, std::uint64_t seed) const {
     MethodOptions<float> options;
+    options.integration_steps = integration_steps;
+    options.baseline = RowVector<float>(own.parts().embedding.matrix().row(tokens()));
     options.terms = row.terms;
     options.reduction = reduction;
     options.removal = removal_;
@@ -205,7 +208,7 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Subjec
   forward.logit_positions = Indices::last();
   Explainer<float> explainer(std::move(own), subject.whole_ids(), forward);
   std::vector<Attribution<float>> answers;
-  for (const Row& row : setting.rows) answers.push_back(explainer.explain(row.method, subject.target(), subject.method_options(row, setting.reduction, draw)));
+  for (const Row& row : setting.rows) answers.push_back(explainer.explain(row.method, subject.target(), subject.method_options(explainer.model(), row, setting.reduction, draw)));
   return answers;
 }
 
@@ -251,8 +254,13 @@ void evaluate_text(const Setting& setting, Subject& subject, Index label, std::u
     add(metric_randomized, check.absolute_similarity.back());
     method.randomized.resize(redrawn.size());
     for (std::size_t stage = 0; stage < redrawn.size(); ++stage) method.randomized[stage].push_back(check.absolute_similarity[stage]);
-    method.texts_with_zero_rows += answers[row].zero_rows.empty() ? 0 : 1;
-    method.texts_with_constant_layers += answers[row].constant_layers.empty() ? 0 : 1;
+    const Attribution<float>& answer = answers[row];
+    if (!std::isnan(answer.explained)) {
+      method.explained.push_back(std::abs(static_cast<double>(answer.explained)));
+      method.gaps.push_back(std::abs(static_cast<double>(answer.scores.sum() + answer.bias_share + answer.baseline - answer.explained)));
+    }
+    method.texts_with_zero_rows += answer.zero_rows.empty() ? 0 : 1;
+    method.texts_with_constant_layers += answer.constant_layers.empty() ? 0 : 1;
   }
 }
 
@@ -307,7 +315,7 @@ Evaluation evaluate(const Options& options, std::vector<Row> rows) {
     ids.insert(ids.end(), words.begin(), words.end());
     ids.insert(ids.end(), suffix.begin(), suffix.end());
     Subject subject(std::move(ids), static_cast<Index>(prefix.size()), static_cast<Index>(words.size()), classes, removal_of(evaluation.removal), unknown);
-    evaluate_text(setting, subject, classes.of(text.label), options.seed * 1'000'003U + static_cast<std::uint64_t>(text.line), evaluation);
+    evaluate_text(setting, subject, classes.of(text.label), options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), evaluation);
     bar.advance();
   }
   bar.finish();

@@ -37,11 +37,13 @@ run_preset examples >&2 || die "It could not be built; the reason stands above."
 
 mkdir -p "$out"
 : > "$out/tables.md"
+last="${models##* }"
 for model in $models; do
   begin=$SECONDS
   "$root/build/examples/examples/evaluate" --model "examples/models/$model" --data "$data" --limit "$limit" \
     --terms recurrence,published,all --markdown --out "$out/$model.json" > "$out/$model.md" || die "The evaluation of $model failed; the reason stands above."
-  { cat "$out/$model.md"; echo; } >> "$out/tables.md"
+  # What the columns mean stands once, after the last table.
+  if [ "$model" = "$last" ]; then cat "$out/$model.md"; else sed '/^<!-- columns -->$/,$d' "$out/$model.md"; fi >> "$out/tables.md"
   say "$model, $(took $((SECONDS - begin)))" >&2
 done
 cat "$out/tables.md"

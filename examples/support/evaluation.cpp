@@ -172,7 +172,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     for (std::size_t first = 0; first < metric_count; first += per_table)
       text += "\n" + comparison_table(evaluation, pairs, first, std::min<std::size_t>(first + per_table, metric_count)).text();
   }
-  text += "\n" + fine_print(evaluation) + " * best of its column; ↑ higher is better, ↓ lower.\n";
+  text += "\n" + fine_print(evaluation) + " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n";
   for (std::size_t metric = 0; metric < metric_count; ++metric)
     text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   return text;
@@ -183,7 +183,9 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
   if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, 0, metric_count).markdown();
-  return text + "\n" + fine_print(evaluation) + "\n";
+  text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside. ↑ higher is better, ↓ lower.\n\n";
+  for (std::size_t metric = 0; metric < metric_count; ++metric) text += "- " + head(metric) + ": " + metric_infos()[metric].meaning + "\n";
+  return text;
 }
 
 std::string evaluation_json(const Evaluation& evaluation) {
@@ -211,6 +213,8 @@ std::string evaluation_json(const Evaluation& evaluation) {
       if (random != nullptr && random != &method) entry["less_random"] = json_of(evaluation.difference(method, *random, metric));
     }
     for (const std::vector<double>& stage : method.randomized) result["randomized_model_stages"].push_back(json_of(bootstrap_mean(stage, evaluation.seed)));
+    if (!method.explained.empty())
+      result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean}, {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};
     result["texts_with_undivided_rows"] = method.texts_with_zero_rows;
     result["texts_with_constant_layers"] = method.texts_with_constant_layers;
     json["results"].push_back(std::move(result));

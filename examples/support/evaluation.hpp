@@ -40,6 +40,8 @@ struct EvaluatedMethod {
   std::string terms;                                       ///< empty where they do not matter
   std::array<std::vector<double>, metric_count> values{};  ///< one per text; NaN where a metric is not defined for it
   std::vector<std::vector<double>> randomized{};           ///< (stages), one per text each
+  /// Of methods that share out what they explain, one per text: |explained|, and |sum of scores + bias share + baseline - explained|.
+  std::vector<double> explained{}, gaps{};
   Index texts_with_zero_rows = 0, texts_with_constant_layers = 0;
 };
 

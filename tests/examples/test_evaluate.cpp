@@ -41,8 +41,11 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
     const std::string directory = "examples/models/" + model;
     const Json expected = read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / directory / "expected.json");
     std::string lines;
-    for (const Json& sentence : expected.at("sentences"))
+    double explained = 0;
+    for (const Json& sentence : expected.at("sentences")) {
       lines += std::string(sentence.at("predicted") == "positive" ? "1" : "0") + "\t" + sentence.at("text").get<std::string>() + "\n";
+      explained += std::abs(sentence.at("logits")[3].get<double>() - sentence.at("logits")[4].get<double>()) / 3;  // negative, positive
+    }
     const std::vector<std::string> arguments{"--model", directory, "--data", written(folder, "data.tsv", lines), "--methods", "leave-one-out,relevance,random,raw"};
     std::vector<std::string> first = arguments, second = arguments;
     first.insert(first.end(), {"--out", out.string()});
@@ -57,6 +60,10 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
     CHECK(evaluation == repeated);
     CHECK(evaluation.at("texts") == 3);
     CHECK(evaluation.at("predicted_right") == 3);
+    // Float, through a few layers, of numbers about 10.
+    const Json& conservation = result(evaluation, "relevance").at("conservation");
+    CHECK(conservation.at("mean_explained").get<double>() == Approx(explained).margin(1e-4));
+    CHECK(conservation.at("mean_gap").get<double>() < 1e-4);
     const Json& truth = result(evaluation, "leave-one-out");
     const Json& random = result(evaluation, "random");
     CHECK(mean(truth, "leave_one_out_correlation") == Approx(1));
