@@ -84,23 +84,30 @@ std::string strip_label(const Options& options, const Explanation& explanation, 
   return explanation.answers.size() == 1 ? explanation.architecture : explanation.architecture + ", " + answer.method;
 }
 
+/// What the colours measure.
 std::string value_name(const std::vector<Explanation>& explanations) {
-  return explanations.front().answers.size() == 1 ? explanations.front().answers.front().value_name : "score";
+  const std::vector<Answer>& answers = explanations.front().answers;
+  if (answers.size() > 1) return "score";
+  return answers.front().about_target ? answers.front().method + ": " + answers.front().value_name : answers.front().value_name;
 }
 
-std::string caption(const Options& options, const std::vector<Explanation>& explanations) {
+/// `maps` show every output token, strips one.
+std::string caption(const Options& options, const std::vector<Explanation>& explanations, bool maps) {
+  const Explanation& first = explanations.front();
   std::string text;
-  bool about_target = false;
-  for (const Answer& answer : explanations.front().answers) {
-    if (explanations.front().answers.size() > 1) text += answer.method + ": " + answer.value_name + ". ";
+  bool about_target = false, from_attention = false;
+  for (const Answer& answer : first.answers) {
+    if (first.answers.size() > 1) text += answer.method + ": " + answer.value_name + ". ";
     about_target = about_target || answer.about_target;
+    from_attention = from_attention || answer.from_attention;
   }
   // Models may have predicted different tokens; then the strips themselves say which.
   const bool one_target = std::all_of(explanations.begin(), explanations.end(),
-                                      [&](const Explanation& other) { return other.target_text == explanations.front().target_text; });
-  if (about_target) text += "Of " + (one_target ? explanations.front().target_text : "the logit of each model's prediction") + ", ";
-  return text + message(about_target ? "after " : "After ", quoted_position(explanations.front()),
-                        ". Terms: ", Terms::parse(options.question.terms).text(), ".");
+                                      [&](const Explanation& other) { return other.target_text == first.target_text; });
+  if (about_target) text += "Explained: " + (one_target ? first.target_text : std::string("the logit of each model's prediction")) + ", ";
+  if (about_target || !maps) text += message(about_target ? "after " : "After ", quoted_position(first), ". ");
+  if (from_attention) text += message("Terms: ", Terms::parse(options.question.terms).text(), ".");
+  return text;
 }
 
 void draw_strips(const Options& options, const std::vector<Explanation>& explanations) {
@@ -116,7 +123,7 @@ void draw_strips(const Options& options, const std::vector<Explanation>& explana
       strips.strips.push_back({strip_label(options, explanation, answer), explanation.labels, answer.scores, visible(prediction.label),
                                prediction.probability});
     }
-  strips.caption = caption(options, explanations);
+  strips.caption = caption(options, explanations, false);
   write_token_strips(options.out, strips);
 }
 
@@ -136,7 +143,7 @@ void draw_maps(const Options& options, const std::vector<Explanation>& explanati
     }
   map.shared_scale = false;
   map.value_name = value_name(explanations);
-  map.caption = caption(options, explanations);
+  map.caption = caption(options, explanations, true);
   write_heat_map(options.out, map);
 }
 

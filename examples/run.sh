@@ -11,7 +11,7 @@ sentence with the three small sentiment models in examples/models: in the termin
 USAGE
 }
 
-text="a gripping and moving film , though the ending is a little dull" out="$root/out" install=yes
+text="a gripping and moving film , but the ending is dull" out="$root/out" install=yes
 here="$OLDPWD"
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -34,21 +34,26 @@ mkdir -p "$out"
 models=()
 for model in mamba rwkv4 griffin; do models+=(--model "examples/models/$model"); done
 
-# The label is what these models expect after <cls>.
+# The label is what these models expect after <cls>. Red words speak for "positive", blue ones for "negative".
 say "Three models read: $text"
-"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --title "Three models read a review" --out "$out/three_models.png"
-"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --picture maps --out "$out/three_maps.png" >/dev/null
+"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --method raw,relevance --target positive --contrast negative
+
+"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --method relevance --target positive --contrast negative \
+  --title "Three models read a review" --out "$out/three_models.png" >/dev/null
+"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --picture maps \
+  --title "Their implicit attention" --out "$out/three_maps.png" >/dev/null
 for model in mamba rwkv4 griffin; do
-  "$programs/explain" --model "examples/models/$model" --text "$text" --append "<cls>" --method raw,rollout,gradient,relevance,leave-one-out \
-    --out "$out/${model}_methods.png" >/dev/null
-  "$programs/materialize" --model "examples/models/$model" --layer 1 --text "$text" --append "<cls>" --channels 0-5 --out "$out/${model}_channels.png"
+  "$programs/explain" --model "examples/models/$model" --text "$text" --append "<cls>" --target positive --contrast negative \
+    --method raw,rollout,relevance,leave-one-out --out "$out/${model}_methods.png" >/dev/null
+  "$programs/materialize" --model "examples/models/$model" --layer 1 --text "$text" --append "<cls>" --channels 0-5 \
+    --out "$out/${model}_channels.png"
 done
 
 printf '\n'
 say "The pictures are in $out:"
 cat <<PICTURES
-  three_models.png      which words each model looked at, and what it said
-  three_maps.png        which word looked at which
-  MODEL_methods.png     five methods' answers to why it said that (MODEL: mamba, rwkv4, griffin)
+  three_models.png      which words made each model say what it said
+  three_maps.png        which word looked at which: their implicit attention, averaged over channels and layers
+  MODEL_methods.png     four methods' answers to the same question (MODEL: mamba, rwkv4, griffin)
   MODEL_channels.png    the implicit attention of six channels of layer 1, one matrix each
 PICTURES

@@ -62,7 +62,7 @@ Index single_position(const ExplanationOptions& options, Index tokens) {
 /// What a method's numbers are.
 template <Real Scalar>
 std::string value_name(Method method, const ExplanationOptions& options, const MethodOptions<Scalar>& how) {
-  const std::string map = reduction_text(how.reduction);
+  const std::string map = reduction_text(how.reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
   switch (method) {
     case Method::raw:
       return map + (options.layer ? message(" of layer ", *options.layer) : std::string(" and layers"));
@@ -75,14 +75,13 @@ std::string value_name(Method method, const ExplanationOptions& options, const M
     case Method::gradient_2405_16504:
       return "rollout of attention times the largest gradient of each token";
     case Method::relevance:
-      return "share of the logit";
+      return "share of " + logit;
     case Method::gradient_x_input:
       return "gradient times embedding";
     case Method::integrated_gradients:
-      return "share of the logit, from embeddings of zero on";
+      return "share of " + logit + ", from embeddings of zero on";
     case Method::leave_one_out:
-      return how.removal == Removal::replace ? "what <unk> in its place takes from the logit"
-                                             : "what zeros in its place take from the logit";
+      return std::string(how.removal == Removal::replace ? "what <unk>" : "what a zero embedding") + " in its place takes from " + logit;
     case Method::random:
       break;
   }
@@ -144,6 +143,7 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     answer.method = info.name;
     answer.value_name = value_name(method, options, how);
     answer.about_target = about_target(method);
+    answer.from_attention = info.from_attention;
     const RowVector<double> scores = attribution.scores.template cast<double>();
     answer.scores.assign(scores.data(), scores.data() + scores.size());
     answer.map = attribution.map.template cast<double>();

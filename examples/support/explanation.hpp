@@ -39,6 +39,7 @@ struct Prediction {
 struct Answer {
   std::string method, value_name;  ///< its name, and what its numbers are
   bool about_target = false;       ///< whether it explains one logit, and not the position alone
+  bool from_attention = false;     ///< whether the choice of terms matters to it
   std::vector<double> scores;      ///< one per token
   Matrix<double> map;              ///< (tokens, tokens), or empty
   double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0;  ///< as in Attribution
