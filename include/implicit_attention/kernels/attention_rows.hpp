@@ -80,8 +80,8 @@ void write_block_rows(const BlockPlan<Scalar>& plan, const ChannelBlocks<Scalar>
       const Index stop = std::min(panel + columns_in_a_piece / register_lanes<Scalar>, end);
       const Panel &head = panels[static_cast<std::size_t>(panel)], &tail = panels[static_cast<std::size_t>(stop - 1)];
       const Index origin = head.first, columns = tail.first + tail.columns - origin;
-      product_panels(scratch.queries.data() + base * scratch.inner, scratch.keys.data(), scratch.inner, rows, panels, panel, stop,
-                     [&](Index r) { return piece_row(r, -origin); }, Overwrite{});
+      const PackedFactors<Scalar> factors{scratch.queries.data() + base * scratch.inner, scratch.keys.data(), scratch.inner, 1, scratch.inner};
+      product_panels(factors, rows, panels, panel, stop, [&](Index r) { return piece_row(r, -origin); }, Overwrite{});
       for (Index r = 0; r < rows; ++r) {
         for (Index column = std::max(origin, near_first); column < origin + columns; ++column)
           *piece_row(r, column - origin) += scratch.near(base + r, lead + column - block.first);

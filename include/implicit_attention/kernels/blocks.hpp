@@ -106,6 +106,7 @@ struct BlockScratch {
     keys.resize(static_cast<Index>(plan.panels().size()) * inner * detail::register_lanes<Scalar>);
     queries.resize((block + rows - 1) / rows * rows * inner);
     near.resize(block, near_stride);
+    edge.resize(block, plan.lead() + detail::register_lanes<Scalar>);
     elapsed.resize((block + rows - 1) / rows * rows);
     scale.resize(elapsed.size());
     between.resize(state);
@@ -121,6 +122,7 @@ struct BlockScratch {
   Row keys, queries;      ///< packed as product_panels reads them
   Index near_stride;
   Rows near;              ///< (block, near_stride): the diagonal part, from column first - lead on
+  Rows edge;              ///< (block, lead and a register): columns before a block that its own convolution adds to
   Row elapsed, scale;     ///< (block)
   Row between;            ///< (state)
   Row gaps;               ///< (blocks): steps from the end of a block to the rows in hand
@@ -140,8 +142,11 @@ class ChannelBlocks {
     const DiagonalRecurrence<Scalar>& recurrence = plan.dressed().recurrence;
     const Index tokens = recurrence.tokens, state = recurrence.state, blocks = static_cast<Index>(plan.blocks().size());
     step_.resize(tokens);
+    inner_scale_.resize(tokens);
+    row_scale_.resize(tokens);
+    query_scale_.resize(tokens);
     near_scale_.setZero(tokens + group);
-    column_scale_.setZero(tokens + group);
+    column_scale_.setOnes(tokens + group);
     rate_.resize(state);
     taps_.resize(plan.dressed().width());
     totals_.resize(blocks);
@@ -162,8 +167,11 @@ class ChannelBlocks {
     for (Index tap = 0; tap < dressed.width(); ++tap) taps_[tap] = entry(dressed.taps, tap, channel);
     for (Index token = 0; token < end; ++token) {
       step_[token] = recurrence.step(token, channel);
-      near_scale_[token] = entry(recurrence.key_scale, token, channel) * entry(dressed.inner_scale, token, channel);
-      column_scale_[token] = entry(dressed.column_scale, token, channel);
+      inner_scale_[token] = entry(dressed.inner_scale, token, channel);
+      near_scale_[token] = entry(recurrence.key_scale, token, channel) * inner_scale_[token];
+      row_scale_[token] = entry(dressed.row_scale, token, channel);
+      query_scale_[token] = entry(recurrence.query_scale, token, channel) * row_scale_[token];
+      if (!dressed.column_scale.empty()) column_scale_[token] = dressed.column_scale(token, channel);
     }
     for (Index index = 0; index < totals_.size() && plan_->block(index).first < end; ++index) load_block(index);
   }
@@ -185,10 +193,8 @@ class ChannelBlocks {
 
   /// Query factors of the rows of a block, row weights included, packed as the `place`-th of the scratch's channels.
   void queries(Index index, BlockScratch<Scalar>& scratch, Index place = 0) const {
-    using detail::entry;
     constexpr int rows = detail::register_rows;
-    const DressedDiagonal<Scalar>& dressed = plan_->dressed();
-    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+    const DiagonalRecurrence<Scalar>& recurrence = plan_->dressed().recurrence;
     const TokenBlock& block = plan_->block(index);
     scratch.elapsed.setZero();
     scratch.scale.setZero();
@@ -197,7 +203,7 @@ class ChannelBlocks {
       const Index token = block.first + i;
       if (!recurrence.exclusive) elapsed += step_[token];
       scratch.elapsed[i] = elapsed;
-      scratch.scale[i] = entry(dressed.row_scale, token, channel_) * entry(recurrence.query_scale, token, channel_);
+      scratch.scale[i] = query_scale_[token];
       if (recurrence.exclusive) elapsed += step_[token];
     }
     for (Index i = 0; i < block.tokens; i += rows) {
@@ -248,29 +254,35 @@ class ChannelBlocks {
     for (Index i = 0; i < count; ++i) scratch.decays.row(i) = rate_ * step_[block.first + i];
     Eigen::Map<Row> decays(scratch.decays.data(), count * rate_.size());
     decays = decays.exp();
-    for (Index base = 0; base < count; base += group) walk_columns(block, base, scratch);
+    for (Index base = 0; base < count; base += group) {
+      walk_columns(block, base, scratch);
+      if (base + group < count) see_columns(block, base, scratch);
+    }
 
     const Scalar skip = entry(dressed.skip, 0, channel_, Scalar(0));
+    const Index outside = std::max(lead - block.first, Index(0));
     for (Index i = 0; i < count; ++i) {
       const Index token = block.first + i;
       Scalar* plain = &scratch.plain(i, lead);
-      const Scalar weight = entry(dressed.row_scale, token, channel_), scale = weight * entry(recurrence.query_scale, token, channel_);
+      const Scalar scale = query_scale_[token], inner = row_scale_[token] * inner_scale_[token];
       for (Index base = 0; base <= i; base += group) lanes<group>(plain + base) *= scale * lanes<group>(&near_scale_[block.first + base]);
-      const Scalar inner = entry(dressed.inner_scale, token, channel_);
-      if (recurrence.exclusive) plain[i] = weight * recurrence.diagonal(token, channel_) * inner;
-      plain[i] += weight * skip * inner;
+      if (recurrence.exclusive) plain[i] = recurrence.diagonal(token, channel_) * inner;
+      plain[i] += skip * inner;
 
       const Scalar* row = &scratch.plain(i, 0);  // zeros on both sides: what the convolution looks for beyond the block and the row
       Scalar* target = &scratch.near(i, 0);
       for (Index c = 0; c < lead + count; c += group) {
         Lanes<Scalar, group> sum = taps_[lead] * lanes<group>(row + c);
-        for (Index distance = 1; distance <= lead; ++distance) sum += taps_[lead - distance] * lanes<group>(row + c + distance);
+        if (c <= lead + i)
+          for (Index distance = 1; distance <= lead; ++distance) sum += taps_[lead - distance] * lanes<group>(row + c + distance);
         lanes<group>(target + c) = sum;
       }
       if (!dressed.convolution_starts.empty()) convolve_masked(block, row, target);
-      const Index outside = std::max(lead - block.first, Index(0)), columns = lead + count - outside;
-      std::fill_n(target, outside, Scalar(0));
-      Eigen::Map<Row>(target + outside, columns) *= column_scale_.segment(block.first - lead + outside, columns);
+      for (Index c = 0; c < outside; ++c) target[c] = 0;
+      if (!dressed.column_scale.empty()) {
+        const Index columns = lead + count - outside;
+        Eigen::Map<Row>(target + outside, columns) *= column_scale_.segment(block.first - lead + outside, columns);
+      }
     }
   }
 
@@ -278,19 +290,20 @@ class ChannelBlocks {
   static constexpr int width = detail::register_lanes<Scalar>;
   static constexpr int group = BlockScratch<Scalar>::group;
 
-  /// R before all scales, for the columns base .. base + group of a block: each column's key walks down the rows.
+  /// R before all scales, for the columns base .. base + group of a block and the same rows: each column's key walks down the rows.
+  /// Afterwards `scratch.walk` holds the keys as the last of these rows leaves them.
   void walk_columns(const TokenBlock& block, Index base, BlockScratch<Scalar>& scratch) const {
     using Lane = Lanes<Scalar, group>;
     const DiagonalRecurrence<Scalar>& recurrence = plan_->dressed().recurrence;
-    const Index states = recurrence.state, lead = plan_->lead();
+    const Index states = recurrence.state, lead = plan_->lead(), end = std::min(base + group, block.tokens);
     scratch.walk.setZero();
-    for (Index i = base; i < block.tokens; ++i) {
+    for (Index i = base; i < end; ++i) {
       const Index token = block.first + i;
       const Scalar* query = plan_->token_query(token);
       const Scalar* key = plan_->token_key(token);
       const Scalar* decay = &scratch.decays(i, 0);
       Lane entering = Lane::Zero(), sum = Lane::Zero();  // a column enters in its own row
-      if (i < base + group) entering[i - base] = Scalar(1);
+      entering[i - base] = Scalar(1);
       for (Index n = 0; n < states; ++n) {
         Eigen::Map<Lane> walk(&scratch.walk(n, 0));
         const Lane before = walk;
@@ -299,6 +312,24 @@ class ChannelBlocks {
         sum += query[n] * (recurrence.exclusive ? before : after);
       }
       lanes<group>(&scratch.plain(i, lead + base)) = sum;
+    }
+  }
+
+  /// The rows of the block after these columns: queries, referred to the end of the columns, times the keys that walk_columns left there.
+  void see_columns(const TokenBlock& block, Index base, BlockScratch<Scalar>& scratch) const {
+    using Lane = Lanes<Scalar, group>;
+    const DiagonalRecurrence<Scalar>& recurrence = plan_->dressed().recurrence;
+    const Index states = recurrence.state, lead = plan_->lead();
+    Row& elapsed = scratch.between;
+    elapsed.setOnes();
+    for (Index i = base + group; i < block.tokens; ++i) {
+      const Eigen::Map<const Row> decay(&scratch.decays(i, 0), states);
+      const Scalar* query = plan_->token_query(block.first + i);
+      if (!recurrence.exclusive) elapsed *= decay;
+      Lane sum = Lane::Zero();
+      for (Index n = 0; n < states; ++n) sum += (query[n] * elapsed[n]) * lanes<group>(&scratch.walk(n, 0));
+      lanes<group>(&scratch.plain(i, lead + base)) = sum;
+      if (recurrence.exclusive) elapsed *= decay;
     }
   }
 
@@ -334,7 +365,7 @@ class ChannelBlocks {
       } else {
         for (Index i = 0; i < count; ++i) folded_[i] = fold(block.first + i, block);
       }
-      folded_.head(count) *= column_scale_.segment(block.first, count);
+      if (!plan_->dressed().column_scale.empty()) folded_.head(count) *= column_scale_.segment(block.first, count);
       for (Index c = 0, panel = block.first_panel; c < count; c += width, ++panel)
         lanes<width>(keys_.data() + (panel * state + n) * width) = lanes<width>(folded_.data() + c);
       for (Index s = std::max(lead - block.first, Index(0)); s < lead; ++s) {
@@ -355,7 +386,8 @@ class ChannelBlocks {
 
   const BlockPlan<Scalar>* plan_;
   Index channel_ = 0;
-  Row step_;                         // (tokens)
+  Row step_, inner_scale_;           // (tokens)
+  Row row_scale_, query_scale_;      // (tokens): what multiplies a row, and what multiplies its query
   Row near_scale_, column_scale_;    // (tokens and a group): what multiplies a key, and a column
   Row rate_, taps_;                  // (state), (width)
   Row totals_;                       // (blocks): the steps of a whole block

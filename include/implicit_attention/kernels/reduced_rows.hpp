@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
@@ -15,80 +15,54 @@ namespace detail {
 /// Channels whose factors are held, and where entries are simply added up multiplied, together.
 constexpr Index channels_together = 16;
 
-/// Joins one block's rows of one channel into `target(i)`, tokens numbers each; columns right of the block are left alone.
+/// Joins one block's rows of several channels, whose key factors are loaded, to `target(i)`, tokens numbers each; columns right of the block
+/// are left alone. Where entries are added up, all channels' factors are one product; elsewhere each channel's entries are made in registers.
 template <Real Scalar, class Target, class Join>
-void join_block_rows(const BlockPlan<Scalar>& plan, const ChannelBlocks<Scalar>& channel_blocks, Index index, BlockScratch<Scalar>& scratch,
-                     const Target& target, const Join& join) {
-  constexpr Index width = register_lanes<Scalar>;
+void join_block_rows(const BlockPlan<Scalar>& plan, const std::vector<ChannelBlocks<Scalar>>& loaded, Index count, Index index,
+                     BlockScratch<Scalar>& scratch, const Target& target, const Join& join) {
+  constexpr bool add = std::is_same_v<Join, Add>;
   const TokenBlock& block = plan.block(index);
-  const Index lead = plan.lead(), near_first = block.first - std::min(lead, block.first);
-  const Index oldest = channel_blocks.oldest_seen(index), first_panel = channel_blocks.first_panel(index, oldest), end = plan.panel_end(index);
-  channel_blocks.queries(index, scratch);
-  channel_blocks.keys(index, oldest, first_panel, scratch);
-  channel_blocks.diagonal(index, scratch);
-  const auto first_column = [&](Index panel) { return panel == end ? block.first : plan.panels()[static_cast<std::size_t>(panel)].first; };
-
-  // The last panels hold columns that the block's own convolution adds to: these are made whole before they are joined.
-  const Index whole_panel = near_first == block.first ? end : std::max(plan.panel_of(near_first), first_panel);
-  product_panels(scratch.queries.data(), scratch.keys.data(), scratch.inner, block.tokens, plan.panels(), first_panel, whole_panel, target, join);
-  const Index edge_first = std::min(first_column(whole_panel), near_first), edge_columns = block.first - edge_first;
-  typename BlockScratch<Scalar>::Rows edge;
-  if (edge_columns > 0) {
-    edge.setZero(block.tokens, lead + width);
-    product_panels(scratch.queries.data(), scratch.keys.data(), scratch.inner, block.tokens, plan.panels(), whole_panel, end,
-                   [&](Index i) { return &edge(i, 0) - edge_first; }, Overwrite{});
-  }
-  for (Index i = 0; i < block.tokens; ++i) {
-    Scalar* row = target(i);
-    const Scalar* near = &scratch.near(i, lead - (block.first - near_first));
-    for (Index column = edge_first; column < block.first; ++column) {
-      Scalar value = edge(i, column - edge_first);
-      if (column >= near_first) value += near[column - near_first];
-      row[column] = join(row[column], value);
-    }
-    near += block.first - near_first;
-    for (Index column = 0; column < block.tokens; ++column) row[block.first + column] = join(row[block.first + column], near[column]);
-    if constexpr (Join::sees_zeros)
-      for (Index column = 0; column < std::min(first_column(first_panel), edge_first); ++column) row[column] = join(row[column], Scalar(0));
-  }
-}
-
-/// Adds one block's rows of several channels to `target(i)`: one product over all their factors.
-template <Real Scalar, class Target>
-void add_block_rows(const BlockPlan<Scalar>& plan, const std::vector<ChannelBlocks<Scalar>>& loaded, Index count, Index index,
-                    BlockScratch<Scalar>& scratch, const Target& target) {
-  const TokenBlock& block = plan.block(index);
-  const Index lead = plan.lead(), leading = std::min(lead, block.first);
+  const std::vector<Panel>& panels = plan.panels();
+  const Index lead = plan.lead(), leading = std::min(lead, block.first), near_first = block.first - leading;
+  const Index state = plan.dressed().recurrence.state, end = plan.panel_end(index);
   Index oldest = index;
   for (Index c = 0; c < count; ++c) oldest = std::min(oldest, loaded[static_cast<std::size_t>(c)].oldest_seen(index));
   const Index first_panel = loaded.front().first_panel(index, oldest);
+  const auto first_column = [&](Index panel) { return panel == end ? block.first : panels[static_cast<std::size_t>(panel)].first; };
+  // The last panels hold columns that the block's own convolution adds to: unless sums are taken, these are made whole before they are joined.
+  const Index edge_panel = add || leading == 0 ? end : std::max(plan.panel_of(near_first), first_panel);
+  const Index edge_first = add ? near_first : std::min(first_column(edge_panel), near_first);
+
   for (Index c = 0; c < count; ++c) {
     const ChannelBlocks<Scalar>& channel_blocks = loaded[static_cast<std::size_t>(c)];
     channel_blocks.queries(index, scratch, c);
     channel_blocks.keys(index, oldest, first_panel, scratch, c);
     channel_blocks.diagonal(index, scratch);
+    scratch.edge.setZero();
+    if (edge_panel < end) {
+      const PackedFactors<Scalar> factors{scratch.queries.data() + c * state * register_rows,
+                                          scratch.keys.data() + c * state * register_lanes<Scalar>, scratch.inner, 1, state};
+      product_panels(factors, block.tokens, panels, edge_panel, end, [&](Index i) { return &scratch.edge(i, 0) - edge_first; }, Overwrite{});
+    }
     for (Index i = 0; i < block.tokens; ++i) {
+      Scalar* row = target(i);
       const Scalar* near = &scratch.near(i, lead - leading);
-      Scalar* row = target(i) + block.first - leading;
-      for (Index column = 0; column < leading + block.tokens; ++column) row[column] += near[column];
+      for (Index column = edge_first; column < block.first; ++column) {
+        const Scalar seen = column < near_first ? Scalar(0) : near[column - near_first];
+        row[column] = join(row[column], scratch.edge(i, column - edge_first) + seen);
+      }
+      for (Index column = 0; column <= i; ++column) row[block.first + column] = join(row[block.first + column], near[leading + column]);
+      if constexpr (Join::sees_zeros)
+        for (Index column = 0; column < std::min(first_column(first_panel), edge_first); ++column) row[column] = join(row[column], Scalar(0));
     }
   }
-  // Factors are packed for a full set of channels; those that are missing in the last set are zero.
-  const Index state = plan.dressed().recurrence.state, inner = scratch.inner;
-  if (count * state < inner) {
-    const Index rows = register_rows, width = register_lanes<Scalar>;
-    for (Index group = 0; group < (block.tokens + rows - 1) / rows; ++group)
-      std::fill(scratch.queries.data() + group * rows * inner + count * state * rows, scratch.queries.data() + (group + 1) * rows * inner, Scalar(0));
-    for (Index panel = first_panel; panel < plan.panel_end(index); ++panel)
-      std::fill(scratch.keys.data() + (panel * inner + count * state) * width, scratch.keys.data() + (panel + 1) * inner * width, Scalar(0));
-  }
-  product_panels(scratch.queries.data(), scratch.keys.data(), inner, block.tokens, plan.panels(), first_panel, plan.panel_end(index), target, Add{});
+  const PackedFactors<Scalar> factors{scratch.queries.data(), scratch.keys.data(), scratch.inner, add ? 1 : count, add ? count * state : state};
+  product_panels(factors, block.tokens, panels, first_panel, edge_panel, target, join);
 }
 
 template <Real Scalar, class Join>
 void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<RowsByBlock::Wanted>& wanted,
                    const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
-  constexpr bool add = std::is_same_v<Join, Add>;
   const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
   const Index end = plan.block(wanted.back().block).end();
   // Every row of a block is computed; rows that are not wanted, and a second copy of one that is wanted twice, go aside.
@@ -116,16 +90,12 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
     const Index count = std::min(channels_together, channel_count - first);
     executor(count, [&](Index c) { loaded[static_cast<std::size_t>(c)].load(channels[static_cast<std::size_t>(first + c)], end); });
     executor(tasks, [&](Index task) {
-      BlockScratch<Scalar> scratch(plan, add ? static_cast<Index>(loaded.size()) : 1);
+      BlockScratch<Scalar> scratch(plan, static_cast<Index>(loaded.size()));
       // Long rows first, so that workers finish together.
       const Index last = static_cast<Index>(wanted.size()) - task * per_task;
       for (Index w = last - 1; w >= std::max(last - per_task, Index(0)); --w) {
         const auto target = [&](Index i) { return targets[static_cast<std::size_t>(w)][static_cast<std::size_t>(i)]; };
-        const Index index = wanted[static_cast<std::size_t>(w)].block;
-        if constexpr (add)
-          add_block_rows(plan, loaded, count, index, scratch, target);
-        else
-          for (Index c = 0; c < count; ++c) join_block_rows(plan, loaded[static_cast<std::size_t>(c)], index, scratch, target, join);
+        join_block_rows(plan, loaded, count, wanted[static_cast<std::size_t>(w)].block, scratch, target, join);
       }
     });
   }
