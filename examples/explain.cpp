@@ -46,10 +46,12 @@ void show(const Explanation& explanation, const Terminal& terminal) {
   std::string out = bold(explanation.architecture) + ", " + explanation.directory + ", " + message(explanation.layers, " layers, ") +
                     grouped(static_cast<Index>(explanation.ids.size())) + " tokens\n" + "After " + quoted_position(explanation) +
                     message(" (position ", explanation.position, ") it expects\n");
-  int width = 0;
-  for (const Prediction& prediction : explanation.predictions) width = std::max(width, display_width(visible(prediction.label)));
+  int width = display_width(visible(explanation.predictions.front().label));
+  for (const Prediction& prediction : explanation.predictions)
+    if (prediction.probability >= 0.0005) width = std::max(width, display_width(visible(prediction.label)));
   for (std::size_t k = 0; k < explanation.predictions.size(); ++k) {
     const Prediction& prediction = explanation.predictions[k];
+    if (k > 0 && prediction.probability < 0.0005) break;  // it would read 0.0 %
     const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true);
     out += (k == 0 ? bold(line) : line) + "\n";
   }
