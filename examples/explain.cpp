@@ -290,7 +290,7 @@ int main(int argument_count, char** arguments) {
           ->option_text("FILE");
   app.add_flag("--save-gradients", question.gradients, "every layer's output and its gradient go into the .safetensors file, too");
   app.footer(
-      "Examples:\n"
+      "The models in examples/models give their label after <cls>.\n\nExamples:\n"
       "  explain --model examples/models/mamba --text \"a gripping and moving film <cls>\" --method raw,relevance --out film.png\n"
       "  explain --model examples/models/rwkv4 --text \"never dull <cls>\" --method relevance --target positive --contrast negative\n");
 

@@ -41,10 +41,28 @@ std::string_view trimmed(std::string_view text) {
   return text;
 }
 
+/// Breaks the options' descriptions into lines that a terminal has room for.
+void wrap_help(CLI::App& app) {
+  constexpr std::size_t width = 76;
+  for (CLI::Option* option : app.get_options()) {
+    std::string text = option->get_description();
+    std::size_t line = 0, space = std::string::npos;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      if (text[i] == '\n') line = i + 1;
+      if (text[i] == ' ') space = i;
+      if (i - line < width || space == std::string::npos || space < line) continue;
+      text[space] = '\n';
+      line = space + 1;
+    }
+    option->description(text);
+  }
+}
+
 }  // namespace
 
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
+  wrap_help(app);
   try {
     app.parse(argument_count, arguments);
     work();
