@@ -19,7 +19,9 @@ using test_support::Draw;
 using Numbers = Matrix<double>;
 
 /// A weight that keeps outputs as large as inputs.
-inline Array<double> weight(Draw& draw, Index rows, Index columns) { return draw.normals<double>(rows, columns, 1 / std::sqrt(static_cast<double>(columns))); }
+inline Array<double> weight(Draw& draw, Index rows, Index columns) {
+  return draw.normals<double>(rows, columns, 1 / std::sqrt(static_cast<double>(columns)));
+}
 
 inline Mamba<double> random_mamba(Draw& draw, Index width, Index channels, bool biases) {
   const Index state = 3, rank = 2;

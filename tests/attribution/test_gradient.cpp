@@ -21,7 +21,8 @@ constexpr double tolerance = 1e-11;
 // A model that has run forwards and backwards.
 struct Explained {
   Explained(const std::string& architecture, Index tokens, std::uint64_t seed)
-      : model(random_model(architecture, seed)), pass(model.forward(random_ids(tokens, seed + 1))),
+      : model(random_model(architecture, seed)),
+        pass(model.forward(random_ids(tokens, seed + 1))),
         back(backward(model, pass, logit_gradient(pass, tokens - 1, 3, Index(5)))) {}
 
   LayerWithGradients<double> operator()(Index layer) const {
@@ -38,7 +39,8 @@ double stretched(double value, double smallest, double largest) { return (value 
 
 // The forms as their papers and the released code have them.
 Numbers exact_map(const LayerWithGradients<double>& layer) {
-  return joined(dense(layer.attention), [&](double entry, Index i, Index j, Index e) { return positive(layer.grad_y(i, e) * layer.x(j, e) * entry); });
+  return joined(dense(layer.attention),
+                [&](double entry, Index i, Index j, Index e) { return positive(layer.grad_y(i, e) * layer.x(j, e) * entry); });
 }
 Numbers mean_gradient_map(const LayerWithGradients<double>& layer) {
   const Numbers attention = mean(dense(layer.attention));
@@ -95,7 +97,8 @@ TEST_CASE("gradient-weighted attention is its formula, form by form", "[attribut
         CHECK(relative_error(whole.map, expected) <= tolerance);
         CHECK(whole.constant_layers.empty());
         for (const Index position : {Index(4), tokens - 1})
-          CHECK(relative_error(gradient_weighted_attention<double>(3, tokens, explained, row.form, position, start).scores, expected.row(position)) <= tolerance);
+          CHECK(relative_error(gradient_weighted_attention<double>(3, tokens, explained, row.form, position, start).scores,
+                               expected.row(position)) <= tolerance);
       }
     }
   }
@@ -151,8 +154,10 @@ TEST_CASE("gradient-weighted attention at its edges", "[attribution]") {
   CHECK(constant);
 
   const auto fails = [&](auto call, const std::string& text) { CHECK_THAT(failure(call), contains_text(text)); };
-  fails([&] { static_cast<void>(gradient_weighted_attention<double>(3, 4, explained, GradientForm::exact, 4)); }, "position 4 is out of range");
-  fails([&] { static_cast<void>(gradient_weighted_attention<double>(3, 4, explained, GradientForm::exact, 0, 3)); }, "start layer 3 is out of range");
+  fails([&] { static_cast<void>(gradient_weighted_attention<double>(3, 4, explained, GradientForm::exact, 4)); },
+        "position 4 is out of range");
+  fails([&] { static_cast<void>(gradient_weighted_attention<double>(3, 4, explained, GradientForm::exact, 0, 3)); },
+        "start layer 3 is out of range");
   fails([&] { static_cast<void>(gradient_weighted_attention<double>(0, 4, explained, GradientForm::exact, 0)); }, "there are no layers");
   layer.grad_y = Array<double>();
   fails([&] { static_cast<void>(gradient_weighted_map(layer, GradientForm::mean_gradient)); }, "grad_y is (0, 0), expected (4, ...)");
@@ -186,7 +191,8 @@ TEST_CASE("contributions and bias sum to the layer's output", "[attribution]") {
           for (Index j = 0; j < tokens; ++j) {
             RowVector<double> expected = RowVector<double>::Zero(6);
             for (Index d = 0; d < 6; ++d)
-              for (Index e = 0; e < 8; ++e) expected[d] += projection(d, e) * matrices[static_cast<std::size_t>(e)](i, j) * of_layer.x()(j, e);
+              for (Index e = 0; e < 8; ++e)
+                expected[d] += projection(d, e) * matrices[static_cast<std::size_t>(e)](i, j) * of_layer.x()(j, e);
             CHECK((vectors.row(j) - expected).cwiseAbs().maxCoeff() <= 1e-13 * (1 + vectors.cwiseAbs().maxCoeff()));
             CHECK(norms(i, j) == Approx(expected.norm()).margin(1e-13));
           }
@@ -195,7 +201,8 @@ TEST_CASE("contributions and bias sum to the layer's output", "[attribution]") {
         Selection last;
         last.rows = Indices::last();
         const Numbers vectors = contributions_to(attention, of_layer.x(), projection, tokens - 1);
-        CHECK(relative_error(contribution_norms(attention, of_layer.x(), projection, VectorNorm::one, last), Numbers(vectors.rowwise().lpNorm<1>().transpose())) <= 1e-13);
+        CHECK(relative_error(contribution_norms(attention, of_layer.x(), projection, VectorNorm::one, last),
+                             Numbers(vectors.rowwise().lpNorm<1>().transpose())) <= 1e-13);
         CHECK(relative_error(contribution_norms(attention, of_layer.x(), projection, VectorNorm::infinity, last),
                              Numbers(vectors.rowwise().lpNorm<Eigen::Infinity>().transpose())) <= 1e-13);
         // Without a projection the vectors are those of y.
@@ -221,8 +228,10 @@ TEST_CASE("contributions hold with a state carried in", "[attribution]") {
 
   const auto fails = [&](auto call, const std::string& text) { CHECK_THAT(failure(call), contains_text(text)); };
   fails([&] { static_cast<void>(contributions_to(attention, second.x, projection, 5)); }, "position 5 is out of range, expected 0 to 4");
-  fails([&] { static_cast<void>(contributions_to(attention, first.x, projection, 0)); }, "x is (4, 8), expected (5, 8) = (tokens, channels)");
-  fails([&] { static_cast<void>(contribution_norms(attention, second.x, layer.weights().in_proj_weight)); }, "output projection is (16, 6), expected (width, 8)");
+  fails([&] { static_cast<void>(contributions_to(attention, first.x, projection, 0)); },
+        "x is (4, 8), expected (5, 8) = (tokens, channels)");
+  fails([&] { static_cast<void>(contribution_norms(attention, second.x, layer.weights().in_proj_weight)); },
+        "output projection is (16, 6), expected (width, 8)");
   fails([&] { static_cast<void>(affine_output(attention, projection, layer.weights().D)); }, "output_bias is (8), expected (6) = (width)");
   Selection small;
   small.byte_limit = 10;

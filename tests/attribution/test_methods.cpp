@@ -20,7 +20,9 @@ Numbers with_bias(Numbers numbers, const Array<double>& bias) {
   if (!bias.empty()) numbers.rowwise() += bias.matrix().row(0);
   return numbers;
 }
-Numbers linear(const Numbers& u, const Array<double>& weight, const Array<double>& bias = {}) { return with_bias(u * weight.matrix().transpose(), bias); }
+Numbers linear(const Numbers& u, const Array<double>& weight, const Array<double>& bias = {}) {
+  return with_bias(u * weight.matrix().transpose(), bias);
+}
 double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 double gelu_phi(double x) { return 0.5 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
 
@@ -71,7 +73,8 @@ class Frozen {
       const Numbers xz = linear(u, w.in_proj_weight, w.in_proj_bias), xz0 = linear(u0, w.in_proj_weight, w.in_proj_bias);
       const Numbers scale = xz0.rightCols(8).unaryExpr([](double z) { return logistic(z); });
       const Numbers gate = scale.cwiseProduct(xz.rightCols(8)), gate0 = scale.cwiseProduct(xz0.rightCols(8));
-      return linear(halved(gate, gate0, attend(ungated, xz.leftCols(8)), attend(ungated, xz0.leftCols(8))), w.out_proj_weight, w.out_proj_bias);
+      return linear(halved(gate, gate0, attend(ungated, xz.leftCols(8)), attend(ungated, xz0.leftCols(8))), w.out_proj_weight,
+                    w.out_proj_bias);
     }
     if (const auto* griffin = std::get_if<Griffin<double>>(&model.block(layer).mixer)) {
       const auto& w = griffin->weights();
@@ -102,7 +105,8 @@ class Frozen {
                     w.down_proj_weight, w.down_proj_bias);
     }
     const auto& w = std::get<ChannelMixing<double>>(model.block(layer).feed_forward).weights();
-    const Numbers receptance = linear(mixed(u0, w.time_mix_receptance), w.receptance_weight).unaryExpr([](double r) { return logistic(r); });
+    const Numbers receptance =
+        linear(mixed(u0, w.time_mix_receptance), w.receptance_weight).unaryExpr([](double r) { return logistic(r); });
     const Numbers key = linear(mixed(u, w.time_mix_key), w.key_weight), key0 = linear(mixed(u0, w.time_mix_key), w.key_weight);
     const Numbers open = key0.unaryExpr([](double k) { return k > 0 ? 1.0 : 0.0; });
     const Numbers p = open.cwiseProduct(key), p0 = open.cwiseProduct(key0);
@@ -111,7 +115,8 @@ class Frozen {
 
   double operator()(const Numbers& embeddings, Index position, Index token, Index contrast) const {
     const LanguageModelParts<double>& parts = model.parts();
-    Numbers r = parts.embedding_norm.empty() ? Numbers(parts.embedding_scale * embeddings) : norm(parts.embedding_norm, *pass.embeddings, embeddings);
+    Numbers r = parts.embedding_norm.empty() ? Numbers(parts.embedding_scale * embeddings)
+                                             : norm(parts.embedding_norm, *pass.embeddings, embeddings);
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       const LayerPass<double>& at = pass.layers[static_cast<std::size_t>(layer)];
       r += mixer(layer, norm(model.block(layer).norm, *at.residual, r));
@@ -138,7 +143,8 @@ TEST_CASE("gradient x input is a sum of products", "[attribution]") {
   const Numbers e = draw.normals<double>(4, 3), g = draw.normals<double>(4, 3);
   const Attribution<double> result = gradient_x_input<double>(e, g, 2);
   for (Index j = 0; j < 4; ++j) CHECK(result.scores[j] == Approx(e(j, 0) * g(j, 0) + e(j, 1) * g(j, 1) + e(j, 2) * g(j, 2)));
-  CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(e, g.topRows(3).eval(), 2)); }), contains_text("gradient is (3, 3), expected (4, 3)"));
+  CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(e, g.topRows(3).eval(), 2)); }),
+             contains_text("gradient is (3, 3), expected (4, 3)"));
   CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(e, g, 4)); }), contains_text("position 4 is out of range"));
 }
 
@@ -155,19 +161,28 @@ TEST_CASE("integrated gradients integrate", "[attribution]") {
   };
   for (const Index steps : {2, 5, 64}) {
     const Attribution<double> result = integrated_gradients<double>(x, b, value, gradient, 2, steps);
-    CHECK(result.scores[2] == Approx(a(2, 0) * (std::pow(x(2, 0), 3) - std::pow(b(2, 0), 3)) + a(2, 1) * (std::pow(x(2, 1), 3) - std::pow(b(2, 1), 3))));
+    CHECK(result.scores[2] ==
+          Approx(a(2, 0) * (std::pow(x(2, 0), 3) - std::pow(b(2, 0), 3)) + a(2, 1) * (std::pow(x(2, 1), 3) - std::pow(b(2, 1), 3))));
     CHECK(result.scores.sum() == Approx(result.explained - result.baseline));
     CHECK(result.explained == Approx(value(x)));
   }
-  CHECK_THAT(failure([&] { static_cast<void>(integrated_gradients<double>(x, b, value, gradient, 2, 0)); }), contains_text("0 steps, expected at least one"));
-  CHECK_THAT(failure([&] { static_cast<void>(integrated_gradients<double>(x, b.topRows(2).eval(), value, gradient, 2)); }), contains_text("baseline is (2, 2)"));
+  CHECK_THAT(failure([&] { static_cast<void>(integrated_gradients<double>(x, b, value, gradient, 2, 0)); }),
+             contains_text("0 steps, expected at least one"));
+  CHECK_THAT(failure([&] { static_cast<void>(integrated_gradients<double>(x, b.topRows(2).eval(), value, gradient, 2)); }),
+             contains_text("baseline is (2, 2)"));
 }
 
 TEST_CASE("leave-one-out and random scores", "[attribution]") {
-  const Attribution<double> loo = leave_one_out<double>(4, 5.0, [](Index j) { return static_cast<double>(j); }, 2);
+  const Attribution<double> loo = leave_one_out<double>(
+      4, 5.0, [](Index j) { return static_cast<double>(j); }, 2);
   CHECK(loo.scores == (RowVector<double>(4) << 5, 4, 3, 0).finished());
-  CHECK_THAT(failure([] { static_cast<void>(leave_one_out<double>(2, 1.0, [](Index) { return std::nan(""); }, 1)); }), contains_text("NaN"));
-  const Attribution<double> a = random_attribution<double>(50, 48, 7), b = random_attribution<double>(50, 48, 7), c = random_attribution<double>(50, 48, 8);
+  CHECK_THAT(failure([] {
+               static_cast<void>(leave_one_out<double>(
+                   2, 1.0, [](Index) { return std::nan(""); }, 1));
+             }),
+             contains_text("NaN"));
+  const Attribution<double> a = random_attribution<double>(50, 48, 7), b = random_attribution<double>(50, 48, 7),
+                            c = random_attribution<double>(50, 48, 8);
   CHECK(a.scores == b.scores);
   CHECK(a.scores != c.scores);
   CHECK(a.scores[49] == 0);
@@ -268,10 +283,12 @@ TEST_CASE("every method by its name", "[attribution]") {
     // From attention: the row is the map's, and the map that of the published terms.
     std::vector<Numbers> maps;
     for (Index layer = 0; layer < 3; ++layer)
-      maps.push_back(joined(dense(model.implicit_attention(pass, layer, Terms::published())), [](double entry, Index, Index, Index) { return std::abs(entry); }));
+      maps.push_back(joined(dense(model.implicit_attention(pass, layer, Terms::published())),
+                            [](double entry, Index, Index, Index) { return std::abs(entry); }));
     const Numbers average = (maps[0] + maps[1] + maps[2]) / 3;
     CHECK(relative_error(explainer.explain(Method::raw, target, options).scores, average.row(position)) <= 1e-12);
-    CHECK(relative_error(explainer.explain(Method::rollout, target, options).scores, product_of_layers(maps, 1, true).row(position)) <= 1e-12);
+    CHECK(relative_error(explainer.explain(Method::rollout, target, options).scores, product_of_layers(maps, 1, true).row(position)) <=
+          1e-12);
     options.layer = 1;
     CHECK(relative_error(explainer.explain(Method::raw, target, options).scores, maps[1].row(position)) <= 1e-12);
     for (const MethodName& named : method_names) {
@@ -358,7 +375,11 @@ TEST_CASE("the methods at their edges", "[attribution]") {
       INFO(named.name);
       fails([&] { static_cast<void>(one.explain(named.method, {1, 4, {}})); }, "position 1 is out of range, expected 0 to 0");
       fails([&] { static_cast<void>(one.explain(named.method, {0, 11, {}})); }, "target token 11 is out of range, expected 0 to 10");
-      fails([&] { static_cast<void>(one.explain(named.method, {0, 4, Index(-1)})); }, "contrast token -1 is out of range, expected 0 to 10");
+      fails(
+          [&] {
+            static_cast<void>(one.explain(named.method, {0, 4, Index(-1)}));
+          },
+          "contrast token -1 is out of range, expected 0 to 10");
     }
     options = {};
     options.layer = 3;
@@ -382,5 +403,6 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     fails([&] { static_cast<void>(nan.most_likely(1)); }, "NaN in the logits at (0, 2)");
   }
   for (const MethodName& named : method_names) CHECK(parse_method(named.name) == named.method);
-  CHECK_THAT(failure([] { static_cast<void>(parse_method("shap")); }), contains_text("unknown method \"shap\", expected one of raw, rollout, gradient, gradient-2403.01590"));
+  CHECK_THAT(failure([] { static_cast<void>(parse_method("shap")); }),
+             contains_text("unknown method \"shap\", expected one of raw, rollout, gradient, gradient-2403.01590"));
 }

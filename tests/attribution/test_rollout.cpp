@@ -20,7 +20,8 @@ constexpr double tolerance = 1e-12;
 std::vector<Numbers> random_maps(Index layers, Index tokens, std::uint64_t seed, double from = 0) {
   Draw draw(seed);
   std::vector<Numbers> maps;
-  for (Index layer = 0; layer < layers; ++layer) maps.push_back(draw.uniforms<double>(tokens, tokens, from, 1).triangularView<Eigen::Lower>());
+  for (Index layer = 0; layer < layers; ++layer)
+    maps.push_back(draw.uniforms<double>(tokens, tokens, from, 1).triangularView<Eigen::Lower>());
   return maps;
 }
 

@@ -18,14 +18,14 @@ template <Real Scalar>
 void check_contributions(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection) {
   check_shape("contributions", "x", x, attention.tokens(), attention.channels(), "(tokens, channels)");
   if (!projection.empty() && projection.cols() != attention.channels())
-    raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}), ", expected (width, ",
-                                    attention.channels(), ") = (width, channels)"));
+    raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
+                                    ", expected (width, ", attention.channels(), ") = (width, channels)"));
 }
 
 /// Row j: W (A[i,j,:] * x[j,:]), tokens 0 .. i, (i + 1, width).
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> contributions_row(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection,
-                                               Index output) {
+[[nodiscard]] Matrix<Scalar> contributions_row(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x,
+                                               const Array<Scalar>& projection, Index output) {
   Selection selection;
   selection.rows = Indices({output});
   Matrix<Scalar> row(attention.channels(), attention.tokens());
@@ -41,8 +41,8 @@ template <Real Scalar>
 /// (width, channels); empty: none, and width is channels. Their sum and that row of `affine_output` are the layer's output. Later tokens
 /// contribute zero.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> contributions_to(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection,
-                                              Index output) {
+[[nodiscard]] Matrix<Scalar> contributions_to(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x,
+                                              const Array<Scalar>& projection, Index output) {
   detail::check_contributions(attention, x, projection);
   detail::check_position("contributions", output, attention.tokens());
   const Matrix<Scalar> row = detail::contributions_row(attention, x, projection, output);
@@ -59,8 +59,8 @@ template <Real Scalar>
   Matrix<Scalar> affine = attention.bias(executor) + attention.carry(executor);
   if (!projection.empty()) {
     if (projection.cols() != attention.channels())
-      raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}), ", expected (width, ",
-                                      attention.channels(), ") = (width, channels)"));
+      raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
+                                      ", expected (width, ", attention.channels(), ") = (width, channels)"));
     affine = (affine * projection.matrix().transpose()).eval();
   }
   if (!output_bias.empty()) {
@@ -73,8 +73,9 @@ template <Real Scalar>
 /// The norms of all contributions, (chosen rows, tokens): entry (i, j) is how much token j adds to output i, >= 0. One row's vectors exist
 /// at a time for each worker: memory tokens * (2 channels + width) beside the result; time tokens^2 * channels * width.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> contribution_norms(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection,
-                                                VectorNorm norm = VectorNorm::two, const Selection& selection = {}) {
+[[nodiscard]] Matrix<Scalar> contribution_norms(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x,
+                                                const Array<Scalar>& projection, VectorNorm norm = VectorNorm::two,
+                                                const Selection& selection = {}) {
   detail::check_contributions(attention, x, projection);
   const std::vector<Index> rows = selection.rows.resolve(attention.tokens(), "row");
   check_byte_limit("contributions", {static_cast<Index>(rows.size()), attention.tokens()}, sizeof(Scalar), selection.byte_limit);

@@ -35,16 +35,17 @@ struct LayerWithGradients {
 
 /// Gives layer 0, 1, ... with its gradients.
 template <class Source, class Scalar>
-concept GradientSource = std::invocable<const Source&, Index> &&
-                         std::convertible_to<std::invoke_result_t<const Source&, Index>, LayerWithGradients<Scalar>>;
+concept GradientSource =
+    std::invocable<const Source&, Index> && std::convertible_to<std::invoke_result_t<const Source&, Index>, LayerWithGradients<Scalar>>;
 
 namespace detail {
 
 template <Real Scalar>
 void check_gradient(const char* name, const Array<Scalar>& gradient, Index tokens) {
   if (gradient.empty() || gradient.rows() != tokens)
-    raise(ErrorKind::shape, message("gradient-weighted attention: ", name, " is ", shape_text({gradient.rows(), gradient.cols()}), ", expected (",
-                                    tokens, ", ...), a row a token; run the model backwards, or hand in your own gradients"));
+    raise(ErrorKind::shape,
+          message("gradient-weighted attention: ", name, " is ", shape_text({gradient.rows(), gradient.cols()}), ", expected (", tokens,
+                  ", ...), a row a token; run the model backwards, or hand in your own gradients"));
   check_finite("gradient-weighted attention", name, *gradient);
 }
 
@@ -110,8 +111,9 @@ template <Real Scalar>
 /// Row `position` of the product over layers of I + map: scores[j] >= 0, larger is more. What is explained (position and target) is in
 /// the gradients; its position is usually this one. One map exists at a time.
 template <Real Scalar, GradientSource<Scalar> Source>
-[[nodiscard]] Attribution<Scalar> gradient_weighted_attention(Index layers, Index tokens, const Source& layer_of, GradientForm form, Index position,
-                                                              Index start_layer = 0, const Executor& executor = serial_executor()) {
+[[nodiscard]] Attribution<Scalar> gradient_weighted_attention(Index layers, Index tokens, const Source& layer_of, GradientForm form,
+                                                              Index position, Index start_layer = 0,
+                                                              const Executor& executor = serial_executor()) {
   std::vector<Index> constant_layers;
   const auto map_of = [&](Index layer) {
     bool constant = false;

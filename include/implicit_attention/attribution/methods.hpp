@@ -81,16 +81,16 @@ enum class Removal {
 /// What the methods can be told; each uses what concerns it.
 template <Real Scalar>
 struct MethodOptions {
-  Terms terms = Terms::all();                            ///< methods from attention: which formulation
-  ReductionKind reduction = ReductionKind::mean_abs;     ///< raw, rollout: how channels become one map
-  std::optional<Index> layer;                            ///< raw: this layer; otherwise all averaged
-  RolloutOptions<Scalar> rollout;                        ///< rollout: all of it; the gradient forms: the start layer
-  bool with_map = false;                                 ///< methods from attention: the whole map, too
-  Index integration_steps = 32;                          ///< integrated gradients
-  Array<Scalar> baseline;                                ///< integrated gradients: (1, width), every token's; empty: zeros
-  Removal removal = Removal::zero;                       ///< leave-one-out
-  Index replacement = 0;                                 ///< leave-one-out: the token for Removal::replace
-  std::uint64_t seed = 0;                                ///< random
+  Terms terms = Terms::all();                         ///< methods from attention: which formulation
+  ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
+  std::optional<Index> layer;                         ///< raw: this layer; otherwise all averaged
+  RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
+  bool with_map = false;                              ///< methods from attention: the whole map, too
+  Index integration_steps = 32;                       ///< integrated gradients
+  Array<Scalar> baseline;                             ///< integrated gradients: (1, width), every token's; empty: zeros
+  Removal removal = Removal::zero;                    ///< leave-one-out
+  Index replacement = 0;                              ///< leave-one-out: the token for Removal::replace
+  std::uint64_t seed = 0;                             ///< random
 };
 
 /// One text in one model, and why the model gave what it gave. The model's weights must stay alive where they are viewed.
@@ -145,11 +145,16 @@ class Explainer {
       return model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor), layer, options.terms);
     };
     switch (method) {
-      case Method::raw: return raw(attention_of, position, options);
-      case Method::rollout: return rolled_out(attention_of, position, options);
-      case Method::gradient: return weighted(GradientForm::exact, target, options);
-      case Method::gradient_2403_01590: return weighted(GradientForm::mean_gradient, target, options);
-      case Method::gradient_2405_16504: return weighted(GradientForm::token_maximum, target, options);
+      case Method::raw:
+        return raw(attention_of, position, options);
+      case Method::rollout:
+        return rolled_out(attention_of, position, options);
+      case Method::gradient:
+        return weighted(GradientForm::exact, target, options);
+      case Method::gradient_2403_01590:
+        return weighted(GradientForm::mean_gradient, target, options);
+      case Method::gradient_2405_16504:
+        return weighted(GradientForm::token_maximum, target, options);
       case Method::relevance:
         return relevance(model_, pass_, logit_gradient(pass_, position, target.token, target.contrast), position, options_.executor);
       case Method::gradient_x_input: {
@@ -157,12 +162,14 @@ class Explainer {
         result.explained = explained;
         return result;
       }
-      case Method::integrated_gradients: return integrated(target, options);
+      case Method::integrated_gradients:
+        return integrated(target, options);
       case Method::leave_one_out:
         check_removal(options);
         return leave_one_out<Scalar>(
             tokens(), explained, [&](Index token) { return value_without(token, target, options); }, position, options_.executor);
-      case Method::random: break;
+      case Method::random:
+        break;
     }
     return random_attribution<Scalar>(tokens(), position, options.seed);
   }
@@ -211,13 +218,15 @@ class Explainer {
   }
   void check_removal(const MethodOptions<Scalar>& options) const {
     if (options.removal == Removal::replace && (options.replacement < 0 || options.replacement >= model_.vocabulary()))
-      raise(ErrorKind::value, message("leave-one-out: replacement token ", options.replacement, " is out of range, expected 0 to ", model_.vocabulary() - 1));
+      raise(ErrorKind::value,
+            message("leave-one-out: replacement token ", options.replacement, " is out of range, expected 0 to ", model_.vocabulary() - 1));
   }
 
   [[nodiscard]] static Scalar value_of(ConstView<Scalar> logits, const Target& target) {
     const Scalar value = logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : Scalar(0));
     if (!std::isfinite(value))
-      raise(ErrorKind::value, message("target: the logit of token ", target.token, " at position ", target.position, " is not finite; are there NaN in the weights?"));
+      raise(ErrorKind::value, message("target: the logit of token ", target.token, " at position ", target.position,
+                                      " is not finite; are there NaN in the weights?"));
     return value;
   }
 

@@ -11,8 +11,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Gives the implicit attention of layer 0, 1, ...: a vector's element, or computed when asked for, so that one layer exists at a time.
 template <class Source, class Scalar>
-concept AttentionSource = std::invocable<const Source&, Index> &&
-                          std::convertible_to<std::invoke_result_t<const Source&, Index>, ImplicitAttention<Scalar>>;
+concept AttentionSource =
+    std::invocable<const Source&, Index> && std::convertible_to<std::invoke_result_t<const Source&, Index>, ImplicitAttention<Scalar>>;
 
 /// Row `position` of one layer's map: scores[j] = join over channels e of A_e[position, j] (Reduction says how). Costs one row.
 /// With the mean the scores are signed; a larger one is more attention. Ali et al. 2024 (arXiv 2403.01590), section 3.
@@ -32,8 +32,8 @@ template <Real Scalar>
 
 /// The same averaged over `layers` layers: scores[j] = mean over layers of the reduced map's row.
 template <Real Scalar, AttentionSource<Scalar> Source>
-[[nodiscard]] Attribution<Scalar> raw_attention(Index layers, const Source& attention_of, Index position, const Reduction<Scalar>& reduction,
-                                                const Executor& executor = serial_executor()) {
+[[nodiscard]] Attribution<Scalar> raw_attention(Index layers, const Source& attention_of, Index position,
+                                                const Reduction<Scalar>& reduction, const Executor& executor = serial_executor()) {
   detail::check_layers("raw attention", layers);
   Attribution<Scalar> result;
   for (Index layer = 0; layer < layers; ++layer) {

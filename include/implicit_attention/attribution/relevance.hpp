@@ -24,9 +24,11 @@ struct RelevanceStep {
 
 /// out = input weight^T + bias: g_input = g weight. `g` is (tokens, rows of weight); `bias` may be empty.
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_through_linear(ConstView<Scalar> g, const Array<Scalar>& weight, const Array<Scalar>& bias = {}) {
+[[nodiscard]] RelevanceStep<Scalar> relevance_through_linear(ConstView<Scalar> g, const Array<Scalar>& weight,
+                                                             const Array<Scalar>& bias = {}) {
   if (g.cols() != weight.rows())
-    raise(ErrorKind::shape, message("relevance: the gradient is ", shape_text({g.rows(), g.cols()}), ", expected (tokens, ", weight.rows(), ")"));
+    raise(ErrorKind::shape,
+          message("relevance: the gradient is ", shape_text({g.rows(), g.cols()}), ", expected (tokens, ", weight.rows(), ")"));
   RelevanceStep<Scalar> step;
   step.grad = g * weight.matrix();
   if (!bias.empty()) step.bias_share = g.colwise().sum().dot(bias.matrix().row(0));
@@ -53,8 +55,9 @@ struct GatedRelevance {
 /// y = scale(z) z (A x + b + carry), where the gate scale(z) z is homogeneous in z but for its scale (sigmoid for SiLU, Phi for GELU):
 /// half of the relevance goes through each factor. `ungated` is the attention without its gate, `scale` the numbers scale(z).
 template <Real Scalar>
-[[nodiscard]] GatedRelevance<Scalar> relevance_through_gated_attention(const ImplicitAttention<Scalar>& ungated, ConstView<Scalar> x, ConstView<Scalar> z,
-                                                                       ConstView<Scalar> scale, ConstView<Scalar> grad_y,
+[[nodiscard]] GatedRelevance<Scalar> relevance_through_gated_attention(const ImplicitAttention<Scalar>& ungated, ConstView<Scalar> x,
+                                                                       ConstView<Scalar> z, ConstView<Scalar> scale,
+                                                                       ConstView<Scalar> grad_y,
                                                                        const Executor& executor = serial_executor()) {
   check_shape("relevance", "z", z, ungated.tokens(), ungated.channels(), "(tokens, channels)");
   check_shape("relevance", "scale", scale, ungated.tokens(), ungated.channels(), "(tokens, channels)");

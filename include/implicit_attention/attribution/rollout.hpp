@@ -65,8 +65,8 @@ void discard_smallest(Matrix<Scalar>& map, Scalar ratio) {
 /// The factors that a layer's rows are multiplied by: one over their sums; 1, and a note in `zero_rows` if the row is used, where that
 /// is zero.
 template <Real Scalar, class Used>
-[[nodiscard]] RowVector<Scalar> row_factors(const RowVector<Scalar>& map_sums, const RolloutOptions<Scalar>& options, Index layer, const Used& used,
-                                            std::vector<LayerRow>& zero_rows) {
+[[nodiscard]] RowVector<Scalar> row_factors(const RowVector<Scalar>& map_sums, const RolloutOptions<Scalar>& options, Index layer,
+                                            const Used& used, std::vector<LayerRow>& zero_rows) {
   RowVector<Scalar> factors = RowVector<Scalar>::Ones(map_sums.size());
   if (!options.normalize_rows) return factors;
   for (Index token = 0; token < map_sums.size(); ++token) {
@@ -80,13 +80,13 @@ template <Real Scalar, class Used>
 
 /// row times M of one layer, M being rownormalise(residual_weight * I + map).
 template <Real Scalar>
-[[nodiscard]] RowVector<Scalar> rollout_step(const RowVector<Scalar>& row, Matrix<Scalar> map, const RolloutOptions<Scalar>& options, Index layer,
-                                             std::vector<LayerRow>& zero_rows) {
+[[nodiscard]] RowVector<Scalar> rollout_step(const RowVector<Scalar>& row, Matrix<Scalar> map, const RolloutOptions<Scalar>& options,
+                                             Index layer, std::vector<LayerRow>& zero_rows) {
   check_map("rollout", layer, map, row.size());
   discard_smallest(map, options.discard_ratio);
   const RowVector<Scalar> sums = map.rowwise().sum().transpose();
-  const RowVector<Scalar> scaled =
-      row.cwiseProduct(row_factors(sums, options, layer, [&](Index token) { return row[token] != Scalar(0); }, zero_rows));
+  const RowVector<Scalar> scaled = row.cwiseProduct(row_factors(
+      sums, options, layer, [&](Index token) { return row[token] != Scalar(0); }, zero_rows));
   return options.residual_weight * scaled + scaled * map;
 }
 
@@ -115,7 +115,8 @@ void end_rollout(Attribution<Scalar>& result) {
 /// A row of residual_weight * I + map that sums to zero (signed maps can) cannot be divided: it is left as it is, and named in
 /// `zero_rows` if row `position` depends on it.
 template <Real Scalar, MapSource<Scalar> Source>
-[[nodiscard]] Attribution<Scalar> rollout(Index layers, Index tokens, const Source& map_of, Index position, const RolloutOptions<Scalar>& options = {}) {
+[[nodiscard]] Attribution<Scalar> rollout(Index layers, Index tokens, const Source& map_of, Index position,
+                                          const RolloutOptions<Scalar>& options = {}) {
   detail::check_rollout(options, layers);
   Attribution<Scalar> result = detail::begin_rollout<Scalar>(position, tokens);
   for (Index layer = layers - 1; layer >= options.start_layer; --layer) {
@@ -127,14 +128,16 @@ template <Real Scalar, MapSource<Scalar> Source>
 
 /// The same from maps that are all there.
 template <Real Scalar>
-[[nodiscard]] Attribution<Scalar> rollout(const std::vector<Matrix<Scalar>>& maps, Index position, const RolloutOptions<Scalar>& options = {}) {
+[[nodiscard]] Attribution<Scalar> rollout(const std::vector<Matrix<Scalar>>& maps, Index position,
+                                          const RolloutOptions<Scalar>& options = {}) {
   const auto map_of = [&](Index layer) -> const Matrix<Scalar>& { return maps[static_cast<std::size_t>(layer)]; };
   return rollout<Scalar>(static_cast<Index>(maps.size()), maps.empty() ? 0 : maps.front().rows(), map_of, position, options);
 }
 
 /// The whole rollout, M_last ... M_start, row = output token; scores are its last row.
 template <Real Scalar, MapSource<Scalar> Source>
-[[nodiscard]] Attribution<Scalar> rollout_map(Index layers, Index tokens, const Source& map_of, const RolloutOptions<Scalar>& options = {}) {
+[[nodiscard]] Attribution<Scalar> rollout_map(Index layers, Index tokens, const Source& map_of,
+                                              const RolloutOptions<Scalar>& options = {}) {
   detail::check_rollout(options, layers);
   Attribution<Scalar> result = detail::begin_rollout<Scalar>(tokens - 1, tokens);
   for (Index layer = options.start_layer; layer < layers; ++layer) {
@@ -143,7 +146,10 @@ template <Real Scalar, MapSource<Scalar> Source>
     detail::discard_smallest(map, options.discard_ratio);
     const RowVector<Scalar> sums = map.rowwise().sum().transpose();
     map.diagonal().array() += options.residual_weight;
-    map.array().colwise() *= detail::row_factors(sums, options, layer, [](Index) { return true; }, result.zero_rows).transpose().array();
+    map.array().colwise() *= detail::row_factors(
+                                 sums, options, layer, [](Index) { return true; }, result.zero_rows)
+                                 .transpose()
+                                 .array();
     if (layer == options.start_layer)
       result.map = std::move(map);
     else
@@ -165,19 +171,23 @@ template <Real Scalar>
 /// row * mean_e A_e is the mean over channels of A_e^T row (one transposed application), the maps' row sums are the mean of A_e 1 (one
 /// application). Same numbers as `rollout` of the reduced maps (ReductionKind::mean). Fails on a discard ratio, which needs the map.
 template <Real Scalar, AttentionSource<Scalar> Source>
-[[nodiscard]] Attribution<Scalar> rollout_matrix_free(Index layers, const Source& attention_of, Index position, const RolloutOptions<Scalar>& options = {},
+[[nodiscard]] Attribution<Scalar> rollout_matrix_free(Index layers, const Source& attention_of, Index position,
+                                                      const RolloutOptions<Scalar>& options = {},
                                                       const Executor& executor = serial_executor()) {
   detail::check_rollout(options, layers);
-  if (options.discard_ratio != Scalar(0)) raise(ErrorKind::value, "rollout: a discard ratio needs the maps' entries; use rollout, not rollout_matrix_free");
+  if (options.discard_ratio != Scalar(0))
+    raise(ErrorKind::value, "rollout: a discard ratio needs the maps' entries; use rollout, not rollout_matrix_free");
   Attribution<Scalar> result;
   for (Index layer = layers - 1; layer >= options.start_layer; --layer) {
     const ImplicitAttention<Scalar> attention = attention_of(layer);
     const Index tokens = attention.tokens(), channels = attention.channels();
     if (layer == layers - 1) result = detail::begin_rollout<Scalar>(position, tokens);
     if (tokens != result.scores.size())
-      raise(ErrorKind::shape, message("rollout: layer ", layer, " has ", tokens, " tokens, expected ", result.scores.size(), " as the last layer has"));
+      raise(ErrorKind::shape,
+            message("rollout: layer ", layer, " has ", tokens, " tokens, expected ", result.scores.size(), " as the last layer has"));
     RowVector<Scalar> sums = RowVector<Scalar>::Zero(tokens);
-    if (options.normalize_rows) sums = attention.apply(Matrix<Scalar>::Ones(tokens, channels).eval(), executor).rowwise().mean().transpose();
+    if (options.normalize_rows)
+      sums = attention.apply(Matrix<Scalar>::Ones(tokens, channels).eval(), executor).rowwise().mean().transpose();
     detail::check_finite("rollout", message("the attention of layer ", layer), sums);
     const auto used = [&](Index token) { return result.scores[token] != Scalar(0); };
     const RowVector<Scalar> scaled = result.scores.cwiseProduct(detail::row_factors(sums, options, layer, used, result.zero_rows));

@@ -15,13 +15,13 @@ namespace detail {
 
 /// Mamba: SiLU gates by halves; everything else of the mixer is a scale.
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Mamba<Scalar>& layer, const typename Mamba<Scalar>::Activations& act, ConstView<Scalar> grad_out,
-                                                       const Executor& executor) {
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Mamba<Scalar>& layer, const typename Mamba<Scalar>::Activations& act,
+                                                       ConstView<Scalar> grad_out, const Executor& executor) {
   const typename Mamba<Scalar>::Weights& w = layer.weights();
   const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, w.out_proj_weight, w.out_proj_bias);
   const Matrix<Scalar> scale = sigmoid(act.z.matrix());
-  const GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x,
-                                                                                 *act.z, scale, projection.grad, executor);
+  const GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(
+      implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x, *act.z, scale, projection.grad, executor);
   const Index channels = layer.channels();
   Matrix<Scalar> both(act.x.rows(), 2 * channels);
   both << gated.grad_x, gated.grad_z;
@@ -32,8 +32,8 @@ template <Real Scalar>
 
 /// RWKV-4: receptance and the normalised weights are scales; what is left is the value's way.
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Rwkv4<Scalar>& layer, const typename Rwkv4<Scalar>::Activations& act, ConstView<Scalar> grad_out,
-                                                       const Executor& executor) {
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Rwkv4<Scalar>& layer, const typename Rwkv4<Scalar>::Activations& act,
+                                                       ConstView<Scalar> grad_out, const Executor& executor) {
   const typename Rwkv4<Scalar>::Weights& w = layer.weights();
   const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, w.output_weight);
   const RelevanceStep<Scalar> attention = relevance_through_attention<Scalar>(implicit_attention_of(layer, act), projection.grad, executor);
@@ -46,13 +46,13 @@ template <Real Scalar>
 
 /// Griffin's recurrent block: GELU gates by halves.
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Griffin<Scalar>& layer, const typename Griffin<Scalar>::Activations& act, ConstView<Scalar> grad_out,
-                                                       const Executor& executor) {
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Griffin<Scalar>& layer, const typename Griffin<Scalar>::Activations& act,
+                                                       ConstView<Scalar> grad_out, const Executor& executor) {
   const typename Griffin<Scalar>::Weights& w = layer.weights();
   const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, w.linear_out_weight, w.linear_out_bias);
   const Matrix<Scalar> scale = gelu_scale(act.gate_input.matrix());
-  const GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x,
-                                                                                 *act.gate_input, scale, projection.grad, executor);
+  const GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(
+      implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x, *act.gate_input, scale, projection.grad, executor);
   RelevanceStep<Scalar> step = relevance_through_linear<Scalar>(gated.grad_x, w.linear_x_weight, w.linear_x_bias);
   const RelevanceStep<Scalar> gate = relevance_through_linear<Scalar>(gated.grad_z, w.linear_y_weight, w.linear_y_bias);
   step.grad += gate.grad;
@@ -62,8 +62,9 @@ template <Real Scalar>
 
 /// Local attention: its softmax weights are scales. A^T g comes from the layer's own adjoint, which never holds the weights.
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const LocalAttention<Scalar>& layer, const typename LocalAttention<Scalar>::Activations& act,
-                                                       ConstView<Scalar> grad_out, const Executor& executor) {
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const LocalAttention<Scalar>& layer,
+                                                       const typename LocalAttention<Scalar>::Activations& act, ConstView<Scalar> grad_out,
+                                                       const Executor& executor) {
   const typename LocalAttention<Scalar>::Weights& w = layer.weights();
   const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, w.o_proj_weight, w.o_proj_bias);
   const Matrix<Scalar> grad_values = shared_sum(layer, backward_from_y<Scalar>(layer, act, projection.grad, executor).grad_x);
@@ -73,12 +74,14 @@ template <Real Scalar>
 }
 
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_feed_forward(const GatedFeedForward<Scalar>& part, const typename GatedFeedForward<Scalar>::Activations& act,
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_feed_forward(const GatedFeedForward<Scalar>& part,
+                                                              const typename GatedFeedForward<Scalar>::Activations& act,
                                                               ConstView<Scalar> grad_out) {
   const typename GatedFeedForward<Scalar>::Weights& w = part.weights();
   const RelevanceStep<Scalar> down = relevance_through_linear(grad_out, w.down_proj_weight, w.down_proj_bias);
   const Matrix<Scalar> half = Scalar(0.5) * down.grad.cwiseProduct(gelu_scale(act.gate_input.matrix()));
-  RelevanceStep<Scalar> step = relevance_through_linear<Scalar>(Matrix<Scalar>(half.cwiseProduct(act.gate_input.matrix())), w.up_proj_weight, w.up_proj_bias);
+  RelevanceStep<Scalar> step =
+      relevance_through_linear<Scalar>(Matrix<Scalar>(half.cwiseProduct(act.gate_input.matrix())), w.up_proj_weight, w.up_proj_bias);
   const RelevanceStep<Scalar> gate =
       relevance_through_linear<Scalar>(Matrix<Scalar>(half.cwiseProduct(act.up.matrix())), w.gate_proj_weight, w.gate_proj_bias);
   step.grad += gate.grad;
@@ -86,14 +89,16 @@ template <Real Scalar>
   return step;
 }
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_feed_forward(const ChannelMixing<Scalar>& part, const typename ChannelMixing<Scalar>::Activations& act,
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_feed_forward(const ChannelMixing<Scalar>& part,
+                                                              const typename ChannelMixing<Scalar>::Activations& act,
                                                               ConstView<Scalar> grad_out) {
   return {part.backward_relevance(act, grad_out), Scalar(0)};  // it has no biases
 }
 
 /// A norm whose statistics are scales; a LayerNorm's mean is subtracted, which is linear.
 template <Real Scalar>
-[[nodiscard]] RelevanceStep<Scalar> relevance_of_norm(const Norm<Scalar>& norm, const typename Norm<Scalar>::Statistics& statistics, ConstView<Scalar> g) {
+[[nodiscard]] RelevanceStep<Scalar> relevance_of_norm(const Norm<Scalar>& norm, const typename Norm<Scalar>::Statistics& statistics,
+                                                      ConstView<Scalar> g) {
   return {norm.backward_scale_constant(statistics, g), norm.centred() ? g.colwise().sum().dot(norm.bias()) : Scalar(0)};
 }
 
@@ -102,7 +107,8 @@ template <Real Scalar>
 /// One layer: from the walk's gradient with respect to the residual stream after it (tokens, width) to that before it.
 template <Real Scalar>
 [[nodiscard]] RelevanceStep<Scalar> relevance_through_layer(const LanguageModel<Scalar>& model, Index layer, const LayerPass<Scalar>& pass,
-                                                            std::type_identity_t<ConstView<Scalar>> grad_output, const Executor& executor = serial_executor()) {
+                                                            std::type_identity_t<ConstView<Scalar>> grad_output,
+                                                            const Executor& executor = serial_executor()) {
   const Block<Scalar>& block = model.block(layer);
   check_shape("relevance", "grad_output", grad_output, pass.residual.rows(), model.width(), "(tokens, width)");
   RelevanceStep<Scalar> step;
