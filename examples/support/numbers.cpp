@@ -76,7 +76,7 @@ std::string duration_text(double seconds) {
 std::string grouped(Index count) {
   std::string text = message(count);
   const std::size_t digits_start = count < 0 ? 1 : 0;
-  for (std::size_t at = text.size(); at > digits_start + 3;) text.insert(at -= 3, ",");
+  for (std::size_t at = text.size(); at > digits_start + 3;) text.insert(at -= 3, 1, ',');
   return text;
 }
 
