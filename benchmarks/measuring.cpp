@@ -137,6 +137,7 @@ void Rounds::run(int least, double budget) {
     // Every other round goes backwards, so that no work always follows the same other one.
     for (std::size_t i = 0; i < works_.size(); ++i) {
       const Work& work = works_[round % 2 == 0 ? i : works_.size() - 1 - i];
+      work.before();
       spent += times[work.name] = seconds_of(work.run);
       work.after();
     }

@@ -60,9 +60,9 @@ class Rounds {
   /// Times of one round, by name.
   using Times = std::map<std::string, double>;
 
-  /// `after` follows the work and is not timed: freeing memory, say.
-  void add(std::string name, std::function<void()> work, std::function<void()> after = [] {}) {
-    works_.push_back({std::move(name), std::move(work), std::move(after)});
+  /// `after` and `before` are not timed: freeing memory, say.
+  void add(std::string name, std::function<void()> work, std::function<void()> after = [] {}, std::function<void()> before = [] {}) {
+    works_.push_back({std::move(name), std::move(work), std::move(after), std::move(before)});
   }
   /// At least `least` rounds, and more as long as all take less than `budget` seconds.
   void run(int least = 5, double budget = 3);
@@ -79,7 +79,7 @@ class Rounds {
  private:
   struct Work {
     std::string name;
-    std::function<void()> run, after;
+    std::function<void()> run, after, before;
   };
   std::vector<Work> works_;
   std::vector<Times> rounds_;
