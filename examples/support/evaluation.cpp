@@ -41,7 +41,9 @@ std::vector<bool> best_rows(const Evaluation& evaluation, std::size_t metric) {
   for (const EvaluatedMethod& method : evaluation.methods) {
     means.push_back(method.method == "random" ? std::numeric_limits<double>::quiet_NaN() : plain_mean(method, metric));
     if (std::isnan(means.back())) continue;
-    if (!any || (metric_infos()[metric].higher ? means.back() > best : means.back() < best)) best = means.back();
+    // Shuffled weights that turn an order around have changed it: there 0 is best.
+    const bool first = !any, smaller = metric == metric_randomized ? std::abs(means.back()) < std::abs(best) : means.back() < best;
+    if (first || (metric_infos()[metric].higher ? means.back() > best : smaller)) best = means.back();
     any = true;
   }
   std::vector<bool> rows;
@@ -54,16 +56,26 @@ std::string head(std::size_t metric) {
   return std::string(info.head) + (info.higher ? " ↑" : " ↓");
 }
 
-Table table_of(const Evaluation& evaluation, std::size_t first, std::size_t end, const std::string& best_begin, const std::string& best_end) {
+/// The metrics that have a column.
+std::vector<std::size_t> shown_metrics(const Evaluation& evaluation) {
+  std::vector<std::size_t> shown;
+  for (std::size_t metric = 0; metric < metric_count; ++metric)
+    if (evaluation.has(metric)) shown.push_back(metric);
+  return shown;
+}
+
+Table table_of(const Evaluation& evaluation, const std::vector<std::size_t>& shown, const std::string& best_begin,
+               const std::string& best_end) {
   std::vector<std::string> heads{"method", "terms"};
   std::vector<std::vector<std::string>> columns;
-  for (std::size_t metric = first; metric < end; ++metric) {
+  for (const std::size_t metric : shown) {
     heads.push_back(head(metric));
     const std::vector<bool> best = best_rows(evaluation, metric);
     columns.emplace_back();
     for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
       const std::string text = cell(evaluation.mean(evaluation.methods[row], metric), decimals_of(evaluation, metric));
-      columns.back().push_back(best[row] ? best_begin + text + best_end : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
+      columns.back().push_back(best[row] ? best_begin + text + best_end
+                                         : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
     }
   }
   Table table(heads);
@@ -89,13 +101,13 @@ std::vector<Comparison> comparisons(const Evaluation& evaluation) {
   return pairs;
 }
 
-Table comparison_table(const Evaluation& evaluation, const std::vector<Comparison>& pairs, std::size_t first, std::size_t end) {
+Table comparison_table(const Evaluation& evaluation, const std::vector<Comparison>& pairs, const std::vector<std::size_t>& shown) {
   std::vector<std::string> heads{"method", "all less"};
-  for (std::size_t metric = first; metric < end; ++metric) heads.push_back(head(metric));
+  for (const std::size_t metric : shown) heads.push_back(head(metric));
   Table table(heads);
   for (const auto& [one, other] : pairs) {
     std::vector<std::string> cells{one->method, other->terms};
-    for (std::size_t metric = first; metric < end; ++metric) {
+    for (const std::size_t metric : shown) {
       const MeanInterval difference = evaluation.difference(*one, *other, metric);
       const bool sure = difference.low > 0 || difference.high < 0;
       const bool better = sure && (difference.mean > 0) == metric_infos()[metric].higher;
@@ -117,9 +129,11 @@ std::string removal_text(const Evaluation& evaluation) {
 }
 
 std::string fine_print(const Evaluation& evaluation) {
-  return message("Means over texts, ± half of their 95 % bootstrap intervals. Explained is the predicted class: its logit less that of the next likeliest class. "
-                 "A token that is taken away is ",
-                 removal_text(evaluation), ".");
+  return message(
+      "Means over texts, ± half of their 95 % bootstrap intervals. Explained is the predicted class: its logit less that of the next "
+      "likeliest class. "
+      "A token that is taken away is ",
+      removal_text(evaluation), ".");
 }
 
 Json json_of(const MeanInterval& interval) {
@@ -131,27 +145,45 @@ Json json_of(const MeanInterval& interval) {
 
 const std::array<MetricInfo, metric_count>& metric_infos() {
   static constexpr std::array<MetricInfo, metric_count> infos = {{
-      {"positive_perturbation", "positive", false, "area under the accuracy while the most relevant 10 % to 90 % of the tokens are gone (arXiv 2403.01590)"},
+      {"positive_perturbation", "positive", false,
+       "area under the accuracy while the most relevant 10 % to 90 % of the tokens are gone (arXiv 2403.01590)"},
       {"negative_perturbation", "negative", true, "the same with the least relevant tokens gone"},
-      {"activation", "activation", true, "area under the probability of the predicted class while tokens come back, the most relevant first (arXiv 2403.01590)"},
-      {"pruning", "pruning", false, "area under the squared change of the explained logits while tokens go, the smallest absolute relevance first (arXiv 2403.01590)"},
+      {"activation", "activation", true,
+       "area under the probability of the predicted class while tokens come back, the most relevant first (arXiv 2403.01590)"},
+      {"pruning", "pruning", false,
+       "area under the squared change of the explained logits while tokens go, the smallest absolute relevance first (arXiv 2403.01590)"},
       {"comprehensiveness", "comprehens.", true, "fall of the probability without the most relevant 1, 5, 10, 20, 50 % (arXiv 1911.03429)"},
       {"sufficiency", "sufficiency", false, "fall of the probability with those alone"},
-      {"flipping_difference", "flipping", true, "area under the explained logits with the least relevant gone first, less that with the most relevant gone first (arXiv 2406.07592)"},
+      {"flipping_difference", "flipping", true,
+       "area under the explained logits with the least relevant gone first, less that with the most relevant gone first (arXiv "
+       "2406.07592)"},
       {"leave_one_out_correlation", "one-out", true, "Spearman's correlation with the effect of taking single tokens away"},
-      {"infidelity", "infidelity", false, "share of the changes under random removals that the scores, rescaled, do not foretell (arXiv 1901.09392); 1: nothing"},
+      {"infidelity", "infidelity", false,
+       "share of the changes under random removals that the scores, rescaled, do not foretell (arXiv 1901.09392); 1: nothing"},
       {"sensitivity_max", "sensitivity", false, "largest relative change of the scores under noise in the embeddings (arXiv 1901.09392)"},
-      {"randomized_model_similarity", "redrawn", false, "Spearman's correlation of absolute scores with those of the model with all its weights shuffled (arXiv 1810.03292)"},
+      {"randomized_model_similarity", "redrawn", false,
+       "Spearman's correlation of absolute scores with those of the model with all its weights shuffled (arXiv 1810.03292); 0: nothing in "
+       "common"},
+      {"marked_words_average_precision", "marked", true,
+       "average precision of the words that people marked; random scores get about the share that is marked"},
+      {"marked_words_top_k_overlap", "marked top", true, "share of marked words among as many of the most relevant ones as are marked"},
   }};
   return infos;
 }
 
-MeanInterval Evaluation::mean(const EvaluatedMethod& method, std::size_t metric) const { return bootstrap_mean(method.values[metric], seed); }
+MeanInterval Evaluation::mean(const EvaluatedMethod& method, std::size_t metric) const {
+  return bootstrap_mean(method.values[metric], seed);
+}
 
 MeanInterval Evaluation::difference(const EvaluatedMethod& a, const EvaluatedMethod& b, std::size_t metric) const {
   std::vector<double> differences;
   for (std::size_t text = 0; text < a.values[metric].size(); ++text) differences.push_back(a.values[metric][text] - b.values[metric][text]);
   return bootstrap_mean(differences, seed);
+}
+
+bool Evaluation::has(std::size_t metric) const {
+  return std::any_of(methods.begin(), methods.end(),
+                     [&](const EvaluatedMethod& method) { return !std::isnan(plain_mean(method, metric)); });
 }
 
 const EvaluatedMethod* Evaluation::find(const std::string& method, const std::string& terms) const {
@@ -162,29 +194,35 @@ const EvaluatedMethod* Evaluation::find(const std::string& method, const std::st
 
 std::string evaluation_text(const Evaluation& evaluation, int width) {
   constexpr int method_columns = 36, metric_columns = 18;
-  std::size_t per_table = metric_count;
-  if (width > 0) per_table = static_cast<std::size_t>(std::clamp((width - method_columns) / metric_columns, 1, static_cast<int>(metric_count)));
+  const std::vector<std::size_t> shown = shown_metrics(evaluation);
+  const std::size_t per_table =
+      width <= 0 ? metric_count : static_cast<std::size_t>(std::max((width - method_columns) / metric_columns, 1));
+  std::vector<std::vector<std::size_t>> tables;
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    if (i % per_table == 0) tables.emplace_back();
+    tables.back().push_back(shown[i]);
+  }
   std::string text = description(evaluation) + "\n";
-  for (std::size_t first = 0; first < metric_count; first += per_table)
-    text += "\n" + table_of(evaluation, first, std::min<std::size_t>(first + per_table, metric_count), "", " *").text();
+  for (const std::vector<std::size_t>& columns : tables) text += "\n" + table_of(evaluation, columns, "", " *").text();
   if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty()) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
-    for (std::size_t first = 0; first < metric_count; first += per_table)
-      text += "\n" + comparison_table(evaluation, pairs, first, std::min<std::size_t>(first + per_table, metric_count)).text();
+    for (const std::vector<std::size_t>& columns : tables) text += "\n" + comparison_table(evaluation, pairs, columns).text();
   }
   text += "\n" + fine_print(evaluation) + " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n";
-  for (std::size_t metric = 0; metric < metric_count; ++metric)
-    text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
+  for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   return text;
 }
 
 std::string evaluation_markdown(const Evaluation& evaluation) {
-  std::string text = "**" + description(evaluation) + "**\n\n" + table_of(evaluation, 0, metric_count, "**", "**").markdown();
+  const std::vector<std::size_t> shown = shown_metrics(evaluation);
+  std::string text = "**" + description(evaluation) + "**\n\n" + table_of(evaluation, shown, "**", "**").markdown();
   if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
-            comparison_table(evaluation, pairs, 0, metric_count).markdown();
-  text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside. ↑ higher is better, ↓ lower.\n\n";
-  for (std::size_t metric = 0; metric < metric_count; ++metric) text += "- " + head(metric) + ": " + metric_infos()[metric].meaning + "\n";
+            comparison_table(evaluation, pairs, shown).markdown();
+  text += "\n<!-- columns -->\n" + fine_print(evaluation) +
+          " Bold: best of its column, random scores aside. ↑ higher is "
+          "better, ↓ lower.\n\n";
+  for (const std::size_t metric : shown) text += "- " + head(metric) + ": " + metric_infos()[metric].meaning + "\n";
   return text;
 }
 
@@ -201,7 +239,8 @@ std::string evaluation_json(const Evaluation& evaluation) {
   json["seconds"] = evaluation.seconds;
   json["target"] = "logit of the predicted class less that of the next likeliest class";
   json["interval"] = "95 % percentile bootstrap over texts";
-  for (const MetricInfo& info : metric_infos()) json["metrics"][info.name] = {{"better", info.higher ? "higher" : "lower"}, {"meaning", info.meaning}};
+  for (const MetricInfo& info : metric_infos())
+    json["metrics"][info.name] = {{"better", info.higher ? "higher" : "lower"}, {"meaning", info.meaning}};
   const EvaluatedMethod* random = evaluation.find("random", "");
   json["results"] = Json::array();
   for (const EvaluatedMethod& method : evaluation.methods) {
@@ -212,16 +251,19 @@ std::string evaluation_json(const Evaluation& evaluation) {
       Json& entry = result["metrics"][metric_infos()[metric].name] = json_of(evaluation.mean(method, metric));
       if (random != nullptr && random != &method) entry["less_random"] = json_of(evaluation.difference(method, *random, metric));
     }
-    for (const std::vector<double>& stage : method.randomized) result["randomized_model_stages"].push_back(json_of(bootstrap_mean(stage, evaluation.seed)));
+    for (const std::vector<double>& stage : method.randomized)
+      result["randomized_model_stages"].push_back(json_of(bootstrap_mean(stage, evaluation.seed)));
     if (!method.explained.empty())
-      result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean}, {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};
+      result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean},
+                                {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};
     result["texts_with_undivided_rows"] = method.texts_with_zero_rows;
     result["texts_with_constant_layers"] = method.texts_with_constant_layers;
     json["results"].push_back(std::move(result));
   }
   for (const auto& [one, other] : comparisons(evaluation)) {
     Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
-    for (std::size_t metric = 0; metric < metric_count; ++metric) pair["metrics"][metric_infos()[metric].name] = json_of(evaluation.difference(*one, *other, metric));
+    for (std::size_t metric = 0; metric < metric_count; ++metric)
+      pair["metrics"][metric_infos()[metric].name] = json_of(evaluation.difference(*one, *other, metric));
     json["formulations"].push_back(std::move(pair));
   }
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";

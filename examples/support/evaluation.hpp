@@ -30,6 +30,8 @@ enum MetricIndex : std::size_t {
   metric_infidelity,
   metric_sensitivity,
   metric_randomized,
+  metric_marked_precision,
+  metric_marked_overlap,
   metric_count
 };
 [[nodiscard]] const std::array<MetricInfo, metric_count>& metric_infos();
@@ -57,6 +59,8 @@ struct Evaluation {
   [[nodiscard]] MeanInterval mean(const EvaluatedMethod& method, std::size_t metric) const;
   /// The mean of the differences a - b, text by text, with its interval.
   [[nodiscard]] MeanInterval difference(const EvaluatedMethod& a, const EvaluatedMethod& b, std::size_t metric) const;
+  /// Whether a metric is defined for any text: those of marked words are where there are some.
+  [[nodiscard]] bool has(std::size_t metric) const;
   /// The row of a method and its terms; null if it is not there.
   [[nodiscard]] const EvaluatedMethod* find(const std::string& method, const std::string& terms) const;
 };

@@ -13,6 +13,8 @@
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include "command_line.hpp"
+
 namespace implicit_attention::examples {
 namespace {
 
@@ -40,8 +42,15 @@ std::vector<LabelledText> read_labelled_texts(const std::string& path) {
     const std::size_t split = here.find_first_of(" \t");
     const std::size_t begin = split == std::string_view::npos ? split : here.find_first_not_of(" \t", split);
     if (split == 0 || begin == std::string_view::npos)
-      raise(ErrorKind::file, message(path, ":", line, ": \"", printable(here, 40), "\" is no label and text, expected for example: 1 a gripping film"));
-    texts.push_back({std::string(here.substr(0, split)), std::string(here.substr(begin)), line});
+      raise(ErrorKind::file,
+            message(path, ":", line, ": \"", printable(here, 40), "\" is no label and text, expected for example: 1 a gripping film"));
+    std::string_view text = here.substr(begin), marks;
+    if (const std::size_t tab = text.rfind('\t');
+        tab != std::string_view::npos && text.find_first_not_of("0123456789,-", tab + 1) == std::string_view::npos) {
+      marks = text.substr(tab + 1);
+      text = text.substr(0, tab);
+    }
+    texts.push_back({std::string(here.substr(0, split)), std::string(text), std::string(marks), line});
   }
   if (texts.empty()) raise(ErrorKind::file, message(path, ": there are no texts, expected lines such as: 1 a gripping film"));
   return texts;
@@ -61,6 +70,17 @@ std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limi
   return chosen;
 }
 
+std::vector<bool> marked_words(const std::string& path, const LabelledText& text, Index words) {
+  if (text.marks.empty()) return {};
+  std::vector<bool> marked(static_cast<std::size_t>(words), false);
+  for (const Index word : parse_index_list(message(path, ":", text.line), text.marks)) {
+    if (word >= words)
+      raise(ErrorKind::file, message(path, ":", text.line, ": word ", word, " is marked, but the text has ", words, ", from 0"));
+    marked[static_cast<std::size_t>(word)] = true;
+  }
+  return marked;
+}
+
 Index Classes::of(const std::string& label) const {
   const auto found = std::find(labels.begin(), labels.end(), label);
   if (found == labels.end()) raise(ErrorKind::value, message("label ", printable(label), " is none of the classes"));
@@ -70,20 +90,22 @@ Index Classes::of(const std::string& label) const {
 Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& tokenizer) {
   std::map<std::string, Index> first_lines;
   for (const LabelledText& text : texts) first_lines.emplace(text.label, text.line);
-  const bool binary = std::all_of(first_lines.begin(), first_lines.end(), [](const auto& entry) { return entry.first == "0" || entry.first == "1"; });
+  const bool binary =
+      std::all_of(first_lines.begin(), first_lines.end(), [](const auto& entry) { return entry.first == "0" || entry.first == "1"; });
   const std::optional<Index> negative = tokenizer.vocabulary().id("negative"), positive = tokenizer.vocabulary().id("positive");
   if (binary && negative && positive) return {{"0", "1"}, {*negative, *positive}};
   Classes classes;
   for (const auto& [label, line] : first_lines) {
     const std::optional<Index> token = label_token(label, tokenizer);
     if (!token)
-      raise(ErrorKind::value, message("--data: label \"", printable(label, 40), "\" of line ", line, " is neither a token of the vocabulary nor an id from 0 to ",
-                                      tokenizer.vocabulary_size() - 1));
+      raise(ErrorKind::value, message("--data: label \"", printable(label, 40), "\" of line ", line,
+                                      " is neither a token of the vocabulary nor an id from 0 to ", tokenizer.vocabulary_size() - 1));
     classes.labels.push_back(label);
     classes.tokens.push_back(*token);
   }
   if (classes.labels.size() < 2)
-    raise(ErrorKind::value, message("--data: all labels are \"", printable(classes.labels.front(), 40), "\", expected at least two classes to tell apart"));
+    raise(ErrorKind::value,
+          message("--data: all labels are \"", printable(classes.labels.front(), 40), "\", expected at least two classes to tell apart"));
   return classes;
 }
 

@@ -9,9 +9,10 @@
 
 namespace implicit_attention::examples {
 
-/// One line of a file: `label<tab or space>text`.
+/// One line of a file: `label<tab or space>text`, and behind another tab, where people have marked the words that give the label, which:
+/// `0,5-7`, from 0.
 struct LabelledText {
-  std::string label, text;
+  std::string label, text, marks;
   Index line = 0;  ///< from 1
 };
 
@@ -20,6 +21,9 @@ struct LabelledText {
 [[nodiscard]] std::vector<LabelledText> read_labelled_texts(const std::string& path);
 /// `limit` of the texts, drawn by `seed`, in the order of the file; all of them if they are no more.
 [[nodiscard]] std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limit, std::uint64_t seed);
+
+/// The marks of a text of so many words, one flag each; empty where it has none. Fails, naming the line, on a word that is not there.
+[[nodiscard]] std::vector<bool> marked_words(const std::string& path, const LabelledText& text, Index words);
 
 /// What a text can be: the labels, and the token that a model says for each.
 struct Classes {

@@ -15,11 +15,12 @@
 namespace implicit_attention::examples {
 
 /// Another source's tensors, those of the layers from `first_layer` on with their entries in a random order: every tensor keeps its
-/// numbers, and so its scale and sign, and loses what they meant. A first layer of -1 shuffles all the others, too: embeddings, norms, head.
+/// numbers, and so its scale and sign, and loses what they meant. A first layer of -1 shuffles all others, too: embeddings, norms, head.
 template <Real Scalar>
 class RedrawnTensors final : public TensorSource<Scalar> {
  public:
-  RedrawnTensors(const TensorSource<Scalar>& source, Index first_layer, std::uint64_t seed) : source_(&source), first_layer_(first_layer), seed_(seed) {}
+  RedrawnTensors(const TensorSource<Scalar>& source, Index first_layer, std::uint64_t seed)
+      : source_(&source), first_layer_(first_layer), seed_(seed) {}
 
   [[nodiscard]] std::string where() const override { return source_->where(); }
   [[nodiscard]] std::vector<std::string> names() const override { return source_->names(); }
@@ -30,9 +31,11 @@ class RedrawnTensors final : public TensorSource<Scalar> {
     if (layer ? *layer < first_layer_ : first_layer_ >= 0) return original;
     Matrix<Scalar> shuffled = original.matrix();
     std::uint64_t seed = seed_;
-    for (const char letter : name) seed = seed * 1099511628211U + static_cast<unsigned char>(letter);  // each tensor its own, at every stage the same
+    for (const char letter : name)
+      seed = seed * 1099511628211U + static_cast<unsigned char>(letter);  // each tensor its own, at every stage the same
     std::mt19937_64 engine(seed);
-    for (Index i = shuffled.size(); i > 1; --i) std::swap(shuffled.data()[i - 1], shuffled.data()[engine() % static_cast<std::uint64_t>(i)]);
+    for (Index i = shuffled.size(); i > 1; --i)
+      std::swap(shuffled.data()[i - 1], shuffled.data()[engine() % static_cast<std::uint64_t>(i)]);
     return shuffled;
   }
 

@@ -46,7 +46,8 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
       lines += std::string(sentence.at("predicted") == "positive" ? "1" : "0") + "\t" + sentence.at("text").get<std::string>() + "\n";
       explained += std::abs(sentence.at("logits")[3].get<double>() - sentence.at("logits")[4].get<double>()) / 3;  // negative, positive
     }
-    const std::vector<std::string> arguments{"--model", directory, "--data", written(folder, "data.tsv", lines), "--methods", "leave-one-out,relevance,random,raw"};
+    const std::vector<std::string> arguments{
+        "--model", directory, "--data", written(folder, "data.tsv", lines), "--methods", "leave-one-out,relevance,random,raw"};
     std::vector<std::string> first = arguments, second = arguments;
     first.insert(first.end(), {"--out", out.string()});
     second.insert(second.end(), {"--out", again.string(), "--markdown"});
@@ -71,10 +72,15 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
     CHECK(mean(truth, "flipping_difference") > mean(random, "flipping_difference"));
     CHECK(mean(truth, "comprehensiveness") > mean(random, "comprehensiveness"));
     CHECK(mean(truth, "infidelity") < mean(random, "infidelity"));
-    CHECK(truth.at("metrics").at("pruning").at("less_random").at("mean").get<double>() == Approx(mean(truth, "pruning") - mean(random, "pruning")));
+    CHECK(truth.at("metrics").at("pruning").at("less_random").at("mean").get<double>() ==
+          Approx(mean(truth, "pruning") - mean(random, "pruning")));
     for (const Json& entry : evaluation.at("results"))
       for (const auto& [name, metric] : entry.at("metrics").items()) {
         INFO(entry.at("method") << " " << name);
+        if (name.rfind("marked", 0) == 0) {  // nobody marked words here
+          CHECK(metric.at("texts") == 0);
+          continue;
+        }
         CHECK(metric.at("texts") == 3);
         CHECK(metric.at("low").get<double>() <= metric.at("mean").get<double>());
         CHECK(metric.at("mean").get<double>() <= metric.at("high").get<double>());
@@ -98,7 +104,8 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
   CHECK(formulations.at("results").size() == 5);
   CHECK(formulations.at("formulations").size() == 3);
   std::set<double> distinct;
-  for (const std::string terms : {"recurrence", "published", "all", "recurrence+gate"}) distinct.insert(mean(result(formulations, "raw", terms), "sensitivity_max"));
+  for (const std::string terms : {"recurrence", "published", "all", "recurrence+gate"})
+    distinct.insert(mean(result(formulations, "raw", terms), "sensitivity_max"));
   CHECK(distinct.size() == 4);
   CHECK(formulations.at("formulations")[0].at("metrics").at("pruning").at("mean").get<double>() ==
         Approx(mean(result(formulations, "raw", "all"), "pruning") - mean(result(formulations, "raw", "recurrence"), "pruning")));
@@ -121,6 +128,11 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
   CHECK(ids.at("texts") == 3);
   CHECK(mean(result(ids, "relevance"), "activation") > 0);
 
+  const Json marked = evaluate("1\ta gripping film\t1\n0 a dull mess\n0\ta dull mess\t1-2\n", {"--methods", "leave-one-out,random"});
+  CHECK(result(marked, "random").at("metrics").at("marked_words_average_precision").at("texts") == 2);
+  CHECK(result(marked, "leave-one-out").at("metrics").at("marked_words_top_k_overlap").at("texts") == 2);
+  CHECK(mean(result(marked, "leave-one-out"), "marked_words_average_precision") == 1);
+
   const Json word = evaluate("1 gripping\n", {"--methods", "raw", "--remove", "drop"});
   CHECK(result(word, "raw").at("metrics").at("leave_one_out_correlation").at("mean").is_null());
   CHECK(result(word, "raw").at("metrics").at("leave_one_out_correlation").at("texts") == 0);
@@ -135,7 +147,9 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
 TEST_CASE("evaluate: mistakes", "[evaluate]") {
   const TemporaryFolder folder;
   const std::string good = written(folder, "good.tsv", "1 a gripping film\n");
-  const auto mistake = [&](const std::vector<std::string>& arguments, const std::string& words) { check_mistake("evaluate", arguments, words, "out.json"); };
+  const auto mistake = [&](const std::vector<std::string>& arguments, const std::string& words) {
+    check_mistake("evaluate", arguments, words, "out.json");
+  };
   mistake({}, "--");
   mistake({"--model", mamba}, "--data");
   mistake({"--model", "nowhere", "--data", good}, "no folder nowhere");
@@ -150,6 +164,9 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", written(folder, "bare.tsv", "1 fine\nlonely\n")}, "bare.tsv:2: \"lonely\" is no label and text");
   mistake({"--model", mamba, "--data", written(folder, "label.tsv", "good a film\n1 b\n99999 c\n")}, "label \"99999\" of line 3");
   mistake({"--model", mamba, "--data", written(folder, "one.tsv", "film a film\n")}, "at least two classes");
+  mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "1 a film\n0\ta film\t0,2\n")},
+          "marks.tsv:2: word 2 is marked, but the text has 2");
+  mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "0\ta film\t0-\n")}, "marks.tsv:1: 0- is no range");
   mistake({"--model", mamba, "--data", written(folder, "binary.tsv", "1 a film\n0 \xff\n")}, "binary.tsv:2: the text is not valid UTF-8");
   check_mistake("evaluate", {"--model", mamba, "--data", good}, "expected .json", "out.txt");
 }

@@ -1,5 +1,5 @@
-// Correlations, precision and recall, infidelity, sensitivity, the randomised-model check and bootstrap intervals: by hand, against plain loops, at
-// the edges.
+// Correlations, precision and recall, infidelity, sensitivity, the randomised-model check and bootstrap intervals: by hand, against
+// plain loops, at the edges.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -107,7 +107,9 @@ TEST_CASE("Spearman's correlation") {
 }
 
 TEST_CASE("correlation with leave-one-out") {
-  const auto model = [](const KeptTokens& kept) { return (kept[0] ? 1.0 : 0.0) + (kept[1] ? -2.0 : 0.0) + (kept[1] && kept[2] ? 8.0 : 0.0); };
+  const auto model = [](const KeptTokens& kept) {
+    return (kept[0] ? 1.0 : 0.0) + (kept[1] ? -2.0 : 0.0) + (kept[1] && kept[2] ? 8.0 : 0.0);
+  };
   // all 7; without the first 6, the second 1, the third -1
   CHECK(leave_one_out_effects(3, model).numbers() == std::vector<double>{1, 6, 8});
   CHECK(leave_one_out_correlation({0.1, 0.2, 0.3}, model) == 1);
@@ -170,7 +172,10 @@ TEST_CASE("infidelity, by hand") {
   CHECK(infidelity(std::vector<double>{1, 2}, std::vector<double>{3, 2}) == Approx(2));
   CHECK(infidelity(std::vector<double>{1, 2}, std::vector<double>{3, 2}, true) == Approx(1.6));
   CHECK(infidelity(std::vector<double>{0, 0}, std::vector<double>{3, 1}, true) == Approx(5));
-  CHECK_THAT(what_of([] { (void)infidelity(std::vector<double>{1}, std::vector<double>{1, 2}); }), contains_text("1 foretold changes and 2"));
+  CHECK_THAT(what_of([] {
+               (void)infidelity(std::vector<double>{1}, std::vector<double>{1, 2});
+             }),
+             contains_text("1 foretold changes and 2"));
   CHECK_THAT(what_of([] { (void)infidelity(std::vector<double>{}, std::vector<double>{}); }), contains_text("at least one"));
   CHECK_THAT(what_of([] { (void)infidelity(std::vector<double>{std::nan("")}, std::vector<double>{1}); }), contains_text("not finite"));
 
@@ -185,7 +190,9 @@ TEST_CASE("infidelity, by hand") {
   CHECK(std::isnan(relative_infidelity({1, 2}, {{true, false}}, [](const KeptTokens&) { return 3; })));
   // One set, token 0 and 2 gone: (3 + 5 - (8 - 3))^2
   CHECK(infidelity({3, 9, 5}, {{false, true, false}}, additive) == Approx(9));
-  CHECK(infidelity({7}, random_perturbations(1, 3, 0.1, 1), [](const KeptTokens& kept) { return kept[0] ? 2 : 0; }, true) == Approx(0).margin(1e-24));
+  CHECK(infidelity(
+            {7}, random_perturbations(1, 3, 0.1, 1), [](const KeptTokens& kept) { return kept[0] ? 2 : 0; }, true) ==
+        Approx(0).margin(1e-24));
   CHECK_THAT(what_of([&] { (void)infidelity({3, 9, 5}, {{false, true}}, additive); }), contains_text("are 2, expected 3"));
   CHECK_THAT(what_of([&] { (void)infidelity({3, 9, 5}, {}, additive); }), contains_text("at least one"));
 }
@@ -216,7 +223,8 @@ TEST_CASE("maximum sensitivity, by hand") {
   CHECK(sensitivity_max({0, 0}, 1, [&](Index) { return Scores{3, 4}; }) == 5);
   CHECK(sensitivity_max({2}, 1, [&](Index) { return Scores{1}; }) == 0.5);
   CHECK_THAT(what_of([&] { (void)sensitivity_max(scores, 0, [&](Index) { return scores; }); }), contains_text("0 samples"));
-  CHECK_THAT(what_of([&] { (void)sensitivity_max(scores, 1, [&](Index) { return Scores{1}; }); }), contains_text("sample 0 are 1, expected 2"));
+  CHECK_THAT(what_of([&] { (void)sensitivity_max(scores, 1, [&](Index) { return Scores{1}; }); }),
+             contains_text("sample 0 are 1, expected 2"));
   CHECK_THAT(what_of([&] { (void)sensitivity_max(scores, 1, [&](Index) { return Scores{1, std::nan("")}; }); }), contains_text("NaN"));
 
   const Matrix<float> input = Draw(1).normals<float>(3, 4);
@@ -241,7 +249,9 @@ TEST_CASE("the randomised-model check") {
   CHECK(check.absolute_similarity[2] == 1);
   CHECK(std::isnan(check.similarity[3]));
   CHECK_THAT(what_of([&] { (void)randomized_model_check(0, [&](Index) { return stages[0]; }); }), contains_text("0 stages"));
-  CHECK_THAT(what_of([&] { (void)randomized_model_check(1, [&](Index stage) { return stage == 0 ? Scores{1, 2} : Scores{1}; }); }),
+  CHECK_THAT(what_of([&] { (void)randomized_model_check(1, [&](Index stage) {
+                             return stage == 0 ? Scores{1, 2} : Scores{1};
+                           }); }),
              contains_text("stage 1 are 1, expected 2"));
 }
 

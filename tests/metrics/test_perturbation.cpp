@@ -200,7 +200,8 @@ TEST_CASE("against plain loops, random scores with ties and models with interact
       CHECK(activation(scores, model, each, rule) == near(plain_area(inserted, trapezoid)));
       CHECK(pruning(scores, model, each, rule) == near(plain_area(absolute, trapezoid)));
       CHECK(flipping_difference(scores, model, each, rule) == near(plain_area(least, trapezoid) - plain_area(most, trapezoid)));
-      CHECK(insertion_difference(scores, model, each, rule) == near(plain_area(inserted, trapezoid) - plain_area(inserted_least, trapezoid)));
+      CHECK(insertion_difference(scores, model, each, rule) ==
+            near(plain_area(inserted, trapezoid) - plain_area(inserted_least, trapezoid)));
     }
     double comprehensiveness = 0, sufficiency = 0;
     for (const int percent : {1, 5, 10, 20, 50}) {
@@ -239,13 +240,17 @@ TEST_CASE("exact effects of an additive model win against any other order") {
     CHECK(flipping_difference(other, model) <= best + 1e-12);
     CHECK(positive_perturbation(other, model) >= positive_perturbation(effects, model) - 1e-12);
     CHECK(negative_perturbation(other, model) <= negative_perturbation(effects, model) + 1e-12);
-    CHECK(comprehensiveness_and_sufficiency(other, model).comprehensiveness <= comprehensiveness_and_sufficiency(effects, model).comprehensiveness + 1e-12);
+    CHECK(comprehensiveness_and_sufficiency(other, model).comprehensiveness <=
+          comprehensiveness_and_sufficiency(effects, model).comprehensiveness + 1e-12);
   }
 }
 
 TEST_CASE("a model that gives NaN, and thresholds out of range, are errors that say so") {
   const auto broken = [](const KeptTokens& kept) { return kept[0] ? 1.0 : std::nan(""); };
-  CHECK_THAT(message_of([&] { (void)activation({1, 2}, broken); }), contains_text("insertion: the model gives NaN with 0 of 2 tokens kept"));
+  CHECK_THAT(message_of([&] {
+               (void)activation({1, 2}, broken);
+             }),
+             contains_text("insertion: the model gives NaN with 0 of 2 tokens kept"));
   CHECK_THAT(message_of([&] { (void)positive_perturbation({2, 1}, broken); }), contains_text("1 of 2 tokens kept"));
   CHECK_THAT(message_of([&] { (void)pruning({1, 2}, broken); }), contains_text("NaN"));
   CHECK_THAT(message_of([&] { (void)comprehensiveness_and_sufficiency({2, 1}, broken); }), contains_text("comprehensiveness"));

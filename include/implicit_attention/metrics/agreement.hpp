@@ -44,7 +44,8 @@ template <PerturbedModel Model>
   return effects;
 }
 
-/// Spearman's correlation of the scores with the effects of leaving single tokens out (Abnar & Zuidema 2020, arXiv 2005.00928, section 4, there with blanks).
+/// Spearman's correlation of the scores with the effects of leaving single tokens out (Abnar & Zuidema 2020, arXiv 2005.00928,
+/// section 4, there with blanks).
 /// HIGHER is better; random scores have the mean 0. What a token does alone is not what it does together with others: a faithful method
 /// need not reach 1. Ties: average ranks. One token, or a constant side: NaN, not defined.
 template <PerturbedModel Model>
@@ -77,7 +78,8 @@ struct PrecisionRecall {
   return curve;
 }
 
-/// Area under the precision-recall curve by the trapezoid rule, from recall 0 with precision 1 on, as ERASER has it (DeYoung et al. 2020, arXiv 1911.03429).
+/// Area under the precision-recall curve by the trapezoid rule, from recall 0 with precision 1 on, as ERASER has it (DeYoung
+/// et al. 2020, arXiv 1911.03429).
 /// HIGHER is better; random scores get about the share of tokens that is marked. Ties pass the threshold together: a constant map has
 /// one point and gets (1 + share) / 2, which flatters it; average_precision does not. One token that is marked: 1. Nothing marked: NaN.
 [[nodiscard]] inline double area_under_precision_recall(const Scores& scores, const MarkedTokens& marked) {

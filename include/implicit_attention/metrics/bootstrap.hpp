@@ -25,9 +25,11 @@ struct MeanInterval {
 /// The mean of the numbers, NaN (a metric not defined for a text) left out, and its percentile bootstrap interval (Efron & Tibshirani
 /// 1993): `resamples` times as many numbers are drawn with replacement, and the middle `confidence` of their means is the interval.
 /// Seeded: the same numbers and seed give the same interval everywhere. One number: an interval of no width. None: NaN, count 0.
-[[nodiscard]] inline MeanInterval bootstrap_mean(const std::vector<double>& numbers, std::uint64_t seed, Index resamples = 1000, double confidence = 0.95) {
+[[nodiscard]] inline MeanInterval bootstrap_mean(const std::vector<double>& numbers, std::uint64_t seed, Index resamples = 1000,
+                                                 double confidence = 0.95) {
   if (resamples <= 0) raise(ErrorKind::value, message("bootstrap: ", resamples, " resamples, expected at least one"));
-  if (!(confidence > 0 && confidence < 1)) raise(ErrorKind::value, message("bootstrap: confidence ", confidence, ", expected between 0 and 1"));
+  if (!(confidence > 0 && confidence < 1))
+    raise(ErrorKind::value, message("bootstrap: confidence ", confidence, ", expected between 0 and 1"));
   std::vector<double> known;
   for (const double number : numbers)
     if (!std::isnan(number)) known.push_back(number);

@@ -26,7 +26,8 @@ enum class AreaRule {
 [[nodiscard]] inline double area(const Curve& curve, AreaRule rule = AreaRule::trapezoid) {
   const std::size_t points = curve.values.size();
   if (points == 0 || curve.fractions.size() != points)
-    raise(ErrorKind::shape, message("area: the curve has ", curve.fractions.size(), " fractions and ", points, " values, expected as many, and at least one"));
+    raise(ErrorKind::shape, message("area: the curve has ", curve.fractions.size(), " fractions and ", points,
+                                    " values, expected as many, and at least one"));
   double sum = 0;
   if (rule == AreaRule::mean) {
     for (const double value : curve.values) sum += value;
@@ -34,7 +35,8 @@ enum class AreaRule {
   }
   const double width = curve.fractions.back() - curve.fractions.front();
   if (points == 1 || width == 0) return area(curve, AreaRule::mean);
-  for (std::size_t i = 1; i < points; ++i) sum += (curve.fractions[i] - curve.fractions[i - 1]) * (curve.values[i] + curve.values[i - 1]) / 2;
+  for (std::size_t i = 1; i < points; ++i)
+    sum += (curve.fractions[i] - curve.fractions[i - 1]) * (curve.values[i] + curve.values[i - 1]) / 2;
   return sum / width;
 }
 

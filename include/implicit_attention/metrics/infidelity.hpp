@@ -23,10 +23,12 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// b = sum p_s c_s / sum p_s^2 (0 where all p_s are 0), so that methods need not know the unit of f; captum's `normalize`.
 [[nodiscard]] inline double infidelity(const std::vector<double>& foretold, const std::vector<double>& came, bool rescale = false) {
   if (foretold.empty() || foretold.size() != came.size())
-    raise(ErrorKind::shape, message("infidelity: there are ", foretold.size(), " foretold changes and ", came.size(), " that came, expected as many, and at least one"));
+    raise(ErrorKind::shape, message("infidelity: there are ", foretold.size(), " foretold changes and ", came.size(),
+                                    " that came, expected as many, and at least one"));
   double products = 0, squares = 0;
   for (std::size_t s = 0; s < came.size(); ++s) {
-    if (!std::isfinite(foretold[s]) || !std::isfinite(came[s])) raise(ErrorKind::value, message("infidelity: sample ", s, " is not finite"));
+    if (!std::isfinite(foretold[s]) || !std::isfinite(came[s]))
+      raise(ErrorKind::value, message("infidelity: sample ", s, " is not finite"));
     products += foretold[s] * came[s];
     squares += foretold[s] * foretold[s];
   }
@@ -42,7 +44,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 [[nodiscard]] inline std::vector<KeptTokens> random_perturbations(Index tokens, Index samples, double probability, std::uint64_t seed) {
   if (tokens <= 0) raise(ErrorKind::shape, "random_perturbations: there are no tokens, expected at least one");
   if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
-  if (!(probability > 0 && probability <= 1)) raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
+  if (!(probability > 0 && probability <= 1))
+    raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
   std::mt19937_64 engine(seed);
   std::vector<KeptTokens> sets;
   while (static_cast<Index>(sets.size()) < samples) {
@@ -72,8 +75,8 @@ template <PerturbedModel Model>
   return infidelity(foretold, came, rescale);
 }
 
-/// The part of the changes that scores leave unexplained: rescaled infidelity divided by the mean of c_s^2. In [0, 1], LOWER is better; 1 is
-/// what scores of all zeros get. It can be averaged over texts whose changes have different sizes. NaN where the model never changes.
+/// The part of the changes that scores leave unexplained: rescaled infidelity divided by the mean of c_s^2. In [0, 1], LOWER is better; 1
+/// is what scores of all zeros get. It can be averaged over texts whose changes have different sizes. NaN where the model never changes.
 template <PerturbedModel Model>
 [[nodiscard]] double relative_infidelity(const Scores& scores, const std::vector<KeptTokens>& perturbations, Model&& model) {
   const double none = infidelity(Scores(std::vector<double>(static_cast<std::size_t>(scores.size()), 0.0)), perturbations, model);
@@ -85,7 +88,8 @@ template <PerturbedModel Model>
 /// The same seed gives the same noise.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
-  if (!(radius >= Scalar(0)) || !std::isfinite(radius)) raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
+  if (!(radius >= Scalar(0)) || !std::isfinite(radius))
+    raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
   std::mt19937_64 engine(seed);
   Matrix<Scalar> result = input;
   for (Index i = 0; i < result.size(); ++i) result.data()[i] += static_cast<Scalar>((2 * detail::uniform(engine) - 1)) * radius;
@@ -98,7 +102,8 @@ concept PerturbedExplanation = std::invocable<Explain&, Index> && std::convertib
 
 /// Maximum sensitivity (Yeh et al. 2019, eq. 5): max over samples d of |scores(x + d) - scores(x)| / |scores(x)|, Euclidean norms. LOWER
 /// is better, but a method that ignores its input gets 0. captum draws 10 perturbations evenly from the max-norm ball of radius 0.02;
-/// which ones is the caller's (perturbed_within). Where scores(x) are all 0, the norm counts as 1, as in captum. Ties do not matter, one token is nothing special.
+/// which ones is the caller's (perturbed_within). Where scores(x) are all 0, the norm counts as 1, as in captum. Ties do not
+/// matter, one token is nothing special.
 template <PerturbedExplanation Explain>
 [[nodiscard]] double sensitivity_max(const Scores& scores, Index samples, Explain&& explain) {
   if (samples <= 0) raise(ErrorKind::value, message("sensitivity: ", samples, " samples, expected at least one"));

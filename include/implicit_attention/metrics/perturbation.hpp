@@ -40,14 +40,16 @@ template <PerturbedModel Model>
 /// their accuracy; f may as well be a probability or a logit. The paper's steps are 10 % to 90 %; it does not say by which rule it
 /// divides the area, so both are here. Ties: in the order of the text. One token: gone from a share of one half on.
 template <PerturbedModel Model>
-[[nodiscard]] double positive_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(), AreaRule rule = AreaRule::trapezoid) {
+[[nodiscard]] double positive_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(),
+                                           AreaRule rule = AreaRule::trapezoid) {
   return area(perturbation_curve(scores, Relevance::most, steps, model), rule);
 }
 
 /// Negative perturbation (the same sources): the area under f while the least relevant tokens go first. HIGHER is better.
 /// Ties and one token: as above; with all scores equal, the same number as positive_perturbation.
 template <PerturbedModel Model>
-[[nodiscard]] double negative_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(), AreaRule rule = AreaRule::trapezoid) {
+[[nodiscard]] double negative_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(),
+                                           AreaRule rule = AreaRule::trapezoid) {
   return area(perturbation_curve(scores, Relevance::least, steps, model), rule);
 }
 
@@ -55,7 +57,8 @@ template <PerturbedModel Model>
 /// into an empty text, the most relevant first, one at a time. HIGHER is better. Ties: in the order of the text. One token: the mean of
 /// f without and with it.
 template <PerturbedModel Model>
-[[nodiscard]] double activation(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
+[[nodiscard]] double activation(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
+                                AreaRule rule = AreaRule::trapezoid) {
   return area(insertion_curve(scores, Relevance::most, steps, model), rule);
 }
 
@@ -72,7 +75,8 @@ template <PerturbedModel Model>
 /// area under the mean squared error. LOWER is better. Its unit is that of the logit, squared: not for comparing models.
 /// Ties of absolute values: in the order of the text. One token: half of its squared effect (trapezoid and mean alike).
 template <PerturbedModel Model>
-[[nodiscard]] double pruning(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
+[[nodiscard]] double pruning(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
+                             AreaRule rule = AreaRule::trapezoid) {
   return area(pruning_curve(scores, steps, model), rule);
 }
 
@@ -80,17 +84,21 @@ template <PerturbedModel Model>
 /// least relevant tokens go first, less that while the most relevant go first. HIGHER is better; random scores have the mean 0.
 /// Ties: in the order of the text both times, so a constant map gets 0. One token: 0.
 template <PerturbedModel Model>
-[[nodiscard]] double flipping_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
-  return area(perturbation_curve(scores, Relevance::least, steps, model), rule) - area(perturbation_curve(scores, Relevance::most, steps, model), rule);
+[[nodiscard]] double flipping_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
+                                         AreaRule rule = AreaRule::trapezoid) {
+  return area(perturbation_curve(scores, Relevance::least, steps, model), rule) -
+         area(perturbation_curve(scores, Relevance::most, steps, model), rule);
 }
 
-/// Difference of insertion areas, Delta A^I = A_MoRF - A_LeRF (the same source): the area while tokens are put back into an empty text, most
-/// relevant first, less that with the least relevant first. HIGHER is better. Where no scores are tied and tokens are taken away and
+/// Difference of insertion areas, Delta A^I = A_MoRF - A_LeRF (the same source): the area while tokens are put back into an empty text,
+/// most relevant first, less that with the least relevant first. HIGHER is better. Where no scores are tied and tokens are taken away and
 /// put back in the same way, it walks the very sets that flipping walks, and is the same number: it says something of its own only if
 /// `model` differs (flipped tokens replaced by others, say, and inserted into blanks). Ties and one token: as flipping_difference.
 template <PerturbedModel Model>
-[[nodiscard]] double insertion_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(), AreaRule rule = AreaRule::trapezoid) {
-  return area(insertion_curve(scores, Relevance::most, steps, model), rule) - area(insertion_curve(scores, Relevance::least, steps, model), rule);
+[[nodiscard]] double insertion_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
+                                          AreaRule rule = AreaRule::trapezoid) {
+  return area(insertion_curve(scores, Relevance::most, steps, model), rule) -
+         area(insertion_curve(scores, Relevance::least, steps, model), rule);
 }
 
 /// How much the prediction needs the most relevant tokens, and how far they suffice.
@@ -106,10 +114,12 @@ struct Rationale {
 /// text: areas over the perturbation curve (AOPC), means over thresholds, each of which takes its share of the tokens rounded up, so at
 /// least one. Ties: in the order of the text. One token: f(all) - f(none), and 0.
 template <PerturbedModel Model>
-[[nodiscard]] Rationale comprehensiveness_and_sufficiency(const Scores& scores, Model&& model, const std::vector<double>& thresholds = rationale_thresholds()) {
+[[nodiscard]] Rationale comprehensiveness_and_sufficiency(const Scores& scores, Model&& model,
+                                                          const std::vector<double>& thresholds = rationale_thresholds()) {
   if (thresholds.empty()) raise(ErrorKind::value, "comprehensiveness: there are no thresholds, expected at least one above 0, up to 1");
   for (const double threshold : thresholds)
-    if (!(threshold > 0 && threshold <= 1)) raise(ErrorKind::value, message("comprehensiveness: threshold ", threshold, " is out of range, expected above 0, up to 1"));
+    if (!(threshold > 0 && threshold <= 1))
+      raise(ErrorKind::value, message("comprehensiveness: threshold ", threshold, " is out of range, expected above 0, up to 1"));
   const std::vector<Index> order = order_of(scores, Relevance::most);
   const double whole = detail::run_kept("comprehensiveness", model, KeptTokens(order.size(), true));
   Rationale result;

@@ -23,7 +23,8 @@ using KeptTokens = std::vector<bool>;
 
 /// Runs a model on the tokens that are kept and gives one number: a logit, a difference of two, a probability, 1 or 0 for right or wrong.
 template <class Model>
-concept PerturbedModel = std::invocable<Model&, const KeptTokens&> && std::convertible_to<std::invoke_result_t<Model&, const KeptTokens&>, double>;
+concept PerturbedModel = std::invocable<Model&, const KeptTokens&> && std::convertible_to < std::invoke_result_t<Model&, const KeptTokens&>,
+double > ;
 
 /// One score per token, made from a row or a column of float or double. Metrics compute in double whatever the model runs in.
 /// Fails on no scores at all (shape) and on a NaN or an infinity (value), naming the token.
@@ -33,7 +34,8 @@ class Scores {
   Scores(const Eigen::DenseBase<Derived>& scores) {  // NOLINT(google-explicit-constructor): scores are passed as they are
     static_assert(Real<typename Derived::Scalar>, "implicit_attention: scores are float or double");
     if (scores.rows() != 1 && scores.cols() != 1)
-      raise(ErrorKind::shape, message("scores are ", shape_text({scores.rows(), scores.cols()}), ", expected (tokens): one row or one column"));
+      raise(ErrorKind::shape,
+            message("scores are ", shape_text({scores.rows(), scores.cols()}), ", expected (tokens): one row or one column"));
     numbers_.reserve(static_cast<std::size_t>(scores.size()));
     for (Index row = 0; row < scores.rows(); ++row)
       for (Index column = 0; column < scores.cols(); ++column) numbers_.push_back(static_cast<double>(scores.derived().coeff(row, column)));
