@@ -203,12 +203,12 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     tables.back().push_back(shown[i]);
   }
   std::string text = description(evaluation) + "\n";
-  for (const std::vector<std::size_t>& columns : tables) text += "\n" + table_of(evaluation, columns, "", " *").text();
+  for (const std::vector<std::size_t>& columns : tables) text += message('\n', table_of(evaluation, columns, "", " *").text());
   if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty()) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
-    for (const std::vector<std::size_t>& columns : tables) text += "\n" + comparison_table(evaluation, pairs, columns).text();
+    for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
-  text += "\n" + fine_print(evaluation) + " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n";
+  text += message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   return text;
 }
