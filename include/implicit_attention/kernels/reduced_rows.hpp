@@ -65,7 +65,7 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
                    const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
   const Index end = plan.block(wanted.back().block).end();
-  // Every row of a block is computed; rows that are not wanted, and a second copy of one that is wanted twice, go aside.
+  // Every row of a block is computed; rows that are not wanted go aside. One that is wanted twice is copied at the end.
   std::vector<std::vector<Scalar*>> targets(wanted.size());
   Index aside_rows = 0;
   for (std::size_t w = 0; w < wanted.size(); ++w) {
@@ -119,9 +119,9 @@ template <Real Scalar, class Join>
 void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, Index row, Scalar* out, const Executor& executor,
                        const Join& join, Scalar initial) {
   const Index tokens = dressed.recurrence.tokens;
-  std::vector<std::vector<Index>> groups(8);
+  constexpr Index group_count = 8;
   const bool every = is_every(channels, dressed.recurrence.channels);
-  Matrix<Scalar> partial(static_cast<Index>(groups.size()), row + 1);
+  Matrix<Scalar> partial(group_count, row + 1);
   partial.setConstant(initial);
   const auto walk = [&]<int Width>(Index channel, Index group) {
     const Index finished = walk_row_in_pieces<Width>(dressed, row, channel, [&](const RowPiece<Scalar>& piece) {
@@ -133,7 +133,6 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector
     if constexpr (Join::sees_zeros)
       for (Index token = 0; token < finished; ++token) partial(group, token) = join(partial(group, token), Scalar(0));
   };
-  const Index group_count = static_cast<Index>(groups.size());
   executor(group_count, [&](Index group) {
     if (every) {
       Index tile = 0;
