@@ -5,7 +5,7 @@
 // | IMPLICIT_ATTENTION_EXCEPTIONS          | 1 where the compiler has   | 0: errors go to the handler of core/error.hpp, which must not return    |
 // |                                        | exceptions, else 0         |                                                                         |
 // | IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT  | 4 GiB                      | the largest result a call may allocate unless it says otherwise         |
-// | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 32                         | tokens in one block of the blocked kernels                              |
+// | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 64                         | tokens in one block of the blocked kernels: a power of two from 16 on   |
 // | IMPLICIT_ATTENTION_TILE_CHANNELS       | 32                         | channels walked together by the row, scan and application kernels       |
 // | IMPLICIT_ATTENTION_INSTANTIATE         | not defined                | defined in one file before instantiations.hpp: it compiles the kernels  |
 //
@@ -32,7 +32,7 @@
 #endif
 
 #ifndef IMPLICIT_ATTENTION_BLOCK_TOKENS
-#define IMPLICIT_ATTENTION_BLOCK_TOKENS 32
+#define IMPLICIT_ATTENTION_BLOCK_TOKENS 64
 #endif
 
 #ifndef IMPLICIT_ATTENTION_TILE_CHANNELS

@@ -1,18 +1,21 @@
-// Rows of attention matrices, per channel or joined over channels: which kernel computes what.
+// Rows of attention matrices of chosen channels.
 //
-// Many rows of a block go through the blocked product form, single rows through the walk backwards from the row; both are linear in what they
-// write. A given matrix (ExplicitRecurrence) is copied row by row.
+// Many rows of a block are made of factors, single rows by the walk backwards from the row; both are linear in what they write. A given
+// matrix (ExplicitRecurrence) is copied row by row.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <vector>
 
-#include <implicit_attention/kernels/blocks.hpp>
+#include <implicit_attention/kernels/channel_tile.hpp>
 #include <implicit_attention/kernels/joins.hpp>
-#include <implicit_attention/kernels/product.hpp>
+#include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/row_walk.hpp>
+#include <implicit_attention/kernels/row_writer.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -23,84 +26,206 @@ constexpr Index rows_worth_a_block = 4;
 
 /// The wanted rows (places in the caller's list) of each block that is worth computing whole, and the rest.
 struct RowsByBlock {
-  struct Wanted {
-    Index block;
-    std::vector<Index> places;
-  };
-  std::vector<Wanted> blocks;
-  std::vector<Index> single;  ///< places
+  std::vector<std::vector<Index>> places;  ///< of every block; empty where none is wanted, or too few
+  std::vector<Index> single;
+  bool any_block = false;
 
-  RowsByBlock(const std::vector<TokenBlock>& all, const std::vector<Index>& rows) {
-    std::vector<std::vector<Index>> places(all.size());
-    for (std::size_t place = 0; place < rows.size(); ++place) {
-      const auto after = std::upper_bound(all.begin(), all.end(), rows[place], [](Index row, const TokenBlock& block) { return row < block.first; });
-      places[static_cast<std::size_t>(after - all.begin() - 1)].push_back(static_cast<Index>(place));
+  template <Real Scalar>
+  RowsByBlock(const BlockPlan<Scalar>& plan, const std::vector<Index>& rows) : places(plan.blocks().size()) {
+    for (std::size_t place = 0; place < rows.size(); ++place)
+      places[static_cast<std::size_t>(plan.block_of(rows[place]))].push_back(static_cast<Index>(place));
+    for (std::size_t index = 0; index < places.size(); ++index) {
+      const Index count = static_cast<Index>(places[index].size());
+      if (count == 0) continue;
+      if (count >= std::min(rows_worth_a_block, plan.blocks()[index].tokens)) {
+        any_block = true;
+        continue;
+      }
+      single.insert(single.end(), places[index].begin(), places[index].end());
+      places[index].clear();
     }
-    for (std::size_t index = 0; index < all.size(); ++index) {
-      if (static_cast<Index>(places[index].size()) >= std::min(rows_worth_a_block, all[index].tokens))
-        blocks.push_back({static_cast<Index>(index), std::move(places[index])});
-      else
-        single.insert(single.end(), places[index].begin(), places[index].end());
+  }
+
+  [[nodiscard]] bool wanted(Index block) const { return !places[static_cast<std::size_t>(block)].empty(); }
+
+  /// Whether each block, or a later one of its document, is wanted: its keys are needed then.
+  template <Real Scalar>
+  [[nodiscard]] std::vector<bool> needed(const BlockPlan<Scalar>& plan) const {
+    std::vector<bool> needed(places.size());
+    for (std::size_t index = places.size(); index-- > 0;) {
+      const bool later = index + 1 < places.size() && needed[index + 1] && plan.blocks()[index + 1].document == plan.blocks()[index].document;
+      needed[index] = later || !places[index].empty();
     }
+    return needed;
   }
 };
 
-/// Columns of a few rows that fit the nearest cache beside their factors.
-constexpr Index columns_in_a_piece = 512;
-
-/// The diagonal block of one row, and zeros from there to the end of the row; `out` points at the block's first column.
+/// How far back the rows of a block see, for a register of channels, and what the time between leaves.
 template <Real Scalar>
-void write_end(const TokenBlock& block, const BlockScratch<Scalar>& scratch, Index r, Index lead, Scalar* out, Index tokens) {
-  const Scalar* near = &scratch.near(r, lead);
-  std::copy(near, near + block.tokens, out);
-  std::fill(out + block.tokens, out + tokens - block.first, Scalar(0));
-}
+class Gaps {
+ public:
+  static constexpr int width = register_lanes<Scalar>;
+  using Lane = Lanes<Scalar, width>;
 
-/// Computes the rows of a block of the channel that `channel_blocks` holds; `target(i)` is where row i of the block goes (tokens numbers).
-template <Real Scalar, class Target>
-void write_block_rows(const BlockPlan<Scalar>& plan, const ChannelBlocks<Scalar>& channel_blocks, Index index, BlockScratch<Scalar>& scratch,
-                      const Target& target) {
-  const TokenBlock& block = plan.block(index);
-  const Index tokens = plan.dressed().recurrence.tokens, lead = plan.lead(), leading = std::min(lead, block.first);
-  const Index oldest = channel_blocks.oldest_seen(index), first_panel = channel_blocks.first_panel(index, oldest);
-  channel_blocks.queries(index, scratch);
-  channel_blocks.keys(index, oldest, first_panel, scratch);
-  channel_blocks.diagonal(index, scratch);
-  const std::vector<Panel>& panels = plan.panels();
-  const Index end = plan.panel_end(index), near_first = block.first - leading;
-  const Index first = first_panel == end ? near_first : panels[static_cast<std::size_t>(first_panel)].first;
+  Gaps(Index blocks, Index state) : state_(state), between_(static_cast<std::size_t>(blocks * state * width)) {}
 
-  // Memory takes rows that are written from end to end at its full rate, and rows that are written side by side at half of it:
-  // so a few rows are made in the nearest cache, and go out one after the other.
-  std::array<Scalar, register_rows * columns_in_a_piece> piece;
-  const auto piece_row = [&](Index r, Index column) { return piece.data() + r * columns_in_a_piece + column; };
-  for (Index base = 0; base < block.tokens; base += register_rows) {
-    const Index rows = std::min<Index>(register_rows, block.tokens - base);
-    for (Index panel = first_panel; panel < end;) {
-      const Index stop = std::min(panel + columns_in_a_piece / register_lanes<Scalar>, end);
-      const Panel &head = panels[static_cast<std::size_t>(panel)], &tail = panels[static_cast<std::size_t>(stop - 1)];
-      const Index origin = head.first, columns = tail.first + tail.columns - origin;
-      const PackedFactors<Scalar> factors{scratch.queries.data() + base * scratch.inner, scratch.keys.data(), scratch.inner, 1, scratch.inner};
-      product_panels(factors, rows, panels, panel, stop, [&](Index r) { return piece_row(r, -origin); }, Overwrite{});
-      for (Index r = 0; r < rows; ++r) {
-        for (Index column = std::max(origin, near_first); column < origin + columns; ++column)
-          *piece_row(r, column - origin) += scratch.near(base + r, lead + column - block.first);
-        Scalar* row = target(base + r);
-        if (panel == first_panel) std::fill(row, row + first, Scalar(0));
-        std::copy(piece_row(r, 0), piece_row(r, columns), row + origin);
-        if (stop == end) write_end(block, scratch, base + r, lead, row + block.first, tokens);
-      }
-      panel = stop;
+  /// For the rows of block `index`; `steps(block)` is the sum of a block's steps.
+  template <class Steps>
+  void compute(const ChannelTile<Scalar>& tile, const TokenBlock& block, Index index, const Steps& steps) {
+    const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
+    oldest_.fill(index);
+    Lane elapsed = Lane::Zero();
+    for (Index older = index - 1; older >= block.document; --older) {
+      Lane slowest = tile.rate(0) * elapsed;
+      for (Index n = 1; n < state_; ++n) slowest = slowest.max(tile.rate(n) * elapsed);
+      bool seen = false;
+      for (Index c = 0; c < width; ++c)
+        if (slowest[c] >= smallest && oldest_[static_cast<std::size_t>(c)] == older + 1) {
+          oldest_[static_cast<std::size_t>(c)] = older;
+          seen = true;
+        }
+      if (!seen) break;
+      for (Index n = 0; n < state_; ++n) lanes<width>(&between_[place(older, n)]) = (tile.rate(n) * elapsed).exp();
+      elapsed += steps(older);
     }
-    if (first_panel == end)
-      for (Index r = base; r < base + rows; ++r) {
-        Scalar* row = target(r);
-        std::fill(row, row + near_first, Scalar(0));
-        std::copy(&scratch.near(r, lead - leading), &scratch.near(r, lead - leading) + leading, row + near_first);
-        write_end(block, scratch, r, lead, row + block.first, tokens);
-      }
   }
-}
+
+  /// The oldest block with anything above the smallest normal number in it; the block itself where there is none.
+  [[nodiscard]] Index oldest(Index channel) const { return oldest_[static_cast<std::size_t>(channel)]; }
+  /// exp(rate (steps from the end of `older` to the start of the rows' block)) of a channel, (state), register_lanes apart.
+  [[nodiscard]] const Scalar* between(Index channel, Index older) const { return &between_[place(older, 0) + static_cast<std::size_t>(channel)]; }
+
+ private:
+  [[nodiscard]] std::size_t place(Index block, Index n) const { return static_cast<std::size_t>((block * state_ + n) * width); }
+  Index state_;
+  std::vector<Scalar> between_;
+  std::array<Index, static_cast<std::size_t>(width)> oldest_{};
+};
+
+/// Blocks of columns that fit the nearest cache beside their factors.
+constexpr Index blocks_in_a_piece = std::max<Index>(1, 512 / IMPLICIT_ATTENTION_BLOCK_TOKENS);
+
+/// Rows of one register of channels, block after block.
+template <Real Scalar>
+class TileRows {
+ public:
+  static constexpr int width = register_lanes<Scalar>;
+
+  explicit TileRows(const BlockPlan<Scalar>& plan)
+      : plan_(&plan), state_(plan.dressed().recurrence.state), blocks_(static_cast<Index>(plan.blocks().size())), tile_(plan),
+        factors_(blocks_, 1, width, state_, false), gaps_(blocks_, state_), steps_(plan.blocks().size()),
+        near_stride_((plan.lead() + strip_tokens + strip_tokens - 1) / strip_tokens * strip_tokens),
+        near_(static_cast<std::size_t>(width * block_strips * strip_tokens * near_stride_)),
+        piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + width),
+        piece_(static_cast<std::size_t>(strip_tokens * piece_stride_)), queries_(static_cast<std::size_t>(state_ * strip_tokens)) {}
+
+  /// The wanted blocks' rows of `count` channels; row i of block b goes to target(c, b, i), nowhere where that is null.
+  template <class Target>
+  void run(const Index* channels, Index count, const std::vector<bool>& needed, const RowsByBlock& rows, const RowWriter<Scalar>& writer,
+           const Target& target) {
+    tile_.load(channels, count);
+    for (Index index = 0; index < blocks_; ++index) {
+      if (!needed[static_cast<std::size_t>(index)]) continue;
+      load(index, rows.wanted(index));
+      for (Index c = 0; c < count; ++c)
+        for (Index strip = 0; strip < plan_->block(index).strips(); ++strip) {
+          if (rows.wanted(index))
+            write_strip(c, index, strip, writer, [&](Index r) { return target(c, index, strip * strip_tokens + r); });
+          factors_.join_strips(c, index, 0, strip);
+        }
+    }
+    writer.finish();
+  }
+
+ private:
+  void load(Index index, bool wanted) {
+    const TokenBlock& block = plan_->block(index);
+    auto& steps = steps_[static_cast<std::size_t>(index)];
+    steps.setZero();
+    for (Index strip = 0; strip < block.strips(); ++strip) {
+      tile_.compute(block.first + strip * strip_tokens, std::min(strip_tokens, block.tokens - strip * strip_tokens), block.document_first);
+      steps += tile_.steps();
+      tile_.store(factors_, 0, index, strip, strip, wanted);
+      if (!wanted) continue;
+      for (Index r = 0; r < strip_tokens; ++r)
+        for (Index column = 0; column < tile_.columns(); ++column)
+          tile_.template scatter<1>(tile_.entries() + (r * tile_.columns() + column) * width, [&](Index c) { return near(c, strip, r) + column; });
+    }
+    if (wanted) gaps_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
+  }
+
+  [[nodiscard]] Scalar* near(Index channel, Index strip, Index row) {
+    return &near_[static_cast<std::size_t>(((channel * block_strips + strip) * strip_tokens + row) * near_stride_)];
+  }
+
+  /// A strip's rows from right to left: near and earlier strips, then earlier blocks, a cacheful of columns at a time. Memory takes rows that
+  /// are written from end to end at its full rate, and rows that are written side by side at half of it: so they are made in a piece of
+  /// cache and go out one after the other.
+  template <class Target>
+  void write_strip(Index c, Index index, Index strip, const RowWriter<Scalar>& writer, const Target& target) {
+    const TokenBlock& block = plan_->block(index);
+    const Index tokens = plan_->dressed().recurrence.tokens, lead = plan_->lead(), first = block.first + strip * strip_tokens;
+    const Index end = std::min(first + strip_tokens, block.end()), oldest = gaps_.oldest(c);
+    const auto column_of = [&](Index earlier) { return plan_->block(earlier).first - lead; };  // a block's first column
+    const auto each_wanted = [&](const auto& body) {
+      for (Index r = 0; r < end - first; ++r)
+        if (Scalar* row = target(r)) body(r, row);
+    };
+
+    Index newest = index;  // blocks from here on are done
+    Index piece_first = std::max(index - blocks_in_a_piece, oldest);
+    const Scalar* from = factors_.queries(c, strip);
+    for_earlier_strips(strip, [&](Index earlier, Index count) {
+      product(from, factors_.keys(c, index, earlier), count * strip_tokens, column_of(index) + earlier * strip_tokens - column_of(piece_first));
+      Factors<Scalar>::scale_queries(from, factors_.decays(c, earlier), 1, state_, factors_.queries(c, strip));
+    });
+    copy_near(c, strip, first - lead - column_of(piece_first));
+    Index piece_end = end;
+    while (true) {
+      for (Index older = piece_first; older < newest; ++older) {
+        Factors<Scalar>::scale_queries(from, gaps_.between(c, older), width, state_, queries_.data());
+        product(queries_.data(), factors_.keys(c, older, 0), IMPLICIT_ATTENTION_BLOCK_TOKENS, column_of(older) - column_of(piece_first));
+      }
+      const Index column = std::max(column_of(piece_first), Index(0));
+      each_wanted([&](Index r, Scalar* row) {
+        writer.copy(&piece_[static_cast<std::size_t>(r * piece_stride_ + column - column_of(piece_first))], piece_end - column, row + column);
+        if (piece_end == end) writer.zeros(tokens - end, row + end);
+        if (piece_first == oldest) writer.zeros(column, row);
+      });
+      if (piece_first == oldest) return;
+      piece_end = column_of(piece_first);
+      newest = piece_first;
+      piece_first = std::max(piece_first - blocks_in_a_piece, oldest);
+    }
+  }
+
+  void product(const Scalar* queries, const Scalar* keys, Index columns, Index to) {
+    each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
+      Tile<Scalar, Columns> tile;
+      multiply<false, Columns>(queries, keys + column / width * factors_.panel_stride(), state_, tile);
+      Scalar* out = piece_.data() + to + column;
+      each_row([&](std::size_t r) { lanes<Columns>(out + static_cast<Index>(r) * piece_stride_) = tile[r]; });
+    });
+  }
+
+  void copy_near(Index c, Index strip, Index to) {
+    for (Index r = 0; r < strip_tokens; ++r)
+      for (Index column = 0; column < near_stride_; column += strip_tokens)
+        lanes<strip_tokens>(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + column)]) = lanes<strip_tokens>(near(c, strip, r) + column);
+  }
+
+  const BlockPlan<Scalar>* plan_;
+  Index state_, blocks_;
+  ChannelTile<Scalar> tile_;
+  Factors<Scalar> factors_;
+  Gaps<Scalar> gaps_;
+  std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (blocks): sums of steps
+  Index near_stride_;
+  std::vector<Scalar> near_;     // (channels, strips of a block, rows, near columns)
+  Index piece_stride_;
+  std::vector<Scalar> piece_;    // (rows of a strip, columns)
+  std::vector<Scalar> queries_;  // (state, rows of a strip)
+};
 
 }  // namespace detail
 
@@ -108,31 +233,32 @@ void write_block_rows(const BlockPlan<Scalar>& plan, const ChannelBlocks<Scalar>
 template <Real Scalar>
 void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
                     const Executor& executor) {
-  const BlockPlan<Scalar> plan(dressed);
-  const detail::RowsByBlock wanted(plan.blocks(), rows);
-  const Index row_count = static_cast<Index>(rows.size()), tokens = dressed.recurrence.tokens;
+  const detail::BlockPlan<Scalar> plan(dressed);
+  const detail::RowsByBlock wanted(plan, rows);
+  const Index row_count = static_cast<Index>(rows.size()), channel_count = static_cast<Index>(channels.size()), tokens = dressed.recurrence.tokens;
   const auto target = [&](Index c, Index place) { return out.data() + (c * row_count + place) * out.outerStride(); };
 
-  if (!wanted.blocks.empty()) {
-    const Index end = plan.block(wanted.blocks.back().block).end();
-    const Index together = 8, groups = (static_cast<Index>(channels.size()) + together - 1) / together;
-    executor(groups, [&](Index group) {
-      ChannelBlocks<Scalar> channel_blocks(plan);
-      BlockScratch<Scalar> scratch(plan);
-      RowVector<Scalar> unwanted(tokens);
-      std::vector<Scalar*> targets(IMPLICIT_ATTENTION_BLOCK_TOKENS);
-      for (Index c = group * together; c < std::min((group + 1) * together, static_cast<Index>(channels.size())); ++c) {
-        channel_blocks.load(channels[static_cast<std::size_t>(c)], end);
-        for (const auto& block : wanted.blocks) {
-          const Index first = plan.block(block.block).first;
-          const auto slot = [&](Index place) -> Scalar*& { return targets[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - first)]; };
-          std::fill(targets.begin(), targets.end(), unwanted.data());
-          for (const Index place : block.places) slot(place) = target(c, place);
-          detail::write_block_rows(plan, channel_blocks, block.block, scratch, [&](Index i) { return targets[static_cast<std::size_t>(i)]; });
-          for (const Index place : block.places)  // a row that is asked for twice
-            if (slot(place) != target(c, place)) std::copy(slot(place), slot(place) + tokens, target(c, place));
+  if (wanted.any_block) {
+    const std::vector<bool> needed = wanted.needed(plan);
+    // Where each row of a block goes, -1 for nowhere; a row that is asked for twice is copied.
+    std::vector<Index> places(static_cast<std::size_t>(tokens), -1);
+    for (const std::vector<Index>& block : wanted.places)
+      for (const Index place : block) places[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)])] = place;
+    constexpr Index width = detail::register_lanes<Scalar>;
+    const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
+    executor((channel_count + width - 1) / width, [&](Index tile) {
+      const Index first = tile * width, count = std::min(width, channel_count - first);
+      detail::TileRows<Scalar> tile_rows(plan);
+      tile_rows.run(channels.data() + first, count, needed, wanted, writer, [&](Index c, Index block, Index i) -> Scalar* {
+        const Index place = places[static_cast<std::size_t>(plan.block(block).first + i)];
+        return place < 0 ? nullptr : target(first + c, place);
+      });
+      for (const std::vector<Index>& block : wanted.places)
+        for (const Index place : block) {
+          const Index made = places[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)])];
+          if (made == place) continue;
+          for (Index c = first; c < first + count; ++c) std::copy_n(target(c, made), tokens, target(c, place));
         }
-      }
     });
   }
 

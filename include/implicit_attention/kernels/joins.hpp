@@ -9,19 +9,11 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-// Each join has, beside its two calls, combine(a, b), which joins two results, and sees_zeros: whether joining a zero changes anything.
+// A join takes what is already there and a value, numbers or whole registers of numbers, and has beside that
+// - over(values): the values of several channels joined,
+// - combine(a, b): two results joined,
+// - sees_zeros: whether joining a zero changes anything.
 namespace detail {
-
-struct Overwrite {
-  template <class Old, Real Scalar>
-  Scalar operator()(const Old&, Scalar value) const {
-    return value;
-  }
-  template <class Old, class Scalar, int Width>
-  Lanes<Scalar, Width> operator()(const Old&, const Lanes<Scalar, Width>& value) const {
-    return value;
-  }
-};
 
 struct Sum {
   static constexpr bool sees_zeros = false;
@@ -36,9 +28,13 @@ struct Add : Sum {
   Scalar operator()(Scalar old, Scalar value) const {
     return old + value;
   }
-  template <class Old, class Scalar, int Width>
-  Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
+  template <class Scalar, int Width>
+  Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old + value;
+  }
+  template <class Values>
+  static auto over(const Values& values) {
+    return values.sum();
   }
 };
 
@@ -47,9 +43,13 @@ struct AddAbsolute : Sum {
   Scalar operator()(Scalar old, Scalar value) const {
     return old + std::abs(value);
   }
-  template <class Old, class Scalar, int Width>
-  Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
+  template <class Scalar, int Width>
+  Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old + value.abs();
+  }
+  template <class Values>
+  static auto over(const Values& values) {
+    return values.abs().sum();
   }
 };
 
@@ -58,9 +58,13 @@ struct AddPositive : Sum {
   Scalar operator()(Scalar old, Scalar value) const {
     return old + std::max(value, Scalar(0));
   }
-  template <class Old, class Scalar, int Width>
-  Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
+  template <class Scalar, int Width>
+  Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old + value.max(Scalar(0));
+  }
+  template <class Values>
+  static auto over(const Values& values) {
+    return values.max(0).sum();
   }
 };
 
@@ -70,9 +74,13 @@ struct Largest {
   Scalar operator()(Scalar old, Scalar value) const {
     return std::max(old, value);
   }
-  template <class Old, class Scalar, int Width>
-  Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
+  template <class Scalar, int Width>
+  Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old.max(value);
+  }
+  template <class Values>
+  static auto over(const Values& values) {
+    return values.maxCoeff();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
@@ -86,9 +94,13 @@ struct Smallest {
   Scalar operator()(Scalar old, Scalar value) const {
     return std::min(old, value);
   }
-  template <class Old, class Scalar, int Width>
-  Lanes<Scalar, Width> operator()(const Old& old, const Lanes<Scalar, Width>& value) const {
+  template <class Scalar, int Width>
+  Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old.min(value);
+  }
+  template <class Values>
+  static auto over(const Values& values) {
+    return values.minCoeff();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {

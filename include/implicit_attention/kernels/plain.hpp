@@ -59,7 +59,8 @@ void plain_row(const Dressed<Recurrence>& dressed, Index channel, Index row, typ
     const Index last = std::min(row, dressed.last_reached(token));
     for (Index reached = token; reached <= last; ++reached)
       sum += entry(dressed.taps, width - 1 - (reached - token), channel) * out[reached];
-    out[token] = entry(dressed.row_scale, row, channel) * sum * entry(dressed.column_scale, token, channel);
+    out[token] = entry(dressed.row_scale, row, channel) * entry(dressed.row_weights, row, channel) * sum *
+                 entry(dressed.column_scale, token, channel);
   }
 }
 

@@ -1,11 +1,10 @@
-// Products of packed query and key factors, joined straight to the rows of a result: the off-diagonal part of every map.
+// Products of query and key factors, a tile of the result at a time: every entry of a map that is far from the diagonal.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <utility>
-#include <vector>
 
 #include <implicit_attention/kernels/lanes.hpp>
 
@@ -26,71 +25,36 @@ EIGEN_STRONG_INLINE void each_row(const Body& body) {
   [&]<std::size_t... r>(std::index_sequence<r...>) { (body(r), ...); }(std::make_index_sequence<register_rows>());
 }
 
-/// A run of neighbouring columns that one register holds.
-struct Panel {
-  Index first = 0, columns = 0;
-};
+/// Entries of register_rows rows and of `Columns` neighbouring columns.
+template <class Scalar, int Columns>
+using Tile = std::array<Lanes<Scalar, Columns>, register_rows>;
 
-/// Packed factors: queries as [group of register_rows rows][n][row], keys as [panel][n][column], both padded with anything finite, where
-/// n runs over `inner` places, of which each of `channels` takes `state`.
-template <Real Scalar>
-struct PackedFactors {
-  const Scalar* queries;
-  const Scalar* keys;
-  Index inner, channels, state;
-};
-
-/// For each of `panels[begin..end)`, each row and each channel:
-/// out[row, column] = join(out[row, column], sum_n query[row, n] key[column, n]), n over the channel's state.
-/// `row(i)` points at column 0 of result row i. `Join` takes and returns whole registers and single numbers.
-template <Real Scalar, class Target, class Join>
-void product_panels(const PackedFactors<Scalar>& factors, Index rows, const std::vector<Panel>& panels, Index begin, Index end, const Target& row,
-                    const Join& join) {
-  constexpr int width = register_lanes<Scalar>;
-  using Lane = Lanes<Scalar, width>;
-  const auto tile = [&](Index index, Index base, const std::array<Scalar*, register_rows>& targets, Index valid) {
-    const Panel& panel = panels[static_cast<std::size_t>(index)];
-    for (Index channel = 0; channel < factors.channels; ++channel) {
-      const Scalar* keys = factors.keys + (index * factors.inner + channel * factors.state) * width;
-      const Scalar* group = factors.queries + base * factors.inner + channel * factors.state * register_rows;
-      std::array<Lane, register_rows> sums;
-      const Lane first = lanes<width>(keys);
-      each_row([&](std::size_t r) { sums[r] = group[r] * first; });
-      for (Index n = 1; n < factors.state; ++n) {
-        const Lane key = lanes<width>(keys + n * width);
-        const Scalar* query = group + n * register_rows;
-        each_row([&](std::size_t r) { sums[r] += query[r] * key; });
-      }
-      if (valid == register_rows && panel.columns == width) {
-        each_row([&](std::size_t r) {
-          Eigen::Map<Lane> target(targets[r] + panel.first);
-          target = join(target, sums[r]);
-        });
-      } else {
-        for (std::size_t r = 0; r < static_cast<std::size_t>(valid); ++r)
-          for (Index c = 0; c < panel.columns; ++c) targets[r][panel.first + c] = join(targets[r][panel.first + c], sums[r][c]);
-      }
-    }
-  };
-  const auto group_at = [&](Index base, std::array<Scalar*, register_rows>& targets) {
-    const Index valid = std::min<Index>(register_rows, rows - base);
-    for (Index r = 0; r < valid; ++r) targets[static_cast<std::size_t>(r)] = row(base + r);
-    return valid;
-  };
-  std::array<Scalar*, register_rows> targets{};
-  // Few factors: the result is what costs, so it is written along its rows. Many: a panel's factors stay in the nearest cache.
-  if (factors.channels * factors.state <= 64) {
-    for (Index base = 0; base < rows; base += register_rows) {
-      const Index valid = group_at(base, targets);
-      for (Index index = begin; index < end; ++index) tile(index, base, targets, valid);
-    }
-  } else {
-    for (Index index = begin; index < end; ++index)
-      for (Index base = 0; base < rows; base += register_rows) {
-        const Index valid = group_at(base, targets);
-        tile(index, base, targets, valid);
-      }
+/// tile[r] (+)= sum_n queries[n, r] keys[n, columns]: `queries` is (inner, register_rows), `keys` are (inner) rows of register_lanes, both
+/// contiguous.
+template <bool Add, int Columns, Real Scalar>
+EIGEN_STRONG_INLINE void multiply(const Scalar* queries, const Scalar* keys, Index inner, Tile<Scalar, Columns>& tile) {
+  Index n = 0;
+  if constexpr (!Add) {
+    const Lanes<Scalar, Columns> key = lanes<Columns>(keys);
+    each_row([&](std::size_t r) { tile[r] = queries[r] * key; });
+    n = 1;
   }
+  for (; n < inner; ++n) {
+    const Lanes<Scalar, Columns> key = lanes<Columns>(keys + n * register_lanes<Scalar>);
+    const Scalar* query = queries + n * register_rows;
+    each_row([&](std::size_t r) { tile[r] += query[r] * key; });
+  }
+}
+
+/// Calls `body.template operator()<Columns>(column)` for every `Columns` of `columns` (a multiple of register_rows): whole registers where
+/// there are that many.
+template <Real Scalar, class Body>
+EIGEN_STRONG_INLINE void each_panel(Index columns, const Body& body) {
+  constexpr int width = register_lanes<Scalar>;
+  if constexpr (width > register_rows) {
+    if (columns < width) return body.template operator()<register_rows>(Index(0));
+  }
+  for (Index column = 0; column < columns; column += width) body.template operator()<width>(column);
 }
 
 }  // namespace detail

@@ -91,6 +91,7 @@ struct Dressed {
   using Scalar = typename Recurrence::ScalarType;
   Recurrence recurrence;
   Array<Scalar> row_scale;                ///< (tokens, channels)
+  Array<Scalar> row_weights;              ///< (tokens, channels), a reduction's: they scale rows, too, and applications have none
   Array<Scalar> skip;                     ///< (1, channels)
   Array<Scalar> inner_scale;              ///< (tokens, channels)
   Array<Scalar> taps;                     ///< (width, channels): transposed, so that a tap is contiguous over channels

@@ -1,8 +1,8 @@
-// Rows of attention matrices joined over channels, block by block: no channel's matrix is ever held whole.
+// Rows of attention matrices joined over channels, from their factors: no channel's matrix is ever held.
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
+#include <array>
 #include <type_traits>
 #include <vector>
 
@@ -12,106 +12,212 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Channels whose factors are held, and where entries are simply added up multiplied, together.
-constexpr Index channels_together = 16;
-
-/// Joins one block's rows of several channels, whose key factors are loaded, to `target(i)`, tokens numbers each; columns right of the block
-/// are left alone. Where entries are added up, all channels' factors are one product; elsewhere each channel's entries are made in registers.
-template <Real Scalar, class Target, class Join>
-void join_block_rows(const BlockPlan<Scalar>& plan, const std::vector<ChannelBlocks<Scalar>>& loaded, Index count, Index index,
-                     BlockScratch<Scalar>& scratch, const Target& target, const Join& join) {
-  constexpr bool add = std::is_same_v<Join, Add>;
-  const TokenBlock& block = plan.block(index);
-  const std::vector<Panel>& panels = plan.panels();
-  const Index lead = plan.lead(), leading = std::min(lead, block.first), near_first = block.first - leading;
-  const Index state = plan.dressed().recurrence.state, end = plan.panel_end(index);
-  Index oldest = index;
-  for (Index c = 0; c < count; ++c) oldest = std::min(oldest, loaded[static_cast<std::size_t>(c)].oldest_seen(index));
-  const Index first_panel = loaded.front().first_panel(index, oldest);
-  const auto first_column = [&](Index panel) { return panel == end ? block.first : panels[static_cast<std::size_t>(panel)].first; };
-  // The last panels hold columns that the block's own convolution adds to: unless sums are taken, these are made whole before they are joined.
-  const Index edge_panel = add || leading == 0 ? end : std::max(plan.panel_of(near_first), first_panel);
-  const Index edge_first = add ? near_first : std::min(first_column(edge_panel), near_first);
-
-  for (Index c = 0; c < count; ++c) {
-    const ChannelBlocks<Scalar>& channel_blocks = loaded[static_cast<std::size_t>(c)];
-    channel_blocks.queries(index, scratch, c);
-    channel_blocks.keys(index, oldest, first_panel, scratch, c);
-    channel_blocks.diagonal(index, scratch);
-    scratch.edge.setZero();
-    if (edge_panel < end) {
-      const PackedFactors<Scalar> factors{scratch.queries.data() + c * state * register_rows,
-                                          scratch.keys.data() + c * state * register_lanes<Scalar>, scratch.inner, 1, state};
-      product_panels(factors, block.tokens, panels, edge_panel, end, [&](Index i) { return &scratch.edge(i, 0) - edge_first; }, Overwrite{});
-    }
-    for (Index i = 0; i < block.tokens; ++i) {
-      Scalar* row = target(i);
-      const Scalar* near = &scratch.near(i, lead - leading);
-      for (Index column = edge_first; column < block.first; ++column) {
-        const Scalar seen = column < near_first ? Scalar(0) : near[column - near_first];
-        row[column] = join(row[column], scratch.edge(i, column - edge_first) + seen);
-      }
-      for (Index column = 0; column <= i; ++column) row[block.first + column] = join(row[block.first + column], near[leading + column]);
-      if constexpr (Join::sees_zeros)
-        for (Index column = 0; column < std::min(first_column(first_panel), edge_first); ++column) row[column] = join(row[column], Scalar(0));
-    }
-  }
-  const PackedFactors<Scalar> factors{scratch.queries.data(), scratch.keys.data(), scratch.inner, add ? 1 : count, add ? count * state : state};
-  product_panels(factors, block.tokens, panels, first_panel, edge_panel, target, join);
-}
-
+/// Joins whole maps, some registers of channels at a time: their factors first, every block by itself, then all that is far, every block of
+/// rows by itself. Where entries are added up as they are, all these channels' factors are one product.
 template <Real Scalar, class Join>
-void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<RowsByBlock::Wanted>& wanted,
-                   const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
-  const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
-  const Index end = plan.block(wanted.back().block).end();
-  // Every row of a block is computed; rows that are not wanted go aside. One that is wanted twice is copied at the end.
-  std::vector<std::vector<Scalar*>> targets(wanted.size());
-  Index aside_rows = 0;
-  for (std::size_t w = 0; w < wanted.size(); ++w) {
-    const TokenBlock& block = plan.block(wanted[w].block);
-    targets[w].assign(static_cast<std::size_t>(block.tokens), nullptr);
-    for (const Index place : wanted[w].places)
-      targets[w][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - block.first)] = out.data() + place * out.outerStride();
-    aside_rows += std::count(targets[w].begin(), targets[w].end(), nullptr);
-  }
-  Matrix<Scalar> aside(aside_rows, tokens);
-  for (std::size_t w = 0; w < wanted.size(); ++w)
-    for (Scalar*& row : targets[w]) {
-      if (row == nullptr) row = aside.data() + --aside_rows * tokens;
-      std::fill(row, row + plan.block(wanted[w].block).end(), initial);
-      std::fill(row + plan.block(wanted[w].block).end(), row + tokens, Scalar(0));
-    }
+class JoinedRows {
+ public:
+  static constexpr int width = register_lanes<Scalar>;
+  /// Registers of channels whose factors are held together.
+  static constexpr Index tiles_together = std::max(1, 16 / width), channels_together = tiles_together * width;
 
-  std::vector<ChannelBlocks<Scalar>> loaded;
-  for (Index c = 0; c < std::min(channels_together, channel_count); ++c) loaded.emplace_back(plan);
-  const Index per_task = std::max<Index>(1, static_cast<Index>(wanted.size()) / 16), tasks = (static_cast<Index>(wanted.size()) + per_task - 1) / per_task;
-  for (Index first = 0; first < channel_count; first += channels_together) {
-    const Index count = std::min(channels_together, channel_count - first);
-    executor(count, [&](Index c) { loaded[static_cast<std::size_t>(c)].load(channels[static_cast<std::size_t>(first + c)], end); });
-    executor(tasks, [&](Index task) {
-      BlockScratch<Scalar> scratch(plan, static_cast<Index>(loaded.size()));
-      // Long rows first, so that workers finish together.
-      const Index last = static_cast<Index>(wanted.size()) - task * per_task;
-      for (Index w = last - 1; w >= std::max(last - per_task, Index(0)); --w) {
-        const auto target = [&](Index i) { return targets[static_cast<std::size_t>(w)][static_cast<std::size_t>(i)]; };
-        join_block_rows(plan, loaded, count, wanted[static_cast<std::size_t>(w)].block, scratch, target, join);
-      }
+  JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed, const Join& join)
+      : plan_(&plan), targets_(&targets), needed_(&needed), join_(join), state_(plan.dressed().recurrence.state),
+        blocks_(static_cast<Index>(plan.blocks().size())), factors_(blocks_, blocks_, channels_together, state_, true),
+        steps_(static_cast<std::size_t>(tiles_together * blocks_)) {}
+
+  /// Joins up to channels_together channels.
+  void run(const Index* channels, Index count, const Executor& executor) {
+    channels_ = channels;
+    count_ = count;
+    // Blocks in a fixed number of runs, which begin cheaply; then blocks by themselves, long rows first, so that workers finish together.
+    const Index runs = std::min<Index>(blocks_, 16);
+    executor(runs, [&](Index run) {
+      std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
+      for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block)
+        if ((*needed_)[static_cast<std::size_t>(block)]) join_near(tiles, block);
+    });
+    executor(runs, [&](Index run) {
+      const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
+      std::vector<Gaps<Scalar>> gaps(tiles.size(), Gaps<Scalar>(blocks_, state_));
+      std::vector<Scalar> queries(static_cast<std::size_t>(block_strips * count_ * state_ * strip_tokens));
+      for (Index block = blocks_ - 1 - run; block >= 0; block -= runs)
+        if (wanted(block)) join_far(tiles, gaps, queries, block);
     });
   }
-  for (std::size_t w = 0; w < wanted.size(); ++w) {
-    const TokenBlock& block = plan.block(wanted[w].block);
-    for (Index i = 0; i < block.tokens; ++i) {
-      Scalar* row = targets[w][static_cast<std::size_t>(i)];
-      // Right of the diagonal nothing is seen.
-      std::fill(row + block.first + i + 1, row + block.end(), Scalar(0));
+
+ private:
+  [[nodiscard]] bool wanted(Index block) const { return !(*targets_)[static_cast<std::size_t>(block)].empty(); }
+  [[nodiscard]] Scalar* target(Index block, Index row) const { return (*targets_)[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)]; }
+  [[nodiscard]] typename ChannelTile<Scalar>::Lane& steps(Index tile, Index block) { return steps_[static_cast<std::size_t>(tile * blocks_ + block)]; }
+
+  [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
+    std::vector<ChannelTile<Scalar>> tiles;
+    for (Index first = 0; first < count_; first += width) {
+      tiles.emplace_back(*plan_);
+      tiles.back().load(channels_ + first, std::min<Index>(width, count_ - first));
     }
-    for (const Index place : wanted[w].places) {
-      Scalar* row = targets[w][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - block.first)];
+    return tiles;
+  }
+
+  /// A block's factors, and everything that its rows see in the block itself.
+  void join_near(std::vector<ChannelTile<Scalar>>& tiles, Index index) {
+    const TokenBlock& block = plan_->block(index);
+    const Index lead = plan_->lead(), place = index * block_strips;
+    for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) steps(t, index).setZero();
+    for (Index strip = 0; strip < block.strips(); ++strip) {
+      const Index first = block.first + strip * strip_tokens, count = std::min(strip_tokens, block.end() - first);
+      for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
+        ChannelTile<Scalar>& tile = tiles[static_cast<std::size_t>(t)];
+        tile.compute(first, count, block.document_first);
+        steps(t, index) += tile.steps();
+        tile.store(factors_, t * width, index, strip, place + strip, wanted(index));
+        if (wanted(index)) join_entries(tile, index, strip, count);
+      }
+      if (wanted(index)) {
+        for_earlier_strips(strip, [&](Index earlier, Index strips) {
+          join_product(factors_.queries(0, place + strip), index, earlier, strips * strip_tokens, block.first - lead + earlier * strip_tokens, index,
+                       strip);
+          for (Index c = 0; c < count_; ++c) {
+            Scalar* queries = factors_.queries(c, place + strip);
+            Factors<Scalar>::scale_queries(queries, factors_.decays(c, place + earlier), 1, state_, queries);
+          }
+        });
+      }
+      for (Index c = 0; c < count_; ++c) factors_.join_strips(c, index, place, strip);
+    }
+  }
+
+  void join_entries(const ChannelTile<Scalar>& tile, Index index, Index strip, Index count) const {
+    const Index first = plan_->block(index).first + strip * strip_tokens - tile.lead();
+    for (Index r = 0; r < count; ++r) {
+      Scalar* row = target(index, strip * strip_tokens + r);
+      for (Index column = std::max(-first, Index(0)); column <= tile.lead() + r; ++column) {
+        const typename ChannelTile<Scalar>::Lane entries = tile.entry(r, column);
+        const Scalar joined = tile.channels() == width ? Scalar(Join::over(entries)) : Scalar(Join::over(entries.head(tile.channels())));
+        row[first + column] = Join::combine(row[first + column], joined);
+      }
+    }
+  }
+
+  /// What a block's rows see in the blocks before it.
+  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, std::vector<Gaps<Scalar>>& gaps, std::vector<Scalar>& queries, Index index) {
+    const TokenBlock& block = plan_->block(index);
+    Index oldest = index;
+    for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
+      Gaps<Scalar>& gap = gaps[static_cast<std::size_t>(t)];
+      gap.compute(tiles[static_cast<std::size_t>(t)], block, index, [&](Index older) { return steps(t, older); });
+      for (Index c = 0; c < tiles[static_cast<std::size_t>(t)].channels(); ++c) oldest = std::min(oldest, gap.oldest(c));
+    }
+    const Index strips = block.strips(), lead = plan_->lead(), per_strip = count_ * state_ * strip_tokens;
+    for (Index older = oldest; older < index; ++older) {
+      for (Index strip = 0; strip < strips; ++strip)
+        for (Index c = 0; c < count_; ++c) {
+          Scalar* to = &queries[static_cast<std::size_t>(strip * per_strip + c * state_ * strip_tokens)];
+          const Gaps<Scalar>& gap = gaps[static_cast<std::size_t>(c / width)];
+          if (gap.oldest(c % width) <= older)
+            Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), gap.between(c % width, older), width, state_, to);
+          else
+            std::fill_n(to, state_ * strip_tokens, Scalar(0));
+        }
+      const Index column = plan_->block(older).first - lead;
+      for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += std::max<Index>(width, strip_tokens))
+        for (Index strip = 0; strip < strips; ++strip)
+          join_product(&queries[static_cast<std::size_t>(strip * per_strip)], older, panel / strip_tokens, std::max<Index>(width, strip_tokens),
+                       column + panel, index, strip);
+    }
+    if constexpr (Join::sees_zeros)
+      for (Index row = 0; row < block.tokens; ++row)
+        for (Index column = 0; column < plan_->block(oldest).first - lead; ++column)
+          target(index, row)[column] = join_(target(index, row)[column], Scalar(0));
+  }
+
+  /// Joins the product of a strip's queries and `columns` keys of strip `key_strip` ... of block `key_block`, whose first column is `first`.
+  void join_product(const Scalar* queries, Index key_block, Index key_strip, Index columns, Index first, Index index, Index strip) const {
+    const Index rows = std::min(strip_tokens, plan_->block(index).tokens - strip * strip_tokens);
+    each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
+      const Scalar* keys = factors_.keys(0, key_block, key_strip) + column / width * factors_.panel_stride();
+      const Index at = first + column, hidden = std::max(-at, Index(0));  // columns before the first token
+      if (hidden >= Columns) return;
+      std::array<Scalar*, register_rows> row{};  // at the first column that is there
+      for (Index r = 0; r < rows; ++r) row[static_cast<std::size_t>(r)] = target(index, strip * strip_tokens + r) + (at + hidden);
+      if (rows == strip_tokens && hidden == 0) return join_panel<Columns>(queries, keys, row);
+      // Rows and columns that are not there are joined beside the map.
+      std::array<Scalar, static_cast<std::size_t>(register_rows * Columns)> beside{};
+      std::array<Scalar*, register_rows> row_beside{};
+      for (Index r = 0; r < strip_tokens; ++r) row_beside[static_cast<std::size_t>(r)] = beside.data() + r * Columns;
+      for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row[r], Columns - hidden, row_beside[r] + hidden);
+      join_panel<Columns>(queries, keys, row_beside);
+      for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row_beside[r] + hidden, Columns - hidden, row[r]);
+    });
+  }
+
+  /// The same for one panel; `row` points at its first column in each row.
+  template <int Columns>
+  EIGEN_STRONG_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
+    const Index query_stride = state_ * strip_tokens, key_stride = state_ * width;
+    Tile<Scalar, Columns> tile;
+    if constexpr (std::is_same_v<Join, Add>) {
+      multiply<false, Columns>(queries, keys, state_, tile);
+      for (Index c = 1; c < count_; ++c) multiply<true, Columns>(queries + c * query_stride, keys + c * key_stride, state_, tile);
+      each_row([&](std::size_t r) { lanes<Columns>(row[r]) += tile[r]; });
+    } else {
+      for (Index c = 0; c < count_; ++c) {
+        multiply<false, Columns>(queries + c * query_stride, keys + c * key_stride, state_, tile);
+        each_row([&](std::size_t r) {
+          Eigen::Map<Lanes<Scalar, Columns>> joined = lanes<Columns>(row[r]);
+          joined = join_(Lanes<Scalar, Columns>(joined), tile[r]);
+        });
+      }
+    }
+  }
+
+  const BlockPlan<Scalar>* plan_;
+  const std::vector<std::vector<Scalar*>>* targets_;
+  const std::vector<bool>* needed_;
+  Join join_;
+  Index state_, blocks_;
+  Factors<Scalar> factors_;
+  std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (tiles, blocks)
+  const Index* channels_ = nullptr;
+  Index count_ = 0;
+};
+
+template <Real Scalar, class Join>
+void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted, const std::vector<Index>& rows,
+                   View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
+  const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
+  // Every row of a wanted block is computed; rows that are not wanted go aside. One that is wanted twice is copied at the end.
+  std::vector<std::vector<Scalar*>> targets(wanted.places.size());
+  Index aside_rows = 0;
+  for (std::size_t b = 0; b < targets.size(); ++b) {
+    if (wanted.places[b].empty()) continue;
+    targets[b].assign(static_cast<std::size_t>(plan.blocks()[b].tokens), nullptr);
+    for (const Index place : wanted.places[b])
+      targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)] = out.data() + place * out.outerStride();
+    aside_rows += std::count(targets[b].begin(), targets[b].end(), nullptr);
+  }
+  Matrix<Scalar> aside(aside_rows, tokens);
+  for (std::size_t b = 0; b < targets.size(); ++b)
+    for (std::size_t i = 0; i < targets[b].size(); ++i) {
+      Scalar*& row = targets[b][i];
+      if (row == nullptr) row = aside.data() + --aside_rows * tokens;
+      const Index seen = plan.blocks()[b].first + static_cast<Index>(i) + 1;
+      std::fill(row, row + seen, initial);
+      std::fill(row + seen, row + tokens, Scalar(0));
+    }
+
+  using Joined = JoinedRows<Scalar, Join>;
+  const std::vector<bool> needed = wanted.needed(plan);
+  Joined joined(plan, targets, needed, join);
+  for (Index first = 0; first < channel_count; first += Joined::channels_together)
+    joined.run(channels.data() + first, std::min(Joined::channels_together, channel_count - first), executor);
+  for (std::size_t b = 0; b < targets.size(); ++b)
+    for (const Index place : wanted.places[b]) {
+      const Scalar* row = targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)];
       Scalar* copy = out.data() + place * out.outerStride();
       if (copy != row) std::copy(row, row + tokens, copy);
     }
-  }
 }
 
 /// One row joined over channels: tiles of channels are walked in a fixed number of groups, whose rows are joined in order.
@@ -157,9 +263,9 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector
 template <Real Scalar, class Join>
 void reduced_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
                   const Executor& executor, const Join& join, Scalar initial) {
-  const BlockPlan<Scalar> plan(dressed);
-  const detail::RowsByBlock wanted(plan.blocks(), rows);
-  if (!wanted.blocks.empty()) detail::reduce_blocks(plan, channels, wanted.blocks, rows, out, executor, join, initial);
+  const detail::BlockPlan<Scalar> plan(dressed);
+  const detail::RowsByBlock wanted(plan, rows);
+  if (wanted.any_block) detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
   for (const Index place : wanted.single)
     detail::reduce_single_row(dressed, channels, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor, join, initial);
 }

@@ -76,6 +76,7 @@ Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel,
         entries += part(dressed.taps, width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
     }
     if (!dressed.row_scale.empty()) entries *= part(dressed.row_scale, row);
+    if (!dressed.row_weights.empty()) entries *= part(dressed.row_weights, row);
     if (!dressed.column_scale.empty()) entries *= part(dressed.column_scale, token);
     emit(token, entries);
   }

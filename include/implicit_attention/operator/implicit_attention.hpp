@@ -144,8 +144,8 @@ class ImplicitAttention {
 
   template <class Recurrence>
   [[nodiscard]] static Dressed<Recurrence> weighted(Dressed<Recurrence> dressed, const Reduction<Scalar>& reduction) {
-    dressed.row_scale = product(dressed.row_scale, reduction.row_weights);
-    dressed.column_scale = product(dressed.column_scale, reduction.column_weights);
+    dressed.row_weights = reduction.row_weights;
+    dressed.column_scale = reduction.column_weights;
     return dressed;
   }
 
