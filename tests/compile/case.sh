@@ -4,9 +4,9 @@
 . "$(dirname "$0")/common.sh"
 file="$1"
 precompile_eigen eigen
-flags+=(-include "$scratch/eigen.hpp")
+flags+=("${strict[@]}" -include "$scratch/eigen.hpp")
 
-"$CXX" "${flags[@]}" "${strict[@]}" -DREFUSED=0 -fsyntax-only "$file" >"$scratch/output" 2>&1 || fail "$file does not compile as it stands"
+"$CXX" "${flags[@]}" -DREFUSED=0 -fsyntax-only "$file" >"$scratch/output" 2>&1 || fail "$file does not compile as it stands"
 
 grep -E '^// refused [0-9]+: ' "$file" >"$scratch/refusals"
 while IFS= read -r line; do

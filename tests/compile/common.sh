@@ -14,14 +14,15 @@ flags=(-std=c++20 -fmessage-length=0 "-I$REPOSITORY/include" -isystem "$EIGEN_IN
 [ "$JSON_INCLUDE" = /usr/include ] || flags+=(-isystem "$JSON_INCLUDE")
 strict=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wsign-conversion -Wold-style-cast -Wdouble-promotion -Werror)
 
-# precompile_eigen NAME FLAGS...: Eigen parsed once for many small files compiled with -include $scratch/NAME.hpp and the same flags. Whoever
-# includes config.hpp gets all of Eigen/Core anyway, so it hides nothing from them.
+# precompile_eigen NAME FLAGS...: Eigen parsed once for many small files compiled with -include $scratch/NAME.hpp and the same flags, which
+# are flags, strict and FLAGS: g++ passes over what was precompiled with other warnings. Whoever includes config.hpp gets all of Eigen/Core
+# anyway, so it hides nothing from them.
 precompile_eigen() {
   local name="$1" ending=gch
   shift
   echo '#include <Eigen/Core>' >"$scratch/$name.hpp"
   if "$CXX" --version | grep -qi clang; then ending=pch; fi
-  "$CXX" "${flags[@]}" "$@" -x c++-header "$scratch/$name.hpp" -o "$scratch/$name.hpp.$ending" >"$scratch/output" 2>&1 ||
+  "$CXX" "${flags[@]}" "${strict[@]}" "$@" -x c++-header "$scratch/$name.hpp" -o "$scratch/$name.hpp.$ending" >"$scratch/output" 2>&1 ||
     fail "Eigen does not compile with: $*"
 }
 fail() { # the message, then the compiler's words

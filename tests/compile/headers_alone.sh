@@ -3,38 +3,42 @@
 bare=(-fno-exceptions -fno-rtti)
 precompile_eigen with_exceptions
 precompile_eigen without_exceptions "${bare[@]}"
-
-alone() { # further arguments
-  "$CXX" "${flags[@]}" "${strict[@]}" "$@" -fsyntax-only "$scratch/alone.cpp" >"$scratch/output" 2>&1
-}
-failed=0
-count=0
 umbrella="$REPOSITORY/include/implicit_attention/implicit_attention.hpp"
-while IFS= read -r header; do
+
+compiles() { # name of the work files, further arguments
+  "$CXX" "${flags[@]}" "${strict[@]}" "${@:2}" -fsyntax-only "$scratch/$1.cpp" >"$scratch/$1.output" 2>&1
+}
+check() { # a header as it is included; says what is wrong with it, and nothing else
+  local header="$1" name="${1//\//-}" variant=("${bare[@]}") eigen=without_exceptions
   case "$header" in
-    implicit_attention/io/*) variant=() eigen="$scratch/with_exceptions.hpp" ;;
-    *) variant=("${bare[@]}") eigen="$scratch/without_exceptions.hpp" ;;
-  esac
-  count=$((count + 1))
-  case "$header" in
-    implicit_attention/io/* | implicit_attention/implicit_attention.hpp | */instantiations.hpp | implicit_attention/config.hpp) ;;
-    *) grep -qF "#include <$header>" "$umbrella" || { echo "FAILED: implicit_attention.hpp leaves out $header"; failed=1; } ;;
+    implicit_attention/io/*) variant=() eigen=with_exceptions ;;
+    implicit_attention/implicit_attention.hpp | implicit_attention/instantiations* | implicit_attention/config.hpp) ;;
+    *) grep -qF "#include <$header>" "$umbrella" || echo "FAILED: implicit_attention.hpp leaves out $header" ;;
   esac
   # Costly to parse, or of no business of a header's, or someone else's inside.
   if grep -nE '#include <(iostream|ranges|format|expected|Eigen/Dense)>|Eigen::internal' "$REPOSITORY/include/$header"; then
     echo "FAILED: $header uses what the lines above name"
-    failed=1
   fi
   # Twice, for the include guard. A header that does without config.hpp, and so without Eigen, must do without the precompiled one.
   printf '#include <%s>\n#include <%s>\n#if NEEDS_ABI && !defined(IMPLICIT_ATTENTION_ABI)\n#error without Eigen\n#endif\n' \
-    "$header" "$header" >"$scratch/alone.cpp"
-  alone "${variant[@]}" -DNEEDS_ABI=1 -include "$eigen" && continue
-  if ! grep -q 'without Eigen' "$scratch/output" || ! alone "${variant[@]}" -DNEEDS_ABI=0; then
+    "$header" "$header" >"$scratch/$name.cpp"
+  compiles "$name" "${variant[@]}" -DNEEDS_ABI=1 -include "$scratch/$eigen.hpp" && return
+  if ! grep -q 'without Eigen' "$scratch/$name.output" || ! compiles "$name" "${variant[@]}" -DNEEDS_ABI=0; then
     echo "FAILED: $header does not compile alone ${variant[*]}"
-    head -c 3000 "$scratch/output"
-    failed=1
+    head -c 3000 "$scratch/$name.output"
   fi
-done < <(cd "$REPOSITORY/include" && find implicit_attention -name '*.hpp' | sort)
-[ "$count" -gt 0 ] || fail "no headers found below $REPOSITORY/include"
-echo "$count headers, each alone"
-exit $failed
+}
+
+# One worker a core; each takes every so many-th header.
+mapfile -t headers < <(cd "$REPOSITORY/include" && find implicit_attention -name '*.hpp' | sort)
+[ "${#headers[@]}" -gt 0 ] || fail "no headers found below $REPOSITORY/include"
+workers="$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)"
+for ((worker = 0; worker < workers; ++worker)); do
+  for ((next = worker; next < ${#headers[@]}; next += workers)); do check "${headers[next]}"; done >"$scratch/said-$worker" &
+done
+wait
+cat "$scratch"/said-*
+checked="$(find "$scratch" -name '*.output' | wc -l)"
+[ "$checked" -eq "${#headers[@]}" ] || fail "$checked headers of ${#headers[@]} were compiled"
+echo "${#headers[@]} headers, each alone"
+! grep -q FAILED "$scratch"/said-*

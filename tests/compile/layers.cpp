@@ -3,7 +3,7 @@
 // refused 2: Real
 // refused 3: the matrix has another scalar type than the layer (no silent conversion
 // refused 4: pass a row-major matrix in memory, (tokens, channels); a column-major matrix or an expression is not copied in silence
-#include <implicit_attention/instantiations.hpp>
+#include <implicit_attention/instantiations/layers.hpp>
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>

@@ -1,5 +1,7 @@
 // The executor on OpenMP's threads, where the compiler has OpenMP.
 #define EIGEN_DONT_PARALLELIZE  // Eigen's own code stays the same as in the other sources of this program
+#include <implicit_attention/instantiations/kernels.hpp>
+
 #include <core/executor_checks.hpp>
 
 #ifdef _OPENMP

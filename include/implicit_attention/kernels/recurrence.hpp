@@ -51,20 +51,23 @@ struct DiagonalRecurrence {
     return first;
   }
 
-  void check() const {
-    const auto per_token = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
-      if (!array.empty()) check_shape("DiagonalRecurrence", name, array, tokens, columns, meaning);
-    };
-    check_shape("DiagonalRecurrence", "step", step, tokens, channels, "(tokens, channels)");
-    if (!rate.empty() || state != 1) check_shape("DiagonalRecurrence", "rate", rate, state, channels, "(state, channels)");
-    per_token("query", query, state, "(tokens, state)");
-    per_token("key", key, state, "(tokens, state)");
-    per_token("query_scale", query_scale, channels, "(tokens, channels)");
-    per_token("key_scale", key_scale, channels, "(tokens, channels)");
-    if (exclusive) check_shape("DiagonalRecurrence", "diagonal", diagonal, tokens, channels, "(tokens, channels)");
-    check_ascending("DiagonalRecurrence", "starts", starts, tokens);
-  }
+  void check() const;
 };
+
+template <Real Scalar>
+void DiagonalRecurrence<Scalar>::check() const {
+  const auto per_token = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
+    if (!array.empty()) check_shape("DiagonalRecurrence", name, array, tokens, columns, meaning);
+  };
+  check_shape("DiagonalRecurrence", "step", step, tokens, channels, "(tokens, channels)");
+  if (!rate.empty() || state != 1) check_shape("DiagonalRecurrence", "rate", rate, state, channels, "(state, channels)");
+  per_token("query", query, state, "(tokens, state)");
+  per_token("key", key, state, "(tokens, state)");
+  per_token("query_scale", query_scale, channels, "(tokens, channels)");
+  per_token("key_scale", key_scale, channels, "(tokens, channels)");
+  if (exclusive) check_shape("DiagonalRecurrence", "diagonal", diagonal, tokens, channels, "(tokens, channels)");
+  check_ascending("DiagonalRecurrence", "starts", starts, tokens);
+}
 
 /// A recurrence given entry by entry, as softmax attention has it: channel `e` of head `h` has R = the rows of head `h`.
 template <Real Scalar>

@@ -70,55 +70,10 @@ class Griffin : public LayerInterface<Griffin<S>> {
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
-  explicit Griffin(Weights weights, Options options = {}) : weights_(std::move(weights)), options_(options) {
-    const Weights& w = weights_;
-    channels_ = w.recurrent_param.size();
-    width_ = w.linear_x_weight.cols();
-    heads_ = w.input_gate_bias.rows();
-    if (channels_ == 0) raise(ErrorKind::shape, "Griffin: rg_lru.recurrent_param is empty, expected (channels)");
-    check_vector("Griffin", "rg_lru.recurrent_param", w.recurrent_param, channels_, "channels");
-    const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning) {
-      check_shape("Griffin", name, array, rows, columns, meaning);
-    };
-    const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
-      if (!array.empty()) check_vector("Griffin", name, array, size, meaning);
-    };
-    check("linear_x.weight", w.linear_x_weight, channels_, width_, "(channels, width)");
-    check_bias("linear_x.bias", w.linear_x_bias, channels_, "channels");
-    check("linear_y.weight", w.linear_y_weight, channels_, width_, "(channels, width)");
-    check_bias("linear_y.bias", w.linear_y_bias, channels_, "channels");
-    check("conv_1d.weight", w.conv_1d_weight, channels_, std::max(w.conv_1d_weight.cols(), Index(1)), "(channels, convolution width)");
-    check_bias("conv_1d.bias", w.conv_1d_bias, channels_, "channels");
-    if (heads_ == 0 || channels_ % heads_ != 0)
-      raise(ErrorKind::shape, message("Griffin: rg_lru.input_gate_bias is ", shape_text({w.input_gate_bias.rows(), w.input_gate_bias.cols()}),
-                                      ", expected (heads, channels/heads) with ", channels_, " channels"));
-    const Index block = channels_ / heads_;
-    check("rg_lru.input_gate_weight", w.input_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
-    check("rg_lru.input_gate_bias", w.input_gate_bias, heads_, block, "(heads, channels/heads)");
-    check("rg_lru.recurrent_gate_weight", w.recurrent_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
-    check("rg_lru.recurrent_gate_bias", w.recurrent_gate_bias, heads_, block, "(heads, channels/heads)");
-    check("linear_out.weight", w.linear_out_weight, width_, channels_, "(width, channels)");
-    check_bias("linear_out.bias", w.linear_out_bias, width_, "width");
-  }
+  explicit Griffin(Weights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `model.layers.0.temporal_block.`, under their public names.
-  [[nodiscard]] static Griffin from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}) {
-    Weights w;
-    w.linear_x_weight = tensors.required("linear_x.weight", 2);
-    w.linear_x_bias = tensors.optional("linear_x.bias", 1);
-    w.linear_y_weight = tensors.required("linear_y.weight", 2);
-    w.linear_y_bias = tensors.optional("linear_y.bias", 1);
-    w.conv_1d_weight = tensors.required("conv_1d.weight", 3);
-    w.conv_1d_bias = tensors.optional("conv_1d.bias", 1);
-    w.recurrent_param = tensors.required("rg_lru.recurrent_param", 1);
-    w.input_gate_weight = tensors.required("rg_lru.input_gate_weight", 3);
-    w.input_gate_bias = tensors.required("rg_lru.input_gate_bias", 2);
-    w.recurrent_gate_weight = tensors.required("rg_lru.recurrent_gate_weight", 3);
-    w.recurrent_gate_bias = tensors.required("rg_lru.recurrent_gate_bias", 2);
-    w.linear_out_weight = tensors.required("linear_out.weight", 2);
-    w.linear_out_bias = tensors.optional("linear_out.bias", 1);
-    return Griffin(std::move(w), options);
-  }
+  [[nodiscard]] static Griffin from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return width_; }
   [[nodiscard]] Index channels() const { return channels_; }
@@ -128,126 +83,205 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] const Options& options() const { return options_; }
 
   /// Runs the layer on u (L, D) as one document that begins here, or that goes on from `initial`.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr, const Executor& executor = serial_executor()) const {
-    return run(u, initial ? std::vector<Index>{} : std::vector<Index>{0}, initial, executor);
-  }
+  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr,
+                                        const Executor& executor = serial_executor()) const;
 
   /// Runs the layer on u (L, D) with positions (L): a document begins wherever the position is 0, and nowhere else.
   [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const {
-    if (static_cast<Index>(positions.size()) != u.rows())
-      raise(ErrorKind::shape, message("Griffin: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
-    std::vector<Index> starts;
-    for (std::size_t token = 0; token < positions.size(); ++token)
-      if (positions[token] == 0) starts.push_back(static_cast<Index>(token));
-    return run(u, std::move(starts), initial, executor);
-  }
+                                        const Executor& executor = serial_executor()) const;
 
   /// The unified form (formulation: Griffin). Needs gate_input, log_a, input_gate, normalizer and starts.
-  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
-    UnifiedForm<Scalar> form;
-    if (terms.has(Term::recurrence)) {
-      form.recurrence = recurrence(act, terms.has(Term::normalization));
-      if (act.initial.recurrent.size() != 0) form.initial_state = act.initial.recurrent;
-    } else {
-      DiagonalRecurrence<Scalar> identity = identity_recurrence<Scalar>(act.log_a.rows(), channels_);
-      if (terms.has(Term::normalization)) identity.diagonal = act.normalizer;  // m belongs to the key, and is there without the decays
-      form.recurrence = std::move(identity);
-    }
-    if (terms.has(Term::gate)) form.gate = gelu(act.gate_input);
-    if (terms.has(Term::convolution)) {
-      form.convolution = weights_.conv_1d_weight;
-      if (options_.convolution_within_documents) form.convolution_starts = act.starts;
-      if (act.initial.convolution_tail.size() != 0) form.convolution_tail = act.initial.convolution_tail;
-    }
-    form.convolution_bias = if_on(terms, Term::bias, weights_.conv_1d_bias);
-    return form;
-  }
+  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
  private:
-  [[nodiscard]] Activations run(ConstView<Scalar> u, std::vector<Index> starts, const State* initial, const Executor& executor) const {
-    detail::check_input("Griffin", u, width_);
-    Activations act;
-    if (initial) {
-      check_shape("Griffin", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
-                  "(convolution width - 1, channels)");
-      check_shape("Griffin", "state.recurrent", initial->recurrent, 1, channels_, "(1, channels)");
-      act.initial = *initial;
-    }
-    act.starts = std::move(starts);
-    const Weights& w = weights_;
-    act.x = detail::project<Scalar>(u, *w.linear_x_weight, w.linear_x_bias);
-    act.gate_input = detail::project<Scalar>(u, *w.linear_y_weight, w.linear_y_bias);
+  [[nodiscard]] Activations run(ConstView<Scalar> u, std::vector<Index> starts, const State* initial, const Executor& executor) const;
 
-    DressedDiagonal<Scalar> dressed;
-    dressed.recurrence.tokens = u.rows();
-    dressed.recurrence.channels = channels_;
-    dressed.taps = Matrix<Scalar>(w.conv_1d_weight.matrix().transpose());
-    if (options_.convolution_within_documents) dressed.convolution_starts = act.starts;
-    ScanInput<Scalar> convolution_input;
-    convolution_input.x = act.x;
-    convolution_input.convolution_bias = w.conv_1d_bias;
-    convolution_input.convolution_tail = Array<Scalar>::view(act.initial.convolution_tail);
-    Matrix<Scalar> c(u.rows(), channels_);
-    convolve(dressed, convolution_input, View<Scalar>(c), executor);
+  [[nodiscard]] static Matrix<Scalar> gelu(const Array<Scalar>& x);
 
-    act.input_gate = sigmoid(block_diagonal(c, w.input_gate_weight, w.input_gate_bias));
-    Matrix<Scalar> recurrent_gate = sigmoid(block_diagonal(c, w.recurrent_gate_weight, w.recurrent_gate_bias));
-    const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
-    const Matrix<Scalar> log_a = (recurrent_gate.array().rowwise() * rate.array()).matrix();
-    Matrix<Scalar> normalizer = sqrt_one_minus_square(log_a);
-    for (const Index start : act.starts) normalizer.row(start).setOnes();
-    act.c = std::move(c);
-    act.recurrent_gate = std::move(recurrent_gate);
-    act.log_a = log_a;
-    act.normalizer = std::move(normalizer);
+  [[nodiscard]] Matrix<Scalar> block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const;
 
-    dressed = {};
-    dressed.recurrence = recurrence(act, true);
-    dressed.row_scale = gelu(act.gate_input);
-    ScanInput<Scalar> input;
-    input.x = act.c;
-    if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
-    Matrix<Scalar> y(u.rows(), channels_);
-    act.final.recurrent.resize(1, channels_);
-    View<Scalar> final_state(act.final.recurrent);
-    scan<Scalar>(dressed, input, y, executor, &final_state);
-    act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
-    if (options_.convolution_within_documents && !act.starts.empty()) {
-      // What the next piece may not look back to: the document it goes on with began within the tail.
-      const Index before = act.starts.back() - (u.rows() - (convolution_width() - 1));
-      if (before > 0) act.final.convolution_tail.topRows(std::min(before, convolution_width() - 1)).setZero();
-    }
-    act.y = std::move(y);
-    act.out = detail::project<Scalar>(*act.y, *w.linear_out_weight, w.linear_out_bias);
-    return act;
-  }
-
-  [[nodiscard]] static Matrix<Scalar> gelu(const Array<Scalar>& x) { return x.matrix().cwiseProduct(gelu_scale(x.matrix())); }
-
-  [[nodiscard]] Matrix<Scalar> block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const {
-    const Index block = channels_ / heads_;
-    Matrix<Scalar> out(c.rows(), channels_);
-    for (Index head = 0; head < heads_; ++head) {
-      out.middleCols(head * block, block).noalias() = c.middleCols(head * block, block) * weight.matrix().middleRows(head * block, block);
-      out.middleCols(head * block, block).rowwise() += bias.matrix().row(head);
-    }
-    return out;
-  }
-
-  [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const {
-    DiagonalRecurrence<Scalar> recurrence;
-    recurrence.tokens = act.log_a.rows();
-    recurrence.channels = channels_;
-    recurrence.step = act.log_a;
-    recurrence.key_scale = normalized ? Array<Scalar>(Matrix<Scalar>(act.input_gate.matrix().cwiseProduct(act.normalizer.matrix()))) : act.input_gate;
-    recurrence.starts = act.starts;
-    return recurrence;
-  }
+  [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const;
 
   Weights weights_;
   Options options_;
   Index width_ = 0, channels_ = 0, heads_ = 0;
 };
+
+template <Real S>
+Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weights)), options_(options) {
+  const Weights& w = weights_;
+  channels_ = w.recurrent_param.size();
+  width_ = w.linear_x_weight.cols();
+  heads_ = w.input_gate_bias.rows();
+  if (channels_ == 0) raise(ErrorKind::shape, "Griffin: rg_lru.recurrent_param is empty, expected (channels)");
+  check_vector("Griffin", "rg_lru.recurrent_param", w.recurrent_param, channels_, "channels");
+  const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning) {
+    check_shape("Griffin", name, array, rows, columns, meaning);
+  };
+  const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
+    if (!array.empty()) check_vector("Griffin", name, array, size, meaning);
+  };
+  check("linear_x.weight", w.linear_x_weight, channels_, width_, "(channels, width)");
+  check_bias("linear_x.bias", w.linear_x_bias, channels_, "channels");
+  check("linear_y.weight", w.linear_y_weight, channels_, width_, "(channels, width)");
+  check_bias("linear_y.bias", w.linear_y_bias, channels_, "channels");
+  check("conv_1d.weight", w.conv_1d_weight, channels_, std::max(w.conv_1d_weight.cols(), Index(1)), "(channels, convolution width)");
+  check_bias("conv_1d.bias", w.conv_1d_bias, channels_, "channels");
+  if (heads_ == 0 || channels_ % heads_ != 0)
+    raise(ErrorKind::shape, message("Griffin: rg_lru.input_gate_bias is ", shape_text({w.input_gate_bias.rows(), w.input_gate_bias.cols()}),
+                                    ", expected (heads, channels/heads) with ", channels_, " channels"));
+  const Index block = channels_ / heads_;
+  check("rg_lru.input_gate_weight", w.input_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
+  check("rg_lru.input_gate_bias", w.input_gate_bias, heads_, block, "(heads, channels/heads)");
+  check("rg_lru.recurrent_gate_weight", w.recurrent_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
+  check("rg_lru.recurrent_gate_bias", w.recurrent_gate_bias, heads_, block, "(heads, channels/heads)");
+  check("linear_out.weight", w.linear_out_weight, width_, channels_, "(width, channels)");
+  check_bias("linear_out.bias", w.linear_out_bias, width_, "width");
+}
+
+template <Real S>
+Griffin<S> Griffin<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
+  Weights w;
+  w.linear_x_weight = tensors.required("linear_x.weight", 2);
+  w.linear_x_bias = tensors.optional("linear_x.bias", 1);
+  w.linear_y_weight = tensors.required("linear_y.weight", 2);
+  w.linear_y_bias = tensors.optional("linear_y.bias", 1);
+  w.conv_1d_weight = tensors.required("conv_1d.weight", 3);
+  w.conv_1d_bias = tensors.optional("conv_1d.bias", 1);
+  w.recurrent_param = tensors.required("rg_lru.recurrent_param", 1);
+  w.input_gate_weight = tensors.required("rg_lru.input_gate_weight", 3);
+  w.input_gate_bias = tensors.required("rg_lru.input_gate_bias", 2);
+  w.recurrent_gate_weight = tensors.required("rg_lru.recurrent_gate_weight", 3);
+  w.recurrent_gate_bias = tensors.required("rg_lru.recurrent_gate_bias", 2);
+  w.linear_out_weight = tensors.required("linear_out.weight", 2);
+  w.linear_out_bias = tensors.optional("linear_out.bias", 1);
+  return Griffin(std::move(w), options);
+}
+
+template <Real S>
+typename Griffin<S>::Activations Griffin<S>::activations(ConstView<Scalar> u, const State* initial, const Executor& executor) const {
+  return run(u, initial ? std::vector<Index>{} : std::vector<Index>{0}, initial, executor);
+}
+
+template <Real S>
+typename Griffin<S>::Activations Griffin<S>::activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial,
+                                                         const Executor& executor) const {
+  if (static_cast<Index>(positions.size()) != u.rows())
+    raise(ErrorKind::shape,
+          message("Griffin: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
+  std::vector<Index> starts;
+  for (std::size_t token = 0; token < positions.size(); ++token)
+    if (positions[token] == 0) starts.push_back(static_cast<Index>(token));
+  return run(u, std::move(starts), initial, executor);
+}
+
+template <Real S>
+UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms terms) const {
+  UnifiedForm<Scalar> form;
+  if (terms.has(Term::recurrence)) {
+    form.recurrence = recurrence(act, terms.has(Term::normalization));
+    if (act.initial.recurrent.size() != 0) form.initial_state = act.initial.recurrent;
+  } else {
+    DiagonalRecurrence<Scalar> identity = identity_recurrence<Scalar>(act.log_a.rows(), channels_);
+    if (terms.has(Term::normalization)) identity.diagonal = act.normalizer;  // m belongs to the key, and is there without the decays
+    form.recurrence = std::move(identity);
+  }
+  if (terms.has(Term::gate)) form.gate = gelu(act.gate_input);
+  if (terms.has(Term::convolution)) {
+    form.convolution = weights_.conv_1d_weight;
+    if (options_.convolution_within_documents) form.convolution_starts = act.starts;
+    if (act.initial.convolution_tail.size() != 0) form.convolution_tail = act.initial.convolution_tail;
+  }
+  form.convolution_bias = if_on(terms, Term::bias, weights_.conv_1d_bias);
+  return form;
+}
+
+template <Real S>
+typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vector<Index> starts, const State* initial,
+                                                 const Executor& executor) const {
+  detail::check_input("Griffin", u, width_);
+  Activations act;
+  if (initial) {
+    check_shape("Griffin", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
+                "(convolution width - 1, channels)");
+    check_shape("Griffin", "state.recurrent", initial->recurrent, 1, channels_, "(1, channels)");
+    act.initial = *initial;
+  }
+  act.starts = std::move(starts);
+  const Weights& w = weights_;
+  act.x = detail::project<Scalar>(u, *w.linear_x_weight, w.linear_x_bias);
+  act.gate_input = detail::project<Scalar>(u, *w.linear_y_weight, w.linear_y_bias);
+
+  DressedDiagonal<Scalar> dressed;
+  dressed.recurrence.tokens = u.rows();
+  dressed.recurrence.channels = channels_;
+  dressed.taps = Matrix<Scalar>(w.conv_1d_weight.matrix().transpose());
+  if (options_.convolution_within_documents) dressed.convolution_starts = act.starts;
+  ScanInput<Scalar> convolution_input;
+  convolution_input.x = act.x;
+  convolution_input.convolution_bias = w.conv_1d_bias;
+  convolution_input.convolution_tail = Array<Scalar>::view(act.initial.convolution_tail);
+  Matrix<Scalar> c(u.rows(), channels_);
+  convolve(dressed, convolution_input, View<Scalar>(c), executor);
+
+  act.input_gate = sigmoid(block_diagonal(c, w.input_gate_weight, w.input_gate_bias));
+  Matrix<Scalar> recurrent_gate = sigmoid(block_diagonal(c, w.recurrent_gate_weight, w.recurrent_gate_bias));
+  const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
+  const Matrix<Scalar> log_a = (recurrent_gate.array().rowwise() * rate.array()).matrix();
+  Matrix<Scalar> normalizer = sqrt_one_minus_square(log_a);
+  for (const Index start : act.starts) normalizer.row(start).setOnes();
+  act.c = std::move(c);
+  act.recurrent_gate = std::move(recurrent_gate);
+  act.log_a = log_a;
+  act.normalizer = std::move(normalizer);
+
+  dressed = {};
+  dressed.recurrence = recurrence(act, true);
+  dressed.row_scale = gelu(act.gate_input);
+  ScanInput<Scalar> input;
+  input.x = act.c;
+  if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
+  Matrix<Scalar> y(u.rows(), channels_);
+  act.final.recurrent.resize(1, channels_);
+  View<Scalar> final_state(act.final.recurrent);
+  scan<Scalar>(dressed, input, y, executor, &final_state);
+  act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
+  if (options_.convolution_within_documents && !act.starts.empty()) {
+    // What the next piece may not look back to: the document it goes on with began within the tail.
+    const Index before = act.starts.back() - (u.rows() - (convolution_width() - 1));
+    if (before > 0) act.final.convolution_tail.topRows(std::min(before, convolution_width() - 1)).setZero();
+  }
+  act.y = std::move(y);
+  act.out = detail::project<Scalar>(*act.y, *w.linear_out_weight, w.linear_out_bias);
+  return act;
+}
+
+template <Real S>
+Matrix<S> Griffin<S>::gelu(const Array<Scalar>& x) {
+  return x.matrix().cwiseProduct(gelu_scale(x.matrix()));
+}
+
+template <Real S>
+Matrix<S> Griffin<S>::block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const {
+  const Index block = channels_ / heads_;
+  Matrix<Scalar> out(c.rows(), channels_);
+  for (Index head = 0; head < heads_; ++head) {
+    out.middleCols(head * block, block).noalias() = c.middleCols(head * block, block) * weight.matrix().middleRows(head * block, block);
+    out.middleCols(head * block, block).rowwise() += bias.matrix().row(head);
+  }
+  return out;
+}
+
+template <Real S>
+DiagonalRecurrence<S> Griffin<S>::recurrence(const Activations& act, bool normalized) const {
+  DiagonalRecurrence<Scalar> recurrence;
+  recurrence.tokens = act.log_a.rows();
+  recurrence.channels = channels_;
+  recurrence.step = act.log_a;
+  recurrence.key_scale =
+      normalized ? Array<Scalar>(Matrix<Scalar>(act.input_gate.matrix().cwiseProduct(act.normalizer.matrix()))) : act.input_gate;
+  recurrence.starts = act.starts;
+  return recurrence;
+}
 
 IMPLICIT_ATTENTION_NAMESPACE_END

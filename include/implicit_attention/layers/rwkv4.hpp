@@ -65,46 +65,10 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
-  explicit Rwkv4(Weights weights) : weights_(std::move(weights)) {
-    const Weights& w = weights_;
-    channels_ = w.time_decay.size();
-    width_ = w.key_weight.cols();
-    if (channels_ == 0) raise(ErrorKind::shape, "Rwkv4: time_decay is empty, expected (channels)");
-    check_vector("Rwkv4", "time_decay", w.time_decay, channels_, "channels");
-    check_vector("Rwkv4", "time_first", w.time_first, channels_, "channels");
-    const auto check_mix = [&](const char* name, const Array<Scalar>& mix) { check_vector("Rwkv4", name, mix, width_, "width"); };
-    check_mix("time_mix_key", w.time_mix_key);
-    check_mix("time_mix_value", w.time_mix_value);
-    check_mix("time_mix_receptance", w.time_mix_receptance);
-    check_shape("Rwkv4", "key.weight", w.key_weight, channels_, width_, "(channels, width)");
-    check_shape("Rwkv4", "value.weight", w.value_weight, channels_, width_, "(channels, width)");
-    check_shape("Rwkv4", "receptance.weight", w.receptance_weight, channels_, width_, "(channels, width)");
-    check_shape("Rwkv4", "output.weight", w.output_weight, width_, channels_, "(width, channels)");
-    // A decay beyond exp(-1e30) per token is none the smaller for being larger, and finite sums stay finite.
-    decay_ = w.time_decay.matrix().array().exp().min(Scalar(1e30)).matrix().row(0);
-  }
+  explicit Rwkv4(Weights weights);
 
   /// Reads the weights below a prefix such as `rwkv.blocks.0.attention.` or `blocks.0.att.`, under their public names.
-  [[nodiscard]] static Rwkv4 from_tensors(const PrefixedTensors<Scalar>& tensors) {
-    const auto vector = [&](const char* name) {
-      const Array<Scalar> numbers = tensors.required(name);
-      if (numbers.rows() != 1)
-        raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.prefix(), name, " is ",
-                                        shape_text(*tensors.source().shape(tensors.prefix() + name)), ", expected one row of numbers"));
-      return numbers;
-    };
-    Weights w;
-    w.time_decay = vector("time_decay");
-    w.time_first = vector("time_first");
-    w.time_mix_key = vector(tensors.has("time_mix_k") ? "time_mix_k" : "time_mix_key");
-    w.time_mix_value = vector(tensors.has("time_mix_v") ? "time_mix_v" : "time_mix_value");
-    w.time_mix_receptance = vector(tensors.has("time_mix_r") ? "time_mix_r" : "time_mix_receptance");
-    w.key_weight = tensors.required("key.weight", 2);
-    w.value_weight = tensors.required("value.weight", 2);
-    w.receptance_weight = tensors.required("receptance.weight", 2);
-    w.output_weight = tensors.required("output.weight", 2);
-    return Rwkv4(std::move(w));
-  }
+  [[nodiscard]] static Rwkv4 from_tensors(const PrefixedTensors<Scalar>& tensors);
 
   [[nodiscard]] Index width() const { return width_; }
   [[nodiscard]] Index channels() const { return channels_; }
@@ -113,141 +77,205 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   [[nodiscard]] const RowVector<Scalar>& decay() const { return decay_; }
 
   /// Runs the layer on u (L, D), from `initial` if a state was carried in.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr, const Executor& executor = serial_executor()) const {
-    detail::check_input("Rwkv4", u, width_);
-    Activations act;
-    if (initial) {
-      check_vector("Rwkv4", "state.shifted", initial->shifted, width_, "width");
-      check_vector("Rwkv4", "state.numerator", initial->numerator, channels_, "channels");
-      check_vector("Rwkv4", "state.denominator", initial->denominator, channels_, "channels");
-      check_vector("Rwkv4", "state.exponent", initial->exponent, channels_, "channels");
-      act.initial = *initial;
-    }
-    const Weights& w = weights_;
-    act.key = detail::project<Scalar>(mix(u, w.time_mix_key, initial), *w.key_weight);
-    act.x = detail::project<Scalar>(mix(u, w.time_mix_value, initial), *w.value_weight);
-    act.receptance = detail::project<Scalar>(mix(u, w.time_mix_receptance, initial), *w.receptance_weight);
-    act.weighting = weighting(act.key, act.initial);
-
-    DressedDiagonal<Scalar> dressed;
-    dressed.recurrence = normalised_recurrence(act.weighting);
-    dressed.row_scale = sigmoid(act.receptance.matrix());
-    ScanInput<Scalar> input;
-    input.x = act.x;
-    if (initial) input.initial_state = Array<Scalar>::view(act.initial.numerator);
-    Matrix<Scalar> y(u.rows(), channels_);
-    act.final.numerator.resize(1, channels_);
-    View<Scalar> final_numerator(act.final.numerator);
-    scan<Scalar>(dressed, input, y, executor, &final_numerator);
-    act.final.denominator = act.weighting.final_denominator;
-    act.final.exponent = act.weighting.final_exponent;
-    act.final.shifted = u.bottomRows(1);
-    act.y = std::move(y);
-    act.out = detail::project<Scalar>(*act.y, *w.output_weight);
-    return act;
-  }
+  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr,
+                                        const Executor& executor = serial_executor()) const;
 
   /// The unified form (formulation: RWKV-4). Needs receptance and key. With the normalization off, R is p times
   /// exp(-unnormalised_log_scale), one constant per channel.
-  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
-    UnifiedForm<Scalar> form;
-    if (terms.has(Term::gate)) form.gate = sigmoid(act.receptance.matrix());
-    if (!terms.has(Term::recurrence)) {
-      form.recurrence = identity_recurrence<Scalar>(act.key.rows(), channels_);
-      return form;
-    }
-    const Weighting scaled = act.weighting.step.empty() ? weighting(act.key, act.initial) : act.weighting;
-    DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
-    if (!terms.has(Term::normalization)) {
-      const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
-      recurrence.query_scale = Matrix<Scalar>((scaled.exponent.matrix().rowwise() - scale).array().exp().matrix());
-      const RowVector<Scalar> first = weights_.time_first.matrix().row(0) - scale;
-      recurrence.diagonal = Matrix<Scalar>((act.key.matrix().rowwise() + first).array().exp().matrix());
-    }
-    form.recurrence = std::move(recurrence);
-    if (act.initial.numerator.size() != 0) form.initial_state = act.initial.numerator;
-    return form;
-  }
+  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// With the normalization off, the log of what p is divided by, (1, E): the largest exponent in the channel, so that every entry is at most 1.
-  [[nodiscard]] RowVector<Scalar> unnormalised_log_scale(const Activations& act) const {
-    return unnormalised_log_scale(act, act.weighting.step.empty() ? weighting(act.key, act.initial) : act.weighting);
-  }
+  [[nodiscard]] RowVector<Scalar> unnormalised_log_scale(const Activations& act) const;
 
   /// Scales all exponentials of a sequence of keys (L, E) to at most 1, and normalises.
-  [[nodiscard]] Weighting weighting(const Array<Scalar>& keys, const State& initial) const {
-    const Index tokens = keys.rows();
-    Matrix<Scalar> exponent(tokens, channels_), step(tokens, channels_), key_scale(tokens, channels_), state_weight(tokens, channels_),
-        own_weight(tokens, channels_);
-    using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
-    constexpr Scalar nothing = Scalar(-1e30);  // the exponent of an empty state: its weight is zero
-    Row o = Row::Constant(channels_, nothing), denominator = Row::Zero(channels_);
-    if (initial.denominator.size() != 0) {
-      denominator = initial.denominator.row(0).array();
-      o = (denominator > Scalar(0)).select(initial.exponent.row(0).array(), nothing);
-    }
-    const Row first = weights_.time_first.matrix().row(0).array(), decay = decay_.array();
-    Row key(channels_), reference(channels_), state_term(channels_), own_term(channels_), next(channels_);
-    for (Index token = 0; token < tokens; ++token) {
-      key = keys.matrix().row(token).array();
-      reference = o.max(key + first);
-      own_term = (key + first - reference).exp();
-      state_term = denominator * (o - reference).exp();
-      next = state_term + own_term;
-      exponent.row(token) = o;
-      own_weight.row(token) = own_term / next;
-      state_weight.row(token) = (o - reference).exp() / next;
-      next = (o - decay).max(key);
-      // Before anything is in the state its decay means nothing: zero keeps sums of steps exact.
-      step.row(token) = (o <= nothing).select(Scalar(0), (o - next) - decay);
-      key_scale.row(token) = (key - next).exp();
-      denominator = denominator * step.row(token).array().exp() + key_scale.row(token).array();
-      o = next;
-    }
-    Weighting result;
-    result.exponent = std::move(exponent);
-    result.step = std::move(step);
-    result.key_scale = std::move(key_scale);
-    result.state_weight = std::move(state_weight);
-    result.own_weight = std::move(own_weight);
-    result.final_denominator = denominator.matrix();
-    result.final_exponent = o.matrix();
-    return result;
-  }
+  [[nodiscard]] Weighting weighting(const Array<Scalar>& keys, const State& initial) const;
 
  private:
   /// m u_t + (1 - m) u_{t-1}
-  [[nodiscard]] static Matrix<Scalar> mix(ConstView<Scalar> u, const Array<Scalar>& weight, const State* initial) {
-    Matrix<Scalar> shifted(u.rows(), u.cols());
-    shifted.bottomRows(u.rows() - 1) = u.topRows(u.rows() - 1);
-    if (initial)
-      shifted.row(0) = initial->shifted.row(0);
-    else
-      shifted.row(0).setZero();
-    const RowVector<Scalar> m = weight.matrix().row(0);
-    return (shifted.array() + (u - shifted).array().rowwise() * m.array()).matrix();
-  }
+  [[nodiscard]] static Matrix<Scalar> mix(ConstView<Scalar> u, const Array<Scalar>& weight, const State* initial);
 
-  [[nodiscard]] DiagonalRecurrence<Scalar> normalised_recurrence(const Weighting& scaled) const {
-    DiagonalRecurrence<Scalar> recurrence;
-    recurrence.tokens = scaled.step.rows();
-    recurrence.channels = channels_;
-    recurrence.step = scaled.step;
-    recurrence.key_scale = scaled.key_scale;
-    recurrence.query_scale = scaled.state_weight;
-    recurrence.exclusive = true;
-    recurrence.diagonal = scaled.own_weight;
-    return recurrence;
-  }
+  [[nodiscard]] DiagonalRecurrence<Scalar> normalised_recurrence(const Weighting& scaled) const;
 
-  [[nodiscard]] RowVector<Scalar> unnormalised_log_scale(const Activations& act, const Weighting& scaled) const {
-    const RowVector<Scalar> largest_key = act.key.matrix().colwise().maxCoeff();
-    return (largest_key + weights_.time_first.matrix().row(0)).cwiseMax(scaled.exponent.matrix().colwise().maxCoeff());
-  }
+  [[nodiscard]] RowVector<Scalar> unnormalised_log_scale(const Activations& act, const Weighting& scaled) const;
 
   Weights weights_;
   RowVector<Scalar> decay_;
   Index width_ = 0, channels_ = 0;
 };
+
+template <Real S>
+Rwkv4<S>::Rwkv4(Weights weights) : weights_(std::move(weights)) {
+  const Weights& w = weights_;
+  channels_ = w.time_decay.size();
+  width_ = w.key_weight.cols();
+  if (channels_ == 0) raise(ErrorKind::shape, "Rwkv4: time_decay is empty, expected (channels)");
+  check_vector("Rwkv4", "time_decay", w.time_decay, channels_, "channels");
+  check_vector("Rwkv4", "time_first", w.time_first, channels_, "channels");
+  const auto check_mix = [&](const char* name, const Array<Scalar>& mix) { check_vector("Rwkv4", name, mix, width_, "width"); };
+  check_mix("time_mix_key", w.time_mix_key);
+  check_mix("time_mix_value", w.time_mix_value);
+  check_mix("time_mix_receptance", w.time_mix_receptance);
+  check_shape("Rwkv4", "key.weight", w.key_weight, channels_, width_, "(channels, width)");
+  check_shape("Rwkv4", "value.weight", w.value_weight, channels_, width_, "(channels, width)");
+  check_shape("Rwkv4", "receptance.weight", w.receptance_weight, channels_, width_, "(channels, width)");
+  check_shape("Rwkv4", "output.weight", w.output_weight, width_, channels_, "(width, channels)");
+  // A decay beyond exp(-1e30) per token is none the smaller for being larger, and finite sums stay finite.
+  decay_ = w.time_decay.matrix().array().exp().min(Scalar(1e30)).matrix().row(0);
+}
+
+template <Real S>
+Rwkv4<S> Rwkv4<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
+  const auto vector = [&](const char* name) {
+    const Array<Scalar> numbers = tensors.required(name);
+    if (numbers.rows() != 1)
+      raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.prefix(), name, " is ",
+                                      shape_text(*tensors.source().shape(tensors.prefix() + name)), ", expected one row of numbers"));
+    return numbers;
+  };
+  Weights w;
+  w.time_decay = vector("time_decay");
+  w.time_first = vector("time_first");
+  w.time_mix_key = vector(tensors.has("time_mix_k") ? "time_mix_k" : "time_mix_key");
+  w.time_mix_value = vector(tensors.has("time_mix_v") ? "time_mix_v" : "time_mix_value");
+  w.time_mix_receptance = vector(tensors.has("time_mix_r") ? "time_mix_r" : "time_mix_receptance");
+  w.key_weight = tensors.required("key.weight", 2);
+  w.value_weight = tensors.required("value.weight", 2);
+  w.receptance_weight = tensors.required("receptance.weight", 2);
+  w.output_weight = tensors.required("output.weight", 2);
+  return Rwkv4(std::move(w));
+}
+
+template <Real S>
+typename Rwkv4<S>::Activations Rwkv4<S>::activations(ConstView<Scalar> u, const State* initial, const Executor& executor) const {
+  detail::check_input("Rwkv4", u, width_);
+  Activations act;
+  if (initial) {
+    check_vector("Rwkv4", "state.shifted", initial->shifted, width_, "width");
+    check_vector("Rwkv4", "state.numerator", initial->numerator, channels_, "channels");
+    check_vector("Rwkv4", "state.denominator", initial->denominator, channels_, "channels");
+    check_vector("Rwkv4", "state.exponent", initial->exponent, channels_, "channels");
+    act.initial = *initial;
+  }
+  const Weights& w = weights_;
+  act.key = detail::project<Scalar>(mix(u, w.time_mix_key, initial), *w.key_weight);
+  act.x = detail::project<Scalar>(mix(u, w.time_mix_value, initial), *w.value_weight);
+  act.receptance = detail::project<Scalar>(mix(u, w.time_mix_receptance, initial), *w.receptance_weight);
+  act.weighting = weighting(act.key, act.initial);
+
+  DressedDiagonal<Scalar> dressed;
+  dressed.recurrence = normalised_recurrence(act.weighting);
+  dressed.row_scale = sigmoid(act.receptance.matrix());
+  ScanInput<Scalar> input;
+  input.x = act.x;
+  if (initial) input.initial_state = Array<Scalar>::view(act.initial.numerator);
+  Matrix<Scalar> y(u.rows(), channels_);
+  act.final.numerator.resize(1, channels_);
+  View<Scalar> final_numerator(act.final.numerator);
+  scan<Scalar>(dressed, input, y, executor, &final_numerator);
+  act.final.denominator = act.weighting.final_denominator;
+  act.final.exponent = act.weighting.final_exponent;
+  act.final.shifted = u.bottomRows(1);
+  act.y = std::move(y);
+  act.out = detail::project<Scalar>(*act.y, *w.output_weight);
+  return act;
+}
+
+template <Real S>
+UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms terms) const {
+  UnifiedForm<Scalar> form;
+  if (terms.has(Term::gate)) form.gate = sigmoid(act.receptance.matrix());
+  if (!terms.has(Term::recurrence)) {
+    form.recurrence = identity_recurrence<Scalar>(act.key.rows(), channels_);
+    return form;
+  }
+  const Weighting scaled = act.weighting.step.empty() ? weighting(act.key, act.initial) : act.weighting;
+  DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
+  if (!terms.has(Term::normalization)) {
+    const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
+    recurrence.query_scale = Matrix<Scalar>((scaled.exponent.matrix().rowwise() - scale).array().exp().matrix());
+    const RowVector<Scalar> first = weights_.time_first.matrix().row(0) - scale;
+    recurrence.diagonal = Matrix<Scalar>((act.key.matrix().rowwise() + first).array().exp().matrix());
+  }
+  form.recurrence = std::move(recurrence);
+  if (act.initial.numerator.size() != 0) form.initial_state = act.initial.numerator;
+  return form;
+}
+
+template <Real S>
+RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act) const {
+  return unnormalised_log_scale(act, act.weighting.step.empty() ? weighting(act.key, act.initial) : act.weighting);
+}
+
+template <Real S>
+typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, const State& initial) const {
+  const Index tokens = keys.rows();
+  Matrix<Scalar> exponent(tokens, channels_), step(tokens, channels_), key_scale(tokens, channels_), state_weight(tokens, channels_),
+      own_weight(tokens, channels_);
+  using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
+  constexpr Scalar nothing = Scalar(-1e30);  // the exponent of an empty state: its weight is zero
+  Row o = Row::Constant(channels_, nothing), denominator = Row::Zero(channels_);
+  if (initial.denominator.size() != 0) {
+    denominator = initial.denominator.row(0).array();
+    o = (denominator > Scalar(0)).select(initial.exponent.row(0).array(), nothing);
+  }
+  const Row first = weights_.time_first.matrix().row(0).array(), decay = decay_.array();
+  Row key(channels_), reference(channels_), state_term(channels_), own_term(channels_), next(channels_);
+  for (Index token = 0; token < tokens; ++token) {
+    key = keys.matrix().row(token).array();
+    reference = o.max(key + first);
+    own_term = (key + first - reference).exp();
+    state_term = denominator * (o - reference).exp();
+    next = state_term + own_term;
+    exponent.row(token) = o;
+    own_weight.row(token) = own_term / next;
+    state_weight.row(token) = (o - reference).exp() / next;
+    next = (o - decay).max(key);
+    // Before anything is in the state its decay means nothing: zero keeps sums of steps exact.
+    step.row(token) = (o <= nothing).select(Scalar(0), (o - next) - decay);
+    key_scale.row(token) = (key - next).exp();
+    denominator = denominator * step.row(token).array().exp() + key_scale.row(token).array();
+    o = next;
+  }
+  Weighting result;
+  result.exponent = std::move(exponent);
+  result.step = std::move(step);
+  result.key_scale = std::move(key_scale);
+  result.state_weight = std::move(state_weight);
+  result.own_weight = std::move(own_weight);
+  result.final_denominator = denominator.matrix();
+  result.final_exponent = o.matrix();
+  return result;
+}
+
+template <Real S>
+Matrix<S> Rwkv4<S>::mix(ConstView<Scalar> u, const Array<Scalar>& weight, const State* initial) {
+  Matrix<Scalar> shifted(u.rows(), u.cols());
+  shifted.bottomRows(u.rows() - 1) = u.topRows(u.rows() - 1);
+  if (initial)
+    shifted.row(0) = initial->shifted.row(0);
+  else
+    shifted.row(0).setZero();
+  const RowVector<Scalar> m = weight.matrix().row(0);
+  return (shifted.array() + (u - shifted).array().rowwise() * m.array()).matrix();
+}
+
+template <Real S>
+DiagonalRecurrence<S> Rwkv4<S>::normalised_recurrence(const Weighting& scaled) const {
+  DiagonalRecurrence<Scalar> recurrence;
+  recurrence.tokens = scaled.step.rows();
+  recurrence.channels = channels_;
+  recurrence.step = scaled.step;
+  recurrence.key_scale = scaled.key_scale;
+  recurrence.query_scale = scaled.state_weight;
+  recurrence.exclusive = true;
+  recurrence.diagonal = scaled.own_weight;
+  return recurrence;
+}
+
+template <Real S>
+RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act, const Weighting& scaled) const {
+  const RowVector<Scalar> largest_key = act.key.matrix().colwise().maxCoeff();
+  return (largest_key + weights_.time_first.matrix().row(0)).cwiseMax(scaled.exponent.matrix().colwise().maxCoeff());
+}
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -56,15 +56,9 @@ struct LayerPass {
 
   [[nodiscard]] bool kept() const { return mixer.index() != 0; }
   /// The mixer's linear input x (L, E), its output y (L, E) before the output projection, and out (L, D) after it.
-  [[nodiscard]] const Array<Scalar>& x() const {
-    return of_mixer([](const auto& act) -> const Array<Scalar>& { return act.x; });
-  }
-  [[nodiscard]] const Array<Scalar>& y() const {
-    return of_mixer([](const auto& act) -> const Array<Scalar>& { return act.y; });
-  }
-  [[nodiscard]] const Array<Scalar>& out() const {
-    return of_mixer([](const auto& act) -> const Array<Scalar>& { return act.out; });
-  }
+  [[nodiscard]] const Array<Scalar>& x() const;
+  [[nodiscard]] const Array<Scalar>& y() const;
+  [[nodiscard]] const Array<Scalar>& out() const;
 
  private:
   template <class Get>
@@ -79,6 +73,21 @@ struct LayerPass {
         mixer);
   }
 };
+
+template <Real Scalar>
+const Array<Scalar>& LayerPass<Scalar>::x() const {
+  return of_mixer([](const auto& act) -> const Array<Scalar>& { return act.x; });
+}
+
+template <Real Scalar>
+const Array<Scalar>& LayerPass<Scalar>::y() const {
+  return of_mixer([](const auto& act) -> const Array<Scalar>& { return act.y; });
+}
+
+template <Real Scalar>
+const Array<Scalar>& LayerPass<Scalar>::out() const {
+  return of_mixer([](const auto& act) -> const Array<Scalar>& { return act.out; });
+}
 
 /// What a run keeps.
 enum class Keep {
@@ -109,11 +118,14 @@ struct ForwardPass {
 
   [[nodiscard]] Index tokens() const { return embeddings.rows(); }
   /// The logits at a token, (vocabulary). Fails if none were computed there.
-  [[nodiscard]] ConstView<Scalar> logits_at(Index token) const {
-    for (std::size_t row = 0; row < logit_positions.size(); ++row)
-      if (logit_positions[row] == token) return {logits.data() + static_cast<Index>(row) * logits.cols(), 1, logits.cols()};
-    raise(ErrorKind::value, message("ForwardPass: no logits were computed at token ", token, " of ", tokens()));
-  }
+  [[nodiscard]] ConstView<Scalar> logits_at(Index token) const;
 };
+
+template <Real Scalar>
+ConstView<Scalar> ForwardPass<Scalar>::logits_at(Index token) const {
+  for (std::size_t row = 0; row < logit_positions.size(); ++row)
+    if (logit_positions[row] == token) return {logits.data() + static_cast<Index>(row) * logits.cols(), 1, logits.cols()};
+  raise(ErrorKind::value, message("ForwardPass: no logits were computed at token ", token, " of ", tokens()));
+}
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -25,37 +25,46 @@ struct UnifiedForm {
                                    ///< (tokens, channels): what the past adds to R a
   std::vector<Index> convolution_starts;  ///< where the convolution is masked between packed documents
 
-  [[nodiscard]] Index tokens() const {
-    return std::visit([](const auto& form) { return form.tokens; }, recurrence);
-  }
-  [[nodiscard]] Index channels() const {
-    return std::visit([](const auto& form) { return form.channels; }, recurrence);
-  }
+  [[nodiscard]] Index tokens() const;
+  [[nodiscard]] Index channels() const;
 
   /// Fails unless all parts fit each other.
-  void check() const {
-    std::visit([](const auto& form) { form.check(); }, recurrence);
-    const Index length = tokens(), count = channels();
-    const auto per_token = [&](const char* name, const Array<Scalar>& array) {
-      if (!array.empty()) check_shape("UnifiedForm", name, array, length, count, "(tokens, channels)");
-    };
-    per_token("gate", gate);
-    per_token("normalization", normalization);
-    per_token("activation", activation);
-    if (!skip.empty()) check_vector("UnifiedForm", "skip", skip, count, "channels");
-    if (!convolution_bias.empty()) check_vector("UnifiedForm", "convolution_bias", convolution_bias, count, "channels");
-    if (!convolution.empty()) check_shape("UnifiedForm", "convolution", convolution, count, convolution.cols(), "(channels, width)");
-    if (!convolution_tail.empty())
-      check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");
-    if (!initial_state.empty()) {
-      if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&recurrence))
-        check_shape("UnifiedForm", "initial_state", initial_state, diagonal->state, count, "(state, channels)");
-      else
-        per_token("initial_state", initial_state);
-    }
-    check_ascending("UnifiedForm", "convolution_starts", convolution_starts, length);
-  }
+  void check() const;
 };
+
+template <Real Scalar>
+Index UnifiedForm<Scalar>::tokens() const {
+  return std::visit([](const auto& form) { return form.tokens; }, recurrence);
+}
+
+template <Real Scalar>
+Index UnifiedForm<Scalar>::channels() const {
+  return std::visit([](const auto& form) { return form.channels; }, recurrence);
+}
+
+template <Real Scalar>
+void UnifiedForm<Scalar>::check() const {
+  std::visit([](const auto& form) { form.check(); }, recurrence);
+  const Index length = tokens(), count = channels();
+  const auto per_token = [&](const char* name, const Array<Scalar>& array) {
+    if (!array.empty()) check_shape("UnifiedForm", name, array, length, count, "(tokens, channels)");
+  };
+  per_token("gate", gate);
+  per_token("normalization", normalization);
+  per_token("activation", activation);
+  if (!skip.empty()) check_vector("UnifiedForm", "skip", skip, count, "channels");
+  if (!convolution_bias.empty()) check_vector("UnifiedForm", "convolution_bias", convolution_bias, count, "channels");
+  if (!convolution.empty()) check_shape("UnifiedForm", "convolution", convolution, count, convolution.cols(), "(channels, width)");
+  if (!convolution_tail.empty())
+    check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");
+  if (!initial_state.empty()) {
+    if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&recurrence))
+      check_shape("UnifiedForm", "initial_state", initial_state, diagonal->state, count, "(state, channels)");
+    else
+      per_token("initial_state", initial_state);
+  }
+  check_ascending("UnifiedForm", "convolution_starts", convolution_starts, length);
+}
 
 /// `array` if the term is on, else an empty one.
 template <Real Scalar>

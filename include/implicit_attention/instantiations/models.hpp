@@ -1,0 +1,64 @@
+// The language models, forwards and backwards, and their attribution, compiled elsewhere: see instantiations.hpp.
+#pragma once
+
+#include <implicit_attention/attribution/contributions.hpp>
+#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/instantiations/layers.hpp>
+#include <implicit_attention/models/load.hpp>
+#include <implicit_attention/models/relevance.hpp>
+
+#define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                           \
+  TEMPLATE class Norm<S>;                                                                                                                \
+  TEMPLATE class GatedFeedForward<S>;                                                                                                    \
+  TEMPLATE class ChannelMixing<S>;                                                                                                       \
+  TEMPLATE struct LayerPass<S>;                                                                                                          \
+  TEMPLATE struct ForwardPass<S>;                                                                                                        \
+  TEMPLATE class LanguageModel<S>;                                                                                                       \
+  TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                                 \
+  TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                                 \
+  TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);                          \
+  TEMPLATE LanguageModel<S> load_language_model(const TensorSource<S>&, const Configuration&);                                           \
+  TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                                          \
+  TEMPLATE LayerBackward<S> backward_layer(const LanguageModel<S>&, Index, const LayerPass<S>&, const Array<S>&, const Executor&);       \
+  TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);            \
+  TEMPLATE RelevanceStep<S> relevance_through_layer(const LanguageModel<S>&, Index, const LayerPass<S>&, ConstView<S>, const Executor&); \
+  TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);
+#define IMPLICIT_ATTENTION_ATTRIBUTION(TEMPLATE, S)                                                                                      \
+  TEMPLATE RelevanceStep<S> relevance_through_linear(ConstView<S>, const Array<S>&, const Array<S>&);                                    \
+  TEMPLATE RelevanceStep<S> relevance_through_attention(const ImplicitAttention<S>&, ConstView<S>, const Executor&);                     \
+  TEMPLATE GatedRelevance<S> relevance_through_gated_attention(const ImplicitAttention<S>&, ConstView<S>, ConstView<S>, ConstView<S>,    \
+                                                               ConstView<S>, const Executor&);                                           \
+  TEMPLATE RowVector<S> token_relevance(ConstView<S>, ConstView<S>);                                                                     \
+  TEMPLATE Attribution<S> raw_attention(const ImplicitAttention<S>&, Index, const Reduction<S>&, const Executor&);                       \
+  TEMPLATE Attribution<S> raw_attention_map(const ImplicitAttention<S>&, const Reduction<S>&, const Selection&);                         \
+  TEMPLATE void detail::discard_smallest(Matrix<S>&, S);                                                                                 \
+  TEMPLATE RowVector<S> detail::rollout_step(const RowVector<S>&, Matrix<S>, const RolloutOptions<S>&, Index, std::vector<LayerRow>&);   \
+  TEMPLATE Attribution<S> rollout(const std::vector<Matrix<S>>&, Index, const RolloutOptions<S>&);                                       \
+  TEMPLATE Attribution<S> rollout_map(const std::vector<Matrix<S>>&, const RolloutOptions<S>&);                                          \
+  TEMPLATE Matrix<S> gradient_weighted_map(const LayerWithGradients<S>&, GradientForm, const Executor&, bool*);                          \
+  TEMPLATE Attribution<S> gradient_x_input(ConstView<S>, ConstView<S>, Index);                                                           \
+  TEMPLATE Attribution<S> random_attribution(Index, Index, std::uint64_t);                                                               \
+  TEMPLATE Matrix<S> contributions_to(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, Index);                             \
+  TEMPLATE Matrix<S> affine_output(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, const Executor&);                      \
+  TEMPLATE Matrix<S> contribution_norms(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, VectorNorm, const Selection&);    \
+  TEMPLATE class Explainer<S>;
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+IMPLICIT_ATTENTION_MODELS(extern template, float)
+IMPLICIT_ATTENTION_MODELS(extern template, double)
+IMPLICIT_ATTENTION_ATTRIBUTION(extern template, float)
+IMPLICIT_ATTENTION_ATTRIBUTION(extern template, double)
+#if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_MODELS)
+IMPLICIT_ATTENTION_MODELS(template, float)
+IMPLICIT_ATTENTION_MODELS(template, double)
+#endif
+#if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_ATTRIBUTION)
+IMPLICIT_ATTENTION_ATTRIBUTION(template, float)
+IMPLICIT_ATTENTION_ATTRIBUTION(template, double)
+#endif
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#undef IMPLICIT_ATTENTION_MODELS
+#undef IMPLICIT_ATTENTION_ATTRIBUTION
