@@ -178,9 +178,40 @@ TEMPLATE_TEST_CASE("every kernel is the recurrence it is made of", "[kernels]", 
                 width = 1 + pick(repetition % 5 == 0 ? 40 : 5);
     check_kind(random_kind<TestType>(tokens, channels, state, width, static_cast<unsigned>(pick(1 << 14)), seed++));
   }
-  for (const Index tokens : {31, 32, 33, 63, 64, 65, 97})
-    check_kind(random_kind<TestType>(tokens, 3, 2, 4, 0x3fff, seed++));  // everything at once
+  constexpr Index block = IMPLICIT_ATTENTION_BLOCK_TOKENS;
+  for (const Index tokens : {Index(7), Index(8), Index(9), Index(31), block - 1, block, block + 1, 2 * block - 1, 2 * block, 2 * block + 1, 3 * block + 5})
+    for (const unsigned parts : {0x3fffu, 0x3d7fu})  // everything at once; one document
+      check_kind(random_kind<TestType>(tokens, 3, 2, 4, parts, seed++));
   for (const Index channels : {16, 17, 63, 64, 65, 84}) check_kind(random_kind<TestType>(35, channels, 2, 4, 0x3f3f, seed++));
+}
+
+TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the plain rows", "[kernels]", double, float) {
+  // More columns than a piece has, more numbers than the caches take; rows that begin anywhere, and numbers of the caller's between them.
+  const Index tokens = 700, channels = 3;
+  Kind<TestType> kind = random_kind<TestType>(tokens, channels, 2, 4, 0x3c7e, 77);
+  kind.dressed.recurrence.step = Matrix<TestType>(kind.dressed.recurrence.step.matrix() / TestType(2000));  // so that far columns are seen
+  std::vector<Index> rows;
+  for (Index i = 0; i < tokens; ++i) rows.push_back(i);
+  for (const Index stride : {Index(0), Index(1), Index(5)}) {
+    const TestType mark = TestType(12345);
+    Matrix<TestType> memory = Matrix<TestType>::Constant(channels * tokens, tokens + stride, mark);
+    attention_rows(kind.dressed, {0, 1, 2}, rows, View<TestType>(memory.data() + stride, channels * tokens, tokens, tokens + stride), serial_executor());
+    Matrix<TestType> plain(1, tokens);
+    double worst = 0, largest = 0;
+    for (Index e = 0; e < channels; ++e)
+      for (Index i = 0; i < tokens; ++i) {
+        plain_row(kind.dressed, e, i, plain.data());
+        const TestType* made = &memory(e * tokens + i, stride);
+        for (Index j = 0; j < tokens; ++j) {
+          worst = std::max(worst, static_cast<double>(std::abs(made[j] - plain(0, j))));
+          if (j > i && made[j] != 0) worst = 1e300;
+        }
+        largest = std::max(largest, static_cast<double>(plain.cwiseAbs().maxCoeff()));
+      }
+    INFO(kind.text << ", rows " << tokens + stride << " numbers apart");
+    CHECK(worst <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
+    if (stride != 0) CHECK((memory.leftCols(stride).array() == mark).all());
+  }
 }
 
 TEST_CASE("tiles cover every channel once", "[kernels]") {

@@ -115,8 +115,8 @@ class TileRows {
       : plan_(&plan), state_(plan.dressed().recurrence.state), blocks_(static_cast<Index>(plan.blocks().size())), tile_(plan),
         factors_(blocks_, 1, width, state_, false), gaps_(blocks_, state_), steps_(plan.blocks().size()),
         near_stride_((plan.lead() + strip_tokens + strip_tokens - 1) / strip_tokens * strip_tokens),
-        near_(static_cast<std::size_t>(width * block_strips * strip_tokens * near_stride_)),
-        piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + width),
+        near_channel_(block_strips * strip_tokens * near_stride_ + width), near_(static_cast<std::size_t>(width * near_channel_)),
+        piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + RowWriter<Scalar>::line),
         piece_(static_cast<std::size_t>(strip_tokens * piece_stride_)), queries_(static_cast<std::size_t>(state_ * strip_tokens)) {}
 
   /// The wanted blocks' rows of `count` channels; row i of block b goes to target(c, b, i), nowhere where that is null.
@@ -155,7 +155,7 @@ class TileRows {
   }
 
   [[nodiscard]] Scalar* near(Index channel, Index strip, Index row) {
-    return &near_[static_cast<std::size_t>(((channel * block_strips + strip) * strip_tokens + row) * near_stride_)];
+    return &near_[static_cast<std::size_t>(channel * near_channel_ + (strip * strip_tokens + row) * near_stride_)];
   }
 
   /// A strip's rows from right to left: near and earlier strips, then earlier blocks, a cacheful of columns at a time. Memory takes rows that
@@ -188,8 +188,9 @@ class TileRows {
       }
       const Index column = std::max(column_of(piece_first), Index(0));
       each_wanted([&](Index r, Scalar* row) {
-        writer.copy(&piece_[static_cast<std::size_t>(r * piece_stride_ + column - column_of(piece_first))], piece_end - column, row + column);
-        if (piece_end == end) writer.zeros(tokens - end, row + end);
+        const Index last = piece_end == end ? std::min(end + RowWriter<Scalar>::rest_of_line(row + end), tokens) : piece_end;
+        writer.copy(&piece_[static_cast<std::size_t>(r * piece_stride_ + column - column_of(piece_first))], last - column, row + column);
+        if (piece_end == end) writer.zeros(tokens - last, row + last);
         if (piece_first == oldest) writer.zeros(column, row);
       });
       if (piece_first == oldest) return;
@@ -208,10 +209,13 @@ class TileRows {
     });
   }
 
+  /// A strip's near entries, and zeros to fill the last cache line with.
   void copy_near(Index c, Index strip, Index to) {
-    for (Index r = 0; r < strip_tokens; ++r)
+    for (Index r = 0; r < strip_tokens; ++r) {
       for (Index column = 0; column < near_stride_; column += strip_tokens)
         lanes<strip_tokens>(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + column)]) = lanes<strip_tokens>(near(c, strip, r) + column);
+      std::fill_n(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + plan_->lead() + strip_tokens)], RowWriter<Scalar>::line, Scalar(0));
+    }
   }
 
   const BlockPlan<Scalar>* plan_;
@@ -221,6 +225,7 @@ class TileRows {
   Gaps<Scalar> gaps_;
   std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (blocks): sums of steps
   Index near_stride_;
+  Index near_channel_;           // not a power of two: channels that are written side by side share no cache set
   std::vector<Scalar> near_;     // (channels, strips of a block, rows, near columns)
   Index piece_stride_;
   std::vector<Scalar> piece_;    // (rows of a strip, columns)

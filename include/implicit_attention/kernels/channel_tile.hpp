@@ -226,7 +226,7 @@ class ChannelTile {
   }
 
   template <bool Exclusive, int R>
-  EIGEN_STRONG_INLINE void step_down(Index column, Index n, Lane& walk, Tile<Scalar, width>& sums) const {
+  EIGEN_ALWAYS_INLINE void step_down(Index column, Index n, Lane& walk, Tile<Scalar, width>& sums) const {
     const Scalar query = query_[R][n];
     if constexpr (Exclusive) sums[R] += query * walk;
     walk *= at(decays_, R * state_ + n);

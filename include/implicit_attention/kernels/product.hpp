@@ -21,7 +21,7 @@ constexpr int register_rows = 8;
 
 /// Calls `body(r)` for the rows 0 .. register_rows - 1, unrolled whatever the optimisation level, so that rows stay in registers.
 template <class Body>
-EIGEN_STRONG_INLINE void each_row(const Body& body) {
+EIGEN_ALWAYS_INLINE void each_row(const Body& body) {
   [&]<std::size_t... r>(std::index_sequence<r...>) { (body(r), ...); }(std::make_index_sequence<register_rows>());
 }
 
@@ -32,7 +32,7 @@ using Tile = std::array<Lanes<Scalar, Columns>, register_rows>;
 /// tile[r] (+)= sum_n queries[n, r] keys[n, columns]: `queries` is (inner, register_rows), `keys` are (inner) rows of register_lanes, both
 /// contiguous.
 template <bool Add, int Columns, Real Scalar>
-EIGEN_STRONG_INLINE void multiply(const Scalar* queries, const Scalar* keys, Index inner, Tile<Scalar, Columns>& tile) {
+EIGEN_ALWAYS_INLINE void multiply(const Scalar* queries, const Scalar* keys, Index inner, Tile<Scalar, Columns>& tile) {
   Index n = 0;
   if constexpr (!Add) {
     const Lanes<Scalar, Columns> key = lanes<Columns>(keys);
@@ -49,7 +49,7 @@ EIGEN_STRONG_INLINE void multiply(const Scalar* queries, const Scalar* keys, Ind
 /// Calls `body.template operator()<Columns>(column)` for every `Columns` of `columns` (a multiple of register_rows): whole registers where
 /// there are that many.
 template <Real Scalar, class Body>
-EIGEN_STRONG_INLINE void each_panel(Index columns, const Body& body) {
+EIGEN_ALWAYS_INLINE void each_panel(Index columns, const Body& body) {
   constexpr int width = register_lanes<Scalar>;
   if constexpr (width > register_rows) {
     if (columns < width) return body.template operator()<register_rows>(Index(0));

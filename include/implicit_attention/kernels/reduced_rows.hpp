@@ -141,35 +141,54 @@ class JoinedRows {
       if (hidden >= Columns) return;
       std::array<Scalar*, register_rows> row{};  // at the first column that is there
       for (Index r = 0; r < rows; ++r) row[static_cast<std::size_t>(r)] = target(index, strip * strip_tokens + r) + (at + hidden);
-      if (rows == strip_tokens && hidden == 0) return join_panel<Columns>(queries, keys, row);
+      const auto join = [&](const std::array<Scalar*, register_rows>& to) {
+        if (state_ == 1)
+          join_panel_of_one_state<Columns>(queries, keys, to);
+        else
+          join_panel<Columns>(queries, keys, to);
+      };
+      if (rows == strip_tokens && hidden == 0) return join(row);
       // Rows and columns that are not there are joined beside the map.
       std::array<Scalar, static_cast<std::size_t>(register_rows * Columns)> beside{};
       std::array<Scalar*, register_rows> row_beside{};
       for (Index r = 0; r < strip_tokens; ++r) row_beside[static_cast<std::size_t>(r)] = beside.data() + r * Columns;
       for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row[r], Columns - hidden, row_beside[r] + hidden);
-      join_panel<Columns>(queries, keys, row_beside);
+      join(row_beside);
       for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row_beside[r] + hidden, Columns - hidden, row[r]);
     });
   }
 
-  /// The same for one panel; `row` points at its first column in each row.
+  // The same for one panel, whose first column `row` points at in each row. Not inlined: in a function of their own the sums stay in registers.
+
   template <int Columns>
-  EIGEN_STRONG_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
-    const Index query_stride = state_ * strip_tokens, key_stride = state_ * width;
+  EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
     Tile<Scalar, Columns> tile;
     if constexpr (std::is_same_v<Join, Add>) {
       multiply<false, Columns>(queries, keys, state_, tile);
-      for (Index c = 1; c < count_; ++c) multiply<true, Columns>(queries + c * query_stride, keys + c * key_stride, state_, tile);
+      for (Index c = 1; c < count_; ++c) multiply<true, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
       each_row([&](std::size_t r) { lanes<Columns>(row[r]) += tile[r]; });
     } else {
       for (Index c = 0; c < count_; ++c) {
-        multiply<false, Columns>(queries + c * query_stride, keys + c * key_stride, state_, tile);
+        multiply<false, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
         each_row([&](std::size_t r) {
           Eigen::Map<Lanes<Scalar, Columns>> joined = lanes<Columns>(row[r]);
           joined = join_(Lanes<Scalar, Columns>(joined), tile[r]);
         });
       }
     }
+  }
+
+  /// With one state there is little to compute: what is joined stays in registers over the channels.
+  template <int Columns>
+  EIGEN_DONT_INLINE void join_panel_of_one_state(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
+    Tile<Scalar, Columns> joined;
+    each_row([&](std::size_t r) { joined[r] = lanes<Columns>(row[r]); });
+    for (Index c = 0; c < count_; ++c) {
+      const Lanes<Scalar, Columns> key = lanes<Columns>(keys + c * width);
+      const Scalar* query = queries + c * strip_tokens;
+      each_row([&](std::size_t r) { joined[r] = join_(joined[r], Lanes<Scalar, Columns>(query[r] * key)); });
+    }
+    each_row([&](std::size_t r) { lanes<Columns>(row[r]) = joined[r]; });
   }
 
   const BlockPlan<Scalar>* plan_;

@@ -27,6 +27,9 @@ constexpr std::size_t streamed_from_bytes = std::size_t{4} << 20;
 template <Real Scalar>
 class RowWriter {
  public:
+  static constexpr std::size_t line_bytes = 64;
+  static constexpr Index line = static_cast<Index>(line_bytes / sizeof(Scalar));  ///< numbers of a cache line
+
   explicit RowWriter(Index numbers) : streamed_(static_cast<std::size_t>(numbers) * sizeof(Scalar) >= streamed_from_bytes) {}
 
   void copy(const Scalar* from, Index count, Scalar* to) const {
@@ -57,6 +60,16 @@ class RowWriter {
     std::fill(to, to + count, Scalar(0));
   }
 
+  /// Numbers from `to` to where the next cache line begins; 0 where that makes no difference.
+  [[nodiscard]] static Index rest_of_line([[maybe_unused]] const Scalar* to) {
+#if defined(__SSE2__)
+    const Index rest = until_line(to);
+    return rest < line ? rest : 0;
+#else
+    return 0;
+#endif
+  }
+
   void finish() const {
 #if defined(__SSE2__)
     if (streamed_) _mm_sfence();
@@ -65,9 +78,6 @@ class RowWriter {
 
  private:
 #if defined(__SSE2__)
-  static constexpr std::size_t line_bytes = 64;
-  static constexpr Index line = static_cast<Index>(line_bytes / sizeof(Scalar));
-
   /// Numbers before the next cache line begins; more than there are where numbers straddle lines.
   [[nodiscard]] static Index until_line(const Scalar* to) {
     const std::size_t beyond = reinterpret_cast<std::uintptr_t>(to) % line_bytes;
