@@ -1,6 +1,8 @@
 // The causal depthwise convolution before a recurrence, with its bias and what was carried in from before the first token.
 #pragma once
 
+#include <algorithm>
+
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
@@ -33,27 +35,28 @@ class Marks {
   Index last_ = -1;
 };
 
-/// One tile's input after the convolution: bias and tail included.
+/// One tile's input after the convolution: bias and tail included. `document` is the first token that the convolution sees.
 template <int Width, class Recurrence, Real Scalar>
-void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, Index token, Index document, Index channel,
-              Lanes<Scalar, Width>& out) {
-  if (input.convolution_bias.empty())
-    out.setZero();
-  else
-    out = lanes<Width>(input.convolution_bias.data() + channel);
-  const Index width = dressed.width();
-  for (Index tap = 0; tap < width; ++tap) {
-    const Index source = token - (width - 1) + tap;
-    if (source < document) continue;
-    const Scalar* numbers = nullptr;
-    if (source >= 0 && !input.x.empty()) numbers = input.x.row(source) + channel;
-    if (source < 0 && !input.convolution_tail.empty()) numbers = input.convolution_tail.row(width - 1 + source) + channel;
-    if (numbers == nullptr) continue;
-    Lanes<Scalar, Width> term = lanes<Width>(numbers);
-    if (source >= 0 && !dressed.column_scale.empty()) term *= lanes<Width>(dressed.column_scale.row(source) + channel);
-    if (!dressed.taps.empty()) term *= lanes<Width>(dressed.taps.row(tap) + channel);
-    out += term;
+[[nodiscard]] Lanes<Scalar, Width> convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, Index token, Index document,
+                                            Index channel) {
+  using Lane = Lanes<Scalar, Width>;
+  Lane sum = Lane::Zero();
+  if (!input.convolution_bias.empty()) sum = lanes<Width>(input.convolution_bias.data() + channel);
+  const Index width = dressed.width(), oldest = token - (width - 1);
+  const auto tapped = [&](const Scalar* numbers, Index source) -> Lane {
+    if (dressed.taps.empty()) return lanes<Width>(numbers);
+    return lanes<Width>(numbers) * lanes<Width>(dressed.taps.row(source - oldest) + channel);
+  };
+  if (!input.convolution_tail.empty())
+    for (Index source = std::max(oldest, document); source < 0; ++source)
+      sum += tapped(input.convolution_tail.row(width - 1 + source) + channel, source);
+  if (input.x.empty()) return sum;
+  for (Index source = std::max({oldest, document, Index(0)}); source <= token; ++source) {
+    Lane term = tapped(input.x.row(source) + channel, source);
+    if (!dressed.column_scale.empty()) term *= lanes<Width>(dressed.column_scale.row(source) + channel);
+    sum += term;
   }
+  return sum;
 }
 
 }  // namespace detail
@@ -65,9 +68,8 @@ void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input
     detail::Marks documents(dressed.convolution_starts);
     for (Index token = 0; token < dressed.recurrence.tokens; ++token) {
       const Index document = documents.last_until(token);
-      Lanes<Scalar, Width> a;
-      detail::convolve<Width>(dressed, input, token, document < 0 ? -dressed.width() : document, channel, a);
-      lanes<Width>(out.data() + token * out.outerStride() + channel) = a;
+      lanes<Width>(out.data() + token * out.outerStride() + channel) =
+          detail::convolve<Width>(dressed, input, token, document < 0 ? -dressed.width() : document, channel);
     }
   });
 }

@@ -1,6 +1,7 @@
 // Tiles of neighbouring channels that are computed together: fixed widths, so that Eigen vectorises without a remainder loop.
 #pragma once
 
+#include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/types.hpp>
 
@@ -21,6 +22,25 @@ template <int Width, class Scalar>
 template <int Width, class Scalar>
 [[nodiscard]] Eigen::Map<Lanes<Scalar, Width>> lanes(Scalar* numbers) {
   return Eigen::Map<Lanes<Scalar, Width>>(numbers);
+}
+
+/// Tokens by which walks over tokens ask for what they read ahead of reading it. A tile reads a few cache lines of each array a token, which
+/// stand too far apart for the processor to foresee: without this a third of a scan's time is waiting (65,536 tokens, 1536 channels).
+constexpr Index tokens_ahead = 6;
+
+/// Asks for `Width` numbers that will be read.
+template <int Width, class Scalar>
+EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
+#if defined(__GNUC__)
+  constexpr int line = 64 / static_cast<int>(sizeof(Scalar));
+  for (int i = 0; i < Width; i += line) __builtin_prefetch(numbers + i);
+#endif
+}
+
+/// The same of a row of an array that may be empty, or end before it.
+template <int Width, class Scalar>
+EIGEN_ALWAYS_INLINE void prefetch(const Array<Scalar>& array, Index row, Index column) {
+  if (row >= 0 && row < array.rows()) prefetch<Width>(array.row(row) + column);
 }
 
 /// The smallest power of two that is no less than `count`: a ring of that many places is indexed by a mask, not by a division.

@@ -9,6 +9,14 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// What a walk reads of one token, asked for ahead.
+template <int Width, Real Scalar>
+EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, Index token, Index channel) {
+  for (const Array<Scalar>* array : {&dressed.recurrence.step, &dressed.recurrence.query_scale, &dressed.recurrence.key_scale,
+                                     &dressed.recurrence.diagonal, &dressed.inner_scale, &dressed.row_scale, &dressed.column_scale})
+    prefetch<Width>(*array, token, channel);
+}
+
 template <int Width, Real Scalar>
 void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel, View<Scalar> out,
                View<Scalar>* final_state) {
@@ -23,9 +31,10 @@ void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& 
 
   Marks documents(recurrence.starts), convolution_documents(dressed.convolution_starts);
   for (Index token = 0; token < recurrence.tokens; ++token) {
+    prefetch_token<Width>(dressed, token + tokens_ahead, channel);
+    prefetch<Width>(input.x, token + tokens_ahead, channel);
     const Index convolution_document = convolution_documents.last_until(token);
-    Lane a;
-    convolve<Width>(dressed, input, token, convolution_document < 0 ? -dressed.width() : convolution_document, channel, a);
+    Lane a = convolve<Width>(dressed, input, token, convolution_document < 0 ? -dressed.width() : convolution_document, channel);
     if (!dressed.inner_scale.empty()) a *= lanes<Width>(dressed.inner_scale.row(token) + channel);
     if (documents.last_until(token) == token) state.setZero();
 
@@ -68,6 +77,8 @@ void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scal
   auto next_start = recurrence.starts.rbegin();
 
   for (Index token = recurrence.tokens - 1; token >= 0; --token) {
+    prefetch_token<Width>(dressed, token - tokens_ahead, channel);
+    if (token >= tokens_ahead) prefetch<Width>(g.data() + (token - tokens_ahead) * g.outerStride() + channel);
     Lane weight = lanes<Width>(g.data() + token * g.outerStride() + channel);
     if (!dressed.row_scale.empty()) weight *= lanes<Width>(dressed.row_scale.row(token) + channel);
     Lane read = weight;
