@@ -66,7 +66,7 @@ RunLayer::RunLayer(const LayerSize& size, Index tokens, Index channels)
     case Kind::mamba: {
       Matrix<float> step = normal_numbers(L, E, 1);
       RowVector<float> base(E);
-      for (Index e = 0; e < E; ++e) base[e] = 0.001f * std::pow(100.0f, unit(engine));
+      for (Index e = 0; e < E; ++e) base[e] = size_.forgetting * 0.001f * std::pow(100.0f, unit(engine));
       for (Index t = 0; t < L; ++t) step.row(t).array() = base.array() * (0.5f * step.row(t).array()).exp();
       Matrix<float> A_log(E, N);
       for (Index n = 0; n < N; ++n) A_log.col(n).setConstant(std::log(static_cast<float>(n + 1)));

@@ -26,7 +26,7 @@ void table_line(benchmark::State& state, int place, const LayerSize& size, doubl
   const double flops = size.state == 1 ? 0 : layer.map_flops();
 
   Rounds rounds;
-  rounds.add("product", yardstick_product);
+  rounds.add("product", [] { yardstick_product(); });
   rounds.add("fill", [&] { yardstick_fill(memory.data(), memory.rows() * tokens); });
   rounds.add("all", [&] { all.materialize_into(out); });
   rounds.add("bare", [&] { bare.materialize_into(out); });
@@ -80,7 +80,7 @@ void grid_point(benchmark::State& state, const LayerSize& size, Index tokens) {
   for (Index e = 0; e < raw_channels; ++e) raw.emplace_back(attention.form(), e);
 
   Rounds rounds;
-  rounds.add("product", yardstick_product);
+  rounds.add("product", [] { yardstick_product(); });
   rounds.add("fill", [&] { yardstick_fill(memory.data(), memory.rows() * tokens); });
   rounds.add("work", [&] { attention.materialize_into(out); });
   rounds.add("raw", [&] {

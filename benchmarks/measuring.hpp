@@ -49,7 +49,7 @@ void measure_machine();
 
 /// The yardsticks, measured again between the rounds of the work: the machine's speed changes within seconds.
 /// Eigen's product of two 1024 x 1024 float matrices.
-void yardstick_product();
+void yardstick_product(int place = 0);
 constexpr double yardstick_flops = 2.0 * 1024 * 1024 * 1024;
 /// Fills memory with the faster of std::fill and memset.
 void yardstick_fill(float* memory, Index count);
