@@ -4,6 +4,7 @@
 // IMPLICIT_ATTENTION_INSTANTIATE before it. So that cores share that work, define in one file each instead:
 // IMPLICIT_ATTENTION_INSTANTIATE_KERNELS, ..._LAYERS, ..._MODELS and ..._ATTRIBUTION. Who uses no language model includes
 // instantiations/layers.hpp alone, or instantiations/kernels.hpp, with the first two, or the first: there is less to parse then.
+// Reading files has io/instantiations.hpp, as it needs nlohmann-json.
 // A file that uses a layer or a model compiles several times faster. Without this header everything works, header-only, as ever.
 #pragma once
 

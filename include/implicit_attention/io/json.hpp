@@ -88,19 +88,30 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
   std::vector<Json*> open_;  // a list does not grow while something inside it is open, so these stay valid
 };
 
-}  // namespace detail
-
-/// Parses `text`; `where` names it in errors. Fails unless it is UTF-8, JSON, within the limits, and an object.
-[[nodiscard]] inline Json parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {}) {
+// The next two are templates, though there is one kind of document, so that io/instantiations.hpp can have nlohmann-json's parser and
+// writer compiled once.
+template <class Document>
+[[nodiscard]] Document parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
     raise(ErrorKind::file, message(where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes));
   if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
     raise(ErrorKind::file, message(where, ": not valid UTF-8 at byte ", bad));
-  detail::JsonBuilder builder(where, limits);
-  if (!Json::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, message(where, ": not valid JSON"));
-  Json document = builder.take();
+  JsonBuilder builder(where, limits);
+  if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, message(where, ": not valid JSON"));
+  Document document = builder.take();
   if (!document.is_object()) raise(ErrorKind::file, message(where, ": JSON: expected an object, came ", document.type_name()));
   return document;
+}
+template <class Document>
+[[nodiscard]] std::string json_text(const Document& value) {
+  return printable(value.dump(-1, ' ', false, Document::error_handler_t::replace), 60);
+}
+
+}  // namespace detail
+
+/// Parses `text`; `where` names it in errors. Fails unless it is UTF-8, JSON, within the limits, and an object.
+[[nodiscard]] inline Json parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {}) {
+  return detail::parse_json_object<Json>(text, where, limits);
 }
 
 /// The same from a file.
@@ -111,7 +122,7 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 
 /// A value as it would stand in the file, cut to a length fit for a message.
 [[nodiscard]] inline std::string json_text(const Json& value) {
-  return printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), 60);
+  return detail::json_text<Json>(value);
 }
 
 /// An integer from 0 to the largest Index; nothing if the value is anything else.

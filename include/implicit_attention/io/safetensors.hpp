@@ -51,21 +51,7 @@ class SafetensorsFile {
   /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar.
   /// A view of the mapped file where they are stored as `Scalar`, aligned; else a copy, widened or narrowed (F64 to float rounds).
   template <Real Scalar>
-  [[nodiscard]] Array<Scalar> read(std::string_view name) const {
-    const TensorInfo& tensor = info(name);
-    if (!detail::readable(tensor.dtype))
-      raise(ErrorKind::file,
-            message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected F64, F32, F16, BF16, I64 or I32"));
-    Index rows = 1, columns = 1;
-    for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) (axis + 1 == tensor.shape.size() ? columns : rows) *= tensor.shape[axis];
-    const std::byte* from = file_->data() + tensor.begin;
-    const bool aligned = reinterpret_cast<std::uintptr_t>(from) % alignof(Scalar) == 0;
-    if (tensor.dtype == dtype_of<Scalar> && aligned && tensor.count > 0)
-      return Array<Scalar>::view(ConstView<Scalar>(reinterpret_cast<const Scalar*>(from), rows, columns), file_);
-    Matrix<Scalar> numbers(rows, columns);
-    detail::widen(tensor.dtype, from, tensor.count, numbers.data());
-    return Array<Scalar>(std::move(numbers));
-  }
+  [[nodiscard]] Array<Scalar> read(std::string_view name) const;
 
   /// The numbers of an I64 or I32 tensor in order (token ids, positions); a tensor of another type is an error.
   [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const {
@@ -88,6 +74,23 @@ class SafetensorsFile {
   std::shared_ptr<const MappedFile> file_;
   std::shared_ptr<const SafetensorsHeader> header_;
 };
+
+template <Real Scalar>
+Array<Scalar> SafetensorsFile::read(std::string_view name) const {
+  const TensorInfo& tensor = info(name);
+  if (!detail::readable(tensor.dtype))
+    raise(ErrorKind::file,
+          message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected F64, F32, F16, BF16, I64 or I32"));
+  Index rows = 1, columns = 1;
+  for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) (axis + 1 == tensor.shape.size() ? columns : rows) *= tensor.shape[axis];
+  const std::byte* from = file_->data() + tensor.begin;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(from) % alignof(Scalar) == 0;
+  if (tensor.dtype == dtype_of<Scalar> && aligned && tensor.count > 0)
+    return Array<Scalar>::view(ConstView<Scalar>(reinterpret_cast<const Scalar*>(from), rows, columns), file_);
+  Matrix<Scalar> numbers(rows, columns);
+  detail::widen(tensor.dtype, from, tensor.count, numbers.data());
+  return Array<Scalar>(std::move(numbers));
+}
 
 /// A model's weights as they lie in a directory: `model.safetensors`, or shards under `model.safetensors.index.json`.
 class SafetensorsCheckpoint {

@@ -1,0 +1,22 @@
+// The parser and the readers of io, compiled elsewhere, as instantiations.hpp has it for the rest: in one file define
+// IMPLICIT_ATTENTION_INSTANTIATE, or IMPLICIT_ATTENTION_INSTANTIATE_IO, before it.
+#pragma once
+
+#include <implicit_attention/io/io.hpp>
+
+#define IMPLICIT_ATTENTION_IO(TEMPLATE)                                                                 \
+  TEMPLATE Json detail::parse_json_object<Json>(std::string_view, std::string_view, const JsonLimits&); \
+  TEMPLATE std::string detail::json_text<Json>(const Json&);                                            \
+  TEMPLATE Array<float> SafetensorsFile::read(std::string_view) const;                                  \
+  TEMPLATE Array<double> SafetensorsFile::read(std::string_view) const;
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+IMPLICIT_ATTENTION_IO(extern template)
+#if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_IO)
+IMPLICIT_ATTENTION_IO(template)
+#endif
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#undef IMPLICIT_ATTENTION_IO
