@@ -67,7 +67,7 @@ class BlockPlan {
   }
   [[nodiscard]] Index lead() const { return dressed_->width() - 1; }
   /// Whether the convolution carries `column` to `token`, which is at most `lead` later.
-  [[nodiscard]] bool reaches(Index column, Index token) const { return reach_.empty() || token <= reach_[static_cast<std::size_t>(column)]; }
+  [[nodiscard]] bool reaches(Index column, Index token) const { return reach_.empty() || column < 0 || token <= reach_[static_cast<std::size_t>(column)]; }
 
  private:
   const DressedDiagonal<Scalar>* dressed_;

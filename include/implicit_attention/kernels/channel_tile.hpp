@@ -33,6 +33,7 @@ class ChannelTile {
     room(decays_, strip_tokens * state_);
     room(enter_, strip_tokens * (lead_ + 1));
     room(direct_, strip_tokens * (lead_ + 1));
+    room(weights_, columns());
     room(row_, strip_tokens);
     room(walk_, state_ * columns());
     room(entries_, strip_tokens * columns());
@@ -133,11 +134,12 @@ class ChannelTile {
   [[nodiscard]] Lane step(Index token, Index document) const { return token == document ? Lane(Lane::Zero()) : part(recurrence_->step, token, Scalar(0)); }
 
   /// What token `token` takes from the column lead - k before it: tap and column weight.
-  [[nodiscard]] Lane entering(Index token, Index k) const {
-    const Index column = token - lead_ + k;
-    if (column < 0 || !plan_->reaches(column, token)) return Lane::Zero();
-    if (dressed_->column_scale.empty()) return at(taps_, k);
-    return at(taps_, k) * part(dressed_->column_scale, column, Scalar(1));
+  [[nodiscard]] Lane entering(Index token, Index k, const Lane& weight) const {
+    if (!plan_->reaches(token - lead_ + k, token)) return Lane::Zero();
+    return at(taps_, k) * weight;
+  }
+  [[nodiscard]] Lane column_weight(Index column) const {
+    return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(dressed_->column_scale, column, Scalar(1));
   }
   [[nodiscard]] Lane near_scale(Index token) const { return part(recurrence_->key_scale, token, Scalar(1)) * part(dressed_->inner_scale, token, Scalar(1)); }
 
@@ -151,7 +153,7 @@ class ChannelTile {
         const Scalar key = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
         for (Index column = 0; column <= token - (first - lead_); ++column) {
           Eigen::Map<Lane> walk = at(walk_, n * columns() + column);
-          walk = walk * decay + key * (entering(token, first - lead_ + column - (token - lead_)) * scale);
+          walk = walk * decay + key * (entering(token, first - token + column, column_weight(first - lead_ + column)) * scale);
         }
       }
     }
@@ -159,6 +161,7 @@ class ChannelTile {
 
   void prepare(Index first, Index count, Index document) {
     steps_.setZero();
+    for (Index column = 0; column < columns(); ++column) at(weights_, column) = column_weight(first - lead_ + column);
     for (Index r = 0; r < strip_tokens; ++r) {
       const std::size_t row = static_cast<std::size_t>(r);
       const Index token = first + r;
@@ -182,7 +185,7 @@ class ChannelTile {
       if (recurrence_->exclusive) past += part(recurrence_->diagonal, token, Scalar(0));
       past *= inner * weight;
       for (Index k = 0; k <= lead_; ++k) {
-        const Lane enter = entering(token, k);
+        const Lane enter = entering(token, k, at(weights_, r + k));
         at(enter_, r * (lead_ + 1) + k) = enter * scale;
         at(direct_, r * (lead_ + 1) + k) = enter * past;
       }
@@ -248,6 +251,7 @@ class ChannelTile {
   std::vector<Scalar> rates_, taps_;         // (state), (lead + 1)
   std::vector<Scalar> decays_;               // (strip, state)
   std::vector<Scalar> enter_, direct_;       // (strip, lead + 1): what a token takes from a column into the recurrence, and past it
+  std::vector<Scalar> weights_;              // (columns)
   std::vector<Scalar> row_;                  // (strip): what multiplies a row's queries
   std::vector<Scalar> walk_;                 // (state, columns): running keys
   std::vector<Scalar> entries_;              // (strip, columns)
