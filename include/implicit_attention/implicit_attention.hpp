@@ -55,6 +55,7 @@
 #include <implicit_attention/attribution/baselines.hpp>
 #include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/attribution/gradient.hpp>
+#include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/attribution/methods.hpp>
 #include <implicit_attention/attribution/raw.hpp>
 #include <implicit_attention/attribution/relevance.hpp>

@@ -1,4 +1,5 @@
 // Baselines, relevance and the methods by name: against their formulas, a network whose scales are frozen, and conservation on real models.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -350,6 +351,70 @@ TEST_CASE("every method by its name", "[attribution]") {
     CHECK(product.explained == value);
     CHECK(integrated.baseline == Approx(at(base)));
   }
+}
+
+TEST_CASE("every method's matrix form is its single calls, row by row", "[attribution]") {
+  const Index tokens = 9;
+  for (const std::string& architecture : architectures())
+    for (const Keep keep : {Keep::activations, Keep::residuals}) {
+      INFO(architecture);
+      ForwardOptions forward;
+      forward.keep = keep;
+      if (architecture == "griffin") forward.positions = {3, 4, 5, 0, 1, 2, 3, 4, 5};  // two documents
+      Explainer<double> explainer(random_model(architecture, 55), random_ids(tokens, 56), forward);
+      // A target for each position, in any order, one twice with different targets; one for all; one alone (few targets, many tokens).
+      std::vector<Target> each{{8, 1, Index(2)}, {0, 3, {}}, {5, 4, {}}, {5, 7, Index(1)}};
+      const std::vector<Target> same = targets_at({0, 1, 2, 3, 4, 5, 6, 7, 8}, 4, Index(9)), one = targets_at({6}, 3);
+      CHECK((same[7].position == 7 && same[7].token == 4 && same[7].contrast == Index(9) && !one[0].contrast));
+      for (const MethodName& named : method_names)
+        for (const std::vector<Target>& targets : {each, same, one})
+          for (const Removal removal : {Removal::zero, Removal::replace, Removal::drop}) {
+            if (removal != Removal::zero && named.method != Method::leave_one_out) continue;
+            INFO(named.name << ", " << targets.size() << " targets, removal " << static_cast<int>(removal));
+            MethodOptions<double> options;
+            options.terms = Terms::published();
+            options.reduction = targets.size() == 4 ? ReductionKind::mean_abs : ReductionKind::mean;
+            options.rollout.start_layer = 1;
+            options.integration_steps = 3;
+            options.removal = removal;
+            options.replacement = 5;
+            if (targets.size() == 4) options.layer = 2;
+            const AttributionMatrix<double> matrix = explainer.explain_each(named.method, targets, options);
+            REQUIRE(matrix.scores.rows() == static_cast<Index>(targets.size()));
+            for (std::size_t r = 0; r < targets.size(); ++r) {
+              const auto row = static_cast<Index>(r);
+              const Attribution<double> single = explainer.explain(named.method, targets[r], options);
+              // The same sums over more or fewer tokens, which blocks may order differently.
+              CHECK(relative_error(matrix.scores.row(row), single.scores) <= 1e-11);
+              CHECK(matrix.scores.row(row).tail(tokens - 1 - targets[r].position).isZero(0));
+              CHECK(std::isnan(matrix.explained[row]) == std::isnan(single.explained));
+              if (!std::isnan(single.explained)) CHECK(matrix.explained[row] == Approx(single.explained));
+              CHECK(matrix.bias_share[row] == Approx(single.bias_share));
+              CHECK(matrix.baseline[row] == Approx(single.baseline));
+            }
+          }
+      for (const MethodName& named : method_names) {
+        INFO(named.name);
+        const auto fails = [&](const std::vector<Target>& targets, const std::string& text) {
+          CHECK_THAT(failure([&] { static_cast<void>(explainer.explain_each(named.method, targets)); }), contains_text(text));
+        };
+        fails({}, "there are no targets, expected at least one");
+        fails({{8, 1, {}}, {9, 1, {}}}, "position 9 is out of range, expected 0 to 8");
+        fails({{8, 1, {}}, {7, 11, {}}}, "target token 11 is out of range");
+      }
+    }
+  // What is to be known about single rows is known of the matrix: a layer whose gradient is zero, a map whose rows sum to -1 (griffin's
+  // local attention with the weight -1 of the identity makes zero of its rows).
+  Explainer<double> explainer(random_model("griffin", 55), random_ids(tokens, 56));
+  MethodOptions<double> options;
+  options.reduction = ReductionKind::mean;
+  options.rollout.start_layer = 2;
+  options.rollout.residual_weight = -1;
+  for (const std::vector<Target>& targets : {targets_at({4}, 1), targets_at({4, 5, 8}, 1)}) {
+    const std::vector<LayerRow> rows = explainer.explain_each(Method::rollout, targets, options).zero_rows;
+    CHECK(std::find(rows.begin(), rows.end(), LayerRow{2, 4}) != rows.end());
+  }
+  CHECK(explainer.explain_each(Method::gradient_2405_16504, targets_at({3, 4}, 1, 1)).constant_layers.size() == 3);
 }
 
 TEST_CASE("the methods at their edges", "[attribution]") {

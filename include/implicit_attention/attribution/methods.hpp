@@ -3,95 +3,19 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdint>
+#include <cstddef>
+#include <limits>
 #include <optional>
-#include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <implicit_attention/attribution/baselines.hpp>
 #include <implicit_attention/attribution/gradient.hpp>
+#include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/models/relevance.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
-
-/// The attribution methods.
-enum class Method {
-  raw,
-  rollout,
-  gradient,
-  gradient_2403_01590,
-  gradient_2405_16504,
-  relevance,
-  gradient_x_input,
-  integrated_gradients,
-  leave_one_out,
-  random
-};
-
-/// A method, its name on command lines, and what of it there is.
-struct MethodName {
-  Method method;
-  std::string_view name;
-  bool from_attention;  ///< whether it depends on which terms of the attention are on, and has a map over tokens
-  bool from_gradient;   ///< whether it needs a backward pass
-};
-inline constexpr std::array<MethodName, 10> method_names = {{{Method::raw, "raw", true, false},
-                                                             {Method::rollout, "rollout", true, false},
-                                                             {Method::gradient, "gradient", true, true},
-                                                             {Method::gradient_2403_01590, "gradient-2403.01590", true, true},
-                                                             {Method::gradient_2405_16504, "gradient-2405.16504", true, true},
-                                                             {Method::relevance, "relevance", false, false},
-                                                             {Method::gradient_x_input, "gradient-x-input", false, true},
-                                                             {Method::integrated_gradients, "integrated-gradients", false, false},
-                                                             {Method::leave_one_out, "leave-one-out", false, false},
-                                                             {Method::random, "random", false, false}}};
-
-[[nodiscard]] inline const MethodName& method_info(Method method) {
-  return *std::find_if(method_names.begin(), method_names.end(), [&](const MethodName& named) { return named.method == method; });
-}
-
-/// Reads a method's name; fails on any other, naming them all.
-[[nodiscard]] inline Method parse_method(std::string_view name) {
-  std::string all;
-  for (const MethodName& named : method_names) {
-    if (named.name == name) return named.method;
-    all += message(all.empty() ? "" : ", ", named.name);
-  }
-  raise(ErrorKind::value, message("unknown method \"", name, "\", expected one of ", all));
-}
-
-/// What is explained: the logit of `token` at `position`, less that of `contrast` if there is one.
-struct Target {
-  Index position = 0;
-  Index token = 0;
-  std::optional<Index> contrast;
-};
-
-/// How a token is taken away (leave-one-out).
-enum class Removal {
-  replace,  ///< another token in its place: `<unk>`, say
-  zero,     ///< an embedding of zeros in its place
-  drop      ///< the text without it; where it stood at the explained position, the token before it answers
-};
-
-/// What the methods can be told; each uses what concerns it.
-template <Real Scalar>
-struct MethodOptions {
-  Terms terms = Terms::all();                         ///< methods from attention: which formulation
-  ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
-  std::optional<Index> layer;                         ///< raw: this layer; otherwise all averaged
-  RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
-  bool with_map = false;                              ///< methods from attention: the whole map, too
-  Index integration_steps = 32;                       ///< integrated gradients
-  Array<Scalar> baseline;                             ///< integrated gradients: (1, width), every token's; empty: zeros
-  Removal removal = Removal::zero;                    ///< leave-one-out
-  Index replacement = 0;                              ///< leave-one-out: the token for Removal::replace
-  std::uint64_t seed = 0;                             ///< random
-};
 
 /// One text in one model, and why the model gave what it gave. The model's weights must stay alive where they are viewed.
 template <Real S>
@@ -121,6 +45,18 @@ class Explainer {
   /// alone; the others the whole target. See the methods' own headers for formulas and signs.
   [[nodiscard]] Attribution<Scalar> explain(Method method, const Target& target, const MethodOptions<Scalar>& options = {});
 
+  /// The matrix form of every method: row r is what `explain` gives for targets[r], to rounding. One target for each position gives a map
+  /// (output token, input token); `targets_at` makes them where the token is the same. Linear memory in tokens beside the result, but for
+  /// maps where the method has them.
+  ///   - raw: the chosen rows of its map; nothing else is computed.
+  ///   - rollout: rows of rollout_map, which needs a map over tokens or two. Where one row needs none (ReductionKind::mean without a
+  ///     discard ratio) and few are asked for, they are had one by one, in linear memory.
+  ///   - leave-one-out: one run for each token serves all targets; it has their logits.
+  ///   - all others: target by target. Gradients differ from target to target: the map of a gradient-weighted form (with_map) is of one
+  ///     target's gradients, and only its row at that target's position is in here.
+  [[nodiscard]] AttributionMatrix<Scalar> explain_each(Method method, const std::vector<Target>& targets,
+                                                       const MethodOptions<Scalar>& options = {});
+
   /// What is explained when one token is taken away. With nothing left (the only token dropped) there is no logit, and 0 stands for it.
   [[nodiscard]] Scalar value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const;
 
@@ -138,6 +74,10 @@ class Explainer {
   }
   /// Runs that need nothing after the position, and no more than its logits.
   [[nodiscard]] ForwardOptions prefix_options(Index position) const;
+
+  /// value_without for several targets by one run, (targets).
+  [[nodiscard]] RowVector<Scalar> values_without(Index token, const std::vector<Target>& targets,
+                                                 const MethodOptions<Scalar>& options) const;
 
   template <class Source>
   [[nodiscard]] Attribution<Scalar> raw(const Source& attention_of, Index position, const MethodOptions<Scalar>& options) const {
@@ -248,30 +188,109 @@ Attribution<S> Explainer<S>::explain(Method method, const Target& target, const 
 }
 
 template <Real S>
+AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) {
+  if (targets.empty()) raise(ErrorKind::value, "explain_each: there are no targets, expected at least one");
+  const auto count = static_cast<Index>(targets.size());
+  AttributionMatrix<Scalar> result;
+  result.scores = Matrix<Scalar>::Zero(count, tokens());
+  result.explained = RowVector<Scalar>::Constant(count, std::numeric_limits<Scalar>::quiet_NaN());
+  result.bias_share = result.baseline = RowVector<Scalar>::Zero(count);
+  std::vector<Index> positions;
+  for (const Target& target : targets) {
+    check(target);
+    positions.push_back(target.position);
+  }
+
+  const bool without_maps = options.reduction == ReductionKind::mean && options.rollout.discard_ratio == Scalar(0);
+  if (method == Method::raw) {
+    Reduction<Scalar> reduction;
+    reduction.kind = options.reduction;
+    Selection selection;
+    selection.rows = positions;
+    selection.executor = options_.executor;
+    const Index first = options.layer.value_or(0), layers = options.layer ? 1 : model_.layer_count();
+    for (Index layer = first; layer < first + layers; ++layer)
+      result.scores +=
+          model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor), layer, options.terms).reduce(reduction, selection);
+    result.scores /= static_cast<Scalar>(layers);
+    detail::check_finite("raw attention", "the reduced map", result.scores);
+  } else if (method == Method::rollout && !(without_maps && 4 * count < tokens())) {
+    MethodOptions<Scalar> whole = options;
+    whole.with_map = true;
+    const Attribution<Scalar> rolled = explain(method, targets.front(), whole);
+    for (Index row = 0; row < count; ++row) result.scores.row(row) = rolled.map.row(positions[static_cast<std::size_t>(row)]);
+    result.zero_rows = rolled.zero_rows;
+  } else if (method == Method::leave_one_out) {
+    check_removal(options);
+    for (Index row = 0; row < count; ++row) result.explained[row] = value(targets[static_cast<std::size_t>(row)]);
+    options_.executor(*std::max_element(positions.begin(), positions.end()) + 1, [&](Index token) {
+      result.scores.col(token) = (result.explained - values_without(token, targets, options)).transpose();
+    });
+    detail::check_finite("leave-one-out", "the differences", result.scores);
+  } else {
+    MethodOptions<Scalar> one = options;
+    one.with_map = false;
+    for (Index row = 0; row < count; ++row) {
+      const Attribution<Scalar> answer = explain(method, targets[static_cast<std::size_t>(row)], one);
+      result.scores.row(row) = answer.scores;
+      result.explained[row] = answer.explained;
+      result.bias_share[row] = answer.bias_share;
+      result.baseline[row] = answer.baseline;
+      detail::append_new(result.zero_rows, answer.zero_rows);
+      detail::append_new(result.constant_layers, answer.constant_layers);
+    }
+  }
+  return result;
+}
+
+template <Real S>
 S Explainer<S>::value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const {
   check(target);
   check_removal(options);
   detail::check_position("leave-one-out", token, tokens());
-  std::vector<Index> ids = prefix(ids_, target.position);
-  if (token > target.position) return value(target);
-  ForwardOptions run = prefix_options(target.position);
-  const auto at = static_cast<std::ptrdiff_t>(token);
-  Index position = target.position;
-  Matrix<Scalar> embeddings = pass_.embeddings.matrix().topRows(position + 1);
-  if (options.removal == Removal::replace) {
-    ids[static_cast<std::size_t>(token)] = options.replacement;
-    embeddings = model_.embed(ids);
-  } else if (options.removal == Removal::zero) {
-    embeddings.row(token).setZero();
-  } else {
-    ids.erase(ids.begin() + at);
-    if (ids.empty()) return Scalar(0);
-    if (!run.positions.empty()) run.positions.erase(run.positions.begin() + at);
-    position -= 1;
-    embeddings = model_.embed(ids);
+  return values_without(token, {target}, options)[0];
+}
+
+template <Real S>
+RowVector<S> Explainer<S>::values_without(Index token, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const {
+  const bool drop = options.removal == Removal::drop;
+  const auto place = [&](const Target& target) { return drop ? target.position - 1 : target.position; };  // of the answer, in the new text
+  std::vector<Index> places;
+  Index last = 0;  // of the text as it is; later tokens cannot matter
+  for (const Target& target : targets) {
+    last = std::max(last, target.position);
+    if (target.position >= token && place(target) >= 0) places.push_back(place(target));
   }
-  run.logit_positions = Indices({position});
-  return value_of(model_.forward_embeddings(embeddings, run).logits, target);
+  std::sort(places.begin(), places.end());
+  places.erase(std::unique(places.begin(), places.end()), places.end());
+
+  ForwardPass<Scalar> pass;
+  if (!places.empty()) {
+    std::vector<Index> ids = prefix(ids_, last);
+    ForwardOptions run = prefix_options(last);
+    run.logit_positions = std::move(places);
+    Matrix<Scalar> embeddings = pass_.embeddings.matrix().topRows(last + 1);
+    if (drop) {
+      ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(token));
+      if (!run.positions.empty()) run.positions.erase(run.positions.begin() + static_cast<std::ptrdiff_t>(token));
+      embeddings = model_.embed(ids);
+    } else if (options.removal == Removal::replace) {
+      ids[static_cast<std::size_t>(token)] = options.replacement;
+      embeddings = model_.embed(ids);
+    } else {
+      embeddings.row(token).setZero();
+    }
+    pass = model_.forward_embeddings(embeddings, run);
+  }
+  RowVector<Scalar> values = RowVector<Scalar>::Zero(static_cast<Index>(targets.size()));
+  for (Index row = 0; row < values.size(); ++row) {
+    const Target& target = targets[static_cast<std::size_t>(row)];
+    if (target.position < token)
+      values[row] = value(target);
+    else if (place(target) >= 0)
+      values[row] = value_of(pass.logits_at(place(target)), target);
+  }
+  return values;
 }
 
 template <Real S>

@@ -1,6 +1,7 @@
 // What every attribution method gives back, and the checks that they share.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string_view>
@@ -33,7 +34,25 @@ struct Attribution {
   std::vector<Index> constant_layers;  ///< layers whose map or gradient was constant, so that it could not be stretched to 0..1
 };
 
+/// The matrix form: a row for each of several things explained, and what is to be known about them together.
+template <Real Scalar>
+struct AttributionMatrix {
+  Matrix<Scalar> scores;         ///< (explained, tokens)
+  RowVector<Scalar> explained;   ///< (explained): these, and the next two, as in Attribution
+  RowVector<Scalar> bias_share;  ///< (explained)
+  RowVector<Scalar> baseline;    ///< (explained)
+  std::vector<LayerRow> zero_rows;
+  std::vector<Index> constant_layers;
+};
+
 namespace detail {
+
+/// Adds what is not there yet.
+template <class Element>
+void append_new(std::vector<Element>& all, const std::vector<Element>& more) {
+  for (const Element& element : more)
+    if (std::find(all.begin(), all.end(), element) == all.end()) all.push_back(element);
+}
 
 /// Fails on a NaN or an infinity, naming where it is.
 template <class Derived>

@@ -1,0 +1,99 @@
+// The methods by their names, what they explain, and what they can be told.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <implicit_attention/attribution/rollout.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// The attribution methods.
+enum class Method {
+  raw,
+  rollout,
+  gradient,
+  gradient_2403_01590,
+  gradient_2405_16504,
+  relevance,
+  gradient_x_input,
+  integrated_gradients,
+  leave_one_out,
+  random
+};
+
+/// A method, its name on command lines, and what of it there is.
+struct MethodName {
+  Method method;
+  std::string_view name;
+  bool from_attention;  ///< whether it depends on which terms of the attention are on, and has a map over tokens
+  bool from_gradient;   ///< whether it needs a backward pass
+};
+inline constexpr std::array<MethodName, 10> method_names = {{{Method::raw, "raw", true, false},
+                                                             {Method::rollout, "rollout", true, false},
+                                                             {Method::gradient, "gradient", true, true},
+                                                             {Method::gradient_2403_01590, "gradient-2403.01590", true, true},
+                                                             {Method::gradient_2405_16504, "gradient-2405.16504", true, true},
+                                                             {Method::relevance, "relevance", false, false},
+                                                             {Method::gradient_x_input, "gradient-x-input", false, true},
+                                                             {Method::integrated_gradients, "integrated-gradients", false, false},
+                                                             {Method::leave_one_out, "leave-one-out", false, false},
+                                                             {Method::random, "random", false, false}}};
+
+[[nodiscard]] inline const MethodName& method_info(Method method) {
+  return *std::find_if(method_names.begin(), method_names.end(), [&](const MethodName& named) { return named.method == method; });
+}
+
+/// Reads a method's name; fails on any other, naming them all.
+[[nodiscard]] inline Method parse_method(std::string_view name) {
+  std::string all;
+  for (const MethodName& named : method_names) {
+    if (named.name == name) return named.method;
+    all += message(all.empty() ? "" : ", ", named.name);
+  }
+  raise(ErrorKind::value, message("unknown method \"", name, "\", expected one of ", all));
+}
+
+/// What is explained: the logit of `token` at `position`, less that of `contrast` if there is one.
+struct Target {
+  Index position = 0;
+  Index token = 0;
+  std::optional<Index> contrast;
+};
+
+/// One thing to explain at each of several positions: targets for the matrix forms.
+[[nodiscard]] inline std::vector<Target> targets_at(const std::vector<Index>& positions, Index token,
+                                                    std::optional<Index> contrast = std::nullopt) {
+  std::vector<Target> targets;
+  for (const Index position : positions) targets.push_back({position, token, contrast});
+  return targets;
+}
+
+/// How a token is taken away (leave-one-out).
+enum class Removal {
+  replace,  ///< another token in its place: `<unk>`, say
+  zero,     ///< an embedding of zeros in its place
+  drop      ///< the text without it; where it stood at the explained position, the token before it answers
+};
+
+/// What the methods can be told; each uses what concerns it.
+template <Real Scalar>
+struct MethodOptions {
+  Terms terms = Terms::all();                         ///< methods from attention: which formulation
+  ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
+  std::optional<Index> layer;                         ///< raw: this layer; otherwise all averaged
+  RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
+  bool with_map = false;                              ///< methods from attention: the whole map, too
+  Index integration_steps = 32;                       ///< integrated gradients
+  Array<Scalar> baseline;                             ///< integrated gradients: (1, width), every token's; empty: zeros
+  Removal removal = Removal::zero;                    ///< leave-one-out
+  Index replacement = 0;                              ///< leave-one-out: the token for Removal::replace
+  std::uint64_t seed = 0;                             ///< random
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END
