@@ -225,6 +225,40 @@ TEST_CASE("tiles cover every channel once", "[kernels]") {
   }
 }
 
+TEST_CASE("what stands in the first step of a document is not read", "[kernels]") {
+  for (const bool exclusive : {false, true}) {
+    Kind<double> kind = random_kind<double>(150, 19, 2, 4, exclusive ? 0x3dffu : 0x3dbfu, 5);
+    DressedDiagonal<double>& dressed = kind.dressed;
+    dressed.recurrence.starts = {0, 3, 70};
+    DressedDiagonal<double> odd = dressed;
+    Matrix<double> step = dressed.recurrence.step.matrix();
+    for (const Index start : dressed.recurrence.starts) step.row(start).setConstant(std::numeric_limits<double>::quiet_NaN());
+    odd.recurrence.step = step;
+    std::vector<Index> channels, rows;
+    for (Index e = 0; e < 19; ++e) channels.push_back(e);
+    for (Index i = 0; i < 150; ++i) rows.push_back(i);
+    Draw draw(6);
+    const Matrix<double> x = draw.normals<double>(150, 19);
+    ScanInput<double> input;
+    input.x = Array<double>::view(x);
+    const auto all = [&](const DressedDiagonal<double>& which) {
+      Matrix<double> maps(19 * 150, 150), single(19 * 2, 150), mean(150, 150), applied(150, 19), transposed(150, 19);
+      attention_rows(which, channels, rows, View<double>(maps), serial_executor());
+      attention_rows(which, channels, {2, 149}, View<double>(single), serial_executor());
+      reduced_rows(which, channels, rows, View<double>(mean), serial_executor(), detail::AddAbsolute{}, 0.0);
+      scan<double>(which, input, applied, serial_executor());
+      scan_transposed<double>(which, ConstView<double>(x), View<double>(transposed), serial_executor());
+      return std::vector<Matrix<double>>{maps, single, mean, applied, transposed};
+    };
+    const std::vector<Matrix<double>> expected = all(dressed), found = all(odd);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      INFO("result " << i << (exclusive ? ", exclusive" : ""));
+      CHECK(found[i].allFinite());
+      CHECK((found[i] - expected[i]).cwiseAbs().maxCoeff() <= 1e-13 * expected[i].cwiseAbs().maxCoeff());  // exp(step) * 0 or 1 * 0
+    }
+  }
+}
+
 TEST_CASE("decays that are all or nothing stay numbers", "[kernels]") {
   // Infinite steps and rates of zero are what layers with overflowing parameters come to; neither may meet as 0 * inf.
   for (const double step : {0.0, 1e-300, 1.0, 1e30, 1e300}) {

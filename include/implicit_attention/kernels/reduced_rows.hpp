@@ -94,8 +94,11 @@ class JoinedRows {
       Scalar* row = target(index, strip * strip_tokens + r);
       for (Index column = std::max(-first, Index(0)); column <= tile.lead() + r; ++column) {
         const typename ChannelTile<Scalar>::Lane entries = tile.entry(r, column);
-        const Scalar joined = tile.channels() == width ? Scalar(Join::over(entries)) : Scalar(Join::over(entries.head(tile.channels())));
-        row[first + column] = Join::combine(row[first + column], joined);
+        Scalar& joined = row[first + column];
+        if (tile.channels() == width)
+          joined = Join::combine(joined, Scalar(Join::over(entries)));
+        else
+          for (Index c = 0; c < tile.channels(); ++c) joined = join_(joined, entries[c]);
       }
     }
   }

@@ -36,11 +36,13 @@ void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& 
     const Index convolution_document = convolution_documents.last_until(token);
     Lane a = convolve<Width>(dressed, input, token, convolution_document < 0 ? -dressed.width() : convolution_document, channel);
     if (!dressed.inner_scale.empty()) a *= lanes<Width>(dressed.inner_scale.row(token) + channel);
-    if (documents.last_until(token) == token) state.setZero();
+    const bool starts = documents.last_until(token) == token;
+    if (starts) state.setZero();
 
     const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
     const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
-    const Lane step = lanes<Width>(recurrence.step.row(token) + channel);
+    Lane step = lanes<Width>(recurrence.step.row(token) + channel);
+    if (starts) step.setZero();  // nothing is there to decay, whatever stands there
     Lane written = a;
     if (!recurrence.key_scale.empty()) written *= lanes<Width>(recurrence.key_scale.row(token) + channel);
     Lane y = Lane::Zero();
