@@ -104,11 +104,11 @@ install_packages() {
 }
 
 # --- Building ----------------------------------------------------------------------------------------------------------
-# As many jobs as cores, but no more than memory has room for: a file full of Eigen takes about 1 GiB.
+# As many jobs as cores, but no more than memory has room for: a file full of Eigen takes up to 1.5 GiB.
 job_count() {
   local cores memory
   cores="$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)"
-  memory="$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo 2>/dev/null || true)"
+  memory="$(awk '/^MemAvailable/ { print int($2 / 1572864) }' /proc/meminfo 2>/dev/null || true)"
   if [ -n "$memory" ] && [ "$memory" -lt "$cores" ]; then cores=$((memory > 1 ? memory : 1)); fi
   echo "$cores"
 }
