@@ -211,19 +211,8 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
   const Weights& w = weights_;
   act.x = detail::project<Scalar>(u, *w.linear_x_weight, w.linear_x_bias);
   act.gate_input = detail::project<Scalar>(u, *w.linear_y_weight, w.linear_y_bias);
-
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence.tokens = u.rows();
-  dressed.recurrence.channels = channels_;
-  dressed.taps = Matrix<Scalar>(w.conv_1d_weight.matrix().transpose());
-  if (options_.convolution_within_documents) dressed.convolution_starts = act.starts;
-  ScanInput<Scalar> convolution_input;
-  convolution_input.x = act.x;
-  convolution_input.convolution_bias = w.conv_1d_bias;
-  convolution_input.convolution_tail = Array<Scalar>::view(act.initial.convolution_tail);
-  Matrix<Scalar> c(u.rows(), channels_);
-  convolve(dressed, convolution_input, View<Scalar>(c), executor);
-
+  Matrix<Scalar> c = detail::convolution_of(act.x, w.conv_1d_weight, w.conv_1d_bias, act.initial.convolution_tail,
+                                            options_.convolution_within_documents ? act.starts : std::vector<Index>{}, executor);
   act.input_gate = sigmoid(block_diagonal(c, w.input_gate_weight, w.input_gate_bias));
   Matrix<Scalar> recurrent_gate = sigmoid(block_diagonal(c, w.recurrent_gate_weight, w.recurrent_gate_bias));
   const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
@@ -235,7 +224,7 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
   act.log_a = log_a;
   act.normalizer = std::move(normalizer);
 
-  dressed = {};
+  DressedDiagonal<Scalar> dressed;
   dressed.recurrence = recurrence(act, true);
   dressed.row_scale = gelu(act.gate_input);
   ScanInput<Scalar> input;

@@ -4,19 +4,21 @@
 #include <concepts>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A token-mixing layer that is linear in its linear input, given its data-dependent scales.
 template <class Layer>
-concept LayerDescriptor = requires(const Layer& layer, const typename Layer::Activations& activations,
-                                   ConstView<typename Layer::Scalar> u, Terms terms) {
-  requires Real<typename Layer::Scalar>;                                          // float or double
-  { layer.width() } -> std::convertible_to<Index>;                                // model width D: columns of u
-  { layer.channels() } -> std::convertible_to<Index>;                             // inner width E: columns of x and y
-  { layer.activations(u) } -> std::same_as<typename Layer::Activations>;          // runs the layer on u (tokens, D)
+concept LayerDescriptor = requires(const Layer& layer, const typename Layer::Activations& activations, ConstView<typename Layer::Scalar> u,
+                                   Terms terms) {
+  requires Real<typename Layer::Scalar>;                                             // float or double
+  { layer.width() } -> std::convertible_to<Index>;                                   // model width D: columns of u
+  { layer.channels() } -> std::convertible_to<Index>;                                // inner width E: columns of x and y
+  { layer.activations(u) } -> std::same_as<typename Layer::Activations>;             // runs the layer on u (tokens, D)
   { activations.x } -> std::convertible_to<const Array<typename Layer::Scalar>&>;    // linear input (tokens, E)
   { activations.y } -> std::convertible_to<const Array<typename Layer::Scalar>&>;    // output before the output projection (tokens, E)
   { activations.out } -> std::convertible_to<const Array<typename Layer::Scalar>&>;  // output (tokens, D)
@@ -41,7 +43,8 @@ struct MaterializedAttention {
 
 /// The implicit attention of a layer, as an operator.
 template <LayerDescriptor Layer>
-[[nodiscard]] ImplicitAttention<typename Layer::Scalar> implicit_attention_of(const Layer& layer, const typename Layer::Activations& activations,
+[[nodiscard]] ImplicitAttention<typename Layer::Scalar> implicit_attention_of(const Layer& layer,
+                                                                              const typename Layer::Activations& activations,
                                                                               Terms terms = Terms::all()) {
   return ImplicitAttention<typename Layer::Scalar>(layer.lower(activations, terms));
 }
@@ -52,7 +55,11 @@ template <LayerDescriptor Layer>
                                                                                   const typename Layer::Activations& activations,
                                                                                   const MaterializeOptions& options = {}) {
   const ImplicitAttention<typename Layer::Scalar> attention = implicit_attention_of(layer, activations, options.terms);
-  return {attention.materialize(options), attention.bias(options.executor), attention.carry(options.executor), activations.x, activations.y,
+  return {attention.materialize(options),
+          attention.bias(options.executor),
+          attention.carry(options.executor),
+          activations.x,
+          activations.y,
           activations.out};
 }
 
@@ -82,7 +89,8 @@ template <Real Scalar>
 void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
   if (u.rows() == 0) raise(ErrorKind::shape, message(who, ": the input has no tokens, expected at least one"));
   if (u.cols() != width)
-    raise(ErrorKind::shape, message(who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)"));
+    raise(ErrorKind::shape,
+          message(who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)"));
 }
 
 /// u weight^T + bias.
@@ -91,6 +99,25 @@ template <Real Scalar>
   Matrix<Scalar> out(u.rows(), weight.rows());
   out.noalias() = u * weight.transpose();
   if (!bias.empty()) out.rowwise() += bias.matrix().row(0);
+  return out;
+}
+
+/// The causal depthwise convolution of x (tokens, channels) with a weight (channels, width): Conv x + bias. `tail` are the rows before x,
+/// (width - 1, channels) or none; beyond the tokens of `starts` it does not look back.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> convolution_of(const Array<Scalar>& x, const Array<Scalar>& weight, const Array<Scalar>& bias,
+                                            const Matrix<Scalar>& tail, const std::vector<Index>& starts, const Executor& executor) {
+  DressedDiagonal<Scalar> dressed;
+  dressed.recurrence.tokens = x.rows();
+  dressed.recurrence.channels = weight.rows();
+  dressed.taps = Matrix<Scalar>(weight.matrix().transpose());
+  dressed.convolution_starts = starts;
+  ScanInput<Scalar> input;
+  input.x = x;
+  input.convolution_bias = bias;
+  input.convolution_tail = Array<Scalar>::view(tail);
+  Matrix<Scalar> out(x.rows(), weight.rows());
+  convolve(dressed, input, View<Scalar>(out), executor);
   return out;
 }
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include <implicit_attention/core/numerics.hpp>
-#include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/scan_gradient.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
@@ -87,18 +86,7 @@ template <Real Scalar>
     return c;
   }
   check_activation(who, "x", x, tokens, weight.rows(), "(tokens, channels)");
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence.tokens = tokens;
-  dressed.recurrence.channels = weight.rows();
-  dressed.taps = Matrix<Scalar>(weight.matrix().transpose());
-  dressed.convolution_starts = starts;
-  ScanInput<Scalar> input;
-  input.x = x;
-  input.convolution_bias = bias;
-  input.convolution_tail = Array<Scalar>::view(tail);
-  Matrix<Scalar> out(tokens, weight.rows());
-  convolve(dressed, input, View<Scalar>(out), executor);
-  return out;
+  return convolution_of(x, weight, bias, tail, starts, executor);
 }
 
 /// Conv^T g for a convolution's weight (channels, width), (tokens, channels).

@@ -84,7 +84,9 @@ class Mamba : public LayerInterface<Mamba<S>> {
  private:
   [[nodiscard]] Matrix<Scalar> project_half(ConstView<Scalar> u, Index first) const;
 
-  [[nodiscard]] Array<Scalar> convolved(const Array<Scalar>& x, const State& initial, const Executor& executor) const;
+  [[nodiscard]] Array<Scalar> convolved(const Array<Scalar>& x, const State& initial, const Executor& executor) const {
+    return detail::convolution_of(x, weights_.conv1d_weight, weights_.conv1d_bias, initial.convolution_tail, {}, executor);
+  }
 
   [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act) const;
 
@@ -205,21 +207,6 @@ Matrix<S> Mamba<S>::project_half(ConstView<Scalar> u, Index first) const {
   Matrix<Scalar> out = detail::project<Scalar>(u, weight);
   if (!weights_.in_proj_bias.empty()) out.rowwise() += weights_.in_proj_bias.matrix().row(0).segment(first, channels_);
   return out;
-}
-
-template <Real S>
-Array<S> Mamba<S>::convolved(const Array<Scalar>& x, const State& initial, const Executor& executor) const {
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence.tokens = x.rows();
-  dressed.recurrence.channels = channels_;
-  dressed.taps = Matrix<Scalar>(weights_.conv1d_weight.matrix().transpose());
-  ScanInput<Scalar> input;
-  input.x = x;
-  input.convolution_bias = weights_.conv1d_bias;
-  input.convolution_tail = Array<Scalar>::view(initial.convolution_tail);
-  Matrix<Scalar> c(x.rows(), channels_);
-  convolve(dressed, input, View<Scalar>(c), executor);
-  return c;
 }
 
 template <Real S>

@@ -13,20 +13,31 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// The walk behind the output projection of a mixer with a gate scale(z) z, and through gate and attention by halves.
+template <class Layer, Real Scalar = typename Layer::Scalar>
+[[nodiscard]] GatedRelevance<Scalar> relevance_of_gated_mixer(const Layer& layer, const typename Layer::Activations& act,
+                                                              const Array<Scalar>& z, const Matrix<Scalar>& scale,
+                                                              const Array<Scalar>& output_bias, ConstView<Scalar> grad_out,
+                                                              const Executor& executor) {
+  const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, output_projection(layer), output_bias);
+  GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(
+      implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x, *z, scale, projection.grad, executor);
+  gated.bias_share += projection.bias_share;
+  return gated;
+}
+
 /// Mamba: SiLU gates by halves; everything else of the mixer is a scale.
 template <Real Scalar>
 [[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Mamba<Scalar>& layer, const typename Mamba<Scalar>::Activations& act,
                                                        ConstView<Scalar> grad_out, const Executor& executor) {
   const typename Mamba<Scalar>::Weights& w = layer.weights();
-  const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, w.out_proj_weight, w.out_proj_bias);
   const Matrix<Scalar> scale = sigmoid(act.z.matrix());
-  const GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(
-      implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x, *act.z, scale, projection.grad, executor);
+  const GatedRelevance<Scalar> gated = relevance_of_gated_mixer(layer, act, act.z, scale, w.out_proj_bias, grad_out, executor);
   const Index channels = layer.channels();
   Matrix<Scalar> both(act.x.rows(), 2 * channels);
   both << gated.grad_x, gated.grad_z;
   RelevanceStep<Scalar> step = relevance_through_linear<Scalar>(both, w.in_proj_weight, w.in_proj_bias);
-  step.bias_share += projection.bias_share + gated.bias_share;
+  step.bias_share += gated.bias_share;
   return step;
 }
 
@@ -49,14 +60,12 @@ template <Real Scalar>
 [[nodiscard]] RelevanceStep<Scalar> relevance_of_mixer(const Griffin<Scalar>& layer, const typename Griffin<Scalar>::Activations& act,
                                                        ConstView<Scalar> grad_out, const Executor& executor) {
   const typename Griffin<Scalar>::Weights& w = layer.weights();
-  const RelevanceStep<Scalar> projection = relevance_through_linear(grad_out, w.linear_out_weight, w.linear_out_bias);
   const Matrix<Scalar> scale = gelu_scale(act.gate_input.matrix());
-  const GatedRelevance<Scalar> gated = relevance_through_gated_attention<Scalar>(
-      implicit_attention_of(layer, act, Terms::all().without(Term::gate)), *act.x, *act.gate_input, scale, projection.grad, executor);
+  const GatedRelevance<Scalar> gated = relevance_of_gated_mixer(layer, act, act.gate_input, scale, w.linear_out_bias, grad_out, executor);
   RelevanceStep<Scalar> step = relevance_through_linear<Scalar>(gated.grad_x, w.linear_x_weight, w.linear_x_bias);
   const RelevanceStep<Scalar> gate = relevance_through_linear<Scalar>(gated.grad_z, w.linear_y_weight, w.linear_y_bias);
   step.grad += gate.grad;
-  step.bias_share += projection.bias_share + gated.bias_share + gate.bias_share;
+  step.bias_share += gated.bias_share + gate.bias_share;
   return step;
 }
 
