@@ -65,7 +65,7 @@ class ChannelTile {
   [[nodiscard]] const Lane& steps() const { return steps_; }
 
   /// Takes the strip of `count` tokens from `first` on, of the document that begins at `document`. Strips that follow each other cost least.
-  void compute(Index first, Index count, Index document) {
+  IMPLICIT_ATTENTION_FLATTEN void compute(Index first, Index count, Index document) {
     if (first == document)
       for (Index n = 0; n < state_; ++n) std::fill_n(&walk_[index(n * columns())], lead_ * width, Scalar(0));
     else if (first == next_)
@@ -159,7 +159,7 @@ class ChannelTile {
     }
   }
 
-  void prepare(Index first, Index count, Index document) {
+  IMPLICIT_ATTENTION_FLATTEN void prepare(Index first, Index count, Index document) {
     steps_.setZero();
     for (Index column = 0; column < columns(); ++column) at(weights_, column) = column_weight(first - lead_ + column);
     for (Index r = 0; r < strip_tokens; ++r) {
@@ -206,7 +206,7 @@ class ChannelTile {
 
   /// One column from the row in which it, or its block, begins, down the strip's rows.
   template <bool Exclusive, int First>
-  void walk_column(Index column) {
+  IMPLICIT_ATTENTION_FLATTEN void walk_column(Index column) {
     Tile<Scalar, width> sums;
     each_row([&](std::size_t r) { sums[r].setZero(); });
     for (Index n = 0; n < state_; ++n) {

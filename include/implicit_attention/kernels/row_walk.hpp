@@ -17,7 +17,7 @@ namespace detail {
 /// Walks row `row` of `Width` neighbouring channels from `row` down to token 0 and calls `emit(token, entries)` for each token down to the
 /// one returned; everything left of it is zero. A state whose decay is below the smallest normal number in all channels is left out.
 template <int Width, Real Scalar, class Emit>
-Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel, const Emit& emit) {
+IMPLICIT_ATTENTION_FLATTEN Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel, const Emit& emit) {
   using Lane = Lanes<Scalar, Width>;
   const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
   const Index width = dressed.width(), first = recurrence.first_visible(row);

@@ -18,7 +18,7 @@ EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, 
 }
 
 template <int Width, Real Scalar>
-void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel, View<Scalar> out,
+IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel, View<Scalar> out,
                View<Scalar>* final_state) {
   using Lane = Lanes<Scalar, Width>;
   const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
@@ -68,7 +68,7 @@ void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& 
 }
 
 template <int Width, Real Scalar>
-void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, Index channel, View<Scalar> out) {
+IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, Index channel, View<Scalar> out) {
   using Lane = Lanes<Scalar, Width>;
   const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
   const Index states = recurrence.state, width = dressed.width();

@@ -81,7 +81,7 @@ class ScanGradientTile {
 
   /// Takes `state_` from before token `begin` to after token `end - 1`; keeps, if asked to, every token's decays and the state it met.
   template <bool Keep>
-  void walk_forwards(Index begin, Index end) {
+  IMPLICIT_ATTENTION_FLATTEN void walk_forwards(Index begin, Index end) {
     const Index states = recurrence_.state;
     for (Index token = begin; token < end; ++token) {
       const Lane value = written(token), step = lanes<Width>(recurrence_.step.row(token) + channel_);
@@ -106,7 +106,7 @@ class ScanGradientTile {
   }
 
   /// `adjoint` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
-  void step_back(Index token, Index kept, ConstView<Scalar> g, LaneRows<Scalar, Width>& adjoint, ScanGradient<Scalar>& gradient,
+  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Index kept, ConstView<Scalar> g, LaneRows<Scalar, Width>& adjoint, ScanGradient<Scalar>& gradient,
                  Scalar* query_sum, Scalar* key_sum) const {
     const bool exclusive = recurrence_.exclusive, fresh = starts_at(token);
     const Scalar* query = recurrence_.query.empty() ? nullptr : recurrence_.query.row(token);
