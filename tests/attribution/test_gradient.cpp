@@ -152,6 +152,18 @@ TEST_CASE("gradient-weighted attention at its edges", "[attribution]") {
   layer.grad_residual = Numbers(Numbers::Constant(4, 6, -0.5));
   CHECK(gradient_weighted_map(layer, GradientForm::token_maximum, serial_executor(), &constant).isZero());
   CHECK(constant);
+  // Attention that is positive nowhere: the map is constant, the gradient is not. Then one where neither is.
+  UnifiedForm<double> form;
+  form.recurrence = identity_recurrence<double>(4, 8);
+  form.gate = Numbers(Numbers::Constant(4, 8, -2));
+  layer.grad_residual = Draw(28).normals<double>(4, 6);
+  LayerWithGradients<double> negative = layer;
+  negative.attention = ImplicitAttention<double>(form);
+  constant = false;
+  CHECK(gradient_weighted_map(negative, GradientForm::token_maximum, serial_executor(), &constant).isZero());
+  CHECK(constant);
+  CHECK(gradient_weighted_map(layer, GradientForm::token_maximum, serial_executor(), &constant).maxCoeff() == 1);
+  CHECK(!constant);
 
   const auto fails = [&](auto call, const std::string& text) { CHECK_THAT(failure(call), contains_text(text)); };
   fails([&] { static_cast<void>(gradient_weighted_attention<double>(3, 4, explained, GradientForm::exact, 4)); },

@@ -147,6 +147,11 @@ TEST_CASE("gradient x input is a sum of products", "[attribution]") {
   CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(e, g.topRows(3).eval(), 2)); }),
              contains_text("gradient is (3, 3), expected (4, 3)"));
   CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(e, g, 4)); }), contains_text("position 4 is out of range"));
+  Numbers bad = e;
+  bad(3, 1) = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(bad, Numbers(Numbers::Zero(4, 3)), 2)); }),
+             contains_text("NaN in the embeddings at (3, 1)"));
+  CHECK_THAT(failure([&] { static_cast<void>(gradient_x_input<double>(e, bad, 2)); }), contains_text("NaN in the gradient at (3, 1)"));
 }
 
 TEST_CASE("integrated gradients integrate", "[attribution]") {
@@ -466,6 +471,52 @@ TEST_CASE("the methods at their edges", "[attribution]") {
       fails([&] { static_cast<void>(nan.explain(named.method, {1, 4, {}})); }, "NaN in the logits at (0, 2)");
     }
     fails([&] { static_cast<void>(nan.most_likely(1)); }, "NaN in the logits at (0, 2)");
+
+    // In a layer: every logit is lost.
+    broken = model.parts();
+    Numbers scale = Numbers::Ones(1, 6);
+    scale(0, 4) = std::numeric_limits<double>::quiet_NaN();
+    broken.blocks[1].norm =
+        architecture == "rwkv4" ? Norm<double>::layer(scale, Numbers(Numbers::Zero(1, 6)), 1e-5) : Norm<double>::rms(scale, 1e-5);
+    Explainer<double> lost(LanguageModel<double>(broken), {1, 2});
+    for (const MethodName& named : method_names) {
+      INFO(named.name);
+      fails([&] { static_cast<void>(lost.explain(named.method, {0, 4, {}})); }, "NaN in the logits at (0, 0)");
+      fails([&] { static_cast<void>(lost.explain_each(named.method, {{0, 4, {}}})); }, "NaN in the logits at (0, 0)");
+    }
+
+    // In a token after the position, which cannot matter: a method that never meets it gives what it gives without, the others say so.
+    broken = model.parts();
+    Numbers embedding = *broken.embedding;
+    embedding(9, 3) = std::numeric_limits<double>::quiet_NaN();
+    broken.embedding = embedding;
+    Explainer<double> later(LanguageModel<double>(broken), {1, 2, 9, 4}), without(model, {1, 2});
+    for (const MethodName& named : method_names) {
+      INFO(named.name);
+      const std::string why = failure([&] {
+        const RowVector<double> scores = later.explain(named.method, {1, 4, {}}).scores;
+        CHECK(relative_error(scores.head(2), without.explain(named.method, {1, 4, {}}).scores) <= 1e-12);
+        CHECK(scores.tail(2).isZero(0));
+      });
+      if (!why.empty()) CHECK_THAT(why, contains_text("NaN in"));
+    }
+  }
+  // A target less itself: there is nothing to explain. Methods about the target say zero; gradient-weighted attention, whose maps are zero,
+  // is left with the residual stream; those that take the position alone say what they always say.
+  for (const std::string& architecture : architectures()) {
+    Explainer<double> explainer(random_model(architecture, 61), {3, 1, 4, 1});
+    for (const MethodName& named : method_names) {
+      INFO(architecture << ", " << named.name);
+      const Attribution<double> nothing = explainer.explain(named.method, {2, 4, Index(4)});
+      if (named.from_gradient && named.from_attention) {
+        CHECK(nothing.scores == (RowVector<double>(4) << 0, 0, 1, 0).finished());
+        CHECK(nothing.constant_layers.size() == (named.method == Method::gradient_2405_16504 ? 3 : 0));
+      } else if (named.method == Method::raw || named.method == Method::rollout || named.method == Method::random) {
+        CHECK(nothing.scores == explainer.explain(named.method, {2, 4, {}}).scores);
+      } else {
+        CHECK(nothing.scores.isZero(0));
+      }
+    }
   }
   for (const MethodName& named : method_names) CHECK(parse_method(named.name) == named.method);
   CHECK_THAT(failure([] { static_cast<void>(parse_method("shap")); }),

@@ -124,7 +124,10 @@ TEST_CASE("rollout without a matrix gives the same numbers", "[attribution]") {
 TEST_CASE("rows that sum to zero are left undivided and named", "[attribution]") {
   Numbers first = Numbers::Zero(3, 3), second = Numbers::Zero(3, 3);
   first << 0.5, 0, 0, 0.25, -1.25, 0, 0.1, 0.2, 0.3;  // row 1 and the identity: 0.25, -0.25
-  second << 1, 0, 0, 0, 1, 0, -0.1, -0.3, -0.6;       // row 2: the sum is zero but for rounding
+  second << 1, 0, 0, 0, 1, 0, -0.1, -0.7, -0.2;       // row 2: the sum is zero but for rounding
+  CHECK(detail::zero_row_sum(1.0, -0.1 - 0.7 - 0.2, 3));
+  CHECK(detail::zero_row_sum(1.0, -1 + 6e-16, 3));  // three additions: at most three units in the last place, 2.2e-16
+  CHECK(!detail::zero_row_sum(1.0, -1 + 8e-16, 3));
   const Numbers row_1 = (Numbers(1, 3) << 0.25, -0.25, 0).finished();
   const Attribution<double> whole = rollout_map<double>({first, second});
   CHECK(whole.zero_rows == std::vector<LayerRow>{{0, 1}, {1, 2}});
@@ -141,6 +144,17 @@ TEST_CASE("rows that sum to zero are left undivided and named", "[attribution]")
   const Attribution<double> zero = rollout_map<double>({Numbers::Zero(2, 2)}, nothing);
   CHECK(zero.map.isZero());
   CHECK(zero.zero_rows.size() == 2);
+
+  // Without a matrix, too: the weights of local attention sum to 1, less an identity to zero.
+  const LanguageModel<double> model = random_model("griffin", 7);
+  const ForwardPass<double> pass = model.forward(random_ids(6, 8));
+  const auto attention_of = [&](Index layer) { return model.implicit_attention(pass, layer); };
+  RolloutOptions<double> less;
+  less.residual_weight = -1;
+  less.start_layer = 2;
+  const Attribution<double> free = rollout_matrix_free<double>(3, attention_of, 4, less);
+  CHECK(free.zero_rows == std::vector<LayerRow>{{2, 4}});
+  CHECK(relative_error(free.scores, mean(dense(attention_of(2))).row(4) - Numbers::Identity(6, 6).row(4)) <= tolerance);
 }
 
 TEST_CASE("raw attention is the reduced map's row, of one layer or averaged", "[attribution]") {

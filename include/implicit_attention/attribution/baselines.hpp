@@ -20,6 +20,7 @@ template <Real Scalar>
 [[nodiscard]] Attribution<Scalar> gradient_x_input(ConstView<Scalar> embeddings, ConstView<Scalar> gradient, Index position) {
   check_shape("gradient x input", "gradient", gradient, embeddings.rows(), embeddings.cols(), "(tokens, width), as the embeddings");
   detail::check_position("gradient x input", position, embeddings.rows());
+  detail::check_finite("gradient x input", "the embeddings", embeddings);
   detail::check_finite("gradient x input", "the gradient", gradient);
   Attribution<Scalar> result;
   result.position = position;
