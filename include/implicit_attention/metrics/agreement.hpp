@@ -13,7 +13,8 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Spearman's rank correlation: Pearson's correlation of the ranks, tied scores sharing the average of theirs. In [-1, 1].
+/// Spearman's rank correlation (1904): Pearson's correlation of the ranks, tied scores sharing the average of theirs. In [-1, 1], HIGHER
+/// is more alike.
 /// NaN where it is not defined: one token, or all scores of a side equal. Fails (shape) on unequal sizes.
 [[nodiscard]] inline double spearman(const Scores& a, const Scores& b) {
   detail::check_same_size("spearman", "the second scores", b.size(), a.size());
@@ -94,8 +95,9 @@ struct PrecisionRecall {
   return sum;
 }
 
-/// The same area by steps: sum over points of (rise in recall) * precision. HIGHER is better. A constant map gets exactly the share of
-/// tokens that is marked. One token that is marked: 1. Nothing marked: NaN.
+/// The same area by steps: sum over points of (rise in recall) * precision, as scikit-learn's average_precision_score. HIGHER is better;
+/// random scores get about the share of tokens that is marked. Ties pass the threshold together: a constant map gets exactly that share.
+/// One token that is marked: 1. Nothing marked: NaN.
 [[nodiscard]] inline double average_precision(const Scores& scores, const MarkedTokens& marked) {
   const PrecisionRecall curve = precision_recall(scores, marked);
   if (curve.recall.empty()) return std::numeric_limits<double>::quiet_NaN();
@@ -107,9 +109,9 @@ struct PrecisionRecall {
   return sum;
 }
 
-/// How many of the k most relevant tokens are marked, divided by k. HIGHER is better. k = 0 means as many as are marked: precision and
-/// recall are then the same number. Ties: in the order of the text. k larger than the text counts as the whole text. Nothing marked:
-/// NaN for k = 0, else 0.
+/// How many of the k most relevant tokens are marked, divided by k: precision at k. HIGHER is better; random scores get about the share of
+/// tokens that is marked. k = 0 means as many as are marked (R-precision): precision and recall are then the same number. Ties: in the
+/// order of the text. k larger than the text counts as the whole text. One token: 1 if it is marked. Nothing marked: NaN for k = 0, else 0.
 [[nodiscard]] inline double top_k_overlap(const Scores& scores, const MarkedTokens& marked, Index k = 0) {
   detail::check_same_size("top-k overlap", "the marks", static_cast<Index>(marked.size()), scores.size());
   if (k < 0) raise(ErrorKind::value, message("top-k overlap: k is ", k, ", expected at least 0"));
@@ -123,7 +125,8 @@ struct PrecisionRecall {
   return static_cast<double>(hits) / static_cast<double>(k);
 }
 
-/// The same of two methods, ties as there: how many tokens are among the k most relevant of both, divided by k.
+/// The same of two methods: how many tokens are among the k most relevant of both, divided by k. HIGHER is more alike. Ties: in the order
+/// of the text on both sides, so that constant maps agree. One token: 1.
 [[nodiscard]] inline double top_k_agreement(const Scores& a, const Scores& b, Index k) {
   detail::check_same_size("top-k agreement", "the second scores", b.size(), a.size());
   if (k <= 0) raise(ErrorKind::value, message("top-k agreement: k is ", k, ", expected at least 1"));

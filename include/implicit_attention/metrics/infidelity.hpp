@@ -77,6 +77,7 @@ template <PerturbedModel Model>
 
 /// The part of the changes that scores leave unexplained: rescaled infidelity divided by the mean of c_s^2. In [0, 1], LOWER is better; 1
 /// is what scores of all zeros get. It can be averaged over texts whose changes have different sizes. NaN where the model never changes.
+/// Not in the paper: its infidelity, in a unit that texts share. Ties do not matter. One token: 0 unless its score is 0.
 template <PerturbedModel Model>
 [[nodiscard]] double relative_infidelity(const Scores& scores, const std::vector<KeptTokens>& perturbations, Model&& model) {
   const double none = infidelity(Scores(std::vector<double>(static_cast<std::size_t>(scores.size()), 0.0)), perturbations, model);
