@@ -65,13 +65,19 @@ void show(const Explanation& explanation, const Terminal& terminal) {
     scores.value_name = "score";
     scores.separator = explanation.separator;
     out += show_tokens(scores, terminal);
-    if (answer.conserves) {
-      double sum = 0;
-      for (const double score : answer.scores) sum += score;
+    double sum = 0;
+    for (const double score : answer.scores) sum += score;
+    if (answer.conserves)
       out += message("(the scores sum to ", significant(sum), ", biases take ", significant(answer.bias_share), ": together ",
                      explanation.target_text, ", ", significant(answer.explained), ")\n");
-    }
+    if (answer.integrates)
+      out += message("(the scores sum to ", significant(sum), ", embeddings of zero give ", significant(answer.baseline), ": together ",
+                     significant(sum + answer.baseline), ", and ", explanation.target_text, " is ", significant(answer.explained),
+                     "; what lies between is the error of the integral)\n");
     if (answer.zero_rows > 0) out += message("(", answer.zero_rows, " rows of maps sum to zero and were left undivided)\n");
+    if (answer.constant_layers > 0)
+      out +=
+          message("(in ", answer.constant_layers, " of ", explanation.layers, " layers the map or the gradient is the same everywhere)\n");
   }
   if (explanation.unknown > 0)
     out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",

@@ -149,8 +149,11 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     answer.map = attribution.map.template cast<double>();
     answer.explained = static_cast<double>(attribution.explained);
     answer.bias_share = static_cast<double>(attribution.bias_share);
+    answer.baseline = static_cast<double>(attribution.baseline);
     answer.conserves = method == Method::relevance;
+    answer.integrates = method == Method::integrated_gradients;
     answer.zero_rows = static_cast<Index>(attribution.zero_rows.size());
+    answer.constant_layers = static_cast<Index>(attribution.constant_layers.size());
     explanation.answers.push_back(std::move(answer));
   }
   if (options.gradients) {

@@ -42,9 +42,11 @@ struct Answer {
   bool from_attention = false;     ///< whether the choice of terms matters to it
   std::vector<double> scores;      ///< one per token
   Matrix<double> map;              ///< (tokens, tokens), or empty
-  double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0;  ///< as in Attribution
-  bool conserves = false;                                                       ///< whether scores and bias_share sum to `explained`
-  Index zero_rows = 0;                                                          ///< rows of a rollout that could not be divided
+  double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0, baseline = 0;  ///< as in Attribution
+  bool conserves = false;     ///< whether scores and bias_share sum to `explained`
+  bool integrates = false;    ///< whether scores and baseline do, but for the error of an integral
+  Index zero_rows = 0;        ///< rows of a rollout that could not be divided
+  Index constant_layers = 0;  ///< layers whose map or gradient could not be stretched to 0..1
 };
 
 /// A tensor of a layer under its name.

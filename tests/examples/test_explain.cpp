@@ -181,6 +181,43 @@ TEST_CASE("explain: every method at once, with a target, a contrast and gradient
   }
 }
 
+TEST_CASE("explain: one token, a target less itself, and NaN in the weights, by every method", "[explain]") {
+  const TemporaryFolder folder;
+  const std::string all =
+      "raw,rollout,gradient,gradient-2403.01590,gradient-2405.16504,relevance,gradient-x-input,integrated-gradients,leave-one-out,random";
+  for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
+    INFO(model);
+    const Outcome one =
+        run_well(folder, "explain", {"--model", models + model, "--text", "<cls>", "--method", all, "--target", "positive"});
+    CHECK_THAT(one.out, contains_text(model == "mamba" ? "by rollout (row of" : "by rollout"));
+    CHECK_THAT(one.out, contains_text("embeddings of zero give"));
+    const Outcome nothing =
+        run_well(folder, "explain",
+                 {"--model", models + model, "--text", "a film <cls>", "--method", all, "--target", "positive", "--contrast", "positive"});
+    CHECK_THAT(nothing.out, contains_text(model == "griffin" ? "(in 3 of 3 layers the map or the gradient is the same everywhere)"
+                                                             : "(in 2 of 2 layers the map or the gradient is the same everywhere)"));
+
+    // A weight of the first layer's norm becomes NaN: one half of two bytes.
+    const fs::path broken = folder / ("broken_" + model);
+    fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / models / model, broken);
+    std::string bytes = io_test::read_bytes(broken / "model.safetensors");
+    std::uint64_t length = 0;
+    for (std::size_t k = 8; k-- > 0;) length = 256 * length + static_cast<unsigned char>(bytes[k]);
+    const Json header = Json::parse(bytes.substr(8, length));
+    const std::string name = model == "mamba"   ? "backbone.layers.0.norm.weight"
+                             : model == "rwkv4" ? "rwkv.blocks.0.ln1.weight"
+                                                : "model.layers.0.temporal_pre_norm.weight";
+    REQUIRE(header.at(name).at("dtype") == "F16");
+    const std::size_t at = 8 + length + header.at(name).at("data_offsets").at(0).get<std::size_t>();
+    bytes.replace(at, 2, std::string("\x00\x7e", 2));
+    io_test::write_bytes(broken / "model.safetensors", bytes);
+    for (const std::string method : {"raw", "rollout", "gradient", "gradient-2403.01590", "gradient-2405.16504", "relevance",
+                                     "gradient-x-input", "integrated-gradients", "leave-one-out", "random"})
+      check_mistake("explain", {"--model", broken.string(), "--text", "a film <cls>", "--target", "positive", "--method", method},
+                    "NaN in the logits at (0, 0), expected finite numbers; are there NaN in the weights", "out.json");
+  }
+}
+
 TEST_CASE("explain: public checkpoints with the logits their own code gives", "[explain]") {
   for (const std::string name : {"protmamba", "rwkv4-tiny", "griffin-shakespeare"}) {
     const auto model = test_support::shared_data("realdata/" + name);
