@@ -179,7 +179,8 @@ TEMPLATE_TEST_CASE("every kernel is the recurrence it is made of", "[kernels]", 
     check_kind(random_kind<TestType>(tokens, channels, state, width, static_cast<unsigned>(pick(1 << 14)), seed++));
   }
   constexpr Index block = IMPLICIT_ATTENTION_BLOCK_TOKENS;
-  for (const Index tokens : {Index(7), Index(8), Index(9), Index(31), block - 1, block, block + 1, 2 * block - 1, 2 * block, 2 * block + 1, 3 * block + 5})
+  for (const Index tokens :
+       {Index(7), Index(8), Index(9), Index(31), block - 1, block, block + 1, 2 * block - 1, 2 * block, 2 * block + 1, 3 * block + 5})
     for (const unsigned parts : {0x3fffu, 0x3d7fu})  // everything at once; one document
       check_kind(random_kind<TestType>(tokens, 3, 2, 4, parts, seed++));
   for (const Index channels : {16, 17, 63, 64, 65, 84}) check_kind(random_kind<TestType>(35, channels, 2, 4, 0x3f3f, seed++));
@@ -195,7 +196,8 @@ TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the pl
   for (const Index stride : {Index(0), Index(1), Index(5)}) {
     const TestType mark = TestType(12345);
     Matrix<TestType> memory = Matrix<TestType>::Constant(channels * tokens, tokens + stride, mark);
-    attention_rows(kind.dressed, {0, 1, 2}, rows, View<TestType>(memory.data() + stride, channels * tokens, tokens, tokens + stride), serial_executor());
+    attention_rows(kind.dressed, {0, 1, 2}, rows, View<TestType>(memory.data() + stride, channels * tokens, tokens, tokens + stride),
+                   serial_executor());
     Matrix<TestType> plain(1, tokens);
     double worst = 0, largest = 0;
     for (Index e = 0; e < channels; ++e)

@@ -53,7 +53,8 @@ struct RowsByBlock {
   [[nodiscard]] std::vector<bool> needed(const BlockPlan<Scalar>& plan) const {
     std::vector<bool> needed(places.size());
     for (std::size_t index = places.size(); index-- > 0;) {
-      const bool later = index + 1 < places.size() && needed[index + 1] && plan.blocks()[index + 1].document == plan.blocks()[index].document;
+      const bool later =
+          index + 1 < places.size() && needed[index + 1] && plan.blocks()[index + 1].document == plan.blocks()[index].document;
       needed[index] = later || !places[index].empty();
     }
     return needed;
@@ -93,7 +94,9 @@ class Gaps {
   /// The oldest block with anything above the smallest normal number in it; the block itself where there is none.
   [[nodiscard]] Index oldest(Index channel) const { return oldest_[static_cast<std::size_t>(channel)]; }
   /// exp(rate (steps from the end of `older` to the start of the rows' block)) of a channel, (state), register_lanes apart.
-  [[nodiscard]] const Scalar* between(Index channel, Index older) const { return &between_[place(older, 0) + static_cast<std::size_t>(channel)]; }
+  [[nodiscard]] const Scalar* between(Index channel, Index older) const {
+    return &between_[place(older, 0) + static_cast<std::size_t>(channel)];
+  }
 
  private:
   [[nodiscard]] std::size_t place(Index block, Index n) const { return static_cast<std::size_t>((block * state_ + n) * width); }
@@ -112,12 +115,19 @@ class TileRows {
   static constexpr int width = register_lanes<Scalar>;
 
   explicit TileRows(const BlockPlan<Scalar>& plan)
-      : plan_(&plan), state_(plan.dressed().recurrence.state), blocks_(static_cast<Index>(plan.blocks().size())), tile_(plan),
-        factors_(blocks_, 1, width, state_, false), gaps_(blocks_, state_), steps_(plan.blocks().size()),
+      : plan_(&plan),
+        state_(plan.dressed().recurrence.state),
+        blocks_(static_cast<Index>(plan.blocks().size())),
+        tile_(plan),
+        factors_(blocks_, 1, width, state_, false),
+        gaps_(blocks_, state_),
+        steps_(plan.blocks().size()),
         near_stride_((plan.lead() + strip_tokens + strip_tokens - 1) / strip_tokens * strip_tokens),
-        near_channel_(block_strips * strip_tokens * near_stride_ + width), near_(static_cast<std::size_t>(width * near_channel_)),
+        near_channel_(block_strips * strip_tokens * near_stride_ + width),
+        near_(static_cast<std::size_t>(width * near_channel_)),
         piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + RowWriter<Scalar>::line),
-        piece_(static_cast<std::size_t>(strip_tokens * piece_stride_)), queries_(static_cast<std::size_t>(state_ * strip_tokens)) {}
+        piece_(static_cast<std::size_t>(strip_tokens * piece_stride_)),
+        queries_(static_cast<std::size_t>(state_ * strip_tokens)) {}
 
   /// The wanted blocks' rows of `count` channels; row i of block b goes to target(c, b, i), nowhere where that is null.
   template <class Target>
@@ -129,8 +139,7 @@ class TileRows {
       load(index, rows.wanted(index));
       for (Index c = 0; c < count; ++c)
         for (Index strip = 0; strip < plan_->block(index).strips(); ++strip) {
-          if (rows.wanted(index))
-            write_strip(c, index, strip, writer, [&](Index r) { return target(c, index, strip * strip_tokens + r); });
+          if (rows.wanted(index)) write_strip(c, index, strip, writer, [&](Index r) { return target(c, index, strip * strip_tokens + r); });
           factors_.join_strips(c, index, 0, strip);
         }
     }
@@ -149,7 +158,8 @@ class TileRows {
       if (!wanted) continue;
       for (Index r = 0; r < strip_tokens; ++r)
         for (Index column = 0; column < tile_.columns(); ++column)
-          tile_.template scatter<1>(tile_.entries() + (r * tile_.columns() + column) * width, [&](Index c) { return near(c, strip, r) + column; });
+          tile_.template scatter<1>(tile_.entries() + (r * tile_.columns() + column) * width,
+                                    [&](Index c) { return near(c, strip, r) + column; });
     }
     if (wanted) gaps_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
   }
@@ -158,9 +168,9 @@ class TileRows {
     return &near_[static_cast<std::size_t>(channel * near_channel_ + (strip * strip_tokens + row) * near_stride_)];
   }
 
-  /// A strip's rows from right to left: near and earlier strips, then earlier blocks, a cacheful of columns at a time. Memory takes rows that
-  /// are written from end to end at its full rate, and rows that are written side by side at half of it: so they are made in a piece of
-  /// cache and go out one after the other.
+  /// A strip's rows from right to left: near and earlier strips, then earlier blocks, a cacheful of columns at a time. Memory takes rows
+  /// that are written from end to end at its full rate, and rows that are written side by side at half of it: so they are made in a piece
+  /// of cache and go out one after the other.
   template <class Target>
   void write_strip(Index c, Index index, Index strip, const RowWriter<Scalar>& writer, const Target& target) {
     const TokenBlock& block = plan_->block(index);
@@ -176,7 +186,8 @@ class TileRows {
     Index piece_first = std::max(index - blocks_in_a_piece, oldest);
     const Scalar* from = factors_.queries(c, strip);
     for_earlier_strips(strip, [&](Index earlier, Index count) {
-      product(from, factors_.keys(c, index, earlier), count * strip_tokens, column_of(index) + earlier * strip_tokens - column_of(piece_first));
+      product(from, factors_.keys(c, index, earlier), count * strip_tokens,
+              column_of(index) + earlier * strip_tokens - column_of(piece_first));
       Factors<Scalar>::scale_queries(from, factors_.decays(c, earlier), 1, state_, factors_.queries(c, strip));
     });
     copy_near(c, strip, first - lead - column_of(piece_first));
@@ -213,8 +224,10 @@ class TileRows {
   void copy_near(Index c, Index strip, Index to) {
     for (Index r = 0; r < strip_tokens; ++r) {
       for (Index column = 0; column < near_stride_; column += strip_tokens)
-        lanes<strip_tokens>(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + column)]) = lanes<strip_tokens>(near(c, strip, r) + column);
-      std::fill_n(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + plan_->lead() + strip_tokens)], RowWriter<Scalar>::line, Scalar(0));
+        lanes<strip_tokens>(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + column)]) =
+            lanes<strip_tokens>(near(c, strip, r) + column);
+      std::fill_n(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + plan_->lead() + strip_tokens)], RowWriter<Scalar>::line,
+                  Scalar(0));
     }
   }
 
@@ -225,8 +238,8 @@ class TileRows {
   Gaps<Scalar> gaps_;
   std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (blocks): sums of steps
   Index near_stride_;
-  Index near_channel_;           // not a power of two: channels that are written side by side share no cache set
-  std::vector<Scalar> near_;     // (channels, strips of a block, rows, near columns)
+  Index near_channel_;        // not a power of two: channels that are written side by side share no cache set
+  std::vector<Scalar> near_;  // (channels, strips of a block, rows, near columns)
   Index piece_stride_;
   std::vector<Scalar> piece_;    // (rows of a strip, columns)
   std::vector<Scalar> queries_;  // (state, rows of a strip)
@@ -236,11 +249,12 @@ class TileRows {
 
 /// Rows `rows` of the matrices of `channels`, channel after channel, into `out` (channels * rows, tokens).
 template <Real Scalar>
-void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
-                    const Executor& executor) {
+void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                    View<Scalar> out, const Executor& executor) {
   const detail::BlockPlan<Scalar> plan(dressed);
   const detail::RowsByBlock wanted(plan, rows);
-  const Index row_count = static_cast<Index>(rows.size()), channel_count = static_cast<Index>(channels.size()), tokens = dressed.recurrence.tokens;
+  const Index row_count = static_cast<Index>(rows.size()), channel_count = static_cast<Index>(channels.size()),
+              tokens = dressed.recurrence.tokens;
   const auto target = [&](Index c, Index place) { return out.data() + (c * row_count + place) * out.outerStride(); };
 
   if (wanted.any_block) {
@@ -294,8 +308,8 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
 
 /// The same where the matrix is given.
 template <Real Scalar>
-void attention_rows(const DressedExplicit<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
-                    const Executor& executor) {
+void attention_rows(const DressedExplicit<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                    View<Scalar> out, const Executor& executor) {
   const Index row_count = static_cast<Index>(rows.size());
   executor(static_cast<Index>(channels.size()), [&](Index c) {
     for (Index place = 0; place < row_count; ++place)

@@ -5,9 +5,9 @@
 // exceeds 1: products of matrices. Only products within a block and sums over whole blocks occur, each taken in the direction in which it
 // is needed, so that precision does not depend on length.
 //
-// A row sees a column through the convolution, too: column j enters with the tokens j .. j + lead, lead = width - 1. So a strip's columns are
-// those whose convolution ends in it, `lead` to the left of its tokens: their keys are whole when it ends, and every entry is either far,
-// a product of factors, or near, walked token by token.
+// A row sees a column through the convolution, too: column j enters with the tokens j .. j + lead, lead = width - 1. So a strip's columns
+// are those whose convolution ends in it, `lead` to the left of its tokens: their keys are whole when it ends, and every entry is either
+// far, a product of factors, or near, walked token by token.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +29,8 @@ static_assert(IMPLICIT_ATTENTION_BLOCK_TOKENS >= 16 && (IMPLICIT_ATTENTION_BLOCK
 /// A run of tokens of one document, IMPLICIT_ATTENTION_BLOCK_TOKENS of them unless the document ends.
 struct TokenBlock {
   Index first = 0, tokens = 0;
-  Index document = 0;       ///< index of the first block of the same document
-  Index document_first = 0; ///< first token of the document
+  Index document = 0;        ///< index of the first block of the same document
+  Index document_first = 0;  ///< first token of the document
   [[nodiscard]] Index end() const { return first + tokens; }
   [[nodiscard]] Index strips() const { return (tokens + strip_tokens - 1) / strip_tokens; }
 };
@@ -62,12 +62,15 @@ class BlockPlan {
   [[nodiscard]] const TokenBlock& block(Index index) const { return blocks_[static_cast<std::size_t>(index)]; }
   /// The block that holds a token.
   [[nodiscard]] Index block_of(Index token) const {
-    const auto after = std::upper_bound(blocks_.begin(), blocks_.end(), token, [](Index wanted, const TokenBlock& block) { return wanted < block.first; });
+    const auto after =
+        std::upper_bound(blocks_.begin(), blocks_.end(), token, [](Index wanted, const TokenBlock& block) { return wanted < block.first; });
     return static_cast<Index>(after - blocks_.begin()) - 1;
   }
   [[nodiscard]] Index lead() const { return dressed_->width() - 1; }
   /// Whether the convolution carries `column` to `token`, which is at most `lead` later.
-  [[nodiscard]] bool reaches(Index column, Index token) const { return reach_.empty() || column < 0 || token <= reach_[static_cast<std::size_t>(column)]; }
+  [[nodiscard]] bool reaches(Index column, Index token) const {
+    return reach_.empty() || column < 0 || token <= reach_[static_cast<std::size_t>(column)];
+  }
 
  private:
   const DressedDiagonal<Scalar>* dressed_;
@@ -75,8 +78,8 @@ class BlockPlan {
   std::vector<Index> reach_;
 };
 
-/// Calls `body(first, count)` for the runs of earlier strips of the block that strip `strip` sees, nearest first: the powers of two that add
-/// up to `strip`. Each is one product.
+/// Calls `body(first, count)` for the runs of earlier strips of the block that strip `strip` sees, nearest first: the powers of two that
+/// add up to `strip`. Each is one product.
 template <class Body>
 void for_earlier_strips(Index strip, const Body& body) {
   for (Index end = strip; end > 0;) {
@@ -115,14 +118,18 @@ class Factors {
     const Index column = strip * strip_tokens;
     return keys_.data() + channel * key_channel_ + (block * block_panels + column / width) * key_panel_ + column % width;
   }
-  [[nodiscard]] const Scalar* keys(Index channel, Index block, Index strip) const { return const_cast<Factors*>(this)->keys(channel, block, strip); }
+  [[nodiscard]] const Scalar* keys(Index channel, Index block, Index strip) const {
+    return const_cast<Factors*>(this)->keys(channel, block, strip);
+  }
   /// From one panel to the next.
   [[nodiscard]] Index panel_stride() const { return key_panel_; }
-  [[nodiscard]] Scalar* queries(Index channel, Index strip) { return queries_.data() + strip * query_strip_ + channel * state_ * strip_tokens; }
+  [[nodiscard]] Scalar* queries(Index channel, Index strip) {
+    return queries_.data() + strip * query_strip_ + channel * state_ * strip_tokens;
+  }
   [[nodiscard]] Scalar* decays(Index channel, Index strip) { return decays_.data() + strip * decay_strip_ + channel * state_; }
 
-  /// After strip `strip` of block `block`, whose first strip has its queries and decays at `place`: keys of earlier strips that it makes up a
-  /// power of two with are referred to its end.
+  /// After strip `strip` of block `block`, whose first strip has its queries and decays at `place`: keys of earlier strips that it makes up
+  /// a power of two with are referred to its end.
   void join_strips(Index channel, Index block, Index place, Index strip) {
     Index newer = strip;
     for (Index count = 1; (strip & count) != 0; count *= 2) {

@@ -64,12 +64,14 @@ class ChannelTile {
   [[nodiscard]] const Scalar* entries() const { return entries_.data(); }
   [[nodiscard]] const Lane& steps() const { return steps_; }
 
-  /// Takes the strip of `count` tokens from `first` on, of the document that begins at `document`. Strips that follow each other cost least.
+  /// Takes the strip of `count` tokens from `first` on, of the document that begins at `document`. Strips that follow each other cost
+  /// least.
   IMPLICIT_ATTENTION_FLATTEN void compute(Index first, Index count, Index document) {
     if (first == document)
       for (Index n = 0; n < state_; ++n) std::fill_n(&walk_[index(n * columns())], lead_ * width, Scalar(0));
     else if (first == next_)
-      for (Index n = 0; n < state_; ++n) std::copy_n(&walk_[index(n * columns() + strip_tokens)], lead_ * width, &walk_[index(n * columns())]);
+      for (Index n = 0; n < state_; ++n)
+        std::copy_n(&walk_[index(n * columns() + strip_tokens)], lead_ * width, &walk_[index(n * columns())]);
     else
       walk_up_to(first, document);
     next_ = first + strip_tokens;
@@ -95,11 +97,11 @@ class ChannelTile {
     constexpr int part = std::min(width, register_rows);
     for (Index n = 0; n < state_; ++n) {
       for (Index column = 0; column < strip_tokens; column += part)
-        scatter<part>(&walk_[index(n * columns() + column)], [&](Index c) {
-          return factors.keys(place + c, block, strip) + column / width * factors.panel_stride() + n * width;
-        });
+        scatter<part>(&walk_[index(n * columns() + column)],
+                      [&](Index c) { return factors.keys(place + c, block, strip) + column / width * factors.panel_stride() + n * width; });
       if (with_queries)
-        scatter<register_rows>(&queries_[index(n * strip_tokens)], [&](Index c) { return factors.queries(place + c, place_strip) + n * strip_tokens; });
+        scatter<register_rows>(&queries_[index(n * strip_tokens)],
+                               [&](Index c) { return factors.queries(place + c, place_strip) + n * strip_tokens; });
       scatter<1>(&decay_[index(n)], [&](Index c) { return factors.decays(place + c, place_strip) + n; });
     }
   }
@@ -131,7 +133,9 @@ class ChannelTile {
   }
 
   /// A step; at a document's first token nothing is left to decay, whatever stands there.
-  [[nodiscard]] Lane step(Index token, Index document) const { return token == document ? Lane(Lane::Zero()) : part(recurrence_->step, token, Scalar(0)); }
+  [[nodiscard]] Lane step(Index token, Index document) const {
+    return token == document ? Lane(Lane::Zero()) : part(recurrence_->step, token, Scalar(0));
+  }
 
   /// What token `token` takes from the column lead - k before it: tap and column weight.
   [[nodiscard]] Lane entering(Index token, Index k, const Lane& weight) const {
@@ -141,7 +145,9 @@ class ChannelTile {
   [[nodiscard]] Lane column_weight(Index column) const {
     return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(dressed_->column_scale, column, Scalar(1));
   }
-  [[nodiscard]] Lane near_scale(Index token) const { return part(recurrence_->key_scale, token, Scalar(1)) * part(dressed_->inner_scale, token, Scalar(1)); }
+  [[nodiscard]] Lane near_scale(Index token) const {
+    return part(recurrence_->key_scale, token, Scalar(1)) * part(dressed_->inner_scale, token, Scalar(1));
+  }
 
   /// The running keys of the `lead` columns before `first`, from the tokens they enter with.
   void walk_up_to(Index first, Index document) {
@@ -200,7 +206,8 @@ class ChannelTile {
       const Index first_row = std::max(column - lead_, Index(0));
       [&]<std::size_t... r>(std::index_sequence<r...>) {
         ((static_cast<Index>(r) == first_row ? walk_column<Exclusive, static_cast<int>(r)>(column) : void()), ...);
-      }(std::make_index_sequence<register_rows>());
+      }
+      (std::make_index_sequence<register_rows>());
     }
   }
 
@@ -243,19 +250,19 @@ class ChannelTile {
   Index state_, lead_, count_ = 0;
   std::array<Index, static_cast<std::size_t>(width)> channels_{};
   bool neighbours_ = false;
-  Index next_ = -1;                          // the token after the last strip
+  Index next_ = -1;  // the token after the last strip
   Lane skip_, steps_;
   std::array<const Scalar*, register_rows> query_{}, key_{};  // (state) each
-  std::vector<Scalar> zeros_, ones_;         // (state)
+  std::vector<Scalar> zeros_, ones_;                          // (state)
   // Rows of lanes:
-  std::vector<Scalar> rates_, taps_;         // (state), (lead + 1)
-  std::vector<Scalar> decays_;               // (strip, state)
-  std::vector<Scalar> enter_, direct_;       // (strip, lead + 1): what a token takes from a column into the recurrence, and past it
-  std::vector<Scalar> weights_;              // (columns)
-  std::vector<Scalar> row_;                  // (strip): what multiplies a row's queries
-  std::vector<Scalar> walk_;                 // (state, columns): running keys
-  std::vector<Scalar> entries_;              // (strip, columns)
-  std::vector<Scalar> queries_, decay_;      // (state, strip), (state)
+  std::vector<Scalar> rates_, taps_;     // (state), (lead + 1)
+  std::vector<Scalar> decays_;           // (strip, state)
+  std::vector<Scalar> enter_, direct_;   // (strip, lead + 1): what a token takes from a column into the recurrence, and past it
+  std::vector<Scalar> weights_;          // (columns)
+  std::vector<Scalar> row_;              // (strip): what multiplies a row's queries
+  std::vector<Scalar> walk_;             // (state, columns): running keys
+  std::vector<Scalar> entries_;          // (strip, columns)
+  std::vector<Scalar> queries_, decay_;  // (state, strip), (state)
 };
 
 }  // namespace detail

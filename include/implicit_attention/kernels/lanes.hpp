@@ -7,8 +7,8 @@
 
 /// Everything that the function calls becomes a part of it. Compilers leave Eigen's assignments out of long functions as functions of
 /// their own; the tile is then in memory between them, and the processor, which sees all arrays' reads at one place, cannot foresee them:
-/// a scan took up to three times as long.
-#if defined(__GNUC__)
+/// a scan took up to three times as long. Not where nothing is optimised or everything is instrumented: that would take minutes to compile.
+#if defined(__GNUC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
 #define IMPLICIT_ATTENTION_FLATTEN __attribute__((flatten))
 #else
 #define IMPLICIT_ATTENTION_FLATTEN
@@ -33,8 +33,8 @@ template <int Width, class Scalar>
   return Eigen::Map<Lanes<Scalar, Width>>(numbers);
 }
 
-/// Tokens by which walks over tokens ask for what they read ahead of reading it. A tile reads a few cache lines of each array a token, which
-/// stand too far apart for the processor to foresee all of them: about a tenth of a scan's time (65,536 tokens, 1536 channels).
+/// Tokens by which walks over tokens ask for what they read ahead of reading it. A tile reads a few cache lines of each array a token,
+/// which stand too far apart for the processor to foresee all of them: about a tenth of a scan's time (65,536 tokens, 1536 channels).
 constexpr Index tokens_ahead = 6;
 
 /// Asks for `Width` numbers that will be read.

@@ -21,9 +21,15 @@ class JoinedRows {
   /// Registers of channels whose factors are held together.
   static constexpr Index tiles_together = std::max(1, 16 / width), channels_together = tiles_together * width;
 
-  JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed, const Join& join)
-      : plan_(&plan), targets_(&targets), needed_(&needed), join_(join), state_(plan.dressed().recurrence.state),
-        blocks_(static_cast<Index>(plan.blocks().size())), factors_(blocks_, blocks_, channels_together, state_, true),
+  JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed,
+             const Join& join)
+      : plan_(&plan),
+        targets_(&targets),
+        needed_(&needed),
+        join_(join),
+        state_(plan.dressed().recurrence.state),
+        blocks_(static_cast<Index>(plan.blocks().size())),
+        factors_(blocks_, blocks_, channels_together, state_, true),
         steps_(static_cast<std::size_t>(tiles_together * blocks_)) {}
 
   /// Joins up to channels_together channels.
@@ -48,8 +54,12 @@ class JoinedRows {
 
  private:
   [[nodiscard]] bool wanted(Index block) const { return !(*targets_)[static_cast<std::size_t>(block)].empty(); }
-  [[nodiscard]] Scalar* target(Index block, Index row) const { return (*targets_)[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)]; }
-  [[nodiscard]] typename ChannelTile<Scalar>::Lane& steps(Index tile, Index block) { return steps_[static_cast<std::size_t>(tile * blocks_ + block)]; }
+  [[nodiscard]] Scalar* target(Index block, Index row) const {
+    return (*targets_)[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)];
+  }
+  [[nodiscard]] typename ChannelTile<Scalar>::Lane& steps(Index tile, Index block) {
+    return steps_[static_cast<std::size_t>(tile * blocks_ + block)];
+  }
 
   [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
     std::vector<ChannelTile<Scalar>> tiles;
@@ -76,8 +86,8 @@ class JoinedRows {
       }
       if (wanted(index)) {
         for_earlier_strips(strip, [&](Index earlier, Index strips) {
-          join_product(factors_.queries(0, place + strip), index, earlier, strips * strip_tokens, block.first - lead + earlier * strip_tokens, index,
-                       strip);
+          join_product(factors_.queries(0, place + strip), index, earlier, strips * strip_tokens,
+                       block.first - lead + earlier * strip_tokens, index, strip);
           for (Index c = 0; c < count_; ++c) {
             Scalar* queries = factors_.queries(c, place + strip);
             Factors<Scalar>::scale_queries(queries, factors_.decays(c, place + earlier), 1, state_, queries);
@@ -119,15 +129,16 @@ class JoinedRows {
           Scalar* to = &queries[static_cast<std::size_t>(strip * per_strip + c * state_ * strip_tokens)];
           const Gaps<Scalar>& gap = gaps[static_cast<std::size_t>(c / width)];
           if (gap.oldest(c % width) <= older)
-            Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), gap.between(c % width, older), width, state_, to);
+            Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), gap.between(c % width, older), width, state_,
+                                           to);
           else
             std::fill_n(to, state_ * strip_tokens, Scalar(0));
         }
       const Index column = plan_->block(older).first - lead;
       for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += std::max<Index>(width, strip_tokens))
         for (Index strip = 0; strip < strips; ++strip)
-          join_product(&queries[static_cast<std::size_t>(strip * per_strip)], older, panel / strip_tokens, std::max<Index>(width, strip_tokens),
-                       column + panel, index, strip);
+          join_product(&queries[static_cast<std::size_t>(strip * per_strip)], older, panel / strip_tokens,
+                       std::max<Index>(width, strip_tokens), column + panel, index, strip);
     }
     if constexpr (Join::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
@@ -135,7 +146,8 @@ class JoinedRows {
           target(index, row)[column] = join_(target(index, row)[column], Scalar(0));
   }
 
-  /// Joins the product of a strip's queries and `columns` keys of strip `key_strip` ... of block `key_block`, whose first column is `first`.
+  /// Joins the product of a strip's queries and `columns` keys of strip `key_strip` ... of block `key_block`, whose first column is
+  /// `first`.
   void join_product(const Scalar* queries, Index key_block, Index key_strip, Index columns, Index first, Index index, Index strip) const {
     const Index rows = std::min(strip_tokens, plan_->block(index).tokens - strip * strip_tokens);
     each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
@@ -161,14 +173,16 @@ class JoinedRows {
     });
   }
 
-  // The same for one panel, whose first column `row` points at in each row. Not inlined: in a function of their own the sums stay in registers.
+  // The same for one panel, whose first column `row` points at in each row. Not inlined: in a function of their own the sums stay in
+  // registers.
 
   template <int Columns>
   EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
     Tile<Scalar, Columns> tile;
     if constexpr (std::is_same_v<Join, Add>) {
       multiply<false, Columns>(queries, keys, state_, tile);
-      for (Index c = 1; c < count_; ++c) multiply<true, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
+      for (Index c = 1; c < count_; ++c)
+        multiply<true, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
       each_row([&](std::size_t r) { lanes<Columns>(row[r]) += tile[r]; });
     } else {
       for (Index c = 0; c < count_; ++c) {
@@ -183,7 +197,8 @@ class JoinedRows {
 
   /// With one state there is little to compute: what is joined stays in registers over the channels.
   template <int Columns>
-  EIGEN_DONT_INLINE void join_panel_of_one_state(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
+  EIGEN_DONT_INLINE void join_panel_of_one_state(const Scalar* queries, const Scalar* keys,
+                                                 const std::array<Scalar*, register_rows>& row) const {
     Tile<Scalar, Columns> joined;
     each_row([&](std::size_t r) { joined[r] = lanes<Columns>(row[r]); });
     for (Index c = 0; c < count_; ++c) {
@@ -206,8 +221,8 @@ class JoinedRows {
 };
 
 template <Real Scalar, class Join>
-void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted, const std::vector<Index>& rows,
-                   View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
+void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted,
+                   const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
   // Every row of a wanted block is computed; rows that are not wanted go aside. One that is wanted twice is copied at the end.
   std::vector<std::vector<Scalar*>> targets(wanted.places.size());
@@ -216,7 +231,8 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
     if (wanted.places[b].empty()) continue;
     targets[b].assign(static_cast<std::size_t>(plan.blocks()[b].tokens), nullptr);
     for (const Index place : wanted.places[b])
-      targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)] = out.data() + place * out.outerStride();
+      targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)] =
+          out.data() + place * out.outerStride();
     aside_rows += std::count(targets[b].begin(), targets[b].end(), nullptr);
   }
   Matrix<Scalar> aside(aside_rows, tokens);
@@ -244,8 +260,8 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
 
 /// One row joined over channels: tiles of channels are walked in a fixed number of groups, whose rows are joined in order.
 template <Real Scalar, class Join>
-void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, Index row, Scalar* out, const Executor& executor,
-                       const Join& join, Scalar initial) {
+void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, Index row, Scalar* out,
+                       const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = dressed.recurrence.tokens;
   constexpr Index group_count = 8;
   const bool every = is_every(channels, dressed.recurrence.channels);
@@ -283,19 +299,20 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector
 
 /// out[r, j] = join over `channels` of row rows[r]'s entries, (rows, tokens); `initial` is what an empty join gives. Sums are not divided.
 template <Real Scalar, class Join>
-void reduced_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
-                  const Executor& executor, const Join& join, Scalar initial) {
+void reduced_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                  View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
   const detail::BlockPlan<Scalar> plan(dressed);
   const detail::RowsByBlock wanted(plan, rows);
   if (wanted.any_block) detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
   for (const Index place : wanted.single)
-    detail::reduce_single_row(dressed, channels, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor, join, initial);
+    detail::reduce_single_row(dressed, channels, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor,
+                              join, initial);
 }
 
 /// The same where the matrix is given.
 template <Real Scalar, class Join>
-void reduced_rows(const DressedExplicit<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
-                  const Executor& executor, const Join& join, Scalar initial) {
+void reduced_rows(const DressedExplicit<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                  View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = dressed.recurrence.tokens;
   executor(static_cast<Index>(rows.size()), [&](Index place) {
     RowVector<Scalar> values(tokens);

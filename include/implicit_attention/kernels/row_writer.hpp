@@ -2,7 +2,8 @@
 //
 // An ordinary store reads its cache line from memory before it writes to it, and stalls when many are under way; a streaming store does
 // neither, so that memory is written while the next rows are computed. Measured (AVX-512, 16 KiB of rows after 16 KiB of rows, with
-// arithmetic between them): the stores' own share of the time falls to less than half. A result that fits the caches is written through them.
+// arithmetic between them): the stores' own share of the time falls to less than half. A result that fits the caches is written through
+// them.
 #pragma once
 
 #include <algorithm>

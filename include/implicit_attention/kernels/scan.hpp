@@ -18,8 +18,8 @@ EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, 
 }
 
 template <int Width, Real Scalar>
-IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel, View<Scalar> out,
-               View<Scalar>* final_state) {
+IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel,
+                                          View<Scalar> out, View<Scalar>* final_state) {
   using Lane = Lanes<Scalar, Width>;
   const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
   const Index states = recurrence.state;
@@ -68,7 +68,8 @@ IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed
 }
 
 template <int Width, Real Scalar>
-IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, Index channel, View<Scalar> out) {
+IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, Index channel,
+                                                     View<Scalar> out) {
   using Lane = Lanes<Scalar, Width>;
   const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
   const Index states = recurrence.state, width = dressed.width();
@@ -142,7 +143,8 @@ void scan_transposed(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g
                     [&]<int Width>(Index channel) { detail::scan_transposed_tile<Width>(dressed, g, channel, out); });
 }
 
-/// The same for a matrix that is given. There is no state that decays: `initial_state` is what the past gives each token. Quadratic in tokens.
+/// The same for a matrix that is given. There is no state that decays: `initial_state` is what the past gives each token. Quadratic in
+/// tokens.
 template <Real Scalar>
 void scan(const DressedExplicit<Scalar>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* = nullptr) {

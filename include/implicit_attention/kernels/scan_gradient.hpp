@@ -106,8 +106,8 @@ class ScanGradientTile {
   }
 
   /// `adjoint` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
-  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Index kept, ConstView<Scalar> g, LaneRows<Scalar, Width>& adjoint, ScanGradient<Scalar>& gradient,
-                 Scalar* query_sum, Scalar* key_sum) const {
+  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Index kept, ConstView<Scalar> g, LaneRows<Scalar, Width>& adjoint,
+                                            ScanGradient<Scalar>& gradient, Scalar* query_sum, Scalar* key_sum) const {
     const bool exclusive = recurrence_.exclusive, fresh = starts_at(token);
     const Scalar* query = recurrence_.query.empty() ? nullptr : recurrence_.query.row(token);
     const Scalar* key = recurrence_.key.empty() ? nullptr : recurrence_.key.row(token);
