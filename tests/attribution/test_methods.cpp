@@ -337,6 +337,14 @@ TEST_CASE("every method by its name", "[attribution]") {
       }
     }
 
+    // Gradients are kept for one target, and made anew for another.
+    for (const Target& other :
+         {Target{4, 4, Index(9)}, Target{position, 3, Index(9)}, Target{position, 4, Index(2)}, Target{position, 4, {}}, target}) {
+      CHECK(explainer.gradients(other).embeddings.matrix() ==
+            backward(model, pass, logit_gradient(pass, other.position, other.token, other.contrast)).embeddings.matrix());
+      static_cast<void>(explainer.gradients(target));
+    }
+
     // From the gradient, and from the model alone.
     options = {};
     const Attribution<double> product = explainer.explain(Method::gradient_x_input, target);

@@ -1,5 +1,7 @@
 // Metrics that take tokens away: by hand on two and three tokens, against plain loops over all of it, and at the edges.
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <functional>
 #include <limits>
 #include <string>
@@ -137,6 +139,12 @@ TEST_CASE("two tokens by hand: every area") {
   // Every threshold takes one token: without the first 2, the first alone 3.
   const Rationale rationale = comprehensiveness_and_sufficiency(scores, model);
   CHECK(rationale.comprehensiveness == Approx(8));
+  // 0.07 * 100 is 7.000000000000001, and yet 7 tokens; of 101 tokens it is 8.
+  for (const std::size_t tokens : {100U, 101U}) {
+    const Scores equal(std::vector<double>(tokens, 1.0));
+    const auto kept_tokens = [](const KeptTokens& kept) { return std::count(kept.begin(), kept.end(), true); };
+    CHECK(comprehensiveness_and_sufficiency(equal, kept_tokens, {0.07}).comprehensiveness == (tokens == 100 ? 7 : 8));
+  }
   CHECK(rationale.sufficiency == Approx(7));
 }
 

@@ -124,7 +124,7 @@ template <PerturbedModel Model>
   const double whole = detail::run_kept("comprehensiveness", model, KeptTokens(order.size(), true));
   Rationale result;
   for (const double threshold : thresholds) {
-    // Less a little, so that 0.1 * 30 = 3.0000000000000004 is 3 tokens.
+    // Less a little, so that 0.07 * 100 = 7.000000000000001 is 7 tokens.
     const auto count = static_cast<Index>(std::ceil(threshold * static_cast<double>(order.size()) - 1e-9));
     result.comprehensiveness += whole - detail::run_kept("comprehensiveness", model, without_first(order, count));
     result.sufficiency += whole - detail::run_kept("sufficiency", model, only_first(order, count));
