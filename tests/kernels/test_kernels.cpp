@@ -183,6 +183,8 @@ TEMPLATE_TEST_CASE("every kernel is the recurrence it is made of", "[kernels]", 
        {Index(7), Index(8), Index(9), Index(31), block - 1, block, block + 1, 2 * block - 1, 2 * block, 2 * block + 1, 3 * block + 5})
     for (const unsigned parts : {0x3fffu, 0x3d7fu})  // everything at once; one document
       check_kind(random_kind<TestType>(tokens, 3, 2, 4, parts, seed++));
+  for (const Index state : {1, 3, 4, 16, 64, 128})
+    for (const unsigned parts : {0x3d7fu, 0x3d3eu}) check_kind(random_kind<TestType>(block + 9, 5, state, 4, parts, seed++));
   for (const Index channels : {16, 17, 63, 64, 65, 84}) check_kind(random_kind<TestType>(35, channels, 2, 4, 0x3f3f, seed++));
 }
 
