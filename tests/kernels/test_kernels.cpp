@@ -218,6 +218,28 @@ TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the pl
   }
 }
 
+TEST_CASE("single rows of any list of channels are those of the whole layer", "[kernels]") {
+  const Index tokens = 50, channels = 80;
+  const Kind<double> kind = random_kind<double>(tokens, channels, 2, 4, 0x3d7f, 31);
+  std::vector<Index> every;
+  for (Index e = 0; e < channels; ++e) every.push_back(e);
+  Matrix<double> whole(channels, tokens);
+  attention_rows(kind.dressed, every, {tokens - 1}, View<double>(whole), serial_executor());
+  std::vector<Index> mixed = {79, 3, 3};  // alone, twice; then neighbours of every width, and backwards
+  for (Index e = 10; e < 60; ++e) mixed.push_back(e);
+  for (Index e = 9; e > 4; --e) mixed.push_back(e);
+  Matrix<double> rows(static_cast<Index>(mixed.size()), tokens), mean(1, tokens);
+  attention_rows(kind.dressed, mixed, {tokens - 1}, View<double>(rows), serial_executor());
+  reduced_rows(kind.dressed, mixed, {tokens - 1}, View<double>(mean), serial_executor(), detail::Add{}, 0.0);
+  RowVector<double> sum = RowVector<double>::Zero(tokens);
+  for (std::size_t i = 0; i < mixed.size(); ++i) {
+    INFO("channel " << mixed[i] << " at place " << i);
+    CHECK((rows.row(static_cast<Index>(i)) - whole.row(mixed[i])).cwiseAbs().maxCoeff() <= 1e-14 * whole.cwiseAbs().maxCoeff());
+    sum += whole.row(mixed[i]);
+  }
+  CHECK((mean - sum).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());  // some sixty numbers, in another order
+}
+
 TEST_CASE("tiles cover every channel once", "[kernels]") {
   for (Index channels = 1; channels <= 200; ++channels) {
     std::vector<int> covered(static_cast<std::size_t>(channels), 0);

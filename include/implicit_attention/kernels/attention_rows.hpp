@@ -265,24 +265,27 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
       for (const Index place : block) places[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)])] = place;
     constexpr Index width = detail::register_lanes<Scalar>;
     const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
-    executor((channel_count + width - 1) / width, [&](Index tile) {
-      const Index first = tile * width, count = std::min(width, channel_count - first);
+    // A task takes several registers of channels, so that its memory is had once for them.
+    const Index tiles = (channel_count + width - 1) / width, per_task = std::max<Index>(1, tiles / 32);
+    executor((tiles + per_task - 1) / per_task, [&](Index task) {
       detail::TileRows<Scalar> tile_rows(plan);
-      tile_rows.run(channels.data() + first, count, needed, wanted, writer, [&](Index c, Index block, Index i) -> Scalar* {
-        const Index place = places[static_cast<std::size_t>(plan.block(block).first + i)];
-        return place < 0 ? nullptr : target(first + c, place);
-      });
-      for (const std::vector<Index>& block : wanted.places)
-        for (const Index place : block) {
-          const Index made = places[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)])];
-          if (made == place) continue;
-          for (Index c = first; c < first + count; ++c) std::copy_n(target(c, made), tokens, target(c, place));
-        }
+      for (Index tile = task * per_task; tile < std::min((task + 1) * per_task, tiles); ++tile) {
+        const Index first = tile * width, count = std::min(width, channel_count - first);
+        tile_rows.run(channels.data() + first, count, needed, wanted, writer, [&](Index c, Index block, Index i) -> Scalar* {
+          const Index place = places[static_cast<std::size_t>(plan.block(block).first + i)];
+          return place < 0 ? nullptr : target(first + c, place);
+        });
+        for (const std::vector<Index>& block : wanted.places)
+          for (const Index place : block) {
+            const Index made = places[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)])];
+            if (made == place) continue;
+            for (Index c = first; c < first + count; ++c) std::copy_n(target(c, made), tokens, target(c, place));
+          }
+      }
     });
   }
 
   if (wanted.single.empty()) return;
-  const bool every_channel = detail::is_every(channels, dressed.recurrence.channels);
   const auto walk = [&]<int Width>(Index channel, Index c, Index place) {
     const Index row = rows[static_cast<std::size_t>(place)];
     const Index finished = detail::walk_row_in_pieces<Width>(dressed, row, channel, [&](const detail::RowPiece<Scalar>& piece) {
@@ -296,14 +299,13 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
       std::fill(target(c + lane, place) + row + 1, target(c + lane, place) + tokens, Scalar(0));
     }
   };
-  if (every_channel)
-    for_channel_tiles(dressed.recurrence.channels, executor, [&]<int Width>(Index channel) {
-      for (const Index place : wanted.single) walk.template operator()<Width>(channel, channel, place);
+  const std::vector<ChannelRun> runs = channel_runs(channels);
+  executor(static_cast<Index>(runs.size()), [&](Index index) {
+    const ChannelRun& run = runs[static_cast<std::size_t>(index)];
+    with_width_of(run, [&]<int Width>() {
+      for (const Index place : wanted.single) walk.template operator()<Width>(run.channel, run.place, place);
     });
-  else
-    executor(static_cast<Index>(channels.size()), [&](Index c) {
-      for (const Index place : wanted.single) walk.template operator()<1>(channels[static_cast<std::size_t>(c)], c, place);
-    });
+  });
 }
 
 /// The same where the matrix is given.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include <implicit_attention/kernels/lanes.hpp>
 
@@ -107,14 +106,6 @@ struct Smallest {
     return std::min(a, b);
   }
 };
-
-/// Whether a list is 0, 1, ..., count - 1.
-[[nodiscard]] inline bool is_every(const std::vector<Index>& list, Index count) {
-  if (static_cast<Index>(list.size()) != count) return false;
-  for (std::size_t i = 0; i < list.size(); ++i)
-    if (list[i] != static_cast<Index>(i)) return false;
-  return true;
-}
 
 }  // namespace detail
 

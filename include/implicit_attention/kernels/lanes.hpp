@@ -1,6 +1,9 @@
 // Tiles of neighbouring channels that are computed together: fixed widths, so that Eigen vectorises without a remainder loop.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -73,6 +76,38 @@ void for_channel_tiles(Index channels, const Executor& executor, const Body& bod
     if (rest < eights) return body.template operator()<narrow>(whole * wide + rest * narrow);
     body.template operator()<1>(whole * wide + eights * narrow + (rest - eights));
   });
+}
+
+/// Neighbouring channels in a list of channels.
+struct ChannelRun {
+  Index channel, place;  ///< the first of them, and where it stands in the list
+  int width;
+};
+
+/// Cuts a list of channels into runs of IMPLICIT_ATTENTION_TILE_CHANNELS, 8 or 1.
+[[nodiscard]] inline std::vector<ChannelRun> channel_runs(const std::vector<Index>& channels) {
+  std::vector<ChannelRun> runs;
+  const Index count = static_cast<Index>(channels.size());
+  for (Index place = 0; place < count; place += runs.back().width) {
+    const Index first = channels[static_cast<std::size_t>(place)];
+    const auto neighbours = [&](int width) {
+      if (place + width > count) return false;
+      for (Index i = 1; i < width; ++i)
+        if (channels[static_cast<std::size_t>(place + i)] != first + i) return false;
+      return true;
+    };
+    const int width = neighbours(IMPLICIT_ATTENTION_TILE_CHANNELS) ? IMPLICIT_ATTENTION_TILE_CHANNELS : neighbours(8) ? 8 : 1;
+    runs.push_back({first, place, width});
+  }
+  return runs;
+}
+
+/// Calls `body.template operator()<Width>()` with a run's width.
+template <class Body>
+void with_width_of(const ChannelRun& run, const Body& body) {
+  if (run.width == IMPLICIT_ATTENTION_TILE_CHANNELS) return body.template operator()<IMPLICIT_ATTENTION_TILE_CHANNELS>();
+  if (run.width == 8) return body.template operator()<8>();
+  body.template operator()<1>();
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -264,7 +264,7 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector
                        const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = dressed.recurrence.tokens;
   constexpr Index group_count = 8;
-  const bool every = is_every(channels, dressed.recurrence.channels);
+  const std::vector<ChannelRun> runs = channel_runs(channels);
   Matrix<Scalar> partial(group_count, row + 1);
   partial.setConstant(initial);
   const auto walk = [&]<int Width>(Index channel, Index group) {
@@ -278,15 +278,8 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector
       for (Index token = 0; token < finished; ++token) partial(group, token) = join(partial(group, token), Scalar(0));
   };
   executor(group_count, [&](Index group) {
-    if (every) {
-      Index tile = 0;
-      for_channel_tiles(dressed.recurrence.channels, serial_executor(), [&]<int Width>(Index channel) {
-        if (tile++ % group_count == group) walk.template operator()<Width>(channel, group);
-      });
-    } else {
-      for (Index c = group; c < static_cast<Index>(channels.size()); c += group_count)
-        walk.template operator()<1>(channels[static_cast<std::size_t>(c)], group);
-    }
+    for (std::size_t index = static_cast<std::size_t>(group); index < runs.size(); index += group_count)
+      with_width_of(runs[index], [&]<int Width>() { walk.template operator()<Width>(runs[index].channel, group); });
   });
   for (Index token = 0; token <= row; ++token) {
     out[token] = partial(0, token);
