@@ -35,29 +35,52 @@ class Marks {
   Index last_ = -1;
 };
 
-/// One tile's input after the convolution: bias and tail included. `document` is the first token that the convolution sees.
-template <int Width, class Recurrence, Real Scalar>
-[[nodiscard]] Lanes<Scalar, Width> convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, Index token, Index document,
-                                            Index channel) {
+/// One tile's input after the convolution, token by token: bias and tail included.
+template <int Width, class Recurrence, Real Scalar = typename Recurrence::ScalarType>
+class ConvolvedInput {
+ public:
   using Lane = Lanes<Scalar, Width>;
-  Lane sum = Lane::Zero();
-  if (!input.convolution_bias.empty()) sum = lanes<Width>(input.convolution_bias.data() + channel);
-  const Index width = dressed.width(), oldest = token - (width - 1);
-  const auto tapped = [&](const Scalar* numbers, Index source) -> Lane {
-    if (dressed.taps.empty()) return lanes<Width>(numbers);
-    return lanes<Width>(numbers) * lanes<Width>(dressed.taps.row(source - oldest) + channel);
-  };
-  if (!input.convolution_tail.empty())
-    for (Index source = std::max(oldest, document); source < 0; ++source)
-      sum += tapped(input.convolution_tail.row(width - 1 + source) + channel, source);
-  if (input.x.empty()) return sum;
-  for (Index source = std::max({oldest, document, Index(0)}); source <= token; ++source) {
-    Lane term = tapped(input.x.row(source) + channel, source);
-    if (!dressed.column_scale.empty()) term *= lanes<Width>(dressed.column_scale.row(source) + channel);
-    sum += term;
+
+  ConvolvedInput(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, Index channel)
+      : dressed_(&dressed),
+        input_(&input),
+        channel_(channel),
+        width_(dressed.width()),
+        mask_(ring_size(width_) - 1),
+        taps_(lane_rows<Width>(dressed.taps, channel)),
+        recent_(mask_ + 1, Width),
+        documents_(dressed.convolution_starts) {
+    bias_.setZero();
+    if (!input.convolution_bias.empty()) bias_ = lanes<Width>(input.convolution_bias.data() + channel);
+    recent_.setZero();
+    if (input.convolution_tail.empty()) return;
+    for (Index source = 1 - width_; source < 0; ++source)
+      recent_.row(source & mask_) = lanes<Width>(input.convolution_tail.row(width_ - 1 + source) + channel);
   }
-  return sum;
-}
+
+  /// Of the token after the last one asked for.
+  [[nodiscard]] Lane next() {
+    const Index token = token_++;
+    Lane entering = Lane::Zero();
+    if (!input_->x.empty()) entering = lanes<Width>(input_->x.row(token) + channel_);
+    if (!dressed_->column_scale.empty()) entering *= lanes<Width>(dressed_->column_scale.row(token) + channel_);
+    if (dressed_->taps.empty()) return entering + bias_;
+    recent_.row(token & mask_) = entering;
+    const Index document = documents_.last_until(token), oldest = token - (width_ - 1);
+    Lane sum = bias_;
+    for (Index source = document < 0 ? oldest : std::max(oldest, document); source <= token; ++source)
+      sum += taps_.row(source - oldest) * recent_.row(source & mask_);
+    return sum;
+  }
+
+ private:
+  const Dressed<Recurrence>* dressed_;
+  const ScanInput<Scalar>* input_;
+  Index channel_, width_, mask_, token_ = 0;
+  LaneRows<Scalar, Width> taps_, recent_;  // (width), (ring): what entered the last tokens
+  Lane bias_;
+  Marks documents_;
+};
 
 }  // namespace detail
 
@@ -65,12 +88,9 @@ template <int Width, class Recurrence, Real Scalar>
 template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
 void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) {
   for_channel_tiles(dressed.recurrence.channels, executor, [&]<int Width>(Index channel) {
-    detail::Marks documents(dressed.convolution_starts);
-    for (Index token = 0; token < dressed.recurrence.tokens; ++token) {
-      const Index document = documents.last_until(token);
-      lanes<Width>(out.data() + token * out.outerStride() + channel) =
-          detail::convolve<Width>(dressed, input, token, document < 0 ? -dressed.width() : document, channel);
-    }
+    detail::ConvolvedInput<Width, Recurrence> convolved(dressed, input, channel);
+    for (Index token = 0; token < dressed.recurrence.tokens; ++token)
+      lanes<Width>(out.data() + token * out.outerStride() + channel) = convolved.next();
   });
 }
 

@@ -45,8 +45,8 @@ template <int Width, class Scalar>
 EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 #if defined(__GNUC__)
   constexpr int line = 64 / static_cast<int>(sizeof(Scalar));
-  for (int i = 0; i < Width; i += line) __builtin_prefetch(numbers + i);
-  __builtin_prefetch(numbers + (Width - 1));  // where a tile straddles lines
+  for (int i = 0; i < Width; i += line) __builtin_prefetch(numbers + i, 0, 2);
+  __builtin_prefetch(numbers + (Width - 1), 0, 2);  // where a tile straddles lines
 #endif
 }
 
@@ -54,6 +54,14 @@ EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 template <int Width, class Scalar>
 EIGEN_ALWAYS_INLINE void prefetch(const Array<Scalar>& array, Index row, Index column) {
   if (row >= 0 && row < array.rows()) prefetch<Width>(array.row(row) + column);
+}
+
+/// `Width` neighbouring columns of an array as rows of their own, contiguous: rows of the array itself may all fall into the same cache set.
+template <int Width, class Scalar>
+[[nodiscard]] LaneRows<Scalar, Width> lane_rows(const Array<Scalar>& array, Index column) {
+  LaneRows<Scalar, Width> rows(array.rows(), Width);
+  for (Index i = 0; i < array.rows(); ++i) rows.row(i) = lanes<Width>(array.row(i) + column);
+  return rows;
 }
 
 /// The smallest power of two that is no less than `count`: a ring of that many places is indexed by a mask, not by a division.

@@ -27,6 +27,7 @@ IMPLICIT_ATTENTION_FLATTEN Index walk_row(const DressedDiagonal<Scalar>& dressed
   Index alive = recurrence.state;  // states that are still seen are the first `alive` of `order`
   Eigen::Array<Index, Eigen::Dynamic, 1> order = Eigen::Array<Index, Eigen::Dynamic, 1>::LinSpaced(alive, 0, alive - 1);
   const Index ring = ring_size(width);
+  const LaneRows<Scalar, Width> rate = lane_rows<Width>(recurrence.rate, channel), taps = lane_rows<Width>(dressed.taps, channel);
   LaneRows<Scalar, Width> recent(ring, Width);  // the entries before the convolution of the last `width` tokens
   Lane elapsed = Lane::Zero(), scale = Lane::Ones();
   if (!recurrence.query_scale.empty()) scale = part(recurrence.query_scale, row);
@@ -49,7 +50,7 @@ IMPLICIT_ATTENTION_FLATTEN Index walk_row(const DressedDiagonal<Scalar>& dressed
         if (recurrence.rate.empty())
           entries += product * elapsed.exp();
         else
-          entries += product * (part(recurrence.rate, n) * elapsed).exp();
+          entries += product * (rate.row(n) * elapsed).exp();
       }
       entries *= scale;
       if (!recurrence.key_scale.empty()) entries *= part(recurrence.key_scale, token);
@@ -57,7 +58,7 @@ IMPLICIT_ATTENTION_FLATTEN Index walk_row(const DressedDiagonal<Scalar>& dressed
       if ((row - token) % 16 == 0) {
         for (Index index = 0; index < alive;) {
           const Index n = order[index];
-          const Scalar nearest = recurrence.rate.empty() ? elapsed.maxCoeff() : Scalar((part(recurrence.rate, n) * elapsed).maxCoeff());
+          const Scalar nearest = recurrence.rate.empty() ? elapsed.maxCoeff() : Scalar((rate.row(n) * elapsed).maxCoeff());
           if (nearest < smallest)
             std::swap(order[index], order[--alive]);
           else
@@ -73,7 +74,7 @@ IMPLICIT_ATTENTION_FLATTEN Index walk_row(const DressedDiagonal<Scalar>& dressed
       entries.setZero();
       const Index last = std::min(row, dressed.last_reached(token));
       for (Index reached = token; reached <= last; ++reached)
-        entries += part(dressed.taps, width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
+        entries += taps.row(width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
     }
     if (!dressed.row_scale.empty()) entries *= part(dressed.row_scale, row);
     if (!dressed.row_weights.empty()) entries *= part(dressed.row_weights, row);

@@ -29,12 +29,13 @@ IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed
   else
     for (Index n = 0; n < states; ++n) state.row(n) = lanes<Width>(input.initial_state.row(n) + channel);
 
-  Marks documents(recurrence.starts), convolution_documents(dressed.convolution_starts);
+  const LaneRows<Scalar, Width> rate = lane_rows<Width>(recurrence.rate, channel);
+  ConvolvedInput<Width, DiagonalRecurrence<Scalar>> convolved(dressed, input, channel);
+  Marks documents(recurrence.starts);
   for (Index token = 0; token < recurrence.tokens; ++token) {
     prefetch_token<Width>(dressed, token + tokens_ahead, channel);
     prefetch<Width>(input.x, token + tokens_ahead, channel);
-    const Index convolution_document = convolution_documents.last_until(token);
-    Lane a = convolve<Width>(dressed, input, token, convolution_document < 0 ? -dressed.width() : convolution_document, channel);
+    Lane a = convolved.next();
     if (!dressed.inner_scale.empty()) a *= lanes<Width>(dressed.inner_scale.row(token) + channel);
     const bool starts = documents.last_until(token) == token;
     if (starts) state.setZero();
@@ -53,7 +54,7 @@ IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed
       if (recurrence.rate.empty())
         decay = step.exp();
       else
-        decay = (lanes<Width>(recurrence.rate.row(n) + channel) * step).exp();
+        decay = (rate.row(n) * step).exp();
       state.row(n) = decay * state.row(n) + (key ? key[n] : Scalar(1)) * written;
       if (!recurrence.exclusive) y += (query ? query[n] : Scalar(1)) * state.row(n);
     }
@@ -77,6 +78,7 @@ IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scala
   state.setZero();
   const Index ring = ring_size(width);
   LaneRows<Scalar, Width> recent(ring, Width);  // after the recurrence, before the convolution
+  const LaneRows<Scalar, Width> rate = lane_rows<Width>(recurrence.rate, channel), taps = lane_rows<Width>(dressed.taps, channel);
   auto next_start = recurrence.starts.rbegin();
 
   for (Index token = recurrence.tokens - 1; token >= 0; --token) {
@@ -98,7 +100,7 @@ IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scala
       if (recurrence.rate.empty())
         walked *= step.exp();
       else
-        walked *= (lanes<Width>(recurrence.rate.row(n) + channel) * step).exp();
+        walked *= (rate.row(n) * step).exp();
       if (recurrence.exclusive) walked += added;
       state.row(n) = walked;
     }
@@ -118,7 +120,7 @@ IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scala
       if (dressed.taps.empty())
         sum += recent.row(reached & (ring - 1));
       else
-        sum += lanes<Width>(dressed.taps.row(width - 1 - (reached - token)) + channel) * recent.row(reached & (ring - 1));
+        sum += taps.row(width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
     }
     if (!dressed.column_scale.empty()) sum *= lanes<Width>(dressed.column_scale.row(token) + channel);
     lanes<Width>(out.data() + token * out.outerStride() + channel) = sum;
