@@ -56,7 +56,7 @@ EIGEN_ALWAYS_INLINE void prefetch(const Array<Scalar>& array, Index row, Index c
   if (row >= 0 && row < array.rows()) prefetch<Width>(array.row(row) + column);
 }
 
-/// `Width` neighbouring columns of an array as rows of their own, contiguous: rows of the array itself may all fall into the same cache set.
+/// `Width` neighbouring columns of an array as rows of their own, contiguous: the rows of the array may all fall into the same cache set.
 template <int Width, class Scalar>
 [[nodiscard]] LaneRows<Scalar, Width> lane_rows(const Array<Scalar>& array, Index column) {
   LaneRows<Scalar, Width> rows(array.rows(), Width);
