@@ -156,26 +156,18 @@ class JoinedRows {
       if (hidden >= Columns) return;
       std::array<Scalar*, register_rows> row{};  // at the first column that is there
       for (Index r = 0; r < rows; ++r) row[static_cast<std::size_t>(r)] = target(index, strip * strip_tokens + r) + (at + hidden);
-      const auto join = [&](const std::array<Scalar*, register_rows>& to) {
-        if (state_ == 1)
-          join_panel_of_one_state<Columns>(queries, keys, to);
-        else
-          join_panel<Columns>(queries, keys, to);
-      };
-      if (rows == strip_tokens && hidden == 0) return join(row);
+      if (rows == strip_tokens && hidden == 0) return join_panel<Columns>(queries, keys, row);
       // Rows and columns that are not there are joined beside the map.
       std::array<Scalar, static_cast<std::size_t>(register_rows * Columns)> beside{};
       std::array<Scalar*, register_rows> row_beside{};
       for (Index r = 0; r < strip_tokens; ++r) row_beside[static_cast<std::size_t>(r)] = beside.data() + r * Columns;
       for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row[r], Columns - hidden, row_beside[r] + hidden);
-      join(row_beside);
+      join_panel<Columns>(queries, keys, row_beside);
       for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row_beside[r] + hidden, Columns - hidden, row[r]);
     });
   }
 
-  // The same for one panel, whose first column `row` points at in each row. Not inlined: in a function of their own the sums stay in
-  // registers.
-
+  /// The same for one panel, whose first column `row` points at in each row. In a function of its own, so that sums stay in registers.
   template <int Columns>
   EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
     Tile<Scalar, Columns> tile;
@@ -185,28 +177,14 @@ class JoinedRows {
         multiply<true, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
       each_row([&](std::size_t r) { lanes<Columns>(row[r]) += tile[r]; });
     } else {
+      Tile<Scalar, Columns> joined;
+      each_row([&](std::size_t r) { joined[r] = lanes<Columns>(row[r]); });
       for (Index c = 0; c < count_; ++c) {
         multiply<false, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
-        each_row([&](std::size_t r) {
-          Eigen::Map<Lanes<Scalar, Columns>> joined = lanes<Columns>(row[r]);
-          joined = join_(Lanes<Scalar, Columns>(joined), tile[r]);
-        });
+        each_row([&](std::size_t r) { joined[r] = join_(joined[r], tile[r]); });
       }
+      each_row([&](std::size_t r) { lanes<Columns>(row[r]) = joined[r]; });
     }
-  }
-
-  /// With one state there is little to compute: what is joined stays in registers over the channels.
-  template <int Columns>
-  EIGEN_DONT_INLINE void join_panel_of_one_state(const Scalar* queries, const Scalar* keys,
-                                                 const std::array<Scalar*, register_rows>& row) const {
-    Tile<Scalar, Columns> joined;
-    each_row([&](std::size_t r) { joined[r] = lanes<Columns>(row[r]); });
-    for (Index c = 0; c < count_; ++c) {
-      const Lanes<Scalar, Columns> key = lanes<Columns>(keys + c * width);
-      const Scalar* query = queries + c * strip_tokens;
-      each_row([&](std::size_t r) { joined[r] = join_(joined[r], Lanes<Scalar, Columns>(query[r] * key)); });
-    }
-    each_row([&](std::size_t r) { lanes<Columns>(row[r]) = joined[r]; });
   }
 
   const BlockPlan<Scalar>* plan_;
