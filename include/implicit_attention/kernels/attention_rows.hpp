@@ -12,7 +12,6 @@
 #include <vector>
 
 #include <implicit_attention/kernels/channel_tile.hpp>
-#include <implicit_attention/kernels/joins.hpp>
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/row_walk.hpp>
 #include <implicit_attention/kernels/row_writer.hpp>

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/joins.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
