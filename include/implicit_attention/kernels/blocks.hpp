@@ -112,14 +112,10 @@ class Factors {
     decays_.resize(blocks_with_queries * block_strips * decay_strip_);
   }
 
-  [[nodiscard]] Index state() const { return state_; }
   /// The keys of a strip of a block, each state's register_lanes apart; of the panel that begins there, where one does.
   [[nodiscard]] Scalar* keys(Index channel, Index block, Index strip) {
     const Index column = strip * strip_tokens;
     return keys_.data() + channel * key_channel_ + (block * block_panels + column / width) * key_panel_ + column % width;
-  }
-  [[nodiscard]] const Scalar* keys(Index channel, Index block, Index strip) const {
-    return const_cast<Factors*>(this)->keys(channel, block, strip);
   }
   /// From one panel to the next.
   [[nodiscard]] Index panel_stride() const { return key_panel_; }

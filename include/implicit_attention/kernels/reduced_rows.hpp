@@ -149,7 +149,7 @@ class JoinedRows {
 
   /// Joins the product of a strip's queries and `columns` keys of strip `key_strip` ... of block `key_block`, whose first column is
   /// `first`.
-  void join_product(const Scalar* queries, Index key_block, Index key_strip, Index columns, Index first, Index index, Index strip) const {
+  void join_product(const Scalar* queries, Index key_block, Index key_strip, Index columns, Index first, Index index, Index strip) {
     const Index rows = std::min(strip_tokens, plan_->block(index).tokens - strip * strip_tokens);
     each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
       const Scalar* keys = factors_.keys(0, key_block, key_strip) + column / width * factors_.panel_stride();
