@@ -15,6 +15,7 @@
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/row_walk.hpp>
 #include <implicit_attention/kernels/row_writer.hpp>
+#include <implicit_attention/kernels/transpose.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -285,25 +286,25 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
   }
 
   if (wanted.single.empty()) return;
-  const auto walk = [&]<int Width>(Index channel, Index c, Index place) {
-    const Index row = rows[static_cast<std::size_t>(place)];
-    const Index finished = detail::walk_row_in_pieces<Width>(dressed, row, channel, [&](const detail::RowPiece<Scalar>& piece) {
-      for (Index lane = 0; lane < piece.channels; ++lane) {
-        Scalar* last = target(c + lane, place) + piece.highest;
-        for (Index i = 0; i < piece.count; ++i) last[-i] = piece.entries[i * piece.channels + lane];
-      }
-    });
-    for (Index lane = 0; lane < Width; ++lane) {
-      std::fill(target(c + lane, place), target(c + lane, place) + finished, Scalar(0));
-      std::fill(target(c + lane, place) + row + 1, target(c + lane, place) + tokens, Scalar(0));
+  const detail::ChannelGroups groups(channel_runs(channels));
+  const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
+  executor(groups.count(), [&](Index group) {
+    constexpr Index longest = detail::tokens_in_a_piece;
+    std::array<Scalar, static_cast<std::size_t>(detail::wide_tile * longest)> turned;  // a piece's entries, (channels, tokens)
+    for (const Index place : wanted.single) {
+      const Index row = rows[static_cast<std::size_t>(place)];
+      detail::walk_row(dressed, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
+        const Index count = piece.end - piece.first;
+        detail::transpose<Width>(piece.entries, Width, count, [&](Index lane) { return turned.data() + lane * longest; });
+        for (Index lane = 0; lane < Width; ++lane) {
+          Scalar* entries = target(piece.run.place + lane, place);
+          if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
+          writer.copy(turned.data() + lane * longest, count, entries + piece.first);
+          writer.zeros(piece.first - piece.begin, entries + piece.begin);
+        }
+      });
     }
-  };
-  const std::vector<ChannelRun> runs = channel_runs(channels);
-  executor(static_cast<Index>(runs.size()), [&](Index index) {
-    const ChannelRun& run = runs[static_cast<std::size_t>(index)];
-    with_width_of(run, [&]<int Width>() {
-      for (const Index place : wanted.single) walk.template operator()<Width>(run.channel, run.place, place);
-    });
+    writer.finish();
   });
 }
 

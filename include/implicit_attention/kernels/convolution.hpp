@@ -2,7 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <vector>
 
+#include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
@@ -35,7 +38,80 @@ class Marks {
   Index last_ = -1;
 };
 
-/// One tile's input after the convolution, token by token: bias and tail included.
+/// out[i] = sum_k taps[k] rows[i + k] for `count` rows of neighbouring channels, contiguous.
+template <int Width, Real Scalar>
+EIGEN_ALWAYS_INLINE void convolve_rows(const Scalar* rows, const Scalar* taps, Index taps_count, Index count, Scalar* out) {
+  for (Index i = 0; i < count; ++i) {
+    Lanes<Scalar, Width> sum = lanes<Width>(taps) * lanes<Width>(rows + i * Width);
+    for (Index k = 1; k < taps_count; ++k) sum += lanes<Width>(taps + k * Width) * lanes<Width>(rows + (i + k) * Width);
+    lanes<Width>(out + i * Width) = sum;
+  }
+}
+
+/// The same for four taps, nearly all models' convolution: a register of channels at a time, whose taps and rows stay in registers.
+template <int Width, Real Scalar>
+EIGEN_ALWAYS_INLINE void convolve_rows_4(const Scalar* rows, const Scalar* taps, Index count, Scalar* out) {
+  constexpr int width = std::min(Width, register_lanes<Scalar>);
+  using Lane = Lanes<Scalar, width>;
+  for (int c = 0; c < Width; c += width) {
+    const auto at = [c](auto* numbers, Index row) { return lanes<width>(numbers + row * Width + c); };
+    const Lane tap0 = at(taps, 0), tap1 = at(taps, 1), tap2 = at(taps, 2), tap3 = at(taps, 3);
+    Lane row0 = at(rows, 0), row1 = at(rows, 1), row2 = at(rows, 2);
+    for (Index i = 0; i < count; ++i) {
+      const Lane row3 = at(rows, i + 3);
+      at(out, i) = tap0 * row0 + tap1 * row1 + (tap2 * row2 + tap3 * row3);
+      row0 = row1;
+      row1 = row2;
+      row2 = row3;
+    }
+  }
+}
+
+/// A tile's convolution, or its transpose, of a few neighbouring tokens at a time. There must be one.
+template <int Width, class Recurrence, Real Scalar = typename Recurrence::ScalarType>
+class TileConvolution {
+ public:
+  TileConvolution(const Dressed<Recurrence>& dressed, Index channel, bool transposed)
+      : dressed_(&dressed), lead_(dressed.width() - 1), taps_(lane_rows<Width>(dressed.taps, channel)) {
+    if (transposed) taps_.colwise().reverseInPlace();
+  }
+
+  /// Of tokens begin..end-1, from rows of tokens begin - lead .. end - 1.
+  EIGEN_ALWAYS_INLINE void apply(Index begin, Index end, const Scalar* rows, Scalar* out) const {
+    if (dressed_->convolution_start(end - 1) <= begin - lead_) return whole(rows, end - begin, out);
+    for (Index token = begin; token < end; ++token) {
+      const Index oldest = token - lead_;
+      part(rows + (token - begin) * Width, std::max(dressed_->convolution_start(token), oldest) - oldest, lead_ + 1,
+           out + (token - begin) * Width);
+    }
+  }
+  /// The transpose's, from rows of tokens begin .. end - 1 + lead; nothing is taken from beyond token `last`.
+  EIGEN_ALWAYS_INLINE void apply_transposed(Index begin, Index end, Index last, const Scalar* rows, Scalar* out) const {
+    if (std::min(dressed_->next_convolution_start(begin) - 1, last) >= end - 1 + lead_) return whole(rows, end - begin, out);
+    for (Index token = begin; token < end; ++token)
+      part(rows + (token - begin) * Width, 0, std::min(dressed_->last_reached(token), last) - token + 1, out + (token - begin) * Width);
+  }
+
+ private:
+  EIGEN_ALWAYS_INLINE void whole(const Scalar* rows, Index count, Scalar* out) const {
+    if (lead_ == 3)
+      convolve_rows_4<Width>(rows, taps_.data(), count, out);
+    else
+      convolve_rows<Width>(rows, taps_.data(), lead_ + 1, count, out);
+  }
+  /// One row with taps first..last-1 alone.
+  EIGEN_ALWAYS_INLINE void part(const Scalar* rows, Index first, Index last, Scalar* out) const {
+    Lanes<Scalar, Width> sum = Lanes<Scalar, Width>::Zero();
+    for (Index k = first; k < last; ++k) sum += taps_.row(k) * lanes<Width>(rows + k * Width);
+    lanes<Width>(out) = sum;
+  }
+
+  const Dressed<Recurrence>* dressed_;
+  Index lead_;
+  LaneRows<Scalar, Width> taps_;
+};
+
+/// One tile's input after the convolution, bias and tail included: a run of tokens at a time, one run after the other.
 template <int Width, class Recurrence, Real Scalar = typename Recurrence::ScalarType>
 class ConvolvedInput {
  public:
@@ -45,41 +121,42 @@ class ConvolvedInput {
       : dressed_(&dressed),
         input_(&input),
         channel_(channel),
-        width_(dressed.width()),
-        mask_(ring_size(width_) - 1),
-        taps_(lane_rows<Width>(dressed.taps, channel)),
-        recent_(mask_ + 1, Width),
-        documents_(dressed.convolution_starts) {
+        convolution_(dressed, channel, false),
+        entered_(LaneRows<Scalar, Width>::Zero(dressed.width() - 1 + tokens_in_a_run, Width)),
+        convolved_(tokens_in_a_run, Width) {
     bias_.setZero();
     if (!input.convolution_bias.empty()) bias_ = lanes<Width>(input.convolution_bias.data() + channel);
-    recent_.setZero();
-    if (input.convolution_tail.empty()) return;
-    for (Index source = 1 - width_; source < 0; ++source)
-      recent_.row(source & mask_) = lanes<Width>(input.convolution_tail.row(width_ - 1 + source) + channel);
+    for (Index i = 0; i < input.convolution_tail.rows(); ++i) entered_.row(i) = lanes<Width>(input.convolution_tail.row(i) + channel);
   }
 
-  /// Of the token after the last one asked for.
-  [[nodiscard]] Lane next() {
-    const Index token = token_++;
-    Lane entering = Lane::Zero();
-    if (!input_->x.empty()) entering = lanes<Width>(input_->x.row(token) + channel_);
-    if (!dressed_->column_scale.empty()) entering *= lanes<Width>(dressed_->column_scale.row(token) + channel_);
-    if (dressed_->taps.empty()) return entering + bias_;
-    recent_.row(token & mask_) = entering;
-    const Index document = documents_.last_until(token), oldest = token - (width_ - 1);
-    Lane sum = bias_;
-    for (Index source = document < 0 ? oldest : std::max(oldest, document); source <= token; ++source)
-      sum += taps_.row(source - oldest) * recent_.row(source & mask_);
-    return sum;
+  /// Takes in tokens begin..end-1, those after the last ones: at most tokens_in_a_run. Returns their rows, (tokens, Width).
+  EIGEN_ALWAYS_INLINE Scalar* enter(Index begin, Index end) {
+    const Index lead = dressed_->width() - 1, channel = channel_;
+    const bool convolves = !dressed_->taps.empty();
+    Scalar *const entered = entered_.data(), *const convolved = convolved_.data();
+    for (Index i = 0; begin != 0 && i < lead; ++i)
+      lanes<Width>(entered + i * Width) = Lane(lanes<Width>(entered + (tokens_in_a_run + i) * Width));
+    Scalar* const entering = convolves ? entered + lead * Width : convolved;
+    for (Index token = begin; token < end; ++token) {
+      Lane x = Lane::Zero();
+      if (!input_->x.empty()) x = lanes<Width>(input_->x.row(token) + channel);
+      lanes<Width>(entering + (token - begin) * Width) = x;
+    }
+    scale_rows<Width>(dressed_->column_scale, channel, begin, end, entering);
+    if (convolves) convolution_.apply(begin, end, entered, convolved);
+    if (!input_->convolution_bias.empty())
+      for (Index i = 0; i < end - begin; ++i) lanes<Width>(convolved + i * Width) += bias_;
+    return convolved;
   }
 
  private:
   const Dressed<Recurrence>* dressed_;
   const ScanInput<Scalar>* input_;
-  Index channel_, width_, mask_, token_ = 0;
-  LaneRows<Scalar, Width> taps_, recent_;  // (width), (ring): what entered the last tokens
+  Index channel_;
+  TileConvolution<Width, Recurrence> convolution_;
+  LaneRows<Scalar, Width> entered_;    // (lead and a run): what entered, the run's tokens behind those that the convolution looks back to
+  LaneRows<Scalar, Width> convolved_;  // (run)
   Lane bias_;
-  Marks documents_;
 };
 
 }  // namespace detail
@@ -87,10 +164,13 @@ class ConvolvedInput {
 /// out = Conv diag(column_scale) x + bias + what the tail gives, (tokens, channels).
 template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
 void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) {
-  for_channel_tiles(dressed.recurrence.channels, executor, [&]<int Width>(Index channel) {
+  for_channel_tiles(dressed.recurrence.channels, executor, [&]<int Width>(Index channel, Index) {
     detail::ConvolvedInput<Width, Recurrence> convolved(dressed, input, channel);
-    for (Index token = 0; token < dressed.recurrence.tokens; ++token)
-      lanes<Width>(out.data() + token * out.outerStride() + channel) = convolved.next();
+    detail::for_token_runs(dressed.recurrence.tokens, [&](Index begin, Index end) {
+      const Scalar* rows = convolved.enter(begin, end);
+      for (Index token = begin; token < end; ++token)
+        lanes<Width>(out.data() + token * out.outerStride() + channel) = lanes<Width>(rows + (token - begin) * Width);
+    });
   });
 }
 

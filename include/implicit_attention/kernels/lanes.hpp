@@ -1,11 +1,9 @@
-// Tiles of neighbouring channels that are computed together: fixed widths, so that Eigen vectorises without a remainder loop.
+// Neighbouring channels that are computed together: fixed numbers of them, so that Eigen vectorises without a remainder loop.
 #pragma once
 
-#include <cstddef>
-#include <vector>
+#include <algorithm>
 
 #include <implicit_attention/core/array.hpp>
-#include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/types.hpp>
 
 /// Everything that the function calls becomes a part of it. Compilers leave Eigen's assignments out of long functions as functions of
@@ -23,6 +21,14 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <class Scalar, int Width>
 using Lanes = Eigen::Array<Scalar, 1, Width, Eigen::RowMajor>;
 
+namespace detail {
+
+/// One vector register of the target machine.
+template <class Scalar>
+constexpr int register_lanes = std::max(4, EIGEN_MAX_STATIC_ALIGN_BYTES / static_cast<int>(sizeof(Scalar)));
+
+}  // namespace detail
+
 /// One row of `Width` channels for each state (or tap, or token); contiguous.
 template <class Scalar, int Width>
 using LaneRows = Eigen::Array<Scalar, Eigen::Dynamic, Width, Width == 1 ? Eigen::ColMajor : Eigen::RowMajor>;
@@ -35,10 +41,6 @@ template <int Width, class Scalar>
 [[nodiscard]] Eigen::Map<Lanes<Scalar, Width>> lanes(Scalar* numbers) {
   return Eigen::Map<Lanes<Scalar, Width>>(numbers);
 }
-
-/// Tokens by which walks over tokens ask for what they read ahead of reading it. A tile reads a few cache lines of each array a token,
-/// which stand too far apart for the processor to foresee all of them: about a tenth of a scan's time (65,536 tokens, 1536 channels).
-constexpr Index tokens_ahead = 6;
 
 /// Asks for `Width` numbers that will be read.
 template <int Width, class Scalar>
@@ -56,66 +58,27 @@ EIGEN_ALWAYS_INLINE void prefetch(const Array<Scalar>& array, Index row, Index c
   if (row >= 0 && row < array.rows()) prefetch<Width>(array.row(row) + column);
 }
 
+/// Multiplies rows first..end-1 of `Width` neighbouring channels, contiguous, by those of arrays, from their column `column` on; an empty
+/// array changes nothing.
+template <int Width, class Scalar>
+EIGEN_ALWAYS_INLINE void scale_rows(const Array<Scalar>& array, Index column, Index first, Index end, Scalar* rows) {
+  if (array.empty()) return;
+  for (Index row = first; row < end; ++row) lanes<Width>(rows + (row - first) * Width) *= lanes<Width>(array.row(row) + column);
+}
+template <int Width, class Scalar>
+EIGEN_ALWAYS_INLINE void scale_rows(const Array<Scalar>& one, const Array<Scalar>& other, Index column, Index first, Index end,
+                                    Scalar* rows) {
+  if (one.empty() || other.empty()) return scale_rows<Width>(one.empty() ? other : one, column, first, end, rows);
+  for (Index row = first; row < end; ++row)
+    lanes<Width>(rows + (row - first) * Width) *= lanes<Width>(one.row(row) + column) * lanes<Width>(other.row(row) + column);
+}
+
 /// `Width` neighbouring columns of an array as rows of their own, contiguous: the rows of the array may all fall into the same cache set.
 template <int Width, class Scalar>
 [[nodiscard]] LaneRows<Scalar, Width> lane_rows(const Array<Scalar>& array, Index column) {
   LaneRows<Scalar, Width> rows(array.rows(), Width);
   for (Index i = 0; i < array.rows(); ++i) rows.row(i) = lanes<Width>(array.row(i) + column);
   return rows;
-}
-
-/// The smallest power of two that is no less than `count`: a ring of that many places is indexed by a mask, not by a division.
-[[nodiscard]] constexpr Index ring_size(Index count) {
-  Index size = 1;
-  while (size < count) size *= 2;
-  return size;
-}
-
-/// Cuts `channels` into tiles of IMPLICIT_ATTENTION_TILE_CHANNELS, the rest into 8 and 1, and calls
-/// `body.template operator()<Width>(first_channel)` for each through the executor.
-template <class Body>
-void for_channel_tiles(Index channels, const Executor& executor, const Body& body) {
-  constexpr int wide = IMPLICIT_ATTENTION_TILE_CHANNELS, narrow = 8;
-  static_assert(wide >= narrow && wide % narrow == 0, "IMPLICIT_ATTENTION_TILE_CHANNELS is a multiple of 8");
-  const Index whole = channels / wide, eights = channels % wide / narrow, ones = channels % narrow;
-  executor(whole + eights + ones, [&](Index tile) {
-    if (tile < whole) return body.template operator()<wide>(tile * wide);
-    const Index rest = tile - whole;
-    if (rest < eights) return body.template operator()<narrow>(whole * wide + rest * narrow);
-    body.template operator()<1>(whole * wide + eights * narrow + (rest - eights));
-  });
-}
-
-/// Neighbouring channels in a list of channels.
-struct ChannelRun {
-  Index channel, place;  ///< the first of them, and where it stands in the list
-  int width;
-};
-
-/// Cuts a list of channels into runs of IMPLICIT_ATTENTION_TILE_CHANNELS, 8 or 1.
-[[nodiscard]] inline std::vector<ChannelRun> channel_runs(const std::vector<Index>& channels) {
-  std::vector<ChannelRun> runs;
-  const Index count = static_cast<Index>(channels.size());
-  for (Index place = 0; place < count; place += runs.back().width) {
-    const Index first = channels[static_cast<std::size_t>(place)];
-    const auto neighbours = [&](int width) {
-      if (place + width > count) return false;
-      for (Index i = 1; i < width; ++i)
-        if (channels[static_cast<std::size_t>(place + i)] != first + i) return false;
-      return true;
-    };
-    const int width = neighbours(IMPLICIT_ATTENTION_TILE_CHANNELS) ? IMPLICIT_ATTENTION_TILE_CHANNELS : neighbours(8) ? 8 : 1;
-    runs.push_back({first, place, width});
-  }
-  return runs;
-}
-
-/// Calls `body.template operator()<Width>()` with a run's width.
-template <class Body>
-void with_width_of(const ChannelRun& run, const Body& body) {
-  if (run.width == IMPLICIT_ATTENTION_TILE_CHANNELS) return body.template operator()<IMPLICIT_ATTENTION_TILE_CHANNELS>();
-  if (run.width == 8) return body.template operator()<8>();
-  body.template operator()<1>();
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -12,10 +12,6 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// One vector register of the target machine.
-template <class Scalar>
-constexpr int register_lanes = std::max(4, EIGEN_MAX_STATIC_ALIGN_BYTES / static_cast<int>(sizeof(Scalar)));
-
 /// Result rows that are kept in registers together.
 constexpr int register_rows = 8;
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 #include <string_view>
 #include <vector>
 
@@ -45,10 +47,8 @@ struct DiagonalRecurrence {
 
   /// The first token that token `row` can see; 0 may also see the carried-in state.
   [[nodiscard]] Index first_visible(Index row) const {
-    Index first = 0;
-    for (const Index start : starts)
-      if (start <= row) first = start;
-    return first;
+    const auto next = std::upper_bound(starts.begin(), starts.end(), row);
+    return next == starts.begin() ? 0 : *std::prev(next);
   }
 
   void check() const;
@@ -103,11 +103,16 @@ struct Dressed {
 
   [[nodiscard]] Index width() const { return taps.empty() ? 1 : taps.rows(); }
   /// The last token that the convolution carries token `token` to.
-  [[nodiscard]] Index last_reached(Index token) const {
-    Index last = std::min(token + width() - 1, recurrence.tokens - 1);
-    for (const Index start : convolution_starts)
-      if (start > token) last = std::min(last, start - 1);
-    return last;
+  [[nodiscard]] Index last_reached(Index token) const { return std::min(token + width(), next_convolution_start(token)) - 1; }
+  /// The start of the next document after `token`'s, or the end of the sequence.
+  [[nodiscard]] Index next_convolution_start(Index token) const {
+    const auto next = std::upper_bound(convolution_starts.begin(), convolution_starts.end(), token);
+    return next == convolution_starts.end() ? recurrence.tokens : *next;
+  }
+  /// The start of the document `token` is in; where none has started yet, a number below that of any token, carried in or not.
+  [[nodiscard]] Index convolution_start(Index token) const {
+    const auto next = std::upper_bound(convolution_starts.begin(), convolution_starts.end(), token);
+    return next == convolution_starts.begin() ? std::numeric_limits<Index>::min() : *std::prev(next);
   }
 };
 

@@ -237,32 +237,26 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
     }
 }
 
-/// One row joined over channels: tiles of channels are walked in a fixed number of groups, whose rows are joined in order.
+/// One row joined over channels: each group of channels for itself, then group after group.
 template <Real Scalar, class Join>
-void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, Index row, Scalar* out,
+void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const ChannelGroups& groups, Index row, Scalar* out,
                        const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = dressed.recurrence.tokens;
-  constexpr Index group_count = 8;
-  const std::vector<ChannelRun> runs = channel_runs(channels);
-  Matrix<Scalar> partial(group_count, row + 1);
-  partial.setConstant(initial);
-  const auto walk = [&]<int Width>(Index channel, Index group) {
-    const Index finished = walk_row_in_pieces<Width>(dressed, row, channel, [&](const RowPiece<Scalar>& piece) {
-      for (Index i = 0; i < piece.count; ++i) {
-        Scalar& joined = partial(group, piece.highest - i);
-        for (Index lane = 0; lane < piece.channels; ++lane) joined = join(joined, piece.entries[i * piece.channels + lane]);
+  Matrix<Scalar> joined(groups.count(), row + 1);
+  joined.setConstant(initial);
+  executor(groups.count(), [&](Index group) {
+    walk_row(dressed, row, groups, group, [&]<int Width>(const RowPiece<Width, Scalar>& piece) {
+      for (Index i = 0; i < piece.end - piece.first; ++i) {
+        Scalar& entry = joined(group, piece.first + i);
+        entry = Join::combine(entry, Join::over(lanes<Width>(piece.entries + i * Width)));
       }
+      if constexpr (Join::sees_zeros)
+        for (Index token = piece.begin; token < piece.first; ++token) joined(group, token) = join(joined(group, token), Scalar(0));
     });
-    if constexpr (Join::sees_zeros)
-      for (Index token = 0; token < finished; ++token) partial(group, token) = join(partial(group, token), Scalar(0));
-  };
-  executor(group_count, [&](Index group) {
-    for (std::size_t index = static_cast<std::size_t>(group); index < runs.size(); index += group_count)
-      with_width_of(runs[index], [&]<int Width>() { walk.template operator()<Width>(runs[index].channel, group); });
   });
   for (Index token = 0; token <= row; ++token) {
-    out[token] = partial(0, token);
-    for (Index group = 1; group < group_count; ++group) out[token] = Join::combine(out[token], partial(group, token));
+    out[token] = joined(0, token);
+    for (Index group = 1; group < groups.count(); ++group) out[token] = Join::combine(out[token], joined(group, token));
   }
   std::fill(out + row + 1, out + tokens, Scalar(0));
 }
@@ -276,8 +270,10 @@ void reduced_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Inde
   const detail::BlockPlan<Scalar> plan(dressed);
   const detail::RowsByBlock wanted(plan, rows);
   if (wanted.any_block) detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
+  if (wanted.single.empty()) return;
+  const detail::ChannelGroups groups(channel_runs(channels));
   for (const Index place : wanted.single)
-    detail::reduce_single_row(dressed, channels, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor,
+    detail::reduce_single_row(dressed, groups, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor,
                               join, initial);
 }
 

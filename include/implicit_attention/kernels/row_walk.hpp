@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
-#include <type_traits>
+#include <utility>
+#include <vector>
 
+#include <implicit_attention/kernels/channel_groups.hpp>
+#include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
@@ -14,102 +16,137 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Walks row `row` of `Width` neighbouring channels from `row` down to token 0 and calls `emit(token, entries)` for each token down to the
-/// one returned; everything left of it is zero. A state whose decay is below the smallest normal number in all channels is left out.
-template <int Width, Real Scalar, class Emit>
-IMPLICIT_ATTENTION_FLATTEN Index walk_row(const DressedDiagonal<Scalar>& dressed, Index row, Index channel, const Emit& emit) {
-  using Lane = Lanes<Scalar, Width>;
-  const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
-  const Index width = dressed.width(), first = recurrence.first_visible(row);
-  const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
-  const auto part = [&](const Array<Scalar>& array, Index i) { return lanes<Width>(array.row(i) + channel); };
-
-  Index alive = recurrence.state;  // states that are still seen are the first `alive` of `order`
-  Eigen::Array<Index, Eigen::Dynamic, 1> order = Eigen::Array<Index, Eigen::Dynamic, 1>::LinSpaced(alive, 0, alive - 1);
-  const Index ring = ring_size(width);
-  const LaneRows<Scalar, Width> rate = lane_rows<Width>(recurrence.rate, channel), taps = lane_rows<Width>(dressed.taps, channel);
-  LaneRows<Scalar, Width> recent(ring, Width);  // the entries before the convolution of the last `width` tokens
-  Lane elapsed = Lane::Zero(), scale = Lane::Ones();
-  if (!recurrence.query_scale.empty()) scale = part(recurrence.query_scale, row);
-
-  Index finished = 0;  // columns before it see nothing of this row
-  for (Index token = row; token >= finished; --token) {
-    Lane entries = Lane::Zero();
-    if (token < first || alive == 0) {
-      finished = std::max(finished, std::max(token - width + 2, Index(0)));
-      alive = 0;
-      // From here on only the convolution looks back.
-      if (width == 1) return token + 1;
-    } else if (recurrence.exclusive && token == row) {
-      entries = part(recurrence.diagonal, row);
-    } else {
-      for (Index index = 0; index < alive; ++index) {
-        const Index n = order[index];
-        const Scalar product = (recurrence.query.empty() ? Scalar(1) : recurrence.query(row, n)) *
-                               (recurrence.key.empty() ? Scalar(1) : recurrence.key(token, n));
-        if (recurrence.rate.empty())
-          entries += product * elapsed.exp();
-        else
-          entries += product * (rate.row(n) * elapsed).exp();
-      }
-      entries *= scale;
-      if (!recurrence.key_scale.empty()) entries *= part(recurrence.key_scale, token);
-      elapsed += part(recurrence.step, token);
-      if ((row - token) % 16 == 0) {
-        for (Index index = 0; index < alive;) {
-          const Index n = order[index];
-          const Scalar nearest = recurrence.rate.empty() ? elapsed.maxCoeff() : Scalar((rate.row(n) * elapsed).maxCoeff());
-          if (nearest < smallest)
-            std::swap(order[index], order[--alive]);
-          else
-            ++index;
-        }
-      }
-    }
-    if (token == row && !dressed.skip.empty()) entries += lanes<Width>(dressed.skip.data() + channel);
-    if (!dressed.inner_scale.empty()) entries *= part(dressed.inner_scale, token);
-    recent.row(token & (ring - 1)) = entries;
-
-    if (!dressed.taps.empty()) {
-      entries.setZero();
-      const Index last = std::min(row, dressed.last_reached(token));
-      for (Index reached = token; reached <= last; ++reached)
-        entries += taps.row(width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
-    }
-    if (!dressed.row_scale.empty()) entries *= part(dressed.row_scale, row);
-    if (!dressed.row_weights.empty()) entries *= part(dressed.row_weights, row);
-    if (!dressed.column_scale.empty()) entries *= part(dressed.column_scale, token);
-    emit(token, entries);
-  }
-  return finished;
-}
-
-/// A piece of a row of several channels: entries of tokens highest, highest - 1, ..., (count, channels), contiguous.
-template <Real Scalar>
-struct RowPiece {
-  const Scalar* entries;
-  Index highest, count, channels;
-};
-
-/// Tokens that are handed over at a time.
+/// Tokens of a row that are handed over at a time.
 constexpr Index tokens_in_a_piece = 64;
 
-/// Walks a row of `Width` channels and hands it over in pieces; returns the first token that was handed over, left of which all is zero.
+/// Entries begin..end-1 of a row of neighbouring channels. Those before `first` are zero, and only those from it on are there.
 template <int Width, Real Scalar>
-Index walk_row_in_pieces(const DressedDiagonal<Scalar>& dressed, Index row, Index channel,
-                         const std::function<void(const RowPiece<std::type_identity_t<Scalar>>&)>& take) {
-  LaneRows<Scalar, Width> buffer(tokens_in_a_piece, Width);
-  Index highest = row, count = 0;
-  const Index finished = walk_row<Width>(dressed, row, channel, [&](Index token, const Lanes<Scalar, Width>& entries) {
-    if (count == 0) highest = token;
-    buffer.row(count++) = entries;
-    if (count == tokens_in_a_piece) {
-      take({buffer.data(), highest, count, Width});
-      count = 0;
+struct RowPiece {
+  ChannelRun run;
+  Index begin, first, end;
+  const Scalar* entries;  ///< (end - first, Width)
+};
+
+/// A row of `Width` neighbouring channels from its diagonal to token 0, one piece after the other. A state whose decay is below the
+/// smallest normal number in all channels is left out.
+template <int Width, Real Scalar>
+class RowTile {
+ public:
+  using Lane = Lanes<Scalar, Width>;
+
+  RowTile(const DressedDiagonal<Scalar>& dressed, Index row, const ChannelRun& run)
+      : dressed_(&dressed),
+        row_(row),
+        run_(run),
+        visible_(dressed.recurrence.first_visible(row)),
+        order_(static_cast<std::size_t>(dressed.recurrence.state)),
+        alive_(dressed.recurrence.state),
+        rate_(lane_rows<Width>(dressed.recurrence.rate, run.channel)),
+        convolution_(dressed, run.channel, true),
+        left_(tokens_in_a_piece + dressed.width() - 1, Width),
+        entries_(tokens_in_a_piece, Width) {
+    for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
+    elapsed_.setZero();
+    scale_.setOnes();
+    for (const Array<Scalar>* scale : {&dressed.row_scale, &dressed.row_weights})
+      if (!scale->empty()) scale_ *= lanes<Width>(scale->row(row) + run.channel);
+    query_ = scale_;
+    if (!dressed.recurrence.query_scale.empty()) query_ *= lanes<Width>(dressed.recurrence.query_scale.row(row) + run.channel);
+  }
+
+  /// Entries begin..end-1, those before the last ones, at most tokens_in_a_piece.
+  IMPLICIT_ATTENTION_FLATTEN RowPiece<Width, Scalar> walk(Index begin, Index end) {
+    const DressedDiagonal<Scalar>& dressed = *dressed_;
+    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+    const Index row = row_, lead = dressed.width() - 1, channel = run_.channel;
+    const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
+    const auto part = [&](const Array<Scalar>& array, Index i) { return lanes<Width>(array.row(i) + channel); };
+    Scalar* const left = left_.data();
+
+    if (end != row + 1)
+      for (Index i = lead - 1; i >= 0; --i) lanes<Width>(left + (end - begin + i) * Width) = Lane(lanes<Width>(left + i * Width));
+    Index token = end - 1;
+    for (; token >= std::max(begin, finished_); --token) {
+      for (const Array<Scalar>* array : {&recurrence.step, &recurrence.key_scale, &dressed.inner_scale, &dressed.column_scale})
+        prefetch<Width>(*array, token - tokens_in_a_piece, channel);
+      Lane entry = Lane::Zero();
+      if (token < visible_ || alive_ == 0) {
+        alive_ = 0;  // from here on only the convolution looks back
+        finished_ = std::max(finished_, std::max(token - lead + 1, Index(0)));
+        if (lead == 0) break;
+      } else if (!recurrence.exclusive || token != row) {
+        for (Index index = 0; index < alive_; ++index) {
+          const Index n = order_[static_cast<std::size_t>(index)];
+          const Scalar product = (recurrence.query.empty() ? Scalar(1) : recurrence.query(row, n)) *
+                                 (recurrence.key.empty() ? Scalar(1) : recurrence.key(token, n));
+          if (recurrence.rate.empty())
+            entry += product * elapsed_.exp();
+          else
+            entry += product * (rate_.row(n) * elapsed_).exp();
+        }
+        entry *= query_;
+        elapsed_ += part(recurrence.step, token);
+        if ((row - token) % 16 == 0) leave_out(smallest);
+      }
+      lanes<Width>(left + (token - begin) * Width) = entry;
     }
-  });
-  if (count != 0) take({buffer.data(), highest, count, Width});
-  return finished;
+
+    const Index first = token + 1;
+    Scalar* const made = left + (first - begin) * Width;
+    Index scaled = end;
+    if (end == row + 1) {
+      auto diagonal = lanes<Width>(left + (row - begin) * Width);
+      if (recurrence.exclusive)
+        diagonal = part(recurrence.diagonal, row) * scale_;
+      else if (!recurrence.key_scale.empty())
+        diagonal *= part(recurrence.key_scale, row);
+      if (!dressed.skip.empty()) diagonal += part(dressed.skip, 0) * scale_;
+      if (!dressed.inner_scale.empty()) diagonal *= part(dressed.inner_scale, row);
+      --scaled;
+    }
+    scale_rows<Width>(recurrence.key_scale, dressed.inner_scale, channel, first, scaled, made);
+    Scalar* entries = made;
+    if (!dressed.taps.empty()) {
+      entries = entries_.data();
+      convolution_.apply_transposed(first, end, row, made, entries);
+    }
+    scale_rows<Width>(dressed.column_scale, channel, first, end, entries);
+    return {run_, begin, first, end, entries};
+  }
+
+ private:
+  void leave_out(Scalar smallest) {
+    for (Index index = 0; index < alive_;) {
+      Index& n = order_[static_cast<std::size_t>(index)];
+      const Scalar nearest = dressed_->recurrence.rate.empty() ? elapsed_.maxCoeff() : Scalar((rate_.row(n) * elapsed_).maxCoeff());
+      if (nearest < smallest)
+        std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
+      else
+        ++index;
+    }
+  }
+
+  const DressedDiagonal<Scalar>* dressed_;
+  Index row_;
+  ChannelRun run_;
+  Index visible_, finished_ = 0;  // the first token that the row sees; entries before finished_ are zero, as far as is known
+  std::vector<Index> order_;      // states that are still seen are the first `alive_` of it
+  Index alive_;
+  LaneRows<Scalar, Width> rate_;
+  TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
+  LaneRows<Scalar, Width> left_;     // (a piece and what the convolution reaches): the entries before the convolution
+  LaneRows<Scalar, Width> entries_;  // (a piece): after it
+  Lane elapsed_, scale_, query_;     // scale_: what scales the row; query_: the query's scale with it
+};
+
+/// Hands row `row` of a group's channels to `take(piece)`: the last tokens of all of its tiles, the tokens before them, and so on.
+template <Real Scalar, class Take>
+void walk_row(const DressedDiagonal<Scalar>& dressed, Index row, const ChannelGroups& groups, Index group, const Take& take) {
+  auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) { return RowTile<Width, Scalar>(dressed, row, run); });
+  for (Index end = row + 1, begin; end > 0; end = begin) {
+    begin = (end - 1) / tokens_in_a_piece * tokens_in_a_piece;  // whole cache lines, but for the last tokens
+    tiles.each([&](auto& tile) { take(tile.walk(begin, end)); });
+  }
 }
 
 }  // namespace detail

@@ -1,6 +1,10 @@
-// Applications in linear time: y = A x and its transpose, walked token by token over tiles of channels.
+// Applications in linear time: y = A x and its transpose, walked token by token, many channels at a time.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
+#include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
@@ -17,115 +21,165 @@ EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, 
     prefetch<Width>(*array, token, channel);
 }
 
+/// One tile of an application.
 template <int Width, Real Scalar>
-IMPLICIT_ATTENTION_FLATTEN void scan_tile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel,
-                                          View<Scalar> out, View<Scalar>* final_state) {
+class ScanTile {
+ public:
   using Lane = Lanes<Scalar, Width>;
-  const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
-  const Index states = recurrence.state;
-  LaneRows<Scalar, Width> state(states, Width);
-  if (input.initial_state.empty())
-    state.setZero();
-  else
-    for (Index n = 0; n < states; ++n) state.row(n) = lanes<Width>(input.initial_state.row(n) + channel);
 
-  const LaneRows<Scalar, Width> rate = lane_rows<Width>(recurrence.rate, channel);
-  ConvolvedInput<Width, DiagonalRecurrence<Scalar>> convolved(dressed, input, channel);
-  Marks documents(recurrence.starts);
-  for (Index token = 0; token < recurrence.tokens; ++token) {
-    prefetch_token<Width>(dressed, token + tokens_ahead, channel);
-    prefetch<Width>(input.x, token + tokens_ahead, channel);
-    Lane a = convolved.next();
-    if (!dressed.inner_scale.empty()) a *= lanes<Width>(dressed.inner_scale.row(token) + channel);
-    const bool starts = documents.last_until(token) == token;
-    if (starts) state.setZero();
-
-    const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
-    const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
-    Lane step = lanes<Width>(recurrence.step.row(token) + channel);
-    if (starts) step.setZero();  // nothing is there to decay, whatever stands there
-    Lane written = a;
-    if (!recurrence.key_scale.empty()) written *= lanes<Width>(recurrence.key_scale.row(token) + channel);
-    Lane y = Lane::Zero();
-    if (recurrence.exclusive)
-      for (Index n = 0; n < states; ++n) y += (query ? query[n] : Scalar(1)) * state.row(n);
-    for (Index n = 0; n < states; ++n) {
-      Lane decay;
-      if (recurrence.rate.empty())
-        decay = step.exp();
-      else
-        decay = (rate.row(n) * step).exp();
-      state.row(n) = decay * state.row(n) + (key ? key[n] : Scalar(1)) * written;
-      if (!recurrence.exclusive) y += (query ? query[n] : Scalar(1)) * state.row(n);
-    }
-    if (!recurrence.query_scale.empty()) y *= lanes<Width>(recurrence.query_scale.row(token) + channel);
-    if (recurrence.exclusive) y += lanes<Width>(recurrence.diagonal.row(token) + channel) * a;
-    if (!dressed.skip.empty()) y += lanes<Width>(dressed.skip.data() + channel) * a;
-    if (!dressed.row_scale.empty()) y *= lanes<Width>(dressed.row_scale.row(token) + channel);
-    lanes<Width>(out.data() + token * out.outerStride() + channel) = y;
+  ScanTile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel)
+      : dressed_(&dressed),
+        input_(&input),
+        channel_(channel),
+        convolved_(dressed, input, channel),
+        documents_(dressed.recurrence.starts),
+        rate_(lane_rows<Width>(dressed.recurrence.rate, channel)),
+        state_(dressed.recurrence.state, Width) {
+    if (input.initial_state.empty())
+      state_.setZero();
+    else
+      state_ = lane_rows<Width>(input.initial_state, channel);
   }
-  if (final_state)
-    for (Index n = 0; n < states; ++n) lanes<Width>(final_state->data() + n * final_state->outerStride() + channel) = state.row(n);
-}
 
+  /// Goes through tokens begin..end-1, those after the last ones; their part of `out` is written.
+  IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, View<Scalar>& out) {
+    const DressedDiagonal<Scalar>& dressed = *dressed_;
+    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+    const Index states = recurrence.state, channel = channel_;
+    const auto part = [&](const Array<Scalar>& array, Index token) { return lanes<Width>(array.row(token) + channel); };
+    const Scalar* const rates = rate_.data();
+    Scalar* const state = state_.data();
+
+    const Scalar* const convolved = convolved_.enter(begin, end);
+    for (Index token = begin; token < end; ++token) {
+      prefetch_token<Width>(dressed, token + tokens_in_a_run, channel);
+      prefetch<Width>(input_->x, token + tokens_in_a_run, channel);
+      Lane a = lanes<Width>(convolved + (token - begin) * Width);
+      if (!dressed.inner_scale.empty()) a *= part(dressed.inner_scale, token);
+      const bool starts = documents_.last_until(token) == token;
+      if (starts) state_.setZero();
+
+      const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
+      const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
+      Lane step = part(recurrence.step, token);
+      if (starts) step.setZero();  // nothing is there to decay, whatever stands there
+      Lane written = a;
+      if (!recurrence.key_scale.empty()) written *= part(recurrence.key_scale, token);
+      Lane y = Lane::Zero();
+      if (recurrence.exclusive)
+        for (Index n = 0; n < states; ++n) y += (query ? query[n] : Scalar(1)) * lanes<Width>(state + n * Width);
+      for (Index n = 0; n < states; ++n) {
+        Lane decay;
+        if (recurrence.rate.empty())
+          decay = step.exp();
+        else
+          decay = (lanes<Width>(rates + n * Width) * step).exp();
+        const Lane next = decay * lanes<Width>(state + n * Width) + (key ? key[n] : Scalar(1)) * written;
+        lanes<Width>(state + n * Width) = next;
+        if (!recurrence.exclusive) y += (query ? query[n] : Scalar(1)) * next;
+      }
+      if (!recurrence.query_scale.empty()) y *= part(recurrence.query_scale, token);
+      if (recurrence.exclusive) y += part(recurrence.diagonal, token) * a;
+      if (!dressed.skip.empty()) y += part(dressed.skip, 0) * a;
+      if (!dressed.row_scale.empty()) y *= part(dressed.row_scale, token);
+      lanes<Width>(out.data() + token * out.outerStride() + channel) = y;
+    }
+  }
+
+  /// Copies the state after the last token.
+  void copy_state(View<Scalar>& out) const {
+    for (Index n = 0; n < state_.rows(); ++n) lanes<Width>(out.data() + n * out.outerStride() + channel_) = state_.row(n);
+  }
+
+ private:
+  const DressedDiagonal<Scalar>* dressed_;
+  const ScanInput<Scalar>* input_;
+  Index channel_;
+  ConvolvedInput<Width, DiagonalRecurrence<Scalar>> convolved_;
+  Marks documents_;
+  LaneRows<Scalar, Width> rate_, state_;
+};
+
+/// One tile of a transposed application, from the last token to the first.
 template <int Width, Real Scalar>
-IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, Index channel,
-                                                     View<Scalar> out) {
+class TransposedScanTile {
+ public:
   using Lane = Lanes<Scalar, Width>;
-  const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
-  const Index states = recurrence.state, width = dressed.width();
-  LaneRows<Scalar, Width> state(states, Width);
-  state.setZero();
-  const Index ring = ring_size(width);
-  LaneRows<Scalar, Width> recent(ring, Width);  // after the recurrence, before the convolution
-  const LaneRows<Scalar, Width> rate = lane_rows<Width>(recurrence.rate, channel), taps = lane_rows<Width>(dressed.taps, channel);
-  auto next_start = recurrence.starts.rbegin();
 
-  for (Index token = recurrence.tokens - 1; token >= 0; --token) {
-    prefetch_token<Width>(dressed, token - tokens_ahead, channel);
-    if (token >= tokens_ahead) prefetch<Width>(g.data() + (token - tokens_ahead) * g.outerStride() + channel);
-    Lane weight = lanes<Width>(g.data() + token * g.outerStride() + channel);
-    if (!dressed.row_scale.empty()) weight *= lanes<Width>(dressed.row_scale.row(token) + channel);
-    Lane read = weight;
-    if (!recurrence.query_scale.empty()) read *= lanes<Width>(recurrence.query_scale.row(token) + channel);
-    const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
-    const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
-    const Lane step = lanes<Width>(recurrence.step.row(token) + channel);
-    Lane s = Lane::Zero();
-    for (Index n = 0; n < states; ++n) {
-      const Lane added = (query ? query[n] : Scalar(1)) * read;
-      Lane walked = state.row(n);
-      if (!recurrence.exclusive) walked += added;
-      s += (key ? key[n] : Scalar(1)) * walked;
-      if (recurrence.rate.empty())
-        walked *= step.exp();
-      else
-        walked *= (rate.row(n) * step).exp();
-      if (recurrence.exclusive) walked += added;
-      state.row(n) = walked;
-    }
-    if (next_start != recurrence.starts.rend() && *next_start == token) {
-      state.setZero();
-      ++next_start;
-    }
-    if (!recurrence.key_scale.empty()) s *= lanes<Width>(recurrence.key_scale.row(token) + channel);
-    if (recurrence.exclusive) s += lanes<Width>(recurrence.diagonal.row(token) + channel) * weight;
-    if (!dressed.skip.empty()) s += lanes<Width>(dressed.skip.data() + channel) * weight;
-    if (!dressed.inner_scale.empty()) s *= lanes<Width>(dressed.inner_scale.row(token) + channel);
-    recent.row(token & (ring - 1)) = s;
+  TransposedScanTile(const DressedDiagonal<Scalar>& dressed, Index channel)
+      : dressed_(&dressed),
+        channel_(channel),
+        next_start_(dressed.recurrence.starts.rbegin()),
+        rate_(lane_rows<Width>(dressed.recurrence.rate, channel)),
+        state_(LaneRows<Scalar, Width>::Zero(dressed.recurrence.state, Width)),
+        convolution_(dressed, channel, true),
+        left_(tokens_in_a_run + dressed.width() - 1, Width),
+        summed_(tokens_in_a_run, Width) {}
 
-    Lane sum = Lane::Zero();
-    const Index last = dressed.last_reached(token);
-    for (Index reached = token; reached <= last; ++reached) {
-      if (dressed.taps.empty())
-        sum += recent.row(reached & (ring - 1));
-      else
-        sum += taps.row(width - 1 - (reached - token)) * recent.row(reached & (ring - 1));
+  /// Goes through tokens end-1..begin, those before the last ones; their part of `out` is written.
+  IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, const ConstView<Scalar>& g, View<Scalar>& out) {
+    const DressedDiagonal<Scalar>& dressed = *dressed_;
+    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+    const Index states = recurrence.state, channel = channel_, lead = dressed.width() - 1;
+    const auto part = [&](const Array<Scalar>& array, Index token) { return lanes<Width>(array.row(token) + channel); };
+    const Scalar* const rates = rate_.data();
+    Scalar *const state = state_.data(), *const left = left_.data();
+
+    if (end != recurrence.tokens)
+      for (Index i = lead - 1; i >= 0; --i) lanes<Width>(left + (end - begin + i) * Width) = Lane(lanes<Width>(left + i * Width));
+    for (Index token = end - 1; token >= begin; --token) {
+      prefetch_token<Width>(dressed, token - tokens_in_a_run, channel);
+      if (token >= tokens_in_a_run) prefetch<Width>(g.data() + (token - tokens_in_a_run) * g.outerStride() + channel);
+      Lane weight = lanes<Width>(g.data() + token * g.outerStride() + channel);
+      if (!dressed.row_scale.empty()) weight *= part(dressed.row_scale, token);
+      Lane read = weight;
+      if (!recurrence.query_scale.empty()) read *= part(recurrence.query_scale, token);
+      const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
+      const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
+      const Lane step = part(recurrence.step, token);
+      Lane s = Lane::Zero();
+      for (Index n = 0; n < states; ++n) {
+        const Lane added = (query ? query[n] : Scalar(1)) * read;
+        Lane walked = lanes<Width>(state + n * Width);
+        if (!recurrence.exclusive) walked += added;
+        s += (key ? key[n] : Scalar(1)) * walked;
+        if (recurrence.rate.empty())
+          walked *= step.exp();
+        else
+          walked *= (lanes<Width>(rates + n * Width) * step).exp();
+        if (recurrence.exclusive) walked += added;
+        lanes<Width>(state + n * Width) = walked;
+      }
+      if (next_start_ != recurrence.starts.rend() && *next_start_ == token) {
+        state_.setZero();
+        ++next_start_;
+      }
+      if (!recurrence.key_scale.empty()) s *= part(recurrence.key_scale, token);
+      if (recurrence.exclusive) s += part(recurrence.diagonal, token) * weight;
+      if (!dressed.skip.empty()) s += part(dressed.skip, 0) * weight;
+      if (!dressed.inner_scale.empty()) s *= part(dressed.inner_scale, token);
+      lanes<Width>(left + (token - begin) * Width) = s;
     }
-    if (!dressed.column_scale.empty()) sum *= lanes<Width>(dressed.column_scale.row(token) + channel);
-    lanes<Width>(out.data() + token * out.outerStride() + channel) = sum;
+
+    Scalar* summed = left;
+    if (!dressed.taps.empty()) {
+      convolution_.apply_transposed(begin, end, recurrence.tokens - 1, left, summed_.data());
+      summed = summed_.data();
+    }
+    scale_rows<Width>(dressed.column_scale, channel, begin, end, summed);
+    for (Index token = begin; token < end; ++token)
+      lanes<Width>(out.data() + token * out.outerStride() + channel) = lanes<Width>(summed + (token - begin) * Width);
   }
-}
+
+ private:
+  const DressedDiagonal<Scalar>* dressed_;
+  Index channel_;
+  std::vector<Index>::const_reverse_iterator next_start_;
+  LaneRows<Scalar, Width> rate_, state_;
+  TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
+  LaneRows<Scalar, Width> left_;    // (a run and what the convolution reaches): after the recurrence, before the convolution
+  LaneRows<Scalar, Width> summed_;  // (a run): after the convolution
+};
 
 }  // namespace detail
 
@@ -134,15 +188,26 @@ IMPLICIT_ATTENTION_FLATTEN void scan_transposed_tile(const DressedDiagonal<Scala
 template <Real Scalar>
 void scan(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* final_state = nullptr) {
-  for_channel_tiles(dressed.recurrence.channels, executor,
-                    [&]<int Width>(Index channel) { detail::scan_tile<Width>(dressed, input, channel, out, final_state); });
+  const detail::ChannelGroups groups(channel_runs(dressed.recurrence.channels));
+  executor(groups.count(), [&](Index group) {
+    auto tiles =
+        groups.tiles(group, [&]<int Width>(const ChannelRun& run) { return detail::ScanTile<Width, Scalar>(dressed, input, run.channel); });
+    detail::for_token_runs(dressed.recurrence.tokens,
+                           [&](Index begin, Index end) { tiles.each([&](auto& tile) { tile.walk(begin, end, out); }); });
+    if (final_state) tiles.each([&](const auto& tile) { tile.copy_state(*final_state); });
+  });
 }
 
 /// out = A^T g, (tokens, channels). Linear in tokens, channels and state.
 template <Real Scalar>
 void scan_transposed(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  for_channel_tiles(dressed.recurrence.channels, executor,
-                    [&]<int Width>(Index channel) { detail::scan_transposed_tile<Width>(dressed, g, channel, out); });
+  const detail::ChannelGroups groups(channel_runs(dressed.recurrence.channels));
+  executor(groups.count(), [&](Index group) {
+    auto tiles = groups.tiles(
+        group, [&]<int Width>(const ChannelRun& run) { return detail::TransposedScanTile<Width, Scalar>(dressed, run.channel); });
+    for (Index end = dressed.recurrence.tokens; end > 0; end = std::max(end - detail::tokens_in_a_run, Index(0)))
+      tiles.each([&](auto& tile) { tile.walk(std::max(end - detail::tokens_in_a_run, Index(0)), end, g, out); });
+  });
 }
 
 /// The same for a matrix that is given. There is no state that decays: `initial_state` is what the past gives each token. Quadratic in

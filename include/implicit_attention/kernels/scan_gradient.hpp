@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
@@ -22,14 +23,6 @@ struct ScanGradient {
 };
 
 namespace detail {
-
-/// The first channels of all tiles, ascending.
-[[nodiscard]] inline std::vector<Index> channel_tiles(Index channels) {
-  std::vector<Index> firsts;
-  for_channel_tiles(channels, serial_executor(), [&]<int Width>(Index channel) { firsts.push_back(channel); });
-  std::sort(firsts.begin(), firsts.end());
-  return firsts;
-}
 
 /// One tile of channels. States are not kept for all tokens but for one in IMPLICIT_ATTENTION_BLOCK_TOKENS; each block's are
 /// computed again when the walk back reaches it.
@@ -180,14 +173,12 @@ template <Real Scalar>
   if (!recurrence.query_scale.empty()) gradient.query_scale.resize(tokens, channels);
   if (!recurrence.key_scale.empty()) gradient.key_scale.resize(tokens, channels);
   if (recurrence.exclusive) gradient.diagonal.resize(tokens, channels);
-  const std::vector<Index> firsts = detail::channel_tiles(channels);
-  const Index tiles = static_cast<Index>(firsts.size());
+  const Index tiles = static_cast<Index>(channel_runs(channels).size());
   Matrix<Scalar> query_parts, key_parts;  // (tiles * tokens, state)
   if (!recurrence.query.empty()) query_parts.resize(tiles * tokens, states);
   if (!recurrence.key.empty()) key_parts.resize(tiles * tokens, states);
 
-  for_channel_tiles(channels, executor, [&]<int Width>(Index channel) {
-    const Index tile = static_cast<Index>(std::lower_bound(firsts.begin(), firsts.end(), channel) - firsts.begin());
+  for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index tile) {
     const Index first = tile * tokens * states;
     detail::ScanGradientTile<Width, Scalar>(recurrence, a, channel)
         .run(initial_state, g, gradient, query_parts.size() == 0 ? nullptr : query_parts.data() + first,
@@ -211,7 +202,7 @@ void convolve_transposed(ConstView<Scalar> taps, const std::vector<Index>& start
   const Index tokens = g.rows(), channels = g.cols(), width = taps.rows();
   check_shape("convolve_transposed", "taps", taps, width, channels, "(width, channels)");
   check_shape("convolve_transposed", "out", out, tokens, channels, "(tokens, channels)");
-  for_channel_tiles(channels, executor, [&]<int Width>(Index channel) {
+  for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index) {
     std::size_t next = 0;
     for (Index token = 0; token < tokens; ++token) {
       while (next < starts.size() && starts[next] <= token) ++next;

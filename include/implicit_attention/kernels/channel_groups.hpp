@@ -1,0 +1,155 @@
+// How channels are shared out: tiles that are computed together, and groups of tiles that go through the tokens together.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Neighbouring channels in a list of channels.
+struct ChannelRun {
+  Index channel, place;  ///< the first of them, and where it stands in the list
+  int width;
+};
+
+namespace detail {
+
+constexpr int wide_tile = IMPLICIT_ATTENTION_TILE_CHANNELS, narrow_tile = 8;
+static_assert(wide_tile >= narrow_tile && wide_tile % narrow_tile == 0, "IMPLICIT_ATTENTION_TILE_CHANNELS is a multiple of 8");
+
+}  // namespace detail
+
+/// Cuts a list of channels into runs of IMPLICIT_ATTENTION_TILE_CHANNELS, 8 or 1.
+[[nodiscard]] inline std::vector<ChannelRun> channel_runs(const std::vector<Index>& channels) {
+  std::vector<ChannelRun> runs;
+  const Index count = static_cast<Index>(channels.size());
+  for (Index place = 0; place < count; place += runs.back().width) {
+    const Index first = channels[static_cast<std::size_t>(place)];
+    const auto neighbours = [&](int width) {
+      if (place + width > count) return false;
+      for (Index i = 1; i < width; ++i)
+        if (channels[static_cast<std::size_t>(place + i)] != first + i) return false;
+      return true;
+    };
+    runs.push_back({first, place,
+                    neighbours(detail::wide_tile)     ? detail::wide_tile
+                    : neighbours(detail::narrow_tile) ? detail::narrow_tile
+                                                      : 1});
+  }
+  return runs;
+}
+
+/// The same for all of `channels` channels.
+[[nodiscard]] inline std::vector<ChannelRun> channel_runs(Index channels) {
+  std::vector<ChannelRun> runs;
+  for (Index channel = 0; channel < channels; channel += runs.back().width) {
+    const Index left = channels - channel;
+    runs.push_back({channel, channel,
+                    left >= detail::wide_tile     ? detail::wide_tile
+                    : left >= detail::narrow_tile ? detail::narrow_tile
+                                                  : 1});
+  }
+  return runs;
+}
+
+/// Calls `body.template operator()<Width>(first_channel, tile)` for tiles of all channels through the executor.
+template <class Body>
+void for_channel_tiles(Index channels, const Executor& executor, const Body& body) {
+  const std::vector<ChannelRun> runs = channel_runs(channels);
+  executor(static_cast<Index>(runs.size()), [&](Index index) {
+    const ChannelRun& run = runs[static_cast<std::size_t>(index)];
+    if (run.width == detail::wide_tile) return body.template operator()<detail::wide_tile>(run.channel, index);
+    if (run.width == detail::narrow_tile) return body.template operator()<detail::narrow_tile>(run.channel, index);
+    body.template operator()<1>(run.channel, index);
+  });
+}
+
+namespace detail {
+
+/// Tokens that a tile goes through before the next tile of its group takes over.
+constexpr Index tokens_in_a_run = 8;
+
+/// Calls body(begin, end) for one run of tokens after the other, the last of which may be shorter.
+template <class Body>
+void for_token_runs(Index tokens, const Body& body) {
+  for (Index begin = 0; begin < tokens; begin += tokens_in_a_run) body(begin, std::min(begin + tokens_in_a_run, tokens));
+}
+
+/// Tiles that go through the tokens together, each through a few tokens at a time. One tile alone reads 128 bytes of every array's row, and
+/// rows are pages apart: the processor then looks up as many pages as it reads pieces, and foresees nothing. Side by side they read whole
+/// stretches of each row (an application of 65,536 tokens and 1536 channels: 0.72 s instead of 1.05 s).
+template <class Make>
+class ChannelTiles {
+ public:
+  /// Makes a tile, `make.template operator()<Width>(run)`, of each run in first..last-1.
+  ChannelTiles(const ChannelRun* first, const ChannelRun* last, const Make& make) {
+    const auto count = [&](int width) {
+      return static_cast<std::size_t>(std::count_if(first, last, [&](const ChannelRun& run) { return run.width == width; }));
+    };
+    wide_.reserve(count(wide_tile));
+    narrow_.reserve(count(narrow_tile));
+    single_.reserve(count(1));
+    for (; first != last; ++first) {
+      if (first->width == wide_tile)
+        wide_.push_back(make.template operator()<wide_tile>(*first));
+      else if (first->width == narrow_tile)
+        narrow_.push_back(make.template operator()<narrow_tile>(*first));
+      else
+        single_.push_back(make.template operator()<1>(*first));
+    }
+  }
+
+  template <class Body>
+  void each(const Body& body) {
+    for (auto& tile : wide_) body(tile);
+    for (auto& tile : narrow_) body(tile);
+    for (auto& tile : single_) body(tile);
+  }
+
+ private:
+  template <int Width>
+  using Tile = decltype(std::declval<const Make&>().template operator()<Width>(std::declval<const ChannelRun&>()));
+  std::vector<Tile<wide_tile>> wide_;
+  std::vector<Tile<narrow_tile>> narrow_;
+  std::vector<Tile<1>> single_;
+};
+
+/// Runs of channels in groups that are walked each for itself: eight of them for workers to share, more where there are many channels.
+class ChannelGroups {
+ public:
+  explicit ChannelGroups(std::vector<ChannelRun> runs) : runs_(std::move(runs)) {
+    Index channels = 0, together = 0;
+    for (const ChannelRun& run : runs_) channels += run.width;
+    const Index most = std::clamp<Index>(((channels + 7) / 8 + wide_tile - 1) / wide_tile * wide_tile, wide_tile, 512);
+    for (std::size_t index = 0; index < runs_.size(); ++index) {
+      if (index == 0 || together + runs_[index].width > most) {
+        firsts_.push_back(index);
+        together = 0;
+      }
+      together += runs_[index].width;
+    }
+    firsts_.push_back(runs_.size());
+  }
+
+  [[nodiscard]] Index count() const { return static_cast<Index>(firsts_.size()) - 1; }
+
+  /// The tiles of a group.
+  template <class Make>
+  [[nodiscard]] ChannelTiles<Make> tiles(Index group, const Make& make) const {
+    const std::size_t index = static_cast<std::size_t>(group);
+    return ChannelTiles<Make>(runs_.data() + firsts_[index], runs_.data() + firsts_[index + 1], make);
+  }
+
+ private:
+  std::vector<ChannelRun> runs_;
+  std::vector<std::size_t> firsts_;  // of every group, and where the last one ends
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,29 @@
+// Turning blocks of tokens by channels into channels by tokens, a register at a time.
+#pragma once
+
+#include <implicit_attention/kernels/lanes.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// to(c)[k] = from[k * stride + c] for k < rows and c < Columns.
+template <int Columns, Real Scalar, class Target>
+EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows, const Target& to) {
+  constexpr int width = register_lanes<Scalar>;
+  Index k = 0;
+  if constexpr (Columns % width == 0)
+    for (; k + width <= rows; k += width)
+      for (int c = 0; c < Columns; c += width) {
+        Eigen::Matrix<Scalar, width, width, Eigen::RowMajor> block;
+        for (int i = 0; i < width; ++i) block.row(i) = lanes<width>(from + (k + i) * stride + c).matrix();
+        block.transposeInPlace();  // in registers, where a row fills one
+        for (int i = 0; i < width; ++i) lanes<width>(to(c + i) + k) = block.row(i).array();
+      }
+  for (; k < rows; ++k)
+    for (int c = 0; c < Columns; ++c) to(c)[k] = from[k * stride + c];
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
