@@ -15,6 +15,7 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/kernels/attention_rows.hpp>
 #include <implicit_attention/kernels/blocks.hpp>
+#include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/channel_tile.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/joins.hpp>
@@ -27,6 +28,7 @@
 #include <implicit_attention/kernels/row_writer.hpp>
 #include <implicit_attention/kernels/scan.hpp>
 #include <implicit_attention/kernels/scan_gradient.hpp>
+#include <implicit_attention/kernels/transpose.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/operator/reduction.hpp>
