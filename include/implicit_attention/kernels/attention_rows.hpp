@@ -211,7 +211,7 @@ class TileRows {
     }
   }
 
-  IMPLICIT_ATTENTION_FLATTEN void product(const Scalar* queries, const Scalar* keys, Index columns, Index to) {
+  void product(const Scalar* queries, const Scalar* keys, Index columns, Index to) {
     each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
       Tile<Scalar, Columns> tile;
       multiply<false, Columns>(queries, keys + column / width * factors_.panel_stride(), state_, tile);

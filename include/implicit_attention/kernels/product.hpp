@@ -16,10 +16,13 @@ namespace detail {
 constexpr int register_rows = 8;
 
 /// Calls `body(r)` for the rows 0 .. register_rows - 1, unrolled whatever the optimisation level, so that rows stay in registers.
+template <class Body, std::size_t... r>
+EIGEN_ALWAYS_INLINE void each_row(const Body& body, std::index_sequence<r...>) {
+  (body(r), ...);
+}
 template <class Body>
 EIGEN_ALWAYS_INLINE void each_row(const Body& body) {
-  [&]<std::size_t... r>(std::index_sequence<r...>) { (body(r), ...); }
-  (std::make_index_sequence<register_rows>());
+  each_row(body, std::make_index_sequence<register_rows>());
 }
 
 /// Entries of register_rows rows and of `Columns` neighbouring columns.

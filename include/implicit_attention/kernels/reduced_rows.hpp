@@ -170,8 +170,7 @@ class JoinedRows {
 
   /// The same for one panel, whose first column `row` points at in each row. In a function of its own, so that sums stay in registers.
   template <int Columns>
-  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN void join_panel(const Scalar* queries, const Scalar* keys,
-                                                               const std::array<Scalar*, register_rows>& row) const {
+  EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
     Tile<Scalar, Columns> tile;
     if constexpr (std::is_same_v<Join, Add>) {
       multiply<false, Columns>(queries, keys, state_, tile);
