@@ -240,14 +240,20 @@ TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain ro
       attention_rows(kind.dressed, every, {row}, View<TestType>(memory.data() + stride, channels, tokens, tokens + stride),
                      serial_executor());
       double worst = 0, largest = 0;
+      Matrix<TestType> highest = Matrix<TestType>::Constant(1, tokens, std::numeric_limits<TestType>::lowest()), joined(1, tokens);
       for (Index e = 0; e < channels; ++e) {
         plain_row(kind.dressed, e, row, plain.data());
+        highest = highest.cwiseMax(plain);
         worst = std::max(worst, static_cast<double>((memory.row(e).tail(tokens) - plain).cwiseAbs().maxCoeff()));
         largest = std::max(largest, static_cast<double>(plain.cwiseAbs().maxCoeff()));
         CHECK((memory.row(e).tail(tokens - 1 - row).array() == TestType(0)).all());
       }
       INFO(kind.text << ", row " << row << ", rows " << tokens + stride << " numbers apart");
       CHECK(worst <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
+      // What is forgotten counts as zero among what is not.
+      reduced_rows(kind.dressed, every, {row}, View<TestType>(joined), serial_executor(), detail::Largest{},
+                   std::numeric_limits<TestType>::lowest());
+      CHECK((joined - highest).cwiseAbs().maxCoeff() <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
       if (stride != 0) CHECK((memory.leftCols(stride).array() == mark).all());
     }
 }
@@ -272,6 +278,62 @@ TEST_CASE("single rows of any list of channels are those of the whole layer", "[
     sum += whole.row(mixed[i]);
   }
   CHECK((mean - sum).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());  // some sixty numbers, in another order
+}
+
+TEST_CASE("rows that are asked for twice are there twice", "[kernels]") {
+  const Index tokens = 70, channels = 3;
+  const Kind<double> kind = random_kind<double>(tokens, channels, 2, 4, 0x3d7f, 32);
+  std::vector<Index> rows = {69, 5, 5};
+  for (Index i = 0; i < tokens; ++i) rows.push_back(i);
+  const Index count = static_cast<Index>(rows.size());
+  Matrix<double> made(channels * count, tokens), plain(1, tokens);
+  attention_rows(kind.dressed, {0, 1, 2}, rows, View<double>(made), serial_executor());
+  for (Index e = 0; e < channels; ++e)
+    for (Index place = 0; place < count; ++place) {
+      plain_row(kind.dressed, e, rows[static_cast<std::size_t>(place)], plain.data());
+      CHECK((made.row(e * count + place) - plain).cwiseAbs().maxCoeff() <= 1e-12 * std::max(1.0, plain.cwiseAbs().maxCoeff()));
+    }
+}
+
+TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
+  // The convolution's tail reaches over several of the runs a scan goes by, and ends before the next one begins.
+  for (const Index width : {Index(1), Index(4), Index(11)})
+    for (const Index cut : {Index(11), Index(16), Index(29)}) {
+      const Index tokens = 45, channels = 41, lead = width - 1;
+      Kind<double> kind = random_kind<double>(tokens, channels, 2, width, 0x3d3f, 33);
+      Draw draw(34);
+      const Matrix<double> x = draw.normals<double>(tokens, channels);
+      const auto part = [&](const Array<double>& array, Index first, Index count) {
+        return array.empty() ? Array<double>() : Array<double>(Matrix<double>(array.matrix().middleRows(first, count)));
+      };
+      const auto run = [&](Index first, Index count, const Array<double>& tail, const Array<double>& before, View<double> out,
+                           View<double>* after) {
+        DressedDiagonal<double> some = kind.dressed;
+        some.recurrence.tokens = count;
+        for (Array<double>* array : {&some.recurrence.step, &some.recurrence.query, &some.recurrence.key, &some.recurrence.query_scale,
+                                     &some.recurrence.key_scale, &some.row_scale, &some.inner_scale, &some.column_scale})
+          *array = part(*array, first, count);
+        ScanInput<double> input;
+        input.x = Matrix<double>(x.middleRows(first, count));
+        input.convolution_tail = tail;
+        input.initial_state = before;
+        scan<double>(some, input, out, serial_executor(), after);
+      };
+      Matrix<double> whole(tokens, channels), early(cut, channels), late(tokens - cut, channels), state(2, channels);
+      View<double> carried(state);
+      run(0, tokens, {}, {}, View<double>(whole), nullptr);
+      run(0, cut, {}, {}, View<double>(early), &carried);
+      Array<double> tail;
+      if (lead != 0) {
+        Matrix<double> entered = x.middleRows(cut - lead, lead);
+        if (!kind.dressed.column_scale.empty()) entered.array() *= kind.dressed.column_scale.matrix().middleRows(cut - lead, lead).array();
+        tail = entered;
+      }
+      run(cut, tokens - cut, tail, Array<double>(state), View<double>(late), nullptr);
+      INFO("width " << width << ", cut before token " << cut);
+      CHECK((early - whole.topRows(cut)).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());
+      CHECK((late - whole.bottomRows(tokens - cut)).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());
+    }
 }
 
 TEST_CASE("tiles cover every channel once", "[kernels]") {
