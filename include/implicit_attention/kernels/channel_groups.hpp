@@ -22,6 +22,11 @@ namespace detail {
 constexpr int wide_tile = IMPLICIT_ATTENTION_TILE_CHANNELS, narrow_tile = 8;
 static_assert(wide_tile >= narrow_tile && wide_tile % narrow_tile == 0, "IMPLICIT_ATTENTION_TILE_CHANNELS is a multiple of 8");
 
+/// The widest tile that so many neighbouring channels fill.
+[[nodiscard]] constexpr int tile_width(Index neighbours) {
+  return neighbours >= wide_tile ? wide_tile : neighbours >= narrow_tile ? narrow_tile : 1;
+}
+
 }  // namespace detail
 
 /// Cuts a list of channels into runs of IMPLICIT_ATTENTION_TILE_CHANNELS, 8 or 1.
@@ -30,16 +35,11 @@ static_assert(wide_tile >= narrow_tile && wide_tile % narrow_tile == 0, "IMPLICI
   const Index count = static_cast<Index>(channels.size());
   for (Index place = 0; place < count; place += runs.back().width) {
     const Index first = channels[static_cast<std::size_t>(place)];
-    const auto neighbours = [&](int width) {
-      if (place + width > count) return false;
-      for (Index i = 1; i < width; ++i)
-        if (channels[static_cast<std::size_t>(place + i)] != first + i) return false;
-      return true;
-    };
-    runs.push_back({first, place,
-                    neighbours(detail::wide_tile)     ? detail::wide_tile
-                    : neighbours(detail::narrow_tile) ? detail::narrow_tile
-                                                      : 1});
+    Index neighbours = 1;
+    while (neighbours < detail::wide_tile && place + neighbours < count &&
+           channels[static_cast<std::size_t>(place + neighbours)] == first + neighbours)
+      ++neighbours;
+    runs.push_back({first, place, detail::tile_width(neighbours)});
   }
   return runs;
 }
@@ -47,13 +47,8 @@ static_assert(wide_tile >= narrow_tile && wide_tile % narrow_tile == 0, "IMPLICI
 /// The same for all of `channels` channels.
 [[nodiscard]] inline std::vector<ChannelRun> channel_runs(Index channels) {
   std::vector<ChannelRun> runs;
-  for (Index channel = 0; channel < channels; channel += runs.back().width) {
-    const Index left = channels - channel;
-    runs.push_back({channel, channel,
-                    left >= detail::wide_tile     ? detail::wide_tile
-                    : left >= detail::narrow_tile ? detail::narrow_tile
-                                                  : 1});
-  }
+  for (Index channel = 0; channel < channels; channel += runs.back().width)
+    runs.push_back({channel, channel, detail::tile_width(channels - channel)});
   return runs;
 }
 
