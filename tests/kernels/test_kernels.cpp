@@ -253,7 +253,7 @@ TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain ro
       // What is forgotten counts as zero among what is not.
       reduced_rows(kind.dressed, every, {row}, View<TestType>(joined), serial_executor(), detail::Largest{},
                    std::numeric_limits<TestType>::lowest());
-      CHECK((joined - highest).cwiseAbs().maxCoeff() <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
+      CHECK(static_cast<double>((joined - highest).cwiseAbs().maxCoeff()) <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
       if (stride != 0) CHECK((memory.leftCols(stride).array() == mark).all());
     }
 }
