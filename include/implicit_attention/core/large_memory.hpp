@@ -112,4 +112,12 @@ template <Real Scalar>
   return matrix;
 }
 
+/// An expression's values in such memory: an activation of (tokens, channels) is as large as a result.
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> large_matrix(const Eigen::MatrixBase<Derived>& expression) {
+  Matrix<typename Derived::Scalar> matrix = large_matrix<typename Derived::Scalar>(expression.rows(), expression.cols(), "an activation");
+  matrix = expression;
+  return matrix;
+}
+
 IMPLICIT_ATTENTION_NAMESPACE_END

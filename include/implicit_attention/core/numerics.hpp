@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/types.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -61,19 +62,19 @@ template <Real Scalar>
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sigmoid(const Eigen::MatrixBase<Derived>& x) {
   using Scalar = typename Derived::Scalar;
-  return ((-x.array()).exp() + Scalar(1)).inverse().matrix();
+  return large_matrix(((-x.array()).exp() + Scalar(1)).inverse().matrix());
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> silu(const Eigen::MatrixBase<Derived>& x) {
   using Scalar = typename Derived::Scalar;
-  return (x.array() * ((-x.array()).exp() + Scalar(1)).inverse()).matrix();
+  return large_matrix((x.array() * ((-x.array()).exp() + Scalar(1)).inverse()).matrix());
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> softplus(const Eigen::MatrixBase<Derived>& x) {
   using Scalar = typename Derived::Scalar;
-  return (x.array().max(Scalar(0)) + (-x.array().abs()).exp().log1p()).matrix();
+  return large_matrix((x.array().max(Scalar(0)) + (-x.array().abs()).exp().log1p()).matrix());
 }
 
 template <class Derived>
@@ -85,7 +86,7 @@ template <class Derived>
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sqrt_one_minus_square(const Eigen::MatrixBase<Derived>& log_a) {
   using Scalar = typename Derived::Scalar;
-  return (-(Scalar(2) * log_a.array()).expm1()).sqrt().matrix();
+  return large_matrix((-(Scalar(2) * log_a.array()).expm1()).sqrt().matrix());
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

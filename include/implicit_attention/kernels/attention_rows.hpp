@@ -15,7 +15,6 @@
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/row_walk.hpp>
 #include <implicit_attention/kernels/row_writer.hpp>
-#include <implicit_attention/kernels/transpose.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -289,17 +288,13 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
   const detail::ChannelGroups groups(channel_runs(channels));
   const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
   executor(groups.count(), [&](Index group) {
-    constexpr Index longest = detail::tokens_in_a_piece;
-    std::array<Scalar, static_cast<std::size_t>(detail::wide_tile * longest)> turned;  // a piece's entries, (channels, tokens)
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
       detail::walk_row(dressed, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
-        const Index count = piece.end - piece.first;
-        detail::transpose<Width>(piece.entries, Width, count, [&](Index lane) { return turned.data() + lane * longest; });
         for (Index lane = 0; lane < Width; ++lane) {
           Scalar* entries = target(piece.run.place + lane, place);
           if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
-          writer.copy(turned.data() + lane * longest, count, entries + piece.first);
+          writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);
           writer.zeros(piece.first - piece.begin, entries + piece.begin);
         }
       });

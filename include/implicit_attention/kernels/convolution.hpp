@@ -48,22 +48,50 @@ EIGEN_ALWAYS_INLINE void convolve_rows(const Scalar* rows, const Scalar* taps, I
   }
 }
 
-/// The same for four taps, nearly all models' convolution: a register of channels at a time, whose taps and rows stay in registers.
+/// Four taps, nearly all models' convolution, of a register of channels. It is handed row after row, the last one first, and keeps what it
+/// needs of them in registers.
+template <int Lanewise, Real Scalar>
+class FourTaps {
+ public:
+  using Lane = Lanes<Scalar, Lanewise>;
+
+  /// From four rows of taps, and the three rows after the last one; rows are `stride` apart.
+  EIGEN_ALWAYS_INLINE FourTaps(const Scalar* taps, const Scalar* later, Index stride)
+      : tap0_(lanes<Lanewise>(taps)),
+        tap1_(lanes<Lanewise>(taps + stride)),
+        tap2_(lanes<Lanewise>(taps + 2 * stride)),
+        tap3_(lanes<Lanewise>(taps + 3 * stride)),
+        row1_(lanes<Lanewise>(later)),
+        row2_(lanes<Lanewise>(later + stride)),
+        row3_(lanes<Lanewise>(later + 2 * stride)) {}
+
+  /// sum_k taps[k] rows[i + k], after rows i + 1, i + 2 and i + 3.
+  EIGEN_ALWAYS_INLINE Lane take(const Lane& row) {
+    const Lane sum = tap0_ * row + tap1_ * row1_ + (tap2_ * row2_ + tap3_ * row3_);
+    row3_ = row2_;
+    row2_ = row1_;
+    row1_ = row;
+    return sum;
+  }
+
+  /// Writes the last three rows that were taken: what the convolution of the rows before them comes after.
+  EIGEN_ALWAYS_INLINE void store_rows(Scalar* rows, Index stride) const {
+    lanes<Lanewise>(rows) = row1_;
+    lanes<Lanewise>(rows + stride) = row2_;
+    lanes<Lanewise>(rows + 2 * stride) = row3_;
+  }
+
+ private:
+  Lane tap0_, tap1_, tap2_, tap3_, row1_, row2_, row3_;
+};
+
+/// convolve_rows for four taps.
 template <int Width, Real Scalar>
 EIGEN_ALWAYS_INLINE void convolve_rows_4(const Scalar* rows, const Scalar* taps, Index count, Scalar* out) {
   constexpr int width = std::min(Width, register_lanes<Scalar>);
-  using Lane = Lanes<Scalar, width>;
   for (int c = 0; c < Width; c += width) {
-    const auto at = [c](auto* numbers, Index row) { return lanes<width>(numbers + row * Width + c); };
-    const Lane tap0 = at(taps, 0), tap1 = at(taps, 1), tap2 = at(taps, 2), tap3 = at(taps, 3);
-    Lane row0 = at(rows, 0), row1 = at(rows, 1), row2 = at(rows, 2);
-    for (Index i = 0; i < count; ++i) {
-      const Lane row3 = at(rows, i + 3);
-      at(out, i) = tap0 * row0 + tap1 * row1 + (tap2 * row2 + tap3 * row3);
-      row0 = row1;
-      row1 = row2;
-      row2 = row3;
-    }
+    FourTaps<width, Scalar> convolution(taps + c, rows + count * Width + c, Width);
+    for (Index i = count - 1; i >= 0; --i) lanes<width>(out + i * Width + c) = convolution.take(lanes<width>(rows + i * Width + c));
   }
 }
 
@@ -85,9 +113,16 @@ class TileConvolution {
            out + (token - begin) * Width);
     }
   }
+  /// Whether the transpose of tokens begin..end-1 takes something from every row up to end - 1 + lead, through every tap.
+  [[nodiscard]] bool reaches_whole(Index begin, Index end, Index last) const {
+    return std::min(dressed_->next_convolution_start(begin) - 1, last) >= end - 1 + lead_;
+  }
+  /// The taps in the order of the rows, (width, Width).
+  [[nodiscard]] const Scalar* taps() const { return taps_.data(); }
+
   /// The transpose's, from rows of tokens begin .. end - 1 + lead; nothing is taken from beyond token `last`.
   EIGEN_ALWAYS_INLINE void apply_transposed(Index begin, Index end, Index last, const Scalar* rows, Scalar* out) const {
-    if (std::min(dressed_->next_convolution_start(begin) - 1, last) >= end - 1 + lead_) return whole(rows, end - begin, out);
+    if (reaches_whole(begin, end, last)) return whole(rows, end - begin, out);
     for (Index token = begin; token < end; ++token)
       part(rows + (token - begin) * Width, 0, std::min(dressed_->last_reached(token), last) - token + 1, out + (token - begin) * Width);
   }

@@ -107,6 +107,20 @@ struct Smallest {
   }
 };
 
+/// joined[k] = joined[k] joined with every row's number k, for k < count; rows are `stride` apart.
+template <class Join, Real Scalar>
+void join_rows(const Join& join, const Scalar* numbers, Index stride, Index rows, Index count, Scalar* joined) {
+  constexpr int width = register_lanes<Scalar>;
+  Index k = 0;
+  for (; k + width <= count; k += width) {
+    Lanes<Scalar, width> together = lanes<width>(joined + k);
+    for (Index row = 0; row < rows; ++row) together = join(together, Lanes<Scalar, width>(lanes<width>(numbers + row * stride + k)));
+    lanes<width>(joined + k) = together;
+  }
+  for (; k < count; ++k)
+    for (Index row = 0; row < rows; ++row) joined[k] = join(joined[k], numbers[row * stride + k]);
+}
+
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END

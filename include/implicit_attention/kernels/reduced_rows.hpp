@@ -246,10 +246,7 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const ChannelGrou
   joined.setConstant(initial);
   executor(groups.count(), [&](Index group) {
     walk_row(dressed, row, groups, group, [&]<int Width>(const RowPiece<Width, Scalar>& piece) {
-      for (Index i = 0; i < piece.end - piece.first; ++i) {
-        Scalar& entry = joined(group, piece.first + i);
-        entry = Join::combine(entry, Join::over(lanes<Width>(piece.entries + i * Width)));
-      }
+      join_rows(join, piece.entries(0), tokens_in_a_piece, Width, piece.end - piece.first, &joined(group, piece.first));
       if constexpr (Join::sees_zeros)
         for (Index token = piece.begin; token < piece.first; ++token) joined(group, token) = join(joined(group, token), Scalar(0));
     });

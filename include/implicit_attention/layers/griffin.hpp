@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
@@ -216,12 +217,11 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
   act.input_gate = sigmoid(block_diagonal(c, w.input_gate_weight, w.input_gate_bias));
   Matrix<Scalar> recurrent_gate = sigmoid(block_diagonal(c, w.recurrent_gate_weight, w.recurrent_gate_bias));
   const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
-  const Matrix<Scalar> log_a = (recurrent_gate.array().rowwise() * rate.array()).matrix();
-  Matrix<Scalar> normalizer = sqrt_one_minus_square(log_a);
+  act.log_a = large_matrix((recurrent_gate.array().rowwise() * rate.array()).matrix());
+  Matrix<Scalar> normalizer = sqrt_one_minus_square(act.log_a.matrix());
   for (const Index start : act.starts) normalizer.row(start).setOnes();
   act.c = std::move(c);
   act.recurrent_gate = std::move(recurrent_gate);
-  act.log_a = log_a;
   act.normalizer = std::move(normalizer);
 
   DressedDiagonal<Scalar> dressed;
@@ -230,7 +230,7 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
   ScanInput<Scalar> input;
   input.x = act.c;
   if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
-  Matrix<Scalar> y(u.rows(), channels_);
+  Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
   act.final.recurrent.resize(1, channels_);
   View<Scalar> final_state(act.final.recurrent);
   scan<Scalar>(dressed, input, y, executor, &final_state);
@@ -247,13 +247,13 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
 
 template <Real S>
 Matrix<S> Griffin<S>::gelu(const Array<Scalar>& x) {
-  return x.matrix().cwiseProduct(gelu_scale(x.matrix()));
+  return large_matrix(x.matrix().cwiseProduct(gelu_scale(x.matrix())));
 }
 
 template <Real S>
 Matrix<S> Griffin<S>::block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const {
   const Index block = channels_ / heads_;
-  Matrix<Scalar> out(c.rows(), channels_);
+  Matrix<Scalar> out = large_matrix<Scalar>(c.rows(), channels_, "a gate");
   for (Index head = 0; head < heads_; ++head) {
     out.middleCols(head * block, block).noalias() = c.middleCols(head * block, block) * weight.matrix().middleRows(head * block, block);
     out.middleCols(head * block, block).rowwise() += bias.matrix().row(head);
@@ -268,7 +268,7 @@ DiagonalRecurrence<S> Griffin<S>::recurrence(const Activations& act, bool normal
   recurrence.channels = channels_;
   recurrence.step = act.log_a;
   recurrence.key_scale =
-      normalized ? Array<Scalar>(Matrix<Scalar>(act.input_gate.matrix().cwiseProduct(act.normalizer.matrix()))) : act.input_gate;
+      normalized ? Array<Scalar>(large_matrix(act.input_gate.matrix().cwiseProduct(act.normalizer.matrix()))) : act.input_gate;
   recurrence.starts = act.starts;
   return recurrence;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 
@@ -96,7 +97,7 @@ void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
 /// u weight^T + bias.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, ConstView<Scalar> weight, const Array<Scalar>& bias = {}) {
-  Matrix<Scalar> out(u.rows(), weight.rows());
+  Matrix<Scalar> out = large_matrix<Scalar>(u.rows(), weight.rows(), "a projection");
   out.noalias() = u * weight.transpose();
   if (!bias.empty()) out.rowwise() += bias.matrix().row(0);
   return out;
@@ -116,7 +117,7 @@ template <Real Scalar>
   input.x = x;
   input.convolution_bias = bias;
   input.convolution_tail = Array<Scalar>::view(tail);
-  Matrix<Scalar> out(x.rows(), weight.rows());
+  Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), weight.rows(), "a convolution");
   convolve(dressed, input, View<Scalar>(out), executor);
   return out;
 }

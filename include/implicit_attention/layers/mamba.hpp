@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
@@ -169,7 +170,7 @@ typename Mamba<S>::Activations Mamba<S>::activations(ConstView<Scalar> u, const 
   ScanInput<Scalar> input;
   input.x = act.a;
   if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
-  Matrix<Scalar> y(u.rows(), channels_);
+  Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
   act.final.recurrent.resize(state_, channels_);
   View<Scalar> final_state(act.final.recurrent);
   scan<Scalar>(dressed, input, y, executor, &final_state);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
@@ -168,7 +169,7 @@ typename Rwkv4<S>::Activations Rwkv4<S>::activations(ConstView<Scalar> u, const 
   ScanInput<Scalar> input;
   input.x = act.x;
   if (initial) input.initial_state = Array<Scalar>::view(act.initial.numerator);
-  Matrix<Scalar> y(u.rows(), channels_);
+  Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
   act.final.numerator.resize(1, channels_);
   View<Scalar> final_numerator(act.final.numerator);
   scan<Scalar>(dressed, input, y, executor, &final_numerator);
@@ -192,9 +193,9 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms terms) const {
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
     const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
-    recurrence.query_scale = Matrix<Scalar>((scaled.exponent.matrix().rowwise() - scale).array().exp().matrix());
+    recurrence.query_scale = large_matrix((scaled.exponent.matrix().rowwise() - scale).array().exp().matrix());
     const RowVector<Scalar> first = weights_.time_first.matrix().row(0) - scale;
-    recurrence.diagonal = Matrix<Scalar>((act.key.matrix().rowwise() + first).array().exp().matrix());
+    recurrence.diagonal = large_matrix((act.key.matrix().rowwise() + first).array().exp().matrix());
   }
   form.recurrence = std::move(recurrence);
   if (act.initial.numerator.size() != 0) form.initial_state = act.initial.numerator;
@@ -209,8 +210,9 @@ RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act) const {
 template <Real S>
 typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, const State& initial) const {
   const Index tokens = keys.rows();
-  Matrix<Scalar> exponent(tokens, channels_), step(tokens, channels_), key_scale(tokens, channels_), state_weight(tokens, channels_),
-      own_weight(tokens, channels_);
+  const auto activation = [&] { return large_matrix<Scalar>(tokens, channels_, "an activation"); };
+  Matrix<Scalar> exponent = activation(), step = activation(), key_scale = activation(), state_weight = activation(),
+                 own_weight = activation();
   using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
   constexpr Scalar nothing = Scalar(-1e30);  // the exponent of an empty state: its weight is zero
   Row o = Row::Constant(channels_, nothing), denominator = Row::Zero(channels_);

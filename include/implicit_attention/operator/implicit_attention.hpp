@@ -211,7 +211,7 @@ template <Real S>
 Array<S> ImplicitAttention<S>::product(const Array<Scalar>& a, const Array<Scalar>& b) {
   if (a.empty()) return b;
   if (b.empty()) return a;
-  return Matrix<Scalar>(a.matrix().cwiseProduct(b.matrix()));
+  return large_matrix(a.matrix().cwiseProduct(b.matrix()));
 }
 
 template <Real S>
@@ -229,7 +229,7 @@ template <Real S>
 Matrix<S> ImplicitAttention<S>::affine(const ScanInput<Scalar>& input, const Executor& executor) const {
   if (input.convolution_bias.empty() && input.convolution_tail.empty() && input.initial_state.empty())
     return Matrix<Scalar>::Zero(tokens(), channels());
-  Matrix<Scalar> out(tokens(), channels());
+  Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "output");
   run(input, out, executor);
   return out;
 }
