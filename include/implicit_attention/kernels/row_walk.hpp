@@ -129,7 +129,7 @@ class RowTile {
   }
 
  private:
-  /// A whole piece, up to token `last`, scaled, convolved with four taps and turned in one pass (three passes took a tenth of a row's time).
+  /// A whole piece, up to token `last`, scaled, convolved with four taps and turned in one pass: three took a tenth of a row's time.
   template <bool InnerScale>
   EIGEN_ALWAYS_INLINE void finish_in_registers(Index last) {
     constexpr int width = std::min(Width, register_lanes<Scalar>);
