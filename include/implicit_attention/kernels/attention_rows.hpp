@@ -67,7 +67,7 @@ class Gaps {
   static constexpr int width = register_lanes<Scalar>;
   using Lane = Lanes<Scalar, width>;
 
-  Gaps(Index blocks, Index state) : state_(state), between_(static_cast<std::size_t>(blocks * state * width)) {}
+  Gaps(Index blocks, Index state) : state_(state), between_(blocks * state * width) {}
 
   /// For the rows of block `index`; `steps(block)` is the sum of a block's steps.
   template <class Steps>
@@ -85,7 +85,7 @@ class Gaps {
           seen = true;
         }
       if (!seen) break;
-      for (Index n = 0; n < state_; ++n) lanes<width>(&between_[place(older, n)]) = (tile.rate(n) * elapsed).exp();
+      for (Index n = 0; n < state_; ++n) lanes<width>(between_.data() + place(older, n)) = (tile.rate(n) * elapsed).exp();
       elapsed += steps(older);
     }
   }
@@ -93,14 +93,12 @@ class Gaps {
   /// The oldest block with anything above the smallest normal number in it; the block itself where there is none.
   [[nodiscard]] Index oldest(Index channel) const { return oldest_[static_cast<std::size_t>(channel)]; }
   /// exp(rate (steps from the end of `older` to the start of the rows' block)) of a channel, (state), register_lanes apart.
-  [[nodiscard]] const Scalar* between(Index channel, Index older) const {
-    return &between_[place(older, 0) + static_cast<std::size_t>(channel)];
-  }
+  [[nodiscard]] const Scalar* between(Index channel, Index older) const { return between_.data() + place(older, 0) + channel; }
 
  private:
-  [[nodiscard]] std::size_t place(Index block, Index n) const { return static_cast<std::size_t>((block * state_ + n) * width); }
+  [[nodiscard]] Index place(Index block, Index n) const { return (block * state_ + n) * width; }
   Index state_;
-  std::vector<Scalar> between_;
+  RowVector<Scalar> between_;
   std::array<Index, static_cast<std::size_t>(width)> oldest_{};
 };
 
@@ -123,10 +121,10 @@ class TileRows {
         steps_(plan.blocks().size()),
         near_stride_((plan.lead() + strip_tokens + strip_tokens - 1) / strip_tokens * strip_tokens),
         near_channel_(block_strips * strip_tokens * near_stride_ + width),
-        near_(static_cast<std::size_t>(width * near_channel_)),
+        near_(RowVector<Scalar>::Zero(width * near_channel_)),
         piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + RowWriter<Scalar>::line),
-        piece_(static_cast<std::size_t>(strip_tokens * piece_stride_)),
-        queries_(static_cast<std::size_t>(state_ * strip_tokens)) {}
+        piece_(RowVector<Scalar>::Zero(strip_tokens * piece_stride_)),
+        queries_(state_ * strip_tokens) {}
 
   /// The wanted blocks' rows of `count` channels; row i of block b goes to target(c, b, i), nowhere where that is null.
   template <class Target>
@@ -164,7 +162,7 @@ class TileRows {
   }
 
   [[nodiscard]] Scalar* near(Index channel, Index strip, Index row) {
-    return &near_[static_cast<std::size_t>(channel * near_channel_ + (strip * strip_tokens + row) * near_stride_)];
+    return near_.data() + channel * near_channel_ + (strip * strip_tokens + row) * near_stride_;
   }
 
   /// A strip's rows from right to left: near and earlier strips, then earlier blocks, a cacheful of columns at a time. Memory takes rows
@@ -199,7 +197,7 @@ class TileRows {
       const Index column = std::max(column_of(piece_first), Index(0));
       each_wanted([&](Index r, Scalar* row) {
         const Index last = piece_end == end ? std::min(end + RowWriter<Scalar>::rest_of_line(row + end), tokens) : piece_end;
-        writer.copy(&piece_[static_cast<std::size_t>(r * piece_stride_ + column - column_of(piece_first))], last - column, row + column);
+        writer.copy(piece_.data() + r * piece_stride_ + column - column_of(piece_first), last - column, row + column);
         if (piece_end == end) writer.zeros(tokens - last, row + last);
         if (piece_first == oldest) writer.zeros(column, row);
       });
@@ -223,10 +221,8 @@ class TileRows {
   void copy_near(Index c, Index strip, Index to) {
     for (Index r = 0; r < strip_tokens; ++r) {
       for (Index column = 0; column < near_stride_; column += strip_tokens)
-        lanes<strip_tokens>(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + column)]) =
-            lanes<strip_tokens>(near(c, strip, r) + column);
-      std::fill_n(&piece_[static_cast<std::size_t>(r * piece_stride_ + to + plan_->lead() + strip_tokens)], RowWriter<Scalar>::line,
-                  Scalar(0));
+        lanes<strip_tokens>(piece_.data() + r * piece_stride_ + to + column) = lanes<strip_tokens>(near(c, strip, r) + column);
+      std::fill_n(piece_.data() + r * piece_stride_ + to + plan_->lead() + strip_tokens, RowWriter<Scalar>::line, Scalar(0));
     }
   }
 
@@ -237,11 +233,11 @@ class TileRows {
   Gaps<Scalar> gaps_;
   std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (blocks): sums of steps
   Index near_stride_;
-  Index near_channel_;        // not a power of two: channels that are written side by side share no cache set
-  std::vector<Scalar> near_;  // (channels, strips of a block, rows, near columns)
+  Index near_channel_;      // not a power of two: channels that are written side by side share no cache set
+  RowVector<Scalar> near_;  // (channels, strips of a block, rows, near columns)
   Index piece_stride_;
-  std::vector<Scalar> piece_;    // (rows of a strip, columns)
-  std::vector<Scalar> queries_;  // (state, rows of a strip)
+  RowVector<Scalar> piece_;    // (rows of a strip, columns)
+  RowVector<Scalar> queries_;  // (state, rows of a strip)
 };
 
 }  // namespace detail

@@ -27,7 +27,11 @@ class ChannelTile {
 
   explicit ChannelTile(const BlockPlan<Scalar>& plan)
       : plan_(&plan), dressed_(&plan.dressed()), recurrence_(&dressed_->recurrence), state_(recurrence_->state), lead_(plan.lead()) {
-    const auto room = [](std::vector<Scalar>& numbers, Index count) { numbers.resize(static_cast<std::size_t>(count * width)); };
+    Index rows = 0;
+    const auto room = [&](Index& first, Index count) {
+      first = rows;
+      rows += count;
+    };
     room(rates_, state_);
     room(taps_, lead_ + 1);
     room(decays_, strip_tokens * state_);
@@ -39,6 +43,7 @@ class ChannelTile {
     room(entries_, strip_tokens * columns());
     room(queries_, state_ * strip_tokens);
     room(decay_, state_);
+    numbers_.setZero(rows, width);
     zeros_.assign(static_cast<std::size_t>(state_), Scalar(0));
     ones_.assign(static_cast<std::size_t>(state_), Scalar(1));
   }
@@ -49,8 +54,8 @@ class ChannelTile {
     for (Index c = 0; c < width; ++c) channels_[static_cast<std::size_t>(c)] = channels[std::min(c, count - 1)];
     neighbours_ = count == width;
     for (Index c = 1; c < count; ++c) neighbours_ = neighbours_ && channels[c] == channels[0] + c;
-    for (Index n = 0; n < state_; ++n) at(rates_, n) = part(recurrence_->rate, n, Scalar(1));
-    for (Index tap = 0; tap <= lead_; ++tap) at(taps_, tap) = part(dressed_->taps, tap, Scalar(1));
+    for (Index n = 0; n < state_; ++n) at(rates_ + n) = part(recurrence_->rate, n, Scalar(1));
+    for (Index tap = 0; tap <= lead_; ++tap) at(taps_ + tap) = part(dressed_->taps, tap, Scalar(1));
     skip_ = part(dressed_->skip, 0, Scalar(0));
     next_ = -1;
   }
@@ -58,20 +63,20 @@ class ChannelTile {
   [[nodiscard]] Index channels() const { return count_; }
   [[nodiscard]] Index columns() const { return lead_ + strip_tokens; }
   [[nodiscard]] Index lead() const { return lead_; }
-  [[nodiscard]] Lane rate(Index n) const { return at(rates_, n); }
+  [[nodiscard]] Lane rate(Index n) const { return at(rates_ + n); }
   /// Entry of the strip's row `row` and of column first - lead + `column`; zero right of the row's own token.
-  [[nodiscard]] Lane entry(Index row, Index column) const { return at(entries_, row * columns() + column); }
-  [[nodiscard]] const Scalar* entries() const { return entries_.data(); }
+  [[nodiscard]] Lane entry(Index row, Index column) const { return at(entries_ + row * columns() + column); }
+  [[nodiscard]] const Scalar* entries() const { return numbers(entries_); }
   [[nodiscard]] const Lane& steps() const { return steps_; }
 
   /// Takes the strip of `count` tokens from `first` on, of the document that begins at `document`. Strips that follow each other cost
   /// least.
   IMPLICIT_ATTENTION_FLATTEN void compute(Index first, Index count, Index document) {
     if (first == document)
-      for (Index n = 0; n < state_; ++n) std::fill_n(&walk_[index(n * columns())], lead_ * width, Scalar(0));
+      for (Index n = 0; n < state_; ++n) std::fill_n(numbers(walk_ + n * columns()), lead_ * width, Scalar(0));
     else if (first == next_)
       for (Index n = 0; n < state_; ++n)
-        std::copy_n(&walk_[index(n * columns() + strip_tokens)], lead_ * width, &walk_[index(n * columns())]);
+        std::copy_n(numbers(walk_ + n * columns() + strip_tokens), lead_ * width, numbers(walk_ + n * columns()));
     else
       walk_up_to(first, document);
     next_ = first + strip_tokens;
@@ -84,11 +89,11 @@ class ChannelTile {
     for (Index n = 0; n < state_; ++n) {
       Lane elapsed = Lane::Ones();
       for (Index r = 0; r < strip_tokens; ++r) {
-        if (!recurrence_->exclusive) elapsed *= at(decays_, r * state_ + n);
-        at(queries_, n * strip_tokens + r) = (query_[static_cast<std::size_t>(r)][n] * at(row_, r)) * elapsed;
-        if (recurrence_->exclusive) elapsed *= at(decays_, r * state_ + n);
+        if (!recurrence_->exclusive) elapsed *= at(decays_ + r * state_ + n);
+        at(queries_ + n * strip_tokens + r) = (query_[static_cast<std::size_t>(r)][n] * at(row_ + r)) * elapsed;
+        if (recurrence_->exclusive) elapsed *= at(decays_ + r * state_ + n);
       }
-      at(decay_, n) = elapsed;
+      at(decay_ + n) = elapsed;
     }
   }
 
@@ -97,12 +102,12 @@ class ChannelTile {
     constexpr int part = std::min(width, register_rows);
     for (Index n = 0; n < state_; ++n) {
       for (Index column = 0; column < strip_tokens; column += part)
-        scatter<part>(&walk_[index(n * columns() + column)],
+        scatter<part>(numbers(walk_ + n * columns() + column),
                       [&](Index c) { return factors.keys(place + c, block, strip) + column / width * factors.panel_stride() + n * width; });
       if (with_queries)
-        scatter<register_rows>(&queries_[index(n * strip_tokens)],
+        scatter<register_rows>(numbers(queries_ + n * strip_tokens),
                                [&](Index c) { return factors.queries(place + c, place_strip) + n * strip_tokens; });
-      scatter<1>(&decay_[index(n)], [&](Index c) { return factors.decays(place + c, place_strip) + n; });
+      scatter<1>(numbers(decay_ + n), [&](Index c) { return factors.decays(place + c, place_strip) + n; });
     }
   }
 
@@ -116,11 +121,10 @@ class ChannelTile {
   }
 
  private:
-  [[nodiscard]] static std::size_t index(Index lane) { return static_cast<std::size_t>(lane * width); }
-  [[nodiscard]] static Eigen::Map<Lane> at(std::vector<Scalar>& numbers, Index lane) { return lanes<width>(numbers.data() + lane * width); }
-  [[nodiscard]] static Eigen::Map<const Lane> at(const std::vector<Scalar>& numbers, Index lane) {
-    return lanes<width>(numbers.data() + lane * width);
-  }
+  [[nodiscard]] Scalar* numbers(Index row) { return numbers_.data() + row * width; }
+  [[nodiscard]] const Scalar* numbers(Index row) const { return numbers_.data() + row * width; }
+  [[nodiscard]] Eigen::Map<Lane> at(Index row) { return lanes<width>(numbers(row)); }
+  [[nodiscard]] Eigen::Map<const Lane> at(Index row) const { return lanes<width>(numbers(row)); }
 
   /// The channels' numbers of one row; `otherwise` where the array is empty.
   [[nodiscard]] Lane part(const Array<Scalar>& array, Index row, Scalar otherwise) const {
@@ -140,7 +144,7 @@ class ChannelTile {
   /// What token `token` takes from the column lead - k before it: tap and column weight.
   [[nodiscard]] Lane entering(Index token, Index k, const Lane& weight) const {
     if (!plan_->reaches(token - lead_ + k, token)) return Lane::Zero();
-    return at(taps_, k) * weight;
+    return at(taps_ + k) * weight;
   }
   [[nodiscard]] Lane column_weight(Index column) const {
     return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(dressed_->column_scale, column, Scalar(1));
@@ -151,14 +155,14 @@ class ChannelTile {
 
   /// The running keys of the `lead` columns before `first`, from the tokens they enter with.
   void walk_up_to(Index first, Index document) {
-    for (Index n = 0; n < state_; ++n) std::fill_n(&walk_[index(n * columns())], lead_ * width, Scalar(0));
+    for (Index n = 0; n < state_; ++n) std::fill_n(numbers(walk_ + n * columns()), lead_ * width, Scalar(0));
     for (Index token = std::max(first - lead_, document); token < first; ++token) {
       const Lane elapsed = step(token, document), scale = near_scale(token);
       for (Index n = 0; n < state_; ++n) {
         const Lane decay = (rate(n) * elapsed).exp();
         const Scalar key = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
         for (Index column = 0; column <= token - (first - lead_); ++column) {
-          Eigen::Map<Lane> walk = at(walk_, n * columns() + column);
+          Eigen::Map<Lane> walk = at(walk_ + n * columns() + column);
           walk = walk * decay + key * (entering(token, first - token + column, column_weight(first - lead_ + column)) * scale);
         }
       }
@@ -167,36 +171,37 @@ class ChannelTile {
 
   IMPLICIT_ATTENTION_FLATTEN void prepare(Index first, Index count, Index document) {
     steps_.setZero();
-    for (Index column = 0; column < columns(); ++column) at(weights_, column) = column_weight(first - lead_ + column);
+    for (Index column = 0; column < columns(); ++column) at(weights_ + column) = column_weight(first - lead_ + column);
     for (Index r = 0; r < strip_tokens; ++r) {
       const std::size_t row = static_cast<std::size_t>(r);
       const Index token = first + r;
+      if (neighbours_) prefetch_token<width>(*dressed_, token + strip_tokens, channels_[0]);  // a fifth of all terms' time, if not
       if (r >= count) {  // a row that is not there: nothing decays, enters or asks
         query_[row] = key_[row] = zeros_.data();
-        std::fill_n(&decays_[index(r * state_)], state_ * width, Scalar(0));
-        std::fill_n(&enter_[index(r * (lead_ + 1))], (lead_ + 1) * width, Scalar(0));
-        std::fill_n(&direct_[index(r * (lead_ + 1))], (lead_ + 1) * width, Scalar(0));
-        at(row_, r).setZero();
+        std::fill_n(numbers(decays_ + r * state_), state_ * width, Scalar(0));
+        std::fill_n(numbers(enter_ + r * (lead_ + 1)), (lead_ + 1) * width, Scalar(0));
+        std::fill_n(numbers(direct_ + r * (lead_ + 1)), (lead_ + 1) * width, Scalar(0));
+        at(row_ + r).setZero();
         continue;
       }
       query_[row] = recurrence_->query.empty() ? ones_.data() : recurrence_->query.row(token);
       key_[row] = recurrence_->key.empty() ? ones_.data() : recurrence_->key.row(token);
       const Lane elapsed = step(token, document), inner = part(dressed_->inner_scale, token, Scalar(1)), scale = near_scale(token);
       steps_ += elapsed;
-      for (Index n = 0; n < state_; ++n) at(decays_, r * state_ + n) = rate(n) * elapsed;
+      for (Index n = 0; n < state_; ++n) at(decays_ + r * state_ + n) = rate(n) * elapsed;
       Lane weight = part(dressed_->row_scale, token, Scalar(1));
       if (!dressed_->row_weights.empty()) weight *= part(dressed_->row_weights, token, Scalar(1));
-      at(row_, r) = weight * part(recurrence_->query_scale, token, Scalar(1));
+      at(row_ + r) = weight * part(recurrence_->query_scale, token, Scalar(1));
       Lane past = skip_;  // what goes past the recurrence
       if (recurrence_->exclusive) past += part(recurrence_->diagonal, token, Scalar(0));
       past *= inner * weight;
       for (Index k = 0; k <= lead_; ++k) {
-        const Lane enter = entering(token, k, at(weights_, r + k));
-        at(enter_, r * (lead_ + 1) + k) = enter * scale;
-        at(direct_, r * (lead_ + 1) + k) = enter * past;
+        const Lane enter = entering(token, k, at(weights_ + r + k));
+        at(enter_ + r * (lead_ + 1) + k) = enter * scale;
+        at(direct_ + r * (lead_ + 1) + k) = enter * past;
       }
     }
-    Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>> decays(decays_.data(), strip_tokens * state_ * width);
+    Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>> decays(numbers(decays_), strip_tokens * state_ * width);
     decays = decays.exp();
   }
 
@@ -217,7 +222,7 @@ class ChannelTile {
     Tile<Scalar, width> sums;
     each_row([&](std::size_t r) { sums[r].setZero(); });
     for (Index n = 0; n < state_; ++n) {
-      Eigen::Map<Lane> kept = at(walk_, n * columns() + column);
+      Eigen::Map<Lane> kept = at(walk_ + n * columns() + column);
       Lane walk = Lane::Zero();
       if (column < lead_) walk = kept;
       [&]<std::size_t... r>(std::index_sequence<r...>) { (step_down<Exclusive, First + static_cast<int>(r)>(column, n, walk, sums), ...); }
@@ -225,13 +230,13 @@ class ChannelTile {
       kept = walk;
     }
     for (Index r = 0; r < strip_tokens; ++r) {
-      Eigen::Map<Lane> entry = at(entries_, r * columns() + column);
+      Eigen::Map<Lane> entry = at(entries_ + r * columns() + column);
       if (r < First) {  // right of the row's token
         entry.setZero();
         continue;
       }
-      entry = sums[static_cast<std::size_t>(r)] * at(row_, r);
-      if (r <= column) entry += at(direct_, r * (lead_ + 1) + column - r);
+      entry = sums[static_cast<std::size_t>(r)] * at(row_ + r);
+      if (r <= column) entry += at(direct_ + r * (lead_ + 1) + column - r);
     }
   }
 
@@ -239,8 +244,8 @@ class ChannelTile {
   EIGEN_ALWAYS_INLINE void step_down(Index column, Index n, Lane& walk, Tile<Scalar, width>& sums) const {
     const Scalar query = query_[R][n];
     if constexpr (Exclusive) sums[R] += query * walk;
-    walk *= at(decays_, R * state_ + n);
-    if (R <= column) walk += key_[R][n] * at(enter_, R * (lead_ + 1) + column - R);
+    walk *= at(decays_ + R * state_ + n);
+    if (R <= column) walk += key_[R][n] * at(enter_ + R * (lead_ + 1) + column - R);
     if constexpr (!Exclusive) sums[R] += query * walk;
   }
 
@@ -254,15 +259,15 @@ class ChannelTile {
   Lane skip_, steps_;
   std::array<const Scalar*, register_rows> query_{}, key_{};  // (state) each
   std::vector<Scalar> zeros_, ones_;                          // (state)
-  // Rows of lanes:
-  std::vector<Scalar> rates_, taps_;     // (state), (lead + 1)
-  std::vector<Scalar> decays_;           // (strip, state)
-  std::vector<Scalar> enter_, direct_;   // (strip, lead + 1): what a token takes from a column into the recurrence, and past it
-  std::vector<Scalar> weights_;          // (columns)
-  std::vector<Scalar> row_;              // (strip): what multiplies a row's queries
-  std::vector<Scalar> walk_;             // (state, columns): running keys
-  std::vector<Scalar> entries_;          // (strip, columns)
-  std::vector<Scalar> queries_, decay_;  // (state, strip), (state)
+  LaneRows<Scalar, width> numbers_;                           // one piece of memory: where these begin in it
+  Index rates_, taps_;                                        // (state), (lead + 1)
+  Index decays_;                                              // (strip, state)
+  Index enter_, direct_;   // (strip, lead + 1): what a token takes from a column into the recurrence, and past it
+  Index weights_;          // (columns)
+  Index row_;              // (strip): what multiplies a row's queries
+  Index walk_;             // (state, columns): running keys
+  Index entries_;          // (strip, columns)
+  Index queries_, decay_;  // (state, strip), (state)
 };
 
 }  // namespace detail

@@ -9,6 +9,7 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/kernels/lanes.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -120,5 +121,18 @@ template <Real Scalar>
 using DressedDiagonal = Dressed<DiagonalRecurrence<Scalar>>;
 template <Real Scalar>
 using DressedExplicit = Dressed<ExplicitRecurrence<Scalar>>;
+
+namespace detail {
+
+/// What a walk reads of one token, asked for ahead.
+template <int Width, Real Scalar>
+EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, Index token, Index channel) {
+  for (const Array<Scalar>* array :
+       {&dressed.recurrence.step, &dressed.recurrence.query_scale, &dressed.recurrence.key_scale, &dressed.recurrence.diagonal,
+        &dressed.inner_scale, &dressed.row_scale, &dressed.row_weights, &dressed.column_scale})
+    prefetch<Width>(*array, token, channel);
+}
+
+}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -19,8 +19,9 @@ template <Real Scalar, class Join>
 class JoinedRows {
  public:
   static constexpr int width = register_lanes<Scalar>;
-  /// Registers of channels whose factors are held together.
-  static constexpr Index tiles_together = std::max(1, 16 / width), channels_together = tiles_together * width;
+  /// Channels whose factors are held together: enough for a product to be worth reading and writing what it is joined to (16 where states
+  /// make up for channels), few enough for the cache.
+  [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
 
   JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed,
              const Join& join)
@@ -30,8 +31,8 @@ class JoinedRows {
         join_(join),
         state_(plan.dressed().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
-        factors_(blocks_, blocks_, channels_together, state_, true),
-        steps_(static_cast<std::size_t>(tiles_together * blocks_)) {}
+        factors_(blocks_, blocks_, channels_together(state_), state_, true),
+        steps_(static_cast<std::size_t>(channels_together(state_) / width * blocks_)) {}
 
   /// Joins up to channels_together channels.
   void run(const Index* channels, Index count, const Executor& executor) {
@@ -47,7 +48,7 @@ class JoinedRows {
     executor(runs, [&](Index run) {
       const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
       std::vector<Gaps<Scalar>> gaps(tiles.size(), Gaps<Scalar>(blocks_, state_));
-      std::vector<Scalar> queries(static_cast<std::size_t>(block_strips * count_ * state_ * strip_tokens));
+      RowVector<Scalar> queries(block_strips * count_ * state_ * strip_tokens);
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs)
         if (wanted(block)) join_far(tiles, gaps, queries, block);
     });
@@ -115,7 +116,7 @@ class JoinedRows {
   }
 
   /// What a block's rows see in the blocks before it.
-  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, std::vector<Gaps<Scalar>>& gaps, std::vector<Scalar>& queries, Index index) {
+  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, std::vector<Gaps<Scalar>>& gaps, RowVector<Scalar>& queries, Index index) {
     const TokenBlock& block = plan_->block(index);
     Index oldest = index;
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
@@ -127,7 +128,7 @@ class JoinedRows {
     for (Index older = oldest; older < index; ++older) {
       for (Index strip = 0; strip < strips; ++strip)
         for (Index c = 0; c < count_; ++c) {
-          Scalar* to = &queries[static_cast<std::size_t>(strip * per_strip + c * state_ * strip_tokens)];
+          Scalar* to = queries.data() + strip * per_strip + c * state_ * strip_tokens;
           const Gaps<Scalar>& gap = gaps[static_cast<std::size_t>(c / width)];
           if (gap.oldest(c % width) <= older)
             Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), gap.between(c % width, older), width, state_,
@@ -138,8 +139,8 @@ class JoinedRows {
       const Index column = plan_->block(older).first - lead;
       for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += std::max<Index>(width, strip_tokens))
         for (Index strip = 0; strip < strips; ++strip)
-          join_product(&queries[static_cast<std::size_t>(strip * per_strip)], older, panel / strip_tokens,
-                       std::max<Index>(width, strip_tokens), column + panel, index, strip);
+          join_product(queries.data() + strip * per_strip, older, panel / strip_tokens, std::max<Index>(width, strip_tokens),
+                       column + panel, index, strip);
     }
     if constexpr (Join::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
@@ -227,8 +228,9 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   using Joined = JoinedRows<Scalar, Join>;
   const std::vector<bool> needed = wanted.needed(plan);
   Joined joined(plan, targets, needed, join);
-  for (Index first = 0; first < channel_count; first += Joined::channels_together)
-    joined.run(channels.data() + first, std::min(Joined::channels_together, channel_count - first), executor);
+  const Index together = Joined::channels_together(plan.dressed().recurrence.state);
+  for (Index first = 0; first < channel_count; first += together)
+    joined.run(channels.data() + first, std::min(together, channel_count - first), executor);
   for (std::size_t b = 0; b < targets.size(); ++b)
     for (const Index place : wanted.places[b]) {
       const Scalar* row = targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)];

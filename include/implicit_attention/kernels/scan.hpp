@@ -13,14 +13,6 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What a walk reads of one token, asked for ahead.
-template <int Width, Real Scalar>
-EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, Index token, Index channel) {
-  for (const Array<Scalar>* array : {&dressed.recurrence.step, &dressed.recurrence.query_scale, &dressed.recurrence.key_scale,
-                                     &dressed.recurrence.diagonal, &dressed.inner_scale, &dressed.row_scale, &dressed.column_scale})
-    prefetch<Width>(*array, token, channel);
-}
-
 /// One tile of an application.
 template <int Width, Real Scalar>
 class ScanTile {
