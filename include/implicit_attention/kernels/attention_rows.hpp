@@ -119,7 +119,7 @@ class TileRows {
         factors_(blocks_, 1, width, state_, false),
         gaps_(blocks_, state_),
         steps_(plan.blocks().size()),
-        near_stride_((plan.lead() + strip_tokens + strip_tokens - 1) / strip_tokens * strip_tokens),
+        near_stride_(tile_.entry_stride()),
         near_channel_(block_strips * strip_tokens * near_stride_ + width),
         near_(RowVector<Scalar>::Zero(width * near_channel_)),
         piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + RowWriter<Scalar>::line),
@@ -153,10 +153,7 @@ class TileRows {
       steps += tile_.steps();
       tile_.store(factors_, 0, index, strip, strip, wanted);
       if (!wanted) continue;
-      for (Index r = 0; r < strip_tokens; ++r)
-        for (Index column = 0; column < tile_.columns(); ++column)
-          tile_.template scatter<1>(tile_.entries() + (r * tile_.columns() + column) * width,
-                                    [&](Index c) { return near(c, strip, r) + column; });
+      transpose<width>(tile_.entries(), width, strip_tokens * near_stride_, [&](Index c) { return near(c, strip, 0); });
     }
     if (wanted) gaps_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
   }
@@ -196,7 +193,7 @@ class TileRows {
       }
       const Index column = std::max(column_of(piece_first), Index(0));
       each_wanted([&](Index r, Scalar* row) {
-        const Index last = piece_end == end ? std::min(end + RowWriter<Scalar>::rest_of_line(row + end), tokens) : piece_end;
+        const Index last = piece_end == end ? std::min(end + rest_of_line(row + end), tokens) : piece_end;
         writer.copy(piece_.data() + r * piece_stride_ + column - column_of(piece_first), last - column, row + column);
         if (piece_end == end) writer.zeros(tokens - last, row + last);
         if (piece_first == oldest) writer.zeros(column, row);

@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <vector>
+#include <utility>
 
 #include <implicit_attention/kernels/blocks.hpp>
+#include <implicit_attention/kernels/transpose.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -26,7 +27,13 @@ class ChannelTile {
   using Lane = Lanes<Scalar, width>;
 
   explicit ChannelTile(const BlockPlan<Scalar>& plan)
-      : plan_(&plan), dressed_(&plan.dressed()), recurrence_(&dressed_->recurrence), state_(recurrence_->state), lead_(plan.lead()) {
+      : plan_(&plan),
+        dressed_(&plan.dressed()),
+        recurrence_(&dressed_->recurrence),
+        state_(recurrence_->state),
+        lead_(plan.lead()),
+        token_queries_(state_ * strip_tokens),
+        token_keys_(state_ * strip_tokens) {
     Index rows = 0;
     const auto room = [&](Index& first, Index count) {
       first = rows;
@@ -35,17 +42,14 @@ class ChannelTile {
     room(rates_, state_);
     room(taps_, lead_ + 1);
     room(decays_, strip_tokens * state_);
-    room(enter_, strip_tokens * (lead_ + 1));
-    room(direct_, strip_tokens * (lead_ + 1));
+    room(enter_, columns() * (lead_ + 1));
+    room(direct_, columns() * (lead_ + 1));
     room(weights_, columns());
     room(row_, strip_tokens);
-    room(walk_, state_ * columns());
-    room(entries_, strip_tokens * columns());
-    room(queries_, state_ * strip_tokens);
+    room(factors_, state_ * factor_rows());
+    room(entries_, strip_tokens * entry_stride());
     room(decay_, state_);
     numbers_.setZero(rows, width);
-    zeros_.assign(static_cast<std::size_t>(state_), Scalar(0));
-    ones_.assign(static_cast<std::size_t>(state_), Scalar(1));
   }
 
   /// Takes up to `width` channels.
@@ -65,64 +69,56 @@ class ChannelTile {
   [[nodiscard]] Index lead() const { return lead_; }
   [[nodiscard]] Lane rate(Index n) const { return at(rates_ + n); }
   /// Entry of the strip's row `row` and of column first - lead + `column`; zero right of the row's own token.
-  [[nodiscard]] Lane entry(Index row, Index column) const { return at(entries_ + row * columns() + column); }
+  [[nodiscard]] Lane entry(Index row, Index column) const { return at(entries_ + row * entry_stride() + column); }
+  /// All of them: (rows of the strip, entry_stride()), zero behind the near columns.
   [[nodiscard]] const Scalar* entries() const { return numbers(entries_); }
+  [[nodiscard]] Index entry_stride() const { return (columns() + strip_tokens - 1) / strip_tokens * strip_tokens; }
   [[nodiscard]] const Lane& steps() const { return steps_; }
 
   /// Takes the strip of `count` tokens from `first` on, of the document that begins at `document`. Strips that follow each other cost
   /// least.
   IMPLICIT_ATTENTION_FLATTEN void compute(Index first, Index count, Index document) {
     if (first == document)
-      for (Index n = 0; n < state_; ++n) std::fill_n(numbers(walk_ + n * columns()), lead_ * width, Scalar(0));
+      for (Index n = 0; n < state_; ++n) std::fill_n(running_keys(n), lead_ * width, Scalar(0));
     else if (first == next_)
       for (Index n = 0; n < state_; ++n)
-        std::copy_n(numbers(walk_ + n * columns() + strip_tokens), lead_ * width, numbers(walk_ + n * columns()));
+        for (Index column = 0; column < lead_; ++column)
+          lanes<width>(running_keys(n) + column * width) = Lane(lanes<width>(running_keys(n) + (column + strip_tokens) * width));
     else
       walk_up_to(first, document);
     next_ = first + strip_tokens;
 
     prepare(first, count, document);
     if (recurrence_->exclusive)
-      walk_columns<true>();
+      walk_strip<true>();
     else
-      walk_columns<false>();
-    for (Index n = 0; n < state_; ++n) {
-      Lane elapsed = Lane::Ones();
-      for (Index r = 0; r < strip_tokens; ++r) {
-        if (!recurrence_->exclusive) elapsed *= at(decays_ + r * state_ + n);
-        at(queries_ + n * strip_tokens + r) = (query_[static_cast<std::size_t>(r)][n] * at(row_ + r)) * elapsed;
-        if (recurrence_->exclusive) elapsed *= at(decays_ + r * state_ + n);
-      }
-      at(decay_ + n) = elapsed;
-    }
+      walk_strip<false>();
   }
 
   /// Hands the factors over, as channels `place` ...: queries and decays at strip `place_strip`.
-  void store(Factors<Scalar>& factors, Index place, Index block, Index strip, Index place_strip, bool with_queries) const {
-    constexpr int part = std::min(width, register_rows);
+  void store(Factors<Scalar>& factors, Index place, Index block, Index strip, Index place_strip, bool with_queries) {
+    Scalar* const turned = turned_.data();
     for (Index n = 0; n < state_; ++n) {
-      for (Index column = 0; column < strip_tokens; column += part)
-        scatter<part>(numbers(walk_ + n * columns() + column),
-                      [&](Index c) { return factors.keys(place + c, block, strip) + column / width * factors.panel_stride() + n * width; });
-      if (with_queries)
-        scatter<register_rows>(numbers(queries_ + n * strip_tokens),
-                               [&](Index c) { return factors.queries(place + c, place_strip) + n * strip_tokens; });
-      scatter<1>(numbers(decay_ + n), [&](Index c) { return factors.decays(place + c, place_strip) + n; });
+      transpose<width>(numbers(factors_ + n * factor_rows()), width, 2 * strip_tokens,
+                       [&](Index c) { return turned + c * 2 * strip_tokens; });
+      for (Index c = 0; c < width; ++c) {
+        const Scalar *const queries = turned + c * 2 * strip_tokens, *const keys = queries + strip_tokens;
+        constexpr int part = std::min(width, register_rows);
+        for (Index column = 0; column < strip_tokens; column += part)
+          lanes<part>(factors.keys(place + c, block, strip) + column / width * factors.panel_stride() + n * width) =
+              lanes<part>(keys + column);
+        if (with_queries) lanes<register_rows>(factors.queries(place + c, place_strip) + n * strip_tokens) = lanes<register_rows>(queries);
+      }
     }
-  }
-
-  /// `Count` lanes, turned: each channel's numbers to target(channel).
-  template <int Count, class Target>
-  void scatter(const Scalar* from, const Target& target) const {
-    for (Index c = 0; c < count_; ++c) {
-      Scalar* to = target(c);
-      for (Index k = 0; k < Count; ++k) to[k] = from[k * width + c];
-    }
+    transpose<width>(numbers(decay_), width, state_, [&](Index c) { return factors.decays(place + c, place_strip); });
   }
 
  private:
   [[nodiscard]] Scalar* numbers(Index row) { return numbers_.data() + row * width; }
   [[nodiscard]] const Scalar* numbers(Index row) const { return numbers_.data() + row * width; }
+  /// A state's running keys, one row for each near column; the strip's queries stand before them.
+  [[nodiscard]] Scalar* running_keys(Index n) { return numbers(factors_ + n * factor_rows() + strip_tokens); }
+  [[nodiscard]] Index factor_rows() const { return strip_tokens + columns(); }
   [[nodiscard]] Eigen::Map<Lane> at(Index row) { return lanes<width>(numbers(row)); }
   [[nodiscard]] Eigen::Map<const Lane> at(Index row) const { return lanes<width>(numbers(row)); }
 
@@ -155,15 +151,15 @@ class ChannelTile {
 
   /// The running keys of the `lead` columns before `first`, from the tokens they enter with.
   void walk_up_to(Index first, Index document) {
-    for (Index n = 0; n < state_; ++n) std::fill_n(numbers(walk_ + n * columns()), lead_ * width, Scalar(0));
+    for (Index n = 0; n < state_; ++n) std::fill_n(running_keys(n), lead_ * width, Scalar(0));
     for (Index token = std::max(first - lead_, document); token < first; ++token) {
       const Lane elapsed = step(token, document), scale = near_scale(token);
       for (Index n = 0; n < state_; ++n) {
         const Lane decay = (rate(n) * elapsed).exp();
         const Scalar key = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
         for (Index column = 0; column <= token - (first - lead_); ++column) {
-          Eigen::Map<Lane> walk = at(walk_ + n * columns() + column);
-          walk = walk * decay + key * (entering(token, first - token + column, column_weight(first - lead_ + column)) * scale);
+          Eigen::Map<Lane> kept = lanes<width>(running_keys(n) + column * width);
+          kept = kept * decay + key * (entering(token, first - token + column, column_weight(first - lead_ + column)) * scale);
         }
       }
     }
@@ -173,22 +169,27 @@ class ChannelTile {
     steps_.setZero();
     for (Index column = 0; column < columns(); ++column) at(weights_ + column) = column_weight(first - lead_ + column);
     for (Index r = 0; r < strip_tokens; ++r) {
-      const std::size_t row = static_cast<std::size_t>(r);
       const Index token = first + r;
       if (neighbours_) prefetch_token<width>(*dressed_, token + strip_tokens, channels_[0]);  // a fifth of all terms' time, if not
       if (r >= count) {  // a row that is not there: nothing decays, enters or asks
-        query_[row] = key_[row] = zeros_.data();
-        std::fill_n(numbers(decays_ + r * state_), state_ * width, Scalar(0));
-        std::fill_n(numbers(enter_ + r * (lead_ + 1)), (lead_ + 1) * width, Scalar(0));
-        std::fill_n(numbers(direct_ + r * (lead_ + 1)), (lead_ + 1) * width, Scalar(0));
+        for (Index n = 0; n < state_; ++n) {
+          token_queries_[n * strip_tokens + r] = token_keys_[n * strip_tokens + r] = Scalar(0);
+          at(decays_ + n * strip_tokens + r).setZero();
+        }
+        for (Index k = 0; k <= lead_; ++k) {
+          at(enter_ + entrance(r, k)).setZero();
+          at(direct_ + entrance(r, k)).setZero();
+        }
         at(row_ + r).setZero();
         continue;
       }
-      query_[row] = recurrence_->query.empty() ? ones_.data() : recurrence_->query.row(token);
-      key_[row] = recurrence_->key.empty() ? ones_.data() : recurrence_->key.row(token);
       const Lane elapsed = step(token, document), inner = part(dressed_->inner_scale, token, Scalar(1)), scale = near_scale(token);
       steps_ += elapsed;
-      for (Index n = 0; n < state_; ++n) at(decays_ + r * state_ + n) = rate(n) * elapsed;
+      for (Index n = 0; n < state_; ++n) {
+        token_queries_[n * strip_tokens + r] = recurrence_->query.empty() ? Scalar(1) : recurrence_->query(token, n);
+        token_keys_[n * strip_tokens + r] = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
+        at(decays_ + n * strip_tokens + r) = rate(n) * elapsed;
+      }
       Lane weight = part(dressed_->row_scale, token, Scalar(1));
       if (!dressed_->row_weights.empty()) weight *= part(dressed_->row_weights, token, Scalar(1));
       at(row_ + r) = weight * part(recurrence_->query_scale, token, Scalar(1));
@@ -197,16 +198,19 @@ class ChannelTile {
       past *= inner * weight;
       for (Index k = 0; k <= lead_; ++k) {
         const Lane enter = entering(token, k, at(weights_ + r + k));
-        at(enter_ + r * (lead_ + 1) + k) = enter * scale;
-        at(direct_ + r * (lead_ + 1) + k) = enter * past;
+        at(enter_ + entrance(r, k)) = enter * scale;
+        at(direct_ + entrance(r, k)) = enter * past;
       }
     }
     Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>> decays(numbers(decays_), strip_tokens * state_ * width);
     decays = decays.exp();
   }
 
+  /// Where it stands what the strip's token `r` takes from column r + k: each column's tokens are neighbours.
+  [[nodiscard]] Index entrance(Index r, Index k) const { return (r + k) * (lead_ + 1) + std::min(lead_ - k, r); }
+
   template <bool Exclusive>
-  void walk_columns() {
+  EIGEN_ALWAYS_INLINE void walk_strip() {
     for (Index column = 0; column < columns(); ++column) {
       const Index first_row = std::max(column - lead_, Index(0));
       [&]<std::size_t... r>(std::index_sequence<r...>) {
@@ -214,39 +218,67 @@ class ChannelTile {
       }
       (std::make_index_sequence<register_rows>());
     }
+    refer_queries<Exclusive>();
   }
 
   /// One column from the row in which it, or its block, begins, down the strip's rows.
   template <bool Exclusive, int First>
   IMPLICIT_ATTENTION_FLATTEN void walk_column(Index column) {
+    // Nothing that is stored to is reached through `this` below: compilers would read everything anew after each store.
+    const Index states = state_, kept_stride = factor_rows() * width, entry_stride = this->entry_stride() * width;
+    const bool begun = column < lead_;
+    const int entering = static_cast<int>(std::min<Index>(column + 1, register_rows));  // the row in which nothing enters any more
+    const Scalar *decays = numbers(decays_), *queries = token_queries_.data(), *keys = token_keys_.data();
+    const Scalar *const enter = numbers(enter_ + column * (lead_ + 1)), *const direct = numbers(direct_ + column * (lead_ + 1));
+    const Scalar* const row = numbers(row_);
+    Scalar *kept = running_keys(0) + column * width, *entry = numbers(entries_ + column);
     Tile<Scalar, width> sums;
     each_row([&](std::size_t r) { sums[r].setZero(); });
-    for (Index n = 0; n < state_; ++n) {
-      Eigen::Map<Lane> kept = at(walk_ + n * columns() + column);
+    for (Index n = 0; n < states; ++n) {
       Lane walk = Lane::Zero();
-      if (column < lead_) walk = kept;
-      [&]<std::size_t... r>(std::index_sequence<r...>) { (step_down<Exclusive, First + static_cast<int>(r)>(column, n, walk, sums), ...); }
-      (std::make_index_sequence<static_cast<std::size_t>(register_rows - First)>());
-      kept = walk;
+      if (begun) walk = lanes<width>(kept);
+      each_row([&](std::size_t r) {
+        if (static_cast<int>(r) < First) return;
+        if constexpr (Exclusive) sums[r] += queries[r] * walk;
+        walk *= lanes<width>(decays + r * width);
+        if (static_cast<int>(r) < entering) walk += keys[r] * lanes<width>(enter + (r - First) * width);
+        if constexpr (!Exclusive) sums[r] += queries[r] * walk;
+      });
+      lanes<width>(kept) = walk;
+      kept += kept_stride;
+      decays += strip_tokens * width;
+      queries += strip_tokens;
+      keys += strip_tokens;
     }
-    for (Index r = 0; r < strip_tokens; ++r) {
-      Eigen::Map<Lane> entry = at(entries_ + r * columns() + column);
-      if (r < First) {  // right of the row's token
-        entry.setZero();
-        continue;
-      }
-      entry = sums[static_cast<std::size_t>(r)] * at(row_ + r);
-      if (r <= column) entry += at(direct_ + r * (lead_ + 1) + column - r);
-    }
+    each_row([&](std::size_t r) {
+      Lane sum = Lane::Zero();  // right of the row's token
+      if (static_cast<int>(r) >= First) sum = sums[r] * lanes<width>(row + r * width);
+      if (static_cast<int>(r) >= First && static_cast<int>(r) < entering) sum += lanes<width>(direct + (r - First) * width);
+      lanes<width>(entry + static_cast<Index>(r) * entry_stride) = sum;
+    });
   }
 
-  template <bool Exclusive, int R>
-  EIGEN_ALWAYS_INLINE void step_down(Index column, Index n, Lane& walk, Tile<Scalar, width>& sums) const {
-    const Scalar query = query_[R][n];
-    if constexpr (Exclusive) sums[R] += query * walk;
-    walk *= at(decays_ + R * state_ + n);
-    if (R <= column) walk += key_[R][n] * at(enter_ + R * (lead_ + 1) + column - R);
-    if constexpr (!Exclusive) sums[R] += query * walk;
+  /// The rows' queries as they are at the strip's start, and what the strip leaves.
+  template <bool Exclusive>
+  EIGEN_ALWAYS_INLINE void refer_queries() {
+    const Index states = state_, to_stride = factor_rows() * width;
+    const Scalar *decays = numbers(decays_), *from = token_queries_.data();
+    const Scalar* const row = numbers(row_);
+    Scalar *to = numbers(factors_), *left = numbers(decay_);
+    for (Index n = 0; n < states; ++n) {
+      Lane elapsed = Lane::Ones();
+      each_row([&](std::size_t r) {
+        const Lane decay = lanes<width>(decays + r * width);
+        if constexpr (!Exclusive) elapsed *= decay;
+        lanes<width>(to + r * width) = (from[r] * lanes<width>(row + r * width)) * elapsed;
+        if constexpr (Exclusive) elapsed *= decay;
+      });
+      lanes<width>(left) = elapsed;
+      left += width;
+      to += to_stride;
+      decays += strip_tokens * width;
+      from += strip_tokens;
+    }
   }
 
   const BlockPlan<Scalar>* plan_;
@@ -257,17 +289,17 @@ class ChannelTile {
   bool neighbours_ = false;
   Index next_ = -1;  // the token after the last strip
   Lane skip_, steps_;
-  std::array<const Scalar*, register_rows> query_{}, key_{};  // (state) each
-  std::vector<Scalar> zeros_, ones_;                          // (state)
-  LaneRows<Scalar, width> numbers_;                           // one piece of memory: where these begin in it
-  Index rates_, taps_;                                        // (state), (lead + 1)
-  Index decays_;                                              // (strip, state)
-  Index enter_, direct_;   // (strip, lead + 1): what a token takes from a column into the recurrence, and past it
-  Index weights_;          // (columns)
-  Index row_;              // (strip): what multiplies a row's queries
-  Index walk_;             // (state, columns): running keys
-  Index entries_;          // (strip, columns)
-  Index queries_, decay_;  // (state, strip), (state)
+  RowVector<Scalar> token_queries_, token_keys_;  // (state, strip)
+  LaneRows<Scalar, width> numbers_;               // one piece of memory: where these begin in it
+  Index rates_, taps_;                            // (state), (lead + 1)
+  Index decays_;                                  // (state, strip)
+  Index enter_, direct_;                          // (columns, lead + 1): what tokens take from a column into the recurrence, and past it
+  Index weights_;                                 // (columns)
+  Index row_;                                     // (strip): what multiplies a row's queries
+  Index factors_;                                 // (state, strip and columns): queries and running keys
+  Index entries_;                                 // (strip, entry_stride)
+  Index decay_;                                   // (state): what the strip leaves
+  Eigen::Array<Scalar, width, 2 * strip_tokens, Eigen::RowMajor> turned_;  // a state's queries and keys, channel by channel
 };
 
 }  // namespace detail

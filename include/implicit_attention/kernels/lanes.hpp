@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -34,6 +36,18 @@ namespace detail {
 template <class Scalar>
 constexpr int register_lanes = std::max(4, EIGEN_MAX_STATIC_ALIGN_BYTES / static_cast<int>(sizeof(Scalar)));
 
+constexpr std::size_t line_bytes = 64;
+/// Numbers of a cache line.
+template <class Scalar>
+constexpr Index numbers_in_a_line = static_cast<Index>(line_bytes / sizeof(Scalar));
+
+/// Numbers from `to` to where the next cache line begins; none where numbers straddle lines.
+template <class Scalar>
+[[nodiscard]] Index rest_of_line(const Scalar* to) {
+  const std::size_t beyond = reinterpret_cast<std::uintptr_t>(to) % line_bytes;
+  return beyond % sizeof(Scalar) == 0 ? static_cast<Index>((line_bytes - beyond) % line_bytes / sizeof(Scalar)) : 0;
+}
+
 }  // namespace detail
 
 /// One row of `Width` channels for each state (or tap, or token); contiguous.
@@ -53,8 +67,7 @@ template <int Width, class Scalar>
 template <int Width, class Scalar>
 EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 #if defined(__GNUC__)
-  constexpr int line = 64 / static_cast<int>(sizeof(Scalar));
-  for (int i = 0; i < Width; i += line) __builtin_prefetch(numbers + i, 0, 2);
+  for (Index i = 0; i < Width; i += detail::numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + i, 0, 2);
   __builtin_prefetch(numbers + (Width - 1), 0, 2);  // where a tile straddles lines
 #endif
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -19,16 +21,18 @@ template <Real Scalar, class Join>
 class JoinedRows {
  public:
   static constexpr int width = register_lanes<Scalar>;
+  using Lane = Lanes<Scalar, width>;
   /// Channels whose factors are held together: enough for a product to be worth reading and writing what it is joined to (16 where states
   /// make up for channels), few enough for the cache.
   [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
 
   JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed,
-             const Join& join)
+             const Join& join, Scalar initial)
       : plan_(&plan),
         targets_(&targets),
         needed_(&needed),
         join_(join),
+        initial_(initial),
         state_(plan.dressed().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
         factors_(blocks_, blocks_, channels_together(state_), state_, true),
@@ -59,9 +63,7 @@ class JoinedRows {
   [[nodiscard]] Scalar* target(Index block, Index row) const {
     return (*targets_)[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)];
   }
-  [[nodiscard]] typename ChannelTile<Scalar>::Lane& steps(Index tile, Index block) {
-    return steps_[static_cast<std::size_t>(tile * blocks_ + block)];
-  }
+  [[nodiscard]] Lane& steps(Index tile, Index block) { return steps_[static_cast<std::size_t>(tile * blocks_ + block)]; }
 
   [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
     std::vector<ChannelTile<Scalar>> tiles;
@@ -79,13 +81,15 @@ class JoinedRows {
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) steps(t, index).setZero();
     for (Index strip = 0; strip < block.strips(); ++strip) {
       const Index first = block.first + strip * strip_tokens, count = std::min(strip_tokens, block.end() - first);
+      for (Index r = 0; wanted(index) && r < count; ++r)  // they have left the caches since the last channels
+        prefetch<strip_tokens>(target(index, strip * strip_tokens + r) + std::max(first - lead, Index(0)));
       for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
         ChannelTile<Scalar>& tile = tiles[static_cast<std::size_t>(t)];
         tile.compute(first, count, block.document_first);
         steps(t, index) += tile.steps();
         tile.store(factors_, t * width, index, strip, place + strip, wanted(index));
-        if (wanted(index)) join_entries(tile, index, strip, count);
       }
+      if (wanted(index)) join_entries(tiles, index, strip, count);
       if (wanted(index)) {
         for_earlier_strips(strip, [&](Index earlier, Index strips) {
           join_product(factors_.queries(0, place + strip), index, earlier, strips * strip_tokens,
@@ -100,17 +104,18 @@ class JoinedRows {
     }
   }
 
-  void join_entries(const ChannelTile<Scalar>& tile, Index index, Index strip, Index count) const {
-    const Index first = plan_->block(index).first + strip * strip_tokens - tile.lead();
+  /// A strip's near entries: across whole tiles first, then across channels.
+  void join_entries(const std::vector<ChannelTile<Scalar>>& tiles, Index index, Index strip, Index count) const {
+    const Index lead = plan_->lead(), first = plan_->block(index).first + strip * strip_tokens - lead;
+    const std::size_t whole = static_cast<std::size_t>(count_ / width);
     for (Index r = 0; r < count; ++r) {
       Scalar* row = target(index, strip * strip_tokens + r);
-      for (Index column = std::max(-first, Index(0)); column <= tile.lead() + r; ++column) {
-        const typename ChannelTile<Scalar>::Lane entries = tile.entry(r, column);
-        Scalar& joined = row[first + column];
-        if (tile.channels() == width)
-          joined = Join::combine(joined, Scalar(Join::over(entries)));
-        else
-          for (Index c = 0; c < tile.channels(); ++c) joined = join_(joined, entries[c]);
+      for (Index column = std::max(-first, Index(0)); column <= lead + r; ++column) {
+        Lane joined = Lane::Constant(initial_);
+        for (std::size_t t = 0; t < whole; ++t) joined = join_(joined, tiles[t].entry(r, column));
+        Scalar entry = Join::over(joined);
+        for (Index c = static_cast<Index>(whole) * width; c < count_; ++c) entry = join_(entry, tiles[whole].entry(r, column)[c % width]);
+        row[first + column] = Join::combine(row[first + column], entry);
       }
     }
   }
@@ -172,6 +177,7 @@ class JoinedRows {
   /// The same for one panel, whose first column `row` points at in each row. In a function of its own, so that sums stay in registers.
   template <int Columns>
   EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
+    each_row([&](std::size_t r) { prefetch<Columns>(row[r]); });  // needed last: by then a long map's rows have left the nearer caches
     Tile<Scalar, Columns> tile;
     if constexpr (std::is_same_v<Join, Add>) {
       multiply<false, Columns>(queries, keys, state_, tile);
@@ -193,9 +199,10 @@ class JoinedRows {
   const std::vector<std::vector<Scalar*>>* targets_;
   const std::vector<bool>* needed_;
   Join join_;
+  Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
   Factors<Scalar> factors_;
-  std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (tiles, blocks)
+  std::vector<Lane> steps_;  // (tiles, blocks)
   const Index* channels_ = nullptr;
   Index count_ = 0;
 };
@@ -204,39 +211,51 @@ template <Real Scalar, class Join>
 void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted,
                    const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
   const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
-  // Every row of a wanted block is computed; rows that are not wanted go aside. One that is wanted twice is copied at the end.
+  // Every row of a wanted block is computed: in the caller's memory, moved a little where that makes whole cache lines of a product's
+  // panels, whose columns begin `lead` before a block's (they cost a tenth of the time otherwise), or aside where it is not wanted, or has
+  // no room for that.
+  constexpr Index line = numbers_in_a_line<Scalar>;
+  const Index lead = plan.lead(), aside_stride = (tokens + 2 * line - 2) / line * line;
+  const auto moved = [&](Scalar* row) { return row + (lead + rest_of_line(row)) % line; };
   std::vector<std::vector<Scalar*>> targets(wanted.places.size());
   Index aside_rows = 0;
   for (std::size_t b = 0; b < targets.size(); ++b) {
     if (wanted.places[b].empty()) continue;
-    targets[b].assign(static_cast<std::size_t>(plan.blocks()[b].tokens), nullptr);
-    for (const Index place : wanted.places[b])
-      targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)] =
-          out.data() + place * out.outerStride();
+    const TokenBlock& block = plan.blocks()[b];
+    targets[b].assign(static_cast<std::size_t>(block.tokens), nullptr);
+    for (const Index place : wanted.places[b]) {
+      const Index row = rows[static_cast<std::size_t>(place)];
+      Scalar *const begin = out.data() + place * out.outerStride(), *const target = moved(begin);
+      if (target + row < begin + tokens) targets[b][static_cast<std::size_t>(row - block.first)] = target;
+    }
     aside_rows += std::count(targets[b].begin(), targets[b].end(), nullptr);
   }
-  Matrix<Scalar> aside(aside_rows, tokens);
+  RowVector<Scalar> aside(aside_rows * aside_stride);
   for (std::size_t b = 0; b < targets.size(); ++b)
     for (std::size_t i = 0; i < targets[b].size(); ++i) {
       Scalar*& row = targets[b][i];
-      if (row == nullptr) row = aside.data() + --aside_rows * tokens;
-      const Index seen = plan.blocks()[b].first + static_cast<Index>(i) + 1;
-      std::fill(row, row + seen, initial);
-      std::fill(row + seen, row + tokens, Scalar(0));
+      if (row == nullptr) row = moved(aside.data() + --aside_rows * aside_stride);
+      std::fill_n(row, plan.blocks()[b].first + static_cast<Index>(i) + 1, initial);
     }
 
   using Joined = JoinedRows<Scalar, Join>;
   const std::vector<bool> needed = wanted.needed(plan);
-  Joined joined(plan, targets, needed, join);
+  Joined joined(plan, targets, needed, join, initial);
   const Index together = Joined::channels_together(plan.dressed().recurrence.state);
   for (Index first = 0; first < channel_count; first += together)
     joined.run(channels.data() + first, std::min(together, channel_count - first), executor);
-  for (std::size_t b = 0; b < targets.size(); ++b)
-    for (const Index place : wanted.places[b]) {
-      const Scalar* row = targets[b][static_cast<std::size_t>(rows[static_cast<std::size_t>(place)] - plan.blocks()[b].first)];
-      Scalar* copy = out.data() + place * out.outerStride();
-      if (copy != row) std::copy(row, row + tokens, copy);
-    }
+  executor(static_cast<Index>(targets.size()), [&](Index block) {
+    const auto& places = wanted.places[static_cast<std::size_t>(block)];
+    for (const bool own : {false, true})  // a row that is wanted twice was joined in one of its places, which is overwritten last
+      for (const Index place : places) {
+        const Index row = rows[static_cast<std::size_t>(place)];
+        const Scalar* target = targets[static_cast<std::size_t>(block)][static_cast<std::size_t>(row - plan.block(block).first)];
+        Scalar* begin = out.data() + place * out.outerStride();
+        if (own != (target == moved(begin))) continue;
+        std::memmove(begin, target, static_cast<std::size_t>(row + 1) * sizeof(Scalar));
+        std::fill(begin + row + 1, begin + tokens, Scalar(0));
+      }
+  });
 }
 
 /// One row joined over channels: each group of channels for itself, then group after group.

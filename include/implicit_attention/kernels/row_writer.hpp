@@ -9,13 +9,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-#include <implicit_attention/core/types.hpp>
+#include <implicit_attention/kernels/lanes.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -28,16 +27,15 @@ constexpr std::size_t streamed_from_bytes = std::size_t{4} << 20;
 template <Real Scalar>
 class RowWriter {
  public:
-  static constexpr std::size_t line_bytes = 64;
-  static constexpr Index line = static_cast<Index>(line_bytes / sizeof(Scalar));  ///< numbers of a cache line
+  static constexpr Index line = numbers_in_a_line<Scalar>;
 
   explicit RowWriter(Index numbers) : streamed_(static_cast<std::size_t>(numbers) * sizeof(Scalar) >= streamed_from_bytes) {}
 
   void copy(const Scalar* from, Index count, Scalar* to) const {
     if (count <= 0) return;
 #if defined(__SSE2__)
-    if (streamed_) {
-      const Index head = std::min(until_line(to), count), body = (count - head) / line * line;
+    if (streams(to)) {
+      const Index head = std::min(rest_of_line(to), count), body = (count - head) / line * line;
       std::copy(from, from + head, to);
       for (Index i = head; i < head + body; i += line) stream_line(from + i, to + i);
       std::copy(from + head + body, from + count, to + head + body);
@@ -50,8 +48,8 @@ class RowWriter {
   void zeros(Index count, Scalar* to) const {
     if (count <= 0) return;
 #if defined(__SSE2__)
-    if (streamed_) {
-      const Index head = std::min(until_line(to), count), body = (count - head) / line * line;
+    if (streams(to)) {
+      const Index head = std::min(rest_of_line(to), count), body = (count - head) / line * line;
       std::fill(to, to + head, Scalar(0));
       for (Index i = head; i < head + body; i += line) stream_zeros(to + i);
       std::fill(to + head + body, to + count, Scalar(0));
@@ -59,16 +57,6 @@ class RowWriter {
     }
 #endif
     std::fill(to, to + count, Scalar(0));
-  }
-
-  /// Numbers from `to` to where the next cache line begins; 0 where that makes no difference.
-  [[nodiscard]] static Index rest_of_line([[maybe_unused]] const Scalar* to) {
-#if defined(__SSE2__)
-    const Index rest = until_line(to);
-    return rest < line ? rest : 0;
-#else
-    return 0;
-#endif
   }
 
   void finish() const {
@@ -79,12 +67,8 @@ class RowWriter {
 
  private:
 #if defined(__SSE2__)
-  /// Numbers before the next cache line begins; more than there are where numbers straddle lines.
-  [[nodiscard]] static Index until_line(const Scalar* to) {
-    const std::size_t beyond = reinterpret_cast<std::uintptr_t>(to) % line_bytes;
-    if (beyond % sizeof(Scalar) != 0) return std::numeric_limits<Index>::max();
-    return beyond == 0 ? 0 : static_cast<Index>((line_bytes - beyond) / sizeof(Scalar));
-  }
+  /// Whether there is something to gain, and no number straddles two lines.
+  [[nodiscard]] bool streams(const Scalar* to) const { return streamed_ && reinterpret_cast<std::uintptr_t>(to) % sizeof(Scalar) == 0; }
 #if defined(__AVX__)
   using Part = __m256i;
   static Part load(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const Part*>(from)); }
