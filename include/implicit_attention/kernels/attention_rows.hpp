@@ -216,10 +216,13 @@ class TileRows {
 
   /// A strip's near entries, and zeros to fill the last cache line with.
   void copy_near(Index c, Index strip, Index to) {
-    for (Index r = 0; r < strip_tokens; ++r) {
-      for (Index column = 0; column < near_stride_; column += strip_tokens)
-        lanes<strip_tokens>(piece_.data() + r * piece_stride_ + to + column) = lanes<strip_tokens>(near(c, strip, r) + column);
-      std::fill_n(piece_.data() + r * piece_stride_ + to + plan_->lead() + strip_tokens, RowWriter<Scalar>::line, Scalar(0));
+    const Index near_stride = near_stride_, stride = piece_stride_;
+    const Scalar* from = near(c, strip, 0);
+    Scalar* row = piece_.data() + to;
+    for (Index r = 0; r < strip_tokens; ++r, from += near_stride, row += stride) {
+      Index column = 0;
+      for (; column < near_stride; column += strip_tokens) lanes<strip_tokens>(row + column) = lanes<strip_tokens>(from + column);
+      for (; column < near_stride + RowWriter<Scalar>::line; column += strip_tokens) lanes<strip_tokens>(row + column).setZero();
     }
   }
 
