@@ -225,18 +225,19 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
 
 TEST_CASE("the transposed convolution is the transpose", "[gradient]") {
   Draw draw(7);
+  const Index channels = 45;  // tiles of every width
   for (const Index width : {1, 2, 4, 6})
-    for (const Index tokens : {1, 2, 3, 40})
+    for (const Index tokens : {1, 2, 3, 8, 9, 40})
       for (const bool documents : {false, true}) {
         Dressed<DiagonalRecurrence<double>> dressed;
         dressed.recurrence.tokens = tokens;
-        dressed.recurrence.channels = 5;
-        const Matrix<double> taps = draw.normal(width, 5), x = draw.normal(tokens, 5), g = draw.normal(tokens, 5);
+        dressed.recurrence.channels = channels;
+        const Matrix<double> taps = draw.normal(width, channels), x = draw.normal(tokens, channels), g = draw.normal(tokens, channels);
         dressed.taps = taps;
         if (documents) dressed.convolution_starts = {0, tokens / 2, tokens / 2 + 1};
         ScanInput<double> input;
         input.x = x;
-        Matrix<double> forwards(tokens, 5), backwards(tokens, 5);
+        Matrix<double> forwards(tokens, channels), backwards(tokens, channels);
         convolve(dressed, input, View<double>(forwards), serial_executor());
         convolve_transposed<double>(taps, dressed.convolution_starts, g, backwards);
         INFO("width " << width << ", tokens " << tokens << ", documents " << documents);

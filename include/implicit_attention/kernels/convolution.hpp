@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <vector>
 
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
@@ -95,6 +96,19 @@ EIGEN_ALWAYS_INLINE void convolve_rows_4(const Scalar* rows, const Scalar* taps,
   }
 }
 
+/// rows[to + i] = rows[from + i] for `count` rows of neighbouring channels, which may overlap: what a convolution looks at of the run of
+/// tokens before.
+template <int Width, Real Scalar>
+EIGEN_ALWAYS_INLINE void carry_rows(Scalar* rows, Index from, Index to, Index count) {
+  const auto carry = [&](Index i) {
+    lanes<Width>(rows + (to + i) * Width) = Lanes<Scalar, Width>(lanes<Width>(rows + (from + i) * Width));
+  };
+  if (to < from)
+    for (Index i = 0; i < count; ++i) carry(i);
+  else
+    for (Index i = count - 1; i >= 0; --i) carry(i);
+}
+
 /// A tile's convolution, or its transpose, of a few neighbouring tokens at a time. There must be one.
 template <int Width, class Recurrence, Real Scalar = typename Recurrence::ScalarType>
 class TileConvolution {
@@ -169,8 +183,7 @@ class ConvolvedInput {
     const Index lead = dressed_->width() - 1, channel = channel_;
     const bool convolves = !dressed_->taps.empty();
     Scalar *const entered = entered_.data(), *const convolved = convolved_.data();
-    for (Index i = 0; begin != 0 && i < lead; ++i)
-      lanes<Width>(entered + i * Width) = Lane(lanes<Width>(entered + (tokens_in_a_run + i) * Width));
+    if (begin != 0) carry_rows<Width>(entered, tokens_in_a_run, 0, lead);
     Scalar* const entering = convolves ? entered + lead * Width : convolved;
     for (Index token = begin; token < end; ++token) {
       Lane x = Lane::Zero();
@@ -206,6 +219,32 @@ void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input
       for (Index token = begin; token < end; ++token)
         lanes<Width>(out.data() + token * out.outerStride() + channel) = lanes<Width>(rows + (token - begin) * Width);
     });
+  });
+}
+
+/// out = Conv^T g, (tokens, channels), for taps (width, channels) as in Dressed; nothing is carried across the documents in `starts`.
+template <Real Scalar>
+void convolve_transposed(ConstView<Scalar> taps, const std::vector<Index>& starts, ConstView<Scalar> g, View<Scalar> out,
+                         const Executor& executor = serial_executor()) {
+  const Index tokens = g.rows(), channels = g.cols(), lead = taps.rows() - 1, run = detail::tokens_in_a_run;
+  check_shape("convolve_transposed", "taps", taps, lead + 1, channels, "(width, channels)");
+  check_shape("convolve_transposed", "out", out, tokens, channels, "(tokens, channels)");
+  DressedDiagonal<Scalar> dressed;
+  dressed.recurrence.tokens = tokens;
+  dressed.recurrence.channels = channels;
+  dressed.taps = Array<Scalar>::view(taps);
+  dressed.convolution_starts = starts;
+  for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index) {
+    const detail::TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution(dressed, channel, true);
+    LaneRows<Scalar, Width> rows(run + lead, Width), convolved(run, Width);
+    for (Index end = tokens, begin; end > 0; end = begin) {
+      begin = std::max(end - run, Index(0));
+      if (end != tokens) detail::carry_rows<Width>(rows.data(), 0, end - begin, lead);
+      for (Index token = begin; token < end; ++token) rows.row(token - begin) = lanes<Width>(g.data() + token * g.outerStride() + channel);
+      convolution.apply_transposed(begin, end, tokens - 1, rows.data(), convolved.data());
+      for (Index token = begin; token < end; ++token)
+        lanes<Width>(out.data() + token * out.outerStride() + channel) = convolved.row(token - begin);
+    }
   });
 }
 

@@ -68,8 +68,7 @@ class RowTile {
     const auto part = [&](const Array<Scalar>& array, Index i) { return lanes<Width>(array.row(i) + channel); };
     Scalar* const left = left_.data();
 
-    if (end != row + 1)
-      for (Index i = lead - 1; i >= 0; --i) lanes<Width>(left + (end - begin + i) * Width) = Lane(lanes<Width>(left + i * Width));
+    if (end != row + 1) carry_rows<Width>(left, 0, end - begin, lead);
     Index token = end - 1;
     for (; token >= std::max(begin, finished_); --token) {
       for (const Array<Scalar>* array : {&recurrence.step, &recurrence.key_scale, &dressed.inner_scale, &dressed.column_scale})
@@ -151,8 +150,7 @@ class RowTile {
           }
           block.row(i) = convolution.take(entry).matrix();
         }
-        block.transposeInPlace();
-        for (int i = 0; i < width; ++i) lanes<width>(turned + (c + i) * tokens_in_a_piece + first) = block.row(i).array();
+        store_turned(block, [&](int i) { return turned + (c + i) * tokens_in_a_piece + first; });
       }
       convolution.store_rows(left + c, Width);  // what the convolution of the tokens before looks at
     }

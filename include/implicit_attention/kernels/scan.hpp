@@ -117,8 +117,7 @@ class TransposedScanTile {
     const Scalar* const rates = rate_.data();
     Scalar *const state = state_.data(), *const left = left_.data();
 
-    if (end != recurrence.tokens)
-      for (Index i = lead - 1; i >= 0; --i) lanes<Width>(left + (end - begin + i) * Width) = Lane(lanes<Width>(left + i * Width));
+    if (end != recurrence.tokens) carry_rows<Width>(left, 0, end - begin, lead);
     for (Index token = end - 1; token >= begin; --token) {
       prefetch_token<Width>(dressed, token - tokens_in_a_run, channel);
       if (token >= tokens_in_a_run) prefetch<Width>(g.data() + (token - tokens_in_a_run) * g.outerStride() + channel);
@@ -236,16 +235,10 @@ void scan_transposed(const DressedExplicit<Scalar>& dressed, ConstView<Scalar> g
   });
   if (!dressed.skip.empty()) inner.array() += weighted.array().rowwise() * dressed.skip.matrix().row(0).array();
   if (!dressed.inner_scale.empty()) inner.array() *= dressed.inner_scale.matrix().array();
-  const Index width = dressed.width();
-  for (Index token = 0; token < recurrence.tokens; ++token) {
-    out.row(token).setZero();
-    for (Index reached = token; reached <= dressed.last_reached(token); ++reached) {
-      if (dressed.taps.empty())
-        out.row(token) += inner.row(reached);
-      else
-        out.row(token).array() += dressed.taps.matrix().row(width - 1 - (reached - token)).array() * inner.row(reached).array();
-    }
-  }
+  if (dressed.taps.empty())
+    out = inner;
+  else
+    convolve_transposed<Scalar>(dressed.taps.matrix(), dressed.convolution_starts, inner, out, executor);
   if (!dressed.column_scale.empty()) out.array() *= dressed.column_scale.matrix().array();
 }
 

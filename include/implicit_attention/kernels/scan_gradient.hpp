@@ -195,25 +195,4 @@ template <Real Scalar>
   return gradient;
 }
 
-/// out = Conv^T g, (tokens, channels), for taps (width, channels) as in Dressed; nothing is carried across the documents in `starts`.
-template <Real Scalar>
-void convolve_transposed(ConstView<Scalar> taps, const std::vector<Index>& starts, ConstView<Scalar> g, View<Scalar> out,
-                         const Executor& executor = serial_executor()) {
-  const Index tokens = g.rows(), channels = g.cols(), width = taps.rows();
-  check_shape("convolve_transposed", "taps", taps, width, channels, "(width, channels)");
-  check_shape("convolve_transposed", "out", out, tokens, channels, "(tokens, channels)");
-  for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index) {
-    std::size_t next = 0;
-    for (Index token = 0; token < tokens; ++token) {
-      while (next < starts.size() && starts[next] <= token) ++next;
-      const Index end = std::min(token + width, next < starts.size() ? starts[next] : tokens);
-      Lanes<Scalar, Width> sum = Lanes<Scalar, Width>::Zero();
-      for (Index reached = token; reached < std::min(end, tokens); ++reached)
-        sum += lanes<Width>(taps.data() + (width - 1 - (reached - token)) * taps.outerStride() + channel) *
-               lanes<Width>(g.data() + reached * g.outerStride() + channel);
-      lanes<Width>(out.data() + token * out.outerStride() + channel) = sum;
-    }
-  });
-}
-
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -7,6 +7,13 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// Writes the columns of a block of whole registers, one after the other: column c to to(c).
+template <Real Scalar, int Width, class Target>
+EIGEN_ALWAYS_INLINE void store_turned(Eigen::Matrix<Scalar, Width, Width, Eigen::RowMajor>& block, const Target& to) {
+  block.transposeInPlace();  // in registers, where a row fills one
+  for (int c = 0; c < Width; ++c) lanes<Width>(to(c)) = block.row(c).array();
+}
+
 /// to(c)[k] = from[k * stride + c] for k < rows and c < Columns.
 template <int Columns, Real Scalar, class Target>
 EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows, const Target& to) {
@@ -17,8 +24,7 @@ EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows,
       for (int c = 0; c < Columns; c += width) {
         Eigen::Matrix<Scalar, width, width, Eigen::RowMajor> block;
         for (int i = 0; i < width; ++i) block.row(i) = lanes<width>(from + (k + i) * stride + c).matrix();
-        block.transposeInPlace();  // in registers, where a row fills one
-        for (int i = 0; i < width; ++i) lanes<width>(to(c + i) + k) = block.row(i).array();
+        store_turned(block, [&](int i) { return to(c + i) + k; });
       }
   for (; k < rows; ++k)
     for (int c = 0; c < Columns; ++c) to(c)[k] = from[k * stride + c];
