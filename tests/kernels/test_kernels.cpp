@@ -5,6 +5,7 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <support/catch.hpp>
@@ -298,6 +299,53 @@ TEST_CASE("rows that are asked for twice are there twice", "[kernels]") {
       plain_row(kind.dressed, e, rows[static_cast<std::size_t>(place)], plain.data());
       CHECK((made.row(e * count + place) - plain).cwiseAbs().maxCoeff() <= 1e-12 * std::max(1.0, plain.cwiseAbs().maxCoeff()));
     }
+}
+
+TEMPLATE_TEST_CASE("reductions of whole blocks go into any memory, and touch nothing beside it", "[kernels]", double, float) {
+  // Rows are joined in the caller's memory before they are moved to their place: whatever they begin at and whatever stands between them.
+  const Index tokens = 150;
+  std::vector<Index> rows = {149, 5, 148, 5};
+  for (Index i = 0; i < tokens; ++i)
+    if (i != 20) rows.push_back(i);
+  const Index count = static_cast<Index>(rows.size());
+  const TestType infinite = std::numeric_limits<TestType>::infinity();
+  for (const auto& [channels, state, parts] : {std::tuple(Index(150), Index(1), 0x3d7fu), std::tuple(Index(37), Index(3), 0x3c3fu)}) {
+    const Kind<TestType> kind = random_kind<TestType>(tokens, channels, state, 4, parts, 41);
+    std::vector<Index> every;
+    for (Index e = 0; e < channels; ++e) every.push_back(e);
+    const auto check = [&](const char* name, const auto& join, TestType initial) {
+      Matrix<TestType> expected = Matrix<TestType>::Zero(tokens, tokens), plain(1, tokens);
+      for (Index i = 0; i < tokens; ++i) {
+        expected.row(i).head(i + 1).setConstant(initial);
+        for (const Index e : every) {
+          plain_row(kind.dressed, e, i, plain.data());
+          for (Index j = 0; j <= i; ++j) expected(i, j) = join(expected(i, j), plain(0, j));
+        }
+      }
+      for (const Index stride : {tokens, tokens + 7, tokens + 10})
+        for (const Index offset : {0, 1, 13}) {
+          std::vector<TestType> memory(static_cast<std::size_t>(count * stride + 64), TestType(-77));
+          const View<TestType> out(memory.data() + offset, count, tokens, stride);
+          reduced_rows(kind.dressed, every, rows, out, serial_executor(), join, initial);
+          INFO(kind.text << ", " << name << ", stride " << stride << ", offset " << offset);
+          double worst = 0;
+          for (Index place = 0; place < count; ++place) {
+            const auto difference = (out.row(place) - expected.row(rows[static_cast<std::size_t>(place)])).cwiseAbs();
+            worst = std::max(worst, static_cast<double>(difference.maxCoeff()));
+          }
+          // Sums of up to 150 numbers in another order.
+          CHECK(worst <= (sizeof(TestType) == 4 ? 2e-5 : 1e-13) * static_cast<double>(expected.cwiseAbs().maxCoeff()));
+          Index written = 0;
+          for (const TestType number : memory) written += number != TestType(-77) ? 1 : 0;
+          CHECK(written == count * tokens);
+        }
+    };
+    check("sum", detail::Add{}, TestType(0));
+    check("sum of absolute values", detail::AddAbsolute{}, TestType(0));
+    check("sum of positive parts", detail::AddPositive{}, TestType(0));
+    check("largest", detail::Largest{}, -infinite);
+    check("smallest", detail::Smallest{}, infinite);
+  }
 }
 
 TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
