@@ -42,8 +42,8 @@ class ChannelTile {
     room(rates_, state_);
     room(taps_, lead_ + 1);
     room(decays_, strip_tokens * state_);
-    room(enter_, columns() * (lead_ + 1));
-    room(direct_, columns() * (lead_ + 1));
+    room(enter_, columns() * entrances());
+    room(direct_, columns() * entrances());
     room(weights_, columns());
     room(row_, strip_tokens);
     room(factors_, state_ * factor_rows());
@@ -207,7 +207,8 @@ class ChannelTile {
   }
 
   /// Where it stands what the strip's token `r` takes from column r + k: each column's tokens are neighbours.
-  [[nodiscard]] Index entrance(Index r, Index k) const { return (r + k) * (lead_ + 1) + std::min(lead_ - k, r); }
+  [[nodiscard]] Index entrance(Index r, Index k) const { return (r + k) * entrances() + std::min(lead_ - k, r); }
+  [[nodiscard]] Index entrances() const { return std::min(lead_ + 1, strip_tokens); }
 
   template <bool Exclusive>
   EIGEN_ALWAYS_INLINE void walk_strip() {
@@ -229,7 +230,7 @@ class ChannelTile {
     const bool begun = column < lead_;
     const int entering = static_cast<int>(std::min<Index>(column + 1, register_rows));  // the row in which nothing enters any more
     const Scalar *decays = numbers(decays_), *queries = token_queries_.data(), *keys = token_keys_.data();
-    const Scalar *const enter = numbers(enter_ + column * (lead_ + 1)), *const direct = numbers(direct_ + column * (lead_ + 1));
+    const Scalar *const enter = numbers(enter_ + column * entrances()), *const direct = numbers(direct_ + column * entrances());
     const Scalar* const row = numbers(row_);
     Scalar *kept = running_keys(0) + column * width, *entry = numbers(entries_ + column);
     Tile<Scalar, width> sums;
@@ -293,7 +294,7 @@ class ChannelTile {
   LaneRows<Scalar, width> numbers_;               // one piece of memory: where these begin in it
   Index rates_, taps_;                            // (state), (lead + 1)
   Index decays_;                                  // (state, strip)
-  Index enter_, direct_;                          // (columns, lead + 1): what tokens take from a column into the recurrence, and past it
+  Index enter_, direct_;                          // (columns, entrances): what tokens take from a column into the recurrence, and past it
   Index weights_;                                 // (columns)
   Index row_;                                     // (strip): what multiplies a row's queries
   Index factors_;                                 // (state, strip and columns): queries and running keys
