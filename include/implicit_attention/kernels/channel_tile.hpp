@@ -49,7 +49,8 @@ class ChannelTile {
     room(factors_, state_ * factor_rows());
     room(entries_, strip_tokens * entry_stride());
     room(decay_, state_);
-    numbers_.setZero(rows, width);
+    numbers_.resize(rows, width);
+    numbers_.middleRows(entries_, strip_tokens * entry_stride()).setZero();  // behind the near columns nothing else is written
   }
 
   /// Takes up to `width` channels.
@@ -185,9 +186,11 @@ class ChannelTile {
       }
       const Lane elapsed = step(token, document), inner = part(dressed_->inner_scale, token, Scalar(1)), scale = near_scale(token);
       steps_ += elapsed;
+      const Scalar* query = recurrence_->query.empty() ? nullptr : recurrence_->query.row(token);
+      const Scalar* key = recurrence_->key.empty() ? nullptr : recurrence_->key.row(token);
       for (Index n = 0; n < state_; ++n) {
-        token_queries_[n * strip_tokens + r] = recurrence_->query.empty() ? Scalar(1) : recurrence_->query(token, n);
-        token_keys_[n * strip_tokens + r] = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
+        token_queries_[n * strip_tokens + r] = query ? query[n] : Scalar(1);
+        token_keys_[n * strip_tokens + r] = key ? key[n] : Scalar(1);
         at(decays_ + n * strip_tokens + r) = rate(n) * elapsed;
       }
       Lane weight = part(dressed_->row_scale, token, Scalar(1));

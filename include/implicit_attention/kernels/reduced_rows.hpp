@@ -49,8 +49,8 @@ class JoinedRows {
       for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block)
         if ((*needed_)[static_cast<std::size_t>(block)]) join_near(tiles, block);
     });
+    const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
     executor(runs, [&](Index run) {
-      const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
       std::vector<Gaps<Scalar>> gaps(tiles.size(), Gaps<Scalar>(blocks_, state_));
       RowVector<Scalar> queries(block_strips * count_ * state_ * strip_tokens);
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs)
@@ -67,6 +67,7 @@ class JoinedRows {
 
   [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
     std::vector<ChannelTile<Scalar>> tiles;
+    tiles.reserve(static_cast<std::size_t>((count_ + width - 1) / width));
     for (Index first = 0; first < count_; first += width) {
       tiles.emplace_back(*plan_);
       tiles.back().load(channels_ + first, std::min<Index>(width, count_ - first));
