@@ -67,7 +67,6 @@ class ChannelTile {
 
   [[nodiscard]] Index channels() const { return count_; }
   [[nodiscard]] Index columns() const { return lead_ + strip_tokens; }
-  [[nodiscard]] Index lead() const { return lead_; }
   [[nodiscard]] Lane rate(Index n) const { return at(rates_ + n); }
   /// Entry of the strip's row `row` and of column first - lead + `column`; zero right of the row's own token.
   [[nodiscard]] Lane entry(Index row, Index column) const { return at(entries_ + row * entry_stride() + column); }

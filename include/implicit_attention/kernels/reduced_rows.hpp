@@ -90,8 +90,8 @@ class JoinedRows {
         steps(t, index) += tile.steps();
         tile.store(factors_, t * width, index, strip, place + strip, wanted(index));
       }
-      if (wanted(index)) join_entries(tiles, index, strip, count);
       if (wanted(index)) {
+        join_entries(tiles, index, strip, count);
         for_earlier_strips(strip, [&](Index earlier, Index strips) {
           join_product(factors_.queries(0, place + strip), index, earlier, strips * strip_tokens,
                        block.first - lead + earlier * strip_tokens, index, strip);
