@@ -42,7 +42,8 @@ void table_lines(benchmark::State& state) {
   const double million = 1e6 / static_cast<double>(tokens);
   report_note("For a user: a book of a million tokens through one Mamba-130m layer: the layer's own scan " +
               time_text(million * rounds.seconds("scan")) + ", one row of all channels " + time_text(million * rounds.seconds("row")) +
-              ", an application " + time_text(million * rounds.seconds("apply")) + " (from " + std::to_string(tokens) + " tokens, linear).");
+              ", an application " + time_text(million * rounds.seconds("apply")) + " (from " + std::to_string(tokens) +
+              " tokens, linear).");
   state.SetIterationTime(rounds.seconds("scan"));
   state.counters["row_of_scan"] = rounds.ratio("row", "scan");
   state.counters["apply_of_scan"] = rounds.ratio("apply", "scan");
@@ -88,7 +89,8 @@ void grid_point(benchmark::State& state, const LayerSize& size, Work work, Index
 
 void add_linear() {
   add_benchmark("table/linear/Mamba-130m", table_lines);
-  for (const auto& [work, name] : {std::pair(Work::row, "row"), std::pair(Work::apply, "apply"), std::pair(Work::transpose, "apply_transpose")}) {
+  for (const auto& [work, name] :
+       {std::pair(Work::row, "row"), std::pair(Work::apply, "apply"), std::pair(Work::transpose, "apply_transpose")}) {
     for (const LayerSize& size : {mamba_130m, mamba_2_8b, rwkv4_169m, rwkv4_14b, recurrent_gemma_2b})
       for (const Index tokens : {1024, 8192, 65536})
         add_benchmark(std::string("sizes/") + name + "/" + size.name + "/tokens:" + std::to_string(tokens),

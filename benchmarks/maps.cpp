@@ -42,25 +42,28 @@ void table_line(benchmark::State& state, int place, const LayerSize& size, doubl
       fill_fresh();
       filled = {};
     };
-    rounds.add("fresh", [&] { ours = all.materialize(); }, [&] { ours.reset(); }, warm);
+    rounds.add(
+        "fresh", [&] { ours = all.materialize(); }, [&] { ours.reset(); }, warm);
     // What the system itself takes for the first touch of as much memory.
-    rounds.add("fresh fill", fill_fresh, [&] { filled = {}; }, warm);
+    rounds.add(
+        "fresh fill", fill_fresh, [&] { filled = {}; }, warm);
   }
   rounds.run(7, 4);
 
   const auto yardstick = [&](Rounds::Times& times) { return times["fill"] + flops * times["product"] / yardstick_flops; };
   const std::string what = "full attention, all terms, " + size.name + ", " + std::to_string(tokens) + " tokens, into ";
   const std::string unit = size.state == 1 ? " x the fill" : " x (fill + flops)";
-  report_at_most(place, what + "the caller's memory", rounds.median_of([&](auto& times) { return times["all"] / yardstick(times); }), bar, aim,
-                 unit, time_text(rounds.seconds("all")));
+  report_at_most(place, what + "the caller's memory", rounds.median_of([&](auto& times) { return times["all"] / yardstick(times); }), bar,
+                 aim, unit, time_text(rounds.seconds("all")));
   report_terms("full attention " + size.name, rounds.ratio("all", "bare"));
   if (fresh) {
-    report_at_most(place + 5, what + "fresh memory of our own", rounds.median_of([&](auto& times) { return times["fresh"] / yardstick(times); }), 3,
-                   2, unit, time_text(rounds.seconds("fresh")));
-    report_note("Fresh memory: the first touch of as many bytes, in huge pages and with nothing computed, took " + time_text(rounds.seconds("fresh fill")) +
-                ", the fill of touched memory " + time_text(rounds.seconds("fill")) + ".");
-    report_note("For a user: every matrix of all 24 layers of " + size.name + " at " + std::to_string(tokens) + " tokens, layer after layer, takes " +
-                time_text(24 * rounds.seconds("all")) + ".");
+    report_at_most(place + 5, what + "fresh memory of our own",
+                   rounds.median_of([&](auto& times) { return times["fresh"] / yardstick(times); }), 3, 2, unit,
+                   time_text(rounds.seconds("fresh")));
+    report_note("Fresh memory: the first touch of as many bytes, in huge pages and with nothing computed, took " +
+                time_text(rounds.seconds("fresh fill")) + ", the fill of touched memory " + time_text(rounds.seconds("fill")) + ".");
+    report_note("For a user: every matrix of all 24 layers of " + size.name + " at " + std::to_string(tokens) +
+                " tokens, layer after layer, takes " + time_text(24 * rounds.seconds("all")) + ".");
   }
   state.SetIterationTime(rounds.seconds("all"));
   state.counters["of_fill_and_flops"] = rounds.median_of([&](auto& times) { return times["all"] / yardstick(times); });

@@ -78,7 +78,8 @@ void measure_machine() {
   openblas_set_num_threads(1);
   const auto blas = [] {
     ProductMemory& memory = product_memory();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, 1024, 1024, 1024, 1, memory.a.data(), 1024, memory.b.data(), 1024, 0, memory.c.data(), 1024);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, 1024, 1024, 1024, 1, memory.a.data(), 1024, memory.b.data(), 1024, 0,
+                memory.c.data(), 1024);
     benchmark::ClobberMemory();
   };
   blas();
@@ -181,11 +182,15 @@ std::vector<std::string>& notes() {
 
 void report(int place, Line line) { lines()[place] = std::move(line); }
 
-void report_at_most(int place, const std::string& work, double value, double bar, double aim, const std::string& unit, const std::string& seconds) {
-  report(place, {work, figures(value) + unit, "at most " + figures(bar, 4) + unit, figures(aim, 4) + unit, value <= bar, value <= aim, seconds});
+void report_at_most(int place, const std::string& work, double value, double bar, double aim, const std::string& unit,
+                    const std::string& seconds) {
+  report(place,
+         {work, figures(value) + unit, "at most " + figures(bar, 4) + unit, figures(aim, 4) + unit, value <= bar, value <= aim, seconds});
 }
-void report_at_least(int place, const std::string& work, double value, double bar, double aim, const std::string& unit, const std::string& seconds) {
-  report(place, {work, figures(value) + unit, "at least " + figures(bar, 4) + unit, figures(aim, 4) + unit, value >= bar, value >= aim, seconds});
+void report_at_least(int place, const std::string& work, double value, double bar, double aim, const std::string& unit,
+                     const std::string& seconds) {
+  report(place,
+         {work, figures(value) + unit, "at least " + figures(bar, 4) + unit, figures(aim, 4) + unit, value >= bar, value >= aim, seconds});
 }
 void report_terms(const std::string& work, double ratio) { terms_ratios().emplace_back(work, ratio); }
 void report_note(const std::string& note) { notes().push_back(note); }
@@ -196,18 +201,24 @@ void print_report() {
   std::printf("\nThe machine, one thread: float32 matrix product %s GFLOP/s (Eigen)", giga(rates.product_flops).c_str());
   if (rates.blas_flops > 0) std::printf(", %s (OpenBLAS)", giga(rates.blas_flops).c_str());
   std::printf("; memory: fill %s GB/s (std::fill), %s (memset), copy %s, first touch %s, with huge pages %s; exp %s G/s.\n\n",
-              giga(rates.fill_bytes).c_str(), giga(rates.memset_bytes).c_str(), giga(rates.copy_bytes).c_str(), giga(rates.fresh_bytes).c_str(),
-              giga(rates.fresh_huge_bytes).c_str(), giga(rates.exponentials).c_str());
+              giga(rates.fill_bytes).c_str(), giga(rates.memset_bytes).c_str(), giga(rates.copy_bytes).c_str(),
+              giga(rates.fresh_bytes).c_str(), giga(rates.fresh_huge_bytes).c_str(), giga(rates.exponentials).c_str());
   if (!terms_ratios().empty()) {
-    const auto worst = std::max_element(terms_ratios().begin(), terms_ratios().end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-    report_at_most(1000, "all terms against the recurrence alone, the worst of " + std::to_string(terms_ratios().size()) + " (" + worst->first + ")",
-                   worst->second, 1.15, 1.02, " x the time", "");
+    const auto worst =
+        std::max_element(terms_ratios().begin(), terms_ratios().end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    report_at_most(
+        1000, "all terms against the recurrence alone, the worst of " + std::to_string(terms_ratios().size()) + " (" + worst->first + ")",
+        worst->second, 1.15, 1.02, " x the time", "");
   }
   if (!lines().empty()) {
-    std::printf("| work (one core, float32%s) | measured | bar | aim | | time |\n|---|---|---|---|---|---|\n", settings().quick ? "; QUICK: smaller" : "");
+    std::printf("| work (one core, float32%s) | measured | bar | aim | | time |\n|---|---|---|---|---|---|\n",
+                settings().quick ? "; QUICK: smaller" : "");
     for (const auto& [place, line] : lines())
       std::printf("| %s | %s | %s | %s | %s | %s |\n", line.work.c_str(), line.measured.c_str(), line.bar.c_str(), line.aim.c_str(),
-                  line.aim_met ? "aim" : line.bar_met ? "bar" : "missed", line.seconds.c_str());
+                  line.aim_met   ? "aim"
+                  : line.bar_met ? "bar"
+                                 : "missed",
+                  line.seconds.c_str());
   }
   if (!terms_ratios().empty()) {
     std::printf("\nAll terms against the recurrence alone:");
@@ -222,9 +233,13 @@ void print_report() {
 }
 
 void add_benchmark(const std::string& name, std::function<void(benchmark::State&)> run) {
-  benchmark::RegisterBenchmark(name.c_str(), [run = std::move(run)](benchmark::State& state) {
-    for ([[maybe_unused]] auto _ : state) run(state);
-  })->Iterations(1)->UseManualTime()->Unit(benchmark::kMillisecond);
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [run = std::move(run)](benchmark::State& state) {
+                                 for ([[maybe_unused]] auto _ : state) run(state);
+                               })
+      ->Iterations(1)
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond);
 }
 
 }  // namespace benchmarks

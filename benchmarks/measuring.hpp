@@ -35,9 +35,9 @@ Settings& settings();
 
 /// The machine, measured at the start of the run: rates per second.
 struct Machine {
-  double product_flops = 0;     ///< Eigen, float, 1024^3
-  double blas_flops = 0;        ///< OpenBLAS, one thread; 0 where it is not linked
-  double fill_bytes = 0;        ///< std::fill of touched memory
+  double product_flops = 0;  ///< Eigen, float, 1024^3
+  double blas_flops = 0;     ///< OpenBLAS, one thread; 0 where it is not linked
+  double fill_bytes = 0;     ///< std::fill of touched memory
   double memset_bytes = 0;
   double copy_bytes = 0;        ///< bytes written by memcpy
   double fresh_bytes = 0;       ///< first touch, ordinary pages
@@ -61,7 +61,8 @@ class Rounds {
   using Times = std::map<std::string, double>;
 
   /// `after` and `before` are not timed: freeing memory, say.
-  void add(std::string name, std::function<void()> work, std::function<void()> after = [] {}, std::function<void()> before = [] {}) {
+  void add(
+      std::string name, std::function<void()> work, std::function<void()> after = [] {}, std::function<void()> before = [] {}) {
     works_.push_back({std::move(name), std::move(work), std::move(after), std::move(before)});
   }
   /// At least `least` rounds, and more as long as all take less than `budget` seconds.
@@ -94,8 +95,10 @@ struct Line {
 /// Adds a line; `place` orders them.
 void report(int place, Line line);
 /// A ratio that must not exceed, or must reach, a bar.
-void report_at_most(int place, const std::string& work, double value, double bar, double aim, const std::string& unit, const std::string& seconds);
-void report_at_least(int place, const std::string& work, double value, double bar, double aim, const std::string& unit, const std::string& seconds);
+void report_at_most(int place, const std::string& work, double value, double bar, double aim, const std::string& unit,
+                    const std::string& seconds);
+void report_at_least(int place, const std::string& work, double value, double bar, double aim, const std::string& unit,
+                     const std::string& seconds);
 /// A figure beside the table: all terms against recurrence alone.
 void report_terms(const std::string& work, double ratio);
 /// A line below the table.

@@ -38,7 +38,8 @@ double measured_in_child([[maybe_unused]] const std::string& which, [[maybe_unus
   char self[4096];
   const auto length = ::readlink("/proc/self/exe", self, sizeof self - 1);
   if (length <= 0) return -1;
-  const std::string command = "'" + std::string(self, static_cast<std::size_t>(length)) + "' --measure-memory=" + which + ":" + std::to_string(tokens);
+  const std::string command =
+      "'" + std::string(self, static_cast<std::size_t>(length)) + "' --measure-memory=" + which + ":" + std::to_string(tokens);
   if (FILE* child = ::popen(command.c_str(), "r")) {
     if (std::fscanf(child, "%lf", &bytes) != 1) bytes = -1;
     ::pclose(child);
@@ -72,7 +73,8 @@ void run(benchmark::State& state, const Case& measured, int place) {
     return;
   }
   state.counters["extra_MiB"] = bytes / 1048576;
-  report_at_most(place, "extra memory of a reduction, " + std::string(measured.text) + ", 5120 channels, " + std::to_string(tokens) + " tokens",
+  report_at_most(place,
+                 "extra memory of a reduction, " + std::string(measured.text) + ", 5120 channels, " + std::to_string(tokens) + " tokens",
                  bytes / 1048576, 64, 16, " MiB", "");
 }
 

@@ -54,8 +54,8 @@ void precision(benchmark::State& state, int place, const LayerSize& size) {
   const double worst = std::max({worst_map, worst_walk, worst_reduction});
   char text[160];
   std::snprintf(text, sizeof text, "%.1e (matrices %.1e, single rows %.1e, mean-abs %.1e)", worst, worst_map, worst_walk, worst_reduction);
-  report(place, {"float against double, " + size.name + ", " + std::to_string(tokens) + " tokens, of the row's largest entry", text, "at most 5e-6",
-                 "1e-6", worst <= 5e-6, worst <= 1e-6, ""});
+  report(place, {"float against double, " + size.name + ", " + std::to_string(tokens) + " tokens, of the row's largest entry", text,
+                 "at most 5e-6", "1e-6", worst <= 5e-6, worst <= 1e-6, ""});
 }
 
 }  // namespace

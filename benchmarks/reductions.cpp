@@ -57,8 +57,8 @@ void table_lines(benchmark::State& state) {
   report_at_least(32, "mean of positive parts" + where, percent("mean_positive"), 40, 60, unit, time_text(rounds.seconds("mean_positive")));
   report_at_least(50, "two workers against one, weighted mean" + where, rounds.ratio("mean", "mean, 2 workers"), 1.8, 1.95, " x",
                   time_text(rounds.seconds("mean, 2 workers")));
-  report_at_least(51, "two workers against one, mean of absolute values" + where, rounds.ratio("mean_abs", "mean_abs, 2 workers"), 1.8, 1.95, " x",
-                  time_text(rounds.seconds("mean_abs, 2 workers")));
+  report_at_least(51, "two workers against one, mean of absolute values" + where, rounds.ratio("mean_abs", "mean_abs, 2 workers"), 1.8,
+                  1.95, " x", time_text(rounds.seconds("mean_abs, 2 workers")));
   report_note("Two workers: the machine itself did two independent matrix products on two threads " +
               figures(2 * rounds.ratio("product", "product, 2 workers")) + " times as fast as one after the other.");
   report_terms("weighted mean Mamba-130m", rounds.ratio("mean", "bare mean"));

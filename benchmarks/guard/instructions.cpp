@@ -41,7 +41,8 @@ using Count = std::function<void(std::function<void()>)>;
 
 std::vector<Case> cases() {
   std::vector<Case> list;
-  const auto add = [&](const char* name, const LayerSize& size, std::function<void(const Prepared&, Matrix<float>&, Matrix<float>&, Matrix<float>&)> work) {
+  const auto add = [&](const char* name, const LayerSize& size,
+                       std::function<void(const Prepared&, Matrix<float>&, Matrix<float>&, Matrix<float>&)> work) {
     list.push_back({name, [&size, work = std::move(work)](const Count& count) {
                       Prepared prepared(size, 100, 48);  // three whole blocks and a piece of one; channels that fill whole registers
                       count([&] { work(prepared, prepared.matrices, prepared.map, prepared.out); });
@@ -54,14 +55,18 @@ std::vector<Case> cases() {
       p.attention.reduce_into(map, reduction);
     };
   };
-  const auto whole = [](const Prepared& p, Matrix<float>& matrices, Matrix<float>&, Matrix<float>&) { p.attention.materialize_into(matrices); };
+  const auto whole = [](const Prepared& p, Matrix<float>& matrices, Matrix<float>&, Matrix<float>&) {
+    p.attention.materialize_into(matrices);
+  };
   const auto one_row = [](const Prepared& p, Matrix<float>&, Matrix<float>& map, Matrix<float>&) {
     Selection last;
     last.rows = Indices::last();
     p.attention.materialize_into(View<float>(map.data(), p.layer.channels(), p.layer.tokens()), last);
   };
   const auto apply = [](const Prepared& p, Matrix<float>&, Matrix<float>&, Matrix<float>& out) { p.attention.apply_into(out, p.x); };
-  const auto transpose = [](const Prepared& p, Matrix<float>&, Matrix<float>&, Matrix<float>& out) { p.attention.apply_transpose_into(out, p.x); };
+  const auto transpose = [](const Prepared& p, Matrix<float>&, Matrix<float>&, Matrix<float>& out) {
+    p.attention.apply_transpose_into(out, p.x);
+  };
 
   add("mamba_matrices", mamba_130m, whole);
   add("mamba_mean", mamba_130m, reduced(ReductionKind::mean));

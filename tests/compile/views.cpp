@@ -21,14 +21,14 @@ float calls() {
   ia::Matrix<double> wide_output = wide;
 
   float sum = read(rows);
-  sum += read(rows.middleRows(1, 2));                                               // rows of one matrix
-  sum += read(rows.leftCols(2));                                                    // some channels: rows at a distance
-  sum += read(ia::RowVector<float>(rows.row(0)));                                   // one token
-  sum += read(Eigen::VectorXf(columns.col(0)));                                     // contiguous numbers, taken as one row
-  sum += read(Eigen::Map<const ia::Matrix<float>>(rows.data(), 4, 3));              // an engine's buffer
-  sum += read(ia::Matrix<float>(columns));                                          // copied, and said so
-  sum += read(ia::Matrix<float>(rows * 2.0F));                                      // computed, and said so
-  sum += read(ia::Matrix<float>(wide.cast<float>()));                               // narrowed, and said so
+  sum += read(rows.middleRows(1, 2));                                   // rows of one matrix
+  sum += read(rows.leftCols(2));                                        // some channels: rows at a distance
+  sum += read(ia::RowVector<float>(rows.row(0)));                       // one token
+  sum += read(Eigen::VectorXf(columns.col(0)));                         // contiguous numbers, taken as one row
+  sum += read(Eigen::Map<const ia::Matrix<float>>(rows.data(), 4, 3));  // an engine's buffer
+  sum += read(ia::Matrix<float>(columns));                              // copied, and said so
+  sum += read(ia::Matrix<float>(rows * 2.0F));                          // computed, and said so
+  sum += read(ia::Matrix<float>(wide.cast<float>()));                   // narrowed, and said so
   write(rows);
   write(rows.middleRows(0, 1));
   write(rows.rightCols(1));

@@ -73,9 +73,9 @@ TEST_CASE("Memory that the system does not give is an error that says so") {
       CHECK_THAT(error.what(), contains_text("MiB, which the system does not give; ask for fewer channels"));
     }
   };
-  fails([&] { LargeMemory<float>(huge, huge); });                                // 2^50 bytes: more than an address space has
-  fails([&] { LargeMemory<double>(Index(1) << 40, Index(1) << 40); });           // more than can be counted
-  fails([&] { LargeMemory<double>((Index(1) << 60) - 1, 1); });                  // more than can be counted, once rounded up
+  fails([&] { LargeMemory<float>(huge, huge); });                       // 2^50 bytes: more than an address space has
+  fails([&] { LargeMemory<double>(Index(1) << 40, Index(1) << 40); });  // more than can be counted
+  fails([&] { LargeMemory<double>((Index(1) << 60) - 1, 1); });         // more than can be counted, once rounded up
   fails([&] { static_cast<void>(large_matrix<float>(huge, huge)); });
   fails([&] { static_cast<void>(large_matrix<double>(Index(1) << 40, Index(1) << 40)); });
   CHECK_THROWS_WITH((AttentionMatrix<float>({0}, std::vector<Index>(1 << 20), Index(1) << 30)),

@@ -33,8 +33,12 @@ class Configuration {
   }
 
   /// The first of several spellings of a key that is there. A value of another type than asked for is an error.
-  [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const { return first<Index>(keys, "an integer"); }
-  [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const { return first<bool>(keys, "true or false"); }
+  [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const {
+    return first<Index>(keys, "an integer");
+  }
+  [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const {
+    return first<bool>(keys, "true or false");
+  }
   [[nodiscard]] std::optional<std::string> text(std::initializer_list<std::string_view> keys) const {
     return first<std::string>(keys, "a string");
   }

@@ -30,15 +30,17 @@ inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] st
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (bytes < huge_page_threshold) return;
   const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(memory), end = begin + bytes;
-  const std::uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes, last = end / huge_page_bytes * huge_page_bytes;
+  const std::uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes,
+                       last = end / huge_page_bytes * huge_page_bytes;
   if (first < last) static_cast<void>(::madvise(static_cast<char*>(memory) + (first - begin), last - first, MADV_HUGEPAGE));
 #endif
 }
 
 [[noreturn]] inline void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each) {
   const double mebibytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(bytes_each) / 1048576.0;
-  raise(ErrorKind::limit, message(what, " of ", rows, " x ", columns, " numbers takes ", mebibytes,
-                                  " MiB, which the system does not give; ask for fewer channels, fewer rows, or a reduction over channels"));
+  raise(ErrorKind::limit,
+        message(what, " of ", rows, " x ", columns, " numbers takes ", mebibytes,
+                " MiB, which the system does not give; ask for fewer channels, fewer rows, or a reduction over channels"));
 }
 
 [[nodiscard]] inline bool too_many_numbers(Index rows, Index columns, std::size_t bytes_each) {

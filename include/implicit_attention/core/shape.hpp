@@ -22,8 +22,8 @@ template <class ArrayLike>
 void check_shape(std::string_view who, std::string_view name, const ArrayLike& array, Index rows, Index columns, std::string_view meaning,
                  std::string_view hint = {}) {
   if (array.rows() == rows && array.cols() == columns) return;
-  raise(ErrorKind::shape, message(who, ": ", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ", shape_text({rows, columns}),
-                                  " = ", meaning, hint.empty() ? "" : "; ", hint));
+  raise(ErrorKind::shape, message(who, ": ", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
+                                  shape_text({rows, columns}), " = ", meaning, hint.empty() ? "" : "; ", hint));
 }
 
 /// The same for one row of numbers, as a bias is.

@@ -113,7 +113,9 @@ class ThreadPool {
 
 /// An executor on a pool of its own, which lives as long as any copy of it. `workers` as in ThreadPool.
 [[nodiscard]] inline Executor thread_executor(int workers = 0) {
-  return [pool = std::make_shared<ThreadPool>(workers)](Index count, const std::function<void(Index)>& body) { pool->parallel_for(count, body); };
+  return [pool = std::make_shared<ThreadPool>(workers)](Index count, const std::function<void(Index)>& body) {
+    pool->parallel_for(count, body);
+  };
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -29,8 +29,7 @@ concept EigenDense = std::derived_from<Derived, Eigen::DenseBase<Derived>>;
 /// Whether an Eigen object is rows of contiguous numbers in memory, so that it can be viewed without a copy.
 template <class Derived>
 constexpr bool viewable = (Derived::IsRowMajor || Derived::IsVectorAtCompileTime) &&
-                          (int(Derived::Flags) & int(Eigen::DirectAccessBit)) != 0 &&
-                          int(Derived::InnerStrideAtCompileTime) == 1;
+                          (int(Derived::Flags) & int(Eigen::DirectAccessBit)) != 0 && int(Derived::InnerStrideAtCompileTime) == 1;
 }  // namespace detail
 
 /// A read-only view of someone else's row-major matrix: rows of contiguous numbers, any distance between rows.
@@ -49,35 +48,35 @@ class ConstView : public Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<
   ConstView(const Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>>& view)  // NOLINT(google-explicit-constructor)
       : ConstView(view.data(), view.rows(), view.cols(), view.outerStride()) {}
   template <class Derived>
-    requires detail::EigenDense<Derived>
-  ConstView(const Derived& matrix)  // NOLINT(google-explicit-constructor): a view is made in passing
-      : Base(checked(matrix), shape_rows(matrix), shape_columns(matrix), Eigen::OuterStride<>(row_stride(matrix))) {}
+    requires detail::EigenDense<Derived> ConstView(const Derived& matrix)  // NOLINT(google-explicit-constructor): a view is made in passing
+        : Base(checked(matrix), shape_rows(matrix), shape_columns(matrix), Eigen::OuterStride<>(row_stride(matrix))) {}
 
- private:
-  // A column vector (n, 1) of contiguous numbers is taken as one row of n.
-  template <class Derived>
-  static constexpr bool column = Derived::ColsAtCompileTime == 1 && Derived::RowsAtCompileTime != 1 && !bool(Derived::IsRowMajor);
-  template <class Derived>
-  static const Scalar* checked(const Derived& matrix) {
-    static_assert(std::is_same_v<typename Derived::Scalar, Scalar>,
-                  "implicit_attention: the matrix has another scalar type than the layer (no silent conversion: use .cast<Scalar>().eval())");
-    static_assert(detail::viewable<Derived>,
-                  "implicit_attention: pass a row-major matrix in memory, (tokens, channels); a column-major matrix or an expression "
-                  "is not copied in silence: use implicit_attention::Matrix<Scalar>, or Matrix<Scalar>(expression)");
-    return matrix.data();
-  }
-  template <class Derived>
-  static Index shape_rows(const Derived& matrix) {
-    return column<Derived> ? 1 : matrix.rows();
-  }
-  template <class Derived>
-  static Index shape_columns(const Derived& matrix) {
-    return column<Derived> ? matrix.rows() : matrix.cols();
-  }
-  template <class Derived>
-  static Index row_stride(const Derived& matrix) {
-    return column<Derived> ? matrix.rows() : matrix.outerStride();
-  }
+   private:
+    // A column vector (n, 1) of contiguous numbers is taken as one row of n.
+    template <class Derived>
+    static constexpr bool column = Derived::ColsAtCompileTime == 1 && Derived::RowsAtCompileTime != 1 && !bool(Derived::IsRowMajor);
+    template <class Derived>
+    static const Scalar* checked(const Derived& matrix) {
+      static_assert(
+          std::is_same_v<typename Derived::Scalar, Scalar>,
+          "implicit_attention: the matrix has another scalar type than the layer (no silent conversion: use .cast<Scalar>().eval())");
+      static_assert(detail::viewable<Derived>,
+                    "implicit_attention: pass a row-major matrix in memory, (tokens, channels); a column-major matrix or an expression "
+                    "is not copied in silence: use implicit_attention::Matrix<Scalar>, or Matrix<Scalar>(expression)");
+      return matrix.data();
+    }
+    template <class Derived>
+    static Index shape_rows(const Derived& matrix) {
+      return column<Derived> ? 1 : matrix.rows();
+    }
+    template <class Derived>
+    static Index shape_columns(const Derived& matrix) {
+      return column<Derived> ? matrix.rows() : matrix.cols();
+    }
+    template <class Derived>
+    static Index row_stride(const Derived& matrix) {
+      return column<Derived> ? matrix.rows() : matrix.outerStride();
+    }
 };
 
 /// A view of the caller's row-major matrix that is written into.
@@ -94,17 +93,19 @@ class View : public Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>> {
   View(Scalar* data, Index rows, Index columns) : Base(data, rows, columns, Eigen::OuterStride<>(columns)) {}
   View(Scalar* data, Index rows, Index columns, Index row_stride) : Base(data, rows, columns, Eigen::OuterStride<>(row_stride)) {}
   template <class Derived>
-    requires detail::EigenDense<std::remove_reference_t<Derived>> && (!std::is_const_v<std::remove_reference_t<Derived>>)
-  View(Derived&& matrix)  // NOLINT
-      : Base(checked(matrix), matrix.rows(), matrix.cols(), Eigen::OuterStride<>(matrix.outerStride())) {}
+    requires detail::EigenDense<std::remove_reference_t<Derived>> &&
+        (!std::is_const_v<std::remove_reference_t<Derived>>)View(Derived&& matrix)  // NOLINT
+        : Base(checked(matrix), matrix.rows(), matrix.cols(), Eigen::OuterStride<>(matrix.outerStride())) {}
 
- private:
-  template <class Derived>
-  static Scalar* checked(Derived& matrix) {
-    static_assert(std::is_same_v<typename Derived::Scalar, Scalar>, "implicit_attention: the output has another scalar type than the layer");
-    static_assert(detail::viewable<Derived> && Derived::IsRowMajor, "implicit_attention: the output must be a row-major matrix in memory");
-    return matrix.data();
-  }
+   private:
+    template <class Derived>
+    static Scalar* checked(Derived& matrix) {
+      static_assert(std::is_same_v<typename Derived::Scalar, Scalar>,
+                    "implicit_attention: the output has another scalar type than the layer");
+      static_assert(detail::viewable<Derived> && Derived::IsRowMajor,
+                    "implicit_attention: the output must be a row-major matrix in memory");
+      return matrix.data();
+    }
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -5,25 +5,24 @@
 
 #include <implicit_attention/kernels/scan_gradient.hpp>
 
-#define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                         \
-  TEMPLATE struct DiagonalRecurrence<S>;                                                                                                \
-  TEMPLATE void scan(const DressedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                               \
-  TEMPLATE void scan(const DressedExplicit<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                               \
-  TEMPLATE void scan_transposed(const DressedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                     \
-  TEMPLATE void scan_transposed(const DressedExplicit<S>&, ConstView<S>, View<S>, const Executor&);                                     \
-  TEMPLATE ScanGradient<S> scan_gradient(const DiagonalRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&);   \
-  TEMPLATE void convolve(const DressedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                     \
-  TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                   \
-  TEMPLATE void attention_rows(const DressedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                \
-                               const Executor&);                                                                                        \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Add)                                                                                     \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddAbsolute)                                                                             \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddPositive)                                                                             \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Largest)                                                                                 \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Smallest)                                                                                \
-  TEMPLATE struct UnifiedForm<S>;                                                                                                       \
-  TEMPLATE DiagonalRecurrence<S> identity_recurrence(Index, Index);                                                                     \
-  TEMPLATE class AttentionMatrix<S>;                                                                                                    \
+#define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                            \
+  TEMPLATE struct DiagonalRecurrence<S>;                                                                                                   \
+  TEMPLATE void scan(const DressedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                                  \
+  TEMPLATE void scan(const DressedExplicit<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                                  \
+  TEMPLATE void scan_transposed(const DressedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                        \
+  TEMPLATE void scan_transposed(const DressedExplicit<S>&, ConstView<S>, View<S>, const Executor&);                                        \
+  TEMPLATE ScanGradient<S> scan_gradient(const DiagonalRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&);      \
+  TEMPLATE void convolve(const DressedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                        \
+  TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                      \
+  TEMPLATE void attention_rows(const DressedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&); \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Add)                                                                                        \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddAbsolute)                                                                                \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddPositive)                                                                                \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Largest)                                                                                    \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Smallest)                                                                                   \
+  TEMPLATE struct UnifiedForm<S>;                                                                                                          \
+  TEMPLATE DiagonalRecurrence<S> identity_recurrence(Index, Index);                                                                        \
+  TEMPLATE class AttentionMatrix<S>;                                                                                                       \
   TEMPLATE class ImplicitAttention<S>;
 #define IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, JOIN)                                                                              \
   TEMPLATE void reduced_rows(const DressedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&, \

@@ -7,15 +7,15 @@
 #include <implicit_attention/layers/mamba_gradient.hpp>
 #include <implicit_attention/layers/rwkv4_gradient.hpp>
 
-#define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S)                                                                                       \
-  TEMPLATE Matrix<S> detail::project(ConstView<S>, ConstView<S>, const Array<S>&);                                                   \
-  TEMPLATE Matrix<S> detail::project_back(ConstView<S>, ConstView<S>);                                                               \
-  TEMPLATE Matrix<S> detail::next_tail(ConstView<S>, const Array<S>&, Index);                                                        \
-  TEMPLATE Matrix<S> detail::silu_derivative(ConstView<S>);                                                                          \
-  TEMPLATE Matrix<S> detail::convolution_gradient(const Array<S>&, const std::vector<Index>&, const Matrix<S>&, const Executor&);    \
-  IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, Mamba)                                                                                       \
-  IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, Rwkv4)                                                                                       \
-  IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, Griffin)                                                                                     \
+#define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S)                                                                                    \
+  TEMPLATE Matrix<S> detail::project(ConstView<S>, ConstView<S>, const Array<S>&);                                                \
+  TEMPLATE Matrix<S> detail::project_back(ConstView<S>, ConstView<S>);                                                            \
+  TEMPLATE Matrix<S> detail::next_tail(ConstView<S>, const Array<S>&, Index);                                                     \
+  TEMPLATE Matrix<S> detail::silu_derivative(ConstView<S>);                                                                       \
+  TEMPLATE Matrix<S> detail::convolution_gradient(const Array<S>&, const std::vector<Index>&, const Matrix<S>&, const Executor&); \
+  IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, Mamba)                                                                                    \
+  IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, Rwkv4)                                                                                    \
+  IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, Griffin)                                                                                  \
   IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, LocalAttention)
 #define IMPLICIT_ATTENTION_LAYER(TEMPLATE, S, LAYER)                                                                                 \
   TEMPLATE class LAYER<S>;                                                                                                           \

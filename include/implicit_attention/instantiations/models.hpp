@@ -23,24 +23,24 @@
   TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);            \
   TEMPLATE RelevanceStep<S> relevance_through_layer(const LanguageModel<S>&, Index, const LayerPass<S>&, ConstView<S>, const Executor&); \
   TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);
-#define IMPLICIT_ATTENTION_ATTRIBUTION(TEMPLATE, S)                                                                                      \
-  TEMPLATE RelevanceStep<S> relevance_through_linear(ConstView<S>, const Array<S>&, const Array<S>&);                                    \
-  TEMPLATE RelevanceStep<S> relevance_through_attention(const ImplicitAttention<S>&, ConstView<S>, const Executor&);                     \
-  TEMPLATE GatedRelevance<S> relevance_through_gated_attention(const ImplicitAttention<S>&, ConstView<S>, ConstView<S>, ConstView<S>,    \
-                                                               ConstView<S>, const Executor&);                                           \
-  TEMPLATE RowVector<S> token_relevance(ConstView<S>, ConstView<S>);                                                                     \
-  TEMPLATE Attribution<S> raw_attention(const ImplicitAttention<S>&, Index, const Reduction<S>&, const Executor&);                       \
-  TEMPLATE Attribution<S> raw_attention_map(const ImplicitAttention<S>&, const Reduction<S>&, const Selection&);                         \
-  TEMPLATE void detail::discard_smallest(Matrix<S>&, S);                                                                                 \
-  TEMPLATE RowVector<S> detail::rollout_step(const RowVector<S>&, Matrix<S>, const RolloutOptions<S>&, Index, std::vector<LayerRow>&);   \
-  TEMPLATE Attribution<S> rollout(const std::vector<Matrix<S>>&, Index, const RolloutOptions<S>&);                                       \
-  TEMPLATE Attribution<S> rollout_map(const std::vector<Matrix<S>>&, const RolloutOptions<S>&);                                          \
-  TEMPLATE Matrix<S> gradient_weighted_map(const LayerWithGradients<S>&, GradientForm, const Executor&, bool*);                          \
-  TEMPLATE Attribution<S> gradient_x_input(ConstView<S>, ConstView<S>, Index);                                                           \
-  TEMPLATE Attribution<S> random_attribution(Index, Index, std::uint64_t);                                                               \
-  TEMPLATE Matrix<S> contributions_to(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, Index);                             \
-  TEMPLATE Matrix<S> affine_output(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, const Executor&);                      \
-  TEMPLATE Matrix<S> contribution_norms(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, VectorNorm, const Selection&);    \
+#define IMPLICIT_ATTENTION_ATTRIBUTION(TEMPLATE, S)                                                                                    \
+  TEMPLATE RelevanceStep<S> relevance_through_linear(ConstView<S>, const Array<S>&, const Array<S>&);                                  \
+  TEMPLATE RelevanceStep<S> relevance_through_attention(const ImplicitAttention<S>&, ConstView<S>, const Executor&);                   \
+  TEMPLATE GatedRelevance<S> relevance_through_gated_attention(const ImplicitAttention<S>&, ConstView<S>, ConstView<S>, ConstView<S>,  \
+                                                               ConstView<S>, const Executor&);                                         \
+  TEMPLATE RowVector<S> token_relevance(ConstView<S>, ConstView<S>);                                                                   \
+  TEMPLATE Attribution<S> raw_attention(const ImplicitAttention<S>&, Index, const Reduction<S>&, const Executor&);                     \
+  TEMPLATE Attribution<S> raw_attention_map(const ImplicitAttention<S>&, const Reduction<S>&, const Selection&);                       \
+  TEMPLATE void detail::discard_smallest(Matrix<S>&, S);                                                                               \
+  TEMPLATE RowVector<S> detail::rollout_step(const RowVector<S>&, Matrix<S>, const RolloutOptions<S>&, Index, std::vector<LayerRow>&); \
+  TEMPLATE Attribution<S> rollout(const std::vector<Matrix<S>>&, Index, const RolloutOptions<S>&);                                     \
+  TEMPLATE Attribution<S> rollout_map(const std::vector<Matrix<S>>&, const RolloutOptions<S>&);                                        \
+  TEMPLATE Matrix<S> gradient_weighted_map(const LayerWithGradients<S>&, GradientForm, const Executor&, bool*);                        \
+  TEMPLATE Attribution<S> gradient_x_input(ConstView<S>, ConstView<S>, Index);                                                         \
+  TEMPLATE Attribution<S> random_attribution(Index, Index, std::uint64_t);                                                             \
+  TEMPLATE Matrix<S> contributions_to(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, Index);                           \
+  TEMPLATE Matrix<S> affine_output(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, const Executor&);                    \
+  TEMPLATE Matrix<S> contribution_norms(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, VectorNorm, const Selection&);  \
   TEMPLATE class Explainer<S>;
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

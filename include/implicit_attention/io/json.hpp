@@ -121,9 +121,7 @@ template <class Document>
 }
 
 /// A value as it would stand in the file, cut to a length fit for a message.
-[[nodiscard]] inline std::string json_text(const Json& value) {
-  return detail::json_text<Json>(value);
-}
+[[nodiscard]] inline std::string json_text(const Json& value) { return detail::json_text<Json>(value); }
 
 /// An integer from 0 to the largest Index; nothing if the value is anything else.
 [[nodiscard]] inline std::optional<Index> json_natural_number(const Json& value) {

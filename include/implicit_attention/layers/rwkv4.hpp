@@ -45,11 +45,11 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
 
   /// The recurrence with every exponential scaled to at most 1. With o_t = max(o_{t-1} - w, k_t), the state is kept as its value times exp(-o_t).
   struct Weighting {
-    Array<Scalar> exponent;      ///< (L, E): o_{t-1}, what the state that token t reads is scaled by
-    Array<Scalar> step;          ///< (L, E): o_{t-1} - w - o_t, the log decay of the scaled state
-    Array<Scalar> key_scale;     ///< (L, E): exp(k_t - o_t)
-    Array<Scalar> state_weight;  ///< (L, E): weight of the scaled state in the normalised output
-    Array<Scalar> own_weight;    ///< (L, E): weight of the token itself, norm_i p[i,i]
+    Array<Scalar> exponent;                            ///< (L, E): o_{t-1}, what the state that token t reads is scaled by
+    Array<Scalar> step;                                ///< (L, E): o_{t-1} - w - o_t, the log decay of the scaled state
+    Array<Scalar> key_scale;                           ///< (L, E): exp(k_t - o_t)
+    Array<Scalar> state_weight;                        ///< (L, E): weight of the scaled state in the normalised output
+    Array<Scalar> own_weight;                          ///< (L, E): weight of the token itself, norm_i p[i,i]
     Matrix<Scalar> final_denominator, final_exponent;  ///< (1, E)
   };
 

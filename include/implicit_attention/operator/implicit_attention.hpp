@@ -93,11 +93,21 @@ class ImplicitAttention {
     };
     constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
     switch (kind) {
-      case ReductionKind::mean: reduced(detail::Add{}, Scalar(0)); break;
-      case ReductionKind::mean_abs: reduced(detail::AddAbsolute{}, Scalar(0)); break;
-      case ReductionKind::mean_positive: reduced(detail::AddPositive{}, Scalar(0)); break;
-      case ReductionKind::max: reduced(detail::Largest{}, -infinity); return;
-      case ReductionKind::min: reduced(detail::Smallest{}, infinity); return;
+      case ReductionKind::mean:
+        reduced(detail::Add{}, Scalar(0));
+        break;
+      case ReductionKind::mean_abs:
+        reduced(detail::AddAbsolute{}, Scalar(0));
+        break;
+      case ReductionKind::mean_positive:
+        reduced(detail::AddPositive{}, Scalar(0));
+        break;
+      case ReductionKind::max:
+        reduced(detail::Largest{}, -infinity);
+        return;
+      case ReductionKind::min:
+        reduced(detail::Smallest{}, infinity);
+        return;
     }
     out /= static_cast<Scalar>(channel_list.size());
   }

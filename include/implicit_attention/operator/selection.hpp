@@ -31,8 +31,7 @@ class Indices {
     }
     if (kind_ == Kind::list) {
       for (const Index index : list_)
-        if (index < 0 || index >= count)
-          raise(ErrorKind::value, message(what, " ", index, " is out of range, expected 0 to ", count - 1));
+        if (index < 0 || index >= count) raise(ErrorKind::value, message(what, " ", index, " is out of range, expected 0 to ", count - 1));
       return list_;
     }
     std::vector<Index> every(static_cast<std::size_t>(count));

@@ -31,9 +31,7 @@ class Terms {
   /// Everything the layer has: `A x + b == y` exactly.
   [[nodiscard]] static constexpr Terms all() { return Terms(127u); }
   /// Zimerman, Ali, Wolf 2025 (arXiv 2405.16504): recurrence, activation, convolution, gate; no skip, no bias.
-  [[nodiscard]] static constexpr Terms published() {
-    return Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution;
-  }
+  [[nodiscard]] static constexpr Terms published() { return Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution; }
   /// Ali et al. 2024 (arXiv 2403.01590), eq. 12: the bare recurrence.
   [[nodiscard]] static constexpr Terms recurrence() { return Term::recurrence; }
 

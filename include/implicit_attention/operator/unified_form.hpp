@@ -14,15 +14,15 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real Scalar>
 struct UnifiedForm {
   std::variant<DiagonalRecurrence<Scalar>, ExplicitRecurrence<Scalar>> recurrence;
-  Array<Scalar> gate;              ///< (tokens, channels), at the output token
-  Array<Scalar> normalization;     ///< (tokens, channels), at the output token
-  Array<Scalar> skip;              ///< (1, channels), the layer's own D
-  Array<Scalar> activation;        ///< (tokens, channels), the activation as a data-dependent scale
-  Array<Scalar> convolution;       ///< (channels, width), as in the checkpoints; `[e, t]` weighs token i - width + 1 + t
-  Array<Scalar> convolution_bias;  ///< (1, channels)
-  Array<Scalar> convolution_tail;  ///< (width - 1, channels): linear inputs before the first token, carried in
-  Array<Scalar> initial_state;     ///< (state, channels): the recurrent state carried in; with an explicit recurrence
-                                   ///< (tokens, channels): what the past adds to R a
+  Array<Scalar> gate;                     ///< (tokens, channels), at the output token
+  Array<Scalar> normalization;            ///< (tokens, channels), at the output token
+  Array<Scalar> skip;                     ///< (1, channels), the layer's own D
+  Array<Scalar> activation;               ///< (tokens, channels), the activation as a data-dependent scale
+  Array<Scalar> convolution;              ///< (channels, width), as in the checkpoints; `[e, t]` weighs token i - width + 1 + t
+  Array<Scalar> convolution_bias;         ///< (1, channels)
+  Array<Scalar> convolution_tail;         ///< (width - 1, channels): linear inputs before the first token, carried in
+  Array<Scalar> initial_state;            ///< (state, channels): the recurrent state carried in; with an explicit recurrence
+                                          ///< (tokens, channels): what the past adds to R a
   std::vector<Index> convolution_starts;  ///< where the convolution is masked between packed documents
 
   [[nodiscard]] Index tokens() const;
