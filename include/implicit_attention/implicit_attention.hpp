@@ -18,7 +18,7 @@
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/channel_tile.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
-#include <implicit_attention/kernels/joins.hpp>
+#include <implicit_attention/kernels/reducers.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/product.hpp>
@@ -73,6 +73,6 @@
 #include <implicit_attention/metrics/perturbation.hpp>
 #include <implicit_attention/metrics/random_numbers.hpp>
 #include <implicit_attention/metrics/randomization.hpp>
-#include <implicit_attention/metrics/remembered_model.hpp>
+#include <implicit_attention/metrics/cached_model.hpp>
 #include <implicit_attention/metrics/scores.hpp>
 #include <implicit_attention/version.hpp>

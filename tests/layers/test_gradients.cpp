@@ -84,7 +84,7 @@ void check_gradient(const std::string& what, const Matrix<double>& point, const 
 struct PlainRecurrence {
   Matrix<double> a, step, rate, query, key, query_scale, key_scale, diagonal, initial;
   std::vector<Index> starts;
-  bool exclusive = false;
+  bool read_before_update = false;
 
   static double at(const Matrix<double>& m, Index i, Index j) { return m.size() == 0 ? 1.0 : m(i, j); }
   double functional(const Matrix<double>& g) const {
@@ -100,12 +100,12 @@ struct PlainRecurrence {
         double y = 0;
         for (Index n = 0; n < states; ++n) {
           double& s = h[static_cast<std::size_t>(n)];
-          if (exclusive) y += at(query, t, n) * s;
+          if (read_before_update) y += at(query, t, n) * s;
           s = std::exp(at(rate, n, e) * step(t, e)) * s + at(key, t, n) * at(key_scale, t, e) * a(t, e);
-          if (!exclusive) y += at(query, t, n) * s;
+          if (!read_before_update) y += at(query, t, n) * s;
         }
         y *= at(query_scale, t, e);
-        if (exclusive) y += diagonal(t, e) * a(t, e);
+        if (read_before_update) y += diagonal(t, e) * a(t, e);
         sum += g(t, e) * y;
       }
     }
@@ -126,7 +126,7 @@ struct PlainRecurrence {
     set(r.query_scale, query_scale);
     set(r.key_scale, key_scale);
     set(r.diagonal, diagonal);
-    r.exclusive = exclusive;
+    r.read_before_update = read_before_update;
     r.starts = starts;
     return r;
   }
@@ -153,7 +153,7 @@ Executor two_threads() {
 TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
   struct Case {
     Index tokens, channels, states;
-    bool exclusive, scaled, selective, carried, documents;
+    bool read_before_update, scaled, selective, carried, documents;
   };
   const std::vector<Case> cases = {{1, 5, 3, false, true, true, false, false},     {2, 17, 1, false, true, false, true, false},
                                    {3, 5, 16, false, true, true, true, false},     {40, 17, 3, false, true, true, false, true},
@@ -164,8 +164,8 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
                                    {129, 5, 16, true, false, true, false, false}};
   std::uint64_t seed = 1;
   for (const Case& c : cases) {
-    INFO("seed " << seed << ": tokens " << c.tokens << ", channels " << c.channels << ", states " << c.states << ", exclusive "
-                 << c.exclusive);
+    INFO("seed " << seed << ": tokens " << c.tokens << ", channels " << c.channels << ", states " << c.states << ", read_before_update "
+                 << c.read_before_update);
     Draw draw(seed++);
     PlainRecurrence plain;
     plain.a = draw.normal(c.tokens, c.channels);
@@ -182,8 +182,8 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
       plain.query_scale = draw.normal(c.tokens, c.channels);
       plain.key_scale = draw.normal(c.tokens, c.channels);
     }
-    plain.exclusive = c.exclusive;
-    if (c.exclusive) plain.diagonal = draw.normal(c.tokens, c.channels);
+    plain.read_before_update = c.read_before_update;
+    if (c.read_before_update) plain.diagonal = draw.normal(c.tokens, c.channels);
     if (c.carried) plain.initial = draw.normal(c.states, c.channels);
     if (c.documents) plain.starts = {c.tokens / 3, c.tokens / 3 + 1, c.tokens - 4};
     const Matrix<double> g = draw.normal(c.tokens, c.channels);
@@ -229,17 +229,17 @@ TEST_CASE("the transposed convolution is the transpose", "[gradient]") {
   for (const Index width : {1, 2, 4, 6})
     for (const Index tokens : {1, 2, 3, 8, 9, 40})
       for (const bool documents : {false, true}) {
-        Dressed<DiagonalRecurrence<double>> dressed;
-        dressed.recurrence.tokens = tokens;
-        dressed.recurrence.channels = channels;
+        Surrounded<DiagonalRecurrence<double>> surrounded;
+        surrounded.recurrence.tokens = tokens;
+        surrounded.recurrence.channels = channels;
         const Matrix<double> taps = draw.normal(width, channels), x = draw.normal(tokens, channels), g = draw.normal(tokens, channels);
-        dressed.taps = taps;
-        if (documents) dressed.convolution_starts = {0, tokens / 2, tokens / 2 + 1};
+        surrounded.taps = taps;
+        if (documents) surrounded.convolution_starts = {0, tokens / 2, tokens / 2 + 1};
         ScanInput<double> input;
         input.x = x;
         Matrix<double> forwards(tokens, channels), backwards(tokens, channels);
-        convolve(dressed, input, View<double>(forwards), serial_executor());
-        convolve_transposed<double>(taps, dressed.convolution_starts, g, backwards);
+        convolve(surrounded, input, View<double>(forwards), serial_executor());
+        convolve_transposed<double>(taps, surrounded.convolution_starts, g, backwards);
         INFO("width " << width << ", tokens " << tokens << ", documents " << documents);
         CHECK(std::abs(dot(forwards, g) - dot(x, backwards)) <= 1e-13 * forwards.norm() * g.norm() + 1e-300);  // rounding of sums
       }
@@ -462,12 +462,12 @@ struct MovingAverage {
     Activations act;
     act.x = Matrix<double>(u);
     act.gate = sigmoid(u);
-    DressedDiagonal<double> dressed;
-    dressed.recurrence = recurrence(act.gate);
+    SurroundedDiagonal<double> surrounded;
+    surrounded.recurrence = recurrence(act.gate);
     ScanInput<double> input;
     input.x = act.x;
     Matrix<double> y(u.rows(), size);
-    scan<double>(dressed, input, y, serial_executor());
+    scan<double>(surrounded, input, y, serial_executor());
     act.y = y;
     act.out = act.y;
     return act;

@@ -224,16 +224,16 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
   act.recurrent_gate = std::move(recurrent_gate);
   act.normalizer = std::move(normalizer);
 
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence = recurrence(act, true);
-  dressed.row_scale = gelu(act.gate_input);
+  SurroundedDiagonal<Scalar> surrounded;
+  surrounded.recurrence = recurrence(act, true);
+  surrounded.gate = gelu(act.gate_input);
   ScanInput<Scalar> input;
   input.x = act.c;
   if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
   Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
   act.final.recurrent.resize(1, channels_);
   View<Scalar> final_state(act.final.recurrent);
-  scan<Scalar>(dressed, input, y, executor, &final_state);
+  scan<Scalar>(surrounded, input, y, executor, &final_state);
   act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
   if (options_.convolution_within_documents && !act.starts.empty()) {
     // What the next piece may not look back to: the document it goes on with began within the tail.

@@ -108,17 +108,17 @@ template <Real Scalar>
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> convolution_of(const Array<Scalar>& x, const Array<Scalar>& weight, const Array<Scalar>& bias,
                                             const Matrix<Scalar>& tail, const std::vector<Index>& starts, const Executor& executor) {
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence.tokens = x.rows();
-  dressed.recurrence.channels = weight.rows();
-  dressed.taps = Matrix<Scalar>(weight.matrix().transpose());
-  dressed.convolution_starts = starts;
+  SurroundedDiagonal<Scalar> surrounded;
+  surrounded.recurrence.tokens = x.rows();
+  surrounded.recurrence.channels = weight.rows();
+  surrounded.taps = Matrix<Scalar>(weight.matrix().transpose());
+  surrounded.convolution_starts = starts;
   ScanInput<Scalar> input;
   input.x = x;
   input.convolution_bias = bias;
   input.convolution_tail = Array<Scalar>::view(tail);
   Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), weight.rows(), "a convolution");
-  convolve(dressed, input, View<Scalar>(out), executor);
+  convolve(surrounded, input, View<Scalar>(out), executor);
   return out;
 }
 

@@ -163,17 +163,17 @@ typename Mamba<S>::Activations Mamba<S>::activations(ConstView<Scalar> u, const 
   act.C = Matrix<Scalar>(selected.rightCols(state_));
   act.dt = softplus(detail::project<Scalar>(ConstView<Scalar>(selected.leftCols(rank)), *w.dt_proj_weight, w.dt_proj_bias));
 
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence = recurrence(act);
-  dressed.skip = skip_;
-  dressed.row_scale = silu(act.z.matrix());
+  SurroundedDiagonal<Scalar> surrounded;
+  surrounded.recurrence = recurrence(act);
+  surrounded.skip = skip_;
+  surrounded.gate = silu(act.z.matrix());
   ScanInput<Scalar> input;
   input.x = act.a;
   if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
   Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
   act.final.recurrent.resize(state_, channels_);
   View<Scalar> final_state(act.final.recurrent);
-  scan<Scalar>(dressed, input, y, executor, &final_state);
+  scan<Scalar>(surrounded, input, y, executor, &final_state);
   act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
   act.y = std::move(y);
   act.out = detail::project<Scalar>(*act.y, *w.out_proj_weight, w.out_proj_bias);

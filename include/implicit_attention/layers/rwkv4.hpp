@@ -163,16 +163,16 @@ typename Rwkv4<S>::Activations Rwkv4<S>::activations(ConstView<Scalar> u, const 
   act.receptance = detail::project<Scalar>(mix(u, w.time_mix_receptance, initial), *w.receptance_weight);
   act.weighting = weighting(act.key, act.initial);
 
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence = normalised_recurrence(act.weighting);
-  dressed.row_scale = sigmoid(act.receptance.matrix());
+  SurroundedDiagonal<Scalar> surrounded;
+  surrounded.recurrence = normalised_recurrence(act.weighting);
+  surrounded.gate = sigmoid(act.receptance.matrix());
   ScanInput<Scalar> input;
   input.x = act.x;
   if (initial) input.initial_state = Array<Scalar>::view(act.initial.numerator);
   Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
   act.final.numerator.resize(1, channels_);
   View<Scalar> final_numerator(act.final.numerator);
-  scan<Scalar>(dressed, input, y, executor, &final_numerator);
+  scan<Scalar>(surrounded, input, y, executor, &final_numerator);
   act.final.denominator = act.weighting.final_denominator;
   act.final.exponent = act.weighting.final_exponent;
   act.final.shifted = u.bottomRows(1);
@@ -269,7 +269,7 @@ DiagonalRecurrence<S> Rwkv4<S>::normalised_recurrence(const Weighting& scaled) c
   recurrence.step = scaled.step;
   recurrence.key_scale = scaled.key_scale;
   recurrence.query_scale = scaled.state_weight;
-  recurrence.exclusive = true;
+  recurrence.read_before_update = true;
   recurrence.diagonal = scaled.own_weight;
   return recurrence;
 }
