@@ -7,12 +7,13 @@
 
 #define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                            \
   TEMPLATE struct DiagonalRecurrence<S>;                                                                                                   \
-  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                                  \
-  TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                        \
+  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                               \
+  TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                     \
   TEMPLATE ScanGradient<S> scan_gradient(const DiagonalRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&);      \
-  TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                        \
+  TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                     \
   TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                      \
-  TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&); \
+  TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                \
+                               const Executor&);                                                                                           \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Add)                                                                                        \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddAbsolute)                                                                                \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddPositive)                                                                                \
@@ -31,7 +32,7 @@
   TEMPLATE DiagonalRecurrence<S> identity_recurrence(Index, Index);                                                                        \
   TEMPLATE class AttentionMatrix<S>;                                                                                                       \
   TEMPLATE class ImplicitAttention<S>;
-#define IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, JOIN)                                                                              \
+#define IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, JOIN)                                                                                 \
   TEMPLATE void reduced_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&, \
                              const detail::JOIN&, S);
 
