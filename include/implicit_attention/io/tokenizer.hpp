@@ -193,11 +193,11 @@ class Tokenizer {
     codec_ = std::move(codec);
     kind_ = TokenizerKind::subwords;
   }
-  /// What a model's folder holds, or a file of it: a GGUF file has its own tokenizer, unless one lies beside it.
+  /// What a model's folder holds, or a file of it. A GGUF file has its own tokenizer.
   void open_found(const std::filesystem::path& path, std::optional<Index> size) {
     const std::filesystem::path folder = folder_of(path);
-    std::optional<std::filesystem::path> file = detail::tokenizer_file_in(folder);
-    if (!file && path != folder && path.extension() == ".gguf") file = path;
+    const bool own = path != folder && path.extension() == ".gguf";
+    const std::optional<std::filesystem::path> file = own ? path : detail::tokenizer_file_in(folder);
     if (!file) return open_folder(folder, std::nullopt, size);
     where_ = path.string();
     try {

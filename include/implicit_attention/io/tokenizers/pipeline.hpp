@@ -141,18 +141,24 @@ class Pipeline final : public TextCodec {
         }
       }
     }
-    /// Bytes that are no UTF-8, at `position` of the text.
+    /// Bytes that are no UTF-8, at `position` of the text. A vocabulary need not have a token for each.
     void raw_bytes(std::string_view bytes, std::size_t position, std::vector<Index>& ids) {
+      const auto refuse = [&](unsigned char byte) {
+        raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", position, ", and ", pipeline_.where_,
+                                        " has no token for the byte ", byte_label(byte)));
+      };
       if (pipeline_.byte_level_) {
         std::string word;
-        ByteAlphabet::instance().append(word, bytes);
+        for (const char byte : bytes) {
+          const std::string& letter = ByteAlphabet::instance().character(static_cast<unsigned char>(byte));
+          if (!pipeline_.tokens().id(letter)) refuse(static_cast<unsigned char>(byte));
+          word += letter;
+        }
         return model(word, ids);
       }
       const UnknownTokens& unknown =
           std::visit([](const auto& kind) -> const UnknownTokens& { return unknown_of(kind); }, pipeline_.model_);
-      if (!unknown.append_bytes(pipeline_.tokens(), bytes, ids))
-        raise(ErrorKind::value,
-              message("the text is not valid UTF-8 at byte ", position, ", and ", pipeline_.where_, " has no tokens for single bytes"));
+      if (!unknown.append_bytes(pipeline_.tokens(), bytes, ids)) refuse(static_cast<unsigned char>(bytes.front()));
     }
 
    private:
