@@ -97,6 +97,8 @@ class Tokenizer {
     why_none_ = message("no vocab.json, tokenizer.json or rwkv_vocab_*.txt here, and the vocabulary is ", size_, ", not the 256 of bytes");
   }
 
+  /// Whether the kind is known; else `fit` will say.
+  [[nodiscard]] bool decided() const { return !nothing_found_ || size_ > 0; }
   [[nodiscard]] TokenizerKind kind() const { return kind_; }
   /// 0 until it is known.
   [[nodiscard]] Index vocabulary_size() const { return size_; }
