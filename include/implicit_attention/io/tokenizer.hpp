@@ -1,7 +1,6 @@
 // Text to token ids and back, by what a model's directory holds.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <memory>
@@ -17,7 +16,7 @@
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizers/labels.hpp>
 #include <implicit_attention/io/tokenizers/tokenizer_file.hpp>
-#include <implicit_attention/io/tokenizers/unicode.hpp>
+#include <implicit_attention/io/tokenizers/vocabulary_text.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -39,9 +38,7 @@ enum class TokenizerKind {
   raise(ErrorKind::value, message("tokenizer \"", printable(name), "\" is unknown, expected bytes, symbols or words"));
 }
 
-/// Text to ids, ids to text, and labels for people. With words and symbols, what is unknown becomes `<unk>`; without one it is an error
-/// that names it. A word that is unknown is tried once more in lower case (ASCII) if no token of the vocabulary has an upper-case letter,
-/// special tokens aside: such a vocabulary was made from lower-cased text.
+/// Text to ids, ids to text, and labels for people.
 class Tokenizer {
  public:
   /// By what `path` holds, a model's folder, one of its files, or a tokenizer's own file. In a folder a tokenizer that is there decides:
@@ -88,7 +85,7 @@ class Tokenizer {
   /// Says how many ids the model takes, once that is known. Fails (file) where vocab.json has an id beyond.
   void fit(Index vocabulary_size) {
     size_ = vocabulary_size;
-    for (const auto& [token, id] : vocabulary_.ids())
+    for (const auto& [token, id] : vocabulary().ids())
       if (id >= size_)
         raise(ErrorKind::file, message(where_, ": vocab.json: token \"", printable(token), "\": its id ", id,
                                        " is beyond the model's vocabulary of ", size_, " (ids 0 to ", size_ - 1, ")"));
@@ -103,7 +100,7 @@ class Tokenizer {
   /// 0 until it is known.
   [[nodiscard]] Index vocabulary_size() const { return size_; }
   /// The tokens of vocab.json; empty where there is another tokenizer.
-  [[nodiscard]] const Vocabulary& vocabulary() const { return vocabulary_; }
+  [[nodiscard]] const Vocabulary& vocabulary() const { return words_.vocabulary(); }
 
   /// The tokens of `text`, with what the model puts before and after, as `<bos>`, unless `ends` is false. Fails (value) on text that is
   /// empty, that is not UTF-8 where tokens are not bytes, or that has an unknown token where there is no `<unk>`.
@@ -118,7 +115,7 @@ class Tokenizer {
     } else {
       if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
         raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", bad));
-      kind_ == TokenizerKind::symbols ? encode_symbols(text, ids) : encode_words(text, ids);
+      kind_ == TokenizerKind::symbols ? words_.encode_symbols(text, ids) : words_.encode_words(text, ids);
     }
     if (ids.empty()) raise(ErrorKind::value, "the text is empty: expected at least one token");
     if (kind_ == TokenizerKind::subwords && ends) {
@@ -135,7 +132,7 @@ class Tokenizer {
     std::string text;
     for (const Index id : ids) {
       if (kind_ == TokenizerKind::bytes && id >= 0 && id < 256) text.push_back(static_cast<char>(id));
-      const std::string* const token = vocabulary_.token(id);
+      const std::string* const token = vocabulary().token(id);
       if (token != nullptr && kind_ == TokenizerKind::words && !text.empty()) text += ' ';
       if (token != nullptr) text += *token;
     }
@@ -144,7 +141,7 @@ class Tokenizer {
 
   /// The token of this name or text, as `<cls>` or ` dog`; for bytes, the byte itself or its label. Nothing if there is none.
   [[nodiscard]] std::optional<Index> find(std::string_view token) const {
-    if (const std::optional<Index> found = vocabulary_.id(token)) return found;
+    if (const std::optional<Index> found = vocabulary().id(token)) return found;
     if (kind_ == TokenizerKind::bytes)
       for (unsigned byte = 0; byte < 256; ++byte)
         if ((token.size() == 1 && static_cast<unsigned char>(token[0]) == byte) || token == byte_label(static_cast<unsigned char>(byte)))
@@ -161,9 +158,9 @@ class Tokenizer {
     const std::string who = message(where_, ": token \"", printable(token), "\"");
     if (kind_ == TokenizerKind::bytes) raise(ErrorKind::value, message(who, " is not a single byte, and bytes are the tokens here"));
     if (codec_) raise(ErrorKind::value, message(who, " is no single token", pieces_hint(token)));
-    if (vocabulary_.empty())
+    if (vocabulary().empty())
       raise(ErrorKind::value, message(who, " cannot be looked up: ", nothing_found_ ? "there is no vocab.json" : why_none_));
-    raise(ErrorKind::value, message(who, " is not in vocab.json", special_hint()));
+    raise(ErrorKind::value, message(who, " is not in vocab.json", words_.special_hint()));
   }
 
   /// Fails unless every id is one the model takes.
@@ -239,10 +236,9 @@ class Tokenizer {
     why_none_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here";
   }
   void read_vocabulary(const std::filesystem::path& file, std::optional<TokenizerKind> kind, std::optional<Index> size) {
-    vocabulary_ = Vocabulary::read(file, size ? *size : detail::TokenTable::largest_id + 1);
+    words_ = detail::VocabularyText(Vocabulary::read(file, size ? *size : detail::TokenTable::largest_id + 1), where_);
     if (!kind) why_none_ = why_byte_pairs(file.parent_path());
-    kind_ = kind ? *kind : why_none_.empty() ? kind_of_vocabulary() : TokenizerKind::none;
-    look_over_vocabulary();
+    kind_ = kind ? *kind : why_none_.empty() ? words_.all_symbols() ? TokenizerKind::symbols : TokenizerKind::words : TokenizerKind::none;
   }
   /// What tells that the tokens of vocab.json are pieces of words; empty if nothing does. Cutting at white space would give other tokens
   /// than the model was trained on, and nobody would notice.
@@ -250,7 +246,7 @@ class Tokenizer {
     const std::string end = " byte pairs, which need tokenizer.json";
     for (const std::string_view name : {"merges.txt", "tokenizer_config.json"})
       if (detail::is_file(folder / name)) return message(name, " beside vocab.json means", end);
-    for (const auto& [token, id] : vocabulary_.ids())
+    for (const auto& [token, id] : vocabulary().ids())
       if (token.starts_with("\u0120") || token.starts_with("\u2581"))
         return message("the token \"", printable(token), "\" in vocab.json means", end);
     return {};
@@ -258,7 +254,11 @@ class Tokenizer {
 
   [[nodiscard]] detail::TokenText text_of(Index id) const {
     if (kind_ == TokenizerKind::bytes && id >= 0 && id < 256) return {std::string(1, static_cast<char>(id)), false};
-    if (const std::string* const token = vocabulary_.token(id)) return {*token, true};
+    if (const std::string* const token = vocabulary().token(id)) {
+      // A vocab.json of byte pairs has nothing to encode with, but its tokens can be read.
+      std::optional<std::string> bytes = kind_ == TokenizerKind::none ? detail::ByteAlphabet::instance().bytes(*token) : std::nullopt;
+      return bytes ? detail::TokenText{std::move(*bytes), false} : detail::TokenText{*token, true};
+    }
     std::optional<std::string> bytes = codec_ ? codec_->bytes(id) : std::nullopt;
     if (!bytes || bytes->empty()) return {message(id), true};
     return {std::move(*bytes), codec_->special(id)};
@@ -275,80 +275,10 @@ class Tokenizer {
     return hint;
   }
 
-  [[nodiscard]] TokenizerKind kind_of_vocabulary() const {
-    bool any = false;
-    for (const auto& [token, id] : vocabulary_.ids()) {
-      if (Vocabulary::special(token)) continue;
-      if (utf8_character_size(token, 0) != token.size()) return TokenizerKind::words;
-      any = true;
-    }
-    return any ? TokenizerKind::symbols : TokenizerKind::words;
-  }
-  void look_over_vocabulary() {
-    unknown_ = vocabulary_.id("<unk>");
-    for (const auto& [token, id] : vocabulary_.ids()) {
-      if (Vocabulary::special(token))
-        longest_special_ = std::max(longest_special_, token.size());
-      else if (token != lower_case(token))
-        lower_case_only_ = false;
-    }
-  }
-
-  [[nodiscard]] static std::string lower_case(std::string_view text) {
-    std::string lower(text);
-    for (char& letter : lower)
-      if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
-    return lower;
-  }
-  /// Bytes of the white space at `position`, 0 if it is none: what Python's str.split splits at, which is Unicode's and four controls.
-  [[nodiscard]] static std::size_t white_space(std::string_view text, std::size_t position) {
-    const detail::CodePoint here = detail::code_point_at(text, position);
-    return here.length > 0 && (detail::is_white_space(here.value) || (here.value >= 0x1CU && here.value <= 0x1FU)) ? here.length : 0;
-  }
-
   [[nodiscard]] Index checked_byte(unsigned char byte) const {
     if (size_ > 0 && byte >= size_)
       raise(ErrorKind::value, message(where_, ": byte ", static_cast<int>(byte), " is beyond the model's vocabulary of ", size_));
     return byte;
-  }
-  [[nodiscard]] Index known_or_unknown(std::string_view token, std::string_view what) const {
-    if (const std::optional<Index> found = vocabulary_.id(token)) return *found;
-    if (lower_case_only_ && kind_ == TokenizerKind::words)
-      if (const std::optional<Index> found = vocabulary_.id(lower_case(token))) return *found;
-    if (unknown_) return *unknown_;
-    raise(ErrorKind::value,
-          message(where_, ": ", what, " \"", printable(token), "\" is not in vocab.json, which has no <unk> to stand for it"));
-  }
-  void encode_symbols(std::string_view text, std::vector<Index>& ids) const {
-    for (std::size_t position = 0; position < text.size();) {
-      const std::string_view rest = text.substr(position);
-      std::size_t size = 0;
-      if (rest.front() == '<')
-        for (std::size_t length = std::min(rest.size(), longest_special_); length > 2 && size == 0; --length)
-          if (Vocabulary::special(rest.substr(0, length)) && vocabulary_.id(rest.substr(0, length))) size = length;
-      if (size == 0) size = utf8_character_size(text, position);
-      ids.push_back(known_or_unknown(rest.substr(0, size), "symbol"));
-      position += size;
-    }
-  }
-  void encode_words(std::string_view text, std::vector<Index>& ids) const {
-    std::size_t begin = 0;
-    for (std::size_t position = 0; position <= text.size();) {
-      const bool end = position == text.size();
-      const std::size_t space = end ? 0 : white_space(text, position);
-      if (end || space != 0) {
-        if (position > begin) ids.push_back(known_or_unknown(text.substr(begin, position - begin), "word"));
-        begin = position + space;
-      }
-      position += space == 0 ? 1 : space;
-    }
-  }
-  [[nodiscard]] std::string special_hint() const {
-    std::string hint;
-    for (const auto& [token, id] : vocabulary_.ids())
-      if (Vocabulary::special(token) && hint.size() < 120)
-        hint += message(hint.empty() ? "; special tokens there: " : " ", printable(token));
-    return hint;
   }
 
   TokenizerKind kind_ = TokenizerKind::none;
@@ -356,10 +286,7 @@ class Tokenizer {
   Index size_ = 0;
   bool nothing_found_ = false;  // in the folder: bytes, if the model's vocabulary is that small
   std::shared_ptr<const detail::TextCodec> codec_;
-  Vocabulary vocabulary_;
-  std::optional<Index> unknown_;
-  std::size_t longest_special_ = 0;
-  bool lower_case_only_ = true;
+  detail::VocabularyText words_;
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -16,14 +16,10 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/tokenizers/unicode.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
-
-/// Begin and end of a match, in bytes.
-struct Span {
-  std::size_t begin = 0, end = 0;
-};
 
 /// An expression in Oniguruma's dialect as PCRE2 reads it. What the two read differently is spelled out: \s is Unicode's White_Space (PCRE2
 /// adds U+180E), \w is UTS 18's word character, \h a hexadecimal digit, a script is the property Script (PCRE2 takes its extensions too),

@@ -17,6 +17,11 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
+/// A part of a text, in bytes.
+struct Span {
+  std::size_t begin = 0, end = 0;
+};
+
 /// A character of well-formed UTF-8 and how many bytes it takes; length 0 where no well-formed one starts.
 struct CodePoint {
   char32_t value = 0;
