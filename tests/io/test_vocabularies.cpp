@@ -246,6 +246,7 @@ TEST_CASE("vocabularies: a vocab.json of byte pairs is never read as words", "[i
   refused(
       "\xC4\xA0"
       "cat");
+  CHECK(Tokenizer::open(folder.path(), 10).labels({0, 2, 5}) == Texts{"the", " cat", "5"});
   write_bytes(folder / "vocab.json", R"({"the":0,"cat":1,"▁cat":2})");
   refused("byte pairs");
   write_bytes(folder / "vocab.json", R"({"the":0,"cat":1})");

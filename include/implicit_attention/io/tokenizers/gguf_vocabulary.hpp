@@ -35,7 +35,7 @@ namespace detail {
 /// What a name of `tokenizer.ggml.pre` stands for: expressions, one after the other, each match a piece; and what those models add.
 struct GgufPreTokenizer {
   std::string_view names;  ///< with spaces between and around
-  std::array<std::string_view, 4> patterns;
+  std::array<std::string_view, 6> patterns;
   bool ignore_merges = false, add_bos = false;
   bool nfc = false;  ///< their own tokenizers bring text to this normal form, which no key of the file says
 };
@@ -45,7 +45,8 @@ struct GgufPreTokenizer {
   static constexpr std::string_view gpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))";
   static constexpr std::string_view qwen2 =
       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  static constexpr std::array<GgufPreTokenizer, 15> all{{
+  static constexpr std::string_view han_and_hangul = R"([\x{4E00}-\x{9FA5}\x{0800}-\x{4E00}\x{AC00}-\x{D7FF}]+)";
+  static constexpr std::array<GgufPreTokenizer, 17> all{{
       {" mpt olmo ", {gpt2}, false, false, true},
       {" gpt-2 jais phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 trillion granite-docling ",
        {gpt2}},
@@ -68,6 +69,10 @@ struct GgufPreTokenizer {
       {" deepseek-v3 hunyuan-dense ",
        {R"(\p{N}{1,3})", R"([\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+)",
         R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}},
+      {" deepseek-coder ", {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)", han_and_hangul, R"(\p{N})"}},
+      {" deepseek-llm ",
+       {R"([\r\n])", R"(\s?\p{L&}+)", R"(\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+)", R"(\s+$)",
+        han_and_hangul, R"(\p{N}+)"}},
       {" tekken ",
        {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
        true,
