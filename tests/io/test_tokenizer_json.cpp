@@ -1,6 +1,10 @@
 // tokenizer.json, part by part: what each does to a text, and what is refused.
+#include <algorithm>
+#include <cstddef>
 #include <memory>
+#include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <support/catch.hpp>
@@ -89,6 +93,44 @@ TEST_CASE("tokenizer.json: byte pairs merge in the order they were learnt in", "
               "abc a") == Ids{3, 2, 0});
     CHECK(ids(start + R"("end_of_word_suffix":"</w>","vocab":{"a":0,"b":1,"b</w>":2,"a</w>":3,"ab</w>":4},"merges":["a b</w>"]}})",
               "ab ba") == Ids{4, 1, 3});
+  }
+}
+
+TEST_CASE("tokenizer.json: long words give what merging the whole of them by hand gives", "[io]") {
+  // Random merges over a few letters and an unknown one; texts long enough to be cut where no merge can reach over.
+  std::mt19937 random(11);
+  for (int round = 0; round < 40; ++round) {
+    std::vector<std::string> tokens{"a", "b", "c", "_", "\u00e9"};
+    std::vector<std::pair<std::string, std::string>> merges;
+    while (merges.size() < 12) {
+      const std::string left = tokens[random() % tokens.size()], right = tokens[random() % tokens.size()];
+      if (std::find(tokens.begin(), tokens.end(), left + right) != tokens.end()) continue;
+      merges.emplace_back(left, right);
+      tokens.push_back(left + right);
+    }
+    Json model{{"type", "BPE"}, {"unk_token", "?"}, {"fuse_unk", round % 2 == 0}, {"vocab", {{"?", 0}}}, {"merges", Json::array()}};
+    for (std::size_t k = 0; k < tokens.size(); ++k) model["vocab"][tokens[k]] = k + 1;
+    for (const auto& [left, right] : merges) model["merges"].push_back({left, right});
+    const auto tokenizer = codec(Json{{"model", model}}.dump());
+
+    std::string text;
+    std::vector<std::string> symbols;
+    for (int k = 0; k < 200; ++k) {
+      const std::vector<std::string> letters{"a", "b", "c", "_", "\u00e9", "z"};
+      const std::string letter = letters[random() % 20 == 0 ? 5 : random() % 5];
+      text += letter;
+      if (letter != "z" || symbols.empty() || symbols.back() != "?" || round % 2 != 0) symbols.push_back(letter == "z" ? "?" : letter);
+    }
+    for (const auto& [left, right] : merges)  // a merge makes no pair that an earlier one joins, so one after the other will do
+      for (std::size_t k = 0; k + 1 < symbols.size(); ++k)
+        if (symbols[k] == left && symbols[k + 1] == right) {
+          symbols[k] += right;
+          symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(k) + 1);
+        }
+    Ids expected;
+    for (const std::string& symbol : symbols) expected.push_back(symbol == "?" ? 0 : model["vocab"][symbol].get<Index>());
+    INFO(text);
+    CHECK(ids(*tokenizer, text) == expected);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -72,7 +73,9 @@ class BytePairModel {
     std::string_view tail = right;
     if (!options_.continuing_prefix.empty() && tail.starts_with(options_.continuing_prefix))
       tail.remove_prefix(options_.continuing_prefix.size());
-    merges_.insert_or_assign(pair_key(first, second), Merge{static_cast<std::uint32_t>(rank), id(std::string(left).append(tail))});
+    merges_.insert_or_assign(pair_key(first, second),
+                             Merge{static_cast<std::uint32_t>(rank), static_cast<std::int32_t>(id(std::string(left).append(tail)))});
+    joined_.insert(pair_key(code_point_before(left, left.size()).value, code_point_at(right, 0).value));
   }
 
   [[nodiscard]] const TokenTable& tokens() const { return tokens_; }
@@ -83,6 +86,42 @@ class BytePairModel {
    public:
     explicit Session(const BytePairModel& model) : model_(model) {}
     void encode(std::string_view word, std::vector<Index>& ids) {
+      if (word.size() <= longest_remembered) return encode_part(word, ids);
+      if (model_.options_.ignore_merges)
+        if (const std::optional<Index> whole = model_.tokens_.id(word)) return ids.push_back(*whole);
+      // Files without a pre-tokenizer make one word of a whole text. Between characters that no merge joins it can be cut.
+      std::size_t begin = 0;
+      CodePoint before = code_point_at(word, 0);
+      for (std::size_t position = before.length; before.length > 0 && position < word.size();) {
+        const CodePoint here = code_point_at(word, position);
+        if (here.length > 0 && model_.never_joined(word, position, before, here)) {
+          encode_part(word.substr(begin, position - begin), ids);
+          begin = position;
+        }
+        position += here.length;
+        before = here;
+      }
+      encode_part(word.substr(begin), ids);
+    }
+
+   private:
+    static constexpr std::size_t longest_remembered = 64;
+    static constexpr std::uint32_t nobody = 0xFFFF'FFFFU;
+    struct Symbol {
+      std::int32_t id;  // negative: merged into the one before
+      std::uint32_t previous, next;
+    };
+    struct Candidate {
+      std::uint32_t rank, position, end;  // the places of its two symbols
+      std::int32_t left, right, merged;
+      bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : position > other.position; }
+    };
+    struct Hash {
+      using is_transparent = void;
+      std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
+    };
+
+    void encode_part(std::string_view word, std::vector<Index>& ids) {
       if (word.empty()) return;
       if (word.size() > longest_remembered) return encode_anew(word, ids);
       if (const auto seen = seen_.find(word); seen != seen_.end()) {
@@ -96,54 +135,37 @@ class BytePairModel {
       remembered_.insert(remembered_.end(), ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end());
     }
 
-   private:
-    static constexpr std::size_t longest_remembered = 64, nobody = static_cast<std::size_t>(-1);
-    struct Symbol {
-      Index id;
-      std::size_t previous, next;
-      bool alive;
-    };
-    struct Candidate {
-      std::uint32_t rank;
-      std::size_t position, end;  // of the two symbols
-      Index left, right, merged;
-      bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : position > other.position; }
-    };
-    struct Hash {
-      using is_transparent = void;
-      std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
-    };
-
     void encode_anew(std::string_view word, std::vector<Index>& ids) {
       if (model_.options_.ignore_merges)
         if (const std::optional<Index> whole = model_.tokens_.id(word)) return ids.push_back(*whole);
       first_.clear();
       model_.characters(word, first_);
+      if (first_.size() >= nobody) raise(ErrorKind::limit, "a word is longer than 4 GiB");
       symbols_.clear();
-      for (std::size_t i = 0; i < first_.size(); ++i)
-        symbols_.push_back({first_[i], i == 0 ? nobody : i - 1, i + 1 == first_.size() ? nobody : i + 1, true});
-      for (std::size_t i = 0; i + 1 < symbols_.size(); ++i) consider(i);
+      const auto count = static_cast<std::uint32_t>(first_.size());
+      for (std::uint32_t i = 0; i < count; ++i)
+        symbols_.push_back({static_cast<std::int32_t>(first_[i]), i == 0 ? nobody : i - 1, i + 1 == count ? nobody : i + 1});
+      for (std::uint32_t i = 0; i + 1 < count; ++i) consider(i);
       while (!waiting_.empty()) {
         const Candidate best = waiting_.top();
         waiting_.pop();
         Symbol& left = symbols_[best.position];
-        if (!left.alive || left.id != best.left || left.next != best.end || symbols_[best.end].id != best.right)
-          continue;  // merged meanwhile
+        if (left.id != best.left || left.next != best.end || symbols_[best.end].id != best.right) continue;  // merged meanwhile
         Symbol& right = symbols_[best.end];
         left.id = best.merged;
         left.next = right.next;
-        right.alive = false;
+        right.id = -1;
         if (left.next != nobody) symbols_[left.next].previous = best.position;
         if (left.previous != nobody) consider(left.previous);
         consider(best.position);
       }
       for (const Symbol& symbol : symbols_)
-        if (symbol.alive) ids.push_back(symbol.id);
+        if (symbol.id >= 0) ids.push_back(symbol.id);
     }
-    void consider(std::size_t position) {
+    void consider(std::uint32_t position) {
       const Symbol& left = symbols_[position];
       if (left.next == nobody) return;
-      const Index right = symbols_[left.next].id;
+      const std::int32_t right = symbols_[left.next].id;
       if (const auto found = model_.merges_.find(pair_key(left.id, right)); found != model_.merges_.end())
         waiting_.push({found->second.rank, position, left.next, left.id, right, found->second.id});
     }
@@ -158,10 +180,19 @@ class BytePairModel {
  private:
   struct Merge {
     std::uint32_t rank;
-    Index id;
+    std::int32_t id;
   };
-  [[nodiscard]] static std::uint64_t pair_key(Index left, Index right) {
+  template <class Number>
+  [[nodiscard]] static std::uint64_t pair_key(Number left, Number right) {
     return (static_cast<std::uint64_t>(left) << 32U) | static_cast<std::uint64_t>(right);
+  }
+
+  /// Whether no merge can go over the border at `position` of a word: none has two symbols that meet in these characters, and both
+  /// characters are the symbols that they begin as.
+  [[nodiscard]] bool never_joined(std::string_view word, std::size_t position, const CodePoint& before, const CodePoint& after) const {
+    if (!options_.continuing_prefix.empty() || !options_.word_suffix.empty()) return false;
+    if (joined_.count(pair_key(before.value, after.value)) != 0) return false;
+    return tokens_.id(word.substr(position - before.length, before.length)) && tokens_.id(word.substr(position, after.length));
   }
 
   /// The tokens that a word begins as.
@@ -192,6 +223,7 @@ class BytePairModel {
   Options options_;
   std::string where_;
   std::unordered_map<std::uint64_t, Merge> merges_;
+  std::unordered_set<std::uint64_t> joined_;  // the characters in which the two symbols of a merge meet
 };
 
 /// `{"the": 0, ...}` as it stands in tokenizer.json.
