@@ -7,6 +7,7 @@
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/npy_reader.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_header.hpp>
