@@ -53,6 +53,13 @@ class SafetensorsFile {
   template <Real Scalar>
   [[nodiscard]] Array<Scalar> read(std::string_view name) const;
 
+  /// The same as it is stored. Fails if it is not there.
+  [[nodiscard]] StoredTensor stored(std::string_view name) const {
+    const TensorInfo& tensor = info(name);
+    const auto [rows, columns] = detail::rows_and_columns(tensor.shape);
+    return detail::stored_rows(tensor.dtype, rows, columns, file_->data() + tensor.begin, file_);
+  }
+
   /// The numbers of an I64 or I32 tensor in order (token ids, positions); a tensor of another type is an error.
   [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const {
     const TensorInfo& tensor = info(name);
@@ -65,7 +72,7 @@ class SafetensorsFile {
       detail::convert_numbers<std::int32_t>(from, tensor.count, numbers.data(), as_is);
     } else {
       raise(ErrorKind::file,
-            message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected integers, I64 or I32"));
+            message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text), ", expected integers, I64 or I32"));
     }
     return numbers;
   }
@@ -79,16 +86,12 @@ template <Real Scalar>
 Array<Scalar> SafetensorsFile::read(std::string_view name) const {
   const TensorInfo& tensor = info(name);
   if (!detail::readable(tensor.dtype))
-    raise(ErrorKind::file,
-          message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected F64, F32, F16, BF16, I64 or I32"));
-  Index rows = 1, columns = 1;
-  for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) (axis + 1 == tensor.shape.size() ? columns : rows) *= tensor.shape[axis];
-  const std::byte* from = file_->data() + tensor.begin;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(from) % alignof(Scalar) == 0;
-  if (tensor.dtype == dtype_of<Scalar> && aligned && tensor.count > 0)
-    return Array<Scalar>::view(ConstView<Scalar>(reinterpret_cast<const Scalar*>(from), rows, columns), file_);
-  Matrix<Scalar> numbers(rows, columns);
-  detail::widen(tensor.dtype, from, tensor.count, numbers.data());
+    raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
+                                   ", expected F64, F32, F16, BF16 or integers"));
+  const StoredTensor from = stored(name);
+  if (const Array<Scalar> view = from.template view<Scalar>(); !view.empty()) return view;
+  Matrix<Scalar> numbers(from.rows, from.columns);
+  from.widen_rows(0, from.rows, numbers.data(), from.columns);
   return Array<Scalar>(std::move(numbers));
 }
 
@@ -130,6 +133,7 @@ class SafetensorsCheckpoint {
   [[nodiscard]] Array<Scalar> read(std::string_view name) const {
     return file_of(name).read<Scalar>(name);
   }
+  [[nodiscard]] StoredTensor stored(std::string_view name) const { return file_of(name).stored(name); }
   [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const { return file_of(name).read_integers(name); }
 
  private:
@@ -183,6 +187,10 @@ class SafetensorsSource final : public TensorSource<Scalar> {
     return found == nullptr ? std::nullopt : std::optional(found->shape);
   }
   [[nodiscard]] Array<Scalar> read(std::string_view name) const override { return checkpoint_.read<Scalar>(name); }
+  [[nodiscard]] std::optional<StoredTensor> stored(std::string_view name) const override {
+    const TensorInfo* found = checkpoint_.find(name);
+    return found == nullptr || !detail::readable(found->dtype) ? std::nullopt : std::optional(checkpoint_.stored(name));
+  }
   [[nodiscard]] const SafetensorsCheckpoint& checkpoint() const { return checkpoint_; }
 
  private:
