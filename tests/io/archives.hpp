@@ -23,8 +23,8 @@ inline std::string zip_bytes(const std::vector<std::pair<std::string, std::strin
     const std::string sizes = u32(data.size()) + u32(data.size()) + u16(static_cast<unsigned>(name.size()));
     const std::size_t header = file.size();
     file += "PK\x03\x04" + u16(20) + u16(0) + u16(method) + u32(0) + u32(0) + sizes + u16(0) + name + data;
-    directory += "PK\x01\x02" + u16(20) + u16(20) + u16(0) + u16(method) + u32(0) + u32(0) + sizes + u16(0) + u16(0) + u16(0) + u16(0) + u32(0) +
-                 u32(header) + name;
+    directory += "PK\x01\x02" + u16(20) + u16(20) + u16(0) + u16(method) + u32(0) + u32(0) + sizes + u16(0) + u16(0) + u16(0) + u16(0) +
+                 u32(0) + u32(header) + name;
   }
   const auto count = static_cast<unsigned>(entries.size());
   return file + directory + "PK\x05\x06" + u16(0) + u16(0) + u16(count) + u16(count) + u32(directory.size()) + u32(file.size()) + u16(0);
@@ -41,7 +41,9 @@ inline std::string tuple(const std::vector<std::int64_t>& values) {
   for (const std::int64_t value : values) all += integer(value);
   return all + "t";
 }
-inline std::string name(std::string_view module, std::string_view what) { return "c" + std::string(module) + "\n" + std::string(what) + "\n"; }
+inline std::string name(std::string_view module, std::string_view what) {
+  return "c" + std::string(module) + "\n" + std::string(what) + "\n";
+}
 inline std::string storage(std::string_view type, std::string_view key, std::int64_t count) {
   return "(" + text("storage") + name("torch", type) + text(key) + text("cpu") + integer(count) + "tQ";
 }

@@ -47,7 +47,9 @@ class Pickle {
   [[nodiscard]] std::uint32_t root() const { return root_; }
 
  private:
-  [[noreturn]] void fail(std::string_view why) const { raise(ErrorKind::file, message(where_, ": at byte ", reader_.position(), ": ", why)); }
+  [[noreturn]] void fail(std::string_view why) const {
+    raise(ErrorKind::file, message(where_, ": at byte ", reader_.position(), ": ", why));
+  }
 
   std::uint32_t make(PickleValue value) {
     if (values_.size() >= std::numeric_limits<std::uint32_t>::max()) fail("too many values");
@@ -212,8 +214,8 @@ class Pickle {
 
   void persistent() {
     const PickleValue& id = values_[pop()];
-    if (id.kind != Kind::tuple || id.items.size() != 5 || values_[id.items[0]].text != "storage" || values_[id.items[1]].kind != Kind::name ||
-        values_[id.items[2]].kind != Kind::text || values_[id.items[4]].kind != Kind::integer)
+    if (id.kind != Kind::tuple || id.items.size() != 5 || values_[id.items[0]].text != "storage" ||
+        values_[id.items[1]].kind != Kind::name || values_[id.items[2]].kind != Kind::text || values_[id.items[4]].kind != Kind::integer)
       fail("a reference that is not PyTorch's ('storage', type, key, place, count)");
     push_items(Kind::storage, {id.items[1], id.items[2], id.items[4]});
   }
@@ -389,7 +391,8 @@ inline bool Pickle::step(unsigned char instruction) {
       (void)top(Kind::dictionary, "a dictionary");
       return true;
     default:
-      fail(message("instruction ", byte_label(instruction), " of a pickle is not among those that tensors need, and nothing is executed here"));
+      fail(message("instruction ", byte_label(instruction),
+                   " of a pickle is not among those that tensors need, and nothing is executed here"));
   }
 }
 

@@ -83,11 +83,13 @@ class TorchReader {
     for (const auto& [name, entry] : zip_.entries()) {
       if (name == "data.pkl" || name.ends_with("/data.pkl")) roots.push_back(name.substr(0, name.size() - 8));
       if (name.ends_with("/constants.pkl"))
-        raise(ErrorKind::file, message(zip_.where(), ": is a TorchScript program, expected saved weights; in PyTorch: "
-                                                     "torch.save(torch.jit.load(file).state_dict(), other_file)"));
+        raise(ErrorKind::file, message(zip_.where(),
+                                       ": is a TorchScript program, expected saved weights; in PyTorch: "
+                                       "torch.save(torch.jit.load(file).state_dict(), other_file)"));
     }
     if (roots.size() != 1)
-      raise(ErrorKind::file, message(zip_.where(), ": is a zip archive with ", roots.size(), " entries data.pkl, expected one, as torch.save writes it"));
+      raise(ErrorKind::file,
+            message(zip_.where(), ": is a zip archive with ", roots.size(), " entries data.pkl, expected one, as torch.save writes it"));
     return roots.front();
   }
 
@@ -135,7 +137,8 @@ class TorchReader {
         full += message(key.integer);
       else
         continue;
-      if (full.size() > 1024) raise(ErrorKind::file, message(zip_.where(), ": a tensor's name is longer than 1024 bytes: ", printable(full)));
+      if (full.size() > 1024)
+        raise(ErrorKind::file, message(zip_.where(), ": a tensor's name is longer than 1024 bytes: ", printable(full)));
       const std::uint32_t child = here.items[i + (dictionary ? 1 : 0)];
       if (value(child).kind != Kind::tensor) {
         collect(child, full, depth + 1, table);
@@ -154,7 +157,8 @@ class TorchReader {
     for (bool again = true; again;) {
       again = false;
       for (const std::string_view wrapper : {"_forward_module.", "module.", "_orig_mod."}) {
-        if (table.tensors.empty() || !table.tensors.begin()->first.starts_with(wrapper) || !table.tensors.rbegin()->first.starts_with(wrapper))
+        if (table.tensors.empty() || !table.tensors.begin()->first.starts_with(wrapper) ||
+            !table.tensors.rbegin()->first.starts_with(wrapper))
           continue;  // sorted, so that the first and the last speak for all
         std::map<std::string, CheckpointTensor, std::less<>> renamed;
         for (auto& [name, tensor] : table.tensors) renamed.emplace(name.substr(wrapper.size()), std::move(tensor));
@@ -284,6 +288,8 @@ class TorchReader {
 /// Reads a file that torch.save has written. Nested dictionaries become names with dots; the weights may stand under `state_dict`,
 /// `model_state_dict`, `model` or `module`, and the prefixes `module.`, `_orig_mod.` and `_forward_module.` go where all names have them.
 /// Fails (ErrorKind::file), naming the file, on anything else.
-[[nodiscard]] inline TensorTable read_pytorch(std::shared_ptr<const MappedFile> file) { return detail::TorchReader(std::move(file)).read(); }
+[[nodiscard]] inline TensorTable read_pytorch(std::shared_ptr<const MappedFile> file) {
+  return detail::TorchReader(std::move(file)).read();
+}
 
 IMPLICIT_ATTENTION_NAMESPACE_END

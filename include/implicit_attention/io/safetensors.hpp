@@ -95,6 +95,29 @@ Array<Scalar> SafetensorsFile::read(std::string_view name) const {
   return Array<Scalar>(std::move(numbers));
 }
 
+namespace detail {
+
+/// Which file of a checkpoint in shards has which tensor, by its index (`model.safetensors.index.json`, `pytorch_model.bin.index.json`).
+[[nodiscard]] inline std::map<std::string, std::string> read_shard_index(const std::filesystem::path& index) {
+  const Json document = read_json_object(index);
+  const auto map = document.find("weight_map");
+  if (map == document.end() || !map->is_object())
+    raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
+  std::map<std::string, std::string> shard_of;
+  for (const auto& [name, value] : map->items()) {
+    const std::string who = message(index.string(), ": tensor ", printable(name));
+    if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
+    const auto& shard = value.template get_ref<const std::string&>();
+    // A shard lies beside its index: anything that could lead elsewhere is refused.
+    if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
+      raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
+    shard_of.emplace(name, shard);
+  }
+  return shard_of;
+}
+
+}  // namespace detail
+
 /// A model's weights as they lie in a directory: `model.safetensors`, or shards under `model.safetensors.index.json`.
 class SafetensorsCheckpoint {
  public:
@@ -147,22 +170,13 @@ class SafetensorsCheckpoint {
     for (const auto& [name, info] : files_.front().tensors()) shard_of_.emplace(name, 0);
   }
   void open_shards(const std::filesystem::path& index) {
-    const Json document = read_json_object(index);
-    const auto map = document.find("weight_map");
-    if (map == document.end() || !map->is_object())
-      raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
     std::map<std::string, std::size_t> opened;
-    for (const auto& [name, value] : map->items()) {
-      const std::string who = message(index.string(), ": tensor ", printable(name));
-      if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
-      const auto& shard = value.template get_ref<const std::string&>();
-      // A shard lies beside its index: anything that could lead elsewhere is refused.
-      if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
-        raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
+    for (const auto& [name, shard] : detail::read_shard_index(index)) {
       const auto [position, fresh] = opened.emplace(shard, files_.size());
       if (fresh) files_.emplace_back(index.parent_path() / shard);
       if (files_[position->second].find(name) == nullptr)
-        raise(ErrorKind::file, message(who, ": the index has it in ", printable(shard), ", but it is not there"));
+        raise(ErrorKind::file,
+              message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
       shard_of_.emplace(name, position->second);
     }
   }

@@ -13,6 +13,7 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/io/text.hpp>
@@ -49,6 +50,56 @@ namespace detail {
   tensor.shape = std::move(shape);
   tensor.parts.push_back({std::move(stored), false});
   return tensor;
+}
+
+/// The same matrix turned round; its shape is not touched.
+inline void transpose_part(CheckpointTensor::Part& part) {
+  StoredTensor& stored = part.stored;
+  if (in_blocks(stored.dtype) || stored.row_starts) {
+    part.transposed = !part.transposed;
+    return;
+  }
+  const std::size_t bytes = dtype_bytes(stored.dtype);
+  const auto stride = static_cast<Index>(stored.row_bytes / bytes);  // rows of whole numbers
+  stored.row_bytes = static_cast<std::size_t>(stored.column_stride) * bytes;
+  stored.column_stride = stride;
+  std::swap(stored.rows, stored.columns);
+}
+
+/// A matrix transposed, or every matrix of a stack.
+[[nodiscard]] inline CheckpointTensor transposed(const CheckpointTensor& tensor, std::string_view who) {
+  const std::size_t axes = tensor.shape.size();
+  if (axes < 2 || tensor.parts.size() != 1)
+    raise(ErrorKind::shape, message(who, " is ", shape_text(tensor.shape), ", expected a matrix or a stack of matrices"));
+  CheckpointTensor turned;
+  turned.shape = tensor.shape;
+  const Index rows = tensor.shape[axes - 2];
+  std::swap(turned.shape[axes - 2], turned.shape[axes - 1]);
+  const StoredTensor& all = tensor.parts.front().stored;
+  for (Index first = 0; first < all.rows; first += rows) {
+    turned.parts.push_back({some_rows(all, first, rows), false});
+    transpose_part(turned.parts.back());
+  }
+  return turned;
+}
+
+/// The same numbers in the same order under another shape. Of quantised tensors only the outer axes may change.
+inline void reshape(CheckpointTensor& tensor, std::vector<Index> shape, std::string_view who) {
+  const std::optional<Index> before = element_count(tensor.shape, 1), after = element_count(shape, 1);
+  const auto [rows, columns] = rows_and_columns(shape);
+  const bool one = tensor.parts.size() == 1;
+  if (before != after || !one) raise(ErrorKind::shape, message(who, " is ", shape_text(tensor.shape), ", expected ", shape_text(shape)));
+  StoredTensor& stored = tensor.parts.front().stored;
+  if (stored.columns != columns) {
+    const bool contiguous =
+        !stored.row_starts && stored.column_stride == 1 &&
+        stored.row_bytes == static_cast<std::size_t>(stored.columns) / dtype_numbers(stored.dtype) * dtype_bytes(stored.dtype);
+    if (!contiguous || static_cast<std::size_t>(columns) % dtype_numbers(stored.dtype) != 0)
+      raise(ErrorKind::shape,
+            message(who, " is ", shape_text(tensor.shape), " of ", dtype_name(stored.dtype), ", expected ", shape_text(shape)));
+    stored = stored_rows(stored.dtype, rows, columns, stored.data, stored.keep_alive);
+  }
+  tensor.shape = std::move(shape);
 }
 
 template <Real Scalar>
@@ -133,8 +184,8 @@ class TableSource final : public TensorSource<Scalar> {
     const CheckpointTensor* found = find(name);
     if (found == nullptr) raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name), " is missing"));
     if (!found->unreadable.empty())
-      raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name), " is ", printable(found->unreadable),
-                                     ", a type that is not read here"));
+      raise(ErrorKind::file,
+            message(table_.where, ": tensor ", printable(name), " is ", printable(found->unreadable), ", a type that is not read here"));
     return detail::read_tensor<Scalar>(*found);
   }
   [[nodiscard]] std::optional<StoredTensor> stored(std::string_view name) const override {

@@ -60,7 +60,8 @@ class ZipFile {
     if ((entry.flags & 1U) != 0) raise(ErrorKind::file, message(who, ": is encrypted"));
     ByteReader reader(file_->text(), who);
     reader.seek(checked(entry.header, who));
-    if (reader.number<std::uint32_t>() != 0x04034b50U) raise(ErrorKind::file, message(who, ": has no local header where the directory says"));
+    if (reader.number<std::uint32_t>() != 0x04034b50U)
+      raise(ErrorKind::file, message(who, ": has no local header where the directory says"));
     (void)reader.take(22);
     const auto name_length = reader.number<std::uint16_t>(), extra_length = reader.number<std::uint16_t>();
     if (reader.take(name_length) != name) raise(ErrorKind::file, message(who, ": its local header has another name"));
@@ -71,7 +72,8 @@ class ZipFile {
         raise(ErrorKind::file, message(who, ": is stored, but takes ", entry.compressed, " bytes for ", entry.size));
       return {raw, file_};
     }
-    if (entry.method != 8) raise(ErrorKind::file, message(who, ": is compressed by method ", entry.method, ", expected stored or deflated"));
+    if (entry.method != 8)
+      raise(ErrorKind::file, message(who, ": is compressed by method ", entry.method, ", expected stored or deflated"));
     return inflate(raw, entry.size, who);
   }
 
@@ -113,10 +115,12 @@ class ZipFile {
     }
     if (disk != directory_disk || on_disk != count) raise(ErrorKind::file, message(where_, ": a zip archive in several volumes"));
     if (begin > bytes.size() || size > bytes.size() - begin)
-      raise(ErrorKind::file, message(where_, ": the zip directory, ", size, " bytes at ", begin, ", is not within the file; is it cut short?"));
+      raise(ErrorKind::file,
+            message(where_, ": the zip directory, ", size, " bytes at ", begin, ", is not within the file; is it cut short?"));
     ByteReader directory(bytes.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)), where_);
     for (std::uint64_t i = 0; i < count; ++i) read_entry(directory);
-    if (directory.left() != 0) raise(ErrorKind::file, message(where_, ": ", directory.left(), " bytes in the zip directory belong to no entry"));
+    if (directory.left() != 0)
+      raise(ErrorKind::file, message(where_, ": ", directory.left(), " bytes in the zip directory belong to no entry"));
   }
 
   void read_entry(ByteReader& directory) {
@@ -177,8 +181,9 @@ class ZipFile {
   }
 #else
   [[noreturn]] static Bytes inflate(std::string_view /*raw*/, std::uint64_t /*size*/, const std::string& who) {
-    raise(ErrorKind::file, message(who, ": is compressed, and this program was built without zlib: unpack the archive and pack it again with "
-                                        "zip -0, or load it in PyTorch and save it again"));
+    raise(ErrorKind::file, message(who,
+                                   ": is compressed, and this program was built without zlib: unpack the archive and pack it again with "
+                                   "zip -0, or load it in PyTorch and save it again"));
   }
 #endif
 
