@@ -70,4 +70,50 @@ inline std::string torch_bytes(const std::string& pickled_value, const std::vect
   return zip_bytes(entries);
 }
 
+/// Metadata values of a GGUF file: a type and its bytes.
+namespace gguf {
+inline std::string text(std::string_view value) { return u64(value.size()) + std::string(value); }
+inline std::string key(std::string_view name, unsigned type, const std::string& value) { return text(name) + u32(type) + value; }
+inline std::string integer(std::string_view name, std::uint32_t value) { return key(name, 4, u32(value)); }
+inline std::string real(std::string_view name, float value) { return key(name, 6, bytes_of<float>({value})); }
+inline std::string boolean(std::string_view name, bool value) { return key(name, 7, u8(value ? 1 : 0)); }
+inline std::string string(std::string_view name, std::string_view value) { return key(name, 8, text(value)); }
+inline std::string integers(std::string_view name, const std::vector<std::uint32_t>& values) {
+  std::string all = u32(4) + u64(values.size());
+  for (const std::uint32_t value : values) all += u32(value);
+  return key(name, 9, all);
+}
+
+struct Tensor {
+  std::string name;
+  std::vector<std::uint64_t> shape;  // outermost first, as PyTorch has it
+  unsigned type = 0;
+  std::string data;
+};
+
+inline std::string file(const std::vector<std::string>& keys, const std::vector<Tensor>& tensors, unsigned version = 3) {
+  std::string head = "GGUF" + u32(version) + u64(tensors.size()) + u64(keys.size()), data;
+  for (const std::string& each : keys) head += each;
+  for (const Tensor& tensor : tensors) {
+    head += text(tensor.name) + u32(tensor.shape.size());
+    for (std::size_t axis = tensor.shape.size(); axis-- > 0;) head += u64(tensor.shape[axis]);
+    head += u32(tensor.type) + u64(data.size());
+    data += tensor.data;
+    data.resize((data.size() + 31) / 32 * 32);
+  }
+  head.resize((head.size() + 31) / 32 * 32);
+  return head + data;
+}
+}  // namespace gguf
+
+/// One tensor of rwkv.cpp's binary.
+inline std::string rwkv_record(std::string_view name, const std::vector<std::uint32_t>& shape, const std::string& data, unsigned type = 0) {
+  std::string record = u32(shape.size()) + u32(name.size()) + u32(type);
+  for (std::size_t axis = shape.size(); axis-- > 0;) record += u32(shape[axis]);
+  return record + std::string(name) + data;
+}
+inline std::string rwkv_header(unsigned version, unsigned vocabulary, unsigned width, unsigned layers, unsigned type = 0) {
+  return u32(0x67676d66) + u32(version) + u32(vocabulary) + u32(width) + u32(layers) + u32(type);
+}
+
 }  // namespace io_test
