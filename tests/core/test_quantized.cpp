@@ -72,7 +72,8 @@ float expected(Dtype dtype, const Bytes& block, std::size_t i) {
       const unsigned both = block[(fifth ? 48 : 16) + group / 2 * 32 + column];
       unsigned q = group % 2 == 0 ? both % 16 : both / 16;
       if (fifth) q += 16 * (block[16 + column] >> group & 1U);
-      const double scale = rounded(d * six_bits(block, 4, group, false)), minimum = rounded(half_value(block, 2) * six_bits(block, 4, group, true));
+      const double scale = rounded(d * six_bits(block, 4, group, false)),
+                   minimum = rounded(half_value(block, 2) * six_bits(block, 4, group, true));
       return rounded(static_cast<double>(rounded(scale * q)) - minimum);
     }
     default: {
@@ -80,7 +81,8 @@ float expected(Dtype dtype, const Bytes& block, std::size_t i) {
       const unsigned low = block[half * 64 + in_half % 64], high = block[128 + half * 32 + in_half % 32];
       const unsigned q = (in_half < 64 ? low % 16 : low / 16) + 16 * (high / (1U << (in_half / 32 * 2)) % 4);
       const int scale = block[192 + i / 16];
-      return rounded(static_cast<double>(rounded(half_value(block, 208) * (scale < 128 ? scale : scale - 256))) * (static_cast<int>(q) - 32));
+      return rounded(static_cast<double>(rounded(half_value(block, 208) * (scale < 128 ? scale : scale - 256))) *
+                     (static_cast<int>(q) - 32));
     }
   }
 }
@@ -90,12 +92,12 @@ bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b));
 }  // namespace
 
 TEST_CASE("quantised blocks are decoded as the format describes them", "[core]") {
-  for (const Dtype dtype :
-       {Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q8_0, Dtype::Q4_K, Dtype::Q5_K, Dtype::Q6_K}) {
+  for (const Dtype dtype : {Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q8_0, Dtype::Q4_K, Dtype::Q5_K, Dtype::Q6_K}) {
     INFO(dtype_name(dtype));
     std::mt19937 random(7);
     std::vector<Bytes> blocks;
-    for (const unsigned fill : {0x00U, 0xFFU, 0x7FU, 0x80U, 0x55U, 0xAAU, 0x01U, 0x10U}) blocks.emplace_back(dtype_bytes(dtype), static_cast<std::uint8_t>(fill));
+    for (const unsigned fill : {0x00U, 0xFFU, 0x7FU, 0x80U, 0x55U, 0xAAU, 0x01U, 0x10U})
+      blocks.emplace_back(dtype_bytes(dtype), static_cast<std::uint8_t>(fill));
     for (int i = 0; i < 3000; ++i) {
       Bytes block(dtype_bytes(dtype));
       for (std::uint8_t& byte : block) byte = static_cast<std::uint8_t>(random());
