@@ -142,7 +142,7 @@ class GgufNames {
   }
   [[nodiscard]] const Tensor& sibling(Index layer, std::string_view rest) {
     const auto found = model_->tensors.find(message("blk.", layer, ".", rest));
-    if (found == model_->tensors.end()) raise(ErrorKind::file, message(who_, ": is there without blk.", layer, ".", rest));
+    if (found == model_->tensors.end()) raise(ErrorKind::file, message(who_, ": is there without blk.", layer, ".", printable(rest)));
     if (unreadable_.empty()) unreadable_ = found->second.unreadable;
     return found->second;
   }
