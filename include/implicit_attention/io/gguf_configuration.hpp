@@ -45,8 +45,8 @@ class GgufKeys {
   [[nodiscard]] Index size(std::string_view key) const {
     const std::optional<Index> value = integer(key);
     if (!value || *value < 1 || *value > 1'000'000'000)
-      raise(ErrorKind::file,
-            message(where(), ": metadata key ", printable(architecture_), ".", key, " is ", value ? message(*value) : "missing", ", expected a size"));
+      raise(ErrorKind::file, message(where(), ": metadata key ", printable(architecture_), ".", key, " is ",
+                                     value ? message(*value) : "missing", ", expected a size"));
     return *value;
   }
   /// An integer of a layer: the same for all, or one of a list.
@@ -69,7 +69,8 @@ class GgufKeys {
   [[nodiscard]] Index sensible(std::int64_t value, std::string_view key) const {
     constexpr std::int64_t most = std::int64_t{1} << 53U;
     if (value < -most || value > most)
-      raise(ErrorKind::file, message(where(), ": metadata key ", printable(architecture_), ".", key, " is beyond any integer that makes sense here"));
+      raise(ErrorKind::file,
+            message(where(), ": metadata key ", printable(architecture_), ".", key, " is beyond any integer that makes sense here"));
     return static_cast<Index>(value);
   }
   const GgufFile* file_;

@@ -18,16 +18,9 @@
 // head are named `mtp.*`.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <charconv>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
-#include <initializer_list>
-#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,122 +31,31 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
+#include <implicit_attention/io/gguf_families.hpp>
+#include <implicit_attention/io/gguf_renamer.hpp>
+#include <implicit_attention/io/gguf_rwkv.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// How a family's public checkpoints name what GGUF names for all alike.
-struct GgufFamily {
-  std::string_view architecture;
-  std::string_view layers, embedding, final_norm;
-  std::string_view mixer, attention;               ///< prefixes below a layer
-  std::string_view mixer_norm, feed_forward_norm;  ///< norms before the two
-  std::string_view feed_forward;
-  std::array<std::string_view, 3> gate_up_down;
-  std::string_view router, correction, experts;
-  std::array<std::string_view, 3> expert_gate_up_down;
-  std::string_view shared;
-};
-
-inline constexpr std::array<std::string_view, 3> gguf_proj{"gate_proj", "up_proj", "down_proj"};
-inline constexpr std::array<std::string_view, 3> gguf_w132{"w1", "w3", "w2"};
-// clang-format off
-inline constexpr std::array<GgufFamily, 14> gguf_families{{
-    {"mamba", "backbone.layers.", "backbone.embeddings", "backbone.norm_f", "mixer.", "mixer.", "norm", "", "", gguf_proj, "", "", "", gguf_proj, ""},
-    {"mamba2", "backbone.layers.", "backbone.embeddings", "backbone.norm_f", "mixer.", "mixer.", "norm", "", "", gguf_proj, "", "", "", gguf_proj, ""},
-    {"qwen35", "model.layers.", "model.embed_tokens", "model.norm", "linear_attn.", "self_attn.", "input_layernorm", "post_attention_layernorm", "mlp.", gguf_proj, "mlp.gate", "", "", gguf_proj, "mlp.shared_expert."},
-    {"qwen35moe", "model.layers.", "model.embed_tokens", "model.norm", "linear_attn.", "self_attn.", "input_layernorm", "post_attention_layernorm", "mlp.", gguf_proj, "mlp.gate", "", "mlp.experts.", gguf_proj, "mlp.shared_expert."},
-    {"qwen3next", "model.layers.", "model.embed_tokens", "model.norm", "linear_attn.", "self_attn.", "input_layernorm", "post_attention_layernorm", "mlp.", gguf_proj, "mlp.gate", "", "mlp.experts.", gguf_proj, "mlp.shared_expert."},
-    {"falcon-h1", "model.layers.", "model.embed_tokens", "model.final_layernorm", "mamba.", "self_attn.", "input_layernorm", "pre_ff_layernorm", "feed_forward.", gguf_proj, "", "", "", gguf_proj, ""},
-    {"granitehybrid", "model.layers.", "model.embed_tokens", "model.norm", "mamba.", "self_attn.", "input_layernorm", "post_attention_layernorm", "shared_mlp.", {"", "", "output_linear"}, "block_sparse_moe.router.layer", "", "block_sparse_moe.", {"", "", "output_linear"}, "shared_mlp."},
-    {"bamba", "model.layers.", "model.embed_tokens", "model.final_layernorm", "mamba.", "self_attn.", "input_layernorm", "pre_ff_layernorm", "feed_forward.", gguf_proj, "", "", "", gguf_proj, ""},
-    {"nemotron_h", "backbone.layers.", "backbone.embeddings", "backbone.norm_f", "mixer.", "mixer.", "norm", "", "mixer.", gguf_proj, "mixer.gate", "mixer.gate.e_score_correction_bias", "mixer.experts.", gguf_proj, "mixer.shared_experts."},
-    {"nemotron_h_moe", "backbone.layers.", "backbone.embeddings", "backbone.norm_f", "mixer.", "mixer.", "norm", "", "mixer.", gguf_proj, "mixer.gate", "mixer.gate.e_score_correction_bias", "mixer.experts.", gguf_proj, "mixer.shared_experts."},
-    {"lfm2", "model.layers.", "model.embed_tokens", "model.embedding_norm", "conv.", "self_attn.", "operator_norm", "ffn_norm", "feed_forward.", gguf_w132, "", "", "", gguf_w132, ""},
-    {"lfm2moe", "model.layers.", "model.embed_tokens", "model.embedding_norm", "conv.", "self_attn.", "operator_norm", "ffn_norm", "feed_forward.", gguf_w132, "feed_forward.gate", "feed_forward.expert_bias", "feed_forward.experts.", gguf_w132, ""},
-    {"jamba", "model.layers.", "model.embed_tokens", "model.final_layernorm", "mamba.", "self_attn.", "input_layernorm", "pre_ff_layernorm", "feed_forward.", gguf_proj, "feed_forward.router", "", "feed_forward.experts.", gguf_proj, ""},
-    {"kimi-linear", "model.layers.", "model.embed_tokens", "model.norm", "self_attn.", "self_attn.", "input_layernorm", "post_attention_layernorm", "mlp.", gguf_proj, "block_sparse_moe.gate", "block_sparse_moe.gate.e_score_correction_bias", "block_sparse_moe.experts.", gguf_w132, "block_sparse_moe.shared_experts."},
-}};
-// clang-format on
-
 /// Takes one model's tensors to their public names.
-class GgufNames {
+class GgufNames final : public GgufRenamer {
  public:
-  GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration)
-      : model_(&model), keys_(&keys), where_(keys.where()) {
-    const std::string type = configuration.text({"model_type"}).value_or("");
-    rwkv_ = keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7";
-    const std::string_view wanted = type == "bamba" ? std::string_view(type) : std::string_view(keys.architecture());
-    for (const GgufFamily& family : gguf_families)
-      if (family.architecture == wanted) family_ = family;
-    if (!rwkv_ && family_.architecture.empty()) {
-      std::string known = "rwkv6, rwkv7";
-      for (const GgufFamily& family : gguf_families)
-        if (family.architecture != "bamba") known += message(", ", family.architecture);
+  GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration) : GgufRenamer(model, keys) {
+    // Bamba is converted to Granite's architecture.
+    const bool bamba = configuration.text({"model_type"}) == "bamba";
+    std::string known = "rwkv6, rwkv7";
+    for (const GgufFamily& family : gguf_families) {
+      if (family.architecture == (bamba ? std::string_view("bamba") : std::string_view(keys.architecture()))) family_ = family;
+      if (family.architecture != "bamba") known += message(", ", family.architecture);
+    }
+    if (family_.architecture.empty())
       raise(ErrorKind::file, message(where_, ": general.architecture is ", printable(keys.architecture()), ", expected one of ", known));
-    }
-  }
-
-  [[nodiscard]] TensorTable translate() {
-    table_.where = where_;
-    const Index layers = keys_->layers();
-    for (const auto& [name, tensor] : model_->tensors) {
-      who_ = message(where_, ": tensor ", printable(name));
-      unreadable_ = tensor.unreadable;
-      std::string_view rest = name;
-      if (rest.starts_with("blk.")) {
-        Index layer = 0;
-        const auto read = std::from_chars(name.data() + 4, name.data() + name.size(), layer);
-        if (read.ec != std::errc() || read.ptr == name.data() + name.size() || *read.ptr != '.' || layer < 0) {
-          keep(name, tensor);
-          continue;
-        }
-        rest.remove_prefix(static_cast<std::size_t>(read.ptr - name.data()) + 1);
-        if (layer >= layers) {
-          keep(message("mtp.layers.", layer - layers, ".", rest), tensor);
-          continue;
-        }
-        const std::size_t dot = rest.rfind('.');
-        const bool ends = dot != std::string_view::npos && (rest.substr(dot) == ".weight" || rest.substr(dot) == ".bias");
-        const std::string_view part = ends ? rest.substr(0, dot) : rest, suffix = ends ? rest.substr(dot) : std::string_view();
-        if (!(rwkv_ ? rwkv_layer(layer, part, suffix, tensor) : layer_tensor(layer, part, suffix, tensor))) keep(name, tensor);
-      } else if (rwkv_) {
-        rwkv_outer(name, tensor);
-      } else {
-        outer(name, tensor);
-      }
-    }
-    return std::move(table_);
   }
 
  private:
-  using Tensor = CheckpointTensor;
-
-  void keep(std::string name, Tensor tensor) {
-    for (const Tensor::Part& part : tensor.parts)
-      if (part.stored.dtype == Dtype::other) tensor.unreadable = unreadable_;
-    if (!table_.tensors.emplace(name, std::move(tensor)).second)
-      raise(ErrorKind::file, message(who_, ": becomes ", printable(name), ", which is there already"));
-  }
-  [[noreturn]] void wrong_shape(const Tensor& tensor, std::string_view expected) const {
-    raise(ErrorKind::shape, message(who_, " is ", shape_text(tensor.shape), ", expected ", expected));
-  }
-  [[nodiscard]] const Tensor& sibling(Index layer, std::string_view rest) {
-    const auto found = model_->tensors.find(message("blk.", layer, ".", rest));
-    if (found == model_->tensors.end()) raise(ErrorKind::file, message(who_, ": is there without blk.", layer, ".", printable(rest)));
-    if (unreadable_.empty()) unreadable_ = found->second.unreadable;
-    return found->second;
-  }
-  [[nodiscard]] Tensor shaped(Tensor tensor, std::vector<Index> shape) const {
-    reshape(tensor, std::move(shape), who_);
-    return tensor;
-  }
-  [[nodiscard]] Tensor flat(Tensor tensor) const {
-    const Index count = *element_count(tensor.shape, 1);
-    return shaped(std::move(tensor), {count});
-  }
   // (E, W), or with axes of size 1, as (E, 1, W).
   [[nodiscard]] Tensor convolution(Tensor tensor) const {
     std::vector<Index> shape;
@@ -183,7 +85,7 @@ class GgufNames {
     return tensor.shape.size() == 1 ? columns_in_order(tensor, from) : rows_in_order(tensor, from);
   }
 
-  void outer(const std::string& name, const Tensor& tensor) {
+  void outer(const std::string& name, const Tensor& tensor) override {
     const bool lfm2 = family_.architecture.starts_with("lfm2");
     if (name == "token_embd.weight") return keep(std::string(family_.embedding) + ".weight", tensor);
     if (name == "output_norm.weight" || (lfm2 && name == "token_embd_norm.weight"))
@@ -193,8 +95,7 @@ class GgufNames {
     keep(name, tensor);
   }
 
-  // One tensor of a layer; false if it is not known.
-  bool layer_tensor(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) {
+  bool layer_tensor(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) override {
     const std::string prefix = message(family_.layers, layer, ".");
     const auto as = [&](std::string_view below, std::string_view name, Tensor kept, std::string_view end) {
       keep(message(prefix, below, name, end), std::move(kept));
@@ -426,73 +327,7 @@ class GgufNames {
     return both;
   }
 
-  void rwkv_outer(const std::string& name, const Tensor& tensor) {
-    struct Rename {
-      std::string_view gguf, ours;
-    };
-    for (const Rename& each : {Rename{"token_embd.", "emb."}, Rename{"token_embd_norm.", "blocks.0.ln0."},
-                               Rename{"output_norm.", "ln_out."}, Rename{"output.", "head."}})
-      if (name.starts_with(each.gguf)) return keep(std::string(each.ours) + name.substr(each.gguf.size()), tensor);
-    keep(name, tensor);
-  }
-
-  bool rwkv_layer(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) {
-    const bool seventh = keys_->architecture() == "rwkv7";
-    const std::string prefix = message("blocks.", layer, ".");
-    const Index width = keys_->size("embedding_length"), head = keys_->size("wkv.head_size");
-    const auto as = [&](std::string_view name, Tensor kept, std::string_view end = "") {
-      keep(message(prefix, name, end), std::move(kept));
-      return true;
-    };
-    const auto row = [&](const Tensor& vector) { return shaped(vector, {1, 1, *element_count(vector.shape, 1)}); };
-    const auto unscaled = [&](Tensor divided) {
-      const Index every = keys_->integer("rescale_every_n_layers").value_or(0);
-      if (!seventh && every > 0) divided.factor = std::ldexp(1.0, static_cast<int>(std::min<Index>(layer / every, 64)));
-      return divided;
-    };
-    if (part == "attn_norm") return as("ln1", tensor, suffix);
-    if (part == "attn_norm_2") return as("ln2", tensor, suffix);
-    if (part == "channel_mix_lerp_k") return as(seventh ? "ffn.x_k" : "ffn.time_maa_k", row(tensor));
-    if (part == "channel_mix_lerp_r") return as("ffn.time_maa_r", row(tensor));
-    if (part == "channel_mix_key") return as("ffn.key", tensor, suffix);
-    if (part == "channel_mix_value") return as("ffn.value", unscaled(tensor), suffix);
-    if (part == "channel_mix_receptance") return as("ffn.receptance", tensor, suffix);
-    if (!part.starts_with("time_mix_")) return false;
-    const std::string_view what = part.substr(9);
-    if (what == "ln") return as("att.ln_x", tensor, suffix);
-    if (what == "output") return as("att.output", unscaled(tensor), suffix);
-    for (const std::string_view plain : {"key", "value", "receptance", "gate"})
-      if (what == plain) return as(message("att.", plain), tensor, suffix);
-    if (what == "lerp_fused") {
-      const std::string_view order = seventh ? "rwkvag" : "wkvrg";
-      const Index count = *element_count(tensor.shape, 1) / width;
-      if (count * width != *element_count(tensor.shape, 1) || count < 5 || count > static_cast<Index>(order.size()))
-        wrong_shape(tensor, message("(", order.size(), ", ", width, ")"));
-      const Tensor mixes = shaped(tensor, {count, width});
-      for (Index i = 0; i < count; ++i)
-        as(message("att.", seventh ? "x_" : "time_maa_", order[static_cast<std::size_t>(i)]),
-           whole_tensor({1, 1, width}, some_rows(mixes.parts.front().stored, i, 1)));
-      return true;
-    }
-    if (!seventh && what.starts_with("lerp_")) return as(message("att.time_maa_", what.substr(5)), row(tensor));
-    if (!seventh && what == "first") return as("att.time_faaaa", shaped(tensor, {*element_count(tensor.shape, 1) / head, head}));
-    if (!seventh && what == "decay") return as("att.time_decay", row(tensor));
-    if (!seventh && (what == "decay_w1" || what == "decay_w2")) return as(message("att.time_", what), transposed(tensor, who_));
-    if (!seventh && (what == "w1" || what == "w2")) return as(message("att.time_maa_", what), transposed(tensor, who_));
-    if (!seventh) return false;
-    if (layer == 0 && (what == "v0" || what == "v1" || what == "v2")) return true;  // copies of a0, a1, a2 that nothing reads
-    if (what == "r_k") return as("att.r_k", shaped(tensor, {*element_count(tensor.shape, 1) / head, head}));
-    if (what == "k_k" || what == "k_a" || (what.size() == 2 && what[1] == '0')) return as(message("att.", what), row(tensor));
-    if (what.size() == 2 && (what[1] == '1' || what[1] == '2')) return as(message("att.", what), transposed(tensor, who_));
-    return false;
-  }
-
-  const GgufModel* model_;
-  const GgufKeys* keys_;
-  std::string where_, who_, unreadable_;
   GgufFamily family_;
-  bool rwkv_ = false;
-  TensorTable table_;
 };
 
 }  // namespace detail
@@ -501,6 +336,8 @@ class GgufNames {
 [[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
   const detail::GgufKeys keys(model.metadata());
   Configuration configuration = detail::GgufConfiguration(keys, model.tensors).make();
+  if (keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7")
+    return {detail::GgufRwkvNames(model, keys).translate(), std::move(configuration)};
   TensorTable table = detail::GgufNames(model, keys, configuration).translate();
   return {std::move(table), std::move(configuration)};
 }

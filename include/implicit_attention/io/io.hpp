@@ -7,7 +7,10 @@
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
+#include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/gguf_renamer.hpp>
+#include <implicit_attention/io/gguf_rwkv.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/npy.hpp>
