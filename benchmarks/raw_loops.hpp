@@ -12,7 +12,7 @@ namespace benchmarks {
 template <Real Scalar>
 struct RawChannel {
   Index tokens, state, width;
-  bool exclusive;
+  bool read_before_update;
   std::vector<Scalar> decay, query, key;  // (tokens, state)
   std::vector<Scalar> query_scale, diagonal, inner, outer, taps;
   Scalar skip = 0;
@@ -22,7 +22,7 @@ struct RawChannel {
     tokens = recurrence.tokens;
     state = recurrence.state;
     width = form.convolution.empty() ? 1 : form.convolution.cols();
-    exclusive = recurrence.exclusive;
+    read_before_update = recurrence.read_before_update;
     const auto or_one = [](const Array<Scalar>& array, Index i, Index j) { return array.empty() ? Scalar(1) : array(i, j); };
     for (Index t = 0; t < tokens; ++t) {
       for (Index n = 0; n < state; ++n) {
@@ -31,7 +31,7 @@ struct RawChannel {
         key.push_back(or_one(recurrence.key, t, n) * or_one(recurrence.key_scale, t, e));
       }
       query_scale.push_back(or_one(recurrence.query_scale, t, e));
-      diagonal.push_back(exclusive ? recurrence.diagonal(t, e) : Scalar(0));
+      diagonal.push_back(read_before_update ? recurrence.diagonal(t, e) : Scalar(0));
       inner.push_back(or_one(form.activation, t, e));
       outer.push_back(or_one(form.gate, t, e) * or_one(form.normalization, t, e));
     }
@@ -50,7 +50,7 @@ struct RawChannel {
       const Scalar* k = key.data() + j * N;
       const Scalar* a = decay.data() + j * N;
       Scalar sum = 0;
-      if (exclusive && j == i) {
+      if (read_before_update && j == i) {
         sum = diagonal[static_cast<std::size_t>(i)];
       } else {
         for (Index n = 0; n < N; ++n) sum += r[n] * k[n];
@@ -100,12 +100,12 @@ inline void raw_scan(const UnifiedForm<float>& form, const Matrix<float>& x, Mat
       float y = 0;
       for (Index n = 0; n < N; ++n) {
         float& h = state[static_cast<std::size_t>(e * N + n)];
-        if (recurrence.exclusive) y += or_one(recurrence.query, t, n) * h;
+        if (recurrence.read_before_update) y += or_one(recurrence.query, t, n) * h;
         h = std::exp(or_one(recurrence.rate, n, e) * recurrence.step(t, e)) * h + or_one(recurrence.key, t, n) * written;
-        if (!recurrence.exclusive) y += or_one(recurrence.query, t, n) * h;
+        if (!recurrence.read_before_update) y += or_one(recurrence.query, t, n) * h;
       }
       y *= or_one(recurrence.query_scale, t, e);
-      if (recurrence.exclusive) y += recurrence.diagonal(t, e) * a;
+      if (recurrence.read_before_update) y += recurrence.diagonal(t, e) * a;
       if (!form.skip.empty()) y += form.skip(0, e) * a;
       out(t, e) = y * or_one(form.gate, t, e) * or_one(form.normalization, t, e);
     }

@@ -14,7 +14,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
@@ -115,11 +115,11 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Evalua
 void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, const MarkedTokens& marked, std::uint64_t seed,
                    Evaluation& evaluation) {
   const LanguageModel<float> own = subject.own_model(setting.model);
-  RememberedModel logits([&](const KeptTokens& kept) { return subject.logits(own, kept); });
+  CachedModel logits([&](const KeptTokens& kept) { return subject.logits(own, kept); });
   const RowVector<double> whole = logits(KeptTokens(static_cast<std::size_t>(subject.words()), true));
   subject.choose_target(whole);
   evaluation.right += subject.target().token == label ? 1 : 0;
-  RememberedModel output([&](const KeptTokens& kept) { return subject.output(logits(kept)); });
+  CachedModel output([&](const KeptTokens& kept) { return subject.output(logits(kept)); });
   const auto difference = [&](const KeptTokens& kept) { return output(kept).difference; };
   const auto probability = [&](const KeptTokens& kept) { return output(kept).probability; };
   const auto accuracy = [&](const KeptTokens& kept) { return output(kept).best == label ? 1.0 : 0.0; };

@@ -24,7 +24,7 @@ using test_support::Draw;
 template <class Scalar>
 struct Kind {
   std::string text;
-  DressedDiagonal<Scalar> dressed;
+  SurroundedDiagonal<Scalar> surrounded;
 };
 
 /// A random recurrence; each bit of `parts` is something that is there.
@@ -33,8 +33,8 @@ Kind<Scalar> random_kind(Index tokens, Index channels, Index state, Index width,
   Draw draw(seed);
   const auto has = [&](unsigned bit) { return (parts >> bit & 1u) != 0; };
   Kind<Scalar> kind;
-  DressedDiagonal<Scalar>& dressed = kind.dressed;
-  DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+  SurroundedDiagonal<Scalar>& surrounded = kind.surrounded;
+  DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
   recurrence.tokens = tokens;
   recurrence.channels = channels;
   recurrence.state = state;
@@ -47,31 +47,31 @@ Kind<Scalar> random_kind(Index tokens, Index channels, Index state, Index width,
   if (has(3)) recurrence.key = draw.normals<Scalar>(tokens, state);
   if (has(4)) recurrence.query_scale = draw.normals<Scalar>(tokens, channels);
   if (has(5)) recurrence.key_scale = draw.normals<Scalar>(tokens, channels);
-  recurrence.exclusive = has(6);
+  recurrence.read_before_update = has(6);
   if (has(6)) recurrence.diagonal = draw.normals<Scalar>(tokens, channels);
   if (has(7))
     for (const Index start : {Index(0), Index(3), Index(4), Index(32), Index(64), Index(70)})
       if (start < tokens && (start > 0 || has(0))) recurrence.starts.push_back(start);
-  if (has(8)) dressed.taps = draw.normals<Scalar>(width, channels);
+  if (has(8)) surrounded.taps = draw.normals<Scalar>(width, channels);
   if (has(9) && has(8))
     for (const Index start : {Index(2), Index(5), Index(33), Index(64)})
-      if (start < tokens) dressed.convolution_starts.push_back(start);
-  if (has(10)) dressed.row_scale = draw.normals<Scalar>(tokens, channels);
-  if (has(11)) dressed.skip = draw.normals<Scalar>(1, channels);
-  if (has(12)) dressed.inner_scale = draw.normals<Scalar>(tokens, channels);
-  if (has(13)) dressed.column_scale = draw.normals<Scalar>(tokens, channels);
-  if (has(14)) dressed.row_weights = draw.normals<Scalar>(tokens, channels);
+      if (start < tokens) surrounded.convolution_starts.push_back(start);
+  if (has(10)) surrounded.gate = draw.normals<Scalar>(tokens, channels);
+  if (has(11)) surrounded.skip = draw.normals<Scalar>(1, channels);
+  if (has(12)) surrounded.activation = draw.normals<Scalar>(tokens, channels);
+  if (has(13)) surrounded.column_weights = draw.normals<Scalar>(tokens, channels);
+  if (has(14)) surrounded.row_weights = draw.normals<Scalar>(tokens, channels);
   std::ostringstream text;
   text << (sizeof(Scalar) == 4 ? "float" : "double") << ", " << tokens << " tokens, " << channels << " channels, state " << state
-       << ", width " << dressed.width() << ", parts " << parts << ", seed " << seed;
+       << ", width " << surrounded.width() << ", parts " << parts << ", seed " << seed;
   kind.text = text.str();
   return kind;
 }
 
 /// The matrix of one channel: its recurrence, as its definition has it, run on each unit input. Without the weights of its rows.
 template <class Scalar>
-Matrix<double> by_definition(const DressedDiagonal<Scalar>& dressed, Index e) {
-  const DiagonalRecurrence<Scalar>& r = dressed.recurrence;
+Matrix<double> by_definition(const SurroundedDiagonal<Scalar>& surrounded, Index e) {
+  const DiagonalRecurrence<Scalar>& r = surrounded.recurrence;
   const auto at = [](const Array<Scalar>& array, Index i, Index j) { return array.empty() ? 1.0 : static_cast<double>(array(i, j)); };
   const auto among = [](const std::vector<Index>& starts, Index token) {
     return std::find(starts.begin(), starts.end(), token) != starts.end();
@@ -82,21 +82,21 @@ Matrix<double> by_definition(const DressedDiagonal<Scalar>& dressed, Index e) {
     for (Index t = 0; t < r.tokens; ++t) {
       double a = 0;  // what the convolution makes of the unit
       bool apart = false;
-      for (Index between = unit + 1; between <= t; ++between) apart = apart || among(dressed.convolution_starts, between);
-      if (t >= unit && t - unit < dressed.width() && !apart)
-        a = at(dressed.column_scale, unit, e) * at(dressed.taps, dressed.width() - 1 - (t - unit), e) * at(dressed.inner_scale, t, e);
+      for (Index between = unit + 1; between <= t; ++between) apart = apart || among(surrounded.convolution_starts, between);
+      if (t >= unit && t - unit < surrounded.width() && !apart)
+        a = at(surrounded.column_weights, unit, e) * at(surrounded.taps, surrounded.width() - 1 - (t - unit), e) * at(surrounded.activation, t, e);
       if (among(r.starts, t)) std::fill(state.begin(), state.end(), 0.0);
       double y = 0;
       for (Index n = 0; n < r.state; ++n) {
         double& h = state[static_cast<std::size_t>(n)];
         const double before = h;
         h = std::exp(at(r.rate, n, e) * static_cast<double>(r.step(t, e))) * h + at(r.key, t, n) * at(r.key_scale, t, e) * a;
-        y += at(r.query, t, n) * (r.exclusive ? before : h);
+        y += at(r.query, t, n) * (r.read_before_update ? before : h);
       }
       y *= at(r.query_scale, t, e);
-      if (r.exclusive) y += static_cast<double>(r.diagonal(t, e)) * a;
-      if (!dressed.skip.empty()) y += static_cast<double>(dressed.skip(0, e)) * a;
-      matrix(t, unit) = at(dressed.row_scale, t, e) * y;
+      if (r.read_before_update) y += static_cast<double>(r.diagonal(t, e)) * a;
+      if (!surrounded.skip.empty()) y += static_cast<double>(surrounded.skip(0, e)) * a;
+      matrix(t, unit) = at(surrounded.gate, t, e) * y;
     }
   }
   return matrix;
@@ -105,9 +105,9 @@ Matrix<double> by_definition(const DressedDiagonal<Scalar>& dressed, Index e) {
 template <class Scalar>
 void check_kind(const Kind<Scalar>& kind) {
   INFO(kind.text);
-  const DressedDiagonal<Scalar>& dressed = kind.dressed;
-  dressed.recurrence.check();
-  const Index tokens = dressed.recurrence.tokens, channels = dressed.recurrence.channels;
+  const SurroundedDiagonal<Scalar>& surrounded = kind.surrounded;
+  surrounded.recurrence.check();
+  const Index tokens = surrounded.recurrence.tokens, channels = surrounded.recurrence.channels;
   // Some hundred roundings of ordinary numbers and of exponentials of arguments up to about 10 that are still seen.
   const double relative = sizeof(Scalar) == 4 ? 2e-5 : 1e-13;
   std::vector<Index> every_channel, every_row;
@@ -115,23 +115,23 @@ void check_kind(const Kind<Scalar>& kind) {
   for (Index i = 0; i < tokens; ++i) every_row.push_back(i);
 
   Matrix<Scalar> all(channels * tokens, tokens), alone(channels, tokens), plain(1, tokens);
-  attention_rows(dressed, every_channel, every_row, View<Scalar>(all), serial_executor());
+  attention_rows(surrounded, every_channel, every_row, View<Scalar>(all), serial_executor());
   Draw draw(9);
   const Matrix<Scalar> x = draw.normals<Scalar>(tokens, channels);
   Matrix<Scalar> applied(tokens, channels), transposed(tokens, channels), mean(tokens, tokens), mean_alone(1, tokens);
   ScanInput<Scalar> input;
   input.x = Array<Scalar>::view(x);
-  scan<Scalar>(dressed, input, applied, serial_executor());
-  scan_transposed<Scalar>(dressed, ConstView<Scalar>(x), View<Scalar>(transposed), serial_executor());
-  reduced_rows(dressed, every_channel, every_row, View<Scalar>(mean), serial_executor(), detail::Add{}, Scalar(0));
+  scan<Scalar>(surrounded, input, applied, serial_executor());
+  scan_transposed<Scalar>(surrounded, ConstView<Scalar>(x), View<Scalar>(transposed), serial_executor());
+  reduced_rows(surrounded, every_channel, every_row, View<Scalar>(mean), serial_executor(), detail::Add{}, Scalar(0));
 
   std::vector<Matrix<double>> unweighted, expected;
   double largest = 0;
   for (Index e = 0; e < channels; ++e) {
-    unweighted.push_back(by_definition(dressed, e));
+    unweighted.push_back(by_definition(surrounded, e));
     expected.push_back(unweighted.back());
-    if (!dressed.row_weights.empty())
-      expected.back().array().colwise() *= dressed.row_weights.matrix().col(e).template cast<double>().array();
+    if (!surrounded.row_weights.empty())
+      expected.back().array().colwise() *= surrounded.row_weights.matrix().col(e).template cast<double>().array();
     largest = std::max(largest, expected.back().cwiseAbs().maxCoeff());
   }
   const double allowed = relative * largest;
@@ -146,7 +146,7 @@ void check_kind(const Kind<Scalar>& kind) {
     sum += weighted;
     worse(worst_block, (all.middleRows(e * tokens, tokens).template cast<double>() - weighted).cwiseAbs().maxCoeff());
     for (Index i = 0; i < tokens; ++i) {
-      plain_row(dressed, e, i, plain.data());
+      plain_row(surrounded, e, i, plain.data());
       worse(worst_plain, (plain.template cast<double>() - weighted.row(i)).cwiseAbs().maxCoeff());
     }
     const Eigen::VectorXd column = x.col(e).template cast<double>();
@@ -163,10 +163,10 @@ void check_kind(const Kind<Scalar>& kind) {
   double worst_walk = 0, worst_mean = 0;
   for (const Index row : {Index(0), Index(1), tokens / 2, tokens - 1}) {
     if (row >= tokens) continue;
-    attention_rows(dressed, every_channel, {row}, View<Scalar>(alone), serial_executor());
+    attention_rows(surrounded, every_channel, {row}, View<Scalar>(alone), serial_executor());
     for (Index e = 0; e < channels; ++e)
       worse(worst_walk, (alone.row(e).template cast<double>() - expected[static_cast<std::size_t>(e)].row(row)).cwiseAbs().maxCoeff());
-    reduced_rows(dressed, every_channel, {row}, View<Scalar>(mean_alone), serial_executor(), detail::Add{}, Scalar(0));
+    reduced_rows(surrounded, every_channel, {row}, View<Scalar>(mean_alone), serial_executor(), detail::Add{}, Scalar(0));
     worse(worst_mean, (mean_alone.template cast<double>() - sum.row(row)).cwiseAbs().maxCoeff());
   }
   CHECK(worst_walk <= allowed);
@@ -198,19 +198,19 @@ TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the pl
   // More columns than a piece has, more numbers than the caches take; rows that begin anywhere, and numbers of the caller's between them.
   const Index tokens = 700, channels = 3;
   Kind<TestType> kind = random_kind<TestType>(tokens, channels, 2, 4, 0x3c7e, 77);
-  kind.dressed.recurrence.step = Matrix<TestType>(kind.dressed.recurrence.step.matrix() / TestType(2000));  // so that far columns are seen
+  kind.surrounded.recurrence.step = Matrix<TestType>(kind.surrounded.recurrence.step.matrix() / TestType(2000));  // so that far columns are seen
   std::vector<Index> rows;
   for (Index i = 0; i < tokens; ++i) rows.push_back(i);
   for (const Index stride : {Index(0), Index(1), Index(5)}) {
     const TestType mark = TestType(12345);
     Matrix<TestType> memory = Matrix<TestType>::Constant(channels * tokens, tokens + stride, mark);
-    attention_rows(kind.dressed, {0, 1, 2}, rows, View<TestType>(memory.data() + stride, channels * tokens, tokens, tokens + stride),
+    attention_rows(kind.surrounded, {0, 1, 2}, rows, View<TestType>(memory.data() + stride, channels * tokens, tokens, tokens + stride),
                    serial_executor());
     Matrix<TestType> plain(1, tokens);
     double worst = 0, largest = 0;
     for (Index e = 0; e < channels; ++e)
       for (Index i = 0; i < tokens; ++i) {
-        plain_row(kind.dressed, e, i, plain.data());
+        plain_row(kind.surrounded, e, i, plain.data());
         const TestType* made = &memory(e * tokens + i, stride);
         for (Index j = 0; j < tokens; ++j) {
           worst = std::max(worst, static_cast<double>(std::abs(made[j] - plain(0, j))));
@@ -230,24 +230,24 @@ TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain ro
   // With every scale and without some: pieces are then finished in registers. With documents that the convolution does not look beyond, too.
   for (const unsigned parts : {0x7d3eu, 0x5d3eu, 0x4f3eu}) {
     Kind<TestType> kind = random_kind<TestType>(tokens, channels, 2, 4, parts, 78);
-    if (!kind.dressed.convolution_starts.empty())
-      kind.dressed.convolution_starts.insert(kind.dressed.convolution_starts.end(), {20100, 29990});
-    Matrix<TestType> step = kind.dressed.recurrence.step.matrix();
+    if (!kind.surrounded.convolution_starts.empty())
+      kind.surrounded.convolution_starts.insert(kind.surrounded.convolution_starts.end(), {20100, 29990});
+    Matrix<TestType> step = kind.surrounded.recurrence.step.matrix();
     for (Index e = 0; e < channels; ++e) step.col(e) /= TestType(e < 32 ? 1000 : 100000);
-    kind.dressed.recurrence.step = step;
-    kind.dressed.recurrence.starts = {100};
+    kind.surrounded.recurrence.step = step;
+    kind.surrounded.recurrence.starts = {100};
     std::vector<Index> every;
     for (Index e = 0; e < channels; ++e) every.push_back(e);
     for (const Index row : {tokens - 1, Index(20000), Index(101)})
       for (const Index stride : {Index(0), Index(5)}) {
         const TestType mark = TestType(12345);
         Matrix<TestType> memory = Matrix<TestType>::Constant(channels, tokens + stride, mark), plain(1, tokens);
-        attention_rows(kind.dressed, every, {row}, View<TestType>(memory.data() + stride, channels, tokens, tokens + stride),
+        attention_rows(kind.surrounded, every, {row}, View<TestType>(memory.data() + stride, channels, tokens, tokens + stride),
                        serial_executor());
         double worst = 0, largest = 0;
         Matrix<TestType> highest = Matrix<TestType>::Constant(1, tokens, std::numeric_limits<TestType>::lowest()), joined(1, tokens);
         for (Index e = 0; e < channels; ++e) {
-          plain_row(kind.dressed, e, row, plain.data());
+          plain_row(kind.surrounded, e, row, plain.data());
           highest = highest.cwiseMax(plain);
           worst = std::max(worst, static_cast<double>((memory.row(e).tail(tokens) - plain).cwiseAbs().maxCoeff()));
           largest = std::max(largest, static_cast<double>(plain.cwiseAbs().maxCoeff()));
@@ -256,7 +256,7 @@ TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain ro
         INFO(kind.text << ", row " << row << ", rows " << tokens + stride << " numbers apart");
         CHECK(worst <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
         // What is forgotten counts as zero among what is not.
-        reduced_rows(kind.dressed, every, {row}, View<TestType>(joined), serial_executor(), detail::Largest{},
+        reduced_rows(kind.surrounded, every, {row}, View<TestType>(joined), serial_executor(), detail::Largest{},
                      std::numeric_limits<TestType>::lowest());
         CHECK(static_cast<double>((joined - highest).cwiseAbs().maxCoeff()) <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
         if (stride != 0) CHECK((memory.leftCols(stride).array() == mark).all());
@@ -270,13 +270,13 @@ TEST_CASE("single rows of any list of channels are those of the whole layer", "[
   std::vector<Index> every;
   for (Index e = 0; e < channels; ++e) every.push_back(e);
   Matrix<double> whole(channels, tokens);
-  attention_rows(kind.dressed, every, {tokens - 1}, View<double>(whole), serial_executor());
+  attention_rows(kind.surrounded, every, {tokens - 1}, View<double>(whole), serial_executor());
   std::vector<Index> mixed = {79, 3, 3};  // alone, twice; then neighbours of every width, and backwards
   for (Index e = 10; e < 60; ++e) mixed.push_back(e);
   for (Index e = 9; e > 4; --e) mixed.push_back(e);
   Matrix<double> rows(static_cast<Index>(mixed.size()), tokens), mean(1, tokens);
-  attention_rows(kind.dressed, mixed, {tokens - 1}, View<double>(rows), serial_executor());
-  reduced_rows(kind.dressed, mixed, {tokens - 1}, View<double>(mean), serial_executor(), detail::Add{}, 0.0);
+  attention_rows(kind.surrounded, mixed, {tokens - 1}, View<double>(rows), serial_executor());
+  reduced_rows(kind.surrounded, mixed, {tokens - 1}, View<double>(mean), serial_executor(), detail::Add{}, 0.0);
   RowVector<double> sum = RowVector<double>::Zero(tokens);
   for (std::size_t i = 0; i < mixed.size(); ++i) {
     INFO("channel " << mixed[i] << " at place " << i);
@@ -293,10 +293,10 @@ TEST_CASE("rows that are asked for twice are there twice", "[kernels]") {
   for (Index i = 0; i < tokens; ++i) rows.push_back(i);
   const Index count = static_cast<Index>(rows.size());
   Matrix<double> made(channels * count, tokens), plain(1, tokens);
-  attention_rows(kind.dressed, {0, 1, 2}, rows, View<double>(made), serial_executor());
+  attention_rows(kind.surrounded, {0, 1, 2}, rows, View<double>(made), serial_executor());
   for (Index e = 0; e < channels; ++e)
     for (Index place = 0; place < count; ++place) {
-      plain_row(kind.dressed, e, rows[static_cast<std::size_t>(place)], plain.data());
+      plain_row(kind.surrounded, e, rows[static_cast<std::size_t>(place)], plain.data());
       CHECK((made.row(e * count + place) - plain).cwiseAbs().maxCoeff() <= 1e-12 * std::max(1.0, plain.cwiseAbs().maxCoeff()));
     }
 }
@@ -318,7 +318,7 @@ TEMPLATE_TEST_CASE("reductions of whole blocks go into any memory, and touch not
       for (Index i = 0; i < tokens; ++i) {
         expected.row(i).head(i + 1).setConstant(initial);
         for (const Index e : every) {
-          plain_row(kind.dressed, e, i, plain.data());
+          plain_row(kind.surrounded, e, i, plain.data());
           for (Index j = 0; j <= i; ++j) expected(i, j) = join(expected(i, j), plain(0, j));
         }
       }
@@ -326,7 +326,7 @@ TEMPLATE_TEST_CASE("reductions of whole blocks go into any memory, and touch not
         for (const Index offset : {0, 1, 13}) {
           std::vector<TestType> memory(static_cast<std::size_t>(count * stride + 64), TestType(-77));
           const View<TestType> out(memory.data() + offset, count, tokens, stride);
-          reduced_rows(kind.dressed, every, rows, out, serial_executor(), join, initial);
+          reduced_rows(kind.surrounded, every, rows, out, serial_executor(), join, initial);
           INFO(kind.text << ", " << name << ", stride " << stride << ", offset " << offset);
           double worst = 0;
           for (Index place = 0; place < count; ++place) {
@@ -361,10 +361,10 @@ TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
       };
       const auto run = [&](Index first, Index count, const Array<double>& tail, const Array<double>& before, View<double> out,
                            View<double>* after) {
-        DressedDiagonal<double> some = kind.dressed;
+        SurroundedDiagonal<double> some = kind.surrounded;
         some.recurrence.tokens = count;
         for (Array<double>* array : {&some.recurrence.step, &some.recurrence.query, &some.recurrence.key, &some.recurrence.query_scale,
-                                     &some.recurrence.key_scale, &some.row_scale, &some.inner_scale, &some.column_scale})
+                                     &some.recurrence.key_scale, &some.gate, &some.activation, &some.column_weights})
           *array = part(*array, first, count);
         ScanInput<double> input;
         input.x = Matrix<double>(x.middleRows(first, count));
@@ -379,7 +379,7 @@ TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
       Array<double> tail;
       if (lead != 0) {
         Matrix<double> entered = x.middleRows(cut - lead, lead);
-        if (!kind.dressed.column_scale.empty()) entered.array() *= kind.dressed.column_scale.matrix().middleRows(cut - lead, lead).array();
+        if (!kind.surrounded.column_weights.empty()) entered.array() *= kind.surrounded.column_weights.matrix().middleRows(cut - lead, lead).array();
         tail = entered;
       }
       run(cut, tokens - cut, tail, Array<double>(state), View<double>(late), nullptr);
@@ -401,13 +401,13 @@ TEST_CASE("tiles cover every channel once", "[kernels]") {
 }
 
 TEST_CASE("what stands in the first step of a document is not read", "[kernels]") {
-  for (const bool exclusive : {false, true}) {
-    Kind<double> kind = random_kind<double>(150, 19, 2, 4, exclusive ? 0x3dffu : 0x3dbfu, 5);
-    DressedDiagonal<double>& dressed = kind.dressed;
-    dressed.recurrence.starts = {0, 3, 70};
-    DressedDiagonal<double> odd = dressed;
-    Matrix<double> step = dressed.recurrence.step.matrix();
-    for (const Index start : dressed.recurrence.starts) step.row(start).setConstant(std::numeric_limits<double>::quiet_NaN());
+  for (const bool read_before_update : {false, true}) {
+    Kind<double> kind = random_kind<double>(150, 19, 2, 4, read_before_update ? 0x3dffu : 0x3dbfu, 5);
+    SurroundedDiagonal<double>& surrounded = kind.surrounded;
+    surrounded.recurrence.starts = {0, 3, 70};
+    SurroundedDiagonal<double> odd = surrounded;
+    Matrix<double> step = surrounded.recurrence.step.matrix();
+    for (const Index start : surrounded.recurrence.starts) step.row(start).setConstant(std::numeric_limits<double>::quiet_NaN());
     odd.recurrence.step = step;
     std::vector<Index> channels, rows;
     for (Index e = 0; e < 19; ++e) channels.push_back(e);
@@ -416,7 +416,7 @@ TEST_CASE("what stands in the first step of a document is not read", "[kernels]"
     const Matrix<double> x = draw.normals<double>(150, 19);
     ScanInput<double> input;
     input.x = Array<double>::view(x);
-    const auto all = [&](const DressedDiagonal<double>& which) {
+    const auto all = [&](const SurroundedDiagonal<double>& which) {
       Matrix<double> maps(19 * 150, 150), single(19 * 2, 150), mean(150, 150), applied(150, 19), transposed(150, 19);
       attention_rows(which, channels, rows, View<double>(maps), serial_executor());
       attention_rows(which, channels, {2, 149}, View<double>(single), serial_executor());
@@ -425,9 +425,9 @@ TEST_CASE("what stands in the first step of a document is not read", "[kernels]"
       scan_transposed<double>(which, ConstView<double>(x), View<double>(transposed), serial_executor());
       return std::vector<Matrix<double>>{maps, single, mean, applied, transposed};
     };
-    const std::vector<Matrix<double>> expected = all(dressed), found = all(odd);
+    const std::vector<Matrix<double>> expected = all(surrounded), found = all(odd);
     for (std::size_t i = 0; i < expected.size(); ++i) {
-      INFO("result " << i << (exclusive ? ", exclusive" : ""));
+      INFO("result " << i << (read_before_update ? ", read_before_update" : ""));
       CHECK(found[i].allFinite());
       CHECK((found[i] - expected[i]).cwiseAbs().maxCoeff() <= 1e-13 * expected[i].cwiseAbs().maxCoeff());  // exp(step) * 0 or 1 * 0
     }
@@ -437,23 +437,23 @@ TEST_CASE("what stands in the first step of a document is not read", "[kernels]"
 TEST_CASE("decays that are all or nothing stay numbers", "[kernels]") {
   // Infinite steps and rates of zero are what layers with overflowing parameters come to; neither may meet as 0 * inf.
   for (const double step : {0.0, 1e-300, 1.0, 1e30, 1e300}) {
-    DressedDiagonal<double> dressed;
-    dressed.recurrence.tokens = 40;
-    dressed.recurrence.channels = 3;
-    dressed.recurrence.step = Matrix<double>(Matrix<double>::Constant(40, 3, step));
+    SurroundedDiagonal<double> surrounded;
+    surrounded.recurrence.tokens = 40;
+    surrounded.recurrence.channels = 3;
+    surrounded.recurrence.step = Matrix<double>(Matrix<double>::Constant(40, 3, step));
     RowVector<double> rate(3);
     rate << 0, -1e-300, -1e30;
-    dressed.recurrence.rate = rate;
+    surrounded.recurrence.rate = rate;
     std::vector<Index> rows;
     for (Index i = 0; i < 40; ++i) rows.push_back(i);
     Matrix<double> all(120, 40), one(3, 40), applied(40, 3), transposed(40, 3);
     const Matrix<double> x = Matrix<double>::Ones(40, 3);
     ScanInput<double> input;
     input.x = x;
-    attention_rows(dressed, {0, 1, 2}, rows, View<double>(all), serial_executor());
-    attention_rows(dressed, {0, 1, 2}, {39}, View<double>(one), serial_executor());
-    scan<double>(dressed, input, applied, serial_executor());
-    scan_transposed<double>(dressed, ConstView<double>(x), View<double>(transposed), serial_executor());
+    attention_rows(surrounded, {0, 1, 2}, rows, View<double>(all), serial_executor());
+    attention_rows(surrounded, {0, 1, 2}, {39}, View<double>(one), serial_executor());
+    scan<double>(surrounded, input, applied, serial_executor());
+    scan_transposed<double>(surrounded, ConstView<double>(x), View<double>(transposed), serial_executor());
     INFO("step " << step);
     CHECK(all.allFinite());
     CHECK(one.allFinite());

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include <implicit_attention/io/safetensors.hpp>
-#include <implicit_attention/layers/griffin_gradient.hpp>
-#include <implicit_attention/layers/local_attention_gradient.hpp>
-#include <implicit_attention/layers/mamba_gradient.hpp>
-#include <implicit_attention/layers/rwkv4_gradient.hpp>
+#include <reference/griffin_gradient.hpp>
+#include <reference/local_attention_gradient.hpp>
+#include <reference/mamba_gradient.hpp>
+#include <reference/rwkv4_gradient.hpp>
 #include <support/catch.hpp>
 #include <support/shared_data.hpp>
 
@@ -84,7 +84,7 @@ void check_gradient(const std::string& what, const Matrix<double>& point, const 
 struct PlainRecurrence {
   Matrix<double> a, step, rate, query, key, query_scale, key_scale, diagonal, initial;
   std::vector<Index> starts;
-  bool exclusive = false;
+  bool read_before_update = false;
 
   static double at(const Matrix<double>& m, Index i, Index j) { return m.size() == 0 ? 1.0 : m(i, j); }
   double functional(const Matrix<double>& g) const {
@@ -100,12 +100,12 @@ struct PlainRecurrence {
         double y = 0;
         for (Index n = 0; n < states; ++n) {
           double& s = h[static_cast<std::size_t>(n)];
-          if (exclusive) y += at(query, t, n) * s;
+          if (read_before_update) y += at(query, t, n) * s;
           s = std::exp(at(rate, n, e) * step(t, e)) * s + at(key, t, n) * at(key_scale, t, e) * a(t, e);
-          if (!exclusive) y += at(query, t, n) * s;
+          if (!read_before_update) y += at(query, t, n) * s;
         }
         y *= at(query_scale, t, e);
-        if (exclusive) y += diagonal(t, e) * a(t, e);
+        if (read_before_update) y += diagonal(t, e) * a(t, e);
         sum += g(t, e) * y;
       }
     }
@@ -126,7 +126,7 @@ struct PlainRecurrence {
     set(r.query_scale, query_scale);
     set(r.key_scale, key_scale);
     set(r.diagonal, diagonal);
-    r.exclusive = exclusive;
+    r.read_before_update = read_before_update;
     r.starts = starts;
     return r;
   }
@@ -153,7 +153,7 @@ Executor two_threads() {
 TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
   struct Case {
     Index tokens, channels, states;
-    bool exclusive, scaled, selective, carried, documents;
+    bool read_before_update, scaled, selective, carried, documents;
   };
   const std::vector<Case> cases = {{1, 5, 3, false, true, true, false, false},     {2, 17, 1, false, true, false, true, false},
                                    {3, 5, 16, false, true, true, true, false},     {40, 17, 3, false, true, true, false, true},
@@ -164,8 +164,8 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
                                    {129, 5, 16, true, false, true, false, false}};
   std::uint64_t seed = 1;
   for (const Case& c : cases) {
-    INFO("seed " << seed << ": tokens " << c.tokens << ", channels " << c.channels << ", states " << c.states << ", exclusive "
-                 << c.exclusive);
+    INFO("seed " << seed << ": tokens " << c.tokens << ", channels " << c.channels << ", states " << c.states << ", read_before_update "
+                 << c.read_before_update);
     Draw draw(seed++);
     PlainRecurrence plain;
     plain.a = draw.normal(c.tokens, c.channels);
@@ -182,8 +182,8 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
       plain.query_scale = draw.normal(c.tokens, c.channels);
       plain.key_scale = draw.normal(c.tokens, c.channels);
     }
-    plain.exclusive = c.exclusive;
-    if (c.exclusive) plain.diagonal = draw.normal(c.tokens, c.channels);
+    plain.read_before_update = c.read_before_update;
+    if (c.read_before_update) plain.diagonal = draw.normal(c.tokens, c.channels);
     if (c.carried) plain.initial = draw.normal(c.states, c.channels);
     if (c.documents) plain.starts = {c.tokens / 3, c.tokens / 3 + 1, c.tokens - 4};
     const Matrix<double> g = draw.normal(c.tokens, c.channels);
@@ -229,17 +229,17 @@ TEST_CASE("the transposed convolution is the transpose", "[gradient]") {
   for (const Index width : {1, 2, 4, 6})
     for (const Index tokens : {1, 2, 3, 8, 9, 40})
       for (const bool documents : {false, true}) {
-        Dressed<DiagonalRecurrence<double>> dressed;
-        dressed.recurrence.tokens = tokens;
-        dressed.recurrence.channels = channels;
+        Surrounded<DiagonalRecurrence<double>> surrounded;
+        surrounded.recurrence.tokens = tokens;
+        surrounded.recurrence.channels = channels;
         const Matrix<double> taps = draw.normal(width, channels), x = draw.normal(tokens, channels), g = draw.normal(tokens, channels);
-        dressed.taps = taps;
-        if (documents) dressed.convolution_starts = {0, tokens / 2, tokens / 2 + 1};
+        surrounded.taps = taps;
+        if (documents) surrounded.convolution_starts = {0, tokens / 2, tokens / 2 + 1};
         ScanInput<double> input;
         input.x = x;
         Matrix<double> forwards(tokens, channels), backwards(tokens, channels);
-        convolve(dressed, input, View<double>(forwards), serial_executor());
-        convolve_transposed<double>(taps, dressed.convolution_starts, g, backwards);
+        convolve(surrounded, input, View<double>(forwards), serial_executor());
+        convolve_transposed<double>(taps, surrounded.convolution_starts, g, backwards);
         INFO("width " << width << ", tokens " << tokens << ", documents " << documents);
         CHECK(std::abs(dot(forwards, g) - dot(x, backwards)) <= 1e-13 * forwards.norm() * g.norm() + 1e-300);  // rounding of sums
       }
@@ -324,10 +324,17 @@ LocalAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key
   return LocalAttention<Scalar>(w, options);
 }
 
-// Checks backward() and backward_from_y() of a layer at u; `run` runs it (with its carried-in state or positions).
+// The record of a layer's forward pass gives what the adjoint written by hand gives, to 1e-12 of the largest number.
+void check_same(const Matrix<double>& recorded, const Matrix<double>& by_hand) {
+  REQUIRE(recorded.rows() == by_hand.rows());
+  REQUIRE(recorded.cols() == by_hand.cols());
+  CHECK((recorded - by_hand).cwiseAbs().maxCoeff() <= 1e-12 * by_hand.cwiseAbs().maxCoeff());
+}
+
+// Checks backward() and backward_from_y() of a layer at u; `run` runs it (with its carried-in state or positions, as `start` has them).
 template <class Layer>
 void check_layer(const Layer& layer, const Matrix<double>& u, const std::function<typename Layer::Activations(const Matrix<double>&)>& run,
-                 Draw& draw) {
+                 Draw& draw, const LayerStart<typename Layer::State>& start = {}) {
   static_assert(DifferentiableLayer<Layer>);
   const typename Layer::Activations act = run(u);
   const Matrix<double> grad_out = draw.normal(u.rows(), act.out.cols()), grad_y = draw.normal(u.rows(), layer.channels());
@@ -337,6 +344,12 @@ void check_layer(const Layer& layer, const Matrix<double>& u, const std::functio
   check_gradient(
       "u, from y", u, from_y.grad_u, [&](const Matrix<double>& value) { return dot(run(value).y.matrix(), grad_y); }, draw);
   CHECK(from_y.grad_y == grad_y);
+  const LayerGradients<double> out_record = backward(layer, u, grad_out, serial_executor(), start),
+                               y_record = backward_from_y(layer, u, grad_y, two_threads(), start);
+  check_same(out_record.grad_y, from_out.grad_y);
+  check_same(out_record.grad_x, from_out.grad_x);
+  check_same(out_record.grad_u, from_out.grad_u);
+  check_same(y_record.grad_u, from_y.grad_u);
   CHECK((from_out.grad_y - grad_out * output_projection(layer).matrix()).cwiseAbs().maxCoeff() <= 1e-13 * grad_out.norm());
 
   const LayerGradients<double> again = backward(layer, act, grad_out, two_threads());
@@ -364,7 +377,7 @@ TEST_CASE("Mamba: gradients are those of finite differences", "[gradient][mamba]
       const Mamba<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
       const Mamba<double>::State* initial = biases ? &earlier.final : nullptr;
       check_layer<Mamba<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
     }
 }
 
@@ -379,7 +392,7 @@ TEST_CASE("RWKV-4: gradients are those of finite differences", "[gradient][rwkv4
       const Rwkv4<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
       const Rwkv4<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<Rwkv4<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
     }
 }
 
@@ -406,7 +419,7 @@ TEST_CASE("Griffin: gradients are those of finite differences", "[gradient][grif
             [&](const Matrix<double>& value) {
               return packed ? layer.activations(value, positions, initial) : layer.activations(value, initial);
             },
-            draw);
+            draw, {initial, packed ? positions : std::vector<Index>()});
       }
 }
 
@@ -433,7 +446,7 @@ TEST_CASE("local attention: gradients are those of finite differences", "[gradie
       const LocalAttention<double>::Activations earlier = layer.activations(draw.normal(7, shape.width));
       const LocalAttention<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<LocalAttention<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
     }
 }
 
@@ -462,12 +475,12 @@ struct MovingAverage {
     Activations act;
     act.x = Matrix<double>(u);
     act.gate = sigmoid(u);
-    DressedDiagonal<double> dressed;
-    dressed.recurrence = recurrence(act.gate);
+    SurroundedDiagonal<double> surrounded;
+    surrounded.recurrence = recurrence(act.gate);
     ScanInput<double> input;
     input.x = act.x;
     Matrix<double> y(u.rows(), size);
-    scan<double>(dressed, input, y, serial_executor());
+    scan<double>(surrounded, input, y, serial_executor());
     act.y = y;
     act.out = act.y;
     return act;

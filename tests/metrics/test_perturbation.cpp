@@ -97,10 +97,10 @@ TEST_CASE("steps: each token, and shares rounded to the nearest token") {
 
 TEST_CASE("orders: ties stay in the order of the text") {
   const Scores scores{0.5, -2, 0.5, 2, -0.5};
-  CHECK(order_of(scores, Relevance::most) == std::vector<Index>{3, 0, 2, 4, 1});
-  CHECK(order_of(scores, Relevance::least) == std::vector<Index>{1, 4, 0, 2, 3});
-  CHECK(order_of(scores, Relevance::least_absolute) == std::vector<Index>{0, 2, 4, 1, 3});
-  for (const Relevance first : {Relevance::most, Relevance::least, Relevance::least_absolute})
+  CHECK(order_of(scores, RemovalOrder::most) == std::vector<Index>{3, 0, 2, 4, 1});
+  CHECK(order_of(scores, RemovalOrder::least) == std::vector<Index>{1, 4, 0, 2, 3});
+  CHECK(order_of(scores, RemovalOrder::least_absolute) == std::vector<Index>{0, 2, 4, 1, 3});
+  for (const RemovalOrder first : {RemovalOrder::most, RemovalOrder::least, RemovalOrder::least_absolute})
     CHECK(order_of({1, 1, 1}, first) == std::vector<Index>{0, 1, 2});
   CHECK(average_ranks(scores) == std::vector<double>{3.5, 1, 3.5, 5, 2});
   CHECK(average_ranks({4}) == std::vector<double>{1});
@@ -153,7 +153,7 @@ TEST_CASE("pruning goes by absolute values, perturbation by signed ones") {
   const Scores scores{-5, 0.5, 2};
   const Curve pruned = pruning_curve(scores, Steps::each_token(), model);
   CHECK(pruned.values == std::vector<double>{0, 100, 110 * 110, 111 * 111});
-  const Curve flipped = perturbation_curve(scores, Relevance::least, Steps::each_token(), model);
+  const Curve flipped = perturbation_curve(scores, RemovalOrder::least, Steps::each_token(), model);
   CHECK(flipped.values == std::vector<double>{111, 110, 100, 0});
 }
 
@@ -271,7 +271,7 @@ TEST_CASE("a model that gives NaN, and thresholds out of range, are errors that 
 
 TEST_CASE("a remembered model is run once for each set") {
   int runs = 0;
-  RememberedModel model([&](const KeptTokens& kept) {
+  CachedModel model([&](const KeptTokens& kept) {
     ++runs;
     return std::pair<double, double>(Toy{{1, 2, 3}, 0, 0}(kept), 0.5);
   });

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -32,6 +33,7 @@ struct Attribution {
   Scalar baseline = 0;
   std::vector<LayerRow> zero_rows;     ///< rollout: rows that sum to zero and were left undivided
   std::vector<Index> constant_layers;  ///< layers whose map or gradient was constant, so that it could not be stretched to 0..1
+  std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for and reached; what reached them is not in the sum
 };
 
 /// The matrix form: a row for each of several things explained, and what is to be known about them together.
@@ -43,6 +45,7 @@ struct AttributionMatrix {
   RowVector<Scalar> baseline;    ///< (explained)
   std::vector<LayerRow> zero_rows;
   std::vector<Index> constant_layers;
+  std::vector<std::string> untreated;
 };
 
 namespace detail {

@@ -43,7 +43,18 @@ class Array {
   [[nodiscard]] const Scalar* row(Index i) const { return data_ + i * row_stride_; }
   [[nodiscard]] Scalar operator()(Index i, Index j) const { return row(i)[j]; }
 
+  /// Neighbouring rows, or columns, as an array that shares these numbers (and keeps them alive as this one does); nothing is copied.
+  [[nodiscard]] Array middle_rows(Index first, Index count) const { return part(data_ + first * row_stride_, count, columns_); }
+  [[nodiscard]] Array middle_columns(Index first, Index count) const { return part(data_ + first, rows_, count); }
+
  private:
+  [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {
+    Array array = *this;
+    array.data_ = first;
+    array.rows_ = rows;
+    array.columns_ = columns;
+    return array;
+  }
   explicit Array(std::shared_ptr<const Matrix<Scalar>> owned) {
     data_ = owned->data();
     rows_ = owned->rows();

@@ -1,9 +1,12 @@
 // A model's configuration: the few things that the weights' shapes cannot tell, under the keys of the public config.json files.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,7 +21,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Keys and values; nested objects are flattened with a dot (`ssm_cfg.d_state`). A key that is null is absent.
 class Configuration {
  public:
-  using Value = std::variant<bool, Index, double, std::string, std::vector<std::string>>;
+  using Value = std::variant<bool, Index, double, std::string, std::vector<std::string>, std::vector<double>>;
 
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
@@ -28,8 +31,27 @@ class Configuration {
   [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
   /// A key's value of whatever type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
   [[nodiscard]] const Value* find(std::string_view key) const {
+    asked_->emplace(key);
     const auto found = values_.find(std::string(key));
     return found == values_.end() ? nullptr : &found->second;
+  }
+  /// All keys, sorted.
+  [[nodiscard]] std::vector<std::string> keys() const {
+    std::vector<std::string> all;
+    for (const auto& [key, value] : values_) all.push_back(key);
+    return all;
+  }
+  /// Whether anything has asked for a key: what nobody asks for, nobody has understood. Copies share the record.
+  [[nodiscard]] bool asked(std::string_view key) const { return asked_->find(key) != asked_->end(); }
+  /// The keys below `prefix.`, without it, and those of the top that are not overridden; the record is shared.
+  [[nodiscard]] Configuration below(std::string_view prefix) const {
+    Configuration nested(where_);
+    const std::string begin = std::string(prefix) + ".";
+    for (const auto& [key, value] : values_)
+      if (key.compare(0, begin.size(), begin) != 0) nested.values_.insert_or_assign(key, value);
+    for (const auto& [key, value] : values_)
+      if (key.compare(0, begin.size(), begin) == 0) nested.values_.insert_or_assign(key.substr(begin.size()), value);
+    return nested;
   }
 
   /// The first of several spellings of a key that is there. A value of another type than asked for is an error.
@@ -44,6 +66,13 @@ class Configuration {
   }
   [[nodiscard]] std::optional<std::vector<std::string>> texts(std::initializer_list<std::string_view> keys) const {
     return first<std::vector<std::string>>(keys, "a list of strings");
+  }
+  /// A list of numbers, or one of [0, Infinity], whose infinities stand as they are.
+  [[nodiscard]] std::optional<std::vector<double>> numbers(std::initializer_list<std::string_view> keys) const {
+    for (const std::string_view key : keys)
+      if (const Value* value = find(key))
+        if (const auto* none = std::get_if<std::vector<std::string>>(value); none != nullptr && none->empty()) return std::vector<double>();
+    return first<std::vector<double>>(keys, "a list of numbers");
   }
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
     for (const std::string_view key : keys)
@@ -65,6 +94,7 @@ class Configuration {
 
   std::string where_ = "configuration";
   std::map<std::string, Value> values_;
+  std::shared_ptr<std::set<std::string, std::less<>>> asked_ = std::make_shared<std::set<std::string, std::less<>>>();
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -2,33 +2,28 @@
 #pragma once
 
 #include <implicit_attention/attribution/contributions.hpp>
-#include <implicit_attention/attribution/methods.hpp>
 #include <implicit_attention/instantiations/layers.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/load.hpp>
-#include <implicit_attention/models/relevance.hpp>
 
-#define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                           \
-  TEMPLATE class Norm<S>;                                                                                                                \
-  TEMPLATE class GatedFeedForward<S>;                                                                                                    \
-  TEMPLATE class ChannelMixing<S>;                                                                                                       \
-  TEMPLATE struct LayerPass<S>;                                                                                                          \
-  TEMPLATE struct ForwardPass<S>;                                                                                                        \
-  TEMPLATE class LanguageModel<S>;                                                                                                       \
-  TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                                 \
-  TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                                 \
-  TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);                          \
-  TEMPLATE LanguageModel<S> load_language_model(const TensorSource<S>&, const Configuration&);                                           \
-  TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                                          \
-  TEMPLATE LayerBackward<S> backward_layer(const LanguageModel<S>&, Index, const LayerPass<S>&, const Array<S>&, const Executor&);       \
-  TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);            \
-  TEMPLATE RelevanceStep<S> relevance_through_layer(const LanguageModel<S>&, Index, const LayerPass<S>&, ConstView<S>, const Executor&); \
+#define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                \
+  TEMPLATE class GatedFeedForward<S>;                                                                                         \
+  TEMPLATE class ChannelMixing<S>;                                                                                            \
+  TEMPLATE struct LayerPass<S>;                                                                                               \
+  TEMPLATE struct ForwardPass<S>;                                                                                             \
+  TEMPLATE class LanguageModel<S>;                                                                                            \
+  TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                 \
+                                          std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&);             \
+  TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);               \
+  TEMPLATE const std::vector<LayerFamily<S>>& layer_families();                                                               \
+  TEMPLATE const std::vector<ModelFamily<S>>& model_families();                                                               \
+  TEMPLATE LanguageModel<S> load_language_model(const TensorSource<S>&, const Configuration&);                                \
+  TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                               \
+  TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&); \
   TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);
 #define IMPLICIT_ATTENTION_ATTRIBUTION(TEMPLATE, S)                                                                                    \
-  TEMPLATE RelevanceStep<S> relevance_through_linear(ConstView<S>, const Array<S>&, const Array<S>&);                                  \
-  TEMPLATE RelevanceStep<S> relevance_through_attention(const ImplicitAttention<S>&, ConstView<S>, const Executor&);                   \
-  TEMPLATE GatedRelevance<S> relevance_through_gated_attention(const ImplicitAttention<S>&, ConstView<S>, ConstView<S>, ConstView<S>,  \
-                                                               ConstView<S>, const Executor&);                                         \
-  TEMPLATE RowVector<S> token_relevance(ConstView<S>, ConstView<S>);                                                                   \
   TEMPLATE Attribution<S> raw_attention(const ImplicitAttention<S>&, Index, const Reduction<S>&, const Executor&);                     \
   TEMPLATE Attribution<S> raw_attention_map(const ImplicitAttention<S>&, const Reduction<S>&, const Selection&);                       \
   TEMPLATE void detail::discard_smallest(Matrix<S>&, S);                                                                               \

@@ -71,7 +71,19 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
       std::vector<std::string> texts;
       for (const Json& element : value)
         if (element.is_string()) texts.push_back(element.get<std::string>());
-      if (texts.size() == value.size()) set(std::move(texts));
+      if (texts.size() == value.size()) {
+        set(std::move(texts));
+        continue;
+      }
+      // Numbers; null among them stands for an infinity that JSON cannot say: [0.0, Infinity].
+      std::vector<double> numbers;
+      bool any = false;
+      for (const Json& element : value) {
+        any = any || element.is_number();
+        if (element.is_number() || element.is_null())
+          numbers.push_back(element.is_null() ? std::numeric_limits<double>::infinity() : element.template get<double>());
+      }
+      if (any && numbers.size() == value.size()) set(std::move(numbers));
     }
   }
 }
@@ -80,7 +92,7 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
 
 /// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent, and so
 /// are NaN and the infinities that Python writes. A list whose elements are all strings (an empty one too) becomes a list of
-/// strings; no model here needs any other list, so those are left out. Fails with ErrorKind::file, naming the file.
+/// strings, one of numbers a list of numbers; no model here needs any other list, so those are left out. Fails with ErrorKind::file, naming the file.
 [[nodiscard]] inline Configuration read_configuration(const std::filesystem::path& path) {
   std::error_code ignored;
   const std::filesystem::path file_path = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
@@ -89,6 +101,18 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
   if (file->size() == 0) raise(ErrorKind::file, message(where, ": is empty, expected a JSON object"));
   Configuration configuration(where);
   detail::flatten(parse_json_object(detail::without_python_numbers(file->text()), where), "", where, configuration);
+  return configuration;
+}
+
+/// The configuration that a safetensors file carries in its metadata, as a JSON object under `key`; empty where there is none.
+template <class File>
+[[nodiscard]] Configuration read_metadata_configuration(const File& file, const std::string& key = "config") {
+  Configuration configuration(message(file.where(), ": metadata ", key));
+  const auto& metadata = file.metadata();
+  const auto found = metadata.find(key);
+  if (found == metadata.end() || found->second.empty() || found->second.front() != '{') return configuration;
+  detail::flatten(parse_json_object(detail::without_python_numbers(found->second), configuration.where()), "", configuration.where(),
+                  configuration);
   return configuration;
 }
 

@@ -1,7 +1,6 @@
 // Rows of attention matrices of chosen channels.
 //
-// Many rows of a block are made of factors, single rows by the walk backwards from the row; both are linear in what they write. A given
-// matrix (ExplicitRecurrence) is copied row by row.
+// Many rows of a block are made of factors, single rows by the walk backwards from the row; both are linear in what they write.
 #pragma once
 
 #include <algorithm>
@@ -62,12 +61,12 @@ struct RowsByBlock {
 
 /// How far back the rows of a block see, for a register of channels, and what the time between leaves.
 template <Real Scalar>
-class Gaps {
+class BlockDecays {
  public:
   static constexpr int width = register_lanes<Scalar>;
   using Lane = Lanes<Scalar, width>;
 
-  Gaps(Index blocks, Index state) : state_(state), between_(blocks * state * width) {}
+  BlockDecays(Index blocks, Index state) : state_(state), between_(blocks * state * width) {}
 
   /// For the rows of block `index`; `steps(block)` is the sum of a block's steps.
   template <class Steps>
@@ -113,11 +112,11 @@ class TileRows {
 
   explicit TileRows(const BlockPlan<Scalar>& plan)
       : plan_(&plan),
-        state_(plan.dressed().recurrence.state),
+        state_(plan.surrounded().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
         tile_(plan),
         factors_(blocks_, 1, width, state_, false),
-        gaps_(blocks_, state_),
+        decays_between_(blocks_, state_),
         steps_(plan.blocks().size()),
         near_stride_(tile_.entry_stride()),
         near_channel_(block_strips * strip_tokens * near_stride_ + width),
@@ -155,7 +154,7 @@ class TileRows {
       if (!wanted) continue;
       transpose<width>(tile_.entries(), width, strip_tokens * near_stride_, [&](Index c) { return near(c, strip, 0); });
     }
-    if (wanted) gaps_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
+    if (wanted) decays_between_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
   }
 
   [[nodiscard]] Scalar* near(Index channel, Index strip, Index row) {
@@ -168,8 +167,8 @@ class TileRows {
   template <class Target>
   void write_strip(Index c, Index index, Index strip, const RowWriter<Scalar>& writer, const Target& target) {
     const TokenBlock& block = plan_->block(index);
-    const Index tokens = plan_->dressed().recurrence.tokens, lead = plan_->lead(), first = block.first + strip * strip_tokens;
-    const Index end = std::min(first + strip_tokens, block.end()), oldest = gaps_.oldest(c);
+    const Index tokens = plan_->surrounded().recurrence.tokens, lead = plan_->lead(), first = block.first + strip * strip_tokens;
+    const Index end = std::min(first + strip_tokens, block.end()), oldest = decays_between_.oldest(c);
     const auto column_of = [&](Index earlier) { return plan_->block(earlier).first - lead; };  // a block's first column
     const auto each_wanted = [&](const auto& body) {
       for (Index r = 0; r < end - first; ++r)
@@ -188,7 +187,7 @@ class TileRows {
     Index piece_end = end;
     while (true) {
       for (Index older = piece_first; older < newest; ++older) {
-        Factors<Scalar>::scale_queries(from, gaps_.between(c, older), width, state_, queries_.data());
+        Factors<Scalar>::scale_queries(from, decays_between_.between(c, older), width, state_, queries_.data());
         product(queries_.data(), factors_.keys(c, older, 0), IMPLICIT_ATTENTION_BLOCK_TOKENS, column_of(older) - column_of(piece_first));
       }
       const Index column = std::max(column_of(piece_first), Index(0));
@@ -230,7 +229,7 @@ class TileRows {
   Index state_, blocks_;
   ChannelTile<Scalar> tile_;
   Factors<Scalar> factors_;
-  Gaps<Scalar> gaps_;
+  BlockDecays<Scalar> decays_between_;
   std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (blocks): sums of steps
   Index near_stride_;
   Index near_channel_;      // not a power of two: channels that are written side by side share no cache set
@@ -244,12 +243,12 @@ class TileRows {
 
 /// Rows `rows` of the matrices of `channels`, channel after channel, into `out` (channels * rows, tokens).
 template <Real Scalar>
-void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
+void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) {
-  const detail::BlockPlan<Scalar> plan(dressed);
+  const detail::BlockPlan<Scalar> plan(surrounded);
   const detail::RowsByBlock wanted(plan, rows);
   const Index row_count = static_cast<Index>(rows.size()), channel_count = static_cast<Index>(channels.size()),
-              tokens = dressed.recurrence.tokens;
+              tokens = surrounded.recurrence.tokens;
   const auto target = [&](Index c, Index place) { return out.data() + (c * row_count + place) * out.outerStride(); };
 
   if (wanted.any_block) {
@@ -286,7 +285,7 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
   executor(groups.count(), [&](Index group) {
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
-      detail::walk_row(dressed, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
+      detail::walk_row(surrounded, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
         for (Index lane = 0; lane < Width; ++lane) {
           Scalar* entries = target(piece.run.place + lane, place);
           if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
@@ -296,18 +295,6 @@ void attention_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<In
       });
     }
     writer.finish();
-  });
-}
-
-/// The same where the matrix is given.
-template <Real Scalar>
-void attention_rows(const DressedExplicit<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                    View<Scalar> out, const Executor& executor) {
-  const Index row_count = static_cast<Index>(rows.size());
-  executor(static_cast<Index>(channels.size()), [&](Index c) {
-    for (Index place = 0; place < row_count; ++place)
-      plain_row(dressed, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)],
-                out.data() + (c * row_count + place) * out.outerStride());
   });
 }
 

@@ -39,9 +39,9 @@ struct TokenBlock {
 template <Real Scalar>
 class BlockPlan {
  public:
-  explicit BlockPlan(const DressedDiagonal<Scalar>& dressed) : dressed_(&dressed) {
-    const std::vector<Index>& starts = dressed.recurrence.starts;
-    const Index tokens = dressed.recurrence.tokens;
+  explicit BlockPlan(const SurroundedDiagonal<Scalar>& surrounded) : surrounded_(&surrounded) {
+    const std::vector<Index>& starts = surrounded.recurrence.starts;
+    const Index tokens = surrounded.recurrence.tokens;
     auto start = starts.begin();
     Index document = 0, document_first = 0;
     for (Index token = 0; token < tokens; token = blocks_.back().end()) {
@@ -53,11 +53,11 @@ class BlockPlan {
       if (start != starts.end()) end = std::min(end, *start);
       blocks_.push_back({token, end - token, document, document_first});
     }
-    if (dressed.convolution_starts.empty()) return;
-    for (Index token = 0; token < tokens; ++token) reach_.push_back(dressed.last_reached(token));
+    if (surrounded.convolution_starts.empty()) return;
+    for (Index token = 0; token < tokens; ++token) reach_.push_back(surrounded.last_reached(token));
   }
 
-  [[nodiscard]] const DressedDiagonal<Scalar>& dressed() const { return *dressed_; }
+  [[nodiscard]] const SurroundedDiagonal<Scalar>& surrounded() const { return *surrounded_; }
   [[nodiscard]] const std::vector<TokenBlock>& blocks() const { return blocks_; }
   [[nodiscard]] const TokenBlock& block(Index index) const { return blocks_[static_cast<std::size_t>(index)]; }
   /// The block that holds a token.
@@ -66,14 +66,14 @@ class BlockPlan {
         std::upper_bound(blocks_.begin(), blocks_.end(), token, [](Index wanted, const TokenBlock& block) { return wanted < block.first; });
     return static_cast<Index>(after - blocks_.begin()) - 1;
   }
-  [[nodiscard]] Index lead() const { return dressed_->width() - 1; }
+  [[nodiscard]] Index lead() const { return surrounded_->width() - 1; }
   /// Whether the convolution carries `column` to `token`, which is at most `lead` later.
   [[nodiscard]] bool reaches(Index column, Index token) const {
     return reach_.empty() || column < 0 || token <= reach_[static_cast<std::size_t>(column)];
   }
 
  private:
-  const DressedDiagonal<Scalar>* dressed_;
+  const SurroundedDiagonal<Scalar>* surrounded_;
   std::vector<TokenBlock> blocks_;
   std::vector<Index> reach_;
 };

@@ -28,8 +28,8 @@ class ChannelTile {
 
   explicit ChannelTile(const BlockPlan<Scalar>& plan)
       : plan_(&plan),
-        dressed_(&plan.dressed()),
-        recurrence_(&dressed_->recurrence),
+        surrounded_(&plan.surrounded()),
+        recurrence_(&surrounded_->recurrence),
         state_(recurrence_->state),
         lead_(plan.lead()),
         token_queries_(state_ * strip_tokens),
@@ -60,8 +60,8 @@ class ChannelTile {
     neighbours_ = count == width;
     for (Index c = 1; c < count; ++c) neighbours_ = neighbours_ && channels[c] == channels[0] + c;
     for (Index n = 0; n < state_; ++n) at(rates_ + n) = part(recurrence_->rate, n, Scalar(1));
-    for (Index tap = 0; tap <= lead_; ++tap) at(taps_ + tap) = part(dressed_->taps, tap, Scalar(1));
-    skip_ = part(dressed_->skip, 0, Scalar(0));
+    for (Index tap = 0; tap <= lead_; ++tap) at(taps_ + tap) = part(surrounded_->taps, tap, Scalar(1));
+    skip_ = part(surrounded_->skip, 0, Scalar(0));
     next_ = -1;
   }
 
@@ -89,7 +89,7 @@ class ChannelTile {
     next_ = first + strip_tokens;
 
     prepare(first, count, document);
-    if (recurrence_->exclusive)
+    if (recurrence_->read_before_update)
       walk_strip<true>();
     else
       walk_strip<false>();
@@ -97,12 +97,12 @@ class ChannelTile {
 
   /// Hands the factors over, as channels `place` ...: queries and decays at strip `place_strip`.
   void store(Factors<Scalar>& factors, Index place, Index block, Index strip, Index place_strip, bool with_queries) {
-    Scalar* const turned = turned_.data();
+    Scalar* const transposed = transposed_.data();
     for (Index n = 0; n < state_; ++n) {
       transpose<width>(numbers(factors_ + n * factor_rows()), width, 2 * strip_tokens,
-                       [&](Index c) { return turned + c * 2 * strip_tokens; });
+                       [&](Index c) { return transposed + c * 2 * strip_tokens; });
       for (Index c = 0; c < width; ++c) {
-        const Scalar *const queries = turned + c * 2 * strip_tokens, *const keys = queries + strip_tokens;
+        const Scalar *const queries = transposed + c * 2 * strip_tokens, *const keys = queries + strip_tokens;
         constexpr int part = std::min(width, register_rows);
         for (Index column = 0; column < strip_tokens; column += part)
           lanes<part>(factors.keys(place + c, block, strip) + column / width * factors.panel_stride() + n * width) =
@@ -143,10 +143,10 @@ class ChannelTile {
     return at(taps_ + k) * weight;
   }
   [[nodiscard]] Lane column_weight(Index column) const {
-    return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(dressed_->column_scale, column, Scalar(1));
+    return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(surrounded_->column_weights, column, Scalar(1));
   }
   [[nodiscard]] Lane near_scale(Index token) const {
-    return part(recurrence_->key_scale, token, Scalar(1)) * part(dressed_->inner_scale, token, Scalar(1));
+    return part(recurrence_->key_scale, token, Scalar(1)) * part(surrounded_->activation, token, Scalar(1));
   }
 
   /// The running keys of the `lead` columns before `first`, from the tokens they enter with.
@@ -170,7 +170,7 @@ class ChannelTile {
     for (Index column = 0; column < columns(); ++column) at(weights_ + column) = column_weight(first - lead_ + column);
     for (Index r = 0; r < strip_tokens; ++r) {
       const Index token = first + r;
-      if (neighbours_) prefetch_token<width>(*dressed_, token + strip_tokens, channels_[0]);  // a fifth of all terms' time, if not
+      if (neighbours_) prefetch_token<width>(*surrounded_, token + strip_tokens, channels_[0]);  // a fifth of all terms' time, if not
       if (r >= count) {  // a row that is not there: nothing decays, enters or asks
         for (Index n = 0; n < state_; ++n) {
           token_queries_[n * strip_tokens + r] = token_keys_[n * strip_tokens + r] = Scalar(0);
@@ -183,7 +183,7 @@ class ChannelTile {
         at(row_ + r).setZero();
         continue;
       }
-      const Lane elapsed = step(token, document), inner = part(dressed_->inner_scale, token, Scalar(1)), scale = near_scale(token);
+      const Lane elapsed = step(token, document), inner = part(surrounded_->activation, token, Scalar(1)), scale = near_scale(token);
       steps_ += elapsed;
       const Scalar* query = recurrence_->query.empty() ? nullptr : recurrence_->query.row(token);
       const Scalar* key = recurrence_->key.empty() ? nullptr : recurrence_->key.row(token);
@@ -192,11 +192,11 @@ class ChannelTile {
         token_keys_[n * strip_tokens + r] = key ? key[n] : Scalar(1);
         at(decays_ + n * strip_tokens + r) = rate(n) * elapsed;
       }
-      Lane weight = part(dressed_->row_scale, token, Scalar(1));
-      if (!dressed_->row_weights.empty()) weight *= part(dressed_->row_weights, token, Scalar(1));
+      Lane weight = part(surrounded_->gate, token, Scalar(1));
+      if (!surrounded_->row_weights.empty()) weight *= part(surrounded_->row_weights, token, Scalar(1));
       at(row_ + r) = weight * part(recurrence_->query_scale, token, Scalar(1));
       Lane past = skip_;  // what goes past the recurrence
-      if (recurrence_->exclusive) past += part(recurrence_->diagonal, token, Scalar(0));
+      if (recurrence_->read_before_update) past += part(recurrence_->diagonal, token, Scalar(0));
       past *= inner * weight;
       for (Index k = 0; k <= lead_; ++k) {
         const Lane enter = entering(token, k, at(weights_ + r + k));
@@ -285,7 +285,7 @@ class ChannelTile {
   }
 
   const BlockPlan<Scalar>* plan_;
-  const DressedDiagonal<Scalar>* dressed_;
+  const SurroundedDiagonal<Scalar>* surrounded_;
   const DiagonalRecurrence<Scalar>* recurrence_;
   Index state_, lead_, count_ = 0;
   std::array<Index, static_cast<std::size_t>(width)> channels_{};
@@ -302,7 +302,7 @@ class ChannelTile {
   Index factors_;                                 // (state, strip and columns): queries and running keys
   Index entries_;                                 // (strip, entry_stride)
   Index decay_;                                   // (state): what the strip leaves
-  Eigen::Array<Scalar, width, 2 * strip_tokens, Eigen::RowMajor> turned_;  // a state's queries and keys, channel by channel
+  Eigen::Array<Scalar, width, 2 * strip_tokens, Eigen::RowMajor> transposed_;  // a state's queries and keys, channel by channel
 };
 
 }  // namespace detail

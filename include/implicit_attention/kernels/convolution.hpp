@@ -24,9 +24,9 @@ struct ScanInput {
 namespace detail {
 
 /// Walks ascending positions alongside a token counter.
-class Marks {
+class DocumentCursor {
  public:
-  explicit Marks(const std::vector<Index>& positions) : positions_(&positions) {}
+  explicit DocumentCursor(const std::vector<Index>& positions) : positions_(&positions) {}
   /// The last mark at or before `token`, or -1; tokens must be asked for in ascending order.
   [[nodiscard]] Index last_until(Index token) {
     while (next_ < positions_->size() && (*positions_)[next_] <= token) last_ = (*positions_)[next_++];
@@ -113,23 +113,23 @@ EIGEN_ALWAYS_INLINE void carry_rows(Scalar* rows, Index from, Index to, Index co
 template <int Width, class Recurrence, Real Scalar = typename Recurrence::ScalarType>
 class TileConvolution {
  public:
-  TileConvolution(const Dressed<Recurrence>& dressed, Index channel, bool transposed)
-      : dressed_(&dressed), lead_(dressed.width() - 1), taps_(lane_rows<Width>(dressed.taps, channel)) {
+  TileConvolution(const Surrounded<Recurrence>& surrounded, Index channel, bool transposed)
+      : surrounded_(&surrounded), lead_(surrounded.width() - 1), taps_(lane_rows<Width>(surrounded.taps, channel)) {
     if (transposed) taps_.colwise().reverseInPlace();
   }
 
   /// Of tokens begin..end-1, from rows of tokens begin - lead .. end - 1.
   EIGEN_ALWAYS_INLINE void apply(Index begin, Index end, const Scalar* rows, Scalar* out) const {
-    if (dressed_->convolution_start(end - 1) <= begin - lead_) return whole(rows, end - begin, out);
+    if (surrounded_->convolution_start(end - 1) <= begin - lead_) return whole(rows, end - begin, out);
     for (Index token = begin; token < end; ++token) {
       const Index oldest = token - lead_;
-      part(rows + (token - begin) * Width, std::max(dressed_->convolution_start(token), oldest) - oldest, lead_ + 1,
+      part(rows + (token - begin) * Width, std::max(surrounded_->convolution_start(token), oldest) - oldest, lead_ + 1,
            out + (token - begin) * Width);
     }
   }
   /// Whether the transpose of tokens begin..end-1 takes something from every row up to end - 1 + lead, through every tap.
   [[nodiscard]] bool reaches_whole(Index begin, Index end, Index last) const {
-    return std::min(dressed_->next_convolution_start(begin) - 1, last) >= end - 1 + lead_;
+    return std::min(surrounded_->next_convolution_start(begin) - 1, last) >= end - 1 + lead_;
   }
   /// The taps in the order of the rows, (width, Width).
   [[nodiscard]] const Scalar* taps() const { return taps_.data(); }
@@ -138,7 +138,7 @@ class TileConvolution {
   EIGEN_ALWAYS_INLINE void apply_transposed(Index begin, Index end, Index last, const Scalar* rows, Scalar* out) const {
     if (reaches_whole(begin, end, last)) return whole(rows, end - begin, out);
     for (Index token = begin; token < end; ++token)
-      part(rows + (token - begin) * Width, 0, std::min(dressed_->last_reached(token), last) - token + 1, out + (token - begin) * Width);
+      part(rows + (token - begin) * Width, 0, std::min(surrounded_->last_reached(token), last) - token + 1, out + (token - begin) * Width);
   }
 
  private:
@@ -155,7 +155,7 @@ class TileConvolution {
     lanes<Width>(out) = sum;
   }
 
-  const Dressed<Recurrence>* dressed_;
+  const Surrounded<Recurrence>* surrounded_;
   Index lead_;
   LaneRows<Scalar, Width> taps_;
 };
@@ -166,12 +166,12 @@ class ConvolvedInput {
  public:
   using Lane = Lanes<Scalar, Width>;
 
-  ConvolvedInput(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, Index channel)
-      : dressed_(&dressed),
+  ConvolvedInput(const Surrounded<Recurrence>& surrounded, const ScanInput<Scalar>& input, Index channel)
+      : surrounded_(&surrounded),
         input_(&input),
         channel_(channel),
-        convolution_(dressed, channel, false),
-        entered_(LaneRows<Scalar, Width>::Zero(dressed.width() - 1 + tokens_in_a_run, Width)),
+        convolution_(surrounded, channel, false),
+        entered_(LaneRows<Scalar, Width>::Zero(surrounded.width() - 1 + tokens_in_a_run, Width)),
         convolved_(tokens_in_a_run, Width) {
     bias_.setZero();
     if (!input.convolution_bias.empty()) bias_ = lanes<Width>(input.convolution_bias.data() + channel);
@@ -180,8 +180,8 @@ class ConvolvedInput {
 
   /// Takes in tokens begin..end-1, those after the last ones: at most tokens_in_a_run. Returns their rows, (tokens, Width).
   EIGEN_ALWAYS_INLINE Scalar* enter(Index begin, Index end) {
-    const Index lead = dressed_->width() - 1, channel = channel_;
-    const bool convolves = !dressed_->taps.empty();
+    const Index lead = surrounded_->width() - 1, channel = channel_;
+    const bool convolves = !surrounded_->taps.empty();
     Scalar *const entered = entered_.data(), *const convolved = convolved_.data();
     if (begin != 0) carry_rows<Width>(entered, tokens_in_a_run, 0, lead);
     Scalar* const entering = convolves ? entered + lead * Width : convolved;
@@ -190,7 +190,7 @@ class ConvolvedInput {
       if (!input_->x.empty()) x = lanes<Width>(input_->x.row(token) + channel);
       lanes<Width>(entering + (token - begin) * Width) = x;
     }
-    scale_rows<Width>(dressed_->column_scale, channel, begin, end, entering);
+    scale_rows<Width>(surrounded_->column_weights, channel, begin, end, entering);
     if (convolves) convolution_.apply(begin, end, entered, convolved);
     if (!input_->convolution_bias.empty())
       for (Index i = 0; i < end - begin; ++i) lanes<Width>(convolved + i * Width) += bias_;
@@ -198,7 +198,7 @@ class ConvolvedInput {
   }
 
  private:
-  const Dressed<Recurrence>* dressed_;
+  const Surrounded<Recurrence>* surrounded_;
   const ScanInput<Scalar>* input_;
   Index channel_;
   TileConvolution<Width, Recurrence> convolution_;
@@ -209,12 +209,12 @@ class ConvolvedInput {
 
 }  // namespace detail
 
-/// out = Conv diag(column_scale) x + bias + what the tail gives, (tokens, channels).
+/// out = Conv diag(column_weights) x + bias + what the tail gives, (tokens, channels).
 template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
-void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) {
-  for_channel_tiles(dressed.recurrence.channels, executor, [&]<int Width>(Index channel, Index) {
-    detail::ConvolvedInput<Width, Recurrence> convolved(dressed, input, channel);
-    detail::for_token_runs(dressed.recurrence.tokens, [&](Index begin, Index end) {
+void convolve(const Surrounded<Recurrence>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) {
+  for_channel_tiles(surrounded.recurrence.channels, executor, [&]<int Width>(Index channel, Index) {
+    detail::ConvolvedInput<Width, Recurrence> convolved(surrounded, input, channel);
+    detail::for_token_runs(surrounded.recurrence.tokens, [&](Index begin, Index end) {
       const Scalar* rows = convolved.enter(begin, end);
       for (Index token = begin; token < end; ++token)
         lanes<Width>(out.data() + token * out.outerStride() + channel) = lanes<Width>(rows + (token - begin) * Width);
@@ -222,20 +222,20 @@ void convolve(const Dressed<Recurrence>& dressed, const ScanInput<Scalar>& input
   });
 }
 
-/// out = Conv^T g, (tokens, channels), for taps (width, channels) as in Dressed; nothing is carried across the documents in `starts`.
+/// out = Conv^T g, (tokens, channels), for taps (width, channels) as in Surrounded; nothing is carried across the documents in `starts`.
 template <Real Scalar>
 void convolve_transposed(ConstView<Scalar> taps, const std::vector<Index>& starts, ConstView<Scalar> g, View<Scalar> out,
                          const Executor& executor = serial_executor()) {
   const Index tokens = g.rows(), channels = g.cols(), lead = taps.rows() - 1, run = detail::tokens_in_a_run;
   check_shape("convolve_transposed", "taps", taps, lead + 1, channels, "(width, channels)");
   check_shape("convolve_transposed", "out", out, tokens, channels, "(tokens, channels)");
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence.tokens = tokens;
-  dressed.recurrence.channels = channels;
-  dressed.taps = Array<Scalar>::view(taps);
-  dressed.convolution_starts = starts;
+  SurroundedDiagonal<Scalar> surrounded;
+  surrounded.recurrence.tokens = tokens;
+  surrounded.recurrence.channels = channels;
+  surrounded.taps = Array<Scalar>::view(taps);
+  surrounded.convolution_starts = starts;
   for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index) {
-    const detail::TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution(dressed, channel, true);
+    const detail::TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution(surrounded, channel, true);
     LaneRows<Scalar, Width> rows(run + lead, Width), convolved(run, Width);
     for (Index end = tokens, begin; end > 0; end = begin) {
       begin = std::max(end - run, Index(0));

@@ -23,7 +23,7 @@ Index plain_recurrence_row(const DiagonalRecurrence<Scalar>& recurrence, Index c
   const Index first = recurrence.first_visible(row);
   Scalar elapsed = 0;  // step[j+1] + ... + step[row], or up to step[row-1] where the state is read before its update
   for (Index token = row; token >= first; --token) {
-    if (recurrence.exclusive && token == row) {
+    if (recurrence.read_before_update && token == row) {
       out[row] = recurrence.diagonal(row, channel);
       continue;
     }
@@ -36,31 +36,23 @@ Index plain_recurrence_row(const DiagonalRecurrence<Scalar>& recurrence, Index c
   return first;
 }
 
-/// The same where the matrix is given.
-template <Real Scalar>
-Index plain_recurrence_row(const ExplicitRecurrence<Scalar>& recurrence, Index channel, Index row, Scalar* out) {
-  const Scalar* weights = recurrence.weights.row(recurrence.head(channel) * recurrence.tokens + row);
-  std::copy(weights, weights + row + 1, out);
-  return 0;
-}
-
 /// Writes row `row` of channel `channel`'s whole matrix into `out[0..tokens-1]`, zeros right of the diagonal.
 template <class Recurrence>
-void plain_row(const Dressed<Recurrence>& dressed, Index channel, Index row, typename Recurrence::ScalarType* out) {
+void plain_row(const Surrounded<Recurrence>& surrounded, Index channel, Index row, typename Recurrence::ScalarType* out) {
   using Scalar = typename Recurrence::ScalarType;
   using detail::entry;
-  std::fill(out, out + dressed.recurrence.tokens, Scalar(0));
-  const Index first = plain_recurrence_row(dressed.recurrence, channel, row, out);
-  out[row] += entry(dressed.skip, 0, channel, Scalar(0));
-  for (Index token = first; token <= row; ++token) out[token] *= entry(dressed.inner_scale, token, channel);
-  const Index width = dressed.width();
+  std::fill(out, out + surrounded.recurrence.tokens, Scalar(0));
+  const Index first = plain_recurrence_row(surrounded.recurrence, channel, row, out);
+  out[row] += entry(surrounded.skip, 0, channel, Scalar(0));
+  for (Index token = first; token <= row; ++token) out[token] *= entry(surrounded.activation, token, channel);
+  const Index width = surrounded.width();
   for (Index token = std::max(first - width + 1, Index(0)); token <= row; ++token) {
     Scalar sum = 0;
-    const Index last = std::min(row, dressed.last_reached(token));
+    const Index last = std::min(row, surrounded.last_reached(token));
     for (Index reached = token; reached <= last; ++reached)
-      sum += entry(dressed.taps, width - 1 - (reached - token), channel) * out[reached];
-    out[token] = entry(dressed.row_scale, row, channel) * entry(dressed.row_weights, row, channel) * sum *
-                 entry(dressed.column_scale, token, channel);
+      sum += entry(surrounded.taps, width - 1 - (reached - token), channel) * out[reached];
+    out[token] = entry(surrounded.gate, row, channel) * entry(surrounded.row_weights, row, channel) * sum *
+                 entry(surrounded.column_weights, token, channel);
   }
 }
 

@@ -28,7 +28,7 @@ inline void check_ascending(std::string_view who, std::string_view name, const s
 ///
 ///     h_t[n] = exp(rate[n,e] * step[t,e]) h_{t-1}[n] + key[t,n] key_scale[t,e] a_t        (rate * step <= 0)
 ///     y_t    = query_scale[t,e] sum_n query[t,n] h_t[n]                                   (inclusive)
-///     y_t    = query_scale[t,e] sum_n query[t,n] h_{t-1}[n] + diagonal[t,e] a_t           (exclusive: RWKV)
+///     y_t    = query_scale[t,e] sum_n query[t,n] h_{t-1}[n] + diagonal[t,e] a_t           (read_before_update: RWKV)
 ///
 /// so that y = R a. At the tokens in `starts` a new document begins: nothing before them is seen from them on.
 /// An empty array stands for ones.
@@ -42,8 +42,8 @@ struct DiagonalRecurrence {
   Array<Scalar> key;          ///< (tokens, state), or empty
   Array<Scalar> query_scale;  ///< (tokens, channels), or empty
   Array<Scalar> key_scale;    ///< (tokens, channels), or empty
-  bool exclusive = false;
-  Array<Scalar> diagonal;     ///< (tokens, channels), exclusive only
+  bool read_before_update = false;
+  Array<Scalar> diagonal;     ///< (tokens, channels), read_before_update only
   std::vector<Index> starts;  ///< first tokens of documents, ascending; a carried-in state is not seen from the first of them on
 
   /// The first token that token `row` can see; 0 may also see the carried-in state.
@@ -66,41 +66,26 @@ void DiagonalRecurrence<Scalar>::check() const {
   per_token("key", key, state, "(tokens, state)");
   per_token("query_scale", query_scale, channels, "(tokens, channels)");
   per_token("key_scale", key_scale, channels, "(tokens, channels)");
-  if (exclusive) check_shape("DiagonalRecurrence", "diagonal", diagonal, tokens, channels, "(tokens, channels)");
+  if (read_before_update) check_shape("DiagonalRecurrence", "diagonal", diagonal, tokens, channels, "(tokens, channels)");
   check_ascending("DiagonalRecurrence", "starts", starts, tokens);
 }
 
-/// A recurrence given entry by entry, as softmax attention has it: channel `e` of head `h` has R = the rows of head `h`.
-template <Real Scalar>
-struct ExplicitRecurrence {
-  using ScalarType = Scalar;
-  Index tokens = 0, channels = 0, heads = 1;
-  Array<Scalar> weights;  ///< (heads * tokens, tokens), zero right of the diagonal
-
-  [[nodiscard]] Index head(Index channel) const { return channel / (channels / heads); }
-  void check() const {
-    if (heads < 1 || channels % heads != 0)
-      raise(ErrorKind::shape, message("ExplicitRecurrence: ", channels, " channels do not divide into ", heads, " heads"));
-    check_shape("ExplicitRecurrence", "weights", weights, heads * tokens, tokens, "(heads * tokens, tokens)");
-  }
-};
-
 /// A recurrence between a causal depthwise convolution and a scale of its rows: for each channel `e`
 ///
-///     A = diag(row_scale) (R + diag(skip)) diag(inner_scale) Conv diag(column_scale),     Conv[i, i-W+1+t] = taps[t]
+///     A = diag(gate) (R + diag(skip)) diag(activation) Conv diag(column_weights),     Conv[i, i-W+1+t] = taps[t]
 ///
 /// An empty array stands for the identity (for `skip`: zero).
 template <class Recurrence>
-struct Dressed {
+struct Surrounded {
   using Scalar = typename Recurrence::ScalarType;
   Recurrence recurrence;
-  Array<Scalar> row_scale;                ///< (tokens, channels)
+  Array<Scalar> gate;                     ///< (tokens, channels)
   Array<Scalar> row_weights;              ///< (tokens, channels), a reduction's: they scale rows, too, and applications have none
   Array<Scalar> skip;                     ///< (1, channels)
-  Array<Scalar> inner_scale;              ///< (tokens, channels)
+  Array<Scalar> activation;               ///< (tokens, channels)
   Array<Scalar> taps;                     ///< (width, channels): transposed, so that a tap is contiguous over channels
   std::vector<Index> convolution_starts;  ///< documents that the convolution does not look beyond, ascending
-  Array<Scalar> column_scale;             ///< (tokens, channels)
+  Array<Scalar> column_weights;           ///< (tokens, channels)
 
   [[nodiscard]] Index width() const { return taps.empty() ? 1 : taps.rows(); }
   /// The last token that the convolution carries token `token` to.
@@ -118,18 +103,16 @@ struct Dressed {
 };
 
 template <Real Scalar>
-using DressedDiagonal = Dressed<DiagonalRecurrence<Scalar>>;
-template <Real Scalar>
-using DressedExplicit = Dressed<ExplicitRecurrence<Scalar>>;
+using SurroundedDiagonal = Surrounded<DiagonalRecurrence<Scalar>>;
 
 namespace detail {
 
 /// What a walk reads of one token, asked for ahead.
 template <int Width, Real Scalar>
-EIGEN_ALWAYS_INLINE void prefetch_token(const DressedDiagonal<Scalar>& dressed, Index token, Index channel) {
+EIGEN_ALWAYS_INLINE void prefetch_token(const SurroundedDiagonal<Scalar>& surrounded, Index token, Index channel) {
   for (const Array<Scalar>* array :
-       {&dressed.recurrence.step, &dressed.recurrence.query_scale, &dressed.recurrence.key_scale, &dressed.recurrence.diagonal,
-        &dressed.inner_scale, &dressed.row_scale, &dressed.row_weights, &dressed.column_scale})
+       {&surrounded.recurrence.step, &surrounded.recurrence.query_scale, &surrounded.recurrence.key_scale, &surrounded.recurrence.diagonal,
+        &surrounded.activation, &surrounded.gate, &surrounded.row_weights, &surrounded.column_weights})
     prefetch<Width>(*array, token, channel);
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
-#include <implicit_attention/kernels/joins.hpp>
+#include <implicit_attention/kernels/reducers.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -17,7 +17,7 @@ namespace detail {
 
 /// Joins whole maps, some registers of channels at a time: their factors first, every block by itself, then all that is far, every block of
 /// rows by itself. Where entries are added up as they are, all these channels' factors are one product.
-template <Real Scalar, class Join>
+template <Real Scalar, class Reducer>
 class JoinedRows {
  public:
   static constexpr int width = register_lanes<Scalar>;
@@ -27,13 +27,13 @@ class JoinedRows {
   [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
 
   JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed,
-             const Join& join, Scalar initial)
+             const Reducer& join, Scalar initial)
       : plan_(&plan),
         targets_(&targets),
         needed_(&needed),
         join_(join),
         initial_(initial),
-        state_(plan.dressed().recurrence.state),
+        state_(plan.surrounded().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
         factors_(blocks_, blocks_, channels_together(state_), state_, true),
         steps_(static_cast<std::size_t>(channels_together(state_) / width * blocks_)) {}
@@ -51,10 +51,10 @@ class JoinedRows {
     });
     const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
     executor(runs, [&](Index run) {
-      std::vector<Gaps<Scalar>> gaps(tiles.size(), Gaps<Scalar>(blocks_, state_));
+      std::vector<BlockDecays<Scalar>> decays_between(tiles.size(), BlockDecays<Scalar>(blocks_, state_));
       RowVector<Scalar> queries(block_strips * count_ * state_ * strip_tokens);
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs)
-        if (wanted(block)) join_far(tiles, gaps, queries, block);
+        if (wanted(block)) join_far(tiles, decays_between, queries, block);
     });
   }
 
@@ -114,31 +114,32 @@ class JoinedRows {
       for (Index column = std::max(-first, Index(0)); column <= lead + r; ++column) {
         Lane joined = Lane::Constant(initial_);
         for (std::size_t t = 0; t < whole; ++t) joined = join_(joined, tiles[t].entry(r, column));
-        Scalar entry = Join::over(joined);
+        Scalar entry = Reducer::over(joined);
         for (Index c = static_cast<Index>(whole) * width; c < count_; ++c) entry = join_(entry, tiles[whole].entry(r, column)[c % width]);
-        row[first + column] = Join::combine(row[first + column], entry);
+        row[first + column] = Reducer::combine(row[first + column], entry);
       }
     }
   }
 
   /// What a block's rows see in the blocks before it.
-  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, std::vector<Gaps<Scalar>>& gaps, RowVector<Scalar>& queries, Index index) {
+  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, std::vector<BlockDecays<Scalar>>& decays_between, RowVector<Scalar>& queries,
+                Index index) {
     const TokenBlock& block = plan_->block(index);
     Index oldest = index;
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
-      Gaps<Scalar>& gap = gaps[static_cast<std::size_t>(t)];
-      gap.compute(tiles[static_cast<std::size_t>(t)], block, index, [&](Index older) { return steps(t, older); });
-      for (Index c = 0; c < tiles[static_cast<std::size_t>(t)].channels(); ++c) oldest = std::min(oldest, gap.oldest(c));
+      BlockDecays<Scalar>& decay_between = decays_between[static_cast<std::size_t>(t)];
+      decay_between.compute(tiles[static_cast<std::size_t>(t)], block, index, [&](Index older) { return steps(t, older); });
+      for (Index c = 0; c < tiles[static_cast<std::size_t>(t)].channels(); ++c) oldest = std::min(oldest, decay_between.oldest(c));
     }
     const Index strips = block.strips(), lead = plan_->lead(), per_strip = count_ * state_ * strip_tokens;
     for (Index older = oldest; older < index; ++older) {
       for (Index strip = 0; strip < strips; ++strip)
         for (Index c = 0; c < count_; ++c) {
           Scalar* to = queries.data() + strip * per_strip + c * state_ * strip_tokens;
-          const Gaps<Scalar>& gap = gaps[static_cast<std::size_t>(c / width)];
-          if (gap.oldest(c % width) <= older)
-            Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), gap.between(c % width, older), width, state_,
-                                           to);
+          const BlockDecays<Scalar>& decay_between = decays_between[static_cast<std::size_t>(c / width)];
+          if (decay_between.oldest(c % width) <= older)
+            Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), decay_between.between(c % width, older),
+                                           width, state_, to);
           else
             std::fill_n(to, state_ * strip_tokens, Scalar(0));
         }
@@ -148,7 +149,7 @@ class JoinedRows {
           join_product(queries.data() + strip * per_strip, older, panel / strip_tokens, std::max<Index>(width, strip_tokens),
                        column + panel, index, strip);
     }
-    if constexpr (Join::sees_zeros)
+    if constexpr (Reducer::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
         for (Index column = 0; column < plan_->block(oldest).first - lead; ++column)
           target(index, row)[column] = join_(target(index, row)[column], Scalar(0));
@@ -180,7 +181,7 @@ class JoinedRows {
   EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
     each_row([&](std::size_t r) { prefetch<Columns>(row[r]); });  // needed last: by then a long map's rows have left the nearer caches
     Tile<Scalar, Columns> tile;
-    if constexpr (std::is_same_v<Join, Add>) {
+    if constexpr (std::is_same_v<Reducer, Add>) {
       multiply<false, Columns>(queries, keys, state_, tile);
       for (Index c = 1; c < count_; ++c)
         multiply<true, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
@@ -199,7 +200,7 @@ class JoinedRows {
   const BlockPlan<Scalar>* plan_;
   const std::vector<std::vector<Scalar*>>* targets_;
   const std::vector<bool>* needed_;
-  Join join_;
+  Reducer join_;
   Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
   Factors<Scalar> factors_;
@@ -208,10 +209,10 @@ class JoinedRows {
   Index count_ = 0;
 };
 
-template <Real Scalar, class Join>
+template <Real Scalar, class Reducer>
 void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted,
-                   const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
-  const Index tokens = plan.dressed().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
+                   const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Reducer& join, Scalar initial) {
+  const Index tokens = plan.surrounded().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
   // Every row of a wanted block is computed: in the caller's memory, moved a little where that makes whole cache lines of a product's
   // panels, whose columns begin `lead` before a block's (they cost a tenth of the time otherwise), or aside where it is not wanted, or has
   // no room for that.
@@ -239,10 +240,10 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
       std::fill_n(row, plan.blocks()[b].first + static_cast<Index>(i) + 1, initial);
     }
 
-  using Joined = JoinedRows<Scalar, Join>;
+  using Joined = JoinedRows<Scalar, Reducer>;
   const std::vector<bool> needed = wanted.needed(plan);
   Joined joined(plan, targets, needed, join, initial);
-  const Index together = Joined::channels_together(plan.dressed().recurrence.state);
+  const Index together = Joined::channels_together(plan.surrounded().recurrence.state);
   for (Index first = 0; first < channel_count; first += together)
     joined.run(channels.data() + first, std::min(together, channel_count - first), executor);
   executor(static_cast<Index>(targets.size()), [&](Index block) {
@@ -260,22 +261,22 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
 }
 
 /// One row joined over channels: each group of channels for itself, then group after group.
-template <Real Scalar, class Join>
-void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const ChannelGroups& groups, Index row, Scalar* out,
-                       const Executor& executor, const Join& join, Scalar initial) {
-  const Index tokens = dressed.recurrence.tokens;
+template <Real Scalar, class Reducer>
+void reduce_single_row(const SurroundedDiagonal<Scalar>& surrounded, const ChannelGroups& groups, Index row, Scalar* out,
+                       const Executor& executor, const Reducer& join, Scalar initial) {
+  const Index tokens = surrounded.recurrence.tokens;
   Matrix<Scalar> joined(groups.count(), row + 1);
   joined.setConstant(initial);
   executor(groups.count(), [&](Index group) {
-    walk_row(dressed, row, groups, group, [&]<int Width>(const RowPiece<Width, Scalar>& piece) {
+    walk_row(surrounded, row, groups, group, [&]<int Width>(const RowPiece<Width, Scalar>& piece) {
       join_rows(join, piece.entries(0), tokens_in_a_piece, Width, piece.end - piece.first, &joined(group, piece.first));
-      if constexpr (Join::sees_zeros)
+      if constexpr (Reducer::sees_zeros)
         for (Index token = piece.begin; token < piece.first; ++token) joined(group, token) = join(joined(group, token), Scalar(0));
     });
   });
   for (Index token = 0; token <= row; ++token) {
     out[token] = joined(0, token);
-    for (Index group = 1; group < groups.count(); ++group) out[token] = Join::combine(out[token], joined(group, token));
+    for (Index group = 1; group < groups.count(); ++group) out[token] = Reducer::combine(out[token], joined(group, token));
   }
   std::fill(out + row + 1, out + tokens, Scalar(0));
 }
@@ -283,35 +284,17 @@ void reduce_single_row(const DressedDiagonal<Scalar>& dressed, const ChannelGrou
 }  // namespace detail
 
 /// out[r, j] = join over `channels` of row rows[r]'s entries, (rows, tokens); `initial` is what an empty join gives. Sums are not divided.
-template <Real Scalar, class Join>
-void reduced_rows(const DressedDiagonal<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                  View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
-  const detail::BlockPlan<Scalar> plan(dressed);
+template <Real Scalar, class Reducer>
+void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                  View<Scalar> out, const Executor& executor, const Reducer& join, Scalar initial) {
+  const detail::BlockPlan<Scalar> plan(surrounded);
   const detail::RowsByBlock wanted(plan, rows);
   if (wanted.any_block) detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
   if (wanted.single.empty()) return;
   const detail::ChannelGroups groups(channel_runs(channels));
   for (const Index place : wanted.single)
-    detail::reduce_single_row(dressed, groups, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor,
+    detail::reduce_single_row(surrounded, groups, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor,
                               join, initial);
-}
-
-/// The same where the matrix is given.
-template <Real Scalar, class Join>
-void reduced_rows(const DressedExplicit<Scalar>& dressed, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                  View<Scalar> out, const Executor& executor, const Join& join, Scalar initial) {
-  const Index tokens = dressed.recurrence.tokens;
-  executor(static_cast<Index>(rows.size()), [&](Index place) {
-    RowVector<Scalar> values(tokens);
-    Scalar* row = out.data() + place * out.outerStride();
-    const Index query = rows[static_cast<std::size_t>(place)];
-    std::fill(row, row + query + 1, initial);
-    std::fill(row + query + 1, row + tokens, Scalar(0));
-    for (const Index channel : channels) {
-      plain_row(dressed, channel, query, values.data());
-      for (Index token = 0; token <= query; ++token) row[token] = join(row[token], values[token]);
-    }
-  });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -38,32 +38,32 @@ class RowTile {
  public:
   using Lane = Lanes<Scalar, Width>;
 
-  RowTile(const DressedDiagonal<Scalar>& dressed, Index row, const ChannelRun& run)
-      : dressed_(&dressed),
+  RowTile(const SurroundedDiagonal<Scalar>& surrounded, Index row, const ChannelRun& run)
+      : surrounded_(&surrounded),
         row_(row),
         run_(run),
-        visible_(dressed.recurrence.first_visible(row)),
-        order_(static_cast<std::size_t>(dressed.recurrence.state)),
-        alive_(dressed.recurrence.state),
-        rate_(lane_rows<Width>(dressed.recurrence.rate, run.channel)),
-        convolution_(dressed, run.channel, true),
-        left_(tokens_in_a_piece + dressed.width() - 1, Width),
+        visible_(surrounded.recurrence.first_visible(row)),
+        order_(static_cast<std::size_t>(surrounded.recurrence.state)),
+        alive_(surrounded.recurrence.state),
+        rate_(lane_rows<Width>(surrounded.recurrence.rate, run.channel)),
+        convolution_(surrounded, run.channel, true),
+        left_(tokens_in_a_piece + surrounded.width() - 1, Width),
         convolved_(tokens_in_a_piece, Width),
-        turned_(Width, tokens_in_a_piece) {
+        transposed_(Width, tokens_in_a_piece) {
     for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
     elapsed_.setZero();
     scale_.setOnes();
-    for (const Array<Scalar>* scale : {&dressed.row_scale, &dressed.row_weights})
+    for (const Array<Scalar>* scale : {&surrounded.gate, &surrounded.row_weights})
       if (!scale->empty()) scale_ *= lanes<Width>(scale->row(row) + run.channel);
     query_ = scale_;
-    if (!dressed.recurrence.query_scale.empty()) query_ *= lanes<Width>(dressed.recurrence.query_scale.row(row) + run.channel);
+    if (!surrounded.recurrence.query_scale.empty()) query_ *= lanes<Width>(surrounded.recurrence.query_scale.row(row) + run.channel);
   }
 
   /// Entries begin..end-1, those before the last ones, at most tokens_in_a_piece.
   IMPLICIT_ATTENTION_FLATTEN RowPiece<Width, Scalar> walk(Index begin, Index end) {
-    const DressedDiagonal<Scalar>& dressed = *dressed_;
-    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
-    const Index row = row_, lead = dressed.width() - 1, channel = run_.channel;
+    const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
+    const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
+    const Index row = row_, lead = surrounded.width() - 1, channel = run_.channel;
     const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
     const auto part = [&](const Array<Scalar>& array, Index i) { return lanes<Width>(array.row(i) + channel); };
     Scalar* const left = left_.data();
@@ -71,14 +71,14 @@ class RowTile {
     if (end != row + 1) carry_rows<Width>(left, 0, end - begin, lead);
     Index token = end - 1;
     for (; token >= std::max(begin, finished_); --token) {
-      for (const Array<Scalar>* array : {&recurrence.step, &recurrence.key_scale, &dressed.inner_scale, &dressed.column_scale})
+      for (const Array<Scalar>* array : {&recurrence.step, &recurrence.key_scale, &surrounded.activation, &surrounded.column_weights})
         prefetch<Width>(*array, token - tokens_in_a_piece, channel);
       Lane entry = Lane::Zero();
       if (token < visible_ || alive_ == 0) {
         alive_ = 0;  // from here on only the convolution looks back
         finished_ = std::max(finished_, std::max(token - lead + 1, Index(0)));
         if (lead == 0) break;
-      } else if (!recurrence.exclusive || token != row) {
+      } else if (!recurrence.read_before_update || token != row) {
         for (Index index = 0; index < alive_; ++index) {
           const Index n = order_[static_cast<std::size_t>(index)];
           const Scalar product = (recurrence.query.empty() ? Scalar(1) : recurrence.query(row, n)) *
@@ -100,40 +100,41 @@ class RowTile {
     Index scaled = end;
     if (end == row + 1) {
       auto diagonal = lanes<Width>(left + (row - begin) * Width);
-      if (recurrence.exclusive)
+      if (recurrence.read_before_update)
         diagonal = part(recurrence.diagonal, row) * scale_;
       else if (!recurrence.key_scale.empty())
         diagonal *= part(recurrence.key_scale, row);
-      if (!dressed.skip.empty()) diagonal += part(dressed.skip, 0) * scale_;
-      if (!dressed.inner_scale.empty()) diagonal *= part(dressed.inner_scale, row);
+      if (!surrounded.skip.empty()) diagonal += part(surrounded.skip, 0) * scale_;
+      if (!surrounded.activation.empty()) diagonal *= part(surrounded.activation, row);
       --scaled;
     }
     Scalar* entries = made;
-    if (end - first == tokens_in_a_piece && scaled == end && dressed.taps.rows() == 4 && !recurrence.key_scale.empty() &&
-        dressed.column_scale.empty() && convolution_.reaches_whole(first, end, row)) {
-      if (dressed.inner_scale.empty())
+    if (end - first == tokens_in_a_piece && scaled == end && surrounded.taps.rows() == 4 && !recurrence.key_scale.empty() &&
+        surrounded.column_weights.empty() && convolution_.reaches_whole(first, end, row)) {
+      if (surrounded.activation.empty())
         finish_in_registers<false>(end - 1);
       else
         finish_in_registers<true>(end - 1);
-      return {run_, begin, first, end, turned_.data()};
+      return {run_, begin, first, end, transposed_.data()};
     }
-    scale_rows<Width>(recurrence.key_scale, dressed.inner_scale, channel, first, scaled, made);
-    if (!dressed.taps.empty()) {
+    scale_rows<Width>(recurrence.key_scale, surrounded.activation, channel, first, scaled, made);
+    if (!surrounded.taps.empty()) {
       entries = convolved_.data();
       convolution_.apply_transposed(first, end, row, made, entries);
     }
-    scale_rows<Width>(dressed.column_scale, channel, first, end, entries);
-    transpose<Width>(entries, Width, end - first, [&](Index lane) { return turned_.data() + lane * tokens_in_a_piece + (first - begin); });
-    return {run_, begin, first, end, turned_.data()};
+    scale_rows<Width>(surrounded.column_weights, channel, first, end, entries);
+    transpose<Width>(entries, Width, end - first,
+                     [&](Index lane) { return transposed_.data() + lane * tokens_in_a_piece + (first - begin); });
+    return {run_, begin, first, end, transposed_.data()};
   }
 
  private:
-  /// A whole piece, up to token `last`, scaled, convolved with four taps and turned in one pass: three took a tenth of a row's time.
+  /// A whole piece, up to token `last`, scaled, convolved with four taps and transposed in one pass: three took a tenth of a row's time.
   template <bool InnerScale>
   EIGEN_ALWAYS_INLINE void finish_in_registers(Index last) {
     constexpr int width = std::min(Width, register_lanes<Scalar>);
-    const Array<Scalar>&keys = dressed_->recurrence.key_scale, &inners = dressed_->inner_scale;
-    Scalar *const left = left_.data(), *const turned = turned_.data();
+    const Array<Scalar>&keys = surrounded_->recurrence.key_scale, &inners = surrounded_->activation;
+    Scalar *const left = left_.data(), *const transposed = transposed_.data();
     for (int c = 0; c < Width; c += width) {
       const Scalar* key = keys.row(last) + run_.channel + c;
       const Scalar* inner = InnerScale ? inners.row(last) + run_.channel + c : nullptr;
@@ -150,7 +151,7 @@ class RowTile {
           }
           block.row(i) = convolution.take(entry).matrix();
         }
-        store_turned(block, [&](int i) { return turned + (c + i) * tokens_in_a_piece + first; });
+        store_transposed(block, [&](int i) { return transposed + (c + i) * tokens_in_a_piece + first; });
       }
       convolution.store_rows(left + c, Width);  // what the convolution of the tokens before looks at
     }
@@ -159,7 +160,7 @@ class RowTile {
   void leave_out(Scalar smallest) {
     for (Index index = 0; index < alive_;) {
       Index& n = order_[static_cast<std::size_t>(index)];
-      const Scalar nearest = dressed_->recurrence.rate.empty() ? elapsed_.maxCoeff() : Scalar((rate_.row(n) * elapsed_).maxCoeff());
+      const Scalar nearest = surrounded_->recurrence.rate.empty() ? elapsed_.maxCoeff() : Scalar((rate_.row(n) * elapsed_).maxCoeff());
       if (nearest < smallest)
         std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
       else
@@ -167,7 +168,7 @@ class RowTile {
     }
   }
 
-  const DressedDiagonal<Scalar>* dressed_;
+  const SurroundedDiagonal<Scalar>* surrounded_;
   Index row_;
   ChannelRun run_;
   Index visible_, finished_ = 0;  // the first token that the row sees; entries before finished_ are zero, as far as is known
@@ -177,14 +178,14 @@ class RowTile {
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;       // (a piece and what the convolution reaches): the entries before the convolution
   LaneRows<Scalar, Width> convolved_;  // (a piece): after it
-  Matrix<Scalar> turned_;              // (Width, a piece)
+  Matrix<Scalar> transposed_;          // (Width, a piece)
   Lane elapsed_, scale_, query_;       // scale_: what scales the row; query_: the query's scale with it
 };
 
 /// Hands row `row` of a group's channels to `take(piece)`: the last tokens of all of its tiles, the tokens before them, and so on.
 template <Real Scalar, class Take>
-void walk_row(const DressedDiagonal<Scalar>& dressed, Index row, const ChannelGroups& groups, Index group, const Take& take) {
-  auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) { return RowTile<Width, Scalar>(dressed, row, run); });
+void walk_row(const SurroundedDiagonal<Scalar>& surrounded, Index row, const ChannelGroups& groups, Index group, const Take& take) {
+  auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) { return RowTile<Width, Scalar>(surrounded, row, run); });
   for (Index end = row + 1, begin; end > 0; end = begin) {
     begin = (end - 1) / tokens_in_a_piece * tokens_in_a_piece;  // whole cache lines, but for the last tokens
     tiles.each([&](auto& tile) { take(tile.walk(begin, end)); });

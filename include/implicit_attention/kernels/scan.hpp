@@ -19,14 +19,14 @@ class ScanTile {
  public:
   using Lane = Lanes<Scalar, Width>;
 
-  ScanTile(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, Index channel)
-      : dressed_(&dressed),
+  ScanTile(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>& input, Index channel)
+      : surrounded_(&surrounded),
         input_(&input),
         channel_(channel),
-        convolved_(dressed, input, channel),
-        documents_(dressed.recurrence.starts),
-        rate_(lane_rows<Width>(dressed.recurrence.rate, channel)),
-        state_(dressed.recurrence.state, Width) {
+        convolved_(surrounded, input, channel),
+        documents_(surrounded.recurrence.starts),
+        rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
+        state_(surrounded.recurrence.state, Width) {
     if (input.initial_state.empty())
       state_.setZero();
     else
@@ -35,8 +35,8 @@ class ScanTile {
 
   /// Goes through tokens begin..end-1, those after the last ones; their part of `out` is written.
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, View<Scalar>& out) {
-    const DressedDiagonal<Scalar>& dressed = *dressed_;
-    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
+    const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
+    const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
     const Index states = recurrence.state, channel = channel_;
     const auto part = [&](const Array<Scalar>& array, Index token) { return lanes<Width>(array.row(token) + channel); };
     const Scalar* const rates = rate_.data();
@@ -44,10 +44,10 @@ class ScanTile {
 
     const Scalar* const convolved = convolved_.enter(begin, end);
     for (Index token = begin; token < end; ++token) {
-      prefetch_token<Width>(dressed, token + tokens_in_a_run, channel);
+      prefetch_token<Width>(surrounded, token + tokens_in_a_run, channel);
       prefetch<Width>(input_->x, token + tokens_in_a_run, channel);
       Lane a = lanes<Width>(convolved + (token - begin) * Width);
-      if (!dressed.inner_scale.empty()) a *= part(dressed.inner_scale, token);
+      if (!surrounded.activation.empty()) a *= part(surrounded.activation, token);
       const bool starts = documents_.last_until(token) == token;
       if (starts) state_.setZero();
 
@@ -58,7 +58,7 @@ class ScanTile {
       Lane written = a;
       if (!recurrence.key_scale.empty()) written *= part(recurrence.key_scale, token);
       Lane y = Lane::Zero();
-      if (recurrence.exclusive)
+      if (recurrence.read_before_update)
         for (Index n = 0; n < states; ++n) y += (query ? query[n] : Scalar(1)) * lanes<Width>(state + n * Width);
       for (Index n = 0; n < states; ++n) {
         Lane decay;
@@ -68,12 +68,12 @@ class ScanTile {
           decay = (lanes<Width>(rates + n * Width) * step).exp();
         const Lane next = decay * lanes<Width>(state + n * Width) + (key ? key[n] : Scalar(1)) * written;
         lanes<Width>(state + n * Width) = next;
-        if (!recurrence.exclusive) y += (query ? query[n] : Scalar(1)) * next;
+        if (!recurrence.read_before_update) y += (query ? query[n] : Scalar(1)) * next;
       }
       if (!recurrence.query_scale.empty()) y *= part(recurrence.query_scale, token);
-      if (recurrence.exclusive) y += part(recurrence.diagonal, token) * a;
-      if (!dressed.skip.empty()) y += part(dressed.skip, 0) * a;
-      if (!dressed.row_scale.empty()) y *= part(dressed.row_scale, token);
+      if (recurrence.read_before_update) y += part(recurrence.diagonal, token) * a;
+      if (!surrounded.skip.empty()) y += part(surrounded.skip, 0) * a;
+      if (!surrounded.gate.empty()) y *= part(surrounded.gate, token);
       lanes<Width>(out.data() + token * out.outerStride() + channel) = y;
     }
   }
@@ -84,11 +84,11 @@ class ScanTile {
   }
 
  private:
-  const DressedDiagonal<Scalar>* dressed_;
+  const SurroundedDiagonal<Scalar>* surrounded_;
   const ScanInput<Scalar>* input_;
   Index channel_;
   ConvolvedInput<Width, DiagonalRecurrence<Scalar>> convolved_;
-  Marks documents_;
+  DocumentCursor documents_;
   LaneRows<Scalar, Width> rate_, state_;
 };
 
@@ -98,31 +98,31 @@ class TransposedScanTile {
  public:
   using Lane = Lanes<Scalar, Width>;
 
-  TransposedScanTile(const DressedDiagonal<Scalar>& dressed, Index channel)
-      : dressed_(&dressed),
+  TransposedScanTile(const SurroundedDiagonal<Scalar>& surrounded, Index channel)
+      : surrounded_(&surrounded),
         channel_(channel),
-        next_start_(dressed.recurrence.starts.rbegin()),
-        rate_(lane_rows<Width>(dressed.recurrence.rate, channel)),
-        state_(LaneRows<Scalar, Width>::Zero(dressed.recurrence.state, Width)),
-        convolution_(dressed, channel, true),
-        left_(tokens_in_a_run + dressed.width() - 1, Width),
+        next_start_(surrounded.recurrence.starts.rbegin()),
+        rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
+        state_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state, Width)),
+        convolution_(surrounded, channel, true),
+        left_(tokens_in_a_run + surrounded.width() - 1, Width),
         summed_(tokens_in_a_run, Width) {}
 
   /// Goes through tokens end-1..begin, those before the last ones; their part of `out` is written.
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, const ConstView<Scalar>& g, View<Scalar>& out) {
-    const DressedDiagonal<Scalar>& dressed = *dressed_;
-    const DiagonalRecurrence<Scalar>& recurrence = dressed.recurrence;
-    const Index states = recurrence.state, channel = channel_, lead = dressed.width() - 1;
+    const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
+    const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
+    const Index states = recurrence.state, channel = channel_, lead = surrounded.width() - 1;
     const auto part = [&](const Array<Scalar>& array, Index token) { return lanes<Width>(array.row(token) + channel); };
     const Scalar* const rates = rate_.data();
     Scalar *const state = state_.data(), *const left = left_.data();
 
     if (end != recurrence.tokens) carry_rows<Width>(left, 0, end - begin, lead);
     for (Index token = end - 1; token >= begin; --token) {
-      prefetch_token<Width>(dressed, token - tokens_in_a_run, channel);
+      prefetch_token<Width>(surrounded, token - tokens_in_a_run, channel);
       if (token >= tokens_in_a_run) prefetch<Width>(g.data() + (token - tokens_in_a_run) * g.outerStride() + channel);
       Lane weight = lanes<Width>(g.data() + token * g.outerStride() + channel);
-      if (!dressed.row_scale.empty()) weight *= part(dressed.row_scale, token);
+      if (!surrounded.gate.empty()) weight *= part(surrounded.gate, token);
       Lane read = weight;
       if (!recurrence.query_scale.empty()) read *= part(recurrence.query_scale, token);
       const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
@@ -132,13 +132,13 @@ class TransposedScanTile {
       for (Index n = 0; n < states; ++n) {
         const Lane added = (query ? query[n] : Scalar(1)) * read;
         Lane walked = lanes<Width>(state + n * Width);
-        if (!recurrence.exclusive) walked += added;
+        if (!recurrence.read_before_update) walked += added;
         s += (key ? key[n] : Scalar(1)) * walked;
         if (recurrence.rate.empty())
           walked *= step.exp();
         else
           walked *= (lanes<Width>(rates + n * Width) * step).exp();
-        if (recurrence.exclusive) walked += added;
+        if (recurrence.read_before_update) walked += added;
         lanes<Width>(state + n * Width) = walked;
       }
       if (next_start_ != recurrence.starts.rend() && *next_start_ == token) {
@@ -146,24 +146,24 @@ class TransposedScanTile {
         ++next_start_;
       }
       if (!recurrence.key_scale.empty()) s *= part(recurrence.key_scale, token);
-      if (recurrence.exclusive) s += part(recurrence.diagonal, token) * weight;
-      if (!dressed.skip.empty()) s += part(dressed.skip, 0) * weight;
-      if (!dressed.inner_scale.empty()) s *= part(dressed.inner_scale, token);
+      if (recurrence.read_before_update) s += part(recurrence.diagonal, token) * weight;
+      if (!surrounded.skip.empty()) s += part(surrounded.skip, 0) * weight;
+      if (!surrounded.activation.empty()) s *= part(surrounded.activation, token);
       lanes<Width>(left + (token - begin) * Width) = s;
     }
 
     Scalar* summed = left;
-    if (!dressed.taps.empty()) {
+    if (!surrounded.taps.empty()) {
       convolution_.apply_transposed(begin, end, recurrence.tokens - 1, left, summed_.data());
       summed = summed_.data();
     }
-    scale_rows<Width>(dressed.column_scale, channel, begin, end, summed);
+    scale_rows<Width>(surrounded.column_weights, channel, begin, end, summed);
     for (Index token = begin; token < end; ++token)
       lanes<Width>(out.data() + token * out.outerStride() + channel) = lanes<Width>(summed + (token - begin) * Width);
   }
 
  private:
-  const DressedDiagonal<Scalar>* dressed_;
+  const SurroundedDiagonal<Scalar>* surrounded_;
   Index channel_;
   std::vector<Index>::const_reverse_iterator next_start_;
   LaneRows<Scalar, Width> rate_, state_;
@@ -177,13 +177,13 @@ class TransposedScanTile {
 /// out = A x + (what the bias, the tail and the initial state give), (tokens, channels); the state after the last token into `final_state`
 /// (state, channels) if it is wanted. Linear in tokens, channels and state.
 template <Real Scalar>
-void scan(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
+void scan(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* final_state = nullptr) {
-  const detail::ChannelGroups groups(channel_runs(dressed.recurrence.channels));
+  const detail::ChannelGroups groups(channel_runs(surrounded.recurrence.channels));
   executor(groups.count(), [&](Index group) {
-    auto tiles =
-        groups.tiles(group, [&]<int Width>(const ChannelRun& run) { return detail::ScanTile<Width, Scalar>(dressed, input, run.channel); });
-    detail::for_token_runs(dressed.recurrence.tokens,
+    auto tiles = groups.tiles(
+        group, [&]<int Width>(const ChannelRun& run) { return detail::ScanTile<Width, Scalar>(surrounded, input, run.channel); });
+    detail::for_token_runs(surrounded.recurrence.tokens,
                            [&](Index begin, Index end) { tiles.each([&](auto& tile) { tile.walk(begin, end, out); }); });
     if (final_state) tiles.each([&](const auto& tile) { tile.copy_state(*final_state); });
   });
@@ -191,55 +191,14 @@ void scan(const DressedDiagonal<Scalar>& dressed, const ScanInput<Scalar>& input
 
 /// out = A^T g, (tokens, channels). Linear in tokens, channels and state.
 template <Real Scalar>
-void scan_transposed(const DressedDiagonal<Scalar>& dressed, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  const detail::ChannelGroups groups(channel_runs(dressed.recurrence.channels));
+void scan_transposed(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
+  const detail::ChannelGroups groups(channel_runs(surrounded.recurrence.channels));
   executor(groups.count(), [&](Index group) {
     auto tiles = groups.tiles(
-        group, [&]<int Width>(const ChannelRun& run) { return detail::TransposedScanTile<Width, Scalar>(dressed, run.channel); });
-    for (Index end = dressed.recurrence.tokens; end > 0; end = std::max(end - detail::tokens_in_a_run, Index(0)))
+        group, [&]<int Width>(const ChannelRun& run) { return detail::TransposedScanTile<Width, Scalar>(surrounded, run.channel); });
+    for (Index end = surrounded.recurrence.tokens; end > 0; end = std::max(end - detail::tokens_in_a_run, Index(0)))
       tiles.each([&](auto& tile) { tile.walk(std::max(end - detail::tokens_in_a_run, Index(0)), end, g, out); });
   });
-}
-
-/// The same for a matrix that is given. There is no state that decays: `initial_state` is what the past gives each token. Quadratic in
-/// tokens.
-template <Real Scalar>
-void scan(const DressedExplicit<Scalar>& dressed, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
-          View<Scalar>* = nullptr) {
-  const ExplicitRecurrence<Scalar>& recurrence = dressed.recurrence;
-  Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
-  convolve(dressed, input, View<Scalar>(inner), executor);
-  if (!dressed.inner_scale.empty()) inner.array() *= dressed.inner_scale.matrix().array();
-  const Index per_head = recurrence.channels / recurrence.heads;
-  executor(recurrence.heads, [&](Index head) {
-    out.middleCols(head * per_head, per_head).noalias() =
-        recurrence.weights.matrix().middleRows(head * recurrence.tokens, recurrence.tokens) * inner.middleCols(head * per_head, per_head);
-  });
-  if (!input.initial_state.empty()) out += input.initial_state.matrix();
-  if (!dressed.skip.empty()) out.array() += inner.array().rowwise() * dressed.skip.matrix().row(0).array();
-  if (!dressed.row_scale.empty()) out.array() *= dressed.row_scale.matrix().array();
-}
-
-/// The same transposed.
-template <Real Scalar>
-void scan_transposed(const DressedExplicit<Scalar>& dressed, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  const ExplicitRecurrence<Scalar>& recurrence = dressed.recurrence;
-  Matrix<Scalar> weighted = g;
-  if (!dressed.row_scale.empty()) weighted.array() *= dressed.row_scale.matrix().array();
-  Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
-  const Index per_head = recurrence.channels / recurrence.heads;
-  executor(recurrence.heads, [&](Index head) {
-    inner.middleCols(head * per_head, per_head).noalias() =
-        recurrence.weights.matrix().middleRows(head * recurrence.tokens, recurrence.tokens).transpose() *
-        weighted.middleCols(head * per_head, per_head);
-  });
-  if (!dressed.skip.empty()) inner.array() += weighted.array().rowwise() * dressed.skip.matrix().row(0).array();
-  if (!dressed.inner_scale.empty()) inner.array() *= dressed.inner_scale.matrix().array();
-  if (dressed.taps.empty())
-    out = inner;
-  else
-    convolve_transposed<Scalar>(dressed.taps.matrix(), dressed.convolution_starts, inner, out, executor);
-  if (!dressed.column_scale.empty()) out.array() *= dressed.column_scale.matrix().array();
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

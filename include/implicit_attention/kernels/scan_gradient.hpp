@@ -19,7 +19,7 @@ struct ScanGradient {
   Matrix<Scalar> key;          ///< (tokens, state)
   Matrix<Scalar> query_scale;  ///< (tokens, channels)
   Matrix<Scalar> key_scale;    ///< (tokens, channels)
-  Matrix<Scalar> diagonal;     ///< (tokens, channels), exclusive recurrences only
+  Matrix<Scalar> diagonal;     ///< (tokens, channels), read_before_update recurrences only
 };
 
 namespace detail {
@@ -101,7 +101,7 @@ class ScanGradientTile {
   /// `adjoint` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
   IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Index kept, ConstView<Scalar> g, LaneRows<Scalar, Width>& adjoint,
                                             ScanGradient<Scalar>& gradient, Scalar* query_sum, Scalar* key_sum) const {
-    const bool exclusive = recurrence_.exclusive, fresh = starts_at(token);
+    const bool read_before_update = recurrence_.read_before_update, fresh = starts_at(token);
     const Scalar* query = recurrence_.query.empty() ? nullptr : recurrence_.query.row(token);
     const Scalar* key = recurrence_.key.empty() ? nullptr : recurrence_.key.row(token);
     const Lane a = lanes<Width>(input_.data() + token * input_.outerStride() + channel_), value = written(token);
@@ -113,9 +113,9 @@ class ScanGradientTile {
     for (Index n = 0; n < recurrence_.state; ++n) {
       const Scalar q = query ? query[n] : Scalar(1), k = key ? key[n] : Scalar(1);
       const Lane before = previous_.row(kept + n), decay = decay_.row(kept + n);
-      const Lane seen = exclusive ? before : Lane(decay * before + k * value);
+      const Lane seen = read_before_update ? before : Lane(decay * before + k * value);
       Lane lambda = adjoint.row(n);
-      if (!exclusive) lambda += q * read;
+      if (!read_before_update) lambda += q * read;
       read_sum += q * seen;
       value_gradient += k * lambda;
       if (query_sum) query_sum[n] = (read * seen).sum();
@@ -125,7 +125,7 @@ class ScanGradientTile {
         step_gradient += lambda * before;
       else
         step_gradient += lanes<Width>(recurrence_.rate.row(n) + channel_) * lambda * before;
-      if (exclusive && !fresh) lambda += q * read;
+      if (read_before_update && !fresh) lambda += q * read;
       adjoint.row(n) = lambda;
     }
 
@@ -135,7 +135,7 @@ class ScanGradientTile {
       put(gradient.key_scale, token, value_gradient * a);
       value_gradient *= lanes<Width>(recurrence_.key_scale.row(token) + channel_);
     }
-    if (exclusive) {
+    if (read_before_update) {
       value_gradient += lanes<Width>(recurrence_.diagonal.row(token) + channel_) * weight;
       put(gradient.diagonal, token, weight * a);
     }
@@ -172,7 +172,7 @@ template <Real Scalar>
   gradient.step.resize(tokens, channels);
   if (!recurrence.query_scale.empty()) gradient.query_scale.resize(tokens, channels);
   if (!recurrence.key_scale.empty()) gradient.key_scale.resize(tokens, channels);
-  if (recurrence.exclusive) gradient.diagonal.resize(tokens, channels);
+  if (recurrence.read_before_update) gradient.diagonal.resize(tokens, channels);
   const Index tiles = static_cast<Index>(channel_runs(channels).size());
   Matrix<Scalar> query_parts, key_parts;  // (tiles * tokens, state)
   if (!recurrence.query.empty()) query_parts.resize(tiles * tokens, states);

@@ -9,7 +9,7 @@ namespace detail {
 
 /// Writes the columns of a block of whole registers, one after the other: column c to to(c).
 template <Real Scalar, int Width, class Target>
-EIGEN_ALWAYS_INLINE void store_turned(Eigen::Matrix<Scalar, Width, Width, Eigen::RowMajor>& block, const Target& to) {
+EIGEN_ALWAYS_INLINE void store_transposed(Eigen::Matrix<Scalar, Width, Width, Eigen::RowMajor>& block, const Target& to) {
   block.transposeInPlace();  // in registers, where a row fills one
   for (int c = 0; c < Width; ++c) lanes<Width>(to(c)) = block.row(c).array();
 }
@@ -24,7 +24,7 @@ EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows,
       for (int c = 0; c < Columns; c += width) {
         Eigen::Matrix<Scalar, width, width, Eigen::RowMajor> block;
         for (int i = 0; i < width; ++i) block.row(i) = lanes<width>(from + (k + i) * stride + c).matrix();
-        store_turned(block, [&](int i) { return to(c + i) + k; });
+        store_transposed(block, [&](int i) { return to(c + i) + k; });
       }
   for (; k < rows; ++k)
     for (int c = 0; c < Columns; ++c) to(c)[k] = from[k * stride + c];

@@ -6,9 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/core/large_memory.hpp>
-#include <implicit_attention/core/numerics.hpp>
-#include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -25,6 +22,7 @@ template <Real S>
 class Griffin : public LayerInterface<Griffin<S>> {
  public:
   using Scalar = S;
+  static constexpr std::string_view layer_name = "Griffin";
 
   struct Weights {
     Array<Scalar> linear_x_weight;        ///< (E, D)
@@ -83,25 +81,25 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] const Weights& weights() const { return weights_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
-  /// Runs the layer on u (L, D) as one document that begins here, or that goes on from `initial`.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const;
-
-  /// Runs the layer on u (L, D) with positions (L): a document begins wherever the position is 0, and nowhere else.
+  using LayerInterface<Griffin<S>>::activations;
+  /// Runs the layer on u (L, D) with positions (L): a document begins wherever the position is 0, and nowhere else. Without positions it
+  /// is one document that begins here, or that goes on from `initial`.
   [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
                                         const Executor& executor = serial_executor()) const;
+
+  /// Runs the layer on u (L, D) within a trace; the context's positions tell where documents begin.
+  [[nodiscard]] LayerRun<Griffin> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
   /// The unified form (formulation: Griffin). Needs gate_input, log_a, input_gate, normalizer and starts.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
+  /// The weight (D, E) and bias of the output projection.
+  [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.linear_out_weight; }
+  [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.linear_out_bias; }
+
  private:
-  [[nodiscard]] Activations run(ConstView<Scalar> u, std::vector<Index> starts, const State* initial, const Executor& executor) const;
-
-  [[nodiscard]] static Matrix<Scalar> gelu(const Array<Scalar>& x);
-
-  [[nodiscard]] Matrix<Scalar> block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const;
-
   [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const;
+  [[nodiscard]] static std::vector<Index> document_starts(const RunContext<Scalar>& context, Index tokens, bool continues);
 
   Weights weights_;
   Options options_;
@@ -120,7 +118,7 @@ Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weigh
     check_shape("Griffin", name, array, rows, columns, meaning);
   };
   const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
-    if (!array.empty()) check_vector("Griffin", name, array, size, meaning);
+    detail::check_bias(layer_name, name, array, size, meaning);
   };
   check("linear_x.weight", w.linear_x_weight, channels_, width_, "(channels, width)");
   check_bias("linear_x.bias", w.linear_x_bias, channels_, "channels");
@@ -144,63 +142,48 @@ template <Real S>
 Griffin<S> Griffin<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
   w.linear_x_weight = tensors.required("linear_x.weight", 2);
-  w.linear_x_bias = tensors.optional("linear_x.bias", 1);
+  w.linear_x_bias = tensors.required("linear_x.bias", 1);
   w.linear_y_weight = tensors.required("linear_y.weight", 2);
-  w.linear_y_bias = tensors.optional("linear_y.bias", 1);
+  w.linear_y_bias = tensors.required("linear_y.bias", 1);
   w.conv_1d_weight = tensors.required("conv_1d.weight", 3);
-  w.conv_1d_bias = tensors.optional("conv_1d.bias", 1);
+  w.conv_1d_bias = tensors.required("conv_1d.bias", 1);
   w.recurrent_param = tensors.required("rg_lru.recurrent_param", 1);
   w.input_gate_weight = tensors.required("rg_lru.input_gate_weight", 3);
   w.input_gate_bias = tensors.required("rg_lru.input_gate_bias", 2);
   w.recurrent_gate_weight = tensors.required("rg_lru.recurrent_gate_weight", 3);
   w.recurrent_gate_bias = tensors.required("rg_lru.recurrent_gate_bias", 2);
   w.linear_out_weight = tensors.required("linear_out.weight", 2);
-  w.linear_out_bias = tensors.optional("linear_out.bias", 1);
+  w.linear_out_bias = tensors.required("linear_out.bias", 1);
   return Griffin(std::move(w), options);
-}
-
-template <Real S>
-typename Griffin<S>::Activations Griffin<S>::activations(ConstView<Scalar> u, const State* initial, const Executor& executor) const {
-  return run(u, initial ? std::vector<Index>{} : std::vector<Index>{0}, initial, executor);
 }
 
 template <Real S>
 typename Griffin<S>::Activations Griffin<S>::activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial,
                                                          const Executor& executor) const {
+  detail::check_input(layer_name, u, width_);
   if (static_cast<Index>(positions.size()) != u.rows())
     raise(ErrorKind::shape,
           message("Griffin: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
+  Trace<Scalar> trace(false, executor);
+  RunContext<Scalar> context;
+  context.positions = positions;
+  return run(trace.input(Array<Scalar>::view(u)), context, initial).activations;
+}
+
+template <Real S>
+std::vector<Index> Griffin<S>::document_starts(const RunContext<Scalar>& context, Index tokens, bool continues) {
   std::vector<Index> starts;
-  for (std::size_t token = 0; token < positions.size(); ++token)
-    if (positions[token] == 0) starts.push_back(static_cast<Index>(token));
-  return run(u, std::move(starts), initial, executor);
+  if (context.positions.empty()) {
+    if (!continues) starts.push_back(0);
+    return starts;
+  }
+  for (Index token = 0; token < tokens; ++token)
+    if (context.positions[static_cast<std::size_t>(token)] == 0) starts.push_back(token);
+  return starts;
 }
 
 template <Real S>
-UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms terms) const {
-  UnifiedForm<Scalar> form;
-  if (terms.has(Term::recurrence)) {
-    form.recurrence = recurrence(act, terms.has(Term::normalization));
-    if (act.initial.recurrent.size() != 0) form.initial_state = act.initial.recurrent;
-  } else {
-    DiagonalRecurrence<Scalar> identity = identity_recurrence<Scalar>(act.log_a.rows(), channels_);
-    if (terms.has(Term::normalization)) identity.diagonal = act.normalizer;  // m belongs to the key, and is there without the decays
-    form.recurrence = std::move(identity);
-  }
-  if (terms.has(Term::gate)) form.gate = gelu(act.gate_input);
-  if (terms.has(Term::convolution)) {
-    form.convolution = weights_.conv_1d_weight;
-    if (options_.convolution_within_documents) form.convolution_starts = act.starts;
-    if (act.initial.convolution_tail.size() != 0) form.convolution_tail = act.initial.convolution_tail;
-  }
-  form.convolution_bias = if_on(terms, Term::bias, weights_.conv_1d_bias);
-  return form;
-}
-
-template <Real S>
-typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vector<Index> starts, const State* initial,
-                                                 const Executor& executor) const {
-  detail::check_input("Griffin", u, width_);
+LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial) const {
   Activations act;
   if (initial) {
     check_shape("Griffin", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
@@ -208,57 +191,71 @@ typename Griffin<S>::Activations Griffin<S>::run(ConstView<Scalar> u, std::vecto
     check_shape("Griffin", "state.recurrent", initial->recurrent, 1, channels_, "(1, channels)");
     act.initial = *initial;
   }
-  act.starts = std::move(starts);
+  act.starts = document_starts(context, u.rows(), initial != nullptr);
   const Weights& w = weights_;
-  act.x = detail::project<Scalar>(u, *w.linear_x_weight, w.linear_x_bias);
-  act.gate_input = detail::project<Scalar>(u, *w.linear_y_weight, w.linear_y_bias);
-  Matrix<Scalar> c = detail::convolution_of(act.x, w.conv_1d_weight, w.conv_1d_bias, act.initial.convolution_tail,
-                                            options_.convolution_within_documents ? act.starts : std::vector<Index>{}, executor);
-  act.input_gate = sigmoid(block_diagonal(c, w.input_gate_weight, w.input_gate_bias));
-  Matrix<Scalar> recurrent_gate = sigmoid(block_diagonal(c, w.recurrent_gate_weight, w.recurrent_gate_bias));
+  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail), state = detail::carried(act.initial.recurrent);
+  const Value<Scalar> x = linear(u, w.linear_x_weight, w.linear_x_bias);
+  const Value<Scalar> gate_input = linear(u, w.linear_y_weight, w.linear_y_bias);
+  const Value<Scalar> c =
+      convolution(x, w.conv_1d_weight, w.conv_1d_bias, tail, options_.convolution_within_documents ? act.starts : std::vector<Index>{});
+  const Value<Scalar> input_gate = sigmoid(block_linear(c, w.input_gate_weight, w.input_gate_bias));
   const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
-  act.log_a = large_matrix((recurrent_gate.array().rowwise() * rate.array()).matrix());
-  Matrix<Scalar> normalizer = sqrt_one_minus_square(act.log_a.matrix());
-  for (const Index start : act.starts) normalizer.row(start).setOnes();
-  act.c = std::move(c);
-  act.recurrent_gate = std::move(recurrent_gate);
-  act.normalizer = std::move(normalizer);
-
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence = recurrence(act, true);
-  dressed.row_scale = gelu(act.gate_input);
-  ScanInput<Scalar> input;
-  input.x = act.c;
-  if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
-  Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
-  act.final.recurrent.resize(1, channels_);
-  View<Scalar> final_state(act.final.recurrent);
-  scan<Scalar>(dressed, input, y, executor, &final_state);
-  act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
+  const GatedDecay<Scalar> decay = gated_decay(block_linear(c, w.recurrent_gate_weight, w.recurrent_gate_bias), rate, act.starts);
+  act.x = x.numbers;
+  act.gate_input = gate_input.numbers;
+  act.c = c.numbers;
+  act.input_gate = input_gate.numbers;
+  act.recurrent_gate = decay.gate;
+  act.log_a = decay.log_decay.numbers;
+  act.normalizer = decay.normalizer.numbers;
+  // y = gelu(linear_y(u)) R c
+  DiagonalInputs<Scalar> inputs;
+  inputs.step = decay.log_decay;
+  inputs.key_scale = product(input_gate, decay.normalizer);
+  DiagonalRecurrence<Scalar> assembled = recurrence(act, true);
+  assembled.key_scale = inputs.key_scale.numbers;
+  const Value<Scalar> y = diagonal_recurrence(assembled, inputs, {Function::gelu_tanh, gate_input}, {}, c, state, &act.final.recurrent);
+  act.final.convolution_tail = next_tail<Scalar>(*x, tail, convolution_width());
   if (options_.convolution_within_documents && !act.starts.empty()) {
     // What the next piece may not look back to: the document it goes on with began within the tail.
     const Index before = act.starts.back() - (u.rows() - (convolution_width() - 1));
     if (before > 0) act.final.convolution_tail.topRows(std::min(before, convolution_width() - 1)).setZero();
   }
-  act.y = std::move(y);
-  act.out = detail::project<Scalar>(*act.y, *w.linear_out_weight, w.linear_out_bias);
-  return act;
+  const Value<Scalar> out = linear(y, w.linear_out_weight, w.linear_out_bias);
+  act.y = y.numbers;
+  act.out = out.numbers;
+  return {std::move(act), x, y, out};
 }
 
 template <Real S>
-Matrix<S> Griffin<S>::gelu(const Array<Scalar>& x) {
-  return large_matrix(x.matrix().cwiseProduct(gelu_scale(x.matrix())));
-}
-
-template <Real S>
-Matrix<S> Griffin<S>::block_diagonal(const Matrix<Scalar>& c, const Array<Scalar>& weight, const Array<Scalar>& bias) const {
-  const Index block = channels_ / heads_;
-  Matrix<Scalar> out = large_matrix<Scalar>(c.rows(), channels_, "a gate");
-  for (Index head = 0; head < heads_; ++head) {
-    out.middleCols(head * block, block).noalias() = c.middleCols(head * block, block) * weight.matrix().middleRows(head * block, block);
-    out.middleCols(head * block, block).rowwise() += bias.matrix().row(head);
+UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms terms) const {
+  UnifiedForm<Scalar> form;
+  const Index tokens = std::max({act.log_a.rows(), act.gate_input.rows(), act.x.rows()});
+  const auto check = [&](const char* name, const Array<Scalar>& array) {
+    detail::check_activation(layer_name, name, array, tokens, channels_, "(tokens, channels)");
+  };
+  if (terms.has(Term::normalization)) check("normalizer", act.normalizer);
+  if (terms.has(Term::recurrence)) {
+    check("log_a", act.log_a);
+    check("input_gate", act.input_gate);
+    form.recurrence = recurrence(act, terms.has(Term::normalization));
+    form.initial_state = detail::carried(act.initial.recurrent);
+  } else {
+    DiagonalRecurrence<Scalar> identity = identity_recurrence<Scalar>(tokens, channels_);
+    if (terms.has(Term::normalization)) identity.diagonal = act.normalizer;  // m belongs to the key, and is there without the decays
+    form.recurrence = std::move(identity);
   }
-  return out;
+  if (terms.has(Term::gate)) {
+    check("gate_input", act.gate_input);
+    form.gate = function_values<Scalar>(Function::gelu_tanh, *act.gate_input);
+  }
+  if (terms.has(Term::convolution)) {
+    form.convolution = weights_.conv_1d_weight;
+    if (options_.convolution_within_documents) form.convolution_starts = act.starts;
+    form.convolution_tail = detail::carried(act.initial.convolution_tail);
+  }
+  form.convolution_bias = if_on(terms, Term::bias, weights_.conv_1d_bias);
+  return form;
 }
 
 template <Real S>

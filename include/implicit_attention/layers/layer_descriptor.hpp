@@ -6,24 +6,39 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/core/large_memory.hpp>
-#include <implicit_attention/kernels/convolution.hpp>
+#include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
+#include <implicit_attention/trace/operations.hpp>
+#include <implicit_attention/trace/recurrences.hpp>
+#include <implicit_attention/trace/run_context.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A token-mixing layer that is linear in its linear input, given its data-dependent scales.
 template <class Layer>
-concept LayerDescriptor = requires(const Layer& layer, const typename Layer::Activations& activations, ConstView<typename Layer::Scalar> u,
-                                   Terms terms) {
+concept LayerDescriptor = requires(const Layer& layer, const typename Layer::Activations& activations, Terms terms) {
   requires Real<typename Layer::Scalar>;                                             // float or double
   { layer.width() } -> std::convertible_to<Index>;                                   // model width D: columns of u
   { layer.channels() } -> std::convertible_to<Index>;                                // inner width E: columns of x and y
-  { layer.activations(u) } -> std::same_as<typename Layer::Activations>;             // runs the layer on u (tokens, D)
   { activations.x } -> std::convertible_to<const Array<typename Layer::Scalar>&>;    // linear input (tokens, E)
   { activations.y } -> std::convertible_to<const Array<typename Layer::Scalar>&>;    // output before the output projection (tokens, E)
   { activations.out } -> std::convertible_to<const Array<typename Layer::Scalar>&>;  // output (tokens, D)
   { layer.lower(activations, terms) } -> std::same_as<UnifiedForm<typename Layer::Scalar>>;  // the unified form, these terms on
+};
+
+/// One sequence through a layer within a trace: the numbers it kept, and the three values whose gradients are asked for.
+template <class Layer>
+struct LayerRun {
+  using Scalar = typename Layer::Scalar;
+  typename Layer::Activations activations;
+  Value<Scalar> x, y, out;
+};
+
+/// A layer whose forward pass is written from the trace's operations: `run(u, context)`.
+template <class Layer>
+concept TracedLayer = LayerDescriptor<Layer> &&
+    requires(const Layer& layer, const Value<typename Layer::Scalar>& u, RunContext<typename Layer::Scalar>& context) {
+  { layer.run(u, context) } -> std::same_as<LayerRun<Layer>>;
 };
 
 /// What to materialise, and of which terms.
@@ -64,26 +79,6 @@ template <LayerDescriptor Layer>
           activations.out};
 }
 
-/// The short way through all of it, on every descriptor of this library: `layer.materialize_attention(u)`.
-template <class Derived>
-class LayerInterface {
- public:
-  /// The implicit attention operator of the sequence that gave `activations`; they must stay alive where they view foreign memory.
-  template <class Activations>
-  [[nodiscard]] auto implicit_attention(const Activations& activations, Terms terms = Terms::all()) const {
-    return implicit_attention_of(self(), activations, terms);
-  }
-  /// Runs the layer on u (tokens, width) and materialises its implicit attention, (channels, rows, tokens), with bias and output.
-  template <class Input>
-  [[nodiscard]] auto materialize_attention(const Input& u, const MaterializeOptions& options = {}) const {
-    using Scalar = typename Derived::Scalar;
-    return ::implicit_attention::materialize_attention(self(), self().activations(ConstView<Scalar>(u)), options);
-  }
-
- private:
-  [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
-};
-
 namespace detail {
 /// Fails unless u is at least one token of the layer's width.
 template <Real Scalar>
@@ -94,47 +89,60 @@ void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
           message(who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)"));
 }
 
-/// u weight^T + bias.
+/// Fails unless an activation that is needed is there, (rows, columns): an engine fills activations itself, and what it forgot must not
+/// be taken for a term that the layer does not have.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, ConstView<Scalar> weight, const Array<Scalar>& bias = {}) {
-  Matrix<Scalar> out = large_matrix<Scalar>(u.rows(), weight.rows(), "a projection");
-  out.noalias() = u * weight.transpose();
-  if (!bias.empty()) out.rowwise() += bias.matrix().row(0);
-  return out;
+void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index rows, Index columns,
+                      std::string_view meaning) {
+  if (array.empty())
+    raise(ErrorKind::shape, message(who, ": activations.", name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning,
+                                    "; fill it, or use what activations(u) returns"));
+  if (array.rows() == rows && array.cols() == columns) return;
+  raise(ErrorKind::shape, message(who, ": activations.", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
+                                  shape_text({rows, columns}), " = ", meaning));
 }
 
-/// The causal depthwise convolution of x (tokens, channels) with a weight (channels, width): Conv x + bias. `tail` are the rows before x,
-/// (width - 1, channels) or none; beyond the tokens of `starts` it does not look back.
+/// Fails unless an optional vector of a layer's weights, such as a bias, fits where it is there.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> convolution_of(const Array<Scalar>& x, const Array<Scalar>& weight, const Array<Scalar>& bias,
-                                            const Matrix<Scalar>& tail, const std::vector<Index>& starts, const Executor& executor) {
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence.tokens = x.rows();
-  dressed.recurrence.channels = weight.rows();
-  dressed.taps = Matrix<Scalar>(weight.matrix().transpose());
-  dressed.convolution_starts = starts;
-  ScanInput<Scalar> input;
-  input.x = x;
-  input.convolution_bias = bias;
-  input.convolution_tail = Array<Scalar>::view(tail);
-  Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), weight.rows(), "a convolution");
-  convolve(dressed, input, View<Scalar>(out), executor);
-  return out;
+void check_bias(std::string_view who, std::string_view name, const Array<Scalar>& array, Index size, std::string_view meaning) {
+  if (!array.empty()) check_vector(who, name, array, size, meaning);
 }
 
-/// The last `width - 1` rows of (tail, x): what the next piece of the sequence needs of this one.
+/// The state that a piece of a sequence begins with, as arrays; empty where none was carried in.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> next_tail(ConstView<Scalar> x, const Array<Scalar>& tail, Index width) {
-  Matrix<Scalar> next = Matrix<Scalar>::Zero(width - 1, x.cols());
-  for (Index row = 0; row < width - 1; ++row) {
-    const Index source = x.rows() - (width - 1) + row;  // negative: in the tail
-    if (source >= 0)
-      next.row(row) = x.row(source);
-    else if (!tail.empty())
-      next.row(row) = tail.matrix().row(width - 1 + source);
-  }
-  return next;
+[[nodiscard]] Array<Scalar> carried(const Matrix<Scalar>& state) {
+  return state.size() == 0 ? Array<Scalar>() : Array<Scalar>(state);
 }
 }  // namespace detail
+
+/// The short way through all of it, on every descriptor of this library: `layer.materialize_attention(u)`.
+template <class Derived>
+class LayerInterface {
+ public:
+  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded.
+  template <class Input, class Layer = Derived>
+  [[nodiscard]] typename Layer::Activations activations(const Input& u, const typename Layer::State* initial = nullptr,
+                                                        const Executor& executor = serial_executor()) const {
+    using Scalar = typename Layer::Scalar;
+    const ConstView<Scalar> view(u);
+    detail::check_input(Layer::layer_name, view, self().width());
+    Trace<Scalar> trace(false, executor);
+    RunContext<Scalar> context;
+    return self().run(trace.input(Array<Scalar>::view(view)), context, initial).activations;
+  }
+  /// The implicit attention operator of the sequence that gave `activations`; they must stay alive where they view foreign memory.
+  template <class Activations>
+  [[nodiscard]] auto implicit_attention(const Activations& activations, Terms terms = Terms::all()) const {
+    return implicit_attention_of(self(), activations, terms);
+  }
+  /// Runs the layer on u (tokens, width) and materialises its implicit attention, (channels, rows, tokens), with bias and output.
+  template <class Input>
+  [[nodiscard]] auto materialize_attention(const Input& u, const MaterializeOptions& options = {}) const {
+    return ::implicit_attention::materialize_attention(self(), self().activations(u), options);
+  }
+
+ private:
+  [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
+};
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,14 +1,10 @@
-// Reverse mode of one layer, by hand-written adjoints: what a layer that can be differentiated offers.
+// The exact gradient of one layer by itself: it runs recorded, and the record is walked back.
 #pragma once
 
-#include <concepts>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/core/numerics.hpp>
-#include <implicit_attention/kernels/scan_gradient.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -23,89 +19,64 @@ struct LayerGradients {
   Matrix<Scalar> grad_u;  ///< (tokens, width)
 };
 
-/// A layer descriptor that can be run in reverse. The two functions stand beside the layer and are found by its namespace.
-template <class Layer>
-concept DifferentiableLayer = LayerDescriptor<Layer> && requires(const Layer& layer, const typename Layer::Activations& activations,
-                                                                 ConstView<typename Layer::Scalar> grad_y, const Executor& executor) {
-  // from d y (tokens, channels) to all three gradients
-  { backward_from_y(layer, activations, grad_y, executor) } -> std::same_as<LayerGradients<typename Layer::Scalar>>;
-  // the weight of `out = y weight^T + bias`, (width, channels); empty if out is y
-  { output_projection(layer) } -> std::convertible_to<const Array<typename Layer::Scalar>&>;
+/// What a layer's run begins with, beside its input.
+template <class State>
+struct LayerStart {
+  const State* initial = nullptr;  ///< the state carried in; null: none
+  std::vector<Index> positions;    ///< (tokens), for layers that have positions; empty: 0, 1, 2, ...
 };
 
 namespace detail {
-/// grad * weight: back through `u weight^T`. One function for all layers, so that Eigen's product is compiled once.
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, ConstView<Scalar> weight) {
-  Matrix<Scalar> out(grad.rows(), weight.cols());
-  out.noalias() = grad * weight;
-  return out;
+template <class Layer>
+struct StateOf {
+  struct None {};
+  using Type = None;
+};
+template <class Layer>
+  requires requires { typename Layer::State; }
+struct StateOf<Layer> {
+  using Type = typename Layer::State;
+};
+
+template <TracedLayer Layer, class Scalar = typename Layer::Scalar>
+[[nodiscard]] LayerGradients<Scalar> walk_layer(const Layer& layer, ConstView<Scalar> u, bool from_y, ConstView<Scalar> grad, WayBack way,
+                                                const Executor& executor, const LayerStart<typename StateOf<Layer>::Type>& start) {
+  check_input("backward", u, layer.width());
+  Trace<Scalar> trace(true, executor);
+  RunContext<Scalar> context;
+  context.positions = start.positions;
+  const Value<Scalar> input = trace.input(Array<Scalar>::view(u));
+  const auto run_from = [&] {
+    if constexpr (requires { layer.run(input, context, start.initial); })
+      return layer.run(input, context, start.initial);
+    else
+      return layer.run(input, context);
+  };
+  const LayerRun<Layer> run = run_from();
+  const Value<Scalar>& end = from_y ? run.y : run.out;
+  check_shape("backward", from_y ? "grad_y" : "grad_out", grad, end.rows(), end.cols(), from_y ? "(tokens, channels)" : "(tokens, width)");
+  WalkResult<Scalar> walked = trace.walk_back(way, {{end, Matrix<Scalar>(grad)}}, {run.y, run.x, input});
+  return {std::move(walked.gradients[0]), std::move(walked.gradients[1]), std::move(walked.gradients[2])};
 }
 }  // namespace detail
 
-/// d y = d out * weight: the gradient behind the output projection, (tokens, channels).
-template <DifferentiableLayer Layer>
-[[nodiscard]] Matrix<typename Layer::Scalar> gradient_before_projection(const Layer& layer, ConstView<typename Layer::Scalar> grad_out) {
-  const Array<typename Layer::Scalar> weight = output_projection(layer);  // shared or viewed, never copied
-  if (weight.empty()) return grad_out;
-  if (grad_out.cols() != weight.rows())
-    raise(ErrorKind::shape, message("backward: grad_out is ", shape_text({grad_out.rows(), grad_out.cols()}), ", expected (tokens, ",
-                                    weight.rows(), ") = (tokens, width)"));
-  return detail::project_back<typename Layer::Scalar>(grad_out, *weight);
-}
-
-/// Exact reverse mode of a whole layer: from d out (tokens, width) to the gradients with respect to y, x and u. `activations` is what the
-/// layer's run on this sequence gave; linear in tokens, in time and in memory, for layers with a linear recurrence.
-template <DifferentiableLayer Layer>
-[[nodiscard]] LayerGradients<typename Layer::Scalar> backward(const Layer& layer, const typename Layer::Activations& activations,
+/// From d out (tokens, width) to the gradients with respect to y, x and u, for the layer's run on u (tokens, width).
+template <TracedLayer Layer>
+[[nodiscard]] LayerGradients<typename Layer::Scalar> backward(const Layer& layer, ConstView<std::type_identity_t<typename Layer::Scalar>> u,
                                                               ConstView<std::type_identity_t<typename Layer::Scalar>> grad_out,
-                                                              const Executor& executor = serial_executor()) {
-  const Matrix<typename Layer::Scalar> grad_y = gradient_before_projection(layer, grad_out);
-  return backward_from_y(layer, activations, ConstView<typename Layer::Scalar>(grad_y), executor);
+                                                              const Executor& executor = serial_executor(),
+                                                              const LayerStart<typename detail::StateOf<Layer>::Type>& start = {}) {
+  return detail::walk_layer(layer, u, false, grad_out, WayBack::gradient, executor, start);
 }
 
-namespace detail {
-
-/// Fails unless an activation that a gradient needs is there, one row a token.
-template <Real Scalar>
-void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index tokens, Index columns,
-                      std::string_view meaning) {
-  if (array.empty())
-    raise(ErrorKind::shape, message(who, ": activations.", name, " is empty, expected ", shape_text({tokens, columns}), " = ", meaning,
-                                    "; the gradient needs it, fill it or use what activations(u) returns"));
-  check_shape(who, name, array, tokens, columns, meaning);
+/// The same from d y (tokens, channels).
+template <TracedLayer Layer>
+[[nodiscard]] LayerGradients<typename Layer::Scalar> backward_from_y(const Layer& layer,
+                                                                     ConstView<std::type_identity_t<typename Layer::Scalar>> u,
+                                                                     ConstView<std::type_identity_t<typename Layer::Scalar>> grad_y,
+                                                                     const Executor& executor = serial_executor(),
+                                                                     const LayerStart<typename detail::StateOf<Layer>::Type>& start = {}) {
+  return detail::walk_layer(layer, u, true, grad_y, WayBack::gradient, executor, start);
 }
-
-/// What a convolution gives, (tokens, channels): of the layer's own run if it is there, else computed from the linear input.
-template <Real Scalar>
-[[nodiscard]] Array<Scalar> convolved(std::string_view who, const Array<Scalar>& c, const Array<Scalar>& x, const Array<Scalar>& weight,
-                                      const Array<Scalar>& bias, const Matrix<Scalar>& tail, const std::vector<Index>& starts, Index tokens,
-                                      const Executor& executor) {
-  if (!c.empty()) {
-    check_activation(who, "c", c, tokens, weight.rows(), "(tokens, channels)");
-    return c;
-  }
-  check_activation(who, "x", x, tokens, weight.rows(), "(tokens, channels)");
-  return convolution_of(x, weight, bias, tail, starts, executor);
-}
-
-/// Conv^T g for a convolution's weight (channels, width), (tokens, channels).
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> convolution_gradient(const Array<Scalar>& weight, const std::vector<Index>& starts, const Matrix<Scalar>& g,
-                                                  const Executor& executor) {
-  const Matrix<Scalar> taps = weight.matrix().transpose();
-  Matrix<Scalar> out(g.rows(), g.cols());
-  convolve_transposed<Scalar>(taps, starts, g, out, executor);
-  return out;
-}
-
-/// d silu(x) / dx, elementwise.
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> silu_derivative(ConstView<Scalar> x) {
-  const Matrix<Scalar> s = sigmoid(x);
-  return (s.array() * (Scalar(1) + x.array() * (Scalar(1) - s.array()))).matrix();
-}
-
-}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -5,9 +5,6 @@
 #include <cmath>
 #include <utility>
 
-#include <implicit_attention/core/large_memory.hpp>
-#include <implicit_attention/core/numerics.hpp>
-#include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -24,6 +21,7 @@ template <Real S>
 class Mamba : public LayerInterface<Mamba<S>> {
  public:
   using Scalar = S;
+  static constexpr std::string_view layer_name = "Mamba";
 
   struct Weights {
     Array<Scalar> in_proj_weight;   ///< (2E, D)
@@ -37,6 +35,9 @@ class Mamba : public LayerInterface<Mamba<S>> {
     Array<Scalar> D;                ///< (E)
     Array<Scalar> out_proj_weight;  ///< (D, E)
     Array<Scalar> out_proj_bias;    ///< (D), may be absent
+    Array<Scalar> dt_norm_weight;   ///< (R), may be absent: of an RMS norm of d before dt_proj (Jamba)
+    Array<Scalar> B_norm_weight;    ///< (N), may be absent
+    Array<Scalar> C_norm_weight;    ///< (N), may be absent
   };
 
   /// What one piece of a sequence hands to the next.
@@ -61,11 +62,16 @@ class Mamba : public LayerInterface<Mamba<S>> {
     State final;        ///< the state after the last token
   };
 
+  struct Options {
+    bool inner_norms = false;      ///< RMS norms of dt (before dt_proj), B and C without weights: Falcon-Mamba
+    double inner_norm_eps = 1e-6;  ///< of these norms, with or without weights
+  };
+
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
-  explicit Mamba(Weights weights);
+  explicit Mamba(Weights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `backbone.layers.0.mixer.`, under their public names.
-  [[nodiscard]] static Mamba from_tensors(const PrefixedTensors<Scalar>& tensors);
+  [[nodiscard]] static Mamba from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return width_; }
   [[nodiscard]] Index channels() const { return channels_; }
@@ -75,29 +81,28 @@ class Mamba : public LayerInterface<Mamba<S>> {
   /// A = -exp(A_log), transposed: (N, E).
   [[nodiscard]] const Array<Scalar>& rate() const { return rate_; }
 
-  /// Runs the layer on u (L, D), from `initial` if a state was carried in.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const;
+  /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
+  [[nodiscard]] LayerRun<Mamba> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
-  /// The unified form (formulation: Mamba). Needs z, dt, B, C, and c or x.
+  /// The unified form (formulation: Mamba). Needs z, dt, B, C, and c or x, as far as the terms read them.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
+  /// The weight (D, E) and bias of the output projection.
+  [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.out_proj_weight; }
+  [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.out_proj_bias; }
+
  private:
-  [[nodiscard]] Matrix<Scalar> project_half(ConstView<Scalar> u, Index first) const;
-
-  [[nodiscard]] Array<Scalar> convolved(const Array<Scalar>& x, const State& initial, const Executor& executor) const {
-    return detail::convolution_of(x, weights_.conv1d_weight, weights_.conv1d_bias, initial.convolution_tail, {}, executor);
-  }
-
   [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act) const;
 
   Weights weights_;
-  Array<Scalar> rate_, skip_;
+  Options options_;
+  Array<Scalar> rate_;
+  Norm<Scalar> dt_norm_, B_norm_, C_norm_;  // empty: none
   Index width_ = 0, channels_ = 0, state_ = 0;
 };
 
 template <Real S>
-Mamba<S>::Mamba(Weights weights) : weights_(std::move(weights)) {
+Mamba<S>::Mamba(Weights weights, Options options) : weights_(std::move(weights)), options_(options) {
   const Weights& w = weights_;
   channels_ = w.A_log.rows();
   state_ = w.A_log.cols();
@@ -105,7 +110,7 @@ Mamba<S>::Mamba(Weights weights) : weights_(std::move(weights)) {
   const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning,
                         std::string_view hint = {}) { check_shape("Mamba", name, array, rows, columns, meaning, hint); };
   const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
-    if (!array.empty()) check_vector("Mamba", name, array, size, meaning);
+    detail::check_bias(layer_name, name, array, size, meaning);
   };
   if (w.A_log.empty()) raise(ErrorKind::shape, "Mamba: A_log is empty, expected (channels, state)");
   check("in_proj.weight", w.in_proj_weight, 2 * channels_, width_, "(2*channels, width)");
@@ -120,13 +125,20 @@ Mamba<S>::Mamba(Weights weights) : weights_(std::move(weights)) {
   check_vector("Mamba", "D", w.D, channels_, "channels");
   check("out_proj.weight", w.out_proj_weight, width_, channels_, "(width, channels)");
   check_bias("out_proj.bias", w.out_proj_bias, width_, "width");
-  // Infinite rates would make NaN of a step of zero; a decay beyond exp(-1e30) per unit of dt is none the smaller for being larger.
+  const auto inner_norm = [&](const char* name, const Array<Scalar>& weight, Index size) {
+    check_bias(name, weight, size, "inner width");
+    if (!weight.empty()) return Norm<Scalar>::rms(weight, options.inner_norm_eps);
+    return options.inner_norms ? Norm<Scalar>::rms(size, options.inner_norm_eps) : Norm<Scalar>();
+  };
+  dt_norm_ = inner_norm("dt_layernorm.weight", w.dt_norm_weight, rank);
+  B_norm_ = inner_norm("b_layernorm.weight", w.B_norm_weight, state_);
+  C_norm_ = inner_norm("c_layernorm.weight", w.C_norm_weight, state_);
+  // Infinite rates would make NaN of a step of zero; exp(-1e30) per unit of dt is 0 already.
   rate_ = Matrix<Scalar>((-w.A_log.matrix().array().exp().min(Scalar(1e30))).matrix().transpose());
-  skip_ = w.D;
 }
 
 template <Real S>
-Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
+Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
   w.in_proj_weight = tensors.required("in_proj.weight", 2);
   w.in_proj_bias = tensors.optional("in_proj.bias", 1);
@@ -134,17 +146,19 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
   w.conv1d_bias = tensors.optional("conv1d.bias", 1);
   w.x_proj_weight = tensors.required("x_proj.weight", 2);
   w.dt_proj_weight = tensors.required("dt_proj.weight", 2);
-  w.dt_proj_bias = tensors.optional("dt_proj.bias", 1);
+  w.dt_proj_bias = tensors.required("dt_proj.bias", 1);
   w.A_log = tensors.required("A_log", 2);
   w.D = tensors.required("D", 1);
   w.out_proj_weight = tensors.required("out_proj.weight", 2);
   w.out_proj_bias = tensors.optional("out_proj.bias", 1);
-  return Mamba(std::move(w));
+  w.dt_norm_weight = tensors.optional("dt_layernorm.weight", 1);
+  w.B_norm_weight = tensors.optional("b_layernorm.weight", 1);
+  w.C_norm_weight = tensors.optional("c_layernorm.weight", 1);
+  return Mamba(std::move(w), options);
 }
 
 template <Real S>
-typename Mamba<S>::Activations Mamba<S>::activations(ConstView<Scalar> u, const State* initial, const Executor& executor) const {
-  detail::check_input("Mamba", u, width_);
+LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
   Activations act;
   if (initial) {
     check_shape("Mamba", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
@@ -154,60 +168,77 @@ typename Mamba<S>::Activations Mamba<S>::activations(ConstView<Scalar> u, const 
   }
   const Weights& w = weights_;
   const Index rank = w.dt_proj_weight.cols();
-  act.x = project_half(u, 0);
-  act.z = project_half(u, channels_);
-  act.c = convolved(act.x, act.initial, executor);
-  act.a = silu(act.c.matrix());
-  const Matrix<Scalar> selected = detail::project<Scalar>(*act.a, *w.x_proj_weight);
-  act.B = Matrix<Scalar>(selected.middleCols(rank, state_));
-  act.C = Matrix<Scalar>(selected.rightCols(state_));
-  act.dt = softplus(detail::project<Scalar>(ConstView<Scalar>(selected.leftCols(rank)), *w.dt_proj_weight, w.dt_proj_bias));
-
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence = recurrence(act);
-  dressed.skip = skip_;
-  dressed.row_scale = silu(act.z.matrix());
-  ScanInput<Scalar> input;
-  input.x = act.a;
-  if (initial) input.initial_state = Array<Scalar>::view(act.initial.recurrent);
-  Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
-  act.final.recurrent.resize(state_, channels_);
-  View<Scalar> final_state(act.final.recurrent);
-  scan<Scalar>(dressed, input, y, executor, &final_state);
-  act.final.convolution_tail = detail::next_tail<Scalar>(*act.x, Array<Scalar>::view(act.initial.convolution_tail), convolution_width());
-  act.y = std::move(y);
-  act.out = detail::project<Scalar>(*act.y, *w.out_proj_weight, w.out_proj_bias);
-  return act;
+  const auto half = [&](const Array<Scalar>& bias, Index first) { return bias.empty() ? bias : bias.middle_columns(first, channels_); };
+  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail), state = detail::carried(act.initial.recurrent);
+  // [x | z] = u in_proj^T
+  const Value<Scalar> x = linear(u, w.in_proj_weight.middle_rows(0, channels_), half(w.in_proj_bias, 0));
+  const Value<Scalar> z = linear(u, w.in_proj_weight.middle_rows(channels_, channels_), half(w.in_proj_bias, channels_));
+  const Value<Scalar> c = convolution(x, w.conv1d_weight, w.conv1d_bias, tail);
+  const Value<Scalar> a = silu(c);
+  // [d | B | C] = a x_proj^T
+  const Value<Scalar> selected = linear(a, w.x_proj_weight);
+  const auto part = [&](Index first, Index count, const Norm<Scalar>& norm) {
+    const Value<Scalar> numbers = columns(selected, first, count);
+    return norm.empty() ? numbers : normalize(norm, numbers);
+  };
+  const Value<Scalar> B = part(rank, state_, B_norm_), C = part(rank + state_, state_, C_norm_);
+  const Value<Scalar> dt = softplus(linear(part(0, rank, dt_norm_), w.dt_proj_weight, w.dt_proj_bias));
+  act.x = x.numbers;
+  act.z = z.numbers;
+  act.c = c.numbers;
+  act.a = a.numbers;
+  act.dt = dt.numbers;
+  act.B = B.numbers;
+  act.C = C.numbers;
+  // y = silu(z) (R + D) a
+  DiagonalInputs<Scalar> inputs;
+  inputs.step = inputs.key_scale = dt;
+  inputs.query = C;
+  inputs.key = B;
+  const Value<Scalar> y = diagonal_recurrence(recurrence(act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent);
+  act.final.convolution_tail = next_tail<Scalar>(*x, tail, convolution_width());
+  const Value<Scalar> out = linear(y, w.out_proj_weight, w.out_proj_bias);
+  act.y = y.numbers;
+  act.out = out.numbers;
+  return {std::move(act), x, y, out};
 }
 
 template <Real S>
 UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = act.dt.rows();
+  const Index tokens = std::max({act.dt.rows(), act.z.rows(), act.c.rows(), act.x.rows()});
+  const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
+    detail::check_activation(layer_name, name, array, tokens, columns, meaning);
+  };
   if (terms.has(Term::recurrence)) {
+    check("dt", act.dt, channels_, "(tokens, channels)");
+    check("B", act.B, state_, "(tokens, state)");
+    check("C", act.C, state_, "(tokens, state)");
     form.recurrence = recurrence(act);
-    if (act.initial.recurrent.size() != 0) form.initial_state = act.initial.recurrent;
+    form.initial_state = detail::carried(act.initial.recurrent);
   } else {
     form.recurrence = identity_recurrence<Scalar>(tokens, channels_);
   }
-  if (terms.has(Term::gate)) form.gate = silu(act.z.matrix());
-  if (terms.has(Term::activation))
-    form.activation = sigmoid((act.c.empty() ? convolved(act.x, act.initial, serial_executor()) : act.c).matrix());
-  form.skip = if_on(terms, Term::skip, skip_);
+  if (terms.has(Term::gate)) {
+    check("z", act.z, channels_, "(tokens, channels)");
+    form.gate = silu(act.z.matrix());
+  }
+  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
+  if (terms.has(Term::activation)) {
+    if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
+    const Array<Scalar> c =
+        act.c.empty() ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor())
+                      : act.c;
+    check("c", c, channels_, "(tokens, channels)");
+    form.activation = sigmoid(c.matrix());
+  }
+  form.skip = if_on(terms, Term::skip, weights_.D);
   if (terms.has(Term::convolution)) {
     form.convolution = weights_.conv1d_weight;
-    if (act.initial.convolution_tail.size() != 0) form.convolution_tail = act.initial.convolution_tail;
+    form.convolution_tail = tail;
   }
   form.convolution_bias = if_on(terms, Term::bias, weights_.conv1d_bias);
   return form;
-}
-
-template <Real S>
-Matrix<S> Mamba<S>::project_half(ConstView<Scalar> u, Index first) const {
-  const ConstView<Scalar> weight(weights_.in_proj_weight.row(first), channels_, width_, weights_.in_proj_weight.row_stride());
-  Matrix<Scalar> out = detail::project<Scalar>(u, weight);
-  if (!weights_.in_proj_bias.empty()) out.rowwise() += weights_.in_proj_bias.matrix().row(0).segment(first, channels_);
-  return out;
 }
 
 template <Real S>

@@ -4,9 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include <implicit_attention/core/large_memory.hpp>
-#include <implicit_attention/core/numerics.hpp>
-#include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -22,6 +19,7 @@ template <Real S>
 class Rwkv4 : public LayerInterface<Rwkv4<S>> {
  public:
   using Scalar = S;
+  static constexpr std::string_view layer_name = "Rwkv4";
 
   struct Weights {
     Array<Scalar> time_decay;           ///< (E), before the exponential
@@ -48,8 +46,9 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> exponent;                            ///< (L, E): o_{t-1}, what the state that token t reads is scaled by
     Array<Scalar> step;                                ///< (L, E): o_{t-1} - w - o_t, the log decay of the scaled state
     Array<Scalar> key_scale;                           ///< (L, E): exp(k_t - o_t)
-    Array<Scalar> state_weight;                        ///< (L, E): weight of the scaled state in the normalised output
-    Array<Scalar> own_weight;                          ///< (L, E): weight of the token itself, norm_i p[i,i]
+    Array<Scalar> query_scale;                         ///< (L, E): weight of the scaled state in the normalised output
+    Array<Scalar> diagonal;                            ///< (L, E): weight of the token itself, norm_i p[i,i]
+    Array<Scalar> key;                                 ///< the keys that it was made from: it stands for no others
     Matrix<Scalar> final_denominator, final_exponent;  ///< (1, E)
   };
 
@@ -58,7 +57,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> x;           ///< (L, E): value, the linear input
     Array<Scalar> key;         ///< (L, E)
     Array<Scalar> receptance;  ///< (L, E): before the sigmoid
-    Weighting weighting;       ///< recomputed from the keys where it is empty
+    Weighting weighting;       ///< recomputed where it is empty, or was made from other keys than these
     Array<Scalar> y;           ///< (L, E): output before the output projection
     Array<Scalar> out;         ///< (L, D)
     State initial;             ///< the state carried in; empty matrices if none
@@ -77,9 +76,8 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// w = exp(time_decay), (1, E).
   [[nodiscard]] const RowVector<Scalar>& decay() const { return decay_; }
 
-  /// Runs the layer on u (L, D), from `initial` if a state was carried in.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const;
+  /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
+  [[nodiscard]] LayerRun<Rwkv4> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
   /// The unified form (formulation: RWKV-4). Needs receptance and key. With the normalization off, R is p times
   /// exp(-unnormalised_log_scale), one constant per channel.
@@ -91,9 +89,12 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// Scales all exponentials of a sequence of keys (L, E) to at most 1, and normalises.
   [[nodiscard]] Weighting weighting(const Array<Scalar>& keys, const State& initial) const;
 
+  /// The weight (D, E) and bias (none) of the output projection.
+  [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.output_weight; }
+  [[nodiscard]] Array<Scalar> output_bias() const { return {}; }
+
  private:
-  /// m u_t + (1 - m) u_{t-1}
-  [[nodiscard]] static Matrix<Scalar> mix(ConstView<Scalar> u, const Array<Scalar>& weight, const State* initial);
+  [[nodiscard]] Weighting weighting_of(const Activations& act) const;
 
   [[nodiscard]] DiagonalRecurrence<Scalar> normalised_recurrence(const Weighting& scaled) const;
 
@@ -120,7 +121,7 @@ Rwkv4<S>::Rwkv4(Weights weights) : weights_(std::move(weights)) {
   check_shape("Rwkv4", "value.weight", w.value_weight, channels_, width_, "(channels, width)");
   check_shape("Rwkv4", "receptance.weight", w.receptance_weight, channels_, width_, "(channels, width)");
   check_shape("Rwkv4", "output.weight", w.output_weight, width_, channels_, "(width, channels)");
-  // A decay beyond exp(-1e30) per token is none the smaller for being larger, and finite sums stay finite.
+  // A decay of exp(-1e30) per token is 0 already, and finite rates keep sums of them finite.
   decay_ = w.time_decay.matrix().array().exp().min(Scalar(1e30)).matrix().row(0);
 }
 
@@ -147,8 +148,7 @@ Rwkv4<S> Rwkv4<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
 }
 
 template <Real S>
-typename Rwkv4<S>::Activations Rwkv4<S>::activations(ConstView<Scalar> u, const State* initial, const Executor& executor) const {
-  detail::check_input("Rwkv4", u, width_);
+LayerRun<Rwkv4<S>> Rwkv4<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
   Activations act;
   if (initial) {
     check_vector("Rwkv4", "state.shifted", initial->shifted, width_, "width");
@@ -158,38 +158,43 @@ typename Rwkv4<S>::Activations Rwkv4<S>::activations(ConstView<Scalar> u, const 
     act.initial = *initial;
   }
   const Weights& w = weights_;
-  act.key = detail::project<Scalar>(mix(u, w.time_mix_key, initial), *w.key_weight);
-  act.x = detail::project<Scalar>(mix(u, w.time_mix_value, initial), *w.value_weight);
-  act.receptance = detail::project<Scalar>(mix(u, w.time_mix_receptance, initial), *w.receptance_weight);
+  const Value<Scalar> before = token_shift(u, detail::carried(act.initial.shifted));
+  const Value<Scalar> key = linear(token_mix(u, before, w.time_mix_key), w.key_weight);
+  const Value<Scalar> x = linear(token_mix(u, before, w.time_mix_value), w.value_weight);
+  const Value<Scalar> receptance = linear(token_mix(u, before, w.time_mix_receptance), w.receptance_weight);
+  act.key = key.numbers;
+  act.x = x.numbers;
+  act.receptance = receptance.numbers;
   act.weighting = weighting(act.key, act.initial);
-
-  DressedDiagonal<Scalar> dressed;
-  dressed.recurrence = normalised_recurrence(act.weighting);
-  dressed.row_scale = sigmoid(act.receptance.matrix());
-  ScanInput<Scalar> input;
-  input.x = act.x;
-  if (initial) input.initial_state = Array<Scalar>::view(act.initial.numerator);
-  Matrix<Scalar> y = large_matrix<Scalar>(u.rows(), channels_, "an output");
-  act.final.numerator.resize(1, channels_);
-  View<Scalar> final_numerator(act.final.numerator);
-  scan<Scalar>(dressed, input, y, executor, &final_numerator);
+  // y = sigmoid(r) P x, P normalised
+  const ImplicitAttention<Scalar> weights(lower(act, Terms(Term::recurrence) | Term::normalization));
+  const Value<Scalar> y = exponential_average(weights, key, receptance, x, &act.final.numerator);
   act.final.denominator = act.weighting.final_denominator;
   act.final.exponent = act.weighting.final_exponent;
-  act.final.shifted = u.bottomRows(1);
-  act.y = std::move(y);
-  act.out = detail::project<Scalar>(*act.y, *w.output_weight);
-  return act;
+  act.final.shifted = (*u).bottomRows(1);
+  const Value<Scalar> out = linear(y, w.output_weight);
+  act.y = y.numbers;
+  act.out = out.numbers;
+  return {std::move(act), x, y, out};
 }
 
 template <Real S>
 UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  if (terms.has(Term::gate)) form.gate = sigmoid(act.receptance.matrix());
+  const Index tokens = std::max({act.key.rows(), act.receptance.rows(), act.x.rows()});
+  const auto check = [&](const char* name, const Array<Scalar>& array) {
+    detail::check_activation(layer_name, name, array, tokens, channels_, "(tokens, channels)");
+  };
+  if (terms.has(Term::gate)) {
+    check("receptance", act.receptance);
+    form.gate = sigmoid(act.receptance.matrix());
+  }
   if (!terms.has(Term::recurrence)) {
-    form.recurrence = identity_recurrence<Scalar>(act.key.rows(), channels_);
+    form.recurrence = identity_recurrence<Scalar>(tokens, channels_);
     return form;
   }
-  const Weighting scaled = act.weighting.step.empty() ? weighting(act.key, act.initial) : act.weighting;
+  check("key", act.key);
+  const Weighting scaled = weighting_of(act);
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
     const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
@@ -198,21 +203,28 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms terms) const {
     recurrence.diagonal = large_matrix((act.key.matrix().rowwise() + first).array().exp().matrix());
   }
   form.recurrence = std::move(recurrence);
-  if (act.initial.numerator.size() != 0) form.initial_state = act.initial.numerator;
+  form.initial_state = detail::carried(act.initial.numerator);
   return form;
 }
 
 template <Real S>
 RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act) const {
-  return unnormalised_log_scale(act, act.weighting.step.empty() ? weighting(act.key, act.initial) : act.weighting);
+  return unnormalised_log_scale(act, weighting_of(act));
+}
+
+template <Real S>
+typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) const {
+  const bool current =
+      !act.weighting.step.empty() && act.weighting.key.data() == act.key.data() && act.weighting.key.rows() == act.key.rows();
+  return current ? act.weighting : weighting(act.key, act.initial);
 }
 
 template <Real S>
 typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, const State& initial) const {
   const Index tokens = keys.rows();
   const auto activation = [&] { return large_matrix<Scalar>(tokens, channels_, "an activation"); };
-  Matrix<Scalar> exponent = activation(), step = activation(), key_scale = activation(), state_weight = activation(),
-                 own_weight = activation();
+  Matrix<Scalar> exponent = activation(), step = activation(), key_scale = activation(), query_scale = activation(),
+                 diagonal = activation();
   using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
   constexpr Scalar nothing = Scalar(-1e30);  // the exponent of an empty state: its weight is zero
   Row o = Row::Constant(channels_, nothing), denominator = Row::Zero(channels_);
@@ -229,8 +241,8 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
     state_term = denominator * (o - reference).exp();
     next = state_term + own_term;
     exponent.row(token) = o;
-    own_weight.row(token) = own_term / next;
-    state_weight.row(token) = (o - reference).exp() / next;
+    diagonal.row(token) = own_term / next;
+    query_scale.row(token) = (o - reference).exp() / next;
     next = (o - decay).max(key);
     // Before anything is in the state its decay means nothing: zero keeps sums of steps exact.
     step.row(token) = (o <= nothing).select(Scalar(0), (o - next) - decay);
@@ -239,26 +251,15 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
     o = next;
   }
   Weighting result;
+  result.key = keys;
   result.exponent = std::move(exponent);
   result.step = std::move(step);
   result.key_scale = std::move(key_scale);
-  result.state_weight = std::move(state_weight);
-  result.own_weight = std::move(own_weight);
+  result.query_scale = std::move(query_scale);
+  result.diagonal = std::move(diagonal);
   result.final_denominator = denominator.matrix();
   result.final_exponent = o.matrix();
   return result;
-}
-
-template <Real S>
-Matrix<S> Rwkv4<S>::mix(ConstView<Scalar> u, const Array<Scalar>& weight, const State* initial) {
-  Matrix<Scalar> shifted(u.rows(), u.cols());
-  shifted.bottomRows(u.rows() - 1) = u.topRows(u.rows() - 1);
-  if (initial)
-    shifted.row(0) = initial->shifted.row(0);
-  else
-    shifted.row(0).setZero();
-  const RowVector<Scalar> m = weight.matrix().row(0);
-  return (shifted.array() + (u - shifted).array().rowwise() * m.array()).matrix();
 }
 
 template <Real S>
@@ -268,9 +269,9 @@ DiagonalRecurrence<S> Rwkv4<S>::normalised_recurrence(const Weighting& scaled) c
   recurrence.channels = channels_;
   recurrence.step = scaled.step;
   recurrence.key_scale = scaled.key_scale;
-  recurrence.query_scale = scaled.state_weight;
-  recurrence.exclusive = true;
-  recurrence.diagonal = scaled.own_weight;
+  recurrence.query_scale = scaled.query_scale;
+  recurrence.read_before_update = true;
+  recurrence.diagonal = scaled.diagonal;
   return recurrence;
 }
 

@@ -68,7 +68,7 @@ struct PrecisionRecall {
   PrecisionRecall curve;
   const auto all = static_cast<double>(std::count(marked.begin(), marked.end(), true));
   if (all == 0) return curve;
-  const std::vector<Index> order = order_of(scores, Relevance::most);
+  const std::vector<Index> order = order_of(scores, RemovalOrder::most);
   double found = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (marked[static_cast<std::size_t>(order[i])]) found += 1;
@@ -118,7 +118,7 @@ struct PrecisionRecall {
   if (k == 0) k = static_cast<Index>(std::count(marked.begin(), marked.end(), true));
   if (k == 0) return std::numeric_limits<double>::quiet_NaN();
   k = std::min(k, scores.size());
-  const std::vector<Index> order = order_of(scores, Relevance::most);
+  const std::vector<Index> order = order_of(scores, RemovalOrder::most);
   Index hits = 0;
   for (Index i = 0; i < k; ++i)
     if (marked[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]) ++hits;
@@ -130,7 +130,7 @@ struct PrecisionRecall {
 [[nodiscard]] inline double top_k_agreement(const Scores& a, const Scores& b, Index k) {
   detail::check_same_size("top-k agreement", "the second scores", b.size(), a.size());
   if (k <= 0) raise(ErrorKind::value, message("top-k agreement: k is ", k, ", expected at least 1"));
-  return top_k_overlap(a, only_first(order_of(b, Relevance::most), std::min(k, b.size())), k);
+  return top_k_overlap(a, only_first(order_of(b, RemovalOrder::most), std::min(k, b.size())), k);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -8,5 +8,5 @@
 #include <implicit_attention/metrics/perturbation.hpp>
 #include <implicit_attention/metrics/random_numbers.hpp>
 #include <implicit_attention/metrics/randomization.hpp>
-#include <implicit_attention/metrics/remembered_model.hpp>
+#include <implicit_attention/metrics/cached_model.hpp>
 #include <implicit_attention/metrics/scores.hpp>

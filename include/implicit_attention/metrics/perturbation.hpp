@@ -12,7 +12,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// f after the first share of tokens in the order is taken away: values[s] = f(all without the first k_s), fractions[s] = the share gone.
 template <PerturbedModel Model>
-[[nodiscard]] Curve perturbation_curve(const Scores& scores, Relevance first, const Steps& steps, Model&& model) {
+[[nodiscard]] Curve perturbation_curve(const Scores& scores, RemovalOrder first, const Steps& steps, Model&& model) {
   const std::vector<Index> order = order_of(scores, first);
   Curve curve;
   for (const auto& [fraction, count] : steps.of(scores.size())) {
@@ -25,7 +25,7 @@ template <PerturbedModel Model>
 /// f when only the first share of tokens in the order is there, from none on: values[s] = f(the first k_s alone), fractions[s] = the
 /// share that is there.
 template <PerturbedModel Model>
-[[nodiscard]] Curve insertion_curve(const Scores& scores, Relevance first, const Steps& steps, Model&& model) {
+[[nodiscard]] Curve insertion_curve(const Scores& scores, RemovalOrder first, const Steps& steps, Model&& model) {
   const std::vector<Index> order = order_of(scores, first);
   Curve curve;
   for (const auto& [fraction, count] : steps.of(scores.size())) {
@@ -42,7 +42,7 @@ template <PerturbedModel Model>
 template <PerturbedModel Model>
 [[nodiscard]] double positive_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(),
                                            AreaRule rule = AreaRule::trapezoid) {
-  return area(perturbation_curve(scores, Relevance::most, steps, model), rule);
+  return area(perturbation_curve(scores, RemovalOrder::most, steps, model), rule);
 }
 
 /// Negative perturbation (the same sources): the area under f while the least relevant tokens go first. HIGHER is better.
@@ -50,7 +50,7 @@ template <PerturbedModel Model>
 template <PerturbedModel Model>
 [[nodiscard]] double negative_perturbation(const Scores& scores, Model&& model, const Steps& steps = Steps::tenths(),
                                            AreaRule rule = AreaRule::trapezoid) {
-  return area(perturbation_curve(scores, Relevance::least, steps, model), rule);
+  return area(perturbation_curve(scores, RemovalOrder::least, steps, model), rule);
 }
 
 /// Area under activation (arXiv 2403.01590, appendix A; Ali et al. 2022): f, the probability of the target, while tokens are put back
@@ -59,14 +59,14 @@ template <PerturbedModel Model>
 template <PerturbedModel Model>
 [[nodiscard]] double activation(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
                                 AreaRule rule = AreaRule::trapezoid) {
-  return area(insertion_curve(scores, Relevance::most, steps, model), rule);
+  return area(insertion_curve(scores, RemovalOrder::most, steps, model), rule);
 }
 
 /// The squared error of f while tokens go, least absolute relevance first: values[s] = (f(all) - f(all without the first k_s))^2.
 template <PerturbedModel Model>
 [[nodiscard]] Curve pruning_curve(const Scores& scores, const Steps& steps, Model&& model) {
   const double whole = detail::run_kept("pruning", model, KeptTokens(static_cast<std::size_t>(scores.size()), true));
-  Curve curve = perturbation_curve(scores, Relevance::least_absolute, steps, model);
+  Curve curve = perturbation_curve(scores, RemovalOrder::least_absolute, steps, model);
   for (double& value : curve.values) value = (whole - value) * (whole - value);
   return curve;
 }
@@ -86,8 +86,8 @@ template <PerturbedModel Model>
 template <PerturbedModel Model>
 [[nodiscard]] double flipping_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
                                          AreaRule rule = AreaRule::trapezoid) {
-  return area(perturbation_curve(scores, Relevance::least, steps, model), rule) -
-         area(perturbation_curve(scores, Relevance::most, steps, model), rule);
+  return area(perturbation_curve(scores, RemovalOrder::least, steps, model), rule) -
+         area(perturbation_curve(scores, RemovalOrder::most, steps, model), rule);
 }
 
 /// Difference of insertion areas, Delta A^I = A_MoRF - A_LeRF (the same source): the area while tokens are put back into an empty text,
@@ -97,8 +97,8 @@ template <PerturbedModel Model>
 template <PerturbedModel Model>
 [[nodiscard]] double insertion_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
                                           AreaRule rule = AreaRule::trapezoid) {
-  return area(insertion_curve(scores, Relevance::most, steps, model), rule) -
-         area(insertion_curve(scores, Relevance::least, steps, model), rule);
+  return area(insertion_curve(scores, RemovalOrder::most, steps, model), rule) -
+         area(insertion_curve(scores, RemovalOrder::least, steps, model), rule);
 }
 
 /// How much the prediction needs the most relevant tokens, and how far they suffice.
@@ -120,7 +120,7 @@ template <PerturbedModel Model>
   for (const double threshold : thresholds)
     if (!(threshold > 0 && threshold <= 1))
       raise(ErrorKind::value, message("comprehensiveness: threshold ", threshold, " is out of range, expected above 0, up to 1"));
-  const std::vector<Index> order = order_of(scores, Relevance::most);
+  const std::vector<Index> order = order_of(scores, RemovalOrder::most);
   const double whole = detail::run_kept("comprehensiveness", model, KeptTokens(order.size(), true));
   Rationale result;
   for (const double threshold : thresholds) {

@@ -66,7 +66,7 @@ class Scores {
 };
 
 /// Which tokens come first.
-enum class Relevance {
+enum class RemovalOrder {
   most,           ///< highest score first
   least,          ///< lowest score first: of signed scores, what speaks most against the target
   least_absolute  ///< smallest absolute value first: what matters least either way
@@ -74,12 +74,12 @@ enum class Relevance {
 
 /// Tokens in that order. Ties stay in the order of the text, in every one of the three orders: a constant map gets the same order from
 /// `most` and from `least`, and so no credit for a difference of the two.
-[[nodiscard]] inline std::vector<Index> order_of(const Scores& scores, Relevance first) {
+[[nodiscard]] inline std::vector<Index> order_of(const Scores& scores, RemovalOrder first) {
   std::vector<Index> order(static_cast<std::size_t>(scores.size()));
   std::iota(order.begin(), order.end(), Index{0});
   std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) {
-    if (first == Relevance::most) return scores[a] > scores[b];
-    if (first == Relevance::least) return scores[a] < scores[b];
+    if (first == RemovalOrder::most) return scores[a] > scores[b];
+    if (first == RemovalOrder::least) return scores[a] < scores[b];
     return std::abs(scores[a]) < std::abs(scores[b]);
   });
   return order;
@@ -87,7 +87,7 @@ enum class Relevance {
 
 /// Ranks 1..n of the scores, lowest first; tied scores share the average of their ranks.
 [[nodiscard]] inline std::vector<double> average_ranks(const Scores& scores) {
-  const std::vector<Index> order = order_of(scores, Relevance::least);
+  const std::vector<Index> order = order_of(scores, RemovalOrder::least);
   std::vector<double> ranks(order.size());
   for (std::size_t begin = 0; begin < order.size();) {
     std::size_t end = begin + 1;

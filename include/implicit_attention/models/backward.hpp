@@ -1,32 +1,29 @@
-// Exact reverse mode of a whole language model: from d logits to every layer's output, linear input and input, the residual stream and
-// the token embeddings. Layer after layer, last to first, by the adjoints that stand beside the layers.
+// The ways back through a whole language model, from d logits to every layer and the token embeddings: the exact gradient, and relevance
+// (MambaLRP, arXiv 2406.07592). Both walk the record of each layer's forward pass; nothing here knows any layer.
 #pragma once
 
-#include <cmath>
 #include <functional>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
-#include <implicit_attention/layers/griffin_gradient.hpp>
-#include <implicit_attention/layers/local_attention_gradient.hpp>
-#include <implicit_attention/layers/mamba_gradient.hpp>
-#include <implicit_attention/layers/rwkv4_gradient.hpp>
+#include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The gradient of one number with respect to what one layer takes and gives. All are total derivatives: through everything that depends
-/// on the thing in this layer and the later ones. Cheap to copy: the numbers are shared.
+/// on the thing in this layer and the later ones. Empty where the layer mixes no tokens. Cheap to copy: the numbers are shared.
 template <Real Scalar>
 struct LayerBackward {
-  Array<Scalar> residual;  ///< (L, D): with respect to the residual stream before the layer
-  Array<Scalar> u;         ///< (L, D): the mixer's input
-  Array<Scalar> x;         ///< (L, E): its linear input
-  Array<Scalar> y;         ///< (L, E): its output before the output projection
-  Array<Scalar> out;       ///< (L, D): its output, which is added to the residual stream
+  Array<Scalar> residual;                         ///< (L, D): with respect to the residual stream before the layer
+  Array<Scalar> u;                                ///< (L, D): the mixer's input
+  Array<Scalar> x;                                ///< (L, E): its linear input
+  Array<Scalar> y;                                ///< (L, E): its output before the output projection
+  Array<Scalar> out;                              ///< (L, D): its output
+  std::vector<Array<Scalar>> mixers_x, mixers_y;  ///< x and y of every mixer of the layer, in order
 };
 
 /// The gradient of one number with respect to everything on the way from the embeddings to the logits.
@@ -35,17 +32,22 @@ struct BackwardPass {
   Array<Scalar> embeddings;                   ///< (L, D): token embeddings, as ForwardPass::embeddings
   std::vector<LayerBackward<Scalar>> layers;  ///< empty unless kept
   Array<Scalar> final_residual;               ///< (L, D): the residual stream after the last layer
+  Scalar bias_share = 0;                      ///< relevance: what biases and other constants take
+  std::vector<std::string> untreated;         ///< relevance: operations without a rule that it reached, by name
 };
 
 /// How a language model is run backwards.
 template <Real Scalar>
 struct BackwardOptions {
-  /// Whether every layer's gradients are kept. Without, only one layer's exist at a time, and `visit` is where they can be had.
+  /// Whether every layer's gradients are kept. Without, only one layer's exist at a time, and `visit` is where they can be read.
   bool keep_layers = true;
   /// Called for each layer, last to first, with its index, its activations (kept by the pass, or recomputed for the occasion), and its
   /// gradients.
   std::function<void(Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients)> visit;
   Executor executor = serial_executor();
+  WayBack way = WayBack::gradient;
+  /// Where a layer's walk leaves the record (methods that put another operator in the place of a mixer's); none unless given.
+  std::function<std::vector<Detour<Scalar>>(Index layer, const LayerPass<Scalar>& pass)> detours;
 };
 
 namespace detail {
@@ -59,29 +61,21 @@ void check_backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar
   check_shape("backward", "d_logits", d_logits, pass.logits.rows(), pass.logits.cols(), "(logit positions, vocabulary)");
 }
 
-/// d logits (logit positions, vocabulary) to d of the normalised final residual stream, (logit positions, D).
-/// `scale_constant`: the soft cap's tanh(x)/x is held constant instead of being differentiated.
+/// d logits (logit positions, vocabulary) to d of the residual stream after the last layer (L, D): tokens without logits get zero.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> backward_head(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass, ConstView<Scalar> d_logits,
-                                           bool scale_constant) {
-  const Scalar cap = model.parts().soft_cap;
-  Matrix<Scalar> d = d_logits;
-  if (cap > Scalar(0)) {
-    const Matrix<Scalar> tanh = pass.logits / cap;
-    if (scale_constant) {  // the scale is t / artanh(t), 1 at 0
-      d = d.binaryExpr(tanh, [](Scalar g, Scalar t) { return t == Scalar(0) ? g : g * t / std::atanh(t); });
-    } else {
-      d.array() *= Scalar(1) - tanh.array().square();
-    }
-  }
-  return d * model.parts().head.matrix();
-}
-
-/// Sums rows (logit positions, D) into their tokens' rows of (L, D).
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> scattered(const std::vector<Index>& positions, const Matrix<Scalar>& rows, Index tokens) {
-  Matrix<Scalar> all = Matrix<Scalar>::Zero(tokens, rows.cols());
-  for (std::size_t row = 0; row < positions.size(); ++row) all.row(positions[row]) += rows.row(static_cast<Index>(row));
+[[nodiscard]] Matrix<Scalar> walk_head(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass, ConstView<Scalar> d_logits,
+                                       WayBack way, BackwardPass<Scalar>& account, const Executor& executor) {
+  Matrix<Scalar> chosen(static_cast<Index>(pass.logit_positions.size()), model.width());
+  for (Index row = 0; row < chosen.rows(); ++row)
+    chosen.row(row) = pass.final_residual.matrix().row(pass.logit_positions[static_cast<std::size_t>(row)]);
+  Trace<Scalar> trace(true, executor);
+  const Value<Scalar> residual = trace.input(std::move(chosen));
+  const WalkResult<Scalar> walked = trace.walk_back(way, {{model.leave(residual, &pass.logits), Matrix<Scalar>(d_logits)}}, {residual});
+  account.bias_share += walked.bias_share;
+  append_new(account.untreated, walked.untreated);
+  Matrix<Scalar> all = Matrix<Scalar>::Zero(pass.tokens(), model.width());
+  for (std::size_t row = 0; row < pass.logit_positions.size(); ++row)
+    all.row(pass.logit_positions[row]) += walked.gradients.front().row(static_cast<Index>(row));
   return all;
 }
 
@@ -105,59 +99,81 @@ template <Real Scalar>
   return d;
 }
 
-/// Runs one layer backwards, from the gradient with respect to the residual stream after it (L, D).
-template <Real Scalar>
-[[nodiscard]] LayerBackward<Scalar> backward_layer(const LanguageModel<Scalar>& model, Index layer, const LayerPass<Scalar>& pass,
-                                                   const Array<Scalar>& d_output, const Executor& executor = serial_executor()) {
-  const Block<Scalar>& block = model.block(layer);
-  check_shape("backward", "d_output", d_output, pass.residual.rows(), model.width(), "(tokens, width)");
-  LayerBackward<Scalar> d;
-  d.out = d_output;  // the residual stream between mixer and feed-forward part, and so the mixer's out
-  std::visit(
-      [&](const auto& part) {
-        using Part = std::decay_t<decltype(part)>;
-        if constexpr (!std::is_same_v<Part, std::monostate>) {
-          const Matrix<Scalar> d_u = part.backward(std::get<typename Part::Activations>(pass.feed_forward), *d_output);
-          d.out = Matrix<Scalar>(d_output.matrix() + block.feed_forward_norm.backward(*pass.middle, pass.feed_forward_norm, d_u));
-        }
-      },
-      block.feed_forward);
-  LayerGradients<Scalar> mixer =
-      model.with_mixer(layer, pass, [&](const auto& mix, const auto& act) { return backward(mix, act, *d.out, executor); });
-  d.y = std::move(mixer.grad_y);
-  d.x = std::move(mixer.grad_x);
-  d.u = std::move(mixer.grad_u);
-  d.residual = Matrix<Scalar>(d.out.matrix() + block.norm.backward(*pass.residual, pass.norm, *d.u));
-  return d;
-}
-
 /// Runs a language model backwards. `pass` is a forward pass with Keep::activations, or with Keep::residuals: then each layer's
 /// activations are computed again when its turn comes, and no more than one layer's are held. `d_logits` is (logit positions, vocabulary),
-/// as pass.logits. Linear in tokens, in time and memory, but for local attention, which takes time tokens * window.
+/// as pass.logits. Linear in tokens, in time and memory, but for softmax attention, which takes time tokens * window.
 template <Real Scalar>
 [[nodiscard]] BackwardPass<Scalar> backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass,
                                             std::type_identity_t<ConstView<Scalar>> d_logits, const BackwardOptions<Scalar>& options = {}) {
   detail::check_backward(model, pass, d_logits);
   BackwardPass<Scalar> result;
-  const Norm<Scalar>& final_norm = model.parts().final_norm;
-  // Every token has its own statistics, and those without logits a gradient of zero.
-  const Matrix<Scalar> d_normed =
-      detail::scattered(pass.logit_positions, detail::backward_head(model, pass, d_logits, false), pass.tokens());
-  result.final_residual = final_norm.backward(*pass.final_residual, final_norm.statistics(*pass.final_residual), d_normed);
+  const bool wanted = options.keep_layers || options.visit;
+  Matrix<Scalar> d = detail::walk_head(model, pass, d_logits, options.way, result, options.executor);
+  if (wanted) result.final_residual = d;
   if (options.keep_layers) result.layers.resize(pass.layers.size());
-  Array<Scalar> d = result.final_residual;
+  detail::SharedGradients<Scalar> shared;
   for (Index layer = model.layer_count() - 1; layer >= 0; --layer) {
     const LayerPass<Scalar> layer_pass = model.layer_pass(pass, layer, options.executor);
-    LayerBackward<Scalar> gradients = backward_layer(model, layer, layer_pass, d, options.executor);
-    d = gradients.residual;
+    std::vector<Value<Scalar>> values;
+    if (wanted) {
+      values.push_back(layer_pass.u_value);
+      for (const MixerRun<Scalar>& mixer : layer_pass.mixers) values.insert(values.end(), {mixer.x, mixer.y, mixer.out});
+    }
+    WalkResult<Scalar> walked = detail::walk_block(layer_pass, options.way, std::move(d), values, shared,
+                                                   options.detours ? options.detours(layer, layer_pass) : std::vector<Detour<Scalar>>());
+    result.bias_share += walked.bias_share;
+    detail::append_new(result.untreated, walked.untreated);
+    d = std::move(walked.gradients[0]);
+    if (!wanted) continue;
+    LayerBackward<Scalar> gradients;
+    gradients.residual = d;
+    gradients.u = std::move(walked.gradients[1]);
+    for (std::size_t mixer = 0; mixer < layer_pass.mixers.size(); ++mixer) {
+      gradients.mixers_x.emplace_back(std::move(walked.gradients[2 + 3 * mixer]));
+      gradients.mixers_y.emplace_back(std::move(walked.gradients[3 + 3 * mixer]));
+      if (mixer == 0) gradients.out = std::move(walked.gradients[4]);
+    }
+    if (!layer_pass.mixers.empty()) {
+      gradients.x = gradients.mixers_x.front();
+      gradients.y = gradients.mixers_y.front();
+    }
     if (options.visit) options.visit(layer, layer_pass, gradients);
     if (options.keep_layers) result.layers[static_cast<std::size_t>(layer)] = std::move(gradients);
   }
-  const LanguageModelParts<Scalar>& parts = model.parts();
-  if (!parts.embedding_norm.empty())
-    result.embeddings = parts.embedding_norm.backward(*pass.embeddings, pass.embedding_norm, *d);
-  else
-    result.embeddings = Matrix<Scalar>(d.matrix() * parts.embedding_scale);
+  if (const Matrix<Scalar> first = shared.take("embeddings"); first.size() != 0) d += first;
+  Trace<Scalar> trace(true, options.executor);
+  const Value<Scalar> embeddings = trace.input(pass.embeddings);
+  WalkResult<Scalar> walked = trace.walk_back(options.way, {{model.enter(embeddings), std::move(d)}}, {embeddings});
+  result.bias_share += walked.bias_share;
+  detail::append_new(result.untreated, walked.untreated);
+  result.embeddings = std::move(walked.gradients.front());
+  return result;
+}
+
+/// The relevance of every token for sum(d_logits * logits), a logit or the difference of two (`logit_gradient` gives d_logits):
+/// scores[j] = sum over width of embedding[j] * walk[j]; positive speaks for it. sum(scores) + bias_share == explained, to rounding: what
+/// the biases of the model take is reported, not spread; operations that relevance has no rule for are named in `untreated`, and what
+/// reached them is missing from the sum. `position` is where d_logits is not zero, for the record. Needs a pass with Keep::activations, or
+/// Keep::residuals (each layer is then run again when its turn comes, and one layer's activations exist at a time).
+template <Real Scalar>
+[[nodiscard]] Attribution<Scalar> relevance(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass,
+                                            std::type_identity_t<ConstView<Scalar>> d_logits, Index position,
+                                            const Executor& executor = serial_executor()) {
+  detail::check_backward(model, pass, d_logits);
+  detail::check_position("relevance", position, pass.tokens());
+  detail::check_finite("relevance", "the logits", pass.logits);
+  BackwardOptions<Scalar> options;
+  options.way = WayBack::relevance;
+  options.keep_layers = false;
+  options.executor = executor;
+  const BackwardPass<Scalar> walked = backward(model, pass, d_logits, options);
+  Attribution<Scalar> result;
+  result.position = position;
+  result.explained = pass.logits.cwiseProduct(d_logits).sum();
+  result.scores = (*pass.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose();
+  result.bias_share = walked.bias_share;
+  result.untreated = walked.untreated;
+  detail::check_finite("relevance", "the result", result.scores);
   return result;
 }
 

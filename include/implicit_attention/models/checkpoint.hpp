@@ -9,14 +9,176 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
-#include <implicit_attention/models/norms.hpp>
+#include <implicit_attention/layers/norms.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
+
+/// What tells a family: the names of the tensors and the configuration's model_type.
+class CheckpointFacts {
+ public:
+  CheckpointFacts(std::vector<std::string> names, const Configuration& configuration)
+      : names_(std::move(names)), type_(configuration.text({"model_type"})) {}
+
+  /// Whether the configuration names one of these types.
+  [[nodiscard]] bool is_type(std::initializer_list<std::string_view> types) const {
+    return type_ && std::find(types.begin(), types.end(), *type_) != types.end();
+  }
+  /// Whether the configuration names no type.
+  [[nodiscard]] bool untyped() const { return !type_; }
+  /// Whether a tensor's name begins with `prefix` and has `part` in it.
+  [[nodiscard]] bool has(std::string_view prefix, std::string_view part) const {
+    return std::any_of(names_.begin(), names_.end(), [&](const std::string& name) {
+      return name.compare(0, prefix.size(), prefix) == 0 && name.find(part) != std::string::npos;
+    });
+  }
+
+ private:
+  std::vector<std::string> names_;
+  std::optional<std::string> type_;
+};
+
+/// Fails on tensors that the loader did not read, but for those known to carry nothing.
+template <Real Scalar>
+void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view architecture) {
+  std::string left;
+  Index count = 0;
+  for (const std::string& name : watched.unused()) {
+    // Tables that follow from the configuration; extra prediction heads and vision towers, which the text model does not use.
+    const auto ends = [&](std::string_view end) {
+      return name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
+    };
+    const auto holds = [&](std::string_view part) { return name.find(part) != std::string::npos; };
+    if (ends("rotary_emb.inv_freq") || ends("rotary_emb.cos_cached") || ends("rotary_emb.sin_cached") || ends("num_batches_tracked"))
+      continue;
+    if (name.compare(0, 4, "mtp.") == 0 || holds(".mtp.") || holds("model.visual.") || name.compare(0, 7, "visual.") == 0) continue;
+    if (++count <= 3) left += message(left.empty() ? "" : ", ", name);
+  }
+  if (count == 0) return;
+  raise(ErrorKind::file, message(watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture,
+                                 " (", left, count > 3 ? ", ..." : "", "): what they do would be missing from the model"));
+}
+
+/// The same for a layer that is read by itself: of the tensors below its prefix.
+template <Real Scalar>
+void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
+  for (const std::string& name : watched.unused())
+    if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
+      raise(ErrorKind::file, message(watched.where(), ": tensor ", name, " is not used by a ", title,
+                                     " layer: what it does would be missing"));
+}
+
+/// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
+[[nodiscard]] inline bool describes_only(std::string_view key) {
+  const std::size_t dot = key.find('.');
+  const std::string_view top = key.substr(0, dot);
+  for (const std::string_view known : {"architectures",
+                                       "model_type",
+                                       "torch_dtype",
+                                       "dtype",
+                                       "transformers_version",
+                                       "auto_map",
+                                       "use_cache",
+                                       "chunk_size",
+                                       "mamba_chunk_size",
+                                       "residual_in_fp32",
+                                       "fused_add_norm",
+                                       "rms_norm_fused",
+                                       "time_step_min",
+                                       "time_step_max",
+                                       "time_step_floor",
+                                       "time_step_init_scheme",
+                                       "time_step_scale",
+                                       "rescale_prenorm_residual",
+                                       "initializer_range",
+                                       "initializer_factor",
+                                       "vocab_size",
+                                       "max_position_embeddings",
+                                       "context_length",
+                                       "max_sequence_length",
+                                       "use_mamba_kernels",
+                                       "num_logits_to_keep",
+                                       "output_router_logits",
+                                       "router_aux_loss_coef",
+                                       "pad_vocab_size_multiple",
+                                       "id2label",
+                                       "label2id",
+                                       "task_specific_params",
+                                       "return_dict",
+                                       "is_encoder_decoder",
+                                       "tokenizer_class",
+                                       "names",
+                                       "form",
+                                       "case",
+                                       "layer",
+                                       "architecture",
+                                       "seed",
+                                       "mamba_expand",
+                                       "keys_to_ignore",
+                                       "vision_config",
+                                       "image_token_id",
+                                       "video_token_id",
+                                       "vision_start_token_id",
+                                       "vision_end_token_id",
+                                       "mtp_num_hidden_layers",
+                                       "mamba_dt_min",
+                                       "mamba_dt_max",
+                                       "mamba_dt_init_floor",
+                                       "use_mem_eff_path",
+                                       "attn_implementation",
+                                       "use_bidirectional_attention",
+                                       "rescale_every",
+                                       "w_init_variance_scale",
+                                       "final_w_init_variance_scale",
+                                       "generation_config",
+                                       "mlp_expansion_factor"})
+    if (top == known) return true;
+  const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
+  return top.front() == '_' || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") || ends("_init_scale") ||
+         ends("_loss_coef") || ends("_layer_name");
+}
+
+/// Keys of a whole model's configuration that a layer read by itself has nothing to do with.
+[[nodiscard]] inline bool concerns_other_parts(std::string_view key) {
+  for (const std::string_view known :
+       {"num_hidden_layers", "n_layer", "tie_word_embeddings", "tie_embeddings", "intermediate_size", "hidden_act", "layer_types",
+        "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier", "embedding_multiplier",
+        "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias", "num_experts", "num_local_experts",
+        "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim", "attention_window_size", "norm_epsilon"})
+    if (key == known) return true;
+  return false;
+}
+
+/// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
+/// are values that switch something off (false, 0, an empty list).
+inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
+  for (const std::string& key : configuration.keys()) {
+    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(key))) continue;
+    const Configuration::Value& value = *configuration.find(key);
+    const bool off = std::visit(
+        [](const auto& typed) {
+          using Type = std::decay_t<decltype(typed)>;
+          if constexpr (std::is_arithmetic_v<Type>)
+            return typed == Type(0);
+          else
+            return typed.empty();
+        },
+        value);
+    if (!off)
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not understood by ", architecture,
+                                      ", expected no key that may change the model; remove it if it changes nothing"));
+  }
+}
+
+inline void expect_layer_understood(const Configuration& configuration, std::string_view title) {
+  expect_all_understood(configuration, title, true);
+}
 
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are
 /// none.

@@ -8,7 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/feed_forward.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -89,7 +92,7 @@ template <Real Scalar>
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block(source, message("model.layers.", layer, "."));
     const PrefixedTensors<Scalar> temporal(source, block.prefix() + "temporal_block.");
-    const auto read_mixer = [&]() -> Mixer<Scalar> {
+    const auto read_mixer = [&]() -> PartPointer<Scalar> {
       if (!temporal.has("q_proj.weight")) {
         detail::expect_block_type(configuration, layer, "recurrent");
         Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(temporal, options);
@@ -97,10 +100,10 @@ template <Real Scalar>
         detail::expect_integer(configuration, {"conv1d_width"}, mixer.convolution_width(), "conv_1d.weight is that wide");
         detail::expect_integer(configuration, {"num_attention_heads"}, mixer.heads(),
                                "the gates of the recurrent layers have that many blocks");
-        return mixer;
+        return mixer_part(std::move(mixer));
       }
       detail::expect_block_type(configuration, layer, "attention");
-      typename LocalAttention<Scalar>::Options attention;
+      typename SoftmaxAttention<Scalar>::Options attention;
       attention.heads = detail::griffin_heads(source, configuration, temporal.prefix(), gate_blocks);
       attention.window = configuration.integer({"attention_window_size"}).value_or(2048);
       if (attention.window < 1)
@@ -108,21 +111,24 @@ template <Real Scalar>
               message(configuration.where(), ": key attention_window_size is ", attention.window, ", expected at least 1"));
       attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
       attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
-      LocalAttention<Scalar> mixer = LocalAttention<Scalar>::from_tensors(temporal, attention);
+      static_cast<void>(temporal.required("o_proj.bias", 1));  // the public layer always has it
+      SoftmaxAttention<Scalar> mixer = SoftmaxAttention<Scalar>::from_tensors(temporal, attention);
       detail::expect_integer(configuration, {"head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
       detail::expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
       const bool bias = !mixer.weights().q_proj_bias.empty();
       detail::expect_boolean(configuration, {"attention_bias"}, bias, bias ? "q_proj.bias is there" : "there is no q_proj.bias");
-      return mixer;
+      return mixer_part(std::move(mixer));
     };
-    Mixer<Scalar> mixer = read_mixer();
+    PartPointer<Scalar> mixer = read_mixer();
+    for (const char* bias : {"gate_proj.bias", "up_proj.bias", "down_proj.bias"})
+      static_cast<void>(PrefixedTensors<Scalar>(source, block.prefix() + "mlp_block.").required(bias, 1));
     GatedFeedForward<Scalar> feed_forward =
         GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + "mlp_block."));
     if (const auto size = configuration.integer({"intermediate_size"}); size && *size != feed_forward.inner_width())
       detail::expect_integer(configuration, {"intermediate_size"}, 2 * feed_forward.inner_width(),
                              "twice the rows of mlp_block.gate_proj.weight");
-    parts.blocks.push_back({detail::read_rms_norm(block, "temporal_pre_norm", eps, true), std::move(mixer),
-                            detail::read_rms_norm(block, "channel_pre_norm", eps, true), std::move(feed_forward)});
+    parts.blocks.push_back({{{detail::read_rms_norm(block, "temporal_pre_norm", eps, true), std::move(mixer)},
+                             {detail::read_rms_norm(block, "channel_pre_norm", eps, true), feed_forward_part(std::move(feed_forward))}}});
   }
   parts.final_norm = detail::read_rms_norm(tensors, "final_norm", eps, true);
   parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, true);

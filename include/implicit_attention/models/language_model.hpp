@@ -1,12 +1,10 @@
-// A language model: embeddings, layers, a norm and a head. Mamba, RWKV-4 and Griffin differ in the parts alone.
+// A language model: embeddings, a stack of layers, a norm and a head. Families differ in the parts alone.
 #pragma once
 
-#include <cmath>
+#include <memory>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/models/forward_pass.hpp>
@@ -16,15 +14,18 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// The parts of a language model; models/mamba_lm.hpp and its neighbours read them from checkpoints.
 template <Real Scalar>
 struct LanguageModelParts {
-  std::string name;             ///< the public architecture, e.g. `MambaForCausalLM`
-  Array<Scalar> embedding;      ///< (vocabulary, D)
-  Scalar embedding_scale = 1;   ///< what embeddings are multiplied by (Griffin)
-  Norm<Scalar> embedding_norm;  ///< a norm of the embeddings (RWKV), or empty
+  std::string name;                ///< the public architecture, e.g. `MambaForCausalLM`
+  Array<Scalar> embedding;         ///< (vocabulary, D)
+  Scalar embedding_scale = 1;      ///< what embeddings are multiplied by (Griffin, Granite, Falcon-H1)
+  Norm<Scalar> embedding_norm;     ///< a norm of the embeddings (RWKV), or empty
+  bool shares_embeddings = false;  ///< whether layers read the first residual stream, as the shared value `embeddings` (Zamba2)
   std::vector<Block<Scalar>> blocks;
   Norm<Scalar> final_norm;
   Array<Scalar> head;          ///< (vocabulary, D); the embedding again where they are tied
+  Array<Scalar> head_bias;     ///< (vocabulary), or empty
+  Scalar logit_scale = 1;      ///< what logits are multiplied by
   Scalar soft_cap = 0;         ///< logits = cap tanh(logits / cap); 0: none
-  bool has_positions = false;  ///< whether token positions mean anything (Griffin)
+  bool has_positions = false;  ///< whether token positions mean anything
 };
 
 /// A public language model, run forwards; models/backward.hpp runs it backwards. Cheap to copy: weights are shared or viewed.
@@ -46,7 +47,7 @@ class LanguageModel {
   /// A layer's inner width E: columns of its x and y.
   [[nodiscard]] Index channels(Index layer) const;
 
-  /// The embeddings of tokens (L), (L, D). Fails on an id that the vocabulary has not, and where there is none.
+  /// The embeddings of tokens (L), (L, D). Fails on an id beyond the vocabulary, and where there are no tokens.
   [[nodiscard]] Matrix<Scalar> embed(const std::vector<Index>& ids) const;
 
   /// Runs the model on token ids (L).
@@ -54,51 +55,39 @@ class LanguageModel {
   /// Runs the model on embeddings (L, D) in the place of tokens': what `embed` gives, or anything else.
   [[nodiscard]] ForwardPass<Scalar> forward_embeddings(ConstView<Scalar> embeddings, const ForwardOptions& options = {}) const;
 
-  /// Runs one layer on the residual stream before it (L, D). `positions` as for `forward`.
+  /// Runs one layer on the residual stream before it (L, D), recorded or not. `positions` as for `forward`.
   [[nodiscard]] LayerPass<Scalar> run_layer(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions = {},
-                                            const Executor& executor = serial_executor()) const;
+                                            const Executor& executor = serial_executor(), bool recorded = true) const;
 
   /// A layer of a pass with its activations: as kept, or recomputed from the residual stream. Fails where the pass kept neither.
-  [[nodiscard]] LayerPass<Scalar> layer_pass(const ForwardPass<Scalar>& pass, Index layer,
-                                             const Executor& executor = serial_executor()) const;
+  [[nodiscard]] LayerPass<Scalar> layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor = serial_executor(),
+                                             bool recorded = true) const;
 
-  /// The implicit attention of one layer of a pass.
+  /// The implicit attention of one layer of a pass: of its first token mixer. Fails where the layer has none.
   [[nodiscard]] ImplicitAttention<Scalar> implicit_attention(const ForwardPass<Scalar>& pass, Index layer,
                                                              Terms terms = Terms::all()) const;
   /// The same of a layer that has been run by itself.
   [[nodiscard]] ImplicitAttention<Scalar> implicit_attention(const LayerPass<Scalar>& pass, Index layer, Terms terms = Terms::all()) const;
 
-  /// Calls `use(mixer, activations)` with a layer's descriptor and what it kept in `pass`, both in their own types.
-  template <class Use>
-  [[nodiscard]] auto with_mixer(Index layer, const LayerPass<Scalar>& pass, Use use) const {
-    return std::visit(
-        [&](const auto& mixer) {
-          using Activations = typename std::decay_t<decltype(mixer)>::Activations;
-          const Activations* act = std::get_if<Activations>(&pass.mixer);
-          if (act == nullptr)
-            raise(ErrorKind::value,
-                  message(name(), ": the pass of layer ", layer, " holds no activations of its kind of layer; run it with layer_pass"));
-          return use(mixer, *act);
-        },
-        block(layer).mixer);
-  }
+  /// Layers that mix tokens, in order: the others are feed-forward parts alone.
+  [[nodiscard]] std::vector<Index> mixing_layers() const;
 
-  /// What enters the first layer, (L, D): embeddings scaled and normalised as the model has it.
-  [[nodiscard]] Array<Scalar> first_residual(const Array<Scalar>& embeddings, typename Norm<Scalar>::Statistics& statistics) const;
+  /// What enters the first layer, (L, D): embeddings scaled and normalised as the model has it, within a trace.
+  [[nodiscard]] Value<Scalar> enter(const Value<Scalar>& embeddings) const;
 
-  /// The logits (rows, vocabulary) of rows (rows, D) of the residual stream after the last layer.
-  [[nodiscard]] Matrix<Scalar> logits_of(ConstView<Scalar> final_residual) const;
+  /// The logits (rows, vocabulary) of rows (rows, D) of the residual stream after the last layer, within a trace. `known`: the logits,
+  /// where they have been computed before and their way back alone is wanted.
+  [[nodiscard]] Value<Scalar> leave(const Value<Scalar>& final_residual, const Matrix<Scalar>* known = nullptr) const;
+
+  /// The same as numbers.
+  [[nodiscard]] Matrix<Scalar> logits_of(ConstView<Scalar> final_residual, const Executor& executor = serial_executor()) const;
 
  private:
   [[nodiscard]] std::size_t checked_layer(Index layer) const;
 
-  template <class Layer>
-  [[nodiscard]] static typename Layer::Activations mix(const Layer& layer, const Array<Scalar>& u, const std::vector<Index>& positions,
-                                                       const Executor& executor) {
-    if constexpr (requires { layer.activations(*u, positions); })
-      if (!positions.empty()) return layer.activations(*u, positions, nullptr, executor);
-    return layer.activations(*u, nullptr, executor);
-  }
+  [[nodiscard]] LayerPass<Scalar> run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
+                                              std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
+                                              const Executor& executor) const;
 
   [[nodiscard]] ForwardPass<Scalar> run(Array<Scalar> embeddings, const ForwardOptions& options) const;
 
@@ -118,18 +107,16 @@ LanguageModel<S>::LanguageModel(LanguageModelParts<Scalar> parts) : parts_(std::
   };
   if (!p.embedding_norm.empty()) check_width("the norm of the embeddings", p.embedding_norm.width());
   for (std::size_t n = 0; n < p.blocks.size(); ++n) {
-    const Block<Scalar>& block = p.blocks[n];
     const std::string layer = message("layer ", static_cast<Index>(n));
-    check_width(message(layer, "'s norm"), block.norm.width());
-    check_width(message(layer, "'s mixer"), std::visit([](const auto& mixer) { return mixer.width(); }, block.mixer));
-    std::visit(
-        [&](const auto& part) {
-          if constexpr (!std::is_same_v<std::decay_t<decltype(part)>, std::monostate>) {
-            check_width(message(layer, "'s feed-forward norm"), block.feed_forward_norm.width());
-            check_width(message(layer, "'s feed-forward part"), part.width());
-          }
-        },
-        block.feed_forward);
+    for (const Sublayer<Scalar>& sublayer : p.blocks[n].sublayers) {
+      if (sublayer.branches.empty()) raise(ErrorKind::shape, message(p.name, ": ", layer, " has a sublayer without a part"));
+      if (!sublayer.norm.empty()) check_width(layer + "'s norm", sublayer.norm.width());
+      if (!sublayer.norm_after.empty()) check_width(layer + "'s norm after a part", sublayer.norm_after.width());
+      for (const Branch<Scalar>& branch : sublayer.branches) {
+        if (branch.part == nullptr) raise(ErrorKind::shape, message(p.name, ": ", layer, " has an empty part"));
+        check_width(message(layer, "'s ", branch.part->name()), branch.part->width());
+      }
+    }
   }
   check_width("the final norm", p.final_norm.width());
   check_shape(p.name, "head", p.head, vocabulary(), width(), "(vocabulary, width)");
@@ -137,7 +124,7 @@ LanguageModel<S>::LanguageModel(LanguageModelParts<Scalar> parts) : parts_(std::
 
 template <Real S>
 Index LanguageModel<S>::channels(Index layer) const {
-  return std::visit([](const auto& mixer) { return mixer.channels(); }, block(layer).mixer);
+  return block(layer).channels();
 }
 
 template <Real S>
@@ -169,67 +156,73 @@ ForwardPass<S> LanguageModel<S>::forward_embeddings(ConstView<Scalar> embeddings
 }
 
 template <Real S>
-LayerPass<S> LanguageModel<S>::run_layer(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
-                                         const Executor& executor) const {
-  const Block<Scalar>& block = parts_.blocks[checked_layer(layer)];
-  detail::check_input(name(), *residual, width());
-  LayerPass<Scalar> pass;
-  pass.residual = residual;
-  pass.norm = block.norm.statistics(*residual);
-  pass.u = block.norm.apply(*residual, pass.norm);
-  std::visit([&](const auto& mixer) { pass.mixer = mix(mixer, pass.u, positions, executor); }, block.mixer);
-  pass.middle = Matrix<Scalar>(residual.matrix() + pass.out().matrix());
-  pass.output = pass.middle;
-  std::visit(
-      [&](const auto& part) {
-        if constexpr (!std::is_same_v<std::decay_t<decltype(part)>, std::monostate>) {
-          pass.feed_forward_norm = block.feed_forward_norm.statistics(*pass.middle);
-          pass.feed_forward_u = block.feed_forward_norm.apply(*pass.middle, pass.feed_forward_norm);
-          auto act = part.activations(*pass.feed_forward_u);
-          pass.output = Matrix<Scalar>(pass.middle.matrix() + act.out.matrix());
-          pass.feed_forward = std::move(act);
-        }
-      },
-      block.feed_forward);
-  return pass;
+LayerPass<S> LanguageModel<S>::run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
+                                           std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
+                                           const Executor& executor) const {
+  return detail::run_block(parts_.blocks[static_cast<std::size_t>(layer)], layer, residual, positions, shared, recorded, executor);
 }
 
 template <Real S>
-LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor) const {
+LayerPass<S> LanguageModel<S>::run_layer(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
+                                         const Executor& executor, bool recorded) const {
+  static_cast<void>(checked_layer(layer));
+  detail::check_input(name(), *residual, width());
+  std::vector<std::pair<std::string, Array<Scalar>>> shared;
+  return run_checked(layer, residual, positions, shared, recorded, executor);
+}
+
+template <Real S>
+LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor, bool recorded) const {
   const std::size_t index = checked_layer(layer);
   if (pass.layers.size() != parts_.blocks.size())
     raise(ErrorKind::value, message(name(), ": the pass kept ", static_cast<Index>(pass.layers.size()), " layers of ", layer_count(),
                                     "; run it with Keep::residuals or Keep::activations"));
   if (pass.layers[index].kept()) return pass.layers[index];
-  return run_layer(layer, pass.layers[index].residual, pass.positions, executor);
+  std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
+  return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor);
 }
 
 template <Real S>
 ImplicitAttention<S> LanguageModel<S>::implicit_attention(const ForwardPass<Scalar>& pass, Index layer, Terms terms) const {
-  return implicit_attention(layer_pass(pass, layer), layer, terms);
+  return implicit_attention(layer_pass(pass, layer, serial_executor(), false), layer, terms);
 }
 
 template <Real S>
 ImplicitAttention<S> LanguageModel<S>::implicit_attention(const LayerPass<Scalar>& pass, Index layer, Terms terms) const {
-  return with_mixer(layer, pass, [&](const auto& mixer, const auto& act) { return implicit_attention_of(mixer, act, terms); });
+  static_cast<void>(checked_layer(layer));
+  if (pass.kept() && pass.mixers.empty())
+    raise(ErrorKind::value, message(name(), ": layer ", layer, " is a feed-forward part and mixes no tokens, so it has no attention"));
+  return pass.mixer().attention(terms);
 }
 
 template <Real S>
-Array<S> LanguageModel<S>::first_residual(const Array<Scalar>& embeddings, typename Norm<Scalar>::Statistics& statistics) const {
-  if (!parts_.embedding_norm.empty()) {
-    statistics = parts_.embedding_norm.statistics(*embeddings);
-    return parts_.embedding_norm.apply(*embeddings, statistics);
-  }
-  if (parts_.embedding_scale == Scalar(1)) return embeddings;
-  return Matrix<Scalar>(embeddings.matrix() * parts_.embedding_scale);
+std::vector<Index> LanguageModel<S>::mixing_layers() const {
+  std::vector<Index> layers;
+  for (Index layer = 0; layer < layer_count(); ++layer)
+    if (channels(layer) != 0) layers.push_back(layer);
+  return layers;
 }
 
 template <Real S>
-Matrix<S> LanguageModel<S>::logits_of(ConstView<Scalar> final_residual) const {
-  const Matrix<Scalar> normed = parts_.final_norm(final_residual);
-  Matrix<Scalar> logits = detail::project<Scalar>(normed, *parts_.head);
-  if (parts_.soft_cap > Scalar(0)) logits = (parts_.soft_cap * (logits.array() / parts_.soft_cap).tanh()).matrix();
+Value<S> LanguageModel<S>::enter(const Value<Scalar>& embeddings) const {
+  if (!parts_.embedding_norm.empty()) return normalize(parts_.embedding_norm, embeddings);
+  return times(embeddings, parts_.embedding_scale);
+}
+
+template <Real S>
+Value<S> LanguageModel<S>::leave(const Value<Scalar>& final_residual, const Matrix<Scalar>* known) const {
+  const Array<Scalar> numbers = known != nullptr ? Array<Scalar>::view(*known) : Array<Scalar>();
+  const Array<Scalar>* const given = known != nullptr ? &numbers : nullptr;
+  Value<Scalar> logits = linear(normalize(parts_.final_norm, final_residual), parts_.head, parts_.head_bias, given);
+  if (parts_.logit_scale != Scalar(1)) logits = times(logits, parts_.logit_scale);
+  if (parts_.soft_cap > Scalar(0)) logits = soft_cap(logits, parts_.soft_cap, given);
   return logits;
+}
+
+template <Real S>
+Matrix<S> LanguageModel<S>::logits_of(ConstView<Scalar> final_residual, const Executor& executor) const {
+  Trace<Scalar> trace(false, executor);
+  return Matrix<Scalar>(*leave(trace.input(Array<Scalar>::view(final_residual))));
 }
 
 template <Real S>
@@ -245,23 +238,25 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   pass.logit_positions = options.logit_positions.resolve(embeddings.rows(), "logit position");
   pass.positions = checked_positions(options.positions, embeddings.rows());
   pass.embeddings = std::move(embeddings);
-  Array<Scalar> residual = first_residual(pass.embeddings, pass.embedding_norm);
+  Trace<Scalar> trace(false, options.executor);
+  Array<Scalar> residual = enter(trace.input(pass.embeddings)).numbers;
+  if (parts_.shares_embeddings) pass.shared.emplace_back("embeddings", residual);
   for (Index layer = 0; layer < layer_count(); ++layer) {
-    LayerPass<Scalar> run = run_layer(layer, residual, pass.positions, options.executor);
+    LayerPass<Scalar> before;
+    before.residual = residual;
+    before.shared_before = pass.shared;
+    LayerPass<Scalar> run = run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations, options.executor);
     residual = run.output;
-    if (options.keep == Keep::activations) {
+    if (options.keep == Keep::activations)
       pass.layers.push_back(std::move(run));
-    } else if (options.keep == Keep::residuals) {
-      LayerPass<Scalar> before;
-      before.residual = run.residual;
+    else if (options.keep == Keep::residuals)
       pass.layers.push_back(std::move(before));
-    }
   }
   Matrix<Scalar> chosen(static_cast<Index>(pass.logit_positions.size()), width());
   for (Index row = 0; row < chosen.rows(); ++row)
     chosen.row(row) = residual.matrix().row(pass.logit_positions[static_cast<std::size_t>(row)]);
   pass.final_residual = std::move(residual);
-  pass.logits = logits_of(chosen);
+  pass.logits = logits_of(chosen, options.executor);
   return pass;
 }
 

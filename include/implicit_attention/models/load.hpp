@@ -2,31 +2,33 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include <implicit_attention/models/griffin_lm.hpp>
-#include <implicit_attention/models/mamba_lm.hpp>
-#include <implicit_attention/models/rwkv4_lm.hpp>
+#include <implicit_attention/models/families.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Reads a Mamba, RWKV-4 or Griffin language model; which one is told by the names of its tensors, and `model_type`, if it is there, must
-/// agree. Fails (ErrorKind::file) where the names are none of theirs.
+/// Reads a language model of any family in models/families.hpp: `model_type` tells which, or, without it, the names of the tensors.
+/// Every tensor is used or named in an error (rotary tables and the like aside), and so is every configuration key that is not understood.
+/// Fails (ErrorKind::file) where the names are those of no family.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_language_model(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+  const WatchedTensors<Scalar> watched(source);
+  const detail::CheckpointFacts facts(source.names(), configuration);
+  for (const ModelFamily<Scalar>& family : model_families<Scalar>()) {
+    if (!family.recognises(facts)) continue;
+    LanguageModel<Scalar> model = family.load(watched, configuration);
+    detail::expect_all_used(watched, family.architecture);
+    detail::expect_all_understood(configuration, family.architecture);
+    return model;
+  }
+  std::string known;
+  for (const ModelFamily<Scalar>& family : model_families<Scalar>())
+    known += message(known.empty() ? "" : "; ", family.title, ": ", family.tensors);
   const std::vector<std::string> names = source.names();
-  const auto any = [&](std::string_view prefix, std::string_view part) {
-    for (const std::string& name : names)
-      if (name.compare(0, prefix.size(), prefix) == 0 && name.find(part) != std::string::npos) return true;
-    return false;
-  };
-  if (any("backbone.layers.", ".mixer.")) return load_mamba_lm(source, configuration);
-  if (any("rwkv.blocks.", ".attention.") || any("blocks.", ".att.")) return load_rwkv4_lm(source, configuration);
-  if (any("model.layers.", ".temporal_block.")) return load_griffin_lm(source, configuration);
-  raise(ErrorKind::file, message(source.where(),
-                                 ": the tensors are those of no model known here, expected backbone.layers.N.mixer.* (Mamba), "
-                                 "rwkv.blocks.N.attention.* or blocks.N.att.* (RWKV-4), or model.layers.N.temporal_block.* (Griffin)",
+  const std::optional<std::string> type = configuration.text({"model_type"});
+  raise(ErrorKind::file, message(source.where(), ": the tensors are those of no model known here",
+                                 type ? message(", and model_type is ", *type) : std::string(), ", expected one of (", known, ")",
                                  names.empty() ? "; there are none" : "; the first is ", names.empty() ? std::string() : names.front()));
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <variant>
 
+#include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
@@ -79,7 +80,7 @@ template <Real Scalar>
     const std::string prefix = message("backbone.layers.", layer, ".");
     Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, prefix + "mixer."));
     detail::expect_mamba_layer(configuration, mixer);
-    parts.blocks.push_back({read_norm(PrefixedTensors<Scalar>(source, prefix), "norm"), std::move(mixer), {}, {}});
+    parts.blocks.push_back({{{read_norm(PrefixedTensors<Scalar>(source, prefix), "norm"), mixer_part(std::move(mixer))}}});
   }
   parts.final_norm = read_norm(tensors, "norm_f");
   parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings", "tie_embeddings"}, true);

@@ -4,7 +4,9 @@
 #include <string>
 #include <utility>
 
+#include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/feed_forward.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -41,8 +43,8 @@ template <Real Scalar>
     detail::expect_integer(configuration, {"attention_hidden_size", "dim_att"}, mixer.channels(), "time_decay has that many numbers");
     detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(),
                            "the channel mixing's key.weight has that many rows");
-    parts.blocks.push_back({detail::read_layer_norm(block, "ln1", eps), std::move(mixer), detail::read_layer_norm(block, "ln2", eps),
-                            std::move(feed_forward)});
+    parts.blocks.push_back({{{detail::read_layer_norm(block, "ln1", eps), mixer_part(std::move(mixer))},
+                             {detail::read_layer_norm(block, "ln2", eps), feed_forward_part(std::move(feed_forward))}}});
   }
   parts.final_norm = detail::read_layer_norm(tensors, "ln_out", 1e-5);
   parts.head = detail::read_head(source, configuration, "head.weight", parts.embedding, {"tie_word_embeddings"}, false);

@@ -1,25 +1,22 @@
 // The unified form as an operator. It knows no architecture.
 #pragma once
 
+#include <algorithm>
 #include <limits>
-#include <optional>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/core/large_memory.hpp>
-#include <implicit_attention/kernels/attention_rows.hpp>
-#include <implicit_attention/kernels/reduced_rows.hpp>
-#include <implicit_attention/kernels/scan.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
+#include <implicit_attention/operator/operator_part.hpp>
 #include <implicit_attention/operator/reduction.hpp>
 #include <implicit_attention/operator/selection.hpp>
-#include <implicit_attention/operator/unified_form.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// The implicit attention of one sequence through one layer: for each channel a lower-triangular matrix `A` over tokens with
-/// `y = A x + bias + carry` exactly, `x` being the layer's linear input and `y` its output before the output projection.
+/// The implicit attention of one sequence through one layer: for each channel a matrix `A` over tokens (lower triangular where the layer
+/// is causal) with `y = A x + bias + carry` exactly, `x` being the layer's linear input and `y` its output before the output projection.
+/// A layer with a second path has `y = A x + A_2 x_2 + bias + carry`: `second()` is A_2, `second_input()` x_2.
 /// Cheap to copy: numbers are shared or viewed. What it was made from must stay alive where it was viewed.
 template <Real S>
 class ImplicitAttention {
@@ -32,12 +29,21 @@ class ImplicitAttention {
   [[nodiscard]] Index tokens() const { return form_.tokens(); }
   [[nodiscard]] Index channels() const { return form_.channels(); }
   [[nodiscard]] const UnifiedForm<Scalar>& form() const { return form_; }
+  /// Whether no output looks at a later token.
+  [[nodiscard]] bool causal() const;
 
   /// The chosen channels' matrices, chosen rows, (channels, rows, tokens). Fails (ErrorKind::limit) above the selection's byte limit.
   [[nodiscard]] AttentionMatrix<Scalar> materialize(const Selection& selection = {}) const;
 
   /// The same into the caller's memory: `out` is (chosen channels * chosen rows, tokens), channel after channel.
   void materialize_into(View<Scalar> out, const Selection& selection = {}) const;
+
+  /// Heads whose channels share one matrix; 0 where every channel has a recurrence of its own.
+  [[nodiscard]] Index heads() const;
+  /// How many forms are added, each with its own R_h: 1 for most layers, rank * rank for a multi-input Mamba-3.
+  [[nodiscard]] Index summands() const { return static_cast<Index>(parts_.size()); }
+  /// R_h of the chosen heads, the recurrence alone: (heads, rows, tokens); `selection.channels` chooses heads. Fails where there are none.
+  [[nodiscard]] AttentionMatrix<Scalar> head_maps(const Selection& selection = {}, Index summand = 0) const;
 
   /// One map over tokens, (chosen rows, tokens): the chosen channels joined; see Reduction. Never holds one matrix per channel.
   [[nodiscard]] Matrix<Scalar> reduce(const Reduction<Scalar>& reduction = {}, const Selection& selection = {}) const;
@@ -55,74 +61,54 @@ class ImplicitAttention {
   /// The same into the caller's memory.
   void apply_transpose_into(View<Scalar> out, ConstView<Scalar> g, const Executor& executor = serial_executor()) const;
 
-  /// The affine part `b`, (tokens, channels): what the convolution's bias becomes at the output.
+  /// The layer's output: A x + bias + carry (and the second path), (tokens, channels), by one scan. The recurrent state after the last
+  /// token goes to `final_state` if it is not null; its shape is that of the form's initial_state.
+  [[nodiscard]] Matrix<Scalar> run(ConstView<Scalar> x, Matrix<Scalar>* final_state = nullptr,
+                                   const Executor& executor = serial_executor()) const;
+
+  /// The affine part `b`, (tokens, channels): what the biases of the convolution and of the norm become at the output.
   [[nodiscard]] Matrix<Scalar> bias(const Executor& executor = serial_executor()) const;
 
   /// The part of the output that comes from before the first token, (tokens, channels): zero unless a state was carried in.
   [[nodiscard]] Matrix<Scalar> carry(const Executor& executor = serial_executor()) const;
 
+  [[nodiscard]] bool has_second() const { return form_.second != nullptr; }
+  /// A_2, the operator of the second path; fails where there is none.
+  [[nodiscard]] ImplicitAttention second() const;
+  /// x_2, (tokens, channels).
+  [[nodiscard]] const Array<Scalar>& second_input() const;
+
  private:
-  template <class Recurrence>
-  [[nodiscard]] Dressed<Recurrence> dress(const Recurrence& recurrence) const {
-    Dressed<Recurrence> dressed;
-    dressed.recurrence = recurrence;
-    dressed.row_scale = product(form_.gate, form_.normalization);
-    dressed.skip = form_.skip;
-    dressed.inner_scale = form_.activation;
-    if (!form_.convolution.empty()) dressed.taps = Matrix<Scalar>(form_.convolution.matrix().transpose());
-    dressed.convolution_starts = form_.convolution_starts;
-    return dressed;
-  }
-
-  [[nodiscard]] static Array<Scalar> product(const Array<Scalar>& a, const Array<Scalar>& b);
-
-  template <class Recurrence>
-  [[nodiscard]] static Dressed<Recurrence> weighted(Dressed<Recurrence> dressed, const Reduction<Scalar>& reduction) {
-    dressed.row_weights = reduction.row_weights;
-    dressed.column_scale = reduction.column_weights;
-    return dressed;
-  }
-
+  [[nodiscard]] bool plain() const { return parts_.size() == 1 && !form_.reversed; }
   void fill(const std::vector<Index>& channel_list, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const;
-
-  template <class Recurrence>
-  static void reduce_rows(const Dressed<Recurrence>& dressed, const std::vector<Index>& channel_list, const std::vector<Index>& row_list,
-                          ReductionKind kind, View<Scalar> out, const Executor& executor) {
-    const auto reduced = [&](const auto& join, Scalar initial) {
-      reduced_rows(dressed, channel_list, row_list, out, executor, join, initial);
-    };
-    constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
-    switch (kind) {
-      case ReductionKind::mean:
-        reduced(detail::Add{}, Scalar(0));
-        break;
-      case ReductionKind::mean_abs:
-        reduced(detail::AddAbsolute{}, Scalar(0));
-        break;
-      case ReductionKind::mean_positive:
-        reduced(detail::AddPositive{}, Scalar(0));
-        break;
-      case ReductionKind::max:
-        reduced(detail::Largest{}, -infinity);
-        return;
-      case ReductionKind::min:
-        reduced(detail::Smallest{}, infinity);
-        return;
+  void reduce_sum(const Reduction<Scalar>& reduction, const std::vector<Index>& channel_list, const std::vector<Index>& row_list,
+                  View<Scalar> out, const Executor& executor) const;
+  /// Calls `scan_part(part, out)` for the first part and adds what it gives for the others.
+  template <class ScanPart>
+  void sum_parts(View<Scalar> out, const ScanPart& scan_part) const {
+    scan_part(parts_.front(), out);
+    Matrix<Scalar> next;
+    for (std::size_t part = 1; part < parts_.size(); ++part) {
+      next.resize(out.rows(), out.cols());
+      scan_part(parts_[part], View<Scalar>(next));
+      out += next;
     }
-    out /= static_cast<Scalar>(channel_list.size());
   }
-
-  void run(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) const;
-  [[nodiscard]] Matrix<Scalar> affine(const ScanInput<Scalar>& input, const Executor& executor) const;
 
   UnifiedForm<Scalar> form_;
-  std::variant<DressedDiagonal<Scalar>, DressedExplicit<Scalar>> dressed_;
+  std::vector<detail::OperatorPart<Scalar>> parts_;
 };
 
 template <Real S>
 ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::move(form)) {
   form_.check();
-  std::visit([&](const auto& recurrence) { dressed_ = dress(recurrence); }, form_.recurrence);
+  parts_.emplace_back(form_);
+  for (const UnifiedForm<Scalar>& added : form_.more) parts_.emplace_back(added);
+}
+
+template <Real S>
+bool ImplicitAttention<S>::causal() const {
+  return std::all_of(parts_.begin(), parts_.end(), [](const auto& part) { return part.causal(); });
 }
 
 template <Real S>
@@ -146,6 +132,36 @@ void ImplicitAttention<S>::materialize_into(View<Scalar> out, const Selection& s
 }
 
 template <Real S>
+Index ImplicitAttention<S>::heads() const {
+  const SharedMatrix<Scalar>* shared = parts_.front().shared_matrix();
+  return shared == nullptr ? 0 : shared->heads;
+}
+
+template <Real S>
+AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, Index summand) const {
+  if (heads() == 0)
+    raise(ErrorKind::value,
+          "head_maps: this layer has no heads, every channel has a recurrence of its own; materialize it with "
+          "Terms::recurrence()");
+  if (summand < 0 || summand >= summands())
+    raise(ErrorKind::value, message("head_maps: summand ", summand, " is out of range, expected 0 to ", summands() - 1));
+  const auto& part = parts_[static_cast<std::size_t>(summand)];
+  std::vector<Index> head_list = selection.channels.resolve(heads(), "head");
+  std::vector<Index> row_list = selection.rows.resolve(tokens(), "row");
+  check_byte_limit("head maps", {static_cast<Index>(head_list.size()), static_cast<Index>(row_list.size()), tokens()}, sizeof(Scalar),
+                   selection.byte_limit);
+  AttentionMatrix<Scalar> maps(std::move(head_list), std::move(row_list), tokens());
+  const std::vector<detail::RowRun> runs = detail::row_runs(maps.row_indices());
+  View<Scalar> out = maps.stacked();
+  selection.executor(maps.channels(), [&](Index h) {
+    for (const detail::RowRun& run : runs)
+      matrix_rows(*part.shared_matrix(), maps.channel_indices()[static_cast<std::size_t>(h)], run.begin, run.end,
+                  View<Scalar>(&out(h * maps.rows() + run.place, 0), run.end - run.begin, tokens()));
+  });
+  return maps;
+}
+
+template <Real S>
 Matrix<S> ImplicitAttention<S>::reduce(const Reduction<Scalar>& reduction, const Selection& selection) const {
   const Index rows = static_cast<Index>(selection.rows.resolve(tokens(), "row").size());
   check_byte_limit("reduced map", {rows, tokens()}, sizeof(Scalar), selection.byte_limit);
@@ -165,11 +181,36 @@ void ImplicitAttention<S>::reduce_into(View<Scalar> out, const Reduction<Scalar>
   };
   check_weights("row_weights", reduction.row_weights);
   check_weights("column_weights", reduction.column_weights);
-  std::visit(
-      [&](const auto& dressed) {
-        reduce_rows(weighted(dressed, reduction), channel_list, row_list, reduction.kind, out, selection.executor);
-      },
-      dressed_);
+  if (plain())
+    parts_.front().reduce(reduction, channel_list, row_list, out, selection.executor);
+  else
+    reduce_sum(reduction, channel_list, row_list, out, selection.executor);
+}
+
+/// The sum is reduced, not its summands: mean |A_f + A_b| is not mean |A_f| + mean |A_b|. One channel's rows exist at a time.
+template <Real S>
+void ImplicitAttention<S>::reduce_sum(const Reduction<Scalar>& reduction, const std::vector<Index>& channel_list,
+                                      const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
+  const bool extreme = reduction.kind == ReductionKind::max || reduction.kind == ReductionKind::min;
+  Matrix<Scalar> values(static_cast<Index>(row_list.size()), tokens());
+  for (std::size_t c = 0; c < channel_list.size(); ++c) {
+    const Index channel = channel_list[c];
+    fill({channel}, row_list, values, executor);
+    if (!reduction.row_weights.empty())
+      for (std::size_t r = 0; r < row_list.size(); ++r) values.row(static_cast<Index>(r)) *= reduction.row_weights(row_list[r], channel);
+    if (!reduction.column_weights.empty()) values.array().rowwise() *= reduction.column_weights.matrix().col(channel).transpose().array();
+    if (reduction.kind == ReductionKind::mean_abs) values = values.cwiseAbs().eval();
+    if (reduction.kind == ReductionKind::mean_positive) values = values.cwiseMax(Scalar(0)).eval();
+    if (c == 0)
+      out = values;
+    else if (reduction.kind == ReductionKind::max)
+      out = out.cwiseMax(values).eval();
+    else if (reduction.kind == ReductionKind::min)
+      out = out.cwiseMin(values).eval();
+    else
+      out += values;
+  }
+  if (!extreme) out /= static_cast<Scalar>(channel_list.size());
 }
 
 template <Real S>
@@ -185,7 +226,7 @@ void ImplicitAttention<S>::apply_into(View<Scalar> out, ConstView<Scalar> x, con
   check_shape("apply", "out", out, tokens(), channels(), "(tokens, channels)");
   ScanInput<Scalar> input;
   input.x = Array<Scalar>::view(x);
-  run(input, out, executor);
+  sum_parts(out, [&](const auto& part, View<Scalar> to) { part.scan(input, to, executor); });
 }
 
 template <Real S>
@@ -199,49 +240,86 @@ template <Real S>
 void ImplicitAttention<S>::apply_transpose_into(View<Scalar> out, ConstView<Scalar> g, const Executor& executor) const {
   check_shape("apply_transpose", "g", g, tokens(), channels(), "(tokens, channels)");
   check_shape("apply_transpose", "out", out, tokens(), channels(), "(tokens, channels)");
-  std::visit([&](const auto& dressed) { scan_transposed(dressed, g, out, executor); }, dressed_);
+  sum_parts(out, [&](const auto& part, View<Scalar> to) { part.scan_transposed(g, to, executor); });
+}
+
+template <Real S>
+Matrix<S> ImplicitAttention<S>::run(ConstView<Scalar> x, Matrix<Scalar>* final_state, const Executor& executor) const {
+  check_shape("run", "x", x, tokens(), channels(), "(tokens, channels)");
+  Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "output");
+  bool first = true;
+  sum_parts(out, [&](const auto& part, View<Scalar> to) {
+    const UnifiedForm<Scalar>& form = part.form();
+    ScanInput<Scalar> input;
+    input.x = Array<Scalar>::view(x);
+    input.convolution_bias = form.convolution_bias;
+    input.convolution_tail = form.convolution_tail;
+    input.initial_state = form.initial_state;
+    if (first && final_state != nullptr) {
+      if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&form.recurrence))
+        final_state->resize(diagonal->state, channels());
+      else if (const auto* heads = std::get_if<HeadRecurrence<Scalar>>(&form.recurrence))
+        final_state->resize(heads->heads * heads->state, heads->head_channels());
+      View<Scalar> state(*final_state);
+      part.scan(input, to, executor, &state);
+    } else {
+      part.scan(input, to, executor);
+    }
+    part.add_norm_bias(to);
+    first = false;
+  });
+  if (has_second()) out += second().run(*second_input(), nullptr, executor);
+  return out;
 }
 
 template <Real S>
 Matrix<S> ImplicitAttention<S>::bias(const Executor& executor) const {
-  ScanInput<Scalar> input;
-  input.convolution_bias = form_.convolution_bias;
-  return affine(input, executor);
+  Matrix<Scalar> out(tokens(), channels());
+  sum_parts(out, [&](const auto& part, View<Scalar> to) {
+    ScanInput<Scalar> input;
+    input.convolution_bias = part.form().convolution_bias;
+    if (input.convolution_bias.empty())
+      to.setZero();
+    else
+      part.scan(input, to, executor);
+    part.add_norm_bias(to);
+  });
+  if (has_second()) out += second().bias(executor);
+  return out;
 }
 
 template <Real S>
 Matrix<S> ImplicitAttention<S>::carry(const Executor& executor) const {
-  ScanInput<Scalar> input;
-  input.convolution_tail = form_.convolution_tail;
-  input.initial_state = form_.initial_state;
-  return affine(input, executor);
+  Matrix<Scalar> out(tokens(), channels());
+  sum_parts(out, [&](const auto& part, View<Scalar> to) {
+    ScanInput<Scalar> input;
+    input.convolution_tail = part.form().convolution_tail;
+    input.initial_state = part.form().initial_state;
+    if (input.convolution_tail.empty() && input.initial_state.empty())
+      to.setZero();
+    else
+      part.scan(input, to, executor);
+  });
+  if (has_second()) out += second().carry(executor);
+  return out;
 }
 
 template <Real S>
-Array<S> ImplicitAttention<S>::product(const Array<Scalar>& a, const Array<Scalar>& b) {
-  if (a.empty()) return b;
-  if (b.empty()) return a;
-  return large_matrix(a.matrix().cwiseProduct(b.matrix()));
+ImplicitAttention<S> ImplicitAttention<S>::second() const {
+  if (!has_second()) raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
+  return ImplicitAttention(form_.second->form);
+}
+
+template <Real S>
+const Array<S>& ImplicitAttention<S>::second_input() const {
+  if (!has_second()) raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
+  return form_.second->input;
 }
 
 template <Real S>
 void ImplicitAttention<S>::fill(const std::vector<Index>& channel_list, const std::vector<Index>& row_list, View<Scalar> out,
                                 const Executor& executor) const {
-  std::visit([&](const auto& dressed) { attention_rows(dressed, channel_list, row_list, out, executor); }, dressed_);
-}
-
-template <Real S>
-void ImplicitAttention<S>::run(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor) const {
-  std::visit([&](const auto& dressed) { scan(dressed, input, out, executor); }, dressed_);
-}
-
-template <Real S>
-Matrix<S> ImplicitAttention<S>::affine(const ScanInput<Scalar>& input, const Executor& executor) const {
-  if (input.convolution_bias.empty() && input.convolution_tail.empty() && input.initial_state.empty())
-    return Matrix<Scalar>::Zero(tokens(), channels());
-  Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "output");
-  run(input, out, executor);
-  return out;
+  sum_parts(out, [&](const auto& part, View<Scalar> to) { part.rows(channel_list, row_list, to, executor); });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

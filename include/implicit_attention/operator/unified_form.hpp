@@ -1,35 +1,53 @@
 // What every layer lowers to (formulation: "The unified form"):
-//     y = A x + bias + carry,     A_e = diag(gate_e) diag(norm_e) (R_e + diag(skip_e)) diag(act_e) Conv_e
+//     y = A x + bias + carry,     A_e = diag(gate_e) diag(norm_e) (R_h(e) + diag(skip_e)) diag(act_e) Conv_e
 #pragma once
 
+#include <memory>
 #include <variant>
 #include <vector>
 
-#include <implicit_attention/kernels/recurrence.hpp>
+#include <implicit_attention/kernels/surrounded_matrix.hpp>
 #include <implicit_attention/operator/terms.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
+template <Real Scalar>
+struct SecondPath;
+
 /// One sequence through one layer, in the terms of the papers. An empty array is a term that is absent or off.
 template <Real Scalar>
 struct UnifiedForm {
-  std::variant<DiagonalRecurrence<Scalar>, ExplicitRecurrence<Scalar>> recurrence;
-  Array<Scalar> gate;                     ///< (tokens, channels), at the output token
-  Array<Scalar> normalization;            ///< (tokens, channels), at the output token
-  Array<Scalar> skip;                     ///< (1, channels), the layer's own D
-  Array<Scalar> activation;               ///< (tokens, channels), the activation as a data-dependent scale
-  Array<Scalar> convolution;              ///< (channels, width), as in the checkpoints; `[e, t]` weighs token i - width + 1 + t
-  Array<Scalar> convolution_bias;         ///< (1, channels)
-  Array<Scalar> convolution_tail;         ///< (width - 1, channels): linear inputs before the first token, carried in
-  Array<Scalar> initial_state;            ///< (state, channels): the recurrent state carried in; with an explicit recurrence
-                                          ///< (tokens, channels): what the past adds to R a
+  std::variant<DiagonalRecurrence<Scalar>, HeadRecurrence<Scalar>, SoftmaxRecurrence<Scalar>, ToeplitzRecurrence<Scalar>,
+               ExplicitRecurrence<Scalar>>
+      recurrence;
+  Array<Scalar> gate;              ///< (tokens, channels), at the output token
+  Array<Scalar> normalization;     ///< (tokens, channels), at the output token
+  Array<Scalar> skip;              ///< (1, channels), the layer's own D
+  Array<Scalar> activation;        ///< (tokens, channels), the activation as a data-dependent scale
+  Array<Scalar> convolution;       ///< (channels, width), as in the checkpoints; `[e, t]` weighs token i - width + 1 + t
+  Array<Scalar> input_scale;       ///< (tokens, channels): a scale that stands before the convolution
+  Array<Scalar> convolution_bias;  ///< (1, channels)
+  Array<Scalar> norm_bias;         ///< (1, channels): a norm's bias, added behind the normalization and before the gate
+  Array<Scalar> convolution_tail;  ///< (width - 1, channels): linear inputs before the first token, carried in
+  Array<Scalar> initial_state;     ///< the recurrent state carried in: (state, channels) of a diagonal recurrence,
+                                   ///< (heads * state, channels / heads) of a HeadRecurrence, else (tokens, channels): what the past adds
   std::vector<Index> convolution_starts;  ///< where the convolution is masked between packed documents
+  bool reversed = false;                  ///< the form runs from the last token to the first: its arrays are in that order, too
+  std::vector<UnifiedForm> more;          ///< forms on the same linear input whose outputs are added (two directions, several ranks)
+  std::shared_ptr<const SecondPath<Scalar>> second;  ///< a form on an input of its own whose output is added
 
   [[nodiscard]] Index tokens() const;
   [[nodiscard]] Index channels() const;
 
   /// Fails unless all parts fit each other.
   void check() const;
+};
+
+/// A path beside the main one, with its own linear input: y = A x + A_2 x_2 + bias (RWKV-7's bonus, the skip of an mLSTM block).
+template <Real Scalar>
+struct SecondPath {
+  UnifiedForm<Scalar> form;
+  Array<Scalar> input;  ///< (tokens, channels): x_2
 };
 
 template <Real Scalar>
@@ -52,18 +70,34 @@ void UnifiedForm<Scalar>::check() const {
   per_token("gate", gate);
   per_token("normalization", normalization);
   per_token("activation", activation);
+  per_token("input_scale", input_scale);
   if (!skip.empty()) check_vector("UnifiedForm", "skip", skip, count, "channels");
   if (!convolution_bias.empty()) check_vector("UnifiedForm", "convolution_bias", convolution_bias, count, "channels");
+  if (!norm_bias.empty()) check_vector("UnifiedForm", "norm_bias", norm_bias, count, "channels");
   if (!convolution.empty()) check_shape("UnifiedForm", "convolution", convolution, count, convolution.cols(), "(channels, width)");
   if (!convolution_tail.empty())
     check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");
   if (!initial_state.empty()) {
     if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&recurrence))
       check_shape("UnifiedForm", "initial_state", initial_state, diagonal->state, count, "(state, channels)");
+    else if (const auto* heads = std::get_if<HeadRecurrence<Scalar>>(&recurrence))
+      check_shape("UnifiedForm", "initial_state", initial_state, heads->heads * heads->state, heads->head_channels(),
+                  "(heads * state, channels / heads)");
     else
       per_token("initial_state", initial_state);
   }
   check_ascending("UnifiedForm", "convolution_starts", convolution_starts, length);
+  const auto same_size = [&](const UnifiedForm& other, const char* name) {
+    if (other.tokens() != length || other.channels() != count)
+      raise(ErrorKind::shape, message("UnifiedForm: ", name, " is of ", shape_text({other.tokens(), other.channels()}), ", expected ",
+                                      shape_text({length, count}), " = (tokens, channels)"));
+    other.check();
+  };
+  for (const UnifiedForm& form : more) same_size(form, "a form that is added");
+  if (second) {
+    same_size(second->form, "the second path");
+    check_shape("UnifiedForm", "the second path's input", second->input, length, count, "(tokens, channels)");
+  }
 }
 
 /// `array` if the term is on, else an empty one.
@@ -80,7 +114,7 @@ template <Real Scalar>
   identity.channels = channels;
   identity.step = Matrix<Scalar>(Matrix<Scalar>::Zero(tokens, channels));
   identity.query_scale = identity.step;  // nothing but the diagonal is read
-  identity.exclusive = true;
+  identity.read_before_update = true;
   identity.diagonal = Matrix<Scalar>(Matrix<Scalar>::Ones(tokens, channels));
   return identity;
 }

@@ -13,13 +13,13 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// A callable over sets of kept tokens that runs `model` once for each set. `model` may give anything that can be copied, several numbers
 /// at once say; the metrics are then handed lambdas that choose one of them:
 ///
-///     RememberedModel run([&](const KeptTokens& kept) { return outputs_of(kept); });
-///     perturbation_curve(scores, Relevance::most, Steps::each_token(), [&](const KeptTokens& kept) { return run(kept).logit; });
+///     CachedModel run([&](const KeptTokens& kept) { return outputs_of(kept); });
+///     perturbation_curve(scores, RemovalOrder::most, Steps::each_token(), [&](const KeptTokens& kept) { return run(kept).logit; });
 template <class Model>
-class RememberedModel {
+class CachedModel {
  public:
   using Output = std::decay_t<std::invoke_result_t<Model&, const KeptTokens&>>;
-  explicit RememberedModel(Model model) : model_(std::move(model)) {}
+  explicit CachedModel(Model model) : model_(std::move(model)) {}
 
   const Output& operator()(const KeptTokens& kept) {
     const auto found = outputs_.find(kept);

@@ -13,7 +13,7 @@
 #include <implicit_attention/attribution/baselines.hpp>
 #include <implicit_attention/attribution/gradient.hpp>
 #include <implicit_attention/attribution/method_options.hpp>
-#include <implicit_attention/models/relevance.hpp>
+#include <implicit_attention/models/backward.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -26,7 +26,11 @@ class Explainer {
   /// Runs the model on token ids (L). `options.logit_positions` must hold the positions to be explained (all do unless told otherwise);
   /// with Keep::residuals, layers are run again when they are asked for, and memory is bounded by one layer's activations.
   Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {})
-      : model_(std::move(model)), ids_(std::move(ids)), options_(std::move(options)), pass_(model_.forward(ids_, options_)) {}
+      : model_(std::move(model)),
+        ids_(std::move(ids)),
+        options_(std::move(options)),
+        mixing_(model_.mixing_layers()),
+        pass_(model_.forward(ids_, options_)) {}
 
   [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_; }
   [[nodiscard]] const ForwardPass<Scalar>& pass() const { return pass_; }
@@ -50,7 +54,7 @@ class Explainer {
   /// maps where the method has them.
   ///   - raw: the chosen rows of its map; nothing else is computed.
   ///   - rollout: rows of rollout_map, which needs a map over tokens or two. Where one row needs none (ReductionKind::mean without a
-  ///     discard ratio) and few are asked for, they are had one by one, in linear memory.
+  ///     discard ratio) and few are asked for, they are computed one by one, in linear memory.
   ///   - leave-one-out: one run for each token serves all targets; it has their logits.
   ///   - all others: target by target. Gradients differ from target to target: the map of a gradient-weighted form (with_map) is of one
   ///     target's gradients, and only its row at that target's position is in here.
@@ -84,18 +88,18 @@ class Explainer {
     Reduction<Scalar> reduction;
     reduction.kind = options.reduction;
     if (!options.with_map)
-      return options.layer ? raw_attention(attention_of(*options.layer), position, reduction, options_.executor)
-                           : raw_attention<Scalar>(model_.layer_count(), attention_of, position, reduction, options_.executor);
+      return options.layer ? raw_attention(attention_of_layer(*options.layer, options.terms), position, reduction, options_.executor)
+                           : raw_attention<Scalar>(mixing_count(), attention_of, position, reduction, options_.executor);
     Selection selection;
     selection.executor = options_.executor;
-    return at(options.layer ? raw_attention_map(attention_of(*options.layer), reduction, selection)
-                            : raw_attention_map<Scalar>(model_.layer_count(), attention_of, reduction, selection),
+    return at(options.layer ? raw_attention_map(attention_of_layer(*options.layer, options.terms), reduction, selection)
+                            : raw_attention_map<Scalar>(mixing_count(), attention_of, reduction, selection),
               position);
   }
 
   template <class Source>
   [[nodiscard]] Attribution<Scalar> rolled_out(const Source& attention_of, Index position, const MethodOptions<Scalar>& options) const {
-    const Index layers = model_.layer_count();
+    const Index layers = mixing_count();
     Reduction<Scalar> reduction;
     reduction.kind = options.reduction;
     Selection selection;
@@ -114,9 +118,19 @@ class Explainer {
   /// A map's row at a position.
   [[nodiscard]] static Attribution<Scalar> at(Attribution<Scalar> whole, Index position);
 
+  /// The implicit attention of the `index`-th layer that mixes tokens: feed-forward layers take no part in a method made of attention.
+  [[nodiscard]] ImplicitAttention<Scalar> attention_of_mixing(Index index, Terms terms) const {
+    return attention_of_layer(mixing_[static_cast<std::size_t>(index)], terms);
+  }
+  [[nodiscard]] ImplicitAttention<Scalar> attention_of_layer(Index layer, Terms terms) const {
+    return model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor, false), layer, terms);
+  }
+  [[nodiscard]] Index mixing_count() const { return static_cast<Index>(mixing_.size()); }
+
   LanguageModel<Scalar> model_;
   std::vector<Index> ids_;
   ForwardOptions options_;
+  std::vector<Index> mixing_;
   ForwardPass<Scalar> pass_;
   std::optional<BackwardPass<Scalar>> backward_;
   std::optional<Target> backward_target_;
@@ -154,9 +168,7 @@ template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   const Scalar explained = value(target);
   const Index position = target.position;
-  const auto attention_of = [&](Index layer) {
-    return model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor), layer, options.terms);
-  };
+  const auto attention_of = [&](Index index) { return attention_of_mixing(index, options.terms); };
   switch (method) {
     case Method::raw:
       return raw(attention_of, position, options);
@@ -208,11 +220,9 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
     Selection selection;
     selection.rows = positions;
     selection.executor = options_.executor;
-    const Index first = options.layer.value_or(0), layers = options.layer ? 1 : model_.layer_count();
-    for (Index layer = first; layer < first + layers; ++layer)
-      result.scores +=
-          model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor), layer, options.terms).reduce(reduction, selection);
-    result.scores /= static_cast<Scalar>(layers);
+    const std::vector<Index> layers = options.layer ? std::vector<Index>{*options.layer} : mixing_;
+    for (const Index layer : layers) result.scores += attention_of_layer(layer, options.terms).reduce(reduction, selection);
+    result.scores /= static_cast<Scalar>(layers.size());
     detail::check_finite("raw attention", "the reduced map", result.scores);
   } else if (method == Method::rollout && !(without_maps && 4 * count < tokens())) {
     MethodOptions<Scalar> whole = options;
@@ -238,6 +248,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
       result.baseline[row] = answer.baseline;
       detail::append_new(result.zero_rows, answer.zero_rows);
       detail::append_new(result.constant_layers, answer.constant_layers);
+      detail::append_new(result.untreated, answer.untreated);
     }
   }
   return result;
@@ -338,12 +349,13 @@ ForwardOptions Explainer<S>::prefix_options(Index position) const {
 template <Real S>
 Attribution<S> Explainer<S>::weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options) {
   const BackwardPass<Scalar>& backward_pass = gradients(target);
-  const auto layer_of = [&](Index layer) {
-    const LayerPass<Scalar> layer_pass = model_.layer_pass(pass_, layer, options_.executor);
+  const auto layer_of = [&](Index index) {
+    const Index layer = mixing_[static_cast<std::size_t>(index)];
+    const LayerPass<Scalar> layer_pass = model_.layer_pass(pass_, layer, options_.executor, false);
     const LayerBackward<Scalar>& d = backward_pass.layers[static_cast<std::size_t>(layer)];
     return LayerWithGradients<Scalar>{model_.implicit_attention(layer_pass, layer, options.terms), layer_pass.x(), d.y, d.residual};
   };
-  const Index layers = model_.layer_count(), start = options.rollout.start_layer;
+  const Index layers = mixing_count(), start = options.rollout.start_layer;
   if (options.with_map)
     return at(gradient_weighted_attention_map<Scalar>(layers, tokens(), layer_of, form, start, options_.executor), target.position);
   return gradient_weighted_attention<Scalar>(layers, tokens(), layer_of, form, target.position, start, options_.executor);

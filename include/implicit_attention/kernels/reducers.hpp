@@ -108,8 +108,8 @@ struct Smallest {
 };
 
 /// joined[k] = joined[k] joined with every row's number k, for k < count; rows are `stride` apart.
-template <class Join, Real Scalar>
-void join_rows(const Join& join, const Scalar* numbers, Index stride, Index rows, Index count, Scalar* joined) {
+template <class Reducer, Real Scalar>
+void join_rows(const Reducer& join, const Scalar* numbers, Index stride, Index rows, Index count, Scalar* joined) {
   constexpr int width = register_lanes<Scalar>;
   Index k = 0;
   for (; k + width <= count; k += width) {

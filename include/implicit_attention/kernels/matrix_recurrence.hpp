@@ -1,0 +1,319 @@
+// Recurrences that are matrices by themselves: softmax attention, a convolution as long as the sequence, and a matrix given entry by entry.
+// One matrix a head; each makes rows when they are asked for and never holds all of them, but for the one that is given.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/head_scan.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Softmax attention: R[i,j] = softmax_j( cap(scale q_i . k_j) ) over the tokens that i sees, cap(s) = soft_cap tanh(s / soft_cap).
+/// Query head h reads key head h / (heads / key_heads): neighbours share.
+template <Real Scalar>
+struct SoftmaxRecurrence {
+  using ScalarType = Scalar;
+  Index tokens = 0, channels = 0, heads = 1, key_heads = 1;
+  Array<Scalar> query;  ///< (tokens, heads * size)
+  Array<Scalar> key;    ///< (tokens, key_heads * size)
+  Scalar scale = 1;
+  Scalar soft_cap = 0;  ///< 0: none
+  bool causal = true;
+  Index window = -1;         ///< token i sees token j where i - window <= j; -1: all
+  Array<Scalar> past_key;    ///< (past tokens, key_heads * size): carried in, the last `window` of them at most
+  Array<Scalar> past_value;  ///< (past tokens, key_heads * channels / heads): what they hold, a constant
+
+  [[nodiscard]] Index head_channels() const { return channels / heads; }
+  [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }
+  [[nodiscard]] Index head_size() const { return query.cols() / heads; }
+  [[nodiscard]] Index key_head(Index head_index) const { return head_index / (heads / key_heads); }
+  [[nodiscard]] Index last_seen(Index row) const { return causal ? row : tokens - 1; }
+  [[nodiscard]] Index first_visible(Index row) const { return window < 0 || window >= row ? 0 : row - window; }
+  /// How many carried-in tokens a row sees: the last ones.
+  [[nodiscard]] Index past_seen(Index row) const {
+    return window < 0 ? past_key.rows() : std::clamp(window - row, Index(0), past_key.rows());
+  }
+  void check() const {
+    if (heads < 1 || channels % heads != 0 || query.cols() % heads != 0)
+      raise(ErrorKind::shape, message("SoftmaxRecurrence: ", channels, " channels and ", query.cols(),
+                                      " query columns, expected multiples of ", heads, " heads"));
+    if (key_heads < 1 || heads % key_heads != 0)
+      raise(ErrorKind::shape, message("SoftmaxRecurrence: ", heads, " heads do not divide into ", key_heads, " key heads"));
+    check_shape("SoftmaxRecurrence", "query", query, tokens, query.cols(), "(tokens, heads * size)");
+    check_shape("SoftmaxRecurrence", "key", key, tokens, key_heads * head_size(), "(tokens, key heads * size)");
+    if (past_key.rows() > 0) {
+      check_shape("SoftmaxRecurrence", "past_key", past_key, past_key.rows(), key_heads * head_size(), "(past tokens, key heads * size)");
+      check_shape("SoftmaxRecurrence", "past_value", past_value, past_key.rows(), key_heads * head_channels(),
+                  "(past tokens, key heads * value size)");
+    }
+  }
+};
+
+/// A causal convolution of any length, one kernel a channel: R_e[i,j] = kernel[e, i - j].
+template <Real Scalar>
+struct ToeplitzRecurrence {
+  using ScalarType = Scalar;
+  Index tokens = 0, channels = 0;
+  Index heads = 0;       ///< as many as channels: every channel has a matrix of its own
+  Array<Scalar> kernel;  ///< (channels, length); what is beyond the tokens is not read
+
+  [[nodiscard]] Index head_channels() const { return 1; }
+  [[nodiscard]] Index head(Index channel) const { return channel; }
+  [[nodiscard]] Index last_seen(Index row) const { return row; }
+  [[nodiscard]] Index first_visible(Index row) const { return std::max(row + 1 - kernel.cols(), Index(0)); }
+  void check() const {
+    check_shape("ToeplitzRecurrence", "kernel", kernel, channels, std::max(kernel.cols(), Index(1)), "(channels, length)");
+    if (heads != channels) raise(ErrorKind::shape, message("ToeplitzRecurrence: heads is ", heads, ", expected ", channels, " = channels"));
+  }
+};
+
+/// A recurrence given entry by entry: channel `e` of head `h` has R = the rows of head `h`.
+template <Real Scalar>
+struct ExplicitRecurrence {
+  using ScalarType = Scalar;
+  Index tokens = 0, channels = 0, heads = 1;
+  Array<Scalar> weights;  ///< (heads * tokens, tokens); where causal, zero right of the diagonal
+  bool causal = true;
+
+  [[nodiscard]] Index head_channels() const { return channels / heads; }
+  [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }
+  [[nodiscard]] Index last_seen(Index row) const { return causal ? row : tokens - 1; }
+  [[nodiscard]] Index first_visible(Index) const { return 0; }
+  void check() const {
+    if (heads < 1 || channels % heads != 0)
+      raise(ErrorKind::shape, message("ExplicitRecurrence: ", channels, " channels do not divide into ", heads, " heads"));
+    check_shape("ExplicitRecurrence", "weights", weights, heads * tokens, tokens, "(heads * tokens, tokens)");
+    if (!causal) return;
+    for (Index head_index = 0; head_index < heads; ++head_index)
+      for (Index row = 0; row < tokens; ++row)
+        for (Index token = row + 1; token < tokens; ++token)
+          if (weights(head_index * tokens + row, token) != Scalar(0))
+            raise(ErrorKind::value, message("ExplicitRecurrence: weights of head ", head_index, " are not zero at (", row, ", ", token,
+                                            "), right of the diagonal, expected a causal matrix (or causal = false)"));
+  }
+};
+
+/// A recurrence whose channels share one matrix a head, made row by row.
+template <class Recurrence>
+concept MatrixRecurrence = requires(const Recurrence& recurrence, Index index) {
+  recurrence.heads;
+  recurrence.head_channels();
+  recurrence.head(index);
+};
+
+/// Rows begin..end-1 of one head's matrix, (end - begin, tokens), zeros where nothing is seen.
+template <Real Scalar>
+void matrix_rows(const HeadRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
+  for (Index row = begin; row < end; ++row) {
+    out.row(row - begin).setZero();
+    plain_head_row(recurrence, head, row, &out(row - begin, 0));
+  }
+}
+
+namespace detail {
+
+/// The softmax weights of one row: carried-in tokens first into `past` (past tokens seen), then those of the sequence into `own`
+/// (tokens), from first_visible on.
+template <Real Scalar>
+void softmax_row(const SoftmaxRecurrence<Scalar>& r, Index head, Index row, RowVector<Scalar>& past, Scalar* own) {
+  const Index size = r.head_size(), column = r.key_head(head) * size, first = r.first_visible(row), count = r.last_seen(row) + 1 - first,
+              seen = r.past_seen(row);
+  const Eigen::Map<const RowVector<Scalar>> query(r.query.row(row) + head * size, size);
+  Eigen::Map<RowVector<Scalar>> weights(own + first, count);
+  weights.noalias() = query * r.key.matrix().block(first, column, count, size).transpose();
+  past.resize(seen);
+  if (seen > 0) past.noalias() = query * r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size).transpose();
+  Scalar scale = r.scale;
+  if (r.soft_cap > Scalar(0)) {
+    weights = (r.soft_cap * (weights.array() * (scale / r.soft_cap)).tanh()).matrix();
+    past = (r.soft_cap * (past.array() * (scale / r.soft_cap)).tanh()).matrix();
+    scale = Scalar(1);
+  }
+  Scalar largest = weights.maxCoeff();
+  if (seen > 0) largest = std::max(largest, past.maxCoeff());
+  weights.array() = ((weights.array() - largest) * scale).exp();
+  past.array() = ((past.array() - largest) * scale).exp();
+  const Scalar sum = weights.sum() + past.sum();
+  weights /= sum;
+  past /= sum;
+}
+
+}  // namespace detail
+
+template <Real Scalar>
+void matrix_rows(const SoftmaxRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
+  RowVector<Scalar> past;
+  for (Index row = begin; row < end; ++row) {
+    out.row(row - begin).setZero();
+    detail::softmax_row(recurrence, head, row, past, &out(row - begin, 0));
+  }
+}
+
+template <Real Scalar>
+void matrix_rows(const ToeplitzRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
+  for (Index row = begin; row < end; ++row) {
+    out.row(row - begin).setZero();
+    for (Index token = recurrence.first_visible(row); token <= row; ++token) out(row - begin, token) = recurrence.kernel(head, row - token);
+  }
+}
+
+template <Real Scalar>
+void matrix_rows(const ExplicitRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
+  out = recurrence.weights.matrix().middleRows(head * recurrence.tokens + begin, end - begin);
+}
+
+/// Writes R[row, .] of one channel into `out` and returns the first token it sees: the plain form of every matrix.
+template <MatrixRecurrence Recurrence>
+Index plain_recurrence_row(const Recurrence& recurrence, Index channel, Index row, typename Recurrence::ScalarType* out) {
+  matrix_rows(recurrence, recurrence.head(channel), row, row + 1, View<typename Recurrence::ScalarType>(out, 1, recurrence.tokens));
+  return recurrence.first_visible(row);
+}
+
+/// Rows of a matrix that exist at a time where it is applied.
+constexpr Index rows_at_once = 32;
+
+/// out = R x (tokens, channels), all heads, by rows: quadratic in tokens. `initial_state` (tokens, channels) is what the past gives.
+template <MatrixRecurrence Recurrence>
+void matrix_apply(const Recurrence& recurrence, const Array<typename Recurrence::ScalarType>& x,
+                  const Array<typename Recurrence::ScalarType>& initial_state, View<typename Recurrence::ScalarType> out,
+                  const Executor& executor, View<typename Recurrence::ScalarType>* = nullptr) {
+  using Scalar = typename Recurrence::ScalarType;
+  const Index values = recurrence.head_channels(), tokens = recurrence.tokens;
+  executor(recurrence.heads, [&](Index head) {
+    Matrix<Scalar> rows(std::min(rows_at_once, tokens), tokens);
+    for (Index begin = 0; begin < tokens; begin += rows_at_once) {
+      const Index end = std::min(begin + rows_at_once, tokens), first = recurrence.first_visible(begin),
+                  count = recurrence.last_seen(end - 1) + 1 - first;
+      if (x.empty()) {
+        out.block(begin, head * values, end - begin, values).setZero();
+        continue;
+      }
+      matrix_rows(recurrence, head, begin, end, View<Scalar>(rows.data(), end - begin, tokens));
+      out.block(begin, head * values, end - begin, values).noalias() =
+          rows.block(0, first, end - begin, count) * x.matrix().block(first, head * values, count, values);
+    }
+  });
+  if (!initial_state.empty()) out += initial_state.matrix();
+}
+
+template <Real Scalar>
+void matrix_apply(const HeadRecurrence<Scalar>& recurrence, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
+                  const Executor& executor, View<Scalar>* final_state = nullptr) {
+  head_scan(recurrence, x, initial_state, out, executor, final_state);
+}
+
+/// out = R^T g (tokens, channels), all heads.
+template <MatrixRecurrence Recurrence>
+void matrix_apply_transposed(const Recurrence& recurrence, ConstView<typename Recurrence::ScalarType> g,
+                             View<typename Recurrence::ScalarType> out, const Executor& executor) {
+  using Scalar = typename Recurrence::ScalarType;
+  const Index values = recurrence.head_channels(), tokens = recurrence.tokens;
+  out.setZero();
+  executor(recurrence.heads, [&](Index head) {
+    Matrix<Scalar> rows(std::min(rows_at_once, tokens), tokens);
+    for (Index begin = 0; begin < tokens; begin += rows_at_once) {
+      const Index end = std::min(begin + rows_at_once, tokens), first = recurrence.first_visible(begin),
+                  count = recurrence.last_seen(end - 1) + 1 - first;
+      matrix_rows(recurrence, head, begin, end, View<Scalar>(rows.data(), end - begin, tokens));
+      out.block(first, head * values, count, values).noalias() +=
+          rows.block(0, first, end - begin, count).transpose() * g.block(begin, head * values, end - begin, values);
+    }
+  });
+}
+
+template <Real Scalar>
+void matrix_apply_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
+  head_scan_transposed(recurrence, g, out, executor);
+}
+
+/// What carried-in tokens give through softmax attention, (tokens, channels): sum over them of weight times value.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> softmax_carry(const SoftmaxRecurrence<Scalar>& recurrence, const Executor& executor) {
+  Matrix<Scalar> carried = Matrix<Scalar>::Zero(recurrence.tokens, recurrence.channels);
+  if (recurrence.past_key.rows() == 0) return carried;
+  const Index values = recurrence.head_channels();
+  executor(recurrence.heads, [&](Index head) {
+    RowVector<Scalar> past, own(recurrence.tokens);
+    for (Index row = 0; row < recurrence.tokens; ++row) {
+      const Index seen = recurrence.past_seen(row);
+      if (seen == 0) continue;
+      detail::softmax_row(recurrence, head, row, past, own.data());
+      carried.row(row).segment(head * values, values).noalias() =
+          past *
+          recurrence.past_value.matrix().block(recurrence.past_value.rows() - seen, recurrence.key_head(head) * values, seen, values);
+    }
+  });
+  return carried;
+}
+
+/// Gradients of softmax attention with respect to x, query and key; what is carried in is a constant.
+template <Real Scalar>
+struct SoftmaxGradient {
+  Matrix<Scalar> input;  ///< (tokens, channels): R^T g
+  Matrix<Scalar> query;  ///< (tokens, heads * size)
+  Matrix<Scalar> key;    ///< (tokens, key_heads * size)
+};
+
+/// From g = d (R x + carry): d s_j = p_j (g . x_j - sum_j p_j g . x_j). Rows are computed again; memory is linear in tokens.
+template <Real Scalar>
+[[nodiscard]] SoftmaxGradient<Scalar> softmax_gradient(const SoftmaxRecurrence<Scalar>& r, ConstView<Scalar> x, ConstView<Scalar> g,
+                                                       const Executor& executor) {
+  const Index tokens = r.tokens, size = r.head_size(), values = r.head_channels();
+  SoftmaxGradient<Scalar> gradient;
+  gradient.input = Matrix<Scalar>::Zero(tokens, r.channels);
+  gradient.query.resize(tokens, r.heads * size);
+  Matrix<Scalar> key_by_head = Matrix<Scalar>::Zero(tokens, r.heads * size);
+  executor(r.heads, [&](Index head) {
+    const Index column = r.key_head(head) * size;
+    RowVector<Scalar> past, own(tokens), slopes(tokens), past_slopes;
+    for (Index row = 0; row < tokens; ++row) {
+      const Index first = r.first_visible(row), count = r.last_seen(row) + 1 - first, seen = r.past_seen(row);
+      detail::softmax_row(r, head, row, past, own.data());
+      const RowVector<Scalar> weight = g.row(row).segment(head * values, values),
+                              query = r.query.matrix().row(row).segment(head * size, size);
+      slopes.segment(first, count).noalias() = weight * x.block(first, head * values, count, values).transpose();
+      Scalar mean = slopes.segment(first, count).dot(own.segment(first, count));
+      past_slopes.resize(seen);
+      if (seen > 0) {
+        past_slopes.noalias() =
+            weight * r.past_value.matrix().block(r.past_value.rows() - seen, r.key_head(head) * values, seen, values).transpose();
+        mean += past_slopes.dot(past);
+      }
+      slopes.segment(first, count).array() = own.segment(first, count).array() * (slopes.segment(first, count).array() - mean) * r.scale;
+      past_slopes.array() = past.array() * (past_slopes.array() - mean) * r.scale;
+      if (r.soft_cap > Scalar(0)) {
+        const auto capped = [&](const auto& keys, auto&& slope) {
+          const RowVector<Scalar> scores = query * keys.transpose();
+          slope.array() *= Scalar(1) - (scores.array() * (r.scale / r.soft_cap)).tanh().square();
+        };
+        capped(r.key.matrix().block(first, column, count, size), slopes.segment(first, count));
+        if (seen > 0) capped(r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size), past_slopes);
+      }
+      gradient.query.row(row).segment(head * size, size).noalias() =
+          slopes.segment(first, count) * r.key.matrix().block(first, column, count, size);
+      if (seen > 0)
+        gradient.query.row(row).segment(head * size, size).noalias() +=
+            past_slopes * r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size);
+      key_by_head.block(first, head * size, count, size).noalias() += slopes.segment(first, count).transpose() * query;
+      gradient.input.block(first, head * values, count, values).noalias() += own.segment(first, count).transpose() * weight;
+    }
+  });
+  gradient.key = Matrix<Scalar>::Zero(tokens, r.key_heads * size);
+  for (Index head = 0; head < r.heads; ++head)
+    gradient.key.middleCols(r.key_head(head) * size, size) += key_by_head.middleCols(head * size, size);
+  return gradient;
+}
+
+/// d kernel of y_e[i] = sum_j kernel[e, i - j] x_e[j], (channels, length). Quadratic in tokens, as the convolution.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> toeplitz_kernel_gradient(const ToeplitzRecurrence<Scalar>& r, ConstView<Scalar> x, ConstView<Scalar> g) {
+  Matrix<Scalar> gradient = Matrix<Scalar>::Zero(r.kernel.rows(), r.kernel.cols());
+  for (Index lag = 0; lag < std::min(r.kernel.cols(), r.tokens); ++lag)
+    gradient.col(lag) = g.bottomRows(r.tokens - lag).cwiseProduct(x.topRows(r.tokens - lag)).colwise().sum().transpose();
+  return gradient;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,161 @@
+// Norms: of the residual stream, of a mixer's output, of queries and keys; over the whole width or over each of several groups of it.
+#pragma once
+
+#include <cmath>
+#include <string_view>
+#include <utility>
+
+#include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/trace/trace.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// RMSNorm (Zhang & Sennrich 2019), u = weight * r / sqrt(mean(r^2) + eps), or
+/// LayerNorm (Ba et al. 2016), u = weight * (r - mean(r)) / sqrt(var(r) + eps) + bias; each token by itself, over groups of neighbouring
+/// columns (a group norm where there are several).
+template <Real Scalar>
+class Norm {
+ public:
+  using Numbers = Eigen::Array<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  /// What one forward pass leaves, one number a token and group.
+  struct Statistics {
+    Numbers mean;   ///< (L, groups), zero for RMSNorm
+    Numbers scale;  ///< (L, groups): 1 / sqrt(mean square + eps): what every number of the group is multiplied by
+  };
+
+  Norm() = default;
+  /// RMSNorm; with `one_plus`, the checkpoint stores weight - 1 (Gemma's norms). A weight as wide as one group serves all of them.
+  [[nodiscard]] static Norm rms(const Array<Scalar>& weight, double eps, bool one_plus = false, Index groups = 1);
+  /// RMSNorm without a weight.
+  [[nodiscard]] static Norm rms(Index width, double eps, Index groups = 1);
+  /// LayerNorm; its bias may be empty.
+  [[nodiscard]] static Norm layer(const Array<Scalar>& weight, const Array<Scalar>& bias, double eps, Index groups = 1);
+
+  [[nodiscard]] Index width() const { return weight_.size(); }
+  [[nodiscard]] Index groups() const { return groups_; }
+  [[nodiscard]] bool empty() const { return weight_.size() == 0; }
+  /// Whether the mean is subtracted: a LayerNorm.
+  [[nodiscard]] bool centred() const { return centred_; }
+  /// (D): what the normalised numbers are multiplied by; 1 + the stored weight where the checkpoint has it so.
+  [[nodiscard]] const RowVector<Scalar>& weight() const { return weight_; }
+  /// (D), empty where there is none.
+  [[nodiscard]] const RowVector<Scalar>& bias() const { return bias_; }
+
+  /// Mean and scale of every token of r (L, D).
+  [[nodiscard]] Statistics statistics(ConstView<Scalar> r) const;
+
+  /// r (L, D) to u (L, D), given r's statistics.
+  [[nodiscard]] Matrix<Scalar> apply(ConstView<Scalar> r, const Statistics& s) const;
+  [[nodiscard]] Matrix<Scalar> operator()(ConstView<Scalar> r) const { return apply(r, statistics(r)); }
+
+  /// scale * weight of every number, (L, D): what the norm multiplies by where its statistics are held.
+  [[nodiscard]] Matrix<Scalar> held_scale(const Statistics& s) const;
+
+  /// The gradient with respect to r (L, D), given that with respect to u (L, D). With n = (r - mean) * scale and g = du * weight:
+  /// dr = scale * (g - n mean(g n) [- mean(g)]).
+  [[nodiscard]] Matrix<Scalar> backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du) const;
+
+  /// The same with the scale held constant: the norm is then linear but for its bias (relevance takes a norm's statistics so).
+  [[nodiscard]] Matrix<Scalar> backward_scale_constant(const Statistics& s, ConstView<Scalar> du) const;
+
+ private:
+  RowVector<Scalar> weight_, bias_;
+  Scalar eps_ = 0;
+  bool centred_ = false;
+  Index groups_ = 1;
+};
+
+template <Real Scalar>
+Norm<Scalar> Norm<Scalar>::rms(const Array<Scalar>& weight, double eps, bool one_plus, Index groups) {
+  Norm norm;
+  norm.weight_ = weight.matrix().row(0);
+  if (one_plus) norm.weight_.array() += Scalar(1);
+  norm.eps_ = static_cast<Scalar>(eps);
+  norm.groups_ = groups;
+  return norm;
+}
+
+template <Real Scalar>
+Norm<Scalar> Norm<Scalar>::rms(Index width, double eps, Index groups) {
+  return rms(Array<Scalar>(Matrix<Scalar>(Matrix<Scalar>::Ones(1, width))), eps, false, groups);
+}
+
+template <Real Scalar>
+Norm<Scalar> Norm<Scalar>::layer(const Array<Scalar>& weight, const Array<Scalar>& bias, double eps, Index groups) {
+  Norm norm = rms(weight, eps, false, groups);
+  if (!bias.empty()) {
+    check_vector("LayerNorm", "bias", bias, norm.width(), "width");
+    norm.bias_ = bias.matrix().row(0);
+  }
+  norm.centred_ = true;
+  return norm;
+}
+
+template <Real Scalar>
+typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r) const {
+  const Index size = width() / groups_;
+  Statistics s;
+  s.mean.setZero(r.rows(), groups_);
+  s.scale.resize(r.rows(), groups_);
+  for (Index token = 0; token < r.rows(); ++token)
+    for (Index group = 0; group < groups_; ++group) {
+      const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>> numbers(&r.coeffRef(token, group * size), size);
+      if (centred_) s.mean(token, group) = numbers.mean();
+      s.scale(token, group) = Scalar(1) / std::sqrt((numbers - s.mean(token, group)).square().mean() + eps_);
+    }
+  return s;
+}
+
+template <Real Scalar>
+Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s) const {
+  const Index size = width() / groups_;
+  Matrix<Scalar> u(r.rows(), r.cols());
+  for (Index group = 0; group < groups_; ++group) {
+    const Index first = group * size;
+    u.middleCols(first, size) =
+        (((r.middleCols(first, size).array().colwise() - s.mean.col(group)).colwise() * s.scale.col(group)).rowwise() *
+         weight_.segment(first, size).array())
+            .matrix();
+  }
+  if (bias_.size() != 0) u.rowwise() += bias_;
+  return u;
+}
+
+template <Real Scalar>
+Matrix<Scalar> Norm<Scalar>::held_scale(const Statistics& s) const {
+  const Index size = width() / groups_;
+  Matrix<Scalar> scale(s.scale.rows(), width());
+  for (Index group = 0; group < groups_; ++group)
+    scale.middleCols(group * size, size) = s.scale.col(group).matrix() * weight_.segment(group * size, size);
+  return scale;
+}
+
+template <Real Scalar>
+Matrix<Scalar> Norm<Scalar>::backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du) const {
+  const Index size = width() / groups_;
+  Matrix<Scalar> dr = (du.array().rowwise() * weight_.array()).matrix();
+  RowVector<Scalar> n(size);
+  for (Index token = 0; token < r.rows(); ++token)
+    for (Index group = 0; group < groups_; ++group) {
+      Eigen::Map<RowVector<Scalar>> g(&dr(token, group * size), size);
+      n = (r.row(token).segment(group * size, size).array() - s.mean(token, group)).matrix() * s.scale(token, group);
+      const Scalar along = g.dot(n) / static_cast<Scalar>(size);
+      const Scalar mean = centred_ ? g.mean() : Scalar(0);
+      g = ((g - along * n).array() - mean).matrix() * s.scale(token, group);
+    }
+  return dr;
+}
+
+template <Real Scalar>
+Matrix<Scalar> Norm<Scalar>::backward_scale_constant(const Statistics& s, ConstView<Scalar> du) const {
+  const Index size = width() / groups_;
+  Matrix<Scalar> dr = (du.array().rowwise() * weight_.array()).matrix();
+  for (Index group = 0; group < groups_; ++group) {
+    Eigen::Block<Matrix<Scalar>, Eigen::Dynamic, Eigen::Dynamic, false> g = dr.middleCols(group * size, size);
+    if (centred_) g.colwise() -= g.rowwise().mean().eval();
+    g.array().colwise() *= s.scale.col(group);
+  }
+  return dr;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,118 @@
+// The parts that a model's layers are made of, behind one small interface: token mixers and feed-forward parts, of this library or of
+// anybody's own. Nothing here needs run-time type information.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <implicit_attention/layers/layer_descriptor.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// One part of a layer: from its normalised input (L, D) to what is added to the residual stream (L, D).
+template <Real S>
+class Part {
+ public:
+  using Scalar = S;
+  virtual ~Part() = default;
+  Part() = default;
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+
+  /// Runs the part within u's trace. A token mixer also adds itself to `context.mixers`.
+  [[nodiscard]] virtual Value<S> run(const Value<S>& u, RunContext<S>& context) const = 0;
+  /// The model width D.
+  [[nodiscard]] virtual Index width() const = 0;
+  /// A token mixer's inner width E; 0 for a part that mixes no tokens.
+  [[nodiscard]] virtual Index channels() const { return 0; }
+  /// What it is, for messages: `Mamba`.
+  [[nodiscard]] virtual std::string name() const = 0;
+
+  /// The layer inside if it is of this type, else null.
+  template <class Layer>
+  [[nodiscard]] const Layer* as() const {
+    return type() == type_tag<Layer>() ? static_cast<const Layer*>(layer()) : nullptr;
+  }
+
+ protected:
+  [[nodiscard]] virtual const void* type() const { return nullptr; }
+  [[nodiscard]] virtual const void* layer() const { return nullptr; }
+};
+
+template <Real S>
+using PartPointer = std::shared_ptr<const Part<S>>;
+
+namespace detail {
+
+template <TracedLayer Layer>
+class MixerPart final : public Part<typename Layer::Scalar> {
+ public:
+  using Scalar = typename Layer::Scalar;
+  MixerPart(Layer layer, std::string kind) : layer_(std::make_shared<const Layer>(std::move(layer))), kind_(std::move(kind)) {}
+
+  [[nodiscard]] Value<Scalar> run(const Value<Scalar>& u, RunContext<Scalar>& context) const override {
+    LayerRun<Layer> run = layer_->run(u, context);
+    const auto activations = std::make_shared<const typename Layer::Activations>(std::move(run.activations));
+    MixerRun<Scalar> mixer;
+    mixer.kind = kind_;
+    mixer.x = run.x;
+    mixer.y = run.y;
+    mixer.out = run.out;
+    mixer.attention = [layer = layer_, activations](Terms terms) { return implicit_attention_of(*layer, *activations, terms); };
+    mixer.activations = activations;
+    if constexpr (requires { activations->reported_input(); }) mixer.reported_input = activations->reported_input();
+    mixer.type = type_tag<Layer>();
+    if constexpr (requires { layer_->output_projection(); }) mixer.projection = layer_->output_projection();
+    if constexpr (requires { layer_->output_bias(); }) mixer.projection_bias = layer_->output_bias();
+    context.mixers.push_back(std::move(mixer));
+    return run.out;
+  }
+  [[nodiscard]] Index width() const override { return layer_->width(); }
+  [[nodiscard]] Index channels() const override { return layer_->channels(); }
+  [[nodiscard]] std::string name() const override {
+    if constexpr (requires { Layer::layer_name; }) return std::string(Layer::layer_name);
+    return "a mixer";
+  }
+
+ protected:
+  [[nodiscard]] const void* type() const override { return type_tag<Layer>(); }
+  [[nodiscard]] const void* layer() const override { return layer_.get(); }
+
+ private:
+  std::shared_ptr<const Layer> layer_;
+  std::string kind_;
+};
+
+template <class FeedForward>
+class FeedForwardPart final : public Part<typename FeedForward::Scalar> {
+ public:
+  using Scalar = typename FeedForward::Scalar;
+  explicit FeedForwardPart(FeedForward part) : part_(std::move(part)) {}
+  [[nodiscard]] Value<Scalar> run(const Value<Scalar>& u, RunContext<Scalar>& context) const override { return part_.run(u, context); }
+  [[nodiscard]] Index width() const override { return part_.width(); }
+  [[nodiscard]] std::string name() const override { return std::string(FeedForward::part_name); }
+
+ protected:
+  [[nodiscard]] const void* type() const override { return type_tag<FeedForward>(); }
+  [[nodiscard]] const void* layer() const override { return &part_; }
+
+ private:
+  FeedForward part_;
+};
+
+}  // namespace detail
+
+/// A token-mixing layer as a part. `kind` is empty for a layer's first mixer; a second one beside it says what it is (`attention`).
+template <TracedLayer Layer>
+[[nodiscard]] PartPointer<typename Layer::Scalar> mixer_part(Layer layer, std::string kind = {}) {
+  return std::make_shared<const detail::MixerPart<Layer>>(std::move(layer), std::move(kind));
+}
+
+/// A feed-forward part: anything with `run(u, context)`, `width()` and a `part_name`.
+template <class FeedForward>
+[[nodiscard]] PartPointer<typename FeedForward::Scalar> feed_forward_part(FeedForward part) {
+  return std::make_shared<const detail::FeedForwardPart<FeedForward>>(std::move(part));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

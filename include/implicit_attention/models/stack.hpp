@@ -1,0 +1,186 @@
+// A stack of layers on a residual stream, whatever the layers are: how one layer runs, and how a recorded one is walked back.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/models/part.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// One of the parts that stand side by side in a sublayer; all but one in nearly every model.
+template <Real S>
+struct Branch {
+  PartPointer<S> part;
+  S input_scale = 1;   ///< what its input is multiplied by
+  S output_scale = 1;  ///< what its output is multiplied by
+};
+
+/// r' = r + residual_scale * norm_after( sum over branches of part(norm(r)) ).
+template <Real S>
+struct Sublayer {
+  Norm<S> norm;  ///< empty: the parts read the residual stream itself
+  std::vector<Branch<S>> branches;
+  Norm<S> norm_after;  ///< empty: none
+  S residual_scale = 1;
+
+  Sublayer() = default;
+  /// The usual one: a norm, a part, the residual connection.
+  Sublayer(Norm<S> before, PartPointer<S> part) : norm(std::move(before)) { branches.push_back({std::move(part)}); }
+};
+
+/// One layer: its sublayers, one after the other.
+template <Real S>
+struct Block {
+  std::vector<Sublayer<S>> sublayers;
+
+  /// The first token mixer of type `Layer`; null if there is none.
+  template <class Layer>
+  [[nodiscard]] const Layer* find() const {
+    for (const Sublayer<S>& sublayer : sublayers)
+      for (const Branch<S>& branch : sublayer.branches)
+        if (const Layer* found = branch.part->template as<Layer>()) return found;
+    return nullptr;
+  }
+  /// The inner width of its first token mixer; 0 where it mixes no tokens.
+  [[nodiscard]] Index channels() const {
+    for (const Sublayer<S>& sublayer : sublayers)
+      for (const Branch<S>& branch : sublayer.branches)
+        if (branch.part->channels() != 0) return branch.part->channels();
+    return 0;
+  }
+};
+
+/// One sequence through one layer. Cheap to copy: the numbers are shared.
+template <Real S>
+struct LayerPass {
+  Array<S> residual;                ///< (L, D): the residual stream before the layer
+  Array<S> u;                       ///< (L, D): the input of its first sublayer's parts
+  Array<S> middle;                  ///< (L, D): the residual stream after its first sublayer
+  Array<S> output;                  ///< (L, D): the residual stream after the layer
+  std::vector<MixerRun<S>> mixers;  ///< its token mixers, in order; none in a layer that is a feed-forward part alone
+
+  std::shared_ptr<Trace<S>> trace;  ///< what ran; recorded if it is to be walked back
+  Value<S> residual_value, u_value, output_value;
+  std::vector<std::pair<std::string, Array<S>>> shared_before;  ///< what earlier layers made: with `residual`, all that the layer reads
+  std::vector<SharedValue<S>> shared_in, shared_out;            ///< values that other layers made, and that this one made for others
+
+  [[nodiscard]] bool kept() const { return trace != nullptr; }
+  /// The first mixer's linear input x (L, E), its output y (L, E) before the output projection, and out (L, D) after it.
+  [[nodiscard]] const Array<S>& x() const { return mixer().x.numbers; }
+  [[nodiscard]] const Array<S>& y() const { return mixer().y.numbers; }
+  [[nodiscard]] const Array<S>& out() const { return mixer().out.numbers; }
+  /// A token mixer; fails where the layer has none, or was not kept.
+  [[nodiscard]] const MixerRun<S>& mixer(Index index = 0) const {
+    if (!kept()) raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
+    if (index < 0 || index >= static_cast<Index>(mixers.size()))
+      raise(ErrorKind::value,
+            message("LayerPass: token mixer ", index, " was asked for, and this layer has ", static_cast<Index>(mixers.size())));
+    return mixers[static_cast<std::size_t>(index)];
+  }
+  /// What the first mixer kept, if it is of this type; else null.
+  template <class Layer>
+  [[nodiscard]] const typename Layer::Activations* activations() const {
+    for (const MixerRun<S>& one : mixers)
+      if (one.type == type_tag<Layer>()) return static_cast<const typename Layer::Activations*>(one.activations.get());
+    return nullptr;
+  }
+};
+
+namespace detail {
+
+/// Runs one layer; `shared` holds what earlier layers made, and leaves with what this one made.
+template <Real S>
+[[nodiscard]] LayerPass<S> run_block(const Block<S>& block, Index layer, const Array<S>& residual, const std::vector<Index>& positions,
+                                     std::vector<std::pair<std::string, Array<S>>>& shared, bool recorded, const Executor& executor) {
+  LayerPass<S> pass;
+  pass.trace = std::make_shared<Trace<S>>(recorded, executor);
+  pass.residual = residual;
+  pass.residual_value = pass.trace->input(residual);
+  RunContext<S> context;
+  context.layer = layer;
+  context.positions = positions;
+  for (const auto& [name, numbers] : shared) pass.shared_in.push_back({name, pass.trace->input(numbers)});
+  context.shared = pass.shared_in;
+
+  Value<S> r = pass.residual_value;
+  for (std::size_t index = 0; index < block.sublayers.size(); ++index) {
+    const Sublayer<S>& sublayer = block.sublayers[index];
+    const Value<S> u = sublayer.norm.empty() ? r : normalize(sublayer.norm, r);
+    if (index == 0) pass.u_value = u;
+    Value<S> sum;
+    for (const Branch<S>& branch : sublayer.branches) {
+      const Value<S> given = times(branch.part->run(times(u, branch.input_scale), context), branch.output_scale);
+      sum = sum.empty() ? given : add(sum, given);
+    }
+    if (!sublayer.norm_after.empty()) sum = normalize(sublayer.norm_after, sum);
+    r = add(r, times(sum, sublayer.residual_scale));
+    if (index == 0) pass.middle = r.numbers;
+  }
+  pass.u = pass.u_value.numbers;
+  pass.output = r.numbers;
+  pass.output_value = r;
+  pass.mixers = std::move(context.mixers);
+  for (const SharedValue<S>& one : context.shared) {
+    bool known = false;
+    for (const SharedValue<S>& before : pass.shared_in)
+      known = known ||
+              (before.name == one.name && before.value.slot == one.value.slot && before.value.numbers.data() == one.value.numbers.data());
+    if (known) continue;
+    pass.shared_out.push_back(one);
+    shared.emplace_back(one.name, one.value.numbers);
+  }
+  return pass;
+}
+
+/// Gradients of shared values, on their way from the layers that read them to the one that made them.
+template <Real S>
+class SharedGradients {
+ public:
+  void add(const std::string& name, Matrix<S> gradient) {
+    for (auto& [known, sum] : gradients_)
+      if (known == name) {
+        sum += gradient;
+        return;
+      }
+    gradients_.emplace_back(name, std::move(gradient));
+  }
+  /// Takes the gradient of a value out; empty where there is none.
+  [[nodiscard]] Matrix<S> take(const std::string& name) {
+    for (std::size_t index = 0; index < gradients_.size(); ++index)
+      if (gradients_[index].first == name) {
+        Matrix<S> gradient = std::move(gradients_[index].second);
+        gradients_.erase(gradients_.begin() + static_cast<std::ptrdiff_t>(index));
+        return gradient;
+      }
+    return {};
+  }
+
+ private:
+  std::vector<std::pair<std::string, Matrix<S>>> gradients_;
+};
+
+/// Walks one recorded layer back from `d_output` (L, D). The first of the results is the gradient with respect to the residual stream
+/// before the layer; those of `wanted` follow. Shared values pass through `shared`.
+template <Real S>
+[[nodiscard]] WalkResult<S> walk_block(const LayerPass<S>& pass, WayBack way, Matrix<S> d_output, std::vector<Value<S>> wanted,
+                                       SharedGradients<S>& shared, const std::vector<Detour<S>>& detours = {}) {
+  std::vector<Seed<S>> seeds;
+  seeds.push_back({pass.output_value, std::move(d_output)});
+  for (const SharedValue<S>& made : pass.shared_out)
+    if (Matrix<S> gradient = shared.take(made.name); gradient.size() != 0) seeds.push_back({made.value, std::move(gradient)});
+  wanted.insert(wanted.begin(), pass.residual_value);
+  const std::size_t own = wanted.size();
+  for (const SharedValue<S>& read : pass.shared_in) wanted.push_back(read.value);
+  WalkResult<S> result = pass.trace->walk_back(way, std::move(seeds), wanted, detours);
+  for (std::size_t index = 0; index < pass.shared_in.size(); ++index)
+    shared.add(pass.shared_in[index].name, std::move(result.gradients[own + index]));
+  result.gradients.resize(own);
+  return result;
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,158 @@
+// One summand of an implicit attention: a recurrence and what surrounds it, in the tokens' order or reversed.
+#pragma once
+
+#include <limits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <implicit_attention/core/large_memory.hpp>
+#include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/reduced_rows.hpp>
+#include <implicit_attention/kernels/scan.hpp>
+#include <implicit_attention/operator/reduction.hpp>
+#include <implicit_attention/operator/unified_form.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// A form's own recurrence and terms; the forms that it adds are parts of their own.
+template <Real Scalar>
+class OperatorPart {
+ public:
+  explicit OperatorPart(const UnifiedForm<Scalar>& form) : form_(form) {
+    form_.more.clear();
+    form_.second.reset();
+    if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&form_.recurrence))
+      surrounded_ = surround(*diagonal);
+    else
+      std::visit(
+          [&](const auto& recurrence) {
+            if constexpr (requires { recurrence.heads; }) surrounded_ = surround(SharedMatrix<Scalar>(recurrence));
+          },
+          form_.recurrence);
+  }
+
+  [[nodiscard]] const UnifiedForm<Scalar>& form() const { return form_; }
+  [[nodiscard]] Index tokens() const { return form_.tokens(); }
+
+  [[nodiscard]] bool causal() const {
+    if (form_.reversed) return tokens() == 1;
+    if (const auto* softmax = std::get_if<SoftmaxRecurrence<Scalar>>(&form_.recurrence)) return softmax->causal;
+    if (const auto* given = std::get_if<ExplicitRecurrence<Scalar>>(&form_.recurrence)) return given->causal;
+    return true;
+  }
+
+  /// The matrix that a head's channels share; null where every channel has one of its own.
+  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const {
+    const auto* shared = std::get_if<Surrounded<SharedMatrix<Scalar>>>(&surrounded_);
+    return shared == nullptr ? nullptr : &shared->recurrence;
+  }
+
+  /// Rows of the chosen channels' matrices, (channels * rows, tokens).
+  void rows(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
+    if (!form_.reversed) return rows_in_order(channels, row_list, out, executor);
+    std::vector<Index> reversed(row_list);
+    for (Index& row : reversed) row = tokens() - 1 - row;
+    rows_in_order(channels, reversed, out, executor);
+    for (Index row = 0; row < out.rows(); ++row) out.row(row).reverseInPlace();
+  }
+
+  /// The channels joined, in the tokens' order only.
+  void reduce(const Reduction<Scalar>& reduction, const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
+              const Executor& executor) const {
+    std::visit(
+        [&](auto surrounded) {
+          surrounded.row_weights = reduction.row_weights;
+          surrounded.column_weights = product(surrounded.column_weights, reduction.column_weights);
+          const auto reduced = [&](const auto& reducer, Scalar initial) {
+            reduced_rows(surrounded, channels, row_list, out, executor, reducer, initial);
+          };
+          constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+          switch (reduction.kind) {
+            case ReductionKind::mean:
+              reduced(Add{}, Scalar(0));
+              break;
+            case ReductionKind::mean_abs:
+              reduced(AddAbsolute{}, Scalar(0));
+              break;
+            case ReductionKind::mean_positive:
+              reduced(AddPositive{}, Scalar(0));
+              break;
+            case ReductionKind::max:
+              reduced(Largest{}, -infinity);
+              return;
+            case ReductionKind::min:
+              reduced(Smallest{}, infinity);
+              return;
+          }
+          out /= static_cast<Scalar>(channels.size());
+        },
+        surrounded_);
+  }
+
+  /// out = A x + (what the input's bias, tail and state give); the state after the last token into `final_state` if it is not null.
+  void scan(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state = nullptr) const {
+    if (!form_.reversed) return scan_in_order(input, out, executor, final_state);
+    ScanInput<Scalar> reversed = input;
+    if (!input.x.empty()) reversed.x = Matrix<Scalar>(input.x.matrix().colwise().reverse());
+    scan_in_order(reversed, out, executor, final_state);
+    out.colwise().reverseInPlace();
+  }
+
+  /// out = A^T g.
+  void scan_transposed(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
+    if (!form_.reversed) return transposed_in_order(g, out, executor);
+    const Matrix<Scalar> reversed = g.colwise().reverse();
+    transposed_in_order(reversed, out, executor);
+    out.colwise().reverseInPlace();
+  }
+
+  /// What is added behind the recurrence: a norm's bias times the gate, (tokens, channels), added to `out`.
+  void add_norm_bias(View<Scalar> out) const {
+    if (form_.norm_bias.empty()) return;
+    Matrix<Scalar> shift = form_.norm_bias.matrix().replicate(tokens(), 1);
+    if (!form_.gate.empty()) shift.array() *= form_.gate.matrix().array();
+    if (form_.reversed) shift.colwise().reverseInPlace();
+    out += shift;
+  }
+
+ private:
+  template <class Recurrence>
+  [[nodiscard]] Surrounded<Recurrence> surround(const Recurrence& recurrence) const {
+    Surrounded<Recurrence> surrounded;
+    surrounded.recurrence = recurrence;
+    surrounded.gate = product(form_.gate, form_.normalization);
+    surrounded.skip = form_.skip;
+    surrounded.activation = form_.activation;
+    if (!form_.convolution.empty()) surrounded.taps = Matrix<Scalar>(form_.convolution.matrix().transpose());
+    surrounded.convolution_starts = form_.convolution_starts;
+    surrounded.column_weights = form_.input_scale;
+    return surrounded;
+  }
+
+  [[nodiscard]] static Array<Scalar> product(const Array<Scalar>& a, const Array<Scalar>& b) {
+    if (a.empty()) return b;
+    if (b.empty()) return a;
+    return large_matrix(a.matrix().cwiseProduct(b.matrix()));
+  }
+
+  void rows_in_order(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
+                     const Executor& executor) const {
+    std::visit([&](const auto& surrounded) { attention_rows(surrounded, channels, row_list, out, executor); }, surrounded_);
+  }
+  void scan_in_order(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state) const {
+    std::visit([&](const auto& surrounded) { implicit_attention::scan(surrounded, input, out, executor, final_state); }, surrounded_);
+  }
+  void transposed_in_order(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
+    std::visit([&](const auto& surrounded) { implicit_attention::scan_transposed(surrounded, g, out, executor); }, surrounded_);
+  }
+
+  UnifiedForm<Scalar> form_;
+  std::variant<SurroundedDiagonal<Scalar>, Surrounded<SharedMatrix<Scalar>>> surrounded_;
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

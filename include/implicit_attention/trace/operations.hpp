@@ -1,0 +1,409 @@
+// The operations that layers are written from. Each gives its numbers and, where the pass is recorded, its two ways back: the exact
+// gradient, and relevance (MambaLRP, arXiv 2406.07592) with data-dependent scales held constant.
+//
+//   product(a, b)  both factors carry relevance, half each: gates that are homogeneous in their input (SiLU, GELU, linear gates)
+//   gate(a, b)     the same for the gate of a token mixer, which is part of the layer's operator A and held by WayBack::attention
+//   scale(s, x)    s is a scale and carries none: sigmoid gates, decays, softmax weights, routing, norm statistics
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/kernels/convolution.hpp>
+#include <implicit_attention/layers/norms.hpp>
+#include <implicit_attention/trace/functions.hpp>
+#include <implicit_attention/trace/products.hpp>
+#include <implicit_attention/trace/trace.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// x weight^T + bias, (tokens, rows of weight); `weight` (outputs, inputs), `bias` (1, outputs) or empty. `known`: the numbers, where they
+/// have been computed before (a model's logits, whose way back alone is wanted).
+template <Real S>
+[[nodiscard]] Value<S> linear(const Value<S>& x, const Array<S>& weight, const Array<S>& bias = {}, const Array<S>* known = nullptr) {
+  if (x.cols() != weight.cols())
+    raise(ErrorKind::shape, message("linear: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", weight.cols(), ")"));
+  Array<S> out = known != nullptr ? *known : Array<S>(detail::project<S>(*x, *weight, bias, x.trace->executor()));
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), weight, bias](Back<S>& back, const Matrix<S>& g) {
+    if (!bias.empty() && !back.exact()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
+    back.add(x, detail::project_back<S>(g, *weight, back.executor()));
+  });
+}
+
+/// Block-diagonal: out[h, q] = sum_p x[h, p] weight[h, p, q] + bias[h, q]; `weight` is (blocks * size, size), `bias` (blocks, size).
+template <Real S>
+[[nodiscard]] Value<S> block_linear(const Value<S>& x, const Array<S>& weight, const Array<S>& bias = {}) {
+  const Index size = weight.cols(), blocks = x.cols() / size;
+  check_shape("block_linear", "the weight", weight, x.cols(), size, "(blocks * size, size)");
+  Matrix<S> out = large_matrix<S>(x.rows(), x.cols(), "a projection");
+  for (Index block = 0; block < blocks; ++block) {
+    out.middleCols(block * size, size).noalias() = (*x).middleCols(block * size, size) * weight.matrix().middleRows(block * size, size);
+    if (!bias.empty()) out.middleCols(block * size, size).rowwise() += bias.matrix().row(block);
+  }
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), weight, bias, size, blocks](Back<S>& back, const Matrix<S>& g) {
+    Matrix<S> gradient(g.rows(), g.cols());
+    for (Index block = 0; block < blocks; ++block) {
+      gradient.middleCols(block * size, size).noalias() =
+          g.middleCols(block * size, size) * weight.matrix().middleRows(block * size, size).transpose();
+      if (!bias.empty() && !back.exact())
+        back.add_bias_share(g.middleCols(block * size, size).colwise().sum().dot(bias.matrix().row(block)));
+    }
+    back.add(x, std::move(gradient));
+  });
+}
+
+/// f(x), number by number. Relevance goes through functions f(x) = scale(x) x; it has no rule for the others.
+template <Real S>
+[[nodiscard]] Value<S> apply_function(Function function, const Value<S>& x) {
+  Matrix<S> out = function_values<S>(function, *x);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x, function](Back<S>& back, Matrix<S>& g) {
+    if (back.exact())
+      g.array() *= function_slopes<S>(function, *x).array();
+    else if (homogeneous(function))
+      g.array() *= function_scales<S>(function, *x).array();
+    else
+      return back.cannot_treat(function_name(function));
+    back.add(x, std::move(g));
+  });
+}
+template <Real S>
+[[nodiscard]] Value<S> sigmoid(const Value<S>& x) {
+  return apply_function(Function::sigmoid, x);
+}
+template <Real S>
+[[nodiscard]] Value<S> silu(const Value<S>& x) {
+  return apply_function(Function::silu, x);
+}
+template <Real S>
+[[nodiscard]] Value<S> softplus(const Value<S>& x) {
+  return apply_function(Function::softplus, x);
+}
+
+/// a + b.
+template <Real S>
+[[nodiscard]] Value<S> add(const Value<S>& a, const Value<S>& b) {
+  Matrix<S> out = large_matrix(*a + *b);
+  if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
+  return a.trace->record(std::move(out), [a = a.link(), b = b.link()](Back<S>& back, Matrix<S>& g) {
+    back.add(a, g);
+    back.add(b, std::move(g));
+  });
+}
+
+/// a - b.
+template <Real S>
+[[nodiscard]] Value<S> subtract(const Value<S>& a, const Value<S>& b) {
+  Matrix<S> out = large_matrix(*a - *b);
+  if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
+  return a.trace->record(std::move(out), [a = a.link(), b = b.link()](Back<S>& back, Matrix<S>& g) {
+    back.add(a, g);
+    back.add(b, -g);
+  });
+}
+
+/// factor x, a constant factor.
+template <Real S>
+[[nodiscard]] Value<S> times(const Value<S>& x, S factor) {
+  if (factor == S(1)) return x;
+  Matrix<S> out = large_matrix(*x * factor);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), factor](Back<S>& back, Matrix<S>& g) {
+    g *= factor;
+    back.add(x, std::move(g));
+  });
+}
+
+/// Every row of x times `row` (1, columns), constants.
+template <Real S>
+[[nodiscard]] Value<S> times_row(const Value<S>& x, const Array<S>& row) {
+  check_vector("times_row", "row", row, x.cols(), "columns");
+  Matrix<S> out = large_matrix(((*x).array().rowwise() * row.matrix().row(0).array()).matrix());
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), row](Back<S>& back, Matrix<S>& g) {
+    g.array().rowwise() *= row.matrix().row(0).array();
+    back.add(x, std::move(g));
+  });
+}
+
+/// Every row of x plus `row` (1, columns), constants.
+template <Real S>
+[[nodiscard]] Value<S> plus_row(const Value<S>& x, const Array<S>& row) {
+  check_vector("plus_row", "row", row, x.cols(), "columns");
+  Matrix<S> out = *x;
+  out.rowwise() += row.matrix().row(0);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), row](Back<S>& back, Matrix<S>& g) {
+    if (!back.exact()) back.add_bias_share(g.colwise().sum().dot(row.matrix().row(0)));
+    back.add(x, std::move(g));
+  });
+}
+
+/// 1 - x.
+template <Real S>
+[[nodiscard]] Value<S> one_minus(const Value<S>& x) {
+  Matrix<S> out = (S(1) - (*x).array()).matrix();
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link()](Back<S>& back, Matrix<S>& g) {
+    if (!back.exact()) back.add_bias_share(g.sum());
+    back.add(x, -g);
+  });
+}
+
+namespace detail {
+/// What a product does with the relevance of its first factor.
+enum class FirstFactor { takes_half, takes_half_unless_held, held };
+
+template <Real S>
+[[nodiscard]] Value<S> multiply(const Value<S>& a, const Value<S>& b, FirstFactor first) {
+  check_shape("product", "the second factor", *b, a.rows(), a.cols(), "as the first");
+  Matrix<S> out = large_matrix((*a).cwiseProduct(*b));
+  if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
+  return a.trace->record(std::move(out), [a, b, first](Back<S>& back, Matrix<S>& g) {
+    const bool held = first == FirstFactor::held || (first == FirstFactor::takes_half_unless_held && back.way() == WayBack::attention);
+    if (!back.exact() && held) {
+      g.array() *= (*a).array();
+      return back.add(b, std::move(g));
+    }
+    if (!back.exact()) g *= S(0.5);
+    if (a.recorded()) back.add(a, g.cwiseProduct(*b));
+    g.array() *= (*a).array();
+    back.add(b, std::move(g));
+  });
+}
+}  // namespace detail
+
+/// a * b, number by number, both homogeneous in the input: half of the relevance to each.
+template <Real S>
+[[nodiscard]] Value<S> product(const Value<S>& a, const Value<S>& b) {
+  return detail::multiply(a, b, detail::FirstFactor::takes_half);
+}
+/// The gate of a token mixer times what it gates: as `product`, but held by WayBack::attention.
+template <Real S>
+[[nodiscard]] Value<S> gate(const Value<S>& a, const Value<S>& b) {
+  return detail::multiply(a, b, detail::FirstFactor::takes_half_unless_held);
+}
+/// f(z) * x, number by number, half of the relevance to each: f(z) is computed again where it is needed and kept nowhere.
+template <Real S>
+[[nodiscard]] Value<S> gated_product(Function function, const Value<S>& z, const Value<S>& x) {
+  Matrix<S> out = function_values<S>(function, *z);
+  out.array() *= (*x).array();
+  if (!x.trace->records({&z, &x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [function, z, x](Back<S>& back, Matrix<S>& g) {
+    if (!back.exact()) g *= homogeneous(function) ? S(0.5) : S(1);
+    if (z.recorded() && (back.exact() || homogeneous(function)))
+      back.add(z, (g.array() * (*x).array() * (back.exact() ? function_slopes<S>(function, *z) : function_scales<S>(function, *z)).array())
+                      .matrix());
+    g.array() *= function_values<S>(function, *z).array();
+    back.add(x, std::move(g));
+  });
+}
+/// s * x, number by number: s is a scale and carries no relevance.
+template <Real S>
+[[nodiscard]] Value<S> scale(const Value<S>& s, const Value<S>& x) {
+  return detail::multiply(s, x, detail::FirstFactor::held);
+}
+
+/// Neighbouring columns of x, without a copy.
+template <Real S>
+[[nodiscard]] Value<S> columns(const Value<S>& x, Index first, Index count) {
+  Array<S> part = x.numbers.middle_columns(first, count);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(part));
+  return x.trace->record(std::move(part), [x, first](Back<S>& back, const Matrix<S>& g) { back.add_columns(x, first, g); });
+}
+
+/// Chosen columns of x, in the order of `indices`.
+template <Real S>
+[[nodiscard]] Value<S> gather_columns(const Value<S>& x, std::vector<Index> indices) {
+  Matrix<S> out = large_matrix<S>(x.rows(), static_cast<Index>(indices.size()), "an activation");
+  for (Index row = 0; row < out.rows(); ++row)
+    for (std::size_t column = 0; column < indices.size(); ++column) out(row, static_cast<Index>(column)) = x.numbers(row, indices[column]);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x, indices = std::move(indices)](Back<S>& back, const Matrix<S>& g) {
+    Matrix<S> spread = Matrix<S>::Zero(x.rows(), x.cols());
+    for (Index row = 0; row < g.rows(); ++row)
+      for (std::size_t column = 0; column < indices.size(); ++column) spread(row, indices[column]) += g(row, static_cast<Index>(column));
+    back.add(x, std::move(spread));
+  });
+}
+
+/// Values side by side, (tokens, sum of columns).
+template <Real S>
+[[nodiscard]] Value<S> join(const std::vector<Value<S>>& values) {
+  Index width = 0;
+  bool records = false;
+  for (const Value<S>& value : values) {
+    width += value.cols();
+    records = records || value.recorded();
+  }
+  Trace<S>& trace = *values.front().trace;
+  Matrix<S> out = large_matrix<S>(values.front().rows(), width, "an activation");
+  Index first = 0;
+  for (const Value<S>& value : values) {
+    out.middleCols(first, value.cols()) = *value;
+    first += value.cols();
+  }
+  if (!records) return trace.constant(std::move(out));
+  return trace.record(std::move(out), [values](Back<S>& back, const Matrix<S>& g) {
+    Index at = 0;
+    for (const Value<S>& value : values) {
+      if (value.recorded()) back.add(value, g.middleCols(at, value.cols()));
+      at += value.cols();
+    }
+  });
+}
+
+/// x_{t-1}, with `before` (1, columns) or zeros before the first token, and before every token in `starts`.
+template <Real S>
+[[nodiscard]] Value<S> token_shift(const Value<S>& x, const Array<S>& before = {}, const std::vector<Index>& starts = {}) {
+  const Index tokens = x.rows();
+  Matrix<S> out = large_matrix<S>(tokens, x.cols(), "an activation");
+  out.bottomRows(tokens - 1) = (*x).topRows(tokens - 1);
+  if (before.empty())
+    out.row(0).setZero();
+  else
+    out.row(0) = before.matrix().row(0);
+  for (const Index start : starts) out.row(start).setZero();
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), before, starts](Back<S>& back, const Matrix<S>& g) {
+    const Index count = g.rows();
+    Matrix<S> shifted = Matrix<S>::Zero(count, g.cols());
+    shifted.topRows(count - 1) = g.bottomRows(count - 1);
+    for (const Index start : starts)
+      if (start > 0) shifted.row(start - 1).setZero();
+    if (!back.exact() && !before.empty() && (starts.empty() || starts.front() > 0))
+      back.add_bias_share(g.row(0).dot(before.matrix().row(0)));
+    back.add(x, std::move(shifted));
+  });
+}
+
+/// RWKV's token shift, mix_m(x)_t = m x_t + (1 - m) x_{t-1}; m (1, columns), `shifted` = token_shift(x).
+template <Real S>
+[[nodiscard]] Value<S> token_mix(const Value<S>& x, const Value<S>& shifted, const Array<S>& m) {
+  check_vector("token_mix", "the mix", m, x.cols(), "width");
+  const RowVector<S> weight = m.matrix().row(0);
+  Matrix<S> out = large_matrix(((*shifted).array() + ((*x) - (*shifted)).array().rowwise() * weight.array()).matrix());
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), shifted = shifted.link(), weight](Back<S>& back, Matrix<S>& g) {
+    Matrix<S> now = (g.array().rowwise() * weight.array()).matrix();
+    g -= now;  // (1 - m) g
+    back.add(x, std::move(now));
+    back.add(shifted, std::move(g));
+  });
+}
+
+namespace detail {
+/// Conv x + bias for a weight (channels, width). `tail` are the rows before x, (width - 1, channels) or none.
+template <Real S>
+[[nodiscard]] Matrix<S> convolution_of(const Array<S>& x, const Array<S>& weight, const Array<S>& bias, const Array<S>& tail,
+                                       const std::vector<Index>& starts, const Executor& executor) {
+  SurroundedDiagonal<S> surrounded;
+  surrounded.recurrence.tokens = tail.empty() && x.empty() ? 0 : x.rows();
+  surrounded.recurrence.channels = weight.rows();
+  surrounded.taps = Matrix<S>(weight.matrix().transpose());
+  surrounded.convolution_starts = starts;
+  ScanInput<S> input;
+  input.x = x;
+  input.convolution_bias = bias;
+  input.convolution_tail = tail;
+  Matrix<S> out = large_matrix<S>(x.rows(), weight.rows(), "a convolution");
+  convolve(surrounded, input, View<S>(out), executor);
+  return out;
+}
+}  // namespace detail
+
+/// The causal depthwise convolution of x (tokens, channels) with a weight (channels, width), `[e, t]` weighing token i - width + 1 + t:
+/// Conv x + bias. `tail` (width - 1, channels) are the inputs before the first token, or empty; beyond the tokens of `starts` it does not
+/// look back.
+template <Real S>
+[[nodiscard]] Value<S> convolution(const Value<S>& x, const Array<S>& weight, const Array<S>& bias = {}, const Array<S>& tail = {},
+                                   const std::vector<Index>& starts = {}) {
+  check_shape("convolution", "the weight", weight, x.cols(), std::max(weight.cols(), Index(1)), "(channels, width)");
+  const bool has_tail = !tail.empty();
+  Matrix<S> out = detail::convolution_of(x.numbers, weight, bias, tail, starts, x.trace->executor());
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), weight, bias, tail, starts, has_tail](Back<S>& back, const Matrix<S>& g) {
+    if (!back.exact()) {
+      if (!bias.empty()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
+      if (has_tail) {
+        const Array<S> nothing = Matrix<S>(Matrix<S>::Zero(g.rows(), g.cols()));
+        back.add_bias_share(detail::convolution_of<S>(nothing, weight, {}, tail, starts, back.executor()).cwiseProduct(g).sum());
+      }
+    }
+    const Matrix<S> taps = weight.matrix().transpose();
+    Matrix<S> gradient = large_matrix<S>(g.rows(), g.cols(), "a gradient");
+    convolve_transposed<S>(taps, starts, g, gradient, back.executor());
+    back.add(x, std::move(gradient));
+  });
+}
+
+/// The last `width - 1` rows of (tail, x): what the next piece of the sequence needs of this one.
+template <Real S>
+[[nodiscard]] Matrix<S> next_tail(ConstView<S> x, const Array<S>& tail, Index width) {
+  Matrix<S> next = Matrix<S>::Zero(width - 1, x.cols());
+  for (Index row = 0; row < width - 1; ++row) {
+    const Index source = x.rows() - (width - 1) + row;  // negative: in the tail
+    if (source >= 0)
+      next.row(row) = x.row(source);
+    else if (!tail.empty())
+      next.row(row) = tail.matrix().row(width - 1 + source);
+  }
+  return next;
+}
+
+/// A norm of every token (and group). `statistics`, if given, receives what it divided by. Relevance holds them.
+template <Real S>
+[[nodiscard]] Value<S> normalize(const Norm<S>& norm, const Value<S>& x, typename Norm<S>::Statistics* statistics = nullptr) {
+  if (x.cols() != norm.width())
+    raise(ErrorKind::shape, message("norm: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", norm.width(), ")"));
+  const auto made = std::make_shared<const typename Norm<S>::Statistics>(norm.statistics(*x));
+  if (statistics != nullptr) *statistics = *made;
+  Matrix<S> out = norm.apply(*x, *made);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x, norm, made](Back<S>& back, const Matrix<S>& g) {
+    if (back.exact()) return back.add(x, norm.backward(*x, *made, g));
+    if (norm.bias().size() != 0) back.add_bias_share(g.colwise().sum().dot(norm.bias()));
+    back.add(x, norm.backward_scale_constant(*made, g));
+  });
+}
+
+/// x minus the mean over each of `groups` groups of neighbouring columns: a symmetric projection.
+template <Real S>
+[[nodiscard]] Matrix<S> centred(ConstView<S> x, Index groups) {
+  Matrix<S> out = x;
+  const Index size = x.cols() / groups;
+  for (Index group = 0; group < groups; ++group) {
+    Eigen::Block<Matrix<S>, Eigen::Dynamic, Eigen::Dynamic, false> part = out.middleCols(group * size, size);
+    part.colwise() -= part.rowwise().mean().eval();
+  }
+  return out;
+}
+template <Real S>
+[[nodiscard]] Value<S> centre(const Value<S>& x, Index groups) {
+  Matrix<S> out = centred<S>(*x, groups);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(std::move(out), [x = x.link(), groups](Back<S>& back, const Matrix<S>& g) { back.add(x, centred<S>(g, groups)); });
+}
+
+/// cap tanh(x / cap): relevance holds tanh(x / cap) / (x / cap), 1 at 0. `known` as for `linear`.
+template <Real S>
+[[nodiscard]] Value<S> soft_cap(const Value<S>& x, S cap, const Array<S>* known = nullptr) {
+  const Array<S> out = known != nullptr ? *known : Array<S>(Matrix<S>((cap * ((*x).array() / cap).tanh()).matrix()));
+  if (!x.trace->records({&x})) return x.trace->constant(out);
+  return x.trace->record(out, [x = x.link(), cap, out](Back<S>& back, Matrix<S>& g) {
+    if (back.exact())
+      g.array() *= S(1) - (out.matrix().array() / cap).square();
+    else  // with t = tanh(x / cap) the scale is t / artanh(t)
+      g = g.binaryExpr(
+          *out, [cap](S gradient, S number) { return number == S(0) ? gradient : gradient * (number / cap) / std::atanh(number / cap); });
+    back.add(x, std::move(g));
+  });
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

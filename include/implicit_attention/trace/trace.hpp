@@ -1,0 +1,209 @@
+// The record of a forward pass. A layer is written once, as operations on values; run plainly they are numbers and nothing else, run
+// recorded every operation leaves its way back, and the same record is walked for the exact gradient and for relevance.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/shape.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// How a record is walked from an output back to its inputs.
+enum class WayBack {
+  gradient,   ///< the exact derivative
+  relevance,  ///< MambaLRP (arXiv 2406.07592): data-dependent scales are constants, half to each factor of a product
+  attention   ///< as relevance, but the gate of a token mixer is a constant too: the layer's own operator A, transposed
+};
+
+template <Real Scalar>
+class Trace;
+
+/// Numbers on their way through a forward pass, (rows, columns), usually (tokens, channels). Cheap to copy. The trace it belongs to must
+/// outlive it.
+template <Real S>
+struct Value {
+  using Scalar = S;
+  Array<Scalar> numbers;
+  Trace<Scalar>* trace = nullptr;
+  Index slot = -1;  ///< where its gradient is gathered; -1: a constant, or nothing is recorded
+
+  [[nodiscard]] Index rows() const { return numbers.rows(); }
+  [[nodiscard]] Index cols() const { return numbers.cols(); }
+  [[nodiscard]] bool empty() const { return numbers.empty(); }
+  [[nodiscard]] ConstView<Scalar> operator*() const { return *numbers; }
+  [[nodiscard]] bool recorded() const { return slot >= 0; }
+  /// The place of its gradient alone: what a way back keeps of an input whose numbers it does not read.
+  [[nodiscard]] Value link() const { return {Array<Scalar>(), trace, slot}; }
+};
+
+/// One walk back: gradients as they are gathered, and what is learnt on the way.
+template <Real Scalar>
+class Back {
+ public:
+  Back(WayBack way, const Executor& executor, std::size_t slots) : way_(way), executor_(&executor), gradients_(slots) {}
+
+  [[nodiscard]] WayBack way() const { return way_; }
+  [[nodiscard]] bool exact() const { return way_ == WayBack::gradient; }
+  [[nodiscard]] const Executor& executor() const { return *executor_; }
+
+  /// Adds to the gradient of a value; nothing where the value is a constant.
+  void add(const Value<Scalar>& value, Matrix<Scalar> gradient) {
+    if (!value.recorded()) return;
+    Matrix<Scalar>& sum = gradients_[static_cast<std::size_t>(value.slot)];
+    if (sum.size() == 0)
+      sum = std::move(gradient);
+    else
+      sum += gradient;
+  }
+  /// The same for neighbouring columns of a value.
+  void add_columns(const Value<Scalar>& value, Index first, const Matrix<Scalar>& gradient) {
+    if (!value.recorded()) return;
+    Matrix<Scalar>& sum = gradients_[static_cast<std::size_t>(value.slot)];
+    if (sum.size() == 0) sum = Matrix<Scalar>::Zero(value.rows(), value.cols());
+    sum.middleCols(first, gradient.cols()) += gradient;
+  }
+  /// What a constant (a bias, a carried-in state) takes of the relevance.
+  void add_bias_share(Scalar share) { bias_share_ += share; }
+  [[nodiscard]] Scalar bias_share() const { return bias_share_; }
+
+  /// Names an operation that relevance reached and that has no rule for it.
+  void cannot_treat(std::string_view operation) {
+    if (std::find(untreated_.begin(), untreated_.end(), operation) == untreated_.end()) untreated_.emplace_back(operation);
+  }
+  [[nodiscard]] const std::vector<std::string>& untreated() const { return untreated_; }
+
+  /// The gradient gathered so far for a value; empty where nothing reached it.
+  [[nodiscard]] Matrix<Scalar>& gradient(Index slot) { return gradients_[static_cast<std::size_t>(slot)]; }
+
+ private:
+  WayBack way_;
+  const Executor* executor_;
+  std::vector<Matrix<Scalar>> gradients_;
+  Scalar bias_share_ = 0;
+  std::vector<std::string> untreated_;
+};
+
+/// What a walk leaves: the gradients of the values asked for, and the rest of the account.
+template <Real Scalar>
+struct WalkResult {
+  std::vector<Matrix<Scalar>> gradients;  ///< in the order of the values asked for, zero where nothing reached them
+  Scalar bias_share = 0;                  ///< relevance: what constants take
+  std::vector<std::string> untreated;     ///< relevance: operations without a rule that it reached
+};
+
+/// A gradient that a walk begins with.
+template <Real Scalar>
+struct Seed {
+  Value<Scalar> value;
+  Matrix<Scalar> gradient;
+};
+
+/// A place where a walk leaves the record: what arrives at `at` is handed to `through`, whose result is added to `to`.
+template <Real Scalar>
+struct Detour {
+  Value<Scalar> at, to;
+  std::function<Matrix<Scalar>(const Matrix<Scalar>& gradient)> through;
+};
+
+/// One forward pass, recorded or not. Neither copied nor moved: values point to it.
+template <Real S>
+class Trace {
+ public:
+  using Scalar = S;
+  /// The way back of an operation: gradients with respect to its outputs, empty where nothing reached one. They may be moved from.
+  using Operation = std::function<void(Back<Scalar>& back, Matrix<Scalar>* gradients)>;
+
+  explicit Trace(bool recording = false, Executor executor = serial_executor()) : recording_(recording), executor_(std::move(executor)) {}
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+
+  [[nodiscard]] bool recording() const { return recording_; }
+  [[nodiscard]] const Executor& executor() const { return executor_; }
+
+  /// What enters the pass: its gradient can be asked for.
+  [[nodiscard]] Value<Scalar> input(Array<Scalar> numbers) { return {std::move(numbers), this, recording_ ? slots_++ : -1}; }
+  /// Numbers that nothing depends on.
+  [[nodiscard]] Value<Scalar> constant(Array<Scalar> numbers) { return {std::move(numbers), this, -1}; }
+
+  /// Whether the way back of an operation with these inputs is needed.
+  [[nodiscard]] bool records(std::initializer_list<const Value<Scalar>*> inputs) const {
+    return recording_ && std::any_of(inputs.begin(), inputs.end(), [](const Value<Scalar>* value) { return value->recorded(); });
+  }
+
+  /// The result of an operation whose way back is `back(Back&, Matrix& gradient)`, of records(inputs).
+  template <class BackOfOne>
+  [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, BackOfOne back) {
+    steps_.push_back({slots_, 1, [back = std::move(back)](Back<Scalar>& walk, Matrix<Scalar>* gradients) { back(walk, *gradients); }});
+    return {std::move(numbers), this, slots_++};
+  }
+  /// The results of an operation with several, in order.
+  [[nodiscard]] std::vector<Value<Scalar>> record_all(const std::vector<Array<Scalar>>& numbers, Operation back) {
+    steps_.push_back({slots_, static_cast<Index>(numbers.size()), std::move(back)});
+    std::vector<Value<Scalar>> values;
+    for (const Array<Scalar>& one : numbers) values.push_back({one, this, slots_++});
+    return values;
+  }
+
+  /// Walks back from `seeds`; the gradients of `wanted` are kept.
+  [[nodiscard]] WalkResult<Scalar> walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, const std::vector<Value<Scalar>>& wanted,
+                                             const std::vector<Detour<Scalar>>& detours = {}) const;
+
+ private:
+  struct Step {
+    Index first, count;  // of its outputs' slots
+    Operation back;
+  };
+  bool recording_;
+  Executor executor_;
+  Index slots_ = 0;
+  std::vector<Step> steps_;
+};
+
+template <Real S>
+WalkResult<S> Trace<S>::walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, const std::vector<Value<Scalar>>& wanted,
+                                  const std::vector<Detour<Scalar>>& detours) const {
+  if (!recording_) raise(ErrorKind::value, "Trace: this pass was not recorded, so it cannot be walked back");
+  Back<Scalar> back(way, executor_, static_cast<std::size_t>(slots_));
+  for (Seed<Scalar>& seed : seeds) back.add(seed.value, std::move(seed.gradient));
+  WalkResult<Scalar> result;
+  result.gradients.resize(wanted.size());
+  const auto keep = [&](Index slot) {
+    for (std::size_t k = 0; k < wanted.size(); ++k)
+      if (wanted[k].slot == slot) result.gradients[k] = back.gradient(slot);
+  };
+  std::vector<bool> made(static_cast<std::size_t>(slots_));
+  for (std::size_t index = steps_.size(); index-- > 0;) {
+    const Step& step = steps_[index];
+    bool reached = false;
+    for (Index slot = step.first; slot < step.first + step.count; ++slot) {
+      made[static_cast<std::size_t>(slot)] = true;
+      keep(slot);
+      for (const Detour<Scalar>& detour : detours)
+        if (detour.at.slot == slot && back.gradient(slot).size() != 0) {
+          back.add(detour.to, detour.through(back.gradient(slot)));
+          back.gradient(slot).resize(0, 0);
+        }
+      reached = reached || back.gradient(slot).size() != 0;
+    }
+    if (reached) step.back(back, &back.gradient(step.first));
+    for (Index slot = step.first; slot < step.first + step.count; ++slot) back.gradient(slot).resize(0, 0);
+  }
+  for (std::size_t k = 0; k < wanted.size(); ++k) {
+    const Value<Scalar>& value = wanted[k];
+    if (value.recorded() && !made[static_cast<std::size_t>(value.slot)]) result.gradients[k] = back.gradient(value.slot);
+    if (result.gradients[k].size() == 0) result.gradients[k] = Matrix<Scalar>::Zero(value.rows(), value.cols());
+  }
+  result.bias_share = back.bias_share();
+  result.untreated = back.untreated();
+  return result;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,169 @@
+// Golden cases of every layer family: what `materialize --arch NAME` reads, held to the public implementations in double precision.
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/shared_data.hpp>
+
+#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/models/families.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+namespace fs = std::filesystem;
+
+// Of the largest expected entry: see test_golden.cpp. Cases whose numbers make it impossible are named, with the reason.
+double tolerance(const std::string& name, bool is_double) {
+  if (is_double) return name.rfind("gdn_seed12_bursts", 0) == 0 ? 1e-11 : 1e-12;  // decays of e^-200 between decays near 1
+  return 2e-5;
+}
+
+template <class S>
+class Case {
+ public:
+  Case(const fs::path& path, const LayerFamily<S>& family) : file_(path), source_(path), name_(path.stem().string()) {
+    configuration_ = read_metadata_configuration(file_);
+    const PrefixedTensors<S> tensors(source_, "weight.");
+    part_ = family.read(tensors, configuration_);
+  }
+
+  void check() {
+    const bool joined = !file_.find("input.hidden_states");
+    const std::vector<Index> shape = file_.info(joined ? "input.q" : "input.hidden_states").shape;
+    batch_ = shape.at(0);
+    tokens_ = shape.at(1);
+    for (Index sequence = 0; sequence < batch_; ++sequence) check_sequence(sequence, joined);
+    for (const auto& [what, deviation] : deviations_) {
+      INFO(what << " of " << name_ << ": largest difference " << deviation.second << ", largest expected " << deviation.first);
+      CHECK(deviation.second <= tolerance(name_, std::is_same_v<S, double>) * deviation.first);
+    }
+  }
+
+ private:
+  Array<S> input(const std::string& name, Index sequence) const {
+    const Array<S> all = file_.read<S>(name);
+    if (all.rows() % batch_ != 0 || all.rows() < batch_) return all;
+    const Index rows = all.rows() / batch_;
+    return all.middle_rows(sequence * rows, rows);
+  }
+  std::optional<Matrix<double>> expected(const std::string& name, Index sequence) const {
+    if (!file_.find("expected." + name)) return std::nullopt;
+    const Array<double> all = file_.read<double>("expected." + name);
+    const Index rows = all.rows() / batch_;
+    return Matrix<double>(all.matrix().middleRows(sequence * rows, rows));
+  }
+  void compare(const std::string& name, const Matrix<S>& computed, Index sequence) {
+    const std::optional<Matrix<double>> wanted = expected(name, sequence);
+    if (!wanted) return;
+    INFO(name << " of " << name_);
+    REQUIRE(computed.size() == wanted->size());
+    const Eigen::Map<const Matrix<double>> numbers(wanted->data(), computed.rows(), computed.cols());
+    auto& [largest, difference] = deviations_[name];
+    largest = std::max(largest, numbers.cwiseAbs().maxCoeff());
+    const double now = (computed.template cast<double>() - numbers).cwiseAbs().maxCoeff();
+    difference = now <= difference ? difference : now;  // a NaN stays
+  }
+
+  void check_sequence(Index sequence, bool joined) {
+    Trace<S> trace;
+    RunContext<S> context;
+    Matrix<S> u;
+    if (joined) {
+      std::vector<Matrix<S>> pieces;
+      Index width = 0;
+      for (const char* name : {"input.q", "input.k", "input.v"}) {
+        const Array<S> piece = input(name, sequence);
+        pieces.emplace_back(Eigen::Map<const Matrix<S>>(piece.data(), tokens_, piece.size() / tokens_));
+        width += pieces.back().cols();
+      }
+      u.resize(tokens_, width);
+      u << pieces[0], pieces[1], pieces[2];
+    } else {
+      u = *input("input.hidden_states", sequence);
+    }
+    for (const auto& [name, info] : file_.tensors()) {
+      if (name.rfind("input.", 0) != 0 || name == "input.hidden_states" || name == "input.position_ids") continue;
+      context.share(name.substr(6), trace.constant(input(name, sequence)));
+    }
+    if (file_.find("input.position_ids")) {
+      const auto all = file_.read_integers("input.position_ids");
+      for (Index token = 0; token < tokens_; ++token)
+        context.positions.push_back(all.at(static_cast<std::size_t>(sequence * tokens_ + token)));
+    }
+    static_cast<void>(part_->run(trace.input(u), context));
+    REQUIRE(context.mixers.size() == 1);
+    const MixerRun<S>& mixer = context.mixers.front();
+    const ImplicitAttention<S> attention = mixer.attention(Terms::all());
+    compare("linear_input", mixer.reported_input.empty() ? Matrix<S>(*mixer.x) : Matrix<S>(*mixer.reported_input), sequence);
+    compare("y", *mixer.y, sequence);
+    compare("out", *mixer.out, sequence);
+    compare("attention", Matrix<S>(attention.materialize().stacked()), sequence);
+    compare("bias", attention.bias(), sequence);
+    if (const auto wanted = expected("recurrence", sequence)) {
+      if (attention.heads() != 0 && wanted->rows() == attention.heads() * attention.summands() * tokens_) {
+        Matrix<S> maps(attention.heads() * attention.summands() * tokens_, tokens_);
+        for (Index summand = 0; summand < attention.summands(); ++summand) {
+          const AttentionMatrix<S> all = attention.head_maps({}, summand);
+          for (Index head = 0; head < attention.heads(); ++head)
+            maps.middleRows((head * attention.summands() + summand) * tokens_, tokens_) = all.channel(head);
+        }
+        compare("recurrence", maps, sequence);
+      } else {
+        compare("recurrence", Matrix<S>(mixer.attention(Terms::recurrence()).materialize().stacked()), sequence);
+      }
+    }
+    compare("published", Matrix<S>(mixer.attention(Terms::published()).materialize().stacked()), sequence);
+    Matrix<S> reconstructed = attention.apply(*mixer.x) + attention.bias() + attention.carry();
+    if (attention.has_second()) {
+      const ImplicitAttention<S> second = attention.second();
+      reconstructed += second.apply(*attention.second_input());
+      if (file_.find("expected.extra")) compare("extra", *second.form().gate, sequence);
+      if (file_.find("expected.skip_attention")) {
+        compare("skip_attention", Matrix<S>(second.materialize().stacked()), sequence);
+        compare("skip_input", *attention.second_input(), sequence);
+      }
+    }
+    compare("y", reconstructed, sequence);
+  }
+
+  SafetensorsFile file_;
+  SafetensorsSource<S> source_;
+  std::string name_;
+  Configuration configuration_;
+  PartPointer<S> part_;
+  Index batch_ = 1, tokens_ = 0;
+  std::map<std::string, std::pair<double, double>> deviations_;  // largest expected, largest difference
+};
+
+template <class S>
+void check_all(const fs::path& folder, std::size_t at_least) {
+  std::vector<fs::path> cases;
+  for (const auto& entry : fs::directory_iterator(folder)) cases.push_back(entry.path());
+  std::sort(cases.begin(), cases.end());
+  std::size_t seen = 0;
+  for (const fs::path& path : cases)
+    for (const LayerFamily<S>& family : layer_families<S>()) {
+      if (path.extension() != ".safetensors" || path.filename().string().rfind(std::string(family.name) + "_seed", 0) != 0) continue;
+      INFO(path.filename().string());
+      Case<S>(path, family).check();
+      ++seen;
+    }
+  CHECK(seen >= at_least);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("golden cases of every layer family", "[golden]", double, float) {
+  const auto folder = test_support::shared_data("golden");
+  if (!folder) {
+    WARN(test_support::shared_data_missing("golden"));
+    return;
+  }
+  check_all<TestType>(*folder, 20);
+}
