@@ -12,9 +12,8 @@
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy_reader.hpp>
-#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 
 #include "command_line.hpp"
@@ -70,15 +69,16 @@ template <Real Scalar>
 LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer,
                                               const std::function<void(const Tokenizer&)>& before_weights) {
   std::error_code ignored;
-  if (!std::filesystem::is_directory(directory, ignored))
-    raise(ErrorKind::file, message("--model: there is no folder ", directory, ", expected one with config.json and model.safetensors"));
-  const SafetensorsSource<Scalar> source(directory);
-  const Configuration configuration = read_configuration(directory);
-  Tokenizer opened = Tokenizer::open(directory, tokenizer);
+  if (!std::filesystem::exists(directory, ignored))
+    raise(ErrorKind::file, message("--model: there is no file or folder ", directory,
+                                   ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
+  const Configuration& configuration = checkpoint.configuration;
+  Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
   if (!opened.decided() && configuration.integer({"vocab_size"}) == Index{256}) opened.fit(256);
   const bool decided = opened.decided();
   if (decided) before_weights(opened);
-  LanguageModel<Scalar> model = load_language_model<Scalar>(source, configuration);
+  LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, configuration);
   opened.fit(model.vocabulary());
   if (!decided) before_weights(opened);
   return {directory, std::move(model), std::move(opened)};
