@@ -27,7 +27,7 @@ struct Plan {
   Decay decay = Decay::head;
   Index tokens = 7, heads = 2, groups = 1, state = 3, values = 2;
   bool key_scale = true, read_before_update = false, diagonal = false, starts = false;
-  bool extreme = false;  ///< decays of 0 and 1, key scales 0, 1 and 2, repeated keys and keys of length 0
+  bool extreme = false;     ///< decays of 0 and 1, key scales 0, 1 and 2, repeated keys and keys of length 0
   double forgetting = 0.5;  ///< the largest -log decay of ordinary ones
   std::uint64_t seed = 1;
 
@@ -72,7 +72,8 @@ HeadRecurrence<Scalar> make(const Plan& plan) {
   if (plan.decay != Decay::absent) {
     const bool constant = plan.decay == Decay::constant_head || plan.decay == Decay::constant_state,
                by_state = plan.decay == Decay::state || plan.decay == Decay::constant_state;
-    Matrix<Scalar> decay = draw.uniforms<Scalar>(constant ? 1 : plan.tokens, by_state ? plan.heads * plan.state : plan.heads, -plan.forgetting, 0);
+    Matrix<Scalar> decay =
+        draw.uniforms<Scalar>(constant ? 1 : plan.tokens, by_state ? plan.heads * plan.state : plan.heads, -plan.forgetting, 0);
     if (plan.extreme)
       for (Index i = 0; i < decay.size(); ++i) {
         const double choice = draw.uniform(0, 1);

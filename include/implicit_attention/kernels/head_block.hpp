@@ -122,7 +122,7 @@ class HeadBlock {
   }
 
   /// out(s) = writer_s S(s..n-1), (n, K).
-  void to_end(ConstView<Scalar> writer, Matrix<Scalar>& out) const {
+  void to_end(ConstView<Scalar> writer, View<Scalar> out) const {
     out = writer;
     if (r_->log_decay.empty()) return;
     if (!r_->decay_by_state()) {
@@ -163,8 +163,7 @@ class HeadBlock {
   /// One decay a token. Sums are taken in double, upwards from the pair, and begin anew in every block.
   void load_decays() {
     logs_.resize(count_);
-    for (Index t = 0; t < count_; ++t)
-      logs_[t] = static_cast<double>(r_->log_decay(r_->log_decay.rows() == 1 ? 0 : first_ + t, head_));
+    for (Index t = 0; t < count_; ++t) logs_[t] = static_cast<double>(r_->log_decay(r_->log_decay.rows() == 1 ? 0 : first_ + t, head_));
     between_.setZero(count_, count_);
     sums_.resize(count_);
     for (Index t = 0; t < count_; ++t) {
@@ -243,8 +242,7 @@ template <Real Scalar>
 void invert_unit_lower(const Matrix<Scalar>& lower, Matrix<Scalar>& inverse) {
   const Index count = lower.rows();
   inverse.setIdentity(count, count);
-  for (Index t = 1; t < count; ++t)
-    inverse.row(t).head(t).noalias() = lower.row(t).head(t) * inverse.topLeftCorner(t, t);
+  for (Index t = 1; t < count; ++t) inverse.row(t).head(t).noalias() = lower.row(t).head(t) * inverse.topLeftCorner(t, t);
 }
 
 }  // namespace detail

@@ -112,7 +112,8 @@ class HeadChunk {
           within_(t, t) = given;
       }
     }
-    block_.to_end(block_.key(), writes_);
+    writes_.resize(n, states);
+    block_.to_end(block_.key(), View<Scalar>(writes_));
     if (scaled) writes_.array().colwise() *= block_.scale();
     readers_.resize(diagonal_ ? n : 2 * n, states);
     block_.from_start(block_.query(), late, View<Scalar>(readers_.data(), n, states));
@@ -129,7 +130,8 @@ class HeadChunk {
     block_.products(block_.probe(), block_.removal(), probe_late, removed_);
     invert_unit_lower(removed_, inverse_);
     block_.products(block_.query(), block_.removal(), late, query_removals_);
-    block_.to_end(block_.removal(), removals_);
+    removals_.resize(n, states);
+    block_.to_end(block_.removal(), View<Scalar>(removals_));
   }
 
   void add_replaced(const Matrix<Scalar>& input, Matrix<Scalar>& out) const {

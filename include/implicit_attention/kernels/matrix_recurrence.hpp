@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/head_rows.hpp>
 #include <implicit_attention/kernels/head_scan.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -107,10 +108,8 @@ concept MatrixRecurrence = requires(const Recurrence& recurrence, Index index) {
 /// Rows begin..end-1 of one head's matrix, (end - begin, tokens), zeros where nothing is seen.
 template <Real Scalar>
 void matrix_rows(const HeadRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
-  for (Index row = begin; row < end; ++row) {
-    out.row(row - begin).setZero();
-    plain_head_row(recurrence, head, row, &out(row - begin, 0));
-  }
+  detail::HeadRowsScratch<Scalar> scratch;
+  detail::HeadRows<Scalar>(recurrence, head, 1, end - begin, end, serial_executor()).rows(head, begin, end, out, scratch);
 }
 
 namespace detail {
