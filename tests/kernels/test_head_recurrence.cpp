@@ -112,7 +112,7 @@ void check_gradient(const HeadRecurrence<double>& r, Array<double> HeadRecurrenc
     worst = std::max(worst, std::abs(difference - gradient.data()[i]));
     largest = std::max(largest, std::abs(difference));
   }
-  CHECK(worst <= 1e-7 * floor);  // the differences' own error: step^2 and 1e-16 / step, times sums of a hundred terms
+  CHECK(worst <= 1e-7 * largest);  // the differences' own error: step^2 and 1e-16 / step, times sums of a hundred terms
 }
 
 }  // namespace
