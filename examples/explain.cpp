@@ -15,6 +15,7 @@
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 
+#include "support/canvas.hpp"
 #include "support/command_line.hpp"
 #include "support/explanation.hpp"
 #include "support/heat_map.hpp"
@@ -52,7 +53,8 @@ void show(const Explanation& explanation, const Terminal& terminal) {
   for (std::size_t k = 0; k < explanation.predictions.size(); ++k) {
     const Prediction& prediction = explanation.predictions[k];
     if (k > 0 && prediction.probability < 0.0005) break;  // it would read 0.0 %
-    const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true);
+    const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true) +
+                             (explanation.subwords ? message("  (id ", prediction.id, ")") : std::string());
     out += (k == 0 ? bold(line) : line) + "\n";
   }
   for (const Answer& answer : explanation.answers) {
@@ -61,6 +63,7 @@ void show(const Explanation& explanation, const Terminal& terminal) {
     scores.title = message(answer.about_target ? "What made " + explanation.target_text : std::string("What it looked at"), ", by ",
                            answer.method, " (", answer.value_name, ")");
     scores.tokens = explanation.labels;
+    if (explanation.subwords) scores.ids = explanation.ids;
     scores.scores = answer.scores;
     scores.value_name = "score";
     scores.separator = explanation.separator;
@@ -82,7 +85,7 @@ void show(const Explanation& explanation, const Terminal& terminal) {
   if (explanation.unknown > 0)
     out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
                    " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");
-  std::fputs(out.c_str(), stdout);
+  print(out, terminal);
 }
 
 // --- Writing ------------------------------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ void draw_strips(const Options& options, const std::vector<Explanation>& explana
                                prediction.probability});
     }
   strips.caption = caption(options, explanations, false);
-  write_token_strips(options.out, strips);
+  warn_of_missing_glyphs("explain", write_token_strips(options.out, strips).missing_glyphs);
 }
 
 void draw_maps(const Options& options, const std::vector<Explanation>& explanations) {
@@ -152,7 +155,7 @@ void draw_maps(const Options& options, const std::vector<Explanation>& explanati
   map.shared_scale = false;
   map.value_name = value_name(explanations);
   map.caption = caption(options, explanations, true);
-  write_heat_map(options.out, map);
+  warn_of_missing_glyphs("explain", write_heat_map(options.out, map).missing_glyphs);
 }
 
 /// A name of the only answer's numbers, or of one of several.

@@ -90,14 +90,16 @@ std::string value_name(Method method, const ExplanationOptions& options, const M
 
 template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
-  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(directory, options.sequence.tokenizer);
-  const LanguageModel<Scalar>& model = loaded.model;
   Explanation explanation;
+  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
+      directory, options.sequence.tokenizer, [&](const Tokenizer& opened) { explanation.ids = sequence_ids(options.sequence, opened); });
+  loaded.tokenizer.check(explanation.ids);
+  const LanguageModel<Scalar>& model = loaded.model;
   explanation.directory = directory;
   explanation.architecture = architecture_text(model.name());
   explanation.separator = separator_of(loaded.tokenizer);
   explanation.layers = model.layer_count();
-  explanation.ids = sequence_ids(options.sequence, loaded.tokenizer);
+  explanation.subwords = loaded.tokenizer.kind() == TokenizerKind::subwords;
   explanation.labels = loaded.tokenizer.labels(explanation.ids);
   explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
   const Index position = single_position(options, static_cast<Index>(explanation.ids.size()));
@@ -128,7 +130,7 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
   how.reduction = parse_reduction(options.reduce);
   how.layer = options.layer;
 
-  if (const std::optional<Index> unknown = loaded.tokenizer.vocabulary().id("<unk>")) {
+  if (const std::optional<Index> unknown = loaded.tokenizer.find("<unk>")) {
     how.removal = Removal::replace;
     how.replacement = *unknown;
   }

@@ -62,6 +62,7 @@ struct Explanation {
   std::string target_text;  ///< what methods with a target explain: `the logit of "positive"`
   std::vector<Index> ids;
   std::vector<std::string> labels;
+  bool subwords = false;                ///< labels may be pieces of words, so that ids are worth showing beside them
   Matrix<double> logits;                ///< (tokens, vocabulary), or (1, vocabulary)
   std::vector<Prediction> predictions;  ///< the likeliest first
   std::vector<Answer> answers;          ///< in the order asked for

@@ -9,6 +9,7 @@
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <reference/relevance.hpp>
 #include <support/shared_data.hpp>
 
 #include <attribution/cases.hpp>
@@ -510,7 +511,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     broken = model.parts();
     Numbers scale = Numbers::Ones(1, 6);
     scale(0, 4) = std::numeric_limits<double>::quiet_NaN();
-    broken.blocks[1].norm =
+    broken.blocks[1].sublayers[0].norm =
         architecture == "rwkv4" ? Norm<double>::layer(scale, Numbers(Numbers::Zero(1, 6)), 1e-5) : Norm<double>::rms(scale, 1e-5);
     Explainer<double> lost(LanguageModel<double>(broken), {1, 2});
     for (const MethodName& named : method_names) {

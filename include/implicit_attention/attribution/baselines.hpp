@@ -1,4 +1,4 @@
-// What everybody compares with: gradient x input, integrated gradients, leave-one-out, random. The model is the caller's, as callables.
+// The usual baselines: gradient x input, integrated gradients, leave-one-out, random scores. The caller passes the model as callables.
 #pragma once
 
 #include <cmath>
@@ -60,7 +60,7 @@ struct Quadrature {
 /// Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365): scores[j] = sum over width of
 /// (input - baseline)[j] * integral over t in 0..1 of gradient(baseline + t (input - baseline))[j], by Gauss-Legendre quadrature with
 /// `steps` points. `gradient_at(point)` gives the gradient (tokens, width) of what is explained at a point (tokens, width), and
-/// `value_at(point)` the number itself: sum(scores) + result.baseline == result.explained up to the quadrature's error. Look at that gap:
+/// `value_at(point)` the number itself: sum(scores) + result.baseline == result.explained up to the quadrature's error. Check that gap:
 /// from a zero baseline the path through a trained model with gates and norms can be rough (with 32 steps gaps larger than the number
 /// explained were measured on trained Mamba and Griffin models, 1e-5 of it on RWKV-4); raise `steps`, or begin at another baseline.
 template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invocable<const Matrix<Scalar>&> GradientAt>
@@ -87,9 +87,9 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invoc
   return result;
 }
 
-/// Leave-one-out: scores[j] = value with all tokens - value without token j; positive if the token speaks for what is explained. The
-/// expensive truth: one run for each of the tokens up to `position`; later ones cannot matter and get 0. How a token is taken away is
-/// the caller's: `value_without(j)` gives the number explained without it.
+/// Leave-one-out: scores[j] = value with all tokens - value without token j; positive if the token speaks for what is explained.
+/// It takes one run for each token up to `position`; later tokens cannot matter and get 0. How a token is removed is up to the caller:
+/// `value_without(j)` gives the number explained without it.
 template <Real Scalar, std::invocable<Index> ValueWithout>
 [[nodiscard]] Attribution<Scalar> leave_one_out(Index tokens, Scalar value, const ValueWithout& value_without, Index position,
                                                 const Executor& executor = serial_executor()) {

@@ -1,4 +1,4 @@
-// The methods by their names, what they explain, and what they can be told.
+// The methods by name, what they explain, and their options.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ enum class Method {
   random
 };
 
-/// A method, its name on command lines, and what of it there is.
+/// A method, its name on command lines, and what it needs.
 struct MethodName {
   Method method;
   std::string_view name;
@@ -74,14 +74,14 @@ struct Target {
   return targets;
 }
 
-/// How a token is taken away (leave-one-out).
+/// How a token is removed (leave-one-out).
 enum class Removal {
   replace,  ///< another token in its place: `<unk>`, say
   zero,     ///< an embedding of zeros in its place
-  drop      ///< the text without it; where it stood at the explained position, the token before it answers
+  drop      ///< the text without it; if it stood at the explained position, the token before it is asked
 };
 
-/// What the methods can be told; each uses what concerns it.
+/// The methods' options; each method reads those that concern it.
 template <Real Scalar>
 struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation

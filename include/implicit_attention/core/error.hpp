@@ -1,4 +1,4 @@
-// Errors: what was wrong, what was expected, what came. One exception type, or the host's handler where there are none.
+// Errors: what was wrong, what was expected, what came. One exception type, or a handler of the host's where it builds without exceptions.
 #pragma once
 
 #include <array>
@@ -37,7 +37,7 @@ class Error : public std::runtime_error {
 };
 #endif
 
-/// A host's own way to leave: longjmp, abort, its own exception. It must not return.
+/// What a host does about an error: throw an exception of its own, log and exit, abort. It must not return.
 using ErrorHandler = void (*)(ErrorKind kind, const char* message);
 
 namespace detail {
