@@ -1,4 +1,4 @@
-// A picture in memory: rectangles, anti-aliased text, and the way to a PNG file. Pixels, origin at the top left.
+// A picture in memory: rectangles, anti-aliased text, writing as PNG. Pixels, origin at the top left.
 // Drawn at twice the density of a screen's nominal pixels, so that text stays crisp where a page shows it at half size.
 #pragma once
 

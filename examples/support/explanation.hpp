@@ -1,4 +1,4 @@
-// A language model's answer to a text, and why: what `explain` shows and writes. All numbers in double, whatever they were computed in.
+// A language model's answer to a text, and why: what `explain` shows and writes. All numbers in double.
 #pragma once
 
 #include <limits>
@@ -12,7 +12,7 @@
 
 namespace implicit_attention::examples {
 
-/// What is asked. The texts are as the command line has them, and are checked by `check_question`, or when the model is known.
+/// The options of a question, as on the command line. `check_question` checks what it can without a model, the rest is checked with it.
 struct ExplanationOptions {
   SequenceOptions sequence;
   std::string position = "last", target = "argmax", contrast;
@@ -26,7 +26,7 @@ struct ExplanationOptions {
 
 /// The names of all methods, `raw|rollout|...`.
 [[nodiscard]] std::string attribution_method_names();
-/// Finds what is wrong with the options before a model is read. Fails (value).
+/// Checks the options before a model is read. Fails (value).
 void check_question(const ExplanationOptions& options);
 
 struct Prediction {
@@ -35,7 +35,7 @@ struct Prediction {
   double probability = 0;
 };
 
-/// What one method says.
+/// The answer of one method.
 struct Answer {
   std::string method, value_name;  ///< its name, and what its numbers are
   bool about_target = false;       ///< whether it explains one logit, and not the position alone
@@ -44,9 +44,9 @@ struct Answer {
   Matrix<double> map;              ///< (tokens, tokens), or empty
   double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0, baseline = 0;  ///< as in Attribution
   bool conserves = false;     ///< whether scores and bias_share sum to `explained`
-  bool integrates = false;    ///< whether scores and baseline do, but for the error of an integral
+  bool integrates = false;    ///< whether scores and baseline do, up to the error of a quadrature
   Index zero_rows = 0;        ///< rows of a rollout that could not be divided
-  Index constant_layers = 0;  ///< layers whose map or gradient could not be stretched to 0..1
+  Index constant_layers = 0;  ///< layers whose map or gradient could not be rescaled to 0..1
 };
 
 /// A tensor of a layer under its name.

@@ -60,7 +60,7 @@ class ProgressBar {
  public:
   using Clock = std::chrono::steady_clock;
   ProgressBar(std::string what, Index total);
-  /// For tests: any stream, any terminal, any first delay.
+  /// For tests: any stream, terminal and first delay.
   ProgressBar(std::string what, Index total, std::FILE* stream, const Terminal& terminal, Clock::duration first_delay);
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;

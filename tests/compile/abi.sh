@@ -26,6 +26,6 @@ done
 compile caller.o "$here/caller.cpp" "$difference"
 link || fail "two units with $difference do not link"
 
-# Settings that change neither code nor layout are left out of the name.
+# Settings that change neither code nor layout are not part of the name.
 compile callee.o "$here/callee.cpp" "$difference" -DIMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT=1000
 link || fail "a unit with another byte limit does not link"
