@@ -1,6 +1,5 @@
-# A host finds us installed: with find_package alone, Eigen found for it; with the io component, nlohmann-json, PCRE2 and
-# utf8proc too. And what cannot be
-# found is said in words.
+# A host finds the installed package: with find_package alone, which finds Eigen; with the io component, nlohmann-json, PCRE2 and utf8proc
+# too. What cannot be found is named.
 . "$(dirname "$0")/common.sh"
 off=(-DIMPLICIT_ATTENTION_BUILD_TESTS=OFF -DIMPLICIT_ATTENTION_BUILD_EXAMPLES=OFF -DIMPLICIT_ATTENTION_BUILD_BENCHMARKS=OFF)
 refused() { # what must be said, folder of the sources, further arguments
