@@ -101,7 +101,7 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
                                                       : parse_index(option, part.substr(dash + 1), text);
     if (last < first || last - first >= most)
       raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
-    for (Index index = first; index <= last; ++index) list.push_back(index);
+    for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);
     rest.remove_prefix(end);
     more = !rest.empty();
     rest = trimmed(rest);  // white space separates, and may stand around a comma

@@ -79,7 +79,11 @@ std::string value_name(Method method, const ExplanationOptions& options, const M
     case Method::gradient_x_input:
       return "gradient times embedding";
     case Method::integrated_gradients:
-      return "share of " + logit + ", from embeddings of zero on";
+      return "share of " + logit + ", from " +
+             (options.baseline == "zero"   ? std::string("embeddings of zero")
+              : options.baseline == "mean" ? std::string("the mean embedding")
+                                           : "the embedding of " + options.baseline) +
+             " on";
     case Method::leave_one_out:
       return std::string(how.removal == Removal::replace ? "what <unk>" : "what a zero embedding") + " in its place takes from " + logit;
     case Method::random:
@@ -129,6 +133,11 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
   how.terms = Terms::parse(options.terms);
   how.reduction = parse_reduction(options.reduce);
   how.layer = options.layer;
+  how.integration_steps = options.steps;
+  if (options.baseline == "mean")
+    how.baseline = RowVector<Scalar>(model.parts().embedding.matrix().colwise().mean());
+  else if (options.baseline != "zero")
+    how.baseline = RowVector<Scalar>(model.parts().embedding.matrix().row(named_token("--baseline", options.baseline, loaded.tokenizer)));
 
   if (const std::optional<Index> unknown = loaded.tokenizer.find("<unk>")) {
     how.removal = Removal::replace;
@@ -138,7 +147,7 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     const MethodName& info = method_info(method);
     how.with_map = options.maps && info.from_attention;
     work.begin_piece(method == Method::leave_one_out          ? 1
-                     : method == Method::integrated_gradients ? how.integration_steps * 2 * loops
+                     : method == Method::integrated_gradients ? (how.integration_steps > 0 ? how.integration_steps : 49) * 2 * loops
                                                               : 2 * loops);
     const Attribution<Scalar> attribution = explainer.explain(method, target, how);
     Answer answer;
@@ -154,6 +163,9 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     answer.baseline = static_cast<double>(attribution.baseline);
     answer.conserves = method == Method::relevance;
     answer.integrates = method == Method::integrated_gradients;
+    answer.points = attribution.points;
+    answer.converged = attribution.converged;
+    answer.untreated = attribution.untreated;
     answer.zero_rows = static_cast<Index>(attribution.zero_rows.size());
     answer.constant_layers = static_cast<Index>(attribution.constant_layers.size());
     explanation.answers.push_back(std::move(answer));

@@ -18,10 +18,12 @@ struct ExplanationOptions {
   std::string position = "last", target = "argmax", contrast;
   std::string methods = "raw";  ///< names with commas between
   std::string terms = "all", reduce = "mean-abs", precision = "float32";
-  std::optional<Index> layer;  ///< raw: this one alone
-  bool all_logits = false;     ///< logits at every token, not at the position alone
-  bool maps = false;           ///< the methods' maps too, where they have one
-  bool gradients = false;      ///< every layer's output and its gradient too
+  std::optional<Index> layer;     ///< raw: this one alone
+  std::string baseline = "zero";  ///< integrated gradients: zero, mean (of the embeddings), or a token by its id or name
+  Index steps = 0;                ///< integrated gradients: this many even points; 0: as many as it takes
+  bool all_logits = false;        ///< logits at every token, not at the position alone
+  bool maps = false;              ///< the methods' maps too, where they have one
+  bool gradients = false;         ///< every layer's output and its gradient too
 };
 
 /// The names of all methods, `raw|rollout|...`.
@@ -43,10 +45,13 @@ struct Answer {
   std::vector<double> scores;      ///< one per token
   Matrix<double> map;              ///< (tokens, tokens), or empty
   double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0, baseline = 0;  ///< as in Attribution
-  bool conserves = false;     ///< whether scores and bias_share sum to `explained`
-  bool integrates = false;    ///< whether scores and baseline do, up to the error of a quadrature
-  Index zero_rows = 0;        ///< rows of a rollout that could not be divided
-  Index constant_layers = 0;  ///< layers whose map or gradient could not be rescaled to 0..1
+  bool conserves = false;              ///< whether scores and bias_share sum to `explained`
+  Index points = 0;                    ///< gradients that an integral took
+  std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for
+  bool converged = true;               ///< whether it is complete to its tolerance
+  bool integrates = false;             ///< whether scores and baseline do, up to the error of a quadrature
+  Index zero_rows = 0;                 ///< rows of a rollout that could not be divided
+  Index constant_layers = 0;           ///< layers whose map or gradient could not be rescaled to 0..1
 };
 
 /// A tensor of a layer under its name.

@@ -89,7 +89,8 @@ struct MethodOptions {
   std::optional<Index> layer;                         ///< raw: this layer; otherwise all averaged
   RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
   bool with_map = false;                              ///< methods from attention: the whole map, too
-  Index integration_steps = 32;                       ///< integrated gradients
+  Index integration_steps = 0;                        ///< integrated gradients: this many even points; 0: as many as the tolerance takes
+  double integration_tolerance = 0.01;                ///< integrated gradients: of the completeness gap, see IntegrationLimits
   Array<Scalar> baseline;                             ///< integrated gradients: (1, width), every token's; empty: zeros
   Removal removal = Removal::zero;                    ///< leave-one-out
   Index replacement = 0;                              ///< leave-one-out: the token for Removal::replace

@@ -53,9 +53,9 @@ template <PerturbedModel Model>
   return area(perturbation_curve(scores, RemovalOrder::least, steps, model), rule);
 }
 
-/// The metric "area under activation" (arXiv 2403.01590, appendix A; Ali et al. 2022): f, the probability of the target, while tokens are put back
-/// into an empty text, the most relevant first, one at a time. HIGHER is better. Ties: in the order of the text. One token: the mean of
-/// f without and with it.
+/// The metric "area under activation" (arXiv 2403.01590, appendix A; Ali et al. 2022): f, the probability of the target, while tokens are
+/// put back into an empty text, the most relevant first, one at a time. HIGHER is better. Ties: in the order of the text. One token: the
+/// mean of f without and with it.
 template <PerturbedModel Model>
 [[nodiscard]] double activation(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
                                 AreaRule rule = AreaRule::trapezoid) {
@@ -71,8 +71,8 @@ template <PerturbedModel Model>
   return curve;
 }
 
-/// The metric "pruning" (arXiv 2403.01590, appendix A; Ali et al. 2022): the area under pruning_curve, f being the logit; the mean over texts is the
-/// area under the mean squared error. LOWER is better. Its unit is that of the logit, squared: not for comparing models.
+/// The metric "pruning" (arXiv 2403.01590, appendix A; Ali et al. 2022): the area under pruning_curve, f being the logit; the mean over
+/// texts is the area under the mean squared error. LOWER is better. Its unit is that of the logit, squared: not for comparing models.
 /// Ties of absolute values: in the order of the text. One token: half of its squared effect (trapezoid and mean alike).
 template <PerturbedModel Model>
 [[nodiscard]] double pruning(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),

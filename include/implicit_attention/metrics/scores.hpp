@@ -17,8 +17,8 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Which tokens a perturbed input still has: one flag per scored token, true = kept. How the others are removed (replaced by `<unk>` or by a
-/// zero embedding, or left out) is decided by the caller's model.
+/// Which tokens a perturbed input still has: one flag per scored token, true = kept. How the others are removed (replaced by `<unk>` or by
+/// a zero embedding, or left out) is decided by the caller's model.
 using KeptTokens = std::vector<bool>;
 
 /// Runs a model on the tokens that are kept and gives one number: a logit, a difference of two, a probability, 1 or 0 for right or wrong.

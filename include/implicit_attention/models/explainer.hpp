@@ -383,8 +383,12 @@ Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOption
         *backward(model_, pass, logit_gradient(pass, target.position, target.token, target.contrast), backward_options).embeddings);
   };
   const Matrix<Scalar> input = pass_.embeddings.matrix().topRows(length);
+  IntegrationLimits limits;
+  limits.tolerance = options.integration_tolerance;
   Attribution<Scalar> result =
-      integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps);
+      options.integration_steps > 0
+          ? integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps)
+          : integrated_gradients_within<Scalar>(input, baseline, value_at, gradient_at, target.position, limits);
   RowVector<Scalar> scores = RowVector<Scalar>::Zero(tokens());
   scores.head(length) = result.scores;
   result.scores = std::move(scores);
