@@ -10,6 +10,9 @@
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/rwkv5.hpp>
+#include <implicit_attention/layers/rwkv6.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
@@ -45,6 +48,9 @@ template <Real S>
   // clang-format off
   static const std::vector<LayerFamily<S>> families = {
       {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C&) { return mixer_part(Mamba<S>::from_tensors(t)); }},
+      {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, [](const T& t, const C& c) { return mixer_part(Rwkv7<S>::from_tensors(t, {detail::group_norm_eps(c)})); }},
+      {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(Rwkv6<S>::from_tensors(t, {detail::group_norm_eps(c)})); }},
+      {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(Rwkv5<S>::from_tensors(t, {detail::group_norm_eps(c)})); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
       {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
   };
