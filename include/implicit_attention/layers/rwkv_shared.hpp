@@ -3,13 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
 
-#include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/head_scales.hpp>
 
@@ -110,21 +108,6 @@ template <Real Scalar>
   made.key = key;
   made.log_decay = log_decay;
   return made;
-}
-
-/// The eps of the group norm as it stands beside the variance of the state's output: given as such, or `head_size_divisor` d of the public
-/// code, which divides that output by d and then adds 1e-5; `otherwise` where the configuration has neither.
-[[nodiscard]] inline double group_norm_eps(const Configuration& configuration, double otherwise = 64e-5) {
-  const auto checked = [&](std::string_view key, double value) {
-    if (!(value > 0) || !std::isfinite(value))
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected a number above 0"));
-    return value;
-  };
-  if (const auto divisor = configuration.number({"head_size_divisor"}))
-    otherwise = 1e-5 * checked("head_size_divisor", *divisor) * *divisor;
-  for (const std::string_view key : {"group_norm_eps_on_s", "group_norm_eps", "group_norm_epsilon"})
-    if (const auto eps = configuration.number({key})) otherwise = checked(key, *eps);
-  return otherwise;
 }
 
 /// The norm of every head by itself.
