@@ -7,8 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/config.hpp>
-#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 
 #include "command_line.hpp"
@@ -20,8 +19,8 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   std::error_code ignored;
   if (!std::filesystem::is_directory(directory, ignored))
     raise(ErrorKind::file, message("--model: there is no folder ", directory, ", expected one with config.json and model.safetensors"));
-  const SafetensorsSource<Scalar> source(directory);
-  LanguageModel<Scalar> model = load_language_model<Scalar>(source, read_configuration(directory));
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
+  LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, checkpoint.configuration);
   std::optional<TokenizerKind> kind;
   if (!tokenizer.empty()) kind = tokenizer_kind(tokenizer);
   Tokenizer opened = Tokenizer::open(directory, model.vocabulary(), kind);

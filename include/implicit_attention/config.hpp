@@ -8,6 +8,8 @@
 // | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 64                         | tokens in one block of the blocked kernels: a power of two from 16 on   |
 // | IMPLICIT_ATTENTION_TILE_CHANNELS       | 32                         | channels walked together by the row, scan and application kernels       |
 // | IMPLICIT_ATTENTION_INSTANTIATE         | not defined                | defined in one file before instantiations.hpp: it compiles for all      |
+// | IMPLICIT_ATTENTION_IO_MMAP             | 1 on Unix, else 0          | 0: io reads files whole instead of mapping them; one for all of a program |
+// | IMPLICIT_ATTENTION_IO_ZLIB             | 0                          | 1: io unpacks compressed PyTorch archives through zlib, which is linked  |
 //
 // EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS and Eigen's alignment change code or layout, so they are part of the inline ABI
 // namespace: two translation units that disagree do not link, instead of crashing.

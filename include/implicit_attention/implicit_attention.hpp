@@ -3,13 +3,16 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/openmp_executor.hpp>
+#include <implicit_attention/core/quantized.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
+#include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/core/types.hpp>
