@@ -77,6 +77,7 @@
 #include <implicit_attention/models/rwkv5_lm.hpp>
 #include <implicit_attention/models/rwkv6_lm.hpp>
 #include <implicit_attention/models/rwkv7_lm.hpp>
+#include <implicit_attention/models/rwkv7_reverse_lm.hpp>
 #include <implicit_attention/models/rwkv_lm.hpp>
 #include <implicit_attention/models/stack.hpp>
 #include <implicit_attention/attribution/baselines.hpp>

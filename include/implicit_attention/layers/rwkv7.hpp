@@ -39,6 +39,7 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
     Array<Scalar> receptance_weight, key_weight;  ///< (H K, D)
     Array<Scalar> value_weight;                   ///< (E, D)
     Array<Scalar> output_weight;                  ///< (D, E)
+    Array<Scalar> output_bias;                    ///< (D), absent in all published models but one
     Array<Scalar> ln_x_weight, ln_x_bias;         ///< (E)
   };
 
@@ -92,11 +93,14 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
   /// The unified form; the bonus is the term `skip`. Needs gate, pre_norm and what R is made of, and for the bonus `value` and `bonus`.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
-  /// The weight (D, E) of the output projection.
+  /// The weight (D, E) and bias of the output projection.
   [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.output_weight; }
+  [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.output_bias; }
 
  private:
-  [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Activations& act) const;
+  [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Activations& act) const {
+    return detail::head_recurrence_of(act.receptance, act.key, act.log_decay, heads(), channels(), act.removal, act.probe);
+  }
 
   enum Mix : std::size_t { mix_r, mix_w, mix_k, mix_v, mix_a, mix_g };
   static constexpr std::array<const char*, 6> mix_names{"x_r", "x_w", "x_k", "x_v", "x_a", "x_g"};
@@ -117,6 +121,7 @@ Rwkv7<S>::Rwkv7(Weights weights, Options options) : weights_(std::move(weights))
   check_shape(layer_name, "receptance.weight", w.receptance_weight, keys, width, "(numbers of r_k, width)");
   check_shape(layer_name, "value.weight", w.value_weight, channels, width, "(channels, width)");
   check_shape(layer_name, "output.weight", w.output_weight, width, channels, "(width, channels)");
+  detail::check_bias(layer_name, "output.bias", w.output_bias, width, "width");
   for (std::size_t m = 0; m < 6; ++m) check_vector(layer_name, mix_names[m], w.x[m], width, "width");
   for (const auto& [name, vector] : {std::pair{"k_k", &w.k_k}, std::pair{"k_a", &w.k_a}})
     check_vector(layer_name, name, *vector, keys, "numbers of r_k");
@@ -146,6 +151,7 @@ Rwkv7<S> Rwkv7<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   w.key_weight = tensors.required(one_of(tensors, {"key.weight", "k_proj.weight"}), 2);
   w.value_weight = tensors.required(one_of(tensors, {"value.weight", "v_proj.weight"}), 2);
   w.output_weight = tensors.required(one_of(tensors, {"output.weight", "o_proj.weight"}), 2);
+  w.output_bias = tensors.optional("output.bias", 1);
   w.ln_x_weight = tensors.required(one_of(tensors, {"ln_x.weight", "g_norm.weight"}), 1);
   w.ln_x_bias = tensors.required(one_of(tensors, {"ln_x.bias", "g_norm.bias"}), 1);
   return Rwkv7(std::move(w), options);
@@ -196,8 +202,8 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
                                                   detail::centred_state(act.initial), &act.final.state);
   act.pre_norm = o.numbers;
   // The gate is no function of its input that could be divided by it: relevance holds it.
-  const Value<Scalar> passed = scale(spread_heads(bonus, channels() / heads()), v);
-  const Value<Scalar> y = scale(g, add(normalize(norm_, o), passed)), out = linear(y, w.output_weight);
+  const Value<Scalar> y = scale(g, add(normalize(norm_, o), scale(spread_heads(bonus, channels() / heads()), v)));
+  const Value<Scalar> out = linear(y, w.output_weight, w.output_bias);
   act.y = y.numbers;
   act.out = out.numbers;
   act.final.shifted = (*u).bottomRows(1);
@@ -238,15 +244,6 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
   form.recurrence = recurrence(act);
   form.initial_state = detail::centred_state(act.initial);
   return form;
-}
-
-template <Real S>
-HeadRecurrence<S> Rwkv7<S>::recurrence(const Activations& act) const {
-  HeadRecurrence<Scalar> made = detail::head_recurrence_of(act.receptance, act.key, act.log_decay, heads(), channels());
-  made.transition = Transition::rank_one;
-  made.removal = act.removal;
-  made.probe = act.probe;
-  return made;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -95,10 +95,11 @@ template <Real Scalar>
   return state.state.size() == 0 ? Array<Scalar>() : Array<Scalar>(centred<Scalar>(state.state, 1));
 }
 
-/// A recurrence with a query and a key of its own for every head.
+/// A recurrence with a query and a key of its own for every head; with `removal` and `probe` it is diagonal plus rank one.
 template <Real Scalar>
 [[nodiscard]] HeadRecurrence<Scalar> head_recurrence_of(const Array<Scalar>& query, const Array<Scalar>& key,
-                                                        const Array<Scalar>& log_decay, Index heads, Index channels) {
+                                                        const Array<Scalar>& log_decay, Index heads, Index channels,
+                                                        const Array<Scalar>& removal = {}, const Array<Scalar>& probe = {}) {
   HeadRecurrence<Scalar> made;
   made.tokens = query.rows();
   made.channels = channels;
@@ -107,6 +108,9 @@ template <Real Scalar>
   made.query = query;
   made.key = key;
   made.log_decay = log_decay;
+  if (!removal.empty()) made.transition = Transition::rank_one;
+  made.removal = removal;
+  made.probe = probe;
   return made;
 }
 

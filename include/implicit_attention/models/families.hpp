@@ -19,6 +19,7 @@
 #include <implicit_attention/models/rwkv5_lm.hpp>
 #include <implicit_attention/models/rwkv6_lm.hpp>
 #include <implicit_attention/models/rwkv7_lm.hpp>
+#include <implicit_attention/models/rwkv7_reverse_lm.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -74,6 +75,9 @@ template <Real S>
       {"rwkv7", "RWKV-7", "RWKV7ForCausalLM", "rwkv7_lm.hpp", "blocks.N.att.r_k, rwkv7.blocks.N.att.r_k or model.layers.N.attn.r_k",
        [](const F& f) { return f.is_type({"rwkv7", "rwkv7_fla"}) || (f.untyped() && (f.has("blocks.", ".att.r_k") || f.has("rwkv7.blocks.", ".att.r_k") || f.has("model.layers.", ".attn.r_k"))); },
        [](const T& t, const C& c) { return load_rwkv7_lm<S>(t, c); }},
+      {"rwkv7_reverse", "RWKV-7 digit reverser", "RWKV7Reverse", "rwkv7_reverse_lm.hpp", "rwkvN.r_k, rosaN.o.bias",
+       [](const F& f) { return f.is_type({"rwkv7_reverse"}) || (f.untyped() && f.has("rwkv1.", "r_k") && f.has("rosa1.", "o.bias")); },
+       [](const T& t, const C& c) { return load_rwkv7_reverse_lm<S>(t, c); }},
       {"rwkv6", "RWKV-6", "Rwkv6ForCausalLM", "rwkv6_lm.hpp", "rwkv.blocks.N.attention.time_maa_w1 or blocks.N.att.time_maa_w1",
        [](const F& f) { return f.is_type({"rwkv6"}) || (f.untyped() && (f.has("rwkv.blocks.", ".time_maa_w1") || f.has("blocks.", ".time_maa_w1"))); },
        [](const T& t, const C& c) { return load_rwkv6_lm<S>(t, c); }},
