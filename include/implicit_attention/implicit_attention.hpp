@@ -44,6 +44,7 @@
 #include <implicit_attention/operator/terms.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
 #include <implicit_attention/trace/functions.hpp>
+#include <implicit_attention/trace/head_scales.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
@@ -56,6 +57,10 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/norms.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/rwkv5.hpp>
+#include <implicit_attention/layers/rwkv6.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/layers/rwkv_shared.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/backward.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
@@ -69,6 +74,11 @@
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/part.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
+#include <implicit_attention/models/rwkv5_lm.hpp>
+#include <implicit_attention/models/rwkv6_lm.hpp>
+#include <implicit_attention/models/rwkv7_lm.hpp>
+#include <implicit_attention/models/rwkv7_reverse_lm.hpp>
+#include <implicit_attention/models/rwkv_lm.hpp>
 #include <implicit_attention/models/stack.hpp>
 #include <implicit_attention/attribution/baselines.hpp>
 #include <implicit_attention/attribution/contributions.hpp>

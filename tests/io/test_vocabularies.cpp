@@ -131,6 +131,7 @@ TEST_CASE("vocabularies: GPT-NeoX's tokenizer.json", "[io]") {
                                              "dog"));
   CHECK(tokenizer.label(tokenizer.id(" dog")) == " dog");
   CHECK(tokenizer.id("<|endoftext|>") == 0);
+  CHECK_FALSE(tokenizer.find("<unk>"));
   CHECK(tokenizer.id("     ") == 50273);  // an added token
   const auto error = error_of([&] { (void)tokenizer.id(" dogcat"); });
   REQUIRE(error);
@@ -281,6 +282,7 @@ TEST_CASE("vocabularies: GGUF's arrays", "[io]") {
   CHECK(tokenizer.encode("hi h!z") == Ids{1, 8, 6, 2, 0});
   CHECK(tokenizer.encode("hi<|u|>hi") == Ids{1, 8, 9, 8});
   CHECK(tokenizer.encode(" hi", false) == Ids{3, 8});
+  CHECK_FALSE(tokenizer.find("x"));
   CHECK(tokenizer.decode({8, 6, 2}) == "hi h!");
   CHECK(tokenizer.labels({1, 8, 2}) == Texts{"<s>", " hi", "!"});
   llama.add_space_prefix = false;

@@ -146,18 +146,19 @@ class Tokenizer {
       for (unsigned byte = 0; byte < 256; ++byte)
         if ((token.size() == 1 && static_cast<unsigned char>(token[0]) == byte) || token == byte_label(static_cast<unsigned char>(byte)))
           return checked_byte(static_cast<unsigned char>(byte));
-    if (!codec_ || token.empty()) return std::nullopt;
-    if (const std::optional<Index> found = codec_->find(token)) return found;
-    std::vector<Index> ids;
-    codec_->encode(token, ids);
-    return ids.size() == 1 ? std::optional(ids.front()) : std::nullopt;
+    return codec_ && !token.empty() ? codec_->find(token) : std::nullopt;
   }
-  /// The same, failing if there is none.
+  /// The same, or what `token` becomes if that is one token. Fails (value) otherwise, saying what it becomes.
   [[nodiscard]] Index id(std::string_view token) const {
     if (const std::optional<Index> found = find(token)) return *found;
     const std::string who = message(where_, ": token \"", printable(token), "\"");
     if (kind_ == TokenizerKind::bytes) raise(ErrorKind::value, message(who, " is not a single byte, and bytes are the tokens here"));
-    if (codec_) raise(ErrorKind::value, message(who, " is no single token", pieces_hint(token)));
+    if (codec_) {
+      std::vector<Index> ids;
+      codec_->encode(token, ids);
+      if (ids.size() == 1) return ids.front();
+      raise(ErrorKind::value, message(who, " is no single token", pieces_hint(ids)));
+    }
     if (vocabulary().empty())
       raise(ErrorKind::value, message(who, " cannot be looked up: ", nothing_found_ ? "there is no vocab.json" : why_none_));
     raise(ErrorKind::value, message(who, " is not in vocab.json", words_.special_hint()));
@@ -263,10 +264,8 @@ class Tokenizer {
     if (!bytes || bytes->empty()) return {message(id), true};
     return {std::move(*bytes), codec_->special(id)};
   }
-  /// What becomes of a text that is no single token.
-  [[nodiscard]] std::string pieces_hint(std::string_view token) const {
-    std::vector<Index> ids;
-    codec_->encode(token, ids);
+  /// The tokens of a text that is no single token, for a message.
+  [[nodiscard]] std::string pieces_hint(const std::vector<Index>& ids) const {
     std::string hint;
     for (const Index id : ids) {
       if (hint.size() > 120) return hint + ", ...";
