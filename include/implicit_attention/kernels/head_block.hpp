@@ -1,5 +1,5 @@
 // The factors of a HeadRecurrence over a block of neighbouring tokens of one document: what rows and scans multiply as matrices
-// (formulation-delta: "Blocked", "Safe exponents").
+// (formulation: "Blocked", "Safe exponents").
 #pragma once
 
 #include <algorithm>

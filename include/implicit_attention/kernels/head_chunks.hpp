@@ -1,4 +1,4 @@
-// Applications of a HeadRecurrence in chunks of tokens: nearly all work is products of matrices (formulation-delta: "Blocked").
+// Applications of a HeadRecurrence in chunks of tokens: nearly all work is products of matrices (formulation: "Blocked").
 #pragma once
 
 #include <vector>

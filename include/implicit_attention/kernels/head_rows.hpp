@@ -1,4 +1,4 @@
-// Many rows of HeadRecurrences' matrices, as products of matrices: what full maps and reductions are made of (formulation-delta: "Full map").
+// Many rows of HeadRecurrences' matrices, as products of matrices: what full maps and reductions are made of (formulation: "Full map").
 #pragma once
 
 #include <algorithm>

@@ -10,7 +10,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Rows of one head, one at a time (formulation-delta: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
+/// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
 /// r = r G_j. Where the transition is one number a token, all r . write_j are one product of the keys with the query.
 template <Real Scalar>
 class HeadWalk {
