@@ -29,7 +29,7 @@ class TensorSource {
   [[nodiscard]] virtual std::optional<std::vector<Index>> shape(std::string_view name) const = 0;
   /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar. Fails if absent.
   [[nodiscard]] virtual Array<Scalar> read(std::string_view name) const = 0;
-  /// The same matrix as it is stored, for who widens a few rows at a time. Nothing if there is none of that name, or where the numbers
+  /// The same matrix as it is stored, for callers that widen a few rows at a time. Nothing if there is none of that name, or where the numbers
   /// of `read` are not simply those in storage: then `read` is the way.
   [[nodiscard]] virtual std::optional<StoredTensor> stored(std::string_view name) const {
     static_cast<void>(name);

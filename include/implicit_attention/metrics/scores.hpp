@@ -115,7 +115,7 @@ using Relevance [[deprecated("renamed: RemovalOrder")]] = RemovalOrder;
 
 namespace detail {
 
-/// Runs the model on kept tokens; fails if what it gives is no finite number.
+/// Runs the model on kept tokens; fails if its result is not a finite number.
 template <PerturbedModel Model>
 [[nodiscard]] double run_kept(std::string_view who, Model& model, const KeptTokens& kept) {
   const double value = static_cast<double>(model(kept));
