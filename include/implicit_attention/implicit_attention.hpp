@@ -55,7 +55,7 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/layers/layer_gradient.hpp>
 #include <implicit_attention/layers/mamba.hpp>
-#include <implicit_attention/layers/norms.hpp>
+#include <implicit_attention/trace/norms.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
