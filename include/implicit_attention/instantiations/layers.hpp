@@ -4,11 +4,13 @@
 #include <implicit_attention/instantiations/trace.hpp>
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
   TEMPLATE class Mamba<S>;                     \
+  TEMPLATE class Mamba2<S>;                    \
   TEMPLATE class Rwkv4<S>;                     \
   TEMPLATE class Griffin<S>;                   \
   TEMPLATE class SoftmaxAttention<S>;
