@@ -36,6 +36,22 @@ Matrix<double> finite_differences(const Matrix<double>& at, const std::function<
 }
 constexpr double slope_tolerance = 1e-7;
 
+/// A feed-forward part by itself: its output, and a walk back from g.
+template <class FeedForward>
+Matrix<double> run(const FeedForward& part, const Matrix<double>& u) {
+  Trace<double> trace;
+  RunContext<double> context;
+  return *part.run(trace.input(u), context);
+}
+template <class FeedForward>
+Matrix<double> walk(const FeedForward& part, const Matrix<double>& u, const Matrix<double>& g, WayBack way) {
+  Trace<double> trace(true);
+  RunContext<double> context;
+  const Value<double> input = trace.input(u);
+  const Value<double> out = part.run(input, context);
+  return trace.walk_back(way, {{out, g}}, {input}).gradients.front();
+}
+
 LanguageModel<double> shipped(const char* name) {
   const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
   return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
@@ -83,19 +99,17 @@ TEST_CASE("each block's gradient is its finite differences", "[models]") {
   }
 
   const GatedFeedForward<double> gated({weight(M, D), weight(1, M), weight(M, D), weight(1, M), weight(D, M), weight(1, D)});
-  CHECK(relative_error(gated.backward(gated.activations(u), g), finite_differences(u, [&](const Matrix<double>& v) {
-                         return gated.activations(v).out.matrix().cwiseProduct(g).sum();
+  CHECK(relative_error(walk(gated, u, g, WayBack::gradient), finite_differences(u, [&](const Matrix<double>& v) {
+                         return run(gated, v).cwiseProduct(g).sum();
                        })) < slope_tolerance);
   const ChannelMixing<double> mixing({weight(1, D), weight(1, D), weight(M, D), weight(D, D), weight(D, M)});
-  CHECK(relative_error(mixing.backward(mixing.activations(u), g), finite_differences(u, [&](const Matrix<double>& v) {
-                         return mixing.activations(v).out.matrix().cwiseProduct(g).sum();
+  CHECK(relative_error(walk(mixing, u, g, WayBack::gradient), finite_differences(u, [&](const Matrix<double>& v) {
+                         return run(mixing, v).cwiseProduct(g).sum();
                        })) < slope_tolerance);
   // Without biases, the relevance of a feed-forward part's input is that of its output.
   const GatedFeedForward<double> unbiased({weight(M, D), {}, weight(M, D), {}, weight(D, M), {}});
-  const auto act = unbiased.activations(u);
-  CHECK(unbiased.backward_relevance(act, g).cwiseProduct(u).sum() == Approx(act.out.matrix().cwiseProduct(g).sum()));
-  const auto mixed = mixing.activations(u);
-  CHECK(mixing.backward_relevance(mixed, g).cwiseProduct(u).sum() == Approx(mixed.out.matrix().cwiseProduct(g).sum()));
+  CHECK(walk(unbiased, u, g, WayBack::relevance).cwiseProduct(u).sum() == Approx(run(unbiased, u).cwiseProduct(g).sum()));
+  CHECK(walk(mixing, u, g, WayBack::relevance).cwiseProduct(u).sum() == Approx(run(mixing, u).cwiseProduct(g).sum()));
 }
 
 TEST_CASE("a whole model's gradient is its finite differences", "[models]") {
