@@ -130,7 +130,7 @@ Mamba2<S>::Mamba2(Weights weights, Options options) : weights_(std::move(weights
   if (const auto& limit = options.time_step_limit; !(limit[0] <= limit[1]))
     raise(ErrorKind::value, message("Mamba2: time_step_limit is ", limit[0], " to ", limit[1], ", expected the smaller number first"));
   if (!w.norm_weight.empty()) norm_ = Norm<Scalar>::rms(w.norm_weight, options.norm_eps, false, options.norm_groups);
-  rate_ = Matrix<Scalar>(-w.A_log.matrix().array().exp().matrix());
+  rate_ = Matrix<Scalar>((-w.A_log.matrix().array().exp().min(Scalar(1e30))).matrix());  // as in Mamba: never infinite
   Matrix<Scalar> skip(1, channels_);
   for (Index e = 0; e < channels_; ++e) skip(0, e) = w.D(0, w.D.size() == channels_ ? e : e / (channels_ / heads()));
   skip_ = std::move(skip);

@@ -87,7 +87,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
       contradiction(configuration, key, *expand, static_cast<double>(mixer.channels()) / static_cast<double>(mixer.width()),
                     message("the weights have ", mixer.channels(), " channels and width ", mixer.width()));
   for (const std::string_view key : {"hidden_act", "mamba_hidden_act"})
-    if (key == "mamba_hidden_act" || !configuration.has("add_bias_linear"))  // Zamba2's hidden_act is the feed-forward part's
+    if (key == "mamba_hidden_act" || configuration.text({"model_type"}) != "zamba2")  // there it is the feed-forward part's
       expect_text(configuration, key, {"silu", "swish"}, "Mamba-2's activation");
   const auto expect_tensor = [&](std::initializer_list<std::string_view> keys, const char* name, const Array<S>& tensor) {
     expect_boolean(configuration, keys, !tensor.empty(), message("tensor ", prefix, name, tensor.empty() ? " is missing" : " is there"));
