@@ -60,40 +60,6 @@ const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
 
 }  // namespace
 
-TEST_CASE("gradients are those of the public implementations", "[models]") {
-  std::vector<fs::path> paths;
-  if (const auto shared = test_support::shared_data("golden")) {
-    for (const auto& entry : fs::directory_iterator(*shared))
-      for (const char* family : {"lm_mamba_seed", "lm_rwkv4_seed", "lm_griffin_seed"})
-        if (entry.path().filename().string().compare(0, std::string(family).size(), family) == 0) paths.push_back(entry.path());
-  } else {
-    WARN(test_support::shared_data_missing("golden") + "; the case in tests/data is run");
-    paths.push_back(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "lm_mamba_seed04_L3_lt_conv_layers2_hidden32.safetensors");
-  }
-  REQUIRE(!paths.empty());
-  for (const fs::path& path : paths) {
-    const Golden golden(path);
-    INFO(path.filename().string());
-    const LanguageModel<double> model = load_language_model<double>(golden.weights<double>(), golden.configuration);
-    const Index last = static_cast<Index>(golden.ids.size()) - 1, target = golden.integers("expected.target_token").front();
-    for (const Keep keep : {Keep::activations, Keep::residuals}) {
-      ForwardOptions options;
-      options.keep = keep;
-      if (keep == Keep::residuals) options.logit_positions = Indices::last();
-      const ForwardPass<double> pass = model.forward(golden.ids, options);
-      const BackwardPass<double> gradients = backward(model, pass, logit_gradient(pass, last, target));
-      // Of the largest gradient: as the logits themselves, with one more digit for the way back.
-      CHECK(relative_error(*gradients.embeddings, golden.expected("grad_embeddings")) < 1e-11);
-      for (Index layer = 0; layer < model.layer_count(); ++layer) {
-        INFO("layer " << layer);
-        const LayerBackward<double>& d = gradients.layers[static_cast<std::size_t>(layer)];
-        CHECK(relative_error(*d.u, golden.expected(message("layer", layer, "_grad_mixer_in"))) < 1e-11);
-        CHECK(relative_error(*d.out, golden.expected(message("layer", layer, "_grad_mixer_out"))) < 1e-11);
-      }
-    }
-  }
-}
-
 TEMPLATE_TEST_CASE("gradients of public trained models", "[models]", double, float) {
   for (const char* name : {"protmamba", "rwkv4-tiny", "griffin-shakespeare"}) {
     const auto folder = test_support::shared_data(fs::path("realdata") / name);

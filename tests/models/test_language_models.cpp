@@ -12,28 +12,6 @@ namespace {
 using namespace models_test;
 namespace fs = std::filesystem;
 
-// Of the largest expected number. Double: a few layers of sums of a few hundred terms, each good to 1e-16. Float: what is asked of it,
-// some three hundred roundings of 6e-8.
-template <class Scalar>
-constexpr double tolerance = std::is_same_v<Scalar, double> ? 1e-12 : 2e-5;
-
-std::vector<fs::path> golden_models() {
-  std::vector<fs::path> found;
-  const auto add = [&](const fs::path& folder) {
-    for (const auto& entry : fs::directory_iterator(folder))
-      for (const char* family : {"lm_mamba_seed", "lm_rwkv4_seed", "lm_griffin_seed"})
-        if (entry.path().filename().string().compare(0, std::string(family).size(), family) == 0) found.push_back(entry.path());
-  };
-  if (const auto shared = test_support::shared_data("golden")) {
-    add(*shared);
-  } else {
-    WARN(test_support::shared_data_missing("golden") + "; the cases in tests/data are run");
-    add(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data");
-  }
-  REQUIRE(!found.empty());
-  return found;
-}
-
 const char* const public_models[] = {"protmamba", "rwkv4-tiny", "griffin-shakespeare"};
 const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
 
@@ -58,24 +36,6 @@ std::vector<Index> some_ids(Index count, Index vocabulary) {
 }
 
 }  // namespace
-
-TEMPLATE_TEST_CASE("language models give the public implementations' numbers", "[models]", double, float) {
-  using Scalar = TestType;
-  for (const fs::path& path : golden_models()) {
-    const Golden golden(path);
-    INFO(path.filename().string());
-    const LanguageModel<Scalar> model = load_language_model<Scalar>(golden.weights<Scalar>(), golden.configuration);
-    const ForwardPass<Scalar> pass = model.forward(golden.ids);
-    CHECK(relative_error(pass.logits, golden.expected("logits")) < tolerance<Scalar>);
-    CHECK(relative_error(*pass.embeddings, golden.expected("embeddings")) == 0);
-    for (Index layer = 0; layer < model.layer_count(); ++layer) {
-      INFO("layer " << layer);
-      const LayerPass<Scalar>& kept = pass.layers[static_cast<std::size_t>(layer)];
-      CHECK(relative_error(*kept.u, golden.expected(message("layer", layer, "_mixer_in"))) < tolerance<Scalar>);
-      CHECK(relative_error(*kept.out(), golden.expected(message("layer", layer, "_mixer_out"))) < tolerance<Scalar>);
-    }
-  }
-}
 
 TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]", double, float) {
   using Scalar = TestType;

@@ -4,6 +4,7 @@
 #include <implicit_attention/instantiations/trace.hpp>
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
@@ -12,6 +13,7 @@
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
   TEMPLATE class Mamba<S>;                     \
+  TEMPLATE class Mamba2<S>;                    \
   TEMPLATE class Rwkv4<S>;                     \
   TEMPLATE class BonusRecurrence<S>;           \
   TEMPLATE class Rwkv5<S>;                     \

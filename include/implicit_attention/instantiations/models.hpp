@@ -5,16 +5,26 @@
 #include <implicit_attention/instantiations/layers.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <implicit_attention/models/mixture_of_experts.hpp>
 
 #define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                \
   TEMPLATE class GatedFeedForward<S>;                                                                                         \
   TEMPLATE class ChannelMixing<S>;                                                                                            \
+  TEMPLATE class MixtureOfExperts<S>;                                                                                         \
   TEMPLATE struct LayerPass<S>;                                                                                               \
   TEMPLATE struct ForwardPass<S>;                                                                                             \
   TEMPLATE class LanguageModel<S>;                                                                                            \
   TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                 \
                                           std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&);             \
   TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_falcon_mamba_lm(const TensorSource<S>&, const Configuration&);                               \
+  TEMPLATE LanguageModel<S> load_nemotron_h_lm(const TensorSource<S>&, const Configuration&);                                 \
+  TEMPLATE LanguageModel<S> load_granitemoehybrid_lm(const TensorSource<S>&, const Configuration&);                           \
+  TEMPLATE LanguageModel<S> load_falcon_h1_lm(const TensorSource<S>&, const Configuration&);                                  \
+  TEMPLATE LanguageModel<S> load_bamba_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_jamba_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_zamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
+  TEMPLATE LanguageModel<S> load_mamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
   TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                      \
   TEMPLATE LanguageModel<S> load_rwkv5_lm(const TensorSource<S>&, const Configuration&);                                      \
   TEMPLATE LanguageModel<S> load_rwkv6_lm(const TensorSource<S>&, const Configuration&);                                      \

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/rotary.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -39,6 +40,9 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
     Array<Scalar> o_proj_bias;    ///< (D), may be absent
     Array<Scalar> q_norm_weight;  ///< (P): each head by itself, or (E): the whole width; may be absent
     Array<Scalar> k_norm_weight;  ///< (P) or (K P), may be absent
+    LowRank<Scalar> q_adapter;    ///< beside q_proj, may be absent (Zamba2's shared blocks)
+    LowRank<Scalar> k_adapter;    ///< beside k_proj, may be absent
+    LowRank<Scalar> v_adapter;    ///< beside v_proj, may be absent
   };
 
   /// A window that leaves nothing out.
@@ -153,6 +157,9 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   detail::check_bias(layer_name, "v_proj.bias", w.v_proj_bias, shared_, "key heads * head size");
   check_shape(layer_name, "o_proj.weight", w.o_proj_weight, w.o_proj_weight.rows(), channels_, "(width, heads * head size)");
   detail::check_bias(layer_name, "o_proj.bias", w.o_proj_bias, w.o_proj_weight.rows(), "width");
+  w.q_adapter.check(layer_name, "q_adapter", rows, width_);
+  w.k_adapter.check(layer_name, "k_adapter", shared_, width_);
+  w.v_adapter.check(layer_name, "v_adapter", shared_, width_);
   if (options.window < 0) raise(ErrorKind::value, message("SoftmaxAttention: window is ", options.window, ", expected at least 0"));
   if (!(options.rotary_part >= 0 && options.rotary_part <= 1))
     raise(ErrorKind::value, message("SoftmaxAttention: rotary_part is ", options.rotary_part, ", expected 0 to 1"));
@@ -221,7 +228,7 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
     act.initial = *initial;
   }
   act.positions = context.positions_of(u.rows(), act.initial.position);
-  Value<Scalar> query = linear(u, w.q_proj_weight, w.q_proj_bias), gate_input;
+  Value<Scalar> query = adapted_linear(u, w.q_proj_weight, w.q_proj_bias, w.q_adapter), gate_input;
   if (options_.output_gate) {
     std::vector<Index> queries, gates;
     for (Index channel = 0; channel < channels_; ++channel) {
@@ -231,12 +238,12 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
     gate_input = gather_columns(query, gates);
     query = gather_columns(query, queries);
   }
-  Value<Scalar> key = linear(u, w.k_proj_weight, w.k_proj_bias);
+  Value<Scalar> key = adapted_linear(u, w.k_proj_weight, w.k_proj_bias, w.k_adapter);
   if (!query_norm_.empty()) query = normalize(query_norm_, query);
   if (!key_norm_.empty()) key = normalize(key_norm_, key);
   query = rotary_positions(query, rotary_, act.positions);
   key = rotary_positions(times(key, static_cast<Scalar>(options_.key_scale)), rotary_, act.positions);
-  const Value<Scalar> value = linear(u, w.v_proj_weight, w.v_proj_bias);
+  const Value<Scalar> value = adapted_linear(u, w.v_proj_weight, w.v_proj_bias, w.v_adapter);
   const Value<Scalar> x = repeat_heads(value, key_heads(), heads());
   act.query = query.numbers;
   act.key = key.numbers;

@@ -9,13 +9,22 @@
 
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/models/bamba_lm.hpp>
+#include <implicit_attention/models/falcon_h1_lm.hpp>
+#include <implicit_attention/models/falcon_mamba_lm.hpp>
+#include <implicit_attention/models/granitemoehybrid_lm.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
+#include <implicit_attention/models/jamba_lm.hpp>
+#include <implicit_attention/models/mamba2_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
+#include <implicit_attention/models/nemotron_h_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
+#include <implicit_attention/models/zamba2_lm.hpp>
 #include <implicit_attention/models/rwkv5_lm.hpp>
 #include <implicit_attention/models/rwkv6_lm.hpp>
 #include <implicit_attention/models/rwkv7_lm.hpp>
@@ -43,6 +52,7 @@ struct ModelFamily {
   std::string_view tensors;       ///< what its tensors look like, for messages
   bool (*recognises)(const detail::CheckpointFacts& facts);
   LanguageModel<S> (*load)(const TensorSource<S>& source, const Configuration& configuration);
+  std::string_view prefix = {};  ///< before `layers.N.`: files that have another one or none are read as if they had it; empty: it may vary
 };
 
 template <Real S>
@@ -51,7 +61,8 @@ template <Real S>
   using C = Configuration;
   // clang-format off
   static const std::vector<LayerFamily<S>> families = {
-      {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C&) { return mixer_part(Mamba<S>::from_tensors(t)); }},
+      {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2(t, c)); }},
+      {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
       {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv7<S>(t, c)); }},
       {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
       {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},
@@ -71,7 +82,31 @@ template <Real S>
   static const std::vector<ModelFamily<S>> families = {
       {"mamba", "Mamba", "MambaForCausalLM", "mamba_lm.hpp", "backbone.layers.N.mixer.x_proj.weight",
        [](const F& f) { return f.is_type({"mamba"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.x_proj.weight")); },
-       [](const T& t, const C& c) { return load_mamba_lm<S>(t, c); }},
+       [](const T& t, const C& c) { return load_mamba_lm<S>(t, c); }, "backbone."},
+      {"falcon_mamba", "Falcon-Mamba", "FalconMambaForCausalLM", "falcon_mamba_lm.hpp", "those of Mamba, with model_type falcon_mamba",
+       [](const F& f) { return f.is_type({"falcon_mamba"}); },
+       [](const T& t, const C& c) { return load_falcon_mamba_lm<S>(t, c); }, "backbone."},
+      {"nemotron_h", "Nemotron-H", "NemotronHForCausalLM", "nemotron_h_lm.hpp", "backbone.layers.N.mixer.dt_bias and mixer.q_proj.weight",
+       [](const F& f) { return f.is_type({"nemotron_h"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias") && (f.has("backbone.layers.", ".mixer.q_proj.") || f.has("backbone.layers.", ".mixer.up_proj."))); },
+       [](const T& t, const C& c) { return load_nemotron_h_lm<S>(t, c); }, "backbone."},
+      {"mamba2", "Mamba-2", "Mamba2ForCausalLM", "mamba2_lm.hpp", "backbone.layers.N.mixer.dt_bias",
+       [](const F& f) { return f.is_type({"mamba2"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias")); },
+       [](const T& t, const C& c) { return load_mamba2_lm<S>(t, c); }, "backbone."},
+      {"granitemoehybrid", "Granite 4", "GraniteMoeHybridForCausalLM", "granitemoehybrid_lm.hpp", "model.layers.N.shared_mlp.input_linear.weight",
+       [](const F& f) { return f.is_type({"granitemoehybrid"}) || (f.untyped() && f.has("model.layers.", ".shared_mlp.")); },
+       [](const T& t, const C& c) { return load_granitemoehybrid_lm<S>(t, c); }, "model."},
+      {"falcon_h1", "Falcon-H1", "FalconH1ForCausalLM", "falcon_h1_lm.hpp", "model.layers.N.mamba.dt_bias and self_attn.q_proj.weight in every layer",
+       [](const F& f) { return f.is_type({"falcon_h1"}) || (f.untyped() && f.has("model.layers.0.", ".mamba.dt_bias") && f.has("model.layers.0.", ".self_attn.")); },
+       [](const T& t, const C& c) { return load_falcon_h1_lm<S>(t, c); }, "model."},
+      {"zamba2", "Zamba2", "Zamba2ForCausalLM", "zamba2_lm.hpp", "model.layers.N.shared_transformer.*",
+       [](const F& f) { return f.is_type({"zamba2"}) || (f.untyped() && f.has("model.layers.", ".shared_transformer.")); },
+       [](const T& t, const C& c) { return load_zamba2_lm<S>(t, c); }, "model."},
+      {"jamba", "Jamba", "JambaForCausalLM", "jamba_lm.hpp", "model.layers.N.mamba.dt_layernorm.weight",
+       [](const F& f) { return f.is_type({"jamba"}) || (f.untyped() && f.has("model.layers.", ".mamba.dt_layernorm.")); },
+       [](const T& t, const C& c) { return load_jamba_lm<S>(t, c); }, "model."},
+      {"bamba", "Bamba", "BambaForCausalLM", "bamba_lm.hpp", "model.layers.N.mamba.dt_bias and feed_forward.*",
+       [](const F& f) { return f.is_type({"bamba"}) || (f.untyped() && f.has("model.layers.", ".mamba.dt_bias") && f.has("model.layers.", ".feed_forward.")); },
+       [](const T& t, const C& c) { return load_bamba_lm<S>(t, c); }, "model."},
       {"rwkv7", "RWKV-7", "RWKV7ForCausalLM", "rwkv7_lm.hpp", "blocks.N.att.r_k, rwkv7.blocks.N.att.r_k or model.layers.N.attn.r_k",
        [](const F& f) { return f.is_type({"rwkv7", "rwkv7_fla"}) || (f.untyped() && (f.has("blocks.", ".att.r_k") || f.has("rwkv7.blocks.", ".att.r_k") || f.has("model.layers.", ".attn.r_k"))); },
        [](const T& t, const C& c) { return load_rwkv7_lm<S>(t, c); }},
@@ -89,7 +124,7 @@ template <Real S>
        [](const T& t, const C& c) { return load_rwkv4_lm<S>(t, c); }},
       {"recurrent_gemma", "Griffin", "RecurrentGemmaForCausalLM", "griffin_lm.hpp", "model.layers.N.temporal_block.*",
        [](const F& f) { return f.is_type({"recurrent_gemma"}) || (f.untyped() && f.has("model.layers.", ".temporal_block.")); },
-       [](const T& t, const C& c) { return load_griffin_lm<S>(t, c); }},
+       [](const T& t, const C& c) { return load_griffin_lm<S>(t, c); }, "model."},
   };
   // clang-format on
   return families;
