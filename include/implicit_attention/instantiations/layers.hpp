@@ -2,16 +2,25 @@
 #pragma once
 
 #include <implicit_attention/instantiations/trace.hpp>
+#include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/kda.hpp>
+#include <implicit_attention/layers/latent_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
   TEMPLATE class Mamba<S>;                     \
   TEMPLATE class Rwkv4<S>;                     \
   TEMPLATE class Griffin<S>;                   \
-  TEMPLATE class SoftmaxAttention<S>;
+  TEMPLATE class SoftmaxAttention<S>;          \
+  TEMPLATE class DeltaRule<S>;                 \
+  TEMPLATE class GatedDeltaNet<S>;             \
+  TEMPLATE class Kda<S>;                       \
+  TEMPLATE class ShortConvolution<S>;          \
+  TEMPLATE class LatentAttention<S>;
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

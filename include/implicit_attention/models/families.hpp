@@ -10,6 +10,8 @@
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/short_convolution.hpp>
+#include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
@@ -47,6 +49,10 @@ template <Real S>
       {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C&) { return mixer_part(Mamba<S>::from_tensors(t)); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
       {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
+      {"gdn", "Gated DeltaNet", "gated_delta_net.hpp", {"in_proj_qkvz.weight", "in_proj_qkv.weight", "a_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
+      {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
+      {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},
+      {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, [](const T& t, const C&) { return mixer_part(ShortConvolution<S>::from_tensors(t)); }},
   };
   // clang-format on
   return families;

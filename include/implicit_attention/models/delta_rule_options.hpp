@@ -1,0 +1,65 @@
+// Options of the layers with a delta rule, as public configurations spell them.
+#pragma once
+
+#include <initializer_list>
+#include <string_view>
+
+#include <implicit_attention/layers/gated_delta_net.hpp>
+#include <implicit_attention/layers/kda.hpp>
+#include <implicit_attention/models/checkpoint.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Fails where a configuration has other sizes than a layer's weights.
+template <Real Scalar>
+void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scalar>& layer) {
+  expect_integer(configuration, {"key_heads", "linear_num_key_heads"}, layer.key_heads(), "the weights have that many key heads");
+  expect_integer(configuration, {"value_heads", "num_v_heads", "linear_num_value_heads"}, layer.heads(),
+                 "the weights have that many value heads");
+  expect_integer(configuration, {"key_dim", "linear_key_head_dim"}, layer.state(), "k_proj has that many rows a key head");
+  expect_integer(configuration, {"value_dim", "linear_value_head_dim"}, layer.head_size(), "the heads' norm has that many numbers");
+  if (layer.convolution_width() > 0)
+    expect_integer(configuration, {"conv_size", "linear_conv_kernel_dim"}, layer.convolution_width(), "the convolution is that wide");
+}
+
+/// What all of them share, of a layer that is read by itself.
+template <class Options>
+[[nodiscard]] Options delta_rule_options(const Configuration& configuration, double eps = 1e-5) {
+  Options options;
+  for (const std::string_view key : {"key_heads", "linear_num_key_heads", "num_heads", "heads"})
+    if (const auto heads = configuration.integer({key}); heads && options.key_heads == 0) {
+      if (*heads < 1) raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", *heads, ", expected at least 1"));
+      options.key_heads = *heads;
+    }
+  options.negative_eigenvalues = configuration.boolean({"neg", "allow_neg_eigval", "linear_allow_neg_eigval"}).value_or(false);
+  options.norm_eps = positive_number(configuration, {"eps", "norm_eps", "rms_norm_eps"}, eps);
+  return options;
+}
+
+/// Gated DeltaNet or DeltaNet by itself, in any naming.
+template <Real Scalar>
+[[nodiscard]] GatedDeltaNet<Scalar> read_gated_delta_net(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
+  expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
+  const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
+  GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
+      tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
+  expect_delta_rule(configuration, layer);
+  return layer;
+}
+
+/// Kimi Delta Attention by itself.
+template <Real Scalar>
+[[nodiscard]] Kda<Scalar> read_kda(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  auto options = delta_rule_options<typename Kda<Scalar>::Options>(configuration);
+  options.lower_bound = configuration.number({"lower_bound"}).value_or(0.0);
+  Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
+  expect_delta_rule(configuration, layer);
+  return layer;
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
