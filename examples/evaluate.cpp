@@ -14,7 +14,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/replaced_file.hpp>

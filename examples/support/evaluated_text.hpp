@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/metrics/infidelity.hpp>
 #include <implicit_attention/metrics/scores.hpp>

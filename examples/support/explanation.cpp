@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
@@ -157,13 +157,19 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     explanation.answers.push_back(std::move(answer));
   }
   if (options.gradients) {
+    // A layer's first mixer is layerN.y; one beside it is named by its kind. A layer that mixes no tokens has none.
     const BackwardPass<Scalar>& backward_pass = explainer.gradients(target);
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
-      const Array<Scalar> y = model.layer_pass(explainer.pass(), layer, forward.executor).y();
-      explanation.gradients.push_back({message("layer", layer, ".y"), y.matrix().template cast<double>()});
-      explanation.gradients.push_back(
-          {message("layer", layer, ".grad_y"), backward_pass.layers[static_cast<std::size_t>(layer)].y.matrix().template cast<double>()});
+      const LayerPass<Scalar> layer_pass = model.layer_pass(explainer.pass(), layer, forward.executor, false);
+      for (std::size_t index = 0; index < layer_pass.mixers.size(); ++index) {
+        const MixerRun<Scalar>& mixer = layer_pass.mixers[index];
+        const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
+        const Array<Scalar>& gradient = backward_pass.layers[static_cast<std::size_t>(layer)].mixers_y[index];
+        explanation.gradients.push_back({message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
+        explanation.gradients.push_back({message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
+      }
     }
+    explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});
   }
   explanation.position = target.position;
   explanation.target = target.token;

@@ -65,6 +65,15 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
                                  " (", left, count > 3 ? ", ..." : "", "): what they do would be missing from the model"));
 }
 
+/// The same for a layer that is read by itself: of the tensors below its prefix.
+template <Real Scalar>
+void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
+  for (const std::string& name : watched.unused())
+    if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
+      raise(ErrorKind::file, message(watched.where(), ": tensor ", name, " is not used by a ", title,
+                                     " layer: what it does would be missing"));
+}
+
 /// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
 [[nodiscard]] inline bool describes_only(std::string_view key) {
   const std::size_t dot = key.find('.');
@@ -135,11 +144,22 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
          ends("_loss_coef") || ends("_layer_name");
 }
 
+/// Keys of a whole model's configuration that a layer read by itself has nothing to do with.
+[[nodiscard]] inline bool concerns_other_parts(std::string_view key) {
+  for (const std::string_view known :
+       {"num_hidden_layers", "n_layer", "tie_word_embeddings", "tie_embeddings", "intermediate_size", "hidden_act", "layer_types",
+        "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier", "embedding_multiplier",
+        "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias", "num_experts", "num_local_experts",
+        "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim", "attention_window_size", "norm_epsilon"})
+    if (key == known) return true;
+  return false;
+}
+
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
 /// are values that switch something off (false, 0, an empty list).
-inline void expect_all_understood(const Configuration& configuration, std::string_view architecture) {
+inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
-    if (configuration.asked(key) || describes_only(key)) continue;
+    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(key))) continue;
     const Configuration::Value& value = *configuration.find(key);
     const bool off = std::visit(
         [](const auto& typed) {
@@ -154,6 +174,10 @@ inline void expect_all_understood(const Configuration& configuration, std::strin
       raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not understood by ", architecture,
                                       ", expected no key that may change the model; remove it if it changes nothing"));
   }
+}
+
+inline void expect_layer_understood(const Configuration& configuration, std::string_view title) {
+  expect_all_understood(configuration, title, true);
 }
 
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are
