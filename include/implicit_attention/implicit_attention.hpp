@@ -40,6 +40,7 @@
 #include <implicit_attention/operator/selection.hpp>
 #include <implicit_attention/operator/terms.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
+#include <implicit_attention/trace/experts.hpp>
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/products.hpp>
@@ -64,6 +65,7 @@
 #include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/models/load.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
+#include <implicit_attention/models/mixture_of_experts.hpp>
 #include <implicit_attention/models/part.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
 #include <implicit_attention/models/stack.hpp>

@@ -5,10 +5,12 @@
 #include <implicit_attention/instantiations/layers.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <implicit_attention/models/mixture_of_experts.hpp>
 
 #define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                \
   TEMPLATE class GatedFeedForward<S>;                                                                                         \
   TEMPLATE class ChannelMixing<S>;                                                                                            \
+  TEMPLATE class MixtureOfExperts<S>;                                                                                         \
   TEMPLATE struct LayerPass<S>;                                                                                               \
   TEMPLATE struct ForwardPass<S>;                                                                                             \
   TEMPLATE class LanguageModel<S>;                                                                                            \
