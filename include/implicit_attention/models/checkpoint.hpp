@@ -76,6 +76,7 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
 
 /// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
 [[nodiscard]] inline bool describes_only(std::string_view key) {
+  if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
   const std::size_t dot = key.find('.');
   const std::string_view top = key.substr(0, dot);
   for (const std::string_view known : {"architectures",

@@ -13,7 +13,11 @@
 #include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
+#include <implicit_attention/models/kimi_linear_lm.hpp>
+#include <implicit_attention/models/lfm2_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
+#include <implicit_attention/models/olmo_hybrid_lm.hpp>
+#include <implicit_attention/models/qwen_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -74,6 +78,18 @@ template <Real S>
       {"recurrent_gemma", "Griffin", "RecurrentGemmaForCausalLM", "griffin_lm.hpp", "model.layers.N.temporal_block.*",
        [](const F& f) { return f.is_type({"recurrent_gemma"}) || (f.untyped() && f.has("model.layers.", ".temporal_block.")); },
        [](const T& t, const C& c) { return load_griffin_lm<S>(t, c); }},
+      {"qwen3_5", "Qwen3-Next and Qwen3.5", "Qwen3_5ForCausalLM", "qwen_lm.hpp", "model.layers.N.linear_attn.in_proj_qkv.weight or in_proj_qkvz.weight",
+       [](const F& f) { return f.is_type({"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"}) || (f.untyped() && f.has("model.", ".linear_attn.in_proj_")); },
+       [](const T& t, const C& c) { return load_qwen_lm<S>(t, c); }},
+      {"olmo_hybrid", "OLMo Hybrid", "OlmoHybridForCausalLM", "olmo_hybrid_lm.hpp", "model.layers.N.linear_attn.a_proj.weight",
+       [](const F& f) { return f.is_type({"olmo_hybrid"}) || (f.untyped() && f.has("model.layers.", ".linear_attn.a_proj.")); },
+       [](const T& t, const C& c) { return load_olmo_hybrid_lm<S>(t, c); }},
+      {"kimi_linear", "Kimi Linear", "KimiLinearForCausalLM", "kimi_linear_lm.hpp", "model.layers.N.self_attn.f_b_proj.weight",
+       [](const F& f) { return f.is_type({"kimi_linear"}) || (f.untyped() && f.has("model.layers.", ".self_attn.f_b_proj.")); },
+       [](const T& t, const C& c) { return load_kimi_linear_lm<S>(t, c); }},
+      {"lfm2", "LFM2", "Lfm2ForCausalLM", "lfm2_lm.hpp", "model.layers.N.conv.in_proj.weight",
+       [](const F& f) { return f.is_type({"lfm2"}) || (f.untyped() && f.has("model.layers.", ".conv.in_proj.")); },
+       [](const T& t, const C& c) { return load_lfm2_lm<S>(t, c); }},
   };
   // clang-format on
   return families;
