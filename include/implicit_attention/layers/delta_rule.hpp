@@ -206,16 +206,16 @@ template <class Layer>
 LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scalar>& log_decay, const Value<Scalar>& z,
                                        const State* initial) const {
   const Weights& w = shared_;
-  const Index keys = key_heads_ * state_;
+  const Index tail_columns = convolution_width() > 0 ? 2 * key_heads_ * state_ + channels_ : 0;
   Activations act;
   if (initial) {
-    check_shape(name_, "state.convolution_tail", initial->convolution_tail, tail_rows(), tail_rows() > 0 ? 2 * keys + channels_ : 0,
+    check_shape(name_, "state.convolution_tail", initial->convolution_tail, tail_rows(), tail_columns,
                 "(convolution width - 1, columns of q, k and v)");
     check_shape(name_, "state.recurrent", initial->recurrent, heads_ * state_, head_size(), "(value heads * key size, value size)");
     act.initial = *initial;
   }
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
-  if (tail_rows() > 0) act.final.convolution_tail.resize(tail_rows(), 2 * keys + channels_);
+  act.final.convolution_tail.resize(tail_rows(), tail_columns);
   Index first = 0;
   const auto convolved = [&](const Value<Scalar>& numbers, const Array<Scalar>& weight, const Array<Scalar>& bias) {
     const Index begin = std::exchange(first, first + numbers.cols());
