@@ -40,6 +40,7 @@
 #include <implicit_attention/operator/selection.hpp>
 #include <implicit_attention/operator/terms.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
+#include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/experts.hpp>
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/operations.hpp>
@@ -56,6 +57,7 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/layers/layer_gradient.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/norms.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/short_convolution.hpp>
@@ -73,6 +75,8 @@
 #include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/models/lfm2_lm.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <implicit_attention/models/mamba2_lm.hpp>
+#include <implicit_attention/models/mamba2_options.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/mixture_of_experts.hpp>
 #include <implicit_attention/models/olmo_hybrid_lm.hpp>

@@ -81,6 +81,7 @@ inline LocalAttention<double> random_local_attention(Draw& draw, Index width, In
   LocalAttention<double>::Options options;
   options.heads = 2;
   options.window = 4;
+  options.rotary_part = 0.5;
   LocalAttention<double>::Weights w;
   w.q_proj_weight = weight(draw, 2 * head_size, width);
   w.k_proj_weight = weight(draw, head_size, width);

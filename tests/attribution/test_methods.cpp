@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/models/load.hpp>
@@ -69,7 +69,7 @@ class Frozen {
     const Numbers u0 = *at.u;
     const ImplicitAttention<double> all = model.implicit_attention(pass, layer);
     const ImplicitAttention<double> ungated = model.implicit_attention(pass, layer, Terms::all().without(Term::gate));
-    if (const auto* mamba = std::get_if<Mamba<double>>(&model.block(layer).mixer)) {
+    if (const auto* mamba = model.block(layer).find<Mamba<double>>()) {
       const auto& w = mamba->weights();
       const Numbers xz = linear(u, w.in_proj_weight, w.in_proj_bias), xz0 = linear(u0, w.in_proj_weight, w.in_proj_bias);
       const Numbers scale = xz0.rightCols(8).unaryExpr([](double z) { return logistic(z); });
@@ -77,7 +77,7 @@ class Frozen {
       return linear(halved(gate, gate0, attend(ungated, xz.leftCols(8)), attend(ungated, xz0.leftCols(8))), w.out_proj_weight,
                     w.out_proj_bias);
     }
-    if (const auto* griffin = std::get_if<Griffin<double>>(&model.block(layer).mixer)) {
+    if (const auto* griffin = model.block(layer).find<Griffin<double>>()) {
       const auto& w = griffin->weights();
       const Numbers z0 = linear(u0, w.linear_y_weight, w.linear_y_bias);
       const Numbers scale = z0.unaryExpr([](double z) { return gelu_phi(z); });
@@ -86,18 +86,18 @@ class Frozen {
                            attend(ungated, linear(u0, w.linear_x_weight, w.linear_x_bias))),
                     w.linear_out_weight, w.linear_out_bias);
     }
-    if (const auto* rwkv = std::get_if<Rwkv4<double>>(&model.block(layer).mixer)) {
+    if (const auto* rwkv = model.block(layer).find<Rwkv4<double>>()) {
       const auto& w = rwkv->weights();
       return linear(attend(all, linear(mixed(u, w.time_mix_value), w.value_weight)), w.output_weight);
     }
-    const auto& local = std::get<LocalAttention<double>>(model.block(layer).mixer);
+    const auto& local = *model.block(layer).find<LocalAttention<double>>();
     const Numbers values = linear(u, local.weights().v_proj_weight, local.weights().v_proj_bias);
     return linear(attend(all, values.replicate(1, 2)), local.weights().o_proj_weight, local.weights().o_proj_bias);
   }
 
   Numbers feed_forward(Index layer, const Numbers& u) const {
-    const Numbers u0 = *pass.layers[static_cast<std::size_t>(layer)].feed_forward_u;
-    if (const auto* gated = std::get_if<GatedFeedForward<double>>(&model.block(layer).feed_forward)) {
+    const Numbers u0 = model.block(layer).sublayers[1].norm(*pass.layers[static_cast<std::size_t>(layer)].middle);
+    if (const auto* gated = model.block(layer).find<GatedFeedForward<double>>()) {
       const auto& w = gated->weights();
       const Numbers z0 = linear(u0, w.gate_proj_weight, w.gate_proj_bias);
       const Numbers scale = z0.unaryExpr([](double z) { return gelu_phi(z); });
@@ -105,7 +105,7 @@ class Frozen {
                            linear(u, w.up_proj_weight, w.up_proj_bias), linear(u0, w.up_proj_weight, w.up_proj_bias)),
                     w.down_proj_weight, w.down_proj_bias);
     }
-    const auto& w = std::get<ChannelMixing<double>>(model.block(layer).feed_forward).weights();
+    const auto& w = model.block(layer).find<ChannelMixing<double>>()->weights();
     const Numbers receptance =
         linear(mixed(u0, w.time_mix_receptance), w.receptance_weight).unaryExpr([](double r) { return logistic(r); });
     const Numbers key = linear(mixed(u, w.time_mix_key), w.key_weight), key0 = linear(mixed(u0, w.time_mix_key), w.key_weight);
@@ -120,8 +120,8 @@ class Frozen {
                                              : norm(parts.embedding_norm, *pass.embeddings, embeddings);
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       const LayerPass<double>& at = pass.layers[static_cast<std::size_t>(layer)];
-      r += mixer(layer, norm(model.block(layer).norm, *at.residual, r));
-      if (model.block(layer).feed_forward.index() != 0) r += feed_forward(layer, norm(model.block(layer).feed_forward_norm, *at.middle, r));
+      r += mixer(layer, norm(model.block(layer).sublayers[0].norm, *at.residual, r));
+      if (model.block(layer).sublayers.size() > 1) r += feed_forward(layer, norm(model.block(layer).sublayers[1].norm, *at.middle, r));
     }
     const Numbers raw = linear(norm(parts.final_norm, *pass.final_residual, r), parts.head);
     const Numbers raw0 = linear(norm(parts.final_norm, *pass.final_residual, *pass.final_residual), parts.head);

@@ -174,8 +174,8 @@ std::string text_of(const char* layer, const std::string& flavour, const Sizes& 
   return text.str();
 }
 
-/// A norm of outputs that are small beside its eps' root or beside their parts loses what they lost.
-double condition_of(const std::string& flavour) { return flavour == "negative eigenvalues" || flavour == "large numbers" ? 100 : 10; }
+/// Roundings grow with the taps of the convolutions that q, k and v go through; ordinary widths are 1 to 7, the widest here 40.
+double condition_of(const Sizes& size) { return 1 + static_cast<double>(size.convolution) / 10; }
 
 template <class S>
 struct GatedDeltaNetFamily {
@@ -218,7 +218,7 @@ struct GatedDeltaNetFamily {
     }
     if (!w.g_proj_weight.empty()) z = reference::linear(input, table(w.g_proj_weight));
     return make_case(text_of("GatedDeltaNet", flavour, size, seed), Layer(w, options), u, {}, delta_rule(p, input, log_decay, z),
-                     condition_of(flavour));
+                     condition_of(size));
   }
 };
 
@@ -264,8 +264,7 @@ struct KdaFamily {
         log_decay(t, column) = is("lower bound") ? -5 * reference::sigmoid(rate * f) : -rate * reference::softplus(f);
       }
     if (!w.g_b_proj_weight.empty()) z = reference::linear(low(w.g_a_proj_weight), table(w.g_b_proj_weight), table(w.g_b_proj_bias));
-    return make_case(text_of("Kda", flavour, size, seed), Layer(w, options), u, {}, delta_rule(p, input, log_decay, z),
-                     condition_of(flavour));
+    return make_case(text_of("Kda", flavour, size, seed), Layer(w, options), u, {}, delta_rule(p, input, log_decay, z), condition_of(size));
   }
 };
 

@@ -44,8 +44,11 @@ class Array {
   [[nodiscard]] Scalar operator()(Index i, Index j) const { return row(i)[j]; }
 
   /// Neighbouring rows, or columns, as an array that shares these numbers (and keeps them alive as this one does); nothing is copied.
-  [[nodiscard]] Array middle_rows(Index first, Index count) const { return part(data_ + first * row_stride_, count, columns_); }
-  [[nodiscard]] Array middle_columns(Index first, Index count) const { return part(data_ + first, rows_, count); }
+  /// Of an empty array, such as an absent bias, they are empty.
+  [[nodiscard]] Array middle_rows(Index first, Index count) const {
+    return empty() ? Array() : part(data_ + first * row_stride_, count, columns_);
+  }
+  [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data_ + first, rows_, count); }
 
  private:
   [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {

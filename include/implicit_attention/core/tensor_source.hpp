@@ -77,6 +77,8 @@ class PrefixedTensors {
   [[nodiscard]] Array<Scalar> optional(std::string_view name, std::size_t axes = 0) const {
     return has(name) ? required(name, axes) : Array<Scalar>();
   }
+  /// The tensors below a longer prefix: `block.below("mixer.")`.
+  [[nodiscard]] PrefixedTensors below(std::string_view name) const { return {*source_, prefix_ + std::string(name)}; }
   [[nodiscard]] const TensorSource<Scalar>& source() const { return *source_; }
   [[nodiscard]] const std::string& prefix() const { return prefix_; }
 

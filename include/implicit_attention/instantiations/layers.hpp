@@ -7,12 +7,14 @@
 #include <implicit_attention/layers/kda.hpp>
 #include <implicit_attention/layers/latent_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
   TEMPLATE class Mamba<S>;                     \
+  TEMPLATE class Mamba2<S>;                    \
   TEMPLATE class Rwkv4<S>;                     \
   TEMPLATE class Griffin<S>;                   \
   TEMPLATE class SoftmaxAttention<S>;          \

@@ -17,6 +17,7 @@
   TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                 \
                                           std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&);             \
   TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_mamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
   TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                      \
   TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);               \
   TEMPLATE LanguageModel<S> load_qwen_lm(const TensorSource<S>&, const Configuration&);                                       \

@@ -194,8 +194,7 @@ void DeltaRule<S>::read_convolutions(const PrefixedTensors<Scalar>& tensors, Wei
   w.q_conv1d_weight = weight.middle_rows(0, keys);
   w.k_conv1d_weight = weight.middle_rows(keys, keys);
   w.v_conv1d_weight = weight.middle_rows(2 * keys, rows - 2 * keys);
-  if (bias.empty()) return;
-  check_vector(tensors.prefix(), "conv1d.bias", bias, rows, "rows of q, k and v");
+  detail::check_bias(tensors.prefix(), "conv1d.bias", bias, rows, "rows of q, k and v");
   w.q_conv1d_bias = bias.middle_columns(0, keys);
   w.k_conv1d_bias = bias.middle_columns(keys, keys);
   w.v_conv1d_bias = bias.middle_columns(2 * keys, rows - 2 * keys);
@@ -220,7 +219,7 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   const auto convolved = [&](const Value<Scalar>& numbers, const Array<Scalar>& weight, const Array<Scalar>& bias) {
     const Index begin = std::exchange(first, first + numbers.cols());
     if (weight.empty()) return numbers;
-    const Array<Scalar> before = tail.empty() ? tail : tail.middle_columns(begin, numbers.cols());
+    const Array<Scalar> before = tail.middle_columns(begin, numbers.cols());
     act.final.convolution_tail.middleCols(begin, numbers.cols()) = next_tail<Scalar>(*numbers, before, convolution_width());
     return convolution(numbers, weight, bias, before);
   };
@@ -282,8 +281,7 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
     form.normalization = output_norm_.held_scale(output_norm_.statistics(*act.o));
   }
   const Array<Scalar>& taps = shared_.v_conv1d_weight;
-  Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
-  if (!tail.empty()) tail = tail.middle_columns(2 * keys, channels_);
+  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail).middle_columns(2 * keys, channels_);
   if (terms.has(Term::activation)) {
     if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
     const Array<Scalar> c = !act.c.empty() ? act.c

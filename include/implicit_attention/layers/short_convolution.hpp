@@ -108,8 +108,7 @@ LayerRun<ShortConvolution<S>> ShortConvolution<S>::run(const Value<Scalar>& u, R
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
   const auto part = [&](Index index) {
     const Index first = index * channels();
-    return linear(u, w.in_proj_weight.middle_rows(first, channels()),
-                  w.in_proj_bias.empty() ? w.in_proj_bias : w.in_proj_bias.middle_columns(first, channels()));
+    return linear(u, w.in_proj_weight.middle_rows(first, channels()), w.in_proj_bias.middle_columns(first, channels()));
   };
   const Value<Scalar> B = part(0), C = part(1), x = part(2);
   // Both factors are of the layer's operator: relevance gives them half each, WayBack::attention holds them.

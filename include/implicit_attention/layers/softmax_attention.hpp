@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,9 +41,12 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
     Array<Scalar> k_norm_weight;  ///< (P) or (K P), may be absent
   };
 
+  /// A window that leaves nothing out.
+  static constexpr Index every_token = std::numeric_limits<Index>::max();
+
   struct Options {
     Index heads = 1;             ///< H
-    Index window = -1;           ///< token i sees token j where i - window <= j; -1: all
+    Index window = every_token;  ///< token i sees token j where i - window <= j
     double rotary_part = 0;      ///< the share of each head that is rotated, its first part
     double rotary_base = 10000;  ///< theta: pair n of r rotated numbers turns by position * theta^(-2n/r)
     bool rotary_pairs = false;   ///< pairs (2n, 2n + 1) rather than (n, n + r/2)
@@ -149,7 +153,7 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   detail::check_bias(layer_name, "v_proj.bias", w.v_proj_bias, shared_, "key heads * head size");
   check_shape(layer_name, "o_proj.weight", w.o_proj_weight, w.o_proj_weight.rows(), channels_, "(width, heads * head size)");
   detail::check_bias(layer_name, "o_proj.bias", w.o_proj_bias, w.o_proj_weight.rows(), "width");
-  if (options.window < -1) raise(ErrorKind::value, message("SoftmaxAttention: window is ", options.window, ", expected at least 0, or -1"));
+  if (options.window < 0) raise(ErrorKind::value, message("SoftmaxAttention: window is ", options.window, ", expected at least 0"));
   if (!(options.rotary_part >= 0 && options.rotary_part <= 1))
     raise(ErrorKind::value, message("SoftmaxAttention: rotary_part is ", options.rotary_part, ", expected 0 to 1"));
   if (!(options.rotary_base > 0))
@@ -279,7 +283,7 @@ SoftmaxRecurrence<S> SoftmaxAttention<S>::recurrence(const Activations& act) con
   softmax.scale = options_.scale != 0 ? static_cast<Scalar>(options_.scale) : Scalar(1) / std::sqrt(static_cast<Scalar>(head_size_));
   softmax.soft_cap = static_cast<Scalar>(options_.soft_cap);
   softmax.causal = options_.causal;
-  softmax.window = options_.window;
+  softmax.window = options_.window == every_token ? -1 : options_.window;
   softmax.past_key = detail::carried(act.initial.key);
   softmax.past_value = detail::carried(act.initial.value);
   return softmax;
@@ -289,7 +293,7 @@ template <Real S>
 typename SoftmaxAttention<S>::State SoftmaxAttention<S>::next_state(ConstView<Scalar> key, ConstView<Scalar> value, const State& initial,
                                                                     Index position) const {
   State state;
-  const Index window = options_.window < 0 ? initial.key.rows() + key.rows() : options_.window;
+  const Index window = std::min(options_.window, initial.key.rows() + key.rows());
   const Index own = std::min(key.rows(), window), past = std::min(window - own, initial.key.rows());
   state.key.resize(past + own, shared_);
   state.value.resize(past + own, shared_);

@@ -9,12 +9,14 @@
 
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/kimi_linear_lm.hpp>
 #include <implicit_attention/models/lfm2_lm.hpp>
+#include <implicit_attention/models/mamba2_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/olmo_hybrid_lm.hpp>
 #include <implicit_attention/models/qwen_lm.hpp>
@@ -50,6 +52,7 @@ template <Real S>
   using C = Configuration;
   // clang-format off
   static const std::vector<LayerFamily<S>> families = {
+      {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2(t, c)); }},
       {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C&) { return mixer_part(Mamba<S>::from_tensors(t)); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
       {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
@@ -72,6 +75,9 @@ template <Real S>
       {"mamba", "Mamba", "MambaForCausalLM", "mamba_lm.hpp", "backbone.layers.N.mixer.x_proj.weight",
        [](const F& f) { return f.is_type({"mamba"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.x_proj.weight")); },
        [](const T& t, const C& c) { return load_mamba_lm<S>(t, c); }},
+      {"mamba2", "Mamba-2", "Mamba2ForCausalLM", "mamba2_lm.hpp", "backbone.layers.N.mixer.dt_bias",
+       [](const F& f) { return f.is_type({"mamba2"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias")); },
+       [](const T& t, const C& c) { return load_mamba2_lm<S>(t, c); }},
       {"rwkv", "RWKV-4", "RwkvForCausalLM", "rwkv4_lm.hpp", "rwkv.blocks.N.attention.time_mix_key or blocks.N.att.time_mix_k",
        [](const F& f) { return f.is_type({"rwkv", "rwkv4"}) || (f.untyped() && (f.has("rwkv.blocks.", ".attention.") || f.has("blocks.", ".att."))); },
        [](const T& t, const C& c) { return load_rwkv4_lm<S>(t, c); }},
