@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
   benchmarks::add_reductions();
   benchmarks::add_linear();
   benchmarks::add_memory();
+  benchmarks::add_heads();
   benchmarks::add_exponents();
   benchmarks::add_precision();
   if (!listing) {

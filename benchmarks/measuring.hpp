@@ -117,6 +117,7 @@ void add_maps();
 void add_reductions();
 void add_linear();
 void add_memory();
+void add_heads();
 void add_exponents();
 void add_precision();
 /// What the program does when it is started to measure its own memory; prints bytes.

@@ -54,6 +54,8 @@ missing_packages() {
         have ninja || have make || echo ninja-build
         have_header eigen3/Eigen/Core Eigen/Core || echo libeigen3-dev
         have_header nlohmann/json.hpp || echo nlohmann-json3-dev
+        have_header pcre2.h || echo libpcre2-dev
+        have_header utf8proc.h || echo libutf8proc-dev
         ;;
       tests) have_header catch2/catch.hpp catch2/catch_all.hpp || echo catch2 ;;
       examples)

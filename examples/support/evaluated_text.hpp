@@ -18,7 +18,6 @@
 namespace implicit_attention::examples {
 
 inline constexpr double noise_radius = 0.02;    // captum's default for sensitivity
-inline constexpr Index integration_steps = 16;  // Gauss-Legendre points
 
 /// What the model says about a text or a part of it.
 struct Output {
@@ -105,7 +104,6 @@ class EvaluatedText {
   [[nodiscard]] MethodOptions<float> method_options(const LanguageModel<float>& own, Terms terms, ReductionKind reduction,
                                                     std::uint64_t seed) const {
     MethodOptions<float> options;
-    options.integration_steps = integration_steps;
     options.baseline = RowVector<float>(own.parts().embedding.matrix().row(tokens()));
     options.terms = terms;
     options.reduction = reduction;

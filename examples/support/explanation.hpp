@@ -19,6 +19,8 @@ struct ExplanationOptions {
   std::string methods = "raw";  ///< names with commas between
   std::string terms = "all", reduce = "mean-abs", precision = "float32";
   std::optional<Index> layer;  ///< raw: this one alone
+  std::string baseline = "zero";  ///< integrated gradients: zero, mean (of the embeddings), or a token by its id or name
+  Index steps = 0;                ///< integrated gradients: this many even points; 0: as many as it takes
   bool all_logits = false;     ///< logits at every token, not at the position alone
   bool maps = false;           ///< the methods' maps too, where they have one
   bool gradients = false;      ///< every layer's output and its gradient too
@@ -44,6 +46,9 @@ struct Answer {
   Matrix<double> map;              ///< (tokens, tokens), or empty
   double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0, baseline = 0;  ///< as in Attribution
   bool conserves = false;     ///< whether scores and bias_share sum to `explained`
+  Index points = 0;           ///< gradients that an integral took
+  std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for
+  bool converged = true;      ///< whether it is complete to its tolerance
   bool integrates = false;    ///< whether scores and baseline do, but for the error of an integral
   Index zero_rows = 0;        ///< rows of a rollout that could not be divided
   Index constant_layers = 0;  ///< layers whose map or gradient could not be stretched to 0..1
@@ -62,6 +67,7 @@ struct Explanation {
   std::string target_text;  ///< what methods with a target explain: `the logit of "positive"`
   std::vector<Index> ids;
   std::vector<std::string> labels;
+  bool subwords = false;                ///< labels may be pieces of words, so that ids are worth showing beside them
   Matrix<double> logits;                ///< (tokens, vocabulary), or (1, vocabulary)
   std::vector<Prediction> predictions;  ///< the likeliest first
   std::vector<Answer> answers;          ///< in the order asked for

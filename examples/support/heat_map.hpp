@@ -54,7 +54,8 @@ struct DrawnPanel {
 struct DrawnHeatMap {
   int width = 0, height = 0;
   std::vector<DrawnPanel> panels;
-  std::string notes;  ///< what the drawing says below the caption: averaging, missing numbers
+  std::string notes;                     ///< what the drawing says below the caption: averaging, missing numbers
+  std::vector<char32_t> missing_glyphs;  ///< characters that no font had
 };
 
 /// Draws `map` and writes it to `path` as an RGB PNG, through a temporary file beside it that is renamed when whole.

@@ -210,7 +210,7 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
   for (std::size_t k = 0; k < title_lines.size(); ++k) {
     canvas.text(fonts, margin, margin + 32 + 50 * static_cast<double>(k), title_lines[k], title_style);
   }
-  DrawnTokenStrips drawn{page_width, height, {}};
+  DrawnTokenStrips drawn{page_width, height, {}, {}};
   int top = margin + head;
   for (std::size_t k = 0; k < placed.size(); ++k) {
     const TokenStrip& strip = strips.strips[k];
@@ -240,6 +240,7 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
     canvas.text(fonts, margin, height - margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k], caption_style);
   }
   canvas.write_png(path);
+  drawn.missing_glyphs = fonts.missing();
   return drawn;
 }
 

@@ -31,6 +31,8 @@ struct Attribution {
   Scalar bias_share = 0;  ///< relevance: the part of `explained` that the model's biases take. sum(scores) + bias_share == explained
   /// Integrated gradients: the number at the baseline; sum(scores) + baseline == explained but for the quadrature.
   Scalar baseline = 0;
+  bool converged = true;               ///< integrated gradients: whether the gap and the estimated errors are within the tolerance
+  Index points = 0;                    ///< integrated gradients: gradients computed
   std::vector<LayerRow> zero_rows;     ///< rollout: rows that sum to zero and were left undivided
   std::vector<Index> constant_layers;  ///< layers whose map or gradient was constant, so that it could not be stretched to 0..1
   std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for and reached; what reached them is not in the sum

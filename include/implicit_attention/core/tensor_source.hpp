@@ -12,6 +12,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/core/stored_tensor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -28,6 +29,12 @@ class TensorSource {
   [[nodiscard]] virtual std::optional<std::vector<Index>> shape(std::string_view name) const = 0;
   /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar. Fails if absent.
   [[nodiscard]] virtual Array<Scalar> read(std::string_view name) const = 0;
+  /// The same matrix as it is stored, for who widens a few rows at a time. Nothing if there is none of that name, or where the numbers
+  /// of `read` are not simply those in storage: then `read` is the way.
+  [[nodiscard]] virtual std::optional<StoredTensor> stored(std::string_view name) const {
+    static_cast<void>(name);
+    return std::nullopt;
+  }
 
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
 };

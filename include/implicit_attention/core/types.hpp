@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <type_traits>
 
 #include <implicit_attention/config.hpp>
@@ -9,6 +10,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 using Index = Eigen::Index;
+static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
+              "implicit_attention: EIGEN_DEFAULT_DENSE_INDEX_TYPE must be std::ptrdiff_t, as it is by default");
 
 /// The scalars everything is computed in. Half and bfloat16 are storage, widened on reading.
 template <class T>

@@ -9,6 +9,9 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/rwkv5.hpp>
+#include <implicit_attention/layers/rwkv6.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
 #include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
@@ -16,6 +19,10 @@
   TEMPLATE class Mamba<S>;                     \
   TEMPLATE class Mamba2<S>;                    \
   TEMPLATE class Rwkv4<S>;                     \
+  TEMPLATE class BonusRecurrence<S>;           \
+  TEMPLATE class Rwkv5<S>;                     \
+  TEMPLATE class Rwkv6<S>;                     \
+  TEMPLATE class Rwkv7<S>;                     \
   TEMPLATE class Griffin<S>;                   \
   TEMPLATE class SoftmaxAttention<S>;          \
   TEMPLATE class DeltaRule<S>;                 \

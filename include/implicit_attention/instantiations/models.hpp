@@ -19,6 +19,10 @@
   TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                      \
   TEMPLATE LanguageModel<S> load_mamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
   TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv5_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv6_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv7_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv7_reverse_lm(const TensorSource<S>&, const Configuration&);                              \
   TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);               \
   TEMPLATE LanguageModel<S> load_qwen_lm(const TensorSource<S>&, const Configuration&);                                       \
   TEMPLATE LanguageModel<S> load_olmo_hybrid_lm(const TensorSource<S>&, const Configuration&);                                \

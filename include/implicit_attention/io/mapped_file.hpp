@@ -12,14 +12,19 @@
 #include <utility>
 #include <vector>
 
+#ifndef IMPLICIT_ATTENTION_IO_MMAP
 #if defined(__unix__) || defined(__APPLE__)
 #define IMPLICIT_ATTENTION_IO_MMAP 1
+#else
+#define IMPLICIT_ATTENTION_IO_MMAP 0
+#endif
+#endif
+#if IMPLICIT_ATTENTION_IO_MMAP
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #else
-#define IMPLICIT_ATTENTION_IO_MMAP 0
 #include <fstream>
 #endif
 

@@ -1,4 +1,4 @@
-// Writing NumPy's .npy.
+// Writing NumPy's .npy; reading is npy_reader.hpp's.
 #pragma once
 
 #include <cstddef>

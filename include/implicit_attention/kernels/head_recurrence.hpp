@@ -51,6 +51,7 @@ struct HeadRecurrence {
     const auto next = std::upper_bound(starts.begin(), starts.end(), row);
     return next == starts.begin() ? 0 : *std::prev(next);
   }
+  [[nodiscard]] Index last_seen(Index row) const { return row; }
   [[nodiscard]] bool starts_at(Index token) const { return std::binary_search(starts.begin(), starts.end(), token); }
 
   [[nodiscard]] Scalar decay(Index token, Index head_index, Index n) const {
