@@ -132,7 +132,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
          c.configuration.set("layer_types", Texts{"conv", "conv", "full_attention", "conv"});
        },
        {}},
-      {lfm2, "bias", set("conv_bias", true), {"conv_bias is true", "no conv.conv.bias"}},
+      {lfm2, "bias", set("conv_bias", true), {"conv_bias is true", "no conv.bias"}},
       {lfm2, "convolution", set("conv_L_cache", Index(4)), {"conv_L_cache is 4, expected 3"}},
       {lfm2_rare, "tie_embedding goes before tie_word_embeddings", set("tie_word_embeddings", true), {}},
       {lfm2_rare, "tied after all", set("tie_embedding", true), {"tie_embedding is true", "another than the embedding"}},

@@ -14,7 +14,6 @@
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
-#include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/kimi_linear_lm.hpp>
@@ -69,7 +68,7 @@ template <Real S>
       {"gdn", "Gated DeltaNet", "gated_delta_net.hpp", {"in_proj_qkvz.weight", "in_proj_qkv.weight", "a_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
       {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
       {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},
-      {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, [](const T& t, const C&) { return mixer_part(ShortConvolution<S>::from_tensors(t)); }},
+      {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_short_convolution(t, c)); }},
   };
   // clang-format on
   return families;

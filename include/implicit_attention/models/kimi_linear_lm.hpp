@@ -88,9 +88,7 @@ template <Real Scalar>
       mixer = mixer_part(std::move(read));
     } else {
       Kda<Scalar> read = Kda<Scalar>::from_tensors(attention, linear);
-      detail::expect_integer(configuration, {"linear_attn_config.head_dim"}, read.state(), "k_proj.weight has that many rows a head");
-      detail::expect_integer(configuration, {"linear_attn_config.short_conv_kernel_size"}, read.convolution_width(),
-                             "the convolution is that wide");
+      detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
     const PrefixedTensors<Scalar> sparse(source, name + (block.has("block_sparse_moe.gate.weight") ? "block_sparse_moe." : "mlp."));

@@ -4,8 +4,8 @@
 #include <string>
 #include <utility>
 
-#include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/models/decoder.hpp>
+#include <implicit_attention/models/delta_rule_options.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -40,7 +40,7 @@ template <Real Scalar>
   parts.name = "Lfm2ForCausalLM";
   parts.has_positions = true;
   const Index layers = detail::begin_decoder(source, configuration, "model.", parts);
-  detail::expect_integer(configuration, {"block_dim", "conv_dim", "conv_dim_out"}, parts.embedding.cols(), "the embedding is that wide");
+  detail::expect_integer(configuration, {"block_dim"}, parts.embedding.cols(), "the embedding is that wide");
   static_cast<void>(configuration.find("block_norm_eps"));  // read by no implementation
   const double eps = detail::positive_number(configuration, {"norm_eps"}, 1e-5);
   typename SoftmaxAttention<Scalar>::Options full;
@@ -64,11 +64,7 @@ template <Real Scalar>
       detail::expect_integer(configuration, {"num_heads"}, read.heads(), "num_attention_heads says so");
       mixer = mixer_part(std::move(read));
     } else {
-      ShortConvolution<Scalar> read = ShortConvolution<Scalar>::from_tensors(conv);
-      detail::expect_integer(configuration, {"conv_L_cache"}, read.convolution_width(), "conv.conv.weight is that wide");
-      const bool bias = !read.weights().conv_bias.empty();
-      detail::expect_boolean(configuration, {"conv_bias"}, bias, bias ? "conv.conv.bias is there" : "there is no conv.conv.bias");
-      mixer = mixer_part(std::move(read));
+      mixer = mixer_part(detail::read_short_convolution(conv, configuration));
     }
     GatedFeedForward<Scalar> feed_forward =
         GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, name + "feed_forward."), Function::silu, "w1", "w3", "w2");
