@@ -47,6 +47,7 @@
 #include <implicit_attention/trace/experts.hpp>
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/head_scales.hpp>
+#include <implicit_attention/trace/norms.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
@@ -62,7 +63,6 @@
 #include <implicit_attention/layers/layer_gradient.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
-#include <implicit_attention/layers/norms.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
