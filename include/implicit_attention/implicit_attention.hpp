@@ -63,7 +63,11 @@
 #include <implicit_attention/trace/rotary.hpp>
 #include <implicit_attention/trace/run_context.hpp>
 #include <implicit_attention/trace/trace.hpp>
+#include <implicit_attention/layers/delta_rule.hpp>
+#include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/kda.hpp>
+#include <implicit_attention/layers/latent_attention.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/layers/layer_gradient.hpp>
 #include <implicit_attention/layers/local_attention.hpp>
@@ -74,10 +78,13 @@
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
 #include <implicit_attention/layers/rwkv_shared.hpp>
+#include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/backward.hpp>
 #include <implicit_attention/models/bamba_lm.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/decoder.hpp>
+#include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
 #include <implicit_attention/models/falcon_mamba_lm.hpp>
@@ -88,7 +95,9 @@
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/jamba_lm.hpp>
+#include <implicit_attention/models/kimi_linear_lm.hpp>
 #include <implicit_attention/models/language_model.hpp>
+#include <implicit_attention/models/lfm2_lm.hpp>
 #include <implicit_attention/models/load.hpp>
 #include <implicit_attention/models/mamba2_lm.hpp>
 #include <implicit_attention/models/mamba2_options.hpp>
@@ -96,7 +105,9 @@
 #include <implicit_attention/models/mamba_options.hpp>
 #include <implicit_attention/models/mixture_of_experts.hpp>
 #include <implicit_attention/models/nemotron_h_lm.hpp>
+#include <implicit_attention/models/olmo_hybrid_lm.hpp>
 #include <implicit_attention/models/part.hpp>
+#include <implicit_attention/models/qwen_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
 #include <implicit_attention/models/rwkv5_lm.hpp>
 #include <implicit_attention/models/rwkv6_lm.hpp>

@@ -2,13 +2,17 @@
 #pragma once
 
 #include <implicit_attention/instantiations/trace.hpp>
+#include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/kda.hpp>
+#include <implicit_attention/layers/latent_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
@@ -20,7 +24,12 @@
   TEMPLATE class Rwkv6<S>;                     \
   TEMPLATE class Rwkv7<S>;                     \
   TEMPLATE class Griffin<S>;                   \
-  TEMPLATE class SoftmaxAttention<S>;
+  TEMPLATE class SoftmaxAttention<S>;          \
+  TEMPLATE class DeltaRule<S>;                 \
+  TEMPLATE class GatedDeltaNet<S>;             \
+  TEMPLATE class Kda<S>;                       \
+  TEMPLATE class ShortConvolution<S>;          \
+  TEMPLATE class LatentAttention<S>;
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

@@ -31,6 +31,10 @@
   TEMPLATE LanguageModel<S> load_rwkv7_lm(const TensorSource<S>&, const Configuration&);                                      \
   TEMPLATE LanguageModel<S> load_rwkv7_reverse_lm(const TensorSource<S>&, const Configuration&);                              \
   TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);               \
+  TEMPLATE LanguageModel<S> load_qwen_lm(const TensorSource<S>&, const Configuration&);                                       \
+  TEMPLATE LanguageModel<S> load_olmo_hybrid_lm(const TensorSource<S>&, const Configuration&);                                \
+  TEMPLATE LanguageModel<S> load_kimi_linear_lm(const TensorSource<S>&, const Configuration&);                                \
+  TEMPLATE LanguageModel<S> load_lfm2_lm(const TensorSource<S>&, const Configuration&);                                       \
   TEMPLATE const std::vector<LayerFamily<S>>& layer_families();                                                               \
   TEMPLATE const std::vector<ModelFamily<S>>& model_families();                                                               \
   TEMPLATE LanguageModel<S> load_language_model(const TensorSource<S>&, const Configuration&);                                \
