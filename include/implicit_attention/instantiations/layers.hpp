@@ -2,8 +2,12 @@
 #pragma once
 
 #include <implicit_attention/instantiations/trace.hpp>
+#include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/hgrn.hpp>
+#include <implicit_attention/layers/hgrn2.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
@@ -11,7 +15,15 @@
   TEMPLATE class Mamba<S>;                     \
   TEMPLATE class Rwkv4<S>;                     \
   TEMPLATE class Griffin<S>;                   \
-  TEMPLATE class SoftmaxAttention<S>;
+  TEMPLATE class SoftmaxAttention<S>;          \
+  TEMPLATE class HeadMixer<RetNet<S>, S>;      \
+  TEMPLATE class RetNet<S>;                    \
+  TEMPLATE class HeadMixer<Gla<S>, S>;         \
+  TEMPLATE class Gla<S>;                       \
+  TEMPLATE class HeadMixer<Hgrn<S>, S>;        \
+  TEMPLATE class Hgrn<S>;                      \
+  TEMPLATE class HeadMixer<Hgrn2<S>, S>;       \
+  TEMPLATE class Hgrn2<S>;
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

@@ -7,8 +7,12 @@
 #include <string_view>
 #include <vector>
 
+#include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/hgrn.hpp>
+#include <implicit_attention/layers/hgrn2.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
@@ -47,6 +51,11 @@ template <Real S>
       {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C&) { return mixer_part(Mamba<S>::from_tensors(t)); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
       {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
+      {"retnet", "RetNet", "retnet.hpp", {"g_norm_swish_gate.weight"}, [](const T& t, const C& c) { return mixer_part(RetNet<S>::from_tensors(t, RetNet<S>::options(c))); }},
+      {"retnet_parallel", "RetNet, the authors' parallel form", "retnet.hpp", {}, [](const T& t, const C& c) { return mixer_part(RetNet<S>::from_tensors(t, RetNet<S>::options(c, true))); }},
+      {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(Gla<S>::from_tensors(t, Gla<S>::options(c))); }},
+      {"hgrn", "HGRN", "hgrn.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn<S>::from_tensors(t, Hgrn<S>::options(c))); }},
+      {"hgrn2", "HGRN2", "hgrn2.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn2<S>::from_tensors(t, Hgrn2<S>::options(c))); }},
   };
   // clang-format on
   return families;
