@@ -8,6 +8,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/layers/short_projection.hpp>
+#include <implicit_attention/trace/row_normalizers.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -239,9 +240,7 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   if (terms.has(Term::normalization)) {
     check("o", act.o);
     Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
-    if (!act.row_scale.empty())
-      for (Index channel = 0; channel < channels(); ++channel)
-        scale.col(channel).array() *= act.row_scale.matrix().col(channel / state_columns()).array();
+    if (!act.row_scale.empty()) scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
     form.normalization = std::move(scale);
   }
   if (terms.has(Term::gate) && !common_.g_proj_weight.empty()) {

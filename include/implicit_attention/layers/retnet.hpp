@@ -6,7 +6,6 @@
 
 #include <implicit_attention/layers/head_mixer.hpp>
 #include <implicit_attention/trace/rotary.hpp>
-#include <implicit_attention/trace/row_normalizers.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

@@ -11,7 +11,11 @@
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/hgrn.hpp>
 #include <implicit_attention/layers/hgrn2.hpp>
+#include <implicit_attention/layers/linear_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba3.hpp>
+#include <implicit_attention/layers/mlstm.hpp>
+#include <implicit_attention/layers/mlstm_large.hpp>
 #include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
@@ -56,6 +60,10 @@ template <Real S>
       {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(Gla<S>::from_tensors(t, Gla<S>::options(c))); }},
       {"hgrn", "HGRN", "hgrn.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn<S>::from_tensors(t, Hgrn<S>::options(c))); }},
       {"hgrn2", "HGRN2", "hgrn2.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn2<S>::from_tensors(t, Hgrn2<S>::options(c))); }},
+      {"linear_attention", "Linear attention", "linear_attention.hpp", {}, [](const T&, const C& c) { return mixer_part(LinearAttention<S>(LinearAttention<S>::options(c))); }},
+      {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, [](const T& t, const C& c) { return mixer_part(Mlstm<S>::from_tensors(t, Mlstm<S>::options(c))); }},
+      {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, [](const T& t, const C& c) { return mixer_part(MlstmLarge<S>::from_tensors(t, MlstmLarge<S>::options(c))); }},
+      {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, [](const T& t, const C& c) { return mixer_part(Mamba3<S>::from_tensors(t, Mamba3<S>::options(c))); }},
   };
   // clang-format on
   return families;

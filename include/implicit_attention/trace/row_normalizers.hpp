@@ -48,6 +48,14 @@ template <Real S>
   });
 }
 
+/// One number a head for every one of its channels: (tokens, heads) to (tokens, heads * size).
+template <Real S>
+[[nodiscard]] Matrix<S> spread_columns(ConstView<S> x, Index size) {
+  Matrix<S> out(x.rows(), x.cols() * size);
+  for (Index head = 0; head < x.cols(); ++head) out.middleCols(head * size, size).colwise() = x.col(head);
+  return out;
+}
+
 /// sum_j R[i,j] of every head, (tokens, heads), in linear time: the recurrence on a column of ones. `carried` (heads * state, 1) is what a
 /// carried-in state adds, or empty; the sum's state after the last token goes to `final_state` if it is not null.
 template <Real S>
