@@ -143,6 +143,11 @@ class Case {
       compare("published_forward", summand(published, 0), sequence);
       compare("published_backward", summand(published, 1), sequence);
     }
+    if (const auto position = configuration_.integer({"class_token_position"})) {
+      Selection row;
+      row.rows = std::vector<Index>{*position};
+      compare("class_row", Matrix<S>(attention.materialize(row).stacked()), sequence);
+    }
     const UnifiedForm<S>& form = attention.form();
     if (!form.normalization.empty()) compare("norm", *form.normalization, sequence);
     if (!form.gate.empty()) compare("gate", *form.gate, sequence);

@@ -4,12 +4,22 @@
 #include <implicit_attention/instantiations/trace.hpp>
 #include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/gru.hpp>
 #include <implicit_attention/layers/hgrn.hpp>
 #include <implicit_attention/layers/hgrn2.hpp>
+#include <implicit_attention/layers/hyena.hpp>
+#include <implicit_attention/layers/linear_attention.hpp>
+#include <implicit_attention/layers/lstm.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba3.hpp>
+#include <implicit_attention/layers/mlla.hpp>
+#include <implicit_attention/layers/mlstm.hpp>
+#include <implicit_attention/layers/mlstm_large.hpp>
 #include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/s4d.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
+#include <implicit_attention/layers/vim.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
   TEMPLATE class Mamba<S>;                     \
@@ -23,7 +33,19 @@
   TEMPLATE class HeadMixer<Hgrn<S>, S>;        \
   TEMPLATE class Hgrn<S>;                      \
   TEMPLATE class HeadMixer<Hgrn2<S>, S>;       \
-  TEMPLATE class Hgrn2<S>;
+  TEMPLATE class Hgrn2<S>;                     \
+  TEMPLATE class LinearAttention<S>;           \
+  TEMPLATE class Mlstm<S>;                     \
+  TEMPLATE class MlstmLarge<S>;                \
+  TEMPLATE class Mamba3<S>;                    \
+  TEMPLATE class Mlla<S>;                      \
+  TEMPLATE class S4d<S>;                       \
+  TEMPLATE class Hyena<S>;                     \
+  TEMPLATE class Vim<S>;                       \
+  TEMPLATE class RecurrentCell<Lstm<S>, S>;    \
+  TEMPLATE class Lstm<S>;                      \
+  TEMPLATE class RecurrentCell<Gru<S>, S>;     \
+  TEMPLATE class Gru<S>;
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

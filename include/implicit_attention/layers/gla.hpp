@@ -76,7 +76,9 @@ Gla<S>::Gla(Weights weights, Options options)
 
 template <Real S>
 Gla<S> Gla<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options) {
-  Weights w{Base::read(tensors, options, names, tensors.has("g_norm_swish_gate.weight") ? "g_norm_swish_gate.weight" : "g_norm.weight")};
+  Weights w;
+  static_cast<HeadMixerWeights<S>&>(w) =
+      Base::read(tensors, options, names, tensors.has("g_norm_swish_gate.weight") ? "g_norm_swish_gate.weight" : "g_norm.weight");
   w.gk_proj_0_weight = tensors.required("gk_proj.0.weight", 2);
   w.gk_proj_1_weight = tensors.required("gk_proj.1.weight", 2);
   w.gk_proj_1_bias = tensors.optional("gk_proj.1.bias", 1);

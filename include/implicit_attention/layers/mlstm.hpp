@@ -25,18 +25,18 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
   static constexpr std::string_view layer_name = "mLSTM block";
 
   struct Weights {
-    Array<Scalar> proj_up_weight;                 ///< (2E, D)
-    Array<Scalar> proj_up_bias;                   ///< (2E), may be absent
-    Array<Scalar> conv1d_weight;                  ///< (E, W)
-    Array<Scalar> conv1d_bias;                    ///< (E), may be absent
+    Array<Scalar> proj_up_weight;                               ///< (2E, D)
+    Array<Scalar> proj_up_bias;                                 ///< (2E), may be absent
+    Array<Scalar> conv1d_weight;                                ///< (E, W)
+    Array<Scalar> conv1d_bias;                                  ///< (E), may be absent
     Array<Scalar> q_proj_weight, k_proj_weight, v_proj_weight;  ///< (E, b): out[n, o] = sum_i in[n, i] W[n, o, i], blocks of b
     Array<Scalar> q_proj_bias, k_proj_bias, v_proj_bias;        ///< (E), may be absent
-    Array<Scalar> igate_weight, fgate_weight;     ///< (H, 3E)
-    Array<Scalar> igate_bias, fgate_bias;         ///< (H)
-    Array<Scalar> outnorm_weight;                 ///< (E): less 1
-    Array<Scalar> learnable_skip;                 ///< (E)
-    Array<Scalar> proj_down_weight;               ///< (D, E)
-    Array<Scalar> proj_down_bias;                 ///< (D), may be absent
+    Array<Scalar> igate_weight, fgate_weight;                   ///< (H, 3E)
+    Array<Scalar> igate_bias, fgate_bias;                       ///< (H)
+    Array<Scalar> outnorm_weight;                               ///< (E): less 1
+    Array<Scalar> learnable_skip;                               ///< (E)
+    Array<Scalar> proj_down_weight;                             ///< (D, E)
+    Array<Scalar> proj_down_bias;                               ///< (D), may be absent
   };
   struct Options {
     double cell_eps = 1e-6;  ///< added to what rows are divided by
@@ -60,7 +60,7 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
     Array<Scalar> m;           ///< (L, E): what goes into the convolution: the skip's linear input
     Array<Scalar> c;           ///< (L, E): after the convolution, with its bias
     Array<Scalar> z;           ///< (L, E): gate branch, before silu
-    Array<Scalar> input_gate;  ///< (L, H)
+    Array<Scalar> input_gate;  ///< (L, H): without its bias
     Array<Scalar> y;           ///< (L, E): output before the output projection
     Array<Scalar> out;         ///< (L, D)
     State initial;             ///< the state carried in; empty matrices if none
@@ -109,13 +109,14 @@ Mlstm<S>::Mlstm(Weights weights, Options options) : weights_(std::move(weights))
   check_bias("proj_up.bias", w.proj_up_bias, 2 * count, "2*channels");
   check("conv1d.conv.weight", w.conv1d_weight, count, std::max(w.conv1d_weight.cols(), Index(1)), "(channels, convolution width)");
   check_bias("conv1d.conv.bias", w.conv1d_bias, count, "channels");
-  for (const auto& [name, weight, bias] : {std::tuple("q_proj", &w.q_proj_weight, &w.q_proj_bias),
-                                           std::tuple("k_proj", &w.k_proj_weight, &w.k_proj_bias),
-                                           std::tuple("v_proj", &w.v_proj_weight, &w.v_proj_bias)}) {
+  for (const auto& [name, weight, bias] :
+       {std::tuple("q_proj", &w.q_proj_weight, &w.q_proj_bias), std::tuple("k_proj", &w.k_proj_weight, &w.k_proj_bias),
+        std::tuple("v_proj", &w.v_proj_weight, &w.v_proj_bias)}) {
     const Index size = weight->cols();
     check_shape(layer_name, std::string(name) + ".weight", *weight, count, size, "(blocks * block size, block size)");
     if (size < 1 || count % size != 0)
-      raise(ErrorKind::shape, message("mLSTM block: ", name, ".weight has blocks of ", size, ", expected a divisor of ", count, " channels"));
+      raise(ErrorKind::shape,
+            message("mLSTM block: ", name, ".weight has blocks of ", size, ", expected a divisor of ", count, " channels"));
     detail::check_bias(layer_name, std::string(name) + ".bias", *bias, count, "channels");
     Matrix<S> turned(count, size);
     for (Index block = 0; block < count; block += size)
@@ -130,8 +131,9 @@ Mlstm<S>::Mlstm(Weights weights, Options options) : weights_(std::move(weights))
   check_vector(layer_name, "mlstm_cell.outnorm.weight", w.outnorm_weight, count, "channels");
   check("proj_down.weight", w.proj_down_weight, width(), count, "(width, channels)");
   check_bias("proj_down.bias", w.proj_down_bias, width(), "width");
-  cell_ = {heads(), count / heads(), count, static_cast<S>(options.cell_eps),
-           Norm<S>::rms(w.outnorm_weight, options.norm_eps, true, heads()), Array<S>()};
+  cell_ = {
+      heads(),   count / heads(), count, static_cast<S>(options.cell_eps), Norm<S>::rms(w.outnorm_weight, options.norm_eps, true, heads()),
+      Array<S>()};
 }
 
 template <Real S>
@@ -175,7 +177,7 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   const Value<S> q = block_linear(a, w.q_proj_weight, w.q_proj_bias), k = block_linear(a, w.k_proj_weight, w.k_proj_bias);
   const Value<S> value = block_linear(m, w.v_proj_weight, w.v_proj_bias), x = centre(value, heads());
   const Value<S> qkv = join<S>({q, k, value});
-  const Value<S> input_gate = linear(qkv, w.igate_weight, w.igate_bias);
+  const Value<S> input_gate = linear(qkv, w.igate_weight);
   const Value<S> log_forget = apply_function(Function::log_sigmoid, linear(qkv, w.fgate_weight, w.fgate_bias));
   act.x = x.numbers;
   act.value = value.numbers;
@@ -184,7 +186,7 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   act.z = z.numbers;
   act.input_gate = input_gate.numbers;
   act.final.convolution_tail = next_tail<S>(*m, tail, convolution_width());
-  const Value<S> cell = cell_.run(q, k, x, input_gate, log_forget, act, act.initial, act.final);
+  const Value<S> cell = cell_.run(q, k, x, input_gate, log_forget, w.igate_bias, act, act.initial, act.final);
   const Value<S> y = gate(silu(z), add(cell, times_row(a, w.learnable_skip)));
   const Value<S> out = linear(y, w.proj_down_weight, w.proj_down_bias);
   act.y = y.numbers;

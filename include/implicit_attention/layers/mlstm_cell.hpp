@@ -49,11 +49,15 @@ struct MlstmCell {
     check_shape(who, "state.maximum", initial.maximum, 1, heads, "(1, heads)");
   }
 
-  /// The normalised cell output (L, E), the norm's bias added. q, k (L, H K); x (L, E), centred; gates (L, H).
+  /// The normalised cell output (L, E), the norm's bias added. q, k (L, H K); x (L, E), centred; gates (L, H). `gate_bias` (1, H), or empty,
+  /// is a constant part of the input gate that `input_gate` is without: it moves m alone, so that a large one costs no digits.
   [[nodiscard]] Value<S> run(const Value<S>& query, const Value<S>& key, const Value<S>& x, const Value<S>& input_gate,
-                             const Value<S>& log_forget, MlstmCellActivations<S>& act, const MlstmCellState<S>& initial,
-                             MlstmCellState<S>& final) const {
-    const ExponentialGates<S> gates = exponential_gates(input_gate, log_forget, detail::carried(initial.maximum));
+                             const Value<S>& log_forget, const Array<S>& gate_bias, MlstmCellActivations<S>& act,
+                             const MlstmCellState<S>& initial, MlstmCellState<S>& final) const {
+    Matrix<S> before = initial.maximum;
+    if (before.size() != 0 && !gate_bias.empty()) before -= gate_bias.matrix();
+    ExponentialGates<S> gates = exponential_gates(input_gate, log_forget, detail::carried(before));
+    if (!gate_bias.empty()) gates.maximum = plus_row(gates.maximum, gate_bias);
     HeadInputs<S> inputs;
     inputs.query = query;
     inputs.key = times(key, S(1) / std::sqrt(static_cast<S>(state)));

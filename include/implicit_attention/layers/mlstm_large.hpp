@@ -20,19 +20,19 @@ class MlstmLarge : public LayerInterface<MlstmLarge<S>> {
   static constexpr std::string_view layer_name = "mLSTM";
 
   struct Weights {
-    Array<Scalar> q_weight, k_weight;            ///< (H K, D)
-    Array<Scalar> v_weight;                      ///< (E, D)
-    Array<Scalar> ogate_preact_weight;           ///< (E, D)
-    Array<Scalar> igate_preact_weight;           ///< (H, D)
-    Array<Scalar> fgate_preact_weight;           ///< (H, D)
-    Array<Scalar> multihead_norm_weight;         ///< (E)
-    Array<Scalar> out_proj_weight;               ///< (D, E)
-    Array<Scalar> q_bias, k_bias;                ///< (H K), may be absent
-    Array<Scalar> v_bias, ogate_preact_bias;     ///< (E), may be absent
-    Array<Scalar> igate_preact_bias;             ///< (H), may be absent
-    Array<Scalar> fgate_preact_bias;             ///< (H), may be absent
-    Array<Scalar> multihead_norm_bias;           ///< (E), may be absent
-    Array<Scalar> out_proj_bias;                 ///< (D), may be absent
+    Array<Scalar> q_weight, k_weight;         ///< (H K, D)
+    Array<Scalar> v_weight;                   ///< (E, D)
+    Array<Scalar> ogate_preact_weight;        ///< (E, D)
+    Array<Scalar> igate_preact_weight;        ///< (H, D)
+    Array<Scalar> fgate_preact_weight;        ///< (H, D)
+    Array<Scalar> multihead_norm_weight;      ///< (E)
+    Array<Scalar> out_proj_weight;            ///< (D, E)
+    Array<Scalar> q_bias, k_bias;             ///< (H K), may be absent
+    Array<Scalar> v_bias, ogate_preact_bias;  ///< (E), may be absent
+    Array<Scalar> igate_preact_bias;          ///< (H), may be absent
+    Array<Scalar> fgate_preact_bias;          ///< (H), may be absent
+    Array<Scalar> multihead_norm_bias;        ///< (E), may be absent
+    Array<Scalar> out_proj_bias;              ///< (D), may be absent
   };
   struct Options {
     double gate_soft_cap = 15;  ///< 0: none
@@ -50,14 +50,14 @@ class MlstmLarge : public LayerInterface<MlstmLarge<S>> {
   using State = MlstmCellState<Scalar>;
   /// One sequence through the layer. The implicit attention needs what MlstmCellActivations hold, and gate_input.
   struct Activations : MlstmCellActivations<Scalar> {
-    Array<Scalar> x;            ///< (L, E): values less their mean over each head: the linear input
-    Array<Scalar> value;        ///< (L, E): values
-    Array<Scalar> input_gate;   ///< (L, H): capped
-    Array<Scalar> gate_input;   ///< (L, E): before the sigmoid
-    Array<Scalar> y;            ///< (L, E): output before the output projection
-    Array<Scalar> out;          ///< (L, D)
-    State initial;              ///< the state carried in; empty matrices if none
-    State final;                ///< the state after the last token
+    Array<Scalar> x;           ///< (L, E): values less their mean over each head: the linear input
+    Array<Scalar> value;       ///< (L, E): values
+    Array<Scalar> input_gate;  ///< (L, H): capped
+    Array<Scalar> gate_input;  ///< (L, E): before the sigmoid
+    Array<Scalar> y;           ///< (L, E): output before the output projection
+    Array<Scalar> out;         ///< (L, D)
+    State initial;             ///< the state carried in; empty matrices if none
+    State final;               ///< the state after the last token
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
@@ -90,8 +90,8 @@ MlstmLarge<S>::MlstmLarge(Weights weights, Options options) : weights_(std::move
   const Weights& w = weights_;
   const Index keys = w.q_weight.rows();
   if (heads() < 1 || channels() < 1 || keys < 1 || channels() % heads() != 0 || keys % heads() != 0)
-    raise(ErrorKind::shape, message("mLSTM: v.weight and q.weight have ", channels(), " and ", keys, " rows, expected multiples of ", heads(),
-                                    " heads, the rows of igate_preact.weight"));
+    raise(ErrorKind::shape, message("mLSTM: v.weight and q.weight have ", channels(), " and ", keys, " rows, expected multiples of ",
+                                    heads(), " heads, the rows of igate_preact.weight"));
   const auto check = [&](const char* name, const Array<Scalar>& weight, const Array<Scalar>& bias, Index rows, Index columns,
                          const char* meaning, const char* size) {
     check_shape(layer_name, std::string(name) + ".weight", weight, rows, columns, meaning);
@@ -106,8 +106,12 @@ MlstmLarge<S>::MlstmLarge(Weights weights, Options options) : weights_(std::move
   check("out_proj", w.out_proj_weight, w.out_proj_bias, width(), channels(), "(width, channels)", "width");
   check_vector(layer_name, "multihead_norm.weight", w.multihead_norm_weight, channels(), "channels");
   detail::check_bias(layer_name, "multihead_norm.bias", w.multihead_norm_bias, channels(), "channels");
-  cell_ = {heads(), keys / heads(), channels(), static_cast<S>(options.cell_eps),
-           Norm<S>::rms(w.multihead_norm_weight, options.norm_eps, false, heads()), w.multihead_norm_bias};
+  cell_ = {heads(),
+           keys / heads(),
+           channels(),
+           static_cast<S>(options.cell_eps),
+           Norm<S>::rms(w.multihead_norm_weight, options.norm_eps, false, heads()),
+           w.multihead_norm_bias};
 }
 
 template <Real S>
@@ -148,8 +152,8 @@ LayerRun<MlstmLarge<S>> MlstmLarge<S>::run(const Value<Scalar>& u, RunContext<Sc
   act.value = value.numbers;
   act.input_gate = input_gate.numbers;
   act.gate_input = gate_input.numbers;
-  const Value<S> cell = cell_.run(linear(u, w.q_weight, w.q_bias), linear(u, w.k_weight, w.k_bias), x, input_gate, log_forget, act,
-                                  act.initial, act.final);
+  const Value<S> cell = cell_.run(linear(u, w.q_weight, w.q_bias), linear(u, w.k_weight, w.k_bias), x, input_gate, log_forget, Array<S>(),
+                                  act, act.initial, act.final);
   const Value<S> y = scale(sigmoid(gate_input), cell);
   const Value<S> out = linear(y, w.out_proj_weight, w.out_proj_bias);
   act.y = y.numbers;

@@ -9,15 +9,21 @@
 
 #include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/gru.hpp>
 #include <implicit_attention/layers/hgrn.hpp>
 #include <implicit_attention/layers/hgrn2.hpp>
+#include <implicit_attention/layers/hyena.hpp>
 #include <implicit_attention/layers/linear_attention.hpp>
+#include <implicit_attention/layers/lstm.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba3.hpp>
+#include <implicit_attention/layers/mlla.hpp>
 #include <implicit_attention/layers/mlstm.hpp>
 #include <implicit_attention/layers/mlstm_large.hpp>
 #include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/s4d.hpp>
+#include <implicit_attention/layers/vim.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
@@ -64,6 +70,12 @@ template <Real S>
       {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, [](const T& t, const C& c) { return mixer_part(Mlstm<S>::from_tensors(t, Mlstm<S>::options(c))); }},
       {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, [](const T& t, const C& c) { return mixer_part(MlstmLarge<S>::from_tensors(t, MlstmLarge<S>::options(c))); }},
       {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, [](const T& t, const C& c) { return mixer_part(Mamba3<S>::from_tensors(t, Mamba3<S>::options(c))); }},
+      {"mlla", "MLLA", "mlla.hpp", {"attn.lepe.weight"}, [](const T& t, const C& c) { return mixer_part(Mlla<S>::from_tensors(t, Mlla<S>::options(c))); }},
+      {"s4d", "S4D", "s4d.hpp", {"kernel.log_dt"}, [](const T& t, const C& c) { return mixer_part(S4d<S>::from_tensors(t, S4d<S>::options(c))); }},
+      {"hyena", "Hyena", "hyena.hpp", {"short_filter.weight"}, [](const T& t, const C& c) { return mixer_part(Hyena<S>::from_tensors(t, Hyena<S>::options(c))); }},
+      {"vim", "Vision Mamba", "vim.hpp", {"A_b_log"}, [](const T& t, const C& c) { return mixer_part(Vim<S>::from_tensors(t, Vim<S>::options(c))); }},
+      {"lstm", "LSTM", "lstm.hpp", {}, [](const T& t, const C&) { return mixer_part(Lstm<S>::from_tensors(t)); }},
+      {"gru", "GRU", "gru.hpp", {}, [](const T& t, const C&) { return mixer_part(Gru<S>::from_tensors(t)); }},
   };
   // clang-format on
   return families;

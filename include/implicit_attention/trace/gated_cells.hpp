@@ -83,8 +83,7 @@ template <Real S>
         if (gradients[0].size() != 0) {
           Matrix<S> to_sum = gradients[0];
           for (Index t = 0; t < L; ++t)
-            for (Index e = 0; e < E; ++e)
-              to_sum(t, e) *= back.exact() ? S(1) - g(t, e) * g(t, e) : detail::tanh_scale(all(t, 2 * E + e));
+            for (Index e = 0; e < E; ++e) to_sum(t, e) *= back.exact() ? S(1) - g(t, e) * g(t, e) : detail::tanh_scale(all(t, 2 * E + e));
           if (!back.exact()) {  // the candidate's constants, and what the walk does not follow: outputs of earlier tokens, where held
             if (!bias.empty()) back.add_bias_share(to_sum.colwise().sum().dot(bias.matrix().row(0).segment(2 * E, E)));
             for (Index t = 0; t < (back.way() == WayBack::attention ? L : Index(1)); ++t)
@@ -104,7 +103,8 @@ template <Real S>
     for (Index t = L - 1; t >= 0; --t) {
       dh += d.row(t);
       for (Index e = 0; e < E; ++e) {
-        const S i = kept.write(t, e), f = sigmoid(all(t, E + e)), o = sigmoid(all(t, 3 * E + e)), c = kept.cell(t, e), tanh_c = std::tanh(c);
+        const S i = kept.write(t, e), f = sigmoid(all(t, E + e)), o = sigmoid(all(t, 3 * E + e)), c = kept.cell(t, e),
+                tanh_c = std::tanh(c);
         const S c_before = t > 0 ? kept.cell(t - 1, e) : c_first[e];
         if (back.exact()) {
           to_gates[3 * E + e] = dh[e] * tanh_c * o * (S(1) - o);
@@ -157,7 +157,7 @@ template <Real S>
   }
   GatedCellPass<S> pass;
   pass.log_decay = Matrix<S>(-softplus(-sums.middleCols(E, E)));
-  pass.write = detail::map_sigmoid<S>(-sums.middleCols(E, E));
+  pass.write = detail::map_sigmoid<S>(Matrix<S>(-sums.middleCols(E, E)));
   const Array<S> all = std::move(sums), n = Matrix<S>(all.matrix().rightCols(E).array().tanh().matrix()), h_all = std::move(y);
   const Array<S> of_before = std::move(recurrent);
   Trace<S>& trace = *input.trace;
@@ -192,33 +192,33 @@ template <Real S>
         back.add(input, std::move(to_input));
       });
   pass.x = first[0];
-  pass.y = trace.record(h_all, [x = first[0], sums_value = first[1], all, n, of_before, before, h0, weight, L, E](Back<S>& back,
-                                                                                                             const Matrix<S>& d) {
-    const bool follows = back.way() != WayBack::attention;
-    Matrix<S> to_x(L, E), to_sums = Matrix<S>::Zero(L, 3 * E);
-    RowVector<S> dh = RowVector<S>::Zero(E), kept(E), to_gates = RowVector<S>::Zero(3 * E);
-    for (Index t = L - 1; t >= 0; --t) {
-      dh += d.row(t);
-      const RowVector<S> h_before = before(t);
-      for (Index e = 0; e < E; ++e) {
-        const S r = sigmoid(all(t, e)), z = sigmoid(all(t, E + e)), other = sigmoid(-all(t, E + e));
-        to_x(t, e) = dh[e] * other;
-        const S to_sum = to_x(t, e) * (back.exact() ? S(1) - n(t, e) * n(t, e) : detail::tanh_scale(all(t, 2 * E + e)));
-        to_gates[2 * E + e] = to_sum * r;  // of W_hn h
-        if (back.exact()) {
-          to_gates[e] = to_sum * of_before(t, e) * r * (S(1) - r);
-          to_gates[E + e] = dh[e] * (h_before[e] - n(t, e)) * z * other;
-          to_sums(t, E + e) = to_gates[E + e];  // r and n go through x
+  pass.y = trace.record(
+      h_all, [x = first[0], sums_value = first[1], all, n, of_before, before, h0, weight, L, E](Back<S>& back, const Matrix<S>& d) {
+        const bool follows = back.way() != WayBack::attention;
+        Matrix<S> to_x(L, E), to_sums = Matrix<S>::Zero(L, 3 * E);
+        RowVector<S> dh = RowVector<S>::Zero(E), kept(E), to_gates = RowVector<S>::Zero(3 * E);
+        for (Index t = L - 1; t >= 0; --t) {
+          dh += d.row(t);
+          const RowVector<S> h_before = before(t);
+          for (Index e = 0; e < E; ++e) {
+            const S r = sigmoid(all(t, e)), z = sigmoid(all(t, E + e)), other = sigmoid(-all(t, E + e));
+            to_x(t, e) = dh[e] * other;
+            const S to_sum = to_x(t, e) * (back.exact() ? S(1) - n(t, e) * n(t, e) : detail::tanh_scale(all(t, 2 * E + e)));
+            to_gates[2 * E + e] = to_sum * r;  // of W_hn h
+            if (back.exact()) {
+              to_gates[e] = to_sum * of_before(t, e) * r * (S(1) - r);
+              to_gates[E + e] = dh[e] * (h_before[e] - n(t, e)) * z * other;
+              to_sums(t, E + e) = to_gates[E + e];  // r and n go through x
+            }
+            kept[e] = dh[e] * z;
+          }
+          if (t == 0 && !back.exact()) back.add_bias_share(kept.dot(h_before));
+          dh = kept;
+          if (follows) dh.noalias() += to_gates * weight.matrix();
         }
-        kept[e] = dh[e] * z;
-      }
-      if (t == 0 && !back.exact()) back.add_bias_share(kept.dot(h_before));
-      dh = kept;
-      if (follows) dh.noalias() += to_gates * weight.matrix();
-    }
-    back.add(x, std::move(to_x));
-    if (back.exact()) back.add(sums_value, std::move(to_sums));
-  });
+        back.add(x, std::move(to_x));
+        if (back.exact()) back.add(sums_value, std::move(to_sums));
+      });
   return pass;
 }
 
