@@ -30,41 +30,41 @@
 #include <implicit_attention/layers/vim.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
-  TEMPLATE class Mamba<S>; \
-  TEMPLATE class Mamba2<S>; \
-  TEMPLATE class Rwkv4<S>; \
-  TEMPLATE class BonusRecurrence<S>; \
-  TEMPLATE class Rwkv5<S>; \
-  TEMPLATE class Rwkv6<S>; \
-  TEMPLATE class Rwkv7<S>; \
-  TEMPLATE class Griffin<S>; \
-  TEMPLATE class SoftmaxAttention<S>; \
-  TEMPLATE class DeltaRule<S>; \
-  TEMPLATE class GatedDeltaNet<S>; \
-  TEMPLATE class Kda<S>; \
-  TEMPLATE class ShortConvolution<S>; \
+  TEMPLATE class Mamba<S>;                     \
+  TEMPLATE class Mamba2<S>;                    \
+  TEMPLATE class Rwkv4<S>;                     \
+  TEMPLATE class BonusRecurrence<S>;           \
+  TEMPLATE class Rwkv5<S>;                     \
+  TEMPLATE class Rwkv6<S>;                     \
+  TEMPLATE class Rwkv7<S>;                     \
+  TEMPLATE class Griffin<S>;                   \
+  TEMPLATE class SoftmaxAttention<S>;          \
+  TEMPLATE class DeltaRule<S>;                 \
+  TEMPLATE class GatedDeltaNet<S>;             \
+  TEMPLATE class Kda<S>;                       \
+  TEMPLATE class ShortConvolution<S>;          \
   TEMPLATE class LatentAttention<S>;
 
 #define IMPLICIT_ATTENTION_MORE_LAYERS(TEMPLATE, S) \
-  TEMPLATE class HeadMixer<RetNet<S>, S>; \
-  TEMPLATE class RetNet<S>; \
-  TEMPLATE class HeadMixer<Gla<S>, S>; \
-  TEMPLATE class Gla<S>; \
-  TEMPLATE class HeadMixer<Hgrn<S>, S>; \
-  TEMPLATE class Hgrn<S>; \
-  TEMPLATE class HeadMixer<Hgrn2<S>, S>; \
-  TEMPLATE class Hgrn2<S>; \
-  TEMPLATE class LinearAttention<S>; \
-  TEMPLATE class Mlstm<S>; \
-  TEMPLATE class MlstmLarge<S>; \
-  TEMPLATE class Mamba3<S>; \
-  TEMPLATE class Mlla<S>; \
-  TEMPLATE class S4d<S>; \
-  TEMPLATE class Hyena<S>; \
-  TEMPLATE class Vim<S>; \
-  TEMPLATE class RecurrentCell<Lstm<S>, S>; \
-  TEMPLATE class Lstm<S>; \
-  TEMPLATE class RecurrentCell<Gru<S>, S>; \
+  TEMPLATE class HeadMixer<RetNet<S>, S>;           \
+  TEMPLATE class RetNet<S>;                         \
+  TEMPLATE class HeadMixer<Gla<S>, S>;              \
+  TEMPLATE class Gla<S>;                            \
+  TEMPLATE class HeadMixer<Hgrn<S>, S>;             \
+  TEMPLATE class Hgrn<S>;                           \
+  TEMPLATE class HeadMixer<Hgrn2<S>, S>;            \
+  TEMPLATE class Hgrn2<S>;                          \
+  TEMPLATE class LinearAttention<S>;                \
+  TEMPLATE class Mlstm<S>;                          \
+  TEMPLATE class MlstmLarge<S>;                     \
+  TEMPLATE class Mamba3<S>;                         \
+  TEMPLATE class Mlla<S>;                           \
+  TEMPLATE class S4d<S>;                            \
+  TEMPLATE class Hyena<S>;                          \
+  TEMPLATE class Vim<S>;                            \
+  TEMPLATE class RecurrentCell<Lstm<S>, S>;         \
+  TEMPLATE class Lstm<S>;                           \
+  TEMPLATE class RecurrentCell<Gru<S>, S>;          \
   TEMPLATE class Gru<S>;
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

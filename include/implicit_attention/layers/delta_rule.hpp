@@ -100,7 +100,7 @@ class DeltaRule {
   /// W; 0 without a convolution.
   [[nodiscard]] Index convolution_width() const { return shared_.v_conv1d_weight.cols(); }
 
-  /// The unified form (formulation-delta). Needs query, key, beta, log_decay, z, o, and c or x, as far as the layer has and the terms read
+  /// The unified form (formulation). Needs query, key, beta, log_decay, z, o, and c or x, as far as the layer has and the terms read
   /// them.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
