@@ -71,6 +71,7 @@
 #include <implicit_attention/trace/token_order.hpp>
 #include <implicit_attention/trace/trace.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
+#include <implicit_attention/layers/delta_rule_weights.hpp>
 #include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
@@ -80,6 +81,7 @@
 #include <implicit_attention/layers/hgrn2.hpp>
 #include <implicit_attention/layers/hyena.hpp>
 #include <implicit_attention/layers/kda.hpp>
+#include <implicit_attention/layers/key_value_state.hpp>
 #include <implicit_attention/layers/latent_attention.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/layers/layer_gradient.hpp>

@@ -97,7 +97,7 @@ GatedDeltaNet<S> GatedDeltaNet<S>::from_tensors(const PrefixedTensors<Scalar>& t
     w.b_proj_weight = tensors.optional("b_proj.weight", 2);
     w.a_proj_weight = tensors.optional("a_proj.weight", 2);
   }
-  DeltaRule<S>::read_convolutions(tensors, w);
+  w.read_convolutions(tensors);
   return GatedDeltaNet(std::move(w), options);
 }
 

@@ -85,7 +85,7 @@ Kda<S> Kda<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
   w.k_proj_weight = tensors.required("k_proj.weight", 2);
   w.v_proj_weight = tensors.required("v_proj.weight", 2);
   w.b_proj_weight = tensors.required("b_proj.weight", 2);
-  DeltaRule<S>::read_convolutions(tensors, w);
+  w.read_convolutions(tensors);
   w.A_log = detail::as_row(tensors.required("A_log"));
   w.dt_bias = tensors.required("dt_bias", 1);
   w.o_norm_weight = tensors.required("o_norm.weight", 1);
