@@ -1,7 +1,6 @@
 // A layer of your own: written once, from the operations of the library, it has its attention map, its rows, rollout, gradient and
 // relevance. This one is a gated moving average: y = silu(u Wz^T) * R(u Wx^T), R[i,j] = sigmoid(f_j) prod_{t=j+1..i} (1 - sigmoid(f_t)).
 #include <cstdio>
-
 #include <implicit_attention/models/explainer.hpp>
 
 using namespace implicit_attention;

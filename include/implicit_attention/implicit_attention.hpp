@@ -3,13 +3,16 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/openmp_executor.hpp>
+#include <implicit_attention/core/quantized.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
+#include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -43,6 +46,7 @@
 #include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/experts.hpp>
 #include <implicit_attention/trace/functions.hpp>
+#include <implicit_attention/trace/head_scales.hpp>
 #include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/products.hpp>
@@ -56,7 +60,12 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/norms.hpp>
+#include <implicit_attention/trace/norms.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/rwkv5.hpp>
+#include <implicit_attention/layers/rwkv6.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/layers/rwkv_shared.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/backward.hpp>
 #include <implicit_attention/models/bamba_lm.hpp>
@@ -81,6 +90,11 @@
 #include <implicit_attention/models/nemotron_h_lm.hpp>
 #include <implicit_attention/models/part.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
+#include <implicit_attention/models/rwkv5_lm.hpp>
+#include <implicit_attention/models/rwkv6_lm.hpp>
+#include <implicit_attention/models/rwkv7_lm.hpp>
+#include <implicit_attention/models/rwkv7_reverse_lm.hpp>
+#include <implicit_attention/models/rwkv_lm.hpp>
 #include <implicit_attention/models/stack.hpp>
 #include <implicit_attention/models/tensor_names.hpp>
 #include <implicit_attention/models/zamba2_hybrid.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <reference/relevance.hpp>
 #include <support/shared_data.hpp>
 
 #include <attribution/cases.hpp>
@@ -322,7 +323,7 @@ TEST_CASE("every method by its name", "[attribution]") {
     options.layer = 1;
     CHECK(relative_error(explainer.explain(Method::raw, target, options).scores, maps[1].row(position)) <= 1e-12);
     for (const MethodName& named : method_names) {
-      if (!named.from_attention) continue;
+      if (!named.has_map) continue;
       INFO(named.name);
       options.with_map = false;
       for (const ReductionKind kind : {ReductionKind::mean, ReductionKind::mean_positive, ReductionKind::max, ReductionKind::min}) {
@@ -453,7 +454,7 @@ TEST_CASE("every method's matrix form is its single calls, row by row", "[attrib
     const std::vector<LayerRow> rows = explainer.explain_each(Method::rollout, targets, options).zero_rows;
     CHECK(std::find(rows.begin(), rows.end(), LayerRow{2, 4}) != rows.end());
   }
-  CHECK(explainer.explain_each(Method::gradient_2405_16504, targets_at({3, 4}, 1, 1)).constant_layers.size() == 3);
+  CHECK(explainer.explain_each(Method::gradient_maximum, targets_at({3, 4}, 1, 1)).constant_layers.size() == 3);
 }
 
 TEST_CASE("the methods at their edges", "[attribution]") {
@@ -465,7 +466,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     options.removal = Removal::drop;
     for (const MethodName& named : method_names) {
       INFO(named.name);
-      options.with_map = named.from_attention;
+      options.with_map = named.has_map;
       const Attribution<double> result = one.explain(named.method, {0, 4, {}}, options);
       CHECK(result.scores.size() == 1);
       CHECK(result.scores.allFinite());
@@ -510,7 +511,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     broken = model.parts();
     Numbers scale = Numbers::Ones(1, 6);
     scale(0, 4) = std::numeric_limits<double>::quiet_NaN();
-    broken.blocks[1].norm =
+    broken.blocks[1].sublayers[0].norm =
         architecture == "rwkv4" ? Norm<double>::layer(scale, Numbers(Numbers::Zero(1, 6)), 1e-5) : Norm<double>::rms(scale, 1e-5);
     Explainer<double> lost(LanguageModel<double>(broken), {1, 2});
     for (const MethodName& named : method_names) {
@@ -544,7 +545,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
       const Attribution<double> nothing = explainer.explain(named.method, {2, 4, Index(4)});
       if (named.from_gradient && named.from_attention) {
         CHECK(nothing.scores == (RowVector<double>(4) << 0, 0, 1, 0).finished());
-        CHECK(nothing.constant_layers.size() == (named.method == Method::gradient_2405_16504 ? 3 : 0));
+        CHECK(nothing.constant_layers.size() == (named.method == Method::gradient_maximum ? 3 : 0));
       } else if (named.method == Method::raw || named.method == Method::rollout || named.method == Method::random) {
         CHECK(nothing.scores == explainer.explain(named.method, {2, 4, {}}).scores);
       } else {
@@ -553,6 +554,46 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     }
   }
   for (const MethodName& named : method_names) CHECK(parse_method(named.name) == named.method);
+  CHECK(parse_method("gradient-2403.01590") == Method::gradient_mean);
+  CHECK(parse_method("gradient-2405.16504") == Method::gradient_maximum);
   CHECK_THAT(failure([] { static_cast<void>(parse_method("shap")); }),
-             contains_text("unknown method \"shap\", expected one of raw, rollout, gradient, gradient-2403.01590"));
+             contains_text("unknown method \"shap\", expected one of raw, rollout, gradient, gradient-mean"));
+}
+
+TEST_CASE("vector rollout and relevance-attention follow the attention that is held", "[attribution]") {
+  // Against the formula: with every scale of the model held, the walk from the logit down, layer by layer, by dense matrices.
+  for (const std::string& architecture : architectures())
+    for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence()}) {
+      INFO(architecture << ", " << terms.text());
+      const LanguageModel<double> model = random_model(architecture, 71, false);
+      const Index tokens = 6, position = 4;
+      Explainer<double> explainer(model, random_ids(tokens, 72));
+      const ForwardPass<double>& pass = explainer.pass();
+      MethodOptions<double> options;
+      options.terms = terms;
+      const Target target{position, 3, Index(7)};
+      const Attribution<double> vectors = explainer.explain(Method::vector_rollout, target, options);
+      const Attribution<double> columns = explainer.explain(Method::relevance_attention, target, options);
+
+      // Down to each mixer's y by the walk of the library, and through A^T by hand.
+      BackwardOptions<double> walk;
+      walk.way = WayBack::attention;
+      Numbers by_hand = Numbers::Zero(1, tokens);
+      if (terms == Terms::all()) {
+        walk.visit = [&](Index, const LayerPass<double>& at, const LayerBackward<double>& d) {
+          const std::vector<Numbers> matrices = dense(at.mixer().attention(terms));
+          for (Index e = 0; e < at.x().cols(); ++e) {
+            const Numbers back = matrices[static_cast<std::size_t>(e)].transpose() * d.y.matrix().col(e);
+            by_hand += at.x().matrix().col(e).cwiseProduct(back).transpose() / 3;
+          }
+        };
+        const BackwardPass<double> walked = backward(model, pass, logit_gradient(pass, position, 3, Index(7)), walk);
+        CHECK(relative_error(columns.scores, by_hand) <= 1e-12);
+        // Without biases the walk conserves: the gate is a part of A here, so that x alone carries what a mixer gives.
+        CHECK(std::abs(vectors.scores.sum() + vectors.bias_share - explainer.value(target)) <= 1e-10);
+      }
+      CHECK(vectors.scores.tail(tokens - 1 - position).isZero(0));
+      CHECK(columns.scores.allFinite());
+      CHECK(vectors.scores.cwiseAbs().maxCoeff() > 0);
+    }
 }

@@ -553,6 +553,7 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
   {  // Nor do softmax weights on theirs.
     LocalAttention<double>::Options options;
     options.heads = 3;
+    options.rotary_part = 0.5;
     options.window = 20;
     options.rotary_part = 0.7;
     const LocalAttention<double> layer = random_local_attention<double>(draw, channels, 1, options, 3, true);
@@ -770,6 +771,7 @@ TEST_CASE("golden gradients: each layer alone, as the public implementations hav
     check_golden_layer(path(name), 2, "weight.model.layers.2.temporal_block.", []<class S>(const PrefixedTensors<S>& tensors) {
       typename LocalAttention<S>::Options options;
       options.heads = 4;
+      options.rotary_part = 0.5;
       return LocalAttention<S>::from_tensors(tensors, options);
     });
   }

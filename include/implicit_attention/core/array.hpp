@@ -1,4 +1,4 @@
-// Weights and activations: numbers that are owned, or that someone else owns.
+// Weights and activations: numbers that are owned, or views of numbers that a caller owns.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views foreign ones
+/// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views those of others
 /// (an engine's buffer, a mapped file), without a copy. Empty until given something: an absent bias, say.
 template <class Scalar>
 class Array {

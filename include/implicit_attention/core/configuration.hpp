@@ -29,7 +29,7 @@ class Configuration {
   void set(std::string key, Value value) { values_.insert_or_assign(std::move(key), std::move(value)); }
   [[nodiscard]] const std::string& where() const { return where_; }
   [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
-  /// A key's value of whatever type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
+  /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
   [[nodiscard]] const Value* find(std::string_view key) const {
     asked_->emplace(key);
     const auto found = values_.find(std::string(key));
@@ -41,7 +41,7 @@ class Configuration {
     for (const auto& [key, value] : values_) all.push_back(key);
     return all;
   }
-  /// Whether anything has asked for a key: what nobody asks for, nobody has understood. Copies share the record.
+  /// Whether a key was asked for. A key that nothing asks for was not understood. Copies share the record.
   [[nodiscard]] bool asked(std::string_view key) const { return asked_->find(key) != asked_->end(); }
   /// The keys below `prefix.`, without it, and those of the top that are not overridden; the record is shared.
   [[nodiscard]] Configuration below(std::string_view prefix) const {

@@ -6,12 +6,19 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/rwkv5.hpp>
+#include <implicit_attention/layers/rwkv6.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 
 #define IMPLICIT_ATTENTION_LAYERS(TEMPLATE, S) \
   TEMPLATE class Mamba<S>;                     \
   TEMPLATE class Mamba2<S>;                    \
   TEMPLATE class Rwkv4<S>;                     \
+  TEMPLATE class BonusRecurrence<S>;           \
+  TEMPLATE class Rwkv5<S>;                     \
+  TEMPLATE class Rwkv6<S>;                     \
+  TEMPLATE class Rwkv7<S>;                     \
   TEMPLATE class Griffin<S>;                   \
   TEMPLATE class SoftmaxAttention<S>;
 

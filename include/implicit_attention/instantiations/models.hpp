@@ -26,6 +26,10 @@
   TEMPLATE LanguageModel<S> load_zamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
   TEMPLATE LanguageModel<S> load_mamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
   TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv5_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv6_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv7_lm(const TensorSource<S>&, const Configuration&);                                      \
+  TEMPLATE LanguageModel<S> load_rwkv7_reverse_lm(const TensorSource<S>&, const Configuration&);                              \
   TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);               \
   TEMPLATE const std::vector<LayerFamily<S>>& layer_families();                                                               \
   TEMPLATE const std::vector<ModelFamily<S>>& model_families();                                                               \

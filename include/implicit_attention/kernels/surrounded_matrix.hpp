@@ -3,108 +3,33 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/kernels/convolution.hpp>
-#include <implicit_attention/kernels/matrix_recurrence.hpp>
-#include <implicit_attention/kernels/plain.hpp>
+#include <implicit_attention/kernels/head_columns.hpp>
+#include <implicit_attention/kernels/head_reductions.hpp>
+#include <implicit_attention/kernels/row_writer.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A recurrence with one matrix a head, of any kind: what surrounds it is compiled once for all of them.
 template <Real Scalar>
-struct SharedMatrix {
-  using ScalarType = Scalar;
-  using Kind = std::variant<HeadRecurrence<Scalar>, SoftmaxRecurrence<Scalar>, ToeplitzRecurrence<Scalar>, ExplicitRecurrence<Scalar>>;
-  Kind kind;
-  Index tokens = 0, channels = 0, heads = 1;
-
-  SharedMatrix() = default;
-  SharedMatrix(Kind recurrence) : kind(std::move(recurrence)) {  // NOLINT(google-explicit-constructor)
-    std::visit(
-        [&](const auto& form) {
-          tokens = form.tokens;
-          channels = form.channels;
-          heads = form.heads;
-        },
-        kind);
-  }
-  [[nodiscard]] Index head_channels() const { return channels / heads; }
-  [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }
-  [[nodiscard]] Index first_visible(Index row) const {
-    return std::visit([&](const auto& form) { return form.first_visible(row); }, kind);
-  }
-};
-
-template <Real Scalar>
-void matrix_rows(const SharedMatrix<Scalar>& matrix, Index head, Index begin, Index end, View<Scalar> out) {
-  std::visit([&](const auto& form) { matrix_rows(form, head, begin, end, out); }, matrix.kind);
-}
-template <Real Scalar>
-void matrix_apply(const SharedMatrix<Scalar>& matrix, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
-                  const Executor& executor, View<Scalar>* final_state = nullptr) {
-  std::visit([&](const auto& form) { matrix_apply(form, x, initial_state, out, executor, final_state); }, matrix.kind);
-}
-template <Real Scalar>
-void matrix_apply_transposed(const SharedMatrix<Scalar>& matrix, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  std::visit([&](const auto& form) { matrix_apply_transposed(form, g, out, executor); }, matrix.kind);
+void head_rows(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, const std::vector<Index>& rows, View<Scalar> out,
+               const Executor& executor) {
+  std::vector<Index> sorted = heads;
+  std::sort(sorted.begin(), sorted.end());
+  sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+  const Index count = static_cast<Index>(rows.size());
+  const detail::RowWriter<Scalar> writer(out.size());
+  detail::each_row_run(matrix, sorted, rows, 1, false, executor, [&](Index head, const detail::RowRun& run, ConstView<Scalar> numbers) {
+    for (std::size_t place = 0; place < heads.size(); ++place)
+      if (heads[place] == head)
+        for (Index i = 0; i < run.count(); ++i)
+          writer.copy(detail::row_of(numbers, i), matrix.tokens, &out(static_cast<Index>(place) * count + run.place + i, 0));
+    writer.finish();
+  });
 }
 
 namespace detail {
-
-/// Rows that are wanted, in runs of neighbours of at most rows_at_once: `place` is where the first of them stands in the caller's list.
-struct RowRun {
-  Index begin, end, place;
-};
-[[nodiscard]] inline std::vector<RowRun> row_runs(const std::vector<Index>& rows) {
-  std::vector<RowRun> runs;
-  for (std::size_t place = 0; place < rows.size(); ++place) {
-    const Index row = rows[place];
-    if (!runs.empty() && runs.back().end == row && row - runs.back().begin < rows_at_once)
-      ++runs.back().end;
-    else
-      runs.push_back({row, row + 1, static_cast<Index>(place)});
-  }
-  return runs;
-}
-
-/// The column factors of one channel: taps(d, j) = w[W-1-d] act[j+d] column_weights[j], so that A[i,j] = gate_i sum_d R[i,j+d] taps(d,j).
-template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
-class ColumnFactors {
- public:
-  ColumnFactors(const Surrounded<Recurrence>& surrounded, Index channel) : width_(surrounded.width()) {
-    const Index tokens = surrounded.recurrence.tokens;
-    taps_.resize(width_, tokens);
-    for (Index token = 0; token < tokens; ++token) {
-      const Index last = std::min(surrounded.last_reached(token), tokens - 1);
-      const Scalar column = entry(surrounded.column_weights, token, channel);
-      for (Index d = 0; d < width_; ++d)
-        taps_(d, token) = token + d > last
-                              ? Scalar(0)
-                              : entry(surrounded.taps, width_ - 1 - d, channel) * entry(surrounded.activation, token + d, channel) * column;
-    }
-  }
-
-  /// out = scale * sum_d rows[. + d] taps(d, .), one row (tokens).
-  void apply(const Scalar* row, Scalar scale, Scalar skip, Index token, Scalar* out) const {
-    const Index tokens = taps_.cols();
-    Eigen::Map<RowVector<Scalar>> result(out, tokens);
-    const Eigen::Map<const RowVector<Scalar>> r(row, tokens);
-    result = scale * r.cwiseProduct(taps_.row(0));
-    for (Index d = 1; d < std::min(width_, tokens); ++d)
-      result.head(tokens - d) += scale * r.tail(tokens - d).cwiseProduct(taps_.row(d).head(tokens - d));
-    if (skip != Scalar(0))
-      for (Index d = 0; d < width_ && d <= token; ++d) out[token - d] += scale * skip * taps_(d, token - d);
-  }
-  [[nodiscard]] const Matrix<Scalar>& taps() const { return taps_; }
-
- private:
-  Index width_;
-  Matrix<Scalar> taps_;  // (width, tokens)
-};
 
 /// The convolution and what stands before it, for the kernels that know nothing of the recurrence behind them.
 template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
@@ -118,88 +43,129 @@ template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
   return part;
 }
 
-/// Chosen channels by the head they belong to: places in the caller's list.
-template <class Recurrence>
-[[nodiscard]] std::vector<std::vector<Index>> channels_by_head(const Recurrence& recurrence, const std::vector<Index>& channels) {
-  std::vector<std::vector<Index>> places(static_cast<std::size_t>(recurrence.heads));
-  for (std::size_t place = 0; place < channels.size(); ++place)
-    places[static_cast<std::size_t>(recurrence.head(channels[place]))].push_back(static_cast<Index>(place));
-  return places;
-}
+/// Writes the rows of a run for all chosen channels of one head.
+template <Real Scalar>
+class HeadMapWriter {
+ public:
+  static constexpr int lane = register_lanes<Scalar>;
+  static constexpr Index together = 4;  ///< rows that share what is read of the factors
+
+  HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& places,
+                Index row_count, View<Scalar> out)
+      : recurrence_(&surrounded.recurrence),
+        places_(&places),
+        row_count_(row_count),
+        out_(out),
+        columns_(surrounded, channels, false),
+        writer_(out.size()),
+        numbers_(together, stretch_tokens + lane) {}
+
+  void write(const RowRun& run, ConstView<Scalar> rows) {
+    const Index tokens = recurrence_->tokens, width = columns_.width();
+    columns_.scales(run.begin, run.end, scales_);
+    Index end = 0, begin = tokens;  // of what any row of the run has
+    for (Index i = run.begin; i < run.end; ++i) {
+      end = std::max(end, recurrence_->last_seen(i) + 1);
+      begin = std::min(begin, std::max(recurrence_->first_visible(i) - width + 1, Index(0)));
+    }
+    begin = begin / stretch_tokens * stretch_tokens;
+    for (Index first = begin; first < end; first += stretch_tokens) {
+      const Index last = std::min(first + stretch_tokens, end);
+      columns_.prepare(first, last);
+      for (Index c = 0; c < columns_.count(); ++c)
+        for (Index i = run.begin; i < run.end; i += together) write_rows(run, rows, c, i, std::min(i + together, run.end), first, last);
+    }
+    for (Index c = 0; c < columns_.count(); ++c)
+      for (Index i = run.begin; i < run.end; ++i) {
+        writer_.zeros(begin, target(run, c, i));
+        writer_.zeros(tokens - end, target(run, c, i) + end);
+      }
+    writer_.finish();
+  }
+
+ private:
+  [[nodiscard]] Scalar* target(const RowRun& run, Index c, Index row) {
+    return &out_((*places_)[static_cast<std::size_t>(c)] * row_count_ + run.place + row - run.begin, 0);
+  }
+
+  /// Columns first..last-1 of rows begin..end-1 of one channel.
+  void write_rows(const RowRun& run, ConstView<Scalar> rows, Index c, Index begin, Index end, Index first, Index last) {
+    const Index width = columns_.width();
+    const Scalar* numbers = row_of(rows, begin - run.begin) + first;
+    const Scalar* scales = &scales_(begin - run.begin, c);
+    if (end - begin == together)
+      multiply<together>(numbers, rows.outerStride(), scales, c, last - first);
+    else
+      for (Index i = begin; i < end; ++i)
+        multiply<1>(numbers + (i - begin) * rows.outerStride(), 0, scales + (i - begin) * scales_.cols(), c, last - first, i - begin);
+    for (Index i = begin; i < end; ++i) {
+      const Index seen = recurrence_->first_visible(i), until = recurrence_->last_seen(i);
+      const Scalar* row = row_of(rows, i - run.begin);
+      Scalar* entries = &numbers_(i - begin, 0) - first;
+      const Scalar scale = scales_(i - run.begin, c);
+      const auto exactly = [&](Index from, Index to) {
+        for (Index j = std::max(from, first); j < std::min(to, last); ++j) entries[j] = columns_.exact(row, i, j, c, seen, until, scale);
+      };
+      const auto zero = [&](Index from, Index to) {
+        if (std::max(from, first) < std::min(to, last)) std::fill(entries + std::max(from, first), entries + std::min(to, last), Scalar(0));
+      };
+      // Where a path would lead beyond what the row sees, and where the skip is on it.
+      zero(first, seen - width + 1);
+      exactly(seen - width + 1, seen);
+      if (columns_.skips()) exactly(i - width + 1, i + 1);
+      exactly(std::max(until - width + 2, seen), until + 1);
+      zero(until + 1, last);
+      writer_.copy(entries + first, last - first, target(run, c, i) + first);
+    }
+  }
+
+  template <Index Rows>
+  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place = 0) {
+    using Lane = Lanes<Scalar, lane>;
+    const Index width = columns_.width(), scale_stride = scales_.cols();
+    for (Index j = 0; j < count; j += lane) {
+      Lane sums[static_cast<std::size_t>(Rows)];
+      for (Index r = 0; r < Rows; ++r) sums[r].setZero();
+      for (Index d = 0; d < width; ++d) {
+        const Lane factor = lanes<lane>(columns_.factor(c, d, j));
+        IMPLICIT_ATTENTION_UNROLL
+        for (Index r = 0; r < Rows; ++r) sums[r] += factor * lanes<lane>(numbers + r * stride + j + d);
+      }
+      IMPLICIT_ATTENTION_UNROLL
+      for (Index r = 0; r < Rows; ++r) lanes<lane>(&numbers_(place + r, j)) = sums[r] * scales[r * scale_stride];
+    }
+  }
+
+  const SharedMatrix<Scalar>* recurrence_;
+  const std::vector<Index>* places_;
+  Index row_count_;
+  View<Scalar> out_;
+  HeadColumns<Scalar> columns_;
+  RowWriter<Scalar> writer_;
+  Matrix<Scalar> scales_, numbers_;
+};
 
 }  // namespace detail
 
-/// Rows of the chosen channels' matrices into `out`, (channels * rows, tokens). One head's rows exist at a time for each worker.
-template <MatrixRecurrence Recurrence>
-void attention_rows(const Surrounded<Recurrence>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                    View<typename Recurrence::ScalarType> out, const Executor& executor) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
-  const std::vector<std::vector<Index>> places = detail::channels_by_head(recurrence, channels);
-  const std::vector<detail::RowRun> runs = detail::row_runs(rows);
-  const Index row_count = static_cast<Index>(rows.size());
-  executor(recurrence.heads, [&](Index head) {
-    const std::vector<Index>& own = places[static_cast<std::size_t>(head)];
-    if (own.empty()) return;
-    Matrix<Scalar> matrix(std::min(rows_at_once, row_count), recurrence.tokens);
-    std::vector<detail::ColumnFactors<Recurrence>> factors;
-    for (const Index place : own) factors.emplace_back(surrounded, channels[static_cast<std::size_t>(place)]);
-    for (const detail::RowRun& run : runs) {
-      matrix_rows(recurrence, head, run.begin, run.end, View<Scalar>(matrix.data(), run.end - run.begin, recurrence.tokens));
-      for (std::size_t c = 0; c < own.size(); ++c) {
-        const Index channel = channels[static_cast<std::size_t>(own[c])];
-        for (Index row = run.begin; row < run.end; ++row) {
-          const Scalar scale = detail::entry(surrounded.gate, row, channel) * detail::entry(surrounded.row_weights, row, channel);
-          factors[c].apply(&matrix(row - run.begin, 0), scale, detail::entry(surrounded.skip, 0, channel, Scalar(0)), row,
-                           &out(own[c] * row_count + run.place + row - run.begin, 0));
-        }
-      }
-    }
-  });
-}
-
-/// joined[k] = reducer(joined[k], value of each chosen channel), (rows, tokens); see reduced_rows of a diagonal recurrence. Workers share
-/// the rows, so that channels are joined in one order.
-template <MatrixRecurrence Recurrence, class Reducer>
-void reduced_rows(const Surrounded<Recurrence>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                  View<typename Recurrence::ScalarType> out, const Executor& executor, const Reducer& reducer,
-                  typename Recurrence::ScalarType initial) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
-  const Index tokens = recurrence.tokens;
-  const std::vector<std::vector<Index>> places = detail::channels_by_head(recurrence, channels);
-  const std::vector<detail::RowRun> runs = detail::row_runs(rows);
-  out.setConstant(initial);
-  for (Index head = 0; head < recurrence.heads; ++head) {
-    const std::vector<Index>& own = places[static_cast<std::size_t>(head)];
-    if (own.empty()) continue;
-    std::vector<detail::ColumnFactors<Recurrence>> factors;
-    for (const Index place : own) factors.emplace_back(surrounded, channels[static_cast<std::size_t>(place)]);
-    executor(static_cast<Index>(runs.size()), [&](Index index) {
-      const detail::RowRun& run = runs[static_cast<std::size_t>(index)];
-      Matrix<Scalar> matrix(run.end - run.begin, tokens);
-      RowVector<Scalar> values(tokens);
-      matrix_rows(recurrence, head, run.begin, run.end, View<Scalar>(matrix));
-      for (std::size_t c = 0; c < own.size(); ++c) {
-        const Index channel = channels[static_cast<std::size_t>(own[c])];
-        for (Index row = run.begin; row < run.end; ++row) {
-          const Scalar scale = detail::entry(surrounded.gate, row, channel) * detail::entry(surrounded.row_weights, row, channel);
-          factors[c].apply(&matrix(row - run.begin, 0), scale, detail::entry(surrounded.skip, 0, channel, Scalar(0)), row, values.data());
-          Scalar* joined = &out(run.place + row - run.begin, 0);
-          for (Index token = 0; token < tokens; ++token) joined[token] = reducer(joined[token], values[token]);
-        }
-      }
-    });
-  }
+/// Rows of the chosen channels' matrices into `out`, (channels * rows, tokens). A few heads' runs of rows exist at a time for each worker.
+template <Real Scalar>
+void attention_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                    View<Scalar> out, const Executor& executor) {
+  const detail::ChannelsByHead chosen(surrounded.recurrence, channels);
+  detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, executor,
+                       [&](Index head, const detail::RowRun& run, ConstView<Scalar> numbers) {
+                         const auto own = static_cast<std::size_t>(head);
+                         detail::HeadMapWriter<Scalar>(surrounded, chosen.channels[own], chosen.places[own],
+                                                       static_cast<Index>(rows.size()), out)
+                             .write(run, numbers);
+                       });
 }
 
 /// out = A x + (what the bias, the tail and the initial state give), (tokens, channels).
-template <MatrixRecurrence Recurrence>
-void scan(const Surrounded<Recurrence>& surrounded, const ScanInput<typename Recurrence::ScalarType>& input,
-          View<typename Recurrence::ScalarType> out, const Executor& executor,
-          View<typename Recurrence::ScalarType>* final_state = nullptr) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
+template <Real Scalar>
+void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
+          View<Scalar>* final_state = nullptr) {
+  const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
   Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
   convolve(detail::convolution_part(surrounded), input, View<Scalar>(inner), executor);
   if (!surrounded.activation.empty()) inner.array() *= surrounded.activation.matrix().array();
@@ -209,11 +175,9 @@ void scan(const Surrounded<Recurrence>& surrounded, const ScanInput<typename Rec
 }
 
 /// out = A^T g, (tokens, channels).
-template <MatrixRecurrence Recurrence>
-void scan_transposed(const Surrounded<Recurrence>& surrounded, ConstView<typename Recurrence::ScalarType> g,
-                     View<typename Recurrence::ScalarType> out, const Executor& executor) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
+template <Real Scalar>
+void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
+  const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
   Matrix<Scalar> weighted = g;
   if (!surrounded.gate.empty()) weighted.array() *= surrounded.gate.matrix().array();
   Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);

@@ -14,7 +14,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
-#include <implicit_attention/layers/norms.hpp>
+#include <implicit_attention/trace/norms.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

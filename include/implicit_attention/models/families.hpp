@@ -11,6 +11,9 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/rwkv5.hpp>
+#include <implicit_attention/layers/rwkv6.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
 #include <implicit_attention/models/bamba_lm.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
 #include <implicit_attention/models/falcon_mamba_lm.hpp>
@@ -21,6 +24,10 @@
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/nemotron_h_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
+#include <implicit_attention/models/rwkv5_lm.hpp>
+#include <implicit_attention/models/rwkv6_lm.hpp>
+#include <implicit_attention/models/rwkv7_lm.hpp>
+#include <implicit_attention/models/rwkv7_reverse_lm.hpp>
 #include <implicit_attention/models/zamba2_lm.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -56,6 +63,9 @@ template <Real S>
   static const std::vector<LayerFamily<S>> families = {
       {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2(t, c)); }},
       {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
+      {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv7<S>(t, c)); }},
+      {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
+      {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
       {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
   };
@@ -97,6 +107,18 @@ template <Real S>
       {"bamba", "Bamba", "BambaForCausalLM", "bamba_lm.hpp", "model.layers.N.mamba.dt_bias and feed_forward.*",
        [](const F& f) { return f.is_type({"bamba"}) || (f.untyped() && f.has("model.layers.", ".mamba.dt_bias") && f.has("model.layers.", ".feed_forward.")); },
        [](const T& t, const C& c) { return load_bamba_lm<S>(t, c); }, "model."},
+      {"rwkv7", "RWKV-7", "RWKV7ForCausalLM", "rwkv7_lm.hpp", "blocks.N.att.r_k, rwkv7.blocks.N.att.r_k or model.layers.N.attn.r_k",
+       [](const F& f) { return f.is_type({"rwkv7", "rwkv7_fla"}) || (f.untyped() && (f.has("blocks.", ".att.r_k") || f.has("rwkv7.blocks.", ".att.r_k") || f.has("model.layers.", ".attn.r_k"))); },
+       [](const T& t, const C& c) { return load_rwkv7_lm<S>(t, c); }},
+      {"rwkv7_reverse", "RWKV-7 digit reverser", "RWKV7Reverse", "rwkv7_reverse_lm.hpp", "rwkvN.r_k, rosaN.o.bias",
+       [](const F& f) { return f.is_type({"rwkv7_reverse"}) || (f.untyped() && f.has("rwkv1.", "r_k") && f.has("rosa1.", "o.bias")); },
+       [](const T& t, const C& c) { return load_rwkv7_reverse_lm<S>(t, c); }},
+      {"rwkv6", "RWKV-6", "Rwkv6ForCausalLM", "rwkv6_lm.hpp", "rwkv.blocks.N.attention.time_maa_w1 or blocks.N.att.time_maa_w1",
+       [](const F& f) { return f.is_type({"rwkv6"}) || (f.untyped() && (f.has("rwkv.blocks.", ".time_maa_w1") || f.has("blocks.", ".time_maa_w1"))); },
+       [](const T& t, const C& c) { return load_rwkv6_lm<S>(t, c); }},
+      {"rwkv5", "RWKV-5", "Rwkv5ForCausalLM", "rwkv5_lm.hpp", "rwkv.blocks.N.attention.ln_x.weight or blocks.N.att.ln_x.weight",
+       [](const F& f) { return f.is_type({"rwkv5"}) || (f.untyped() && (f.has("rwkv.blocks.", ".ln_x.weight") || f.has("blocks.", ".ln_x.weight"))); },
+       [](const T& t, const C& c) { return load_rwkv5_lm<S>(t, c); }},
       {"rwkv", "RWKV-4", "RwkvForCausalLM", "rwkv4_lm.hpp", "rwkv.blocks.N.attention.time_mix_key or blocks.N.att.time_mix_k",
        [](const F& f) { return f.is_type({"rwkv", "rwkv4"}) || (f.untyped() && (f.has("rwkv.blocks.", ".attention.") || f.has("blocks.", ".att."))); },
        [](const T& t, const C& c) { return load_rwkv4_lm<S>(t, c); }},
