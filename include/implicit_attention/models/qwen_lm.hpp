@@ -25,7 +25,7 @@ template <Real Scalar>
     w.shared_gate_weight = tensors.required("shared_expert_gate.weight", 2);
   }
   options.scores = RouterScores::softmax;
-  options.choice.chosen = needed_integer(configuration, "num_experts_per_tok");
+  options.choice.chosen = required_integer(configuration, {"num_experts_per_tok"});
   // Qwen3-Next reads the key; Qwen3.5 has none and always divides by the sum.
   options.normalize = configuration.boolean({"norm_topk_prob"}).value_or(true);
   if (!next) expect_boolean(configuration, {"norm_topk_prob"}, true, "this model always divides the weights of experts by their sum");
