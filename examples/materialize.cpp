@@ -20,6 +20,7 @@
 #include <implicit_attention/io/safetensors_writer.hpp>
 #include <implicit_attention/models/families.hpp>
 
+#include "support/canvas.hpp"
 #include "support/command_line.hpp"
 #include "support/heat_map.hpp"
 #include "support/model_input.hpp"
@@ -224,7 +225,7 @@ class Result {
       map.panels.push_back(std::move(panel));
     }
     map.caption = message("terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text());
-    write_heat_map(options_.out, map);
+    warn_of_missing_glyphs("materialize", write_heat_map(options_.out, map).missing_glyphs);
   }
 
   const Options& options_;
@@ -423,13 +424,15 @@ void materialize_weights(const Options& options, const std::string& ending) {
 
 template <Real Scalar>
 void materialize_model(const Options& options, const std::string& ending) {
-  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(options.model, options.sequence.tokenizer);
+  std::vector<Index> ids;
+  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
+      options.model, options.sequence.tokenizer, [&](const Tokenizer& opened) { ids = sequence_ids(options.sequence, opened); });
   const LanguageModel<Scalar>& model = loaded.model;
   const Index layer = *options.layer;
   if (layer < 0 || layer >= model.layer_count())
     raise(ErrorKind::value,
           message("--layer: ", layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", options.model));
-  const std::vector<Index> ids = sequence_ids(options.sequence, loaded.tokenizer);
+  loaded.tokenizer.check(ids);
 
   Work work("materialize", 1);
   ForwardOptions forward;

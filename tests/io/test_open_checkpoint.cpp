@@ -1,5 +1,10 @@
 // A folder or a file as it was downloaded, told by its content.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <support/catch.hpp>
@@ -147,6 +152,62 @@ TEST_CASE("a PyTorch folder gives the logits that its safetensors would", "[io]"
   std::vector<Index> ids;
   for (const std::int64_t id : expected.read_integers("input_ids")) ids.push_back(static_cast<Index>(id));
   CHECK((model.forward(ids).logits - expected.read<double>("logits").matrix()).cwiseAbs().maxCoeff() < 1e-10);
+}
+
+TEST_CASE("the same numbers come out of every format, and are there as they are stored", "[io]") {
+  const TemporaryFolder folder;
+  // Numbers that float16 and bfloat16 both hold exactly.
+  std::string f32, f16, bf16, f64;
+  std::vector<double> expected;
+  for (int i = 0; i < 64; ++i) {
+    const float value = static_cast<float>(i - 32) / 16;
+    expected.push_back(static_cast<double>(value));
+    f32 += bytes_of<float>({value});
+    f64 += bytes_of<double>({static_cast<double>(value)});
+    bf16 += bytes_of<std::uint16_t>({static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16U)});
+    // binary16 from binary32 of a number that needs no rounding: another bias, a shorter fraction.
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(value), exponent = bits >> 23U & 0xFFU;
+    f16 += bytes_of<std::uint16_t>(
+        {static_cast<std::uint16_t>(value == 0 ? 0U : (bits >> 16U & 0x8000U) | ((exponent - 112U) << 10U) | (bits >> 13U & 0x3FFU))});
+  }
+  const auto check = [&](const fs::path& path, Dtype dtype) {
+    INFO(path.string() << " " << dtype_name(dtype));
+    const Checkpoint<double> checkpoint = open_checkpoint<double>(path);
+    const std::string name = checkpoint.source->names().front();
+    CHECK(checkpoint.source->shape(name) == std::vector<Index>{2, 32});
+    const Array<double> numbers = checkpoint.source->read(name);
+    const auto stored = checkpoint.source->stored(name);
+    REQUIRE(stored);
+    CHECK(stored->dtype == dtype);
+    Matrix<double> rows(2, 32);
+    stored->widen_rows(0, 2, rows.data(), 32);
+    CHECK(rows == Matrix<double>(numbers.matrix()));
+    for (Index i = 0; i < 64; ++i) CHECK(numbers(i / 32, i % 32) == expected[static_cast<std::size_t>(i)]);
+    const Array<float> narrow = open_checkpoint<float>(path).source->read(name);
+    CHECK(narrow.matrix().cast<double>() == numbers.matrix());
+  };
+  struct Type {
+    Dtype dtype;
+    const std::string* data;
+    unsigned ggml;
+    std::string torch;
+  };
+  for (const Type& type : {Type{Dtype::F32, &f32, 0, "FloatStorage"}, Type{Dtype::F16, &f16, 1, "HalfStorage"},
+                           Type{Dtype::BF16, &bf16, 30, "BFloat16Storage"}, Type{Dtype::F64, &f64, 28, "DoubleStorage"}}) {
+    const fs::path path = folder / "x";
+    write_bytes(path, safetensors_bytes(message("{\"emb.weight\":{\"dtype\":\"", dtype_name(type.dtype),
+                                                "\",\"shape\":[2,32],\"data_offsets\":[0,", type.data->size(), "]}}"),
+                                        *type.data));
+    check(path, type.dtype);
+    write_bytes(
+        path,
+        torch_bytes(pickled::dictionary({{"emb.weight", pickled::tensor(pickled::storage(type.torch, "0", 64), 0, {2, 32}, {32, 1})}}),
+                    {{"0", *type.data}}));
+    check(path, type.dtype);
+    write_bytes(path, gguf::file({gguf::string("general.architecture", "mamba"), gguf::integer("mamba.block_count", 1)},
+                                 {{"token_embd.weight", {2, 32}, type.ggml, *type.data}}));
+    check(path, type.dtype);
+  }
 }
 
 TEST_CASE("GGUF: what is wrong is said", "[io]") {

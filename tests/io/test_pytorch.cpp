@@ -113,6 +113,62 @@ TEST_CASE("PyTorch: strides, offsets, shared storages, and every number type", "
                p::name("torch._utils", "_rebuild_parameter") + "(" + plain + "\x88" + p::name("collections", "OrderedDict") + ")RtR") == 2);
 }
 
+TEST_CASE("PyTorch: untyped storages have their type in the tensor; parameters of a class of their own are tensors", "[io]") {
+  namespace p = pickled;
+  const TemporaryFolder folder;
+  const auto third = [&](const std::string& type) {
+    return p::name("torch._utils", "_rebuild_tensor_v3") + "((" + p::text("storage") + p::name("torch.storage", "UntypedStorage") +
+           p::text("0") + p::text("cpu") + p::integer(8) + "tQ" + p::integer(0) + p::tuple({2}) + p::tuple({1}) + "\x89" +
+           p::name("collections", "OrderedDict") + ")R" + p::name("torch", type) + "}tR";
+  };
+  const std::string subclass = p::name("torch._tensor", "_rebuild_from_type_v2") + "(" + p::name("torch._utils", "_rebuild_tensor_v2") +
+                               p::name("torch.nn.parameter", "Parameter") + "(" + p::storage("FloatStorage", "1", 1) + p::integer(0) +
+                               p::tuple({1}) + p::tuple({1}) + "\x89}t}tR";
+  write_bytes(folder / "d.pt", torch_bytes(p::dictionary({{"a", third("float32")}, {"b", third("float8_e4m3fn")}, {"c", subclass}}),
+                                           {{"0", bytes_of<float>({3, 4})}, {"1", bytes_of<float>({5})}}));
+  const TableSource<float> source = open(folder / "d.pt");
+  CHECK(numbers(source.read("a")) == std::vector<float>{3, 4});
+  CHECK(numbers(source.read("c")) == std::vector<float>{5});
+  CHECK(source.shape("b") == std::vector<Index>{2});
+  const auto error = error_of([&] { (void)source.read("b"); });
+  REQUIRE(error);
+  CHECK_THAT(error->message, contains_text("tensor b is F8_E4M3"));
+}
+
+#if IMPLICIT_ATTENTION_IO_ZLIB
+TEST_CASE("PyTorch: archives that someone has compressed", "[io]") {
+  namespace p = pickled;
+  const TemporaryFolder folder;
+  const std::string pickle = p::whole(p::dictionary({{"a", p::tensor(p::storage("FloatStorage", "0", 1), 0, {1}, {1})}}));
+  // Deflate has blocks that are stored: 1, length, its complement, bytes.
+  const auto packed = [](const std::string& bytes) {
+    return "\x01" + u16(static_cast<unsigned>(bytes.size())) + u16(static_cast<unsigned>(~bytes.size() & 0xFFFFU)) + bytes;
+  };
+  const std::string number = bytes_of<float>({6});
+  const auto archive = [&](std::size_t claimed, const std::string& data) {
+    std::string bytes = zip_bytes({{"a/data.pkl", packed(pickle)}, {"a/data/0", data}}, 8);
+    // The sizes when unpacked, in the directory.
+    std::size_t entry = bytes.find("PK\x01\x02");
+    bytes.replace(entry + 24, 4, u32(pickle.size()));
+    bytes.replace(bytes.find("PK\x01\x02", entry + 4) + 24, 4, u32(claimed));
+    write_bytes(folder / "z.pt", bytes);
+    return folder / "z.pt";
+  };
+  CHECK(numbers(open(archive(4, packed(number))).read("a")) == std::vector<float>{6});
+  const auto fails = [&](std::size_t claimed, const std::string& data, const std::string& needle) {
+    const fs::path path = archive(claimed, data);
+    const auto error = error_of([&] { (void)open(path); });
+    REQUIRE(error);
+    CHECK_THAT(error->message, contains_text(needle));
+  };
+  fails(0x7FFFFFFF, packed(number), "cannot hold 2147483647");
+  fails(8, packed(number), "damaged");
+  fails(2, packed(number), "damaged");
+  fails(4, packed(number) + "x", "damaged");
+  fails(4, "\x07", "damaged");
+}
+#endif
+
 TEST_CASE("PyTorch: weights are found under what training programs wrap them in", "[io]") {
   namespace p = pickled;
   const TemporaryFolder folder;

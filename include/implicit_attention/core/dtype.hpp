@@ -1,4 +1,4 @@
-// How numbers are stored: plain types and blocks of quantised numbers. What is narrower than float is storage only, widened where it is used.
+// How numbers are stored: plain types and blocks of quantised numbers. Types narrower than float are storage, widened where they are used.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// The element types of public checkpoints. All may stand in a file; those up to U8, and the blocks, can be read as numbers.
+/// The element types of public checkpoints. A file may hold any of them; those up to U8, and the blocks, can be read as numbers.
 enum class Dtype {
   F64,
   F32,
@@ -50,7 +50,7 @@ enum class Dtype {
 };
 
 namespace detail {
-/// `numbers` numbers stand in `bytes` bytes and cannot be had apart.
+/// `numbers` numbers are stored together in `bytes` bytes.
 struct DtypeFacts {
   std::string_view name;
   std::size_t numbers, bytes;

@@ -14,6 +14,7 @@
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/npy_reader.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/pickle.hpp>
 #include <implicit_attention/io/pytorch.hpp>

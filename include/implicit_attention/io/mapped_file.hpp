@@ -38,8 +38,8 @@ namespace detail {
 }
 }  // namespace detail
 
-/// The bytes of one file, read-only, for as long as this lives. As with any mapping, a file that another process cuts
-/// short meanwhile cannot be guarded against; replace files by renaming, as the writers here do.
+/// The bytes of one file, read-only, for as long as this object lives. As with any mapping, a file must not be cut short by another
+/// process meanwhile; replace files by renaming, as the writers here do.
 class MappedFile {
  public:
   /// Maps `path`. Fails, with the system's reason, if it is not a regular file that can be read.

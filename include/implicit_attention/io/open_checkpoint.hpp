@@ -98,7 +98,7 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
                                    ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
                                    "config.json from the same place, which Hugging Face's library reads"));
   if (is_file(folder / "consolidated.safetensors")) return folder / "consolidated.safetensors";
-  // What training leaves beside the weights is none of them.
+  // What training leaves beside the weights is none of them, nor is llama.cpp's projector of images.
   constexpr std::array<std::string_view, 7> others{"training_args.bin", "optimizer.bin", "optimizer.pt",     "scheduler.pt",
                                                    "rng_state.pth",     "scaler.pt",     "adapter_model.bin"};
   std::vector<std::string> found;
@@ -107,7 +107,8 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
     const std::string name = entry->path().filename().string(), ending = entry->path().extension().string();
     const bool weights =
         ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
-    if (!weights || !is_file(entry->path()) || std::find(others.begin(), others.end(), name) != others.end()) continue;
+    if (!weights || !is_file(entry->path()) || std::find(others.begin(), others.end(), name) != others.end() || name.starts_with("mmproj"))
+      continue;
     if (const auto split = gguf_split(name); split && name.compare(split->first, 7, "-00001-") != 0) continue;
     found.push_back(name);
   }

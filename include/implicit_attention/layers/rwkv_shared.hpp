@@ -124,7 +124,7 @@ template <Real Scalar>
 }
 
 /// The group norm around a recurrence whose output before it is `pre_norm`. A head's channels share the recurrence, so that subtracting
-/// their mean commutes with it and stands in the linear input (formulation-diagonal: "Group norm"); what is left is a scale and a bias.
+/// their mean commutes with it and stands in the linear input (formulation: "Group norm"); what is left is a scale and a bias.
 template <Real Scalar>
 void surround_with_group_norm(std::string_view who, const Norm<Scalar>& norm, const Array<Scalar>& pre_norm, Index tokens, Terms terms,
                               UnifiedForm<Scalar>& form) {

@@ -26,7 +26,8 @@ class GatedFeedForward {
     Array<Scalar> down_proj_bias;    ///< (D), may be absent
   };
 
-  explicit GatedFeedForward(Weights weights, Function function = Function::gelu_tanh);
+  /// `gate_scale` multiplies the gate before its function (Falcon-H1).
+  explicit GatedFeedForward(Weights weights, Function function = Function::gelu_tanh, Scalar gate_scale = 1);
   /// Reads the weights below a prefix such as `model.layers.0.mlp_block.`: gate_proj, up_proj, down_proj (or other names of the three;
   /// an empty one for the gate reads a plain part).
   [[nodiscard]] static GatedFeedForward from_tensors(const PrefixedTensors<Scalar>& tensors, Function function = Function::gelu_tanh,
@@ -43,10 +44,12 @@ class GatedFeedForward {
  private:
   Weights weights_;
   Function function_;
+  Scalar gate_scale_;
 };
 
 template <Real S>
-GatedFeedForward<S>::GatedFeedForward(Weights weights, Function function) : weights_(std::move(weights)), function_(function) {
+GatedFeedForward<S>::GatedFeedForward(Weights weights, Function function, Scalar gate_scale)
+    : weights_(std::move(weights)), function_(function), gate_scale_(gate_scale) {
   const Weights& w = weights_;
   const Index inner = w.up_proj_weight.rows(), width = w.up_proj_weight.cols();
   if (!w.gate_proj_weight.empty()) check_shape(part_name, "gate_proj.weight", w.gate_proj_weight, inner, width, "(inner width, width)");
@@ -76,7 +79,7 @@ Value<S> GatedFeedForward<S>::run(const Value<Scalar>& u, RunContext<Scalar>&) c
   const Weights& w = weights_;
   const Value<Scalar> up = linear(u, w.up_proj_weight, w.up_proj_bias);
   if (w.gate_proj_weight.empty()) return linear(apply_function(function_, up), w.down_proj_weight, w.down_proj_bias);
-  const Value<Scalar> gate_input = linear(u, w.gate_proj_weight, w.gate_proj_bias);
+  const Value<Scalar> gate_input = times(linear(u, w.gate_proj_weight, w.gate_proj_bias), gate_scale_);
   return linear(gated_product(function_, gate_input, up), w.down_proj_weight, w.down_proj_bias);
 }
 
