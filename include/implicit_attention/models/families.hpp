@@ -47,6 +47,7 @@
 #include <implicit_attention/models/rwkv6_lm.hpp>
 #include <implicit_attention/models/rwkv7_lm.hpp>
 #include <implicit_attention/models/rwkv7_reverse_lm.hpp>
+#include <implicit_attention/models/rwkv_lm.hpp>
 #include <implicit_attention/models/zamba2_lm.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

@@ -1,6 +1,7 @@
 // Operations that make the scales of head recurrences: decays of rates, and keys of unit length.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
