@@ -127,7 +127,7 @@ void state_of_maps(benchmark::State& state) {
   Members members;
   for (const Index states : {16, 32, 64, 128})
     members.push_back(std::make_unique<Member>(double(states), with_state(mamba_130m, states), settings().quick ? 256 : 1024, 32, true));
-  // What writing the matrices, which does not depend on the state, and their products alone would take on this machine.
+  // The time of writing the matrices (independent of the state) and of their products alone on this machine.
   std::vector<double> sizes, least;
   for (const auto& member : members) {
     sizes.push_back(member->size);

@@ -8,7 +8,7 @@ Usage: bash benchmarks/instructions.sh [--record] [CASE...]
 
 Builds benchmarks/guard/instructions.cpp for any machine of this kind (-O2, never -march=native), runs each case under callgrind and
 compares the instructions with benchmarks/instructions.txt. Fails where a case takes over 10 % more than recorded; says where one takes
-over 10 % less. Instructions are no times, but they are the same in every run, however busy the machine is.
+over 10 % less. Instructions are not times, but they are the same in every run, even on a busy machine.
 
   --record   write what was counted as the new figures of this compiler
   CASE...    these only
@@ -29,7 +29,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-have valgrind || die "valgrind is not here, so nothing was counted: install valgrind (Debian, Ubuntu: apt-get install valgrind)."
+have valgrind || die "valgrind is not installed, so nothing was counted: install valgrind (Debian, Ubuntu: apt-get install valgrind)."
 have_cmake || die "cmake 3.23 or newer is needed."
 
 figures="$root/benchmarks/instructions.txt"
@@ -37,12 +37,12 @@ build="$root/build/instructions"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 say "Building in build/instructions"
-# The flags are written out: what else is set in the environment must not change the counts.
+# The flags are explicit: the environment must not change the counts.
 unset CXXFLAGS CPPFLAGS LDFLAGS
 cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS= -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
   -DIMPLICIT_ATTENTION_BUILD_TESTS=OFF -DIMPLICIT_ATTENTION_BUILD_EXAMPLES=OFF -DIMPLICIT_ATTENTION_BUILD_BENCHMARKS=ON \
-  -DIMPLICIT_ATTENTION_NATIVE=OFF >"$log" 2>&1 || { cat "$log" >&2; die "It could not be configured; the reason stands above."; }
-cmake --build "$build" --target instructions >"$log" 2>&1 || { cat "$log" >&2; die "It could not be built; the reason stands above."; }
+  -DIMPLICIT_ATTENTION_NATIVE=OFF >"$log" 2>&1 || { cat "$log" >&2; die "Configuring failed; the reason is above."; }
+cmake --build "$build" --target instructions >"$log" 2>&1 || { cat "$log" >&2; die "Building failed; the reason is above."; }
 program="$build/benchmarks/instructions"
 
 compiler="$(sed -n 's/^set(CMAKE_CXX_COMPILER_ID "\(.*\)")/\1/p' "$build"/CMakeFiles/*/CMakeCXXCompiler.cmake | head -n 1)"

@@ -14,7 +14,7 @@ namespace benchmarks {
 
 namespace {
 
-/// A weight that the implicit attention does not need, of the right shape and without memory: one row over and over.
+/// A weight that the implicit attention does not need: the right shape, with one row in memory that is repeated.
 template <class Scalar>
 class Unneeded {
  public:
@@ -54,7 +54,7 @@ RunLayer::RunLayer(const LayerSize& size, Index tokens, Index channels)
   const Index E = channels_, L = tokens_, N = size_.state, width = 4;
   std::mt19937 engine(17);
   std::uniform_real_distribution<float> unit;
-  const auto place = [&](Index e) { return (static_cast<float>(e) + 0.5f) / static_cast<float>(E); };  // where the channel stands, 0..1
+  const auto place = [&](Index e) { return (static_cast<float>(e) + 0.5f) / static_cast<float>(E); };  // position of the channel, 0..1
   const auto convolution = [&] {
     Matrix<float> taps(E, width), bias(1, E);
     for (Index i = 0; i < taps.size(); ++i) taps.data()[i] = unit(engine) - 0.5f;  // uniform within 1/sqrt(width)

@@ -43,7 +43,7 @@ struct LayerSize {
   Kind kind;
   std::string name;
   Index channels, state;
-  float forgetting = 1;  ///< what decays are to those of the official initialisation: their logarithms times this (Mamba)
+  float forgetting = 1;  ///< the logarithms of the official initialisation's decays are multiplied by this (Mamba)
 };
 
 inline const LayerSize mamba_130m{Kind::mamba, "Mamba-130m", 1536, 16}, mamba_2_8b{Kind::mamba, "Mamba-2.8b", 5120, 16},
@@ -57,7 +57,7 @@ inline const LayerSize mamba_130m{Kind::mamba, "Mamba-130m", 1536, 16}, mamba_2_
 }
 
 /// The same layer with decays so slow that the first token is still seen by the last of 65,536. Rows leave out states that are not seen
-/// any more, which makes a row of an ordinary layer cheaper than linear; here none is left out.
+/// any more, which makes a row of an ordinary layer cheaper than linear. Here no state is left out.
 [[nodiscard]] inline LayerSize remembering(LayerSize size) {
   size.forgetting = 1e-4f;
   return size;

@@ -21,7 +21,7 @@ void table_lines(benchmark::State& state) {
   Selection last;
   last.rows = Indices::last();
 
-  // What is compared stands side by side: the machine is not the same from one second to the next.
+  // What is compared is measured in the same round: the machine's speed changes within seconds.
   Rounds rounds;
   rounds.add("scan", [&] { own.apply_into(out, x); });
   rounds.add("row", [&] { all.materialize_into(row, last); });

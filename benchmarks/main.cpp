@@ -1,4 +1,4 @@
-// Measures the machine, then runs the benchmarks, then prints the table of the README.
+// Measures the machine, then runs the benchmarks, then prints the table of docs/speed.md.
 #include <cstdio>
 #include <cstring>
 #include <iostream>
@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
   benchmarks::add_reductions();
   benchmarks::add_linear();
   benchmarks::add_memory();
+  benchmarks::add_heads();
   benchmarks::add_exponents();
   benchmarks::add_precision();
   if (!listing) {
@@ -66,7 +67,7 @@ int main(int argc, char** argv) {
     benchmark::AddCustomContext("copy GB/s", benchmarks::figures(rates.copy_bytes * 1e-9));
     benchmark::AddCustomContext("exp G/s", benchmarks::figures(rates.exponentials * 1e-9));
   }
-  // The benchmarks one by one go to the terminal's error stream, so that the table can be kept.
+  // Single benchmarks go to stderr, so that stdout holds the table alone.
   benchmark::ConsoleReporter reporter(benchmark::ConsoleReporter::OO_Tabular);
   reporter.SetOutputStream(listing ? &std::cout : &std::cerr);
   reporter.SetErrorStream(&std::cerr);

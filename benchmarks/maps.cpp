@@ -33,7 +33,7 @@ void table_line(benchmark::State& state, int place, const LayerSize& size, doubl
   std::optional<AttentionMatrix<float>> ours;
   LargeMemory<float> filled;
   if (fresh) {
-    // Memory that a virtual machine's host has taken back comes seconds later, whoever asks: touched and freed right before, it is there.
+    // A virtual machine's host takes seconds to give back memory that it has reclaimed: touch and free it first.
     const auto fill_fresh = [&] {
       filled = LargeMemory<float>(memory.rows(), tokens);
       yardstick_fill(filled.data(), memory.rows() * tokens);
@@ -44,7 +44,7 @@ void table_line(benchmark::State& state, int place, const LayerSize& size, doubl
     };
     rounds.add(
         "fresh", [&] { ours = all.materialize(); }, [&] { ours.reset(); }, warm);
-    // What the system itself takes for the first touch of as much memory.
+    // The system's own time for the first touch of as much memory.
     rounds.add(
         "fresh fill", fill_fresh, [&] { filled = {}; }, warm);
   }

@@ -95,7 +95,7 @@ void measure_machine() {
   };
   rates.fresh_huge_bytes = bytes / median_seconds(3, [&] { touch(LargeMemory<float>(count, 1).data()); });
   rates.fresh_bytes = bytes / median_seconds(3, [&] {
-                        // Ordinary memory, as std::vector has it, but not filled twice.
+                        // Ordinary memory, as std::vector's, but not filled twice.
                         const std::unique_ptr<float[]> memory(new float[static_cast<std::size_t>(count)]);
                         touch(memory.get());
                       });
@@ -135,7 +135,7 @@ void Rounds::run(int least, double budget) {
   double spent = 0;
   for (int round = 0; round < least || (spent < budget && round < 100); ++round) {
     Times times;
-    // Every other round goes backwards, so that no work always follows the same other one.
+    // Every other round runs in reverse order, so that no work always follows the same predecessor.
     for (std::size_t i = 0; i < works_.size(); ++i) {
       const Work& work = works_[round % 2 == 0 ? i : works_.size() - 1 - i];
       work.before();

@@ -1,4 +1,4 @@
-// How things are measured: wall-clock time, work and yardsticks by turns, medians.
+// How measurements are made: wall-clock time, work and yardsticks in turn, medians.
 #pragma once
 
 #include <chrono>
@@ -47,7 +47,7 @@ struct Machine {
 Machine& machine();
 void measure_machine();
 
-/// The yardsticks, measured again between the rounds of the work: the machine's speed changes within seconds.
+/// Yardsticks, measured again between the rounds of the work, since the machine's speed changes within seconds.
 /// Eigen's product of two 1024 x 1024 float matrices.
 void yardstick_product(int place = 0);
 constexpr double yardstick_flops = 2.0 * 1024 * 1024 * 1024;
@@ -86,7 +86,7 @@ class Rounds {
   std::vector<Times> rounds_;
 };
 
-/// A line of the README's table.
+/// A line of the table.
 struct Line {
   std::string work, measured, bar, aim;
   bool bar_met = false, aim_met = false;
@@ -117,9 +117,10 @@ void add_maps();
 void add_reductions();
 void add_linear();
 void add_memory();
+void add_heads();
 void add_exponents();
 void add_precision();
-/// What the program does when it is started to measure its own memory; prints bytes.
+/// Measures the memory of this process and prints it in bytes (the program starts itself for this).
 int measure_memory(const std::string& which);
 
 }  // namespace benchmarks

@@ -1,4 +1,4 @@
-// Memory that a reduction needs beside its inputs and its result: measured in a process of its own, by the kernel's count.
+// Memory that a reduction needs beside its inputs and its result, measured in a separate process by the kernel's counters.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -31,7 +31,7 @@ double status(const std::string& name) {
   return -1;
 }
 
-/// What the program prints when it is started to measure `which` at `tokens`; negative where it cannot be told.
+/// What the program prints when it is started to measure `which` at `tokens`; negative where it cannot be measured.
 double measured_in_child([[maybe_unused]] const std::string& which, [[maybe_unused]] Index tokens) {
   double bytes = -1;
 #if defined(__linux__)
@@ -96,7 +96,7 @@ int measure_memory(const std::string& which) {
   }
   Matrix<float> map = Matrix<float>::Zero(tokens, tokens);
   {
-    // Code that runs for the first time is memory, too.
+    // The first run also loads code into memory.
     const RunLayer small(measured->size, 64, 64);
     Matrix<float> small_map = Matrix<float>::Zero(64, 64);
     Reduction<float> unweighted;
@@ -104,9 +104,9 @@ int measure_memory(const std::string& which) {
     small.attention().reduce_into(small_map, unweighted);
   }
 #if defined(__GLIBC__)
-  ::malloc_trim(0);  // memory that is free already would hide what is needed
+  ::malloc_trim(0);  // free memory kept by malloc would hide what is needed
 #endif
-  std::ofstream("/proc/self/clear_refs") << "5" << std::flush;  // the high-water mark begins anew, where the kernel allows it
+  std::ofstream("/proc/self/clear_refs") << "5" << std::flush;  // resets the high-water mark, where the kernel allows it
   const double before = status("VmRSS");
   attention.reduce_into(map, reduction);
   const double after = status("VmHWM");
@@ -118,7 +118,7 @@ int measure_memory(const std::string& which) {
 void add_memory() {
   int place = 60;
   for (const Case& measured : cases) {
-    // The long ones only where everything is measured.
+    // Long ones only with --all.
     const bool in_table = place < 63;
     add_benchmark((in_table ? "table/memory/" : "sizes/memory/") + std::string(measured.name),
                   [&measured, place](auto& state) { run(state, measured, place); });

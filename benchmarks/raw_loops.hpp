@@ -1,4 +1,4 @@
-// What one writes by hand without a library: plain loops, one channel after the other. A yardstick for time, and in double for precision.
+// Plain loops, channel by channel, as written without a library. A yardstick for time and, in double, for precision.
 #pragma once
 
 #include <cmath>
@@ -84,7 +84,7 @@ struct RawChannel {
   }
 };
 
-/// The layer's forward pass as it stands in the papers: token by token, channel by channel, state by state. x and out are (tokens, channels).
+/// The layer's forward pass as in the papers: token by token, channel by channel, state by state. x and out are (tokens, channels).
 inline void raw_scan(const UnifiedForm<float>& form, const Matrix<float>& x, Matrix<float>& out) {
   const auto& recurrence = std::get<DiagonalRecurrence<float>>(form.recurrence);
   const Index E = recurrence.channels, N = recurrence.state, width = form.convolution.empty() ? 1 : form.convolution.cols();

@@ -11,7 +11,7 @@ namespace benchmarks {
 
 namespace {
 
-/// Weights as gradient times attention has them.
+/// Weights as in gradient times attention.
 Reduction<float> reduction_of(ReductionKind kind, const Matrix<float>& row_weights, const Matrix<float>& column_weights) {
   Reduction<float> reduction;
   reduction.kind = kind;
@@ -34,7 +34,7 @@ void table_lines(benchmark::State& state) {
   two.executor = pool.executor();
   Matrix<float> map = Matrix<float>::Zero(tokens, tokens);
 
-  // What is compared stands side by side: the machine is not the same from one second to the next.
+  // What is compared is measured in the same round: the machine's speed changes within seconds.
   Rounds rounds;
   rounds.add("mean", [&] { all.reduce_into(map, weighted, one); });
   rounds.add("bare mean", [&] { bare.reduce_into(map, weighted, one); });
@@ -77,7 +77,7 @@ void against_writing(benchmark::State& state) {
   Reduction<float> absolute;
   absolute.kind = ReductionKind::mean_abs;
   Matrix<float> map = Matrix<float>::Zero(tokens, tokens);
-  // All entries need not be in memory at once to be written: an eighth, eight times.
+  // Writing all entries, an eighth of them at a time, eight times.
   const Index part = layer.channels() / 8 * tokens * tokens;
   LargeMemory<float> memory(part, 1);
   std::fill_n(memory.data(), part, 1.0f);
@@ -128,7 +128,7 @@ void grid_point(benchmark::State& state, const LayerSize& size, ReductionKind ki
   state.counters["channels"] = static_cast<double>(channels);
   state.counters["of_product"] =
       rounds.median_of([&](auto& times) { return layer.map_flops() / times["work"] / (yardstick_flops / times["product"]); });
-  // What writing all entries would take, over the time.
+  // Time to write all entries over the time taken.
   state.counters["of_fill"] = rounds.ratio("fill", "work") * layer.map_bytes() / (4.0 * static_cast<double>(memory.rows()));
   state.counters["faster_than_raw"] = rounds.ratio("raw", "work") * static_cast<double>(channels) / static_cast<double>(raw_channels);
 }

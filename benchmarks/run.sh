@@ -7,12 +7,12 @@ usage() {
 Usage: bash benchmarks/run.sh [--no-install] [--quick] [--all] [arguments of the program...]
 
 Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds the benchmarks for this machine, measures the
-machine and the work by turns, and prints the README's table: figures, bars, fitted exponents, memory, precision. A few minutes; for
+machine and the work in turn, and prints the table of docs/speed.md: figures, bars, fitted exponents, memory, precision. A few minutes; for
 steady figures let nothing else run.
 
   --no-install   look for no packages and install none
   --quick        smaller problems and few rounds: whether everything works, not how fast
-  --all          the grid of layer sizes and lengths, too
+  --all          also the grid of layer sizes and lengths
   --rounds=N     medians over N rounds
   --benchmark_filter=REGEX, --benchmark_list_tests, --benchmark_out=FILE   as Google Benchmark has them
 
@@ -33,7 +33,7 @@ done
 
 {
   if [ "$install" = yes ]; then install_packages build benchmarks; fi
-  run_preset benchmarks || die "It could not be built; the reason stands above."
+  run_preset benchmarks || die "Building failed; the reason is above."
   say "Measuring"
 } >&2
 exec "$root/build/benchmarks/benchmarks/benchmarks" "${arguments[@]}"

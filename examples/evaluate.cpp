@@ -14,7 +14,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
@@ -181,21 +181,31 @@ std::vector<Index> extra_tokens(const std::vector<std::string>& names, const Tok
   for (const std::string& name : names)
     if (!name.empty()) ids.push_back(tokenizer.id(name));
   if (names.empty() && usual_end)
-    if (const std::optional<Index> end = tokenizer.vocabulary().id("<cls>")) ids.push_back(*end);
+    if (const std::optional<Index> end = tokenizer.find("<cls>")) ids.push_back(*end);
   return ids;
 }
 
 Evaluation evaluate(const Options& options, std::vector<Row> rows) {
   const auto begin = std::chrono::steady_clock::now();
-  const LoadedModel<float> loaded = LoadedModel<float>::open(options.model, options.tokenizer);
-  const Tokenizer& tokenizer = loaded.tokenizer;
   const std::vector<LabelledText> all = read_labelled_texts(options.data);
-  const Classes classes = classes_of(all, tokenizer);
   const std::vector<LabelledText> texts = some_texts(all, options.limit, options.seed);
+  std::vector<std::vector<Index>> encoded;  // before weights are read
+  const LoadedModel<float> loaded = LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened) {
+    for (const LabelledText& text : texts) {
+      try {
+        encoded.push_back(opened.encode(text.text, false));
+      } catch (const Error& error) {
+        raise(error.kind(), message(options.data, ":", text.line, ": ", error.what()));
+      }
+    }
+  });
+  const Tokenizer& tokenizer = loaded.tokenizer;
+  for (const std::vector<Index>& ids : encoded) tokenizer.check(ids);
+  const Classes classes = classes_of(all, tokenizer);
   const std::vector<Index> prefix = extra_tokens(options.prepend, tokenizer, false), suffix = extra_tokens(options.append, tokenizer, true);
 
   Evaluation evaluation;
-  const std::optional<Index> unknown = tokenizer.vocabulary().id("<unk>");
+  const std::optional<Index> unknown = tokenizer.find("<unk>");
   evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
   if (evaluation.removal == "unk" && !unknown)
     raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
@@ -214,14 +224,10 @@ Evaluation evaluate(const Options& options, std::vector<Row> rows) {
     setting.redrawn.push_back(load_language_model<float>(RedrawnTensors<float>(tensors, first_layer, options.seed), configuration));
 
   ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
-  for (const LabelledText& text : texts) {
+  for (std::size_t k = 0; k < texts.size(); ++k) {
+    const LabelledText& text = texts[k];
+    const std::vector<Index>& words = encoded[k];
     std::vector<Index> ids = prefix;
-    std::vector<Index> words;
-    try {
-      words = tokenizer.encode(text.text);
-    } catch (const Error& error) {
-      raise(error.kind(), message(options.data, ":", text.line, ": ", error.what()));
-    }
     ids.insert(ids.end(), words.begin(), words.end());
     ids.insert(ids.end(), suffix.begin(), suffix.end());
     const MarkedTokens marked = marked_words(options.data, text, static_cast<Index>(words.size()));
@@ -274,9 +280,7 @@ int main(int argument_count, char** arguments) {
   app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are joined (mean-abs)")
       ->check(CLI::IsMember({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
-  app.add_option("--tokenizer", options.tokenizer, "how text becomes tokens; without it, by what the directory holds")
-      ->check(CLI::IsMember({"bytes", "symbols", "words"}))
-      ->option_text("bytes|symbols|words");
+  add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before each text; never taken away; may be repeated")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
@@ -299,9 +303,10 @@ int main(int argument_count, char** arguments) {
     const Evaluation evaluation = evaluate(options, std::move(rows));
     if (!options.out.empty()) write(options.out, evaluation_json(evaluation));
     const Terminal terminal = terminal_of(stdout);
-    std::fputs((options.markdown ? evaluation_markdown(evaluation) : evaluation_text(evaluation, terminal.interactive ? terminal.width : 0))
-                   .c_str(),
-               stdout);
+    if (options.markdown)
+      std::fputs(evaluation_markdown(evaluation).c_str(), stdout);
+    else
+      print(evaluation_text(evaluation, terminal.interactive ? terminal.width : 0), terminal);
     if (!options.out.empty() && !options.markdown) std::printf("\nWritten to %s\n", options.out.c_str());
   });
 }

@@ -35,7 +35,7 @@ done
 [ -f "$data" ] || die "There is no file $data: give one with --data FILE (a label and a sentence a line); --help says where SST-2 is."
 
 if [ "$install" = yes ]; then install_packages build examples; fi
-run_preset examples >&2 || die "It could not be built; the reason stands above."
+run_preset examples >&2 || die "Building failed; the reason is above."
 
 mkdir -p "$out"
 : > "$out/tables.md"
@@ -45,7 +45,7 @@ tables() {
   for model in $models; do
     begin=$SECONDS
     "$root/build/examples/examples/evaluate" --model "examples/models/$model" --data "$1" --limit "$limit" --terms recurrence,published,all \
-      --markdown --out "$out/$model$2.json" > "$out/$model$2.md" || die "The evaluation of $model failed; the reason stands above."
+      --markdown --out "$out/$model$2.json" > "$out/$model$2.md" || die "The evaluation of $model failed; the reason is above."
     if [ "$model" = "$last" ]; then cat "$out/$model$2.md"; else sed '/^<!-- columns -->$/,$d' "$out/$model$2.md"; fi >> "$out/tables.md"
     say "$model, $(basename "$1"), $(took $((SECONDS - begin)))" >&2
   done

@@ -15,6 +15,7 @@
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 
+#include "support/canvas.hpp"
 #include "support/command_line.hpp"
 #include "support/explanation.hpp"
 #include "support/heat_map.hpp"
@@ -52,7 +53,8 @@ void show(const Explanation& explanation, const Terminal& terminal) {
   for (std::size_t k = 0; k < explanation.predictions.size(); ++k) {
     const Prediction& prediction = explanation.predictions[k];
     if (k > 0 && prediction.probability < 0.0005) break;  // it would read 0.0 %
-    const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true);
+    const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true) +
+                             (explanation.subwords ? message("  (id ", prediction.id, ")") : std::string());
     out += (k == 0 ? bold(line) : line) + "\n";
   }
   for (const Answer& answer : explanation.answers) {
@@ -61,6 +63,7 @@ void show(const Explanation& explanation, const Terminal& terminal) {
     scores.title = message(answer.about_target ? "What made " + explanation.target_text : std::string("What it looked at"), ", by ",
                            answer.method, " (", answer.value_name, ")");
     scores.tokens = explanation.labels;
+    if (explanation.subwords) scores.ids = explanation.ids;
     scores.scores = answer.scores;
     scores.value_name = "score";
     scores.separator = explanation.separator;
@@ -71,9 +74,12 @@ void show(const Explanation& explanation, const Terminal& terminal) {
       out += message("(the scores sum to ", significant(sum), ", biases take ", significant(answer.bias_share), ": together ",
                      explanation.target_text, ", ", significant(answer.explained), ")\n");
     if (answer.integrates)
-      out += message("(the scores sum to ", significant(sum), ", embeddings of zero give ", significant(answer.baseline), ": together ",
+      out += message("(the scores sum to ", significant(sum), ", the baseline gives ", significant(answer.baseline), ": together ",
                      significant(sum + answer.baseline), ", and ", explanation.target_text, " is ", significant(answer.explained),
-                     "; what lies between is the error of the integral)\n");
+                     "; the gap is the error of the integral", answer.points > 0 ? message(", of ", answer.points, " gradients") : std::string(),
+                     answer.converged ? "" : ", and it has not converged", ")\n");
+    for (const std::string& operation : answer.untreated)
+      out += "(relevance reached " + operation + ", which it has no rule for: what went there is missing)\n";
     if (answer.zero_rows > 0) out += message("(", answer.zero_rows, " rows of maps sum to zero and were left undivided)\n");
     if (answer.constant_layers > 0)
       out +=
@@ -82,7 +88,7 @@ void show(const Explanation& explanation, const Terminal& terminal) {
   if (explanation.unknown > 0)
     out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
                    " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");
-  std::fputs(out.c_str(), stdout);
+  print(out, terminal);
 }
 
 // --- Writing ------------------------------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ void draw_strips(const Options& options, const std::vector<Explanation>& explana
                                prediction.probability});
     }
   strips.caption = caption(options, explanations, false);
-  write_token_strips(options.out, strips);
+  warn_of_missing_glyphs("explain", write_token_strips(options.out, strips).missing_glyphs);
 }
 
 void draw_maps(const Options& options, const std::vector<Explanation>& explanations) {
@@ -152,7 +158,7 @@ void draw_maps(const Options& options, const std::vector<Explanation>& explanati
   map.shared_scale = false;
   map.value_name = value_name(explanations);
   map.caption = caption(options, explanations, true);
-  write_heat_map(options.out, map);
+  warn_of_missing_glyphs("explain", write_heat_map(options.out, map).missing_glyphs);
 }
 
 /// A name of the only answer's numbers, or of one of several.
@@ -226,6 +232,9 @@ void write_json(const Options& options, const Explanation& explanation) {
   json["terms"] = options.question.terms;
   for (const Answer& answer : explanation.answers) {
     json[numbers_name("scores", explanation, answer)] = answer.scores;
+    if (answer.integrates || answer.conserves) json[numbers_name("explained", explanation, answer)] = answer.explained;
+    if (answer.integrates) json[numbers_name("baseline", explanation, answer)] = answer.baseline;
+    if (answer.conserves) json[numbers_name("bias_share", explanation, answer)] = answer.bias_share;
     if (answer.map.size() != 0) json[numbers_name("map", explanation, answer)] = matrix_json(answer.map);
   }
   json["logits"] = matrix_json(explanation.logits);
@@ -284,6 +293,12 @@ int main(int argument_count, char** arguments) {
   app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are joined (mean-abs)")
       ->check(CLI::IsMember({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
+  app.add_option("--baseline", question.baseline,
+                 "integrated gradients: where the path begins: embeddings of zero (zero), the mean embedding, or a token's, such as <unk>")
+      ->option_text("zero|mean|TOKEN");
+  app.add_option("--steps", question.steps, "integrated gradients: a number of even points (without it, as many as 1 % takes)")
+      ->check(CLI::Range(Index{1}, Index{100000}))
+      ->option_text("N");
   app.add_option("--precision", question.precision, "what is computed and written in (float32)")
       ->check(CLI::IsMember({"float32", "float64"}))
       ->option_text("float32|float64");

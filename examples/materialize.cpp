@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
+#include <cmath>
 #include <initializer_list>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,13 +14,13 @@
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
-#include <implicit_attention/layers/griffin.hpp>
-#include <implicit_attention/layers/mamba.hpp>
-#include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/models/families.hpp>
 
+#include "support/canvas.hpp"
 #include "support/command_line.hpp"
 #include "support/heat_map.hpp"
 #include "support/model_input.hpp"
@@ -31,12 +33,12 @@ using namespace implicit_attention;
 using namespace implicit_attention::examples;
 
 struct Options {
-  std::string arch, weights, input, positions;
+  std::string arch, weights, input, positions, config;
   std::optional<std::string> prefix;
   std::string model;
   std::optional<Index> layer;
   SequenceOptions sequence;
-  std::string terms = "all", channels = "all", rows = "all", reduce = "none", precision = "float32", out;
+  std::string terms = "all", channels = "all", rows = "all", heads, reduce = "none", precision = "float32", out;
   std::size_t byte_limit = IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT;
   bool reduce_given = false;
 
@@ -55,6 +57,45 @@ struct Run {
   Array<Scalar> x, y, out;
 };
 
+template <Real Scalar>
+[[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms) {
+  return {mixer.attention(terms), mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input, mixer.y.numbers, mixer.out.numbers};
+}
+
+/// Arrays of all sequences, one below the other, under the names they are written as.
+template <Real Scalar>
+class Stacked {
+ public:
+  /// Adds a sequence's numbers; `axes` is their shape without the batch.
+  void add(const std::string& name, const Matrix<Scalar>& numbers, std::vector<Index> axes) {
+    auto [found, fresh] = arrays_.try_emplace(name);
+    Entry& entry = found->second;
+    if (fresh) entry.axes = std::move(axes);
+    const Index before = entry.numbers.rows();
+    entry.numbers.conservativeResize(before + numbers.rows(), numbers.cols());
+    entry.numbers.bottomRows(numbers.rows()) = numbers;
+  }
+  void append_to(std::vector<TensorToWrite>& tensors, std::optional<Index> batch) const {
+    for (const auto& [name, entry] : arrays_) {
+      std::vector<Index> axes = entry.axes;
+      if (batch) axes.insert(axes.begin(), *batch);
+      tensors.push_back({name, {entry.numbers.data(), axes}});
+    }
+  }
+  [[nodiscard]] const Matrix<Scalar>* find(const std::string& name) const {
+    const auto found = arrays_.find(name);
+    return found == arrays_.end() ? nullptr : &found->second.numbers;
+  }
+  [[nodiscard]] std::vector<Index> axes(const std::string& name) const { return arrays_.at(name).axes; }
+
+ private:
+  struct Entry {
+    std::vector<Index> axes;
+    Matrix<Scalar> numbers;
+  };
+  std::map<std::string, Entry> arrays_;
+};
+
 /// Everything that is written, sequence after sequence.
 template <Real Scalar>
 class Result {
@@ -64,48 +105,87 @@ class Result {
 
   void add(const Run<Scalar>& run, Index sequence, const Executor& executor) {
     const ImplicitAttention<Scalar>& attention = run.attention;
-    if (sequence == 0) prepare(attention, run.out.cols());
+    if (sequence == 0) prepare(attention);
     Selection selection{channels_, rows_, options_.byte_limit, executor};
-    const Index per_sequence = numbers_.rows() / batch_.value_or(1);
-    View<Scalar> numbers(numbers_.row(sequence * per_sequence).data(), per_sequence, tokens_);
-    if (reduction_)
-      attention.reduce_into(numbers, {*reduction_, {}, {}}, selection);
-    else
-      attention.materialize_into(numbers, selection);
-    const Matrix<Scalar> bias = attention.bias();
-    for (std::size_t c = 0; c < channels_.size(); ++c)
-      for (std::size_t r = 0; r < rows_.size(); ++r)
-        bias_(sequence * static_cast<Index>(channels_.size()) + static_cast<Index>(c), static_cast<Index>(r)) =
-            bias(rows_[r], channels_[c]);
-    x_.middleRows(sequence * tokens_, tokens_) = run.x.matrix();
-    y_.middleRows(sequence * tokens_, tokens_) = run.y.matrix();
-    out_.middleRows(sequence * tokens_, tokens_) = run.out.matrix();
+    if (!heads_only()) {
+      const Index per_sequence = numbers_.rows() / batch_.value_or(1);
+      View<Scalar> numbers(numbers_.row(sequence * per_sequence).data(), per_sequence, tokens_);
+      if (reduction_)
+        attention.reduce_into(numbers, {*reduction_, {}, {}}, selection);
+      else
+        attention.materialize_into(numbers, selection);
+    }
+    if (!options_.heads.empty()) add_heads(attention, executor);
+    // What a state that came with the input gives is a constant of this run, as a bias is.
+    const Matrix<Scalar> bias = attention.bias() + attention.carry();
+    Matrix<Scalar> chosen(static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()));
+    for (Index c = 0; c < chosen.rows(); ++c)
+      for (Index r = 0; r < chosen.cols(); ++r)
+        chosen(c, r) = bias(rows_[static_cast<std::size_t>(r)], channels_[static_cast<std::size_t>(c)]);
+    more_.add("bias", chosen, {chosen.rows(), chosen.cols()});
+    const auto per_token = [&](const char* name, const Array<Scalar>& array) {
+      more_.add(name, Matrix<Scalar>(*array), {array.rows(), array.cols()});
+    };
+    per_token("linear_input", run.x);
+    per_token("y", run.y);
+    per_token("out", run.out);
+    if (!attention.has_second()) return;
+    const ImplicitAttention<Scalar> second = attention.second();
+    const UnifiedForm<Scalar>& form = second.form();
+    const bool diagonal = form.convolution.empty() && form.activation.empty() && form.skip.empty();
+    if (diagonal && !form.gate.empty()) return per_token("extra", form.gate);
+    more_.add("skip_attention", Matrix<Scalar>(second.materialize(selection).stacked()),
+              {static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()), tokens_});
+    per_token("skip_input", attention.second_input());
   }
 
   /// `labels`: one per token, or none.
   void write(const std::string& ending, const std::string& title, const std::vector<std::string>& labels) const {
-    const auto shape = [&](std::vector<Index> axes) {
-      if (batch_) axes.insert(axes.begin(), *batch_);
-      return axes;
-    };
-    const Index channel_count = static_cast<Index>(channels_.size()), row_count = static_cast<Index>(rows_.size());
-    const ArrayToWrite attention(numbers_.data(), shape(reduction_ ? std::vector<Index>{row_count, tokens_}
-                                                                   : std::vector<Index>{channel_count, row_count, tokens_}));
-    if (ending == ".npy") return write_npy(options_.out, attention);
     if (ending == ".png") return draw(title, labels);
-    write_safetensors(options_.out, {{"attention", attention},
-                                     {"bias", {bias_.data(), shape({channel_count, row_count})}},
-                                     {"linear_input", {x_.data(), shape({tokens_, x_.cols()})}},
-                                     {"y", {y_.data(), shape({tokens_, y_.cols()})}},
-                                     {"out", {out_.data(), shape({tokens_, out_.cols()})}}});
+    std::vector<Index> axes = {static_cast<Index>(rows_.size()), tokens_};
+    if (!reduction_) axes.insert(axes.begin(), static_cast<Index>(channels_.size()));
+    if (batch_) axes.insert(axes.begin(), *batch_);
+    if (ending == ".npy") {
+      if (!heads_only()) return write_npy(options_.out, ArrayToWrite(numbers_.data(), axes));
+      std::vector<Index> head_axes = more_.axes("recurrence");
+      if (batch_) head_axes.insert(head_axes.begin(), *batch_);
+      return write_npy(options_.out, ArrayToWrite(more_.find("recurrence")->data(), head_axes));
+    }
+    std::vector<TensorToWrite> tensors;
+    if (!heads_only()) tensors.push_back({"attention", ArrayToWrite(numbers_.data(), axes)});
+    more_.append_to(tensors, batch_);
+    write_safetensors(options_.out, tensors);
   }
 
  private:
-  void prepare(const ImplicitAttention<Scalar>& attention, Index width) {
+  /// Pictures and .npy hold one thing: with --heads, the heads' matrices.
+  [[nodiscard]] bool heads_only() const {
+    return !options_.heads.empty() && std::filesystem::path(options_.out).extension() != ".safetensors";
+  }
+
+  void add_heads(const ImplicitAttention<Scalar>& attention, const Executor& executor) {
+    if (attention.heads() == 0)
+      raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
+    heads_ = parse_indices("--heads", options_.heads).resolve(attention.heads(), "head");
+    const Index summands = attention.summands(), rows = static_cast<Index>(rows_.size());
+    Index rank = 1;
+    while (rank * rank < summands) ++rank;
+    Matrix<Scalar> maps(static_cast<Index>(heads_.size()) * summands * rows, tokens_);
+    for (Index summand = 0; summand < summands; ++summand) {
+      const AttentionMatrix<Scalar> one = attention.head_maps({heads_, rows_, options_.byte_limit, executor}, summand);
+      for (Index head = 0; head < one.channels(); ++head) maps.middleRows((head * summands + summand) * rows, rows) = one.channel(head);
+    }
+    std::vector<Index> axes = {static_cast<Index>(heads_.size()), rows, tokens_};
+    if (summands > 1) axes.insert(axes.begin() + 1, {rank, summands / rank});
+    more_.add("recurrence", maps, axes);
+  }
+
+  void prepare(const ImplicitAttention<Scalar>& attention) {
     tokens_ = attention.tokens();
     channels_ = parse_indices("--channels", options_.channels).resolve(attention.channels(), "channel");
     rows_ = parse_indices("--rows", options_.rows).resolve(tokens_, "row");
     reduction_ = options_.reduction();
+    if (heads_only()) return;
     const Index batch = batch_.value_or(1), matrices = batch * static_cast<Index>(channels_.size());
     if (!reduction_ && std::filesystem::path(options_.out).extension() == ".png" && matrices > most_panels) {
       if (options_.reduce_given)
@@ -118,23 +198,25 @@ class Result {
     const Index rows = reduction_ ? batch * static_cast<Index>(rows_.size()) : matrices * static_cast<Index>(rows_.size());
     check_byte_limit("attention", {rows, tokens_}, sizeof(Scalar), options_.byte_limit);
     numbers_.resize(rows, tokens_);
-    bias_.resize(matrices, static_cast<Index>(rows_.size()));
-    x_.resize(batch * tokens_, attention.channels());
-    y_.resize(batch * tokens_, attention.channels());
-    out_.resize(batch * tokens_, width);
   }
 
   void draw(const std::string& title, const std::vector<std::string>& labels) const {
     HeatMap map;
     map.title = title;
     if (reduction_) map.value_name = reduction_text(*reduction_);
-    const Index panels = numbers_.rows() / static_cast<Index>(rows_.size());
+    const Matrix<Scalar>& numbers = heads_only() ? *more_.find("recurrence") : numbers_;
+    const Index panels = numbers.rows() / static_cast<Index>(rows_.size()), per_sequence = panels / batch_.value_or(1);
+    if (panels > most_panels)
+      raise(ErrorKind::limit, message("--out: a picture has room for ", most_panels, " matrices, and these are ", panels,
+                                      "; choose fewer with ", heads_only() ? "--heads" : "--channels"));
     for (Index p = 0; p < panels; ++p) {
       Panel panel;
-      const Index per_sequence = panels / batch_.value_or(1);
       if (batch_) panel.subtitle = message("sequence ", p / per_sequence);
-      if (!reduction_) panel.subtitle += message(batch_ ? ", channel " : "channel ", channels_[static_cast<std::size_t>(p % per_sequence)]);
-      panel.values = numbers_.middleRows(p * static_cast<Index>(rows_.size()), static_cast<Index>(rows_.size())).template cast<double>();
+      if (heads_only())
+        panel.subtitle += message(batch_ ? ", head " : "head ", heads_[static_cast<std::size_t>(p % per_sequence) % heads_.size()]);
+      else if (!reduction_)
+        panel.subtitle += message(batch_ ? ", channel " : "channel ", channels_[static_cast<std::size_t>(p % per_sequence)]);
+      panel.values = numbers.middleRows(p * static_cast<Index>(rows_.size()), static_cast<Index>(rows_.size())).template cast<double>();
       panel.row_tokens = rows_;
       if (!labels.empty()) {
         panel.column_labels = labels;
@@ -142,18 +224,17 @@ class Result {
       }
       map.panels.push_back(std::move(panel));
     }
-    map.caption = message("terms: ", Terms::parse(options_.terms).text());
-    write_heat_map(options_.out, map);
+    map.caption = message("terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text());
+    warn_of_missing_glyphs("materialize", write_heat_map(options_.out, map).missing_glyphs);
   }
 
   const Options& options_;
   std::optional<Index> batch_;
   Index tokens_ = 0;
-  std::vector<Index> channels_, rows_;
+  std::vector<Index> channels_, rows_, heads_;
   std::optional<ReductionKind> reduction_;
-  Matrix<Scalar> numbers_;      // (batch * channels * rows, tokens), or (batch * rows, tokens)
-  Matrix<Scalar> bias_;         // (batch * channels, rows)
-  Matrix<Scalar> x_, y_, out_;  // (batch * tokens, ...)
+  Matrix<Scalar> numbers_;  // (batch * channels * rows, tokens), or (batch * rows, tokens)
+  Stacked<Scalar> more_;    // bias (channels, rows); linear_input, y, out (tokens, ...); recurrence (heads, rows, tokens)
 };
 
 // --- One layer, from its weights and its input --------------------------------------------------------------------------
@@ -172,27 +253,40 @@ std::string input_tensor(const SafetensorsFile& file, const std::string& named) 
 
 /// What stands before a layer's tensors: what the option says, with or without its last dot; without the option, the only prefix there is.
 template <Real Scalar>
-std::string weights_prefix(const Options& options, const TensorSource<Scalar>& source) {
-  const std::string telling = options.arch == "mamba" ? "A_log" : options.arch == "rwkv4" ? "time_decay" : "rg_lru.recurrent_param";
+std::string weights_prefix(const Options& options, const TensorSource<Scalar>& source, const LayerFamily<Scalar>& family) {
+  if (family.telling.empty()) return options.prefix.value_or("");
   std::vector<std::string> prefixes;
   for (const std::string& name : source.names())
-    if (name == telling ||
-        (name.size() > telling.size() && name.compare(name.size() - telling.size() - 1, std::string::npos, "." + telling) == 0))
-      prefixes.push_back(name.substr(0, name.size() - telling.size()));
+    for (const std::string_view telling : family.telling)
+      if (name == telling || (name.size() > telling.size() &&
+                              name.compare(name.size() - telling.size() - 1, std::string::npos, "." + std::string(telling)) == 0))
+        if (std::string prefix = name.substr(0, name.size() - telling.size());
+            std::find(prefixes.begin(), prefixes.end(), prefix) == prefixes.end())
+          prefixes.push_back(std::move(prefix));
   if (options.prefix) {
     for (const std::string& prefix : {*options.prefix, *options.prefix + "."})
-      if (source.has(prefix + telling)) return prefix;
+      if (std::find(prefixes.begin(), prefixes.end(), prefix) != prefixes.end()) return prefix;
   } else if (prefixes.size() == 1) {
     return prefixes.front();
   }
   if (prefixes.empty())
-    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", options.prefix.value_or(""), telling,
-                                   ", expected the weights of a ", options.arch, " layer"));
+    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", options.prefix.value_or(""), family.telling.front(),
+                                   ", expected the weights of a ", family.name, " layer"));
   for (std::string& prefix : prefixes) prefix = prefix.empty() ? "\"\"" : prefix;
   raise(ErrorKind::value, message("--prefix: ",
-                                  options.prefix ? message("no ", options.arch, " layer has its weights below ", *options.prefix)
-                                                 : message("several ", options.arch, " layers are in ", source.where()),
+                                  options.prefix ? message("no ", family.name, " layer has its weights below ", *options.prefix)
+                                                 : message("several ", family.name, " layers are in ", source.where()),
                                   "; there are ", some_of(prefixes)));
+}
+
+/// Fails on a NaN or an infinity in the input, naming the token.
+template <Real Scalar>
+void check_finite_input(const SafetensorsFile& file, const std::string& tensor, const Array<Scalar>& input, Index tokens) {
+  for (Index row = 0; row < input.rows(); ++row)
+    for (Index column = 0; column < input.cols(); ++column)
+      if (!std::isfinite(input(row, column)))
+        raise(ErrorKind::value, message(file.where(), ": ", std::isnan(input(row, column)) ? "NaN" : "an infinity", " in the input, token ",
+                                        row % tokens, ", feature ", column, " (tensor ", tensor, "), expected finite numbers"));
 }
 
 /// The positions of all sequences, (batch * tokens); none where the option is not there.
@@ -215,70 +309,141 @@ std::vector<Index> read_positions(const Options& options, Index batch, Index tok
   return positions;
 }
 
-template <class Layer>
-void materialize_layer(const Options& options, const std::string& ending, const Layer& layer) {
-  using Scalar = typename Layer::Scalar;
-  const FileAndTensor where = parse_file_and_tensor(options.input);
-  const SafetensorsFile file(where.file);
-  const std::string tensor = input_tensor(file, where.tensor);
-  const std::vector<Index>& shape = file.info(tensor).shape;
-  if ((shape.size() != 2 && shape.size() != 3) || shape.back() != layer.width() || file.info(tensor).count == 0)
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, ", layer.width(),
-                                    ") or (batch, tokens, ", layer.width(), "), the width of the weights, with at least one token"));
-  const Array<Scalar> input = file.read<Scalar>(tensor);
-  std::optional<Index> batch;
-  if (shape.size() == 3) batch = shape.front();
-  const Index tokens = shape[shape.size() - 2];
-  const std::vector<Index> positions = read_positions(options, batch.value_or(1), tokens);
-
-  Work work("materialize", batch.value_or(1));
-  Result<Scalar> result(options, batch);
-  for (Index sequence = 0; sequence < batch.value_or(1); ++sequence) {
-    const ConstView<Scalar> u(input.row(sequence * tokens), tokens, layer.width());
-    const auto run = [&] {
-      if constexpr (requires { layer.activations(u, positions); })
-        if (!positions.empty()) {
-          const auto first = positions.begin() + sequence * tokens;
-          return layer.activations(u, std::vector<Index>(first, first + tokens));
-        }
-      return layer.activations(u);
-    };
-    const typename Layer::Activations act = run();
-    work.begin_piece();
-    result.add({layer.implicit_attention(act, Terms::parse(options.terms)), act.x, act.y, act.out}, sequence, work.executor());
+/// The family that --arch names.
+template <Real Scalar>
+const LayerFamily<Scalar>& named_family(const std::string& arch) {
+  std::string all;
+  for (const LayerFamily<Scalar>& family : layer_families<Scalar>()) {
+    if (family.name == arch) return family;
+    all += message(all.empty() ? "" : ", ", family.name);
   }
-  result.write(ending, message(options.arch == "mamba" ? "Mamba" : options.arch == "rwkv4" ? "RWKV-4" : "Griffin", " layer"), {});
+  raise(ErrorKind::value, message("--arch: ", arch, " is unknown, expected one of ", all));
+}
+
+/// The layer's configuration: of --config, else what the file of weights carries in its metadata.
+Configuration layer_configuration(const Options& options, const SafetensorsFile& weights) {
+  return options.config.empty() ? read_metadata_configuration(weights) : read_configuration(options.config);
+}
+
+/// The input of all sequences, (batch * tokens, width), and its shape: one tensor, or q, k and v side by side (linear attention).
+template <Real Scalar>
+struct Input {
+  Array<Scalar> numbers;
+  std::optional<Index> batch;
+  Index tokens = 0;
+};
+template <Real Scalar>
+Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, const std::string& named, const Part<Scalar>& part) {
+  Input<Scalar> input;
+  const bool apart = named.empty() && options.arch == "linear_attention";
+  const std::string tensor = apart ? "input.q" : input_tensor(file, named);
+  const std::vector<Index>& shape = file.info(tensor).shape;
+  const auto take_shape = [&](std::size_t axes) {
+    if (shape.size() == axes + 1) input.batch = shape.front();
+    input.tokens = shape[shape.size() - axes];
+  };
+  if (apart) {
+    if (shape.size() != 3 && shape.size() != 4)
+      raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, heads, size) or (batch, ...)"));
+    take_shape(3);
+    const Index rows = input.batch.value_or(1) * input.tokens;
+    std::vector<Array<Scalar>> pieces;
+    Index width = 0;
+    for (const char* name : {"input.q", "input.k", "input.v"}) {
+      pieces.push_back(file.read<Scalar>(name));
+      if (pieces.back().size() % rows != 0 || pieces.back().empty())
+        raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
+      width += pieces.back().size() / rows;
+    }
+    Matrix<Scalar> joined(rows, width);
+    Index first = 0;
+    for (const Array<Scalar>& piece : pieces) {
+      const Index columns = piece.size() / rows;
+      joined.middleCols(first, columns) = Eigen::Map<const Matrix<Scalar>>(piece.data(), rows, columns);
+      first += columns;
+    }
+    input.numbers = std::move(joined);
+    return input;
+  }
+  if ((shape.size() != 2 && shape.size() != 3) || shape.back() != part.width() || file.info(tensor).count == 0)
+    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, ", part.width(),
+                                    ") or (batch, tokens, ", part.width(), "), the width of the weights, with at least one token"));
+  take_shape(2);
+  input.numbers = file.read<Scalar>(tensor);
+  check_finite_input(file, tensor, input.numbers, input.tokens);
+  return input;
+}
+
+/// What else a layer reads, found beside the input under `input.`: v_first, lower_bound, h0, c0. A tensor with one row, or one block of
+/// rows, a sequence is shared out; any other is the same for all.
+template <Real Scalar>
+void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trace<Scalar>& trace, RunContext<Scalar>& context) {
+  for (const char* name : {"v_first", "lower_bound", "h0", "c0"}) {
+    const std::string tensor = message("input.", name);
+    if (!file.find(tensor)) continue;
+    const Array<Scalar> all = file.read<Scalar>(tensor);
+    const bool by_sequence = file.info(tensor).shape.size() > 1 && all.rows() % batch == 0 && all.rows() >= batch;
+    context.share(name, trace.constant(by_sequence ? all.middle_rows(sequence * (all.rows() / batch), all.rows() / batch) : all));
+  }
 }
 
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
+  const LayerFamily<Scalar>& family = named_family<Scalar>(options.arch);
   const SafetensorsSource<Scalar> source(options.weights);
-  const PrefixedTensors<Scalar> tensors(source, weights_prefix(options, source));
-  if (options.arch == "mamba") return materialize_layer(options, ending, Mamba<Scalar>::from_tensors(tensors));
-  if (options.arch == "rwkv4") return materialize_layer(options, ending, Rwkv4<Scalar>::from_tensors(tensors));
-  materialize_layer(options, ending, Griffin<Scalar>::from_tensors(tensors));
+  const WatchedTensors<Scalar> watched(source);
+  const std::string prefix = weights_prefix<Scalar>(options, watched, family);
+  const Configuration configuration = layer_configuration(options, SafetensorsFile(options.weights));
+  const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
+  detail::expect_layer_used(watched, prefix, family.title);
+  detail::expect_layer_understood(configuration, family.title);
+
+  const FileAndTensor where = parse_file_and_tensor(options.input);
+  const SafetensorsFile file(where.file);
+  const Input<Scalar> input = read_input<Scalar>(options, file, where.tensor, *part);
+  const Index batch = input.batch.value_or(1);
+  const std::vector<Index> positions = read_positions(options, batch, input.tokens);
+  Work work("materialize", batch);
+  Result<Scalar> result(options, input.batch);
+  for (Index sequence = 0; sequence < batch; ++sequence) {
+    Trace<Scalar> trace(false, work.executor());
+    RunContext<Scalar> context;
+    if (!positions.empty()) {
+      const auto first = positions.begin() + sequence * input.tokens;
+      context.positions.assign(first, first + input.tokens);
+    }
+    share_inputs(file, batch, sequence, trace, context);
+    static_cast<void>(part->run(trace.input(input.numbers.middle_rows(sequence * input.tokens, input.tokens)), context));
+    work.begin_piece();
+    result.add(run_of(context.mixers.front(), Terms::parse(options.terms)), sequence, work.executor());
+  }
+  result.write(ending, message(family.title, " layer"), {});
 }
 
 // --- One layer of a language model --------------------------------------------------------------------------------------
 
 template <Real Scalar>
 void materialize_model(const Options& options, const std::string& ending) {
-  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(options.model, options.sequence.tokenizer);
+  std::vector<Index> ids;
+  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
+      options.model, options.sequence.tokenizer, [&](const Tokenizer& opened) { ids = sequence_ids(options.sequence, opened); });
   const LanguageModel<Scalar>& model = loaded.model;
   const Index layer = *options.layer;
   if (layer < 0 || layer >= model.layer_count())
     raise(ErrorKind::value,
           message("--layer: ", layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", options.model));
-  const std::vector<Index> ids = sequence_ids(options.sequence, loaded.tokenizer);
+  loaded.tokenizer.check(ids);
 
   Work work("materialize", 1);
   ForwardOptions forward;
   forward.keep = Keep::residuals;
   forward.logit_positions = Indices::last();
-  const LayerPass<Scalar> pass = model.layer_pass(model.forward(ids, forward), layer);
+  const LayerPass<Scalar> pass = model.layer_pass(model.forward(ids, forward), layer, work.executor(), false);
+  if (pass.mixers.empty())
+    raise(ErrorKind::value, message("--layer: layer ", layer, " of ", options.model, " is a feed-forward part and mixes no tokens"));
   Result<Scalar> result(options, std::nullopt);
   work.begin_piece();
-  result.add({model.implicit_attention(pass, layer, Terms::parse(options.terms)), pass.x(), pass.y(), pass.out()}, 0, work.executor());
+  result.add(run_of(pass.mixer(), Terms::parse(options.terms)), 0, work.executor());
   result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 
@@ -289,6 +454,13 @@ void materialize(const Options& options, const std::string& ending) {
 
 // --- The command line ---------------------------------------------------------------------------------------------------
 
+/// The names that --arch takes, with `between` between them.
+std::string architecture_names(const std::string& between) {
+  std::string all;
+  for (const LayerFamily<float>& family : layer_families<float>()) all += message(all.empty() ? "" : between, family.name);
+  return all;
+}
+
 void check(const Options& options, bool layer_options, bool model_options) {
   const bool layer_form = layer_options && !model_options, model_form = model_options && !layer_options;
   if (layer_options && model_options)
@@ -298,11 +470,11 @@ void check(const Options& options, bool layer_options, bool model_options) {
     raise(ErrorKind::value,
           "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
-    if (options.arch.empty()) raise(ErrorKind::value, "--arch is missing, expected mamba, rwkv4 or griffin");
+    if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", architecture_names(", ")));
     if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a safetensors file");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
-    if (!options.positions.empty() && options.arch != "griffin")
-      raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin has"));
+    if (!options.positions.empty() && options.arch != "griffin" && options.arch != "attention")
+      raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin and attention have"));
   } else {
     if (options.model.empty()) raise(ErrorKind::value, "--model is missing, expected a folder with config.json and model.safetensors");
     if (!options.layer) raise(ErrorKind::value, "--layer is missing, expected a number from 0");
@@ -314,11 +486,12 @@ void check(const Options& options, bool layer_options, bool model_options) {
 int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
-  app.add_option("--arch", options.arch, "the architecture of the layer")
-      ->check(CLI::IsMember({"mamba", "rwkv4", "griffin"}))
-      ->option_text("mamba|rwkv4|griffin");
+  app.add_option("--arch", options.arch, "the architecture of the layer: " + architecture_names(", "))->option_text("NAME");
   app.add_option("--weights", options.weights, "safetensors with the layer's weights, under their public names")->option_text("FILE");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
+  app.add_option("--config", options.config,
+                 "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")
+      ->option_text("FILE");
   app.add_option("--input", options.input,
                  "the layer's input, (tokens, width) or (batch, tokens, width); without a name: input.hidden_states, hidden_states, or the "
                  "only tensor")
@@ -335,6 +508,10 @@ int main(int argument_count, char** arguments) {
       ->option_text("all|published|recurrence|LIST");
   app.add_option("--channels", options.channels, "which channels: all, or a list such as 0,5-7")->option_text("all|LIST");
   app.add_option("--rows", options.rows, "which query tokens: all, last, or a list")->option_text("all|last|LIST");
+  app.add_option("--heads", options.heads,
+                 "the recurrence of each head, for layers whose channels share one matrix a head: all, or a list; written as "
+                 "`recurrence`, (heads, rows, tokens)")
+      ->option_text("all|LIST");
   const CLI::Option* reduce = app.add_option("--reduce", options.reduce, "join the channels into one map")
                                   ->check(CLI::IsMember({"none", "mean", "mean-abs", "mean-positive"}))
                                   ->option_text("none|mean|mean-abs|mean-positive");
@@ -360,11 +537,12 @@ int main(int argument_count, char** arguments) {
     const auto given = [&](std::initializer_list<const char*> names) {
       return std::any_of(names.begin(), names.end(), [&](const char* name) { return app.count(name) > 0; });
     };
-    check(options, given({"--arch", "--weights", "--prefix", "--input", "--positions"}),
+    check(options, given({"--arch", "--weights", "--prefix", "--config", "--input", "--positions"}),
           given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append"}));
     (void)Terms::parse(options.terms);
     (void)parse_indices("--channels", options.channels);
     (void)parse_indices("--rows", options.rows);
+    if (!options.heads.empty()) (void)parse_indices("--heads", options.heads);
     const std::string ending = checked_output("--out", options.out, {".safetensors", ".npy", ".png"});
     options.precision == "float64" ? materialize<double>(options, ending) : materialize<float>(options, ending);
   });

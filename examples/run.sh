@@ -26,7 +26,7 @@ done
 
 if [ "$install" = yes ]; then install_packages build examples; fi
 begin=$SECONDS
-run_preset examples || die "It could not be built; the reason stands above."
+run_preset examples || die "Building failed; the reason is above."
 say "Built, $(took $((SECONDS - begin)))"
 
 programs="$root/build/examples/examples"

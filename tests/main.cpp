@@ -1,5 +1,15 @@
-// Catch2's main function, compiled once. Catch2 3 brings its own, so that this file is empty there.
-#if !__has_include(<catch2/catch_all.hpp>)
-#define CATCH_CONFIG_MAIN
+// The tests' main function, compiled once. A program in which a test could not run for want of data, and nothing failed, ends with an exit
+// status of its own, which ctest shows as skipped.
+#if __has_include(<catch2/catch_session.hpp>)
+#include <catch2/catch_session.hpp>
+#else
+#define CATCH_CONFIG_RUNNER
 #include <catch2/catch.hpp>
 #endif
+
+#include "support/shared_data.hpp"
+
+int main(int argument_count, char** arguments) {
+  const int result = Catch::Session().run(argument_count, arguments);
+  return result == 0 && test_support::data_was_missing() ? test_support::skipped_status : result;
+}

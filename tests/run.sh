@@ -14,8 +14,8 @@ Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), b
                  sanitize    under the address and undefined-behaviour sanitizers
   --no-install   look for no packages and install none: CMake says what it misses
 
-Golden data and real models in ../shared (or where IMPLICIT_ATTENTION_SHARED says) are used where they are.
-Afterwards, one room or test again:  ctest --preset test -R layers
+Golden data and trained models are used if they are in ../shared or where IMPLICIT_ATTENTION_SHARED points.
+To run one room or test again:  ctest --preset test -R layers
 USAGE
 }
 
@@ -39,7 +39,7 @@ if [ "$install" = yes ]; then install_packages "${parts[@]}"; fi
 shared="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}"
 begin=$SECONDS
 if ! run_preset "$preset"; then
-  die "It failed, after $(took $((SECONDS - begin))); the reason stands above."
+  die "Failed after $(took $((SECONDS - begin))); the reason is above."
 fi
 if [ ! -d "$shared" ]; then
   say "Without golden data and real models ($shared is not there): the tests that need them did nothing. IMPLICIT_ATTENTION_SHARED names another place."

@@ -1,4 +1,4 @@
-# What tests/run.sh, examples/run.sh, benchmarks/run.sh and .ci/run share: finding and installing what is missing, building by preset.
+# Shared by tests/run.sh, examples/run.sh, benchmarks/run.sh and .ci/run: finding and installing what is missing, building by preset.
 # Sourced; sets `root` and moves there.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -10,7 +10,7 @@ die() {
   printf '%s\n' "$*" >&2
   exit 1
 }
-# Seconds as a person says them: 42 s, 3 min 05 s.
+# Seconds for people: 42 s, 3 min 05 s.
 took() {
   if [ "$1" -lt 60 ]; then printf '%d s' "$1"; else printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); fi
 }
@@ -43,7 +43,7 @@ have_cmake() { # 3.23 or newer
   [ "${version% *}" -gt 3 ] || { [ "${version% *}" -eq 3 ] && [ "${version#* }" -ge 23 ]; }
 }
 
-# missing_packages PARTS...: the Debian names of what is not here, for any of: build tests examples benchmarks clang.
+# missing_packages PARTS...: the Debian names of what is not installed, for any of: build tests examples benchmarks clang.
 missing_packages() {
   local part
   for part in "$@"; do
@@ -54,6 +54,8 @@ missing_packages() {
         have ninja || have make || echo ninja-build
         have_header eigen3/Eigen/Core Eigen/Core || echo libeigen3-dev
         have_header nlohmann/json.hpp || echo nlohmann-json3-dev
+        have_header pcre2.h || echo libpcre2-dev
+        have_header utf8proc.h || echo libutf8proc-dev
         ;;
       tests) have_header catch2/catch.hpp catch2/catch_all.hpp || echo catch2 ;;
       examples)
@@ -69,24 +71,24 @@ missing_packages() {
   done
 }
 
-# install_packages PARTS...: nothing where everything is here; apt-get where there is one; else the names, and the end.
+# install_packages PARTS...: installs what is missing by apt-get; without apt-get prints the names and exits.
 install_packages() {
   local missing log as_root=()
   missing="$(missing_packages "$@" | sort -u | tr '\n' ' ')"
   missing="${missing% }"
   if [ -z "$missing" ]; then return 0; fi
   local by_hand="Please install, under the names your system has for them (these are Debian's): $missing"
-  have apt-get || die "Missing: $missing. This is no Debian or Ubuntu, so nothing was installed. $by_hand
+  have apt-get || die "Missing: $missing. This is not Debian or Ubuntu, so nothing was installed. $by_hand
 (If they are here where this script does not look, set CMAKE_PREFIX_PATH, or pass --no-install.)"
   if [ "$(id -u)" -ne 0 ]; then
-    have sudo || die "Missing: $missing. Neither root nor sudo is at hand, so nothing was installed. $by_hand"
+    have sudo || die "Missing: $missing. Installing needs root or sudo, so nothing was installed. $by_hand"
     if [ -t 0 ]; then as_root=(sudo); else as_root=(sudo -n); fi
   fi
   say "Installing $missing"
   log="$(mktemp)"
   local begin=$SECONDS
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -o Dpkg::Use-Pty=0)
-  # Lists may be old or partly out of reach and still hold what is needed: only the installation decides.
+  # Package lists may be old or partly unreachable and still suffice: only the installation decides.
   "${apt[@]}" update </dev/null >"$log" 2>&1 || true
   # shellcheck disable=SC2086
   if ! "${apt[@]}" install --no-install-recommends $missing </dev/null >>"$log" 2>&1; then
@@ -104,7 +106,7 @@ install_packages() {
 }
 
 # --- Building ----------------------------------------------------------------------------------------------------------
-# As many jobs as cores, but no more than memory has room for: a file full of Eigen takes up to 1.5 GiB.
+# As many jobs as cores, as far as memory allows: compiling one file takes up to 1.5 GiB.
 job_count() {
   local cores memory
   cores="$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)"

@@ -1,4 +1,4 @@
-// Small fixed cases whose instructions are counted (instructions.sh). Everything is the same in every run: no clock, no thread, no address.
+// Small fixed cases whose instructions are counted (instructions.sh). Deterministic: nothing depends on clocks, threads or addresses.
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -12,7 +12,7 @@ namespace {
 
 using namespace benchmarks;
 
-/// Only what runs in here is counted: valgrind is told this function's name. Twice, so that first-time costs weigh little.
+/// Only what runs in here is counted: valgrind is given this function's name. The work runs twice, so that first-time costs weigh little.
 __attribute__((noinline)) void counted_work(const std::function<void()>& work) {
   work();
   work();
@@ -23,7 +23,7 @@ struct Case {
   std::function<void(const std::function<void(std::function<void()>)>&)> run;
 };
 
-/// An operator and all the memory that its results go to.
+/// An operator and the memory for its results.
 struct Prepared {
   RunLayer layer;
   Operator attention;

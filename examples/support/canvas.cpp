@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
+#include <set>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 
@@ -15,6 +19,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 
+#include "terminal.hpp"
 #include "text.hpp"
 
 namespace implicit_attention::examples {
@@ -46,6 +51,35 @@ std::string find_font(bool bold) {
         "or name a .ttf file in IMPLICIT_ATTENTION_FONT");
 }
 
+/// Other fonts of this machine, for characters that DejaVu Sans lacks: those in the usual folders, upright and regular ones first.
+std::vector<std::string> other_fonts() {
+  namespace fs = std::filesystem;
+  std::vector<std::string> folders{"/usr/share/fonts", "/usr/local/share/fonts", "/opt/homebrew/share/fonts", "/Library/Fonts",
+                                   "/System/Library/Fonts"};
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0')
+    for (const char* below : {"/.local/share/fonts", "/.fonts", "/Library/Fonts"}) folders.push_back(std::string(home) + below);
+  if (const char* given = std::getenv("IMPLICIT_ATTENTION_FONT_FOLDER"); given != nullptr && *given != '\0') folders = {given};
+  constexpr std::size_t most = 5000;
+  std::vector<std::string> paths;
+  for (const std::string& folder : folders) {
+    std::error_code ignored;
+    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, ignored);
+    for (; !ignored && entry != fs::recursive_directory_iterator() && paths.size() < most; entry.increment(ignored)) {
+      const std::string ending = entry->path().extension().string();
+      if (ending == ".ttf" || ending == ".otf" || ending == ".ttc" || ending == ".otc") paths.push_back(entry->path().string());
+    }
+  }
+  const auto unusual = [](const std::string& path) {
+    int count = path.find("Sans") == std::string::npos ? 1 : 0;
+    for (const char* word : {"Bold", "Italic", "Oblique", "Mono", "Light", "Thin", "Black", "Condensed"})
+      count += path.find(word) != std::string::npos ? 2 : 0;
+    return count;
+  };
+  std::sort(paths.begin(), paths.end(),
+            [&](const std::string& a, const std::string& b) { return unusual(a) != unusual(b) ? unusual(a) < unusual(b) : a < b; });
+  return paths;
+}
+
 }  // namespace
 
 struct Fonts::Faces {
@@ -75,11 +109,21 @@ struct Fonts::Faces {
     const int quarter_pixels = static_cast<int>(std::lround(style.size * 4));
     const auto key = std::make_pair(std::make_pair(quarter_pixels, style.bold), point);
     if (const auto known = glyphs.find(key); known != glyphs.end()) return known->second;
-    FT_Face font = sized(style);
+    FT_Face font = face[style.bold ? 1 : 0];
     Glyph made;
     made.index = FT_Get_Char_Index(font, point);
+    FT_UInt index = made.index;  // made.index is for kerning, which is within the first font
+    if (index == 0) {
+      if (FT_Face other = other_face(point); other != nullptr) {
+        font = other;
+        index = FT_Get_Char_Index(font, point);
+      } else {
+        missing.insert(point);
+      }
+    }
+    size(font, style);
     // Unhinted: letters keep their shape and spacing in both directions of writing.
-    if (FT_Load_Glyph(font, made.index, FT_LOAD_NO_HINTING | FT_LOAD_RENDER) == 0) {
+    if (FT_Load_Glyph(font, index, FT_LOAD_NO_HINTING | FT_LOAD_RENDER) == 0) {
       const FT_GlyphSlot slot = font->glyph;
       made.advance = static_cast<double>(slot->linearHoriAdvance) / 65536;
       made.left = slot->bitmap_left;
@@ -121,12 +165,39 @@ struct Fonts::Faces {
 
   FT_Face sized(const TextStyle& style) {
     FT_Face font = face[style.bold ? 1 : 0];
-    FT_Set_Char_Size(font, 0, static_cast<FT_F26Dot6>(std::lround(style.size * 4)) * 16, 72, 72);
+    size(font, style);
     return font;
+  }
+  static void size(FT_Face font, const TextStyle& style) {
+    FT_Set_Char_Size(font, 0, static_cast<FT_F26Dot6>(std::lround(style.size * 4)) * 16, 72, 72);
+  }
+
+  // The first of this machine's other fonts that has the character; null if none has.
+  FT_Face other_face(char32_t point) {
+    for (FT_Face known : others)
+      if (FT_Get_Char_Index(known, point) != 0) return known;
+    if (!looked) waiting = other_fonts();
+    looked = true;
+    while (next_waiting < waiting.size()) {
+      FT_Face opened = nullptr;
+      if (FT_New_Face(library, waiting[next_waiting++].c_str(), 0, &opened) != 0) continue;
+      if (!FT_IS_SCALABLE(opened)) {  // pictures of one size, as colour emoji are
+        FT_Done_Face(opened);
+        continue;
+      }
+      others.push_back(opened);
+      if (FT_Get_Char_Index(opened, point) != 0) return opened;
+    }
+    return nullptr;
   }
 
   FT_Library library = nullptr;
   std::array<FT_Face, 2> face{};
+  std::vector<FT_Face> others;  // opened so far, in the order of `waiting`
+  std::vector<std::string> waiting;
+  std::size_t next_waiting = 0;
+  bool looked = false;
+  std::set<char32_t> missing;
   std::map<std::pair<std::pair<int, bool>, char32_t>, Glyph> glyphs;
 };
 
@@ -137,6 +208,27 @@ Fonts::~Fonts() = default;
 
 double Fonts::width(std::string_view text, const TextStyle& style) const {
   return faces_->walk(text, style, [](const Faces::Glyph&, double) {});
+}
+
+std::vector<char32_t> Fonts::missing() const { return {faces_->missing.begin(), faces_->missing.end()}; }
+
+std::string missing_glyphs_note(const std::vector<char32_t>& missing) {
+  if (missing.empty()) return {};
+  constexpr std::size_t most = 8;
+  std::string list;
+  for (std::size_t k = 0; k < std::min(most, missing.size()); ++k) {
+    std::array<char, 16> number{};
+    std::snprintf(number.data(), number.size(), "U+%04X", static_cast<unsigned>(missing[k]));
+    list += message(list.empty() ? "" : ", ", visible(utf8(missing[k])), " (", number.data(), ")");
+  }
+  if (missing.size() > most) list += message(" and ", missing.size() - most, " more");
+  return message("No font here has ", list,
+                 ": drawn as boxes. Install a font that does (Debian, Ubuntu: fonts-noto-core, fonts-noto-cjk, fonts-symbola), "
+                 "or name one in IMPLICIT_ATTENTION_FONT.");
+}
+
+void warn_of_missing_glyphs(const char* program, const std::vector<char32_t>& missing) {
+  if (!missing.empty()) print(message(program, ": ", missing_glyphs_note(missing), "\n"), terminal_of(stderr), stderr);
 }
 
 std::string Fonts::shorten(std::string_view text, const TextStyle& style, double pixels) const {

@@ -1,4 +1,4 @@
-// A picture in memory: rectangles, anti-aliased text, and the way to a PNG file. Pixels, origin at the top left.
+// A picture in memory: rectangles, anti-aliased text, writing as PNG. Pixels, origin at the top left.
 // Drawn at twice the density of a screen's nominal pixels, so that text stays crisp where a page shows it at half size.
 #pragma once
 
@@ -23,6 +23,7 @@ enum class Anchor { begin, middle, end };
 
 /// DejaVu Sans (regular and bold) through FreeType: wide coverage of scripts, and in every distribution. Found through the environment
 /// variable IMPLICIT_ATTENTION_FONT (a .ttf or .otf file) or at the usual places; fails (file) naming the package where there is none.
+/// Characters that it lacks come from this machine's other fonts (those in IMPLICIT_ATTENTION_FONT_FOLDER alone, if that is set).
 class Fonts {
  public:
   Fonts();
@@ -35,6 +36,8 @@ class Fonts {
   [[nodiscard]] std::string shorten(std::string_view text, const TextStyle& style, double pixels) const;
   /// `text` broken at spaces into lines at most `pixels` wide (a longer word gets a line of its own); line ends in it are kept.
   [[nodiscard]] std::vector<std::string> wrap(std::string_view text, const TextStyle& style, double pixels) const;
+  /// The characters met so far that no font here has.
+  [[nodiscard]] std::vector<char32_t> missing() const;
 
  private:
   friend class Canvas;
@@ -70,6 +73,11 @@ class Canvas {
 
 /// The distance from the middle of a line of text down to its baseline, so that it stands centred on a point.
 [[nodiscard]] inline double centre_drop(const TextStyle& style) { return 0.355 * style.size; }
+
+/// A sentence that names characters which no font had; empty if there are none.
+[[nodiscard]] std::string missing_glyphs_note(const std::vector<char32_t>& missing);
+/// Says it on stderr, if there are any.
+void warn_of_missing_glyphs(const char* program, const std::vector<char32_t>& missing);
 
 /// `text` with a typographer's minus sign.
 [[nodiscard]] std::string with_minus(std::string_view text);

@@ -24,21 +24,26 @@ int complain(const std::string& program, const std::string& what) {
   return 2;
 }
 
+[[noreturn]] void no_list(std::string_view option, std::string_view text) {
+  raise(ErrorKind::value, message(option, ": \"", printable(text, 60), "\" is no list of numbers, expected for example 0,5-7"));
+}
+
 // One index of a list, or an error that shows what a list looks like.
 Index parse_index(std::string_view option, std::string_view digits, std::string_view text) {
   Index value = 0;
   const char* const end = digits.data() + digits.size();
   const auto read = std::from_chars(digits.data(), end, value);
-  if (read.ec == std::errc::result_out_of_range) raise(ErrorKind::value, message(option, ": ", digits, " is too large a number"));
-  if (read.ec != std::errc() || read.ptr != end || digits.front() == '-')
-    raise(ErrorKind::value, message(option, ": \"", text, "\" is no list of numbers, expected for example 0,5-7"));
+  if (read.ec == std::errc::result_out_of_range)
+    raise(ErrorKind::value, message(option, ": ", printable(digits, 60), " is too large a number"));
+  if (read.ec != std::errc() || read.ptr != end || digits.front() == '-') no_list(option, text);
   return value;
 }
 
+constexpr std::string_view blank = " \t\r\n";
+
 std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
-  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
-  return text;
+  const std::size_t begin = text.find_first_not_of(blank);
+  return begin == std::string_view::npos ? std::string_view() : text.substr(begin, text.find_last_not_of(blank) + 1 - begin);
 }
 
 /// Breaks the options' descriptions into lines that a terminal has room for.
@@ -82,20 +87,25 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 
 std::vector<Index> parse_index_list(std::string_view option, std::string_view text) {
   constexpr Index most = 10'000'000;  // of a range: longer ones are mistakes, and would fill the memory before anything can say so
+  std::string_view rest = trimmed(text);
+  if (rest.size() >= 2 && rest.front() == '[' && rest.back() == ']') rest = trimmed(rest.substr(1, rest.size() - 2));
   std::vector<Index> list;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string_view part = trimmed(text.substr(begin, end - begin));
+  for (bool more = true; more;) {
+    const std::size_t end = std::min(rest.find_first_of(", \t\r\n"), rest.size());
+    const std::string_view part = rest.substr(0, end);
     const std::size_t dash = part.find('-', 1);
-    if (part.empty()) raise(ErrorKind::value, message(option, ": \"", text, "\" is no list of numbers, expected for example 0,5-7"));
+    if (part.empty()) no_list(option, text);
     const Index first = parse_index(option, part.substr(0, dash), text);
     const Index last = dash == std::string_view::npos ? first
                        : part.size() == dash + 1      ? -1
                                                       : parse_index(option, part.substr(dash + 1), text);
     if (last < first || last - first >= most)
       raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
-    for (Index index = first; index <= last; ++index) list.push_back(index);
-    begin = end + 1;
+    for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);
+    rest.remove_prefix(end);
+    more = !rest.empty();
+    rest = trimmed(rest);  // white space separates, and may stand around a comma
+    if (rest.starts_with(',')) rest = trimmed(rest.substr(1));
   }
   return list;
 }

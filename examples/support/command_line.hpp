@@ -1,4 +1,4 @@
-// What the command lines share: lists of indices, files that hold tensors, outputs, and mistakes said in one line.
+// What the command lines share: lists of indices, files of tensors, outputs, and errors of one line.
 #pragma once
 
 #include <functional>
@@ -21,16 +21,17 @@ namespace implicit_attention::examples {
 /// stderr and exit status 2; `--help` prints the help and gives 0.
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work);
 
-/// `0,5-7` as 0, 5, 6, 7. Fails (value) on anything else, naming `option`.
+/// `0,5-7` as 0, 5, 6, 7; white space separates as commas do, and brackets may stand around. Fails (value) on anything else, naming
+/// `option`.
 [[nodiscard]] std::vector<Index> parse_index_list(std::string_view option, std::string_view text);
 /// `all`, `last`, or a list as above.
 [[nodiscard]] Indices parse_indices(std::string_view option, std::string_view text);
 /// The names of `--reduce` but `none`: mean, mean-abs, mean-positive.
 [[nodiscard]] ReductionKind parse_reduction(std::string_view text);
-/// How a picture or a table calls a reduced map: `mean of |attention| over channels`.
+/// The name of a reduced map in pictures and tables: `mean of |attention| over channels`.
 [[nodiscard]] std::string reduction_text(ReductionKind kind);
 
-/// The ending of an output file, after a look at whether it can be written at all: before any work is done. Fails (value) unless it is
+/// The ending of an output file. Checks before any work whether the file can be written. Fails (value) unless it is
 /// one of `endings`, (file) where its folder is missing.
 [[nodiscard]] std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings);
 

@@ -1,4 +1,4 @@
-// A text in a model that is to be taken apart: as a whole, without some of its words, under noise, in another model.
+// A text in a model, run as a whole, without some of its words, under noise, or in another model.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/metrics/infidelity.hpp>
 #include <implicit_attention/metrics/scores.hpp>
@@ -17,8 +17,7 @@
 
 namespace implicit_attention::examples {
 
-inline constexpr double noise_radius = 0.02;    // captum's default for sensitivity
-inline constexpr Index integration_steps = 16;  // Gauss-Legendre points
+inline constexpr double noise_radius = 0.02;  // captum's default for sensitivity
 
 /// What the model says about a text or a part of it.
 struct Output {
@@ -30,8 +29,8 @@ struct Output {
 /// One text in one model.
 ///
 /// The model is given the few rows of its vocabulary that the text needs, under new ids: the classes are 0, 1, ... in the head, and the
-/// text's tokens are 0, 1, ... in the embedding, position by position, so that each can have a noise of its own; one more row is what
-/// stands for a token that is gone. The numbers are those of the whole vocabulary, and a run costs no more than it must.
+/// text's tokens are 0, 1, ... in the embedding, position by position, so that each can have noise of its own; one more row is what
+/// stands for a removed token. The results are those of the whole vocabulary, at the cost of a small one.
 class EvaluatedText {
  public:
   EvaluatedText(std::vector<Index> ids, Index first, Index words, const Classes& classes, Removal removal, std::optional<Index> unknown)
@@ -101,11 +100,10 @@ class EvaluatedText {
     return output;
   }
 
-  /// What the methods are to be told. Integrated gradients begin where leave-one-out ends: at the embedding of a token that is gone.
+  /// The methods' options. The baseline of integrated gradients is the embedding of a removed token, as in leave-one-out.
   [[nodiscard]] MethodOptions<float> method_options(const LanguageModel<float>& own, Terms terms, ReductionKind reduction,
                                                     std::uint64_t seed) const {
     MethodOptions<float> options;
-    options.integration_steps = integration_steps;
     options.baseline = RowVector<float>(own.parts().embedding.matrix().row(tokens()));
     options.terms = terms;
     options.reduction = reduction;

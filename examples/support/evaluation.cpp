@@ -23,7 +23,7 @@ std::string cell(const MeanInterval& interval, int decimals) {
   return fixed(interval.mean, decimals) + " ±" + fixed((interval.high - interval.low) / 2, decimals);
 }
 
-/// The mean alone: what intervals cost is not paid where they are not shown.
+/// The mean alone, without the cost of an interval.
 double plain_mean(const EvaluatedMethod& method, std::size_t metric) { return bootstrap_mean(method.values[metric], 0, 1).mean; }
 
 int decimals_of(const Evaluation& evaluation, std::size_t metric) {
@@ -33,7 +33,7 @@ int decimals_of(const Evaluation& evaluation, std::size_t metric) {
   return largest >= 100 ? 1 : largest >= 10 ? 2 : 3;
 }
 
-/// Which rows have a metric's best mean. Random scores take no part: it is no merit of theirs that shuffled weights change them.
+/// Which rows have a metric's best mean. Random scores are excluded: they change with shuffled weights anyway.
 std::vector<bool> best_rows(const Evaluation& evaluation, std::size_t metric) {
   double best = 0;
   bool any = false;
@@ -41,7 +41,7 @@ std::vector<bool> best_rows(const Evaluation& evaluation, std::size_t metric) {
   for (const EvaluatedMethod& method : evaluation.methods) {
     means.push_back(method.method == "random" ? std::numeric_limits<double>::quiet_NaN() : plain_mean(method, metric));
     if (std::isnan(means.back())) continue;
-    // Shuffled weights that turn an order around have changed it: there 0 is best.
+    // A negative similarity is a change as well: 0 is best.
     const bool first = !any, smaller = metric == metric_randomized ? std::abs(means.back()) < std::abs(best) : means.back() < best;
     if (first || (metric_infos()[metric].higher ? means.back() > best : smaller)) best = means.back();
     any = true;

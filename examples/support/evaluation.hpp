@@ -1,4 +1,4 @@
-// What an evaluation gives: methods by metrics over texts, and how it is read: tables in a terminal, in Markdown, and JSON.
+// The results of an evaluation, methods by metrics over texts, and how they are shown: tables in a terminal, Markdown, JSON.
 #pragma once
 
 #include <array>
@@ -36,18 +36,18 @@ enum MetricIndex : std::size_t {
 };
 [[nodiscard]] const std::array<MetricInfo, metric_count>& metric_infos();
 
-/// One row: a method, for those from attention under one formulation.
+/// One row: a method; for methods made of attention, under one formulation.
 struct EvaluatedMethod {
   std::string method;
   std::string terms;                                       ///< empty where they do not matter
   std::array<std::vector<double>, metric_count> values{};  ///< one per text; NaN where a metric is not defined for it
   std::vector<std::vector<double>> randomized{};           ///< (stages), one per text each
-  /// Of methods that share out what they explain, one per text: |explained|, and |sum of scores + bias share + baseline - explained|.
+  /// Where scores add up to what is explained, one per text: |explained|, and |sum of scores + bias share + baseline - explained|.
   std::vector<double> explained{}, gaps{};
   Index texts_with_zero_rows = 0, texts_with_constant_layers = 0;
 };
 
-/// Everything.
+/// All results of one model.
 struct Evaluation {
   std::string model, architecture, data, removal, reduce;
   std::uint64_t seed = 0;
@@ -59,13 +59,13 @@ struct Evaluation {
   [[nodiscard]] MeanInterval mean(const EvaluatedMethod& method, std::size_t metric) const;
   /// The mean of the differences a - b, text by text, with its interval.
   [[nodiscard]] MeanInterval difference(const EvaluatedMethod& a, const EvaluatedMethod& b, std::size_t metric) const;
-  /// Whether a metric is defined for any text: those of marked words are where there are some.
+  /// Whether a metric is defined for any text; metrics of marked words need texts with marks.
   [[nodiscard]] bool has(std::size_t metric) const;
   /// The row of a method and its terms; null if it is not there.
   [[nodiscard]] const EvaluatedMethod* find(const std::string& method, const std::string& terms) const;
 };
 
-/// For a terminal `width` columns wide (0: as wide as it gets): what was evaluated, tables, formulations compared, what the columns mean.
+/// For a terminal of `width` columns (0: no limit): what was evaluated, tables, formulations compared, what the columns mean.
 [[nodiscard]] std::string evaluation_text(const Evaluation& evaluation, int width);
 /// The same for a README.
 [[nodiscard]] std::string evaluation_markdown(const Evaluation& evaluation);

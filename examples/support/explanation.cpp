@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
@@ -16,14 +16,21 @@
 namespace implicit_attention::examples {
 namespace {
 
-std::vector<Method> methods_of(const ExplanationOptions& options) {
-  std::vector<Method> list;
+/// A method, and its name as it was asked for: a dated name stays on what is written.
+struct NamedMethod {
+  Method method;
+  std::string name;
+};
+
+std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
+  std::vector<NamedMethod> list;
   for (std::size_t begin = 0; begin <= options.methods.size();) {
     const std::size_t end = std::min(options.methods.find(',', begin), options.methods.size());
-    const Method named = parse_method(options.methods.substr(begin, end - begin));
-    if (std::find(list.begin(), list.end(), named) != list.end())
-      raise(ErrorKind::value, message("--method: ", method_info(named).name, " is there twice"));
-    list.push_back(named);
+    const std::string name = options.methods.substr(begin, end - begin);
+    const Method named = parse_method(name);
+    if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
+      raise(ErrorKind::value, message("--method: ", name, " is there twice"));
+    list.push_back({named, name});
     begin = end + 1;
   }
   return list;
@@ -70,16 +77,24 @@ std::string value_name(Method method, const ExplanationOptions& options, const M
       return "row of the rollout of " + map;
     case Method::gradient:
       return "row of the rollout of gradient times attention, where positive";
-    case Method::gradient_2403_01590:
+    case Method::gradient_mean:
       return "rollout of mean gradient times mean attention";
-    case Method::gradient_2405_16504:
+    case Method::gradient_maximum:
       return "rollout of attention times the largest gradient of each token";
     case Method::relevance:
       return "share of " + logit;
+    case Method::vector_rollout:
+      return "share of " + logit + ", attention held";
+    case Method::relevance_attention:
+      return "what attention moves of " + logit + ", mean over layers";
     case Method::gradient_x_input:
       return "gradient times embedding";
     case Method::integrated_gradients:
-      return "share of " + logit + ", from embeddings of zero on";
+      return "share of " + logit + ", from " +
+             (options.baseline == "zero"   ? std::string("embeddings of zero")
+              : options.baseline == "mean" ? std::string("the mean embedding")
+                                           : "the embedding of " + options.baseline) +
+             " on";
     case Method::leave_one_out:
       return std::string(how.removal == Removal::replace ? "what <unk>" : "what a zero embedding") + " in its place takes from " + logit;
     case Method::random:
@@ -90,14 +105,16 @@ std::string value_name(Method method, const ExplanationOptions& options, const M
 
 template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
-  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(directory, options.sequence.tokenizer);
-  const LanguageModel<Scalar>& model = loaded.model;
   Explanation explanation;
+  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
+      directory, options.sequence.tokenizer, [&](const Tokenizer& opened) { explanation.ids = sequence_ids(options.sequence, opened); });
+  loaded.tokenizer.check(explanation.ids);
+  const LanguageModel<Scalar>& model = loaded.model;
   explanation.directory = directory;
   explanation.architecture = architecture_text(model.name());
   explanation.separator = separator_of(loaded.tokenizer);
   explanation.layers = model.layer_count();
-  explanation.ids = sequence_ids(options.sequence, loaded.tokenizer);
+  explanation.subwords = loaded.tokenizer.kind() == TokenizerKind::subwords;
   explanation.labels = loaded.tokenizer.labels(explanation.ids);
   explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
   const Index position = single_position(options, static_cast<Index>(explanation.ids.size()));
@@ -105,7 +122,7 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     raise(ErrorKind::value,
           message("--layer: ", *options.layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", directory));
 
-  const std::vector<Method> methods = methods_of(options);
+  const std::vector<NamedMethod> methods = methods_of(options);
   const Index loops = 4 * model.layer_count();
   Work work(message(explanation.architecture, " reads"), 1 + static_cast<Index>(methods.size()));
   work.begin_piece(loops);
@@ -127,20 +144,25 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
   how.terms = Terms::parse(options.terms);
   how.reduction = parse_reduction(options.reduce);
   how.layer = options.layer;
+  how.integration_steps = options.steps;
+  if (options.baseline == "mean")
+    how.baseline = RowVector<Scalar>(model.parts().embedding.matrix().colwise().mean());
+  else if (options.baseline != "zero")
+    how.baseline = RowVector<Scalar>(model.parts().embedding.matrix().row(named_token("--baseline", options.baseline, loaded.tokenizer)));
 
-  if (const std::optional<Index> unknown = loaded.tokenizer.vocabulary().id("<unk>")) {
+  if (const std::optional<Index> unknown = loaded.tokenizer.find("<unk>")) {
     how.removal = Removal::replace;
     how.replacement = *unknown;
   }
-  for (const Method method : methods) {
+  for (const auto& [method, asked_name] : methods) {
     const MethodName& info = method_info(method);
-    how.with_map = options.maps && info.from_attention;
+    how.with_map = options.maps && info.has_map;
     work.begin_piece(method == Method::leave_one_out          ? 1
-                     : method == Method::integrated_gradients ? how.integration_steps * 2 * loops
+                     : method == Method::integrated_gradients ? (how.integration_steps > 0 ? how.integration_steps : 49) * 2 * loops
                                                               : 2 * loops);
     const Attribution<Scalar> attribution = explainer.explain(method, target, how);
     Answer answer;
-    answer.method = info.name;
+    answer.method = asked_name;
     answer.value_name = value_name(method, options, how);
     answer.about_target = about_target(method);
     answer.from_attention = info.from_attention;
@@ -152,18 +174,27 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     answer.baseline = static_cast<double>(attribution.baseline);
     answer.conserves = method == Method::relevance;
     answer.integrates = method == Method::integrated_gradients;
+    answer.points = attribution.points;
+    answer.converged = attribution.converged;
+    answer.untreated = attribution.untreated;
     answer.zero_rows = static_cast<Index>(attribution.zero_rows.size());
     answer.constant_layers = static_cast<Index>(attribution.constant_layers.size());
     explanation.answers.push_back(std::move(answer));
   }
   if (options.gradients) {
+    // A layer's first mixer is layerN.y; one beside it is named by its kind. A layer that mixes no tokens has none.
     const BackwardPass<Scalar>& backward_pass = explainer.gradients(target);
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
-      const Array<Scalar> y = model.layer_pass(explainer.pass(), layer, forward.executor).y();
-      explanation.gradients.push_back({message("layer", layer, ".y"), y.matrix().template cast<double>()});
-      explanation.gradients.push_back(
-          {message("layer", layer, ".grad_y"), backward_pass.layers[static_cast<std::size_t>(layer)].y.matrix().template cast<double>()});
+      const LayerPass<Scalar> layer_pass = model.layer_pass(explainer.pass(), layer, forward.executor, false);
+      for (std::size_t index = 0; index < layer_pass.mixers.size(); ++index) {
+        const MixerRun<Scalar>& mixer = layer_pass.mixers[index];
+        const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
+        const Array<Scalar>& gradient = backward_pass.layers[static_cast<std::size_t>(layer)].mixers_y[index];
+        explanation.gradients.push_back({message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
+        explanation.gradients.push_back({message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
+      }
     }
+    explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});
   }
   explanation.position = target.position;
   explanation.target = target.token;
@@ -183,9 +214,9 @@ std::string attribution_method_names() {
 void check_question(const ExplanationOptions& options) {
   (void)Terms::parse(options.terms);
   (void)parse_indices("--position", options.position);
-  for (const Method method : methods_of(options))
-    if (options.layer && method != Method::raw)
-      raise(ErrorKind::value, message("--layer: ", method_info(method).name, " goes through all layers; raw can look at one"));
+  for (const NamedMethod& named : methods_of(options))
+    if (options.layer && named.method != Method::raw)
+      raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw can look at one"));
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {

@@ -1,4 +1,4 @@
-// A language model's answer to a text, and why: what `explain` shows and writes. All numbers in double, whatever they were computed in.
+// A language model's answer to a text, and why: what `explain` shows and writes. All numbers in double.
 #pragma once
 
 #include <limits>
@@ -12,21 +12,23 @@
 
 namespace implicit_attention::examples {
 
-/// What is asked. The texts are as the command line has them, and are checked by `check_question`, or when the model is known.
+/// The options of a question, as on the command line. `check_question` checks what it can without a model, the rest is checked with it.
 struct ExplanationOptions {
   SequenceOptions sequence;
   std::string position = "last", target = "argmax", contrast;
   std::string methods = "raw";  ///< names with commas between
   std::string terms = "all", reduce = "mean-abs", precision = "float32";
-  std::optional<Index> layer;  ///< raw: this one alone
-  bool all_logits = false;     ///< logits at every token, not at the position alone
-  bool maps = false;           ///< the methods' maps too, where they have one
-  bool gradients = false;      ///< every layer's output and its gradient too
+  std::optional<Index> layer;     ///< raw: this one alone
+  std::string baseline = "zero";  ///< integrated gradients: zero, mean (of the embeddings), or a token by its id or name
+  Index steps = 0;                ///< integrated gradients: this many even points; 0: as many as it takes
+  bool all_logits = false;        ///< logits at every token, not at the position alone
+  bool maps = false;              ///< the methods' maps too, where they have one
+  bool gradients = false;         ///< every layer's output and its gradient too
 };
 
 /// The names of all methods, `raw|rollout|...`.
 [[nodiscard]] std::string attribution_method_names();
-/// Finds what is wrong with the options before a model is read. Fails (value).
+/// Checks the options before a model is read. Fails (value).
 void check_question(const ExplanationOptions& options);
 
 struct Prediction {
@@ -35,7 +37,7 @@ struct Prediction {
   double probability = 0;
 };
 
-/// What one method says.
+/// The answer of one method.
 struct Answer {
   std::string method, value_name;  ///< its name, and what its numbers are
   bool about_target = false;       ///< whether it explains one logit, and not the position alone
@@ -43,10 +45,13 @@ struct Answer {
   std::vector<double> scores;      ///< one per token
   Matrix<double> map;              ///< (tokens, tokens), or empty
   double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0, baseline = 0;  ///< as in Attribution
-  bool conserves = false;     ///< whether scores and bias_share sum to `explained`
-  bool integrates = false;    ///< whether scores and baseline do, but for the error of an integral
-  Index zero_rows = 0;        ///< rows of a rollout that could not be divided
-  Index constant_layers = 0;  ///< layers whose map or gradient could not be stretched to 0..1
+  bool conserves = false;              ///< whether scores and bias_share sum to `explained`
+  Index points = 0;                    ///< gradients that an integral took
+  std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for
+  bool converged = true;               ///< whether it is complete to its tolerance
+  bool integrates = false;             ///< whether scores and baseline do, up to the error of a quadrature
+  Index zero_rows = 0;                 ///< rows of a rollout that could not be divided
+  Index constant_layers = 0;           ///< layers whose map or gradient could not be rescaled to 0..1
 };
 
 /// A tensor of a layer under its name.
@@ -62,6 +67,7 @@ struct Explanation {
   std::string target_text;  ///< what methods with a target explain: `the logit of "positive"`
   std::vector<Index> ids;
   std::vector<std::string> labels;
+  bool subwords = false;                ///< labels may be pieces of words, so that ids are worth showing beside them
   Matrix<double> logits;                ///< (tokens, vocabulary), or (1, vocabulary)
   std::vector<Prediction> predictions;  ///< the likeliest first
   std::vector<Answer> answers;          ///< in the order asked for

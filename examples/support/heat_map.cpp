@@ -204,6 +204,7 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
   drawn.width = canvas.width();
   drawn.height = canvas.height();
   drawn.notes = notes;
+  drawn.missing_glyphs = fonts.missing();
   return drawn;
 }
 

@@ -24,14 +24,14 @@ struct Panel {
   std::vector<std::string> row_labels;     ///< one per row (UTF-8), or none: row numbers are shown instead
   std::vector<std::string> column_labels;  ///< one per column, or none
   std::vector<Index> row_tokens;           ///< which token each row stands for, where rows were selected; empty: row i is token i
-  bool causal = true;                      ///< leave the part after the diagonal blank, if it holds nothing but zeros and the map has
+  bool causal = true;                      ///< leave the part after the diagonal blank, if it holds only zeros and the map has
                                            ///< a diagonal (is square, or names its row_tokens)
 };
 
 /// A picture: panels in a grid, their scale(s), and words.
 struct HeatMap {
   std::string title;                      ///< the first line
-  std::string caption;                    ///< a line or more below, before the notes the drawing adds by itself
+  std::string caption;                    ///< a line or more below, before the notes that the drawing adds
   std::vector<Panel> panels;              ///< at least one
   std::string row_axis = "query token";   ///< what the rows are
   std::string column_axis = "key token";  ///< what the columns are
@@ -42,7 +42,7 @@ struct HeatMap {
   Index panels_per_row = 0;               ///< 0: chosen for a picture not much wider than high
 };
 
-/// What was drawn, for those who want to find their way on the picture (tests, captions). Pixels, origin at the top left.
+/// What was drawn and where, for tests and captions. Pixels, origin at the top left.
 struct DrawnPanel {
   int left = 0, top = 0, width = 0, height = 0;  ///< the cells' rectangle
   Index rows = 0, columns = 0;                   ///< cells drawn: fewer than the matrix has where it was averaged down
@@ -54,7 +54,8 @@ struct DrawnPanel {
 struct DrawnHeatMap {
   int width = 0, height = 0;
   std::vector<DrawnPanel> panels;
-  std::string notes;  ///< what the drawing says below the caption: averaging, missing numbers
+  std::string notes;                     ///< what the drawing says below the caption: averaging, missing numbers
+  std::vector<char32_t> missing_glyphs;  ///< characters that no font had
 };
 
 /// Draws `map` and writes it to `path` as an RGB PNG, through a temporary file beside it that is renamed when whole.

@@ -46,9 +46,9 @@ struct PanelPlan {
 void check_heat_map(const HeatMap& map);
 /// A panel's cells and labels. `aim` and `most`: the length its sides should have and may have, pixels.
 [[nodiscard]] PanelPlan plan_panel(const Fonts& fonts, const Panel& panel, int aim, int most);
-/// The scale of each panel, or the one of all. A map of nothing but zeros gets the scale [0, 1].
+/// The scale of each panel, or the one of all. A map of zeros gets the scale [0, 1].
 void choose_scales(const HeatMap& map, std::vector<PanelPlan>& plans);
-/// What the picture says by itself: averaging, the square root, missing numbers.
+/// Notes that the picture adds: averaging, the square root, missing numbers.
 [[nodiscard]] std::string notes_of(const HeatMap& map, const std::vector<PanelPlan>& plans);
 /// The text at a row or a column, cut to fit.
 [[nodiscard]] std::string label_of(const Fonts& fonts, const PanelPlan& plan, bool row, Index i);

@@ -19,7 +19,7 @@ namespace implicit_attention::examples {
 namespace {
 
 std::optional<Index> label_token(const std::string& label, const Tokenizer& tokenizer) {
-  if (const std::optional<Index> named = tokenizer.vocabulary().id(label)) return named;
+  if (const std::optional<Index> named = tokenizer.find(label)) return named;
   Index id = 0;
   const char* const end = label.data() + label.size();
   const auto read = std::from_chars(label.data(), end, id);
@@ -92,7 +92,7 @@ Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& toke
   for (const LabelledText& text : texts) first_lines.emplace(text.label, text.line);
   const bool binary =
       std::all_of(first_lines.begin(), first_lines.end(), [](const auto& entry) { return entry.first == "0" || entry.first == "1"; });
-  const std::optional<Index> negative = tokenizer.vocabulary().id("negative"), positive = tokenizer.vocabulary().id("positive");
+  const std::optional<Index> negative = tokenizer.find("negative"), positive = tokenizer.find("positive");
   if (binary && negative && positive) return {{"0", "1"}, {*negative, *positive}};
   Classes classes;
   for (const auto& [label, line] : first_lines) {

@@ -1,4 +1,4 @@
-// Texts with labels, one a line, and the tokens of a vocabulary that the labels are.
+// Texts with labels, one per line, and the tokens of the vocabulary that stand for the labels.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace implicit_attention::examples {
 
-/// One line of a file: `label<tab or space>text`, and behind another tab, where people have marked the words that give the label, which:
-/// `0,5-7`, from 0.
+/// One line of a file: `label<tab or space>text`, then optionally a tab and the words that people marked as the reason for the label, such
+/// as `0,5-7`, counted from 0.
 struct LabelledText {
   std::string label, text, marks;
   Index line = 0;  ///< from 1
@@ -22,10 +22,10 @@ struct LabelledText {
 /// `limit` of the texts, drawn by `seed`, in the order of the file; all of them if they are no more.
 [[nodiscard]] std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limit, std::uint64_t seed);
 
-/// The marks of a text of so many words, one flag each; empty where it has none. Fails, naming the line, on a word that is not there.
+/// The marks of a text of `words` words, one flag each; empty where it has none. Fails, naming the line, on a word that is not there.
 [[nodiscard]] std::vector<bool> marked_words(const std::string& path, const LabelledText& text, Index words);
 
-/// What a text can be: the labels, and the token that a model says for each.
+/// The classes: the labels, and the token with which a model answers each.
 struct Classes {
   std::vector<std::string> labels;
   std::vector<Index> tokens;

@@ -1,41 +1,103 @@
 #include "model_input.hpp"
 
+#include <array>
+#include <cerrno>
+#include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/config.hpp>
-#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/npy_reader.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 
 #include "command_line.hpp"
 
 namespace implicit_attention::examples {
 
-template <Real Scalar>
-LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer) {
+namespace {
+
+/// All of a stream. A pipe has no size to be asked for.
+std::string read_all(std::FILE* stream, const std::string& name) {
+  std::string bytes;
+  std::array<char, 65536> block{};
+  for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) bytes.append(block.data(), count);
+  if (std::ferror(stream) != 0) raise(ErrorKind::file, message(name, " cannot be read"));
+  return bytes;
+}
+
+/// What an option's value stands for: itself, `@FILE`, or `-`. `@@` is one @ and no file.
+std::string option_value(const std::string& option, const std::string& given) {
+  if (given == "-") return read_all(stdin, "standard input");
+  if (!given.starts_with('@')) return given;
+  if (given.starts_with("@@")) return given.substr(1);
+  const std::string path = given.substr(1);
   std::error_code ignored;
-  if (!std::filesystem::is_directory(directory, ignored))
-    raise(ErrorKind::file, message("--model: there is no folder ", directory, ", expected one with config.json and model.safetensors"));
-  const SafetensorsSource<Scalar> source(directory);
-  LanguageModel<Scalar> model = load_language_model<Scalar>(source, read_configuration(directory));
-  std::optional<TokenizerKind> kind;
-  if (!tokenizer.empty()) kind = tokenizer_kind(tokenizer);
-  Tokenizer opened = Tokenizer::open(directory, model.vocabulary(), kind);
+  if (std::filesystem::is_directory(path, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file"));
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file)
+    raise(ErrorKind::file, message(option, ": ", path, " cannot be opened: ", std::generic_category().message(errno),
+                                   " (text that begins with @ is written with two)"));
+  return read_all(file.get(), path);
+}
+
+/// Text from elsewhere: without a byte order mark, and without the line end that editors put behind the last line.
+std::string text_of(const std::string& given) {
+  std::string text = option_value("--text", given);
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF")) raise(ErrorKind::value, "--text: the text is UTF-16, expected UTF-8");
+  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
+  const bool literal = given != "-" && (!given.starts_with('@') || given.starts_with("@@"));
+  if (!literal && text.ends_with('\n')) text.pop_back();
+  if (!literal && text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
+std::vector<Index> tokens_of(const std::string& given) {
+  const std::string text = option_value("--tokens", given);
+  if (is_npy(text)) return parse_npy_integers(text, "--tokens");
+  return parse_index_list("--tokens", std::string_view(text).substr(text.starts_with("\xEF\xBB\xBF") ? 3 : 0));
+}
+
+}  // namespace
+
+template <Real Scalar>
+LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer,
+                                              const std::function<void(const Tokenizer&)>& before_weights) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(directory, ignored))
+    raise(ErrorKind::file, message("--model: there is no file or folder ", directory,
+                                   ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
+  const Configuration& configuration = checkpoint.configuration;
+  Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
+  if (!opened.decided() && configuration.integer({"vocab_size"}) == Index{256}) opened.fit(256);
+  const bool decided = opened.decided();
+  if (decided) before_weights(opened);
+  LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, configuration);
+  opened.fit(model.vocabulary());
+  if (!decided) before_weights(opened);
   return {directory, std::move(model), std::move(opened)};
 }
 template struct LoadedModel<float>;
 template struct LoadedModel<double>;
 
+void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
+  app.add_option("--tokenizer", tokenizer,
+                 "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt or vocab.json")
+      ->option_text("FILE|DIR|bytes|symbols|words");
+}
+
 void add_sequence_options(CLI::App& app, SequenceOptions& options) {
-  app.add_option("--text", options.text, "what the model reads, as text")->option_text("TEXT");
-  app.add_option("--tokens", options.tokens, "what the model reads, as token ids: 1,2,3")->option_text("IDS");
-  app.add_option("--tokenizer", options.tokenizer, "how text becomes tokens; without it, by what the directory holds")
-      ->check(CLI::IsMember({"bytes", "symbols", "words"}))
-      ->option_text("bytes|symbols|words");
+  app.add_option("--text", options.text, "what the model reads, as text; @FILE: what a file holds, -: standard input")
+      ->option_text("TEXT|@FILE|-");
+  app.add_option("--tokens", options.tokens, "what the model reads, as token ids: 1,2,3 or [1, 2, 3]; @FILE (.npy too), -: standard input")
+      ->option_text("IDS|@FILE|-");
+  add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before the others, for example \"<cls>\"; may be repeated")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
@@ -51,7 +113,7 @@ std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer&
   if (!options.text && !options.tokens) raise(ErrorKind::value, "there is nothing to read: expected --text \"...\" or --tokens 1,2,3");
   std::vector<Index> ids;
   for (const std::string& token : options.prepend) ids.push_back(tokenizer.id(token));
-  const std::vector<Index> middle = options.text ? tokenizer.encode(*options.text) : parse_index_list("--tokens", *options.tokens);
+  const std::vector<Index> middle = options.text ? tokenizer.encode(text_of(*options.text)) : tokens_of(*options.tokens);
   ids.insert(ids.end(), middle.begin(), middle.end());
   for (const std::string& token : options.append) ids.push_back(tokenizer.id(token));
   tokenizer.check(ids);
@@ -66,7 +128,7 @@ std::string architecture_text(const std::string& name) {
 }
 
 std::string separator_of(const Tokenizer& tokenizer) {
-  return tokenizer.kind() == TokenizerKind::bytes || tokenizer.kind() == TokenizerKind::symbols ? "" : " ";
+  return tokenizer.kind() == TokenizerKind::words || tokenizer.kind() == TokenizerKind::none ? " " : "";
 }
 
 }  // namespace implicit_attention::examples

@@ -1,6 +1,7 @@
 // A language model and the tokens it reads, as the command lines name them: --model, --text or --tokens, --tokenizer, --prepend, --append.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,11 +17,13 @@ namespace implicit_attention::examples {
 
 /// What the options say.
 struct SequenceOptions {
-  std::optional<std::string> text, tokens;   ///< one of the two
+  std::optional<std::string> text, tokens;   ///< one of the two; `@FILE` and `-` as in their help
   std::string tokenizer;                     ///< empty: by what the model's directory holds
   std::vector<std::string> prepend, append;  ///< tokens by name, such as `<cls>`
 };
 
+/// Adds `--tokenizer` alone.
+void add_tokenizer_option(CLI::App& app, std::string& tokenizer);
 /// Adds the options to a program's.
 void add_sequence_options(CLI::App& app, SequenceOptions& options);
 
@@ -31,13 +34,15 @@ struct LoadedModel {
   LanguageModel<Scalar> model;
   Tokenizer tokenizer;
 
-  /// Reads config.json, the weights and the vocabulary; `tokenizer` as in SequenceOptions.
-  [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer);
+  /// Opens the tokenizer (as in SequenceOptions), lets `before_weights` encode with it, and reads the weights: what cannot be encoded is
+  /// said before the long work. Where only the model's size tells whether bytes are its tokens, weights come first.
+  [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer,
+                                        const std::function<void(const Tokenizer&)>& before_weights);
 };
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;
 
-/// The token ids that the options stand for.
+/// The token ids that the options stand for: `--text` and `--tokens` as they are, from a file (`@FILE`) or standard input (`-`).
 [[nodiscard]] std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer);
 
 /// What people call a model's architecture: `Mamba` for `MambaForCausalLM`.

@@ -1,4 +1,4 @@
-// A checkpoint whose weights have been shuffled, part by part from the output to the input: what the randomised-model check compares with.
+// A checkpoint whose weights have been shuffled, part by part from the output to the input: for the randomised-model check.
 #pragma once
 
 #include <charconv>
@@ -15,7 +15,7 @@
 namespace implicit_attention::examples {
 
 /// Another source's tensors, those of the layers from `first_layer` on with their entries in a random order: every tensor keeps its
-/// numbers, and so its scale and sign, and loses what they meant. A first layer of -1 shuffles all others, too: embeddings, norms, head.
+/// numbers, and so their scale and signs, in another order. A first layer of -1 shuffles all others, too: embeddings, norms, head.
 template <Real Scalar>
 class RedrawnTensors final : public TensorSource<Scalar> {
  public:
@@ -32,7 +32,7 @@ class RedrawnTensors final : public TensorSource<Scalar> {
     Matrix<Scalar> shuffled = original.matrix();
     std::uint64_t seed = seed_;
     for (const char letter : name)
-      seed = seed * 1099511628211U + static_cast<unsigned char>(letter);  // each tensor its own, at every stage the same
+      seed = seed * 1099511628211U + static_cast<unsigned char>(letter);  // another seed for each tensor, the same at every stage
     std::mt19937_64 engine(seed);
     for (Index i = shuffled.size(); i > 1; --i)
       std::swap(shuffled.data()[i - 1], shuffled.data()[engine() % static_cast<std::uint64_t>(i)]);

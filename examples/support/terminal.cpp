@@ -95,6 +95,9 @@ std::string legend(const ColourScale& scale, const TokenScores& scores, const Te
   return low + " " + bar + reset + " " + significant(scale.limit) + "  " + visible(scores.value_name) + "\n";
 }
 
+/// Text as this terminal can show it.
+std::string shown(const std::string& text, const Terminal& terminal) { return terminal.unicode ? visible(text) : ascii(visible(text)); }
+
 std::string titled(const TokenScores& scores) { return scores.title.empty() ? std::string() : visible(scores.title) + "\n"; }
 
 // A bar from an axis to the right, in eighths of a column, or with `#`.
@@ -144,6 +147,10 @@ Terminal terminal_of(std::FILE* stream) {
   return terminal_of(interactive, width, [](const char* name) -> const char* { return std::getenv(name); });
 }
 
+void print(const std::string& text, const Terminal& terminal, std::FILE* stream) {
+  std::fputs((terminal.unicode ? text : ascii(text)).c_str(), stream);
+}
+
 std::string show_tokens(const TokenScores& scores, const Terminal& terminal) {
   if (terminal.colours == ColourDepth::none) return score_table(scores, terminal);
   const ColourScale scale = scale_of(scores);
@@ -154,7 +161,7 @@ std::string show_tokens(const TokenScores& scores, const Terminal& terminal) {
   std::string out = titled(scores);
   int column = 0;
   for (std::size_t k = 0; k < scores.tokens.size(); ++k) {
-    const std::string token = visible(scores.tokens[k]);
+    const std::string token = shown(scores.tokens[k], terminal);
     const int width = display_width(token);
     const Colour colour = scale.colour(scores.scores[k]);
     if (column > 0 && column + gap + width > terminal.width) {
@@ -193,26 +200,28 @@ std::string score_table(const TokenScores& scores, const Terminal& terminal) {
     return exponent < -5 || exponent > 5 ? significant(score) : fixed(score, std::max(0, 2 - exponent));
   };
   std::vector<std::string> tokens, numbers;
-  int token_width = display_width("token"), number_width = display_width(scores.value_name);
+  const bool with_ids = scores.ids.size() == scores.tokens.size();
+  int token_width = display_width("token"), id_width = 2, number_width = display_width(scores.value_name);
   for (std::size_t k = 0; k < scores.tokens.size(); ++k) {
-    tokens.push_back(shorten(visible(scores.tokens[k]), 28));
+    tokens.push_back(shown(shorten(visible(scores.tokens[k]), 28), terminal));
     numbers.push_back(number(scores.scores[k]));
     token_width = std::max(token_width, display_width(tokens.back()));
     number_width = std::max(number_width, display_width(numbers.back()));
+    if (with_ids) id_width = std::max(id_width, display_width(message(scores.ids[k])));
   }
   const int position_width = std::max(8, static_cast<int>(message(tokens.size() - 1).size()));
-  const int room = std::clamp(terminal.width - position_width - token_width - number_width - 6, 8, 40);
+  const int room = std::clamp(terminal.width - position_width - token_width - number_width - (with_ids ? id_width + 2 : 0) - 6, 8, 40);
   const int side = diverging ? (room - 1) / 2 : room;
   const std::string axis = terminal.unicode ? "\u2502" : "|";
 
   std::string out = titled(scores) + pad("position", position_width, true) + "  " + pad("token", token_width) + "  " +
-                    pad(visible(scores.value_name), number_width, true) + "\n";
+                    (with_ids ? pad("id", id_width, true) + "  " : "") + pad(visible(scores.value_name), number_width, true) + "\n";
   for (std::size_t k = 0; k < tokens.size(); ++k) {
     const double score = scores.scores[k];
     const double columns = std::isfinite(score) ? std::min(1.0, std::abs(score) / scale.limit) * side : 0;
     const bool left = score < 0;
-    std::string line =
-        pad(message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " + pad(numbers[k], number_width, true) + "  ";
+    std::string line = pad(message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " +
+                       (with_ids ? pad(message(scores.ids[k]), id_width, true) + "  " : "") + pad(numbers[k], number_width, true) + "  ";
     if (diverging) line += pad(left ? leftward(columns, terminal.unicode) : "", side, true) + axis;
     if (!left) line += rightward(columns, terminal.unicode);
     line.resize(line.find_last_not_of(' ') + 1);

@@ -39,6 +39,7 @@ struct TokenScores {
   std::string title;                     ///< a line above; may be empty
   std::vector<std::string> tokens;       ///< as they are to be read; control characters are shown escaped, never written raw
   std::vector<double> scores;            ///< one per token
+  std::vector<Index> ids;                ///< one per token, for the table; empty: not shown
   std::string value_name = "relevance";  ///< what is measured
   Palette palette = Palette::automatic;  ///< sequential (white to orange) where no score is negative, else blue-white-red
   std::string separator = " ";           ///< between tokens in coloured text: a space for words, nothing for bytes and symbols
@@ -50,13 +51,16 @@ struct TokenScores {
 /// Position, token, score and a bar, one line each; no escape sequences.
 [[nodiscard]] std::string score_table(const TokenScores& scores, const Terminal& terminal);
 
+/// Writes `text`, in ASCII where the locale has nothing else.
+void print(const std::string& text, const Terminal& terminal, std::FILE* stream = stdout);
+
 /// A bar on stderr for anything that takes over a second: silent unless stderr is a terminal, drawn at most ten times a second,
 /// erased at the end. Not for several threads at once.
 class ProgressBar {
  public:
   using Clock = std::chrono::steady_clock;
   ProgressBar(std::string what, Index total);
-  /// For tests: any stream, any terminal, any first delay.
+  /// For tests: any stream, terminal and first delay.
   ProgressBar(std::string what, Index total, std::FILE* stream, const Terminal& terminal, Clock::duration first_delay);
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;

@@ -5,10 +5,16 @@
 #include <cstdio>
 #include <utility>
 
+#include <utf8proc.h>
+
 #include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/tokenizers/unicode.hpp>
 
 namespace implicit_attention::examples {
 namespace {
+
+using detail::category;
+using detail::is_mark;
 
 struct Decoded {
   char32_t code_point;
@@ -19,78 +25,40 @@ struct Decoded {
 constexpr char32_t replacement = 0xFFFD;
 
 Decoded decode(std::string_view text, std::size_t at) {
-  const std::size_t length = utf8_character_size(text, at);
-  if (length == 0) return {replacement, 1, false};
-  const unsigned first = static_cast<unsigned char>(text[at]);
-  char32_t point = length == 1 ? first : first & (0x7Fu >> length);
-  for (std::size_t k = 1; k < length; ++k) point = (point << 6) | (static_cast<unsigned char>(text[at + k]) & 0x3Fu);
-  return {point, length, true};
+  const detail::CodePoint found = detail::code_point_at(text, at);
+  return found.length == 0 ? Decoded{replacement, 1, false} : Decoded{found.value, found.length, true};
 }
 
-template <std::size_t Count>
-bool within(const std::array<std::pair<char32_t, char32_t>, Count>& ranges, char32_t point) {
-  return std::any_of(ranges.begin(), ranges.end(), [point](const auto& range) { return point >= range.first && point <= range.second; });
-}
-
-// Controls, and characters that are invisible or change the direction of what stands around them.
+// Controls, and characters that are invisible or change the direction of what stands around them. Variation selectors are marks.
 bool hidden(char32_t point) {
-  static constexpr std::array<std::pair<char32_t, char32_t>, 10> ranges{{{0x00, 0x1F},
-                                                                         {0x7F, 0x9F},
-                                                                         {0xAD, 0xAD},
-                                                                         {0x61C, 0x61C},
-                                                                         {0x200B, 0x200F},
-                                                                         {0x2028, 0x202E},
-                                                                         {0x2060, 0x206F},
-                                                                         {0xFEFF, 0xFEFF},
-                                                                         {0xFFF9, 0xFFFB},
-                                                                         {0xE0000, 0xE007F}}};
-  return within(ranges, point);
+  switch (category(point)) {
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return true;
+    default:
+      return utf8proc_get_property(static_cast<utf8proc_int32_t>(point))->ignorable != 0 && !is_mark(point);
+  }
 }
 
-bool combining(char32_t point) {
-  static constexpr std::array<std::pair<char32_t, char32_t>, 13> ranges{{{0x300, 0x36F},
-                                                                         {0x483, 0x489},
-                                                                         {0x591, 0x5BD},
-                                                                         {0x610, 0x61A},
-                                                                         {0x64B, 0x65F},
-                                                                         {0xE34, 0xE3A},
-                                                                         {0x1AB0, 0x1AFF},
-                                                                         {0x1DC0, 0x1DFF},
-                                                                         {0x200B, 0x200F},
-                                                                         {0x20D0, 0x20FF},
-                                                                         {0xFE00, 0xFE0F},
-                                                                         {0xFE20, 0xFE2F},
-                                                                         {0xE0100, 0xE01EF}}};
-  return within(ranges, point);
+int width_of(char32_t point) {
+  const int width = utf8proc_charwidth(static_cast<utf8proc_int32_t>(point));
+  const utf8proc_category_t kind = category(point);  // of what Unicode has not assigned a terminal shows a box
+  return width == 0 && (kind == UTF8PROC_CATEGORY_CN || kind == UTF8PROC_CATEGORY_CO) ? 1 : width;
 }
 
-bool wide(char32_t point) {
-  static constexpr std::array<std::pair<char32_t, char32_t>, 12> ranges{{{0x1100, 0x115F},
-                                                                         {0x2E80, 0x303E},
-                                                                         {0x3041, 0xA4CF},
-                                                                         {0xA960, 0xA97F},
-                                                                         {0xAC00, 0xD7A3},
-                                                                         {0xF900, 0xFAFF},
-                                                                         {0xFE30, 0xFE6F},
-                                                                         {0xFF00, 0xFF60},
-                                                                         {0xFFE0, 0xFFE6},
-                                                                         {0x1F300, 0x1F6FF},
-                                                                         {0x1F900, 0x1FAFF},
-                                                                         {0x20000, 0x3FFFD}}};
-  return within(ranges, point);
-}
-
-int width_of(char32_t point) { return combining(point) ? 0 : wide(point) ? 2 : 1; }
-
-std::string escaped(char32_t point) {
+/// A byte, or a character of C0 or C1, as `\x1b`; else `\u202e`.
+std::string escaped(char32_t point, char32_t longest_byte = 0xFF) {
   if (point == U'\n') return "\\n";
   if (point == U'\t') return "\\t";
   if (point == U'\r') return "\\r";
   std::array<char, 16> text{};
   std::snprintf(text.data(), text.size(),
-                point < 0x100     ? "\\x%02x"
-                : point < 0x10000 ? "\\u%04x"
-                                  : "\\U%08x",
+                point <= longest_byte ? "\\x%02x"
+                : point < 0x10000     ? "\\u%04x"
+                                      : "\\U%08x",
                 static_cast<unsigned>(point));
   return text.data();
 }
@@ -109,11 +77,35 @@ std::vector<char32_t> code_points(std::string_view text) {
 }
 
 std::string utf8(char32_t point) {
-  const auto tail = [point](int shift) { return static_cast<char>(0x80 | ((point >> shift) & 0x3F)); };
-  if (point < 0x80) return {static_cast<char>(point)};
-  if (point < 0x800) return {static_cast<char>(0xC0 | (point >> 6)), tail(0)};
-  if (point < 0x10000) return {static_cast<char>(0xE0 | (point >> 12)), tail(6), tail(0)};
-  return {static_cast<char>(0xF0 | (point >> 18)), tail(12), tail(6), tail(0)};
+  std::string out;
+  detail::append_utf8(out, point);
+  return out;
+}
+
+std::string ascii(std::string_view text) {
+  static constexpr std::array<std::pair<char32_t, const char*>, 10> plain{{{0x2026, "..."},
+                                                                           {0x22EF, "~"},
+                                                                           {0x2423, "_"},
+                                                                           {0x2212, "-"},
+                                                                           {0xD7, "x"},
+                                                                           {0xB1, "+-"},
+                                                                           {0x2191, "^"},
+                                                                           {0x2193, "v"},
+                                                                           {0x2502, "|"},
+                                                                           {0x25CC, ""}}};
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    const Decoded next = decode(text, at);
+    const auto known = std::find_if(plain.begin(), plain.end(), [&](const auto& pair) { return pair.first == next.code_point; });
+    if (!next.valid)
+      out += escaped(static_cast<unsigned char>(text[at]));
+    else if (next.code_point < 0x80)
+      out += text[at];
+    else
+      out += known != plain.end() ? std::string(known->second) : escaped(next.code_point, 0x7F);
+    at += next.length;
+  }
+  return out;
 }
 
 std::string visible(std::string_view text) {
@@ -128,7 +120,7 @@ std::string visible(std::string_view text) {
     } else if (hidden(next.code_point)) {
       out += escaped(next.code_point);
     } else {
-      if (at == 0 && combining(next.code_point)) out += "\u25cc";  // a mark on its own would sit on whatever stands before the token
+      if (at == 0 && is_mark(next.code_point)) out += "\u25cc";  // a mark on its own would sit on whatever stands before the token
       out += text.substr(at, next.length);
     }
     at += next.length;

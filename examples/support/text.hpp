@@ -16,7 +16,10 @@ namespace implicit_attention::examples {
 /// `text` with everything invisible or dangerous made visible: control characters, invalid bytes and direction overrides escaped
 /// (`\n`, `\x1b`, `\u202e`), a token of spaces alone as `␣`. The result holds no control character.
 [[nodiscard]] std::string visible(std::string_view text);
-/// How many terminal columns `text` takes: 0 for combining marks, 2 for East Asian wide characters and emoji, else 1.
+/// `text` for a locale that has nothing but ASCII: what has a usual spelling there gets it (an ellipsis as `...`), the rest is escaped
+/// (`\u00e9`).
+[[nodiscard]] std::string ascii(std::string_view text);
+/// How many terminal columns `text` takes: 0 for combining marks, 2 for East Asian wide characters and emoji, else 1 (utf8proc's tables).
 [[nodiscard]] int display_width(std::string_view text);
 /// `text` if it takes at most `columns` columns, else its beginning and an ellipsis, `columns` wide at most.
 [[nodiscard]] std::string shorten(std::string_view text, int columns);

@@ -97,7 +97,7 @@ PlacedStrip measure(const Fonts& fonts, const TokenStrip& strip, const ColourSca
   return placed;
 }
 
-// The same sentence in every strip stands in the same places, so that eyes can go straight down.
+// The same sentence is laid out alike in every strip, so that strips can be compared word by word.
 void align(const TokenStrips& strips, std::vector<PlacedStrip>& placed) {
   for (const TokenStrip& strip : strips.strips) {
     if (strip.tokens != strips.strips[0].tokens) return;
@@ -123,7 +123,7 @@ int lines_within(PlacedStrip& placed, const BoxStyle& style, int width) {
   return line + 1;
 }
 
-// Over as few lines as the width allows, and then lines as even as they get: no word stands alone on the last.
+// As few lines as the width allows, then lines of even length, so that no word stands alone on the last.
 void wrap(PlacedStrip& placed, const BoxStyle& style, int width) {
   const int lines = lines_within(placed, style, width);
   int enough = width, little = 0;
@@ -210,7 +210,7 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
   for (std::size_t k = 0; k < title_lines.size(); ++k) {
     canvas.text(fonts, margin, margin + 32 + 50 * static_cast<double>(k), title_lines[k], title_style);
   }
-  DrawnTokenStrips drawn{page_width, height, {}};
+  DrawnTokenStrips drawn{page_width, height, {}, {}};
   int top = margin + head;
   for (std::size_t k = 0; k < placed.size(); ++k) {
     const TokenStrip& strip = strips.strips[k];
@@ -240,6 +240,7 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
     canvas.text(fonts, margin, height - margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k], caption_style);
   }
   canvas.write_png(path);
+  drawn.missing_glyphs = fonts.missing();
   return drawn;
 }
 

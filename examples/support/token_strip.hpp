@@ -35,6 +35,7 @@ struct DrawnToken {
 struct DrawnTokenStrips {
   int width = 0, height = 0;
   std::vector<std::vector<DrawnToken>> tokens;  ///< per strip, per token
+  std::vector<char32_t> missing_glyphs;         ///< characters that no font had
 };
 
 /// Draws the strips, wrapping sentences over lines, and writes an RGB PNG through a temporary file that is renamed when whole.

@@ -1,4 +1,4 @@
-// Work that shows its progress: threads whose bar moves as its loops go.
+// Work with a progress bar that follows the loops of the library.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +14,12 @@
 
 namespace implicit_attention::examples {
 
-/// A bar over pieces of work of about the same size, each made of the library's own loops.
+/// A bar over pieces of work of about the same size, each made of the library's loops.
 class Work {
  public:
   Work(std::string what, Index pieces) : bar_(std::move(what), pieces * steps) {}
 
-  /// The next piece begins: whatever came before it is done. `loops`: how many loops the piece has, roughly.
+  /// Begins the next piece; those before it are done. `loops`: how many loops the piece has, roughly.
   void begin_piece(Index loops = 1) {
     bar_.advance(end_ - done_);
     done_ = end_;

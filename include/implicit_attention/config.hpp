@@ -8,10 +8,24 @@
 // | IMPLICIT_ATTENTION_BLOCK_TOKENS        | 64                         | tokens in one block of the blocked kernels: a power of two from 16 on   |
 // | IMPLICIT_ATTENTION_TILE_CHANNELS       | 32                         | channels walked together by the row, scan and application kernels       |
 // | IMPLICIT_ATTENTION_INSTANTIATE         | not defined                | defined in one file before instantiations.hpp: it compiles for all      |
+// | IMPLICIT_ATTENTION_IO_MMAP             | 1 on Unix, else 0          | 0: files are read whole, not mapped; the same in all of a program       |
+// | IMPLICIT_ATTENTION_IO_ZLIB             | 0                          | 1: io unpacks compressed PyTorch archives through zlib, which is linked  |
 //
-// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS and Eigen's alignment change code or layout, so they are part of the inline ABI
-// namespace: two translation units that disagree do not link, instead of crashing.
+// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments and the vector instructions compiled for change code or layout, so they are
+// part of the inline ABI namespace: two translation units that disagree do not link, instead of crashing. Eigen's index type must be the
+// default one.
 #pragma once
+
+#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
+#error "implicit_attention needs C++20: compile with -std=c++20 (or /std:c++20)"
+#endif
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "implicit_attention needs infinities and NaN as IEEE 754 has them: add -fno-finite-math-only after -ffast-math or -Ofast"
+#endif
+
+#if defined(check) || defined(near) || defined(far) || defined(D)
+#error "implicit_attention: a macro named check, near, far or D is defined, and these are names here: #undef it before including this header"
+#endif
 
 #include <Eigen/Core>
 
@@ -39,11 +53,28 @@
 #define IMPLICIT_ATTENTION_TILE_CHANNELS 32
 #endif
 
-#define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e) abi_e##a##_align##b##_block##c##_tile##d##_v##e
-#define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e)
-#define IMPLICIT_ATTENTION_ABI                                                                                   \
-  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, IMPLICIT_ATTENTION_BLOCK_TOKENS, \
-                          IMPLICIT_ATTENTION_TILE_CHANNELS, 0)
+// The vector instructions that Eigen may use, which inline functions of the same name would mix.
+#if defined(EIGEN_DONT_VECTORIZE)
+#define IMPLICIT_ATTENTION_VECTORS none
+#elif defined(__AVX512F__)
+#define IMPLICIT_ATTENTION_VECTORS avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define IMPLICIT_ATTENTION_VECTORS avx2fma
+#elif defined(__AVX2__)
+#define IMPLICIT_ATTENTION_VECTORS avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define IMPLICIT_ATTENTION_VECTORS avxfma
+#elif defined(__AVX__)
+#define IMPLICIT_ATTENTION_VECTORS avx
+#else
+#define IMPLICIT_ATTENTION_VECTORS base
+#endif
+
+#define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2
+#define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f)
+#define IMPLICIT_ATTENTION_ABI                                                                                        \
+  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES,          \
+                          IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS)
 
 /// Opens and closes the library's namespace; the inline part carries the ABI.
 #define IMPLICIT_ATTENTION_NAMESPACE_BEGIN \

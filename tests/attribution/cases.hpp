@@ -10,6 +10,11 @@
 #include <support/catch.hpp>
 #include <support/random.hpp>
 
+#include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/rwkv4.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
+#include <implicit_attention/models/feed_forward.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 namespace attribution_test {
@@ -81,6 +86,7 @@ inline LocalAttention<double> random_local_attention(Draw& draw, Index width, In
   LocalAttention<double>::Options options;
   options.heads = 2;
   options.window = 4;
+  options.rotary_part = 0.5;
   LocalAttention<double>::Weights w;
   w.q_proj_weight = weight(draw, 2 * head_size, width);
   w.k_proj_weight = weight(draw, head_size, width);
@@ -138,19 +144,19 @@ inline LanguageModel<double> random_model(const std::string& architecture, std::
   };
   if (centred) parts.embedding_norm = norm();
   for (int layer = 0; layer < 3; ++layer) {
-    const auto mixer = [&]() -> Mixer<double> {
-      if (architecture == "mamba") return random_mamba(draw, width, channels, biases);
-      if (centred) return random_rwkv4(draw, width, channels);
-      if (layer < 2) return random_griffin(draw, width, channels, biases);
-      return random_local_attention(draw, width, channels / 2, biases);
+    const auto mixer = [&]() -> PartPointer<double> {
+      if (architecture == "mamba") return mixer_part(random_mamba(draw, width, channels, biases));
+      if (centred) return mixer_part(random_rwkv4(draw, width, channels));
+      if (layer < 2) return mixer_part(random_griffin(draw, width, channels, biases));
+      return mixer_part(random_local_attention(draw, width, channels / 2, biases));
     };
-    Block<double> block{norm(), mixer(), {}, {}};
+    const Norm<double> mixer_norm = norm();  // drawn before the mixer, whatever order arguments are evaluated in
+    Block<double> block;
+    block.sublayers.emplace_back(mixer_norm, mixer());
     if (architecture != "mamba") {
-      block.feed_forward_norm = norm();
-      if (centred)
-        block.feed_forward = random_channel_mixing(draw, width);
-      else
-        block.feed_forward = random_gated_feed_forward(draw, width, biases);
+      const Norm<double> feed_forward_norm = norm();
+      block.sublayers.emplace_back(feed_forward_norm, centred ? feed_forward_part(random_channel_mixing(draw, width))
+                                                              : feed_forward_part(random_gated_feed_forward(draw, width, biases)));
     }
     parts.blocks.push_back(std::move(block));
   }

@@ -110,8 +110,8 @@ TEST_CASE("dA is the gradient with respect to the attention", "[attribution]") {
   const LayerWithGradients<double> last = explained(2);
   const Numbers y = last.attention.apply(*last.x) + last.attention.bias();
   const auto value = [&](const Numbers& changed_y) {
-    const Numbers out = changed_y * output_projection(std::get<Mamba<double>>(explained.model.block(2).mixer)).matrix().transpose();
-    const Numbers bias = *std::get<Mamba<double>>(explained.model.block(2).mixer).weights().out_proj_bias;
+    const Numbers out = changed_y * explained.model.block(2).find<Mamba<double>>()->output_projection().matrix().transpose();
+    const Numbers bias = *explained.model.block(2).find<Mamba<double>>()->weights().out_proj_bias;
     const Numbers residual = explained.pass.layers[2].residual.matrix() + out + bias.replicate(5, 1);
     const Numbers logits = explained.model.logits_of(residual);
     return logits(4, 3) - logits(4, 5);
@@ -188,11 +188,7 @@ TEST_CASE("contributions and bias sum to the layer's output", "[attribution]") {
       for (Index layer = 0; layer < 3; ++layer) {
         const LayerPass<double>& of_layer = pass.layers[static_cast<std::size_t>(layer)];
         const ImplicitAttention<double> attention = model.implicit_attention(pass, layer);
-        Array<double> projection, bias;
-        std::visit([&](const auto& mixer) { projection = output_projection(mixer); }, model.block(layer).mixer);
-        if (const auto* mamba = std::get_if<Mamba<double>>(&model.block(layer).mixer)) bias = mamba->weights().out_proj_bias;
-        if (const auto* griffin = std::get_if<Griffin<double>>(&model.block(layer).mixer)) bias = griffin->weights().linear_out_bias;
-        if (const auto* local = std::get_if<LocalAttention<double>>(&model.block(layer).mixer)) bias = local->weights().o_proj_bias;
+        const Array<double> projection = of_layer.mixer().projection, bias = of_layer.mixer().projection_bias;
         const std::vector<Numbers> matrices = dense(attention);
         const Numbers affine = affine_output(attention, projection, bias);
         const Numbers norms = contribution_norms(attention, of_layer.x(), projection);

@@ -5,10 +5,11 @@
 #include <string>
 #include <vector>
 
-#include <implicit_attention/attribution/methods.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <reference/relevance.hpp>
 #include <support/shared_data.hpp>
 
 #include <attribution/cases.hpp>
@@ -69,7 +70,7 @@ class Frozen {
     const Numbers u0 = *at.u;
     const ImplicitAttention<double> all = model.implicit_attention(pass, layer);
     const ImplicitAttention<double> ungated = model.implicit_attention(pass, layer, Terms::all().without(Term::gate));
-    if (const auto* mamba = std::get_if<Mamba<double>>(&model.block(layer).mixer)) {
+    if (const auto* mamba = model.block(layer).find<Mamba<double>>()) {
       const auto& w = mamba->weights();
       const Numbers xz = linear(u, w.in_proj_weight, w.in_proj_bias), xz0 = linear(u0, w.in_proj_weight, w.in_proj_bias);
       const Numbers scale = xz0.rightCols(8).unaryExpr([](double z) { return logistic(z); });
@@ -77,7 +78,7 @@ class Frozen {
       return linear(halved(gate, gate0, attend(ungated, xz.leftCols(8)), attend(ungated, xz0.leftCols(8))), w.out_proj_weight,
                     w.out_proj_bias);
     }
-    if (const auto* griffin = std::get_if<Griffin<double>>(&model.block(layer).mixer)) {
+    if (const auto* griffin = model.block(layer).find<Griffin<double>>()) {
       const auto& w = griffin->weights();
       const Numbers z0 = linear(u0, w.linear_y_weight, w.linear_y_bias);
       const Numbers scale = z0.unaryExpr([](double z) { return gelu_phi(z); });
@@ -86,18 +87,18 @@ class Frozen {
                            attend(ungated, linear(u0, w.linear_x_weight, w.linear_x_bias))),
                     w.linear_out_weight, w.linear_out_bias);
     }
-    if (const auto* rwkv = std::get_if<Rwkv4<double>>(&model.block(layer).mixer)) {
+    if (const auto* rwkv = model.block(layer).find<Rwkv4<double>>()) {
       const auto& w = rwkv->weights();
       return linear(attend(all, linear(mixed(u, w.time_mix_value), w.value_weight)), w.output_weight);
     }
-    const auto& local = std::get<LocalAttention<double>>(model.block(layer).mixer);
+    const auto& local = *model.block(layer).find<LocalAttention<double>>();
     const Numbers values = linear(u, local.weights().v_proj_weight, local.weights().v_proj_bias);
     return linear(attend(all, values.replicate(1, 2)), local.weights().o_proj_weight, local.weights().o_proj_bias);
   }
 
   Numbers feed_forward(Index layer, const Numbers& u) const {
-    const Numbers u0 = *pass.layers[static_cast<std::size_t>(layer)].feed_forward_u;
-    if (const auto* gated = std::get_if<GatedFeedForward<double>>(&model.block(layer).feed_forward)) {
+    const Numbers u0 = model.block(layer).sublayers[1].norm(*pass.layers[static_cast<std::size_t>(layer)].middle);
+    if (const auto* gated = model.block(layer).find<GatedFeedForward<double>>()) {
       const auto& w = gated->weights();
       const Numbers z0 = linear(u0, w.gate_proj_weight, w.gate_proj_bias);
       const Numbers scale = z0.unaryExpr([](double z) { return gelu_phi(z); });
@@ -105,7 +106,7 @@ class Frozen {
                            linear(u, w.up_proj_weight, w.up_proj_bias), linear(u0, w.up_proj_weight, w.up_proj_bias)),
                     w.down_proj_weight, w.down_proj_bias);
     }
-    const auto& w = std::get<ChannelMixing<double>>(model.block(layer).feed_forward).weights();
+    const auto& w = model.block(layer).find<ChannelMixing<double>>()->weights();
     const Numbers receptance =
         linear(mixed(u0, w.time_mix_receptance), w.receptance_weight).unaryExpr([](double r) { return logistic(r); });
     const Numbers key = linear(mixed(u, w.time_mix_key), w.key_weight), key0 = linear(mixed(u0, w.time_mix_key), w.key_weight);
@@ -120,8 +121,8 @@ class Frozen {
                                              : norm(parts.embedding_norm, *pass.embeddings, embeddings);
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       const LayerPass<double>& at = pass.layers[static_cast<std::size_t>(layer)];
-      r += mixer(layer, norm(model.block(layer).norm, *at.residual, r));
-      if (model.block(layer).feed_forward.index() != 0) r += feed_forward(layer, norm(model.block(layer).feed_forward_norm, *at.middle, r));
+      r += mixer(layer, norm(model.block(layer).sublayers[0].norm, *at.residual, r));
+      if (model.block(layer).sublayers.size() > 1) r += feed_forward(layer, norm(model.block(layer).sublayers[1].norm, *at.middle, r));
     }
     const Numbers raw = linear(norm(parts.final_norm, *pass.final_residual, r), parts.head);
     const Numbers raw0 = linear(norm(parts.final_norm, *pass.final_residual, *pass.final_residual), parts.head);
@@ -322,7 +323,7 @@ TEST_CASE("every method by its name", "[attribution]") {
     options.layer = 1;
     CHECK(relative_error(explainer.explain(Method::raw, target, options).scores, maps[1].row(position)) <= 1e-12);
     for (const MethodName& named : method_names) {
-      if (!named.from_attention) continue;
+      if (!named.has_map) continue;
       INFO(named.name);
       options.with_map = false;
       for (const ReductionKind kind : {ReductionKind::mean, ReductionKind::mean_positive, ReductionKind::max, ReductionKind::min}) {
@@ -453,7 +454,7 @@ TEST_CASE("every method's matrix form is its single calls, row by row", "[attrib
     const std::vector<LayerRow> rows = explainer.explain_each(Method::rollout, targets, options).zero_rows;
     CHECK(std::find(rows.begin(), rows.end(), LayerRow{2, 4}) != rows.end());
   }
-  CHECK(explainer.explain_each(Method::gradient_2405_16504, targets_at({3, 4}, 1, 1)).constant_layers.size() == 3);
+  CHECK(explainer.explain_each(Method::gradient_maximum, targets_at({3, 4}, 1, 1)).constant_layers.size() == 3);
 }
 
 TEST_CASE("the methods at their edges", "[attribution]") {
@@ -465,7 +466,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     options.removal = Removal::drop;
     for (const MethodName& named : method_names) {
       INFO(named.name);
-      options.with_map = named.from_attention;
+      options.with_map = named.has_map;
       const Attribution<double> result = one.explain(named.method, {0, 4, {}}, options);
       CHECK(result.scores.size() == 1);
       CHECK(result.scores.allFinite());
@@ -510,7 +511,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     broken = model.parts();
     Numbers scale = Numbers::Ones(1, 6);
     scale(0, 4) = std::numeric_limits<double>::quiet_NaN();
-    broken.blocks[1].norm =
+    broken.blocks[1].sublayers[0].norm =
         architecture == "rwkv4" ? Norm<double>::layer(scale, Numbers(Numbers::Zero(1, 6)), 1e-5) : Norm<double>::rms(scale, 1e-5);
     Explainer<double> lost(LanguageModel<double>(broken), {1, 2});
     for (const MethodName& named : method_names) {
@@ -544,7 +545,7 @@ TEST_CASE("the methods at their edges", "[attribution]") {
       const Attribution<double> nothing = explainer.explain(named.method, {2, 4, Index(4)});
       if (named.from_gradient && named.from_attention) {
         CHECK(nothing.scores == (RowVector<double>(4) << 0, 0, 1, 0).finished());
-        CHECK(nothing.constant_layers.size() == (named.method == Method::gradient_2405_16504 ? 3 : 0));
+        CHECK(nothing.constant_layers.size() == (named.method == Method::gradient_maximum ? 3 : 0));
       } else if (named.method == Method::raw || named.method == Method::rollout || named.method == Method::random) {
         CHECK(nothing.scores == explainer.explain(named.method, {2, 4, {}}).scores);
       } else {
@@ -553,6 +554,46 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     }
   }
   for (const MethodName& named : method_names) CHECK(parse_method(named.name) == named.method);
+  CHECK(parse_method("gradient-2403.01590") == Method::gradient_mean);
+  CHECK(parse_method("gradient-2405.16504") == Method::gradient_maximum);
   CHECK_THAT(failure([] { static_cast<void>(parse_method("shap")); }),
-             contains_text("unknown method \"shap\", expected one of raw, rollout, gradient, gradient-2403.01590"));
+             contains_text("unknown method \"shap\", expected one of raw, rollout, gradient, gradient-mean"));
+}
+
+TEST_CASE("vector rollout and relevance-attention follow the attention that is held", "[attribution]") {
+  // Against the formula: with every scale of the model held, the walk from the logit down, layer by layer, by dense matrices.
+  for (const std::string& architecture : architectures())
+    for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence()}) {
+      INFO(architecture << ", " << terms.text());
+      const LanguageModel<double> model = random_model(architecture, 71, false);
+      const Index tokens = 6, position = 4;
+      Explainer<double> explainer(model, random_ids(tokens, 72));
+      const ForwardPass<double>& pass = explainer.pass();
+      MethodOptions<double> options;
+      options.terms = terms;
+      const Target target{position, 3, Index(7)};
+      const Attribution<double> vectors = explainer.explain(Method::vector_rollout, target, options);
+      const Attribution<double> columns = explainer.explain(Method::relevance_attention, target, options);
+
+      // Down to each mixer's y by the walk of the library, and through A^T by hand.
+      BackwardOptions<double> walk;
+      walk.way = WayBack::attention;
+      Numbers by_hand = Numbers::Zero(1, tokens);
+      if (terms == Terms::all()) {
+        walk.visit = [&](Index, const LayerPass<double>& at, const LayerBackward<double>& d) {
+          const std::vector<Numbers> matrices = dense(at.mixer().attention(terms));
+          for (Index e = 0; e < at.x().cols(); ++e) {
+            const Numbers back = matrices[static_cast<std::size_t>(e)].transpose() * d.y.matrix().col(e);
+            by_hand += at.x().matrix().col(e).cwiseProduct(back).transpose() / 3;
+          }
+        };
+        const BackwardPass<double> walked = backward(model, pass, logit_gradient(pass, position, 3, Index(7)), walk);
+        CHECK(relative_error(columns.scores, by_hand) <= 1e-12);
+        // Without biases the walk conserves: the gate is a part of A here, so that x alone carries what a mixer gives.
+        CHECK(std::abs(vectors.scores.sum() + vectors.bias_share - explainer.value(target)) <= 1e-10);
+      }
+      CHECK(vectors.scores.tail(tokens - 1 - position).isZero(0));
+      CHECK(columns.scores.allFinite());
+      CHECK(vectors.scores.cwiseAbs().maxCoeff() > 0);
+    }
 }

@@ -15,7 +15,7 @@ link || fail "two units with the same macros do not link"
 "$scratch/program" || fail "two units with the same macros do not run"
 
 for difference in -DIMPLICIT_ATTENTION_EXCEPTIONS=0 -fno-exceptions -DIMPLICIT_ATTENTION_BLOCK_TOKENS=16 -DIMPLICIT_ATTENTION_TILE_CHANNELS=16 \
-  -DEIGEN_MAX_ALIGN_BYTES=64; do
+  -DEIGEN_MAX_STATIC_ALIGN_BYTES=0 -DEIGEN_MAX_ALIGN_BYTES=64; do
   compile callee.o "$here/callee.cpp" "$difference"
   if link; then fail "a unit with $difference links with one without"; fi
   grep -q sum_of "$scratch/output" || fail "a unit with $difference is refused, but not over the name of the function"
@@ -26,6 +26,6 @@ done
 compile caller.o "$here/caller.cpp" "$difference"
 link || fail "two units with $difference do not link"
 
-# Settings that change neither code nor layout are left out of the name.
+# Settings that change neither code nor layout are not part of the name.
 compile callee.o "$here/callee.cpp" "$difference" -DIMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT=1000
 link || fail "a unit with another byte limit does not link"

@@ -1,5 +1,5 @@
-# For the scripts here: the compiler and its flags, and how a test ends. ctest hands in CXX, EIGEN_INCLUDE, JSON_INCLUDE and WORK; by hand
-# the defaults do.
+# Shared by the scripts here: the compiler, its flags, and how a test ends. ctest sets CXX, EIGEN_INCLUDE, JSON_INCLUDE and WORK; without
+# ctest the defaults are used.
 set -u
 CXX="${CXX:-c++}"
 REPOSITORY="${REPOSITORY:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}"
@@ -15,8 +15,8 @@ flags=(-std=c++20 -fmessage-length=0 "-I$REPOSITORY/include" -isystem "$EIGEN_IN
 strict=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wsign-conversion -Wold-style-cast -Wdouble-promotion -Werror)
 
 # precompile_eigen NAME FLAGS...: Eigen parsed once for many small files compiled with -include $scratch/NAME.hpp and the same flags, which
-# are flags, strict and FLAGS: g++ passes over what was precompiled with other warnings. Whoever includes config.hpp gets all of Eigen/Core
-# anyway, so it hides nothing from them.
+# are flags, strict and FLAGS: g++ ignores what was precompiled with other warnings. A header that includes config.hpp gets all of
+# Eigen/Core anyway, so this hides nothing.
 precompile_eigen() {
   local name="$1" ending=gch
   shift
@@ -25,7 +25,7 @@ precompile_eigen() {
   "$CXX" "${flags[@]}" "${strict[@]}" "$@" -x c++-header "$scratch/$name.hpp" -o "$scratch/$name.hpp.$ending" >"$scratch/output" 2>&1 ||
     fail "Eigen does not compile with: $*"
 }
-fail() { # the message, then the compiler's words
+fail() { # the message, then the compiler's output
   echo "FAILED: $1"
   [ -s "$scratch/output" ] && head -c 6000 "$scratch/output"
   exit 1

@@ -15,11 +15,11 @@ check() { # a header as it is included; says what is wrong with it, and nothing 
     implicit_attention/implicit_attention.hpp | implicit_attention/instantiations* | implicit_attention/config.hpp) ;;
     *) grep -qF "#include <$header>" "$umbrella" || echo "FAILED: implicit_attention.hpp leaves out $header" ;;
   esac
-  # Costly to parse, or of no business of a header's, or someone else's inside.
+  # Expensive to parse, not for headers, or internal to Eigen.
   if grep -nE '#include <(iostream|ranges|format|expected|Eigen/Dense)>|Eigen::internal' "$REPOSITORY/include/$header"; then
-    echo "FAILED: $header uses what the lines above name"
+    echo "FAILED: $header uses what the lines above show"
   fi
-  # Twice, for the include guard. A header that does without config.hpp, and so without Eigen, must do without the precompiled one.
+  # Twice, for the include guard. A header without config.hpp, and so without Eigen, is compiled without the precompiled header.
   printf '#include <%s>\n#include <%s>\n#if NEEDS_ABI && !defined(IMPLICIT_ATTENTION_ABI)\n#error without Eigen\n#endif\n' \
     "$header" "$header" >"$scratch/$name.cpp"
   compiles "$name" "${variant[@]}" -DNEEDS_ABI=1 -include "$scratch/$eigen.hpp" && return
@@ -29,7 +29,7 @@ check() { # a header as it is included; says what is wrong with it, and nothing 
   fi
 }
 
-# One worker a core; each takes every so many-th header.
+# One worker per core; worker k takes headers k, k + workers, ...
 mapfile -t headers < <(cd "$REPOSITORY/include" && find implicit_attention -name '*.hpp' | sort)
 [ "${#headers[@]}" -gt 0 ] || fail "no headers found below $REPOSITORY/include"
 workers="$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)"

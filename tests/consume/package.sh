@@ -1,5 +1,5 @@
-# A host finds us installed: with find_package alone, Eigen found for it; with the io component, nlohmann-json too. And what cannot be
-# found is said in words.
+# A host finds the installed package: with find_package alone, which finds Eigen; with the io component, nlohmann-json, PCRE2 and utf8proc
+# too. What cannot be found is named.
 . "$(dirname "$0")/common.sh"
 off=(-DIMPLICIT_ATTENTION_BUILD_TESTS=OFF -DIMPLICIT_ATTENTION_BUILD_EXAMPLES=OFF -DIMPLICIT_ATTENTION_BUILD_BENCHMARKS=OFF)
 refused() { # what must be said, folder of the sources, further arguments
@@ -21,6 +21,10 @@ must "the host's second program fails" "$scratch/host/host_io"
 
 refused "there is no component kernels; there is io" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" -DCOMPONENT=kernels
 refused "needs nlohmann-json" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
+refused "needs pcre2-8, which cuts and measures text: install libpcre2-dev" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" \
+  -DIMPLICIT_ATTENTION_PCRE2_8_LIBRARY=
+refused "needs utf8proc, which cuts and measures text: install libutf8proc-dev" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" \
+  -DIMPLICIT_ATTENTION_UTF8PROC_INCLUDE_DIR=
 refused "needs Eigen 3.4 or newer, and there is none that CMake finds" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" \
   -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON
 refused "needs Eigen 3.4 or newer, and there is none that CMake finds" "$REPOSITORY" "${off[@]}" -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON

@@ -384,6 +384,32 @@ TEST_CASE("text lies where it should, upright and turned") {
   CHECK(fonts.wrap("a\nb", style, 300) == std::vector<std::string>{"a", "b"});
 }
 
+TEST_CASE("characters that no font has are named, and other fonts are looked through") {
+  const Scratch scratch;
+  const TextStyle style{40, {0, 0, 0}, false};
+  ::setenv("IMPLICIT_ATTENTION_FONT_FOLDER", scratch.folder.c_str(), 1);  // no other fonts
+  {
+    const Fonts fonts;
+    (void)fonts.width("a\u0416\u22ef", style);
+    CHECK(fonts.missing().empty());
+    (void)fonts.width("\u4e2d \U000F1234", style);
+    CHECK(fonts.missing() == std::vector<char32_t>{0x4E2D, 0xF1234});
+    CHECK_THAT(missing_glyphs_note(fonts.missing()), contains_text("No font here has \u4e2d (U+4E2D), "));
+    CHECK(missing_glyphs_note({}).empty());
+  }
+  // A font that has a character which DejaVu Sans lacks: DejaVu's mathematical one, under another name, beside a file that is no font.
+  const std::string other = "/usr/share/fonts/truetype/dejavu/DejaVuMathTeXGyre.ttf";
+  if (std::filesystem::exists(other)) {
+    std::ofstream(scratch / "Aaa.ttf") << "no font";
+    std::filesystem::copy_file(other, scratch / "Other.ttf");
+    const Fonts fonts;
+    const double before = fonts.width("\U0001D7DA", style);  // a double-struck 2
+    CHECK(before > 0);
+    CHECK(fonts.missing().empty());
+  }
+  ::unsetenv("IMPLICIT_ATTENTION_FONT_FOLDER");
+}
+
 TEST_CASE("token strips: colours by score, the same sentence in the same places, nothing outside the page") {
   const Scratch scratch;
   TokenStrips strips;
@@ -471,8 +497,32 @@ TEST_CASE("text from elsewhere is made safe and measured") {
   CHECK(shorten("short", 5) == "short");
   CHECK(display_width(shorten("\u4e2d\u6587\u4e2d", 4)) <= 4);
   CHECK(pad("\u00e9", 3) == "\u00e9  ");
+  // Where tables by hand differ from Unicode's.
+  CHECK(display_width("\u0D4D\U0001D167\U0001E8D0") == 0);    // marks of Malayalam, of music, of Mende Kikakui
+  CHECK(display_width("\u231A\u26BD\u2705\U0001F7E9") == 8);  // emoji below U+1F300 and between its ranges
+  CHECK(display_width("\u303F\u00A1") == 2);                  // narrow among the wide, and ambiguous
+  CHECK(visible("a\u3164\u180e") == "a\\u3164\\u180e");       // a filler, a separator that nobody sees
+  CHECK(ascii("caf\u00e9\u2026 \U0001F600") == "caf\\u00e9... \\U0001f600");
+  CHECK(ascii("\xff") == "\\xff");
   CHECK(pad("ab", 4, true) == "  ab");
   for (const char32_t point : {U'a', U'\u00e9', U'\u4e2d', U'\U0001F600'}) CHECK(code_points(utf8(point)) == std::vector<char32_t>{point});
+}
+
+TEST_CASE("a locale without UTF-8 gets ASCII") {
+  TokenScores scores{"Caf\u00e9", {"caf\u00e9", "  ", "\u22ef"}, {0.5, -0.25, 1}, {7, 8, 12345}};
+  for (const bool colours : {false, true}) {
+    Terminal terminal;
+    terminal.unicode = false;
+    if (colours) terminal.colours = ColourDepth::truecolour;
+    const std::string text = colours ? show_tokens(scores, terminal) : score_table(scores, terminal);
+    // The title is the caller's to print.
+    const std::string rest = text.substr(text.find('\n'));
+    CHECK(std::all_of(rest.begin(), rest.end(), [](char letter) { return static_cast<unsigned char>(letter) < 0x80; }));
+    CHECK_THAT(rest, contains_text("caf\\u00e9"));
+  }
+  const std::vector<std::string> lines = lines_of(score_table(scores, Terminal()));
+  CHECK_THAT(lines[1], contains_text("token     id"));
+  CHECK_THAT(lines[4], contains_text("\u22ef      12345"));
 }
 
 TEST_CASE("colours are for terminals that want them") {

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/npy_reader.hpp>
 
 #include "files.hpp"
 
@@ -53,6 +54,61 @@ TEST_CASE("npy: header and numbers", "[io]") {
   write_npy(folder / "e.npy", {std::vector<float>{}, std::vector<Index>{0, 4}});
   CHECK(take_apart(folder / "e.npy").data.empty());
   CHECK(folder.entries() == 5);
+}
+
+TEST_CASE("npy: integers are read", "[io]") {
+  using Ids = std::vector<Index>;
+  const TemporaryFolder folder;
+  write_npy(folder / "a.npy", std::vector<std::int64_t>{7, -8, 1});
+  CHECK(parse_npy_integers(read_bytes(folder / "a.npy"), "a.npy") == Ids{7, -8, 1});
+  const auto file = [](const std::string& type, const std::string& shape, const std::string& data, char version = 1) {
+    const std::string header = "{'descr': '" + type + "', 'fortran_order': False, 'shape': " + shape + ", }\n";
+    std::string bytes = std::string("\x93NUMPY") + version + '\0' + static_cast<char>(header.size()) + '\0';
+    if (version > 1) bytes += std::string(2, '\0');
+    return bytes + header + data;
+  };
+  const auto read = [&](const std::string& bytes) { return parse_npy_integers(bytes, "a.npy"); };
+  CHECK(read(file("|u1", "(2,)", "\xFF\x01")) == Ids{255, 1});
+  CHECK(read(file("|i1", "(2,)", "\xFF\x01")) == Ids{-1, 1});
+  CHECK(read(file("<u2", "(1, 2)", bytes_of<std::uint16_t>({65535, 3}))) == Ids{65535, 3});
+  CHECK(read(file("<i2", "(1,)", bytes_of<std::int16_t>({-2}))) == Ids{-2});
+  CHECK(read(file("<u4", "(1,)", bytes_of<std::uint32_t>({4000000000U}), 2)) == Ids{4000000000});
+  CHECK(read(file("<i4", "(1,)", bytes_of<std::int32_t>({50000}), 3)) == Ids{50000});
+  CHECK(read(file("<u8", "(1,)", bytes_of<std::uint64_t>({~std::uint64_t{0}}))) == Ids{-1});  // beyond any id, which a check refuses
+  CHECK(read(file("<i8", "(0,)", "")).empty());
+  struct Bad {
+    std::string bytes, words;
+  };
+  for (const Bad& bad : std::vector<Bad>{{file("<f4", "(1,)", bytes_of<float>({1})), "elements are '<f4', expected integers"},
+                                         {file(">i4", "(1,)", "abcd"), "elements are '>i4'"},
+                                         {file("<i4", "(2,)", "abcd"), "2 elements of 4 bytes are expected, and the file holds 4 bytes"},
+                                         {file("<i4", "(1,)", "abcde"), "the file holds 5 bytes"},
+                                         {file("<i8", "(4611686018427387904,)", "abcdefgh"), "4611686018427387904 elements"},
+                                         {file("<i8", "(99999999999999999999,)", "abcdefgh"), "is too large"},
+                                         {file("<i4", "(2, 1)", "abcdefgh"), "the shape is (2, 1), expected (tokens,) or (1, tokens)"},
+                                         {file("<i4", "()", "abcd"), "the shape is ()"},
+                                         {file("<i4", "(1,)", "abcd", 4), "version 4 is not read here"},
+                                         {file("<i4", "(1,)", "").substr(0, 40), "the header is cut short"},
+                                         {std::string("\x93NUMPY\x01"), "the header is cut short"},
+                                         {std::string("\x93NUMPY\x01\0\x02\0{}", 12), "elements are not said"}}) {
+    INFO(bad.words);
+    const auto error = error_of([&] { (void)read(bad.bytes); });
+    REQUIRE(error);
+    CHECK(error->kind == ErrorKind::file);
+    CHECK_THAT(error->message, contains_text(bad.words));
+  }
+  // Any byte changed: an error or numbers, never more of them than there are bytes.
+  const std::string good = file("<i4", "(2,)", "abcdefgh");
+  for (std::size_t at = 0; at < good.size(); ++at)
+    for (int value = 0; value < 256; ++value) {
+      std::string changed = good;
+      changed[at] = static_cast<char>(value);
+      try {
+        const Ids numbers = read(changed);
+        CHECK(numbers.size() <= changed.size());
+      } catch (const Error&) {
+      }
+    }
 }
 
 TEST_CASE("npy: sizes beyond 32 bits are counted", "[io]") {

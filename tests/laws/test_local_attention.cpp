@@ -44,7 +44,7 @@ struct LocalAttentionFamily {
     typename Layer::Options options;
     options.heads = H;
     options.window = is("window 0") ? 0 : is("wide window") ? 1000 : size.convolution;
-    if (is("no rotation")) options.rotary_part = 0;
+    options.rotary_part = is("no rotation") ? 0 : 0.5;
     std::vector<Index> positions(static_cast<std::size_t>(size.tokens));
     for (std::size_t token = 0; token < positions.size(); ++token)
       positions[token] = static_cast<Index>(token) + (is("positions above 0") ? 37 : 0);

@@ -31,6 +31,7 @@ class Case {
     configuration_ = read_metadata_configuration(file_);
     const PrefixedTensors<S> tensors(source_, "weight.");
     part_ = family.read(tensors, configuration_);
+    detail::expect_layer_understood(configuration_, family.title);
   }
 
   void check() {

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include <implicit_attention/io/safetensors.hpp>
-#include <implicit_attention/layers/griffin_gradient.hpp>
-#include <implicit_attention/layers/local_attention_gradient.hpp>
-#include <implicit_attention/layers/mamba_gradient.hpp>
-#include <implicit_attention/layers/rwkv4_gradient.hpp>
+#include <reference/griffin_gradient.hpp>
+#include <reference/local_attention_gradient.hpp>
+#include <reference/mamba_gradient.hpp>
+#include <reference/rwkv4_gradient.hpp>
 #include <support/catch.hpp>
 #include <support/shared_data.hpp>
 
@@ -324,10 +324,17 @@ LocalAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key
   return LocalAttention<Scalar>(w, options);
 }
 
-// Checks backward() and backward_from_y() of a layer at u; `run` runs it (with its carried-in state or positions).
+// The record of a layer's forward pass gives what the adjoint written by hand gives, to 1e-12 of the largest number.
+void check_same(const Matrix<double>& recorded, const Matrix<double>& by_hand) {
+  REQUIRE(recorded.rows() == by_hand.rows());
+  REQUIRE(recorded.cols() == by_hand.cols());
+  CHECK((recorded - by_hand).cwiseAbs().maxCoeff() <= 1e-12 * by_hand.cwiseAbs().maxCoeff());
+}
+
+// Checks backward() and backward_from_y() of a layer at u; `run` runs it (with its carried-in state or positions, as `start` has them).
 template <class Layer>
 void check_layer(const Layer& layer, const Matrix<double>& u, const std::function<typename Layer::Activations(const Matrix<double>&)>& run,
-                 Draw& draw) {
+                 Draw& draw, const LayerStart<typename Layer::State>& start = {}) {
   static_assert(DifferentiableLayer<Layer>);
   const typename Layer::Activations act = run(u);
   const Matrix<double> grad_out = draw.normal(u.rows(), act.out.cols()), grad_y = draw.normal(u.rows(), layer.channels());
@@ -337,6 +344,12 @@ void check_layer(const Layer& layer, const Matrix<double>& u, const std::functio
   check_gradient(
       "u, from y", u, from_y.grad_u, [&](const Matrix<double>& value) { return dot(run(value).y.matrix(), grad_y); }, draw);
   CHECK(from_y.grad_y == grad_y);
+  const LayerGradients<double> out_record = backward(layer, u, grad_out, serial_executor(), start),
+                               y_record = backward_from_y(layer, u, grad_y, two_threads(), start);
+  check_same(out_record.grad_y, from_out.grad_y);
+  check_same(out_record.grad_x, from_out.grad_x);
+  check_same(out_record.grad_u, from_out.grad_u);
+  check_same(y_record.grad_u, from_y.grad_u);
   CHECK((from_out.grad_y - grad_out * output_projection(layer).matrix()).cwiseAbs().maxCoeff() <= 1e-13 * grad_out.norm());
 
   const LayerGradients<double> again = backward(layer, act, grad_out, two_threads());
@@ -364,7 +377,7 @@ TEST_CASE("Mamba: gradients are those of finite differences", "[gradient][mamba]
       const Mamba<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
       const Mamba<double>::State* initial = biases ? &earlier.final : nullptr;
       check_layer<Mamba<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
     }
 }
 
@@ -379,7 +392,7 @@ TEST_CASE("RWKV-4: gradients are those of finite differences", "[gradient][rwkv4
       const Rwkv4<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
       const Rwkv4<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<Rwkv4<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
     }
 }
 
@@ -406,7 +419,7 @@ TEST_CASE("Griffin: gradients are those of finite differences", "[gradient][grif
             [&](const Matrix<double>& value) {
               return packed ? layer.activations(value, positions, initial) : layer.activations(value, initial);
             },
-            draw);
+            draw, {initial, packed ? positions : std::vector<Index>()});
       }
 }
 
@@ -433,7 +446,7 @@ TEST_CASE("local attention: gradients are those of finite differences", "[gradie
       const LocalAttention<double>::Activations earlier = layer.activations(draw.normal(7, shape.width));
       const LocalAttention<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<LocalAttention<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw);
+          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
     }
 }
 
@@ -540,6 +553,7 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
   {  // Nor do softmax weights on theirs.
     LocalAttention<double>::Options options;
     options.heads = 3;
+    options.rotary_part = 0.5;
     options.window = 20;
     options.rotary_part = 0.7;
     const LocalAttention<double> layer = random_local_attention<double>(draw, channels, 1, options, 3, true);
@@ -757,6 +771,7 @@ TEST_CASE("golden gradients: each layer alone, as the public implementations hav
     check_golden_layer(path(name), 2, "weight.model.layers.2.temporal_block.", []<class S>(const PrefixedTensors<S>& tensors) {
       typename LocalAttention<S>::Options options;
       options.heads = 4;
+      options.rotary_part = 0.5;
       return LocalAttention<S>::from_tensors(tensors, options);
     });
   }

@@ -62,10 +62,11 @@ class Tensors final : public TensorSource<Scalar> {
   std::map<std::string, Tensor> tensors;
 };
 
-/// A golden case of a whole model: `weight.*`, `input.*`, `expected.*`, and its configuration as JSON beside them.
+/// A golden case of a whole model: `weight.*`, `input.*`, `expected.*`, and its configuration as JSON beside them, under `config` or,
+/// where there is none, `case`.
 struct Golden {
-  explicit Golden(const std::filesystem::path& path) : file(path), configuration(path.filename().string()) {
-    detail::flatten(Json::parse(file.metadata().at("case")), "", path.filename().string(), configuration);
+  explicit Golden(const std::filesystem::path& path)
+      : file(path), configuration(read_metadata_configuration(file, file.metadata().count("config") != 0 ? "config" : "case")) {
     ids = integers("input.input_ids");
   }
   template <class Scalar>

@@ -36,6 +36,22 @@ Matrix<double> finite_differences(const Matrix<double>& at, const std::function<
 }
 constexpr double slope_tolerance = 1e-7;
 
+/// A feed-forward part by itself: its output, and a walk back from g.
+template <class FeedForward>
+Matrix<double> run(const FeedForward& part, const Matrix<double>& u) {
+  Trace<double> trace;
+  RunContext<double> context;
+  return *part.run(trace.input(u), context);
+}
+template <class FeedForward>
+Matrix<double> walk(const FeedForward& part, const Matrix<double>& u, const Matrix<double>& g, WayBack way) {
+  Trace<double> trace(true);
+  RunContext<double> context;
+  const Value<double> input = trace.input(u);
+  const Value<double> out = part.run(input, context);
+  return trace.walk_back(way, {{out, g}}, {input}).gradients.front();
+}
+
 LanguageModel<double> shipped(const char* name) {
   const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
   return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
@@ -43,39 +59,6 @@ LanguageModel<double> shipped(const char* name) {
 const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
 
 }  // namespace
-
-TEST_CASE("gradients are those of the public implementations", "[models]") {
-  std::vector<fs::path> paths;
-  if (const auto shared = test_support::shared_data("golden")) {
-    for (const auto& entry : fs::directory_iterator(*shared))
-      if (entry.path().filename().string().compare(0, 3, "lm_") == 0) paths.push_back(entry.path());
-  } else {
-    WARN(test_support::shared_data_missing("golden") + "; the case in tests/data is run");
-    paths.push_back(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "lm_mamba_seed04_L3_lt_conv_layers2_hidden32.safetensors");
-  }
-  REQUIRE(!paths.empty());
-  for (const fs::path& path : paths) {
-    const Golden golden(path);
-    INFO(path.filename().string());
-    const LanguageModel<double> model = load_language_model<double>(golden.weights<double>(), golden.configuration);
-    const Index last = static_cast<Index>(golden.ids.size()) - 1, target = golden.integers("expected.target_token").front();
-    for (const Keep keep : {Keep::activations, Keep::residuals}) {
-      ForwardOptions options;
-      options.keep = keep;
-      if (keep == Keep::residuals) options.logit_positions = Indices::last();
-      const ForwardPass<double> pass = model.forward(golden.ids, options);
-      const BackwardPass<double> gradients = backward(model, pass, logit_gradient(pass, last, target));
-      // Of the largest gradient: as the logits themselves, with one more digit for the way back.
-      CHECK(relative_error(*gradients.embeddings, golden.expected("grad_embeddings")) < 1e-11);
-      for (Index layer = 0; layer < model.layer_count(); ++layer) {
-        INFO("layer " << layer);
-        const LayerBackward<double>& d = gradients.layers[static_cast<std::size_t>(layer)];
-        CHECK(relative_error(*d.u, golden.expected(message("layer", layer, "_grad_mixer_in"))) < 1e-11);
-        CHECK(relative_error(*d.out, golden.expected(message("layer", layer, "_grad_mixer_out"))) < 1e-11);
-      }
-    }
-  }
-}
 
 TEMPLATE_TEST_CASE("gradients of public trained models", "[models]", double, float) {
   for (const char* name : {"protmamba", "rwkv4-tiny", "griffin-shakespeare"}) {
@@ -116,19 +99,17 @@ TEST_CASE("each block's gradient is its finite differences", "[models]") {
   }
 
   const GatedFeedForward<double> gated({weight(M, D), weight(1, M), weight(M, D), weight(1, M), weight(D, M), weight(1, D)});
-  CHECK(relative_error(gated.backward(gated.activations(u), g), finite_differences(u, [&](const Matrix<double>& v) {
-                         return gated.activations(v).out.matrix().cwiseProduct(g).sum();
+  CHECK(relative_error(walk(gated, u, g, WayBack::gradient), finite_differences(u, [&](const Matrix<double>& v) {
+                         return run(gated, v).cwiseProduct(g).sum();
                        })) < slope_tolerance);
   const ChannelMixing<double> mixing({weight(1, D), weight(1, D), weight(M, D), weight(D, D), weight(D, M)});
-  CHECK(relative_error(mixing.backward(mixing.activations(u), g), finite_differences(u, [&](const Matrix<double>& v) {
-                         return mixing.activations(v).out.matrix().cwiseProduct(g).sum();
+  CHECK(relative_error(walk(mixing, u, g, WayBack::gradient), finite_differences(u, [&](const Matrix<double>& v) {
+                         return run(mixing, v).cwiseProduct(g).sum();
                        })) < slope_tolerance);
   // Without biases, the relevance of a feed-forward part's input is that of its output.
   const GatedFeedForward<double> unbiased({weight(M, D), {}, weight(M, D), {}, weight(D, M), {}});
-  const auto act = unbiased.activations(u);
-  CHECK(unbiased.backward_relevance(act, g).cwiseProduct(u).sum() == Approx(act.out.matrix().cwiseProduct(g).sum()));
-  const auto mixed = mixing.activations(u);
-  CHECK(mixing.backward_relevance(mixed, g).cwiseProduct(u).sum() == Approx(mixed.out.matrix().cwiseProduct(g).sum()));
+  CHECK(walk(unbiased, u, g, WayBack::relevance).cwiseProduct(u).sum() == Approx(run(unbiased, u).cwiseProduct(g).sum()));
+  CHECK(walk(mixing, u, g, WayBack::relevance).cwiseProduct(u).sum() == Approx(run(mixing, u).cwiseProduct(g).sum()));
 }
 
 TEST_CASE("a whole model's gradient is its finite differences", "[models]") {

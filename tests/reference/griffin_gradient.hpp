@@ -7,7 +7,7 @@
 
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/layers/griffin.hpp>
-#include <implicit_attention/layers/layer_gradient.hpp>
+#include <reference/layer_gradient.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

@@ -1,4 +1,4 @@
-// Reverse mode of one layer, by hand-written adjoints: what a layer that can be differentiated offers.
+// A second source for the gradients of the first four layers: adjoints written by hand, from the activations of a run.
 #pragma once
 
 #include <concepts>
@@ -9,19 +9,9 @@
 
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/kernels/scan_gradient.hpp>
-#include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/layers/layer_gradient.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
-
-/// The gradient of one number with respect to a layer's output before its projection, its linear input and its input. Total derivatives:
-/// through convolution, activation, decays, queries, keys, gates and normalization, whatever depends on them. (The direct path alone, all
-/// scales held constant, is ImplicitAttention::apply_transpose.) A carried-in state is a constant.
-template <Real Scalar>
-struct LayerGradients {
-  Matrix<Scalar> grad_y;  ///< (tokens, channels)
-  Matrix<Scalar> grad_x;  ///< (tokens, channels)
-  Matrix<Scalar> grad_u;  ///< (tokens, width)
-};
 
 /// A layer descriptor that can be run in reverse. The two functions stand beside the layer and are found by its namespace.
 template <class Layer>
@@ -32,16 +22,6 @@ concept DifferentiableLayer = LayerDescriptor<Layer> && requires(const Layer& la
   // the weight of `out = y weight^T + bias`, (width, channels); empty if out is y
   { output_projection(layer) } -> std::convertible_to<const Array<typename Layer::Scalar>&>;
 };
-
-namespace detail {
-/// grad * weight: back through `u weight^T`. One function for all layers, so that Eigen's product is compiled once.
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, ConstView<Scalar> weight) {
-  Matrix<Scalar> out(grad.rows(), weight.cols());
-  out.noalias() = grad * weight;
-  return out;
-}
-}  // namespace detail
 
 /// d y = d out * weight: the gradient behind the output projection, (tokens, channels).
 template <DifferentiableLayer Layer>
@@ -66,16 +46,6 @@ template <DifferentiableLayer Layer>
 
 namespace detail {
 
-/// Fails unless an activation that a gradient needs is there, one row a token.
-template <Real Scalar>
-void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index tokens, Index columns,
-                      std::string_view meaning) {
-  if (array.empty())
-    raise(ErrorKind::shape, message(who, ": activations.", name, " is empty, expected ", shape_text({tokens, columns}), " = ", meaning,
-                                    "; the gradient needs it, fill it or use what activations(u) returns"));
-  check_shape(who, name, array, tokens, columns, meaning);
-}
-
 /// What a convolution gives, (tokens, channels): of the layer's own run if it is there, else computed from the linear input.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> convolved(std::string_view who, const Array<Scalar>& c, const Array<Scalar>& x, const Array<Scalar>& weight,
@@ -86,7 +56,7 @@ template <Real Scalar>
     return c;
   }
   check_activation(who, "x", x, tokens, weight.rows(), "(tokens, channels)");
-  return convolution_of(x, weight, bias, tail, starts, executor);
+  return convolution_of(x, weight, bias, carried(tail), starts, executor);
 }
 
 /// Conv^T g for a convolution's weight (channels, width), (tokens, channels).

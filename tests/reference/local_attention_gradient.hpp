@@ -1,12 +1,12 @@
-// Reverse mode of local attention (layers/local_attention.hpp): softmax, rotation and shared key/value heads.
+// Reverse mode of local attention (layers/softmax_attention.hpp): softmax, rotation and shared key/value heads.
 #pragma once
 
 #include <cmath>
 #include <string_view>
 #include <type_traits>
 
-#include <implicit_attention/layers/layer_gradient.hpp>
-#include <implicit_attention/layers/local_attention.hpp>
+#include <reference/layer_gradient.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -26,6 +26,15 @@ template <Real S>
 }
 }  // namespace detail
 
+template <Real S>
+[[nodiscard]] Rotary rotary_of(const LocalAttention<S>& layer) {
+  Rotary rotary;
+  rotary.head_size = layer.head_size();
+  rotary.rotated = static_cast<Index>(layer.options().rotary_part * static_cast<double>(layer.head_size()));
+  rotary.base = layer.options().rotary_base;
+  return rotary;
+}
+
 /// From d y (L, E) to the gradients with respect to y, x (the values, one for each query head: grad_x = A^T grad_y) and u. Needs x, query,
 /// key and positions of the activations, and the keys and values carried in, which are constants. Time L * window, memory linear in L:
 /// each row of weights is computed again.
@@ -42,38 +51,45 @@ template <Real S>
                                     tokens, ") = (tokens)"));
 
   const S scale = S(1) / std::sqrt(static_cast<S>(size));
-  Matrix<S> grad_query(tokens, channels), grad_key = Matrix<S>::Zero(tokens, channels);
+  const SoftmaxRecurrence<S> softmax = std::get<SoftmaxRecurrence<S>>(layer.lower(act).recurrence);
+  Matrix<S> grad_query = Matrix<S>::Zero(tokens, channels), grad_key = Matrix<S>::Zero(tokens, channels);
   LayerGradients<S> gradients;
   gradients.grad_y = grad_y;
   gradients.grad_x = Matrix<S>::Zero(tokens, channels);
   executor(layer.heads(), [&](Index head) {
     const Index column = head * size, key_column = layer.key_column(head);
-    RowVector<S> weights(layer.window() + 1), slopes(layer.window() + 1);
+    RowVector<S> past, own(tokens);
     for (Index token = 0; token < tokens; ++token) {
-      const typename LocalAttention<S>::Reach reach = layer.softmax_row(act, head, token, weights.data());
-      const RowVector<S> g = grad_y.row(token).segment(column, size), query = act.query.matrix().row(token).segment(column, size) * scale;
+      detail::softmax_row(softmax, head, token, past, own.data());
+      const Index first = softmax.first_visible(token), from = act.initial.key.rows() - past.size();
       // y = sum_j p_j v_j with p = softmax(s): d s_j = p_j (g . v_j - sum_j p_j g . v_j). What is carried in takes part in the sum.
-      slopes.segment(reach.past, reach.own).noalias() = g * act.x.matrix().block(reach.first, column, reach.own, size).transpose();
-      if (reach.past > 0)
-        slopes.head(reach.past).noalias() =
-            g * act.initial.value.block(act.initial.value.rows() - reach.past, key_column, reach.past, size).transpose();
-      const Index seen = reach.past + reach.own;
-      const S mean = slopes.head(seen).dot(weights.head(seen));
-      slopes.head(seen).array() = weights.head(seen).array() * (slopes.head(seen).array() - mean);
-
-      grad_query.row(token).segment(column, size).noalias() =
-          slopes.segment(reach.past, reach.own) * act.key.matrix().block(reach.first, key_column, reach.own, size);
-      if (reach.past > 0)
-        grad_query.row(token).segment(column, size).noalias() +=
-            slopes.head(reach.past) * act.initial.key.block(act.initial.key.rows() - reach.past, key_column, reach.past, size);
-      grad_key.block(reach.first, column, reach.own, size).noalias() += slopes.segment(reach.past, reach.own).transpose() * query;
-      gradients.grad_x.block(reach.first, column, reach.own, size).noalias() += weights.segment(reach.past, reach.own).transpose() * g;
+      const auto along = [&](const auto& value) {
+        S sum = 0;
+        for (Index p = 0; p < size; ++p) sum += grad_y(token, column + p) * value(p);
+        return sum;
+      };
+      const auto own_slope = [&](Index j) { return along([&](Index p) { return act.x(j, column + p); }); };
+      const auto past_slope = [&](Index j) { return along([&](Index p) { return act.initial.value(from + j, key_column + p); }); };
+      S mean = 0;
+      for (Index j = first; j <= token; ++j) mean += own[j] * own_slope(j);
+      for (Index j = 0; j < past.size(); ++j) mean += past[j] * past_slope(j);
+      for (Index j = first; j <= token; ++j) {
+        const S slope = own[j] * (own_slope(j) - mean);
+        for (Index p = 0; p < size; ++p) {
+          grad_query(token, column + p) += slope * act.key(j, key_column + p);
+          grad_key(j, column + p) += slope * scale * act.query(token, column + p);
+          gradients.grad_x(j, column + p) += own[j] * grad_y(token, column + p);
+        }
+      }
+      for (Index j = 0; j < past.size(); ++j)
+        for (Index p = 0; p < size; ++p)
+          grad_query(token, column + p) += past[j] * (past_slope(j) - mean) * act.initial.key(from + j, key_column + p);
     }
   });
   grad_query *= scale;
   Matrix<S> shared_key = detail::shared_sum(layer, grad_key);
-  layer.rotate(grad_query, act.positions, -1);  // a rotation's transpose is the rotation back
-  layer.rotate(shared_key, act.positions, -1);
+  rotate(grad_query, rotary_of(layer), act.positions, -1);  // a rotation's transpose is the rotation back
+  rotate(shared_key, rotary_of(layer), act.positions, -1);
 
   gradients.grad_u = detail::project_back<S>(grad_query, *w.q_proj_weight);
   gradients.grad_u += detail::project_back<S>(shared_key, *w.k_proj_weight);

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include <implicit_attention/core/numerics.hpp>
-#include <implicit_attention/layers/layer_gradient.hpp>
+#include <reference/layer_gradient.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

@@ -23,8 +23,17 @@ inline std::optional<std::filesystem::path> shared_data(const std::filesystem::p
   return path;
 }
 
+/// The exit status that ctest shows as skipped (SKIP_RETURN_CODE in tests/CMakeLists.txt).
+constexpr int skipped_status = 77;
+/// Whether a test of this program could not run.
+inline bool& data_was_missing() {
+  static bool missing = false;
+  return missing;
+}
+
 /// What a test says when it cannot run: `WARN(shared_data_missing("realdata/protmamba")); return;`
 inline std::string shared_data_missing(const std::string& relative) {
+  data_was_missing() = true;
   return "skipped: " + relative + " is not here; set IMPLICIT_ATTENTION_SHARED to the folder that holds it";
 }
 

@@ -1,4 +1,4 @@
-// Gradient-weighted attention, in three forms, each named by its source. Gradients come from our backward passes or the host's own.
+// Gradient-weighted attention in three forms, each named by its source. Gradients come from models/backward.hpp or from the host.
 #pragma once
 
 #include <concepts>
@@ -8,7 +8,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// The published ways to weigh attention with the gradient of what is explained.
+/// The published ways to weight attention by the gradient of what is explained.
 enum class GradientForm {
   /// Chefer et al. 2021 (arXiv 2103.15679), eq. 5-6, carried over exactly to implicit attention: map = mean over channels of
   /// (dA * A)^+ with dA_e[i,j] = g[i,e] x[j,e], the gradient with respect to the attention's entry (g = d y). Rolled out as I + map.
@@ -20,7 +20,7 @@ enum class GradientForm {
   mean_gradient,
   /// Zimerman et al. 2025 (arXiv 2405.16504), as the released code computes it, on whole maps: map[i,j] = minmax( mean over channels of
   /// A[i,j]^+ times s[j] ), s = minmax( max over width of (d residual stream before the layer)^+ ); then rollout, I + map with rows
-  /// divided by their sums, from a start layer (15 of 24 in the released code). minmax stretches to 0..1.
+  /// divided by their sums, from a start layer (15 of 24 in the released code). minmax rescales to 0..1.
   token_maximum
 };
 
@@ -49,7 +49,7 @@ void check_gradient(const char* name, const Array<Scalar>& gradient, Index token
   check_finite("gradient-weighted attention", name, *gradient);
 }
 
-/// Stretches numbers to 0..1. Equal numbers cannot be: they become 0 if they are 0, else 1. Returns whether they were equal.
+/// Rescales numbers to 0..1. Equal numbers become 0 if they are 0, else 1. Returns whether they were equal.
 template <class Derived>
 bool stretch(Eigen::DenseBase<Derived>& numbers) {
   using Scalar = typename Derived::Scalar;
@@ -65,7 +65,7 @@ bool stretch(Eigen::DenseBase<Derived>& numbers) {
 }  // namespace detail
 
 /// One layer's map, (tokens, tokens), before the identity is added. `constant`, if given, is set where the map or the gradient was the
-/// same everywhere, so that form token_maximum could not stretch it to 0..1.
+/// same everywhere, so that form token_maximum could not rescale it to 0..1.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> gradient_weighted_map(const LayerWithGradients<Scalar>& layer, GradientForm form,
                                                    const Executor& executor = serial_executor(), bool* constant = nullptr) {

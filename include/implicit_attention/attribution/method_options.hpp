@@ -1,4 +1,4 @@
-// The methods by their names, what they explain, and what they can be told.
+// The methods by name, what they explain, and their options.
 #pragma once
 
 #include <algorithm>
@@ -17,29 +17,36 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 enum class Method {
   raw,
   rollout,
-  gradient,
-  gradient_2403_01590,
-  gradient_2405_16504,
+  gradient,          ///< gradient times attention, exact (arXiv 2103.15679 carried over)
+  gradient_mean,     ///< mean gradient times mean attention (arXiv 2403.01590)
+  gradient_maximum,  ///< attention times each token's largest gradient (arXiv 2405.16504)
   relevance,
+  vector_rollout,       ///< every layer's vector path, attention and norms held: one linear walk
+  relevance_attention,  ///< what each layer's own attention moves along that walk, mean over layers
   gradient_x_input,
   integrated_gradients,
   leave_one_out,
-  random
+  random,
+  gradient_2403_01590 = gradient_mean,  ///< the dated names of two gradient forms, for one release
+  gradient_2405_16504 = gradient_maximum
 };
 
-/// A method, its name on command lines, and what of it there is.
+/// A method, its name on command lines, and what it needs.
 struct MethodName {
   Method method;
   std::string_view name;
-  bool from_attention;  ///< whether it depends on which terms of the attention are on, and has a map over tokens
-  bool from_gradient;   ///< whether it needs a backward pass
+  bool from_attention;  ///< whether it depends on which terms of the attention are on
+  bool from_gradient;   ///< whether it needs the exact gradient
+  bool has_map = from_attention;  ///< whether it has a map over tokens
 };
-inline constexpr std::array<MethodName, 10> method_names = {{{Method::raw, "raw", true, false},
+inline constexpr std::array<MethodName, 12> method_names = {{{Method::raw, "raw", true, false},
                                                              {Method::rollout, "rollout", true, false},
                                                              {Method::gradient, "gradient", true, true},
-                                                             {Method::gradient_2403_01590, "gradient-2403.01590", true, true},
-                                                             {Method::gradient_2405_16504, "gradient-2405.16504", true, true},
+                                                             {Method::gradient_mean, "gradient-mean", true, true},
+                                                             {Method::gradient_maximum, "gradient-maximum", true, true},
                                                              {Method::relevance, "relevance", false, false},
+                                                             {Method::vector_rollout, "vector-rollout", true, false, false},
+                                                             {Method::relevance_attention, "relevance-attention", true, false, false},
                                                              {Method::gradient_x_input, "gradient-x-input", false, true},
                                                              {Method::integrated_gradients, "integrated-gradients", false, false},
                                                              {Method::leave_one_out, "leave-one-out", false, false},
@@ -49,8 +56,10 @@ inline constexpr std::array<MethodName, 10> method_names = {{{Method::raw, "raw"
   return *std::find_if(method_names.begin(), method_names.end(), [&](const MethodName& named) { return named.method == method; });
 }
 
-/// Reads a method's name; fails on any other, naming them all.
+/// Reads a method's name, or one of the dated names that two of them had; fails on any other, naming them all.
 [[nodiscard]] inline Method parse_method(std::string_view name) {
+  if (name == "gradient-2403.01590") return Method::gradient_mean;
+  if (name == "gradient-2405.16504") return Method::gradient_maximum;
   std::string all;
   for (const MethodName& named : method_names) {
     if (named.name == name) return named.method;
@@ -74,14 +83,14 @@ struct Target {
   return targets;
 }
 
-/// How a token is taken away (leave-one-out).
+/// How a token is removed (leave-one-out).
 enum class Removal {
   replace,  ///< another token in its place: `<unk>`, say
   zero,     ///< an embedding of zeros in its place
-  drop      ///< the text without it; where it stood at the explained position, the token before it answers
+  drop      ///< the text without it; if it stood at the explained position, the token before it is asked
 };
 
-/// What the methods can be told; each uses what concerns it.
+/// The methods' options; each method reads those that concern it.
 template <Real Scalar>
 struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation
@@ -89,7 +98,8 @@ struct MethodOptions {
   std::optional<Index> layer;                         ///< raw: this layer; otherwise all averaged
   RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
   bool with_map = false;                              ///< methods from attention: the whole map, too
-  Index integration_steps = 32;                       ///< integrated gradients
+  Index integration_steps = 0;                        ///< integrated gradients: this many even points; 0: as many as the tolerance takes
+  double integration_tolerance = 0.01;                ///< integrated gradients: of the completeness gap, see IntegrationLimits
   Array<Scalar> baseline;                             ///< integrated gradients: (1, width), every token's; empty: zeros
   Removal removal = Removal::zero;                    ///< leave-one-out
   Index replacement = 0;                              ///< leave-one-out: the token for Removal::replace

@@ -14,7 +14,7 @@ template <class Source, class Scalar>
 concept AttentionSource =
     std::invocable<const Source&, Index> && std::convertible_to<std::invoke_result_t<const Source&, Index>, ImplicitAttention<Scalar>>;
 
-/// Row `position` of one layer's map: scores[j] = join over channels e of A_e[position, j] (Reduction says how). Costs one row.
+/// Row `position` of one layer's map: scores[j] = A_e[position, j] reduced over channels e (see Reduction). Costs one row.
 /// With the mean the scores are signed; a larger one is more attention. Ali et al. 2024 (arXiv 2403.01590), section 3.
 template <Real Scalar>
 [[nodiscard]] Attribution<Scalar> raw_attention(const ImplicitAttention<Scalar>& attention, Index position,

@@ -12,31 +12,33 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A row of one layer's map, named where something about it must be said.
+/// A row of one layer's map, for remarks about it.
 struct LayerRow {
   Index layer = 0, token = 0;
   friend bool operator==(LayerRow a, LayerRow b) { return a.layer == b.layer && a.token == b.token; }
 };
 
-/// Why a model gave an output at one token: one number for each input token, and what is to be known about them.
-/// Methods fill what applies to them; each says in its own words what its scores mean and which sign they have.
+/// Why a model gave an output at one token: one number for each input token, and remarks about them. Methods fill what applies to
+/// them; the comment at each method says what its scores mean and which sign they have.
 template <Real Scalar>
 struct Attribution {
   RowVector<Scalar> scores;  ///< (tokens): one per input token; zero for those after `position`
   Matrix<Scalar> map;        ///< (tokens, tokens), row = output token, of the matrix forms; empty otherwise
   Index position = 0;        ///< the output token; the last one in the matrix forms, whose `scores` are that row
   /// The number that the scores share out (a logit, a difference of two): relevance, gradient x input, integrated gradients and
-  /// leave-one-out know it. NaN where the method knows none.
+  /// leave-one-out set it. NaN for the other methods.
   Scalar explained = std::numeric_limits<Scalar>::quiet_NaN();
   Scalar bias_share = 0;  ///< relevance: the part of `explained` that the model's biases take. sum(scores) + bias_share == explained
-  /// Integrated gradients: the number at the baseline; sum(scores) + baseline == explained but for the quadrature.
+  /// Integrated gradients: the number at the baseline; sum(scores) + baseline == explained up to the quadrature's error.
   Scalar baseline = 0;
+  bool converged = true;               ///< integrated gradients: whether the gap and the estimated errors are within the tolerance
+  Index points = 0;                    ///< integrated gradients: gradients computed
   std::vector<LayerRow> zero_rows;     ///< rollout: rows that sum to zero and were left undivided
-  std::vector<Index> constant_layers;  ///< layers whose map or gradient was constant, so that it could not be stretched to 0..1
+  std::vector<Index> constant_layers;  ///< layers whose map or gradient was constant, so that it could not be rescaled to 0..1
   std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for and reached; what reached them is not in the sum
 };
 
-/// The matrix form: a row for each of several things explained, and what is to be known about them together.
+/// The matrix form: a row for each of several things explained, and the remarks about all of them.
 template <Real Scalar>
 struct AttributionMatrix {
   Matrix<Scalar> scores;         ///< (explained, tokens)
@@ -50,7 +52,7 @@ struct AttributionMatrix {
 
 namespace detail {
 
-/// Adds what is not there yet.
+/// Appends elements that are not in the list yet.
 template <class Element>
 void append_new(std::vector<Element>& all, const std::vector<Element>& more) {
   for (const Element& element : more)

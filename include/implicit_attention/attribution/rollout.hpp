@@ -39,7 +39,7 @@ void check_rollout(const RolloutOptions<Scalar>& options, Index layers) {
     raise(ErrorKind::value, message("rollout: the discard ratio is ", options.discard_ratio, ", expected at least 0 and less than 1"));
 }
 
-/// Whether residual_weight + map_sum is zero: exactly, or as near as the rounding of a map's row sum comes to it.
+/// Whether residual_weight + map_sum is zero, exactly or within the rounding error of a map's row sum.
 template <Real Scalar>
 [[nodiscard]] bool zero_row_sum(Scalar residual_weight, Scalar map_sum, Index tokens) {
   const Scalar rounding = std::numeric_limits<Scalar>::epsilon() * static_cast<Scalar>(tokens);
@@ -126,7 +126,7 @@ template <Real Scalar, MapSource<Scalar> Source>
   return result;
 }
 
-/// The same from maps that are all there.
+/// The same from a list of maps.
 template <Real Scalar>
 [[nodiscard]] Attribution<Scalar> rollout(const std::vector<Matrix<Scalar>>& maps, Index position,
                                           const RolloutOptions<Scalar>& options = {}) {
@@ -160,7 +160,7 @@ template <Real Scalar, MapSource<Scalar> Source>
   return result;
 }
 
-/// The same from maps that are all there.
+/// The same from a list of maps.
 template <Real Scalar>
 [[nodiscard]] Attribution<Scalar> rollout_map(const std::vector<Matrix<Scalar>>& maps, const RolloutOptions<Scalar>& options = {}) {
   const auto map_of = [&](Index layer) -> const Matrix<Scalar>& { return maps[static_cast<std::size_t>(layer)]; };
@@ -199,7 +199,7 @@ template <Real Scalar, AttentionSource<Scalar> Source>
 }
 
 /// A map whose every row is `row` (tokens). This is what the code published with arXiv 2403.01590 and 2405.16504 rolls out: it computes
-/// the attention of one query and lets it stand for all. Not a rollout of the model's maps; here to compare with published numbers.
+/// the attention of one query and uses it for all. It is no rollout of the model's maps and serves comparison with published numbers.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> map_of_one_row_repeated(const RowVector<Scalar>& row) {
   return row.replicate(row.size(), 1);

@@ -1,4 +1,4 @@
-// Weights and activations: numbers that are owned, or that someone else owns.
+// Weights and activations: numbers that are owned, or views of numbers that a caller owns.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views foreign ones
+/// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views those of others
 /// (an engine's buffer, a mapped file), without a copy. Empty until given something: an absent bias, say.
 template <class Scalar>
 class Array {
@@ -44,8 +44,11 @@ class Array {
   [[nodiscard]] Scalar operator()(Index i, Index j) const { return row(i)[j]; }
 
   /// Neighbouring rows, or columns, as an array that shares these numbers (and keeps them alive as this one does); nothing is copied.
-  [[nodiscard]] Array middle_rows(Index first, Index count) const { return part(data_ + first * row_stride_, count, columns_); }
-  [[nodiscard]] Array middle_columns(Index first, Index count) const { return part(data_ + first, rows_, count); }
+  /// Of an empty array, such as an absent bias, they are empty.
+  [[nodiscard]] Array middle_rows(Index first, Index count) const {
+    return empty() ? Array() : part(data_ + first * row_stride_, count, columns_);
+  }
+  [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data_ + first, rows_, count); }
 
  private:
   [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {

@@ -1,4 +1,4 @@
-// Errors: what was wrong, what was expected, what came. One exception type, or the host's handler where there are none.
+// Errors: what was wrong, what was expected, what came. One exception type, or a handler of the host's where it builds without exceptions.
 #pragma once
 
 #include <array>
@@ -37,26 +37,44 @@ class Error : public std::runtime_error {
 };
 #endif
 
-/// A host's own way to leave: longjmp, abort, its own exception. It must not return.
+/// What a host does about an error: exit, abort, or throw an exception of its own. It must not return. An error may come from a loop that
+/// an executor runs on another thread: an exception must be one that the executor passes on (core/shared_loop.hpp does), and longjmp is
+/// right only where every executor is serial.
 using ErrorHandler = void (*)(ErrorKind kind, const char* message);
+/// The same, and where in the library's source the error was found.
+using ErrorHandlerAt = void (*)(ErrorKind kind, const char* message, const char* file, int line);
 
 namespace detail {
-inline ErrorHandler& error_handler() noexcept {
-  static ErrorHandler handler = nullptr;
-  return handler;
+struct ErrorHandlers {
+  ErrorHandler plain = nullptr;
+  ErrorHandlerAt at = nullptr;
+};
+/// One pair for each library or program that this is compiled into: not shared between two shared libraries of one process.
+#if defined(__GNUC__)
+__attribute__((visibility("hidden")))
+#endif
+inline ErrorHandlers&
+error_handlers() noexcept {
+  static ErrorHandlers handlers;
+  return handlers;
 }
 }  // namespace detail
 
-/// Installs `handler` for all errors (null: back to the default) and returns the one before. Not thread-safe: call it at start-up.
+/// Installs `handler` for all errors of this library or program (null: back to the default) and returns the one before. Not thread-safe:
+/// call it at start-up.
 inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
-  const ErrorHandler before = detail::error_handler();
-  detail::error_handler() = handler;
+  const ErrorHandler before = detail::error_handlers().plain;
+  detail::error_handlers() = {handler, nullptr};
   return before;
 }
+/// The same for a handler that is told file and line.
+inline void set_error_handler_at(ErrorHandlerAt handler) noexcept { detail::error_handlers() = {nullptr, handler}; }
 
 /// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message.
-[[noreturn]] inline void raise(ErrorKind kind, const std::string& message) {
-  if (const ErrorHandler handler = detail::error_handler()) handler(kind, message.c_str());
+[[noreturn]] inline void raise(ErrorKind kind, const std::string& message, [[maybe_unused]] const char* file = __builtin_FILE(),
+                               [[maybe_unused]] int line = __builtin_LINE()) {
+  if (const ErrorHandlerAt handler = detail::error_handlers().at) handler(kind, message.c_str(), file, line);
+  if (const ErrorHandler handler = detail::error_handlers().plain) handler(kind, message.c_str());
 #if IMPLICIT_ATTENTION_EXCEPTIONS
   throw Error(kind, message);
 #else

@@ -22,10 +22,10 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 constexpr std::size_t huge_page_bytes = std::size_t{2} << 20;
-/// From here on a result is worth huge pages: less than half of the last one is wasted.
+/// Results of at least this size use huge pages: less than half of the last page is wasted.
 constexpr std::size_t huge_page_threshold = 2 * huge_page_bytes;
 
-/// Asks for huge pages where they fit wholly into the memory. Advice: nothing depends on the answer.
+/// Asks for huge pages where whole ones fit into the memory. It is advice to the system; nothing depends on the answer.
 inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) noexcept {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (bytes < huge_page_threshold) return;

@@ -1,4 +1,4 @@
-// The elementary functions of the layers, right in their tails.
+// The elementary functions of the layers, accurate in their tails.
 #pragma once
 
 #include <algorithm>

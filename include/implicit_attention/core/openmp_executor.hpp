@@ -31,7 +31,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 #else
 
-/// What stands here without OpenMP: an error that says so.
+/// Without OpenMP: an error that says so.
 template <class Workers = int>
 [[nodiscard]] Executor openmp_executor(Workers = 0) {
   static_assert(sizeof(Workers) == 0, "implicit_attention: openmp_executor needs OpenMP; compile with -fopenmp, or use thread_executor");

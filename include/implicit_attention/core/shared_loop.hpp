@@ -13,13 +13,13 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The indices of a loop, handed out one by one. The first exception of a body ends the loop (indices not yet begun are left out)
+/// The indices of a loop, taken one by one by its workers. The first exception of a body ends the loop (indices not yet begun are left out)
 /// and is kept for the caller; it must not leave a worker's thread.
 class SharedLoop {
  public:
   SharedLoop(Index count, const std::function<void(Index)>& body) : count_(count), body_(&body) {}
 
-  /// Runs indices until none is left. For any number of threads at a time.
+  /// Runs indices until none is left. May be called by any number of threads at once.
   void work() noexcept {
     for (Index i = next_.fetch_add(1, std::memory_order_relaxed); i < count_; i = next_.fetch_add(1, std::memory_order_relaxed)) run(i);
   }

@@ -1,4 +1,4 @@
-// Where weights come from: named tensors, whatever holds them. io/ reads them from files; a host can hand in its own.
+// Where weights come from: named tensors. io/ reads them from files; a host can pass its own.
 #pragma once
 
 #include <functional>
@@ -12,6 +12,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/core/stored_tensor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -20,7 +21,7 @@ template <class Scalar>
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
-  /// What the tensors stand in, for messages: a file or folder name.
+  /// The file or folder that holds the tensors, for messages.
   [[nodiscard]] virtual std::string where() const = 0;
   /// All names, sorted.
   [[nodiscard]] virtual std::vector<std::string> names() const = 0;
@@ -28,11 +29,17 @@ class TensorSource {
   [[nodiscard]] virtual std::optional<std::vector<Index>> shape(std::string_view name) const = 0;
   /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar. Fails if absent.
   [[nodiscard]] virtual Array<Scalar> read(std::string_view name) const = 0;
+  /// The same matrix as it is stored, for callers that widen a few rows at a time. Nothing if there is none of that name, or where the numbers
+  /// of `read` are not simply those in storage: then `read` is the way.
+  [[nodiscard]] virtual std::optional<StoredTensor> stored(std::string_view name) const {
+    static_cast<void>(name);
+    return std::nullopt;
+  }
 
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
 };
 
-/// A source that remembers what was read of it: a tensor that nobody used is a part of the model that would be left out in silence.
+/// A source that records what was read from it. A tensor that was never read would be a part of the model left out in silence.
 template <class Scalar>
 class WatchedTensors final : public TensorSource<Scalar> {
  public:
@@ -77,6 +84,8 @@ class PrefixedTensors {
   [[nodiscard]] Array<Scalar> optional(std::string_view name, std::size_t axes = 0) const {
     return has(name) ? required(name, axes) : Array<Scalar>();
   }
+  /// The tensors below a longer prefix: `block.below("mixer.")`.
+  [[nodiscard]] PrefixedTensors below(std::string_view name) const { return {*source_, prefix_ + std::string(name)}; }
   [[nodiscard]] const TensorSource<Scalar>& source() const { return *source_; }
   [[nodiscard]] const std::string& prefix() const { return prefix_; }
 

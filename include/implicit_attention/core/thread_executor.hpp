@@ -56,7 +56,7 @@ class ThreadPool {
     loop.work();
     within_loop() = false;
     {
-      // Threads that have not woken up yet are not waited for: they find no loop.
+      // Threads that are still asleep are not waited for: they will find no loop.
       std::unique_lock<std::mutex> lock(mutex_);
       loop_ = nullptr;
       done_.wait(lock, [&] { return working_ == 0; });
@@ -74,7 +74,7 @@ class ThreadPool {
     within_loop() = true;
     unsigned seen = 0;
     while (!stop.stop_requested()) {
-      // The next loop often follows within microseconds, and falling asleep costs more than that.
+      // The next loop often follows within microseconds; going to sleep would take longer.
       const auto asleep = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
       while (begun_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < asleep) std::this_thread::yield();
       detail::SharedLoop* loop = nullptr;
@@ -111,7 +111,7 @@ class ThreadPool {
   std::vector<std::jthread> threads_;  // last: joined before the rest goes
 };
 
-/// An executor on a pool of its own, which lives as long as any copy of it. `workers` as in ThreadPool.
+/// An executor with its own pool, which lives as long as any copy of the executor. `workers` as in ThreadPool.
 [[nodiscard]] inline Executor thread_executor(int workers = 0) {
   return [pool = std::make_shared<ThreadPool>(workers)](Index count, const std::function<void(Index)>& body) {
     pool->parallel_for(count, body);

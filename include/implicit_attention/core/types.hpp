@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <type_traits>
 
 #include <implicit_attention/config.hpp>
@@ -9,6 +10,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 using Index = Eigen::Index;
+static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
+              "implicit_attention: EIGEN_DEFAULT_DENSE_INDEX_TYPE must be std::ptrdiff_t, as it is by default");
 
 /// The scalars everything is computed in. Half and bfloat16 are storage, widened on reading.
 template <class T>
@@ -32,7 +35,7 @@ constexpr bool viewable = (Derived::IsRowMajor || Derived::IsVectorAtCompileTime
                           (int(Derived::Flags) & int(Eigen::DirectAccessBit)) != 0 && int(Derived::InnerStrideAtCompileTime) == 1;
 }  // namespace detail
 
-/// A read-only view of someone else's row-major matrix: rows of contiguous numbers, any distance between rows.
+/// A read-only view of a row-major matrix: rows of contiguous numbers, any distance between rows.
 /// Made from any Eigen object that is one in memory; a column-major matrix or an expression is refused at compile time,
 /// never copied in silence. It does not keep the numbers alive.
 template <class Scalar>
@@ -48,7 +51,7 @@ class ConstView : public Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<
   ConstView(const Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>>& view)  // NOLINT(google-explicit-constructor)
       : ConstView(view.data(), view.rows(), view.cols(), view.outerStride()) {}
   template <class Derived>
-    requires detail::EigenDense<Derived> ConstView(const Derived& matrix)  // NOLINT(google-explicit-constructor): a view is made in passing
+    requires detail::EigenDense<Derived> ConstView(const Derived& matrix)  // NOLINT(google-explicit-constructor): matrices convert to views
         : Base(checked(matrix), shape_rows(matrix), shape_columns(matrix), Eigen::OuterStride<>(row_stride(matrix))) {}
 
    private:

@@ -23,9 +23,16 @@
   TEMPLATE void head_scan(const HeadRecurrence<S>&, const Array<S>&, const Array<S>&, View<S>, const Executor&, View<S>*);                 \
   TEMPLATE void head_scan_transposed(const HeadRecurrence<S>&, ConstView<S>, View<S>, const Executor&);                                    \
   TEMPLATE HeadScanGradient<S> head_scan_gradient(const HeadRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&); \
+  TEMPLATE void plain_head_scan(const HeadRecurrence<S>&, const Array<S>&, const Array<S>&, View<S>, const Executor&, View<S>*);           \
+  TEMPLATE void plain_head_scan_transposed(const HeadRecurrence<S>&, ConstView<S>, View<S>, const Executor&);                              \
   TEMPLATE void matrix_rows(const SharedMatrix<S>&, Index, Index, Index, View<S>);                                                         \
   TEMPLATE void matrix_apply(const SharedMatrix<S>&, const Array<S>&, const Array<S>&, View<S>, const Executor&, View<S>*);                \
   TEMPLATE void matrix_apply_transposed(const SharedMatrix<S>&, ConstView<S>, View<S>, const Executor&);                                   \
+  TEMPLATE void head_rows(const SharedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&);         \
+  TEMPLATE void attention_rows(const SurroundedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                  \
+                               const Executor&);                                                                                           \
+  TEMPLATE void scan(const SurroundedMatrix<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                                 \
+  TEMPLATE void scan_transposed(const SurroundedMatrix<S>&, ConstView<S>, View<S>, const Executor&);                                       \
   TEMPLATE Matrix<S> softmax_carry(const SoftmaxRecurrence<S>&, const Executor&);                                                          \
   TEMPLATE SoftmaxGradient<S> softmax_gradient(const SoftmaxRecurrence<S>&, ConstView<S>, ConstView<S>, const Executor&);                  \
   TEMPLATE struct UnifiedForm<S>;                                                                                                          \
@@ -34,6 +41,8 @@
   TEMPLATE class ImplicitAttention<S>;
 #define IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, JOIN)                                                                                 \
   TEMPLATE void reduced_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&, \
+                             const detail::JOIN&, S);                                                                                      \
+  TEMPLATE void reduced_rows(const SurroundedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&,   \
                              const detail::JOIN&, S);
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

@@ -1,4 +1,4 @@
-// JSON from files that nobody vouches for: no key twice, no bottomless nesting, errors that name the file.
+// JSON from untrusted files: repeated keys are refused, depth and sizes are limited, errors name the file.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 using Json = nlohmann::json;
 
-/// What a document may hold before it is refused.
+/// Limits beyond which a document is refused.
 struct JsonLimits {
   std::size_t depth = 32;                                      ///< objects and lists inside each other
   std::size_t list = std::numeric_limits<std::size_t>::max();  ///< elements of one list
@@ -67,12 +67,12 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
     if (open_.empty()) return &(root_ = std::forward<Value>(value));
     if (!open_.back()->is_array()) return &(*next_ = std::forward<Value>(value));
     if (open_.back()->size() >= limits_.list)
-      raise(ErrorKind::file, message(where_, ": JSON: a list is longer than the ", limits_.list, " elements that make sense here"));
+      raise(ErrorKind::file, message(where_, ": JSON: a list is longer than the ", limits_.list, " elements that are allowed here"));
     return &open_.back()->emplace_back(std::forward<Value>(value));
   }
   bool open(Json&& container) {
     if (open_.size() >= limits_.depth)
-      raise(ErrorKind::file, message(where_, ": JSON: nested deeper than the ", limits_.depth, " levels that make sense here"));
+      raise(ErrorKind::file, message(where_, ": JSON: nested deeper than the ", limits_.depth, " levels that are allowed here"));
     open_.push_back(put(std::move(container)));
     return true;
   }

@@ -12,14 +12,19 @@
 #include <utility>
 #include <vector>
 
+#ifndef IMPLICIT_ATTENTION_IO_MMAP
 #if defined(__unix__) || defined(__APPLE__)
 #define IMPLICIT_ATTENTION_IO_MMAP 1
+#else
+#define IMPLICIT_ATTENTION_IO_MMAP 0
+#endif
+#endif
+#if IMPLICIT_ATTENTION_IO_MMAP
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #else
-#define IMPLICIT_ATTENTION_IO_MMAP 0
 #include <fstream>
 #endif
 
@@ -33,8 +38,8 @@ namespace detail {
 }
 }  // namespace detail
 
-/// The bytes of one file, read-only, for as long as this lives. As with any mapping, a file that another process cuts
-/// short meanwhile cannot be guarded against; replace files by renaming, as the writers here do.
+/// The bytes of one file, read-only, for as long as this object lives. As with any mapping, a file must not be cut short by another
+/// process meanwhile; replace files by renaming, as the writers here do.
 class MappedFile {
  public:
   /// Maps `path`. Fails, with the system's reason, if it is not a regular file that can be read.

@@ -1,4 +1,4 @@
-// Writing NumPy's .npy.
+// Writing NumPy's .npy; reading is npy_reader.hpp's.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& num
   else if (!numbers.shape().empty())
     header.resize(header.size() - 1);  // (2,)
   header += "), }";
-  // Magic, version and length take 10 bytes; the numbers begin at a multiple of 64, for whoever maps the file.
+  // Magic, version and length take 10 bytes; the numbers begin at a multiple of 64, so that the file can be mapped.
   header.resize((header.size() + 1 + 10 + 63) / 64 * 64 - 10 - 1, ' ');
   header += '\n';
   if (header.size() > 0xFFFF)

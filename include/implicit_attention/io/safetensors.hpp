@@ -53,6 +53,13 @@ class SafetensorsFile {
   template <Real Scalar>
   [[nodiscard]] Array<Scalar> read(std::string_view name) const;
 
+  /// The same as it is stored. Fails if it is not there.
+  [[nodiscard]] StoredTensor stored(std::string_view name) const {
+    const TensorInfo& tensor = info(name);
+    const auto [rows, columns] = detail::rows_and_columns(tensor.shape);
+    return detail::stored_rows(tensor.dtype, rows, columns, file_->data() + tensor.begin, file_);
+  }
+
   /// The numbers of an I64 or I32 tensor in order (token ids, positions); a tensor of another type is an error.
   [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const {
     const TensorInfo& tensor = info(name);
@@ -65,7 +72,7 @@ class SafetensorsFile {
       detail::convert_numbers<std::int32_t>(from, tensor.count, numbers.data(), as_is);
     } else {
       raise(ErrorKind::file,
-            message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected integers, I64 or I32"));
+            message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text), ", expected integers, I64 or I32"));
     }
     return numbers;
   }
@@ -79,18 +86,37 @@ template <Real Scalar>
 Array<Scalar> SafetensorsFile::read(std::string_view name) const {
   const TensorInfo& tensor = info(name);
   if (!detail::readable(tensor.dtype))
-    raise(ErrorKind::file,
-          message(where(), ": tensor ", printable(name), " is ", dtype_name(tensor.dtype), ", expected F64, F32, F16, BF16, I64 or I32"));
-  Index rows = 1, columns = 1;
-  for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) (axis + 1 == tensor.shape.size() ? columns : rows) *= tensor.shape[axis];
-  const std::byte* from = file_->data() + tensor.begin;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(from) % alignof(Scalar) == 0;
-  if (tensor.dtype == dtype_of<Scalar> && aligned && tensor.count > 0)
-    return Array<Scalar>::view(ConstView<Scalar>(reinterpret_cast<const Scalar*>(from), rows, columns), file_);
-  Matrix<Scalar> numbers(rows, columns);
-  detail::widen(tensor.dtype, from, tensor.count, numbers.data());
+    raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
+                                   ", expected F64, F32, F16, BF16 or integers"));
+  const StoredTensor from = stored(name);
+  if (const Array<Scalar> view = from.template view<Scalar>(); !view.empty()) return view;
+  Matrix<Scalar> numbers(from.rows, from.columns);
+  from.widen_rows(0, from.rows, numbers.data(), from.columns);
   return Array<Scalar>(std::move(numbers));
 }
+
+namespace detail {
+
+/// Which file of a checkpoint in shards has which tensor, by its index (`model.safetensors.index.json`, `pytorch_model.bin.index.json`).
+[[nodiscard]] inline std::map<std::string, std::string> read_shard_index(const std::filesystem::path& index) {
+  const Json document = read_json_object(index);
+  const auto map = document.find("weight_map");
+  if (map == document.end() || !map->is_object())
+    raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
+  std::map<std::string, std::string> shard_of;
+  for (const auto& [name, value] : map->items()) {
+    const std::string who = message(index.string(), ": tensor ", printable(name));
+    if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
+    const auto& shard = value.template get_ref<const std::string&>();
+    // A shard lies beside its index: anything that could lead elsewhere is refused.
+    if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
+      raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
+    shard_of.emplace(name, shard);
+  }
+  return shard_of;
+}
+
+}  // namespace detail
 
 /// A model's weights as they lie in a directory: `model.safetensors`, or shards under `model.safetensors.index.json`.
 class SafetensorsCheckpoint {
@@ -130,6 +156,7 @@ class SafetensorsCheckpoint {
   [[nodiscard]] Array<Scalar> read(std::string_view name) const {
     return file_of(name).read<Scalar>(name);
   }
+  [[nodiscard]] StoredTensor stored(std::string_view name) const { return file_of(name).stored(name); }
   [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const { return file_of(name).read_integers(name); }
 
  private:
@@ -143,22 +170,13 @@ class SafetensorsCheckpoint {
     for (const auto& [name, info] : files_.front().tensors()) shard_of_.emplace(name, 0);
   }
   void open_shards(const std::filesystem::path& index) {
-    const Json document = read_json_object(index);
-    const auto map = document.find("weight_map");
-    if (map == document.end() || !map->is_object())
-      raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
     std::map<std::string, std::size_t> opened;
-    for (const auto& [name, value] : map->items()) {
-      const std::string who = message(index.string(), ": tensor ", printable(name));
-      if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
-      const auto& shard = value.template get_ref<const std::string&>();
-      // A shard lies beside its index: anything that could lead elsewhere is refused.
-      if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
-        raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
+    for (const auto& [name, shard] : detail::read_shard_index(index)) {
       const auto [position, fresh] = opened.emplace(shard, files_.size());
       if (fresh) files_.emplace_back(index.parent_path() / shard);
       if (files_[position->second].find(name) == nullptr)
-        raise(ErrorKind::file, message(who, ": the index has it in ", printable(shard), ", but it is not there"));
+        raise(ErrorKind::file,
+              message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
       shard_of_.emplace(name, position->second);
     }
   }
@@ -183,6 +201,10 @@ class SafetensorsSource final : public TensorSource<Scalar> {
     return found == nullptr ? std::nullopt : std::optional(found->shape);
   }
   [[nodiscard]] Array<Scalar> read(std::string_view name) const override { return checkpoint_.read<Scalar>(name); }
+  [[nodiscard]] std::optional<StoredTensor> stored(std::string_view name) const override {
+    const TensorInfo* found = checkpoint_.find(name);
+    return found == nullptr || !detail::readable(found->dtype) ? std::nullopt : std::optional(checkpoint_.stored(name));
+  }
   [[nodiscard]] const SafetensorsCheckpoint& checkpoint() const { return checkpoint_; }
 
  private:

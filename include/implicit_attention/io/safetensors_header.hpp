@@ -23,6 +23,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// One tensor of a file, as its header has it.
 struct TensorInfo {
   Dtype dtype = Dtype::F32;
+  std::string dtype_text = "F32";  ///< as the file has it; of a type not known here, `dtype` is `other`
   std::vector<Index> shape;
   Index count = 0;        ///< numbers: the product of the shape
   std::size_t begin = 0;  ///< first byte, from the beginning of the file
@@ -67,18 +68,19 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
   const Json& dtype_value = field(entry, "dtype", who);
   if (!dtype_value.is_string())
     raise(ErrorKind::file, message(who, ": dtype is ", json_text(dtype_value), ", expected a string such as \"F32\""));
-  const std::optional<Dtype> dtype = dtype_of_name(dtype_value.get_ref<const std::string&>());
-  if (!dtype)
-    raise(ErrorKind::file, message(who, ": unknown dtype ", json_text(dtype_value), ", expected F64, F32, F16, BF16, I64 or I32"));
-
+  // A type that cannot be read, or that is newer than this library, is no reason to refuse the other tensors.
   TensorInfo info;
-  info.dtype = *dtype;
+  info.dtype_text = dtype_value.get_ref<const std::string&>();
+  info.dtype = dtype_of_name(info.dtype_text).value_or(Dtype::other);
   info.shape = natural_numbers(field(entry, "shape", who), who, "shape");
-  const std::optional<Index> count = element_count(info.shape, dtype_bytes(*dtype));
+  const std::optional<Index> count = element_count(info.shape, dtype_bytes(info.dtype));
   if (!count)
     raise(ErrorKind::file, message(who, ": shape ", shape_text(info.shape), " overflows: more numbers than memory has addresses"));
   info.count = *count;
-  info.bytes = static_cast<std::size_t>(*count) * dtype_bytes(*dtype);
+  const std::size_t together = dtype_numbers(info.dtype);
+  if (static_cast<std::size_t>(*count) % together != 0)
+    raise(ErrorKind::file, message(who, ": shape ", shape_text(info.shape), " of ", info.dtype_text, " is no whole number of bytes"));
+  info.bytes = static_cast<std::size_t>(*count) / together * dtype_bytes(info.dtype);
 
   const std::vector<Index> offsets = natural_numbers(field(entry, "data_offsets", who), who, "data_offsets");
   if (offsets.size() != 2)
@@ -88,9 +90,10 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
   if (end > data_size)
     raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " reach beyond the ", data_size,
                                    " bytes of data in the file; is it cut short?"));
+  if (info.dtype == Dtype::other) info.bytes = end - begin;
   if (end - begin != info.bytes)
     raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " hold ", end - begin, " bytes, expected ", info.bytes,
-                                   " = ", shape_text(info.shape), " of ", dtype_name(*dtype)));
+                                   " = ", shape_text(info.shape), " of ", info.dtype_text));
   info.begin = data_begin + begin;
   return info;
 }
@@ -151,9 +154,10 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
           message(where, ": header length ", length, ", but only ", file.size() - prefix, " bytes follow; is the file cut short?", hint));
   const std::string header_where = message(where, ": header");
   const std::string_view text = file.substr(prefix, static_cast<std::size_t>(length));
-  if (text.empty() || text.front() != '{')
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  if (first == std::string_view::npos || text[first] != '{')
     raise(ErrorKind::file, message(header_where, ": expected a JSON object beginning with {, came ",
-                                   text.empty() ? "nothing" : printable(text.substr(0, 1))));
+                                   first == std::string_view::npos ? "nothing" : printable(text.substr(first, 1))));
   JsonLimits limits;
   limits.depth = 3;
   limits.list = detail::safetensors_axis_limit;
@@ -163,6 +167,7 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
   const std::size_t data_begin = prefix + static_cast<std::size_t>(length), data_size = file.size() - data_begin;
   for (const auto& [name, entry] : document.items()) {
     if (name == "__metadata__") {
+      if (entry.is_null()) continue;
       if (!entry.is_object())
         raise(ErrorKind::file, message(header_where, ": __metadata__ is ", json_text(entry), ", expected an object of strings"));
       for (const auto& [key, value] : entry.items()) {

@@ -1,4 +1,4 @@
-// UTF-8, and text from untrusted files made fit for a message.
+// UTF-8, and text from untrusted files made safe for a message.
 #pragma once
 
 #include <cstddef>
@@ -55,8 +55,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
   return std::string("\\x") + digits[byte >> 4U] + digits[byte & 0xFU];
 }
 
-/// Text that a terminal can take: control characters and bytes that are not UTF-8 are escaped, and what is longer than
-/// `longest` bytes is cut, since a file decides what it holds.
+/// Text that is safe to print: control characters and bytes that are not UTF-8 are escaped, and text longer than `longest` bytes is
+/// cut, since it may come from an untrusted file.
 [[nodiscard]] inline std::string printable(std::string_view text, std::size_t longest = 120) {
   std::string out;
   for (std::size_t position = 0; position < text.size();) {

@@ -1,9 +1,9 @@
 // Text to token ids and back, by what a model's directory holds.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,16 +14,20 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/tokenizers/labels.hpp>
+#include <implicit_attention/io/tokenizers/tokenizer_file.hpp>
+#include <implicit_attention/io/tokenizers/vocabulary_text.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How text becomes tokens.
 enum class TokenizerKind {
-  bytes,    ///< token id = byte
-  symbols,  ///< one UTF-8 character a token; `<special>` tokens of the vocabulary are recognised, the longest first
-  words,    ///< what stands between white space (as Python's str.split has it)
-  none      ///< token ids only: nothing tells how text would become tokens
+  bytes,     ///< token id = byte
+  symbols,   ///< one UTF-8 character a token; `<special>` tokens of the vocabulary are recognised, the longest first
+  words,     ///< what stands between white space (as Python's str.split has it)
+  subwords,  ///< pieces of words, as tokenizer.json, RWKV's world vocabulary or a GGUF file has them
+  none       ///< token ids only: nothing tells how text would become tokens
 };
 
 /// `bytes`, `symbols` or `words`, for an option of a command line.
@@ -34,185 +38,254 @@ enum class TokenizerKind {
   raise(ErrorKind::value, message("tokenizer \"", printable(name), "\" is unknown, expected bytes, symbols or words"));
 }
 
-/// Unknown words and symbols become `<unk>`; without one they are an error that names them. A word that is unknown is tried
-/// once more in lower case (ASCII) if no token of the vocabulary has an upper-case letter, special tokens aside: such a
-/// vocabulary was made from lower-cased text.
+/// Text to ids, ids to text, and labels for people.
 class Tokenizer {
  public:
-  /// By what `directory` holds: `vocab.json` (symbols if all its tokens but special ones are single characters, else words);
-  /// without it, bytes if `vocabulary_size` is 256; else no text, only ids. `kind` overrides.
-  /// `vocabulary_size` is the number of ids the model takes: the rows of its embedding.
+  /// By what `path` holds, a model's folder, one of its files, or a tokenizer's own file. In a folder a tokenizer that is there decides:
+  /// tokenizer.json, rwkv_vocab_*.txt, tokenizer.model; then vocab.json (symbols if all its tokens but special ones are single characters,
+  /// else words; neither where it is byte pairs'). Without any of them text is bytes if the model's vocabulary turns out to be 256.
+  /// `choice` overrides: `bytes`, `symbols`, `words`, or a file or folder as above. What is chosen must be readable; what is found and
+  /// cannot be read leaves token ids, and `encode` says why. No weights are needed: `fit` tells the model's size later.
+  [[nodiscard]] static Tokenizer open(const std::filesystem::path& path, std::string_view choice = {},
+                                      std::optional<Index> vocabulary_size = std::nullopt) {
+    Tokenizer tokenizer;
+    std::error_code ignored;
+    if (choice == "bytes" || choice == "symbols" || choice == "words") {
+      tokenizer.open_folder(folder_of(path), tokenizer_kind(choice), vocabulary_size);
+    } else if (choice.empty()) {
+      tokenizer.open_found(path, vocabulary_size);
+    } else {
+      if (!std::filesystem::exists(choice, ignored))
+        raise(ErrorKind::value,
+              message("tokenizer \"", printable(choice), "\" is neither bytes, symbols or words, nor a file or folder that is there"));
+      tokenizer.open_chosen(choice);
+    }
+    if (vocabulary_size) tokenizer.fit(*vocabulary_size);
+    return tokenizer;
+  }
+  /// The same in a folder, where the number of ids that the model takes is known: the rows of its embedding.
   [[nodiscard]] static Tokenizer open(const std::filesystem::path& directory, Index vocabulary_size,
                                       std::optional<TokenizerKind> kind = std::nullopt) {
     Tokenizer tokenizer;
-    tokenizer.where_ = directory.string();
-    tokenizer.size_ = vocabulary_size;
-    std::error_code ignored;
-    const std::filesystem::path file = directory / "vocab.json";
-    const bool vocabulary = std::filesystem::exists(file, ignored);
-    if (vocabulary && kind != TokenizerKind::bytes) {
-      tokenizer.vocabulary_ = Vocabulary::read(file, vocabulary_size);
-      if (!kind && std::filesystem::exists(directory / "merges.txt", ignored))
-        tokenizer.why_none_ = "merges.txt beside vocab.json means byte pairs, which are not read here";
-      tokenizer.kind_ = kind ? *kind : !tokenizer.why_none_.empty() ? TokenizerKind::none : tokenizer.kind_of_vocabulary();
-      tokenizer.look_over_vocabulary();
-      return tokenizer;
-    }
-    if (kind == TokenizerKind::symbols || kind == TokenizerKind::words)
-      raise(ErrorKind::file, message(tokenizer.where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids"));
-    if (!kind && vocabulary_size != 256)
-      tokenizer.why_none_ = message("no vocab.json here, and the vocabulary is ", vocabulary_size, ", not the 256 of bytes");
-    tokenizer.kind_ = kind ? *kind : vocabulary_size == 256 ? TokenizerKind::bytes : TokenizerKind::none;
+    if (kind)
+      tokenizer.open_folder(directory, kind, vocabulary_size);
+    else
+      tokenizer.open_found(directory, vocabulary_size);
+    tokenizer.fit(vocabulary_size);
+    return tokenizer;
+  }
+  /// A GGUF file's vocabulary, read elsewhere.
+  [[nodiscard]] static Tokenizer of(const GgufVocabulary& vocabulary) {
+    Tokenizer tokenizer;
+    tokenizer.where_ = vocabulary.where;
+    tokenizer.take(detail::GgufTokenizer::make(vocabulary));
     return tokenizer;
   }
 
-  [[nodiscard]] TokenizerKind kind() const { return kind_; }
-  [[nodiscard]] Index vocabulary_size() const { return size_; }
-  [[nodiscard]] const Vocabulary& vocabulary() const { return vocabulary_; }
+  /// Says how many ids the model takes, once that is known. Fails (file) where vocab.json has an id beyond.
+  void fit(Index vocabulary_size) {
+    size_ = vocabulary_size;
+    for (const auto& [token, id] : vocabulary().ids())
+      if (id >= size_)
+        raise(ErrorKind::file, message(where_, ": vocab.json: token \"", printable(token), "\": its id ", id,
+                                       " is beyond the model's vocabulary of ", size_, " (ids 0 to ", size_ - 1, ")"));
+    if (!nothing_found_) return;
+    kind_ = size_ == 256 ? TokenizerKind::bytes : TokenizerKind::none;
+    why_none_ = message("no vocab.json, tokenizer.json or rwkv_vocab_*.txt here, and the vocabulary is ", size_, ", not the 256 of bytes");
+  }
 
-  /// The tokens of `text`. Fails with ErrorKind::value on text that is empty, not UTF-8 (but as bytes), or has an unknown
-  /// token where the vocabulary has no `<unk>`.
-  [[nodiscard]] std::vector<Index> encode(std::string_view text) const {
+  /// Whether the kind is known; else `fit` will say.
+  [[nodiscard]] bool decided() const { return !nothing_found_ || size_ > 0; }
+  [[nodiscard]] TokenizerKind kind() const { return kind_; }
+  /// 0 until it is known.
+  [[nodiscard]] Index vocabulary_size() const { return size_; }
+  /// The tokens of vocab.json; empty where there is another tokenizer.
+  [[nodiscard]] const Vocabulary& vocabulary() const { return words_.vocabulary(); }
+
+  /// The tokens of `text`, with what the model puts before and after, as `<bos>`, unless `ends` is false. Fails (value) on text that is
+  /// empty, that is not UTF-8 where tokens are not bytes, or that has an unknown token where there is no `<unk>`.
+  [[nodiscard]] std::vector<Index> encode(std::string_view text, bool ends = true) const {
     if (kind_ == TokenizerKind::none)
       raise(ErrorKind::value, message(where_, ": text cannot become tokens: ", why_none_, "; give token ids, or name a tokenizer"));
     std::vector<Index> ids;
     if (kind_ == TokenizerKind::bytes) {
       for (const char letter : text) ids.push_back(checked_byte(static_cast<unsigned char>(letter)));
+    } else if (kind_ == TokenizerKind::subwords) {
+      codec_->encode(text, ids);
     } else {
       if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
         raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", bad));
-      kind_ == TokenizerKind::symbols ? encode_symbols(text, ids) : encode_words(text, ids);
+      kind_ == TokenizerKind::symbols ? words_.encode_symbols(text, ids) : words_.encode_words(text, ids);
     }
     if (ids.empty()) raise(ErrorKind::value, "the text is empty: expected at least one token");
+    if (kind_ == TokenizerKind::subwords && ends) {
+      const std::vector<Index> before = codec_->before(), after = codec_->after();
+      ids.insert(ids.begin(), before.begin(), before.end());
+      ids.insert(ids.end(), after.begin(), after.end());
+    }
     return ids;
   }
 
-  /// The id of one token by its name, as `<cls>`; for bytes, the byte itself or its label. Fails if there is none.
-  [[nodiscard]] Index id(std::string_view token) const {
-    if (const std::optional<Index> found = vocabulary_.id(token)) return *found;
-    if (kind_ == TokenizerKind::bytes) {
+  /// The text of tokens: what `encode` was given, where it keeps everything. Ids that no token has are left out; words have spaces between.
+  [[nodiscard]] std::string decode(const std::vector<Index>& ids) const {
+    if (kind_ == TokenizerKind::subwords) return codec_->decode(ids);
+    std::string text;
+    for (const Index id : ids) {
+      if (kind_ == TokenizerKind::bytes && id >= 0 && id < 256) text.push_back(static_cast<char>(id));
+      const std::string* const token = vocabulary().token(id);
+      if (token != nullptr && kind_ == TokenizerKind::words && !text.empty()) text += ' ';
+      if (token != nullptr) text += *token;
+    }
+    return text;
+  }
+
+  /// The token of this name or text, as `<cls>` or ` dog`; for bytes, the byte itself or its label. Nothing if there is none.
+  [[nodiscard]] std::optional<Index> find(std::string_view token) const {
+    if (const std::optional<Index> found = vocabulary().id(token)) return found;
+    if (kind_ == TokenizerKind::bytes)
       for (unsigned byte = 0; byte < 256; ++byte)
         if ((token.size() == 1 && static_cast<unsigned char>(token[0]) == byte) || token == byte_label(static_cast<unsigned char>(byte)))
           return checked_byte(static_cast<unsigned char>(byte));
-      raise(ErrorKind::value, message(where_, ": token \"", printable(token), "\" is not a single byte, and bytes are the tokens here"));
+    return codec_ && !token.empty() ? codec_->find(token) : std::nullopt;
+  }
+  /// The same, or what `token` becomes if that is one token. Fails (value) otherwise, saying what it becomes.
+  [[nodiscard]] Index id(std::string_view token) const {
+    if (const std::optional<Index> found = find(token)) return *found;
+    const std::string who = message(where_, ": token \"", printable(token), "\"");
+    if (kind_ == TokenizerKind::bytes) raise(ErrorKind::value, message(who, " is not a single byte, and bytes are the tokens here"));
+    if (codec_) {
+      std::vector<Index> ids;
+      codec_->encode(token, ids);
+      if (ids.size() == 1) return ids.front();
+      raise(ErrorKind::value, message(who, " is no single token", pieces_hint(ids)));
     }
-    if (vocabulary_.empty())
-      raise(ErrorKind::value, message(where_, ": token \"", printable(token), "\" cannot be looked up: there is no vocab.json"));
-    raise(ErrorKind::value, message(where_, ": token \"", printable(token), "\" is not in vocab.json", special_hint()));
+    if (vocabulary().empty())
+      raise(ErrorKind::value, message(who, " cannot be looked up: ", nothing_found_ ? "there is no vocab.json" : why_none_));
+    raise(ErrorKind::value, message(who, " is not in vocab.json", words_.special_hint()));
   }
 
   /// Fails unless every id is one the model takes.
   void check(const std::vector<Index>& ids) const {
     if (ids.empty()) raise(ErrorKind::value, "there are no tokens: expected at least one");
     for (std::size_t i = 0; i < ids.size(); ++i)
-      if (ids[i] < 0 || ids[i] >= size_)
+      if (ids[i] < 0 || (size_ > 0 && ids[i] >= size_))
         raise(ErrorKind::value, message("token ", i, " is ", ids[i], ", expected 0 to ", size_ - 1, ", the model's vocabulary"));
   }
 
-  /// An id as a person reads it: its token, a byte as itself or as `\n` or `\xE2`, and the id where nothing names it.
+  /// An id as a person reads it: its text, a byte as itself or as `\n` or `\xE2`, and the id where nothing names it.
   /// Fit for a terminal: control characters in a vocabulary are escaped.
-  [[nodiscard]] std::string label(Index id) const {
-    if (kind_ == TokenizerKind::bytes && id >= 0 && id < 256) return byte_label(static_cast<unsigned char>(id));
-    if (const std::string* token = vocabulary_.token(id)) return printable(*token);
-    return message(id);
-  }
+  [[nodiscard]] std::string label(Index id) const { return labels({id}).front(); }
+  /// The labels of tokens in a row. A character whose bytes lie in several of them is shown whole by the first, and each other that holds
+  /// nothing else is `\u22EF`.
   [[nodiscard]] std::vector<std::string> labels(const std::vector<Index>& ids) const {
-    std::vector<std::string> all;
-    for (const Index id : ids) all.push_back(label(id));
-    return all;
+    std::vector<detail::TokenText> texts;
+    texts.reserve(ids.size());
+    for (const Index id : ids) texts.push_back(text_of(id));
+    return detail::labels_of(texts);
   }
 
  private:
-  [[nodiscard]] TokenizerKind kind_of_vocabulary() const {
-    bool any = false;
-    for (const auto& [token, id] : vocabulary_.ids()) {
-      if (Vocabulary::special(token)) continue;
-      if (utf8_character_size(token, 0) != token.size()) return TokenizerKind::words;
-      any = true;
-    }
-    return any ? TokenizerKind::symbols : TokenizerKind::words;
+  [[nodiscard]] static std::filesystem::path folder_of(const std::filesystem::path& path) {
+    std::error_code ignored;
+    return std::filesystem::is_directory(path, ignored) ? path : path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
   }
-  void look_over_vocabulary() {
-    unknown_ = vocabulary_.id("<unk>");
-    for (const auto& [token, id] : vocabulary_.ids()) {
-      if (Vocabulary::special(token))
-        longest_special_ = std::max(longest_special_, token.size());
-      else if (token != lower_case(token))
-        lower_case_only_ = false;
+  void take(std::shared_ptr<const detail::TextCodec> codec) {
+    codec_ = std::move(codec);
+    kind_ = TokenizerKind::subwords;
+  }
+  /// What a model's folder holds, or a file of it. A GGUF file has its own tokenizer.
+  void open_found(const std::filesystem::path& path, std::optional<Index> size) {
+    const std::filesystem::path folder = folder_of(path);
+    const bool own = path != folder && path.extension() == ".gguf";
+    const std::optional<std::filesystem::path> file = own ? path : detail::tokenizer_file_in(folder);
+    if (!file) return open_folder(folder, std::nullopt, size);
+    where_ = path.string();
+    try {
+      take(detail::read_text_codec(*file));
+      if (!codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
+    } catch (const Error& error) {  // whoever gives ids needs no tokenizer
+      kind_ = TokenizerKind::none;
+      why_none_ = error.what();
     }
+  }
+  void open_chosen(const std::filesystem::path& path) {
+    where_ = path.string();
+    std::error_code ignored;
+    if (std::filesystem::is_directory(path, ignored)) {
+      const std::optional<std::filesystem::path> file = detail::tokenizer_file_in(path);
+      if (!file && !detail::is_file(path / "vocab.json"))
+        raise(ErrorKind::file, message(where_, ": there is no tokenizer here, expected tokenizer.json, rwkv_vocab_*.txt or vocab.json"));
+      if (!file) return open_folder(path, std::nullopt, std::nullopt);
+      take(detail::read_text_codec(*file));
+      if (!codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
+    } else {
+      take(detail::read_text_codec(path));
+      if (codec_) return;
+      where_ = folder_of(path).string();
+      read_vocabulary(path, std::nullopt, std::nullopt);
+    }
+  }
+  void open_folder(const std::filesystem::path& folder, std::optional<TokenizerKind> kind, std::optional<Index> size) {
+    where_ = folder.string();
+    std::error_code ignored;
+    const std::filesystem::path file = folder / "vocab.json";
+    if (kind != TokenizerKind::bytes && std::filesystem::exists(file, ignored)) return read_vocabulary(file, kind, size);
+    if (kind == TokenizerKind::symbols || kind == TokenizerKind::words)
+      raise(ErrorKind::file, message(where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids"));
+    nothing_found_ = !kind;
+    kind_ = kind ? *kind : TokenizerKind::none;
+    why_none_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here";
+  }
+  void read_vocabulary(const std::filesystem::path& file, std::optional<TokenizerKind> kind, std::optional<Index> size) {
+    words_ = detail::VocabularyText(Vocabulary::read(file, size ? *size : detail::TokenTable::largest_id + 1), where_);
+    if (!kind) why_none_ = why_byte_pairs(file.parent_path());
+    kind_ = kind ? *kind : why_none_.empty() ? words_.all_symbols() ? TokenizerKind::symbols : TokenizerKind::words : TokenizerKind::none;
+  }
+  /// What tells that the tokens of vocab.json are pieces of words; empty if nothing does. Cutting at white space would give other tokens
+  /// than the model was trained on, and nobody would notice.
+  [[nodiscard]] std::string why_byte_pairs(const std::filesystem::path& folder) const {
+    const std::string end = " byte pairs, which need tokenizer.json";
+    for (const std::string_view name : {"merges.txt", "tokenizer_config.json"})
+      if (detail::is_file(folder / name)) return message(name, " beside vocab.json means", end);
+    for (const auto& [token, id] : vocabulary().ids())
+      if (token.starts_with("\u0120") || token.starts_with("\u2581"))
+        return message("the token \"", printable(token), "\" in vocab.json means", end);
+    return {};
   }
 
-  [[nodiscard]] static std::string lower_case(std::string_view text) {
-    std::string lower(text);
-    for (char& letter : lower)
-      if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
-    return lower;
+  [[nodiscard]] detail::TokenText text_of(Index id) const {
+    if (kind_ == TokenizerKind::bytes && id >= 0 && id < 256) return {std::string(1, static_cast<char>(id)), false};
+    if (const std::string* const token = vocabulary().token(id)) {
+      // A vocab.json of byte pairs has nothing to encode with, but its tokens can be read.
+      std::optional<std::string> bytes = kind_ == TokenizerKind::none ? detail::ByteAlphabet::instance().bytes(*token) : std::nullopt;
+      return bytes ? detail::TokenText{std::move(*bytes), false} : detail::TokenText{*token, true};
+    }
+    std::optional<std::string> bytes = codec_ ? codec_->bytes(id) : std::nullopt;
+    if (!bytes || bytes->empty()) return {message(id), true};
+    return {std::move(*bytes), codec_->special(id)};
   }
-  /// Bytes of the white space at `position`, 0 if it is none: what Python's str.split splits at.
-  [[nodiscard]] static std::size_t white_space(std::string_view text, std::size_t position) {
-    const auto byte = static_cast<unsigned char>(text[position]);
-    if (byte == ' ' || (byte >= 0x09U && byte <= 0x0DU) || (byte >= 0x1CU && byte <= 0x1FU)) return 1;
-    const std::string_view rest = text.substr(position);
-    for (const std::string_view space :
-         {"\xC2\x85", "\xC2\xA0", "\xE1\x9A\x80", "\xE2\x80\xA8", "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80"})
-      if (rest.starts_with(space)) return space.size();
-    const bool quad = rest.starts_with("\xE2\x80") && rest.size() > 2 && static_cast<unsigned char>(rest[2]) >= 0x80U &&
-                      static_cast<unsigned char>(rest[2]) <= 0x8AU;  // U+2000 to U+200A
-    return quad ? 3 : 0;
+  /// The tokens of a text that is no single token, for a message.
+  [[nodiscard]] std::string pieces_hint(const std::vector<Index>& ids) const {
+    std::string hint;
+    for (const Index id : ids) {
+      if (hint.size() > 120) return hint + ", ...";
+      hint += message(hint.empty() ? ", but these: " : ", ", "\"", label(id), "\" (", id, ")");
+    }
+    return hint;
   }
 
   [[nodiscard]] Index checked_byte(unsigned char byte) const {
-    if (byte >= size_)
+    if (size_ > 0 && byte >= size_)
       raise(ErrorKind::value, message(where_, ": byte ", static_cast<int>(byte), " is beyond the model's vocabulary of ", size_));
     return byte;
-  }
-  [[nodiscard]] Index known_or_unknown(std::string_view token, std::string_view what) const {
-    if (const std::optional<Index> found = vocabulary_.id(token)) return *found;
-    if (lower_case_only_ && kind_ == TokenizerKind::words)
-      if (const std::optional<Index> found = vocabulary_.id(lower_case(token))) return *found;
-    if (unknown_) return *unknown_;
-    raise(ErrorKind::value,
-          message(where_, ": ", what, " \"", printable(token), "\" is not in vocab.json, which has no <unk> to stand for it"));
-  }
-  void encode_symbols(std::string_view text, std::vector<Index>& ids) const {
-    for (std::size_t position = 0; position < text.size();) {
-      const std::string_view rest = text.substr(position);
-      std::size_t size = 0;
-      if (rest.front() == '<')
-        for (std::size_t length = std::min(rest.size(), longest_special_); length > 2 && size == 0; --length)
-          if (Vocabulary::special(rest.substr(0, length)) && vocabulary_.id(rest.substr(0, length))) size = length;
-      if (size == 0) size = utf8_character_size(text, position);
-      ids.push_back(known_or_unknown(rest.substr(0, size), "symbol"));
-      position += size;
-    }
-  }
-  void encode_words(std::string_view text, std::vector<Index>& ids) const {
-    std::size_t begin = 0;
-    for (std::size_t position = 0; position <= text.size();) {
-      const bool end = position == text.size();
-      const std::size_t space = end ? 0 : white_space(text, position);
-      if (end || space != 0) {
-        if (position > begin) ids.push_back(known_or_unknown(text.substr(begin, position - begin), "word"));
-        begin = position + space;
-      }
-      position += space == 0 ? 1 : space;
-    }
-  }
-  [[nodiscard]] std::string special_hint() const {
-    std::string hint;
-    for (const auto& [token, id] : vocabulary_.ids())
-      if (Vocabulary::special(token) && hint.size() < 120)
-        hint += message(hint.empty() ? "; special tokens there: " : " ", printable(token));
-    return hint;
   }
 
   TokenizerKind kind_ = TokenizerKind::none;
   std::string where_, why_none_;  // why_none_: what a message says where kind_ is none
   Index size_ = 0;
-  Vocabulary vocabulary_;
-  std::optional<Index> unknown_;
-  std::size_t longest_special_ = 0;
-  bool lower_case_only_ = true;
+  bool nothing_found_ = false;  // in the folder: bytes, if the model's vocabulary is that small
+  std::shared_ptr<const detail::TextCodec> codec_;
+  detail::VocabularyText words_;
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -19,7 +19,7 @@ enum class Transition {
   rank_one   ///< G_t = diag(w_t) + removal_t probe_t^T, both given
 };
 
-/// For each head, with K state rows and P = channels / heads value columns (formulation-delta: "The delta-rule family"):
+/// For each head, with K state rows and P = channels / heads value columns (formulation: "The delta-rule family"):
 ///
 ///     S_t = G_t S_{t-1} + write_t x_t^T        write_t = key_scale_t key_t        w_t = exp(log_decay_t)
 ///     o_t = S_t^T query_t                                           (update, then read)
@@ -51,6 +51,7 @@ struct HeadRecurrence {
     const auto next = std::upper_bound(starts.begin(), starts.end(), row);
     return next == starts.begin() ? 0 : *std::prev(next);
   }
+  [[nodiscard]] Index last_seen(Index row) const { return row; }
   [[nodiscard]] bool starts_at(Index token) const { return std::binary_search(starts.begin(), starts.end(), token); }
 
   [[nodiscard]] Scalar decay(Index token, Index head_index, Index n) const {
@@ -136,7 +137,7 @@ struct HeadToken {
 }  // namespace detail
 
 /// Writes R[row, first..row] of one head into `out[first..row]` and returns `first`, the first token that the row sees. The walk back
-/// (formulation-delta: "Rows"): r = query_i; for j = i, i-1, ...: R[i,j] = r . write_j, then r = w_j r + (r . removal_j) probe_j.
+/// (formulation: "Rows"): r = query_i; for j = i, i-1, ...: R[i,j] = r . write_j, then r = w_j r + (r . removal_j) probe_j.
 template <Real Scalar>
 Index plain_head_row(const HeadRecurrence<Scalar>& recurrence, Index head, Index row, Scalar* out) {
   using Vector = typename detail::HeadToken<Scalar>::Vector;

@@ -1,70 +1,12 @@
-// Applications of a HeadRecurrence in linear time, token by token: o = R x, its transpose, and the gradients of every factor.
+// The gradients of every factor of a HeadRecurrence, token by token; o = R x and its transpose come with head_chunks.hpp.
 #pragma once
 
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
-#include <implicit_attention/kernels/head_recurrence.hpp>
+#include <implicit_attention/kernels/head_chunks.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
-
-/// out = R x + what `initial_state` gives, all heads; x and out are (tokens, channels), states (heads * state, channels / heads): row
-/// h * state + n. `initial_state` may be empty; the state after the last token goes to `final_state` if that is not null.
-template <Real Scalar>
-void head_scan(const HeadRecurrence<Scalar>& recurrence, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
-               const Executor& executor, View<Scalar>* final_state = nullptr) {
-  const Index states = recurrence.state, values = recurrence.head_channels();
-  executor(recurrence.heads, [&](Index head) {
-    detail::HeadToken<Scalar> token(recurrence, head);
-    Matrix<Scalar> s = Matrix<Scalar>::Zero(states, values);
-    if (!initial_state.empty()) s = initial_state.matrix().middleRows(head * states, states);
-    RowVector<Scalar> input(values), removed(values), read(values);
-    for (Index t = 0; t < recurrence.tokens; ++t) {
-      token.load(t);
-      if (recurrence.starts_at(t)) s.setZero();
-      if (x.empty())
-        input.setZero();
-      else
-        input = x.matrix().row(t).segment(head * values, values);
-      if (recurrence.read_before_update) read.noalias() = token.query.matrix().transpose() * s;
-      if (token.has_removal) removed.noalias() = token.probe.matrix().transpose() * s;
-      s.array().colwise() *= token.decay;
-      if (token.has_removal) s.noalias() += token.removal.matrix() * removed;
-      if (!recurrence.read_before_update && !recurrence.diagonal.empty()) read.noalias() = token.query.matrix().transpose() * s;
-      s.noalias() += token.write.matrix() * input;
-      if (!recurrence.read_before_update && recurrence.diagonal.empty()) read.noalias() = token.query.matrix().transpose() * s;
-      if (!recurrence.diagonal.empty()) read += recurrence.diagonal(t, head) * input;
-      out.row(t).segment(head * values, values) = read;
-    }
-    if (final_state) final_state->middleRows(head * states, states) = s;
-  });
-}
-
-/// out = R^T g, (tokens, channels): one scan backwards (formulation-delta: "Transpose").
-template <Real Scalar>
-void head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  const Index states = recurrence.state, values = recurrence.head_channels();
-  executor(recurrence.heads, [&](Index head) {
-    detail::HeadToken<Scalar> token(recurrence, head);
-    Matrix<Scalar> z = Matrix<Scalar>::Zero(states, values);
-    RowVector<Scalar> weight(values), sum(values), removed(values);
-    for (Index t = recurrence.tokens - 1; t >= 0; --t) {
-      token.load(t);
-      weight = g.row(t).segment(head * values, values);
-      const bool own = !recurrence.read_before_update && recurrence.diagonal.empty();
-      if (own) z.noalias() += token.query.matrix() * weight;
-      sum.noalias() = token.write.matrix().transpose() * z;
-      if (!recurrence.read_before_update && !own) z.noalias() += token.query.matrix() * weight;
-      if (token.has_removal) removed.noalias() = token.removal.matrix().transpose() * z;
-      z.array().colwise() *= token.decay;
-      if (token.has_removal) z.noalias() += token.probe.matrix() * removed;
-      if (recurrence.read_before_update) z.noalias() += token.query.matrix() * weight;
-      if (recurrence.starts_at(t)) z.setZero();
-      if (!recurrence.diagonal.empty()) sum += recurrence.diagonal(t, head) * weight;
-      out.row(t).segment(head * values, values) = sum;
-    }
-  });
-}
 
 /// Gradients with respect to the inputs of a HeadRecurrence; a matrix is empty where the recurrence has no such input.
 template <Real Scalar>

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/head_rows.hpp>
 #include <implicit_attention/kernels/head_scan.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -107,13 +108,31 @@ concept MatrixRecurrence = requires(const Recurrence& recurrence, Index index) {
 /// Rows begin..end-1 of one head's matrix, (end - begin, tokens), zeros where nothing is seen.
 template <Real Scalar>
 void matrix_rows(const HeadRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
-  for (Index row = begin; row < end; ++row) {
-    out.row(row - begin).setZero();
-    plain_head_row(recurrence, head, row, &out(row - begin, 0));
-  }
+  detail::HeadRowsScratch<Scalar> scratch;
+  detail::HeadRows<Scalar>(recurrence, head, 1, end - begin, end, serial_executor()).rows(head, begin, end, out, scratch);
 }
 
 namespace detail {
+
+/// Scores of one row become softmax weights, in place: those of carried-in tokens, `past`, and of the sequence, `own`.
+template <Real Scalar>
+void softmax(const SoftmaxRecurrence<Scalar>& r, Scalar* past, Index past_count, Scalar* own, Index own_count) {
+  using Weights = Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>>;
+  Weights weights(own, own_count), past_weights(past, past_count);
+  Scalar scale = r.scale;
+  if (r.soft_cap > Scalar(0)) {
+    weights = r.soft_cap * (weights * (scale / r.soft_cap)).tanh();
+    past_weights = r.soft_cap * (past_weights * (scale / r.soft_cap)).tanh();
+    scale = Scalar(1);
+  }
+  Scalar largest = weights.maxCoeff();
+  if (past_count > 0) largest = std::max(largest, past_weights.maxCoeff());
+  weights = ((weights - largest) * scale).exp();
+  past_weights = ((past_weights - largest) * scale).exp();
+  const Scalar sum = weights.sum() + past_weights.sum();
+  weights /= sum;
+  past_weights /= sum;
+}
 
 /// The softmax weights of one row: carried-in tokens first into `past` (past tokens seen), then those of the sequence into `own`
 /// (tokens), from first_visible on.
@@ -126,29 +145,28 @@ void softmax_row(const SoftmaxRecurrence<Scalar>& r, Index head, Index row, RowV
   weights.noalias() = query * r.key.matrix().block(first, column, count, size).transpose();
   past.resize(seen);
   if (seen > 0) past.noalias() = query * r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size).transpose();
-  Scalar scale = r.scale;
-  if (r.soft_cap > Scalar(0)) {
-    weights = (r.soft_cap * (weights.array() * (scale / r.soft_cap)).tanh()).matrix();
-    past = (r.soft_cap * (past.array() * (scale / r.soft_cap)).tanh()).matrix();
-    scale = Scalar(1);
-  }
-  Scalar largest = weights.maxCoeff();
-  if (seen > 0) largest = std::max(largest, past.maxCoeff());
-  weights.array() = ((weights.array() - largest) * scale).exp();
-  past.array() = ((past.array() - largest) * scale).exp();
-  const Scalar sum = weights.sum() + past.sum();
-  weights /= sum;
-  past /= sum;
+  softmax(r, past.data(), seen, own + first, count);
 }
 
 }  // namespace detail
 
+/// The scores of all rows are one product with the keys that any of them sees.
 template <Real Scalar>
-void matrix_rows(const SoftmaxRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
-  RowVector<Scalar> past;
+void matrix_rows(const SoftmaxRecurrence<Scalar>& r, Index head, Index begin, Index end, View<Scalar> out) {
+  if (end == begin) return;
+  const Index size = r.head_size(), column = r.key_head(head) * size, first = r.first_visible(begin), last = r.last_seen(end - 1),
+              count = end - begin, past_seen = r.past_seen(begin);
+  const ConstView<Scalar> queries(r.query.row(begin) + head * size, count, size, r.query.row_stride());
+  Matrix<Scalar> past(count, past_seen);
+  out.middleCols(first, last + 1 - first).noalias() = queries * r.key.matrix().block(first, column, last + 1 - first, size).transpose();
+  if (past_seen > 0)
+    past.noalias() = queries * r.past_key.matrix().block(r.past_key.rows() - past_seen, column, past_seen, size).transpose();
   for (Index row = begin; row < end; ++row) {
-    out.row(row - begin).setZero();
-    detail::softmax_row(recurrence, head, row, past, &out(row - begin, 0));
+    const Index seen_first = r.first_visible(row), seen_count = r.last_seen(row) + 1 - seen_first, seen_past = r.past_seen(row);
+    Scalar* entries = &out(row - begin, 0);
+    detail::softmax(r, past.data() + (row - begin + 1) * past_seen - seen_past, seen_past, entries + seen_first, seen_count);
+    std::fill(entries, entries + seen_first, Scalar(0));
+    std::fill(entries + seen_first + seen_count, entries + r.tokens, Scalar(0));
   }
 }
 
@@ -173,7 +191,7 @@ Index plain_recurrence_row(const Recurrence& recurrence, Index channel, Index ro
 }
 
 /// Rows of a matrix that exist at a time where it is applied.
-constexpr Index rows_at_once = 32;
+constexpr Index rows_at_once = 64;
 
 /// out = R x (tokens, channels), all heads, by rows: quadratic in tokens. `initial_state` (tokens, channels) is what the past gives.
 template <MatrixRecurrence Recurrence>
@@ -192,8 +210,14 @@ void matrix_apply(const Recurrence& recurrence, const Array<typename Recurrence:
         continue;
       }
       matrix_rows(recurrence, head, begin, end, View<Scalar>(rows.data(), end - begin, tokens));
-      out.block(begin, head * values, end - begin, values).noalias() =
-          rows.block(0, first, end - begin, count) * x.matrix().block(first, head * values, count, values);
+      Eigen::Block<typename View<Scalar>::Base> part = out.block(begin, head * values, end - begin, values);
+      part.noalias() = rows.block(0, first, end - begin, count) * x.matrix().block(first, head * values, count, values);
+      if (detail::all_finite(part)) continue;
+      for (Index row = begin; row < end; ++row) {  // what a row does not see must not reach it: 0 times NaN
+        const Index seen = recurrence.first_visible(row), of_row = recurrence.last_seen(row) + 1 - seen;
+        part.row(row - begin).noalias() =
+            rows.row(row - begin).segment(seen, of_row) * x.matrix().block(seen, head * values, of_row, values);
+      }
     }
   });
   if (!initial_state.empty()) out += initial_state.matrix();
@@ -213,13 +237,21 @@ void matrix_apply_transposed(const Recurrence& recurrence, ConstView<typename Re
   const Index values = recurrence.head_channels(), tokens = recurrence.tokens;
   out.setZero();
   executor(recurrence.heads, [&](Index head) {
-    Matrix<Scalar> rows(std::min(rows_at_once, tokens), tokens);
+    Matrix<Scalar> rows(std::min(rows_at_once, tokens), tokens), part;
     for (Index begin = 0; begin < tokens; begin += rows_at_once) {
       const Index end = std::min(begin + rows_at_once, tokens), first = recurrence.first_visible(begin),
                   count = recurrence.last_seen(end - 1) + 1 - first;
       matrix_rows(recurrence, head, begin, end, View<Scalar>(rows.data(), end - begin, tokens));
-      out.block(first, head * values, count, values).noalias() +=
-          rows.block(0, first, end - begin, count).transpose() * g.block(begin, head * values, end - begin, values);
+      part.noalias() = rows.block(0, first, end - begin, count).transpose() * g.block(begin, head * values, end - begin, values);
+      if (detail::all_finite(part)) {
+        out.block(first, head * values, count, values) += part;
+        continue;
+      }
+      for (Index row = begin; row < end; ++row) {  // what a row does not see takes nothing from it: 0 times NaN
+        const Index seen = recurrence.first_visible(row), of_row = recurrence.last_seen(row) + 1 - seen;
+        out.block(seen, head * values, of_row, values).noalias() +=
+            rows.row(row - begin).segment(seen, of_row).transpose() * g.row(row).segment(head * values, values);
+      }
     }
   });
 }

@@ -1,4 +1,23 @@
 // A gated linear recurrence with a diagonal transition, as all kernels take it. No kernel knows what architecture it came from.
+//
+// The words of the kernels:
+//
+// | word    | meaning                                                                                                                   |
+// |---------|---------------------------------------------------------------------------------------------------------------------------|
+// | lane    | one of the numbers in a vector register: `Lanes` holds one number of each of several neighbouring channels                |
+// | tile    | what is computed together: a register of channels (ChannelTile), IMPLICIT_ATTENTION_TILE_CHANNELS of them in walks and    |
+// |         | scans, or rows times columns of a product (Tile)                                                                          |
+// | strip   | `strip_tokens` neighbouring rows, that is output tokens, of a block                                                       |
+// | panel   | neighbouring columns of a product: a register of keys, or the share of one worker                                         |
+// | block   | IMPLICIT_ATTENTION_BLOCK_TOKENS neighbouring tokens of one document; exponents refer to the boundaries between blocks     |
+// | chunk   | tokens that an application of a head's recurrence takes at a time                                                         |
+// | near    | entries of a strip whose columns lie within it, convolution included: walked token by token                               |
+// | far     | entries of a strip whose columns lie before it: products of query factors and key factors                                 |
+// | run     | neighbouring things of a list (tokens, rows, channels, strips) that are handled as one range                              |
+// | walk    | a loop from token to token: forwards in a scan, backwards along a row                                                     |
+// | reducer | how a value is added to what is already there: sum, sum of absolute values, of positive parts, largest, smallest          |
+// | taps    | the weights of the short convolution, (width, channels), the oldest token's first                                         |
+// | lead    | width - 1: how many tokens later the convolution still sees a token                                                       |
 #pragma once
 
 #include <algorithm>

@@ -3,108 +3,34 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/kernels/convolution.hpp>
-#include <implicit_attention/kernels/matrix_recurrence.hpp>
-#include <implicit_attention/kernels/plain.hpp>
+#include <implicit_attention/kernels/head_columns.hpp>
+#include <implicit_attention/kernels/head_reductions.hpp>
+#include <implicit_attention/kernels/row_writer.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A recurrence with one matrix a head, of any kind: what surrounds it is compiled once for all of them.
 template <Real Scalar>
-struct SharedMatrix {
-  using ScalarType = Scalar;
-  using Kind = std::variant<HeadRecurrence<Scalar>, SoftmaxRecurrence<Scalar>, ToeplitzRecurrence<Scalar>, ExplicitRecurrence<Scalar>>;
-  Kind kind;
-  Index tokens = 0, channels = 0, heads = 1;
-
-  SharedMatrix() = default;
-  SharedMatrix(Kind recurrence) : kind(std::move(recurrence)) {  // NOLINT(google-explicit-constructor)
-    std::visit(
-        [&](const auto& form) {
-          tokens = form.tokens;
-          channels = form.channels;
-          heads = form.heads;
-        },
-        kind);
-  }
-  [[nodiscard]] Index head_channels() const { return channels / heads; }
-  [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }
-  [[nodiscard]] Index first_visible(Index row) const {
-    return std::visit([&](const auto& form) { return form.first_visible(row); }, kind);
-  }
-};
-
-template <Real Scalar>
-void matrix_rows(const SharedMatrix<Scalar>& matrix, Index head, Index begin, Index end, View<Scalar> out) {
-  std::visit([&](const auto& form) { matrix_rows(form, head, begin, end, out); }, matrix.kind);
-}
-template <Real Scalar>
-void matrix_apply(const SharedMatrix<Scalar>& matrix, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
-                  const Executor& executor, View<Scalar>* final_state = nullptr) {
-  std::visit([&](const auto& form) { matrix_apply(form, x, initial_state, out, executor, final_state); }, matrix.kind);
-}
-template <Real Scalar>
-void matrix_apply_transposed(const SharedMatrix<Scalar>& matrix, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  std::visit([&](const auto& form) { matrix_apply_transposed(form, g, out, executor); }, matrix.kind);
+void head_rows(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, const std::vector<Index>& rows, View<Scalar> out,
+               const Executor& executor) {
+  std::vector<Index> sorted = heads;
+  std::sort(sorted.begin(), sorted.end());
+  sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+  const Index count = static_cast<Index>(rows.size());
+  const detail::RowWriter<Scalar> writer(out.size());
+  const auto copy = [&](Index head, const detail::RowRun& run, View<Scalar> numbers) {
+    for (std::size_t place = 0; place < heads.size(); ++place)
+      if (heads[place] == head)
+        for (Index i = 0; i < run.count(); ++i)
+          writer.copy(detail::row_of(numbers, i), matrix.tokens, &out(static_cast<Index>(place) * count + run.place + i, 0));
+    writer.finish();
+  };
+  detail::each_row_run(matrix, sorted, rows, 1, false, 2 * detail::map_block_tokens, executor, [&] { return copy; });
 }
 
 namespace detail {
-
-/// Rows that are wanted, in runs of neighbours of at most rows_at_once: `place` is where the first of them stands in the caller's list.
-struct RowRun {
-  Index begin, end, place;
-};
-[[nodiscard]] inline std::vector<RowRun> row_runs(const std::vector<Index>& rows) {
-  std::vector<RowRun> runs;
-  for (std::size_t place = 0; place < rows.size(); ++place) {
-    const Index row = rows[place];
-    if (!runs.empty() && runs.back().end == row && row - runs.back().begin < rows_at_once)
-      ++runs.back().end;
-    else
-      runs.push_back({row, row + 1, static_cast<Index>(place)});
-  }
-  return runs;
-}
-
-/// The column factors of one channel: taps(d, j) = w[W-1-d] act[j+d] column_weights[j], so that A[i,j] = gate_i sum_d R[i,j+d] taps(d,j).
-template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
-class ColumnFactors {
- public:
-  ColumnFactors(const Surrounded<Recurrence>& surrounded, Index channel) : width_(surrounded.width()) {
-    const Index tokens = surrounded.recurrence.tokens;
-    taps_.resize(width_, tokens);
-    for (Index token = 0; token < tokens; ++token) {
-      const Index last = std::min(surrounded.last_reached(token), tokens - 1);
-      const Scalar column = entry(surrounded.column_weights, token, channel);
-      for (Index d = 0; d < width_; ++d)
-        taps_(d, token) = token + d > last
-                              ? Scalar(0)
-                              : entry(surrounded.taps, width_ - 1 - d, channel) * entry(surrounded.activation, token + d, channel) * column;
-    }
-  }
-
-  /// out = scale * sum_d rows[. + d] taps(d, .), one row (tokens).
-  void apply(const Scalar* row, Scalar scale, Scalar skip, Index token, Scalar* out) const {
-    const Index tokens = taps_.cols();
-    Eigen::Map<RowVector<Scalar>> result(out, tokens);
-    const Eigen::Map<const RowVector<Scalar>> r(row, tokens);
-    result = scale * r.cwiseProduct(taps_.row(0));
-    for (Index d = 1; d < std::min(width_, tokens); ++d)
-      result.head(tokens - d) += scale * r.tail(tokens - d).cwiseProduct(taps_.row(d).head(tokens - d));
-    if (skip != Scalar(0))
-      for (Index d = 0; d < width_ && d <= token; ++d) out[token - d] += scale * skip * taps_(d, token - d);
-  }
-  [[nodiscard]] const Matrix<Scalar>& taps() const { return taps_; }
-
- private:
-  Index width_;
-  Matrix<Scalar> taps_;  // (width, tokens)
-};
 
 /// The convolution and what stands before it, for the kernels that know nothing of the recurrence behind them.
 template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
@@ -118,88 +44,146 @@ template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
   return part;
 }
 
-/// Chosen channels by the head they belong to: places in the caller's list.
-template <class Recurrence>
-[[nodiscard]] std::vector<std::vector<Index>> channels_by_head(const Recurrence& recurrence, const std::vector<Index>& channels) {
-  std::vector<std::vector<Index>> places(static_cast<std::size_t>(recurrence.heads));
-  for (std::size_t place = 0; place < channels.size(); ++place)
-    places[static_cast<std::size_t>(recurrence.head(channels[place]))].push_back(static_cast<Index>(place));
-  return places;
-}
+/// Writes the rows of a run for all chosen channels of one head.
+template <Real Scalar>
+class HeadMapWriter {
+ public:
+  static constexpr int lane = register_lanes<Scalar>;
+  static constexpr Index together = 4;  ///< rows that share what is read of the factors
+
+  HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const ChannelsByHead& chosen, Index row_count, View<Scalar> out)
+      : recurrence_(&surrounded.recurrence),
+        chosen_(&chosen),
+        row_count_(row_count),
+        out_(out),
+        columns_(surrounded, false),
+        writer_(out.size()),
+        numbers_(together, stretch_tokens + lane) {}
+
+  void operator()(Index head, const RowRun& run, View<Scalar> rows) {
+    const Index tokens = recurrence_->tokens, width = columns_.width();
+    places_ = &chosen_->places[static_cast<std::size_t>(head)];
+    columns_.choose(chosen_->channels[static_cast<std::size_t>(head)]);
+    columns_.scales(run.begin, run.end, scales_);
+    Index end = 0, begin = tokens;  // of what any row of the run has
+    seen_.clear();
+    for (Index i = run.begin; i < run.end; ++i) {
+      seen_.push_back({recurrence_->first_visible(i), recurrence_->last_seen(i)});
+      end = std::max(end, seen_.back().last + 1);
+      begin = std::min(begin, std::max(seen_.back().first - width + 1, Index(0)));
+    }
+    begin = begin / stretch_tokens * stretch_tokens;
+    for (Index first = begin; first < end; first += stretch_tokens) {
+      const Index last = std::min(first + stretch_tokens, end);
+      columns_.prepare(first, last);
+      for (Index c = 0; c < columns_.count(); ++c)
+        for (Index i = run.begin; i < run.end; i += together) write_rows(run, rows, c, i, std::min(i + together, run.end), first, last);
+    }
+    for (Index c = 0; c < columns_.count(); ++c)
+      for (Index i = run.begin; i < run.end; ++i) {
+        writer_.zeros(begin, target(run, c, i));
+        writer_.zeros(tokens - end, target(run, c, i) + end);
+      }
+    writer_.finish();
+  }
+
+ private:
+  struct Seen {
+    Index first, last;
+  };
+
+  [[nodiscard]] Scalar* target(const RowRun& run, Index c, Index row) {
+    return out_.data() + ((*places_)[static_cast<std::size_t>(c)] * row_count_ + run.place + row - run.begin) * out_.outerStride();
+  }
+
+  /// Columns first..last-1 of rows begin..end-1 of one channel.
+  void write_rows(const RowRun& run, const View<Scalar>& rows, Index c, Index begin, Index end, Index first, Index last) {
+    const Index stride = rows.outerStride();
+    Scalar* const numbers = row_of(rows, begin - run.begin);
+    const Scalar* scales = &scales_(begin - run.begin, c);
+    const auto add_skip = [&](Scalar skip) {
+      for (Index i = begin; i < end; ++i) numbers[(i - begin) * stride + i] += skip;
+    };
+    // Only this channel's diagonal has its skip.
+    const bool skips = columns_.skips() && begin < last && end + columns_.width() > first;
+    Scalar diagonal[static_cast<std::size_t>(together)] = {};
+    if (skips) {
+      for (Index i = begin; i < end; ++i) diagonal[i - begin] = numbers[(i - begin) * stride + i];
+      add_skip(columns_.skip(c));
+    }
+    if (end - begin == together)
+      multiply<together>(numbers + first, stride, scales, c, last - first);
+    else
+      for (Index i = begin; i < end; ++i)
+        multiply<1>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, last - first, i - begin);
+    for (Index i = begin; i < end; ++i) {
+      Scalar* entries = &numbers_(i - begin, 0);
+      if (!columns_.finite())
+        write_exactly(numbers + (i - begin) * stride, seen_[static_cast<std::size_t>(i - run.begin)], c, first, last,
+                      scales[(i - begin) * scales_.cols()], entries);
+      writer_.copy(entries, last - first, target(run, c, i) + first);
+    }
+    if (skips)
+      for (Index i = begin; i < end; ++i) numbers[(i - begin) * stride + i] = diagonal[i - begin];
+  }
+
+  /// Where a path would lead beyond what the row sees: its factor may not be finite, and 0 times it not 0.
+  void write_exactly(const Scalar* row, const Seen& seen, Index c, Index first, Index last, Scalar scale, Scalar* entries) const {
+    const Index width = columns_.width();
+    for (Index j = first; j < last; ++j) {
+      if (j + width <= seen.first || j > seen.last)
+        entries[j - first] = Scalar(0);
+      else if (j < seen.first || j + width - 1 > seen.last)
+        entries[j - first] = columns_.exact(row, j, c, seen.first, seen.last, scale);
+    }
+  }
+
+  template <Index Rows>
+  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place = 0) {
+    if (columns_.width() == 4)  // nearly all models' convolution: unrolled
+      multiply<Rows, 4>(numbers, stride, scales, c, count, place);
+    else
+      multiply<Rows, 0>(numbers, stride, scales, c, count, place);
+  }
+  template <Index Rows, Index Width>
+  IMPLICIT_ATTENTION_FLATTEN void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place) {
+    const Index width = Width > 0 ? Width : columns_.width(), scale_stride = scales_.cols(), tap_stride = columns_.tap_stride();
+    const Scalar* factors = columns_.factor(c, 0, 0);
+    for (Index j = 0; j < count; j += lane) {
+      Lanes<Scalar, lane> sums[static_cast<std::size_t>(Rows)];
+      add_taps<Rows>(factors + j, tap_stride, numbers + j, stride, width, sums);
+      IMPLICIT_ATTENTION_UNROLL
+      for (Index r = 0; r < Rows; ++r) lanes<lane>(&numbers_(place + r, j)) = sums[r] * scales[r * scale_stride];
+    }
+  }
+
+  const SharedMatrix<Scalar>* recurrence_;
+  const ChannelsByHead* chosen_;
+  const std::vector<Index>* places_ = nullptr;
+  Index row_count_;
+  View<Scalar> out_;
+  HeadColumns<Scalar> columns_;
+  RowWriter<Scalar> writer_;
+  Matrix<Scalar> scales_, numbers_;
+  std::vector<Seen> seen_;
+};
 
 }  // namespace detail
 
-/// Rows of the chosen channels' matrices into `out`, (channels * rows, tokens). One head's rows exist at a time for each worker.
-template <MatrixRecurrence Recurrence>
-void attention_rows(const Surrounded<Recurrence>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                    View<typename Recurrence::ScalarType> out, const Executor& executor) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
-  const std::vector<std::vector<Index>> places = detail::channels_by_head(recurrence, channels);
-  const std::vector<detail::RowRun> runs = detail::row_runs(rows);
-  const Index row_count = static_cast<Index>(rows.size());
-  executor(recurrence.heads, [&](Index head) {
-    const std::vector<Index>& own = places[static_cast<std::size_t>(head)];
-    if (own.empty()) return;
-    Matrix<Scalar> matrix(std::min(rows_at_once, row_count), recurrence.tokens);
-    std::vector<detail::ColumnFactors<Recurrence>> factors;
-    for (const Index place : own) factors.emplace_back(surrounded, channels[static_cast<std::size_t>(place)]);
-    for (const detail::RowRun& run : runs) {
-      matrix_rows(recurrence, head, run.begin, run.end, View<Scalar>(matrix.data(), run.end - run.begin, recurrence.tokens));
-      for (std::size_t c = 0; c < own.size(); ++c) {
-        const Index channel = channels[static_cast<std::size_t>(own[c])];
-        for (Index row = run.begin; row < run.end; ++row) {
-          const Scalar scale = detail::entry(surrounded.gate, row, channel) * detail::entry(surrounded.row_weights, row, channel);
-          factors[c].apply(&matrix(row - run.begin, 0), scale, detail::entry(surrounded.skip, 0, channel, Scalar(0)), row,
-                           &out(own[c] * row_count + run.place + row - run.begin, 0));
-        }
-      }
-    }
-  });
-}
-
-/// joined[k] = reducer(joined[k], value of each chosen channel), (rows, tokens); see reduced_rows of a diagonal recurrence. Workers share
-/// the rows, so that channels are joined in one order.
-template <MatrixRecurrence Recurrence, class Reducer>
-void reduced_rows(const Surrounded<Recurrence>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
-                  View<typename Recurrence::ScalarType> out, const Executor& executor, const Reducer& reducer,
-                  typename Recurrence::ScalarType initial) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
-  const Index tokens = recurrence.tokens;
-  const std::vector<std::vector<Index>> places = detail::channels_by_head(recurrence, channels);
-  const std::vector<detail::RowRun> runs = detail::row_runs(rows);
-  out.setConstant(initial);
-  for (Index head = 0; head < recurrence.heads; ++head) {
-    const std::vector<Index>& own = places[static_cast<std::size_t>(head)];
-    if (own.empty()) continue;
-    std::vector<detail::ColumnFactors<Recurrence>> factors;
-    for (const Index place : own) factors.emplace_back(surrounded, channels[static_cast<std::size_t>(place)]);
-    executor(static_cast<Index>(runs.size()), [&](Index index) {
-      const detail::RowRun& run = runs[static_cast<std::size_t>(index)];
-      Matrix<Scalar> matrix(run.end - run.begin, tokens);
-      RowVector<Scalar> values(tokens);
-      matrix_rows(recurrence, head, run.begin, run.end, View<Scalar>(matrix));
-      for (std::size_t c = 0; c < own.size(); ++c) {
-        const Index channel = channels[static_cast<std::size_t>(own[c])];
-        for (Index row = run.begin; row < run.end; ++row) {
-          const Scalar scale = detail::entry(surrounded.gate, row, channel) * detail::entry(surrounded.row_weights, row, channel);
-          factors[c].apply(&matrix(row - run.begin, 0), scale, detail::entry(surrounded.skip, 0, channel, Scalar(0)), row, values.data());
-          Scalar* joined = &out(run.place + row - run.begin, 0);
-          for (Index token = 0; token < tokens; ++token) joined[token] = reducer(joined[token], values[token]);
-        }
-      }
-    });
-  }
+/// Rows of the chosen channels' matrices into `out`, (channels * rows, tokens). A few heads' runs of rows exist at a time for each worker.
+template <Real Scalar>
+void attention_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
+                    View<Scalar> out, const Executor& executor) {
+  const detail::ChannelsByHead chosen(surrounded.recurrence, channels);
+  detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, detail::map_block_tokens, executor,
+                       [&] { return detail::HeadMapWriter<Scalar>(surrounded, chosen, static_cast<Index>(rows.size()), out); });
 }
 
 /// out = A x + (what the bias, the tail and the initial state give), (tokens, channels).
-template <MatrixRecurrence Recurrence>
-void scan(const Surrounded<Recurrence>& surrounded, const ScanInput<typename Recurrence::ScalarType>& input,
-          View<typename Recurrence::ScalarType> out, const Executor& executor,
-          View<typename Recurrence::ScalarType>* final_state = nullptr) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
+template <Real Scalar>
+void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
+          View<Scalar>* final_state = nullptr) {
+  const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
   Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
   convolve(detail::convolution_part(surrounded), input, View<Scalar>(inner), executor);
   if (!surrounded.activation.empty()) inner.array() *= surrounded.activation.matrix().array();
@@ -209,11 +193,9 @@ void scan(const Surrounded<Recurrence>& surrounded, const ScanInput<typename Rec
 }
 
 /// out = A^T g, (tokens, channels).
-template <MatrixRecurrence Recurrence>
-void scan_transposed(const Surrounded<Recurrence>& surrounded, ConstView<typename Recurrence::ScalarType> g,
-                     View<typename Recurrence::ScalarType> out, const Executor& executor) {
-  using Scalar = typename Recurrence::ScalarType;
-  const Recurrence& recurrence = surrounded.recurrence;
+template <Real Scalar>
+void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
+  const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
   Matrix<Scalar> weighted = g;
   if (!surrounded.gate.empty()) weighted.array() *= surrounded.gate.matrix().array();
   Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);

@@ -142,18 +142,18 @@ template <Real S>
 Griffin<S> Griffin<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
   w.linear_x_weight = tensors.required("linear_x.weight", 2);
-  w.linear_x_bias = tensors.optional("linear_x.bias", 1);
+  w.linear_x_bias = tensors.required("linear_x.bias", 1);
   w.linear_y_weight = tensors.required("linear_y.weight", 2);
-  w.linear_y_bias = tensors.optional("linear_y.bias", 1);
+  w.linear_y_bias = tensors.required("linear_y.bias", 1);
   w.conv_1d_weight = tensors.required("conv_1d.weight", 3);
-  w.conv_1d_bias = tensors.optional("conv_1d.bias", 1);
+  w.conv_1d_bias = tensors.required("conv_1d.bias", 1);
   w.recurrent_param = tensors.required("rg_lru.recurrent_param", 1);
   w.input_gate_weight = tensors.required("rg_lru.input_gate_weight", 3);
   w.input_gate_bias = tensors.required("rg_lru.input_gate_bias", 2);
   w.recurrent_gate_weight = tensors.required("rg_lru.recurrent_gate_weight", 3);
   w.recurrent_gate_bias = tensors.required("rg_lru.recurrent_gate_bias", 2);
   w.linear_out_weight = tensors.required("linear_out.weight", 2);
-  w.linear_out_bias = tensors.optional("linear_out.bias", 1);
+  w.linear_out_bias = tensors.required("linear_out.bias", 1);
   return Griffin(std::move(w), options);
 }
 

@@ -103,7 +103,7 @@ class HeadMixer : public LayerInterface<Derived> {
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Derived> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal).
+  /// The unified form (formulation).
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// R of these activations: one matrix a head.

@@ -62,7 +62,7 @@ class Hyena : public LayerInterface<Hyena<S>> {
 
   /// Runs the layer on u (L, D) within a trace. A carried-in state, or more tokens than the filter has lags, is an error.
   [[nodiscard]] LayerRun<Hyena> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal: "Hyena").
+  /// The unified form (formulation: "Hyena").
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// The weight (D, E) and bias of the output projection.

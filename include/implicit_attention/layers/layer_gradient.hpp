@@ -19,16 +19,40 @@ struct LayerGradients {
   Matrix<Scalar> grad_u;  ///< (tokens, width)
 };
 
+/// What a layer's run begins with, beside its input.
+template <class State>
+struct LayerStart {
+  const State* initial = nullptr;  ///< the state carried in; null: none
+  std::vector<Index> positions;    ///< (tokens), for layers that have positions; empty: 0, 1, 2, ...
+};
+
 namespace detail {
+template <class Layer>
+struct StateOf {
+  struct None {};
+  using Type = None;
+};
+template <class Layer>
+  requires requires { typename Layer::State; }
+struct StateOf<Layer> {
+  using Type = typename Layer::State;
+};
+
 template <TracedLayer Layer, class Scalar = typename Layer::Scalar>
 [[nodiscard]] LayerGradients<Scalar> walk_layer(const Layer& layer, ConstView<Scalar> u, bool from_y, ConstView<Scalar> grad, WayBack way,
-                                                const Executor& executor, const std::vector<Index>& positions) {
+                                                const Executor& executor, const LayerStart<typename StateOf<Layer>::Type>& start) {
   check_input("backward", u, layer.width());
   Trace<Scalar> trace(true, executor);
   RunContext<Scalar> context;
-  context.positions = positions;
+  context.positions = start.positions;
   const Value<Scalar> input = trace.input(Array<Scalar>::view(u));
-  const LayerRun<Layer> run = layer.run(input, context);
+  const auto run_from = [&] {
+    if constexpr (requires { layer.run(input, context, start.initial); })
+      return layer.run(input, context, start.initial);
+    else
+      return layer.run(input, context);
+  };
+  const LayerRun<Layer> run = run_from();
   const Value<Scalar>& end = from_y ? run.y : run.out;
   check_shape("backward", from_y ? "grad_y" : "grad_out", grad, end.rows(), end.cols(), from_y ? "(tokens, channels)" : "(tokens, width)");
   WalkResult<Scalar> walked = trace.walk_back(way, {{end, Matrix<Scalar>(grad)}}, {run.y, run.x, input});
@@ -41,8 +65,8 @@ template <TracedLayer Layer>
 [[nodiscard]] LayerGradients<typename Layer::Scalar> backward(const Layer& layer, ConstView<std::type_identity_t<typename Layer::Scalar>> u,
                                                               ConstView<std::type_identity_t<typename Layer::Scalar>> grad_out,
                                                               const Executor& executor = serial_executor(),
-                                                              const std::vector<Index>& positions = {}) {
-  return detail::walk_layer(layer, u, false, grad_out, WayBack::gradient, executor, positions);
+                                                              const LayerStart<typename detail::StateOf<Layer>::Type>& start = {}) {
+  return detail::walk_layer(layer, u, false, grad_out, WayBack::gradient, executor, start);
 }
 
 /// The same from d y (tokens, channels).
@@ -51,8 +75,8 @@ template <TracedLayer Layer>
                                                                      ConstView<std::type_identity_t<typename Layer::Scalar>> u,
                                                                      ConstView<std::type_identity_t<typename Layer::Scalar>> grad_y,
                                                                      const Executor& executor = serial_executor(),
-                                                                     const std::vector<Index>& positions = {}) {
-  return detail::walk_layer(layer, u, true, grad_y, WayBack::gradient, executor, positions);
+                                                                     const LayerStart<typename detail::StateOf<Layer>::Type>& start = {}) {
+  return detail::walk_layer(layer, u, true, grad_y, WayBack::gradient, executor, start);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -68,7 +68,7 @@ class LinearAttention : public LayerInterface<LinearAttention<S>> {
 
   /// Runs the layer on u (L, 2 H K + H P) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<LinearAttention> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal: "Linear attention").
+  /// The unified form (formulation: "Linear attention").
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
  private:

@@ -150,7 +150,7 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   w.conv1d_bias = tensors.optional("conv1d.bias", 1);
   w.x_proj_weight = tensors.required("x_proj.weight", 2);
   w.dt_proj_weight = tensors.required("dt_proj.weight", 2);
-  w.dt_proj_bias = tensors.optional("dt_proj.bias", 1);
+  w.dt_proj_bias = tensors.required("dt_proj.bias", 1);
   w.A_log = tensors.required("A_log", 2);
   w.D = tensors.required("D", 1);
   w.out_proj_weight = tensors.required("out_proj.weight", 2);

@@ -15,7 +15,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// With E channels in H heads, state N, G groups of B and C, S angles and rank R (formulation-delta: "Mamba-3"):
+/// With E channels in H heads, state N, G groups of B and C, S angles and rank R (formulation: "Mamba-3"):
 ///
 ///     [z | x | B | C | dt | A | lambda | angle] = u in_proj^T      dt = softplus(dt + dt_bias)    A = -max(phi(A), 1e-4)    lambda = sigmoid(.)
 ///     B, C = rms(.) weight + bias, turned by theta_t = sum_{s<=t} pi tanh(angle_s) dt_s

@@ -68,7 +68,7 @@ class Mlla : public LayerInterface<Mlla<S>> {
 
   /// Runs the layer on u (N, E) within a trace. A carried-in state, or tokens that are no such image, are errors.
   [[nodiscard]] LayerRun<Mlla> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal: "MLLA"); what stands between input and gate is one explicit matrix a channel, the bare recurrence
+  /// The unified form (formulation: "MLLA"); what stands between input and gate is one explicit matrix a channel, the bare recurrence
   /// one a head.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 

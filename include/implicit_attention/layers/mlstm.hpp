@@ -80,7 +80,7 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Mlstm> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal: "mLSTM"), with the skip as its second path while that term is on. With the normalization off,
+  /// The unified form (formulation: "mLSTM"), with the skip as its second path while that term is on. With the normalization off,
   /// rows of R are exp(-maximum) times themselves.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 

@@ -35,7 +35,7 @@ struct MlstmCellActivations {
 ///     R[i,j] = q_i . k_j K^-1/2 exp( input_j + sum_{t=j+1..i} log f_t - m_i )      m_i = the largest exponent of row i
 ///     normalization = w / sqrt(mean_h(c^2) + norm_eps) / (max(|sum_j R|, exp(-m)) + eps),    c = the normalised rows times x
 ///
-/// Centring the values instead of what R gives is exact, since R is the head's own (formulation-diagonal: "Group norm with a mean").
+/// Centring the values instead of what R gives is exact, since R is the head's own (formulation: "Group norm with a mean").
 template <Real S>
 struct MlstmCell {
   Index heads = 1, state = 1, channels = 1;

@@ -72,7 +72,7 @@ class MlstmLarge : public LayerInterface<MlstmLarge<S>> {
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<MlstmLarge> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal: "mLSTM"). With the normalization off, rows of R are exp(-maximum) times themselves.
+  /// The unified form (formulation: "mLSTM"). With the normalization off, rows of R are exp(-maximum) times themselves.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// The weight (D, E) and bias of the output projection.

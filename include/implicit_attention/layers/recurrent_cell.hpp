@@ -88,7 +88,7 @@ class RecurrentCell : public LayerInterface<Derived> {
     return {std::move(act), pass.x, pass.y, pass.y};
   }
 
-  /// The unified form (formulation-diagonal: "LSTM and GRU").
+  /// The unified form (formulation: "LSTM and GRU").
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
     UnifiedForm<Scalar> form;
     const Index tokens = std::max({act.log_decay.rows(), act.gate.rows(), act.x.rows()});

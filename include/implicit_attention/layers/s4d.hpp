@@ -61,7 +61,7 @@ class S4d : public LayerInterface<S4d<S>> {
 
   /// Runs the layer on u (L, E) within a trace. A carried-in state is an error (ErrorKind::value).
   [[nodiscard]] LayerRun<S4d> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
-  /// The unified form (formulation-diagonal: "S4D").
+  /// The unified form (formulation: "S4D").
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
  private:

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/key_value_state.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/rotary.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -38,11 +41,17 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
     Array<Scalar> o_proj_bias;    ///< (D), may be absent
     Array<Scalar> q_norm_weight;  ///< (P): each head by itself, or (E): the whole width; may be absent
     Array<Scalar> k_norm_weight;  ///< (P) or (K P), may be absent
+    LowRank<Scalar> q_adapter;    ///< beside q_proj, may be absent (Zamba2's shared blocks)
+    LowRank<Scalar> k_adapter;    ///< beside k_proj, may be absent
+    LowRank<Scalar> v_adapter;    ///< beside v_proj, may be absent
   };
+
+  /// A window that leaves nothing out.
+  static constexpr Index every_token = std::numeric_limits<Index>::max();
 
   struct Options {
     Index heads = 1;             ///< H
-    Index window = -1;           ///< token i sees token j where i - window <= j; -1: all
+    Index window = every_token;  ///< token i sees token j where i - window <= j
     double rotary_part = 0;      ///< the share of each head that is rotated, its first part
     double rotary_base = 10000;  ///< theta: pair n of r rotated numbers turns by position * theta^(-2n/r)
     bool rotary_pairs = false;   ///< pairs (2n, 2n + 1) rather than (n, n + r/2)
@@ -55,12 +64,8 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
     bool norm_one_plus = false;  ///< their weights are stored less 1
   };
 
-  /// What one piece of a sequence hands to the next: rotated keys and values, of the last `window` tokens where there is a window.
-  struct State {
-    Matrix<Scalar> key;    ///< (up to window, K P)
-    Matrix<Scalar> value;  ///< (up to window, K P)
-    Index position = 0;    ///< of the next token
-  };
+  /// What one piece of a sequence hands to the next.
+  using State = KeyValueState<Scalar>;
 
   /// One sequence through the layer. An engine that has run the layer itself views its query and key here, both after the rotation.
   struct Activations {
@@ -112,7 +117,6 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
 
  private:
   [[nodiscard]] SoftmaxRecurrence<Scalar> recurrence(const Activations& act) const;
-  [[nodiscard]] State next_state(ConstView<Scalar> key, ConstView<Scalar> value, const State& initial, Index position) const;
   [[nodiscard]] Norm<Scalar> head_norm(const char* name, const Array<Scalar>& weight, Index heads) const;
 
   Weights weights_;
@@ -149,7 +153,10 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   detail::check_bias(layer_name, "v_proj.bias", w.v_proj_bias, shared_, "key heads * head size");
   check_shape(layer_name, "o_proj.weight", w.o_proj_weight, w.o_proj_weight.rows(), channels_, "(width, heads * head size)");
   detail::check_bias(layer_name, "o_proj.bias", w.o_proj_bias, w.o_proj_weight.rows(), "width");
-  if (options.window < -1) raise(ErrorKind::value, message("SoftmaxAttention: window is ", options.window, ", expected at least 0, or -1"));
+  w.q_adapter.check(layer_name, "q_adapter", rows, width_);
+  w.k_adapter.check(layer_name, "k_adapter", shared_, width_);
+  w.v_adapter.check(layer_name, "v_adapter", shared_, width_);
+  if (options.window < 0) raise(ErrorKind::value, message("SoftmaxAttention: window is ", options.window, ", expected at least 0"));
   if (!(options.rotary_part >= 0 && options.rotary_part <= 1))
     raise(ErrorKind::value, message("SoftmaxAttention: rotary_part is ", options.rotary_part, ", expected 0 to 1"));
   if (!(options.rotary_base > 0))
@@ -217,7 +224,7 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
     act.initial = *initial;
   }
   act.positions = context.positions_of(u.rows(), act.initial.position);
-  Value<Scalar> query = linear(u, w.q_proj_weight, w.q_proj_bias), gate_input;
+  Value<Scalar> query = adapted_linear(u, w.q_proj_weight, w.q_proj_bias, w.q_adapter), gate_input;
   if (options_.output_gate) {
     std::vector<Index> queries, gates;
     for (Index channel = 0; channel < channels_; ++channel) {
@@ -227,18 +234,18 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
     gate_input = gather_columns(query, gates);
     query = gather_columns(query, queries);
   }
-  Value<Scalar> key = linear(u, w.k_proj_weight, w.k_proj_bias);
+  Value<Scalar> key = adapted_linear(u, w.k_proj_weight, w.k_proj_bias, w.k_adapter);
   if (!query_norm_.empty()) query = normalize(query_norm_, query);
   if (!key_norm_.empty()) key = normalize(key_norm_, key);
   query = rotary_positions(query, rotary_, act.positions);
   key = rotary_positions(times(key, static_cast<Scalar>(options_.key_scale)), rotary_, act.positions);
-  const Value<Scalar> value = linear(u, w.v_proj_weight, w.v_proj_bias);
+  const Value<Scalar> value = adapted_linear(u, w.v_proj_weight, w.v_proj_bias, w.v_adapter);
   const Value<Scalar> x = repeat_heads(value, key_heads(), heads());
   act.query = query.numbers;
   act.key = key.numbers;
   act.gate_input = gate_input.numbers;
   act.x = x.numbers;
-  act.final = next_state(*key, *value, act.initial, act.positions.back() + 1);
+  act.final = next_key_value_state<Scalar>(*key, *value, act.initial, options_.window, act.positions.back() + 1);
   Value<Scalar> y = softmax_attention(recurrence(act), query, key, x);
   if (options_.output_gate) y = scale(sigmoid(gate_input), y);
   const Value<Scalar> out = linear(y, w.o_proj_weight, w.o_proj_bias);
@@ -279,28 +286,10 @@ SoftmaxRecurrence<S> SoftmaxAttention<S>::recurrence(const Activations& act) con
   softmax.scale = options_.scale != 0 ? static_cast<Scalar>(options_.scale) : Scalar(1) / std::sqrt(static_cast<Scalar>(head_size_));
   softmax.soft_cap = static_cast<Scalar>(options_.soft_cap);
   softmax.causal = options_.causal;
-  softmax.window = options_.window;
+  softmax.window = options_.window == every_token ? -1 : options_.window;
   softmax.past_key = detail::carried(act.initial.key);
   softmax.past_value = detail::carried(act.initial.value);
   return softmax;
-}
-
-template <Real S>
-typename SoftmaxAttention<S>::State SoftmaxAttention<S>::next_state(ConstView<Scalar> key, ConstView<Scalar> value, const State& initial,
-                                                                    Index position) const {
-  State state;
-  const Index window = options_.window < 0 ? initial.key.rows() + key.rows() : options_.window;
-  const Index own = std::min(key.rows(), window), past = std::min(window - own, initial.key.rows());
-  state.key.resize(past + own, shared_);
-  state.value.resize(past + own, shared_);
-  if (past > 0) {
-    state.key.topRows(past) = initial.key.bottomRows(past);
-    state.value.topRows(past) = initial.value.bottomRows(past);
-  }
-  state.key.bottomRows(own) = key.bottomRows(own);
-  state.value.bottomRows(own) = value.bottomRows(own);
-  state.position = position;
-  return state;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,4 +1,4 @@
-// Means over texts, and how sure they are.
+// Means over texts with confidence intervals.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A mean and the interval that it lies in.
+/// A mean and its confidence interval.
 struct MeanInterval {
   double mean = std::numeric_limits<double>::quiet_NaN();
   double low = std::numeric_limits<double>::quiet_NaN();

@@ -1,4 +1,4 @@
-// Metrics ask the same questions again: what the model said to a set of kept tokens is remembered.
+// A model whose outputs are cached: several metrics run it on the same sets of kept tokens.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A callable over sets of kept tokens that runs `model` once for each set. `model` may give anything that can be copied, several numbers
-/// at once say; the metrics are then handed lambdas that choose one of them:
+/// A callable over sets of kept tokens that runs `model` once for each set. `model` may return anything that can be copied, several numbers
+/// at once, for example; each metric then gets a lambda that chooses one of them:
 ///
 ///     CachedModel run([&](const KeptTokens& kept) { return outputs_of(kept); });
 ///     perturbation_curve(scores, RemovalOrder::most, Steps::each_token(), [&](const KeptTokens& kept) { return run(kept).logit; });
@@ -33,5 +33,14 @@ class CachedModel {
   Model model_;
   std::unordered_map<KeptTokens, Output> outputs_;
 };
+
+// clang-format off
+/// The name of CachedModel before version 0.2.
+template <class Model>
+class [[deprecated("renamed: CachedModel")]] RememberedModel : public CachedModel<Model> {
+ public:
+  explicit RememberedModel(Model model) : CachedModel<Model>(std::move(model)) {}
+};
+// clang-format on
 
 IMPLICIT_ATTENTION_NAMESPACE_END

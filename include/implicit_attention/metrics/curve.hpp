@@ -22,7 +22,7 @@ enum class AreaRule {
   mean        ///< mean of the values: every step counts the same, both ends fully
 };
 
-/// The area under a curve. A curve of one point has its value for area, by both rules. Fails (shape) on a curve without points.
+/// The area under a curve. For a curve of one point it is that point's value, by both rules. Fails (shape) on a curve without points.
 [[nodiscard]] inline double area(const Curve& curve, AreaRule rule = AreaRule::trapezoid) {
   const std::size_t points = curve.values.size();
   if (points == 0 || curve.fractions.size() != points)
@@ -45,7 +45,7 @@ class Steps {
  public:
   /// After 0, 1, 2, ..., all tokens: fractions k/n. No rounding, n + 1 model runs.
   [[nodiscard]] static Steps each_token() { return Steps({}); }
-  /// At these shares, rising, in [0, 1]; each takes the nearest whole number of tokens, halves up (of one token: none below 0.5, else it).
+  /// At these shares, rising, in [0, 1]; each takes the nearest whole number of tokens, halves up (a single token counts from 0.5 on).
   [[nodiscard]] static Steps at(std::vector<double> fractions) {
     if (fractions.empty()) raise(ErrorKind::value, "Steps: there are no fractions, expected at least one in 0 to 1");
     for (std::size_t i = 0; i < fractions.size(); ++i)

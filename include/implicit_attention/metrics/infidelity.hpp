@@ -18,8 +18,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Infidelity from its ingredients: mean over samples s of (p_s - c_s)^2, where p_s = I_s . scores is the change that the scores
-/// foretell for perturbation I_s, and c_s = f(x) - f(x - I_s) the change that came. LOWER is better, 0 is perfect.
-/// `rescale`: the foretold changes are first multiplied by the one factor that makes the result least,
+/// predict for perturbation I_s, and c_s = f(x) - f(x - I_s) the actual change. LOWER is better, 0 is perfect.
+/// `rescale`: the predicted changes are first multiplied by the factor that minimises the result,
 /// b = sum p_s c_s / sum p_s^2 (0 where all p_s are 0), so that methods need not know the unit of f; captum's `normalize`.
 [[nodiscard]] inline double infidelity(const std::vector<double>& foretold, const std::vector<double>& came, bool rescale = false) {
   if (foretold.empty() || foretold.size() != came.size())
@@ -40,7 +40,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Sets of kept tokens for `infidelity`, (samples): each token is taken away with `probability`, at least one always (a draw that takes
 /// none is drawn again). The same seed gives the same sets, so that methods are compared on the same perturbations.
-/// One token: it is always the one.
+/// One token: it is removed in every set.
 [[nodiscard]] inline std::vector<KeptTokens> random_perturbations(Index tokens, Index samples, double probability, std::uint64_t seed) {
   if (tokens <= 0) raise(ErrorKind::shape, "random_perturbations: there are no tokens, expected at least one");
   if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
@@ -85,7 +85,7 @@ template <PerturbedModel Model>
   return infidelity(scores, perturbations, model, true) / none;
 }
 
-/// `input` (any shape, token embeddings say) with a number drawn evenly from [-radius, radius] added to each of its own.
+/// `input` (any shape, token embeddings for example) plus uniform noise from [-radius, radius] on every number.
 /// The same seed gives the same noise.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
@@ -104,7 +104,7 @@ concept PerturbedExplanation = std::invocable<Explain&, Index> && std::convertib
 /// Maximum sensitivity (Yeh et al. 2019, eq. 5): max over samples d of |scores(x + d) - scores(x)| / |scores(x)|, Euclidean norms. LOWER
 /// is better, but a method that ignores its input gets 0. captum draws 10 perturbations evenly from the max-norm ball of radius 0.02;
 /// which ones is the caller's (perturbed_within). Where scores(x) are all 0, the norm counts as 1, as in captum. Ties do not
-/// matter, one token is nothing special.
+/// matter; one token is no special case.
 template <PerturbedExplanation Explain>
 [[nodiscard]] double sensitivity_max(const Scores& scores, Index samples, Explain&& explain) {
   if (samples <= 0) raise(ErrorKind::value, message("sensitivity: ", samples, " samples, expected at least one"));

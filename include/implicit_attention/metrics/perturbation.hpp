@@ -1,4 +1,4 @@
-// Faithfulness by taking tokens away or putting them back: perturbation, activation, pruning, flipping, insertion, comprehensiveness,
+// Metrics of faithfulness by removing or inserting tokens: perturbation, activation, pruning, flipping, insertion, comprehensiveness,
 // sufficiency. f(kept) below is what the model gives when only the kept tokens are there.
 #pragma once
 
@@ -53,9 +53,9 @@ template <PerturbedModel Model>
   return area(perturbation_curve(scores, RemovalOrder::least, steps, model), rule);
 }
 
-/// Area under activation (arXiv 2403.01590, appendix A; Ali et al. 2022): f, the probability of the target, while tokens are put back
-/// into an empty text, the most relevant first, one at a time. HIGHER is better. Ties: in the order of the text. One token: the mean of
-/// f without and with it.
+/// The metric "area under activation" (arXiv 2403.01590, appendix A; Ali et al. 2022): f, the probability of the target, while tokens are
+/// put back into an empty text, the most relevant first, one at a time. HIGHER is better. Ties: in the order of the text. One token: the
+/// mean of f without and with it.
 template <PerturbedModel Model>
 [[nodiscard]] double activation(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
                                 AreaRule rule = AreaRule::trapezoid) {
@@ -71,8 +71,8 @@ template <PerturbedModel Model>
   return curve;
 }
 
-/// Pruning (arXiv 2403.01590, appendix A; Ali et al. 2022): the area under pruning_curve, f being the logit; the mean over texts is the
-/// area under the mean squared error. LOWER is better. Its unit is that of the logit, squared: not for comparing models.
+/// The metric "pruning" (arXiv 2403.01590, appendix A; Ali et al. 2022): the area under pruning_curve, f being the logit; the mean over
+/// texts is the area under the mean squared error. LOWER is better. Its unit is that of the logit, squared: not for comparing models.
 /// Ties of absolute values: in the order of the text. One token: half of its squared effect (trapezoid and mean alike).
 template <PerturbedModel Model>
 [[nodiscard]] double pruning(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
@@ -92,8 +92,8 @@ template <PerturbedModel Model>
 
 /// Difference of insertion areas, Delta A^I = A_MoRF - A_LeRF (the same source): the area while tokens are put back into an empty text,
 /// most relevant first, less that with the least relevant first. HIGHER is better. Where no scores are tied and tokens are taken away and
-/// put back in the same way, it walks the very sets that flipping walks, and is the same number: it says something of its own only if
-/// `model` differs (flipped tokens replaced by others, say, and inserted into blanks). Ties and one token: as flipping_difference.
+/// put back in the same way, it visits the same sets as flipping and is the same number. It differs only if `model` does (if tokens are
+/// replaced by others when flipped, for example, and inserted into blanks). Ties and one token: as flipping_difference.
 template <PerturbedModel Model>
 [[nodiscard]] double insertion_difference(const Scores& scores, Model&& model, const Steps& steps = Steps::each_token(),
                                           AreaRule rule = AreaRule::trapezoid) {
@@ -124,7 +124,7 @@ template <PerturbedModel Model>
   const double whole = detail::run_kept("comprehensiveness", model, KeptTokens(order.size(), true));
   Rationale result;
   for (const double threshold : thresholds) {
-    // Less a little, so that 0.07 * 100 = 7.000000000000001 is 7 tokens.
+    // A little less, so that 0.07 * 100 = 7.000000000000001 is 7 tokens.
     const auto count = static_cast<Index>(std::ceil(threshold * static_cast<double>(order.size()) - 1e-9));
     result.comprehensiveness += whole - detail::run_kept("comprehensiveness", model, without_first(order, count));
     result.sufficiency += whole - detail::run_kept("sufficiency", model, only_first(order, count));

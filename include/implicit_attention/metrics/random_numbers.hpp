@@ -1,4 +1,4 @@
-// Seeded numbers that are the same everywhere: the engines of <random> are, its distributions differ between standard libraries.
+// Seeded random numbers that are the same with every standard library: <random>'s engines are specified exactly, its distributions are not.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +9,9 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// Evenly in [0, 1).
+/// Uniform in [0, 1).
 [[nodiscard]] inline double uniform(std::mt19937_64& engine) { return static_cast<double>(engine() >> 11) * 0x1p-53; }
-/// Evenly among 0 ... count - 1.
+/// Uniform among 0 ... count - 1.
 [[nodiscard]] inline std::size_t uniform_index(std::mt19937_64& engine, std::size_t count) {
   return static_cast<std::size_t>(uniform(engine) * static_cast<double>(count));
 }

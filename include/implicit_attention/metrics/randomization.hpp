@@ -14,10 +14,10 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <class Explain>
 concept RandomizedExplanation = std::invocable<Explain&, Index> && std::convertible_to<std::invoke_result_t<Explain&, Index>, Scores>;
 
-/// How like the original the scores are, stage after stage; (stages) each.
+/// How similar the scores are to the original ones, stage by stage; (stages) each.
 struct RandomizationCheck {
   std::vector<double> similarity;           ///< Spearman's correlation of the scores with those of the original weights
-  std::vector<double> absolute_similarity;  ///< the same of their absolute values: a sign that flips is no new explanation
+  std::vector<double> absolute_similarity;  ///< the same of their absolute values: a flipped sign is no new explanation
 };
 
 /// Cascading randomisation: similarity[s] compares explain(s + 1) with explain(0). LOWER is better: near 0 once enough is re-drawn (what

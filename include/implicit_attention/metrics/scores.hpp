@@ -17,8 +17,8 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Which tokens a perturbed input still has: one flag per scored token, true = kept. How the others are taken away (replaced by `<unk>`,
-/// by a zero embedding, left out) is the business of whoever runs the model on it.
+/// Which tokens a perturbed input still has: one flag per scored token, true = kept. How the others are removed (replaced by `<unk>` or by
+/// a zero embedding, or left out) is decided by the caller's model.
 using KeptTokens = std::vector<bool>;
 
 /// Runs a model on the tokens that are kept and gives one number: a logit, a difference of two, a probability, 1 or 0 for right or wrong.
@@ -26,12 +26,12 @@ template <class Model>
 concept PerturbedModel = std::invocable<Model&, const KeptTokens&> && std::convertible_to < std::invoke_result_t<Model&, const KeptTokens&>,
 double > ;
 
-/// One score per token, made from a row or a column of float or double. Metrics compute in double whatever the model runs in.
+/// One score per token, from a row or a column of float or double. Metrics compute in double, also for models in float.
 /// Fails on no scores at all (shape) and on a NaN or an infinity (value), naming the token.
 class Scores {
  public:
   template <class Derived>
-  Scores(const Eigen::DenseBase<Derived>& scores) {  // NOLINT(google-explicit-constructor): scores are passed as they are
+  Scores(const Eigen::DenseBase<Derived>& scores) {  // NOLINT(google-explicit-constructor): rows and columns convert to scores
     static_assert(Real<typename Derived::Scalar>, "implicit_attention: scores are float or double");
     if (scores.rows() != 1 && scores.cols() != 1)
       raise(ErrorKind::shape,
@@ -72,8 +72,11 @@ enum class RemovalOrder {
   least_absolute  ///< smallest absolute value first: what matters least either way
 };
 
+/// The name of RemovalOrder before version 0.2.
+using Relevance [[deprecated("renamed: RemovalOrder")]] = RemovalOrder;
+
 /// Tokens in that order. Ties stay in the order of the text, in every one of the three orders: a constant map gets the same order from
-/// `most` and from `least`, and so no credit for a difference of the two.
+/// `most` and from `least`, so that a difference of the two is 0.
 [[nodiscard]] inline std::vector<Index> order_of(const Scores& scores, RemovalOrder first) {
   std::vector<Index> order(static_cast<std::size_t>(scores.size()));
   std::iota(order.begin(), order.end(), Index{0});
@@ -112,7 +115,7 @@ enum class RemovalOrder {
 
 namespace detail {
 
-/// Runs the model on kept tokens; fails if what it gives is no finite number.
+/// Runs the model on kept tokens; fails if its result is not a finite number.
 template <PerturbedModel Model>
 [[nodiscard]] double run_kept(std::string_view who, Model& model, const KeptTokens& kept) {
   const double value = static_cast<double>(model(kept));

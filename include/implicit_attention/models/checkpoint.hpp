@@ -14,7 +14,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
-#include <implicit_attention/layers/norms.hpp>
+#include <implicit_attention/trace/norms.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -65,10 +65,24 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
                                  " (", left, count > 3 ? ", ..." : "", "): what they do would be missing from the model"));
 }
 
+/// The same for a layer that is read by itself: of the tensors below its prefix.
+template <Real Scalar>
+void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
+  for (const std::string& name : watched.unused())
+    if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
+      raise(ErrorKind::file, message(watched.where(), ": tensor ", name, " is not used by a ", title,
+                                     " layer: what it does would be missing"));
+}
+
+/// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
+[[nodiscard]] inline std::string_view top_key(std::string_view key) {
+  if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
+  return key.substr(0, key.find('.'));
+}
+
 /// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
 [[nodiscard]] inline bool describes_only(std::string_view key) {
-  const std::size_t dot = key.find('.');
-  const std::string_view top = key.substr(0, dot);
+  const std::string_view top = top_key(key);
   for (const std::string_view known : {"architectures",
                                        "model_type",
                                        "torch_dtype",
@@ -135,11 +149,33 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
          ends("_loss_coef") || ends("_layer_name");
 }
 
+/// Keys of a whole model's configuration that a layer read by itself has nothing to do with.
+[[nodiscard]] inline bool concerns_other_parts(std::string_view key) {
+  for (const std::string_view known :
+       {"num_hidden_layers", "n_layer", "tie_word_embeddings", "tie_embeddings", "intermediate_size", "hidden_act", "layer_types",
+        "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier", "embedding_multiplier",
+        "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias", "num_experts", "num_local_experts",
+        "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim", "attention_window_size", "norm_epsilon",
+        // softmax attention beside the layer
+        "num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "attn_output_gate", "full_attention_interval",
+        "full_attn_idxs", "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "use_pos_enc", "q_lora_rank",
+        "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "mla_use_nope",
+        // feed-forward parts and mixtures of experts
+        "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of", "block_use_swiglu",
+        "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
+        "moe_layer_freq", "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group",
+        "use_grouped_topk", "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace",
+        // the rest of the model
+        "block_norm_eps", "block_dim", "tie_embedding", "model_max_length", "num_nextn_predict_layers"})
+    if (top_key(key) == known) return true;
+  return false;
+}
+
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
 /// are values that switch something off (false, 0, an empty list).
-inline void expect_all_understood(const Configuration& configuration, std::string_view architecture) {
+inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
-    if (configuration.asked(key) || describes_only(key)) continue;
+    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(key))) continue;
     const Configuration::Value& value = *configuration.find(key);
     const bool off = std::visit(
         [](const auto& typed) {
@@ -154,6 +190,10 @@ inline void expect_all_understood(const Configuration& configuration, std::strin
       raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not understood by ", architecture,
                                       ", expected no key that may change the model; remove it if it changes nothing"));
   }
+}
+
+inline void expect_layer_understood(const Configuration& configuration, std::string_view title) {
+  expect_all_understood(configuration, title, true);
 }
 
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are

@@ -113,6 +113,11 @@ class Explainer {
 
   [[nodiscard]] Attribution<Scalar> weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options);
 
+  /// Vector rollout: g_l = g_{l+1} + N_l^T W_in^T A_l^T W_o^T g_{l+1} with norm scales N and all of A (its gate too) held, feed-forward
+  /// parts by relevance's rules; the score of token j is <e_j, g_0,j>. Relevance-attention: the mean over layers of
+  /// sum_e x_e o A_e^T (W_o^T g)_e on the same walk. Both with any set of terms.
+  [[nodiscard]] Attribution<Scalar> held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
+
   [[nodiscard]] Attribution<Scalar> integrated(const Target& target, const MethodOptions<Scalar>& options) const;
 
   /// A map's row at a position.
@@ -176,12 +181,15 @@ Attribution<S> Explainer<S>::explain(Method method, const Target& target, const 
       return rolled_out(attention_of, position, options);
     case Method::gradient:
       return weighted(GradientForm::exact, target, options);
-    case Method::gradient_2403_01590:
+    case Method::gradient_mean:
       return weighted(GradientForm::mean_gradient, target, options);
-    case Method::gradient_2405_16504:
+    case Method::gradient_maximum:
       return weighted(GradientForm::token_maximum, target, options);
     case Method::relevance:
       return relevance(model_, pass_, logit_gradient(pass_, position, target.token, target.contrast), position, options_.executor);
+    case Method::vector_rollout:
+    case Method::relevance_attention:
+      return held_walk(method, target, options);
     case Method::gradient_x_input: {
       Attribution<Scalar> result = gradient_x_input<Scalar>(*pass_.embeddings, *gradients(target).embeddings, position);
       result.explained = explained;
@@ -362,6 +370,40 @@ Attribution<S> Explainer<S>::weighted(GradientForm form, const Target& target, c
 }
 
 template <Real S>
+Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const {
+  Attribution<Scalar> result;
+  result.position = target.position;
+  result.explained = value(target);
+  RowVector<Scalar> by_layer = RowVector<Scalar>::Zero(tokens());
+  BackwardOptions<Scalar> walk;
+  walk.way = WayBack::attention;
+  walk.keep_layers = false;
+  walk.executor = options_.executor;
+  if (!(options.terms == Terms::all()))
+    walk.detours = [&](Index, const LayerPass<Scalar>& pass) {
+      std::vector<Detour<Scalar>> detours;
+      for (const MixerRun<Scalar>& mixer : pass.mixers)
+        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(options.terms), this](const Matrix<Scalar>& gradient) {
+                             return attention.apply_transpose(gradient, options_.executor);
+                           }});
+      return detours;
+    };
+  if (method == Method::relevance_attention)
+    walk.visit = [&](Index, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
+      for (std::size_t index = 0; index < pass.mixers.size(); ++index)
+        by_layer += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
+    };
+  const BackwardPass<Scalar> walked =
+      backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
+  result.bias_share = walked.bias_share;
+  result.untreated = walked.untreated;
+  result.scores = method == Method::vector_rollout ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
+                                                   : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
+  detail::check_finite(method_info(method).name, "the result", result.scores);
+  return result;
+}
+
+template <Real S>
 Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOptions<Scalar>& options) const {
   const Index length = target.position + 1;  // later tokens cannot matter
   Matrix<Scalar> baseline = Matrix<Scalar>::Zero(length, model_.width());
@@ -383,8 +425,12 @@ Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOption
         *backward(model_, pass, logit_gradient(pass, target.position, target.token, target.contrast), backward_options).embeddings);
   };
   const Matrix<Scalar> input = pass_.embeddings.matrix().topRows(length);
+  IntegrationLimits limits;
+  limits.tolerance = options.integration_tolerance;
   Attribution<Scalar> result =
-      integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps);
+      options.integration_steps > 0
+          ? integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps)
+          : integrated_gradients_within<Scalar>(input, baseline, value_at, gradient_at, target.position, limits);
   RowVector<Scalar> scores = RowVector<Scalar>::Zero(tokens());
   scores.head(length) = result.scores;
   result.scores = std::move(scores);

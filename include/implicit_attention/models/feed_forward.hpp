@@ -1,4 +1,4 @@
-// Feed-forward parts: gated ones (Griffin's GELU, SiLU in the hybrids), plain ones, and RWKV-4's channel mixing.
+// Feed-forward parts: gated ones (Griffin's GELU, SiLU in the hybrids), plain ones, and RWKV's channel mixing.
 #pragma once
 
 #include <string>
@@ -26,7 +26,8 @@ class GatedFeedForward {
     Array<Scalar> down_proj_bias;    ///< (D), may be absent
   };
 
-  explicit GatedFeedForward(Weights weights, Function function = Function::gelu_tanh);
+  /// `gate_scale` multiplies the gate before its function (Falcon-H1).
+  explicit GatedFeedForward(Weights weights, Function function = Function::gelu_tanh, Scalar gate_scale = 1);
   /// Reads the weights below a prefix such as `model.layers.0.mlp_block.`: gate_proj, up_proj, down_proj (or other names of the three;
   /// an empty one for the gate reads a plain part).
   [[nodiscard]] static GatedFeedForward from_tensors(const PrefixedTensors<Scalar>& tensors, Function function = Function::gelu_tanh,
@@ -43,10 +44,12 @@ class GatedFeedForward {
  private:
   Weights weights_;
   Function function_;
+  Scalar gate_scale_;
 };
 
 template <Real S>
-GatedFeedForward<S>::GatedFeedForward(Weights weights, Function function) : weights_(std::move(weights)), function_(function) {
+GatedFeedForward<S>::GatedFeedForward(Weights weights, Function function, Scalar gate_scale)
+    : weights_(std::move(weights)), function_(function), gate_scale_(gate_scale) {
   const Weights& w = weights_;
   const Index inner = w.up_proj_weight.rows(), width = w.up_proj_weight.cols();
   if (!w.gate_proj_weight.empty()) check_shape(part_name, "gate_proj.weight", w.gate_proj_weight, inner, width, "(inner width, width)");
@@ -76,27 +79,29 @@ Value<S> GatedFeedForward<S>::run(const Value<Scalar>& u, RunContext<Scalar>&) c
   const Weights& w = weights_;
   const Value<Scalar> up = linear(u, w.up_proj_weight, w.up_proj_bias);
   if (w.gate_proj_weight.empty()) return linear(apply_function(function_, up), w.down_proj_weight, w.down_proj_bias);
-  const Value<Scalar> gate_input = linear(u, w.gate_proj_weight, w.gate_proj_bias);
+  const Value<Scalar> gate_input = times(linear(u, w.gate_proj_weight, w.gate_proj_bias), gate_scale_);
   return linear(gated_product(function_, gate_input, up), w.down_proj_weight, w.down_proj_bias);
 }
 
-/// RWKV-4's channel mixing (Peng et al. 2023, eq. 17-18): out = sigmoid(receptance) * value( relu(key)^2 ), key and receptance from
-/// each token mixed with the one before it.
+/// RWKV's channel mixing: out = sigmoid(receptance) * value( relu(key)^2 ), key and receptance from each token mixed with the one before it
+/// (RWKV-4 and 5: Peng et al. 2023, arXiv 2305.13048, eq. 17-18; RWKV-6: Peng et al. 2024, arXiv 2404.05892, eq. 26-28); RWKV-7 has no
+/// receptance (Peng et al. 2025, arXiv 2503.14456).
 template <Real S>
 class ChannelMixing {
  public:
   using Scalar = S;
   static constexpr std::string_view part_name = "ChannelMixing";
   struct Weights {
-    Array<Scalar> time_mix_key;         ///< (D)
-    Array<Scalar> time_mix_receptance;  ///< (D)
+    Array<Scalar> time_mix_key;         ///< (D): what the token itself weighs, 1 less that the one before it; also time_maa_k, x_k
+    Array<Scalar> time_mix_receptance;  ///< (D), absent without a receptance; also time_maa_r
     Array<Scalar> key_weight;           ///< (M, D)
-    Array<Scalar> receptance_weight;    ///< (D, D)
+    Array<Scalar> receptance_weight;    ///< (D, D), absent without a receptance
     Array<Scalar> value_weight;         ///< (D, M)
+    bool mixes_weigh_previous = false;  ///< the mixes are what the token before weighs (time_maa_k, x_k)
   };
 
   explicit ChannelMixing(Weights weights);
-  /// Reads the weights below a prefix such as `rwkv.blocks.0.feed_forward.` or `blocks.0.ffn.`.
+  /// Reads the weights below a prefix such as `rwkv.blocks.0.feed_forward.` or `blocks.0.ffn.`; the name of the mix tells the version.
   [[nodiscard]] static ChannelMixing from_tensors(const PrefixedTensors<Scalar>& tensors);
 
   [[nodiscard]] Index width() const { return weights_.key_weight.cols(); }
@@ -114,19 +119,25 @@ ChannelMixing<S>::ChannelMixing(Weights weights) : weights_(std::move(weights)) 
   const Weights& w = weights_;
   const Index width = w.key_weight.cols(), inner = w.key_weight.rows();
   check_vector(part_name, "time_mix_key", w.time_mix_key, width, "width");
+  check_shape(part_name, "value.weight", w.value_weight, width, inner, "(width, inner width)");
+  if (w.receptance_weight.empty()) return;
   check_vector(part_name, "time_mix_receptance", w.time_mix_receptance, width, "width");
   check_shape(part_name, "receptance.weight", w.receptance_weight, width, width, "(width, width)");
-  check_shape(part_name, "value.weight", w.value_weight, width, inner, "(width, inner width)");
 }
 
 template <Real S>
 ChannelMixing<S> ChannelMixing<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
   Weights w;
-  w.time_mix_key = tensors.required(tensors.has("time_mix_k") ? "time_mix_k" : "time_mix_key");
-  w.time_mix_receptance = tensors.required(tensors.has("time_mix_r") ? "time_mix_r" : "time_mix_receptance");
+  const auto choose = [&](std::string_view one, std::string_view other) { return tensors.has(one) ? one : other; };
+  const bool seventh = tensors.has("x_k"), sixth = tensors.has("time_maa_k");
+  w.mixes_weigh_previous = seventh || sixth;
+  w.time_mix_key = tensors.required(seventh ? "x_k" : sixth ? "time_maa_k" : choose("time_mix_k", "time_mix_key"));
   w.key_weight = tensors.required("key.weight", 2);
-  w.receptance_weight = tensors.required("receptance.weight", 2);
   w.value_weight = tensors.required("value.weight", 2);
+  if (!seventh) {
+    w.time_mix_receptance = tensors.required(sixth ? "time_maa_r" : choose("time_mix_r", "time_mix_receptance"));
+    w.receptance_weight = tensors.required("receptance.weight", 2);
+  }
   return ChannelMixing(std::move(w));
 }
 
@@ -134,9 +145,11 @@ template <Real S>
 Value<S> ChannelMixing<S>::run(const Value<Scalar>& u, RunContext<Scalar>&) const {
   const Weights& w = weights_;
   const Value<Scalar> before = token_shift(u);
-  const Value<Scalar> key = linear(token_mix(u, before, w.time_mix_key), w.key_weight);
-  const Value<Scalar> receptance = linear(token_mix(u, before, w.time_mix_receptance), w.receptance_weight);
-  return scale(sigmoid(receptance), linear(apply_function(Function::relu_squared, key), w.value_weight));
+  const auto mixed = [&](const Array<Scalar>& m) { return w.mixes_weigh_previous ? token_mix(before, u, m) : token_mix(u, before, m); };
+  const Value<Scalar> key = linear(mixed(w.time_mix_key), w.key_weight);
+  const Value<Scalar> value = linear(apply_function(Function::relu_squared, key), w.value_weight);
+  if (w.receptance_weight.empty()) return value;
+  return scale(sigmoid(linear(mixed(w.time_mix_receptance), w.receptance_weight)), value);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -111,6 +111,7 @@ template <Real Scalar>
               message(configuration.where(), ": key attention_window_size is ", attention.window, ", expected at least 1"));
       attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
       attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+      static_cast<void>(temporal.required("o_proj.bias", 1));  // the public layer always has it
       SoftmaxAttention<Scalar> mixer = SoftmaxAttention<Scalar>::from_tensors(temporal, attention);
       detail::expect_integer(configuration, {"head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
       detail::expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
@@ -119,6 +120,8 @@ template <Real Scalar>
       return mixer_part(std::move(mixer));
     };
     PartPointer<Scalar> mixer = read_mixer();
+    for (const char* bias : {"gate_proj.bias", "up_proj.bias", "down_proj.bias"})
+      static_cast<void>(PrefixedTensors<Scalar>(source, block.prefix() + "mlp_block.").required(bias, 1));
     GatedFeedForward<Scalar> feed_forward =
         GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + "mlp_block."));
     if (const auto size = configuration.integer({"intermediate_size"}); size && *size != feed_forward.inner_width())

@@ -5,9 +5,7 @@
 #include <utility>
 
 #include <implicit_attention/layers/rwkv4.hpp>
-#include <implicit_attention/models/checkpoint.hpp>
-#include <implicit_attention/models/feed_forward.hpp>
-#include <implicit_attention/models/language_model.hpp>
+#include <implicit_attention/models/rwkv_lm.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -18,37 +16,22 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_rwkv4_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv", "rwkv4"}, "the tensors are those of an RWKV-4 language model");
-  const bool original = source.has("emb.weight");  // BlinkDL's names
-  const PrefixedTensors<Scalar> tensors(source, original ? "" : "rwkv.");
-  const std::string blocks = tensors.prefix() + "blocks.", attention = original ? "att." : "attention.",
-                    mixing = original ? "ffn." : "feed_forward.";
+  detail::expect_text(configuration, "rwkv_version", {"4"}, "the tensors are those of an RWKV-4 language model");
+  const detail::RwkvNames names = detail::rwkv_names(source);
   for (const char* later : {"ln_x.weight", "time_maa_x", "x_r", "r_k"})
-    if (source.has(blocks + "0." + attention + later))
-      raise(ErrorKind::value,
-            message(source.where(), ": tensor ", blocks, "0.", attention, later, " is there: this is RWKV-5 or later, expected RWKV-4"));
-
-  LanguageModelParts<Scalar> parts;
-  parts.name = "RwkvForCausalLM";
-  parts.embedding = tensors.required(original ? "emb.weight" : "embeddings.weight", 2);
-  const Index layers = detail::count_layers(source, blocks);
-  detail::expect_integer(configuration, {"hidden_size", "n_embd"}, parts.embedding.cols(), "the embedding is that wide");
-  detail::expect_integer(configuration, {"num_hidden_layers", "n_layer"}, layers, "the weights have that many layers");
-  detail::expect_vocabulary(configuration, parts.embedding.rows());
+    if (const std::string name = names.blocks + "0." + names.attention + later; source.has(name))
+      raise(ErrorKind::value, message(source.where(), ": tensor ", name, " is there: this is RWKV-5 or later, expected RWKV-4"));
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
-  parts.embedding_norm = detail::read_layer_norm(PrefixedTensors<Scalar>(source, blocks + "0."), original ? "ln0" : "pre_ln", eps);
-  for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block(source, message(blocks, layer, "."));
-    Rwkv4<Scalar> mixer = Rwkv4<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + attention));
-    ChannelMixing<Scalar> feed_forward = ChannelMixing<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, block.prefix() + mixing));
-    detail::expect_integer(configuration, {"attention_hidden_size", "dim_att"}, mixer.channels(), "time_decay has that many numbers");
-    detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(),
-                           "the channel mixing's key.weight has that many rows");
-    parts.blocks.push_back({{{detail::read_layer_norm(block, "ln1", eps), mixer_part(std::move(mixer))},
-                             {detail::read_layer_norm(block, "ln2", eps), feed_forward_part(std::move(feed_forward))}}});
-  }
-  parts.final_norm = detail::read_layer_norm(tensors, "ln_out", 1e-5);
-  parts.head = detail::read_head(source, configuration, "head.weight", parts.embedding, {"tie_word_embeddings"}, false);
-  return LanguageModel<Scalar>(std::move(parts));
+  return detail::read_rwkv_model(
+      "RwkvForCausalLM", source, configuration, names, eps, 1e-5,
+      [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index) {
+        Rwkv4<Scalar> mixer = Rwkv4<Scalar>::from_tensors(attention);
+        ChannelMixing<Scalar> feed_forward = ChannelMixing<Scalar>::from_tensors(mixing);
+        detail::expect_integer(configuration, {"attention_hidden_size", "dim_att"}, mixer.channels(), "time_decay has that many numbers");
+        detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(),
+                               "the channel mixing's key.weight has that many rows");
+        return std::pair(mixer_part(std::move(mixer)), feed_forward_part(std::move(feed_forward)));
+      });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -151,13 +151,7 @@ AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, I
   check_byte_limit("head maps", {static_cast<Index>(head_list.size()), static_cast<Index>(row_list.size()), tokens()}, sizeof(Scalar),
                    selection.byte_limit);
   AttentionMatrix<Scalar> maps(std::move(head_list), std::move(row_list), tokens());
-  const std::vector<detail::RowRun> runs = detail::row_runs(maps.row_indices());
-  View<Scalar> out = maps.stacked();
-  selection.executor(maps.channels(), [&](Index h) {
-    for (const detail::RowRun& run : runs)
-      matrix_rows(*part.shared_matrix(), maps.channel_indices()[static_cast<std::size_t>(h)], run.begin, run.end,
-                  View<Scalar>(&out(h * maps.rows() + run.place, 0), run.end - run.begin, tokens()));
-  });
+  head_rows(*part.shared_matrix(), maps.channel_indices(), maps.row_indices(), maps.stacked(), selection.executor);
   return maps;
 }
 

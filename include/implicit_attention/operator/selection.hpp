@@ -1,6 +1,7 @@
 // Which channels and rows of an attention matrix are wanted, and what they may cost.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <string_view>
 #include <utility>
@@ -62,7 +63,7 @@ inline void check_byte_limit(std::string_view what, const std::vector<Index>& sh
     text += message(text.empty() ? "" : " x ", extent);
   }
   if (bytes <= static_cast<double>(limit)) return;
-  const auto mebibytes = [](double value) { return static_cast<Index>(value / 1048576.0 + 0.5); };
+  const auto mebibytes = [](double value) { return std::floor(value / 1048576.0 + 0.5); };  // as a double: a file can claim any size
   raise(ErrorKind::limit, message(what, " of ", text, " numbers takes ", mebibytes(bytes), " MiB, more than the limit of ",
                                   mebibytes(static_cast<double>(limit)),
                                   " MiB; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)"));

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include <implicit_attention/kernels/convolution.hpp>
-#include <implicit_attention/layers/norms.hpp>
+#include <implicit_attention/trace/norms.hpp>
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>

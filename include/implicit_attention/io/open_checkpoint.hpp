@@ -1,0 +1,211 @@
+// A model as it was downloaded: a folder or a file, recognised by what is in it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/gguf.hpp>
+#include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/pytorch.hpp>
+#include <implicit_attention/io/rwkv_cpp.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/tensor_table.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// What open_checkpoint finds.
+template <Real Scalar>
+struct Checkpoint {
+  std::shared_ptr<TensorSource<Scalar>> source;  ///< tensors under the names of the public checkpoints, never null
+  Configuration configuration;                   ///< config.json beside them, or what the file itself says, or empty
+  std::string format;                            ///< `safetensors`, `PyTorch`, `GGUF` or `rwkv.cpp`
+  std::filesystem::path weights;                 ///< the file that was opened: of several, the index or the first
+  std::filesystem::path tokenizer;               ///< where a tokenizer may be: the folder, or the GGUF file with its vocabulary
+};
+
+namespace detail {
+
+enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, index, pointer, numpy, unknown };
+
+/// What a file is, by its first bytes.
+[[nodiscard]] inline CheckpointFormat checkpoint_format(std::string_view bytes) {
+  if (bytes.starts_with("GGUF")) return CheckpointFormat::gguf;
+  if (bytes.starts_with(std::string_view("PK\x03\x04", 4)) || bytes.starts_with(std::string_view("PK\x05\x06", 4)))
+    return CheckpointFormat::torch;
+  if (bytes.starts_with("fmgg")) return CheckpointFormat::rwkv_cpp;  // 0x67676d66, little-endian
+  if (bytes.starts_with("version https://git-lfs")) return CheckpointFormat::pointer;
+  if (bytes.starts_with("\x93NUMPY")) return CheckpointFormat::numpy;
+  // A pickle of protocol 2 to 5: torch.save before version 1.6, or pickle.dump.
+  if (bytes.size() > 2 && bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5 && bytes[2] != '\0') return CheckpointFormat::torch_legacy;
+  if (bytes.size() >= 9) {
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof(length));
+    const std::size_t first = bytes.find_first_not_of(" \t\r\n", 8);
+    if (length <= safetensors_header_limit && first != std::string_view::npos && bytes[first] == '{') return CheckpointFormat::safetensors;
+  }
+  const std::size_t first = bytes.find_first_not_of(" \t\r\n");
+  if (first != std::string_view::npos && bytes[first] == '{') return CheckpointFormat::index;
+  return CheckpointFormat::unknown;
+}
+
+[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
+
+/// The tensors of PyTorch shards under an index (`pytorch_model.bin.index.json`): those that it lists, each from its file.
+[[nodiscard]] inline TensorTable read_pytorch_index(const std::filesystem::path& index,
+                                                    const std::map<std::string, std::string>& shard_of) {
+  TensorTable whole;
+  whole.where = index.string();
+  std::map<std::string, TensorTable> opened;
+  for (const auto& [name, shard] : shard_of) {
+    const auto [place, fresh] = opened.try_emplace(shard);
+    if (fresh) place->second = read_pytorch(MappedFile::open(index.parent_path() / shard));
+    const auto found = place->second.tensors.find(name);
+    if (found == place->second.tensors.end())
+      raise(ErrorKind::file,
+            message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
+    whole.tensors.emplace(name, found->second);
+  }
+  return whole;
+}
+
+/// The one file of a folder that has the weights: by the names that downloads have, else the only one there is.
+[[nodiscard]] inline std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
+  for (const std::string_view name :
+       {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
+    if (is_file(folder / name)) return folder / name;
+  if (is_file(folder / "consolidated.safetensors") && is_file(folder / "params.json") && !is_file(folder / "config.json"))
+    raise(ErrorKind::file, message(folder.string(),
+                                   ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
+                                   "config.json from the same place, which Hugging Face's library reads"));
+  if (is_file(folder / "consolidated.safetensors")) return folder / "consolidated.safetensors";
+  // What training leaves beside the weights is none of them, nor is llama.cpp's projector of images.
+  constexpr std::array<std::string_view, 7> others{"training_args.bin", "optimizer.bin", "optimizer.pt",     "scheduler.pt",
+                                                   "rng_state.pth",     "scaler.pt",     "adapter_model.bin"};
+  std::vector<std::string> found;
+  std::error_code why;
+  for (std::filesystem::directory_iterator entry(folder, why), end; !why && entry != end; entry.increment(why)) {
+    const std::string name = entry->path().filename().string(), ending = entry->path().extension().string();
+    const bool weights =
+        ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
+    if (!weights || !is_file(entry->path()) || std::find(others.begin(), others.end(), name) != others.end() || name.starts_with("mmproj"))
+      continue;
+    if (const auto split = gguf_split(name); split && name.compare(split->first, 7, "-00001-") != 0) continue;
+    found.push_back(name);
+  }
+  if (why) cannot_open(folder, why);
+  std::sort(found.begin(), found.end());
+  if (found.empty())
+    raise(ErrorKind::file, message(folder.string(),
+                                   ": no model here: expected model.safetensors or pytorch_model.bin, or their index.json, or one file "
+                                   ".safetensors, .bin, .pth, .pt, .ckpt or .gguf"));
+  if (found.size() > 1) {
+    std::string all;
+    for (std::size_t i = 0; i < found.size(); ++i)
+      if (i < 8) all += message(i == 0 ? "" : ", ", printable(found[i]));
+    raise(ErrorKind::file, message(folder.string(), ": which of ", found.size(), " files has the model is not clear: ", all,
+                                   found.size() > 8 ? ", ..." : "", "; name one of them"));
+  }
+  return folder / found.front();
+}
+
+template <Real Scalar>
+void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  const std::string where = path.string();
+  switch (checkpoint_format(file->text())) {
+    case CheckpointFormat::gguf: {
+      const GgufModel model = open_gguf(path);
+      auto [table, configuration] = translate_gguf(model);
+      made.source = std::make_shared<TableSource<Scalar>>(std::move(table));
+      made.configuration = std::move(configuration);
+      made.format = "GGUF";
+      made.tokenizer = model.metadata().path();
+      return;
+    }
+    case CheckpointFormat::rwkv_cpp: {
+      auto [table, configuration] = read_rwkv_cpp(file);
+      made.source = std::make_shared<TableSource<Scalar>>(std::move(table));
+      made.configuration = std::move(configuration);
+      made.format = "rwkv.cpp";
+      return;
+    }
+    case CheckpointFormat::torch:
+      made.source = std::make_shared<TableSource<Scalar>>(read_pytorch(file));
+      made.format = "PyTorch";
+      return;
+    case CheckpointFormat::safetensors:
+      made.source = std::make_shared<SafetensorsSource<Scalar>>(path);
+      made.format = "safetensors";
+      return;
+    case CheckpointFormat::index: {
+      const std::map<std::string, std::string> shards = read_shard_index(path);
+      if (!shards.empty() &&
+          checkpoint_format(MappedFile::open(path.parent_path() / shards.begin()->second)->text()) == CheckpointFormat::torch) {
+        made.source = std::make_shared<TableSource<Scalar>>(read_pytorch_index(path, shards));
+        made.format = "PyTorch";
+      } else {
+        made.source = std::make_shared<SafetensorsSource<Scalar>>(path);
+        made.format = "safetensors";
+      }
+      return;
+    }
+    case CheckpointFormat::torch_legacy:
+      raise(ErrorKind::file,
+            message(where,
+                    ": is a pickle outside a zip archive, as PyTorch wrote before version 1.6; nothing is executed here, so save it "
+                    "again: torch.save(torch.load(file, map_location=\"cpu\", weights_only=True), other_file)"));
+    case CheckpointFormat::pointer:
+      raise(ErrorKind::file, message(where, ": this is a Git LFS pointer: fetch the file itself with git lfs pull"));
+    case CheckpointFormat::numpy:
+      raise(ErrorKind::file, message(where, ": this is a NumPy file, expected a model"));
+    case CheckpointFormat::unknown:
+      break;
+  }
+  raise(ErrorKind::file,
+        message(where, ": is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format",
+                file->size() == 0 ? "; it is empty" : ""));
+}
+
+}  // namespace detail
+
+/// Opens `path`: a folder as Hugging Face lays it out (`model.safetensors` or `pytorch_model.bin`, in one or in shards), a folder with one
+/// file of weights whatever its name, or a file: safetensors, an index of shards, PyTorch's zip archive, GGUF, or rwkv.cpp's binary. Files
+/// are told by their content. config.json is read where it lies beside the weights; GGUF and rwkv.cpp have their own.
+/// Fails (ErrorKind::file), saying what was expected, and naming the candidates where there are several.
+template <Real Scalar>
+[[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const bool folder = std::filesystem::is_directory(path, ignored);
+  Checkpoint<Scalar> made;
+  made.weights = folder ? detail::weights_in_folder(path) : path;
+  const std::filesystem::path beside = folder ? path : path.parent_path();
+  made.tokenizer = beside.empty() ? std::filesystem::path(".") : beside;
+  made.configuration = Configuration(made.weights.string());
+  detail::open_weights(made.weights, made);
+  const bool own = made.format == "GGUF" || made.format == "rwkv.cpp";
+  if (const std::filesystem::path config = made.tokenizer / "config.json"; !own && detail::is_file(config))
+    made.configuration = read_configuration(config);
+  return made;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

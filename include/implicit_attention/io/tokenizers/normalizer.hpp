@@ -1,0 +1,215 @@
+// What a tokenizer does to text before anything else: normal forms, lower case, replacements ("normalizer" in tokenizer.json).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/io/tokenizers/byte_alphabet.hpp>
+#include <implicit_attention/io/tokenizers/json_fields.hpp>
+#include <implicit_attention/io/tokenizers/regex.hpp>
+#include <implicit_attention/io/tokenizers/unicode.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+namespace detail {
+
+/// A fixed text or an expression to look for.
+class TextPattern {
+ public:
+  explicit TextPattern(std::string text) : text_(std::move(text)) {}
+  explicit TextPattern(std::shared_ptr<const Regex> regex) : regex_(std::move(regex)) {}
+  /// `{"String": " "}` or `{"Regex": "\\s"}`.
+  [[nodiscard]] static TextPattern read(JsonFields& owner, std::string_view key) {
+    JsonFields fields(owner.object(key), owner.path(key));
+    const Json* const text = fields.find("String");
+    const Json* const regex = fields.find("Regex");
+    fields.finish();
+    if ((text == nullptr) == (regex == nullptr)) raise(ErrorKind::file, message(fields.where(), ": expected one of String and Regex"));
+    if (regex != nullptr) return TextPattern(std::make_shared<const Regex>(fields.text("Regex"), fields.where()));
+    return TextPattern(fields.text("String"));
+  }
+
+  /// What looking for it needs to work in; one for many texts.
+  class Search {
+   public:
+    explicit Search(const TextPattern& pattern) : pattern_(pattern) {
+      if (pattern.regex_) scratch_.emplace(*pattern.regex_);
+    }
+
+    /// Calls `piece(begin, end, matched)` for every match and every stretch between matches, in order. Empty ones are left out; an empty
+    /// match still ends the stretch before it.
+    template <class Piece>
+    void split(std::string_view text, Piece&& piece) {
+      std::size_t rest = 0;
+      const auto match = [&](std::size_t begin, std::size_t end) {
+        if (rest < begin) piece(rest, begin, false);
+        if (begin < end) piece(begin, end, true);
+        rest = end;
+      };
+      const std::string& fixed = pattern_.text_;
+      if (scratch_) {
+        for (std::size_t from = 0; from < text.size();) {
+          const std::optional<Span> found = pattern_.regex_->find(text, from, *scratch_);
+          if (!found || found->begin >= text.size()) break;
+          match(found->begin, found->end);
+          from = found->end > found->begin ? found->end : found->end + std::max<std::size_t>(code_point_at(text, found->end).length, 1);
+        }
+      } else if (!fixed.empty()) {
+        for (std::size_t at = text.find(fixed); at != std::string_view::npos; at = text.find(fixed, at + fixed.size()))
+          match(at, at + fixed.size());
+      }
+      if (rest < text.size()) piece(rest, text.size(), false);
+    }
+
+   private:
+    const TextPattern& pattern_;
+    std::optional<Regex::Scratch> scratch_;
+  };
+
+  [[nodiscard]] std::string replaced(std::string_view text, std::string_view content) const {
+    std::string out;
+    out.reserve(text.size());
+    Search(*this).split(
+        text, [&](std::size_t begin, std::size_t end, bool matched) { out += matched ? content : text.substr(begin, end - begin); });
+    return out;
+  }
+
+ private:
+  std::string text_;
+  std::shared_ptr<const Regex> regex_;
+};
+
+/// Steps that text goes through, in order. Text that comes in is well-formed UTF-8, and so is what goes out.
+class Normalizer {
+ public:
+  enum class Kind { nfc, nfd, nfkc, nfkd, lower_case, strip_accents, strip, prepend, replace, byte_level };
+  struct Step {
+    Kind kind = Kind::nfc;
+    std::string content;                 ///< prepend, replace
+    std::optional<TextPattern> pattern;  ///< replace
+    bool left = true, right = true;      ///< strip
+  };
+
+  Normalizer() = default;
+  explicit Normalizer(std::vector<Step> steps) : steps_(std::move(steps)) {}
+  [[nodiscard]] static Normalizer read(const Json* document, const std::string& where) {
+    Normalizer normalizer;
+    if (document != nullptr) normalizer.read_step(*document, where);
+    return normalizer;
+  }
+
+  [[nodiscard]] bool empty() const { return steps_.empty(); }
+  [[nodiscard]] bool has(Kind kind) const {
+    for (const Step& step : steps_)
+      if (step.kind == kind) return true;
+    return false;
+  }
+  [[nodiscard]] std::string operator()(std::string_view text) const {
+    std::string out(text);
+    for (const Step& step : steps_) out = apply(step, std::move(out));
+    return out;
+  }
+
+ private:
+  [[nodiscard]] static std::string apply(const Step& step, std::string text) {
+    switch (step.kind) {
+      case Kind::nfc:
+        return normalized(text, NormalForm::nfc);
+      case Kind::nfd:
+        return normalized(text, NormalForm::nfd);
+      case Kind::nfkc:
+        return normalized(text, NormalForm::nfkc);
+      case Kind::nfkd:
+        return normalized(text, NormalForm::nfkd);
+      case Kind::lower_case:
+        return detail::lower_case(text);
+      case Kind::strip_accents:
+        return without_marks(text);
+      case Kind::strip:
+        return stripped(text, step.left, step.right);
+      case Kind::prepend:
+        return text.empty() ? text : step.content + text;
+      case Kind::replace:
+        return step.pattern->replaced(text, step.content);
+      case Kind::byte_level:
+        break;
+    }
+    std::string out;
+    ByteAlphabet::instance().append(out, text);
+    return out;
+  }
+  [[nodiscard]] static std::string without_marks(std::string_view text) {
+    std::string out;
+    for (std::size_t position = 0; position < text.size();) {
+      const CodePoint here = code_point_at(text, position);
+      const std::size_t length = here.length == 0 ? 1 : here.length;
+      if (here.length == 0 || !is_mark(here.value)) out += text.substr(position, length);
+      position += length;
+    }
+    return out;
+  }
+  [[nodiscard]] static std::string stripped(std::string_view text, bool left, bool right) {
+    while (left && !text.empty()) {
+      const CodePoint first = code_point_at(text, 0);
+      if (first.length == 0 || !is_white_space(first.value)) break;
+      text.remove_prefix(first.length);
+    }
+    while (right && !text.empty()) {
+      const CodePoint last = code_point_before(text, text.size());
+      if (last.length == 0 || !is_white_space(last.value)) break;
+      text.remove_suffix(last.length);
+    }
+    return std::string(text);
+  }
+
+  void read_step(const Json& document, const std::string& where) {
+    JsonFields fields(document, where);
+    const std::string type = fields.text("type");
+    Step step;
+    if (type == "Sequence") {
+      const Json& list = fields.list("normalizers");
+      for (std::size_t i = 0; i < list.size(); ++i) read_step(list[i], json_element(where + ".normalizers", i));
+      return fields.finish();
+    }
+    if (type == "NFC") {
+      step.kind = Kind::nfc;
+    } else if (type == "NFD") {
+      step.kind = Kind::nfd;
+    } else if (type == "NFKC") {
+      step.kind = Kind::nfkc;
+    } else if (type == "NFKD") {
+      step.kind = Kind::nfkd;
+    } else if (type == "Lowercase") {
+      step.kind = Kind::lower_case;
+    } else if (type == "StripAccents") {
+      step.kind = Kind::strip_accents;
+    } else if (type == "ByteLevel") {
+      step.kind = Kind::byte_level;
+    } else if (type == "Strip") {
+      step.kind = Kind::strip;
+      step.left = fields.flag("strip_left", true);
+      step.right = fields.flag("strip_right", true);
+    } else if (type == "Prepend") {
+      step.kind = Kind::prepend;
+      step.content = fields.text("prepend");
+    } else if (type == "Replace") {
+      step.kind = Kind::replace;
+      step.pattern = TextPattern::read(fields, "pattern");
+      step.content = fields.text("content");
+    } else {
+      unknown_type(fields, type, "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Sequence");
+    }
+    fields.finish();
+    steps_.push_back(std::move(step));
+  }
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace detail
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,287 @@
+// How text is cut into words before the words become tokens ("pre_tokenizer" in tokenizer.json).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/io/tokenizers/normalizer.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+namespace detail {
+
+/// Pieces of a text, and the memory of those that are no longer parts of it.
+struct Pieces {
+  std::vector<std::string_view> list;
+  std::deque<std::string> owned;
+  bool at_start = true;  ///< whether the first piece begins where the whole text does
+};
+
+/// GPT-2's way to cut text.
+inline constexpr std::string_view gpt2_pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+class PreTokenizer {
+ public:
+  enum class Kind { split, metaspace, byte_level };
+  /// What becomes of matches. `contiguous`: neighbours of one sort, matches or not, become one piece.
+  enum class Behaviour { removed, isolated, merged_with_previous, merged_with_next, contiguous };
+  enum class Prefix { always, first, never };
+
+  struct Step {
+    Kind kind = Kind::split;
+    std::optional<TextPattern> pattern;    ///< split; byte_level: absent where text is not cut
+    bool (*is_match)(char32_t) = nullptr;  ///< split: by characters, instead of a pattern
+    Behaviour behaviour = Behaviour::isolated;
+    bool invert = false;            ///< split: what stands between matches counts as the match
+    std::string replacement;        ///< metaspace: what stands for a space
+    Prefix prefix = Prefix::never;  ///< metaspace: whether a space goes before a piece; byte_level: always or never
+    bool cut = true;                ///< metaspace: whether pieces are cut before each replacement
+  };
+
+  PreTokenizer() = default;
+  explicit PreTokenizer(std::vector<Step> steps) : steps_(std::move(steps)) {}
+  [[nodiscard]] static PreTokenizer read(const Json* document, const std::string& where);
+
+  [[nodiscard]] bool byte_level() const {
+    return std::any_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.kind == Kind::byte_level; });
+  }
+
+  void operator()(Pieces& pieces) const {
+    for (const Step& step : steps_) {
+      if (step.kind == Kind::metaspace) {
+        metaspace(step, pieces);
+      } else if (step.kind == Kind::byte_level) {
+        byte_level(step, pieces);
+      } else {
+        split(step, pieces);
+      }
+    }
+  }
+
+  /// A step that cuts with a pattern, every match a piece of its own.
+  [[nodiscard]] static Step isolating(std::string_view pattern, std::string_view where) {
+    Step step;
+    step.pattern.emplace(std::make_shared<const Regex>(pattern, where));
+    return step;
+  }
+  /// A step that writes bytes in the byte alphabet, and cuts nothing.
+  [[nodiscard]] static Step bytes() {
+    Step step;
+    step.kind = Kind::byte_level;
+    return step;
+  }
+
+ private:
+  struct Part {
+    std::size_t begin, end;
+    bool matched;
+  };
+
+  /// Cuts many texts as one step has it.
+  class Cutter {
+   public:
+    explicit Cutter(const Step& step) : step_(step) {
+      if (step.pattern) search_.emplace(*step.pattern);
+    }
+    void operator()(std::string_view text, std::vector<std::string_view>& out) {
+      parts_.clear();
+      search_ ? by_pattern(text) : by_characters(text);
+      emit(step_.behaviour, text, parts_, out);
+    }
+
+   private:
+    void by_pattern(std::string_view text) {
+      search_->split(text, [&](std::size_t begin, std::size_t end, bool matched) {
+        parts_.push_back({begin, end, matched != step_.invert});
+      });
+    }
+    void by_characters(std::string_view text) {
+      std::size_t rest = 0;
+      for (std::size_t position = 0; position < text.size();) {
+        const CodePoint here = code_point_at(text, position);
+        const std::size_t next = position + std::max<std::size_t>(here.length, 1);
+        if (step_.is_match(here.value)) {
+          if (rest < position) parts_.push_back({rest, position, step_.invert});
+          parts_.push_back({position, next, !step_.invert});
+          rest = next;
+        }
+        position = next;
+      }
+      if (rest < text.size()) parts_.push_back({rest, text.size(), step_.invert});
+    }
+
+    const Step& step_;
+    std::optional<TextPattern::Search> search_;
+    std::vector<Part> parts_;
+  };
+
+  /// Joins parts as the behaviour says, and puts what is left after the others.
+  static void emit(Behaviour behaviour, std::string_view text, std::vector<Part>& parts, std::vector<std::string_view>& out) {
+    const auto put = [&](const Part& part) {
+      if (part.begin < part.end) out.push_back(text.substr(part.begin, part.end - part.begin));
+    };
+    if (behaviour == Behaviour::isolated || behaviour == Behaviour::removed) {
+      for (const Part& part : parts)
+        if (behaviour == Behaviour::isolated || !part.matched) put(part);
+      return;
+    }
+    // A match joins the neighbour that is none; of several matches in a row only the one beside it does.
+    std::size_t kept = 0;
+    if (behaviour == Behaviour::merged_with_next) {
+      bool later_matched = false;
+      std::vector<Part> reversed;
+      for (std::size_t i = parts.size(); i-- > 0;) {
+        if (parts[i].matched && !later_matched && !reversed.empty())
+          reversed.back().begin = parts[i].begin;
+        else
+          reversed.push_back(parts[i]);
+        later_matched = parts[i].matched;
+      }
+      for (std::size_t i = reversed.size(); i-- > 0;) put(reversed[i]);
+      return;
+    }
+    bool earlier_matched = false;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const bool matched = parts[i].matched;
+      const bool joins = kept > 0 && (behaviour == Behaviour::contiguous ? matched == earlier_matched : matched && !earlier_matched);
+      if (joins)
+        parts[kept - 1].end = parts[i].end;
+      else
+        parts[kept++] = parts[i];
+      earlier_matched = matched;
+    }
+    parts.resize(kept);
+    for (const Part& part : parts) put(part);
+  }
+  static void split(const Step& step, Pieces& pieces) {
+    std::vector<std::string_view> out;
+    Cutter cut(step);
+    for (const std::string_view text : pieces.list) cut(text, out);
+    pieces.list = std::move(out);
+  }
+  static void metaspace(const Step& step, Pieces& pieces) {
+    const TextPattern space{std::string(" ")};
+    std::vector<std::string_view> out;
+    Step before_each;
+    before_each.pattern.emplace(step.replacement);
+    before_each.behaviour = Behaviour::merged_with_next;
+    Cutter cut(before_each);
+    for (std::size_t i = 0; i < pieces.list.size(); ++i) {
+      std::string text = space.replaced(pieces.list[i], step.replacement);
+      const bool prefixed = step.prefix == Prefix::always || (step.prefix == Prefix::first && i == 0 && pieces.at_start);
+      if (prefixed && !std::string_view(text).starts_with(step.replacement)) text.insert(0, step.replacement);
+      const std::string_view kept = pieces.owned.emplace_back(std::move(text));
+      if (step.cut)
+        cut(kept, out);
+      else if (!kept.empty())
+        out.push_back(kept);
+    }
+    pieces.list = std::move(out);
+  }
+  static void byte_level(const Step& step, Pieces& pieces) {
+    if (step.prefix == Prefix::always)
+      for (std::string_view& text : pieces.list)
+        if (!text.starts_with(' ')) text = pieces.owned.emplace_back(" " + std::string(text));
+    if (step.pattern) split(step, pieces);
+    std::size_t bytes = 0;
+    for (const std::string_view text : pieces.list) bytes += text.size();
+    std::string& all = pieces.owned.emplace_back();
+    all.reserve(2 * bytes);  // a character of the alphabet has at most two bytes: the text does not move
+    for (std::string_view& text : pieces.list) {
+      const std::size_t begin = all.size();
+      ByteAlphabet::instance().append(all, text);
+      text = std::string_view(all).substr(begin);
+    }
+  }
+  void read_step(const Json& document, const std::string& where);
+
+  std::vector<Step> steps_;
+};
+
+/// `removed`, `isolated`, ... by their names in files.
+[[nodiscard]] inline PreTokenizer::Behaviour read_behaviour(JsonFields& fields, PreTokenizer::Behaviour otherwise) {
+  using Behaviour = PreTokenizer::Behaviour;
+  const Json* const found = fields.find("behavior");
+  if (found == nullptr) return otherwise;
+  const std::string name = fields.text("behavior");
+  if (name == "Removed") return Behaviour::removed;
+  if (name == "Isolated") return Behaviour::isolated;
+  if (name == "MergedWithPrevious") return Behaviour::merged_with_previous;
+  if (name == "MergedWithNext") return Behaviour::merged_with_next;
+  if (name == "Contiguous") return Behaviour::contiguous;
+  fields.unexpected("behavior", *found, "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous");
+}
+
+/// A metaspace's `prepend_scheme`, or what older files have in its place: `add_prefix_space`.
+[[nodiscard]] inline PreTokenizer::Prefix read_prepend_scheme(JsonFields& fields) {
+  using Prefix = PreTokenizer::Prefix;
+  const bool older = fields.flag("add_prefix_space", true);
+  const Json* const found = fields.find("prepend_scheme");
+  if (found == nullptr) return older ? Prefix::always : Prefix::never;
+  const std::string name = fields.text("prepend_scheme");
+  if (name == "always") return Prefix::always;
+  if (name == "first") return Prefix::first;
+  if (name == "never") return Prefix::never;
+  fields.unexpected("prepend_scheme", *found, "always, first or never");
+}
+
+inline PreTokenizer PreTokenizer::read(const Json* document, const std::string& where) {
+  PreTokenizer pre_tokenizer;
+  if (document != nullptr) pre_tokenizer.read_step(*document, where);
+  return pre_tokenizer;
+}
+
+inline void PreTokenizer::read_step(const Json& document, const std::string& where) {
+  JsonFields fields(document, where);
+  const std::string type = fields.text("type");
+  Step step;
+  if (type == "Sequence") {
+    const Json& list = fields.list("pretokenizers");
+    for (std::size_t i = 0; i < list.size(); ++i) read_step(list[i], json_element(where + ".pretokenizers", i));
+    return fields.finish();
+  }
+  if (type == "ByteLevel") {
+    step.kind = Kind::byte_level;
+    if (fields.flag("add_prefix_space", true)) step.prefix = Prefix::always;
+    if (fields.flag("use_regex", true)) step.pattern.emplace(std::make_shared<const Regex>(gpt2_pattern, where));
+    fields.ignore("trim_offsets");
+  } else if (type == "Split") {
+    step.pattern = TextPattern::read(fields, "pattern");
+    (void)fields.at("behavior");
+    step.behaviour = read_behaviour(fields, Behaviour::isolated);
+    step.invert = fields.flag("invert", false);
+  } else if (type == "Digits") {
+    step.is_match = is_numeric;
+    step.behaviour = fields.flag("individual_digits", false) ? Behaviour::isolated : Behaviour::contiguous;
+  } else if (type == "Punctuation") {
+    step.is_match = is_punctuation;
+    step.behaviour = read_behaviour(fields, Behaviour::isolated);
+  } else if (type == "WhitespaceSplit") {
+    step.is_match = is_white_space;
+    step.behaviour = Behaviour::removed;
+  } else if (type == "Whitespace") {
+    step.pattern.emplace(std::make_shared<const Regex>(R"(\w+|[^\w\s]+)", where));
+    step.behaviour = Behaviour::removed;
+    step.invert = true;
+  } else if (type == "Metaspace") {
+    step.kind = Kind::metaspace;
+    step.replacement = fields.text("replacement", "\xE2\x96\x81");
+    if (step.replacement.empty()) raise(ErrorKind::file, message(fields.path("replacement"), ": is empty, expected a character"));
+    step.prefix = read_prepend_scheme(fields);
+    step.cut = fields.flag("split", true);
+    fields.ignore("str_rep");  // of older files: the same replacement
+  } else {
+    unknown_type(fields, type, "ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, Sequence");
+  }
+  fields.finish();
+  steps_.push_back(std::move(step));
+}
+
+}  // namespace detail
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,75 @@
+// Which file says how text becomes tokens, and reading it by what it holds.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
+#include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
+#include <implicit_attention/io/tokenizers/hugging_face.hpp>
+#include <implicit_attention/io/tokenizers/world.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+namespace detail {
+
+[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
+
+/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then tokenizer.model; nothing if there is none.
+[[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {
+  if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";
+  std::error_code ignored;
+  std::vector<std::filesystem::path> world;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt") && is_file(entry.path())) world.push_back(entry.path());
+  }
+  if (!world.empty()) return *std::max_element(world.begin(), world.end());  // the names end in a date
+  if (is_file(folder / "tokenizer.model")) return folder / "tokenizer.model";
+  return std::nullopt;
+}
+
+/// Whether a file begins as a list of `1 '\x00' 1` does.
+[[nodiscard]] inline bool looks_like_world_vocabulary(std::string_view text) {
+  const std::size_t space = text.substr(0, 8).find(' ');
+  if (space == std::string_view::npos || space == 0 || text.substr(0, space).find_first_not_of("0123456789") != std::string_view::npos)
+    return false;
+  std::string_view rest = text.substr(space + 1);
+  if (rest.starts_with('b')) rest.remove_prefix(1);
+  return rest.starts_with('\'') || rest.starts_with('"');
+}
+
+/// Reads a tokenizer by what the file holds; null where that is a JSON object without a model, which may be a vocab.json.
+[[nodiscard]] inline std::shared_ptr<const TextCodec> read_text_codec(const std::filesystem::path& path) {
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  const std::string_view text = file->text();
+  if (text.starts_with("GGUF")) return GgufTokenizer::make(read_gguf_vocabulary(path));
+  if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path.string());
+  const std::size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin != std::string_view::npos && text[begin] == '{') {
+    const Json document = implicit_attention::parse_json_object(text, path.string());
+    if (!document.contains("model") || !document["model"].is_object()) return nullptr;
+    return read_tokenizer_json(document, path.string());
+  }
+  if (path.filename() == "tokenizer.model")
+    raise(ErrorKind::file,
+          message(path.string(),
+                  ": sentencepiece's own format is not read here; put the model's tokenizer.json beside it (Hugging Face's "
+                  "transformers writes one: AutoTokenizer.from_pretrained(...).save_pretrained(...))"));
+  raise(ErrorKind::file,
+        message(path.string(),
+                ": is no tokenizer that is read here, expected tokenizer.json, RWKV's vocabulary (rwkv_vocab_*.txt), a GGUF "
+                "file, or vocab.json"));
+}
+
+}  // namespace detail
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,183 @@
+// Applications of a HeadRecurrence in chunks of tokens: nearly all work is products of matrices (formulation: "Blocked").
+#pragma once
+
+#include <vector>
+
+#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/head_block.hpp>
+#include <implicit_attention/kernels/plain_head_scan.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// One chunk of one head: o and the next state from x and the last one, or the transpose of that. With M = within of queries and writes, B
+/// that of queries and removals, F and N those of probes, T = (I - N)^-1, and Q, C, W, D the factors that read the state before the chunk
+/// or add to the one after it (queries, probes; writes, removals):
+///
+///     e = T (F x + C h)        o = M x + B e + Q h        h' = decay h + W x + D e
+///
+/// The delta rule removes what it writes, N = -F, B = -M, D = -W, so that u = x - e = T (x - C h) takes the place of both:
+///
+///     o = M u + Q h            h' = decay h + W u
+template <Real Scalar>
+class HeadChunk {
+ public:
+  HeadChunk(const HeadRecurrence<Scalar>& recurrence, Index head)
+      : r_(&recurrence), head_(head), values_(recurrence.head_channels()), block_(recurrence, head), plain_(recurrence, head) {
+    diagonal_ = recurrence.transition == Transition::diagonal;
+    delta_ = recurrence.transition == Transition::delta;
+  }
+
+  void run(const TokenRange& range, const Array<Scalar>& x, Matrix<Scalar>& state, View<Scalar> out) {
+    if (range.starts) state.setZero();
+    prepare(range);
+    const Index n = range.count();
+    if (x.empty())
+      input_.setZero(n, values_);
+    else
+      input_ = x.matrix().block(range.first, head_ * values_, n, values_);
+    if (diagonal_) {
+      out_.noalias() = within_ * input_;
+      out_.noalias() += readers_ * state;
+    } else {
+      read_.noalias() = readers_ * state;  // Q h above C h
+      if (delta_) {
+        rest_ = input_ - read_.bottomRows(n);
+        used_.noalias() = inverse_ * rest_;
+        out_ = read_.topRows(n);
+        out_.noalias() += within_ * used_;
+        add_replaced(input_, out_);
+      } else {
+        rest_ = read_.bottomRows(n);
+        rest_.noalias() += probe_writes_ * input_;
+        used_.noalias() = inverse_ * rest_;
+        out_ = read_.topRows(n);
+        out_.noalias() += within_ * input_;
+        out_.noalias() += query_removals_ * used_;
+      }
+    }
+    // A number that is not finite: times the zeros of triangular factors it would spoil tokens before it.
+    if (!all_finite(out_)) return plain_.run(range.first, range.end, x, state, out);
+    out.block(range.first, head_ * values_, n, values_) = out_;
+    block_.decay_state(state);
+    state.noalias() += writes_.transpose() * (delta_ ? used_ : input_);
+    if (!diagonal_ && !delta_) state.noalias() += removals_.transpose() * used_;
+  }
+
+  void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
+    prepare(range);
+    const Index n = range.count();
+    input_ = g.block(range.first, head_ * values_, n, values_);
+    out_.noalias() = writes_ * adjoint;
+    out_.noalias() += within_.transpose() * input_;
+    if (delta_) {
+      used_.noalias() = inverse_.transpose() * out_;
+      out_ = used_;
+      add_replaced(input_, out_);
+    } else if (!diagonal_) {
+      rest_.noalias() = removals_ * adjoint;
+      rest_.noalias() += query_removals_.transpose() * input_;
+      used_.noalias() = inverse_.transpose() * rest_;
+      out_.noalias() += probe_writes_.transpose() * used_;
+    }
+    if (!all_finite(out_)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
+    out.block(range.first, head_ * values_, n, values_) = out_;
+    if (range.starts) {
+      adjoint.setZero();
+      return;
+    }
+    block_.decay_state(adjoint);
+    adjoint.noalias() += readers_.topRows(n).transpose() * input_;
+    if (delta_) adjoint.noalias() -= readers_.bottomRows(n).transpose() * used_;
+    if (!delta_ && !diagonal_) adjoint.noalias() += readers_.bottomRows(n).transpose() * used_;
+  }
+
+ private:
+  /// All factors of a chunk.
+  void prepare(const TokenRange& range) {
+    block_.load(range);
+    const Index n = range.count(), states = r_->state, late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
+    const bool scaled = !r_->key_scale.empty();
+    block_.products(block_.query(), block_.key(), late, within_);
+    if (scaled) within_.array().rowwise() *= block_.scale().transpose();
+    replaced_.resize(0);
+    if (!r_->diagonal.empty()) {
+      if (delta_) replaced_ = -within_.diagonal().array();  // removals go by the written diagonal, inputs by the given one
+      for (Index t = 0; t < n; ++t) {
+        const Scalar given = r_->diagonal(range.first + t, head_);
+        if (delta_)
+          replaced_[t] += given;
+        else
+          within_(t, t) = given;
+      }
+    }
+    writes_.resize(n, states);
+    block_.to_end(block_.key(), View<Scalar>(writes_));
+    if (scaled) writes_.array().colwise() *= block_.scale();
+    readers_.resize(diagonal_ ? n : 2 * n, states);
+    block_.from_start(block_.query(), late, View<Scalar>(readers_.data(), n, states));
+    if (diagonal_) return;
+    block_.from_start(block_.probe(), probe_late, View<Scalar>(readers_.data() + n * states, n, states));
+    // The probe of a token reads before the token writes.
+    block_.products(block_.probe(), block_.key(), probe_late, probe_writes_);
+    if (delta_) probe_writes_.diagonal().setZero();
+    if (scaled) probe_writes_.array().rowwise() *= block_.scale().transpose();
+    if (delta_) {
+      invert_unit_lower<Scalar>(-probe_writes_, inverse_);
+      return;
+    }
+    block_.products(block_.probe(), block_.removal(), probe_late, removed_);
+    invert_unit_lower(removed_, inverse_);
+    block_.products(block_.query(), block_.removal(), late, query_removals_);
+    removals_.resize(n, states);
+    block_.to_end(block_.removal(), View<Scalar>(removals_));
+  }
+
+  void add_replaced(const Matrix<Scalar>& input, Matrix<Scalar>& out) const {
+    if (replaced_.size() > 0) out.array() += input.array().colwise() * replaced_;
+  }
+
+  const HeadRecurrence<Scalar>* r_;
+  Index head_, values_;
+  bool diagonal_ = false, delta_ = false;
+  HeadBlock<Scalar> block_;
+  PlainHeadScan<Scalar> plain_;
+  Eigen::Array<Scalar, Eigen::Dynamic, 1> replaced_;
+  Matrix<Scalar> within_, readers_, writes_, removals_, probe_writes_, query_removals_, removed_, inverse_;
+  Matrix<Scalar> input_, read_, rest_, used_, out_;
+};
+
+/// Tokens of a chunk: with more, the products inside a chunk outweigh those with the state.
+constexpr Index chunk_tokens = 32;
+
+}  // namespace detail
+
+/// out = R x + what `initial_state` gives, all heads; x and out are (tokens, channels), states (heads * state, channels / heads): row
+/// h * state + n. `initial_state` may be empty; the state after the last token goes to `final_state` if that is not null.
+template <Real Scalar>
+void head_scan(const HeadRecurrence<Scalar>& recurrence, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
+               const Executor& executor, View<Scalar>* final_state = nullptr) {
+  const Index states = recurrence.state;
+  const std::vector<detail::TokenRange> ranges = detail::token_ranges(recurrence, detail::chunk_tokens);
+  executor(recurrence.heads, [&](Index head) {
+    Matrix<Scalar> state = Matrix<Scalar>::Zero(states, recurrence.head_channels());
+    if (!initial_state.empty()) state = initial_state.matrix().middleRows(head * states, states);
+    detail::HeadChunk<Scalar> chunk(recurrence, head);
+    for (const detail::TokenRange& range : ranges) chunk.run(range, x, state, out);
+    if (final_state) final_state->middleRows(head * states, states) = state;
+  });
+}
+
+/// out = R^T g, (tokens, channels): one scan backwards.
+template <Real Scalar>
+void head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
+  const std::vector<detail::TokenRange> ranges = detail::token_ranges(recurrence, detail::chunk_tokens);
+  executor(recurrence.heads, [&](Index head) {
+    Matrix<Scalar> adjoint = Matrix<Scalar>::Zero(recurrence.state, recurrence.head_channels());
+    detail::HeadChunk<Scalar> chunk(recurrence, head);
+    for (auto range = ranges.rbegin(); range != ranges.rend(); ++range) chunk.run_transposed(*range, g, adjoint, out);
+  });
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

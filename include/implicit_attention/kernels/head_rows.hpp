@@ -1,0 +1,295 @@
+// Many rows of HeadRecurrences' matrices, as products of matrices: what full maps and reductions are made of (formulation: "Full map").
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/head_walk.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Tokens of a block of a map, and rows that are made at a time.
+constexpr Index map_block_tokens = 64;
+/// Fewer rows are walked one by one.
+constexpr Index rows_worth_preparing = 8;
+
+/// What a worker keeps between runs of rows.
+template <Real Scalar>
+struct HeadRowsScratch {
+  Matrix<Scalar> reader, read, product, between;
+  Index product_group = -1, product_begin = 0, product_end = 0;
+  Eigen::Array<Scalar, 1, Eigen::Dynamic> columns, first_to_row;
+  Eigen::Array<double, 1, Eigen::Dynamic> sums;
+};
+
+/// Rows of a few neighbouring heads. With a diagonal transition of one decay a head, R = (Q K^T) o decays, and heads of a group share Q K^T.
+/// Else what every block's tokens leave to later rows is prepared once: a row goes back over the blocks as r, from the block's end on,
+///
+///     R[., block] = (r D^T) T        r <- r decay - (r D^T) C           (delta rule: 2 K + block multiply-adds an entry)
+///     R[., block] = r W^T            r <- r decay + (r D^T) C           (rank one: 3 K; without removals only W: K)
+template <Real Scalar>
+class HeadRows {
+ public:
+  /// `row_count` rows in all will be asked for, none beyond token `end`.
+  HeadRows(const HeadRecurrence<Scalar>& recurrence, Index first_head, Index head_count, Index row_count, Index end,
+           const Executor& executor)
+      : r_(&recurrence), first_head_(first_head) {
+    diagonal_ = recurrence.transition == Transition::diagonal;
+    delta_ = recurrence.transition == Transition::delta;
+    shared_ = diagonal_ && (recurrence.log_decay.empty() || !recurrence.decay_by_state());
+    prepared_ = !shared_ && row_count >= rows_worth_preparing;
+    if (!prepared_) return;
+    ranges_ = token_ranges(recurrence, map_block_tokens);
+    while (ranges_.back().first >= end) ranges_.pop_back();
+    heads_.resize(static_cast<std::size_t>(head_count));
+    const Index count = static_cast<Index>(ranges_.size()), slices = (count + blocks_of_a_slice - 1) / blocks_of_a_slice;
+    for (Factors& factors : heads_) resize(factors, ranges_.back().end, count);
+    executor(head_count * slices, [&](Index item) {
+      const Index head = item / slices, slice = item % slices;
+      HeadBlock<Scalar> block(recurrence, first_head + head);
+      Work work;
+      for (Index b = slice * blocks_of_a_slice; b < std::min((slice + 1) * blocks_of_a_slice, count); ++b)
+        prepare(block, b, heads_[static_cast<std::size_t>(head)], work);
+    });
+  }
+
+  /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
+  void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
+    for (Index row = begin; row < end;) {
+      const Index first = r_->first_visible(row);
+      Index stop = row + 1;
+      while (stop < end && !r_->starts_at(stop)) ++stop;  // rows of one document
+      View<Scalar> part(&out(row - begin, 0), stop - row, r_->tokens, out.outerStride());
+      if (shared_)
+        shared_rows(head, first, row, stop, part, scratch);
+      else
+        own_rows(head, first, row, stop, part, scratch);
+      for (Index i = row; i < stop; ++i) {
+        part.row(i - row).head(first).setZero();
+        part.row(i - row).tail(r_->tokens - 1 - i).setZero();
+      }
+      row = stop;
+    }
+  }
+
+ private:
+  static constexpr Index blocks_of_a_slice = 8;
+
+  /// One head's; a row a token.
+  struct Factors {
+    Matrix<Scalar> own;      ///< (tokens, block): R within the block
+    Matrix<Scalar> start;    ///< (tokens, K): r at the block's start
+    Matrix<Scalar> write;    ///< (tokens, K): W; the delta rule's D
+    Matrix<Scalar> removal;  ///< (tokens, K): D
+    Matrix<Scalar> step;     ///< (tokens, K): C
+    Matrix<Scalar> inverse;  ///< (tokens, block): T
+    Matrix<Scalar> decay;    ///< (blocks, K or 1)
+    std::vector<char> seen_finite, row_finite;
+  };
+  struct Work {
+    Matrix<Scalar> within, removed, probe_writes, readers, probes, inverse, product;
+  };
+
+  [[nodiscard]] std::size_t index_of(Index token) const {
+    const auto after =
+        std::upper_bound(ranges_.begin(), ranges_.end(), token, [](Index t, const TokenRange& range) { return t < range.first; });
+    return static_cast<std::size_t>(after - ranges_.begin()) - 1;
+  }
+
+  void resize(Factors& factors, Index tokens, Index blocks) const {
+    const Index states = r_->state;
+    factors.own.resize(tokens, map_block_tokens);
+    factors.start.resize(tokens, states);
+    factors.write.resize(tokens, states);
+    if (!diagonal_) factors.step.resize(tokens, states);
+    if (!diagonal_ && !delta_) factors.removal.resize(tokens, states);
+    if (delta_) factors.inverse.resize(tokens, map_block_tokens);
+    factors.decay.setOnes(blocks, r_->decay_by_state() ? states : 1);
+    factors.seen_finite.resize(static_cast<std::size_t>(blocks));
+    factors.row_finite.resize(static_cast<std::size_t>(blocks));
+  }
+
+  void prepare(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
+    const TokenRange& range = ranges_[static_cast<std::size_t>(index)];
+    block.load(range);
+    const Index n = range.count(), first = range.first, late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
+    const auto rows_of = [&](Matrix<Scalar>& matrix, Index columns) {
+      return View<Scalar>(&matrix(first, 0), n, columns, matrix.outerStride());
+    };
+    View<Scalar> own = rows_of(factors.own, n), start = rows_of(factors.start, r_->state), write = rows_of(factors.write, r_->state);
+    const bool scaled = !r_->key_scale.empty();
+    block.products(block.query(), block.key(), late, work.within);
+    if (scaled) work.within.array().rowwise() *= block.scale().transpose();
+    block.from_start(block.query(), late, start);
+    block.to_end(block.key(), write);
+    if (scaled) write.array().colwise() *= block.scale();
+    if (!r_->log_decay.empty()) factors.decay.row(index) = block.total().matrix().transpose();
+    bool finite = all_finite(write);
+    if (diagonal_) {
+      own = work.within;
+    } else {
+      View<Scalar> step = rows_of(factors.step, r_->state);
+      block.products(block.probe(), block.key(), probe_late, work.probe_writes);
+      if (delta_) work.probe_writes.diagonal().setZero();
+      if (scaled) work.probe_writes.array().rowwise() *= block.scale().transpose();
+      work.probes.resize(n, r_->state);
+      block.from_start(block.probe(), probe_late, View<Scalar>(work.probes));
+      if (delta_) {
+        invert_unit_lower<Scalar>(-work.probe_writes, work.inverse);
+        rows_of(factors.inverse, n) = work.inverse;
+        step.noalias() = work.inverse * work.probes;
+        own.noalias() = work.within * work.inverse;
+        start.noalias() -= work.within * step;
+      } else {
+        View<Scalar> removal = rows_of(factors.removal, r_->state);
+        block.products(block.probe(), block.removal(), probe_late, work.removed);
+        invert_unit_lower(work.removed, work.inverse);
+        block.products(block.query(), block.removal(), late, work.removed);
+        block.to_end(block.removal(), removal);
+        step.noalias() = work.inverse * work.probes;
+        work.product.noalias() = work.inverse * work.probe_writes;
+        own = work.within;
+        own.noalias() += work.removed * work.product;
+        start.noalias() += work.removed * step;
+        write.noalias() += work.product.transpose() * removal;
+        finite = finite && all_finite(write) && all_finite(removal);
+      }
+      finite = finite && all_finite(step) && all_finite(work.inverse);
+    }
+    finite = finite && all_finite(factors.decay.row(index));
+    factors.seen_finite[static_cast<std::size_t>(index)] = finite;
+    factors.row_finite[static_cast<std::size_t>(index)] = all_finite(own) && all_finite(start);
+    if (!r_->diagonal.empty())
+      for (Index t = 0; t < n; ++t) own(t, t) = r_->diagonal(first + t, first_head_ + head_of(factors));
+    for (Index t = 0; t < n; ++t) own.row(t).tail(n - 1 - t).setZero();
+  }
+  [[nodiscard]] Index head_of(const Factors& factors) const { return static_cast<Index>(&factors - heads_.data()); }
+
+  /// Rows begin..end-1 of one document, which begins at `first`.
+  void own_rows(Index head, Index first, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
+    if (!prepared_) return walk(head, begin, end, out);
+    const Factors& factors = heads_[static_cast<std::size_t>(head - first_head_)];
+    const std::size_t nearest = index_of(begin), last = index_of(end - 1);
+    bool finite = true;
+    for (std::size_t b = nearest; b <= last; ++b) finite = finite && factors.row_finite[b] != 0;
+    for (std::size_t b = last; finite && ranges_[b].first > first; --b) finite = factors.seen_finite[b - 1] != 0;
+    // Triangular factors and steps would carry a NaN to where it does not belong.
+    if (!finite) return walk(head, begin, end, out);
+    scratch.reader = factors.start.middleRows(begin, end - begin);
+    // Each block's own rows, back to the first block of all; from there on all rows together.
+    for (std::size_t b = nearest; b <= last; ++b) {
+      const Index low = std::max(begin, ranges_[b].first), high = std::min(end, ranges_[b].end);
+      View<Scalar> rows(&out(low - begin, 0), high - low, r_->tokens, out.outerStride());
+      rows.middleCols(ranges_[b].first, ranges_[b].count()) = factors.own.block(low, 0, high - low, ranges_[b].count());
+      for (std::size_t a = b; a > nearest; --a) step_back(factors, a - 1, low - begin, rows, ranges_[a - 1].first > first, scratch);
+    }
+    for (std::size_t a = nearest; ranges_[a].first > first; --a) step_back(factors, a - 1, 0, out, ranges_[a - 1].first > first, scratch);
+  }
+
+  /// Entries of rows within block `index`; and, where there is more before it, the rows' readers from its end to its start.
+  void step_back(const Factors& factors, std::size_t index, Index place, View<Scalar> out, bool more,
+                 HeadRowsScratch<Scalar>& scratch) const {
+    const Index first = ranges_[index].first, n = ranges_[index].count(), count = out.rows();
+    View<Scalar> entries(&out(0, first), count, n, out.outerStride());
+    View<Scalar> reader(&scratch.reader(place, 0), count, r_->state);
+    if (delta_) {
+      scratch.read.resize(count, n);
+      scratch.read.noalias() = reader * factors.write.middleRows(first, n).transpose();
+      entries.noalias() = scratch.read * factors.inverse.block(first, 0, n, n);
+    } else {
+      entries.noalias() = reader * factors.write.middleRows(first, n).transpose();
+      if (!diagonal_ && more) {
+        scratch.read.resize(count, n);
+        scratch.read.noalias() = reader * factors.removal.middleRows(first, n).transpose();
+      }
+    }
+    if (!more) return;
+    if (r_->decay_by_state() && !r_->log_decay.empty())
+      reader.array().rowwise() *= factors.decay.row(static_cast<Index>(index)).array();
+    else
+      reader *= factors.decay(static_cast<Index>(index), 0);
+    if (delta_)
+      reader.noalias() -= scratch.read * factors.step.middleRows(first, n);
+    else if (!diagonal_)
+      reader.noalias() += scratch.read * factors.step.middleRows(first, n);
+  }
+
+  void walk(Index head, Index begin, Index end, View<Scalar> out) const {
+    HeadWalk<Scalar> walk(*r_, head);
+    for (Index row = begin; row < end; ++row) walk.run(row, &out(row - begin, 0));
+  }
+
+  /// Rows begin..end-1 of one document, which begins at `first`: products with all keys, times a factor a row and one a column.
+  void shared_rows(Index head, Index first, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
+    const Index states = r_->state, group = r_->group(head), count = end - begin, late = r_->read_before_update ? 1 : 0;
+    if (scratch.product_group != group || scratch.product_begin != begin || scratch.product_end != end) {
+      scratch.product.resize(count, end - first);
+      scratch.product.noalias() = r_->query.matrix().block(begin, group * states, count, states) *
+                                  r_->key.matrix().block(first, group * states, end - first, states).transpose();
+      scratch.product_group = group;
+      scratch.product_begin = begin;
+      scratch.product_end = end;
+    }
+    using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
+    const auto log_decay = [&](Index token) {
+      return r_->log_decay.empty() ? 0.0 : static_cast<double>(r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head));
+    };
+    // Decays from each earlier token to the first row.
+    scratch.columns.setOnes(end - first);
+    if (!r_->log_decay.empty()) {
+      double sum = 0;
+      for (Index token = begin - 1; token >= first; --token) {
+        scratch.columns[token - first] = static_cast<Scalar>(sum);
+        sum += log_decay(token);
+      }
+      exponentiate(scratch.columns.data(), begin - first);
+    }
+    if (!r_->key_scale.empty())
+      for (Index token = first; token < end; ++token) scratch.columns[token - first] *= r_->key_scale(token, head);
+    // Decays from the first row to each one, and of all pairs of rows: (rows, rows), in logarithms first.
+    const bool decays = !r_->log_decay.empty();
+    scratch.first_to_row.setOnes(count);
+    if (decays) {
+      scratch.sums.setZero(count);
+      scratch.between.setZero(count, count);
+      double sum = 0;
+      for (Index row = begin; row < end; ++row) {
+        const Index own = row + 1 - late - begin;  // the tokens of the run that the row reads
+        if (own > 0) {
+          const double log = log_decay(row - late);
+          sum += log;
+          scratch.sums.head(own - 1) += log;
+          scratch.sums[own - 1] = 0;
+          scratch.between.row(row - begin).head(own) = scratch.sums.head(own).matrix().template cast<Scalar>();
+          exponentiate(&scratch.between(row - begin, 0), own);
+        }
+        scratch.first_to_row[row - begin] = static_cast<Scalar>(sum);
+      }
+      exponentiate(scratch.first_to_row.data(), count);
+    }
+    for (Index row = begin; row < end; ++row) {
+      const Index before = begin - first, own = row + 1 - late - begin;
+      Eigen::Map<Row> entries(&out(row - begin, first), row + 1 - first);
+      const Eigen::Map<const Row> products(&scratch.product(row - begin, 0), row + 1 - first);
+      const Eigen::Map<const Row> columns(scratch.columns.data(), row + 1 - first);
+      entries.head(before) = products.head(before) * columns.head(before) * scratch.first_to_row[row - begin];
+      entries.segment(before, own) = products.segment(before, own) * columns.segment(before, own);
+      if (decays) entries.segment(before, own) *= scratch.between.row(row - begin).head(own).array();
+      if (late == 1) entries[row - first] = Scalar(0);
+      if (!r_->diagonal.empty()) entries[row - first] = r_->diagonal(row, head);
+    }
+  }
+
+  const HeadRecurrence<Scalar>* r_;
+  Index first_head_;
+  bool diagonal_ = false, delta_ = false, shared_ = false, prepared_ = false;
+  std::vector<TokenRange> ranges_;
+  std::vector<Factors> heads_;
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,68 @@
+// BambaForCausalLM: Mamba-2 with a few attention layers, each followed by a gated MLP.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/models/hybrid_parts.hpp>
+#include <implicit_attention/models/mamba2_options.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// A list of layers' numbers in the configuration must be those that attend.
+inline void expect_attention_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds) {
+  const auto listed = configuration.numbers({key});
+  if (!listed) return;
+  for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
+    const bool named = std::find(listed->begin(), listed->end(), static_cast<double>(layer)) != listed->end();
+    if (named != (kinds[layer] == "attention"))
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, named ? " names" : " does not name", " layer ", layer,
+                                      ", expected the layers that attend: its tensors are of kind ", kinds[layer]));
+  }
+}
+
+}  // namespace detail
+
+/// Reads a Bamba language model. Rotary positions turn the first attn_rotary_emb numbers of each head (half of it where the key is absent).
+/// Fails naming the tensor or the key.
+template <Real Scalar>
+[[nodiscard]] LanguageModel<Scalar> load_bamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+  Index layers = 0;
+  LanguageModelParts<Scalar> parts =
+      detail::begin_model(source, configuration, "BambaForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);
+  const PrefixedTensors<Scalar> tensors(source, "model.");
+  const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
+  parts.has_positions = true;
+  typename SoftmaxAttention<Scalar>::Options attention;
+  attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  std::vector<std::string> kinds;
+  for (Index layer = 0; layer < layers; ++layer) {
+    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> attends = block.below("self_attn.");
+    kinds.emplace_back(attends.has("q_proj.weight") ? "attention" : "mamba");
+    const auto read = [&]() -> PartPointer<Scalar> {
+      if (kinds.back() == "mamba") return mixer_part(detail::read_mamba2(block.below("mamba."), configuration));
+      const double size = static_cast<double>(attends.required("q_proj.weight", 2).rows()) /
+                          static_cast<double>(detail::required_integer(configuration, {"num_attention_heads"}));
+      attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
+      if (const auto turned = configuration.number({"attn_rotary_emb"})) attention.rotary_part = *turned / size;
+      return mixer_part(detail::read_attention(attends, configuration, attention));
+    };
+    Sublayer<Scalar> mixer(detail::read_rms_norm(block, "input_layernorm", eps), read());
+    parts.blocks.push_back({{std::move(mixer),
+                             {detail::read_rms_norm(block, "pre_ff_layernorm", eps),
+                              feed_forward_part(detail::read_gated_part(block.below("feed_forward."), configuration))}}});
+  }
+  detail::expect_attention_layers(configuration, "attn_layer_indices", kinds);
+  detail::expect_layer_kinds(configuration, {"layer_types", "layers_block_type"}, kinds,
+                             {{"linear_attention", "mamba"}, {"full_attention", "attention"}});
+  parts.final_norm = detail::read_rms_norm(tensors, "final_layernorm", eps);
+  parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, false);
+  return LanguageModel<Scalar>(std::move(parts));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,125 @@
+// What the readers of hybrids share: the frame of a model, attention beside recurrent mixers, the order of kinds of layers, and
+// feed-forward parts whose gate and up projections are one tensor.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/layers/softmax_attention.hpp>
+#include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/feed_forward.hpp>
+#include <implicit_attention/models/language_model.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Embedding and sizes; `layers` receives their number, of those below `layer_prefix`.
+template <Real S>
+[[nodiscard]] LanguageModelParts<S> begin_model(const TensorSource<S>& source, const Configuration& configuration, std::string name,
+                                                std::string_view embedding, std::string_view layer_prefix, Index& layers) {
+  LanguageModelParts<S> parts;
+  parts.name = std::move(name);
+  parts.embedding = PrefixedTensors<S>(source, "").required(embedding, 2);
+  layers = count_layers(source, layer_prefix);
+  expect_integer(configuration, {"hidden_size", "d_model"}, parts.embedding.cols(), "the embedding is that wide");
+  expect_integer(configuration, {"num_hidden_layers", "n_layer"}, layers, "the weights have that many layers");
+  expect_vocabulary(configuration, parts.embedding.rows());
+  return parts;
+}
+
+/// A multiplier that public configurations name, 1 where they do not.
+template <Real S>
+[[nodiscard]] S multiplier(const Configuration& configuration, std::string_view key) {
+  return static_cast<S>(configuration.number({key}).value_or(1.0));
+}
+/// A list of as many multipliers, ones where the configuration has none.
+[[nodiscard]] inline std::vector<double> multipliers(const Configuration& configuration, std::string_view key, std::size_t count) {
+  const std::vector<double> list = configuration.numbers({key}).value_or(std::vector<double>(count, 1.0));
+  if (list.size() != count)
+    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count));
+  return list;
+}
+
+/// An integer that shapes cannot tell and that the public files always have.
+[[nodiscard]] inline Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+  if (const auto value = configuration.integer(keys)) return *value;
+  raise(ErrorKind::value, message(configuration.where(), ": key ", *keys.begin(), " is missing; the shapes of the tensors cannot tell it"));
+}
+
+/// Keys that stand in public files of a family and change nothing there.
+inline void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+  for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
+}
+
+/// Softmax attention below a prefix such as `model.layers.3.self_attn.`; heads from num_attention_heads. Without rotary positions unless
+/// `options` have them.
+template <Real S>
+[[nodiscard]] SoftmaxAttention<S> read_attention(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                                                 typename SoftmaxAttention<S>::Options options = {}) {
+  options.heads = required_integer(configuration, {"num_attention_heads"});
+  SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
+  expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
+  expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
+  const bool bias = !mixer.weights().q_proj_bias.empty();
+  expect_boolean(configuration, {"attention_bias"}, bias,
+                 message("tensor ", tensors.prefix(), "q_proj.bias ", bias ? "is there" : "is missing"));
+  return mixer;
+}
+
+/// The configuration's kind of every layer must be what its tensors are. `kinds`: as told by the tensors; `key` may have other words for
+/// them, in `synonyms` (configuration's, ours).
+inline void expect_layer_kinds(const Configuration& configuration, std::initializer_list<std::string_view> keys,
+                               const std::vector<std::string>& kinds,
+                               std::initializer_list<std::pair<std::string_view, std::string_view>> synonyms) {
+  for (const std::string_view key : keys) {
+    const auto named = configuration.texts({key});
+    if (!named) continue;
+    if (named->size() != kinds.size())
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", named->size(), " entries, expected ", kinds.size(),
+                                      ": the weights have that many layers"));
+    for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
+      std::string_view word = (*named)[layer];
+      for (const auto& [theirs, ours] : synonyms)
+        if (word == theirs) word = ours;
+      if (word != kinds[layer])
+        raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", (*named)[layer], " for layer ", layer, ", expected ",
+                                        kinds[layer], ": that is what the layer's tensors are"));
+    }
+  }
+}
+
+/// A SiLU-gated part of three tensors, its inner width and biases held against the configuration.
+template <Real S>
+[[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1) {
+  GatedFeedForward<S> part = GatedFeedForward<S>::from_tensors(tensors, Function::silu);
+  expect_text(configuration, "hidden_act", {"silu", "swish"}, "the feed-forward parts' activation");
+  expect_integer(configuration, {"intermediate_size"}, part.inner_width(), "up_proj.weight has that many rows");
+  const bool bias = !part.weights().up_proj_bias.empty();
+  expect_boolean(configuration, {"mlp_bias"}, bias,
+                 message("tensor ", tensors.prefix(), "up_proj.bias ", bias ? "is there" : "is missing"));
+  return gate_scale == S(1) ? part : GatedFeedForward<S>(part.weights(), Function::silu, gate_scale);
+}
+
+/// A gated part whose first tensor (2M, D) holds the gate's rows, then the up projection's. Nothing is copied.
+template <Real S>
+[[nodiscard]] GatedFeedForward<S> read_joined_part(const PrefixedTensors<S>& tensors, const std::string& gate_up, const std::string& down,
+                                                   Function function) {
+  const Array<S> weight = tensors.required(gate_up, 2);
+  if (weight.rows() % 2 != 0)
+    raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.prefix(), gate_up, " has ", weight.rows(),
+                                    " rows, expected an even number: the gate's, then the up projection's"));
+  typename GatedFeedForward<S>::Weights w;
+  w.gate_proj_weight = weight.middle_rows(0, weight.rows() / 2);
+  w.up_proj_weight = weight.middle_rows(weight.rows() / 2, weight.rows() / 2);
+  w.down_proj_weight = tensors.required(down, 2);
+  return GatedFeedForward<S>(std::move(w), function);
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,131 @@
+// Mamba-2 mixers out of public configurations: what shapes cannot tell, under the keys of every family that has such mixers.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/layers/mamba2.hpp>
+#include <implicit_attention/models/checkpoint.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// `time_step_limit`: two numbers, the second of which may be Infinity or null; absent: no limit. `time_step_min`, `_max` and `_floor`
+/// belong to initialisation and bound nothing, though one port clamps at time_step_min (huggingface/transformers#48989).
+/// Zamba2 alone takes time_step_min, as its public port does: the released numbers are that port's. The authors' own code does not, and
+/// `time_step_limit: [0, Infinity]` gives theirs.
+[[nodiscard]] inline std::array<double, 2> read_time_step_limit(const Configuration& configuration) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (const std::string_view key : {"time_step_limit", "ssm_cfg.dt_limit"})
+    if (const auto limit = configuration.numbers({key})) {
+      if (limit->size() != 2 || !((*limit)[0] <= (*limit)[1]))
+        raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not two numbers, the smaller one first"));
+      return {(*limit)[0], (*limit)[1]};
+    }
+  if (configuration.text({"model_type"}) == "zamba2") return {configuration.number({"time_step_min"}).value_or(0.001), infinity};
+  return {0, infinity};
+}
+
+/// The options of a Mamba-2 mixer whose tensors stand below `tensors`.
+template <Real S>
+[[nodiscard]] typename Mamba2<S>::Options mamba2_options(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  const std::string type = configuration.text({"model_type"}).value_or("");
+  typename Mamba2<S>::Options options;
+  options.time_step_limit = read_time_step_limit(configuration);
+  const Index channels = tensors.required("out_proj.weight", 2).cols();
+  const Index shared = (tensors.required("conv1d.weight", 3).rows() - channels) / 2;
+  const auto groups = configuration.integer({"n_groups", "mamba_n_groups", "mamba_ngroups", "ssm_cfg.ngroups"});
+  const auto state = configuration.integer({"state_size", "ssm_state_size", "mamba_d_state", "d_state", "ssm_cfg.d_state"});
+  if (groups)
+    options.groups = *groups;
+  else if (state && *state > 0)
+    options.groups = shared / *state;
+  else if (type == "mamba2" || type == "nemotron_h")  // the public ports' default
+    options.groups = 8;
+  if (state && *state * options.groups != shared)
+    raise(ErrorKind::value,
+          message(configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", *state * options.groups,
+                  ", expected ", shared, ": ", tensors.prefix(), "conv1d.weight has that many rows for B"));
+  // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
+  const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
+  options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);
+  // The gate comes first but in Falcon-H1, whose port says otherwise where the key is absent.
+  options.norm_before_gate =
+      configuration.boolean({"norm_before_gate", "mamba_norm_before_gate", "ssm_cfg.norm_before_gate"}).value_or(type == "falcon_h1");
+  // A constant of the code where no key is named.
+  const bool fixed = type == "zamba2" || configuration.has("ssm_cfg.layer");
+  options.norm_eps = fixed ? 1e-5 : positive_number(configuration, {"layer_norm_epsilon", "rms_norm_eps"}, 1e-5);
+  return options;
+}
+
+/// Holds the keys of all dialects against one mixer's weights, and the tensors that the keys promise.
+template <Real S>
+void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mixer, const std::string& prefix) {
+  const auto& w = mixer.weights();
+  const Index head_size = mixer.channels() / mixer.heads();
+  expect_integer(configuration, {"num_heads", "mamba_num_heads", "mamba_n_heads", "n_mamba_heads"}, mixer.heads(),
+                 "A_log has that many numbers");
+  // head_dim is attention's in Falcon-H1 and Nemotron-H.
+  expect_integer(configuration, {"mamba_head_dim", "mamba_d_head", "mamba_headdim", "ssm_cfg.headdim"}, head_size,
+                 "out_proj.weight has that many columns a head");
+  if (!configuration.has("num_attention_heads"))
+    expect_integer(configuration, {"head_dim"}, head_size, "out_proj.weight has that many columns a head");
+  expect_integer(configuration, {"conv_kernel", "mamba_d_conv", "d_conv", "ssm_cfg.d_conv"}, mixer.convolution_width(),
+                 "conv1d.weight is that wide");
+  expect_integer(configuration, {"mamba_d_ssm"}, mixer.channels(), "out_proj.weight has that many columns");
+  // Nemotron-H's own key does not tell the inner width, nor Falcon-H1's where mamba_d_ssm does.
+  const bool tells = configuration.text({"model_type"}) != "nemotron_h" && !configuration.has("mamba_d_ssm");
+  for (const std::string_view key : {"expand", "mamba_expand", "ssm_cfg.expand"})
+    if (const auto expand = configuration.number({key});
+        expand && tells && std::floor(*expand * static_cast<double>(mixer.width())) != static_cast<double>(mixer.channels()))
+      contradiction(configuration, key, *expand, static_cast<double>(mixer.channels()) / static_cast<double>(mixer.width()),
+                    message("the weights have ", mixer.channels(), " channels and width ", mixer.width()));
+  for (const std::string_view key : {"hidden_act", "mamba_hidden_act"})
+    if (key == "mamba_hidden_act" || configuration.text({"model_type"}) != "zamba2")  // there it is the feed-forward part's
+      expect_text(configuration, key, {"silu", "swish"}, "Mamba-2's activation");
+  const auto expect_tensor = [&](std::initializer_list<std::string_view> keys, const char* name, const Array<S>& tensor) {
+    expect_boolean(configuration, keys, !tensor.empty(), message("tensor ", prefix, name, tensor.empty() ? " is missing" : " is there"));
+  };
+  expect_tensor({"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, "conv1d.bias", w.conv1d_bias);
+  expect_tensor({"use_bias", "mamba_proj_bias", "add_bias_linear", "ssm_cfg.bias"}, "in_proj.bias", w.in_proj_bias);
+  if (configuration.has("projectors_bias"))  // Falcon-H1 has a key of its own for the second one
+    expect_tensor({"projectors_bias"}, "out_proj.bias", w.out_proj_bias);
+  else
+    expect_tensor({"use_bias", "mamba_proj_bias", "add_bias_linear", "ssm_cfg.bias"}, "out_proj.bias", w.out_proj_bias);
+  expect_tensor({"mamba_rms_norm", "ssm_cfg.rmsnorm"}, "norm.weight", w.norm_weight);
+  // Of the authors' two keys of this name, the one on top is that of the blocks' norms.
+  if (!configuration.has("ssm_cfg.layer")) expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
+  const bool may_lack = configuration.has("mamba_rms_norm") || configuration.has("ssm_cfg.rmsnorm") || configuration.has("rms_norm") ||
+                        configuration.text({"model_type"}).value_or("falcon_h1") == "falcon_h1";
+  if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", prefix, "norm.weight is missing"));
+}
+
+/// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `multipliers`, if there are any, are those of in_proj's rows for z,
+/// x, B, C and dt (Falcon-H1).
+template <Real S>
+[[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                                    const std::vector<double>& multipliers = {}) {
+  Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
+  expect_mamba2_layer(configuration, mixer, tensors.prefix());
+  if (multipliers.empty()) return mixer;
+  const Index channels = mixer.channels(), shared = mixer.state() * mixer.options().groups;
+  RowVector<S> scales(2 * channels + 2 * shared + mixer.heads());
+  Index first = 0;
+  for (std::size_t part = 0; const Index size : {channels, channels, shared, shared, mixer.heads()}) {
+    scales.segment(first, size).setConstant(static_cast<S>(multipliers[part++]));
+    first += size;
+  }
+  typename Mamba2<S>::Weights weights = mixer.weights();
+  weights.row_scales = scales;
+  return Mamba2<S>(std::move(weights), mixer.options());
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,79 @@
+// Mamba mixers out of public configurations: norms of dt, B and C, and keys held against the weights.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/models/checkpoint.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Holds the keys of both dialects against one layer's weights.
+template <Real Scalar>
+void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>& mixer) {
+  const std::string type = configuration.text({"model_type"}).value_or("mamba");
+  if (type != "jamba")  // there it is the MLPs' width
+    expect_integer(configuration, {"intermediate_size"}, mixer.channels(), "mixer.A_log has that many rows");
+  for (const std::string_view key : {"expand", "mamba_expand", "ssm_cfg.expand"})
+    if (const std::optional<double> expand = configuration.number({key});
+        // The released Falcon-Mamba says 16 beside an intermediate_size of twice the width.
+        expand && type != "falcon_mamba" &&
+        std::floor(*expand * static_cast<double>(mixer.width())) != static_cast<double>(mixer.channels()))
+      contradiction(configuration, key, *expand, static_cast<double>(mixer.channels()) / static_cast<double>(mixer.width()),
+                    message("the weights have ", mixer.channels(), " channels and width ", mixer.width()));
+  expect_integer(configuration, {"state_size", "mamba_d_state", "d_state", "ssm_cfg.d_state"}, mixer.state(),
+                 "mixer.A_log has that many columns");
+  expect_integer(configuration, {"conv_kernel", "mamba_d_conv", "d_conv", "ssm_cfg.d_conv"}, mixer.convolution_width(),
+                 "mixer.conv1d.weight is that wide");
+  const Index rank = mixer.weights().dt_proj_weight.cols();
+  for (const std::string_view key : {"time_step_rank", "mamba_dt_rank", "dt_rank", "ssm_cfg.dt_rank"}) {
+    const Configuration::Value* value = configuration.find(key);
+    if (value == nullptr) continue;
+    if (const std::string* text = std::get_if<std::string>(value)) {
+      const Index automatic = (mixer.width() + 15) / 16;  // the public code's "auto"
+      if (*text != "auto" || automatic != rank)
+        contradiction<std::string_view>(configuration, key, *text, message(rank), "mixer.dt_proj.weight has that many columns");
+    } else {
+      expect_integer(configuration, {key}, rank, "mixer.dt_proj.weight has that many columns");
+    }
+  }
+  const bool bias = !mixer.weights().in_proj_bias.empty() || !mixer.weights().out_proj_bias.empty();
+  expect_boolean(configuration, {"use_bias", "mamba_proj_bias", "ssm_cfg.bias"}, bias,
+                 bias ? "the projections have biases" : "the projections have no biases");
+  const bool convolution_bias = !mixer.weights().conv1d_bias.empty();
+  expect_boolean(configuration, {"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, convolution_bias,
+                 convolution_bias ? "mixer.conv1d.bias is there" : "there is no mixer.conv1d.bias");
+}
+
+/// A Mamba mixer. Norms of dt, B and C have weights in Jamba, whose tensors tell; without weights they are Falcon-Mamba's
+/// (`model_type`, or `use_bcdt_rms` in files older than that type), with an eps of their own.
+template <Real Scalar>
+[[nodiscard]] Mamba<Scalar> read_mamba(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  const std::string type = configuration.text({"model_type"}).value_or("");
+  typename Mamba<Scalar>::Options options;
+  options.inner_norms = configuration.boolean({"use_bcdt_rms"}).value_or(type == "falcon_mamba");
+  const bool weighted = tensors.has("dt_layernorm.weight") || tensors.has("b_layernorm.weight") || tensors.has("c_layernorm.weight");
+  if (weighted)
+    for (const char* name : {"dt_layernorm.weight", "b_layernorm.weight", "c_layernorm.weight"})
+      static_cast<void>(tensors.required(name, 1));
+  else if (type == "jamba")
+    static_cast<void>(tensors.required("dt_layernorm.weight", 1));
+  expect_boolean(configuration, {"mamba_inner_layernorms"}, weighted,
+                 message("tensor ", tensors.prefix(), "dt_layernorm.weight is ", weighted ? "there" : "missing"));
+  options.inner_norm_eps =
+      weighted ? positive_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
+               : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
+  Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);
+  expect_mamba_layer(configuration, mixer);
+  return mixer;
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

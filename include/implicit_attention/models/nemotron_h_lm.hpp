@@ -1,0 +1,109 @@
+// NemotronHForCausalLM: Nemotron-H, Nano 2 and Nemotron 3; a block is a norm and one part: Mamba-2, attention, an MLP or experts.
+#pragma once
+
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/models/hybrid_parts.hpp>
+#include <implicit_attention/models/mamba2_options.hpp>
+#include <implicit_attention/models/mixture_of_experts.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Sigmoid scores, chosen with a correction bias and weighed without; relu^2 experts, in a latent space where there is one, and a shared
+/// expert that sees the input itself.
+template <Real S>
+[[nodiscard]] MixtureOfExperts<S> read_nemotron_experts(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  typename MixtureOfExperts<S>::Weights w;
+  typename MixtureOfExperts<S>::Options options;
+  w.router_weight = tensors.required("gate.weight", 2);
+  w.correction_bias = tensors.required("gate.e_score_correction_bias", 1);
+  w.experts = read_experts(tensors, w.router_weight.rows(), Function::relu_squared, "");
+  if (tensors.has("shared_experts.up_proj.weight"))
+    w.shared = GatedFeedForward<S>::from_tensors(tensors.below("shared_experts."), Function::relu_squared, "");
+  w.fc1_latent_weight = tensors.optional("fc1_latent_proj.weight", 2);
+  w.fc1_latent_bias = tensors.optional("fc1_latent_proj.bias", 1);
+  w.fc2_latent_weight = tensors.optional("fc2_latent_proj.weight", 2);
+  w.fc2_latent_bias = tensors.optional("fc2_latent_proj.bias", 1);
+  options.scores = RouterScores::sigmoid;
+  options.choice = {required_integer(configuration, {"num_experts_per_tok"}), configuration.integer({"n_group"}).value_or(1),
+                    configuration.integer({"topk_group"}).value_or(1)};
+  options.normalize = configuration.boolean({"norm_topk_prob"}).value_or(true);
+  options.normalize_eps = 1e-20;
+  options.scaling = configuration.number({"routed_scaling_factor"}).value_or(1.0);
+  expect_integer(configuration, {"n_routed_experts"}, w.router_weight.rows(), "mixer.gate.weight has that many rows");
+  expect_integer(configuration, {"moe_intermediate_size"}, w.experts.front().inner_width(), "experts.0.up_proj.weight has that many rows");
+  expect_integer(configuration, {"moe_latent_size"}, w.fc1_latent_weight.rows(), "fc1_latent_proj.weight has that many rows");
+  // Several shared experts are one of their joint width.
+  const Index shared = configuration.integer({"n_shared_experts"}).value_or(w.shared ? 1 : 0);
+  if ((shared > 0) != w.shared.has_value())
+    contradiction(configuration, "n_shared_experts", shared, Index(w.shared ? 1 : 0),
+                  message("tensor ", tensors.prefix(), "shared_experts.up_proj.weight is ", w.shared ? "there" : "missing"));
+  if (const auto size = configuration.integer({"moe_shared_expert_intermediate_size"});
+      size && w.shared && w.shared->inner_width() != *size)
+    expect_integer(configuration, {"moe_shared_expert_intermediate_size"}, w.shared->inner_width() / shared,
+                   "shared_experts.up_proj.weight has that many rows a shared expert");
+  return MixtureOfExperts<S>(std::move(w), options);
+}
+
+}  // namespace detail
+
+/// Reads a Nemotron-H language model. What a block is, its tensors tell; `hybrid_override_pattern` (a letter a block: M, *, -, E) or
+/// `layers_block_type` must agree, and counts, rather than num_hidden_layers. Attention has no rotary positions, whatever rope keys
+/// stand in the file. Fails naming the tensor or the key.
+template <Real Scalar>
+[[nodiscard]] LanguageModel<Scalar> load_nemotron_h_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+  const PrefixedTensors<Scalar> tensors(source, "backbone.");
+  LanguageModelParts<Scalar> parts;
+  parts.name = "NemotronHForCausalLM";
+  parts.embedding = tensors.required(tensors.has("embedding.weight") ? "embedding.weight" : "embeddings.weight", 2);
+  const Index layers = detail::count_layers(source, "backbone.layers.");
+  detail::expect_integer(configuration, {"hidden_size"}, parts.embedding.cols(), "the embedding is that wide");
+  detail::expect_vocabulary(configuration, parts.embedding.rows());
+  detail::expect_text(configuration, "mlp_hidden_act", {"relu2"}, "the MLPs' activation");
+  // Rotary keys are of no use here, two eps are the same number, and time_step_rank is Mamba-1's.
+  detail::ignore_keys(configuration, {"num_hidden_layers", "rope_theta", "partial_rotary_factor", "rms_norm_eps", "time_step_rank"});
+  const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
+  std::vector<std::string> kinds;
+  std::string pattern;
+  for (Index layer = 0; layer < layers; ++layer) {
+    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> mixer = block.below("mixer.");
+    const auto read = [&]() -> PartPointer<Scalar> {
+      if (mixer.has("A_log")) {
+        kinds.emplace_back("mamba");
+        return mixer_part(detail::read_mamba2(mixer, configuration));
+      }
+      if (mixer.has("q_proj.weight")) {
+        kinds.emplace_back("attention");
+        return mixer_part(detail::read_attention(mixer, configuration));
+      }
+      if (mixer.has("gate.weight")) {
+        kinds.emplace_back("moe");
+        return feed_forward_part(detail::read_nemotron_experts(mixer, configuration));
+      }
+      kinds.emplace_back("mlp");
+      auto part = GatedFeedForward<Scalar>::from_tensors(mixer, Function::relu_squared, "");
+      detail::expect_integer(configuration, {"intermediate_size"}, part.inner_width(), "mixer.up_proj.weight has that many rows");
+      const bool bias = !part.weights().up_proj_bias.empty();
+      detail::expect_boolean(configuration, {"mlp_bias"}, bias,
+                             message("tensor ", mixer.prefix(), "up_proj.bias ", bias ? "is there" : "is missing"));
+      return feed_forward_part(std::move(part));
+    };
+    PartPointer<Scalar> part = read();
+    pattern += kinds.back() == "mamba" ? 'M' : kinds.back() == "attention" ? '*' : kinds.back() == "moe" ? 'E' : '-';
+    parts.blocks.push_back({{{detail::read_rms_norm(block, "norm", eps), std::move(part)}}});
+  }
+  detail::expect_text(configuration, "hybrid_override_pattern", {pattern}, "that is what the blocks' tensors are");
+  detail::expect_layer_kinds(configuration, {"layers_block_type", "layer_types"}, kinds,
+                             {{"linear_attention", "mamba"}, {"full_attention", "attention"}});
+  parts.final_norm = detail::read_rms_norm(tensors, "norm_f", eps);
+  parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, false);
+  return LanguageModel<Scalar>(std::move(parts));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,53 @@
+// Operations that make the scales of head recurrences: decays of rates, and keys of unit length.
+#pragma once
+
+#include <cmath>
+#include <utility>
+
+#include <implicit_attention/trace/trace.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// A log decay made of a logarithmic rate: -exp(x). Beyond 60 the rate stays exp(60): the decay exp(-exp(60)) is 0 already in double, and
+/// a finite rate keeps sums of rates and slopes finite, so that no decay changes. Relevance has no rule for it: it makes scales.
+template <Real S>
+[[nodiscard]] Value<S> negative_exp(const Value<S>& x) {
+  Matrix<S> out = large_matrix((-((*x).array() > S(60)).select(std::exp(S(60)), (*x).array().exp())).matrix());
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  const Array<S> rate = std::move(out);
+  return x.trace->record(rate, [x, rate](Back<S>& back, Matrix<S>& g) {
+    if (!back.exact()) return back.cannot_treat("negative_exp");
+    g.array() *= ((*x).array() > S(60)).select(S(0), rate.matrix().array());
+    back.add(x, std::move(g));
+  });
+}
+
+/// Each head divided by its length, or by `floor` where it is shorter: x / max(|x|, floor), as PyTorch's `normalize` has it;
+/// (tokens, heads * size). Relevance holds the lengths.
+template <Real S>
+[[nodiscard]] Value<S> unit_length(const Value<S>& x, Index heads, S floor) {
+  const Index size = x.cols() / heads;
+  Matrix<S> out = large_matrix<S>(x.rows(), x.cols(), "an activation"), inverse(x.rows(), heads);
+  for (Index token = 0; token < x.rows(); ++token)
+    for (Index head = 0; head < heads; ++head) {
+      // The largest number taken out first: squares of tiny keys would vanish.
+      const Eigen::Map<const RowVector<S>> vector(x.numbers.row(token) + head * size, size);
+      inverse(token, head) = S(1) / std::max(vector.stableNorm(), floor);
+      out.row(token).segment(head * size, size) = vector * inverse(token, head);
+    }
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  const Array<S> unit = std::move(out), scale = std::move(inverse);
+  return x.trace->record(unit, [x = x.link(), unit, scale, heads, size, floor](Back<S>& back, Matrix<S>& g) {
+    for (Index token = 0; token < g.rows(); ++token)
+      for (Index head = 0; head < heads; ++head) {
+        Eigen::Map<RowVector<S>> part(&g(token, head * size), size);
+        const Eigen::Map<const RowVector<S>> vector(unit.row(token) + head * size, size);
+        const bool longer = scale(token, head) * floor < S(1);
+        if (back.exact() && longer) part -= part.dot(vector) * vector;
+        part *= scale(token, head);
+      }
+    back.add(x, std::move(g));
+  });
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,142 @@
+// What a model reads, as the command lines take it: from options, files and standard input, with the tokenizer that lies beside it.
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <support/catch.hpp>
+
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/tokenizer.hpp>
+#include <support/model_input.hpp>
+
+#include "programs.hpp"
+
+using namespace implicit_attention;
+using namespace implicit_attention::examples;
+using namespace example_test;
+using io_test::error_of;
+using io_test::write_bytes;
+
+using Ids = std::vector<Index>;
+
+namespace {
+
+Ids text_ids(const std::string& text) {
+  SequenceOptions options;
+  options.text = text;
+  return sequence_ids(options, Tokenizer::open(".", "bytes"));
+}
+Ids token_ids(const std::string& tokens) {
+  SequenceOptions options;
+  options.tokens = tokens;
+  return sequence_ids(options, Tokenizer::open(".", "bytes"));
+}
+
+}  // namespace
+
+TEST_CASE("input: text from a file", "[input]") {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "a.txt").string();
+  write_bytes(file, "ab\n");
+  CHECK(text_ids("@" + file) == Ids{'a', 'b'});  // without the line end of the last line
+  write_bytes(file,
+              "\xEF\xBB\xBF"
+              "a\r\n\r\n");
+  CHECK(text_ids("@" + file) == Ids{'a', '\r', '\n'});
+  CHECK(text_ids("\xEF\xBB\xBF"
+                 "a\n") == Ids{'a', '\n'});  // what is typed stays, but for the mark
+  CHECK(text_ids("@@a") == Ids{'@', 'a'});
+  write_bytes(file, std::string("\xFF\xFE"
+                                "a\0",
+                                4));
+  CHECK_THAT(error_of([&] { (void)text_ids("@" + file); })->message, contains_text("--text: the text is UTF-16, expected UTF-8"));
+  CHECK_THAT(error_of([&] { (void)text_ids("@/nowhere"); })->message, contains_text("--text: /nowhere cannot be opened: No such file"));
+  CHECK_THAT(error_of([&] { (void)text_ids("@" + folder.path().string()); })->message, contains_text("is a folder, expected a file"));
+  write_bytes(file, "");
+  CHECK_THAT(error_of([&] { (void)text_ids("@" + file); })->message, contains_text("the text is empty"));
+}
+
+TEST_CASE("input: token ids in every form", "[input]") {
+  const Ids three{1, 20, 3};
+  for (const std::string text : {"1,20,3", "1 20 3", "[1, 20, 3]", " [1,20,3]\n", "1\n20\n3\n", "1 , 20\t3",
+                                 "\xEF\xBB\xBF"
+                                 "1,20,3"}) {
+    INFO(text);
+    CHECK(token_ids(text) == three);
+  }
+  CHECK(token_ids("5-7 1") == Ids{5, 6, 7, 1});
+  for (const std::string bad : {"", "[]", "1,,2", "1,2,", ",1", "[1", "1]", "[[1,2],[3]]", "1.5", "0x1", "1 - 2", "-1", "1;2", "one"}) {
+    INFO(bad);
+    const auto error = error_of([&] { (void)token_ids(bad); });
+    REQUIRE(error);
+    CHECK(error->kind == ErrorKind::value);
+    CHECK_THAT(error->message, contains_text("--tokens"));
+  }
+  const auto bad_end = error_of([&] { (void)token_ids(std::string(100'000, '1') + "x"); });
+  REQUIRE(bad_end);
+  CHECK(bad_end->message.size() < 300);  // the list is not repeated
+
+  const TemporaryFolder folder;
+  std::string million = "[";
+  std::vector<std::int64_t> numbers(1'000'000);
+  Ids expected(numbers.size());
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = static_cast<std::int64_t>(i * 7919 % 50000);
+    expected[i] = static_cast<Index>(numbers[i]);
+    million += (i == 0 ? "" : ", ") + std::to_string(numbers[i]);
+  }
+  write_bytes(folder / "ids.json", million + "]\n");
+  CHECK(token_ids("@" + (folder / "ids.json").string()) == expected);
+  write_npy(folder / "ids.npy", numbers);
+  CHECK(token_ids("@" + (folder / "ids.npy").string()) == expected);
+}
+
+TEST_CASE("input: standard input, and a tokenizer that is there decides", "[input]") {
+  const TemporaryFolder folder;
+  const fs::path model = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / "mamba";
+  fs::copy(model / "model.safetensors", folder / "model.safetensors");
+  fs::copy(model / "config.json", folder / "config.json");
+  const std::string tokenizer = R"({"added_tokens":[{"id":20,"content":"<s>","special":true}],
+    "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},"decoder":{"type":"ByteLevel"},
+    "post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],
+      "special_tokens":{"<s>":{"id":"<s>","ids":[20],"tokens":["<s>"]}}},
+    "model":{"type":"BPE","vocab":{"a":0,"c":1,"t":2,"at":3,"cat":4,"Ġ":5,"Ġcat":6,"Ã":7,"©":8},"merges":["a t","c at","Ġ cat"]}})";
+  write_bytes(folder / "tokenizer.json", tokenizer);
+  const TemporaryFolder scratch;
+  const std::string out = (scratch / "out.json").string();
+
+  const Outcome shown =
+      run_well(scratch, "explain", {"--model", folder.path().string(), "--text", "a cat cat\u00e9", "--target", " cat", "--out", out},
+               "LC_ALL=C.UTF-8");
+  const Json json = read_json_object(out);
+  CHECK(json.at("input_ids") == Json({20, 0, 6, 6, 7, 8}));
+  CHECK(json.at("tokens") == Json({"<s>", "a", " cat", " cat", "\u00e9", "\u22EF"}));
+  CHECK(json.at("target") == 6);
+  CHECK_THAT(shown.out, contains_text("position  token"));
+  CHECK_THAT(shown.out, contains_text("  id "));
+  CHECK_THAT(shown.out, contains_text("\u00e9"));
+  const std::string plain = run_well(scratch, "explain", {"--model", folder.path().string(), "--text", "a cat\u00e9"}, "LC_ALL=C").out;
+  CHECK(std::all_of(plain.begin(), plain.end(), [](char letter) { return static_cast<unsigned char>(letter) < 0x80; }));
+
+  // Programs here read nothing from standard input but what a shell gives them.
+  const std::string program = quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string());
+  const std::string piped =
+      "printf 'a cat\\n' | " + program + " --model " + quoted(folder.path().string()) + " --text - --out " + quoted(out) + " >/dev/null";
+  CHECK(std::system(piped.c_str()) == 0);
+  CHECK(read_json_object(out).at("input_ids") == Json({20, 0, 6}));
+
+  // What cannot be encoded is said before weights are looked at: these have the wrong sizes.
+  write_bytes(folder / "config.json", R"({"architectures":["MambaForCausalLM"],"model_type":"mamba","hidden_size":7})");
+  check_mistake("explain", {"--model", folder.path().string(), "--text", "dog"}, "\"d\" is no token of the vocabulary", "out.json");
+  // A choice overrides, and ids need no tokenizer that can be read.
+  fs::remove(folder / "config.json");
+  fs::copy(model / "config.json", folder / "config.json");
+  write_bytes(folder / "tokenizer.json", "{}");
+  check_mistake("explain", {"--model", folder.path().string(), "--text", "a"}, "tokenizer.json: there is no object \"model\"", "out.json");
+  run_well(scratch, "explain", {"--model", folder.path().string(), "--tokens", "[0, 6]"});
+  write_bytes(scratch / "other.json", tokenizer);
+  run_well(scratch, "explain",
+           {"--model", folder.path().string(), "--text", "a cat", "--tokenizer", (scratch / "other.json").string(), "--out", out});
+  CHECK(read_json_object(out).at("input_ids") == Json({20, 0, 6}));
+}

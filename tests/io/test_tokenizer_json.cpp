@@ -1,0 +1,389 @@
+// tokenizer.json, part by part: what each does to a text, and what is refused.
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+
+#include <implicit_attention/io/tokenizer.hpp>
+#include <implicit_attention/io/tokenizers/hugging_face.hpp>
+
+#include "files.hpp"
+
+using namespace implicit_attention;
+using namespace io_test;
+
+using Ids = std::vector<Index>;
+using Texts = std::vector<std::string>;
+
+namespace {
+
+std::shared_ptr<const detail::TextCodec> codec(const std::string& json) {
+  return detail::read_tokenizer_json(implicit_attention::parse_json_object(json, "tokenizer.json"), "tokenizer.json");
+}
+Ids ids(const detail::TextCodec& tokenizer, const std::string& text) {
+  Ids out;
+  tokenizer.encode(text, out);
+  return out;
+}
+Ids ids(const std::string& json, const std::string& text) { return ids(*codec(json), text); }
+
+std::string normalized(const std::string& json, const std::string& text) {
+  const Json document = Json::parse(json);
+  return detail::Normalizer::read(&document, "normalizer")(text);
+}
+Texts pieces(const std::string& json, const std::string& text) {
+  const Json document = Json::parse(json);
+  detail::Pieces all;
+  all.list.push_back(text);
+  detail::PreTokenizer::read(&document, "pre_tokenizer")(all);
+  return {all.list.begin(), all.list.end()};
+}
+std::string decoded(const std::string& json, const Texts& tokens) {
+  const Json document = Json::parse(json);
+  return detail::Decoder::read(&document, "decoder")(tokens);
+}
+
+/// Llama-2's layout: 0 <unk>, 1 <s>, 2 </s>, the bytes from 3, then what is given.
+std::string byte_fallback(const std::string& tokens, const std::string& merges) {
+  std::string vocab = R"("<unk>":0,"<s>":1,"</s>":2)";
+  for (unsigned byte = 0; byte < 256; ++byte)
+    vocab += ",\"" + detail::byte_token(static_cast<unsigned char>(byte)) + "\":" + std::to_string(byte + 3);
+  return R"({"added_tokens":[{"id":0,"content":"<unk>","special":true,"normalized":false},
+    {"id":1,"content":"<s>","special":true,"normalized":false}],
+    "normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},
+      {"type":"Replace","pattern":{"String":" "},"content":"▁"}]},
+    "pre_tokenizer":null,
+    "post_processor":{"type":"TemplateProcessing",
+      "single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],
+      "pair":[],"special_tokens":{"<s>":{"id":"<s>","ids":[1],"tokens":["<s>"]}}},
+    "decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},
+      {"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]},
+    "model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true,"vocab":{)" +
+         vocab + "," + tokens + R"(},"merges":[)" + merges + "]}}";
+}
+
+}  // namespace
+
+TEST_CASE("tokenizer.json: byte pairs merge in the order they were learnt in", "[io]") {
+  const std::string vocab = R"("vocab":{"a":0,"b":1,"c":2,"ab":3,"bc":4,"abc":5,"aa":6,"<unk>":7})";
+  // "b c" was learnt before "a b": a bc, which no merge joins.
+  CHECK(ids(R"({"model":{"type":"BPE",)" + vocab + R"(,"merges":["b c","a b"]}})", "abc") == Ids{0, 4});
+  CHECK(ids(R"({"model":{"type":"BPE",)" + vocab + R"(,"merges":["a b","b c","ab c"]}})", "abcab") == Ids{5, 3});
+  CHECK(ids(R"({"model":{"type":"BPE",)" + vocab + R"(,"merges":[["a","b"],["ab","c"]]}})", "abc") == Ids{5});
+  CHECK(ids(R"({"model":{)" + vocab + R"(,"merges":["a a"]}})", "aaaaa") == Ids{6, 6, 0});  // the leftmost first; no type
+  // Merges are not looked at where the word is a token.
+  CHECK(ids(R"({"model":{"type":"BPE","ignore_merges":true,)" + vocab + R"(,"merges":["b c"]}})", "abc") == Ids{5});
+  CHECK(ids(R"({"model":{"type":"BPE","ignore_merges":true,)" + vocab + R"(,"merges":["b c"]}})", "abcb") == Ids{0, 4, 1});
+
+  CHECK(ids(R"({"model":{"type":"BPE","unk_token":"<unk>",)" + vocab + R"(,"merges":[]}})", "axyb") == Ids{0, 7, 7, 1});
+  CHECK(ids(R"({"model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,)" + vocab + R"(,"merges":[]}})", "axyb") == Ids{0, 7, 1});
+  const auto error = error_of([&] { (void)ids(R"({"model":{"type":"BPE",)" + vocab + R"(,"merges":[]}})", "ax"); });
+  REQUIRE(error);
+  CHECK(error->kind == ErrorKind::value);
+  CHECK(error->message == "tokenizer.json: model: \"x\" is no token of the vocabulary, and there is none for what is unknown");
+
+  SECTION("marks inside of words and at their ends") {
+    const std::string start = R"({"pre_tokenizer":{"type":"WhitespaceSplit"},"model":{"type":"BPE",)";
+    CHECK(ids(start + R"("continuing_subword_prefix":"##","vocab":{"a":0,"##b":1,"##c":2,"ab":3,"##bc":4},"merges":["a ##b"]}})",
+              "abc a") == Ids{3, 2, 0});
+    CHECK(ids(start + R"("end_of_word_suffix":"</w>","vocab":{"a":0,"b":1,"b</w>":2,"a</w>":3,"ab</w>":4},"merges":["a b</w>"]}})",
+              "ab ba") == Ids{4, 1, 3});
+  }
+}
+
+TEST_CASE("tokenizer.json: long words give what merging the whole of them by hand gives", "[io]") {
+  // Random merges over a few letters and an unknown one; texts long enough to be cut where no merge can reach over.
+  std::mt19937 random(11);
+  for (int round = 0; round < 40; ++round) {
+    std::vector<std::string> tokens{"a", "b", "c", "_", "\u00e9"};
+    std::vector<std::pair<std::string, std::string>> merges;
+    while (merges.size() < 12) {
+      const std::string left = tokens[random() % tokens.size()], right = tokens[random() % tokens.size()];
+      if (std::find(tokens.begin(), tokens.end(), left + right) != tokens.end()) continue;
+      merges.emplace_back(left, right);
+      tokens.push_back(left + right);
+    }
+    Json model{{"type", "BPE"}, {"unk_token", "?"}, {"fuse_unk", round % 2 == 0}, {"vocab", {{"?", 0}}}, {"merges", Json::array()}};
+    for (std::size_t k = 0; k < tokens.size(); ++k) model["vocab"][tokens[k]] = k + 1;
+    for (const auto& [left, right] : merges) model["merges"].push_back({left, right});
+    const auto tokenizer = codec(Json{{"model", model}}.dump());
+
+    std::string text;
+    std::vector<std::string> symbols;
+    for (int k = 0; k < 200; ++k) {
+      const std::vector<std::string> letters{"a", "b", "c", "_", "\u00e9", "z"};
+      const std::string letter = letters[random() % 20 == 0 ? 5 : random() % 5];
+      text += letter;
+      if (letter != "z" || symbols.empty() || symbols.back() != "?" || round % 2 != 0) symbols.push_back(letter == "z" ? "?" : letter);
+    }
+    for (const auto& [left, right] : merges)  // a merge makes no pair that an earlier one joins, so one after the other will do
+      for (std::size_t k = 0; k + 1 < symbols.size(); ++k)
+        if (symbols[k] == left && symbols[k + 1] == right) {
+          symbols[k] += right;
+          symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(k) + 1);
+        }
+    Ids expected;
+    for (const std::string& symbol : symbols) expected.push_back(symbol == "?" ? 0 : model["vocab"][symbol].get<Index>());
+    INFO(text);
+    CHECK(ids(*tokenizer, text) == expected);
+  }
+}
+
+TEST_CASE("tokenizer.json: byte fallback with a metaspace", "[io]") {
+  const auto tokenizer = codec(byte_fallback(R"("▁":259,"h":260,"i":261,"▁h":262,"▁hi":263)", R"(["▁","h"],["▁h","i"])"));
+  CHECK(ids(*tokenizer, "hi hi") == Ids{263, 263});
+  CHECK(ids(*tokenizer, "h\xC3\xA9") == Ids{262, 3 + 0xC3, 3 + 0xA9});
+  CHECK(ids(*tokenizer, "") == Ids{});
+  CHECK(ids(*tokenizer, "hi<s>hi") == Ids{263, 1, 263});  // text behind a special token is normalized by itself
+  CHECK(ids(*tokenizer, "h\xFFi") == Ids{262, 3 + 0xFF, 259, 261});
+  CHECK(tokenizer->before() == Ids{1});
+  CHECK(tokenizer->after().empty());
+  CHECK(tokenizer->decode({263, 263, 3 + 0xC3, 3 + 0xA9}) == "hi hi\xC3\xA9");
+  CHECK(tokenizer->find(" hi") == 263);
+  CHECK(tokenizer->find("\xE2\x96\x81hi") == 263);
+  CHECK(tokenizer->find("<s>") == 1);
+  CHECK(tokenizer->find("h") == 260);
+  CHECK(tokenizer->find("z") == 3 + 'z');
+  CHECK_FALSE(tokenizer->find("zz"));
+}
+
+TEST_CASE("tokenizer.json: Unigram takes the likeliest way", "[io]") {
+  const auto model = [](const std::string& more) {
+    return R"({"model":{"type":"Unigram",)" + more +
+           R"("vocab":[["<unk>",0],["a",-1],["b",-1.5],["ab",-2],["bc",-2.2],["c",-3],["<0xC3>",-9],["<0xA9>",-9]]}})";
+  };
+  // a bc: -3.2; ab c: -5; a b c: -5.5
+  CHECK(ids(model(R"("unk_id":0,)"), "abc") == Ids{1, 4});
+  CHECK(ids(model(R"("unk_id":0,)"), "ab") == Ids{3});          // -2 against -2.5
+  CHECK(ids(model(R"("unk_id":0,)"), "axyb") == Ids{1, 0, 2});  // what is unknown in a row is one
+  CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "a\xC3\xA9") == Ids{1, 6, 7});
+  CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "ax") == Ids{1, 0});  // no token for that byte
+  CHECK(error_of([&] { (void)ids(model(""), "ax"); }));
+}
+
+TEST_CASE("tokenizer.json: single words", "[io]") {
+  const std::string json =
+      R"({"pre_tokenizer":{"type":"Whitespace"},"model":{"type":"WordLevel","unk_token":"?","vocab":{"?":0,"cat":1,"!":2}}})";
+  CHECK(ids(json, "cat dog!") == Ids{1, 0, 2});
+  CHECK(codec(json)->decode({1, 2}) == "cat !");  // without a decoder: a space between
+}
+
+TEST_CASE("tokenizer.json: normalizers", "[io]") {
+  CHECK(normalized(R"({"type":"NFC"})", "e\xCC\x81") == "\xC3\xA9");
+  CHECK(normalized(R"({"type":"NFD"})", "\xC3\xA9") == "e\xCC\x81");
+  CHECK(normalized(R"({"type":"NFKC"})", "\xEF\xAC\x81\xC2\xBD") ==
+        "fi1\xE2\x81\x84"
+        "2");
+  CHECK(normalized(R"({"type":"NFKD"})", "\xC7\x84") == "DZ\xCC\x8C");
+  CHECK(normalized(R"({"type":"NFC"})", std::string("e\0\xCC\x81", 4)) == std::string("e\0\xCC\x81", 4));  // NUL is a character
+  CHECK(normalized(R"({"type":"Lowercase"})", "\xC3\x89Z\xC4\xB0\xCE\xA3") == "\xC3\xA9zi\xCC\x87\xCF\x83");
+  CHECK(normalized(R"({"type":"StripAccents"})", "e\xCC\x81!") == "e!");
+  CHECK(normalized(R"({"type":"Strip"})",
+                   " \t\xC2\xA0"
+                   "a b\n") == "a b");
+  CHECK(normalized(R"({"type":"Strip","strip_left":false,"strip_right":true})", " a ") == " a");
+  CHECK(normalized(R"({"type":"Prepend","prepend":"_"})", "a") == "_a");
+  CHECK(normalized(R"({"type":"Prepend","prepend":"_"})", "").empty());
+  CHECK(normalized(R"({"type":"Replace","pattern":{"String":"."},"content":"!"})", "a.b") == "a!b");
+  CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":" {2,}"},"content":"_"})", "a  b c   ") == "a_b c_");
+  CHECK(normalized(R"({"type":"Sequence","normalizers":[{"type":"NFD"},{"type":"StripAccents"},{"type":"Lowercase"}]})", "\xC3\x89") ==
+        "e");
+}
+
+TEST_CASE("tokenizer.json: pre-tokenizers", "[io]") {
+  CHECK(pieces(R"({"type":"ByteLevel","add_prefix_space":false})", "It's  42 caf\xC3\xA9!\n") == Texts{"It", "'s", "\xC4\xA0",
+                                                                                                       "\xC4\xA0"
+                                                                                                       "42",
+                                                                                                       "\xC4\xA0"
+                                                                                                       "caf\xC3\x83\xC2\xA9",
+                                                                                                       "!", "\xC4\x8A"});
+  CHECK(pieces(R"({"type":"ByteLevel","add_prefix_space":true,"use_regex":false})", "a b") == Texts{"\xC4\xA0"
+                                                                                                    "a\xC4\xA0"
+                                                                                                    "b"});
+  CHECK(pieces(R"({"type":"ByteLevel"})", " a") == Texts{"\xC4\xA0"
+                                                         "a"});  // a space is there
+
+  const auto split = [](const std::string& behaviour, const std::string& more = "") {
+    return R"({"type":"Split","pattern":{"String":"-"},"behavior":")" + behaviour + "\"" + more + "}";
+  };
+  // The example of the tokenizers library's documentation.
+  const std::string text = "the-final--countdown";
+  CHECK(pieces(split("Removed"), text) == Texts{"the", "final", "countdown"});
+  CHECK(pieces(split("Isolated"), text) == Texts{"the", "-", "final", "-", "-", "countdown"});
+  CHECK(pieces(split("MergedWithPrevious"), text) == Texts{"the-", "final-", "-", "countdown"});
+  CHECK(pieces(split("MergedWithNext"), text) == Texts{"the", "-final", "-", "-countdown"});
+  CHECK(pieces(split("Contiguous"), text) == Texts{"the", "-", "final", "--", "countdown"});
+  CHECK(pieces(split("Removed", R"(,"invert":true)"), text) == Texts{"-", "-", "-"});
+  CHECK(pieces(R"({"type":"Split","pattern":{"Regex":"\\d{1,3}"},"behavior":"Isolated"})", "a12345b") == Texts{"a", "123", "45", "b"});
+  // An empty match ends a piece.
+  CHECK(pieces(R"j({"type":"Split","pattern":{"Regex":"(?=(\\d{3})+(?!\\d))"},"behavior":"Isolated"})j", "1234567") ==
+        Texts{"1", "234", "567"});
+
+  CHECK(pieces(R"({"type":"Digits","individual_digits":true})", "a12\xC2\xBD") == Texts{"a", "1", "2", "\xC2\xBD"});
+  CHECK(pieces(R"({"type":"Digits","individual_digits":false})", "a12b") == Texts{"a", "12", "b"});
+  CHECK(pieces(R"({"type":"Punctuation"})", "a!?$b\xE2\x80\x94") == Texts{"a", "!", "?", "$", "b", "\xE2\x80\x94"});
+  CHECK(pieces(R"({"type":"Punctuation","behavior":"Contiguous"})", "a!?b") == Texts{"a", "!?", "b"});
+  CHECK(pieces(R"({"type":"WhitespaceSplit"})",
+               " a\xE3\x80\x80"
+               "b!\t") == Texts{"a", "b!"});
+  CHECK(pieces(R"({"type":"Whitespace"})", "a_1 b!? \xC3\xA9") == Texts{"a_1", "b", "!?", "\xC3\xA9"});
+
+  const std::string mark = "\xE2\x96\x81";
+  CHECK(pieces(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"always"})", "a  b") == Texts{mark + "a", mark, mark + "b"});
+  CHECK(pieces(R"({"type":"Metaspace","replacement":"▁","add_prefix_space":false})", "a b") == Texts{"a", mark + "b"});
+  CHECK(pieces(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":false})", "a b") ==
+        Texts{mark + "a" + mark + "b"});
+  CHECK(
+      pieces(
+          R"({"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"}]})",
+          "a b") == Texts{mark + "a", "b"});
+  CHECK(
+      pieces(
+          R"({"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},{"type":"Metaspace","replacement":"▁","prepend_scheme":"always"}]})",
+          "a b") == Texts{mark + "a", mark + "b"});
+}
+
+TEST_CASE("tokenizer.json: regular expressions read as Oniguruma does", "[io]") {
+  using detail::pcre2_pattern;
+  const auto first = [](const std::string& pattern, const std::string& text) {
+    const detail::Regex regex(pattern, "here");
+    detail::Regex::Scratch scratch(regex);
+    const auto found = regex.find(text, 0, scratch);
+    return found ? text.substr(found->begin, found->end - found->begin) : std::string("none");
+  };
+  CHECK(first(R"(\s)", "\xE1\xA0\x8E") == "none");  // U+180E is no white space
+  CHECK(first(R"([^\s]+)",
+              "\xC2\x85"
+              "a") == "a");  // U+0085 is
+  CHECK(first(R"(\w+)", "a\xCC\x81\xE2\x80\xBF-") == "a\xCC\x81\xE2\x80\xBF");
+  CHECK(first(R"(\p{Han}+)", "a\xE6\xBC\xA2\xE3\x80\x82") == "\xE6\xBC\xA2");  // not the full stop, which Chinese shares
+  CHECK(first(R"([^(\s|[.,!])]+)", "(a.b") == "a");                            // a set in a set
+  CHECK(first(R"([]a]+)", "b]a") == "]a");
+  CHECK(first(R"((?i:'S))", "it's") == "'s");
+  for (const std::string bad : {"[a&&[b]]", "[a[^b]]", "(", "[a", R"([\W])"}) {
+    INFO(bad);
+    const auto error = error_of([&] { (void)first(bad, "a"); });
+    REQUIRE(error);
+    CHECK(error->kind == ErrorKind::file);
+    CHECK(error->message.find("here: regular expression \"" + bad) == 0);
+  }
+  const auto slow = error_of([&] { (void)first("(a+a+)+(b|c)", std::string(5000, 'a')); });
+  REQUIRE(slow);
+  CHECK(slow->kind == ErrorKind::limit);
+}
+
+TEST_CASE("tokenizer.json: added tokens", "[io]") {
+  const auto json = [](const std::string& added, const std::string& more = "") {
+    return R"({"added_tokens":[)" + added + "]," + more +
+           R"("model":{"type":"BPE","unk_token":"?","vocab":{"?":0,"a":1,"b":2," ":3},"merges":[]}})";
+  };
+  CHECK(ids(json(R"({"id":9,"content":"<m>"})"), "a<m>b") == Ids{1, 9, 2});
+  CHECK(ids(json(R"({"id":9,"content":"<m>"},{"id":8,"content":"<m><m>"})"), "<m><m><m>") == Ids{8, 9});  // the longest
+  CHECK(ids(json(R"({"id":9,"content":"<m>"})"), "a <m> b") == Ids{1, 3, 9, 3, 2});
+  CHECK(ids(json(R"({"id":9,"content":"<m>","lstrip":true})"), "a  <m> b") == Ids{1, 9, 3, 2});
+  CHECK(ids(json(R"({"id":9,"content":"<m>","rstrip":true})"), "a <m>\n b") == Ids{1, 3, 9, 2});
+  CHECK(ids(json(R"({"id":9,"content":"ab","single_word":true})"), "ab aba ab") == Ids{9, 3, 1, 2, 1, 3, 9});
+  // Normalized tokens are found in normalized text, others in the text as it is.
+  const std::string lower = R"("normalizer":{"type":"Lowercase"},)";
+  CHECK(ids(json(R"({"id":9,"content":"<M>","normalized":true})", lower), "<m>A<M>") == Ids{9, 1, 9});
+  CHECK(ids(json(R"({"id":9,"content":"<M>","normalized":false})", lower), "<m>A<M>") == Ids{0, 0, 0, 1, 9});
+  CHECK(ids(json(R"({"id":9,"content":"<M>","special":true})", lower), "<M>") == Ids{9});
+  const auto taken = error_of([&] { (void)codec(json(R"({"id":1,"content":"<m>"})")); });
+  REQUIRE(taken);
+  CHECK(taken->message == "tokenizer.json: the added token \"<m>\" has id 1, but the vocabulary has \"a\" there");
+}
+
+TEST_CASE("tokenizer.json: what goes before and after", "[io]") {
+  const std::string model = R"("model":{"type":"BPE","vocab":{"a":1},"merges":[]}})";
+  const std::string both =
+      R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"B","type_id":0}},{"Sequence":{"id":"A","type_id":0}},
+    {"SpecialToken":{"id":"E","type_id":0}}],"pair":[{"Sequence":{"id":"B","type_id":0}}],
+    "special_tokens":{"B":{"id":"B","ids":[7,8],"tokens":["x","y"]},"E":{"id":"E","ids":[9],"tokens":["z"]}}})";
+  const auto tokenizer =
+      codec(R"({"post_processor":{"type":"Sequence","processors":[{"type":"ByteLevel","trim_offsets":false},)" + both + "]}," + model);
+  CHECK(tokenizer->before() == Ids{7, 8});
+  CHECK(tokenizer->after() == Ids{9});
+}
+
+TEST_CASE("tokenizer.json: decoders", "[io]") {
+  CHECK(decoded(R"({"type":"ByteLevel"})", {"\xC4\xA0"
+                                            "a",
+                                            "\xC3\x83", "\xC2\xA9", "  "}) == " a\xC3\xA9  ");
+  CHECK(decoded(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"always"})", {"▁a", "▁b"}) == "a b");
+  CHECK(decoded(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"never"})", {"▁a", "▁b"}) == " a b");
+  CHECK(decoded(R"({"type":"ByteFallback"})", {"<0xC3>", "<0xA9>", "<0x>"}) == "\xC3\xA9<0x>");
+  CHECK(decoded(R"({"type":"Strip","content":"_","start":1,"stop":2})", {"__a___"}) == "_a_");
+  CHECK(decoded(R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"_"},"content":" "},{"type":"Fuse"},
+    {"type":"Strip","content":" ","start":1,"stop":0}]})",
+                {"_a", "_b"}) == "a b");
+}
+
+TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
+  const std::string model = R"("model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]})";
+  struct Bad {
+    std::string json, message;
+  };
+  const std::vector<Bad> all{
+      {"{}", "tokenizer.json: there is no key \"model\""},
+      {"{" + model + R"(,"colour":1})",
+       "tokenizer.json: key \"colour\" (1) is not read here; what is: version, truncation, padding, added_tokens"},
+      {R"({"model":{"type":"WordPiece","vocab":{}}})",
+       "tokenizer.json: model: the type \"WordPiece\" is not read here; what is: BPE, Unigram, WordLevel"},
+      {R"({"model":{"vocab":{"a":0}}})", "the type \"\" is not read here"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":0.1}})", "model.dropout: is 0.1, expected null"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"cache":0.1}})", "key \"cache\""},
+      {R"({"model":{"type":"BPE","vocab":{"a":-1},"merges":[]}})", "token \"a\": its id is -1"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0,"b":0},"merges":[]}})", "id 0 is that of"},
+      {R"({"model":{"type":"BPE","vocab":{"a":99999999999},"merges":[]}})", "its id is 99999999999, expected 0 to 2147483647"},
+      {R"({"model":{"type":"BPE","vocab":{},"merges":[]}})", "model.vocab: holds no tokens"},
+      {R"({"model":{"type":"BPE","vocab":[],"merges":[]}})", "model.vocab: is [], expected an object"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0}}})", "there is no key \"merges\""},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":["aa"]}})", "merges[0]: is \"aa\", expected"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":["a a a"]}})", "merges[0]: is \"a a a\""},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[["a"]]}})", "merges[0]: is [\"a\"]"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":["a a"]}})", "merges[0]: \"aa\", of \"a\" and \"a\", is not in the vocabulary"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":["a x"]}})", "merges[0]: \"x\""},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"unk_token":"?"}})", "model.unk_token: \"?\" is not in the vocabulary"},
+      {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"byte_fallback":1}})", "model.byte_fallback: is 1, expected true or false"},
+      {R"({"model":{"type":"Unigram","vocab":[["a",0]],"unk_id":3}})", "model.unk_id: is 3, expected 0 to 0"},
+      {R"({"model":{"type":"Unigram","vocab":[["a"]]}})", "model.vocab[0]: is [\"a\"], expected [token, score]"},
+      {R"({"model":{"type":"Unigram","vocab":[["a",0],["a",1]]}})", "token \"a\" is there twice, with the ids 0 and 1"},
+      {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":""},)" + model + "}",
+       "normalizer: the type \"Precompiled\" is not read here"},
+      {R"({"normalizer":{"type":"NFC","form":1},)" + model + "}", "normalizer: key \"form\""},
+      {R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"BertNormalizer"}]},)" + model + "}",
+       "normalizer.normalizers[0]: the type"},
+      {R"({"normalizer":{"type":"Replace","pattern":{"Glob":"*"},"content":""},)" + model + "}", "normalizer.pattern: key \"Glob\""},
+      {R"({"normalizer":{"type":"Replace","pattern":{"Regex":"("},"content":""},)" + model + "}", "regular expression \"(\""},
+      {R"({"pre_tokenizer":{"type":"BertPreTokenizer"},)" + model + "}", "pre_tokenizer: the type \"BertPreTokenizer\""},
+      {R"({"pre_tokenizer":{"type":"Split","pattern":{"String":"a"},"behavior":"Kept"},)" + model + "}",
+       "pre_tokenizer.behavior: is \"Kept\""},
+      {R"({"pre_tokenizer":{"type":"Metaspace","prepend_scheme":"last"},)" + model + "}", "pre_tokenizer.prepend_scheme: is \"last\""},
+      {R"({"pre_tokenizer":[],)" + model + "}", "pre_tokenizer: is [], expected an object"},
+      {R"({"post_processor":{"type":"BertProcessing"},)" + model + "}", "post_processor: the type \"BertProcessing\""},
+      {R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x","type_id":0}}],"special_tokens":{}},)" +
+           model + "}",
+       "\"x\" is not among the special_tokens"},
+      {R"({"post_processor":{"type":"TemplateProcessing","single":[],"special_tokens":{}},)" + model + "}", "there is no {\"Sequence\""},
+      {R"({"decoder":{"type":"WordPiece"},)" + model + "}", "decoder: the type \"WordPiece\""},
+      {R"({"decoder":{"type":"Strip","content":"","start":0,"stop":0},)" + model + "}", "decoder.content: is empty"},
+      {R"({"added_tokens":{},)" + model + "}", "added_tokens: is {}, expected a list"},
+      {R"({"added_tokens":[{"id":5}],)" + model + "}", "added_tokens[0]: there is no key \"content\""},
+      {R"({"added_tokens":[{"id":5,"content":""}],)" + model + "}", "added_tokens[0].content: is empty"},
+      {R"({"added_tokens":[{"id":5,"content":"x","glow":true}],)" + model + "}", "added_tokens[0]: key \"glow\""},
+      {R"({"added_tokens":[{"id":5,"content":"x"},{"id":6,"content":"x"}],)" + model + "}", "the added token \"x\" is there twice"},
+  };
+  for (const Bad& bad : all) {
+    INFO(bad.json);
+    const auto error = error_of([&] { (void)codec(bad.json); });
+    REQUIRE(error);
+    CHECK(error->kind == ErrorKind::file);
+    CHECK(error->message.find("tokenizer.json") == 0);
+    CHECK_THAT(error->message, contains_text(bad.message));
+  }
+}
