@@ -93,6 +93,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   /// Key/value heads K.
   [[nodiscard]] Index key_heads() const { return shared_ / head_size_; }
   [[nodiscard]] Index window() const { return options_.window; }
+  [[nodiscard]] bool causal() const { return options_.causal; }
   [[nodiscard]] const Weights& weights() const { return weights_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
