@@ -31,6 +31,7 @@ class Case {
     configuration_ = read_metadata_configuration(file_);
     const PrefixedTensors<S> tensors(source_, "weight.");
     part_ = family.read(tensors, configuration_);
+    detail::expect_layer_understood(configuration_, family.title);
   }
 
   void check() {
@@ -70,6 +71,22 @@ class Case {
     difference = now <= difference ? difference : now;  // a NaN stays
   }
 
+  // One of the forms that are added, by itself.
+  static Matrix<S> summand(const ImplicitAttention<S>& attention, Index index) {
+    UnifiedForm<S> form = attention.form();
+    if (index > 0) form = form.more[static_cast<std::size_t>(index - 1)];
+    form.more.clear();
+    return ImplicitAttention<S>(form).materialize().stacked();
+  }
+  // The maximum state that mLSTM's rows are scaled by.
+  template <class Layer>
+  void check_maximum(const MixerRun<S>& mixer, Index sequence) {
+    if (mixer.type != type_tag<Layer>()) return;
+    const auto& activations = *static_cast<const typename Layer::Activations*>(mixer.activations.get());
+    compare("m", activations.maximum.matrix().transpose(), sequence);
+    compare("value", *activations.value, sequence);
+  }
+
   void check_sequence(Index sequence, bool joined) {
     Trace<S> trace;
     RunContext<S> context;
@@ -104,20 +121,39 @@ class Case {
     compare("y", *mixer.y, sequence);
     compare("out", *mixer.out, sequence);
     compare("attention", Matrix<S>(attention.materialize().stacked()), sequence);
-    compare("bias", attention.bias(), sequence);
+    // What a state among the inputs gives (LSTM, GRU) is the public files' bias; in the operator it is the carry.
+    compare("bias", attention.bias() + attention.carry(), sequence);
+    const ImplicitAttention<S> bare = mixer.attention(Terms::recurrence());
     if (const auto wanted = expected("recurrence", sequence)) {
-      if (attention.heads() != 0 && wanted->rows() == attention.heads() * attention.summands() * tokens_) {
-        Matrix<S> maps(attention.heads() * attention.summands() * tokens_, tokens_);
-        for (Index summand = 0; summand < attention.summands(); ++summand) {
-          const AttentionMatrix<S> all = attention.head_maps({}, summand);
-          for (Index head = 0; head < attention.heads(); ++head)
-            maps.middleRows((head * attention.summands() + summand) * tokens_, tokens_) = all.channel(head);
+      if (bare.heads() != 0 && wanted->rows() == bare.heads() * bare.summands() * tokens_) {
+        Matrix<S> maps(bare.heads() * bare.summands() * tokens_, tokens_);
+        for (Index summand = 0; summand < bare.summands(); ++summand) {
+          const AttentionMatrix<S> all = bare.head_maps({}, summand);
+          for (Index head = 0; head < bare.heads(); ++head)
+            maps.middleRows((head * bare.summands() + summand) * tokens_, tokens_) = all.channel(head);
         }
         compare("recurrence", maps, sequence);
       } else {
-        compare("recurrence", Matrix<S>(mixer.attention(Terms::recurrence()).materialize().stacked()), sequence);
+        compare("recurrence", Matrix<S>(bare.materialize().stacked()), sequence);
       }
     }
+    if (bare.summands() == 2) {
+      compare("recurrence_forward", summand(bare, 0), sequence);
+      compare("recurrence_backward", summand(bare, 1), sequence);
+      const ImplicitAttention<S> published = mixer.attention(Terms::published());
+      compare("published_forward", summand(published, 0), sequence);
+      compare("published_backward", summand(published, 1), sequence);
+    }
+    if (const auto position = configuration_.integer({"class_token_position"})) {
+      Selection row;
+      row.rows = std::vector<Index>{*position};
+      compare("class_row", Matrix<S>(attention.materialize(row).stacked()), sequence);
+    }
+    const UnifiedForm<S>& form = attention.form();
+    if (!form.normalization.empty()) compare("norm", *form.normalization, sequence);
+    if (!form.gate.empty()) compare("gate", *form.gate, sequence);
+    check_maximum<Mlstm<S>>(mixer, sequence);
+    check_maximum<MlstmLarge<S>>(mixer, sequence);
     compare("published", Matrix<S>(mixer.attention(Terms::published()).materialize().stacked()), sequence);
     Matrix<S> reconstructed = attention.apply(*mixer.x) + attention.bias() + attention.carry();
     if (attention.has_second()) {

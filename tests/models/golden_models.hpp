@@ -92,15 +92,28 @@ class GoldenRun {
       const std::string kind = run.kind.empty() ? "" : run.kind + "_";
       compare(kind + "y", *run.y, named("") + kind + "y");
       compare(kind + "grad_y", *gradients.mixers_y[mixer], named("") + kind + "grad_y");
-      compare(kind + "linear_input", run.reported_input.empty() ? *run.x : *run.reported_input, named("") + kind + "linear_input");
+      compare(kind + "linear_input", published_input(block, run), named("") + kind + "linear_input");
       if (mixer != 0) continue;
       compare("mixer_out", *run.out, named("mixer_out"));
       compare("grad_mixer_out", *gradients.out, named("grad_mixer_out"));
       if (!reads_norm && pass.mixers.size() > 1) continue;  // a part with a norm inside: what it normalises is its own
       compare("mixer_in", *pass.u, named("mixer_in"));
-      compare("grad_mixer_in", *gradients.u, named("grad_mixer_in"));
+      // Where the mixer reads the residual stream itself, the published gradient is that through the mixer alone.
+      if (reads_norm) compare("grad_mixer_in", *gradients.u, named("grad_mixer_in"));
     }
     compare_experts(block, pass, named("expert_index"), named("expert_weight"));
+  }
+
+  /// A mixer's linear input as it is published: of grouped-query attention the values of each key head once.
+  static Matrix<Scalar> published_input(const Block<Scalar>& block, const MixerRun<Scalar>& run) {
+    const auto* attention = block.template find<SoftmaxAttention<Scalar>>();
+    if (attention == nullptr || run.type != type_tag<SoftmaxAttention<Scalar>>())
+      return run.reported_input.empty() ? Matrix<Scalar>(*run.x) : Matrix<Scalar>(*run.reported_input);
+    const Index size = attention->head_size(), shared = attention->heads() / attention->key_heads();
+    Matrix<Scalar> values((*run.x).rows(), attention->key_heads() * size);
+    for (Index head = 0; head < attention->key_heads(); ++head)
+      values.middleCols(head * size, size) = (*run.x).middleCols(head * shared * size, size);
+    return values;
   }
 
   void compare_experts(const Block<Scalar>& block, const LayerPass<Scalar>& pass, const std::string& index, const std::string& weight) {

@@ -55,13 +55,14 @@ struct Sequence {
   /// R of each channel, (tokens, tokens), bare and with the normalization. `logarithms`: the bare one holds log R.
   std::vector<Table> bare, normalized;
   bool logarithms = false;
-  Table input;              ///< (tokens, channels): what enters the recurrence, bias and all
-  Table gate;               ///< (tokens, channels); empty: ones. So below
-  Table activation;         ///< (tokens, channels)
-  Table key_normalization;  ///< (tokens, channels): a normalization that belongs to the key, and stays without the recurrence
-  Table skip;               ///< (channels)
-  Table taps;               ///< (channels, width)
-  Table convolution_bias;   ///< (channels)
+  Table input;                 ///< (tokens, channels): what enters the recurrence, bias and all
+  Table gate;                  ///< (tokens, channels); empty: ones. So below
+  Table activation;            ///< (tokens, channels)
+  Table output_normalization;  ///< (tokens, channels): a norm's scale at the output token; `normalized` has it not, and it stays without R
+  Table key_normalization;     ///< (tokens, channels): a normalization that belongs to the key, and stays without the recurrence
+  Table skip;                  ///< (channels)
+  Table taps;                  ///< (channels, width)
+  Table convolution_bias;      ///< (channels)
   std::vector<Count> convolution_starts;
 
   Count width() const { return taps.empty() ? 1 : taps.columns; }
@@ -89,7 +90,10 @@ struct Sequence {
     return taps(e, width() - 1 - (i - j));
   }
   double act(Count e, Count i, const TermSet& on) const { return on.activation && !activation.empty() ? activation(i, e) : 1; }
-  double outer(Count e, Count i, const TermSet& on) const { return on.gate && !gate.empty() ? gate(i, e) : 1; }
+  double outer(Count e, Count i, const TermSet& on) const {
+    return (on.gate && !gate.empty() ? gate(i, e) : 1) *
+           (on.normalization && !output_normalization.empty() ? output_normalization(i, e) : 1);
+  }
 
   /// A[i, j] of channel e: the product of its factors, multiplied out.
   double attention(Count e, Count i, Count j, const TermSet& on, double log_scale = 0) const {

@@ -28,10 +28,12 @@ class Configuration {
 
   void set(std::string key, Value value) { values_.insert_or_assign(std::move(key), std::move(value)); }
   [[nodiscard]] const std::string& where() const { return where_; }
-  [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
+  /// Whether a key is there; that alone does not count as having asked for it.
+  [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
   /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
   [[nodiscard]] const Value* find(std::string_view key) const {
     asked_->emplace(key);
+    if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
     const auto found = values_.find(std::string(key));
     return found == values_.end() ? nullptr : &found->second;
   }
@@ -47,6 +49,8 @@ class Configuration {
   [[nodiscard]] Configuration below(std::string_view prefix) const {
     Configuration nested(where_);
     const std::string begin = std::string(prefix) + ".";
+    nested.prefix_ = prefix_ + begin;
+    nested.asked_ = asked_;
     for (const auto& [key, value] : values_)
       if (key.compare(0, begin.size(), begin) != 0) nested.values_.insert_or_assign(key, value);
     for (const auto& [key, value] : values_)
@@ -93,6 +97,7 @@ class Configuration {
   }
 
   std::string where_ = "configuration";
+  std::string prefix_;  // of the object that these are the keys of, in the whole
   std::map<std::string, Value> values_;
   std::shared_ptr<std::set<std::string, std::less<>>> asked_ = std::make_shared<std::set<std::string, std::less<>>>();
 };

@@ -16,27 +16,32 @@
   TEMPLATE class LanguageModel<S>;                                                                                            \
   TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                 \
                                           std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&);             \
-  TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_falcon_mamba_lm(const TensorSource<S>&, const Configuration&);                               \
-  TEMPLATE LanguageModel<S> load_nemotron_h_lm(const TensorSource<S>&, const Configuration&);                                 \
-  TEMPLATE LanguageModel<S> load_granitemoehybrid_lm(const TensorSource<S>&, const Configuration&);                           \
-  TEMPLATE LanguageModel<S> load_falcon_h1_lm(const TensorSource<S>&, const Configuration&);                                  \
-  TEMPLATE LanguageModel<S> load_bamba_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_jamba_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_zamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
-  TEMPLATE LanguageModel<S> load_mamba2_lm(const TensorSource<S>&, const Configuration&);                                     \
-  TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_rwkv5_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_rwkv6_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_rwkv7_lm(const TensorSource<S>&, const Configuration&);                                      \
-  TEMPLATE LanguageModel<S> load_rwkv7_reverse_lm(const TensorSource<S>&, const Configuration&);                              \
-  TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options);               \
-  TEMPLATE const std::vector<LayerFamily<S>>& layer_families();                                                               \
-  TEMPLATE const std::vector<ModelFamily<S>>& model_families();                                                               \
-  TEMPLATE LanguageModel<S> load_language_model(const TensorSource<S>&, const Configuration&);                                \
   TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                               \
   TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&); \
   TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);
+#define IMPLICIT_ATTENTION_FAMILIES(TEMPLATE, S)                                                                \
+  TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_falcon_mamba_lm(const TensorSource<S>&, const Configuration&);                 \
+  TEMPLATE LanguageModel<S> load_nemotron_h_lm(const TensorSource<S>&, const Configuration&);                   \
+  TEMPLATE LanguageModel<S> load_granitemoehybrid_lm(const TensorSource<S>&, const Configuration&);             \
+  TEMPLATE LanguageModel<S> load_falcon_h1_lm(const TensorSource<S>&, const Configuration&);                    \
+  TEMPLATE LanguageModel<S> load_bamba_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_jamba_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_zamba2_lm(const TensorSource<S>&, const Configuration&);                       \
+  TEMPLATE LanguageModel<S> load_mamba2_lm(const TensorSource<S>&, const Configuration&);                       \
+  TEMPLATE LanguageModel<S> load_rwkv4_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_rwkv5_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_rwkv6_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_rwkv7_lm(const TensorSource<S>&, const Configuration&);                        \
+  TEMPLATE LanguageModel<S> load_rwkv7_reverse_lm(const TensorSource<S>&, const Configuration&);                \
+  TEMPLATE LanguageModel<S> load_griffin_lm(const TensorSource<S>&, const Configuration&, Griffin<S>::Options); \
+  TEMPLATE LanguageModel<S> load_qwen_lm(const TensorSource<S>&, const Configuration&);                         \
+  TEMPLATE LanguageModel<S> load_olmo_hybrid_lm(const TensorSource<S>&, const Configuration&);                  \
+  TEMPLATE LanguageModel<S> load_kimi_linear_lm(const TensorSource<S>&, const Configuration&);                  \
+  TEMPLATE LanguageModel<S> load_lfm2_lm(const TensorSource<S>&, const Configuration&);                         \
+  TEMPLATE const std::vector<LayerFamily<S>>& layer_families();                                                 \
+  TEMPLATE const std::vector<ModelFamily<S>>& model_families();                                                 \
+  TEMPLATE LanguageModel<S> load_language_model(const TensorSource<S>&, const Configuration&);
 #define IMPLICIT_ATTENTION_ATTRIBUTION(TEMPLATE, S)                                                                                    \
   TEMPLATE Attribution<S> raw_attention(const ImplicitAttention<S>&, Index, const Reduction<S>&, const Executor&);                     \
   TEMPLATE Attribution<S> raw_attention_map(const ImplicitAttention<S>&, const Reduction<S>&, const Selection&);                       \
@@ -56,11 +61,17 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_MODELS(extern template, float)
 IMPLICIT_ATTENTION_MODELS(extern template, double)
+IMPLICIT_ATTENTION_FAMILIES(extern template, float)
+IMPLICIT_ATTENTION_FAMILIES(extern template, double)
 IMPLICIT_ATTENTION_ATTRIBUTION(extern template, float)
 IMPLICIT_ATTENTION_ATTRIBUTION(extern template, double)
 #if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_MODELS)
 IMPLICIT_ATTENTION_MODELS(template, float)
 IMPLICIT_ATTENTION_MODELS(template, double)
+#endif
+#if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_FAMILIES)
+IMPLICIT_ATTENTION_FAMILIES(template, float)
+IMPLICIT_ATTENTION_FAMILIES(template, double)
 #endif
 #if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_ATTRIBUTION)
 IMPLICIT_ATTENTION_ATTRIBUTION(template, float)
@@ -70,4 +81,5 @@ IMPLICIT_ATTENTION_ATTRIBUTION(template, double)
 IMPLICIT_ATTENTION_NAMESPACE_END
 
 #undef IMPLICIT_ATTENTION_MODELS
+#undef IMPLICIT_ATTENTION_FAMILIES
 #undef IMPLICIT_ATTENTION_ATTRIBUTION

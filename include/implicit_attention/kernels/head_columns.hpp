@@ -13,11 +13,27 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Tokens whose factors exist at a time.
-constexpr Index stretch_tokens = 512;
+constexpr Index stretch_tokens = 256;
+
+/// sums[r] = sum_d factors[d] numbers[r, d..] of a register of tokens, for rows that are `stride` apart.
+template <Index Rows, Real Scalar>
+EIGEN_ALWAYS_INLINE void add_taps(const Scalar* factors, Index tap_stride, const Scalar* numbers, Index stride, Index width,
+                                  Lanes<Scalar, register_lanes<Scalar>>* sums) {
+  constexpr int lane = register_lanes<Scalar>;
+  const Lanes<Scalar, lane> first = lanes<lane>(factors);
+  IMPLICIT_ATTENTION_UNROLL
+  for (Index r = 0; r < Rows; ++r) sums[r] = first * lanes<lane>(numbers + r * stride);
+  IMPLICIT_ATTENTION_UNROLL
+  for (Index d = 1; d < width; ++d) {
+    const Lanes<Scalar, lane> factor = lanes<lane>(factors + d * tap_stride);
+    IMPLICIT_ATTENTION_UNROLL
+    for (Index r = 0; r < Rows; ++r) sums[r] += factor * lanes<lane>(numbers + r * stride + d);
+  }
+}
 
 /// The chosen channels of one head. factor(c, d, j) = taps[W-1-d] activation[j+d] column_weights[j], so that
 ///
-///     A[i,j] = scale(i, c) sum_d (R[i,j+d] + [j+d = i] skip) factor(c, d, j)        scale = gate row_weights
+///     A[i,j] = scale(i, c) sum_d (R[i,j+d] + [j+d = i] skip(c)) factor(c, d, j)        scale = gate row_weights
 ///
 /// Beyond the tokens, and where the convolution is masked, factors are zero.
 template <Real Scalar>
@@ -26,17 +42,19 @@ class HeadColumns {
   static constexpr int width_of_lane = register_lanes<Scalar>;
 
   /// `together`: the factors of all channels for a register of tokens lie side by side, rather than those of one channel for all tokens.
-  HeadColumns(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, bool together)
-      : s_(&surrounded),
-        channels_(&channels),
-        count_(static_cast<Index>(channels.size())),
-        width_(surrounded.width()),
-        together_(together),
-        factors_(count_ * width_, stretch_tokens + width_of_lane),
-        taps_(width_, count_) {
+  HeadColumns(const SurroundedMatrix<Scalar>& surrounded, bool together)
+      : s_(&surrounded), width_(surrounded.width()), together_(together) {}
+
+  /// Chooses channels, all of one head.
+  void choose(const std::vector<Index>& channels) {
+    channels_ = &channels;
+    count_ = static_cast<Index>(channels.size());
     neighbours_ = channels.back() - channels.front() + 1 == count_ && std::is_sorted(channels.begin(), channels.end());
+    taps_.resize(width_, count_);
     for (Index c = 0; c < count_; ++c)
       for (Index d = 0; d < width_; ++d) taps_(d, c) = entry(s_->taps, width_ - 1 - d, channel(c));
+    factors_.resize(count_ * width_, stretch_tokens + width_of_lane);
+    if (activation_.rows() == count_) return;
     activation_.setOnes(count_, stretch_tokens + width_ + width_of_lane);
     columns_.setOnes(count_, stretch_tokens + width_of_lane);
   }
@@ -50,26 +68,25 @@ class HeadColumns {
   /// Makes the factors of tokens begin..end-1.
   void prepare(Index begin, Index end) {
     begin_ = begin;
-    const Index tokens = s_->recurrence.tokens, count = end - begin, reached = std::min(end + width_ - 1, tokens) - begin;
+    const Index tokens = s_->recurrence.tokens, count = end - begin, reached = std::min(end + width_ - 1, tokens) - begin,
+                filled = (count + width_of_lane - 1) / width_of_lane * width_of_lane;
     if (!s_->activation.empty()) turn(s_->activation, begin, reached, activation_);
     if (!s_->column_weights.empty()) turn(s_->column_weights, begin, count, columns_);
-    const Index lanes_count = (count + width_of_lane - 1) / width_of_lane;
+    finite_ = true;
     for (Index c = 0; c < count_; ++c)
       for (Index d = 0; d < width_; ++d) {
-        const Scalar tap = taps_(d, c);
-        for (Index lane = 0; lane < lanes_count; ++lane) {
-          const Index j = lane * width_of_lane;
-          lanes<width_of_lane>(factors_.data() + place(c, d, j)) =
-              tap * lanes<width_of_lane>(&activation_(c, j + d)) * lanes<width_of_lane>(&columns_(c, j));
-        }
-        for (Index j = std::max(Index(0), std::min(tokens - d - begin, lanes_count * width_of_lane)); j < lanes_count * width_of_lane; ++j)
-          factors_.data()[place(c, d, j)] = Scalar(0);
+        finite_ = multiply(taps_(d, c), activation_.data() + c * activation_.cols() + d, columns_.data() + c * columns_.cols(), filled,
+                           factors_.data() + place(c, d, 0)) &&
+                  finite_;
+        for (Index j = std::clamp(tokens - d - begin, Index(0), filled); j < filled; ++j) factors_.data()[place(c, d, j)] = Scalar(0);
       }
     for (const Index start : s_->convolution_starts)
       for (Index d = 1; d < width_; ++d)
         for (Index j = std::max(start - d, begin); j < std::min(start, end); ++j)
           for (Index c = 0; c < count_; ++c) factors_.data()[place(c, d, j - begin)] = Scalar(0);
   }
+  /// Whether all factors are finite (a few beyond the end count, too): then zeros of the matrix leave no trace of them.
+  [[nodiscard]] bool finite() const { return finite_; }
 
   /// scales(i - begin, c) of rows begin..end-1.
   void scales(Index begin, Index end, Matrix<Scalar>& scales) const {
@@ -82,16 +99,17 @@ class HeadColumns {
 
   /// The factor of token begin + j, and neighbours up to the end of a register.
   [[nodiscard]] const Scalar* factor(Index c, Index d, Index j) const { return factors_.data() + place(c, d, j); }
+  /// From one tap's factors to the next one's, where they are not together.
+  [[nodiscard]] Index tap_stride() const { return factors_.cols(); }
   /// Factors of tap d, (channels, tokens), where they are not together.
   [[nodiscard]] ConstView<Scalar> factors(Index d, Index count) const {
     return {factors_.data() + d * factors_.cols(), count_, count, width_ * factors_.cols()};
   }
 
-  /// Entry (i, j) of channel c, nothing taken from beyond the tokens that row i sees, first..last.
-  [[nodiscard]] Scalar exact(const Scalar* row, Index i, Index j, Index c, Index first, Index last, Scalar scale) const {
+  /// Entry j of a row of channel c, nothing taken from beyond the tokens that the row sees, first..last.
+  [[nodiscard]] Scalar exact(const Scalar* row, Index j, Index c, Index first, Index last, Scalar scale) const {
     Scalar sum = 0;
-    for (Index d = std::max(Index(0), first - j); d < width_ && j + d <= last; ++d)
-      sum += (row[j + d] + (j + d == i ? skip(c) : Scalar(0))) * *factor(c, d, j - begin_);
+    for (Index d = std::max(Index(0), first - j); d < width_ && j + d <= last; ++d) sum += row[j + d] * *factor(c, d, j - begin_);
     return scale * sum;
   }
 
@@ -101,20 +119,33 @@ class HeadColumns {
     return ((j / width_of_lane * count_ + c) * width_ + d) * width_of_lane + j % width_of_lane;
   }
 
+  /// One channel's factors of one tap for `count` tokens; returns whether they are finite.
+  IMPLICIT_ATTENTION_FLATTEN bool multiply(Scalar tap, const Scalar* activation, const Scalar* columns, Index count, Scalar* out) const {
+    const Index step = together_ ? count_ * width_ * width_of_lane : Index(width_of_lane);
+    Lanes<Scalar, width_of_lane> rests = Lanes<Scalar, width_of_lane>::Zero();
+    for (Index j = 0; j < count; j += width_of_lane, out += step) {
+      const Lanes<Scalar, width_of_lane> product = tap * lanes<width_of_lane>(activation + j) * lanes<width_of_lane>(columns + j);
+      lanes<width_of_lane>(out) = product;
+      rests += product * Scalar(0);
+    }
+    return rests.sum() == Scalar(0);
+  }
+
   /// turned(c, k) = array(begin + k, channel c)
   void turn(const Array<Scalar>& array, Index begin, Index count, Matrix<Scalar>& turned) const {
     Index c = 0;
     if (neighbours_)
       for (; c + width_of_lane <= count_; c += width_of_lane)
-        transpose<width_of_lane>(array.row(begin) + channel(c), array.row_stride(), count, [&](int k) { return &turned(c + k, 0); });
+        transpose<width_of_lane>(array.row(begin) + channel(c), array.row_stride(), count,
+                                 [&](int k) { return turned.data() + (c + k) * turned.cols(); });
     for (; c < count_; ++c)
       for (Index k = 0; k < count; ++k) turned(c, k) = array(begin + k, channel(c));
   }
 
   const SurroundedMatrix<Scalar>* s_;
-  const std::vector<Index>* channels_;
-  Index count_, width_, begin_ = 0;
-  bool together_, neighbours_ = false;
+  const std::vector<Index>* channels_ = nullptr;
+  Index count_ = 0, width_, begin_ = 0;
+  bool together_, neighbours_ = false, finite_ = true;
   Matrix<Scalar> factors_, taps_, activation_, columns_;
 };
 

@@ -22,39 +22,57 @@ class HeadReduction {
   static constexpr int lane = register_lanes<Scalar>;
   static constexpr Index together = 4;  ///< rows that share what is read of the factors
 
-  HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const Reducer& join)
+  HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const ChannelsByHead& chosen, const Reducer& join, Matrix<Scalar>& joined)
       : surrounded_(&surrounded),
+        chosen_(&chosen),
+        joined_(&joined),
         join_(join),
-        as_product_(std::is_same_v<Reducer, Add> || (std::is_same_v<Reducer, AddAbsolute> && surrounded.width() == 1)) {}
+        as_product_(is_product(surrounded)),
+        columns_(surrounded, !as_product_) {}
 
-  /// Joins one head's channels to `joined`, (rows, padded tokens); columns that a row does not see hold anything afterwards.
-  void join(const std::vector<Index>& channels, const RowRun& run, ConstView<Scalar> rows, Matrix<Scalar>& joined) {
+  /// Rows that are joined together: the more, the less of a product goes into packing its factors.
+  [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {
+    return is_product(surrounded) ? 2 * map_block_tokens : map_block_tokens;
+  }
+
+  /// Joins one head's channels to the run's rows of `joined`, (rows, padded tokens); columns that a row does not see hold anything
+  /// afterwards.
+  void operator()(Index head, const RowRun& run, View<Scalar> rows) {
     const SharedMatrix<Scalar>& recurrence = surrounded_->recurrence;
-    HeadColumns<Scalar> columns(*surrounded_, channels, !as_product_);
-    columns.scales(run.begin, run.end, scales_);
+    View<Scalar> joined(joined_->data() + run.place * joined_->cols(), run.count(), joined_->cols());
+    columns_.choose(chosen_->channels[static_cast<std::size_t>(head)]);
+    columns_.scales(run.begin, run.end, scales_);
     Index end = 0, begin = recurrence.tokens;
+    seen_.clear();
     for (Index i = run.begin; i < run.end; ++i) {
-      end = std::max(end, recurrence.last_seen(i) + 1);
-      begin = std::min(begin, std::max(recurrence.first_visible(i) - columns.width() + 1, Index(0)));
+      seen_.push_back({recurrence.first_visible(i), recurrence.last_seen(i)});
+      end = std::max(end, seen_.back().last + 1);
+      begin = std::min(begin, std::max(seen_.back().first - columns_.width() + 1, Index(0)));
     }
     for (Index first = begin / lane * lane; first < end; first += stretch_tokens) {
       const Index last = std::min(first + stretch_tokens, end);
-      columns.prepare(first, last);
+      columns_.prepare(first, last);
       if (as_product_)
-        add_products(columns, run, rows, first, last, joined);
+        add_products(run, rows, first, last, joined);
       else
-        join_entries(columns, run, rows, first, last, joined);
+        join_entries(run, rows, first, last, joined);
     }
   }
 
  private:
+  [[nodiscard]] static bool is_product(const SurroundedMatrix<Scalar>& surrounded) {
+    return std::is_same_v<Reducer, Add> || (std::is_same_v<Reducer, AddAbsolute> && surrounded.width() == 1);
+  }
   static constexpr bool absolute = std::is_same_v<Reducer, AddAbsolute>;
   [[nodiscard]] static Scalar size(Scalar number) { return absolute ? std::abs(number) : number; }
 
-  void add_products(const HeadColumns<Scalar>& columns, const RowRun& run, ConstView<Scalar> rows, Index first, Index last,
-                    Matrix<Scalar>& joined) {
+  struct Seen {
+    Index first, last;
+  };
+
+  void add_products(const RowRun& run, const View<Scalar>& rows, Index first, Index last, View<Scalar>& joined) {
     using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
-    const SharedMatrix<Scalar>& recurrence = surrounded_->recurrence;
+    const HeadColumns<Scalar>& columns = columns_;
     const Index count = last - first;
     products_.resize(run.count(), count);
     for (Index d = 0; d < columns.width(); ++d) {
@@ -63,8 +81,8 @@ class HeadReduction {
       else
         products_.noalias() = scales_ * columns.factors(d, count);
       for (Index i = run.begin; i < run.end; ++i) {
-        const Index seen = recurrence.first_visible(i), until = recurrence.last_seen(i);
-        const Index from = std::max(first, seen - d), to = std::min(last, until + 1 - d);
+        const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
+        const Index from = std::max(first, seen.first - d), to = std::min(last, seen.last + 1 - d);
         if (from >= to) continue;
         const Eigen::Map<const Row> entries(row_of(rows, i - run.begin) + from + d, to - from);
         const Eigen::Map<const Row> weights(&products_(i - run.begin, from - first), to - from);
@@ -92,60 +110,87 @@ class HeadReduction {
       sums += entries * weights;
   }
 
-  void join_entries(const HeadColumns<Scalar>& columns, const RowRun& run, ConstView<Scalar> rows, Index first, Index last,
-                    Matrix<Scalar>& joined) {
-    const SharedMatrix<Scalar>& recurrence = surrounded_->recurrence;
-    const Index width = columns.width();
+  void join_entries(const RowRun& run, const View<Scalar>& rows, Index first, Index last, View<Scalar>& joined) {
     for (Index begin = run.begin; begin < run.end; begin += together) {
       const Index end = std::min(begin + together, run.end);
       edges_.clear();
-      // Where a path would lead beyond what a row sees, and where the skip is on it: entry by entry, before registers run over them.
-      for (Index i = begin; i < end; ++i) {
-        const Index seen = recurrence.first_visible(i), until = recurrence.last_seen(i);
-        const auto exactly = [&](Index from, Index to) {
-          for (Index j = std::max(from, first); j < std::min(to, last); ++j) {
-            if (!edges_.empty() && edges_.back().row == i && edges_.back().column >= j) continue;
-            Scalar value = joined(i - run.begin, j);
-            for (Index c = 0; c < columns.count(); ++c)
-              value = join_(value, columns.exact(row_of(rows, i - run.begin), i, j, c, seen, until, scales_(i - run.begin, c)));
-            edges_.push_back({i, j, value});
-          }
-        };
-        exactly(std::max(seen - width + 1, Index(0)), seen);
-        if (columns.skips()) exactly(i - width + 1, i + 1);
-        exactly(std::max(until - width + 2, seen), until + 1);
-      }
+      if (!columns_.finite()) join_exactly(run, rows, begin, end, first, last, joined);
       if (end - begin == together)
-        join_lanes<together>(columns, run, rows, begin, first, last, joined);
+        join_rows_of<together>(run, rows, begin, first, last, joined);
       else
-        for (Index i = begin; i < end; ++i) join_lanes<1>(columns, run, rows, i, first, last, joined);
+        for (Index i = begin; i < end; ++i) join_rows_of<1>(run, rows, i, first, last, joined);
       for (const Edge& edge : edges_) joined(edge.row - run.begin, edge.column) = edge.value;
     }
   }
 
-  template <Index Rows>
-  void join_lanes(const HeadColumns<Scalar>& columns, const RowRun& run, ConstView<Scalar> rows, Index begin, Index first, Index last,
-                  Matrix<Scalar>& joined) const {
-    using Lane = Lanes<Scalar, lane>;
-    const Index width = columns.width(), stride = rows.outerStride(), channels = columns.count();
-    const Scalar *numbers = row_of(rows, begin - run.begin), *scales = &scales_(begin - run.begin, 0);
-    Scalar* target = &joined(begin - run.begin, 0);
-    for (Index j = first; j < last; j += lane) {
-      Lane sums[static_cast<std::size_t>(Rows)], together_sums[static_cast<std::size_t>(Rows)];
-      for (Index r = 0; r < Rows; ++r) together_sums[r] = lanes<lane>(target + r * joined.outerStride() + j);
-      const Scalar* factors = columns.factor(0, 0, j - first);
-      for (Index c = 0; c < channels; ++c) {
-        for (Index r = 0; r < Rows; ++r) sums[r].setZero();
-        for (Index d = 0; d < width; ++d, factors += lane) {
-          const Lane factor = lanes<lane>(factors);
-          IMPLICIT_ATTENTION_UNROLL
-          for (Index r = 0; r < Rows; ++r) sums[r] += factor * lanes<lane>(numbers + r * stride + j + d);
+  /// Where a path would lead beyond what a row sees: its factor may not be finite, and 0 times it not 0. Joined entry by entry, before
+  /// registers run over them.
+  void join_exactly(const RowRun& run, const View<Scalar>& rows, Index begin, Index end, Index first, Index last,
+                    const View<Scalar>& joined) {
+    const Index width = columns_.width();
+    for (Index i = begin; i < end; ++i) {
+      const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
+      Scalar* row = row_of(rows, i - run.begin);
+      for (Index j = std::max(first, seen.first - width + 1); j < std::min(last, seen.last + 1); ++j) {
+        if (j >= seen.first && j + width - 1 <= seen.last) continue;
+        Scalar value = joined(i - run.begin, j);
+        const Scalar own = row[i];
+        for (Index c = 0; c < columns_.count(); ++c) {
+          if (columns_.skips()) row[i] = own + columns_.skip(c);
+          value = join_(value, columns_.exact(row, j, c, seen.first, seen.last, scales_(i - run.begin, c)));
         }
-        IMPLICIT_ATTENTION_UNROLL
-        for (Index r = 0; r < Rows; ++r) together_sums[r] = join_(together_sums[r], Lane(sums[r] * scales[r * channels + c]));
+        row[i] = own;
+        edges_.push_back({i, j, value});
       }
-      for (Index r = 0; r < Rows; ++r) lanes<lane>(target + r * joined.outerStride() + j) = together_sums[r];
     }
+  }
+
+  /// Rows from `begin` on: registers that the diagonal reaches are joined with each channel's skip on it.
+  template <Index Rows>
+  void join_rows_of(const RowRun& run, const View<Scalar>& rows, Index begin, Index first, Index last, View<Scalar>& joined) const {
+    const auto to_lane = [&](Index column) { return first + (std::clamp(column, first, last) - first) / lane * lane; };
+    const auto join = [&]<bool Skip>(Index from, Index to) {
+      if (from >= to) return;
+      if (columns_.width() == 4)  // nearly all models' convolution: unrolled
+        join_lanes<Rows, 4, Skip>(run, rows, begin, first, from, to, joined);
+      else
+        join_lanes<Rows, 0, Skip>(run, rows, begin, first, from, to, joined);
+    };
+    if (!columns_.skips()) return join.template operator()<false>(first, last);
+    const Index from = to_lane(begin - columns_.width() + 1), to = std::min(to_lane(begin + Rows - 1) + lane, last);
+    join.template operator()<false>(first, from);
+    join.template operator()<true>(from, to);
+    join.template operator()<false>(std::max(to, from), last);
+  }
+  template <Index Rows, Index Width, bool Skip>
+  IMPLICIT_ATTENTION_FLATTEN void join_lanes(const RowRun& run, const View<Scalar>& rows, Index begin, Index first, Index from, Index to,
+                                             View<Scalar>& joined) const {
+    using Lane = Lanes<Scalar, lane>;
+    const Index width = Width > 0 ? Width : columns_.width(), stride = rows.outerStride(), channels = columns_.count(),
+                target_stride = joined.outerStride();
+    Scalar* numbers = row_of(rows, begin - run.begin);
+    const Scalar* scales = scales_.data() + (begin - run.begin) * channels;
+    Scalar* target = joined.data() + (begin - run.begin) * target_stride;
+    Scalar diagonal[static_cast<std::size_t>(Rows)] = {};
+    if constexpr (Skip)
+      for (Index r = 0; r < Rows; ++r) diagonal[r] = numbers[r * stride + begin + r];
+    for (Index j = from; j < to; j += lane) {
+      Lane sums[static_cast<std::size_t>(Rows)], all[static_cast<std::size_t>(Rows)];
+      IMPLICIT_ATTENTION_UNROLL
+      for (Index r = 0; r < Rows; ++r) all[r] = lanes<lane>(target + r * target_stride + j);
+      const Scalar* factors = columns_.factor(0, 0, j - first);
+      for (Index c = 0; c < channels; ++c, factors += width * lane) {
+        if constexpr (Skip)
+          for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r] + columns_.skip(c);
+        add_taps<Rows>(factors, lane, numbers + j, stride, width, sums);
+        IMPLICIT_ATTENTION_UNROLL
+        for (Index r = 0; r < Rows; ++r) all[r] = join_(all[r], Lane(sums[r] * scales[r * channels + c]));
+      }
+      IMPLICIT_ATTENTION_UNROLL
+      for (Index r = 0; r < Rows; ++r) lanes<lane>(target + r * target_stride + j) = all[r];
+    }
+    if constexpr (Skip)
+      for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r];
   }
 
   struct Edge {
@@ -153,10 +198,14 @@ class HeadReduction {
     Scalar value;
   };
   const SurroundedMatrix<Scalar>* surrounded_;
+  const ChannelsByHead* chosen_;
+  Matrix<Scalar>* joined_;
   Reducer join_;
   bool as_product_;
+  HeadColumns<Scalar> columns_;
   Matrix<Scalar> scales_, products_;
   std::vector<Edge> edges_;
+  std::vector<Seen> seen_;
 };
 
 }  // namespace detail
@@ -173,13 +222,9 @@ void reduced_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<
   // Each run's rows are joined aside, where kernels may run over their ends, and stay there from batch of heads to batch of heads.
   Matrix<Scalar> joined(static_cast<Index>(rows.size()), detail::padded<Scalar>(tokens, width));
   joined.setConstant(initial);
-  detail::each_row_run(recurrence, chosen.heads, rows, width, true, executor,
-                       [&](Index head, const detail::RowRun& run, ConstView<Scalar> numbers) {
-                         detail::HeadReduction<Scalar, Reducer> reduction(surrounded, reducer);
-                         Matrix<Scalar> part = joined.middleRows(run.place, run.count());
-                         reduction.join(chosen.channels[static_cast<std::size_t>(head)], run, numbers, part);
-                         joined.middleRows(run.place, run.count()) = part;
-                       });
+  using Worker = detail::HeadReduction<Scalar, Reducer>;
+  detail::each_row_run(recurrence, chosen.heads, rows, width, true, Worker::rows_of_a_run(surrounded), executor,
+                       [&] { return Worker(surrounded, chosen, reducer, joined); });
   const Scalar unseen = channels.empty() ? initial : reducer(initial, Scalar(0));
   for (std::size_t place = 0; place < rows.size(); ++place) {
     const Index row = static_cast<Index>(place), begin = std::max(recurrence.first_visible(rows[place]) - width + 1, Index(0)),

@@ -19,9 +19,10 @@ constexpr Index rows_worth_preparing = 8;
 /// What a worker keeps between runs of rows.
 template <Real Scalar>
 struct HeadRowsScratch {
-  Matrix<Scalar> reader, read, product;
+  Matrix<Scalar> reader, read, product, between;
   Index product_group = -1, product_begin = 0, product_end = 0;
-  Eigen::Array<Scalar, 1, Eigen::Dynamic> columns;
+  Eigen::Array<Scalar, 1, Eigen::Dynamic> columns, first_to_row;
+  Eigen::Array<double, 1, Eigen::Dynamic> sums;
 };
 
 /// Rows of a few neighbouring heads. With a diagonal transition of one decay a head, R = (Q K^T) o decays, and heads of a group share Q K^T.
@@ -58,13 +59,9 @@ class HeadRows {
   /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
   void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
     for (Index row = begin; row < end;) {
-      // Of one document, and where blocks are prepared of one block.
       const Index first = r_->first_visible(row);
       Index stop = row + 1;
-      if (prepared_)
-        stop = std::min(end, range_of(row).end);
-      else
-        while (stop < end && !r_->starts_at(stop)) ++stop;
+      while (stop < end && !r_->starts_at(stop)) ++stop;  // rows of one document
       View<Scalar> part(&out(row - begin, 0), stop - row, r_->tokens, out.outerStride());
       if (shared_)
         shared_rows(head, first, row, stop, part, scratch);
@@ -96,10 +93,10 @@ class HeadRows {
     Matrix<Scalar> within, removed, probe_writes, readers, probes, inverse, product;
   };
 
-  [[nodiscard]] const TokenRange& range_of(Index token) const {
+  [[nodiscard]] std::size_t index_of(Index token) const {
     const auto after =
         std::upper_bound(ranges_.begin(), ranges_.end(), token, [](Index t, const TokenRange& range) { return t < range.first; });
-    return *(after - 1);
+    return static_cast<std::size_t>(after - ranges_.begin()) - 1;
   }
 
   void resize(Factors& factors, Index tokens, Index blocks) const {
@@ -171,45 +168,53 @@ class HeadRows {
   }
   [[nodiscard]] Index head_of(const Factors& factors) const { return static_cast<Index>(&factors - heads_.data()); }
 
+  /// Rows begin..end-1 of one document, which begins at `first`.
   void own_rows(Index head, Index first, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
     if (!prepared_) return walk(head, begin, end, out);
     const Factors& factors = heads_[static_cast<std::size_t>(head - first_head_)];
-    const TokenRange& range = range_of(begin);
-    const Index count = end - begin;
-    auto index = static_cast<std::size_t>(&range - ranges_.data());
-    bool finite = factors.row_finite[index] != 0;
-    for (std::size_t b = index; finite && b > 0 && ranges_[b].first > first; --b) finite = factors.seen_finite[b - 1] != 0;
+    const std::size_t nearest = index_of(begin), last = index_of(end - 1);
+    bool finite = true;
+    for (std::size_t b = nearest; b <= last; ++b) finite = finite && factors.row_finite[b] != 0;
+    for (std::size_t b = last; finite && ranges_[b].first > first; --b) finite = factors.seen_finite[b - 1] != 0;
     // Triangular factors and steps would carry a NaN to where it does not belong.
     if (!finite) return walk(head, begin, end, out);
-    out.middleCols(range.first, range.count()) = factors.own.block(begin, 0, count, range.count());
-    if (range.first == first) return;
-    scratch.reader = factors.start.middleRows(begin, count);
-    while (ranges_[index].first > first) {
-      const TokenRange& block = ranges_[--index];
-      const Index n = block.count();
-      View<Scalar> entries(&out(0, block.first), count, n, out.outerStride());
-      const bool last = block.first == first;
-      if (delta_) {
-        scratch.read.resize(count, n);
-        scratch.read.noalias() = scratch.reader * factors.write.middleRows(block.first, n).transpose();
-        entries.noalias() = scratch.read * factors.inverse.block(block.first, 0, n, n);
-      } else {
-        entries.noalias() = scratch.reader * factors.write.middleRows(block.first, n).transpose();
-        if (!diagonal_ && !last) {
-          scratch.read.resize(count, n);
-          scratch.read.noalias() = scratch.reader * factors.removal.middleRows(block.first, n).transpose();
-        }
-      }
-      if (last) break;
-      if (r_->decay_by_state() && !r_->log_decay.empty())
-        scratch.reader.array().rowwise() *= factors.decay.row(static_cast<Index>(index)).array();
-      else
-        scratch.reader *= factors.decay(static_cast<Index>(index), 0);
-      if (delta_)
-        scratch.reader.noalias() -= scratch.read * factors.step.middleRows(block.first, n);
-      else if (!diagonal_)
-        scratch.reader.noalias() += scratch.read * factors.step.middleRows(block.first, n);
+    scratch.reader = factors.start.middleRows(begin, end - begin);
+    // Each block's own rows, back to the first block of all; from there on all rows together.
+    for (std::size_t b = nearest; b <= last; ++b) {
+      const Index low = std::max(begin, ranges_[b].first), high = std::min(end, ranges_[b].end);
+      View<Scalar> rows(&out(low - begin, 0), high - low, r_->tokens, out.outerStride());
+      rows.middleCols(ranges_[b].first, ranges_[b].count()) = factors.own.block(low, 0, high - low, ranges_[b].count());
+      for (std::size_t a = b; a > nearest; --a) step_back(factors, a - 1, low - begin, rows, ranges_[a - 1].first > first, scratch);
     }
+    for (std::size_t a = nearest; ranges_[a].first > first; --a) step_back(factors, a - 1, 0, out, ranges_[a - 1].first > first, scratch);
+  }
+
+  /// Entries of rows within block `index`; and, where there is more before it, the rows' readers from its end to its start.
+  void step_back(const Factors& factors, std::size_t index, Index place, View<Scalar> out, bool more,
+                 HeadRowsScratch<Scalar>& scratch) const {
+    const Index first = ranges_[index].first, n = ranges_[index].count(), count = out.rows();
+    View<Scalar> entries(&out(0, first), count, n, out.outerStride());
+    View<Scalar> reader(&scratch.reader(place, 0), count, r_->state);
+    if (delta_) {
+      scratch.read.resize(count, n);
+      scratch.read.noalias() = reader * factors.write.middleRows(first, n).transpose();
+      entries.noalias() = scratch.read * factors.inverse.block(first, 0, n, n);
+    } else {
+      entries.noalias() = reader * factors.write.middleRows(first, n).transpose();
+      if (!diagonal_ && more) {
+        scratch.read.resize(count, n);
+        scratch.read.noalias() = reader * factors.removal.middleRows(first, n).transpose();
+      }
+    }
+    if (!more) return;
+    if (r_->decay_by_state() && !r_->log_decay.empty())
+      reader.array().rowwise() *= factors.decay.row(static_cast<Index>(index)).array();
+    else
+      reader *= factors.decay(static_cast<Index>(index), 0);
+    if (delta_)
+      reader.noalias() -= scratch.read * factors.step.middleRows(first, n);
+    else if (!diagonal_)
+      reader.noalias() += scratch.read * factors.step.middleRows(first, n);
   }
 
   void walk(Index head, Index begin, Index end, View<Scalar> out) const {
@@ -244,24 +249,39 @@ class HeadRows {
     }
     if (!r_->key_scale.empty())
       for (Index token = first; token < end; ++token) scratch.columns[token - first] *= r_->key_scale(token, head);
-    double sum = 0;  // from the first row to this one
+    // Decays from the first row to each one, and of all pairs of rows: (rows, rows), in logarithms first.
+    const bool decays = !r_->log_decay.empty();
+    scratch.first_to_row.setOnes(count);
+    if (decays) {
+      scratch.sums.setZero(count);
+      scratch.between.setZero(count, count);
+      double sum = 0;
+      for (Index row = begin; row < end; ++row) {
+        const Index own = row + 1 - late - begin;  // the tokens of the run that the row reads
+        if (own > 0) {
+          const double log = log_decay(row - late);
+          sum += log;
+          scratch.sums.head(own - 1) += log;
+          scratch.sums[own - 1] = 0;
+          scratch.between.row(row - begin).head(own) = scratch.sums.head(own).matrix().template cast<Scalar>();
+          exponentiate(&scratch.between(row - begin, 0), own);
+        }
+        scratch.first_to_row[row - begin] = static_cast<Scalar>(sum);
+      }
+      exponentiate(scratch.first_to_row.data(), count);
+    }
     for (Index row = begin; row < end; ++row) {
-      if (row > begin || late == 0) sum += log_decay(row - late);
-      const Index own = row + 1 - late - begin;  // entries within the run of rows
+      const Index before = begin - first, own = row + 1 - late - begin;
       Eigen::Map<Row> entries(&out(row - begin, first), row + 1 - first);
       const Eigen::Map<const Row> products(&scratch.product(row - begin, 0), row + 1 - first);
       const Eigen::Map<const Row> columns(scratch.columns.data(), row + 1 - first);
-      entries.head(begin - first) = products.head(begin - first) * columns.head(begin - first) * decay(sum);
+      entries.head(before) = products.head(before) * columns.head(before) * scratch.first_to_row[row - begin];
+      entries.segment(before, own) = products.segment(before, own) * columns.segment(before, own);
+      if (decays) entries.segment(before, own) *= scratch.between.row(row - begin).head(own).array();
       if (late == 1) entries[row - first] = Scalar(0);
-      double between = 0;  // from the token to the row
-      for (Index token = begin + own - 1; token >= begin; --token) {
-        entries[token - first] = products[token - first] * columns[token - first] * decay(between);
-        between += log_decay(token);
-      }
       if (!r_->diagonal.empty()) entries[row - first] = r_->diagonal(row, head);
     }
   }
-  [[nodiscard]] static Scalar decay(double log) { return static_cast<Scalar>(std::exp(log)); }
 
   const HeadRecurrence<Scalar>* r_;
   Index first_head_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include <implicit_attention/kernels/head_block.hpp>
+#include <implicit_attention/kernels/lanes.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -60,7 +61,58 @@ class HeadWalk {
       for (Index token = begin; token < end; ++token) out[token] *= r_->key_scale(token, head_);
   }
 
+  /// The delta rule: r = (r - entry key) decay, and what the key of the token before reads of it, in one pass over r.
+  template <bool ByState>
+  IMPLICIT_ATTENTION_FLATTEN static Scalar step_delta(Scalar* reader, Scalar entry, const Scalar* key, const Scalar* decay,
+                                                      const Scalar* next_key, Index states) {
+    constexpr int lane = register_lanes<Scalar>;
+    using Lane = Lanes<Scalar, lane>;
+    Lane sum = Lane::Zero(), other = Lane::Zero();
+    const Scalar one = ByState ? Scalar(1) : *decay, removed = ByState ? entry : entry * one;
+    const auto step = [&](Index n) -> Lane {
+      const Lane r = one * lanes<lane>(reader + n) - removed * lanes<lane>(key + n);
+      if constexpr (ByState)
+        return r * lanes<lane>(decay + n);
+      else
+        return r;
+    };
+    Index n = 0;
+    for (; n + 2 * lane <= states; n += 2 * lane) {
+      const Lane a = step(n), b = step(n + lane);
+      lanes<lane>(reader + n) = a;
+      lanes<lane>(reader + n + lane) = b;
+      sum += a * lanes<lane>(next_key + n);
+      other += b * lanes<lane>(next_key + n + lane);
+    }
+    Scalar rest = 0;
+    for (; n < states; ++n) {
+      reader[n] = (one * reader[n] - removed * key[n]) * (ByState ? decay[n] : Scalar(1));
+      rest += reader[n] * next_key[n];
+    }
+    return (sum + other).sum() + rest;
+  }
+
+  void walk_delta(Index row, Index begin, Index end, Scalar* out) {
+    load_decays(begin, end);
+    const Scalar none = Scalar(1);
+    const bool decays = !r_->log_decay.empty();
+    const Index decay_stride = decays && r_->log_decay.rows() > 1 ? decay_.cols() : 0;
+    if (end == row + 1) read_ = reader_.dot(Eigen::Map<const RowVector<Scalar>>(r_->key.row(row) + key_column_, r_->state));
+    for (Index token = end - 1; token >= begin; --token) {
+      const Scalar *key = r_->key.row(token) + key_column_, *next_key = r_->key.row(std::max(token - 1, Index(0))) + key_column_;
+      out[token] = r_->write_scale(token, head_) * read_;
+      if (token == row && r_->read_before_update) {  // the row's own transition comes after its read
+        read_ = reader_.dot(Eigen::Map<const RowVector<Scalar>>(next_key, r_->state));
+        continue;
+      }
+      const Scalar* decay = decays ? decay_.data() + (token - begin) * decay_stride : &none;
+      read_ = by_state_ ? step_delta<true>(reader_.data(), out[token], key, decay, next_key, r_->state)
+                        : step_delta<false>(reader_.data(), out[token], key, decay, next_key, r_->state);
+    }
+  }
+
   void step_by_step(Index row, Index begin, Index end, Scalar* out) {
+    if (r_->transition == Transition::delta) return walk_delta(row, begin, end, out);
     const Index states = r_->state, decay_stride = by_state_ && r_->log_decay.rows() > 1 ? states : 0;
     load_decays(begin, end);
     Eigen::Map<RowVector<Scalar>> reader(reader_.data(), states);
@@ -80,11 +132,6 @@ class HeadWalk {
           reader.array() = reader.array() * decays + removed * probe.array();
         else
           reader = one * reader + removed * probe;
-      } else if (r_->transition == Transition::delta) {
-        if (by_state_)
-          reader.array() = (reader.array() - entry * key.array()) * decays;
-        else
-          reader = one * reader - (one * entry) * key;
       } else {
         reader.array() *= decays;
       }
@@ -105,6 +152,7 @@ class HeadWalk {
   Index head_, key_column_;
   bool by_state_;
   double elapsed_ = 0;  // the log decays between the row and where the walk is
+  Scalar read_ = 0;     // reader_ . key of the next token
   RowVector<Scalar> reader_;
   Eigen::Array<Scalar, Eigen::Dynamic, 1> factors_;
   Matrix<Scalar> decay_;

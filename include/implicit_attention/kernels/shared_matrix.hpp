@@ -59,16 +59,16 @@ using SurroundedMatrix = Surrounded<SharedMatrix<Scalar>>;
 
 namespace detail {
 
-/// Rows that are wanted, in runs of neighbours within one block of a map: `place` is where the first of them stands in the caller's list.
+/// Rows that are wanted, in runs of neighbours that end at multiples of `most` at the latest: `place` is where the first of them stands in the caller's list.
 struct RowRun {
   Index begin, end, place;
   [[nodiscard]] Index count() const { return end - begin; }
 };
-[[nodiscard]] inline std::vector<RowRun> row_runs(const std::vector<Index>& rows) {
+[[nodiscard]] inline std::vector<RowRun> row_runs(const std::vector<Index>& rows, Index most = map_block_tokens) {
   std::vector<RowRun> runs;
   for (std::size_t place = 0; place < rows.size(); ++place) {
     const Index row = rows[place];
-    if (!runs.empty() && runs.back().end == row && row % map_block_tokens != 0)
+    if (!runs.empty() && runs.back().end == row && row % most != 0)
       ++runs.back().end;
     else
       runs.push_back({row, row + 1, static_cast<Index>(place)});
@@ -77,8 +77,8 @@ struct RowRun {
 }
 
 template <Real Scalar>
-[[nodiscard]] const Scalar* row_of(const ConstView<Scalar>& numbers, Index row) {
-  return numbers.data() + row * numbers.outerStride();
+[[nodiscard]] Scalar* row_of(const View<Scalar>& numbers, Index row) {
+  return const_cast<Scalar*>(numbers.data()) + row * numbers.outerStride();
 }
 
 /// Columns that kernels may read (and compute in vain) beyond the last token.
@@ -125,21 +125,22 @@ template <Real Scalar>
   return batches;
 }
 
-/// Calls body(head, run, rows) for every head and every run of the wanted rows, with their rows of the head's matrix: (rows, tokens), zeros
-/// for padded() columns. Workers share heads and runs, or, where `by_rows`, the runs alone: heads then come in ascending order.
-template <Real Scalar, class Body>
+/// Calls worker(head, run, rows) for every head and every run of the wanted rows, with their rows of the head's matrix: (rows, tokens), zeros
+/// in further columns up to padded(); the worker may change them. make_worker() makes one for each share of the work. Workers share heads
+/// and runs, or, where `by_rows`, the runs alone: heads then come in ascending order.
+template <Real Scalar, class MakeWorker>
 void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, const std::vector<Index>& rows, Index width,
-                  bool by_rows, const Executor& executor, const Body& body) {
+                  bool by_rows, Index rows_of_a_run, const Executor& executor, const MakeWorker& make_worker) {
   if (rows.empty() || heads.empty()) return;
-  const std::vector<RowRun> runs = row_runs(rows);
+  const std::vector<RowRun> runs = row_runs(rows, rows_of_a_run);
   const std::vector<std::vector<Index>> batches = head_batches(matrix, heads, by_rows ? 64 : 8);
   const Index columns = padded<Scalar>(matrix.tokens, width), run_count = static_cast<Index>(runs.size());
   const auto of_run = [&](const MatrixRows<Scalar>& maker, const std::vector<Index>& batch, const RowRun& run, Matrix<Scalar>& memory,
-                          HeadRowsScratch<Scalar>& scratch) {
+                          HeadRowsScratch<Scalar>& scratch, auto& worker) {
     if (memory.rows() < run.count()) memory.setZero(run.count(), columns);
     for (const Index head : batch) {
       maker.rows(head, run.begin, run.end, View<Scalar>(memory.data(), run.count(), matrix.tokens, columns), scratch);
-      body(head, run, ConstView<Scalar>(memory.data(), run.count(), columns));
+      worker(head, run, View<Scalar>(memory.data(), run.count(), columns));
     }
   };
   const auto maker = [&](const std::vector<Index>& batch, const Executor& preparing) {
@@ -151,7 +152,8 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
       const MatrixRows<Scalar> rows_of = maker(batch, serial_executor());
       Matrix<Scalar> memory;
       HeadRowsScratch<Scalar> scratch;
-      for (const RowRun& run : runs) of_run(rows_of, batch, run, memory, scratch);
+      auto worker = make_worker();
+      for (const RowRun& run : runs) of_run(rows_of, batch, run, memory, scratch, worker);
     });
     return;
   }
@@ -160,7 +162,8 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
     executor(run_count, [&](Index index) {
       Matrix<Scalar> memory;
       HeadRowsScratch<Scalar> scratch;
-      of_run(rows_of, batch, runs[static_cast<std::size_t>(index)], memory, scratch);
+      auto worker = make_worker();
+      of_run(rows_of, batch, runs[static_cast<std::size_t>(index)], memory, scratch, worker);
     });
   }
 }

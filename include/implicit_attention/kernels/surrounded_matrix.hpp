@@ -20,13 +20,14 @@ void head_rows(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& hea
   sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
   const Index count = static_cast<Index>(rows.size());
   const detail::RowWriter<Scalar> writer(out.size());
-  detail::each_row_run(matrix, sorted, rows, 1, false, executor, [&](Index head, const detail::RowRun& run, ConstView<Scalar> numbers) {
+  const auto copy = [&](Index head, const detail::RowRun& run, View<Scalar> numbers) {
     for (std::size_t place = 0; place < heads.size(); ++place)
       if (heads[place] == head)
         for (Index i = 0; i < run.count(); ++i)
           writer.copy(detail::row_of(numbers, i), matrix.tokens, &out(static_cast<Index>(place) * count + run.place + i, 0));
     writer.finish();
-  });
+  };
+  detail::each_row_run(matrix, sorted, rows, 1, false, 2 * detail::map_block_tokens, executor, [&] { return copy; });
 }
 
 namespace detail {
@@ -50,23 +51,26 @@ class HeadMapWriter {
   static constexpr int lane = register_lanes<Scalar>;
   static constexpr Index together = 4;  ///< rows that share what is read of the factors
 
-  HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& places,
-                Index row_count, View<Scalar> out)
+  HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const ChannelsByHead& chosen, Index row_count, View<Scalar> out)
       : recurrence_(&surrounded.recurrence),
-        places_(&places),
+        chosen_(&chosen),
         row_count_(row_count),
         out_(out),
-        columns_(surrounded, channels, false),
+        columns_(surrounded, false),
         writer_(out.size()),
         numbers_(together, stretch_tokens + lane) {}
 
-  void write(const RowRun& run, ConstView<Scalar> rows) {
+  void operator()(Index head, const RowRun& run, View<Scalar> rows) {
     const Index tokens = recurrence_->tokens, width = columns_.width();
+    places_ = &chosen_->places[static_cast<std::size_t>(head)];
+    columns_.choose(chosen_->channels[static_cast<std::size_t>(head)]);
     columns_.scales(run.begin, run.end, scales_);
     Index end = 0, begin = tokens;  // of what any row of the run has
+    seen_.clear();
     for (Index i = run.begin; i < run.end; ++i) {
-      end = std::max(end, recurrence_->last_seen(i) + 1);
-      begin = std::min(begin, std::max(recurrence_->first_visible(i) - width + 1, Index(0)));
+      seen_.push_back({recurrence_->first_visible(i), recurrence_->last_seen(i)});
+      end = std::max(end, seen_.back().last + 1);
+      begin = std::min(begin, std::max(seen_.back().first - width + 1, Index(0)));
     }
     begin = begin / stretch_tokens * stretch_tokens;
     for (Index first = begin; first < end; first += stretch_tokens) {
@@ -84,65 +88,84 @@ class HeadMapWriter {
   }
 
  private:
+  struct Seen {
+    Index first, last;
+  };
+
   [[nodiscard]] Scalar* target(const RowRun& run, Index c, Index row) {
-    return &out_((*places_)[static_cast<std::size_t>(c)] * row_count_ + run.place + row - run.begin, 0);
+    return out_.data() + ((*places_)[static_cast<std::size_t>(c)] * row_count_ + run.place + row - run.begin) * out_.outerStride();
   }
 
   /// Columns first..last-1 of rows begin..end-1 of one channel.
-  void write_rows(const RowRun& run, ConstView<Scalar> rows, Index c, Index begin, Index end, Index first, Index last) {
-    const Index width = columns_.width();
-    const Scalar* numbers = row_of(rows, begin - run.begin) + first;
+  void write_rows(const RowRun& run, const View<Scalar>& rows, Index c, Index begin, Index end, Index first, Index last) {
+    const Index stride = rows.outerStride();
+    Scalar* const numbers = row_of(rows, begin - run.begin);
     const Scalar* scales = &scales_(begin - run.begin, c);
+    const auto add_skip = [&](Scalar skip) {
+      for (Index i = begin; i < end; ++i) numbers[(i - begin) * stride + i] += skip;
+    };
+    // Only this channel's diagonal has its skip.
+    const bool skips = columns_.skips() && begin < last && end + columns_.width() > first;
+    Scalar diagonal[static_cast<std::size_t>(together)] = {};
+    if (skips) {
+      for (Index i = begin; i < end; ++i) diagonal[i - begin] = numbers[(i - begin) * stride + i];
+      add_skip(columns_.skip(c));
+    }
     if (end - begin == together)
-      multiply<together>(numbers, rows.outerStride(), scales, c, last - first);
+      multiply<together>(numbers + first, stride, scales, c, last - first);
     else
       for (Index i = begin; i < end; ++i)
-        multiply<1>(numbers + (i - begin) * rows.outerStride(), 0, scales + (i - begin) * scales_.cols(), c, last - first, i - begin);
+        multiply<1>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, last - first, i - begin);
     for (Index i = begin; i < end; ++i) {
-      const Index seen = recurrence_->first_visible(i), until = recurrence_->last_seen(i);
-      const Scalar* row = row_of(rows, i - run.begin);
-      Scalar* entries = &numbers_(i - begin, 0) - first;
-      const Scalar scale = scales_(i - run.begin, c);
-      const auto exactly = [&](Index from, Index to) {
-        for (Index j = std::max(from, first); j < std::min(to, last); ++j) entries[j] = columns_.exact(row, i, j, c, seen, until, scale);
-      };
-      const auto zero = [&](Index from, Index to) {
-        if (std::max(from, first) < std::min(to, last)) std::fill(entries + std::max(from, first), entries + std::min(to, last), Scalar(0));
-      };
-      // Where a path would lead beyond what the row sees, and where the skip is on it.
-      zero(first, seen - width + 1);
-      exactly(seen - width + 1, seen);
-      if (columns_.skips()) exactly(i - width + 1, i + 1);
-      exactly(std::max(until - width + 2, seen), until + 1);
-      zero(until + 1, last);
-      writer_.copy(entries + first, last - first, target(run, c, i) + first);
+      Scalar* entries = &numbers_(i - begin, 0);
+      if (!columns_.finite())
+        write_exactly(numbers + (i - begin) * stride, seen_[static_cast<std::size_t>(i - run.begin)], c, first, last,
+                      scales[(i - begin) * scales_.cols()], entries);
+      writer_.copy(entries, last - first, target(run, c, i) + first);
+    }
+    if (skips)
+      for (Index i = begin; i < end; ++i) numbers[(i - begin) * stride + i] = diagonal[i - begin];
+  }
+
+  /// Where a path would lead beyond what the row sees: its factor may not be finite, and 0 times it not 0.
+  void write_exactly(const Scalar* row, const Seen& seen, Index c, Index first, Index last, Scalar scale, Scalar* entries) const {
+    const Index width = columns_.width();
+    for (Index j = first; j < last; ++j) {
+      if (j + width <= seen.first || j > seen.last)
+        entries[j - first] = Scalar(0);
+      else if (j < seen.first || j + width - 1 > seen.last)
+        entries[j - first] = columns_.exact(row, j, c, seen.first, seen.last, scale);
     }
   }
 
   template <Index Rows>
   void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place = 0) {
-    using Lane = Lanes<Scalar, lane>;
-    const Index width = columns_.width(), scale_stride = scales_.cols();
+    if (columns_.width() == 4)  // nearly all models' convolution: unrolled
+      multiply<Rows, 4>(numbers, stride, scales, c, count, place);
+    else
+      multiply<Rows, 0>(numbers, stride, scales, c, count, place);
+  }
+  template <Index Rows, Index Width>
+  IMPLICIT_ATTENTION_FLATTEN void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place) {
+    const Index width = Width > 0 ? Width : columns_.width(), scale_stride = scales_.cols(), tap_stride = columns_.tap_stride();
+    const Scalar* factors = columns_.factor(c, 0, 0);
     for (Index j = 0; j < count; j += lane) {
-      Lane sums[static_cast<std::size_t>(Rows)];
-      for (Index r = 0; r < Rows; ++r) sums[r].setZero();
-      for (Index d = 0; d < width; ++d) {
-        const Lane factor = lanes<lane>(columns_.factor(c, d, j));
-        IMPLICIT_ATTENTION_UNROLL
-        for (Index r = 0; r < Rows; ++r) sums[r] += factor * lanes<lane>(numbers + r * stride + j + d);
-      }
+      Lanes<Scalar, lane> sums[static_cast<std::size_t>(Rows)];
+      add_taps<Rows>(factors + j, tap_stride, numbers + j, stride, width, sums);
       IMPLICIT_ATTENTION_UNROLL
       for (Index r = 0; r < Rows; ++r) lanes<lane>(&numbers_(place + r, j)) = sums[r] * scales[r * scale_stride];
     }
   }
 
   const SharedMatrix<Scalar>* recurrence_;
-  const std::vector<Index>* places_;
+  const ChannelsByHead* chosen_;
+  const std::vector<Index>* places_ = nullptr;
   Index row_count_;
   View<Scalar> out_;
   HeadColumns<Scalar> columns_;
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_, numbers_;
+  std::vector<Seen> seen_;
 };
 
 }  // namespace detail
@@ -152,13 +175,8 @@ template <Real Scalar>
 void attention_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) {
   const detail::ChannelsByHead chosen(surrounded.recurrence, channels);
-  detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, executor,
-                       [&](Index head, const detail::RowRun& run, ConstView<Scalar> numbers) {
-                         const auto own = static_cast<std::size_t>(head);
-                         detail::HeadMapWriter<Scalar>(surrounded, chosen.channels[own], chosen.places[own],
-                                                       static_cast<Index>(rows.size()), out)
-                             .write(run, numbers);
-                       });
+  detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, detail::map_block_tokens, executor,
+                       [&] { return detail::HeadMapWriter<Scalar>(surrounded, chosen, static_cast<Index>(rows.size()), out); });
 }
 
 /// out = A x + (what the bias, the tail and the initial state give), (tokens, channels).

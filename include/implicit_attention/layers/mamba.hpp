@@ -84,6 +84,10 @@ class Mamba : public LayerInterface<Mamba<S>> {
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Mamba> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
+  /// What stands between the projections: y from linear input x and gate branch z (L, E), given in `act.initial` where it begins. Fills
+  /// everything of `act` but out. A layer of two directions runs it twice.
+  [[nodiscard]] Value<Scalar> mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act) const;
+
   /// The unified form (formulation: Mamba). Needs z, dt, B, C, and c or x, as far as the terms read them.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
@@ -167,12 +171,21 @@ LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
     act.initial = *initial;
   }
   const Weights& w = weights_;
-  const Index rank = w.dt_proj_weight.cols();
   const auto half = [&](const Array<Scalar>& bias, Index first) { return bias.empty() ? bias : bias.middle_columns(first, channels_); };
-  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail), state = detail::carried(act.initial.recurrent);
   // [x | z] = u in_proj^T
   const Value<Scalar> x = linear(u, w.in_proj_weight.middle_rows(0, channels_), half(w.in_proj_bias, 0));
   const Value<Scalar> z = linear(u, w.in_proj_weight.middle_rows(channels_, channels_), half(w.in_proj_bias, channels_));
+  const Value<Scalar> y = mix(x, z, act);
+  const Value<Scalar> out = linear(y, w.out_proj_weight, w.out_proj_bias);
+  act.out = out.numbers;
+  return {std::move(act), x, y, out};
+}
+
+template <Real S>
+Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act) const {
+  const Weights& w = weights_;
+  const Index rank = w.dt_proj_weight.cols();
+  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail), state = detail::carried(act.initial.recurrent);
   const Value<Scalar> c = convolution(x, w.conv1d_weight, w.conv1d_bias, tail);
   const Value<Scalar> a = silu(c);
   // [d | B | C] = a x_proj^T
@@ -197,10 +210,8 @@ LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   inputs.key = B;
   const Value<Scalar> y = diagonal_recurrence(recurrence(act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent);
   act.final.convolution_tail = next_tail<Scalar>(*x, tail, convolution_width());
-  const Value<Scalar> out = linear(y, w.out_proj_weight, w.out_proj_bias);
   act.y = y.numbers;
-  act.out = out.numbers;
-  return {std::move(act), x, y, out};
+  return y;
 }
 
 template <Real S>

@@ -74,10 +74,15 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
                                      " layer: what it does would be missing"));
 }
 
+/// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
+[[nodiscard]] inline std::string_view top_key(std::string_view key) {
+  if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
+  return key.substr(0, key.find('.'));
+}
+
 /// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
 [[nodiscard]] inline bool describes_only(std::string_view key) {
-  const std::size_t dot = key.find('.');
-  const std::string_view top = key.substr(0, dot);
+  const std::string_view top = top_key(key);
   for (const std::string_view known : {"architectures",
                                        "model_type",
                                        "torch_dtype",
@@ -158,8 +163,19 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
        {"num_hidden_layers", "n_layer", "tie_word_embeddings", "tie_embeddings", "intermediate_size", "hidden_act", "layer_types",
         "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier", "embedding_multiplier",
         "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias", "num_experts", "num_local_experts",
-        "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim", "attention_window_size", "norm_epsilon"})
-    if (key == known) return true;
+        "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim", "attention_window_size", "norm_epsilon",
+        // softmax attention beside the layer
+        "num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "attn_output_gate", "full_attention_interval",
+        "full_attn_idxs", "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "use_pos_enc", "q_lora_rank",
+        "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "mla_use_nope",
+        // feed-forward parts and mixtures of experts
+        "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of", "block_use_swiglu",
+        "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
+        "moe_layer_freq", "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group",
+        "use_grouped_topk", "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace",
+        // the rest of the model
+        "block_norm_eps", "block_dim", "tie_embedding", "model_max_length", "num_nextn_predict_layers"})
+    if (top_key(key) == known) return true;
   return false;
 }
 

@@ -7,22 +7,41 @@
 #include <string_view>
 #include <vector>
 
+#include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/gru.hpp>
+#include <implicit_attention/layers/hgrn.hpp>
+#include <implicit_attention/layers/hgrn2.hpp>
+#include <implicit_attention/layers/hyena.hpp>
+#include <implicit_attention/layers/linear_attention.hpp>
+#include <implicit_attention/layers/lstm.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
+#include <implicit_attention/layers/mamba3.hpp>
+#include <implicit_attention/layers/mlla.hpp>
+#include <implicit_attention/layers/mlstm.hpp>
+#include <implicit_attention/layers/mlstm_large.hpp>
+#include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/layers/s4d.hpp>
+#include <implicit_attention/layers/vim.hpp>
 #include <implicit_attention/models/bamba_lm.hpp>
+#include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
 #include <implicit_attention/models/falcon_mamba_lm.hpp>
 #include <implicit_attention/models/granitemoehybrid_lm.hpp>
 #include <implicit_attention/models/griffin_lm.hpp>
 #include <implicit_attention/models/jamba_lm.hpp>
+#include <implicit_attention/models/kimi_linear_lm.hpp>
+#include <implicit_attention/models/lfm2_lm.hpp>
 #include <implicit_attention/models/mamba2_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/nemotron_h_lm.hpp>
+#include <implicit_attention/models/olmo_hybrid_lm.hpp>
+#include <implicit_attention/models/qwen_lm.hpp>
 #include <implicit_attention/models/rwkv4_lm.hpp>
 #include <implicit_attention/models/rwkv5_lm.hpp>
 #include <implicit_attention/models/rwkv6_lm.hpp>
@@ -68,6 +87,25 @@ template <Real S>
       {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
       {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
+      {"gdn", "Gated DeltaNet", "gated_delta_net.hpp", {"in_proj_qkvz.weight", "in_proj_qkv.weight", "a_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
+      {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
+      {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},
+      {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_short_convolution(t, c)); }},
+      {"retnet", "RetNet", "retnet.hpp", {"g_norm_swish_gate.weight"}, [](const T& t, const C& c) { return mixer_part(RetNet<S>::from_tensors(t, RetNet<S>::options(c))); }},
+      {"retnet_parallel", "RetNet, the authors' parallel form", "retnet.hpp", {}, [](const T& t, const C& c) { return mixer_part(RetNet<S>::from_tensors(t, RetNet<S>::options(c, true))); }},
+      {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(Gla<S>::from_tensors(t, Gla<S>::options(c))); }},
+      {"hgrn", "HGRN", "hgrn.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn<S>::from_tensors(t, Hgrn<S>::options(c))); }},
+      {"hgrn2", "HGRN2", "hgrn2.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn2<S>::from_tensors(t, Hgrn2<S>::options(c))); }},
+      {"linear_attention", "Linear attention", "linear_attention.hpp", {}, [](const T&, const C& c) { return mixer_part(LinearAttention<S>(LinearAttention<S>::options(c))); }},
+      {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, [](const T& t, const C& c) { return mixer_part(Mlstm<S>::from_tensors(t, Mlstm<S>::options(c))); }},
+      {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, [](const T& t, const C& c) { return mixer_part(MlstmLarge<S>::from_tensors(t, MlstmLarge<S>::options(c))); }},
+      {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, [](const T& t, const C& c) { return mixer_part(Mamba3<S>::from_tensors(t, Mamba3<S>::options(c))); }},
+      {"mlla", "MLLA", "mlla.hpp", {"attn.lepe.weight"}, [](const T& t, const C& c) { return mixer_part(Mlla<S>::from_tensors(t, Mlla<S>::options(c))); }},
+      {"s4d", "S4D", "s4d.hpp", {"kernel.log_dt"}, [](const T& t, const C& c) { return mixer_part(S4d<S>::from_tensors(t, S4d<S>::options(c))); }},
+      {"hyena", "Hyena", "hyena.hpp", {"short_filter.weight"}, [](const T& t, const C& c) { return mixer_part(Hyena<S>::from_tensors(t, Hyena<S>::options(c))); }},
+      {"vim", "Vision Mamba", "vim.hpp", {"A_b_log"}, [](const T& t, const C& c) { return mixer_part(Vim<S>::from_tensors(t, Vim<S>::options(c))); }},
+      {"lstm", "LSTM", "lstm.hpp", {}, [](const T& t, const C&) { return mixer_part(Lstm<S>::from_tensors(t)); }},
+      {"gru", "GRU", "gru.hpp", {}, [](const T& t, const C&) { return mixer_part(Gru<S>::from_tensors(t)); }},
   };
   // clang-format on
   return families;
@@ -125,6 +163,18 @@ template <Real S>
       {"recurrent_gemma", "Griffin", "RecurrentGemmaForCausalLM", "griffin_lm.hpp", "model.layers.N.temporal_block.*",
        [](const F& f) { return f.is_type({"recurrent_gemma"}) || (f.untyped() && f.has("model.layers.", ".temporal_block.")); },
        [](const T& t, const C& c) { return load_griffin_lm<S>(t, c); }, "model."},
+      {"qwen3_5", "Qwen3-Next and Qwen3.5", "Qwen3_5ForCausalLM", "qwen_lm.hpp", "model.layers.N.linear_attn.in_proj_qkv.weight or in_proj_qkvz.weight",
+       [](const F& f) { return f.is_type({"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"}) || (f.untyped() && f.has("model.", ".linear_attn.in_proj_")); },
+       [](const T& t, const C& c) { return load_qwen_lm<S>(t, c); }, "model."},
+      {"olmo_hybrid", "OLMo Hybrid", "OlmoHybridForCausalLM", "olmo_hybrid_lm.hpp", "model.layers.N.linear_attn.a_proj.weight",
+       [](const F& f) { return f.is_type({"olmo_hybrid"}) || (f.untyped() && f.has("model.layers.", ".linear_attn.a_proj.")); },
+       [](const T& t, const C& c) { return load_olmo_hybrid_lm<S>(t, c); }, "model."},
+      {"kimi_linear", "Kimi Linear", "KimiLinearForCausalLM", "kimi_linear_lm.hpp", "model.layers.N.self_attn.f_b_proj.weight",
+       [](const F& f) { return f.is_type({"kimi_linear"}) || (f.untyped() && f.has("model.layers.", ".self_attn.f_b_proj.")); },
+       [](const T& t, const C& c) { return load_kimi_linear_lm<S>(t, c); }, "model."},
+      {"lfm2", "LFM2", "Lfm2ForCausalLM", "lfm2_lm.hpp", "model.layers.N.conv.in_proj.weight",
+       [](const F& f) { return f.is_type({"lfm2"}) || (f.untyped() && f.has("model.layers.", ".conv.in_proj.")); },
+       [](const T& t, const C& c) { return load_lfm2_lm<S>(t, c); }, "model."},
   };
   // clang-format on
   return families;

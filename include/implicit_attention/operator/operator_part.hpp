@@ -112,7 +112,7 @@ class OperatorPart {
   /// What is added behind the recurrence: a norm's bias times the gate, (tokens, channels), added to `out`.
   void add_norm_bias(View<Scalar> out) const {
     if (form_.norm_bias.empty()) return;
-    Matrix<Scalar> shift = form_.norm_bias.matrix().replicate(tokens(), 1);
+    Matrix<Scalar> shift = form_.norm_bias.matrix().replicate(form_.norm_bias.rows() == 1 ? tokens() : 1, 1);
     if (!form_.gate.empty()) shift.array() *= form_.gate.matrix().array();
     if (form_.reversed) shift.colwise().reverseInPlace();
     out += shift;

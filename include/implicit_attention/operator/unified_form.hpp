@@ -27,7 +27,7 @@ struct UnifiedForm {
   Array<Scalar> convolution;       ///< (channels, width), as in the checkpoints; `[e, t]` weighs token i - width + 1 + t
   Array<Scalar> input_scale;       ///< (tokens, channels): a scale that stands before the convolution
   Array<Scalar> convolution_bias;  ///< (1, channels)
-  Array<Scalar> norm_bias;         ///< (1, channels): a norm's bias, added behind the normalization and before the gate
+  Array<Scalar> norm_bias;         ///< (1, channels), or (tokens, channels): what is added behind the normalization and before the gate
   Array<Scalar> convolution_tail;  ///< (width - 1, channels): linear inputs before the first token, carried in
   Array<Scalar> initial_state;     ///< the recurrent state carried in: (state, channels) of a diagonal recurrence,
                                    ///< (heads * state, channels / heads) of a HeadRecurrence, else (tokens, channels): what the past adds
@@ -73,7 +73,10 @@ void UnifiedForm<Scalar>::check() const {
   per_token("input_scale", input_scale);
   if (!skip.empty()) check_vector("UnifiedForm", "skip", skip, count, "channels");
   if (!convolution_bias.empty()) check_vector("UnifiedForm", "convolution_bias", convolution_bias, count, "channels");
-  if (!norm_bias.empty()) check_vector("UnifiedForm", "norm_bias", norm_bias, count, "channels");
+  if (norm_bias.rows() > 1)
+    per_token("norm_bias", norm_bias);
+  else if (!norm_bias.empty())
+    check_vector("UnifiedForm", "norm_bias", norm_bias, count, "channels");
   if (!convolution.empty()) check_shape("UnifiedForm", "convolution", convolution, count, convolution.cols(), "(channels, width)");
   if (!convolution_tail.empty())
     check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");

@@ -1,0 +1,85 @@
+// Options of the layers with a delta rule, and of LFM2's convolution, as public configurations spell them.
+#pragma once
+
+#include <initializer_list>
+#include <string_view>
+
+#include <implicit_attention/layers/gated_delta_net.hpp>
+#include <implicit_attention/layers/kda.hpp>
+#include <implicit_attention/layers/short_convolution.hpp>
+#include <implicit_attention/models/checkpoint.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Fails where a configuration has other sizes than a layer's weights.
+template <Real Scalar>
+void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scalar>& layer) {
+  expect_integer(configuration, {"key_heads", "linear_num_key_heads"}, layer.key_heads(), "the weights have that many key heads");
+  expect_integer(configuration, {"value_heads", "num_v_heads", "linear_num_value_heads"}, layer.heads(),
+                 "the weights have that many value heads");
+  expect_integer(configuration, {"key_dim", "linear_key_head_dim", "linear_attn_config.head_dim"}, layer.state(),
+                 "k_proj has that many rows a key head");
+  expect_integer(configuration, {"value_dim", "linear_value_head_dim"}, layer.head_size(), "the heads' norm has that many numbers");
+  if (layer.convolution_width() > 0)
+    expect_integer(configuration, {"conv_size", "linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"},
+                   layer.convolution_width(), "the convolution is that wide");
+}
+
+/// What all of them share, of a layer that is read by itself: whether its configuration is the layer's own or that of a public model.
+template <class Options>
+[[nodiscard]] Options delta_rule_options(const Configuration& configuration, double eps) {
+  Options options;
+  for (const std::string_view key : {"key_heads", "linear_num_key_heads", "linear_attn_config.num_heads", "num_heads", "heads"})
+    if (const auto heads = configuration.integer({key}); heads && options.key_heads == 0) {
+      if (*heads < 1) raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", *heads, ", expected at least 1"));
+      options.key_heads = *heads;
+    }
+  const bool olmo = configuration.text({"model_type"}) == "olmo_hybrid";
+  options.negative_eigenvalues = configuration.boolean({"neg", "allow_neg_eigval", "linear_allow_neg_eigval"}).value_or(olmo);
+  options.norm_eps = positive_number(configuration, {"eps", "norm_eps", "rms_norm_eps"}, eps);
+  if (olmo) options.norm_eps = 1e-5;  // whatever rms_norm_eps is
+  return options;
+}
+
+/// Gated DeltaNet or DeltaNet by itself, in any naming.
+template <Real Scalar>
+[[nodiscard]] GatedDeltaNet<Scalar> read_gated_delta_net(const PrefixedTensors<Scalar>& tensors, const Configuration& whole) {
+  const Configuration configuration = whole.below("text_config");
+  expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
+  expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
+  const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
+  GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
+      tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
+  expect_delta_rule(configuration, layer);
+  return layer;
+}
+
+/// Kimi Delta Attention by itself.
+template <Real Scalar>
+[[nodiscard]] Kda<Scalar> read_kda(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  auto options = delta_rule_options<typename Kda<Scalar>::Options>(configuration, 1e-5);
+  options.lower_bound = configuration.number({"lower_bound", "linear_attn_config.gate_lower_bound"}).value_or(0.0);
+  for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})
+    static_cast<void>(configuration.find(key));  // of the whole model
+  Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
+  expect_delta_rule(configuration, layer);
+  return layer;
+}
+
+/// LFM2's short convolution by itself.
+template <Real Scalar>
+[[nodiscard]] ShortConvolution<Scalar> read_short_convolution(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  ShortConvolution<Scalar> layer = ShortConvolution<Scalar>::from_tensors(tensors);
+  expect_integer(configuration, {"conv_L_cache"}, layer.convolution_width(), "conv.weight is that wide");
+  expect_integer(configuration, {"conv_dim", "conv_dim_out"}, layer.channels(), "conv.weight has that many rows");
+  const bool bias = !layer.weights().conv_bias.empty();
+  expect_boolean(configuration, {"conv_bias"}, bias, bias ? "conv.bias is there" : "there is no conv.bias");
+  for (const std::string_view key : {"norm_eps", "num_heads"}) static_cast<void>(configuration.find(key));  // of the whole model
+  return layer;
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

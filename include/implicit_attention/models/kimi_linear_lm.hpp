@@ -1,0 +1,108 @@
+// KimiLinearForCausalLM (arXiv 2510.26692): Kimi Delta Attention with latent attention without positions in every fourth layer, and experts.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include <implicit_attention/layers/latent_attention.hpp>
+#include <implicit_attention/models/decoder.hpp>
+#include <implicit_attention/models/delta_rule_options.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// s = sigmoid(gate u); the best k of s + bias; w = s of these, / (sum + 1e-20) if moe_renormalize and k > 1;
+/// out = routed_scaling_factor sum w expert(u) + shared(u). Experts of groups that are not chosen are left out, not scored 0.
+template <Real Scalar>
+[[nodiscard]] MixtureOfExperts<Scalar> read_kimi_experts(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  typename MixtureOfExperts<Scalar>::Weights w;
+  typename MixtureOfExperts<Scalar>::Options options;
+  w.router_weight = tensors.required("gate.weight", 2);
+  w.correction_bias = tensors.optional("gate.e_score_correction_bias", 1);
+  w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
+  if (tensors.has("shared_experts.up_proj.weight"))
+    w.shared = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(tensors.source(), tensors.prefix() + "shared_experts."),
+                                                      Function::silu);
+  const Index inner = std::max(w.experts.empty() ? Index(1) : w.experts.front().inner_width(), Index(1));
+  expect_integer(configuration, {"num_shared_experts"}, w.shared ? w.shared->inner_width() / inner : 0,
+                 message(tensors.prefix(), "shared_experts is as wide as that many experts"));
+  expect_text(configuration, "moe_router_activation_func", {"sigmoid"}, "no other scores of experts are read here");
+  options.scores = RouterScores::sigmoid;
+  options.choice.chosen = needed_integer(configuration, "num_experts_per_token");
+  const Index groups = configuration.integer({"num_expert_group"}).value_or(1),
+              kept = configuration.integer({"topk_group"}).value_or(groups);
+  static_cast<void>(configuration.boolean({"use_grouped_topk"}));
+  if (groups > kept && kept > 0) {
+    options.choice.groups = groups;
+    options.choice.chosen_groups = kept;
+  }
+  // With one expert a token the checkpoint's own code does not renormalise; transformers does.
+  options.normalize = configuration.boolean({"moe_renormalize"}).value_or(true) && options.choice.chosen > 1;
+  options.normalize_eps = 1e-20;
+  options.scaling = configuration.number({"routed_scaling_factor"}).value_or(1.0);
+  return MixtureOfExperts<Scalar>(std::move(w), options);
+}
+
+}  // namespace detail
+
+/// Reads a Kimi Linear language model. The kind of a layer is told by its tensors; of the configuration are used:
+/// linear_attn_config.num_heads and .gate_lower_bound (none), num_attention_heads, rms_norm_eps (1e-5), num_experts_per_token,
+/// num_expert_group, topk_group, moe_renormalize (true), routed_scaling_factor (1); every other key must agree with the weights. Nothing is
+/// rotated, whatever rope_theta says. Fails naming the tensor or the key.
+template <Real Scalar>
+[[nodiscard]] LanguageModel<Scalar> load_kimi_linear_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+  detail::expect_text(configuration, "model_type", {"kimi_linear"}, "the tensors are those of a Kimi Linear language model");
+  detail::expect_boolean(configuration, {"mla_use_nope"}, true, "latent attention with rotary positions is not read here");
+  for (const std::string_view key : {"rope_theta", "head_dim", "model_max_length", "num_nextn_predict_layers"})
+    static_cast<void>(configuration.find(key));  // these change nothing
+  LanguageModelParts<Scalar> parts;
+  parts.name = "KimiLinearForCausalLM";
+  const Index layers = detail::begin_decoder(source, configuration, "model.", parts);
+  const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
+  typename Kda<Scalar>::Options linear;
+  linear.key_heads = detail::needed_integer(configuration, "linear_attn_config.num_heads");
+  linear.norm_eps = eps;
+  linear.lower_bound = configuration.number({"linear_attn_config.gate_lower_bound"}).value_or(0.0);
+  typename LatentAttention<Scalar>::Options full;
+  full.heads = detail::needed_integer(configuration, "num_attention_heads");
+  full.norm_eps = 1e-6;  // as the checkpoint's own code and transformers have it; engines take rms_norm_eps
+  const Index dense_layers = configuration.integer({"first_k_dense_replace"}).value_or(0);
+  const Index frequency = configuration.has("moe_layer_freq") ? detail::needed_integer(configuration, "moe_layer_freq") : 1;
+
+  for (Index layer = 0; layer < layers; ++layer) {
+    const std::string name = message("model.layers.", layer, ".");
+    const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn.");
+    const bool is_full = attention.has("kv_a_proj_with_mqa.weight");
+    for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})  // counted from 1
+      detail::expect_layer_is(configuration, key, detail::listed(configuration, key, layer, 1),
+                              is_full == (key == "linear_attn_config.full_attn_layers"), layer, "listed");
+    PartPointer<Scalar> mixer;
+    if (is_full) {
+      LatentAttention<Scalar> read = LatentAttention<Scalar>::from_tensors(attention, full);
+      detail::expect_integer(configuration, {"kv_lora_rank"}, read.latent_size(), "kv_b_proj.weight has that many columns");
+      detail::expect_integer(configuration, {"qk_nope_head_dim"}, read.own_key_size(), "kv_b_proj.weight has keys that wide");
+      detail::expect_integer(configuration, {"qk_rope_head_dim"}, read.shared_key_size(), "kv_a_proj_with_mqa.weight has a key that wide");
+      detail::expect_integer(configuration, {"v_head_dim"}, read.value_size(), "o_proj.weight has that many columns a head");
+      detail::expect_integer(configuration, {"q_lora_rank"}, read.weights().q_a_proj_weight.rows(), "q_a_proj.weight has that many rows");
+      mixer = mixer_part(std::move(read));
+    } else {
+      Kda<Scalar> read = Kda<Scalar>::from_tensors(attention, linear);
+      detail::expect_delta_rule(configuration, read);
+      mixer = mixer_part(std::move(read));
+    }
+    const PrefixedTensors<Scalar> sparse(source, name + (block.has("block_sparse_moe.gate.weight") ? "block_sparse_moe." : "mlp."));
+    const bool is_sparse = sparse.has("gate.weight");
+    if (configuration.has("first_k_dense_replace"))
+      detail::expect_layer_is(configuration, "first_k_dense_replace", layer >= dense_layers && layer % frequency == 0, is_sparse, layer,
+                              "a mixture of experts");
+    PartPointer<Scalar> feed_forward = is_sparse ? feed_forward_part(detail::read_kimi_experts(sparse, configuration))
+                                                 : feed_forward_part(detail::read_silu_feed_forward(sparse, configuration));
+    parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps), std::move(mixer)},
+                             {detail::read_rms_norm(block, "post_attention_layernorm", eps), std::move(feed_forward)}}});
+  }
+  return detail::end_decoder(source, configuration, std::move(parts),
+                             detail::read_rms_norm(PrefixedTensors<Scalar>(source, "model."), "norm", eps));
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
