@@ -16,6 +16,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 #include <implicit_attention/models/families.hpp>
@@ -347,9 +348,13 @@ const LayerFamily<Scalar>& named_family(const std::string& arch) {
   raise(ErrorKind::value, message("--arch: ", arch, " is unknown, expected one of ", all));
 }
 
-/// The layer's configuration: of --config, else what the file of weights carries in its metadata.
-Configuration layer_configuration(const Options& options, const SafetensorsFile& weights) {
-  return options.config.empty() ? read_metadata_configuration(weights) : read_configuration(options.config);
+/// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
+template <Real Scalar>
+Configuration layer_configuration(const Options& options, const Checkpoint<Scalar>& weights) {
+  if (!options.config.empty()) return read_configuration(options.config);
+  if (weights.format == "safetensors")
+    if (const SafetensorsFile file(options.weights); file.metadata().contains("config")) return read_metadata_configuration(file);
+  return weights.configuration;
 }
 
 /// The input of all sequences, (batch * tokens, width), and its shape: one tensor, or q, k and v side by side (linear attention).
@@ -446,10 +451,10 @@ void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trac
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
   const LayerFamily<Scalar>& family = named_family<Scalar>(options.arch);
-  const SafetensorsSource<Scalar> source(options.weights);
-  const WatchedTensors<Scalar> watched(source);
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(options.weights);
+  const WatchedTensors<Scalar> watched(*checkpoint.source);
   const std::string prefix = weights_prefix<Scalar>(options, watched, family);
-  const Configuration configuration = layer_configuration(options, SafetensorsFile(options.weights));
+  const Configuration configuration = layer_configuration(options, checkpoint);
   const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
   detail::expect_layer_used(watched, prefix, family.title);
   detail::expect_layer_understood(configuration, family.title);
@@ -529,7 +534,7 @@ void check(const Options& options, bool layer_options, bool model_options) {
           "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
     if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", architecture_names(", ")));
-    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a safetensors file");
+    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
     if (!options.positions.empty() && options.arch != "griffin" && options.arch != "attention")
       raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin and attention have"));
@@ -545,7 +550,7 @@ int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
   app.add_option("--arch", options.arch, "the architecture of the layer: " + architecture_names(", "))->option_text("NAME");
-  app.add_option("--weights", options.weights, "safetensors with the layer's weights, under their public names")->option_text("FILE");
+  app.add_option("--weights", options.weights, "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")->option_text("FILE|DIR");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
   app.add_option("--config", options.config,
                  "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")
