@@ -61,8 +61,12 @@ struct Run {
 
 template <Real Scalar>
 [[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms, Index first, Index tokens) {
-  return {mixer.attention(terms), mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input, mixer.y.numbers, mixer.out.numbers,
-          first, tokens};
+  return {mixer.attention(terms),
+          mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input,
+          mixer.y.numbers,
+          mixer.out.numbers,
+          first,
+          tokens};
 }
 
 /// Arrays of all sequences, one below the other, under the names they are written as.
@@ -133,8 +137,7 @@ class Result {
         whole ? attention.reduce_into(numbers, {*reduction_, {}, {}}, selection)
               : place(attention.reduce({*reduction_, {}, {}}, selection), numbers);
       else
-        whole ? attention.materialize_into(numbers, selection)
-              : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
+        whole ? attention.materialize_into(numbers, selection) : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
     }
     if (!options_.heads.empty()) add_heads(attention, own_rows, place, executor);
     // What a state that came with the input gives is a constant of this run, as a bias is.
@@ -376,7 +379,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
   };
   if (apart) {
     if (shape.size() != 3 && shape.size() != 4)
-      raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, heads, size) or (batch, ...)"));
+      raise(ErrorKind::shape,
+            message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, heads, size) or (batch, ...)"));
     take_shape(3);
     const Index rows = input.batch.value_or(1) * input.tokens;
     std::vector<Array<Scalar>> pieces;
@@ -384,7 +388,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
     for (const char* name : {"input.q", "input.k", "input.v"}) {
       pieces.push_back(file.read<Scalar>(name));
       if (pieces.back().size() % rows != 0 || pieces.back().empty())
-        raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
+        raise(ErrorKind::shape,
+              message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
       width += pieces.back().size() / rows;
     }
     Matrix<Scalar> joined(rows, width);
@@ -550,7 +555,9 @@ int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
   app.add_option("--arch", options.arch, "the architecture of the layer: " + architecture_names(", "))->option_text("NAME");
-  app.add_option("--weights", options.weights, "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")->option_text("FILE|DIR");
+  app.add_option("--weights", options.weights,
+                 "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")
+      ->option_text("FILE|DIR");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
   app.add_option("--config", options.config,
                  "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")
