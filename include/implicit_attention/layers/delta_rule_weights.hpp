@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -20,12 +21,6 @@ template <Real S>
   Matrix<S> out(1, row.size() * times);
   for (Index column = 0; column < out.cols(); ++column) out(0, column) = row(0, column / times);
   return out;
-}
-
-/// exp(A_log), of which infinity would make NaN of a step of 0; a decay of exp(-1e30) per unit is 0 already.
-template <Real S>
-[[nodiscard]] Array<S> decay_rate(const Array<S>& A_log) {
-  return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
 }
 }  // namespace detail
 

@@ -26,6 +26,7 @@ template <Real Scalar>
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const auto multiplier = [&](std::string_view key) { return detail::multiplier<Scalar>(configuration, key); };
   detail::expect_boolean(configuration, {"mamba_use_mlp"}, true, "every layer has a feed-forward part");
+  detail::ignore_keys(configuration, {"multipliers_folded"});  // then the file's tensors have them, and their keys are 1
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.has_positions = true;
   parts.embedding_scale = multiplier("embedding_multiplier");

@@ -82,7 +82,7 @@ template <Real S>
   // clang-format off
   static const std::vector<LayerFamily<S>> families = {
       {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2(t, c)); }},
-      {"mamba", "Mamba", "mamba.hpp", {"A_log"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
+      {"mamba", "Mamba", "mamba.hpp", {"A_log", "A"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
       {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv7<S>(t, c)); }},
       {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
       {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},

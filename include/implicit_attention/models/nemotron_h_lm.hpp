@@ -77,7 +77,7 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     const PrefixedTensors<Scalar> mixer = block.below("mixer.");
     const auto read = [&]() -> PartPointer<Scalar> {
-      if (mixer.has("A_log")) {
+      if (detail::has_decay_rate(mixer)) {
         kinds.emplace_back("mamba");
         return mixer_part(detail::read_mamba2(mixer, configuration));
       }
