@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/key_value_state.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -38,11 +39,8 @@ class LatentAttention : public LayerInterface<LatentAttention<S>> {
     double norm_eps = 1e-6;  ///< of the norms of the latents
   };
 
-  /// What one piece of a sequence hands to the next: keys and values of every token before.
-  struct State {
-    Matrix<Scalar> key;    ///< (past tokens, H (n + p))
-    Matrix<Scalar> value;  ///< (past tokens, H v)
-  };
+  /// What one piece of a sequence hands to the next: keys (past tokens, H (n + p)) and values (past tokens, H v), all of them.
+  using State = KeyValueState<Scalar>;
 
   /// One sequence through the layer. An engine that has run the layer itself views its own buffers here.
   struct Activations {
@@ -164,14 +162,7 @@ LayerRun<LatentAttention<S>> LatentAttention<S>::run(const Value<Scalar>& u, Run
   act.x = x.numbers;
   act.query = query.numbers;
   act.key = key.numbers;
-  const auto below = [](const Matrix<Scalar>& past, ConstView<Scalar> now) {
-    Matrix<Scalar> both(past.rows() + now.rows(), now.cols());
-    if (past.rows() > 0) both.topRows(past.rows()) = past;
-    both.bottomRows(now.rows()) = now;
-    return both;
-  };
-  act.final.key = below(act.initial.key, *key);
-  act.final.value = below(act.initial.value, *x);
+  act.final = next_key_value_state<Scalar>(*key, *x, act.initial, act.initial.key.rows() + key.rows(), act.initial.position + u.rows());
   const Value<Scalar> y = softmax_attention(recurrence(act), query, key, x);
   const Value<Scalar> out = linear(y, w.o_proj_weight);
   act.y = y.numbers;
