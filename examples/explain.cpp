@@ -33,6 +33,7 @@ struct Options {
   std::vector<std::string> models;
   ExplanationOptions question;
   std::string picture = "strips", out, title;
+  bool all_logits = false;
 };
 
 // --- Showing ------------------------------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ void run(Options options) {
     raise(ErrorKind::value, message("--out: ", ending, " holds one model's numbers, and --model names ", options.models.size()));
   if (options.question.gradients && ending != ".safetensors")
     raise(ErrorKind::value, "--save-gradients: gradients are written to a .safetensors file alone, expected --out FILE.safetensors");
-  options.question.all_logits = numbers;
+  options.question.all_logits = options.all_logits || ending == ".safetensors";
   options.question.maps = numbers || (ending == ".png" && options.picture == "maps");
 
   std::vector<Explanation> explanations;
@@ -309,6 +310,7 @@ int main(int argument_count, char** arguments) {
   const CLI::Option* out =
       app.add_option("--out", options.out, "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map)")
           ->option_text("FILE");
+  app.add_flag("--all-logits", options.all_logits, ".json holds the logits at every token, as .safetensors does, not at the position alone");
   app.add_flag("--save-gradients", question.gradients, "every layer's output and its gradient go into the .safetensors file, too");
   app.footer(
       "The models in examples/models give their label after <cls>.\n\nExamples:\n"

@@ -16,6 +16,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 #include <implicit_attention/models/families.hpp>
@@ -55,11 +56,13 @@ template <Real Scalar>
 struct Run {
   ImplicitAttention<Scalar> attention;
   Array<Scalar> x, y, out;
+  Index first = 0, tokens = 0;  ///< where it stands among the tokens of a padded sequence, and how many those are
 };
 
 template <Real Scalar>
-[[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms) {
-  return {mixer.attention(terms), mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input, mixer.y.numbers, mixer.out.numbers};
+[[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms, Index first, Index tokens) {
+  return {mixer.attention(terms), mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input, mixer.y.numbers, mixer.out.numbers,
+          first, tokens};
 }
 
 /// Arrays of all sequences, one below the other, under the names they are written as.
@@ -105,26 +108,45 @@ class Result {
 
   void add(const Run<Scalar>& run, Index sequence, const Executor& executor) {
     const ImplicitAttention<Scalar>& attention = run.attention;
-    if (sequence == 0) prepare(attention);
-    Selection selection{channels_, rows_, options_.byte_limit, executor};
+    if (sequence == 0) prepare(attention, run.tokens);
+    // The chosen rows that stand among the run's own tokens; the others are padding, and stay zero.
+    std::vector<Index> own_rows, places;
+    for (std::size_t r = 0; r < rows_.size(); ++r)
+      if (const Index row = rows_[r] - run.first; row >= 0 && row < attention.tokens()) {
+        own_rows.push_back(row);
+        places.push_back(static_cast<Index>(r));
+      }
+    const bool whole = attention.tokens() == tokens_;
+    Selection selection{channels_, own_rows, options_.byte_limit, executor};
+    // Matrices of the run's own rows and tokens, one below the other, into a place with room for all rows and tokens.
+    const auto place = [&](const Matrix<Scalar>& made, View<Scalar> into) {
+      into.setZero();
+      const Index count = static_cast<Index>(own_rows.size()), all = static_cast<Index>(rows_.size());
+      for (Index matrix = 0; count > 0 && matrix < made.rows() / count; ++matrix)
+        for (Index r = 0; r < count; ++r)
+          into.row(matrix * all + places[static_cast<std::size_t>(r)]).segment(run.first, made.cols()) = made.row(matrix * count + r);
+    };
     if (!heads_only()) {
       const Index per_sequence = numbers_.rows() / batch_.value_or(1);
       View<Scalar> numbers(numbers_.row(sequence * per_sequence).data(), per_sequence, tokens_);
       if (reduction_)
-        attention.reduce_into(numbers, {*reduction_, {}, {}}, selection);
+        whole ? attention.reduce_into(numbers, {*reduction_, {}, {}}, selection)
+              : place(attention.reduce({*reduction_, {}, {}}, selection), numbers);
       else
-        attention.materialize_into(numbers, selection);
+        whole ? attention.materialize_into(numbers, selection)
+              : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
     }
-    if (!options_.heads.empty()) add_heads(attention, executor);
+    if (!options_.heads.empty()) add_heads(attention, own_rows, place, executor);
     // What a state that came with the input gives is a constant of this run, as a bias is.
     const Matrix<Scalar> bias = attention.bias() + attention.carry();
-    Matrix<Scalar> chosen(static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()));
+    Matrix<Scalar> chosen = Matrix<Scalar>::Zero(static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()));
     for (Index c = 0; c < chosen.rows(); ++c)
-      for (Index r = 0; r < chosen.cols(); ++r)
-        chosen(c, r) = bias(rows_[static_cast<std::size_t>(r)], channels_[static_cast<std::size_t>(c)]);
+      for (std::size_t r = 0; r < own_rows.size(); ++r) chosen(c, places[r]) = bias(own_rows[r], channels_[static_cast<std::size_t>(c)]);
     more_.add("bias", chosen, {chosen.rows(), chosen.cols()});
     const auto per_token = [&](const char* name, const Array<Scalar>& array) {
-      more_.add(name, Matrix<Scalar>(*array), {array.rows(), array.cols()});
+      Matrix<Scalar> padded = Matrix<Scalar>::Zero(tokens_, array.cols());
+      padded.middleRows(run.first, array.rows()) = *array;
+      more_.add(name, padded, {tokens_, array.cols()});
     };
     per_token("linear_input", run.x);
     per_token("y", run.y);
@@ -134,8 +156,10 @@ class Result {
     const UnifiedForm<Scalar>& form = second.form();
     const bool diagonal = form.convolution.empty() && form.activation.empty() && form.skip.empty();
     if (diagonal && !form.gate.empty()) return per_token("extra", form.gate);
-    more_.add("skip_attention", Matrix<Scalar>(second.materialize(selection).stacked()),
-              {static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()), tokens_});
+    const Index channel_count = static_cast<Index>(channels_.size()), row_count = static_cast<Index>(rows_.size());
+    Matrix<Scalar> skip(channel_count * row_count, tokens_);
+    place(Matrix<Scalar>(second.materialize(selection).stacked()), skip);
+    more_.add("skip_attention", skip, {channel_count, row_count, tokens_});
     per_token("skip_input", attention.second_input());
   }
 
@@ -163,25 +187,29 @@ class Result {
     return !options_.heads.empty() && std::filesystem::path(options_.out).extension() != ".safetensors";
   }
 
-  void add_heads(const ImplicitAttention<Scalar>& attention, const Executor& executor) {
+  template <class Place>
+  void add_heads(const ImplicitAttention<Scalar>& attention, const std::vector<Index>& own_rows, const Place& place,
+                 const Executor& executor) {
     if (attention.heads() == 0)
       raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
     heads_ = parse_indices("--heads", options_.heads).resolve(attention.heads(), "head");
-    const Index summands = attention.summands(), rows = static_cast<Index>(rows_.size());
+    const Index summands = attention.summands(), rows = static_cast<Index>(own_rows.size()), all_rows = static_cast<Index>(rows_.size());
     Index rank = 1;
     while (rank * rank < summands) ++rank;
-    Matrix<Scalar> maps(static_cast<Index>(heads_.size()) * summands * rows, tokens_);
+    Matrix<Scalar> maps(static_cast<Index>(heads_.size()) * summands * rows, attention.tokens());
     for (Index summand = 0; summand < summands; ++summand) {
-      const AttentionMatrix<Scalar> one = attention.head_maps({heads_, rows_, options_.byte_limit, executor}, summand);
+      const AttentionMatrix<Scalar> one = attention.head_maps({heads_, own_rows, options_.byte_limit, executor}, summand);
       for (Index head = 0; head < one.channels(); ++head) maps.middleRows((head * summands + summand) * rows, rows) = one.channel(head);
     }
-    std::vector<Index> axes = {static_cast<Index>(heads_.size()), rows, tokens_};
+    std::vector<Index> axes = {static_cast<Index>(heads_.size()), all_rows, tokens_};
     if (summands > 1) axes.insert(axes.begin() + 1, {rank, summands / rank});
-    more_.add("recurrence", maps, axes);
+    Matrix<Scalar> placed(static_cast<Index>(heads_.size()) * summands * all_rows, tokens_);
+    place(maps, placed);
+    more_.add("recurrence", placed, axes);
   }
 
-  void prepare(const ImplicitAttention<Scalar>& attention) {
-    tokens_ = attention.tokens();
+  void prepare(const ImplicitAttention<Scalar>& attention, Index tokens) {
+    tokens_ = tokens;
     channels_ = parse_indices("--channels", options_.channels).resolve(attention.channels(), "channel");
     rows_ = parse_indices("--rows", options_.rows).resolve(tokens_, "row");
     reduction_ = options_.reduction();
@@ -320,9 +348,13 @@ const LayerFamily<Scalar>& named_family(const std::string& arch) {
   raise(ErrorKind::value, message("--arch: ", arch, " is unknown, expected one of ", all));
 }
 
-/// The layer's configuration: of --config, else what the file of weights carries in its metadata.
-Configuration layer_configuration(const Options& options, const SafetensorsFile& weights) {
-  return options.config.empty() ? read_metadata_configuration(weights) : read_configuration(options.config);
+/// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
+template <Real Scalar>
+Configuration layer_configuration(const Options& options, const Checkpoint<Scalar>& weights) {
+  if (!options.config.empty()) return read_configuration(options.config);
+  if (weights.format == "safetensors")
+    if (const SafetensorsFile file(options.weights); file.metadata().contains("config")) return read_metadata_configuration(file);
+  return weights.configuration;
 }
 
 /// The input of all sequences, (batch * tokens, width), and its shape: one tensor, or q, k and v side by side (linear attention).
@@ -374,6 +406,35 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
   return input;
 }
 
+/// The tokens of each sequence that are text, [first, end): an attention mask of zeros and ones beside the input, with padding on one side
+/// or both. Without a mask, all of them. A mask with holes is refused.
+std::vector<std::pair<Index, Index>> read_mask(const SafetensorsFile& file, Index batch, Index tokens) {
+  std::vector<std::pair<Index, Index>> text(static_cast<std::size_t>(batch), {Index(0), tokens});
+  std::string name;
+  for (const char* usual : {"input.attention_mask", "attention_mask"})
+    if (file.find(usual)) name = usual;
+  if (name.empty()) return text;
+  const std::vector<Index>& shape = file.info(name).shape;
+  if (shape != std::vector<Index>{batch, tokens} && !(batch == 1 && shape == std::vector<Index>{tokens}))
+    raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(shape), ", expected ", shape_text({batch, tokens}),
+                                    " = (batch, tokens)"));
+  const auto mask = file.read_integers(name);
+  for (Index sequence = 0; sequence < batch; ++sequence) {
+    const auto at = [&](Index token) { return mask[static_cast<std::size_t>(sequence * tokens + token)]; };
+    Index first = 0, end = tokens;
+    while (first < end && at(first) == 0) ++first;
+    while (end > first && at(end - 1) == 0) --end;
+    for (Index token = first; token < end; ++token)
+      if (at(token) != 1)
+        raise(ErrorKind::value, message(file.where(), ": tensor ", name, " is ", at(token), " at token ", token, " of sequence ", sequence,
+                                        ", expected ones between the padding"));
+    if (first == end)
+      raise(ErrorKind::value, message(file.where(), ": tensor ", name, " leaves nothing of sequence ", sequence, ", expected a token"));
+    text[static_cast<std::size_t>(sequence)] = {first, end};
+  }
+  return text;
+}
+
 /// What else a layer reads, found beside the input under `input.`: v_first, lower_bound, h0, c0. A tensor with one row, or one block of
 /// rows, a sequence is shared out; any other is the same for all.
 template <Real Scalar>
@@ -390,10 +451,10 @@ void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trac
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
   const LayerFamily<Scalar>& family = named_family<Scalar>(options.arch);
-  const SafetensorsSource<Scalar> source(options.weights);
-  const WatchedTensors<Scalar> watched(source);
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(options.weights);
+  const WatchedTensors<Scalar> watched(*checkpoint.source);
   const std::string prefix = weights_prefix<Scalar>(options, watched, family);
-  const Configuration configuration = layer_configuration(options, SafetensorsFile(options.weights));
+  const Configuration configuration = layer_configuration(options, checkpoint);
   const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
   detail::expect_layer_used(watched, prefix, family.title);
   detail::expect_layer_understood(configuration, family.title);
@@ -403,19 +464,21 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const Input<Scalar> input = read_input<Scalar>(options, file, where.tensor, *part);
   const Index batch = input.batch.value_or(1);
   const std::vector<Index> positions = read_positions(options, batch, input.tokens);
+  const std::vector<std::pair<Index, Index>> text = read_mask(file, batch, input.tokens);
   Work work("materialize", batch);
   Result<Scalar> result(options, input.batch);
   for (Index sequence = 0; sequence < batch; ++sequence) {
     Trace<Scalar> trace(false, work.executor());
     RunContext<Scalar> context;
+    const auto [first, end] = text[static_cast<std::size_t>(sequence)];
     if (!positions.empty()) {
-      const auto first = positions.begin() + sequence * input.tokens;
-      context.positions.assign(first, first + input.tokens);
+      const auto from = positions.begin() + sequence * input.tokens;
+      context.positions.assign(from + first, from + end);
     }
     share_inputs(file, batch, sequence, trace, context);
-    static_cast<void>(part->run(trace.input(input.numbers.middle_rows(sequence * input.tokens, input.tokens)), context));
+    static_cast<void>(part->run(trace.input(input.numbers.middle_rows(sequence * input.tokens + first, end - first)), context));
     work.begin_piece();
-    result.add(run_of(context.mixers.front(), Terms::parse(options.terms)), sequence, work.executor());
+    result.add(run_of(context.mixers.front(), Terms::parse(options.terms), first, input.tokens), sequence, work.executor());
   }
   result.write(ending, message(family.title, " layer"), {});
 }
@@ -443,7 +506,7 @@ void materialize_model(const Options& options, const std::string& ending) {
     raise(ErrorKind::value, message("--layer: layer ", layer, " of ", options.model, " is a feed-forward part and mixes no tokens"));
   Result<Scalar> result(options, std::nullopt);
   work.begin_piece();
-  result.add(run_of(pass.mixer(), Terms::parse(options.terms)), 0, work.executor());
+  result.add(run_of(pass.mixer(), Terms::parse(options.terms), 0, static_cast<Index>(ids.size())), 0, work.executor());
   result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 
@@ -471,7 +534,7 @@ void check(const Options& options, bool layer_options, bool model_options) {
           "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
     if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", architecture_names(", ")));
-    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a safetensors file");
+    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
     if (!options.positions.empty() && options.arch != "griffin" && options.arch != "attention")
       raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin and attention have"));
@@ -487,7 +550,7 @@ int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
   app.add_option("--arch", options.arch, "the architecture of the layer: " + architecture_names(", "))->option_text("NAME");
-  app.add_option("--weights", options.weights, "safetensors with the layer's weights, under their public names")->option_text("FILE");
+  app.add_option("--weights", options.weights, "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")->option_text("FILE|DIR");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
   app.add_option("--config", options.config,
                  "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")

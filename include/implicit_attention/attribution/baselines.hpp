@@ -174,30 +174,31 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invoc
 }
 
 /// Leave-one-out: scores[j] = value with all tokens - value without token j; positive if the token speaks for what is explained.
-/// It takes one run for each token up to `position`; later tokens cannot matter and get 0. How a token is removed is up to the caller:
-/// `value_without(j)` gives the number explained without it.
+/// It takes one run for each token up to `position`; later tokens cannot matter to a causal model and get 0. `seen`: how many tokens matter
+/// where that is another number; -1: position + 1. How a token is removed is up to the caller: `value_without(j)` gives the number explained
+/// without it.
 template <Real Scalar, std::invocable<Index> ValueWithout>
 [[nodiscard]] Attribution<Scalar> leave_one_out(Index tokens, Scalar value, const ValueWithout& value_without, Index position,
-                                                const Executor& executor = serial_executor()) {
+                                                const Executor& executor = serial_executor(), Index seen = -1) {
   detail::check_position("leave-one-out", position, tokens);
   Attribution<Scalar> result;
   result.position = position;
   result.explained = value;
   result.scores = RowVector<Scalar>::Zero(tokens);
-  executor(position + 1, [&](Index token) { result.scores[token] = value - static_cast<Scalar>(value_without(token)); });
+  executor(seen < 0 ? position + 1 : seen, [&](Index token) { result.scores[token] = value - static_cast<Scalar>(value_without(token)); });
   detail::check_finite("leave-one-out", "the difference", result.scores);
   return result;
 }
 
-/// Random scores, uniform in 0..1, the same for the same seed on every machine; 0 after `position`.
+/// Random scores, uniform in 0..1, the same for the same seed on every machine; 0 after `position`, or beyond the first `seen` tokens.
 template <Real Scalar>
-[[nodiscard]] Attribution<Scalar> random_attribution(Index tokens, Index position, std::uint64_t seed) {
+[[nodiscard]] Attribution<Scalar> random_attribution(Index tokens, Index position, std::uint64_t seed, Index seen = -1) {
   detail::check_position("random attribution", position, tokens);
   Attribution<Scalar> result;
   result.position = position;
   result.scores = RowVector<Scalar>::Zero(tokens);
   std::mt19937_64 engine(seed);  // its numbers are fixed by the standard; those of the distributions are not
-  for (Index token = 0; token <= position; ++token)
+  for (Index token = 0; token < (seen < 0 ? position + 1 : seen); ++token)
     result.scores[token] = static_cast<Scalar>(static_cast<double>(engine() >> 11) * 0x1p-53);
   return result;
 }

@@ -51,7 +51,7 @@
   TEMPLATE Attribution<S> rollout_map(const std::vector<Matrix<S>>&, const RolloutOptions<S>&);                                        \
   TEMPLATE Matrix<S> gradient_weighted_map(const LayerWithGradients<S>&, GradientForm, const Executor&, bool*);                        \
   TEMPLATE Attribution<S> gradient_x_input(ConstView<S>, ConstView<S>, Index);                                                         \
-  TEMPLATE Attribution<S> random_attribution(Index, Index, std::uint64_t);                                                             \
+  TEMPLATE Attribution<S> random_attribution(Index, Index, std::uint64_t, Index);                                                      \
   TEMPLATE Matrix<S> contributions_to(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, Index);                           \
   TEMPLATE Matrix<S> affine_output(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, const Executor&);                    \
   TEMPLATE Matrix<S> contribution_norms(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, VectorNorm, const Selection&);  \

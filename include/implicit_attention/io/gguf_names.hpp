@@ -2,7 +2,7 @@
 //
 // | change of the converter                                       | undone how                                                          |
 // |---------------------------------------------------------------|---------------------------------------------------------------------|
-// | ssm_a = -exp(A_log)                                           | `A`, as stored: no logarithm is taken only to be undone             |
+// | ssm_a = -exp(A_log)                                           | `A`, as stored: layers/decay_rate.hpp takes the logarithm           |
 // | convolutions squeezed; D, norms with other axes               | `conv1d.weight` (E, 1, W), `D` (H), `norm.weight` (E)               |
 // | 1 + w of the norms of Qwen3-Next and Qwen3.5 added            | left: the key `norm_weights_include_one` says so                    |
 // | qwen35: value heads tiled (head h reads key head h mod H)     | rows and columns put back, by groups                                |

@@ -33,6 +33,11 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
+[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
+
 [[noreturn]] inline void cannot_open(const std::filesystem::path& path, const std::error_code& why) {
   raise(ErrorKind::file, message(path.string(), ": cannot be opened: ", why.message()));
 }

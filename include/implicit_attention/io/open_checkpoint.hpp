@@ -65,11 +65,6 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
   return CheckpointFormat::unknown;
 }
 
-[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
-  std::error_code ignored;
-  return std::filesystem::is_regular_file(path, ignored);
-}
-
 /// The tensors of PyTorch shards under an index (`pytorch_model.bin.index.json`): those that it lists, each from its file.
 [[nodiscard]] inline TensorTable read_pytorch_index(const std::filesystem::path& index,
                                                     const std::map<std::string, std::string>& shard_of) {

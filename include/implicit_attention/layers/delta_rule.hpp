@@ -8,31 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/delta_rule_weights.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
-
-namespace detail {
-/// Numbers stored as (H, 1) or (1, 1, H, 1), as one row.
-template <Real S>
-[[nodiscard]] Array<S> as_row(const Array<S>& numbers) {
-  return numbers.cols() != 1 || numbers.rows() <= 1 ? numbers : Array<S>(Matrix<S>(numbers.matrix().transpose()));
-}
-
-/// Every number of a row repeated `times` times: (1, n) to (1, n * times).
-template <Real S>
-[[nodiscard]] Array<S> repeated(const Array<S>& row, Index times) {
-  Matrix<S> out(1, row.size() * times);
-  for (Index column = 0; column < out.cols(); ++column) out(0, column) = row(0, column / times);
-  return out;
-}
-
-/// exp(A_log), of which infinity would make NaN of a step of 0; a decay of exp(-1e30) per unit is 0 already.
-template <Real S>
-[[nodiscard]] Array<S> decay_rate(const Array<S>& A_log) {
-  return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
-}
-}  // namespace detail
 
 /// With model width D, H key heads of width K, Hv value heads of width V (Hv a multiple of H), E = Hv V:
 ///
@@ -47,19 +26,7 @@ class DeltaRule {
  public:
   using Scalar = S;
 
-  struct Weights {
-    Array<Scalar> q_proj_weight, k_proj_weight;      ///< (H K, D)
-    Array<Scalar> v_proj_weight;                     ///< (E, D)
-    Array<Scalar> b_proj_weight;                     ///< (Hv, D); absent: beta = 1
-    Array<Scalar> q_conv1d_weight, k_conv1d_weight;  ///< (H K, W); all three or none
-    Array<Scalar> v_conv1d_weight;                   ///< (E, W)
-    Array<Scalar> q_conv1d_bias, k_conv1d_bias;      ///< (H K), may be absent
-    Array<Scalar> v_conv1d_bias;                     ///< (E), may be absent
-    Array<Scalar> A_log;                             ///< (Hv); absent: no decay
-    Array<Scalar> dt_bias;                           ///< (Hv), or (Hv K) with a decay a key channel
-    Array<Scalar> o_norm_weight;                     ///< (V)
-    Array<Scalar> o_proj_weight;                     ///< (D, E)
-  };
+  using Weights = DeltaRuleWeights<Scalar>;
 
   struct Options {
     Index key_heads = 0;                ///< H; 0: as many as value heads
@@ -110,9 +77,6 @@ class DeltaRule {
  protected:
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
   DeltaRule(std::string_view name, const Weights& weights, const Options& options, Function gate, bool has_gate);
-
-  /// q, k and v convolutions: one tensor each, or one for all three, in that order. Absent ones stay empty.
-  static void read_convolutions(const PrefixedTensors<Scalar>& tensors, Weights& w);
 
   /// Everything but the decay and the gate's input, either of which may be empty: the layer has none.
   template <class Layer>
@@ -175,29 +139,6 @@ DeltaRule<S>::DeltaRule(std::string_view name, const Weights& weights, const Opt
   key_norm_ = unit(length);
   output_norm_ =
       Norm<Scalar>::rms(Array<Scalar>(Matrix<Scalar>(w.o_norm_weight.matrix().replicate(1, heads_))), options.norm_eps, false, heads_);
-}
-
-template <Real S>
-void DeltaRule<S>::read_convolutions(const PrefixedTensors<Scalar>& tensors, Weights& w) {
-  if (!tensors.has("conv1d.weight")) {
-    w.q_conv1d_weight = tensors.optional("q_conv1d.weight");
-    w.k_conv1d_weight = tensors.optional("k_conv1d.weight");
-    w.v_conv1d_weight = tensors.optional("v_conv1d.weight");
-    w.q_conv1d_bias = tensors.optional("q_conv1d.bias", 1);
-    w.k_conv1d_bias = tensors.optional("k_conv1d.bias", 1);
-    w.v_conv1d_bias = tensors.optional("v_conv1d.bias", 1);
-    return;
-  }
-  const Index keys = w.k_proj_weight.rows(), rows = 2 * keys + w.v_proj_weight.rows();
-  const Array<Scalar> weight = tensors.required("conv1d.weight"), bias = tensors.optional("conv1d.bias", 1);
-  check_shape(tensors.prefix(), "conv1d.weight", weight, rows, weight.cols(), "(rows of q, k and v, convolution width)");
-  w.q_conv1d_weight = weight.middle_rows(0, keys);
-  w.k_conv1d_weight = weight.middle_rows(keys, keys);
-  w.v_conv1d_weight = weight.middle_rows(2 * keys, rows - 2 * keys);
-  detail::check_bias(tensors.prefix(), "conv1d.bias", bias, rows, "rows of q, k and v");
-  w.q_conv1d_bias = bias.middle_columns(0, keys);
-  w.k_conv1d_bias = bias.middle_columns(keys, keys);
-  w.v_conv1d_bias = bias.middle_columns(2 * keys, rows - 2 * keys);
 }
 
 template <Real S>

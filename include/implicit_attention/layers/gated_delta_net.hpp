@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -69,7 +70,7 @@ template <Real S>
 GatedDeltaNet<S> GatedDeltaNet<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
   const bool fused = tensors.has("in_proj_qkvz.weight"), joined = tensors.has("in_proj_qkv.weight");
-  w.A_log = detail::as_row(tensors.optional("A_log"));
+  if (detail::has_decay_rate(tensors)) w.A_log = detail::as_row(detail::read_decay_rate(tensors, 0));
   w.dt_bias = tensors.optional("dt_bias", 1);
   w.o_norm_weight = tensors.required(fused || joined ? "norm.weight" : "o_norm.weight", 1);
   w.o_proj_weight = tensors.required(fused || joined ? "out_proj.weight" : "o_proj.weight", 2);
@@ -97,7 +98,7 @@ GatedDeltaNet<S> GatedDeltaNet<S>::from_tensors(const PrefixedTensors<Scalar>& t
     w.b_proj_weight = tensors.optional("b_proj.weight", 2);
     w.a_proj_weight = tensors.optional("a_proj.weight", 2);
   }
-  DeltaRule<S>::read_convolutions(tensors, w);
+  w.read_convolutions(tensors);
   return GatedDeltaNet(std::move(w), options);
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -85,8 +86,8 @@ Kda<S> Kda<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
   w.k_proj_weight = tensors.required("k_proj.weight", 2);
   w.v_proj_weight = tensors.required("v_proj.weight", 2);
   w.b_proj_weight = tensors.required("b_proj.weight", 2);
-  DeltaRule<S>::read_convolutions(tensors, w);
-  w.A_log = detail::as_row(tensors.required("A_log"));
+  w.read_convolutions(tensors);
+  w.A_log = detail::as_row(detail::read_decay_rate(tensors, 0));
   w.dt_bias = tensors.required("dt_bias", 1);
   w.o_norm_weight = tensors.required("o_norm.weight", 1);
   w.o_proj_weight = tensors.required("o_proj.weight", 2);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -137,8 +138,7 @@ Mamba<S>::Mamba(Weights weights, Options options) : weights_(std::move(weights))
   dt_norm_ = inner_norm("dt_layernorm.weight", w.dt_norm_weight, rank);
   B_norm_ = inner_norm("b_layernorm.weight", w.B_norm_weight, state_);
   C_norm_ = inner_norm("c_layernorm.weight", w.C_norm_weight, state_);
-  // Infinite rates would make NaN of a step of zero; exp(-1e30) per unit of dt is 0 already.
-  rate_ = Matrix<Scalar>((-w.A_log.matrix().array().exp().min(Scalar(1e30))).matrix().transpose());
+  rate_ = Matrix<Scalar>(-detail::decay_rate(w.A_log).matrix().transpose());
 }
 
 template <Real S>
@@ -151,7 +151,7 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   w.x_proj_weight = tensors.required("x_proj.weight", 2);
   w.dt_proj_weight = tensors.required("dt_proj.weight", 2);
   w.dt_proj_bias = tensors.required("dt_proj.bias", 1);
-  w.A_log = tensors.required("A_log", 2);
+  w.A_log = detail::read_decay_rate(tensors, 2);
   w.D = tensors.required("D", 1);
   w.out_proj_weight = tensors.required("out_proj.weight", 2);
   w.out_proj_bias = tensors.optional("out_proj.bias", 1);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/clamp.hpp>
 
@@ -130,7 +131,7 @@ Mamba2<S>::Mamba2(Weights weights, Options options) : weights_(std::move(weights
   if (const auto& limit = options.time_step_limit; !(limit[0] <= limit[1]))
     raise(ErrorKind::value, message("Mamba2: time_step_limit is ", limit[0], " to ", limit[1], ", expected the smaller number first"));
   if (!w.norm_weight.empty()) norm_ = Norm<Scalar>::rms(w.norm_weight, options.norm_eps, false, options.norm_groups);
-  rate_ = Matrix<Scalar>((-w.A_log.matrix().array().exp().min(Scalar(1e30))).matrix());  // as in Mamba: never infinite
+  rate_ = Matrix<Scalar>(-detail::decay_rate(w.A_log).matrix());
   Matrix<Scalar> skip(1, channels_);
   for (Index e = 0; e < channels_; ++e) skip(0, e) = w.D(0, w.D.size() == channels_ ? e : e / (channels_ / heads()));
   skip_ = std::move(skip);
@@ -144,7 +145,7 @@ Mamba2<S> Mamba2<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Option
   w.conv1d_weight = tensors.required("conv1d.weight", 3);
   w.conv1d_bias = tensors.optional("conv1d.bias", 1);
   w.dt_bias = tensors.required("dt_bias", 1);
-  w.A_log = tensors.required("A_log", 1);
+  w.A_log = detail::read_decay_rate(tensors, 1);
   w.D = tensors.required("D", 1);
   w.norm_weight = tensors.optional("norm.weight", 1);
   w.out_proj_weight = tensors.required("out_proj.weight", 2);

@@ -65,6 +65,7 @@ class Mlla : public LayerInterface<Mlla<S>> {
   [[nodiscard]] Index width() const { return weights_.in_proj_weight.rows(); }
   [[nodiscard]] Index channels() const { return width(); }
   [[nodiscard]] Index heads() const { return options_.heads; }
+  [[nodiscard]] bool causal() const { return false; }
 
   /// Runs the layer on u (N, E) within a trace. A carried-in state, or tokens that are no such image, are errors.
   [[nodiscard]] LayerRun<Mlla> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/key_value_state.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/rotary.hpp>
@@ -63,12 +64,8 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
     bool norm_one_plus = false;  ///< their weights are stored less 1
   };
 
-  /// What one piece of a sequence hands to the next: rotated keys and values, of the last `window` tokens where there is a window.
-  struct State {
-    Matrix<Scalar> key;    ///< (up to window, K P)
-    Matrix<Scalar> value;  ///< (up to window, K P)
-    Index position = 0;    ///< of the next token
-  };
+  /// What one piece of a sequence hands to the next.
+  using State = KeyValueState<Scalar>;
 
   /// One sequence through the layer. An engine that has run the layer itself views its query and key here, both after the rotation.
   struct Activations {
@@ -96,6 +93,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   /// Key/value heads K.
   [[nodiscard]] Index key_heads() const { return shared_ / head_size_; }
   [[nodiscard]] Index window() const { return options_.window; }
+  [[nodiscard]] bool causal() const { return options_.causal; }
   [[nodiscard]] const Weights& weights() const { return weights_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
@@ -120,7 +118,6 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
 
  private:
   [[nodiscard]] SoftmaxRecurrence<Scalar> recurrence(const Activations& act) const;
-  [[nodiscard]] State next_state(ConstView<Scalar> key, ConstView<Scalar> value, const State& initial, Index position) const;
   [[nodiscard]] Norm<Scalar> head_norm(const char* name, const Array<Scalar>& weight, Index heads) const;
 
   Weights weights_;
@@ -249,7 +246,7 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
   act.key = key.numbers;
   act.gate_input = gate_input.numbers;
   act.x = x.numbers;
-  act.final = next_state(*key, *value, act.initial, act.positions.back() + 1);
+  act.final = next_key_value_state<Scalar>(*key, *value, act.initial, options_.window, act.positions.back() + 1);
   Value<Scalar> y = softmax_attention(recurrence(act), query, key, x);
   if (options_.output_gate) y = scale(sigmoid(gate_input), y);
   const Value<Scalar> out = linear(y, w.o_proj_weight, w.o_proj_bias);
@@ -294,24 +291,6 @@ SoftmaxRecurrence<S> SoftmaxAttention<S>::recurrence(const Activations& act) con
   softmax.past_key = detail::carried(act.initial.key);
   softmax.past_value = detail::carried(act.initial.value);
   return softmax;
-}
-
-template <Real S>
-typename SoftmaxAttention<S>::State SoftmaxAttention<S>::next_state(ConstView<Scalar> key, ConstView<Scalar> value, const State& initial,
-                                                                    Index position) const {
-  State state;
-  const Index window = std::min(options_.window, initial.key.rows() + key.rows());
-  const Index own = std::min(key.rows(), window), past = std::min(window - own, initial.key.rows());
-  state.key.resize(past + own, shared_);
-  state.value.resize(past + own, shared_);
-  if (past > 0) {
-    state.key.topRows(past) = initial.key.bottomRows(past);
-    state.value.topRows(past) = initial.value.bottomRows(past);
-  }
-  state.key.bottomRows(own) = key.bottomRows(own);
-  state.value.bottomRows(own) = value.bottomRows(own);
-  state.position = position;
-  return state;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

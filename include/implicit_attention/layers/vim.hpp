@@ -53,6 +53,7 @@ class Vim : public LayerInterface<Vim<S>> {
 
   [[nodiscard]] Index width() const { return forward_.width(); }
   [[nodiscard]] Index channels() const { return forward_.channels(); }
+  [[nodiscard]] bool causal() const { return false; }
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] const Mamba<S>& forward() const { return forward_; }
   [[nodiscard]] const Mamba<S>& backward() const { return backward_; }

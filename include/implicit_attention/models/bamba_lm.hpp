@@ -1,7 +1,6 @@
 // BambaForCausalLM: Mamba-2 with a few attention layers, each followed by a gated MLP.
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,22 +9,6 @@
 #include <implicit_attention/models/mamba2_options.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
-
-namespace detail {
-
-/// A list of layers' numbers in the configuration must be those that attend.
-inline void expect_attention_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds) {
-  const auto listed = configuration.numbers({key});
-  if (!listed) return;
-  for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
-    const bool named = std::find(listed->begin(), listed->end(), static_cast<double>(layer)) != listed->end();
-    if (named != (kinds[layer] == "attention"))
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, named ? " names" : " does not name", " layer ", layer,
-                                      ", expected the layers that attend: its tensors are of kind ", kinds[layer]));
-  }
-}
-
-}  // namespace detail
 
 /// Reads a Bamba language model. Rotary positions turn the first attn_rotary_emb numbers of each head (half of it where the key is absent).
 /// Fails naming the tensor or the key.
@@ -38,7 +21,7 @@ template <Real Scalar>
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.has_positions = true;
   typename SoftmaxAttention<Scalar>::Options attention;
-  attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
@@ -57,7 +40,7 @@ template <Real Scalar>
                              {detail::read_rms_norm(block, "pre_ff_layernorm", eps),
                               feed_forward_part(detail::read_gated_part(block.below("feed_forward."), configuration))}}});
   }
-  detail::expect_attention_layers(configuration, "attn_layer_indices", kinds);
+  detail::expect_listed_layers(configuration, "attn_layer_indices", kinds, "attention");
   detail::expect_layer_kinds(configuration, {"layer_types", "layers_block_type"}, kinds,
                              {{"linear_attention", "mamba"}, {"full_attention", "attention"}});
   parts.final_norm = detail::read_rms_norm(tensors, "final_layernorm", eps);

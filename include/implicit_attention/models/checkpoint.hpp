@@ -142,6 +142,14 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
                                        "w_init_variance_scale",
                                        "final_w_init_variance_scale",
                                        "generation_config",
+                                       "use_mambapy",
+                                       "use_falcon_mambapy",
+                                       "use_associative_scan",
+                                       "mamba_ssm_cache_dtype",
+                                       "moe_shared_expert_overlap",
+                                       "num_nextn_predict_layers",
+                                       "mtp_layers_block_type",
+                                       "mtp_hybrid_override_pattern",
                                        "mlp_expansion_factor"})
     if (top == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/models/mixture_of_experts.hpp>
 
@@ -30,15 +30,6 @@ template <Real Scalar>
   for (const std::string_view key : {"intermediate_size", "attention_bias", "num_attention_heads", "num_key_value_heads"})
     static_cast<void>(configuration.find(key));  // held against the layers that have such a part, of which there may be none
   return layers;
-}
-
-/// A key without which the model cannot be read: an integer of at least 1.
-[[nodiscard]] inline Index needed_integer(const Configuration& configuration, std::string_view key) {
-  const std::optional<Index> value = configuration.integer({key});
-  if (!value || *value < 1)
-    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value ? message(*value) : std::string("missing"),
-                                    ", expected an integer of at least 1: the weights do not tell it"));
-  return *value;
 }
 
 /// Holds the kind of a layer, told by its tensors, against the list `layer_types`, where there is one.
@@ -75,19 +66,6 @@ void read_rotary(const Configuration& configuration, double base, double part, O
     expect_text(configuration, key, {"default"}, "no other kind of rotary positions is read here");
   options.rotary_base = positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, base);
   options.rotary_part = configuration.number({"rope_parameters.partial_rotary_factor", "partial_rotary_factor"}).value_or(part);
-}
-
-/// Softmax attention with `num_attention_heads` query heads.
-template <Real Scalar>
-[[nodiscard]] SoftmaxAttention<Scalar> read_attention(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration,
-                                                      typename SoftmaxAttention<Scalar>::Options options) {
-  options.heads = needed_integer(configuration, "num_attention_heads");
-  SoftmaxAttention<Scalar> layer = SoftmaxAttention<Scalar>::from_tensors(tensors, options);
-  expect_integer(configuration, {"num_key_value_heads"}, layer.key_heads(), "k_proj.weight has rows for that many heads");
-  expect_integer(configuration, {"head_dim"}, layer.head_size(), "q_proj.weight has that many rows a head");
-  const bool bias = !layer.weights().q_proj_bias.empty();
-  expect_boolean(configuration, {"attention_bias"}, bias, bias ? "q_proj.bias is there" : "there is no q_proj.bias");
-  return layer;
 }
 
 /// down(silu(gate u) * up u), whose inner width the configuration has under `width_key`.

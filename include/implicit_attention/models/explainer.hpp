@@ -72,11 +72,13 @@ class Explainer {
 
   [[nodiscard]] static Scalar value_of(ConstView<Scalar> logits, const Target& target);
 
+  /// How many tokens a position's logits depend on: later ones cannot matter to a causal model.
+  [[nodiscard]] Index seen_by(Index position) const { return model_.causal() ? position + 1 : tokens(); }
   template <class Element>
-  [[nodiscard]] static std::vector<Element> prefix(const std::vector<Element>& all, Index position) {
-    return {all.begin(), all.begin() + std::min(static_cast<std::ptrdiff_t>(all.size()), static_cast<std::ptrdiff_t>(position + 1))};
+  [[nodiscard]] std::vector<Element> prefix(const std::vector<Element>& all, Index position) const {
+    return {all.begin(), all.begin() + std::min(static_cast<std::ptrdiff_t>(all.size()), static_cast<std::ptrdiff_t>(seen_by(position)))};
   }
-  /// Runs that need nothing after the position, and no more than its logits.
+  /// Runs that need nothing after what the position sees, and no more than its logits.
   [[nodiscard]] ForwardOptions prefix_options(Index position) const;
 
   /// value_without for several targets by one run, (targets).
@@ -200,11 +202,12 @@ Attribution<S> Explainer<S>::explain(Method method, const Target& target, const 
     case Method::leave_one_out:
       check_removal(options);
       return leave_one_out<Scalar>(
-          tokens(), explained, [&](Index token) { return value_without(token, target, options); }, position, options_.executor);
+          tokens(), explained, [&](Index token) { return value_without(token, target, options); }, position, options_.executor,
+          seen_by(position));
     case Method::random:
       break;
   }
-  return random_attribution<Scalar>(tokens(), position, options.seed);
+  return random_attribution<Scalar>(tokens(), position, options.seed, seen_by(position));
 }
 
 template <Real S>
@@ -241,7 +244,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
   } else if (method == Method::leave_one_out) {
     check_removal(options);
     for (Index row = 0; row < count; ++row) result.explained[row] = value(targets[static_cast<std::size_t>(row)]);
-    options_.executor(*std::max_element(positions.begin(), positions.end()) + 1, [&](Index token) {
+    options_.executor(seen_by(*std::max_element(positions.begin(), positions.end())), [&](Index token) {
       result.scores.col(token) = (result.explained - values_without(token, targets, options)).transpose();
     });
     detail::check_finite("leave-one-out", "the differences", result.scores);
@@ -273,12 +276,15 @@ S Explainer<S>::value_without(Index token, const Target& target, const MethodOpt
 template <Real S>
 RowVector<S> Explainer<S>::values_without(Index token, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const {
   const bool drop = options.removal == Removal::drop;
-  const auto place = [&](const Target& target) { return drop ? target.position - 1 : target.position; };  // of the answer, in the new text
+  const auto place = [&](const Target& target) {  // of the answer, in the new text
+    return drop && token <= target.position ? target.position - 1 : target.position;
+  };
+  const auto matters = [&](const Target& target) { return token < seen_by(target.position); };
   std::vector<Index> places;
-  Index last = 0;  // of the text as it is; later tokens cannot matter
+  Index last = 0;  // of the text as it is
   for (const Target& target : targets) {
     last = std::max(last, target.position);
-    if (target.position >= token && place(target) >= 0) places.push_back(place(target));
+    if (matters(target) && place(target) >= 0) places.push_back(place(target));
   }
   std::sort(places.begin(), places.end());
   places.erase(std::unique(places.begin(), places.end()), places.end());
@@ -288,7 +294,7 @@ RowVector<S> Explainer<S>::values_without(Index token, const std::vector<Target>
     std::vector<Index> ids = prefix(ids_, last);
     ForwardOptions run = prefix_options(last);
     run.logit_positions = std::move(places);
-    Matrix<Scalar> embeddings = pass_.embeddings.matrix().topRows(last + 1);
+    Matrix<Scalar> embeddings = pass_.embeddings.matrix().topRows(seen_by(last));
     if (drop) {
       ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(token));
       if (!run.positions.empty()) run.positions.erase(run.positions.begin() + static_cast<std::ptrdiff_t>(token));
@@ -304,7 +310,7 @@ RowVector<S> Explainer<S>::values_without(Index token, const std::vector<Target>
   RowVector<Scalar> values = RowVector<Scalar>::Zero(static_cast<Index>(targets.size()));
   for (Index row = 0; row < values.size(); ++row) {
     const Target& target = targets[static_cast<std::size_t>(row)];
-    if (target.position < token)
+    if (!matters(target))
       values[row] = value(target);
     else if (place(target) >= 0)
       values[row] = value_of(pass.logits_at(place(target)), target);
@@ -393,19 +399,19 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
       for (std::size_t index = 0; index < pass.mixers.size(); ++index)
         by_layer += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
     };
-  const BackwardPass<Scalar> walked =
-      backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
+  const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
   result.bias_share = walked.bias_share;
   result.untreated = walked.untreated;
-  result.scores = method == Method::vector_rollout ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
-                                                   : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
+  result.scores = method == Method::vector_rollout
+                      ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
+                      : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
   detail::check_finite(method_info(method).name, "the result", result.scores);
   return result;
 }
 
 template <Real S>
 Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOptions<Scalar>& options) const {
-  const Index length = target.position + 1;  // later tokens cannot matter
+  const Index length = seen_by(target.position);
   Matrix<Scalar> baseline = Matrix<Scalar>::Zero(length, model_.width());
   if (!options.baseline.empty()) {
     check_vector("integrated gradients", "baseline", options.baseline, model_.width(), "width");

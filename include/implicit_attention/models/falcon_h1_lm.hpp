@@ -26,21 +26,21 @@ template <Real Scalar>
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const auto multiplier = [&](std::string_view key) { return detail::multiplier<Scalar>(configuration, key); };
   detail::expect_boolean(configuration, {"mamba_use_mlp"}, true, "every layer has a feed-forward part");
+  detail::ignore_keys(configuration, {"multipliers_folded"});  // then the file's tensors have them, and their keys are 1
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.has_positions = true;
   parts.embedding_scale = multiplier("embedding_multiplier");
   parts.logit_scale = multiplier("lm_head_multiplier");
-  const std::vector<double> ssm = detail::multipliers(configuration, "ssm_multipliers", 5);
   const std::vector<double> mlp = detail::multipliers(configuration, "mlp_multipliers", 2);
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.rotary_part = 1;
-  attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 100000.0);
+  attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   attention.key_scale = configuration.number({"key_multiplier"}).value_or(1.0);
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     Sublayer<Scalar> mixers, feed_forward;
     mixers.norm = detail::read_rms_norm(block, "input_layernorm", eps);
-    mixers.branches.push_back({mixer_part(detail::read_mamba2(block.below("mamba."), configuration, ssm)), multiplier("ssm_in_multiplier"),
+    mixers.branches.push_back({mixer_part(detail::read_mamba2(block.below("mamba."), configuration)), multiplier("ssm_in_multiplier"),
                                multiplier("ssm_out_multiplier")});
     mixers.branches.push_back({mixer_part(detail::read_attention(block.below("self_attn."), configuration, attention), "attention"),
                                multiplier("attention_in_multiplier"), multiplier("attention_out_multiplier")});

@@ -12,7 +12,7 @@ template <Real Scalar>
   if (configuration.text({"model_type"}) != "falcon_mamba")
     raise(ErrorKind::value,
           message(configuration.where(), ": key model_type is not falcon_mamba, which tells that dt, B and C are normed"));
-  return detail::read_mamba_lm(source, configuration, "FalconMambaForCausalLM", false);
+  return detail::read_mamba_lm(source, configuration, "FalconMambaForCausalLM", true);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

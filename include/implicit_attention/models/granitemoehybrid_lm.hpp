@@ -53,13 +53,13 @@ template <Real Scalar>
   detail::expect_text(configuration, "normalization_function", {"rmsnorm"}, "Granite's norms");
   detail::expect_text(configuration, "position_embedding_type", {"nope", "rope"}, "no other positions are read here");
   detail::ignore_keys(configuration, {"init_method"});
-  const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
+  const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
   parts.embedding_scale = detail::multiplier<Scalar>(configuration, "embedding_multiplier");
   parts.logit_scale = static_cast<Scalar>(1.0 / detail::positive_number(configuration, {"logits_scaling"}, 1.0));
   const Scalar residual_scale = detail::multiplier<Scalar>(configuration, "residual_multiplier");
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.scale = detail::positive_number(configuration, {"attention_multiplier"}, 1.0);
-  attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   parts.has_positions = configuration.text({"position_embedding_type"}) == "rope";
   if (parts.has_positions) attention.rotary_part = 1;
   std::vector<std::string> kinds;
@@ -78,7 +78,7 @@ template <Real Scalar>
   detail::expect_layer_kinds(configuration, {"layer_types", "layers_block_type"}, kinds,
                              {{"linear_attention", "mamba"}, {"full_attention", "attention"}, {"multihead_attention", "attention"}});
   parts.final_norm = detail::read_rms_norm(tensors, "norm", eps);
-  parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, true);
+  parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, false);
   return LanguageModel<Scalar>(std::move(parts));
 }
 

@@ -2,7 +2,7 @@
 // feed-forward parts whose gate and up projections are one tensor.
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,13 +47,27 @@ template <Real S>
 
 /// An integer that shapes cannot tell and that the public files always have.
 [[nodiscard]] inline Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
-  if (const auto value = configuration.integer(keys)) return *value;
-  raise(ErrorKind::value, message(configuration.where(), ": key ", *keys.begin(), " is missing; the shapes of the tensors cannot tell it"));
+  const auto value = configuration.integer(keys);
+  if (value && *value >= 1) return *value;
+  raise(ErrorKind::value, message(configuration.where(), ": key ", *keys.begin(), " is ", value ? message(*value) : std::string("missing"),
+                                  ", expected an integer of at least 1: the shapes of the tensors cannot tell it"));
 }
 
 /// Keys that stand in public files of a family and change nothing there.
 inline void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
   for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
+}
+
+/// The base of rotary positions. Scaled ones are refused: `rope_scaling.*` is not asked for, and a type in rope_parameters must be the plain
+/// one.
+[[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
+  expect_text(configuration, "rope_parameters.rope_type", {"default"}, "scaled rotary positions are not read here");
+  return positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, otherwise);
+}
+/// The same keys where a family has no rotary positions whatever stands in its files.
+inline void ignore_rotary_keys(const Configuration& configuration) {
+  ignore_keys(configuration, {"rope_theta", "partial_rotary_factor", "rope_parameters.rope_theta", "rope_parameters.rope_type",
+                              "rope_parameters.partial_rotary_factor"});
 }
 
 /// Softmax attention below a prefix such as `model.layers.3.self_attn.`; heads from num_attention_heads. Without rotary positions unless
@@ -90,6 +104,19 @@ inline void expect_layer_kinds(const Configuration& configuration, std::initiali
         raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", (*named)[layer], " for layer ", layer, ", expected ",
                                         kinds[layer], ": that is what the layer's tensors are"));
     }
+  }
+}
+
+/// A list of layers' numbers in the configuration must be those of one kind.
+inline void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
+                                 std::string_view kind) {
+  const auto listed = configuration.numbers({key});
+  if (!listed) return;
+  for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
+    const bool named = std::find(listed->begin(), listed->end(), static_cast<double>(layer)) != listed->end();
+    if (named != (kinds[layer] == kind))
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, named ? " names" : " does not name", " layer ", layer,
+                                      ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]));
   }
 }
 

@@ -23,7 +23,8 @@ template <Real S>
   typename MixtureOfExperts<S>::Options options;
   w.router_weight = tensors.required("router.weight", 2);
   expect_integer(configuration, {"num_experts"}, w.router_weight.rows(), "feed_forward.router.weight has that many rows");
-  w.experts = read_experts(tensors, w.router_weight.rows());
+  w.experts = tensors.has("experts.gate_up_proj") ? read_stacked_experts(tensors, "experts.gate_up_proj", "experts.down_proj")
+                                                  : read_experts(tensors, w.router_weight.rows());
   expect_integer(configuration, {"intermediate_size"}, w.experts.front().inner_width(), "experts.0.up_proj.weight has that many rows");
   options.choice.chosen = required_integer(configuration, {"num_experts_per_tok"});
   return feed_forward_part(MixtureOfExperts<S>(std::move(w), options));
@@ -51,6 +52,7 @@ template <Real Scalar>
       detail::begin_model(source, configuration, "JambaForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
+  detail::ignore_rotary_keys(configuration);
   std::vector<std::string> kinds;
   std::vector<bool> attends, has_experts;
   for (Index layer = 0; layer < layers; ++layer) {

@@ -29,7 +29,7 @@ template <Real Scalar>
                  message(tensors.prefix(), "shared_experts is as wide as that many experts"));
   expect_text(configuration, "moe_router_activation_func", {"sigmoid"}, "no other scores of experts are read here");
   options.scores = RouterScores::sigmoid;
-  options.choice.chosen = needed_integer(configuration, "num_experts_per_token");
+  options.choice.chosen = required_integer(configuration, {"num_experts_per_token"});
   const Index groups = configuration.integer({"num_expert_group"}).value_or(1),
               kept = configuration.integer({"topk_group"}).value_or(groups);
   static_cast<void>(configuration.boolean({"use_grouped_topk"}));
@@ -61,14 +61,14 @@ template <Real Scalar>
   const Index layers = detail::begin_decoder(source, configuration, "model.", parts);
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   typename Kda<Scalar>::Options linear;
-  linear.key_heads = detail::needed_integer(configuration, "linear_attn_config.num_heads");
+  linear.key_heads = detail::required_integer(configuration, {"linear_attn_config.num_heads"});
   linear.norm_eps = eps;
   linear.lower_bound = configuration.number({"linear_attn_config.gate_lower_bound"}).value_or(0.0);
   typename LatentAttention<Scalar>::Options full;
-  full.heads = detail::needed_integer(configuration, "num_attention_heads");
+  full.heads = detail::required_integer(configuration, {"num_attention_heads"});
   full.norm_eps = 1e-6;  // as the checkpoint's own code and transformers have it; engines take rms_norm_eps
   const Index dense_layers = configuration.integer({"first_k_dense_replace"}).value_or(0);
-  const Index frequency = configuration.has("moe_layer_freq") ? detail::needed_integer(configuration, "moe_layer_freq") : 1;
+  const Index frequency = configuration.has("moe_layer_freq") ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
 
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");

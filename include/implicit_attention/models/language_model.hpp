@@ -71,6 +71,8 @@ class LanguageModel {
 
   /// Layers that mix tokens, in order: the others are feed-forward parts alone.
   [[nodiscard]] std::vector<Index> mixing_layers() const;
+  /// Whether logits depend on no later token, as they do in every public family; a model with a layer of two directions is not.
+  [[nodiscard]] bool causal() const;
 
   /// What enters the first layer, (L, D): embeddings scaled and normalised as the model has it, within a trace.
   [[nodiscard]] Value<Scalar> enter(const Value<Scalar>& embeddings) const;
@@ -201,6 +203,13 @@ std::vector<Index> LanguageModel<S>::mixing_layers() const {
   for (Index layer = 0; layer < layer_count(); ++layer)
     if (channels(layer) != 0) layers.push_back(layer);
   return layers;
+}
+
+template <Real S>
+bool LanguageModel<S>::causal() const {
+  for (Index layer = 0; layer < layer_count(); ++layer)
+    if (!block(layer).causal()) return false;
+  return true;
 }
 
 template <Real S>

@@ -22,8 +22,8 @@ template <Real Scalar>
     const bool renamed = stored && !family.prefix.empty() && *stored != family.prefix;
     const detail::RenamedTensors<Scalar> tensors(unwrapped, renamed ? *stored : "", renamed ? std::string(family.prefix) : "");
     if (!family.recognises(detail::CheckpointFacts(tensors.names(), configuration))) continue;
-    detail::expect_same_biases(source.names(), source.where());
     LanguageModel<Scalar> model = family.load(tensors, configuration);
+    detail::expect_same_biases(source.names(), source.where());
     detail::expect_all_used(watched, family.architecture);
     detail::expect_all_understood(configuration, family.architecture);
     return model;

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <implicit_attention/layers/mamba2.hpp>
@@ -22,7 +23,7 @@ namespace detail {
 /// `time_step_limit: [0, Infinity]` gives theirs.
 [[nodiscard]] inline std::array<double, 2> read_time_step_limit(const Configuration& configuration) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  for (const std::string_view key : {"time_step_limit", "ssm_cfg.dt_limit"})
+  for (const std::string_view key : {"time_step_limit", "mamba_dt_limit", "ssm_cfg.dt_limit"})
     if (const auto limit = configuration.numbers({key})) {
       if (limit->size() != 2 || !((*limit)[0] <= (*limit)[1]))
         raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not two numbers, the smaller one first"));
@@ -72,8 +73,10 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   expect_integer(configuration, {"num_heads", "mamba_num_heads", "mamba_n_heads", "n_mamba_heads"}, mixer.heads(),
                  "A_log has that many numbers");
   // head_dim is attention's in Falcon-H1 and Nemotron-H.
-  expect_integer(configuration, {"mamba_head_dim", "mamba_d_head", "mamba_headdim", "ssm_cfg.headdim"}, head_size,
-                 "out_proj.weight has that many columns a head");
+  for (const std::string_view key : {"mamba_head_dim", "mamba_d_head", "mamba_headdim", "ssm_cfg.headdim"})
+    if (const Configuration::Value* value = configuration.find(key);
+        value != nullptr && (!std::holds_alternative<std::string>(*value) || std::get<std::string>(*value) != "auto"))
+      expect_integer(configuration, {key}, head_size, "out_proj.weight has that many columns a head");
   if (!configuration.has("num_attention_heads"))
     expect_integer(configuration, {"head_dim"}, head_size, "out_proj.weight has that many columns a head");
   expect_integer(configuration, {"conv_kernel", "mamba_d_conv", "d_conv", "ssm_cfg.d_conv"}, mixer.convolution_width(),
@@ -106,19 +109,21 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", prefix, "norm.weight is missing"));
 }
 
-/// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `multipliers`, if there are any, are those of in_proj's rows for z,
-/// x, B, C and dt (Falcon-H1).
+/// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `ssm_multipliers`, if there are any, are those of in_proj's rows for
+/// z, x, B, C and dt (Falcon-H1).
 template <Real S>
-[[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration,
-                                    const std::vector<double>& multipliers = {}) {
+[[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
   expect_mamba2_layer(configuration, mixer, tensors.prefix());
-  if (multipliers.empty()) return mixer;
+  const std::optional<std::vector<double>> multipliers = configuration.numbers({"ssm_multipliers"});
+  if (!multipliers) return mixer;
+  if (multipliers->size() != 5)
+    raise(ErrorKind::value, message(configuration.where(), ": key ssm_multipliers has ", multipliers->size(), " numbers, expected 5"));
   const Index channels = mixer.channels(), shared = mixer.state() * mixer.options().groups;
   RowVector<S> scales(2 * channels + 2 * shared + mixer.heads());
   Index first = 0;
   for (std::size_t part = 0; const Index size : {channels, channels, shared, shared, mixer.heads()}) {
-    scales.segment(first, size).setConstant(static_cast<S>(multipliers[part++]));
+    scales.segment(first, size).setConstant(static_cast<S>((*multipliers)[part++]));
     first += size;
   }
   typename Mamba2<S>::Weights weights = mixer.weights();

@@ -162,23 +162,26 @@ template <Real S>
   return experts;
 }
 
-/// Experts stacked in two tensors: `gate_up` (experts, 2M, D), the gate's rows first, and `down` (experts, D, M). Nothing is copied.
+/// Experts stacked in two tensors: `first` (experts, 2M, D) with the gate's rows before those of the up projection, of plain experts
+/// (`gated` false) (experts, M, D), and `down` (experts, D, M). Nothing is copied.
 template <Real S>
-[[nodiscard]] std::vector<GatedFeedForward<S>> read_stacked_experts(const PrefixedTensors<S>& tensors, const std::string& gate_up,
-                                                                    const std::string& down, Function function = Function::silu) {
-  const Array<S> first = tensors.required(gate_up, 3), second = tensors.required(down, 3);
-  const std::vector<Index> shape = *tensors.source().shape(tensors.prefix() + gate_up);
+[[nodiscard]] std::vector<GatedFeedForward<S>> read_stacked_experts(const PrefixedTensors<S>& tensors, const std::string& first,
+                                                                    const std::string& down, Function function = Function::silu,
+                                                                    bool gated = true) {
+  const Array<S> rows = tensors.required(first, 3), back = tensors.required(down, 3);
+  const std::vector<Index> shape = *tensors.source().shape(tensors.prefix() + first);
   const std::vector<Index> other = *tensors.source().shape(tensors.prefix() + down);
-  const Index count = shape[0], inner = shape[1] / 2, width = shape[2];
-  if (shape[1] % 2 != 0 || other != std::vector<Index>{count, width, inner})
-    raise(ErrorKind::shape, message(tensors.source().where(), ": tensors ", tensors.prefix(), gate_up, " ", shape_text(shape), " and ",
-                                    down, " ", shape_text(other), " do not fit, expected (experts, 2M, D) and (experts, D, M)"));
+  const Index parts = gated ? 2 : 1, count = shape[0], inner = shape[1] / parts, width = shape[2];
+  if (shape[1] % parts != 0 || other != std::vector<Index>{count, width, inner})
+    raise(ErrorKind::shape,
+          message(tensors.source().where(), ": tensors ", tensors.prefix(), first, " ", shape_text(shape), " and ", down, " ",
+                  shape_text(other), " do not fit, expected (experts, ", gated ? "2" : "", "M, D) and (experts, D, M)"));
   std::vector<GatedFeedForward<S>> experts;
   for (Index expert = 0; expert < count; ++expert) {
     typename GatedFeedForward<S>::Weights w;
-    w.gate_proj_weight = first.middle_rows(expert * 2 * inner, inner);
-    w.up_proj_weight = first.middle_rows((expert * 2 + 1) * inner, inner);
-    w.down_proj_weight = second.middle_rows(expert * width, width);
+    if (gated) w.gate_proj_weight = rows.middle_rows(expert * 2 * inner, inner);
+    w.up_proj_weight = rows.middle_rows((expert + 1) * parts * inner - inner, inner);
+    w.down_proj_weight = back.middle_rows(expert * width, width);
     experts.push_back(GatedFeedForward<S>(std::move(w), function));
   }
   return experts;

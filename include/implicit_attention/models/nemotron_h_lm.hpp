@@ -22,7 +22,9 @@ template <Real S>
   typename MixtureOfExperts<S>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
   w.correction_bias = tensors.required("gate.e_score_correction_bias", 1);
-  w.experts = read_experts(tensors, w.router_weight.rows(), Function::relu_squared, "");
+  w.experts = tensors.has("experts.up_proj")
+                  ? read_stacked_experts(tensors, "experts.up_proj", "experts.down_proj", Function::relu_squared, false)
+                  : read_experts(tensors, w.router_weight.rows(), Function::relu_squared, "");
   if (tensors.has("shared_experts.up_proj.weight"))
     w.shared = GatedFeedForward<S>::from_tensors(tensors.below("shared_experts."), Function::relu_squared, "");
   w.fc1_latent_weight = tensors.optional("fc1_latent_proj.weight", 2);
@@ -65,8 +67,9 @@ template <Real Scalar>
   detail::expect_integer(configuration, {"hidden_size"}, parts.embedding.cols(), "the embedding is that wide");
   detail::expect_vocabulary(configuration, parts.embedding.rows());
   detail::expect_text(configuration, "mlp_hidden_act", {"relu2"}, "the MLPs' activation");
-  // Rotary keys are of no use here, two eps are the same number, and time_step_rank is Mamba-1's.
-  detail::ignore_keys(configuration, {"num_hidden_layers", "rope_theta", "partial_rotary_factor", "rms_norm_eps", "time_step_rank"});
+  // The second of two eps, a rank that is Mamba-1's, and a number of layers that may be wrong.
+  detail::ignore_keys(configuration, {"num_hidden_layers", "rms_norm_eps", "time_step_rank"});
+  detail::ignore_rotary_keys(configuration);
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   std::vector<std::string> kinds;
   std::string pattern;
@@ -74,7 +77,7 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     const PrefixedTensors<Scalar> mixer = block.below("mixer.");
     const auto read = [&]() -> PartPointer<Scalar> {
-      if (mixer.has("A_log")) {
+      if (detail::has_decay_rate(mixer)) {
         kinds.emplace_back("mamba");
         return mixer_part(detail::read_mamba2(mixer, configuration));
       }

@@ -27,7 +27,7 @@ template <Real Scalar>
 
   typename GatedDeltaNet<Scalar>::Options linear;
   linear.key_heads =
-      detail::needed_integer(configuration, configuration.has("linear_num_key_heads") ? "linear_num_key_heads" : "num_attention_heads");
+      detail::required_integer(configuration, {configuration.has("linear_num_key_heads") ? "linear_num_key_heads" : "num_attention_heads"});
   linear.negative_eigenvalues = configuration.boolean({"linear_allow_neg_eigval"}).value_or(true);
   linear.norm_eps = 1e-5;  // whatever rms_norm_eps is
   typename SoftmaxAttention<Scalar>::Options full;

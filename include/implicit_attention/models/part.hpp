@@ -29,6 +29,9 @@ class Part {
   /// What it is, for messages: `Mamba`.
   [[nodiscard]] virtual std::string name() const = 0;
 
+  /// Whether no output looks at a later token: what its ImplicitAttention::causal() says of every input.
+  [[nodiscard]] virtual bool causal() const { return true; }
+
   /// The layer inside if it is of this type, else null.
   template <class Layer>
   [[nodiscard]] const Layer* as() const {
@@ -70,6 +73,10 @@ class MixerPart final : public Part<typename Layer::Scalar> {
   }
   [[nodiscard]] Index width() const override { return layer_->width(); }
   [[nodiscard]] Index channels() const override { return layer_->channels(); }
+  [[nodiscard]] bool causal() const override {
+    if constexpr (requires { layer_->causal(); }) return layer_->causal();
+    return true;
+  }
   [[nodiscard]] std::string name() const override {
     if constexpr (requires { Layer::layer_name; }) return std::string(Layer::layer_name);
     return "a mixer";

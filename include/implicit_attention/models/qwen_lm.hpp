@@ -25,7 +25,7 @@ template <Real Scalar>
     w.shared_gate_weight = tensors.required("shared_expert_gate.weight", 2);
   }
   options.scores = RouterScores::softmax;
-  options.choice.chosen = needed_integer(configuration, "num_experts_per_tok");
+  options.choice.chosen = required_integer(configuration, {"num_experts_per_tok"});
   // Qwen3-Next reads the key; Qwen3.5 has none and always divides by the sum.
   options.normalize = configuration.boolean({"norm_topk_prob"}).value_or(true);
   if (!next) expect_boolean(configuration, {"norm_topk_prob"}, true, "this model always divides the weights of experts by their sum");
@@ -59,13 +59,15 @@ template <Real Scalar>
   LanguageModelParts<Scalar> parts;
   const Index layers = detail::begin_decoder(source, configuration, prefix, parts);
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
+  // Every norm but the delta rule's own is stored less 1; GGUF files have the 1 added.
+  const bool less_one = !configuration.boolean({"norm_weights_include_one"}).value_or(false);
 
   typename GatedDeltaNet<Scalar>::Options linear;
   linear.key_heads = configuration.integer({"linear_num_key_heads"}).value_or(16);
   linear.norm_eps = eps;
   typename SoftmaxAttention<Scalar>::Options full;
   full.norm_eps = eps;
-  full.norm_one_plus = true;
+  full.norm_one_plus = less_one;
   detail::read_rotary(configuration, 1e7, 0.25, full);
   for (const std::string_view key : {"rope_parameters.mrope_section", "rope_parameters.mrope_interleaved"})
     static_cast<void>(configuration.find(key));  // the three positions of a text token are the same
@@ -101,14 +103,13 @@ template <Real Scalar>
     PartPointer<Scalar> feed_forward =
         sparse ? feed_forward_part(detail::read_qwen_experts(mlp, configuration, configuration.text({"model_type"}) == "qwen3_next"))
                : feed_forward_part(detail::read_silu_feed_forward(mlp, configuration));
-    // Every norm but the mixer's own is stored less 1.
-    parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps, true), std::move(mixer)},
-                             {detail::read_rms_norm(block, "post_attention_layernorm", eps, true), std::move(feed_forward)}}});
+    parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps, less_one), std::move(mixer)},
+                             {detail::read_rms_norm(block, "post_attention_layernorm", eps, less_one), std::move(feed_forward)}}});
   }
   parts.name = next ? "Qwen3NextForCausalLM" : nested ? "Qwen3_5ForConditionalGeneration" : "Qwen3_5ForCausalLM";
   parts.has_positions = true;
   return detail::end_decoder(source, configuration, std::move(parts),
-                             detail::read_rms_norm(PrefixedTensors<Scalar>(source, prefix), "norm", eps, true));
+                             detail::read_rms_norm(PrefixedTensors<Scalar>(source, prefix), "norm", eps, less_one));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

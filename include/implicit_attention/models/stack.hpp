@@ -44,6 +44,13 @@ struct Block {
         if (const Layer* found = branch.part->template as<Layer>()) return found;
     return nullptr;
   }
+  /// Whether none of its parts looks at a later token.
+  [[nodiscard]] bool causal() const {
+    for (const Sublayer<S>& sublayer : sublayers)
+      for (const Branch<S>& branch : sublayer.branches)
+        if (!branch.part->causal()) return false;
+    return true;
+  }
   /// The inner width of its first token mixer; 0 where it mixes no tokens.
   [[nodiscard]] Index channels() const {
     for (const Sublayer<S>& sublayer : sublayers)

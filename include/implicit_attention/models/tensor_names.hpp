@@ -81,6 +81,7 @@ class RenamedTensors final : public TensorSource<Scalar> {
 
 /// Fails where one layer lacks a bias that another layer with the same other tensors has: it was lost, and would be taken for zero.
 inline void expect_same_biases(const std::vector<std::string>& names, std::string_view where) {
+  const auto weight_of = [](const std::string& bias) { return bias.substr(0, bias.size() - 4) + "weight"; };
   struct Layer {
     std::string prefix;
     std::set<std::string> biases, others;
@@ -106,7 +107,7 @@ inline void expect_same_biases(const std::vector<std::string>& names, std::strin
     const Layer& before = *entry->second;
     for (const auto& [has, lacks] : {std::pair(&before, &layer), std::pair(&layer, &before)})
       for (const std::string& bias : has->biases)
-        if (lacks->biases.find(bias) == lacks->biases.end())
+        if (lacks->biases.find(bias) == lacks->biases.end() && lacks->others.find(weight_of(bias)) != lacks->others.end())
           raise(ErrorKind::file, message(where, ": tensor ", lacks->prefix, bias, " is missing, which ", has->prefix,
                                          " has and the layers are of one kind: it was lost, and would be taken for zero"));
   }

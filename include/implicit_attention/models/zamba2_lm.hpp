@@ -40,13 +40,13 @@ template <Real Scalar>
   detail::expect_text(configuration, "hidden_act", {"gelu"}, "the shared blocks' activation");
   detail::expect_boolean(configuration, {"use_long_context"}, false, "stretched rotary positions are not read here");
   detail::expect_integer(configuration, {"attention_hidden_size"}, 2 * width, "attention reads the residual stream and the embeddings");
-  detail::ignore_keys(configuration, {"kv_channels", "ffn_hidden_size", "rope_theta"});
+  detail::ignore_keys(configuration, {"kv_channels", "ffn_hidden_size", "num_query_groups"});
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.shares_embeddings = true;
   parts.has_positions = configuration.boolean({"use_mem_rope"}).value_or(false);
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.rotary_part = parts.has_positions ? 1 : 0;
-  attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   std::vector<std::string> kinds, shared_prefixes;
   Index visit = 0;
   for (Index layer = 0; layer < layers; ++layer) {
@@ -77,14 +77,16 @@ template <Real Scalar>
     w.feed_forward_norm = detail::read_rms_norm(shared, "pre_ff_layernorm", eps);
     w.attention = mixer_part(SoftmaxAttention<Scalar>(std::move(weights), plain.options()), "attention");
     w.gate_up_weight = feeds.required("gate_up_proj.weight", 2);
-    w.gate_up_adapter = detail::read_adapter(feeds, "gate_up_proj_adapter_list", visit, true);
+    const bool feed_adapted = configuration.boolean({"use_shared_mlp_adapter"}).value_or(true) ||
+                              feeds.has(message("gate_up_proj_adapter_list.", visit, ".0.weight"));
+    w.gate_up_adapter = detail::read_adapter(feeds, "gate_up_proj_adapter_list", visit, feed_adapted);
     w.down_weight = feeds.required("down_proj.weight", 2);
     if (configuration.boolean({"add_bias_linear"}).value_or(false)) {
       w.gate_up_bias = feeds.required("gate_up_proj.bias", 1);
       w.down_bias = feeds.required("down_proj.bias", 1);
     }
     detail::expect_integer(configuration, {"intermediate_size"}, w.down_weight.cols(), "down_proj.weight has that many columns");
-    detail::expect_integer(configuration, {"adapter_rank"}, w.gate_up_adapter.down.rows(), "the adapters have that rank");
+    if (feed_adapted) detail::expect_integer(configuration, {"adapter_rank"}, w.gate_up_adapter.down.rows(), "the adapters have that rank");
     w.linear_weight = block.required("linear.weight", 2);
     w.mamba_norm = detail::read_rms_norm(block, "mamba_decoder.input_layernorm", eps);
     w.mamba = mixer_part(detail::read_mamba2(block.below("mamba_decoder.mamba."), configuration));
@@ -93,6 +95,7 @@ template <Real Scalar>
     parts.blocks.push_back({{std::move(hybrid)}});
     ++visit;
   }
+  detail::expect_listed_layers(configuration, "hybrid_layer_ids", kinds, "hybrid");
   detail::expect_layer_kinds(configuration, {"layers_block_type", "layer_types"}, kinds,
                              {{"linear_attention", "mamba"}, {"m", "mamba"}, {"g", "hybrid"}});
   parts.final_norm = detail::read_rms_norm(tensors, "final_layernorm", eps);

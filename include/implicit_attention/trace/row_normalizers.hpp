@@ -6,21 +6,10 @@
 #include <cmath>
 #include <utility>
 
+#include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
-
-/// x between `low` and `high`; no slope beyond them.
-template <Real S>
-[[nodiscard]] Value<S> clamp(const Value<S>& x, S low, S high) {
-  Matrix<S> out = large_matrix((*x).cwiseMax(low).cwiseMin(high));
-  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [x, low, high](Back<S>& back, Matrix<S>& g) {
-    if (!back.exact()) return back.cannot_treat("clamp");
-    g.array() *= ((*x).array() >= low && (*x).array() <= high).template cast<S>();
-    back.add(x, std::move(g));
-  });
-}
 
 /// 1 / (x + eps).
 template <Real S>

@@ -11,6 +11,7 @@
 #include <system_error>
 #include <vector>
 
+#include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
 #include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
@@ -18,11 +19,6 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
-
-[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
-  std::error_code ignored;
-  return std::filesystem::is_regular_file(path, ignored);
-}
 
 /// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then tokenizer.model; nothing if there is none.
 [[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {

@@ -1,0 +1,45 @@
+// The rates A of decays exp(dt A), which public checkpoints store as A_log and GGUF files as A = -exp(A_log).
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/layers/layer_descriptor.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// exp(A_log), of which infinity would make NaN of a step of 0; a decay of exp(-1e30) per unit is 0 already.
+template <Real S>
+[[nodiscard]] Array<S> decay_rate(const Array<S>& A_log) {
+  return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
+}
+
+/// Whether the tensors have A_log under either name.
+template <Real S>
+[[nodiscard]] bool has_decay_rate(const PrefixedTensors<S>& tensors, const std::string& rate = "A") {
+  return tensors.has(rate + "_log") || tensors.has(rate);
+}
+
+/// `A_log`, or log(-A) of a file that has `A` instead: within a rounding or two of the number that was there before. With as many axes as
+/// `axes` (0: any number).
+template <Real S>
+[[nodiscard]] Array<S> read_decay_rate(const PrefixedTensors<S>& tensors, std::size_t axes, const std::string& rate = "A") {
+  if (tensors.has(rate + "_log") || !tensors.has(rate)) return tensors.required(rate + "_log", axes);
+  const Array<S> stored = tensors.required(rate, axes);
+  Matrix<S> logarithms(stored.rows(), stored.cols());
+  for (Index row = 0; row < stored.rows(); ++row)
+    for (Index column = 0; column < stored.cols(); ++column) {
+      if (!(stored(row, column) <= 0))
+        raise(ErrorKind::value, message(tensors.source().where(), ": tensor ", tensors.prefix(), rate, " has ", stored(row, column), " in row ",
+                                        row, ", column ", column, ", expected no number above 0: it is -exp(A_log)"));
+      logarithms(row, column) = std::log(-stored(row, column));
+    }
+  return logarithms;
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

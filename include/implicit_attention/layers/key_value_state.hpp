@@ -1,0 +1,37 @@
+// What softmax attention carries from one piece of a sequence to the next.
+#pragma once
+
+#include <algorithm>
+
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Rotated keys and values, of the last `window` tokens where there is a window, and the position to go on from.
+template <Real Scalar>
+struct KeyValueState {
+  Matrix<Scalar> key;    ///< (up to window, key heads * key size)
+  Matrix<Scalar> value;  ///< (up to window, key heads * value size)
+  Index position = 0;    ///< of the next token
+};
+
+/// The state after a piece: the last `window` rows of (what was carried in, this piece's own).
+template <Real Scalar>
+[[nodiscard]] KeyValueState<Scalar> next_key_value_state(ConstView<Scalar> key, ConstView<Scalar> value,
+                                                         const KeyValueState<Scalar>& initial, Index window, Index position) {
+  KeyValueState<Scalar> state;
+  const Index most = std::min(window, initial.key.rows() + key.rows());
+  const Index own = std::min(key.rows(), most), past = std::min(most - own, initial.key.rows());
+  state.key.resize(past + own, key.cols());
+  state.value.resize(past + own, value.cols());
+  if (past > 0) {
+    state.key.topRows(past) = initial.key.bottomRows(past);
+    state.value.topRows(past) = initial.value.bottomRows(past);
+  }
+  state.key.bottomRows(own) = key.bottomRows(own);
+  state.value.bottomRows(own) = value.bottomRows(own);
+  state.position = position;
+  return state;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,232 @@
+// Hybrids and their relatives: names as files have them, both answers of a clamp, lost tensors, keys that change a model.
+#include <string>
+
+#include <support/catch.hpp>
+#include <support/shared_data.hpp>
+
+#include <models/golden_models.hpp>
+
+namespace {
+
+using namespace models_test;
+namespace fs = std::filesystem;
+
+/// The golden case whose name begins so; nothing where the data is not here.
+std::optional<Golden> golden(const std::string& begin) {
+  for (const fs::path& path : golden_models())
+    if (path.filename().string().rfind(begin, 0) == 0) return Golden(path);
+  return std::nullopt;
+}
+std::optional<fs::path> shared_case(const std::string& name) {
+  const auto folder = test_support::shared_data(fs::path("cases") / name);
+  if (!folder) WARN(test_support::shared_data_missing("cases/" + name));
+  return folder;
+}
+Configuration with(const Configuration& configuration, const std::string& key, Configuration::Value value) {
+  Configuration changed("config.json");
+  for (const std::string& name : configuration.keys()) changed.set(name, *configuration.find(name));
+  changed.set(key, std::move(value));
+  return changed;
+}
+Configuration without(const Configuration& configuration, const std::string& key) {
+  Configuration changed("config.json");
+  for (const std::string& name : configuration.keys())
+    if (name != key) changed.set(name, *configuration.find(name));
+  return changed;
+}
+Matrix<double> logits(const Tensors<double>& tensors, const Configuration& configuration, const std::vector<Index>& ids) {
+  return load_language_model<double>(tensors, configuration).forward(ids).logits;
+}
+void check_case_logits(const std::string& name) {
+  const auto folder = shared_case(name);
+  if (!folder) return;
+  INFO(name);
+  const SafetensorsFile expected(*folder / "expected.safetensors");
+  const auto numbers = expected.read_integers("input_ids");
+  const LanguageModel<double> model = load_language_model(SafetensorsSource<double>(*folder), read_configuration(*folder));
+  CHECK(relative_error(model.forward({numbers.begin(), numbers.end()}).logits, Matrix<double>(*expected.read<double>("logits"))) < 1e-9);
+}
+
+}  // namespace
+
+TEST_CASE("checkpoints as people have them: inner norms, a base model's names, a lost bias", "[models]") {
+  check_case_logits("falcon-mamba");
+  check_case_logits("base-model-names");
+  check_case_logits("unused-tensor-inner-norms");
+  if (const auto folder = shared_case("missing-bias-griffin"))
+    CHECK_THROWS_WITH(load_language_model(SafetensorsSource<double>(*folder), read_configuration(*folder)),
+                      Catch::Contains("model.layers.1.temporal_block.linear_x.bias is missing"));
+}
+
+TEST_CASE("prefixes that wrappers add, and those that other tools use, are found", "[models]") {
+  for (const char* name : {"lm_nemotron_h_seed02", "lm_bamba_seed00", "lm_falcon_mamba_seed01", "lm_zamba2_seed00", "lm_mamba2_seed03"}) {
+    const auto one = golden(name);
+    if (!one) continue;
+    INFO(name);
+    const Tensors<double> plain = one->weights<double>();
+    const std::string own = plain.has("model.embed_tokens.weight") ? "model." : "backbone.";
+    for (const std::string prefix : {"", "model.", "backbone.", "transformer."})
+      for (const std::string wrapper : {"", "module.", "_orig_mod.", "module._orig_mod."}) {
+        INFO(wrapper << prefix);
+        Tensors<double> renamed;
+        for (const auto& [tensor, numbers] : plain.tensors)
+          renamed.tensors[wrapper + (tensor.rfind(own, 0) == 0 ? prefix + tensor.substr(own.size()) : tensor)] = numbers;
+        CHECK(relative_error(logits(renamed, one->configuration, one->ids), one->expected("logits")) < 1e-9);
+      }
+  }
+}
+
+TEST_CASE("a checkpoint that lost a tensor, or has one more, is refused by its name", "[models]") {
+  for (const char* name : {"lm_nemotron_h_seed00", "lm_nemotron_h_seed01", "lm_nemotron_h_seed02", "lm_granitemoehybrid_seed01", "lm_bamba",
+                           "lm_falcon_h1_seed00", "lm_falcon_h1_seed01", "lm_zamba2_seed00", "lm_zamba2_seed02", "lm_jamba_seed00",
+                           "lm_jamba_seed01", "lm_falcon_mamba_seed00", "lm_falcon_mamba_seed01", "lm_mamba2_seed03", "lm_mamba2_seed04"}) {
+    const auto one = golden(name);
+    if (!one) continue;
+    const Tensors<double> whole = one->weights<double>();
+    for (const auto& [tensor, numbers] : whole.tensors) {
+      INFO(name << " without " << tensor);
+      Tensors<double> lacking = whole;
+      lacking.tensors.erase(tensor);
+      CHECK_THROWS(load_language_model<double>(lacking, one->configuration));
+    }
+    Tensors<double> more = whole;
+    const std::string extra = whole.has("model.embed_tokens.weight") ? "model.layers.0.new.weight" : "backbone.layers.0.new.weight";
+    more.set_zero(extra, {2, 2});
+    CHECK_THROWS_WITH(load_language_model<double>(more, one->configuration), Catch::Contains(extra));
+  }
+}
+
+TEST_CASE("Zamba2: the port's clamp of dt, and the authors' code without it", "[models]") {
+  const auto one = golden("lm_zamba2_seed02");
+  if (!one) return;
+  const Matrix<double> unclamped = one->expected("logits_without_clamp");
+  CHECK(relative_error(unclamped, one->expected("logits")) > 1e-3);
+  const Configuration open = with(one->configuration, "time_step_limit", std::vector<double>{0, std::numeric_limits<double>::infinity()});
+  CHECK(relative_error(logits(one->weights<double>(), open, one->ids), unclamped) < 1e-9);
+  CHECK(relative_error(logits(one->weights<double>(), with(one->configuration, "time_step_min", 0.0), one->ids), unclamped) < 1e-9);
+}
+
+TEST_CASE("Nemotron-H: other spellings give the same model", "[models]") {
+  const auto one = golden("lm_nemotron_h_seed02");
+  if (!one) return;
+  const auto same = [&](const Tensors<double>& tensors, const Configuration& configuration) {
+    CHECK(relative_error(logits(tensors, configuration, one->ids), one->expected("logits")) < 1e-9);
+  };
+  const Tensors<double> tensors = one->weights<double>();
+  const Configuration unnamed = without(one->configuration, "hybrid_override_pattern");
+  using Names = std::vector<std::string>;
+  same(tensors, with(unnamed, "layers_block_type", Names{"mamba", "moe", "mamba", "attention", "moe"}));
+  same(tensors, with(unnamed, "layer_types", Names{"linear_attention", "moe", "linear_attention", "full_attention", "moe"}));
+  same(tensors, with(one->configuration, "num_hidden_layers", Index(52)));
+  // All experts in two tensors, as newer files have them.
+  Tensors<double> stacked = tensors;
+  for (const std::string layer : {"1", "4"})
+    for (const std::string part : {"up_proj", "down_proj"}) {
+      Matrix<double> all;
+      Index columns = 0;
+      for (Index expert = 0; expert < 6; ++expert) {
+        const std::string name = "backbone.layers." + layer + ".mixer.experts." + std::to_string(expert) + "." + part + ".weight";
+        const Array<double> own = stacked.read(name);
+        columns = own.cols();
+        all.conservativeResize(all.rows() + own.rows(), columns);
+        all.bottomRows(own.rows()) = *own;
+        stacked.tensors.erase(name);
+      }
+      const Index rows = all.rows() / 6;
+      stacked.set("backbone.layers." + layer + ".mixer.experts." + part, {6, rows, columns}, std::move(all));
+    }
+  same(stacked, one->configuration);
+  // Latent projections that change nothing, around the routed experts alone; groups of which all stay.
+  Tensors<double> latent = tensors;
+  for (const std::string layer : {"1", "4"})
+    for (const std::string part : {"fc1_latent_proj", "fc2_latent_proj"})
+      latent.set("backbone.layers." + layer + ".mixer." + part + ".weight", {32, 32}, Matrix<double>::Identity(32, 32));
+  same(latent, with(one->configuration, "moe_latent_size", Index(32)));
+  same(tensors, with(with(one->configuration, "n_group", Index(3)), "topk_group", Index(3)));
+}
+
+TEST_CASE("Falcon-Mamba's older key, Jamba's older name, and Granite with positions", "[models]") {
+  if (const auto one = golden("lm_falcon_mamba_seed01")) {
+    const Configuration older = with(with(one->configuration, "model_type", std::string("mamba")), "use_bcdt_rms", true);
+    CHECK(relative_error(logits(one->weights<double>(), older, one->ids), one->expected("logits")) < 1e-9);
+    const Configuration no = with(older, "use_bcdt_rms", false);
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), no), Catch::Contains("mixer_rms_eps"));
+  }
+  if (const auto one = golden("lm_jamba_seed01")) {
+    Tensors<double> older;
+    for (const auto& [name, numbers] : one->weights<double>().tensors) {
+      const std::size_t at = name.find("feed_forward.");
+      older.tensors[at == std::string::npos ? name : name.substr(0, at + 13) + "experts.0." + name.substr(at + 13)] = numbers;
+    }
+    CHECK(relative_error(logits(older, one->configuration, one->ids), one->expected("logits")) < 1e-9);
+  }
+  if (const auto one = golden("lm_granitemoehybrid_seed00")) {
+    const Configuration turned = with(one->configuration, "position_embedding_type", std::string("rope"));
+    CHECK(relative_error(logits(one->weights<double>(), turned, one->ids), one->expected("logits")) > 1e-3);
+    const Configuration none = without(one->configuration, "position_embedding_type");
+    CHECK(relative_error(logits(one->weights<double>(), none, one->ids), one->expected("logits")) < 1e-9);
+  }
+}
+
+TEST_CASE("configurations of hybrids that contradict the weights, or change what is not read, are refused by the key", "[models]") {
+  struct Row {
+    const char* model;
+    const char* key;
+    Configuration::Value value;
+    const char* text;
+  };
+  using Names = std::vector<std::string>;
+  using Numbers = std::vector<double>;
+  const Row rows[] = {
+      {"lm_nemotron_h_seed02", "hybrid_override_pattern", "MEM*-", "key hybrid_override_pattern is MEM*-, expected MEM*E"},
+      {"lm_nemotron_h_seed02", "layers_block_type", Names{"mamba"}, "key layers_block_type has 1 entries, expected 5"},
+      {"lm_nemotron_h_seed02", "mlp_hidden_act", "silu", "key mlp_hidden_act is silu, expected relu2"},
+      {"lm_nemotron_h_seed02", "n_routed_experts", Index(5), "key n_routed_experts is 5, expected 6"},
+      {"lm_nemotron_h_seed02", "n_shared_experts", Index(0), "key n_shared_experts is 0, expected 1"},
+      {"lm_nemotron_h_seed02", "num_experts_per_tok", Index(7), "experts per token are 7, expected 1 to 6"},
+      {"lm_nemotron_h_seed02", "n_group", Index(4), "6 experts do not divide into 4 groups"},
+      {"lm_nemotron_h_seed02", "mamba_num_heads", Index(4), "key mamba_num_heads is 4, expected 8"},
+      {"lm_nemotron_h_seed02", "n_groups", Index(3), "state size 8 times 3 groups is 24, expected 16"},
+      {"lm_nemotron_h_seed02", "use_bias", true, "in_proj.bias is missing"},
+      {"lm_nemotron_h_seed02", "use_conv_bias", false, "conv1d.bias is there"},
+      {"lm_nemotron_h_seed02", "sliding_window", Index(64), "key sliding_window is not understood"},
+      {"lm_nemotron_h_seed00", "mlp_bias", true, "up_proj.bias is missing"},
+      {"lm_nemotron_h_seed00", "time_step_limit", Numbers{0.2, 0.1}, "key time_step_limit is not two numbers"},
+      {"lm_nemotron_h_seed00", "num_key_value_heads", Index(4), "key num_key_value_heads is 4, expected 2"},
+      {"lm_granitemoehybrid_seed01", "layer_types", Names{"mamba", "mamba", "mamba"}, "key layer_types has mamba for layer 1"},
+      {"lm_granitemoehybrid_seed01", "num_local_experts", Index(0), "key num_local_experts is 0, expected 6"},
+      {"lm_granitemoehybrid_seed01", "position_embedding_type", "alibi", "key position_embedding_type is alibi, expected nope"},
+      {"lm_granitemoehybrid_seed01", "shared_intermediate_size", Index(48), "key shared_intermediate_size is 48, expected 24"},
+      {"lm_granitemoehybrid_seed00", "num_local_experts", Index(4), "block_sparse_moe.router.layer.weight is missing"},
+      {"lm_granitemoehybrid_seed00", "rope_scaling.type", "yarn", "key rope_scaling.type is not understood"},
+      {"lm_bamba_seed00", "attn_layer_indices", Numbers{1}, "key attn_layer_indices names layer 1"},
+      {"lm_bamba_seed00", "rope_parameters.rope_type", "llama3", "key rope_parameters.rope_type is llama3, expected default"},
+      {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1}, "key ssm_multipliers has 2 numbers, expected 5"},
+      {"lm_falcon_h1_seed00", "mamba_d_ssm", Index(64), "key mamba_d_ssm is 64, expected 48"},
+      {"lm_falcon_h1_seed00", "mamba_rms_norm", true, "mamba.norm.weight is missing"},
+      {"lm_falcon_h1_seed00", "projectors_bias", true, "out_proj.bias is missing"},
+      {"lm_falcon_h1_seed00", "mamba_use_mlp", false, "key mamba_use_mlp is false, expected true"},
+      {"lm_zamba2_seed00", "num_mem_blocks", Index(0), "key num_mem_blocks is 0, expected at least 1"},
+      {"lm_zamba2_seed00", "use_long_context", true, "key use_long_context is true, expected false"},
+      {"lm_zamba2_seed00", "use_shared_attention_adapter", false, "linear_q_adapter_list.0.0.weight is there"},
+      {"lm_zamba2_seed00", "hybrid_layer_ids", Numbers{1}, "key hybrid_layer_ids does not name layer 3"},
+      {"lm_zamba2_seed00", "hidden_act", "silu", "key hidden_act is silu, expected gelu"},
+      {"lm_zamba2_seed00", "adapter_rank", Index(4), "key adapter_rank is 4, expected 3"},
+      {"lm_jamba_seed00", "attn_layer_offset", Index(1), "keys attn_layer_period 4 and attn_layer_offset 1 do not fit layer 1"},
+      {"lm_jamba_seed00", "expert_layer_period", Index(4), "keys expert_layer_period 4 and expert_layer_offset 1 do not fit layer 3"},
+      {"lm_jamba_seed00", "num_experts", Index(3), "key num_experts is 3, expected 4"},
+      {"lm_jamba_seed00", "mamba_d_state", Index(4), "key mamba_d_state is 4, expected 8"},
+      {"lm_falcon_mamba_seed00", "intermediate_size", Index(512), "key intermediate_size is 512, expected 64"},
+      {"lm_falcon_mamba_seed00", "model_type", "mamba", "key expand is 16, expected 2"},
+      {"lm_mamba2_seed03", "head_dim", Index(16), "key head_dim is 16, expected 8"},
+      {"lm_mamba2_seed03", "hidden_act", "gelu", "key hidden_act is gelu, expected silu"},
+      {"lm_mamba2_seed03", "expand", Index(3), "key expand is 3, expected 2"},
+  };
+  for (const Row& row : rows) {
+    const auto one = golden(row.model);
+    if (!one) continue;
+    INFO(row.model << ", " << row.key);
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(one->configuration, row.key, row.value)),
+                      Catch::Contains(row.text));
+  }
+}
