@@ -5,20 +5,21 @@
 
 #include <implicit_attention/kernels/scan_gradient.hpp>
 
-#define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                            \
-  TEMPLATE struct DiagonalRecurrence<S>;                                                                                                   \
-  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                               \
-  TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                     \
-  TEMPLATE ScanGradient<S> scan_gradient(const DiagonalRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&);      \
-  TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                     \
-  TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                      \
-  TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                \
-                               const Executor&);                                                                                           \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Add)                                                                                        \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddAbsolute)                                                                                \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, AddPositive)                                                                                \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Largest)                                                                                    \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, Smallest)                                                                                   \
+#define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                       \
+  TEMPLATE struct DiagonalRecurrence<S>;                                                                                              \
+  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                          \
+  TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                \
+  TEMPLATE ScanGradient<S> scan_gradient(const DiagonalRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&); \
+  TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                \
+  TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                 \
+  TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,           \
+                               const Executor&);                                                                                      \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Add)                                                               \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, AddAbsolute)                                                       \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, AddPositive)                                                       \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Largest)                                                           \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Smallest)
+#define IMPLICIT_ATTENTION_HEAD_KERNELS(TEMPLATE, S)                                                                                       \
   TEMPLATE struct HeadRecurrence<S>;                                                                                                       \
   TEMPLATE void head_scan(const HeadRecurrence<S>&, const Array<S>&, const Array<S>&, View<S>, const Executor&, View<S>*);                 \
   TEMPLATE void head_scan_transposed(const HeadRecurrence<S>&, ConstView<S>, View<S>, const Executor&);                                    \
@@ -31,6 +32,11 @@
   TEMPLATE void head_rows(const SharedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&);         \
   TEMPLATE void attention_rows(const SurroundedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                  \
                                const Executor&);                                                                                           \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, Add)                                                                      \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, AddAbsolute)                                                              \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, AddPositive)                                                              \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, Largest)                                                                  \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, Smallest)                                                                 \
   TEMPLATE void scan(const SurroundedMatrix<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                                 \
   TEMPLATE void scan_transposed(const SurroundedMatrix<S>&, ConstView<S>, View<S>, const Executor&);                                       \
   TEMPLATE Matrix<S> softmax_carry(const SoftmaxRecurrence<S>&, const Executor&);                                                          \
@@ -39,22 +45,27 @@
   TEMPLATE DiagonalRecurrence<S> identity_recurrence(Index, Index);                                                                        \
   TEMPLATE class AttentionMatrix<S>;                                                                                                       \
   TEMPLATE class ImplicitAttention<S>;
-#define IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, JOIN)                                                                                 \
-  TEMPLATE void reduced_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&, \
-                             const detail::JOIN&, S);                                                                                      \
-  TEMPLATE void reduced_rows(const SurroundedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&,   \
+#define IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SURROUNDED, JOIN)                                                             \
+  TEMPLATE void reduced_rows(const SURROUNDED<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&, \
                              const detail::JOIN&, S);
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_KERNELS(extern template, float)
 IMPLICIT_ATTENTION_KERNELS(extern template, double)
+IMPLICIT_ATTENTION_HEAD_KERNELS(extern template, float)
+IMPLICIT_ATTENTION_HEAD_KERNELS(extern template, double)
 #if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_KERNELS)
 IMPLICIT_ATTENTION_KERNELS(template, float)
 IMPLICIT_ATTENTION_KERNELS(template, double)
+#endif
+#if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_HEAD_KERNELS)
+IMPLICIT_ATTENTION_HEAD_KERNELS(template, float)
+IMPLICIT_ATTENTION_HEAD_KERNELS(template, double)
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 
 #undef IMPLICIT_ATTENTION_KERNELS
+#undef IMPLICIT_ATTENTION_HEAD_KERNELS
 #undef IMPLICIT_ATTENTION_REDUCED_ROWS
