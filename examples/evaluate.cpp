@@ -16,9 +16,8 @@
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
-#include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/models/load.hpp>
 
@@ -218,10 +217,10 @@ Evaluation evaluate(const Options& options, std::vector<Row> rows) {
   for (const Row& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
 
   Setting setting{loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
-  const SafetensorsSource<float> tensors(options.model);
-  const Configuration configuration = read_configuration(options.model);
+  const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
   for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1; --first_layer)
-    setting.redrawn.push_back(load_language_model<float>(RedrawnTensors<float>(tensors, first_layer, options.seed), configuration));
+    setting.redrawn.push_back(
+        load_language_model<float>(RedrawnTensors<float>(*checkpoint.source, first_layer, options.seed), checkpoint.configuration));
 
   ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
   for (std::size_t k = 0; k < texts.size(); ++k) {
@@ -256,7 +255,9 @@ int main(int argument_count, char** arguments) {
                "evaluate");
   std::string names;
   for (const MethodName& named : method_names) names += (names.empty() ? "" : ",") + std::string(named.name);
-  app.add_option("--model", options.model, "a folder with config.json and model.safetensors")->option_text("DIR")->required();
+  app.add_option("--model", options.model, "a model's folder as it was downloaded, or one file of weights")
+      ->option_text("DIR|FILE")
+      ->required();
   app.add_option("--data", options.data,
                  "a text a line, its label in front and a tab or a space between; labels 0 and 1 are the tokens negative and positive "
                  "where the vocabulary has "

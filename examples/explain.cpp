@@ -77,7 +77,8 @@ void show(const Explanation& explanation, const Terminal& terminal) {
     if (answer.integrates)
       out += message("(the scores sum to ", significant(sum), ", the baseline gives ", significant(answer.baseline), ": together ",
                      significant(sum + answer.baseline), ", and ", explanation.target_text, " is ", significant(answer.explained),
-                     "; the gap is the error of the integral", answer.points > 0 ? message(", of ", answer.points, " gradients") : std::string(),
+                     "; the gap is the error of the integral",
+                     answer.points > 0 ? message(", of ", answer.points, " gradients") : std::string(),
                      answer.converged ? "" : ", and it has not converged", ")\n");
     for (const std::string& operation : answer.untreated)
       out += "(relevance reached " + operation + ", which it has no rule for: what went there is missing)\n";
@@ -310,7 +311,8 @@ int main(int argument_count, char** arguments) {
   const CLI::Option* out =
       app.add_option("--out", options.out, "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map)")
           ->option_text("FILE");
-  app.add_flag("--all-logits", options.all_logits, ".json holds the logits at every token, as .safetensors does, not at the position alone");
+  app.add_flag("--all-logits", options.all_logits,
+               ".json holds the logits at every token, as .safetensors does, not at the position alone");
   app.add_flag("--save-gradients", question.gradients, "every layer's output and its gradient go into the .safetensors file, too");
   app.footer(
       "The models in examples/models give their label after <cls>.\n\nExamples:\n"

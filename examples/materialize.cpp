@@ -16,6 +16,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 #include <implicit_attention/models/families.hpp>
@@ -60,8 +61,12 @@ struct Run {
 
 template <Real Scalar>
 [[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms, Index first, Index tokens) {
-  return {mixer.attention(terms), mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input, mixer.y.numbers, mixer.out.numbers,
-          first, tokens};
+  return {mixer.attention(terms),
+          mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input,
+          mixer.y.numbers,
+          mixer.out.numbers,
+          first,
+          tokens};
 }
 
 /// Arrays of all sequences, one below the other, under the names they are written as.
@@ -132,8 +137,7 @@ class Result {
         whole ? attention.reduce_into(numbers, {*reduction_, {}, {}}, selection)
               : place(attention.reduce({*reduction_, {}, {}}, selection), numbers);
       else
-        whole ? attention.materialize_into(numbers, selection)
-              : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
+        whole ? attention.materialize_into(numbers, selection) : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
     }
     if (!options_.heads.empty()) add_heads(attention, own_rows, place, executor);
     // What a state that came with the input gives is a constant of this run, as a bias is.
@@ -347,9 +351,13 @@ const LayerFamily<Scalar>& named_family(const std::string& arch) {
   raise(ErrorKind::value, message("--arch: ", arch, " is unknown, expected one of ", all));
 }
 
-/// The layer's configuration: of --config, else what the file of weights carries in its metadata.
-Configuration layer_configuration(const Options& options, const SafetensorsFile& weights) {
-  return options.config.empty() ? read_metadata_configuration(weights) : read_configuration(options.config);
+/// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
+template <Real Scalar>
+Configuration layer_configuration(const Options& options, const Checkpoint<Scalar>& weights) {
+  if (!options.config.empty()) return read_configuration(options.config);
+  if (weights.format == "safetensors")
+    if (const SafetensorsFile file(options.weights); file.metadata().contains("config")) return read_metadata_configuration(file);
+  return weights.configuration;
 }
 
 /// The input of all sequences, (batch * tokens, width), and its shape: one tensor, or q, k and v side by side (linear attention).
@@ -371,7 +379,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
   };
   if (apart) {
     if (shape.size() != 3 && shape.size() != 4)
-      raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, heads, size) or (batch, ...)"));
+      raise(ErrorKind::shape,
+            message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, heads, size) or (batch, ...)"));
     take_shape(3);
     const Index rows = input.batch.value_or(1) * input.tokens;
     std::vector<Array<Scalar>> pieces;
@@ -379,7 +388,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
     for (const char* name : {"input.q", "input.k", "input.v"}) {
       pieces.push_back(file.read<Scalar>(name));
       if (pieces.back().size() % rows != 0 || pieces.back().empty())
-        raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
+        raise(ErrorKind::shape,
+              message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
       width += pieces.back().size() / rows;
     }
     Matrix<Scalar> joined(rows, width);
@@ -446,10 +456,10 @@ void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trac
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
   const LayerFamily<Scalar>& family = named_family<Scalar>(options.arch);
-  const SafetensorsSource<Scalar> source(options.weights);
-  const WatchedTensors<Scalar> watched(source);
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(options.weights);
+  const WatchedTensors<Scalar> watched(*checkpoint.source);
   const std::string prefix = weights_prefix<Scalar>(options, watched, family);
-  const Configuration configuration = layer_configuration(options, SafetensorsFile(options.weights));
+  const Configuration configuration = layer_configuration(options, checkpoint);
   const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
   detail::expect_layer_used(watched, prefix, family.title);
   detail::expect_layer_understood(configuration, family.title);
@@ -529,7 +539,7 @@ void check(const Options& options, bool layer_options, bool model_options) {
           "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
     if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", architecture_names(", ")));
-    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a safetensors file");
+    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
     if (!options.positions.empty() && options.arch != "griffin" && options.arch != "attention")
       raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin and attention have"));
@@ -545,7 +555,9 @@ int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
   app.add_option("--arch", options.arch, "the architecture of the layer: " + architecture_names(", "))->option_text("NAME");
-  app.add_option("--weights", options.weights, "safetensors with the layer's weights, under their public names")->option_text("FILE");
+  app.add_option("--weights", options.weights,
+                 "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")
+      ->option_text("FILE|DIR");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
   app.add_option("--config", options.config,
                  "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")

@@ -8,7 +8,7 @@ Usage: bash tests/run.sh [--preset NAME] [--no-install]
 
 Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds, and runs every test.
 
-  --preset NAME  test        g++ or whatever CXX says, optimised, assertions on (the default)
+  --preset NAME  test        g++ or whatever CXX says, assertions on (the default)
                  test-clang  clang++, assertions off, warnings are errors, benchmarks too
                  test-native for this machine: its vector width, its fused multiplications
                  sanitize    under the address and undefined-behaviour sanitizers

@@ -36,6 +36,16 @@ have_font() { # DejaVu Sans, or the one the user names: the same places as examp
   done
   return 1
 }
+clang_format() { # version 14 by either name: others break lines elsewhere
+  local name
+  for name in clang-format-14 clang-format; do
+    if have "$name" && "$name" --version | grep -q 'version 14\.'; then
+      echo "$name"
+      return 0
+    fi
+  done
+  return 1
+}
 have_cmake() { # 3.23 or newer
   have cmake || return 1
   local version
@@ -43,7 +53,7 @@ have_cmake() { # 3.23 or newer
   [ "${version% *}" -gt 3 ] || { [ "${version% *}" -eq 3 ] && [ "${version#* }" -ge 23 ]; }
 }
 
-# missing_packages PARTS...: the Debian names of what is not installed, for any of: build tests examples benchmarks clang.
+# missing_packages PARTS...: the Debian names of what is not installed, for any of: build tests examples benchmarks clang format.
 missing_packages() {
   local part
   for part in "$@"; do
@@ -66,6 +76,7 @@ missing_packages() {
         ;;
       benchmarks) have_header benchmark/benchmark.h || echo libbenchmark-dev ;;
       clang) have clang++ || echo clang ;;
+      format) clang_format >/dev/null || echo clang-format-14 ;;
       *) die "setup.sh: there is no part $part" ;;
     esac
   done

@@ -24,7 +24,8 @@
 #endif
 
 #if defined(check) || defined(near) || defined(far) || defined(D)
-#error "implicit_attention: a macro named check, near, far or D is defined, and these are names here: #undef it before including this header"
+#error \
+    "implicit_attention: a macro named check, near, far or D is defined, and these are names here: #undef it before including this header"
 #endif
 
 #include <Eigen/Core>
@@ -72,8 +73,8 @@
 
 #define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2
 #define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f)
-#define IMPLICIT_ATTENTION_ABI                                                                                        \
-  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES,          \
+#define IMPLICIT_ATTENTION_ABI                                                                                \
+  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES, \
                           IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS)
 
 /// Opens and closes the library's namespace; the inline part carries the ABI.

@@ -70,6 +70,7 @@
 #include <implicit_attention/trace/run_context.hpp>
 #include <implicit_attention/trace/token_order.hpp>
 #include <implicit_attention/trace/trace.hpp>
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 #include <implicit_attention/layers/delta_rule_weights.hpp>
 #include <implicit_attention/layers/gated_delta_net.hpp>
@@ -126,6 +127,7 @@
 #include <implicit_attention/models/kimi_linear_lm.hpp>
 #include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/models/lfm2_lm.hpp>
+#include <implicit_attention/models/literature_layers.hpp>
 #include <implicit_attention/models/load.hpp>
 #include <implicit_attention/models/mamba2_lm.hpp>
 #include <implicit_attention/models/mamba2_options.hpp>

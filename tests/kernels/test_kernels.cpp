@@ -84,7 +84,8 @@ Matrix<double> by_definition(const SurroundedDiagonal<Scalar>& surrounded, Index
       bool apart = false;
       for (Index between = unit + 1; between <= t; ++between) apart = apart || among(surrounded.convolution_starts, between);
       if (t >= unit && t - unit < surrounded.width() && !apart)
-        a = at(surrounded.column_weights, unit, e) * at(surrounded.taps, surrounded.width() - 1 - (t - unit), e) * at(surrounded.activation, t, e);
+        a = at(surrounded.column_weights, unit, e) * at(surrounded.taps, surrounded.width() - 1 - (t - unit), e) *
+            at(surrounded.activation, t, e);
       if (among(r.starts, t)) std::fill(state.begin(), state.end(), 0.0);
       double y = 0;
       for (Index n = 0; n < r.state; ++n) {
@@ -198,7 +199,8 @@ TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the pl
   // More columns than a piece has, more numbers than the caches take; rows that begin anywhere, and numbers of the caller's between them.
   const Index tokens = 700, channels = 3;
   Kind<TestType> kind = random_kind<TestType>(tokens, channels, 2, 4, 0x3c7e, 77);
-  kind.surrounded.recurrence.step = Matrix<TestType>(kind.surrounded.recurrence.step.matrix() / TestType(2000));  // so that far columns are seen
+  kind.surrounded.recurrence.step =
+      Matrix<TestType>(kind.surrounded.recurrence.step.matrix() / TestType(2000));  // so that far columns are seen
   std::vector<Index> rows;
   for (Index i = 0; i < tokens; ++i) rows.push_back(i);
   for (const Index stride : {Index(0), Index(1), Index(5)}) {
@@ -379,7 +381,8 @@ TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
       Array<double> tail;
       if (lead != 0) {
         Matrix<double> entered = x.middleRows(cut - lead, lead);
-        if (!kind.surrounded.column_weights.empty()) entered.array() *= kind.surrounded.column_weights.matrix().middleRows(cut - lead, lead).array();
+        if (!kind.surrounded.column_weights.empty())
+          entered.array() *= kind.surrounded.column_weights.matrix().middleRows(cut - lead, lead).array();
         tail = entered;
       }
       run(cut, tokens - cut, tail, Array<double>(state), View<double>(late), nullptr);

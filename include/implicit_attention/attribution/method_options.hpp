@@ -35,8 +35,8 @@ enum class Method {
 struct MethodName {
   Method method;
   std::string_view name;
-  bool from_attention;  ///< whether it depends on which terms of the attention are on
-  bool from_gradient;   ///< whether it needs the exact gradient
+  bool from_attention;            ///< whether it depends on which terms of the attention are on
+  bool from_gradient;             ///< whether it needs the exact gradient
   bool has_map = from_attention;  ///< whether it has a map over tokens
 };
 inline constexpr std::array<MethodName, 12> method_names = {{{Method::raw, "raw", true, false},

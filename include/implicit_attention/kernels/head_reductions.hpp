@@ -66,6 +66,7 @@ class HeadReduction {
   static constexpr bool absolute = std::is_same_v<Reducer, AddAbsolute>;
   [[nodiscard]] static Scalar size(Scalar number) { return absolute ? std::abs(number) : number; }
 
+  static constexpr Index slab_rows = 32;
   struct Seen {
     Index first, last;
   };
@@ -76,10 +77,21 @@ class HeadReduction {
     const Index count = last - first;
     products_.resize(run.count(), count);
     for (Index d = 0; d < columns.width(); ++d) {
-      if constexpr (absolute)
-        products_.noalias() = scales_.cwiseAbs() * columns.factors(d, count).cwiseAbs();
-      else
-        products_.noalias() = scales_ * columns.factors(d, count);
+      // All rows at once where all see the whole stretch; else a few at a time, up to the last column that any of them sees.
+      for (Index row = 0, rows_at_a_time = 0; row < run.count(); row += rows_at_a_time) {
+        const auto seen_count = [&](Index begin, Index end) {
+          Index columns_seen = 0;
+          for (Index r = begin; r < end; ++r) columns_seen = std::max(columns_seen, seen_[static_cast<std::size_t>(r)].last + 1 - first);
+          return std::clamp(columns_seen, Index(0), count);
+        };
+        rows_at_a_time = seen_[static_cast<std::size_t>(row)].last + 1 >= last ? run.count() - row : std::min(slab_rows, run.count() - row);
+        const Index seen = seen_count(row, row + rows_at_a_time);
+        View<Scalar> products(products_.data() + row * count, rows_at_a_time, seen, count);
+        if constexpr (absolute)
+          products.noalias() = scales_.middleRows(row, rows_at_a_time).cwiseAbs() * columns.factors(d, seen).cwiseAbs();
+        else
+          products.noalias() = scales_.middleRows(row, rows_at_a_time) * columns.factors(d, seen);
+      }
       for (Index i = run.begin; i < run.end; ++i) {
         const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
         const Index from = std::max(first, seen.first - d), to = std::min(last, seen.last + 1 - d);
@@ -115,10 +127,12 @@ class HeadReduction {
       const Index end = std::min(begin + together, run.end);
       edges_.clear();
       if (!columns_.finite()) join_exactly(run, rows, begin, end, first, last, joined);
+      Index stop = first;  // what any of these rows sees
+      for (Index i = begin; i < end; ++i) stop = std::max(stop, std::min(last, seen_[static_cast<std::size_t>(i - run.begin)].last + 1));
       if (end - begin == together)
-        join_rows_of<together>(run, rows, begin, first, last, joined);
+        join_rows_of<together>(run, rows, begin, first, stop, joined);
       else
-        for (Index i = begin; i < end; ++i) join_rows_of<1>(run, rows, i, first, last, joined);
+        for (Index i = begin; i < end; ++i) join_rows_of<1>(run, rows, i, first, stop, joined);
       for (const Edge& edge : edges_) joined(edge.row - run.begin, edge.column) = edge.value;
     }
   }

@@ -111,12 +111,25 @@ class HeadMapWriter {
       for (Index i = begin; i < end; ++i) diagonal[i - begin] = numbers[(i - begin) * stride + i];
       add_skip(columns_.skip(c));
     }
-    if (end - begin == together)
-      multiply<together>(numbers + first, stride, scales, c, last - first);
-    else
+    Scalar* const to = target(run, c, begin) + first;
+    const bool at_once =
+        end - begin == together && columns_.finite() && (last - first) % lane == 0 && writer_.streams_lanes(to, out_.outerStride());
+    if (at_once) {
+      // Up to the cache line where the last of these rows ends.
+      constexpr Index line = numbers_in_a_line<Scalar>;
+      Index stop = 0;
+      for (Index i = begin; i < end; ++i) stop = std::max(stop, seen_[static_cast<std::size_t>(i - run.begin)].last + 1 - first);
+      stop = std::clamp((stop + line - 1) / line * line, Index(0), last - first);
+      multiply<together, true>(numbers + first, stride, scales, c, stop, to, out_.outerStride());
+      for (Index i = begin; i < end; ++i) writer_.zeros(last - first - stop, to + (i - begin) * out_.outerStride() + stop);
+    } else if (end - begin == together) {
+      multiply<together, false>(numbers + first, stride, scales, c, last - first, numbers_.data(), numbers_.cols());
+    } else {
       for (Index i = begin; i < end; ++i)
-        multiply<1>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, last - first, i - begin);
-    for (Index i = begin; i < end; ++i) {
+        multiply<1, false>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, last - first,
+                           &numbers_(i - begin, 0), 0);
+    }
+    for (Index i = begin; i < end && !at_once; ++i) {
       Scalar* entries = &numbers_(i - begin, 0);
       if (!columns_.finite())
         write_exactly(numbers + (i - begin) * stride, seen_[static_cast<std::size_t>(i - run.begin)], c, first, last,
@@ -138,22 +151,31 @@ class HeadMapWriter {
     }
   }
 
-  template <Index Rows>
-  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place = 0) {
+  /// Rows of entries to `to`, past the caches or into them.
+  template <Index Rows, bool Stream>
+  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Scalar* to, Index to_stride) const {
     if (columns_.width() == 4)  // nearly all models' convolution: unrolled
-      multiply<Rows, 4>(numbers, stride, scales, c, count, place);
+      multiply<Rows, Stream, 4>(numbers, stride, scales, c, count, to, to_stride);
     else
-      multiply<Rows, 0>(numbers, stride, scales, c, count, place);
+      multiply<Rows, Stream, 0>(numbers, stride, scales, c, count, to, to_stride);
   }
-  template <Index Rows, Index Width>
-  IMPLICIT_ATTENTION_FLATTEN void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Index place) {
+  template <Index Rows, bool Stream, Index Width>
+  IMPLICIT_ATTENTION_FLATTEN void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Scalar* to,
+                                           Index to_stride) const {
     const Index width = Width > 0 ? Width : columns_.width(), scale_stride = scales_.cols(), tap_stride = columns_.tap_stride();
     const Scalar* factors = columns_.factor(c, 0, 0);
+    Scalar scale[static_cast<std::size_t>(Rows)];
+    for (Index r = 0; r < Rows; ++r) scale[r] = scales[r * scale_stride];
     for (Index j = 0; j < count; j += lane) {
       Lanes<Scalar, lane> sums[static_cast<std::size_t>(Rows)];
       add_taps<Rows>(factors + j, tap_stride, numbers + j, stride, width, sums);
       IMPLICIT_ATTENTION_UNROLL
-      for (Index r = 0; r < Rows; ++r) lanes<lane>(&numbers_(place + r, j)) = sums[r] * scales[r * scale_stride];
+      for (Index r = 0; r < Rows; ++r) {
+        if constexpr (Stream)
+          RowWriter<Scalar>::stream_lanes(Lanes<Scalar, lane>(sums[r] * scale[r]), to + r * to_stride + j);
+        else
+          lanes<lane>(to + r * to_stride + j) = sums[r] * scale[r];
+      }
     }
   }
 
@@ -175,7 +197,7 @@ template <Real Scalar>
 void attention_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) {
   const detail::ChannelsByHead chosen(surrounded.recurrence, channels);
-  detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, detail::map_block_tokens, executor,
+  detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, 2 * detail::map_block_tokens, executor,
                        [&] { return detail::HeadMapWriter<Scalar>(surrounded, chosen, static_cast<Index>(rows.size()), out); });
 }
 

@@ -47,9 +47,12 @@ class Gla : public HeadMixer<Gla<S>, S> {
   /// Reads the weights below a prefix such as `model.layers.0.attn.`, under their public names.
   [[nodiscard]] static Gla from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
 
+  /// The width r between the two projections of the decay.
+  [[nodiscard]] Index rank() const { return gk_0_.rows(); }
+
   /// o = R v and what it is made of.
   [[nodiscard]] Value<Scalar> mix(const MixerInput& in, Activations& act) const;
-  [[nodiscard]] bool activated() const { return this->common().v_proj.convolved(); }
+  [[nodiscard]] bool activated() const { return this->weights().v_proj.convolved(); }
 
  private:
   static constexpr const char* names[3] = {"q", "k", "v"};
@@ -66,7 +69,7 @@ Gla<S>::Gla(Weights weights, Options options)
       gk_bias_(weights.gk_proj_1_bias),
       options_(options) {
   check_shape(layer_name, "gk_proj.0.weight", gk_0_, gk_0_.rows(), this->width(), "(rank, width)");
-  const Index keys = this->common().k_proj.weight.rows();
+  const Index keys = this->weights().k_proj.weight.rows();
   check_shape(layer_name, "gk_proj.1.weight", gk_1_, keys, gk_0_.rows(), "(key/value heads * state, rank)");
   detail::check_bias(layer_name, "gk_proj.1.bias", gk_bias_, keys, "key/value heads * state");
   if (!(options.gate_logit_normalizer > 0))
@@ -87,7 +90,7 @@ Gla<S> Gla<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, const Option
 
 template <Real S>
 Value<S> Gla<S>::mix(const MixerInput& in, Activations& act) const {
-  const HeadMixerWeights<S>& w = this->common();
+  const HeadMixerWeights<S>& w = this->weights();
   HeadInputs<S> inputs;
   inputs.query = times(w.q_proj.convolved() ? silu(in.query) : in.query, S(1) / std::sqrt(static_cast<S>(this->state())));
   inputs.key = repeat_heads(w.k_proj.convolved() ? silu(in.key) : in.key, this->key_value_heads(), this->heads());

@@ -92,6 +92,7 @@ class HeadMixer : public LayerInterface<Derived> {
     Array<S> state;  ///< carried in, or empty
   };
 
+  [[nodiscard]] const HeadMixerWeights<S>& weights() const { return common_; }
   [[nodiscard]] Index width() const { return common_.o_proj_weight.rows(); }
   [[nodiscard]] Index channels() const { return common_.o_proj_weight.cols(); }
   [[nodiscard]] Index heads() const { return options_.heads; }
@@ -117,7 +118,6 @@ class HeadMixer : public LayerInterface<Derived> {
  protected:
   /// `names` are those of the three projections, for messages. With `norm_over_width` the norm is over the whole width.
   HeadMixer(HeadMixerWeights<S> weights, HeadMixerOptions options, const char* const (&names)[3], bool norm_over_width = false);
-  [[nodiscard]] const HeadMixerWeights<S>& common() const { return common_; }
   [[nodiscard]] static HeadMixerWeights<S> read(const PrefixedTensors<S>& tensors, const HeadMixerOptions& options,
                                                 const char* const (&names)[3], const std::string& norm);
 

@@ -31,7 +31,7 @@ class Hgrn : public HeadMixer<Hgrn<S>, S> {
 
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor.
   Hgrn(Weights weights, Options options) : Base(std::move(weights), by_channel(options), names, true) {
-    check_shape(layer_name, "f_proj.weight", this->common().k_proj.weight, this->channels(), this->width(), "(channels, width)");
+    check_shape(layer_name, "f_proj.weight", this->weights().k_proj.weight, this->channels(), this->width(), "(channels, width)");
   }
   /// Reads the weights below a prefix such as `model.layers.0.attn.`, under their public names.
   [[nodiscard]] static Hgrn from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options) {

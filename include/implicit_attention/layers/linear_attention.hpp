@@ -89,8 +89,7 @@ typename LinearAttention<S>::Options LinearAttention<S>::options(const Configura
   made.scale = configuration.number({"scale"}).value_or(0);
   made.eps = configuration.number({"eps"}).value_or(made.eps);
   const std::string map = configuration.text({"feature_map"}).value_or("elu+1");
-  if (map != "elu+1")
-    raise(ErrorKind::value, message(configuration.where(), ": feature_map is \"", map, "\", expected \"elu+1\""));
+  if (map != "elu+1") raise(ErrorKind::value, message(configuration.where(), ": feature_map is \"", map, "\", expected \"elu+1\""));
   return made;
 }
 
@@ -110,8 +109,9 @@ Index LinearAttention<S>::values_of(const Value<Scalar>& u, const RunContext<Sca
   const Index keys = u.cols() - values;
   if (values < 1 || keys < 1 || values % heads() != 0 || keys % (2 * heads()) != 0 ||
       (options_.key_size > 0 && keys != 2 * heads() * options_.key_size))
-    raise(ErrorKind::shape, message("LinearAttention: the input is ", shape_text({u.rows(), u.cols()}), " with ", values,
-                                    " columns of values, expected (tokens, 2 * heads * key size + heads * value size) with ", heads(), " heads"));
+    raise(ErrorKind::shape,
+          message("LinearAttention: the input is ", shape_text({u.rows(), u.cols()}), " with ", values,
+                  " columns of values, expected (tokens, 2 * heads * key size + heads * value size) with ", heads(), " heads"));
   return values;
 }
 

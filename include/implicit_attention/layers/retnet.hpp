@@ -48,7 +48,7 @@ class RetNet : public HeadMixer<RetNet<S>, S> {
 
   /// o = R v and what it is made of. The context's positions turn queries and keys.
   [[nodiscard]] Value<Scalar> mix(const MixerInput& in, Activations& act) const;
-  [[nodiscard]] bool activated() const { return this->common().v_proj.convolved(); }
+  [[nodiscard]] bool activated() const { return this->weights().v_proj.convolved(); }
 
  private:
   static constexpr const char* names[3] = {"q", "k", "v"};
@@ -87,8 +87,8 @@ Value<S> RetNet<S>::mix(const MixerInput& in, Activations& act) const {
   const auto activate = [](const ShortProjection<S>& projection, const Value<S>& x) { return projection.convolved() ? silu(x) : x; };
   const S scale_of_keys = S(1) / std::sqrt(static_cast<S>(this->state()));
   HeadInputs<S> inputs;
-  inputs.query = rotary_positions(activate(this->common().q_proj, in.query), rotary_, positions);
-  inputs.key = rotary_positions(activate(this->common().k_proj, in.key), rotary_, positions);
+  inputs.query = rotary_positions(activate(this->weights().q_proj, in.query), rotary_, positions);
+  inputs.key = rotary_positions(activate(this->weights().k_proj, in.key), rotary_, positions);
   inputs.key = times(repeat_heads(inputs.key, this->key_value_heads(), this->heads()), scale_of_keys);
   act.query = inputs.query.numbers;
   act.key = inputs.key.numbers;

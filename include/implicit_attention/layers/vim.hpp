@@ -35,18 +35,18 @@ class Vim : public LayerInterface<Vim<S>> {
   struct State {};
   /// One sequence through the layer: what Mamba keeps of each direction, the backward one's arrays in reversed order.
   struct Activations {
-    Array<Scalar> x;                              ///< (L, E): linear input, in the tokens' order
+    Array<Scalar> x;  ///< (L, E): linear input, in the tokens' order
     typename Mamba<S>::Activations forward, backward;
-    Array<Scalar> y;                              ///< (L, E): output before the output projection
-    Array<Scalar> out;                            ///< (L, D)
+    Array<Scalar> y;    ///< (L, E): output before the output projection
+    Array<Scalar> out;  ///< (L, D)
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit Vim(Weights weights, Options options = {})
       : forward_(std::move(weights.forward)), backward_(std::move(weights.backward)), options_(options) {
     if (backward_.channels() != forward_.channels() || backward_.width() != forward_.width())
-      raise(ErrorKind::shape, message("Vim: the two directions have ", forward_.channels(), " and ", backward_.channels(),
-                                      " channels, expected as many"));
+      raise(ErrorKind::shape,
+            message("Vim: the two directions have ", forward_.channels(), " and ", backward_.channels(), " channels, expected as many"));
   }
   /// Reads the weights below a prefix such as `layers.0.mixer.`, under their public names.
   [[nodiscard]] static Vim from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});

@@ -70,8 +70,8 @@ template <Real Scalar>
 void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
   for (const std::string& name : watched.unused())
     if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
-      raise(ErrorKind::file, message(watched.where(), ": tensor ", name, " is not used by a ", title,
-                                     " layer: what it does would be missing"));
+      raise(ErrorKind::file,
+            message(watched.where(), ": tensor ", name, " is not used by a ", title, " layer: what it does would be missing"));
 }
 
 /// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
@@ -161,9 +161,10 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
 [[nodiscard]] inline bool concerns_other_parts(std::string_view key) {
   for (const std::string_view known :
        {"num_hidden_layers", "n_layer", "tie_word_embeddings", "tie_embeddings", "intermediate_size", "hidden_act", "layer_types",
-        "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier", "embedding_multiplier",
-        "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias", "num_experts", "num_local_experts",
-        "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim", "attention_window_size", "norm_epsilon",
+        "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier",
+        "embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias",
+        "num_experts", "num_local_experts", "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim",
+        "attention_window_size", "norm_epsilon",
         // softmax attention beside the layer
         "num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "attn_output_gate", "full_attention_interval",
         "full_attn_idxs", "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "use_pos_enc", "q_lora_rank",

@@ -7,27 +7,13 @@
 #include <string_view>
 #include <vector>
 
-#include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
-#include <implicit_attention/layers/gru.hpp>
-#include <implicit_attention/layers/hgrn.hpp>
-#include <implicit_attention/layers/hgrn2.hpp>
-#include <implicit_attention/layers/hyena.hpp>
-#include <implicit_attention/layers/linear_attention.hpp>
-#include <implicit_attention/layers/lstm.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/mamba2.hpp>
-#include <implicit_attention/layers/mamba3.hpp>
-#include <implicit_attention/layers/mlla.hpp>
-#include <implicit_attention/layers/mlstm.hpp>
-#include <implicit_attention/layers/mlstm_large.hpp>
-#include <implicit_attention/layers/retnet.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
-#include <implicit_attention/layers/s4d.hpp>
-#include <implicit_attention/layers/vim.hpp>
 #include <implicit_attention/models/bamba_lm.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
@@ -37,6 +23,7 @@
 #include <implicit_attention/models/jamba_lm.hpp>
 #include <implicit_attention/models/kimi_linear_lm.hpp>
 #include <implicit_attention/models/lfm2_lm.hpp>
+#include <implicit_attention/models/literature_layers.hpp>
 #include <implicit_attention/models/mamba2_lm.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 #include <implicit_attention/models/nemotron_h_lm.hpp>
@@ -92,21 +79,21 @@ template <Real S>
       {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
       {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},
       {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_short_convolution(t, c)); }},
-      {"retnet", "RetNet", "retnet.hpp", {"g_norm_swish_gate.weight"}, [](const T& t, const C& c) { return mixer_part(RetNet<S>::from_tensors(t, RetNet<S>::options(c))); }},
-      {"retnet_parallel", "RetNet, the authors' parallel form", "retnet.hpp", {}, [](const T& t, const C& c) { return mixer_part(RetNet<S>::from_tensors(t, RetNet<S>::options(c, true))); }},
-      {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(Gla<S>::from_tensors(t, Gla<S>::options(c))); }},
-      {"hgrn", "HGRN", "hgrn.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn<S>::from_tensors(t, Hgrn<S>::options(c))); }},
-      {"hgrn2", "HGRN2", "hgrn2.hpp", {}, [](const T& t, const C& c) { return mixer_part(Hgrn2<S>::from_tensors(t, Hgrn2<S>::options(c))); }},
-      {"linear_attention", "Linear attention", "linear_attention.hpp", {}, [](const T&, const C& c) { return mixer_part(LinearAttention<S>(LinearAttention<S>::options(c))); }},
-      {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, [](const T& t, const C& c) { return mixer_part(Mlstm<S>::from_tensors(t, Mlstm<S>::options(c))); }},
-      {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, [](const T& t, const C& c) { return mixer_part(MlstmLarge<S>::from_tensors(t, MlstmLarge<S>::options(c))); }},
-      {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, [](const T& t, const C& c) { return mixer_part(Mamba3<S>::from_tensors(t, Mamba3<S>::options(c))); }},
-      {"mlla", "MLLA", "mlla.hpp", {"attn.lepe.weight"}, [](const T& t, const C& c) { return mixer_part(Mlla<S>::from_tensors(t, Mlla<S>::options(c))); }},
-      {"s4d", "S4D", "s4d.hpp", {"kernel.log_dt"}, [](const T& t, const C& c) { return mixer_part(S4d<S>::from_tensors(t, S4d<S>::options(c))); }},
-      {"hyena", "Hyena", "hyena.hpp", {"short_filter.weight"}, [](const T& t, const C& c) { return mixer_part(Hyena<S>::from_tensors(t, Hyena<S>::options(c))); }},
-      {"vim", "Vision Mamba", "vim.hpp", {"A_b_log"}, [](const T& t, const C& c) { return mixer_part(Vim<S>::from_tensors(t, Vim<S>::options(c))); }},
-      {"lstm", "LSTM", "lstm.hpp", {}, [](const T& t, const C&) { return mixer_part(Lstm<S>::from_tensors(t)); }},
-      {"gru", "GRU", "gru.hpp", {}, [](const T& t, const C&) { return mixer_part(Gru<S>::from_tensors(t)); }},
+      {"retnet", "RetNet", "retnet.hpp", {"g_norm_swish_gate.weight", "g_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_retnet(t, c, false)); }},
+      {"retnet_parallel", "RetNet, the authors' parallel form", "retnet.hpp", {"out_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_retnet(t, c, true)); }},
+      {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gla(t, c)); }},
+      {"hgrn", "HGRN", "hgrn.hpp", {"f_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_hgrn(t, c)); }},
+      {"hgrn2", "HGRN2", "hgrn2.hpp", {"f_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_hgrn2(t, c)); }},
+      {"linear_attention", "Linear attention", "linear_attention.hpp", {}, [](const T&, const C& c) { return mixer_part(detail::read_linear_attention<S>(c)); }},
+      {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlstm(t, c)); }},
+      {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlstm_large(t, c)); }},
+      {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba3(t, c)); }},
+      {"mlla", "MLLA", "mlla.hpp", {"attn.lepe.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlla(t, c)); }},
+      {"s4d", "S4D", "s4d.hpp", {"kernel.log_dt"}, [](const T& t, const C& c) { return mixer_part(detail::read_s4d(t, c)); }},
+      {"hyena", "Hyena", "hyena.hpp", {"short_filter.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_hyena(t, c)); }},
+      {"vim", "Vision Mamba", "vim.hpp", {"A_b_log"}, [](const T& t, const C& c) { return mixer_part(detail::read_vim(t, c)); }},
+      {"lstm", "LSTM", "lstm.hpp", {"weight_hh_l0"}, [](const T& t, const C& c) { return mixer_part(detail::read_recurrent_cell<Lstm<S>>(t, c)); }},
+      {"gru", "GRU", "gru.hpp", {"weight_hh_l0"}, [](const T& t, const C& c) { return mixer_part(detail::read_recurrent_cell<Gru<S>>(t, c)); }},
   };
   // clang-format on
   return families;

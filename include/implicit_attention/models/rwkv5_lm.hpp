@@ -14,7 +14,6 @@ template <Real Scalar>
   detail::expect_text(configuration, "model_type", {"rwkv5"}, "the tensors are those of an RWKV-5 language model");
   detail::expect_text(configuration, "rwkv_version", {"5.2", "5.1"}, "the tensors are those of an RWKV-5 language model");
   detail::expect_text(configuration, "model_version", {"5_2"}, "the tensors are those of an RWKV-5 language model");
-  static_cast<void>(configuration.find("intermediate_size"));
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   return detail::read_rwkv_model("Rwkv5ForCausalLM", source, configuration, detail::rwkv_names(source), eps, 1e-5,
                                  [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index) {

@@ -11,7 +11,6 @@ template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_rwkv6_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv6"}, "the tensors are those of an RWKV-6 language model");
   detail::expect_text(configuration, "rwkv_version", {"6"}, "the tensors are those of an RWKV-6 language model");
-  static_cast<void>(configuration.find("intermediate_size"));
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   return detail::read_rwkv_model("Rwkv6ForCausalLM", source, configuration, detail::rwkv_names(source), eps, 1e-5,
                                  [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index) {

@@ -95,15 +95,26 @@ template <Real Scalar, class Read>
   return positive_number(configuration, {"group_norm_eps_on_s", "group_norm_eps", "group_norm_epsilon"}, divided);
 }
 
+/// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm of
+/// flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
+inline void let_pass(const Configuration& configuration) {
+  for (const std::string_view key :
+       {"layer_norm_epsilon", "intermediate_size", "hidden_ratio", "model_version", "rwkv_version", "norm_bias", "norm_first", "value_dim",
+        "attn_mode", "fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp", "wkv_state_dtype"})
+    static_cast<void>(configuration.find(key));
+}
+
 /// Sizes that the configuration gives must be those of the weights.
 template <class Layer>
 void expect_heads(const Configuration& configuration, const Layer& layer, Index head_size) {
   expect_integer(configuration, {"attention_hidden_size", "dim_att"}, layer.channels(), "value.weight has that many rows");
   expect_integer(configuration, {"head_size", "head_dim", "head_size_a"}, head_size, "the weights have heads of that size");
-  expect_integer(configuration, {"heads", "num_heads", "n_head"}, layer.heads(), "the weights have that many heads");
-  // Hugging Face's RWKV-5 and 6 ignore num_attention_heads; published files have the head size there.
-  static_cast<void>(configuration.integer({"num_attention_heads"}));
-  static_cast<void>(positive_number(configuration, {"layer_norm_epsilon"}, 1e-5));  // the norms around the layer
+  expect_integer(configuration, {"heads", "n_head"}, layer.heads(), "the weights have that many heads");
+  // flash-linear-attention reads num_heads where there is no head_dim; Hugging Face's RWKV-5 and 6 do not read num_attention_heads.
+  if (configuration.has("num_heads") && !configuration.has("head_dim"))
+    expect_integer(configuration, {"num_heads"}, layer.heads(), "the weights have that many heads");
+  static_cast<void>(configuration.find("num_attention_heads"));
+  let_pass(configuration);
 }
 
 template <Real Scalar>
@@ -140,9 +151,6 @@ template <Real Scalar>
     expect_integer(configuration, {"v_low_rank_dim"}, w.v.down.rows(), "the value residual's factors are of that rank");
   else
     static_cast<void>(configuration.integer({"v_low_rank_dim"}));
-  // How the same numbers are computed. The l2 norm of flash-linear-attention's fused kernel has its eps inside the root: 2e-7 of y.
-  for (const std::string_view computing : {"attn_mode", "fuse_norm", "wkv_state_dtype", "norm_bias"})
-    static_cast<void>(configuration.find(computing));
   return layer;
 }
 

@@ -103,8 +103,7 @@ template <Real S>
     for (Index t = L - 1; t >= 0; --t) {
       dh += d.row(t);
       for (Index e = 0; e < E; ++e) {
-        const S i = kept.write(t, e), f = sigmoid(all(t, E + e)), o = sigmoid(all(t, 3 * E + e)), c = kept.cell(t, e),
-                tanh_c = std::tanh(c);
+        const S i = kept.write(t, e), f = sigmoid(all(t, E + e)), o = sigmoid(all(t, 3 * E + e)), tanh_c = std::tanh(kept.cell(t, e));
         const S c_before = t > 0 ? kept.cell(t - 1, e) : c_first[e];
         if (back.exact()) {
           to_gates[3 * E + e] = dh[e] * tanh_c * o * (S(1) - o);
