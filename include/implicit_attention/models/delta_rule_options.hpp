@@ -25,6 +25,9 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
   if (layer.convolution_width() > 0)
     expect_integer(configuration, {"conv_size", "linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"},
                    layer.convolution_width(), "the convolution is that wide");
+  expect_boolean(configuration, {"use_short_conv"}, layer.convolution_width() > 0, "that is what the tensors *_conv1d.weight say");
+  for (const std::string_view key : {"attn_mode", "mode", "expand_k", "expand_v", "hidden_ratio", "fuse_norm", "fuse_swiglu"})
+    static_cast<void>(configuration.find(key));  // how it is computed, and sizes that the weights tell
 }
 
 /// What all of them share, of a layer that is read by itself: whether its configuration is the layer's own or that of a public model.
@@ -53,6 +56,11 @@ template <Real Scalar>
   GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
       tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
   expect_delta_rule(configuration, layer);
+  const auto expect_part = [&](std::string_view key, bool there, std::string_view tensor) {
+    expect_boolean(configuration, {key}, there, message(there ? "there is " : "there is no ", tensor));
+  };
+  expect_part("use_gate", !layer.weights().g_proj_weight.empty(), "g_proj.weight");
+  expect_part("use_beta", !layer.weights().b_proj_weight.empty(), "b_proj.weight");
   return layer;
 }
 
