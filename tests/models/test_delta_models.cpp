@@ -24,8 +24,8 @@ const char* const olmo_rope = "lm_olmo_hybrid_seed01_rope_gqa_bias_packed_hv6_L1
 const char* const lfm2 = "lm_lfm2_seed00_released_keys_hidden32_L16";
 const char* const lfm2_rare = "lm_lfm2_seed01_bias_untied_conv4_ropeparams_L2";
 
-struct Checkpoint {
-  explicit Checkpoint(const Golden& golden)
+struct GoldenCheckpoint {
+  explicit GoldenCheckpoint(const Golden& golden)
       : tensors(golden.weights<double>()), configuration(golden.configuration), ids(golden.ids), logits(golden.expected("logits")) {}
   Tensors<double> tensors;
   Configuration configuration;
@@ -37,27 +37,27 @@ struct Checkpoint {
 };
 
 /// A golden checkpoint, or nothing where the shared data are not on this machine.
-std::optional<Checkpoint> checkpoint(const std::string& name) {
+std::optional<GoldenCheckpoint> checkpoint(const std::string& name) {
   const auto folder = test_support::shared_data("golden");
   if (!folder) {
     WARN(test_support::shared_data_missing("golden"));
     return std::nullopt;
   }
-  return Checkpoint(Golden(*folder / (name + ".safetensors")));
+  return GoldenCheckpoint(Golden(*folder / (name + ".safetensors")));
 }
 
 struct Change {
   const char* model;
   std::string what;
-  std::function<void(Checkpoint&)> make;
+  std::function<void(GoldenCheckpoint&)> make;
   std::vector<std::string> said;  ///< what the error must say; empty: no error
 };
 
-std::function<void(Checkpoint&)> set(std::string key, Configuration::Value value) {
-  return [key, value](Checkpoint& c) { c.configuration.set(key, value); };
+std::function<void(GoldenCheckpoint&)> set(std::string key, Configuration::Value value) {
+  return [key, value](GoldenCheckpoint& c) { c.configuration.set(key, value); };
 }
-std::function<void(Checkpoint&)> erase(std::string tensor) {
-  return [tensor](Checkpoint& c) { REQUIRE(c.tensors.tensors.erase(tensor) == 1); };
+std::function<void(GoldenCheckpoint&)> erase(std::string tensor) {
+  return [tensor](GoldenCheckpoint& c) { REQUIRE(c.tensors.tensors.erase(tensor) == 1); };
 }
 using Texts = std::vector<std::string>;
 using Numbers = std::vector<double>;
@@ -89,11 +89,11 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {qwen_moe, "no A_log", erase("model.language_model.layers.1.linear_attn.A_log"), {"a_proj.weight", "no A_log"}},
       {qwen_moe,
        "an unused tensor",
-       [](Checkpoint& c) { c.tensors.set_zero("model.language_model.layers.1.linear_attn.in_proj_a.bias", {4}); },
+       [](GoldenCheckpoint& c) { c.tensors.set_zero("model.language_model.layers.1.linear_attn.in_proj_a.bias", {4}); },
        {"layers.1.linear_attn.in_proj_a.bias", "not used"}},
       {qwen_moe,
        "the vision tower",
-       [](Checkpoint& c) {
+       [](GoldenCheckpoint& c) {
          c.tensors.set_zero("model.visual.blocks.0.weight", {4, 4});
        },
        {}},
@@ -115,7 +115,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {kimi, "a positive lower bound", set("linear_attn_config.gate_lower_bound", 5.0), {"lower_bound is 5"}},
       {kimi,
        "no number of heads",
-       [](Checkpoint& c) {
+       [](GoldenCheckpoint& c) {
          Configuration other("other");
          for (const std::string& key : c.configuration.keys())
            if (key != "linear_attn_config.num_heads") other.set(key, *c.configuration.find(key));
@@ -127,7 +127,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {lfm2, "attention layers", set("full_attn_idxs", Numbers{1}), {"full_attn_idxs, layer 1 is listed"}},
       {lfm2,
        "layer_types goes before full_attn_idxs",
-       [](Checkpoint& c) {
+       [](GoldenCheckpoint& c) {
          c.configuration.set("full_attn_idxs", Numbers{1});
          c.configuration.set("layer_types", Texts{"conv", "conv", "full_attention", "conv"});
        },
@@ -138,7 +138,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {lfm2_rare, "tied after all", set("tie_embedding", true), {"tie_embedding is true", "another than the embedding"}},
   };
   for (const Change& change : changes) {
-    std::optional<Checkpoint> c = checkpoint(change.model);
+    std::optional<GoldenCheckpoint> c = checkpoint(change.model);
     if (!c) return;
     INFO(change.model << ": " << change.what);
     change.make(*c);
@@ -177,7 +177,7 @@ TEST_CASE("keys that change the model change it", "[models]") {
       {lfm2, "eps", set("norm_eps", 1e-2), {}},
   };
   for (const Change& change : changes) {
-    std::optional<Checkpoint> c = checkpoint(change.model);
+    std::optional<GoldenCheckpoint> c = checkpoint(change.model);
     if (!c) return;
     INFO(change.model << ": " << change.what);
     CHECK(c->deviation() < 1e-12);
@@ -187,7 +187,7 @@ TEST_CASE("keys that change the model change it", "[models]") {
 }
 
 TEST_CASE("experts and copies of tensors under other public names give the same model", "[models]") {
-  std::optional<Checkpoint> c = checkpoint(kimi);
+  std::optional<GoldenCheckpoint> c = checkpoint(kimi);
   if (!c) return;
   SECTION("Kimi's experts merged into mlp, its convolutions without the middle axis, A_log by heads") {
     std::vector<std::string> names = c->tensors.names();
@@ -209,7 +209,7 @@ TEST_CASE("experts and copies of tensors under other public names give the same 
   }
   SECTION("without model_type") {
     for (const char* name : {kimi, next_dense, olmo, lfm2}) {
-      Checkpoint untyped = *checkpoint(name);
+      GoldenCheckpoint untyped = *checkpoint(name);
       Configuration other("other");
       for (const std::string& key : untyped.configuration.keys())
         if (key != "model_type") other.set(key, *untyped.configuration.find(key));
