@@ -70,8 +70,9 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
                                               const std::function<void(const Tokenizer&)>& before_weights) {
   std::error_code ignored;
   if (!std::filesystem::exists(directory, ignored))
-    raise(ErrorKind::file, message("--model: there is no file or folder ", directory,
-                                   ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+    raise(ErrorKind::file, message("--model: there is no folder ", directory,
+                                   ", nor a file of that name, "
+                                   "expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
   const Configuration& configuration = checkpoint.configuration;
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);

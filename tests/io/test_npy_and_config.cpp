@@ -1,5 +1,6 @@
 // .npy files byte for byte, and config.json as the models ask for it.
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -164,8 +165,9 @@ TEST_CASE("config: keys, nesting, lists, nulls", "[io]") {
     CHECK(configuration.text({"ssm_cfg.deep.layer"}) == "Mamba1");
     CHECK(configuration.texts({"_block_types"}) == std::vector<std::string>{"recurrent", "attention"});
     CHECK(configuration.texts({"none"}) == std::vector<std::string>{});
+    CHECK(configuration.numbers({"limits"}) == std::vector<double>{0.0, std::numeric_limits<double>::infinity()});
     CHECK(configuration.integer({"negative"}) == -3);
-    for (const char* key : {"absent", "mixed", "limits", "low", "odd", "empty", "ssm_cfg"}) {
+    for (const char* key : {"absent", "mixed", "low", "odd", "empty", "ssm_cfg"}) {
       INFO(key);
       CHECK_FALSE(configuration.has(key));
     }
