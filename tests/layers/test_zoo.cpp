@@ -568,11 +568,10 @@ TEST_CASE("attribution asks whether a model is causal: one with a layer of two d
     const Target target{2, 7, {}};
     Explainer<double> explainer(model, ids);
     MethodOptions<double> options;
-    options.integration_steps = 200;
     const Attribution<double> path = explainer.explain(Method::integrated_gradients, target, options);
     CHECK(path.scores.size() == 6);
     CHECK(std::abs(path.scores[5]) > 1e-6);
-    CHECK(path.scores.sum() == Approx(path.explained - path.baseline).epsilon(1e-3));
+    CHECK(path.scores.sum() == Approx(path.explained - path.baseline).epsilon(options.integration_tolerance));
     options.removal = Removal::drop;
     const Attribution<double> dropped = explainer.explain(Method::leave_one_out, target, options);
     const AttributionMatrix<double> each = explainer.explain_each(Method::leave_one_out, {target, {5, 7, {}}}, options);

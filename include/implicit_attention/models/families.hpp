@@ -60,6 +60,7 @@ struct ModelFamily {
   bool (*recognises)(const detail::CheckpointFacts& facts);
   LanguageModel<S> (*load)(const TensorSource<S>& source, const Configuration& configuration);
   std::string_view prefix = {};  ///< before `layers.N.`: files that have another one or none are read as if they had it; empty: it may vary
+  std::string_view like = {};    ///< the family whose tensors these are, too: only model_type tells them apart
 };
 
 template <Real S>
@@ -111,7 +112,7 @@ template <Real S>
        [](const T& t, const C& c) { return load_mamba_lm<S>(t, c); }, "backbone."},
       {"falcon_mamba", "Falcon-Mamba", "FalconMambaForCausalLM", "falcon_mamba_lm.hpp", "those of Mamba, with model_type falcon_mamba",
        [](const F& f) { return f.is_type({"falcon_mamba"}); },
-       [](const T& t, const C& c) { return load_falcon_mamba_lm<S>(t, c); }, "backbone."},
+       [](const T& t, const C& c) { return load_falcon_mamba_lm<S>(t, c); }, "backbone.", "mamba"},
       {"nemotron_h", "Nemotron-H", "NemotronHForCausalLM", "nemotron_h_lm.hpp", "backbone.layers.N.mixer.dt_bias and mixer.q_proj.weight",
        [](const F& f) { return f.is_type({"nemotron_h"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias") && (f.has("backbone.layers.", ".mixer.q_proj.") || f.has("backbone.layers.", ".mixer.up_proj."))); },
        [](const T& t, const C& c) { return load_nemotron_h_lm<S>(t, c); }, "backbone."},

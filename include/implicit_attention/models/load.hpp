@@ -1,6 +1,7 @@
 // A language model of whichever architecture a checkpoint holds.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,40 @@
 #include <implicit_attention/models/tensor_names.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// A checkpoint's tensors, under the prefix that a family's own files have.
+template <Real Scalar>
+[[nodiscard]] RenamedTensors<Scalar> tensors_as_of(const ModelFamily<Scalar>& family, const TensorSource<Scalar>& source,
+                                                   const std::optional<std::string>& stored) {
+  const bool renamed = stored && !family.prefix.empty() && *stored != family.prefix;
+  return RenamedTensors<Scalar>(source, renamed ? *stored : "", renamed ? std::string(family.prefix) : "");
+}
+
+/// The family that a checkpoint is of; nothing if of none. Fails where `model_type` is one thing and the tensors are those of another.
+template <Real Scalar>
+[[nodiscard]] const ModelFamily<Scalar>* family_of(const TensorSource<Scalar>& source, const Configuration& configuration,
+                                                   const std::optional<std::string>& stored) {
+  const auto recognises = [&](const ModelFamily<Scalar>& family, const Configuration& told) {
+    return family.recognises(CheckpointFacts(tensors_as_of(family, source, stored).names(), told));
+  };
+  const auto first = [&](const Configuration& told) -> const ModelFamily<Scalar>* {
+    for (const ModelFamily<Scalar>& family : model_families<Scalar>())
+      if (recognises(family, told)) return &family;
+    return nullptr;
+  };
+  const ModelFamily<Scalar>* const by_type = first(configuration);
+  const std::optional<std::string> type = configuration.text({"model_type"});
+  if (!type || (by_type && recognises(*by_type, {}))) return by_type;
+  const ModelFamily<Scalar>* const by_tensors = first({});
+  if (by_tensors && (!by_type || (by_type != by_tensors && by_type->like != by_tensors->name)))
+    raise(ErrorKind::value, message(configuration.where(), ": key model_type is ", *type, ", expected ", by_tensors->name,
+                                    ": the tensors are those of ", by_tensors->title));
+  return by_type;
+}
+
+}  // namespace detail
 
 /// Reads a language model of any family in models/families.hpp: `model_type` tells which, or, without it, the names of the tensors.
 /// Prefixes that wrappers put before all names are taken off, and where a family's own prefix is another or missing, as in files of base
@@ -18,14 +53,11 @@ template <Real Scalar>
   const WatchedTensors<Scalar> watched(source);
   const detail::RenamedTensors<Scalar> unwrapped(watched, detail::wrapper_prefix(source.names()), "");
   const std::optional<std::string> stored = detail::layer_prefix(unwrapped.names());
-  for (const ModelFamily<Scalar>& family : model_families<Scalar>()) {
-    const bool renamed = stored && !family.prefix.empty() && *stored != family.prefix;
-    const detail::RenamedTensors<Scalar> tensors(unwrapped, renamed ? *stored : "", renamed ? std::string(family.prefix) : "");
-    if (!family.recognises(detail::CheckpointFacts(tensors.names(), configuration))) continue;
-    LanguageModel<Scalar> model = family.load(tensors, configuration);
+  if (const ModelFamily<Scalar>* const family = detail::family_of<Scalar>(unwrapped, configuration, stored)) {
+    LanguageModel<Scalar> model = family->load(detail::tensors_as_of<Scalar>(*family, unwrapped, stored), configuration);
     detail::expect_same_biases(source.names(), source.where());
-    detail::expect_all_used(watched, family.architecture);
-    detail::expect_all_understood(configuration, family.architecture);
+    detail::expect_all_used(watched, family->architecture);
+    detail::expect_all_understood(configuration, family->architecture);
     return model;
   }
   std::string known;
