@@ -174,8 +174,9 @@ std::string text_of(const char* layer, const std::string& flavour, const Sizes& 
   return text.str();
 }
 
-/// Roundings grow with the taps of the convolutions that q, k and v go through; ordinary widths are 1 to 7, the widest here 40.
-double condition_of(const Sizes& size) { return 1 + static_cast<double>(size.convolution) / 10; }
+/// Roundings grow with the taps of the convolutions that q, k and v go through (ordinary widths are 1 to 7, the widest here 40), and once
+/// more in the triangular systems of the chunks.
+double condition_of(const Sizes& size) { return 2 + static_cast<double>(size.convolution) / 10; }
 
 template <class S>
 struct GatedDeltaNetFamily {
