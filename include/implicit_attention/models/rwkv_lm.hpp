@@ -111,7 +111,7 @@ void expect_heads(const Configuration& configuration, const Layer& layer, Index 
   expect_integer(configuration, {"head_size", "head_dim", "head_size_a"}, head_size, "the weights have heads of that size");
   expect_integer(configuration, {"heads", "n_head"}, layer.heads(), "the weights have that many heads");
   // flash-linear-attention reads num_heads where there is no head_dim; Hugging Face's RWKV-5 and 6 do not read num_attention_heads.
-  if (configuration.has("num_heads") && !configuration.has("head_dim"))
+  if (configuration.find("num_heads") != nullptr && !configuration.has("head_dim"))
     expect_integer(configuration, {"num_heads"}, layer.heads(), "the weights have that many heads");
   static_cast<void>(configuration.find("num_attention_heads"));
   let_pass(configuration);
