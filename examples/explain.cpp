@@ -276,7 +276,9 @@ int main(int argument_count, char** arguments) {
   Options options;
   ExplanationOptions& question = options.question;
   CLI::App app("Runs a language model on a text, says what it predicts, and shows which tokens it looked at.", "explain");
-  app.add_option("--model", options.models, "a folder with config.json and model.safetensors; several are shown below each other")
+  app.add_option("--model", options.models,
+                 "a model's folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf); several are shown below "
+                 "each other")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->option_text("DIR")

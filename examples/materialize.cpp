@@ -440,11 +440,11 @@ std::vector<std::pair<Index, Index>> read_mask(const SafetensorsFile& file, Inde
   return text;
 }
 
-/// What else a layer reads, found beside the input under `input.`: v_first, lower_bound, h0, c0. A tensor with one row, or one block of
+/// What else a layer reads, found beside the input under `input.`: v (linear attention: how wide the values are), v_first, lower_bound, h0, c0. A tensor with one row, or one block of
 /// rows, a sequence is shared out; any other is the same for all.
 template <Real Scalar>
 void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trace<Scalar>& trace, RunContext<Scalar>& context) {
-  for (const char* name : {"v_first", "lower_bound", "h0", "c0"}) {
+  for (const char* name : {"v", "v_first", "lower_bound", "h0", "c0"}) {
     const std::string tensor = message("input.", name);
     if (!file.find(tensor)) continue;
     const Array<Scalar> all = file.read<Scalar>(tensor);
@@ -568,7 +568,8 @@ int main(int argument_count, char** arguments) {
       ->option_text("FILE[:TENSOR]");
   app.add_option("--positions", options.positions, "Griffin: positions, (tokens) or (batch, tokens); a document begins where they are 0")
       ->option_text("FILE:TENSOR");
-  app.add_option("--model", options.model, "instead of all these: a folder with config.json and model.safetensors")->option_text("DIR");
+  app.add_option("--model", options.model, "instead of all these: a model's folder as it was downloaded, or one file of weights")
+      ->option_text("DIR|FILE");
   app.add_option("--layer", options.layer, "which layer of the model, from 0")->option_text("N");
   add_sequence_options(app, options.sequence);
   app.add_option("--terms", options.terms,
