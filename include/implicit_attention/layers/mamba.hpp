@@ -156,8 +156,8 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   w.out_proj_weight = tensors.required("out_proj.weight", 2);
   w.out_proj_bias = tensors.optional("out_proj.bias", 1);
   w.dt_norm_weight = tensors.optional("dt_layernorm.weight", 1);
-  w.B_norm_weight = tensors.optional("b_layernorm.weight", 1);
-  w.C_norm_weight = tensors.optional("c_layernorm.weight", 1);
+  w.B_norm_weight = tensors.optional(tensors.has("B_layernorm.weight") ? "B_layernorm.weight" : "b_layernorm.weight", 1);
+  w.C_norm_weight = tensors.optional(tensors.has("C_layernorm.weight") ? "C_layernorm.weight" : "c_layernorm.weight", 1);
   return Mamba(std::move(w), options);
 }
 

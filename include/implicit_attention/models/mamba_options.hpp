@@ -19,7 +19,7 @@ template <Real Scalar>
 void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>& mixer) {
   const std::string type = configuration.text({"model_type"}).value_or("mamba");
   if (type != "jamba")  // there it is the MLPs' width
-    expect_integer(configuration, {"intermediate_size"}, mixer.channels(), "mixer.A_log has that many rows");
+    expect_integer(configuration, {"intermediate_size", "d_inner"}, mixer.channels(), "mixer.A_log has that many rows");
   for (const std::string_view key : {"expand", "mamba_expand", "ssm_cfg.expand"})
     if (const std::optional<double> expand = configuration.number({key});
         // The released Falcon-Mamba says 16 beside an intermediate_size of twice the width.
@@ -58,10 +58,12 @@ template <Real Scalar>
   const std::string type = configuration.text({"model_type"}).value_or("");
   typename Mamba<Scalar>::Options options;
   options.inner_norms = configuration.boolean({"use_bcdt_rms"}).value_or(type == "falcon_mamba");
-  const bool weighted = tensors.has("dt_layernorm.weight") || tensors.has("b_layernorm.weight") || tensors.has("c_layernorm.weight");
+  // Of the norms of B and C both spellings are about.
+  const char* const B_norm = tensors.has("B_layernorm.weight") ? "B_layernorm.weight" : "b_layernorm.weight";
+  const char* const C_norm = tensors.has("C_layernorm.weight") ? "C_layernorm.weight" : "c_layernorm.weight";
+  const bool weighted = tensors.has("dt_layernorm.weight") || tensors.has(B_norm) || tensors.has(C_norm);
   if (weighted)
-    for (const char* name : {"dt_layernorm.weight", "b_layernorm.weight", "c_layernorm.weight"})
-      static_cast<void>(tensors.required(name, 1));
+    for (const char* name : {"dt_layernorm.weight", B_norm, C_norm}) static_cast<void>(tensors.required(name, 1));
   else if (type == "jamba")
     static_cast<void>(tensors.required("dt_layernorm.weight", 1));
   expect_boolean(configuration, {"mamba_inner_layernorms"}, weighted,

@@ -67,8 +67,8 @@ template <Real Scalar>
   detail::expect_integer(configuration, {"hidden_size"}, parts.embedding.cols(), "the embedding is that wide");
   detail::expect_vocabulary(configuration, parts.embedding.rows());
   detail::expect_text(configuration, "mlp_hidden_act", {"relu2"}, "the MLPs' activation");
-  // The second of two eps, a rank that is Mamba-1's, and a number of layers that may be wrong.
-  detail::ignore_keys(configuration, {"num_hidden_layers", "rms_norm_eps", "time_step_rank"});
+  // The second of two eps, a rank that is Mamba-1's, a number of layers that may be wrong, and a width that there may be no MLP for.
+  detail::ignore_keys(configuration, {"num_hidden_layers", "rms_norm_eps", "time_step_rank", "intermediate_size"});
   detail::ignore_rotary_keys(configuration);
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   std::vector<std::string> kinds;
