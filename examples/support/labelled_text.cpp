@@ -33,6 +33,7 @@ std::vector<LabelledText> read_labelled_texts(const std::string& path) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   std::vector<LabelledText> texts;
   std::string_view rest = file->text();
+  if (rest.starts_with("\xEF\xBB\xBF")) rest.remove_prefix(3);  // a byte order mark, as spreadsheets write it
   for (Index line = 1; !rest.empty(); ++line) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
     std::string_view here = rest.substr(0, end);

@@ -560,7 +560,7 @@ TEST_CASE("attribution asks whether a model is causal: one with a layer of two d
     parts.name = "two directions";
     parts.embedding = layer.draw(9, 4);
     parts.head = layer.draw(9, 4);
-    // An eps that is large beside the embeddings: the path from a baseline of zero is smooth, and 200 steps follow it.
+    // An eps that is large beside the embeddings: the path from a baseline of zero is smooth.
     parts.final_norm = Norm<double>::rms(4, 0.1);
     parts.blocks.push_back({{{Norm<double>::rms(4, 0.1), layer.part}}});
     const LanguageModel<double> model(parts);
