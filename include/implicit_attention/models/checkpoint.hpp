@@ -244,6 +244,16 @@ inline void expect_boolean(const Configuration& configuration, std::initializer_
       contradiction(configuration, key, text(*value), text(expected), reason);
 }
 
+/// A key that says whether these tensors are there: each of them must agree.
+template <Real Scalar>
+void expect_tensors(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
+                    const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names) {
+    const bool there = tensors.has(name);
+    expect_boolean(configuration, spellings, there, message("tensor ", tensors.prefix(), name, there ? " is there" : " is missing"));
+  }
+}
+
 /// A key whose text must be one of a few; the first of them is named as the one expected.
 inline void expect_text(const Configuration& configuration, std::string_view key, std::initializer_list<std::string_view> allowed,
                         std::string_view reason) {

@@ -79,9 +79,8 @@ template <Real S>
   SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
   expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
   expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
-  const bool bias = !mixer.weights().q_proj_bias.empty();
-  expect_boolean(configuration, {"attention_bias"}, bias,
-                 message("tensor ", tensors.prefix(), "q_proj.bias ", bias ? "is there" : "is missing"));
+  expect_tensors(configuration, {"attention_bias"}, tensors,
+                 {"q_proj.bias", "k_proj.bias", "v_proj.bias", tensors.has("o_proj.weight") ? "o_proj.bias" : "out_proj.bias"});
   return mixer;
 }
 
@@ -126,9 +125,7 @@ template <Real S>
   GatedFeedForward<S> part = GatedFeedForward<S>::from_tensors(tensors, Function::silu);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "the feed-forward parts' activation");
   expect_integer(configuration, {"intermediate_size"}, part.inner_width(), "up_proj.weight has that many rows");
-  const bool bias = !part.weights().up_proj_bias.empty();
-  expect_boolean(configuration, {"mlp_bias"}, bias,
-                 message("tensor ", tensors.prefix(), "up_proj.bias ", bias ? "is there" : "is missing"));
+  expect_tensors(configuration, {"mlp_bias"}, tensors, {"up_proj.bias", "gate_proj.bias", "down_proj.bias"});
   return gate_scale == S(1) ? part : GatedFeedForward<S>(part.weights(), Function::silu, gate_scale);
 }
 

@@ -43,9 +43,6 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
       expect_integer(configuration, {key}, rank, "mixer.dt_proj.weight has that many columns");
     }
   }
-  const bool bias = !mixer.weights().in_proj_bias.empty() || !mixer.weights().out_proj_bias.empty();
-  expect_boolean(configuration, {"use_bias", "mamba_proj_bias", "ssm_cfg.bias"}, bias,
-                 bias ? "the projections have biases" : "the projections have no biases");
   const bool convolution_bias = !mixer.weights().conv1d_bias.empty();
   expect_boolean(configuration, {"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, convolution_bias,
                  convolution_bias ? "mixer.conv1d.bias is there" : "there is no mixer.conv1d.bias");
@@ -73,6 +70,7 @@ template <Real Scalar>
                : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
   Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);
   expect_mamba_layer(configuration, mixer);
+  expect_tensors(configuration, {"use_bias", "mamba_proj_bias", "ssm_cfg.bias"}, tensors, {"in_proj.bias", "out_proj.bias"});
   return mixer;
 }
 

@@ -92,9 +92,7 @@ template <Real Scalar>
       kinds.emplace_back("mlp");
       auto part = GatedFeedForward<Scalar>::from_tensors(mixer, Function::relu_squared, "");
       detail::expect_integer(configuration, {"intermediate_size"}, part.inner_width(), "mixer.up_proj.weight has that many rows");
-      const bool bias = !part.weights().up_proj_bias.empty();
-      detail::expect_boolean(configuration, {"mlp_bias"}, bias,
-                             message("tensor ", mixer.prefix(), "up_proj.bias ", bias ? "is there" : "is missing"));
+      detail::expect_tensors(configuration, {"mlp_bias"}, mixer, {"up_proj.bias", "down_proj.bias"});
       return feed_forward_part(std::move(part));
     };
     PartPointer<Scalar> part = read();
