@@ -103,7 +103,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {next_moe, "sparse step", set("decoder_sparse_step", Index(2)), {"layer 0 is not a mixture of experts"}},
       {next_moe, "key heads that do not fit the fused rows", set("linear_num_key_heads", Index(5)), {"in_proj_qkvz.weight is (72, 24)"}},
       {next_dense, "inner width", set("intermediate_size", Index(47)), {"intermediate_size is 47, expected 48"}},
-      {next_dense, "bias", set("attention_bias", true), {"attention_bias is true", "no q_proj.bias"}},
+      {next_dense, "bias", set("attention_bias", true), {"attention_bias is true", "q_proj.bias is missing"}},
       {kimi, "positions in latent attention", set("mla_use_nope", false), {"mla_use_nope is false, expected true"}},
       {kimi, "layers counted from 0", set("linear_attn_config.full_attn_layers", Numbers{3}), {"layer 2 is listed"}},
       {kimi, "dense layers", set("first_k_dense_replace", Index(0)), {"layer 0 is a mixture of experts"}},

@@ -55,8 +55,8 @@ template <Real Scalar>
   const std::optional<std::string> stored = detail::layer_prefix(unwrapped.names());
   if (const ModelFamily<Scalar>* const family = detail::family_of<Scalar>(unwrapped, configuration, stored)) {
     LanguageModel<Scalar> model = family->load(detail::tensors_as_of<Scalar>(*family, unwrapped, stored), configuration);
-    detail::expect_same_biases(source.names(), source.where());
     detail::expect_all_used(watched, family->architecture);
+    detail::expect_same_biases(source.names(), source.where());
     detail::expect_all_understood(configuration, family->architecture);
     return model;
   }
