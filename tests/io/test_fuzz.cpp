@@ -1,5 +1,5 @@
 // Every reader against small valid files that are changed at random, from a fixed seed: whatever comes, it is read within its bounds or
-// refused with one line. IMPLICIT_ATTENTION_FUZZ sets the executions of each reader (100,000), IMPLICIT_ATTENTION_FUZZ_SEED the seed.
+// refused with one line. IMPLICIT_ATTENTION_FUZZ sets the executions of each reader (20,000), IMPLICIT_ATTENTION_FUZZ_SEED the seed.
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
@@ -84,7 +84,7 @@ void read_everything(const fs::path& path) {
 }
 
 void fuzz(const std::vector<std::string>& seeds) {
-  const std::uint64_t executions = from_environment("IMPLICIT_ATTENTION_FUZZ", 100'000);
+  const std::uint64_t executions = from_environment("IMPLICIT_ATTENTION_FUZZ", 20'000);
   std::mt19937_64 random(from_environment("IMPLICIT_ATTENTION_FUZZ_SEED", 1));
   const fs::path memory = "/dev/shm";
   std::error_code ignored;
