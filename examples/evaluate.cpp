@@ -300,7 +300,7 @@ int main(int argument_count, char** arguments) {
 
   return run_program(app, argument_count, arguments, [&] {
     std::vector<Row> rows = rows_of(options);
-    if (app.count("--out") > 0) (void)checked_output("--out", options.out, {".json"});
+    if (app.count("--out") > 0) (void)checked_output("--out", options.out, {".json"}, {options.model, options.data});
     const Evaluation evaluation = evaluate(options, std::move(rows));
     if (!options.out.empty()) write(options.out, evaluation_json(evaluation));
     const Terminal terminal = terminal_of(stdout);

@@ -248,7 +248,9 @@ void write_json(const Options& options, const Explanation& explanation) {
 
 void run(Options options) {
   check_question(options.question);
-  const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"});
+  std::vector<std::string> inputs = options.models;
+  inputs.insert(inputs.end(), {options.question.sequence.text, options.question.sequence.tokens});
+  const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"}, inputs);
   const bool numbers = ending == ".json" || ending == ".safetensors";
   if (options.models.size() > 1 && numbers)
     raise(ErrorKind::value, message("--out: ", ending, " holds one model's numbers, and --model names ", options.models.size()));

@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <charconv>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <new>
 #include <system_error>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/text.hpp>
 
 namespace implicit_attention::examples {
@@ -63,10 +69,49 @@ void wrap_help(CLI::App& app) {
   }
 }
 
+/// Stopped by the user or the system: what is half written goes away, then the signal does what it always does.
+void stop(int signal) {
+  remove_partial_files();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+#ifdef SIGBUS
+/// Bytes of a mapped file are gone.
+void cut_short(int) {
+  remove_partial_files();
+  constexpr std::string_view line = "a file that is being read became shorter meanwhile, or its disk fails\n";
+  static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+  ::_exit(2);
+}
+#endif
+void handle_signals() {
+  for (const int signal : {SIGINT, SIGTERM})
+    if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup wants it
+#ifdef SIGBUS
+  std::signal(SIGBUS, cut_short);
+#endif
+}
+
+/// Whether writing `file` would overwrite `input`, or what a model's folder holds that makes it one.
+bool overwrites(const std::filesystem::path& file, const std::filesystem::path& input) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) return false;
+  if (fs::equivalent(file, input, ignored)) return true;
+  if (!fs::is_directory(input, ignored)) return false;
+  for (const char* name : {"config.json", "tokenizer.json", "vocab.json", "params.json"})
+    if (fs::equivalent(file, input / name, ignored)) return true;
+  const std::string name = file.filename().string();
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  return fs::equivalent(folder, input, ignored) &&
+         (name.starts_with("model") || name.starts_with("pytorch_model") || name.starts_with("consolidated"));
+}
+
 }  // namespace
 
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
+  handle_signals();
   wrap_help(app);
   try {
     app.parse(argument_count, arguments);
@@ -139,7 +184,8 @@ std::string reduction_text(ReductionKind kind) {
   return "attention";
 }
 
-std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings) {
+std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings,
+                           const std::vector<std::string>& inputs) {
   namespace fs = std::filesystem;
   const fs::path file(path);
   const std::string ending = file.extension().string();
@@ -152,6 +198,9 @@ std::string checked_output(std::string_view option, const std::string& path, std
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), ignored))
     raise(ErrorKind::file, message(option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string()));
   if (fs::is_directory(file, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file name"));
+  for (const std::string& input : inputs)
+    if (!input.empty() && overwrites(file, parse_file_and_tensor(input.starts_with('@') ? input.substr(1) : input).file))
+      raise(ErrorKind::value, message(option, ": ", path, " is read in this run (", input, "), expected another file"));
   return ending;
 }
 

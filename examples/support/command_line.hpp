@@ -32,8 +32,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 [[nodiscard]] std::string reduction_text(ReductionKind kind);
 
 /// The ending of an output file. Checks before any work whether the file can be written. Fails (value) unless it is
-/// one of `endings`, (file) where its folder is missing.
-[[nodiscard]] std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings);
+/// one of `endings`, (value) where it is one of `inputs` (files, FILE:TENSOR, @FILE, models' folders), (file) where its folder is missing.
+[[nodiscard]] std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings,
+                                         const std::vector<std::string>& inputs);
 
 /// `FILE` or `FILE:TENSOR`.
 struct FileAndTensor {

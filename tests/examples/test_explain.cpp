@@ -293,6 +293,21 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
   for (const Case& mistake : cases) check_mistake("explain", mistake.arguments, mistake.words, mistake.out);
 }
 
+TEST_CASE("explain: what is read is not written over", "[explain]") {
+  const TemporaryFolder folder;
+  const std::string tokens = (folder / "tokens.json").string();
+  io_test::write_bytes(tokens, "[5, 6, 7]");
+  const std::vector<std::string> start{"--model", models + "mamba", "--tokens", "@" + tokens, "--method", "raw", "--out"};
+  const Outcome outcome = run(folder, "explain", with(start, {tokens}));
+  CHECK(outcome.status == 2);
+  CHECK_THAT(outcome.err, contains_text("tokens.json is read in this run"));
+  CHECK(io_test::read_bytes(tokens) == "[5, 6, 7]");
+  const Outcome config = run(folder, "explain", with(start, {models + "mamba/config.json"}));
+  CHECK(config.status == 2);
+  CHECK_THAT(config.err, contains_text("config.json is read in this run"));
+  run_well(folder, "explain", with(start, {(folder / "other.json").string()}));
+}
+
 TEST_CASE("minimal and engine_hook reconstruct what they say", "[explain]") {
   const TemporaryFolder folder;
   const auto deviation = [](const std::string& out) {

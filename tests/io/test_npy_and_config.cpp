@@ -137,6 +137,19 @@ TEST_CASE("writers leave what stood there when they fail, and nothing of their o
     CHECK(error_of([&] { write_npy(folder / "full.npy", {&one, {1}}); }));
     CHECK(fs::is_symlink(folder / "full.npy"));
   }
+  SECTION("permissions stay what they were") {
+    fs::permissions(folder / "a.npy", fs::perms::owner_read | fs::perms::owner_write);
+    write_npy(folder / "a.npy", {&one, {1}});
+    CHECK(fs::status(folder / "a.npy").permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+  }
+  SECTION("what is half written can be removed by a signal handler, several at once, and nothing that is whole") {
+    ReplacedFile first(folder / "a.npy"), second(folder / "b.npy");
+    first.write("half", 4);
+    CHECK(folder.entries() == 3);
+    remove_partial_files();
+    CHECK(folder.entries() == 1);
+    CHECK(read_bytes(folder / "a.npy") == "before");
+  }
   SECTION("a link stays a link, to the new file") {
     fs::create_symlink(folder / "a.npy", folder / "link.npy");
     write_npy(folder / "link.npy", {&one, {1}});

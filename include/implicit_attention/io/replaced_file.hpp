@@ -1,6 +1,8 @@
 // A file that appears whole or not at all.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
@@ -13,7 +15,19 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Writes beside `path` and takes its place on `commit`; without that, what stood there stays and nothing is left behind.
+namespace detail {
+/// Names of the files that are being written, for a signal handler to remove. More than fit are not known to it.
+inline std::array<std::atomic<const char*>, 16> partial_files{};
+}  // namespace detail
+
+/// Removes what every ReplacedFile of this program has written so far and not put in its place: for a program's own handler of SIGINT and
+/// SIGTERM, which may call it (it only reads names and removes files). The program must end after it.
+inline void remove_partial_files() noexcept {
+  for (const std::atomic<const char*>& name : detail::partial_files)
+    if (const char* const path = name.load()) std::remove(path);
+}
+
+/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and nothing is left behind.
 /// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
 class ReplacedFile {
  public:
@@ -36,6 +50,13 @@ class ReplacedFile {
       if (stream_ == nullptr && errno != EEXIST) break;
     }
     if (stream_ == nullptr) fail(errno);
+    name_ = partial_.string();
+    for (std::atomic<const char*>& slot : detail::partial_files) {
+      const char* empty = nullptr;
+      if (!slot.compare_exchange_strong(empty, name_.c_str())) continue;
+      slot_ = &slot;
+      break;
+    }
   }
   ReplacedFile(const ReplacedFile&) = delete;
   ReplacedFile& operator=(const ReplacedFile&) = delete;
@@ -53,10 +74,12 @@ class ReplacedFile {
     std::FILE* stream = stream_;
     stream_ = nullptr;
     if (std::fclose(stream) != 0) fail(errno);
-    std::error_code why;
+    std::error_code why, ignored;
+    if (const auto before = std::filesystem::status(target_, ignored); std::filesystem::is_regular_file(before))
+      std::filesystem::permissions(partial_, before.permissions(), ignored);
     std::filesystem::rename(partial_, target_, why);
     if (why) fail(why.value());
-    partial_.clear();
+    forget();
   }
 
  private:
@@ -65,6 +88,11 @@ class ReplacedFile {
     stream_ = nullptr;
     std::error_code ignored;
     if (!partial_.empty()) std::filesystem::remove(partial_, ignored);
+    forget();
+  }
+  void forget() noexcept {
+    if (slot_ != nullptr) slot_->store(nullptr);
+    slot_ = nullptr;
     partial_.clear();
   }
   [[noreturn]] void fail(int why) {
@@ -75,6 +103,8 @@ class ReplacedFile {
   }
 
   std::filesystem::path path_, target_, partial_;
+  std::string name_;                          // of partial_, as a handler needs it
+  std::atomic<const char*>* slot_ = nullptr;  // that has the name
   std::FILE* stream_ = nullptr;
 };
 
