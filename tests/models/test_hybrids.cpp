@@ -168,6 +168,25 @@ TEST_CASE("Falcon-Mamba's older key, Jamba's older name, and Granite with positi
   }
 }
 
+TEST_CASE("Granite of one kind of layer alone, with the keys of both", "[models]") {
+  const auto one = golden("lm_granitemoehybrid_seed00");
+  if (!one) return;
+  for (const std::string layer : {"0", "2"}) {  // Mamba-2, attention
+    Tensors<double> alone;
+    for (const auto& [name, numbers] : one->weights<double>().tensors) {
+      const std::string own = "model.layers." + layer + ".";
+      if (name.rfind("model.layers.", 0) != 0)
+        alone.tensors[name] = numbers;
+      else if (name.rfind(own, 0) == 0)
+        alone.tensors["model.layers.0." + name.substr(own.size())] = numbers;
+    }
+    const std::string kind = layer == "0" ? "mamba" : "attention";
+    const Configuration single =
+        with(with(one->configuration, "num_hidden_layers", Index(1)), "layer_types", std::vector<std::string>{kind});
+    CHECK(load_language_model<double>(alone, single).layer_count() == 1);
+  }
+}
+
 TEST_CASE("configurations of hybrids that contradict the weights, or change what is not read, are refused by the key", "[models]") {
   struct Row {
     const char* model;

@@ -20,6 +20,7 @@ template <Real Scalar>
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.has_positions = true;
+  detail::ignore_keys_of_parts(configuration);
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   std::vector<std::string> kinds;

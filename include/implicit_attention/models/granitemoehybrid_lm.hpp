@@ -20,7 +20,6 @@ template <Real S>
   expect_integer(configuration, {"shared_intermediate_size"}, shared.inner_width(), "half of the rows of shared_mlp.input_linear.weight");
   const PrefixedTensors<S> sparse = block.below("block_sparse_moe.");
   const bool has_experts = sparse.has("router.layer.weight");
-  ignore_keys(configuration, {"intermediate_size", "num_experts_per_tok"});  // of experts, which the smaller models do not have
   if (!has_experts) {
     expect_integer(configuration, {"num_local_experts"}, 0, message("tensor ", sparse.prefix(), "router.layer.weight is missing"));
     return feed_forward_part(std::move(shared));
@@ -53,6 +52,7 @@ template <Real Scalar>
   detail::expect_text(configuration, "normalization_function", {"rmsnorm"}, "Granite's norms");
   detail::expect_text(configuration, "position_embedding_type", {"nope", "rope"}, "no other positions are read here");
   detail::ignore_keys(configuration, {"init_method"});
+  detail::ignore_keys_of_parts(configuration);
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
   parts.embedding_scale = detail::multiplier<Scalar>(configuration, "embedding_multiplier");
   parts.logit_scale = static_cast<Scalar>(1.0 / detail::positive_number(configuration, {"logits_scaling"}, 1.0));

@@ -70,6 +70,18 @@ inline void ignore_rotary_keys(const Configuration& configuration) {
                               "rope_parameters.partial_rotary_factor"});
 }
 
+/// Keys of mixers, MLPs and experts: configurations of hybrids name all of them, also where a model has no such layer. Where it has one,
+/// its reader holds them against the weights.
+inline void ignore_keys_of_parts(const Configuration& configuration) {
+  ignore_keys(configuration, {"num_attention_heads", "num_key_value_heads", "head_dim", "attention_head_dim", "attention_bias"});
+  ignore_keys(configuration, {"mamba_num_heads", "mamba_n_heads", "mamba_head_dim", "mamba_d_head", "mamba_d_state", "ssm_state_size",
+                              "mamba_n_groups", "n_groups", "conv_kernel", "mamba_d_conv", "expand", "mamba_expand", "mamba_dt_rank",
+                              "use_conv_bias", "mamba_conv_bias", "use_bias", "mamba_proj_bias", "mamba_hidden_act", "time_step_limit"});
+  ignore_keys(configuration, {"intermediate_size", "mlp_bias", "mlp_hidden_act", "num_experts", "num_local_experts", "n_routed_experts",
+                              "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size", "moe_shared_expert_intermediate_size",
+                              "moe_latent_size", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"});
+}
+
 /// Softmax attention below a prefix such as `model.layers.3.self_attn.`; heads from num_attention_heads. Without rotary positions unless
 /// `options` have them.
 template <Real S>

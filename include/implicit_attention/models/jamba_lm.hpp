@@ -16,7 +16,6 @@ namespace detail {
 /// Experts behind a softmax over all of them that is not renormalised over the chosen; or one MLP, which some old files call `experts.0`.
 template <Real S>
 [[nodiscard]] PartPointer<S> read_jamba_feed_forward(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
-  ignore_keys(configuration, {"num_experts", "num_experts_per_tok"});
   if (!tensors.has("router.weight"))
     return feed_forward_part(read_gated_part(tensors.has("gate_proj.weight") ? tensors : tensors.below("experts.0."), configuration));
   typename MixtureOfExperts<S>::Weights w;
@@ -53,6 +52,7 @@ template <Real Scalar>
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
   detail::ignore_rotary_keys(configuration);
+  detail::ignore_keys_of_parts(configuration);
   std::vector<std::string> kinds;
   std::vector<bool> attends, has_experts;
   for (Index layer = 0; layer < layers; ++layer) {

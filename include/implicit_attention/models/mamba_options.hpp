@@ -65,9 +65,10 @@ template <Real Scalar>
     static_cast<void>(tensors.required("dt_layernorm.weight", 1));
   expect_boolean(configuration, {"mamba_inner_layernorms"}, weighted,
                  message("tensor ", tensors.prefix(), "dt_layernorm.weight is ", weighted ? "there" : "missing"));
-  options.inner_norm_eps =
-      weighted ? positive_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
-               : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
+  if (weighted || options.inner_norms)
+    options.inner_norm_eps =
+        weighted ? positive_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
+                 : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
   Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);
   expect_mamba_layer(configuration, mixer);
   expect_tensors(configuration, {"use_bias", "mamba_proj_bias", "ssm_cfg.bias"}, tensors, {"in_proj.bias", "out_proj.bias"});

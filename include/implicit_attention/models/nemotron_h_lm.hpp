@@ -70,6 +70,7 @@ template <Real Scalar>
   // The second of two eps, a rank that is Mamba-1's, a number of layers that may be wrong, and a width that there may be no MLP for.
   detail::ignore_keys(configuration, {"num_hidden_layers", "rms_norm_eps", "time_step_rank", "intermediate_size"});
   detail::ignore_rotary_keys(configuration);
+  detail::ignore_keys_of_parts(configuration);
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   std::vector<std::string> kinds;
   std::string pattern;
