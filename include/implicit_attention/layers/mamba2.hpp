@@ -75,7 +75,6 @@ class Mamba2 : public LayerInterface<Mamba2<S>> {
 
   /// Checks every shape against the others; fails naming the tensor or the option.
   explicit Mamba2(Weights weights, Options options = {});
-
   /// Reads the weights below a prefix such as `backbone.layers.0.mixer.`, under their public names.
   [[nodiscard]] static Mamba2 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
