@@ -122,9 +122,10 @@ std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer&
 }
 
 std::string architecture_text(const std::string& name) {
-  if (name == "MambaForCausalLM") return "Mamba";
-  if (name == "RwkvForCausalLM") return "RWKV-4";
-  if (name == "RecurrentGemmaForCausalLM") return "Griffin";
+  if (name.starts_with("Qwen3Next")) return "Qwen3-Next";  // one family of two
+  if (name.starts_with("Qwen3_5")) return "Qwen3.5";
+  for (const ModelFamily<float>& family : model_families<float>())
+    if (family.architecture == name) return std::string(family.title);
   return name;
 }
 
