@@ -249,7 +249,7 @@ void write_json(const Options& options, const Explanation& explanation) {
 void run(Options options) {
   check_question(options.question);
   std::vector<std::string> inputs = options.models;
-  inputs.insert(inputs.end(), {options.question.sequence.text, options.question.sequence.tokens});
+  inputs.insert(inputs.end(), {options.question.sequence.text.value_or(""), options.question.sequence.tokens.value_or("")});
   const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"}, inputs);
   const bool numbers = ending == ".json" || ending == ".safetensors";
   if (options.models.size() > 1 && numbers)
