@@ -72,8 +72,8 @@ float expected(Dtype dtype, const Bytes& block, std::size_t i) {
       const unsigned both = block[(fifth ? 48 : 16) + group / 2 * 32 + column];
       unsigned q = group % 2 == 0 ? both % 16 : both / 16;
       if (fifth) q += 16 * (block[16 + column] >> group & 1U);
-      const double scale = rounded(d * six_bits(block, 4, group, false)),
-                   minimum = rounded(half_value(block, 2) * six_bits(block, 4, group, true));
+      const auto scale = static_cast<double>(rounded(d * six_bits(block, 4, group, false)));
+      const auto minimum = static_cast<double>(rounded(half_value(block, 2) * six_bits(block, 4, group, true)));
       return rounded(static_cast<double>(rounded(scale * q)) - minimum);
     }
     default: {

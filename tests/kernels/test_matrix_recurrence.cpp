@@ -200,8 +200,9 @@ void check_case(Kind kind, Index tokens, unsigned parts, Index width, std::uint6
   for (Index i = tokens / 3; i < tokens; i += 1 + i % 5 / 4) some_rows.push_back(i);
   const std::vector<Index> some_channels{channels - 1, 0, 1, channels / 2, channels / 2};
   const auto pool = thread_executor(3);
-  for (const auto& [channel_list, row_list] :
+  for (const auto& lists :
        {std::pair(all_channels, all_rows), std::pair(some_channels, some_rows), std::pair(all_channels, std::vector<Index>{tokens - 1})}) {
+    const std::vector<Index>&channel_list = lists.first, &row_list = lists.second;
     const Index count = static_cast<Index>(row_list.size()), chosen = static_cast<Index>(channel_list.size());
     Matrix<double> expected(chosen * count, tokens);
     for (Index c = 0; c < chosen; ++c)
