@@ -9,7 +9,7 @@ Usage: bash tests/run.sh [--preset NAME] [--no-install]
 Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds, and runs every test.
 
   --preset NAME  test        g++ or whatever CXX says, assertions on (the default)
-                 test-clang  clang++, assertions off, warnings are errors: programs, benchmarks, tests of core, kernels, operator
+                 test-clang  clang++, assertions off, warnings are errors: programs, benchmarks, tests of kernels, operator
                  test-native for this machine: its vector width, its fused multiplications
                  sanitize    under the address and undefined-behaviour sanitizers
   --no-install   look for no packages and install none: CMake says what it misses
