@@ -148,6 +148,12 @@ run_preset() {
   mapfile -t list <<<"$arguments"
   cmake -S "$root" -B "build/$preset" "${list[@]}" && cmake --build "build/$preset" || return 1
   case "$arguments" in
-    *IMPLICIT_ATTENTION_BUILD_TESTS=ON*) (cd "build/$preset" && ctest --output-on-failure --no-tests=error) ;;
+    *IMPLICIT_ATTENTION_BUILD_TESTS=ON*)
+      if ctest --list-presets >/dev/null 2>&1; then
+        ctest --preset "$preset"  # with what the preset leaves out
+      else
+        (cd "build/$preset" && ctest --output-on-failure --no-tests=error)
+      fi
+      ;;
   esac
 }
