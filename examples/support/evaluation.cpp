@@ -159,7 +159,7 @@ const std::array<MetricInfo, metric_count>& metric_infos() {
        "2406.07592)"},
       {"leave_one_out_correlation", "one-out", true, "Spearman's correlation with the effect of taking single tokens away"},
       {"infidelity", "infidelity", false,
-       "share of the changes under random removals that the scores, rescaled, do not foretell (arXiv 1901.09392); 1: nothing"},
+       "share of the changes under random removals that the rescaled scores do not predict (arXiv 1901.09392); 1: they predict nothing"},
       {"sensitivity_max", "sensitivity", false, "largest relative change of the scores under noise in the embeddings (arXiv 1901.09392)"},
       {"randomized_model_similarity", "redrawn", false,
        "Spearman's correlation of absolute scores with those of the model with all its weights shuffled (arXiv 1810.03292); 0: nothing in "
