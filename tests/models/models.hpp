@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <string>
@@ -91,6 +93,36 @@ double relative_error(const Came& came, const Matrix<double>& expected) {
   if (came.rows() != expected.rows() || came.cols() != expected.cols()) return 1e300;
   const double error = (came.template cast<double>() - expected).cwiseAbs().maxCoeff();
   return error == error ? error / expected.cwiseAbs().maxCoeff() : 1e300;
+}
+
+/// A configuration of these keys alone.
+inline Configuration with(std::initializer_list<std::pair<const char*, Configuration::Value>> values) {
+  Configuration configuration("config.json");
+  for (const auto& [key, value] : values) configuration.set(key, value);
+  return configuration;
+}
+/// A configuration less one key.
+inline Configuration without(const Configuration& configuration, const std::string& key) {
+  Configuration changed("config.json");
+  for (const std::string& name : configuration.keys())
+    if (name != key) changed.set(name, *configuration.find(name));
+  return changed;
+}
+/// A configuration with another value of one key.
+inline Configuration with(const Configuration& configuration, const std::string& key, Configuration::Value value) {
+  Configuration changed = without(configuration, key);
+  changed.set(key, std::move(value));
+  return changed;
+}
+
+/// What is said when a call fails.
+inline std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
 }
 
 }  // namespace models_test

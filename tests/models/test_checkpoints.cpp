@@ -127,25 +127,10 @@ Tensors<double> griffin_tensors() {
   return tensors;
 }
 
-Configuration with(std::initializer_list<std::pair<const char*, Configuration::Value>> values) {
-  Configuration configuration("config.json");
-  for (const auto& [key, value] : values) configuration.set(key, value);
-  return configuration;
-}
-
 const std::vector<Index> ids = {1, 5, 0, 3, 3, 2, 4};
 
 Matrix<double> logits(const TensorSource<double>& source, const Configuration& configuration = {}) {
   return load_language_model(source, configuration).forward(ids).logits;
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace

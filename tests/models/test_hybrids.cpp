@@ -22,18 +22,6 @@ std::optional<fs::path> shared_case(const std::string& name) {
   if (!folder) WARN(test_support::shared_data_missing("cases/" + name));
   return folder;
 }
-Configuration with(const Configuration& configuration, const std::string& key, Configuration::Value value) {
-  Configuration changed("config.json");
-  for (const std::string& name : configuration.keys()) changed.set(name, *configuration.find(name));
-  changed.set(key, std::move(value));
-  return changed;
-}
-Configuration without(const Configuration& configuration, const std::string& key) {
-  Configuration changed("config.json");
-  for (const std::string& name : configuration.keys())
-    if (name != key) changed.set(name, *configuration.find(name));
-  return changed;
-}
 Matrix<double> logits(const Tensors<double>& tensors, const Configuration& configuration, const std::vector<Index>& ids) {
   return load_language_model<double>(tensors, configuration).forward(ids).logits;
 }

@@ -192,19 +192,6 @@ Tensors<double> rwkv7_tensors() {
 Matrix<double> logits(const Tensors<double>& tensors, const Configuration& configuration = {}) {
   return load_language_model<double>(tensors, configuration).forward({1, 4, 2, 6, 2}).logits;
 }
-Configuration with(std::initializer_list<std::pair<const char*, Configuration::Value>> keys) {
-  Configuration configuration("config.json");
-  for (const auto& [key, value] : keys) configuration.set(key, value);
-  return configuration;
-}
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   const std::size_t at = text.find(from);
   return at == std::string::npos ? text : text.replace(at, from.size(), to);
