@@ -18,7 +18,7 @@ struct RawChannel {
   Scalar skip = 0;
 
   RawChannel(const UnifiedForm<Scalar>& form, Index e) {
-    const auto& recurrence = std::get<DiagonalRecurrence<Scalar>>(form.recurrence);
+    const auto& recurrence = *form.recurrence.diagonal();
     tokens = recurrence.tokens;
     state = recurrence.state;
     width = form.convolution.empty() ? 1 : form.convolution.cols();
@@ -86,7 +86,7 @@ struct RawChannel {
 
 /// The layer's forward pass as in the papers: token by token, channel by channel, state by state. x and out are (tokens, channels).
 inline void raw_scan(const UnifiedForm<float>& form, const Matrix<float>& x, Matrix<float>& out) {
-  const auto& recurrence = std::get<DiagonalRecurrence<float>>(form.recurrence);
+  const auto& recurrence = *form.recurrence.diagonal();
   const Index E = recurrence.channels, N = recurrence.state, width = form.convolution.empty() ? 1 : form.convolution.cols();
   const auto or_one = [](const Array<float>& array, Index i, Index j) { return array.empty() ? 1.0f : array(i, j); };
   std::vector<float> state(static_cast<std::size_t>(E * N), 0.0f);

@@ -7,6 +7,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/large_memory.hpp>
+#include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/openmp_executor.hpp>
 #include <implicit_attention/core/quantized.hpp>
@@ -47,6 +48,7 @@
 #include <implicit_attention/operator/attention_matrix.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/operator/operator_part.hpp>
+#include <implicit_attention/operator/recurrence.hpp>
 #include <implicit_attention/operator/reduction.hpp>
 #include <implicit_attention/operator/selection.hpp>
 #include <implicit_attention/operator/terms.hpp>

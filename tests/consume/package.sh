@@ -19,7 +19,7 @@ must "the host does not build" "$CMAKE" --build "$scratch/host"
 must "the host's program fails" "$scratch/host/host"
 must "the host's second program fails" "$scratch/host/host_io"
 
-refused "there is no component kernels; there is io" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" -DCOMPONENT=kernels
+refused "there is no component kernels; there are io, compiled and compiled_io" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" -DCOMPONENT=kernels
 refused "needs nlohmann-json" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
 refused "needs pcre2-8, which cuts and measures text: install libpcre2-dev" "$here/package" "-DCMAKE_PREFIX_PATH=$scratch/prefix" \
   -DIMPLICIT_ATTENTION_PCRE2_8_LIBRARY=

@@ -54,6 +54,28 @@ Matrix<double> softmax_by_equation(const SoftmaxRecurrence<Scalar>& r, Index hea
 }
 
 template <class Scalar>
+SoftmaxRecurrence<Scalar> make_softmax(Kind kind, Index tokens, std::uint64_t seed) {
+  Draw draw(seed);
+  SoftmaxRecurrence<Scalar> r;
+  r.tokens = tokens;
+  r.heads = 4;
+  r.key_heads = 2;
+  r.channels = 20;
+  r.causal = kind != Kind::softmax_both_ways;
+  r.window = kind == Kind::softmax_window ? 6 : -1;
+  r.scale = Scalar(0.5);
+  r.soft_cap = seed % 2 == 0 ? Scalar(2) : Scalar(0);
+  r.query = draw.normals<Scalar>(tokens, 4 * 3);
+  r.key = draw.normals<Scalar>(tokens, 2 * 3);
+  if (kind != Kind::softmax_both_ways) {
+    r.past_key = draw.normals<Scalar>(5, 2 * 3);
+    r.past_value = draw.normals<Scalar>(5, 2 * 5);
+  }
+  r.check();
+  return r;
+}
+
+template <class Scalar>
 Case<Scalar> make_case(Kind kind, Index tokens, std::uint64_t seed) {
   Draw draw(seed);
   Case<Scalar> made;
@@ -100,22 +122,8 @@ Case<Scalar> make_case(Kind kind, Index tokens, std::uint64_t seed) {
     r.weights = weights;
     made.matrix = SharedMatrix<Scalar>(r);
   } else {
-    SoftmaxRecurrence<Scalar> r;
-    r.tokens = tokens;
-    r.heads = 4;
-    r.key_heads = 2;
-    r.channels = 20;
-    r.causal = made.causal = kind != Kind::softmax_both_ways;
-    r.window = kind == Kind::softmax_window ? 6 : -1;
-    r.scale = Scalar(0.5);
-    r.soft_cap = seed % 2 == 0 ? Scalar(2) : Scalar(0);
-    r.query = draw.normals<Scalar>(tokens, 4 * 3);
-    r.key = draw.normals<Scalar>(tokens, 2 * 3);
-    if (kind != Kind::softmax_both_ways) {
-      r.past_key = draw.normals<Scalar>(5, 2 * 3);
-      r.past_value = draw.normals<Scalar>(5, 2 * 5);
-    }
-    r.check();
+    const SoftmaxRecurrence<Scalar> r = make_softmax<Scalar>(kind, tokens, seed);
+    made.causal = r.causal;
     for (Index h = 0; h < r.heads; ++h) made.heads.push_back(softmax_by_equation(r, h).rightCols(tokens));
     made.matrix = SharedMatrix<Scalar>(r);
   }
@@ -282,7 +290,7 @@ TEST_CASE("softmax attention takes in what was carried in, and its gradient is t
     for (const std::uint64_t seed : {1u, 2u}) {
       const Index tokens = 9;
       const Case<double> made = make_case<double>(kind, tokens, seed);
-      const auto& r = std::get<SoftmaxRecurrence<double>>(made.matrix.kind);
+      const SoftmaxRecurrence<double> r = make_softmax<double>(kind, tokens, seed);
       Draw draw(seed);
       const Matrix<double> x = draw.normals<double>(tokens, r.channels), g = draw.normals<double>(tokens, r.channels);
       const auto output = [&](const SoftmaxRecurrence<double>& moved) {

@@ -27,6 +27,16 @@ std::pair<ErrorKind, std::string> error_of(const Call& call) {
   return {};
 }
 
+using Diagonal = DiagonalRecurrence<double>;
+
+/// The form with its diagonal recurrence changed.
+template <class Change>
+void changed(UnifiedForm<double>& form, const Change& change) {
+  Diagonal recurrence = *form.recurrence.diagonal();
+  change(recurrence);
+  form.recurrence = recurrence;
+}
+
 /// A small form with every part.
 UnifiedForm<double> some_form(Index tokens = 5, Index channels = 4, Index state = 2, Index width = 3) {
   Draw draw(3);
@@ -128,7 +138,6 @@ TEST_CASE("more than the caller allows is refused, with the ways out", "[operato
 
 TEST_CASE("parts that do not fit each other are refused by name", "[operator]") {
   using Form = UnifiedForm<double>;
-  using Recurrence = DiagonalRecurrence<double>;
   struct Wrong {
     const char* name;
     void (*change)(Form&);
@@ -140,7 +149,7 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
   }
 #define IMPLICIT_ATTENTION_WRONG_RECURRENCE(part, expected)                                                                 \
   {                                                                                                                         \
-#part, [](Form & f) { std::get<Recurrence>(f.recurrence).part = Matrix<double>(Matrix<double>::Ones(7, 9)); }, expected \
+#part, [](Form & f) { changed(f, [](Diagonal& r) { r.part = Matrix<double>(Matrix<double>::Ones(7, 9)); }); }, expected \
   }
   const Wrong cases[] = {IMPLICIT_ATTENTION_WRONG_ROWS(gate, "(5, 4)"),
                          IMPLICIT_ATTENTION_WRONG_ROWS(normalization, "(5, 4)"),
@@ -168,7 +177,7 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
   }
   for (const std::vector<Index>& starts : {std::vector<Index>{2, 1}, {1, 1}, {-1}, {5}}) {
     Form form = some_form();
-    std::get<Recurrence>(form.recurrence).starts = starts;
+    changed(form, [&](Diagonal& r) { r.starts = starts; });
     CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second,
                contains_text("starts has ") && contains_text("ascending order, below 5"));
     form = some_form();

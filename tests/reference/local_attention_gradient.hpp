@@ -51,7 +51,7 @@ template <Real S>
                                     tokens, ") = (tokens)"));
 
   const S scale = S(1) / std::sqrt(static_cast<S>(size));
-  const SoftmaxRecurrence<S> softmax = std::get<SoftmaxRecurrence<S>>(layer.lower(act).recurrence);
+  const SoftmaxRecurrence<S> softmax = *layer.lower(act).recurrence.softmax();
   Matrix<S> grad_query = Matrix<S>::Zero(tokens, channels), grad_key = Matrix<S>::Zero(tokens, channels);
   LayerGradients<S> gradients;
   gradients.grad_y = grad_y;

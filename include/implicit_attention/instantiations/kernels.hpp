@@ -6,6 +6,9 @@
 #include <implicit_attention/kernels/scan_gradient.hpp>
 
 #define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                       \
+  TEMPLATE void detail::add_signed_product(View<S>, ConstView<S>, ConstView<S>, S, detail::Transposed::None);                         \
+  TEMPLATE void detail::add_signed_product(View<S>, ConstView<S>, ConstView<S>, S, detail::Transposed::Left);                         \
+  TEMPLATE void detail::add_signed_product(View<S>, ConstView<S>, ConstView<S>, S, detail::Transposed::Right);                        \
   TEMPLATE struct DiagonalRecurrence<S>;                                                                                              \
   TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                          \
   TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                \
@@ -32,6 +35,11 @@
   TEMPLATE void head_rows(const SharedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&);         \
   TEMPLATE void attention_rows(const SurroundedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                  \
                                const Executor&);                                                                                           \
+  TEMPLATE struct detail::MatrixKernelsOf<HeadRecurrence<S>>;                                                                              \
+  TEMPLATE struct detail::MatrixKernelsOf<SoftmaxRecurrence<S>>;                                                                           \
+  TEMPLATE struct detail::MatrixKernelsOf<ToeplitzRecurrence<S>>;                                                                          \
+  TEMPLATE struct detail::MatrixKernelsOf<ExplicitRecurrence<S>>;                                                                          \
+  TEMPLATE class Recurrence<S>;                                                                                                            \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, Add)                                                                      \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, AddAbsolute)                                                              \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedMatrix, AddPositive)                                                              \

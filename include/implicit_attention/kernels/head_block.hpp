@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/kernels/head_recurrence.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -90,11 +91,11 @@ class HeadBlock {
 
   /// products(t, s) = reader_t . writer_s S(s..t - late) for s <= t - late, zeros elsewhere.
   void products(ConstView<Scalar> reader, ConstView<Scalar> writer, Index late, Matrix<Scalar>& products) {
-    products.resize(count_, count_);
     if (r_->decay_by_state() && !r_->log_decay.empty()) {
+      products.resize(count_, count_);
       products_by_state(reader, writer, late, products);
     } else {
-      products.noalias() = reader * writer.transpose();
+      set_product(products, reader, writer, Transposed::right);
       if (!r_->log_decay.empty()) {
         if (late == 0) products.array() *= between_.array();
         for (Index t = 1; late == 1 && t < count_; ++t) products.row(t).head(t).array() *= between_.row(t - 1).head(t).array();
@@ -217,7 +218,7 @@ class HeadBlock {
         }
       }
       if (low > 0 && end > first)
-        products.block(first, 0, end - first, low).noalias() = walked_.topRows(end - first) * referred_.topRows(low).transpose();
+        set_product(products.block(first, 0, end - first, low), walked_.topRows(end - first), referred_.topRows(low), Transposed::right);
       running_.setOnes();
       for (Index s = high - 1; s >= low; --s) {
         if (s + 1 < high) referred_.row(s).array() *= running_.transpose();
@@ -242,7 +243,7 @@ template <Real Scalar>
 void invert_unit_lower(const Matrix<Scalar>& lower, Matrix<Scalar>& inverse) {
   const Index count = lower.rows();
   inverse.setIdentity(count, count);
-  for (Index t = 1; t < count; ++t) inverse.row(t).head(t).noalias() = lower.row(t).head(t) * inverse.topLeftCorner(t, t);
+  for (Index t = 1; t < count; ++t) set_product(inverse.block(t, 0, 1, t), lower.block(t, 0, 1, t), inverse.topLeftCorner(t, t));
 }
 
 }  // namespace detail

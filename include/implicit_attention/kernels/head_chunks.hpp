@@ -38,48 +38,48 @@ class HeadChunk {
     else
       input_ = x.matrix().block(range.first, head_ * values_, n, values_);
     if (diagonal_) {
-      out_.noalias() = within_ * input_;
-      out_.noalias() += readers_ * state;
+      set_product(out_, within_, input_);
+      add_product(out_, readers_, state);
     } else {
-      read_.noalias() = readers_ * state;  // Q h above C h
+      set_product(read_, readers_, state);  // Q h above C h
       if (delta_) {
         rest_ = input_ - read_.bottomRows(n);
-        used_.noalias() = inverse_ * rest_;
+        set_product(used_, inverse_, rest_);
         out_ = read_.topRows(n);
-        out_.noalias() += within_ * used_;
+        add_product(out_, within_, used_);
         add_replaced(input_, out_);
       } else {
         rest_ = read_.bottomRows(n);
-        rest_.noalias() += probe_writes_ * input_;
-        used_.noalias() = inverse_ * rest_;
+        add_product(rest_, probe_writes_, input_);
+        set_product(used_, inverse_, rest_);
         out_ = read_.topRows(n);
-        out_.noalias() += within_ * input_;
-        out_.noalias() += query_removals_ * used_;
+        add_product(out_, within_, input_);
+        add_product(out_, query_removals_, used_);
       }
     }
     // A number that is not finite: times the zeros of triangular factors it would spoil tokens before it.
     if (!all_finite(out_)) return plain_.run(range.first, range.end, x, state, out);
     out.block(range.first, head_ * values_, n, values_) = out_;
     block_.decay_state(state);
-    state.noalias() += writes_.transpose() * (delta_ ? used_ : input_);
-    if (!diagonal_ && !delta_) state.noalias() += removals_.transpose() * used_;
+    add_product(state, writes_, delta_ ? used_ : input_, Transposed::left);
+    if (!diagonal_ && !delta_) add_product(state, removals_, used_, Transposed::left);
   }
 
   void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
     prepare(range);
     const Index n = range.count();
     input_ = g.block(range.first, head_ * values_, n, values_);
-    out_.noalias() = writes_ * adjoint;
-    out_.noalias() += within_.transpose() * input_;
+    set_product(out_, writes_, adjoint);
+    add_product(out_, within_, input_, Transposed::left);
     if (delta_) {
-      used_.noalias() = inverse_.transpose() * out_;
+      set_product(used_, inverse_, out_, Transposed::left);
       out_ = used_;
       add_replaced(input_, out_);
     } else if (!diagonal_) {
-      rest_.noalias() = removals_ * adjoint;
-      rest_.noalias() += query_removals_.transpose() * input_;
-      used_.noalias() = inverse_.transpose() * rest_;
-      out_.noalias() += probe_writes_.transpose() * used_;
+      set_product(rest_, removals_, adjoint);
+      add_product(rest_, query_removals_, input_, Transposed::left);
+      set_product(used_, inverse_, rest_, Transposed::left);
+      add_product(out_, probe_writes_, used_, Transposed::left);
     }
     if (!all_finite(out_)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
     out.block(range.first, head_ * values_, n, values_) = out_;
@@ -88,9 +88,9 @@ class HeadChunk {
       return;
     }
     block_.decay_state(adjoint);
-    adjoint.noalias() += readers_.topRows(n).transpose() * input_;
-    if (delta_) adjoint.noalias() -= readers_.bottomRows(n).transpose() * used_;
-    if (!delta_ && !diagonal_) adjoint.noalias() += readers_.bottomRows(n).transpose() * used_;
+    add_product(adjoint, readers_.topRows(n), input_, Transposed::left);
+    if (delta_) subtract_product(adjoint, readers_.bottomRows(n), used_, Transposed::left);
+    if (!delta_ && !diagonal_) add_product(adjoint, readers_.bottomRows(n), used_, Transposed::left);
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/kernels/head_columns.hpp>
 #include <implicit_attention/kernels/reducers.hpp>
 
@@ -42,6 +43,7 @@ class HeadReduction {
     View<Scalar> joined(joined_->data() + run.place * joined_->cols(), run.count(), joined_->cols());
     columns_.choose(chosen_->channels[static_cast<std::size_t>(head)]);
     columns_.scales(run.begin, run.end, scales_);
+    if constexpr (absolute) scale_sizes_ = scales_.cwiseAbs();
     Index end = 0, begin = recurrence.tokens;
     seen_.clear();
     for (Index i = run.begin; i < run.end; ++i) {
@@ -77,6 +79,8 @@ class HeadReduction {
     const Index count = last - first;
     products_.resize(run.count(), count);
     for (Index d = 0; d < columns.width(); ++d) {
+      if constexpr (absolute) factor_sizes_ = columns.factors(d, count).cwiseAbs();
+      const ConstView<Scalar> factors = absolute ? ConstView<Scalar>(factor_sizes_) : columns.factors(d, count);
       // All rows at once where all see the whole stretch; else a few at a time, up to the last column that any of them sees.
       for (Index row = 0, rows_at_a_time = 0; row < run.count(); row += rows_at_a_time) {
         const auto seen_count = [&](Index begin, Index end) {
@@ -87,10 +91,7 @@ class HeadReduction {
         rows_at_a_time = seen_[static_cast<std::size_t>(row)].last + 1 >= last ? run.count() - row : std::min(slab_rows, run.count() - row);
         const Index seen = seen_count(row, row + rows_at_a_time);
         View<Scalar> products(products_.data() + row * count, rows_at_a_time, seen, count);
-        if constexpr (absolute)
-          products.noalias() = scales_.middleRows(row, rows_at_a_time).cwiseAbs() * columns.factors(d, seen).cwiseAbs();
-        else
-          products.noalias() = scales_.middleRows(row, rows_at_a_time) * columns.factors(d, seen);
+        set_product(products, (absolute ? scale_sizes_ : scales_).middleRows(row, rows_at_a_time), factors.leftCols(seen));
       }
       for (Index i = run.begin; i < run.end; ++i) {
         const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
@@ -217,7 +218,7 @@ class HeadReduction {
   Reducer join_;
   bool as_product_;
   HeadColumns<Scalar> columns_;
-  Matrix<Scalar> scales_, products_;
+  Matrix<Scalar> scales_, scale_sizes_, factor_sizes_, products_;
   std::vector<Edge> edges_;
   std::vector<Seen> seen_;
 };

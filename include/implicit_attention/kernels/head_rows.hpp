@@ -140,21 +140,21 @@ class HeadRows {
       if (delta_) {
         invert_unit_lower<Scalar>(-work.probe_writes, work.inverse);
         rows_of(factors.inverse, n) = work.inverse;
-        step.noalias() = work.inverse * work.probes;
-        own.noalias() = work.within * work.inverse;
-        start.noalias() -= work.within * step;
+        set_product(step, work.inverse, work.probes);
+        set_product(own, work.within, work.inverse);
+        subtract_product(start, work.within, step);
       } else {
         View<Scalar> removal = rows_of(factors.removal, r_->state);
         block.products(block.probe(), block.removal(), probe_late, work.removed);
         invert_unit_lower(work.removed, work.inverse);
         block.products(block.query(), block.removal(), late, work.removed);
         block.to_end(block.removal(), removal);
-        step.noalias() = work.inverse * work.probes;
-        work.product.noalias() = work.inverse * work.probe_writes;
+        set_product(step, work.inverse, work.probes);
+        set_product(work.product, work.inverse, work.probe_writes);
         own = work.within;
-        own.noalias() += work.removed * work.product;
-        start.noalias() += work.removed * step;
-        write.noalias() += work.product.transpose() * removal;
+        add_product(own, work.removed, work.product);
+        add_product(start, work.removed, step);
+        add_product(write, work.product, removal, Transposed::left);
         finite = finite && all_finite(write) && all_finite(removal);
       }
       finite = finite && all_finite(step) && all_finite(work.inverse);
@@ -196,15 +196,11 @@ class HeadRows {
     View<Scalar> entries(&out(0, first), count, n, out.outerStride());
     View<Scalar> reader(&scratch.reader(place, 0), count, r_->state);
     if (delta_) {
-      scratch.read.resize(count, n);
-      scratch.read.noalias() = reader * factors.write.middleRows(first, n).transpose();
-      entries.noalias() = scratch.read * factors.inverse.block(first, 0, n, n);
+      set_product(scratch.read, reader, factors.write.middleRows(first, n), Transposed::right);
+      set_product(entries, scratch.read, factors.inverse.block(first, 0, n, n));
     } else {
-      entries.noalias() = reader * factors.write.middleRows(first, n).transpose();
-      if (!diagonal_ && more) {
-        scratch.read.resize(count, n);
-        scratch.read.noalias() = reader * factors.removal.middleRows(first, n).transpose();
-      }
+      set_product(entries, reader, factors.write.middleRows(first, n), Transposed::right);
+      if (!diagonal_ && more) set_product(scratch.read, reader, factors.removal.middleRows(first, n), Transposed::right);
     }
     if (!more) return;
     if (r_->decay_by_state() && !r_->log_decay.empty())
@@ -212,9 +208,9 @@ class HeadRows {
     else
       reader *= factors.decay(static_cast<Index>(index), 0);
     if (delta_)
-      reader.noalias() -= scratch.read * factors.step.middleRows(first, n);
+      subtract_product(reader, scratch.read, factors.step.middleRows(first, n));
     else if (!diagonal_)
-      reader.noalias() += scratch.read * factors.step.middleRows(first, n);
+      add_product(reader, scratch.read, factors.step.middleRows(first, n));
   }
 
   void walk(Index head, Index begin, Index end, View<Scalar> out) const {
@@ -226,9 +222,8 @@ class HeadRows {
   void shared_rows(Index head, Index first, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
     const Index states = r_->state, group = r_->group(head), count = end - begin, late = r_->read_before_update ? 1 : 0;
     if (scratch.product_group != group || scratch.product_begin != begin || scratch.product_end != end) {
-      scratch.product.resize(count, end - first);
-      scratch.product.noalias() = r_->query.matrix().block(begin, group * states, count, states) *
-                                  r_->key.matrix().block(first, group * states, end - first, states).transpose();
+      set_product(scratch.product, r_->query.matrix().block(begin, group * states, count, states),
+                  r_->key.matrix().block(first, group * states, end - first, states), Transposed::right);
       scratch.product_group = group;
       scratch.product_begin = begin;
       scratch.product_end = end;

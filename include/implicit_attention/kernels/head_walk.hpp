@@ -47,7 +47,8 @@ class HeadWalk {
   void at_once(Index row, Index begin, Index end, Scalar* out) {
     const Index count = end - begin;
     Eigen::Map<RowVector<Scalar>> entries(out + begin, count);
-    entries.noalias() = reader_ * r_->key.matrix().block(begin, key_column_, count, r_->state).transpose();
+    set_product(View<Scalar>(out + begin, 1, count), reader_, r_->key.matrix().block(begin, key_column_, count, r_->state),
+                Transposed::right);
     if (!r_->log_decay.empty()) {
       factors_.resize(count);
       for (Index token = end - 1; token >= begin; --token) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/kernels/head_rows.hpp>
 #include <implicit_attention/kernels/head_scan.hpp>
 
@@ -140,11 +141,10 @@ template <Real Scalar>
 void softmax_row(const SoftmaxRecurrence<Scalar>& r, Index head, Index row, RowVector<Scalar>& past, Scalar* own) {
   const Index size = r.head_size(), column = r.key_head(head) * size, first = r.first_visible(row), count = r.last_seen(row) + 1 - first,
               seen = r.past_seen(row);
-  const Eigen::Map<const RowVector<Scalar>> query(r.query.row(row) + head * size, size);
-  Eigen::Map<RowVector<Scalar>> weights(own + first, count);
-  weights.noalias() = query * r.key.matrix().block(first, column, count, size).transpose();
+  const ConstView<Scalar> query(r.query.row(row) + head * size, 1, size);
+  set_product(View<Scalar>(own + first, 1, count), query, r.key.matrix().block(first, column, count, size), Transposed::right);
   past.resize(seen);
-  if (seen > 0) past.noalias() = query * r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size).transpose();
+  if (seen > 0) set_product(past, query, r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size), Transposed::right);
   softmax(r, past.data(), seen, own + first, count);
 }
 
@@ -158,9 +158,11 @@ void matrix_rows(const SoftmaxRecurrence<Scalar>& r, Index head, Index begin, In
               count = end - begin, past_seen = r.past_seen(begin);
   const ConstView<Scalar> queries(r.query.row(begin) + head * size, count, size, r.query.row_stride());
   Matrix<Scalar> past(count, past_seen);
-  out.middleCols(first, last + 1 - first).noalias() = queries * r.key.matrix().block(first, column, last + 1 - first, size).transpose();
+  detail::set_product(out.middleCols(first, last + 1 - first), queries, r.key.matrix().block(first, column, last + 1 - first, size),
+                      detail::Transposed::right);
   if (past_seen > 0)
-    past.noalias() = queries * r.past_key.matrix().block(r.past_key.rows() - past_seen, column, past_seen, size).transpose();
+    detail::set_product(past, queries, r.past_key.matrix().block(r.past_key.rows() - past_seen, column, past_seen, size),
+                        detail::Transposed::right);
   for (Index row = begin; row < end; ++row) {
     const Index seen_first = r.first_visible(row), seen_count = r.last_seen(row) + 1 - seen_first, seen_past = r.past_seen(row);
     Scalar* entries = &out(row - begin, 0);
@@ -210,13 +212,13 @@ void matrix_apply(const Recurrence& recurrence, const Array<typename Recurrence:
         continue;
       }
       matrix_rows(recurrence, head, begin, end, View<Scalar>(rows.data(), end - begin, tokens));
-      Eigen::Block<typename View<Scalar>::Base> part = out.block(begin, head * values, end - begin, values);
-      part.noalias() = rows.block(0, first, end - begin, count) * x.matrix().block(first, head * values, count, values);
+      View<Scalar> part(&out(begin, head * values), end - begin, values, out.outerStride());
+      detail::set_product(part, rows.block(0, first, end - begin, count), x.matrix().block(first, head * values, count, values));
       if (detail::all_finite(part)) continue;
       for (Index row = begin; row < end; ++row) {  // what a row does not see must not reach it: 0 times NaN
         const Index seen = recurrence.first_visible(row), of_row = recurrence.last_seen(row) + 1 - seen;
-        part.row(row - begin).noalias() =
-            rows.row(row - begin).segment(seen, of_row) * x.matrix().block(seen, head * values, of_row, values);
+        detail::set_product(part.middleRows(row - begin, 1), rows.block(row - begin, seen, 1, of_row),
+                            x.matrix().block(seen, head * values, of_row, values));
       }
     }
   });
@@ -242,15 +244,16 @@ void matrix_apply_transposed(const Recurrence& recurrence, ConstView<typename Re
       const Index end = std::min(begin + rows_at_once, tokens), first = recurrence.first_visible(begin),
                   count = recurrence.last_seen(end - 1) + 1 - first;
       matrix_rows(recurrence, head, begin, end, View<Scalar>(rows.data(), end - begin, tokens));
-      part.noalias() = rows.block(0, first, end - begin, count).transpose() * g.block(begin, head * values, end - begin, values);
+      detail::set_product(part, rows.block(0, first, end - begin, count), g.block(begin, head * values, end - begin, values),
+                          detail::Transposed::left);
       if (detail::all_finite(part)) {
         out.block(first, head * values, count, values) += part;
         continue;
       }
       for (Index row = begin; row < end; ++row) {  // what a row does not see takes nothing from it: 0 times NaN
         const Index seen = recurrence.first_visible(row), of_row = recurrence.last_seen(row) + 1 - seen;
-        out.block(seen, head * values, of_row, values).noalias() +=
-            rows.row(row - begin).segment(seen, of_row).transpose() * g.row(row).segment(head * values, values);
+        detail::add_product(out.block(seen, head * values, of_row, values), rows.block(row - begin, seen, 1, of_row),
+                            g.block(row, head * values, 1, values), detail::Transposed::left);
       }
     }
   });
@@ -273,9 +276,9 @@ template <Real Scalar>
       const Index seen = recurrence.past_seen(row);
       if (seen == 0) continue;
       detail::softmax_row(recurrence, head, row, past, own.data());
-      carried.row(row).segment(head * values, values).noalias() =
-          past *
-          recurrence.past_value.matrix().block(recurrence.past_value.rows() - seen, recurrence.key_head(head) * values, seen, values);
+      detail::set_product(
+          carried.block(row, head * values, 1, values), past,
+          recurrence.past_value.matrix().block(recurrence.past_value.rows() - seen, recurrence.key_head(head) * values, seen, values));
     }
   });
   return carried;
@@ -306,31 +309,34 @@ template <Real Scalar>
       detail::softmax_row(r, head, row, past, own.data());
       const RowVector<Scalar> weight = g.row(row).segment(head * values, values),
                               query = r.query.matrix().row(row).segment(head * size, size);
-      slopes.segment(first, count).noalias() = weight * x.block(first, head * values, count, values).transpose();
+      detail::set_product(View<Scalar>(slopes.data() + first, 1, count), weight, x.block(first, head * values, count, values),
+                          detail::Transposed::right);
       Scalar mean = slopes.segment(first, count).dot(own.segment(first, count));
       past_slopes.resize(seen);
       if (seen > 0) {
-        past_slopes.noalias() =
-            weight * r.past_value.matrix().block(r.past_value.rows() - seen, r.key_head(head) * values, seen, values).transpose();
+        detail::set_product(past_slopes, weight,
+                            r.past_value.matrix().block(r.past_value.rows() - seen, r.key_head(head) * values, seen, values),
+                            detail::Transposed::right);
         mean += past_slopes.dot(past);
       }
       slopes.segment(first, count).array() = own.segment(first, count).array() * (slopes.segment(first, count).array() - mean) * r.scale;
       past_slopes.array() = past.array() * (past_slopes.array() - mean) * r.scale;
       if (r.soft_cap > Scalar(0)) {
         const auto capped = [&](const auto& keys, auto&& slope) {
-          const RowVector<Scalar> scores = query * keys.transpose();
+          RowVector<Scalar> scores(slope.size());
+          detail::set_product(scores, query, keys, detail::Transposed::right);
           slope.array() *= Scalar(1) - (scores.array() * (r.scale / r.soft_cap)).tanh().square();
         };
         capped(r.key.matrix().block(first, column, count, size), slopes.segment(first, count));
         if (seen > 0) capped(r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size), past_slopes);
       }
-      gradient.query.row(row).segment(head * size, size).noalias() =
-          slopes.segment(first, count) * r.key.matrix().block(first, column, count, size);
+      const ConstView<Scalar> own_slopes(slopes.data() + first, 1, count), own_weights(own.data() + first, 1, count);
+      View<Scalar> query_gradient(&gradient.query(row, head * size), 1, size);
+      detail::set_product(query_gradient, own_slopes, r.key.matrix().block(first, column, count, size));
       if (seen > 0)
-        gradient.query.row(row).segment(head * size, size).noalias() +=
-            past_slopes * r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size);
-      key_by_head.block(first, head * size, count, size).noalias() += slopes.segment(first, count).transpose() * query;
-      gradient.input.block(first, head * values, count, values).noalias() += own.segment(first, count).transpose() * weight;
+        detail::add_product(query_gradient, past_slopes, r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size));
+      detail::add_product(key_by_head.block(first, head * size, count, size), own_slopes, query, detail::Transposed::left);
+      detail::add_product(gradient.input.block(first, head * values, count, values), own_weights, weight, detail::Transposed::left);
     }
   });
   gradient.key = Matrix<Scalar>::Zero(tokens, r.key_heads * size);

@@ -2,8 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
+#include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/kernels/lanes.hpp>
@@ -11,47 +12,127 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A recurrence with one matrix a head, of any kind: what surrounds it is compiled once for all of them.
+namespace detail {
+
+/// Rows of neighbouring heads, prepared where that pays.
+template <Real Scalar>
+struct PreparedRows {
+  virtual ~PreparedRows() = default;
+  /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
+  virtual void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const = 0;
+};
+
+/// What a kind of recurrence does for a SharedMatrix.
+template <Real Scalar>
+struct MatrixKernels {
+  virtual ~MatrixKernels() = default;
+  [[nodiscard]] virtual Index first_visible(Index row) const = 0;
+  [[nodiscard]] virtual Index last_seen(Index row) const = 0;
+  /// Heads of one group share a part of what their rows are made of.
+  [[nodiscard]] virtual Index group(Index head) const = 0;
+  virtual void rows(Index head, Index begin, Index end, View<Scalar> out) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<const PreparedRows<Scalar>> prepare(Index first_head, Index head_count,
+                                                                            const std::vector<Index>& rows,
+                                                                            const Executor& executor) const = 0;
+  virtual void apply(const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out, const Executor& executor,
+                     View<Scalar>* final_state) const = 0;
+  virtual void apply_transposed(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const = 0;
+};
+
+template <class Recurrence>
+struct RowsOf final : PreparedRows<typename Recurrence::ScalarType> {
+  using Scalar = typename Recurrence::ScalarType;
+  explicit RowsOf(const Recurrence& of) : recurrence(&of) {}
+  void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>&) const override {
+    matrix_rows(*recurrence, head, begin, end, out);
+  }
+  const Recurrence* recurrence;
+};
+template <Real Scalar>
+struct RowsOf<HeadRecurrence<Scalar>> final : PreparedRows<Scalar> {
+  template <class... Arguments>
+  explicit RowsOf(const Arguments&... arguments) : prepared(arguments...) {}
+  void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const override {
+    prepared.rows(head, begin, end, out, scratch);
+  }
+  HeadRows<Scalar> prepared;
+};
+
+template <class Recurrence>
+struct MatrixKernelsOf final : MatrixKernels<typename Recurrence::ScalarType> {
+  using Scalar = typename Recurrence::ScalarType;
+  static constexpr bool of_heads = std::is_same_v<Recurrence, HeadRecurrence<Scalar>>;
+  explicit MatrixKernelsOf(Recurrence of) : recurrence(std::move(of)) {}
+
+  [[nodiscard]] Index first_visible(Index row) const override { return recurrence.first_visible(row); }
+  [[nodiscard]] Index last_seen(Index row) const override { return recurrence.last_seen(row); }
+  [[nodiscard]] Index group([[maybe_unused]] Index head) const override {
+    if constexpr (of_heads)
+      return recurrence.group(head);
+    else
+      return 0;
+  }
+  void rows(Index head, Index begin, Index end, View<Scalar> out) const override { matrix_rows(recurrence, head, begin, end, out); }
+  [[nodiscard]] std::unique_ptr<const PreparedRows<Scalar>> prepare(Index first_head, Index head_count, const std::vector<Index>& rows,
+                                                                    const Executor& executor) const override {
+    if constexpr (of_heads)
+      return std::make_unique<RowsOf<Recurrence>>(recurrence, first_head, head_count, static_cast<Index>(rows.size()),
+                                                  *std::max_element(rows.begin(), rows.end()) + 1, executor);
+    else
+      return std::make_unique<RowsOf<Recurrence>>(recurrence);
+  }
+  void apply(const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out, const Executor& executor,
+             View<Scalar>* final_state) const override {
+    matrix_apply(recurrence, x, initial_state, out, executor, final_state);
+  }
+  void apply_transposed(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const override {
+    matrix_apply_transposed(recurrence, g, out, executor);
+  }
+
+  Recurrence recurrence;
+};
+
+}  // namespace detail
+
+/// A recurrence with one matrix a head, of any kind: what surrounds it is compiled once for all of them, and a program compiles the kernels
+/// of those kinds alone that it makes one from.
 template <Real Scalar>
 struct SharedMatrix {
   using ScalarType = Scalar;
-  using Kind = std::variant<HeadRecurrence<Scalar>, SoftmaxRecurrence<Scalar>, ToeplitzRecurrence<Scalar>, ExplicitRecurrence<Scalar>>;
-  Kind kind;
   Index tokens = 0, channels = 0, heads = 1;
 
   SharedMatrix() = default;
-  SharedMatrix(Kind recurrence) : kind(std::move(recurrence)) {  // NOLINT(google-explicit-constructor)
-    std::visit(
-        [&](const auto& form) {
-          tokens = form.tokens;
-          channels = form.channels;
-          heads = form.heads;
-        },
-        kind);
-  }
+  template <MatrixRecurrence Recurrence>
+    requires(!std::is_same_v<Recurrence, SharedMatrix>)
+  SharedMatrix(const Recurrence& recurrence)  // NOLINT(google-explicit-constructor)
+      : tokens(recurrence.tokens),
+        channels(recurrence.channels),
+        heads(recurrence.heads),
+        kernels_(std::make_shared<const detail::MatrixKernelsOf<Recurrence>>(recurrence)) {}
+
   [[nodiscard]] Index head_channels() const { return channels / heads; }
   [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }
   /// The tokens that a row sees: from first_visible to last_seen.
-  [[nodiscard]] Index first_visible(Index row) const {
-    return std::visit([&](const auto& form) { return form.first_visible(row); }, kind);
-  }
-  [[nodiscard]] Index last_seen(Index row) const {
-    return std::visit([&](const auto& form) { return form.last_seen(row); }, kind);
-  }
+  [[nodiscard]] Index first_visible(Index row) const { return kernels_->first_visible(row); }
+  [[nodiscard]] Index last_seen(Index row) const { return kernels_->last_seen(row); }
+  [[nodiscard]] const detail::MatrixKernels<Scalar>& kernels() const { return *kernels_; }
+
+ private:
+  std::shared_ptr<const detail::MatrixKernels<Scalar>> kernels_;
 };
 
 template <Real Scalar>
 void matrix_rows(const SharedMatrix<Scalar>& matrix, Index head, Index begin, Index end, View<Scalar> out) {
-  std::visit([&](const auto& form) { matrix_rows(form, head, begin, end, out); }, matrix.kind);
+  matrix.kernels().rows(head, begin, end, out);
 }
 template <Real Scalar>
 void matrix_apply(const SharedMatrix<Scalar>& matrix, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
                   const Executor& executor, View<Scalar>* final_state = nullptr) {
-  std::visit([&](const auto& form) { matrix_apply(form, x, initial_state, out, executor, final_state); }, matrix.kind);
+  matrix.kernels().apply(x, initial_state, out, executor, final_state);
 }
 template <Real Scalar>
 void matrix_apply_transposed(const SharedMatrix<Scalar>& matrix, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  std::visit([&](const auto& form) { matrix_apply_transposed(form, g, out, executor); }, matrix.kind);
+  matrix.kernels().apply_transposed(g, out, executor);
 }
 
 template <Real Scalar>
@@ -87,38 +168,15 @@ template <Real Scalar>
   return (tokens + width + 2 * register_lanes<Scalar>) / register_lanes<Scalar> * register_lanes<Scalar>;
 }
 
-/// Rows of neighbouring heads, prepared where that pays.
-template <Real Scalar>
-class MatrixRows {
- public:
-  MatrixRows(const SharedMatrix<Scalar>& matrix, Index first_head, Index head_count, const std::vector<Index>& rows,
-             const Executor& executor)
-      : matrix_(&matrix) {
-    if (const auto* recurrence = std::get_if<HeadRecurrence<Scalar>>(&matrix.kind))
-      prepared_.emplace_back(*recurrence, first_head, head_count, static_cast<Index>(rows.size()),
-                             *std::max_element(rows.begin(), rows.end()) + 1, executor);
-  }
-  void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
-    if (prepared_.empty())
-      matrix_rows(*matrix_, head, begin, end, out);
-    else
-      prepared_.front().rows(head, begin, end, out, scratch);
-  }
-
- private:
-  const SharedMatrix<Scalar>* matrix_;
-  std::vector<HeadRows<Scalar>> prepared_;  // one, of a HeadRecurrence
-};
-
 /// Neighbours in an ascending list of heads that are computed together: of one group, so that they share its products, at most `most`.
 template <Real Scalar>
 [[nodiscard]] std::vector<std::vector<Index>> head_batches(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads,
                                                            Index most) {
   std::vector<std::vector<Index>> batches;
-  const auto* recurrence = std::get_if<HeadRecurrence<Scalar>>(&matrix.kind);
+  const MatrixKernels<Scalar>& kernels = matrix.kernels();
   for (const Index head : heads) {
-    const bool fits = !batches.empty() && static_cast<Index>(batches.back().size()) < most &&
-                      (recurrence == nullptr || recurrence->group(batches.back().back()) == recurrence->group(head));
+    const bool fits =
+        !batches.empty() && static_cast<Index>(batches.back().size()) < most && kernels.group(batches.back().back()) == kernels.group(head);
     if (!fits) batches.emplace_back();
     batches.back().push_back(head);
   }
@@ -135,7 +193,7 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
   const std::vector<RowRun> runs = row_runs(rows, rows_of_a_run);
   const std::vector<std::vector<Index>> batches = head_batches(matrix, heads, by_rows ? 64 : 8);
   const Index columns = padded<Scalar>(matrix.tokens, width), run_count = static_cast<Index>(runs.size());
-  const auto of_run = [&](const MatrixRows<Scalar>& maker, const std::vector<Index>& batch, const RowRun& run, Matrix<Scalar>& memory,
+  const auto of_run = [&](const PreparedRows<Scalar>& maker, const std::vector<Index>& batch, const RowRun& run, Matrix<Scalar>& memory,
                           HeadRowsScratch<Scalar>& scratch, auto& worker) {
     if (memory.rows() < run.count()) memory.setZero(run.count(), columns);
     for (const Index head : batch) {
@@ -144,26 +202,26 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
     }
   };
   const auto maker = [&](const std::vector<Index>& batch, const Executor& preparing) {
-    return MatrixRows<Scalar>(matrix, batch.front(), batch.back() - batch.front() + 1, rows, preparing);
+    return matrix.kernels().prepare(batch.front(), batch.back() - batch.front() + 1, rows, preparing);
   };
   if (!by_rows && static_cast<Index>(batches.size()) >= run_count) {
     executor(static_cast<Index>(batches.size()), [&](Index index) {
       const std::vector<Index>& batch = batches[static_cast<std::size_t>(index)];
-      const MatrixRows<Scalar> rows_of = maker(batch, serial_executor());
+      const auto rows_of = maker(batch, serial_executor());
       Matrix<Scalar> memory;
       HeadRowsScratch<Scalar> scratch;
       auto worker = make_worker();
-      for (const RowRun& run : runs) of_run(rows_of, batch, run, memory, scratch, worker);
+      for (const RowRun& run : runs) of_run(*rows_of, batch, run, memory, scratch, worker);
     });
     return;
   }
   for (const std::vector<Index>& batch : batches) {
-    const MatrixRows<Scalar> rows_of = maker(batch, executor);
+    const auto rows_of = maker(batch, executor);
     executor(run_count, [&](Index index) {
       Matrix<Scalar> memory;
       HeadRowsScratch<Scalar> scratch;
       auto worker = make_worker();
-      of_run(rows_of, batch, runs[static_cast<std::size_t>(index)], memory, scratch, worker);
+      of_run(*rows_of, batch, runs[static_cast<std::size_t>(index)], memory, scratch, worker);
     });
   }
 }

@@ -250,9 +250,9 @@ Matrix<S> ImplicitAttention<S>::run(ConstView<Scalar> x, Matrix<Scalar>* final_s
     input.convolution_tail = form.convolution_tail;
     input.initial_state = form.initial_state;
     if (first && final_state != nullptr) {
-      if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&form.recurrence))
+      if (const DiagonalRecurrence<Scalar>* diagonal = form.recurrence.diagonal())
         final_state->resize(diagonal->state, channels());
-      else if (const auto* heads = std::get_if<HeadRecurrence<Scalar>>(&form.recurrence))
+      else if (const HeadRecurrence<Scalar>* heads = form.recurrence.heads())
         final_state->resize(heads->heads * heads->state, heads->head_channels());
       View<Scalar> state(*final_state);
       part.scan(input, to, executor, &state);

@@ -7,9 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/core/large_memory.hpp>
-#include <implicit_attention/kernels/attention_rows.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
-#include <implicit_attention/kernels/scan.hpp>
 #include <implicit_attention/operator/reduction.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
 
@@ -21,32 +19,20 @@ namespace detail {
 template <Real Scalar>
 class OperatorPart {
  public:
-  explicit OperatorPart(const UnifiedForm<Scalar>& form) : form_(form) {
+  explicit OperatorPart(const UnifiedForm<Scalar>& form) : form_(form), surrounded_(form.recurrence.kernels().bare()) {
     form_.more.clear();
     form_.second.reset();
-    if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&form_.recurrence))
-      surrounded_ = surround(*diagonal);
-    else
-      std::visit(
-          [&](const auto& recurrence) {
-            if constexpr (requires { recurrence.heads; }) surrounded_ = surround(SharedMatrix<Scalar>(recurrence));
-          },
-          form_.recurrence);
+    std::visit([&](auto& surrounded) { surround(surrounded); }, surrounded_);
   }
 
   [[nodiscard]] const UnifiedForm<Scalar>& form() const { return form_; }
   [[nodiscard]] Index tokens() const { return form_.tokens(); }
 
-  [[nodiscard]] bool causal() const {
-    if (form_.reversed) return tokens() == 1;
-    if (const auto* softmax = std::get_if<SoftmaxRecurrence<Scalar>>(&form_.recurrence)) return softmax->causal;
-    if (const auto* given = std::get_if<ExplicitRecurrence<Scalar>>(&form_.recurrence)) return given->causal;
-    return true;
-  }
+  [[nodiscard]] bool causal() const { return form_.reversed ? tokens() == 1 : form_.recurrence.causal(); }
 
   /// The matrix that a head's channels share; null where every channel has one of its own.
   [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const {
-    const auto* shared = std::get_if<Surrounded<SharedMatrix<Scalar>>>(&surrounded_);
+    const auto* shared = std::get_if<SurroundedMatrix<Scalar>>(&surrounded_);
     return shared == nullptr ? nullptr : &shared->recurrence;
   }
 
@@ -119,17 +105,14 @@ class OperatorPart {
   }
 
  private:
-  template <class Recurrence>
-  [[nodiscard]] Surrounded<Recurrence> surround(const Recurrence& recurrence) const {
-    Surrounded<Recurrence> surrounded;
-    surrounded.recurrence = recurrence;
+  template <class Surrounded>
+  void surround(Surrounded& surrounded) const {
     surrounded.gate = product(form_.gate, form_.normalization);
     surrounded.skip = form_.skip;
     surrounded.activation = form_.activation;
     if (!form_.convolution.empty()) surrounded.taps = Matrix<Scalar>(form_.convolution.matrix().transpose());
     surrounded.convolution_starts = form_.convolution_starts;
     surrounded.column_weights = form_.input_scale;
-    return surrounded;
   }
 
   [[nodiscard]] static Array<Scalar> product(const Array<Scalar>& a, const Array<Scalar>& b) {
@@ -140,17 +123,17 @@ class OperatorPart {
 
   void rows_in_order(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
                      const Executor& executor) const {
-    std::visit([&](const auto& surrounded) { attention_rows(surrounded, channels, row_list, out, executor); }, surrounded_);
+    form_.recurrence.kernels().rows(surrounded_, channels, row_list, out, executor);
   }
   void scan_in_order(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state) const {
-    std::visit([&](const auto& surrounded) { implicit_attention::scan(surrounded, input, out, executor, final_state); }, surrounded_);
+    form_.recurrence.kernels().scan(surrounded_, input, out, executor, final_state);
   }
   void transposed_in_order(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
-    std::visit([&](const auto& surrounded) { implicit_attention::scan_transposed(surrounded, g, out, executor); }, surrounded_);
+    form_.recurrence.kernels().scan_transposed(surrounded_, g, out, executor);
   }
 
   UnifiedForm<Scalar> form_;
-  std::variant<SurroundedDiagonal<Scalar>, Surrounded<SharedMatrix<Scalar>>> surrounded_;
+  AnySurrounded<Scalar> surrounded_;
 };
 
 }  // namespace detail

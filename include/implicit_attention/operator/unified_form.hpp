@@ -3,10 +3,9 @@
 #pragma once
 
 #include <memory>
-#include <variant>
 #include <vector>
 
-#include <implicit_attention/kernels/surrounded_matrix.hpp>
+#include <implicit_attention/operator/recurrence.hpp>
 #include <implicit_attention/operator/terms.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -17,9 +16,7 @@ struct SecondPath;
 /// One sequence through one layer, in the terms of the papers. An empty array is a term that is absent or off.
 template <Real Scalar>
 struct UnifiedForm {
-  std::variant<DiagonalRecurrence<Scalar>, HeadRecurrence<Scalar>, SoftmaxRecurrence<Scalar>, ToeplitzRecurrence<Scalar>,
-               ExplicitRecurrence<Scalar>>
-      recurrence;
+  Recurrence<Scalar> recurrence;   ///< made from a DiagonalRecurrence, a HeadRecurrence, ...
   Array<Scalar> gate;              ///< (tokens, channels), at the output token
   Array<Scalar> normalization;     ///< (tokens, channels), at the output token
   Array<Scalar> skip;              ///< (1, channels), the layer's own D
@@ -52,17 +49,17 @@ struct SecondPath {
 
 template <Real Scalar>
 Index UnifiedForm<Scalar>::tokens() const {
-  return std::visit([](const auto& form) { return form.tokens; }, recurrence);
+  return recurrence.tokens();
 }
 
 template <Real Scalar>
 Index UnifiedForm<Scalar>::channels() const {
-  return std::visit([](const auto& form) { return form.channels; }, recurrence);
+  return recurrence.channels();
 }
 
 template <Real Scalar>
 void UnifiedForm<Scalar>::check() const {
-  std::visit([](const auto& form) { form.check(); }, recurrence);
+  recurrence.check();
   const Index length = tokens(), count = channels();
   const auto per_token = [&](const char* name, const Array<Scalar>& array) {
     if (!array.empty()) check_shape("UnifiedForm", name, array, length, count, "(tokens, channels)");
@@ -81,9 +78,9 @@ void UnifiedForm<Scalar>::check() const {
   if (!convolution_tail.empty())
     check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");
   if (!initial_state.empty()) {
-    if (const auto* diagonal = std::get_if<DiagonalRecurrence<Scalar>>(&recurrence))
+    if (const DiagonalRecurrence<Scalar>* diagonal = recurrence.diagonal())
       check_shape("UnifiedForm", "initial_state", initial_state, diagonal->state, count, "(state, channels)");
-    else if (const auto* heads = std::get_if<HeadRecurrence<Scalar>>(&recurrence))
+    else if (const HeadRecurrence<Scalar>* heads = recurrence.heads())
       check_shape("UnifiedForm", "initial_state", initial_state, heads->heads * heads->state, heads->head_channels(),
                   "(heads * state, channels / heads)");
     else

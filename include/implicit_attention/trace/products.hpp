@@ -5,6 +5,7 @@
 
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/large_memory.hpp>
+#include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/shape.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -31,7 +32,7 @@ template <Real Scalar>
                                      const Executor& executor = serial_executor()) {
   Matrix<Scalar> out = large_matrix<Scalar>(u.rows(), weight.rows(), "a projection");
   for_product_panels(weight.rows(), executor, [&](Index first, Index count) {
-    out.middleCols(first, count).noalias() = u * weight.middleRows(first, count).transpose();
+    set_product(out.middleCols(first, count), u, weight.middleRows(first, count), Transposed::right);
     if (!bias.empty()) out.middleCols(first, count).rowwise() += bias.matrix().row(0).segment(first, count);
   });
   return out;
@@ -42,7 +43,7 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, ConstView<Scalar> weight, const Executor& executor = serial_executor()) {
   Matrix<Scalar> out = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
   for_product_panels(weight.cols(), executor,
-                     [&](Index first, Index count) { out.middleCols(first, count).noalias() = grad * weight.middleCols(first, count); });
+                     [&](Index first, Index count) { set_product(out.middleCols(first, count), grad, weight.middleCols(first, count)); });
   return out;
 }
 
