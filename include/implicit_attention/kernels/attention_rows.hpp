@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/kernels/channel_tile.hpp>
@@ -79,7 +80,7 @@ class BlockDecays {
       for (Index n = 1; n < state_; ++n) slowest = slowest.max(tile.rate(n) * elapsed);
       bool seen = false;
       for (Index c = 0; c < width; ++c)
-        if (slowest[c] >= smallest && oldest_[static_cast<std::size_t>(c)] == older + 1) {
+        if (!(slowest[c] < smallest) && oldest_[static_cast<std::size_t>(c)] == older + 1) {
           oldest_[static_cast<std::size_t>(c)] = older;
           seen = true;
         }
@@ -89,7 +90,8 @@ class BlockDecays {
     }
   }
 
-  /// The oldest block with anything above the smallest normal number in it; the block itself where there is none.
+  /// The oldest block with anything above the smallest normal number in it, or with a decay that is NaN between; the block itself where
+  /// there is none.
   [[nodiscard]] Index oldest(Index channel) const { return oldest_[static_cast<std::size_t>(channel)]; }
   /// exp(rate (steps from the end of `older` to the start of the rows' block)) of a channel, (state), register_lanes apart.
   [[nodiscard]] const Scalar* between(Index channel, Index older) const { return between_.data() + place(older, 0) + channel; }
@@ -277,12 +279,20 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           }
       }
     });
+    const std::vector<Index> exactly = detail::not_finite_channels(surrounded, channels);
+    executor(static_cast<Index>(exactly.size()), [&](Index index) {
+      const Index c = exactly[static_cast<std::size_t>(index)];
+      for (const std::vector<Index>& block : wanted.places)
+        for (const Index place : block)
+          plain_row(surrounded, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)], target(c, place));
+    });
   }
 
   if (wanted.single.empty()) return;
   const detail::ChannelGroups groups(channel_runs(channels));
   const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
   executor(groups.count(), [&](Index group) {
+    std::vector<std::pair<Index, Index>> not_finite;  // channels and rows to be walked exactly
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
       detail::walk_row(surrounded, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
@@ -290,11 +300,17 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           Scalar* entries = target(piece.run.place + lane, place);
           if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
           writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);
+          const std::pair<Index, Index> here{piece.run.place + lane, place};
+          if (!detail::finite_numbers(piece.entries(lane), piece.end - piece.first) &&
+              std::find(not_finite.begin(), not_finite.end(), here) == not_finite.end())
+            not_finite.push_back(here);
           writer.zeros(piece.first - piece.begin, entries + piece.begin);
         }
       });
     }
     writer.finish();
+    for (const auto& [c, place] : not_finite)
+      plain_row(surrounded, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)], target(c, place));
   });
 }
 

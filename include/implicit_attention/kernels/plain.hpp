@@ -1,7 +1,10 @@
 // The plain row walk: one row of one channel's matrix, straight from the equation. The reference the fast kernels are held to.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include <implicit_attention/kernels/recurrence.hpp>
 
@@ -16,11 +19,13 @@ template <Real Scalar>
 }  // namespace detail
 
 /// Writes R[row, first..row] of one channel into `out[first..row]` and returns `first`, the first token the row can see:
-/// R[i,j] = sum_n q[i,n] k[j,n] exp(rate[n] (step[j+1] + ... + step[i])), the sum taken backwards from the row.
+/// R[i,j] = sum_n q[i,n] k[j,n] exp(rate[n] (step[j+1] + ... + step[i])), the sum taken backwards from the row. A state whose decay is
+/// below the smallest normal number is forgotten, whatever stands there.
 template <Real Scalar>
 Index plain_recurrence_row(const DiagonalRecurrence<Scalar>& recurrence, Index channel, Index row, Scalar* out) {
   using detail::entry;
   const Index first = recurrence.first_visible(row);
+  const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
   Scalar elapsed = 0;  // step[j+1] + ... + step[row], or up to step[row-1] where the state is read before its update
   for (Index token = row; token >= first; --token) {
     if (recurrence.read_before_update && token == row) {
@@ -28,15 +33,21 @@ Index plain_recurrence_row(const DiagonalRecurrence<Scalar>& recurrence, Index c
       continue;
     }
     Scalar sum = 0;
-    for (Index n = 0; n < recurrence.state; ++n)
-      sum += entry(recurrence.query, row, n) * entry(recurrence.key, token, n) * std::exp(entry(recurrence.rate, n, channel) * elapsed);
-    out[token] = entry(recurrence.query_scale, row, channel) * sum * entry(recurrence.key_scale, token, channel);
+    bool seen = false;
+    for (Index n = 0; n < recurrence.state; ++n) {
+      const Scalar exponent = entry(recurrence.rate, n, channel) * elapsed;
+      if (exponent < smallest) continue;
+      seen = true;
+      sum += entry(recurrence.query, row, n) * entry(recurrence.key, token, n) * std::exp(exponent);
+    }
+    out[token] = seen ? entry(recurrence.query_scale, row, channel) * sum * entry(recurrence.key_scale, token, channel) : Scalar(0);
     elapsed += recurrence.step(token, channel);
   }
   return first;
 }
 
-/// Writes row `row` of channel `channel`'s whole matrix into `out[0..tokens-1]`, zeros right of the diagonal.
+/// Writes row `row` of channel `channel`'s whole matrix into `out[0..tokens-1]`, zeros right of the diagonal. A number that is not finite
+/// spoils the entries that depend on it, and no other: nothing is multiplied with a zero of the matrix.
 template <class Recurrence>
 void plain_row(const Surrounded<Recurrence>& surrounded, Index channel, Index row, typename Recurrence::ScalarType* out) {
   using Scalar = typename Recurrence::ScalarType;
@@ -49,11 +60,45 @@ void plain_row(const Surrounded<Recurrence>& surrounded, Index channel, Index ro
   for (Index token = std::max(first - width + 1, Index(0)); token <= row; ++token) {
     Scalar sum = 0;
     const Index last = std::min(row, surrounded.last_reached(token));
-    for (Index reached = token; reached <= last; ++reached)
+    for (Index reached = std::max(token, first); reached <= last; ++reached)
       sum += entry(surrounded.taps, width - 1 - (reached - token), channel) * out[reached];
-    out[token] = entry(surrounded.gate, row, channel) * entry(surrounded.row_weights, row, channel) * sum *
-                 entry(surrounded.column_weights, token, channel);
+    out[token] = last < first ? Scalar(0)
+                              : entry(surrounded.gate, row, channel) * entry(surrounded.row_weights, row, channel) * sum *
+                                    entry(surrounded.column_weights, token, channel);
   }
 }
+
+namespace detail {
+
+/// The channels (places in the list) with a number among their terms that is not finite; an infinite step is a decay of zero, and counts
+/// as finite. The fast kernels multiply zeros of a matrix with what does not belong to them, so that these channels are left to plain_row.
+template <Real Scalar>
+[[nodiscard]] std::vector<Index> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels) {
+  using Numbers = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
+  const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
+  const auto row_of = [](const Array<Scalar>& array, Index row) { return Eigen::Map<const Numbers>(array.row(row), array.cols()); };
+  Numbers rests = Numbers::Zero(recurrence.channels);  // of every channel: 0, or NaN
+  for (const Array<Scalar>* array :
+       {&recurrence.rate, &recurrence.query_scale, &recurrence.key_scale, &recurrence.diagonal, &surrounded.gate, &surrounded.row_weights,
+        &surrounded.skip, &surrounded.activation, &surrounded.taps, &surrounded.column_weights})
+    for (Index row = 0; row < array->rows(); ++row) rests += row_of(*array, row) * Scalar(0);
+  constexpr Scalar largest = std::numeric_limits<Scalar>::max();
+  for (Index row = 0; row < recurrence.step.rows(); ++row) rests += row_of(recurrence.step, row).min(largest).max(-largest) * Scalar(0);
+  bool all = false;
+  for (const Array<Scalar>* array : {&recurrence.query, &recurrence.key})
+    if (!array->empty()) all = all || !array->matrix().allFinite();
+  std::vector<Index> places;
+  for (std::size_t place = 0; place < channels.size(); ++place)
+    if (all || rests[channels[place]] != Scalar(0)) places.push_back(static_cast<Index>(place));
+  return places;
+}
+
+/// Whether all of `count` numbers are finite.
+template <Real Scalar>
+[[nodiscard]] bool finite_numbers(const Scalar* numbers, Index count) {
+  return (Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic>>(numbers, count) * Scalar(0)).sum() == Scalar(0);
+}
+
+}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END

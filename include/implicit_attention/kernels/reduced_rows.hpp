@@ -260,6 +260,14 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   });
 }
 
+/// Joins one channel's row, made by the plain walk.
+template <Real Scalar, class Reducer>
+void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel, Index row, Scalar* joined, const Reducer& join) {
+  RowVector<Scalar> entries(surrounded.recurrence.tokens);
+  plain_row(surrounded, channel, row, entries.data());
+  for (Index token = 0; token <= row; ++token) joined[token] = join(joined[token], entries[token]);
+}
+
 /// One row joined over channels: each group of channels for itself, then group after group.
 template <Real Scalar, class Reducer>
 void reduce_single_row(const SurroundedDiagonal<Scalar>& surrounded, const ChannelGroups& groups, Index row, Scalar* out,
@@ -289,12 +297,29 @@ void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vecto
                   View<Scalar> out, const Executor& executor, const Reducer& join, Scalar initial) {
   const detail::BlockPlan<Scalar> plan(surrounded);
   const detail::RowsByBlock wanted(plan, rows);
-  if (wanted.any_block) detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
+  if (wanted.any_block) {
+    const std::vector<Index> exactly = detail::not_finite_channels(surrounded, channels);
+    std::vector<Index> others = channels;
+    for (auto place = exactly.rbegin(); place != exactly.rend(); ++place) others.erase(others.begin() + *place);
+    detail::reduce_blocks(plan, others, wanted, rows, out, executor, join, initial);
+    for (const std::vector<Index>& block : wanted.places)
+      executor(static_cast<Index>(exactly.empty() ? 0 : block.size()), [&](Index index) {
+        const Index place = block[static_cast<std::size_t>(index)];
+        for (const Index c : exactly)
+          detail::join_plain_row(surrounded, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)],
+                                 out.data() + place * out.outerStride(), join);
+      });
+  }
   if (wanted.single.empty()) return;
   const detail::ChannelGroups groups(channel_runs(channels));
-  for (const Index place : wanted.single)
-    detail::reduce_single_row(surrounded, groups, rows[static_cast<std::size_t>(place)], out.data() + place * out.outerStride(), executor,
-                              join, initial);
+  for (const Index place : wanted.single) {
+    const Index row = rows[static_cast<std::size_t>(place)];
+    Scalar* joined = out.data() + place * out.outerStride();
+    detail::reduce_single_row(surrounded, groups, row, joined, executor, join, initial);
+    if (detail::finite_numbers(joined, row + 1)) continue;
+    std::fill(joined, joined + row + 1, initial);
+    for (const Index channel : channels) detail::join_plain_row(surrounded, channel, row, joined, join);
+  }
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

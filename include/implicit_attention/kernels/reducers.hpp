@@ -12,6 +12,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 // - over(values): the values of several channels joined,
 // - combine(a, b): two results joined,
 // - sees_zeros: whether joining a zero changes anything.
+// What a NaN is joined to is NaN; an infinite value, in whole registers, may become one.
 namespace detail {
 
 struct Sum {
@@ -71,19 +72,19 @@ struct Largest {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {
-    return std::max(old, value);
+    return std::isnan(value) ? value : std::max(old, value);
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old.max(value);
+    return old.max(value) + value * Scalar(0);  // a maximum alone may leave out a NaN
   }
   template <class Values>
   static auto over(const Values& values) {
-    return values.maxCoeff();
+    return values.template maxCoeff<Eigen::PropagateNaN>();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
-    return std::max(a, b);
+    return std::isnan(b) ? b : std::max(a, b);
   }
 };
 
@@ -91,19 +92,19 @@ struct Smallest {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {
-    return std::min(old, value);
+    return std::isnan(value) ? value : std::min(old, value);
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old.min(value);
+    return old.min(value) + value * Scalar(0);
   }
   template <class Values>
   static auto over(const Values& values) {
-    return values.minCoeff();
+    return values.template minCoeff<Eigen::PropagateNaN>();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
-    return std::min(a, b);
+    return std::isnan(b) ? b : std::min(a, b);
   }
 };
 

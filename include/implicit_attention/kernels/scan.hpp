@@ -50,15 +50,17 @@ class ScanTile {
       if (!surrounded.activation.empty()) a *= part(surrounded.activation, token);
       const bool starts = documents_.last_until(token) == token;
       if (starts) state_.setZero();
+      const bool empty = starts || (token == 0 && input_->initial_state.empty());  // nothing is there to decay or to be read
 
       const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
       const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
       Lane step = part(recurrence.step, token);
-      if (starts) step.setZero();  // nothing is there to decay, whatever stands there
+      if (empty) step.setZero();
       Lane written = a;
       if (!recurrence.key_scale.empty()) written *= part(recurrence.key_scale, token);
       Lane y = Lane::Zero();
-      if (recurrence.read_before_update)
+      const bool reads = !recurrence.read_before_update || !empty;
+      if (recurrence.read_before_update && reads)
         for (Index n = 0; n < states; ++n) y += (query ? query[n] : Scalar(1)) * lanes<Width>(state + n * Width);
       for (Index n = 0; n < states; ++n) {
         Lane decay;
@@ -70,7 +72,7 @@ class ScanTile {
         lanes<Width>(state + n * Width) = next;
         if (!recurrence.read_before_update) y += (query ? query[n] : Scalar(1)) * next;
       }
-      if (!recurrence.query_scale.empty()) y *= part(recurrence.query_scale, token);
+      if (reads && !recurrence.query_scale.empty()) y *= part(recurrence.query_scale, token);
       if (recurrence.read_before_update) y += part(recurrence.diagonal, token) * a;
       if (!surrounded.skip.empty()) y += part(surrounded.skip, 0) * a;
       if (!surrounded.gate.empty()) y *= part(surrounded.gate, token);
@@ -127,13 +129,17 @@ class TransposedScanTile {
       if (!recurrence.query_scale.empty()) read *= part(recurrence.query_scale, token);
       const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
       const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
-      const Lane step = part(recurrence.step, token);
+      Lane step = part(recurrence.step, token);
+      // Nothing reads what the last token of a document writes, where the state is read before its update.
+      const bool empty = recurrence.read_before_update && last_;
+      last_ = false;
+      if (empty) step.setZero();
       Lane s = Lane::Zero();
       for (Index n = 0; n < states; ++n) {
         const Lane added = (query ? query[n] : Scalar(1)) * read;
         Lane walked = lanes<Width>(state + n * Width);
         if (!recurrence.read_before_update) walked += added;
-        s += (key ? key[n] : Scalar(1)) * walked;
+        if (!empty) s += (key ? key[n] : Scalar(1)) * walked;
         if (recurrence.rate.empty())
           walked *= step.exp();
         else
@@ -143,9 +149,10 @@ class TransposedScanTile {
       }
       if (next_start_ != recurrence.starts.rend() && *next_start_ == token) {
         state_.setZero();
+        last_ = true;
         ++next_start_;
       }
-      if (!recurrence.key_scale.empty()) s *= part(recurrence.key_scale, token);
+      if (!empty && !recurrence.key_scale.empty()) s *= part(recurrence.key_scale, token);
       if (recurrence.read_before_update) s += part(recurrence.diagonal, token) * weight;
       if (!surrounded.skip.empty()) s += part(surrounded.skip, 0) * weight;
       if (!surrounded.activation.empty()) s *= part(surrounded.activation, token);
@@ -166,6 +173,7 @@ class TransposedScanTile {
   const SurroundedDiagonal<Scalar>* surrounded_;
   Index channel_;
   std::vector<Index>::const_reverse_iterator next_start_;
+  bool last_ = true;  // whether the next token is the last of its document
   LaneRows<Scalar, Width> rate_, state_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;    // (a run and what the convolution reaches): after the recurrence, before the convolution

@@ -18,15 +18,15 @@ EIGEN_ALWAYS_INLINE void store_transposed(Eigen::Matrix<Scalar, Width, Width, Ei
 template <int Columns, Real Scalar, class Target>
 EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows, const Target& to) {
   constexpr int width = register_lanes<Scalar>;
-  Index k = 0;
+  const Index whole = Columns % width == 0 ? rows / width * width : Index(0);
   if constexpr (Columns % width == 0)
-    for (; k + width <= rows; k += width)
+    for (Index k = 0; k < whole; k += width)
       for (int c = 0; c < Columns; c += width) {
         Eigen::Matrix<Scalar, width, width, Eigen::RowMajor> block;
         for (int i = 0; i < width; ++i) block.row(i) = lanes<width>(from + (k + i) * stride + c).matrix();
         store_transposed(block, [&](int i) { return to(c + i) + k; });
       }
-  for (; k < rows; ++k)
+  for (Index k = whole; k < rows; ++k)
     for (int c = 0; c < Columns; ++c) to(c)[k] = from[k * stride + c];
 }
 

@@ -1,0 +1,189 @@
+// The rule for numbers that are not finite: what depends on one is not finite either, and nothing else is touched; the same for full maps,
+// single rows, reductions and both applications of a diagonal recurrence.
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/random.hpp>
+
+#include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/reduced_rows.hpp>
+#include <implicit_attention/kernels/scan.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+
+constexpr Index tokens = 150, channels = 41, state = 3, width = 4;
+
+/// Numbers of one token that spoil what depends on them. Whether entry (i, j) does, by way of token m, which the convolution carries j to.
+struct Bad {
+  std::string name;
+  std::function<Array<double>&(SurroundedDiagonal<double>&)> array;
+  std::function<bool(Index i, Index j, Index m, Index t)> depends;
+  bool of_channel = true;  ///< the array has a column a channel
+};
+
+SurroundedDiagonal<double> make(bool read_before_update) {
+  Draw draw(read_before_update ? 3 : 4);
+  SurroundedDiagonal<double> s;
+  DiagonalRecurrence<double>& r = s.recurrence;
+  r.tokens = tokens;
+  r.channels = channels;
+  r.state = state;
+  r.step = draw.uniforms<double>(tokens, channels, 0, 0.4);
+  r.rate = draw.uniforms<double>(state, channels, -2, 0);
+  r.query = draw.normals<double>(tokens, state);
+  r.key = draw.normals<double>(tokens, state);
+  r.query_scale = draw.normals<double>(tokens, channels);
+  r.key_scale = draw.normals<double>(tokens, channels);
+  r.read_before_update = read_before_update;
+  if (read_before_update) r.diagonal = draw.normals<double>(tokens, channels);
+  r.starts = {70};
+  s.taps = draw.normals<double>(width, channels);
+  s.convolution_starts = {70};
+  s.gate = draw.normals<double>(tokens, channels);
+  s.skip = draw.normals<double>(1, channels);
+  s.activation = draw.normals<double>(tokens, channels);
+  s.column_weights = draw.normals<double>(tokens, channels);
+  s.row_weights = draw.normals<double>(tokens, channels);
+  return s;
+}
+
+template <class Reducer>
+Matrix<double> reduced(const SurroundedDiagonal<double>& s, const std::vector<Index>& every, const std::vector<Index>& rows, Reducer join,
+                       double initial) {
+  Matrix<double> out(static_cast<Index>(rows.size()), tokens);
+  reduced_rows(s, every, rows, View<double>(out), serial_executor(), join, initial);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("what depends on a number that is not finite is not finite, and nothing else") {
+  const bool read_before_update = GENERATE(false, true);
+  const double wrong = GENERATE(std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity());
+  const bool nan = std::isnan(wrong);
+  const SurroundedDiagonal<double> clean = make(read_before_update);
+  std::vector<Index> every_channel, every_row;
+  for (Index e = 0; e < channels; ++e) every_channel.push_back(e);
+  for (Index i = 0; i < tokens; ++i) every_row.push_back(i);
+  const auto before = [&](Index i, Index m) { return !read_before_update || m < i; };  // whether token m comes to row i by the state
+  using Surrounding = SurroundedDiagonal<double>;
+  std::vector<Bad> all{
+      {"query_scale", [](Surrounding& s) -> Array<double>& { return s.recurrence.query_scale; },
+       [&](Index i, Index, Index m, Index t) { return i == t && before(i, m); }},
+      {"query", [](Surrounding& s) -> Array<double>& { return s.recurrence.query; },
+       [&](Index i, Index, Index m, Index t) { return i == t && before(i, m); }, false},
+      {"key_scale", [](Surrounding& s) -> Array<double>& { return s.recurrence.key_scale; },
+       [&](Index i, Index, Index m, Index t) { return m == t && before(i, m); }},
+      {"key", [](Surrounding& s) -> Array<double>& { return s.recurrence.key; },
+       [&](Index i, Index, Index m, Index t) { return m == t && before(i, m); }, false},
+      {"activation", [](Surrounding& s) -> Array<double>& { return s.activation; }, [](Index, Index, Index m, Index t) { return m == t; }},
+      {"gate", [](Surrounding& s) -> Array<double>& { return s.gate; }, [](Index i, Index, Index, Index t) { return i == t; }},
+      {"row_weights", [](Surrounding& s) -> Array<double>& { return s.row_weights; }, [](Index i, Index, Index, Index t) { return i == t; }},
+      {"column_weights", [](Surrounding& s) -> Array<double>& { return s.column_weights; },
+       [](Index, Index j, Index, Index t) { return j == t; }}};
+  if (nan)  // an infinite step is a decay of zero, and welcome
+    all.push_back({"step", [](Surrounding& s) -> Array<double>& { return s.recurrence.step; },
+                   [&](Index i, Index, Index m, Index t) { return m < t && (read_before_update ? t < i : t <= i); }});
+  if (read_before_update)
+    all.push_back({"diagonal", [](Surrounding& s) -> Array<double>& { return s.recurrence.diagonal; },
+                   [](Index i, Index, Index m, Index t) { return i == t && m == t; }});
+
+  Matrix<double> clean_map(channels * tokens, tokens);
+  attention_rows(clean, every_channel, every_row, View<double>(clean_map), serial_executor());
+  const double largest = clean_map.cwiseAbs().maxCoeff();
+  const auto document = [](Index t) { return t < 70 ? Index(0) : Index(70); };
+
+  for (const Bad& bad : all)
+    for (const Index t : {Index(0), Index(5), Index(8), Index(63), Index(64), Index(69), Index(70), Index(100), Index(149)}) {
+      INFO((read_before_update ? "read before update, " : "") << bad.name << " at token " << t << " is " << wrong);
+      SurroundedDiagonal<double> spoilt = clean;
+      const Index only = t % 2 == 0 ? 3 : 36;  // one channel alone, where the array has channels
+      Matrix<double> numbers = bad.array(spoilt).matrix();
+      if (bad.of_channel)
+        numbers(t, only) = wrong;
+      else
+        numbers(t, 1) = wrong;
+      bad.array(spoilt) = numbers;
+      // What must be: by the definition of what an entry is made of.
+      std::vector<std::vector<bool>> depends(static_cast<std::size_t>(tokens), std::vector<bool>(static_cast<std::size_t>(tokens)));
+      const auto entry_depends = [&](Index i, Index j, Index e) {
+        return (!bad.of_channel || e == only) && depends[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)];
+      };
+      for (Index i = 0; i < tokens; ++i)
+        for (Index j = 0; j <= i; ++j)
+          for (Index m = j; m <= std::min(j + width - 1, i) && document(m) == document(j); ++m)
+            if (document(m) == document(i) && bad.depends(i, j, m, t)) depends[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] = true;
+
+      Matrix<double> map(channels * tokens, tokens), one(channels, tokens);
+      attention_rows(spoilt, every_channel, every_row, View<double>(map), serial_executor());
+      Index wrong_entries = 0, wrong_rows = 0;
+      const auto right = [&](double found, double expected, bool dependent) {
+        return dependent ? !std::isfinite(found) : std::abs(found - expected) <= 1e-12 * largest;
+      };
+      for (Index e = 0; e < channels; ++e)
+        for (Index i = 0; i < tokens; ++i)
+          for (Index j = 0; j < tokens; ++j)
+            wrong_entries += !right(map(e * tokens + i, j), clean_map(e * tokens + i, j), entry_depends(i, j, e));
+      CHECK(wrong_entries == 0);
+      for (const Index i : {Index(0), t, std::min(t + 3, tokens - 1), Index(66), Index(149)}) {
+        attention_rows(spoilt, every_channel, {i}, View<double>(one), serial_executor());
+        for (Index e = 0; e < channels; ++e)
+          for (Index j = 0; j < tokens; ++j) wrong_rows += !right(one(e, j), clean_map(e * tokens + i, j), entry_depends(i, j, e));
+      }
+      CHECK(wrong_rows == 0);
+
+      // Applications leave out the weights of rows, which are a reduction's.
+      if (bad.name != "row_weights") {
+        Draw draw(7);
+        const Matrix<double> x = draw.normals<double>(tokens, channels);
+        Matrix<double> y(tokens, channels), back(tokens, channels);
+        ScanInput<double> input;
+        input.x = Array<double>::view(x);
+        scan<double>(spoilt, input, y, serial_executor());
+        scan_transposed<double>(spoilt, ConstView<double>(x), View<double>(back), serial_executor());
+        Index wrong_outputs = 0;
+        for (Index e = 0; e < channels; ++e)
+          for (Index i = 0; i < tokens; ++i) {
+            bool out = false, gradient = false;
+            for (Index j = 0; j <= i; ++j) out = out || entry_depends(i, j, e);
+            for (Index row = i; row < tokens; ++row) gradient = gradient || entry_depends(row, i, e);
+            wrong_outputs += std::isfinite(y(i, e)) == out;
+            wrong_outputs += std::isfinite(back(i, e)) == gradient;
+          }
+        CHECK(wrong_outputs == 0);
+      }
+
+      if (!nan) continue;  // positive parts and extremes of infinite numbers may be finite
+      const std::vector<Index> single{t};
+      const double infinite = std::numeric_limits<double>::infinity();
+      const auto check_reduced = [&](const char* name, const auto& join, double initial) {
+        const Matrix<double> joined = reduced(spoilt, every_channel, every_row, join, initial),
+                             row = reduced(spoilt, every_channel, single, join, initial),
+                             expected = reduced(clean, every_channel, every_row, join, initial);
+        Index wrong_sums = 0;
+        for (Index i = 0; i < tokens; ++i)
+          for (Index j = 0; j < tokens; ++j) {
+            const bool dependent = depends[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)];
+            const auto fits = [&](double found) {
+              return dependent ? std::isnan(found) : std::abs(found - expected(i, j)) <= 1e-12 * largest * channels;
+            };
+            wrong_sums += !fits(joined(i, j));
+            if (i == t) wrong_sums += !fits(row(0, j));
+          }
+        INFO(name);
+        CHECK(wrong_sums == 0);
+      };
+      check_reduced("sum", detail::Add{}, 0);
+      check_reduced("sum of absolute values", detail::AddAbsolute{}, 0);
+      check_reduced("sum of positive parts", detail::AddPositive{}, 0);
+      check_reduced("largest", detail::Largest{}, -infinite);
+      check_reduced("smallest", detail::Smallest{}, infinite);
+    }
+}
