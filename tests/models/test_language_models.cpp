@@ -226,3 +226,33 @@ TEST_CASE("bad calls of a language model are told before work starts", "[models]
   says([&] { return model.forward({1}).layers[0].mixer(1); }, "token mixer 1 was asked for, and this layer has 1");
   says([&] { return LayerPass<double>().y(); }, "were not kept");
 }
+
+TEST_CASE("the first number that is not finite is named by layer, token and channel, where that is asked for", "[models]") {
+  const LanguageModel<double> model = shipped<double>("mamba");
+  const std::vector<Index> ids = some_ids(7, model.vocabulary());
+  ForwardOptions options;
+  CHECK_FALSE(options.check_finite);
+  options.check_finite = true;
+  CHECK((model.forward(ids, options).logits - model.forward(ids).logits).isZero(0));
+
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto refused = [&](const auto& call, const std::string& text) {
+    INFO(text);
+    CHECK_THROWS_WITH(call(), contains_text(text));
+  };
+  Matrix<double> embeddings = model.embed(ids);
+  embeddings(3, 5) = nan;
+  refused([&] { static_cast<void>(model.forward_embeddings(embeddings, options)); },
+          "MambaForCausalLM: NaN in the embeddings at token 3, channel 5, expected finite numbers");
+  CHECK(model.forward_embeddings(embeddings).logits.topRows(3).allFinite());  // not asked for, and earlier tokens are untouched
+
+  LanguageModelParts<double> parts = model.parts();
+  parts.blocks[1].sublayers[0].branches[0].output_scale = nan;
+  refused([&] { static_cast<void>(LanguageModel<double>(parts).forward(ids, options)); },
+          "MambaForCausalLM, layer 1: NaN in the residual stream after it at token 0, channel 0");
+  parts.blocks[1].sublayers[0].branches[0].input_scale = std::numeric_limits<double>::infinity();
+  refused([&] { static_cast<void>(LanguageModel<double>(parts).forward(ids, options)); }, "MambaForCausalLM, layer 1: ");
+  // An explanation finds the place by itself.
+  Explainer<double> explainer(LanguageModel<double>(parts), ids);
+  refused([&] { static_cast<void>(explainer.explain(Method::relevance, {6, 0, {}})); }, "MambaForCausalLM, layer 1: ");
+}

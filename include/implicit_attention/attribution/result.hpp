@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/shape.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -57,17 +58,6 @@ template <class Element>
 void append_new(std::vector<Element>& all, const std::vector<Element>& more) {
   for (const Element& element : more)
     if (std::find(all.begin(), all.end(), element) == all.end()) all.push_back(element);
-}
-
-/// Fails on a NaN or an infinity, naming where it is.
-template <class Derived>
-void check_finite(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
-  if (numbers.derived().allFinite()) return;
-  for (Index row = 0; row < numbers.rows(); ++row)
-    for (Index column = 0; column < numbers.cols(); ++column)
-      if (const auto value = numbers(row, column); !std::isfinite(value))
-        raise(ErrorKind::value, message(who, ": ", std::isnan(value) ? "NaN" : "an infinity", " in ", what, " at (", row, ", ", column,
-                                        "), expected finite numbers; are there NaN in the weights or the input?"));
 }
 
 inline void check_position(std::string_view who, Index position, Index tokens) {

@@ -332,6 +332,12 @@ void Explainer<S>::check(const Target& target) const {
   };
   check_token("target", target.token);
   if (target.contrast) check_token("contrast", *target.contrast);
+  if (!pass_.logits_at(target.position).allFinite()) {
+    ForwardOptions searching = options_;  // once more, for the name of the layer, token and channel where it began
+    searching.keep = Keep::logits;
+    searching.check_finite = true;
+    static_cast<void>(model_.forward(ids_, searching));
+  }
   detail::check_finite("target", "the logits", pass_.logits_at(target.position));
 }
 

@@ -23,6 +23,9 @@ struct ForwardOptions {
   Indices logit_positions;       ///< where logits are computed: all tokens unless told otherwise
   std::vector<Index> positions;  ///< one per token, for models that have positions; empty: 0, 1, 2, ...
   Executor executor = serial_executor();
+  /// Whether every layer's numbers are looked through: the first NaN or infinity is an error (ErrorKind::value) that names the layer, the
+  /// token and the channel. Costs a few percent.
+  bool check_finite = false;
 };
 
 /// One sequence through a language model. Cheap to copy but for the logits.

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/models/forward_pass.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -249,12 +250,23 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   pass.embeddings = std::move(embeddings);
   Trace<Scalar> trace(false, options.executor);
   Array<Scalar> residual = enter(trace.input(pass.embeddings)).numbers;
+  if (options.check_finite) detail::check_finite_activation(name(), "the embeddings", *residual);
   if (parts_.shares_embeddings) pass.shared.emplace_back("embeddings", residual);
   for (Index layer = 0; layer < layer_count(); ++layer) {
     LayerPass<Scalar> before;
     before.residual = residual;
     before.shared_before = pass.shared;
     LayerPass<Scalar> run = run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations, options.executor);
+    if (options.check_finite) {
+      const std::string who = message(name(), ", layer ", layer);
+      for (const MixerRun<Scalar>& mixer : run.mixers) {
+        const std::string of = mixer.kind.empty() ? "" : message(mixer.kind, "'s ");
+        detail::check_finite_activation(who, message(of, "linear input x"), *mixer.x);
+        detail::check_finite_activation(who, message(of, "output y"), *mixer.y);
+        detail::check_finite_activation(who, message(of, "output after its projection"), *mixer.out);
+      }
+      detail::check_finite_activation(who, "the residual stream after it", *run.output);
+    }
     residual = run.output;
     if (options.keep == Keep::activations)
       pass.layers.push_back(std::move(run));

@@ -1,0 +1,49 @@
+// Numbers that are not finite, found and named.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/types.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Row and column of the first NaN or infinity, row by row.
+template <class Derived>
+[[nodiscard]] std::optional<std::pair<Index, Index>> first_not_finite(const Eigen::DenseBase<Derived>& numbers) {
+  if (numbers.derived().allFinite()) return {};
+  for (Index row = 0; row < numbers.rows(); ++row)
+    for (Index column = 0; column < numbers.cols(); ++column)
+      if (!std::isfinite(numbers(row, column))) return std::pair{row, column};
+  return {};
+}
+
+template <class Scalar>
+[[nodiscard]] std::string_view not_finite_name(Scalar value) {
+  return std::isnan(value) ? "NaN" : "an infinity";
+}
+
+/// Fails on a NaN or an infinity, naming where it is.
+template <class Derived>
+void check_finite(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
+  if (const auto place = first_not_finite(numbers))
+    raise(ErrorKind::value, message(who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at (", place->first,
+                                    ", ", place->second, "), expected finite numbers; are there NaN in the weights or the input?"));
+}
+
+/// The same of an activation, (tokens, channels).
+template <class Derived>
+void check_finite_activation(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
+  if (const auto place = first_not_finite(numbers))
+    raise(ErrorKind::value, message(who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at token ",
+                                    place->first, ", channel ", place->second, ", expected finite numbers"));
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
