@@ -115,6 +115,7 @@
 #include <implicit_attention/models/backward.hpp>
 #include <implicit_attention/models/bamba_lm.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/contribution_rollout.hpp>
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/explainer.hpp>

@@ -91,4 +91,20 @@ template <Real Scalar>
   return map;
 }
 
+/// Edge map of one layer, (chosen rows, tokens): G[i,j] = sum_e g[i,e] A_e[i,j] x_e[j] over the chosen channels, with g = d value / d y
+/// (tokens, channels). Signed: to first order, what the value loses when the edge from token j to output i is taken out,
+/// y_i <- y_i - A[i,j] o x_j. A head's edges: its channels chosen.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> edge_map(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& gradient,
+                                      const Selection& selection = {}) {
+  Reduction<Scalar> reduction;
+  reduction.kind = ReductionKind::mean;
+  reduction.row_weights = gradient;
+  reduction.column_weights = x;
+  Matrix<Scalar> map = attention.reduce(reduction, selection);
+  map *= static_cast<Scalar>(selection.channels.resolve(attention.channels(), "channel").size());
+  detail::check_finite("edge map", "the map", map);
+  return map;
+}
+
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -21,8 +21,10 @@ enum class Method {
   gradient_mean,     ///< mean gradient times mean attention (arXiv 2403.01590)
   gradient_maximum,  ///< attention times each token's largest gradient (arXiv 2405.16504)
   relevance,
-  vector_rollout,       ///< every layer's vector path, attention and norms held: one linear walk
-  relevance_attention,  ///< what each layer's own attention moves along that walk, mean over layers
+  vector_rollout,        ///< every layer's vector path, attention and norms held: one linear walk
+  relevance_attention,   ///< what each layer's own attention moves along that walk, mean over layers
+  contribution_rollout,  ///< norms of each token's vectors behind the output projection, rolled out
+  alti_logit,            ///< the logit's direct parts, shared out by how near each token's vectors come (arXiv 2305.12535)
   gradient_x_input,
   integrated_gradients,
   leave_one_out,
@@ -39,7 +41,7 @@ struct MethodName {
   bool from_gradient;             ///< whether it needs the exact gradient
   bool has_map = from_attention;  ///< whether it has a map over tokens
 };
-inline constexpr std::array<MethodName, 12> method_names = {{{Method::raw, "raw", true, false},
+inline constexpr std::array<MethodName, 14> method_names = {{{Method::raw, "raw", true, false},
                                                              {Method::rollout, "rollout", true, false},
                                                              {Method::gradient, "gradient", true, true},
                                                              {Method::gradient_mean, "gradient-mean", true, true},
@@ -47,6 +49,8 @@ inline constexpr std::array<MethodName, 12> method_names = {{{Method::raw, "raw"
                                                              {Method::relevance, "relevance", false, false},
                                                              {Method::vector_rollout, "vector-rollout", true, false, false},
                                                              {Method::relevance_attention, "relevance-attention", true, false, false},
+                                                             {Method::contribution_rollout, "contribution-rollout", true, false, false},
+                                                             {Method::alti_logit, "alti-logit", true, false, false},
                                                              {Method::gradient_x_input, "gradient-x-input", false, true},
                                                              {Method::integrated_gradients, "integrated-gradients", false, false},
                                                              {Method::leave_one_out, "leave-one-out", false, false},

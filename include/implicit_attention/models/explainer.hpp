@@ -14,6 +14,7 @@
 #include <implicit_attention/attribution/gradient.hpp>
 #include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/models/backward.hpp>
+#include <implicit_attention/models/contribution_rollout.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -192,6 +193,10 @@ Attribution<S> Explainer<S>::explain(Method method, const Target& target, const 
     case Method::vector_rollout:
     case Method::relevance_attention:
       return held_walk(method, target, options);
+    case Method::contribution_rollout:
+      return contribution_rollout(model_, pass_, position, options.terms, options_.executor);
+    case Method::alti_logit:
+      return alti_logit(model_, pass_, position, target.token, target.contrast, options.terms, options_.executor);
     case Method::gradient_x_input: {
       Attribution<Scalar> result = gradient_x_input<Scalar>(*pass_.embeddings, *gradients(target).embeddings, position);
       result.explained = explained;

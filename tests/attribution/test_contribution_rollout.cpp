@@ -1,0 +1,134 @@
+// Contribution rollout, ALTI-Logit and edge maps on whole models, against plain loops over every channel's matrix written from the formulas.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <support/catch.hpp>
+
+#include <models/models.hpp>
+
+namespace {
+
+using namespace models_test;
+namespace fs = std::filesystem;
+using Numbers = Matrix<double>;
+
+LanguageModel<double> shipped(const std::string& name) {
+  const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
+  return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
+}
+
+std::vector<Index> some_ids(Index count, Index vocabulary) {
+  std::vector<Index> ids;
+  for (Index token = 0; token < count; ++token) ids.push_back((token * token * 7 + 3 * token + 5) % vocabulary);
+  return ids;
+}
+
+/// v_ij = W_o (A[i,j] o x_j) of the first mixer, every entry by itself.
+std::vector<std::vector<Numbers>> vectors_by_loops(const LanguageModel<double>& model, const LayerPass<double>& pass, Index layer,
+                                                   Terms terms) {
+  const auto matrix = model.implicit_attention(pass, layer, terms).materialize();
+  const Matrix<double> projection = *pass.mixer().projection;
+  const Index tokens = pass.x().rows(), channels = projection.cols(), width = projection.rows();
+  std::vector<std::vector<Numbers>> v(static_cast<std::size_t>(tokens));
+  for (Index i = 0; i < tokens; ++i)
+    for (Index j = 0; j <= i; ++j) {
+      Numbers vector = Numbers::Zero(1, width);
+      for (Index d = 0; d < width; ++d)
+        for (Index e = 0; e < channels; ++e) vector(0, d) += projection(d, e) * matrix(e, i, j) * pass.x()(j, e);
+      v[static_cast<std::size_t>(i)].push_back(vector);
+    }
+  return v;
+}
+
+}  // namespace
+
+TEST_CASE("contribution rollout and ALTI-Logit are what their formulas say", "[attribution]") {
+  const std::string name = GENERATE("mamba", "rwkv4", "griffin");
+  const Terms terms = GENERATE(Terms::all(), Terms::published());
+  INFO(name);
+  const LanguageModel<double> model = shipped(name);
+  const Index tokens = 6, position = 4, token = 1, contrast = 0;
+  Explainer<double> explainer(model, some_ids(tokens, model.vocabulary()));
+  const ForwardPass<double>& pass = explainer.pass();
+
+  const std::vector<Index> mixing = model.mixing_layers();
+  Numbers by_norm = Numbers::Identity(tokens, tokens), by_proximity = by_norm;  // P_{l-1} ... P_0
+  const LanguageModelParts<double>& parts = model.parts();
+  Numbers w = parts.head.matrix().row(token) - parts.head.matrix().row(contrast);
+  {
+    const Numbers r = pass.final_residual.matrix().row(position);
+    const Norm<double>& norm = parts.final_norm;
+    const double scale = norm.statistics(ConstView<double>(r)).scale(0, 0);
+    w = (w.array() * norm.weight().array() * scale * parts.logit_scale).matrix().eval();
+    if (norm.centred()) w.array() -= w.mean();  // what a constant added to r gives is nothing
+  }
+  Numbers logit = Numbers::Zero(1, tokens);
+  for (const Index layer : mixing) {
+    const LayerPass<double>& of_layer = pass.layers[static_cast<std::size_t>(layer)];
+    const auto v = vectors_by_loops(model, of_layer, layer, terms);
+    Numbers direct = Numbers::Zero(1, tokens), norms = Numbers::Zero(tokens, tokens), nearer = norms;
+    for (Index i = 0; i < tokens; ++i) {
+      const Numbers r = of_layer.residual.matrix().row(i), o = of_layer.middle.matrix().row(i);
+      for (Index j = 0; j <= i; ++j) {
+        const Numbers alone = v[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)], whole = i == j ? Numbers(alone + r) : alone;
+        if (i == position) direct(0, j) = (w.array() * alone.array()).sum();
+        norms(i, j) = std::sqrt(whole.array().square().sum());
+        nearer(i, j) = std::max(0.0, o.cwiseAbs().sum() - (o - whole).cwiseAbs().sum());
+      }
+      norms.row(i) /= norms.row(i).sum();
+      if (nearer.row(i).sum() > 0)
+        nearer.row(i) /= nearer.row(i).sum();
+      else
+        nearer(i, i) = 1;
+    }
+    logit += direct * by_proximity;
+    by_norm = (norms * by_norm).eval();
+    by_proximity = (nearer * by_proximity).eval();
+  }
+  Trace<double> trace(false);
+  const Numbers first = *model.enter(trace.input(pass.embeddings));
+  logit(0, position) += (w.array() * first.row(position).array()).sum();
+
+  MethodOptions<double> options;
+  options.terms = terms;
+  const Target target{position, token, contrast};
+  const Attribution<double> rolled = explainer.explain(Method::contribution_rollout, target, options);
+  CHECK(relative_error(rolled.scores, by_norm.row(position)) < 1e-11);
+  CHECK(rolled.scores.sum() == Approx(1).epsilon(1e-12));
+  CHECK(rolled.scores.tail(tokens - 1 - position).isZero(0));
+  const Attribution<double> alti = explainer.explain(Method::alti_logit, target, options);
+  CHECK(relative_error(alti.scores, logit) < 1e-11);
+  CHECK(std::isnan(alti.explained));
+}
+
+TEST_CASE("an edge map tells what taking an edge out does to the explained number, to first order", "[attribution]") {
+  const std::string name = GENERATE("mamba", "rwkv4", "griffin");
+  INFO(name);
+  const LanguageModel<double> model = shipped(name);
+  const Index tokens = 6;
+  Explainer<double> explainer(model, some_ids(tokens, model.vocabulary()));
+  const Target target{tokens - 1, 1, 0};
+  const BackwardPass<double>& gradients = explainer.gradients(target);
+  for (const Index layer : model.mixing_layers()) {
+    const LayerPass<double>& pass = explainer.pass().layers[static_cast<std::size_t>(layer)];
+    const Array<double>& g = gradients.layers[static_cast<std::size_t>(layer)].y;
+    const ImplicitAttention<double> attention = model.implicit_attention(pass, layer);
+    const auto matrix = attention.materialize();
+    Numbers expected = Numbers::Zero(tokens, tokens), half = expected;
+    for (Index e = 0; e < attention.channels(); ++e)
+      for (Index i = 0; i < tokens; ++i)
+        for (Index j = 0; j <= i; ++j) {
+          const double edge = g(i, e) * matrix(e, i, j) * pass.x()(j, e);
+          expected(i, j) += edge;
+          if (e >= 2 && e < 5) half(i, j) += edge;
+        }
+    CHECK(relative_error(edge_map(attention, pass.x(), g), expected) < 1e-12);
+    Selection few;
+    few.channels = std::vector<Index>{2, 3, 4};
+    CHECK(relative_error(edge_map(attention, pass.x(), g, few), half) < 1e-12);
+    // Against the model itself: the change of y is a step along the gradient's direction.
+    CHECK(expected.sum() ==
+          Approx((g.matrix().array() * (pass.y().matrix() - attention.bias() - attention.carry()).array()).sum()).margin(1e-10));
+  }
+}
