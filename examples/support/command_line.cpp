@@ -86,7 +86,14 @@ void cut_short(int) {
 #endif
 void handle_signals() {
   for (const int signal : {SIGINT, SIGTERM})
+    if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);
+#ifdef SIGHUP
+  for (const int signal : {SIGHUP, SIGPIPE})
     if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup wants it
+#endif
+#ifdef SIGXFSZ
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then an error of the write, which names it
+#endif
 #ifdef SIGBUS
   std::signal(SIGBUS, cut_short);
 #endif

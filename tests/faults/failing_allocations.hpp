@@ -45,9 +45,9 @@ class FailingAllocation {
 #if defined(__GLIBC__) && !defined(FAULT_TEST_SANITIZED)
 // Of C, too: Eigen's matrices and other libraries take memory there. glibc lets a program have its own.
 extern "C" {
-void* __libc_malloc(std::size_t);              // NOLINT(bugprone-reserved-identifier)
-void* __libc_calloc(std::size_t, std::size_t); // NOLINT(bugprone-reserved-identifier)
-void* __libc_realloc(void*, std::size_t);      // NOLINT(bugprone-reserved-identifier)
+void* __libc_malloc(std::size_t);               // NOLINT(bugprone-reserved-identifier)
+void* __libc_calloc(std::size_t, std::size_t);  // NOLINT(bugprone-reserved-identifier)
+void* __libc_realloc(void*, std::size_t);       // NOLINT(bugprone-reserved-identifier)
 
 void* malloc(std::size_t bytes) noexcept {
   if (!fault_test::fails_now()) return __libc_malloc(bytes);

@@ -115,22 +115,22 @@ inline void write_seeds(const std::vector<std::string>& seeds) {
 
 /// `FUZZ_TARGET(name) { ... bytes ... }`, after `std::vector<std::string> seeds_of_name()`.
 #ifdef IMPLICIT_ATTENTION_LIBFUZZER
-#define FUZZ_TARGET(name)                                                                   \
-  static void run_##name(std::string_view);                                                 \
-  extern "C" int LLVMFuzzerInitialize(int*, char***);                                       \
-  extern "C" int LLVMFuzzerInitialize(int*, char***) {                                      \
-    fuzz::write_seeds(seeds_of_##name());                                                   \
-    return 0;                                                                               \
-  }                                                                                         \
-  extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t*, std::size_t);                  \
-  extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {       \
-    run_##name(std::string_view(reinterpret_cast<const char*>(data), size));                \
-    return 0;                                                                               \
-  }                                                                                         \
+#define FUZZ_TARGET(name)                                                             \
+  static void run_##name(std::string_view);                                           \
+  extern "C" int LLVMFuzzerInitialize(int*, char***);                                 \
+  extern "C" int LLVMFuzzerInitialize(int*, char***) {                                \
+    fuzz::write_seeds(seeds_of_##name());                                             \
+    return 0;                                                                         \
+  }                                                                                   \
+  extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t*, std::size_t);            \
+  extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) { \
+    run_##name(std::string_view(reinterpret_cast<const char*>(data), size));          \
+    return 0;                                                                         \
+  }                                                                                   \
   static void run_##name(std::string_view bytes)
 #else
-#define FUZZ_TARGET(name)                                                                   \
-  static void run_##name(std::string_view);                                                 \
+#define FUZZ_TARGET(name)                                                                               \
+  static void run_##name(std::string_view);                                                             \
   [[maybe_unused]] static const bool name##_is_there = fuzz::add({#name, run_##name, seeds_of_##name}); \
   static void run_##name(std::string_view bytes)
 #endif

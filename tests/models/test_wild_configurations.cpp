@@ -67,14 +67,51 @@ class MemoryLimit {
 };
 
 /// Keys that hold sizes and are in few configurations; those that a family asks for are tried with it.
-const std::vector<std::string> sizes{"num_heads", "num_kv_heads", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size",
-                                     "intermediate_size", "vocab_size", "num_hidden_layers", "state_size", "conv_kernel", "time_step_rank",
-                                     "n_groups", "ngroups", "attention_window_size", "rescale_every", "num_experts", "num_experts_per_tok",
-                                     "n_group", "topk_group", "first_k_dense_replace", "full_attention_interval", "decoder_sparse_step",
-                                     "attn_layer_period", "attn_layer_offset", "expert_layer_period", "expert_layer_offset",
-                                     "num_mem_blocks", "block_multiple_of", "norm_groups", "chunk_size", "sliding_window",
-                                     "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "mamba_d_conv", "d_state", "d_conv",
-                                     "expand", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"};
+const std::vector<std::string> sizes{"num_heads",
+                                     "num_kv_heads",
+                                     "num_attention_heads",
+                                     "num_key_value_heads",
+                                     "head_dim",
+                                     "hidden_size",
+                                     "intermediate_size",
+                                     "vocab_size",
+                                     "num_hidden_layers",
+                                     "state_size",
+                                     "conv_kernel",
+                                     "time_step_rank",
+                                     "n_groups",
+                                     "ngroups",
+                                     "attention_window_size",
+                                     "rescale_every",
+                                     "num_experts",
+                                     "num_experts_per_tok",
+                                     "n_group",
+                                     "topk_group",
+                                     "first_k_dense_replace",
+                                     "full_attention_interval",
+                                     "decoder_sparse_step",
+                                     "attn_layer_period",
+                                     "attn_layer_offset",
+                                     "expert_layer_period",
+                                     "expert_layer_offset",
+                                     "num_mem_blocks",
+                                     "block_multiple_of",
+                                     "norm_groups",
+                                     "chunk_size",
+                                     "sliding_window",
+                                     "mamba_n_heads",
+                                     "mamba_d_head",
+                                     "mamba_n_groups",
+                                     "mamba_d_state",
+                                     "mamba_d_conv",
+                                     "d_state",
+                                     "d_conv",
+                                     "expand",
+                                     "q_lora_rank",
+                                     "kv_lora_rank",
+                                     "qk_nope_head_dim",
+                                     "qk_rope_head_dim",
+                                     "v_head_dim"};
 
 /// Loads, runs forwards, and takes a row of every layer's attention. What is said where that is refused; empty where all of it ran.
 std::string run(const Tensors<float>& weights, const Configuration& configuration, const std::vector<Index>& ids) {
@@ -99,8 +136,16 @@ std::string run(const Tensors<float>& weights, const Configuration& configuratio
 }  // namespace
 
 TEST_CASE("configurations with sizes and numbers that make no sense are refused or run, in little memory", "[models]") {
-  const std::vector<Index> wild{0,          -1,          1,           3,           Index{1} << 31U, Index{1} << 32U, Index{1'000'000'000'000},
-                                (Index{1} << 62U) + 1, std::numeric_limits<Index>::max(), std::numeric_limits<Index>::min()};
+  const std::vector<Index> wild{0,
+                                -1,
+                                1,
+                                3,
+                                Index{1} << 31U,
+                                Index{1} << 32U,
+                                Index{1'000'000'000'000},
+                                (Index{1} << 62U) + 1,
+                                std::numeric_limits<Index>::max(),
+                                std::numeric_limits<Index>::min()};
   const std::vector<double> numbers{0, -1, 0.5, 1e-320, 1e19, -1e300, 1.7e308};
   std::size_t refused = 0, ran = 0;
   for (const auto& path : golden_models()) {

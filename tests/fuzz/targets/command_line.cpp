@@ -6,8 +6,8 @@
 #include "../harness.hpp"
 
 static std::vector<std::string> seeds_of_command_line() {
-  return {"--rows\n0,5-7\n--channels\nall\n--reduce\nmean", "--tokens\n[1, 2, 3]\n--rows=last\n--flag\n--limit\n-1",
-          "--help",  "--channels\n9223372036854775807\n--out\n/nowhere/x.png\n--in\na:b", "--prepend\n<cls>\n--prepend\n<x>\n--unknown"};
+  return {"--rows\n0,5-7\n--channels\nall\n--reduce\nmean", "--tokens\n[1, 2, 3]\n--rows=last\n--flag\n--limit\n-1", "--help",
+          "--channels\n9223372036854775807\n--out\n/nowhere/x.png\n--in\na:b", "--prepend\n<cls>\n--prepend\n<x>\n--unknown"};
 }
 
 FUZZ_TARGET(command_line) {

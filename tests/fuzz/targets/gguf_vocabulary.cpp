@@ -22,11 +22,12 @@ static std::vector<std::string> seeds_of_gguf_vocabulary() {
   return {file({string(t + "model", "gpt2"), string(t + "pre", "qwen2"), texts(t + "tokens", {"a", "b", "ab", "<|x|>"}),
                 texts(t + "merges", {"a b"}), integers(t + "token_type", {1, 1, 1, 3}), integer(t + "bos_token_id", 3)},
                {}),
-          file({string("general.name", "x"), string(t + "model", "llama"), texts(t + "tokens", {"<unk>", "<s>", "<0x61>", "\xE2\x96\x81", "h"}),
-                scores(t + "scores", 5), integers(t + "token_type", {2, 3, 6, 1, 1}), integer(t + "unknown_token_id", 0),
-                boolean(t + "add_space_prefix", false)},
+          file({string("general.name", "x"), string(t + "model", "llama"),
+                texts(t + "tokens", {"<unk>", "<s>", "<0x61>", "\xE2\x96\x81", "h"}), scores(t + "scores", 5),
+                integers(t + "token_type", {2, 3, 6, 1, 1}), integer(t + "unknown_token_id", 0), boolean(t + "add_space_prefix", false)},
                {}),
-          file({string(t + "model", "rwkv"), texts(t + "tokens", {"<s>", "a", "\\xff", "\\n"}), integers(t + "token_type", {3, 1, 1, 1})}, {}, 2)};
+          file({string(t + "model", "rwkv"), texts(t + "tokens", {"<s>", "a", "\\xff", "\\n"}), integers(t + "token_type", {3, 1, 1, 1})},
+               {}, 2)};
 }
 
 FUZZ_TARGET(gguf_vocabulary) {

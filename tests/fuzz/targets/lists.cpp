@@ -14,8 +14,13 @@ static std::vector<std::string> seeds_of_lists() {
     std::memcpy(bytes.data(), &value, sizeof(value));
     return bytes;
   };
-  return {number(0.1) + "0,5-7", number(-1e300) + "[1, 2,\t3]", number(5e-324) + "last", number(HUGE_VAL) + "9223372036854775807",
-          number(9.9995) + "0-9223372036854775807", number(std::nan("")) + "3-", number(1234567.5) + "4 - 5"};
+  return {number(0.1) + "0,5-7",
+          number(-1e300) + "[1, 2,\t3]",
+          number(5e-324) + "last",
+          number(HUGE_VAL) + "9223372036854775807",
+          number(9.9995) + "0-9223372036854775807",
+          number(std::nan("")) + "3-",
+          number(1234567.5) + "4 - 5"};
 }
 
 FUZZ_TARGET(lists) {
@@ -44,7 +49,8 @@ FUZZ_TARGET(lists) {
   fuzz::require(ex::tick_labels(ticks).size() == ticks.size(), "every tick has a label");
 
   const std::string shown = ex::visible(text);
-  for (const char letter : shown) fuzz::require(static_cast<unsigned char>(letter) >= 0x20 && letter != 0x7F, "what is visible can be printed");
+  for (const char letter : shown)
+    fuzz::require(static_cast<unsigned char>(letter) >= 0x20 && letter != 0x7F, "what is visible can be printed");
   fuzz::require(ex::display_width(ex::shorten(shown, 10)) <= 10, "what is shortened is short");
   for (const char letter : ex::ascii(shown)) fuzz::require(static_cast<unsigned char>(letter) < 0x7F, "ASCII is ASCII");
 }

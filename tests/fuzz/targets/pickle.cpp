@@ -12,7 +12,11 @@ static std::vector<std::string> seeds_of_pickle() {
   return {p::whole(p::dictionary({{"w", p::tensor(a, 0, {3, 4}, {4, 1})}})),
           p::whole(p::name("collections", "OrderedDict") + ")Rq\x01(" + p::text("a") + p::tensor(a, 0, {12}, {1}) + "u"),
           p::whole(p::dictionary({{"state_dict", p::dictionary({{"x", p::tensor(a, 3, {2, 2}, {1, 4})}})}, {"n", p::integer(-7)}})),
-          p::whole(p::dictionary({{"f", std::string("G\x3f\xf0\0\0\0\0\0\0", 9)}, {"l", "](K\x01K\x02" "e"}, {"t", "K\x01K\x02\x86"}}))};
+          p::whole(p::dictionary({{"f", std::string("G\x3f\xf0\0\0\0\0\0\0", 9)},
+                                  {"l",
+                                   "](K\x01K\x02"
+                                   "e"},
+                                  {"t", "K\x01K\x02\x86"}}))};
 }
 
 FUZZ_TARGET(pickle) {

@@ -10,10 +10,10 @@ static std::vector<std::string> seeds_of_pytorch() {
   using namespace io_test;
   namespace p = pickled;
   const std::string a = p::storage("FloatStorage", "0", 12), b = p::storage("HalfStorage", "1", 4);
-  return {torch_bytes(p::dictionary({{"w", p::tensor(a, 0, {3, 4}, {4, 1})},
-                                     {"t", p::tensor(a, 1, {2, 2, 2}, {1, 6, 2})},
-                                     {"h", p::tensor(b, 0, {4}, {1})}}),
-                      {{"0", fuzz::numbers(12)}, {"1", fuzz::numbers(2)}}),
+  return {torch_bytes(
+              p::dictionary(
+                  {{"w", p::tensor(a, 0, {3, 4}, {4, 1})}, {"t", p::tensor(a, 1, {2, 2, 2}, {1, 6, 2})}, {"h", p::tensor(b, 0, {4}, {1})}}),
+              {{"0", fuzz::numbers(12)}, {"1", fuzz::numbers(2)}}),
           torch_bytes(p::dictionary({{"epoch", p::integer(3)},
                                      {"state_dict", p::dictionary({{"module.x", p::tensor(a, 0, {4, 3}, {1, 4})},
                                                                    {"module.y", p::tensor(a, 11, {}, {})}})}}),

@@ -6,8 +6,9 @@
 #include "../readers.hpp"
 
 static std::vector<std::string> seeds_of_safetensors_header() {
-  return {io_test::safetensors_bytes(R"({"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"__metadata__":{"k":"v"}})", fuzz::numbers(2)),
-          io_test::safetensors_bytes(R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"__metadata__":null})", "ab")};
+  return {
+      io_test::safetensors_bytes(R"({"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"__metadata__":{"k":"v"}})", fuzz::numbers(2)),
+      io_test::safetensors_bytes(R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"__metadata__":null})", "ab")};
 }
 
 FUZZ_TARGET(safetensors_header) {

@@ -5,7 +5,8 @@
 
 static std::vector<std::string> seeds_of_world_vocabulary() {
   using namespace std::string_literals;
-  return {"1 'a' 1\n2 ' ' 1\n3 ' b' 2\r\n4 b'\\xff' 1\n5 \"it's\" 4\n6 '\\u2003' 3\n\0a b\xFFit's"s, "65529 '\\n\\t\\\\' 3\n1 '\\x00' 1\n\0\n"s};
+  return {"1 'a' 1\n2 ' ' 1\n3 ' b' 2\r\n4 b'\\xff' 1\n5 \"it's\" 4\n6 '\\u2003' 3\n\0a b\xFFit's"s,
+          "65529 '\\n\\t\\\\' 3\n1 '\\x00' 1\n\0\n"s};
 }
 
 FUZZ_TARGET(world_vocabulary) {

@@ -42,7 +42,8 @@ fuzz::ArrayToWrite array(Taker& from, std::size_t count, const std::vector<fuzz:
 
 static std::vector<std::string> seeds_of_writers() {
   using namespace std::string_literals;
-  return {"\1a\2\2\3\0"s + fuzz::numbers(6) + "\2bc\1\4\1" + fuzz::numbers(8) + "\1d\0\2"s + fuzz::numbers(2), "\1x\3\1\0\2\0\1y\1\2\2"s + fuzz::numbers(4)};
+  return {"\1a\2\2\3\0"s + fuzz::numbers(6) + "\2bc\1\4\1" + fuzz::numbers(8) + "\1d\0\2"s + fuzz::numbers(2),
+          "\1x\3\1\0\2\0\1y\1\2\2"s + fuzz::numbers(4)};
 }
 
 FUZZ_TARGET(writers) {
@@ -79,7 +80,8 @@ FUZZ_TARGET(writers) {
   {
     const auto file = fuzz::MappedFile::open(path);
     const bool read = fuzz::accepted([&] {
-      fuzz::require(static_cast<fuzz::Index>(fuzz::parse_npy_integers(file->text(), "written").size()) == first.shape()[0], "every id again");
+      fuzz::require(static_cast<fuzz::Index>(fuzz::parse_npy_integers(file->text(), "written").size()) == first.shape()[0],
+                    "every id again");
     });
     fuzz::require(read || !integers, "integers that were written are read");
   }

@@ -52,7 +52,8 @@ namespace detail {
   if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path.string());
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin != std::string_view::npos && text[begin] == '{') {
-    const Json document = implicit_attention::parse_json_object(text, path.string());
+    const JsonDocument read = implicit_attention::parse_json_object(text, path.string());
+    const Json& document = read;
     if (!document.contains("model") || !document["model"].is_object()) return nullptr;
     return read_tokenizer_json(document, path.string());
   }
