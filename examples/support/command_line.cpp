@@ -201,7 +201,9 @@ std::string checked_output(std::string_view option, const std::string& path, std
     for (const std::string_view known : endings) list += message(list.empty() ? "" : known == *(endings.end() - 1) ? " or " : ", ", known);
     raise(ErrorKind::value, message(option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ", list));
   }
-  std::error_code ignored;
+  std::error_code why, ignored;
+  if (file.has_parent_path() && !fs::is_directory(file.parent_path(), why) && why == std::errc::permission_denied)
+    raise(ErrorKind::file, message(option, ": ", path, " cannot be written: ", why.message()));
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), ignored))
     raise(ErrorKind::file, message(option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string()));
   if (fs::is_directory(file, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file name"));

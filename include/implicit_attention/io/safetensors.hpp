@@ -127,6 +127,7 @@ class SafetensorsCheckpoint {
   explicit SafetensorsCheckpoint(const std::filesystem::path& path) : where_(path.string()) {
     std::error_code ignored;
     const std::filesystem::path single = path / "model.safetensors", index = path / "model.safetensors.index.json";
+    detail::check_reachable(single);
     if (!std::filesystem::is_directory(path, ignored)) {
       path.extension() == ".json" ? open_shards(path) : open_file(path);
     } else if (std::filesystem::exists(single, ignored)) {

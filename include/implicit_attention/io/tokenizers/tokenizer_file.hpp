@@ -22,6 +22,7 @@ namespace detail {
 
 /// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then tokenizer.model; nothing if there is none.
 [[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {
+  check_reachable(folder / "tokenizer.json");
   if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";
   std::error_code ignored;
   std::vector<std::filesystem::path> world;
