@@ -5,13 +5,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash tests/fuzz/run.sh [--seconds N] [--runs N] [--target NAME]... [--no-install]
+Usage: bash tests/fuzz/run.sh [--seconds N] [--runs N] [--target NAME]... [--coverage] [--no-install]
 
 Builds tests/fuzz/targets with clang++ into build/fuzz, runs each, and prints executions and coverage.
 
   --seconds N    for each target at most (60)
   --runs N       executions of each target at most (no limit)
   --target NAME  only this one; may be repeated
+  --coverage     instead: which lines and branches of io/ all inputs found so far run, file by file
   --no-install   look for no packages and install none
 
 Inputs that reach something new stay in build/fuzz/found/NAME and are where the next run begins. One that breaks a rule is written to
@@ -19,19 +20,20 @@ build/fuzz/faults/NAME: mend the fault, and keep the input in tests/fuzz/corpus/
 USAGE
 }
 
-seconds=60 runs=-1 install=yes names=()
+seconds=60 runs=-1 install=yes coverage=no names=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --seconds) seconds="${2:?}"; shift ;;
     --runs) runs="${2:?}"; shift ;;
     --target) names+=("${2:?}"); shift ;;
+    --coverage) coverage=yes ;;
     --no-install) install=no ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
   esac
   shift
 done
-if [ "$install" = yes ]; then install_packages build tests examples clang; fi
+if [ "$install" = yes ]; then install_packages build tests examples clang $([ "$coverage" = no ] || echo coverage); fi
 if [ ${#names[@]} -eq 0 ]; then
   for source in tests/fuzz/targets/*.cpp; do names+=("$(basename "$source" .cpp)"); done
 fi
@@ -56,6 +58,21 @@ compile() { # object source flags...: where it is older than what it is made of
   if [ -e "$object" ] && [ -z "$(find "$source" include examples/support tests/fuzz/*.hpp tests/io/*.hpp -newer "$object" -print -quit)" ]; then return; fi
   "${launcher[@]}" "$clang" "${flags[@]}" "$@" -c "$source" -o "$object"
 }
+
+if [ "$coverage" = yes ]; then
+  profdata="$(llvm_tool llvm-profdata)" && cov="$(llvm_tool llvm-cov)" || die "There is no llvm-cov or no llvm-profdata (Debian: llvm)."
+  say "Building with counters in build/fuzz"
+  for source in tests/fuzz/targets/*.cpp tests/fuzz/test_replay.cpp tests/main.cpp; do printf '#include "%s/%s"\n' "$root" "$source"; done >"$out/replay.cpp"
+  counted=(-std=c++20 -O0 -fprofile-instr-generate -fcoverage-mapping -DIMPLICIT_ATTENTION_SOURCE_DIR="\"$root\""
+    -DIMPLICIT_ATTENTION_BINARY_DIR="\"$out\"" -I include -I tests -I examples -isystem "$eigen")
+  if have_header zlib.h; then counted+=(-DIMPLICIT_ATTENTION_IO_ZLIB=1); fi
+  "$clang" "${counted[@]}" "$out/replay.cpp" examples/support/{command_line,numbers,text,labelled_text}.cpp "${libraries[@]}" \
+    $(if have_header catch2/catch_all.hpp; then echo -lCatch2; fi) -o "$out/replay"
+  LLVM_PROFILE_FILE="$out/replay.profraw" IMPLICIT_ATTENTION_FUZZ=0 IMPLICIT_ATTENTION_FUZZ_CORPUS="$out/found" "$out/replay"
+  "$profdata" merge -sparse "$out/replay.profraw" -o "$out/replay.profdata"
+  report_coverage "$cov" "$out/replay.profdata" include/implicit_attention/io no "$out/replay"
+  exit
+fi
 
 say "Building in build/fuzz"
 begin=$SECONDS

@@ -1,5 +1,6 @@
 // Every fuzzing target in every test run: what it begins with, what is kept in corpus/, and both changed at random from a fixed seed.
-// IMPLICIT_ATTENTION_FUZZ sets the changed inputs of each target (4,000), IMPLICIT_ATTENTION_FUZZ_SEED the seed. run.sh searches on.
+// IMPLICIT_ATTENTION_FUZZ sets the changed inputs of each target (4,000), IMPLICIT_ATTENTION_FUZZ_SEED the seed, and
+// IMPLICIT_ATTENTION_FUZZ_CORPUS a second folder like corpus/. run.sh searches on.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -85,8 +86,10 @@ TEST_CASE("fuzz: what is kept is taken or refused as it should be, and so is wha
       REQUIRE_FALSE(inputs.empty());
       std::vector<fs::path> kept;
       std::error_code ignored;
-      for (const auto& entry : fs::directory_iterator(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests/fuzz/corpus" / target.name, ignored))
-        kept.push_back(entry.path());
+      std::vector<fs::path> folders{fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests/fuzz/corpus"};
+      if (const char* const found = std::getenv("IMPLICIT_ATTENTION_FUZZ_CORPUS")) folders.emplace_back(found);
+      for (const fs::path& folder : folders)
+        for (const auto& entry : fs::directory_iterator(folder / target.name, ignored)) kept.push_back(entry.path());
       std::sort(kept.begin(), kept.end());
       for (const fs::path& path : kept) inputs.push_back(io_test::read_bytes(path));
       inputs.emplace_back();

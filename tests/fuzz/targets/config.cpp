@@ -1,5 +1,6 @@
 // config.json, and whatever else is JSON here.
 #include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/text.hpp>
 
 #include "../harness.hpp"
 
@@ -14,6 +15,7 @@ FUZZ_TARGET(config) {
     const fuzz::Configuration configuration = fuzz::read_configuration(fuzz::file_of(bytes));
     for (const std::string& key : configuration.keys()) {
       fuzz::require(configuration.has(key), "a key that is listed is there");
+      if (fuzz::printable(key, 10'000) != key) continue;  // nobody asks for such a key, and what is asked for stands in messages
       fuzz::accepted([&] { (void)configuration.integer({key}); });
       fuzz::accepted([&] { (void)configuration.number({key}); });
       fuzz::accepted([&] { (void)configuration.numbers({key}); });
