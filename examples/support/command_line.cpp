@@ -138,7 +138,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 }
 
 std::vector<Index> parse_index_list(std::string_view option, std::string_view text) {
-  constexpr Index most = 10'000'000;  // of a range: longer ones are mistakes, and would fill the memory before anything can say so
+  constexpr Index most = 10'000'000;  // longer lists are mistakes, and would fill the memory before anything can say so
   std::string_view rest = trimmed(text);
   if (rest.size() >= 2 && rest.front() == '[' && rest.back() == ']') rest = trimmed(rest.substr(1, rest.size() - 2));
   std::vector<Index> list;
@@ -153,6 +153,8 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
                                                       : parse_index(option, part.substr(dash + 1), text);
     if (last < first || last - first >= most)
       raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
+    if (static_cast<Index>(list.size()) + (last - first) >= most)
+      raise(ErrorKind::value, message(option, ": the list is longer than the ", most, " numbers that one may have"));
     for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);
     rest.remove_prefix(end);
     more = !rest.empty();
