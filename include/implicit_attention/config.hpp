@@ -89,9 +89,9 @@
 
 #define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2##g##h
 #define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f, g, h) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h)
-#define IMPLICIT_ATTENTION_ABI                                                                                \
-  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES, \
-                          IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS,      \
+#define IMPLICIT_ATTENTION_ABI                                                                                           \
+  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES,            \
+                          IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS, \
                           IMPLICIT_ATTENTION_CONTAINERS, IMPLICIT_ATTENTION_ABI_TAG)
 
 /// Opens and closes the library's namespace; the inline part carries the ABI.

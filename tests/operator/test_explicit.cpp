@@ -49,7 +49,8 @@ TEST_CASE("an explicit recurrence with any entry right of the diagonal is refuse
       Matrix<double> weights = recurrence.weights.matrix();
       weights(4 + row, 3) = entry;
       recurrence.weights = weights;
-      CHECK_THAT(error_of(form), contains_text("weights of head 1 are not zero at (" + std::to_string(row) + ", 3), right of the diagonal"));
+      CHECK_THAT(error_of(form),
+                 contains_text("weights of head 1 are not zero at (" + std::to_string(row) + ", 3), right of the diagonal"));
       recurrence.causal = false;
       CHECK(error_of(form) == "");
     }

@@ -71,7 +71,9 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandler set_error_handler(ErrorHandler han
   return before;
 }
 /// The same for a handler that is told file and line.
-IMPLICIT_ATTENTION_HIDDEN inline void set_error_handler_at(ErrorHandlerAt handler) noexcept { detail::error_handlers() = {nullptr, handler}; }
+IMPLICIT_ATTENTION_HIDDEN inline void set_error_handler_at(ErrorHandlerAt handler) noexcept {
+  detail::error_handlers() = {nullptr, handler};
+}
 
 /// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message.
 [[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise(ErrorKind kind, const std::string& message,
