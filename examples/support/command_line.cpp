@@ -119,8 +119,8 @@ bool overwrites(const std::filesystem::path& file, const std::filesystem::path& 
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
   handle_signals();
-  wrap_help(app);
   try {
+    wrap_help(app);
     app.parse(argument_count, arguments);
     work();
     if (std::fflush(stdout) != 0) return complain(program, "the output could not be written");

@@ -73,7 +73,7 @@ std::string whole(const Program& program) {
   return io_test::read_bytes(folder / program.out);
 }
 
-/// Runs over a file that is there. It must end well with the new file, or with status 2, one line, and the old file.
+/// Runs over a file that is there. It must end well with the new file, or with status 2, one line, and the old file or all of the new one.
 Outcome run_over(const Program& program, const std::string& expected, const std::vector<std::string>& environment,
                  std::optional<std::size_t> file_bytes = std::nullopt) {
   const TemporaryFolder folder;
@@ -99,7 +99,7 @@ Outcome run_over(const Program& program, const std::string& expected, const std:
   if (outcome.status == 0) {
     CHECK(after == expected);
   } else {
-    CHECK(after == "before");
+    CHECK((after == "before" || after == expected));  // what fails after the file is whole is what is said about it
     CHECK(outcome.err.rfind(program.name + ": ", 0) == 0);
     CHECK(outcome.err.find('\n') + 1 == outcome.err.size());
   }
@@ -123,7 +123,7 @@ TEST_CASE("programs: every call that may fail, failing once", "[faults]") {
       if (call == "fclose" || call == "rename" || call == "mmap") CHECK(calls > 0);
       long failed = 0, tried = 0;
       // Each where there are few; of thousands of allocations the first, the last, and some between.
-      for (long number = 1; number <= calls; number += std::max(1L, std::min(number / 3, std::max(1L, (calls - number) / 3)))) {
+      for (long number = 1; number <= calls; number += std::max(1L, std::min(number / 2, std::max(1L, (calls - number) / 2)))) {
         const Outcome outcome = run_over(program, expected, {preload, "FAULT_CALL=" + call, "FAULT_NUMBER=" + std::to_string(number)});
         failed += outcome.status == 2;
         ++tried;
@@ -149,7 +149,7 @@ TEST_CASE("programs: files that may not grow", "[faults]") {
 TEST_CASE("programs: standard output that is full", "[faults]") {
   if (!fs::exists("/dev/full")) return;
   const TemporaryFolder folder;
-  for (const std::string arguments : {" --help", " --model " + model + " --tokens 5,6,7 --method raw"}) {
+  for (const std::string& arguments : {std::string(" --help"), " --model " + model + " --tokens 5,6,7 --method raw"}) {
     const fs::path said = folder / ".stderr";
     const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
                                     quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + arguments +
