@@ -62,11 +62,11 @@ compile() { # object source flags...: where it is older than what it is made of
 if [ "$coverage" = yes ]; then
   profdata="$(llvm_tool llvm-profdata)" && cov="$(llvm_tool llvm-cov)" || die "There is no llvm-cov or no llvm-profdata (Debian: llvm)."
   say "Building with counters in build/fuzz"
-  for source in tests/fuzz/targets/*.cpp tests/fuzz/test_replay.cpp tests/main.cpp; do printf '#include "%s/%s"\n' "$root" "$source"; done >"$out/replay.cpp"
+  for source in tests/fuzz/targets/*.cpp tests/fuzz/test_replay.cpp; do printf '#include "%s/%s"\n' "$root" "$source"; done >"$out/replay.cpp"
   counted=(-std=c++20 -O0 -fprofile-instr-generate -fcoverage-mapping -DIMPLICIT_ATTENTION_SOURCE_DIR="\"$root\""
     -DIMPLICIT_ATTENTION_BINARY_DIR="\"$out\"" -I include -I tests -I examples -isystem "$eigen")
   if have_header zlib.h; then counted+=(-DIMPLICIT_ATTENTION_IO_ZLIB=1); fi
-  "$clang" "${counted[@]}" "$out/replay.cpp" examples/support/{command_line,numbers,text,labelled_text}.cpp "${libraries[@]}" \
+  "$clang" "${counted[@]}" "$out/replay.cpp" tests/main.cpp examples/support/{command_line,numbers,text,labelled_text}.cpp "${libraries[@]}" \
     $(if have_header catch2/catch_all.hpp; then echo -lCatch2; fi) -o "$out/replay"
   LLVM_PROFILE_FILE="$out/replay.profraw" IMPLICIT_ATTENTION_FUZZ=0 IMPLICIT_ATTENTION_FUZZ_CORPUS="$out/found" "$out/replay"
   "$profdata" merge -sparse "$out/replay.profraw" -o "$out/replay.profdata"
