@@ -11,7 +11,8 @@ Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), b
   --preset NAME  test        g++ or whatever CXX says, assertions on (the default)
                  test-clang  clang++, assertions off, warnings are errors: programs, benchmarks, tests of kernels, operator
                  test-native for this machine: its vector width, its fused multiplications
-                 sanitize    under the address and undefined-behaviour sanitizers
+                 sanitize    under the address and undefined-behaviour sanitizers; sanitize-clang with clang++,
+                             sanitize-native for this machine's vector width, sanitize-thread under the thread sanitizer
   --no-install   look for no packages and install none: CMake says what it misses
 
 Golden data and trained models are used if they are in ../shared or where IMPLICIT_ATTENTION_SHARED points.
@@ -30,7 +31,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 case "$preset" in
-  test | test-native | sanitize) parts=(build tests examples) ;;
+  test | test-native | sanitize | sanitize-native | sanitize-thread) parts=(build tests examples) ;;
+  sanitize-clang) parts=(build tests examples clang) ;;
   test-clang) parts=(build tests examples benchmarks clang) ;;
   *) usage >&2; die "There is no preset '$preset' for tests." ;;
 esac

@@ -53,7 +53,33 @@ have_cmake() { # 3.23 or newer
   [ "${version% *}" -gt 3 ] || { [ "${version% *}" -eq 3 ] && [ "${version#* }" -ge 23 ]; }
 }
 
-# missing_packages PARTS...: the Debian names of what is not installed, for any of: build tests examples benchmarks clang format.
+llvm_tool() { # as clang++'s version has it, else whichever there is
+  local version name
+  version="$(clang++ -dumpversion 2>/dev/null | cut -d. -f1)"
+  for name in "$1-$version" "$1"; do
+    if have "$name"; then
+      echo "$name"
+      return 0
+    fi
+  done
+  return 1
+}
+# report_coverage LLVM-COV PROFILE UNDER yes|no PROGRAMS...: lines and branches that ran, and with yes every line that did not.
+report_coverage() {
+  local cov="$1" profile="$2" under="$3" lines="$4" programs=() each
+  shift 4
+  for each in "$@"; do
+    if [ -f "$each" ] && [ -x "$each" ]; then programs+=(${programs[0]+-object} "$each"); fi
+  done
+  if [ "$lines" = yes ]; then
+    "$cov" show "${programs[@]}" -instr-profile="$profile" -show-instantiations=false "$root/$under" |
+      awk '/^\/.*:$/ { file = $0 } /^ *[0-9]+\| +0\|/ { print file $0 }' | sed "s#^$root/##"
+  fi
+  "$cov" report "${programs[@]}" -instr-profile="$profile" -show-region-summary=false -show-functions=false "$root/$under" | sed "s#$root/##"
+}
+
+# missing_packages PARTS...: the Debian names of what is not installed, for any of: build tests examples benchmarks clang coverage
+# format.
 missing_packages() {
   local part
   for part in "$@"; do
@@ -76,6 +102,7 @@ missing_packages() {
         ;;
       benchmarks) have_header benchmark/benchmark.h || echo libbenchmark-dev ;;
       clang) have clang++ || echo clang ;;
+      coverage) llvm_tool llvm-cov >/dev/null && llvm_tool llvm-profdata >/dev/null || echo llvm ;;
       format) clang_format >/dev/null || echo clang-format-14 ;;
       *) die "setup.sh: there is no part $part" ;;
     esac

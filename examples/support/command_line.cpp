@@ -86,7 +86,14 @@ void cut_short(int) {
 #endif
 void handle_signals() {
   for (const int signal : {SIGINT, SIGTERM})
+    if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);
+#ifdef SIGHUP
+  for (const int signal : {SIGHUP, SIGPIPE})
     if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup wants it
+#endif
+#ifdef SIGXFSZ
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then an error of the write, which names it
+#endif
 #ifdef SIGBUS
   std::signal(SIGBUS, cut_short);
 #endif
@@ -112,8 +119,8 @@ bool overwrites(const std::filesystem::path& file, const std::filesystem::path& 
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
   handle_signals();
-  wrap_help(app);
   try {
+    wrap_help(app);
     app.parse(argument_count, arguments);
     work();
     if (std::fflush(stdout) != 0) return complain(program, "the output could not be written");
@@ -131,7 +138,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 }
 
 std::vector<Index> parse_index_list(std::string_view option, std::string_view text) {
-  constexpr Index most = 10'000'000;  // of a range: longer ones are mistakes, and would fill the memory before anything can say so
+  constexpr Index most = 10'000'000;  // longer lists are mistakes, and would fill the memory before anything can say so
   std::string_view rest = trimmed(text);
   if (rest.size() >= 2 && rest.front() == '[' && rest.back() == ']') rest = trimmed(rest.substr(1, rest.size() - 2));
   std::vector<Index> list;
@@ -146,6 +153,8 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
                                                       : parse_index(option, part.substr(dash + 1), text);
     if (last < first || last - first >= most)
       raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
+    if (static_cast<Index>(list.size()) + (last - first) >= most)
+      raise(ErrorKind::value, message(option, ": the list is longer than the ", most, " numbers that one may have"));
     for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);
     rest.remove_prefix(end);
     more = !rest.empty();
@@ -194,7 +203,9 @@ std::string checked_output(std::string_view option, const std::string& path, std
     for (const std::string_view known : endings) list += message(list.empty() ? "" : known == *(endings.end() - 1) ? " or " : ", ", known);
     raise(ErrorKind::value, message(option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ", list));
   }
-  std::error_code ignored;
+  std::error_code why, ignored;
+  if (file.has_parent_path() && !fs::is_directory(file.parent_path(), why) && why == std::errc::permission_denied)
+    raise(ErrorKind::file, message(option, ": ", path, " cannot be written: ", why.message()));
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), ignored))
     raise(ErrorKind::file, message(option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string()));
   if (fs::is_directory(file, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file name"));

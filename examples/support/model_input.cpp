@@ -68,8 +68,8 @@ std::vector<Index> tokens_of(const std::string& given) {
 template <Real Scalar>
 LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer,
                                               const std::function<void(const Tokenizer&)>& before_weights) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(directory, ignored))
+  std::error_code why;
+  if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
     raise(ErrorKind::file, message("--model: there is no folder ", directory,
                                    ", nor a file of that name, "
                                    "expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));

@@ -10,10 +10,12 @@
 // | IMPLICIT_ATTENTION_INSTANTIATE         | not defined                | defined in one file before instantiations.hpp: it compiles for all      |
 // | IMPLICIT_ATTENTION_IO_MMAP             | 1 on Unix, else 0          | 0: files are read whole, not mapped; the same in all of a program       |
 // | IMPLICIT_ATTENTION_IO_ZLIB             | 0                          | 1: io unpacks compressed PyTorch archives through zlib, which is linked  |
+// | IMPLICIT_ATTENTION_ABI_TAG             | nothing                    | a word of the host's own in the ABI namespace: nothing of this copy is  |
+// |                                        |                            | shared with another library's in the same process                      |
 //
-// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments and the vector instructions compiled for change code or layout, so they are
-// part of the inline ABI namespace: two translation units that disagree do not link, instead of crashing. Eigen's index type must be the
-// default one.
+// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments, the vector instructions compiled for and the standard library's debug mode
+// change code or layout, so they are part of the inline ABI namespace: two translation units that disagree do not link, instead of crashing.
+// Eigen's index type must be the default one.
 #pragma once
 
 #if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
@@ -67,15 +69,30 @@
 #define IMPLICIT_ATTENTION_VECTORS avxfma
 #elif defined(__AVX__)
 #define IMPLICIT_ATTENTION_VECTORS avx
+#elif defined(__SSE4_1__)
+#define IMPLICIT_ATTENTION_VECTORS sse4
+#elif defined(__SSE3__)
+#define IMPLICIT_ATTENTION_VECTORS sse3
 #else
 #define IMPLICIT_ATTENTION_VECTORS base
 #endif
 
-#define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2
-#define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f)
-#define IMPLICIT_ATTENTION_ABI                                                                                \
-  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES, \
-                          IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS)
+// Standard containers of another layout, in which results and forms are held.
+#if defined(_GLIBCXX_DEBUG) || (defined(_LIBCPP_HARDENING_MODE_DEBUG) && _LIBCPP_HARDENING_MODE == _LIBCPP_HARDENING_MODE_DEBUG)
+#define IMPLICIT_ATTENTION_CONTAINERS _debug
+#else
+#define IMPLICIT_ATTENTION_CONTAINERS
+#endif
+#ifndef IMPLICIT_ATTENTION_ABI_TAG
+#define IMPLICIT_ATTENTION_ABI_TAG
+#endif
+
+#define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2##g##h
+#define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f, g, h) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h)
+#define IMPLICIT_ATTENTION_ABI                                                                                           \
+  IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES,            \
+                          IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS, \
+                          IMPLICIT_ATTENTION_CONTAINERS, IMPLICIT_ATTENTION_ABI_TAG)
 
 /// Opens and closes the library's namespace; the inline part carries the ABI.
 #define IMPLICIT_ATTENTION_NAMESPACE_BEGIN \

@@ -1,8 +1,10 @@
 // Numerics in their tails, arrays that own and view, messages and errors, configurations.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/core/thread_executor.hpp>
 
 namespace {
 
@@ -169,6 +172,58 @@ TEST_CASE("errors say what came, to an exception or the host's handler", "[core]
   }
   CHECK(set_error_handler(before) != nullptr);
   CHECK_THROWS_AS(raise(ErrorKind::value, "again an exception"), Error);
+}
+
+TEST_CASE("a host's handler is told where in the library an error was found", "[core]") {
+  struct HostsOwn {
+    ErrorKind kind;
+    std::string text, file;
+    int line;
+  };
+  set_error_handler_at([](ErrorKind kind, const char* text, const char* file, int line) { throw HostsOwn{kind, text, file, line}; });
+  bool came = false;
+  try {
+    check_vector("Layer", "bias", Matrix<double>(1, 2), 3, "channels");
+  } catch (const HostsOwn& own) {
+    came = true;
+    CHECK(own.kind == ErrorKind::shape);
+    CHECK(own.text == "Layer: bias is (2), expected (3) = (channels)");
+    const std::string_view ending = "implicit_attention/core/shape.hpp";
+    CHECK(own.file.substr(own.file.size() - std::min(own.file.size(), ending.size())) == ending);
+    CHECK(own.line > 20);
+  }
+  CHECK(came);
+  came = false;
+  try {
+    raise(ErrorKind::value, "here");
+  } catch (const HostsOwn& own) {
+    came = true;
+    CHECK(own.file == __FILE__);
+    CHECK(own.line == __LINE__ - 4);
+  }
+  CHECK(came);
+  set_error_handler_at(nullptr);
+  CHECK_THROWS_AS(raise(ErrorKind::value, "again an exception"), Error);
+}
+
+TEST_CASE("a handler's own exception comes out of a loop on any thread", "[core]") {
+  struct HostsOwn {
+    std::string text;
+  };
+  set_error_handler([](ErrorKind, const char* text) { throw HostsOwn{text}; });
+  for (const int workers : {1, 3}) {
+    const Executor executor = thread_executor(workers);
+    std::string came;
+    try {
+      executor(20, [](Index i) {
+        if (i >= 7) raise(ErrorKind::value, "a body fails");
+      });
+    } catch (const HostsOwn& own) {
+      came = own.text;
+    }
+    CHECK(came == "a body fails");
+  }
+  set_error_handler(nullptr);
 }
 
 TEST_CASE("a configuration gives keys under any of their spellings", "[core]") {

@@ -1,7 +1,11 @@
 // The serial executor, the pool of threads, and a host's own.
 #include <chrono>
+#include <functional>
 #include <set>
+#include <stdexcept>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <implicit_attention/core/thread_executor.hpp>
 
@@ -19,6 +23,23 @@ TEST_CASE("Executors call each body once, carry exceptions and nest") {
     executor_checks::carries_exceptions(executor);
     executor_checks::nests(executor);
   }
+}
+
+TEST_CASE("A loop whose body fails begins no other body") {
+  std::vector<Index> begun;
+  const auto body = [&](Index i) {
+    begun.push_back(i);
+    if (i >= 5) throw std::length_error("body " + std::to_string(i));
+  };
+  const std::function<void(Index)> function = body;
+  detail::SharedLoop loop(50, function);
+  loop.work();
+  loop.work();  // a second worker, that comes later
+  CHECK(begun == std::vector<Index>{0, 1, 2, 3, 4, 5});
+  CHECK_THROWS_WITH(loop.finish(), "body 5");
+  begun.clear();
+  CHECK_THROWS_WITH(thread_executor(1)(50, body), "body 5");
+  CHECK(begun.size() == 6);
 }
 
 TEST_CASE("Results are the same to the last bit for any number of workers") {

@@ -204,6 +204,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(layer, {"--rows", "-1"}), "--rows"},
       {with(layer, {"--rows", "99999999999999999999"}), "too large a number"},
       {with(layer, {"--rows", "0-99999999999"}), "is no range"},
+      {with(layer, {"--rows", "0-9999998,0-9999998"}), "the list is longer than the 10000000 numbers that one may have"},
       {with(layer, {"--reduce", "sum"}), "--reduce: sum not in {none,mean,mean-abs,mean-positive}"},
       {with(layer, {"--precision", "float16"}), "--precision: float16 not in {float32,float64}"},
       {with(layer, {"--byte-limit", "100"}), "ask for fewer channels, fewer rows, or a reduction"},

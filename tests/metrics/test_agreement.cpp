@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -272,6 +273,30 @@ TEST_CASE("bootstrap intervals") {
   CHECK(interval.high == Approx(mean + 1.96 * standard_error).margin(0.2 * standard_error));
   CHECK(bootstrap_mean(numbers, 1, 2000).low == interval.low);
   CHECK(bootstrap_mean(numbers, 2, 2000).low != interval.low);
+
+  // Its ends to the last digit, from the same draws: the quantile at share p of n sorted means lies at place p (n - 1), from 0.
+  for (const Index resamples : {1, 2, 3, 7, 40}) {
+    const std::vector<double> few{3, -1, 4, 1, 5};
+    std::mt19937_64 engine(21);
+    std::vector<double> means;
+    for (Index resample = 0; resample < resamples; ++resample) {
+      double total = 0;
+      for (int i = 0; i < 5; ++i) total += few[implicit_attention::detail::uniform_index(engine, 5)];
+      means.push_back(total / 5);
+    }
+    std::sort(means.begin(), means.end());
+    for (const double confidence : {0.1, 0.5, 0.9}) {
+      const MeanInterval came = bootstrap_mean(few, 21, resamples, confidence);
+      const auto expected = [&](double share) {
+        const double place = share * static_cast<double>(resamples - 1), left = std::floor(place);
+        const double low = means[static_cast<std::size_t>(left)], high = means[static_cast<std::size_t>(std::ceil(place))];
+        return low * (1 - (place - left)) + high * (place - left);
+      };
+      INFO(resamples << " resamples, confidence " << confidence);
+      CHECK(came.low == Approx(expected((1 - confidence) / 2)).margin(1e-12));
+      CHECK(came.high == Approx(expected((1 + confidence) / 2)).margin(1e-12));
+    }
+  }
 
   const MeanInterval with_gaps = bootstrap_mean({1, std::nan(""), 3}, 1);
   CHECK(with_gaps.mean == 2);

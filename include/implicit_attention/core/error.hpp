@@ -49,30 +49,36 @@ struct ErrorHandlers {
   ErrorHandler plain = nullptr;
   ErrorHandlerAt at = nullptr;
 };
-/// One pair for each library or program that this is compiled into: not shared between two shared libraries of one process.
+/// One pair for each library or program that this is compiled into. Hidden, as all that leads to it: the dynamic linker gives two shared
+/// libraries of one process one copy of whatever both show.
 #if defined(__GNUC__)
-__attribute__((visibility("hidden")))
+#define IMPLICIT_ATTENTION_HIDDEN __attribute__((visibility("hidden")))
+#else
+#define IMPLICIT_ATTENTION_HIDDEN
 #endif
-inline ErrorHandlers&
-error_handlers() noexcept {
+IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers& error_handlers() noexcept {
   static ErrorHandlers handlers;
   return handlers;
 }
 }  // namespace detail
 
 /// Installs `handler` for all errors of this library or program (null: back to the default) and returns the one before. Not thread-safe:
-/// call it at start-up.
-inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
+/// call it at start-up. A shared library that may meet another one with these headers is compiled with -fvisibility=hidden, or with an
+/// IMPLICIT_ATTENTION_ABI_TAG of its own (config.hpp): else an error inside a function that both have may reach the other's handler.
+IMPLICIT_ATTENTION_HIDDEN inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
   const ErrorHandler before = detail::error_handlers().plain;
   detail::error_handlers() = {handler, nullptr};
   return before;
 }
 /// The same for a handler that is told file and line.
-inline void set_error_handler_at(ErrorHandlerAt handler) noexcept { detail::error_handlers() = {nullptr, handler}; }
+IMPLICIT_ATTENTION_HIDDEN inline void set_error_handler_at(ErrorHandlerAt handler) noexcept {
+  detail::error_handlers() = {nullptr, handler};
+}
 
 /// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message.
-[[noreturn]] inline void raise(ErrorKind kind, const std::string& message, [[maybe_unused]] const char* file = __builtin_FILE(),
-                               [[maybe_unused]] int line = __builtin_LINE()) {
+[[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise(ErrorKind kind, const std::string& message,
+                                                         [[maybe_unused]] const char* file = __builtin_FILE(),
+                                                         [[maybe_unused]] int line = __builtin_LINE()) {
   if (const ErrorHandlerAt handler = detail::error_handlers().at) handler(kind, message.c_str(), file, line);
   if (const ErrorHandler handler = detail::error_handlers().plain) handler(kind, message.c_str());
 #if IMPLICIT_ATTENTION_EXCEPTIONS

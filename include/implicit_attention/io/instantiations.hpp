@@ -4,16 +4,16 @@
 
 #include <implicit_attention/io/io.hpp>
 
-#define IMPLICIT_ATTENTION_IO(TEMPLATE)                                                                 \
-  TEMPLATE Json detail::parse_json_object<Json>(std::string_view, std::string_view, const JsonLimits&); \
-  TEMPLATE std::string detail::json_text<Json>(const Json&);                                            \
-  TEMPLATE Array<float> SafetensorsFile::read(std::string_view) const;                                  \
-  TEMPLATE Array<double> SafetensorsFile::read(std::string_view) const;                                 \
-  TEMPLATE class TableSource<float>;                                                                    \
-  TEMPLATE class TableSource<double>;                                                                   \
-  TEMPLATE class SafetensorsSource<float>;                                                              \
-  TEMPLATE class SafetensorsSource<double>;                                                             \
-  TEMPLATE Checkpoint<float> open_checkpoint(const std::filesystem::path&);                             \
+#define IMPLICIT_ATTENTION_IO(TEMPLATE)                                                                         \
+  TEMPLATE JsonDocument detail::parse_json_object<Json>(std::string_view, std::string_view, const JsonLimits&); \
+  TEMPLATE std::string detail::json_text<Json>(const Json&);                                                    \
+  TEMPLATE Array<float> SafetensorsFile::read(std::string_view) const;                                          \
+  TEMPLATE Array<double> SafetensorsFile::read(std::string_view) const;                                         \
+  TEMPLATE class TableSource<float>;                                                                            \
+  TEMPLATE class TableSource<double>;                                                                           \
+  TEMPLATE class SafetensorsSource<float>;                                                                      \
+  TEMPLATE class SafetensorsSource<double>;                                                                     \
+  TEMPLATE Checkpoint<float> open_checkpoint(const std::filesystem::path&);                                     \
   TEMPLATE Checkpoint<double> open_checkpoint(const std::filesystem::path&);
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

@@ -32,11 +32,46 @@ struct JsonLimits {
 
 namespace detail {
 
+/// Empties a value from the inside out. nlohmann-json's destructor takes memory for what a value holds, and where there is none ends the
+/// program; for a value that holds nothing it takes none. Depth is limited when a document is read.
+inline void dismantle(Json& value) noexcept {
+  if (auto* const object = value.get_ptr<Json::object_t*>()) {
+    for (auto& [key, inner] : *object) dismantle(inner);
+    object->clear();
+  } else if (auto* const list = value.get_ptr<Json::array_t*>()) {
+    for (Json& inner : *list) dismantle(inner);
+    list->clear();
+  }
+}
+
+}  // namespace detail
+
+/// A document that was read. It goes away without taking memory.
+class JsonDocument {
+ public:
+  explicit JsonDocument(Json value) noexcept : value_(std::move(value)) {}
+  JsonDocument(JsonDocument&& other) noexcept : value_(std::move(other.value_)) {}
+  JsonDocument(const JsonDocument&) = delete;
+  JsonDocument& operator=(const JsonDocument&) = delete;
+  ~JsonDocument() { detail::dismantle(value_); }
+  [[nodiscard]] const Json& operator*() const { return value_; }
+  [[nodiscard]] const Json* operator->() const { return &value_; }
+  operator const Json&() const { return value_; }  // NOLINT(google-explicit-constructor): it is one
+
+ private:
+  Json value_;
+};
+
+namespace detail {
+
 /// Builds the document event by event, so that limits hold before memory is taken and a repeated key is seen.
 class JsonBuilder final : public nlohmann::json_sax<Json> {
  public:
   JsonBuilder(std::string_view where, const JsonLimits& limits) : where_(where), limits_(limits) {}
-  [[nodiscard]] Json take() { return std::move(root_); }
+  JsonBuilder(const JsonBuilder&) = delete;
+  JsonBuilder& operator=(const JsonBuilder&) = delete;
+  ~JsonBuilder() override { dismantle(root_); }
+  [[nodiscard]] JsonDocument take() { return JsonDocument(std::move(root_)); }
 
   bool null() override { return put(nullptr) != nullptr; }
   bool boolean(bool value) override { return put(value) != nullptr; }
@@ -91,15 +126,15 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 // The next two are templates, though there is one kind of document, so that io/instantiations.hpp can have nlohmann-json's parser and
 // writer compiled once.
 template <class Document>
-[[nodiscard]] Document parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits) {
+[[nodiscard]] JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
     raise(ErrorKind::file, message(where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes));
   if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
     raise(ErrorKind::file, message(where, ": not valid UTF-8 at byte ", bad));
   JsonBuilder builder(where, limits);
   if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, message(where, ": not valid JSON"));
-  Document document = builder.take();
-  if (!document.is_object()) raise(ErrorKind::file, message(where, ": JSON: expected an object, came ", document.type_name()));
+  JsonDocument document = builder.take();
+  if (!document->is_object()) raise(ErrorKind::file, message(where, ": JSON: expected an object, came ", document->type_name()));
   return document;
 }
 template <class Document>
@@ -110,12 +145,12 @@ template <class Document>
 }  // namespace detail
 
 /// Parses `text`; `where` names it in errors. Fails unless it is UTF-8, JSON, within the limits, and an object.
-[[nodiscard]] inline Json parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {}) {
+[[nodiscard]] inline JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {}) {
   return detail::parse_json_object<Json>(text, where, limits);
 }
 
 /// The same from a file.
-[[nodiscard]] inline Json read_json_object(const std::filesystem::path& path, const JsonLimits& limits = {}) {
+[[nodiscard]] inline JsonDocument read_json_object(const std::filesystem::path& path, const JsonLimits& limits = {}) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   return parse_json_object(file->text(), path.string(), limits);
 }

@@ -41,6 +41,13 @@ namespace detail {
 [[noreturn]] inline void cannot_open(const std::filesystem::path& path, const std::error_code& why) {
   raise(ErrorKind::file, message(path.string(), ": cannot be opened: ", why.message()));
 }
+
+/// Fails, with the system's reason, where nobody may look for `path`: what may be there must not be called missing.
+inline void check_reachable(const std::filesystem::path& path) {
+  std::error_code why;
+  static_cast<void>(std::filesystem::status(path, why));
+  if (why == std::errc::permission_denied) cannot_open(path, why);
+}
 }  // namespace detail
 
 /// The bytes of one file, read-only, for as long as this object lives. As with any mapping, a file must not be cut short by another

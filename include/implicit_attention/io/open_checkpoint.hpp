@@ -85,6 +85,7 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
 
 /// The one file of a folder that has the weights: by the names that downloads have, else the only one there is.
 [[nodiscard]] inline std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
+  check_reachable(folder / "model.safetensors");
   for (const std::string_view name :
        {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
     if (is_file(folder / name)) return folder / name;
@@ -190,6 +191,7 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
 template <Real Scalar>
 [[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
   std::error_code ignored;
+  detail::check_reachable(path);
   const bool folder = std::filesystem::is_directory(path, ignored);
   Checkpoint<Scalar> made;
   made.weights = folder ? detail::weights_in_folder(path) : path;

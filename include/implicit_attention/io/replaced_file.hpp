@@ -27,7 +27,8 @@ inline void remove_partial_files() noexcept {
     if (const char* const path = name.load()) std::remove(path);
 }
 
-/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and nothing is left behind.
+/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and
+/// nothing is left behind.
 /// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
 class ReplacedFile {
  public:
@@ -40,22 +41,23 @@ class ReplacedFile {
     if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored))
       raise(ErrorKind::file, message(name, ": cannot be written: is not a regular file"));
     target_ = std::filesystem::is_symlink(path_, ignored) ? std::filesystem::weakly_canonical(path_, ignored) : path_;
-    // "x": a file of that name that is already there is somebody else's; then another name is tried.
+    // "x": a file of that name that is already there is somebody else's; then another name is tried. A signal may come at any moment, and
+    // memory may end: the handler knows the name, and every allocation is done, before the file is there.
     std::random_device entropy;
     for (int attempt = 0; attempt < 8 && stream_ == nullptr; ++attempt) {
+      forget();
       partial_ = target_;
       partial_ += message(".partial-", entropy());
+      name_ = partial_.string();
+      remember();
       errno = 0;
-      stream_ = std::fopen(partial_.string().c_str(), "wbx");
+      stream_ = std::fopen(name_.c_str(), "wbx");
       if (stream_ == nullptr && errno != EEXIST) break;
     }
-    if (stream_ == nullptr) fail(errno);
-    name_ = partial_.string();
-    for (std::atomic<const char*>& slot : detail::partial_files) {
-      const char* empty = nullptr;
-      if (!slot.compare_exchange_strong(empty, name_.c_str())) continue;
-      slot_ = &slot;
-      break;
+    if (stream_ == nullptr) {
+      const int why = errno;
+      forget();  // nothing of ours is there to be removed
+      fail(why);
     }
   }
   ReplacedFile(const ReplacedFile&) = delete;
@@ -89,6 +91,14 @@ class ReplacedFile {
     std::error_code ignored;
     if (!partial_.empty()) std::filesystem::remove(partial_, ignored);
     forget();
+  }
+  void remember() noexcept {
+    for (std::atomic<const char*>& slot : detail::partial_files) {
+      const char* empty = nullptr;
+      if (!slot.compare_exchange_strong(empty, name_.c_str())) continue;
+      slot_ = &slot;
+      return;
+    }
   }
   void forget() noexcept {
     if (slot_ != nullptr) slot_->store(nullptr);

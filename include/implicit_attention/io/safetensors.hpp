@@ -99,7 +99,8 @@ namespace detail {
 
 /// Which file of a checkpoint in shards has which tensor, by its index (`model.safetensors.index.json`, `pytorch_model.bin.index.json`).
 [[nodiscard]] inline std::map<std::string, std::string> read_shard_index(const std::filesystem::path& index) {
-  const Json document = read_json_object(index);
+  const JsonDocument read = read_json_object(index);
+  const Json& document = read;
   const auto map = document.find("weight_map");
   if (map == document.end() || !map->is_object())
     raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
@@ -126,6 +127,7 @@ class SafetensorsCheckpoint {
   explicit SafetensorsCheckpoint(const std::filesystem::path& path) : where_(path.string()) {
     std::error_code ignored;
     const std::filesystem::path single = path / "model.safetensors", index = path / "model.safetensors.index.json";
+    detail::check_reachable(single);
     if (!std::filesystem::is_directory(path, ignored)) {
       path.extension() == ".json" ? open_shards(path) : open_file(path);
     } else if (std::filesystem::exists(single, ignored)) {

@@ -161,7 +161,8 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
   JsonLimits limits;
   limits.depth = 3;
   limits.list = detail::safetensors_axis_limit;
-  const Json document = parse_json_object(text, header_where, limits);
+  const JsonDocument read = parse_json_object(text, header_where, limits);
+  const Json& document = read;
 
   SafetensorsHeader header;
   const std::size_t data_begin = prefix + static_cast<std::size_t>(length), data_size = file.size() - data_begin;

@@ -55,6 +55,7 @@ class Tokenizer {
     } else if (choice.empty()) {
       tokenizer.open_found(path, vocabulary_size);
     } else {
+      detail::check_reachable(choice);
       if (!std::filesystem::exists(choice, ignored))
         raise(ErrorKind::value,
               message("tokenizer \"", printable(choice), "\" is neither bytes, symbols or words, nor a file or folder that is there"));

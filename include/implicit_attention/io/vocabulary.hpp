@@ -28,7 +28,8 @@ class Vocabulary {
     const std::string where = path.string();
     JsonLimits limits;
     limits.depth = 1;
-    const Json document = read_json_object(path, limits);
+    const JsonDocument read = read_json_object(path, limits);
+    const Json& document = read;
     if (document.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
     Vocabulary vocabulary;
     for (const auto& [token, value] : document.items()) {

@@ -138,6 +138,8 @@ HeadMixer<Derived, S>::HeadMixer(HeadMixerWeights<S> weights, HeadMixerOptions o
   const Index shared = options_.key_value_heads, kv = common_.v_proj.weight.rows(), keys = common_.k_proj.weight.rows();
   if (options_.heads < 1 || shared < 1 || options_.heads % shared != 0)
     raise(ErrorKind::value, message(who, ": ", options_.heads, " heads do not divide into ", shared, " key/value heads"));
+  if (options_.heads > common_.o_proj_weight.cols())  // before anything is multiplied: a configuration may hold any number
+    raise(ErrorKind::value, message(who, ": ", options_.heads, " heads are more than the ", common_.o_proj_weight.cols(), " channels"));
   if (kv == 0 || keys == 0 || kv % shared != 0 || keys % shared != 0)
     raise(ErrorKind::shape, message(who, ": ", names[1], "_proj.weight and ", names[2], "_proj.weight have ", keys, " and ", kv,
                                     " rows, expected multiples of ", shared, " key/value heads"));

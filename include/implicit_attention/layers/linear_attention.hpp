@@ -95,9 +95,11 @@ typename LinearAttention<S>::Options LinearAttention<S>::options(const Configura
 
 template <Real S>
 LinearAttention<S>::LinearAttention(Options options) : options_(options) {
-  if (options.heads < 1 || options.key_size < 0 || options.value_size < 0)
+  constexpr Index most = 1 << 20;  // of each: a configuration may hold any number, and they are multiplied
+  if (options.heads < 1 || options.key_size < 0 || options.value_size < 0 ||
+      std::max({options.heads, options.key_size, options.value_size}) > most)
     raise(ErrorKind::value, message("LinearAttention: heads, key_size and value_size are ", options.heads, ", ", options.key_size, " and ",
-                                    options.value_size, ", expected at least 1, 0 and 0"));
+                                    options.value_size, ", expected at least 1, 0 and 0, and at most ", most));
 }
 
 template <Real S>

@@ -73,6 +73,8 @@ struct Mamba3Weights {
     if (H < 1 || N < 1 || E % H != 0 || B_bias.rows() < H || B_bias.rows() % H != 0)
       raise(ErrorKind::shape, message(who, ": B_bias has ", B_bias.rows(), " rows and out_proj.weight ", E,
                                       " columns, expected multiples of ", H, " heads, the size of D"));
+    if (!(options.rope_fraction >= 0 && options.rope_fraction <= 1))
+      raise(ErrorKind::value, message(who, ": rope_fraction is ", options.rope_fraction, ", expected 0 to 1"));
     if (G < 1 || H % G != 0) raise(ErrorKind::value, message(who, ": ", H, " heads do not divide into ", G, " groups"));
     const Index R = rank(), before = 2 * E + 2 * R * G * N + 3 * H;
     const Index angles = options.rope_fraction != 0 ? static_cast<Index>(options.rope_fraction * static_cast<double>(N)) / 2

@@ -94,7 +94,10 @@ typename Mlla<S>::Options Mlla<S>::options(const Configuration& configuration) {
   made.eps = configuration.number({"eps"}).value_or(made.eps);
   made.grid.rows = 0;
   if (const auto size = configuration.numbers({"input_resolution"})) {
-    if (size->size() != 2) raise(ErrorKind::value, message(configuration.where(), ": input_resolution is not [rows, columns]"));
+    const auto side = [](double number) { return number >= 1 && number <= 1048576 && number == std::floor(number); };
+    if (size->size() != 2 || !side((*size)[0]) || !side((*size)[1]))
+      raise(ErrorKind::value,
+            message(configuration.where(), ": input_resolution is not [rows, columns], expected two integers from 1 to 1048576"));
     made.grid = {static_cast<Index>((*size)[0]), static_cast<Index>((*size)[1])};
   }
   return made;

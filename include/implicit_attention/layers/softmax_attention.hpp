@@ -138,7 +138,7 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   width_ = w.q_proj_weight.cols();
   channels_ = rows / parts;
   if (w.q_proj_weight.empty()) raise(ErrorKind::shape, "SoftmaxAttention: q_proj.weight is empty, expected (heads * head size, width)");
-  if (options.heads < 1 || rows % (parts * options.heads) != 0)
+  if (options.heads < 1 || rows % parts != 0 || channels_ % options.heads != 0)  // no product: heads may be any number
     raise(ErrorKind::shape, message("SoftmaxAttention: q_proj.weight is ", shape_text({rows, width_}), ", expected (",
                                     options.output_gate ? "2 * " : "", "heads * head size, width) with ", options.heads, " heads"));
   head_size_ = channels_ / options.heads;

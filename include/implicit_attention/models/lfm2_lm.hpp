@@ -19,7 +19,7 @@ namespace detail {
   const Index multiple = configuration.integer({"block_multiple_of"}).value_or(256);
   static_cast<void>(configuration.integer({"intermediate_size"}));
   if (!configuration.boolean({"block_auto_adjust_ff_dim"}).value_or(true) || !given) return given;
-  if (*given < 1 || *given > 1000000000 || multiple < 1 || !(factor > 0 && factor < 1e3))
+  if (*given < 1 || *given > 1000000000 || multiple < 1 || multiple > 1000000000 || !(factor > 0 && factor < 1e3))
     raise(ErrorKind::value, message(configuration.where(), ": keys block_ff_dim ", *given, ", block_multiple_of ", multiple,
                                     ", block_ffn_dim_multiplier ", factor, ", expected numbers above 0"));
   const Index scaled = static_cast<Index>(factor * static_cast<double>(2 * *given / 3));

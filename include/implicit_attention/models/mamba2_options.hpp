@@ -49,10 +49,11 @@ template <Real S>
     options.groups = shared / *state;
   else if (type == "mamba2" || type == "nemotron_h")  // the public ports' default
     options.groups = 8;
-  if (state && *state * options.groups != shared)
-    raise(ErrorKind::value,
-          message(configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", *state * options.groups,
-                  ", expected ", shared, ": ", tensors.prefix(), "conv1d.weight has that many rows for B"));
+  // As double: the product of any two numbers that a file may hold.
+  const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
+  if (state && (*state < 1 || product != static_cast<double>(shared)))
+    raise(ErrorKind::value, message(configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", product,
+                                    ", expected ", shared, ": ", tensors.prefix(), "conv1d.weight has that many rows for B"));
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);

@@ -41,7 +41,8 @@ namespace detail {
 }
 
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_tokenizer_json(const std::filesystem::path& path) {
-  return read_tokenizer_json(read_json_object(path), path.string());
+  const JsonDocument document = read_json_object(path);
+  return read_tokenizer_json(*document, path.string());
 }
 
 }  // namespace detail

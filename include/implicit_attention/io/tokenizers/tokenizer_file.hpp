@@ -22,6 +22,7 @@ namespace detail {
 
 /// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then tokenizer.model; nothing if there is none.
 [[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {
+  check_reachable(folder / "tokenizer.json");
   if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";
   std::error_code ignored;
   std::vector<std::filesystem::path> world;
@@ -52,7 +53,8 @@ namespace detail {
   if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path.string());
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin != std::string_view::npos && text[begin] == '{') {
-    const Json document = implicit_attention::parse_json_object(text, path.string());
+    const JsonDocument read = implicit_attention::parse_json_object(text, path.string());
+    const Json& document = read;
     if (!document.contains("model") || !document["model"].is_object()) return nullptr;
     return read_tokenizer_json(document, path.string());
   }

@@ -1,0 +1,197 @@
+// Programs on bad days: no memory, a disk that fails at any call, files that may not grow, signals at any moment. Nothing is half-written,
+// and what is said is one line.
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <examples/programs.hpp>
+
+namespace {
+
+using namespace example_test;
+
+const std::string model = "examples/models/mamba";
+
+struct Program {
+  std::string name;
+  std::vector<std::string> arguments;
+  std::string out;
+};
+const std::vector<Program>& programs() {
+  static const std::vector<Program> all{
+      {"explain", {"--model", model, "--tokens", "5,6,7,2", "--method", "rollout"}, "out.json"},
+      {"explain", {"--model", model, "--tokens", "5,6,7,2", "--method", "raw"}, "out.png"},
+      {"explain", {"--model", model, "--text", "a dull film", "--method", "raw"}, "out.safetensors"},
+      {"materialize", {"--model", model, "--layer", "1", "--tokens", "5,6,7,2"}, "out.safetensors"},
+      {"materialize", {"--model", model, "--layer", "0", "--tokens", "5,6,7,2", "--reduce", "mean"}, "out.png"},
+      {"materialize", {"--model", model, "--layer", "0", "--tokens", "5,6,7,2"}, "out.npy"}};
+  return all;
+}
+
+/// Starts a program in the source folder. What it says on stderr goes to `said`; -1: nowhere. `file_bytes`: no file may grow beyond.
+pid_t start(const Program& program, const fs::path& out, const std::vector<std::string>& environment, int said,
+            std::optional<std::size_t> file_bytes = std::nullopt) {
+  const std::string path = (fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / program.name).string();
+  std::vector<std::string> words{path};
+  words.insert(words.end(), program.arguments.begin(), program.arguments.end());
+  words.insert(words.end(), {"--out", out.string()});
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  const int nothing = ::open("/dev/null", O_RDWR);
+  ::dup2(nothing, STDIN_FILENO);
+  ::dup2(nothing, STDOUT_FILENO);
+  ::dup2(said < 0 ? nothing : said, STDERR_FILENO);
+  for (const std::string& one : environment) ::putenv(const_cast<char*>(one.c_str()));
+  if (file_bytes) {
+    const rlimit limit{*file_bytes, *file_bytes};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  if (::chdir(IMPLICIT_ATTENTION_SOURCE_DIR) == 0) ::execv(path.c_str(), arguments.data());
+  ::_exit(99);
+}
+
+/// The whole file, written undisturbed.
+std::string whole(const Program& program) {
+  const TemporaryFolder folder;
+  int status = 0;
+  REQUIRE(::waitpid(start(program, folder / program.out, {}, -1), &status, 0) > 0);
+  REQUIRE(status == 0);
+  return io_test::read_bytes(folder / program.out);
+}
+
+/// Runs over a file that is there. It must end well with the new file, or with status 2, one line, and the old file or all of the new one.
+Outcome run_over(const Program& program, const std::string& expected, const std::vector<std::string>& environment,
+                 std::optional<std::size_t> file_bytes = std::nullopt) {
+  const TemporaryFolder folder;
+  const fs::path out = folder / program.out;
+  io_test::write_bytes(out, "before");
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  ::fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+  const pid_t child = start(program, out, environment, ends[1], file_bytes);
+  ::close(ends[1]);
+  Outcome outcome;
+  char block[512];
+  for (ssize_t size = 0; (size = ::read(ends[0], block, sizeof(block))) > 0;) outcome.err.append(block, static_cast<std::size_t>(size));
+  ::close(ends[0]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  std::string settings;
+  for (const std::string& one : environment) settings += one + " ";
+  INFO(program.name << " to " << program.out << ", " << settings << ": " << status << " " << outcome.err);
+  const std::string after = io_test::read_bytes(out);
+  CHECK((outcome.status == 0 || outcome.status == 2));
+  if (outcome.status == 0) {
+    CHECK(after == expected);
+  } else {
+    CHECK((after == "before" || after == expected));  // what fails after the file is whole is what is said about it
+    CHECK(outcome.err.rfind(program.name + ": ", 0) == 0);
+    CHECK(outcome.err.find('\n') + 1 == outcome.err.size());
+  }
+  CHECK(folder.entries() == 1);
+  return outcome;
+}
+
+}  // namespace
+
+#ifdef IMPLICIT_ATTENTION_FAULT_LIBRARY
+TEST_CASE("programs: every call that may fail, failing once", "[faults]") {
+  const std::string preload = std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY;
+  for (const Program& program : programs()) {
+    const std::string expected = whole(program);
+    for (const std::string call : {"fwrite", "fclose", "fopen", "rename", "mmap", "malloc"}) {
+      const TemporaryFolder counting;
+      const fs::path count = counting / "count";
+      run_over(program, expected, {preload, "FAULT_CALL=" + call, "FAULT_COUNT=" + count.string()});
+      const long calls = std::atol(io_test::read_bytes(count).c_str());
+      INFO(program.name << ": " << calls << " calls of " << call);
+      if (call == "fclose" || call == "rename" || call == "mmap") CHECK(calls > 0);
+      long failed = 0, tried = 0;
+      // Each where there are few; of thousands of allocations the first, the last, and some between.
+      for (long number = 1; number <= calls; number += std::max(1L, std::min(number / 2, std::max(1L, (calls - number) / 2)))) {
+        const Outcome outcome = run_over(program, expected, {preload, "FAULT_CALL=" + call, "FAULT_NUMBER=" + std::to_string(number)});
+        failed += outcome.status == 2;
+        ++tried;
+      }
+      if (call == "fclose" || call == "rename") CHECK(failed > 0);
+      if (call == "malloc") CHECK(failed > tried / 2);
+    }
+  }
+}
+#endif
+
+TEST_CASE("programs: files that may not grow", "[faults]") {
+  for (const Program& program : programs()) {
+    const std::string expected = whole(program);
+    for (const std::size_t bytes : {std::size_t{0}, std::size_t{100}, expected.size() / 2, expected.size() - 1}) {
+      const Outcome outcome = run_over(program, expected, {}, bytes);
+      CHECK(outcome.status == 2);
+      CHECK_THAT(outcome.err, contains_text("cannot be written: "));
+    }
+  }
+}
+
+TEST_CASE("programs: standard output that is full", "[faults]") {
+  if (!fs::exists("/dev/full")) return;
+  const TemporaryFolder folder;
+  for (const std::string& arguments : {std::string(" --help"), " --model " + model + " --tokens 5,6,7 --method raw"}) {
+    const fs::path said = folder / ".stderr";
+    const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
+                                    quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + arguments +
+                                    " >/dev/full 2>" + quoted(said.string()) + " </dev/null")
+                                       .c_str());
+    INFO(arguments);
+    CHECK(WEXITSTATUS(status) == 2);
+    CHECK(io_test::read_bytes(said) == "explain: the output could not be written\n");
+  }
+}
+
+TEST_CASE("programs: signals at any moment", "[faults]") {
+  std::mt19937 random(20240613);
+  const Program& program = programs()[3];
+  const std::string expected = whole(program);
+  std::chrono::microseconds longest{0};
+  for (int round = 0; round < 3; ++round) {
+    const TemporaryFolder folder;
+    const auto begin = std::chrono::steady_clock::now();
+    int status = 0;
+    REQUIRE(::waitpid(start(program, folder / program.out, {}, -1), &status, 0) > 0);
+    REQUIRE(status == 0);
+    longest = std::max(longest, std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin));
+  }
+  int stopped = 0;
+  for (int round = 0; round < 120; ++round) {
+    const int signal = std::vector<int>{SIGINT, SIGTERM, SIGHUP}[random() % 3];
+    const TemporaryFolder folder;
+    const fs::path out = folder / program.out;
+    io_test::write_bytes(out, "before");
+    const pid_t child = start(program, out, {}, -1);
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % static_cast<std::uint32_t>(longest.count() * 5 / 4 + 1)));
+    ::kill(child, signal);
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    const bool ended = WIFEXITED(status) && WEXITSTATUS(status) == 0, by_signal = WIFSIGNALED(status) && WTERMSIG(status) == signal;
+    INFO("signal " << signal << ", status " << status);
+    CHECK((ended || by_signal));
+    stopped += by_signal;
+    const std::string after = io_test::read_bytes(out);
+    CHECK((after == expected || (!ended && after == "before")));
+    CHECK(folder.entries() == 1);
+  }
+  CHECK(stopped > 10);
+}

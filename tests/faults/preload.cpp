@@ -1,0 +1,117 @@
+// Loaded before the C library: the call of a kind that FAULT_CALL names and FAULT_NUMBER counts, from 1, fails, as it does on a full or
+// broken disk or without memory. Counting begins where a program installs its signal handlers, at the start of its work.
+// FAULT_COUNT names a file for the number of calls that there were.
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+extern "C" {
+void* __libc_malloc(std::size_t);               // NOLINT(bugprone-reserved-identifier)
+void* __libc_calloc(std::size_t, std::size_t);  // NOLINT(bugprone-reserved-identifier)
+void* __libc_realloc(void*, std::size_t);       // NOLINT(bugprone-reserved-identifier)
+}
+
+namespace {
+
+std::atomic<bool> begun{false};
+std::atomic<long> calls{0};
+
+const char* kind() {
+  static const char* const given = std::getenv("FAULT_CALL");
+  return given == nullptr ? "" : given;
+}
+long number() {
+  static const char* const given = std::getenv("FAULT_NUMBER");
+  return given == nullptr ? 0 : std::atol(given);
+}
+/// Whether this call fails.
+bool fails(const char* call) {
+  if (!begun.load(std::memory_order_relaxed) || std::strcmp(kind(), call) != 0) return false;
+  return calls.fetch_add(1) + 1 == number();
+}
+template <class Function>
+Function next(const char* name) {
+  return reinterpret_cast<Function>(::dlsym(RTLD_NEXT, name));
+}
+
+struct Counted {
+  ~Counted() {
+    const char* const path = std::getenv("FAULT_COUNT");
+    if (path == nullptr) return;
+    begun = false;
+    const int file = ::open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    char text[32];
+    const int size = std::snprintf(text, sizeof(text), "%ld", calls.load());
+    if (file >= 0 && ::write(file, text, static_cast<std::size_t>(size)) == size) ::close(file);
+  }
+} counted;
+
+}  // namespace
+
+extern "C" {
+
+using Handler = void (*)(int);
+Handler signal(int which, Handler handler) noexcept {
+  static const auto real = next<Handler (*)(int, Handler)>("signal");
+  (void)kind();  // the environment is read before anything counts
+  (void)number();
+  begun = true;
+  return real(which, handler);
+}
+std::size_t fwrite(const void* bytes, std::size_t size, std::size_t count, std::FILE* file) {
+  static const auto real = next<std::size_t (*)(const void*, std::size_t, std::size_t, std::FILE*)>("fwrite");
+  if (file == stdout || file == stderr || !fails("fwrite")) return real(bytes, size, count, file);
+  errno = ENOSPC;
+  return count == 0 ? 0 : real(bytes, size, count / 2, file);  // half of it is there
+}
+int fclose(std::FILE* file) {
+  static const auto real = next<int (*)(std::FILE*)>("fclose");
+  const bool failing = fails("fclose");
+  const int result = real(file);
+  if (!failing) return result;
+  errno = EIO;
+  return EOF;
+}
+std::FILE* fopen(const char* path, const char* mode) {
+  static const auto real = next<std::FILE* (*)(const char*, const char*)>("fopen");
+  if (!fails("fopen")) return real(path, mode);
+  errno = EMFILE;
+  return nullptr;
+}
+std::FILE* fopen64(const char* path, const char* mode) { return fopen(path, mode); }
+int rename(const char* from, const char* to) noexcept {
+  static const auto real = next<int (*)(const char*, const char*)>("rename");
+  if (!fails("rename")) return real(from, to);
+  errno = EIO;
+  return -1;
+}
+void* mmap(void* address, std::size_t size, int protection, int flags, int file, off_t offset) noexcept {
+  static const auto real = next<void* (*)(void*, std::size_t, int, int, int, off_t)>("mmap");
+  if (!fails("mmap")) return real(address, size, protection, flags, file, offset);
+  errno = ENOMEM;
+  return reinterpret_cast<void*>(-1);
+}
+void* malloc(std::size_t bytes) noexcept {
+  if (!fails("malloc")) return __libc_malloc(bytes);
+  errno = ENOMEM;
+  return nullptr;
+}
+void* calloc(std::size_t count, std::size_t bytes) noexcept {
+  if (!fails("malloc")) return __libc_calloc(count, bytes);
+  errno = ENOMEM;
+  return nullptr;
+}
+void* realloc(void* before, std::size_t bytes) noexcept {
+  if (!fails("malloc")) return __libc_realloc(before, bytes);
+  errno = ENOMEM;
+  return nullptr;
+}
+}
