@@ -21,7 +21,10 @@
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/models/load.hpp>
 
+#include "support/cause_evaluation.hpp"
+#include "support/cause_report.hpp"
 #include "support/command_line.hpp"
+#include "support/evaluated_methods.hpp"
 #include "support/evaluated_text.hpp"
 #include "support/evaluation.hpp"
 #include "support/labelled_text.hpp"
@@ -39,61 +42,18 @@ constexpr Index removal_samples = 32;   // random removals for infidelity
 constexpr double removal_share = 0.25;  // of the tokens, in each of them
 
 struct Options {
-  std::string model, data, methods, terms = "all", remove, reduce = "mean-abs", tokenizer, out;
+  std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out;
   std::vector<std::string> prepend, append;
   Index limit = std::numeric_limits<Index>::max();
   std::uint64_t seed = 1;
   bool markdown = false;
 };
 
-/// One row of the table, before it is filled.
-struct Row {
-  Method method;
-  std::string terms_name;
-  Terms terms;
-};
-
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> parts;
-  for (std::size_t begin = 0; begin <= list.size();) {
-    const std::size_t end = std::min(list.find(',', begin), list.size());
-    parts.push_back(list.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
-}
-
-/// Methods times formulations, for those that depend on them.
-std::vector<Row> rows_of(const Options& options) {
-  std::vector<Method> methods;
-  if (options.methods.empty())
-    for (const MethodName& named : method_names) methods.push_back(named.method);
-  else
-    for (const std::string& name : split(options.methods)) methods.push_back(parse_method(name));
-  std::vector<Row> rows;
-  for (const Method method : methods) {
-    if (!method_info(method).from_attention) {
-      rows.push_back({method, "", Terms::all()});
-      continue;
-    }
-    for (std::string name : split(options.terms)) {
-      std::string list = name;
-      std::replace(list.begin(), list.end(), '+', ',');
-      rows.push_back({method, std::move(name), Terms::parse(list)});
-    }
-  }
-  for (std::size_t i = 0; i < rows.size(); ++i)
-    for (std::size_t j = 0; j < i; ++j)
-      if (rows[i].method == rows[j].method && rows[i].terms_name == rows[j].terms_name)
-        raise(ErrorKind::value, message("--methods, --terms: ", method_info(rows[i].method).name, " is asked for twice"));
-  return rows;
-}
-
 /// Everything that stays the same from text to text.
 struct Setting {
   LanguageModel<float> model;
   std::vector<LanguageModel<float>> redrawn;  ///< stage by stage
-  std::vector<Row> rows;
+  std::vector<MethodRow> rows;
   ReductionKind reduction;
 };
 
@@ -104,7 +64,7 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Evalua
   forward.logit_positions = Indices::last();
   Explainer<float> explainer(std::move(own), subject.whole_ids(), forward);
   std::vector<Attribution<float>> answers;
-  for (const Row& row : setting.rows)
+  for (const MethodRow& row : setting.rows)
     answers.push_back(
         explainer.explain(row.method, subject.target(), subject.method_options(explainer.model(), row.terms, setting.reduction, draw)));
   return answers;
@@ -184,7 +144,7 @@ std::vector<Index> extra_tokens(const std::vector<std::string>& names, const Tok
   return ids;
 }
 
-Evaluation evaluate(const Options& options, std::vector<Row> rows) {
+Evaluation evaluate(const Options& options, std::vector<MethodRow> rows) {
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<LabelledText> all = read_labelled_texts(options.data);
   const std::vector<LabelledText> texts = some_texts(all, options.limit, options.seed);
@@ -214,7 +174,7 @@ Evaluation evaluate(const Options& options, std::vector<Row> rows) {
   evaluation.reduce = options.reduce;
   evaluation.seed = options.seed;
   evaluation.texts = static_cast<Index>(texts.size());
-  for (const Row& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
+  for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
 
   Setting setting{loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
   const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
@@ -251,8 +211,11 @@ void write(const std::string& path, const std::string& text) {
 
 int main(int argument_count, char** arguments) {
   Options options;
-  CLI::App app("Measures which explanations of a language model are faithful: attribution methods by metrics, over texts with labels.",
-               "evaluate");
+  CLI::App app(
+      "Measures which explanations of a language model are faithful: attribution methods by metrics, over texts with labels, or over "
+      "prompts "
+      "whose causes are known.",
+      "evaluate");
   std::string names;
   for (const MethodName& named : method_names) names += (names.empty() ? "" : ",") + std::string(named.name);
   app.add_option("--model", options.model, "a model's folder as it was downloaded, or one file of weights")
@@ -262,14 +225,19 @@ int main(int argument_count, char** arguments) {
                  "a text a line, its label in front and a tab or a space between; labels 0 and 1 are the tokens negative and positive "
                  "where the vocabulary has "
                  "them, else labels are tokens or ids; behind another tab, the words that people marked, where they did: 0,5-7")
-      ->option_text("FILE")
-      ->required();
+      ->option_text("FILE");
+  app.add_option(
+         "--causes", options.causes,
+         "in place of --data: prompts with the token that causes each output, as arrays input_ids, length, prompt, position, target, "
+         "source, address, negatives; gives AUC, top-1 and average precision")
+      ->option_text("FILE.safetensors");
   app.add_option("--methods", options.methods, "which methods (all): " + names)->option_text("LIST");
   app.add_option(
          "--terms", options.terms,
-         "formulations for the methods from attention (all), several with commas between: recurrence, published, all, or terms joined by +")
+         "formulations for the methods from attention (all), several with commas between: recurrence, published, all, or terms joined by +; "
+         "the papers' two keep RWKV-4's denominator and Griffin's input scale, terms by name do not (only:recurrence)")
       ->option_text("LIST");
-  app.add_option("--limit", options.limit, "no more than this many of the texts, drawn by the seed (all)")
+  app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
       ->check(CLI::PositiveNumber)
       ->option_text("N");
   app.add_option("--seed", options.seed, "for everything drawn: texts, removals, noise, random scores, shuffled weights, intervals (1)")
@@ -281,6 +249,10 @@ int main(int argument_count, char** arguments) {
   app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are joined (mean-abs)")
       ->check(CLI::IsMember({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
+  app.add_option("--scores", options.scores,
+                 "--causes: what is ranked, scores as they are (signed), their positive part, or their absolute value")
+      ->check(CLI::IsMember({"signed", "positive", "absolute"}))
+      ->option_text("signed|positive|absolute");
   add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before each text; never taken away; may be repeated")
       ->expected(1)
@@ -294,20 +266,37 @@ int main(int argument_count, char** arguments) {
   app.add_option("--out", options.out, "means, intervals, and differences to random and between formulations, paired by text")
       ->option_text("FILE.json");
   app.footer(
-      "Explained is the class that the model predicts: its logit less that of the next likeliest class.\n\n"
-      "Example:\n  evaluate --model examples/models/mamba --data sst2.test --terms recurrence,published,all --limit 300 --out "
-      "mamba.json\n");
+      "With --data, explained is the class that the model predicts: its logit less that of the next likeliest class. With --causes, it is "
+      "the logit of the target.\n\n"
+      "Examples:\n  evaluate --model examples/models/mamba --data sst2.test --terms recurrence,published,all --limit 300 --out "
+      "mamba.json\n  evaluate --model recall-mamba --causes recall-mamba/causes.safetensors --methods relevance,vector-rollout,raw\n");
 
   return run_program(app, argument_count, arguments, [&] {
-    std::vector<Row> rows = rows_of(options);
-    if (app.count("--out") > 0) (void)checked_output("--out", options.out, {".json"}, {options.model, options.data});
-    const Evaluation evaluation = evaluate(options, std::move(rows));
-    if (!options.out.empty()) write(options.out, evaluation_json(evaluation));
+    std::vector<MethodRow> rows = method_rows(options.methods, options.terms);
+    if (app.count("--out") > 0)
+      (void)checked_output("--out", options.out, {".json"}, {options.model, options.causes.empty() ? options.data : options.causes});
     const Terminal terminal = terminal_of(stdout);
-    if (options.markdown)
-      std::fputs(evaluation_markdown(evaluation).c_str(), stdout);
-    else
-      print(evaluation_text(evaluation, terminal.interactive ? terminal.width : 0), terminal);
+    const auto answer = [&](const std::string& json, const std::string& markdown, const std::string& text) {
+      if (!options.out.empty()) write(options.out, json);
+      if (options.markdown)
+        std::fputs(markdown.c_str(), stdout);
+      else
+        print(text, terminal);
+    };
+    if (app.count("--causes") > 0) {
+      for (const char* other : {"--data", "--prepend", "--append"})
+        if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
+      const CauseEvaluation evaluation = evaluate_causes(
+          {options.model, options.causes, options.tokenizer, options.remove, options.reduce, options.scores, options.limit, options.seed},
+          rows);
+      answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
+    } else {
+      if (app.count("--data") == 0) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
+      if (app.count("--scores") > 0) raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
+      const Evaluation evaluation = evaluate(options, std::move(rows));
+      answer(evaluation_json(evaluation), evaluation_markdown(evaluation),
+             evaluation_text(evaluation, terminal.interactive ? terminal.width : 0));
+    }
     if (!options.out.empty() && !options.markdown) std::printf("\nWritten to %s\n", options.out.c_str());
   });
 }

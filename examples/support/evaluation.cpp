@@ -5,10 +5,9 @@
 #include <limits>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include <implicit_attention/core/error.hpp>
 
+#include "mean_intervals.hpp"
 #include "numbers.hpp"
 #include "text.hpp"
 
@@ -16,12 +15,6 @@ namespace implicit_attention::examples {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// `0.412 ±0.014`: half of the interval's width.
-std::string cell(const MeanInterval& interval, int decimals) {
-  if (interval.count == 0 || std::isnan(interval.mean)) return "";
-  return fixed(interval.mean, decimals) + " ±" + fixed((interval.high - interval.low) / 2, decimals);
-}
 
 /// The mean alone, without the cost of an interval.
 double plain_mean(const EvaluatedMethod& method, std::size_t metric) { return bootstrap_mean(method.values[metric], 0, 1).mean; }
@@ -73,7 +66,7 @@ Table table_of(const Evaluation& evaluation, const std::vector<std::size_t>& sho
     const std::vector<bool> best = best_rows(evaluation, metric);
     columns.emplace_back();
     for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
-      const std::string text = cell(evaluation.mean(evaluation.methods[row], metric), decimals_of(evaluation, metric));
+      const std::string text = interval_cell(evaluation.mean(evaluation.methods[row], metric), decimals_of(evaluation, metric));
       columns.back().push_back(best[row] ? best_begin + text + best_end
                                          : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
     }
@@ -111,7 +104,7 @@ Table comparison_table(const Evaluation& evaluation, const std::vector<Compariso
       const MeanInterval difference = evaluation.difference(*one, *other, metric);
       const bool sure = difference.low > 0 || difference.high < 0;
       const bool better = sure && (difference.mean > 0) == metric_infos()[metric].higher;
-      cells.push_back(cell(difference, decimals_of(evaluation, metric)) + (!sure ? "  " : better ? " +" : " -"));
+      cells.push_back(interval_cell(difference, decimals_of(evaluation, metric)) + (!sure ? "  " : better ? " +" : " -"));
     }
     table.add(std::move(cells));
   }
@@ -134,11 +127,6 @@ std::string fine_print(const Evaluation& evaluation) {
       "likeliest class. "
       "A token that is taken away is ",
       removal_text(evaluation), ".");
-}
-
-Json json_of(const MeanInterval& interval) {
-  const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); };
-  return {{"mean", number(interval.mean)}, {"low", number(interval.low)}, {"high", number(interval.high)}, {"texts", interval.count}};
 }
 
 }  // namespace
@@ -248,11 +236,11 @@ std::string evaluation_json(const Evaluation& evaluation) {
     result["method"] = method.method;
     if (!method.terms.empty()) result["terms"] = method.terms;
     for (std::size_t metric = 0; metric < metric_count; ++metric) {
-      Json& entry = result["metrics"][metric_infos()[metric].name] = json_of(evaluation.mean(method, metric));
-      if (random != nullptr && random != &method) entry["less_random"] = json_of(evaluation.difference(method, *random, metric));
+      Json& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(method, metric));
+      if (random != nullptr && random != &method) entry["less_random"] = interval_json(evaluation.difference(method, *random, metric));
     }
     for (const std::vector<double>& stage : method.randomized)
-      result["randomized_model_stages"].push_back(json_of(bootstrap_mean(stage, evaluation.seed)));
+      result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
     if (!method.explained.empty())
       result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean},
                                 {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};
@@ -263,7 +251,7 @@ std::string evaluation_json(const Evaluation& evaluation) {
   for (const auto& [one, other] : comparisons(evaluation)) {
     Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     for (std::size_t metric = 0; metric < metric_count; ++metric)
-      pair["metrics"][metric_infos()[metric].name] = json_of(evaluation.difference(*one, *other, metric));
+      pair["metrics"][metric_infos()[metric].name] = interval_json(evaluation.difference(*one, *other, metric));
     json["formulations"].push_back(std::move(pair));
   }
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";

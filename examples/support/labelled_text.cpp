@@ -4,9 +4,7 @@
 #include <charconv>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <optional>
-#include <random>
 #include <string_view>
 
 #include <implicit_attention/core/error.hpp>
@@ -14,6 +12,7 @@
 #include <implicit_attention/io/text.hpp>
 
 #include "command_line.hpp"
+#include "evaluated_methods.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -58,16 +57,8 @@ std::vector<LabelledText> read_labelled_texts(const std::string& path) {
 }
 
 std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limit, std::uint64_t seed) {
-  const auto count = static_cast<std::size_t>(limit);
-  if (count >= texts.size()) return texts;
-  std::vector<std::size_t> order(texts.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::mt19937_64 engine(seed);
-  for (std::size_t i = 0; i < count; ++i) std::swap(order[i], order[i + engine() % (order.size() - i)]);
-  order.resize(count);
-  std::sort(order.begin(), order.end());
   std::vector<LabelledText> chosen;
-  for (const std::size_t i : order) chosen.push_back(std::move(texts[i]));
+  for (const std::size_t i : drawn(texts.size(), limit, seed)) chosen.push_back(std::move(texts[i]));
   return chosen;
 }
 

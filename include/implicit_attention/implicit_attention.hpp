@@ -164,6 +164,7 @@
 #include <implicit_attention/metrics/cached_model.hpp>
 #include <implicit_attention/metrics/curve.hpp>
 #include <implicit_attention/metrics/infidelity.hpp>
+#include <implicit_attention/metrics/known_cause.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/metrics/perturbation.hpp>
 #include <implicit_attention/metrics/random_numbers.hpp>

@@ -48,7 +48,8 @@ struct Case {
   std::string text;  ///< printed when a law fails
   Matrix<Scalar> u;
   Index channels = 0;
-  bool carries = false;  ///< has a state that one piece hands to the next
+  Terms named_sets_have;  ///< what the layer puts into the named sets
+  bool carries = false;   ///< has a state that one piece hands to the next
   reference::Sequence expected;
   /// By how much rounding is worse than in ordinary numbers: exp(k) is good to |k| ulps only.
   double condition = 1;
@@ -67,6 +68,7 @@ Case<Scalar> make_case(std::string text, const Layer& layer, Matrix<Scalar> u, s
   c.text = std::move(text);
   c.u = std::move(u);
   c.channels = layer.channels();
+  if constexpr (requires { Layer::named_sets_have; }) c.named_sets_have = Layer::named_sets_have;
   c.expected = std::move(expected);
   c.condition = condition;
   c.carries = requires { typename Layer::State; };

@@ -79,7 +79,7 @@ void law_terms(const Case<Scalar>& c, const Run<Scalar>& act, const std::vector<
   for (const Terms terms : sets) {
     INFO("terms " << terms.text());
     const ImplicitAttention<Scalar> attention = act.attention(terms);
-    const reference::TermSet on = named(terms);
+    const reference::TermSet on = named(terms.resolved(c.named_sets_have));
     const AttentionMatrix<Scalar> matrices = attention.materialize();
     const Matrix<Scalar> bias = attention.bias(), applied = attention.apply(*act.x);
     CHECK(attention.carry().isZero(0));
@@ -365,7 +365,7 @@ void law_pieces(const Case<Scalar>& c, const Run<Scalar>& act, const std::vector
     const std::vector<double>& log_scale = now.log_scale;
     for (const Terms terms : sets) {
       INFO("terms " << terms.text());
-      const reference::TermSet on = named(terms);
+      const reference::TermSet on = named(terms.resolved(c.named_sets_have));
       const ImplicitAttention<Scalar> attention = now.attention(terms);
       const AttentionMatrix<Scalar> matrices = attention.materialize();
       const Matrix<Scalar> bias = attention.bias(), carry = attention.carry();

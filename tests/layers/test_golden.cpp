@@ -39,6 +39,19 @@ const std::map<std::string, Terms>& terms_of_matrices() {
   return terms;
 }
 
+// The named sets of a layer whose published formula has a scale besides the four terms, by the files' own names: RWKV-4's denominator (the
+// public code divides with its gate on and off), Griffin's input scale. Neither has a skip, so the published form is the whole matrix.
+template <class Layer>
+std::map<std::string, Terms> named_sets() {
+  using Scalar = typename Layer::Scalar;
+  if constexpr (std::is_same_v<Layer, Rwkv4<Scalar>>)
+    return {{"without_gate", Terms::recurrence()}, {"attention", Terms::published()}};
+  else if constexpr (std::is_same_v<Layer, Griffin<Scalar>>)
+    return {{"recurrence_and_normalization", Terms::recurrence()}, {"attention", Terms::published()}};
+  else
+    return {{"recurrence", Terms(Term::recurrence)}};
+}
+
 struct Deviation {
   double largest_expected = 0, largest_difference = 0;
   template <class Computed>
@@ -88,6 +101,16 @@ void check_case(const fs::path& path) {
     for (const auto& [name, terms] : terms_of_matrices()) {
       if (!file.find("expected." + name)) continue;
       deviations[name].add(layer.implicit_attention(act, terms).materialize().stacked(), part(name));
+    }
+    for (const auto& [name, terms] : named_sets<Layer>()) {
+      REQUIRE(file.find("expected." + name));
+      const Matrix<Scalar> matrices = layer.implicit_attention(act, terms).materialize().stacked();
+      deviations[message(name, " as ", terms.text())].add(matrices, part(name));
+      // The same terms as a list lack the scale. (With one token, or at documents' first tokens alone, Griffin's is 1.)
+      if (!std::is_same_v<Layer, Mamba<Scalar>> && tokens > 1) {
+        const ImplicitAttention<Scalar> bare = layer.implicit_attention(act, terms.without(Term::normalization));
+        CHECK((bare.materialize().stacked() - matrices).cwiseAbs().maxCoeff() > 0);
+      }
     }
     const ImplicitAttention<Scalar> attention = layer.implicit_attention(act);
     const Matrix<Scalar> reconstructed = attention.apply(*act.x) + attention.bias() + attention.carry();

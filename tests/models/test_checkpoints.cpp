@@ -87,11 +87,11 @@ Tensors<double> rwkv_tensors() {
 }
 
 /// Recurrent, recurrent, attention; 8 channels in 2 blocks, 2 heads of 4 and one key/value head, inner width 6.
-Tensors<double> griffin_tensors() {
+Tensors<double> griffin_tensors(Index layers = 3) {
   Tensors<double> tensors;
   Builder b(tensors);
   b.add("model.embed_tokens.weight", {V, D});
-  for (Index n = 0; n < 3; ++n) {
+  for (Index n = 0; n < layers; ++n) {
     const std::string layer = message("model.layers.", n, "."), block = layer + "temporal_block.";
     b.add(layer + "temporal_pre_norm.weight", {D}, 0.1);
     b.add(layer + "channel_pre_norm.weight", {D}, 0.1);
@@ -203,6 +203,18 @@ TEST_CASE("both dialects' configurations that agree with the weights are taken",
                 with({{"_block_types", std::vector<std::string>{"recurrent", "recurrent", "attention"}}, {"head_dim", Index(4)}})) -
          griffin)
             .isZero(0));
+  // Without an attention layer, what concerns attention changes nothing, and is checked all the same.
+  CHECK((logits(griffin_tensors(2), with({{"num_attention_heads", Index(2)},
+                                          {"num_key_value_heads", Index(1)},
+                                          {"head_dim", Index(4)},
+                                          {"attention_window_size", Index(16)},
+                                          {"rope_theta", 10.0},
+                                          {"partial_rotary_factor", 1.0},
+                                          {"attention_bias", false},
+                                          {"_block_types", std::vector<std::string>{"recurrent", "recurrent"}}})) -
+         logits(griffin_tensors(2)))
+            .isZero(0));
+  CHECK_THROWS_WITH(logits(griffin_tensors(2), with({{"attention_window_size", Index(0)}})), contains_text("attention_window_size is 0"));
 }
 
 TEST_CASE("keys that weights cannot tell change what is computed", "[models]") {

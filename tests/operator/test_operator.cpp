@@ -72,18 +72,40 @@ TEST_CASE("terms are read as they are written", "[operator]") {
     if (bits != 0) CHECK(Terms::parse(terms.text()) == terms);
   }
   CHECK(Terms::parse("all") == Terms::all());
-  CHECK(Terms::parse("published") == (Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution));
-  CHECK(Terms::parse("recurrence") == Terms(Term::recurrence));
+  CHECK(Terms::parse("published") == Terms::published());
+  CHECK(Terms::parse("recurrence") == Terms::recurrence());
+  CHECK(Terms::parse("only:recurrence") == Terms(Term::recurrence));
+  CHECK(Terms::parse("only:skip,gate") == (Terms(Term::gate) | Term::skip));
   CHECK(Terms::parse("skip,bias,gate") == (Terms(Term::gate) | Term::skip | Term::bias));
   CHECK(Terms::all().text() == "all");
   CHECK(Terms::published().text() == "published");
   CHECK(Terms::all().without(Term::skip).text() == "recurrence,gate,activation,convolution,normalization,bias");
-  for (const char* wrong : {"", "gates", "gate,", ",gate", "gate, skip", "all,gate", "ALL"}) {
+  for (const char* wrong :
+       {"", "gates", "gate,", ",gate", "gate, skip", "all,gate", "ALL", "only:", "only:published", "recurrence,published"}) {
     INFO("\"" << wrong << "\"");
     const auto [kind, text] = error_of([&] { (void)Terms::parse(wrong); });
     CHECK(kind == ErrorKind::value);
     CHECK_THAT(text, contains_text("unknown term") && contains_text("published") && contains_text("normalization"));
   }
+}
+
+TEST_CASE("named sets of terms are more than lists of their terms", "[operator]") {
+  const Terms published = Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution, own = Term::normalization;
+  CHECK_FALSE(Terms::published() == published);
+  CHECK_FALSE(Terms::recurrence() == Terms(Term::recurrence));
+  // A layer that has nothing to add takes them as the lists; one that has something adds it to named sets alone.
+  CHECK(Terms::published().resolved() == published);
+  CHECK(Terms::recurrence().resolved() == Terms(Term::recurrence));
+  CHECK(Terms::published().resolved(own) == (published | own));
+  CHECK(Terms::recurrence().resolved(own) == (Terms(Term::recurrence) | own));
+  CHECK(published.resolved(own) == published);
+  CHECK(Terms(Term::recurrence).resolved(own) == Terms(Term::recurrence));
+  CHECK(Terms::all().resolved(own) == Terms::all());
+  // What is made from one stays one, unless the scale itself is taken out.
+  CHECK(Terms::published().without(Term::gate).resolved(own) == (published.without(Term::gate) | own));
+  CHECK((Terms::recurrence() | Term::gate).resolved(own) == (Terms(Term::recurrence) | Term::gate | own));
+  CHECK(Terms::published().without(Term::normalization) == published);
+  CHECK_THAT(Terms::published().without(Term::gate).text(), contains_text("recurrence,activation,convolution, and the layer's own scale"));
 }
 
 TEST_CASE("indices out of range are named", "[operator]") {

@@ -90,6 +90,10 @@ class Griffin : public LayerInterface<Griffin<S>> {
   /// Runs the layer on u (L, D) within a trace; the context's positions tell where documents begin.
   [[nodiscard]] LayerRun<Griffin> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
+  /// What the named sets of terms have besides: the recurrence of arXiv 2402.19427 and the formula of arXiv 2405.16504 have the input scale m.
+  /// (The latter's code sets it to 1 while its switch `tracing` is on; that is had by a list, `Terms(Term::recurrence)`.)
+  static constexpr Terms named_sets_have = Term::normalization;
+
   /// The unified form (formulation: Griffin). Needs gate_input, log_a, input_gate, normalizer and starts.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
@@ -228,7 +232,8 @@ LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>&
 }
 
 template <Real S>
-UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms terms) const {
+UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms asked) const {
+  const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
   const Index tokens = std::max({act.log_a.rows(), act.gate_input.rows(), act.x.rows()});
   const auto check = [&](const char* name, const Array<Scalar>& array) {

@@ -79,8 +79,12 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Rwkv4> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
+  /// What the named sets of terms have besides: both are divided by the denominator, as in arXiv 2405.16504 and its code. The undivided p is
+  /// had by a list, `Terms(Term::recurrence)`; see `lower` for its scale.
+  static constexpr Terms named_sets_have = Term::normalization;
+
   /// The unified form (formulation: RWKV-4). Needs receptance and key. With the normalization off, R is p times
-  /// exp(-unnormalised_log_scale), one constant per channel.
+  /// exp(-unnormalised_log_scale), one constant per channel: an arbitrary scale, so that sizes compare within a channel only.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// With the normalization off, the log of what p is divided by, (1, E): the largest exponent in the channel, so that every entry is at most 1.
@@ -179,7 +183,8 @@ LayerRun<Rwkv4<S>> Rwkv4<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 }
 
 template <Real S>
-UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms terms) const {
+UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
+  const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
   const Index tokens = std::max({act.key.rows(), act.receptance.rows(), act.x.rows()});
   const auto check = [&](const char* name, const Array<Scalar>& array) {

@@ -15,6 +15,7 @@
 // | sensitivity_max                        | change of the scores under small noise                                     | lower  |
 // | randomized_model_check                 | similarity to the scores of a model with shuffled weights                  | lower  |
 // | average_precision, top_k_overlap, ...  | agreement with tokens that people marked                                   | higher |
+// | area_under_roc, top_one, ...           | whether a token that is known to be the cause stands above the others      | higher |
 // | top_k_agreement, spearman              | agreement of two sets of scores                                            | higher |
 #pragma once
 
@@ -22,6 +23,7 @@
 #include <implicit_attention/metrics/bootstrap.hpp>
 #include <implicit_attention/metrics/curve.hpp>
 #include <implicit_attention/metrics/infidelity.hpp>
+#include <implicit_attention/metrics/known_cause.hpp>
 #include <implicit_attention/metrics/perturbation.hpp>
 #include <implicit_attention/metrics/random_numbers.hpp>
 #include <implicit_attention/metrics/randomization.hpp>

@@ -83,6 +83,15 @@ template <Real Scalar>
   if (!(cap >= 0)) raise(ErrorKind::value, message(configuration.where(), ": key logits_soft_cap is ", cap, ", expected at least 0"));
   parts.soft_cap = static_cast<Scalar>(cap);
 
+  // What concerns attention layers is read and checked in a model that has none, too: there it changes nothing.
+  const Index window = configuration.integer({"attention_window_size"}).value_or(2048);
+  if (window < 1)
+    raise(ErrorKind::value, message(configuration.where(), ": key attention_window_size is ", window, ", expected at least 1"));
+  const double rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
+  const double rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  for (const char* key : {"head_dim", "num_key_value_heads"}) static_cast<void>(configuration.integer({key}));
+  static_cast<void>(configuration.boolean({"attention_bias"}));
+
   Index gate_blocks = 0;
   for (Index layer = 0; layer < layers && gate_blocks == 0; ++layer)
     if (const auto shape = source.shape(message("model.layers.", layer, ".temporal_block.rg_lru.input_gate_bias"));
@@ -105,12 +114,9 @@ template <Real Scalar>
       detail::expect_block_type(configuration, layer, "attention");
       typename SoftmaxAttention<Scalar>::Options attention;
       attention.heads = detail::griffin_heads(source, configuration, temporal.prefix(), gate_blocks);
-      attention.window = configuration.integer({"attention_window_size"}).value_or(2048);
-      if (attention.window < 1)
-        raise(ErrorKind::value,
-              message(configuration.where(), ": key attention_window_size is ", attention.window, ", expected at least 1"));
-      attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
-      attention.rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+      attention.window = window;
+      attention.rotary_part = rotary_part;
+      attention.rotary_base = rotary_base;
       static_cast<void>(temporal.required("o_proj.bias", 1));  // the public layer always has it
       SoftmaxAttention<Scalar> mixer = SoftmaxAttention<Scalar>::from_tensors(temporal, attention);
       detail::expect_integer(configuration, {"head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");

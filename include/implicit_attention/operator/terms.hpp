@@ -23,6 +23,10 @@ enum class Term : unsigned {
 
 /// A set of terms. A term that is off is replaced by the identity; `skip` and `bias` by zero; RWKV-4's denominator and
 /// RG-LRU's sqrt(1 - a^2), which are `normalization`, by 1.
+///
+/// A set is a list of terms, or one of the two named sets, `published()` and `recurrence()`: what the papers' formulas and their public code
+/// have. Layers resolve named sets: where the formula has a scale that is `normalization` here (RWKV-4's denominator, RG-LRU's
+/// sqrt(1 - a^2)), the named sets have it too. A list of the same terms, `Terms(Term::recurrence)`, is taken as it stands.
 class Terms {
  public:
   constexpr Terms() = default;
@@ -30,15 +34,30 @@ class Terms {
 
   /// Everything the layer has: `A x + b == y` exactly.
   [[nodiscard]] static constexpr Terms all() { return Terms(127u); }
-  /// Zimerman, Ali, Wolf 2025 (arXiv 2405.16504): recurrence, activation, convolution, gate; no skip, no bias.
-  [[nodiscard]] static constexpr Terms published() { return Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution; }
-  /// Ali et al. 2024 (arXiv 2403.01590), eq. 12: the bare recurrence.
-  [[nodiscard]] static constexpr Terms recurrence() { return Term::recurrence; }
+  /// Zimerman, Ali, Wolf 2025 (arXiv 2405.16504): recurrence, activation, convolution, gate, and what a layer resolves; no skip, no bias.
+  [[nodiscard]] static constexpr Terms published() {
+    return (Terms(Term::recurrence) | Term::gate | Term::activation | Term::convolution).as_named();
+  }
+  /// Ali et al. 2024 (arXiv 2403.01590), eq. 12: the bare recurrence, and what a layer resolves.
+  [[nodiscard]] static constexpr Terms recurrence() { return Terms(Term::recurrence).as_named(); }
 
+  /// Whether a term is on; of a named set, before a layer has resolved it.
   [[nodiscard]] constexpr bool has(Term term) const { return (bits_ & static_cast<unsigned>(term)) != 0; }
-  [[nodiscard]] constexpr Terms without(Term term) const { return Terms(bits_ & ~static_cast<unsigned>(term)); }
+  /// The set without a term. A named set stays one, so that the layer's own scale stays in it; without `normalization` it becomes a list.
+  [[nodiscard]] constexpr Terms without(Term term) const {
+    return Terms(bits_ & ~static_cast<unsigned>(term) & (term == Term::normalization ? ~named_bit : ~0u));
+  }
   [[nodiscard]] friend constexpr Terms operator|(Terms a, Terms b) { return Terms(a.bits_ | b.bits_); }
+  /// Whether both are the same set; a named set is not the list of its terms.
   [[nodiscard]] friend constexpr bool operator==(Terms a, Terms b) { return a.bits_ == b.bits_; }
+
+  /// Whether this is a named set, or was made from one.
+  [[nodiscard]] constexpr bool named() const { return (bits_ & named_bit) != 0; }
+  /// What a layer makes of a set: a named one as a list, with `own` in it, the terms that this layer's published formula has besides; a
+  /// list as it is.
+  [[nodiscard]] constexpr Terms resolved(Terms own) const { return named() ? Terms((bits_ | own.bits_) & ~named_bit) : *this; }
+  /// The same for a layer that has none.
+  [[nodiscard]] constexpr Terms resolved() const { return resolved(Terms()); }
 
   /// All terms with their names, in the order of the tables.
   struct Named {
@@ -55,10 +74,14 @@ class Terms {
              {Term::bias, "bias"}}};
   }
 
-  /// Reads `all`, `published`, `recurrence`, or a comma-separated list of term names; fails on anything else, naming it.
+  /// Reads `all`, `published`, `recurrence`, or a comma-separated list of term names; `only:` before a list says that it is none of the named
+  /// sets, which matters to `only:recurrence`. Fails on anything else, naming it.
   [[nodiscard]] static Terms parse(std::string_view text) {
     if (text == "all") return all();
     if (text == "published") return published();
+    if (text == "recurrence") return recurrence();
+    constexpr std::string_view only = "only:";
+    if (text.substr(0, only.size()) == only) text.remove_prefix(only.size());
     Terms terms;
     std::size_t begin = 0;
     while (begin <= text.size()) {
@@ -69,24 +92,29 @@ class Terms {
     return terms;
   }
 
-  /// The set as `parse` reads it.
+  /// The set as `parse` reads it; what was made from a named set is told in words.
   [[nodiscard]] std::string text() const {
     if (*this == all()) return "all";
     if (*this == published()) return "published";
+    if (*this == recurrence()) return "recurrence";
+    if (*this == Terms(Term::recurrence)) return "only:recurrence";
     std::string list;
-    for (const Named& named : names())
-      if (has(named.term)) list += message(list.empty() ? "" : ",", named.name);
-    return list;
+    for (const Named& term : names())
+      if (has(term.term)) list += message(list.empty() ? "" : ",", term.name);
+    return named() ? list + ", and the layer's own scale" : list;
   }
 
  private:
+  static constexpr unsigned named_bit = 1u << 7;
+
   explicit constexpr Terms(unsigned bits) : bits_(bits) {}
+  [[nodiscard]] constexpr Terms as_named() const { return Terms(bits_ | named_bit); }
   [[nodiscard]] static Terms parse_one(std::string_view name) {
-    for (const Named& named : names())
-      if (named.name == name) return named.term;
+    for (const Named& term : names())
+      if (term.name == name) return term.term;
     raise(ErrorKind::value, message("unknown term \"", name,
-                                    "\", expected all, published, or a comma-separated list of recurrence, gate, activation, "
-                                    "convolution, normalization, skip, bias"));
+                                    "\", expected all, published, recurrence, or a comma-separated list of recurrence, gate, "
+                                    "activation, convolution, normalization, skip, bias (only:recurrence for the bare term)"));
   }
 
   unsigned bits_ = 0;

@@ -1,0 +1,218 @@
+#include "cause_evaluation.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include <implicit_attention/models/explainer.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
+#include <implicit_attention/metrics/known_cause.hpp>
+
+#include "command_line.hpp"
+#include "model_input.hpp"
+#include "terminal.hpp"
+
+namespace implicit_attention::examples {
+namespace {
+
+/// The two sets of one comparison, one flag per token of the prefix.
+struct ComparedSets {
+  MarkedTokens causes, against;
+};
+
+std::array<ComparedSets, comparison_count> compared_sets(const KnownCause& cause, const std::vector<Index>& ids,
+                                                         const std::set<Index>& source_tokens) {
+  const MarkedTokens none(cause.negatives.size(), false);
+  const auto only = [&](Index token) {
+    MarkedTokens flags = none;
+    flags[static_cast<std::size_t>(token)] = true;
+    return flags;
+  };
+  MarkedTokens alike = cause.negatives;
+  for (std::size_t token = 0; token < alike.size(); ++token) alike[token] = alike[token] && source_tokens.count(ids[token]) != 0;
+  const MarkedTokens source = only(cause.source), address = cause.address ? only(*cause.address) : none;
+  std::array<ComparedSets, comparison_count> sets;
+  sets[source_against_negatives] = {source, cause.negatives};
+  sets[source_against_alike] = {source, std::move(alike)};
+  sets[source_against_all] = {source, all_others(source)};
+  sets[address_against_negatives] = {address, cause.negatives};
+  return sets;
+}
+
+Scores with_sign(Scores scores, ScoreSign sign) {
+  if (sign == ScoreSign::absolute) return scores.absolute();
+  if (sign == ScoreSign::as_is) return scores;
+  std::vector<double> positive = scores.numbers();
+  for (double& score : positive) score = std::max(score, 0.0);
+  return positive;
+}
+
+/// Everything that stays the same from prompt to prompt.
+struct CauseSetting {
+  LanguageModel<float> model;
+  const std::vector<MethodRow>& rows;
+  MethodOptions<float> how;
+  ScoreSign sign;
+  std::set<Index> source_tokens;
+};
+
+/// All outputs of one prompt.
+void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prompt, const std::vector<const KnownCause*>& causes,
+                     std::uint64_t seed, CauseEvaluation& evaluation, ProgressBar& bar) {
+  std::vector<Target> targets;
+  std::set<Index> positions;
+  for (const KnownCause* cause : causes) {
+    targets.push_back({cause->position, cause->target, std::nullopt});
+    positions.insert(cause->position);
+  }
+  ForwardOptions forward;  // no output sees what stands behind the last one
+  forward.logit_positions = std::vector<Index>(positions.begin(), positions.end());
+  const std::vector<Index> ids(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(*positions.rbegin()) + 1);
+  Explainer<float> explainer(setting.model, ids, forward);
+  for (const KnownCause* cause : causes) {
+    evaluation.prompt_of.push_back(cause->prompt);
+    evaluation.predicted += explainer.most_likely(cause->position) == cause->target ? 1 : 0;
+  }
+  for (std::size_t row = 0; row < setting.rows.size(); ++row) {
+    CauseMethod& method = evaluation.methods[row];
+    MethodOptions<float> how = setting.how;
+    how.terms = setting.rows[row].terms;
+    Matrix<float> scores;
+    if (setting.rows[row].method == Method::random) {  // each output has draws of its own
+      scores.resize(static_cast<Index>(causes.size()), static_cast<Index>(ids.size()));
+      for (Index output = 0; output < scores.rows(); ++output) {
+        how.seed = seed + static_cast<std::uint64_t>(output);
+        scores.row(output) = explainer.explain(Method::random, targets[static_cast<std::size_t>(output)], how).scores;
+      }
+    } else {
+      const AttributionMatrix<float> answers = explainer.explain_each(setting.rows[row].method, targets, how);
+      scores = answers.scores;
+      detail::append_new(method.untreated, answers.untreated);
+    }
+    for (std::size_t output = 0; output < causes.size(); ++output) {
+      const KnownCause& cause = *causes[output];
+      const Scores prefix = with_sign(Scores(scores.row(static_cast<Index>(output)).head(cause.position + 1)), setting.sign);
+      const auto sets = compared_sets(cause, ids, setting.source_tokens);
+      for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
+        const auto& [marked, against] = sets[comparison];
+        auto& values = method.values[comparison];
+        values[cause_auc].push_back(area_under_roc(prefix, marked, against));
+        values[cause_top_one].push_back(top_one(prefix, marked, against));
+        values[cause_average_precision].push_back(average_precision(prefix, marked, against));
+      }
+    }
+    bar.advance();
+  }
+}
+
+}  // namespace
+
+const std::array<CauseComparison, comparison_count>& cause_comparisons() {
+  static constexpr std::array<CauseComparison, comparison_count> comparisons = {{
+      {"source_against_negatives", "Source against negatives",
+       "the token that the output copies, against those that were shown to change nothing"},
+      {"source_against_alike", "Source against negatives of its kind",
+       "the same, against those negatives alone whose token is the source of some output of the file"},
+      {"source_against_all", "Source against all other tokens",
+       "against every other token up to the explained position: also the address and the explained token itself, causes of another kind"},
+      {"address_against_negatives", "Address against negatives",
+       "the token that says where the source stands, against those that change nothing"},
+  }};
+  return comparisons;
+}
+
+const std::array<CauseMetric, cause_metric_count>& cause_metrics() {
+  static constexpr std::array<CauseMetric, cause_metric_count> metrics = {{
+      {"auc", "AUC", "share of the tokens compared against that score below the cause, ties counted half; random: 0.5"},
+      {"top_1", "top-1", "share of outputs whose cause has the highest score of all compared, ties shared"},
+      {"average_precision", "AP", "average precision: with one cause 1 / its rank, ranked last among equals"},
+  }};
+  return metrics;
+}
+
+ScoreSign parse_score_sign(const std::string& text) {
+  if (text == "signed") return ScoreSign::as_is;
+  if (text == "positive") return ScoreSign::positive;
+  if (text == "absolute") return ScoreSign::absolute;
+  raise(ErrorKind::value, message("--scores: \"", text, "\", expected signed, positive or absolute"));
+}
+
+MeanInterval CauseEvaluation::mean(const CauseMethod& method, std::size_t comparison, std::size_t metric) const {
+  return bootstrap_mean_by_group(method.values[comparison][metric], prompt_of, seed);
+}
+
+MeanInterval CauseEvaluation::difference(const CauseMethod& a, const CauseMethod& b, std::size_t comparison, std::size_t metric) const {
+  const std::vector<double>&of_a = a.values[comparison][metric], &of_b = b.values[comparison][metric];
+  std::vector<double> differences;
+  for (std::size_t output = 0; output < of_a.size(); ++output) differences.push_back(of_a[output] - of_b[output]);
+  return bootstrap_mean_by_group(differences, prompt_of, seed);
+}
+
+bool CauseEvaluation::has(std::size_t comparison) const {
+  return std::any_of(methods.begin(), methods.end(), [&](const CauseMethod& method) {
+    const std::vector<double>& values = method.values[comparison][cause_auc];
+    return std::any_of(values.begin(), values.end(), [](double value) { return !std::isnan(value); });
+  });
+}
+
+CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<MethodRow>& rows) {
+  const auto begin = std::chrono::steady_clock::now();
+  const KnownCauses causes = read_known_causes(options.causes);
+  std::error_code ignored;
+  if (std::filesystem::exists(options.model, ignored))  // what is missing is said below
+    if (const std::optional<Index> size = open_checkpoint<float>(options.model).configuration.integer({"vocab_size"}); size && *size > 0)
+      check_vocabulary(causes, *size);  // before weights are read
+  const LoadedModel<float> loaded = LoadedModel<float>::open(options.model, options.tokenizer, [](const Tokenizer&) {});
+  check_vocabulary(causes, loaded.model.vocabulary());
+
+  CauseEvaluation evaluation;
+  const std::optional<Index> unknown = loaded.tokenizer.find("<unk>");
+  evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
+  CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}};
+  setting.how.reduction = parse_reduction(options.reduce);
+  if (evaluation.removal == "unk") {
+    if (!unknown) raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
+    setting.how.removal = Removal::replace;
+    setting.how.replacement = *unknown;
+    setting.how.baseline = RowVector<float>(loaded.model.parts().embedding.matrix().row(*unknown));
+  } else {
+    setting.how.removal = evaluation.removal == "zero" ? Removal::zero : Removal::drop;
+  }
+  evaluation.model = options.model;
+  evaluation.architecture = architecture_text(loaded.model.name());
+  evaluation.causes = std::filesystem::path(options.causes).filename().string();
+  evaluation.reduce = options.reduce;
+  evaluation.scores = options.scores;
+  evaluation.seed = options.seed;
+  evaluation.unread = causes.unread;
+  for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
+
+  std::vector<std::vector<const KnownCause*>> by_prompt(causes.prompts.size());
+  for (const KnownCause& cause : causes.rows) {
+    by_prompt[static_cast<std::size_t>(cause.prompt)].push_back(&cause);
+    setting.source_tokens.insert(causes.prompts[static_cast<std::size_t>(cause.prompt)][static_cast<std::size_t>(cause.source)]);
+  }
+  std::vector<std::size_t> asked;  // prompts with something to explain
+  for (std::size_t prompt = 0; prompt < by_prompt.size(); ++prompt)
+    if (!by_prompt[prompt].empty()) asked.push_back(prompt);
+  const std::vector<std::size_t> chosen = drawn(asked.size(), options.limit, options.seed);
+  evaluation.prompts = static_cast<Index>(chosen.size());
+
+  ProgressBar bar(message("explain ", evaluation.architecture), evaluation.prompts * static_cast<Index>(rows.size()));
+  for (const std::size_t place : chosen) {
+    const std::size_t prompt = asked[place];
+    evaluate_prompt(setting, causes.prompts[prompt], by_prompt[prompt],
+                    options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), evaluation, bar);
+  }
+  bar.finish();
+  evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return evaluation;
+}
+
+}  // namespace implicit_attention::examples

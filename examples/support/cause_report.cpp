@@ -1,0 +1,185 @@
+#include "cause_report.hpp"
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include <implicit_attention/core/error.hpp>
+
+#include "command_line.hpp"
+#include "mean_intervals.hpp"
+#include "numbers.hpp"
+
+namespace implicit_attention::examples {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Index outputs(const CauseEvaluation& evaluation) { return static_cast<Index>(evaluation.prompt_of.size()); }
+
+std::string description(const CauseEvaluation& evaluation) {
+  return message(evaluation.architecture, ", ", evaluation.model, ": ", outputs(evaluation), " outputs of ", evaluation.prompts,
+                 " prompts of ", evaluation.causes, ", ",
+                 percent(static_cast<double>(evaluation.predicted) / static_cast<double>(outputs(evaluation))), " predicted by the model");
+}
+
+std::string sign_text(const CauseEvaluation& evaluation) {
+  if (evaluation.scores == "signed") return "scores as they are, signed";
+  return evaluation.scores == "positive" ? "the positive part of scores" : "absolute scores";
+}
+
+std::string fine_print(const CauseEvaluation& evaluation) {
+  std::string text =
+      message("Means over outputs, ± half of their 95 % bootstrap intervals over prompts. Explained is the target's logit; ranked are ",
+              sign_text(evaluation), ", of tokens up to the explained position.");
+  for (const CauseMethod& method : evaluation.methods)
+    if (!method.untreated.empty()) text += message(" ", method.method, " has no rule for ", some_of(method.untreated), ".");
+  if (!evaluation.unread.empty()) text += message(" Arrays not read: ", some_of(evaluation.unread), ".");
+  return text;
+}
+
+/// Which rows have the best mean; random scores aside.
+std::vector<bool> best_rows(const std::vector<CauseMethod>& methods, const std::vector<MeanInterval>& means) {
+  double best = -std::numeric_limits<double>::infinity();
+  for (std::size_t row = 0; row < means.size(); ++row)
+    if (methods[row].method != "random" && means[row].mean > best) best = means[row].mean;
+  std::vector<bool> rows;
+  for (std::size_t row = 0; row < means.size(); ++row) rows.push_back(methods[row].method != "random" && means[row].mean == best);
+  return rows;
+}
+
+Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const std::string& best_begin, const std::string& best_end) {
+  std::vector<std::string> heads{"method", "terms"};
+  std::vector<std::vector<std::string>> columns;
+  for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
+    heads.push_back(message(cause_metrics()[metric].head, " ↑"));
+    std::vector<MeanInterval> means;
+    for (const CauseMethod& method : evaluation.methods) means.push_back(evaluation.mean(method, comparison, metric));
+    const std::vector<bool> best = best_rows(evaluation.methods, means);
+    columns.emplace_back();
+    for (std::size_t row = 0; row < means.size(); ++row) {
+      const std::string text = interval_cell(means[row], 3);
+      columns.back().push_back(best[row] ? best_begin + text + best_end
+                                         : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
+    }
+  }
+  Table table(heads);
+  for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
+    std::vector<std::string> cells{evaluation.methods[row].method, evaluation.methods[row].terms};
+    for (const std::vector<std::string>& column : columns) cells.push_back(column[row]);
+    table.add(std::move(cells));
+  }
+  return table;
+}
+
+/// A method with all terms against the same with others.
+struct Comparison {
+  const CauseMethod *one, *other;
+};
+std::vector<Comparison> formulations(const CauseEvaluation& evaluation) {
+  std::vector<Comparison> pairs;
+  for (const CauseMethod& one : evaluation.methods) {
+    if (one.terms != "all") continue;
+    for (const CauseMethod& other : evaluation.methods)
+      if (other.method == one.method && other.terms != "all") pairs.push_back({&one, &other});
+  }
+  return pairs;
+}
+
+Table formulation_table(const CauseEvaluation& evaluation, const std::vector<Comparison>& pairs) {
+  std::vector<std::string> heads{"method", "all less"};
+  for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
+    if (evaluation.has(comparison)) heads.push_back(message(cause_comparisons()[comparison].title, ", AUC"));
+  Table table(heads);
+  for (const auto& [one, other] : pairs) {
+    std::vector<std::string> cells{one->method, other->terms};
+    for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
+      if (!evaluation.has(comparison)) continue;
+      const MeanInterval difference = evaluation.difference(*one, *other, comparison, cause_auc);
+      cells.push_back(interval_cell(difference, 3) + (difference.low > 0 ? " +" : difference.high < 0 ? " -" : "  "));
+    }
+    table.add(std::move(cells));
+  }
+  return table;
+}
+
+}  // namespace
+
+std::string cause_text(const CauseEvaluation& evaluation) {
+  std::string text = description(evaluation) + "\n";
+  for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
+    if (!evaluation.has(comparison)) continue;
+    const CauseComparison& info = cause_comparisons()[comparison];
+    text += message("\n", info.title, ": ", info.meaning, "\n\n", table_of(evaluation, comparison, "", " *").text());
+  }
+  if (const std::vector<Comparison> pairs = formulations(evaluation); !pairs.empty())
+    text += message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
+                    formulation_table(evaluation, pairs).text());
+  text += message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
+  for (const CauseMetric& metric : cause_metrics()) text += message("  ", metric.head, ": ", metric.meaning, "\n");
+  return text;
+}
+
+std::string cause_markdown(const CauseEvaluation& evaluation) {
+  std::string text = "**" + description(evaluation) + "**\n";
+  for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
+    if (!evaluation.has(comparison)) continue;
+    const CauseComparison& info = cause_comparisons()[comparison];
+    text += message("\n", info.title, ": ", info.meaning, ".\n\n", table_of(evaluation, comparison, "**", "**").markdown());
+  }
+  if (const std::vector<Comparison> pairs = formulations(evaluation); !pairs.empty())
+    text += message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
+                    formulation_table(evaluation, pairs).markdown());
+  text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";
+  for (const CauseMetric& metric : cause_metrics()) text += message("- ", metric.head, ": ", metric.meaning, "\n");
+  return text;
+}
+
+std::string cause_json(const CauseEvaluation& evaluation) {
+  Json json;
+  json["model"] = evaluation.model;
+  json["architecture"] = evaluation.architecture;
+  json["causes"] = evaluation.causes;
+  json["prompts"] = evaluation.prompts;
+  json["outputs"] = outputs(evaluation);
+  json["predicted"] = evaluation.predicted;
+  json["removal"] = evaluation.removal;
+  json["reduce"] = evaluation.reduce;
+  json["scores"] = evaluation.scores;
+  json["seed"] = evaluation.seed;
+  json["seconds"] = evaluation.seconds;
+  json["target"] = "logit of the target";
+  json["interval"] = "95 % percentile bootstrap over prompts";
+  json["arrays_not_read"] = evaluation.unread;
+  for (const CauseMetric& metric : cause_metrics()) json["metrics"][metric.name] = {{"better", "higher"}, {"meaning", metric.meaning}};
+  for (const CauseComparison& comparison : cause_comparisons()) json["comparisons"][comparison.name] = comparison.meaning;
+  // Every comparison by every metric, by what gives the interval.
+  const auto intervals = [&](const auto& interval_of) {
+    Json all;
+    for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
+      for (std::size_t metric = 0; metric < cause_metric_count; ++metric)
+        all[cause_comparisons()[comparison].name][cause_metrics()[metric].name] = interval_json(interval_of(comparison, metric), "outputs");
+    return all;
+  };
+  json["results"] = Json::array();
+  for (const CauseMethod& method : evaluation.methods) {
+    Json result;
+    result["method"] = method.method;
+    if (!method.terms.empty()) result["terms"] = method.terms;
+    result["comparisons"] =
+        intervals([&](std::size_t comparison, std::size_t metric) { return evaluation.mean(method, comparison, metric); });
+    if (!method.untreated.empty()) result["untreated"] = method.untreated;
+    json["results"].push_back(std::move(result));
+  }
+  for (const auto& [one, other] : formulations(evaluation)) {
+    Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
+    pair["comparisons"] = intervals(
+        [&, a = one, b = other](std::size_t comparison, std::size_t metric) { return evaluation.difference(*a, *b, comparison, metric); });
+    json["formulations"].push_back(std::move(pair));
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace implicit_attention::examples

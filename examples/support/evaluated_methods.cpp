@@ -1,0 +1,62 @@
+#include "evaluated_methods.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include <implicit_attention/core/error.hpp>
+
+namespace implicit_attention::examples {
+namespace {
+
+std::vector<std::string> split(const std::string& list) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= list.size();) {
+    const std::size_t end = std::min(list.find(',', begin), list.size());
+    parts.push_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+}  // namespace
+
+std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms) {
+  std::vector<Method> chosen;
+  if (methods.empty())
+    for (const MethodName& named : method_names) chosen.push_back(named.method);
+  else
+    for (const std::string& name : split(methods)) chosen.push_back(parse_method(name));
+  std::vector<MethodRow> rows;
+  for (const Method method : chosen) {
+    if (!method_info(method).from_attention) {
+      rows.push_back({method, "", Terms::all()});
+      continue;
+    }
+    for (std::string name : split(terms)) {
+      std::string list = name;
+      std::replace(list.begin(), list.end(), '+', ',');
+      rows.push_back({method, std::move(name), Terms::parse(list)});
+    }
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      if (rows[i].method == rows[j].method && rows[i].terms_name == rows[j].terms_name)
+        raise(ErrorKind::value, message("--methods, --terms: ", method_info(rows[i].method).name, " is asked for twice"));
+  return rows;
+}
+
+std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t seed) {
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto most = static_cast<std::size_t>(limit);
+  if (most >= count) return order;
+  std::mt19937_64 engine(seed);
+  for (std::size_t i = 0; i < most; ++i) std::swap(order[i], order[i + engine() % (count - i)]);
+  order.resize(most);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+}  // namespace implicit_attention::examples

@@ -1,0 +1,27 @@
+// The rows of an evaluation's table: methods, and for those made of attention, formulations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <implicit_attention/attribution/method_options.hpp>
+
+namespace implicit_attention::examples {
+
+/// One row, before it is filled.
+struct MethodRow {
+  Method method;
+  std::string terms_name;  ///< as on the command line; empty where terms do not matter
+  Terms terms;
+};
+
+/// Methods (names with commas between; empty: all) times formulations (the same; the terms of one joined by +), for those that depend on
+/// them. Fails (value) on names that are not known and on a row that is asked for twice.
+[[nodiscard]] std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms);
+
+/// How `count` things are cut down to `limit`: which ones stay, in their order, drawn by the seed. All of them where they are no more.
+[[nodiscard]] std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t seed);
+
+}  // namespace implicit_attention::examples
