@@ -126,6 +126,9 @@ class Tokenizer {
     return ids;
   }
 
+  /// The tokens that the model puts before every text, as `<bos>`.
+  [[nodiscard]] std::vector<Index> before() const { return codec_ ? codec_->before() : std::vector<Index>(); }
+
   /// The text of tokens: what `encode` was given, where it keeps everything. Ids that no token has are left out; words have spaces between.
   [[nodiscard]] std::string decode(const std::vector<Index>& ids) const {
     if (kind_ == TokenizerKind::subwords) return codec_->decode(ids);
