@@ -126,14 +126,22 @@ std::string written_text(const Explanation& explanation, std::size_t method, con
   const std::string indent(static_cast<std::size_t>(width) + 11, ' ');
   Terminal narrow = terminal;
   narrow.width = std::max(20, terminal.width - static_cast<int>(indent.size()));
+  const bool negative = std::any_of(explanation.targets.begin(), explanation.targets.end(), [&](const ExplainedTarget& target) {
+    const std::vector<double>& numbers = target.answers[method].scores;
+    return std::any_of(numbers.begin(), numbers.end(), [](double score) { return score < 0; });
+  });
   for (std::size_t k = 0; k < explanation.targets.size(); ++k) {
     const ExplainedTarget& target = explanation.targets[k];
     const auto seen = static_cast<std::ptrdiff_t>(target.position) + 1;
     TokenScores scores;
     scores.tokens.assign(explanation.labels.begin(), explanation.labels.begin() + seen);
     scores.scores.assign(target.answers[method].scores.begin(), target.answers[method].scores.begin() + seen);
+    double largest = 0;
+    for (const double score : scores.scores) largest = std::max(largest, std::abs(score));
+    for (double& score : scores.scores) score /= largest > 0 ? largest : 1;
     scores.separator = explanation.separator;
-    scores.value_name = "the largest";
+    if (negative) scores.palette = Palette::diverging;
+    scores.value_name = "of the largest score in its line";
     scores.with_legend = k + 1 == explanation.targets.size();
     std::string strip = show_tokens(scores, narrow);
     for (std::size_t end = strip.find('\n'); end != std::string::npos && end + 1 < strip.size(); end = strip.find('\n', end + 1))
@@ -172,7 +180,7 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
            message(" (position ", first.position, ") it wrote ",
                    explanation.targets.size() == 1 ? "one token" : message(explanation.targets.size(), " tokens"),
                    ended.empty() ? "" : "; " + ended, "\n  ") +
-           bold(visible(written.text)) + "\n";
+           bold("\"" + visible(written.text) + "\"") + "\n";
     if (!written.repeated.empty()) out += "(" + written.repeated + " hands no state on, so the text was read again for every token)\n";
   } else {
     out += predictions_text(explanation, colours);
