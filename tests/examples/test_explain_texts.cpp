@@ -85,7 +85,7 @@ TEST_CASE("explain --generate: what repeated whole runs give, and each token exp
   std::vector<Case> cases;
   for (const char* const name : {"mamba", "rwkv4", "griffin"})
     cases.push_back({source / "examples" / "models" / name, {8, 1091, 77, 18}, 5});
-  for (const char* const name : {"griffin-shakespeare", "rwkv4-tiny", "protmamba"}) {
+  for (const char* const name : {"griffin-shakespeare", "rwkv4-tiny"}) {
     if (const auto folder = test_support::shared_data(fs::path("realdata") / name))
       cases.push_back({*folder, {10, 20, 15, 7, 12}, 40});  // beyond Griffin's attention window of 32
     else
