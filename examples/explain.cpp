@@ -1,28 +1,21 @@
-// Runs language models on a text, says what they predict, and shows which tokens they looked at.
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
+// Runs language models on a text, says what they predict or lets them write, and shows which tokens they looked at.
 #include <cstdio>
-#include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/replaced_file.hpp>
-#include <implicit_attention/io/safetensors_writer.hpp>
+#include <implicit_attention/io/text.hpp>
 
-#include "support/canvas.hpp"
 #include "support/command_line.hpp"
 #include "support/explanation.hpp"
-#include "support/heat_map.hpp"
+#include "support/explanation_files.hpp"
+#include "support/explanation_view.hpp"
+#include "support/many_texts.hpp"
+#include "support/methods_asked.hpp"
 #include "support/numbers.hpp"
 #include "support/terminal.hpp"
-#include "support/text.hpp"
-#include "support/token_strip.hpp"
 
 namespace {
 
@@ -32,222 +25,27 @@ using namespace implicit_attention::examples;
 struct Options {
   std::vector<std::string> models;
   ExplanationOptions question;
-  std::string picture = "strips", out, title;
+  std::string picture = "strips", out, title, data, shard;
+  Index longest = 0;
   bool all_logits = false;
 };
 
-// --- Showing ------------------------------------------------------------------------------------------------------------
-
-std::string quoted_position(const Explanation& explanation) {
-  return "\"" + visible(explanation.labels[static_cast<std::size_t>(explanation.position)]) + "\"";
+/// Fails (value) where two options are given that mean nothing together.
+void check_combinations(const CLI::App& app) {
+  const auto exclude = [&](const char* option, const char* why, std::initializer_list<const char*> others) {
+    if (app.count(option) == 0) return;
+    for (const char* const other : others)
+      if (app.count(other) > 0) raise(ErrorKind::value, message(option, " and ", other, " exclude each other: ", why));
+  };
+  exclude("--data", "the texts are a file's, and results a line of numbers each",
+          {"--text", "--tokens", "--generate", "--picture", "--title", "--all-logits", "--save-gradients"});
+  exclude("--generate", "each token that the model writes is explained", {"--position", "--target", "--save-gradients"});
+  for (const char* const option : {"--shard", "--longest"})
+    if (app.count(option) > 0 && app.count("--data") == 0) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
-void show(const Explanation& explanation, const Terminal& terminal) {
-  const bool colours = terminal.colours != ColourDepth::none;
-  const auto bold = [&](const std::string& text) { return colours ? "\x1b[1m" + text + "\x1b[0m" : text; };
-  std::string out = bold(explanation.architecture) + ", " + explanation.directory + ", " + message(explanation.layers, " layers, ") +
-                    grouped(static_cast<Index>(explanation.ids.size())) + " tokens\n" + "After " + quoted_position(explanation) +
-                    message(" (position ", explanation.position, ") it expects\n");
-  int width = display_width(visible(explanation.predictions.front().label));
-  for (const Prediction& prediction : explanation.predictions)
-    if (prediction.probability >= 0.0005) width = std::max(width, display_width(visible(prediction.label)));
-  for (std::size_t k = 0; k < explanation.predictions.size(); ++k) {
-    const Prediction& prediction = explanation.predictions[k];
-    if (k > 0 && prediction.probability < 0.0005) break;  // it would read 0.0 %
-    const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true) +
-                             (explanation.subwords ? message("  (id ", prediction.id, ")") : std::string());
-    out += (k == 0 ? bold(line) : line) + "\n";
-  }
-  for (const Answer& answer : explanation.answers) {
-    out += "\n";
-    TokenScores scores;
-    scores.title = message(answer.about_target ? "What made " + explanation.target_text : std::string("What it looked at"), ", by ",
-                           answer.method, " (", answer.value_name, ")");
-    scores.tokens = explanation.labels;
-    if (explanation.subwords) scores.ids = explanation.ids;
-    scores.scores = answer.scores;
-    scores.value_name = "score";
-    scores.separator = explanation.separator;
-    out += show_tokens(scores, terminal);
-    double sum = 0;
-    for (const double score : answer.scores) sum += score;
-    if (answer.conserves)
-      out += message("(the scores sum to ", significant(sum), ", biases take ", significant(answer.bias_share), ": together ",
-                     explanation.target_text, ", ", significant(answer.explained), ")\n");
-    if (answer.integrates)
-      out += message("(the scores sum to ", significant(sum), ", the baseline gives ", significant(answer.baseline), ": together ",
-                     significant(sum + answer.baseline), ", and ", explanation.target_text, " is ", significant(answer.explained),
-                     "; the gap is the error of the integral",
-                     answer.points > 0 ? message(", of ", answer.points, " gradients") : std::string(),
-                     answer.converged ? "" : ", and it has not converged", ")\n");
-    for (const std::string& operation : answer.untreated)
-      out += "(relevance reached " + operation + ", which it has no rule for: what went there is missing)\n";
-    if (answer.zero_rows > 0) out += message("(", answer.zero_rows, " rows of maps sum to zero and were left undivided)\n");
-    if (answer.constant_layers > 0)
-      out +=
-          message("(in ", answer.constant_layers, " of ", explanation.layers, " layers the map or the gradient is the same everywhere)\n");
-  }
-  if (explanation.unknown > 0)
-    out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
-                   " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");
-  print(out, terminal);
-}
-
-// --- Writing ------------------------------------------------------------------------------------------------------------
-
-std::string strip_label(const Options& options, const Explanation& explanation, const Answer& answer) {
-  if (options.models.size() == 1) return answer.method;
-  return explanation.answers.size() == 1 ? explanation.architecture : explanation.architecture + ", " + answer.method;
-}
-
-/// What the colours measure.
-std::string value_name(const std::vector<Explanation>& explanations) {
-  const std::vector<Answer>& answers = explanations.front().answers;
-  if (answers.size() > 1) return "score";
-  return answers.front().about_target ? answers.front().method + ": " + answers.front().value_name : answers.front().value_name;
-}
-
-/// `maps` show every output token, strips one.
-std::string caption(const Options& options, const std::vector<Explanation>& explanations, bool maps) {
-  const Explanation& first = explanations.front();
-  std::string text;
-  bool about_target = false, from_attention = false;
-  for (const Answer& answer : first.answers) {
-    if (first.answers.size() > 1) text += answer.method + ": " + answer.value_name + ". ";
-    about_target = about_target || answer.about_target;
-    from_attention = from_attention || answer.from_attention;
-  }
-  // Models may have predicted different tokens; then the strips themselves say which.
-  const bool one_target = std::all_of(explanations.begin(), explanations.end(),
-                                      [&](const Explanation& other) { return other.target_text == first.target_text; });
-  if (about_target) text += "Explained: " + (one_target ? first.target_text : std::string("the logit of each model's prediction")) + ", ";
-  if (about_target || !maps) text += message(about_target ? "after " : "After ", quoted_position(first), ". ");
-  if (from_attention) text += message("Terms: ", Terms::parse(options.question.terms).text(), ".");
-  return text;
-}
-
-void draw_strips(const Options& options, const std::vector<Explanation>& explanations) {
-  TokenStrips strips;
-  strips.title = options.title;
-  if (strips.title.empty())
-    strips.title =
-        explanations.size() == 1 ? "What " + explanations.front().architecture + " looked at" : std::string("What the models looked at");
-  strips.value_name = value_name(explanations);
-  for (const Explanation& explanation : explanations)
-    for (const Answer& answer : explanation.answers) {
-      const Prediction& prediction = explanation.predictions.front();
-      strips.strips.push_back({strip_label(options, explanation, answer), explanation.labels, answer.scores, visible(prediction.label),
-                               prediction.probability});
-    }
-  strips.caption = caption(options, explanations, false);
-  warn_of_missing_glyphs("explain", write_token_strips(options.out, strips).missing_glyphs);
-}
-
-void draw_maps(const Options& options, const std::vector<Explanation>& explanations) {
-  HeatMap map;
-  map.title = options.title;
-  if (map.title.empty())
-    map.title = explanations.size() == 1 ? explanations.front().architecture : std::string("Which token looks at which");
-  for (const Explanation& explanation : explanations)
-    for (const Answer& answer : explanation.answers) {
-      if (answer.map.size() == 0) raise(ErrorKind::value, message("--picture: ", answer.method, " has no map, expected strips"));
-      Panel panel;
-      panel.subtitle = strip_label(options, explanation, answer);
-      panel.values = answer.map;
-      panel.row_labels = panel.column_labels = explanation.labels;
-      map.panels.push_back(std::move(panel));
-    }
-  map.shared_scale = false;
-  map.value_name = value_name(explanations);
-  map.caption = caption(options, explanations, true);
-  warn_of_missing_glyphs("explain", write_heat_map(options.out, map).missing_glyphs);
-}
-
-/// A name of the only answer's numbers, or of one of several.
-std::string numbers_name(const char* what, const Explanation& explanation, const Answer& answer) {
-  return explanation.answers.size() == 1 ? std::string(what) : message(what, ".", answer.method);
-}
-
-/// Tensors in the precision that was asked for: numbers that were computed in float are floats again, exactly.
-class TensorList {
- public:
-  explicit TensorList(bool narrow) : narrow_(narrow) {}
-  void add(std::string name, const Matrix<double>& numbers, std::vector<Index> shape) {
-    if (narrow_) {
-      const float* data = narrowed_.emplace(name, numbers.cast<float>()).first->second.data();
-      tensors_.push_back({std::move(name), {data, std::move(shape)}});
-    } else {
-      tensors_.push_back({std::move(name), {numbers.data(), std::move(shape)}});
-    }
-  }
-  void add(std::string name, const Matrix<double>& numbers) { add(std::move(name), numbers, {numbers.rows(), numbers.cols()}); }
-  void add(std::string name, const std::vector<double>& numbers) {
-    const auto count = static_cast<Index>(numbers.size());
-    if (narrow_)
-      add(std::move(name), Eigen::Map<const Matrix<double>>(numbers.data(), 1, count), {count});
-    else
-      tensors_.push_back({std::move(name), {numbers.data(), {count}}});
-  }
-  void add(std::string name, const std::vector<Index>& ids) { tensors_.push_back({std::move(name), ids}); }
-  [[nodiscard]] const std::vector<TensorToWrite>& tensors() const { return tensors_; }
-
- private:
-  bool narrow_;
-  std::map<std::string, Matrix<float>> narrowed_;
-  std::vector<TensorToWrite> tensors_;
-};
-
-void write_tensors(const Options& options, const Explanation& explanation) {
-  TensorList list(options.question.precision == "float32");
-  list.add("input_ids", explanation.ids);
-  list.add("logits", explanation.logits);
-  for (const Answer& answer : explanation.answers) {
-    list.add(numbers_name("scores", explanation, answer), answer.scores);
-    if (answer.map.size() != 0) list.add(numbers_name("map", explanation, answer), answer.map);
-  }
-  for (const NamedMatrix& layer : explanation.gradients) list.add(layer.name, layer.numbers);
-  write_safetensors(options.out, list.tensors(),
-                    {{"method", options.question.methods},
-                     {"position", message(explanation.position)},
-                     {"target", message(explanation.target)},
-                     {"terms", options.question.terms}});
-}
-
-nlohmann::ordered_json matrix_json(const Matrix<double>& matrix) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (Index i = 0; i < matrix.rows(); ++i) list.push_back(std::vector<double>(matrix.row(i).data(), matrix.row(i).data() + matrix.cols()));
-  return list;
-}
-
-void write_json(const Options& options, const Explanation& explanation) {
-  nlohmann::ordered_json json;
-  json["model"] = explanation.directory;
-  json["architecture"] = explanation.architecture;
-  json["input_ids"] = explanation.ids;
-  json["tokens"] = explanation.labels;
-  json["position"] = explanation.position;
-  for (const Prediction& prediction : explanation.predictions)
-    json["predictions"].push_back({{"id", prediction.id}, {"token", prediction.label}, {"probability", prediction.probability}});
-  json["target"] = explanation.target;
-  if (explanation.contrast) json["contrast"] = *explanation.contrast;
-  json["method"] = options.question.methods;
-  json["terms"] = options.question.terms;
-  for (const Answer& answer : explanation.answers) {
-    json[numbers_name("scores", explanation, answer)] = answer.scores;
-    if (answer.integrates || answer.conserves) json[numbers_name("explained", explanation, answer)] = answer.explained;
-    if (answer.integrates) json[numbers_name("baseline", explanation, answer)] = answer.baseline;
-    if (answer.conserves) json[numbers_name("bias_share", explanation, answer)] = answer.bias_share;
-    if (answer.map.size() != 0) json[numbers_name("map", explanation, answer)] = matrix_json(answer.map);
-  }
-  json["logits"] = matrix_json(explanation.logits);
-  const std::string text = json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  ReplacedFile file(options.out);
-  file.write(text.data(), text.size());
-  file.commit();
-}
-
-void run(Options options) {
-  check_question(options.question);
+/// Explains one text and shows it.
+void explain_one(Options options) {
   std::vector<std::string> inputs = options.models;
   inputs.insert(inputs.end(), {options.question.sequence.text.value_or(""), options.question.sequence.tokens.value_or("")});
   const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"}, inputs);
@@ -257,19 +55,40 @@ void run(Options options) {
   if (options.question.gradients && ending != ".safetensors")
     raise(ErrorKind::value, "--save-gradients: gradients are written to a .safetensors file alone, expected --out FILE.safetensors");
   options.question.all_logits = options.all_logits || ending == ".safetensors";
-  options.question.maps = numbers || (ending == ".png" && options.picture == "maps");
+  const Picture picture{options.out, options.title, options.picture == "maps"};
+  options.question.maps = numbers || (ending == ".png" && picture.maps);
 
   std::vector<Explanation> explanations;
   for (const std::string& directory : options.models) explanations.push_back(explain(options.question, directory));
-  if (ending == ".png") options.picture == "maps" ? draw_maps(options, explanations) : draw_strips(options, explanations);
-  if (ending == ".json") write_json(options, explanations.front());
-  if (ending == ".safetensors") write_tensors(options, explanations.front());
+  if (ending == ".png") draw(picture, options.question, explanations);
+  if (ending == ".json") write_json(options.out, options.question, explanations.front());
+  if (ending == ".safetensors") write_tensors(options.out, options.question, explanations.front());
   const Terminal terminal = terminal_of(stdout);
   for (const Explanation& explanation : explanations) {
     if (&explanation != &explanations.front()) std::fputs("\n", stdout);
-    show(explanation, terminal);
+    print(explanation_text(explanation, terminal), terminal);
   }
   if (!ending.empty()) std::printf("\nWritten to %s\n", options.out.c_str());
+}
+
+/// Explains the texts of a file, and says how many there are. Gives the number of those that came to nothing.
+Index explain_texts(const Options& options) {
+  if (options.models.size() > 1)
+    raise(ErrorKind::value, message("--data: one model explains the texts, and --model names ", options.models.size()));
+  if (options.out.empty()) raise(ErrorKind::value, "--data: scores go to a file, expected --out FILE.jsonl");
+  ManyTexts many{options.models.front(), options.data, options.out, {}, {}};
+  (void)checked_output("--out", many.out, {".jsonl"}, {many.model, many.data});
+  if (!options.shard.empty()) many.shard = Shard::parse(options.shard);
+  if (options.longest > 0) many.longest = options.longest;
+  const ManyTextsResult result = explain_many(options.question, many);
+  std::printf("%s%s%s explained%s\nWritten to %s\n", grouped(result.texts - result.errors).c_str(),
+              result.errors > 0 ? message(" of ", grouped(result.texts)).c_str() : "", result.texts == 1 ? " text" : " texts",
+              result.found > 0 ? message(", ", grouped(result.found), " of the results were there already").c_str() : "", many.out.c_str());
+  if (result.errors > 0)
+    std::fprintf(stderr, "explain: %s of %s came to nothing; the first: %s\n", grouped(result.errors).c_str(),
+                 message(grouped(result.texts), result.texts == 1 ? " text" : " texts").c_str(),
+                 printable(result.first_error, 400).c_str());
+  return result.errors;
 }
 
 }  // namespace
@@ -313,8 +132,27 @@ int main(int argument_count, char** arguments) {
       ->check(CLI::IsMember({"strips", "maps"}))
       ->option_text("strips|maps");
   app.add_option("--title", options.title, "the first line of a picture")->option_text("TEXT");
+  app.add_option("--generate", question.generate,
+                 "the model goes on after the text, the likeliest token each time, by at most so many; each of its tokens is explained")
+      ->check(CLI::Range(Index{1}, Index{100000}))
+      ->option_text("N");
+  app.add_option("--data", options.data,
+                 "explain each text of a file: a text a line, empty lines are passed over; .jsonl or .ndjson: an object a line, with "
+                 "\"text\" or \"tokens\". Into --out FILE.jsonl goes a line for each, what is wrong with one too; a run that was "
+                 "interrupted goes on when it is started again")
+      ->option_text("FILE");
+  app.add_option("--shard", options.shard,
+                 "--data: the I-th of N shares of the texts; the shares' files, one after the other, are the whole")
+      ->option_text("I/N");
+  app.add_option("--longest", options.longest, "--data: a text of more tokens is not explained, and its line says so")
+      ->check(CLI::PositiveNumber)
+      ->option_text("N");
+  app.add_option("--threads", question.threads, "how many threads work (all cores); results do not depend on it")
+      ->check(CLI::Range(1, 4096))
+      ->option_text("N");
   const CLI::Option* out =
-      app.add_option("--out", options.out, "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map)")
+      app.add_option("--out", options.out,
+                     "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map; .jsonl with --data)")
           ->option_text("FILE");
   app.add_flag("--all-logits", options.all_logits,
                ".json holds the logits at every token, as .safetensors does, not at the position alone");
@@ -322,10 +160,21 @@ int main(int argument_count, char** arguments) {
   app.footer(
       "The models in examples/models give their label after <cls>.\n\nExamples:\n"
       "  explain --model examples/models/mamba --text \"a gripping and moving film <cls>\" --method raw,relevance --out film.png\n"
-      "  explain --model examples/models/rwkv4 --text \"never dull <cls>\" --method relevance --target positive --contrast negative\n");
+      "  explain --model examples/models/rwkv4 --text \"never dull <cls>\" --method relevance --target positive --contrast negative\n"
+      "  explain --model MODEL --text \"Once upon a time\" --generate 20 --method relevance\n"
+      "  explain --model MODEL --chat --text \"Why is the sky blue?\" --generate 40 --out words.png\n"
+      "  explain --model MODEL --data texts.txt --method relevance --shard 2/8 --out scores.2.jsonl\n"
+      "\nExit status: 0; 1 where texts of --data came to nothing, which their lines say; 2 for anything else that is wrong.\n");
 
-  return run_program(app, argument_count, arguments, [&] {
+  Index failed = 0;
+  const int status = run_program(app, argument_count, arguments, [&] {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
-    run(options);
+    check_question(question);
+    check_combinations(app);
+    if (app.count("--data") > 0)
+      failed = explain_texts(options);
+    else
+      explain_one(options);
   });
+  return status == 0 && failed > 0 ? 1 : status;
 }

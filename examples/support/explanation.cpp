@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <numeric>
 #include <string_view>
 #include <utility>
@@ -9,34 +10,15 @@
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 
+#include "chat.hpp"
 #include "command_line.hpp"
+#include "continuation.hpp"
+#include "methods_asked.hpp"
 #include "text.hpp"
 #include "working.hpp"
 
 namespace implicit_attention::examples {
 namespace {
-
-/// A method, and its name as it was asked for: a dated name stays on what is written.
-struct NamedMethod {
-  Method method;
-  std::string name;
-};
-
-std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
-  std::vector<NamedMethod> list;
-  for (std::size_t begin = 0; begin <= options.methods.size();) {
-    const std::size_t end = std::min(options.methods.find(',', begin), options.methods.size());
-    const std::string name = options.methods.substr(begin, end - begin);
-    const Method named = parse_method(name);
-    if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
-      raise(ErrorKind::value, message("--method: ", name, " is there twice"));
-    list.push_back({named, name});
-    begin = end + 1;
-  }
-  return list;
-}
-
-bool about_target(Method method) { return method != Method::raw && method != Method::rollout && method != Method::random; }
 
 std::vector<Prediction> predictions_of(const RowVector<double>& logits, const Tokenizer& tokenizer, std::size_t most) {
   const RowVector<double> weights = (logits.array() - logits.maxCoeff()).exp().matrix();
@@ -66,126 +48,165 @@ Index single_position(const ExplanationOptions& options, Index tokens) {
   return chosen.front();
 }
 
-/// What a method's numbers are.
+/// A model and a question about texts: all that can be checked without a text has been.
 template <Real Scalar>
-std::string value_name(Method method, const ExplanationOptions& options, const MethodOptions<Scalar>& how) {
-  const std::string map = reduction_text(how.reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
-  switch (method) {
-    case Method::raw:
-      return map + (options.layer ? message(" of layer ", *options.layer) : std::string(" and layers"));
-    case Method::rollout:
-      return "row of the rollout of " + map;
-    case Method::gradient:
-      return "row of the rollout of gradient times attention, where positive";
-    case Method::gradient_mean:
-      return "rollout of mean gradient times mean attention";
-    case Method::gradient_maximum:
-      return "rollout of attention times the largest gradient of each token";
-    case Method::relevance:
-      return "share of " + logit;
-    case Method::vector_rollout:
-      return "share of " + logit + ", attention held";
-    case Method::relevance_attention:
-      return "what attention moves of " + logit + ", mean over layers";
-    case Method::gradient_x_input:
-      return "gradient times embedding";
-    case Method::integrated_gradients:
-      return "share of " + logit + ", from " +
-             (options.baseline == "zero"   ? std::string("embeddings of zero")
-              : options.baseline == "mean" ? std::string("the mean embedding")
-                                           : "the embedding of " + options.baseline) +
-             " on";
-    case Method::leave_one_out:
-      return std::string(how.removal == Removal::replace ? "what <unk>" : "what a zero embedding") + " in its place takes from " + logit;
-    case Method::random:
-      break;
+class Questioner {
+ public:
+  /// Where loops run, and what is told of the work: a piece of it begins, of about so many loops.
+  struct Run {
+    Executor executor = serial_executor();
+    std::function<void(Index loops)> begin_piece = [](Index) {};
+  };
+
+  Questioner(const ExplanationOptions& options, LoadedModel<Scalar> loaded)
+      : options_(options), loaded_(std::move(loaded)), methods_(methods_of(options)), architecture_(architecture_text(model().name())) {
+    if (options.layer && (*options.layer < 0 || *options.layer >= model().layer_count()))
+      raise(ErrorKind::value, message("--layer: ", *options.layer, " is out of range, expected 0 to ", model().layer_count() - 1, " for ",
+                                      loaded_.directory));
+    if (options.target != "argmax") target_ = named_token("--target", options.target, tokenizer());
+    if (!options.contrast.empty()) contrast_ = named_token("--contrast", options.contrast, tokenizer());
+    how_.terms = Terms::parse(options.terms);
+    how_.reduction = parse_reduction(options.reduce);
+    how_.layer = options.layer;
+    how_.integration_steps = options.steps;
+    if (options.baseline == "mean")
+      how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().colwise().mean());
+    else if (options.baseline != "zero")
+      how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().row(named_token("--baseline", options.baseline, tokenizer())));
+    if (const std::optional<Index> unknown = tokenizer().find("<unk>")) {
+      how_.removal = Removal::replace;
+      how_.replacement = *unknown;
+    }
   }
-  return "random numbers";
-}
 
-template <Real Scalar>
-Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
-  Explanation explanation;
-  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
-      directory, options.sequence.tokenizer, [&](const Tokenizer& opened) { explanation.ids = sequence_ids(options.sequence, opened); });
-  loaded.tokenizer.check(explanation.ids);
-  const LanguageModel<Scalar>& model = loaded.model;
-  explanation.directory = directory;
-  explanation.architecture = architecture_text(model.name());
-  explanation.separator = separator_of(loaded.tokenizer);
-  explanation.layers = model.layer_count();
-  explanation.subwords = loaded.tokenizer.kind() == TokenizerKind::subwords;
-  explanation.labels = loaded.tokenizer.labels(explanation.ids);
-  explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
-  const Index position = single_position(options, static_cast<Index>(explanation.ids.size()));
-  if (options.layer && (*options.layer < 0 || *options.layer >= model.layer_count()))
-    raise(ErrorKind::value,
-          message("--layer: ", *options.layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", directory));
+  [[nodiscard]] const LanguageModel<Scalar>& model() const { return loaded_.model; }
+  [[nodiscard]] const Tokenizer& tokenizer() const { return loaded_.tokenizer; }
+  [[nodiscard]] const std::string& architecture() const { return architecture_; }
+  /// Pieces of work that explaining takes: the run of the text, and each method.
+  [[nodiscard]] Index pieces() const { return 1 + static_cast<Index>(methods_.size()); }
 
-  const std::vector<NamedMethod> methods = methods_of(options);
-  const Index loops = 4 * model.layer_count();
-  Work work(message(explanation.architecture, " reads"), 1 + static_cast<Index>(methods.size()));
-  work.begin_piece(loops);
-  ForwardOptions forward;
-  forward.keep = Keep::residuals;
-  forward.executor = work.executor();
-  if (!options.all_logits) forward.logit_positions = Indices({position});
-  Explainer<Scalar> explainer(model, explanation.ids, forward);
-  Target target;
-  target.position = position;
-  target.token = explainer.most_likely(position);
-  if (options.target != "argmax") target.token = named_token("--target", options.target, loaded.tokenizer);
-  if (!options.contrast.empty()) target.contrast = named_token("--contrast", options.contrast, loaded.tokenizer);
-  explanation.predictions = predictions_of(explainer.pass().logits_at(position).row(0).template cast<double>(), loaded.tokenizer, 5);
-  explanation.target_text = message("the logit of \"", visible(loaded.tokenizer.label(target.token)), "\"");
-  if (target.contrast) explanation.target_text += message(" less that of \"", visible(loaded.tokenizer.label(*target.contrast)), "\"");
-
-  MethodOptions<Scalar> how;
-  how.terms = Terms::parse(options.terms);
-  how.reduction = parse_reduction(options.reduce);
-  how.layer = options.layer;
-  how.integration_steps = options.steps;
-  if (options.baseline == "mean")
-    how.baseline = RowVector<Scalar>(model.parts().embedding.matrix().colwise().mean());
-  else if (options.baseline != "zero")
-    how.baseline = RowVector<Scalar>(model.parts().embedding.matrix().row(named_token("--baseline", options.baseline, loaded.tokenizer)));
-
-  if (const std::optional<Index> unknown = loaded.tokenizer.find("<unk>")) {
-    how.removal = Removal::replace;
-    how.replacement = *unknown;
+  /// Explains what comes after one position.
+  [[nodiscard]] Explanation explain(std::vector<Index> ids, const Run& run) const {
+    Target target;
+    target.position = single_position(options_, static_cast<Index>(ids.size()));
+    return explain(std::move(ids), {target}, target_, run);
   }
-  for (const auto& [method, asked_name] : methods) {
-    const MethodName& info = method_info(method);
-    how.with_map = options.maps && info.has_map;
-    work.begin_piece(method == Method::leave_one_out          ? 1
-                     : method == Method::integrated_gradients ? (how.integration_steps > 0 ? how.integration_steps : 49) * 2 * loops
-                                                              : 2 * loops);
-    const Attribution<Scalar> attribution = explainer.explain(method, target, how);
+  /// Lets the model go on after `ids`, and explains each token that it writes.
+  [[nodiscard]] Explanation explain_writing(std::vector<Index> ids, const std::vector<Index>& ends, const Run& run) const {
+    run.begin_piece(4 * model().layer_count() * (options_.generate + 1));
+    Continuation continuation = continue_text(model(), ids, options_.generate, ends, run.executor, [] {});
+    Written written{static_cast<Index>(ids.size()), tokenizer().decode(continuation.ids), continuation.ended, continuation.repeated};
+    std::vector<Target> targets;
+    for (const Index token : continuation.ids) {
+      Target target;
+      target.position = static_cast<Index>(ids.size()) - 1;
+      target.token = token;
+      targets.push_back(target);
+      ids.push_back(token);
+    }
+    Explanation explanation = explain(std::move(ids), std::move(targets), std::nullopt, run);
+    explanation.written = std::move(written);
+    return explanation;
+  }
+
+ private:
+  /// `token`: what is explained in the place of the likeliest, where there is one target that names none.
+  [[nodiscard]] Explanation explain(std::vector<Index> ids, std::vector<Target> targets, std::optional<Index> token, const Run& run) const {
+    Explanation explanation;
+    explanation.directory = loaded_.directory;
+    explanation.architecture = architecture_;
+    explanation.separator = separator_of(tokenizer());
+    explanation.layers = model().layer_count();
+    explanation.subwords = tokenizer().kind() == TokenizerKind::subwords;
+    explanation.ids = std::move(ids);
+    explanation.labels = tokenizer().labels(explanation.ids);
+    explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
+
+    const bool choose = options_.generate == 0;
+    const Index loops = 4 * model().layer_count();
+    run.begin_piece(loops);
+    ForwardOptions forward;
+    forward.keep = Keep::residuals;
+    forward.executor = run.executor;
+    if (!options_.all_logits) {
+      std::vector<Index> positions;
+      for (const Target& target : targets) positions.push_back(target.position);
+      forward.logit_positions = Indices(std::move(positions));
+    }
+    Explainer<Scalar> explainer(model(), explanation.ids, forward);
+    for (Target& target : targets) {
+      const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
+      if (choose) target.token = token.value_or(likeliest);
+      target.contrast = contrast_;
+      ExplainedTarget explained{target.position, target.token, target.contrast};
+      explained.predictions = predictions_of(explainer.pass().logits_at(target.position).row(0).template cast<double>(), tokenizer(), 5);
+      explained.target_text = message("the logit of \"", visible(tokenizer().label(target.token)), "\"");
+      if (target.contrast) explained.target_text += message(" less that of \"", visible(tokenizer().label(*target.contrast)), "\"");
+      explanation.targets.push_back(std::move(explained));
+    }
+    for (const NamedMethod& named : methods_) {
+      const Index steps = named.method == Method::integrated_gradients ? (how_.integration_steps > 0 ? how_.integration_steps : 49) : 1;
+      const bool shared = shares_runs(named.method) && targets.size() > 1;
+      run.begin_piece(named.method == Method::leave_one_out ? 1
+                      : shared                              ? 2 * loops
+                                                            : 2 * loops * steps * static_cast<Index>(targets.size()));
+      std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared);
+      for (std::size_t k = 0; k < targets.size(); ++k) explanation.targets[k].answers.push_back(answer_of(named, answers[k]));
+    }
+    if (options_.gradients) add_gradients(explainer, targets.front(), run.executor, explanation);
+    explanation.logits = explainer.pass().logits.template cast<double>();
+    return explanation;
+  }
+
+  /// Whether one run gives the answers for all targets.
+  [[nodiscard]] static bool shares_runs(Method method) {
+    return method == Method::raw || method == Method::rollout || method == Method::leave_one_out;
+  }
+  [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
+                                                              const std::vector<Target>& targets, bool shared) const {
+    MethodOptions<Scalar> how = how_;
+    how.with_map = options_.maps && targets.size() == 1 && method_info(method).has_map;
+    std::vector<Attribution<Scalar>> answers;
+    if (!shared) {
+      for (const Target& target : targets) answers.push_back(explainer.explain(method, target, how));
+      return answers;
+    }
+    const AttributionMatrix<Scalar> all = explainer.explain_each(method, targets, how);
+    for (Index row = 0; row < all.scores.rows(); ++row) {
+      Attribution<Scalar> answer;
+      answer.scores = all.scores.row(row);
+      answer.explained = all.explained[row];
+      answer.zero_rows = all.zero_rows;
+      answers.push_back(std::move(answer));
+    }
+    return answers;
+  }
+  [[nodiscard]] Answer answer_of(const NamedMethod& named, const Attribution<Scalar>& attribution) const {
     Answer answer;
-    answer.method = asked_name;
-    answer.value_name = value_name(method, options, how);
-    answer.about_target = about_target(method);
-    answer.from_attention = info.from_attention;
+    answer.method = named.name;
+    answer.value_name = value_name(named.method, options_, how_.reduction, how_.removal);
+    answer.about_target = about_target(named.method);
+    answer.from_attention = method_info(named.method).from_attention;
     const RowVector<double> scores = attribution.scores.template cast<double>();
     answer.scores.assign(scores.data(), scores.data() + scores.size());
     answer.map = attribution.map.template cast<double>();
     answer.explained = static_cast<double>(attribution.explained);
     answer.bias_share = static_cast<double>(attribution.bias_share);
     answer.baseline = static_cast<double>(attribution.baseline);
-    answer.conserves = method == Method::relevance;
-    answer.integrates = method == Method::integrated_gradients;
+    answer.conserves = named.method == Method::relevance;
+    answer.integrates = named.method == Method::integrated_gradients;
     answer.points = attribution.points;
     answer.converged = attribution.converged;
     answer.untreated = attribution.untreated;
     answer.zero_rows = static_cast<Index>(attribution.zero_rows.size());
     answer.constant_layers = static_cast<Index>(attribution.constant_layers.size());
-    explanation.answers.push_back(std::move(answer));
+    return answer;
   }
-  if (options.gradients) {
+  void add_gradients(Explainer<Scalar>& explainer, const Target& target, const Executor& executor, Explanation& explanation) const {
     // A layer's first mixer is layerN.y; one beside it is named by its kind. A layer that mixes no tokens has none.
     const BackwardPass<Scalar>& backward_pass = explainer.gradients(target);
-    for (Index layer = 0; layer < model.layer_count(); ++layer) {
-      const LayerPass<Scalar> layer_pass = model.layer_pass(explainer.pass(), layer, forward.executor, false);
+    for (Index layer = 0; layer < model().layer_count(); ++layer) {
+      const LayerPass<Scalar> layer_pass = model().layer_pass(explainer.pass(), layer, executor, false);
       for (std::size_t index = 0; index < layer_pass.mixers.size(); ++index) {
         const MixerRun<Scalar>& mixer = layer_pass.mixers[index];
         const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
@@ -196,20 +217,32 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
     }
     explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});
   }
-  explanation.position = target.position;
-  explanation.target = target.token;
-  explanation.contrast = target.contrast;
-  explanation.logits = explainer.pass().logits.template cast<double>();
-  return explanation;
+
+  ExplanationOptions options_;
+  LoadedModel<Scalar> loaded_;
+  std::vector<NamedMethod> methods_;
+  std::string architecture_;
+  std::optional<Index> target_, contrast_;
+  MethodOptions<Scalar> how_;
+};
+
+template <Real Scalar>
+Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
+  std::vector<Index> ids;
+  const Questioner<Scalar> questioner(
+      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer,
+                                         [&](const Tokenizer& opened) { ids = sequence_ids(options.sequence, opened); }));
+  questioner.tokenizer().check(ids);
+  const bool writes = options.generate > 0;
+  Work work(message(questioner.architecture(), writes ? " writes" : " reads"), questioner.pieces() + (writes ? 1 : 0), options.threads);
+  const typename Questioner<Scalar>::Run run{work.executor(), [&](Index loops) { work.begin_piece(loops); }};
+  if (!writes) return questioner.explain(std::move(ids), run);
+  std::vector<Index> ends = end_tokens(directory);
+  if (options.sequence.chat) detail::append_new(ends, chat_ends(questioner.tokenizer()));
+  return questioner.explain_writing(std::move(ids), ends, run);
 }
 
 }  // namespace
-
-std::string attribution_method_names() {
-  std::string names;
-  for (const MethodName& method : method_names) names += message(names.empty() ? "" : "|", method.name);
-  return names;
-}
 
 void check_question(const ExplanationOptions& options) {
   (void)Terms::parse(options.terms);
@@ -221,6 +254,38 @@ void check_question(const ExplanationOptions& options) {
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {
   return options.precision == "float64" ? explain_in<double>(options, directory) : explain_in<float>(options, directory);
+}
+
+class TextExplainer::Implementation {
+ public:
+  Implementation(const ExplanationOptions& options, const std::string& directory) {
+    const auto open = [&]<class Scalar>(std::optional<Questioner<Scalar>>& questioner) {
+      questioner.emplace(options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, [](const Tokenizer&) {}));
+    };
+    options.precision == "float64" ? open(wide_) : open(narrow_);
+  }
+  /// Calls `use` with the questioner of the precision that was asked for.
+  template <class Use>
+  decltype(auto) with(Use use) const {
+    return wide_ ? use(*wide_) : use(*narrow_);
+  }
+
+ private:
+  std::optional<Questioner<float>> narrow_;
+  std::optional<Questioner<double>> wide_;
+};
+
+TextExplainer::TextExplainer(const ExplanationOptions& options, const std::string& directory)
+    : implementation_(std::make_unique<const Implementation>(options, directory)) {}
+TextExplainer::~TextExplainer() = default;
+const Tokenizer& TextExplainer::tokenizer() const {
+  return implementation_->with([](const auto& questioner) -> const Tokenizer& { return questioner.tokenizer(); });
+}
+const std::string& TextExplainer::architecture() const {
+  return implementation_->with([](const auto& questioner) -> const std::string& { return questioner.architecture(); });
+}
+Explanation TextExplainer::explain(std::vector<Index> ids, const Executor& executor) const {
+  return implementation_->with([&](const auto& questioner) { return questioner.explain(std::move(ids), {executor}); });
 }
 
 }  // namespace implicit_attention::examples

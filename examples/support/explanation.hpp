@@ -2,10 +2,12 @@
 #pragma once
 
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/types.hpp>
 
 #include "model_input.hpp"
@@ -24,6 +26,8 @@ struct ExplanationOptions {
   bool all_logits = false;        ///< logits at every token, not at the position alone
   bool maps = false;              ///< the methods' maps too, where they have one
   bool gradients = false;         ///< every layer's output and its gradient too
+  Index generate = 0;             ///< continue the text by so many tokens, and explain those; 0: explain one prediction
+  int threads = 0;                ///< 0: all of the machine's cores
 };
 
 /// The names of all methods, `raw|rollout|...`.
@@ -60,22 +64,56 @@ struct NamedMatrix {
   Matrix<double> numbers;
 };
 
-struct Explanation {
-  std::string directory, architecture, separator;
-  Index layers = 0, position = 0, target = 0, unknown = 0;  ///< unknown: how many tokens are `<unk>`
+/// One prediction, and why.
+struct ExplainedTarget {
+  Index position = 0, target = 0;
   std::optional<Index> contrast;
-  std::string target_text;  ///< what methods with a target explain: `the logit of "positive"`
-  std::vector<Index> ids;
-  std::vector<std::string> labels;
-  bool subwords = false;                ///< labels may be pieces of words, so that ids are worth showing beside them
-  Matrix<double> logits;                ///< (tokens, vocabulary), or (1, vocabulary)
+  std::string target_text;              ///< what methods with a target explain: `the logit of "positive"`
   std::vector<Prediction> predictions;  ///< the likeliest first
   std::vector<Answer> answers;          ///< in the order asked for
-  std::vector<NamedMatrix> gradients;   ///< layerN.y and layerN.grad_y, (tokens, channels)
+};
+
+/// What the model wrote after the text that it was given.
+struct Written {
+  Index prompt_tokens = 0;
+  std::string text;
+  std::optional<Index> ended;  ///< the end-of-text token that it came to
+  std::string repeated;        ///< as in Continuation
+};
+
+struct Explanation {
+  std::string directory, architecture, separator;
+  Index layers = 0, unknown = 0;  ///< unknown: how many tokens are `<unk>`
+  std::vector<Index> ids;         ///< with what the model wrote
+  std::vector<std::string> labels;
+  bool subwords = false;                 ///< labels may be pieces of words, so that ids are worth showing beside them
+  Matrix<double> logits;                 ///< (tokens, vocabulary), or (targets, vocabulary)
+  std::vector<ExplainedTarget> targets;  ///< one, or one for each token that the model wrote
+  std::optional<Written> written;
+  std::vector<NamedMatrix> gradients;  ///< layerN.y and layerN.grad_y, (tokens, channels)
+
+  /// The only one, or the first.
+  [[nodiscard]] const ExplainedTarget& target() const { return targets.front(); }
 };
 
 /// Reads the model in `directory`, runs it, and asks every method. Fails as the library does, and (value) on a position, layer or token
 /// that is not there.
 [[nodiscard]] Explanation explain(const ExplanationOptions& options, const std::string& directory);
+
+/// The same question for many texts: the model is read and the question checked once. May be asked by several threads at once.
+class TextExplainer {
+ public:
+  TextExplainer(const ExplanationOptions& options, const std::string& directory);
+  ~TextExplainer();
+  [[nodiscard]] const Tokenizer& tokenizer() const;
+  [[nodiscard]] const std::string& architecture() const;
+  /// Fails as `explain` does on what is wrong with this text.
+  [[nodiscard]] Explanation explain(std::vector<Index> ids, const Executor& executor = serial_executor()) const;
+
+  class Implementation;
+
+ private:
+  std::unique_ptr<const Implementation> implementation_;
+};
 
 }  // namespace implicit_attention::examples

@@ -4,15 +4,16 @@
 #include <charconv>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string_view>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/text.hpp>
 
 #include "command_line.hpp"
 #include "evaluated_methods.hpp"
+#include "text_lines.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -29,16 +30,9 @@ std::optional<Index> label_token(const std::string& label, const Tokenizer& toke
 }  // namespace
 
 std::vector<LabelledText> read_labelled_texts(const std::string& path) {
-  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  const TextLines file(path);
   std::vector<LabelledText> texts;
-  std::string_view rest = file->text();
-  if (rest.starts_with("\xEF\xBB\xBF")) rest.remove_prefix(3);  // a byte order mark, as spreadsheets write it
-  for (Index line = 1; !rest.empty(); ++line) {
-    const std::size_t end = std::min(rest.find('\n'), rest.size());
-    std::string_view here = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (!here.empty() && here.back() == '\r') here.remove_suffix(1);
-    if (here.find_first_not_of(" \t") == std::string_view::npos) continue;
+  for (const auto& [line, here] : file.lines()) {
     const std::size_t split = here.find_first_of(" \t");
     const std::size_t begin = split == std::string_view::npos ? split : here.find_first_not_of(" \t", split);
     if (split == 0 || begin == std::string_view::npos)

@@ -16,6 +16,7 @@
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 
+#include "chat.hpp"
 #include "command_line.hpp"
 
 namespace implicit_attention::examples {
@@ -88,8 +89,9 @@ template struct LoadedModel<float>;
 template struct LoadedModel<double>;
 
 void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
-  app.add_option("--tokenizer", tokenizer,
-                 "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt or vocab.json")
+  app.add_option(
+         "--tokenizer", tokenizer,
+         "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt, merges.txt or vocab.json")
       ->option_text("FILE|DIR|bytes|symbols|words");
 }
 
@@ -98,6 +100,9 @@ void add_sequence_options(CLI::App& app, SequenceOptions& options) {
       ->option_text("TEXT|@FILE|-");
   app.add_option("--tokens", options.tokens, "what the model reads, as token ids: 1,2,3 or [1, 2, 3]; @FILE (.npy too), -: standard input")
       ->option_text("IDS|@FILE|-");
+  app.add_flag(
+      "--chat", options.chat,
+      "the text is what a user says to a model that answers: put into its template (ChatML, Llama 3, Gemma), without a system prompt");
   add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before the others, for example \"<cls>\"; may be repeated")
       ->expected(1)
@@ -109,16 +114,25 @@ void add_sequence_options(CLI::App& app, SequenceOptions& options) {
       ->option_text("TOKEN");
 }
 
+std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer) {
+  std::vector<Index> all;
+  for (const std::string& token : options.prepend) all.push_back(tokenizer.id(token));
+  all.insert(all.end(), ids.begin(), ids.end());
+  for (const std::string& token : options.append) all.push_back(tokenizer.id(token));
+  tokenizer.check(all);
+  return all;
+}
+
+std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer) {
+  return surrounded_ids(options, options.chat ? chat_ids(text, tokenizer) : tokenizer.encode(text), tokenizer);
+}
+
 std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer) {
   if (options.text && options.tokens) raise(ErrorKind::value, "--text and --tokens exclude each other");
   if (!options.text && !options.tokens) raise(ErrorKind::value, "there is nothing to read: expected --text \"...\" or --tokens 1,2,3");
-  std::vector<Index> ids;
-  for (const std::string& token : options.prepend) ids.push_back(tokenizer.id(token));
-  const std::vector<Index> middle = options.text ? tokenizer.encode(text_of(*options.text)) : tokens_of(*options.tokens);
-  ids.insert(ids.end(), middle.begin(), middle.end());
-  for (const std::string& token : options.append) ids.push_back(tokenizer.id(token));
-  tokenizer.check(ids);
-  return ids;
+  if (options.chat && options.tokens) raise(ErrorKind::value, "--chat: a turn is made of text, expected --text instead of --tokens");
+  if (options.text) return text_ids(options, text_of(*options.text), tokenizer);
+  return surrounded_ids(options, tokens_of(*options.tokens), tokenizer);
 }
 
 std::string architecture_text(const std::string& name) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/io/tokenizer.hpp>
@@ -20,6 +21,7 @@ struct SequenceOptions {
   std::optional<std::string> text, tokens;   ///< one of the two; `@FILE` and `-` as in their help
   std::string tokenizer;                     ///< empty: by what the model's directory holds
   std::vector<std::string> prepend, append;  ///< tokens by name, such as `<cls>`
+  bool chat = false;                         ///< the text is one turn of a conversation
 };
 
 /// Adds `--tokenizer` alone.
@@ -41,6 +43,10 @@ struct LoadedModel {
 };
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;
+
+/// The tokens of one text, or of ids, with what --chat, --prepend and --append put around. Fails (value) on ids that the model does not take.
+[[nodiscard]] std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer);
+[[nodiscard]] std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer);
 
 /// The token ids that the options stand for: `--text` and `--tokens` as they are, from a file (`@FILE`) or standard input (`-`).
 [[nodiscard]] std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer);

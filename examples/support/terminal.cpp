@@ -189,7 +189,7 @@ std::string show_tokens(const TokenScores& scores, const Terminal& terminal) {
     if (!piece.empty()) out += painted(terminal, colour, piece);
     column += piece_width;
   }
-  return out + "\n" + legend(scale, scores, terminal);
+  return out + "\n" + (scores.with_legend ? legend(scale, scores, terminal) : std::string());
 }
 
 std::string score_table(const TokenScores& scores, const Terminal& terminal) {
@@ -248,6 +248,11 @@ void ProgressBar::advance(Index steps) {
   if (!finished_ && terminal_.interactive && Clock::now() >= next_) draw();
 }
 
+void ProgressBar::count(Index done, Index total) {
+  shown_done_ = done;
+  shown_total_ = total;
+}
+
 void ProgressBar::describe(std::string what) { what_ = visible(what); }
 
 void ProgressBar::finish() {
@@ -264,8 +269,9 @@ void ProgressBar::draw() {
   next_ = now + std::chrono::milliseconds(100);
   const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 0;
   const double seconds = std::chrono::duration<double>(now - start_).count();
+  const std::string whole = grouped(shown_total_ < 0 ? total_ : shown_total_);
   std::string after = " " + pad(message(static_cast<int>(100 * share)), 3, true) + " %  " +
-                      pad(grouped(done_), display_width(grouped(total_)), true) + "/" + grouped(total_);
+                      pad(grouped(shown_total_ < 0 ? done_ : shown_done_), display_width(whole), true) + "/" + whole;
   if (share > 0) {
     const double left = std::ceil(seconds * (1 - share) / share);
     after += "  " + (left < 60 ? message(static_cast<int>(left), " s") : duration_text(left)) + " left";

@@ -43,6 +43,7 @@ struct TokenScores {
   std::string value_name = "relevance";  ///< what is measured
   Palette palette = Palette::automatic;  ///< sequential (white to orange) where no score is negative, else blue-white-red
   std::string separator = " ";           ///< between tokens in coloured text: a space for words, nothing for bytes and symbols
+  bool with_legend = true;               ///< whether a legend stands below coloured text
 };
 
 /// The sentence on coloured backgrounds, wrapped at the terminal's width, with a legend; without colours the table of `score_table`.
@@ -68,6 +69,8 @@ class ProgressBar {
 
   /// `steps` more of `total` are done.
   void advance(Index steps = 1);
+  /// What is shown as done and as the whole, in the place of steps: steps may weigh pieces of work that people count.
+  void count(Index done, Index total);
   /// Changes the words in front of the bar.
   void describe(std::string what);
   /// Erases the bar; nothing is drawn afterwards.
@@ -77,6 +80,7 @@ class ProgressBar {
   void draw();
   std::string what_;
   Index total_ = 0, done_ = 0;
+  Index shown_done_ = -1, shown_total_ = -1;  // below 0: the steps
   std::FILE* stream_;
   Terminal terminal_;
   Clock::time_point start_, next_;

@@ -17,7 +17,8 @@ namespace implicit_attention::examples {
 /// A bar over pieces of work of about the same size, each made of the library's loops.
 class Work {
  public:
-  Work(std::string what, Index pieces) : bar_(std::move(what), pieces * steps) {}
+  /// `threads` as ThreadPool's workers.
+  Work(std::string what, Index pieces, int threads = 0) : pool_(threads), bar_(std::move(what), pieces * steps) {}
 
   /// Begins the next piece; those before it are done. `loops`: how many loops the piece has, roughly.
   void begin_piece(Index loops = 1) {

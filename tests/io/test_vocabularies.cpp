@@ -165,6 +165,91 @@ TEST_CASE("vocabularies: GGUF files", "[io]") {
   check_golden_lines(tokenizer, neox->parent_path() / "neox.golden.jsonl");
 }
 
+TEST_CASE("vocabularies: vocab.json and merges.txt give the published ids of GPT-2", "[io]") {
+  const auto gpt2 = vocabulary("ggml-vocab-gpt-2.gguf");
+  if (!gpt2) {
+    WARN(test_support::shared_data_missing("realdata/vocab/ggml-vocab-gpt-2.gguf"));
+    return;
+  }
+  const TemporaryFolder folder;
+  const GgufVocabulary from = read_gguf_vocabulary(*gpt2);
+  Json tokens = Json::object();
+  for (std::size_t id = 0; id < from.tokens.size(); ++id) tokens[from.tokens[id]] = id;
+  std::string merges = "#version: 0.2\n";
+  for (const std::string& merge : from.merges) merges += merge + "\n";
+  write_bytes(folder / "vocab.json", tokens.dump());
+  write_bytes(folder / "merges.txt", merges);
+  const Tokenizer tokenizer = Tokenizer::open(folder.path());
+  CHECK(tokenizer.kind() == TokenizerKind::subwords);
+  check_golden_pair(tokenizer, *gpt2);
+  check_round_trip(tokenizer, gpt2->parent_path() / ".." / "text");
+  CHECK(tokenizer.encode("a<|endoftext|>b") == Ids{64, 50256, 65});  // a special token without being named so anywhere
+  for (const char* const file : {"merges.txt", "vocab.json"})
+    CHECK(Tokenizer::open(".", (folder / file).string()).encode("The dog") == tokenizer.encode("The dog"));
+}
+
+TEST_CASE("vocabularies: vocab.json and merges.txt that are no GPT-2, or wrong", "[io]") {
+  const TemporaryFolder folder;
+  const std::string tokens = R"({"a":0,"b":1,"\u0120":2,"ab":3,"\u0120ab":4,"<s>":5,"a b":6})";
+  const auto again = [&] {
+    for (const char* const name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) fs::remove(folder / name);
+    write_bytes(folder / "vocab.json", tokens);
+    write_bytes(folder / "merges.txt", "#version: 0.2\na b\n\n\u0120 ab");
+  };
+  const auto ids = [&](const std::string& text) { return Tokenizer::open(folder.path(), Index{10}).encode(text); };
+  again();
+  CHECK(ids("ab ab") == Ids{3, 4});
+  CHECK(ids("b") == Ids{1});
+  write_bytes(folder / "tokenizer_config.json", R"({"tokenizer_class":"GPT2Tokenizer","add_prefix_space":true})");
+  CHECK(ids("ab") == Ids{4});
+  write_bytes(folder / "special_tokens_map.json", R"({"bos_token":"<s>","eos_token":{"content":"<e>"},"pad_token":null})");
+  write_bytes(folder / "added_tokens.json", R"({"<e>":7})");
+  write_bytes(folder / "tokenizer_config.json", "{}");
+  CHECK(ids("<s>ab<e>") == Ids{5, 3, 7});
+  CHECK(Tokenizer::open(folder.path(), Index{10}).id("<e>") == 7);
+
+  fs::remove(folder / "special_tokens_map.json");
+  write_bytes(folder / "tokenizer_config.json", R"({"added_tokens_decoder":{"8":{"content":"<t>","lstrip":true,"special":true}}})");
+  CHECK(ids("ab <t>b") == Ids{3, 8, 1});
+
+  struct Case {
+    std::string file, bytes, words;
+  };
+  const std::vector<Case> cases{
+      {"merges.txt", "#version: 0.2\na b c", "merges.txt:2: is \"a b c\", expected two tokens and a space between"},
+      {"merges.txt", "ab", "merges.txt:1: is \"ab\", expected two tokens"},
+      {"merges.txt", "a ", "expected two tokens"},
+      {"merges.txt", "a \xFF", "merges.txt: not valid UTF-8 at byte 2"},
+      {"merges.txt", "a c", "\"c\", of \"a\" and \"c\", is not in the vocabulary"},
+      {"merges.txt", "b a", "\"ba\", of \"b\" and \"a\", is not in the vocabulary"},
+      {"vocab.json", R"({"a":0,"b":1})", "vocab.json has no \"\u0120\", GPT-2's space"},
+      {"vocab.json", R"({"a":0,"b</w>":1,"\u0120":2})", "the token \"b</w>\" in vocab.json is no GPT-2 byte pair"},
+      {"tokenizer_config.json", R"({"tokenizer_class":"Qwen2Tokenizer"})", "tokenizer_config.json names Qwen2Tokenizer"},
+      {"tokenizer_config.json", R"({"tokenizer_class":"GPTNeoXTokenizer"})", "names GPTNeoXTokenizer, which has rules of its own"},
+      {"tokenizer_config.json", R"({"tokenizer_class":5})", "tokenizer_class: is 5, expected a text"},
+      {"tokenizer_config.json", R"({"add_bos_token":true})", "add_bos_token: is true"},
+      {"tokenizer_config.json", R"({"added_tokens_decoder":{"x":{}}})", "added_tokens_decoder: \"x\" is {}, expected an id and an object"},
+      {"tokenizer_config.json", R"({"added_tokens_decoder":{"7":{"content":""}}})", "content: is empty"},
+      {"tokenizer_config.json", R"({"added_tokens_decoder":{"1":{"content":"<x>"}}})", "the vocabulary has \"b\" there"},
+      {"special_tokens_map.json", R"({"eos_token":"<e>"})", "eos_token: the token \"<e>\" is in neither vocab.json nor added_tokens.json"},
+      {"special_tokens_map.json", R"({"eos_token":5})", "eos_token: is 5, expected a token"},
+      {"added_tokens.json", R"({"<e>":"7"})", "expected an integer from 0"},
+  };
+  for (const Case& one : cases) {
+    INFO(one.file << ": " << one.bytes);
+    again();
+    write_bytes(folder / one.file, one.bytes);
+    const auto error = error_of([&] { (void)ids("ab"); });
+    REQUIRE(error);
+    CHECK_THAT(error->message, contains_text(one.words));
+    CHECK_THAT(error->message, contains_text("give token ids"));
+    CHECK(Tokenizer::open(folder.path(), Index{10}).labels({0, 9}) == Texts{"a", "9"});  // ids can still be shown
+    const auto chosen = error_of([&] { (void)Tokenizer::open(".", folder.path().string()); });
+    REQUIRE(chosen);
+    CHECK_THAT(chosen->message, contains_text(one.words));
+  }
+}
+
 TEST_CASE("vocabularies: RWKV's world", "[io]") {
   const auto path = vocabulary("rwkv_vocab_v20230424.txt");
   if (!path) {

@@ -52,6 +52,27 @@ TEST_CASE("golden language models: logits, gradients, and every published number
   for (const std::string& name : unread) WARN(name + " is of no family that is read here");
 }
 
+TEST_CASE("golden language models: a sequence in pieces gives the logits of the whole", "[models][golden]") {
+  for (const auto& path : golden_models()) {
+    INFO(path.filename().string());
+    const Golden golden(path);
+    const LanguageModel<double> model = load_language_model<double>(golden.weights<double>(), golden.configuration);
+    const Matrix<double> whole = model.forward(golden.ids).logits;
+    const auto tokens = static_cast<Index>(golden.ids.size());
+    for (const Index first : {Index{1}, std::max(Index{1}, tokens / 2)}) {  // a beginning of this many tokens, then one by one
+      CarriedStates states;
+      for (Index begin = 0, end = first; end <= tokens; begin = end++) {
+        INFO("tokens " << begin << " to " << end - 1 << ", beginning with " << first);
+        const Matrix<double> logits = model.next_logits({golden.ids.begin() + begin, golden.ids.begin() + end}, states);
+        CHECK(states.begun());
+        CHECK(states.refusals().empty());
+        // Chunked recurrences sum in another order than one step does, and each layer reads what the one before it rounded.
+        CHECK((logits - whole.row(end - 1)).cwiseAbs().maxCoeff() <= 1e-11 * whole.cwiseAbs().maxCoeff());
+      }
+    }
+  }
+}
+
 TEST_CASE("golden language models: relevance conserves and leaves nothing untreated", "[models][golden]") {
   for (const auto& path : golden_models()) {
     INFO(path.filename().string());

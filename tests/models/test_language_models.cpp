@@ -256,3 +256,27 @@ TEST_CASE("the first number that is not finite is named by layer, token and chan
   Explainer<double> explainer(LanguageModel<double>(parts), ids);
   refused([&] { static_cast<void>(explainer.explain(Method::relevance, {6, 0, {}})); }, "MambaForCausalLM, layer 1: ");
 }
+
+TEST_CASE("a part without a state to hand on is named, and a later piece is refused", "[models]") {
+  const auto random = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Random(rows, columns))); };
+  LanguageModelParts<double> parts;
+  parts.name = "Long";
+  parts.embedding = parts.head = random(10, 4);
+  parts.final_norm = Norm<double>::rms(4, 1e-5);
+  parts.blocks.push_back(
+      {{{Norm<double>::rms(4, 1e-5),
+         mixer_part(S4d<double>({random(1, 4), random(8, 2), random(4, 2), random(4, 2), random(1, 4), random(8, 4), {}}))}}});
+  const LanguageModel<double> model(std::move(parts));
+  const std::vector<Index> ids{3, 1, 4, 1, 5};
+  CarriedStates states;
+  const Matrix<double> logits = model.next_logits(ids, states);
+  CHECK(logits == model.forward(ids).logits.bottomRows(1));
+  CHECK(states.refusals() == std::vector<std::string>{"S4D"});
+  CHECK_THROWS_WITH(model.next_logits({9}, states), "Long: S4D hands no state on; the whole sequence must be run again");
+  // The states of another model.
+  CarriedStates others;
+  const LanguageModel<double> mamba = shipped<double>("mamba"), rwkv = shipped<double>("rwkv4");
+  (void)mamba.next_logits(ids, others);
+  CHECK_THROWS_WITH(rwkv.next_logits({9}, others), "CarriedStates: these states are another model's");
+  CHECK_THROWS_WITH(mamba.next_logits({}, others), contains_text("there are no token ids"));
+}

@@ -42,7 +42,7 @@ enum class TokenizerKind {
 class Tokenizer {
  public:
   /// By what `path` holds, a model's folder, one of its files, or a tokenizer's own file. In a folder a tokenizer that is there decides:
-  /// tokenizer.json, rwkv_vocab_*.txt, tokenizer.model; then vocab.json (symbols if all its tokens but special ones are single characters,
+  /// tokenizer.json, rwkv_vocab_*.txt, merges.txt with vocab.json, tokenizer.model; then vocab.json (symbols if all its tokens but special ones are single characters,
   /// else words; neither where it is byte pairs'). Without any of them text is bytes if the model's vocabulary turns out to be 256.
   /// `choice` overrides: `bytes`, `symbols`, `words`, or a file or folder as above. What is chosen must be readable; what is found and
   /// cannot be read leaves token ids, and `encode` says why. No weights are needed: `fit` tells the model's size later.
@@ -127,6 +127,9 @@ class Tokenizer {
     return ids;
   }
 
+  /// The tokens that the model puts before every text, as `<bos>`.
+  [[nodiscard]] std::vector<Index> before() const { return codec_ ? codec_->before() : std::vector<Index>(); }
+
   /// The text of tokens: what `encode` was given, where it keeps everything. Ids that no token has are left out; words have spaces between.
   [[nodiscard]] std::string decode(const std::vector<Index>& ids) const {
     if (kind_ == TokenizerKind::subwords) return codec_->decode(ids);
@@ -204,7 +207,8 @@ class Tokenizer {
     try {
       take(detail::read_text_codec(*file));
       if (!codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
-    } catch (const Error& error) {  // whoever gives ids needs no tokenizer
+    } catch (const Error& error) {                                                    // whoever gives ids needs no tokenizer
+      if (file->filename() == "merges.txt") open_folder(folder, std::nullopt, size);  // whose tokens can be shown
       kind_ = TokenizerKind::none;
       why_none_ = error.what();
     }
@@ -245,9 +249,8 @@ class Tokenizer {
   /// What tells that the tokens of vocab.json are pieces of words; empty if nothing does. Cutting at white space would give other tokens
   /// than the model was trained on, and nobody would notice.
   [[nodiscard]] std::string why_byte_pairs(const std::filesystem::path& folder) const {
-    const std::string end = " byte pairs, which need tokenizer.json";
-    for (const std::string_view name : {"merges.txt", "tokenizer_config.json"})
-      if (detail::is_file(folder / name)) return message(name, " beside vocab.json means", end);
+    const std::string end = " byte pairs, which need tokenizer.json, or merges.txt beside it";
+    if (detail::is_file(folder / "tokenizer_config.json")) return "tokenizer_config.json beside vocab.json means" + end;
     for (const auto& [token, id] : vocabulary().ids())
       if (token.starts_with("\u0120") || token.starts_with("\u2581"))
         return message("the token \"", printable(token), "\" in vocab.json means", end);

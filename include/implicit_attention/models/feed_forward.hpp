@@ -99,6 +99,10 @@ class ChannelMixing {
     Array<Scalar> value_weight;         ///< (D, M)
     bool mixes_weigh_previous = false;  ///< the mixes are what the token before weighs (time_maa_k, x_k)
   };
+  /// What one piece of a sequence hands to the next.
+  struct State {
+    Matrix<Scalar> shifted;  ///< (1, D): the last input
+  };
 
   explicit ChannelMixing(Weights weights);
   /// Reads the weights below a prefix such as `rwkv.blocks.0.feed_forward.` or `blocks.0.ffn.`; the name of the mix tells the version.
@@ -142,9 +146,14 @@ ChannelMixing<S> ChannelMixing<S>::from_tensors(const PrefixedTensors<Scalar>& t
 }
 
 template <Real S>
-Value<S> ChannelMixing<S>::run(const Value<Scalar>& u, RunContext<Scalar>&) const {
+Value<S> ChannelMixing<S>::run(const Value<Scalar>& u, RunContext<Scalar>& context) const {
   const Weights& w = weights_;
-  const Value<Scalar> before = token_shift(u);
+  Array<Scalar> last;  // of the piece before
+  if (context.carried != nullptr) {
+    if (const State* const initial = context.carried->template before<State>()) last = initial->shifted;
+    context.carried->leave(State{Matrix<Scalar>((*u).bottomRows(1))});
+  }
+  const Value<Scalar> before = token_shift(u, last);
   const auto mixed = [&](const Array<Scalar>& m) { return w.mixes_weigh_previous ? token_mix(before, u, m) : token_mix(u, before, m); };
   const Value<Scalar> key = linear(mixed(w.time_mix_key), w.key_weight);
   const Value<Scalar> value = linear(apply_function(Function::relu_squared, key), w.value_weight);

@@ -56,6 +56,13 @@ class LanguageModel {
   /// Runs the model on embeddings (L, D) in the place of tokens': what `embed` gives, or anything else.
   [[nodiscard]] ForwardPass<Scalar> forward_embeddings(ConstView<Scalar> embeddings, const ForwardOptions& options = {}) const;
 
+  /// The logits (1, vocabulary) after the last of `ids` (L), the next tokens of a sequence whose earlier ones left `states`, which go on to
+  /// hold what these leave. One token a call costs what a recurrence costs; softmax attention keeps its keys and values. Equal to the
+  /// last row of a run over the whole sequence, to rounding. Fails (value) where the model looks at later tokens, and where a piece before
+  /// met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
+  [[nodiscard]] Matrix<Scalar> next_logits(const std::vector<Index>& ids, CarriedStates& states,
+                                           const Executor& executor = serial_executor()) const;
+
   /// Runs one layer on the residual stream before it (L, D), recorded or not. `positions` as for `forward`.
   [[nodiscard]] LayerPass<Scalar> run_layer(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions = {},
                                             const Executor& executor = serial_executor(), bool recorded = true) const;
@@ -163,6 +170,22 @@ LayerPass<S> LanguageModel<S>::run_checked(Index layer, const Array<Scalar>& res
                                            std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
                                            const Executor& executor) const {
   return detail::run_block(parts_.blocks[static_cast<std::size_t>(layer)], layer, residual, positions, shared, recorded, executor);
+}
+
+template <Real S>
+Matrix<S> LanguageModel<S>::next_logits(const std::vector<Index>& ids, CarriedStates& states, const Executor& executor) const {
+  if (!causal()) raise(ErrorKind::value, message(name(), ": a layer looks at later tokens, so there is no next one"));
+  if (states.begun() && !states.refusals().empty())
+    raise(ErrorKind::value, message(name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again"));
+  Trace<Scalar> trace(false, executor);
+  Array<Scalar> residual = enter(trace.input(Array<Scalar>(embed(ids)))).numbers;
+  std::vector<std::pair<std::string, Array<Scalar>>> shared;
+  if (parts_.shares_embeddings) shared.emplace_back("embeddings", residual);
+  states.begin_piece();
+  for (Index layer = 0; layer < layer_count(); ++layer)
+    residual = detail::run_block(block(layer), layer, residual, {}, shared, false, executor, &states).output;
+  states.end_piece();
+  return logits_of(residual.matrix().bottomRows(1), executor);
 }
 
 template <Real S>

@@ -2,8 +2,10 @@
 // anybody's own. Nothing here needs run-time type information.
 #pragma once
 
+#include <concepts>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
@@ -48,6 +50,14 @@ using PartPointer = std::shared_ptr<const Part<S>>;
 
 namespace detail {
 
+/// Whether a layer leaves a state that a later piece of the sequence can begin with.
+template <class Layer>
+concept CarriesState = TracedLayer<Layer> && !std::is_empty_v<typename Layer::State> &&
+                       requires(const Layer& layer, const Value<typename Layer::Scalar>& u, RunContext<typename Layer::Scalar>& context,
+                                const typename Layer::State* initial) {
+  { layer.run(u, context, initial).activations.final } -> std::convertible_to<typename Layer::State>;
+};
+
 template <TracedLayer Layer>
 class MixerPart final : public Part<typename Layer::Scalar> {
  public:
@@ -55,7 +65,7 @@ class MixerPart final : public Part<typename Layer::Scalar> {
   MixerPart(Layer layer, std::string kind) : layer_(std::make_shared<const Layer>(std::move(layer))), kind_(std::move(kind)) {}
 
   [[nodiscard]] Value<Scalar> run(const Value<Scalar>& u, RunContext<Scalar>& context) const override {
-    LayerRun<Layer> run = layer_->run(u, context);
+    LayerRun<Layer> run = run_layer(u, context);
     const auto activations = std::make_shared<const typename Layer::Activations>(std::move(run.activations));
     MixerRun<Scalar> mixer;
     mixer.kind = kind_;
@@ -87,6 +97,19 @@ class MixerPart final : public Part<typename Layer::Scalar> {
   [[nodiscard]] const void* layer() const override { return layer_.get(); }
 
  private:
+  [[nodiscard]] LayerRun<Layer> run_layer(const Value<Scalar>& u, RunContext<Scalar>& context) const {
+    if (context.carried == nullptr) return layer_->run(u, context);
+    if constexpr (CarriesState<Layer>) {
+      using State = typename Layer::State;
+      LayerRun<Layer> run = layer_->run(u, context, context.carried->template before<State>());
+      context.carried->leave(State(run.activations.final));
+      return run;
+    } else {
+      context.carried->refuse(name());
+      return layer_->run(u, context);
+    }
+  }
+
   std::shared_ptr<const Layer> layer_;
   std::string kind_;
 };

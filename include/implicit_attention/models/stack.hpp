@@ -98,10 +98,12 @@ struct LayerPass {
 
 namespace detail {
 
-/// Runs one layer; `shared` holds what earlier layers made, and leaves with what this one made.
+/// Runs one layer; `shared` holds what earlier layers made, and leaves with what this one made. `carried`, if given: the states with which
+/// a piece of a sequence begins, and in their place those with which it ends.
 template <Real S>
 [[nodiscard]] LayerPass<S> run_block(const Block<S>& block, Index layer, const Array<S>& residual, const std::vector<Index>& positions,
-                                     std::vector<std::pair<std::string, Array<S>>>& shared, bool recorded, const Executor& executor) {
+                                     std::vector<std::pair<std::string, Array<S>>>& shared, bool recorded, const Executor& executor,
+                                     CarriedStates* carried = nullptr) {
   LayerPass<S> pass;
   pass.trace = std::make_shared<Trace<S>>(recorded, executor);
   pass.residual = residual;
@@ -109,6 +111,7 @@ template <Real S>
   RunContext<S> context;
   context.layer = layer;
   context.positions = positions;
+  context.carried = carried;
   for (const auto& [name, numbers] : shared) pass.shared_in.push_back({name, pass.trace->input(numbers)});
   context.shared = pass.shared_in;
 

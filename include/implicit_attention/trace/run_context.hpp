@@ -1,6 +1,7 @@
 // What the parts of a model share while it runs: positions, values that later layers read, and the token mixers that have run.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -44,6 +45,46 @@ struct SharedValue {
   Value<S> value;
 };
 
+/// What the parts of a model hand from one piece of a sequence to the next, in the order in which they run. One object goes with one
+/// sequence through one model.
+class CarriedStates {
+ public:
+  /// Whether a piece has been run.
+  [[nodiscard]] bool begun() const { return begun_; }
+  /// The parts that hand nothing on: where there are any, a later piece cannot be run alone.
+  [[nodiscard]] const std::vector<std::string>& refusals() const { return refusals_; }
+
+  /// The next piece begins at the first part again.
+  void begin_piece() { next_ = 0; }
+  void end_piece() { begun_ = true; }
+  /// The state that the part that runs now left after the piece before; null in the first piece.
+  template <class State>
+  [[nodiscard]] const State* before() const {
+    if (!begun_) return nullptr;
+    if (next_ >= states_.size() || states_[next_].type != type_tag<State>())
+      raise(ErrorKind::value, "CarriedStates: these states are another model's");
+    return static_cast<const State*>(states_[next_].state.get());
+  }
+  /// What that part leaves now. Then it is the next part's turn.
+  template <class State>
+  void leave(State state) {
+    if (next_ == states_.size()) states_.emplace_back();
+    states_[next_++] = {std::make_shared<const State>(std::move(state)), type_tag<State>()};
+  }
+  /// The part that runs now has no state to hand on, and looks back.
+  void refuse(std::string part) { refusals_.push_back(std::move(part)); }
+
+ private:
+  struct Entry {
+    std::shared_ptr<const void> state;
+    const void* type = nullptr;
+  };
+  std::vector<Entry> states_;
+  std::vector<std::string> refusals_;
+  std::size_t next_ = 0;
+  bool begun_ = false;
+};
+
 template <Real S>
 class RunContext {
  public:
@@ -51,6 +92,7 @@ class RunContext {
   std::vector<Index> positions;     ///< (tokens); empty: 0, 1, 2, ...
   std::vector<MixerRun<S>> mixers;  ///< those that have run in this layer, in order
   std::vector<SharedValue<S>> shared;
+  CarriedStates* carried = nullptr;  ///< where this is a piece of a longer sequence; null: a whole one
 
   [[nodiscard]] std::vector<Index> positions_of(Index tokens, Index first = 0) const {
     if (!positions.empty()) return positions;

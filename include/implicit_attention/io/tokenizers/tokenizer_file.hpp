@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/tokenizers/byte_pair_files.hpp>
 #include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
 #include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
@@ -20,7 +21,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then tokenizer.model; nothing if there is none.
+/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then merges.txt with
+/// vocab.json, then tokenizer.model; nothing if there is none.
 [[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {
   check_reachable(folder / "tokenizer.json");
   if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";
@@ -31,6 +33,7 @@ namespace detail {
     if (name.starts_with("rwkv_vocab") && name.ends_with(".txt") && is_file(entry.path())) world.push_back(entry.path());
   }
   if (!world.empty()) return *std::max_element(world.begin(), world.end());  // the names end in a date
+  if (is_file(folder / "merges.txt") && is_file(folder / "vocab.json")) return folder / "merges.txt";
   if (is_file(folder / "tokenizer.model")) return folder / "tokenizer.model";
   return std::nullopt;
 }
@@ -51,6 +54,10 @@ namespace detail {
   const std::string_view text = file->text();
   if (text.starts_with("GGUF")) return GgufTokenizer::make(read_gguf_vocabulary(path));
   if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path.string());
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  if ((path.filename() == "merges.txt" || path.filename() == "vocab.json") && is_file(folder / "merges.txt") &&
+      is_file(folder / "vocab.json"))
+    return read_byte_pair_files(folder);
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin != std::string_view::npos && text[begin] == '{') {
     const JsonDocument read = implicit_attention::parse_json_object(text, path.string());
@@ -66,7 +73,7 @@ namespace detail {
   raise(ErrorKind::file,
         message(path.string(),
                 ": is no tokenizer that is read here, expected tokenizer.json, RWKV's vocabulary (rwkv_vocab_*.txt), a GGUF "
-                "file, or vocab.json"));
+                "file, vocab.json, or merges.txt beside it"));
 }
 
 }  // namespace detail

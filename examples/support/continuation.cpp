@@ -1,0 +1,87 @@
+#include "continuation.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <utility>
+#include <variant>
+
+#include <implicit_attention/attribution/result.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/open_checkpoint.hpp>
+#include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
+
+namespace implicit_attention::examples {
+namespace {
+
+/// The tokens under `key`; nothing where it is not there.
+std::optional<std::vector<Index>> ends_of(const Configuration& configuration, const char* key) {
+  const Configuration::Value* const value = configuration.find(key);
+  if (value == nullptr) return std::nullopt;
+  std::vector<Index> ends;
+  const auto* const none = std::get_if<std::vector<std::string>>(value);
+  if (none != nullptr && none->empty()) return ends;
+  if (const Index* const one = std::get_if<Index>(value)) ends = {*one};
+  if (const auto* const several = std::get_if<std::vector<double>>(value))
+    for (const double number : *several)
+      if (number == std::floor(number) && std::abs(number) < 1e15) ends.push_back(static_cast<Index>(number));
+  const auto* const list = std::get_if<std::vector<double>>(value);
+  if (ends.empty() || (list != nullptr && list->size() != ends.size()))
+    raise(ErrorKind::file, message(configuration.where(), ": key ", key, " is neither a token's id nor a list of them"));
+  return ends;
+}
+
+}  // namespace
+
+std::vector<Index> end_tokens(const std::string& directory) {
+  const Checkpoint<float> checkpoint = open_checkpoint<float>(directory);
+  if (checkpoint.format == "GGUF") {
+    const std::optional<Index> end = read_gguf_vocabulary(checkpoint.tokenizer).eos;
+    return end ? std::vector<Index>{*end} : std::vector<Index>();
+  }
+  std::error_code ignored;
+  if (const std::filesystem::path file = checkpoint.tokenizer / "generation_config.json"; std::filesystem::is_regular_file(file, ignored))
+    if (auto ends = ends_of(read_configuration(file), "eos_token_id")) return std::move(*ends);
+  for (const char* const key : {"eos_token_id", "text_config.eos_token_id"})
+    if (auto ends = ends_of(checkpoint.configuration, key)) return std::move(*ends);
+  return {};
+}
+
+template <Real Scalar>
+Continuation continue_text(const LanguageModel<Scalar>& model, const std::vector<Index>& prompt, Index count,
+                           const std::vector<Index>& ends, const Executor& executor, const std::function<void()>& advance) {
+  for (const Index end : ends)
+    if (end < 0 || end >= model.vocabulary())
+      raise(ErrorKind::value, message("--generate: the model's end-of-text token is ", end, ", expected 0 to ", model.vocabulary() - 1));
+  Continuation made;
+  std::vector<Index> all = prompt;
+  CarriedStates states;
+  Matrix<Scalar> logits = model.next_logits(prompt, states, executor);
+  if (!states.refusals().empty()) made.repeated = states.refusals().front();
+  while (true) {
+    detail::check_finite("--generate", "the logits", logits);
+    Index next = 0;
+    logits.row(0).maxCoeff(&next);
+    all.push_back(next);
+    made.ids.push_back(next);
+    advance();
+    if (std::find(ends.begin(), ends.end(), next) != ends.end()) made.ended = next;
+    if (made.ended || static_cast<Index>(made.ids.size()) == count) return made;
+    if (made.repeated.empty()) {
+      logits = model.next_logits({next}, states, executor);
+    } else {
+      ForwardOptions whole;
+      whole.keep = Keep::logits;
+      whole.logit_positions = Indices::last();
+      whole.executor = executor;
+      logits = model.forward(all, whole).logits;
+    }
+  }
+}
+template Continuation continue_text(const LanguageModel<float>&, const std::vector<Index>&, Index, const std::vector<Index>&,
+                                    const Executor&, const std::function<void()>&);
+template Continuation continue_text(const LanguageModel<double>&, const std::vector<Index>&, Index, const std::vector<Index>&,
+                                    const Executor&, const std::function<void()>&);
+
+}  // namespace implicit_attention::examples

@@ -1,0 +1,189 @@
+#include "many_texts.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <exception>
+#include <filesystem>
+#include <mutex>
+#include <new>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/thread_executor.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/text.hpp>
+#include <implicit_attention/version.hpp>
+
+#include "explanation_files.hpp"
+#include "methods_asked.hpp"
+#include "numbers.hpp"
+#include "resumable_lines.hpp"
+#include "terminal.hpp"
+#include "text_lines.hpp"
+
+namespace implicit_attention::examples {
+namespace {
+
+/// FNV-1a: tells files apart that somebody changed, not those that somebody forged.
+std::string fingerprint(std::string_view bytes) {
+  std::uint64_t hash = 14695981039346656037U;
+  for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211U;
+  return message(bytes.size(), " bytes, ", hash);
+}
+
+/// How much there is of a model: a file's size, or that of all files of a folder.
+std::uintmax_t size_of(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(path, ignored)) return std::filesystem::file_size(path, ignored);
+  std::uintmax_t sum = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(path, ignored))
+    if (entry.is_regular_file(ignored)) sum += entry.file_size(ignored);
+  return sum;
+}
+
+/// All that results depend on, and the share of the texts that they are of.
+nlohmann::ordered_json settings_of(const ExplanationOptions& question, const ManyTexts& many, std::string_view data) {
+  const SequenceOptions& sequence = question.sequence;
+  nlohmann::ordered_json settings;
+  settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
+  settings["model"] = many.model;
+  settings["model_bytes"] = size_of(many.model);
+  settings["data"] = fingerprint(data);
+  settings["shard"] = message(many.shard.number, "/", many.shard.count);
+  settings["method"] = question.methods;
+  settings["position"] = question.position;
+  settings["target"] = question.target;
+  settings["contrast"] = question.contrast;
+  settings["layer"] = question.layer ? message(*question.layer) : std::string("all");
+  settings["terms"] = question.terms;
+  settings["reduce"] = question.reduce;
+  settings["baseline"] = question.baseline;
+  settings["steps"] = question.steps;
+  settings["precision"] = question.precision;
+  settings["tokenizer"] = sequence.tokenizer;
+  settings["chat"] = sequence.chat;
+  settings["prepend"] = sequence.prepend;
+  settings["append"] = sequence.append;
+  settings["longest"] = many.longest.value_or(0);
+  return settings;
+}
+
+/// The tokens of an object of JSON Lines.
+std::vector<Index> object_ids(const SequenceOptions& options, std::string_view line, const Tokenizer& tokenizer) {
+  const Json object = parse_json_object(line, "the line");
+  const auto text = object.find("text"), tokens = object.find("tokens");
+  if ((text == object.end()) == (tokens == object.end()))
+    raise(ErrorKind::value, message("the object has ", text == object.end() ? "neither" : "both", " \"text\" ",
+                                    text == object.end() ? "nor" : "and", " \"tokens\", expected one of them"));
+  if (text != object.end()) {
+    if (!text->is_string()) raise(ErrorKind::value, message("\"text\" is ", json_text(*text), ", expected a string"));
+    return text_ids(options, text->get_ref<const std::string&>(), tokenizer);
+  }
+  if (options.chat) raise(ErrorKind::value, "--chat: a turn is made of text, expected \"text\" instead of \"tokens\"");
+  if (!tokens->is_array()) raise(ErrorKind::value, message("\"tokens\" is ", json_text(*tokens), ", expected a list of ids"));
+  std::vector<Index> ids;
+  for (const Json& token : *tokens) {
+    const std::optional<Index> id = json_natural_number(token);
+    if (!id) raise(ErrorKind::value, message("\"tokens\" has ", json_text(token), ", expected ids"));
+    ids.push_back(*id);
+  }
+  tokenizer.check(ids);
+  return surrounded_ids(options, ids, tokenizer);
+}
+
+std::vector<Index> plain_ids(const SequenceOptions& options, std::string_view line, const Tokenizer& tokenizer) {
+  // A tokenizer of byte pairs takes any bytes; in a file of texts they are a mistake.
+  if (const std::size_t bad = utf8_error(line); bad != std::string_view::npos && tokenizer.kind() != TokenizerKind::bytes)
+    raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", bad));
+  return text_ids(options, line, tokenizer);
+}
+
+}  // namespace
+
+Shard Shard::parse(const std::string& text) {
+  constexpr Index most = 1'000'000;
+  Shard shard;
+  const char* const end = text.data() + text.size();
+  const auto number = std::from_chars(text.data(), end, shard.number);
+  if (number.ec == std::errc() && number.ptr != end && *number.ptr == '/') {
+    const auto count = std::from_chars(number.ptr + 1, end, shard.count);
+    if (count.ec == std::errc() && count.ptr == end && shard.number >= 1 && shard.number <= shard.count && shard.count <= most)
+      return shard;
+  }
+  raise(ErrorKind::value, message("--shard: \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8"));
+}
+
+ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many) {
+  const TextLines file(many.data);
+  const auto total = static_cast<Index>(file.lines().size());
+  if (total == 0) raise(ErrorKind::file, message(many.data, ": there are no texts, expected one on each line"));
+  const std::string ending = std::filesystem::path(many.data).extension().string();
+  const bool objects = ending == ".jsonl" || ending == ".ndjson";
+  const Shard next{many.shard.number + 1, many.shard.count};
+  const std::vector<TextLine> lines(file.lines().begin() + many.shard.begin(total), file.lines().begin() + next.begin(total));
+  std::vector<Index> numbers;
+  for (const TextLine& line : lines) numbers.push_back(line.number);
+
+  const TextExplainer explainer(question, many.model);
+  const Tokenizer& tokenizer = explainer.tokenizer();
+  if (!objects && tokenizer.kind() == TokenizerKind::none) (void)tokenizer.encode("text");  // fails, and says why
+  for (const std::vector<std::string>* const names : {&question.sequence.prepend, &question.sequence.append})
+    for (const std::string& name : *names) (void)tokenizer.id(name);
+
+  ResumableLines results(many.out, settings_of(question, many, file.bytes()), std::move(numbers));
+  ManyTextsResult result;
+  result.texts = static_cast<Index>(lines.size());
+  result.found = results.written();
+
+  // Work grows with a text's length; with its square where every token's row or removal is computed.
+  const std::vector<NamedMethod> methods = methods_of(question);
+  const bool square = std::any_of(methods.begin(), methods.end(), [](const NamedMethod& named) {
+    return named.method == Method::leave_one_out || (method_info(named.method).from_attention && named.method != Method::raw);
+  });
+  const auto cost = [&](const TextLine& line) {
+    const auto bytes = static_cast<Index>(std::min<std::size_t>(line.text.size(), 100'000'000));
+    return square ? bytes * (bytes + 100) / 100 + 1 : bytes + 1;
+  };
+  Index work = 0;
+  for (Index i = result.found; i < result.texts; ++i) work += cost(lines[static_cast<std::size_t>(i)]);
+
+  const auto result_of = [&](const TextLine& line, const Executor& executor) {
+    try {
+      std::vector<Index> ids =
+          objects ? object_ids(question.sequence, line.text, tokenizer) : plain_ids(question.sequence, line.text, tokenizer);
+      if (many.longest && static_cast<Index>(ids.size()) > *many.longest)
+        raise(ErrorKind::value, message("the text has ", grouped(static_cast<Index>(ids.size())), " tokens, more than the ",
+                                        grouped(*many.longest), " of --longest"));
+      return json_line(line.number, explainer.explain(std::move(ids), executor));
+    } catch (const Error& error) {
+      return json_error_line(line.number, error.what());
+    } catch (const std::bad_alloc&) {
+      return json_error_line(line.number, "there is not enough memory for this text");
+    }
+  };
+  ThreadPool pool(question.threads);
+  ProgressBar bar(message("explain ", explainer.architecture()), work);
+  std::mutex turn;  // of the file and the bar
+  Index done = result.found;
+  bar.count(done, result.texts);
+  pool.parallel_for(result.texts - result.found, [&](Index i) {
+    const TextLine& line = lines[static_cast<std::size_t>(result.found + i)];
+    std::string text = result_of(line, pool.executor());
+    const std::lock_guard<std::mutex> lock(turn);
+    results.put(result.found + i, std::move(text));
+    bar.count(++done, result.texts);
+    bar.advance(cost(line));
+  });
+  bar.finish();
+  result.errors = results.errors();
+  result.first_error = results.first_error();
+  return result;
+}
+
+}  // namespace implicit_attention::examples

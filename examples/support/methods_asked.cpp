@@ -1,0 +1,69 @@
+#include "methods_asked.hpp"
+
+#include <algorithm>
+#include <cstddef>
+
+#include <implicit_attention/core/error.hpp>
+
+#include "command_line.hpp"
+
+namespace implicit_attention::examples {
+
+std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
+  std::vector<NamedMethod> list;
+  for (std::size_t begin = 0; begin <= options.methods.size();) {
+    const std::size_t end = std::min(options.methods.find(',', begin), options.methods.size());
+    const std::string name = options.methods.substr(begin, end - begin);
+    const Method named = parse_method(name);
+    if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
+      raise(ErrorKind::value, message("--method: ", name, " is there twice"));
+    list.push_back({named, name});
+    begin = end + 1;
+  }
+  return list;
+}
+
+bool about_target(Method method) { return method != Method::raw && method != Method::rollout && method != Method::random; }
+
+std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal) {
+  const std::string map = reduction_text(reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
+  switch (method) {
+    case Method::raw:
+      return map + (options.layer ? message(" of layer ", *options.layer) : std::string(" and layers"));
+    case Method::rollout:
+      return "row of the rollout of " + map;
+    case Method::gradient:
+      return "row of the rollout of gradient times attention, where positive";
+    case Method::gradient_mean:
+      return "rollout of mean gradient times mean attention";
+    case Method::gradient_maximum:
+      return "rollout of attention times the largest gradient of each token";
+    case Method::relevance:
+      return "share of " + logit;
+    case Method::vector_rollout:
+      return "share of " + logit + ", attention held";
+    case Method::relevance_attention:
+      return "what attention moves of " + logit + ", mean over layers";
+    case Method::gradient_x_input:
+      return "gradient times embedding";
+    case Method::integrated_gradients:
+      return "share of " + logit + ", from " +
+             (options.baseline == "zero"   ? std::string("embeddings of zero")
+              : options.baseline == "mean" ? std::string("the mean embedding")
+                                           : "the embedding of " + options.baseline) +
+             " on";
+    case Method::leave_one_out:
+      return std::string(removal == Removal::replace ? "what <unk>" : "what a zero embedding") + " in its place takes from " + logit;
+    case Method::random:
+      break;
+  }
+  return "random numbers";
+}
+
+std::string attribution_method_names() {
+  std::string names;
+  for (const MethodName& method : method_names) names += message(names.empty() ? "" : "|", method.name);
+  return names;
+}
+
+}  // namespace implicit_attention::examples

@@ -1,0 +1,27 @@
+// The methods that a command line names, and what their numbers are.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/operator/reduction.hpp>
+
+#include "explanation.hpp"
+
+namespace implicit_attention::examples {
+
+/// A method, and its name as it was asked for: a dated name stays on what is written.
+struct NamedMethod {
+  Method method;
+  std::string name;
+};
+
+/// Fails (value) on a name that is unknown, or there twice.
+[[nodiscard]] std::vector<NamedMethod> methods_of(const ExplanationOptions& options);
+/// Whether it explains one logit, and not the position alone.
+[[nodiscard]] bool about_target(Method method);
+/// What a method's numbers are.
+[[nodiscard]] std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal);
+
+}  // namespace implicit_attention::examples

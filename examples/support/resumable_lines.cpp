@@ -1,0 +1,106 @@
+#include "resumable_lines.hpp"
+
+#include <cerrno>
+#include <filesystem>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <sys/file.h>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/replaced_file.hpp>
+
+namespace implicit_attention::examples {
+namespace {
+
+[[noreturn]] void cannot_write(const std::string& path, int why) {
+  raise(ErrorKind::file, message(path, ": cannot be written: ", std::generic_category().message(why)));
+}
+
+/// The first setting that is not the same, as a message ends.
+std::string difference(const Json& before, const nlohmann::ordered_json& now) {
+  for (const auto& [key, value] : now.items()) {
+    const Json other = before.contains(key) ? before.at(key) : Json();
+    if (other != Json(value)) return message(key, " ", json_text(other), ", and is ", json_text(Json(value)), " now");
+  }
+  for (const auto& [key, value] : before.items())
+    if (!now.contains(key)) return message(key, " ", json_text(value), ", which there is none of now");
+  return {};
+}
+
+}  // namespace
+
+ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& settings, std::vector<Index> numbers)
+    : path_(std::move(path)), numbers_(std::move(numbers)), stream_(nullptr, std::fclose) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const std::string beside = path_ + ".settings.json";
+  const std::string other_file = message("; name another file, or remove ", path_, " and ", beside);
+  if (fs::exists(path_, ignored) && fs::file_size(path_, ignored) > 0) {
+    if (!fs::exists(beside, ignored))
+      raise(ErrorKind::value, message("--out: ", path_, " is there, but not ", beside, ", which says what it was made with", other_file));
+    if (const std::string what = difference(read_json_object(beside), settings); !what.empty())
+      raise(ErrorKind::value, message("--out: ", path_, " was made with ", what, other_file));
+  } else {
+    const std::string text = settings.dump(1) + "\n";
+    ReplacedFile file(beside);
+    file.write(text.data(), text.size());
+    file.commit();
+  }
+  errno = 0;
+  stream_.reset(std::fopen(path_.c_str(), "ab"));
+  if (!stream_) cannot_write(path_, errno);
+  if (::flock(::fileno(stream_.get()), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    raise(ErrorKind::value, message("--out: another run is writing ", path_));
+  std::uintmax_t whole = 0;
+  {
+    const std::shared_ptr<const MappedFile> file = MappedFile::open(path_);
+    const std::size_t end = file->text().rfind('\n');
+    whole = end == std::string_view::npos ? 0 : end + 1;
+    read_back(file->text().substr(0, static_cast<std::size_t>(whole)));
+  }
+  std::error_code why;
+  fs::resize_file(path_, whole, why);  // an interrupted run leaves half a line
+  if (why) cannot_write(path_, why.value());
+}
+
+void ResumableLines::read_back(std::string_view text) {
+  for (; !text.empty(); ++written_) {
+    const std::size_t end = text.find('\n') + 1;
+    if (written_ == static_cast<Index>(numbers_.size()))
+      raise(ErrorKind::value, message("--out: ", path_, " has more lines than there are texts, ", numbers_.size(), "; name another file"));
+    const Index number = numbers_[static_cast<std::size_t>(written_)];
+    if (!text.starts_with(message("{\"line\":", number, ",")))
+      raise(ErrorKind::value,
+            message("--out: ", path_, ":", written_ + 1, ": is not the result of line ", number, " of the texts; name another file"));
+    count(text.substr(0, end));
+    text.remove_prefix(end);
+  }
+}
+
+void ResumableLines::count(std::string_view line) {
+  constexpr std::string_view mark = ",\"error\":";
+  if (line.substr(line.find(',')).substr(0, mark.size()) != mark) return;
+  if (errors_++ > 0) return;
+  const Json result = parse_json_object(line, path_);
+  first_error_ =
+      message("line ", json_text(result.at("line")), ": ", result.at("error").is_string() ? result.at("error").get<std::string>() : "");
+}
+
+void ResumableLines::put(Index index, std::string line) {
+  waiting_.emplace(index, std::move(line));
+  const Index before = written_;
+  for (auto next = waiting_.begin(); next != waiting_.end() && next->first == written_; next = waiting_.erase(next)) {
+    count(next->second);
+    errno = 0;
+    if (std::fwrite(next->second.data(), 1, next->second.size(), stream_.get()) != next->second.size()) cannot_write(path_, errno);
+    ++written_;
+  }
+  errno = 0;
+  if (written_ > before && std::fflush(stream_.get()) != 0) cannot_write(path_, errno);
+}
+
+}  // namespace implicit_attention::examples
