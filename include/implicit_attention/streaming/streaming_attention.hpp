@@ -121,7 +121,7 @@ class StreamingAttention {
   }
 
   /// The newest row of the edge map, (1, tokens): sum_e g[e] A_e[newest, j] x_e[j], g (1, channels) being the gradient of what is explained
-  /// with respect to y of the newest token (formulation: Aggregation over layers). Needs x.
+  /// with respect to y of the newest token (formulation: Token level). Needs x.
   void newest_edges_into(View<Scalar> out, const Array<Scalar>& g, const Executor& executor = serial_executor()) const {
     newest_map_row_into(out, ReductionKind::mean, g, true, executor);
     out *= static_cast<Scalar>(channels());
