@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
 #include <implicit_attention/operator/reduction.hpp>

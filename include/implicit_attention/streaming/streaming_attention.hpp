@@ -1,9 +1,11 @@
 // The implicit attention of a sequence that grows a token at a time, as an engine decodes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/streaming/form_history.hpp>
