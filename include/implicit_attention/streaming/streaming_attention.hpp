@@ -83,8 +83,10 @@ class StreamingAttention {
   void row_into(Index token, View<Scalar> out, const Executor& executor = serial_executor()) const {
     const Index row = place_of(token);
     check_shape("StreamingAttention", "out", out, channels(), tokens(), "(channels, tokens)");
-    if constexpr (std::is_same_v<Scalar, float>)
-      if (detail::StateSpaceRow from; state_space(row, from)) return detail::state_space_row(from, out, executor);
+    if constexpr (std::is_same_v<Scalar, float>) {
+      detail::StateSpaceRow from;
+      if (state_space(row, from)) return detail::state_space_row(from, out, executor);
+    }
     Selection selection;
     selection.rows = std::vector<Index>{row};
     selection.executor = executor;
@@ -102,12 +104,14 @@ class StreamingAttention {
     if (times_input && input.empty())
       raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
     const bool sums = kind == ReductionKind::mean || kind == ReductionKind::mean_abs || kind == ReductionKind::mean_positive;
-    if constexpr (std::is_same_v<Scalar, float>)
-      if (detail::StateSpaceRow from; sums && state_space(row, from)) {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      detail::StateSpaceRow from;
+      if (sums && state_space(row, from)) {
         detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
         out /= static_cast<Scalar>(channels());
         return;
       }
+    }
     Reduction<Scalar> reduction;
     reduction.kind = kind;
     if (!weights.empty()) {
@@ -142,21 +146,25 @@ class StreamingAttention {
   }
 
   /// Whether the history is a state space's, whose rows have a walk of their own.
-  [[nodiscard]] bool state_space(Index row, detail::StateSpaceRow& from) const {
-    if (!history_.is_diagonal()) return false;
-    const UnifiedForm<Scalar> whole = form();
-    const DiagonalRecurrence<Scalar>& recurrence = *detail::recurrence_as<DiagonalRecurrence<Scalar>>(whole);
-    if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
-        !whole.convolution_starts.empty() || (!whole.gate.empty() && !whole.normalization.empty()))
+  [[nodiscard]] bool state_space([[maybe_unused]] Index row, [[maybe_unused]] detail::StateSpaceRow& from) const {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      if (!history_.is_diagonal()) return false;
+      const UnifiedForm<Scalar> whole = form();
+      const DiagonalRecurrence<Scalar>& recurrence = *detail::recurrence_as<DiagonalRecurrence<Scalar>>(whole);
+      if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
+          !whole.convolution_starts.empty() || (!whole.gate.empty() && !whole.normalization.empty()))
+        return false;
+      from.recurrence = recurrence;
+      from.gate = whole.gate.empty() ? whole.normalization : whole.gate;
+      from.activation = whole.activation;
+      from.skip = whole.skip;
+      from.input_scale = whole.input_scale;
+      from.convolution = whole.convolution;
+      from.row = row;
+      return true;
+    } else {
       return false;
-    from = {recurrence,
-            whole.gate.empty() ? whole.normalization : whole.gate,
-            whole.activation,
-            whole.skip,
-            whole.input_scale,
-            whole.convolution,
-            row};
-    return true;
+    }
   }
 
   Index window_ = 0, seen_ = 0, channels_ = 0;
