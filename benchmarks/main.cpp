@@ -54,6 +54,7 @@ int main(int argc, char** argv) {
   benchmarks::add_maps();
   benchmarks::add_reductions();
   benchmarks::add_linear();
+  benchmarks::add_streaming();
   benchmarks::add_memory();
   benchmarks::add_heads();
   benchmarks::add_exponents();

@@ -116,6 +116,7 @@ void add_benchmark(const std::string& name, std::function<void(benchmark::State&
 void add_maps();
 void add_reductions();
 void add_linear();
+void add_streaming();
 void add_memory();
 void add_heads();
 void add_exponents();

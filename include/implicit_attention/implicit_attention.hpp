@@ -15,6 +15,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 #include <implicit_attention/core/stored_tensor.hpp>
+#include <implicit_attention/core/strided_numbers.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -54,6 +55,10 @@
 #include <implicit_attention/operator/selection.hpp>
 #include <implicit_attention/operator/terms.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
+#include <implicit_attention/streaming/form_history.hpp>
+#include <implicit_attention/streaming/growing_rows.hpp>
+#include <implicit_attention/streaming/state_space_row.hpp>
+#include <implicit_attention/streaming/streaming_attention.hpp>
 #include <implicit_attention/trace/bounded_forget_gate.hpp>
 #include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/data_rotation.hpp>

@@ -1,5 +1,5 @@
-# No include points back up the house: models, layers, trace, operator, kernels, core; attribution and metrics stand beside models and know
-# none of it; the umbrella and the instantiations stand above all.
+# No include points back up the house: models, layers, trace, operator, kernels, core. Streaming stands beside trace and layers, attribution
+# and metrics stand beside models, and know none of them; the umbrella and the instantiations stand above all.
 . "$(dirname "$0")/common.sh"
 cd "$REPOSITORY/include/implicit_attention" || exit 1
 
@@ -9,6 +9,7 @@ allowed() {
     core) echo core ;;
     kernels) echo core kernels ;;
     operator) echo core kernels operator ;;
+    streaming) echo core kernels operator streaming ;;
     trace) echo core kernels operator trace ;;
     layers) echo core kernels operator trace layers ;;
     attribution) echo core kernels operator trace layers attribution ;;
@@ -19,7 +20,7 @@ allowed() {
 }
 
 wrong=0 seen=0
-for room in core kernels operator trace layers attribution metrics models io; do
+for room in core kernels operator streaming trace layers attribution metrics models io; do
   rooms="$(allowed "$room")"
   for header in $(find "$room" -name '*.hpp' | sort); do
     seen=$((seen + 1))

@@ -315,6 +315,12 @@ TEST_CASE("minimal and engine_hook reconstruct what they say", "[explain]") {
     REQUIRE(by != std::string::npos);
     return std::stod(out.substr(by + 4));
   };
-  CHECK(deviation(run_well(folder, "minimal", {}).out) <= 1e-14);     // double, numbers about 1
-  CHECK(deviation(run_well(folder, "engine_hook", {}).out) <= 1e-5);  // float, 96 tokens
+  CHECK(deviation(run_well(folder, "minimal", {}).out) <= 1e-14);  // double, numbers about 1
+  const std::string hooked = run_well(folder, "engine_hook", {}).out;
+  CHECK(deviation(hooked) <= 1e-5);  // float, 192 tokens
+  const std::string quantised = run_well(folder, "quantised_engine", {}).out;
+  for (const char* layer : {"Mamba", "RWKV-7", "Griffin", "Gated DeltaNet"}) {
+    CHECK_THAT(hooked, contains_text(layer));
+    CHECK_THAT(quantised, contains_text(layer));
+  }
 }

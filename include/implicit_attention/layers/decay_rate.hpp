@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <string_view>
 
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
@@ -15,6 +16,21 @@ namespace detail {
 template <Real S>
 [[nodiscard]] Array<S> decay_rate(const Array<S>& A_log) {
   return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
+}
+
+/// The rate A <= 0, out of A = -exp(A_log) as engines hold it, or out of A_log; exactly one of them is there. Fails (ErrorKind::value or
+/// ErrorKind::shape) naming it.
+template <Real S>
+[[nodiscard]] Array<S> engine_rate(std::string_view who, const Array<S>& A, const Array<S>& A_log) {
+  if (A.empty() == A_log.empty())
+    raise(ErrorKind::shape, message(who, ": A and A_log are both ", A.empty() ? "empty" : "filled", ", expected one of them"));
+  if (A.empty()) return Matrix<S>(-decay_rate(A_log).matrix());
+  for (Index row = 0; row < A.rows(); ++row)
+    for (Index column = 0; column < A.cols(); ++column)
+      if (!(A(row, column) <= 0))
+        raise(ErrorKind::value, message(who, ": A has ", A(row, column), " in row ", row, ", column ", column,
+                                        ", expected no number above 0: it is -exp(A_log)"));
+  return A;
 }
 
 /// Whether the tensors have A_log under either name.

@@ -40,20 +40,46 @@ class DeltaRule {
     Matrix<Scalar> recurrent;         ///< (Hv K, V): row h K + n is key channel n of value head h
   };
 
-  /// One sequence through the layer. An engine that has run the layer itself views its own buffers here.
+  /// What `lower` needs of the weights: what an engine whose projections are quantised holds in plain numbers. Sizes stand here, for there
+  /// are no projections to read them off.
+  struct EngineWeights {
+    Index value_heads = 0;          ///< Hv
+    Index key_size = 0;             ///< K
+    Array<Scalar> o_norm_weight;    ///< (V)
+    Array<Scalar> v_conv1d_weight;  ///< (E, W); absent: no convolution
+    Array<Scalar> v_conv1d_bias;    ///< (E), may be absent
+    Array<Scalar> A = {};           ///< (Hv): -exp(A_log), ggml's ssm_a; or
+    Array<Scalar> A_log = {};       ///< (Hv); neither is needed by an engine that hands in log_decay or decay
+    bool has_decay = true;          ///< false: DeltaNet
+    bool has_beta = true;           ///< false: beta is 1
+    bool has_gate = true;           ///< false: there is no z
+    /// Value head h reads key head h mod H, as ggml's operation broadcasts them, instead of h // (Hv / H).
+    bool tiled_key_heads = false;
+  };
+
+  /// One sequence through the layer. An engine that has run the layer itself views its own buffers here. Each of query, key, beta,
+  /// log_decay and z serves in one of its forms.
   struct Activations {
-    Array<Scalar> x;          ///< (L, E): the v projection: the linear input
-    Array<Scalar> c;          ///< (L, E): after v's convolution, with its bias
-    Array<Scalar> query;      ///< (L, H K): of length K^-1/2
-    Array<Scalar> key;        ///< (L, H K): of length 1
-    Array<Scalar> beta;       ///< (L, Hv), doubled already; empty where it is 1
-    Array<Scalar> log_decay;  ///< (L, Hv) or (L, Hv K): g <= 0; empty without a decay
-    Array<Scalar> o;          ///< (L, E): R v
-    Array<Scalar> z;          ///< (L, E): the gate's input; empty without a gate
-    Array<Scalar> y;          ///< (L, E): output before the output projection
-    Array<Scalar> out;        ///< (L, D)
-    State initial;            ///< the state carried in; empty matrices if none
-    State final;              ///< the state after the last token
+    Array<Scalar> x;                   ///< (L, E): the v projection: the linear input
+    Array<Scalar> c;                   ///< (L, E): after v's convolution, with its bias
+    Array<Scalar> a = {};              ///< (L, E): silu(c), where an engine has kept neither c nor x
+    Array<Scalar> query;               ///< (L, H K): of length K^-1/2
+    Array<Scalar> unit_query = {};     ///< (L, H K): of length 1, before K^-1/2
+    Array<Scalar> pre_query = {};      ///< (L, H K): before its length is divided by
+    Array<Scalar> key;                 ///< (L, H K): of length 1
+    Array<Scalar> pre_key = {};        ///< (L, H K): before its length is divided by
+    Array<Scalar> beta;                ///< (L, Hv), doubled already; empty where it is 1
+    Array<Scalar> pre_beta = {};       ///< (L, Hv): before the sigmoid
+    Array<Scalar> log_decay;           ///< (L, Hv) or (L, Hv K): g <= 0; empty without a decay
+    Array<Scalar> decay = {};          ///< (L, Hv) or (L, Hv K): exp(g)
+    Array<Scalar> pre_log_decay = {};  ///< (L, Hv): what softplus is taken of, with dt_bias; needs the rates
+    Array<Scalar> o;                   ///< (L, E): R v
+    Array<Scalar> z;                   ///< (L, E): the gate's input; empty without a gate
+    Array<Scalar> gate = {};           ///< (L, E): its function of it
+    Array<Scalar> y;                   ///< (L, E): output before the output projection
+    Array<Scalar> out;                 ///< (L, D)
+    State initial;                     ///< the state carried in; empty matrices if none
+    State final;                       ///< the state after the last token
   };
 
   [[nodiscard]] Index width() const { return width_; }
@@ -67,8 +93,8 @@ class DeltaRule {
   /// W; 0 without a convolution.
   [[nodiscard]] Index convolution_width() const { return shared_.v_conv1d_weight.cols(); }
 
-  /// The unified form (formulation). Needs query, key, beta, log_decay, z, o, and c or x, as far as the layer has and the terms read
-  /// them.
+  /// The unified form (formulation). Needs query, key, beta, log_decay and z, each in one of its forms, o, and c or x, as far as the layer
+  /// has and the terms read them. Without the terms activation, convolution and bias its linear input is silu(c).
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// The weight (D, E) of the output projection, which has no bias.
@@ -77,6 +103,11 @@ class DeltaRule {
  protected:
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
   DeltaRule(std::string_view name, const Weights& weights, const Options& options, Function gate, bool has_gate);
+  /// Without projections; `decays` is how many decays a token has.
+  DeltaRule(std::string_view name, const EngineWeights& weights, const Options& options, Function gate, Index decays);
+
+  /// -exp(A_log), (1, Hv): what pre_log_decay is multiplied by.
+  void set_rates(const Array<Scalar>& rates) { rates_ = rates; }
 
   /// Everything but the decay and the gate's input, either of which may be empty: the layer has none.
   template <class Layer>
@@ -84,13 +115,21 @@ class DeltaRule {
                                          const State* initial) const;
 
  private:
-  [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Activations& act) const;
+  /// The forms that the recurrence reads.
+  struct Scales {
+    Array<Scalar> query, key, beta, log_decay;
+  };
+  [[nodiscard]] Scales scales(const Activations& act, Index tokens) const;
+  [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Scales& scales) const;
+  void make_norms(const Options& options);
   [[nodiscard]] Index tail_rows() const { return convolution_width() > 0 ? convolution_width() - 1 : 0; }
 
   std::string_view name_;
   Weights shared_;
   Function gate_;
-  bool has_gate_, negative_eigenvalues_;
+  bool has_gate_, negative_eigenvalues_, has_beta_, tiled_ = false;
+  Index decays_ = 0;     // numbers a token; 0: no decay
+  Array<Scalar> rates_;  // (1, Hv): -exp(A_log), where pre_log_decay may be given
   Norm<Scalar> query_norm_, key_norm_, output_norm_;
   Index width_ = 0, channels_ = 0, heads_ = 0, key_heads_ = 0, state_ = 0;
 };
@@ -128,7 +167,48 @@ DeltaRule<S>::DeltaRule(std::string_view name, const Weights& weights, const Opt
   check_convolution("q", w.q_conv1d_weight, w.q_conv1d_bias, keys);
   check_convolution("k", w.k_conv1d_weight, w.k_conv1d_bias, keys);
   check_convolution("v", w.v_conv1d_weight, w.v_conv1d_bias, channels_);
-  if (!(options.norm_eps >= 0)) raise(ErrorKind::value, message(name, ": norm_eps is ", options.norm_eps, ", expected at least 0"));
+  has_beta_ = !w.b_proj_weight.empty();
+  decays_ = w.A_log.empty() ? 0 : w.dt_bias.size();
+  make_norms(options);
+}
+
+template <Real S>
+DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, const Options& options, Function gate, Index decays)
+    : name_(name),
+      gate_(gate),
+      has_gate_(weights.has_gate),
+      negative_eigenvalues_(options.negative_eigenvalues),
+      has_beta_(weights.has_beta) {
+  heads_ = weights.value_heads;
+  key_heads_ = options.key_heads == 0 ? heads_ : options.key_heads;
+  state_ = weights.key_size;
+  decays_ = decays;
+  tiled_ = weights.tiled_key_heads;
+  if (heads_ < 1 || state_ < 1)
+    raise(ErrorKind::value, message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at least 1"));
+  if (key_heads_ < 1 || heads_ % key_heads_ != 0)
+    raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
+  if (weights.o_norm_weight.empty()) raise(ErrorKind::shape, message(name, ": o_norm.weight is empty, expected (value size)"));
+  channels_ = heads_ * weights.o_norm_weight.size();
+  check_vector(name, "o_norm.weight", weights.o_norm_weight, weights.o_norm_weight.size(), "value size");
+  const Array<Scalar>& taps = weights.v_conv1d_weight;
+  if (!taps.empty()) check_shape(name, "v_conv1d.weight", taps, channels_, taps.cols(), "(value heads * value size, convolution width)");
+  detail::check_bias(name, "v_conv1d.bias", weights.v_conv1d_bias, taps.empty() ? 0 : channels_, "value heads * value size");
+  if (!weights.A.empty() || !weights.A_log.empty()) {
+    rates_ = detail::engine_rate(name, weights.A, weights.A_log);
+    check_vector(name, weights.A.empty() ? "A_log" : "A", rates_, heads_, "value heads");
+  }
+  shared_.o_norm_weight = weights.o_norm_weight;
+  shared_.v_conv1d_weight = taps;
+  shared_.v_conv1d_bias = weights.v_conv1d_bias;
+  make_norms(options);
+}
+
+template <Real S>
+void DeltaRule<S>::make_norms(const Options& options) {
+  const Weights& w = shared_;
+  const Index keys = key_heads_ * state_;
+  if (!(options.norm_eps >= 0)) raise(ErrorKind::value, message(name_, ": norm_eps is ", options.norm_eps, ", expected at least 0"));
   // unit(t) = K^-1/2 t / sqrt(mean t^2 + 1e-6 / K): the eps stands inside the root, beside the sum of squares.
   const Scalar length = Scalar(1) / std::sqrt(static_cast<Scalar>(state_));
   const auto unit = [&](Scalar factor) {
@@ -145,6 +225,7 @@ template <Real S>
 template <class Layer>
 LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scalar>& log_decay, const Value<Scalar>& z,
                                        const State* initial) const {
+  detail::check_projections(name_, shared_.v_proj_weight);
   const Weights& w = shared_;
   const Index tail_columns = convolution_width() > 0 ? 2 * key_heads_ * state_ + channels_ : 0;
   Activations act;
@@ -182,7 +263,8 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   inputs.key = k;
   inputs.key_scale = beta;
   inputs.log_decay = log_decay;
-  const Value<Scalar> o = head_recurrence(recurrence(act), inputs, silu(c), detail::carried(act.initial.recurrent), &act.final.recurrent);
+  const Value<Scalar> o = head_recurrence(recurrence({act.query, act.key, act.beta, act.log_decay}), inputs, silu(c),
+                                          detail::carried(act.initial.recurrent), &act.final.recurrent);
   Value<Scalar> y = normalize(output_norm_, o);  // the norm first, then the gate
   if (has_gate_) {
     const Value<Scalar> gates = apply_function(gate_, z);
@@ -198,25 +280,23 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
 template <Real S>
 UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.z.rows(), act.o.rows(), act.c.rows(), act.x.rows()}), keys = key_heads_ * state_;
+  const Index tokens = std::max({act.query.rows(), act.unit_query.rows(), act.pre_query.rows(), act.z.rows(), act.gate.rows(), act.o.rows(),
+                                 act.c.rows(), act.x.rows(), act.a.rows()}),
+              keys = key_heads_ * state_;
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(name_, name, array, tokens, columns, meaning);
   };
   if (terms.has(Term::recurrence)) {
-    check("query", act.query, keys, "(tokens, key heads * key size)");
-    check("key", act.key, keys, "(tokens, key heads * key size)");
-    if (!shared_.b_proj_weight.empty()) check("beta", act.beta, heads_, "(tokens, value heads)");
-    if (!shared_.A_log.empty())
-      check("log_decay", act.log_decay, shared_.dt_bias.size(), "(tokens, value heads or value heads * key size)");
-    form.recurrence = recurrence(act);
+    form.recurrence = recurrence(scales(act, tokens));
     form.initial_state = detail::carried(act.initial.recurrent);
   } else {
     form.recurrence = identity_recurrence<Scalar>(tokens, channels_);
   }
-  if (has_gate_ && terms.has(Term::gate)) {
-    check("z", act.z, channels_, "(tokens, channels)");
-    form.gate = function_values<Scalar>(gate_, *act.z);
-  }
+  if (has_gate_ && terms.has(Term::gate))
+    form.gate = detail::one_given<Scalar>(
+        name_, tokens, channels_, "(tokens, channels)",
+        {{"z", &act.z, [&](const Array<Scalar>& before) { return Array<Scalar>(function_values<Scalar>(gate_, *before)); }},
+         {"gate", &act.gate}});
   if (terms.has(Term::normalization)) {
     check("o", act.o, channels_, "(tokens, channels)");
     form.normalization = output_norm_.held_scale(output_norm_.statistics(*act.o));
@@ -224,6 +304,7 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
   const Array<Scalar>& taps = shared_.v_conv1d_weight;
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail).middle_columns(2 * keys, channels_);
   if (terms.has(Term::activation)) {
+    if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(name_);
     if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
     const Array<Scalar> c = !act.c.empty() ? act.c
                             : taps.empty()
@@ -241,7 +322,43 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
 }
 
 template <Real S>
-HeadRecurrence<S> DeltaRule<S>::recurrence(const Activations& act) const {
+typename DeltaRule<S>::Scales DeltaRule<S>::scales(const Activations& act, Index tokens) const {
+  const Index keys = key_heads_ * state_;
+  const auto normed = [](const Norm<Scalar>& norm) {
+    return [&norm](const Array<Scalar>& before) { return Array<Scalar>(norm(*before)); };
+  };
+  Scales given;
+  given.query = detail::one_given<Scalar>(
+      name_, tokens, keys, "(tokens, key heads * key size)",
+      {{"query", &act.query},
+       {"unit_query", &act.unit_query,
+        [&](const Array<Scalar>& unit) { return Matrix<Scalar>(unit.matrix() / std::sqrt(static_cast<Scalar>(state_))); }},
+       {"pre_query", &act.pre_query, normed(query_norm_)}});
+  given.key = detail::one_given<Scalar>(name_, tokens, keys, "(tokens, key heads * key size)",
+                                        {{"key", &act.key}, {"pre_key", &act.pre_key, normed(key_norm_)}});
+  if (has_beta_)
+    given.beta = detail::one_given<Scalar>(
+        name_, tokens, heads_, "(tokens, value heads)",
+        {{"beta", &act.beta}, {"pre_beta", &act.pre_beta, [&](const Array<Scalar>& before) {
+                                 return Matrix<Scalar>(sigmoid(before.matrix()) * Scalar(negative_eigenvalues_ ? 2 : 1));
+                               }}});
+  if (decays_ != 0)
+    given.log_decay = detail::one_given<Scalar>(
+        name_, tokens, decays_, "(tokens, value heads or value heads * key size)",
+        {{"log_decay", &act.log_decay},
+         {"decay", &act.decay, [](const Array<Scalar>& decay) { return large_matrix(decay.matrix().array().log().matrix()); }},
+         {"pre_log_decay", &act.pre_log_decay, [&](const Array<Scalar>& before) {
+            if (rates_.size() != before.cols())
+              raise(ErrorKind::shape, message(name_,
+                                              ": activations.log_decay is empty, and A or A_log is not known that it could be made "
+                                              "with from pre_log_decay"));
+            return Matrix<Scalar>((softplus(before.matrix()).array().rowwise() * rates_.matrix().row(0).array()).matrix());
+          }}});
+  return given;
+}
+
+template <Real S>
+HeadRecurrence<S> DeltaRule<S>::recurrence(const Scales& act) const {
   HeadRecurrence<Scalar> rule;
   rule.tokens = act.query.rows();
   rule.channels = channels_;
@@ -252,6 +369,11 @@ HeadRecurrence<S> DeltaRule<S>::recurrence(const Activations& act) const {
   rule.key = act.key;
   rule.key_scale = act.beta;
   rule.log_decay = act.log_decay;
+  if (tiled_ && key_heads_ != heads_) {
+    rule.groups = heads_;
+    rule.query = Matrix<Scalar>(act.query.matrix().replicate(1, heads_ / key_heads_));
+    rule.key = Matrix<Scalar>(act.key.matrix().replicate(1, heads_ / key_heads_));
+  }
   rule.transition = Transition::delta;  // decays, erases from the decayed state, then writes
   return rule;
 }

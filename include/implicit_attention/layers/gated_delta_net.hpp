@@ -23,6 +23,7 @@ class GatedDeltaNet : public LayerInterface<GatedDeltaNet<S>>, public DeltaRule<
   using typename DeltaRule<S>::Options;
   using typename DeltaRule<S>::State;
   using typename DeltaRule<S>::Activations;
+  using typename DeltaRule<S>::EngineWeights;
   static constexpr std::string_view layer_name = "GatedDeltaNet";
 
   struct Weights : DeltaRule<S>::Weights {
@@ -38,12 +39,19 @@ class GatedDeltaNet : public LayerInterface<GatedDeltaNet<S>>, public DeltaRule<
   /// (Qwen3-Next). The last two need the number of key heads.
   [[nodiscard]] static GatedDeltaNet from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
+  /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0.
+  [[nodiscard]] static GatedDeltaNet for_engine(const EngineWeights& weights, Options options = {}) {
+    return GatedDeltaNet(weights, options);
+  }
+
   [[nodiscard]] const Weights& weights() const { return weights_; }
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<GatedDeltaNet> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
  private:
+  GatedDeltaNet(const EngineWeights& weights, const Options& options)
+      : DeltaRule<S>(layer_name, weights, options, Function::silu, weights.has_decay ? weights.value_heads : 0) {}
   static void read_fused(const PrefixedTensors<Scalar>& tensors, Index key_heads, Weights& w);
 
   Weights weights_;
@@ -64,6 +72,7 @@ GatedDeltaNet<S>::GatedDeltaNet(Weights weights, Options options)
   check_shape(layer_name, "a_proj.weight", w.a_proj_weight, this->heads(), this->width(), "(value heads, width)");
   check_vector(layer_name, "dt_bias", w.dt_bias, this->heads(), "value heads");
   rate_ = Matrix<Scalar>(-detail::decay_rate(w.A_log).matrix());
+  this->set_rates(rate_);
 }
 
 template <Real S>
@@ -132,6 +141,7 @@ void GatedDeltaNet<S>::read_fused(const PrefixedTensors<Scalar>& tensors, Index 
 
 template <Real S>
 LayerRun<GatedDeltaNet<S>> GatedDeltaNet<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
+  detail::check_projections(layer_name, weights_.v_proj_weight);
   const Weights& w = weights_;
   Value<Scalar> log_decay, z;
   if (!w.A_log.empty()) log_decay = times_row(softplus(linear(u, w.a_proj_weight, w.dt_bias)), rate_);

@@ -52,24 +52,38 @@ class Griffin : public LayerInterface<Griffin<S>> {
   };
 
   /// One sequence through the layer. An engine that has run the layer itself views its own buffers here: gate_input, log_a,
-  /// input_gate, normalizer and starts are what the implicit attention needs.
+  /// input_gate, normalizer and starts are what the implicit attention needs, each in one of its forms.
   struct Activations {
-    Array<Scalar> x;               ///< (L, E): linear input, before the convolution
-    Array<Scalar> gate_input;      ///< (L, E): linear_y(u), before gelu
-    Array<Scalar> c;               ///< (L, E): after the convolution, with its bias
-    Array<Scalar> input_gate;      ///< (L, E): i_t, after the sigmoid
-    Array<Scalar> recurrent_gate;  ///< (L, E): r_t, after the sigmoid
-    Array<Scalar> log_a;           ///< (L, E); at the first token of a document it is not read
-    Array<Scalar> normalizer;      ///< (L, E): m_t
-    Array<Scalar> y;               ///< (L, E): output before the output projection
-    Array<Scalar> out;             ///< (L, D)
-    std::vector<Index> starts;     ///< first tokens of documents, ascending
-    State initial;                 ///< the state carried in; empty matrices if none
-    State final;                   ///< the state after the last token
+    Array<Scalar> x;                        ///< (L, E): linear input, before the convolution
+    Array<Scalar> gate_input;               ///< (L, E): linear_y(u), before gelu
+    Array<Scalar> gate = {};                ///< (L, E): gelu of it, in place of gate_input where an engine has kept that
+    Array<Scalar> c;                        ///< (L, E): after the convolution, with its bias
+    Array<Scalar> input_gate;               ///< (L, E): i_t, after the sigmoid
+    Array<Scalar> pre_input_gate = {};      ///< (L, E): before it, in place of input_gate
+    Array<Scalar> recurrent_gate;           ///< (L, E): r_t, after the sigmoid; serves where log_a is empty
+    Array<Scalar> pre_recurrent_gate = {};  ///< (L, E): before it; serves where log_a is empty
+    Array<Scalar> log_a;                    ///< (L, E); at the first token of a document it is not read
+    Array<Scalar> normalizer;               ///< (L, E): m_t; computed where it is empty
+    Array<Scalar> y;                        ///< (L, E): output before the output projection
+    Array<Scalar> out;                      ///< (L, D)
+    std::vector<Index> starts;              ///< first tokens of documents, ascending
+    State initial;                          ///< the state carried in; empty matrices if none
+    State final;                            ///< the state after the last token
+  };
+
+  /// What `lower` needs of the weights: what an engine whose projections are quantised holds in plain numbers.
+  struct EngineWeights {
+    Array<Scalar> conv_1d_weight;   ///< (E, W)
+    Array<Scalar> conv_1d_bias;     ///< (E), may be absent
+    Array<Scalar> rate;             ///< (E): -8 softplus(recurrent_param); or
+    Array<Scalar> recurrent_param;  ///< (E); neither is needed by an engine that hands in log_a
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit Griffin(Weights weights, Options options = {});
+
+  /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0.
+  [[nodiscard]] static Griffin for_engine(EngineWeights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `model.layers.0.temporal_block.`, under their public names.
   [[nodiscard]] static Griffin from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
@@ -94,7 +108,8 @@ class Griffin : public LayerInterface<Griffin<S>> {
   /// (The latter's code sets it to 1 while its switch `tracing` is on; that is had by a list, `Terms(Term::recurrence)`.)
   static constexpr Terms named_sets_have = Term::normalization;
 
-  /// The unified form (formulation: Griffin). Needs gate_input, log_a, input_gate, normalizer and starts.
+  /// The unified form (formulation: Griffin). Needs gate_input or gate, log_a or one of the recurrent gate's forms, input_gate or
+  /// pre_input_gate, and starts; the normalizer is computed where it is empty.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// The weight (D, E) and bias of the output projection.
@@ -102,11 +117,14 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.linear_out_bias; }
 
  private:
+  Griffin() = default;
   [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const;
+  [[nodiscard]] Activations completed(const Activations& act, Index tokens, bool decays, bool normalized) const;
   [[nodiscard]] static std::vector<Index> document_starts(const RunContext<Scalar>& context, Index tokens, bool continues);
 
   Weights weights_;
   Options options_;
+  Array<Scalar> rate_;  // (1, E): -8 softplus(recurrent_param); empty where an engine has not said it
   Index width_ = 0, channels_ = 0, heads_ = 0;
 };
 
@@ -118,6 +136,7 @@ Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weigh
   heads_ = w.input_gate_bias.rows();
   if (channels_ == 0) raise(ErrorKind::shape, "Griffin: rg_lru.recurrent_param is empty, expected (channels)");
   check_vector("Griffin", "rg_lru.recurrent_param", w.recurrent_param, channels_, "channels");
+  rate_ = Matrix<Scalar>(Scalar(-8) * softplus(w.recurrent_param.matrix()));
   const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning) {
     check_shape("Griffin", name, array, rows, columns, meaning);
   };
@@ -140,6 +159,27 @@ Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weigh
   check("rg_lru.recurrent_gate_bias", w.recurrent_gate_bias, heads_, block, "(heads, channels/heads)");
   check("linear_out.weight", w.linear_out_weight, width_, channels_, "(width, channels)");
   check_bias("linear_out.bias", w.linear_out_bias, width_, "width");
+}
+
+template <Real S>
+Griffin<S> Griffin<S>::for_engine(EngineWeights weights, Options options) {
+  Griffin layer;
+  layer.options_ = options;
+  layer.channels_ = weights.conv_1d_weight.rows();
+  layer.heads_ = 1;  // of the gates' blocks, which an engine has run
+  if (weights.conv_1d_weight.empty()) raise(ErrorKind::shape, "Griffin: conv_1d.weight is empty, expected (channels, convolution width)");
+  detail::check_bias(layer_name, "conv_1d.bias", weights.conv_1d_bias, layer.channels_, "channels");
+  if (!weights.rate.empty() && !weights.recurrent_param.empty())
+    raise(ErrorKind::shape, "Griffin: rate and rg_lru.recurrent_param are both filled, expected one of them, or none");
+  detail::check_bias(layer_name, "rate", weights.rate, layer.channels_, "channels");
+  detail::check_bias(layer_name, "rg_lru.recurrent_param", weights.recurrent_param, layer.channels_, "channels");
+  if (!weights.rate.empty() && !(weights.rate.matrix().maxCoeff() <= Scalar(0)))
+    raise(ErrorKind::value, "Griffin: rate has a number above 0, expected -8 softplus(recurrent_param)");
+  layer.rate_ = weights.rate;
+  if (!weights.recurrent_param.empty()) layer.rate_ = Matrix<Scalar>(Scalar(-8) * softplus(weights.recurrent_param.matrix()));
+  layer.weights_.conv_1d_weight = std::move(weights.conv_1d_weight);
+  layer.weights_.conv_1d_bias = std::move(weights.conv_1d_bias);
+  return layer;
 }
 
 template <Real S>
@@ -188,6 +228,7 @@ std::vector<Index> Griffin<S>::document_starts(const RunContext<Scalar>& context
 
 template <Real S>
 LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial) const {
+  detail::check_projections(layer_name, weights_.linear_x_weight);
   Activations act;
   if (initial) {
     check_shape("Griffin", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
@@ -203,7 +244,7 @@ LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>&
   const Value<Scalar> c =
       convolution(x, w.conv_1d_weight, w.conv_1d_bias, tail, options_.convolution_within_documents ? act.starts : std::vector<Index>{});
   const Value<Scalar> input_gate = sigmoid(block_linear(c, w.input_gate_weight, w.input_gate_bias));
-  const RowVector<Scalar> rate = Scalar(-8) * softplus(w.recurrent_param.matrix()).row(0);
+  const RowVector<Scalar> rate = rate_.matrix().row(0);
   const GatedDecay<Scalar> decay = gated_decay(block_linear(c, w.recurrent_gate_weight, w.recurrent_gate_bias), rate, act.starts);
   act.x = x.numbers;
   act.gate_input = gate_input.numbers;
@@ -235,25 +276,24 @@ template <Real S>
 UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms asked) const {
   const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.log_a.rows(), act.gate_input.rows(), act.x.rows()});
-  const auto check = [&](const char* name, const Array<Scalar>& array) {
-    detail::check_activation(layer_name, name, array, tokens, channels_, "(tokens, channels)");
-  };
-  if (terms.has(Term::normalization)) check("normalizer", act.normalizer);
-  if (terms.has(Term::recurrence)) {
-    check("log_a", act.log_a);
-    check("input_gate", act.input_gate);
-    form.recurrence = recurrence(act, terms.has(Term::normalization));
+  const Index tokens = std::max(
+      {act.log_a.rows(), act.recurrent_gate.rows(), act.pre_recurrent_gate.rows(), act.gate_input.rows(), act.gate.rows(), act.x.rows()});
+  const bool normalized = terms.has(Term::normalization), recurs = terms.has(Term::recurrence);
+  const Activations whole = completed(act, tokens, recurs, normalized);
+  if (recurs) {
+    form.recurrence = recurrence(whole, normalized);
     form.initial_state = detail::carried(act.initial.recurrent);
   } else {
     DiagonalRecurrence<Scalar> identity = identity_recurrence<Scalar>(tokens, channels_);
-    if (terms.has(Term::normalization)) identity.diagonal = act.normalizer;  // m belongs to the key, and is there without the decays
+    if (normalized) identity.diagonal = whole.normalizer;  // m belongs to the key, and is there without the decays
     form.recurrence = std::move(identity);
   }
-  if (terms.has(Term::gate)) {
-    check("gate_input", act.gate_input);
-    form.gate = function_values<Scalar>(Function::gelu_tanh, *act.gate_input);
-  }
+  if (terms.has(Term::gate))
+    form.gate = detail::one_given<Scalar>(
+        layer_name, tokens, channels_, "(tokens, channels)",
+        {{"gate_input", &act.gate_input,
+          [](const Array<Scalar>& before) { return Array<Scalar>(function_values<Scalar>(Function::gelu_tanh, *before)); }},
+         {"gate", &act.gate}});
   if (terms.has(Term::convolution)) {
     form.convolution = weights_.conv_1d_weight;
     if (options_.convolution_within_documents) form.convolution_starts = act.starts;
@@ -261,6 +301,46 @@ UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms asked) const {
   }
   form.convolution_bias = if_on(terms, Term::bias, weights_.conv_1d_bias);
   return form;
+}
+
+/// What the recurrence reads, made of the forms that are there.
+template <Real S>
+typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, Index tokens, bool decays, bool normalized) const {
+  Activations whole;
+  whole.starts = act.starts;
+  check_ascending(layer_name, "activations.starts", act.starts, tokens);
+  const bool makes_normalizer = normalized && act.normalizer.empty();
+  if (normalized && !makes_normalizer) {
+    detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, channels_, "(tokens, channels)");
+    whole.normalizer = act.normalizer;
+  }
+  const auto of_gate = [&](const Array<Scalar>& gate) {
+    if (rate_.empty())
+      raise(ErrorKind::shape, message(layer_name,
+                                      ": activations.log_a is empty, and neither rate nor rg_lru.recurrent_param is known that it "
+                                      "could be made with from the recurrent gate"));
+    return Array<Scalar>(large_matrix((gate.matrix().array().rowwise() * rate_.matrix().row(0).array()).matrix()));
+  };
+  // log_a is what run() leaves beside the gate it was made of; alone, the gate serves.
+  static const Array<Scalar> none;
+  const bool given = !act.log_a.empty();
+  if (decays || makes_normalizer)
+    whole.log_a = detail::one_given<Scalar>(layer_name, tokens, channels_, "(tokens, channels)",
+                                            {{"log_a", &act.log_a},
+                                             {"recurrent_gate", given ? &none : &act.recurrent_gate, of_gate},
+                                             {"pre_recurrent_gate", given ? &none : &act.pre_recurrent_gate,
+                                              [&](const Array<Scalar>& before) { return of_gate(sigmoid(before.matrix())); }}});
+  if (decays)
+    whole.input_gate = detail::one_given<Scalar>(
+        layer_name, tokens, channels_, "(tokens, channels)",
+        {{"input_gate", &act.input_gate},
+         {"pre_input_gate", &act.pre_input_gate, [](const Array<Scalar>& before) { return sigmoid(before.matrix()); }}});
+  if (makes_normalizer) {
+    Matrix<Scalar> normalizer = sqrt_one_minus_square(whole.log_a.matrix());
+    for (const Index start : act.starts) normalizer.row(start).setOnes();
+    whole.normalizer = std::move(normalizer);
+  }
+  return whole;
 }
 
 template <Real S>

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <concepts>
+#include <functional>
+#include <initializer_list>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -100,6 +103,54 @@ void check_activation(std::string_view who, const char* name, const Array<Scalar
   if (array.rows() == rows && array.cols() == columns) return;
   raise(ErrorKind::shape, message(who, ": activations.", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
                                   shape_text({rows, columns}), " = ", meaning));
+}
+
+/// An activation in one of the forms that an engine may hold it in, and how the form that is read is made of it (null: it is that).
+template <Real Scalar>
+struct Alternative {
+  const char* name;
+  const Array<Scalar>* array;
+  std::function<Array<Scalar>(const Array<Scalar>&)> make = nullptr;
+};
+
+/// The activation that is there in one form; fails where it is there in none, or in two, which might disagree.
+template <Real Scalar>
+[[nodiscard]] Array<Scalar> one_given(std::string_view who, Index rows, Index columns, std::string_view meaning,
+                                      std::initializer_list<Alternative<Scalar>> forms) {
+  const Alternative<Scalar>* given = nullptr;
+  for (const Alternative<Scalar>& form : forms) {
+    if (form.array->empty()) continue;
+    if (given != nullptr)
+      raise(ErrorKind::value, message(who, ": activations.", given->name, " and activations.", form.name,
+                                      " are both filled, expected one of them: each is made of the other"));
+    given = &form;
+  }
+  if (given == nullptr) {
+    std::string names;
+    for (const Alternative<Scalar>* form = forms.begin() + 1; form < forms.end(); ++form) names += message(" or ", form->name);
+    raise(ErrorKind::shape, message(who, ": activations.", forms.begin()->name, " is empty, expected ", shape_text({rows, columns}), " = ",
+                                    meaning, "; fill it", names, ", or use what activations(u) returns"));
+  }
+  check_activation(who, given->name, *given->array, rows, columns, meaning);
+  return given->make ? given->make(*given->array) : *given->array;
+}
+
+/// What stands for c where an engine has kept silu(c) alone.
+template <Real Scalar>
+[[noreturn]] void raise_activated_only(std::string_view who) {
+  raise(ErrorKind::shape,
+        message(who,
+                ": activations.c and activations.x are empty; a = silu(c) alone does not tell c, for two inputs have each output between "
+                "-0.28 and 0: fill c or x, or leave out the terms activation, convolution and bias, and a is the linear input"));
+}
+
+/// Fails where a layer that was made without projections is to run.
+template <Real Scalar>
+void check_projections(std::string_view who, const Array<Scalar>& projection) {
+  if (projection.empty())
+    raise(ErrorKind::value, message(who,
+                                    ": this descriptor was made for an engine, without projections: it lowers what the engine has run, "
+                                    "and does not run"));
 }
 
 /// Fails unless an optional vector of a layer's weights, such as a bias, fits where it is there.

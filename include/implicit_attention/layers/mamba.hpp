@@ -47,20 +47,22 @@ class Mamba : public LayerInterface<Mamba<S>> {
     Matrix<Scalar> recurrent;         ///< (N, E)
   };
 
-  /// One sequence through the layer. An engine that has run the layer itself views its own buffers here: z, dt, B, C and
-  /// c (or x, from which c is recomputed) are what the implicit attention needs.
+  /// One sequence through the layer. An engine that has run the layer itself views its own buffers here: z (or gate), dt (or pre_dt), B, C
+  /// and c (or x, from which c is recomputed) are what the implicit attention needs.
   struct Activations {
-    Array<Scalar> x;    ///< (L, E): linear input, before convolution and activation
-    Array<Scalar> z;    ///< (L, E): gate branch, before silu
-    Array<Scalar> c;    ///< (L, E): after the convolution, with its bias
-    Array<Scalar> a;    ///< (L, E): silu(c)
-    Array<Scalar> dt;   ///< (L, E): after softplus
-    Array<Scalar> B;    ///< (L, N)
-    Array<Scalar> C;    ///< (L, N)
-    Array<Scalar> y;    ///< (L, E): output before the output projection
-    Array<Scalar> out;  ///< (L, D)
-    State initial;      ///< the state carried in; empty matrices if none
-    State final;        ///< the state after the last token
+    Array<Scalar> x;            ///< (L, E): linear input, before convolution and activation
+    Array<Scalar> z;            ///< (L, E): gate branch, before silu
+    Array<Scalar> gate = {};    ///< (L, E): silu(z), in place of z where an engine has kept that
+    Array<Scalar> c;            ///< (L, E): after the convolution, with its bias
+    Array<Scalar> a;            ///< (L, E): silu(c)
+    Array<Scalar> dt;           ///< (L, E): after softplus
+    Array<Scalar> pre_dt = {};  ///< (L, E): dt before softplus, with its bias, in place of dt
+    Array<Scalar> B;            ///< (L, N)
+    Array<Scalar> C;            ///< (L, N)
+    Array<Scalar> y;            ///< (L, E): output before the output projection
+    Array<Scalar> out;          ///< (L, D)
+    State initial;              ///< the state carried in; empty matrices if none
+    State final;                ///< the state after the last token
   };
 
   struct Options {
@@ -68,8 +70,20 @@ class Mamba : public LayerInterface<Mamba<S>> {
     double inner_norm_eps = 1e-6;  ///< of these norms, with or without weights
   };
 
+  /// What `lower` needs of the weights: what an engine whose projections are quantised holds in plain numbers.
+  struct EngineWeights {
+    Array<Scalar> A;              ///< (E, N): -exp(A_log), ggml's ssm_a; or
+    Array<Scalar> A_log;          ///< (E, N)
+    Array<Scalar> D;              ///< (E)
+    Array<Scalar> conv1d_weight;  ///< (E, W)
+    Array<Scalar> conv1d_bias;    ///< (E), may be absent
+  };
+
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit Mamba(Weights weights, Options options = {});
+
+  /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0.
+  [[nodiscard]] static Mamba for_engine(EngineWeights weights);
 
   /// Reads the weights below a prefix such as `backbone.layers.0.mixer.`, under their public names.
   [[nodiscard]] static Mamba from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
@@ -89,7 +103,8 @@ class Mamba : public LayerInterface<Mamba<S>> {
   /// everything of `act` but out. A layer of two directions runs it twice.
   [[nodiscard]] Value<Scalar> mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act) const;
 
-  /// The unified form (formulation: Mamba). Needs z, dt, B, C, and c or x, as far as the terms read them.
+  /// The unified form (formulation: Mamba). Needs z or gate, dt or pre_dt, B, C, and c or x, as far as the terms read them. Without the
+  /// terms activation, convolution and bias its linear input is a.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// The weight (D, E) and bias of the output projection.
@@ -97,7 +112,8 @@ class Mamba : public LayerInterface<Mamba<S>> {
   [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.out_proj_bias; }
 
  private:
-  [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act) const;
+  Mamba() = default;
+  [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Array<Scalar>& dt, const Activations& act) const;
 
   Weights weights_;
   Options options_;
@@ -142,6 +158,23 @@ Mamba<S>::Mamba(Weights weights, Options options) : weights_(std::move(weights))
 }
 
 template <Real S>
+Mamba<S> Mamba<S>::for_engine(EngineWeights weights) {
+  Mamba layer;
+  const Array<Scalar> rate = detail::engine_rate(layer_name, weights.A, weights.A_log);
+  layer.channels_ = rate.rows();
+  layer.state_ = rate.cols();
+  layer.rate_ = Matrix<Scalar>(rate.matrix().transpose());
+  check_vector(layer_name, "D", weights.D, layer.channels_, "channels");
+  check_shape(layer_name, "conv1d.weight", weights.conv1d_weight, layer.channels_, std::max(weights.conv1d_weight.cols(), Index(1)),
+              "(channels, convolution width)");
+  detail::check_bias(layer_name, "conv1d.bias", weights.conv1d_bias, layer.channels_, "channels");
+  layer.weights_.D = std::move(weights.D);
+  layer.weights_.conv1d_weight = std::move(weights.conv1d_weight);
+  layer.weights_.conv1d_bias = std::move(weights.conv1d_bias);
+  return layer;
+}
+
+template <Real S>
 Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
   w.in_proj_weight = tensors.required("in_proj.weight", 2);
@@ -163,6 +196,7 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
 
 template <Real S>
 LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
+  detail::check_projections(layer_name, weights_.in_proj_weight);
   Activations act;
   if (initial) {
     check_shape("Mamba", "state.convolution_tail", initial->convolution_tail, convolution_width() - 1, channels_,
@@ -183,6 +217,7 @@ LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 
 template <Real S>
 Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act) const {
+  detail::check_projections(layer_name, weights_.x_proj_weight);
   const Weights& w = weights_;
   const Index rank = w.dt_proj_weight.cols();
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail), state = detail::carried(act.initial.recurrent);
@@ -208,7 +243,7 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
   inputs.step = inputs.key_scale = dt;
   inputs.query = C;
   inputs.key = B;
-  const Value<Scalar> y = diagonal_recurrence(recurrence(act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent);
+  const Value<Scalar> y = diagonal_recurrence(recurrence(act.dt, act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent);
   act.final.convolution_tail = next_tail<Scalar>(*x, tail, convolution_width());
   act.y = y.numbers;
   return y;
@@ -217,25 +252,30 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
 template <Real S>
 UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.dt.rows(), act.z.rows(), act.c.rows(), act.x.rows()});
+  const Index tokens =
+      std::max({act.dt.rows(), act.pre_dt.rows(), act.z.rows(), act.gate.rows(), act.c.rows(), act.x.rows(), act.a.rows()});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
   if (terms.has(Term::recurrence)) {
-    check("dt", act.dt, channels_, "(tokens, channels)");
+    const Array<Scalar> dt = detail::one_given<Scalar>(
+        layer_name, tokens, channels_, "(tokens, channels)",
+        {{"dt", &act.dt}, {"pre_dt", &act.pre_dt, [](const Array<Scalar>& before) { return softplus(before.matrix()); }}});
     check("B", act.B, state_, "(tokens, state)");
     check("C", act.C, state_, "(tokens, state)");
-    form.recurrence = recurrence(act);
+    form.recurrence = recurrence(dt, act);
     form.initial_state = detail::carried(act.initial.recurrent);
   } else {
     form.recurrence = identity_recurrence<Scalar>(tokens, channels_);
   }
   if (terms.has(Term::gate)) {
-    check("z", act.z, channels_, "(tokens, channels)");
-    form.gate = silu(act.z.matrix());
+    form.gate =
+        detail::one_given<Scalar>(layer_name, tokens, channels_, "(tokens, channels)",
+                                  {{"z", &act.z, [](const Array<Scalar>& before) { return silu(before.matrix()); }}, {"gate", &act.gate}});
   }
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
   if (terms.has(Term::activation)) {
+    if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(layer_name);
     if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
     const Array<Scalar> c =
         act.c.empty() ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor())
@@ -253,16 +293,16 @@ UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
 }
 
 template <Real S>
-DiagonalRecurrence<S> Mamba<S>::recurrence(const Activations& act) const {
+DiagonalRecurrence<S> Mamba<S>::recurrence(const Array<Scalar>& dt, const Activations& act) const {
   DiagonalRecurrence<Scalar> recurrence;
-  recurrence.tokens = act.dt.rows();
+  recurrence.tokens = dt.rows();
   recurrence.channels = channels_;
   recurrence.state = state_;
-  recurrence.step = act.dt;
+  recurrence.step = dt;
   recurrence.rate = rate_;
   recurrence.query = act.C;
   recurrence.key = act.B;
-  recurrence.key_scale = act.dt;
+  recurrence.key_scale = dt;
   return recurrence;
 }
 

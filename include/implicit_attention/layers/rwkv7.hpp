@@ -52,28 +52,39 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
 
   /// One sequence through the layer. An engine that has run the layer itself views its own buffers here.
   struct Activations {
-    Array<Scalar> x;           ///< (L, E): value less its mean over the head
-    Array<Scalar> value;       ///< (L, E): v, after the value residual
-    Array<Scalar> own_value;   ///< (L, E): v0
-    Array<Scalar> receptance;  ///< (L, H K): r
-    Array<Scalar> key;         ///< (L, H K): k~
-    Array<Scalar> log_decay;   ///< (L, H K): log w
-    Array<Scalar> removal;     ///< (L, H K): kk eta
-    Array<Scalar> probe;       ///< (L, H K): -kk
-    Array<Scalar> gate;        ///< (L, E): g
-    Array<Scalar> bonus;       ///< (L, H): sum_K r k~ r_k
-    Array<Scalar> pre_norm;    ///< (L, E): o
-    Array<Scalar> y;           ///< (L, E): output before the output projection
-    Array<Scalar> out;         ///< (L, D)
-    State initial;             ///< the state carried in; empty matrices if none
-    State final;               ///< the state after the last token
+    Array<Scalar> x;               ///< (L, E): value less its mean over the head
+    Array<Scalar> value;           ///< (L, E): v, after the value residual
+    Array<Scalar> own_value;       ///< (L, E): v0
+    Array<Scalar> receptance;      ///< (L, H K): r
+    Array<Scalar> key;             ///< (L, H K): k~
+    Array<Scalar> log_decay;       ///< (L, H K): log w
+    Array<Scalar> decay = {};      ///< (L, H K): w, in place of log_decay where an engine has kept that
+    Array<Scalar> pre_decay = {};  ///< (L, H K): what the sigmoid of log w is taken of, in place of log_decay
+    Array<Scalar> removal;         ///< (L, H K): kk eta
+    Array<Scalar> probe;           ///< (L, H K): -kk
+    Array<Scalar> gate;            ///< (L, E): g
+    Array<Scalar> bonus;           ///< (L, H): sum_K r k~ r_k; computed where it is empty
+    Array<Scalar> pre_norm;        ///< (L, E): o
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
 
     /// What papers call the layer's input, as R is published: v itself.
     [[nodiscard]] const Array<Scalar>& reported_input() const { return value; }
   };
 
+  /// What `lower` needs of the weights: what an engine whose projections are quantised holds in plain numbers.
+  struct EngineWeights {
+    Array<Scalar> r_k;                     ///< (H, K)
+    Array<Scalar> ln_x_weight, ln_x_bias;  ///< (E)
+  };
+
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit Rwkv7(Weights weights, Options options = {});
+
+  /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0.
+  [[nodiscard]] static Rwkv7 for_engine(EngineWeights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `blocks.0.att.` (BlinkDL's names; transformers' after `rwkv7.`) or `model.layers.0.attn.`
   /// (flash-linear-attention's). `first` says that this is the model's first layer, whose v0, v1, v2 nothing reads; without it, a layer is
@@ -81,7 +92,7 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
   [[nodiscard]] static Rwkv7 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}, bool first = false);
 
   [[nodiscard]] Index width() const { return weights_.key_weight.cols(); }
-  [[nodiscard]] Index channels() const { return weights_.value_weight.rows(); }
+  [[nodiscard]] Index channels() const { return weights_.ln_x_weight.size(); }
   [[nodiscard]] Index heads() const { return weights_.r_k.rows(); }
   [[nodiscard]] Index state_size() const { return weights_.r_k.cols(); }
   [[nodiscard]] bool has_value_residual() const { return !weights_.v.empty(); }
@@ -90,7 +101,11 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
   /// Runs the layer on u (L, D) within a trace. Fails (ErrorKind::value) where a value residual finds no `v_first` in the context.
   [[nodiscard]] LayerRun<Rwkv7> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
-  /// The unified form; the bonus is the term `skip`. Needs gate, pre_norm and what R is made of, and for the bonus `value` and `bonus`.
+  /// The linear input: x, or where it is empty `value` less its mean over the head. An engine has v alone.
+  [[nodiscard]] Array<Scalar> linear_input(const Activations& act) const;
+
+  /// The unified form; the bonus is the term `skip`. Needs gate, pre_norm and what R is made of, and for the bonus `value` (and `bonus`, or
+  /// receptance and key). pre_norm may be of values as they are: their mean does not change the norm's scale.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
   /// The weight (D, E) and bias of the output projection.
@@ -98,9 +113,11 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
   [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.output_bias; }
 
  private:
-  [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Activations& act) const {
-    return detail::head_recurrence_of(act.receptance, act.key, act.log_decay, heads(), channels(), act.removal, act.probe);
+  Rwkv7() = default;
+  [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Array<Scalar>& log_decay, const Activations& act) const {
+    return detail::head_recurrence_of(act.receptance, act.key, log_decay, heads(), channels(), act.removal, act.probe);
   }
+  static constexpr double log_decay_scale = -0.60653065971263342360;  // -exp(-1/2)
 
   enum Mix : std::size_t { mix_r, mix_w, mix_k, mix_v, mix_a, mix_g };
   static constexpr std::array<const char*, 6> mix_names{"x_r", "x_w", "x_k", "x_v", "x_a", "x_g"};
@@ -134,6 +151,22 @@ Rwkv7<S>::Rwkv7(Weights weights, Options options) : weights_(std::move(weights))
 }
 
 template <Real S>
+Rwkv7<S> Rwkv7<S>::for_engine(EngineWeights weights, Options options) {
+  const Index heads = weights.r_k.rows(), channels = weights.ln_x_weight.size();
+  if (weights.r_k.empty()) raise(ErrorKind::shape, "Rwkv7: r_k is empty, expected (heads, key size)");
+  if (channels == 0 || channels % heads != 0)
+    raise(ErrorKind::shape,
+          message("Rwkv7: ln_x.weight is (", channels, "), expected (channels), a multiple of the ", heads, " rows of r_k"));
+  Rwkv7 layer;
+  layer.norm_ = detail::group_norm(layer_name, weights.ln_x_weight, weights.ln_x_bias, channels, heads, options.group_norm_eps);
+  layer.bonus_ = detail::one_row(weights.r_k);
+  layer.weights_.r_k = std::move(weights.r_k);
+  layer.weights_.ln_x_weight = std::move(weights.ln_x_weight);
+  layer.weights_.ln_x_bias = std::move(weights.ln_x_bias);
+  return layer;
+}
+
+template <Real S>
 Rwkv7<S> Rwkv7<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options, bool first) {
   using detail::one_of;
   Weights w;
@@ -159,6 +192,7 @@ Rwkv7<S> Rwkv7<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
 
 template <Real S>
 LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial) const {
+  detail::check_projections(layer_name, weights_.key_weight);
   const Weights& w = weights_;
   Activations act;
   if (initial != nullptr) {
@@ -181,7 +215,7 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
     context.share(first_values, own);
   }
   const Value<Scalar> x = centre(v, heads());
-  const Value<Scalar> decay = times(sigmoid(low_rank(w.w, Function::tanh, mixed(mix_w))), S(-0.60653065971263342360));  // -exp(-1/2)
+  const Value<Scalar> decay = times(sigmoid(low_rank(w.w, Function::tanh, mixed(mix_w))), S(log_decay_scale));
   const Value<Scalar> eta = sigmoid(low_rank(w.a, Function::identity, mixed(mix_a)));
   const Value<Scalar> g = low_rank(w.g, Function::sigmoid, mixed(mix_g));
   const Value<Scalar> kk = unit_length(times_row(k, w.k_k), heads(), S(1e-12));
@@ -198,7 +232,7 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
   act.probe = probe.numbers;
   act.gate = g.numbers;
   act.bonus = bonus.numbers;
-  const Value<Scalar> o = head_recurrence<Scalar>(recurrence(act), {r, key, {}, decay, removal, probe, {}}, x,
+  const Value<Scalar> o = head_recurrence<Scalar>(recurrence(act.log_decay, act), {r, key, {}, decay, removal, probe, {}}, x,
                                                   detail::centred_state(act.initial), &act.final.state);
   act.pre_norm = o.numbers;
   // The gate is no function of its input that could be divided by it: relevance holds it.
@@ -208,6 +242,14 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
   act.out = out.numbers;
   act.final.shifted = (*u).bottomRows(1);
   return {std::move(act), x, y, out};
+}
+
+template <Real S>
+Array<S> Rwkv7<S>::linear_input(const Activations& act) const {
+  if (!act.x.empty()) return act.x;
+  detail::check_activation(layer_name, "value", act.value, act.value.rows(), channels(),
+                           "(tokens, channels); x, which is empty, is made of it");
+  return centred<Scalar>(*act.value, heads());
 }
 
 template <Real S>
@@ -224,11 +266,17 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
   detail::surround_with_group_norm(layer_name, norm_, act.pre_norm, tokens, terms, form);
   if (terms.has(Term::skip)) {
     check("value", act.value, channels(), "(tokens, channels)");
-    check("bonus", act.bonus, heads(), "(tokens, heads)");
     Trace<Scalar> trace;
+    Array<Scalar> bonus = act.bonus;
+    if (bonus.empty()) {
+      check("receptance", act.receptance, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
+      check("key", act.key, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
+      bonus = head_dot(times_row(trace.constant(act.receptance), bonus_), trace.constant(act.key), heads()).numbers;
+    }
+    check("bonus", bonus, heads(), "(tokens, heads)");
     SecondPath<Scalar> second;
     second.form.recurrence = identity_recurrence<Scalar>(tokens, channels());
-    second.form.gate = spread_heads(trace.constant(act.bonus), channels() / heads()).numbers;
+    second.form.gate = spread_heads(trace.constant(bonus), channels() / heads()).numbers;
     if (!form.gate.empty()) second.form.gate = Matrix<Scalar>(second.form.gate.matrix().cwiseProduct(*form.gate));
     second.input = act.value;
     form.second = std::make_shared<const SecondPath<Scalar>>(std::move(second));
@@ -237,11 +285,16 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
     form.recurrence = identity_recurrence<Scalar>(tokens, channels());
     return form;
   }
-  for (const auto& [name, array] :
-       {std::pair{"receptance", &act.receptance}, std::pair{"key", &act.key}, std::pair{"log_decay", &act.log_decay},
-        std::pair{"removal", &act.removal}, std::pair{"probe", &act.probe}})
+  for (const auto& [name, array] : {std::pair{"receptance", &act.receptance}, std::pair{"key", &act.key},
+                                    std::pair{"removal", &act.removal}, std::pair{"probe", &act.probe}})
     check(name, *array, heads() * state_size(), "(tokens, heads * state)");
-  form.recurrence = recurrence(act);
+  const Array<Scalar> log_decay = detail::one_given<Scalar>(
+      layer_name, tokens, heads() * state_size(), "(tokens, heads * state)",
+      {{"log_decay", &act.log_decay},
+       {"decay", &act.decay, [](const Array<Scalar>& w) { return large_matrix(w.matrix().array().log().matrix()); }},
+       {"pre_decay", &act.pre_decay,
+        [](const Array<Scalar>& before) { return Matrix<Scalar>(sigmoid(before.matrix()) * static_cast<Scalar>(log_decay_scale)); }}});
+  form.recurrence = recurrence(log_decay, act);
   form.initial_state = detail::centred_state(act.initial);
   return form;
 }

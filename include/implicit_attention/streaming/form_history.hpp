@@ -1,0 +1,268 @@
+// The unified form of a sequence that comes in pieces.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <implicit_attention/operator/unified_form.hpp>
+#include <implicit_attention/streaming/growing_rows.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// The recurrence of a form if it is of that kind, else null.
+template <class Kind, Real Scalar>
+[[nodiscard]] const Kind* recurrence_as(const UnifiedForm<Scalar>& form) {
+  const auto& recurrence = form.recurrence;
+  if constexpr (requires { recurrence.diagonal(); }) {
+    if constexpr (std::is_same_v<Kind, DiagonalRecurrence<Scalar>>)
+      return recurrence.diagonal();
+    else if constexpr (std::is_same_v<Kind, HeadRecurrence<Scalar>>)
+      return recurrence.heads();
+    else
+      return recurrence.softmax();
+  } else {
+    return std::get_if<Kind>(&recurrence);
+  }
+}
+
+/// Grows by pieces, and is a form over the tokens it keeps, of views of its memory. Gates and norms are kept multiplied.
+template <Real Scalar>
+class FormHistory {
+ public:
+  /// Takes the form of the next piece, `held` tokens being kept from before and `seen` having been there in all. What does not fit is found
+  /// before anything is taken (ErrorKind::shape or ErrorKind::value).
+  void append(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window) {
+    walk(piece, held, seen, window, false);
+    walk(piece, held, seen, window, true);
+  }
+
+  /// Over the `tokens` tokens that are kept, the first of which is number `first` of the sequence.
+  [[nodiscard]] UnifiedForm<Scalar> form(Index tokens, Index first) const {
+    UnifiedForm<Scalar> form = constants_;
+    form.gate = gate_.view();
+    form.normalization = normalization_.view();
+    form.norm_bias = norm_bias_.view();
+    form.activation = activation_.view();
+    form.input_scale = input_scale_.view();
+    form.convolution_starts = starts_from(convolution_starts_, first);
+    if (kind_ == Kind::diagonal)
+      form.recurrence = diagonal(tokens, first);
+    else if (kind_ == Kind::heads)
+      form.recurrence = heads(tokens, first);
+    else
+      form.recurrence = softmax(tokens);
+    for (const FormHistory& added : more_) form.more.push_back(added.form(tokens, first));
+    if (second_)
+      form.second = std::make_shared<const SecondPath<Scalar>>(SecondPath<Scalar>{second_->form(tokens, first), second_input_.view()});
+    return form;
+  }
+  /// The recurrence alone, where it is a diagonal one.
+  [[nodiscard]] bool is_diagonal() const { return kind_ == Kind::diagonal && more_.empty(); }
+
+  [[nodiscard]] std::size_t bytes() const {
+    std::size_t sum = second_input_.bytes() + (second_ ? second_->bytes() : 0);
+    for (const StreamedArray<Scalar>* array : {&gate_, &normalization_, &norm_bias_, &activation_, &input_scale_, &step_, &query_, &key_,
+                                               &query_scale_, &key_scale_, &diagonal_, &log_decay_, &removal_, &probe_})
+      sum += array->bytes();
+    for (const FormHistory& added : more_) sum += added.bytes();
+    return sum;
+  }
+
+ private:
+  enum class Kind { none, diagonal, heads, softmax };
+
+  [[nodiscard]] static Array<Scalar> times(const Array<Scalar>& a, const Array<Scalar>& b) {
+    if (b.rows() == 1) return Matrix<Scalar>((a.matrix().array().rowwise() * b.matrix().row(0).array()).matrix());
+    return Matrix<Scalar>(a.matrix().cwiseProduct(*b));
+  }
+  static void append_starts(std::vector<Index>& to, const std::vector<Index>& starts, Index seen, Index held, Index window) {
+    if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that have left
+    for (const Index start : starts) to.push_back(seen + start);
+  }
+  [[nodiscard]] static std::vector<Index> starts_from(const std::vector<Index>& starts, Index first) {
+    std::vector<Index> kept;
+    for (auto start = std::lower_bound(starts.begin(), starts.end(), first); start != starts.end(); ++start) kept.push_back(*start - first);
+    return kept;
+  }
+
+  /// Checks a piece, or takes it.
+  void walk(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window, bool takes) {
+    const Index tokens = piece.tokens();
+    if (piece.reversed)
+      raise(ErrorKind::value, "StreamingAttention: a form that runs from the last token to the first cannot grow at its end");
+    const auto take = [&](StreamedArray<Scalar>& to, const char* name, const Array<Scalar>& added, bool may_be_one_row = false) {
+      if (takes)
+        to.append(added, tokens, held, window, may_be_one_row);
+      else
+        to.check(name, added, held);
+    };
+    const bool both = !piece.gate.empty() && !piece.normalization.empty();
+    take(gate_, "gate", both ? Array<Scalar>() : piece.gate);
+    const bool multiplies = both && takes;  // of the same shape otherwise
+    take(normalization_, "normalization", multiplies ? times(piece.gate, piece.normalization) : piece.normalization);
+    take(norm_bias_, "norm_bias", multiplies && !piece.norm_bias.empty() ? times(piece.gate, piece.norm_bias) : piece.norm_bias, true);
+    take(activation_, "activation", piece.activation);
+    take(input_scale_, "input_scale", piece.input_scale);
+    walk_recurrence(piece, held, seen, window, takes, take);
+    if (takes) append_starts(convolution_starts_, piece.convolution_starts, seen, held, window);
+    if (seen == 0 && !takes) {
+      for (const UnifiedForm<Scalar>& added : piece.more) FormHistory().walk(added, held, seen, window, false);
+      if (piece.second) FormHistory().walk(piece.second->form, held, seen, window, false);
+      return;
+    }
+    if (seen == 0) {
+      constants_.skip = piece.skip;
+      constants_.convolution = piece.convolution;
+      constants_.convolution_bias = piece.convolution_bias;
+      constants_.convolution_tail = piece.convolution_tail;
+      constants_.initial_state = piece.initial_state;
+      more_.resize(piece.more.size());
+      if (piece.second) second_ = std::make_unique<FormHistory>();
+    } else {
+      const auto same = [](const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
+        if (now.rows() != before.rows() || now.cols() != before.cols())
+          raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
+                                          shape_text({before.rows(), before.cols()}), " as in the pieces before"));
+      };
+      same("skip", piece.skip, constants_.skip);
+      same("convolution", piece.convolution, constants_.convolution);
+      same("convolution_bias", piece.convolution_bias, constants_.convolution_bias);
+      if (piece.more.size() != more_.size() || (piece.second != nullptr) != (second_ != nullptr))
+        raise(ErrorKind::shape, "StreamingAttention: a piece has other added forms or another second path than the pieces before");
+    }
+    for (std::size_t i = 0; i < more_.size(); ++i) more_[i].walk(piece.more[i], held, seen, window, takes);
+    if (second_) {
+      second_->walk(piece.second->form, held, seen, window, takes);
+      take(second_input_, "the second path's input", piece.second->input);
+    }
+    if (takes && window > 0 && seen + tokens > window)
+      constants_.convolution_tail = constants_.initial_state = {};  // of tokens that have left
+  }
+
+  template <class Take>
+  void walk_recurrence(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window, bool takes, const Take& take) {
+    const auto is = [&](Kind kind, bool same_sizes) {
+      if (seen > 0 && (kind_ != kind || !same_sizes))
+        raise(ErrorKind::shape, "StreamingAttention: the recurrence is of another kind or of other sizes than in the pieces before");
+      if (takes) kind_ = kind;
+    };
+    if (const auto* given = recurrence_as<DiagonalRecurrence<Scalar>>(piece)) {
+      is(Kind::diagonal, given->channels == fixed_diagonal_.channels && given->state == fixed_diagonal_.state &&
+                             given->read_before_update == fixed_diagonal_.read_before_update);
+      // Mamba's steps scale its keys, too: kept once.
+      const bool shared = !given->key_scale.empty() && given->key_scale.data() == given->step.data() &&
+                          given->key_scale.row_stride() == given->step.row_stride();
+      if (seen == 0 && takes) shares_step_ = shared;
+      if (shares_step_ && !shared) {
+        step_.check("key_scale", given->key_scale, held);
+        if (takes) key_scale_.append(step_.view(), held, 0, window);
+        if (takes) shares_step_ = false;
+      }
+      take(step_, "step", given->step);
+      take(query_, "query", given->query);
+      take(key_, "key", given->key);
+      take(query_scale_, "query_scale", given->query_scale);
+      if (!shares_step_) take(key_scale_, "key_scale", given->key_scale);
+      take(diagonal_, "diagonal", given->diagonal);
+      if (takes) append_starts(starts_, given->starts, seen, held, window);
+      if (seen == 0 && takes) {
+        fixed_diagonal_ = *given;
+        for (Array<Scalar>* array : {&fixed_diagonal_.step, &fixed_diagonal_.query, &fixed_diagonal_.key, &fixed_diagonal_.query_scale,
+                                     &fixed_diagonal_.key_scale, &fixed_diagonal_.diagonal})
+          *array = {};
+      }
+    } else if (const auto* head = recurrence_as<HeadRecurrence<Scalar>>(piece)) {
+      is(Kind::heads, head->channels == fixed_heads_.channels && head->heads == fixed_heads_.heads && head->groups == fixed_heads_.groups &&
+                          head->state == fixed_heads_.state && head->transition == fixed_heads_.transition &&
+                          head->read_before_update == fixed_heads_.read_before_update);
+      take(query_, "query", head->query);
+      take(key_, "key", head->key);
+      take(key_scale_, "key_scale", head->key_scale);
+      take(log_decay_, "log_decay", head->log_decay, true);
+      take(removal_, "removal", head->removal);
+      take(probe_, "probe", head->probe);
+      take(diagonal_, "diagonal", head->diagonal);
+      if (takes) append_starts(starts_, head->starts, seen, held, window);
+      if (seen == 0 && takes) {
+        fixed_heads_ = *head;
+        for (Array<Scalar>* array : {&fixed_heads_.query, &fixed_heads_.key, &fixed_heads_.key_scale, &fixed_heads_.log_decay,
+                                     &fixed_heads_.removal, &fixed_heads_.probe, &fixed_heads_.diagonal})
+          *array = {};
+      }
+    } else if (const auto* attention = recurrence_as<SoftmaxRecurrence<Scalar>>(piece)) {
+      is(Kind::softmax, attention->channels == fixed_softmax_.channels && attention->heads == fixed_softmax_.heads &&
+                            attention->key_heads == fixed_softmax_.key_heads && attention->window == fixed_softmax_.window);
+      if (!attention->causal || attention->past_key.rows() > 0)
+        raise(ErrorKind::value,
+              "StreamingAttention: softmax attention that sees later tokens, or past ones that are not in the stream, "
+              "cannot be taken; append the past tokens first");
+      take(query_, "query", attention->query);
+      take(key_, "key", attention->key);
+      if (seen == 0 && takes) {
+        fixed_softmax_ = *attention;
+        fixed_softmax_.query = fixed_softmax_.key = {};
+      }
+    } else {
+      raise(ErrorKind::value,
+            "StreamingAttention: the layer's matrix does not grow by rows of its tokens (a long filter, or one that is "
+            "given), and cannot be taken");
+    }
+  }
+
+  [[nodiscard]] DiagonalRecurrence<Scalar> diagonal(Index tokens, Index first) const {
+    DiagonalRecurrence<Scalar> made = fixed_diagonal_;
+    made.tokens = tokens;
+    made.step = step_.view();
+    made.query = query_.view();
+    made.key = key_.view();
+    made.query_scale = query_scale_.view();
+    made.key_scale = shares_step_ ? made.step : key_scale_.view();
+    made.diagonal = diagonal_.view();
+    made.starts = starts_from(starts_, first);
+    return made;
+  }
+  [[nodiscard]] HeadRecurrence<Scalar> heads(Index tokens, Index first) const {
+    HeadRecurrence<Scalar> made = fixed_heads_;
+    made.tokens = tokens;
+    made.query = query_.view();
+    made.key = key_.view();
+    made.key_scale = key_scale_.view();
+    made.log_decay = log_decay_.view();
+    made.removal = removal_.view();
+    made.probe = probe_.view();
+    made.diagonal = diagonal_.view();
+    made.starts = starts_from(starts_, first);
+    return made;
+  }
+  [[nodiscard]] SoftmaxRecurrence<Scalar> softmax(Index tokens) const {
+    SoftmaxRecurrence<Scalar> made = fixed_softmax_;
+    made.tokens = tokens;
+    made.query = query_.view();
+    made.key = key_.view();
+    return made;
+  }
+
+  Kind kind_ = Kind::none;
+  bool shares_step_ = false;
+  UnifiedForm<Scalar> constants_;  // what is no array a token
+  DiagonalRecurrence<Scalar> fixed_diagonal_;
+  HeadRecurrence<Scalar> fixed_heads_;
+  SoftmaxRecurrence<Scalar> fixed_softmax_;
+  StreamedArray<Scalar> gate_, normalization_, norm_bias_, activation_, input_scale_;
+  StreamedArray<Scalar> step_, query_, key_, query_scale_, key_scale_, diagonal_, log_decay_, removal_, probe_;
+  std::vector<Index> starts_, convolution_starts_;  // numbers in the sequence
+  std::vector<FormHistory> more_;
+  std::unique_ptr<FormHistory> second_;
+  StreamedArray<Scalar> second_input_;
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,0 +1,115 @@
+// Rows that grow by some at a time: what a stream keeps of every array.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/large_memory.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// The last rows of a sequence, contiguous. Memory doubles as it fills; behind a window it stays at twice the window, and the rows move to
+/// its front once a window: both cost a copy a row on average, and no allocation a row.
+template <Real Scalar>
+class GrowingRows {
+ public:
+  [[nodiscard]] Index rows() const { return count_; }
+  [[nodiscard]] Index cols() const { return columns_; }
+  [[nodiscard]] std::size_t bytes() const {
+    return memory_ ? static_cast<std::size_t>(memory_->rows() * memory_->cols()) * sizeof(Scalar) : 0;
+  }
+
+  /// Appends, and drops the oldest beyond `window` (0: none).
+  void append(ConstView<Scalar> added, Index window) {
+    columns_ = added.cols();
+    if (added.rows() == 0 || columns_ == 0) return;
+    make_room(added.rows());
+    for (Index row = 0; row < added.rows(); ++row)
+      std::copy_n(&added.coeffRef(row, 0), columns_, memory_->data() + (begin_ + count_ + row) * columns_);
+    count_ += added.rows();
+    if (window > 0 && count_ > window) {
+      begin_ += count_ - window;
+      count_ = window;
+    }
+  }
+
+  /// What is kept, as a view that keeps its memory alive; appending may move the numbers in it.
+  [[nodiscard]] Array<Scalar> view() const {
+    if (count_ == 0 || columns_ == 0) return {};
+    return Array<Scalar>::view(ConstView<Scalar>(memory_->data() + begin_ * columns_, count_, columns_), memory_);
+  }
+
+ private:
+  void make_room(Index added) {
+    const Index capacity = memory_ ? memory_->rows() : 0;
+    if (begin_ + count_ + added <= capacity) return;
+    if (2 * (count_ + added) <= capacity) {
+      std::memmove(memory_->data(), memory_->data() + begin_ * columns_, static_cast<std::size_t>(count_ * columns_) * sizeof(Scalar));
+    } else {
+      auto larger = std::make_shared<LargeMemory<Scalar>>(std::max<Index>(2 * (count_ + added), 16), columns_, "the history of a stream");
+      if (count_ > 0) std::copy_n(memory_->data() + begin_ * columns_, count_ * columns_, larger->data());
+      memory_ = std::move(larger);
+    }
+    begin_ = 0;
+  }
+
+  std::shared_ptr<LargeMemory<Scalar>> memory_;
+  Index begin_ = 0, count_ = 0, columns_ = 0;
+};
+
+/// One array of a form through a stream: absent, one row for all tokens, or a row a token. It is what the first piece said, and an array
+/// of one row becomes rows when a later piece's differs.
+template <Real Scalar>
+class StreamedArray {
+ public:
+  [[nodiscard]] std::size_t bytes() const { return rows_.bytes(); }
+  [[nodiscard]] bool empty() const { return kind_ == Kind::absent; }
+
+  /// Fails (ErrorKind::shape) where an array does not fit the pieces before, of which `held` tokens are kept.
+  void check(std::string_view name, const Array<Scalar>& added, Index held) const {
+    if (held > 0 && added.empty() != (kind_ == Kind::absent))
+      raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", added.empty() ? "empty" : "there",
+                                      ", expected it as in the pieces before: the terms of a stream do not change"));
+    if (held > 0 && !added.empty() && added.cols() != columns())
+      raise(ErrorKind::shape,
+            message("StreamingAttention: ", name, " has ", added.cols(), " columns, expected ", columns(), " as in the pieces before"));
+  }
+
+  /// Takes the array of a piece of `tokens` tokens, checked already. `may_be_one_row` where one row can stand for all tokens.
+  void append(const Array<Scalar>& added, Index tokens, Index held, Index window, bool may_be_one_row = false) {
+    if (added.empty()) return;
+    if (may_be_one_row && added.rows() == 1 && (held == 0 || (kind_ == Kind::one_row && *added == *one_row_))) {
+      if (held == 0) one_row_ = Matrix<Scalar>(*added);
+      kind_ = Kind::one_row;
+      return;
+    }
+    if (kind_ == Kind::one_row) rows_.append(Matrix<Scalar>(one_row_.matrix().replicate(held, 1)), window);
+    kind_ = Kind::rows;
+    if (added.rows() == tokens)
+      rows_.append(*added, window);
+    else  // one row of a longer piece, behind rows
+      rows_.append(Matrix<Scalar>(added.matrix().replicate(tokens, 1)), window);
+  }
+
+  [[nodiscard]] Array<Scalar> view() const { return kind_ == Kind::rows ? rows_.view() : one_row_; }
+
+ private:
+  enum class Kind { absent, one_row, rows };
+  [[nodiscard]] Index columns() const { return kind_ == Kind::rows ? rows_.cols() : one_row_.cols(); }
+
+  Kind kind_ = Kind::absent;
+  Array<Scalar> one_row_;  // (1, columns)
+  GrowingRows<Scalar> rows_;
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

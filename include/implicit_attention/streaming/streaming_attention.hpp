@@ -1,0 +1,175 @@
+// The implicit attention of a sequence that grows a token at a time, as an engine decodes.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/operator/implicit_attention.hpp>
+#include <implicit_attention/streaming/form_history.hpp>
+#include <implicit_attention/streaming/state_space_row.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// What a stream keeps.
+struct StreamingOptions {
+  Index window = 0;  ///< the last tokens that are kept; 0: all of them
+};
+
+/// Takes what an engine has of one token (or of a few, as after a prompt), owns the history, and gives the newest row or any other at any
+/// moment. A token's gates and activations are computed once, when it is taken; memory is linear in the tokens kept.
+///
+///     StreamingAttention<float> stream;
+///     for each token:  stream.append(layer.lower(activations));         // arrays of one row, x in activations.x if it is there
+///                      stream.newest_row_into(View<float>(out, channels, stream.tokens()));
+///
+/// Rows are those of the layer run on all tokens at once, to rounding. With a window, tokens before it have left: entries of the tokens that
+/// are there are what they were, and those before them are gone. Weights that the layer's form views must live as long as the stream.
+template <Real S>
+class StreamingAttention {
+ public:
+  using Scalar = S;
+
+  explicit StreamingAttention(StreamingOptions options = {}) : window_(options.window) {
+    if (window_ < 0) raise(ErrorKind::value, message("StreamingAttention: window is ", window_, ", expected at least 1, or 0 for none"));
+  }
+
+  /// Takes the form of the next tokens: what `layer.lower` gives for them alone. `x` (tokens, channels), their linear input, is kept where
+  /// it is given, for the edge map and to apply the matrix; it is given for all tokens or for none. A carried-in state is that before the
+  /// first token; later pieces' states are not read, for the tokens before are there. Fails (ErrorKind::shape or ErrorKind::value) where the
+  /// form does not fit those before, and has then taken nothing.
+  void append(const UnifiedForm<Scalar>& piece, const Array<Scalar>& x = {}) {
+    piece.check();
+    const Index added = piece.tokens(), held = tokens();
+    if (added == 0) return;
+    if (seen_ > 0 && piece.channels() != channels_)
+      raise(ErrorKind::shape, message("StreamingAttention: a piece has ", piece.channels(), " channels, expected ", channels_));
+    if (!x.empty()) check_shape("StreamingAttention", "x", x, added, piece.channels(), "(tokens, channels)");
+    input_.check("x", x, held);
+    history_.append(piece, held, seen_, window_);
+    input_.append(x, added, held, window_);
+    channels_ = piece.channels();
+    seen_ += added;
+  }
+
+  /// Tokens that are kept.
+  [[nodiscard]] Index tokens() const { return window_ > 0 ? std::min(seen_, window_) : seen_; }
+  /// Tokens that were taken in all.
+  [[nodiscard]] Index tokens_seen() const { return seen_; }
+  /// The number in the sequence of the oldest token that is kept: row and column 0 of every map here.
+  [[nodiscard]] Index first_token() const { return seen_ - tokens(); }
+  [[nodiscard]] Index channels() const { return channels_; }
+  /// Bytes of the history.
+  [[nodiscard]] std::size_t bytes() const { return history_.bytes() + input_.bytes(); }
+  /// The linear inputs of the tokens that are kept, (tokens, channels); empty where none were given.
+  [[nodiscard]] Array<Scalar> input() const { return input_.view(); }
+
+  /// The operator over the tokens that are kept: every map, reduction and application there is. It views the stream's memory: use it before
+  /// the next append.
+  [[nodiscard]] ImplicitAttention<Scalar> attention() const { return ImplicitAttention<Scalar>(form()); }
+
+  /// The newest token's row of every channel, (channels, tokens).
+  [[nodiscard]] Matrix<Scalar> newest_row(const Executor& executor = serial_executor()) const {
+    Matrix<Scalar> out(channels(), tokens());
+    newest_row_into(out, executor);
+    return out;
+  }
+  /// The same into the caller's memory.
+  void newest_row_into(View<Scalar> out, const Executor& executor = serial_executor()) const { row_into(seen_ - 1, out, executor); }
+
+  /// Row `token` (its number in the sequence) of every channel, (channels, tokens). Fails (ErrorKind::value) for one that is not kept.
+  void row_into(Index token, View<Scalar> out, const Executor& executor = serial_executor()) const {
+    const Index row = place_of(token);
+    check_shape("StreamingAttention", "out", out, channels(), tokens(), "(channels, tokens)");
+    if constexpr (std::is_same_v<Scalar, float>) {
+      detail::StateSpaceRow from;
+      if (state_space(row, from)) return detail::state_space_row(from, out, executor);
+    }
+    Selection selection;
+    selection.rows = std::vector<Index>{row};
+    selection.executor = executor;
+    attention().materialize_into(out, selection);
+  }
+
+  /// The newest token's row of one map, (1, tokens): `kind` of weights[e] A_e[newest, j], times x_e[j] where `times_input` says so. Empty
+  /// weights (1, channels) are ones.
+  void newest_map_row_into(View<Scalar> out, ReductionKind kind, const Array<Scalar>& weights = {}, bool times_input = false,
+                           const Executor& executor = serial_executor()) const {
+    const Index row = place_of(seen_ - 1);
+    check_shape("StreamingAttention", "out", out, 1, tokens(), "(1, tokens)");
+    if (!weights.empty()) check_shape("StreamingAttention", "weights", weights, 1, channels(), "(1, channels)");
+    const Array<Scalar> input = times_input ? input_.view() : Array<Scalar>();
+    if (times_input && input.empty())
+      raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
+    const bool sums = kind == ReductionKind::mean || kind == ReductionKind::mean_abs || kind == ReductionKind::mean_positive;
+    if constexpr (std::is_same_v<Scalar, float>) {
+      detail::StateSpaceRow from;
+      if (sums && state_space(row, from)) {
+        detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
+        out /= static_cast<Scalar>(channels());
+        return;
+      }
+    }
+    Reduction<Scalar> reduction;
+    reduction.kind = kind;
+    if (!weights.empty()) {
+      Matrix<Scalar> rows = Matrix<Scalar>::Zero(tokens(), channels());  // the others are not read
+      rows.row(row) = weights.matrix();
+      reduction.row_weights = std::move(rows);
+    }
+    reduction.column_weights = input;
+    Selection selection;
+    selection.rows = std::vector<Index>{row};
+    selection.executor = executor;
+    attention().reduce_into(out, reduction, selection);
+  }
+
+  /// The newest row of the edge map, (1, tokens): sum_e g[e] A_e[newest, j] x_e[j], g (1, channels) being the gradient of what is explained
+  /// with respect to y of the newest token (formulation: Token level). Needs x.
+  void newest_edges_into(View<Scalar> out, const Array<Scalar>& g, const Executor& executor = serial_executor()) const {
+    newest_map_row_into(out, ReductionKind::mean, g, true, executor);
+    out *= static_cast<Scalar>(channels());
+  }
+
+ private:
+  [[nodiscard]] UnifiedForm<Scalar> form() const {
+    if (seen_ == 0) raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
+    return history_.form(tokens(), first_token());
+  }
+  [[nodiscard]] Index place_of(Index token) const {
+    if (seen_ == 0) raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
+    if (token < first_token() || token >= seen_)
+      raise(ErrorKind::value, message("StreamingAttention: token ", token, " is not kept, expected ", first_token(), " to ", seen_ - 1));
+    return token - first_token();
+  }
+
+  /// Whether the history is a state space's, whose rows have a walk of their own.
+  [[nodiscard]] bool state_space([[maybe_unused]] Index row, [[maybe_unused]] detail::StateSpaceRow& from) const {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      if (!history_.is_diagonal()) return false;
+      const UnifiedForm<Scalar> whole = form();
+      const DiagonalRecurrence<Scalar>& recurrence = *detail::recurrence_as<DiagonalRecurrence<Scalar>>(whole);
+      if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
+          !whole.convolution_starts.empty() || (!whole.gate.empty() && !whole.normalization.empty()))
+        return false;
+      from.recurrence = recurrence;
+      from.gate = whole.gate.empty() ? whole.normalization : whole.gate;
+      from.activation = whole.activation;
+      from.skip = whole.skip;
+      from.input_scale = whole.input_scale;
+      from.convolution = whole.convolution;
+      from.row = row;
+      return true;
+    } else {
+      return false;
+    }
+  }
+
+  Index window_ = 0, seen_ = 0, channels_ = 0;
+  detail::FormHistory<Scalar> history_;
+  detail::StreamedArray<Scalar> input_;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END

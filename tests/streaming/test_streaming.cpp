@@ -1,0 +1,457 @@
+// A sequence that comes a token at a time: every row is that of the layer run on all tokens at once.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/random.hpp>
+
+#include <implicit_attention/layers/gated_delta_net.hpp>
+#include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/streaming/streaming_attention.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+
+template <class Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+/// The walk multiplies its decays by log2(e) first, and sums convolutions in another order: a few roundings of the largest entry.
+template <class S>
+constexpr double tolerance = std::is_same_v<S, double> ? 1e-13 : 3e-6;
+
+template <class S>
+void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::string& what) {
+  INFO(what);
+  REQUIRE(found.rows() == expected.rows());
+  REQUIRE(found.cols() == expected.cols());
+  const double largest = static_cast<double>(expected.cwiseAbs().maxCoeff());
+  CHECK(static_cast<double>((found - expected).cwiseAbs().maxCoeff()) <= tolerance<S> * largest);
+}
+
+/// What a layer makes of tokens first..first+count-1 alone, its activations being those of the whole sequence.
+template <class Layer, class S>
+struct Sequence {
+  Layer layer;
+  typename Layer::Activations all;
+  std::vector<Array<S> Layer::Activations::*> arrays;
+  Terms terms = Terms::all();
+
+  [[nodiscard]] Index tokens() const { return (all.*arrays[0]).rows(); }
+  [[nodiscard]] UnifiedForm<S> piece(Index first, Index count) const {
+    typename Layer::Activations some;
+    for (auto array : arrays)
+      if (!(all.*array).empty()) some.*array = (all.*array).middle_rows(first, count);
+    if constexpr (requires { some.starts; })
+      for (const Index start : all.starts)
+        if (start >= first && start < first + count) some.starts.push_back(start - first);
+    if (first == 0) some.initial = all.initial;
+    return layer.lower(some, terms);
+  }
+  [[nodiscard]] Array<S> x(Index first, Index count) const { return all.x.middle_rows(first, count); }
+  [[nodiscard]] ImplicitAttention<S> whole(Index count) const { return ImplicitAttention<S>(piece(0, count)); }
+};
+
+template <class S>
+Sequence<Mamba<S>, S> mamba(Index tokens, Index channels = 21, bool carried = false) {
+  Draw draw(1);
+  const Index D = 5, N = 6, R = 2;
+  typename Mamba<S>::Weights w;
+  w.in_proj_weight = draw.normals<S>(2 * channels, D, 0.6);
+  w.conv1d_weight = draw.normals<S>(channels, 4, 0.5);
+  w.conv1d_bias = draw.normals<S>(1, channels, 0.3);
+  w.x_proj_weight = draw.normals<S>(R + 2 * N, channels, 0.3);
+  w.dt_proj_weight = draw.normals<S>(channels, R, 0.5);
+  w.dt_proj_bias = draw.uniforms<S>(1, channels, -5, -1);
+  w.A_log = draw.uniforms<S>(channels, N, -1, 3);
+  w.D = draw.normals<S>(1, channels);
+  w.out_proj_weight = draw.normals<S>(D, channels, 0.5);
+  const Mamba<S> layer(w);
+  const auto before = layer.activations(draw.normals<S>(9, D));
+  using A = typename Mamba<S>::Activations;
+  return {layer, layer.activations(draw.normals<S>(tokens, D), carried ? &before.final : nullptr), {&A::dt, &A::z, &A::c, &A::B, &A::C}};
+}
+
+template <class S>
+Sequence<Rwkv7<S>, S> rwkv7(Index tokens) {
+  Draw draw(2);
+  const Index D = 6, H = 2, K = 4, E = 6;
+  typename Rwkv7<S>::Weights w;
+  for (auto& mix : w.x) mix = draw.uniforms<S>(1, D, 0, 1);
+  const auto low_rank = [&](Index outputs, bool biased) {
+    LowRankMap<S> map{draw.normals<S>(3, D), draw.normals<S>(outputs, 3), {}};
+    if (biased) map.bias = draw.normals<S>(1, outputs);
+    return map;
+  };
+  w.w = low_rank(H * K, true);
+  w.a = low_rank(H * K, true);
+  w.g = low_rank(E, false);
+  w.k_k = draw.normals<S>(1, H * K);
+  w.k_a = draw.normals<S>(1, H * K);
+  w.r_k = draw.normals<S>(H, K);
+  w.receptance_weight = draw.normals<S>(H * K, D);
+  w.key_weight = draw.normals<S>(H * K, D);
+  w.value_weight = draw.normals<S>(E, D);
+  w.output_weight = draw.normals<S>(D, E);
+  w.ln_x_weight = draw.normals<S>(1, E);
+  w.ln_x_bias = draw.normals<S>(1, E);
+  const Rwkv7<S> layer(w);
+  using A = typename Rwkv7<S>::Activations;
+  return {layer,
+          layer.activations(draw.normals<S>(tokens, D)),
+          {&A::value, &A::receptance, &A::key, &A::log_decay, &A::removal, &A::probe, &A::gate, &A::bonus, &A::pre_norm}};
+}
+
+template <class S>
+Sequence<Griffin<S>, S> griffin(Index tokens, bool within_documents = false) {
+  Draw draw(3);
+  typename Griffin<S>::Weights w;
+  w.linear_x_weight = draw.normals<S>(6, 4);
+  w.linear_x_bias = draw.normals<S>(1, 6);
+  w.linear_y_weight = draw.normals<S>(6, 4);
+  w.linear_y_bias = draw.normals<S>(1, 6);
+  w.conv_1d_weight = draw.normals<S>(6, 4);
+  w.conv_1d_bias = draw.normals<S>(1, 6);
+  w.recurrent_param = draw.uniforms<S>(1, 6, -8, -4);
+  w.input_gate_weight = draw.normals<S>(6, 3);
+  w.input_gate_bias = draw.normals<S>(2, 3);
+  w.recurrent_gate_weight = draw.normals<S>(6, 3);
+  w.recurrent_gate_bias = draw.normals<S>(2, 3);
+  w.linear_out_weight = draw.normals<S>(4, 6);
+  w.linear_out_bias = draw.normals<S>(1, 4);
+  const Griffin<S> layer(w, {within_documents});
+  std::vector<Index> positions;
+  for (Index token = 0; token < tokens; ++token) positions.push_back((token + 5) % 30);  // a document begins at 25, 55, ...
+  using A = typename Griffin<S>::Activations;
+  return {layer, layer.activations(draw.normals<S>(tokens, 4), positions), {&A::log_a, &A::gate_input, &A::input_gate, &A::normalizer}};
+}
+
+template <class S>
+Sequence<GatedDeltaNet<S>, S> delta(Index tokens) {
+  Draw draw(4);
+  typename GatedDeltaNet<S>::Weights w;
+  w.q_proj_weight = draw.normals<S>(8, 5);
+  w.k_proj_weight = draw.normals<S>(8, 5);
+  w.v_proj_weight = draw.normals<S>(12, 5);
+  w.b_proj_weight = draw.normals<S>(4, 5);
+  w.a_proj_weight = draw.normals<S>(4, 5);
+  w.g_proj_weight = draw.normals<S>(12, 5);
+  w.q_conv1d_weight = draw.normals<S>(8, 4, 0.5);
+  w.k_conv1d_weight = draw.normals<S>(8, 4, 0.5);
+  w.v_conv1d_weight = draw.normals<S>(12, 4, 0.5);
+  w.v_conv1d_bias = draw.normals<S>(1, 12, 0.3);
+  w.A_log = draw.uniforms<S>(1, 4, -5, 0);
+  w.dt_bias = draw.normals<S>(1, 4);
+  w.o_norm_weight = draw.normals<S>(1, 3);
+  w.o_proj_weight = draw.normals<S>(5, 12);
+  typename GatedDeltaNet<S>::Options options;
+  options.key_heads = 2;
+  const GatedDeltaNet<S> layer(w, options);
+  using A = typename GatedDeltaNet<S>::Activations;
+  return {layer, layer.activations(draw.normals<S>(tokens, 5)), {&A::query, &A::key, &A::beta, &A::log_decay, &A::o, &A::z, &A::c}};
+}
+
+const std::vector<ReductionKind> kinds{ReductionKind::mean, ReductionKind::mean_abs, ReductionKind::mean_positive, ReductionKind::max,
+                                       ReductionKind::min};
+
+/// Every row as it is new, every map's newest row, and the whole operator at the end.
+template <class S, class Layer>
+void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::string& what) {
+  const Index tokens = sequence.tokens(), channels = sequence.layer.channels();
+  const Matrix<S> g = Draw(77).normals<S>(1, channels);
+  StreamingAttention<S> stream;
+  for (Index seen = 0; seen < tokens;) {
+    const Index count = seen == 0 ? prompt : 1;
+    stream.append(sequence.piece(seen, count), sequence.x(seen, count));
+    seen += count;
+    REQUIRE(stream.tokens() == seen);
+    REQUIRE(stream.first_token() == 0);
+    if (seen > 6 && seen < tokens && seen % 31 != 0) continue;
+    INFO(seen << " tokens");
+    const ImplicitAttention<S> whole = sequence.whole(seen);
+    Selection last;
+    last.rows = Indices::last();
+    check_same<S>(stream.newest_row(), whole.materialize(last).stacked(), what + ": the newest row");
+    Reduction<S> reduction;
+    reduction.row_weights = Matrix<S>(g.replicate(seen, 1));
+    Matrix<S> map(1, seen);
+    for (const bool times_input : {false, true}) {
+      if (times_input) reduction.column_weights = sequence.x(0, seen);
+      for (const ReductionKind kind : kinds) {
+        reduction.kind = kind;
+        stream.newest_map_row_into(map, kind, g, times_input);
+        check_same<S>(map, whole.reduce(reduction, last), message(what, ": the newest row of map ", static_cast<int>(kind)));
+      }
+    }
+    stream.newest_map_row_into(map, ReductionKind::mean_abs);
+    Reduction<S> plain;
+    plain.kind = ReductionKind::mean_abs;
+    check_same<S>(map, whole.reduce(plain, last), what + ": without weights");
+    stream.newest_edges_into(map, g);
+    reduction.kind = ReductionKind::mean;
+    check_same<S>(map, Matrix<S>(whole.reduce(reduction, last) * static_cast<S>(channels)), what + ": edges");
+  }
+  const ImplicitAttention<S> whole = sequence.whole(tokens), streamed = stream.attention();
+  check_same<S>(streamed.materialize().stacked(), whole.materialize().stacked(), what + ": all rows");
+  check_same<S>(streamed.bias(), whole.bias(), what + ": bias");
+  check_same<S>(streamed.carry(), whole.carry(), what + ": carry");
+  check_same<S>(streamed.apply(*stream.input()), whole.apply(*sequence.all.x), what + ": A x");
+  if (whole.has_second()) {
+    check_same<S>(streamed.second().materialize().stacked(), whole.second().materialize().stacked(), what + ": the second path");
+    check_same<S>(streamed.second_input().matrix(), whole.second_input().matrix(), what + ": its input");
+  }
+  Matrix<S> row(channels, tokens);
+  for (const Index token : {Index(0), Index(3), tokens / 2, tokens - 2}) {
+    stream.row_into(token, row);
+    Selection one;
+    one.rows = std::vector<Index>{token};
+    check_same<S>(row, whole.materialize(one).stacked(), message(what, ": row ", token));
+  }
+}
+
+/// Writes something else into an array's numbers before they are written.
+template <class S>
+Array<S> with(const Array<S>& array, Index row, Index column, S number) {
+  Matrix<S> changed = *array;
+  changed(row, column) = number;
+  return changed;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a token at a time gives the rows of all at once", "[streaming]", float, double) {
+  using S = TestType;
+  for (const Index prompt : {Index(1), Index(40)}) {
+    const std::string what = message("prompt ", prompt);
+    check_stream<S>(mamba<S>(150), prompt, "Mamba, " + what);
+    check_stream<S>(mamba<S>(70, 32, true), prompt, "Mamba with a state carried in, " + what);
+    check_stream<S>(rwkv7<S>(70), prompt, "RWKV-7, " + what);
+    check_stream<S>(griffin<S>(70), prompt, "Griffin, " + what);
+    check_stream<S>(griffin<S>(70, true), prompt, "Griffin, convolved within documents, " + what);
+    check_stream<S>(delta<S>(70), prompt, "Gated DeltaNet, " + what);
+  }
+}
+
+TEMPLATE_TEST_CASE("a stream of any terms is the layer of these terms", "[streaming]", float, double) {
+  using S = TestType;
+  for (const Terms terms : {Terms::published(), Terms::recurrence(), Terms::all().without(Term::gate), Terms::all().without(Term::bias),
+                            Terms::all().without(Term::convolution)}) {
+    auto one = mamba<S>(70, 17);
+    one.terms = terms;
+    check_stream<S>(one, 3, "Mamba, " + terms.text());
+    auto two = rwkv7<S>(20);
+    two.terms = terms;
+    check_stream<S>(two, 3, "RWKV-7, " + terms.text());
+    auto three = delta<S>(20);
+    three.terms = terms;
+    check_stream<S>(three, 3, "Gated DeltaNet, " + terms.text());
+  }
+}
+
+TEMPLATE_TEST_CASE("behind a window, what is kept is what it was", "[streaming]", float, double) {
+  using S = TestType;
+  const auto check = [](const auto& sequence, Index prompt, const std::string& what) {
+    const Index window = 13, tokens = sequence.tokens(), channels = sequence.layer.channels();
+    StreamingOptions options;
+    options.window = window;
+    StreamingAttention<S> stream(options);
+    std::size_t most = 0;
+    for (Index seen = 0; seen < tokens;) {
+      const Index count = seen == 0 ? prompt : 1;
+      stream.append(sequence.piece(seen, count), sequence.x(seen, count));
+      seen += count;
+      const Index kept = std::min(seen, window), first = seen - kept;
+      REQUIRE(stream.tokens() == kept);
+      REQUIRE(stream.tokens_seen() == seen);
+      REQUIRE(stream.first_token() == first);
+      if (seen == prompt + 3 * window) most = stream.bytes();
+      if (seen % 9 != 0 && seen != window && seen != window + 1) continue;
+      const auto whole = sequence.whole(seen).materialize();
+      Matrix<S> row(channels, kept), expected(channels, kept);
+      for (const Index token : {seen - 1, first}) {
+        stream.row_into(token, row);
+        for (Index e = 0; e < channels; ++e) expected.row(e) = whole.channel(e).row(token).segment(first, kept);
+        check_same<S>(row, expected, message(what, ": row ", token, " of ", seen));
+      }
+      if (first > 0) CHECK_THAT(error_of([&] { stream.row_into(first - 1, row); }), contains_text("is not kept, expected"));
+    }
+    CHECK(stream.bytes() == most);  // memory has stopped growing
+    CHECK(stream.attention().carry().isZero(0));
+  };
+  check(mamba<S>(100, 21, true), 1, "Mamba");
+  check(mamba<S>(100), 30, "Mamba, a prompt longer than the window");
+  check(griffin<S>(100), 1, "Griffin");
+  check(griffin<S>(100, true), 2, "Griffin within documents");
+  check(rwkv7<S>(60), 1, "RWKV-7");
+  check(delta<S>(60), 1, "Gated DeltaNet");
+}
+
+TEST_CASE("a recurrence of one decay for all tokens, and softmax attention, are streamed, too", "[streaming]") {
+  Draw draw(9);
+  const Index tokens = 20, heads = 2, state = 3, channels = 4;
+  HeadRecurrence<double> r;
+  r.tokens = tokens, r.channels = channels, r.heads = r.groups = heads, r.state = state;
+  r.query = draw.normals<double>(tokens, heads * state);
+  r.key = draw.normals<double>(tokens, heads * state);
+  r.log_decay = draw.uniforms<double>(1, heads, -1, 0);
+  SoftmaxRecurrence<double> s;
+  s.tokens = tokens, s.channels = channels, s.heads = s.key_heads = heads;
+  s.query = r.query, s.key = r.key;
+  const auto check = [&](const auto& recurrence, const std::string& what) {
+    UnifiedForm<double> all;
+    all.recurrence = recurrence;
+    all.norm_bias = Matrix<double>(Matrix<double>::Constant(1, channels, 0.5));
+    StreamingAttention<double> stream;
+    for (Index token = 0; token < tokens; ++token) {
+      auto one = recurrence;
+      one.tokens = 1;
+      one.query = recurrence.query.middle_rows(token, 1);
+      one.key = recurrence.key.middle_rows(token, 1);
+      UnifiedForm<double> piece = all;
+      piece.recurrence = one;
+      stream.append(piece);
+    }
+    const ImplicitAttention<double> whole(all);
+    check_same<double>(stream.attention().materialize().stacked(), whole.materialize().stacked(), what);
+    check_same<double>(stream.attention().bias(), whole.bias(), what + ": bias");
+    Selection last;
+    last.rows = Indices::last();
+    check_same<double>(stream.newest_row(), whole.materialize(last).stacked(), what + ": the newest row");
+  };
+  check(r, "one decay");
+  check(s, "softmax");
+  // Decays that turn out not to be the same for all tokens.
+  StreamingAttention<double> stream;
+  r.log_decay = draw.uniforms<double>(tokens, heads, -1, 0);
+  UnifiedForm<double> all, piece;
+  all.recurrence = r;
+  for (Index token = 0; token < tokens; ++token) {
+    HeadRecurrence<double> one = r;
+    one.tokens = 1;
+    one.query = r.query.middle_rows(token, 1), one.key = r.key.middle_rows(token, 1), one.log_decay = r.log_decay.middle_rows(token, 1);
+    piece.recurrence = one;
+    stream.append(piece);
+  }
+  check_same<double>(stream.attention().materialize().stacked(), ImplicitAttention<double>(all).materialize().stacked(), "decays a token");
+}
+
+TEST_CASE("a stream's memory is linear in its tokens, and is not allocated a token at a time", "[streaming]") {
+  const auto sequence = mamba<float>(150);
+  StreamingAttention<float> stream;
+  std::size_t allocations = 0, before = 0;
+  for (Index token = 0; token < 150; ++token) {
+    stream.append(sequence.piece(token, 1), sequence.x(token, 1));
+    if (stream.bytes() != before) ++allocations;
+    before = stream.bytes();
+  }
+  CHECK(allocations <= 6);
+  // dt once, gate, activation, x: 21 numbers each; B and C 6 each; at most twice what is in use.
+  CHECK(stream.bytes() <= 2 * 151 * (4 * 21 + 2 * 6) * sizeof(float) + 4096);
+}
+
+TEST_CASE("rows are the same for any order and number of workers", "[streaming]") {
+  const auto sequence = mamba<float>(90, 300);
+  StreamingAttention<float> stream;
+  stream.append(sequence.piece(0, 90), sequence.x(0, 90));
+  const Executor backwards = [](Index count, const std::function<void(Index)>& body) {
+    for (Index i = count; i-- > 0;) body(i);
+  };
+  CHECK(stream.newest_row() == stream.newest_row(backwards));
+  Matrix<float> one(1, 90), other(1, 90);
+  stream.newest_map_row_into(one, ReductionKind::mean, {}, true);
+  stream.newest_map_row_into(other, ReductionKind::mean, {}, true, backwards);
+  CHECK(one == other);
+}
+
+TEST_CASE("steps that are not finite, decays to nothing and decays of nothing go where they go at once", "[streaming]") {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float number : {std::nanf(""), infinity, 1e30F, 0.0F, 50.0F}) {
+    auto sequence = mamba<float>(100, 18);
+    sequence.all.dt = with(sequence.all.dt, 40, 3, number);
+    StreamingAttention<float> stream;
+    for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1));
+    Selection last;
+    last.rows = Indices::last();
+    const Matrix<float> found = stream.newest_row(), expected = sequence.whole(100).materialize(last).stacked();
+    INFO(number);
+    for (Index e = 0; e < 18; ++e)
+      for (Index j = 0; j < 100; ++j) {
+        INFO("channel " << e << ", token " << j);
+        const float a = found(e, j), b = expected(e, j);
+        if (std::isfinite(b))
+          CHECK(std::abs(a - b) <=
+                1e-5F * expected.row(e).unaryExpr([](float v) { return std::isfinite(v) ? std::abs(v) : 0; }).maxCoeff());
+        else
+          CHECK(!std::isfinite(a));
+      }
+  }
+}
+
+TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[streaming]") {
+  const auto sequence = mamba<double>(20);
+  StreamingAttention<double> stream;
+  Matrix<double> out(21, 5);
+  CHECK_THAT(error_of([&] { (void)stream.attention(); }), contains_text("no token was taken yet"));
+  CHECK_THAT(error_of([&] { stream.newest_row_into(out); }), contains_text("no token was taken yet"));
+  stream.append(sequence.piece(0, 5), sequence.x(0, 5));
+  const Matrix<double> before = stream.newest_row();
+  const auto refused = [&](const std::string& expected, const UnifiedForm<double>& piece, const Array<double>& x) {
+    CHECK_THAT(error_of([&] { stream.append(piece, x); }), contains_text(expected));
+    CHECK(stream.tokens() == 5);
+    CHECK(stream.newest_row() == before);
+    CHECK(stream.input().rows() == 5);
+  };
+  refused("x is empty, expected it as in the pieces before", sequence.piece(5, 1), {});
+  refused("x is (2, 21), expected (1, 21)", sequence.piece(5, 1), sequence.x(5, 2));
+  auto other = sequence;
+  other.terms = Terms::all().without(Term::gate);
+  refused("gate is empty, expected it as in the pieces before", other.piece(5, 1), sequence.x(5, 1));
+  other.terms = Terms::all().without(Term::activation);
+  refused("activation is empty", other.piece(5, 1), sequence.x(5, 1));
+  other.terms = Terms::all().without(Term::skip);
+  refused("skip is (0, 0), expected (1, 21)", other.piece(5, 1), sequence.x(5, 1));
+  other.terms = Terms::all().without(Term::recurrence);
+  refused("another kind or of other sizes", other.piece(5, 1), sequence.x(5, 1));
+  refused("a piece has 6 channels, expected 21", griffin<double>(3).piece(0, 1), Matrix<double>(1, 6));
+  UnifiedForm<double> reversed = sequence.piece(5, 1);
+  reversed.reversed = true;
+  refused("from the last token to the first", reversed, sequence.x(5, 1));
+  CHECK_THAT(error_of([&] { StreamingAttention<double>().append(reversed); }), contains_text("from the last token to the first"));
+  UnifiedForm<double> given;
+  ExplicitRecurrence<double> matrices;
+  matrices.tokens = 1, matrices.channels = 2;
+  matrices.weights = Matrix<double>(Matrix<double>::Ones(1, 1));
+  given.recurrence = matrices;
+  CHECK_THAT(error_of([&] { StreamingAttention<double>().append(given); }), contains_text("does not grow by rows"));
+  stream.append(sequence.piece(5, 1), sequence.x(5, 1));  // and goes on
+  CHECK(stream.tokens() == 6);
+
+  CHECK_THAT(error_of([&] { stream.newest_row_into(out); }), contains_text("out is (21, 5), expected (21, 6) = (channels, tokens)"));
+  CHECK_THAT(error_of([&] { stream.row_into(6, out); }), contains_text("token 6 is not kept, expected 0 to 5"));
+  CHECK_THAT(error_of([&] { stream.row_into(-1, out); }), contains_text("token -1 is not kept"));
+  Matrix<double> map(1, 6);
+  CHECK_THAT(error_of([&] { stream.newest_edges_into(map, Matrix<double>(1, 20)); }),
+             contains_text("weights is (1, 20), expected (1, 21)"));
+  StreamingAttention<double> without_x;
+  without_x.append(sequence.piece(0, 6));
+  CHECK_THAT(error_of([&] { without_x.newest_edges_into(map, {}); }), contains_text("append was given none"));
+  StreamingOptions negative;
+  negative.window = -1;
+  CHECK_THAT(error_of([&] { StreamingAttention<double>{negative}; }), contains_text("window is -1"));
+}
