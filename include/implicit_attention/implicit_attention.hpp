@@ -80,10 +80,12 @@
 #include <implicit_attention/trace/trace.hpp>
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
+#include <implicit_attention/layers/delta_rule_form.hpp>
 #include <implicit_attention/layers/delta_rule_weights.hpp>
 #include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/gla.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/griffin_form.hpp>
 #include <implicit_attention/layers/gru.hpp>
 #include <implicit_attention/layers/head_mixer.hpp>
 #include <implicit_attention/layers/hgrn.hpp>
@@ -101,6 +103,7 @@
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/layers/mamba3.hpp>
 #include <implicit_attention/layers/mamba3_weights.hpp>
+#include <implicit_attention/layers/mamba_form.hpp>
 #include <implicit_attention/layers/mlla.hpp>
 #include <implicit_attention/layers/mlstm.hpp>
 #include <implicit_attention/layers/mlstm_cell.hpp>
@@ -111,6 +114,7 @@
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/layers/rwkv7_form.hpp>
 #include <implicit_attention/layers/rwkv_shared.hpp>
 #include <implicit_attention/layers/s4d.hpp>
 #include <implicit_attention/layers/short_convolution.hpp>

@@ -249,61 +249,6 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
   return y;
 }
 
-template <Real S>
-UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
-  UnifiedForm<Scalar> form;
-  const Index tokens =
-      std::max({act.dt.rows(), act.pre_dt.rows(), act.z.rows(), act.gate.rows(), act.c.rows(), act.x.rows(), act.a.rows()});
-  const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
-    detail::check_activation(layer_name, name, array, tokens, columns, meaning);
-  };
-  if (terms.has(Term::recurrence)) {
-    const Array<Scalar> dt = detail::one_given<Scalar>(
-        layer_name, tokens, channels_, "(tokens, channels)",
-        {{"dt", &act.dt}, {"pre_dt", &act.pre_dt, [](const Array<Scalar>& before) { return softplus(before.matrix()); }}});
-    check("B", act.B, state_, "(tokens, state)");
-    check("C", act.C, state_, "(tokens, state)");
-    form.recurrence = recurrence(dt, act);
-    form.initial_state = detail::carried(act.initial.recurrent);
-  } else {
-    form.recurrence = identity_recurrence<Scalar>(tokens, channels_);
-  }
-  if (terms.has(Term::gate)) {
-    form.gate =
-        detail::one_given<Scalar>(layer_name, tokens, channels_, "(tokens, channels)",
-                                  {{"z", &act.z, [](const Array<Scalar>& before) { return silu(before.matrix()); }}, {"gate", &act.gate}});
-  }
-  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
-  if (terms.has(Term::activation)) {
-    if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(layer_name);
-    if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
-    const Array<Scalar> c =
-        act.c.empty() ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor())
-                      : act.c;
-    check("c", c, channels_, "(tokens, channels)");
-    form.activation = sigmoid(c.matrix());
-  }
-  form.skip = if_on(terms, Term::skip, weights_.D);
-  if (terms.has(Term::convolution)) {
-    form.convolution = weights_.conv1d_weight;
-    form.convolution_tail = tail;
-  }
-  form.convolution_bias = if_on(terms, Term::bias, weights_.conv1d_bias);
-  return form;
-}
-
-template <Real S>
-DiagonalRecurrence<S> Mamba<S>::recurrence(const Array<Scalar>& dt, const Activations& act) const {
-  DiagonalRecurrence<Scalar> recurrence;
-  recurrence.tokens = dt.rows();
-  recurrence.channels = channels_;
-  recurrence.state = state_;
-  recurrence.step = dt;
-  recurrence.rate = rate_;
-  recurrence.query = act.C;
-  recurrence.key = act.B;
-  recurrence.key_scale = dt;
-  return recurrence;
-}
-
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/layers/mamba_form.hpp>

@@ -1,0 +1,59 @@
+// RWKV-7's unified form, from the layer's own activations or from what an engine still has of them; a part of rwkv7.hpp.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include <implicit_attention/layers/rwkv7.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+template <Real S>
+UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
+  UnifiedForm<Scalar> form;
+  const Index tokens = std::max({act.receptance.rows(), act.pre_norm.rows(), act.gate.rows(), act.x.rows()});
+  const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
+    detail::check_activation(layer_name, name, array, tokens, columns, meaning);
+  };
+  if (terms.has(Term::gate)) {
+    check("gate", act.gate, channels(), "(tokens, channels)");
+    form.gate = act.gate;
+  }
+  detail::surround_with_group_norm(layer_name, norm_, act.pre_norm, tokens, terms, form);
+  if (terms.has(Term::skip)) {
+    check("value", act.value, channels(), "(tokens, channels)");
+    Trace<Scalar> trace;
+    Array<Scalar> bonus = act.bonus;
+    if (bonus.empty()) {
+      check("receptance", act.receptance, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
+      check("key", act.key, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
+      bonus = head_dot(times_row(trace.constant(act.receptance), bonus_), trace.constant(act.key), heads()).numbers;
+    }
+    check("bonus", bonus, heads(), "(tokens, heads)");
+    SecondPath<Scalar> second;
+    second.form.recurrence = identity_recurrence<Scalar>(tokens, channels());
+    second.form.gate = spread_heads(trace.constant(bonus), channels() / heads()).numbers;
+    if (!form.gate.empty()) second.form.gate = Matrix<Scalar>(second.form.gate.matrix().cwiseProduct(*form.gate));
+    second.input = act.value;
+    form.second = std::make_shared<const SecondPath<Scalar>>(std::move(second));
+  }
+  if (!terms.has(Term::recurrence)) {
+    form.recurrence = identity_recurrence<Scalar>(tokens, channels());
+    return form;
+  }
+  for (const auto& [name, array] : {std::pair{"receptance", &act.receptance}, std::pair{"key", &act.key},
+                                    std::pair{"removal", &act.removal}, std::pair{"probe", &act.probe}})
+    check(name, *array, heads() * state_size(), "(tokens, heads * state)");
+  const Array<Scalar> log_decay = detail::one_given<Scalar>(
+      layer_name, tokens, heads() * state_size(), "(tokens, heads * state)",
+      {{"log_decay", &act.log_decay},
+       {"decay", &act.decay, [](const Array<Scalar>& w) { return large_matrix(w.matrix().array().log().matrix()); }},
+       {"pre_decay", &act.pre_decay,
+        [](const Array<Scalar>& before) { return Matrix<Scalar>(sigmoid(before.matrix()) * static_cast<Scalar>(log_decay_scale)); }}});
+  form.recurrence = recurrence(log_decay, act);
+  form.initial_state = detail::centred_state(act.initial);
+  return form;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
