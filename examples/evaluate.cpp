@@ -232,10 +232,10 @@ int main(int argument_count, char** arguments) {
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
   app.add_option("--methods", options.methods, "which methods (all): " + names)->option_text("LIST");
-  app.add_option(
-         "--terms", options.terms,
-         "formulations for the methods from attention (all), several with commas between: recurrence, published, all, or terms joined by +; "
-         "the papers' two keep RWKV-4's denominator and Griffin's input scale, terms by name do not (only:recurrence)")
+  app.add_option("--terms", options.terms,
+                 "formulations for the methods from attention (all), several with commas between: recurrence, published, all, or terms "
+                 "joined by +; "
+                 "the papers' two keep RWKV-4's denominator and Griffin's input scale, terms by name do not (only:recurrence)")
       ->option_text("LIST");
   app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
       ->check(CLI::PositiveNumber)

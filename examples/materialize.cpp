@@ -572,10 +572,11 @@ int main(int argument_count, char** arguments) {
       ->option_text("DIR|FILE");
   app.add_option("--layer", options.layer, "which layer of the model, from 0")->option_text("N");
   add_sequence_options(app, options.sequence);
-  app.add_option("--terms", options.terms,
-                 "which terms of the unified form: all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of "
-                 "recurrence, gate, activation, convolution, normalization, skip, bias; the two papers' forms keep RWKV-4's denominator and "
-                 "Griffin's input scale, a list does not (only:recurrence: the one term by itself, in RWKV-4 of an arbitrary scale per channel)")
+  app.add_option(
+         "--terms", options.terms,
+         "which terms of the unified form: all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of "
+         "recurrence, gate, activation, convolution, normalization, skip, bias; the two papers' forms keep RWKV-4's denominator and "
+         "Griffin's input scale, a list does not (only:recurrence: the one term by itself, in RWKV-4 of an arbitrary scale per channel)")
       ->option_text("all|published|recurrence|LIST");
   app.add_option("--channels", options.channels, "which channels: all, or a list such as 0,5-7")->option_text("all|LIST");
   app.add_option("--rows", options.rows, "which query tokens: all, last, or a list")->option_text("all|last|LIST");
