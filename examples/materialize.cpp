@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -606,8 +607,11 @@ int main(int argument_count, char** arguments) {
 
   return run_program(app, argument_count, arguments, [&] {
     options.reduce_given = reduce->count() > 0;
-    const auto given = [&](std::initializer_list<const char*> names) {
-      return std::any_of(names.begin(), names.end(), [&](const char* name) { return app.count(name) > 0; });
+    // Not by App::count, which ends the program where there is no memory for a name.
+    const auto given = [&](std::initializer_list<std::string_view> names) {
+      for (const CLI::Option* option : app.get_options())
+        if (option->count() > 0 && std::find(names.begin(), names.end(), option->get_name()) != names.end()) return true;
+      return false;
     };
     check(options, given({"--arch", "--weights", "--prefix", "--config", "--input", "--positions"}),
           given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append"}));

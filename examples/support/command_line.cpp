@@ -126,8 +126,8 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
     if (std::fflush(stdout) != 0) return complain(program, "the output could not be written");
     return 0;
   } catch (const CLI::CallForHelp&) {
-    std::fputs(app.help().c_str(), stdout);
-    return 0;
+    const bool written = std::fputs(app.help().c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+    return written ? 0 : complain(program, "the output could not be written");
   } catch (const CLI::ParseError& error) {
     return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
   } catch (const std::bad_alloc&) {
