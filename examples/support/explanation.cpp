@@ -138,7 +138,10 @@ class Questioner {
       const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
       if (choose) target.token = token.value_or(likeliest);
       target.contrast = contrast_;
-      ExplainedTarget explained{target.position, target.token, target.contrast};
+      ExplainedTarget explained;
+      explained.position = target.position;
+      explained.target = target.token;
+      explained.contrast = target.contrast;
       explained.predictions = predictions_of(explainer.pass().logits_at(target.position).row(0).template cast<double>(), tokenizer(), 5);
       explained.target_text = message("the logit of \"", visible(tokenizer().label(target.token)), "\"");
       if (target.contrast) explained.target_text += message(" less that of \"", visible(tokenizer().label(*target.contrast)), "\"");
