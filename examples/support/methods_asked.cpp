@@ -23,7 +23,9 @@ std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
   return list;
 }
 
-bool about_target(Method method) { return method != Method::raw && method != Method::rollout && method != Method::random; }
+bool about_target(Method method) {
+  return method != Method::raw && method != Method::rollout && method != Method::contribution_rollout && method != Method::random;
+}
 
 std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal) {
   const std::string map = reduction_text(reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
@@ -44,6 +46,10 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
       return "share of " + logit + ", attention held";
     case Method::relevance_attention:
       return "what attention moves of " + logit + ", mean over layers";
+    case Method::contribution_rollout:
+      return "share of the position's vectors";
+    case Method::alti_logit:
+      return "share of the direct parts of " + logit;
     case Method::gradient_x_input:
       return "gradient times embedding";
     case Method::integrated_gradients:

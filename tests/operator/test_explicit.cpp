@@ -45,13 +45,15 @@ TEST_CASE("an explicit recurrence with any entry right of the diagonal is refuse
     for (const double entry : {1e-300, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
       UnifiedForm<double> form = some_form(4, 6, 2);
       CHECK(error_of(form) == "");
-      auto& recurrence = std::get<ExplicitRecurrence<double>>(form.recurrence);
+      ExplicitRecurrence<double> recurrence = *form.recurrence.given();
       Matrix<double> weights = recurrence.weights.matrix();
       weights(4 + row, 3) = entry;
       recurrence.weights = weights;
+      form.recurrence = recurrence;
       CHECK_THAT(error_of(form),
                  contains_text("weights of head 1 are not zero at (" + std::to_string(row) + ", 3), right of the diagonal"));
       recurrence.causal = false;
+      form.recurrence = recurrence;
       CHECK(error_of(form) == "");
     }
 }
@@ -69,7 +71,7 @@ TEST_CASE("an explicit recurrence with and without each part around it, applied 
       if (parts & 4) form.activation = activation;
       INFO("parts " << parts << ", causal " << causal);
       const ImplicitAttention<double> attention(form);
-      const Matrix<double> weights = std::get<ExplicitRecurrence<double>>(form.recurrence).weights.matrix();
+      const Matrix<double> weights = form.recurrence.given()->weights.matrix();
       const AttentionMatrix<double> all = attention.materialize();
       const Matrix<double> y = attention.apply(x), back = attention.apply_transpose(x);
       for (Index e = 0; e < channels; ++e) {
