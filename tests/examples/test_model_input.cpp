@@ -124,7 +124,7 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
   const std::string piped =
       "printf 'a cat\\n' | " + program + " --model " + quoted(folder.path().string()) + " --text - --out " + quoted(out) + " >/dev/null";
   CHECK(std::system(piped.c_str()) == 0);
-  CHECK(read_json_object(out).at("input_ids") == Json({20, 0, 6}));
+  CHECK(read_json_object(out)->at("input_ids") == Json({20, 0, 6}));
 
   // What cannot be encoded is said before weights are looked at: these have the wrong sizes.
   write_bytes(folder / "config.json", R"({"architectures":["MambaForCausalLM"],"model_type":"mamba","hidden_size":7})");
@@ -138,5 +138,5 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
   write_bytes(scratch / "other.json", tokenizer);
   run_well(scratch, "explain",
            {"--model", folder.path().string(), "--text", "a cat", "--tokenizer", (scratch / "other.json").string(), "--out", out});
-  CHECK(read_json_object(out).at("input_ids") == Json({20, 0, 6}));
+  CHECK(read_json_object(out)->at("input_ids") == Json({20, 0, 6}));
 }
