@@ -71,6 +71,8 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
     targets.push_back({cause->position, cause->target, std::nullopt});
     positions.insert(cause->position);
   }
+  if (!setting.model.causal())
+    raise(ErrorKind::value, message("--causes: ", setting.model.name(), " looks at later tokens, expected a causal model"));
   ForwardOptions forward;  // no output sees what stands behind the last one
   forward.logit_positions = std::vector<Index>(positions.begin(), positions.end());
   const std::vector<Index> ids(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(*positions.rbegin()) + 1);

@@ -15,7 +15,7 @@ struct ChatTemplate {
   bool trims;                      ///< white space around the text goes
 };
 
-// The templates that Qwen's, Llama 3's and Gemma's tokenizer_config.json have, for one turn of a user.
+// The forms of Qwen, Llama 3 and Gemma for one turn of a user, without a system turn.
 constexpr std::array<ChatTemplate, 3> templates{{
     {"<|im_start|>", "<|im_end|>", "", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", false},
     {"<|start_header_id|>", "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>user<|end_header_id|>\n\n",

@@ -37,14 +37,23 @@ std::string fingerprint(std::string_view bytes) {
   return message(bytes.size(), " bytes, ", hash);
 }
 
-/// How much there is of a model: a file's size, or that of all files of a folder.
-std::uintmax_t size_of(const std::filesystem::path& path) {
+/// What tells a model from another that took its place: sizes and times of its file, or of all files of its folder.
+std::string state_of(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
   std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) return std::filesystem::file_size(path, ignored);
-  std::uintmax_t sum = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(path, ignored))
-    if (entry.is_regular_file(ignored)) sum += entry.file_size(ignored);
-  return sum;
+  std::uintmax_t bytes = 0;
+  fs::file_time_type latest = fs::file_time_type::min();
+  const auto add = [&](const fs::path& file) {
+    bytes += fs::file_size(file, ignored);
+    latest = std::max(latest, fs::last_write_time(file, ignored));
+  };
+  if (!fs::is_directory(path, ignored)) {
+    add(path);
+  } else {
+    for (fs::directory_iterator entry(path, ignored), end; entry != end; entry.increment(ignored))
+      if (entry->is_regular_file(ignored)) add(entry->path());
+  }
+  return message(bytes, " bytes, written at ", latest.time_since_epoch().count());
 }
 
 /// All that results depend on, and the share of the texts that they are of.
@@ -53,7 +62,7 @@ nlohmann::ordered_json settings_of(const ExplanationOptions& question, const Man
   nlohmann::ordered_json settings;
   settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
   settings["model"] = many.model;
-  settings["model_bytes"] = size_of(many.model);
+  settings["model_files"] = state_of(many.model);
   settings["data"] = fingerprint(data);
   settings["shard"] = message(many.shard.number, "/", many.shard.count);
   settings["method"] = question.methods;
@@ -76,7 +85,8 @@ nlohmann::ordered_json settings_of(const ExplanationOptions& question, const Man
 
 /// The tokens of an object of JSON Lines.
 std::vector<Index> object_ids(const SequenceOptions& options, std::string_view line, const Tokenizer& tokenizer) {
-  const Json object = parse_json_object(line, "the line");
+  const JsonDocument document = parse_json_object(line, "the line");
+  const Json& object = document;
   const auto text = object.find("text"), tokens = object.find("tokens");
   if ((text == object.end()) == (tokens == object.end()))
     raise(ErrorKind::value, message("the object has ", text == object.end() ? "neither" : "both", " \"text\" ",

@@ -39,10 +39,16 @@ ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& s
   std::error_code ignored;
   const std::string beside = path_ + ".settings.json";
   const std::string other_file = message("; name another file, or remove ", path_, " and ", beside);
+  errno = 0;
+  stream_.reset(std::fopen(path_.c_str(), "ab"));
+  if (!stream_) cannot_write(path_, errno);
+  // Before anything is written. File systems without locks go without.
+  if (::flock(::fileno(stream_.get()), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    raise(ErrorKind::value, message("--out: another run is writing ", path_));
   if (fs::exists(path_, ignored) && fs::file_size(path_, ignored) > 0) {
     if (!fs::exists(beside, ignored))
       raise(ErrorKind::value, message("--out: ", path_, " is there, but not ", beside, ", which says what it was made with", other_file));
-    if (const std::string what = difference(read_json_object(beside), settings); !what.empty())
+    if (const std::string what = difference(*read_json_object(beside), settings); !what.empty())
       raise(ErrorKind::value, message("--out: ", path_, " was made with ", what, other_file));
   } else {
     const std::string text = settings.dump(1) + "\n";
@@ -50,11 +56,6 @@ ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& s
     file.write(text.data(), text.size());
     file.commit();
   }
-  errno = 0;
-  stream_.reset(std::fopen(path_.c_str(), "ab"));
-  if (!stream_) cannot_write(path_, errno);
-  if (::flock(::fileno(stream_.get()), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-    raise(ErrorKind::value, message("--out: another run is writing ", path_));
   std::uintmax_t whole = 0;
   {
     const std::shared_ptr<const MappedFile> file = MappedFile::open(path_);
@@ -85,22 +86,29 @@ void ResumableLines::count(std::string_view line) {
   constexpr std::string_view mark = ",\"error\":";
   if (line.substr(line.find(',')).substr(0, mark.size()) != mark) return;
   if (errors_++ > 0) return;
-  const Json result = parse_json_object(line, path_);
+  const JsonDocument document = parse_json_object(line, path_);
+  const Json& result = document;
   first_error_ =
       message("line ", json_text(result.at("line")), ": ", result.at("error").is_string() ? result.at("error").get<std::string>() : "");
 }
 
 void ResumableLines::put(Index index, std::string line) {
+  if (failed_) return;  // other workers are still at it: nothing stands behind half a line
   waiting_.emplace(index, std::move(line));
   const Index before = written_;
   for (auto next = waiting_.begin(); next != waiting_.end() && next->first == written_; next = waiting_.erase(next)) {
-    count(next->second);
     errno = 0;
-    if (std::fwrite(next->second.data(), 1, next->second.size(), stream_.get()) != next->second.size()) cannot_write(path_, errno);
+    if (std::fwrite(next->second.data(), 1, next->second.size(), stream_.get()) != next->second.size()) failed(errno);
+    count(next->second);
     ++written_;
   }
   errno = 0;
-  if (written_ > before && std::fflush(stream_.get()) != 0) cannot_write(path_, errno);
+  if (written_ > before && std::fflush(stream_.get()) != 0) failed(errno);
+}
+
+void ResumableLines::failed(int why) {
+  failed_ = true;
+  cannot_write(path_, why);
 }
 
 }  // namespace implicit_attention::examples

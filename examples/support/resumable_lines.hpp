@@ -36,7 +36,10 @@ class ResumableLines {
   std::string path_;
   std::vector<Index> numbers_;
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> stream_;
+  [[noreturn]] void failed(int why);
+
   std::map<Index, std::string> waiting_;
+  bool failed_ = false;
   Index written_ = 0, errors_ = 0;
   std::string first_error_;
 };

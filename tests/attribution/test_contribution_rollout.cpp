@@ -5,7 +5,7 @@
 
 #include <support/catch.hpp>
 
-#include <models/models.hpp>
+#include <models/golden_models.hpp>
 
 namespace {
 
@@ -131,4 +131,42 @@ TEST_CASE("an edge map tells what taking an edge out does to the explained numbe
     CHECK(expected.sum() ==
           Approx((g.matrix().array() * (pass.y().matrix() - attention.bias() - attention.carry()).array()).sum()).margin(1e-10));
   }
+}
+
+TEST_CASE("contributions, the residual stream and what no token adds are every family's residual stream behind its mixers",
+          "[attribution]") {
+  std::vector<std::string> refused;
+  Index checked = 0;
+  for (const fs::path& path : golden_models()) {
+    const Golden golden(path);
+    INFO(path.filename().string());
+    const LanguageModel<double> model = load_language_model<double>(golden.weights<double>(), golden.configuration);
+    const ForwardPass<double> pass = model.forward(golden.ids);
+    for (const Index layer : model.mixing_layers()) {
+      INFO("layer " << layer);
+      const LayerPass<double>& of_layer = pass.layers[static_cast<std::size_t>(layer)];
+      const Sublayer<double>& sublayer = model.block(layer).sublayers.front();
+      Numbers affine = Numbers::Zero(pass.tokens(), model.width()), sum = affine, together = affine;
+      try {
+        const LayerContributions<double> contributions(model, of_layer, layer);
+        for (Index i = 0; i < pass.tokens(); ++i) together.row(i) = contributions.vectors(i, true).colwise().sum();
+      } catch (const Error& error) {
+        refused.push_back(error.what());
+        continue;
+      }
+      std::size_t next = 0;
+      for (const Branch<double>& branch : sublayer.branches) {
+        REQUIRE(branch.part->channels() != 0);
+        const MixerRun<double>& mixer = of_layer.mixers[next++];
+        affine += branch.output_scale * affine_output(mixer.attention(Terms::all()), mixer.projection, mixer.projection_bias);
+        sum += branch.output_scale * *mixer.out;
+      }
+      if (!sublayer.norm_after.empty()) affine.array() *= sublayer.norm_after.held_scale(sublayer.norm_after.statistics(sum)).array();
+      together += sublayer.residual_scale * affine;
+      CHECK(relative_error(together, *of_layer.middle) < 1e-9);
+      ++checked;
+    }
+  }
+  CHECK(checked > 0);
+  for (const std::string& words : refused) CHECK_THAT(words, contains_text("contributions: layer "));
 }

@@ -128,7 +128,7 @@ TEST_CASE("evaluate --causes: the metrics of the library's own scores", "[evalua
     const Outcome text = run_well(folder, "evaluate", arguments);
     CHECK_THAT(text.out, contains_text("4 outputs of 2 prompts of causes.safetensors"));
     CHECK_THAT(text.out, contains_text("Address against negatives"));
-    const Json evaluation = read_json_object(out);
+    const Json evaluation = *read_json_object(out);
     CHECK(evaluation.at("prompts") == 2);
     CHECK(evaluation.at("outputs") == 4);
     CHECK(evaluation.at("scores") == sign);
@@ -180,7 +180,7 @@ TEST_CASE("evaluate --causes: the metrics of the library's own scores", "[evalua
 
     Json again = evaluation;
     run_well(folder, "evaluate", arguments);
-    Json repeated = read_json_object(out);
+    Json repeated = *read_json_object(out);
     again.erase("seconds");
     repeated.erase("seconds");
     CHECK(again == repeated);
@@ -188,7 +188,7 @@ TEST_CASE("evaluate --causes: the metrics of the library's own scores", "[evalua
   const std::vector<std::string> few = {"--model",        mamba,     "--causes", file,         "--methods", "raw,leave-one-out", "--terms",
                                         "recurrence,all", "--limit", "1",        "--markdown", "--out",     out.string()};
   CHECK_THAT(run_well(folder, "evaluate", few).out, contains_text("| leave-one-out |"));
-  const Json formulations = read_json_object(out);
+  const Json formulations = *read_json_object(out);
   CHECK(formulations.at("prompts") == 1);
   CHECK(formulations.at("outputs") == 2);
   CHECK(formulations.at("formulations").size() == 1);
@@ -281,7 +281,7 @@ TEST_CASE("evaluate --causes: what is copied stands first in trained models of a
     run_well(folder, "evaluate",
              {"--model", fs::absolute(*directory).string(), "--causes", fs::absolute(*directory / "causes.safetensors").string(),
               "--methods", "relevance,vector-rollout,relevance-attention,leave-one-out,random", "--out", out.string()});
-    const Json evaluation = read_json_object(out);
+    const Json evaluation = *read_json_object(out);
     CHECK(evaluation.at("outputs") == 265);
     CHECK(evaluation.at("predicted") == 265);
     CHECK(evaluation.at("arrays_not_read") == Json({"changed", "effect"}));
@@ -333,7 +333,7 @@ TEST_CASE("evaluate --causes: digits that RWKV-7 copies backwards", "[evaluate][
   const std::string causes = written(folder, "causes.safetensors", arrays_of(texts, not_copied, static_cast<Index>(tokens)));
   run_well(folder, "evaluate",
            {"--model", weights.string(), "--causes", causes, "--methods", "relevance", "--scores", "positive", "--out", out.string()});
-  const Json evaluation = read_json_object(out);
+  const Json evaluation = *read_json_object(out);
   CHECK(evaluation.at("predicted") == not_copied.size());
   CHECK(mean(evaluation, "relevance", "source_against_negatives") >= 0.999);
   // Against all other tokens: over the whole prompt, what stands behind the explained position has no score. The program compares tokens up

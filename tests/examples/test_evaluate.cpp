@@ -39,7 +39,7 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
   for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
     INFO(model);
     const std::string directory = "examples/models/" + model;
-    const Json expected = read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / directory / "expected.json");
+    const Json expected = *read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / directory / "expected.json");
     std::string lines;
     double explained = 0;
     for (const Json& sentence : expected.at("sentences")) {
@@ -55,7 +55,7 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
     CHECK_THAT(text.out, contains_text("3 texts of data.tsv, 100.0 % predicted right"));
     const Outcome markdown = run_well(folder, "evaluate", second);
     CHECK_THAT(markdown.out, contains_text("| leave-one-out |"));
-    Json evaluation = read_json_object(out), repeated = read_json_object(again);
+    Json evaluation = *read_json_object(out), repeated = *read_json_object(again);
     evaluation.erase("seconds");
     repeated.erase("seconds");
     CHECK(evaluation == repeated);
@@ -97,7 +97,7 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
     std::vector<std::string> arguments{"--model", mamba, "--data", written(folder, "data.tsv", lines), "--out", out.string()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     run_well(folder, "evaluate", arguments);
-    return read_json_object(out);
+    return *read_json_object(out);
   };
   const std::string film = "1 a gripping and moving film\n\n0 a dull mess\r\n";
   const Json formulations = evaluate(film, {"--methods", "raw,gradient-x-input", "--terms", "recurrence,published,all,recurrence+gate"});

@@ -28,7 +28,7 @@ std::vector<std::string> with(std::vector<std::string> arguments, const std::vec
 TEST_CASE("explain: the shipped models' recorded logits and labels", "[explain]") {
   const TemporaryFolder folder;
   for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
-    const Json expected = read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / model / "expected.json");
+    const Json expected = *read_json_object(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / model / "expected.json");
     for (const Json& sentence : expected.at("sentences")) {
       const auto text = sentence.at("text").get<std::string>();
       INFO(model << ": " << text);
@@ -93,7 +93,7 @@ TEST_CASE("explain: numbers as JSON", "[explain]") {
                                            "rollout", "--reduce",       "mean",     "--precision",    "float64"};
   run_well(folder, "explain", with(arguments, {"--out", out.string()}));
   run_well(folder, "explain", with(arguments, {"--out", same.string()}));
-  const Json json = read_json_object(out);
+  const Json json = *read_json_object(out);
   const SafetensorsFile tensors(same);
   CHECK(json.at("input_ids") == Json({8, 1091, 77, 18, 2}));
   CHECK(json.at("tokens").at(0) == "a");

@@ -103,7 +103,7 @@ TEST_CASE("explain --generate: what repeated whole runs give, and each token exp
     CHECK_THAT(outcome.out, contains_text("it wrote " + std::to_string(one.count) + " tokens"));
     CHECK(outcome.out.find("stopped") == std::string::npos);
     CHECK(outcome.out.find("read again") == std::string::npos);  // the state was carried
-    const Json json = read_json_object(out);
+    const Json json = *read_json_object(out);
     const std::vector<Index> expected = by_whole_runs(one.model, one.prompt, one.count);
     CHECK(json.at("input_ids").get<std::vector<Index>>() == expected);
     CHECK(json.at("prompt_tokens") == one.prompt.size());
@@ -116,7 +116,7 @@ TEST_CASE("explain --generate: what repeated whole runs give, and each token exp
       run_well(folder, "explain",
                with(question, {"--tokens", list_of(expected), "--position", std::to_string(position), "--target",
                                std::to_string(expected[position + 1]), "--out", plain.string()}));
-      const Json alone = read_json_object(plain);
+      const Json alone = *read_json_object(plain);
       for (const std::string& method : methods) {
         INFO(method << ", token " << k);
         const auto ours = json.at("scores." + method).at(k).get<std::vector<double>>(),
@@ -156,14 +156,14 @@ TEST_CASE("explain --generate: the model's own end of a text", "[explain]") {
   REQUIRE(third < 6);
   const auto configure = [&](const char* file, const Json& ends) {
     Json configuration = Json::object();
-    if (fs::exists(model / file)) configuration = read_json_object(model / file);
+    if (fs::exists(model / file)) configuration = *read_json_object(model / file);
     configuration["eos_token_id"] = ends;
     io_test::write_bytes(model / file, configuration.dump());
   };
   configure("config.json", written[third]);
   const Outcome outcome = run_well(folder, "explain", ask);
   CHECK_THAT(outcome.out, contains_text("it stopped at the end-of-text token"));
-  Json json = read_json_object(folder / "out.json");
+  Json json = *read_json_object(folder / "out.json");
   CHECK(json.at("targets").get<std::vector<Index>>() ==
         std::vector<Index>(written.begin(), written.begin() + static_cast<std::ptrdiff_t>(third) + 1));
   CHECK(json.at("ended") == written[third]);
@@ -243,7 +243,7 @@ TEST_CASE("explain --data: a line for a line, whatever the threads, through inte
   run_well(folder, "explain",
            {"--model", models + "mamba", "--text", "it is film number 3 and never dull <cls>", "--method", "raw,relevance", "--out",
             plain.string()});
-  const Json alone = read_json_object(plain);
+  const Json alone = *read_json_object(plain);
   for (const char* const key : {"input_ids", "tokens", "position", "predictions", "target", "explained.relevance"})
     CHECK(lines[4].at(key) == alone.at(key));
   for (const char* const key : {"scores.raw", "scores.relevance"}) {  // float; a plain run into a file makes whole maps, in another order
@@ -355,7 +355,7 @@ TEST_CASE("explain --data: JSON Lines, unknown words, and one text whose numbers
 
   // The embedding of one word is NaN: a text with it comes to nothing, the others are what they were.
   const fs::path broken = copied(folder, "rwkv4", "broken");
-  const Json vocabulary = read_json_object(broken / "vocab.json");
+  const Json vocabulary = *read_json_object(broken / "vocab.json");
   io_test::write_bytes(folder / "few.txt", "a film\nnever dull\na film\n");
   const auto few = [&](const fs::path& model, const std::string& to) {
     return run(folder, "explain", {"--model", model.string(), "--data", (folder / "few.txt").string(), "--out", (folder / to).string()});
@@ -399,7 +399,7 @@ TEST_CASE("explain --chat: the templates of three families", "[explain]") {
     write_byte_tokenizer(tokenizer, one.special);
     run_well(folder, "explain", ask);
     std::string read;
-    const Json json = read_json_object(out);
+    const Json json = *read_json_object(out);
     for (const Json& id : json.at("input_ids")) {
       const auto number = id.get<std::size_t>();
       read += number < 256 ? std::string(1, static_cast<char>(number)) : one.special.at(number - 256);

@@ -109,7 +109,7 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
   const Outcome shown =
       run_well(scratch, "explain", {"--model", folder.path().string(), "--text", "a cat cat\u00e9", "--target", " cat", "--out", out},
                "LC_ALL=C.UTF-8");
-  const Json json = read_json_object(out);
+  const Json json = *read_json_object(out);
   CHECK(json.at("input_ids") == Json({20, 0, 6, 6, 7, 8}));
   CHECK(json.at("tokens") == Json({"<s>", "a", " cat", " cat", "\u00e9", "\u22EF"}));
   CHECK(json.at("target") == 6);

@@ -23,7 +23,7 @@ using Texts = std::vector<std::string>;
 namespace {
 
 std::shared_ptr<const detail::TextCodec> codec(const std::string& json) {
-  return detail::read_tokenizer_json(implicit_attention::parse_json_object(json, "tokenizer.json"), "tokenizer.json");
+  return detail::read_tokenizer_json(*implicit_attention::parse_json_object(json, "tokenizer.json"), "tokenizer.json");
 }
 Ids ids(const detail::TextCodec& tokenizer, const std::string& text) {
   Ids out;

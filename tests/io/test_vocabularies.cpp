@@ -483,7 +483,7 @@ TEST_CASE("vocabularies: files with anything changed end in an error or in a tok
       if (bytes.empty()) bytes = "{";
     }
     try {
-      use(*detail::read_tokenizer_json(implicit_attention::parse_json_object(bytes, "changed"), "changed"));
+      use(*detail::read_tokenizer_json(*implicit_attention::parse_json_object(bytes, "changed"), "changed"));
       ++read;
     } catch (const Error&) {
       ++refused;

@@ -31,6 +31,14 @@ struct StridedNumbers {
 
 namespace detail {
 
+/// What the strides of 0 stand for.
+[[nodiscard]] inline Index row_stride_of(const StridedNumbers& from) {
+  return from.row_stride == 0 ? from.columns * from.column_stride : from.row_stride;
+}
+[[nodiscard]] inline Index block_stride_of(const StridedNumbers& from) {
+  return from.block_stride == 0 ? std::max(from.rows * row_stride_of(from), from.columns * from.column_stride) : from.block_stride;
+}
+
 /// Fails unless the description is one of numbers that can be read; `name` is what the host calls them.
 inline void check_strided(std::string_view name, const StridedNumbers& from) {
   if (!readable(from.dtype))
@@ -44,8 +52,9 @@ inline void check_strided(std::string_view name, const StridedNumbers& from) {
                                     " = (block, row, column), expected none below 0, and that of columns at least 1"));
   const std::size_t bytes = dtype_bytes(from.dtype);
   const auto countable = [&](Index size, Index stride) { return element_count({size, stride == 0 ? 1 : stride}, bytes).has_value(); };
-  if (!element_count({from.blocks, from.rows, from.columns}, sizeof(double)) || !countable(from.rows, from.row_stride) ||
-      !countable(from.columns, from.column_stride) || !countable(from.blocks, from.block_stride))
+  // Each product before the next one is made of it.
+  if (!element_count({from.blocks, from.rows, from.columns}, sizeof(double)) || !countable(from.columns, from.column_stride) ||
+      !countable(from.rows, row_stride_of(from)) || !countable(from.blocks, block_stride_of(from)))
     raise(ErrorKind::shape, message(name, ": ", shape_text({from.blocks, from.rows, from.columns}),
                                     " = (blocks, rows, columns) numbers at these strides are more than can be counted"));
   if (from.data == nullptr && from.blocks * from.rows * from.columns > 0)
@@ -61,8 +70,7 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> copied_numbers(std::string_view name, const StridedNumbers& from) {
   detail::check_strided(name, from);
   const std::size_t bytes = dtype_bytes(from.dtype);
-  const Index row_stride = from.row_stride == 0 ? from.columns : from.row_stride;
-  const Index block_stride = from.block_stride == 0 ? from.rows * row_stride : from.block_stride;
+  const Index row_stride = detail::row_stride_of(from), block_stride = detail::block_stride_of(from);
   Matrix<Scalar> to(from.blocks * from.rows, from.columns);
   for (Index block = 0; block < from.blocks; ++block)
     for (Index row = 0; row < from.rows; ++row) {
@@ -82,7 +90,7 @@ template <Real Scalar>
   const bool aligned = std::bit_cast<std::uintptr_t>(from.data) % alignof(Scalar) == 0;
   if (from.dtype != own || !aligned || from.column_stride != 1 || from.blocks != 1) return copied_numbers<Scalar>(name, from);
   detail::check_strided(name, from);
-  const Index row_stride = from.row_stride == 0 ? from.columns : from.row_stride;
+  const Index row_stride = detail::row_stride_of(from);
   return Array<Scalar>::view(ConstView<Scalar>(static_cast<const Scalar*>(from.data), from.rows, from.columns, row_stride));
 }
 

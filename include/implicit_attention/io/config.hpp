@@ -100,7 +100,7 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
   const std::shared_ptr<const MappedFile> file = MappedFile::open(file_path);
   if (file->size() == 0) raise(ErrorKind::file, message(where, ": is empty, expected a JSON object"));
   Configuration configuration(where);
-  detail::flatten(parse_json_object(detail::without_python_numbers(file->text()), where), "", where, configuration);
+  detail::flatten(*parse_json_object(detail::without_python_numbers(file->text()), where), "", where, configuration);
   return configuration;
 }
 
@@ -111,7 +111,7 @@ template <class File>
   const auto& metadata = file.metadata();
   const auto found = metadata.find(key);
   if (found == metadata.end() || found->second.empty() || found->second.front() != '{') return configuration;
-  detail::flatten(parse_json_object(detail::without_python_numbers(found->second), configuration.where()), "", configuration.where(),
+  detail::flatten(*parse_json_object(detail::without_python_numbers(found->second), configuration.where()), "", configuration.where(),
                   configuration);
   return configuration;
 }

@@ -56,8 +56,8 @@ class JsonDocument {
   ~JsonDocument() { detail::dismantle(value_); }
   [[nodiscard]] const Json& operator*() const { return value_; }
   [[nodiscard]] const Json* operator->() const { return &value_; }
-  operator const Json&() const& { return value_; }  // NOLINT(google-explicit-constructor): it is one
-  operator Json() && { return std::move(value_); }  // NOLINT(google-explicit-constructor): nothing refers to what goes away
+  operator const Json&() const& { return value_; }  // NOLINT(google-explicit-constructor): a document is a JSON value
+  operator const Json&() && = delete;               // it would refer to what goes away: name the document, or copy `*document`
 
  private:
   Json value_;

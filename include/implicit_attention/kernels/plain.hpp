@@ -83,7 +83,14 @@ template <Real Scalar>
         &surrounded.skip, &surrounded.activation, &surrounded.taps, &surrounded.column_weights})
     for (Index row = 0; row < array->rows(); ++row) rests += row_of(*array, row) * Scalar(0);
   constexpr Scalar largest = std::numeric_limits<Scalar>::max();
-  for (Index row = 0; row < recurrence.step.rows(); ++row) rests += row_of(recurrence.step, row).min(largest).max(-largest) * Scalar(0);
+  const bool rising = !recurrence.rate.empty();  // steps of a rate go up, those without one down
+  for (Index row = 0; row < recurrence.step.rows(); ++row) {
+    const auto steps = row_of(recurrence.step, row);
+    if (rising)
+      rests += (steps > largest).select(Scalar(0), steps) * Scalar(0);
+    else
+      rests += (steps < -largest).select(Scalar(0), steps) * Scalar(0);
+  }
   bool all = false;
   for (const Array<Scalar>* array : {&recurrence.query, &recurrence.key})
     if (!array->empty()) all = all || !array->matrix().allFinite();

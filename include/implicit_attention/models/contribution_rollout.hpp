@@ -5,7 +5,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/attribution/contributions.hpp>
@@ -17,7 +19,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///
 ///     o_i = r_i + sum_j v_ij + what no token adds,      v_ij = s_i o W_o (A[i,j] o x_j)
 ///
-/// with s the scales between the projection and the residual stream (a norm's, held), and parallel mixers summed.
+/// with s the scales between the projection and the residual stream (a norm's, held), and second paths and parallel mixers summed.
 template <Real S>
 class LayerContributions {
  public:
@@ -45,7 +47,10 @@ class LayerContributions {
       const MixerRun<S>& mixer = pass.mixer(static_cast<Index>(next++));
       if (mixer.projection.empty()) refuse("does not tell its output projection");
       sum += branch.output_scale * *mixer.out;
-      mixers_.push_back({mixer.attention(terms), mixer.x.numbers, mixer.projection, branch.output_scale * sublayer.residual_scale});
+      const ImplicitAttention<S> attention = mixer.attention(terms);
+      const S scale = branch.output_scale * sublayer.residual_scale;
+      mixers_.push_back({attention, mixer.x.numbers, mixer.projection, scale});
+      if (attention.has_second()) mixers_.push_back({attention.second(), attention.second_input(), mixer.projection, scale});
     }
     if (sublayer.norm_after.empty()) return;
     if (sublayer.norm_after.centred()) refuse("has a norm that subtracts a mean behind its token mixer");
@@ -72,10 +77,12 @@ class LayerContributions {
     RowVector<S> shares(i + 1);
     const RowVector<S> o = after_.matrix().row(i);
     const S length = o.template lpNorm<1>();
-    for (Index j = 0; j <= i; ++j)
-      shares[j] = by_proximity ? std::max(S(0), length - (o - v.row(j)).template lpNorm<1>()) : v.row(j).norm();
+    for (Index j = 0; j <= i; ++j) {
+      const S share = by_proximity ? length - (o - v.row(j)).template lpNorm<1>() : v.row(j).norm();
+      shares[j] = share < S(0) ? S(0) : share;  // a NaN stays
+    }
     const S sum = shares.sum();
-    if (!(sum > S(0))) {
+    if (sum == S(0)) {
       shares.setZero();
       shares[i] = S(1);
       return shares;
@@ -107,6 +114,16 @@ template <Real S>
   return rows.colwise().sum();
 }
 
+template <Real S>
+[[nodiscard]] Attribution<S> scores_up_to(std::string_view who, const RowVector<S>& row, Index position, Index tokens) {
+  Attribution<S> result;
+  result.position = position;
+  result.scores = RowVector<S>::Zero(tokens);
+  result.scores.head(position + 1) = row;
+  check_finite(who, "the result", result.scores);
+  return result;
+}
+
 /// What the layers of a pass that mix tokens are made of, from the last to the first.
 template <Real S, class Visit>
 void each_mixing_layer(const LanguageModel<S>& model, const ForwardPass<S>& pass, Terms terms, const Executor& executor,
@@ -128,25 +145,29 @@ template <Real S>
   RowVector<S> row = RowVector<S>::Unit(position + 1, position);
   detail::each_mixing_layer(model, pass, terms, executor,
                             [&](const LayerContributions<S>& layer) { row = detail::mixed_back(layer, row, false, executor); });
-  Attribution<S> result;
-  result.position = position;
-  result.scores = RowVector<S>::Zero(pass.tokens());
-  result.scores.head(position + 1) = row;
-  detail::check_finite("contribution rollout", "the result", result.scores);
-  return result;
+  return detail::scores_up_to("contribution rollout", row, position, pass.tokens());
 }
 
 /// ALTI-Logit: sum over layers l of c_l P_{l-1} ... P_0, c_l[j] = w . v_pj the direct part of the logit that token j's vector is, and
-/// w . r_0[p] at p itself; P the shares by proximity, w the direction of the logit (token less contrast) through the final norm, whose
-/// scale is held. Signed. What feed-forward parts add directly is not shared out. Time as for contribution_rollout.
+/// w . r_0[p] at p itself; P the shares by proximity, w the direction of the logit (token less contrast) through the final norm and the
+/// soft cap, whose scales are held. Needs the position's logits. Signed. What feed-forward parts add directly is not shared out. Time as for contribution_rollout.
 template <Real S>
 [[nodiscard]] Attribution<S> alti_logit(const LanguageModel<S>& model, const ForwardPass<S>& pass, Index position, Index token,
                                         std::optional<Index> contrast = std::nullopt, Terms terms = Terms::all(),
                                         const Executor& executor = serial_executor()) {
   detail::check_position("ALTI-Logit", position, pass.tokens());
   const LanguageModelParts<S>& parts = model.parts();
-  RowVector<S> w = parts.head.matrix().row(token);
-  if (contrast) w -= parts.head.matrix().row(*contrast);
+  const ConstView<S> logits = pass.logits_at(position);
+  RowVector<S> w = RowVector<S>::Zero(model.width());
+  const auto add = [&](const char* what, Index id, S amount) {
+    if (id < 0 || id >= model.vocabulary())
+      raise(ErrorKind::value, message("ALTI-Logit: ", what, " token ", id, " is out of range, expected 0 to ", model.vocabulary() - 1));
+    if (parts.soft_cap > S(0) && logits(0, id) != S(0))  // cap tanh(l / cap) = scale l
+      amount *= logits(0, id) / (parts.soft_cap * std::atanh(logits(0, id) / parts.soft_cap));
+    w += amount * parts.head.matrix().row(id);
+  };
+  add("target", token, S(1));
+  if (contrast) add("contrast", *contrast, S(-1));
   const ConstView<S> last(pass.final_residual.row(position), 1, model.width());
   w.array() *= parts.logit_scale * parts.final_norm.held_scale(parts.final_norm.statistics(last)).row(0).array();
   if (parts.final_norm.centred()) w.array() -= w.mean();
@@ -159,12 +180,7 @@ template <Real S>
   Trace<S> trace(false, executor);
   const Array<S> first = model.enter(trace.input(pass.embeddings)).numbers;
   row[position] += w.dot(first.matrix().row(position));
-  Attribution<S> result;
-  result.position = position;
-  result.scores = RowVector<S>::Zero(pass.tokens());
-  result.scores.head(position + 1) = row;
-  detail::check_finite("ALTI-Logit", "the result", result.scores);
-  return result;
+  return detail::scores_up_to("ALTI-Logit", row, position, pass.tokens());
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -181,11 +181,14 @@ Matrix<S> LanguageModel<S>::next_logits(const std::vector<Index>& ids, CarriedSt
   Array<Scalar> residual = enter(trace.input(Array<Scalar>(embed(ids)))).numbers;
   std::vector<std::pair<std::string, Array<Scalar>>> shared;
   if (parts_.shares_embeddings) shared.emplace_back("embeddings", residual);
-  states.begin_piece();
+  CarriedStates next = states;  // an error leaves the caller's as they were; the numbers are shared
+  next.begin_piece();
   for (Index layer = 0; layer < layer_count(); ++layer)
-    residual = detail::run_block(block(layer), layer, residual, {}, shared, false, executor, &states).output;
-  states.end_piece();
-  return logits_of(residual.matrix().bottomRows(1), executor);
+    residual = detail::run_block(block(layer), layer, residual, {}, shared, false, executor, &next).output;
+  next.end_piece();
+  Matrix<Scalar> logits = logits_of(residual.matrix().bottomRows(1), executor);
+  states = std::move(next);
+  return logits;
 }
 
 template <Real S>

@@ -109,6 +109,7 @@ class Recurrence {
   [[nodiscard]] const ToeplitzRecurrence<Scalar>* toeplitz() const { return as<ToeplitzRecurrence<Scalar>>(RecurrenceKind::toeplitz); }
   [[nodiscard]] const ExplicitRecurrence<Scalar>* given() const { return as<ExplicitRecurrence<Scalar>>(RecurrenceKind::given); }
 
+  /// Of a recurrence that is there, as check() sees to.
   [[nodiscard]] const detail::RecurrenceKernels<Scalar>& kernels() const { return *kernels_; }
 
  private:
@@ -121,7 +122,7 @@ class Recurrence {
   }
   template <class Of>
   [[nodiscard]] const Of* as(RecurrenceKind kind) const {
-    return kind_ == kind ? static_cast<const Of*>(recurrence_) : nullptr;
+    return kernels_ != nullptr && kind_ == kind ? static_cast<const Of*>(recurrence_) : nullptr;
   }
 
   RecurrenceKind kind_ = RecurrenceKind::diagonal;

@@ -4,9 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
-#include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/operator/unified_form.hpp>
@@ -15,22 +13,6 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
-
-/// The recurrence of a form if it is of that kind, else null.
-template <class Kind, Real Scalar>
-[[nodiscard]] const Kind* recurrence_as(const UnifiedForm<Scalar>& form) {
-  const auto& recurrence = form.recurrence;
-  if constexpr (requires { recurrence.diagonal(); }) {
-    if constexpr (std::is_same_v<Kind, DiagonalRecurrence<Scalar>>)
-      return recurrence.diagonal();
-    else if constexpr (std::is_same_v<Kind, HeadRecurrence<Scalar>>)
-      return recurrence.heads();
-    else
-      return recurrence.softmax();
-  } else {
-    return std::get_if<Kind>(&recurrence);
-  }
-}
 
 /// Grows by pieces, and is a form over the tokens it keeps, of views of its memory. Gates and norms are kept multiplied.
 template <Real Scalar>
@@ -121,8 +103,9 @@ class FormHistory {
       constants_.skip = piece.skip;
       constants_.convolution = piece.convolution;
       constants_.convolution_bias = piece.convolution_bias;
-      constants_.convolution_tail = piece.convolution_tail;
-      constants_.initial_state = piece.initial_state;
+      // Buffers of an engine, which it goes on writing to.
+      if (!piece.convolution_tail.empty()) constants_.convolution_tail = Matrix<Scalar>(*piece.convolution_tail);
+      if (!piece.initial_state.empty()) constants_.initial_state = Matrix<Scalar>(*piece.initial_state);
       more_.resize(piece.more.size());
       if (piece.second) second_ = std::make_unique<FormHistory>();
     } else {
@@ -130,6 +113,8 @@ class FormHistory {
         if (now.rows() != before.rows() || now.cols() != before.cols())
           raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
                                           shape_text({before.rows(), before.cols()}), " as in the pieces before"));
+        if (now.data() != before.data() && *now != *before)
+          raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
       };
       same("skip", piece.skip, constants_.skip);
       same("convolution", piece.convolution, constants_.convolution);
@@ -153,7 +138,7 @@ class FormHistory {
         raise(ErrorKind::shape, "StreamingAttention: the recurrence is of another kind or of other sizes than in the pieces before");
       if (takes) kind_ = kind;
     };
-    if (const auto* given = recurrence_as<DiagonalRecurrence<Scalar>>(piece)) {
+    if (const auto* given = piece.recurrence.diagonal()) {
       is(Kind::diagonal, given->channels == fixed_diagonal_.channels && given->state == fixed_diagonal_.state &&
                              given->read_before_update == fixed_diagonal_.read_before_update);
       // Mamba's steps scale its keys, too: kept once.
@@ -178,7 +163,7 @@ class FormHistory {
                                      &fixed_diagonal_.key_scale, &fixed_diagonal_.diagonal})
           *array = {};
       }
-    } else if (const auto* head = recurrence_as<HeadRecurrence<Scalar>>(piece)) {
+    } else if (const auto* head = piece.recurrence.heads()) {
       is(Kind::heads, head->channels == fixed_heads_.channels && head->heads == fixed_heads_.heads && head->groups == fixed_heads_.groups &&
                           head->state == fixed_heads_.state && head->transition == fixed_heads_.transition &&
                           head->read_before_update == fixed_heads_.read_before_update);
@@ -196,13 +181,17 @@ class FormHistory {
                                      &fixed_heads_.removal, &fixed_heads_.probe, &fixed_heads_.diagonal})
           *array = {};
       }
-    } else if (const auto* attention = recurrence_as<SoftmaxRecurrence<Scalar>>(piece)) {
+    } else if (const auto* attention = piece.recurrence.softmax()) {
       is(Kind::softmax, attention->channels == fixed_softmax_.channels && attention->heads == fixed_softmax_.heads &&
                             attention->key_heads == fixed_softmax_.key_heads && attention->window == fixed_softmax_.window);
       if (!attention->causal || attention->past_key.rows() > 0)
         raise(ErrorKind::value,
               "StreamingAttention: softmax attention that sees later tokens, or past ones that are not in the stream, "
               "cannot be taken; append the past tokens first");
+      if (window > 0)
+        raise(ErrorKind::value,
+              "StreamingAttention: softmax attention divides by a sum over all tokens that it sees, so it cannot be kept behind a window; "
+              "expected a window of 0");
       take(query_, "query", attention->query);
       take(key_, "key", attention->key);
       if (seen == 0 && takes) {

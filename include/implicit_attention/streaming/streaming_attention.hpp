@@ -26,7 +26,7 @@ struct StreamingOptions {
 ///                      stream.newest_row_into(View<float>(out, channels, stream.tokens()));
 ///
 /// Rows are those of the layer run on all tokens at once, to rounding. With a window, tokens before it have left: entries of the tokens that
-/// are there are what they were, and those before them are gone. Weights that the layer's form views must live as long as the stream.
+/// are there are what they were, and those before them are gone; softmax attention, which divides by all of them, is refused. Weights that the layer's form views must live as long as the stream.
 template <Real S>
 class StreamingAttention {
  public:
@@ -150,7 +150,7 @@ class StreamingAttention {
     if constexpr (std::is_same_v<Scalar, float>) {
       if (!history_.is_diagonal()) return false;
       const UnifiedForm<Scalar> whole = form();
-      const DiagonalRecurrence<Scalar>& recurrence = *detail::recurrence_as<DiagonalRecurrence<Scalar>>(whole);
+      const DiagonalRecurrence<Scalar>& recurrence = *whole.recurrence.diagonal();
       if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
           !whole.convolution_starts.empty() || (!whole.gate.empty() && !whole.normalization.empty()))
         return false;

@@ -56,7 +56,11 @@ class CarriedStates {
 
   /// The next piece begins at the first part again.
   void begin_piece() { next_ = 0; }
-  void end_piece() { begun_ = true; }
+  /// Fails (ErrorKind::value) where parts of the piece before have not run in this one.
+  void end_piece() {
+    if (begun_ && next_ != states_.size()) raise(ErrorKind::value, "CarriedStates: these states are another model's");
+    begun_ = true;
+  }
   /// The state that the part that runs now left after the piece before; null in the first piece.
   template <class State>
   [[nodiscard]] const State* before() const {

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <utility>
 
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
@@ -49,7 +50,9 @@ namespace detail {
       list.push_back({{"content", content}, {"id", id}, {"special", special}, {"normalized", false}});
   };
   const std::string where = (folder / "tokenizer_config.json").string();
-  if (const auto decoder = configuration.find("added_tokens_decoder"); decoder != configuration.end() && decoder->is_object()) {
+  if (const auto decoder = configuration.find("added_tokens_decoder"); decoder != configuration.end()) {
+    if (!decoder->is_object())
+      raise(ErrorKind::file, message(where, ": added_tokens_decoder: is ", json_text(*decoder), ", expected an object"));
     for (const auto& [id, token] : decoder->items()) {
       if (!token.is_object() || id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string::npos)
         raise(ErrorKind::file,
@@ -60,8 +63,9 @@ namespace detail {
     }
     return list;
   }
-  Json added = Json::object();
-  if (is_file(folder / "added_tokens.json")) added = read_json_object(folder / "added_tokens.json");
+  const JsonDocument added_file =
+      is_file(folder / "added_tokens.json") ? read_json_object(folder / "added_tokens.json") : JsonDocument(Json::object());
+  const Json& added = added_file;
   for (const auto& [content, id] : added.items()) add(content, id, false);
   const auto special = [&](const Json& token, const std::string& from) {
     const Json& content = token.is_object() && token.contains("content") ? token.at("content") : token;
@@ -75,7 +79,8 @@ namespace detail {
     add(name, known == vocabulary.end() ? added.at(name) : *known, true);
   };
   if (is_file(folder / "special_tokens_map.json")) {
-    const Json map = read_json_object(folder / "special_tokens_map.json");
+    const JsonDocument map_file = read_json_object(folder / "special_tokens_map.json");
+    const Json& map = map_file;
     for (const auto& [key, value] : map.items()) {
       const std::string from = message((folder / "special_tokens_map.json").string(), ": ", printable(key));
       if (value.is_array())
@@ -93,7 +98,8 @@ namespace detail {
 /// say that it is another one, with rules of its own: only tokenizer.json says how.
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_byte_pair_files(const std::filesystem::path& folder) {
   const std::string where = (folder / "merges.txt").string();
-  const Json vocabulary = read_json_object(folder / "vocab.json");
+  const JsonDocument vocabulary_file = read_json_object(folder / "vocab.json");
+  const Json& vocabulary = vocabulary_file;
   for (const auto& [token, id] : vocabulary.items())
     if (token.ends_with("</w>"))
       raise(ErrorKind::file,
@@ -101,8 +107,9 @@ namespace detail {
   if (!vocabulary.contains("\u0120"))
     raise(ErrorKind::file,
           message(where, ": vocab.json has no \"\u0120\", GPT-2's space, so these are other byte pairs, which need tokenizer.json"));
-  Json configuration = Json::object();
-  if (is_file(folder / "tokenizer_config.json")) configuration = read_json_object(folder / "tokenizer_config.json");
+  const JsonDocument configuration_file =
+      is_file(folder / "tokenizer_config.json") ? read_json_object(folder / "tokenizer_config.json") : JsonDocument(Json::object());
+  const Json& configuration = configuration_file;
   JsonFields fields(configuration, (folder / "tokenizer_config.json").string());
   const std::string type = fields.text("tokenizer_class", "GPT2Tokenizer");
   // Not GPT-NeoX: its tokenizer.json also has a normalizer (NFC), which the two files do not tell.
@@ -118,7 +125,8 @@ namespace detail {
   document["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", fields.flag("add_prefix_space", false)}};
   document["decoder"] = {{"type", "ByteLevel"}};
   document["model"] = {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", read_merges_text(folder / "merges.txt")}};
-  return read_tokenizer_json(document, where);
+  const JsonDocument whole(std::move(document));
+  return read_tokenizer_json(whole, where);
 }
 
 }  // namespace detail
