@@ -85,7 +85,8 @@ TEST_CASE("what depends on a number that is not finite is not finite, and nothin
        [&](Index i, Index, Index m, Index t) { return m == t && before(i, m); }, false},
       {"activation", [](Surrounding& s) -> Array<double>& { return s.activation; }, [](Index, Index, Index m, Index t) { return m == t; }},
       {"gate", [](Surrounding& s) -> Array<double>& { return s.gate; }, [](Index i, Index, Index, Index t) { return i == t; }},
-      {"row_weights", [](Surrounding& s) -> Array<double>& { return s.row_weights; }, [](Index i, Index, Index, Index t) { return i == t; }},
+      {"row_weights", [](Surrounding& s) -> Array<double>& { return s.row_weights; },
+       [](Index i, Index, Index, Index t) { return i == t; }},
       {"column_weights", [](Surrounding& s) -> Array<double>& { return s.column_weights; },
        [](Index, Index j, Index, Index t) { return j == t; }}};
   if (nan)  // an infinite step is a decay of zero, and welcome
@@ -119,7 +120,8 @@ TEST_CASE("what depends on a number that is not finite is not finite, and nothin
       for (Index i = 0; i < tokens; ++i)
         for (Index j = 0; j <= i; ++j)
           for (Index m = j; m <= std::min(j + width - 1, i) && document(m) == document(j); ++m)
-            if (document(m) == document(i) && bad.depends(i, j, m, t)) depends[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] = true;
+            if (document(m) == document(i) && bad.depends(i, j, m, t))
+              depends[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] = true;
 
       Matrix<double> map(channels * tokens, tokens), one(channels, tokens);
       attention_rows(spoilt, every_channel, every_row, View<double>(map), serial_executor());

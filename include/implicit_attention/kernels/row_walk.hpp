@@ -160,7 +160,9 @@ class RowTile {
   void leave_out(Scalar smallest) {
     for (Index index = 0; index < alive_;) {
       Index& n = order_[static_cast<std::size_t>(index)];
-      const Scalar nearest = surrounded_->recurrence.rate.empty() ? elapsed_.template maxCoeff<Eigen::PropagateNaN>() : Scalar((rate_.row(n) * elapsed_).template maxCoeff<Eigen::PropagateNaN>());
+      const Scalar nearest = surrounded_->recurrence.rate.empty()
+                                 ? elapsed_.template maxCoeff<Eigen::PropagateNaN>()
+                                 : Scalar((rate_.row(n) * elapsed_).template maxCoeff<Eigen::PropagateNaN>());
       if (nearest < smallest)
         std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
       else
