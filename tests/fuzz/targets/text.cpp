@@ -32,7 +32,7 @@ std::string byte_fallback() {
     "model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true,"vocab":{)" +
          vocab + R"(,"▁":257,"h":258,"i":259,"hi":260,"▁hi":261},"merges":["h i","▁ hi"]}})";
 }
-Codec json(const std::string& text) { return fuzz::detail::read_tokenizer_json(fuzz::parse_json_object(text, "made"), "made"); }
+Codec json(const std::string& text) { return fuzz::detail::read_tokenizer_json(*fuzz::parse_json_object(text, "made"), "made"); }
 Codec world() {
   std::string lines = "300 'the' 3\n301 ' the' 4\n";
   constexpr std::string_view digits = "0123456789abcdef";

@@ -31,7 +31,7 @@ static std::vector<std::string> seeds_of_tokenizer_json() {
 FUZZ_TARGET(tokenizer_json) {
   const auto [json, text] = fuzz::split(bytes);
   fuzz::accepted([&, &text = text, &json = json] {
-    const auto codec = fuzz::detail::read_tokenizer_json(fuzz::parse_json_object(json, "fuzzed"), "fuzzed");
+    const auto codec = fuzz::detail::read_tokenizer_json(*fuzz::parse_json_object(json, "fuzzed"), "fuzzed");
     fuzz::use(*codec, text);
     fuzz::use(*codec, "hi h1 <|end|>\n\xF0\x9F\xA6\x99");
   });
