@@ -273,7 +273,7 @@ int main(int argument_count, char** arguments) {
 
   return run_program(app, argument_count, arguments, [&] {
     std::vector<MethodRow> rows = method_rows(options.methods, options.terms);
-    if (app.count("--out") > 0)
+    if (given(app, "--out"))
       (void)checked_output("--out", options.out, {".json"}, {options.model, options.causes.empty() ? options.data : options.causes});
     const Terminal terminal = terminal_of(stdout);
     const auto answer = [&](const std::string& json, const std::string& markdown, const std::string& text) {
@@ -283,7 +283,7 @@ int main(int argument_count, char** arguments) {
       else
         print(text, terminal);
     };
-    if (app.count("--causes") > 0) {
+    if (given(app, "--causes")) {
       for (const char* other : {"--data", "--prepend", "--append"})
         if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
       const CauseEvaluation evaluation = evaluate_causes(
@@ -291,8 +291,8 @@ int main(int argument_count, char** arguments) {
           rows);
       answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
     } else {
-      if (app.count("--data") == 0) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
-      if (app.count("--scores") > 0) raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
+      if (!given(app, "--data")) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
+      if (given(app, "--scores")) raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
       const Evaluation evaluation = evaluate(options, std::move(rows));
       answer(evaluation_json(evaluation), evaluation_markdown(evaluation),
              evaluation_text(evaluation, terminal.interactive ? terminal.width : 0));

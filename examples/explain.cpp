@@ -33,15 +33,15 @@ struct Options {
 /// Fails (value) where two options are given that mean nothing together.
 void check_combinations(const CLI::App& app) {
   const auto exclude = [&](const char* option, const char* why, std::initializer_list<const char*> others) {
-    if (app.count(option) == 0) return;
+    if (!given(app, option)) return;
     for (const char* const other : others)
-      if (app.count(other) > 0) raise(ErrorKind::value, message(option, " and ", other, " exclude each other: ", why));
+      if (given(app, other)) raise(ErrorKind::value, message(option, " and ", other, " exclude each other: ", why));
   };
   exclude("--data", "the texts are a file's, and results a line of numbers each",
           {"--text", "--tokens", "--generate", "--picture", "--title", "--all-logits", "--save-gradients"});
   exclude("--generate", "each token that the model writes is explained", {"--position", "--target", "--save-gradients"});
   for (const char* const option : {"--shard", "--longest"})
-    if (app.count(option) > 0 && app.count("--data") == 0) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
+    if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
 /// Explains one text and shows it.
@@ -172,7 +172,7 @@ int main(int argument_count, char** arguments) {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
     check_question(question);
     check_combinations(app);
-    if (app.count("--data") > 0)
+    if (given(app, "--data"))
       failed = explain_texts(options);
     else
       explain_one(options);

@@ -607,14 +607,11 @@ int main(int argument_count, char** arguments) {
 
   return run_program(app, argument_count, arguments, [&] {
     options.reduce_given = reduce->count() > 0;
-    // Not by App::count, which ends the program where there is no memory for a name.
-    const auto given = [&](std::initializer_list<std::string_view> names) {
-      for (const CLI::Option* option : app.get_options())
-        if (option->count() > 0 && std::find(names.begin(), names.end(), option->get_name()) != names.end()) return true;
-      return false;
+    const auto any_given = [&](std::initializer_list<std::string_view> names) {
+      return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return given(app, name); });
     };
-    check(options, given({"--arch", "--weights", "--prefix", "--config", "--input", "--positions"}),
-          given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append"}));
+    check(options, any_given({"--arch", "--weights", "--prefix", "--config", "--input", "--positions"}),
+          any_given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append"}));
     (void)Terms::parse(options.terms);
     (void)parse_indices("--channels", options.channels);
     (void)parse_indices("--rows", options.rows);

@@ -116,6 +116,15 @@ bool overwrites(const std::filesystem::path& file, const std::filesystem::path& 
 
 }  // namespace
 
+bool given(const CLI::App& app, std::string_view option) {
+  for (const CLI::Option* known : app.get_options()) {
+    if (known->count() == 0) continue;
+    for (const std::string& name : known->get_lnames())
+      if (option.starts_with("--") && option.substr(2) == name) return true;
+  }
+  return false;
+}
+
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
   handle_signals();

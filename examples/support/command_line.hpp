@@ -21,6 +21,9 @@ namespace implicit_attention::examples {
 /// stderr and exit status 2; `--help` prints the help and gives 0.
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work);
 
+/// Whether an option (`--out`) stands on the command line. App::count ends the program where there is no memory for a name.
+[[nodiscard]] bool given(const CLI::App& app, std::string_view option);
+
 /// `0,5-7` as 0, 5, 6, 7; white space separates as commas do, and brackets may stand around. Fails (value) on anything else, naming
 /// `option`.
 [[nodiscard]] std::vector<Index> parse_index_list(std::string_view option, std::string_view text);

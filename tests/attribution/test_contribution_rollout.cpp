@@ -60,6 +60,14 @@ TEST_CASE("contribution rollout and ALTI-Logit are what their formulas say", "[a
     const Numbers r = pass.final_residual.matrix().row(position);
     const Norm<double>& norm = parts.final_norm;
     const double scale = norm.statistics(ConstView<double>(r)).scale(0, 0);
+    const auto held_cap = [&](Index id) {  // cap tanh(l / cap) as a scale of l
+      if (!(parts.soft_cap > 0)) return 1.0;
+      const double mean = norm.centred() ? r.mean() : 0;
+      double l = 0;
+      for (Index d = 0; d < r.cols(); ++d) l += parts.head(id, d) * (r(0, d) - mean) * scale * norm.weight()[d];
+      return parts.soft_cap * std::tanh(l / parts.soft_cap) / l;
+    };
+    w = held_cap(token) * parts.head.matrix().row(token) - held_cap(contrast) * parts.head.matrix().row(contrast);
     w = (w.array() * norm.weight().array() * scale * parts.logit_scale).matrix().eval();
     if (norm.centred()) w.array() -= w.mean();  // what a constant added to r gives is nothing
   }

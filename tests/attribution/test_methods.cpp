@@ -516,8 +516,12 @@ TEST_CASE("the methods at their edges", "[attribution]") {
     Explainer<double> lost(LanguageModel<double>(broken), {1, 2});
     for (const MethodName& named : method_names) {
       INFO(named.name);
-      fails([&] { static_cast<void>(lost.explain(named.method, {0, 4, {}})); }, "NaN in the logits at (0, 0)");
-      fails([&] { static_cast<void>(lost.explain_each(named.method, {{0, 4, {}}})); }, "NaN in the logits at (0, 0)");
+      fails([&] { static_cast<void>(lost.explain(named.method, {0, 4, {}})); }, "layer 1: NaN in linear input x at token 0, channel 0");
+      fails(
+          [&] {
+            static_cast<void>(lost.explain_each(named.method, {{0, 4, {}}}));
+          },
+          "layer 1: NaN in linear input x at token 0, channel 0");
     }
 
     // In a token after the position, which cannot matter: a method that never meets it gives what it gives without, the others say so.
