@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <new>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
@@ -123,7 +124,7 @@ struct Fonts::Faces {
     }
     size(font, style);
     // Unhinted: letters keep their shape and spacing in both directions of writing.
-    if (FT_Load_Glyph(font, index, FT_LOAD_NO_HINTING | FT_LOAD_RENDER) == 0) {
+    if (with_memory(FT_Load_Glyph(font, index, FT_LOAD_NO_HINTING | FT_LOAD_RENDER)) == 0) {
       const FT_GlyphSlot slot = font->glyph;
       made.advance = static_cast<double>(slot->linearHoriAdvance) / 65536;
       made.left = slot->bitmap_left;
@@ -144,7 +145,7 @@ struct Fonts::Faces {
     FT_Face font = sized(style);
     FT_Vector move{0, 0};
     if (left == 0 || right == 0 || !FT_HAS_KERNING(font)) return 0;
-    FT_Get_Kerning(font, left, right, FT_KERNING_UNFITTED, &move);
+    (void)with_memory(FT_Get_Kerning(font, left, right, FT_KERNING_UNFITTED, &move));
     return static_cast<double>(move.x) / 64;
   }
 
@@ -163,13 +164,19 @@ struct Fonts::Faces {
     return pen;
   }
 
+  /// A glyph that there is no memory for must not be left out of a picture.
+  static FT_Error with_memory(FT_Error error) {
+    if (error == FT_Err_Out_Of_Memory) throw std::bad_alloc();
+    return error;
+  }
+
   FT_Face sized(const TextStyle& style) {
     FT_Face font = face[style.bold ? 1 : 0];
     size(font, style);
     return font;
   }
   static void size(FT_Face font, const TextStyle& style) {
-    FT_Set_Char_Size(font, 0, static_cast<FT_F26Dot6>(std::lround(style.size * 4)) * 16, 72, 72);
+    (void)with_memory(FT_Set_Char_Size(font, 0, static_cast<FT_F26Dot6>(std::lround(style.size * 4)) * 16, 72, 72));
   }
 
   // The first of this machine's other fonts that has the character; null if none has.
@@ -180,7 +187,7 @@ struct Fonts::Faces {
     looked = true;
     while (next_waiting < waiting.size()) {
       FT_Face opened = nullptr;
-      if (FT_New_Face(library, waiting[next_waiting++].c_str(), 0, &opened) != 0) continue;
+      if (with_memory(FT_New_Face(library, waiting[next_waiting++].c_str(), 0, &opened)) != 0) continue;
       if (!FT_IS_SCALABLE(opened)) {  // pictures of one size, as colour emoji are
         FT_Done_Face(opened);
         continue;
