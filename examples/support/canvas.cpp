@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <new>
+#include <set>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
