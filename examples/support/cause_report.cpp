@@ -10,6 +10,7 @@
 
 #include "command_line.hpp"
 #include "mean_intervals.hpp"
+#include "method_table.hpp"
 #include "numbers.hpp"
 
 namespace implicit_attention::examples {
@@ -51,42 +52,17 @@ std::vector<bool> best_rows(const std::vector<CauseMethod>& methods, const std::
 }
 
 Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const std::string& best_begin, const std::string& best_end) {
-  std::vector<std::string> heads{"method", "terms"};
-  std::vector<std::vector<std::string>> columns;
+  std::vector<MethodColumn> columns;
   for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
-    heads.push_back(message(cause_metrics()[metric].head, " ↑"));
     std::vector<MeanInterval> means;
     for (const CauseMethod& method : evaluation.methods) means.push_back(evaluation.mean(method, comparison, metric));
-    const std::vector<bool> best = best_rows(evaluation.methods, means);
-    columns.emplace_back();
-    for (std::size_t row = 0; row < means.size(); ++row) {
-      const std::string text = interval_cell(means[row], 3);
-      columns.back().push_back(best[row] ? best_begin + text + best_end
-                                         : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
-    }
+    columns.push_back({message(cause_metrics()[metric].head, " ↑"), {}, best_rows(evaluation.methods, means)});
+    for (const MeanInterval& mean : means) columns.back().cells.push_back(interval_cell(mean, 3));
   }
-  Table table(heads);
-  for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
-    std::vector<std::string> cells{evaluation.methods[row].method, evaluation.methods[row].terms};
-    for (const std::vector<std::string>& column : columns) cells.push_back(column[row]);
-    table.add(std::move(cells));
-  }
-  return table;
+  return method_table(evaluation.methods, columns, best_begin, best_end);
 }
 
-/// A method with all terms against the same with others.
-struct Comparison {
-  const CauseMethod *one, *other;
-};
-std::vector<Comparison> formulations(const CauseEvaluation& evaluation) {
-  std::vector<Comparison> pairs;
-  for (const CauseMethod& one : evaluation.methods) {
-    if (one.terms != "all") continue;
-    for (const CauseMethod& other : evaluation.methods)
-      if (other.method == one.method && other.terms != "all") pairs.push_back({&one, &other});
-  }
-  return pairs;
-}
+using Comparison = FormulationPair<CauseMethod>;
 
 Table formulation_table(const CauseEvaluation& evaluation, const std::vector<Comparison>& pairs) {
   std::vector<std::string> heads{"method", "all less"};
@@ -114,7 +90,7 @@ std::string cause_text(const CauseEvaluation& evaluation) {
     const CauseComparison& info = cause_comparisons()[comparison];
     text += message("\n", info.title, ": ", info.meaning, "\n\n", table_of(evaluation, comparison, "", " *").text());
   }
-  if (const std::vector<Comparison> pairs = formulations(evaluation); !pairs.empty())
+  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
                     formulation_table(evaluation, pairs).text());
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
@@ -129,7 +105,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
     const CauseComparison& info = cause_comparisons()[comparison];
     text += message("\n", info.title, ": ", info.meaning, ".\n\n", table_of(evaluation, comparison, "**", "**").markdown());
   }
-  if (const std::vector<Comparison> pairs = formulations(evaluation); !pairs.empty())
+  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
                     formulation_table(evaluation, pairs).markdown());
   text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";
@@ -173,7 +149,7 @@ std::string cause_json(const CauseEvaluation& evaluation) {
     if (!method.untreated.empty()) result["untreated"] = method.untreated;
     json["results"].push_back(std::move(result));
   }
-  for (const auto& [one, other] : formulations(evaluation)) {
+  for (const auto& [one, other] : formulation_pairs(evaluation.methods)) {
     Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     pair["comparisons"] = intervals(
         [&, a = one, b = other](std::size_t comparison, std::size_t metric) { return evaluation.difference(*a, *b, comparison, metric); });

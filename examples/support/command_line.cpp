@@ -146,6 +146,16 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   }
 }
 
+std::vector<std::string> split_list(std::string_view list) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= list.size();) {
+    const std::size_t end = std::min(list.find(',', begin), list.size());
+    parts.emplace_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
 std::vector<Index> parse_index_list(std::string_view option, std::string_view text) {
   constexpr Index most = 10'000'000;  // longer lists are mistakes, and would fill the memory before anything can say so
   std::string_view rest = trimmed(text);

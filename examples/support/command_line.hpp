@@ -24,6 +24,8 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 /// Whether an option (`--out`) stands on the command line. App::count ends the program where there is no memory for a name.
 [[nodiscard]] bool given(const CLI::App& app, std::string_view option);
 
+/// What stands between the commas of `a,b,c`, empty parts too.
+[[nodiscard]] std::vector<std::string> split_list(std::string_view list);
 /// `0,5-7` as 0, 5, 6, 7; white space separates as commas do, and brackets may stand around. Fails (value) on anything else, naming
 /// `option`.
 [[nodiscard]] std::vector<Index> parse_index_list(std::string_view option, std::string_view text);

@@ -7,34 +7,22 @@
 
 #include <implicit_attention/core/error.hpp>
 
+#include "command_line.hpp"
+
 namespace implicit_attention::examples {
-namespace {
-
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> parts;
-  for (std::size_t begin = 0; begin <= list.size();) {
-    const std::size_t end = std::min(list.find(',', begin), list.size());
-    parts.push_back(list.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
-}
-
-}  // namespace
-
 std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms) {
   std::vector<Method> chosen;
   if (methods.empty())
     for (const MethodName& named : method_names) chosen.push_back(named.method);
   else
-    for (const std::string& name : split(methods)) chosen.push_back(parse_method(name));
+    for (const std::string& name : split_list(methods)) chosen.push_back(parse_method(name));
   std::vector<MethodRow> rows;
   for (const Method method : chosen) {
     if (!method_info(method).from_attention) {
       rows.push_back({method, "", Terms::all()});
       continue;
     }
-    for (std::string name : split(terms)) {
+    for (std::string name : split_list(terms)) {
       std::string list = name;
       std::replace(list.begin(), list.end(), '+', ',');
       rows.push_back({method, std::move(name), Terms::parse(list)});

@@ -8,6 +8,7 @@
 #include <implicit_attention/core/error.hpp>
 
 #include "mean_intervals.hpp"
+#include "method_table.hpp"
 #include "numbers.hpp"
 #include "text.hpp"
 
@@ -59,40 +60,16 @@ std::vector<std::size_t> shown_metrics(const Evaluation& evaluation) {
 
 Table table_of(const Evaluation& evaluation, const std::vector<std::size_t>& shown, const std::string& best_begin,
                const std::string& best_end) {
-  std::vector<std::string> heads{"method", "terms"};
-  std::vector<std::vector<std::string>> columns;
+  std::vector<MethodColumn> columns;
   for (const std::size_t metric : shown) {
-    heads.push_back(head(metric));
-    const std::vector<bool> best = best_rows(evaluation, metric);
-    columns.emplace_back();
-    for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
-      const std::string text = interval_cell(evaluation.mean(evaluation.methods[row], metric), decimals_of(evaluation, metric));
-      columns.back().push_back(best[row] ? best_begin + text + best_end
-                                         : text + std::string(best_begin == best_end ? 0 : best_end.size(), ' '));
-    }
+    columns.push_back({head(metric), {}, best_rows(evaluation, metric)});
+    for (const EvaluatedMethod& method : evaluation.methods)
+      columns.back().cells.push_back(interval_cell(evaluation.mean(method, metric), decimals_of(evaluation, metric)));
   }
-  Table table(heads);
-  for (std::size_t row = 0; row < evaluation.methods.size(); ++row) {
-    std::vector<std::string> cells{evaluation.methods[row].method, evaluation.methods[row].terms};
-    for (const std::vector<std::string>& column : columns) cells.push_back(column[row]);
-    table.add(std::move(cells));
-  }
-  return table;
+  return method_table(evaluation.methods, columns, best_begin, best_end);
 }
 
-/// The formulations of a method that has several, `all` (or else the last) against each of the others.
-struct Comparison {
-  const EvaluatedMethod *one, *other;
-};
-std::vector<Comparison> comparisons(const Evaluation& evaluation) {
-  std::vector<Comparison> pairs;
-  for (const EvaluatedMethod& one : evaluation.methods) {
-    if (one.terms != "all") continue;
-    for (const EvaluatedMethod& other : evaluation.methods)
-      if (other.method == one.method && other.terms != "all") pairs.push_back({&one, &other});
-  }
-  return pairs;
-}
+using Comparison = FormulationPair<EvaluatedMethod>;
 
 Table comparison_table(const Evaluation& evaluation, const std::vector<Comparison>& pairs, const std::vector<std::size_t>& shown) {
   std::vector<std::string> heads{"method", "all less"};
@@ -192,7 +169,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
   }
   std::string text = description(evaluation) + "\n";
   for (const std::vector<std::size_t>& columns : tables) text += message('\n', table_of(evaluation, columns, "", " *").text());
-  if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty()) {
+  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty()) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
@@ -204,7 +181,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
 std::string evaluation_markdown(const Evaluation& evaluation) {
   const std::vector<std::size_t> shown = shown_metrics(evaluation);
   std::string text = "**" + description(evaluation) + "**\n\n" + table_of(evaluation, shown, "**", "**").markdown();
-  if (const std::vector<Comparison> pairs = comparisons(evaluation); !pairs.empty())
+  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
@@ -248,7 +225,7 @@ std::string evaluation_json(const Evaluation& evaluation) {
     result["texts_with_constant_layers"] = method.texts_with_constant_layers;
     json["results"].push_back(std::move(result));
   }
-  for (const auto& [one, other] : comparisons(evaluation)) {
+  for (const auto& [one, other] : formulation_pairs(evaluation.methods)) {
     Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     for (std::size_t metric = 0; metric < metric_count; ++metric)
       pair["metrics"][metric_infos()[metric].name] = interval_json(evaluation.difference(*one, *other, metric));

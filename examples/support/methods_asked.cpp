@@ -1,7 +1,6 @@
 #include "methods_asked.hpp"
 
 #include <algorithm>
-#include <cstddef>
 
 #include <implicit_attention/core/error.hpp>
 
@@ -11,14 +10,11 @@ namespace implicit_attention::examples {
 
 std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
   std::vector<NamedMethod> list;
-  for (std::size_t begin = 0; begin <= options.methods.size();) {
-    const std::size_t end = std::min(options.methods.find(',', begin), options.methods.size());
-    const std::string name = options.methods.substr(begin, end - begin);
+  for (const std::string& name : split_list(options.methods)) {
     const Method named = parse_method(name);
     if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
       raise(ErrorKind::value, message("--method: ", name, " is there twice"));
     list.push_back({named, name});
-    begin = end + 1;
   }
   return list;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/configuration.hpp>
@@ -22,19 +23,9 @@
 namespace {
 
 using namespace implicit_attention;
+using test_support::error_of;
 
 /// What `call` fails with.
-template <class Call>
-std::pair<ErrorKind, std::string> error_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return {error.kind(), error.what()};
-  }
-  FAIL("no error came");
-  return {};
-}
-
 /// A function of one number, alone and on matrices, against its value in long double.
 template <class Scalar, class Alone, class Whole, class Exact>
 void check_function(const char* name, const std::vector<double>& points, const Alone& alone, const Whole& whole, const Exact& exact) {

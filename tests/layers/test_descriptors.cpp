@@ -6,6 +6,8 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
+#include <support/layer_weights.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/layers/griffin.hpp>
@@ -18,23 +20,13 @@ namespace {
 
 using namespace implicit_attention;
 using test_support::Draw;
+using test_support::error_of;
 
 static_assert(LayerDescriptor<Mamba<float>> && LayerDescriptor<Mamba<double>>);
 static_assert(LayerDescriptor<Rwkv4<float>> && LayerDescriptor<Rwkv4<double>>);
 static_assert(LayerDescriptor<Griffin<float>> && LayerDescriptor<Griffin<double>>);
 static_assert(LayerDescriptor<LocalAttention<float>> && LayerDescriptor<LocalAttention<double>>);
 static_assert(!LayerDescriptor<Matrix<float>>);
-
-template <class Call>
-std::pair<ErrorKind, std::string> error_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return {error.kind(), error.what()};
-  }
-  FAIL("no error came");
-  return {};
-}
 
 // Width 4, 6 channels, state 3, dt rank 2, convolution 4.
 template <class S>
@@ -72,25 +64,10 @@ typename Rwkv4<S>::Weights rwkv4_weights(std::uint64_t seed = 2) {
   return w;
 }
 
-// Width 4, 6 channels in 2 heads, convolution 4.
 template <class S>
 typename Griffin<S>::Weights griffin_weights(std::uint64_t seed = 3) {
   Draw draw(seed);
-  typename Griffin<S>::Weights w;
-  w.linear_x_weight = draw.normals<S>(6, 4);
-  w.linear_x_bias = draw.normals<S>(1, 6);
-  w.linear_y_weight = draw.normals<S>(6, 4);
-  w.linear_y_bias = draw.normals<S>(1, 6);
-  w.conv_1d_weight = draw.normals<S>(6, 4);
-  w.conv_1d_bias = draw.normals<S>(1, 6);
-  w.recurrent_param = draw.uniforms<S>(1, 6, -8, 0);
-  w.input_gate_weight = draw.normals<S>(6, 3);
-  w.input_gate_bias = draw.normals<S>(2, 3);
-  w.recurrent_gate_weight = draw.normals<S>(6, 3);
-  w.recurrent_gate_bias = draw.normals<S>(2, 3);
-  w.linear_out_weight = draw.normals<S>(4, 6);
-  w.linear_out_bias = draw.normals<S>(1, 4);
-  return w;
+  return test_support::griffin_weights<S>(draw, -8, 0);
 }
 
 /// One tensor of a layer's weights that is made wrong, and what the error must say.

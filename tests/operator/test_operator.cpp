@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/operator/implicit_attention.hpp>
@@ -15,17 +16,7 @@ namespace {
 
 using namespace implicit_attention;
 using test_support::Draw;
-
-template <class Call>
-std::pair<ErrorKind, std::string> error_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return {error.kind(), error.what()};
-  }
-  FAIL("no error came");
-  return {};
-}
+using test_support::error_of;
 
 using Diagonal = DiagonalRecurrence<double>;
 

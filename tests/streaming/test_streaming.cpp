@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/layer_weights.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/layers/gated_delta_net.hpp>
@@ -91,51 +92,17 @@ Sequence<Mamba<S>, S> mamba(Index tokens, Index channels = 21, bool carried = fa
 template <class S>
 Sequence<Rwkv7<S>, S> rwkv7(Index tokens) {
   Draw draw(2);
-  const Index D = 6, H = 2, K = 4, E = 6;
-  typename Rwkv7<S>::Weights w;
-  for (auto& mix : w.x) mix = draw.uniforms<S>(1, D, 0, 1);
-  const auto low_rank = [&](Index outputs, bool biased) {
-    LowRankMap<S> map{draw.normals<S>(3, D), draw.normals<S>(outputs, 3), {}};
-    if (biased) map.bias = draw.normals<S>(1, outputs);
-    return map;
-  };
-  w.w = low_rank(H * K, true);
-  w.a = low_rank(H * K, true);
-  w.g = low_rank(E, false);
-  w.k_k = draw.normals<S>(1, H * K);
-  w.k_a = draw.normals<S>(1, H * K);
-  w.r_k = draw.normals<S>(H, K);
-  w.receptance_weight = draw.normals<S>(H * K, D);
-  w.key_weight = draw.normals<S>(H * K, D);
-  w.value_weight = draw.normals<S>(E, D);
-  w.output_weight = draw.normals<S>(D, E);
-  w.ln_x_weight = draw.normals<S>(1, E);
-  w.ln_x_bias = draw.normals<S>(1, E);
-  const Rwkv7<S> layer(w);
+  const Rwkv7<S> layer(test_support::rwkv7_weights<S>(draw));
   using A = typename Rwkv7<S>::Activations;
   return {layer,
-          layer.activations(draw.normals<S>(tokens, D)),
+          layer.activations(draw.normals<S>(tokens, layer.width())),
           {&A::value, &A::receptance, &A::key, &A::log_decay, &A::removal, &A::probe, &A::gate, &A::bonus, &A::pre_norm}};
 }
 
 template <class S>
 Sequence<Griffin<S>, S> griffin(Index tokens, bool within_documents = false) {
   Draw draw(3);
-  typename Griffin<S>::Weights w;
-  w.linear_x_weight = draw.normals<S>(6, 4);
-  w.linear_x_bias = draw.normals<S>(1, 6);
-  w.linear_y_weight = draw.normals<S>(6, 4);
-  w.linear_y_bias = draw.normals<S>(1, 6);
-  w.conv_1d_weight = draw.normals<S>(6, 4);
-  w.conv_1d_bias = draw.normals<S>(1, 6);
-  w.recurrent_param = draw.uniforms<S>(1, 6, -8, -4);
-  w.input_gate_weight = draw.normals<S>(6, 3);
-  w.input_gate_bias = draw.normals<S>(2, 3);
-  w.recurrent_gate_weight = draw.normals<S>(6, 3);
-  w.recurrent_gate_bias = draw.normals<S>(2, 3);
-  w.linear_out_weight = draw.normals<S>(4, 6);
-  w.linear_out_bias = draw.normals<S>(1, 4);
-  const Griffin<S> layer(w, {within_documents});
+  const Griffin<S> layer(test_support::griffin_weights<S>(draw, -8, -4), {within_documents});
   std::vector<Index> positions;
   for (Index token = 0; token < tokens; ++token) positions.push_back((token + 5) % 30);  // a document begins at 25, 55, ...
   using A = typename Griffin<S>::Activations;
@@ -145,24 +112,9 @@ Sequence<Griffin<S>, S> griffin(Index tokens, bool within_documents = false) {
 template <class S>
 Sequence<GatedDeltaNet<S>, S> delta(Index tokens) {
   Draw draw(4);
-  typename GatedDeltaNet<S>::Weights w;
-  w.q_proj_weight = draw.normals<S>(8, 5);
-  w.k_proj_weight = draw.normals<S>(8, 5);
-  w.v_proj_weight = draw.normals<S>(12, 5);
-  w.b_proj_weight = draw.normals<S>(4, 5);
-  w.a_proj_weight = draw.normals<S>(4, 5);
-  w.g_proj_weight = draw.normals<S>(12, 5);
-  w.q_conv1d_weight = draw.normals<S>(8, 4, 0.5);
-  w.k_conv1d_weight = draw.normals<S>(8, 4, 0.5);
-  w.v_conv1d_weight = draw.normals<S>(12, 4, 0.5);
-  w.v_conv1d_bias = draw.normals<S>(1, 12, 0.3);
-  w.A_log = draw.uniforms<S>(1, 4, -5, 0);
-  w.dt_bias = draw.normals<S>(1, 4);
-  w.o_norm_weight = draw.normals<S>(1, 3);
-  w.o_proj_weight = draw.normals<S>(5, 12);
   typename GatedDeltaNet<S>::Options options;
   options.key_heads = 2;
-  const GatedDeltaNet<S> layer(w, options);
+  const GatedDeltaNet<S> layer(test_support::gated_delta_net_weights<S>(draw, -5, 0), options);
   using A = typename GatedDeltaNet<S>::Activations;
   return {layer, layer.activations(draw.normals<S>(tokens, 5)), {&A::query, &A::key, &A::beta, &A::log_decay, &A::o, &A::z, &A::c}};
 }
