@@ -13,10 +13,16 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// Whether all numbers are finite. Vectorised, as Eigen's allFinite is not.
+template <class Numbers>
+[[nodiscard]] bool all_finite(const Eigen::DenseBase<Numbers>& numbers) {
+  return (numbers.derived().array() * typename Numbers::Scalar(0)).sum() == typename Numbers::Scalar(0);
+}
+
 /// Row and column of the first NaN or infinity, row by row.
 template <class Derived>
 [[nodiscard]] std::optional<std::pair<Index, Index>> first_not_finite(const Eigen::DenseBase<Derived>& numbers) {
-  if (numbers.derived().allFinite()) return {};
+  if (all_finite(numbers)) return {};
   for (Index row = 0; row < numbers.rows(); ++row)
     for (Index column = 0; column < numbers.cols(); ++column)
       if (!std::isfinite(numbers(row, column))) return std::pair{row, column};

@@ -21,7 +21,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Python writes NaN, Infinity and -Infinity, which JSON has not; they become null, that is absent. Text in quotes stays.
+/// Python writes NaN, Infinity and -Infinity, which JSON does not have; they become null, that is, absent. Text in quotes stays.
 [[nodiscard]] inline std::string without_python_numbers(std::string_view text) {
   std::string out;
   out.reserve(text.size());

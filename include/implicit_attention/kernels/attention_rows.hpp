@@ -261,7 +261,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
       for (const Index place : block) places[static_cast<std::size_t>(rows[static_cast<std::size_t>(place)])] = place;
     constexpr Index width = detail::register_lanes<Scalar>;
     const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
-    // A task takes several registers of channels, so that its memory is had once for them.
+    // A task takes several registers of channels, so that its memory is allocated once for them.
     const Index tiles = (channel_count + width - 1) / width, per_task = std::max<Index>(1, tiles / 32);
     executor((tiles + per_task - 1) / per_task, [&](Index task) {
       detail::TileRows<Scalar> tile_rows(plan);
@@ -301,7 +301,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
           writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);
           const std::pair<Index, Index> here{piece.run.place + lane, place};
-          if (!detail::finite_numbers(piece.entries(lane), piece.end - piece.first) &&
+          if (!detail::all_finite(ConstView<Scalar>(piece.entries(lane), 1, piece.end - piece.first)) &&
               std::find(not_finite.begin(), not_finite.end(), here) == not_finite.end())
             not_finite.push_back(here);
           writer.zeros(piece.first - piece.begin, entries + piece.begin);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/kernels/head_recurrence.hpp>
 
@@ -20,12 +21,6 @@ void exponentiate(Scalar* numbers, Index count) {
   Eigen::Map<Eigen::Array<Scalar, Eigen::Dynamic, 1>> array(numbers, count);
   array = array.exp();
   for (Index i = 0; i < count; ++i) numbers[i] = numbers[i] < smallest ? Scalar(0) : numbers[i];
-}
-
-/// Whether all numbers are finite. Vectorised, as Eigen's allFinite is not.
-template <class Numbers>
-[[nodiscard]] bool all_finite(const Eigen::DenseBase<Numbers>& numbers) {
-  return (numbers.derived().array() * typename Numbers::Scalar(0)).sum() == typename Numbers::Scalar(0);
 }
 
 /// A run of tokens that are computed together, within one document.

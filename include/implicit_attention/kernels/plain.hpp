@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -93,17 +94,11 @@ template <Real Scalar>
   }
   bool all = false;
   for (const Array<Scalar>* array : {&recurrence.query, &recurrence.key})
-    if (!array->empty()) all = all || !array->matrix().allFinite();
+    if (!array->empty()) all = all || !all_finite(array->matrix());
   std::vector<Index> places;
   for (std::size_t place = 0; place < channels.size(); ++place)
     if (all || rests[channels[place]] != Scalar(0)) places.push_back(static_cast<Index>(place));
   return places;
-}
-
-/// Whether all of `count` numbers are finite.
-template <Real Scalar>
-[[nodiscard]] bool finite_numbers(const Scalar* numbers, Index count) {
-  return (Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic>>(numbers, count) * Scalar(0)).sum() == Scalar(0);
 }
 
 }  // namespace detail

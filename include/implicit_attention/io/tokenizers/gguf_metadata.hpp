@@ -99,7 +99,7 @@ class GgufVocabularyReader {
         (void)take(count * bytes);
       }
     } else {
-      if (width(kind) == 0) refuse(message("has a key of the type ", kind, ", which GGUF has not"));
+      if (width(kind) == 0) refuse(message("has a key of the type ", kind, ", which GGUF does not have"));
       (void)take(width(kind));
     }
   }
