@@ -26,7 +26,7 @@ class Configuration {
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
 
-  void set(std::string key, Value value) { values_.insert_or_assign(std::move(key), std::move(value)); }
+  void set(std::string key, Value value) { values_[std::move(key)] = std::make_shared<const Value>(std::move(value)); }
   [[nodiscard]] const std::string& where() const { return where_; }
   /// Whether a key is there; that alone does not count as having asked for it.
   [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
@@ -35,7 +35,7 @@ class Configuration {
     asked_->emplace(key);
     if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
     const auto found = values_.find(std::string(key));
-    return found == values_.end() ? nullptr : &found->second;
+    return found == values_.end() ? nullptr : found->second.get();
   }
   /// All keys, sorted.
   [[nodiscard]] std::vector<std::string> keys() const {
@@ -52,9 +52,9 @@ class Configuration {
     nested.prefix_ = prefix_ + begin;
     nested.asked_ = asked_;
     for (const auto& [key, value] : values_)
-      if (key.compare(0, begin.size(), begin) != 0) nested.values_.insert_or_assign(key, value);
+      if (key.compare(0, begin.size(), begin) != 0) nested.values_[key] = value;
     for (const auto& [key, value] : values_)
-      if (key.compare(0, begin.size(), begin) == 0) nested.values_.insert_or_assign(key.substr(begin.size()), value);
+      if (key.compare(0, begin.size(), begin) == 0) nested.values_[key.substr(begin.size())] = value;
     return nested;
   }
 
@@ -98,7 +98,7 @@ class Configuration {
 
   std::string where_ = "configuration";
   std::string prefix_;  // of the object that these are the keys of, in the whole
-  std::map<std::string, Value> values_;
+  std::map<std::string, std::shared_ptr<const Value>> values_;  // never changed, so copies share them; and quicker to compile
   std::shared_ptr<std::set<std::string, std::less<>>> asked_ = std::make_shared<std::set<std::string, std::less<>>>();
 };
 

@@ -1,6 +1,6 @@
 // Executors: how long loops run. The library starts no thread; it passes its loops to an executor.
 //
-// The serial one is here; thread_executor.hpp has a pool of std::jthread, openmp_executor.hpp OpenMP's. An engine passes its own pool:
+// The serial one is here; thread_executor.hpp has a pool of std::thread, openmp_executor.hpp OpenMP's. An engine passes its own pool:
 //
 //     Executor engine = [&pool](Index count, const std::function<void(Index)>& body) { pool.parallel_for(0, count, body); };
 #pragma once

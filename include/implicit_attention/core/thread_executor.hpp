@@ -1,4 +1,4 @@
-// The library's loops on a small pool of std::jthread, for programs that have no pool of their own.
+// The library's loops on a small pool of threads, for programs that have no pool of their own.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <stop_token>
 #include <thread>
 #include <vector>
 
@@ -30,7 +29,7 @@ class ThreadPool {
   explicit ThreadPool(int workers = 0) {
     if (workers <= 0) workers = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     threads_.reserve(static_cast<std::size_t>(workers - 1));
-    for (int thread = 1; thread < workers; ++thread) threads_.emplace_back([this](const std::stop_token& stop) { serve(stop); });
+    for (int thread = 1; thread < workers; ++thread) threads_.emplace_back(&ThreadPool::serve, this);
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -70,17 +69,18 @@ class ThreadPool {
   }
 
  private:
-  void serve(const std::stop_token& stop) {
+  void serve() {
     within_loop() = true;
     unsigned seen = 0;
-    while (!stop.stop_requested()) {
+    for (;;) {
       // The next loop often follows within microseconds; going to sleep would take longer.
       const auto asleep = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
       while (begun_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < asleep) std::this_thread::yield();
       detail::SharedLoop* loop = nullptr;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        if (!wake_.wait(lock, stop, [&] { return begun_.load(std::memory_order_relaxed) != seen; })) return;
+        wake_.wait(lock, [&] { return stopping_ || begun_.load(std::memory_order_relaxed) != seen; });
+        if (stopping_) return;
         seen = begun_.load(std::memory_order_relaxed);
         if (loop_ == nullptr) continue;
         loop = loop_;
@@ -95,6 +95,15 @@ class ThreadPool {
     }
   }
 
+  void stop() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   /// Whether this thread is running a body of some pool.
   [[nodiscard]] static bool& within_loop() {
     thread_local bool within = false;
@@ -102,13 +111,17 @@ class ThreadPool {
   }
 
   std::mutex turn_;   // held by the thread whose loop runs
-  std::mutex mutex_;  // guards loop_ and working_
-  std::condition_variable_any wake_;
-  std::condition_variable done_;
+  std::mutex mutex_;  // guards loop_, working_ and stopping_
+  std::condition_variable wake_, done_;
   detail::SharedLoop* loop_ = nullptr;
   int working_ = 0;
+  bool stopping_ = false;
   std::atomic<unsigned> begun_{0};
-  std::vector<std::jthread> threads_;  // last: joined before the rest goes
+  std::vector<std::thread> threads_;
+  struct Joined {  // what std::jthread does, in a fraction of its time to compile; where a thread cannot be started, too
+    ThreadPool& pool;
+    ~Joined() { pool.stop(); }
+  } joined_{*this};  // last: destroyed first
 };
 
 /// An executor with its own pool, which lives as long as any copy of the executor. `workers` as in ThreadPool.

@@ -10,8 +10,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__SSE2__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>  // not all of immintrin.h, which takes half as long to compile as Eigen
 #endif
 
 #include <implicit_attention/kernels/lanes.hpp>

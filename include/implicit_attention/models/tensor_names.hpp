@@ -100,11 +100,15 @@ inline void expect_same_biases(const std::vector<std::string>& names, std::strin
       (bias ? layer.biases : layer.others).insert(inner);
       break;
     }
-  std::map<std::set<std::string>, const Layer*> seen;
-  for (const auto& [prefix, layer] : layers) {
-    const auto [entry, is_new] = seen.emplace(layer.others, &layer);
-    if (is_new) continue;
-    const Layer& before = *entry->second;
+  std::vector<const Layer*> kinds;
+  for (const auto& named : layers) {
+    const Layer& layer = named.second;
+    const auto same = std::find_if(kinds.begin(), kinds.end(), [&](const Layer* kind) { return kind->others == layer.others; });
+    if (same == kinds.end()) {
+      kinds.push_back(&layer);
+      continue;
+    }
+    const Layer& before = **same;
     for (const auto& [has, lacks] : {std::pair(&before, &layer), std::pair(&layer, &before)})
       for (const std::string& bias : has->biases)
         if (lacks->biases.find(bias) == lacks->biases.end() && lacks->others.find(weight_of(bias)) != lacks->others.end())

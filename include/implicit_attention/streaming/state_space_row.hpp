@@ -23,10 +23,6 @@ namespace detail {
 /// Channels that are walked together, and tokens that a group of them goes through before the next group.
 constexpr Index row_lanes = 16, row_piece = 64, row_group = 8;
 
-/// A few channels' numbers.
-template <int Width>
-using RowLanes = Lanes<float, Width>;
-
 /// sums[c] += sum_i weights[i] 2^(rates[states[i]][c] elapsed[c]), every exponent between minus infinity and 0. 2^(k + r) is 2^k, by its
 /// bits, times a polynomial of degree 6 in r, |r| <= 1/2: the interpolation at the nodes of Chebyshev, within 3e-9. Below 2^-126 it is 0.
 /// With Eigen's exponentials, which mind what no decay is, a row took two to four times as long. Its arrays of integers are as long as
@@ -75,21 +71,23 @@ void add_decays(const Rates& rates, Index offset, const std::vector<std::size_t>
 #endif
 
 /// What of a form a row is made of: gate and norm are one array, and the convolution sees all documents.
+template <Real Scalar>
 struct StateSpaceRow {
-  DiagonalRecurrence<float> recurrence;  ///< with rates, queries and keys; updated, then read
-  Array<float> gate, activation, skip, input_scale;
-  Array<float> convolution;  ///< (channels, width)
+  DiagonalRecurrence<Scalar> recurrence;  ///< with rates, queries and keys; updated, then read
+  Array<Scalar> gate, activation, skip, input_scale;
+  Array<Scalar> convolution;  ///< (channels, width)
   Index row = 0;
 
   [[nodiscard]] Index width() const { return convolution.empty() ? 1 : convolution.cols(); }
 };
 
 /// The row of up to row_lanes neighbouring channels, from its diagonal back to token 0.
+template <Real Scalar>
 class StateSpaceTile {
  public:
-  using Numbers = RowLanes<static_cast<int>(row_lanes)>;
+  using Numbers = Lanes<Scalar, static_cast<int>(row_lanes)>;
 
-  StateSpaceTile(const StateSpaceRow& from, Index channel, Index count)
+  StateSpaceTile(const StateSpaceRow<Scalar>& from, Index channel, Index count)
       : from_(&from),
         channel_(channel),
         count_(count),
@@ -99,17 +97,17 @@ class StateSpaceTile {
         rates_(static_cast<std::size_t>(from.recurrence.state)),
         taps_(static_cast<std::size_t>(from.width())),
         ring_(static_cast<std::size_t>(from.width())) {
-    constexpr float log2_e = 1.4426950408889634F;
+    constexpr Scalar log2_e = Scalar(1.4426950408889634);
     for (std::size_t n = 0; n < order_.size(); ++n) {
       order_[n] = n;
       rates_[n] = load(from.recurrence.rate, static_cast<Index>(n));
       rates_[n] *= log2_e;
-      ordinary_ = ordinary_ && (rates_[n] <= 0.0F && rates_[n] >= std::numeric_limits<float>::lowest()).all();
+      ordinary_ = ordinary_ && (rates_[n] <= Scalar(0.0) && rates_[n] >= std::numeric_limits<Scalar>::lowest()).all();
     }
     for (std::size_t k = 0; k < taps_.size(); ++k) {
       taps_[k].setZero();
       for (Index c = 0; c < count; ++c)
-        taps_[k][c] = from.convolution.empty() ? 1.0F : from.convolution(channel + c, static_cast<Index>(k));
+        taps_[k][c] = from.convolution.empty() ? Scalar(1.0) : from.convolution(channel + c, static_cast<Index>(k));
       ring_[k].setZero();
     }
     elapsed_.setZero();
@@ -122,8 +120,8 @@ class StateSpaceTile {
   [[nodiscard]] Index count() const { return count_; }
 
   /// Entries of tokens begin..end-1, the ones before those of the last call, into `entries` (tokens of the piece, row_lanes).
-  IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, float* entries) {
-    const DiagonalRecurrence<float>& recurrence = from_->recurrence;
+  IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, Scalar* entries) {
+    const DiagonalRecurrence<Scalar>& recurrence = from_->recurrence;
     const Index row = from_->row;
     const bool own_key_scale = recurrence.key_scale.data() != recurrence.step.data();
     for (Index token = end - 1; token >= begin; --token) {
@@ -146,8 +144,8 @@ class StateSpaceTile {
  private:
   [[nodiscard]] Index recurrence_states() const { return from_->recurrence.state; }
 
-  [[nodiscard]] EIGEN_ALWAYS_INLINE Numbers load(const Array<float>& array, Index row) const {
-    const float* from = array.row(row) + channel_;
+  [[nodiscard]] EIGEN_ALWAYS_INLINE Numbers load(const Array<Scalar>& array, Index row) const {
+    const Scalar* from = array.row(row) + channel_;
     if (count_ == row_lanes) return lanes<static_cast<int>(row_lanes)>(from);
     Numbers to = Numbers::Zero();
     for (Index c = 0; c < count_; ++c) to[c] = from[c];
@@ -156,19 +154,19 @@ class StateSpaceTile {
 
   /// sum_n query[n] key[n] exp(rate[n] elapsed).
   EIGEN_ALWAYS_INLINE void add_states(Index row, Index token, Numbers& sums) {
-    const float *query = from_->recurrence.query.row(row), *key = from_->recurrence.key.row(token);
+    const Scalar *query = from_->recurrence.query.row(row), *key = from_->recurrence.key.row(token);
     for (Index i = 0; i < alive_; ++i) {
       const std::size_t n = order_[static_cast<std::size_t>(i)];
       weights_[i] = query[n] * key[n];
     }
     // A step that is negative or not finite: whatever the equation gives.
-    if (!ordinary_ || !(elapsed_ >= 0.0F && elapsed_ <= std::numeric_limits<float>::max()).all()) {
+    if (!ordinary_ || !(elapsed_ >= Scalar(0.0) && elapsed_ <= std::numeric_limits<Scalar>::max()).all()) {
       for (Index i = 0; i < alive_; ++i)
         for (Index c = 0; c < row_lanes; ++c)
           sums[c] += weights_[i] * std::exp2(rates_[order_[static_cast<std::size_t>(i)]][c] * elapsed_[c]);
       return;
     }
-    constexpr int width = std::min<int>(register_lanes<float>, static_cast<int>(row_lanes));
+    constexpr int width = std::min<int>(register_lanes<Scalar>, static_cast<int>(row_lanes));
     for (Index c = 0; c < row_lanes; c += width)
       add_decays<width>(rates_, c, order_, weights_.data(), alive_, elapsed_.data(), sums.data());
   }
@@ -177,7 +175,7 @@ class StateSpaceTile {
   void leave_out() {
     for (Index i = 0; i < alive_;) {
       std::size_t& n = order_[static_cast<std::size_t>(i)];
-      if (((rates_[n] * elapsed_).head(count_) < -126.0F).all())
+      if (((rates_[n] * elapsed_).head(count_) < Scalar(-126.0)).all())
         std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
       else
         ++i;
@@ -185,7 +183,7 @@ class StateSpaceTile {
   }
 
   /// out = sum_d taps[W - 1 - d] entries[token + d], the ring holding the entries of later tokens.
-  EIGEN_ALWAYS_INLINE void convolve(Index token, const Numbers& entry, float* out) {
+  EIGEN_ALWAYS_INLINE void convolve(Index token, const Numbers& entry, Scalar* out) {
     const std::size_t width = taps_.size();
     Numbers sums = entry;
     if (!from_->convolution.empty()) {
@@ -202,12 +200,12 @@ class StateSpaceTile {
     lanes<static_cast<int>(row_lanes)>(out) = sums;
   }
 
-  const StateSpaceRow* from_;
+  const StateSpaceRow<Scalar>* from_;
   Index channel_, count_, alive_, visible_;
   std::vector<std::size_t> order_;  // the first `alive_` states are still seen
   std::vector<Numbers> rates_;      // times log2(e)
   std::vector<Numbers> taps_, ring_;
-  RowVector<float> weights_;  // of the states that are still seen
+  RowVector<Scalar> weights_;  // of the states that are still seen
   std::size_t newest_ = 0;
   Numbers elapsed_, gate_;
   bool ordinary_ = true;  // rates are finite and not positive
@@ -216,18 +214,18 @@ class StateSpaceTile {
 /// Hands the row to `take(tile, entries, begin, end)`, entries (tokens begin..end-1, row_lanes) of a tile's channels: for every group of
 /// channels its last tokens first. `start(group, groups)` makes what a group's `take` is called on, and `finish(begin, end)` is called on
 /// it behind all tiles of a piece.
-template <class Start>
-void walk_state_space_row(const StateSpaceRow& from, const Executor& executor, const Start& start) {
+template <Real Scalar, class Start>
+void walk_state_space_row(const StateSpaceRow<Scalar>& from, const Executor& executor, const Start& start) {
   const Index channels = from.recurrence.channels, tiles = (channels + row_lanes - 1) / row_lanes;
   executor((tiles + row_group - 1) / row_group, [&](Index group) {
     auto taker = start(group);
-    std::vector<StateSpaceTile> own;
+    std::vector<StateSpaceTile<Scalar>> own;
     for (Index tile = group * row_group; tile < std::min((group + 1) * row_group, tiles); ++tile)
       own.emplace_back(from, tile * row_lanes, std::min(row_lanes, channels - tile * row_lanes));
-    std::vector<float> entries(static_cast<std::size_t>(row_piece * row_lanes));
+    std::vector<Scalar> entries(static_cast<std::size_t>(row_piece * row_lanes));
     for (Index end = from.row + 1, begin; end > 0; end = begin) {
       begin = (end - 1) / row_piece * row_piece;
-      for (StateSpaceTile& tile : own) {
+      for (StateSpaceTile<Scalar>& tile : own) {
         tile.walk(begin, end, entries.data());
         taker.take(tile, entries.data(), begin, end);
       }
@@ -237,11 +235,12 @@ void walk_state_space_row(const StateSpaceRow& from, const Executor& executor, c
 }
 
 /// Writes a row's entries, a channel a row of `out`, (channels, at least row + 1), and zeros behind them.
-inline void state_space_row(const StateSpaceRow& from, View<float> out, const Executor& executor) {
+template <Real Scalar>
+void state_space_row(const StateSpaceRow<Scalar>& from, View<Scalar> out, const Executor& executor) {
   struct Writer {
-    const StateSpaceRow* from;
-    View<float> out;
-    void take(const StateSpaceTile& tile, const float* entries, Index begin, Index end) {
+    const StateSpaceRow<Scalar>* from;
+    View<Scalar> out;
+    void take(const StateSpaceTile<Scalar>& tile, const Scalar* entries, Index begin, Index end) {
       if (tile.count() == row_lanes) {
         transpose<static_cast<int>(row_lanes)>(entries, row_lanes, end - begin,
                                                [&](Index lane) { return &out(tile.channel() + lane, begin); });
@@ -258,22 +257,23 @@ inline void state_space_row(const StateSpaceRow& from, View<float> out, const Ex
 
 /// Sums over channels of f(row_weights A column_weights) into `out` (row + 1): f is nothing, the absolute value, or the positive part.
 /// Empty weights are ones; row_weights are (1, channels), column_weights (tokens, channels).
-inline void state_space_reduced_row(const StateSpaceRow& from, ReductionKind kind, const Array<float>& row_weights,
-                                    const Array<float>& column_weights, float* out, const Executor& executor) {
+template <Real Scalar>
+void state_space_reduced_row(const StateSpaceRow<Scalar>& from, ReductionKind kind, const Array<Scalar>& row_weights,
+                                    const Array<Scalar>& column_weights, Scalar* out, const Executor& executor) {
   const Index count = from.row + 1, groups = (from.recurrence.channels + row_lanes * row_group - 1) / (row_lanes * row_group);
-  Matrix<float> partial(groups, count);  // one row a group, added up in order: the same numbers for any number of workers
+  Matrix<Scalar> partial(groups, count);  // one row a group, added up in order: the same numbers for any number of workers
   struct Adder {
     ReductionKind kind;
-    const Array<float>*row_weights, *column_weights;
-    float* sums;
-    std::vector<float> lanes = std::vector<float>(static_cast<std::size_t>(row_piece * row_lanes), 0.0F);
-    void take(const StateSpaceTile& tile, const float* entries, Index begin, Index end) {
-      using Numbers = StateSpaceTile::Numbers;
+    const Array<Scalar>*row_weights, *column_weights;
+    Scalar* sums;
+    std::vector<Scalar> lanes = std::vector<Scalar>(static_cast<std::size_t>(row_piece * row_lanes), Scalar(0.0));
+    void take(const StateSpaceTile<Scalar>& tile, const Scalar* entries, Index begin, Index end) {
+      using Numbers = typename StateSpaceTile<Scalar>::Numbers;
       Numbers row = Numbers::Zero(), column = Numbers::Ones();
-      for (Index c = 0; c < tile.count(); ++c) row[c] = row_weights->empty() ? 1.0F : (*row_weights)(0, tile.channel() + c);
+      for (Index c = 0; c < tile.count(); ++c) row[c] = row_weights->empty() ? Scalar(1.0) : (*row_weights)(0, tile.channel() + c);
       for (Index token = begin; token < end; ++token) {
         if (!column_weights->empty()) {
-          const float* from = column_weights->row(token) + tile.channel();
+          const Scalar* from = column_weights->row(token) + tile.channel();
           if (tile.count() == row_lanes)
             column = implicit_attention::lanes<static_cast<int>(row_lanes)>(from);
           else
@@ -281,14 +281,14 @@ inline void state_space_reduced_row(const StateSpaceRow& from, ReductionKind kin
         }
         Numbers value = implicit_attention::lanes<static_cast<int>(row_lanes)>(entries + (token - begin) * row_lanes) * row * column;
         if (kind == ReductionKind::mean_abs) value = value.abs().eval();
-        if (kind == ReductionKind::mean_positive) value = value.max(0.0F).eval();
-        float* sum = lanes.data() + (token - begin) * row_lanes;
+        if (kind == ReductionKind::mean_positive) value = value.max(Scalar(0.0)).eval();
+        Scalar* sum = lanes.data() + (token - begin) * row_lanes;
         for (Index c = 0; c < tile.count(); ++c) sum[c] += value[c];
       }
     }
     void finish(Index begin, Index end) {
       for (Index token = begin; token < end; ++token) {
-        float* sum = lanes.data() + (token - begin) * row_lanes;
+        Scalar* sum = lanes.data() + (token - begin) * row_lanes;
         sums[token] = 0;
         for (Index c = 0; c < row_lanes; ++c) sums[token] += sum[c], sum[c] = 0;
       }

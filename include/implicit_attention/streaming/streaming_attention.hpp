@@ -84,7 +84,7 @@ class StreamingAttention {
     const Index row = place_of(token);
     check_shape("StreamingAttention", "out", out, channels(), tokens(), "(channels, tokens)");
     if constexpr (std::is_same_v<Scalar, float>) {
-      detail::StateSpaceRow from;
+      detail::StateSpaceRow<Scalar> from;
       if (state_space(row, from)) return detail::state_space_row(from, out, executor);
     }
     Selection selection;
@@ -105,7 +105,7 @@ class StreamingAttention {
       raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
     const bool sums = kind == ReductionKind::mean || kind == ReductionKind::mean_abs || kind == ReductionKind::mean_positive;
     if constexpr (std::is_same_v<Scalar, float>) {
-      detail::StateSpaceRow from;
+      detail::StateSpaceRow<Scalar> from;
       if (sums && state_space(row, from)) {
         detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
         out /= static_cast<Scalar>(channels());
@@ -146,7 +146,7 @@ class StreamingAttention {
   }
 
   /// Whether the history is a state space's, whose rows have a walk of their own.
-  [[nodiscard]] bool state_space([[maybe_unused]] Index row, [[maybe_unused]] detail::StateSpaceRow& from) const {
+  [[nodiscard]] bool state_space([[maybe_unused]] Index row, [[maybe_unused]] detail::StateSpaceRow<Scalar>& from) const {
     if constexpr (std::is_same_v<Scalar, float>) {
       if (!history_.is_diagonal()) return false;
       const UnifiedForm<Scalar> whole = form();
