@@ -18,7 +18,7 @@ namespace {
 
 using namespace head_cases;
 
-enum class Kind { diagonal, delta, softmax, softmax_both_ways, softmax_window, toeplitz, given, given_both_ways };
+enum class MatrixKind { diagonal, delta, softmax, softmax_both_ways, softmax_window, toeplitz, given, given_both_ways };
 
 /// A recurrence and the matrix of each of its heads.
 template <class Scalar>
@@ -54,20 +54,20 @@ Matrix<double> softmax_by_equation(const SoftmaxRecurrence<Scalar>& r, Index hea
 }
 
 template <class Scalar>
-SoftmaxRecurrence<Scalar> make_softmax(Kind kind, Index tokens, std::uint64_t seed) {
+SoftmaxRecurrence<Scalar> make_softmax(MatrixKind kind, Index tokens, std::uint64_t seed) {
   Draw draw(seed);
   SoftmaxRecurrence<Scalar> r;
   r.tokens = tokens;
   r.heads = 4;
   r.key_heads = 2;
   r.channels = 20;
-  r.causal = kind != Kind::softmax_both_ways;
-  r.window = kind == Kind::softmax_window ? 6 : -1;
+  r.causal = kind != MatrixKind::softmax_both_ways;
+  r.window = kind == MatrixKind::softmax_window ? 6 : -1;
   r.scale = Scalar(0.5);
   r.soft_cap = seed % 2 == 0 ? Scalar(2) : Scalar(0);
   r.query = draw.normals<Scalar>(tokens, 4 * 3);
   r.key = draw.normals<Scalar>(tokens, 2 * 3);
-  if (kind != Kind::softmax_both_ways) {
+  if (kind != MatrixKind::softmax_both_ways) {
     r.past_key = draw.normals<Scalar>(5, 2 * 3);
     r.past_value = draw.normals<Scalar>(5, 2 * 5);
   }
@@ -76,12 +76,12 @@ SoftmaxRecurrence<Scalar> make_softmax(Kind kind, Index tokens, std::uint64_t se
 }
 
 template <class Scalar>
-Case<Scalar> make_case(Kind kind, Index tokens, std::uint64_t seed) {
+Case<Scalar> make_case(MatrixKind kind, Index tokens, std::uint64_t seed) {
   Draw draw(seed);
   Case<Scalar> made;
-  if (kind == Kind::diagonal || kind == Kind::delta) {
+  if (kind == MatrixKind::diagonal || kind == MatrixKind::delta) {
     Plan plan;
-    plan.transition = kind == Kind::delta ? Transition::delta : Transition::diagonal;
+    plan.transition = kind == MatrixKind::delta ? Transition::delta : Transition::diagonal;
     plan.tokens = tokens;
     plan.heads = 4;
     plan.groups = 2;
@@ -94,7 +94,7 @@ Case<Scalar> make_case(Kind kind, Index tokens, std::uint64_t seed) {
     const HeadRecurrence<Scalar> r = make<Scalar>(plan);
     for (Index h = 0; h < r.heads; ++h) made.heads.push_back(matrix_by_equation(r, h));
     made.matrix = SharedMatrix<Scalar>(r);
-  } else if (kind == Kind::toeplitz) {
+  } else if (kind == MatrixKind::toeplitz) {
     ToeplitzRecurrence<Scalar> r;
     r.tokens = tokens;
     r.channels = r.heads = 7;
@@ -107,12 +107,12 @@ Case<Scalar> make_case(Kind kind, Index tokens, std::uint64_t seed) {
       made.heads.push_back(matrix);
     }
     made.matrix = SharedMatrix<Scalar>(r);
-  } else if (kind == Kind::given || kind == Kind::given_both_ways) {
+  } else if (kind == MatrixKind::given || kind == MatrixKind::given_both_ways) {
     ExplicitRecurrence<Scalar> r;
     r.tokens = tokens;
     r.heads = 2;
     r.channels = 18;
-    r.causal = made.causal = kind == Kind::given;
+    r.causal = made.causal = kind == MatrixKind::given;
     Matrix<Scalar> weights = draw.normals<Scalar>(2 * tokens, tokens);
     for (Index h = 0; h < 2; ++h) {
       if (r.causal)
@@ -192,7 +192,7 @@ void check_near(const Got& got, const Matrix<double>& expected, const char* what
 }
 
 template <class Scalar>
-void check_case(Kind kind, Index tokens, unsigned parts, Index width, std::uint64_t seed) {
+void check_case(MatrixKind kind, Index tokens, unsigned parts, Index width, std::uint64_t seed) {
   INFO("kind " << static_cast<int>(kind) << ", tokens " << tokens << ", parts " << parts << ", width " << width << ", seed " << seed << ", "
                << (sizeof(Scalar) == 4 ? "float" : "double"));
   Draw draw(seed);
@@ -269,14 +269,14 @@ void check_case(Kind kind, Index tokens, unsigned parts, Index width, std::uint6
   CHECK((out.array() == many.array()).all());
 }
 
-const std::vector<Kind> kinds{Kind::diagonal,       Kind::delta,    Kind::softmax, Kind::softmax_both_ways,
-                              Kind::softmax_window, Kind::toeplitz, Kind::given,   Kind::given_both_ways};
+const std::vector<MatrixKind> kinds{MatrixKind::diagonal,       MatrixKind::delta,    MatrixKind::softmax, MatrixKind::softmax_both_ways,
+                              MatrixKind::softmax_window, MatrixKind::toeplitz, MatrixKind::given,   MatrixKind::given_both_ways};
 
 }  // namespace
 
 TEST_CASE("rows, joins and applications of every matrix with everything around it are the dense product of its factors") {
   std::uint64_t seed = 0;
-  for (const Kind kind : kinds)
+  for (const MatrixKind kind : kinds)
     for (const Index tokens : {1, 2, 7, 35, 100})
       for (const unsigned parts : {0u, 0b1000u, 0b1111u, 0b1111111u, 0b1100111u, 0b0101010u}) {
         const Index width = ++seed % 3 == 0 ? 2 : seed % 3 == 1 ? 4 : 6;
@@ -286,7 +286,7 @@ TEST_CASE("rows, joins and applications of every matrix with everything around i
 }
 
 TEST_CASE("softmax attention takes in what was carried in, and its gradient is that of finite differences") {
-  for (const Kind kind : {Kind::softmax, Kind::softmax_window, Kind::softmax_both_ways})
+  for (const MatrixKind kind : {MatrixKind::softmax, MatrixKind::softmax_window, MatrixKind::softmax_both_ways})
     for (const std::uint64_t seed : {1u, 2u}) {
       const Index tokens = 9;
       const Case<double> made = make_case<double>(kind, tokens, seed);
@@ -332,7 +332,7 @@ TEST_CASE("softmax attention takes in what was carried in, and its gradient is t
 
 TEST_CASE("around a matrix, a token that is not a number spoils what depends on it and nothing else") {
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-  for (const Kind kind : kinds) {
+  for (const MatrixKind kind : kinds) {
     const Index tokens = 80, bad = 37;
     Case<double> made = make_case<double>(kind, tokens, 3);
     Draw draw(4);

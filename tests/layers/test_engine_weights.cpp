@@ -105,7 +105,7 @@ struct Narrow {
 
 // Width 4, 6 channels, state 3, convolution 4.
 template <class S>
-typename Mamba<S>::Weights mamba_weights() {
+typename Mamba<S>::Weights weights_of_mamba() {
   Draw draw(1);
   typename Mamba<S>::Weights w;
   w.in_proj_weight = draw.normals<S>(12, 4, 0.6);
@@ -126,7 +126,7 @@ typename Rwkv7<S>::Weights rwkv7_weights() {
   return test_support::rwkv7_weights<S>(draw);
 }
 template <class S>
-typename Griffin<S>::Weights griffin_weights() {
+typename Griffin<S>::Weights weights_of_griffin() {
   Draw draw(3);
   return test_support::griffin_weights<S>(draw, -4, 0);
 }
@@ -184,7 +184,7 @@ const std::vector<Terms> term_sets{Terms::all(),
 
 TEMPLATE_TEST_CASE("Mamba: an engine's arrays and no projections give the whole descriptor's maps", "[engine]", float, double) {
   using S = TestType;
-  const auto weights = mamba_weights<S>();
+  const auto weights = weights_of_mamba<S>();
   const Mamba<S> whole(weights);
   const Matrix<S> u = Draw(5).normals<S>(11, 4);
   const auto first = whole.activations(Matrix<S>(u.topRows(5)));
@@ -217,7 +217,7 @@ TEMPLATE_TEST_CASE("Mamba: an engine's arrays and no projections give the whole 
 }
 
 TEST_CASE("Mamba: silu(c) alone is a linear input of its own, and nothing else", "[engine]") {
-  const Mamba<double> engine = mamba_engine<double>(mamba_weights<double>(), true), whole(mamba_weights<double>());
+  const Mamba<double> engine = mamba_engine<double>(weights_of_mamba<double>(), true), whole(weights_of_mamba<double>());
   const auto ran = whole.activations(Draw(6).normals<double>(9, 4));
   Mamba<double>::Activations own;
   own.z = ran.z, own.dt = ran.dt, own.B = ran.B, own.C = ran.C, own.a = ran.a;
@@ -230,7 +230,7 @@ TEST_CASE("Mamba: silu(c) alone is a linear input of its own, and nothing else",
 }
 
 TEST_CASE("Mamba: what an engine forgets, doubles or gives in a wrong shape is named", "[engine]") {
-  const auto weights = mamba_weights<double>();
+  const auto weights = weights_of_mamba<double>();
   const Mamba<double> engine = mamba_engine<double>(weights, true), whole(weights);
   const auto ran = whole.activations(Draw(7).normals<double>(9, 4));
   using A = Mamba<double>::Activations;
@@ -317,7 +317,7 @@ TEMPLATE_TEST_CASE("RWKV-7: an engine's arrays and no projections give the whole
 
 TEMPLATE_TEST_CASE("Griffin: an engine's arrays and no projections give the whole descriptor's maps", "[engine]", float, double) {
   using S = TestType;
-  const auto weights = griffin_weights<S>();
+  const auto weights = weights_of_griffin<S>();
   const Griffin<S> whole(weights);
   const auto ran = whole.activations(Draw(9).normals<S>(11, 4), std::vector<Index>{3, 4, 0, 1, 2, 3, 0, 0, 1, 2, 3});
   const Array<S> rate = Matrix<S>(S(-8) * softplus(weights.recurrent_param.matrix()));
@@ -481,7 +481,7 @@ TEST_CASE("bfloat16 buffers are the numbers that they hold", "[engine]") {
     CHECK(found.stacked() == expected.stacked());
   };
   {
-    auto weights = mamba_weights<float>();
+    auto weights = weights_of_mamba<float>();
     const Mamba<float> whole(weights);
     using A = Mamba<float>::Activations;
     check(whole, mamba_engine<float>(weights, false), whole.activations(Draw(12).normals<float>(9, 4)), [](const auto& take) {
@@ -500,7 +500,7 @@ TEST_CASE("bfloat16 buffers are the numbers that they hold", "[engine]") {
         });
   }
   {
-    auto weights = griffin_weights<float>();
+    auto weights = weights_of_griffin<float>();
     const Griffin<float> whole(weights);
     using A = Griffin<float>::Activations;
     check(whole, Griffin<float>::for_engine({weights.conv_1d_weight, weights.conv_1d_bias, {}, {}}),

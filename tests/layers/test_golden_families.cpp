@@ -19,7 +19,7 @@ using namespace implicit_attention;
 namespace fs = std::filesystem;
 
 // Of the largest expected entry: see test_golden.cpp. Cases whose numbers make it impossible are named, with the reason.
-double tolerance(const std::string& name, bool is_double) {
+double family_tolerance(const std::string& name, bool is_double) {
   if (is_double) return name.rfind("gdn_seed12_bursts", 0) == 0 ? 1e-11 : 1e-12;  // decays of e^-200 between decays near 1
   return 2e-5;
 }
@@ -42,7 +42,7 @@ class Case {
     for (Index sequence = 0; sequence < batch_; ++sequence) check_sequence(sequence, joined);
     for (const auto& [what, deviation] : deviations_) {
       INFO(what << " of " << name_ << ": largest difference " << deviation.second << ", largest expected " << deviation.first);
-      CHECK(deviation.second <= tolerance(name_, std::is_same_v<S, double>) * deviation.first);
+      CHECK(deviation.second <= family_tolerance(name_, std::is_same_v<S, double>) * deviation.first);
     }
   }
 

@@ -2,13 +2,13 @@
 // plain loops, at the edges.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/metrics/metrics.hpp>
@@ -17,15 +17,7 @@ namespace {
 
 using namespace implicit_attention;
 using test_support::Draw;
-
-std::string what_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
+using test_support::what_of;
 
 // Rank: one, and as many as are below, and half of the others that are the same.
 std::vector<double> plain_ranks(const std::vector<double>& scores) {

@@ -1,10 +1,10 @@
 // Scores against a known cause: by hand, against double loops over pairs, at the edges; intervals over groups.
 #include <cmath>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/metrics/metrics.hpp>
@@ -13,15 +13,7 @@ namespace {
 
 using namespace implicit_attention;
 using test_support::Draw;
-
-std::string what_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
+using test_support::what_of;
 
 // Every pair, from scratch.
 double plain_area(const std::vector<double>& scores, const MarkedTokens& marked, const MarkedTokens& against) {

@@ -64,6 +64,15 @@ class Tensors final : public TensorSource<Scalar> {
   std::map<std::string, Tensor> tensors;
 };
 
+/// The models of examples/models.
+inline const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
+
+/// A tensor of integers.
+inline std::vector<Index> integers(const SafetensorsFile& file, const std::string& name) {
+  const auto numbers = file.read_integers(name);
+  return {numbers.begin(), numbers.end()};
+}
+
 /// A golden case of a whole model: `weight.*`, `input.*`, `expected.*`, and its configuration as JSON beside them, under `config` or,
 /// where there is none, `case`.
 struct Golden {
@@ -76,10 +85,7 @@ struct Golden {
     return Tensors<Scalar>(SafetensorsSource<Scalar>(path()), "weight.");
   }
   Matrix<double> expected(const std::string& name) const { return *file.read<double>("expected." + name); }
-  std::vector<Index> integers(const std::string& name) const {
-    const auto numbers = file.read_integers(name);
-    return {numbers.begin(), numbers.end()};
-  }
+  std::vector<Index> integers(const std::string& name) const { return models_test::integers(file, name); }
   std::filesystem::path path() const { return file.where(); }
 
   SafetensorsFile file;

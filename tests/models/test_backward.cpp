@@ -15,11 +15,6 @@ using namespace models_test;
 using test_support::Draw;
 namespace fs = std::filesystem;
 
-std::vector<Index> integers(const SafetensorsFile& file, const std::string& name) {
-  const auto numbers = file.read_integers(name);
-  return {numbers.begin(), numbers.end()};
-}
-
 /// Central differences of a function of a matrix, number by number. A step of 1e-5 leaves about 1e-10 of curvature and 1e-11 of rounding
 /// in numbers of order one.
 Matrix<double> finite_differences(const Matrix<double>& at, const std::function<double(const Matrix<double>&)>& function) {
@@ -56,7 +51,6 @@ LanguageModel<double> shipped(const char* name) {
   const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
   return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
 }
-const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
 
 }  // namespace
 

@@ -13,7 +13,6 @@ using namespace models_test;
 namespace fs = std::filesystem;
 
 const char* const public_models[] = {"protmamba", "rwkv4-tiny", "griffin-shakespeare"};
-const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
 
 template <class Scalar>
 LanguageModel<Scalar> load(const fs::path& folder) {
@@ -22,11 +21,6 @@ LanguageModel<Scalar> load(const fs::path& folder) {
 template <class Scalar>
 LanguageModel<Scalar> shipped(const std::string& name) {
   return load<Scalar>(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name);
-}
-
-std::vector<Index> integers(const SafetensorsFile& file, const std::string& name) {
-  const auto numbers = file.read_integers(name);
-  return {numbers.begin(), numbers.end()};
 }
 
 std::vector<Index> some_ids(Index count, Index vocabulary) {

@@ -98,7 +98,7 @@ const Shape shapes[] = {{7, 5, 4, 1, 4, 3, 0.5, false},
 
 // Double: sums of tens of terms. Float: the accuracy asked of every layer.
 template <class S>
-constexpr double tolerance = std::is_same_v<S, double> ? 1e-13 : 2e-5;
+constexpr double largest_error = std::is_same_v<S, double> ? 1e-13 : 2e-5;
 
 }  // namespace
 
@@ -115,7 +115,7 @@ TEMPLATE_TEST_CASE("local attention is its formula", "[models]", double, float) 
       const auto act = layer.activations(u, positions);
       const Reference expected = reference_of<S>(shape, layer.weights(), u, positions);
       // Scores of thousands are good to a thousand ulps, and so are their exponentials.
-      const double allowed = tolerance<S> * (spread > 1 ? 2000 : 1);
+      const double allowed = largest_error<S> * (spread > 1 ? 2000 : 1);
       if (spread > 1 && std::is_same_v<S, float>) {
         CHECK(act.y.matrix().allFinite());
         continue;
@@ -126,7 +126,7 @@ TEMPLATE_TEST_CASE("local attention is its formula", "[models]", double, float) 
       for (Index e = 0; e < layer.channels(); ++e)
         CHECK(relative_error(matrices.channel(e),
                              Matrix<double>(expected.weights.middleRows(e / shape.size * shape.tokens, shape.tokens))) < allowed);
-      CHECK(relative_error(attention.apply(*act.x), Matrix<double>(act.y.matrix().template cast<double>())) < tolerance<S>);
+      CHECK(relative_error(attention.apply(*act.x), Matrix<double>(act.y.matrix().template cast<double>())) < largest_error<S>);
       CHECK(attention.bias().isZero(0));
       CHECK(attention.carry().isZero(0));
       const Matrix<S> g = Draw(3).normals<S>(shape.tokens, layer.channels());

@@ -19,11 +19,6 @@ using namespace models_test;
 using test_support::Draw;
 namespace fs = std::filesystem;
 
-std::vector<Index> integers(const SafetensorsFile& file, const std::string& name) {
-  const auto numbers = file.read_integers(name);
-  return {numbers.begin(), numbers.end()};
-}
-
 double largest_difference(const Matrix<double>& a, const Matrix<double>& b) {
   REQUIRE(a.size() == b.size());
   const Eigen::Map<const Matrix<double>> other(b.data(), a.rows(), a.cols());
@@ -32,7 +27,7 @@ double largest_difference(const Matrix<double>& a, const Matrix<double>& b) {
 }
 
 template <class S>
-LanguageModel<S> load(const fs::path& path) {
+LanguageModel<S> open_model(const fs::path& path) {
   const Checkpoint<S> checkpoint = open_checkpoint<S>(path);
   return load_language_model<S>(*checkpoint.source, checkpoint.configuration);
 }
@@ -96,7 +91,7 @@ TEMPLATE_TEST_CASE("rwkv.cpp's RWKV-5.1, 5.2, 6 and 7 give their expected number
   for (const auto& [file, expected] : models) {
     INFO(file);
     // What is asked of a float and a double pass. Gradients of float are as near.
-    check_expected(load<TestType>(*folder / file), SafetensorsFile(*folder / expected), std::is_same_v<TestType, double> ? 1e-5 : 1e-4);
+    check_expected(open_model<TestType>(*folder / file), SafetensorsFile(*folder / expected), std::is_same_v<TestType, double> ? 1e-5 : 1e-4);
   }
 }
 
@@ -106,7 +101,7 @@ TEST_CASE("the digit reverser: expected numbers, and relevance finds the digit t
     WARN(test_support::shared_data_missing("realdata/rwkv7-reverse"));
     return;
   }
-  const LanguageModel<double> model = load<double>(*folder / "260123_reverse_L2_only_rwkv7.pth");
+  const LanguageModel<double> model = open_model<double>(*folder / "260123_reverse_L2_only_rwkv7.pth");
   CHECK(model.name() == "RWKV7Reverse");
   check_expected(model, SafetensorsFile(*folder / "expected.safetensors"), 1e-9);
 

@@ -22,4 +22,10 @@ std::pair<implicit_attention::ErrorKind, std::string> error_of(const Call& call)
   return {};
 }
 
+/// Its message alone.
+template <class Call>
+std::string what_of(const Call& call) {
+  return error_of(call).second;
+}
+
 }  // namespace test_support

@@ -1,0 +1,100 @@
+// The layer of examples/own_layer.cpp, which stands outside the library: its operator, its map against a loop from its equation, its
+// gradient against finite differences, its relevance against what it has to add up to.
+#include <cmath>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/random.hpp>
+
+#define main own_layer_main
+#include "../../examples/own_layer.cpp"
+#undef main
+
+namespace {
+
+constexpr Index own_width = 6;
+
+GatedAverage own_layer(std::uint64_t seed) {
+  test_support::Draw draw(seed);
+  const auto square = [&] { return Array<double>(Matrix<double>(draw.normals<double>(own_width, own_width) * 0.6)); };
+  return {square(), square(), square()};
+}
+
+LanguageModel<double> own_model() {
+  test_support::Draw draw(5);
+  LanguageModelParts<double> parts;
+  parts.name = "OwnModel";
+  parts.embedding = draw.normals<double>(12, own_width);
+  parts.head = draw.normals<double>(12, own_width);
+  parts.final_norm = Norm<double>::rms(own_width, 1e-5);
+  for (std::uint64_t layer = 0; layer < 3; ++layer)
+    parts.blocks.push_back({{{Norm<double>::rms(own_width, 1e-5), mixer_part(own_layer(10 + layer))}}});
+  return LanguageModel<double>(parts);
+}
+
+const std::vector<Index> own_ids{3, 1, 4, 0, 5, 9, 2};
+
+}  // namespace
+
+TEST_CASE("a layer of one's own: its map is that of its equation, and gives its output", "[own_layer]") {
+  const GatedAverage layer = own_layer(1);
+  const Index tokens = 9;
+  const Matrix<double> u = test_support::Draw(2).normals<double>(tokens, own_width);
+  Trace<double> trace;
+  RunContext<double> context;
+  const LayerRun<GatedAverage> run = layer.run(trace.constant(u), context);
+  const AttentionMatrix<double> maps = ImplicitAttention<double>(layer.lower(run.activations, Terms::all())).materialize();
+  const Matrix<double> f = u * layer.forget.matrix().transpose(), z = u * layer.gate.matrix().transpose(),
+                       x = u * layer.input.matrix().transpose();
+  const auto squash = [](double v) { return 1 / (1 + std::exp(-v)); };
+  for (Index e = 0; e < own_width; ++e) {
+    const Matrix<double> map = maps.channel(e);
+    for (Index i = 0; i < tokens; ++i) {
+      double y = 0;
+      for (Index j = 0; j < tokens; ++j) {
+        double entry = j > i ? 0 : z(i, e) * squash(z(i, e)) * squash(f(j, e));
+        for (Index t = j + 1; t <= i; ++t) entry *= 1 - squash(f(t, e));
+        CHECK(std::abs(map(i, j) - entry) < 1e-14);
+        y += entry * x(j, e);
+      }
+      CHECK(std::abs((*run.y)(i, e) - y) < 1e-14);
+    }
+  }
+}
+
+TEST_CASE("a layer of one's own in a stack: the gradient of every token is that of finite differences", "[own_layer]") {
+  const LanguageModel<double> model = own_model();
+  const Index last = static_cast<Index>(own_ids.size()) - 1, token = 7, contrast = 8;
+  Explainer<double> explainer(model, own_ids);
+  const Attribution<double> scores = explainer.explain(Method::gradient_x_input, {last, token, contrast});
+  REQUIRE(scores.scores.size() == static_cast<Index>(own_ids.size()));
+  const Matrix<double> embeddings = model.embed(own_ids);
+  const auto value = [&](Index scaled, double factor) {
+    Matrix<double> changed = embeddings;
+    changed.row(scaled) *= factor;
+    const ForwardPass<double> pass = model.forward_embeddings(changed);
+    return pass.logits(pass.logits.rows() - 1, token) - pass.logits(pass.logits.rows() - 1, contrast);
+  };
+  // d/dt of the value with token j's embedding times 1 + t is that embedding times its gradient.
+  for (Index j = 0; j <= last; ++j) {
+    constexpr double step = 1e-5;
+    const double difference = (value(j, 1 + step) - value(j, 1 - step)) / (2 * step);
+    CHECK(std::abs(scores.scores(j) - difference) < 1e-8 * (1 + std::abs(difference)));
+  }
+}
+
+TEST_CASE("a layer of one's own in a stack: every method gives scores, and relevance adds up to the logit", "[own_layer]") {
+  const LanguageModel<double> model = own_model();
+  const Index last = static_cast<Index>(own_ids.size()) - 1;
+  Explainer<double> explainer(model, own_ids);
+  for (const MethodName& method : method_names) {
+    INFO(method.name);
+    const Attribution<double> why = explainer.explain(method.method, {last, 7, {}});
+    CHECK(why.scores.size() == static_cast<Index>(own_ids.size()));
+    CHECK(why.scores.allFinite());
+    CHECK(why.scores.cwiseAbs().maxCoeff() > 0);
+  }
+  const ForwardPass<double> pass = model.forward(own_ids);
+  const Attribution<double> relevance = explainer.explain(Method::relevance, {last, 7, {}});
+  CHECK(std::abs(relevance.scores.sum() - pass.logits(pass.logits.rows() - 1, 7)) < 1e-12);
+}
