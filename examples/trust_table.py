@@ -3,8 +3,9 @@
 
     python3 examples/trust_table.py FOLDER [--models mamba,rwkv4,griffin] > trust.md
 
-FOLDER holds, for every model, MODEL.json (evaluate --data) and MODEL-causes.json (evaluate --causes). Every number in
-the tables stands in these files, with its interval; nothing is computed here.
+FOLDER holds, for every model, MODEL.json (evaluate --data), MODEL-ceilings.json (the same on some of the texts, with
+--permutations) and MODEL-causes.json (evaluate --causes). Every number in the tables stands in these files, with its
+interval; nothing is computed here.
 """
 import argparse
 import json
@@ -35,6 +36,8 @@ class Model:
         self.name, self.title = name, TITLES.get(name, name)
         self.data = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         self.causes = json.loads((folder / f"{name}-causes.json").read_text(encoding="utf-8"))
+        ceilings = folder / f"{name}-ceilings.json"
+        self.ceilings = json.loads(ceilings.read_text(encoding="utf-8")) if ceilings.is_file() else {}
         self.texts = {(row["method"], row.get("terms", "")): row for row in self.data["results"]}
         self.outputs = {(row["method"], row.get("terms", "")): row for row in self.causes["results"]}
         self.maps = {(row["map"], row.get("terms", "")): row for row in self.data.get("layer_maps", [])}
@@ -57,7 +60,8 @@ class Model:
     def same(self, row, other):
         """Whether two rows have the same numbers, as `published` and `all` have where they are the same matrix."""
         def numbers(one):
-            return (self.texts.get(one, {}).get("metrics"), self.outputs.get(one, {}).get("comparisons"))
+            return [found.get(one, {}).get(what) for found, what in
+                    ((self.texts, "metrics"), (self.outputs, "comparisons"), (self.maps, "metrics"))]
         return json.dumps(strip(numbers(row))) == json.dumps(strip(numbers(other)))
 
 
@@ -82,14 +86,10 @@ def model_table(model):
                      f"{cell(model.edges(row, 'edges_unexplained'), 2)} | {cell(model.metric(row, 'flipping_difference'), 2)} | "
                      f"{cell(paired, 2)}{sign(paired)} | "
                      f"{cell(model.metric(row, 'pruning'), 2) if method in WITHOUT_TARGET else ''} |")
-    for ceiling in model.data.get("ceilings", []):
-        shapley = next((one for one in model.causes.get("ceilings", []) if one["method"] == ceiling["method"]), {})
-        auc = {name: metrics["auc"] for name, metrics in shapley.get("comparisons", {}).items()}
-        metrics = ceiling["metrics"]
-        paired = metrics["flipping_difference"].get("less_relevance")
+    for ceiling in model.causes.get("ceilings", []):
+        auc = {name: metrics["auc"] for name, metrics in ceiling["comparisons"].items()}
         lines.append(f"| *{ceiling['method']}* | *{ceiling['samples']}* | {cell(auc.get('source_against_negatives'), 3)} | "
-                     f"{cell(auc.get('address_against_negatives'), 3)} | | | {cell(metrics['flipping_difference'], 2)} | "
-                     f"{cell(paired, 2)}{sign(paired)} | {cell(metrics['pruning'], 2)} |")
+                     f"{cell(auc.get('address_against_negatives'), 3)} | | | | | |")
     return lines
 
 
@@ -125,18 +125,24 @@ def small_table(models):
                                        (model.edges(row), 2), (model.metric(row, "flipping_difference"), 2)):
                 cells.append(f"{interval['mean']:.{decimals}f}" if interval and interval["mean"] is not None else "")
         lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
-    for place in range(max(len(model.data.get("ceilings", [])) for model in models)):
-        cells, name = [], ""
-        for model in models:
-            ceiling = model.data["ceilings"][place]
-            name = ceiling["method"]
-            auc = next((one["comparisons"] for one in model.causes.get("ceilings", []) if one["method"] == name), {})
-            for interval, decimals in ((auc.get("source_against_negatives", {}).get("auc"), 3),
-                                       (auc.get("address_against_negatives", {}).get("auc"), 2), (None, 2),
-                                       (ceiling["metrics"]["flipping_difference"], 2)):
-                cells.append(f"{interval['mean']:.{decimals}f}" if interval and interval["mean"] is not None else "")
-        lines.append(f"| *{name}* | " + " | ".join(cells) + " |")
     return lines
+
+
+def ceiling_table(models):
+    """What is left: methods and ceilings on the same texts."""
+    lines = ["| ΔA^F (pruning) | " + " | ".join(f"{model.title}" for model in models) + " |", "|---|" + "---:|" * len(models)]
+    rows = {}
+    for place, model in enumerate(models):
+        for row in model.ceilings.get("results", []) + model.ceilings.get("ceilings", []):
+            ceiling = "samples" in row
+            name = f"*{row['method']}, {row['samples']}*" if ceiling else f"`{row['method']}`"
+            metrics = row["metrics"]
+            paired = metrics["flipping_difference"].get("less_relevance")
+            text = f"{cell(metrics['flipping_difference'], 2)} ({metrics['pruning']['mean']:.2f})"
+            if paired:
+                text += f"; less relevance {cell(paired, 2)}{sign(paired)}"
+            rows.setdefault(name, [""] * len(models))[place] = text
+    return lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
 
 
 def main():
@@ -156,10 +162,15 @@ def main():
           "tokens reaches.\n")
     for model in models:
         print(f"- {model.title}: {model.data['texts']} texts of {model.data['data']}, {model.causes['outputs']} outputs of "
-              f"{model.causes['prompts']} prompts; at most {model.data['edges_a_layer']} edges a layer of every text; Shapley values by "
-              f"{model.data['permutations']} permutations; {(model.data['seconds'] + model.causes['seconds']) / 60:.1f} minutes.")
+              f"{model.causes['prompts']} prompts; at most {model.data['edges_a_layer']} edges a layer of every text; ceilings "
+              f"of {model.ceilings.get('texts', 0)} of the texts, Shapley values by {model.ceilings.get('permutations', 0)} permutations.")
     print("\n## All terms, all models\n")
     print("\n".join(small_table(models)))
+    print("\n## How much is left\n")
+    print("On the texts of the ceilings, all methods on the same ones. No map has to reach the greedy search: its two orders are each "
+          "searched by itself, running the model for every step. Shapley values are what scores of single tokens can know of all sets of "
+          "tokens.\n")
+    print("\n".join(ceiling_table(models)))
     for model in models:
         print(f"\n## {model.title}\n")
         print("\n".join(model_table(model)))
