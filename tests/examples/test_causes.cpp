@@ -381,7 +381,7 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
 
     run_well(folder, "evaluate",
              {"--model", model, "--causes", (directory / "causes.safetensors").string(), "--methods",
-              "relevance,vector-rollout,relevance-attention,raw,random", "--permutations", "8", "--out", out.string()});
+              "relevance,vector-rollout,relevance-attention,raw,random", "--out", out.string()});
     const Json evaluation = *read_json_object(out);
     CHECK(evaluation.at("prompts") == 60);
     CHECK(evaluation.at("predicted") == evaluation.at("outputs"));
@@ -391,11 +391,11 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
       CHECK(mean(evaluation, method, "source_against_negatives") >= (name == "rwkv4" ? 0.999 : 0.97));
     }
     CHECK(mean(evaluation, "random", "source_against_negatives") == Approx(0.5).margin(0.08));
-    // The ceiling sees the source as well, and addresses, which only steer, better than methods that hold gates.
+    // The ceiling, which runs the model, sees the source as well: 0.985 in Mamba, 0.999 and more in the others.
     const Json& shapley = evaluation.at("ceilings")[0];
     CHECK(shapley.at("method") == "shapley");
-    CHECK(shapley.at("samples") == "8 permutations");
-    CHECK(shapley.at("comparisons").at("source_against_negatives").at("auc").at("mean").get<double>() >= 0.95);
+    CHECK(shapley.at("samples") == "32 permutations");
+    CHECK(shapley.at("comparisons").at("source_against_negatives").at("auc").at("mean").get<double>() >= 0.97);
     const Json& relevance = result(evaluation, "raw").at("less_relevance").at("source_against_negatives").at("auc");
     CHECK(relevance.at("mean").get<double>() ==
           Approx(mean(evaluation, "raw", "source_against_negatives") - mean(evaluation, "relevance", "source_against_negatives")));
