@@ -28,6 +28,7 @@
 #include "support/evaluated_text.hpp"
 #include "support/evaluation.hpp"
 #include "support/labelled_text.hpp"
+#include "support/layer_maps.hpp"
 #include "support/model_input.hpp"
 #include "support/redrawn_tensors.hpp"
 #include "support/terminal.hpp"
@@ -45,6 +46,7 @@ struct Options {
   std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out;
   std::vector<std::string> prepend, append;
   Index limit = std::numeric_limits<Index>::max();
+  Index edges = 150, permutations = 32, repeated = std::numeric_limits<Index>::max();
   std::uint64_t seed = 1;
   bool markdown = false;
 };
@@ -70,9 +72,9 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Evalua
   return answers;
 }
 
-/// All metrics of all rows for one text.
-void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, const MarkedTokens& marked, std::uint64_t seed,
-                   Evaluation& evaluation) {
+/// All metrics of all rows for one text; those that explain it many times only if it is `repeated`.
+void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, const MarkedTokens& marked, bool repeated,
+                   std::uint64_t seed, Evaluation& evaluation) {
   const LanguageModel<float> own = subject.own_model(setting.model);
   CachedModel logits([&](const KeptTokens& kept) { return subject.logits(own, kept); });
   const RowVector<double> whole = logits(KeptTokens(static_cast<std::size_t>(subject.words()), true));
@@ -87,18 +89,8 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
 
   constexpr double not_defined = std::numeric_limits<double>::quiet_NaN();
 
-  // Scores of this text, of it under noise, and of it in the shuffled models.
-  std::uint64_t draw = seed;
-  const std::vector<Attribution<float>> answers = explain_all(setting, subject, own, draw);
-  std::vector<std::vector<Attribution<float>>> noisy, redrawn;
-  for (Index sample = 0; sample < noise_samples; ++sample)
-    noisy.push_back(explain_all(setting, subject, subject.own_model(setting.model, seed + static_cast<std::uint64_t>(sample)), ++draw));
-  for (const LanguageModel<float>& stage : setting.redrawn)
-    redrawn.push_back(explain_all(setting, subject, subject.own_model(stage), ++draw));
-
-  for (std::size_t row = 0; row < setting.rows.size(); ++row) {
-    EvaluatedMethod& method = evaluation.methods[row];
-    const Scores scores = subject.words_of(answers[row].scores);
+  // Everything that is asked of scores alone.
+  const auto measure = [&](EvaluatedMethod& method, const Scores& scores) {
     const auto add = [&](std::size_t metric, double value) { method.values[metric].push_back(value); };
     add(metric_positive, positive_perturbation(scores, accuracy));
     add(metric_negative, negative_perturbation(scores, accuracy));
@@ -110,18 +102,38 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
     add(metric_flipping, flipping_difference(scores, difference));
     add(metric_leave_one_out, spearman(scores, effects));
     add(metric_infidelity, relative_infidelity(scores, removals, difference));
-    add(metric_sensitivity, sensitivity_max(scores, noise_samples, [&](Index sample) {
-          return subject.words_of(noisy[static_cast<std::size_t>(sample)][row].scores);
-        }));
-    const auto at_stage = [&](Index stage) {
-      return stage == 0 ? scores : subject.words_of(redrawn[static_cast<std::size_t>(stage - 1)][row].scores);
-    };
-    const RandomizationCheck check = randomized_model_check(static_cast<Index>(redrawn.size()), at_stage);
-    add(metric_randomized, check.absolute_similarity.back());
     add(metric_marked_precision, marked.empty() ? not_defined : average_precision(scores, marked));
     add(metric_marked_overlap, marked.empty() ? not_defined : top_k_overlap(scores, marked));
-    method.randomized.resize(redrawn.size());
-    for (std::size_t stage = 0; stage < redrawn.size(); ++stage) method.randomized[stage].push_back(check.absolute_similarity[stage]);
+  };
+
+  // Scores of this text, of it under noise, and of it in the shuffled models.
+  std::uint64_t draw = seed;
+  const std::vector<Attribution<float>> answers = explain_all(setting, subject, own, draw);
+  std::vector<std::vector<Attribution<float>>> noisy, redrawn;
+  if (repeated) {
+    for (Index sample = 0; sample < noise_samples; ++sample)
+      noisy.push_back(explain_all(setting, subject, subject.own_model(setting.model, seed + static_cast<std::uint64_t>(sample)), ++draw));
+    for (const LanguageModel<float>& stage : setting.redrawn)
+      redrawn.push_back(explain_all(setting, subject, subject.own_model(stage), ++draw));
+  }
+
+  for (std::size_t row = 0; row < setting.rows.size(); ++row) {
+    EvaluatedMethod& method = evaluation.methods[row];
+    const Scores scores = subject.words_of(answers[row].scores);
+    measure(method, scores);
+    method.values[metric_sensitivity].push_back(not_defined);
+    method.values[metric_randomized].push_back(not_defined);
+    if (repeated) {
+      method.values[metric_sensitivity].back() = sensitivity_max(
+          scores, noise_samples, [&](Index sample) { return subject.words_of(noisy[static_cast<std::size_t>(sample)][row].scores); });
+      const auto at_stage = [&](Index stage) {
+        return stage == 0 ? scores : subject.words_of(redrawn[static_cast<std::size_t>(stage - 1)][row].scores);
+      };
+      const RandomizationCheck check = randomized_model_check(static_cast<Index>(redrawn.size()), at_stage);
+      method.values[metric_randomized].back() = check.absolute_similarity.back();
+      method.randomized.resize(redrawn.size());
+      for (std::size_t stage = 0; stage < redrawn.size(); ++stage) method.randomized[stage].push_back(check.absolute_similarity[stage]);
+    }
     const Attribution<float>& answer = answers[row];
     if (!std::isnan(answer.explained)) {
       method.explained.push_back(std::abs(static_cast<double>(answer.explained)));
@@ -130,6 +142,17 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
     method.texts_with_zero_rows += answer.zero_rows.empty() ? 0 : 1;
     method.texts_with_constant_layers += answer.constant_layers.empty() ? 0 : 1;
   }
+
+  if (evaluation.permutations > 0) {
+    EvaluatedMethod &shapley = evaluation.ceilings[0], &greedy = evaluation.ceilings[1];
+    measure(shapley, shapley_values(subject.words(), difference, evaluation.permutations, seed));
+    greedy.values[metric_flipping].push_back(greedy_flipping_difference(subject.words(), difference));
+    greedy.values[metric_pruning].push_back(greedy_pruning(subject.words(), difference));
+    for (EvaluatedMethod* ceiling : {&shapley, &greedy})
+      for (std::vector<double>& values : ceiling->values) values.resize(shapley.values[metric_flipping].size(), not_defined);
+  }
+  if (evaluation.edges > 0)
+    knock_out(own, subject.whole_ids(), subject.target(), setting.reduction, evaluation.edges, seed, evaluation.maps);
 }
 
 Removal removal_of(const std::string& name) { return name == "unk" ? Removal::replace : name == "zero" ? Removal::zero : Removal::drop; }
@@ -175,6 +198,14 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows) {
   evaluation.seed = options.seed;
   evaluation.texts = static_cast<Index>(texts.size());
   for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
+  evaluation.edges = options.edges;
+  evaluation.permutations = options.permutations;
+  evaluation.repeated = std::min(options.repeated, evaluation.texts);
+  if (evaluation.permutations > 0) {
+    evaluation.ceilings.push_back({"shapley", message(evaluation.permutations, " permutations")});
+    evaluation.ceilings.push_back({"greedy", "search"});
+  }
+  if (evaluation.edges > 0) evaluation.maps = map_rows(rows, options.terms);
 
   Setting setting{loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
   const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
@@ -192,7 +223,10 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows) {
     const MarkedTokens marked = marked_words(options.data, text, static_cast<Index>(words.size()));
     EvaluatedText subject(std::move(ids), static_cast<Index>(prefix.size()), static_cast<Index>(words.size()), classes,
                           removal_of(evaluation.removal), unknown);
-    evaluate_text(setting, subject, classes.of(text.label), marked,
+    // Evenly spread: every text where all are repeated.
+    const auto place = static_cast<Index>(k);
+    const bool repeated = (place + 1) * evaluation.repeated / evaluation.texts > place * evaluation.repeated / evaluation.texts;
+    evaluate_text(setting, subject, classes.of(text.label), marked, repeated,
                   options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), evaluation);
     bar.advance();
   }
@@ -253,6 +287,18 @@ int main(int argument_count, char** arguments) {
                  "--causes: what is ranked, scores as they are (signed), their positive part, or their absolute value")
       ->check(CLI::IsMember({"signed", "positive", "absolute"}))
       ->option_text("signed|positive|absolute");
+  app.add_option("--edges", options.edges,
+                 "--data: edges knocked out of each layer of a text, at most, to hold maps of layers against; 0: none (150)")
+      ->check(CLI::NonNegativeNumber)
+      ->option_text("N");
+  app.add_option("--permutations", options.permutations,
+                 "ceilings beside the methods: Shapley values by this many permutations a text, and a greedy search; 0: none (32)")
+      ->check(CLI::NonNegativeNumber)
+      ->option_text("N");
+  app.add_option("--repeated", options.repeated,
+                 "--data: texts, evenly spread, for the metrics that explain a text many times, sensitivity and redrawn (all)")
+      ->check(CLI::NonNegativeNumber)
+      ->option_text("N");
   add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before each text; never taken away; may be repeated")
       ->expected(1)
@@ -284,11 +330,11 @@ int main(int argument_count, char** arguments) {
         print(text, terminal);
     };
     if (given(app, "--causes")) {
-      for (const char* other : {"--data", "--prepend", "--append"})
+      for (const char* other : {"--data", "--prepend", "--append", "--edges", "--repeated"})
         if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
-      const CauseEvaluation evaluation = evaluate_causes(
-          {options.model, options.causes, options.tokenizer, options.remove, options.reduce, options.scores, options.limit, options.seed},
-          rows);
+      const CauseEvaluation evaluation = evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce,
+                                                          options.scores, options.limit, options.permutations, options.seed},
+                                                         rows);
       answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
     } else {
       if (!given(app, "--data")) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");

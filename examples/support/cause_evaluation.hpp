@@ -63,6 +63,7 @@ struct CauseEvaluation {
   std::vector<std::string> unread;
   double seconds = 0;
   std::vector<CauseMethod> methods;
+  std::vector<CauseMethod> ceilings;  ///< Shapley values, where asked for; `terms` says of how many permutations
 
   /// A metric's mean over outputs, with its bootstrap interval over prompts.
   [[nodiscard]] MeanInterval mean(const CauseMethod& method, std::size_t comparison, std::size_t metric) const;
@@ -74,7 +75,8 @@ struct CauseEvaluation {
 
 struct CauseOptions {
   std::string model, causes, tokenizer, remove, reduce, scores;
-  Index limit = 0;  ///< prompts
+  Index limit = 0;         ///< prompts
+  Index permutations = 0;  ///< of the Shapley values beside the methods; 0: none
   std::uint64_t seed = 1;
 };
 

@@ -1,5 +1,6 @@
 #include "cause_report.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -37,6 +38,8 @@ std::string fine_print(const CauseEvaluation& evaluation) {
               sign_text(evaluation), ", of tokens up to the explained position.");
   for (const CauseMethod& method : evaluation.methods)
     if (!method.untreated.empty()) text += message(" ", method.method, " has no rule for ", some_of(method.untreated), ".");
+  for (const CauseMethod& ceiling : evaluation.ceilings)
+    text += message(" Ceiling: Shapley values by ", ceiling.terms, " a prompt, tokens taken away as in leave-one-out.");
   if (!evaluation.unread.empty()) text += message(" Arrays not read: ", some_of(evaluation.unread), ".");
   return text;
 }
@@ -52,14 +55,18 @@ std::vector<bool> best_rows(const std::vector<CauseMethod>& methods, const std::
 }
 
 Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const std::string& best_begin, const std::string& best_end) {
+  std::vector<CauseMethod> rows = evaluation.methods;
+  rows.insert(rows.end(), evaluation.ceilings.begin(), evaluation.ceilings.end());
   std::vector<MethodColumn> columns;
   for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
     std::vector<MeanInterval> means;
     for (const CauseMethod& method : evaluation.methods) means.push_back(evaluation.mean(method, comparison, metric));
     columns.push_back({message(cause_metrics()[metric].head, " ↑"), {}, best_rows(evaluation.methods, means)});
+    for (const CauseMethod& ceiling : evaluation.ceilings) means.push_back(evaluation.mean(ceiling, comparison, metric));
+    columns.back().best.resize(rows.size(), false);
     for (const MeanInterval& mean : means) columns.back().cells.push_back(interval_cell(mean, 3));
   }
-  return method_table(evaluation.methods, columns, best_begin, best_end);
+  return method_table(rows, columns, best_begin, best_end);
 }
 
 using Comparison = FormulationPair<CauseMethod>;
@@ -139,6 +146,8 @@ std::string cause_json(const CauseEvaluation& evaluation) {
         all[cause_comparisons()[comparison].name][cause_metrics()[metric].name] = interval_json(interval_of(comparison, metric), "outputs");
     return all;
   };
+  const auto relevance = std::find_if(evaluation.methods.begin(), evaluation.methods.end(),
+                                      [](const CauseMethod& method) { return method.method == "relevance"; });
   json["results"] = Json::array();
   for (const CauseMethod& method : evaluation.methods) {
     Json result;
@@ -146,9 +155,17 @@ std::string cause_json(const CauseEvaluation& evaluation) {
     if (!method.terms.empty()) result["terms"] = method.terms;
     result["comparisons"] =
         intervals([&](std::size_t comparison, std::size_t metric) { return evaluation.mean(method, comparison, metric); });
+    if (relevance != evaluation.methods.end() && &*relevance != &method)
+      result["less_relevance"] = intervals(
+          [&](std::size_t comparison, std::size_t metric) { return evaluation.difference(method, *relevance, comparison, metric); });
     if (!method.untreated.empty()) result["untreated"] = method.untreated;
     json["results"].push_back(std::move(result));
   }
+  for (const CauseMethod& ceiling : evaluation.ceilings)
+    json["ceilings"].push_back(
+        {{"method", ceiling.method}, {"samples", ceiling.terms}, {"comparisons", intervals([&](std::size_t comparison, std::size_t metric) {
+                                                                    return evaluation.mean(ceiling, comparison, metric);
+                                                                  })}});
   for (const auto& [one, other] : formulation_pairs(evaluation.methods)) {
     Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     pair["comparisons"] = intervals(

@@ -60,13 +60,45 @@ std::vector<std::size_t> shown_metrics(const Evaluation& evaluation) {
 
 Table table_of(const Evaluation& evaluation, const std::vector<std::size_t>& shown, const std::string& best_begin,
                const std::string& best_end) {
+  std::vector<EvaluatedMethod> rows = evaluation.methods;
+  rows.insert(rows.end(), evaluation.ceilings.begin(), evaluation.ceilings.end());
   std::vector<MethodColumn> columns;
   for (const std::size_t metric : shown) {
     columns.push_back({head(metric), {}, best_rows(evaluation, metric)});
-    for (const EvaluatedMethod& method : evaluation.methods)
+    columns.back().best.resize(rows.size(), false);
+    for (const EvaluatedMethod& method : rows)
       columns.back().cells.push_back(interval_cell(evaluation.mean(method, metric), decimals_of(evaluation, metric)));
   }
-  return method_table(evaluation.methods, columns, best_begin, best_end);
+  return method_table(rows, columns, best_begin, best_end);
+}
+
+/// The rows of the maps' table as method_table takes them.
+struct NamedMap {
+  std::string method, terms;
+};
+
+Table map_table(const Evaluation& evaluation, const std::string& best_begin, const std::string& best_end) {
+  std::vector<NamedMap> names;
+  for (const EvaluatedMap& map : evaluation.maps) names.push_back({map.method, map.terms_name});
+  std::vector<MethodColumn> columns;
+  for (std::size_t metric = 0; metric < map_metric_count; ++metric) {
+    const MapMetric& info = map_metrics()[metric];
+    MethodColumn column{std::string(info.head) + (info.higher ? " ↑" : " ↓"), {}, {}};
+    double best = std::numeric_limits<double>::quiet_NaN();
+    std::vector<double> means;
+    for (const EvaluatedMap& map : evaluation.maps) {
+      const MeanInterval mean = evaluation.mean(map, metric);
+      column.cells.push_back(interval_cell(mean, 3));
+      means.push_back(map.method == "random" ? std::numeric_limits<double>::quiet_NaN() : mean.mean);
+      if (!std::isnan(means.back()) && (std::isnan(best) || (info.higher ? means.back() > best : means.back() < best))) best = means.back();
+    }
+    for (const double mean : means) column.best.push_back(mean == best);
+    columns.push_back(std::move(column));
+  }
+  return method_table(names, columns, best_begin, best_end);
+}
+std::string map_title(const Evaluation& evaluation) {
+  return message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed");
 }
 
 using Comparison = FormulationPair<EvaluatedMethod>;
@@ -98,12 +130,23 @@ std::string removal_text(const Evaluation& evaluation) {
   return evaluation.removal == "zero" ? "replaced by an embedding of zeros" : "dropped";
 }
 
+std::string ceilings_text(const Evaluation& evaluation) {
+  if (evaluation.ceilings.empty()) return "";
+  return message(" Ceilings, which run the model on many sets of tokens: shapley, Shapley values by ", evaluation.permutations,
+                 " permutations a text; greedy, a search on the curve itself, each of its two orders by itself.");
+}
+
+std::string repeated_text(const Evaluation& evaluation) {
+  if (evaluation.repeated == evaluation.texts) return "";
+  return message(" Sensitivity and redrawn, which explain a text many times, are of ", evaluation.repeated, " of the texts.");
+}
+
 std::string fine_print(const Evaluation& evaluation) {
   return message(
       "Means over texts, ± half of their 95 % bootstrap intervals. Explained is the predicted class: its logit less that of the next "
       "likeliest class. "
       "A token that is taken away is ",
-      removal_text(evaluation), ".");
+      removal_text(evaluation), ".", ceilings_text(evaluation), repeated_text(evaluation));
 }
 
 }  // namespace
@@ -146,6 +189,14 @@ MeanInterval Evaluation::difference(const EvaluatedMethod& a, const EvaluatedMet
   return bootstrap_mean(differences, seed);
 }
 
+MeanInterval Evaluation::mean(const EvaluatedMap& map, std::size_t metric) const { return bootstrap_mean(map.values[metric], seed); }
+
+MeanInterval Evaluation::difference(const EvaluatedMap& a, const EvaluatedMap& b, std::size_t metric) const {
+  std::vector<double> differences;
+  for (std::size_t text = 0; text < a.values[metric].size(); ++text) differences.push_back(a.values[metric][text] - b.values[metric][text]);
+  return bootstrap_mean(differences, seed);
+}
+
 bool Evaluation::has(std::size_t metric) const {
   return std::any_of(methods.begin(), methods.end(),
                      [&](const EvaluatedMethod& method) { return !std::isnan(plain_mean(method, metric)); });
@@ -173,8 +224,11 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
+  if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
+  if (!evaluation.maps.empty())
+    for (const MapMetric& metric : map_metrics()) text += "  " + pad(metric.head, 14) + metric.meaning + "\n";
   return text;
 }
 
@@ -184,10 +238,13 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
   if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
+  if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
           " Bold: best of its column, random scores aside. ↑ higher is "
           "better, ↓ lower.\n\n";
   for (const std::size_t metric : shown) text += "- " + head(metric) + ": " + metric_infos()[metric].meaning + "\n";
+  if (!evaluation.maps.empty())
+    for (const MapMetric& metric : map_metrics()) text += message("- ", metric.head, ": ", metric.meaning, "\n");
   return text;
 }
 
@@ -206,7 +263,10 @@ std::string evaluation_json(const Evaluation& evaluation) {
   json["interval"] = "95 % percentile bootstrap over texts";
   for (const MetricInfo& info : metric_infos())
     json["metrics"][info.name] = {{"better", info.higher ? "higher" : "lower"}, {"meaning", info.meaning}};
-  const EvaluatedMethod* random = evaluation.find("random", "");
+  json["edges_a_layer"] = evaluation.edges;
+  json["permutations"] = evaluation.permutations;
+  json["repeated_texts"] = evaluation.repeated;
+  const EvaluatedMethod *random = evaluation.find("random", ""), *relevance = evaluation.find("relevance", "");
   json["results"] = Json::array();
   for (const EvaluatedMethod& method : evaluation.methods) {
     Json result;
@@ -215,6 +275,8 @@ std::string evaluation_json(const Evaluation& evaluation) {
     for (std::size_t metric = 0; metric < metric_count; ++metric) {
       Json& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(method, metric));
       if (random != nullptr && random != &method) entry["less_random"] = interval_json(evaluation.difference(method, *random, metric));
+      if (relevance != nullptr && relevance != &method)
+        entry["less_relevance"] = interval_json(evaluation.difference(method, *relevance, metric));
     }
     for (const std::vector<double>& stage : method.randomized)
       result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
@@ -230,6 +292,26 @@ std::string evaluation_json(const Evaluation& evaluation) {
     for (std::size_t metric = 0; metric < metric_count; ++metric)
       pair["metrics"][metric_infos()[metric].name] = interval_json(evaluation.difference(*one, *other, metric));
     json["formulations"].push_back(std::move(pair));
+  }
+  for (const EvaluatedMethod& ceiling : evaluation.ceilings) {
+    Json result{{"method", ceiling.method}, {"samples", ceiling.terms}};
+    for (std::size_t metric = 0; metric < metric_count; ++metric) {
+      Json& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(ceiling, metric));
+      if (relevance != nullptr) entry["less_relevance"] = interval_json(evaluation.difference(ceiling, *relevance, metric));
+    }
+    json["ceilings"].push_back(std::move(result));
+  }
+  for (const EvaluatedMap& map : evaluation.maps) {
+    Json result{{"map", map.method}};
+    if (!map.terms_name.empty()) result["terms"] = map.terms_name;
+    for (std::size_t metric = 0; metric < map_metric_count; ++metric) {
+      Json& entry = result["metrics"][map_metrics()[metric].name] = interval_json(evaluation.mean(map, metric));
+      entry["better"] = map_metrics()[metric].higher ? "higher" : "lower";
+      for (const EvaluatedMap& other : evaluation.maps)
+        if (map.terms_name == "all" && other.method == map.method && other.terms_name != "all")
+          entry["less_" + other.terms_name] = interval_json(evaluation.difference(map, other, metric));
+    }
+    json["layer_maps"].push_back(std::move(result));
   }
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

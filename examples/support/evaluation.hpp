@@ -8,6 +8,8 @@
 
 #include <implicit_attention/metrics/bootstrap.hpp>
 
+#include "layer_maps.hpp"
+
 namespace implicit_attention::examples {
 
 /// A metric of the tables.
@@ -52,13 +54,21 @@ struct Evaluation {
   std::string model, architecture, data, removal, reduce;
   std::uint64_t seed = 0;
   Index texts = 0, right = 0;
+  Index edges = 0;         ///< knocked out of a layer at most; 0: none were
+  Index permutations = 0;  ///< of the Shapley values among the ceilings; 0: there are no ceilings
+  Index repeated = 0;      ///< texts that metrics were measured on which explain a text many times
   double seconds = 0;
   std::vector<EvaluatedMethod> methods;
+  std::vector<EvaluatedMethod> ceilings;  ///< what running the model on many sets of tokens reaches; `terms` says how many
+  std::vector<EvaluatedMap> maps;
 
   /// A metric's mean over texts with its bootstrap interval.
   [[nodiscard]] MeanInterval mean(const EvaluatedMethod& method, std::size_t metric) const;
   /// The mean of the differences a - b, text by text, with its interval.
   [[nodiscard]] MeanInterval difference(const EvaluatedMethod& a, const EvaluatedMethod& b, std::size_t metric) const;
+  /// The same of a layer's maps.
+  [[nodiscard]] MeanInterval mean(const EvaluatedMap& map, std::size_t metric) const;
+  [[nodiscard]] MeanInterval difference(const EvaluatedMap& a, const EvaluatedMap& b, std::size_t metric) const;
   /// Whether a metric is defined for any text; metrics of marked words need texts with marks.
   [[nodiscard]] bool has(std::size_t metric) const;
   /// The row of a method and its terms; null if it is not there.

@@ -144,6 +144,58 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
   CHECK(few.at("texts") == 2);
 }
 
+TEST_CASE("evaluate: edges knocked out, ceilings, and metrics on some of the texts", "[evaluate]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.json";
+  const std::string data = written(folder, "data.tsv", "1 a gripping and moving film\n0 a dull mess of a film\n1 never dull\n");
+  run_well(folder, "evaluate",
+           {"--model", mamba, "--data", data, "--methods", "raw,relevance-attention,relevance,random", "--terms", "recurrence,all",
+            "--edges", "12", "--permutations", "20", "--repeated", "1", "--out", out.string()});
+  const Json evaluation = *read_json_object(out);
+  CHECK(evaluation.at("edges_a_layer") == 12);
+  CHECK(evaluation.at("permutations") == 20);
+  CHECK(evaluation.at("repeated_texts") == 1);
+  const Json& raw = result(evaluation, "raw", "all").at("metrics");
+  CHECK(raw.at("sensitivity_max").at("texts") == 1);
+  CHECK(raw.at("flipping_difference").at("texts") == 3);
+  CHECK(
+      raw.at("flipping_difference").at("less_relevance").at("mean").get<double>() ==
+      Approx(mean(result(evaluation, "raw", "all"), "flipping_difference") - mean(result(evaluation, "relevance"), "flipping_difference")));
+
+  std::vector<std::string> maps;
+  double exact = 0, random = 0;
+  for (const Json& row : evaluation.at("layer_maps")) {
+    const std::string name = row.at("map");
+    maps.push_back(name + (row.contains("terms") ? " " + row.at("terms").get<std::string>() : ""));
+    const Json& edges = row.at("metrics").at("edges_correlation");
+    CHECK(edges.at("texts") == 3);
+    if (maps.back() == "edge-map all") exact = edges.at("mean").get<double>();
+    if (name == "random") random = edges.at("mean").get<double>();
+    CHECK(row.at("metrics").at("edges_unexplained").at("mean").get<double>() <= 1);
+  }
+  CHECK(maps == std::vector<std::string>{"raw recurrence", "raw all", "relevance-attention recurrence", "relevance-attention all",
+                                         "edge-map recurrence", "edge-map all", "random"});
+  CHECK(exact > 0.8);  // the derivative of what was measured
+  CHECK(random < exact - 0.3);
+
+  const Json& ceilings = evaluation.at("ceilings");
+  REQUIRE(ceilings.size() == 2);
+  CHECK(ceilings[0].at("samples") == "20 permutations");
+  const double searched = ceilings[1].at("metrics").at("flipping_difference").at("mean").get<double>();
+  CHECK(searched >= mean(result(evaluation, "relevance"), "flipping_difference"));
+  CHECK(searched >= ceilings[0].at("metrics").at("flipping_difference").at("mean").get<double>());
+  CHECK(ceilings[1].at("metrics").at("activation").at("mean").is_null());
+
+  run_well(folder, "evaluate",
+           {"--model", mamba, "--data", data, "--methods", "raw", "--edges", "0", "--permutations", "0", "--out", out.string()});
+  const Json plain = *read_json_object(out);
+  CHECK_FALSE(plain.contains("layer_maps"));
+  CHECK_FALSE(plain.contains("ceilings"));
+  check_mistake("evaluate", {"--model", mamba, "--data", data, "--edges", "-1"}, "--edges", "out.json");
+  check_mistake("evaluate", {"--model", mamba, "--data", data, "--permutations", "few"}, "--permutations", "out.json");
+  check_mistake("evaluate", {"--model", mamba, "--causes", data, "--edges", "5"}, "--edges and --causes exclude each other", "out.json");
+}
+
 TEST_CASE("evaluate: mistakes", "[evaluate]") {
   const TemporaryFolder folder;
   const std::string good = written(folder, "good.tsv", "1 a gripping film\n");

@@ -16,11 +16,13 @@
 // | randomized_model_check                 | similarity to the scores of a model with shuffled weights                  | lower  |
 // | average_precision, top_k_overlap, ...  | agreement with tokens that people marked                                   | higher |
 // | area_under_roc, top_one, ...           | whether a token that is known to be the cause stands above the others      | higher |
+// | shapley_values, greedy_...             | ceilings: what scores made by running the model on many sets reach         |        |
 // | top_k_agreement, spearman              | agreement of two sets of scores                                            | higher |
 #pragma once
 
 #include <implicit_attention/metrics/agreement.hpp>
 #include <implicit_attention/metrics/bootstrap.hpp>
+#include <implicit_attention/metrics/ceilings.hpp>
 #include <implicit_attention/metrics/curve.hpp>
 #include <implicit_attention/metrics/infidelity.hpp>
 #include <implicit_attention/metrics/known_cause.hpp>

@@ -1,0 +1,205 @@
+// What really happens without one edge of one layer, or without one token's input to one layer: the rest of the model is run again. What
+// maps of layers are held against.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/attribution/contributions.hpp>
+#include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/models/language_model.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// An edge of one layer: A[to, from] o x_from, what token `from` adds to output `to`.
+struct Edge {
+  Index to = 0;
+  Index from = 0;
+};
+
+/// The edges from <= to <= position of a causal layer, row by row; where they are more than `most`, so many of them, drawn without
+/// replacement by the seed, in the same order. The same seed gives the same edges everywhere.
+[[nodiscard]] inline std::vector<Edge> sample_edges(Index position, Index most, std::uint64_t seed) {
+  if (position < 0) raise(ErrorKind::value, message("sample_edges: position ", position, ", expected at least 0"));
+  if (most <= 0) raise(ErrorKind::value, message("sample_edges: at most ", most, " edges, expected at least one"));
+  std::vector<Edge> edges;
+  Index left = (position + 1) * (position + 2) / 2;
+  std::mt19937_64 engine(seed);  // selection sampling: Knuth, The Art of Computer Programming, volume 2, 3.4.2, algorithm S
+  for (Index to = 0; to <= position; ++to)
+    for (Index from = 0; from <= to; ++from, --left) {
+      const double share = static_cast<double>(engine() >> 11) * 0x1p-53;
+      if (static_cast<double>(left) * share < static_cast<double>(most - static_cast<Index>(edges.size()))) edges.push_back({to, from});
+    }
+  return edges;
+}
+
+namespace detail {
+
+/// A part whose input has a row of zeros, or whose output has a vector less in one row: all else is as it was.
+template <Real S>
+class AlteredPart final : public Part<S> {
+ public:
+  static PartPointer<S> without_input(PartPointer<S> part, Index token) {
+    return std::make_shared<const AlteredPart>(std::move(part), token, RowVector<S>());
+  }
+  static PartPointer<S> less(PartPointer<S> part, Index token, RowVector<S> vector) {
+    return std::make_shared<const AlteredPart>(std::move(part), token, std::move(vector));
+  }
+  AlteredPart(PartPointer<S> part, Index token, RowVector<S> vector) : part_(std::move(part)), token_(token), vector_(std::move(vector)) {}
+
+  [[nodiscard]] Value<S> run(const Value<S>& u, RunContext<S>& context) const override {
+    if (vector_.size() != 0) return changed(part_->run(u, context), [&](Matrix<S>& out) { out.row(token_) -= vector_; });
+    return part_->run(changed(u, [&](Matrix<S>& in) { in.row(token_).setZero(); }), context);
+  }
+  [[nodiscard]] Index width() const override { return part_->width(); }
+  [[nodiscard]] Index channels() const override { return part_->channels(); }
+  [[nodiscard]] std::string name() const override { return part_->name(); }
+  [[nodiscard]] bool causal() const override { return part_->causal(); }
+
+ private:
+  template <class Change>
+  static Value<S> changed(const Value<S>& value, const Change& change) {
+    Matrix<S> numbers = *value;
+    change(numbers);
+    return value.trace->constant(std::move(numbers));
+  }
+  PartPointer<S> part_;
+  Index token_;
+  RowVector<S> vector_;
+};
+
+}  // namespace detail
+
+/// One sequence through one model, run again from one layer on with one thing changed there. The exact effect, no matter how large: where
+/// a map of edges (`edge_map`) is a derivative, this is the difference itself. For causal models.
+template <Real S>
+class KnockOut {
+ public:
+  /// Of a pass with Keep::activations or Keep::residuals. Fails (ErrorKind::value) where the model looks at later tokens, and on a pass
+  /// that kept neither.
+  KnockOut(LanguageModel<S> model, ForwardPass<S> pass, Executor executor = serial_executor())
+      : model_(std::move(model)), pass_(std::move(pass)), executor_(std::move(executor)) {
+    if (!model_.causal()) raise(ErrorKind::value, message("knock-out: ", model_.name(), " looks at later tokens, expected a causal model"));
+    if (static_cast<Index>(pass_.layers.size()) != model_.layer_count())
+      raise(ErrorKind::value, message("knock-out: the pass kept ", static_cast<Index>(pass_.layers.size()), " layers, expected ",
+                                      model_.layer_count(), "; run ", model_.name(), " with Keep::residuals or Keep::activations"));
+  }
+
+  /// value(target) - value(target) with y_i <- y_i - A[i,j] o x_j in a token mixer of `layer`, (edges), A with all of its terms and its
+  /// second path: what the layer does without what token j = from adds to output i = to, everything else there held. Positive: the edge
+  /// speaks for the target. One run of the layer and of those after it for each edge. Fails (ErrorKind::value) where the mixer's output
+  /// projection is not known, and on an edge, layer, mixer, position or token that is not there.
+  [[nodiscard]] RowVector<S> edge_effects(Index layer, const std::vector<Edge>& edges, const Target& target, Index mixer = 0) const {
+    check(target);
+    const Place place = place_of(layer, mixer);
+    const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false);
+    const MixerRun<S>& run = layer_pass.mixer(mixer);
+    if (run.projection.empty())
+      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " does not tell its output projection"));
+    const ImplicitAttention<S> attention = run.attention(Terms::all());
+    std::vector<Matrix<S>> rows(static_cast<std::size_t>(pass_.tokens()));  // the vectors of the rows that are asked for
+    for (const Edge& edge : edges) {
+      if (edge.from < 0 || edge.to < edge.from || edge.to >= pass_.tokens())
+        raise(ErrorKind::value,
+              message("knock-out: edge (", edge.to, ", ", edge.from, ") is out of range, expected 0 <= from <= to < ", pass_.tokens()));
+      Matrix<S>& row = rows[static_cast<std::size_t>(edge.to)];
+      if (row.size() != 0) continue;
+      row = detail::contributions_row(attention, run.x.numbers, run.projection, edge.to);
+      if (attention.has_second()) row += detail::contributions_row(attention.second(), attention.second_input(), run.projection, edge.to);
+    }
+    const S whole = value(pass_.logits_at(target.position), target);
+    RowVector<S> effects(static_cast<Index>(edges.size()));
+    executor_(effects.size(), [&](Index e) {
+      const Edge& edge = edges[static_cast<std::size_t>(e)];
+      effects[e] = whole - value_with(layer, place, target, [&](PartPointer<S> part) {
+                     return detail::AlteredPart<S>::less(std::move(part), edge.to, rows[static_cast<std::size_t>(edge.to)].row(edge.from));
+                   });
+    });
+    return checked(std::move(effects));
+  }
+
+  /// value(target) - value(target) with u_j <- 0 in a token mixer of `layer`, (tokens): its input behind the norm, with convolutions,
+  /// gates and decays computed again. It makes no use of the implicit attention, so that it can contradict it: compare with the sums of a
+  /// map's columns. One run of the layer and of those after it for each token.
+  [[nodiscard]] RowVector<S> input_effects(Index layer, const std::vector<Index>& tokens, const Target& target, Index mixer = 0) const {
+    check(target);
+    const Place place = place_of(layer, mixer);
+    for (const Index token : tokens) detail::check_position("knock-out", token, pass_.tokens());
+    const S whole = value(pass_.logits_at(target.position), target);
+    RowVector<S> effects(static_cast<Index>(tokens.size()));
+    executor_(effects.size(), [&](Index e) {
+      effects[e] = whole - value_with(layer, place, target, [&](PartPointer<S> part) {
+                     return detail::AlteredPart<S>::without_input(std::move(part), tokens[static_cast<std::size_t>(e)]);
+                   });
+    });
+    return checked(std::move(effects));
+  }
+
+ private:
+  /// Where a token mixer stands in its layer.
+  struct Place {
+    std::size_t sublayer, branch;
+  };
+  [[nodiscard]] Place place_of(Index layer, Index mixer) const {
+    const Block<S>& block = model_.block(layer);
+    Index next = 0;
+    for (std::size_t sublayer = 0; sublayer < block.sublayers.size(); ++sublayer)
+      for (std::size_t branch = 0; branch < block.sublayers[sublayer].branches.size(); ++branch)
+        if (block.sublayers[sublayer].branches[branch].part->channels() != 0 && next++ == mixer) return {sublayer, branch};
+    raise(ErrorKind::value,
+          message("knock-out: token mixer ", mixer, " of layer ", layer, " of ", model_.name(), " is out of range, the layer has ", next));
+  }
+
+  void check(const Target& target) const {
+    detail::check_position("knock-out", target.position, pass_.tokens());
+    const auto check_token = [&](const char* what, Index token) {
+      if (token < 0 || token >= model_.vocabulary())
+        raise(ErrorKind::value,
+              message("knock-out: ", what, " token ", token, " is out of range, expected 0 to ", model_.vocabulary() - 1));
+    };
+    check_token("target", target.token);
+    if (target.contrast) check_token("contrast", *target.contrast);
+  }
+
+  [[nodiscard]] static S value(ConstView<S> logits, const Target& target) {
+    return logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : S(0));
+  }
+
+  /// The target's value with another part in the place of one.
+  template <class Alter>
+  [[nodiscard]] S value_with(Index layer, const Place& place, const Target& target, const Alter& alter) const {
+    Block<S> block = model_.block(layer);
+    PartPointer<S>& part = block.sublayers[place.sublayer].branches[place.branch].part;
+    part = alter(part);
+    const LayerPass<S>& before = pass_.layers[static_cast<std::size_t>(layer)];
+    std::vector<std::pair<std::string, Array<S>>> shared = before.shared_before;
+    if (before.kept()) {
+      shared.clear();
+      for (const SharedValue<S>& one : before.shared_in) shared.emplace_back(one.name, one.value.numbers);
+    }
+    Array<S> residual = before.residual;
+    for (Index next = layer; next < model_.layer_count(); ++next)
+      residual =
+          detail::run_block(next == layer ? block : model_.block(next), next, residual, pass_.positions, shared, false, serial_executor())
+              .output;
+    const ConstView<S> last(residual.row(target.position), 1, model_.width());
+    return value(model_.logits_of(last), target);
+  }
+
+  [[nodiscard]] static RowVector<S> checked(RowVector<S> effects) {
+    detail::check_finite("knock-out", "an effect", effects);
+    return effects;
+  }
+
+  LanguageModel<S> model_;
+  ForwardPass<S> pass_;
+  Executor executor_;
+};
+
+IMPLICIT_ATTENTION_NAMESPACE_END
