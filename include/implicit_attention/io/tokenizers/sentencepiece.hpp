@@ -57,8 +57,10 @@ class SentencePieceCodec final : public TextCodec {
         mark.normalized = false;
         added.push_back(std::move(mark));
       }
-      if (const std::optional<std::string> text = own_bytes(id)) by_bytes_.emplace(*text, id);
     }
+    for (const bool byte : {false, true})  // a space is rather `\u2581` than `<0x20>`
+      for (int id = 0; id < own_; ++id)
+        if (model_.IsByte(id) == byte) by_bytes_.emplace(own_bytes(id), id);
     for (const AddedToken& token : added) by_name_.emplace(token.content, token.id);
     added_ = AddedTokens(std::move(added), Normalizer());
     std::string text;
@@ -104,7 +106,7 @@ class SentencePieceCodec final : public TextCodec {
   }
   [[nodiscard]] std::optional<std::string> bytes(Index id) const override {
     if (const AddedToken* const added = added_.find(id)) return added->content;
-    return id >= 0 && id < own_ ? own_bytes(static_cast<int>(id)) : std::nullopt;
+    return id >= 0 && id < own_ ? std::optional(own_bytes(static_cast<int>(id))) : std::nullopt;
   }
   [[nodiscard]] bool special(Index id) const override {
     const AddedToken* const added = added_.find(id);
@@ -126,7 +128,7 @@ class SentencePieceCodec final : public TextCodec {
  private:
   inline static const std::string space = "\xE2\x96\x81";  // how pieces write one
 
-  [[nodiscard]] std::optional<std::string> own_bytes(int id) const {
+  [[nodiscard]] std::string own_bytes(int id) const {
     const std::string& piece = model_.IdToPiece(id);
     if (model_.IsControl(id) || model_.IsUnknown(id)) return piece;
     if (model_.IsByte(id))
