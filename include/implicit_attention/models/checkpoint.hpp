@@ -146,6 +146,7 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
                                        "use_falcon_mambapy",
                                        "use_associative_scan",
                                        "mamba_ssm_cache_dtype",
+                                       "mamba_ssm_dtype",
                                        "moe_shared_expert_overlap",
                                        "num_nextn_predict_layers",
                                        "mtp_layers_block_type",
