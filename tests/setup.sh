@@ -148,6 +148,11 @@ install_packages() {
   esac
 }
 
+# What is built without where it cannot be had: nothing fails for it.
+install_optional_packages() {
+  (install_packages optional) || say "Going on without them: what needs them is left out, and its tests say so"
+}
+
 # --- Building ----------------------------------------------------------------------------------------------------------
 # As many jobs as cores, as far as memory allows: compiling one file takes up to 1.5 GiB.
 job_count() {

@@ -37,7 +37,8 @@ class Ranks {
   [[nodiscard]] std::vector<std::string> gather(const std::vector<std::string>& own, Index rank, std::size_t pieces);
 
   Index number_ = 0, count_ = 1;
-  bool started_ = false, failed_ = false;
+  [[maybe_unused]] bool started_ = false;
+  bool failed_ = false;
 };
 
 }  // namespace implicit_attention::examples
