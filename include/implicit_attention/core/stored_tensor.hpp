@@ -51,8 +51,7 @@ struct StoredTensor {
     if (columns == 0) return;  // however many rows there are
     for (Index i = 0; i < count; ++i) widen_row(first + i, to + i * to_stride);
   }
-  /// The same numbers as a view, where they are stored as `Scalar`, aligned, with rows evenly spaced; else an empty array. Needs
-  /// core/array.hpp.
+  /// The same numbers as a view, where they are stored as `Scalar`, aligned, with rows evenly spaced; else an empty array.
   template <Real Scalar>
   [[nodiscard]] Array<Scalar> view() const;
 };
@@ -106,3 +105,5 @@ template <class From>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/core/array.hpp>  // where `view` is defined; an array may in turn stand for a stored tensor
