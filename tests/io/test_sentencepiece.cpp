@@ -69,7 +69,8 @@ std::string character_map(std::string_view bytes, std::uint64_t wanted = 3) {
 
 TEST_CASE("sentencepiece: the library's own ids, and text back", "[io]") {
   const std::string options = GENERATE("--model_type=bpe --byte_fallback=true --normalization_rule_name=identity",
-                                       "--model_type=bpe --byte_fallback=true --add_dummy_prefix=false --remove_extra_whitespaces=false",
+                                       "--model_type=bpe --byte_fallback=true --add_dummy_prefix=false --remove_extra_whitespaces=false "
+                                       "--normalization_rule_name=identity",
                                        "--model_type=unigram", "--model_type=unigram --byte_fallback=true", "--model_type=char");
   INFO(options);
   const TemporaryFolder folder;

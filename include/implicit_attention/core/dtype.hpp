@@ -111,10 +111,15 @@ namespace detail {
 /// `count` numbers stored as `Stored`, `distance` bytes apart, at any alignment, each through `convert` to `to`.
 template <class Stored, class Number, class Convert>
 void convert_numbers(const std::byte* from, Index count, Number* to, Convert convert, std::size_t distance = sizeof(Stored)) {
-  for (Index i = 0; i < count; ++i) {
+  const auto one = [&](Index i, std::size_t apart) {
     Stored stored;
-    std::memcpy(&stored, from + static_cast<std::size_t>(i) * distance, sizeof(Stored));
+    std::memcpy(&stored, from + static_cast<std::size_t>(i) * apart, sizeof(Stored));
     to[i] = static_cast<Number>(convert(stored));
+  };
+  if (distance == sizeof(Stored)) {  // a constant that compilers can vectorise with
+    for (Index i = 0; i < count; ++i) one(i, sizeof(Stored));
+  } else {
+    for (Index i = 0; i < count; ++i) one(i, distance);
   }
 }
 
