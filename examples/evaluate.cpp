@@ -30,6 +30,7 @@
 #include "support/labelled_text.hpp"
 #include "support/layer_maps.hpp"
 #include "support/model_input.hpp"
+#include "support/ranks.hpp"
 #include "support/redrawn_tensors.hpp"
 #include "support/terminal.hpp"
 
@@ -167,7 +168,7 @@ std::vector<Index> extra_tokens(const std::vector<std::string>& names, const Tok
   return ids;
 }
 
-Evaluation evaluate(const Options& options, std::vector<MethodRow> rows) {
+Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& ranks) {
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<LabelledText> all = read_labelled_texts(options.data);
   const std::vector<LabelledText> texts = some_texts(all, options.limit, options.seed);
@@ -214,22 +215,33 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows) {
         load_language_model<float>(RedrawnTensors<float>(*checkpoint.source, first_layer, options.seed), checkpoint.configuration));
 
   ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
-  for (std::size_t k = 0; k < texts.size(); ++k) {
-    const LabelledText& text = texts[k];
-    const std::vector<Index>& words = encoded[k];
+  const Evaluation empty = evaluation;
+  const auto evaluated = [&](Index k) {
+    const LabelledText& text = texts[static_cast<std::size_t>(k)];
+    const std::vector<Index>& words = encoded[static_cast<std::size_t>(k)];
     std::vector<Index> ids = prefix;
     ids.insert(ids.end(), words.begin(), words.end());
     ids.insert(ids.end(), suffix.begin(), suffix.end());
+    Evaluation one = empty;
     const MarkedTokens marked = marked_words(options.data, text, static_cast<Index>(words.size()));
     EvaluatedText subject(std::move(ids), static_cast<Index>(prefix.size()), static_cast<Index>(words.size()), classes,
                           removal_of(evaluation.removal), unknown);
     // Evenly spread: every text where all are repeated.
-    const auto place = static_cast<Index>(k);
-    const bool repeated = (place + 1) * evaluation.repeated / evaluation.texts > place * evaluation.repeated / evaluation.texts;
+    const bool repeated = (k + 1) * evaluation.repeated / evaluation.texts > k * evaluation.repeated / evaluation.texts;
     evaluate_text(setting, subject, classes.of(text.label), marked, repeated,
-                  options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), evaluation);
+                  options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), one);
+    return packed(one);
+  };
+  const auto several = [&](const std::vector<Index>& pieces) {
+    std::vector<std::string> results;
+    for (const Index piece : pieces) results.push_back(evaluated(piece));
+    return results;
+  };
+  const auto cost = [&](Index k) { return static_cast<Index>(encoded[static_cast<std::size_t>(k)].size()) + 1; };
+  ranks.share(0, evaluation.texts, ranks.count() > 1 ? 4 : 1, cost, several, [&](Index, const std::string& result) {
+    join(evaluation, result);
     bar.advance();
-  }
+  });
   bar.finish();
   evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return evaluation;
@@ -322,6 +334,7 @@ int main(int argument_count, char** arguments) {
     if (given(app, "--out"))
       (void)checked_output("--out", options.out, {".json"}, {options.model, options.causes.empty() ? options.data : options.causes});
     const Terminal terminal = terminal_of(stdout);
+    Ranks ranks;
     const auto answer = [&](const std::string& json, const std::string& markdown, const std::string& text) {
       if (!options.out.empty()) write(options.out, json);
       if (options.markdown)
@@ -332,6 +345,8 @@ int main(int argument_count, char** arguments) {
     if (given(app, "--causes")) {
       for (const char* other : {"--data", "--prepend", "--append", "--edges", "--repeated"})
         if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
+      if (ranks.count() > 1)
+        raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
       const CauseEvaluation evaluation = evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce,
                                                           options.scores, options.limit, options.permutations, options.seed},
                                                          rows);
@@ -339,9 +354,12 @@ int main(int argument_count, char** arguments) {
     } else {
       if (!given(app, "--data")) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
       if (given(app, "--scores")) raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
-      const Evaluation evaluation = evaluate(options, std::move(rows));
-      answer(evaluation_json(evaluation), evaluation_markdown(evaluation),
-             evaluation_text(evaluation, terminal.interactive ? terminal.width : 0));
+      ranks.run([&] {
+        const Evaluation evaluation = evaluate(options, std::move(rows), ranks);
+        if (ranks.first())
+          answer(evaluation_json(evaluation), evaluation_markdown(evaluation),
+                 evaluation_text(evaluation, terminal.interactive ? terminal.width : 0));
+      });
     }
     if (!options.out.empty() && !options.markdown) std::printf("\nWritten to %s\n", options.out.c_str());
   });

@@ -15,6 +15,7 @@
 #include "support/many_texts.hpp"
 #include "support/methods_asked.hpp"
 #include "support/numbers.hpp"
+#include "support/ranks.hpp"
 #include "support/terminal.hpp"
 
 namespace {
@@ -72,7 +73,7 @@ void explain_one(Options options) {
 }
 
 /// Explains the texts of a file, and says how many there are. Gives the number of those that came to nothing.
-Index explain_texts(const Options& options) {
+Index explain_texts(const Options& options, Ranks& ranks) {
   if (options.models.size() > 1)
     raise(ErrorKind::value, message("--data: one model explains the texts, and --model names ", options.models.size()));
   if (options.out.empty()) raise(ErrorKind::value, "--data: scores go to a file, expected --out FILE.jsonl");
@@ -80,7 +81,7 @@ Index explain_texts(const Options& options) {
   (void)checked_output("--out", many.out, {".jsonl"}, {many.model, many.data});
   if (!options.shard.empty()) many.shard = Shard::parse(options.shard);
   if (options.longest > 0) many.longest = options.longest;
-  const ManyTextsResult result = explain_many(options.question, many);
+  const ManyTextsResult result = explain_many(options.question, many, ranks);
   std::printf("%s%s%s explained%s\nWritten to %s\n", grouped(result.texts - result.errors).c_str(),
               result.errors > 0 ? message(" of ", grouped(result.texts)).c_str() : "", result.texts == 1 ? " text" : " texts",
               result.found > 0 ? message(", ", grouped(result.found), " of the results were there already").c_str() : "", many.out.c_str());
@@ -140,7 +141,7 @@ int main(int argument_count, char** arguments) {
   app.add_option("--data", options.data,
                  "explain each text of a file: a text a line, empty lines are passed over; .jsonl or .ndjson: an object a line, with "
                  "\"text\" or \"tokens\". Into --out FILE.jsonl goes a line for each, what is wrong with one too; a run that was "
-                 "interrupted goes on when it is started again")
+                 "interrupted goes on when it is started again. Under mpirun the processes share the texts")
       ->option_text("FILE");
   app.add_option("--shard", options.shard,
                  "--data: the I-th of N shares of the texts; the shares' files, one after the other, are the whole")
@@ -148,7 +149,8 @@ int main(int argument_count, char** arguments) {
   app.add_option("--longest", options.longest, "--data: a text of more tokens is not explained, and its line says so")
       ->check(CLI::PositiveNumber)
       ->option_text("N");
-  app.add_option("--threads", question.threads, "how many threads work (all cores); results do not depend on it")
+  app.add_option("--threads", question.threads,
+                 "how many threads work (all cores; under mpirun 1 in each process); results do not depend on it")
       ->check(CLI::Range(1, 4096))
       ->option_text("N");
   const CLI::Option* out =
@@ -172,10 +174,9 @@ int main(int argument_count, char** arguments) {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
     check_question(question);
     check_combinations(app);
-    if (given(app, "--data"))
-      failed = explain_texts(options);
-    else
-      explain_one(options);
+    if (!given(app, "--data")) return explain_one(options);
+    Ranks ranks;
+    ranks.run([&] { failed = explain_texts(options, ranks); });
   });
   return status == 0 && failed > 0 ? 1 : status;
 }

@@ -24,7 +24,10 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-if [ "$install" = yes ]; then install_packages build examples; fi
+if [ "$install" = yes ]; then
+  install_packages build examples
+  install_optional_packages
+fi
 begin=$SECONDS
 run_preset examples || die "Building failed; the reason is above."
 say "Built, $(took $((SECONDS - begin)))"

@@ -27,7 +27,10 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ "$install" = yes ]; then install_packages build tests examples clang coverage; fi
+if [ "$install" = yes ]; then
+  install_packages build tests examples clang coverage
+  install_optional_packages
+fi
 profdata="$(llvm_tool llvm-profdata)" || die "There is no llvm-profdata (Debian: llvm)."
 cov="$(llvm_tool llvm-cov)" || die "There is no llvm-cov (Debian: llvm)."
 

@@ -37,7 +37,10 @@ case "$preset" in
   *) usage >&2; die "There is no preset '$preset' for tests." ;;
 esac
 
-if [ "$install" = yes ]; then install_packages "${parts[@]}"; fi
+if [ "$install" = yes ]; then
+  install_packages "${parts[@]}"
+  install_optional_packages
+fi
 shared="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}"
 begin=$SECONDS
 if ! run_preset "$preset"; then

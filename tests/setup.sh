@@ -78,8 +78,8 @@ report_coverage() {
   "$cov" report "${programs[@]}" -instr-profile="$profile" -show-region-summary=false -show-functions=false "$root/$under" | sed "s#$root/##"
 }
 
-# missing_packages PARTS...: the Debian names of what is not installed, for any of: build tests examples benchmarks clang coverage
-# format.
+# missing_packages PARTS...: the Debian names of what is not installed, for any of: build optional tests examples benchmarks clang
+# coverage format.
 missing_packages() {
   local part
   for part in "$@"; do
@@ -92,6 +92,11 @@ missing_packages() {
         have_header nlohmann/json.hpp || echo nlohmann-json3-dev
         have_header pcre2.h || echo libpcre2-dev
         have_header utf8proc.h || echo libutf8proc-dev
+        ;;
+      optional) # what is built without where it cannot be had
+        have_header sentencepiece_processor.h || echo libsentencepiece-dev
+        have mpirun || echo openmpi-bin
+        have mpicxx || echo libopenmpi-dev
         ;;
       tests) have_header catch2/catch.hpp catch2/catch_all.hpp || echo catch2 ;;
       examples)
@@ -141,6 +146,11 @@ install_packages() {
   case " $missing " in
     *" cmake "*) die "The cmake of this system is too old: 3.23 or newer is needed (Debian 12 and Ubuntu 24.04 have it; pip install cmake does too)." ;;
   esac
+}
+
+# What is built without where it cannot be had: nothing fails for it.
+install_optional_packages() {
+  (install_packages optional) || say "Going on without them: what needs them is left out, and its tests say so"
 }
 
 # --- Building ----------------------------------------------------------------------------------------------------------

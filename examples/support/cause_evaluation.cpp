@@ -218,7 +218,7 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
     if (!unknown) raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
     setting.how.removal = Removal::replace;
     setting.how.replacement = *unknown;
-    setting.how.baseline = RowVector<float>(loaded.model.parts().embedding.matrix().row(*unknown));
+    setting.how.baseline = detail::row_of(loaded.model.parts().embedding, *unknown);
   } else {
     setting.how.removal = evaluation.removal == "zero" ? Removal::zero : Removal::drop;
   }

@@ -48,9 +48,9 @@ class EvaluatedText {
     if (noise_seed)
       embedding.topRows(tokens()) =
           perturbed_within<float>(Matrix<float>(embedding.topRows(tokens())), static_cast<float>(noise_radius), *noise_seed);
-    if (removal_ == Removal::replace) embedding.row(tokens()) = model.parts().embedding.matrix().row(*unknown_);
+    if (removal_ == Removal::replace) embedding.row(tokens()) = detail::row_of(model.parts().embedding, *unknown_);
     for (std::size_t c = 0; c < class_tokens_.size(); ++c)
-      head.row(static_cast<Index>(c)) = model.parts().head.matrix().row(class_tokens_[c]);
+      head.row(static_cast<Index>(c)) = detail::row_of(model.parts().head, class_tokens_[c]);
     LanguageModelParts<float> parts = model.parts();
     parts.embedding = std::move(embedding);
     parts.head = std::move(head);
@@ -104,7 +104,7 @@ class EvaluatedText {
   [[nodiscard]] MethodOptions<float> method_options(const LanguageModel<float>& own, Terms terms, ReductionKind reduction,
                                                     std::uint64_t seed) const {
     MethodOptions<float> options;
-    options.baseline = RowVector<float>(own.parts().embedding.matrix().row(tokens()));
+    options.baseline = detail::row_of(own.parts().embedding, tokens());
     options.terms = terms;
     options.reduction = reduction;
     options.removal = removal_;

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include <implicit_attention/core/error.hpp>
@@ -206,6 +208,62 @@ const EvaluatedMethod* Evaluation::find(const std::string& method, const std::st
   for (const EvaluatedMethod& row : methods)
     if (row.method == method && row.terms == terms) return &row;
   return nullptr;
+}
+
+namespace {
+
+/// Every list and every count of an evaluation, in one order: packing and joining cannot disagree. `stages`: of a model drawn anew; none
+/// where the text is not among those that it was measured on.
+template <class OfEvaluation, class List, class Count>
+void each_number(OfEvaluation& evaluation, std::size_t stages, List list, Count count) {
+  count(evaluation.right);
+  for (auto* rows : {&evaluation.methods, &evaluation.ceilings})
+    for (auto& method : *rows) {
+      for (auto& values : method.values) list(values);
+      list(method.explained);
+      list(method.gaps);
+      count(method.texts_with_zero_rows);
+      count(method.texts_with_constant_layers);
+    }
+  for (auto& method : evaluation.methods) {
+    if constexpr (!std::is_const_v<OfEvaluation>) method.randomized.resize(std::max(method.randomized.size(), stages));
+    for (std::size_t stage = 0; stage < stages; ++stage) list(method.randomized[stage]);
+  }
+  for (auto& map : evaluation.maps)
+    for (auto& values : map.values) list(values);
+}
+
+}  // namespace
+
+std::string packed(const Evaluation& one) {
+  std::string bytes;
+  const auto put = [&](double number) { bytes.append(reinterpret_cast<const char*>(&number), sizeof(number)); };
+  const std::size_t stages = one.methods.empty() ? 0 : one.methods.front().randomized.size();
+  put(static_cast<double>(stages));
+  each_number(
+      one, stages,
+      [&](const std::vector<double>& list) {
+        put(static_cast<double>(list.size()));
+        for (const double number : list) put(number);
+      },
+      [&](Index count) { put(static_cast<double>(count)); });
+  return bytes;
+}
+
+void join(Evaluation& evaluation, std::string_view packed) {
+  const auto next = [&] {
+    double number = 0;
+    std::memcpy(&number, packed.data(), sizeof(number));
+    packed.remove_prefix(sizeof(number));
+    return number;
+  };
+  const auto stages = static_cast<std::size_t>(next());
+  each_number(
+      evaluation, stages,
+      [&](std::vector<double>& list) {
+        for (auto left = static_cast<std::size_t>(next()); left > 0; --left) list.push_back(next());
+      },
+      [&](Index& count) { count += static_cast<Index>(next()); });
 }
 
 std::string evaluation_text(const Evaluation& evaluation, int width) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/metrics/bootstrap.hpp>
@@ -74,6 +75,10 @@ struct Evaluation {
   /// The row of a method and its terms; null if it is not there.
   [[nodiscard]] const EvaluatedMethod* find(const std::string& method, const std::string& terms) const;
 };
+
+/// What an evaluation of one text came to, as bytes, and joining it to that of the texts before.
+[[nodiscard]] std::string packed(const Evaluation& one);
+void join(Evaluation& evaluation, std::string_view packed);
 
 /// For a terminal of `width` columns (0: no limit): what was evaluated, tables, formulations compared, what the columns mean.
 [[nodiscard]] std::string evaluation_text(const Evaluation& evaluation, int width);

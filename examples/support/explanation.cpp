@@ -72,7 +72,7 @@ class Questioner {
     if (options.baseline == "mean")
       how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().colwise().mean());
     else if (options.baseline != "zero")
-      how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().row(named_token("--baseline", options.baseline, tokenizer())));
+      how_.baseline = detail::row_of(model().parts().embedding, named_token("--baseline", options.baseline, tokenizer()));
     if (const std::optional<Index> unknown = tokenizer().find("<unk>")) {
       how_.removal = Removal::replace;
       how_.replacement = *unknown;

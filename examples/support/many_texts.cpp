@@ -129,7 +129,7 @@ Shard Shard::parse(const std::string& text) {
   raise(ErrorKind::value, message("--shard: \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8"));
 }
 
-ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many) {
+ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many, Ranks& ranks) {
   const TextLines file(many.data);
   const auto total = static_cast<Index>(file.lines().size());
   if (total == 0) raise(ErrorKind::file, message(many.data, ": there are no texts, expected one on each line"));
@@ -146,10 +146,11 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
   for (const std::vector<std::string>* const names : {&question.sequence.prepend, &question.sequence.append})
     for (const std::string& name : *names) (void)tokenizer.id(name);
 
-  ResumableLines results(many.out, settings_of(question, many, file.bytes()), std::move(numbers));
+  std::optional<ResumableLines> results;
+  if (ranks.first()) results.emplace(many.out, settings_of(question, many, file.bytes()), std::move(numbers));
   ManyTextsResult result;
   result.texts = static_cast<Index>(lines.size());
-  result.found = results.written();
+  result.found = ranks.from_first(results ? results->written() : 0);
 
   // Work grows with a text's length; with its square where every token's row or removal is computed.
   const std::vector<NamedMethod> methods = methods_of(question);
@@ -177,22 +178,38 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
       return json_error_line(line.number, "there is not enough memory for this text");
     }
   };
-  ThreadPool pool(question.threads);
+  ThreadPool pool(question.threads == 0 && ranks.count() > 1 ? 1 : question.threads);
   ProgressBar bar(message("explain ", explainer.architecture()), work);
   std::mutex turn;  // of the file and the bar
   Index done = result.found;
   bar.count(done, result.texts);
-  pool.parallel_for(result.texts - result.found, [&](Index i) {
-    const TextLine& line = lines[static_cast<std::size_t>(result.found + i)];
-    std::string text = result_of(line, pool.executor());
-    const std::lock_guard<std::mutex> lock(turn);
-    results.put(result.found + i, std::move(text));
+  const auto put = [&](Index i, std::string text) {
+    results->put(i, std::move(text));
     bar.count(++done, result.texts);
-    bar.advance(cost(line));
-  });
+    bar.advance(cost(lines[static_cast<std::size_t>(i)]));
+  };
+  if (ranks.count() == 1) {  // each result is written as soon as those before it are
+    pool.parallel_for(result.texts - result.found, [&](Index i) {
+      std::string text = result_of(lines[static_cast<std::size_t>(result.found + i)], pool.executor());
+      const std::lock_guard<std::mutex> lock(turn);
+      put(result.found + i, std::move(text));
+    });
+  } else {
+    const auto several = [&](const std::vector<Index>& pieces) {
+      std::vector<std::string> texts(pieces.size());
+      pool.parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
+        const auto place = static_cast<std::size_t>(i);
+        texts[place] = result_of(lines[static_cast<std::size_t>(pieces[place])], pool.executor());
+      });
+      return texts;
+    };
+    ranks.share(
+        result.found, result.texts, 8 * std::max(1, question.threads), [&](Index i) { return cost(lines[static_cast<std::size_t>(i)]); },
+        several, put);
+  }
   bar.finish();
-  result.errors = results.errors();
-  result.first_error = results.first_error();
+  result.errors = ranks.from_first(results ? results->errors() : 0);
+  if (results) result.first_error = results->first_error();
   return result;
 }
 

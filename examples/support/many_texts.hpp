@@ -5,6 +5,7 @@
 #include <string>
 
 #include "explanation.hpp"
+#include "ranks.hpp"
 
 namespace implicit_attention::examples {
 
@@ -33,7 +34,8 @@ struct ManyTextsResult {
 /// Explains every text of `many.data`: a file of lines, of JSON Lines (an object with "text" or "tokens" each) where its name ends in
 /// .jsonl or .ndjson. Empty lines are passed over. What is wrong with one text is written as its result, `{"line": 3, "error": "..."}`.
 /// A file `many.out` from a run that was interrupted is gone on with; `many.out` + ".settings.json" says what it was made with, and this
-/// fails (value) where that was something else.
-[[nodiscard]] ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many);
+/// fails (value) where that was something else. Several processes share the texts, each with one thread where `question` says nothing of
+/// threads; the first writes the file, which is the same however many there are. Inside of Ranks::run.
+[[nodiscard]] ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many, Ranks& ranks);
 
 }  // namespace implicit_attention::examples

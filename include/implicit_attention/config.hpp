@@ -10,6 +10,7 @@
 // | IMPLICIT_ATTENTION_INSTANTIATE         | not defined                | defined in one file before instantiations.hpp: it compiles for all      |
 // | IMPLICIT_ATTENTION_IO_MMAP             | 1 on Unix, else 0          | 0: files are read whole, not mapped; the same in all of a program       |
 // | IMPLICIT_ATTENTION_IO_ZLIB             | 0                          | 1: io unpacks compressed PyTorch archives through zlib, which is linked  |
+// | IMPLICIT_ATTENTION_IO_SENTENCEPIECE    | 0                          | 1: io reads tokenizer.model through sentencepiece, which is linked      |
 // | IMPLICIT_ATTENTION_ABI_TAG             | nothing                    | a word of the host's own in the ABI namespace: nothing of this copy is  |
 // |                                        |                            | shared with another library's in the same process                      |
 //

@@ -1,6 +1,7 @@
 // tokenizer.json, part by part: what each does to a text, and what is refused.
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
@@ -323,6 +324,180 @@ TEST_CASE("tokenizer.json: decoders", "[io]") {
                 {"_a", "_b"}) == "a b");
 }
 
+namespace {
+
+/// A map of characters as sentencepiece writes one: a double array whose units hold a label (bits 0 to 7), whether a word ends (8), and the
+/// distance to its children (from 10), found by trying; a child stands at its parent's place, moved by the distance, moved by its byte.
+std::string character_map(const std::vector<std::pair<std::string, std::string>>& entries) {
+  std::string texts;
+  std::vector<std::uint32_t> units(1, 0);
+  std::vector<bool> taken(1, true);
+  struct Node {
+    std::size_t place;
+    std::string prefix;
+  };
+  std::vector<Node> waiting{{0, ""}};
+  for (std::size_t next = 0; next < waiting.size(); ++next) {
+    const Node node = waiting[next];
+    std::vector<unsigned> children;  // 0: a word ends here, and the child is its value
+    std::size_t value = 0;
+    for (const auto& [from, to] : entries) {
+      if (from.size() < node.prefix.size() || from.compare(0, node.prefix.size(), node.prefix) != 0) continue;
+      const unsigned child = from.size() == node.prefix.size() ? 0 : static_cast<unsigned char>(from[node.prefix.size()]);
+      if (std::find(children.begin(), children.end(), child) == children.end()) children.push_back(child);
+      if (child == 0) {
+        value = texts.size();
+        texts += to + '\0';
+      }
+    }
+    if (children.empty()) continue;
+    std::size_t distance = 1;
+    const auto free = [&] {
+      return std::all_of(children.begin(), children.end(), [&](unsigned child) {
+        const std::size_t place = node.place ^ distance ^ child;
+        return place >= taken.size() || !taken[place];
+      });
+    };
+    while (!free()) ++distance;
+    units[node.place] |= static_cast<std::uint32_t>(distance) << 10U;
+    for (const unsigned child : children) {
+      const std::size_t place = node.place ^ distance ^ child;
+      if (place >= units.size()) {
+        units.resize(place + 1, 0);
+        taken.resize(place + 1, false);
+      }
+      taken[place] = true;
+      units[place] = child == 0 ? 0x8000'0000U | static_cast<std::uint32_t>(value) : child;
+      if (child == 0)
+        units[node.place] |= 1U << 8U;
+      else
+        waiting.push_back({place, node.prefix + static_cast<char>(child)});
+    }
+  }
+  units.resize((units.size() + 255) / 256 * 256 + 256, 0);
+  std::string bytes = bytes_of<std::uint32_t>({static_cast<std::uint32_t>(4 * units.size())});
+  bytes.append(reinterpret_cast<const char*>(units.data()), 4 * units.size());
+  return bytes + texts;
+}
+
+std::string base64(const std::string& bytes) {
+  const std::string digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t three = 0;
+    for (std::size_t k = 0; k < 3; ++k)
+      three = three << 8U | (i + k < bytes.size() ? static_cast<std::uint32_t>(static_cast<unsigned char>(bytes[i + k])) : 0U);
+    for (std::size_t k = 0; k < 4; ++k) text += i + k > bytes.size() ? '=' : digits[three >> (18 - 6 * k) & 63U];
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("tokenizer.json: a precompiled map of characters", "[io]") {
+  for (const std::string& bytes : {std::string("\0\xFF\x10", 3), std::string("ab"), std::string("a"), std::string()})
+    CHECK(detail::base64_bytes(base64(bytes)) == bytes);
+  for (const std::string bad : {"A", "AB", "ABC", "AB=C", "A===", "AB==CD==", "QQ=", "QR==", "Q\nQ=", "Q Q="})
+    CHECK_FALSE(detail::base64_bytes(bad));
+
+  const std::string map = character_map({{"\u2460", "1"},        // a circled digit
+                                         {"\uFB01", "fi"},       // a ligature
+                                         {"\t", " "},            // white space
+                                         {"\u200B", ""},         // nothing at all
+                                         {"e\u0301", "\u00E9"},  // two characters of one cluster
+                                         {"\u00BD", "1/2"},      // longer than it was
+                                         {"\u0301", "'"}});      // a mark by itself
+  const std::string json = R"({"type":"Precompiled","precompiled_charsmap":")" + base64(map) + "\"}";
+  CHECK(normalized(json, "") == "");
+  CHECK(normalized(json, "plain") == "plain");
+  CHECK(normalized(json, "\u2460 \uFB01n\td\u200Be") == "1 fin de");
+  CHECK(normalized(json, "cafe\u0301") == "caf\u00E9");
+  CHECK(normalized(json, "a\u0301\u00BD") == "a'1/2");
+  CHECK(normalized(json, "\u2461\u0301") == "\u2461'");
+  // Of a cluster of less than six bytes the shortest entry decides for all of it, as Hugging Face has it; a longer one goes by characters.
+  const std::string shortest = character_map({{"e", "E"}, {"e\u0301", "\u00E9"}});
+  const std::string short_json = R"({"type":"Precompiled","precompiled_charsmap":")" + base64(shortest) + "\"}";
+  CHECK(normalized(short_json, "e\u0301") == "E");
+  CHECK(normalized(short_json, "e\u0301\u0301\u0301") == "E\u0301\u0301\u0301");
+  CHECK(normalized(json, std::string("a\0b", 3)) == std::string("a\0b", 3));
+
+  SECTION("as a part of Unigram, as T5 has it") {
+    const std::string whole = R"({"normalizer":)" + json + R"(,
+      "pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always"},
+      "decoder":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always"},
+      "model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0],["▁",-2],["▁fi",-1],["n",-3],["1",-2.5]]}})";
+    const auto tokenizer = codec(whole);
+    CHECK(ids(*tokenizer, "\uFB01n\u2460") == Ids{2, 3, 4});
+    CHECK(tokenizer->decode({2, 3, 4}) == "fin1");
+  }
+  SECTION("a damaged trie is an error, never a read beyond it") {
+    std::mt19937 random(7);
+    int errors = 0;
+    for (int round = 0; round < 20000; ++round) {
+      std::string bytes = map;
+      for (int change = 0; change < 3; ++change) bytes[4 + random() % (bytes.size() - 4)] = static_cast<char>(random());
+      if (random() % 4 == 0) {  // a trie that is cut short, and says so
+        const auto size = static_cast<std::uint32_t>(4 * (1 + random() % 64));
+        bytes = bytes_of<std::uint32_t>({size}) + bytes.substr(4, size);
+      }
+      const auto error = error_of([&] {
+        const detail::CharacterMap damaged(bytes, "made");
+        const std::string out = damaged("\u2460\uFB01n\td\u200Be e\u0301\u00BD");
+        CHECK(utf8_error(out) == std::string::npos);
+      });
+      if (!error) continue;
+      ++errors;
+      CHECK(error->kind == ErrorKind::file);
+      CHECK(error->message.find("made: ") == 0);
+    }
+    CHECK(errors > 500);
+  }
+}
+
+TEST_CASE("tokenizer.json: WordPiece, as BERT has it", "[io]") {
+  const std::string json = R"({"added_tokens":[{"id":0,"content":"[PAD]","special":true},{"id":2,"content":"[CLS]","special":true},
+      {"id":3,"content":"[SEP]","special":true}],
+    "normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},
+    "pre_tokenizer":{"type":"BertPreTokenizer"},
+    "post_processor":{"type":"BertProcessing","cls":["[CLS]",2],"sep":["[SEP]",3]},
+    "decoder":{"type":"WordPiece","prefix":"##","cleanup":true},
+    "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":12,
+      "vocab":{"[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3,"un":4,"##aff":5,"##able":6,"the":7,"##a":8,"cafe":9,"!":10,",":11,"\u4E2D":12,
+        "\u56FD":13,"##\u00DF":14,"a":15,"u":16,"##n":17,"'":18,"s":19}}})";
+  const auto tokenizer = codec(json);
+  CHECK(ids(*tokenizer, "unaffable") == Ids{4, 5, 6});  // the paper's word
+  CHECK(ids(*tokenizer, "The CAFÉ, the caf\u0065\u0301!") == Ids{7, 9, 11, 7, 9, 10});
+  CHECK(ids(*tokenizer, "unaffably") == Ids{1});  // one unknown piece: all of the word
+  CHECK(ids(*tokenizer, "\u4E2D\u56FD") == Ids{12, 13});
+  CHECK(ids(*tokenizer, "a\u00DF") == Ids{15, 14});
+  CHECK(ids(*tokenizer, "the\tthe\r\n the\u00A0the") == Ids{7, 7, 7, 7});
+  CHECK(ids(*tokenizer, "th\u200De\uFFFD") == Ids{7});  // what Unicode calls other goes
+  CHECK(ids(*tokenizer, "aaaaaaaaaaaa").size() == 12);  // twelve characters are the most
+  CHECK(ids(*tokenizer, "aaaaaaaaaaaaa") == Ids{1});
+  CHECK(ids(*tokenizer, "[CLS]the[SEP]") == Ids{2, 7, 3});  // marks in the text
+  CHECK(tokenizer->before() == Ids{2});
+  CHECK(tokenizer->after() == Ids{3});
+  CHECK(tokenizer->decode({7, 4, 5, 6, 11, 9, 10}) == "the unaffable, cafe!");
+  CHECK(tokenizer->decode({7, 18, 19}) == "the ' s");
+  CHECK(tokenizer->bytes(6) == "able");
+  CHECK(tokenizer->bytes(7) == " the");
+  CHECK(tokenizer->find(" the") == Index(7));
+  CHECK(tokenizer->find("the") == Index(7));
+  CHECK(tokenizer->find("##able") == Index(6));
+  CHECK(tokenizer->special(2));
+
+  CHECK(normalized(R"({"type":"BertNormalizer","lowercase":false})", "ÀB\u4E2Dc") == "ÀB \u4E2D c");
+  CHECK(normalized(R"({"type":"BertNormalizer","lowercase":false,"strip_accents":true,"handle_chinese_chars":false})", "ÀB\u4E2D\x01") ==
+        "AB\u4E2D");
+  CHECK(normalized(R"({"type":"BertNormalizer","clean_text":false,"strip_accents":false})", "À\tB") == "à\tb");
+  CHECK(pieces(R"({"type":"BertPreTokenizer"})", "it's  a-b $5") == Texts{"it", "'", "s", "a", "-", "b", "$", "5"});
+  CHECK(decoded(R"({"type":"WordPiece","prefix":"##","cleanup":false})", {"##uelo", "Ara", "##\u00FAj", "##o", "No", "##guera", "."}) ==
+        "##uelo Ara\u00FAjo Noguera .");
+  const auto error = error_of([&] { (void)ids(R"({"model":{"type":"WordPiece","vocab":{"a":0}}})", "b"); });
+  REQUIRE(error);
+  CHECK(error->message == "tokenizer.json: model: \"b\" is no token of the vocabulary, and there is none for what is unknown");
+}
+
 TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
   const std::string model = R"("model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]})";
   struct Bad {
@@ -332,8 +507,11 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
       {"{}", "tokenizer.json: there is no key \"model\""},
       {"{" + model + R"(,"colour":1})",
        "tokenizer.json: key \"colour\" (1) is not read here; what is: version, truncation, padding, added_tokens"},
-      {R"({"model":{"type":"WordPiece","vocab":{}}})",
-       "tokenizer.json: model: the type \"WordPiece\" is not read here; what is: BPE, Unigram, WordLevel"},
+      {R"({"model":{"type":"Morphemes","vocab":{}}})",
+       "tokenizer.json: model: the type \"Morphemes\" is not read here; what is: BPE, Unigram, WordLevel, WordPiece"},
+      {R"({"model":{"type":"WordPiece","vocab":{}}})", "model.vocab: holds no tokens"},
+      {R"({"model":{"type":"WordPiece","vocab":{"a":0},"max_input_chars_per_word":-1}})", "is -1, expected an integer from 0"},
+      {R"({"model":{"type":"WordPiece","vocab":{"a":0},"merges":[]}})", "model: key \"merges\""},
       {R"({"model":{"vocab":{"a":0}}})", "the type \"\" is not read here"},
       {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":0.1}})", "model.dropout: is 0.1, expected null"},
       {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"cache":0.1}})", "key \"cache\""},
@@ -354,23 +532,34 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
       {R"({"model":{"type":"Unigram","vocab":[["a"]]}})", "model.vocab[0]: is [\"a\"], expected [token, score]"},
       {R"({"model":{"type":"Unigram","vocab":[["a",0],["a",1]]}})", "token \"a\" is there twice, with the ids 0 and 1"},
       {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":""},)" + model + "}",
-       "normalizer: the type \"Precompiled\" is not read here"},
+       "normalizer.precompiled_charsmap: has 0 bytes, expected a trie's size first"},
+      {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":"AA="},)" + model + "}", "precompiled_charsmap: is not base64"},
+      {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":"////fw=="},)" + model + "}",
+       "precompiled_charsmap: names a trie of 2147483647 bytes, and 0 follow"},
+      {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="},)" + model + "}", "names a trie of 0 bytes"},
+      {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":"BAAAAAAAAAD/"},)" + model + "}",
+       "its texts are not valid UTF-8 at byte 0"},
+      {R"({"normalizer":{"type":"Precompiled"},)" + model + "}", "there is no key \"precompiled_charsmap\""},
       {R"({"normalizer":{"type":"NFC","form":1},)" + model + "}", "normalizer: key \"form\""},
-      {R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"BertNormalizer"}]},)" + model + "}",
-       "normalizer.normalizers[0]: the type"},
+      {R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Nmt"}]},)" + model + "}", "normalizer.normalizers[0]: the type"},
+      {R"({"normalizer":{"type":"BertNormalizer","lowercase":1},)" + model + "}", "normalizer.lowercase: is 1, expected true or false"},
       {R"({"normalizer":{"type":"Replace","pattern":{"Glob":"*"},"content":""},)" + model + "}", "normalizer.pattern: key \"Glob\""},
       {R"({"normalizer":{"type":"Replace","pattern":{"Regex":"("},"content":""},)" + model + "}", "regular expression \"(\""},
-      {R"({"pre_tokenizer":{"type":"BertPreTokenizer"},)" + model + "}", "pre_tokenizer: the type \"BertPreTokenizer\""},
+      {R"({"pre_tokenizer":{"type":"BertPreTokenizer","cut":1},)" + model + "}", "pre_tokenizer: key \"cut\""},
+      {R"({"pre_tokenizer":{"type":"UnicodeScripts"},)" + model + "}", "pre_tokenizer: the type \"UnicodeScripts\""},
       {R"({"pre_tokenizer":{"type":"Split","pattern":{"String":"a"},"behavior":"Kept"},)" + model + "}",
        "pre_tokenizer.behavior: is \"Kept\""},
       {R"({"pre_tokenizer":{"type":"Metaspace","prepend_scheme":"last"},)" + model + "}", "pre_tokenizer.prepend_scheme: is \"last\""},
       {R"({"pre_tokenizer":[],)" + model + "}", "pre_tokenizer: is [], expected an object"},
-      {R"({"post_processor":{"type":"BertProcessing"},)" + model + "}", "post_processor: the type \"BertProcessing\""},
+      {R"({"post_processor":{"type":"BertProcessing"},)" + model + "}", "post_processor: there is no key \"cls\""},
+      {R"({"post_processor":{"type":"BertProcessing","cls":["a"],"sep":["b",1]},)" + model + "}",
+       "post_processor.cls: is [\"a\"], expected a token and its id"},
       {R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x","type_id":0}}],"special_tokens":{}},)" +
            model + "}",
        "\"x\" is not among the special_tokens"},
       {R"({"post_processor":{"type":"TemplateProcessing","single":[],"special_tokens":{}},)" + model + "}", "there is no {\"Sequence\""},
-      {R"({"decoder":{"type":"WordPiece"},)" + model + "}", "decoder: the type \"WordPiece\""},
+      {R"({"decoder":{"type":"CTC"},)" + model + "}", "decoder: the type \"CTC\""},
+      {R"({"decoder":{"type":"WordPiece","cleanup":"no"},)" + model + "}", "decoder.cleanup: is \"no\", expected true or false"},
       {R"({"decoder":{"type":"Strip","content":"","start":0,"stop":0},)" + model + "}", "decoder.content: is empty"},
       {R"({"added_tokens":{},)" + model + "}", "added_tokens: is {}, expected a list"},
       {R"({"added_tokens":[{"id":5}],)" + model + "}", "added_tokens[0]: there is no key \"content\""},

@@ -1,15 +1,49 @@
-// Weights and activations: numbers that are owned, or views of numbers that a caller owns.
+// Weights and activations: numbers that are owned, views of numbers that a caller owns, or numbers that stay as a file stores them.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
+#include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/types.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
+namespace detail {
+
+/// A matrix in storage, and its numbers once somebody has asked for all of them at once.
+template <class Scalar>
+class StoredNumbers {
+ public:
+  explicit StoredNumbers(StoredTensor stored) : stored_(std::move(stored)) {}
+  StoredNumbers(const StoredNumbers&) = delete;
+  StoredNumbers& operator=(const StoredNumbers&) = delete;
+  ~StoredNumbers() { delete widened_.load(std::memory_order_acquire); }
+
+  [[nodiscard]] const StoredTensor& stored() const { return stored_; }
+  /// All numbers, row by row. Of several threads that ask first, all widen and one's numbers are kept.
+  [[nodiscard]] const Scalar* data() const {
+    if (const Matrix<Scalar>* const known = widened_.load(std::memory_order_acquire)) return known->data();
+    auto numbers = std::make_unique<Matrix<Scalar>>(stored_.rows, stored_.columns);
+    stored_.widen_rows(0, stored_.rows, numbers->data(), stored_.columns);
+    const Matrix<Scalar>* before = nullptr;
+    if (widened_.compare_exchange_strong(before, numbers.get(), std::memory_order_acq_rel)) return numbers.release()->data();
+    return before->data();
+  }
+
+ private:
+  StoredTensor stored_;
+  mutable std::atomic<const Matrix<Scalar>*> widened_{nullptr};
+};
+
+}  // namespace detail
+
 /// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views those of others
 /// (an engine's buffer, a mapped file), without a copy. Empty until given something: an absent bias, say.
+/// Or it stands for numbers in storage (`storage()`): products and lookups widen the rows that they need (core/stored_rows.hpp), and
+/// everything else below widens all of them once and keeps them.
 template <class Scalar>
 class Array {
  public:
@@ -30,29 +64,43 @@ class Array {
     return array;
   }
 
+  /// Stands for a readable matrix in storage.
+  [[nodiscard]] static Array of_storage(StoredTensor stored) {
+    Array array;
+    array.rows_ = stored.rows;
+    array.columns_ = array.row_stride_ = stored.columns;
+    array.stored_ = std::make_shared<const detail::StoredNumbers<Scalar>>(std::move(stored));
+    return array;
+  }
+
+  /// The matrix in storage that this array stands for; null where its numbers are in memory.
+  [[nodiscard]] const StoredTensor* storage() const { return stored_ ? &stored_->stored() : nullptr; }
   [[nodiscard]] Index rows() const { return rows_; }
   [[nodiscard]] Index cols() const { return columns_; }
   [[nodiscard]] Index size() const { return rows_ * columns_; }
   [[nodiscard]] bool empty() const { return size() == 0; }
-  [[nodiscard]] const Scalar* data() const { return data_; }
+  [[nodiscard]] const Scalar* data() const { return stored_ ? stored_->data() : data_; }
   [[nodiscard]] Index row_stride() const { return row_stride_; }
   /// The numbers as an Eigen matrix; valid as long as this array (or a copy of it) lives.
-  [[nodiscard]] ConstView<Scalar> operator*() const { return {data_, rows_, columns_, row_stride_}; }
+  [[nodiscard]] ConstView<Scalar> operator*() const { return {data(), rows_, columns_, row_stride_}; }
   [[nodiscard]] ConstView<Scalar> matrix() const { return **this; }
   /// Row `i` of the numbers.
-  [[nodiscard]] const Scalar* row(Index i) const { return data_ + i * row_stride_; }
+  [[nodiscard]] const Scalar* row(Index i) const { return data() + i * row_stride_; }
   [[nodiscard]] Scalar operator()(Index i, Index j) const { return row(i)[j]; }
 
   /// Neighbouring rows, or columns, as an array that shares these numbers (and keeps them alive as this one does); nothing is copied.
   /// Of an empty array, such as an absent bias, they are empty.
   [[nodiscard]] Array middle_rows(Index first, Index count) const {
-    return empty() ? Array() : part(data_ + first * row_stride_, count, columns_);
+    if (empty()) return {};
+    return stored_ ? of_storage(detail::some_rows(*storage(), first, count)) : part(data_ + first * row_stride_, count, columns_);
   }
-  [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data_ + first, rows_, count); }
+  [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data() + first, rows_, count); }
 
  private:
   [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {
     Array array = *this;
+    if (stored_) array.keep_alive_ = std::move(array.stored_);
+    array.stored_.reset();
     array.data_ = first;
     array.rows_ = rows;
     array.columns_ = columns;
@@ -69,6 +117,33 @@ class Array {
   const Scalar* data_ = nullptr;
   Index rows_ = 0, columns_ = 0, row_stride_ = 0;
   std::shared_ptr<const void> keep_alive_;
+  std::shared_ptr<const detail::StoredNumbers<Scalar>> stored_;  // null: the numbers are at data_
 };
+
+template <Real Scalar>
+Array<Scalar> StoredTensor::view() const {
+  constexpr Dtype own = sizeof(Scalar) == sizeof(double) ? Dtype::F64 : Dtype::F32;
+  const bool even = !row_starts && column_stride == 1 && (rows <= 1 || row_bytes % sizeof(Scalar) == 0);
+  if (dtype != own || !even || rows == 0 || columns == 0 || reinterpret_cast<std::uintptr_t>(data) % alignof(Scalar) != 0) return {};
+  const Index stride = rows <= 1 ? columns : static_cast<Index>(row_bytes / sizeof(Scalar));
+  return Array<Scalar>::view(ConstView<Scalar>(reinterpret_cast<const Scalar*>(data), rows, columns, stride), keep_alive);
+}
+
+namespace detail {
+
+/// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number.
+inline constexpr Index smallest_stored = Index(1) << 16U;
+
+/// Numbers in storage as an array: a view where they are stored as `Scalar`, the storage itself where it is large, else numbers of its own.
+template <Real Scalar>
+[[nodiscard]] Array<Scalar> stored_array(const StoredTensor& stored) {
+  if (Array<Scalar> view = stored.template view<Scalar>(); !view.empty()) return view;
+  if (stored.rows > 1 && stored.rows * stored.columns >= smallest_stored) return Array<Scalar>::of_storage(stored);
+  Matrix<Scalar> numbers(stored.rows, stored.columns);
+  stored.widen_rows(0, stored.rows, numbers.data(), stored.columns);
+  return Array<Scalar>(std::move(numbers));
+}
+
+}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END

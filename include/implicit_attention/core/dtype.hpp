@@ -1,6 +1,7 @@
 // How numbers are stored: plain types and blocks of quantised numbers. Types narrower than float are storage, widened where they are used.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -81,12 +82,10 @@ inline constexpr std::array<DtypeFacts, 30> dtype_facts{
 [[nodiscard]] inline float half_to_float(std::uint16_t bits) {
   const std::uint32_t sign = (bits & 0x8000U) << 16U;
   const std::uint32_t exponent = (bits >> 10U) & 0x1FU, fraction = bits & 0x3FFU;
-  if (exponent == 0) {  // zero or subnormal: fraction * 2^-24
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
-    return sign == 0 ? magnitude : -magnitude;
-  }
+  // Zero or subnormal: fraction * 2^-24. Both ways are computed and one is taken, so that loops vectorise.
+  const std::uint32_t small = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(fraction)) * 0x1p-24F);
   const std::uint32_t widened = exponent == 0x1FU ? 0xFFU : exponent + (127U - 15U);
-  return std::bit_cast<float>(sign | (widened << 23U) | (fraction << 13U));
+  return std::bit_cast<float>(sign | (exponent == 0 ? small : (widened << 23U) | (fraction << 13U)));
 }
 
 /// bfloat16 to float: the upper half of its bits.
@@ -111,6 +110,16 @@ namespace detail {
 /// `count` numbers stored as `Stored`, `distance` bytes apart, at any alignment, each through `convert` to `to`.
 template <class Stored, class Number, class Convert>
 void convert_numbers(const std::byte* from, Index count, Number* to, Convert convert, std::size_t distance = sizeof(Stored)) {
+  if (distance == sizeof(Stored)) {  // by way of memory that `to` cannot overlap, so that compilers vectorise
+    constexpr Index together = 64;
+    std::array<Stored, together> stored;
+    for (Index first = 0; first < count; first += together) {
+      const Index here = std::min(together, count - first);
+      std::memcpy(stored.data(), from + static_cast<std::size_t>(first) * sizeof(Stored), static_cast<std::size_t>(here) * sizeof(Stored));
+      for (Index i = 0; i < here; ++i) to[first + i] = static_cast<Number>(convert(stored[static_cast<std::size_t>(i)]));
+    }
+    return;
+  }
   for (Index i = 0; i < count; ++i) {
     Stored stored;
     std::memcpy(&stored, from + static_cast<std::size_t>(i) * distance, sizeof(Stored));

@@ -15,6 +15,7 @@
 // from the left, as the format's own programs do, so that the numbers are theirs bit for bit.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -118,15 +119,17 @@ inline void widen_block(Dtype dtype, const std::byte* block, float* to) {
   }
 }
 
-/// A row of `count` numbers, a multiple of the block's.
+/// `count` numbers of a row of blocks, from number `first` on.
 template <Real Scalar>
-void widen_blocks(Dtype dtype, const std::byte* from, Index count, Scalar* to) {
+void widen_blocks_part(Dtype dtype, const std::byte* row, Index first, Index count, Scalar* to) {
   std::array<float, 256> numbers;
   const auto in_block = static_cast<Index>(dtype_numbers(dtype));
-  for (Index first = 0; first < count; first += in_block) {
-    widen_block(dtype, from, numbers.data());
-    for (Index i = 0; i < in_block; ++i) to[first + i] = static_cast<Scalar>(numbers[static_cast<std::size_t>(i)]);
-    from += dtype_bytes(dtype);
+  for (Index done = 0; done < count;) {
+    const Index block = (first + done) / in_block, skipped = (first + done) % in_block;
+    const Index here = std::min(in_block - skipped, count - done);
+    widen_block(dtype, row + static_cast<std::size_t>(block) * dtype_bytes(dtype), numbers.data());
+    for (Index i = 0; i < here; ++i) to[done + i] = static_cast<Scalar>(numbers[static_cast<std::size_t>(skipped + i)]);
+    done += here;
   }
 }
 

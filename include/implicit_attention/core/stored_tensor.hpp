@@ -7,11 +7,14 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/quantized.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+template <class Scalar>
+class Array;  // core/array.hpp
 
 /// A matrix in storage: `rows` by `columns` numbers of one type. Rows stand `row_bytes` apart, or where `row_starts` says; within a row
 /// the numbers stand `column_stride` apart (1 for blocks, whose rows are whole blocks). Made by readers that have checked every bound.
@@ -29,13 +32,18 @@ struct StoredTensor {
   }
   /// Whether `widen_row` reads the type.
   [[nodiscard]] bool readable() const { return detail::readable(dtype) || detail::in_blocks(dtype); }
-  /// Row `i` as numbers: exact, but F64 and integers to float are rounded.
+  /// `count` numbers of row `i` from column `first` on: exact, but F64 and integers to float are rounded.
+  template <Real Scalar>
+  void widen_part(Index i, Index first, Index count, Scalar* to) const {
+    if (detail::in_blocks(dtype))
+      detail::widen_blocks_part(dtype, row(i), first, count, to);
+    else
+      detail::widen(dtype, row(i) + static_cast<std::size_t>(first * column_stride) * dtype_bytes(dtype), count, to, column_stride);
+  }
+  /// All of row `i`.
   template <Real Scalar>
   void widen_row(Index i, Scalar* to) const {
-    if (detail::in_blocks(dtype))
-      detail::widen_blocks(dtype, row(i), columns, to);
-    else
-      detail::widen(dtype, row(i), columns, to, column_stride);
+    widen_part(i, 0, columns, to);
   }
   /// Rows `first` to `first + count` into a row-major panel.
   template <Real Scalar>
@@ -45,13 +53,7 @@ struct StoredTensor {
   }
   /// The same numbers as a view, where they are stored as `Scalar`, aligned, with rows evenly spaced; else an empty array.
   template <Real Scalar>
-  [[nodiscard]] Array<Scalar> view() const {
-    constexpr Dtype own = sizeof(Scalar) == sizeof(double) ? Dtype::F64 : Dtype::F32;
-    const bool even = !row_starts && column_stride == 1 && (rows <= 1 || row_bytes % sizeof(Scalar) == 0);
-    if (dtype != own || !even || rows == 0 || columns == 0 || reinterpret_cast<std::uintptr_t>(data) % alignof(Scalar) != 0) return {};
-    const Index stride = rows <= 1 ? columns : static_cast<Index>(row_bytes / sizeof(Scalar));
-    return Array<Scalar>::view(ConstView<Scalar>(reinterpret_cast<const Scalar*>(data), rows, columns, stride), keep_alive);
-  }
+  [[nodiscard]] Array<Scalar> view() const;
 };
 
 namespace detail {
@@ -103,3 +105,5 @@ template <class From>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/core/array.hpp>  // where `view` is defined; an array may in turn stand for a stored tensor

@@ -7,8 +7,8 @@
 #include <implicit_attention/trace/rotary.hpp>
 
 #define IMPLICIT_ATTENTION_TRACE(TEMPLATE, S)                                                                                              \
-  TEMPLATE Matrix<S> detail::project(ConstView<S>, ConstView<S>, const Array<S>&, const Executor&);                                        \
-  TEMPLATE Matrix<S> detail::project_back(ConstView<S>, ConstView<S>, const Executor&);                                                    \
+  TEMPLATE Matrix<S> detail::project(ConstView<S>, const Array<S>&, const Array<S>&, const Executor&);                                     \
+  TEMPLATE Matrix<S> detail::project_back(ConstView<S>, const Array<S>&, const Executor&);                                                 \
   TEMPLATE Matrix<S> detail::convolution_of(const Array<S>&, const Array<S>&, const Array<S>&, const Array<S>&, const std::vector<Index>&, \
                                             const Executor&);                                                                              \
   TEMPLATE Matrix<S> function_values(Function, ConstView<S>);                                                                              \

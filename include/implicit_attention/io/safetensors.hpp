@@ -89,10 +89,7 @@ Array<Scalar> SafetensorsFile::read(std::string_view name) const {
     raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
                                    ", expected F64, F32, F16, BF16 or integers"));
   const StoredTensor from = stored(name);
-  if (const Array<Scalar> view = from.template view<Scalar>(); !view.empty()) return view;
-  Matrix<Scalar> numbers(from.rows, from.columns);
-  from.widen_rows(0, from.rows, numbers.data(), from.columns);
-  return Array<Scalar>(std::move(numbers));
+  return detail::stored_array<Scalar>(from);
 }
 
 namespace detail {

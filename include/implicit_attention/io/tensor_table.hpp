@@ -32,8 +32,6 @@ struct CheckpointTensor {
   double factor = 1;                                       ///< what every number is multiplied by, a power of two or -1
   bool logarithm = false;                                  ///< then the logarithm is taken, in double precision
   std::string unreadable;                                  ///< a type that cannot be read, by its name in the file
-
-  [[nodiscard]] bool plain() const { return !column_order && factor == 1 && !logarithm && parts.size() == 1 && !parts.front().transposed; }
 };
 
 /// The tensors of a checkpoint by name, and where they are.
@@ -113,30 +111,6 @@ void read_part(const CheckpointTensor::Part& part, Index columns, Scalar* to) {
   }
 }
 
-template <Real Scalar>
-[[nodiscard]] Array<Scalar> read_tensor(const CheckpointTensor& tensor) {
-  if (tensor.plain())
-    if (const Array<Scalar> view = tensor.parts.front().stored.view<Scalar>(); !view.empty()) return view;
-  const auto [rows, columns] = rows_and_columns(tensor.shape);
-  Matrix<Scalar> numbers(rows, columns);
-  Scalar* to = numbers.data();
-  for (const CheckpointTensor::Part& part : tensor.parts) {
-    read_part(part, columns, to);
-    to += part.stored.rows * part.stored.columns;
-  }
-  if (tensor.column_order) {
-    RowVector<Scalar> row(columns);
-    for (Index i = 0; i < rows; ++i) {
-      row = numbers.row(i);
-      for (Index j = 0; j < columns; ++j) numbers(i, j) = row[(*tensor.column_order)[static_cast<std::size_t>(j)]];
-    }
-  }
-  if (tensor.factor != 1) numbers *= static_cast<Scalar>(tensor.factor);
-  if (tensor.logarithm)
-    for (Index i = 0; i < numbers.size(); ++i) numbers.data()[i] = static_cast<Scalar>(std::log(static_cast<double>(numbers.data()[i])));
-  return Array<Scalar>(std::move(numbers));
-}
-
 /// The rows of all parts as one stored tensor; nothing where that is not all there is to the tensor.
 [[nodiscard]] inline std::optional<StoredTensor> stored_tensor(const CheckpointTensor& tensor) {
   if (!tensor.unreadable.empty() || tensor.column_order || tensor.factor != 1 || tensor.logarithm || tensor.parts.empty())
@@ -160,6 +134,29 @@ template <Real Scalar>
   joined.row_starts = std::make_shared<const std::vector<const std::byte*>>(std::move(starts));
   joined.keep_alive = std::make_shared<const std::vector<std::shared_ptr<const void>>>(std::move(owners));
   return joined;
+}
+
+template <Real Scalar>
+[[nodiscard]] Array<Scalar> read_tensor(const CheckpointTensor& tensor) {
+  if (const std::optional<StoredTensor> stored = stored_tensor(tensor)) return stored_array<Scalar>(*stored);
+  const auto [rows, columns] = rows_and_columns(tensor.shape);
+  Matrix<Scalar> numbers(rows, columns);
+  Scalar* to = numbers.data();
+  for (const CheckpointTensor::Part& part : tensor.parts) {
+    read_part(part, columns, to);
+    to += part.stored.rows * part.stored.columns;
+  }
+  if (tensor.column_order) {
+    RowVector<Scalar> row(columns);
+    for (Index i = 0; i < rows; ++i) {
+      row = numbers.row(i);
+      for (Index j = 0; j < columns; ++j) numbers(i, j) = row[(*tensor.column_order)[static_cast<std::size_t>(j)]];
+    }
+  }
+  if (tensor.factor != 1) numbers *= static_cast<Scalar>(tensor.factor);
+  if (tensor.logarithm)
+    for (Index i = 0; i < numbers.size(); ++i) numbers.data()[i] = static_cast<Scalar>(std::log(static_cast<double>(numbers.data()[i])));
+  return Array<Scalar>(std::move(numbers));
 }
 
 }  // namespace detail

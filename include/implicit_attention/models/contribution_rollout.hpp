@@ -164,7 +164,7 @@ template <Real S>
       raise(ErrorKind::value, message("ALTI-Logit: ", what, " token ", id, " is out of range, expected 0 to ", model.vocabulary() - 1));
     if (parts.soft_cap > S(0) && logits(0, id) != S(0))  // cap tanh(l / cap) = scale l
       amount *= logits(0, id) / (parts.soft_cap * std::atanh(logits(0, id) / parts.soft_cap));
-    w += amount * parts.head.matrix().row(id);
+    w += amount * detail::row_of(parts.head, id);
   };
   add("target", token, S(1));
   if (contrast) add("contrast", *contrast, S(-1));

@@ -145,7 +145,8 @@ Matrix<S> LanguageModel<S>::embed(const std::vector<Index>& ids) const {
       raise(ErrorKind::value, message(name(), ": token id ", ids[token], " at position ", static_cast<Index>(token),
                                       " is out of range, expected 0 to ", vocabulary() - 1));
   Matrix<Scalar> rows(static_cast<Index>(ids.size()), width());
-  for (Index token = 0; token < rows.rows(); ++token) rows.row(token) = parts_.embedding.matrix().row(ids[static_cast<std::size_t>(token)]);
+  for (Index token = 0; token < rows.rows(); ++token)
+    rows.row(token) = detail::row_of(parts_.embedding, ids[static_cast<std::size_t>(token)]);
   return rows;
 }
 

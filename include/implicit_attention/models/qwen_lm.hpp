@@ -54,6 +54,7 @@ template <Real Scalar>
   const Configuration configuration = whole.below("text_config");
   detail::expect_text(configuration, "model_type", {"qwen3_5_text", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"},
                       "the tensors are those of a Qwen language model with linear attention");
+  detail::expect_text(configuration, "output_gate_type", {"swish", "silu"}, "the delta rule's gate is a SiLU");
   const bool nested = source.has("model.language_model.embed_tokens.weight");
   const std::string prefix = nested ? "model.language_model." : "model.";
   LanguageModelParts<Scalar> parts;

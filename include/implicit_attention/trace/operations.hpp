@@ -27,11 +27,11 @@ template <Real S>
 [[nodiscard]] Value<S> linear(const Value<S>& x, const Array<S>& weight, const Array<S>& bias = {}, const Array<S>* known = nullptr) {
   if (x.cols() != weight.cols())
     raise(ErrorKind::shape, message("linear: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", weight.cols(), ")"));
-  Array<S> out = known != nullptr ? *known : Array<S>(detail::project<S>(*x, *weight, bias, x.trace->executor()));
+  Array<S> out = known != nullptr ? *known : Array<S>(detail::project<S>(*x, weight, bias, x.trace->executor()));
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), weight, bias](Back<S>& back, const Matrix<S>& g) {
     if (!bias.empty() && !back.exact()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
-    back.add(x, detail::project_back<S>(g, *weight, back.executor()));
+    back.add(x, detail::project_back<S>(g, weight, back.executor()));
   });
 }
 
@@ -41,16 +41,18 @@ template <Real S>
   const Index size = weight.cols(), blocks = x.cols() / size;
   check_shape("block_linear", "the weight", weight, x.cols(), size, "(blocks * size, size)");
   Matrix<S> out = large_matrix<S>(x.rows(), x.cols(), "a projection");
+  Matrix<S> panel;
   for (Index block = 0; block < blocks; ++block) {
-    out.middleCols(block * size, size).noalias() = (*x).middleCols(block * size, size) * weight.matrix().middleRows(block * size, size);
+    out.middleCols(block * size, size).noalias() =
+        (*x).middleCols(block * size, size) * detail::numbers_of(weight, block * size, size, 0, size, panel);
     if (!bias.empty()) out.middleCols(block * size, size).rowwise() += bias.matrix().row(block);
   }
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), weight, bias, size, blocks](Back<S>& back, const Matrix<S>& g) {
-    Matrix<S> gradient(g.rows(), g.cols());
+    Matrix<S> gradient(g.rows(), g.cols()), numbers;
     for (Index block = 0; block < blocks; ++block) {
       gradient.middleCols(block * size, size).noalias() =
-          g.middleCols(block * size, size) * weight.matrix().middleRows(block * size, size).transpose();
+          g.middleCols(block * size, size) * detail::numbers_of(weight, block * size, size, 0, size, numbers).transpose();
       if (!bias.empty() && !back.exact())
         back.add_bias_share(g.middleCols(block * size, size).colwise().sum().dot(bias.matrix().row(block)));
     }

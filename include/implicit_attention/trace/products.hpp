@@ -7,6 +7,7 @@
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/core/stored_rows.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -28,11 +29,11 @@ void for_product_panels(Index columns, const Executor& executor, const Body& bod
 
 /// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that Eigen's product is compiled once.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, ConstView<Scalar> weight, const Array<Scalar>& bias = {},
+[[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, const Array<Scalar>& weight, const Array<Scalar>& bias = {},
                                      const Executor& executor = serial_executor()) {
   Matrix<Scalar> out = large_matrix<Scalar>(u.rows(), weight.rows(), "a projection");
   for_product_panels(weight.rows(), executor, [&](Index first, Index count) {
-    set_product(out.middleCols(first, count), u, weight.middleRows(first, count), Transposed::right);
+    set_product_of_rows<Scalar>(out.middleCols(first, count), u, weight, first, count);
     if (!bias.empty()) out.middleCols(first, count).rowwise() += bias.matrix().row(0).segment(first, count);
   });
   return out;
@@ -40,10 +41,12 @@ template <Real Scalar>
 
 /// grad weight: back through `u weight^T`, (tokens, columns of weight).
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, ConstView<Scalar> weight, const Executor& executor = serial_executor()) {
+[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, const Array<Scalar>& weight,
+                                          const Executor& executor = serial_executor()) {
   Matrix<Scalar> out = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
-  for_product_panels(weight.cols(), executor,
-                     [&](Index first, Index count) { set_product(out.middleCols(first, count), grad, weight.middleCols(first, count)); });
+  for_product_panels(weight.cols(), executor, [&](Index first, Index count) {
+    set_product_of_columns<Scalar>(out.middleCols(first, count), grad, weight, first, count);
+  });
   return out;
 }
 

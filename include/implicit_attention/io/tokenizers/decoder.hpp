@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -20,13 +21,14 @@ namespace detail {
 /// Steps over a list of tokens' texts; what they end as is joined. Bytes that are no UTF-8 stay bytes.
 class Decoder {
  public:
-  enum class Kind { byte_level, metaspace, byte_fallback, fuse, replace, strip };
+  enum class Kind { byte_level, metaspace, byte_fallback, fuse, replace, strip, word_piece };
   struct Step {
     Kind kind = Kind::fuse;
     std::optional<TextPattern> pattern;  ///< metaspace, replace
-    std::string content;                 ///< replace; strip: the character
+    std::string content;                 ///< replace; strip: the character; word_piece: the mark of a token that goes on
     std::size_t start = 0, stop = 0;     ///< strip: how many characters at most, before and after
     bool prefix = false;                 ///< metaspace: the text's first space was put there by the pre-tokenizer
+    bool tidy = false;                   ///< word_piece: no space before punctuation
   };
 
   Decoder() = default;
@@ -77,6 +79,15 @@ class Decoder {
       case Kind::strip:
         for (std::string& token : tokens) strip(step, token);
         return;
+      case Kind::word_piece:
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+          if (i > 0 || !at_start) {
+            const bool goes_on = !step.content.empty() && tokens[i].starts_with(step.content);
+            tokens[i] = goes_on ? tokens[i].substr(step.content.size()) : " " + tokens[i];
+          }
+          if (step.tidy) tokens[i] = tidied(tokens[i]);
+        }
+        return;
       case Kind::fuse: {
         std::string all;
         for (const std::string& token : tokens) all += token;
@@ -89,6 +100,24 @@ class Decoder {
     const std::string& unit = step.content;
     for (std::size_t k = 0; k < step.start && token.starts_with(unit); ++k) token.erase(0, unit.size());
     for (std::size_t k = 0; k < step.stop && token.ends_with(unit); ++k) token.resize(token.size() - unit.size());
+  }
+
+  /// Hugging Face's clean-up of English, in its order.
+  [[nodiscard]] static std::string tidied(std::string text) {
+    static constexpr std::array<std::pair<std::string_view, std::string_view>, 11> changes{{{" .", "."},
+                                                                                            {" ?", "?"},
+                                                                                            {" !", "!"},
+                                                                                            {" ,", ","},
+                                                                                            {" ' ", "'"},
+                                                                                            {" n't", "n't"},
+                                                                                            {" 'm", "'m"},
+                                                                                            {" do not", " don't"},
+                                                                                            {" 's", "'s"},
+                                                                                            {" 've", "'ve"},
+                                                                                            {" 're", "'re"}}};
+    for (const auto& [from, to] : changes)
+      if (text.find(from) != std::string::npos) text = TextPattern(std::string(from)).replaced(text, to);
+    return text;
   }
 
   void read_step(const Json& document, const std::string& where) {
@@ -117,6 +146,10 @@ class Decoder {
       step.kind = Kind::replace;
       step.pattern = TextPattern::read(fields, "pattern");
       step.content = fields.text("content");
+    } else if (type == "WordPiece") {
+      step.kind = Kind::word_piece;
+      step.content = fields.text("prefix", "##");
+      step.tidy = fields.flag("cleanup", true);
     } else if (type == "Strip") {
       step.kind = Kind::strip;
       step.content = fields.text("content");
@@ -124,7 +157,7 @@ class Decoder {
       step.start = static_cast<std::size_t>(fields.natural_number("start"));
       step.stop = static_cast<std::size_t>(fields.natural_number("stop"));
     } else {
-      unknown_type(fields, type, "ByteLevel, Metaspace, ByteFallback, Fuse, Replace, Strip, Sequence");
+      unknown_type(fields, type, "ByteLevel, Metaspace, ByteFallback, Fuse, Replace, Strip, WordPiece, Sequence");
     }
     fields.finish();
     steps_.push_back(std::move(step));

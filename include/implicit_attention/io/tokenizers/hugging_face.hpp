@@ -19,7 +19,8 @@ namespace detail {
   if (type == "BPE") return BytePairModel::read(document, where);
   if (type == "Unigram") return UnigramModel::read(document, where);
   if (type == "WordLevel") return WordLevelModel::read(document, where);
-  unknown_type(fields, type, "BPE, Unigram, WordLevel");
+  if (type == "WordPiece") return WordPieceModel::read(document, where);
+  unknown_type(fields, type, "BPE, Unigram, WordLevel, WordPiece");
 }
 
 /// Fails (file) on anything in it that is not read here, naming the key. `truncation` and `padding` are ignored: they are about lengths of

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include <implicit_attention/io/tokenizers/byte_alphabet.hpp>
+#include <implicit_attention/io/tokenizers/character_map.hpp>
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/regex.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
@@ -87,12 +89,28 @@ class TextPattern {
 /// Steps that text goes through, in order. Text that comes in is well-formed UTF-8, and so is what goes out.
 class Normalizer {
  public:
-  enum class Kind { nfc, nfd, nfkc, nfkd, lower_case, strip_accents, strip, prepend, replace, byte_level };
+  enum class Kind {
+    nfc,
+    nfd,
+    nfkc,
+    nfkd,
+    lower_case,
+    strip_accents,
+    strip,
+    prepend,
+    replace,
+    byte_level,
+    precompiled,
+    clean,
+    space_han,
+    strip_nonspacing
+  };
   struct Step {
     Kind kind = Kind::nfc;
-    std::string content;                 ///< prepend, replace
-    std::optional<TextPattern> pattern;  ///< replace
-    bool left = true, right = true;      ///< strip
+    std::string content;                                ///< prepend, replace
+    std::optional<TextPattern> pattern;                 ///< replace
+    bool left = true, right = true;                     ///< strip
+    std::shared_ptr<const CharacterMap> map = nullptr;  ///< precompiled
   };
 
   Normalizer() = default;
@@ -136,6 +154,14 @@ class Normalizer {
         return text.empty() ? text : step.content + text;
       case Kind::replace:
         return step.pattern->replaced(text, step.content);
+      case Kind::precompiled:
+        return (*step.map)(text);
+      case Kind::clean:
+        return cleaned(text);
+      case Kind::space_han:
+        return spaced_han(text);
+      case Kind::strip_nonspacing:
+        return kept(normalized(text, NormalForm::nfd), [](char32_t point) { return category(point) != UTF8PROC_CATEGORY_MN; });
       case Kind::byte_level:
         break;
     }
@@ -143,13 +169,59 @@ class Normalizer {
     ByteAlphabet::instance().append(out, text);
     return out;
   }
-  [[nodiscard]] static std::string without_marks(std::string_view text) {
+  /// The characters of which `keep` says so.
+  template <class Keep>
+  [[nodiscard]] static std::string kept(std::string_view text, Keep keep) {
     std::string out;
     for (std::size_t position = 0; position < text.size();) {
       const CodePoint here = code_point_at(text, position);
       const std::size_t length = here.length == 0 ? 1 : here.length;
-      if (here.length == 0 || !is_mark(here.value)) out += text.substr(position, length);
+      if (here.length == 0 || keep(here.value)) out += text.substr(position, length);
       position += length;
+    }
+    return out;
+  }
+  [[nodiscard]] static std::string without_marks(std::string_view text) {
+    return kept(text, [](char32_t point) { return !is_mark(point); });
+  }
+  /// BERT's: white space is a space; what Unicode calls other (category C) goes.
+  [[nodiscard]] static std::string cleaned(std::string_view text) {
+    std::string out;
+    for (std::size_t position = 0; position < text.size();) {
+      const CodePoint here = code_point_at(text, position);
+      const std::size_t length = here.length == 0 ? 1 : here.length;
+      const bool blank = here.value == '\t' || here.value == '\n' || here.value == '\r';
+      const utf8proc_category_t kind = category(here.value);
+      const bool other = kind == UTF8PROC_CATEGORY_CN || (kind >= UTF8PROC_CATEGORY_CC && kind <= UTF8PROC_CATEGORY_CO);
+      if (blank || (!other && is_white_space(here.value)))
+        out += ' ';
+      else if (!other && here.value != 0xFFFDU)
+        out += text.substr(position, length);
+      position += length;
+    }
+    return out;
+  }
+  /// BERT's: a space on both sides of every Han character.
+  [[nodiscard]] static std::string spaced_han(std::string_view text) {
+    static constexpr std::array<std::pair<char32_t, char32_t>, 8> blocks{{{0x4E00, 0x9FFF},
+                                                                          {0x3400, 0x4DBF},
+                                                                          {0x20000, 0x2A6DF},
+                                                                          {0x2A700, 0x2B73F},
+                                                                          {0x2B740, 0x2B81F},
+                                                                          {0x2B920, 0x2CEAF},
+                                                                          {0xF900, 0xFAFF},
+                                                                          {0x2F800, 0x2FA1F}}};
+    std::string out;
+    for (std::size_t position = 0; position < text.size();) {
+      const CodePoint here = code_point_at(text, position);
+      const std::string_view character = text.substr(position, here.length == 0 ? 1 : here.length);
+      const bool han = std::any_of(blocks.begin(), blocks.end(),
+                                   [&](const auto& block) { return here.value >= block.first && here.value <= block.second; });
+      if (han)
+        out.append(1, ' ').append(character).append(1, ' ');
+      else
+        out += character;
+      position += character.size();
     }
     return out;
   }
@@ -190,6 +262,22 @@ class Normalizer {
       step.kind = Kind::strip_accents;
     } else if (type == "ByteLevel") {
       step.kind = Kind::byte_level;
+    } else if (type == "Precompiled") {
+      const std::string encoded = fields.text("precompiled_charsmap");
+      const std::optional<std::string> bytes = base64_bytes(encoded);
+      if (!bytes) raise(ErrorKind::file, message(fields.path("precompiled_charsmap"), ": is not base64"));
+      step.kind = Kind::precompiled;
+      step.map = std::make_shared<const CharacterMap>(*bytes, fields.path("precompiled_charsmap"));
+    } else if (type == "BertNormalizer") {
+      const auto also = [&](Kind kind, bool wanted) {
+        if (wanted) steps_.emplace_back().kind = kind;
+      };
+      const bool lower = fields.flag("lowercase", true);
+      also(Kind::clean, fields.flag("clean_text", true));
+      also(Kind::space_han, fields.flag("handle_chinese_chars", true));
+      also(Kind::strip_nonspacing, fields.flag("strip_accents", lower));
+      also(Kind::lower_case, lower);
+      return fields.finish();
     } else if (type == "Strip") {
       step.kind = Kind::strip;
       step.left = fields.flag("strip_left", true);
@@ -202,7 +290,9 @@ class Normalizer {
       step.pattern = TextPattern::read(fields, "pattern");
       step.content = fields.text("content");
     } else {
-      unknown_type(fields, type, "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Sequence");
+      unknown_type(
+          fields, type,
+          "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Precompiled, BertNormalizer, Sequence");
     }
     fields.finish();
     steps_.push_back(std::move(step));

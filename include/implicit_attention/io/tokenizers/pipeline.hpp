@@ -19,13 +19,14 @@
 #include <implicit_attention/io/tokenizers/pre_tokenizer.hpp>
 #include <implicit_attention/io/tokenizers/text_codec.hpp>
 #include <implicit_attention/io/tokenizers/unigram.hpp>
+#include <implicit_attention/io/tokenizers/word_piece.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 class Pipeline final : public TextCodec {
  public:
-  using Model = std::variant<BytePairModel, UnigramModel, WordLevelModel>;
+  using Model = std::variant<BytePairModel, UnigramModel, WordLevelModel, WordPieceModel>;
   struct Parts {
     std::string where;
     std::vector<AddedToken> added;
@@ -165,6 +166,7 @@ class Pipeline final : public TextCodec {
     static const UnknownTokens& unknown_of(const BytePairModel& model) { return model.options().unknown; }
     static const UnknownTokens& unknown_of(const UnigramModel& model) { return model.unknown(); }
     static const UnknownTokens& unknown_of(const WordLevelModel& model) { return model.unknown(); }
+    static const UnknownTokens& unknown_of(const WordPieceModel& model) { return model.unknown(); }
 
     void words(std::string_view text, bool at_start, std::vector<Index>& ids) {
       Pieces pieces;
@@ -176,6 +178,7 @@ class Pipeline final : public TextCodec {
     void model(std::string_view word, std::vector<Index>& ids) {
       if (byte_pairs_) return byte_pairs_->encode(word, ids);
       if (const auto* const unigram = std::get_if<UnigramModel>(&pipeline_.model_)) return unigram->encode(word, ids);
+      if (const auto* const pieces = std::get_if<WordPieceModel>(&pipeline_.model_)) return pieces->encode(word, ids);
       std::get<WordLevelModel>(pipeline_.model_).encode(word, ids);
     }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -30,12 +31,23 @@ struct PostProcessor {
       for (std::size_t i = 0; i < list.size(); ++i) read_step(list[i], json_element(where + ".processors", i));
     } else if (type == "ByteLevel") {  // it changes offsets, which nobody asks for here
       for (const std::string_view key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.ignore(key);
+    } else if (type == "BertProcessing" || type == "RobertaProcessing") {
+      before.insert(before.begin(), read_mark(fields, "cls"));
+      after.push_back(read_mark(fields, "sep"));
+      for (const std::string_view key : {"add_prefix_space", "trim_offsets"}) fields.ignore(key);
     } else if (type == "TemplateProcessing") {
       read_template(fields);
     } else {
-      unknown_type(fields, type, "TemplateProcessing, ByteLevel, Sequence");
+      unknown_type(fields, type, "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, Sequence");
     }
     fields.finish();
+  }
+  /// `["[CLS]", 101]`.
+  [[nodiscard]] static Index read_mark(JsonFields& fields, std::string_view key) {
+    const Json& mark = fields.list(key);
+    const std::optional<Index> id = mark.size() == 2 ? json_natural_number(mark[1]) : std::nullopt;
+    if (!id || !mark[0].is_string()) fields.unexpected(key, mark, "a token and its id");
+    return *id;
   }
   /// `single` is a list of `{"SpecialToken": {"id": "<s>", ...}}` and one `{"Sequence": {"id": "A", ...}}`, the text; `pair`, for two texts,
   /// is not needed here.

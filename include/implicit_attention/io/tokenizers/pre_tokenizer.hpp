@@ -262,6 +262,12 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
   } else if (type == "Punctuation") {
     step.is_match = is_punctuation;
     step.behaviour = read_behaviour(fields, Behaviour::isolated);
+  } else if (type == "BertPreTokenizer") {
+    step.is_match = is_white_space;
+    step.behaviour = Behaviour::removed;
+    steps_.push_back(std::move(step));
+    step = Step();
+    step.is_match = is_punctuation;
   } else if (type == "WhitespaceSplit") {
     step.is_match = is_white_space;
     step.behaviour = Behaviour::removed;
@@ -277,7 +283,7 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
     step.cut = fields.flag("split", true);
     fields.ignore("str_rep");  // of older files: the same replacement
   } else {
-    unknown_type(fields, type, "ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, Sequence");
+    unknown_type(fields, type, "ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, BertPreTokenizer, Sequence");
   }
   fields.finish();
   steps_.push_back(std::move(step));

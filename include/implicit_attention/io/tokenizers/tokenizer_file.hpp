@@ -16,6 +16,7 @@
 #include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
 #include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
+#include <implicit_attention/io/tokenizers/sentencepiece.hpp>
 #include <implicit_attention/io/tokenizers/world.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -58,6 +59,7 @@ namespace detail {
   if ((path.filename() == "merges.txt" || path.filename() == "vocab.json") && is_file(folder / "merges.txt") &&
       is_file(folder / "vocab.json"))
     return read_byte_pair_files(folder);
+  if (path.extension() == ".model") return read_sentencepiece(path, text);
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin != std::string_view::npos && text[begin] == '{') {
     const JsonDocument read = implicit_attention::parse_json_object(text, path.string());
@@ -65,15 +67,10 @@ namespace detail {
     if (!document.contains("model") || !document["model"].is_object()) return nullptr;
     return read_tokenizer_json(document, path.string());
   }
-  if (path.filename() == "tokenizer.model")
-    raise(ErrorKind::file,
-          message(path.string(),
-                  ": sentencepiece's own format is not read here; put the model's tokenizer.json beside it (Hugging Face's "
-                  "transformers writes one: AutoTokenizer.from_pretrained(...).save_pretrained(...))"));
   raise(ErrorKind::file,
         message(path.string(),
-                ": is no tokenizer that is read here, expected tokenizer.json, RWKV's vocabulary (rwkv_vocab_*.txt), a GGUF "
-                "file, vocab.json, or merges.txt beside it"));
+                ": is no tokenizer that is read here, expected tokenizer.json, tokenizer.model, RWKV's vocabulary (rwkv_vocab_*.txt), a "
+                "GGUF file, vocab.json, or merges.txt beside it"));
 }
 
 }  // namespace detail
