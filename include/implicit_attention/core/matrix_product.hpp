@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include <implicit_attention/core/types.hpp>
+#include <implicit_attention/core/vector_register.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -39,29 +40,16 @@ constexpr Index product_rows = 384;
 constexpr Index product_rows_from = 6;
 
 #if defined(__GNUC__)
-/// A vector register; at any address.
-constexpr int product_register_bytes = EIGEN_MAX_STATIC_ALIGN_BYTES > 16 ? EIGEN_MAX_STATIC_ALIGN_BYTES : 16;
-template <class Scalar>
-struct ProductRegister;
-template <>
-struct ProductRegister<float> {
-  typedef float type __attribute__((vector_size(product_register_bytes), aligned(4), may_alias));
-};
-template <>
-struct ProductRegister<double> {
-  typedef double type __attribute__((vector_size(product_register_bytes), aligned(8), may_alias));
-};
-
 /// Entries that are summed up in registers together.
 constexpr Index product_tile_rows = 6;
 template <class Scalar>
-constexpr Index product_tile_columns = 2 * product_register_bytes / static_cast<int>(sizeof(Scalar));
+constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
 
 /// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, product_tile_columns).
 template <Real Scalar>
 EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
                                      Index out_stride) {
-  using Register = typename ProductRegister<Scalar>::type;
+  using Register = typename VectorRegister<Scalar>::type;
   constexpr Index lanes = product_tile_columns<Scalar> / 2;
   const Index rows = std::min(a.rows, product_tile_rows), step = a.inner_step;
   const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };  // those beyond the last are computed in vain

@@ -44,6 +44,7 @@ class HeadWalk {
 
  private:
   static constexpr Index piece_tokens = 64;
+  static constexpr Index tokens_ahead = 8;  ///< that are asked for: a head's numbers of two tokens lie on different pages
   static constexpr Index step_tokens = 16;  ///< their decays stay in the nearest cache
 
   [[nodiscard]] Scalar log_decay(Index token) const { return r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head_); }
@@ -76,6 +77,20 @@ class HeadWalk {
     const Index column = head_ * r_->state;
     return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + column : nullptr,
             given ? r_->probe.row(token) + column : nullptr};
+  }
+
+  template <bool ByState>
+  EIGEN_ALWAYS_INLINE void fetch(Index token, Index decay_token) const {
+    constexpr int line = static_cast<int>(numbers_in_a_line<Scalar>);
+    for (Index n = 0; n < r_->state; n += line) {
+      prefetch<line>(r_->key, token, key_column_ + n);
+      if (r_->transition == Transition::rank_one) {
+        prefetch<line>(r_->removal, token, head_ * r_->state + n);
+        prefetch<line>(r_->probe, token, head_ * r_->state + n);
+      }
+      if constexpr (ByState)
+        if (r_->log_decay.rows() > 1) prefetch<line>(r_->log_decay, decay_token, head_ * r_->state + n);
+    }
   }
 
   /// One pass over r: r = (r - removed token.key) decay (delta rule), r decay + removed token.probe, or r decay; and what the next token's
@@ -146,6 +161,7 @@ class HeadWalk {
     if (end == row + 1) read(token);
     for (Index t = end - 1; t >= begin; --t) {
       const Token next = token_at(t - 1);
+      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead, t - step_tokens);
       out[t] = r_->write_scale(t, head_) * read_;
       if (t == row && r_->read_before_update) {
         read(next);  // the row's own transition comes after its read
@@ -167,9 +183,16 @@ class HeadWalk {
     if (r_->log_decay.empty()) return;
     const bool constant = r_->log_decay.rows() == 1;
     if (constant && decay_.size() > 0) return;
-    const Index columns = by_state_ ? r_->state : 1;
-    decay_ = r_->log_decay.matrix().block(constant ? 0 : begin, head_ * columns, constant ? 1 : end - begin, columns);
-    exponentiate(decay_.data(), decay_.size());
+    const Index columns = by_state_ ? r_->state : 1, rows = constant ? 1 : end - begin;
+    decay_.resize(rows, columns);
+    for (Index i = 0; i < rows; ++i) {
+      const Scalar* logs = r_->log_decay.row(constant ? 0 : begin + i) + head_ * columns;
+      if (by_state_)
+        exponentiate<Scalar>(logs, columns, &decay_(i, 0));
+      else
+        decay_(i, 0) = *logs;
+    }
+    if (!by_state_) exponentiate(decay_.data(), rows);
   }
 
   const HeadRecurrence<Scalar>* r_;
