@@ -36,6 +36,7 @@ void add_products(Rounds& rounds, ThreadPool& pool) {
 }
 /// What two workers gain over what the machine's products gain.
 void report_two(Rounds& rounds, int place, const std::string& what, const std::string& one, const std::string& two) {
+  if (settings().processor_time) return;
   const double gained =
       rounds.median_of([&](Rounds::Times& times) { return times[one] / times[two] / (2 * times["product"] / times["two products"]); });
   report_at_least(place, "two workers, " + what, gained, 0.85, 0.95, " of what the machine's two products gain",
