@@ -58,19 +58,6 @@ const std::vector<Timed> linear_works = {
     {"apply_transpose", [](Member& m) { m.attention.apply_transpose_into(m.out, m.x); }},
 };
 
-double slope(const std::vector<double>& sizes, const std::vector<double>& times) {
-  const double count = static_cast<double>(sizes.size());
-  double x = 0, y = 0, xx = 0, xy = 0;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    const double lx = std::log(sizes[i]), ly = std::log(times[i]);
-    x += lx;
-    y += ly;
-    xx += lx * lx;
-    xy += lx * ly;
-  }
-  return (count * xy - x * y) / (count * xx - x * x);
-}
-
 void series(benchmark::State& state, int place, const std::string& axis, double expected, const std::vector<Timed>& works,
             const std::string& what, std::vector<std::unique_ptr<Member>> members, const std::string& remark = "") {
   Rounds rounds;

@@ -1,57 +1,18 @@
 // Layers whose channels share one matrix a head: matrices, maps, joins, rows and applications, against the machine's limit.
 #include <algorithm>
-#include <cmath>
-#include <random>
 #include <string>
 #include <vector>
 
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/kernels/surrounded_matrix.hpp>
 
+#include "head_sizes.hpp"
 #include "layers.hpp"
 #include "measuring.hpp"
 
 namespace benchmarks {
 
 namespace {
-
-Matrix<float> uniform_numbers(Index rows, Index columns, float from, float to, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::uniform_real_distribution<float> between(from, to);
-  Matrix<float> numbers = large_matrix<float>(rows, columns);
-  for (Index i = 0; i < numbers.size(); ++i) numbers.data()[i] = between(engine);
-  return numbers;
-}
-
-/// Keys of length 1 a head.
-Matrix<float> unit_keys(Index tokens, Index heads, Index size, unsigned seed) {
-  Matrix<float> keys = normal_numbers(tokens, heads * size, seed);
-  for (Index t = 0; t < tokens; ++t)
-    for (Index h = 0; h < heads; ++h) keys.row(t).segment(h * size, size).normalize();
-  return keys;
-}
-
-constexpr Index mamba2_heads = 24, mamba2_values = 64, mamba2_state = 128;
-
-/// Mamba-2 130m: B and C of one group, dt log-uniform over heads between 0.001 and 0.1, A between 1 and 16.
-HeadRecurrence<float> mamba2_recurrence(Index tokens) {
-  HeadRecurrence<float> r;
-  r.tokens = tokens;
-  r.heads = mamba2_heads;
-  r.channels = mamba2_heads * mamba2_values;
-  r.state = mamba2_state;
-  r.query = normal_numbers(tokens, mamba2_state, 1);
-  r.key = normal_numbers(tokens, mamba2_state, 2);
-  Matrix<float> step = normal_numbers(tokens, mamba2_heads, 3), decay = step;
-  const Matrix<float> place = uniform_numbers(2, mamba2_heads, 0, 1, 4);
-  for (Index h = 0; h < mamba2_heads; ++h) {
-    step.col(h).array() = 0.001f * std::pow(100.0f, place(0, h)) * (0.5f * step.col(h).array()).exp();
-    decay.col(h) = -(1 + 15 * place(1, h)) * step.col(h);
-  }
-  r.key_scale = step;
-  r.log_decay = decay;
-  return r;
-}
 
 /// The layer around it: gate and norm, skip, activation, a convolution of four.
 UnifiedForm<float> mamba2_form(Index tokens, bool own_scan) {
@@ -68,33 +29,26 @@ UnifiedForm<float> mamba2_form(Index tokens, bool own_scan) {
   return form;
 }
 
-enum class DeltaDecay { head, state };
-constexpr Index delta_heads = 16, delta_size = 128;
-
-/// Gated DeltaNet's, or with one decay a state KDA's.
-HeadRecurrence<float> delta_recurrence(Index tokens, DeltaDecay decay) {
-  HeadRecurrence<float> r;
-  r.tokens = tokens;
-  r.heads = r.groups = delta_heads;
-  r.channels = delta_heads * delta_size;
-  r.state = delta_size;
-  r.transition = Transition::delta;
-  r.query = unit_keys(tokens, delta_heads, delta_size, 11);
-  r.key = unit_keys(tokens, delta_heads, delta_size, 12);
-  r.key_scale = uniform_numbers(tokens, delta_heads, 0, 1, 13);
-  r.log_decay = uniform_numbers(tokens, decay == DeltaDecay::head ? delta_heads : delta_heads * delta_size, -0.1f, 0, 14);
-  return r;
+/// Both cores' products at once: what a second worker can give on this machine.
+void add_products(Rounds& rounds, ThreadPool& pool) {
+  rounds.add("product", [] { yardstick_product(); });
+  rounds.add("two products", [&pool] { pool.parallel_for(2, [](Index place) { yardstick_product(static_cast<int>(place)); }); });
 }
-
-std::vector<Index> first_numbers(Index count) {
-  std::vector<Index> numbers;
-  for (Index i = 0; i < count; ++i) numbers.push_back(i);
-  return numbers;
+/// What two workers gain over what the machine's products gain.
+void report_two(Rounds& rounds, int place, const std::string& what, const std::string& one, const std::string& two) {
+  if (settings().processor_time) return;
+  const double gained =
+      rounds.median_of([&](Rounds::Times& times) { return times[one] / times[two] / (2 * times["product"] / times["two products"]); });
+  report_at_least(place, "two workers, " + what, gained, 0.85, 0.95, " of what the machine's two products gain",
+                  figures(rounds.ratio(one, two)) + " x one");
 }
 
 double seconds_of_flops(Rounds::Times& times, double flops) { return flops * times["product"] / yardstick_flops; }
 
 std::string tokens_text(Index tokens) { return ", " + std::to_string(tokens) + " tokens"; }
+
+/// Lines of two workers stand below the others.
+constexpr int two_workers = 40;
 
 /// R_h of every head against filling as many bytes and `flops` at the product rate.
 void head_maps(benchmark::State& state, int place, const std::string& what, const SharedMatrix<float>& matrix, double flops, double bar,
@@ -114,7 +68,7 @@ void head_maps(benchmark::State& state, int place, const std::string& what, cons
     }
   };
   Rounds rounds;
-  rounds.add("product", [] { yardstick_product(); });
+  add_products(rounds, pool);
   rounds.add("fill", [&] {
     for (Index head = 0; head < heads; head += at_once)
       yardstick_fill(memory.data(), (std::min(head + at_once, heads) - head) * tokens * tokens);
@@ -126,7 +80,7 @@ void head_maps(benchmark::State& state, int place, const std::string& what, cons
     return times["all"] / (times["fill"] + seconds_of_flops(times, flops) + exponentials / machine().exponentials);
   });
   report_at_most(place, what + tokens_text(tokens), ratio, bar, aim, unit, time_text(rounds.seconds("all")));
-  report_note("Two workers on R_h, " + what + tokens_text(tokens) + ": " + figures(rounds.ratio("all", "two")) + " x.");
+  report_two(rounds, place + two_workers, what + tokens_text(tokens), "all", "two");
   state.SetIterationTime(rounds.seconds("all"));
   state.counters["of_yardstick"] = ratio;
   state.counters["fill_ms"] = 1e3 * rounds.seconds("fill");
@@ -136,7 +90,7 @@ double squared(Index tokens) { return static_cast<double>(tokens) * static_cast<
 
 void mamba2_maps(benchmark::State& state) {
   const Index tokens = settings().quick ? 256 : 1024;
-  head_maps(state, 60, "R_h of every head, Mamba-2 (24 heads x 64, state 128)", SharedMatrix<float>(mamba2_recurrence(tokens)),
+  head_maps(state, 160, "R_h of every head, Mamba-2 (24 heads x 64, state 128)", SharedMatrix<float>(mamba2_recurrence(tokens)),
             mamba2_state * squared(tokens) * mamba2_heads, 1.5, 1.1, " x (fill + flops)");
 }
 
@@ -145,12 +99,18 @@ void mamba2_channels(benchmark::State& state) {
   const Operator all(mamba2_form(tokens, false));
   LargeMemory<float> memory(channels * tokens, tokens);
   std::fill_n(memory.data(), channels * tokens * tokens, 1.0f);
+  ThreadPool pool(2);
+  Selection two;
+  two.executor = pool.executor();
   Rounds rounds;
+  add_products(rounds, pool);
   rounds.add("fill", [&] { yardstick_fill(memory.data(), memory.rows() * tokens); });
   rounds.add("all", [&] { all.materialize_into(View<float>(memory.data(), memory.rows(), tokens)); });
+  rounds.add("two", [&] { all.materialize_into(View<float>(memory.data(), memory.rows(), tokens), two); });
   rounds.run(5, 3);
-  report_at_most(61, "full attention, all terms, Mamba-2" + tokens_text(tokens), rounds.ratio("all", "fill"), 1.3, 0.9, " x the fill",
+  report_at_most(161, "full attention, all terms, Mamba-2" + tokens_text(tokens), rounds.ratio("all", "fill"), 1.3, 0.9, " x the fill",
                  time_text(rounds.seconds("all")));
+  report_two(rounds, 161 + two_workers, "full attention, all terms, Mamba-2" + tokens_text(tokens), "all", "two");
   state.SetIterationTime(rounds.seconds("all"));
   state.counters["of_fill"] = rounds.ratio("all", "fill");
 }
@@ -168,7 +128,7 @@ void mamba2_reductions(benchmark::State& state) {
   Selection two;
   two.executor = pool.executor();
   Rounds rounds;
-  rounds.add("product", [] { yardstick_product(); });
+  add_products(rounds, pool);
   rounds.add("mean", [&] { all.reduce_into(map, weighted); });
   rounds.add("mean_abs", [&] { all.reduce_into(map, absolute); });
   rounds.add("mean, two", [&] { all.reduce_into(map, weighted, two); });
@@ -178,12 +138,12 @@ void mamba2_reductions(benchmark::State& state) {
   const auto percent = [&](const char* name) {
     return 100 * rounds.median_of([&](Rounds::Times& times) { return seconds_of_flops(times, flops) / times[name]; });
   };
-  report_at_least(62, "weighted mean, Mamba-2" + tokens_text(tokens), percent("mean"), 60, 85, " % of the product rate",
+  report_at_least(162, "weighted mean, Mamba-2" + tokens_text(tokens), percent("mean"), 60, 85, " % of the product rate",
                   time_text(rounds.seconds("mean")));
-  report_at_least(63, "mean of absolute values, Mamba-2" + tokens_text(tokens), percent("mean_abs"), 45, 60, " % of the product rate",
+  report_at_least(163, "mean of absolute values, Mamba-2" + tokens_text(tokens), percent("mean_abs"), 45, 60, " % of the product rate",
                   time_text(rounds.seconds("mean_abs")));
-  report_note("Two workers, Mamba-2: weighted mean " + figures(rounds.ratio("mean", "mean, two")) + " x, mean of absolute values " +
-              figures(rounds.ratio("mean_abs", "mean_abs, two")) + " x.");
+  report_two(rounds, 162 + two_workers, "weighted mean, Mamba-2" + tokens_text(tokens), "mean", "mean, two");
+  report_two(rounds, 163 + two_workers, "mean of absolute values, Mamba-2" + tokens_text(tokens), "mean_abs", "mean_abs, two");
   state.SetIterationTime(rounds.seconds("mean"));
   state.counters["mean_percent"] = percent("mean");
   state.counters["mean_abs_percent"] = percent("mean_abs");
@@ -205,9 +165,9 @@ void mamba2_linear(benchmark::State& state) {
   rounds.add("transpose", [&] { all.apply_transpose_into(out, x); });
   rounds.run(3, 0);
   const std::string where = ", Mamba-2, all channels" + tokens_text(tokens), unit = " x the layer's own scan";
-  report_at_most(64, "one row" + where, rounds.ratio("row", "scan"), 1, 0.5, unit, time_text(rounds.seconds("row")));
-  report_at_most(65, "apply" + where, rounds.ratio("apply", "scan"), 1.2, 1, unit, time_text(rounds.seconds("apply")));
-  report_at_most(66, "apply_transpose" + where, rounds.ratio("transpose", "scan"), 1.2, 1, unit, time_text(rounds.seconds("transpose")));
+  report_at_most(164, "one row" + where, rounds.ratio("row", "scan"), 1, 0.5, unit, time_text(rounds.seconds("row")));
+  report_at_most(165, "apply" + where, rounds.ratio("apply", "scan"), 1.2, 1, unit, time_text(rounds.seconds("apply")));
+  report_at_most(166, "apply_transpose" + where, rounds.ratio("transpose", "scan"), 1.2, 1, unit, time_text(rounds.seconds("transpose")));
   report_note("Mamba-2's own scan takes " + time_text(rounds.seconds("scan")) + ".");
   state.SetIterationTime(rounds.seconds("scan"));
   state.counters["row"] = rounds.ratio("row", "scan");
@@ -231,7 +191,7 @@ void delta_linear(benchmark::State& state, int place, DeltaDecay decay, double s
   row.setZero();
   ThreadPool pool(2);
   Rounds rounds;
-  rounds.add("product", [] { yardstick_product(); });
+  add_products(rounds, pool);
   rounds.add("read", [&] {
     float sum = r.key.matrix().sum();
     benchmark::DoNotOptimize(sum);
@@ -239,6 +199,7 @@ void delta_linear(benchmark::State& state, int place, DeltaDecay decay, double s
   rounds.add("apply", [&] { head_scan(r, Array<float>::view(x), Array<float>(), View<float>(out), serial_executor()); });
   rounds.add("apply, two", [&] { head_scan(r, Array<float>::view(x), Array<float>(), View<float>(out), pool.executor()); });
   rounds.add("transpose", [&] { head_scan_transposed(r, ConstView<float>(x), View<float>(out), serial_executor()); });
+  rounds.add("transpose, two", [&] { head_scan_transposed(r, ConstView<float>(x), View<float>(out), pool.executor()); });
   rounds.add("row", [&] {
     for (Index head = 0; head < delta_heads; ++head) matrix_rows(r, head, tokens - 1, tokens, View<float>(&row(head, 0), 1, tokens));
   });
@@ -255,7 +216,8 @@ void delta_linear(benchmark::State& state, int place, DeltaDecay decay, double s
                   " % of the product rate", time_text(rounds.seconds("transpose")));
   report_at_most(place + 2, "one row" + what + tokens_text(tokens), rounds.ratio("row", "read"), 2.5 * slower, 1.5 * slower,
                  " x reading k once", time_text(rounds.seconds("row")));
-  report_note("Two workers on apply" + what + ": " + figures(rounds.ratio("apply", "apply, two")) + " x.");
+  report_two(rounds, place + two_workers, "apply" + what + tokens_text(tokens), "apply", "apply, two");
+  report_two(rounds, place + 1 + two_workers, "transpose" + what + tokens_text(tokens), "transpose", "transpose, two");
   state.SetIterationTime(rounds.seconds("apply"));
   state.counters["apply_percent"] = percent("apply");
   state.counters["transpose_percent"] = percent("transpose");
@@ -272,7 +234,7 @@ void softmax_maps(benchmark::State& state) {
   r.query = normal_numbers(tokens, heads * size, 41);
   r.key = normal_numbers(tokens, heads * size, 42);
   const double entries = squared(tokens) * heads;
-  head_maps(state, 90, "softmax attention, 16 heads of 64", SharedMatrix<float>(r), static_cast<double>(size) * entries, 1.4, 1.1,
+  head_maps(state, 190, "softmax attention, 16 heads of 64", SharedMatrix<float>(r), static_cast<double>(size) * entries, 1.4, 1.1,
             " x (fill + flops + exp)", entries / 2);
   Matrix<float> row = large_matrix<float>(heads, tokens);
   Rounds rounds;
@@ -284,7 +246,7 @@ void softmax_maps(benchmark::State& state) {
     for (Index head = 0; head < heads; ++head) matrix_rows(r, head, tokens - 1, tokens, View<float>(&row(head, 0), 1, tokens));
   });
   rounds.run(9, 1);
-  report_at_most(91, "one row, softmax attention" + tokens_text(tokens), rounds.ratio("row", "read"), 1.5, 1, " x reading the keys",
+  report_at_most(191, "one row, softmax attention" + tokens_text(tokens), rounds.ratio("row", "read"), 1.5, 1, " x reading the keys",
                  time_text(rounds.seconds("row")));
   state.counters["row_of_reading"] = rounds.ratio("row", "read");
 }
@@ -300,7 +262,7 @@ void add_heads() {
     Index tokens;
     double bar, aim;
   } lengths[] = {{512, 1.2, 1.0}, {1024, 1.05, 0.85}, {4096, 0.9, 0.6}};
-  int place = 70;
+  int place = 170;
   for (const DeltaDecay decay : {DeltaDecay::head, DeltaDecay::state}) {
     const std::string name = decay == DeltaDecay::head ? "delta" : "delta-by-state";
     const double slower = decay == DeltaDecay::head ? 1 : 1.5, slower_aim = decay == DeltaDecay::head ? 1 : 1.2;
@@ -312,6 +274,7 @@ void add_heads() {
     place += 3;
   }
   add_benchmark("table/heads/softmax", softmax_maps);
+  add_head_growth();
 }
 
 }  // namespace benchmarks

@@ -1,6 +1,7 @@
 // Layers of real sizes that have run on random input with realistic statistics.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -102,5 +103,16 @@ class RunLayer {
 
 /// Random numbers (rows, columns) of mean 0 and deviation 1, cheap enough for the largest layers.
 [[nodiscard]] Matrix<float> normal_numbers(Index rows, Index columns, unsigned seed);
+
+/// Largest difference in a row over the row's largest entry, the worst of all rows.
+inline double worst_row(ConstView<float> got, const Matrix<double>& expected) {
+  double worst = 0;
+  for (Index i = 0; i < expected.rows(); ++i) {
+    const double largest = expected.row(i).cwiseAbs().maxCoeff();
+    const double difference = (got.row(i).cast<double>() - expected.row(i)).cwiseAbs().maxCoeff();
+    if (largest > 0) worst = std::max(worst, difference / largest);
+  }
+  return worst;
+}
 
 }  // namespace benchmarks

@@ -10,11 +10,12 @@
 namespace {
 
 constexpr const char* usage =
-    "Usage: benchmarks [--quick] [--all] [--rounds=N] [Google Benchmark's options]\n\n"
+    "Usage: benchmarks [--quick] [--all] [--rounds=N] [--processor-time] [Google Benchmark's options]\n\n"
     "Measures the machine, then the lines of the README's table (table/...), and prints the table.\n\n"
     "  --quick      smaller problems and few rounds, in a few seconds: to see that everything works\n"
     "  --all        the grid of layer sizes and lengths as well (sizes/...)\n"
     "  --rounds=N   rounds of every measurement (medians are taken over them)\n"
+    "  --processor-time   processor time instead of wall-clock time, where others use the machine; no lines of two workers of heads\n"
     "  --benchmark_filter=REGEX   these only, e.g. table/maps, sizes/.*Mamba-130m;  --benchmark_list_tests names all\n"
     "  --benchmark_out=FILE       every result and counter as JSON\n";
 
@@ -27,6 +28,8 @@ int main(int argc, char** argv) {
     const std::string argument = argv[i];
     if (argument == "--quick") {
       benchmarks::settings().quick = true;
+    } else if (argument == "--processor-time") {
+      benchmarks::settings().processor_time = true;
     } else if (argument == "--all") {
       all = true;
     } else if (argument.rfind("--rounds=", 0) == 0) {

@@ -1,9 +1,11 @@
 #include "measuring.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 
 #include <Eigen/Core>
 
@@ -20,6 +22,11 @@ double median(std::vector<double> values) {
   std::nth_element(values.begin(), middle, values.end());
   if (values.size() % 2 == 1) return *middle;
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+double now() {
+  if (settings().processor_time) return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 Settings& settings() {
@@ -150,6 +157,19 @@ double Rounds::median_of(const std::function<double(Times&)>& value) {
   std::vector<double> values;
   for (Times& times : rounds_) values.push_back(value(times));
   return median(std::move(values));
+}
+
+double slope(const std::vector<double>& sizes, const std::vector<double>& times) {
+  const double count = static_cast<double>(sizes.size());
+  double x = 0, y = 0, xx = 0, xy = 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const double lx = std::log(sizes[i]), ly = std::log(times[i]);
+    x += lx;
+    y += ly;
+    xx += lx * lx;
+    xy += lx * ly;
+  }
+  return (count * xy - x * y) / (count * xx - x * x);
 }
 
 std::string figures(double x, int count) {

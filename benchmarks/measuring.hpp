@@ -1,7 +1,6 @@
 // How measurements are made: wall-clock time, work and yardsticks in turn, medians.
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <map>
 #include <string>
@@ -19,17 +18,20 @@ using implicit_attention::LargeMemory;
 
 [[nodiscard]] double median(std::vector<double> values);
 
+/// Seconds since some moment: wall-clock time, or with Settings::processor_time what this process has had of the processor.
+[[nodiscard]] double now();
 template <class Work>
 [[nodiscard]] double seconds_of(const Work& work) {
-  const auto begin = std::chrono::steady_clock::now();
+  const double begin = now();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return now() - begin;
 }
 
 /// What a run of the program shares.
 struct Settings {
-  bool quick = false;  ///< smaller problems, few rounds: to see that everything works
-  int rounds = 0;      ///< rounds of every measurement; 0: as its cost allows
+  bool quick = false;           ///< smaller problems, few rounds: to see that everything works
+  int rounds = 0;               ///< rounds of every measurement; 0: as its cost allows
+  bool processor_time = false;  ///< where others use the machine; says nothing of two workers, whose lines are left out
 };
 Settings& settings();
 
@@ -104,6 +106,9 @@ void report_terms(const std::string& work, double ratio);
 /// A line below the table.
 void report_note(const std::string& note);
 void print_report();
+
+/// The slope of log time over log size, by least squares.
+[[nodiscard]] double slope(const std::vector<double>& sizes, const std::vector<double>& times);
 
 /// `x` with three figures.
 [[nodiscard]] std::string figures(double x, int count = 3);

@@ -9,17 +9,6 @@ namespace benchmarks {
 
 namespace {
 
-/// Largest difference in a row over the row's largest entry, the worst of all rows.
-double worst_row(ConstView<float> got, const Matrix<double>& expected) {
-  double worst = 0;
-  for (Index i = 0; i < expected.rows(); ++i) {
-    const double largest = expected.row(i).cwiseAbs().maxCoeff();
-    const double difference = (got.row(i).cast<double>() - expected.row(i)).cwiseAbs().maxCoeff();
-    if (largest > 0) worst = std::max(worst, difference / largest);
-  }
-  return worst;
-}
-
 void precision(benchmark::State& state, int place, const LayerSize& size) {
   const Index tokens = settings().quick ? 512 : 4096, channels = 3;
   double worst_map = 0, worst_walk = 0, worst_reduction = 0;

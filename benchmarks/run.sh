@@ -14,6 +14,7 @@ steady figures let nothing else run.
   --quick        smaller problems and few rounds: whether everything works, not how fast
   --all          also the grid of layer sizes and lengths
   --rounds=N     medians over N rounds
+  --processor-time   processor time instead of wall-clock time, where others use the machine
   --benchmark_filter=REGEX, --benchmark_list_tests, --benchmark_out=FILE   as Google Benchmark has them
 
 The table goes to standard output, the benchmarks one by one to standard error:  bash benchmarks/run.sh > table.md

@@ -1,9 +1,11 @@
 // Products of matrices in memory, each compiled once a scalar: Eigen's own are compiled anew for every combination of argument types.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include <implicit_attention/core/types.hpp>
+#include <implicit_attention/core/vector_register.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -19,19 +21,143 @@ struct Transposed {
   static constexpr Right right{};
 };
 
-/// out += sign a b, with sign = 1 or -1. `out` must not overlap a or b.
+/// A left factor as its numbers stand in memory: number (i, k) at data[i * row_step + k * inner_step].
 template <Real Scalar>
-EIGEN_DONT_INLINE void add_signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, Transposed::None) {
+struct LeftFactor {
+  const Scalar* data;
+  Index rows, row_step, inner_step;
+};
+
+/// Eigen's products spend much of their time on other things than multiplications where blocks are small, and use half of the multipliers
+/// of some machines where they are large. Here a panel of the right factor is copied, and rows of the left one are read where they stand.
+
+/// Sums that are taken at a time: a panel of the right factor fits the nearest cache.
+constexpr Index product_inner = 256;
+/// Rows that use a panel: their part of the left factor fits the second cache.
+constexpr Index product_rows = 384;
+/// With fewer rows the copy costs more than it saves. What is chosen does not depend on the columns, so that they may be shared out without
+/// a change of the result.
+constexpr Index product_rows_from = 6;
+
+#if defined(__GNUC__)
+/// Entries that are summed up in registers together.
+constexpr Index product_tile_rows = 6;
+template <class Scalar>
+constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
+
+/// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, product_tile_columns).
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
+                                     Index out_stride) {
+  using Register = typename VectorRegister<Scalar>::type;
+  constexpr Index lanes = product_tile_columns<Scalar> / 2;
+  const Index rows = std::min(a.rows, product_tile_rows), step = a.inner_step;
+  const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };  // those beyond the last are computed in vain
+  const Scalar *row0 = row(0), *row1 = row(1), *row2 = row(2), *row3 = row(3), *row4 = row(4), *row5 = row(5);
+  Register left0 = {}, left1 = {}, left2 = {}, left3 = {}, left4 = {}, left5 = {};
+  Register right0 = {}, right1 = {}, right2 = {}, right3 = {}, right4 = {}, right5 = {};
+  for (Index k = 0, at = 0; k < inner; ++k, at += step, panel += 2 * lanes) {
+    const Register left = *reinterpret_cast<const Register*>(panel), right = *reinterpret_cast<const Register*>(panel + lanes);
+    left0 += row0[at] * left;
+    right0 += row0[at] * right;
+    left1 += row1[at] * left;
+    right1 += row1[at] * right;
+    left2 += row2[at] * left;
+    right2 += row2[at] * right;
+    left3 += row3[at] * left;
+    right3 += row3[at] * right;
+    left4 += row4[at] * left;
+    right4 += row4[at] * right;
+    left5 += row5[at] * left;
+    right5 += row5[at] * right;
+  }
+  const Register left[] = {left0, left1, left2, left3, left4, left5}, right[] = {right0, right1, right2, right3, right4, right5};
+  for (Index r = 0; r < rows; ++r) {
+    Register* const to = reinterpret_cast<Register*>(out + r * out_stride);
+    to[0] = add ? to[0] + sign * left[r] : sign * left[r];
+    to[1] = add ? to[1] + sign * right[r] : sign * right[r];
+  }
+}
+
+/// out (+)= sign a b: number (k, j) of b at b[k * inner_step + j * column_step], for at most product_inner sums.
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, const Scalar* b, Index inner_step,
+                                       Index column_step, Scalar sign, bool add) {
+  constexpr Index width = product_tile_columns<Scalar>;
+  const Index columns = out.cols(), rows = a.rows, stride = out.outerStride();
+  alignas(64) Scalar panel[static_cast<std::size_t>(product_inner * width)];
+  alignas(64) Scalar part[static_cast<std::size_t>(product_tile_rows * width)];
+  for (Index column = 0; column < columns; column += width) {
+    const Index count = std::min(width, columns - column);
+    if (count < width) std::fill_n(panel, inner * width, Scalar(0));
+    const Scalar* const from = b + column * column_step;
+    if (inner_step == 1) {
+      for (Index c = 0; c < count; ++c)
+        for (Index k = 0; k < inner; ++k) panel[k * width + c] = from[c * column_step + k];
+    } else if (count == width) {
+      for (Index k = 0; k < inner; ++k) std::copy_n(from + k * inner_step, width, panel + k * width);
+    } else {
+      for (Index k = 0; k < inner; ++k) std::copy_n(from + k * inner_step, count, panel + k * width);
+    }
+    LeftFactor<Scalar> rest = a;
+    for (Index row = 0; row < rows; row += product_tile_rows) {
+      rest.data = a.data + row * a.row_step;
+      rest.rows = rows - row;
+      Scalar* const to = out.data() + row * stride + column;
+      if (count == width) {
+        multiply_tile(rest, inner, panel, sign, add, to, stride);
+        continue;
+      }
+      multiply_tile(rest, inner, panel, sign, false, part, width);
+      for (Index r = 0; r < std::min(rest.rows, product_tile_rows); ++r)
+        for (Index c = 0; c < count; ++c) to[r * stride + c] = add ? to[r * stride + c] + part[r * width + c] : part[r * width + c];
+    }
+  }
+}
+
+/// The same of any size.
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, const Scalar* b, Index inner_step,
+                                       Index column_step, Scalar sign, bool add) {
+  for (Index row = 0; row < a.rows; row += product_rows)
+    for (Index k = 0; k < inner; k += product_inner) {
+      const LeftFactor<Scalar> part{a.data + row * a.row_step + k * a.inner_step, std::min(product_rows, a.rows - row), a.row_step,
+                                    a.inner_step};
+      multiply_panels(View<Scalar>(out.data() + row * out.outerStride(), part.rows, out.cols(), out.outerStride()), part,
+                      std::min(product_inner, inner - k), b + k * inner_step, inner_step, column_step, sign, add || k > 0);
+    }
+}
+#endif
+
+/// out (+)= sign a b, with sign = 1 or -1. `out` must not overlap a or b.
+template <Real Scalar>
+EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add, Transposed::None) {
+#if defined(__GNUC__)
+  if (a.rows() >= product_rows_from && a.cols() > 0)
+    return multiply_blocks(out, {a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b.data(), b.outerStride(), 1, sign, add);
+#endif
+  if (!add) out.setZero();
   out.noalias() += sign * (a * b);
 }
-/// out += sign a^T b.
+/// out (+)= sign a^T b.
 template <Real Scalar>
-EIGEN_DONT_INLINE void add_signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, Transposed::Left) {
+EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add, Transposed::Left) {
+#if defined(__GNUC__)
+  if (a.cols() >= product_rows_from && a.rows() > 0)
+    return multiply_blocks(out, {a.data(), a.cols(), 1, a.outerStride()}, a.rows(), b.data(), b.outerStride(), 1, sign, add);
+#endif
+  if (!add) out.setZero();
   out.noalias() += sign * (a.transpose() * b);
 }
-/// out += sign a b^T.
+/// out (+)= sign a b^T.
 template <Real Scalar>
-EIGEN_DONT_INLINE void add_signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, Transposed::Right) {
+EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
+                                      Transposed::Right) {
+#if defined(__GNUC__)
+  if (a.rows() >= product_rows_from && a.cols() > 0)
+    return multiply_blocks(out, {a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b.data(), 1, b.outerStride(), sign, add);
+#endif
+  if (!add) out.setZero();
   out.noalias() += sign * (a * b.transpose());
 }
 
@@ -40,14 +166,14 @@ template <class Out, class Which = Transposed::None>
 void add_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar> a, ConstView<typename std::remove_cvref_t<Out>::Scalar> b,
                  Which which = {}) {
   using Scalar = typename std::remove_cvref_t<Out>::Scalar;
-  add_signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(1), which);
+  signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(1), true, which);
 }
 /// out -= a b, likewise.
 template <class Out, class Which = Transposed::None>
 void subtract_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar> a,
                       ConstView<typename std::remove_cvref_t<Out>::Scalar> b, Which which = {}) {
   using Scalar = typename std::remove_cvref_t<Out>::Scalar;
-  add_signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(-1), which);
+  signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(-1), true, which);
 }
 /// out = a b, likewise; a matrix is resized, a block or a view has the right shape already.
 template <class Out, class Which = Transposed::None>
@@ -57,8 +183,7 @@ void set_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar>
   if constexpr (std::is_same_v<std::remove_cvref_t<Out>, Matrix<Scalar>>)
     out.resize(std::is_same_v<Which, Transposed::Left> ? a.cols() : a.rows(),
                std::is_same_v<Which, Transposed::Right> ? b.rows() : b.cols());
-  out.setZero();
-  add_signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(1), which);
+  signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(1), false, which);
 }
 
 }  // namespace detail

@@ -12,7 +12,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Tokens whose factors exist at a time.
+/// Tokens whose factors exist at a time where they are multiplied as matrices.
 constexpr Index stretch_tokens = 256;
 
 /// sums[r] = sum_d factors[d] numbers[r, d..] of a register of tokens, for rows that are `stride` apart.
@@ -41,9 +41,10 @@ class HeadColumns {
  public:
   static constexpr int width_of_lane = register_lanes<Scalar>;
 
-  /// `together`: the factors of all channels for a register of tokens lie side by side, rather than those of one channel for all tokens.
-  HeadColumns(const SurroundedMatrix<Scalar>& surrounded, bool together)
-      : s_(&surrounded), width_(surrounded.width()), together_(together) {}
+  /// For at most `stretch` tokens at a time. `together`: the factors of all channels for a register of tokens lie side by side, rather than
+  /// those of one channel for all tokens.
+  HeadColumns(const SurroundedMatrix<Scalar>& surrounded, Index stretch, bool together)
+      : s_(&surrounded), width_(surrounded.width()), stretch_(stretch), together_(together) {}
 
   /// Chooses channels, all of one head.
   void choose(const std::vector<Index>& channels) {
@@ -53,10 +54,10 @@ class HeadColumns {
     taps_.resize(width_, count_);
     for (Index c = 0; c < count_; ++c)
       for (Index d = 0; d < width_; ++d) taps_(d, c) = entry(s_->taps, width_ - 1 - d, channel(c));
-    factors_.resize(count_ * width_, stretch_tokens + width_of_lane);
+    factors_.resize(count_ * width_, stretch_ + width_of_lane);
     if (activation_.rows() == count_) return;
-    activation_.setOnes(count_, stretch_tokens + width_ + width_of_lane);
-    columns_.setOnes(count_, stretch_tokens + width_of_lane);
+    activation_.setOnes(count_, stretch_ + width_ + width_of_lane);
+    columns_.setOnes(count_, stretch_ + width_of_lane);
   }
 
   [[nodiscard]] Index count() const { return count_; }
@@ -144,7 +145,7 @@ class HeadColumns {
 
   const SurroundedMatrix<Scalar>* s_;
   const std::vector<Index>* channels_ = nullptr;
-  Index count_ = 0, width_, begin_ = 0;
+  Index count_ = 0, width_, stretch_, begin_ = 0;
   bool together_, neighbours_ = false, finite_ = true;
   Matrix<Scalar> factors_, taps_, activation_, columns_;
 };

@@ -29,7 +29,7 @@ class HeadReduction {
         joined_(&joined),
         join_(join),
         as_product_(is_product(surrounded)),
-        columns_(surrounded, !as_product_) {}
+        columns_(surrounded, stretch_tokens, !as_product_) {}
 
   /// Rows that are joined together: the more, the less of a product goes into packing its factors.
   [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {

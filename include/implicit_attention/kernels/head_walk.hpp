@@ -28,11 +28,14 @@ class HeadWalk {
     reader_ = Eigen::Map<const RowVector<Scalar>>(r_->query.row(row) + key_column_, r_->state);
     elapsed_ = 0;
     for (Index end = row + 1; end > first;) {
-      const Index begin = std::max(first, end - piece_tokens);
-      if (r_->transition == Transition::diagonal && !by_state_)
+      const bool whole = r_->transition == Transition::diagonal && !by_state_;
+      const Index begin = std::max(first, end - (whole ? piece_tokens : step_tokens));
+      if (whole)
         at_once(row, begin, end, out);
+      else if (by_state_)
+        walk<true>(row, first, begin, end, out);
       else
-        step_by_step(row, begin, end, out);
+        walk<false>(row, first, begin, end, out);
       end = begin;
     }
     if (!r_->diagonal.empty()) out[row] = r_->diagonal(row, head_);
@@ -41,6 +44,8 @@ class HeadWalk {
 
  private:
   static constexpr Index piece_tokens = 64;
+  static constexpr Index tokens_ahead = 8;  ///< that are asked for: a head's numbers of two tokens lie on different pages
+  static constexpr Index step_tokens = 16;  ///< their decays stay in the nearest cache
 
   [[nodiscard]] Scalar log_decay(Index token) const { return r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head_); }
 
@@ -62,80 +67,114 @@ class HeadWalk {
       for (Index token = begin; token < end; ++token) out[token] *= r_->key_scale(token, head_);
   }
 
-  /// The delta rule: r = (r - entry key) decay, and what the key of the token before reads of it, in one pass over r.
-  template <bool ByState>
-  IMPLICIT_ATTENTION_FLATTEN static Scalar step_delta(Scalar* reader, Scalar entry, const Scalar* key, const Scalar* decay,
-                                                      const Scalar* next_key, Index states) {
-    constexpr int lane = register_lanes<Scalar>;
-    using Lane = Lanes<Scalar, lane>;
-    Lane sum = Lane::Zero(), other = Lane::Zero();
-    const Scalar one = ByState ? Scalar(1) : *decay, removed = ByState ? entry : entry * one;
-    const auto step = [&](Index n) -> Lane {
-      const Lane r = one * lanes<lane>(reader + n) - removed * lanes<lane>(key + n);
-      if constexpr (ByState)
-        return r * lanes<lane>(decay + n);
-      else
-        return r;
-    };
-    Index n = 0;
-    for (; n + 2 * lane <= states; n += 2 * lane) {
-      const Lane a = step(n), b = step(n + lane);
-      lanes<lane>(reader + n) = a;
-      lanes<lane>(reader + n + lane) = b;
-      sum += a * lanes<lane>(next_key + n);
-      other += b * lanes<lane>(next_key + n + lane);
-    }
-    Scalar rest = 0;
-    for (; n < states; ++n) {
-      reader[n] = (one * reader[n] - removed * key[n]) * (ByState ? decay[n] : Scalar(1));
-      rest += reader[n] * next_key[n];
-    }
-    return (sum + other).sum() + rest;
+  /// What a step needs of a token; null where there is none.
+  struct Token {
+    const Scalar *key, *removal, *probe;
+  };
+  [[nodiscard]] Token token_at(Index token) const {
+    if (token < 0) token = 0;  // before the first one, read in vain
+    const bool given = r_->transition == Transition::rank_one;
+    const Index column = head_ * r_->state;
+    return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + column : nullptr,
+            given ? r_->probe.row(token) + column : nullptr};
   }
 
-  void walk_delta(Index row, Index begin, Index end, Scalar* out) {
+  template <bool ByState>
+  EIGEN_ALWAYS_INLINE void fetch(Index token, Index decay_token) const {
+    constexpr int line = static_cast<int>(numbers_in_a_line<Scalar>);
+    for (Index n = 0; n < r_->state; n += line) {
+      prefetch<line>(r_->key, token, key_column_ + n);
+      if (r_->transition == Transition::rank_one) {
+        prefetch<line>(r_->removal, token, head_ * r_->state + n);
+        prefetch<line>(r_->probe, token, head_ * r_->state + n);
+      }
+      if constexpr (ByState)
+        if (r_->log_decay.rows() > 1) prefetch<line>(r_->log_decay, decay_token, head_ * r_->state + n);
+    }
+  }
+
+  /// One pass over r: r = (r - removed token.key) decay (delta rule), r decay + removed token.probe, or r decay; and what the next token's
+  /// key and removal read of it.
+  template <Transition Kind, bool ByState>
+  IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next) {
+    constexpr int lane = register_lanes<Scalar>, together = 4;  // sums that do not wait for each other
+    using Lane = Lanes<Scalar, lane>;
+    Scalar* const reader = reader_.data();
+    const Index states = r_->state;
+    const Scalar one = ByState ? Scalar(1) : *decay, of_key = ByState ? removed : removed * one;
+    Lane reads[static_cast<std::size_t>(together)], removes[static_cast<std::size_t>(together)];
+    for (int i = 0; i < together; ++i) {
+      reads[i].setZero();
+      removes[i].setZero();
+    }
+    Index n = 0;
+    for (; n + together * lane <= states; n += together * lane) {
+      IMPLICIT_ATTENTION_UNROLL
+      for (int i = 0; i < together; ++i) {
+        const Index at = n + i * lane;
+        Lane r = lanes<lane>(reader + at);
+        if constexpr (Kind == Transition::delta) {
+          r = one * r - of_key * lanes<lane>(token.key + at);
+          if constexpr (ByState) r *= lanes<lane>(decay + at);
+        } else {
+          if constexpr (ByState)
+            r *= lanes<lane>(decay + at);
+          else
+            r *= one;
+          if constexpr (Kind == Transition::rank_one) r += removed * lanes<lane>(token.probe + at);
+        }
+        lanes<lane>(reader + at) = r;
+        reads[i] += r * lanes<lane>(next.key + at);
+        if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next.removal + at);
+      }
+    }
+    Scalar rest = 0, rest_removed = 0;
+    for (; n < states; ++n) {
+      const Scalar d = ByState ? decay[n] : one;
+      if constexpr (Kind == Transition::delta)
+        reader[n] = ByState ? (reader[n] - removed * token.key[n]) * d : d * reader[n] - of_key * token.key[n];
+      else if constexpr (Kind == Transition::rank_one)
+        reader[n] = reader[n] * d + removed * token.probe[n];
+      else
+        reader[n] *= d;
+      rest += reader[n] * next.key[n];
+      if constexpr (Kind == Transition::rank_one) rest_removed += reader[n] * next.removal[n];
+    }
+    read_ = ((reads[0] + reads[1]) + (reads[2] + reads[3])).sum() + rest;
+    if constexpr (Kind == Transition::rank_one) removed_ = ((removes[0] + removes[1]) + (removes[2] + removes[3])).sum() + rest_removed;
+  }
+
+  /// What a token's key and removal read of r, without a step before them.
+  void read(const Token& token) {
+    const auto dot = [&](const Scalar* vector) { return reader_.dot(Eigen::Map<const RowVector<Scalar>>(vector, r_->state)); };
+    read_ = dot(token.key);
+    if (token.removal) removed_ = dot(token.removal);
+  }
+
+  template <bool ByState>
+  void walk(Index row, Index first, Index begin, Index end, Scalar* out) {
     load_decays(begin, end);
     const Scalar none = Scalar(1);
     const bool decays = !r_->log_decay.empty();
     const Index decay_stride = decays && r_->log_decay.rows() > 1 ? decay_.cols() : 0;
-    if (end == row + 1) read_ = reader_.dot(Eigen::Map<const RowVector<Scalar>>(r_->key.row(row) + key_column_, r_->state));
-    for (Index token = end - 1; token >= begin; --token) {
-      const Scalar *key = r_->key.row(token) + key_column_, *next_key = r_->key.row(std::max(token - 1, Index(0))) + key_column_;
-      out[token] = r_->write_scale(token, head_) * read_;
-      if (token == row && r_->read_before_update) {  // the row's own transition comes after its read
-        read_ = reader_.dot(Eigen::Map<const RowVector<Scalar>>(next_key, r_->state));
-        continue;
+    Token token = token_at(end - 1);
+    if (end == row + 1) read(token);
+    for (Index t = end - 1; t >= begin; --t) {
+      const Token next = token_at(t - 1);
+      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead, t - step_tokens);
+      out[t] = r_->write_scale(t, head_) * read_;
+      if (t == row && r_->read_before_update) {
+        read(next);  // the row's own transition comes after its read
+      } else if (t > first) {
+        const Scalar* decay = decays ? decay_.data() + (t - begin) * decay_stride : &none;
+        if (r_->transition == Transition::delta)
+          step<Transition::delta, ByState>(out[t], token, decay, next);
+        else if (r_->transition == Transition::rank_one)
+          step<Transition::rank_one, ByState>(removed_, token, decay, next);
+        else if constexpr (ByState)
+          step<Transition::diagonal, true>(Scalar(0), token, decay, next);
       }
-      const Scalar* decay = decays ? decay_.data() + (token - begin) * decay_stride : &none;
-      read_ = by_state_ ? step_delta<true>(reader_.data(), out[token], key, decay, next_key, r_->state)
-                        : step_delta<false>(reader_.data(), out[token], key, decay, next_key, r_->state);
-    }
-  }
-
-  void step_by_step(Index row, Index begin, Index end, Scalar* out) {
-    if (r_->transition == Transition::delta) return walk_delta(row, begin, end, out);
-    const Index states = r_->state, decay_stride = by_state_ && r_->log_decay.rows() > 1 ? states : 0;
-    load_decays(begin, end);
-    Eigen::Map<RowVector<Scalar>> reader(reader_.data(), states);
-    const Scalar* decay = decay_.data() + (end - 1 - begin) * decay_stride;
-    for (Index token = end - 1; token >= begin; --token, decay -= decay_stride) {
-      const Eigen::Map<const RowVector<Scalar>> key(r_->key.row(token) + key_column_, states);
-      const Scalar entry = r_->write_scale(token, head_) * reader.dot(key);
-      out[token] = entry;
-      if (token == row && r_->read_before_update) continue;  // the row's own transition comes after its read
-      const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic>> decays(decay, by_state_ ? states : 0);
-      const Scalar one = by_state_ || r_->log_decay.empty() ? Scalar(1) : decay_.data()[r_->log_decay.rows() == 1 ? 0 : token - begin];
-      if (r_->transition == Transition::rank_one) {
-        const Eigen::Map<const RowVector<Scalar>> removal(r_->removal.row(token) + head_ * states, states),
-            probe(r_->probe.row(token) + head_ * states, states);
-        const Scalar removed = reader.dot(removal);
-        if (by_state_)
-          reader.array() = reader.array() * decays + removed * probe.array();
-        else
-          reader = one * reader + removed * probe;
-      } else {
-        reader.array() *= decays;
-      }
+      token = next;
     }
   }
 
@@ -144,16 +183,23 @@ class HeadWalk {
     if (r_->log_decay.empty()) return;
     const bool constant = r_->log_decay.rows() == 1;
     if (constant && decay_.size() > 0) return;
-    const Index columns = by_state_ ? r_->state : 1;
-    decay_ = r_->log_decay.matrix().block(constant ? 0 : begin, head_ * columns, constant ? 1 : end - begin, columns);
-    exponentiate(decay_.data(), decay_.size());
+    const Index columns = by_state_ ? r_->state : 1, rows = constant ? 1 : end - begin;
+    decay_.resize(rows, columns);
+    for (Index i = 0; i < rows; ++i) {
+      const Scalar* logs = r_->log_decay.row(constant ? 0 : begin + i) + head_ * columns;
+      if (by_state_)
+        exponentiate<Scalar>(logs, columns, &decay_(i, 0));
+      else
+        decay_(i, 0) = *logs;
+    }
+    if (!by_state_) exponentiate(decay_.data(), rows);
   }
 
   const HeadRecurrence<Scalar>* r_;
   Index head_, key_column_;
   bool by_state_;
-  double elapsed_ = 0;  // the log decays between the row and where the walk is
-  Scalar read_ = 0;     // reader_ . key of the next token
+  double elapsed_ = 0;             // the log decays between the row and where the walk is
+  Scalar read_ = 0, removed_ = 0;  // reader_ . key and removal of the next token
   RowVector<Scalar> reader_;
   Eigen::Array<Scalar, Eigen::Dynamic, 1> factors_;
   Matrix<Scalar> decay_;

@@ -44,21 +44,24 @@ template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
   return part;
 }
 
-/// Writes the rows of a run for all chosen channels of one head.
+/// Writes the rows of a run for all chosen channels of one head, each row from end to end: memory takes rows that are written side by side
+/// at a fraction of its rate.
 template <Real Scalar>
 class HeadMapWriter {
  public:
   static constexpr int lane = register_lanes<Scalar>;
-  static constexpr Index together = 4;  ///< rows that share what is read of the factors
+  static constexpr Index together = 4;    ///< rows that share what is read of the factors
+  static constexpr Index stretch = 1024;  ///< tokens of a row that are made at a time: four rows and their factors fit the nearest cache
 
   HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const ChannelsByHead& chosen, Index row_count, View<Scalar> out)
       : recurrence_(&surrounded.recurrence),
         chosen_(&chosen),
         row_count_(row_count),
+        stretch_(std::min(stretch, (recurrence_->tokens + lane - 1) / lane * lane)),
         out_(out),
-        columns_(surrounded, false),
+        columns_(surrounded, stretch_, false),
         writer_(out.size()),
-        numbers_(together, stretch_tokens + lane) {}
+        numbers_(together, stretch_ + lane) {}
 
   void operator()(Index head, const RowRun& run, View<Scalar> rows) {
     const Index tokens = recurrence_->tokens, width = columns_.width();
@@ -72,18 +75,14 @@ class HeadMapWriter {
       end = std::max(end, seen_.back().last + 1);
       begin = std::min(begin, std::max(seen_.back().first - width + 1, Index(0)));
     }
-    begin = begin / stretch_tokens * stretch_tokens;
-    for (Index first = begin; first < end; first += stretch_tokens) {
-      const Index last = std::min(first + stretch_tokens, end);
+    begin = begin / lane * lane;
+    for (Index first = begin; first < end; first += stretch_) {
+      const Index last = std::min(first + stretch_, end);
       columns_.prepare(first, last);
+      const Stretch of{first, last, first == begin ? 0 : first, last == end ? tokens : last};
       for (Index c = 0; c < columns_.count(); ++c)
-        for (Index i = run.begin; i < run.end; i += together) write_rows(run, rows, c, i, std::min(i + together, run.end), first, last);
+        for (Index i = run.begin; i < run.end; i += together) write_rows(run, rows, c, i, std::min(i + together, run.end), of);
     }
-    for (Index c = 0; c < columns_.count(); ++c)
-      for (Index i = run.begin; i < run.end; ++i) {
-        writer_.zeros(begin, target(run, c, i));
-        writer_.zeros(tokens - end, target(run, c, i) + end);
-      }
     writer_.finish();
   }
 
@@ -91,53 +90,52 @@ class HeadMapWriter {
   struct Seen {
     Index first, last;
   };
+  /// Columns that are computed, and those that are written, with zeros at the ends.
+  struct Stretch {
+    Index first, last, from, to;
+  };
 
   [[nodiscard]] Scalar* target(const RowRun& run, Index c, Index row) {
     return out_.data() + ((*places_)[static_cast<std::size_t>(c)] * row_count_ + run.place + row - run.begin) * out_.outerStride();
   }
 
-  /// Columns first..last-1 of rows begin..end-1 of one channel.
-  void write_rows(const RowRun& run, const View<Scalar>& rows, Index c, Index begin, Index end, Index first, Index last) {
-    const Index stride = rows.outerStride();
+  /// A stretch of rows begin..end-1 of one channel.
+  void write_rows(const RowRun& run, const View<Scalar>& rows, Index c, Index begin, Index end, const Stretch& of) {
+    const Index stride = rows.outerStride(), first = of.first, last = of.last;
     Scalar* const numbers = row_of(rows, begin - run.begin);
     const Scalar* scales = &scales_(begin - run.begin, c);
-    const auto add_skip = [&](Scalar skip) {
-      for (Index i = begin; i < end; ++i) numbers[(i - begin) * stride + i] += skip;
-    };
-    // Only this channel's diagonal has its skip.
-    const bool skips = columns_.skips() && begin < last && end + columns_.width() > first;
-    Scalar diagonal[static_cast<std::size_t>(together)] = {};
-    if (skips) {
-      for (Index i = begin; i < end; ++i) diagonal[i - begin] = numbers[(i - begin) * stride + i];
-      add_skip(columns_.skip(c));
+    const auto seen = [&](Index i) -> const Seen& { return seen_[static_cast<std::size_t>(i - run.begin)]; };
+    Index reached = first;  // beyond what any of these rows sees
+    for (Index i = begin; i < end; ++i) reached = std::max(reached, std::min(seen(i).last + 1, last));
+    // Up to where the last cache line is full: the rows' zeros fill it.
+    const Index made =
+        std::min((reached - first + numbers_in_a_line<Scalar> + lane - 1) / lane * lane, (last - first + lane - 1) / lane * lane);
+    if (reached > first) {
+      // Only this channel's diagonal has its skip.
+      const bool skips = columns_.skips() && begin < last && end + columns_.width() > first;
+      Scalar diagonal[static_cast<std::size_t>(together)] = {};
+      for (Index i = begin; skips && i < end; ++i) {
+        diagonal[i - begin] = numbers[(i - begin) * stride + i];
+        numbers[(i - begin) * stride + i] += columns_.skip(c);
+      }
+      if (end - begin == together)
+        multiply<together>(numbers + first, stride, scales, c, made, numbers_.data());
+      else
+        for (Index i = begin; i < end; ++i)
+          multiply<1>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, made, &numbers_(i - begin, 0));
+      for (Index i = begin; i < end && !columns_.finite(); ++i)
+        write_exactly(numbers + (i - begin) * stride, seen(i), c, first, std::min(first + made, last), scales[(i - begin) * scales_.cols()],
+                      &numbers_(i - begin, 0));
+      for (Index i = begin; skips && i < end; ++i) numbers[(i - begin) * stride + i] = diagonal[i - begin];
     }
-    Scalar* const to = target(run, c, begin) + first;
-    const bool at_once =
-        end - begin == together && columns_.finite() && (last - first) % lane == 0 && writer_.streams_lanes(to, out_.outerStride());
-    if (at_once) {
-      // Up to the cache line where the last of these rows ends.
-      constexpr Index line = numbers_in_a_line<Scalar>;
-      Index stop = 0;
-      for (Index i = begin; i < end; ++i) stop = std::max(stop, seen_[static_cast<std::size_t>(i - run.begin)].last + 1 - first);
-      stop = std::clamp((stop + line - 1) / line * line, Index(0), last - first);
-      multiply<together, true>(numbers + first, stride, scales, c, stop, to, out_.outerStride());
-      for (Index i = begin; i < end; ++i) writer_.zeros(last - first - stop, to + (i - begin) * out_.outerStride() + stop);
-    } else if (end - begin == together) {
-      multiply<together, false>(numbers + first, stride, scales, c, last - first, numbers_.data(), numbers_.cols());
-    } else {
-      for (Index i = begin; i < end; ++i)
-        multiply<1, false>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, last - first,
-                           &numbers_(i - begin, 0), 0);
+    for (Index i = begin; i < end; ++i) {
+      Scalar* const to = target(run, c, i);
+      Index stop = std::clamp(seen(i).last + 1, first, last);
+      if (stop > first) stop = std::min(stop + rest_of_line(to + stop), last);
+      writer_.zeros(first - of.from, to + of.from);
+      writer_.copy(&numbers_(i - begin, 0), stop - first, to + first);
+      writer_.zeros(of.to - stop, to + stop);
     }
-    for (Index i = begin; i < end && !at_once; ++i) {
-      Scalar* entries = &numbers_(i - begin, 0);
-      if (!columns_.finite())
-        write_exactly(numbers + (i - begin) * stride, seen_[static_cast<std::size_t>(i - run.begin)], c, first, last,
-                      scales[(i - begin) * scales_.cols()], entries);
-      writer_.copy(entries, last - first, target(run, c, i) + first);
-    }
-    if (skips)
-      for (Index i = begin; i < end; ++i) numbers[(i - begin) * stride + i] = diagonal[i - begin];
   }
 
   /// Where a path would lead beyond what the row sees: its factor may not be finite, and 0 times it not 0.
@@ -151,30 +149,57 @@ class HeadMapWriter {
     }
   }
 
-  /// Rows of entries to `to`, past the caches or into them.
-  template <Index Rows, bool Stream>
-  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Scalar* to, Index to_stride) const {
-    if (columns_.width() == 4)  // nearly all models' convolution: unrolled
-      multiply<Rows, Stream, 4>(numbers, stride, scales, c, count, to, to_stride);
-    else
-      multiply<Rows, Stream, 0>(numbers, stride, scales, c, count, to, to_stride);
-  }
-  template <Index Rows, bool Stream, Index Width>
-  IMPLICIT_ATTENTION_FLATTEN void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Scalar* to,
-                                           Index to_stride) const {
-    const Index width = Width > 0 ? Width : columns_.width(), scale_stride = scales_.cols(), tap_stride = columns_.tap_stride();
-    const Scalar* factors = columns_.factor(c, 0, 0);
+  /// Entries of rows into `to`, which has room for `together` rows.
+  template <Index Rows>
+  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Scalar* to) const {
     Scalar scale[static_cast<std::size_t>(Rows)];
-    for (Index r = 0; r < Rows; ++r) scale[r] = scales[r * scale_stride];
+    for (Index r = 0; r < Rows; ++r) scale[r] = scales[r * scales_.cols()];
+    const Index width = columns_.width(), tap_stride = columns_.tap_stride();
+    const Scalar* factors = columns_.factor(c, 0, 0);
+    if (width == 4) {  // nearly all models' convolution
+      FourTapsOf<Rows> from;
+      for (Index r = 0; r < Rows; ++r) from.rows[r] = numbers + r * stride;
+      for (Index d = 0; d < 4; ++d) from.factors[d] = factors + d * tap_stride;
+      return multiply_four(from, scale, count, to, numbers_.cols());
+    }
     for (Index j = 0; j < count; j += lane) {
       Lanes<Scalar, lane> sums[static_cast<std::size_t>(Rows)];
       add_taps<Rows>(factors + j, tap_stride, numbers + j, stride, width, sums);
-      IMPLICIT_ATTENTION_UNROLL
-      for (Index r = 0; r < Rows; ++r) {
-        if constexpr (Stream)
-          RowWriter<Scalar>::stream_lanes(Lanes<Scalar, lane>(sums[r] * scale[r]), to + r * to_stride + j);
-        else
-          lanes<lane>(to + r * to_stride + j) = sums[r] * scale[r];
+      for (Index r = 0; r < Rows; ++r) lanes<lane>(to + r * numbers_.cols() + j) = sums[r] * scale[r];
+    }
+  }
+
+  template <Index Rows>
+  struct FourTapsOf {
+    const Scalar *rows[static_cast<std::size_t>(Rows)], *factors[4];
+  };
+  /// Pointers come through memory, so that each has a register of its own: as multiples of strides they were computed, or read from the
+  /// stack, before every access.
+  template <Index Rows>
+  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void multiply_four(const FourTapsOf<Rows>& from, const Scalar* scales, Index count,
+                                                                         Scalar* to, Index to_stride) {
+    using Lane = Lanes<Scalar, lane>;
+    const Scalar *const factor0 = from.factors[0], *const factor1 = from.factors[1], *const factor2 = from.factors[2],
+                        *const factor3 = from.factors[3];
+    const auto row = [&](Index r) { return from.rows[std::min(r, Rows - 1)]; };
+    [[maybe_unused]] const Scalar *const row0 = row(0), *const row1 = row(1), *const row2 = row(2), *const row3 = row(3);
+    Lane scale[static_cast<std::size_t>(Rows)];
+    for (Index r = 0; r < Rows; ++r) scale[r].setConstant(scales[r]);
+    for (Index j = 0; j < count; j += lane) {
+      const Lane first = lanes<lane>(factor0 + j), second = lanes<lane>(factor1 + j), third = lanes<lane>(factor2 + j),
+                 fourth = lanes<lane>(factor3 + j);
+      const auto write = [&](const Scalar* numbers, Index r) {
+        Lane sum = first * lanes<lane>(numbers + j);
+        sum += second * lanes<lane>(numbers + j + 1);
+        sum += third * lanes<lane>(numbers + j + 2);
+        sum += fourth * lanes<lane>(numbers + j + 3);
+        lanes<lane>(to + r * to_stride + j) = sum * scale[r];
+      };
+      write(row0, 0);
+      if constexpr (Rows > 1) {
+        write(row1, 1);
+        write(row2, 2);
+        write(row3, 3);
       }
     }
   }
@@ -182,7 +207,7 @@ class HeadMapWriter {
   const SharedMatrix<Scalar>* recurrence_;
   const ChannelsByHead* chosen_;
   const std::vector<Index>* places_ = nullptr;
-  Index row_count_;
+  Index row_count_, stretch_;
   View<Scalar> out_;
   HeadColumns<Scalar> columns_;
   RowWriter<Scalar> writer_;

@@ -1,0 +1,34 @@
+// A vector register of the target machine as the compiler's own type: arithmetic that stays in registers whatever the optimisation level.
+#pragma once
+
+#include <cstdint>
+
+#include <implicit_attention/core/types.hpp>
+
+#if defined(__GNUC__)
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+constexpr int vector_register_bytes = EIGEN_MAX_STATIC_ALIGN_BYTES > 16 ? EIGEN_MAX_STATIC_ALIGN_BYTES : 16;
+
+/// `type` may stand at any address that suits its numbers; `bits` are integers of their size.
+template <class Scalar>
+struct VectorRegister;
+template <>
+struct VectorRegister<float> {
+  typedef float type __attribute__((vector_size(vector_register_bytes), aligned(4), may_alias));
+  typedef std::int32_t bits __attribute__((vector_size(vector_register_bytes), aligned(4), may_alias));
+};
+template <>
+struct VectorRegister<double> {
+  typedef double type __attribute__((vector_size(vector_register_bytes), aligned(8), may_alias));
+  typedef std::int64_t bits __attribute__((vector_size(vector_register_bytes), aligned(8), may_alias));
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#endif
