@@ -78,7 +78,7 @@ class HeadWalk {
         return r;
     };
     Index n = 0;
-    for (; n + 2 * lane <= states; n += 2 * lane) {
+    for (; n + 2 * Index(lane) <= states; n += 2 * Index(lane)) {
       const Lane a = step(n), b = step(n + lane);
       lanes<lane>(reader + n) = a;
       lanes<lane>(reader + n + lane) = b;
