@@ -4,23 +4,25 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash tests/coverage.sh [--rooms "io;core"] [--under include/implicit_attention/io] [--lines] [--no-install]
+Usage: bash tests/coverage.sh [--rooms "io;core"] [--under include/implicit_attention/io] [--lines] [--sanitize] [--no-install]
 
 Builds with clang++ in build/coverage, runs every test (or those of some rooms), and prints lines and branches that ran, file by file.
 
   --rooms LIST   folders of tests/ to build and run, separated by semicolons (all)
   --under PATH   what is counted (include/implicit_attention)
   --lines        every line that did not run, too
+  --sanitize     under the address and undefined-behaviour sanitizers as well: one build that answers both
   --no-install   look for no packages and install none
 USAGE
 }
 
-rooms="" under=include/implicit_attention lines=no install=yes
+rooms="" under=include/implicit_attention lines=no sanitize=no install=yes
 while [ $# -gt 0 ]; do
   case "$1" in
     --rooms) rooms="${2:?}"; shift ;;
     --under) under="${2:?}"; shift ;;
     --lines) lines=yes ;;
+    --sanitize) sanitize=yes ;;
     --no-install) install=no ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
@@ -35,9 +37,11 @@ profdata="$(llvm_tool llvm-profdata)" || die "There is no llvm-profdata (Debian:
 cov="$(llvm_tool llvm-cov)" || die "There is no llvm-cov (Debian: llvm)."
 
 build="$root/build/coverage" profiles="$root/build/coverage/profiles"
+flags="-fprofile-instr-generate -fcoverage-mapping"
+if [ "$sanitize" = yes ]; then flags+=" -g1 $(sed -n 's/.*"CMAKE_CXX_FLAGS": "\(-fsanitize=address[^"]*\)".*/\1/p' CMakePresets.json)"; fi
 have ccache && export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_SLOPPINESS=pch_defines,time_macros
 cmake -S "$root" -B "$build" -D CMAKE_CXX_COMPILER=clang++ -D CMAKE_BUILD_TYPE=Release -D CMAKE_CXX_FLAGS_RELEASE=-O1 \
-  -D CMAKE_CXX_FLAGS="-fprofile-instr-generate -fcoverage-mapping" -D IMPLICIT_ATTENTION_BUILD_BENCHMARKS=OFF \
+  -D CMAKE_CXX_FLAGS="$flags" -D IMPLICIT_ATTENTION_BUILD_BENCHMARKS=OFF \
   -D IMPLICIT_ATTENTION_TEST_ROOMS="$rooms" >/dev/null
 say "Building in build/coverage"
 cmake --build "$build" --parallel "$(job_count)"

@@ -646,6 +646,10 @@ TEST_CASE("GGUF: a model in several files", "[io]") {
     CHECK(checkpoint.source->names() == std::vector<std::string>{"backbone.embeddings.weight", "lm_head.weight"});
     CHECK(checkpoint.source->read("lm_head.weight")(0, 1) == 2);
   }
+  write_bytes(folder / "m-00002-of-00002.gguf", gguf::file(keys(0), {{"output.weight", {1, 2}, 0, row}}));
+  const auto first_twice = error_of([&] { (void)open_checkpoint<float>(folder / "m-00001-of-00002.gguf"); });
+  REQUIRE(first_twice);
+  CHECK_THAT(first_twice->message, contains_text("are not those of file 2 of 2"));
   fs::remove(folder / "m-00002-of-00002.gguf");
   const auto missing = error_of([&] { (void)open_checkpoint<float>(folder.path()); });
   REQUIRE(missing);

@@ -339,3 +339,16 @@ TEST_CASE("writing what cannot be written", "[io]") {
   expect_error(error_of([&] { write_npy(npy, {&one, std::vector<Index>(30'000, 1)}); }), ErrorKind::limit, {npy.string(), "30000 axes"});
   CHECK(folder.entries() == 0);
 }
+
+TEST_CASE("UTF-8: surrogates, overlong forms and what is beyond Unicode are no characters", "[io]") {
+  using namespace std::string_literals;
+  for (const std::string& bad : {"\xED\xA0\x80"s, "\xED\xBF\xBF"s, "\xE0\x9F\xBF"s, "\xF0\x8F\xBF\xBF"s, "\xF4\x90\x80\x80"s,
+                                 "\xF5\x80\x80\x80"s, "\xC1\xBF"s, "\x80"s, "\xE2\x82"s}) {
+    INFO(printable(bad));
+    CHECK(utf8_error("a" + bad) == 1);
+  }
+  for (const std::string& good : {"\xED\x9F\xBF"s, "\xEE\x80\x80"s, "\xE0\xA0\x80"s, "\xF0\x90\x80\x80"s, "\xF4\x8F\xBF\xBF"s, "\xC2\x80"s})
+    CHECK(utf8_error(good) == std::string_view::npos);
+  CHECK(printable("a\xC2\x85z") == "a\\xC2\\x85z");  // a control character of two bytes
+  CHECK(printable("a\xC2\xA0z") == "a\xC2\xA0z");
+}

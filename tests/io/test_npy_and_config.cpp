@@ -89,6 +89,7 @@ TEST_CASE("npy: integers are read", "[io]") {
                                          {file("<i4", "(2, 1)", "abcdefgh"), "the shape is (2, 1), expected (tokens,) or (1, tokens)"},
                                          {file("<i4", "()", "abcd"), "the shape is ()"},
                                          {file("<i4", "(1,)", "abcd", 4), "version 4 is not read here"},
+                                         {file("<i4", "(1,)", "abcd", 0), "version 0 is not read here"},
                                          {file("<i4", "(1,)", "").substr(0, 40), "the header is cut short"},
                                          {std::string("\x93NUMPY\x01"), "the header is cut short"},
                                          {std::string("\x93NUMPY\x01\0\x02\0{}", 12), "elements are not said"}}) {
@@ -98,6 +99,8 @@ TEST_CASE("npy: integers are read", "[io]") {
     CHECK(error->kind == ErrorKind::file);
     CHECK_THAT(error->message, contains_text(bad.words));
   }
+  // Beyond every id: -1, whatever its bits are otherwise.
+  CHECK(read(file("<u8", "(1,)", std::string("\5\0\0\0\0\0\0\x80", 8))) == Ids{-1});
   // Any byte changed: an error or numbers, never more of them than there are bytes.
   const std::string good = file("<i4", "(2,)", "abcdefgh");
   for (std::size_t at = 0; at < good.size(); ++at)

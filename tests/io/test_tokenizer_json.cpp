@@ -165,6 +165,12 @@ TEST_CASE("tokenizer.json: Unigram takes the likeliest way", "[io]") {
   CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "a\xC3\xA9") == Ids{1, 6, 7});
   CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "ax") == Ids{1, 0});  // no token for that byte
   CHECK(error_of([&] { (void)ids(model(""), "ax"); }));
+  // A way that is found later is taken if it is better, and what is unknown costs 10 more than the worst token.
+  const auto small = [](const std::string& vocabulary) {
+    return R"({"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",1],)" + vocabulary + "]}}";
+  };
+  CHECK(ids(small(R"(["a",-1],["b",-1.5],["ab",-4])"), "ab") == Ids{1, 2});
+  CHECK(ids(small(R"(["xy",1])"), "xy") == Ids{1});
 }
 
 TEST_CASE("tokenizer.json: single words", "[io]") {

@@ -1,90 +1,105 @@
 #!/usr/bin/env bash
-# Faults put into the headers one at a time, each of which a test must catch. faults.txt lists them.
+# Faults put into the headers, each of which a test must catch. faults.txt lists them; one build holds them all.
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash tests/mutation/run.sh [--only WORD] [--list] [--no-install]
+Usage: bash tests/mutation/run.sh [--only WORD] [--list] [--jobs N] [--no-install]
 
-Puts each fault of tests/mutation/faults.txt into a copy of the headers, compiles the tests that are named beside it against that copy, and
-runs them. A fault is caught where one of them fails, or ends in no time that makes sense. Prints the share caught, and every survivor;
-exit status 1 where there is one, or a fault no longer fits its header.
+Puts every fault of tests/mutation/faults.txt into a copy of the headers, where the environment variable IMPLICIT_ATTENTION_FAULT chooses one
+by its number, and builds the rooms of the tests once. Then, for each fault, it runs the tests that are named beside it. A fault is caught
+where one of them fails, or takes ten times as long as without it. Prints the share caught and every survivor, and leaves the table in
+build/mutation/table.txt. Exit status 1 where less than 97 % is caught, or a fault no longer fits its header.
 
   --only WORD   faults whose line holds the word
-  --list        prints them and does nothing else
+  --list        checks that all of them fit, prints them with their numbers, and does nothing else
+  --jobs N      tests run at the same time (as many as cores)
   --no-install  look for no packages and install none
 USAGE
 }
 
-only="" list=no install=yes
+only="" list=no install=yes jobs=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --only) only="${2:?}"; shift ;;
     --list) list=yes ;;
+    --jobs) jobs="${2:?}"; shift ;;
     --no-install) install=no ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
   esac
   shift
 done
-faults="$(grep -v '^#' tests/mutation/faults.txt | grep -F -e "$only" || true)"
-[ -n "$faults" ] || die "No fault has the word $only."
+have perl || die "There is no perl (Debian: perl-base)."
+
+out="$root/build/mutation" source="$root/build/mutation/source"
+rm -rf "$out/include.new"
+mkdir -p "$source" "$out/runs"
+cp -r include "$out/include.new"
+perl tests/mutation/insert.pl tests/mutation/faults.txt "$out/include.new/implicit_attention" >"$out/numbered.txt"
+chosen="$(grep -F -e "$only" "$out/numbered.txt" || true)"
+[ -n "$chosen" ] || die "No fault has the word $only."
 if [ "$list" = yes ]; then
-  echo "$faults"
+  echo "$chosen"
   exit
 fi
 if [ "$install" = yes ]; then install_packages build tests; fi
 
-out="$root/build/mutation" cxx="${CXX:-g++}"
-mkdir -p "$out"
-launcher=()
-if have ccache; then launcher=(ccache); fi
-flags=(-std=c++20 -O0 -w "-DIMPLICIT_ATTENTION_SOURCE_DIR=\"$root\"" "-DIMPLICIT_ATTENTION_BINARY_DIR=\"$out\"" -I "$root/tests" -isystem /usr/include/eigen3)
-libraries=(-lpcre2-8 -lutf8proc -lpthread)
-if have_header catch2/catch_all.hpp; then libraries+=(-lCatch2); fi
-"${launcher[@]}" "$cxx" "${flags[@]}" -I include -c tests/main.cpp -o "$out/main.o"
+# Headers that have not changed keep their time, so that a second run builds little.
+(cd "$out/include.new" && find . -type f) | while read -r header; do
+  if ! cmp -s "$out/include.new/$header" "$source/include/$header"; then
+    mkdir -p "$source/include/$(dirname "$header")"
+    cp "$out/include.new/$header" "$source/include/$header"
+  fi
+done
+for each in CMakeLists.txt cmake tests README.md docs examples; do
+  if [ -e "$each" ]; then ln -sfn "$root/$each" "$source/$each"; fi
+done
+mapfile -t tests < <(echo "$chosen" | cut -f5 | tr ' ' '\n' | sort -u)
+have ccache && export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_SLOPPINESS=pch_defines,time_macros
+say "Building $(wc -l <"$out/numbered.txt") faults in build/mutation, for ${#tests[@]} files of tests"
+cmake -S "$source" -B "$out/build" -D CMAKE_BUILD_TYPE=Release -D CMAKE_CXX_FLAGS="-w" -D CMAKE_CXX_FLAGS_RELEASE=-O1 \
+  -D IMPLICIT_ATTENTION_BUILD_EXAMPLES=OFF -D IMPLICIT_ATTENTION_BUILD_BENCHMARKS=OFF -D IMPLICIT_ATTENTION_TEST_FILES="$(IFS=';' && echo "${tests[*]}")" >/dev/null
+cmake --build "$out/build" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(job_count)}"
 
-# 0: the test passes, 1: it fails, 2: it does not compile.
-outcome() { # include folder, test
-  local name="${2//\//_}"
-  "${launcher[@]}" "$cxx" "${flags[@]}" -I "$1" -I "$root/tests/$(dirname "$2")" -c "$root/tests/$2" -o "$out/$name.o" >"$out/output" 2>&1 &&
-    "$cxx" "$out/$name.o" "$out/main.o" "${libraries[@]}" -o "$out/$name.test" >>"$out/output" 2>&1 || return 2
-  # 77: passed, as far as there is data.
+export IMPLICIT_ATTENTION_SHARED="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}" MUTATION_OUT="$out"
+# run_test FAULT TEST SECONDS: 0 where it passes, as far as there is data.
+run_test() {
   local status=0
-  (cd "$out" && ulimit -v 16000000 && timeout 120 "$out/$name.test" >"$out/output" 2>&1 </dev/null) || status=$?
-  [ "$status" -eq 0 ] || [ "$status" -eq 77 ] || return 1
+  (cd "$MUTATION_OUT/runs" && ulimit -v 16000000 && IMPLICIT_ATTENTION_FAULT="$1" timeout "$3" "$MUTATION_OUT/build/tests/test_${2%%/*}" \
+    -\# "[#test_${2#*/}]" >"$MUTATION_OUT/runs/$1_${2//\//_}.log" 2>&1 </dev/null) || status=$?
+  [ "$status" -eq 0 ] || [ "$status" -eq 77 ]
 }
+# run_fault LINE: writes what became of it to runs/NUMBER.
+run_fault() {
+  local number header fault meaning named test found=SURVIVED
+  IFS=$'\t' read -r number header fault meaning named <<<"$1"
+  for test in $named; do
+    if ! run_test "$number" "$test" "$(cat "$MUTATION_OUT/runs/limit_${test//\//_}")"; then
+      found="caught by $test"
+      break
+    fi
+  done
+  printf '%s\t%s\t%s\t%s\n' "$number" "$found" "$header" "$meaning" >"$MUTATION_OUT/runs/$number"
+}
+export -f run_test run_fault
 
 say "The tests without a fault"
-mapfile -t tests < <(echo "$faults" | cut -f4 | tr ' ' '\n' | sort -u)
+rm -f "$out"/runs/*
 for test in "${tests[@]}"; do
-  outcome "$root/include" "$test" || die "tests/$test fails as it is: $(tail -n 3 "$out/output")"
+  begin=$SECONDS
+  run_test 0 "$test" 1200 || die "tests/${test%%/*}/test_${test#*/}.cpp fails as it is: $(tail -n 3 "$out/runs/0_${test//\//_}.log")"
+  echo $(((SECONDS - begin + 1) * 10 + 20)) >"$out/runs/limit_${test//\//_}"
 done
+say "With one, $(took "$SECONDS") after the start"
+echo "$chosen" | tr '\n' '\0' | xargs -0 -P "${jobs:-$(job_count)}" -I{} bash -c 'run_fault "$1"' _ {}
 
-say "With one"
-caught=0 all=0 bad=0
-while IFS=$'\t' read -r header fault meaning named; do
-  all=$((all + 1))
-  rm -rf "$out/include"
-  cp -r include "$out/include"
-  sed -i -E -e "$fault" "$out/include/implicit_attention/$header"
-  if cmp -s "include/implicit_attention/$header" "$out/include/implicit_attention/$header"; then
-    echo "does not fit any more: $header: $fault"
-    bad=1
-    continue
-  fi
-  found=no
-  for test in $named; do
-    status=0
-    outcome "$out/include" "$test" || status=$?
-    if [ "$status" -eq 1 ]; then found="$test" && break; fi
-    if [ "$status" -eq 2 ]; then found=compiler && break; fi
-  done
-  case "$found" in
-    no) echo "SURVIVED: $header: $meaning" && bad=1 ;;
-    compiler) echo "no fault, it does not compile: $header: $fault" && bad=1 ;;
-    *) echo "caught by $found: $header: $meaning" && caught=$((caught + 1)) ;;
-  esac
-done <<<"$faults"
-say "$caught of $all caught, $((100 * caught / all)) %"
-exit "$bad"
+find "$out/runs" -regex '.*/[0-9]+' -exec cat {} + | sort -n >"$out/table.txt"
+cut -f3 "$out/table.txt" | cut -d/ -f1 | sort -u | while read -r room; do
+  printf '%-12s %3d of %3d\n' "$room" "$(awk -F'\t' -v r="$room/" 'index($3, r) == 1 && $2 != "SURVIVED"' "$out/table.txt" | wc -l)" \
+    "$(awk -F'\t' -v r="$room/" 'index($3, r) == 1' "$out/table.txt" | wc -l)"
+done
+grep -P '\tSURVIVED\t' "$out/table.txt" || true
+all="$(wc -l <"$out/table.txt")" caught="$(grep -cvP '\tSURVIVED\t' "$out/table.txt" || true)"
+say "$caught of $all caught, $((100 * caught / all)) %, in $(took "$SECONDS")"
+[ $((100 * caught)) -ge $((97 * all)) ]

@@ -355,6 +355,29 @@ TEST_CASE("steps that are not finite, decays to nothing and decays of nothing go
   }
 }
 
+TEST_CASE("a NaN behind states that are forgotten is forgotten with them, in each channel by itself", "[streaming]") {
+  auto sequence = mamba<float>(100, 18);
+  sequence.all.B = with(sequence.all.B, 40, 2, std::nanf(""));
+  sequence.all.dt = with(sequence.all.dt, 61, 3, 400.0F);  // forgets everything before it, in channel 3 alone
+  StreamingAttention<float> stream;
+  for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1), sequence.x(token, 1));
+  Selection last;
+  last.rows = Indices::last();
+  const ImplicitAttention<float> whole = sequence.whole(100);
+  const Matrix<float> found = stream.newest_row(), expected = whole.materialize(last).stacked();
+  CHECK(found(3, 40) == 0.0F);
+  CHECK(std::isnan(found(4, 40)));
+  for (Index e = 0; e < 18; ++e)
+    for (Index j = 0; j < 100; ++j) {
+      INFO("channel " << e << ", token " << j);
+      CHECK(std::isnan(found(e, j)) == std::isnan(expected(e, j)));
+    }
+  Matrix<float> map(1, 100);
+  stream.newest_map_row_into(map, ReductionKind::mean);
+  const Matrix<float> whole_map = whole.reduce({}, last);
+  for (Index j = 0; j < 100; ++j) CHECK(std::isnan(map(0, j)) == std::isnan(whole_map(0, j)));
+}
+
 TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[streaming]") {
   const auto sequence = mamba<double>(20);
   StreamingAttention<double> stream;

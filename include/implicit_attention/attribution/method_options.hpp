@@ -83,6 +83,7 @@ struct Target {
 [[nodiscard]] inline std::vector<Target> targets_at(const std::vector<Index>& positions, Index token,
                                                     std::optional<Index> contrast = std::nullopt) {
   std::vector<Target> targets;
+  targets.reserve(positions.size());
   for (const Index position : positions) targets.push_back({position, token, contrast});
   return targets;
 }

@@ -108,7 +108,7 @@ class HeadWalk {
       removes[i].setZero();
     }
     Index n = 0;
-    for (; n + together * lane <= states; n += together * lane) {
+    for (; n + Index(together * lane) <= states; n += Index(together * lane)) {
       IMPLICIT_ATTENTION_UNROLL
       for (int i = 0; i < together; ++i) {
         const Index at = n + i * lane;

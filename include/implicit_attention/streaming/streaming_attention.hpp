@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/streaming/form_history.hpp>
 #include <implicit_attention/streaming/state_space_row.hpp>
@@ -85,7 +86,10 @@ class StreamingAttention {
     check_shape("StreamingAttention", "out", out, channels(), tokens(), "(channels, tokens)");
     if constexpr (std::is_same_v<Scalar, float>) {
       detail::StateSpaceRow<Scalar> from;
-      if (state_space(row, from)) return detail::state_space_row(from, out, executor);
+      if (state_space(row, from)) {
+        detail::state_space_row(from, out, executor);
+        if (detail::all_finite(out)) return;
+      }
     }
     Selection selection;
     selection.rows = std::vector<Index>{row};
@@ -108,8 +112,10 @@ class StreamingAttention {
       detail::StateSpaceRow<Scalar> from;
       if (sums && state_space(row, from)) {
         detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
-        out /= static_cast<Scalar>(channels());
-        return;
+        if (detail::all_finite(out)) {
+          out /= static_cast<Scalar>(channels());
+          return;
+        }
       }
     }
     Reduction<Scalar> reduction;
@@ -145,7 +151,8 @@ class StreamingAttention {
     return token - first_token();
   }
 
-  /// Whether the history is a state space's, whose rows have a walk of their own.
+  /// Whether the history is a state space's, whose rows have a walk of their own. That walk forgets states some tokens late, and in all
+  /// channels of a register at once: a row with a number that is not finite is made again as others are.
   [[nodiscard]] bool state_space([[maybe_unused]] Index row, [[maybe_unused]] detail::StateSpaceRow<Scalar>& from) const {
     if constexpr (std::is_same_v<Scalar, float>) {
       if (!history_.is_diagonal()) return false;

@@ -10,7 +10,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <utility>
 
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>

@@ -91,7 +91,7 @@ class Decoder {
       case Kind::fuse: {
         std::string all;
         for (const std::string& token : tokens) all += token;
-        tokens.assign(1, std::move(all));
+        tokens.assign(1, all);
         return;
       }
     }
