@@ -14,11 +14,13 @@
 #include <implicit_attention/core/quantized.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
+#include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/strided_numbers.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/core/types.hpp>
+#include <implicit_attention/core/vector_register.hpp>
 #include <implicit_attention/kernels/attention_rows.hpp>
 #include <implicit_attention/kernels/blocks.hpp>
 #include <implicit_attention/kernels/channel_groups.hpp>
@@ -127,6 +129,7 @@
 #include <implicit_attention/models/contribution_rollout.hpp>
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
+#include <implicit_attention/models/edge_knock_out.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
 #include <implicit_attention/models/falcon_mamba_lm.hpp>
@@ -171,6 +174,7 @@
 #include <implicit_attention/metrics/agreement.hpp>
 #include <implicit_attention/metrics/bootstrap.hpp>
 #include <implicit_attention/metrics/cached_model.hpp>
+#include <implicit_attention/metrics/ceilings.hpp>
 #include <implicit_attention/metrics/curve.hpp>
 #include <implicit_attention/metrics/infidelity.hpp>
 #include <implicit_attention/metrics/known_cause.hpp>
