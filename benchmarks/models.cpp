@@ -69,7 +69,7 @@ class RandomWeights {
   unsigned seed_ = 100;
 };
 
-Model mamba_130m(bool quick) {
+Model random_mamba(bool quick) {
   Model made;
   made.name = "Mamba-130m";
   const Index D = quick ? 192 : 768, E = 2 * D, N = 16, rank = D / 16, layers = quick ? 4 : 24;
@@ -102,7 +102,7 @@ Model mamba_130m(bool quick) {
   return made;
 }
 
-Model rwkv4_169m(bool quick) {
+Model random_rwkv4(bool quick) {
   Model made;
   made.name = "RWKV-4-169m";
   const Index D = quick ? 192 : 768, layers = quick ? 4 : 12;
@@ -129,8 +129,8 @@ Model rwkv4_169m(bool quick) {
     f.key_weight = random.projection(4 * D, D);
     f.receptance_weight = random.projection(D, D);
     f.value_weight = random.projection(D, 4 * D);
-    for (const Array<float>* weight : {&w.key_weight, &w.value_weight, &w.receptance_weight, &w.output_weight, &f.key_weight,
-                                       &f.receptance_weight, &f.value_weight})
+    for (const Array<float>* weight :
+         {&w.key_weight, &w.value_weight, &w.receptance_weight, &w.output_weight, &f.key_weight, &f.receptance_weight, &f.value_weight})
       made.projections.push_back(*weight);
     parts.blocks.push_back(
         {{{norm(), mixer_part(Rwkv4<float>(std::move(w)))}, {norm(), feed_forward_part(ChannelMixing<float>(std::move(f)))}}});
@@ -216,7 +216,7 @@ void methods(benchmark::State& state, int place, Model (*make)(bool), bool all) 
 
 void no_more_than_asked(benchmark::State& state, int place) {
   const bool quick = settings().quick;
-  const Model made = mamba_130m(quick);
+  const Model made = random_mamba(quick);
   const LanguageModel<float>& model = *made.model;
   const Index tokens = quick ? 128 : 512, position = tokens / 16 - 1;
   const std::vector<Index> ids = some_ids(tokens), prefix = some_ids(position + 1);
@@ -236,7 +236,7 @@ void no_more_than_asked(benchmark::State& state, int place) {
 /// Leave-one-out costs a run a token: of a long text tokens at even distances are removed, and their mean is that of all.
 void removals(benchmark::State& state, int place) {
   const bool quick = settings().quick;
-  const Model made = mamba_130m(quick);
+  const Model made = random_mamba(quick);
   const LanguageModel<float>& model = *made.model;
   const Index tokens = quick ? 64 : 512, short_tokens = 16;
   const std::vector<Index> ids = some_ids(tokens), few = some_ids(short_tokens);
@@ -254,23 +254,23 @@ void removals(benchmark::State& state, int place) {
   rounds.add("product", [] { yardstick_product(); });
   rounds.run(quick ? 1 : 3, 0);
   state.SetIterationTime(rounds.seconds("removals"));
-  report_at_most(place, "leave-one-out, a token, " + made.name + ", " + std::to_string(tokens) + " tokens", rounds.median_of([&](auto& times) {
-    return (times.at("removals") - shared * times.at("forward")) / static_cast<double>(sample.size()) / times.at("P");
-  }),
+  report_at_most(place, "leave-one-out, a token, " + made.name + ", " + std::to_string(tokens) + " tokens",
+                 rounds.median_of([&](auto& times) {
+                   return (times.at("removals") - shared * times.at("forward")) / static_cast<double>(sample.size()) / times.at("P");
+                 }),
                  0.7, 0.58, " P", time_text(rounds.seconds("removals") / static_cast<double>(sample.size())));
   double flops = 0;
   for (const Array<float>& weight : made.projections) flops += 2.0 * static_cast<double>(weight.size());
   flops *= static_cast<double>(short_tokens * (short_tokens + 1));  // the run itself, and one for each token
-  report_at_most(place + 1, "leave-one-out, " + made.name + ", 16 tokens", rounds.median_of([&](auto& times) {
-    return times.at("short") / (flops / yardstick_flops * times.at("product"));
-  }),
-                 1.6, 1.25, " x its products", time_text(rounds.seconds("short")));
+  report_at_most(place + 1, "leave-one-out, " + made.name + ", 16 tokens",
+                 rounds.median_of([&](auto& times) { return times.at("short") / (flops / yardstick_flops * times.at("product")); }), 1.6,
+                 1.25, " x its products", time_text(rounds.seconds("short")));
 }
 
 void two_workers(benchmark::State& state, int place) {
   if (std::thread::hardware_concurrency() < 2) return state.SkipWithError("the machine has one core");
   const bool quick = settings().quick;
-  const Model made = mamba_130m(quick);
+  const Model made = random_mamba(quick);
   const LanguageModel<float>& model = *made.model;
   const Index tokens = quick ? 128 : 512, last = tokens - 1;
   const std::vector<Index> ids = some_ids(tokens);
@@ -307,7 +307,7 @@ void two_workers(benchmark::State& state, int place) {
 
 std::optional<double> model_memory(const std::string& which, Index tokens) {
   if (which != "model-raw" && which != "model-gradient-x-input") return std::nullopt;
-  const Model made = mamba_130m(settings().quick);
+  const Model made = random_mamba(settings().quick);
   const Method method = which == "model-raw" ? Method::raw : Method::gradient_x_input;
   explain_once(*made.model, some_ids(8), method, 7);
   const MemoryMark mark;
@@ -316,14 +316,14 @@ std::optional<double> model_memory(const std::string& which, Index tokens) {
 }
 
 void add_models() {
-  add_benchmark("table/models/mamba", [](auto& state) { methods(state, 120, mamba_130m, true); });
-  add_benchmark("table/models/rwkv4", [](auto& state) { methods(state, 130, rwkv4_169m, false); });
+  add_benchmark("table/models/mamba", [](auto& state) { methods(state, 120, random_mamba, true); });
+  add_benchmark("table/models/rwkv4", [](auto& state) { methods(state, 130, random_rwkv4, false); });
   add_benchmark("table/models/prefix", [](auto& state) { no_more_than_asked(state, 140); });
   add_benchmark("table/models/removals", [](auto& state) { removals(state, 145); });
   add_benchmark("table/models/workers", [](auto& state) { two_workers(state, 150); });
   int place = 155;
-  for (const auto& [which, text, bar, aim] : {std::tuple{"model-raw", "raw", 280.0, 150.0},
-                                              std::tuple{"model-gradient-x-input", "gradient x input", 450.0, 300.0}}) {
+  for (const auto& [which, text, bar, aim] :
+       {std::tuple{"model-raw", "raw", 280.0, 150.0}, std::tuple{"model-gradient-x-input", "gradient x input", 450.0, 300.0}}) {
     add_benchmark("table/models/memory/" + std::string(text),
                   [which = std::string(which), text = std::string(text), bar = bar, aim = aim, place](auto& state) {
                     report_memory(state, which, settings().quick ? 256 : 2048, place,
