@@ -38,7 +38,8 @@ class Explainer {
   using Scalar = S;
 
   /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: `options.logit_positions` must hold
-  /// those (all do unless told otherwise), and a causal model needs no token after the last of them. With Keep::residuals, layers that
+  /// those (all do unless told otherwise), and a causal model needs no token after the last of them but for Method::gradient_maximum and
+  /// for whole maps. With Keep::residuals, layers that
   /// `options.memory` has no room for are run again when they are asked for, and memory is bounded by one layer's activations beside it.
   Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {}, ExplanationPlan<Scalar> plan = {})
       : model_(std::move(model)),
@@ -47,8 +48,8 @@ class Explainer {
         plan_(std::move(plan)),
         mixing_(model_.mixing_layers()),
         positions_(options_.logit_positions.resolve(tokens(), "logit position")) {
-    run(plan_.whole || (plan_.options.with_map &&
-                        std::any_of(plan_.methods.begin(), plan_.methods.end(), [](Method method) { return method_info(method).has_map; })),
+    run(plan_.whole ||
+            std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return reads_whole(method, plan_.options); }),
         plan_.methods.empty() ||
             std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return needs_layers(method); }));
   }
@@ -105,6 +106,10 @@ class Explainer {
   void need(bool whole, bool layers) {
     whole = whole || read() == tokens();
     if (read() < (whole ? tokens() : read()) || (layers && pass_.layers.empty())) run(whole, layers || !pass_.layers.empty());
+  }
+  /// Whether a method reads the whole text, whatever is explained: for its map, or because it rescales maps by their largest entry.
+  [[nodiscard]] static bool reads_whole(Method method, const MethodOptions<Scalar>& options) {
+    return method == Method::gradient_maximum || (options.with_map && method_info(method).has_map);
   }
   /// Tokens that the model was run on.
   [[nodiscard]] Index read() const { return pass_.tokens(); }
@@ -309,7 +314,7 @@ Attribution<S> Explainer<S>::explain(Method method, const Target& target, const 
       return result;
     }
   const bool runs = method == Method::integrated_gradients || method == Method::leave_one_out || method == Method::random;
-  need(options.with_map && method_info(method).has_map, !runs);
+  need(reads_whole(method, options), !runs);
   return of_all_tokens(explain_read(method, target, options));
 }
 
