@@ -425,109 +425,6 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
 }
 
 template <Real S>
-S Explainer<S>::value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const {
-  check(target);
-  check_removal(options);
-  detail::check_position("leave-one-out", token, tokens());
-  return values_without_one(token, {target}, options, 0, nullptr)[0];
-}
-
-template <Real S>
-RowVector<S> Explainer<S>::values_without(const std::vector<Index>& removed, const Target& target,
-                                          const MethodOptions<Scalar>& options) const {
-  check(target);
-  check_removal(options);
-  for (const Index token : removed) detail::check_position("leave-one-out", token, tokens());
-  if (!std::is_sorted(removed.begin(), removed.end())) raise(ErrorKind::value, "leave-one-out: the tokens are not in rising order");
-  return values_without_each(removed, {target}, options).col(0).transpose();
-}
-
-template <Real S>
-Matrix<S> Explainer<S>::values_without_each(const std::vector<Index>& removed, const std::vector<Target>& targets,
-                                            const MethodOptions<Scalar>& options) const {
-  Matrix<Scalar> values(static_cast<Index>(removed.size()), static_cast<Index>(targets.size()));
-  // The states are those before a block of tokens, so that the tokens of a block can be taken away side by side; what is run twice for it is
-  // half a block a token.
-  const Index block = std::max<Index>(8, (read() + 31) / 32);
-  bool resumes = model_.causal() && options_.positions.empty();
-  CarriedStates states;
-  Index at = 0;  // the states are those before this token
-  for (std::size_t begin = 0; begin < removed.size();) {
-    const Index start = removed[begin] / block * block;
-    std::size_t end = begin;
-    while (end < removed.size() && (!resumes || removed[end] < start + block)) ++end;
-    if (resumes && start > at && start < read()) {
-      static_cast<void>(
-          model_.next_logits_at({}, ConstView<Scalar>(pass_.embeddings.matrix().middleRows(at, start - at)), states, options_.executor));
-      at = start;
-      resumes = states.refusals().empty();
-      if (!resumes) end = removed.size();
-    }
-    options_.executor(static_cast<Index>(end - begin), [&](Index index) {
-      const std::size_t row = begin + static_cast<std::size_t>(index);
-      values.row(static_cast<Index>(row)) =
-          values_without_one(removed[row], targets, options, resumes ? at : Index(0), resumes && at > 0 ? &states : nullptr);
-    });
-    begin = end;
-  }
-  return values;
-}
-
-template <Real S>
-RowVector<S> Explainer<S>::values_without_one(Index token, const std::vector<Target>& targets, const MethodOptions<Scalar>& options,
-                                              Index start, const CarriedStates* states) const {
-  const bool drop = options.removal == Removal::drop;
-  const auto place = [&](const Target& target) {  // of the answer, in the new text
-    return drop && token <= target.position ? target.position - 1 : target.position;
-  };
-  const auto matters = [&](const Target& target) { return token < seen_by(target.position); };
-  std::vector<Index> places;  // in the piece that is run
-  Index last = 0;             // of the text as it is
-  for (const Target& target : targets) {
-    last = std::max(last, target.position);
-    if (matters(target) && place(target) >= start) places.push_back(place(target) - start);
-  }
-  std::sort(places.begin(), places.end());
-  places.erase(std::unique(places.begin(), places.end()), places.end());
-
-  Matrix<Scalar> logits;
-  if (!places.empty()) {
-    const Index length = seen_by(last) - start, own = token - start;
-    Matrix<Scalar> embeddings = pass_.embeddings.matrix().middleRows(start, length);
-    ForwardOptions run = prefix_options(last);
-    if (drop) {
-      embeddings.middleRows(own, length - 1 - own) = pass_.embeddings.matrix().middleRows(token + 1, length - 1 - own);
-      embeddings.conservativeResize(length - 1, Eigen::NoChange);
-      if (!run.positions.empty()) run.positions.erase(run.positions.begin() + static_cast<std::ptrdiff_t>(token));
-    } else if (options.removal == Removal::replace) {
-      embeddings.row(own) = model_.embed({options.replacement});
-    } else {
-      embeddings.row(own).setZero();
-    }
-    if (states != nullptr) {
-      CarriedStates own_states = *states;
-      logits = model_.next_logits_at(places, embeddings, own_states);
-    } else {
-      run.logit_positions = Indices(places);
-      logits = model_.forward_embeddings(embeddings, run).logits;
-    }
-  }
-  RowVector<Scalar> values = RowVector<Scalar>::Zero(static_cast<Index>(targets.size()));
-  for (Index row = 0; row < values.size(); ++row) {
-    const Target& target = targets[static_cast<std::size_t>(row)];
-    if (!matters(target)) {
-      values[row] = value(target);
-    } else if (place(target) >= start) {
-      const auto found = std::lower_bound(places.begin(), places.end(), place(target) - start) - places.begin();
-      values[row] = value_of(ConstView<Scalar>(logits.row(static_cast<Index>(found))), target);
-    } else if (place(target) >= 0) {  // the token before the piece, which is as it was
-      values[row] = value_of(model_.logits_of(ConstView<Scalar>(pass_.final_residual.matrix().middleRows(place(target), 1))), target);
-    }
-  }
-  return values;
-}
-
-template <Real S>
 bool Explainer<S>::same(const Target& a, const Target& b) {
   return a.position == b.position && a.token == b.token && a.contrast == b.contrast;
 }
@@ -551,13 +448,6 @@ void Explainer<S>::check(const Target& target) const {
 }
 
 template <Real S>
-void Explainer<S>::check_removal(const MethodOptions<Scalar>& options) const {
-  if (options.removal == Removal::replace && (options.replacement < 0 || options.replacement >= model_.vocabulary()))
-    raise(ErrorKind::value,
-          message("leave-one-out: replacement token ", options.replacement, " is out of range, expected 0 to ", model_.vocabulary() - 1));
-}
-
-template <Real S>
 S Explainer<S>::value_of(ConstView<Scalar> logits, const Target& target) {
   const Scalar value = logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : Scalar(0));
   if (!std::isfinite(value))
@@ -576,136 +466,6 @@ ForwardOptions Explainer<S>::prefix_options(Index position) const {
 }
 
 template <Real S>
-Attribution<S> Explainer<S>::weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options) {
-  if (!options.with_map)
-    return walked(form == GradientForm::exact           ? Method::gradient
-                  : form == GradientForm::mean_gradient ? Method::gradient_mean
-                                                        : Method::gradient_maximum,
-                  target, options);
-  const BackwardPass<Scalar>& backward_pass = gradients(target);
-  const auto layer_of = [&](Index index) {
-    const Index layer = mixing_[static_cast<std::size_t>(index)];
-    const LayerPass<Scalar> layer_pass = model_.layer_pass(pass_, layer, options_.executor, false);
-    const LayerBackward<Scalar>& d = backward_pass.layers[static_cast<std::size_t>(layer)];
-    return LayerWithGradients<Scalar>{model_.implicit_attention(layer_pass, layer, options.terms), layer_pass.x(), d.y, d.residual};
-  };
-  return at(gradient_weighted_attention_map<Scalar>(mixing_count(), read(), layer_of, form, options.rollout.start_layer, options_.executor),
-            target.position);
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::walked(Method method, const Target& target, const MethodOptions<Scalar>& options) {
-  const bool planned = plan_.has(method) && same_way(options, plan_.options);
-  if (planned && walked_target_ && same(*walked_target_, target))
-    for (const auto& [made, result] : walked_)
-      if (made == method) return result;
-
-  const auto form_of = [](Method of) {
-    return of == Method::gradient        ? GradientForm::exact
-           : of == Method::gradient_mean ? GradientForm::mean_gradient
-                                         : GradientForm::token_maximum;
-  };
-  std::vector<std::pair<Method, GradientWeightedRow<Scalar>>> rows;
-  for (const MethodName& named : method_names)
-    if (by_gradient(named.method) && (named.method == method || (planned && plan_.has(named.method))))
-      rows.emplace_back(named.method, GradientWeightedRow<Scalar>(mixing_count(), read(), form_of(named.method), target.position,
-                                                                  options.rollout.start_layer));
-  BackwardOptions<Scalar> walk;
-  walk.keep_layers = false;
-  walk.executor = options_.executor;
-  Index next = mixing_count();
-  if (!rows.empty())
-    walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& d) {
-      if (pass.mixers.empty()) return;
-      --next;
-      if (next < options.rollout.start_layer) return;
-      const LayerWithGradients<Scalar> with{model_.implicit_attention(pass, layer, options.terms), pass.x(), d.y, d.residual};
-      for (auto& [of, row] : rows) row.step(next, with, options_.executor);
-    };
-  const BackwardPass<Scalar> back = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
-  std::vector<std::pair<Method, Attribution<Scalar>>> results;
-  for (auto& [of, row] : rows) results.emplace_back(of, row.result());
-  if (method == Method::gradient_x_input || (planned && plan_.has(Method::gradient_x_input))) {
-    results.emplace_back(Method::gradient_x_input, gradient_x_input<Scalar>(*pass_.embeddings, *back.embeddings, target.position));
-    results.back().second.explained = value(target);
-  }
-  const auto asked = std::find_if(results.begin(), results.end(), [&](const auto& one) { return one.first == method; });
-  Attribution<Scalar> result = asked->second;
-  if (planned) {
-    walked_ = std::move(results);
-    walked_target_ = target;
-  }
-  return result;
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const {
-  Attribution<Scalar> result;
-  result.position = target.position;
-  result.explained = value(target);
-  RowVector<Scalar> by_layer = RowVector<Scalar>::Zero(read());
-  BackwardOptions<Scalar> walk;
-  walk.way = WayBack::attention;
-  walk.keep_layers = false;
-  walk.executor = options_.executor;
-  if (!(options.terms == Terms::all()))
-    walk.detours = [&](Index, const LayerPass<Scalar>& pass) {
-      std::vector<Detour<Scalar>> detours;
-      for (const MixerRun<Scalar>& mixer : pass.mixers)
-        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(options.terms), this](const Matrix<Scalar>& gradient) {
-                             return attention.apply_transpose(gradient, options_.executor);
-                           }});
-      return detours;
-    };
-  if (method == Method::relevance_attention)
-    walk.visit = [&](Index, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
-      for (std::size_t index = 0; index < pass.mixers.size(); ++index)
-        by_layer += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
-    };
-  const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
-  result.bias_share = walked.bias_share;
-  result.untreated = walked.untreated;
-  result.scores = method == Method::vector_rollout
-                      ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
-                      : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
-  detail::check_finite(method_info(method).name, "the result", result.scores);
-  return result;
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOptions<Scalar>& options) const {
-  const Index length = seen_by(target.position);
-  Matrix<Scalar> baseline = Matrix<Scalar>::Zero(length, model_.width());
-  if (!options.baseline.empty()) {
-    check_vector("integrated gradients", "baseline", options.baseline, model_.width(), "width");
-    baseline.rowwise() = options.baseline.matrix().row(0).eval();
-  }
-  ForwardOptions run = prefix_options(target.position);
-  run.executor = options_.executor;
-  const auto value_at = [&](const Matrix<Scalar>& point) { return value_of(model_.forward_embeddings(point, run).logits, target); };
-  const auto gradient_at = [&](const Matrix<Scalar>& point) {
-    ForwardOptions keeping = run;
-    keeping.keep = Keep::residuals;  // what a walk reads, and nothing else
-    keeping.memory = std::numeric_limits<std::size_t>::max();
-    keeping.keep_mixers = false;
-    const ForwardPass<Scalar> pass = model_.forward_embeddings(point, keeping);
-    BackwardOptions<Scalar> backward_options;
-    backward_options.keep_layers = false;
-    backward_options.executor = options_.executor;
-    return Matrix<Scalar>(
-        *backward(model_, pass, logit_gradient(pass, target.position, target.token, target.contrast), backward_options).embeddings);
-  };
-  const Matrix<Scalar> input = pass_.embeddings.matrix().topRows(length);
-  IntegrationLimits limits;
-  limits.tolerance = options.integration_tolerance;
-  Attribution<Scalar> result =
-      options.integration_steps > 0
-          ? integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps)
-          : integrated_gradients_within<Scalar>(input, baseline, value_at, gradient_at, target.position, limits);
-  return result;
-}
-
-template <Real S>
 Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
   whole.position = position;
   whole.scores = whole.map.row(position);
@@ -713,3 +473,6 @@ Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/models/explainer_removals.hpp>
+#include <implicit_attention/models/explainer_walks.hpp>
