@@ -44,7 +44,7 @@ TEST_CASE("a position's explanation runs its prefix alone", "[attribution]") {
     forward.logit_positions = Indices({position});
     MethodOptions<double> how;
     how.integration_steps = 3;
-    Explainer<double> asked(model, ids, forward), whole(model, ids), alone(model, prefix);
+    Explainer<double> asked(model, ids, forward), whole(model, ids), alone(model, prefix, forward);
     CHECK(asked.pass().tokens() == position + 1);
     CHECK(asked.tokens() == tokens);
     const Target target{position, 4, Index(2)};
