@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
   benchmarks::add_linear();
   benchmarks::add_streaming();
   benchmarks::add_memory();
+  benchmarks::add_models();
   benchmarks::add_heads();
   benchmarks::add_exponents();
   benchmarks::add_precision();

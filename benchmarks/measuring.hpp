@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -123,10 +124,26 @@ void add_reductions();
 void add_linear();
 void add_streaming();
 void add_memory();
+void add_models();
 void add_heads();
 void add_exponents();
 void add_precision();
 /// Measures the memory of this process and prints it in bytes (the program starts itself for this).
 int measure_memory(const std::string& which);
+/// What a whole model needs beside its weights; nothing where `which` is no measurement of a model.
+std::optional<double> model_memory(const std::string& which, Index tokens);
+/// How far this process grows from here on, at its highest.
+class MemoryMark {
+ public:
+  MemoryMark();
+  /// Negative where the kernel does not tell.
+  [[nodiscard]] double bytes() const;
+
+ private:
+  double before_ = 0;
+};
+/// Measures in a process of its own what `measure_memory` knows as `which`, and reports it in MiB.
+void report_memory(benchmark::State& state, const std::string& which, Index tokens, int place, const std::string& text, double bar,
+                   double aim);
 
 }  // namespace benchmarks

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <string>
 
 #if defined(__linux__)
@@ -64,25 +65,45 @@ const Case cases[] = {
 };
 
 void run(benchmark::State& state, const Case& measured, int place) {
-  const Index tokens = settings().quick ? 512 : 4096;
+  report_memory(state, measured.name, settings().quick ? 512 : 4096, place,
+                "extra memory of a reduction, " + std::string(measured.text) + ", 5120 channels", 64, 16);
+}
+
+void print_memory(double bytes) { std::printf("%.0f\n", bytes); }
+
+}  // namespace
+
+void report_memory(benchmark::State& state, const std::string& which, Index tokens, int place, const std::string& text, double bar,
+                   double aim) {
   double bytes = 0;
-  const double seconds = seconds_of([&] { bytes = measured_in_child(measured.name, tokens); });
-  state.SetIterationTime(seconds);
+  state.SetIterationTime(seconds_of([&] { bytes = measured_in_child(which, tokens); }));
   if (bytes < 0) {
     state.SkipWithError("the kernel does not tell how much memory was used");
     return;
   }
   state.counters["extra_MiB"] = bytes / 1048576;
-  report_at_most(place,
-                 "extra memory of a reduction, " + std::string(measured.text) + ", 5120 channels, " + std::to_string(tokens) + " tokens",
-                 bytes / 1048576, 64, 16, " MiB", "");
+  report_at_most(place, text + ", " + std::to_string(tokens) + " tokens", bytes / 1048576, bar, aim, " MiB", "");
 }
 
-}  // namespace
+MemoryMark::MemoryMark() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);  // free memory kept by malloc would hide what is needed
+#endif
+  std::ofstream("/proc/self/clear_refs") << "5" << std::flush;  // resets the high-water mark, where the kernel allows it
+  before_ = status("VmRSS");
+}
+double MemoryMark::bytes() const {
+  const double after = status("VmHWM");
+  return before_ < 0 || after < 0 ? -1.0 : std::max(0.0, after - before_);
+}
 
 int measure_memory(const std::string& which) {
   const std::size_t colon = which.find(':');
   const Index tokens = std::stol(which.substr(colon + 1));
+  if (const std::optional<double> bytes = model_memory(which.substr(0, colon), tokens)) {
+    print_memory(*bytes);
+    return 0;
+  }
   const auto* const measured =
       std::find_if(std::begin(cases), std::end(cases), [&](const Case& each) { return each.name == which.substr(0, colon); });
   if (measured == std::end(cases)) return 1;
@@ -103,15 +124,11 @@ int measure_memory(const std::string& which) {
     unweighted.kind = measured->kind;
     small.attention().reduce_into(small_map, unweighted);
   }
-#if defined(__GLIBC__)
-  ::malloc_trim(0);  // free memory kept by malloc would hide what is needed
-#endif
-  std::ofstream("/proc/self/clear_refs") << "5" << std::flush;  // resets the high-water mark, where the kernel allows it
-  const double before = status("VmRSS");
+  const MemoryMark mark;
   attention.reduce_into(map, reduction);
-  const double after = status("VmHWM");
+  const double bytes = mark.bytes();
   benchmark::DoNotOptimize(map.data());
-  std::printf("%.0f\n", before < 0 || after < 0 ? -1.0 : std::max(0.0, after - before));
+  print_memory(bytes);
   return 0;
 }
 

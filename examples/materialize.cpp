@@ -42,6 +42,7 @@ struct Options {
   SequenceOptions sequence;
   std::string terms = "all", channels = "all", rows = "all", heads, reduce = "none", precision = "float32", out;
   std::size_t byte_limit = IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT;
+  int threads = 0;  ///< 0: all cores that the process may use
   bool reduce_given = false;
 
   [[nodiscard]] std::optional<ReductionKind> reduction() const {
@@ -471,7 +472,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const Index batch = input.batch.value_or(1);
   const std::vector<Index> positions = read_positions(options, batch, input.tokens);
   const std::vector<std::pair<Index, Index>> text = read_mask(file, batch, input.tokens);
-  Work work("materialize", batch);
+  Work work("materialize", batch, options.threads);
   Result<Scalar> result(options, input.batch);
   for (Index sequence = 0; sequence < batch; ++sequence) {
     Trace<Scalar> trace(false, work.executor());
@@ -503,11 +504,10 @@ void materialize_model(const Options& options, const std::string& ending) {
           message("--layer: ", layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", options.model));
   loaded.tokenizer.check(ids);
 
-  Work work("materialize", 1);
+  Work work("materialize", 1, options.threads);
   ForwardOptions forward;
-  forward.keep = Keep::residuals;
-  forward.logit_positions = Indices::last();
-  const LayerPass<Scalar> pass = model.layer_pass(model.forward(ids, forward), layer, work.executor(), false);
+  forward.executor = work.executor();
+  const LayerPass<Scalar> pass = model.run_to_layer(ids, layer, forward);
   if (pass.mixers.empty())
     raise(ErrorKind::value, message("--layer: layer ", layer, " of ", options.model, " is a feed-forward part and mixes no tokens"));
   Result<Scalar> result(options, std::nullopt);
@@ -591,6 +591,9 @@ int main(int argument_count, char** arguments) {
   app.add_option("--precision", options.precision, "what is computed and written in (float32)")
       ->check(CLI::IsMember({"float32", "float64"}))
       ->option_text("float32|float64");
+  app.add_option("--threads", options.threads, "how many threads work (all cores); results do not depend on it")
+      ->check(CLI::Range(1, 4096))
+      ->option_text("N");
   app.add_option("--byte-limit", options.byte_limit, "the largest attention that may be allocated (4G)")
       ->transform(CLI::AsSizeValue(false))
       ->option_text("SIZE");

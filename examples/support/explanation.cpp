@@ -20,6 +20,9 @@
 namespace implicit_attention::examples {
 namespace {
 
+/// Activations that one text may keep, so that layers are not run twice.
+constexpr std::size_t activation_memory = std::size_t{256} << 20;
+
 std::vector<Prediction> predictions_of(const RowVector<double>& logits, const Tokenizer& tokenizer, std::size_t most) {
   const RowVector<double> weights = (logits.array() - logits.maxCoeff()).exp().matrix();
   std::vector<Index> order(static_cast<std::size_t>(logits.size()));
@@ -133,7 +136,13 @@ class Questioner {
       for (const Target& target : targets) positions.push_back(target.position);
       forward.logit_positions = Indices(std::move(positions));
     }
-    Explainer<Scalar> explainer(model(), explanation.ids, forward);
+    forward.memory = activation_memory;
+    ExplanationPlan<Scalar> plan;
+    for (const NamedMethod& named : methods_) plan.methods.push_back(named.method);
+    plan.options = how_;
+    plan.options.with_map = options_.maps && targets.size() == 1;
+    plan.whole = options_.gradients;
+    Explainer<Scalar> explainer(model(), explanation.ids, forward, std::move(plan));
     for (Target& target : targets) {
       const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
       if (choose) target.token = token.value_or(likeliest);

@@ -27,7 +27,7 @@ struct ExplanationOptions {
   bool maps = false;              ///< the methods' maps too, where they have one
   bool gradients = false;         ///< every layer's output and its gradient too
   Index generate = 0;             ///< continue the text by so many tokens, and explain those; 0: explain one prediction
-  int threads = 0;                ///< 0: all of the machine's cores
+  int threads = 0;                ///< 0: all cores that the process may use
 };
 
 /// The names of all methods, `raw|rollout|...`.

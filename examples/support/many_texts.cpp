@@ -21,6 +21,7 @@
 #include <implicit_attention/version.hpp>
 
 #include "explanation_files.hpp"
+#include "memory.hpp"
 #include "methods_asked.hpp"
 #include "numbers.hpp"
 #include "resumable_lines.hpp"
@@ -178,6 +179,7 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
       return json_error_line(line.number, "there is not enough memory for this text");
     }
   };
+  keep_freed_memory();
   ThreadPool pool(question.threads == 0 && ranks.count() > 1 ? 1 : question.threads);
   ProgressBar bar(message("explain ", explainer.architecture()), work);
   std::mutex turn;  // of the file and the bar

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/core/thread_executor.hpp>
 
+#include "memory.hpp"
 #include "terminal.hpp"
 
 namespace implicit_attention::examples {
@@ -18,7 +19,7 @@ namespace implicit_attention::examples {
 class Work {
  public:
   /// `threads` as ThreadPool's workers.
-  Work(std::string what, Index pieces, int threads = 0) : pool_(threads), bar_(std::move(what), pieces * steps) {}
+  Work(std::string what, Index pieces, int threads = 0) : pool_(threads), bar_(std::move(what), pieces * steps) { keep_freed_memory(); }
 
   /// Begins the next piece; those before it are done. `loops`: how many loops the piece has, roughly.
   void begin_piece(Index loops = 1) {
@@ -27,7 +28,7 @@ class Work {
     end_ += steps;
     loop_ = steps / std::max<Index>(loops, 1);
   }
-  /// Runs loops on all of the machine's cores. A loop moves the bar by its share of the piece, and never beyond the piece.
+  /// Runs loops on the pool. A loop moves the bar by its share of the piece, and never beyond the piece.
   [[nodiscard]] Executor executor() {
     return [this](Index count, const std::function<void(Index)>& body) {
       const std::thread::id caller = std::this_thread::get_id();

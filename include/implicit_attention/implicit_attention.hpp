@@ -131,6 +131,8 @@
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/edge_knock_out.hpp>
 #include <implicit_attention/models/explainer.hpp>
+#include <implicit_attention/models/explainer_removals.hpp>
+#include <implicit_attention/models/explainer_walks.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
 #include <implicit_attention/models/falcon_mamba_lm.hpp>
 #include <implicit_attention/models/families.hpp>

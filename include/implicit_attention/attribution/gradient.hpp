@@ -108,22 +108,46 @@ template <Real Scalar>
   return options;
 }
 
+/// Row `position` of the product over layers of I + map, made layer by layer, from the last to `start_layer`, as a walk back through the
+/// model passes them: one map exists at a time.
+template <Real Scalar>
+class GradientWeightedRow {
+ public:
+  GradientWeightedRow(Index layers, Index tokens, GradientForm form, Index position, Index start_layer = 0)
+      : form_(form), options_(gradient_rollout_options<Scalar>(form, start_layer)) {
+    detail::check_rollout(options_, layers);
+    result_ = detail::begin_rollout<Scalar>(position, tokens);
+  }
+
+  /// The next layer, counted among those that mix tokens.
+  void step(Index layer, const LayerWithGradients<Scalar>& with, const Executor& executor = serial_executor()) {
+    bool constant = false;
+    Matrix<Scalar> map = gradient_weighted_map(with, form_, executor, &constant);
+    if (constant) result_.constant_layers.insert(result_.constant_layers.begin(), layer);
+    result_.scores = detail::rollout_step<Scalar>(result_.scores, std::move(map), options_, layer, result_.zero_rows);
+  }
+  /// scores[j] >= 0, larger is more; once all layers have been taken.
+  [[nodiscard]] Attribution<Scalar> result() const {
+    Attribution<Scalar> result = result_;
+    detail::end_rollout(result);
+    return result;
+  }
+
+ private:
+  GradientForm form_;
+  RolloutOptions<Scalar> options_;
+  Attribution<Scalar> result_;
+};
+
 /// Row `position` of the product over layers of I + map: scores[j] >= 0, larger is more. What is explained (position and target) is in
 /// the gradients; its position is usually this one. One map exists at a time.
 template <Real Scalar, GradientSource<Scalar> Source>
 [[nodiscard]] Attribution<Scalar> gradient_weighted_attention(Index layers, Index tokens, const Source& layer_of, GradientForm form,
                                                               Index position, Index start_layer = 0,
                                                               const Executor& executor = serial_executor()) {
-  std::vector<Index> constant_layers;
-  const auto map_of = [&](Index layer) {
-    bool constant = false;
-    Matrix<Scalar> map = gradient_weighted_map(LayerWithGradients<Scalar>(layer_of(layer)), form, executor, &constant);
-    if (constant) constant_layers.insert(constant_layers.begin(), layer);
-    return map;
-  };
-  Attribution<Scalar> result = rollout<Scalar>(layers, tokens, map_of, position, gradient_rollout_options<Scalar>(form, start_layer));
-  result.constant_layers = std::move(constant_layers);
-  return result;
+  GradientWeightedRow<Scalar> row(layers, tokens, form, position, start_layer);
+  for (Index layer = layers - 1; layer >= start_layer; --layer) row.step(layer, LayerWithGradients<Scalar>(layer_of(layer)), executor);
+  return row.result();
 }
 
 /// The whole product, row = output token; scores are its last row.

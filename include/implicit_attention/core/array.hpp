@@ -87,6 +87,8 @@ class Array {
   /// Row `i` of the numbers.
   [[nodiscard]] const Scalar* row(Index i) const { return data() + i * row_stride_; }
   [[nodiscard]] Scalar operator()(Index i, Index j) const { return row(i)[j]; }
+  /// What the numbers belong to, shared with every array that looks at them; null for a view of a caller's memory.
+  [[nodiscard]] const std::shared_ptr<const void>& owner() const { return keep_alive_; }
 
   /// Neighbouring rows, or columns, as an array that shares these numbers (and keeps them alive as this one does); nothing is copied.
   /// Of an empty array, such as an absent bias, they are empty.

@@ -12,7 +12,7 @@ namespace detail {
 
 /// Rows of a weight that a product takes at a time. The same whether they are widened or not: results do not depend on how a file stores
 /// its numbers.
-inline constexpr Index product_rows = 512;
+inline constexpr Index stored_panel_rows = 512;
 
 /// Part of a weight as numbers; `panel` is the memory for what has to be widened.
 template <Real Scalar>
@@ -36,8 +36,8 @@ template <Real Scalar>
 template <Real Scalar>
 void set_product_of_rows(View<Scalar> out, ConstView<Scalar> u, const Array<Scalar>& weight, Index first, Index count) {
   Matrix<Scalar> panel;
-  for (Index done = 0; done < count; done += product_rows) {
-    const Index rows = std::min(product_rows, count - done);
+  for (Index done = 0; done < count; done += stored_panel_rows) {
+    const Index rows = std::min(stored_panel_rows, count - done);
     set_product(out.middleCols(done, rows), u, numbers_of(weight, first + done, rows, 0, weight.cols(), panel), Transposed::right);
   }
 }
@@ -47,8 +47,8 @@ template <Real Scalar>
 void set_product_of_columns(View<Scalar> out, ConstView<Scalar> grad, const Array<Scalar>& weight, Index first, Index count) {
   Matrix<Scalar> panel;
   out.setZero();
-  for (Index done = 0; done < weight.rows(); done += product_rows) {
-    const Index rows = std::min(product_rows, weight.rows() - done);
+  for (Index done = 0; done < weight.rows(); done += stored_panel_rows) {
+    const Index rows = std::min(stored_panel_rows, weight.rows() - done);
     add_product(out, grad.middleCols(done, rows), numbers_of(weight, done, rows, first, count, panel));
   }
 }

@@ -10,10 +10,23 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+/// Cores that this process may use: those that its CPU affinity allows (`taskset -c 0`: one) where the system tells, else all.
+[[nodiscard]] inline int available_cores() {
+#if defined(__linux__) && defined(CPU_COUNT)
+  cpu_set_t cores;
+  if (::sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) > 0) return CPU_COUNT(&cores);
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
 
 /// Threads that wait for loops. `workers` counts the calling thread, which works too: a pool of 4 starts 3 threads and keeps them.
 ///
@@ -25,9 +38,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// begun within a loop of this or another pool runs on the thread that begins it, and loops from several threads take turns.
 class ThreadPool {
  public:
-  /// `workers` 0: as many as the machine runs at once.
+  /// `workers` 0: as many as the process may run at once, see `available_cores`.
   explicit ThreadPool(int workers = 0) {
-    if (workers <= 0) workers = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    if (workers <= 0) workers = available_cores();
     threads_.reserve(static_cast<std::size_t>(workers - 1));
     for (int thread = 1; thread < workers; ++thread) threads_.emplace_back(&ThreadPool::serve, this);
   }

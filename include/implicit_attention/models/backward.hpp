@@ -65,11 +65,8 @@ void check_backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> walk_head(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass, ConstView<Scalar> d_logits,
                                        WayBack way, BackwardPass<Scalar>& account, const Executor& executor) {
-  Matrix<Scalar> chosen(static_cast<Index>(pass.logit_positions.size()), model.width());
-  for (Index row = 0; row < chosen.rows(); ++row)
-    chosen.row(row) = pass.final_residual.matrix().row(pass.logit_positions[static_cast<std::size_t>(row)]);
   Trace<Scalar> trace(true, executor);
-  const Value<Scalar> residual = trace.input(std::move(chosen));
+  const Value<Scalar> residual = trace.input(chosen_rows(*pass.final_residual, pass.logit_positions));
   const WalkResult<Scalar> walked = trace.walk_back(way, {{model.leave(residual, &pass.logits), Matrix<Scalar>(d_logits)}}, {residual});
   account.bias_share += walked.bias_share;
   append_new(account.untreated, walked.untreated);
@@ -113,7 +110,7 @@ template <Real Scalar>
   if (options.keep_layers) result.layers.resize(pass.layers.size());
   detail::SharedGradients<Scalar> shared;
   for (Index layer = model.layer_count() - 1; layer >= 0; --layer) {
-    const LayerPass<Scalar> layer_pass = model.layer_pass(pass, layer, options.executor);
+    const LayerPass<Scalar> layer_pass = model.layer_pass(pass, layer, options.executor, true, wanted || options.detours);
     std::vector<Value<Scalar>> values;
     if (wanted) {
       values.push_back(layer_pass.u_value);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -18,24 +19,46 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
+/// What will be asked, told before the model runs, so that one run does for it: raw attention's rows are taken while the layers run, several
+/// methods made of gradients share one walk back, and what none of them needs is not kept. Anything else may be asked as well; then the model
+/// runs again where it has to.
+template <Real Scalar>
+struct ExplanationPlan {
+  std::vector<Method> methods;    ///< empty: nothing is known
+  MethodOptions<Scalar> options;  ///< with which they will be asked
+  bool whole = false;             ///< whether layers are read at every token of the text, whatever is explained
+
+  [[nodiscard]] bool has(Method method) const { return std::find(methods.begin(), methods.end(), method) != methods.end(); }
+};
+
 /// One text in one model, and why the model gave what it gave. The model's weights must stay alive where they are viewed.
 template <Real S>
 class Explainer {
  public:
   using Scalar = S;
 
-  /// Runs the model on token ids (L). `options.logit_positions` must hold the positions to be explained (all do unless told otherwise);
-  /// with Keep::residuals, layers are run again when they are asked for, and memory is bounded by one layer's activations.
-  Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {})
+  /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: `options.logit_positions` must hold
+  /// those (all do unless told otherwise), and a causal model needs no token after the last of them but for Method::gradient_maximum and
+  /// for whole maps. With Keep::residuals, layers that
+  /// `options.memory` has no room for are run again when they are asked for, and memory is bounded by one layer's activations beside it.
+  Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {}, ExplanationPlan<Scalar> plan = {})
       : model_(std::move(model)),
         ids_(std::move(ids)),
         options_(std::move(options)),
+        plan_(std::move(plan)),
         mixing_(model_.mixing_layers()),
-        pass_(model_.forward(ids_, options_)) {}
+        positions_(options_.logit_positions.resolve(tokens(), "logit position")) {
+    run(plan_.whole ||
+            std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return reads_whole(method, plan_.options); }),
+        plan_.methods.empty() ||
+            std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return needs_layers(method); }));
+  }
 
   [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_; }
+  /// The run: of the tokens that the positions to be explained depend on, which may be fewer than `tokens()`.
   [[nodiscard]] const ForwardPass<Scalar>& pass() const { return pass_; }
-  [[nodiscard]] Index tokens() const { return pass_.tokens(); }
+  /// Tokens of the text: every result has a score for each.
+  [[nodiscard]] Index tokens() const { return static_cast<Index>(ids_.size()); }
 
   /// The token with the largest logit at a position; of equal ones the first.
   [[nodiscard]] Index most_likely(Index position) const;
@@ -64,6 +87,10 @@ class Explainer {
 
   /// What is explained when one token is taken away. With nothing left (the only token dropped) there is no logit, and 0 stands for it.
   [[nodiscard]] Scalar value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const;
+  /// The same for several tokens, in rising order, each taken away alone, (tokens). The model is run once up to each of them, and from there on
+  /// without it, where its layers carry states; else once for each.
+  [[nodiscard]] RowVector<Scalar> values_without(const std::vector<Index>& removed, const Target& target,
+                                                 const MethodOptions<Scalar>& options) const;
 
  private:
   [[nodiscard]] static bool same(const Target& a, const Target& b);
@@ -72,6 +99,50 @@ class Explainer {
   void check_removal(const MethodOptions<Scalar>& options) const;
 
   [[nodiscard]] static Scalar value_of(ConstView<Scalar> logits, const Target& target);
+
+  /// Runs the model: on the whole text, or on what the positions depend on; with its layers for later, or without.
+  void run(bool whole, bool layers);
+  /// Runs the model again where the run there is does not do for what is asked now.
+  void need(bool whole, bool layers) {
+    whole = whole || read() == tokens();
+    if (read() < (whole ? tokens() : read()) || (layers && pass_.layers.empty())) run(whole, layers || !pass_.layers.empty());
+  }
+  /// Whether a method reads the whole text, whatever is explained: for its map, or because it rescales maps by their largest entry.
+  [[nodiscard]] static bool reads_whole(Method method, const MethodOptions<Scalar>& options) {
+    return method == Method::gradient_maximum || (options.with_map && method_info(method).has_map);
+  }
+  /// Tokens that the model was run on.
+  [[nodiscard]] Index read() const { return pass_.tokens(); }
+  /// Scores of the tokens that were read, and zeros for later ones.
+  [[nodiscard]] Attribution<Scalar> of_all_tokens(Attribution<Scalar> result) const {
+    const Index length = result.scores.size();
+    result.scores.conservativeResize(tokens());
+    result.scores.tail(tokens() - length).setZero();
+    return result;
+  }
+
+  /// Whether a method reads the layers of the run once it has ended.
+  [[nodiscard]] bool needs_layers(Method method) const {
+    if (method == Method::raw) return !takes_rows();
+    return method != Method::integrated_gradients && method != Method::leave_one_out && method != Method::random;
+  }
+  /// Whether raw attention's rows are taken while the layers run: of few positions only, since they cost a row each.
+  [[nodiscard]] bool takes_rows() const {
+    const std::optional<Index>& layer = plan_.options.layer;
+    return plan_.has(Method::raw) && !plan_.options.with_map && positions_.size() <= 64 &&
+           (!layer || std::find(mixing_.begin(), mixing_.end(), *layer) != mixing_.end());
+  }
+  /// The rows taken during the run, of these positions; nothing where they were not, or with other options.
+  [[nodiscard]] std::optional<Matrix<Scalar>> taken_rows(const std::vector<Index>& positions, const MethodOptions<Scalar>& options) const;
+
+  [[nodiscard]] static bool by_gradient(Method method) {
+    return method == Method::gradient || method == Method::gradient_mean || method == Method::gradient_maximum;
+  }
+  /// The row of a gradient-weighted form, or gradient x input: what the plan has of them is made in one walk back, each layer's map when its
+  /// gradients are there, and nothing else is kept.
+  [[nodiscard]] Attribution<Scalar> walked(Method method, const Target& target, const MethodOptions<Scalar>& options);
+
+  [[nodiscard]] Attribution<Scalar> explain_read(Method method, const Target& target, const MethodOptions<Scalar>& options);
 
   /// How many tokens a position's logits depend on: later ones cannot matter to a causal model.
   [[nodiscard]] Index seen_by(Index position) const { return model_.causal() ? position + 1 : tokens(); }
@@ -82,9 +153,12 @@ class Explainer {
   /// Runs that need nothing after what the position sees, and no more than its logits.
   [[nodiscard]] ForwardOptions prefix_options(Index position) const;
 
-  /// value_without for several targets by one run, (targets).
-  [[nodiscard]] RowVector<Scalar> values_without(Index token, const std::vector<Target>& targets,
-                                                 const MethodOptions<Scalar>& options) const;
+  /// value_without of several tokens, in rising order, for several targets, (removed, targets).
+  [[nodiscard]] Matrix<Scalar> values_without_each(const std::vector<Index>& removed, const std::vector<Target>& targets,
+                                                   const MethodOptions<Scalar>& options) const;
+  /// The same for one token, from the states that the tokens before `start` left; without states from token 0.
+  [[nodiscard]] RowVector<Scalar> values_without_one(Index token, const std::vector<Target>& targets, const MethodOptions<Scalar>& options,
+                                                     Index start, const CarriedStates* states) const;
 
   template <class Source>
   [[nodiscard]] Attribution<Scalar> raw(const Source& attention_of, Index position, const MethodOptions<Scalar>& options) const {
@@ -108,10 +182,10 @@ class Explainer {
     Selection selection;
     selection.executor = options_.executor;
     const auto map_of = [&](Index layer) { return attention_of(layer).reduce(reduction, selection); };
-    if (options.with_map) return at(rollout_map<Scalar>(layers, tokens(), map_of, options.rollout), position);
+    if (options.with_map) return at(rollout_map<Scalar>(layers, read(), map_of, options.rollout), position);
     if (options.reduction == ReductionKind::mean && options.rollout.discard_ratio == Scalar(0))
       return rollout_matrix_free<Scalar>(layers, attention_of, position, options.rollout, options_.executor);
-    return rollout<Scalar>(layers, tokens(), map_of, position, options.rollout);
+    return rollout<Scalar>(layers, read(), map_of, position, options.rollout);
   }
 
   [[nodiscard]] Attribution<Scalar> weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options);
@@ -125,6 +199,10 @@ class Explainer {
 
   /// A map's row at a position.
   [[nodiscard]] static Attribution<Scalar> at(Attribution<Scalar> whole, Index position);
+  /// Whether two sets of options ask for the same maps.
+  [[nodiscard]] static bool same_way(const MethodOptions<Scalar>& a, const MethodOptions<Scalar>& b) {
+    return a.terms == b.terms && a.reduction == b.reduction && a.layer == b.layer && a.rollout.start_layer == b.rollout.start_layer;
+  }
 
   /// The implicit attention of the `index`-th layer that mixes tokens: feed-forward layers take no part in a method made of attention.
   [[nodiscard]] ImplicitAttention<Scalar> attention_of_mixing(Index index, Terms terms) const {
@@ -138,11 +216,63 @@ class Explainer {
   LanguageModel<Scalar> model_;
   std::vector<Index> ids_;
   ForwardOptions options_;
-  std::vector<Index> mixing_;
+  ExplanationPlan<Scalar> plan_;
+  std::vector<Index> mixing_, positions_;
   ForwardPass<Scalar> pass_;
+  Matrix<Scalar> rows_;  // raw attention's, (positions, tokens read), summed over its layers; empty where none were taken
   std::optional<BackwardPass<Scalar>> backward_;
-  std::optional<Target> backward_target_;
+  std::optional<Target> backward_target_, walked_target_;
+  std::vector<std::pair<Method, Attribution<Scalar>>> walked_;  // by walked_target_, with the plan's options
 };
+
+template <Real S>
+void Explainer<S>::run(bool whole, bool layers) {
+  ForwardOptions options = options_;
+  if (!layers) options.keep = Keep::logits;
+  const bool mixers = plan_.methods.empty() || std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) {
+                        return method != Method::relevance && method != Method::gradient_x_input && needs_layers(method);
+                      });
+  options.keep_mixers = options.keep_mixers && mixers;
+  std::vector<Index> ids = ids_;
+  // Positions of a wrong count are for the run of the whole text to refuse.
+  if (!whole && !positions_.empty() && (options_.positions.empty() || static_cast<Index>(options_.positions.size()) == tokens())) {
+    static_cast<void>(model_.embed(ids_));  // later ids must be tokens, too
+    const Index last = *std::max_element(positions_.begin(), positions_.end());
+    ids = prefix(ids_, last);
+    options.positions = prefix(options_.positions, last);
+    options.logit_positions = Indices(positions_);
+  }
+  typename LanguageModel<Scalar>::Visitor take_rows;
+  if (takes_rows() && rows_.size() == 0) {
+    rows_ = Matrix<Scalar>::Zero(static_cast<Index>(positions_.size()), static_cast<Index>(ids.size()));
+    take_rows = [&](Index layer, const LayerPass<Scalar>& pass) {
+      if (plan_.options.layer ? *plan_.options.layer != layer : pass.mixers.empty()) return;
+      Reduction<Scalar> reduction;
+      reduction.kind = plan_.options.reduction;
+      Selection selection;
+      selection.rows = Indices(positions_);
+      selection.executor = options_.executor;
+      rows_ += pass.mixer().attention(plan_.options.terms).reduce(reduction, selection);
+    };
+  }
+  pass_ = model_.forward(ids, options, take_rows);
+  backward_.reset();
+  walked_target_.reset();
+}
+
+template <Real S>
+std::optional<Matrix<S>> Explainer<S>::taken_rows(const std::vector<Index>& positions, const MethodOptions<Scalar>& options) const {
+  if (rows_.size() == 0 || options.with_map || !same_way(options, plan_.options)) return std::nullopt;
+  Matrix<Scalar> rows = Matrix<Scalar>::Zero(static_cast<Index>(positions.size()), tokens());
+  const auto layers = options.layer ? Scalar(1) : static_cast<Scalar>(mixing_count());
+  for (std::size_t row = 0; row < positions.size(); ++row) {
+    const auto found = std::find(positions_.begin(), positions_.end(), positions[row]);
+    if (found == positions_.end()) return std::nullopt;
+    rows.row(static_cast<Index>(row)).head(rows_.cols()) = rows_.row(static_cast<Index>(found - positions_.begin())) / layers;
+  }
+  detail::check_finite("raw attention", "the reduced map", rows);
+  return rows;
+}
 
 template <Real S>
 Index Explainer<S>::most_likely(Index position) const {
@@ -163,6 +293,7 @@ S Explainer<S>::value(const Target& target) const {
 template <Real S>
 const BackwardPass<S>& Explainer<S>::gradients(const Target& target) {
   check(target);
+  need(false, true);
   if (!backward_ || !same(*backward_target_, target)) {
     BackwardOptions<Scalar> backward_options;
     backward_options.executor = options_.executor;
@@ -174,6 +305,21 @@ const BackwardPass<S>& Explainer<S>::gradients(const Target& target) {
 
 template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
+  check(target);
+  if (method == Method::raw)
+    if (const std::optional<Matrix<Scalar>> rows = taken_rows({target.position}, options)) {
+      Attribution<Scalar> result;
+      result.position = target.position;
+      result.scores = rows->row(0);
+      return result;
+    }
+  const bool runs = method == Method::integrated_gradients || method == Method::leave_one_out || method == Method::random;
+  need(reads_whole(method, options), !runs);
+  return of_all_tokens(explain_read(method, target, options));
+}
+
+template <Real S>
+Attribution<S> Explainer<S>::explain_read(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   const Scalar explained = value(target);
   const Index position = target.position;
   const auto attention_of = [&](Index index) { return attention_of_mixing(index, options.terms); };
@@ -197,18 +343,19 @@ Attribution<S> Explainer<S>::explain(Method method, const Target& target, const 
       return contribution_rollout(model_, pass_, position, options.terms, options_.executor);
     case Method::alti_logit:
       return alti_logit(model_, pass_, position, target.token, target.contrast, options.terms, options_.executor);
-    case Method::gradient_x_input: {
-      Attribution<Scalar> result = gradient_x_input<Scalar>(*pass_.embeddings, *gradients(target).embeddings, position);
-      result.explained = explained;
-      return result;
-    }
+    case Method::gradient_x_input:
+      return walked(method, target, options);
     case Method::integrated_gradients:
       return integrated(target, options);
     case Method::leave_one_out:
       check_removal(options);
-      return leave_one_out<Scalar>(
-          tokens(), explained, [&](Index token) { return value_without(token, target, options); }, position, options_.executor,
-          seen_by(position));
+      {
+        std::vector<Index> removed(static_cast<std::size_t>(seen_by(position)));
+        std::iota(removed.begin(), removed.end(), Index(0));
+        const RowVector<Scalar> values = values_without(removed, target, options);
+        return leave_one_out<Scalar>(
+            tokens(), explained, [&](Index token) { return values[token]; }, position, serial_executor(), seen_by(position));
+      }
     case Method::random:
       break;
   }
@@ -230,28 +377,35 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
   }
 
   const bool without_maps = options.reduction == ReductionKind::mean && options.rollout.discard_ratio == Scalar(0);
-  if (method == Method::raw) {
+  const std::optional<Matrix<Scalar>> taken = method == Method::raw ? taken_rows(positions, options) : std::nullopt;
+  if (taken) {
+    result.scores = *taken;
+  } else if (method == Method::raw) {
+    need(false, true);
     Reduction<Scalar> reduction;
     reduction.kind = options.reduction;
     Selection selection;
     selection.rows = positions;
     selection.executor = options_.executor;
     const std::vector<Index> layers = options.layer ? std::vector<Index>{*options.layer} : mixing_;
-    for (const Index layer : layers) result.scores += attention_of_layer(layer, options.terms).reduce(reduction, selection);
+    for (const Index layer : layers)
+      result.scores.leftCols(read()) += attention_of_layer(layer, options.terms).reduce(reduction, selection);
     result.scores /= static_cast<Scalar>(layers.size());
     detail::check_finite("raw attention", "the reduced map", result.scores);
   } else if (method == Method::rollout && !(without_maps && 4 * count < tokens())) {
     MethodOptions<Scalar> whole = options;
     whole.with_map = true;
-    const Attribution<Scalar> rolled = explain(method, targets.front(), whole);
-    for (Index row = 0; row < count; ++row) result.scores.row(row) = rolled.map.row(positions[static_cast<std::size_t>(row)]);
+    need(false, true);  // the map of what was read has all rows that are asked for
+    const Attribution<Scalar> rolled = explain_read(method, targets.front(), whole);
+    for (Index row = 0; row < count; ++row) result.scores.row(row).head(read()) = rolled.map.row(positions[static_cast<std::size_t>(row)]);
     result.zero_rows = rolled.zero_rows;
   } else if (method == Method::leave_one_out) {
     check_removal(options);
     for (Index row = 0; row < count; ++row) result.explained[row] = value(targets[static_cast<std::size_t>(row)]);
-    options_.executor(seen_by(*std::max_element(positions.begin(), positions.end())), [&](Index token) {
-      result.scores.col(token) = (result.explained - values_without(token, targets, options)).transpose();
-    });
+    std::vector<Index> removed(static_cast<std::size_t>(seen_by(*std::max_element(positions.begin(), positions.end()))));
+    std::iota(removed.begin(), removed.end(), Index(0));
+    const Matrix<Scalar> values = values_without_each(removed, targets, options);
+    result.scores.leftCols(values.rows()) = (-values.transpose()).colwise() + result.explained.transpose();
     detail::check_finite("leave-one-out", "the differences", result.scores);
   } else {
     MethodOptions<Scalar> one = options;
@@ -268,59 +422,6 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
     }
   }
   return result;
-}
-
-template <Real S>
-S Explainer<S>::value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const {
-  check(target);
-  check_removal(options);
-  detail::check_position("leave-one-out", token, tokens());
-  return values_without(token, {target}, options)[0];
-}
-
-template <Real S>
-RowVector<S> Explainer<S>::values_without(Index token, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const {
-  const bool drop = options.removal == Removal::drop;
-  const auto place = [&](const Target& target) {  // of the answer, in the new text
-    return drop && token <= target.position ? target.position - 1 : target.position;
-  };
-  const auto matters = [&](const Target& target) { return token < seen_by(target.position); };
-  std::vector<Index> places;
-  Index last = 0;  // of the text as it is
-  for (const Target& target : targets) {
-    last = std::max(last, target.position);
-    if (matters(target) && place(target) >= 0) places.push_back(place(target));
-  }
-  std::sort(places.begin(), places.end());
-  places.erase(std::unique(places.begin(), places.end()), places.end());
-
-  ForwardPass<Scalar> pass;
-  if (!places.empty()) {
-    std::vector<Index> ids = prefix(ids_, last);
-    ForwardOptions run = prefix_options(last);
-    run.logit_positions = std::move(places);
-    Matrix<Scalar> embeddings = pass_.embeddings.matrix().topRows(seen_by(last));
-    if (drop) {
-      ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(token));
-      if (!run.positions.empty()) run.positions.erase(run.positions.begin() + static_cast<std::ptrdiff_t>(token));
-      embeddings = model_.embed(ids);
-    } else if (options.removal == Removal::replace) {
-      ids[static_cast<std::size_t>(token)] = options.replacement;
-      embeddings = model_.embed(ids);
-    } else {
-      embeddings.row(token).setZero();
-    }
-    pass = model_.forward_embeddings(embeddings, run);
-  }
-  RowVector<Scalar> values = RowVector<Scalar>::Zero(static_cast<Index>(targets.size()));
-  for (Index row = 0; row < values.size(); ++row) {
-    const Target& target = targets[static_cast<std::size_t>(row)];
-    if (!matters(target))
-      values[row] = value(target);
-    else if (place(target) >= 0)
-      values[row] = value_of(pass.logits_at(place(target)), target);
-  }
-  return values;
 }
 
 template <Real S>
@@ -347,13 +448,6 @@ void Explainer<S>::check(const Target& target) const {
 }
 
 template <Real S>
-void Explainer<S>::check_removal(const MethodOptions<Scalar>& options) const {
-  if (options.removal == Removal::replace && (options.replacement < 0 || options.replacement >= model_.vocabulary()))
-    raise(ErrorKind::value,
-          message("leave-one-out: replacement token ", options.replacement, " is out of range, expected 0 to ", model_.vocabulary() - 1));
-}
-
-template <Real S>
 S Explainer<S>::value_of(ConstView<Scalar> logits, const Target& target) {
   const Scalar value = logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : Scalar(0));
   if (!std::isfinite(value))
@@ -372,89 +466,6 @@ ForwardOptions Explainer<S>::prefix_options(Index position) const {
 }
 
 template <Real S>
-Attribution<S> Explainer<S>::weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options) {
-  const BackwardPass<Scalar>& backward_pass = gradients(target);
-  const auto layer_of = [&](Index index) {
-    const Index layer = mixing_[static_cast<std::size_t>(index)];
-    const LayerPass<Scalar> layer_pass = model_.layer_pass(pass_, layer, options_.executor, false);
-    const LayerBackward<Scalar>& d = backward_pass.layers[static_cast<std::size_t>(layer)];
-    return LayerWithGradients<Scalar>{model_.implicit_attention(layer_pass, layer, options.terms), layer_pass.x(), d.y, d.residual};
-  };
-  const Index layers = mixing_count(), start = options.rollout.start_layer;
-  if (options.with_map)
-    return at(gradient_weighted_attention_map<Scalar>(layers, tokens(), layer_of, form, start, options_.executor), target.position);
-  return gradient_weighted_attention<Scalar>(layers, tokens(), layer_of, form, target.position, start, options_.executor);
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const {
-  Attribution<Scalar> result;
-  result.position = target.position;
-  result.explained = value(target);
-  RowVector<Scalar> by_layer = RowVector<Scalar>::Zero(tokens());
-  BackwardOptions<Scalar> walk;
-  walk.way = WayBack::attention;
-  walk.keep_layers = false;
-  walk.executor = options_.executor;
-  if (!(options.terms == Terms::all()))
-    walk.detours = [&](Index, const LayerPass<Scalar>& pass) {
-      std::vector<Detour<Scalar>> detours;
-      for (const MixerRun<Scalar>& mixer : pass.mixers)
-        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(options.terms), this](const Matrix<Scalar>& gradient) {
-                             return attention.apply_transpose(gradient, options_.executor);
-                           }});
-      return detours;
-    };
-  if (method == Method::relevance_attention)
-    walk.visit = [&](Index, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
-      for (std::size_t index = 0; index < pass.mixers.size(); ++index)
-        by_layer += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
-    };
-  const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
-  result.bias_share = walked.bias_share;
-  result.untreated = walked.untreated;
-  result.scores = method == Method::vector_rollout
-                      ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
-                      : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
-  detail::check_finite(method_info(method).name, "the result", result.scores);
-  return result;
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOptions<Scalar>& options) const {
-  const Index length = seen_by(target.position);
-  Matrix<Scalar> baseline = Matrix<Scalar>::Zero(length, model_.width());
-  if (!options.baseline.empty()) {
-    check_vector("integrated gradients", "baseline", options.baseline, model_.width(), "width");
-    baseline.rowwise() = options.baseline.matrix().row(0).eval();
-  }
-  ForwardOptions run = prefix_options(target.position);
-  run.executor = options_.executor;
-  const auto value_at = [&](const Matrix<Scalar>& point) { return value_of(model_.forward_embeddings(point, run).logits, target); };
-  const auto gradient_at = [&](const Matrix<Scalar>& point) {
-    ForwardOptions keeping = run;
-    keeping.keep = Keep::activations;
-    const ForwardPass<Scalar> pass = model_.forward_embeddings(point, keeping);
-    BackwardOptions<Scalar> backward_options;
-    backward_options.keep_layers = false;
-    backward_options.executor = options_.executor;
-    return Matrix<Scalar>(
-        *backward(model_, pass, logit_gradient(pass, target.position, target.token, target.contrast), backward_options).embeddings);
-  };
-  const Matrix<Scalar> input = pass_.embeddings.matrix().topRows(length);
-  IntegrationLimits limits;
-  limits.tolerance = options.integration_tolerance;
-  Attribution<Scalar> result =
-      options.integration_steps > 0
-          ? integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps)
-          : integrated_gradients_within<Scalar>(input, baseline, value_at, gradient_at, target.position, limits);
-  RowVector<Scalar> scores = RowVector<Scalar>::Zero(tokens());
-  scores.head(length) = result.scores;
-  result.scores = std::move(scores);
-  return result;
-}
-
-template <Real S>
 Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
   whole.position = position;
   whole.scores = whole.map.row(position);
@@ -462,3 +473,6 @@ Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/models/explainer_removals.hpp>
+#include <implicit_attention/models/explainer_walks.hpp>

@@ -1,6 +1,9 @@
 // A language model: embeddings, a stack of layers, a norm and a head. Families differ in the parts alone.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,6 +14,16 @@
 #include <implicit_attention/models/forward_pass.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+/// Some rows of a matrix, one below the other.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> chosen_rows(ConstView<Scalar> all, const std::vector<Index>& rows) {
+  Matrix<Scalar> chosen(static_cast<Index>(rows.size()), all.cols());
+  for (std::size_t row = 0; row < rows.size(); ++row) chosen.row(static_cast<Index>(row)) = all.row(rows[row]);
+  return chosen;
+}
+}  // namespace detail
 
 /// The parts of a language model; models/mamba_lm.hpp and its neighbours read them from checkpoints.
 template <Real Scalar>
@@ -51,8 +64,12 @@ class LanguageModel {
   /// The embeddings of tokens (L), (L, D). Fails on an id beyond the vocabulary, and where there are no tokens.
   [[nodiscard]] Matrix<Scalar> embed(const std::vector<Index>& ids) const;
 
-  /// Runs the model on token ids (L).
-  [[nodiscard]] ForwardPass<Scalar> forward(const std::vector<Index>& ids, const ForwardOptions& options = {}) const;
+  /// What looks at a layer while the model runs, as soon as the layer has run.
+  using Visitor = std::function<void(Index layer, const LayerPass<Scalar>& pass)>;
+
+  /// Runs the model on token ids (L). `visit`, if given, is called for each layer, first to last.
+  [[nodiscard]] ForwardPass<Scalar> forward(const std::vector<Index>& ids, const ForwardOptions& options = {},
+                                            const Visitor& visit = {}) const;
   /// Runs the model on embeddings (L, D) in the place of tokens': what `embed` gives, or anything else.
   [[nodiscard]] ForwardPass<Scalar> forward_embeddings(ConstView<Scalar> embeddings, const ForwardOptions& options = {}) const;
 
@@ -62,14 +79,22 @@ class LanguageModel {
   /// met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
   [[nodiscard]] Matrix<Scalar> next_logits(const std::vector<Index>& ids, CarriedStates& states,
                                            const Executor& executor = serial_executor()) const;
+  /// The same from embeddings (L, D) in the place of tokens', with the logits (rows, vocabulary) at any rows of this piece; none if the
+  /// states alone are wanted.
+  [[nodiscard]] Matrix<Scalar> next_logits_at(const std::vector<Index>& rows, ConstView<Scalar> embeddings, CarriedStates& states,
+                                              const Executor& executor = serial_executor()) const;
 
   /// Runs one layer on the residual stream before it (L, D), recorded or not. `positions` as for `forward`.
   [[nodiscard]] LayerPass<Scalar> run_layer(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions = {},
                                             const Executor& executor = serial_executor(), bool recorded = true) const;
 
-  /// A layer of a pass with its activations: as kept, or recomputed from the residual stream. Fails where the pass kept neither.
+  /// A layer of a pass with its activations: as kept, or recomputed from the residual stream. Fails where the pass kept neither. Without
+  /// `mixers`, a layer that was kept for walks alone will do.
   [[nodiscard]] LayerPass<Scalar> layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor = serial_executor(),
-                                             bool recorded = true) const;
+                                             bool recorded = true, bool mixers = true) const;
+
+  /// One layer of a run on token ids (L): layers after it are not run. Of the options the positions and the executor are read.
+  [[nodiscard]] LayerPass<Scalar> run_to_layer(const std::vector<Index>& ids, Index layer, const ForwardOptions& options = {}) const;
 
   /// The implicit attention of one layer of a pass: of its first token mixer. Fails where the layer has none.
   [[nodiscard]] ImplicitAttention<Scalar> implicit_attention(const ForwardPass<Scalar>& pass, Index layer,
@@ -99,7 +124,7 @@ class LanguageModel {
                                               std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
                                               const Executor& executor) const;
 
-  [[nodiscard]] ForwardPass<Scalar> run(Array<Scalar> embeddings, const ForwardOptions& options) const;
+  [[nodiscard]] ForwardPass<Scalar> run(Array<Scalar> embeddings, const ForwardOptions& options, const Visitor& visit) const;
 
   [[nodiscard]] std::vector<Index> checked_positions(const std::vector<Index>& positions, Index tokens) const;
 
@@ -151,8 +176,8 @@ Matrix<S> LanguageModel<S>::embed(const std::vector<Index>& ids) const {
 }
 
 template <Real S>
-ForwardPass<S> LanguageModel<S>::forward(const std::vector<Index>& ids, const ForwardOptions& options) const {
-  ForwardPass<Scalar> pass = run(Array<Scalar>(embed(ids)), options);
+ForwardPass<S> LanguageModel<S>::forward(const std::vector<Index>& ids, const ForwardOptions& options, const Visitor& visit) const {
+  ForwardPass<Scalar> pass = run(Array<Scalar>(embed(ids)), options, visit);
   pass.ids = ids;
   return pass;
 }
@@ -163,7 +188,7 @@ ForwardPass<S> LanguageModel<S>::forward_embeddings(ConstView<Scalar> embeddings
   if (embeddings.cols() != width())
     raise(ErrorKind::shape, message(name(), ": the embeddings are ", shape_text({embeddings.rows(), embeddings.cols()}),
                                     ", expected (tokens, ", width(), ")"));
-  return run(Array<Scalar>(Matrix<Scalar>(embeddings)), options);
+  return run(Array<Scalar>(Matrix<Scalar>(embeddings)), options, {});
 }
 
 template <Real S>
@@ -175,11 +200,22 @@ LayerPass<S> LanguageModel<S>::run_checked(Index layer, const Array<Scalar>& res
 
 template <Real S>
 Matrix<S> LanguageModel<S>::next_logits(const std::vector<Index>& ids, CarriedStates& states, const Executor& executor) const {
+  const Matrix<Scalar> embeddings = embed(ids);
+  return next_logits_at({embeddings.rows() - 1}, embeddings, states, executor);
+}
+
+template <Real S>
+Matrix<S> LanguageModel<S>::next_logits_at(const std::vector<Index>& rows, ConstView<Scalar> embeddings, CarriedStates& states,
+                                           const Executor& executor) const {
+  detail::check_input(name(), embeddings, width());
+  for (const Index row : rows)
+    if (row < 0 || row >= embeddings.rows())
+      raise(ErrorKind::value, message(name(), ": row ", row, " is out of range, expected 0 to ", embeddings.rows() - 1));
   if (!causal()) raise(ErrorKind::value, message(name(), ": a layer looks at later tokens, so there is no next one"));
   if (states.begun() && !states.refusals().empty())
     raise(ErrorKind::value, message(name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again"));
   Trace<Scalar> trace(false, executor);
-  Array<Scalar> residual = enter(trace.input(Array<Scalar>(embed(ids)))).numbers;
+  Array<Scalar> residual = enter(trace.input(Array<Scalar>(Matrix<Scalar>(embeddings)))).numbers;
   std::vector<std::pair<std::string, Array<Scalar>>> shared;
   if (parts_.shares_embeddings) shared.emplace_back("embeddings", residual);
   CarriedStates next = states;  // an error leaves the caller's as they were; the numbers are shared
@@ -187,7 +223,8 @@ Matrix<S> LanguageModel<S>::next_logits(const std::vector<Index>& ids, CarriedSt
   for (Index layer = 0; layer < layer_count(); ++layer)
     residual = detail::run_block(block(layer), layer, residual, {}, shared, false, executor, &next).output;
   next.end_piece();
-  Matrix<Scalar> logits = logits_of(residual.matrix().bottomRows(1), executor);
+  Matrix<Scalar> logits(0, vocabulary());
+  if (!rows.empty()) logits = logits_of(detail::chosen_rows(*residual, rows), executor);
   states = std::move(next);
   return logits;
 }
@@ -202,14 +239,28 @@ LayerPass<S> LanguageModel<S>::run_layer(Index layer, const Array<Scalar>& resid
 }
 
 template <Real S>
-LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor, bool recorded) const {
+LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor, bool recorded,
+                                          bool mixers) const {
   const std::size_t index = checked_layer(layer);
   if (pass.layers.size() != parts_.blocks.size())
     raise(ErrorKind::value, message(name(), ": the pass kept ", static_cast<Index>(pass.layers.size()), " layers of ", layer_count(),
                                     "; run it with Keep::residuals or Keep::activations"));
-  if (pass.layers[index].kept()) return pass.layers[index];
+  if (pass.layers[index].kept() && !(mixers && pass.layers[index].for_walks_alone)) return pass.layers[index];
   std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
   return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor);
+}
+
+template <Real S>
+LayerPass<S> LanguageModel<S>::run_to_layer(const std::vector<Index>& ids, Index layer, const ForwardOptions& options) const {
+  static_cast<void>(checked_layer(layer));
+  const std::vector<Index> positions = checked_positions(options.positions, static_cast<Index>(ids.size()));
+  Trace<Scalar> trace(false, options.executor);
+  Array<Scalar> residual = enter(trace.input(Array<Scalar>(embed(ids)))).numbers;
+  std::vector<std::pair<std::string, Array<Scalar>>> shared;
+  if (parts_.shares_embeddings) shared.emplace_back("embeddings", residual);
+  for (Index before = 0; before < layer; ++before)
+    residual = run_checked(before, residual, positions, shared, false, options.executor).output;
+  return run_checked(layer, residual, positions, shared, false, options.executor);
 }
 
 template <Real S>
@@ -270,7 +321,7 @@ std::size_t LanguageModel<S>::checked_layer(Index layer) const {
 }
 
 template <Real S>
-ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOptions& options) const {
+ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOptions& options, const Visitor& visit) const {
   ForwardPass<Scalar> pass;
   pass.logit_positions = options.logit_positions.resolve(embeddings.rows(), "logit position");
   pass.positions = checked_positions(options.positions, embeddings.rows());
@@ -279,11 +330,18 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   Array<Scalar> residual = enter(trace.input(pass.embeddings)).numbers;
   if (options.check_finite) detail::check_finite_activation(name(), "the embeddings", *residual);
   if (parts_.shares_embeddings) pass.shared.emplace_back("embeddings", residual);
+  // Residual streams are kept in any case; what a layer adds to them is known once one has run.
+  const std::size_t residuals = static_cast<std::size_t>(residual.size() * layer_count()) * sizeof(Scalar);
+  std::size_t left = options.keep == Keep::residuals && options.memory > residuals ? options.memory - residuals : 0, layer_bytes = 0;
   for (Index layer = 0; layer < layer_count(); ++layer) {
     LayerPass<Scalar> before;
     before.residual = residual;
     before.shared_before = pass.shared;
-    LayerPass<Scalar> run = run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations, options.executor);
+    const bool may_keep = left > 0 && layer_bytes <= left;
+    LayerPass<Scalar> run =
+        run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations || may_keep, options.executor);
+    run.shared_before = before.shared_before;
+    if (visit) visit(layer, run);
     if (options.check_finite) {
       const std::string who = message(name(), ", layer ", layer);
       for (const MixerRun<Scalar>& mixer : run.mixers) {
@@ -297,14 +355,18 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
     residual = run.output;
     if (options.keep == Keep::activations)
       pass.layers.push_back(std::move(run));
-    else if (options.keep == Keep::residuals)
+    else if (options.keep == Keep::residuals) {
+      if (may_keep) {
+        if (!options.keep_mixers) run.keep_for_walks_alone();
+        layer_bytes = run.held_bytes() - static_cast<std::size_t>(run.residual.size()) * sizeof(Scalar);
+        if (layer_bytes <= left) before = std::move(run);
+        left -= std::min(left, layer_bytes);
+      }
       pass.layers.push_back(std::move(before));
+    }
   }
-  Matrix<Scalar> chosen(static_cast<Index>(pass.logit_positions.size()), width());
-  for (Index row = 0; row < chosen.rows(); ++row)
-    chosen.row(row) = residual.matrix().row(pass.logit_positions[static_cast<std::size_t>(row)]);
   pass.final_residual = std::move(residual);
-  pass.logits = logits_of(chosen, options.executor);
+  pass.logits = logits_of(detail::chosen_rows(*pass.final_residual, pass.logit_positions), options.executor);
   return pass;
 }
 

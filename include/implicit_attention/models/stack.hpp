@@ -1,6 +1,7 @@
 // A stack of layers on a residual stream, whatever the layers are: how one layer runs, and how a recorded one is walked back.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <utility>
@@ -74,14 +75,28 @@ struct LayerPass {
   std::vector<std::pair<std::string, Array<S>>> shared_before;  ///< what earlier layers made: with `residual`, all that the layer reads
   std::vector<SharedValue<S>> shared_in, shared_out;            ///< values that other layers made, and that this one made for others
 
+  bool for_walks_alone = false;  ///< the record is kept for walking back, and nothing that a walk does not read: no token mixers
+
   [[nodiscard]] bool kept() const { return trace != nullptr; }
+  /// Bytes of the activations that it holds, in a recorded pass.
+  [[nodiscard]] std::size_t held_bytes() const { return trace == nullptr ? 0 : trace->held_bytes(); }
+  /// Lets go of everything that a walk back does not read. The residual stream before it stays, so that it can be run again.
+  void keep_for_walks_alone() {
+    for_walks_alone = true;
+    u = middle = output = Array<S>();
+    u_value = Value<S>();
+    mixers.clear();
+    output_value = output_value.link();
+    for (SharedValue<S>& one : shared_out) one.value = one.value.link();
+  }
   /// The first mixer's linear input x (L, E), its output y (L, E) before the output projection, and out (L, D) after it.
   [[nodiscard]] const Array<S>& x() const { return mixer().x.numbers; }
   [[nodiscard]] const Array<S>& y() const { return mixer().y.numbers; }
   [[nodiscard]] const Array<S>& out() const { return mixer().out.numbers; }
   /// A token mixer; fails where the layer has none, or was not kept.
   [[nodiscard]] const MixerRun<S>& mixer(Index index = 0) const {
-    if (!kept()) raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
+    if (!kept() || for_walks_alone)
+      raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
     if (index < 0 || index >= static_cast<Index>(mixers.size()))
       raise(ErrorKind::value,
             message("LayerPass: token mixer ", index, " was asked for, and this layer has ", static_cast<Index>(mixers.size())));

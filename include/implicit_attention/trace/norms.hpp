@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -42,10 +43,10 @@ class Norm {
   [[nodiscard]] const RowVector<Scalar>& bias() const { return bias_; }
 
   /// Mean and scale of every token of r (L, D).
-  [[nodiscard]] Statistics statistics(ConstView<Scalar> r) const;
+  [[nodiscard]] Statistics statistics(ConstView<Scalar> r, const Executor& executor = serial_executor()) const;
 
   /// r (L, D) to u (L, D), given r's statistics.
-  [[nodiscard]] Matrix<Scalar> apply(ConstView<Scalar> r, const Statistics& s) const;
+  [[nodiscard]] Matrix<Scalar> apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor = serial_executor()) const;
   [[nodiscard]] Matrix<Scalar> operator()(ConstView<Scalar> r) const { return apply(r, statistics(r)); }
 
   /// scale * weight of every number, (L, D): what the norm multiplies by where its statistics are held.
@@ -53,10 +54,12 @@ class Norm {
 
   /// The gradient with respect to r (L, D), given that with respect to u (L, D). With n = (r - mean) * scale and g = du * weight:
   /// dr = scale * (g - n mean(g n) [- mean(g)]).
-  [[nodiscard]] Matrix<Scalar> backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du) const;
+  [[nodiscard]] Matrix<Scalar> backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du,
+                                        const Executor& executor = serial_executor()) const;
 
   /// The same with the scale held constant: the norm is then linear but for its bias (relevance takes a norm's statistics so).
-  [[nodiscard]] Matrix<Scalar> backward_scale_constant(const Statistics& s, ConstView<Scalar> du) const;
+  [[nodiscard]] Matrix<Scalar> backward_scale_constant(const Statistics& s, ConstView<Scalar> du,
+                                                       const Executor& executor = serial_executor()) const;
 
  private:
   RowVector<Scalar> weight_, bias_;
@@ -92,33 +95,36 @@ Norm<Scalar> Norm<Scalar>::layer(const Array<Scalar>& weight, const Array<Scalar
 }
 
 template <Real Scalar>
-typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r) const {
+typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, const Executor& executor) const {
   const Index size = width() / groups_;
   Statistics s;
   s.mean.setZero(r.rows(), groups_);
   s.scale.resize(r.rows(), groups_);
-  for (Index token = 0; token < r.rows(); ++token)
-    for (Index group = 0; group < groups_; ++group) {
-      const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>> numbers(&r.coeffRef(token, group * size), size);
-      if (centred_) s.mean(token, group) = numbers.mean();
-      s.scale(token, group) = Scalar(1) / std::sqrt((numbers - s.mean(token, group)).square().mean() + eps_);
-    }
+  detail::for_row_panels(r.rows(), r.cols(), executor, [&](Index first, Index count) {
+    for (Index token = first; token < first + count; ++token)
+      for (Index group = 0; group < groups_; ++group) {
+        const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>> numbers(&r.coeffRef(token, group * size), size);
+        if (centred_) s.mean(token, group) = numbers.mean();
+        s.scale(token, group) = Scalar(1) / std::sqrt((numbers - s.mean(token, group)).square().mean() + eps_);
+      }
+  });
   return s;
 }
 
 template <Real Scalar>
-Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s) const {
+Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor) const {
   const Index size = width() / groups_;
-  Matrix<Scalar> u(r.rows(), r.cols());
-  for (Index group = 0; group < groups_; ++group) {
-    const Index first = group * size;
-    u.middleCols(first, size) =
-        (((r.middleCols(first, size).array().colwise() - s.mean.col(group)).colwise() * s.scale.col(group)).rowwise() *
-         weight_.segment(first, size).array())
-            .matrix();
-  }
-  if (bias_.size() != 0) u.rowwise() += bias_;
-  return u;
+  return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> u, Index row, Index rows) {
+    for (Index group = 0; group < groups_; ++group) {
+      const Index first = group * size;
+      u.middleCols(first, size) = (((r.block(row, first, rows, size).array().colwise() - s.mean.col(group).segment(row, rows)).colwise() *
+                                    s.scale.col(group).segment(row, rows))
+                                       .rowwise() *
+                                   weight_.segment(first, size).array())
+                                      .matrix();
+    }
+    if (bias_.size() != 0) u.rowwise() += bias_;
+  });
 }
 
 template <Real Scalar>
@@ -131,31 +137,33 @@ Matrix<Scalar> Norm<Scalar>::held_scale(const Statistics& s) const {
 }
 
 template <Real Scalar>
-Matrix<Scalar> Norm<Scalar>::backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du) const {
+Matrix<Scalar> Norm<Scalar>::backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du, const Executor& executor) const {
   const Index size = width() / groups_;
-  Matrix<Scalar> dr = (du.array().rowwise() * weight_.array()).matrix();
-  RowVector<Scalar> n(size);
-  for (Index token = 0; token < r.rows(); ++token)
-    for (Index group = 0; group < groups_; ++group) {
-      Eigen::Map<RowVector<Scalar>> g(&dr(token, group * size), size);
-      n = (r.row(token).segment(group * size, size).array() - s.mean(token, group)).matrix() * s.scale(token, group);
-      const Scalar along = g.dot(n) / static_cast<Scalar>(size);
-      const Scalar mean = centred_ ? g.mean() : Scalar(0);
-      g = ((g - along * n).array() - mean).matrix() * s.scale(token, group);
-    }
-  return dr;
+  return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> dr, Index first, Index count) {
+    dr = (du.middleRows(first, count).array().rowwise() * weight_.array()).matrix();
+    RowVector<Scalar> n(size);
+    for (Index row = 0; row < count; ++row)
+      for (Index group = 0; group < groups_; ++group) {
+        const Index token = first + row;
+        Eigen::Map<RowVector<Scalar>> g(&dr.coeffRef(row, group * size), size);
+        n = (r.row(token).segment(group * size, size).array() - s.mean(token, group)).matrix() * s.scale(token, group);
+        const Scalar along = g.dot(n) / static_cast<Scalar>(size);
+        const Scalar mean = centred_ ? g.mean() : Scalar(0);
+        g = ((g - along * n).array() - mean).matrix() * s.scale(token, group);
+      }
+  });
 }
 
 template <Real Scalar>
-Matrix<Scalar> Norm<Scalar>::backward_scale_constant(const Statistics& s, ConstView<Scalar> du) const {
+Matrix<Scalar> Norm<Scalar>::backward_scale_constant(const Statistics& s, ConstView<Scalar> du, const Executor& executor) const {
   const Index size = width() / groups_;
-  Matrix<Scalar> dr = (du.array().rowwise() * weight_.array()).matrix();
-  for (Index group = 0; group < groups_; ++group) {
-    Eigen::Block<Matrix<Scalar>, Eigen::Dynamic, Eigen::Dynamic, false> g = dr.middleCols(group * size, size);
-    if (centred_) g.colwise() -= g.rowwise().mean().eval();
-    g.array().colwise() *= s.scale.col(group);
-  }
-  return dr;
+  return detail::filled_by_rows<Scalar>(du.rows(), du.cols(), executor, [&](View<Scalar> dr, Index first, Index count) {
+    dr = (du.middleRows(first, count).array().rowwise() * weight_.array()).matrix();
+    for (Index group = 0; group < groups_; ++group) {
+      if (centred_) dr.middleCols(group * size, size).colwise() -= dr.middleCols(group * size, size).rowwise().mean().eval();
+      dr.middleCols(group * size, size).array().colwise() *= s.scale.col(group).segment(first, count);
+    }
+  });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

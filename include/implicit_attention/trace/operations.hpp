@@ -60,18 +60,28 @@ template <Real S>
   });
 }
 
+namespace detail {
+/// One of function_values, function_slopes and function_scales, through the executor.
+template <Real S>
+[[nodiscard]] Matrix<S> function_by_rows(Matrix<S> (*values)(Function, ConstView<S>), Function function, ConstView<S> x,
+                                         const Executor& executor) {
+  return filled_by_rows<S>(x.rows(), x.cols(), executor,
+                           [&](View<S> panel, Index first, Index count) { panel = values(function, x.middleRows(first, count)); });
+}
+}  // namespace detail
+
 /// f(x), number by number. Relevance goes through functions f(x) = scale(x) x; it has no rule for the others.
 template <Real S>
 [[nodiscard]] Value<S> apply_function(Function function, const Value<S>& x) {
-  Matrix<S> out = function_values<S>(function, *x);
+  Matrix<S> out = detail::function_by_rows<S>(function_values<S>, function, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x, function](Back<S>& back, Matrix<S>& g) {
-    if (back.exact())
-      g.array() *= function_slopes<S>(function, *x).array();
-    else if (homogeneous(function))
-      g.array() *= function_scales<S>(function, *x).array();
-    else
-      return back.cannot_treat(function_name(function));
+    if (!back.exact() && !homogeneous(function)) return back.cannot_treat(function_name(function));
+    detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
+      const ConstView<S> part = (*x).middleRows(first, count);
+      g.middleRows(first, count).array() *=
+          (back.exact() ? function_slopes<S>(function, part) : function_scales<S>(function, part)).array();
+    });
     back.add(x, std::move(g));
   });
 }
@@ -85,13 +95,23 @@ template <Real S>
 }
 template <Real S>
 [[nodiscard]] Value<S> softplus(const Value<S>& x) {
-  return apply_function(Function::softplus, x);
+  Array<S> out = detail::function_by_rows<S>(function_values<S>, Function::softplus, *x, x.trace->executor());
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
+  return x.trace->record(out, [x = x.link(), out](Back<S>& back, Matrix<S>& g) {  // the slope 1 - exp(-out): x need not be kept
+    if (!back.exact()) return back.cannot_treat(function_name(Function::softplus));
+    detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
+      g.middleRows(first, count).array() *= -(-out.matrix().middleRows(first, count).array()).expm1();
+    });
+    back.add(x, std::move(g));
+  });
 }
 
 /// a + b.
 template <Real S>
 [[nodiscard]] Value<S> add(const Value<S>& a, const Value<S>& b) {
-  Matrix<S> out = large_matrix(*a + *b);
+  Matrix<S> out = detail::filled_by_rows<S>(a.rows(), a.cols(), a.trace->executor(), [&](View<S> panel, Index first, Index count) {
+    panel = (*a).middleRows(first, count) + (*b).middleRows(first, count);
+  });
   if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
   return a.trace->record(std::move(out), [a = a.link(), b = b.link()](Back<S>& back, Matrix<S>& g) {
     back.add(a, g);
@@ -165,7 +185,9 @@ enum class FirstFactor { takes_half, takes_half_unless_held, held };
 template <Real S>
 [[nodiscard]] Value<S> multiply(const Value<S>& a, const Value<S>& b, FirstFactor first) {
   check_shape("product", "the second factor", *b, a.rows(), a.cols(), "as the first");
-  Matrix<S> out = large_matrix((*a).cwiseProduct(*b));
+  Matrix<S> out = detail::filled_by_rows<S>(a.rows(), a.cols(), a.trace->executor(), [&](View<S> panel, Index first, Index count) {
+    panel = (*a).middleRows(first, count).cwiseProduct((*b).middleRows(first, count));
+  });
   if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
   return a.trace->record(std::move(out), [a, b, first](Back<S>& back, Matrix<S>& g) {
     const bool held = first == FirstFactor::held || (first == FirstFactor::takes_half_unless_held && back.way() == WayBack::attention);
@@ -194,15 +216,21 @@ template <Real S>
 /// f(z) * x, number by number, half of the relevance to each: f(z) is computed again where it is needed and kept nowhere.
 template <Real S>
 [[nodiscard]] Value<S> gated_product(Function function, const Value<S>& z, const Value<S>& x) {
-  Matrix<S> out = function_values<S>(function, *z);
-  out.array() *= (*x).array();
+  Matrix<S> out = detail::filled_by_rows<S>(z.rows(), z.cols(), z.trace->executor(), [&](View<S> panel, Index first, Index count) {
+    panel = function_values<S>(function, (*z).middleRows(first, count)).cwiseProduct((*x).middleRows(first, count));
+  });
   if (!x.trace->records({&z, &x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [function, z, x](Back<S>& back, Matrix<S>& g) {
     if (!back.exact()) g *= homogeneous(function) ? S(0.5) : S(1);
     if (z.recorded() && (back.exact() || homogeneous(function)))
-      back.add(z, (g.array() * (*x).array() * (back.exact() ? function_slopes<S>(function, *z) : function_scales<S>(function, *z)).array())
-                      .matrix());
-    g.array() *= function_values<S>(function, *z).array();
+      back.add(z, detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
+                 const ConstView<S> part = (*z).middleRows(first, count);
+                 panel = g.middleRows(first, count).cwiseProduct((*x).middleRows(first, count));
+                 panel.array() *= (back.exact() ? function_slopes<S>(function, part) : function_scales<S>(function, part)).array();
+               }));
+    detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
+      g.middleRows(first, count).array() *= function_values<S>(function, (*z).middleRows(first, count)).array();
+    });
     back.add(x, std::move(g));
   });
 }
@@ -290,11 +318,16 @@ template <Real S>
 [[nodiscard]] Value<S> token_mix(const Value<S>& x, const Value<S>& shifted, const Array<S>& m) {
   check_vector("token_mix", "the mix", m, x.cols(), "width");
   const RowVector<S> weight = m.matrix().row(0);
-  Matrix<S> out = large_matrix(((*shifted).array() + ((*x) - (*shifted)).array().rowwise() * weight.array()).matrix());
+  Matrix<S> out = detail::filled_by_rows<S>(x.rows(), x.cols(), x.trace->executor(), [&](View<S> panel, Index first, Index count) {
+    const ConstView<S> now = (*x).middleRows(first, count), before = (*shifted).middleRows(first, count);
+    panel = (before.array() + (now - before).array().rowwise() * weight.array()).matrix();
+  });
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), shifted = shifted.link(), weight](Back<S>& back, Matrix<S>& g) {
-    Matrix<S> now = (g.array().rowwise() * weight.array()).matrix();
-    g -= now;  // (1 - m) g
+    Matrix<S> now = detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
+      panel = (g.middleRows(first, count).array().rowwise() * weight.array()).matrix();
+      g.middleRows(first, count) -= panel;  // (1 - m) g
+    });
     back.add(x, std::move(now));
     back.add(shifted, std::move(g));
   });
@@ -364,14 +397,14 @@ template <Real S>
 [[nodiscard]] Value<S> normalize(const Norm<S>& norm, const Value<S>& x, typename Norm<S>::Statistics* statistics = nullptr) {
   if (x.cols() != norm.width())
     raise(ErrorKind::shape, message("norm: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", norm.width(), ")"));
-  const auto made = std::make_shared<const typename Norm<S>::Statistics>(norm.statistics(*x));
+  const auto made = std::make_shared<const typename Norm<S>::Statistics>(norm.statistics(*x, x.trace->executor()));
   if (statistics != nullptr) *statistics = *made;
-  Matrix<S> out = norm.apply(*x, *made);
+  Matrix<S> out = norm.apply(*x, *made, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x, norm, made](Back<S>& back, const Matrix<S>& g) {
-    if (back.exact()) return back.add(x, norm.backward(*x, *made, g));
+    if (back.exact()) return back.add(x, norm.backward(*x, *made, g, back.executor()));
     if (norm.bias().size() != 0) back.add_bias_share(g.colwise().sum().dot(norm.bias()));
-    back.add(x, norm.backward_scale_constant(*made, g));
+    back.add(x, norm.backward_scale_constant(*made, g, back.executor()));
   });
 }
 

@@ -1,4 +1,5 @@
-// Matrix products with weights, shared out over an executor by output columns: bit-identical for any number of workers.
+// Work shared out over an executor: products with weights by tiles of their results, everything else by rows; bit-identical for any
+// number of workers.
 #pragma once
 
 #include <algorithm>
@@ -13,18 +14,47 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Output columns of a product that one worker takes at a time: the cut depends on the sizes alone.
-[[nodiscard]] inline Index product_panel(Index columns) {
-  const Index eighth = (columns + 7) / 8;
-  return std::max<Index>(256, (eighth + 15) / 16 * 16);
+/// Rows (tokens) and output columns of a product that one worker takes at a time: small enough that two workers end together, large enough
+/// that packing them costs little. The cut depends on the sizes alone.
+constexpr Index shared_tile_rows = 256, shared_tile_columns = 192;
+
+/// Neighbours of `count` that are taken together, about `about` of them: shares of equal size, multiples of 16.
+[[nodiscard]] inline Index product_share(Index count, Index about) {
+  const Index shares = std::max<Index>(1, (count + about / 2) / about);
+  return std::max<Index>(1, ((count + shares - 1) / shares + 15) / 16 * 16);
 }
 
-/// Calls body(first, count) for panels of the output columns through the executor.
+/// Calls body(first row, rows, first column, columns) for tiles of a product's result through the executor.
 template <class Body>
-void for_product_panels(Index columns, const Executor& executor, const Body& body) {
-  const Index panel = product_panel(columns), panels = (columns + panel - 1) / panel;
-  if (panels <= 1) return body(Index(0), columns);
-  executor(panels, [&](Index index) { body(index * panel, std::min(panel, columns - index * panel)); });
+void for_product_tiles(Index rows, Index columns, const Executor& executor, const Body& body) {
+  if (rows == 0 || columns == 0) return;
+  const Index high = product_share(rows, shared_tile_rows), wide = product_share(columns, shared_tile_columns);
+  const Index down = (rows + high - 1) / high, across = (columns + wide - 1) / wide;
+  const auto tile = [&](Index index) {
+    const Index row = index / across * high, column = index % across * wide;
+    body(row, std::min(high, rows - row), column, std::min(wide, columns - column));
+  };
+  if (down * across == 1) return tile(0);
+  executor(down * across, tile);
+}
+
+/// Calls body(first, count) for neighbouring rows of (rows, columns) numbers through the executor: work that is done number by number or
+/// row by row. The cut depends on the sizes alone; few numbers are done at once.
+template <class Body>
+void for_row_panels(Index rows, Index columns, const Executor& executor, const Body& body) {
+  constexpr Index numbers = Index(1) << 16;
+  const Index high = std::max<Index>(1, numbers / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
+  if (panels <= 1) return body(Index(0), rows);
+  executor(panels, [&](Index index) { body(index * high, std::min(high, rows - index * high)); });
+}
+
+/// A matrix (rows, columns) whose panels of rows are made by fill(panel, first, count).
+template <Real Scalar, class Fill>
+[[nodiscard]] Matrix<Scalar> filled_by_rows(Index rows, Index columns, const Executor& executor, const Fill& fill) {
+  Matrix<Scalar> out = large_matrix<Scalar>(rows, columns, "an activation");
+  for_row_panels(rows, columns, executor,
+                 [&](Index first, Index count) { fill(View<Scalar>(out.data() + first * columns, count, columns), first, count); });
+  return out;
 }
 
 /// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that Eigen's product is compiled once.
@@ -32,9 +62,9 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, const Array<Scalar>& weight, const Array<Scalar>& bias = {},
                                      const Executor& executor = serial_executor()) {
   Matrix<Scalar> out = large_matrix<Scalar>(u.rows(), weight.rows(), "a projection");
-  for_product_panels(weight.rows(), executor, [&](Index first, Index count) {
-    set_product_of_rows<Scalar>(out.middleCols(first, count), u, weight, first, count);
-    if (!bias.empty()) out.middleCols(first, count).rowwise() += bias.matrix().row(0).segment(first, count);
+  for_product_tiles(u.rows(), weight.rows(), executor, [&](Index row, Index rows, Index first, Index count) {
+    set_product_of_rows<Scalar>(out.block(row, first, rows, count), u.middleRows(row, rows), weight, first, count);
+    if (!bias.empty()) out.block(row, first, rows, count).rowwise() += bias.matrix().row(0).segment(first, count);
   });
   return out;
 }
@@ -44,8 +74,8 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, const Array<Scalar>& weight,
                                           const Executor& executor = serial_executor()) {
   Matrix<Scalar> out = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
-  for_product_panels(weight.cols(), executor, [&](Index first, Index count) {
-    set_product_of_columns<Scalar>(out.middleCols(first, count), grad, weight, first, count);
+  for_product_tiles(grad.rows(), weight.cols(), executor, [&](Index row, Index rows, Index first, Index count) {
+    set_product_of_columns<Scalar>(out.block(row, first, rows, count), grad.middleRows(row, rows), weight, first, count);
   });
   return out;
 }

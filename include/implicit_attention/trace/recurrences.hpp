@@ -10,6 +10,7 @@
 #include <implicit_attention/kernels/surrounded_matrix.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/trace/functions.hpp>
+#include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -90,7 +91,8 @@ template <Real S>
   };
   Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
   {
-    const Matrix<S> gates = gate.z.empty() ? Matrix<S>() : function_values<S>(gate.function, *gate.z);
+    const Matrix<S> gates =
+        gate.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(function_values<S>, gate.function, *gate.z, trace.executor());
     ScanInput<S> input;
     input.x = x.numbers;
     input.initial_state = initial_state;
@@ -106,7 +108,8 @@ template <Real S>
     return trace.constant(std::move(out));
   return trace.record(std::move(out), [recurrence, inputs, gate, skip, x, initial_state, surround](Back<S>& back, const Matrix<S>& g) {
     const bool gated = !gate.z.empty();
-    const Matrix<S> gates = gated ? function_values<S>(gate.function, *gate.z) : Matrix<S>();
+    const Matrix<S> gates = gated ? detail::function_by_rows<S>(function_values<S>, gate.function, *gate.z, back.executor()) : Matrix<S>();
+    const auto by_rows = [&](const auto& body) { detail::for_row_panels(g.rows(), g.cols(), back.executor(), body); };
     if (!back.exact()) {
       const SurroundedDiagonal<S> ungated = surround(nullptr);
       Matrix<S> affine;
@@ -116,10 +119,12 @@ template <Real S>
         affine = large_matrix<S>(g.rows(), g.cols(), "a carried state");
         scan<S>(ungated, input, affine, back.executor());
       }
-      Matrix<S> through = g;
       const bool halved = gated && homogeneous(gate.function) && back.way() == WayBack::relevance;
-      if (gated) through.array() *= gates.array();
-      if (halved) through *= S(0.5);
+      Matrix<S> through = detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
+        panel = g.middleRows(first, count);
+        if (gated) panel.array() *= gates.middleRows(first, count).array();
+        if (halved) panel *= S(0.5);
+      });
       Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
       scan_transposed<S>(ungated, through, grad_x, back.executor());
       if (affine.size() != 0) back.add_bias_share(affine.cwiseProduct(through).sum());
@@ -130,7 +135,10 @@ template <Real S>
       input.initial_state = initial_state;
       Matrix<S> grad_z = large_matrix<S>(g.rows(), g.cols(), "a gradient");  // not y / gate: a gate may be zero
       scan<S>(ungated, input, grad_z, back.executor());
-      grad_z.array() *= S(0.5) * g.array() * function_scales<S>(gate.function, *gate.z).array();
+      by_rows([&](Index first, Index count) {
+        grad_z.middleRows(first, count).array() *=
+            S(0.5) * g.middleRows(first, count).array() * function_scales<S>(gate.function, (*gate.z).middleRows(first, count)).array();
+      });
       return back.add(gate.z, std::move(grad_z));
     }
     // y = gate (R + skip) x, with the gate as the scale of the queries: what it is multiplied with need not be kept, nor divided out of y.
@@ -157,7 +165,9 @@ template <Real S>
                                                            : Matrix<S>(scanned.query_scale.cwiseProduct(recurrence.query_scale.matrix()));
       if (recurrence.read_before_update) grad_gate += scanned.diagonal.cwiseProduct(recurrence.diagonal.matrix());
       if (!skip.empty()) grad_gate.array() += (g.array() * (*x).array()).rowwise() * skip.matrix().row(0).array();
-      grad_gate.array() *= function_slopes<S>(gate.function, *gate.z).array();
+      by_rows([&](Index first, Index count) {
+        grad_gate.middleRows(first, count).array() *= function_slopes<S>(gate.function, (*gate.z).middleRows(first, count)).array();
+      });
       back.add(gate.z, std::move(grad_gate));
     }
     if (gated && inputs.query_scale.recorded()) scanned.query_scale.array() *= gates.array();

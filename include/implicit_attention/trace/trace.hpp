@@ -3,8 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -129,9 +131,23 @@ class Trace {
   [[nodiscard]] const Executor& executor() const { return executor_; }
 
   /// What enters the pass: its gradient can be asked for.
-  [[nodiscard]] Value<Scalar> input(Array<Scalar> numbers) { return {std::move(numbers), this, recording_ ? slots_++ : -1}; }
+  [[nodiscard]] Value<Scalar> input(Array<Scalar> numbers) {
+    watch(numbers);
+    return {std::move(numbers), this, recording_ ? slots_++ : -1};
+  }
   /// Numbers that nothing depends on.
-  [[nodiscard]] Value<Scalar> constant(Array<Scalar> numbers) { return {std::move(numbers), this, -1}; }
+  [[nodiscard]] Value<Scalar> constant(Array<Scalar> numbers) {
+    watch(numbers);
+    return {std::move(numbers), this, -1};
+  }
+  /// Bytes of the numbers that passed through a recorded pass and are still held by anybody, the record among them. What an operation keeps
+  /// beside values (norm statistics, an operator's tables) is not counted.
+  [[nodiscard]] std::size_t held_bytes() const {
+    std::size_t bytes = 0;
+    for (const Watched& one : watched_)
+      if (!one.owner.expired()) bytes += one.bytes;
+    return bytes;
+  }
 
   /// Whether the way back of an operation with these inputs is needed.
   [[nodiscard]] bool records(std::initializer_list<const Value<Scalar>*> inputs) const {
@@ -141,6 +157,7 @@ class Trace {
   /// The result of an operation whose way back is `back(Back&, Matrix& gradient)`, of records(inputs).
   template <class BackOfOne>
   [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, BackOfOne back) {
+    watch(numbers);
     steps_.push_back({slots_, 1, [back = std::move(back)](Back<Scalar>& walk, Matrix<Scalar>* gradients) { back(walk, *gradients); }});
     return {std::move(numbers), this, slots_++};
   }
@@ -148,7 +165,10 @@ class Trace {
   [[nodiscard]] std::vector<Value<Scalar>> record_all(const std::vector<Array<Scalar>>& numbers, Operation back) {
     steps_.push_back({slots_, static_cast<Index>(numbers.size()), std::move(back)});
     std::vector<Value<Scalar>> values;
-    for (const Array<Scalar>& one : numbers) values.push_back({one, this, slots_++});
+    for (const Array<Scalar>& one : numbers) {
+      watch(one);
+      values.push_back({one, this, slots_++});
+    }
     return values;
   }
 
@@ -161,9 +181,24 @@ class Trace {
     Index first, count;  // of its outputs' slots
     Operation back;
   };
+  struct Watched {
+    std::weak_ptr<const void> owner;
+    std::size_t bytes;
+  };
+  /// Notes whose numbers these are, once: neighbouring columns of the same array follow it at once.
+  void watch(const Array<Scalar>& numbers) {
+    if (!recording_ || numbers.owner() == nullptr) return;
+    const auto same = [&](const Watched& one) {
+      return !one.owner.owner_before(numbers.owner()) && !numbers.owner().owner_before(one.owner);
+    };
+    if (std::none_of(watched_.begin(), watched_.end(), same))
+      watched_.push_back({numbers.owner(), static_cast<std::size_t>(numbers.size()) * sizeof(Scalar)});
+  }
+
   bool recording_;
   Executor executor_;
   Index slots_ = 0;
+  std::vector<Watched> watched_;
   std::vector<Step> steps_;
 };
 

@@ -1,0 +1,145 @@
+// The explainer's methods that walk back through the model: gradient-weighted forms, gradient x input, the two walks with held operators,
+// integrated gradients. explainer.hpp includes this header.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/models/explainer.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+template <Real S>
+Attribution<S> Explainer<S>::weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options) {
+  if (!options.with_map)
+    return walked(form == GradientForm::exact           ? Method::gradient
+                  : form == GradientForm::mean_gradient ? Method::gradient_mean
+                                                        : Method::gradient_maximum,
+                  target, options);
+  const BackwardPass<Scalar>& backward_pass = gradients(target);
+  const auto layer_of = [&](Index index) {
+    const Index layer = mixing_[static_cast<std::size_t>(index)];
+    const LayerPass<Scalar> layer_pass = model_.layer_pass(pass_, layer, options_.executor, false);
+    const LayerBackward<Scalar>& d = backward_pass.layers[static_cast<std::size_t>(layer)];
+    return LayerWithGradients<Scalar>{model_.implicit_attention(layer_pass, layer, options.terms), layer_pass.x(), d.y, d.residual};
+  };
+  return at(gradient_weighted_attention_map<Scalar>(mixing_count(), read(), layer_of, form, options.rollout.start_layer, options_.executor),
+            target.position);
+}
+
+template <Real S>
+Attribution<S> Explainer<S>::walked(Method method, const Target& target, const MethodOptions<Scalar>& options) {
+  const bool planned = plan_.has(method) && same_way(options, plan_.options);
+  if (planned && walked_target_ && same(*walked_target_, target))
+    for (const auto& [made, result] : walked_)
+      if (made == method) return result;
+
+  const auto form_of = [](Method of) {
+    return of == Method::gradient        ? GradientForm::exact
+           : of == Method::gradient_mean ? GradientForm::mean_gradient
+                                         : GradientForm::token_maximum;
+  };
+  std::vector<std::pair<Method, GradientWeightedRow<Scalar>>> rows;
+  for (const MethodName& named : method_names)
+    if (by_gradient(named.method) && (named.method == method || (planned && plan_.has(named.method))))
+      rows.emplace_back(named.method, GradientWeightedRow<Scalar>(mixing_count(), read(), form_of(named.method), target.position,
+                                                                  options.rollout.start_layer));
+  BackwardOptions<Scalar> walk;
+  walk.keep_layers = false;
+  walk.executor = options_.executor;
+  Index next = mixing_count();
+  if (!rows.empty())
+    walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& d) {
+      if (pass.mixers.empty()) return;
+      --next;
+      if (next < options.rollout.start_layer) return;
+      const LayerWithGradients<Scalar> with{model_.implicit_attention(pass, layer, options.terms), pass.x(), d.y, d.residual};
+      for (auto& [of, row] : rows) row.step(next, with, options_.executor);
+    };
+  const BackwardPass<Scalar> back = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
+  std::vector<std::pair<Method, Attribution<Scalar>>> results;
+  for (auto& [of, row] : rows) results.emplace_back(of, row.result());
+  if (method == Method::gradient_x_input || (planned && plan_.has(Method::gradient_x_input))) {
+    results.emplace_back(Method::gradient_x_input, gradient_x_input<Scalar>(*pass_.embeddings, *back.embeddings, target.position));
+    results.back().second.explained = value(target);
+  }
+  const auto asked = std::find_if(results.begin(), results.end(), [&](const auto& one) { return one.first == method; });
+  Attribution<Scalar> result = asked->second;
+  if (planned) {
+    walked_ = std::move(results);
+    walked_target_ = target;
+  }
+  return result;
+}
+
+template <Real S>
+Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const {
+  Attribution<Scalar> result;
+  result.position = target.position;
+  result.explained = value(target);
+  RowVector<Scalar> by_layer = RowVector<Scalar>::Zero(read());
+  BackwardOptions<Scalar> walk;
+  walk.way = WayBack::attention;
+  walk.keep_layers = false;
+  walk.executor = options_.executor;
+  if (!(options.terms == Terms::all()))
+    walk.detours = [&](Index, const LayerPass<Scalar>& pass) {
+      std::vector<Detour<Scalar>> detours;
+      for (const MixerRun<Scalar>& mixer : pass.mixers)
+        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(options.terms), this](const Matrix<Scalar>& gradient) {
+                             return attention.apply_transpose(gradient, options_.executor);
+                           }});
+      return detours;
+    };
+  if (method == Method::relevance_attention)
+    walk.visit = [&](Index, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
+      for (std::size_t index = 0; index < pass.mixers.size(); ++index)
+        by_layer += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
+    };
+  const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
+  result.bias_share = walked.bias_share;
+  result.untreated = walked.untreated;
+  result.scores = method == Method::vector_rollout
+                      ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
+                      : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
+  detail::check_finite(method_info(method).name, "the result", result.scores);
+  return result;
+}
+
+template <Real S>
+Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOptions<Scalar>& options) const {
+  const Index length = seen_by(target.position);
+  Matrix<Scalar> baseline = Matrix<Scalar>::Zero(length, model_.width());
+  if (!options.baseline.empty()) {
+    check_vector("integrated gradients", "baseline", options.baseline, model_.width(), "width");
+    baseline.rowwise() = options.baseline.matrix().row(0).eval();
+  }
+  ForwardOptions run = prefix_options(target.position);
+  run.executor = options_.executor;
+  const auto value_at = [&](const Matrix<Scalar>& point) { return value_of(model_.forward_embeddings(point, run).logits, target); };
+  const auto gradient_at = [&](const Matrix<Scalar>& point) {
+    ForwardOptions keeping = run;
+    keeping.keep = Keep::residuals;  // what a walk reads, and nothing else
+    keeping.memory = std::numeric_limits<std::size_t>::max();
+    keeping.keep_mixers = false;
+    const ForwardPass<Scalar> pass = model_.forward_embeddings(point, keeping);
+    BackwardOptions<Scalar> backward_options;
+    backward_options.keep_layers = false;
+    backward_options.executor = options_.executor;
+    return Matrix<Scalar>(
+        *backward(model_, pass, logit_gradient(pass, target.position, target.token, target.contrast), backward_options).embeddings);
+  };
+  const Matrix<Scalar> input = pass_.embeddings.matrix().topRows(length);
+  IntegrationLimits limits;
+  limits.tolerance = options.integration_tolerance;
+  Attribution<Scalar> result =
+      options.integration_steps > 0
+          ? integrated_gradients<Scalar>(input, baseline, value_at, gradient_at, target.position, options.integration_steps)
+          : integrated_gradients_within<Scalar>(input, baseline, value_at, gradient_at, target.position, limits);
+  return result;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
