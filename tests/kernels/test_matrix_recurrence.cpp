@@ -270,7 +270,7 @@ void check_case(MatrixKind kind, Index tokens, unsigned parts, Index width, std:
 }
 
 const std::vector<MatrixKind> kinds{MatrixKind::diagonal,       MatrixKind::delta,    MatrixKind::softmax, MatrixKind::softmax_both_ways,
-                              MatrixKind::softmax_window, MatrixKind::toeplitz, MatrixKind::given,   MatrixKind::given_both_ways};
+                                    MatrixKind::softmax_window, MatrixKind::toeplitz, MatrixKind::given,   MatrixKind::given_both_ways};
 
 }  // namespace
 

@@ -91,7 +91,8 @@ TEMPLATE_TEST_CASE("rwkv.cpp's RWKV-5.1, 5.2, 6 and 7 give their expected number
   for (const auto& [file, expected] : models) {
     INFO(file);
     // What is asked of a float and a double pass. Gradients of float are as near.
-    check_expected(open_model<TestType>(*folder / file), SafetensorsFile(*folder / expected), std::is_same_v<TestType, double> ? 1e-5 : 1e-4);
+    check_expected(open_model<TestType>(*folder / file), SafetensorsFile(*folder / expected),
+                   std::is_same_v<TestType, double> ? 1e-5 : 1e-4);
   }
 }
 

@@ -97,7 +97,7 @@ class Configuration {
   }
 
   std::string where_ = "configuration";
-  std::string prefix_;  // of the object that these are the keys of, in the whole
+  std::string prefix_;                                          // of the object that these are the keys of, in the whole
   std::map<std::string, std::shared_ptr<const Value>> values_;  // never changed, so copies share them; and quicker to compile
   std::shared_ptr<std::set<std::string, std::less<>>> asked_ = std::make_shared<std::set<std::string, std::less<>>>();
 };

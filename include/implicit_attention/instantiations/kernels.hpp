@@ -6,9 +6,9 @@
 #include <implicit_attention/kernels/scan_gradient.hpp>
 
 #define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                       \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::None);                      \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Left);                      \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Right);                     \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::None);                       \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Left);                       \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Right);                      \
   TEMPLATE struct DiagonalRecurrence<S>;                                                                                              \
   TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                          \
   TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                \

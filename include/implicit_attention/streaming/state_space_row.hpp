@@ -259,7 +259,7 @@ void state_space_row(const StateSpaceRow<Scalar>& from, View<Scalar> out, const 
 /// Empty weights are ones; row_weights are (1, channels), column_weights (tokens, channels).
 template <Real Scalar>
 void state_space_reduced_row(const StateSpaceRow<Scalar>& from, ReductionKind kind, const Array<Scalar>& row_weights,
-                                    const Array<Scalar>& column_weights, Scalar* out, const Executor& executor) {
+                             const Array<Scalar>& column_weights, Scalar* out, const Executor& executor) {
   const Index count = from.row + 1, groups = (from.recurrence.channels + row_lanes * row_group - 1) / (row_lanes * row_group);
   Matrix<Scalar> partial(groups, count);  // one row a group, added up in order: the same numbers for any number of workers
   struct Adder {
