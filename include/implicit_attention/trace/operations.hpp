@@ -185,8 +185,8 @@ enum class FirstFactor { takes_half, takes_half_unless_held, held };
 template <Real S>
 [[nodiscard]] Value<S> multiply(const Value<S>& a, const Value<S>& b, FirstFactor first) {
   check_shape("product", "the second factor", *b, a.rows(), a.cols(), "as the first");
-  Matrix<S> out = detail::filled_by_rows<S>(a.rows(), a.cols(), a.trace->executor(), [&](View<S> panel, Index first, Index count) {
-    panel = (*a).middleRows(first, count).cwiseProduct((*b).middleRows(first, count));
+  Matrix<S> out = detail::filled_by_rows<S>(a.rows(), a.cols(), a.trace->executor(), [&](View<S> panel, Index row, Index rows) {
+    panel = (*a).middleRows(row, rows).cwiseProduct((*b).middleRows(row, rows));
   });
   if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
   return a.trace->record(std::move(out), [a, b, first](Back<S>& back, Matrix<S>& g) {
