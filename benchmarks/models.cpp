@@ -146,12 +146,13 @@ std::vector<Index> some_ids(Index tokens) {
   return ids;
 }
 
-/// As the programs run: logits at the position asked for, layers' activations as far as the memory for them reaches.
+/// As `explain` runs: logits at the position asked for, layers kept for the walk back as far as 256 MiB reach.
 ForwardOptions run_options(Index position, const Executor& executor = serial_executor()) {
   ForwardOptions options;
   options.keep = Keep::residuals;
   options.logit_positions = Indices({position});
   options.executor = executor;
+  options.memory = std::size_t{256} << 20U;
   return options;
 }
 

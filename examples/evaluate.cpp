@@ -29,6 +29,7 @@
 #include "support/evaluation.hpp"
 #include "support/labelled_text.hpp"
 #include "support/layer_maps.hpp"
+#include "support/memory.hpp"
 #include "support/model_input.hpp"
 #include "support/ranks.hpp"
 #include "support/redrawn_tensors.hpp"
@@ -206,14 +207,19 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
     evaluation.ceilings.push_back({"shapley", message(evaluation.permutations, " permutations")});
     evaluation.ceilings.push_back({"greedy", "search"});
   }
-  if (evaluation.edges > 0) evaluation.maps = map_rows(rows, options.terms);
+  if (evaluation.edges > 0) {
+    if (!loaded.model.causal())
+      raise(ErrorKind::value, message("--edges: ", loaded.model.name(), " looks at later tokens, expected --edges 0"));
+    evaluation.maps = map_rows(rows, options.terms);
+  }
 
   Setting setting{loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
   const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
-  for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1; --first_layer)
+  for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1 && evaluation.repeated > 0; --first_layer)
     setting.redrawn.push_back(
         load_language_model<float>(RedrawnTensors<float>(*checkpoint.source, first_layer, options.seed), checkpoint.configuration));
 
+  keep_freed_memory();
   ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
   const Evaluation empty = evaluation;
   const auto evaluated = [&](Index k) {

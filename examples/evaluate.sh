@@ -45,6 +45,7 @@ if [ "$install" = yes ]; then install_packages build examples; fi
 run_preset examples >&2 || die "Building failed; the reason is above."
 
 mkdir -p "$out"
+rm -f "$out"/*.json "$out"/*.md
 program="$root/build/examples/examples/evaluate"
 # measure NAME ARGUMENTS: one evaluation, its table and its numbers, when fewer than --jobs are running.
 running=0
@@ -86,7 +87,8 @@ done
 # What the columns of a kind of table mean stands once, after the last.
 : > "$out/tables.md"
 if have python3; then
-  python3 examples/trust_table.py "$out" --models "${models// /,}" > "$out/trust.md" && cat "$out/trust.md" >> "$out/tables.md"
+  python3 examples/trust_table.py "$out" --models "${models// /,}" > "$out/trust.md" || die "trust_table.py failed; the reason is above."
+  cat "$out/trust.md" >> "$out/tables.md"
 fi
 last="${models##* }"
 for kind in "" -causes $marked; do

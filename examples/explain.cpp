@@ -174,8 +174,11 @@ int main(int argument_count, char** arguments) {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
     check_question(question);
     check_combinations(app);
-    if (!given(app, "--data")) return explain_one(options);
     Ranks ranks;
+    if (!given(app, "--data")) {
+      if (ranks.count() > 1) raise(ErrorKind::value, "mpirun started several processes, and only the texts of --data are shared");
+      return explain_one(options);
+    }
     ranks.run([&] { failed = explain_texts(options, ranks); });
   });
   return status == 0 && failed > 0 ? 1 : status;

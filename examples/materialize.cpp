@@ -614,7 +614,7 @@ int main(int argument_count, char** arguments) {
       return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return given(app, name); });
     };
     check(options, any_given({"--arch", "--weights", "--prefix", "--config", "--input", "--positions"}),
-          any_given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append"}));
+          any_given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append", "--chat"}));
     (void)Terms::parse(options.terms);
     (void)parse_indices("--channels", options.channels);
     (void)parse_indices("--rows", options.rows);

@@ -78,7 +78,7 @@ report_coverage() {
   "$cov" report "${programs[@]}" -instr-profile="$profile" -show-region-summary=false -show-functions=false "$root/$under" | sed "s#$root/##"
 }
 
-# missing_packages PARTS...: the Debian names of what is not installed, for any of: build optional tests examples benchmarks clang
+# missing_packages PARTS...: the Debian names of what is not installed, for any of: build sentencepiece mpi tests examples benchmarks clang
 # coverage format.
 missing_packages() {
   local part
@@ -93,8 +93,8 @@ missing_packages() {
         have_header pcre2.h || echo libpcre2-dev
         have_header utf8proc.h || echo libutf8proc-dev
         ;;
-      optional) # what is built without where it cannot be had
-        have_header sentencepiece_processor.h || echo libsentencepiece-dev
+      sentencepiece) have_header sentencepiece_processor.h || echo libsentencepiece-dev ;;
+      mpi)
         have mpirun || echo openmpi-bin
         have mpicxx || echo libopenmpi-dev
         ;;
@@ -150,7 +150,10 @@ install_packages() {
 
 # What is built without where it cannot be had: nothing fails for it.
 install_optional_packages() {
-  (install_packages optional) || say "Going on without them: what needs them is left out, and its tests say so"
+  local part
+  for part in sentencepiece mpi; do
+    (install_packages "$part") || say "Going on without it: what needs it is left out, and its tests say so"
+  done
 }
 
 # --- Building ----------------------------------------------------------------------------------------------------------

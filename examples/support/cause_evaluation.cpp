@@ -146,7 +146,10 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
     }
     bar.advance();
   }
-  if (setting.permutations > 0) compare_shapley(setting, ids, causes, seed, evaluation.ceilings.front());
+  if (setting.permutations > 0) {
+    compare_shapley(setting, ids, causes, seed, evaluation.ceilings.front());
+    bar.advance();
+  }
 }
 
 }  // namespace
@@ -245,7 +248,8 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   const std::vector<std::size_t> chosen = drawn(asked.size(), options.limit, options.seed);
   evaluation.prompts = static_cast<Index>(chosen.size());
 
-  ProgressBar bar(message("explain ", evaluation.architecture), evaluation.prompts * static_cast<Index>(rows.size()));
+  ProgressBar bar(message("explain ", evaluation.architecture),
+                  evaluation.prompts * static_cast<Index>(rows.size() + (setting.permutations > 0 ? 1 : 0)));
   for (const std::size_t place : chosen) {
     const std::size_t prompt = asked[place];
     evaluate_prompt(setting, causes.prompts[prompt], by_prompt[prompt],

@@ -139,7 +139,7 @@ std::string ceilings_text(const Evaluation& evaluation) {
 }
 
 std::string repeated_text(const Evaluation& evaluation) {
-  if (evaluation.repeated == evaluation.texts) return "";
+  if (evaluation.repeated == 0 || evaluation.repeated == evaluation.texts) return "";
   return message(" Sensitivity and redrawn, which explain a text many times, are of ", evaluation.repeated, " of the texts.");
 }
 

@@ -9,8 +9,8 @@
 
 namespace implicit_attention::examples {
 
-/// Lets freed memory stay with the process, so that the next run's activations need no fresh pages: a fifth of the time of a small model's
-/// run. Where the C library is another, nothing happens.
+/// Lets freed memory stay with the process, so that the next run's activations need no fresh pages. Where the C library is
+/// another, nothing happens.
 inline void keep_freed_memory() {
 #if defined(__GLIBC__)
   constexpr int largest = 32 << 20;  // what the library accepts

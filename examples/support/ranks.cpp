@@ -47,6 +47,15 @@ bool under_mpi() {
   return false;
 }
 
+#else
+
+/// Whether mpirun started this process beside others: each would do all of the work, and write the same file.
+bool beside_others() {
+  for (const char* const name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"})
+    if (const char* const size = std::getenv(name); size != nullptr && std::atoi(size) > 1) return true;
+  return false;
+}
+
 #endif
 
 }  // namespace
@@ -63,6 +72,10 @@ Ranks::Ranks() {
   count_ = size;
   if (!first())
     for (std::FILE* const stream : {stdout, stderr}) static_cast<void>(!std::freopen("/dev/null", "w", stream));
+#else
+  if (beside_others())
+    raise(ErrorKind::value,
+          "mpirun started several processes, and this program was built without MPI: configure with IMPLICIT_ATTENTION_MPI=ON");
 #endif
 }
 

@@ -177,7 +177,7 @@ Matrix<double> dense(const Surrounded<SharedMatrix<Scalar>>& s, const Matrix<dou
 }
 
 template <class Scalar, class Got>
-void check_near(const Got& got, const Matrix<double>& expected, const char* what) {
+void check_matrix(const Got& got, const Matrix<double>& expected, const char* what) {
   INFO(what);
   REQUIRE(got.rows() == expected.rows());
   double worst = 0;
@@ -219,7 +219,7 @@ void check_case(MatrixKind kind, Index tokens, unsigned parts, Index width, std:
             maps[static_cast<std::size_t>(channel_list[static_cast<std::size_t>(c)])].row(row_list[static_cast<std::size_t>(i)]);
     Matrix<Scalar> rows = Matrix<Scalar>::Constant(chosen * count, tokens, Scalar(7)), again = rows;
     attention_rows(s, channel_list, row_list, View<Scalar>(rows), serial_executor());
-    check_near<Scalar>(rows, expected, "rows");
+    check_matrix<Scalar>(rows, expected, "rows");
     attention_rows(s, channel_list, row_list, View<Scalar>(again), pool);
     CHECK((rows.array() == again.array()).all());
     if (made.causal) {
@@ -236,7 +236,7 @@ void check_case(MatrixKind kind, Index tokens, unsigned parts, Index width, std:
           for (Index j = 0; j < tokens; ++j) whole(i, j) = join(whole(i, j), expected(c * count + i, j));
       Matrix<Scalar> reduced = Matrix<Scalar>::Constant(count, tokens, Scalar(7)), other = reduced;
       reduced_rows(s, channel_list, row_list, View<Scalar>(reduced), serial_executor(), reducer, initial);
-      check_near<Scalar>(reduced, whole, what);
+      check_matrix<Scalar>(reduced, whole, what);
       reduced_rows(s, channel_list, row_list, View<Scalar>(other), pool, reducer, initial);
       CHECK((reduced.array() == other.array()).all());
     };
@@ -260,11 +260,11 @@ void check_case(MatrixKind kind, Index tokens, unsigned parts, Index width, std:
   input.x = Array<Scalar>::view(x);
   Matrix<Scalar> out(tokens, channels), many(tokens, channels);
   scan(s, input, View<Scalar>(out), serial_executor());
-  check_near<Scalar>(out, forward, "application");
+  check_matrix<Scalar>(out, forward, "application");
   scan(s, input, View<Scalar>(many), pool);
   CHECK((out.array() == many.array()).all());
   scan_transposed(s, ConstView<Scalar>(g), View<Scalar>(out), serial_executor());
-  check_near<Scalar>(out, backward, "transpose");
+  check_matrix<Scalar>(out, backward, "transpose");
   scan_transposed(s, ConstView<Scalar>(g), View<Scalar>(many), pool);
   CHECK((out.array() == many.array()).all());
 }

@@ -6,9 +6,17 @@
 #include <support/catch.hpp>
 #include <support/random.hpp>
 
+// Its main returns nothing, as only a main may.
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wreturn-type"
+#endif
 #define main own_layer_main
 #include "../../examples/own_layer.cpp"
 #undef main
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 
 namespace {
 

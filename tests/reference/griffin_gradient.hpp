@@ -85,8 +85,8 @@ template <Real S>
   gradients.grad_y = grad_y;
   gradients.grad_x = detail::convolution_gradient(w.conv_1d_weight, convolution_starts, grad_c, executor);
   const Matrix<S> grad_gate_input = scan.query_scale.cwiseProduct(detail::gelu_derivatives<S>(*act.gate_input));
-  gradients.grad_u = detail::project_back<S>(gradients.grad_x, *w.linear_x_weight);
-  gradients.grad_u += detail::project_back<S>(grad_gate_input, *w.linear_y_weight);
+  gradients.grad_u = Matrix<S>(gradients.grad_x * *w.linear_x_weight);
+  gradients.grad_u += Matrix<S>(grad_gate_input * *w.linear_y_weight);
   return gradients;
 }
 

@@ -31,7 +31,7 @@ template <DifferentiableLayer Layer>
   if (grad_out.cols() != weight.rows())
     raise(ErrorKind::shape, message("backward: grad_out is ", shape_text({grad_out.rows(), grad_out.cols()}), ", expected (tokens, ",
                                     weight.rows(), ") = (tokens, width)"));
-  return detail::project_back<typename Layer::Scalar>(grad_out, *weight);
+  return Matrix<typename Layer::Scalar>(grad_out * *weight);
 }
 
 /// Exact reverse mode of a whole layer: from d out (tokens, width) to the gradients with respect to y, x and u. `activations` is what the

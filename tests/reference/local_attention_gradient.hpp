@@ -91,9 +91,9 @@ template <Real S>
   rotate(grad_query, rotary_of(layer), act.positions, -1);  // a rotation's transpose is the rotation back
   rotate(shared_key, rotary_of(layer), act.positions, -1);
 
-  gradients.grad_u = detail::project_back<S>(grad_query, *w.q_proj_weight);
-  gradients.grad_u += detail::project_back<S>(shared_key, *w.k_proj_weight);
-  gradients.grad_u += detail::project_back<S>(detail::shared_sum(layer, gradients.grad_x), *w.v_proj_weight);
+  gradients.grad_u = Matrix<S>(grad_query * *w.q_proj_weight);
+  gradients.grad_u += Matrix<S>(shared_key * *w.k_proj_weight);
+  gradients.grad_u += Matrix<S>(detail::shared_sum(layer, gradients.grad_x) * *w.v_proj_weight);
   return gradients;
 }
 

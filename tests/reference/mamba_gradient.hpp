@@ -56,18 +56,18 @@ template <Real S>
   // [d | B | C] = a x_proj^T; dt enters as the decay's step and as the scale of what is written. softplus' = 1 - exp(-dt).
   Matrix<S> grad_selected(tokens, rank + 2 * state);
   const Matrix<S> grad_dt_input = ((scan.step + scan.key_scale).array() * -(-act.dt.matrix().array()).expm1()).matrix();
-  grad_selected.leftCols(rank) = detail::project_back<S>(grad_dt_input, *w.dt_proj_weight);
+  grad_selected.leftCols(rank) = Matrix<S>(grad_dt_input * *w.dt_proj_weight);
   grad_selected.middleCols(rank, state) = scan.key;
   grad_selected.rightCols(state) = scan.query;
-  grad_a += detail::project_back<S>(grad_selected, *w.x_proj_weight);
+  grad_a += Matrix<S>(grad_selected * *w.x_proj_weight);
 
   grad_a.array() *= detail::silu_derivative<S>(*c).array();  // now the gradient with respect to c
   LayerGradients<S> gradients;
   gradients.grad_y = grad_y;
   gradients.grad_x = detail::convolution_gradient(w.conv1d_weight, {}, grad_a, executor);
   grad_gate.array() *= detail::silu_derivative<S>(*act.z).array();  // now the gradient with respect to z
-  gradients.grad_u = detail::project_back<S>(gradients.grad_x, w.in_proj_weight.matrix().topRows(channels));
-  gradients.grad_u += detail::project_back<S>(grad_gate, w.in_proj_weight.matrix().bottomRows(channels));
+  gradients.grad_u = Matrix<S>(gradients.grad_x * w.in_proj_weight.matrix().topRows(channels));
+  gradients.grad_u += Matrix<S>(grad_gate * w.in_proj_weight.matrix().bottomRows(channels));
   return gradients;
 }
 
