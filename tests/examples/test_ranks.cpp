@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 
 #include <support/catch.hpp>
+#include <support/shared_data.hpp>
 
 #include <implicit_attention/io/json.hpp>
 

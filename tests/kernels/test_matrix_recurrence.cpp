@@ -285,6 +285,11 @@ TEST_CASE("rows, joins and applications of every matrix with everything around i
       }
 }
 
+TEST_CASE("rows that are written in several stretches: a skip's convolution reaches over their ends") {
+  check_case<double>(MatrixKind::delta, 1030, 0b1111111u, 4, 3);
+  check_case<float>(MatrixKind::diagonal, 1030, 0b1111111u, 6, 4);
+}
+
 TEST_CASE("softmax attention takes in what was carried in, and its gradient is that of finite differences") {
   for (const MatrixKind kind : {MatrixKind::softmax, MatrixKind::softmax_window, MatrixKind::softmax_both_ways})
     for (const std::uint64_t seed : {1u, 2u}) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <implicit_attention/attribution/result.hpp>
+#include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -32,7 +33,9 @@ template <Real Scalar>
   attention.materialize_into(row, selection);
   const Matrix<Scalar> before = row.leftCols(output + 1).transpose().cwiseProduct(x.matrix().topRows(output + 1));
   if (projection.empty()) return before;
-  return before * projection.matrix().transpose();
+  Matrix<Scalar> contributions(before.rows(), projection.rows());
+  set_product_of_rows<Scalar>(contributions, before, projection, 0, projection.rows());
+  return contributions;
 }
 
 }  // namespace detail

@@ -28,10 +28,10 @@ struct LeftFactor {
   Index rows, row_step, inner_step;
 };
 
-/// Eigen's products spend much of their time on other things than multiplications where blocks are small, and use half of the multipliers
-/// of some machines where they are large. Here a panel of the right factor is copied, and rows of the left one are read where they stand.
+// Eigen's products prepare more than they multiply where blocks are small, and use half of some machines' multipliers where they are large.
+// Here a panel of the right factor is copied, and rows of the left one are read where they stand.
 
-/// Sums that are taken at a time: a panel of the right factor fits the nearest cache.
+/// Length of the sums that one pass adds up: a panel of the right factor fits the nearest cache.
 constexpr Index product_inner = 256;
 /// Rows that use a panel: their part of the left factor fits the second cache.
 constexpr Index product_rows = 384;

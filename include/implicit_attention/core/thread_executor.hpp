@@ -131,7 +131,7 @@ class ThreadPool {
   bool stopping_ = false;
   std::atomic<unsigned> begun_{0};
   std::vector<std::thread> threads_;
-  struct Joined {  // what std::jthread does, in a fraction of its time to compile; where a thread cannot be started, too
+  struct Joined {  // joins as std::jthread does, which is slow to compile; also where the constructor fails to start a thread
     ThreadPool& pool;
     ~Joined() { pool.stop(); }
   } joined_{*this};  // last: destroyed first

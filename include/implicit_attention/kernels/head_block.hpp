@@ -17,8 +17,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 #if defined(__GNUC__)
-/// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, minus infinity among
-/// it, and NaN stays. Eigen's also serves denormal results, for twice the time.
+/// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of minus
+/// infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
 inline void exponentiate_register(const float* from, float* to) {
   using Register = VectorRegister<float>::type;
   using Bits = VectorRegister<float>::bits;
@@ -28,21 +28,28 @@ inline void exponentiate_register(const float* from, float* to) {
   const Bits large = given > largest, small = given < smallest;
   const Register most = Register{} + largest;
   const Register x = reinterpret_cast<Register>((reinterpret_cast<Bits>(given) & ~large) | (reinterpret_cast<Bits>(most) & large));
-  const Register shifted = x * log2_e + to_integer, n = shifted - to_integer, r = x - n * ln2_high - n * ln2_low;
+  Register shifted = x * log2_e + to_integer;
+  // Where sums may be reordered, what was added must not be taken away again unseen.
+#if defined(__x86_64__) || defined(__i386__)
+  __asm__("" : "+x"(shifted));
+#else
+  EIGEN_OPTIMIZATION_BARRIER(shifted)
+#endif
+  const Register n = shifted - to_integer, r = x - n * ln2_high - n * ln2_low;
   Register y = r * 1.9875691500e-4f + 1.3981999507e-3f;
   y = y * r + 8.3334519073e-3f;
   y = y * r + 4.1665795894e-2f;
   y = y * r + 1.6666665459e-1f;
   y = y * r + 5.0000001201e-1f;
   y = y * (r * r) + r + 1.0f;
-  // The last bits of `shifted` are n; half of 2^n has an exponent even where 2^n is infinity.
+  // The last bits of `shifted` are n; 2^(n-1) is representable even where 2^n overflows.
   const Register half = reinterpret_cast<Register>((reinterpret_cast<Bits>(shifted) << 23) + (126 << 23));
   y = y * half * 2.0f;
   *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~small);
 }
 #endif
 
-/// to = the decays of `count` logarithms, which may be the same numbers. What underflows is 0, minus infinity among it, and NaN stays.
+/// to = the decays of `count` logarithms, which may be the same numbers. What underflows is 0, as it is for minus infinity, and NaN stays.
 template <Real Scalar>
 void exponentiate(const Scalar* from, Index count, Scalar* to) {
 #if defined(__GNUC__)

@@ -111,8 +111,8 @@ class HeadMapWriter {
     const Index made =
         std::min((reached - first + numbers_in_a_line<Scalar> + lane - 1) / lane * lane, (last - first + lane - 1) / lane * lane);
     if (reached > first) {
-      // Only this channel's diagonal has its skip.
-      const bool skips = columns_.skips() && begin < last && end + columns_.width() > first;
+      // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
+      const bool skips = columns_.skips() && begin < last + columns_.width() - 1 && end > first;
       Scalar diagonal[static_cast<std::size_t>(together)] = {};
       for (Index i = begin; skips && i < end; ++i) {
         diagonal[i - begin] = numbers[(i - begin) * stride + i];
@@ -130,8 +130,11 @@ class HeadMapWriter {
     }
     for (Index i = begin; i < end; ++i) {
       Scalar* const to = target(run, c, i);
-      Index stop = std::clamp(seen(i).last + 1, first, last);
+      const Index made_to = std::clamp(seen(i).last + 1, first, last);
+      Index stop = made_to;
       if (stop > first) stop = std::min(stop + rest_of_line(to + stop), last);
+      // What was computed there is 0 times a factor: -0, or NaN.
+      std::fill(&numbers_(i - begin, 0) + (made_to - first), &numbers_(i - begin, 0) + (stop - first), Scalar(0));
       writer_.zeros(first - of.from, to + of.from);
       writer_.copy(&numbers_(i - begin, 0), stop - first, to + first);
       writer_.zeros(of.to - stop, to + stop);

@@ -106,7 +106,8 @@ template <PerturbedModel Model>
 /// as pruning.
 template <PerturbedModel Model>
 [[nodiscard]] double greedy_pruning(Index tokens, Model&& model, AreaRule rule = AreaRule::trapezoid) {
-  const double whole = detail::run_kept("greedy search", model, KeptTokens(static_cast<std::size_t>(std::max<Index>(tokens, 0)), true));
+  if (tokens <= 0) raise(ErrorKind::shape, "greedy search: there are no tokens, expected at least one");
+  const double whole = detail::run_kept("greedy search", model, KeptTokens(static_cast<std::size_t>(tokens), true));
   return area(greedy_curve(tokens, SearchGoal::lowest,
                            [&](const KeptTokens& kept) {
                              const double value = detail::run_kept("greedy search", model, kept);

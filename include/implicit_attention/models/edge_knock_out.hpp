@@ -91,40 +91,44 @@ class KnockOut {
                                       model_.layer_count(), "; run ", model_.name(), " with Keep::residuals or Keep::activations"));
   }
 
-  /// value(target) - value(target) with y_i <- y_i - A[i,j] o x_j in a token mixer of `layer`, (edges), A with all of its terms and its
+  /// The target's value less its value with y_i <- y_i - A[i,j] o x_j in a token mixer of `layer`, (edges), A with all of its terms and its
   /// second path: what the layer does without what token j = from adds to output i = to, everything else there held. Positive: the edge
   /// speaks for the target. One run of the layer and of those after it for each edge. Fails (ErrorKind::value) where the mixer's output
-  /// projection is not known, and on an edge, layer, mixer, position or token that is not there.
+  /// projection is not known or a part holds several mixers, and on an edge, layer, mixer, position or token that is not there.
   [[nodiscard]] RowVector<S> edge_effects(Index layer, const std::vector<Edge>& edges, const Target& target, Index mixer = 0) const {
     check(target);
     const Place place = place_of(layer, mixer);
     const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false);
     const MixerRun<S>& run = layer_pass.mixer(mixer);
     if (run.projection.empty())
-      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " does not tell its output projection"));
+      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has no known output projection"));
     const ImplicitAttention<S> attention = run.attention(Terms::all());
-    std::vector<Matrix<S>> rows(static_cast<std::size_t>(pass_.tokens()));  // the vectors of the rows that are asked for
+    std::vector<RowVector<S>> lost;  // the vectors of the edges
+    Matrix<S> row;                   // those of the row of the last edge; edges usually come row by row
+    Index row_of = -1;
     for (const Edge& edge : edges) {
       if (edge.from < 0 || edge.to < edge.from || edge.to >= pass_.tokens())
         raise(ErrorKind::value,
               message("knock-out: edge (", edge.to, ", ", edge.from, ") is out of range, expected 0 <= from <= to < ", pass_.tokens()));
-      Matrix<S>& row = rows[static_cast<std::size_t>(edge.to)];
-      if (row.size() != 0) continue;
-      row = detail::contributions_row(attention, run.x.numbers, run.projection, edge.to);
-      if (attention.has_second()) row += detail::contributions_row(attention.second(), attention.second_input(), run.projection, edge.to);
+      if (row_of != edge.to) {
+        row = detail::contributions_row(attention, run.x.numbers, run.projection, edge.to);
+        if (attention.has_second()) row += detail::contributions_row(attention.second(), attention.second_input(), run.projection, edge.to);
+        row_of = edge.to;
+      }
+      lost.push_back(row.row(edge.from));
     }
     const S whole = value(pass_.logits_at(target.position), target);
     RowVector<S> effects(static_cast<Index>(edges.size()));
     executor_(effects.size(), [&](Index e) {
       const Edge& edge = edges[static_cast<std::size_t>(e)];
       effects[e] = whole - value_with(layer, place, target, [&](PartPointer<S> part) {
-                     return detail::AlteredPart<S>::less(std::move(part), edge.to, rows[static_cast<std::size_t>(edge.to)].row(edge.from));
+                     return detail::AlteredPart<S>::less(std::move(part), edge.to, lost[static_cast<std::size_t>(e)]);
                    });
     });
     return checked(std::move(effects));
   }
 
-  /// value(target) - value(target) with u_j <- 0 in a token mixer of `layer`, (tokens): its input behind the norm, with convolutions,
+  /// The target's value less its value with u_j <- 0 in a token mixer of `layer`, (tokens): its input behind the norm, with convolutions,
   /// gates and decays computed again. It makes no use of the implicit attention, so that it can contradict it: compare with the sums of a
   /// map's columns. One run of the layer and of those after it for each token.
   [[nodiscard]] RowVector<S> input_effects(Index layer, const std::vector<Index>& tokens, const Target& target, Index mixer = 0) const {
@@ -149,6 +153,12 @@ class KnockOut {
   [[nodiscard]] Place place_of(Index layer, Index mixer) const {
     const Block<S>& block = model_.block(layer);
     Index next = 0;
+    for (const auto& sublayer : block.sublayers)
+      for (const auto& branch : sublayer.branches) next += branch.part->channels() != 0 ? 1 : 0;
+    if (const auto mixers = static_cast<Index>(model_.layer_pass(pass_, layer, executor_, false).mixers.size()); mixers > next)
+      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has ", mixers,
+                                      " token mixers in fewer parts, and one part cannot be run without another's input"));
+    next = 0;
     for (std::size_t sublayer = 0; sublayer < block.sublayers.size(); ++sublayer)
       for (std::size_t branch = 0; branch < block.sublayers[sublayer].branches.size(); ++branch)
         if (block.sublayers[sublayer].branches[branch].part->channels() != 0 && next++ == mixer) return {sublayer, branch};

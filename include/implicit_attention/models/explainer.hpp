@@ -38,9 +38,9 @@ class Explainer {
   using Scalar = S;
 
   /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: `options.logit_positions` must hold
-  /// those (all do unless told otherwise), and a causal model needs no token after the last of them but for Method::gradient_maximum and
-  /// for whole maps. With Keep::residuals, layers that
-  /// `options.memory` has no room for are run again when they are asked for, and memory is bounded by one layer's activations beside it.
+  /// those (all do unless told otherwise), and a causal model needs no token after the last of them but for Method::gradient_maximum, a
+  /// rollout that discards entries of whole maps, and whole maps. With Keep::residuals, layers that `options.memory` has no room for are run
+  /// again when they are asked for, and memory is bounded by one layer's activations beside it.
   Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {}, ExplanationPlan<Scalar> plan = {})
       : model_(std::move(model)),
         ids_(std::move(ids)),
@@ -87,8 +87,8 @@ class Explainer {
 
   /// What is explained when one token is taken away. With nothing left (the only token dropped) there is no logit, and 0 stands for it.
   [[nodiscard]] Scalar value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const;
-  /// The same for several tokens, in rising order, each taken away alone, (tokens). The model is run once up to each of them, and from there on
-  /// without it, where its layers carry states; else once for each.
+  /// The same for several tokens, in rising order, each taken away alone, (tokens). Where its layers carry states, the model is run once up to
+  /// each block of tokens, and from there on without each of the block's; else once for each.
   [[nodiscard]] RowVector<Scalar> values_without(const std::vector<Index>& removed, const Target& target,
                                                  const MethodOptions<Scalar>& options) const;
 
@@ -107,9 +107,11 @@ class Explainer {
     whole = whole || read() == tokens();
     if (read() < (whole ? tokens() : read()) || (layers && pass_.layers.empty())) run(whole, layers || !pass_.layers.empty());
   }
-  /// Whether a method reads the whole text, whatever is explained: for its map, or because it rescales maps by their largest entry.
+  /// Whether a method reads the whole text, whatever is explained: for its map, because it rescales maps by their largest entry, or because
+  /// it discards a share of all entries.
   [[nodiscard]] static bool reads_whole(Method method, const MethodOptions<Scalar>& options) {
-    return method == Method::gradient_maximum || (options.with_map && method_info(method).has_map);
+    return method == Method::gradient_maximum || (method == Method::rollout && options.rollout.discard_ratio != Scalar(0)) ||
+           (options.with_map && method_info(method).has_map);
   }
   /// Tokens that the model was run on.
   [[nodiscard]] Index read() const { return pass_.tokens(); }
@@ -395,7 +397,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
   } else if (method == Method::rollout && !(without_maps && 4 * count < tokens())) {
     MethodOptions<Scalar> whole = options;
     whole.with_map = true;
-    need(false, true);  // the map of what was read has all rows that are asked for
+    need(reads_whole(method, options), true);  // the map of what was read has all rows that are asked for
     const Attribution<Scalar> rolled = explain_read(method, targets.front(), whole);
     for (Index row = 0; row < count; ++row) result.scores.row(row).head(read()) = rolled.map.row(positions[static_cast<std::size_t>(row)]);
     result.zero_rows = rolled.zero_rows;

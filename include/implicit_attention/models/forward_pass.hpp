@@ -27,8 +27,8 @@ struct ForwardOptions {
   /// Whether every layer's numbers are looked through: the first NaN or infinity is an error (ErrorKind::value) that names the layer, the
   /// token and the channel. Costs a few percent.
   bool check_finite = false;
-  /// With Keep::residuals: layers' activations are kept as well, recorded, first to last, as long as all that the pass keeps takes no more
-  /// than so many bytes; the other layers are run again when they are asked for. 0: none.
+  /// With Keep::residuals: layers' activations are kept as well, recorded, first to last, as long as the activations of all that are kept
+  /// take no more than so many bytes; the other layers are run again when they are asked for. 0: none.
   std::size_t memory = 0;
   /// Whether layers so kept can be asked for their token mixers too. Without, they can be walked back alone, in about half of the memory.
   bool keep_mixers = true;

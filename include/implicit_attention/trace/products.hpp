@@ -57,7 +57,7 @@ template <Real Scalar, class Fill>
   return out;
 }
 
-/// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that Eigen's product is compiled once.
+/// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that it is compiled once.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, const Array<Scalar>& weight, const Array<Scalar>& bias = {},
                                      const Executor& executor = serial_executor()) {

@@ -85,6 +85,8 @@ class CharacterMap {
   }
 
  private:
+  static constexpr std::size_t longest_text = 1024;  // the longest of Unicode's own has 33 bytes
+
   /// What the shortest entry that `key` begins with becomes. A link that leads out of the trie, or a value beyond the texts, is a
   /// damaged file's: fails (file).
   [[nodiscard]] std::optional<std::string_view> find(std::string_view key) const {
@@ -101,7 +103,9 @@ class CharacterMap {
       if ((unit >> 8U & 1U) == 0) continue;
       const std::size_t begin = unit_at(place) & 0x7FFF'FFFFU;
       if (begin > texts_.size() || (begin < texts_.size() && (static_cast<unsigned char>(texts_[begin]) & 0xC0U) == 0x80U)) damaged(begin);
-      return std::string_view(texts_).substr(begin, std::min(texts_.find('\0', begin), texts_.size()) - begin);
+      const std::size_t size = std::min(texts_.find('\0', begin), texts_.size()) - begin;
+      if (size > longest_text) damaged(begin);  // it would be added for every character
+      return std::string_view(texts_).substr(begin, size);
     }
     return std::nullopt;
   }
@@ -111,7 +115,8 @@ class CharacterMap {
     return units_[place];
   }
   [[noreturn]] void damaged(std::size_t place) const {
-    raise(ErrorKind::file, message(where_, ": is damaged: an entry leads to place ", place, ", which there is none of"));
+    raise(ErrorKind::file,
+          message(where_, ": is damaged: an entry points to ", place, ", outside the map or at more than ", longest_text, " bytes"));
   }
   [[nodiscard]] static std::size_t cluster_end(std::string_view text, std::size_t position) {
     CodePoint here = code_point_at(text, position);
