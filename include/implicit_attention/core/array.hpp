@@ -23,7 +23,7 @@ class StoredNumbers {
   ~StoredNumbers() { delete widened_.load(std::memory_order_acquire); }
 
   [[nodiscard]] const StoredTensor& stored() const { return stored_; }
-  /// All numbers, row by row. Of several threads that ask first, all widen and one's numbers are kept.
+  /// All numbers, row by row. Threads that ask at the same time may all widen them; the numbers of one are kept.
   [[nodiscard]] const Scalar* data() const {
     if (const Matrix<Scalar>* const known = widened_.load(std::memory_order_acquire)) return known->data();
     auto numbers = std::make_unique<Matrix<Scalar>>(stored_.rows, stored_.columns);
@@ -43,7 +43,7 @@ class StoredNumbers {
 /// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views those of others
 /// (an engine's buffer, a mapped file), without a copy. Empty until given something: an absent bias, say.
 /// Or it stands for numbers in storage (`storage()`): products and lookups widen the rows that they need (core/stored_rows.hpp), and
-/// everything else below widens all of them once and keeps them.
+/// whatever needs them as a matrix widens all of them once and keeps them.
 template <class Scalar>
 class Array {
  public:

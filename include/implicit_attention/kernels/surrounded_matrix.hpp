@@ -176,8 +176,8 @@ class HeadMapWriter {
   struct FourTapsOf {
     const Scalar *rows[static_cast<std::size_t>(Rows)], *factors[4];
   };
-  /// Pointers come through memory, so that each has a register of its own: as multiples of strides they were computed, or read from the
-  /// stack, before every access.
+  /// Every row's and tap's pointer is read from memory once and stays in a register: computed from strides, they took an instruction before
+  /// every access.
   template <Index Rows>
   EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void multiply_four(const FourTapsOf<Rows>& from, const Scalar* scales, Index count,
                                                                          Scalar* to, Index to_stride) {

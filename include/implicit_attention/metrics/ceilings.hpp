@@ -38,8 +38,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Shapley values (Shapley 1953) by sampled permutations (Castro et al. 2009): scores[j] is the mean, over `permutations` orders in which
 /// tokens come into an empty text one by one, of f with token j and those before it less f with those before it alone. The unit is that of f;
 /// sum(scores) = f(all) - f(none) exactly, for any number of permutations. Unbiased; opposite_permutations gives the orders. At most
-/// permutations * (tokens - 1) + 2 runs. They are what a score of single tokens can know of all sets of tokens: exact for a model that adds
-/// them up. One token: f(all) - f(none).
+/// permutations * (tokens - 1) + 2 runs. The best that scores of single tokens can say about all sets of tokens: exact for a model that
+/// adds tokens up. One token: f(all) - f(none).
 template <PerturbedModel Model>
 [[nodiscard]] Scores shapley_values(Index tokens, Model&& model, Index permutations, std::uint64_t seed) {
   const std::vector<std::vector<Index>> orders = opposite_permutations(tokens, permutations, seed);
@@ -63,8 +63,8 @@ template <PerturbedModel Model>
 
 /// What a greedy search makes of the curve over taken tokens.
 enum class SearchGoal {
-  lowest,  ///< each step takes the token without which f is lowest: what the most relevant first would do
-  highest  ///< each step takes the token without which f is highest: what the least relevant first would do
+  lowest,  ///< each step takes the token without which f is lowest, as removal of the most relevant first aims at
+  highest  ///< each step takes the token without which f is highest, as removal of the least relevant first aims at
 };
 
 /// The perturbation curve of a greedy search: values[k] = f with k tokens taken, each chosen as best for the goal given those taken before;

@@ -31,8 +31,8 @@ template <Real S>
 Matrix<S> Explainer<S>::values_without_each(const std::vector<Index>& removed, const std::vector<Target>& targets,
                                             const MethodOptions<Scalar>& options) const {
   Matrix<Scalar> values(static_cast<Index>(removed.size()), static_cast<Index>(targets.size()));
-  // The states are those before a block of tokens, so that the tokens of a block can be taken away side by side; what is run twice for it is
-  // half a block a token.
+  // The states are those before a block of tokens, so that the tokens of a block can be taken away side by side; each removal runs at
+  // most a block more than it must.
   const Index block = std::max<Index>(8, (read() + 31) / 32);
   bool resumes = model_.causal() && options_.positions.empty();
   CarriedStates states;

@@ -79,7 +79,7 @@ class LanguageModel {
   /// met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
   [[nodiscard]] Matrix<Scalar> next_logits(const std::vector<Index>& ids, CarriedStates& states,
                                            const Executor& executor = serial_executor()) const;
-  /// The same from embeddings (L, D) in the place of tokens', with the logits (rows, vocabulary) at any rows of this piece; none if the
+  /// The same from embeddings (L, D) in place of token ids, with the logits (rows, vocabulary) at any rows of this piece; none if the
   /// states alone are wanted.
   [[nodiscard]] Matrix<Scalar> next_logits_at(const std::vector<Index>& rows, ConstView<Scalar> embeddings, CarriedStates& states,
                                               const Executor& executor = serial_executor()) const;

@@ -75,7 +75,7 @@ struct LayerPass {
   std::vector<std::pair<std::string, Array<S>>> shared_before;  ///< what earlier layers made: with `residual`, all that the layer reads
   std::vector<SharedValue<S>> shared_in, shared_out;            ///< values that other layers made, and that this one made for others
 
-  bool for_walks_alone = false;  ///< the record is kept for walking back, and nothing that a walk does not read: no token mixers
+  bool for_walks_alone = false;  ///< only what a walk back reads is kept; token mixers are not
 
   [[nodiscard]] bool kept() const { return trace != nullptr; }
   /// Bytes of the activations that it holds, in a recorded pass.

@@ -58,7 +58,7 @@ class SentencePieceCodec final : public TextCodec {
         added.push_back(std::move(mark));
       }
     }
-    for (const bool byte : {false, true})  // a space is rather `\u2581` than `<0x20>`
+    for (const bool byte : {false, true})  // a piece `\u2581` is preferred to `<0x20>`
       for (int id = 0; id < own_; ++id)
         if (model_.IsByte(id) == byte) by_bytes_.emplace(own_bytes(id), id);
     for (const AddedToken& token : added) by_name_.emplace(token.content, token.id);
@@ -168,7 +168,7 @@ class SentencePieceCodec final : public TextCodec {
     if (configuration.contains("added_tokens_decoder")) {
       const JsonDocument list(read_special_tokens(folder, configuration, Json::object()));
       added = AddedTokens::read(&*list, where + ": added_tokens_decoder");
-      for (AddedToken& token : added) token.normalized = false;  // only tokenizer.json has a normalizer to look behind
+      for (AddedToken& token : added) token.normalized = false;  // marks are sought before normalization
     }
   }
   return std::make_shared<const SentencePieceCodec>(bytes, path.string(), std::move(added), begin, end);
