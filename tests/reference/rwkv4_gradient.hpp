@@ -19,7 +19,7 @@ namespace detail {
 /// grad_u += the transpose of mix_m followed by a projection: m g_t W + (1 - m) g_{t+1} W. The input before the first token is a constant.
 template <Real S>
 void add_mix_gradient(const Matrix<S>& grad, const Array<S>& weight, const Array<S>& mix, Matrix<S>& grad_u) {
-  const Matrix<S> mixed = project_back<S>(grad, *weight);
+  const Matrix<S> mixed = grad * *weight;
   const RowVector<S> now = mix.matrix().row(0);
   const RowVector<S> before = (S(1) - now.array()).matrix();
   const Index earlier = mixed.rows() - 1;
