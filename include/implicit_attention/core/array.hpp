@@ -79,7 +79,7 @@ class Array {
   [[nodiscard]] Index cols() const { return columns_; }
   [[nodiscard]] Index size() const { return rows_ * columns_; }
   [[nodiscard]] bool empty() const { return size() == 0; }
-  [[nodiscard]] const Scalar* data() const { return stored_ ? stored_->data() : data_; }
+  [[nodiscard]] const Scalar* data() const { return data_ != nullptr ? data_ : widened(); }
   [[nodiscard]] Index row_stride() const { return row_stride_; }
   /// The numbers as an Eigen matrix; valid as long as this array (or a copy of it) lives.
   [[nodiscard]] ConstView<Scalar> operator*() const { return {data(), rows_, columns_, row_stride_}; }
@@ -99,6 +99,8 @@ class Array {
   [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data() + first, rows_, count); }
 
  private:
+  /// A function by itself: kernels, which ask for many rows, must not have it in their loops.
+  [[nodiscard]] EIGEN_DONT_INLINE const Scalar* widened() const { return stored_ ? stored_->data() : nullptr; }
   [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {
     Array array = *this;
     if (stored_) array.keep_alive_ = std::move(array.stored_);
