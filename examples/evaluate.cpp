@@ -309,8 +309,10 @@ int main(int argument_count, char** arguments) {
                  "--data: edges knocked out of each layer of a text, at most, to hold maps of layers against; 0: none (150)")
       ->check(CLI::NonNegativeNumber)
       ->option_text("N");
-  app.add_option("--permutations", options.permutations,
-                 "ceilings beside the methods: Shapley values by this many permutations a text, and a greedy search; 0: none (32)")
+  app.add_option(
+         "--permutations", options.permutations,
+         "ceilings beside the methods: Shapley values by this many permutations a text, and a greedy search for --data; 0: none (32; "
+         "with --causes 0, since they take most of the time)")
       ->check(CLI::NonNegativeNumber)
       ->option_text("N");
   app.add_option("--repeated", options.repeated,
@@ -353,6 +355,7 @@ int main(int argument_count, char** arguments) {
         if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
       if (ranks.count() > 1)
         raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
+      if (app.count("--permutations") == 0) options.permutations = 0;
       const CauseEvaluation evaluation = evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce,
                                                           options.scores, options.limit, options.permutations, options.seed},
                                                          rows);

@@ -65,7 +65,8 @@ for model in $models; do
   measure "$model-ceilings" --model "examples/models/$model" --data "$data" --limit "$ceilings" --repeated 0 --edges 0 \
     --methods relevance,vector-rollout,relevance-attention,leave-one-out
   if [ -d "examples/models/recall/$model" ]; then
-    measure "$model-causes" --model "examples/models/recall/$model" --causes "examples/models/recall/$model/causes.safetensors"
+    measure "$model-causes" --model "examples/models/recall/$model" --causes "examples/models/recall/$model/causes.safetensors" \
+      --permutations 32
   fi
 done
 

@@ -234,7 +234,8 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   evaluation.unread = causes.unread;
   for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
   // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
-  if (evaluation.removal == "drop") setting.permutations = 0;
+  if (evaluation.removal == "drop" && setting.permutations > 0)
+    raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
   if (setting.permutations > 0) evaluation.ceilings.push_back({"shapley", message(setting.permutations, " permutations")});
 
   std::vector<std::vector<const KnownCause*>> by_prompt(causes.prompts.size());

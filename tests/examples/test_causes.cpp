@@ -381,7 +381,7 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
 
     run_well(folder, "evaluate",
              {"--model", model, "--causes", (directory / "causes.safetensors").string(), "--methods",
-              "relevance,vector-rollout,relevance-attention,raw,random", "--out", out.string()});
+              "relevance,vector-rollout,relevance-attention,raw,random", "--permutations", "32", "--out", out.string()});
     const Json evaluation = *read_json_object(out);
     CHECK(evaluation.at("prompts") == 60);
     CHECK(evaluation.at("predicted") == evaluation.at("outputs"));
