@@ -341,8 +341,9 @@ int main(int argument_count, char** arguments) {
     std::vector<MethodRow> rows = method_rows(options.methods, options.terms);
     if (given(app, "--out"))
       (void)checked_output("--out", options.out, {".json"}, {options.model, options.causes.empty() ? options.data : options.causes});
-    const Terminal terminal = terminal_of(stdout);
     Ranks ranks;
+    Terminal terminal = terminal_of(stdout);
+    if (ranks.count() > 1) terminal.interactive = false;  // mpirun reads what is printed, and may do so through a terminal of its own
     const auto answer = [&](const std::string& json, const std::string& markdown, const std::string& text) {
       if (!options.out.empty()) write(options.out, json);
       if (options.markdown)

@@ -105,7 +105,7 @@ TEST_CASE("ranks: what is wrong in one process is said once, and ends all", "[ra
     CHECK(occurrences(outcome.err, program + ": ") == 1);
   };
   // Only the first process writes the file; the second would wait for it forever.
-  mistake("explain", {"--model", models + "mamba", "--out", (folder / "taken.jsonl").string()}, "taken.jsonl");
+  mistake("explain", {"--model", models + "mamba", "--out", (folder / "taken.jsonl").string()}, "is there, but not");
   mistake("explain", {"--model", (folder / "nothing").string(), "--out", (folder / "a.jsonl").string()}, "nothing");
   mistake("evaluate", {"--model", models + "mamba", "--methods", "raw"}, "label");
   CHECK_FALSE(fs::exists(folder / "a.jsonl"));

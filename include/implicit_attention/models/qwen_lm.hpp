@@ -37,6 +37,8 @@ template <Real Scalar>
   const std::optional<bool> dense = listed(configuration, "mlp_only_layers", layer);
   const std::optional<Index> step = configuration.integer({"decoder_sparse_step"});
   if (!dense && !step) return std::nullopt;
+  // A model without experts lists no layer and has no number of them: its tensors tell.
+  if (!step && !dense.value_or(false) && !configuration.integer({"num_experts"})) return std::nullopt;
   if (step && *step < 1)
     raise(ErrorKind::value, message(configuration.where(), ": key decoder_sparse_step is ", *step, ", expected at least 1"));
   return !dense.value_or(false) && (layer + 1) % step.value_or(1) == 0 && configuration.integer({"num_experts"}).value_or(1) > 0;
