@@ -13,17 +13,6 @@ using namespace models_test;
 namespace fs = std::filesystem;
 using Numbers = Matrix<double>;
 
-LanguageModel<double> shipped(const std::string& name) {
-  const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
-  return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
-}
-
-std::vector<Index> some_ids(Index count, Index vocabulary) {
-  std::vector<Index> ids;
-  for (Index token = 0; token < count; ++token) ids.push_back((token * token * 7 + 3 * token + 5) % vocabulary);
-  return ids;
-}
-
 /// v_ij = W_o (A[i,j] o x_j) of the first mixer, every entry by itself.
 std::vector<std::vector<Numbers>> vectors_by_loops(const LanguageModel<double>& model, const LayerPass<double>& pass, Index layer,
                                                    Terms terms) {

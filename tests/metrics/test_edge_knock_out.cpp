@@ -91,17 +91,6 @@ void check_layer(const LanguageModel<double>& model, const ForwardPass<double>& 
   CHECK(relative_error(knock_out.input_effects(layer, tokens, target), without) < 1e-7);
 }
 
-LanguageModel<double> shipped(const std::string& name) {
-  const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
-  return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
-}
-
-std::vector<Index> some_ids(Index count, Index vocabulary) {
-  std::vector<Index> ids;
-  for (Index token = 0; token < count; ++token) ids.push_back((token * token * 7 + 3 * token + 5) % vocabulary);
-  return ids;
-}
-
 }  // namespace
 
 TEST_CASE("an edge knocked out is the model run without it", "[knock-out]") {

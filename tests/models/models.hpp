@@ -67,6 +67,20 @@ class Tensors final : public TensorSource<Scalar> {
 /// The models of examples/models.
 inline const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};
 
+/// One of them, as anybody opens it.
+template <class Scalar = double>
+LanguageModel<Scalar> shipped(const std::string& name) {
+  const std::filesystem::path folder = std::filesystem::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
+  return load_language_model(SafetensorsSource<Scalar>(folder), read_configuration(folder));
+}
+
+/// Token ids with no pattern that a model could know.
+inline std::vector<Index> some_ids(Index count, Index vocabulary) {
+  std::vector<Index> ids;
+  for (Index token = 0; token < count; ++token) ids.push_back((token * token * 7 + 3 * token + 5) % vocabulary);
+  return ids;
+}
+
 /// A tensor of integers.
 inline std::vector<Index> integers(const SafetensorsFile& file, const std::string& name) {
   const auto numbers = file.read_integers(name);

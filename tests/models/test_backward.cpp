@@ -47,11 +47,6 @@ Matrix<double> walk(const FeedForward& part, const Matrix<double>& u, const Matr
   return trace.walk_back(way, {{out, g}}, {input}).gradients.front();
 }
 
-LanguageModel<double> shipped(const char* name) {
-  const fs::path folder = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name;
-  return load_language_model(SafetensorsSource<double>(folder), read_configuration(folder));
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("gradients of public trained models", "[models]", double, float) {

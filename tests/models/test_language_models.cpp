@@ -18,17 +18,6 @@ template <class Scalar>
 LanguageModel<Scalar> load(const fs::path& folder) {
   return load_language_model(SafetensorsSource<Scalar>(folder), read_configuration(folder));
 }
-template <class Scalar>
-LanguageModel<Scalar> shipped(const std::string& name) {
-  return load<Scalar>(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / name);
-}
-
-std::vector<Index> some_ids(Index count, Index vocabulary) {
-  std::vector<Index> ids;
-  for (Index token = 0; token < count; ++token) ids.push_back((token * token * 7 + 3 * token + 5) % vocabulary);
-  return ids;
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]", double, float) {

@@ -67,27 +67,6 @@ class RowWriter {
 #endif
   }
 
-  /// Whether stream_lanes may write registers to `to` and, one after the other, to rows that are `stride` apart.
-  [[nodiscard]] bool streams_lanes([[maybe_unused]] const Scalar* to, [[maybe_unused]] Index stride) const {
-#if defined(__SSE2__)
-    return streamed_ && reinterpret_cast<std::uintptr_t>(to) % sizeof(Part) == 0 &&
-           static_cast<std::size_t>(stride) * sizeof(Scalar) % sizeof(Part) == 0;
-#else
-    return false;
-#endif
-  }
-  /// Writes a register past the caches; neighbouring registers of a line should follow each other.
-  template <int Width>
-  static EIGEN_ALWAYS_INLINE void stream_lanes(const Lanes<Scalar, Width>& numbers, Scalar* to) {
-#if defined(__SSE2__)
-    static_assert(sizeof(numbers) % sizeof(Part) == 0);
-    for (std::size_t byte = 0; byte < sizeof(numbers); byte += sizeof(Part))
-      stream(reinterpret_cast<char*>(to) + byte, load(reinterpret_cast<const char*>(numbers.data()) + byte));
-#else
-    lanes<Width>(to) = numbers;
-#endif
-  }
-
  private:
 #if defined(__SSE2__)
   /// Whether there is something to gain, and no number straddles two lines.
