@@ -156,7 +156,7 @@ def main():
           "the token that an answer copies, and of the one that says where it stands, against tokens that were each replaced and changed "
           "nothing, in a recall model of the same family. *edges* (higher is better, random 0): Spearman's correlation of a layer's map with "
           "what is lost when single edges are taken out of the layer and the model is run without them; *unexplained* (lower is better): "
-          "the share of those changes' squares that the map does not foretell. ΔA^F (higher is better, random 0): tokens replaced, the "
+          "the share of those changes' squares that the map does not predict. ΔA^F (higher is better, random 0): tokens replaced, the "
           "most relevant first against the least relevant first. *less relevance*: that, paired by text; + above, - below, by an interval "
           "without 0. *pruning* (lower is better): for methods without a target. In italics what running the model on many sets of "
           "tokens reaches.\n")
