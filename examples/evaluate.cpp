@@ -33,6 +33,7 @@
 #include "support/model_input.hpp"
 #include "support/ranks.hpp"
 #include "support/redrawn_tensors.hpp"
+#include "support/progress.hpp"
 #include "support/terminal.hpp"
 
 namespace {
@@ -186,6 +187,7 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
   const Tokenizer& tokenizer = loaded.tokenizer;
   for (const std::vector<Index>& ids : encoded) tokenizer.check(ids);
   const Classes classes = classes_of(all, tokenizer);
+  for (const std::string& line : class_lines(classes, tokenizer)) std::fprintf(stderr, "%s\n", line.c_str());
   const std::vector<Index> prefix = extra_tokens(options.prepend, tokenizer, false), suffix = extra_tokens(options.append, tokenizer, true);
 
   Evaluation evaluation;
@@ -290,9 +292,10 @@ int main(int argument_count, char** arguments) {
                  "the papers' two keep RWKV-4's denominator and Griffin's input scale, terms by name do not (only:recurrence)")
       ->option_text("LIST");
   app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->option_text("N");
   app.add_option("--seed", options.seed, "for everything drawn: texts, removals, noise, random scores, shuffled weights, intervals (1)")
+      ->check(at_least(0))
       ->option_text("S");
   app.add_option("--remove", options.remove,
                  "how a token is taken away: replaced by <unk> (where the vocabulary has it), by an embedding of zeros, or dropped")
@@ -307,17 +310,17 @@ int main(int argument_count, char** arguments) {
       ->option_text("signed|positive|absolute");
   app.add_option("--edges", options.edges,
                  "--data: edges knocked out of each layer of a text, at most, to hold maps of layers against; 0: none (150)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->option_text("N");
   app.add_option(
          "--permutations", options.permutations,
          "ceilings beside the methods: Shapley values by this many permutations a text, and a greedy search for --data; 0: none (32; "
          "with --causes 0, since they take most of the time)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->option_text("N");
   app.add_option("--repeated", options.repeated,
                  "--data: texts, evenly spread, for the metrics that explain a text many times, sensitivity and redrawn (all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->option_text("N");
   add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before each text; never taken away; may be repeated")

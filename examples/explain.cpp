@@ -147,7 +147,7 @@ int main(int argument_count, char** arguments) {
                  "--data: the I-th of N shares of the texts; the shares' files, one after the other, are the whole")
       ->option_text("I/N");
   app.add_option("--longest", options.longest, "--data: a text of more tokens is not explained, and its line says so")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->option_text("N");
   app.add_option("--threads", question.threads,
                  "how many threads work (all cores; under mpirun 1 in each process); results do not depend on it")

@@ -596,6 +596,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("N");
   app.add_option("--byte-limit", options.byte_limit, "the largest attention that may be allocated (4G)")
       ->transform(CLI::AsSizeValue(false))
+      ->transform(size_in_bytes())
       ->option_text("SIZE");
   app.add_option("--out", options.out,
                  "what is written: .safetensors (attention, bias, linear_input, y, out), .npy (attention), or .png (a heat map; "

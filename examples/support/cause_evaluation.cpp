@@ -18,7 +18,7 @@
 
 #include "command_line.hpp"
 #include "model_input.hpp"
-#include "terminal.hpp"
+#include "progress.hpp"
 
 namespace implicit_attention::examples {
 namespace {

@@ -18,6 +18,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/text.hpp>
+#include <implicit_attention/version.hpp>
 
 namespace implicit_attention::examples {
 namespace {
@@ -99,6 +100,56 @@ void handle_signals() {
 #endif
 }
 
+/// How many letters to change, leave out or put in to get one word from the other.
+std::size_t edit_distance(std::string_view from, std::string_view to) {
+  std::vector<std::size_t> row(to.size() + 1);
+  for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (std::size_t j = 0; j < to.size(); ++j) {
+      const std::size_t changed = diagonal + (from[i] == to[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({changed, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+/// The long names of all options.
+std::vector<std::string> long_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
+  return names;
+}
+
+/// Fails (value) on the first argument that is written as an option and is none of the program's: whatever else is wrong with the command
+/// line may follow from it. Values are passed over as the parser does it.
+void refuse_unknown_options(const CLI::App& app, int argument_count, char** arguments) {
+  for (int i = 1; i < argument_count; ++i) {
+    const std::string_view argument = arguments[i];
+    if (argument == "--") return;
+    if (!argument.starts_with("--")) continue;
+    const std::size_t equals = argument.find('=');
+    const std::string name(argument.substr(2, equals == std::string_view::npos ? equals : equals - 2));
+    const std::vector<const CLI::Option*> options = app.get_options();
+    const auto known = std::find_if(options.begin(), options.end(), [&](const CLI::Option* option) { return option->check_lname(name); });
+    if (known != options.end()) {
+      if (equals == std::string_view::npos) i += (*known)->get_items_expected_min();
+      continue;
+    }
+    std::string hint;
+    std::size_t nearest = 3;  // more changes than that are another word
+    for (const std::string& other : long_names(app)) {
+      const std::size_t distance = edit_distance(name, other);
+      if (distance >= nearest || distance >= other.size()) continue;
+      nearest = distance;
+      hint = message(", perhaps --", other, " is meant");
+    }
+    raise(ErrorKind::value, message("there is no option --", name, hint, "; ", app.get_name(), " --help shows what there is"));
+  }
+}
+
 /// Whether writing `file` would overwrite `input`, or what a model's folder holds that makes it one.
 bool overwrites(const std::filesystem::path& file, const std::filesystem::path& input) {
   namespace fs = std::filesystem;
@@ -129,13 +180,18 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   const std::string program = app.get_name();
   handle_signals();
   try {
+    app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
     wrap_help(app);
+    refuse_unknown_options(app, argument_count, arguments);
     app.parse(argument_count, arguments);
     work();
     if (std::fflush(stdout) != 0) return complain(program, "the output could not be written");
     return 0;
   } catch (const CLI::CallForHelp&) {
     const bool written = std::fputs(app.help().c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+    return written ? 0 : complain(program, "the output could not be written");
+  } catch (const CLI::CallForVersion& version) {
+    const bool written = std::printf("%s\n", version.what()) >= 0 && std::fflush(stdout) == 0;
     return written ? 0 : complain(program, "the output could not be written");
   } catch (const CLI::ParseError& error) {
     return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
@@ -144,6 +200,26 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   } catch (const std::exception& error) {
     return complain(program, error.what());
   }
+}
+
+CLI::Validator at_least(Index least) {
+  return CLI::Validator(
+      [least](const std::string& text) {
+        Index value = 0;
+        const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least) return std::string();
+        return message("\"", printable(text, 60), "\" is no whole number of ", least, " or more");
+      },
+      "");
+}
+
+CLI::Validator size_in_bytes() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        if (!text.empty() && text.front() >= '0' && text.front() <= '9') return std::string();
+        return message("\"", printable(text, 60), "\" is no size, expected for example 4G, 500M or 1000000");
+      },
+      "");
 }
 
 std::vector<std::string> split_list(std::string_view list) {

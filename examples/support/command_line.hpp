@@ -13,16 +13,22 @@
 
 namespace CLI {
 class App;
-}
+class Validator;
+}  // namespace CLI
 
 namespace implicit_attention::examples {
 
 /// Runs `work` after `app` has read the command line. Whatever goes wrong, in the command line or in the work, becomes one line on
-/// stderr and exit status 2; `--help` prints the help and gives 0.
+/// stderr and exit status 2, an unknown option before anything else; `--help` and `--version` print what they say and give 0.
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work);
 
 /// Whether an option (`--out`) stands on the command line. App::count ends the program where there is no memory for a name.
 [[nodiscard]] bool given(const CLI::App& app, std::string_view option);
+
+/// For an option that takes a whole number: it must be `least` or more, and fit an Index.
+[[nodiscard]] CLI::Validator at_least(Index least);
+/// Before CLI::AsSizeValue, which takes a negative number for a very large one.
+[[nodiscard]] CLI::Validator size_in_bytes();
 
 /// What stands between the commas of `a,b,c`, empty parts too.
 [[nodiscard]] std::vector<std::string> split_list(std::string_view list);

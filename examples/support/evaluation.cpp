@@ -123,7 +123,8 @@ Table comparison_table(const Evaluation& evaluation, const std::vector<Compariso
 }
 
 std::string description(const Evaluation& evaluation) {
-  return message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts, " texts of ", evaluation.data, ", ",
+  return message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts,
+                 evaluation.texts == 1 ? " text of " : " texts of ", evaluation.data, ", ",
                  percent(static_cast<double>(evaluation.right) / static_cast<double>(evaluation.texts)), " predicted right");
 }
 

@@ -18,13 +18,28 @@
 namespace implicit_attention::examples {
 namespace {
 
-std::optional<Index> label_token(const std::string& label, const Tokenizer& tokenizer) {
-  if (const std::optional<Index> named = tokenizer.find(label)) return named;
+/// A label that is a token's id.
+std::optional<Index> token_id(const std::string& label, const Tokenizer& tokenizer) {
   Index id = 0;
   const char* const end = label.data() + label.size();
   const auto read = std::from_chars(label.data(), end, id);
   if (read.ec != std::errc() || read.ptr != end || id < 0 || id >= tokenizer.vocabulary_size()) return std::nullopt;
   return id;
+}
+
+/// Fails (file) where the labels look like the first words of texts without labels: words before a space, and hardly one occurs again.
+void refuse_texts_alone(const std::vector<LabelledText>& texts, const std::map<std::string, Index>& first_lines) {
+  const auto count = static_cast<Index>(texts.size()), different = static_cast<Index>(first_lines.size());
+  const bool known = std::any_of(first_lines.begin(), first_lines.end(), [](const auto& entry) {
+    const std::string& label = entry.first;
+    return label == "negative" || label == "positive" || label.find_first_not_of("0123456789") == std::string::npos;
+  });
+  const bool tabs = std::any_of(texts.begin(), texts.end(), [](const LabelledText& text) { return text.tab; });
+  if (known || tabs || different == 1 || 2 * different <= count) return;
+  raise(
+      ErrorKind::file,
+      message("--data: ", count, " lines begin with ", different, " different words, the first with \"", printable(texts.front().label, 40),
+              "\", expected a label before each text, for example: 1 a gripping film (a word as a label needs a tab behind it)"));
 }
 
 }  // namespace
@@ -44,7 +59,7 @@ std::vector<LabelledText> read_labelled_texts(const std::string& path) {
       marks = text.substr(tab + 1);
       text = text.substr(0, tab);
     }
-    texts.push_back({std::string(here.substr(0, split)), std::string(text), std::string(marks), line});
+    texts.push_back({std::string(here.substr(0, split)), std::string(text), std::string(marks), line, here[split] == '\t'});
   }
   if (texts.empty()) raise(ErrorKind::file, message(path, ": there are no texts, expected lines such as: 1 a gripping film"));
   return texts;
@@ -76,23 +91,46 @@ Index Classes::of(const std::string& label) const {
 Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& tokenizer) {
   std::map<std::string, Index> first_lines;
   for (const LabelledText& text : texts) first_lines.emplace(text.label, text.line);
-  const bool binary =
-      std::all_of(first_lines.begin(), first_lines.end(), [](const auto& entry) { return entry.first == "0" || entry.first == "1"; });
+  refuse_texts_alone(texts, first_lines);
+  const auto any_label = [&](const auto& holds) {
+    return std::any_of(first_lines.begin(), first_lines.end(), [&](const auto& entry) { return holds(entry.first); });
+  };
+  const auto other_than_binary = [](const std::string& label) { return label != "0" && label != "1"; };
   const std::optional<Index> negative = tokenizer.find("negative"), positive = tokenizer.find("positive");
-  if (binary && negative && positive) return {{"0", "1"}, {*negative, *positive}};
+  if (negative && positive && !any_label(other_than_binary)) return {{"0", "1"}, {*negative, *positive}};
+  // Tokens' names, or ids: a mixture would be a guess.
+  const bool names = any_label([&](const std::string& label) { return tokenizer.find(label).has_value(); });
+  const bool binary = negative && positive && !names && (first_lines.count("0") != 0 || first_lines.count("1") != 0);
+  std::string mixed;  // said after labels that are nothing at all
   Classes classes;
   for (const auto& [label, line] : first_lines) {
-    const std::optional<Index> token = label_token(label, tokenizer);
-    if (!token)
-      raise(ErrorKind::value, message("--data: label \"", printable(label, 40), "\" of line ", line,
-                                      " is neither a token of the vocabulary nor an id from 0 to ", tokenizer.vocabulary_size() - 1));
+    const std::string who = message("--data: label \"", printable(label, 40), "\" of line ", line);
+    const std::optional<Index> name = tokenizer.find(label), id = token_id(label, tokenizer);
+    if (!name && !id)
+      raise(ErrorKind::value, message(who, " is neither a token of the vocabulary nor an id from 0 to ", tokenizer.vocabulary_size() - 1));
+    if (binary && other_than_binary(label))
+      mixed = mixed.empty() ? message(who, " is no class: 0 and 1 stand for the tokens negative and positive") : mixed;
+    if (names && !name && mixed.empty())
+      mixed = message(who, " is an id where other labels are tokens of the vocabulary, expected all of one kind");
     classes.labels.push_back(label);
-    classes.tokens.push_back(*token);
+    classes.tokens.push_back(names && name ? *name : id.value_or(0));
   }
+  if (!mixed.empty()) raise(ErrorKind::value, mixed);
   if (classes.labels.size() < 2)
     raise(ErrorKind::value,
           message("--data: all labels are \"", printable(classes.labels.front(), 40), "\", expected at least two classes to tell apart"));
   return classes;
+}
+
+std::vector<std::string> class_lines(const Classes& classes, const Tokenizer& tokenizer) {
+  std::vector<std::string> lines;
+  constexpr std::size_t most = 12;
+  const std::size_t shown = classes.labels.size() > most ? most - 1 : classes.labels.size();
+  for (std::size_t k = 0; k < shown; ++k)
+    lines.push_back(message("class ", printable(classes.labels[k], 40), ": token \"", printable(tokenizer.label(classes.tokens[k]), 40),
+                            "\", id ", classes.tokens[k]));
+  if (shown < classes.labels.size()) lines.push_back(message("and ", classes.labels.size() - shown, " classes more"));
+  return lines;
 }
 
 }  // namespace implicit_attention::examples

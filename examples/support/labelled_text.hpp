@@ -13,7 +13,8 @@ namespace implicit_attention::examples {
 /// as `0,5-7`, counted from 0.
 struct LabelledText {
   std::string label, text, marks;
-  Index line = 0;  ///< from 1
+  Index line = 0;    ///< from 1
+  bool tab = false;  ///< whether a tab stands behind the label
 };
 
 /// Reads a file of them; empty lines are passed over. Fails (file), naming the line, on one without a label or a text, and on a file
@@ -34,7 +35,12 @@ struct Classes {
 };
 
 /// The classes of texts whose labels are 0 and 1 where the vocabulary has `negative` and `positive`: these two; else the distinct
-/// labels, each a token's name or id. Fails (value) on a label that is neither, naming its line, and unless there are at least two.
+/// labels, all of them tokens' names or all of them ids. Fails (value) on a label that is neither, naming its line, on 0 and 1 mixed with
+/// others where they mean `negative` and `positive`, and unless there are at least two; (file) where the labels look like the first words
+/// of texts without labels.
 [[nodiscard]] Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& tokenizer);
+
+/// How every label was understood: `class 1: token "positive", id 17`.
+[[nodiscard]] std::vector<std::string> class_lines(const Classes& classes, const Tokenizer& tokenizer);
 
 }  // namespace implicit_attention::examples

@@ -25,6 +25,7 @@
 #include "methods_asked.hpp"
 #include "numbers.hpp"
 #include "resumable_lines.hpp"
+#include "progress.hpp"
 #include "terminal.hpp"
 #include "text_lines.hpp"
 

@@ -18,6 +18,7 @@
 
 #include "chat.hpp"
 #include "command_line.hpp"
+#include "progress.hpp"
 
 namespace implicit_attention::examples {
 
@@ -74,6 +75,7 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
     raise(ErrorKind::file, message("--model: there is no folder ", directory,
                                    ", nor a file of that name, "
                                    "expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+  ProgressBar reading(message("reading ", directory), 0);
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
   const Configuration& configuration = checkpoint.configuration;
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);

@@ -1,7 +1,6 @@
-// Scores in the terminal: coloured tokens where colours can be seen, a plain aligned table where they cannot; a progress bar.
+// Scores in the terminal: coloured tokens where colours can be seen, a plain aligned table where they cannot.
 #pragma once
 
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -54,38 +53,5 @@ struct TokenScores {
 
 /// Writes `text`, in ASCII where the locale has nothing else.
 void print(const std::string& text, const Terminal& terminal, std::FILE* stream = stdout);
-
-/// A bar on stderr for anything that takes over a second: silent unless stderr is a terminal, drawn at most ten times a second,
-/// erased at the end. Not for several threads at once.
-class ProgressBar {
- public:
-  using Clock = std::chrono::steady_clock;
-  ProgressBar(std::string what, Index total);
-  /// For tests: any stream, terminal and first delay.
-  ProgressBar(std::string what, Index total, std::FILE* stream, const Terminal& terminal, Clock::duration first_delay);
-  ProgressBar(const ProgressBar&) = delete;
-  ProgressBar& operator=(const ProgressBar&) = delete;
-  ~ProgressBar();
-
-  /// `steps` more of `total` are done.
-  void advance(Index steps = 1);
-  /// What is shown as done and as the whole, in the place of steps: steps may weigh pieces of work that people count.
-  void count(Index done, Index total);
-  /// Changes the words in front of the bar.
-  void describe(std::string what);
-  /// Erases the bar; nothing is drawn afterwards.
-  void finish();
-
- private:
-  void draw();
-  std::string what_;
-  Index total_ = 0, done_ = 0;
-  Index shown_done_ = -1, shown_total_ = -1;  // below 0: the steps
-  std::FILE* stream_;
-  Terminal terminal_;
-  Clock::time_point start_, next_;
-  int drawn_width_ = 0;  // columns to erase
-  bool finished_ = false;
-};
 
 }  // namespace implicit_attention::examples

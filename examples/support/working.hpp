@@ -11,7 +11,7 @@
 #include <implicit_attention/core/thread_executor.hpp>
 
 #include "memory.hpp"
-#include "terminal.hpp"
+#include "progress.hpp"
 
 namespace implicit_attention::examples {
 
@@ -19,7 +19,10 @@ namespace implicit_attention::examples {
 class Work {
  public:
   /// `threads` as ThreadPool's workers.
-  Work(std::string what, Index pieces, int threads = 0) : pool_(threads), bar_(std::move(what), pieces * steps) { keep_freed_memory(); }
+  Work(std::string what, Index pieces, int threads = 0) : pool_(threads), bar_(std::move(what), pieces * steps) {
+    bar_.count(0, 0);
+    keep_freed_memory();
+  }
 
   /// Begins the next piece; those before it are done. `loops`: how many loops the piece has, roughly.
   void begin_piece(Index loops = 1) {

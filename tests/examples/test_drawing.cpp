@@ -19,6 +19,7 @@
 #include <support/canvas.hpp>
 #include <support/heat_map.hpp>
 #include <support/numbers.hpp>
+#include <support/progress.hpp>
 #include <support/terminal.hpp>
 #include <support/text.hpp>
 #include <support/token_strip.hpp>
@@ -617,7 +618,7 @@ TEST_CASE("without colours a sentence is an aligned table, and holds no escape")
   CHECK_THAT(score_table(single, terminal), contains_text("0.00"));
 }
 
-TEST_CASE("a progress bar is silent off a terminal and in the first second, throttled, and erased") {
+TEST_CASE("progress is silent at first; a bar in a terminal, throttled and erased; lines elsewhere, by themselves where nothing advances") {
   const auto output = [](bool interactive, std::chrono::steady_clock::duration delay, Index steps) {
     std::FILE* file = std::tmpfile();
     REQUIRE(file != nullptr);
@@ -634,9 +635,12 @@ TEST_CASE("a progress bar is silent off a terminal and in the first second, thro
     std::fclose(file);
     return text;
   };
-  CHECK(output(false, std::chrono::seconds(0), 1000).empty());
+  const std::string lines = output(false, std::chrono::seconds(0), 1000);
+  CHECK(lines.rfind("scoring\\x1b[2J a long description of what is going on: 0 %", 0) == 0);
+  CHECK(lines.find('\n') + 1 == lines.size());  // the next one is due in ten seconds
+  CHECK(lines.find_first_of("\r\x1b") == std::string::npos);
+  CHECK(output(false, std::chrono::hours(1), 1000).empty());
   CHECK(output(true, std::chrono::hours(1), 1000).empty());
-  CHECK(output(true, std::chrono::seconds(0), 0).empty());
   const std::string drawn = output(true, std::chrono::seconds(0), 1000);
   CHECK_THAT(drawn, contains_text("/1,000"));
   CHECK(drawn.find('\x1b') == std::string::npos);

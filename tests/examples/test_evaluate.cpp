@@ -93,10 +93,11 @@ TEST_CASE("evaluate: the recorded predictions, methods in the right order, the s
 TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, texts of one word", "[evaluate]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out.json";
+  std::string said;  // on stderr
   const auto evaluate = [&](const std::string& lines, const std::vector<std::string>& more) {
     std::vector<std::string> arguments{"--model", mamba, "--data", written(folder, "data.tsv", lines), "--out", out.string()};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    run_well(folder, "evaluate", arguments);
+    said = run_well(folder, "evaluate", arguments).err;
     return *read_json_object(out);
   };
   const std::string film = "1 a gripping and moving film\n\n0 a dull mess\r\n";
@@ -123,6 +124,7 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
   const Json numbers = evaluate(film, {"--methods", "relevance"});
   const Json named = evaluate("positive a gripping and moving film\n\nnegative a dull mess\n", {"--methods", "relevance"});
   CHECK(named.at("results") == numbers.at("results"));
+  CHECK_THAT(said, contains_text("class negative: token \"negative\", id 3\nclass positive: token \"positive\", id 4\n"));
   CHECK(named.at("predicted_right") == numbers.at("predicted_right"));
   const Json ids = evaluate("7001 a gripping and moving film\n\n7002 a dull mess\n7003 a film\n", {"--methods", "relevance"});
   CHECK(ids.at("texts") == 3);
@@ -215,6 +217,11 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", written(folder, "empty.tsv", "\n\n")}, "empty.tsv: there are no texts");
   mistake({"--model", mamba, "--data", written(folder, "bare.tsv", "1 fine\nlonely\n")}, "bare.tsv:2: \"lonely\" is no label and text");
   mistake({"--model", mamba, "--data", written(folder, "label.tsv", "good a film\n1 b\n99999 c\n")}, "label \"99999\" of line 3");
+  mistake({"--model", mamba, "--data", written(folder, "mixed.tsv", "1 a film\n7 b\n")}, "label \"7\" of line 2 is an id where");
+  mistake({"--model", mamba, "--data", written(folder, "unlabelled.tsv", "a film\nanother film\nit is long\n")},
+          "3 lines begin with 3 different words, the first with \"a\"");
+  mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is no whole number of 0 or more");
+  mistake({"--limti", "3"}, "there is no option --limti, perhaps --limit is meant");
   mistake({"--model", mamba, "--data", written(folder, "one.tsv", "film a film\n")}, "at least two classes");
   mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "1 a film\n0\ta film\t0,2\n")},
           "marks.tsv:2: word 2 is marked, but the text has 2");
