@@ -69,9 +69,9 @@ Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const 
   return method_table(rows, columns, best_begin, best_end);
 }
 
-using Comparison = FormulationPair<CauseMethod>;
+using CauseMethodPair = FormulationPair<CauseMethod>;
 
-Table formulation_table(const CauseEvaluation& evaluation, const std::vector<Comparison>& pairs) {
+Table formulation_table(const CauseEvaluation& evaluation, const std::vector<CauseMethodPair>& pairs) {
   std::vector<std::string> heads{"method", "all less"};
   for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
     if (evaluation.has(comparison)) heads.push_back(message(cause_comparisons()[comparison].title, ", AUC"));
@@ -97,7 +97,7 @@ std::string cause_text(const CauseEvaluation& evaluation) {
     const CauseComparison& info = cause_comparisons()[comparison];
     text += message("\n", info.title, ": ", info.meaning, "\n\n", table_of(evaluation, comparison, "", " *").text());
   }
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
+  if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
                     formulation_table(evaluation, pairs).text());
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
@@ -112,7 +112,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
     const CauseComparison& info = cause_comparisons()[comparison];
     text += message("\n", info.title, ": ", info.meaning, ".\n\n", table_of(evaluation, comparison, "**", "**").markdown());
   }
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
+  if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
                     formulation_table(evaluation, pairs).markdown());
   text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";

@@ -103,9 +103,9 @@ std::string map_title(const Evaluation& evaluation) {
   return message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed");
 }
 
-using Comparison = FormulationPair<EvaluatedMethod>;
+using MethodPair = FormulationPair<EvaluatedMethod>;
 
-Table comparison_table(const Evaluation& evaluation, const std::vector<Comparison>& pairs, const std::vector<std::size_t>& shown) {
+Table comparison_table(const Evaluation& evaluation, const std::vector<MethodPair>& pairs, const std::vector<std::size_t>& shown) {
   std::vector<std::string> heads{"method", "all less"};
   for (const std::size_t metric : shown) heads.push_back(head(metric));
   Table table(heads);
@@ -278,7 +278,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
   }
   std::string text = description(evaluation) + "\n";
   for (const std::vector<std::size_t>& columns : tables) text += message('\n', table_of(evaluation, columns, "", " *").text());
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty()) {
+  if (const std::vector<MethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty()) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
@@ -293,7 +293,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
 std::string evaluation_markdown(const Evaluation& evaluation) {
   const std::vector<std::size_t> shown = shown_metrics(evaluation);
   std::string text = "**" + description(evaluation) + "**\n\n" + table_of(evaluation, shown, "**", "**").markdown();
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
+  if (const std::vector<MethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());

@@ -21,8 +21,6 @@ namespace {
 
 using namespace example_test;
 
-const std::string model = "examples/models/mamba";
-
 struct Program {
   std::string name;
   std::vector<std::string> arguments;

@@ -1,15 +1,16 @@
-// Laws of the linear attentions, convolutional and recurrent layers, with random weights of every option: what the layer gives is what its
-// operator gives, every ablation is the dense product of its factors, gradients are finite differences, relevance conserves, a sequence in
-// pieces is the whole one; at extreme decays, gates of 0 and a single token, too.
+// Laws of every family of layers in models/families.hpp, with random weights: what the layer gives is what its operator gives, every
+// ablation is the dense product of its factors, gradients are finite differences, relevance conserves, a sequence in pieces is the whole
+// one; at extreme decays, gates of 0 and a single token, too.
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <map>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/layer_recipes.hpp>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/families.hpp>
@@ -17,294 +18,12 @@
 namespace {
 
 using namespace implicit_attention;
+using test_support::Draw;
+using test_support::DrawnLayer;
+using test_support::Recipe;
+using test_support::recipes;
+using test_support::TensorRecipe;
 using Numbers = Matrix<double>;
-
-// Tensors by name, in memory.
-class NamedTensors final : public TensorSource<double> {
- public:
-  std::map<std::string, std::pair<std::vector<Index>, Array<double>>> tensors;
-  [[nodiscard]] std::string where() const override { return "random weights"; }
-  [[nodiscard]] std::vector<std::string> names() const override {
-    std::vector<std::string> all;
-    for (const auto& [name, tensor] : tensors) all.push_back(name);
-    return all;
-  }
-  [[nodiscard]] std::optional<std::vector<Index>> shape(std::string_view name) const override {
-    const auto found = tensors.find(std::string(name));
-    if (found == tensors.end()) return std::nullopt;
-    return found->second.first;
-  }
-  [[nodiscard]] Array<double> read(std::string_view name) const override { return tensors.at(std::string(name)).second; }
-};
-
-struct Draw {
-  std::mt19937_64 engine;
-  std::normal_distribution<double> normal;
-  Numbers operator()(Index rows, Index columns, double scale = 1, double mean = 0) {
-    Numbers out(rows, columns);
-    for (Index i = 0; i < out.size(); ++i) out.data()[i] = mean + scale * normal(engine);
-    return out;
-  }
-};
-
-struct Tensor {
-  std::string name;
-  std::vector<Index> shape;
-  double scale = 0, mean = 0;  // scale 0: 1 / sqrt(last axis that is not 1)
-};
-
-// One layer with the sizes of its tensors.
-struct Recipe {
-  std::string family, title;
-  Index width;
-  std::vector<Tensor> tensors;
-  std::vector<std::pair<std::string, Configuration::Value>> configuration;
-  std::vector<std::pair<std::string, Index>> inputs;  // rows of numbers between 0 and 1 in the run context, and their widths
-  Index tokens = 7;
-};
-
-std::vector<Recipe> recipes() {
-  const std::vector<Tensor> heads = {{"q_proj.weight", {8, 6}},      {"k_proj.weight", {4, 6}},
-                                     {"v_proj.weight", {3, 6}},      {"g_proj.weight", {6, 6}},
-                                     {"o_proj.weight", {6, 6}},      {"g_norm_swish_gate.weight", {3}, 0.3, 1},
-                                     {"q_conv1d.weight", {8, 1, 3}}, {"k_conv1d.weight", {4, 1, 3}},
-                                     {"v_conv1d.weight", {3, 1, 3}}, {"v_conv1d.bias", {3}}};
-  const auto with = [](std::vector<Tensor> all, const std::vector<Tensor>& more) {
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  };
-  const std::vector<Tensor> decays = {{"gk_proj.0.weight", {2, 6}}, {"gk_proj.1.weight", {4, 2}, 2}, {"gk_proj.1.bias", {4}}};
-  const std::vector<std::pair<std::string, Configuration::Value>> shared = {{"num_heads", Index(2)}, {"num_kv_heads", Index(1)}};
-  const auto more = [](auto list, const std::string& key, Configuration::Value value) {
-    list.emplace_back(key, std::move(value));
-    return list;
-  };
-  const std::vector<Tensor> mamba3 = {{"dt_bias", {2}}, {"B_norm.weight", {4}, 0.3, 1}, {"C_norm.weight", {4}, 0.3, 1},
-                                      {"D", {2}},       {"norm.weight", {6}, 0.3, 1},   {"out_proj.weight", {5, 6}}};
-  const std::vector<Tensor> vim_one = {{"conv1d.weight", {6, 1, 3}},
-                                       {"conv1d.bias", {6}},
-                                       {"x_proj.weight", {8, 6}},
-                                       {"dt_proj.weight", {6, 2}},
-                                       {"dt_proj.bias", {6}},
-                                       {"A_log", {6, 3}, 0.5},
-                                       {"D", {6}}};
-  const std::vector<Tensor> vim_two = {{"conv1d_b.weight", {6, 1, 3}},
-                                       {"conv1d_b.bias", {6}},
-                                       {"x_proj_b.weight", {8, 6}},
-                                       {"dt_proj_b.weight", {6, 2}},
-                                       {"dt_proj_b.bias", {6}},
-                                       {"A_b_log", {6, 3}, 0.5},
-                                       {"D_b", {6}},
-                                       {"in_proj.weight", {12, 4}},
-                                       {"out_proj.weight", {4, 6}}};
-  return {
-      {"retnet", "grouped, convolutions", 6, heads, shared, {}},
-      {"retnet",
-       "no gate",
-       6,
-       {{"q_proj.weight", {8, 6}},
-        {"k_proj.weight", {8, 6}},
-        {"v_proj.weight", {6, 6}},
-        {"o_proj.weight", {6, 6}},
-        {"g_norm.weight", {3}, 0.3, 1}},
-       {{"num_heads", Index(2)}},
-       {}},
-      {"retnet_parallel",
-       "",
-       6,
-       {{"q_proj.weight", {8, 6}, 1},
-        {"k_proj.weight", {8, 6}, 1},
-        {"v_proj.weight", {6, 6}, 0.3},
-        {"g_proj.weight", {6, 6}},
-        {"out_proj.weight", {6, 6}}},
-       {{"num_heads", Index(2)}},
-       {}},
-      {"gla", "grouped, convolutions", 6, with(heads, decays), shared, {}},
-      {"gla", "clamped", 6, with(heads, decays), more(shared, "clamp_min", -0.05), {}},
-      {"hgrn",
-       "bound, convolutions",
-       6,
-       {{"i_proj.weight", {6, 6}},
-        {"f_proj.weight", {6, 6}},
-        {"g_proj.weight", {6, 6}},
-        {"g_norm.weight", {6}, 0.3, 1},
-        {"o_proj.weight", {6, 6}},
-        {"i_conv1d.weight", {6, 1, 3}},
-        {"f_conv1d.weight", {6, 1, 3}}},
-       {},
-       {{"lower_bound", 6}}},
-      {"hgrn2",
-       "bound",
-       6,
-       {{"q_proj.weight", {8, 6}},
-        {"f_proj.weight", {8, 6}},
-        {"i_proj.weight", {6, 6}},
-        {"g_norm.weight", {6}, 0.3, 1},
-        {"o_proj.weight", {6, 6}}},
-       {{"num_heads", Index(2)}},
-       {{"lower_bound", 8}}},
-      {"linear_attention", "", 22, {}, {{"num_heads", Index(2)}, {"head_k_dim", Index(4)}, {"head_v_dim", Index(3)}}, {}},
-      {"mlstm",
-       "",
-       5,
-       {{"proj_up.weight", {16, 5}},
-        {"conv1d.conv.weight", {8, 1, 3}},
-        {"conv1d.conv.bias", {8}},
-        {"q_proj.weight", {2, 4, 4}},
-        {"k_proj.weight", {2, 4, 4}},
-        {"v_proj.weight", {2, 4, 4}},
-        {"q_proj.bias", {8}},
-        {"mlstm_cell.igate.weight", {2, 24}},
-        {"mlstm_cell.igate.bias", {2}},
-        {"mlstm_cell.fgate.weight", {2, 24}},
-        {"mlstm_cell.fgate.bias", {2}, 1, 2},
-        {"mlstm_cell.outnorm.weight", {8}, 0.3},
-        {"learnable_skip", {8}},
-        {"proj_down.weight", {5, 8}}},
-       {},
-       {}},
-      {"mlstm_large",
-       "biases",
-       6,
-       {{"q.weight", {8, 6}},
-        {"q.bias", {8}},
-        {"k.weight", {8, 6}},
-        {"v.weight", {6, 6}},
-        {"v.bias", {6}},
-        {"ogate_preact.weight", {6, 6}},
-        {"ogate_preact.bias", {6}},
-        {"igate_preact.weight", {2, 6}},
-        {"igate_preact.bias", {2}, 1, -2},
-        {"fgate_preact.weight", {2, 6}},
-        {"fgate_preact.bias", {2}, 1, 2},
-        {"multihead_norm.weight", {6}, 0.3, 1},
-        {"multihead_norm.bias", {6}},
-        {"out_proj.weight", {6, 6}},
-        {"out_proj.bias", {6}}},
-       {},
-       {}},
-      {"mamba3",
-       "one input",
-       5,
-       with(mamba3, {{"in_proj.weight", {27, 5}}, {"B_bias", {2, 1, 4}}, {"C_bias", {2, 1, 4}}}),
-       {{"rope_fraction", 0.5}},
-       {}},
-      {"mamba3",
-       "two inputs, softplus",
-       5,
-       with(mamba3, {{"in_proj.weight", {35, 5}},
-                     {"B_bias", {2, 2, 4}},
-                     {"C_bias", {2, 2, 4}},
-                     {"mimo_x", {2, 2, 3}},
-                     {"mimo_z", {2, 2, 3}},
-                     {"mimo_o", {2, 2, 3}}}),
-       {{"rope_fraction", 0.5}, {"activation", std::string("softplus")}},
-       {}},
-      {"mlla",
-       "",
-       8,
-       {{"in_proj.weight", {8, 8}},
-        {"in_proj.bias", {8}},
-        {"act_proj.weight", {8, 8}},
-        {"act_proj.bias", {8}},
-        {"out_proj.weight", {8, 8}},
-        {"out_proj.bias", {8}},
-        {"dwc.weight", {8, 1, 3, 3}},
-        {"dwc.bias", {8}},
-        {"attn.qk.weight", {16, 8}},
-        {"attn.qk.bias", {16}},
-        {"attn.lepe.weight", {8, 1, 3, 3}},
-        {"attn.lepe.bias", {8}}},
-       {{"num_heads", Index(2)}, {"input_resolution", std::vector<double>{2, 3}}},
-       {},
-       6},
-      {"s4d",
-       "",
-       4,
-       {{"kernel.log_dt", {4}, 0.5, -1},
-        {"kernel.C", {4, 2, 2}},
-        {"kernel.log_A_real", {4, 2}, 0.3, -0.5},
-        {"kernel.A_imag", {4, 2}, 2},
-        {"D", {4}},
-        {"output_linear.0.weight", {8, 4, 1}, 0.5},
-        {"output_linear.0.bias", {8}}},
-       {},
-       {}},
-      {"hyena",
-       "",
-       4,
-       {{"in_proj.weight", {12, 4}},
-        {"in_proj.bias", {12}},
-        {"short_filter.weight", {12, 1, 3}},
-        {"short_filter.bias", {12}},
-        {"out_proj.weight", {4, 4}},
-        {"out_proj.bias", {4}},
-        {"filter", {4, 9}},
-        {"filter_bias", {4}}},
-       {},
-       {}},
-      {"vim", "halved", 4, with(vim_one, vim_two), {{"if_divide_out", true}}, {}},
-      {"lstm",
-       "initial state",
-       3,
-       {{"weight_ih_l0", {16, 3}}, {"weight_hh_l0", {16, 4}}, {"bias_ih_l0", {16}}, {"bias_hh_l0", {16}}},
-       {},
-       {{"h0", 4}, {"c0", 4}}},
-      {"gru",
-       "initial state",
-       3,
-       {{"weight_ih_l0", {12, 3}}, {"weight_hh_l0", {12, 4}}, {"bias_ih_l0", {12}}, {"bias_hh_l0", {12}}},
-       {},
-       {{"h0", 4}}},
-  };
-}
-
-// A layer of a recipe, and an input for it.
-struct Layer {
-  Recipe recipe;
-  NamedTensors tensors;
-  PartPointer<double> part;
-  std::vector<std::pair<std::string, Numbers>> inputs;
-  Draw draw;
-
-  explicit Layer(Recipe from, std::uint64_t seed, const std::vector<Tensor>& changed = {}) : recipe(std::move(from)) {
-    draw.engine.seed(seed);
-    for (const Tensor& tensor : changed)
-      for (Tensor& own : recipe.tensors)
-        if (own.name == tensor.name) own = {own.name, own.shape, tensor.scale, tensor.mean};
-    for (const Tensor& tensor : recipe.tensors) {
-      Index rows = 1;
-      for (std::size_t axis = 0; axis + 1 < tensor.shape.size(); ++axis) rows *= tensor.shape[axis];
-      const Index columns = tensor.shape.back();
-      const double scale = tensor.scale != 0 || tensor.mean != 0 ? tensor.scale : 1 / std::sqrt(static_cast<double>(columns));
-      tensors.tensors[tensor.name] = {tensor.shape, draw(rows, columns, scale, tensor.mean)};
-    }
-    Configuration configuration("recipe");
-    for (const auto& [key, value] : recipe.configuration) configuration.set(key, value);
-    for (const LayerFamily<double>& family : layer_families<double>())
-      if (family.name == recipe.family) part = family.read(PrefixedTensors<double>(tensors, ""), configuration);
-    REQUIRE(part != nullptr);
-    for (const auto& [name, width] : recipe.inputs)
-      inputs.emplace_back(name, (draw(1, width).array() * 0.5 + 0.5).cwiseMax(0).cwiseMin(1).matrix());
-  }
-
-  struct Run {
-    std::shared_ptr<Trace<double>> trace;
-    Value<double> u, out;
-    MixerRun<double> mixer;
-  };
-  [[nodiscard]] Run run(const Numbers& u, bool recorded = false) const {
-    Run result;
-    result.trace = std::make_shared<Trace<double>>(recorded);
-    RunContext<double> context;
-    for (const auto& [name, numbers] : inputs) context.share(name, result.trace->constant(numbers));
-    result.u = result.trace->input(u);
-    result.out = part->run(result.u, context);
-    REQUIRE(context.mixers.size() == 1);
-    result.mixer = context.mixers.front();
-    return result;
-  }
-};
 
 double largest(const Numbers& numbers) { return numbers.size() == 0 ? 0 : numbers.cwiseAbs().maxCoeff(); }
 
@@ -348,19 +67,27 @@ std::string title(const Recipe& recipe) { return recipe.family + " " + recipe.ti
 
 }  // namespace
 
-TEST_CASE("what the layer gives is what its operator gives, and each ablation the product of its factors", "[zoo]") {
+TEST_CASE("every family of layers has a layer here", "[families]") {
+  const std::vector<Recipe> all = recipes();
+  for (const LayerFamily<double>& family : layer_families<double>()) {
+    INFO(family.name << " has no recipe in tests/support/layer_recipes.hpp");
+    CHECK(std::any_of(all.begin(), all.end(), [&](const Recipe& recipe) { return recipe.family == family.name; }));
+  }
+}
+
+TEST_CASE("what the layer gives is what its operator gives, and each ablation the product of its factors", "[families]") {
   for (const Recipe& recipe : recipes())
     for (const Index tokens : {recipe.tokens, Index(1)}) {
       if (tokens == 1 && recipe.family == "mlla") continue;  // its image has two rows
       INFO(title(recipe) << ", tokens " << tokens);
-      Layer layer(recipe, 11);
-      const Layer::Run run = layer.run(layer.draw(tokens, recipe.width));
+      DrawnLayer layer(recipe, 11);
+      const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(tokens, recipe.width));
       const ImplicitAttention<double> all = run.mixer.attention(Terms::all());
       const bool sees_all = tokens > 1 && (recipe.family == "vim" || recipe.family == "mlla");
       CHECK(all.causal() == !sees_all);
       if (tokens > 1) CHECK(layer.part->causal() == all.causal());
       CHECK(largest(reconstructed(all, *run.mixer.x) - *run.mixer.y) <= 1e-13 * (1 + largest(*run.mixer.y)));
-      const Numbers g = layer.draw(tokens, all.channels());
+      const Numbers g = layer.draw.normals<double>(tokens, all.channels());
       CHECK(std::abs(all.apply(*run.mixer.x).cwiseProduct(g).sum() - all.apply_transpose(g).cwiseProduct(*run.mixer.x).sum()) <= 1e-12);
       if (recipe.family == "mlla") continue;  // its terms stand in one explicit matrix: below
       std::vector<UnifiedForm<double>> summands = {all.form()};
@@ -384,15 +111,15 @@ TEST_CASE("what the layer gives is what its operator gives, and each ablation th
     }
 }
 
-TEST_CASE("MLLA's matrices are the products of its parts, found by running the layer's own steps on unit vectors", "[zoo]") {
+TEST_CASE("MLLA's matrices are the products of its parts, found by running the layer's own steps on unit vectors", "[families]") {
   for (const Recipe& recipe : recipes()) {
     if (recipe.family != "mlla") continue;
-    Layer layer(recipe, 5);
-    const Layer::Run run = layer.run(layer.draw(recipe.tokens, recipe.width));
+    DrawnLayer layer(recipe, 5);
+    const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(recipe.tokens, recipe.width));
     const Index rows = 2, columns = 3, tokens = 6;
     const auto convolution = [&](const std::string& name, Index channel) {  // a double loop over the image
       Numbers matrix = Numbers::Zero(tokens, tokens);
-      const Array<double>& weight = layer.tensors.tensors.at(name).second;
+      const Array<double>& weight = layer.tensors.tensors.at(name).numbers;
       for (Index to = 0; to < tokens; ++to)
         for (Index from = 0; from < tokens; ++from) {
           const Index dr = from / columns - to / columns + 1, dc = from % columns - to % columns + 1;
@@ -401,7 +128,7 @@ TEST_CASE("MLLA's matrices are the products of its parts, found by running the l
       return matrix;
     };
     static_cast<void>(rows);
-    const Layer::Run& r = run;
+    const DrawnLayer::Run& r = run;
     const auto& act = *static_cast<const Mlla<double>::Activations*>(r.mixer.activations.get());
     const ImplicitAttention<double> bare = r.mixer.attention(Terms::recurrence());
     REQUIRE(bare.heads() == 2);
@@ -427,19 +154,19 @@ TEST_CASE("MLLA's matrices are the products of its parts, found by running the l
   }
 }
 
-TEST_CASE("gradients are finite differences, through y and through the linear input", "[zoo]") {
+TEST_CASE("gradients are finite differences, through y and through the linear input", "[families]") {
   for (const Recipe& recipe : recipes()) {
     INFO(title(recipe));
-    Layer layer(recipe, 23);
-    const Numbers u = layer.draw(recipe.tokens, recipe.width);
-    const Layer::Run run = layer.run(u, true);
-    const Numbers g = layer.draw(recipe.tokens, run.out.cols());
+    DrawnLayer layer(recipe, 23);
+    const Numbers u = layer.draw.normals<double>(recipe.tokens, recipe.width);
+    const DrawnLayer::Run run = layer.run(u, true);
+    const Numbers g = layer.draw.normals<double>(recipe.tokens, run.out.cols());
     const WalkResult<double> walked = run.trace->walk_back(WayBack::gradient, {{run.out, g}}, {run.u, run.mixer.y, run.mixer.x});
     CHECK(largest(walked.gradients[1]) > 0);
     CHECK(largest(walked.gradients[2]) > 0);
     // Fourth-order central differences in random directions; the step is small, since maxima and magnitudes have kinks.
     for (int direction = 0; direction < 3; ++direction) {
-      const Numbers d = layer.draw(recipe.tokens, recipe.width);
+      const Numbers d = layer.draw.normals<double>(recipe.tokens, recipe.width);
       const auto f = [&](double t) { return (*layer.run(u + t * d).out).cwiseProduct(g).sum(); };
       const double h = 1e-4, numeric = (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
       CHECK(walked.gradients[0].cwiseProduct(d).sum() ==
@@ -448,13 +175,14 @@ TEST_CASE("gradients are finite differences, through y and through the linear in
   }
 }
 
-TEST_CASE("relevance conserves and treats every operation, and the held operator is the transposed one", "[zoo]") {
+TEST_CASE("relevance conserves and treats every operation, and the held operator is the transposed one", "[families]") {
   for (const Recipe& recipe : recipes()) {
     INFO(title(recipe));
-    Layer layer(recipe, 37);
-    const Numbers u = layer.draw(recipe.tokens, recipe.width);
-    const Layer::Run run = layer.run(u, true);
-    const Numbers g = layer.draw(recipe.tokens, run.out.cols()), gy = layer.draw(recipe.tokens, run.mixer.y.cols());
+    DrawnLayer layer(recipe, 37);
+    const Numbers u = layer.draw.normals<double>(recipe.tokens, recipe.width);
+    const DrawnLayer::Run run = layer.run(u, true);
+    const Numbers g = layer.draw.normals<double>(recipe.tokens, run.out.cols()),
+                  gy = layer.draw.normals<double>(recipe.tokens, run.mixer.y.cols());
     for (const WayBack way : {WayBack::relevance, WayBack::attention}) {
       const WalkResult<double> walked = run.trace->walk_back(way, {{run.out, g}}, {run.u});
       for (const std::string& operation : walked.untreated) FAIL_CHECK("relevance has no rule for " << operation);
@@ -475,12 +203,11 @@ namespace {
 template <class Type>
 void check_pieces(const Recipe& recipe) {
   INFO(title(recipe));
-  const Layer layer(recipe, 41);
-  Draw draw;
-  draw.engine.seed(43);
+  const DrawnLayer layer(recipe, 41);
+  Draw draw(43);
   const Type* typed = layer.part->template as<Type>();
   REQUIRE(typed != nullptr);
-  const Numbers u = draw(recipe.tokens, recipe.width);
+  const Numbers u = draw.normals<double>(recipe.tokens, recipe.width);
   const bool has_state_inputs = recipe.family == "lstm" || recipe.family == "gru";
   const auto run = [&](const Numbers& piece, const typename Type::State* state) {
     Trace<double> trace;
@@ -504,7 +231,7 @@ void check_pieces(const Recipe& recipe) {
 
 }  // namespace
 
-TEST_CASE("a sequence in pieces is the whole one", "[zoo]") {
+TEST_CASE("a sequence in pieces is the whole one", "[families]") {
   for (const Recipe& recipe : recipes()) {
     if (recipe.family == "retnet") check_pieces<RetNet<double>>(recipe);
     if (recipe.family == "gla") check_pieces<Gla<double>>(recipe);
@@ -519,8 +246,8 @@ TEST_CASE("a sequence in pieces is the whole one", "[zoo]") {
   }
 }
 
-TEST_CASE("extreme decays and gates leave finite numbers, and the operator is still the layer", "[zoo]") {
-  const std::vector<std::pair<std::string, std::vector<Tensor>>> extremes = {
+TEST_CASE("extreme decays and gates leave finite numbers, and the operator is still the layer", "[families]") {
+  const std::vector<std::pair<std::string, std::vector<TensorRecipe>>> extremes = {
       {"retnet", {{"g_proj.weight", {}, 0, 1e-300}}},  // gates of 0, or nearly
       {"gla", {{"gk_proj.1.bias", {}, 0, -1e5}}},      // decay 0
       {"gla", {{"gk_proj.1.bias", {}, 0, 1e5}}},       // decay 1
@@ -543,23 +270,26 @@ TEST_CASE("extreme decays and gates leave finite numbers, and the operator is st
     for (const Recipe& recipe : recipes()) {
       if (recipe.family != family) continue;
       INFO(title(recipe) << ", " << changed.front().name << " around " << changed.front().mean);
-      Layer layer(recipe, 53, changed);
-      const Layer::Run run = layer.run(layer.draw(recipe.tokens, recipe.width), true);
+      DrawnLayer layer(recipe, 53, changed);
+      const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(recipe.tokens, recipe.width), true);
       REQUIRE((*run.mixer.y).allFinite());
       CHECK(largest(reconstructed(run.mixer.attention(Terms::all()), *run.mixer.x) - *run.mixer.y) <= 1e-12 * (1 + largest(*run.mixer.y)));
       for (const WayBack way : {WayBack::gradient, WayBack::relevance})
-        CHECK(run.trace->walk_back(way, {{run.out, layer.draw(recipe.tokens, run.out.cols())}}, {run.u}).gradients[0].allFinite());
+        CHECK(run.trace->walk_back(way, {{run.out, layer.draw.normals<double>(recipe.tokens, run.out.cols())}}, {run.u})
+                  .gradients[0]
+                  .allFinite());
     }
 }
 
-TEST_CASE("attribution asks whether a model is causal: one with a layer of two directions is explained by later tokens, too", "[zoo]") {
+TEST_CASE("attribution asks whether a model is causal: one with a layer of two directions is explained by later tokens, too",
+          "[families]") {
   for (const Recipe& recipe : recipes()) {
     if (recipe.family != "vim") continue;
-    Layer layer(recipe, 61);
+    DrawnLayer layer(recipe, 61);
     LanguageModelParts<double> parts;
     parts.name = "two directions";
-    parts.embedding = layer.draw(9, 4);
-    parts.head = layer.draw(9, 4);
+    parts.embedding = layer.draw.normals<double>(9, 4);
+    parts.head = layer.draw.normals<double>(9, 4);
     // An eps that is large beside the embeddings: the path from a baseline of zero is smooth.
     parts.final_norm = Norm<double>::rms(4, 0.1);
     parts.blocks.push_back({{{Norm<double>::rms(4, 0.1), layer.part}}});
