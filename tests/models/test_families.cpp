@@ -7,12 +7,14 @@
 
 #include <models/models.hpp>
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 #include <support/small_models.hpp>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/families.hpp>
 
 using namespace models_test;
+using test_support::every_logit;
 using test_support::small_models;
 using test_support::SmallModel;
 
@@ -96,7 +98,7 @@ TEST_CASE("families: y = sum of A x + b in every mixer, and one operator whichev
     const LanguageModel<double> model = drawn_model(kind);
     // On both sides of a block of the kernels, and less than a convolution.
     for (const Index tokens : {Index(IMPLICIT_ATTENTION_BLOCK_TOKENS + 5), Index(2)}) {
-      const ForwardPass<double> pass = model.forward(some_ids(tokens, model.vocabulary()));
+      const ForwardPass<double> pass = model.forward(some_ids(tokens, model.vocabulary()), every_logit());
       REQUIRE(pass.logits.allFinite());
       std::size_t mixers = 0;
       for (Index layer = 0; layer < model.layer_count(); ++layer)
@@ -131,10 +133,10 @@ TEST_CASE("families: no logit depends on a later token", "[families]") {
     const LanguageModel<double> model = drawn_model(kind);
     CHECK(model.causal());
     std::vector<Index> ids = some_ids(9, model.vocabulary());
-    const Matrix<double> before = model.forward(ids).logits;
+    const Matrix<double> before = model.forward(ids, every_logit()).logits;
     for (const Index changed : {Index(8), Index(4), Index(0)}) {
       ids[static_cast<std::size_t>(changed)] = (ids[static_cast<std::size_t>(changed)] + 1) % model.vocabulary();
-      const Matrix<double> after = model.forward(ids).logits;
+      const Matrix<double> after = model.forward(ids, every_logit()).logits;
       CHECK((after - before).topRows(changed).isZero(0));
       CHECK(largest_entry((after - before).bottomRows(9 - changed)) > 0);
     }
@@ -146,7 +148,7 @@ TEST_CASE("families: a sequence in pieces gives the logits of the whole", "[fami
     const LanguageModel<double> model = drawn_model(kind);
     const Index tokens = 11;
     const std::vector<Index> ids = some_ids(tokens, model.vocabulary());
-    const Matrix<double> whole = model.forward(ids).logits;
+    const Matrix<double> whole = model.forward(ids, every_logit()).logits;
     for (const Index first : {Index(1), Index(6)}) {  // a beginning of this many tokens, then one by one
       CarriedStates states;
       for (Index begin = 0, end = first; end <= tokens; begin = end++) {
@@ -163,7 +165,7 @@ TEST_CASE("families: every method gives a finite score for every token, and keep
   for (const SmallModel& kind : small_models()) {
     const LanguageModel<double> model = drawn_model(kind);
     const std::vector<Index> ids = some_ids(asked_tokens, model.vocabulary());
-    Explainer<double> explainer(model, ids);
+    Explainer<double> explainer(model, ids, every_logit());
     MethodOptions<double> how;
     how.integration_steps = 8;
     const double explained = explainer.value(asked_target);
@@ -193,7 +195,7 @@ TEST_CASE("families: every method gives a finite score for every token, and keep
           // The derivative along the embeddings themselves, by a fourth-order central difference.
           const Matrix<double> embeddings = *explainer.pass().embeddings;
           const auto f = [&](double t) {
-            const ForwardPass<double> pass = model.forward_embeddings(Matrix<double>((1 + t) * embeddings));
+            const ForwardPass<double> pass = model.forward_embeddings(Matrix<double>((1 + t) * embeddings), every_logit());
             return pass.logits(asked_target.position, asked_target.token) - pass.logits(asked_target.position, *asked_target.contrast);
           };
           const double h = 1e-3, along = (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
@@ -213,6 +215,6 @@ TEST_CASE("families: float gives what double gives", "[families]") {
     const LanguageModel<double> model = drawn_model(kind);
     const std::vector<Index> ids = some_ids(20, model.vocabulary());
     // About three hundred roundings of 6e-8.
-    CHECK(relative_error(drawn_model<float>(kind).forward(ids).logits, model.forward(ids).logits) <= 2e-5);
+    CHECK(relative_error(drawn_model<float>(kind).forward(ids, every_logit()).logits, model.forward(ids, every_logit()).logits) <= 2e-5);
   }
 }
