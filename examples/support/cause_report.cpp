@@ -17,7 +17,7 @@
 namespace implicit_attention::examples {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 Index outputs(const CauseEvaluation& evaluation) { return static_cast<Index>(evaluation.prompt_of.size()); }
 
@@ -121,7 +121,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
 }
 
 std::string cause_json(const CauseEvaluation& evaluation) {
-  Json json;
+  OrderedJson json;
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;
   json["causes"] = evaluation.causes;
@@ -140,7 +140,7 @@ std::string cause_json(const CauseEvaluation& evaluation) {
   for (const CauseComparison& comparison : cause_comparisons()) json["comparisons"][comparison.name] = comparison.meaning;
   // Every comparison by every metric, by what gives the interval.
   const auto intervals = [&](const auto& interval_of) {
-    Json all;
+    OrderedJson all;
     for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
       for (std::size_t metric = 0; metric < cause_metric_count; ++metric)
         all[cause_comparisons()[comparison].name][cause_metrics()[metric].name] = interval_json(interval_of(comparison, metric), "outputs");
@@ -148,9 +148,9 @@ std::string cause_json(const CauseEvaluation& evaluation) {
   };
   const auto relevance = std::find_if(evaluation.methods.begin(), evaluation.methods.end(),
                                       [](const CauseMethod& method) { return method.method == "relevance"; });
-  json["results"] = Json::array();
+  json["results"] = OrderedJson::array();
   for (const CauseMethod& method : evaluation.methods) {
-    Json result;
+    OrderedJson result;
     result["method"] = method.method;
     if (!method.terms.empty()) result["terms"] = method.terms;
     result["comparisons"] =
@@ -167,12 +167,12 @@ std::string cause_json(const CauseEvaluation& evaluation) {
                                                                     return evaluation.mean(ceiling, comparison, metric);
                                                                   })}});
   for (const auto& [one, other] : formulation_pairs(evaluation.methods)) {
-    Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
+    OrderedJson pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     pair["comparisons"] = intervals(
         [&, a = one, b = other](std::size_t comparison, std::size_t metric) { return evaluation.difference(*a, *b, comparison, metric); });
     json["formulations"].push_back(std::move(pair));
   }
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace implicit_attention::examples
