@@ -31,6 +31,8 @@ template <Real Scalar>
 /// Positions: the base as `rotary_base` reads it, and `partial_rotary_factor`, on top or under `rope_parameters`.
 template <class Options>
 void read_rotary(const Configuration& configuration, double base, double part, Options& options) {
+  for (const std::string_view key : {"rope_scaling.rope_type", "rope_scaling.type"})
+    expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
   options.rotary_base = rotary_base(configuration, base);
   options.rotary_part = configuration.number({"rope_parameters.partial_rotary_factor", "partial_rotary_factor"}).value_or(part);
 }

@@ -68,7 +68,7 @@ inline void ignore_keys(const Configuration& configuration, std::initializer_lis
 
 /// The base of rotary positions. Scaled ones are refused: a type must be the plain one, and no other key of a scaling is asked for.
 [[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
-  for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type", "rope_scaling.rope_type", "rope_scaling.type"})
+  for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type"})
     expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
   return positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);
 }
