@@ -10,10 +10,14 @@ Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), b
 
   --preset NAME  test        g++ or whatever CXX says, assertions on (the default)
                  test-clang  clang++, assertions off, warnings are errors: programs, benchmarks, tests of kernels, operator
+                             and what takes the compiler long: every header alone, hosts without exceptions, the README
                  test-native for this machine: its vector width, its fused multiplications
                  sanitize    under the address and undefined-behaviour sanitizers; sanitize-clang with clang++,
                              sanitize-native for this machine's vector width, sanitize-thread under the thread sanitizer
   --no-install   look for no packages and install none: CMake says what it misses
+
+The scripts that build as others do (tests/compile, tests/consume) are shared by the two: each runs in one of test and test-clang, and
+.ci/run runs both. One by itself: bash tests/compile/headers_alone.sh
 
 Golden data and trained models are used if they are in ../shared or where IMPLICIT_ATTENTION_SHARED points.
 To run one room or test again:  ctest --preset test -R layers

@@ -6,12 +6,9 @@ A prompt is `name colour name colour ... ? name name ...`, with noise words betw
 known, and it is tested: `causes.safetensors` holds fresh prompts, the token that each answer copies (source), the one
 before it that says where it stands (address), and those that were each replaced and changed no answer (negatives).
 """
-import argparse
 import json
-import math
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,21 +80,12 @@ def fit(name, config, settings):
     torch.manual_seed(settings["seed"])
     dice, started = random.Random(settings["seed"]), time.time()
     weights = {key: value.requires_grad_() for key, value in initial(config).items()}
-    optimizer = torch.optim.AdamW([{"params": [v for v in weights.values() if v.dim() == 2]},
-                                   {"params": [v for v in weights.values() if v.dim() != 2], "weight_decay": 0.0}],
-                                  lr=settings["learning_rate"], betas=(0.9, 0.98), weight_decay=settings["weight_decay"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], total_steps=settings["steps"], pct_start=0.1,
-                                                   cycle_momentum=False)
+    optimizer, schedule = train.optimiser(weights, settings, settings["steps"])
     total = 0.0
     for step in range(1, settings["steps"] + 1):
         ids, (rows, positions, answers) = draw_batch(dice, settings["batch"], settings["word_dropout"])
         loss = F.cross_entropy(forward(weights, config, ids)[rows, positions], answers)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
-        schedule.step()
-        total += loss.item()
+        total += train.descend(loss, weights, optimizer, schedule)
         if step % 500 == 0:
             wrong, asked = errors(forward, weights, config, random.Random(settings["seed"] + 1), 200)
             print(f"{name}: step {step}/{settings['steps']}  loss {total / 500:.4f}  wrong {wrong}/{asked}  "
@@ -156,20 +144,7 @@ def find_causes(forward, weights, config, prompts):
             for name, value in (("prompt", prompt), ("position", position), ("target", answer), ("source", source), ("address", address),
                                 ("negatives", negatives)):
                 arrays[name].append(value)
-    return {name: np.array(rows, np.uint8 if name == "negatives" else np.int32) for name, rows in arrays.items()}, counted
-
-
-def save_arrays(path, arrays):
-    """.safetensors of integers: 8 bytes of header length, the header in JSON, then the arrays' bytes."""
-    header, data = {}, b""
-    for name, array in arrays.items():
-        raw = array.astype("<u1" if array.dtype == np.uint8 else "<i4").tobytes()
-        header[name] = {"dtype": "U8" if array.dtype == np.uint8 else "I32", "shape": list(array.shape),
-                        "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return {name: ("U8" if name == "negatives" else "I32", np.array(rows)) for name, rows in arrays.items()}, counted
 
 
 def record(name, folder, settings, prompts):
@@ -178,7 +153,7 @@ def record(name, folder, settings, prompts):
     weights = load_safetensors(folder / "model.safetensors")
     wrong, asked = errors(forward, weights, config, random.Random(TEST_SEED + 1), 2000)
     arrays, counted = find_causes(forward, weights, config, prompts)
-    save_arrays(folder / "causes.safetensors", arrays)
+    save_safetensors(folder / "causes.safetensors", arrays)
     ids, outputs = draw_prompt(random.Random(TEST_SEED))
     words = list(VOCABULARY)
     with torch.no_grad():
@@ -194,30 +169,18 @@ def record(name, folder, settings, prompts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Trains small recall models in public formats, minutes each on one core, and records causes.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(CONFIGS), metavar="MODEL", help="any of " + ", ".join(CONFIGS))
-    parser.add_argument("--out", type=Path, default=HERE / "recall", help="folder the models' folders are written to")
+    parser = train.command_line("Trains small recall models in public formats, minutes each on one core, and records causes.", CONFIGS,
+                                HERE / "recall", "causes and expected.json again for the stored models", SETTINGS, HELP)
     parser.add_argument("--prompts", type=int, default=60, help="in causes.safetensors")
-    parser.add_argument("--record-only", action="store_true", help="no training: causes and expected.json again for the stored models")
-    for setting, value in SETTINGS.items():
-        parser.add_argument("--" + setting.replace("_", "-"), type=type(value), default=value, help=HELP[setting])
-    arguments = parser.parse_args()
-    for name in arguments.models:
-        if name not in CONFIGS:
-            parser.error(f"no model {name}: choose from {', '.join(CONFIGS)}")
+    arguments, asked = train.parse(parser, CONFIGS, SETTINGS)
     torch.set_num_threads(1)
     for name in arguments.models:
         folder = arguments.out / name
         if arguments.record_only:
-            settings = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["training"]
+            settings = train.settings_of(folder)
         else:
-            settings = {setting: getattr(arguments, setting) for setting in SETTINGS}
-            weights = fit(name, CONFIGS[name], settings)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_json(folder / "config.json", CONFIGS[name])
-            save_json(folder / "vocab.json", VOCABULARY)
-            save_safetensors(folder / "model.safetensors", weights)
+            settings = asked
+            train.save_model(folder, CONFIGS[name], VOCABULARY, fit(name, CONFIGS[name], settings))
         record(name, folder, settings, arguments.prompts)
 
 

@@ -298,12 +298,15 @@ def griffin(weights, c, ids, at=slice(None), drop=identity):
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
-def save_safetensors(path, weights):
-    """float16 throughout: 8 bytes of header length, the header in JSON, then the tensors' bytes."""
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, value in weights.items():
-        raw = value.detach().numpy().astype("<f2").tobytes()
-        header[name] = {"dtype": "F16", "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+STORED = {"F16": "<f2", "I32": "<i4", "U8": "<u1"}
+
+
+def save_safetensors(path, arrays, metadata=None):
+    """{name: (dtype as in STORED, numpy array)}: 8 bytes of header length, the header in JSON, then the arrays' bytes."""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for name, (dtype, array) in arrays.items():
+        raw = array.astype(STORED[dtype]).tobytes()
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -328,6 +331,42 @@ def save_json(path, value):
     text = json.dumps(value, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda m: "[" + re.sub(r",\s+", ", ", m[1]) + "]", text)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def save_model(folder, config, vocabulary, weights):
+    """What a public folder of a model holds; the weights in float16 throughout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(folder / "config.json", config)
+    save_json(folder / "vocab.json", vocabulary)
+    save_safetensors(folder / "model.safetensors", {name: ("F16", value.detach().numpy()) for name, value in weights.items()},
+                     {"format": "pt"})
+
+
+# --- command lines ---------------------------------------------------------------------------------------------------
+
+def command_line(description, models, out, record_only, settings, helps, **more):
+    """What the scripts of this folder take alike: models, --out, --record-only, and an option for each setting."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **more)
+    parser.add_argument("models", nargs="*", default=list(models), metavar="MODEL", help="any of " + ", ".join(models))
+    parser.add_argument("--out", type=Path, default=out, help="folder the models' folders are written to")
+    parser.add_argument("--record-only", action="store_true", help="no training: " + record_only)
+    for setting, value in settings.items():
+        parser.add_argument("--" + setting.replace("_", "-"), type=type(value), default=value, help=helps[setting])
+    return parser
+
+
+def parse(parser, models, settings):
+    """The arguments, and of them the settings; models that are not there are refused."""
+    arguments = parser.parse_args()
+    for name in arguments.models:
+        if name not in models:
+            parser.error(f"no model {name}: choose from {', '.join(models)}")
+    return arguments, {setting: getattr(arguments, setting) for setting in settings}
+
+
+def settings_of(folder):
+    """Those that a stored model was trained with."""
+    return json.loads((folder / "expected.json").read_text(encoding="utf-8"))["training"]
 
 
 # --- training and recording ------------------------------------------------------------------------------------------
@@ -356,18 +395,33 @@ def without_some_words(ids, last, most):
     return torch.where(word & (torch.rand(ids.shape) < share), UNK, ids)
 
 
+def optimiser(weights, settings, steps):
+    """AdamW whose weight decay spares what is no matrix, and its schedule: up to the learning rate, then down to none."""
+    optimizer = torch.optim.AdamW([{"params": [v for v in weights.values() if v.dim() == 2]},
+                                   {"params": [v for v in weights.values() if v.dim() != 2], "weight_decay": 0.0}],
+                                  lr=settings["learning_rate"], betas=(0.9, 0.98), weight_decay=settings["weight_decay"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], total_steps=steps, pct_start=0.1,
+                                                   cycle_momentum=False)
+    return optimizer, schedule
+
+
+def descend(loss, weights, optimizer, schedule):
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+    optimizer.step()
+    schedule.step()
+    return loss.item()
+
+
 def train(name, config, examples, settings):
     """Weights of the epoch that is best on the development split, and that epoch's number."""
     _, initial, forward = MODELS[name]
     torch.manual_seed(settings["seed"])
     shuffle = random.Random(settings["seed"])
     weights = {key: value.requires_grad_() for key, value in initial(config).items()}
-    optimizer = torch.optim.AdamW([{"params": [v for v in weights.values() if v.dim() == 2]},
-                                   {"params": [v for v in weights.values() if v.dim() != 2], "weight_decay": 0.0}],
-                                  lr=settings["learning_rate"], betas=(0.9, 0.98), weight_decay=settings["weight_decay"])
     steps = settings["epochs"] * math.ceil(len(examples["train"]) / settings["batch"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], total_steps=steps, pct_start=0.1,
-                                                   cycle_momentum=False)
+    optimizer, schedule = optimiser(weights, settings, steps)
     average = {key: value.detach().clone() for key, value in weights.items()}
     best, best_accuracy, best_epoch, started = None, 0.0, 0, time.time()
     for epoch in range(1, settings["epochs"] + 1):
@@ -375,13 +429,7 @@ def train(name, config, examples, settings):
         for ids, last, label in batches(examples["train"], settings["batch"], shuffle):
             ids = without_some_words(ids, last, settings["word_dropout"])
             logits = forward(weights, config, ids, at=last, drop=lambda x: F.dropout(x, settings["dropout"]))
-            loss = F.cross_entropy(logits, label)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(ids)
+            total += descend(F.cross_entropy(logits, label), weights, optimizer, schedule) * len(ids)
             for key, value in weights.items():
                 average[key].lerp_(value.detach(), 1 - settings["averaging"])
         dev = accuracy(forward, average, config, examples["dev"])
@@ -418,21 +466,12 @@ def record(name, folder, text, training):
 
 
 def main():
-    defaults = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description="Trains small sentiment models in public formats, minutes each on one core.",
-                                     epilog="example: python3 train.py rwkv4 --text ~/sst2 --out /tmp/models --epochs 4",
-                                     formatter_class=defaults)
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help="any of " + ", ".join(MODELS))
+    parser = command_line("Trains small sentiment models in public formats, minutes each on one core.", MODELS, HERE,
+                          "write expected.json again for the stored models", SETTINGS, HELP,
+                          epilog="example: python3 train.py rwkv4 --text ~/sst2 --out /tmp/models --epochs 4")
     parser.add_argument("--text", type=Path, default=HERE.parents[1] / ".." / "shared" / "realdata" / "text",
                         help="folder with sst2.stsa.binary.train, .dev and .test")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder the models' folders are written to")
-    parser.add_argument("--record-only", action="store_true", help="no training: write expected.json again for the stored models")
-    for setting, value in SETTINGS.items():
-        parser.add_argument("--" + setting.replace("_", "-"), type=type(value), default=value, help=HELP[setting])
-    arguments = parser.parse_args()
-    for name in arguments.models:
-        if name not in MODELS:
-            parser.error(f"no model {name}: choose from {', '.join(MODELS)}")
+    arguments, settings = parse(parser, MODELS, SETTINGS)
     if not (arguments.text / "sst2.stsa.binary.train").is_file():
         parser.error(f"no sst2.stsa.binary.train in {arguments.text}: point --text to the folder with the SST-2 sentences")
 
@@ -441,18 +480,14 @@ def main():
     for name in arguments.models:
         folder = arguments.out / name
         if arguments.record_only:
-            training = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["training"]
+            training = settings_of(folder)
         else:
-            settings = {setting: getattr(arguments, setting) for setting in SETTINGS}
             vocabulary = build_vocabulary(text["train"], settings["min_count"])
             examples = {split: [(encode(w, vocabulary), y) for w, y in text[split]] for split in ("train", "dev")}
             config = {**MODELS[name][0], "vocab_size": len(vocabulary), "pad_token_id": PAD, "torch_dtype": "float16"}
             weights, epoch = train(name, config, examples, settings)
             training = {**settings, "chosen_epoch": epoch}
-            folder.mkdir(parents=True, exist_ok=True)
-            save_json(folder / "config.json", config)
-            save_json(folder / "vocab.json", vocabulary)
-            save_safetensors(folder / "model.safetensors", weights)
+            save_model(folder, config, vocabulary, weights)
         record(name, folder, text, training)
 
 

@@ -17,7 +17,7 @@
 namespace implicit_attention::examples {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 Index outputs(const CauseEvaluation& evaluation) { return static_cast<Index>(evaluation.prompt_of.size()); }
 
@@ -69,9 +69,9 @@ Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const 
   return method_table(rows, columns, best_begin, best_end);
 }
 
-using Comparison = FormulationPair<CauseMethod>;
+using CauseMethodPair = FormulationPair<CauseMethod>;
 
-Table formulation_table(const CauseEvaluation& evaluation, const std::vector<Comparison>& pairs) {
+Table formulation_table(const CauseEvaluation& evaluation, const std::vector<CauseMethodPair>& pairs) {
   std::vector<std::string> heads{"method", "all less"};
   for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
     if (evaluation.has(comparison)) heads.push_back(message(cause_comparisons()[comparison].title, ", AUC"));
@@ -97,7 +97,7 @@ std::string cause_text(const CauseEvaluation& evaluation) {
     const CauseComparison& info = cause_comparisons()[comparison];
     text += message("\n", info.title, ": ", info.meaning, "\n\n", table_of(evaluation, comparison, "", " *").text());
   }
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
+  if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
                     formulation_table(evaluation, pairs).text());
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
@@ -112,7 +112,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
     const CauseComparison& info = cause_comparisons()[comparison];
     text += message("\n", info.title, ": ", info.meaning, ".\n\n", table_of(evaluation, comparison, "**", "**").markdown());
   }
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
+  if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
                     formulation_table(evaluation, pairs).markdown());
   text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";
@@ -121,7 +121,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
 }
 
 std::string cause_json(const CauseEvaluation& evaluation) {
-  Json json;
+  OrderedJson json;
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;
   json["causes"] = evaluation.causes;
@@ -140,7 +140,7 @@ std::string cause_json(const CauseEvaluation& evaluation) {
   for (const CauseComparison& comparison : cause_comparisons()) json["comparisons"][comparison.name] = comparison.meaning;
   // Every comparison by every metric, by what gives the interval.
   const auto intervals = [&](const auto& interval_of) {
-    Json all;
+    OrderedJson all;
     for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
       for (std::size_t metric = 0; metric < cause_metric_count; ++metric)
         all[cause_comparisons()[comparison].name][cause_metrics()[metric].name] = interval_json(interval_of(comparison, metric), "outputs");
@@ -148,9 +148,9 @@ std::string cause_json(const CauseEvaluation& evaluation) {
   };
   const auto relevance = std::find_if(evaluation.methods.begin(), evaluation.methods.end(),
                                       [](const CauseMethod& method) { return method.method == "relevance"; });
-  json["results"] = Json::array();
+  json["results"] = OrderedJson::array();
   for (const CauseMethod& method : evaluation.methods) {
-    Json result;
+    OrderedJson result;
     result["method"] = method.method;
     if (!method.terms.empty()) result["terms"] = method.terms;
     result["comparisons"] =
@@ -167,12 +167,12 @@ std::string cause_json(const CauseEvaluation& evaluation) {
                                                                     return evaluation.mean(ceiling, comparison, metric);
                                                                   })}});
   for (const auto& [one, other] : formulation_pairs(evaluation.methods)) {
-    Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
+    OrderedJson pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     pair["comparisons"] = intervals(
         [&, a = one, b = other](std::size_t comparison, std::size_t metric) { return evaluation.difference(*a, *b, comparison, metric); });
     json["formulations"].push_back(std::move(pair));
   }
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace implicit_attention::examples

@@ -36,5 +36,9 @@ void draw_colour_bar(Canvas& canvas, const Fonts& fonts, const ColourScale& scal
 
 /// Muted ink for axes, ticks and captions.
 inline constexpr Colour muted_ink{92, 97, 108};
+/// What all pictures have alike: their margin, pixels, and how titles and captions look.
+inline constexpr int page_margin = 48;
+inline constexpr TextStyle title_style{38, {24, 26, 32}, true};
+inline constexpr TextStyle caption_style{22, muted_ink, false};
 
 }  // namespace implicit_attention::examples

@@ -17,7 +17,7 @@
 namespace implicit_attention::examples {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 /// The mean alone, without the cost of an interval.
 double plain_mean(const EvaluatedMethod& method, std::size_t metric) { return bootstrap_mean(method.values[metric], 0, 1).mean; }
@@ -103,9 +103,9 @@ std::string map_title(const Evaluation& evaluation) {
   return message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed");
 }
 
-using Comparison = FormulationPair<EvaluatedMethod>;
+using MethodPair = FormulationPair<EvaluatedMethod>;
 
-Table comparison_table(const Evaluation& evaluation, const std::vector<Comparison>& pairs, const std::vector<std::size_t>& shown) {
+Table comparison_table(const Evaluation& evaluation, const std::vector<MethodPair>& pairs, const std::vector<std::size_t>& shown) {
   std::vector<std::string> heads{"method", "all less"};
   for (const std::size_t metric : shown) heads.push_back(head(metric));
   Table table(heads);
@@ -279,7 +279,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
   }
   std::string text = description(evaluation) + "\n";
   for (const std::vector<std::size_t>& columns : tables) text += message('\n', table_of(evaluation, columns, "", " *").text());
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty()) {
+  if (const std::vector<MethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty()) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
@@ -294,7 +294,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
 std::string evaluation_markdown(const Evaluation& evaluation) {
   const std::vector<std::size_t> shown = shown_metrics(evaluation);
   std::string text = "**" + description(evaluation) + "**\n\n" + table_of(evaluation, shown, "**", "**").markdown();
-  if (const std::vector<Comparison> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
+  if (const std::vector<MethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
@@ -308,7 +308,7 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
 }
 
 std::string evaluation_json(const Evaluation& evaluation) {
-  Json json;
+  OrderedJson json;
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;
   json["data"] = evaluation.data;
@@ -326,13 +326,13 @@ std::string evaluation_json(const Evaluation& evaluation) {
   json["permutations"] = evaluation.permutations;
   json["repeated_texts"] = evaluation.repeated;
   const EvaluatedMethod *random = evaluation.find("random", ""), *relevance = evaluation.find("relevance", "");
-  json["results"] = Json::array();
+  json["results"] = OrderedJson::array();
   for (const EvaluatedMethod& method : evaluation.methods) {
-    Json result;
+    OrderedJson result;
     result["method"] = method.method;
     if (!method.terms.empty()) result["terms"] = method.terms;
     for (std::size_t metric = 0; metric < metric_count; ++metric) {
-      Json& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(method, metric));
+      OrderedJson& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(method, metric));
       if (random != nullptr && random != &method) entry["less_random"] = interval_json(evaluation.difference(method, *random, metric));
       if (relevance != nullptr && relevance != &method)
         entry["less_relevance"] = interval_json(evaluation.difference(method, *relevance, metric));
@@ -347,24 +347,24 @@ std::string evaluation_json(const Evaluation& evaluation) {
     json["results"].push_back(std::move(result));
   }
   for (const auto& [one, other] : formulation_pairs(evaluation.methods)) {
-    Json pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
+    OrderedJson pair{{"method", one->method}, {"terms", one->terms}, {"less", other->terms}};
     for (std::size_t metric = 0; metric < metric_count; ++metric)
       pair["metrics"][metric_infos()[metric].name] = interval_json(evaluation.difference(*one, *other, metric));
     json["formulations"].push_back(std::move(pair));
   }
   for (const EvaluatedMethod& ceiling : evaluation.ceilings) {
-    Json result{{"method", ceiling.method}, {"samples", ceiling.terms}};
+    OrderedJson result{{"method", ceiling.method}, {"samples", ceiling.terms}};
     for (std::size_t metric = 0; metric < metric_count; ++metric) {
-      Json& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(ceiling, metric));
+      OrderedJson& entry = result["metrics"][metric_infos()[metric].name] = interval_json(evaluation.mean(ceiling, metric));
       if (relevance != nullptr) entry["less_relevance"] = interval_json(evaluation.difference(ceiling, *relevance, metric));
     }
     json["ceilings"].push_back(std::move(result));
   }
   for (const EvaluatedMap& map : evaluation.maps) {
-    Json result{{"map", map.method}};
+    OrderedJson result{{"map", map.method}};
     if (!map.terms_name.empty()) result["terms"] = map.terms_name;
     for (std::size_t metric = 0; metric < map_metric_count; ++metric) {
-      Json& entry = result["metrics"][map_metrics()[metric].name] = interval_json(evaluation.mean(map, metric));
+      OrderedJson& entry = result["metrics"][map_metrics()[metric].name] = interval_json(evaluation.mean(map, metric));
       entry["better"] = map_metrics()[metric].higher ? "higher" : "lower";
       for (const EvaluatedMap& other : evaluation.maps)
         if (map.terms_name == "all" && other.method == map.method && other.terms_name != "all")
@@ -372,7 +372,7 @@ std::string evaluation_json(const Evaluation& evaluation) {
     }
     json["layer_maps"].push_back(std::move(result));
   }
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace implicit_attention::examples

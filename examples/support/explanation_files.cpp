@@ -230,7 +230,7 @@ void add_answers(OrderedJson& json, const Explanation& explanation) {
   }
 }
 
-std::string text_of(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; }
+std::string json_line(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; }
 
 }  // namespace
 
@@ -278,7 +278,7 @@ void write_json(const std::string& path, const ExplanationOptions& question, con
   json["terms"] = question.terms;
   add_answers(json, explanation);
   json["logits"] = matrix_json(explanation.logits);
-  const std::string text = text_of(json);
+  const std::string text = json_line(json);
   ReplacedFile file(path);
   file.write(text.data(), text.size());
   file.commit();
@@ -288,14 +288,14 @@ std::string json_line(Index line, const Explanation& explanation) {
   OrderedJson json;
   json["line"] = line;
   add_answers(json, explanation);
-  return text_of(json);
+  return json_line(json);
 }
 
 std::string json_error_line(Index line, const std::string& error) {
   OrderedJson json;
   json["line"] = line;
   json["error"] = error;
-  return text_of(json);
+  return json_line(json);
 }
 
 }  // namespace implicit_attention::examples

@@ -13,11 +13,9 @@
 namespace implicit_attention::examples {
 namespace {
 
-constexpr int margin = 48, panel_gap = 56, shortest_vertical_bar = 240;
-const TextStyle title_style{38, {24, 26, 32}, true};
+constexpr int panel_gap = 56, shortest_vertical_bar = 240;
 const TextStyle subtitle_style{27, {24, 26, 32}, true};
 const TextStyle axis_style{24, muted_ink, false};
-const TextStyle caption_style{22, muted_ink, false};
 
 void draw_cells(Canvas& canvas, const Fonts& fonts, const PanelPlan& plan) {
   const int width = plan.columns.cell, height = plan.rows.cell;
@@ -148,15 +146,15 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
   const int head = title_lines.empty() ? 0 : static_cast<int>(title_lines.size()) * 50 + 22;
   const int foot = caption_lines.empty() ? 0 : static_cast<int>(caption_lines.size()) * 32 + 24;
 
-  Canvas canvas(words_width + 2 * margin, head + grid.content_height + foot + 2 * margin);
+  Canvas canvas(words_width + 2 * page_margin, head + grid.content_height + foot + 2 * page_margin);
   for (std::size_t k = 0; k < title_lines.size(); ++k) {
-    canvas.text(fonts, margin, margin + 32 + 50 * static_cast<double>(k), title_lines[k], title_style);
+    canvas.text(fonts, page_margin, page_margin + 32 + 50 * static_cast<double>(k), title_lines[k], title_style);
   }
   DrawnHeatMap drawn;
-  int y = margin + head;
+  int y = page_margin + head;
   for (Index r = 0; r < grid.down; ++r) {
     const std::size_t row = static_cast<std::size_t>(r);
-    int x = margin;
+    int x = page_margin;
     for (Index c = 0; c < grid.across && r * grid.across + c < count; ++c) {
       const std::size_t column = static_cast<std::size_t>(c);
       PanelPlan& plan = plans[static_cast<std::size_t>(r * grid.across + c)];
@@ -192,13 +190,13 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
     y += grid.top[row] + grid.height[row] + grid.bottom[row] + panel_gap;
   }
   if (!own_bars) {
-    const int left = beside ? margin + grid.content_width + 30 : margin + grid.left[0];
-    const int top = beside ? margin + head + grid.top[0] : y - panel_gap + 30;
+    const int left = beside ? page_margin + grid.content_width + 30 : page_margin + grid.left[0];
+    const int top = beside ? page_margin + head + grid.top[0] : y - panel_gap + 30;
     draw_colour_bar(canvas, fonts, plans[0].scale, map.value_name, left, top, bar_length, beside);
   }
   for (std::size_t k = 0; k < caption_lines.size(); ++k) {
-    canvas.text(fonts, margin, canvas.height() - margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k],
-                caption_style);
+    canvas.text(fonts, page_margin, canvas.height() - page_margin - 32 * static_cast<double>(caption_lines.size() - 1 - k),
+                caption_lines[k], caption_style);
   }
   canvas.write_png(path);
   drawn.width = canvas.width();

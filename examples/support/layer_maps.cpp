@@ -35,22 +35,6 @@ bool has_layer_map(Method method) {
   }
 }
 
-/// d value / d y of every layer along relevance-attention's walk: attention with these terms and norms' statistics held.
-BackwardPass<float> held_gradients(const LanguageModel<float>& model, const ForwardPass<float>& pass, const Target& target, Terms terms) {
-  BackwardOptions<float> walk;
-  walk.way = WayBack::attention;
-  if (!(terms == Terms::all()))
-    walk.detours = [&](Index, const LayerPass<float>& layer) {
-      std::vector<Detour<float>> detours;
-      for (const MixerRun<float>& mixer : layer.mixers)
-        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(terms)](const Matrix<float>& gradient) {
-                             return attention.apply_transpose(gradient);
-                           }});
-      return detours;
-    };
-  return backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast), walk);
-}
-
 /// Everything that maps of one text are made of.
 struct TextMaps {
   const LanguageModel<float>& model;
@@ -156,9 +140,11 @@ void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids,
   forward.logit_positions = Indices({target.position});
   const ForwardPass<float> pass = model.forward(ids, forward);
   const BackwardPass<float> exact = backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast));
-  std::vector<BackwardPass<float>> held(rows.size());
+  std::vector<BackwardPass<float>> held(rows.size());  // relevance-attention's walk
   for (std::size_t row = 0; row < rows.size(); ++row)
-    if (rows[row].method == method_info(Method::relevance_attention).name) held[row] = held_gradients(model, pass, target, rows[row].terms);
+    if (rows[row].method == method_info(Method::relevance_attention).name)
+      held[row] = backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast),
+                           held_attention_walk<float>(rows[row].terms));
   TextMaps maps{model, pass, exact, reduction, std::mt19937_64(seed)};
   const KnockOut<float> knock(model, pass);
   std::vector<Index> tokens;

@@ -49,7 +49,7 @@ std::string option_value(const std::string& option, const std::string& given) {
 }
 
 /// Text from elsewhere: without a byte order mark, and without the line end that editors put behind the last line.
-std::string text_of(const std::string& given) {
+std::string given_text(const std::string& given) {
   std::string text = option_value("--text", given);
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF")) raise(ErrorKind::value, "--text: the text is UTF-16, expected UTF-8");
   if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
@@ -133,7 +133,7 @@ std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer&
   if (options.text && options.tokens) raise(ErrorKind::value, "--text and --tokens exclude each other");
   if (!options.text && !options.tokens) raise(ErrorKind::value, "there is nothing to read: expected --text \"...\" or --tokens 1,2,3");
   if (options.chat && options.tokens) raise(ErrorKind::value, "--chat: a turn is made of text, expected --text instead of --tokens");
-  if (options.text) return text_ids(options, text_of(*options.text), tokenizer);
+  if (options.text) return text_ids(options, given_text(*options.text), tokenizer);
   return surrounded_ids(options, tokens_of(*options.tokens), tokenizer);
 }
 

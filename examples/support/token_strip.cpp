@@ -15,12 +15,10 @@
 namespace implicit_attention::examples {
 namespace {
 
-constexpr int page_width = 1800, margin = 48, column_gap = 36;
-const TextStyle title_style{38, {24, 26, 32}, true};
+constexpr int page_width = 1800, column_gap = 36;
 const TextStyle label_style{30, {24, 26, 32}, true};
 const TextStyle token_style{28, {24, 26, 32}, false};
 const TextStyle score_style{18, muted_ink, false};
-const TextStyle caption_style{22, muted_ink, false};
 constexpr Colour rule_colour{224, 226, 232}, empty_bar_colour{233, 235, 240}, bar_colour{92, 97, 108}, outline_colour{221, 223, 230};
 
 // How tokens stand: words as boxes with their scores below, letters and bytes close together without.
@@ -182,18 +180,18 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
   const int label_width = static_cast<int>(std::ceil(widest_label));
   const int prediction_width =
       widest_prediction > 0 ? std::max(static_cast<int>(std::ceil(widest_prediction)), probabilities ? 240 : 0) : 0;
-  const int tokens_left = margin + label_width + (label_width > 0 ? column_gap : 0);
-  const int tokens_width = page_width - margin - tokens_left - (prediction_width > 0 ? prediction_width + column_gap : 0);
+  const int tokens_left = page_margin + label_width + (label_width > 0 ? column_gap : 0);
+  const int tokens_width = page_width - page_margin - tokens_left - (prediction_width > 0 ? prediction_width + column_gap : 0);
 
   std::vector<PlacedStrip> placed;
   std::vector<std::string> title_lines, caption_lines;
-  if (!strips.title.empty()) title_lines = fonts.wrap(visible(strips.title), title_style, page_width - 2 * margin);
+  if (!strips.title.empty()) title_lines = fonts.wrap(visible(strips.title), title_style, page_width - 2 * page_margin);
   std::string notes = strips.caption.empty() ? "" : visible(strips.caption);
   if (missing > 0) notes += message(notes.empty() ? "" : " ", "Grey: not a finite number.");
-  if (!notes.empty()) caption_lines = fonts.wrap(notes, caption_style, page_width - 2 * margin);
+  if (!notes.empty()) caption_lines = fonts.wrap(notes, caption_style, page_width - 2 * page_margin);
   constexpr int row_gap = 48, legend_height = 56;
   const int head = title_lines.empty() ? 0 : static_cast<int>(title_lines.size()) * 50 + 22;
-  int height = margin + head;
+  int height = page_margin + head;
   for (std::size_t k = 0; k < strips.strips.size(); ++k) {
     placed.push_back(measure(fonts, strips.strips[k], scales[k], style, tokens_width));
   }
@@ -204,18 +202,18 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
     height += strip.height + row_gap;
   }
   const int foot = height - row_gap / 2;
-  height += legend_height + (caption_lines.empty() ? 0 : 12 + static_cast<int>(caption_lines.size()) * 32) + margin - row_gap / 2;
+  height += legend_height + (caption_lines.empty() ? 0 : 12 + static_cast<int>(caption_lines.size()) * 32) + page_margin - row_gap / 2;
 
   Canvas canvas(page_width, height);
   for (std::size_t k = 0; k < title_lines.size(); ++k) {
-    canvas.text(fonts, margin, margin + 32 + 50 * static_cast<double>(k), title_lines[k], title_style);
+    canvas.text(fonts, page_margin, page_margin + 32 + 50 * static_cast<double>(k), title_lines[k], title_style);
   }
   DrawnTokenStrips drawn{page_width, height, {}, {}};
-  int top = margin + head;
+  int top = page_margin + head;
   for (std::size_t k = 0; k < placed.size(); ++k) {
     const TokenStrip& strip = strips.strips[k];
-    if (k > 0) canvas.fill(margin, top - row_gap / 2 - 1, page_width - 2 * margin, 2, rule_colour);
-    canvas.text(fonts, margin, top + 34, fonts.shorten(visible(strip.label), label_style, 340), label_style);
+    if (k > 0) canvas.fill(page_margin, top - row_gap / 2 - 1, page_width - 2 * page_margin, 2, rule_colour);
+    canvas.text(fonts, page_margin, top + 34, fonts.shorten(visible(strip.label), label_style, 340), label_style);
     for (std::size_t token = 0; token < placed[k].boxes.size(); ++token) {
       DrawnToken& box = placed[k].boxes[token];
       box.left += tokens_left;
@@ -230,14 +228,15 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
                   Anchor::middle);
       if (style.scores) canvas.text(fonts, middle, box.top + 61, placed[k].numbers[token], number, Anchor::middle);
     }
-    if (prediction_width > 0) draw_prediction(canvas, fonts, strip, page_width - margin - prediction_width, top, prediction_width);
+    if (prediction_width > 0) draw_prediction(canvas, fonts, strip, page_width - page_margin - prediction_width, top, prediction_width);
     drawn.tokens.push_back(placed[k].boxes);
     top += placed[k].height + row_gap;
   }
-  canvas.fill(margin, foot - 1, page_width - 2 * margin, 2, rule_colour);
-  draw_legend(canvas, fonts, strips, scales[0], margin, foot + 40);
+  canvas.fill(page_margin, foot - 1, page_width - 2 * page_margin, 2, rule_colour);
+  draw_legend(canvas, fonts, strips, scales[0], page_margin, foot + 40);
   for (std::size_t k = 0; k < caption_lines.size(); ++k) {
-    canvas.text(fonts, margin, height - margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k], caption_style);
+    canvas.text(fonts, page_margin, height - page_margin - 32 * static_cast<double>(caption_lines.size() - 1 - k), caption_lines[k],
+                caption_style);
   }
   canvas.write_png(path);
   drawn.missing_glyphs = fonts.missing();

@@ -16,7 +16,7 @@ namespace {
 using namespace attribution_test;
 
 // Sums of a few hundred products, in both ways in double; products of three layers.
-constexpr double tolerance = 1e-11;
+constexpr double gradient_tolerance = 1e-11;
 
 // A model that has run forwards and backwards.
 struct Explained {
@@ -89,16 +89,16 @@ TEST_CASE("gradient-weighted attention is its formula, form by form", "[attribut
       for (Index layer = 0; layer < 3; ++layer) {
         maps.push_back(row.map(explained(layer)));
         CHECK(maps.back().maxCoeff() > 0);
-        CHECK(relative_error(gradient_weighted_map(explained(layer), row.form), maps.back()) <= tolerance);
+        CHECK(relative_error(gradient_weighted_map(explained(layer), row.form), maps.back()) <= gradient_tolerance);
       }
       for (const Index start : {0, 1}) {
         const Numbers expected = product_of_layers(maps, start, row.normalized);
         const Attribution<double> whole = gradient_weighted_attention_map<double>(3, tokens, explained, row.form, start);
-        CHECK(relative_error(whole.map, expected) <= tolerance);
+        CHECK(relative_error(whole.map, expected) <= gradient_tolerance);
         CHECK(whole.constant_layers.empty());
         for (const Index position : {Index(4), tokens - 1})
           CHECK(relative_error(gradient_weighted_attention<double>(3, tokens, explained, row.form, position, start).scores,
-                               expected.row(position)) <= tolerance);
+                               expected.row(position)) <= gradient_tolerance);
       }
     }
   }
@@ -147,7 +147,8 @@ TEST_CASE("gradient-weighted attention at its edges", "[attribution]") {
   layer.grad_residual = Numbers(Numbers::Constant(4, 6, 0.5));
   Numbers expected = joined(dense(layer.attention), [](double entry, Index, Index, Index) { return positive(entry); });
   expected /= expected.maxCoeff();
-  CHECK(relative_error(gradient_weighted_map(layer, GradientForm::token_maximum, serial_executor(), &constant), expected) <= tolerance);
+  CHECK(relative_error(gradient_weighted_map(layer, GradientForm::token_maximum, serial_executor(), &constant), expected) <=
+        gradient_tolerance);
   CHECK(constant);
   layer.grad_residual = Numbers(Numbers::Constant(4, 6, -0.5));
   CHECK(gradient_weighted_map(layer, GradientForm::token_maximum, serial_executor(), &constant).isZero());

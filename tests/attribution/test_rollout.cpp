@@ -15,7 +15,7 @@ namespace {
 using namespace attribution_test;
 
 // Sums of at most a hundred products of numbers near 1.
-constexpr double tolerance = 1e-12;
+constexpr double rollout_tolerance = 1e-12;
 
 std::vector<Numbers> random_maps(Index layers, Index tokens, std::uint64_t seed, double from = 0) {
   Draw draw(seed);
@@ -50,11 +50,11 @@ TEST_CASE("rollout is that of the golden cases", "[attribution]") {
       const Numbers of_sequence = expected.middleRows(sequence * tokens, tokens);
       if (!of_sequence.allFinite()) continue;  // a row sum of zero: ours is finite, see below
       const Attribution<double> whole = rollout_map(maps, options);
-      CHECK(relative_error(whole.map, of_sequence) <= tolerance);
+      CHECK(relative_error(whole.map, of_sequence) <= rollout_tolerance);
       CHECK(whole.zero_rows.empty());
       for (Index position = 0; position < tokens; ++position)
         CHECK((rollout(maps, position, options).scores - of_sequence.row(position)).cwiseAbs().maxCoeff() <=
-              tolerance * of_sequence.cwiseAbs().maxCoeff());
+              rollout_tolerance * of_sequence.cwiseAbs().maxCoeff());
       ++cases;
     }
   }
@@ -71,9 +71,9 @@ TEST_CASE("rollout is the product of its layers' matrices", "[attribution]") {
         options.residual_weight = 0.5;
         options.normalize_rows = normalized;
         const Numbers expected = product_of_layers(maps, start, normalized, 0.5);
-        CHECK(relative_error(rollout_map(maps, options).map, expected) <= tolerance);
+        CHECK(relative_error(rollout_map(maps, options).map, expected) <= rollout_tolerance);
         for (Index position = 0; position < tokens; ++position)
-          CHECK(relative_error(rollout(maps, position, options).scores, expected.row(position)) <= tolerance);
+          CHECK(relative_error(rollout(maps, position, options).scores, expected.row(position)) <= rollout_tolerance);
       }
   }
 }
@@ -85,12 +85,12 @@ TEST_CASE("rollout drops the smallest entries of each map", "[attribution]") {
   kept(1, 0) = kept(2, 2) = kept(2, 0) = 0;  // three of six: -0.1 and 0.1 are equally small
   RolloutOptions<double> options;
   options.discard_ratio = 0.5;
-  CHECK(relative_error(rollout_map<double>({map}, options).map, product_of_layers({kept}, 0, true)) <= tolerance);
-  CHECK(relative_error(rollout<double>({map}, 2, options).scores, product_of_layers({kept}, 0, true).row(2)) <= tolerance);
+  CHECK(relative_error(rollout_map<double>({map}, options).map, product_of_layers({kept}, 0, true)) <= rollout_tolerance);
+  CHECK(relative_error(rollout<double>({map}, 2, options).scores, product_of_layers({kept}, 0, true).row(2)) <= rollout_tolerance);
   kept = map;
   kept(1, 0) = 0;  // of the two the first
   options.discard_ratio = 0.2;
-  CHECK(relative_error(rollout_map<double>({map}, options).map, product_of_layers({kept}, 0, true)) <= tolerance);
+  CHECK(relative_error(rollout_map<double>({map}, options).map, product_of_layers({kept}, 0, true)) <= rollout_tolerance);
 }
 
 TEST_CASE("rollout without a matrix gives the same numbers", "[attribution]") {
@@ -103,7 +103,7 @@ TEST_CASE("rollout without a matrix gives the same numbers", "[attribution]") {
       std::vector<Numbers> maps;
       for (Index layer = 0; layer < model.layer_count(); ++layer) {
         maps.push_back(mean(dense(attention_of(layer))));
-        CHECK(relative_error(attention_of(layer).reduce(), maps.back()) <= tolerance);
+        CHECK(relative_error(attention_of(layer).reduce(), maps.back()) <= rollout_tolerance);
       }
       for (const bool normalized : {true, false})
         for (const Index start : {0, 1}) {
@@ -132,10 +132,10 @@ TEST_CASE("rows that sum to zero are left undivided and named", "[attribution]")
   const Attribution<double> whole = rollout_map<double>({first, second});
   CHECK(whole.zero_rows == std::vector<LayerRow>{{0, 1}, {1, 2}});
   CHECK(whole.map.allFinite());
-  CHECK(relative_error(whole.map.row(1), row_1) <= tolerance);
+  CHECK(relative_error(whole.map.row(1), row_1) <= rollout_tolerance);
   for (Index position = 0; position < 3; ++position) {
     const Attribution<double> row = rollout<double>({first, second}, position);
-    CHECK(relative_error(row.scores, whole.map.row(position)) <= tolerance);
+    CHECK(relative_error(row.scores, whole.map.row(position)) <= rollout_tolerance);
     const std::vector<LayerRow> expected[] = {{}, {{0, 1}}, {{0, 1}, {1, 2}}};  // those that the row depends on
     CHECK(row.zero_rows == expected[position]);
   }
@@ -154,7 +154,7 @@ TEST_CASE("rows that sum to zero are left undivided and named", "[attribution]")
   less.start_layer = 2;
   const Attribution<double> free = rollout_matrix_free<double>(3, attention_of, 4, less);
   CHECK(free.zero_rows == std::vector<LayerRow>{{2, 4}});
-  CHECK(relative_error(free.scores, mean(dense(attention_of(2))).row(4) - Numbers::Identity(6, 6).row(4)) <= tolerance);
+  CHECK(relative_error(free.scores, mean(dense(attention_of(2))).row(4) - Numbers::Identity(6, 6).row(4)) <= rollout_tolerance);
 }
 
 TEST_CASE("raw attention is the reduced map's row, of one layer or averaged", "[attribution]") {
@@ -169,11 +169,11 @@ TEST_CASE("raw attention is the reduced map's row, of one layer or averaged", "[
     for (Index layer = 0; layer < 3; ++layer) {
       const Numbers map = joined(dense(attention_of(layer)), [](double entry, Index, Index, Index) { return std::abs(entry); });
       average += map / 3;
-      CHECK(relative_error(raw_attention_map(attention_of(layer), reduction).map, map) <= tolerance);
-      CHECK(relative_error(raw_attention(attention_of(layer), 5, reduction).scores, map.row(5)) <= tolerance);
+      CHECK(relative_error(raw_attention_map(attention_of(layer), reduction).map, map) <= rollout_tolerance);
+      CHECK(relative_error(raw_attention(attention_of(layer), 5, reduction).scores, map.row(5)) <= rollout_tolerance);
     }
-    CHECK(relative_error(raw_attention<double>(3, attention_of, 5, reduction).scores, average.row(5)) <= tolerance);
-    CHECK(relative_error(raw_attention_map<double>(3, attention_of, reduction).map, average) <= tolerance);
+    CHECK(relative_error(raw_attention<double>(3, attention_of, 5, reduction).scores, average.row(5)) <= rollout_tolerance);
+    CHECK(relative_error(raw_attention_map<double>(3, attention_of, reduction).map, average) <= rollout_tolerance);
   }
 }
 
@@ -215,7 +215,8 @@ TEST_CASE("rollout and raw attention refuse what makes no sense", "[attribution]
 
 TEST_CASE("a constant map rolls out to something finite", "[attribution]") {
   const Numbers constant = Numbers::Constant(3, 3, 0.25);
-  CHECK(relative_error(rollout_map<double>({constant, constant}).map, product_of_layers({constant, constant}, 0, true)) <= tolerance);
+  CHECK(relative_error(rollout_map<double>({constant, constant}).map, product_of_layers({constant, constant}, 0, true)) <=
+        rollout_tolerance);
   RowVector<double> row(3);
   row << 1, 2, 3;
   const Numbers repeated = map_of_one_row_repeated(row);

@@ -3,8 +3,8 @@
 # it must not compile with -DREFUSED=N, and the compiler must say TEXT.
 . "$(dirname "$0")/common.sh"
 file="$1"
-precompile_eigen eigen
-flags+=("${strict[@]}" -include "$scratch/eigen.hpp")
+precompile includes "$(grep '^#include' "$file")"
+flags+=("${strict[@]}" -include "$scratch/includes.hpp")
 
 "$CXX" "${flags[@]}" -DREFUSED=0 -fsyntax-only "$file" >"$scratch/output" 2>&1 || fail "$file does not compile as it stands"
 

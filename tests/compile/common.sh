@@ -14,17 +14,18 @@ flags=(-std=c++20 -fmessage-length=0 "-I$REPOSITORY/include" -isystem "$EIGEN_IN
 [ "$JSON_INCLUDE" = /usr/include ] || flags+=(-isystem "$JSON_INCLUDE")
 strict=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wsign-conversion -Wold-style-cast -Wdouble-promotion -Werror)
 
-# precompile_eigen NAME FLAGS...: Eigen parsed once for many small files compiled with -include $scratch/NAME.hpp and the same flags, which
-# are flags, strict and FLAGS: g++ ignores what was precompiled with other warnings. A header that includes config.hpp gets all of
-# Eigen/Core anyway, so this hides nothing.
-precompile_eigen() {
+# precompile NAME TEXT FLAGS...: TEXT, lines of #include, parsed once for many small compilations with -include $scratch/NAME.hpp and the same
+# flags, which are flags, strict and FLAGS: g++ ignores what was precompiled with other warnings.
+precompile() {
   local name="$1" ending=gch
-  shift
-  echo '#include <Eigen/Core>' >"$scratch/$name.hpp"
+  printf '%s\n' "$2" >"$scratch/$name.hpp"
+  shift 2
   if "$CXX" --version | grep -qi clang; then ending=pch; fi
   "$CXX" "${flags[@]}" "${strict[@]}" "$@" -x c++-header "$scratch/$name.hpp" -o "$scratch/$name.hpp.$ending" >"$scratch/output" 2>&1 ||
-    fail "Eigen does not compile with: $*"
+    fail "the headers do not compile with: $*"
 }
+# A header that includes config.hpp gets all of Eigen/Core anyway, so precompiling this hides nothing.
+eigen='#include <Eigen/Core>'
 fail() { # the message, then the compiler's output
   echo "FAILED: $1"
   [ -s "$scratch/output" ] && head -c 6000 "$scratch/output"

@@ -1,17 +1,17 @@
 # Every header compiles as the only one, without a warning; all but io/ also without exceptions and without run-time type information.
 . "$(dirname "$0")/common.sh"
 bare=(-fno-exceptions -fno-rtti)
-precompile_eigen with_exceptions
-precompile_eigen without_exceptions "${bare[@]}"
+precompile with_exceptions "$eigen"
+precompile without_exceptions "$eigen" "${bare[@]}"
 umbrella="$REPOSITORY/include/implicit_attention/implicit_attention.hpp"
 
 compiles() { # name of the work files, further arguments
   "$CXX" "${flags[@]}" "${strict[@]}" "${@:2}" -fsyntax-only "$scratch/$1.cpp" >"$scratch/$1.output" 2>&1
 }
 check() { # a header as it is included; says what is wrong with it, and nothing else
-  local header="$1" name="${1//\//-}" variant=("${bare[@]}") eigen=without_exceptions
+  local header="$1" name="${1//\//-}" variant=("${bare[@]}") precompiled=without_exceptions
   case "$header" in
-    implicit_attention/io/*) variant=() eigen=with_exceptions ;;
+    implicit_attention/io/*) variant=() precompiled=with_exceptions ;;
     implicit_attention/implicit_attention.hpp | implicit_attention/instantiations* | implicit_attention/config.hpp) ;;
     *) grep -qF "#include <$header>" "$umbrella" || echo "FAILED: implicit_attention.hpp leaves out $header" ;;
   esac
@@ -22,7 +22,7 @@ check() { # a header as it is included; says what is wrong with it, and nothing 
   # Twice, for the include guard. A header without config.hpp, and so without Eigen, is compiled without the precompiled header.
   printf '#include <%s>\n#include <%s>\n#if NEEDS_ABI && !defined(IMPLICIT_ATTENTION_ABI)\n#error without Eigen\n#endif\n' \
     "$header" "$header" >"$scratch/$name.cpp"
-  compiles "$name" "${variant[@]}" -DNEEDS_ABI=1 -include "$scratch/$eigen.hpp" && return
+  compiles "$name" "${variant[@]}" -DNEEDS_ABI=1 -include "$scratch/$precompiled.hpp" && return
   if ! grep -q 'without Eigen' "$scratch/$name.output" || ! compiles "$name" "${variant[@]}" -DNEEDS_ABI=0; then
     echo "FAILED: $header does not compile alone ${variant[*]}"
     head -c 3000 "$scratch/$name.output"

@@ -7,6 +7,7 @@ awk '
   inside { text = text $0 "\n" }
 ' "$REPOSITORY/README.md" >"$scratch/readme.cpp"
 [ -s "$scratch/readme.cpp" ] || skip "README.md holds no C++ program (a cpp block with int main)"
-"$CXX" "${flags[@]}" "${strict[@]}" -O1 "$scratch/readme.cpp" -o "$scratch/readme" >"$scratch/output" 2>&1 || fail "README.md's program does not compile"
+# Without optimisation: twelve tokens take no time, compiling with -O1 takes a minute.
+"$CXX" "${flags[@]}" "${strict[@]}" -O0 "$scratch/readme.cpp" -o "$scratch/readme" >"$scratch/output" 2>&1 || fail "README.md's program does not compile"
 (cd "$REPOSITORY" && "$scratch/readme") >"$scratch/output" 2>&1 || fail "README.md's program does not run"
 cat "$scratch/output"

@@ -9,7 +9,8 @@ SOURCE
 refused() { # words that must be there, flags...
   local words="$1"
   shift
-  if "$CXX" "${flags[@]}" "$@" -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1; then fail "compiles with: $*"; fi
+  # The first error must say it; what the compiler would find behind it takes it most of the time.
+  if "$CXX" "${flags[@]}" "$@" -Wfatal-errors -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1; then fail "compiles with: $*"; fi
   grep -qF -e "$words" "$scratch/output" || fail "with $* it is not said: $words"
   echo "refused, as it should be: $*"
 }

@@ -66,18 +66,22 @@ int main(int arguments, char**) {
 }
 SOURCE
 
-build() { # flags...: libraries and program
+precompile without_optimisation "$eigen" -fPIC -O0
+precompile with_optimisation "$eigen" -fPIC -O2
+build() { # with|without flags...: libraries and program
+  local headers="$scratch/$1_optimisation.hpp"
+  shift
   local name
   for name in first second; do
-    "$CXX" "${flags[@]}" "$@" -fPIC -shared "-DLIBRARY=$name" "-DLIBRARY_NAME=\"$name\"" "$scratch/library.cpp" -o "$scratch/lib$name.so" \
+    "$CXX" "${flags[@]}" "${strict[@]}" -include "$headers" -fPIC "$@" -shared "-DLIBRARY=$name" "-DLIBRARY_NAME=\"$name\"" "$scratch/library.cpp" -o "$scratch/lib$name.so" \
       >"$scratch/output" 2>&1 || fail "a library does not compile with: $*"
   done
   "$CXX" -std=c++20 "$scratch/main.cpp" -L"$scratch" -lfirst -lsecond -Wl,-rpath,"$scratch" -o "$scratch/program" >"$scratch/output" 2>&1 ||
     fail "the program does not link"
 }
-for way in "-O0 -fvisibility=hidden" "-O0 -DTAGGED" "-O0 -DDIRECT" "-O2 -DDIRECT"; do
+for way in "without -O0 -fvisibility=hidden" "without -O0 -DTAGGED" "without -O0 -DDIRECT" "with -O2 -DDIRECT"; do
   # shellcheck disable=SC2086
   build $way
-  "$scratch/program" $([[ $way == *DIRECT* ]] && echo direct) >"$scratch/output" 2>&1 || fail "handlers are mixed up with: $way"
+  "$scratch/program" $([[ $way == *DIRECT* ]] && echo direct) >"$scratch/output" 2>&1 || fail "handlers are mixed up $way"
   echo "each its own handler: $way"
 done

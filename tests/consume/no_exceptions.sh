@@ -6,7 +6,7 @@ must "the program fails" "$scratch/host"
 cat "$scratch/output"
 
 # A quantised engine, beside it: its example is the program.
-must "the example of a quantised engine does not build" "$CXX" "${flags[@]}" "${strict[@]}" -O1 -fno-exceptions -fno-rtti \
+must "the example of a quantised engine does not build" "$CXX" "${flags[@]}" "${strict[@]}" -fno-exceptions -fno-rtti \
   "$REPOSITORY/examples/quantised_engine.cpp" -o "$scratch/quantised_engine"
 must "the example of a quantised engine fails" "$scratch/quantised_engine"
 cat "$scratch/output"

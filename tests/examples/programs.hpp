@@ -24,6 +24,15 @@ struct Outcome {
   std::string out, err;
 };
 
+/// The shipped models, as a program finds them in the repository's folder.
+inline const std::string models = "examples/models/", mamba = models + "mamba";
+
+/// A command line and more of it.
+inline std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
 inline std::string quoted(const std::string& word) {
   std::string text = "'";
   for (const char letter : word) text += letter == '\'' ? std::string("'\\''") : std::string(1, letter);

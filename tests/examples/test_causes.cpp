@@ -22,8 +22,6 @@ namespace {
 using namespace implicit_attention;
 using namespace example_test;
 
-const std::string mamba = "examples/models/mamba";
-
 /// An array of a file: any type, any shape, any bytes.
 struct RawArray {
   std::string dtype;
@@ -86,16 +84,16 @@ const std::vector<Row> small_rows = {
     {0, 5, 3, 1, 0, {2, 3}}, {0, 4, 4, 2, 1, {0, 3}}, {1, 3, 3, 1, -1, {0, 2}}, {1, 2, 42, 2, 0, {}},  // nothing to compare against
 };
 
-const Json& result(const Json& evaluation, const std::string& method) {
+const Json& cause_result(const Json& evaluation, const std::string& method) {
   for (const Json& entry : evaluation.at("results"))
     if (entry.at("method") == method) return entry;
   FAIL("no row " << method);
   return evaluation;
 }
 const Json& interval(const Json& evaluation, const std::string& method, const std::string& comparison, const std::string& metric = "auc") {
-  return result(evaluation, method).at("comparisons").at(comparison).at(metric);
+  return cause_result(evaluation, method).at("comparisons").at(comparison).at(metric);
 }
-double mean(const Json& evaluation, const std::string& method, const std::string& comparison, const std::string& metric = "auc") {
+double cause_mean(const Json& evaluation, const std::string& method, const std::string& comparison, const std::string& metric = "auc") {
   return interval(evaluation, method, comparison, metric).at("mean").get<double>();
 }
 
@@ -287,12 +285,12 @@ TEST_CASE("evaluate --causes: what is copied stands first in trained models of a
     CHECK(evaluation.at("arrays_not_read") == Json({"changed", "effect"}));
     for (const std::string method : {"relevance", "vector-rollout", "relevance-attention"}) {
       INFO(method);
-      CHECK(mean(evaluation, method, "source_against_negatives") >= 0.99);
-      CHECK(mean(evaluation, method, "source_against_alike") >= 0.99);
+      CHECK(cause_mean(evaluation, method, "source_against_negatives") >= 0.99);
+      CHECK(cause_mean(evaluation, method, "source_against_alike") >= 0.99);
     }
     // Taking the address away changes the answer, and so does taking the source away; random scores know nothing.
-    CHECK(mean(evaluation, "leave-one-out", "address_against_negatives") >= 0.99);
-    CHECK(std::abs(mean(evaluation, "random", "source_against_negatives") - 0.5) < 0.1);
+    CHECK(cause_mean(evaluation, "leave-one-out", "address_against_negatives") >= 0.99);
+    CHECK(std::abs(cause_mean(evaluation, "random", "source_against_negatives") - 0.5) < 0.1);
   }
 }
 
@@ -335,7 +333,7 @@ TEST_CASE("evaluate --causes: digits that RWKV-7 copies backwards", "[evaluate][
            {"--model", weights.string(), "--causes", causes, "--methods", "relevance", "--scores", "positive", "--out", out.string()});
   const Json evaluation = *read_json_object(out);
   CHECK(evaluation.at("predicted") == not_copied.size());
-  CHECK(mean(evaluation, "relevance", "source_against_negatives") >= 0.999);
+  CHECK(cause_mean(evaluation, "relevance", "source_against_negatives") >= 0.999);
   // Against all other tokens: over the whole prompt, what stands behind the explained position has no score. The program compares tokens up
   // to that position alone: fewer easy ones, and so a little less.
   const auto checkpoint = open_checkpoint<float>(weights);
@@ -357,7 +355,8 @@ TEST_CASE("evaluate --causes: digits that RWKV-7 copies backwards", "[evaluate][
   const auto count = static_cast<double>(not_copied.size());
   INFO("over the whole prompt " << whole / count << ", up to the explained position " << prefix / count);
   CHECK(whole / count >= 0.96);
-  CHECK(mean(evaluation, "relevance", "source_against_all") == Approx(prefix / count).margin(1e-3));  // float: scores may tie by chance
+  CHECK(cause_mean(evaluation, "relevance", "source_against_all") ==
+        Approx(prefix / count).margin(1e-3));  // float: scores may tie by chance
   CHECK(prefix / count >= 0.95);
 }
 
@@ -388,16 +387,16 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
     // Measured: 1.000 in RWKV-4; 0.994, 0.991 and 0.979 in Mamba; 0.977 to 0.980 in Griffin. Random scores get 0.5.
     for (const char* method : {"relevance", "vector-rollout", "relevance-attention"}) {
       INFO(method);
-      CHECK(mean(evaluation, method, "source_against_negatives") >= (name == "rwkv4" ? 0.999 : 0.97));
+      CHECK(cause_mean(evaluation, method, "source_against_negatives") >= (name == "rwkv4" ? 0.999 : 0.97));
     }
-    CHECK(mean(evaluation, "random", "source_against_negatives") == Approx(0.5).margin(0.08));
+    CHECK(cause_mean(evaluation, "random", "source_against_negatives") == Approx(0.5).margin(0.08));
     // The ceiling, which runs the model, sees the source as well: 0.985 in Mamba, 0.999 and more in the others.
     const Json& shapley = evaluation.at("ceilings")[0];
     CHECK(shapley.at("method") == "shapley");
     CHECK(shapley.at("samples") == "32 permutations");
     CHECK(shapley.at("comparisons").at("source_against_negatives").at("auc").at("mean").get<double>() >= 0.97);
-    const Json& relevance = result(evaluation, "raw").at("less_relevance").at("source_against_negatives").at("auc");
-    CHECK(relevance.at("mean").get<double>() ==
-          Approx(mean(evaluation, "raw", "source_against_negatives") - mean(evaluation, "relevance", "source_against_negatives")));
+    const Json& relevance = cause_result(evaluation, "raw").at("less_relevance").at("source_against_negatives").at("auc");
+    CHECK(relevance.at("mean").get<double>() == Approx(cause_mean(evaluation, "raw", "source_against_negatives") -
+                                                       cause_mean(evaluation, "relevance", "source_against_negatives")));
   }
 }

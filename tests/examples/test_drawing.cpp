@@ -17,6 +17,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <support/canvas.hpp>
+#include <support/errors.hpp>
 #include <support/heat_map.hpp>
 #include <support/numbers.hpp>
 #include <support/progress.hpp>
@@ -28,6 +29,7 @@ namespace {
 
 using namespace implicit_attention;
 using namespace implicit_attention::examples;
+using test_support::what_of;
 
 // A folder of this test's own, gone afterwards.
 struct Scratch {
@@ -107,16 +109,6 @@ HeatMap one_panel(Matrix<double> values) {
   return map;
 }
 
-template <class Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 Environment environment(std::map<std::string, std::string> values) {
   return [values = std::move(values)](const char* name) -> const char* {
     const auto found = values.find(name);
@@ -151,7 +143,7 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-TokenScores sentence() {
+TokenScores scored_sentence() {
   TokenScores scores;
   scores.tokens = {"a", "touching", "tale", "of", "people", "."};
   scores.scores = {0.01, 0.4, 0.2, 0.0, 0.1, 0.05};
@@ -326,25 +318,25 @@ TEST_CASE("panels: one scale or one each, side by side or below each other, neve
 
 TEST_CASE("what cannot be drawn or written is an error, and leaves no file") {
   const Scratch scratch;
-  CHECK_THAT(error_of([&] { write_heat_map(scratch / "map.png", HeatMap{}); }), contains_text("no panels"));
-  CHECK_THAT(error_of([&] { write_heat_map(scratch / "map.png", one_panel(Matrix<double>(0, 4))); }), contains_text("(0, 4)"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", HeatMap{}); }), contains_text("no panels"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", one_panel(Matrix<double>(0, 4))); }), contains_text("(0, 4)"));
   HeatMap mislabelled = one_panel(causal(4));
   mislabelled.panels[0].column_labels = words(3);
-  CHECK_THAT(error_of([&] { write_heat_map(scratch / "map.png", mislabelled); }), contains_text("3 column labels, expected 4"));
-  CHECK_THAT(error_of([&] { write_heat_map(scratch / "no/such/folder/map.png", one_panel(causal(4))); }), contains_text("no/such/folder"));
-  CHECK_THAT(error_of([&] { write_heat_map(scratch.folder.string(), one_panel(causal(4))); }), contains_text("directory"));
-  CHECK_THAT(error_of([&] { write_token_strips(scratch / "strip.png", TokenStrips{}); }), contains_text("nothing to draw"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", mislabelled); }), contains_text("3 column labels, expected 4"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "no/such/folder/map.png", one_panel(causal(4))); }), contains_text("no/such/folder"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch.folder.string(), one_panel(causal(4))); }), contains_text("directory"));
+  CHECK_THAT(what_of([&] { write_token_strips(scratch / "strip.png", TokenStrips{}); }), contains_text("nothing to draw"));
   TokenStrips uneven;
   uneven.strips.push_back({"Mamba", {"a", "b"}, {1.0}, "", -1});
-  CHECK_THAT(error_of([&] { write_token_strips(scratch / "strip.png", uneven); }), contains_text("2 tokens and 1 scores"));
+  CHECK_THAT(what_of([&] { write_token_strips(scratch / "strip.png", uneven); }), contains_text("2 tokens and 1 scores"));
   CHECK(scratch.files() == 0);
 
   ::setenv("IMPLICIT_ATTENTION_FONT", "/nowhere/font.ttf", 1);
-  CHECK_THAT(error_of([&] { write_heat_map(scratch / "map.png", one_panel(causal(4))); }), contains_text("/nowhere/font.ttf"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", one_panel(causal(4))); }), contains_text("/nowhere/font.ttf"));
   const std::string not_a_font = scratch / "text.ttf";
   std::ofstream(not_a_font) << "not a font";
   ::setenv("IMPLICIT_ATTENTION_FONT", not_a_font.c_str(), 1);
-  CHECK_THAT(error_of([&] { write_heat_map(scratch / "map.png", one_panel(causal(4))); }), contains_text("text.ttf"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", one_panel(causal(4))); }), contains_text("text.ttf"));
   ::unsetenv("IMPLICIT_ATTENTION_FONT");
   CHECK(scratch.files() == 1);
 }
@@ -551,7 +543,7 @@ TEST_CASE("colours are for terminals that want them") {
 }
 
 TEST_CASE("a sentence in colours: every token on its colour, wrapped, with a legend") {
-  TokenScores scores = sentence();
+  TokenScores scores = scored_sentence();
   scores.title = "Mamba";
   Terminal terminal;
   terminal.colours = ColourDepth::truecolour;
@@ -582,7 +574,7 @@ TEST_CASE("a sentence in colours: every token on its colour, wrapped, with a leg
 }
 
 TEST_CASE("without colours a sentence is an aligned table, and holds no escape") {
-  TokenScores scores = sentence();
+  TokenScores scores = scored_sentence();
   Terminal terminal;
   terminal.width = 60;
   const std::string table = show_tokens(scores, terminal);
@@ -610,8 +602,8 @@ TEST_CASE("without colours a sentence is an aligned table, and holds no escape")
   CHECK(signed_lines[1].find('|') == signed_lines[2].find('|'));
 
   scores.scores.pop_back();
-  CHECK_THAT(error_of([&] { (void)show_tokens(scores, terminal); }), contains_text("6 tokens and 5 scores"));
-  CHECK_THAT(error_of([&] { (void)score_table(TokenScores{}, terminal); }), contains_text("at least one"));
+  CHECK_THAT(what_of([&] { (void)show_tokens(scores, terminal); }), contains_text("6 tokens and 5 scores"));
+  CHECK_THAT(what_of([&] { (void)score_table(TokenScores{}, terminal); }), contains_text("at least one"));
   TokenScores single;
   single.tokens = {"x"};
   single.scores = {0};
@@ -705,5 +697,5 @@ TEST_CASE("a table's columns line up, and it knows Markdown") {
         "|---|---:|---|\n"
         "| rollout | 0.71 | a |\n"
         "| br\u00fbl\u00e9e | -10.2 | b\\|c |\n");
-  CHECK_THAT(error_of([&] { table.add({"one"}); }), contains_text("1 cells, expected 3"));
+  CHECK_THAT(what_of([&] { table.add({"one"}); }), contains_text("1 cells, expected 3"));
 }

@@ -15,8 +15,6 @@ namespace {
 using namespace implicit_attention;
 using namespace example_test;
 
-const std::string mamba = "examples/models/mamba";
-
 std::string written(const TemporaryFolder& folder, const std::string& name, const std::string& text) {
   std::ofstream(folder / name, std::ios::binary) << text;
   return (folder / name).string();

@@ -16,13 +16,6 @@ namespace {
 using namespace implicit_attention;
 using namespace example_test;
 
-const std::string models = "examples/models/";
-
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
-
 }  // namespace
 
 TEST_CASE("explain: the shipped models' recorded logits and labels", "[explain]") {

@@ -21,13 +21,7 @@ namespace {
 using namespace implicit_attention;
 using namespace example_test;
 
-const std::string models = "examples/models/";
 const fs::path source = IMPLICIT_ATTENTION_SOURCE_DIR;
-
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
 
 std::string list_of(const std::vector<Index>& ids) {
   std::string text;

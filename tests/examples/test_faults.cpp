@@ -21,8 +21,6 @@ namespace {
 
 using namespace example_test;
 
-const std::string model = "examples/models/mamba";
-
 struct Program {
   std::string name;
   std::vector<std::string> arguments;
@@ -30,12 +28,12 @@ struct Program {
 };
 const std::vector<Program>& programs() {
   static const std::vector<Program> all{
-      {"explain", {"--model", model, "--tokens", "5,6,7,2", "--method", "rollout"}, "out.json"},
-      {"explain", {"--model", model, "--tokens", "5,6,7,2", "--method", "raw"}, "out.png"},
-      {"explain", {"--model", model, "--text", "a dull film", "--method", "raw"}, "out.safetensors"},
-      {"materialize", {"--model", model, "--layer", "1", "--tokens", "5,6,7,2"}, "out.safetensors"},
-      {"materialize", {"--model", model, "--layer", "0", "--tokens", "5,6,7,2", "--reduce", "mean"}, "out.png"},
-      {"materialize", {"--model", model, "--layer", "0", "--tokens", "5,6,7,2"}, "out.npy"}};
+      {"explain", {"--model", mamba, "--tokens", "5,6,7,2", "--method", "rollout"}, "out.json"},
+      {"explain", {"--model", mamba, "--tokens", "5,6,7,2", "--method", "raw"}, "out.png"},
+      {"explain", {"--model", mamba, "--text", "a dull film", "--method", "raw"}, "out.safetensors"},
+      {"materialize", {"--model", mamba, "--layer", "1", "--tokens", "5,6,7,2"}, "out.safetensors"},
+      {"materialize", {"--model", mamba, "--layer", "0", "--tokens", "5,6,7,2", "--reduce", "mean"}, "out.png"},
+      {"materialize", {"--model", mamba, "--layer", "0", "--tokens", "5,6,7,2"}, "out.npy"}};
   return all;
 }
 
@@ -149,7 +147,7 @@ TEST_CASE("programs: files that may not grow", "[faults]") {
 TEST_CASE("programs: standard output that is full", "[faults]") {
   if (!fs::exists("/dev/full")) return;
   const TemporaryFolder folder;
-  for (const std::string& arguments : {std::string(" --help"), " --model " + model + " --tokens 5,6,7 --method raw"}) {
+  for (const std::string& arguments : {std::string(" --help"), " --model " + mamba + " --tokens 5,6,7 --method raw"}) {
     const fs::path said = folder / ".stderr";
     const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
                                     quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + arguments +

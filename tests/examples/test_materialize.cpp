@@ -18,7 +18,6 @@ namespace {
 using namespace implicit_attention;
 using namespace example_test;
 
-const std::string models = "examples/models/";
 const std::string sentence = "a gripping and moving film , though the ending is a little dull <cls>";
 
 std::string architecture_of(const fs::path& path) {
@@ -75,11 +74,6 @@ void check_golden(const fs::path& path) {
       for (const char* other : {"linear_input", "y", "out"}) check_same(file, other, golden, std::string("expected.") + other, tolerance);
     }
   }
-}
-
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
 }
 
 }  // namespace

@@ -12,6 +12,8 @@
 
 #include "programs.hpp"
 
+namespace {
+
 using namespace implicit_attention;
 using namespace implicit_attention::examples;
 using namespace example_test;
@@ -19,8 +21,6 @@ using io_test::error_of;
 using io_test::write_bytes;
 
 using Ids = std::vector<Index>;
-
-namespace {
 
 Ids text_ids(const std::string& text) {
   SequenceOptions options;

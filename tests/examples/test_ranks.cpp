@@ -23,7 +23,7 @@ using namespace example_test;
 namespace {
 
 const std::string mpiexec = IMPLICIT_ATTENTION_MPIEXEC;
-const std::string models = std::string(IMPLICIT_ATTENTION_SOURCE_DIR) + "/examples/models/";
+const std::string shipped_models = std::string(IMPLICIT_ATTENTION_SOURCE_DIR) + "/examples/models/";
 
 /// Runs a program in several processes. Open MPI wants to be told that it may do so as root, and on fewer cores.
 Outcome run_ranks(const TemporaryFolder& folder, int ranks, const std::string& program, const std::vector<std::string>& arguments) {
@@ -63,8 +63,8 @@ TEST_CASE("ranks: explain --data writes what one process writes", "[ranks]") {
   }
   io_test::write_bytes(folder / "texts.txt", texts);
   const auto arguments = [&](const std::string& out) {
-    return std::vector<std::string>{"--model",  models + "mamba", "--data", (folder / "texts.txt").string(),
-                                    "--method", "raw,relevance",  "--out",  (folder / out).string()};
+    return std::vector<std::string>{"--model",  shipped_models + "mamba", "--data", (folder / "texts.txt").string(),
+                                    "--method", "raw,relevance",          "--out",  (folder / out).string()};
   };
   const Outcome alone = run(folder, "explain", arguments("alone.jsonl"));
   CHECK(alone.status == 1);  // one text is no UTF-8
@@ -105,9 +105,9 @@ TEST_CASE("ranks: what is wrong in one process is said once, and ends all", "[ra
     CHECK(occurrences(outcome.err, program + ": ") == 1);
   };
   // Only the first process writes the file; the second would wait for it forever.
-  mistake("explain", {"--model", models + "mamba", "--out", (folder / "taken.jsonl").string()}, "is there, but not");
+  mistake("explain", {"--model", shipped_models + "mamba", "--out", (folder / "taken.jsonl").string()}, "is there, but not");
   mistake("explain", {"--model", (folder / "nothing").string(), "--out", (folder / "a.jsonl").string()}, "nothing");
-  mistake("evaluate", {"--model", models + "mamba", "--methods", "raw"}, "label");
+  mistake("evaluate", {"--model", shipped_models + "mamba", "--methods", "raw"}, "label");
   CHECK_FALSE(fs::exists(folder / "a.jsonl"));
 }
 
@@ -117,9 +117,9 @@ TEST_CASE("ranks: evaluate gives the same numbers", "[ranks]") {
   io_test::write_bytes(folder / "texts.txt",
                        "1 a gripping and moving film\n0 a dull mess\n1 never dull\n0 it is a mess\n1 moving\n0\tdull and long\t0,2\n");
   const auto arguments = [&](const std::string& out) {
-    return std::vector<std::string>{"--model",   models + "mamba",       "--data",  (folder / "texts.txt").string(),
-                                    "--methods", "raw,random",           "--terms", "all",
-                                    "--out",     (folder / out).string()};
+    return std::vector<std::string>{
+        "--model", shipped_models + "mamba", "--data", (folder / "texts.txt").string(), "--methods", "raw,random", "--terms", "all",
+        "--out",   (folder / out).string()};
   };
   const auto results = [&](const std::string& name) {
     const JsonDocument document = read_json_object(folder / name);

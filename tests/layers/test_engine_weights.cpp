@@ -28,7 +28,7 @@ using test_support::error_of;
 
 /// A few roundings of every factor, of the largest entry.
 template <class S>
-constexpr double tolerance = std::is_same_v<S, double> ? 1e-13 : 3e-6;
+constexpr double engine_tolerance = std::is_same_v<S, double> ? 1e-13 : 3e-6;
 
 template <class S>
 void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::string& what) {
@@ -37,7 +37,7 @@ void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::st
   REQUIRE(found.cols() == expected.cols());
   const double largest = static_cast<double>(expected.cwiseAbs().maxCoeff());
   REQUIRE(largest > 0);
-  CHECK(static_cast<double>((found - expected).cwiseAbs().maxCoeff()) <= tolerance<S> * largest);
+  CHECK(static_cast<double>((found - expected).cwiseAbs().maxCoeff()) <= engine_tolerance<S> * largest);
 }
 
 /// Maps, bias and a reduction of two operators of one layer.

@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 // Of the largest expected entry. Double: the sums of these layers are a few hundred terms long, each good to 1e-16, behind exponentials of
 // arguments up to 1e2 that cost two digits. Float: the same with 6e-8, and no long cumulative sums that would lose more.
 template <class Scalar>
-constexpr double tolerance = std::is_same_v<Scalar, double> ? 1e-12 : 2e-5;
+constexpr double golden_tolerance = std::is_same_v<Scalar, double> ? 1e-12 : 2e-5;
 
 // What a matrix in the files is called, and which terms it has.
 const std::map<std::string, Terms>& terms_of_matrices() {
@@ -125,10 +125,10 @@ void check_case(const fs::path& path) {
   for (const auto& [name, deviation] : deviations) {
     INFO(name << " of " << path.filename().string() << ": largest difference " << deviation.largest_difference << ", largest expected "
               << deviation.largest_expected);
-    CHECK(deviation.largest_difference <= tolerance<Scalar> * deviation.largest_expected);
+    CHECK(deviation.largest_difference <= golden_tolerance<Scalar> * deviation.largest_expected);
   }
   INFO("A x + bias of " << path.filename().string() << ": largest difference " << reconstruction.largest_difference);
-  CHECK(reconstruction.largest_difference <= tolerance<Scalar> * reconstruction.largest_expected);
+  CHECK(reconstruction.largest_difference <= golden_tolerance<Scalar> * reconstruction.largest_expected);
 }
 
 template <class Scalar>

@@ -25,9 +25,9 @@ double family_tolerance(const std::string& name, bool is_double) {
 }
 
 template <class S>
-class Case {
+class FamilyCase {
  public:
-  Case(const fs::path& path, const LayerFamily<S>& family) : file_(path), source_(path), name_(path.stem().string()) {
+  FamilyCase(const fs::path& path, const LayerFamily<S>& family) : file_(path), source_(path), name_(path.stem().string()) {
     configuration_ = read_metadata_configuration(file_);
     const PrefixedTensors<S> tensors(source_, "weight.");
     part_ = family.read(tensors, configuration_);
@@ -187,7 +187,7 @@ void check_all(const fs::path& folder, std::size_t at_least) {
     for (const LayerFamily<S>& family : layer_families<S>()) {
       if (path.extension() != ".safetensors" || path.filename().string().rfind(std::string(family.name) + "_seed", 0) != 0) continue;
       INFO(path.filename().string());
-      Case<S>(path, family).check();
+      FamilyCase<S>(path, family).check();
       ++seen;
     }
   CHECK(seen >= at_least);

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,33 +13,13 @@
 #include <reference/mamba_gradient.hpp>
 #include <reference/rwkv4_gradient.hpp>
 #include <support/catch.hpp>
+#include <support/random.hpp>
 #include <support/shared_data.hpp>
 
 namespace {
 
 using namespace implicit_attention;
-
-// Seeded numbers; a failing case prints its seed through INFO.
-class Draw {
- public:
-  explicit Draw(std::uint64_t seed) : engine_(seed) {}
-  template <class Scalar = double>
-  Matrix<Scalar> normal(Index rows, Index columns, double scale = 1, double mean = 0) {
-    Matrix<Scalar> out(rows, columns);
-    for (Index i = 0; i < rows; ++i)
-      for (Index j = 0; j < columns; ++j) out(i, j) = static_cast<Scalar>(mean + scale * distribution_(engine_));
-    return out;
-  }
-  // Like a trained projection: outputs as large as inputs.
-  template <class Scalar = double>
-  Matrix<Scalar> weight(Index rows, Index columns) {
-    return normal<Scalar>(rows, columns, 1 / std::sqrt(static_cast<double>(columns)));
-  }
-
- private:
-  std::mt19937_64 engine_;
-  std::normal_distribution<double> distribution_;
-};
+using test_support::Draw;
 
 // Fourth-order central difference of f(t) at 0. With steps of 1e-3 its truncation is near 1e-13 of the fifth derivative and its
 // rounding near 1e-13 of f, so that gradients right in double agree to 1e-8 of the largest with much to spare, and wrong ones do not.
@@ -69,11 +48,11 @@ void check_gradient(const std::string& what, const Matrix<double>& point, const 
   const auto along = [&](const Matrix<double>& direction) { return derivative([&](double t) { return f(point + t * direction); }, step); };
   for (const Index token : tokens_to_look_at(point.rows())) {
     Matrix<double> direction = Matrix<double>::Zero(point.rows(), point.cols());
-    direction.row(token) = draw.normal(1, point.cols()).row(0);
+    direction.row(token) = draw.normals<double>(1, point.cols()).row(0);
     INFO("row " << token << " of " << point.rows());
     CHECK(std::abs(along(direction) - dot(gradient, direction)) <= finite_difference_tolerance * largest);
   }
-  const Matrix<double> everywhere = draw.normal(point.rows(), point.cols());
+  const Matrix<double> everywhere = draw.normals<double>(point.rows(), point.cols());
   CHECK(std::abs(along(everywhere) - dot(gradient, everywhere)) <=
         finite_difference_tolerance * largest * std::sqrt(static_cast<double>(point.rows())));
 }
@@ -168,25 +147,25 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
                  << c.read_before_update);
     Draw draw(seed++);
     PlainRecurrence plain;
-    plain.a = draw.normal(c.tokens, c.channels);
-    plain.step = draw.normal(c.tokens, c.channels).cwiseAbs() * 0.3;
+    plain.a = draw.normals<double>(c.tokens, c.channels);
+    plain.step = draw.normals<double>(c.tokens, c.channels).cwiseAbs() * 0.3;
     if (c.states > 1)
-      plain.rate = -draw.normal(c.states, c.channels).cwiseAbs();
+      plain.rate = -draw.normals<double>(c.states, c.channels).cwiseAbs();
     else
       plain.step = -plain.step;
     if (c.selective) {
-      plain.query = draw.normal(c.tokens, c.states);
-      plain.key = draw.normal(c.tokens, c.states);
+      plain.query = draw.normals<double>(c.tokens, c.states);
+      plain.key = draw.normals<double>(c.tokens, c.states);
     }
     if (c.scaled) {
-      plain.query_scale = draw.normal(c.tokens, c.channels);
-      plain.key_scale = draw.normal(c.tokens, c.channels);
+      plain.query_scale = draw.normals<double>(c.tokens, c.channels);
+      plain.key_scale = draw.normals<double>(c.tokens, c.channels);
     }
     plain.read_before_update = c.read_before_update;
-    if (c.read_before_update) plain.diagonal = draw.normal(c.tokens, c.channels);
-    if (c.carried) plain.initial = draw.normal(c.states, c.channels);
+    if (c.read_before_update) plain.diagonal = draw.normals<double>(c.tokens, c.channels);
+    if (c.carried) plain.initial = draw.normals<double>(c.states, c.channels);
     if (c.documents) plain.starts = {c.tokens / 3, c.tokens / 3 + 1, c.tokens - 4};
-    const Matrix<double> g = draw.normal(c.tokens, c.channels);
+    const Matrix<double> g = draw.normals<double>(c.tokens, c.channels);
 
     const DiagonalRecurrence<double> recurrence = plain.recurrence();
     const Array<double> initial = Array<double>::view(plain.initial);
@@ -232,7 +211,8 @@ TEST_CASE("the transposed convolution is the transpose", "[gradient]") {
         Surrounded<DiagonalRecurrence<double>> surrounded;
         surrounded.recurrence.tokens = tokens;
         surrounded.recurrence.channels = channels;
-        const Matrix<double> taps = draw.normal(width, channels), x = draw.normal(tokens, channels), g = draw.normal(tokens, channels);
+        const Matrix<double> taps = draw.normals<double>(width, channels), x = draw.normals<double>(tokens, channels),
+                             g = draw.normals<double>(tokens, channels);
         surrounded.taps = taps;
         if (documents) surrounded.convolution_starts = {0, tokens / 2, tokens / 2 + 1};
         ScanInput<double> input;
@@ -256,14 +236,14 @@ Mamba<Scalar> random_mamba(Draw& draw, Index width, Index channels, Index state,
   w.conv1d_weight = draw.weight<Scalar>(channels, taps);
   w.x_proj_weight = draw.weight<Scalar>(rank + 2 * state, channels);
   w.dt_proj_weight = draw.weight<Scalar>(channels, rank);
-  w.A_log = draw.normal<Scalar>(channels, state, 0.7);
-  w.D = draw.normal<Scalar>(1, channels);
+  w.A_log = draw.normals<Scalar>(channels, state, 0.7);
+  w.D = draw.normals<Scalar>(1, channels);
   w.out_proj_weight = draw.weight<Scalar>(width, channels);
   if (biases) {
-    w.in_proj_bias = draw.normal<Scalar>(1, 2 * channels);
-    w.conv1d_bias = draw.normal<Scalar>(1, channels);
-    w.dt_proj_bias = draw.normal<Scalar>(1, channels, 1, -2);
-    w.out_proj_bias = draw.normal<Scalar>(1, width);
+    w.in_proj_bias = draw.normals<Scalar>(1, 2 * channels);
+    w.conv1d_bias = draw.normals<Scalar>(1, channels);
+    w.dt_proj_bias = draw.normals<Scalar>(1, channels, 1, -2);
+    w.out_proj_bias = draw.normals<Scalar>(1, width);
   }
   return Mamba<Scalar>(w);
 }
@@ -271,11 +251,11 @@ Mamba<Scalar> random_mamba(Draw& draw, Index width, Index channels, Index state,
 template <class Scalar>
 Rwkv4<Scalar> random_rwkv4(Draw& draw, Index width, Index channels, double key_scale = 1) {
   typename Rwkv4<Scalar>::Weights w;
-  w.time_decay = draw.normal<Scalar>(1, channels, 2);
-  w.time_first = draw.normal<Scalar>(1, channels);
-  w.time_mix_key = draw.normal<Scalar>(1, width, 0.3, 0.5);
-  w.time_mix_value = draw.normal<Scalar>(1, width, 0.3, 0.5);
-  w.time_mix_receptance = draw.normal<Scalar>(1, width, 0.3, 0.5);
+  w.time_decay = draw.normals<Scalar>(1, channels, 2);
+  w.time_first = draw.normals<Scalar>(1, channels);
+  w.time_mix_key = draw.normals<Scalar>(1, width, 0.3, 0.5);
+  w.time_mix_value = draw.normals<Scalar>(1, width, 0.3, 0.5);
+  w.time_mix_receptance = draw.normals<Scalar>(1, width, 0.3, 0.5);
   w.key_weight = Matrix<Scalar>(draw.weight<Scalar>(channels, width) * static_cast<Scalar>(key_scale));
   w.value_weight = draw.weight<Scalar>(channels, width);
   w.receptance_weight = draw.weight<Scalar>(channels, width);
@@ -291,17 +271,17 @@ Griffin<Scalar> random_griffin(Draw& draw, Index width, Index heads, Index block
   w.linear_x_weight = draw.weight<Scalar>(channels, width);
   w.linear_y_weight = draw.weight<Scalar>(channels, width);
   w.conv_1d_weight = draw.weight<Scalar>(channels, taps);
-  w.recurrent_param = draw.normal<Scalar>(1, channels, 1, recurrent_param);
+  w.recurrent_param = draw.normals<Scalar>(1, channels, 1, recurrent_param);
   w.input_gate_weight = draw.weight<Scalar>(channels, block);
-  w.input_gate_bias = draw.normal<Scalar>(heads, block);
+  w.input_gate_bias = draw.normals<Scalar>(heads, block);
   w.recurrent_gate_weight = draw.weight<Scalar>(channels, block);
-  w.recurrent_gate_bias = draw.normal<Scalar>(heads, block);
+  w.recurrent_gate_bias = draw.normals<Scalar>(heads, block);
   w.linear_out_weight = draw.weight<Scalar>(width, channels);
   if (biases) {
-    w.linear_x_bias = draw.normal<Scalar>(1, channels);
-    w.linear_y_bias = draw.normal<Scalar>(1, channels);
-    w.conv_1d_bias = draw.normal<Scalar>(1, channels);
-    w.linear_out_bias = draw.normal<Scalar>(1, width);
+    w.linear_x_bias = draw.normals<Scalar>(1, channels);
+    w.linear_y_bias = draw.normals<Scalar>(1, channels);
+    w.conv_1d_bias = draw.normals<Scalar>(1, channels);
+    w.linear_out_bias = draw.normals<Scalar>(1, width);
   }
   return Griffin<Scalar>(w, {within_documents});
 }
@@ -316,16 +296,16 @@ LocalAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key
   w.v_proj_weight = draw.weight<Scalar>(shared, width);
   w.o_proj_weight = draw.weight<Scalar>(width, channels);
   if (biases) {
-    w.q_proj_bias = draw.normal<Scalar>(1, channels);
-    w.k_proj_bias = draw.normal<Scalar>(1, shared);
-    w.v_proj_bias = draw.normal<Scalar>(1, shared);
-    w.o_proj_bias = draw.normal<Scalar>(1, width);
+    w.q_proj_bias = draw.normals<Scalar>(1, channels);
+    w.k_proj_bias = draw.normals<Scalar>(1, shared);
+    w.v_proj_bias = draw.normals<Scalar>(1, shared);
+    w.o_proj_bias = draw.normals<Scalar>(1, width);
   }
   return LocalAttention<Scalar>(w, options);
 }
 
 // The record of a layer's forward pass gives what the adjoint written by hand gives, to 1e-12 of the largest number.
-void check_same(const Matrix<double>& recorded, const Matrix<double>& by_hand) {
+void check_recorded(const Matrix<double>& recorded, const Matrix<double>& by_hand) {
   REQUIRE(recorded.rows() == by_hand.rows());
   REQUIRE(recorded.cols() == by_hand.cols());
   CHECK((recorded - by_hand).cwiseAbs().maxCoeff() <= 1e-12 * by_hand.cwiseAbs().maxCoeff());
@@ -337,7 +317,7 @@ void check_layer(const Layer& layer, const Matrix<double>& u, const std::functio
                  Draw& draw, const LayerStart<typename Layer::State>& start = {}) {
   static_assert(DifferentiableLayer<Layer>);
   const typename Layer::Activations act = run(u);
-  const Matrix<double> grad_out = draw.normal(u.rows(), act.out.cols()), grad_y = draw.normal(u.rows(), layer.channels());
+  const Matrix<double> grad_out = draw.normals<double>(u.rows(), act.out.cols()), grad_y = draw.normals<double>(u.rows(), layer.channels());
   const LayerGradients<double> from_out = backward(layer, act, grad_out), from_y = backward_from_y(layer, act, grad_y);
   check_gradient(
       "u, from out", u, from_out.grad_u, [&](const Matrix<double>& value) { return dot(run(value).out.matrix(), grad_out); }, draw);
@@ -346,10 +326,10 @@ void check_layer(const Layer& layer, const Matrix<double>& u, const std::functio
   CHECK(from_y.grad_y == grad_y);
   const LayerGradients<double> out_record = backward(layer, u, grad_out, serial_executor(), start),
                                y_record = backward_from_y(layer, u, grad_y, two_threads(), start);
-  check_same(out_record.grad_y, from_out.grad_y);
-  check_same(out_record.grad_x, from_out.grad_x);
-  check_same(out_record.grad_u, from_out.grad_u);
-  check_same(y_record.grad_u, from_y.grad_u);
+  check_recorded(out_record.grad_y, from_out.grad_y);
+  check_recorded(out_record.grad_x, from_out.grad_x);
+  check_recorded(out_record.grad_u, from_out.grad_u);
+  check_recorded(y_record.grad_u, from_y.grad_u);
   CHECK((from_out.grad_y - grad_out * output_projection(layer).matrix()).cwiseAbs().maxCoeff() <= 1e-13 * grad_out.norm());
 
   const LayerGradients<double> again = backward(layer, act, grad_out, two_threads());
@@ -373,8 +353,8 @@ TEST_CASE("Mamba: gradients are those of finite differences", "[gradient][mamba]
                    << size.taps);
       Draw draw(seed++);
       const Mamba<double> layer = random_mamba<double>(draw, size.width, size.channels, size.state, size.taps, 2, biases);
-      const Matrix<double> u = draw.normal(size.tokens, size.width);
-      const Mamba<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
+      const Matrix<double> u = draw.normals<double>(size.tokens, size.width);
+      const Mamba<double>::Activations earlier = layer.activations(draw.normals<double>(7, size.width));
       const Mamba<double>::State* initial = biases ? &earlier.final : nullptr;
       check_layer<Mamba<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
                                  {initial, {}});
@@ -388,8 +368,8 @@ TEST_CASE("RWKV-4: gradients are those of finite differences", "[gradient][rwkv4
       INFO("seed " << seed << ": tokens " << size.tokens << ", channels " << size.channels);
       Draw draw(seed++);
       const Rwkv4<double> layer = random_rwkv4<double>(draw, size.width, size.channels);
-      const Matrix<double> u = draw.normal(size.tokens, size.width);
-      const Rwkv4<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
+      const Matrix<double> u = draw.normals<double>(size.tokens, size.width);
+      const Rwkv4<double>::Activations earlier = layer.activations(draw.normals<double>(7, size.width));
       const Rwkv4<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<Rwkv4<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
                                  {initial, {}});
@@ -408,8 +388,8 @@ TEST_CASE("Griffin: gradients are those of finite differences", "[gradient][grif
         // Within documents or across them: both with packed positions.
         const Griffin<double> layer =
             random_griffin<double>(draw, size.width, heads, size.channels / heads, size.taps, biases, biases && packed);
-        const Matrix<double> u = draw.normal(size.tokens, size.width);
-        const Griffin<double>::Activations earlier = layer.activations(draw.normal(7, size.width));
+        const Matrix<double> u = draw.normals<double>(size.tokens, size.width);
+        const Griffin<double>::Activations earlier = layer.activations(draw.normals<double>(7, size.width));
         const Griffin<double>::State* initial = biases ? &earlier.final : nullptr;
         std::vector<Index> positions;  // the first document goes on from earlier, two more begin
         for (Index token = 0; token < size.tokens; ++token)
@@ -441,8 +421,8 @@ TEST_CASE("local attention: gradients are those of finite differences", "[gradie
       options.rotary_part = shape.rotary_part;
       const LocalAttention<double> layer =
           random_local_attention<double>(draw, shape.width, shape.key_heads, options, shape.head_size, carried);
-      const Matrix<double> u = draw.normal(shape.tokens, shape.width);
-      const LocalAttention<double>::Activations earlier = layer.activations(draw.normal(7, shape.width));
+      const Matrix<double> u = draw.normals<double>(shape.tokens, shape.width);
+      const LocalAttention<double>::Activations earlier = layer.activations(draw.normals<double>(7, shape.width));
       const LocalAttention<double>::State* initial = carried ? &earlier.final : nullptr;
       check_layer<LocalAttention<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
                                           {initial, {}});
@@ -505,7 +485,7 @@ TEST_CASE("a foreign layer joins by two functions beside it", "[gradient]") {
   static_assert(DifferentiableLayer<foreign::MovingAverage>);
   Draw draw(600);
   const foreign::MovingAverage layer;
-  const Matrix<double> u = draw.normal(70, layer.size), grad_out = draw.normal(70, layer.size);
+  const Matrix<double> u = draw.normals<double>(70, layer.size), grad_out = draw.normals<double>(70, layer.size);
   const LayerGradients<double> gradients = backward(layer, layer.activations(u), grad_out);
   CHECK(gradients.grad_y == grad_out);
   check_gradient(
@@ -518,7 +498,7 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
   // With u itself as the linear input, and gates that don't depend on u, the two gradients are the same.
   Draw draw(500);
   const Index tokens = 70, channels = 9;
-  const Matrix<double> u = draw.normal(tokens, channels), grad_out = draw.normal(tokens, channels);
+  const Matrix<double> u = draw.normals<double>(tokens, channels), grad_out = draw.normals<double>(tokens, channels);
   {
     Mamba<double>::Weights w = random_mamba<double>(draw, channels, channels, 4, 4, 2, true).weights();
     Matrix<double> in_proj = Matrix<double>::Zero(2 * channels, channels);
@@ -579,7 +559,7 @@ TEST_CASE("RWKV-4: gradients at keys of +-900", "[gradient][rwkv4]") {
     w.time_mix_key = mix;
     const Rwkv4<double> layer(w);
     const auto input = [&](Index count) {
-      Matrix<double> u = draw.normal(count, width);
+      Matrix<double> u = draw.normals<double>(count, width);
       for (Index token = 0; token < count; ++token) {
         u(token, 0) = 1;
         u(token, 1) = token % 2 == 0 ? 1 : -1;
@@ -588,7 +568,7 @@ TEST_CASE("RWKV-4: gradients at keys of +-900", "[gradient][rwkv4]") {
     };
     const Rwkv4<double>::Activations earlier = layer.activations(input(5));
     const Rwkv4<double>::State* initial = carried ? &earlier.final : nullptr;
-    const Matrix<double> u = input(tokens), grad_out = draw.normal(tokens, width);
+    const Matrix<double> u = input(tokens), grad_out = draw.normals<double>(tokens, width);
     const Rwkv4<double>::Activations act = layer.activations(u, initial);
     CHECK(act.key.matrix().maxCoeff() > 890);
     CHECK(act.key.matrix().minCoeff() < -890);
@@ -619,12 +599,12 @@ TEST_CASE("Griffin: gradients where decays are slow, or nothing decays", "[gradi
     INFO("recurrent_param near " << recurrent_param);
     Draw draw(520);
     const Griffin<double> layer = random_griffin<double>(draw, 4, 2, 3, 3, true, false, recurrent_param);
-    const Matrix<double> u = draw.normal(70, 4);
+    const Matrix<double> u = draw.normals<double>(70, 4);
     // At -800 every decay is exactly 1 and nothing is ever written, m being 0.
     check_layer<Griffin<double>>(
         layer, u, [&](const Matrix<double>& value) { return layer.activations(value); }, draw);
     const Griffin<float> narrow = random_griffin<float>(draw, 4, 2, 3, 3, true, false, recurrent_param);
-    const Matrix<float> narrow_u = u.cast<float>(), narrow_grad = draw.normal<float>(70, 4);
+    const Matrix<float> narrow_u = u.cast<float>(), narrow_grad = draw.normals<float>(70, 4);
     CHECK(backward(narrow, narrow.activations(narrow_u), narrow_grad).grad_u.allFinite());
   }
 }
@@ -639,7 +619,7 @@ TEST_CASE("gates that are shut, and decays to nothing, keep gradients finite and
   w.dt_proj_bias = dt_bias;
   const Mamba<double> layer(w);
   check_layer<Mamba<double>>(
-      layer, draw.normal(40, 4), [&](const Matrix<double>& value) { return layer.activations(value); }, draw);
+      layer, draw.normals<double>(40, 4), [&](const Matrix<double>& value) { return layer.activations(value); }, draw);
 }
 
 TEST_CASE("gradients in float are those in double", "[gradient]") {
@@ -648,7 +628,7 @@ TEST_CASE("gradients in float are those in double", "[gradient]") {
     CHECK((found.cast<double>() - expected).cwiseAbs().maxCoeff() <= 2e-5 * expected.cwiseAbs().maxCoeff());
   };
   const auto run = [&]<class Wide, class Narrow>(const Wide& wide, const Narrow& narrow, Draw& draw) {
-    const Matrix<float> u = draw.normal<float>(150, wide.width()), grad_out = draw.normal<float>(150, wide.width());
+    const Matrix<float> u = draw.normals<float>(150, wide.width()), grad_out = draw.normals<float>(150, wide.width());
     const Matrix<double> wide_u = u.cast<double>(), wide_grad_out = grad_out.cast<double>();
     const LayerGradients<double> expected = backward(wide, wide.activations(wide_u), wide_grad_out);
     const LayerGradients<float> found = backward(narrow, narrow.activations(u), grad_out);
@@ -664,7 +644,7 @@ TEST_CASE("gradients in float are those in double", "[gradient]") {
 
 TEST_CASE("a host's own activations are enough, and what is missing is named", "[gradient]") {
   Draw draw(550);
-  const Matrix<double> u = draw.normal(20, 4), grad_y = draw.normal(20, 6), grad_out = draw.normal(20, 4);
+  const Matrix<double> u = draw.normals<double>(20, 4), grad_y = draw.normals<double>(20, 6), grad_out = draw.normals<double>(20, 4);
   const auto text_of = [](const auto& call) {
     try {
       call();
@@ -686,7 +666,7 @@ TEST_CASE("a host's own activations are enough, and what is missing is named", "
     CHECK_THAT(text_of([&] { (void)backward_from_y(layer, all, grad_out); }),
                contains_text("Mamba gradient: grad_y is (20, 4), expected (20, 6) = (tokens, channels)"));
     CHECK_THAT(text_of([&] { (void)backward(layer, all, grad_y); }), contains_text("backward: grad_out is (20, 6), expected (tokens, 4)"));
-    const Matrix<double> short_grad = draw.normal(19, 4);
+    const Matrix<double> short_grad = draw.normals<double>(19, 4);
     CHECK_THAT(text_of([&] { (void)backward(layer, all, short_grad); }), contains_text("grad_y is (19, 6), expected (20, 6)"));
   }
   {

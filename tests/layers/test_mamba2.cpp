@@ -10,6 +10,7 @@
 
 #include <implicit_attention/layers/mamba2.hpp>
 
+namespace mamba2_test {
 namespace {
 
 using namespace implicit_attention;
@@ -212,3 +213,5 @@ TEST_CASE("Mamba-2: what does not fit is named", "[layers]") {
   CHECK_THROWS_WITH(good.lower(act), Catch::Contains("activations.s is empty, expected (2, 12)"));
   CHECK_NOTHROW(good.lower(act, Terms::published()));
 }
+
+}  // namespace mamba2_test

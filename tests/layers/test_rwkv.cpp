@@ -26,7 +26,7 @@ Array<S> row(const Matrix<S>& matrix) {
 
 /// A layer, an input, what else it reads, and what the formulas make of them.
 template <class Layer>
-struct Case {
+struct RwkvCase {
   using S = typename Layer::Scalar;
   Layer layer;
   Matrix<S> u, v_first;
@@ -47,7 +47,7 @@ struct Flavour {
 };
 
 template <class S>
-Case<Rwkv5<S>> rwkv5(const Flavour& flavour) {
+RwkvCase<Rwkv5<S>> rwkv5(const Flavour& flavour) {
   Draw draw(51);
   const Index D = 6, H = 2, P = 4, E = H * P;
   typename Rwkv5<S>::Weights w;
@@ -95,7 +95,7 @@ Case<Rwkv5<S>> rwkv5(const Flavour& flavour) {
 }
 
 template <class S>
-Case<Rwkv6<S>> rwkv6(const Flavour& flavour) {
+RwkvCase<Rwkv6<S>> rwkv6(const Flavour& flavour) {
   Draw draw(6);
   const Index D = 6, H = 2, P = 4, E = H * P, rank = 3;
   typename Rwkv6<S>::Weights w;
@@ -145,7 +145,7 @@ Case<Rwkv6<S>> rwkv6(const Flavour& flavour) {
 
 // Value heads wider than key heads, as flash-linear-attention allows; a bias of the output projection, as the digit reverser has.
 template <class S>
-Case<Rwkv7<S>> rwkv7(const Flavour& flavour) {
+RwkvCase<Rwkv7<S>> rwkv7(const Flavour& flavour) {
   Draw draw(7);
   const Index D = 6, H = 2, K = 3, V = 4, E = H * V, N = H * K;
   typename Rwkv7<S>::Weights w;
@@ -210,7 +210,7 @@ Case<Rwkv7<S>> rwkv7(const Flavour& flavour) {
 
 /// Of the largest expected number: sums of a few dozen terms, in double and in float.
 template <class S>
-constexpr double tolerance = std::is_same_v<S, double> ? 1e-13 : 2e-5;
+constexpr double rwkv_tolerance = std::is_same_v<S, double> ? 1e-13 : 2e-5;
 
 template <class S>
 void near(const char* what, ConstView<S> came, const std::function<double(Index, Index)>& expected) {
@@ -222,7 +222,7 @@ void near(const char* what, ConstView<S> came, const std::function<double(Index,
       largest = std::max(largest, std::abs(wanted));
       difference = now <= difference ? difference : now;  // a NaN stays
     }
-  CHECK(difference <= tolerance<S> * std::max(largest, 1e-30));
+  CHECK(difference <= rwkv_tolerance<S> * std::max(largest, 1e-30));
 }
 template <class S>
 void near(const char* what, ConstView<S> came, const ref::Table& expected) {
@@ -230,7 +230,7 @@ void near(const char* what, ConstView<S> came, const ref::Table& expected) {
 }
 
 template <class Layer>
-void check(const Case<Layer>& c) {
+void check(const RwkvCase<Layer>& c) {
   using S = typename Layer::Scalar;
   const ref::RwkvSequence& e = c.expected;
   const Index tokens = c.u.rows(), channels = c.layer.channels(), size = channels / c.layer.heads();
@@ -283,7 +283,7 @@ void check(const Case<Layer>& c) {
 
 /// The gradient against central differences, and relevance against what it must add up to.
 template <class Layer>
-void check_ways_back(const Case<Layer>& c) {
+void check_ways_back(const RwkvCase<Layer>& c) {
   Draw draw(17);
   const Matrix<double> g = draw.normals<double>(c.u.rows(), c.u.cols());
   const auto sum = [&](const Matrix<double>& u, const Matrix<double>& first) {

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include <support/tensors.hpp>
+
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/json.hpp>
@@ -21,48 +23,7 @@ namespace models_test {
 
 using namespace implicit_attention;
 
-/// Tensors in memory, which a test takes away, adds to and bends.
-template <class Scalar>
-class Tensors final : public TensorSource<Scalar> {
- public:
-  struct Tensor {
-    std::vector<Index> shape;
-    Array<Scalar> numbers;
-  };
-  Tensors() = default;
-  /// Copies another source's tensors whose names begin with `prefix`, without it.
-  explicit Tensors(const TensorSource<Scalar>& source, const std::string& prefix = "") {
-    for (const std::string& name : source.names())
-      if (name.compare(0, prefix.size(), prefix) == 0) tensors[name.substr(prefix.size())] = {*source.shape(name), source.read(name)};
-  }
-  std::string where() const override { return "memory"; }
-  std::vector<std::string> names() const override {
-    std::vector<std::string> all;
-    for (const auto& [name, tensor] : tensors) all.push_back(name);
-    return all;
-  }
-  std::optional<std::vector<Index>> shape(std::string_view name) const override {
-    const auto found = tensors.find(std::string(name));
-    return found == tensors.end() ? std::nullopt : std::optional(found->second.shape);
-  }
-  Array<Scalar> read(std::string_view name) const override { return tensors.at(std::string(name)).numbers; }
-
-  void rename(const std::string& from, const std::string& to) {
-    tensors[to] = tensors.at(from);
-    tensors.erase(from);
-  }
-  void set(const std::string& name, std::vector<Index> shape, Matrix<Scalar> numbers) {
-    tensors[name] = {std::move(shape), std::move(numbers)};
-  }
-  void set_zero(const std::string& name, std::vector<Index> shape) {
-    Index rows = 1;
-    for (std::size_t axis = 0; axis + 1 < shape.size(); ++axis) rows *= shape[axis];
-    const Index columns = shape.back();
-    set(name, std::move(shape), Matrix<Scalar>::Zero(rows, columns));
-  }
-
-  std::map<std::string, Tensor> tensors;
-};
+using test_support::Tensors;
 
 /// The models of examples/models.
 inline const char* const shipped_models[] = {"mamba", "rwkv4", "griffin"};

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/models/mixture_of_experts.hpp>
 
+namespace mixture_test {
 namespace {
 
 using namespace implicit_attention;
@@ -224,3 +225,5 @@ TEST_CASE("mixtures of experts: equal scores and NaNs choose in order, and what 
   says([](auto&, auto& o) { o.choice.chosen_groups = 4; }, "groups to choose are 4, expected 1 to 3");
   says([](auto&, auto& o) { o.choice.chosen = 5; }, "experts per token are 5, expected 1 to 4");
 }
+
+}  // namespace mixture_test

@@ -28,6 +28,11 @@ class Draw {
   Matrix<Scalar> normals(Index rows, Index columns, double spread = 1, double mean = 0) {
     return filled<Scalar>(rows, columns, [&] { return mean + spread * normal(); });
   }
+  /// Like a trained projection: outputs as large as inputs.
+  template <class Scalar>
+  Matrix<Scalar> weight(Index rows, Index columns) {
+    return normals<Scalar>(rows, columns, 1 / std::sqrt(static_cast<double>(columns)));
+  }
   template <class Scalar>
   Matrix<Scalar> uniforms(Index rows, Index columns, double from, double to) {
     return filled<Scalar>(rows, columns, [&] { return uniform(from, to); });

@@ -147,6 +147,26 @@ template <Real Scalar>
   return result;
 }
 
+/// How a model is walked back with every mixer's matrix, gate and norms' statistics held (vector rollout, relevance-attention, edge maps):
+/// what reaches a mixer's y passes to its x through the transposed matrix of these terms. With all terms that is WayBack::attention itself;
+/// with fewer the walk leaves the record there.
+template <Real Scalar>
+[[nodiscard]] BackwardOptions<Scalar> held_attention_walk(Terms terms, const Executor& executor = serial_executor()) {
+  BackwardOptions<Scalar> walk;
+  walk.way = WayBack::attention;
+  walk.executor = executor;
+  if (!(terms == Terms::all()))
+    walk.detours = [terms, executor](Index, const LayerPass<Scalar>& layer) {
+      std::vector<Detour<Scalar>> detours;
+      for (const MixerRun<Scalar>& mixer : layer.mixers)
+        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(terms), executor](const Matrix<Scalar>& gradient) {
+                             return attention.apply_transpose(gradient, executor);
+                           }});
+      return detours;
+    };
+  return walk;
+}
+
 /// The relevance of every token for sum(d_logits * logits), a logit or the difference of two (`logit_gradient` gives d_logits):
 /// scores[j] = sum over width of embedding[j] * walk[j]; positive speaks for it. sum(scores) + bias_share == explained, to rounding: what
 /// the biases of the model take is reported, not spread; operations that relevance has no rule for are named in `untreated`, and what

@@ -81,19 +81,8 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
   result.position = target.position;
   result.explained = value(target);
   RowVector<Scalar> by_layer = RowVector<Scalar>::Zero(read());
-  BackwardOptions<Scalar> walk;
-  walk.way = WayBack::attention;
+  BackwardOptions<Scalar> walk = held_attention_walk<Scalar>(options.terms, options_.executor);
   walk.keep_layers = false;
-  walk.executor = options_.executor;
-  if (!(options.terms == Terms::all()))
-    walk.detours = [&](Index, const LayerPass<Scalar>& pass) {
-      std::vector<Detour<Scalar>> detours;
-      for (const MixerRun<Scalar>& mixer : pass.mixers)
-        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(options.terms), this](const Matrix<Scalar>& gradient) {
-                             return attention.apply_transpose(gradient, options_.executor);
-                           }});
-      return detours;
-    };
   if (method == Method::relevance_attention)
     walk.visit = [&](Index, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
       for (std::size_t index = 0; index < pass.mixers.size(); ++index)

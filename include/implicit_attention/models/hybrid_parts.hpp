@@ -18,17 +18,25 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Embedding and sizes; `layers` receives their number, of those below `layer_prefix`.
+/// Reads the embedding into `parts` and holds the sizes against the configuration. Gives the number of layers, those below `layer_prefix`.
+template <Real S>
+[[nodiscard]] Index read_sizes(const TensorSource<S>& source, const Configuration& configuration, std::string_view embedding,
+                               std::string_view layer_prefix, LanguageModelParts<S>& parts) {
+  parts.embedding = PrefixedTensors<S>(source, "").required(embedding, 2);
+  const Index layers = count_layers(source, layer_prefix);
+  expect_integer(configuration, {"hidden_size", "d_model"}, parts.embedding.cols(), "the embedding is that wide");
+  expect_integer(configuration, {"num_hidden_layers", "n_layer"}, layers, "the weights have that many layers");
+  expect_vocabulary(configuration, parts.embedding.rows());
+  return layers;
+}
+
+/// A model of that name with its embedding; `layers` receives the number of its layers.
 template <Real S>
 [[nodiscard]] LanguageModelParts<S> begin_model(const TensorSource<S>& source, const Configuration& configuration, std::string name,
                                                 std::string_view embedding, std::string_view layer_prefix, Index& layers) {
   LanguageModelParts<S> parts;
   parts.name = std::move(name);
-  parts.embedding = PrefixedTensors<S>(source, "").required(embedding, 2);
-  layers = count_layers(source, layer_prefix);
-  expect_integer(configuration, {"hidden_size", "d_model"}, parts.embedding.cols(), "the embedding is that wide");
-  expect_integer(configuration, {"num_hidden_layers", "n_layer"}, layers, "the weights have that many layers");
-  expect_vocabulary(configuration, parts.embedding.rows());
+  layers = read_sizes(source, configuration, embedding, layer_prefix, parts);
   return parts;
 }
 
@@ -58,11 +66,11 @@ inline void ignore_keys(const Configuration& configuration, std::initializer_lis
   for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
 }
 
-/// The base of rotary positions. Scaled ones are refused: `rope_scaling.*` is not asked for, and a type in rope_parameters must be the plain
-/// one.
+/// The base of rotary positions. Scaled ones are refused: a type must be the plain one, and no other key of a scaling is asked for.
 [[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
-  expect_text(configuration, "rope_parameters.rope_type", {"default"}, "scaled rotary positions are not read here");
-  return positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, otherwise);
+  for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type"})
+    expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
+  return positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);
 }
 /// The same keys where a family has no rotary positions whatever stands in its files.
 inline void ignore_rotary_keys(const Configuration& configuration) {
@@ -106,7 +114,7 @@ inline void expect_layer_kinds(const Configuration& configuration, std::initiali
     if (!named) continue;
     if (named->size() != kinds.size())
       raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", named->size(), " entries, expected ", kinds.size(),
-                                      ": the weights have that many layers"));
+                                      ": the weights have ", kinds.size(), " layers"));
     for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
       std::string_view word = (*named)[layer];
       for (const auto& [theirs, ours] : synonyms)
@@ -118,25 +126,37 @@ inline void expect_layer_kinds(const Configuration& configuration, std::initiali
   }
 }
 
+/// Whether a list of layer numbers, counted from `first`, names this one; nothing where the key is absent.
+[[nodiscard]] inline std::optional<bool> listed(const Configuration& configuration, std::string_view key, Index layer, Index first = 0) {
+  const auto numbers = configuration.numbers({key});
+  if (!numbers) return std::nullopt;
+  return std::find(numbers->begin(), numbers->end(), static_cast<double>(layer + first)) != numbers->end();
+}
+
+/// Fails where the configuration says that a layer is what its tensors are not.
+inline void expect_layer_is(const Configuration& configuration, std::string_view key, std::optional<bool> configured, bool is, Index layer,
+                            std::string_view what) {
+  if (configured && *configured != is)
+    raise(ErrorKind::value, message(configuration.where(), ": by key ", key, ", layer ", layer, *configured ? " is " : " is not ", what,
+                                    ", expected otherwise: that is what the layer's tensors are"));
+}
+
 /// A list of layers' numbers in the configuration must be those of one kind.
 inline void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
                                  std::string_view kind) {
-  const auto listed = configuration.numbers({key});
-  if (!listed) return;
-  for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
-    const bool named = std::find(listed->begin(), listed->end(), static_cast<double>(layer)) != listed->end();
-    if (named != (kinds[layer] == kind))
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, named ? " names" : " does not name", " layer ", layer,
+  for (std::size_t layer = 0; layer < kinds.size(); ++layer)
+    if (const std::optional<bool> named = listed(configuration, key, static_cast<Index>(layer)); named && *named != (kinds[layer] == kind))
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, *named ? " names" : " does not name", " layer ", layer,
                                       ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]));
-  }
 }
 
-/// A SiLU-gated part of three tensors, its inner width and biases held against the configuration.
+/// down(silu(gate_scale gate u) * up u), of three tensors; its biases and inner width, under `width_key`, are held against the configuration.
 template <Real S>
-[[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1) {
+[[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1,
+                                                  std::string_view width_key = "intermediate_size") {
   GatedFeedForward<S> part = GatedFeedForward<S>::from_tensors(tensors, Function::silu);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "the feed-forward parts' activation");
-  expect_integer(configuration, {"intermediate_size"}, part.inner_width(), "up_proj.weight has that many rows");
+  expect_integer(configuration, {width_key}, part.inner_width(), message(tensors.prefix(), "up_proj.weight has that many rows"));
   expect_tensors(configuration, {"mlp_bias"}, tensors, {"up_proj.bias", "gate_proj.bias", "down_proj.bias"});
   return gate_scale == S(1) ? part : GatedFeedForward<S>(part.weights(), Function::silu, gate_scale);
 }

@@ -97,7 +97,7 @@ template <Real Scalar>
       detail::expect_layer_is(configuration, "first_k_dense_replace", layer >= dense_layers && layer % frequency == 0, is_sparse, layer,
                               "a mixture of experts");
     PartPointer<Scalar> feed_forward = is_sparse ? feed_forward_part(detail::read_kimi_experts(sparse, configuration))
-                                                 : feed_forward_part(detail::read_silu_feed_forward(sparse, configuration));
+                                                 : feed_forward_part(detail::read_gated_part(sparse, configuration));
     parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps), std::move(mixer)},
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }

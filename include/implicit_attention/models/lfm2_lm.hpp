@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
@@ -51,11 +52,12 @@ template <Real Scalar>
   const std::string_view attention_key = "full_attn_idxs";
   const bool explicit_types = configuration.has("layer_types");
 
+  std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), conv(source, name + "conv.");
     const bool is_full = attention.has("q_proj.weight");
-    detail::expect_layer_type(configuration, layer, layers, is_full ? "full_attention" : "conv");
+    kinds.emplace_back(is_full ? "full_attention" : "conv");
     const std::optional<bool> listed = detail::listed(configuration, attention_key, layer);
     if (!explicit_types) detail::expect_layer_is(configuration, attention_key, listed, is_full, layer, "listed");
     PartPointer<Scalar> mixer;
@@ -74,6 +76,7 @@ template <Real Scalar>
     parts.blocks.push_back({{{detail::read_rms_norm(block, "operator_norm", eps), std::move(mixer)},
                              {detail::read_rms_norm(block, "ffn_norm", eps), feed_forward_part(std::move(feed_forward))}}});
   }
+  detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
   const std::string_view tied = configuration.has("tie_embedding") ? "tie_embedding" : "tie_word_embeddings";
   static_cast<void>(configuration.find("tie_word_embeddings"));  // tie_embedding goes before it
   return detail::end_decoder(source, configuration, std::move(parts),

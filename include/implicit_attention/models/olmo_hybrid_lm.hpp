@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
@@ -35,13 +36,14 @@ template <Real Scalar>
   parts.has_positions = configuration.has("rope_parameters.rope_theta");
   if (parts.has_positions) detail::read_rotary(configuration, 10000, 1, full);
 
+  std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), delta(source, name + "linear_attn.");
     PartPointer<Scalar> feed_forward =
-        feed_forward_part(detail::read_silu_feed_forward(PrefixedTensors<Scalar>(source, name + "mlp."), configuration));
+        feed_forward_part(detail::read_gated_part(PrefixedTensors<Scalar>(source, name + "mlp."), configuration));
     const bool is_full = attention.has("q_proj.weight");
-    detail::expect_layer_type(configuration, layer, layers, is_full ? "full_attention" : "linear_attention");
+    kinds.emplace_back(is_full ? "full_attention" : "linear_attention");
     if (is_full) {
       // Norms of queries and keys are over the whole width, before it is split into heads.
       Sublayer<Scalar> mixer({}, mixer_part(detail::read_attention(attention, configuration, full))), mlp({}, std::move(feed_forward));
@@ -57,6 +59,7 @@ template <Real Scalar>
         {{{detail::read_rms_norm(block, released ? "attention_layer_norm" : "input_layernorm", eps), mixer_part(std::move(mixer))},
           {detail::read_rms_norm(block, released ? "feedforward_layer_norm" : "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }
+  detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
   return detail::end_decoder(source, configuration, std::move(parts),
                              detail::read_rms_norm(PrefixedTensors<Scalar>(source, "model."), "norm", eps));
 }

@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
@@ -21,7 +22,7 @@ template <Real Scalar>
   w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
   if (tensors.has("shared_expert.up_proj.weight")) {
     const PrefixedTensors<Scalar> shared(tensors.source(), tensors.prefix() + "shared_expert.");
-    w.shared = read_silu_feed_forward(shared, configuration, "shared_expert_intermediate_size");
+    w.shared = read_gated_part(shared, configuration, Scalar(1), "shared_expert_intermediate_size");
     w.shared_gate_weight = tensors.required("shared_expert_gate.weight", 2);
   }
   options.scores = RouterScores::softmax;
@@ -80,12 +81,13 @@ template <Real Scalar>
   const bool explicit_types = configuration.has("layer_types");
 
   bool next = false;
+  std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message(prefix, "layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), mlp(source, name + "mlp.");
     const PrefixedTensors<Scalar> delta(source, name + "linear_attn.");
     const bool is_full = attention.has("q_proj.weight");
-    detail::expect_layer_type(configuration, layer, layers, is_full ? "full_attention" : "linear_attention");
+    kinds.emplace_back(is_full ? "full_attention" : "linear_attention");
     if (interval && !explicit_types)
       detail::expect_layer_is(configuration, "full_attention_interval", (layer + 1) % *interval == 0, is_full, layer, "full attention");
     PartPointer<Scalar> mixer;
@@ -105,10 +107,11 @@ template <Real Scalar>
                             sparse, layer, "a mixture of experts");
     PartPointer<Scalar> feed_forward =
         sparse ? feed_forward_part(detail::read_qwen_experts(mlp, configuration, configuration.text({"model_type"}) == "qwen3_next"))
-               : feed_forward_part(detail::read_silu_feed_forward(mlp, configuration));
+               : feed_forward_part(detail::read_gated_part(mlp, configuration));
     parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps, less_one), std::move(mixer)},
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps, less_one), std::move(feed_forward)}}});
   }
+  detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
   parts.name = next ? "Qwen3NextForCausalLM" : nested ? "Qwen3_5ForConditionalGeneration" : "Qwen3_5ForCausalLM";
   parts.has_positions = true;
   return detail::end_decoder(source, configuration, std::move(parts),

@@ -1,0 +1,121 @@
+// Every family of language models through the command lines: a small random model of each, written as people find it in a folder.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <examples/programs.hpp>
+#include <support/every_logit.hpp>
+#include <support/layer_recipes.hpp>
+#include <support/small_models.hpp>
+
+#include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/safetensors_writer.hpp>
+#include <implicit_attention/models/families.hpp>
+#include <implicit_attention/models/load.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using namespace example_test;
+
+/// DIR/model.safetensors and DIR/config.json.
+void write_model(const fs::path& directory, const test_support::SmallModel& kind, const test_support::Tensors<float>& checkpoint) {
+  fs::create_directories(directory);
+  io_test::write_bytes(directory / "config.json", kind.config);
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, tensor] : checkpoint.tensors)
+    tensors.push_back({name, ArrayToWrite(tensor.numbers.matrix().data(), tensor.shape)});
+  write_safetensors(directory / "model.safetensors", tensors);
+}
+
+/// A configuration's keys as JSON; every value of a recipe is a flag, a number, a word or a list of numbers.
+Json json_of(const std::vector<std::pair<std::string, Configuration::Value>>& configuration) {
+  Json json = Json::object();
+  for (const auto& [key, value] : configuration)
+    std::visit([&, &name = key](const auto& given) { json[name] = given; }, value);  // infinities become null, as in public files
+  return json;
+}
+
+/// The largest entry of A x + bias - y, all of it as `materialize` wrote it.
+double left_over(const SafetensorsFile& file) {
+  const Matrix<double> A = file.read<double>("attention").matrix(), bias = file.read<double>("bias").matrix(),
+                       x = file.read<double>("linear_input").matrix(), y = file.read<double>("y").matrix();
+  const Index tokens = y.rows();
+  REQUIRE(A.rows() == y.cols() * tokens);
+  double largest = 0;
+  for (Index channel = 0; channel < y.cols(); ++channel) {
+    const Matrix<double> again = A.middleRows(channel * tokens, tokens) * x.col(channel) + bias.row(channel).transpose();
+    largest = std::max(largest, (again - y.col(channel)).cwiseAbs().maxCoeff());
+  }
+  return largest / (1 + y.cwiseAbs().maxCoeff());
+}
+
+}  // namespace
+
+TEST_CASE("every family: explain by all methods, and materialize of every layer that mixes tokens", "[explain][materialize][families]") {
+  const std::string tokens = "5,6,7,2,9";
+  std::string all_methods;
+  for (const MethodName& method : method_names) all_methods += (all_methods.empty() ? "" : ",") + std::string(method.name);
+  for (const test_support::SmallModel& kind : test_support::small_models()) {
+    INFO(kind.name);
+    const TemporaryFolder folder;
+    const test_support::Tensors<float> checkpoint = kind.checkpoint<float>(31);
+    const fs::path directory = folder / kind.name, out = folder / "out.safetensors";
+    write_model(directory, kind, checkpoint);
+
+    run_well(folder, "explain",
+             {"--model", directory.string(), "--tokens", tokens, "--method", all_methods, "--precision", "float64", "--out", out.string()});
+    const SafetensorsFile explained(out);
+    for (const MethodName& method : method_names) {
+      INFO(method.name);
+      const Matrix<double> scores = explained.read<double>("scores." + std::string(method.name)).matrix();
+      CHECK(scores.size() == 5);
+      CHECK(scores.allFinite());
+    }
+
+    const LanguageModel<double> model = load_language_model<double>(kind.checkpoint<double>(31), kind.configuration);
+    const ForwardPass<double> pass = model.forward({5, 6, 7, 2, 9}, test_support::every_logit());
+    const Matrix<double> logits = pass.logits, written = explained.read<double>("logits").matrix();
+    CHECK((written.bottomRows(1) - logits.bottomRows(1)).cwiseAbs().maxCoeff() <= 1e-12 * logits.cwiseAbs().maxCoeff());
+    for (const Index layer : model.mixing_layers()) {
+      INFO("layer " << layer);
+      run_well(folder, "materialize",
+               {"--model", directory.string(), "--layer", std::to_string(layer), "--tokens", tokens, "--precision", "float64", "--out",
+                out.string()});
+      const SafetensorsFile file(out);
+      const MixerRun<double> mixer = model.layer_pass(pass, layer).mixer();
+      const Matrix<double> y = *mixer.y;
+      CHECK((file.read<double>("y").matrix() - y).cwiseAbs().maxCoeff() <= 1e-12 * (1 + y.cwiseAbs().maxCoeff()));
+      if (!mixer.attention(Terms::all()).has_second() && mixer.reported_input.empty()) CHECK(left_over(file) <= 1e-12);
+    }
+  }
+}
+
+TEST_CASE("every family of layers: materialize --arch", "[materialize][families]") {
+  for (const test_support::Recipe& recipe : test_support::recipes()) {
+    if (!recipe.inputs.empty()) continue;  // what other layers share or carried in is no file's
+    INFO(recipe.family << " " << recipe.title);
+    const TemporaryFolder folder;
+    test_support::DrawnLayer layer(recipe, 71);
+    const Matrix<double> u = layer.draw.normals<double>(recipe.tokens, recipe.width);
+    std::vector<TensorToWrite> tensors{{"input.hidden_states", u}};
+    for (const auto& [name, tensor] : layer.tensors.tensors)
+      tensors.push_back({"weight." + name, ArrayToWrite(tensor.numbers.matrix().data(), tensor.shape)});
+    const fs::path weights = folder / "layer.safetensors", config = folder / "config.json", out = folder / "out.safetensors";
+    write_safetensors(weights, tensors);
+    io_test::write_bytes(config, json_of(recipe.configuration).dump());
+    run_well(folder, "materialize",
+             {"--arch", recipe.family, "--weights", weights.string(), "--prefix", "weight.", "--input",
+              weights.string() + ":input.hidden_states", "--config", config.string(), "--precision", "float64", "--out", out.string()});
+    const SafetensorsFile file(out);
+    const test_support::DrawnLayer::Run run = layer.run(u);
+    const Matrix<double> y = *run.mixer.y;
+    CHECK((file.read<double>("y").matrix() - y).cwiseAbs().maxCoeff() <= 1e-12 * (1 + y.cwiseAbs().maxCoeff()));
+    if (!run.mixer.attention(Terms::all()).has_second()) CHECK(left_over(file) <= 1e-12);
+  }
+}

@@ -1,0 +1,329 @@
+// Laws of every family of layers in models/families.hpp, with random weights: what the layer gives is what its operator gives, every
+// ablation is the dense product of its factors, gradients are finite differences, relevance conserves, a sequence in pieces is the whole
+// one; at extreme decays, gates of 0 and a single token, too.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/every_logit.hpp>
+#include <support/layer_recipes.hpp>
+
+#include <implicit_attention/models/explainer.hpp>
+#include <implicit_attention/models/families.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+using test_support::DrawnLayer;
+using test_support::Recipe;
+using test_support::recipes;
+using test_support::TensorRecipe;
+using Numbers = Matrix<double>;
+
+double largest(const Numbers& numbers) { return numbers.size() == 0 ? 0 : numbers.cwiseAbs().maxCoeff(); }
+
+Numbers reconstructed(const ImplicitAttention<double>& attention, const Numbers& x) {
+  Numbers y = attention.apply(x) + attention.bias() + attention.carry();
+  if (attention.has_second()) y += attention.second().apply(*attention.second_input());
+  return y;
+}
+
+// One channel's matrix from the factors of a form, as they stand in the formula, of the terms that are on.
+Numbers dense(const UnifiedForm<double>& form, Index channel, Terms terms) {
+  const Index tokens = form.tokens();
+  Numbers matrix = Numbers::Identity(tokens, tokens);
+  if (terms.has(Term::recurrence)) {
+    UnifiedForm<double> bare;
+    bare.recurrence = form.recurrence;
+    Selection one;
+    one.channels = std::vector<Index>{channel};
+    matrix = ImplicitAttention<double>(bare).materialize(one).channel(0);
+  }
+  if (terms.has(Term::skip) && !form.skip.empty()) matrix.diagonal().array() += form.skip(0, channel);
+  if (terms.has(Term::activation) && !form.activation.empty())
+    for (Index token = 0; token < tokens; ++token) matrix.col(token) *= form.activation(token, channel);
+  if (terms.has(Term::convolution) && !form.convolution.empty()) {
+    Numbers band = Numbers::Zero(tokens, tokens);
+    const Index width = form.convolution.cols();
+    for (Index token = 0; token < tokens; ++token)
+      for (Index tap = 0; tap < width; ++tap)
+        if (token - width + 1 + tap >= 0) band(token, token - width + 1 + tap) = form.convolution(channel, tap);
+    matrix = (matrix * band).eval();
+  }
+  for (Index token = 0; token < tokens; ++token) {
+    if (terms.has(Term::gate) && !form.gate.empty()) matrix.row(token) *= form.gate(token, channel);
+    if (terms.has(Term::normalization) && !form.normalization.empty()) matrix.row(token) *= form.normalization(token, channel);
+  }
+  if (form.reversed) matrix = matrix.reverse().eval();
+  return matrix;
+}
+
+std::string title(const Recipe& recipe) { return recipe.family + " " + recipe.title; }
+
+}  // namespace
+
+TEST_CASE("every family of layers has a layer here", "[families]") {
+  const std::vector<Recipe> all = recipes();
+  for (const LayerFamily<double>& family : layer_families<double>()) {
+    INFO(family.name << " has no recipe in tests/support/layer_recipes.hpp");
+    CHECK(std::any_of(all.begin(), all.end(), [&](const Recipe& recipe) { return recipe.family == family.name; }));
+  }
+}
+
+TEST_CASE("what the layer gives is what its operator gives, and each ablation the product of its factors", "[families]") {
+  for (const Recipe& recipe : recipes())
+    for (const Index tokens : {recipe.tokens, Index(1)}) {
+      if (tokens == 1 && recipe.family == "mlla") continue;  // its image has two rows
+      INFO(title(recipe) << ", tokens " << tokens);
+      DrawnLayer layer(recipe, 11);
+      const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(tokens, recipe.width));
+      const ImplicitAttention<double> all = run.mixer.attention(Terms::all());
+      const bool sees_all = tokens > 1 && (recipe.family == "vim" || recipe.family == "mlla");
+      CHECK(all.causal() == !sees_all);
+      if (tokens > 1) CHECK(layer.part->causal() == all.causal());
+      CHECK(largest(reconstructed(all, *run.mixer.x) - *run.mixer.y) <= 1e-13 * (1 + largest(*run.mixer.y)));
+      const Numbers g = layer.draw.normals<double>(tokens, all.channels());
+      CHECK(std::abs(all.apply(*run.mixer.x).cwiseProduct(g).sum() - all.apply_transpose(g).cwiseProduct(*run.mixer.x).sum()) <= 1e-12);
+      if (recipe.family == "mlla") continue;  // its terms stand in one explicit matrix: below
+      // What these lower with fewer terms is not the whole form less its factors: tests/laws and test_rwkv.cpp have their ablations.
+      if (recipe.family == "griffin" || recipe.family == "rwkv4" || recipe.family == "rwkv7") continue;
+      std::vector<UnifiedForm<double>> summands = {all.form()};
+      for (const UnifiedForm<double>& form : all.form().more) summands.push_back(form);
+      for (const Terms terms :
+           {Terms::all(), Terms::recurrence(), Terms::published(), Terms::all().without(Term::recurrence), Terms::all().without(Term::gate),
+            Terms::all().without(Term::activation), Terms::all().without(Term::convolution), Terms::all().without(Term::normalization),
+            Terms::all().without(Term::skip)}) {
+        if (!terms.has(Term::recurrence) && summands.size() > 2) continue;  // several ranks: the identity stands for all of them
+        INFO("terms " << terms.text());
+        const ImplicitAttention<double> ablated = run.mixer.attention(terms);
+        const AttentionMatrix<double> matrices = ablated.materialize();
+        for (Index channel = 0; channel < all.channels(); ++channel) {
+          Numbers expected = Numbers::Zero(tokens, tokens);
+          for (const UnifiedForm<double>& form : summands) expected += dense(form, channel, terms);
+          CHECK(largest(matrices.channel(channel) - expected) <= 1e-13 * (1 + largest(expected)));
+        }
+        if (!terms.has(Term::bias)) CHECK(largest(ablated.bias()) == 0);
+        CHECK(ablated.has_second() == (recipe.family == "mlstm" && terms.has(Term::skip)));
+      }
+    }
+}
+
+TEST_CASE("MLLA's matrices are the products of its parts, found by running the layer's own steps on unit vectors", "[families]") {
+  for (const Recipe& recipe : recipes()) {
+    if (recipe.family != "mlla") continue;
+    DrawnLayer layer(recipe, 5);
+    const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(recipe.tokens, recipe.width));
+    const Index rows = 2, columns = 3, tokens = 6;
+    const auto convolution = [&](const std::string& name, Index channel) {  // a double loop over the image
+      Numbers matrix = Numbers::Zero(tokens, tokens);
+      const Array<double>& weight = layer.tensors.tensors.at(name).numbers;
+      for (Index to = 0; to < tokens; ++to)
+        for (Index from = 0; from < tokens; ++from) {
+          const Index dr = from / columns - to / columns + 1, dc = from % columns - to % columns + 1;
+          if (dr >= 0 && dr < 3 && dc >= 0 && dc < 3) matrix(to, from) = weight(channel * 3 + dr, dc);
+        }
+      return matrix;
+    };
+    static_cast<void>(rows);
+    const DrawnLayer::Run& r = run;
+    const auto& act = *static_cast<const Mlla<double>::Activations*>(r.mixer.activations.get());
+    const ImplicitAttention<double> bare = r.mixer.attention(Terms::recurrence());
+    REQUIRE(bare.heads() == 2);
+    for (const Terms terms :
+         {Terms::all(), Terms::published(), Terms::all().without(Term::skip), Terms::all().without(Term::convolution),
+          Terms::all().without(Term::activation), Terms::all().without(Term::normalization), Terms::all().without(Term::recurrence)}) {
+      INFO("terms " << terms.text());
+      const AttentionMatrix<double> matrices = r.mixer.attention(terms).materialize();
+      for (Index channel = 0; channel < 8; ++channel) {
+        Numbers expected =
+            terms.has(Term::recurrence) ? Numbers(bare.materialize().channel(channel)) : Numbers(Numbers::Identity(tokens, tokens));
+        if (terms.has(Term::normalization)) expected.array().colwise() *= act.normalizer.matrix().col(channel / 4).array();
+        if (terms.has(Term::skip)) expected += convolution("attn.lepe.weight", channel);
+        if (terms.has(Term::activation))
+          for (Index token = 0; token < tokens; ++token) expected.col(token) *= 1 / (1 + std::exp(-act.c(token, channel)));
+        if (terms.has(Term::convolution)) expected = (expected * convolution("dwc.weight", channel)).eval();
+        if (terms.has(Term::gate))
+          for (Index token = 0; token < tokens; ++token)
+            expected.row(token) *= act.gate_input(token, channel) / (1 + std::exp(-act.gate_input(token, channel)));
+        CHECK(largest(matrices.channel(channel) - expected) <= 1e-13 * (1 + largest(expected)));
+      }
+    }
+  }
+}
+
+TEST_CASE("gradients are finite differences, through y and through the linear input", "[families]") {
+  for (const Recipe& recipe : recipes()) {
+    INFO(title(recipe));
+    DrawnLayer layer(recipe, 23);
+    const Numbers u = layer.draw.normals<double>(recipe.tokens, recipe.width);
+    const DrawnLayer::Run run = layer.run(u, true);
+    const Numbers g = layer.draw.normals<double>(recipe.tokens, run.out.cols());
+    const WalkResult<double> walked = run.trace->walk_back(WayBack::gradient, {{run.out, g}}, {run.u, run.mixer.y, run.mixer.x});
+    CHECK(largest(walked.gradients[1]) > 0);
+    CHECK(largest(walked.gradients[2]) > 0);
+    // Fourth-order central differences in random directions; the step is small, since maxima and magnitudes have kinks.
+    for (int direction = 0; direction < 3; ++direction) {
+      const Numbers d = layer.draw.normals<double>(recipe.tokens, recipe.width);
+      const auto f = [&](double t) { return (*layer.run(u + t * d).out).cwiseProduct(g).sum(); };
+      const double h = 1e-4, numeric = (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+      CHECK(walked.gradients[0].cwiseProduct(d).sum() ==
+            Approx(numeric).epsilon(1e-7).margin(1e-8 * walked.gradients[0].norm() * d.norm()));
+    }
+  }
+}
+
+TEST_CASE("relevance conserves and treats every operation, and the held operator is the transposed one", "[families]") {
+  for (const Recipe& recipe : recipes()) {
+    INFO(title(recipe));
+    DrawnLayer layer(recipe, 37);
+    const Numbers u = layer.draw.normals<double>(recipe.tokens, recipe.width);
+    const DrawnLayer::Run run = layer.run(u, true);
+    const Numbers g = layer.draw.normals<double>(recipe.tokens, run.out.cols()),
+                  gy = layer.draw.normals<double>(recipe.tokens, run.mixer.y.cols());
+    for (const WayBack way : {WayBack::relevance, WayBack::attention}) {
+      const WalkResult<double> walked = run.trace->walk_back(way, {{run.out, g}}, {run.u});
+      for (const std::string& operation : walked.untreated) FAIL_CHECK("relevance has no rule for " << operation);
+      const double explained = (*run.out).cwiseProduct(g).sum();
+      CHECK(walked.gradients[0].cwiseProduct(u).sum() + walked.bias_share == Approx(explained).epsilon(1e-10).margin(1e-10));
+    }
+    // The way of the layer's own operator: A^T, by the operator and by the record.
+    const ImplicitAttention<double> attention = run.mixer.attention(Terms::all());
+    const WalkResult<double> held = run.trace->walk_back(WayBack::attention, {{run.mixer.y, gy}}, {run.mixer.x});
+    if (recipe.family == "hyena") continue;  // x1 is a factor that takes half, not a scale
+    if (recipe.family == "rwkv7") continue;  // its bonus goes from the values to y, past the centred x
+    Numbers transposed = attention.apply_transpose(gy);
+    if (recipe.family == "rwkv5" || recipe.family == "rwkv6") {  // the group norm's centring is in x, and the record passes it at y, too
+      const Index size = transposed.cols() / attention.heads();
+      for (Index head = 0; head < attention.heads(); ++head)
+        transposed.middleCols(head * size, size).colwise() -= transposed.middleCols(head * size, size).rowwise().mean().eval();
+    }
+    CHECK(largest(held.gradients[0] - transposed) <= 1e-12 * (1 + largest(held.gradients[0])));
+  }
+}
+
+namespace {
+
+// The layer on a whole sequence, and in pieces that hand on their state.
+template <class Type>
+void check_pieces(const Recipe& recipe) {
+  INFO(title(recipe));
+  const DrawnLayer layer(recipe, 41);
+  Draw draw(43);
+  const Type* typed = layer.part->template as<Type>();
+  REQUIRE(typed != nullptr);
+  const Numbers u = draw.normals<double>(recipe.tokens, recipe.width);
+  const bool has_state_inputs = recipe.family == "lstm" || recipe.family == "gru";
+  const auto run = [&](const Numbers& piece, const typename Type::State* state) {
+    Trace<double> trace;
+    RunContext<double> context;
+    if (!has_state_inputs || state == nullptr)
+      for (const auto& [name, numbers] : layer.inputs) context.share(name, trace.constant(numbers));
+    return typed->run(trace.input(piece), context, state).activations;
+  };
+  const auto whole = run(u, nullptr);
+  typename Type::State state;
+  Index at = 0;
+  for (const Index count : {Index(3), Index(1), recipe.tokens - 4}) {
+    const auto piece = run(u.middleRows(at, count), at == 0 ? nullptr : &state);
+    INFO("tokens " << at << " to " << at + count - 1);
+    CHECK(largest(*piece.y - (*whole.y).middleRows(at, count)) <= 1e-12 * (1 + largest(*whole.y)));
+    CHECK(largest(reconstructed(implicit_attention_of(*typed, piece), *piece.x) - *piece.y) <= 1e-12 * (1 + largest(*whole.y)));
+    state = piece.final;
+    at += count;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a sequence in pieces is the whole one", "[families]") {
+  for (const Recipe& recipe : recipes()) {
+    if (recipe.family == "retnet") check_pieces<RetNet<double>>(recipe);
+    if (recipe.family == "gla") check_pieces<Gla<double>>(recipe);
+    if (recipe.family == "hgrn") check_pieces<Hgrn<double>>(recipe);
+    if (recipe.family == "hgrn2") check_pieces<Hgrn2<double>>(recipe);
+    if (recipe.family == "linear_attention") check_pieces<LinearAttention<double>>(recipe);
+    if (recipe.family == "mlstm") check_pieces<Mlstm<double>>(recipe);
+    if (recipe.family == "mlstm_large") check_pieces<MlstmLarge<double>>(recipe);
+    if (recipe.family == "mamba3") check_pieces<Mamba3<double>>(recipe);
+    if (recipe.family == "lstm") check_pieces<Lstm<double>>(recipe);
+    if (recipe.family == "gru") check_pieces<Gru<double>>(recipe);
+  }
+}
+
+TEST_CASE("extreme decays and gates leave finite numbers, and the operator is still the layer", "[families]") {
+  const std::vector<std::pair<std::string, std::vector<TensorRecipe>>> extremes = {
+      {"retnet", {{"g_proj.weight", {}, 0, 1e-300}}},  // gates of 0, or nearly
+      {"gla", {{"gk_proj.1.bias", {}, 0, -1e5}}},      // decay 0
+      {"gla", {{"gk_proj.1.bias", {}, 0, 1e5}}},       // decay 1
+      {"hgrn", {{"f_proj.weight", {}, 1e4, 0}}},       // forget gates of 0 and 1
+      {"hgrn2", {{"f_proj.weight", {}, 1e4, 0}}},
+      {"mlstm", {{"mlstm_cell.fgate.bias", {}, 0, -1e4}}},  // decay 0
+      {"mlstm", {{"mlstm_cell.fgate.bias", {}, 0, 1e4}, {"mlstm_cell.igate.bias", {}, 0, 300}}},
+      {"mlstm", {{"mlstm_cell.igate.weight", {}, 300, 0}}},
+      {"mlstm_large", {{"fgate_preact.bias", {}, 0, -1e4}, {"igate_preact.bias", {}, 0, 1e4}}},
+      {"mamba3", {{"dt_bias", {}, 0, 700}}},     // decay 0
+      {"mamba3", {{"dt_bias", {}, 0, -700}}},    // decay 1, steps of 0
+      {"s4d", {{"kernel.log_dt", {}, 0, -16}}},  // dt 1e-7
+      {"s4d", {{"kernel.log_dt", {}, 0, 5}}},
+      {"hyena", {{"in_proj.weight", {}, 0, 1e-300}}},
+      {"vim", {{"A_log", {}, 0, 20}, {"A_b_log", {}, 0, -20}}},
+      {"lstm", {{"weight_ih_l0", {}, 1e3, 0}}},
+      {"gru", {{"weight_ih_l0", {}, 1e3, 0}}},
+  };
+  for (const auto& [family, changed] : extremes)
+    for (const Recipe& recipe : recipes()) {
+      if (recipe.family != family) continue;
+      INFO(title(recipe) << ", " << changed.front().name << " around " << changed.front().mean);
+      DrawnLayer layer(recipe, 53, changed);
+      const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(recipe.tokens, recipe.width), true);
+      REQUIRE((*run.mixer.y).allFinite());
+      CHECK(largest(reconstructed(run.mixer.attention(Terms::all()), *run.mixer.x) - *run.mixer.y) <= 1e-12 * (1 + largest(*run.mixer.y)));
+      for (const WayBack way : {WayBack::gradient, WayBack::relevance})
+        CHECK(run.trace->walk_back(way, {{run.out, layer.draw.normals<double>(recipe.tokens, run.out.cols())}}, {run.u})
+                  .gradients[0]
+                  .allFinite());
+    }
+}
+
+TEST_CASE("attribution asks whether a model is causal: one with a layer of two directions is explained by later tokens, too",
+          "[families]") {
+  for (const Recipe& recipe : recipes()) {
+    if (recipe.family != "vim") continue;
+    DrawnLayer layer(recipe, 61);
+    LanguageModelParts<double> parts;
+    parts.name = "two directions";
+    parts.embedding = layer.draw.normals<double>(9, 4);
+    parts.head = layer.draw.normals<double>(9, 4);
+    // An eps that is large beside the embeddings: the path from a baseline of zero is smooth.
+    parts.final_norm = Norm<double>::rms(4, 0.1);
+    parts.blocks.push_back({{{Norm<double>::rms(4, 0.1), layer.part}}});
+    const LanguageModel<double> model(parts);
+    CHECK_FALSE(model.causal());
+    const std::vector<Index> ids = {3, 1, 4, 1, 5, 8};
+    const Target target{2, 7, {}};
+    Explainer<double> explainer(model, ids);
+    MethodOptions<double> options;
+    const Attribution<double> path = explainer.explain(Method::integrated_gradients, target, options);
+    CHECK(path.scores.size() == 6);
+    CHECK(std::abs(path.scores[5]) > 1e-6);
+    CHECK(path.scores.sum() == Approx(path.explained - path.baseline).epsilon(options.integration_tolerance));
+    options.removal = Removal::drop;
+    const Attribution<double> dropped = explainer.explain(Method::leave_one_out, target, options);
+    const AttributionMatrix<double> each = explainer.explain_each(Method::leave_one_out, {target, {5, 7, {}}}, options);
+    for (const Index token : {Index(1), Index(4)}) {
+      std::vector<Index> rest = ids;
+      rest.erase(rest.begin() + token);
+      const double without = model.forward(rest, test_support::every_logit()).logits_at(token <= 2 ? 1 : 2)(0, 7);
+      CHECK(dropped.scores[token] == Approx(explainer.value(target) - without));
+      CHECK(each.scores(0, token) == Approx(dropped.scores[token]));
+    }
+    CHECK(explainer.explain(Method::random, target).scores.minCoeff() > 0);
+    CHECK(explainer.explain(Method::raw, target).scores[5] != 0);
+  }
+}
