@@ -66,7 +66,7 @@ export IMPLICIT_ATTENTION_SHARED="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}"
 # run_test FAULT TEST SECONDS: 0 where it passes, as far as there is data.
 run_test() {
   local status=0
-  (cd "$MUTATION_OUT/runs" && ulimit -v 16000000 && IMPLICIT_ATTENTION_FAULT="$1" timeout "$3" "$MUTATION_OUT/build/tests/test_${2%%/*}" \
+  (cd "$MUTATION_OUT/runs" && ulimit -v 6000000 && IMPLICIT_ATTENTION_FAULT="$1" timeout "$3" "$MUTATION_OUT/build/tests/test_${2%%/*}" \
     -\# "[#test_${2#*/}]" >"$MUTATION_OUT/runs/$1_${2//\//_}.log" 2>&1 </dev/null) || status=$?
   [ "$status" -eq 0 ] || [ "$status" -eq 77 ]
 }
