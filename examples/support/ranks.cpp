@@ -1,6 +1,7 @@
 #include "ranks.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -47,6 +48,13 @@ bool under_mpi() {
   return false;
 }
 
+/// The last that a process does: mpirun stops the others as soon as one has ended with a status of its own, and what is wrong must have been
+/// said by then.
+void finish() {
+  MPI_Barrier(MPI_COMM_WORLD);
+  MPI_Finalize();
+}
+
 #else
 
 /// Whether mpirun started this process beside others: each would do all of the work, and write the same file.
@@ -65,7 +73,7 @@ Ranks::Ranks() {
   if (!under_mpi()) return;
   int provided = 0, rank = 0, size = 1;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-  started_ = true;
+  std::atexit(finish);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   number_ = rank;
@@ -79,12 +87,6 @@ Ranks::Ranks() {
 #endif
 }
 
-Ranks::~Ranks() {
-#if IMPLICIT_ATTENTION_MPI
-  if (started_) MPI_Finalize();
-#endif
-}
-
 void Ranks::run(const std::function<void()>& work) {
   try {
     work();
@@ -93,27 +95,28 @@ void Ranks::run(const std::function<void()>& work) {
     if (!failed_ && count_ > 1) agree("there is not enough memory for this");
     throw;
   } catch (const std::exception& error) {
-    if (!failed_ && count_ > 1) agree(error.what());
+    const std::string_view why = error.what();
+    if (!failed_ && count_ > 1) agree(why.empty() ? "something failed, and did not say why" : why);
     throw;
   }
 }
 
-/// Every process says whether it is well ("") or why not. Fails in all where it failed in one.
-void Ranks::agree(const std::string& why) {
+/// Every process says whether it is well ("") or why not. Fails in all where it failed in one. Nothing is allocated before all know: a process
+/// without memory must be able to say so.
+void Ranks::agree(std::string_view why) {
 #if IMPLICIT_ATTENTION_MPI
   if (count_ == 1) return;
-  const bool well = why.empty();
-  const int own = static_cast<int>(well ? count_ : number_);
+  const int own = static_cast<int>(why.empty() ? count_ : number_);
   int lowest = own;
   MPI_Allreduce(&own, &lowest, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
   if (lowest == static_cast<int>(count_)) return;
   failed_ = true;
-  std::string text = why;
-  int size = static_cast<int>(std::min<std::size_t>(text.size(), 100'000));
+  std::array<char, 4000> text{};
+  int size = static_cast<int>(std::min(why.size(), text.size()));
+  std::copy_n(why.data(), size, text.data());
   MPI_Bcast(&size, 1, MPI_INT, lowest, MPI_COMM_WORLD);
-  text.resize(static_cast<std::size_t>(size));
   MPI_Bcast(text.data(), size, MPI_CHAR, lowest, MPI_COMM_WORLD);
-  raise(ErrorKind::value, text);
+  raise(ErrorKind::value, std::string(text.data(), static_cast<std::size_t>(size)));
 #else
   static_cast<void>(why);
 #endif
@@ -130,26 +133,28 @@ Index Ranks::from_first(Index value) {
 #endif
 }
 
-/// What process `rank` has, in the first.
-std::vector<std::string> Ranks::gather(const std::vector<std::string>& own, Index rank, std::size_t pieces) {
+/// The texts of all pieces, in the first process. Each process gives those of its own, `shares[number()]`, counted from the first piece of the
+/// round. What may fail for want of memory stands before an agreement; the messages, where each waits for the other, allocate nothing.
+std::vector<std::string> Ranks::gather(const std::vector<std::vector<Index>>& shares, std::vector<std::string> own, std::size_t pieces) {
+  std::vector<std::string> texts(pieces);
+  const std::vector<Index>& mine = shares[static_cast<std::size_t>(number_)];
+  for (std::size_t i = 0; i < mine.size(); ++i) texts[static_cast<std::size_t>(mine[i])] = std::move(own[i]);
 #if IMPLICIT_ATTENTION_MPI
-  if (rank == 0) return own;
+  if (count_ == 1) return texts;
   std::vector<std::uint64_t> sizes(pieces);
-  if (number_ == rank) {
-    std::transform(own.begin(), own.end(), sizes.begin(), [](const std::string& text) { return text.size(); });
-    send(sizes.data(), sizes.size() * sizeof(std::uint64_t), 0);
-    for (const std::string& text : own) send(text.data(), text.size(), 0);
-    return {};
-  }
-  receive(sizes.data(), sizes.size() * sizeof(std::uint64_t), rank);
-  std::vector<std::string> texts;
-  for (const std::uint64_t size : sizes) receive(texts.emplace_back(static_cast<std::size_t>(size), '\0').data(), size, rank);
-  return texts;
-#else
-  static_cast<void>(rank);
-  static_cast<void>(pieces);
-  return own;
+  std::transform(texts.begin(), texts.end(), sizes.begin(), [](const std::string& text) { return text.size(); });
+  agree("");
+  MPI_Allreduce(MPI_IN_PLACE, sizes.data(), static_cast<int>(pieces), MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+  for (std::size_t i = 0; first() && i < pieces; ++i) texts[i].resize(static_cast<std::size_t>(sizes[i]));
+  agree("");
+  for (std::size_t rank = 1; rank < shares.size(); ++rank)
+    for (const Index piece : shares[rank]) {
+      std::string& text = texts[static_cast<std::size_t>(piece)];
+      if (first()) receive(text.data(), text.size(), static_cast<Index>(rank));
+      if (number_ == static_cast<Index>(rank)) send(text.data(), text.size(), 0);
+    }
 #endif
+  return texts;
 }
 
 void Ranks::share(Index begin, Index end, Index per_round, const std::function<Index(Index)>& cost,
@@ -159,7 +164,6 @@ void Ranks::share(Index begin, Index end, Index per_round, const std::function<I
   for (Index round = begin; round < end; round += per_round * count_) {
     std::vector<Index> pieces;
     for (Index piece = round; piece < std::min(end, round + per_round * count_); ++piece) pieces.push_back(piece);
-    const Index last = pieces.back();
     std::stable_sort(pieces.begin(), pieces.end(), [&](Index a, Index b) { return cost(a) > cost(b); });
     std::vector<std::vector<Index>> shares(ranks);
     std::vector<Index> loads(ranks, 0);
@@ -168,15 +172,10 @@ void Ranks::share(Index begin, Index end, Index per_round, const std::function<I
       shares[least].push_back(piece);
       loads[least] += cost(piece);
     }
-    const std::vector<std::string> own = work(shares[static_cast<std::size_t>(number_)]);
-    agree("");
-    std::vector<std::string> all(static_cast<std::size_t>(last - round + 1));
-    for (std::size_t rank = 0; rank < ranks; ++rank) {
-      if (shares[rank].empty() || (!first() && static_cast<Index>(rank) != number_)) continue;
-      std::vector<std::string> texts = gather(own, static_cast<Index>(rank), shares[rank].size());
-      for (std::size_t i = 0; first() && i < texts.size(); ++i)
-        all[static_cast<std::size_t>(shares[rank][i] - round)] = std::move(texts[i]);
-    }
+    std::vector<std::string> own = work(shares[static_cast<std::size_t>(number_)]);
+    for (std::vector<Index>& share : shares)
+      for (Index& piece : share) piece -= round;
+    std::vector<std::string> all = gather(shares, std::move(own), pieces.size());
     for (std::size_t i = 0; first() && i < all.size(); ++i) take(round + static_cast<Index>(i), std::move(all[i]));
   }
 }

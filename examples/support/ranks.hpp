@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/core/types.hpp>
@@ -11,11 +12,11 @@ namespace implicit_attention::examples {
 
 class Ranks {
  public:
-  /// Starts MPI under mpirun. All processes but the first fall silent: what is to be said, the first says.
+  /// Starts MPI under mpirun, which ends where the program does: once in a program. All processes but the first fall silent: what is to be said,
+  /// the first says.
   Ranks();
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
-  ~Ranks();
 
   [[nodiscard]] Index number() const { return number_; }
   [[nodiscard]] Index count() const { return count_; }
@@ -33,11 +34,11 @@ class Ranks {
              const std::function<void(Index, std::string)>& take);
 
  private:
-  void agree(const std::string& why);
-  [[nodiscard]] std::vector<std::string> gather(const std::vector<std::string>& own, Index rank, std::size_t pieces);
+  void agree(std::string_view why);
+  [[nodiscard]] std::vector<std::string> gather(const std::vector<std::vector<Index>>& shares, std::vector<std::string> own,
+                                                std::size_t pieces);
 
   Index number_ = 0, count_ = 1;
-  [[maybe_unused]] bool started_ = false;
   bool failed_ = false;
 };
 

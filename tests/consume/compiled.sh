@@ -3,6 +3,8 @@
 . "$(dirname "$0")/common.sh"
 [ -n "${BUILD:-}" ] || skip "BUILD names no build with IMPLICIT_ATTENTION_COMPILED"
 must "the library does not install" "$CMAKE" --install "$BUILD" --prefix "$scratch/prefix"
+# Others have their libraries elsewhere: the package looks for them.
+if grep -rnE '^ *(INTERFACE|IMPORTED)_.*[";:]/' "$scratch/prefix/share/cmake" >"$scratch/output"; then fail "the package names places of this machine"; fi
 configure "$scratch/host" "$here/compiled" "-DCMAKE_PREFIX_PATH=$scratch/prefix" || fail "the host does not configure"
 must "the host does not build" "$CMAKE" --build "$scratch/host"
 must "the host's program fails" "$scratch/host/host"

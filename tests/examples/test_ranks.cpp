@@ -1,4 +1,5 @@
 // Several processes of one MPI run: the files that one process would write, byte for byte; mistakes said once.
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -25,15 +26,18 @@ namespace {
 const std::string mpiexec = IMPLICIT_ATTENTION_MPIEXEC;
 const std::string shipped_models = std::string(IMPLICIT_ATTENTION_SOURCE_DIR) + "/examples/models/";
 
-/// Runs a program in several processes. Open MPI wants to be told that it may do so as root, and on fewer cores.
-Outcome run_ranks(const TemporaryFolder& folder, int ranks, const std::string& program, const std::vector<std::string>& arguments) {
+/// Runs a program in several processes, the first with an environment of its own. Open MPI wants to be told that it may do so as root, and on
+/// fewer cores. Processes that wait for each other are stopped, with status 124.
+Outcome run_ranks(const TemporaryFolder& folder, int ranks, const std::string& program, const std::vector<std::string>& arguments,
+                  const std::vector<std::string>& environment_of_first = {}) {
   const fs::path out = folder / ".stdout", err = folder / ".stderr";
+  std::string one = quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / program).string()), first = " env";
+  for (const std::string& argument : arguments) one += " " + quoted(argument);
+  for (const std::string& variable : environment_of_first) first += " " + quoted(variable);
   std::string command = "cd " + quoted(folder.path().string()) +
-                        " && env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
+                        " && timeout 120 env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
                         "OMPI_MCA_btl_vader_single_copy_mechanism=none " +
-                        quoted(mpiexec) + " -n " + std::to_string(ranks) + " " +
-                        quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / program).string());
-  for (const std::string& argument : arguments) command += " " + quoted(argument);
+                        quoted(mpiexec) + " -n 1" + first + " " + one + " : -n " + std::to_string(ranks - 1) + " " + one;
   command += " >" + quoted(out.string()) + " 2>" + quoted(err.string()) + " </dev/null";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, io_test::read_bytes(out), io_test::read_bytes(err)};
@@ -110,6 +114,47 @@ TEST_CASE("ranks: what is wrong in one process is said once, and ends all", "[ra
   mistake("evaluate", {"--model", shipped_models + "mamba", "--methods", "raw"}, "label");
   CHECK_FALSE(fs::exists(folder / "a.jsonl"));
 }
+
+#ifdef IMPLICIT_ATTENTION_FAULT_LIBRARY
+TEST_CASE("ranks: the first process without memory ends all", "[ranks]") {
+  if (no_mpi()) return;
+  const TemporaryFolder folder;
+  std::string texts;
+  for (int i = 0; i < 8; ++i) {
+    for (int k = 0; k < 200 + i; ++k) texts += "never dull ";
+    texts += "<cls>\n";
+  }
+  io_test::write_bytes(folder / "texts.txt", texts);
+  const std::vector<std::string> arguments{
+      "--model", models + "mamba", "--data", (folder / "texts.txt").string(), "--method", "raw", "--out", (folder / "out.jsonl").string()};
+  // Results are the longest of what is allocated: at least one for each text that the other process explains.
+  const std::vector<std::string> counted{std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY, "FAULT_CALL=new",
+                                         "FAULT_BYTES=10000"};
+  std::vector<std::string> environment = counted;
+  environment.push_back("FAULT_COUNT=" + (folder / "count").string());
+  REQUIRE(run_ranks(folder, 2, "explain", arguments, environment).status == 0);
+  const long calls = std::atol(io_test::read_bytes(folder / "count").c_str());
+  const std::string whole = io_test::read_bytes(folder / "out.jsonl");
+  REQUIRE(calls > 8);
+  int refused = 0;
+  // Each of the last, among which are those for what other processes send; of those before, some.
+  for (long number = 1; number <= calls; number += std::max(1L, (calls - number - 24) / 4)) {
+    fs::remove(folder / "out.jsonl");
+    environment = counted;
+    environment.push_back("FAULT_NUMBER=" + std::to_string(number));
+    const Outcome outcome = run_ranks(folder, 2, "explain", arguments, environment);
+    INFO(number << " of " << calls << ": " << outcome.status << " " << outcome.err);
+    // A text that takes too much is a line of the results.
+    CHECK((outcome.status == 0 || outcome.status == 1 || outcome.status == 2));
+    if (outcome.status == 0) CHECK(io_test::read_bytes(folder / "out.jsonl") == whole);
+    if (outcome.status != 2) continue;
+    ++refused;
+    CHECK(occurrences(outcome.err, "explain: there is not enough memory for this\n") == 1);
+    CHECK(occurrences(outcome.err, "explain: ") == 1);
+  }
+  CHECK(refused >= 4);
+}
+#endif
 
 TEST_CASE("ranks: evaluate gives the same numbers", "[ranks]") {
   if (no_mpi()) return;

@@ -1,6 +1,6 @@
 // Loaded before the C library: the call of a kind that FAULT_CALL names and FAULT_NUMBER counts, from 1, fails, as it does on a full or
 // broken disk or without memory. Counting begins where a program installs its signal handlers, at the start of its work.
-// FAULT_COUNT names a file for the number of calls that there were.
+// FAULT_COUNT names a file for the number of calls that there were. Of the kinds malloc and new, those of FAULT_BYTES or more count.
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -32,9 +33,13 @@ long number() {
   static const char* const given = std::getenv("FAULT_NUMBER");
   return given == nullptr ? 0 : std::atol(given);
 }
+std::size_t least_bytes() {
+  static const char* const given = std::getenv("FAULT_BYTES");
+  return given == nullptr ? 0 : static_cast<std::size_t>(std::atol(given));
+}
 /// Whether this call fails.
-bool fails(const char* call) {
-  if (!begun.load(std::memory_order_relaxed) || std::strcmp(kind(), call) != 0) return false;
+bool fails(const char* call, std::size_t bytes = ~std::size_t{0}) {
+  if (!begun.load(std::memory_order_relaxed) || std::strcmp(kind(), call) != 0 || bytes < least_bytes()) return false;
   return calls.fetch_add(1) + 1 == number();
 }
 template <class Function>
@@ -63,6 +68,7 @@ Handler signal(int which, Handler handler) noexcept {
   static const auto real = next<Handler (*)(int, Handler)>("signal");
   (void)kind();  // the environment is read before anything counts
   (void)number();
+  (void)least_bytes();
   begun = true;
   return real(which, handler);
 }
@@ -100,18 +106,27 @@ void* mmap(void* address, std::size_t size, int protection, int flags, int file,
   return reinterpret_cast<void*>(-1);
 }
 void* malloc(std::size_t bytes) noexcept {
-  if (!fails("malloc")) return __libc_malloc(bytes);
+  if (!fails("malloc", bytes)) return __libc_malloc(bytes);
   errno = ENOMEM;
   return nullptr;
 }
 void* calloc(std::size_t count, std::size_t bytes) noexcept {
-  if (!fails("malloc")) return __libc_calloc(count, bytes);
+  if (!fails("malloc", count * bytes)) return __libc_calloc(count, bytes);
   errno = ENOMEM;
   return nullptr;
 }
 void* realloc(void* before, std::size_t bytes) noexcept {
-  if (!fails("malloc")) return __libc_realloc(before, bytes);
+  if (!fails("malloc", bytes)) return __libc_realloc(before, bytes);
   errno = ENOMEM;
   return nullptr;
 }
 }
+
+// The program's own allocations alone: what libraries written in C do without memory is theirs.
+void* operator new(std::size_t bytes) {
+  if (!fails("new", bytes))
+    if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }

@@ -378,6 +378,45 @@ TEST_CASE("a NaN behind states that are forgotten is forgotten with them, in eac
   for (Index j = 0; j < 100; ++j) CHECK(std::isnan(map(0, j)) == std::isnan(whole_map(0, j)));
 }
 
+TEMPLATE_TEST_CASE("a state space whose keys are scaled by something else than its steps is streamed, too", "[streaming]", float, double) {
+  using S = TestType;
+  Draw draw(13);
+  const Index tokens = 40, channels = 18, state = 3, from = GENERATE(0, 7);  // the first tokens' scales are their steps, in one array
+  DiagonalRecurrence<S> all;
+  all.tokens = tokens, all.channels = channels, all.state = state;
+  all.step = draw.uniforms<S>(tokens, channels, 0.05, 0.6);
+  all.rate = draw.uniforms<S>(state, channels, -2, -0.2);
+  all.query = draw.normals<S>(tokens, state);
+  all.key = draw.normals<S>(tokens, state);
+  all.query_scale = draw.normals<S>(tokens, channels);
+  Matrix<S> scales = draw.normals<S>(tokens, channels);
+  scales.topRows(from) = all.step.matrix().topRows(from);
+  all.key_scale = scales;
+  all.starts = {0, 17};
+  StreamingAttention<S> stream;
+  for (Index token = 0; token < tokens; ++token) {
+    DiagonalRecurrence<S> one = all;
+    one.tokens = 1;
+    for (Array<S>* array : {&one.step, &one.query, &one.key, &one.query_scale, &one.key_scale}) *array = array->middle_rows(token, 1);
+    if (token < from) one.key_scale = one.step;
+    one.starts = token == 0 || token == 17 ? std::vector<Index>{0} : std::vector<Index>{};
+    UnifiedForm<S> piece;
+    piece.recurrence = one;
+    stream.append(piece);
+  }
+  UnifiedForm<S> form;
+  form.recurrence = all;
+  const ImplicitAttention<S> whole(form);
+  Selection last;
+  last.rows = Indices::last();
+  check_same<S>(stream.newest_row(), whole.materialize(last).stacked(), "the newest row");
+  CHECK(stream.newest_row().leftCols(17).isZero(0));
+  Matrix<S> map(1, tokens);
+  stream.newest_map_row_into(map, ReductionKind::mean);
+  check_same<S>(map, whole.reduce({}, last), "the newest row of the mean");
+  check_same<S>(stream.attention().materialize().stacked(), whole.materialize().stacked(), "all rows");
+}
+
 TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[streaming]") {
   const auto sequence = mamba<double>(20);
   StreamingAttention<double> stream;
