@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
@@ -27,6 +28,7 @@ class HeadWalk {
     const Index first = r_->first_visible(row);
     reader_ = Eigen::Map<const RowVector<Scalar>>(r_->query.row(row) + key_column_, r_->state);
     elapsed_ = 0;
+    general_ = 0;
     for (Index end = row + 1; end > first;) {
       const bool whole = r_->transition == Transition::diagonal && !by_state_;
       const Index begin = std::max(first, end - (whole ? piece_tokens : step_tokens));
@@ -44,8 +46,14 @@ class HeadWalk {
 
  private:
   static constexpr Index piece_tokens = 64;
-  static constexpr Index tokens_ahead = 8;  ///< that are asked for: a head's numbers of two tokens lie on different pages
-  static constexpr Index step_tokens = 16;  ///< their decays stay in the nearest cache
+  static constexpr Index tokens_ahead = 8;     ///< that are asked for: a head's numbers of two tokens lie on different pages
+  static constexpr Index step_tokens = 16;     ///< their decays stay in the nearest cache
+  static constexpr Index general_tokens = 16;  ///< after one that needed them, tokens whose exponentials are general ones
+#if defined(__GNUC__)
+  static constexpr bool beside = std::is_same_v<Scalar, float>;
+#else
+  static constexpr bool beside = false;
+#endif
 
   [[nodiscard]] Scalar log_decay(Index token) const { return r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head_); }
 
@@ -80,7 +88,7 @@ class HeadWalk {
   }
 
   template <bool ByState>
-  EIGEN_ALWAYS_INLINE void fetch(Index token, Index decay_token) const {
+  EIGEN_ALWAYS_INLINE void fetch(Index token) const {
     constexpr int line = static_cast<int>(numbers_in_a_line<Scalar>);
     for (Index n = 0; n < r_->state; n += line) {
       prefetch<line>(r_->key, token, key_column_ + n);
@@ -89,14 +97,22 @@ class HeadWalk {
         prefetch<line>(r_->probe, token, head_ * r_->state + n);
       }
       if constexpr (ByState)
-        if (r_->log_decay.rows() > 1) prefetch<line>(r_->log_decay, decay_token, head_ * r_->state + n);
+        if (r_->log_decay.rows() > 1) prefetch<line>(r_->log_decay, token, head_ * r_->state + n);
     }
   }
 
+  /// One decay a state: the logarithms of the next token's and where they go; null where they are there already.
+  struct Exponents {
+    const Scalar* logs = nullptr;
+    Scalar* decays = nullptr;
+  };
+
   /// One pass over r: r = (r - removed token.key) decay (delta rule), r decay + removed token.probe, or r decay; and what the next token's
-  /// key and removal read of it.
+  /// key and removal read of it. The next token's exponentials are taken beside it, while sums wait for each other: as if none were beyond
+  /// exponentiate_small_register, and again if one is.
   template <Transition Kind, bool ByState>
-  IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next) {
+  IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next,
+                                       [[maybe_unused]] const Exponents& exponents) {
     constexpr int lane = register_lanes<Scalar>, together = 4;  // sums that do not wait for each other
     using Lane = Lanes<Scalar, lane>;
     Scalar* const reader = reader_.data();
@@ -107,6 +123,7 @@ class HeadWalk {
       reads[i].setZero();
       removes[i].setZero();
     }
+    [[maybe_unused]] Lane widest = Lane::Zero();
     Index n = 0;
     for (; n + Index(together * lane) <= states; n += Index(together * lane)) {
       IMPLICIT_ATTENTION_UNROLL
@@ -126,8 +143,20 @@ class HeadWalk {
         lanes<lane>(reader + at) = r;
         reads[i] += r * lanes<lane>(next.key + at);
         if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next.removal + at);
+        if constexpr (ByState && beside)
+          if (exponents.logs != nullptr) {
+            widest = widest.max(lanes<lane>(exponents.logs + at).abs());
+            exponentiate_small_register(exponents.logs + at, exponents.decays + at);
+          }
       }
     }
+    if constexpr (ByState && beside)
+      if (exponents.logs != nullptr) {
+        const bool all = widest.maxCoeff() > Scalar(small_exponent);
+        const Index from = all ? 0 : n;
+        if (all) general_ = general_tokens;
+        exponentiate<Scalar>(exponents.logs + from, states - from, exponents.decays + from);
+      }
     Scalar rest = 0, rest_removed = 0;
     for (; n < states; ++n) {
       const Scalar d = ByState ? decay[n] : one;
@@ -153,51 +182,66 @@ class HeadWalk {
 
   template <bool ByState>
   void walk(Index row, Index first, Index begin, Index end, Scalar* out) {
-    load_decays(begin, end);
     const Scalar none = Scalar(1);
     const bool decays = !r_->log_decay.empty();
-    const Index decay_stride = decays && r_->log_decay.rows() > 1 ? decay_.cols() : 0;
+    if (decays && !ByState) load_decays(begin, end);
+    const Index last = r_->read_before_update ? row - 1 : row;  // the first token whose decay is wanted
     Token token = token_at(end - 1);
-    if (end == row + 1) read(token);
+    if (end == row + 1) {
+      read(token);
+      if (ByState && last > first) load_decay(last);
+    }
     for (Index t = end - 1; t >= begin; --t) {
       const Token next = token_at(t - 1);
-      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead, t - step_tokens);
+      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead);
       out[t] = r_->write_scale(t, head_) * read_;
-      if (t == row && r_->read_before_update) {
+      if (t > last) {
         read(next);  // the row's own transition comes after its read
       } else if (t > first) {
-        const Scalar* decay = decays ? decay_.data() + (t - begin) * decay_stride : &none;
+        const Scalar* const decay = ByState ? decay_row(t) : decays ? decay_.data() + (t - begin) * decay_stride() : &none;
+        const Exponents exponents = ByState && t - 1 > first ? exponents_of(t - 1) : Exponents{};
         if (r_->transition == Transition::delta)
-          step<Transition::delta, ByState>(out[t], token, decay, next);
+          step<Transition::delta, ByState>(out[t], token, decay, next, exponents);
         else if (r_->transition == Transition::rank_one)
-          step<Transition::rank_one, ByState>(removed_, token, decay, next);
+          step<Transition::rank_one, ByState>(removed_, token, decay, next, exponents);
         else if constexpr (ByState)
-          step<Transition::diagonal, true>(Scalar(0), token, decay, next);
+          step<Transition::diagonal, true>(Scalar(0), token, decay, next, exponents);
       }
       token = next;
     }
   }
 
-  /// Decays of tokens begin..end-1: (tokens or 1, K or 1).
+  [[nodiscard]] Index decay_stride() const { return r_->log_decay.rows() > 1 ? 1 : 0; }
+  /// Decays of tokens begin..end-1, one a head.
   void load_decays(Index begin, Index end) {
-    if (r_->log_decay.empty()) return;
     const bool constant = r_->log_decay.rows() == 1;
     if (constant && decay_.size() > 0) return;
-    const Index columns = by_state_ ? r_->state : 1, rows = constant ? 1 : end - begin;
-    decay_.resize(rows, columns);
-    for (Index i = 0; i < rows; ++i) {
-      const Scalar* logs = r_->log_decay.row(constant ? 0 : begin + i) + head_ * columns;
-      if (by_state_)
-        exponentiate<Scalar>(logs, columns, &decay_(i, 0));
-      else
-        decay_(i, 0) = *logs;
-    }
-    if (!by_state_) exponentiate(decay_.data(), rows);
+    decay_.resize(constant ? 1 : end - begin, 1);
+    for (Index i = 0; i < decay_.size(); ++i) decay_.data()[i] = log_decay(begin + i);
+    exponentiate(decay_.data(), decay_.size());
+  }
+
+  /// Decays of a token, one a state: those of a token and of the one before it stand in turn.
+  [[nodiscard]] Scalar* decay_row(Index token) { return &decay_(r_->log_decay.rows() == 1 ? 0 : token % 2, 0); }
+  void load_decay(Index token) {
+    const bool constant = r_->log_decay.rows() == 1;
+    if (constant && decay_.size() > 0) return;
+    decay_.resize(constant ? 1 : 2, r_->state);
+    exponentiate<Scalar>(r_->log_decay.row(constant ? 0 : token) + head_ * r_->state, r_->state, decay_row(token));
+  }
+  /// What a step is to exponentiate beside its other work; nothing where that is done here.
+  [[nodiscard]] Exponents exponents_of(Index token) {
+    if (r_->log_decay.rows() == 1) return {};
+    if (beside && general_ == 0) return {r_->log_decay.row(token) + head_ * r_->state, decay_row(token)};
+    if (general_ > 0) --general_;
+    load_decay(token);
+    return {};
   }
 
   const HeadRecurrence<Scalar>* r_;
   Index head_, key_column_;
   bool by_state_;
+  Index general_ = 0;
   double elapsed_ = 0;             // the log decays between the row and where the walk is
   Scalar read_ = 0, removed_ = 0;  // reader_ . key and removal of the next token
   RowVector<Scalar> reader_;
