@@ -13,7 +13,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
-/// r = r G_j. Where the transition is one number a token, all r . write_j are one product of the keys with the query.
+/// r = r G_j. Where the transition is one number a token, HeadRows makes rows as products with the query.
 template <Real Scalar>
 class HeadWalk {
  public:
@@ -27,14 +27,10 @@ class HeadWalk {
   Index run(Index row, Scalar* out) {
     const Index first = r_->first_visible(row);
     reader_ = Eigen::Map<const RowVector<Scalar>>(r_->query.row(row) + key_column_, r_->state);
-    elapsed_ = 0;
     general_ = 0;
     for (Index end = row + 1; end > first;) {
-      const bool whole = r_->transition == Transition::diagonal && !by_state_;
-      const Index begin = std::max(first, end - (whole ? piece_tokens : step_tokens));
-      if (whole)
-        at_once(row, begin, end, out);
-      else if (by_state_)
+      const Index begin = std::max(first, end - step_tokens);
+      if (by_state_)
         walk<true>(row, first, begin, end, out);
       else
         walk<false>(row, first, begin, end, out);
@@ -45,7 +41,6 @@ class HeadWalk {
   }
 
  private:
-  static constexpr Index piece_tokens = 64;
   static constexpr Index tokens_ahead = 8;     ///< that are asked for: a head's numbers of two tokens lie on different pages
   static constexpr Index step_tokens = 16;     ///< their decays stay in the nearest cache
   static constexpr Index general_tokens = 16;  ///< after one that needed them, tokens whose exponentials are general ones
@@ -56,24 +51,6 @@ class HeadWalk {
 #endif
 
   [[nodiscard]] Scalar log_decay(Index token) const { return r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head_); }
-
-  void at_once(Index row, Index begin, Index end, Scalar* out) {
-    const Index count = end - begin;
-    Eigen::Map<RowVector<Scalar>> entries(out + begin, count);
-    set_product(View<Scalar>(out + begin, 1, count), reader_, r_->key.matrix().block(begin, key_column_, count, r_->state),
-                Transposed::right);
-    if (!r_->log_decay.empty()) {
-      factors_.resize(count);
-      for (Index token = end - 1; token >= begin; --token) {
-        factors_[token - begin] = static_cast<Scalar>(elapsed_);
-        if (token < row || !r_->read_before_update) elapsed_ += static_cast<double>(log_decay(token));
-      }
-      exponentiate(factors_.data(), count);
-      entries.array() *= factors_.transpose();
-    }
-    if (!r_->key_scale.empty())
-      for (Index token = begin; token < end; ++token) out[token] *= r_->key_scale(token, head_);
-  }
 
   /// What a step needs of a token; null where there is none.
   struct Token {
@@ -89,16 +66,21 @@ class HeadWalk {
 
   template <bool ByState>
   EIGEN_ALWAYS_INLINE void fetch(Index token) const {
-    constexpr int line = static_cast<int>(numbers_in_a_line<Scalar>);
-    for (Index n = 0; n < r_->state; n += line) {
-      prefetch<line>(r_->key, token, key_column_ + n);
-      if (r_->transition == Transition::rank_one) {
-        prefetch<line>(r_->removal, token, head_ * r_->state + n);
-        prefetch<line>(r_->probe, token, head_ * r_->state + n);
-      }
-      if constexpr (ByState)
-        if (r_->log_decay.rows() > 1) prefetch<line>(r_->log_decay, token, head_ * r_->state + n);
+    const Index column = head_ * r_->state;
+    fetch(r_->key.row(token) + key_column_);
+    if (r_->transition == Transition::rank_one) {
+      fetch(r_->removal.row(token) + column);
+      fetch(r_->probe.row(token) + column);
     }
+    if constexpr (ByState)
+      if (r_->log_decay.rows() > 1) fetch(r_->log_decay.row(token) + column);
+  }
+  /// Asks for every line once.
+  EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
+#if defined(__GNUC__)
+    for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 2);
+    __builtin_prefetch(numbers + (r_->state - 1), 0, 2);
+#endif
   }
 
   /// One decay a state: the logarithms of the next token's and where they go; null where they are there already.
@@ -117,6 +99,10 @@ class HeadWalk {
     using Lane = Lanes<Scalar, lane>;
     Scalar* const reader = reader_.data();
     const Index states = r_->state;
+    // Read once: stores through registers might change what a reference stands for.
+    const Scalar *const key = token.key, *const next_key = next.key;
+    [[maybe_unused]] const Scalar *const probe = token.probe, *const next_removal = next.removal, *const logs = exponents.logs;
+    [[maybe_unused]] Scalar* const decays = exponents.decays;
     const Scalar one = ByState ? Scalar(1) : *decay, of_key = ByState ? removed : removed * one;
     Lane reads[static_cast<std::size_t>(together)], removes[static_cast<std::size_t>(together)];
     for (int i = 0; i < together; ++i) {
@@ -131,43 +117,43 @@ class HeadWalk {
         const Index at = n + i * lane;
         Lane r = lanes<lane>(reader + at);
         if constexpr (Kind == Transition::delta) {
-          r = one * r - of_key * lanes<lane>(token.key + at);
+          r = one * r - of_key * lanes<lane>(key + at);
           if constexpr (ByState) r *= lanes<lane>(decay + at);
         } else {
           if constexpr (ByState)
             r *= lanes<lane>(decay + at);
           else
             r *= one;
-          if constexpr (Kind == Transition::rank_one) r += removed * lanes<lane>(token.probe + at);
+          if constexpr (Kind == Transition::rank_one) r += removed * lanes<lane>(probe + at);
         }
         lanes<lane>(reader + at) = r;
-        reads[i] += r * lanes<lane>(next.key + at);
-        if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next.removal + at);
+        reads[i] += r * lanes<lane>(next_key + at);
+        if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next_removal + at);
         if constexpr (ByState && beside)
-          if (exponents.logs != nullptr) {
-            widest = widest.max(lanes<lane>(exponents.logs + at).abs());
-            exponentiate_small_register(exponents.logs + at, exponents.decays + at);
+          if (logs != nullptr) {
+            widest = widest.max(lanes<lane>(logs + at).abs());
+            exponentiate_small_register(logs + at, decays + at);
           }
       }
     }
     if constexpr (ByState && beside)
-      if (exponents.logs != nullptr) {
+      if (logs != nullptr) {
         const bool all = widest.maxCoeff() > Scalar(small_exponent);
         const Index from = all ? 0 : n;
         if (all) general_ = general_tokens;
-        exponentiate<Scalar>(exponents.logs + from, states - from, exponents.decays + from);
+        exponentiate<Scalar>(logs + from, states - from, decays + from);
       }
     Scalar rest = 0, rest_removed = 0;
     for (; n < states; ++n) {
       const Scalar d = ByState ? decay[n] : one;
       if constexpr (Kind == Transition::delta)
-        reader[n] = ByState ? (reader[n] - removed * token.key[n]) * d : d * reader[n] - of_key * token.key[n];
+        reader[n] = ByState ? (reader[n] - removed * key[n]) * d : d * reader[n] - of_key * key[n];
       else if constexpr (Kind == Transition::rank_one)
-        reader[n] = reader[n] * d + removed * token.probe[n];
+        reader[n] = reader[n] * d + removed * probe[n];
       else
         reader[n] *= d;
-      rest += reader[n] * next.key[n];
-      if constexpr (Kind == Transition::rank_one) rest_removed += reader[n] * next.removal[n];
+      rest += reader[n] * next_key[n];
+      if constexpr (Kind == Transition::rank_one) rest_removed += reader[n] * next_removal[n];
     }
     read_ = ((reads[0] + reads[1]) + (reads[2] + reads[3])).sum() + rest;
     if constexpr (Kind == Transition::rank_one) removed_ = ((removes[0] + removes[1]) + (removes[2] + removes[3])).sum() + rest_removed;
@@ -242,10 +228,8 @@ class HeadWalk {
   Index head_, key_column_;
   bool by_state_;
   Index general_ = 0;
-  double elapsed_ = 0;             // the log decays between the row and where the walk is
   Scalar read_ = 0, removed_ = 0;  // reader_ . key and removal of the next token
   RowVector<Scalar> reader_;
-  Eigen::Array<Scalar, Eigen::Dynamic, 1> factors_;
   Matrix<Scalar> decay_;
 };
 
