@@ -175,6 +175,25 @@ void mamba2_linear(benchmark::State& state) {
   state.counters["transpose"] = rounds.ratio("transpose", "scan");
 }
 
+/// The gradients of every factor, beside one application.
+void gradients(benchmark::State& state, const std::string& what, const HeadRecurrence<float>& r) {
+  const Matrix<float> x = normal_numbers(r.tokens, r.channels, 31), g = normal_numbers(r.tokens, r.channels, 32);
+  Matrix<float> out = large_matrix<float>(r.tokens, r.channels);
+  out.setZero();
+  Rounds rounds;
+  rounds.add("apply", [&] { head_scan(r, Array<float>::view(x), Array<float>(), View<float>(out), serial_executor()); });
+  rounds.add("gradient", [&] {
+    const HeadScanGradient<float> gradient =
+        head_scan_gradient(r, ConstView<float>(x), Array<float>(), ConstView<float>(g), serial_executor());
+    benchmark::DoNotOptimize(gradient.key.data());
+  });
+  rounds.run(5, 2);
+  report_note("The gradients of all factors, " + what + tokens_text(r.tokens) + ": " + time_text(rounds.seconds("gradient")) + ", " +
+              figures(rounds.ratio("gradient", "apply")) + " x an application.");
+  state.SetIterationTime(rounds.seconds("gradient"));
+  state.counters["of_apply"] = rounds.ratio("gradient", "apply");
+}
+
 void delta_maps(benchmark::State& state, int place, DeltaDecay decay, Index tokens, double bar, double aim) {
   if (settings().quick) tokens = 256;
   const double flops = 3.0 * delta_size * squared(tokens) * delta_heads;
@@ -258,6 +277,14 @@ void add_heads() {
   add_benchmark("table/heads/Mamba-2/channels", mamba2_channels);
   add_benchmark("table/heads/Mamba-2/reductions", mamba2_reductions);
   add_benchmark("table/heads/Mamba-2/linear", mamba2_linear);
+  const auto of_gradients = [] { return settings().quick ? Index(128) : Index(512); };
+  add_benchmark("table/heads/Mamba-2/gradient",
+                [=](auto& state) { gradients(state, "Mamba-2 (24 heads x 64, state 128)", mamba2_recurrence(of_gradients())); });
+  add_benchmark("table/heads/delta/gradient",
+                [=](auto& state) { gradients(state, "delta rule, 16 heads of 128", delta_recurrence(of_gradients(), DeltaDecay::head)); });
+  add_benchmark("table/heads/delta-by-state/gradient", [=](auto& state) {
+    gradients(state, "delta rule with a decay a channel", delta_recurrence(of_gradients(), DeltaDecay::state));
+  });
   const struct {
     Index tokens;
     double bar, aim;

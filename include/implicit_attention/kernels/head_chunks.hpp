@@ -42,20 +42,13 @@ class HeadChunk {
       add_product(out_, readers_, state);
     } else {
       set_product(read_, readers_, state);  // Q h above C h
-      if (delta_) {
-        rest_ = input_ - read_.bottomRows(n);
-        set_product(used_, inverse_, rest_);
-        out_ = read_.topRows(n);
-        add_product(out_, within_, used_);
+      use(read_.bottomRows(n));
+      out_ = read_.topRows(n);
+      add_product(out_, within_, delta_ ? used_ : input_);
+      if (delta_)
         add_replaced(input_, out_);
-      } else {
-        rest_ = read_.bottomRows(n);
-        add_product(rest_, probe_writes_, input_);
-        set_product(used_, inverse_, rest_);
-        out_ = read_.topRows(n);
-        add_product(out_, within_, input_);
+      else
         add_product(out_, query_removals_, used_);
-      }
     }
     // A number that is not finite: times the zeros of triangular factors it would spoil tokens before it.
     if (!all_finite(out_)) return plain_.run(range.first, range.end, x, state, out);
@@ -68,32 +61,55 @@ class HeadChunk {
   void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
     prepare(range);
     const Index n = range.count();
-    input_ = g.block(range.first, head_ * values_, n, values_);
-    set_product(out_, writes_, adjoint);
-    add_product(out_, within_, input_, Transposed::left);
-    if (delta_) {
-      set_product(used_, inverse_, out_, Transposed::left);
-      out_ = used_;
-      add_replaced(input_, out_);
-    } else if (!diagonal_) {
-      set_product(rest_, removals_, adjoint);
-      add_product(rest_, query_removals_, input_, Transposed::left);
-      set_product(used_, inverse_, rest_, Transposed::left);
-      add_product(out_, probe_writes_, used_, Transposed::left);
-    }
+    weights_ = g.block(range.first, head_ * values_, n, values_);
+    transpose(adjoint);
     if (!all_finite(out_)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
     out.block(range.first, head_ * values_, n, values_) = out_;
+    pass_on(range, adjoint);
+  }
+
+ protected:
+  /// used_: u or e, of the input and what probes read of the state before.
+  void use(ConstView<Scalar> reads) {
+    if (delta_) {
+      rest_ = input_ - reads;
+    } else {
+      rest_ = reads;
+      if (rest_.rows() > 1) add_product(rest_, probe_writes_, input_);  // one token alone has no pairs, and 0 times NaN is NaN
+    }
+    set_product(used_, inverse_, rest_);
+  }
+
+  /// From weights_, the gradient of o, and the adjoint: that of x, and solved_, that of what T multiplies.
+  void transpose(const Matrix<Scalar>& adjoint) {
+    const bool reads_own = weights_.rows() > 1 || !r_->read_before_update;
+    set_product(out_, writes_, adjoint);
+    if (reads_own || !delta_) add_product(out_, within_, weights_, Transposed::left);
+    if (delta_) {
+      set_product(solved_, inverse_, out_, Transposed::left);
+      out_ = solved_;
+      add_replaced(weights_, out_);
+    } else if (!diagonal_) {
+      set_product(rest_, removals_, adjoint);
+      if (reads_own) add_product(rest_, query_removals_, weights_, Transposed::left);
+      set_product(solved_, inverse_, rest_, Transposed::left);
+      add_product(out_, probe_writes_, solved_, Transposed::left);
+    }
+  }
+
+  /// The adjoint before the chunk, after transpose().
+  void pass_on(const TokenRange& range, Matrix<Scalar>& adjoint) const {
     if (range.starts) {
       adjoint.setZero();
       return;
     }
+    const Index n = range.count();
     block_.decay_state(adjoint);
-    add_product(adjoint, readers_.topRows(n), input_, Transposed::left);
-    if (delta_) subtract_product(adjoint, readers_.bottomRows(n), used_, Transposed::left);
-    if (!delta_ && !diagonal_) add_product(adjoint, readers_.bottomRows(n), used_, Transposed::left);
+    add_product(adjoint, readers_.topRows(n), weights_, Transposed::left);
+    if (delta_) subtract_product(adjoint, readers_.bottomRows(n), solved_, Transposed::left);
+    if (!delta_ && !diagonal_) add_product(adjoint, readers_.bottomRows(n), solved_, Transposed::left);
   }
 
- private:
   /// All factors of a chunk.
   void prepare(const TokenRange& range) {
     block_.load(range);
@@ -145,7 +161,7 @@ class HeadChunk {
   PlainHeadScan<Scalar> plain_;
   Eigen::Array<Scalar, Eigen::Dynamic, 1> replaced_;
   Matrix<Scalar> within_, readers_, writes_, removals_, probe_writes_, query_removals_, removed_, inverse_;
-  Matrix<Scalar> input_, read_, rest_, used_, out_;
+  Matrix<Scalar> input_, weights_, read_, rest_, used_, solved_, out_;
 };
 
 /// Tokens of a chunk: with more, the products inside a chunk outweigh those with the state.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
@@ -77,6 +78,7 @@ class HeadRows {
 
  private:
   static constexpr Index blocks_of_a_slice = 8;
+  static constexpr Index nearest_tokens = 16;
 
   /// One head's; a row a token.
   struct Factors {
@@ -218,12 +220,28 @@ class HeadRows {
     for (Index row = begin; row < end; ++row) walk.run(row, &out(row - begin, 0));
   }
 
+  /// A row that forgets quickly holds little more than its query times the nearest keys. Where such a product cancels, the rounding of its sum
+  /// is large beside it: a few rows, which are not a product of matrices, take the nearest tokens' sums in double.
+  [[nodiscard]] Scalar exact_product(const Scalar* query, const Scalar* key) const {
+    constexpr Index together = 8;  // sums that do not wait for each other
+    double sums[static_cast<std::size_t>(together)] = {};
+    Index n = 0;
+    for (; n + together <= r_->state; n += together)
+      for (Index i = 0; i < together; ++i) sums[i] += static_cast<double>(query[n + i]) * static_cast<double>(key[n + i]);
+    for (; n < r_->state; ++n) sums[0] += static_cast<double>(query[n]) * static_cast<double>(key[n]);
+    return static_cast<Scalar>(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
+  }
+
   /// Rows begin..end-1 of one document, which begins at `first`: products with all keys, times a factor a row and one a column.
   void shared_rows(Index head, Index first, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const {
     const Index states = r_->state, group = r_->group(head), count = end - begin, late = r_->read_before_update ? 1 : 0;
     if (scratch.product_group != group || scratch.product_begin != begin || scratch.product_end != end) {
       set_product(scratch.product, r_->query.matrix().block(begin, group * states, count, states),
                   r_->key.matrix().block(first, group * states, end - first, states), Transposed::right);
+      for (Index row = begin; row < end && count < product_rows_from && std::is_same_v<Scalar, float>; ++row)
+        for (Index token = std::max(first, row + 1 - nearest_tokens); token <= row; ++token)
+          scratch.product(row - begin, token - first) =
+              exact_product(r_->query.row(row) + group * states, r_->key.row(token) + group * states);
       scratch.product_group = group;
       scratch.product_begin = begin;
       scratch.product_end = end;

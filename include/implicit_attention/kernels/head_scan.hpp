@@ -1,9 +1,11 @@
-// The gradients of every factor of a HeadRecurrence, token by token; o = R x and its transpose come with head_chunks.hpp.
+// The gradients of every factor of a HeadRecurrence, in chunks of tokens; o = R x and its transpose come with head_chunks.hpp.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/head_block_gradient.hpp>
 #include <implicit_attention/kernels/head_chunks.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -21,125 +23,151 @@ struct HeadScanGradient {
 
 namespace detail {
 
-/// One head. States are kept for one token in IMPLICIT_ATTENTION_BLOCK_TOKENS; each block's are computed again when the walk back
-/// reaches it. The gradients of shared queries and keys go to this head's own columns and are summed over a group afterwards.
+/// One head, in the chunks of HeadChunk: with its names, A the gradient of the state after a chunk and G that of o,
+///
+///     dM = G x^T    dB = G e^T    dQ = G h^T    dF = v x^T    dN = v e^T    dC = v h^T    dW = x A^T    dD = e A^T
+///
+/// v = T^T (B^T G + D A); the delta rule has dM = G u^T, dF = -v u^T, dC = -v h^T and dW = u A^T. Of these HeadBlockGradient makes what the
+/// vectors and decays take. The state before every chunk is kept. The gradients of shared queries and keys go to this head's own columns and
+/// are summed over a group afterwards.
 template <Real Scalar>
-class HeadGradient {
+class HeadGradient : HeadChunk<Scalar> {
  public:
-  HeadGradient(const HeadRecurrence<Scalar>& recurrence, Index head, ConstView<Scalar> x)
-      : r_(recurrence), head_(head), x_(x), states_(recurrence.state), values_(recurrence.head_channels()), token_(recurrence, head) {}
+  HeadGradient(const HeadRecurrence<Scalar>& recurrence, Index head, ConstView<Scalar> x, ConstView<Scalar> g,
+               HeadScanGradient<Scalar>& gradient, Matrix<Scalar>& query, Matrix<Scalar>& key)
+      : HeadChunk<Scalar>(recurrence, head), x_(x), g_(g), gradient_(&gradient), query_(&query), key_(&key), factors_(recurrence) {}
 
-  void run(const Array<Scalar>& initial_state, ConstView<Scalar> g, HeadScanGradient<Scalar>& gradient, Matrix<Scalar>& query,
-           Matrix<Scalar>& key) {
-    constexpr Index block = IMPLICIT_ATTENTION_BLOCK_TOKENS;
-    const Index tokens = r_.tokens, blocks = (tokens + block - 1) / block;
-    Matrix<Scalar> checkpoints(blocks * states_, values_), s = Matrix<Scalar>::Zero(states_, values_);
-    if (!initial_state.empty()) s = initial_state.matrix().middleRows(head_ * states_, states_);
-    for (Index b = 0; b < blocks; ++b) {
-      checkpoints.middleRows(b * states_, states_) = s;
-      if (b + 1 < blocks)
-        for (Index t = b * block; t < (b + 1) * block; ++t) update(s, t);
-    }
-    Matrix<Scalar> before(std::min(block, tokens) * states_, values_), adjoint = Matrix<Scalar>::Zero(states_, values_);
-    for (Index b = blocks - 1; b >= 0; --b) {
-      const Index begin = b * block, end = std::min(begin + block, tokens);
-      s = checkpoints.middleRows(b * states_, states_);
-      for (Index t = begin; t < end; ++t) {
-        if (r_.starts_at(t)) s.setZero();
-        before.middleRows((t - begin) * states_, states_) = s;
-        update(s, t);
-      }
-      for (Index t = end - 1; t >= begin; --t)
-        step_back(t, before.middleRows((t - begin) * states_, states_), g, adjoint, gradient, query, key);
-    }
+  void run(const Array<Scalar>& initial_state) {
+    const Index states = r_->state;
+    Matrix<Scalar> state = Matrix<Scalar>::Zero(states, values_), adjoint = state;
+    if (!initial_state.empty()) state = initial_state.matrix().middleRows(head_ * states, states);
+    run(token_ranges(*r_, r_->decay_by_state() ? chunk_tokens_by_state : chunk_tokens), state, adjoint);
   }
 
  private:
-  using Rows = Eigen::Block<Matrix<Scalar>, Eigen::Dynamic, Eigen::Dynamic, true>;
+  using Chunk = HeadChunk<Scalar>;
+  using Chunk::input_, Chunk::weights_, Chunk::read_, Chunk::rest_, Chunk::used_, Chunk::solved_, Chunk::out_;
+  using Chunk::r_, Chunk::head_, Chunk::values_, Chunk::plain_, Chunk::diagonal_, Chunk::delta_, Chunk::block_;
+  using Chunk::within_, Chunk::readers_, Chunk::writes_, Chunk::removals_, Chunk::probe_writes_, Chunk::query_removals_, Chunk::removed_;
 
-  void update(Matrix<Scalar>& s, Index t) {
-    token_.load(t);
-    if (r_.starts_at(t)) s.setZero();
-    RowVector<Scalar> removed;
-    if (token_.has_removal) removed.noalias() = token_.probe.matrix().transpose() * s;
-    s.array().colwise() *= token_.decay;
-    if (token_.has_removal) s.noalias() += token_.removal.matrix() * removed;
-    s.noalias() += token_.write.matrix() * x_.row(t).segment(head_ * values_, values_);
+  /// With a decay a state, pairs of a chunk are walked one by one.
+  static constexpr Index chunk_tokens_by_state = 16;
+
+  /// `state` comes as that before the first range, the adjoint as that after the last one; it leaves as that before the first one.
+  void run(const std::vector<TokenRange>& ranges, Matrix<Scalar> state, Matrix<Scalar>& adjoint) {
+    const Index states = r_->state, count = static_cast<Index>(ranges.size());
+    Matrix<Scalar> before(count * states, values_), after;
+    for (Index i = 0; i < count; ++i) {
+      const TokenRange& range = ranges[static_cast<std::size_t>(i)];
+      if (range.starts) state.setZero();
+      before.middleRows(i * states, states) = state;
+      if (i + 1 < count) Chunk::run(range, Array<Scalar>::view(x_), state, View<Scalar>(gradient_->input));  // overwritten on the way back
+    }
+    for (Index i = count - 1; i >= 0; --i) {
+      const TokenRange& range = ranges[static_cast<std::size_t>(i)];
+      state = before.middleRows(i * states, states);
+      after = adjoint;
+      if (step_back(range, state, adjoint) || range.count() == 1) continue;
+      // Zeros of triangular factors would carry a number that is not finite to other tokens.
+      adjoint = after;
+      std::vector<TokenRange> tokens;
+      for (Index t = range.first; t < range.end; ++t) tokens.push_back({t, t + 1, range.starts && t == range.first});
+      run(tokens, state, adjoint);
+    }
   }
 
-  /// `adjoint` comes as the gradient with respect to the state after token t, as later tokens have it, and leaves as that before it.
-  void step_back(Index t, const Rows& before, ConstView<Scalar> g, Matrix<Scalar>& adjoint, HeadScanGradient<Scalar>& gradient,
-                 Matrix<Scalar>& query, Matrix<Scalar>& key) {
-    using Vector = typename HeadToken<Scalar>::Vector;
-    token_.load(t);
-    const RowVector<Scalar> weight = g.row(t).segment(head_ * values_, values_), input = x_.row(t).segment(head_ * values_, values_);
-    const bool replaced = !r_.diagonal.empty();
-    // What the query reads: the state before, the decayed one, or the updated one.
-    RowVector<Scalar> removed;
-    Matrix<Scalar> seen = before;
-    if (token_.has_removal) removed.noalias() = token_.probe.matrix().transpose() * before;
-    if (!r_.read_before_update) {
-      seen.array().colwise() *= token_.decay;
-      if (token_.has_removal) seen.noalias() += token_.removal.matrix() * removed;
-      if (!replaced) seen.noalias() += token_.write.matrix() * input;
+  /// One chunk's gradients, and the adjoint before it. Returns whether all are finite; if not, those of one token alone stand.
+  bool step_back(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
+    Chunk::prepare(range);
+    const Index n = range.count(), late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
+    const bool scaled = !r_->key_scale.empty(), rank_one = !diagonal_ && !delta_;
+    input_ = x_.block(range.first, head_ * values_, n, values_);
+    weights_ = g_.block(range.first, head_ * values_, n, values_);
+    const ConstView<Scalar> probe_factor = readers_.bottomRows(n);
+    if (!diagonal_) {
+      set_product(read_, probe_factor, state);
+      Chunk::use(read_);
     }
-    query.row(t).segment(head_ * states_, states_).noalias() = (seen * weight.transpose()).transpose();
-    if (!r_.read_before_update && !replaced) adjoint.noalias() += token_.query.matrix() * weight;
-    RowVector<Scalar> input_gradient = token_.write.matrix().transpose() * adjoint;
-    Vector write_gradient = (adjoint * input.transpose()).array();
-    if (!r_.read_before_update && replaced) adjoint.noalias() += token_.query.matrix() * weight;
-    if (replaced) {
-      gradient.diagonal(t, head_) = weight.dot(input);
-      input_gradient += r_.diagonal(t, head_) * weight;
+    const Matrix<Scalar>& written = delta_ ? used_ : input_;
+    Chunk::transpose(adjoint);
+    gradient_->input.block(range.first, head_ * values_, n, values_) = out_;
+    if (n == 1 && !all_finite(out_)) {  // a diagonal that is replaced has the query in no gradient of x
+      after_ = adjoint;
+      plain_.run_transposed(range.first, range.end, g_, after_, View<Scalar>(gradient_->input));
     }
-    gradient.input.row(t).segment(head_ * values_, values_) = input_gradient;
 
-    // S = diag(w) S' + removal (probe^T S') + write x^T
-    Vector decay_gradient = (adjoint.array() * before.array()).rowwise().sum();
-    RowVector<Scalar> probed;
-    if (token_.has_removal) {
-      const Vector removal_gradient = (adjoint * removed.transpose()).array();
-      probed.noalias() = token_.removal.matrix().transpose() * adjoint;
-      const Vector probe_gradient = (before * probed.transpose()).array();
-      if (r_.transition == Transition::rank_one) {
-        gradient.removal.row(t).segment(head_ * states_, states_) = removal_gradient.matrix().transpose();
-        gradient.probe.row(t).segment(head_ * states_, states_) = probe_gradient.matrix().transpose();
-      } else {  // removal = -write, probe = w key
-        const Index first = r_.group(head_) * states_;
-        write_gradient -= removal_gradient;
-        for (Index n = 0; n < states_; ++n) {
-          key(t, head_ * states_ + n) += token_.decay[n] * probe_gradient[n];
-          decay_gradient[n] += r_.key(t, first + n) * probe_gradient[n];
-        }
+    factors_.start(block_);
+    factors_.add_decay_state(adjoint, state);
+    View<Scalar> query = rows(*query_, range), key = rows(*key_, range);
+    writer_gradient_.setZero(n, r_->state);
+    set_product(slopes_, weights_, state, Transposed::right);
+    factors_.add_from_start(slopes_, readers_.topRows(n), late, query);
+    set_product(slopes_, written, adjoint, Transposed::right);
+    factors_.add_to_end(slopes_, writes_, View<Scalar>(writer_gradient_));
+    set_product(pair_slopes_, weights_, written, Transposed::right);
+    if (!r_->diagonal.empty()) {
+      if (delta_) {  // its removals go by the written diagonal: -M e
+        if (n > 1) read_ = input_ - used_;
+        for (Index t = 0; t < n; ++t) pair_slopes_(t, t) = -weights_.row(t).dot(read_.row(t));
+      }
+      for (Index t = 0; t < n; ++t) gradient_->diagonal(range.first + t, head_) = weights_.row(t).dot(input_.row(t));
+    }
+    const Index nearest = late == 1 || (!r_->diagonal.empty() && !delta_) ? 1 : 0;
+    factors_.add_products(block_.query(), block_.key(), late, nearest, scaled, pair_slopes_, within_, query,
+                          View<Scalar>(writer_gradient_));
+    bool finite = true;
+    if (!diagonal_) {
+      View<Scalar> probe = delta_ ? key : rows(gradient_->probe, range);
+      passed_ = delta_ ? Scalar(-1) * solved_ : Scalar(1) * solved_;
+      set_product(slopes_, passed_, state, Transposed::right);
+      factors_.add_from_start(slopes_, probe_factor, probe_late, probe);
+      set_product(pair_slopes_, passed_, written, Transposed::right);
+      factors_.add_products(block_.probe(), block_.key(), probe_late, 1, scaled, pair_slopes_, probe_writes_, probe,
+                            View<Scalar>(writer_gradient_));
+      if (rank_one) {
+        View<Scalar> removal = rows(gradient_->removal, range);
+        set_product(slopes_, used_, adjoint, Transposed::right);
+        factors_.add_to_end(slopes_, removals_, removal);
+        set_product(pair_slopes_, weights_, used_, Transposed::right);
+        factors_.add_products(block_.query(), block_.removal(), late, late, false, pair_slopes_, query_removals_, query, removal);
+        set_product(pair_slopes_, passed_, used_, Transposed::right);
+        factors_.add_products(block_.probe(), block_.removal(), probe_late, 1, false, pair_slopes_, removed_, probe, removal);
+        finite = all_finite(removal) && all_finite(probe);
       }
     }
-    const Index first = r_.group(head_) * states_;
-    const Scalar scale = r_.write_scale(t, head_);
-    Scalar scale_gradient = 0;
-    for (Index n = 0; n < states_; ++n) {
-      key(t, head_ * states_ + n) += scale * write_gradient[n];
-      scale_gradient += r_.key(t, first + n) * write_gradient[n];
+    const ConstView<Scalar> keys = block_.key();
+    for (Index t = 0; t < n; ++t) {
+      key.row(t) += block_.scale()[t] * writer_gradient_.row(t);
+      if (scaled) gradient_->key_scale(range.first + t, head_) = keys.row(t).dot(writer_gradient_.row(t));
     }
-    if (!r_.key_scale.empty()) gradient.key_scale(t, head_) = scale_gradient;
-    if (!r_.log_decay.empty() && !r_.starts_at(t)) {
-      decay_gradient *= token_.decay;
-      const Index row = r_.log_decay.rows() == 1 ? 0 : t;
-      if (r_.decay_by_state())
-        gradient.log_decay.row(row).segment(head_ * states_, states_) += decay_gradient.matrix().transpose();
-      else
-        gradient.log_decay(row, head_) += decay_gradient.sum();
-    }
-    adjoint.array().colwise() *= token_.decay;
-    if (token_.has_removal) adjoint.noalias() += token_.probe.matrix() * probed;
-    if (r_.read_before_update) adjoint.noalias() += token_.query.matrix() * weight;
-    if (r_.starts_at(t)) adjoint.setZero();
+    Chunk::pass_on(range, adjoint);
+    if (range.starts && !r_->log_decay.empty()) factors_.log_decay().row(0).setZero();
+    finite = finite && all_finite(out_) && all_finite(query) && all_finite(key) && all_finite(writer_gradient_) && all_finite(adjoint) &&
+             all_finite(factors_.log_decay());
+    if (finite || n == 1) add_log_decay(range);
+    return finite;
   }
 
-  const HeadRecurrence<Scalar>& r_;
-  Index head_;
-  ConstView<Scalar> x_;
-  Index states_, values_;
-  HeadToken<Scalar> token_;
+  /// The chunk's rows of this head's columns, put to zero.
+  [[nodiscard]] View<Scalar> rows(Matrix<Scalar>& matrix, const TokenRange& range) const {
+    View<Scalar> rows(&matrix(range.first, head_ * r_->state), range.count(), r_->state, matrix.outerStride());
+    rows.setZero();
+    return rows;
+  }
+
+  void add_log_decay(const TokenRange& range) {
+    if (r_->log_decay.empty()) return;
+    const Matrix<Scalar>& slopes = factors_.log_decay();
+    Matrix<Scalar>& gradient = gradient_->log_decay;
+    for (Index t = 0; t < range.count(); ++t)
+      gradient.block(gradient.rows() == 1 ? 0 : range.first + t, head_ * slopes.cols(), 1, slopes.cols()) += slopes.row(t);
+  }
+
+  ConstView<Scalar> x_, g_;
+  HeadScanGradient<Scalar>* gradient_;
+  Matrix<Scalar>*query_, *key_;
+  HeadBlockGradient<Scalar> factors_;
+  Matrix<Scalar> slopes_, pair_slopes_, writer_gradient_, passed_, after_;
 };
 
 }  // namespace detail
@@ -162,8 +190,8 @@ template <Real Scalar>
     gradient.probe.resize(tokens, heads * states);
   }
   if (!recurrence.diagonal.empty()) gradient.diagonal.resize(tokens, heads);
-  Matrix<Scalar> query(tokens, heads * states), key = Matrix<Scalar>::Zero(tokens, heads * states);
-  executor(heads, [&](Index head) { detail::HeadGradient<Scalar>(recurrence, head, x).run(initial_state, g, gradient, query, key); });
+  Matrix<Scalar> query(tokens, heads * states), key(tokens, heads * states);
+  executor(heads, [&](Index head) { detail::HeadGradient<Scalar>(recurrence, head, x, g, gradient, query, key).run(initial_state); });
   const auto over_groups = [&](Matrix<Scalar>& by_head) {
     if (recurrence.groups == heads) return std::move(by_head);
     Matrix<Scalar> sum = Matrix<Scalar>::Zero(tokens, recurrence.groups * states);

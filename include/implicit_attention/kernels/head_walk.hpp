@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
@@ -12,7 +13,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
-/// r = r G_j. Where the transition is one number a token, all r . write_j are one product of the keys with the query.
+/// r = r G_j. Where the transition is one number a token, HeadRows makes rows as products with the query.
 template <Real Scalar>
 class HeadWalk {
  public:
@@ -26,13 +27,10 @@ class HeadWalk {
   Index run(Index row, Scalar* out) {
     const Index first = r_->first_visible(row);
     reader_ = Eigen::Map<const RowVector<Scalar>>(r_->query.row(row) + key_column_, r_->state);
-    elapsed_ = 0;
+    general_ = 0;
     for (Index end = row + 1; end > first;) {
-      const bool whole = r_->transition == Transition::diagonal && !by_state_;
-      const Index begin = std::max(first, end - (whole ? piece_tokens : step_tokens));
-      if (whole)
-        at_once(row, begin, end, out);
-      else if (by_state_)
+      const Index begin = std::max(first, end - step_tokens);
+      if (by_state_)
         walk<true>(row, first, begin, end, out);
       else
         walk<false>(row, first, begin, end, out);
@@ -43,29 +41,16 @@ class HeadWalk {
   }
 
  private:
-  static constexpr Index piece_tokens = 64;
-  static constexpr Index tokens_ahead = 8;  ///< that are asked for: a head's numbers of two tokens lie on different pages
-  static constexpr Index step_tokens = 16;  ///< their decays stay in the nearest cache
+  static constexpr Index tokens_ahead = 8;     ///< that are asked for: a head's numbers of two tokens lie on different pages
+  static constexpr Index step_tokens = 16;     ///< their decays stay in the nearest cache
+  static constexpr Index general_tokens = 16;  ///< after one that needed them, tokens whose exponentials are general ones
+#if defined(__GNUC__)
+  static constexpr bool beside = std::is_same_v<Scalar, float>;
+#else
+  static constexpr bool beside = false;
+#endif
 
   [[nodiscard]] Scalar log_decay(Index token) const { return r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head_); }
-
-  void at_once(Index row, Index begin, Index end, Scalar* out) {
-    const Index count = end - begin;
-    Eigen::Map<RowVector<Scalar>> entries(out + begin, count);
-    set_product(View<Scalar>(out + begin, 1, count), reader_, r_->key.matrix().block(begin, key_column_, count, r_->state),
-                Transposed::right);
-    if (!r_->log_decay.empty()) {
-      factors_.resize(count);
-      for (Index token = end - 1; token >= begin; --token) {
-        factors_[token - begin] = static_cast<Scalar>(elapsed_);
-        if (token < row || !r_->read_before_update) elapsed_ += static_cast<double>(log_decay(token));
-      }
-      exponentiate(factors_.data(), count);
-      entries.array() *= factors_.transpose();
-    }
-    if (!r_->key_scale.empty())
-      for (Index token = begin; token < end; ++token) out[token] *= r_->key_scale(token, head_);
-  }
 
   /// What a step needs of a token; null where there is none.
   struct Token {
@@ -80,33 +65,51 @@ class HeadWalk {
   }
 
   template <bool ByState>
-  EIGEN_ALWAYS_INLINE void fetch(Index token, Index decay_token) const {
-    constexpr int line = static_cast<int>(numbers_in_a_line<Scalar>);
-    for (Index n = 0; n < r_->state; n += line) {
-      prefetch<line>(r_->key, token, key_column_ + n);
-      if (r_->transition == Transition::rank_one) {
-        prefetch<line>(r_->removal, token, head_ * r_->state + n);
-        prefetch<line>(r_->probe, token, head_ * r_->state + n);
-      }
-      if constexpr (ByState)
-        if (r_->log_decay.rows() > 1) prefetch<line>(r_->log_decay, decay_token, head_ * r_->state + n);
+  EIGEN_ALWAYS_INLINE void fetch(Index token) const {
+    const Index column = head_ * r_->state;
+    fetch(r_->key.row(token) + key_column_);
+    if (r_->transition == Transition::rank_one) {
+      fetch(r_->removal.row(token) + column);
+      fetch(r_->probe.row(token) + column);
     }
+    if constexpr (ByState)
+      if (r_->log_decay.rows() > 1) fetch(r_->log_decay.row(token) + column);
+  }
+  /// Asks for every line once.
+  EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
+#if defined(__GNUC__)
+    for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 2);
+    __builtin_prefetch(numbers + (r_->state - 1), 0, 2);
+#endif
   }
 
+  /// One decay a state: the logarithms of the next token's and where they go; null where they are there already.
+  struct Exponents {
+    const Scalar* logs = nullptr;
+    Scalar* decays = nullptr;
+  };
+
   /// One pass over r: r = (r - removed token.key) decay (delta rule), r decay + removed token.probe, or r decay; and what the next token's
-  /// key and removal read of it.
+  /// key and removal read of it. The next token's exponentials are taken beside it, while sums wait for each other: as if none were beyond
+  /// exponentiate_small_register, and again if one is.
   template <Transition Kind, bool ByState>
-  IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next) {
+  IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next,
+                                       [[maybe_unused]] const Exponents& exponents) {
     constexpr int lane = register_lanes<Scalar>, together = 4;  // sums that do not wait for each other
     using Lane = Lanes<Scalar, lane>;
     Scalar* const reader = reader_.data();
     const Index states = r_->state;
+    // Read once: stores through registers might change what a reference stands for.
+    const Scalar *const key = token.key, *const next_key = next.key;
+    [[maybe_unused]] const Scalar *const probe = token.probe, *const next_removal = next.removal, *const logs = exponents.logs;
+    [[maybe_unused]] Scalar* const decays = exponents.decays;
     const Scalar one = ByState ? Scalar(1) : *decay, of_key = ByState ? removed : removed * one;
     Lane reads[static_cast<std::size_t>(together)], removes[static_cast<std::size_t>(together)];
     for (int i = 0; i < together; ++i) {
       reads[i].setZero();
       removes[i].setZero();
     }
+    [[maybe_unused]] Lane widest = Lane::Zero();
     Index n = 0;
     for (; n + Index(together * lane) <= states; n += Index(together * lane)) {
       IMPLICIT_ATTENTION_UNROLL
@@ -114,31 +117,43 @@ class HeadWalk {
         const Index at = n + i * lane;
         Lane r = lanes<lane>(reader + at);
         if constexpr (Kind == Transition::delta) {
-          r = one * r - of_key * lanes<lane>(token.key + at);
+          r = one * r - of_key * lanes<lane>(key + at);
           if constexpr (ByState) r *= lanes<lane>(decay + at);
         } else {
           if constexpr (ByState)
             r *= lanes<lane>(decay + at);
           else
             r *= one;
-          if constexpr (Kind == Transition::rank_one) r += removed * lanes<lane>(token.probe + at);
+          if constexpr (Kind == Transition::rank_one) r += removed * lanes<lane>(probe + at);
         }
         lanes<lane>(reader + at) = r;
-        reads[i] += r * lanes<lane>(next.key + at);
-        if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next.removal + at);
+        reads[i] += r * lanes<lane>(next_key + at);
+        if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next_removal + at);
+        if constexpr (ByState && beside)
+          if (logs != nullptr) {
+            widest = widest.max(lanes<lane>(logs + at).abs());
+            exponentiate_small_register(logs + at, decays + at);
+          }
       }
     }
+    if constexpr (ByState && beside)
+      if (logs != nullptr) {
+        const bool all = widest.maxCoeff() > Scalar(small_exponent);
+        const Index from = all ? 0 : n;
+        if (all) general_ = general_tokens;
+        exponentiate<Scalar>(logs + from, states - from, decays + from);
+      }
     Scalar rest = 0, rest_removed = 0;
     for (; n < states; ++n) {
       const Scalar d = ByState ? decay[n] : one;
       if constexpr (Kind == Transition::delta)
-        reader[n] = ByState ? (reader[n] - removed * token.key[n]) * d : d * reader[n] - of_key * token.key[n];
+        reader[n] = ByState ? (reader[n] - removed * key[n]) * d : d * reader[n] - of_key * key[n];
       else if constexpr (Kind == Transition::rank_one)
-        reader[n] = reader[n] * d + removed * token.probe[n];
+        reader[n] = reader[n] * d + removed * probe[n];
       else
         reader[n] *= d;
-      rest += reader[n] * next.key[n];
-      if constexpr (Kind == Transition::rank_one) rest_removed += reader[n] * next.removal[n];
+      rest += reader[n] * next_key[n];
+      if constexpr (Kind == Transition::rank_one) rest_removed += reader[n] * next_removal[n];
     }
     read_ = ((reads[0] + reads[1]) + (reads[2] + reads[3])).sum() + rest;
     if constexpr (Kind == Transition::rank_one) removed_ = ((removes[0] + removes[1]) + (removes[2] + removes[3])).sum() + rest_removed;
@@ -153,55 +168,68 @@ class HeadWalk {
 
   template <bool ByState>
   void walk(Index row, Index first, Index begin, Index end, Scalar* out) {
-    load_decays(begin, end);
     const Scalar none = Scalar(1);
     const bool decays = !r_->log_decay.empty();
-    const Index decay_stride = decays && r_->log_decay.rows() > 1 ? decay_.cols() : 0;
+    if (decays && !ByState) load_decays(begin, end);
+    const Index last = r_->read_before_update ? row - 1 : row;  // the first token whose decay is wanted
     Token token = token_at(end - 1);
-    if (end == row + 1) read(token);
+    if (end == row + 1) {
+      read(token);
+      if (ByState && last > first) load_decay(last);
+    }
     for (Index t = end - 1; t >= begin; --t) {
       const Token next = token_at(t - 1);
-      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead, t - step_tokens);
+      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead);
       out[t] = r_->write_scale(t, head_) * read_;
-      if (t == row && r_->read_before_update) {
+      if (t > last) {
         read(next);  // the row's own transition comes after its read
       } else if (t > first) {
-        const Scalar* decay = decays ? decay_.data() + (t - begin) * decay_stride : &none;
+        const Scalar* const decay = ByState ? decay_row(t) : decays ? decay_.data() + (t - begin) * decay_stride() : &none;
+        const Exponents exponents = ByState && t - 1 > first ? exponents_of(t - 1) : Exponents{};
         if (r_->transition == Transition::delta)
-          step<Transition::delta, ByState>(out[t], token, decay, next);
+          step<Transition::delta, ByState>(out[t], token, decay, next, exponents);
         else if (r_->transition == Transition::rank_one)
-          step<Transition::rank_one, ByState>(removed_, token, decay, next);
+          step<Transition::rank_one, ByState>(removed_, token, decay, next, exponents);
         else if constexpr (ByState)
-          step<Transition::diagonal, true>(Scalar(0), token, decay, next);
+          step<Transition::diagonal, true>(Scalar(0), token, decay, next, exponents);
       }
       token = next;
     }
   }
 
-  /// Decays of tokens begin..end-1: (tokens or 1, K or 1).
+  [[nodiscard]] Index decay_stride() const { return r_->log_decay.rows() > 1 ? 1 : 0; }
+  /// Decays of tokens begin..end-1, one a head.
   void load_decays(Index begin, Index end) {
-    if (r_->log_decay.empty()) return;
     const bool constant = r_->log_decay.rows() == 1;
     if (constant && decay_.size() > 0) return;
-    const Index columns = by_state_ ? r_->state : 1, rows = constant ? 1 : end - begin;
-    decay_.resize(rows, columns);
-    for (Index i = 0; i < rows; ++i) {
-      const Scalar* logs = r_->log_decay.row(constant ? 0 : begin + i) + head_ * columns;
-      if (by_state_)
-        exponentiate<Scalar>(logs, columns, &decay_(i, 0));
-      else
-        decay_(i, 0) = *logs;
-    }
-    if (!by_state_) exponentiate(decay_.data(), rows);
+    decay_.resize(constant ? 1 : end - begin, 1);
+    for (Index i = 0; i < decay_.size(); ++i) decay_.data()[i] = log_decay(begin + i);
+    exponentiate(decay_.data(), decay_.size());
+  }
+
+  /// Decays of a token, one a state: those of a token and of the one before it stand in turn.
+  [[nodiscard]] Scalar* decay_row(Index token) { return &decay_(r_->log_decay.rows() == 1 ? 0 : token % 2, 0); }
+  void load_decay(Index token) {
+    const bool constant = r_->log_decay.rows() == 1;
+    if (constant && decay_.size() > 0) return;
+    decay_.resize(constant ? 1 : 2, r_->state);
+    exponentiate<Scalar>(r_->log_decay.row(constant ? 0 : token) + head_ * r_->state, r_->state, decay_row(token));
+  }
+  /// What a step is to exponentiate beside its other work; nothing where that is done here.
+  [[nodiscard]] Exponents exponents_of(Index token) {
+    if (r_->log_decay.rows() == 1) return {};
+    if (beside && general_ == 0) return {r_->log_decay.row(token) + head_ * r_->state, decay_row(token)};
+    if (general_ > 0) --general_;
+    load_decay(token);
+    return {};
   }
 
   const HeadRecurrence<Scalar>* r_;
   Index head_, key_column_;
   bool by_state_;
-  double elapsed_ = 0;             // the log decays between the row and where the walk is
+  Index general_ = 0;
   Scalar read_ = 0, removed_ = 0;  // reader_ . key and removal of the next token
   RowVector<Scalar> reader_;
-  Eigen::Array<Scalar, Eigen::Dynamic, 1> factors_;
   Matrix<Scalar> decay_;
 };
 

@@ -38,9 +38,9 @@ class RowWriter {
 #if defined(__SSE2__)
     if (streams(to)) {
       const Index head = std::min(rest_of_line(to), count), body = (count - head) / line * line;
-      std::copy(from, from + head, to);
+      if (head > 0) std::copy(from, from + head, to);
       for (Index i = head; i < head + body; i += line) stream_line(from + i, to + i);
-      std::copy(from + head + body, from + count, to + head + body);
+      if (head + body < count) std::copy(from + head + body, from + count, to + head + body);
       return;
     }
 #endif
@@ -52,13 +52,38 @@ class RowWriter {
 #if defined(__SSE2__)
     if (streams(to)) {
       const Index head = std::min(rest_of_line(to), count), body = (count - head) / line * line;
-      std::fill(to, to + head, Scalar(0));
+      if (head > 0) std::fill(to, to + head, Scalar(0));
       for (Index i = head; i < head + body; i += line) stream_zeros(to + i);
-      std::fill(to + head + body, to + count, Scalar(0));
+      if (head + body < count) std::fill(to + head + body, to + count, Scalar(0));
       return;
     }
 #endif
     std::fill(to, to + count, Scalar(0));
+  }
+
+  /// Whether whole lines from `to` on are written past the caches: stream() then may write them, from where a line begins.
+  [[nodiscard]] bool streams([[maybe_unused]] const Scalar* to) const {
+#if defined(__SSE2__)
+    return streamed_ && reinterpret_cast<std::uintptr_t>(to) % sizeof(Scalar) == 0;  // no number straddles two lines
+#else
+    return false;
+#endif
+  }
+  /// A register of numbers as they are computed, so that memory is written meanwhile.
+  static void stream(Scalar* to, const Lanes<Scalar, register_lanes<Scalar>>& numbers) {
+#if defined(__SSE2__)
+    for (std::size_t byte = 0; byte < sizeof numbers; byte += sizeof(Part))
+      stream(reinterpret_cast<char*>(to) + byte, load(reinterpret_cast<const char*>(numbers.data()) + byte));
+#else
+    lanes<register_lanes<Scalar>>(to) = numbers;
+#endif
+  }
+
+  /// Asks for the line of `to` where one does not begin there: a part of it is written through the caches.
+  void ask_for([[maybe_unused]] const Scalar* to) const {
+#if defined(__GNUC__)
+    if (streamed_ && reinterpret_cast<std::uintptr_t>(to) % line_bytes != 0) __builtin_prefetch(to, 1);
+#endif
   }
 
   void finish() const {
@@ -69,8 +94,6 @@ class RowWriter {
 
  private:
 #if defined(__SSE2__)
-  /// Whether there is something to gain, and no number straddles two lines.
-  [[nodiscard]] bool streams(const Scalar* to) const { return streamed_ && reinterpret_cast<std::uintptr_t>(to) % sizeof(Scalar) == 0; }
 #if defined(__AVX__)
   using Part = __m256i;
   static Part load(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const Part*>(from)); }

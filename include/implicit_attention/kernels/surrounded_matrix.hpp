@@ -90,6 +90,10 @@ class HeadMapWriter {
   struct Seen {
     Index first, last;
   };
+  /// Columns of a stretch.
+  struct Columns {
+    Index from, to;
+  };
   /// Columns that are computed, and those that are written, with zeros at the ends.
   struct Stretch {
     Index first, last, from, to;
@@ -107,9 +111,9 @@ class HeadMapWriter {
     const auto seen = [&](Index i) -> const Seen& { return seen_[static_cast<std::size_t>(i - run.begin)]; };
     Index reached = first;  // beyond what any of these rows sees
     for (Index i = begin; i < end; ++i) reached = std::max(reached, std::min(seen(i).last + 1, last));
-    // Up to where the last cache line is full: the rows' zeros fill it.
-    const Index made =
-        std::min((reached - first + numbers_in_a_line<Scalar> + lane - 1) / lane * lane, (last - first + lane - 1) / lane * lane);
+    const Index made = (reached - first + lane - 1) / lane * lane;
+    // A line that two rows share is read before it is written: asked for now, so that streaming does not wait for it.
+    for (Index i = begin; i < end; ++i) writer_.ask_for(target(run, c, i) + of.to);
     if (reached > first) {
       // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
       const bool skips = columns_.skips() && begin < last + columns_.width() - 1 && end > first;
@@ -118,11 +122,29 @@ class HeadMapWriter {
         diagonal[i - begin] = numbers[(i - begin) * stride + i];
         numbers[(i - begin) * stride + i] += columns_.skip(c);
       }
-      if (end - begin == together)
-        multiply<together>(numbers + first, stride, scales, c, made, numbers_.data());
-      else
-        for (Index i = begin; i < end; ++i)
-          multiply<1>(numbers + (i - begin) * stride + first, 0, scales + (i - begin) * scales_.cols(), c, made, &numbers_(i - begin, 0));
+      Index rows_at_once = end - begin == together ? together : 1;
+      for (Index i = begin + 1; i < end && rows_at_once > 1; ++i)
+        if (straight(target(run, c, i) + first) && rest_of_line(target(run, c, i) + first) != rest_of_line(target(run, c, begin) + first))
+          rows_at_once = 1;
+      for (Index i = begin; i < end; i += rows_at_once) {
+        // Whole lines that every row sees are written as they are computed; where they begin and end differs from row to row.
+        Scalar* const to = target(run, c, i) + first;
+        Index from = 0, stop = 0;
+        if (straight(to)) {
+          Index least = last;
+          for (Index r = i; r < i + rows_at_once; ++r) least = std::min(least, seen(r).last + 1);
+          from = rest_of_line(to);
+          stop = from + std::max(least - first - from, Index(0)) / RowWriter<Scalar>::line * RowWriter<Scalar>::line;
+        }
+        if (stop == from) from = stop = 0;
+        const Scalar* const of_row = numbers + (i - begin) * stride + first;
+        const Scalar* const of_scale = scales + (i - begin) * scales_.cols();
+        if (rows_at_once == together)
+          multiply<together>(of_row, stride, of_scale, c, from, stop, made, &numbers_(i - begin, 0), to);
+        else
+          multiply<1>(of_row, stride, of_scale, c, from, stop, made, &numbers_(i - begin, 0), to);
+        for (Index r = i; r < i + rows_at_once; ++r) straight_[r - begin] = {from, stop};
+      }
       for (Index i = begin; i < end && !columns_.finite(); ++i)
         write_exactly(numbers + (i - begin) * stride, seen(i), c, first, std::min(first + made, last), scales[(i - begin) * scales_.cols()],
                       &numbers_(i - begin, 0));
@@ -135,11 +157,16 @@ class HeadMapWriter {
       if (stop > first) stop = std::min(stop + rest_of_line(to + stop), last);
       // What was computed there is 0 times a factor: -0, or NaN.
       std::fill(&numbers_(i - begin, 0) + (made_to - first), &numbers_(i - begin, 0) + (stop - first), Scalar(0));
+      const Columns written = reached > first ? straight_[i - begin] : Columns{0, 0};
       writer_.zeros(first - of.from, to + of.from);
-      writer_.copy(&numbers_(i - begin, 0), stop - first, to + first);
+      writer_.copy(&numbers_(i - begin, 0), written.from, to + first);
+      writer_.copy(&numbers_(i - begin, written.to), stop - first - written.to, to + first + written.to);
       writer_.zeros(of.to - stop, to + stop);
     }
   }
+
+  /// Whether rows are written to `to` as they are computed.
+  [[nodiscard]] bool straight(const Scalar* to) const { return columns_.width() == 4 && columns_.finite() && writer_.streams(to); }
 
   /// Where a path would lead beyond what the row sees: its factor may not be finite, and 0 times it not 0.
   void write_exactly(const Scalar* row, const Seen& seen, Index c, Index first, Index last, Scalar scale, Scalar* entries) const {
@@ -152,23 +179,27 @@ class HeadMapWriter {
     }
   }
 
-  /// Entries of rows into `to`, which has room for `together` rows.
+  /// Entries 0 .. count - 1 of rows into `numbers_to`, which has room for `together` rows; but from `from` to `stop`, whole lines of the
+  /// result, straight to `to`.
   template <Index Rows>
-  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index count, Scalar* to) const {
+  void multiply(const Scalar* numbers, Index stride, const Scalar* scales, Index c, Index from, Index stop, Index count, Scalar* numbers_to,
+                Scalar* to) const {
     Scalar scale[static_cast<std::size_t>(Rows)];
     for (Index r = 0; r < Rows; ++r) scale[r] = scales[r * scales_.cols()];
     const Index width = columns_.width(), tap_stride = columns_.tap_stride();
     const Scalar* factors = columns_.factor(c, 0, 0);
     if (width == 4) {  // nearly all models' convolution
-      FourTapsOf<Rows> from;
-      for (Index r = 0; r < Rows; ++r) from.rows[r] = numbers + r * stride;
-      for (Index d = 0; d < 4; ++d) from.factors[d] = factors + d * tap_stride;
-      return multiply_four(from, scale, count, to, numbers_.cols());
+      FourTapsOf<Rows> of;
+      for (Index r = 0; r < Rows; ++r) of.rows[r] = numbers + r * stride;
+      for (Index d = 0; d < 4; ++d) of.factors[d] = factors + d * tap_stride;
+      multiply_four<Rows, false>(of, scale, 0, from, numbers_to, numbers_.cols());
+      multiply_four<Rows, true>(of, scale, from, stop, to, out_.outerStride());
+      return multiply_four<Rows, false>(of, scale, stop / lane * lane, count, numbers_to, numbers_.cols());
     }
     for (Index j = 0; j < count; j += lane) {
       Lanes<Scalar, lane> sums[static_cast<std::size_t>(Rows)];
       add_taps<Rows>(factors + j, tap_stride, numbers + j, stride, width, sums);
-      for (Index r = 0; r < Rows; ++r) lanes<lane>(to + r * numbers_.cols() + j) = sums[r] * scale[r];
+      for (Index r = 0; r < Rows; ++r) lanes<lane>(numbers_to + r * numbers_.cols() + j) = sums[r] * scale[r];
     }
   }
 
@@ -177,26 +208,41 @@ class HeadMapWriter {
     const Scalar *rows[static_cast<std::size_t>(Rows)], *factors[4];
   };
   /// Every row's and tap's pointer is read from memory once and stays in a register: computed from strides, they took an instruction before
-  /// every access.
-  template <Index Rows>
-  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void multiply_four(const FourTapsOf<Rows>& from, const Scalar* scales, Index count,
-                                                                         Scalar* to, Index to_stride) {
+  /// every access. `Straight`: a line at a time, past the caches.
+  template <Index Rows, bool Straight>
+  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void multiply_four(const FourTapsOf<Rows>& from, const Scalar* scales, Index begin,
+                                                                         Index end, Scalar* to, Index to_stride) {
     using Lane = Lanes<Scalar, lane>;
+    constexpr Index parts = Straight ? std::max(RowWriter<Scalar>::line / lane, Index(1)) : 1;
     const Scalar *const factor0 = from.factors[0], *const factor1 = from.factors[1], *const factor2 = from.factors[2],
                         *const factor3 = from.factors[3];
     const auto row = [&](Index r) { return from.rows[std::min(r, Rows - 1)]; };
     [[maybe_unused]] const Scalar *const row0 = row(0), *const row1 = row(1), *const row2 = row(2), *const row3 = row(3);
     Lane scale[static_cast<std::size_t>(Rows)];
     for (Index r = 0; r < Rows; ++r) scale[r].setConstant(scales[r]);
-    for (Index j = 0; j < count; j += lane) {
-      const Lane first = lanes<lane>(factor0 + j), second = lanes<lane>(factor1 + j), third = lanes<lane>(factor2 + j),
-                 fourth = lanes<lane>(factor3 + j);
+    for (Index j = begin; j < end; j += parts * lane) {
+      Lane first[static_cast<std::size_t>(parts)], second[static_cast<std::size_t>(parts)], third[static_cast<std::size_t>(parts)],
+          fourth[static_cast<std::size_t>(parts)];
+      IMPLICIT_ATTENTION_UNROLL
+      for (Index p = 0; p < parts; ++p) {
+        first[p] = lanes<lane>(factor0 + j + p * lane);
+        second[p] = lanes<lane>(factor1 + j + p * lane);
+        third[p] = lanes<lane>(factor2 + j + p * lane);
+        fourth[p] = lanes<lane>(factor3 + j + p * lane);
+      }
       const auto write = [&](const Scalar* numbers, Index r) {
-        Lane sum = first * lanes<lane>(numbers + j);
-        sum += second * lanes<lane>(numbers + j + 1);
-        sum += third * lanes<lane>(numbers + j + 2);
-        sum += fourth * lanes<lane>(numbers + j + 3);
-        lanes<lane>(to + r * to_stride + j) = sum * scale[r];
+        IMPLICIT_ATTENTION_UNROLL
+        for (Index p = 0; p < parts; ++p) {
+          const Index at = j + p * lane;
+          Lane sum = first[p] * lanes<lane>(numbers + at);
+          sum += second[p] * lanes<lane>(numbers + at + 1);
+          sum += third[p] * lanes<lane>(numbers + at + 2);
+          sum += fourth[p] * lanes<lane>(numbers + at + 3);
+          if constexpr (Straight)
+            RowWriter<Scalar>::stream(to + r * to_stride + at, sum * scale[r]);
+          else
+            lanes<lane>(to + r * to_stride + at) = sum * scale[r];
+        }
       };
       write(row0, 0);
       if constexpr (Rows > 1) {
@@ -216,6 +262,7 @@ class HeadMapWriter {
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_, numbers_;
   std::vector<Seen> seen_;
+  Columns straight_[static_cast<std::size_t>(together)] = {};  // of each row, what is written already
 };
 
 }  // namespace detail

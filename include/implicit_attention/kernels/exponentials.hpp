@@ -1,0 +1,92 @@
+// Exponentials of log decays, a vector register at a time.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+#include <implicit_attention/core/types.hpp>
+#include <implicit_attention/core/vector_register.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// What exponentiate_small_register takes.
+constexpr float small_exponent = 0.6931f;
+
+#if defined(__GNUC__)
+/// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of minus
+/// infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
+inline void exponentiate_register(const float* from, float* to) {
+  using Register = VectorRegister<float>::type;
+  using Bits = VectorRegister<float>::bits;
+  constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, to_integer = 12582912.0f;  // 1.5 2^23
+  constexpr float smallest = -86.643394f, largest = 89.0f;  // log(2^-125); beyond it, infinity
+  const Register given = *reinterpret_cast<const Register*>(from);
+  const Bits large = given > largest, small = given < smallest;
+  const Register most = Register{} + largest;
+  const Register x = reinterpret_cast<Register>((reinterpret_cast<Bits>(given) & ~large) | (reinterpret_cast<Bits>(most) & large));
+  Register shifted = x * log2_e + to_integer;
+  // Where sums may be reordered, what was added must not be taken away again unseen.
+#if defined(__x86_64__) || defined(__i386__)
+  __asm__("" : "+x"(shifted));
+#else
+  EIGEN_OPTIMIZATION_BARRIER(shifted)
+#endif
+  const Register n = shifted - to_integer, r = x - n * ln2_high - n * ln2_low;
+  Register y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  // The last bits of `shifted` are n; 2^(n-1) is representable even where 2^n overflows.
+  const Register half = reinterpret_cast<Register>((reinterpret_cast<Bits>(shifted) << 23) + (126 << 23));
+  y = y * half * 2.0f;
+  *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~small);
+}
+
+/// The same of numbers between -log 2 and log 2, in less than half of the operations: decays above one half. exp(0) is exactly 1.
+inline void exponentiate_small_register(const float* from, float* to) {
+  using Register = VectorRegister<float>::type;
+  const Register x = *reinterpret_cast<const Register*>(from);
+  Register y = x * 2.5034380219e-5f + 2.0074274802e-4f;  // for (exp(x) - 1 - x) / x^2, within 3e-9 of exp(x)
+  y = y * x + 1.3888328810e-3f;
+  y = y * x + 8.3327725918e-3f;
+  y = y * x + 4.1666670032e-2f;
+  y = y * x + 1.6666670037e-1f;
+  y = y * x + 0.5f;
+  *reinterpret_cast<Register*>(to) = y * (x * x) + x + 1.0f;
+}
+#endif
+
+/// to = the decays of `count` logarithms, which may be the same numbers. What underflows is 0, as it is for minus infinity, and NaN stays.
+template <Real Scalar>
+void exponentiate(const Scalar* from, Index count, Scalar* to) {
+#if defined(__GNUC__)
+  if constexpr (std::is_same_v<Scalar, float>) {
+    constexpr Index lane = vector_register_bytes / static_cast<int>(sizeof(float));
+    Index i = 0;
+    for (; i + lane <= count; i += lane) exponentiate_register(from + i, to + i);
+    if (i == count) return;
+    float rest[static_cast<std::size_t>(lane)] = {};
+    std::copy(from + i, from + count, rest);
+    exponentiate_register(rest, rest);
+    std::copy_n(rest, count - i, to + i);
+    return;
+  }
+#endif
+  constexpr Scalar smallest = 2 * std::numeric_limits<Scalar>::min();
+  using Numbers = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
+  Eigen::Map<Numbers>(to, count) = Eigen::Map<const Numbers>(from, count).exp();
+  for (Index i = 0; i < count; ++i) to[i] = to[i] < smallest ? Scalar(0) : to[i];
+}
+template <Real Scalar>
+void exponentiate(Scalar* numbers, Index count) {
+  exponentiate<Scalar>(numbers, count, numbers);
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END

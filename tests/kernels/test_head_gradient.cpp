@@ -1,0 +1,131 @@
+// The gradients of a recurrence with one matrix a head, in chunks of tokens, against the walk over tokens.
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+
+#include <implicit_attention/core/thread_executor.hpp>
+
+#include "head_cases.hpp"
+#include "plain_head_gradient.hpp"
+
+namespace {
+
+using namespace head_cases;
+
+/// The parts of a gradient, by name; what the recurrence does not have is empty.
+template <class Scalar>
+std::vector<std::pair<const char*, const Matrix<Scalar>*>> parts_of(const HeadScanGradient<Scalar>& gradient) {
+  return {{"input", &gradient.input},         {"query", &gradient.query},         {"key", &gradient.key},
+          {"key_scale", &gradient.key_scale}, {"log_decay", &gradient.log_decay}, {"removal", &gradient.removal},
+          {"probe", &gradient.probe},         {"diagonal", &gradient.diagonal}};
+}
+
+template <class Scalar>
+HeadScanGradient<Scalar> gradient_of(const HeadRecurrence<Scalar>& r, const Matrix<Scalar>& x, const Matrix<Scalar>& initial,
+                                     const Matrix<Scalar>& g, const Executor& executor = serial_executor()) {
+  return head_scan_gradient(r, ConstView<Scalar>(x), Array<Scalar>::view(initial), ConstView<Scalar>(g), executor);
+}
+
+/// The chunked gradient against the walk over tokens in double.
+template <class Scalar>
+void check_gradient_plan(const Plan& plan) {
+  INFO((sizeof(Scalar) == 4 ? "float, " : "double, ") << plan.text());
+  const HeadRecurrence<Scalar> r = make<Scalar>(plan);
+  Draw draw(plan.seed + 2000);
+  const Matrix<Scalar> x = draw.normals<Scalar>(r.tokens, r.channels), g = draw.normals<Scalar>(r.tokens, r.channels),
+                       initial = draw.normals<Scalar>(r.heads * r.state, r.head_channels());
+  const Matrix<double> exact_x = x.template cast<double>(), exact_g = g.template cast<double>(),
+                       exact_initial = initial.template cast<double>();
+  const HeadRecurrence<double> exact = in_double(r);
+  const HeadScanGradient<Scalar> got = gradient_of(r, x, initial, g);
+  const HeadScanGradient<double> expected = plain_head_gradient(exact, exact_x, exact_initial, exact_g);
+  const auto got_parts = parts_of(got);
+  const auto expected_parts = parts_of(expected);
+  // A constant decay's gradient is that of all readers, times what they are, less that of all writers: it may cancel.
+  double summed = 0;
+  for (Index t = 0; t < r.tokens; ++t)
+    summed += std::max(exact.query.matrix().cwiseProduct(expected.query).row(t).cwiseAbs().maxCoeff(),
+                       exact.key.matrix().cwiseProduct(expected.key).row(t).cwiseAbs().maxCoeff());
+  for (std::size_t part = 0; part < got_parts.size(); ++part) {
+    INFO(got_parts[part].first);
+    const Matrix<Scalar>& found = *got_parts[part].second;
+    const Matrix<double>& wanted = *expected_parts[part].second;
+    REQUIRE(found.rows() == wanted.rows());
+    REQUIRE(found.cols() == wanted.cols());
+    if (wanted.size() == 0) continue;
+    const double worst = (found.template cast<double>() - wanted).cwiseAbs().maxCoeff();
+    double size = wanted.cwiseAbs().maxCoeff();
+    if (&found == &got.log_decay && r.log_decay.rows() == 1) size = summed;
+    CHECK(worst <= (sizeof(Scalar) == 4 ? 2e-5 : 2e-13) * std::max(1.0, size));
+  }
+  // Where a decay is 0 or a document starts nothing depends on it.
+  bool zeros = true;
+  for (Index t = 0; t < r.log_decay.rows(); ++t)
+    for (Index c = 0; c < r.log_decay.cols(); ++c)
+      if (std::isinf(r.log_decay(t, c)) || (r.log_decay.rows() == r.tokens && r.starts_at(t)))
+        zeros = zeros && got.log_decay(t, c) == Scalar(0);
+  CHECK(zeros);
+}
+
+}  // namespace
+
+TEST_CASE("the gradient of a head recurrence in chunks is that of the walk over tokens") {
+  std::uint64_t seed = 300;
+  for (const Index tokens : {1, 2, 31, 33, 130})
+    for (const auto& [state, values] : {std::pair<Index, Index>(1, 1), std::pair<Index, Index>(5, 3), std::pair<Index, Index>(17, 8)})
+      for (const Plan& plan : plans(tokens, state, values, seed += 50)) {
+        check_gradient_plan<double>(plan);
+        check_gradient_plan<float>(plan);
+      }
+}
+
+TEST_CASE("a token that is not a number spoils those gradients that depend on it and no others") {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  for (Plan plan : plans(70, 4, 3, 21)) {
+    plan.extreme = false;
+    plan.forgetting = std::min(plan.forgetting, 1.0);
+    for (const int part : {0, 1, 2, 3, 4, 5}) {
+      HeadRecurrence<double> r = make<double>(plan);
+      if ((part == 2 && r.log_decay.rows() != r.tokens) || (part == 3 && r.transition != Transition::rank_one)) continue;
+      Draw draw(5);
+      Matrix<double> x = draw.normals<double>(r.tokens, r.channels), g = draw.normals<double>(r.tokens, r.channels);
+      const Matrix<double> initial = draw.normals<double>(r.heads * r.state, r.head_channels());
+      const auto spoilt = [&](Matrix<double> numbers) {
+        numbers(41, numbers.cols() - 1) = nan;
+        return numbers;
+      };
+      if (part == 0) r.query = spoilt(r.query.matrix());
+      if (part == 1) r.key = spoilt(r.key.matrix());
+      if (part == 2) r.log_decay = spoilt(r.log_decay.matrix());
+      if (part == 3) r.probe = spoilt(r.probe.matrix());
+      if (part == 4) x = spoilt(x);
+      if (part == 5) g = spoilt(g);
+      INFO(plan.text() << ", part " << part);
+      const HeadScanGradient<double> chunked = gradient_of(r, x, initial, g), plain = plain_head_gradient(r, x, initial, g);
+      const auto chunked_parts = parts_of(chunked), plain_parts = parts_of(plain);
+      Index spoilt_numbers = 0;
+      for (std::size_t i = 0; i < plain_parts.size(); ++i) {
+        INFO(plain_parts[i].first);
+        CHECK((plain_parts[i].second->array().isFinite() == chunked_parts[i].second->array().isFinite()).all());
+        spoilt_numbers += (!plain_parts[i].second->array().isFinite()).count();
+      }
+      CHECK(spoilt_numbers > 0);
+    }
+  }
+}
+
+TEST_CASE("gradients of head recurrences have the same bits for any number of workers") {
+  const Executor executor = thread_executor(3);
+  for (const Plan& plan : plans(100, 6, 5, 7)) {
+    const HeadRecurrence<float> r = make<float>(plan);
+    INFO(plan.text());
+    Draw draw(3);
+    const Matrix<float> x = draw.normals<float>(r.tokens, r.channels);
+    const Matrix<float> initial = draw.normals<float>(r.heads * r.state, r.head_channels());
+    const HeadScanGradient<float> alone = gradient_of(r, x, initial, x), shared = gradient_of(r, x, initial, x, executor);
+    const auto alone_parts = parts_of(alone), shared_parts = parts_of(shared);
+    for (std::size_t i = 0; i < alone_parts.size(); ++i) CHECK((alone_parts[i].second->array() == shared_parts[i].second->array()).all());
+  }
+}
