@@ -36,15 +36,17 @@ bool has_layer_map(Method method) {
 }
 
 /// d value / d y of every layer along relevance-attention's walk: attention with these terms and norms' statistics held.
-BackwardPass<float> held_gradients(const LanguageModel<float>& model, const ForwardPass<float>& pass, const Target& target, Terms terms) {
+BackwardPass<float> held_gradients(const LanguageModel<float>& model, const ForwardPass<float>& pass, const Target& target, Terms terms,
+                                   const Executor& executor) {
   BackwardOptions<float> walk;
   walk.way = WayBack::attention;
+  walk.executor = executor;
   if (!(terms == Terms::all()))
     walk.detours = [&](Index, const LayerPass<float>& layer) {
       std::vector<Detour<float>> detours;
       for (const MixerRun<float>& mixer : layer.mixers)
-        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(terms)](const Matrix<float>& gradient) {
-                             return attention.apply_transpose(gradient);
+        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(terms), executor](const Matrix<float>& gradient) {
+                             return attention.apply_transpose(gradient, executor);
                            }});
       return detours;
     };
@@ -151,16 +153,20 @@ std::vector<EvaluatedMap> map_rows(const std::vector<MethodRow>& rows, const std
 }
 
 void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids, const Target& target, ReductionKind reduction,
-               Index most_edges, std::uint64_t seed, std::vector<EvaluatedMap>& rows) {
+               Index most_edges, std::uint64_t seed, const Executor& executor, std::vector<EvaluatedMap>& rows) {
   ForwardOptions forward;
   forward.logit_positions = Indices({target.position});
+  forward.executor = executor;
   const ForwardPass<float> pass = model.forward(ids, forward);
-  const BackwardPass<float> exact = backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast));
+  BackwardOptions<float> walk;
+  walk.executor = executor;
+  const BackwardPass<float> exact = backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast), walk);
   std::vector<BackwardPass<float>> held(rows.size());
   for (std::size_t row = 0; row < rows.size(); ++row)
-    if (rows[row].method == method_info(Method::relevance_attention).name) held[row] = held_gradients(model, pass, target, rows[row].terms);
+    if (rows[row].method == method_info(Method::relevance_attention).name)
+      held[row] = held_gradients(model, pass, target, rows[row].terms, executor);
   TextMaps maps{model, pass, exact, reduction, std::mt19937_64(seed)};
-  const KnockOut<float> knock(model, pass);
+  const KnockOut<float> knock(model, pass, executor);
   std::vector<Index> tokens;
   for (Index token = 0; token <= target.position; ++token) tokens.push_back(token);
   std::vector<std::array<LayerMean, map_metric_count>> means(rows.size());
