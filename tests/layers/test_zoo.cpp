@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/families.hpp>
@@ -579,7 +580,7 @@ TEST_CASE("attribution asks whether a model is causal: one with a layer of two d
     for (const Index token : {Index(1), Index(4)}) {
       std::vector<Index> rest = ids;
       rest.erase(rest.begin() + token);
-      const double without = model.forward(rest).logits_at(token <= 2 ? 1 : 2)(0, 7);
+      const double without = model.forward(rest, test_support::every_logit()).logits_at(token <= 2 ? 1 : 2)(0, 7);
       CHECK(dropped.scores[token] == Approx(explainer.value(target) - without));
       CHECK(each.scores(0, token) == Approx(dropped.scores[token]));
     }
