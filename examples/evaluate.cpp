@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -35,6 +36,7 @@
 #include "support/redrawn_tensors.hpp"
 #include "support/progress.hpp"
 #include "support/terminal.hpp"
+#include "support/working.hpp"
 
 namespace {
 
@@ -52,6 +54,7 @@ struct Options {
   Index edges = 150, permutations = 32, repeated = std::numeric_limits<Index>::max();
   std::uint64_t seed = 1;
   bool markdown = false;
+  int threads = 0;  ///< 0: all cores that the process may use
 };
 
 /// Everything that stays the same from text to text.
@@ -64,9 +67,9 @@ struct Setting {
 
 /// The scores of every row in one model; `draw` numbers the draws of random scores.
 std::vector<Attribution<float>> explain_all(const Setting& setting, const EvaluatedText& subject, LanguageModel<float> own,
-                                            std::uint64_t draw) {
+                                            std::uint64_t draw, const Executor& executor) {
   ForwardOptions forward;
-  forward.logit_positions = Indices::last();
+  forward.executor = executor;
   Explainer<float> explainer(std::move(own), subject.whole_ids(), forward);
   std::vector<Attribution<float>> answers;
   for (const MethodRow& row : setting.rows)
@@ -77,9 +80,9 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Evalua
 
 /// All metrics of all rows for one text; those that explain it many times only if it is `repeated`.
 void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, const MarkedTokens& marked, bool repeated,
-                   std::uint64_t seed, Evaluation& evaluation) {
+                   std::uint64_t seed, const Executor& executor, Evaluation& evaluation) {
   const LanguageModel<float> own = subject.own_model(setting.model);
-  CachedModel logits([&](const KeptTokens& kept) { return subject.logits(own, kept); });
+  CachedModel logits([&](const KeptTokens& kept) { return subject.logits(own, kept, executor); });
   const RowVector<double> whole = logits(KeptTokens(static_cast<std::size_t>(subject.words()), true));
   subject.choose_target(whole);
   evaluation.right += subject.target().token == label ? 1 : 0;
@@ -111,13 +114,14 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
 
   // Scores of this text, of it under noise, and of it in the shuffled models.
   std::uint64_t draw = seed;
-  const std::vector<Attribution<float>> answers = explain_all(setting, subject, own, draw);
+  const std::vector<Attribution<float>> answers = explain_all(setting, subject, own, draw, executor);
   std::vector<std::vector<Attribution<float>>> noisy, redrawn;
   if (repeated) {
     for (Index sample = 0; sample < noise_samples; ++sample)
-      noisy.push_back(explain_all(setting, subject, subject.own_model(setting.model, seed + static_cast<std::uint64_t>(sample)), ++draw));
+      noisy.push_back(
+          explain_all(setting, subject, subject.own_model(setting.model, seed + static_cast<std::uint64_t>(sample)), ++draw, executor));
     for (const LanguageModel<float>& stage : setting.redrawn)
-      redrawn.push_back(explain_all(setting, subject, subject.own_model(stage), ++draw));
+      redrawn.push_back(explain_all(setting, subject, subject.own_model(stage), ++draw, executor));
   }
 
   for (std::size_t row = 0; row < setting.rows.size(); ++row) {
@@ -155,7 +159,7 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
       for (std::vector<double>& values : ceiling->values) values.resize(shapley.values[metric_flipping].size(), not_defined);
   }
   if (evaluation.edges > 0)
-    knock_out(own, subject.whole_ids(), subject.target(), setting.reduction, evaluation.edges, seed, evaluation.maps);
+    knock_out(own, subject.whole_ids(), subject.target(), setting.reduction, evaluation.edges, seed, executor, evaluation.maps);
 }
 
 Removal removal_of(const std::string& name) { return name == "unk" ? Removal::replace : name == "zero" ? Removal::zero : Removal::drop; }
@@ -224,7 +228,7 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
   keep_freed_memory();
   ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
   const Evaluation empty = evaluation;
-  const auto evaluated = [&](Index k) {
+  const auto evaluated = [&](Index k, const Executor& executor) {
     const LabelledText& text = texts[static_cast<std::size_t>(k)];
     const std::vector<Index>& words = encoded[static_cast<std::size_t>(k)];
     std::vector<Index> ids = prefix;
@@ -237,19 +241,28 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
     // Evenly spread: every text where all are repeated.
     const bool repeated = (k + 1) * evaluation.repeated / evaluation.texts > k * evaluation.repeated / evaluation.texts;
     evaluate_text(setting, subject, classes.of(text.label), marked, repeated,
-                  options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), one);
+                  options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), executor, one);
     return packed(one);
   };
+  ThreadPool pool(ranks.threads(options.threads));
+  std::mutex turn;  // of the bar, which follows the texts of one process, or those that all have handed in
+  const bool alone = ranks.count() == 1;
   const auto several = [&](const std::vector<Index>& pieces) {
-    std::vector<std::string> results;
-    for (const Index piece : pieces) results.push_back(evaluated(piece));
+    std::vector<std::string> results(pieces.size());
+    for_each_piece(pool, static_cast<Index>(pieces.size()), [&](Index i, const Executor& executor) {
+      const auto place = static_cast<std::size_t>(i);
+      results[place] = evaluated(pieces[place], executor);
+      const std::lock_guard<std::mutex> lock(turn);
+      if (alone) bar.advance();
+    });
     return results;
   };
   const auto cost = [&](Index k) { return static_cast<Index>(encoded[static_cast<std::size_t>(k)].size()) + 1; };
-  ranks.share(0, evaluation.texts, ranks.count() > 1 ? 4 : 1, cost, several, [&](Index, const std::string& result) {
-    join(evaluation, result);
-    bar.advance();
-  });
+  ranks.share(0, evaluation.texts, alone ? std::max<Index>(1, evaluation.texts) : 4 * pool.workers(), cost, several,
+              [&](Index, const std::string& result) {
+                join(evaluation, result);
+                if (!alone) bar.advance();
+              });
   bar.finish();
   evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return evaluation;
@@ -331,6 +344,7 @@ int main(int argument_count, char** arguments) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->option_text("TOKEN");
+  add_threads_option(app, options.threads, true);
   app.add_flag("--markdown", options.markdown, "tables in Markdown");
   app.add_option("--out", options.out, "means, intervals, and differences to random and between formulations, paired by text")
       ->option_text("FILE.json");
@@ -360,9 +374,10 @@ int main(int argument_count, char** arguments) {
       if (ranks.count() > 1)
         raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
       if (app.count("--permutations") == 0) options.permutations = 0;
-      const CauseEvaluation evaluation = evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce,
-                                                          options.scores, options.limit, options.permutations, options.seed},
-                                                         rows);
+      const CauseEvaluation evaluation =
+          evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce, options.scores, options.limit,
+                           options.permutations, options.seed, options.threads},
+                          rows);
       answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
     } else {
       if (!given(app, "--data")) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");

@@ -54,7 +54,7 @@ measure() {
   if [ "$running" -ge "$jobs" ]; then wait -n || die "An evaluation failed; the reason is above."; running=$((running - 1)); fi
   {
     begin=$SECONDS
-    "$program" "$@" --terms recurrence,published,all --markdown --out "$out/$name.json" > "$out/$name.md" || exit 1
+    "$program" "$@" --threads 1 --terms recurrence,published,all --markdown --out "$out/$name.json" > "$out/$name.md" || exit 1
     say "$name, $(took $((SECONDS - begin)))" >&2
   } &
   running=$((running + 1))

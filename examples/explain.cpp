@@ -149,10 +149,7 @@ int main(int argument_count, char** arguments) {
   app.add_option("--longest", options.longest, "--data: a text of more tokens is not explained, and its line says so")
       ->check(at_least(1))
       ->option_text("N");
-  app.add_option("--threads", question.threads,
-                 "how many threads work (all cores; under mpirun 1 in each process); results do not depend on it")
-      ->check(CLI::Range(1, 4096))
-      ->option_text("N");
+  add_threads_option(app, question.threads, true);
   const CLI::Option* out =
       app.add_option("--out", options.out,
                      "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map; .jsonl with --data)")

@@ -591,9 +591,7 @@ int main(int argument_count, char** arguments) {
   app.add_option("--precision", options.precision, "what is computed and written in (float32)")
       ->check(CLI::IsMember({"float32", "float64"}))
       ->option_text("float32|float64");
-  app.add_option("--threads", options.threads, "how many threads work (all cores); results do not depend on it")
-      ->check(CLI::Range(1, 4096))
-      ->option_text("N");
+  add_threads_option(app, options.threads, false);
   app.add_option("--byte-limit", options.byte_limit, "the largest attention that may be allocated (4G)")
       ->transform(CLI::AsSizeValue(false))
       ->transform(size_in_bytes())

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <functional>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <system_error>
@@ -19,6 +21,7 @@
 #include "command_line.hpp"
 #include "model_input.hpp"
 #include "progress.hpp"
+#include "working.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -81,17 +84,21 @@ void compare(const CauseSetting& setting, const std::vector<Index>& ids, const K
 
 /// Shapley values of every output of a prompt; one run on a set of tokens serves all outputs.
 void compare_shapley(const CauseSetting& setting, const std::vector<Index>& ids, const std::vector<const KnownCause*>& causes,
-                     std::uint64_t seed, CauseMethod& method) {
+                     std::uint64_t seed, const Executor& executor, CauseMethod& method) {
   const LanguageModel<float>& model = setting.model;
   const Matrix<float> whole = model.embed(ids);
   const Matrix<float> removed = setting.how.removal == Removal::replace ? model.embed({setting.how.replacement})
                                                                         : Matrix<float>(Matrix<float>::Zero(1, model.width()));
+  std::vector<Index> positions;
+  for (const KnownCause* cause : causes) positions.push_back(cause->position);
   CachedModel logits([&](const KeptTokens& kept) {
     Matrix<float> embeddings = whole;
     for (std::size_t token = 0; token < kept.size(); ++token)
       if (!kept[token]) embeddings.row(static_cast<Index>(token)) = removed.row(0);
     ForwardOptions forward;
     forward.keep = Keep::logits;
+    forward.logit_positions = Indices(positions);
+    forward.executor = executor;
     const ForwardPass<float> pass = model.forward_embeddings(embeddings, forward);
     std::vector<float> values;
     for (const KnownCause* cause : causes) values.push_back(pass.logits_at(cause->position)(0, cause->target));
@@ -105,9 +112,27 @@ void compare_shapley(const CauseSetting& setting, const std::vector<Index>& ids,
   }
 }
 
+/// Of the results of a prompt those of all prompts so far.
+void append(CauseEvaluation& all, const CauseEvaluation& one) {
+  all.prompt_of.insert(all.prompt_of.end(), one.prompt_of.begin(), one.prompt_of.end());
+  all.predicted += one.predicted;
+  const auto append_rows = [](std::vector<CauseMethod>& to, const std::vector<CauseMethod>& from) {
+    for (std::size_t row = 0; row < to.size(); ++row) {
+      detail::append_new(to[row].untreated, from[row].untreated);
+      for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
+        for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
+          const std::vector<double>& values = from[row].values[comparison][metric];
+          to[row].values[comparison][metric].insert(to[row].values[comparison][metric].end(), values.begin(), values.end());
+        }
+    }
+  };
+  append_rows(all.methods, one.methods);
+  append_rows(all.ceilings, one.ceilings);
+}
+
 /// All outputs of one prompt.
 void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prompt, const std::vector<const KnownCause*>& causes,
-                     std::uint64_t seed, CauseEvaluation& evaluation, ProgressBar& bar) {
+                     std::uint64_t seed, const Executor& executor, CauseEvaluation& evaluation, const std::function<void()>& advance) {
   std::vector<Target> targets;
   std::set<Index> positions;
   for (const KnownCause* cause : causes) {
@@ -118,6 +143,7 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
     raise(ErrorKind::value, message("--causes: ", setting.model.name(), " looks at later tokens, expected a causal model"));
   ForwardOptions forward;  // no output sees what stands behind the last one
   forward.logit_positions = std::vector<Index>(positions.begin(), positions.end());
+  forward.executor = executor;
   const std::vector<Index> ids(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(*positions.rbegin()) + 1);
   Explainer<float> explainer(setting.model, ids, forward);
   for (const KnownCause* cause : causes) {
@@ -144,11 +170,11 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
       const KnownCause& cause = *causes[output];
       compare(setting, ids, cause, Scores(scores.row(static_cast<Index>(output)).head(cause.position + 1)), method);
     }
-    bar.advance();
+    advance();
   }
   if (setting.permutations > 0) {
-    compare_shapley(setting, ids, causes, seed, evaluation.ceilings.front());
-    bar.advance();
+    compare_shapley(setting, ids, causes, seed, executor, evaluation.ceilings.front());
+    advance();
   }
 }
 
@@ -251,12 +277,21 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
 
   ProgressBar bar(message("explain ", evaluation.architecture),
                   evaluation.prompts * static_cast<Index>(rows.size() + (setting.permutations > 0 ? 1 : 0)));
-  for (const std::size_t place : chosen) {
-    const std::size_t prompt = asked[place];
+  std::mutex turn;  // of the bar
+  const auto advance = [&] {
+    const std::lock_guard<std::mutex> lock(turn);
+    bar.advance();
+  };
+  keep_freed_memory();
+  ThreadPool pool(options.threads);
+  std::vector<CauseEvaluation> of_prompts(chosen.size(), evaluation);
+  for_each_piece(pool, evaluation.prompts, [&](Index piece, const Executor& executor) {
+    const std::size_t place = static_cast<std::size_t>(piece), prompt = asked[chosen[place]];
     evaluate_prompt(setting, causes.prompts[prompt], by_prompt[prompt],
-                    options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), evaluation, bar);
-  }
+                    options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), executor, of_prompts[place], advance);
+  });
   bar.finish();
+  for (const CauseEvaluation& one : of_prompts) append(evaluation, one);
   evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return evaluation;
 }

@@ -78,9 +78,10 @@ struct CauseOptions {
   Index limit = 0;         ///< prompts
   Index permutations = 0;  ///< of the Shapley values beside the methods; 0: none
   std::uint64_t seed = 1;
+  int threads = 0;  ///< 0: all cores that the process may use
 };
 
-/// Reads the file, checks it whole, then the model, and explains every output by every method. Fails as `read_known_causes` and the
+/// Reads the file, checks it whole, then the model, and explains every output by every method, a prompt a thread. Fails as `read_known_causes` and the
 /// library do.
 [[nodiscard]] CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<MethodRow>& rows);
 

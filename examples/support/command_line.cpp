@@ -167,6 +167,14 @@ bool overwrites(const std::filesystem::path& file, const std::filesystem::path& 
 
 }  // namespace
 
+void add_threads_option(CLI::App& app, int& threads, bool shared) {
+  app.add_option("--threads", threads,
+                 std::string("how many threads work (all cores") + (shared ? "; under mpirun 1 in each process" : "") +
+                     "); results do not depend on it")
+      ->check(CLI::Range(1, 4096))
+      ->option_text("N");
+}
+
 bool given(const CLI::App& app, std::string_view option) {
   for (const CLI::Option* known : app.get_options()) {
     if (known->count() == 0) continue;

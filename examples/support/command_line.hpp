@@ -30,6 +30,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 /// Before CLI::AsSizeValue, which takes a negative number for a very large one.
 [[nodiscard]] CLI::Validator size_in_bytes();
 
+/// `--threads N`, where nothing is given 0. `shared`: whether mpirun may share the work out, each process with one thread unless told.
+void add_threads_option(CLI::App& app, int& threads, bool shared);
+
 /// What stands between the commas of `a,b,c`, empty parts too.
 [[nodiscard]] std::vector<std::string> split_list(std::string_view list);
 /// `0,5-7` as 0, 5, 6, 7; white space separates as commas do, and brackets may stand around. Fails (value) on anything else, naming

@@ -71,13 +71,14 @@ class EvaluatedText {
   }
 
   /// The classes' logits. With no token left there are none, and zeros stand for them.
-  [[nodiscard]] RowVector<double> logits(const LanguageModel<float>& own, const KeptTokens& kept) const {
+  [[nodiscard]] RowVector<double> logits(const LanguageModel<float>& own, const KeptTokens& kept,
+                                         const Executor& executor = serial_executor()) const {
     const auto count = static_cast<Index>(class_tokens_.size());
     const std::vector<Index> ids = own_ids(kept);
     if (ids.empty()) return RowVector<double>::Zero(count);
     ForwardOptions forward;
     forward.keep = Keep::logits;
-    forward.logit_positions = Indices::last();
+    forward.executor = executor;
     return own.forward(ids, forward).logits.row(0).head(count).cast<double>();
   }
 

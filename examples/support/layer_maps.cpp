@@ -135,18 +135,21 @@ std::vector<EvaluatedMap> map_rows(const std::vector<MethodRow>& rows, const std
 }
 
 void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids, const Target& target, ReductionKind reduction,
-               Index most_edges, std::uint64_t seed, std::vector<EvaluatedMap>& rows) {
+               Index most_edges, std::uint64_t seed, const Executor& executor, std::vector<EvaluatedMap>& rows) {
   ForwardOptions forward;
   forward.logit_positions = Indices({target.position});
+  forward.executor = executor;
   const ForwardPass<float> pass = model.forward(ids, forward);
-  const BackwardPass<float> exact = backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast));
+  const Matrix<float> gradient = logit_gradient(pass, target.position, target.token, target.contrast);
+  BackwardOptions<float> walk;
+  walk.executor = executor;
+  const BackwardPass<float> exact = backward(model, pass, gradient, walk);
   std::vector<BackwardPass<float>> held(rows.size());  // relevance-attention's walk
   for (std::size_t row = 0; row < rows.size(); ++row)
     if (rows[row].method == method_info(Method::relevance_attention).name)
-      held[row] = backward(model, pass, logit_gradient(pass, target.position, target.token, target.contrast),
-                           held_attention_walk<float>(rows[row].terms));
+      held[row] = backward(model, pass, gradient, held_attention_walk<float>(rows[row].terms, executor));
   TextMaps maps{model, pass, exact, reduction, std::mt19937_64(seed)};
-  const KnockOut<float> knock(model, pass);
+  const KnockOut<float> knock(model, pass, executor);
   std::vector<Index> tokens;
   for (Index token = 0; token <= target.position; ++token) tokens.push_back(token);
   std::vector<std::array<LayerMean, map_metric_count>> means(rows.size());

@@ -38,6 +38,6 @@ struct EvaluatedMap {
 
 /// Knocks at most `most_edges` edges and every token's input out of each layer of a text, and adds to every row how its maps predict it.
 void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids, const Target& target, ReductionKind reduction,
-               Index most_edges, std::uint64_t seed, std::vector<EvaluatedMap>& rows);
+               Index most_edges, std::uint64_t seed, const Executor& executor, std::vector<EvaluatedMap>& rows);
 
 }  // namespace implicit_attention::examples

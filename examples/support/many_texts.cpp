@@ -28,6 +28,7 @@
 #include "progress.hpp"
 #include "terminal.hpp"
 #include "text_lines.hpp"
+#include "working.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -181,7 +182,7 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
     }
   };
   keep_freed_memory();
-  ThreadPool pool(question.threads == 0 && ranks.count() > 1 ? 1 : question.threads);
+  ThreadPool pool(ranks.threads(question.threads));
   ProgressBar bar(message("explain ", explainer.architecture()), work);
   std::mutex turn;  // of the file and the bar
   Index done = result.found;
@@ -192,17 +193,17 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
     bar.advance(cost(lines[static_cast<std::size_t>(i)]));
   };
   if (ranks.count() == 1) {  // each result is written as soon as those before it are
-    pool.parallel_for(result.texts - result.found, [&](Index i) {
-      std::string text = result_of(lines[static_cast<std::size_t>(result.found + i)], pool.executor());
+    for_each_piece(pool, result.texts - result.found, [&](Index i, const Executor& executor) {
+      std::string text = result_of(lines[static_cast<std::size_t>(result.found + i)], executor);
       const std::lock_guard<std::mutex> lock(turn);
       put(result.found + i, std::move(text));
     });
   } else {
     const auto several = [&](const std::vector<Index>& pieces) {
       std::vector<std::string> texts(pieces.size());
-      pool.parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
+      for_each_piece(pool, static_cast<Index>(pieces.size()), [&](Index i, const Executor& executor) {
         const auto place = static_cast<std::size_t>(i);
-        texts[place] = result_of(lines[static_cast<std::size_t>(pieces[place])], pool.executor());
+        texts[place] = result_of(lines[static_cast<std::size_t>(pieces[place])], executor);
       });
       return texts;
     };

@@ -21,6 +21,8 @@ class Ranks {
   [[nodiscard]] Index number() const { return number_; }
   [[nodiscard]] Index count() const { return count_; }
   [[nodiscard]] bool first() const { return number_ == 0; }
+  /// Threads of each process where the command line asks for so many; 0, for nothing: one beside others, else 0, for all cores.
+  [[nodiscard]] int threads(int asked) const { return asked == 0 && count_ > 1 ? 1 : asked; }
 
   /// Does `work` in every process. Where it fails in one, it fails in all, with the message of the lowest of those where it failed: nobody
   /// waits for a process that is gone. All calls below stand inside of it, the same in every process.

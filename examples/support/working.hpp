@@ -1,4 +1,4 @@
-// Work with a progress bar that follows the loops of the library.
+// Work on threads: with a progress bar that follows the loops of the library, or in pieces that do not depend on each other.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,14 @@
 #include "progress.hpp"
 
 namespace implicit_attention::examples {
+
+/// Does `work(piece, executor)` for pieces 0 to count - 1, which do not depend on each other: as many at a time as the pool has threads, each
+/// with its loops on its own thread; where there are fewer pieces than threads, one after the other, each with its loops on all of them.
+template <class PieceOfWork>
+void for_each_piece(ThreadPool& pool, Index count, const PieceOfWork& work) {
+  if (count >= pool.workers()) return pool.parallel_for(count, [&](Index piece) { work(piece, serial_executor()); });
+  for (Index piece = 0; piece < count; ++piece) work(piece, pool.executor());
+}
 
 /// A bar over pieces of work of about the same size, each made of the library's loops.
 class Work {

@@ -10,6 +10,7 @@
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/models/load.hpp>
 #include <reference/relevance.hpp>
+#include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
 
 #include <attribution/cases.hpp>
@@ -33,7 +34,7 @@ double gelu_phi(double x) { return 0.5 * (1 + std::tanh(std::sqrt(2 / 3.14159265
 class Frozen {
  public:
   explicit Frozen(const std::string& architecture, std::uint64_t seed, Index tokens)
-      : model(random_model(architecture, seed)), ids(random_ids(tokens, seed + 1)), pass(model.forward(ids)) {}
+      : model(random_model(architecture, seed)), ids(random_ids(tokens, seed + 1)), pass(model.forward(ids, test_support::every_logit())) {}
 
   Numbers norm(const Norm<double>& norm, const Numbers& at, const Numbers& r) const {
     Numbers u = r;
@@ -228,7 +229,7 @@ TEST_CASE("relevance is conserved", "[attribution]") {
         INFO(architecture << ", " << tokens << " tokens, biases " << biases);
         const LanguageModel<double> model = random_model(architecture, 43, biases);
         for (const Keep keep : {Keep::activations, Keep::residuals}) {
-          ForwardOptions options;
+          ForwardOptions options = test_support::every_logit();
           options.keep = keep;
           const ForwardPass<double> pass = model.forward(random_ids(tokens, 44), options);
           const Attribution<double> result = relevance(model, pass, logit_gradient(pass, tokens - 1, 2), tokens - 1);
@@ -300,7 +301,7 @@ TEST_CASE("every method by its name", "[attribution]") {
     INFO(architecture);
     const LanguageModel<double> model = random_model(architecture, 51);
     const std::vector<Index> ids = random_ids(tokens, 52);
-    ForwardOptions forward;
+    ForwardOptions forward = test_support::every_logit();
     if (architecture == "griffin") forward.positions = {0, 1, 0, 1, 2, 3, 4};  // two documents
     Explainer<double> explainer(model, ids, forward);
     const ForwardPass<double>& pass = explainer.pass();

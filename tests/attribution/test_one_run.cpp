@@ -148,13 +148,13 @@ TEST_CASE("layers are kept as far as the memory reaches", "[attribution]") {
 }
 
 TEST_CASE("removals go on from the states before the removed token", "[attribution]") {
-  const Index tokens = 45;
+  const Index tokens = 90;  // positions 7, 8 and 44 are those of short texts, which run side by side
   for (const std::string& architecture : architectures()) {
     const LanguageModel<double> model = random_model(architecture, 97);
     const std::vector<Index> ids = random_ids(tokens, 98);
     Explainer<double> explainer(model, ids);
     for (const Removal removal : {Removal::zero, Removal::replace, Removal::drop})
-      for (const Index position : {0, 7, 8, 44}) {
+      for (const Index position : {0, 7, 8, 44, 89}) {
         INFO(architecture << ", removal " << static_cast<int>(removal) << ", position " << position);
         MethodOptions<double> how;
         how.removal = removal;

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
 
 #include <implicit_attention/io/open_checkpoint.hpp>
@@ -62,7 +63,7 @@ std::vector<std::size_t> tiled(std::size_t keys, std::size_t each, std::size_t w
 
 Matrix<double> logits(const fs::path& path, const std::vector<Index>& ids) {
   const Checkpoint<double> checkpoint = open_checkpoint<double>(path);
-  return load_language_model<double>(*checkpoint.source, checkpoint.configuration).forward(ids).logits;
+  return load_language_model<double>(*checkpoint.source, checkpoint.configuration).forward(ids, test_support::every_logit()).logits;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 
 #include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
@@ -149,7 +150,7 @@ std::vector<Matrix<Scalar>> answers(const fs::path& path, int threads = 1) {
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(path);
   const LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, checkpoint.configuration);
   ThreadPool pool(threads);
-  ForwardOptions options;
+  ForwardOptions options = test_support::every_logit();
   options.executor = pool.executor();
   const std::vector<Index> ids{5, 699, 17, 0, 256, 3, 3, 41};
   std::vector<Matrix<Scalar>> all{model.forward(ids, options).logits};

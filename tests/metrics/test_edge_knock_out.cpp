@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/models/edge_knock_out.hpp>
@@ -30,7 +31,7 @@ Numbers logits_behind(const LanguageModel<double>& model, Index layer, const Num
   sublayers.erase(sublayers.begin());
   if (sublayers.empty()) parts.blocks.erase(parts.blocks.begin());
   if (parts.blocks.empty()) return model.logits_of(middle).row(position);
-  return LanguageModel<double>(parts).forward_embeddings(middle).logits.row(position);
+  return LanguageModel<double>(parts).forward_embeddings(middle, test_support::every_logit()).logits.row(position);
 }
 
 double value_of(const Numbers& logits, const Target& target) {
@@ -96,7 +97,7 @@ void check_layer(const LanguageModel<double>& model, const ForwardPass<double>& 
 TEST_CASE("an edge knocked out is the model run without it", "[knock-out]") {
   const std::string name = GENERATE("mamba", "rwkv4", "griffin");
   const LanguageModel<double> model = shipped(name);
-  const ForwardPass<double> pass = model.forward(some_ids(9, model.vocabulary()));
+  const ForwardPass<double> pass = model.forward(some_ids(9, model.vocabulary()), test_support::every_logit());
   const KnockOut<double> knock_out(model, pass);
   for (const Index layer : model.mixing_layers()) {
     REQUIRE(plain(model, pass, layer));
@@ -111,7 +112,7 @@ TEST_CASE("the same in every family whose layers a rerun can be written for", "[
     const Golden golden(path);
     INFO(path.filename().string());
     const LanguageModel<double> model = load_language_model<double>(golden.weights<double>(), golden.configuration);
-    const ForwardPass<double> pass = model.forward(golden.ids);
+    const ForwardPass<double> pass = model.forward(golden.ids, test_support::every_logit());
     if (!model.causal()) continue;
     const KnockOut<double> knock_out(model, pass);
     for (const Index layer : model.mixing_layers()) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
 
 #include <implicit_attention/models/backward.hpp>
@@ -51,7 +52,7 @@ class GoldenRun {
  public:
   explicit GoldenRun(const Golden& golden, Keep keep = Keep::activations)
       : golden_(golden), model_(load_language_model<Scalar>(golden.weights<Scalar>(), golden.configuration)) {
-    ForwardOptions options;
+    ForwardOptions options = test_support::every_logit();
     options.keep = keep;
     pass_ = model_.forward(golden.ids, options);
     const Index last = static_cast<Index>(golden.ids.size()) - 1, target = golden.integers("expected.target_token").front();

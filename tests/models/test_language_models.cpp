@@ -3,6 +3,7 @@
 #include <fstream>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
 
 #include <models/models.hpp>
@@ -32,7 +33,7 @@ TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]
     INFO(name);
     const SafetensorsFile expected(*folder / "expected.safetensors");
     const LanguageModel<Scalar> model = load<Scalar>(*folder);
-    const ForwardPass<Scalar> pass = model.forward(integers(expected, "input_ids"));
+    const ForwardPass<Scalar> pass = model.forward(integers(expected, "input_ids"), test_support::every_logit());
     const Matrix<double> logits = *expected.read<double>("logits");
     // Absolute, of logits of a few tens: float's own rounding through eight layers is within 1e-4.
     CHECK((pass.logits.template cast<double>() - logits).cwiseAbs().maxCoeff() < (wide ? 1e-10 : 1e-4));
@@ -47,8 +48,7 @@ TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]
     if (expected.find("published.input_ids") == nullptr) continue;
     // The projects' own float32 numbers.
     const bool last = expected.find("published.last_logits") != nullptr;
-    ForwardOptions options;
-    if (last) options.logit_positions = Indices::last();
+    const ForwardOptions options = last ? ForwardOptions() : test_support::every_logit();
     const Matrix<double> published = *expected.read<double>(last ? "published.last_logits" : "published.logits");
     const ForwardPass<Scalar> again = model.forward(integers(expected, "published.input_ids"), options);
     CHECK((again.logits.template cast<double>() - published).cwiseAbs().maxCoeff() < 1e-4);
@@ -80,17 +80,17 @@ TEST_CASE("a model's logits depend on no later token, and the first tokens alone
     INFO(name);
     const LanguageModel<double> model = shipped<double>(name);
     const std::vector<Index> ids = some_ids(40, model.vocabulary());  // longer than the shipped Griffin's window
-    const ForwardPass<double> whole = model.forward(ids);
+    const ForwardPass<double> whole = model.forward(ids, test_support::every_logit());
     for (const Index first : {Index(1), Index(2), Index(3), Index(17), Index(39)}) {
       INFO(first << " tokens");
       std::vector<Index> other = ids;
       for (std::size_t token = static_cast<std::size_t>(first); token < other.size(); ++token)
         other[token] = (other[token] + 1) % model.vocabulary();
       // Matrix products of another size may round otherwise.
-      CHECK(relative_error(Matrix<double>(model.forward(other).logits.topRows(first)), Matrix<double>(whole.logits.topRows(first))) <
-            1e-13);
+      CHECK(relative_error(Matrix<double>(model.forward(other, test_support::every_logit()).logits.topRows(first)),
+                           Matrix<double>(whole.logits.topRows(first))) < 1e-13);
       const std::vector<Index> prefix(ids.begin(), ids.begin() + first);
-      CHECK(relative_error(model.forward(prefix).logits, Matrix<double>(whole.logits.topRows(first))) < 1e-13);
+      CHECK(relative_error(model.forward(prefix, test_support::every_logit()).logits, Matrix<double>(whole.logits.topRows(first))) < 1e-13);
     }
   }
 }
@@ -119,7 +119,7 @@ TEST_CASE("what a pass keeps changes nothing that it computes", "[models]") {
     INFO(name);
     const LanguageModel<double> model = shipped<double>(name);
     const std::vector<Index> ids = some_ids(9, model.vocabulary());
-    ForwardOptions options;
+    ForwardOptions options = test_support::every_logit();
     if (model.parts().has_positions) options.positions = {0, 1, 2, 0, 1, 2, 3, 4, 5};
     const ForwardPass<double> whole = model.forward(ids, options);
     options.keep = Keep::residuals;
@@ -148,9 +148,9 @@ TEST_CASE("what a pass keeps changes nothing that it computes", "[models]") {
 TEST_CASE("Griffin's positions restart documents in the recurrent layers and turn queries and keys", "[models]") {
   const LanguageModel<double> model = shipped<double>("griffin");
   const std::vector<Index> ids = some_ids(12, model.vocabulary());
-  ForwardOptions options;
+  ForwardOptions options = test_support::every_logit();
   options.positions = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
-  const ForwardPass<double> plain = model.forward(ids), counted = model.forward(ids, options);
+  const ForwardPass<double> plain = model.forward(ids, test_support::every_logit()), counted = model.forward(ids, options);
   CHECK((plain.logits - counted.logits).isZero(0));
 
   options.positions = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6};
@@ -205,7 +205,11 @@ TEST_CASE("bad calls of a language model are told before work starts", "[models]
   says([&] { return model.block(2); }, "layer 2 is out of range, expected 0 to 1");
   says([&] { return model.layer_pass(model.forward({1}, logits), 0); },
        "the pass kept 0 layers of 2; run it with Keep::residuals or Keep::activations");
-  says([&] { return model.forward({1, 2, 3}).logits_at(3); }, "no logits were computed at token 3 of 3");
+  says(
+      [&] {
+        return model.forward({1, 2, 3}).logits_at(3);
+      },
+      "no logits were computed at token 3 of 3; ForwardOptions::logit_positions says where they are");
   says([&] { return model.forward({1}).layers[0].mixer(1); }, "token mixer 1 was asked for, and this layer has 1");
   says([&] { return LayerPass<double>().y(); }, "were not kept");
 }
@@ -213,10 +217,10 @@ TEST_CASE("bad calls of a language model are told before work starts", "[models]
 TEST_CASE("the first number that is not finite is named by layer, token and channel, where that is asked for", "[models]") {
   const LanguageModel<double> model = shipped<double>("mamba");
   const std::vector<Index> ids = some_ids(7, model.vocabulary());
-  ForwardOptions options;
+  ForwardOptions options = test_support::every_logit();
   CHECK_FALSE(options.check_finite);
   options.check_finite = true;
-  CHECK((model.forward(ids, options).logits - model.forward(ids).logits).isZero(0));
+  CHECK((model.forward(ids, options).logits - model.forward(ids, test_support::every_logit()).logits).isZero(0));
 
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const auto refused = [&](const auto& call, const std::string& text) {
@@ -227,7 +231,9 @@ TEST_CASE("the first number that is not finite is named by layer, token and chan
   embeddings(3, 5) = nan;
   refused([&] { static_cast<void>(model.forward_embeddings(embeddings, options)); },
           "MambaForCausalLM: NaN in the embeddings at token 3, channel 5, expected finite numbers");
-  CHECK(model.forward_embeddings(embeddings).logits.topRows(3).allFinite());  // not asked for, and earlier tokens are untouched
+  CHECK(model.forward_embeddings(embeddings, test_support::every_logit())
+            .logits.topRows(3)
+            .allFinite());  // not asked for, and earlier tokens are untouched
 
   LanguageModelParts<double> parts = model.parts();
   parts.blocks[1].sublayers[0].branches[0].output_scale = nan;

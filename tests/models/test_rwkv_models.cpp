@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/every_logit.hpp>
 #include <support/random.hpp>
 #include <support/shared_data.hpp>
 
@@ -36,7 +37,7 @@ LanguageModel<S> open_model(const fs::path& path) {
 template <class S>
 void check_expected(const LanguageModel<S>& model, const SafetensorsFile& expected, double tolerance) {
   const auto wanted = [&](const std::string& name) { return Matrix<double>(*expected.read<double>(name)); };
-  const ForwardPass<S> pass = model.forward(integers(expected, "input_ids"));
+  const ForwardPass<S> pass = model.forward(integers(expected, "input_ids"), test_support::every_logit());
   CHECK(largest_difference(pass.logits.template cast<double>(), wanted("logits")) < tolerance);
   Index target = 0;
   pass.logits.bottomRows(1).row(0).maxCoeff(&target);
@@ -114,7 +115,7 @@ TEST_CASE("the digit reverser: expected numbers, and relevance finds the digit t
   for (std::size_t prompt = 0; prompt < lengths.size(); ++prompt) {
     const auto begin = static_cast<std::ptrdiff_t>(prompt * longest);
     const std::vector<Index> text(ids.begin() + begin, ids.begin() + begin + lengths[prompt]);
-    const ForwardPass<double> pass = model.forward(text);
+    const ForwardPass<double> pass = model.forward(text, test_support::every_logit());
     for (std::size_t position = 0; position < text.size(); ++position) {
       const Index source = sources[prompt * longest + position];
       if (source < 0) continue;
@@ -186,7 +187,7 @@ Tensors<double> rwkv7_tensors() {
 }
 
 Matrix<double> logits(const Tensors<double>& tensors, const Configuration& configuration = {}) {
-  return load_language_model<double>(tensors, configuration).forward({1, 4, 2, 6, 2}).logits;
+  return load_language_model<double>(tensors, configuration).forward({1, 4, 2, 6, 2}, test_support::every_logit()).logits;
 }
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   const std::size_t at = text.find(from);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <random>
 #include <utility>
@@ -30,7 +31,48 @@ template <Real Scalar>
   return result;
 }
 
+/// Gradients at several points at a time, for a model that runs them side by side.
+template <Real Scalar>
+struct GradientsAt {
+  Index together = 1;                                                                               ///< points at a time, at most
+  std::function<std::vector<Matrix<Scalar>>(const std::vector<Matrix<Scalar>>& points)> gradients;  ///< one for each point, in order
+};
+
+/// Gives the gradient (tokens, width) at a point (tokens, width): a callable, or a GradientsAt.
+template <class Source, class Scalar>
+concept PathGradients = std::same_as<Source, GradientsAt<Scalar>> || std::invocable < const Source&,
+        const Matrix<Scalar>
+& > ;
+
 namespace detail {
+
+/// How much each token adds a unit of t, (tokens), at points t of the straight path from the baseline: (difference . gradient) of its row.
+template <Real Scalar, PathGradients<Scalar> Source>
+[[nodiscard]] std::vector<RowVector<Scalar>> slopes_along(ConstView<Scalar> baseline, const Matrix<Scalar>& difference,
+                                                          const std::vector<double>& places, const Source& gradient_at) {
+  constexpr bool several = std::same_as<Source, GradientsAt<Scalar>>;
+  std::size_t together = 1;
+  if constexpr (several) together = static_cast<std::size_t>(std::max<Index>(1, gradient_at.together));
+  std::vector<RowVector<Scalar>> slopes;
+  for (std::size_t begin = 0; begin < places.size(); begin += together) {
+    std::vector<Matrix<Scalar>> points, gradients;
+    for (std::size_t k = begin; k < std::min(begin + together, places.size()); ++k)
+      points.push_back(baseline + static_cast<Scalar>(places[k]) * difference);
+    if constexpr (several)
+      gradients = gradient_at.gradients(points);
+    else
+      gradients.push_back(gradient_at(std::as_const(points.front())));
+    if (gradients.size() != points.size())
+      raise(ErrorKind::shape, message("integrated gradients: ", static_cast<Index>(gradients.size()), " gradients came at ",
+                                      static_cast<Index>(points.size()), " points"));
+    for (const Matrix<Scalar>& gradient : gradients) {
+      check_shape("integrated gradients", "the gradient", gradient, difference.rows(), difference.cols(), "(tokens, width), as the input");
+      check_finite("integrated gradients", "the gradient", gradient);
+      slopes.push_back(difference.cwiseProduct(gradient).rowwise().sum().transpose());
+    }
+  }
+  return slopes;
+}
 
 /// Points and weights of Gauss-Legendre quadrature on 0..1, by Newton's iteration on the Legendre polynomial.
 struct Quadrature {
@@ -61,11 +103,11 @@ struct Quadrature {
 
 /// Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365): scores[j] = sum over width of
 /// (input - baseline)[j] * integral over t in 0..1 of gradient(baseline + t (input - baseline))[j], by Gauss-Legendre quadrature with
-/// `steps` points. `gradient_at(point)` gives the gradient (tokens, width) of what is explained at a point (tokens, width), and
-/// `value_at(point)` the number itself: sum(scores) + result.baseline == result.explained up to the quadrature's error. A model with norms
+/// `steps` points. `gradient_at(point)` gives the gradient (tokens, width) of what is explained at a point (tokens, width), or a GradientsAt
+/// those at several, and `value_at(point)` the number itself: sum(scores) + result.baseline == result.explained up to the quadrature's error. A model with norms
 /// sees only the direction of its input near zero, so that from there the integrand is concentrated near t = 0, and evenly spread points
 /// miss it: use integrated_gradients_within, which refines until the gap is small.
-template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invocable<const Matrix<Scalar>&> GradientAt>
+template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradients<Scalar> GradientAt>
 [[nodiscard]] Attribution<Scalar> integrated_gradients(ConstView<Scalar> input, ConstView<Scalar> baseline, const ValueAt& value_at,
                                                        const GradientAt& gradient_at, Index position, Index steps = 32) {
   check_shape("integrated gradients", "baseline", baseline, input.rows(), input.cols(), "(tokens, width), as the input");
@@ -76,14 +118,8 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invoc
   Attribution<Scalar> result;
   result.position = position;
   result.scores = RowVector<Scalar>::Zero(input.rows());
-  Matrix<Scalar> point(input.rows(), input.cols()), gradient(input.rows(), input.cols());
-  for (std::size_t step = 0; step < quadrature.points.size(); ++step) {
-    point = baseline + static_cast<Scalar>(quadrature.points[step]) * difference;
-    gradient = gradient_at(std::as_const(point));
-    check_shape("integrated gradients", "the gradient", gradient, input.rows(), input.cols(), "(tokens, width), as the input");
-    detail::check_finite("integrated gradients", "the gradient", gradient);
-    result.scores += static_cast<Scalar>(quadrature.weights[step]) * difference.cwiseProduct(gradient).rowwise().sum().transpose();
-  }
+  const std::vector<RowVector<Scalar>> slopes = detail::slopes_along<Scalar>(baseline, difference, quadrature.points, gradient_at);
+  for (std::size_t step = 0; step < slopes.size(); ++step) result.scores += static_cast<Scalar>(quadrature.weights[step]) * slopes[step];
   result.explained = value_at(Matrix<Scalar>(input));
   result.baseline = value_at(Matrix<Scalar>(baseline));
   return result;
@@ -116,7 +152,7 @@ struct IntegrationLimits {
 /// The same integral to a tolerance: panels that become narrower towards the baseline, each by Kronrod's rule of seven points, and the worst
 /// of them halved until scores are complete, |sum(scores) + baseline - explained| <= tolerance |explained - baseline|, and their estimated
 /// errors are as small. Where that takes too many points, result.converged is false; the gap is there to be read either way.
-template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invocable<const Matrix<Scalar>&> GradientAt>
+template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradients<Scalar> GradientAt>
 [[nodiscard]] Attribution<Scalar> integrated_gradients_within(ConstView<Scalar> input, ConstView<Scalar> baseline, const ValueAt& value_at,
                                                               const GradientAt& gradient_at, Index position,
                                                               const IntegrationLimits& limits = {}) {
@@ -129,30 +165,36 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invoc
   result.position = position;
   result.explained = value_at(Matrix<Scalar>(input));
   result.baseline = value_at(Matrix<Scalar>(baseline));
-  Matrix<Scalar> point(input.rows(), input.cols()), gradient(input.rows(), input.cols());
-  const auto integrate = [&](double begin, double end) {
-    detail::PathPanel<Scalar> panel{begin, end, RowVector<Scalar>::Zero(input.rows()), Scalar(0)};
-    RowVector<Scalar> coarse = RowVector<Scalar>::Zero(input.rows());
-    for (std::size_t k = 0; k < detail::kronrod_points.size(); ++k)
-      for (const double side : {-1.0, 1.0}) {
-        if (k + 1 == detail::kronrod_points.size() && side > 0) continue;  // the middle once
-        const double t = 0.5 * (begin + end) + side * 0.5 * (end - begin) * detail::kronrod_points[k];
-        point = baseline + static_cast<Scalar>(t) * difference;
-        gradient = gradient_at(std::as_const(point));
-        check_shape("integrated gradients", "the gradient", gradient, input.rows(), input.cols(), "(tokens, width), as the input");
-        detail::check_finite("integrated gradients", "the gradient", gradient);
-        const RowVector<Scalar> along = difference.cwiseProduct(gradient).rowwise().sum().transpose();
-        panel.scores += static_cast<Scalar>(0.5 * (end - begin) * detail::kronrod_weights[k]) * along;
-        coarse += static_cast<Scalar>(0.5 * (end - begin) * detail::gauss_weights[k]) * along;
-        ++result.points;
+  // Every panel's seven points: pairs around the middle, the middle last.
+  const auto weight_of = [](std::size_t point) { return point / 2; };
+  const auto place_in = [&](const detail::PathPanel<Scalar>& panel, std::size_t point) {
+    const double side = point % 2 == 0 ? -1 : 1;
+    return 0.5 * (panel.begin + panel.end) + side * 0.5 * (panel.end - panel.begin) * detail::kronrod_points[weight_of(point)];
+  };
+  constexpr std::size_t points = 2 * detail::kronrod_points.size() - 1;
+  const auto integrate = [&](std::vector<detail::PathPanel<Scalar>> panels) {
+    std::vector<double> places;
+    for (const detail::PathPanel<Scalar>& panel : panels)
+      for (std::size_t point = 0; point < points; ++point) places.push_back(place_in(panel, point));
+    const std::vector<RowVector<Scalar>> slopes = detail::slopes_along<Scalar>(baseline, difference, places, gradient_at);
+    result.points += static_cast<Index>(places.size());
+    auto slope = slopes.begin();
+    for (detail::PathPanel<Scalar>& panel : panels) {
+      panel.scores = RowVector<Scalar>::Zero(input.rows());
+      RowVector<Scalar> coarse = RowVector<Scalar>::Zero(input.rows());
+      for (std::size_t point = 0; point < points; ++point, ++slope) {
+        panel.scores += static_cast<Scalar>(0.5 * (panel.end - panel.begin) * detail::kronrod_weights[weight_of(point)]) * *slope;
+        coarse += static_cast<Scalar>(0.5 * (panel.end - panel.begin) * detail::gauss_weights[weight_of(point)]) * *slope;
       }
-    panel.error = (panel.scores - coarse).cwiseAbs().maxCoeff();
-    return panel;
+      panel.error = (panel.scores - coarse).cwiseAbs().maxCoeff();
+    }
+    return panels;
   };
   std::vector<detail::PathPanel<Scalar>> panels;
   double end = 1;
-  for (int k = 0; k < 6; ++k, end /= 4) panels.push_back(integrate(end / 4, end));
-  panels.push_back(integrate(0, end));
+  for (int k = 0; k < 6; ++k, end /= 4) panels.push_back({end / 4, end, {}, Scalar(0)});
+  panels.push_back({0, end, {}, Scalar(0)});
+  panels = integrate(std::move(panels));
   while (true) {
     result.scores = RowVector<Scalar>::Zero(input.rows());
     Scalar error = 0;
@@ -168,8 +210,9 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, std::invoc
     if (result.converged || result.points + 14 > limits.most_points) return result;
     const auto worst = std::max_element(panels.begin(), panels.end(), [](const auto& a, const auto& b) { return a.error < b.error; });
     const double begin = worst->begin, last = worst->end, middle = 0.5 * (begin + last);
-    *worst = integrate(begin, middle);
-    panels.push_back(integrate(middle, last));
+    std::vector<detail::PathPanel<Scalar>> halves = integrate({{begin, middle, {}, Scalar(0)}, {middle, last, {}, Scalar(0)}});
+    *worst = std::move(halves[0]);
+    panels.push_back(std::move(halves[1]));
   }
 }
 

@@ -7,17 +7,18 @@
 #include <implicit_attention/models/load.hpp>
 #include <implicit_attention/models/mixture_of_experts.hpp>
 
-#define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                    \
-  TEMPLATE class GatedFeedForward<S>;                                                                                             \
-  TEMPLATE class ChannelMixing<S>;                                                                                                \
-  TEMPLATE class MixtureOfExperts<S>;                                                                                             \
-  TEMPLATE struct LayerPass<S>;                                                                                                   \
-  TEMPLATE struct ForwardPass<S>;                                                                                                 \
-  TEMPLATE class LanguageModel<S>;                                                                                                \
-  TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                     \
-                                          std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&, CarriedStates*); \
-  TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                                   \
-  TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);     \
+#define IMPLICIT_ATTENTION_MODELS(TEMPLATE, S)                                                                                   \
+  TEMPLATE class GatedFeedForward<S>;                                                                                            \
+  TEMPLATE class ChannelMixing<S>;                                                                                               \
+  TEMPLATE class MixtureOfExperts<S>;                                                                                            \
+  TEMPLATE struct LayerPass<S>;                                                                                                  \
+  TEMPLATE struct ForwardPass<S>;                                                                                                \
+  TEMPLATE class LanguageModel<S>;                                                                                               \
+  TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                    \
+                                          std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&, CarriedStates*, \
+                                          const std::vector<Index>&);                                                            \
+  TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                                  \
+  TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);    \
   TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);
 #define IMPLICIT_ATTENTION_FAMILIES(TEMPLATE, S)                                                                \
   TEMPLATE LanguageModel<S> load_mamba_lm(const TensorSource<S>&, const Configuration&);                        \

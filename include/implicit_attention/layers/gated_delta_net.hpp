@@ -25,6 +25,7 @@ class GatedDeltaNet : public LayerInterface<GatedDeltaNet<S>>, public DeltaRule<
   using typename DeltaRule<S>::Activations;
   using typename DeltaRule<S>::EngineWeights;
   static constexpr std::string_view layer_name = "GatedDeltaNet";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights : DeltaRule<S>::Weights {
     Array<Scalar> a_proj_weight;  ///< (Hv, D), with A_log (Hv) and dt_bias (Hv); all absent: no decay

@@ -23,6 +23,7 @@ class Griffin : public LayerInterface<Griffin<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Griffin";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> linear_x_weight;        ///< (E, D)

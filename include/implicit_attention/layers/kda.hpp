@@ -22,6 +22,7 @@ class Kda : public LayerInterface<Kda<S>>, public DeltaRule<S> {
   using typename DeltaRule<S>::State;
   using typename DeltaRule<S>::Activations;
   static constexpr std::string_view layer_name = "Kda";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights : DeltaRule<S>::Weights {
     Array<Scalar> f_a_proj_weight;  ///< (rank, D); absent: full rank

@@ -22,6 +22,7 @@ class LatentAttention : public LayerInterface<LatentAttention<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "LatentAttention";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> q_proj_weight;              ///< (H (n + p), D); or, where queries are of low rank, the next three

@@ -23,6 +23,7 @@ class Mamba : public LayerInterface<Mamba<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Mamba";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> in_proj_weight;   ///< (2E, D)

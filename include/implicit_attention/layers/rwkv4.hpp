@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
@@ -20,6 +21,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Rwkv4";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> time_decay;           ///< (E), before the exponential
@@ -49,6 +51,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> query_scale;                         ///< (L, E): weight of the scaled state in the normalised output
     Array<Scalar> diagonal;                            ///< (L, E): weight of the token itself, norm_i p[i,i]
     Array<Scalar> key;                                 ///< the keys that it was made from: it stands for no others
+    std::vector<Index> starts;                         ///< where documents begin in them, ascending; empty: it is one text
     Matrix<Scalar> final_denominator, final_exponent;  ///< (1, E)
   };
 
@@ -90,8 +93,8 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// With the normalization off, the log of what p is divided by, (1, E): the largest exponent in the channel, so that every entry is at most 1.
   [[nodiscard]] RowVector<Scalar> unnormalised_log_scale(const Activations& act) const;
 
-  /// Scales all exponentials of a sequence of keys (L, E) to at most 1, and normalises.
-  [[nodiscard]] Weighting weighting(const Array<Scalar>& keys, const State& initial) const;
+  /// Scales all exponentials of a sequence of keys (L, E) to at most 1, and normalises; `starts` as in Weighting.
+  [[nodiscard]] Weighting weighting(const Array<Scalar>& keys, const State& initial, const std::vector<Index>& starts = {}) const;
 
   /// The weight (D, E) and bias (none) of the output projection.
   [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.output_weight; }
@@ -169,7 +172,7 @@ LayerRun<Rwkv4<S>> Rwkv4<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   act.key = key.numbers;
   act.x = x.numbers;
   act.receptance = receptance.numbers;
-  act.weighting = weighting(act.key, act.initial);
+  act.weighting = weighting(act.key, act.initial, u.trace->starts());
   // y = sigmoid(r) P x, P normalised
   const ImplicitAttention<Scalar> weights(lower(act, Terms(Term::recurrence) | Term::normalization));
   const Value<Scalar> y = exponential_average(weights, key, receptance, x, &act.final.numerator);
@@ -225,7 +228,7 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) cons
 }
 
 template <Real S>
-typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, const State& initial) const {
+typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, const State& initial, const std::vector<Index>& starts) const {
   const Index tokens = keys.rows();
   const auto activation = [&] { return large_matrix<Scalar>(tokens, channels_, "an activation"); };
   Matrix<Scalar> exponent = activation(), step = activation(), key_scale = activation(), query_scale = activation(),
@@ -239,7 +242,13 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
   }
   const Row first = weights_.time_first.matrix().row(0).array(), decay = decay_.array();
   Row key(channels_), reference(channels_), state_term(channels_), own_term(channels_), next(channels_);
+  auto start = starts.begin();
   for (Index token = 0; token < tokens; ++token) {
+    if (start != starts.end() && *start == token) {
+      o.setConstant(nothing);
+      denominator.setZero();
+      ++start;
+    }
     key = keys.matrix().row(token).array();
     reference = o.max(key + first);
     own_term = (key + first - reference).exp();
@@ -257,6 +266,7 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
   }
   Weighting result;
   result.key = keys;
+  result.starts = starts;
   result.exponent = std::move(exponent);
   result.step = std::move(step);
   result.key_scale = std::move(key_scale);
@@ -277,6 +287,7 @@ DiagonalRecurrence<S> Rwkv4<S>::normalised_recurrence(const Weighting& scaled) c
   recurrence.query_scale = scaled.query_scale;
   recurrence.read_before_update = true;
   recurrence.diagonal = scaled.diagonal;
+  recurrence.starts = scaled.starts;
   return recurrence;
 }
 

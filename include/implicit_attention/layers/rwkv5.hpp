@@ -20,6 +20,7 @@ class Rwkv5 : public LayerInterface<Rwkv5<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Rwkv5";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> time_decay;           ///< (H, P) or (H, 1), before the two exponentials; or empty:

@@ -21,6 +21,7 @@ class Rwkv6 : public LayerInterface<Rwkv6<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Rwkv6";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> time_maa_x;               ///< (D)

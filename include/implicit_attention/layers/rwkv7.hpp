@@ -28,6 +28,7 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Rwkv7";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
   /// The shared value that the first layer makes and the others read.
   static constexpr const char* first_values = "v_first";
 

@@ -19,6 +19,7 @@ class ShortConvolution : public LayerInterface<ShortConvolution<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "ShortConvolution";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> in_proj_weight;   ///< (3D, D): rows of B, C, x

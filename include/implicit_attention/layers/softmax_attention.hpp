@@ -29,6 +29,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "SoftmaxAttention";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> q_proj_weight;  ///< (E, D); with an output gate (2E, D): for each head its queries, then its gate

@@ -31,23 +31,30 @@ struct ExplanationPlan {
   [[nodiscard]] bool has(Method method) const { return std::find(methods.begin(), methods.end(), method) != methods.end(); }
 };
 
+namespace detail {
+/// Tokens with which a run's products are about as fast as a long text's: short texts run side by side until they are so many.
+inline constexpr Index tokens_of_a_full_run = 256;
+/// Tokens of a text up to which running the whole of it beside others costs less than going on from states before the removed token by itself.
+inline constexpr Index tokens_of_a_short_text = 64;
+}  // namespace detail
+
 /// One text in one model, and why the model gave what it gave. The model's weights must stay alive where they are viewed.
 template <Real S>
 class Explainer {
  public:
   using Scalar = S;
 
-  /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: `options.logit_positions` must hold
-  /// those (all do unless told otherwise), and a causal model needs no token after the last of them but for Method::gradient_maximum, a
-  /// rollout that discards entries of whole maps, and whole maps. With Keep::residuals, layers that `options.memory` has no room for are run
-  /// again when they are asked for, and memory is bounded by one layer's activations beside it.
+  /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: a causal model needs no token after
+  /// the last of `options.logit_positions` but for Method::gradient_maximum, a rollout that discards entries of whole maps, and whole maps.
+  /// Earlier positions can be explained as well: logits are computed where they are asked for. With Keep::residuals, layers that
+  /// `options.memory` has no room for are run again when they are asked for, and memory is bounded by one layer's activations beside it.
   Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {}, ExplanationPlan<Scalar> plan = {})
       : model_(std::move(model)),
         ids_(std::move(ids)),
         options_(std::move(options)),
         plan_(std::move(plan)),
         mixing_(model_.mixing_layers()),
-        positions_(options_.logit_positions.resolve(tokens(), "logit position")) {
+        positions_(ids_.empty() ? std::vector<Index>() : options_.logit_positions.resolve(tokens(), "logit position")) {
     run(plan_.whole ||
             std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return reads_whole(method, plan_.options); }),
         plan_.methods.empty() ||
@@ -55,7 +62,8 @@ class Explainer {
   }
 
   [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_; }
-  /// The run: of the tokens that the positions to be explained depend on, which may be fewer than `tokens()`.
+  /// The run: of the tokens that the positions to be explained depend on, which may be fewer than `tokens()`, with the logits at
+  /// `options.logit_positions` and wherever else something has been explained.
   [[nodiscard]] const ForwardPass<Scalar>& pass() const { return pass_; }
   /// Tokens of the text: every result has a score for each.
   [[nodiscard]] Index tokens() const { return static_cast<Index>(ids_.size()); }
@@ -87,8 +95,9 @@ class Explainer {
 
   /// What is explained when one token is taken away. With nothing left (the only token dropped) there is no logit, and 0 stands for it.
   [[nodiscard]] Scalar value_without(Index token, const Target& target, const MethodOptions<Scalar>& options) const;
-  /// The same for several tokens, in rising order, each taken away alone, (tokens). Where its layers carry states, the model is run once up to
-  /// each block of tokens, and from there on without each of the block's; else once for each.
+  /// The same for several tokens, in rising order, each taken away alone, (tokens). A short text is run without each of several tokens side by
+  /// side, as documents of one sequence, where the model keeps those apart. A longer one is run once up to each block of tokens, and from there
+  /// on without each of the block's, where layers carry states; else once for each.
   [[nodiscard]] RowVector<Scalar> values_without(const std::vector<Index>& removed, const Target& target,
                                                  const MethodOptions<Scalar>& options) const;
 
@@ -112,6 +121,20 @@ class Explainer {
   [[nodiscard]] static bool reads_whole(Method method, const MethodOptions<Scalar>& options) {
     return method == Method::gradient_maximum || (method == Method::rollout && options.rollout.discard_ratio != Scalar(0)) ||
            (options.with_map && method_info(method).has_map);
+  }
+  /// Computes the logits at positions that the run has none of yet.
+  void need_logits(const std::vector<Index>& positions);
+  /// What `use` makes of the logits at a position, (1, vocabulary). Fails on a position that was not read.
+  template <class Use>
+  auto use_logits(Index position, const Use& use) const {
+    if (position >= read())
+      raise(ErrorKind::value, message("Explainer: position ", position, " cannot be explained: of ", tokens(), " tokens the model read ",
+                                      read(), ", which is what ForwardOptions::logit_positions asked for"));
+    if (has_logits(position)) return use(pass_.logits_at(position));
+    return use(ConstView<Scalar>(model_.logits_of(ConstView<Scalar>(pass_.final_residual.matrix().middleRows(position, 1)))));
+  }
+  [[nodiscard]] bool has_logits(Index position) const {
+    return std::find(pass_.logit_positions.begin(), pass_.logit_positions.end(), position) != pass_.logit_positions.end();
   }
   /// Tokens that the model was run on.
   [[nodiscard]] Index read() const { return pass_.tokens(); }
@@ -158,9 +181,14 @@ class Explainer {
   /// value_without of several tokens, in rising order, for several targets, (removed, targets).
   [[nodiscard]] Matrix<Scalar> values_without_each(const std::vector<Index>& removed, const std::vector<Target>& targets,
                                                    const MethodOptions<Scalar>& options) const;
-  /// The same for one token, from the states that the tokens before `start` left; without states from token 0.
-  [[nodiscard]] RowVector<Scalar> values_without_one(Index token, const std::vector<Target>& targets, const MethodOptions<Scalar>& options,
-                                                     Index start, const CarriedStates* states) const;
+  /// The same in one run: of one token from the states that the tokens before `start` left, or of several without states, from token 0 on.
+  [[nodiscard]] Matrix<Scalar> values_without_in_one_run(const std::vector<Index>& removed, const std::vector<Target>& targets,
+                                                         const MethodOptions<Scalar>& options, Index start, const CarriedStates* states,
+                                                         const Executor& executor) const;
+  /// How many texts of so many tokens run side by side, as documents of one sequence.
+  [[nodiscard]] Index texts_a_run(Index length) const {
+    return model_.causal() && model_.separates_documents() ? std::max<Index>(1, detail::tokens_of_a_full_run / length) : 1;
+  }
 
   template <class Source>
   [[nodiscard]] Attribution<Scalar> raw(const Source& attention_of, Index position, const MethodOptions<Scalar>& options) const {
@@ -242,8 +270,11 @@ void Explainer<S>::run(bool whole, bool layers) {
     const Index last = *std::max_element(positions_.begin(), positions_.end());
     ids = prefix(ids_, last);
     options.positions = prefix(options_.positions, last);
-    options.logit_positions = Indices(positions_);
   }
+  std::vector<Index> asked = positions_;  // and what has been asked for since
+  for (const Index position : pass_.logit_positions)
+    if (std::find(asked.begin(), asked.end(), position) == asked.end()) asked.push_back(position);
+  if (!ids.empty()) options.logit_positions = Indices(std::move(asked));
   typename LanguageModel<Scalar>::Visitor take_rows;
   if (takes_rows() && rows_.size() == 0) {
     rows_ = Matrix<Scalar>::Zero(static_cast<Index>(positions_.size()), static_cast<Index>(ids.size()));
@@ -279,21 +310,36 @@ std::optional<Matrix<S>> Explainer<S>::taken_rows(const std::vector<Index>& posi
 template <Real S>
 Index Explainer<S>::most_likely(Index position) const {
   detail::check_position("argmax", position, tokens());
-  const ConstView<Scalar> logits = pass_.logits_at(position);
-  detail::check_finite("argmax", "the logits", logits);
-  Index best = 0;
-  logits.row(0).maxCoeff(&best);
-  return best;
+  return use_logits(position, [](ConstView<Scalar> logits) {
+    detail::check_finite("argmax", "the logits", logits);
+    Index best = 0;
+    logits.row(0).maxCoeff(&best);
+    return best;
+  });
+}
+
+template <Real S>
+void Explainer<S>::need_logits(const std::vector<Index>& positions) {
+  std::vector<Index> missing;
+  for (const Index position : positions)
+    if (position >= 0 && position < read() && !has_logits(position) && std::find(missing.begin(), missing.end(), position) == missing.end())
+      missing.push_back(position);
+  if (missing.empty()) return;
+  const Matrix<Scalar> logits = model_.logits_of(detail::chosen_rows(*pass_.final_residual, missing), options_.executor);
+  pass_.logits.conservativeResize(pass_.logits.rows() + logits.rows(), model_.vocabulary());
+  pass_.logits.bottomRows(logits.rows()) = logits;
+  pass_.logit_positions.insert(pass_.logit_positions.end(), missing.begin(), missing.end());
 }
 
 template <Real S>
 S Explainer<S>::value(const Target& target) const {
   check(target);
-  return value_of(pass_.logits_at(target.position), target);
+  return use_logits(target.position, [&](ConstView<Scalar> logits) { return value_of(logits, target); });
 }
 
 template <Real S>
 const BackwardPass<S>& Explainer<S>::gradients(const Target& target) {
+  need_logits({target.position});
   check(target);
   need(false, true);
   if (!backward_ || !same(*backward_target_, target)) {
@@ -307,6 +353,7 @@ const BackwardPass<S>& Explainer<S>::gradients(const Target& target) {
 
 template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
+  need_logits({target.position});
   check(target);
   if (method == Method::raw)
     if (const std::optional<Matrix<Scalar>> rows = taken_rows({target.position}, options)) {
@@ -373,10 +420,9 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
   result.explained = RowVector<Scalar>::Constant(count, std::numeric_limits<Scalar>::quiet_NaN());
   result.bias_share = result.baseline = RowVector<Scalar>::Zero(count);
   std::vector<Index> positions;
-  for (const Target& target : targets) {
-    check(target);
-    positions.push_back(target.position);
-  }
+  for (const Target& target : targets) positions.push_back(target.position);
+  need_logits(positions);
+  for (const Target& target : targets) check(target);
 
   const bool without_maps = options.reduction == ReductionKind::mean && options.rollout.discard_ratio == Scalar(0);
   const std::optional<Matrix<Scalar>> taken = method == Method::raw ? taken_rows(positions, options) : std::nullopt;
@@ -440,13 +486,14 @@ void Explainer<S>::check(const Target& target) const {
   };
   check_token("target", target.token);
   if (target.contrast) check_token("contrast", *target.contrast);
-  if (!pass_.logits_at(target.position).allFinite()) {
+  use_logits(target.position, [&](ConstView<Scalar> logits) {
+    if (logits.allFinite()) return;
     ForwardOptions searching = options_;  // once more, for the name of the layer, token and channel where it began
     searching.keep = Keep::logits;
     searching.check_finite = true;
     static_cast<void>(model_.forward(ids_, searching));
-  }
-  detail::check_finite("target", "the logits", pass_.logits_at(target.position));
+    detail::check_finite("target", "the logits", logits);
+  });
 }
 
 template <Real S>

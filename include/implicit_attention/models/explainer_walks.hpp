@@ -109,17 +109,37 @@ Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOption
   ForwardOptions run = prefix_options(target.position);
   run.executor = options_.executor;
   const auto value_at = [&](const Matrix<Scalar>& point) { return value_of(model_.forward_embeddings(point, run).logits, target); };
-  const auto gradient_at = [&](const Matrix<Scalar>& point) {
+  GradientsAt<Scalar> gradient_at;
+  gradient_at.together = texts_a_run(length);
+  gradient_at.gradients = [&](const std::vector<Matrix<Scalar>>& points) {
     ForwardOptions keeping = run;
     keeping.keep = Keep::residuals;  // what a walk reads, and nothing else
     keeping.memory = std::numeric_limits<std::size_t>::max();
     keeping.keep_mixers = false;
-    const ForwardPass<Scalar> pass = model_.forward_embeddings(point, keeping);
+    Matrix<Scalar> embeddings(static_cast<Index>(points.size()) * length, model_.width());
+    std::vector<Index> answers;
+    keeping.positions.clear();
+    for (const Matrix<Scalar>& point : points) {
+      const Index start = static_cast<Index>(answers.size()) * length;
+      embeddings.middleRows(start, length) = point;
+      answers.push_back(start + target.position);
+      keeping.positions.insert(keeping.positions.end(), run.positions.begin(), run.positions.end());
+      if (points.size() > 1) keeping.starts.push_back(start);
+    }
+    keeping.logit_positions = Indices(answers);
+    const ForwardPass<Scalar> pass = model_.forward_embeddings(embeddings, keeping);
     BackwardOptions<Scalar> backward_options;
     backward_options.keep_layers = false;
     backward_options.executor = options_.executor;
-    return Matrix<Scalar>(
-        *backward(model_, pass, logit_gradient(pass, target.position, target.token, target.contrast), backward_options).embeddings);
+    Matrix<Scalar> d_logits = Matrix<Scalar>::Zero(pass.logits.rows(), pass.logits.cols());  // of the sum: no point's depends on another
+    for (Index row = 0; row < d_logits.rows(); ++row) {
+      d_logits(row, target.token) += Scalar(1);
+      if (target.contrast) d_logits(row, *target.contrast) -= Scalar(1);
+    }
+    const BackwardPass<Scalar> back = backward(model_, pass, d_logits, backward_options);
+    std::vector<Matrix<Scalar>> gradients;
+    for (const Index answer : answers) gradients.push_back((*back.embeddings).middleRows(answer - target.position, length));
+    return gradients;
   };
   const Matrix<Scalar> input = pass_.embeddings.matrix().topRows(length);
   IntegrationLimits limits;

@@ -17,6 +17,7 @@ class GatedFeedForward {
  public:
   using Scalar = S;
   static constexpr std::string_view part_name = "GatedFeedForward";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
   struct Weights {
     Array<Scalar> gate_proj_weight;  ///< (M, D), absent in a plain part
     Array<Scalar> gate_proj_bias;    ///< (M), may be absent
@@ -91,6 +92,7 @@ class ChannelMixing {
  public:
   using Scalar = S;
   static constexpr std::string_view part_name = "ChannelMixing";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
   struct Weights {
     Array<Scalar> time_mix_key;         ///< (D): what the token itself weighs, 1 less that the one before it; also time_maa_k, x_k
     Array<Scalar> time_mix_receptance;  ///< (D), absent without a receptance; also time_maa_r

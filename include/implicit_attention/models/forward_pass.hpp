@@ -21,8 +21,8 @@ enum class Keep {
 /// How a language model is run.
 struct ForwardOptions {
   Keep keep = Keep::activations;
-  Indices logit_positions;       ///< where logits are computed: all tokens unless told otherwise
-  std::vector<Index> positions;  ///< one per token, for models that have positions; empty: 0, 1, 2, ...
+  Indices logit_positions = Indices::last();  ///< where logits are computed; `Indices::all()`: at every token
+  std::vector<Index> positions;               ///< one per token, for models that have positions; empty: 0, 1, 2, ...
   Executor executor = serial_executor();
   /// Whether every layer's numbers are looked through: the first NaN or infinity is an error (ErrorKind::value) that names the layer, the
   /// token and the channel. Costs a few percent.
@@ -32,6 +32,10 @@ struct ForwardOptions {
   std::size_t memory = 0;
   /// Whether layers so kept can be asked for their token mixers too. Without, they can be walked back alone, in about half of the memory.
   bool keep_mixers = true;
+  /// First tokens of documents that stand one behind the other, ascending from 0, so that short texts share one run; nothing of one reaches
+  /// another, and positions count from each start unless they are given. Empty: the sequence is one text. Not every model has it, see
+  /// LanguageModel::separates_documents; such a pass can be walked back, and has no attention.
+  std::vector<Index> starts = {};
 };
 
 /// One sequence through a language model. Cheap to copy but for the logits.
@@ -39,6 +43,7 @@ template <Real Scalar>
 struct ForwardPass {
   std::vector<Index> ids;                                     ///< (L), empty where the pass began with embeddings
   std::vector<Index> positions;                               ///< (L), empty where the model has none
+  std::vector<Index> starts;                                  ///< first tokens of documents; empty: it is one text
   Array<Scalar> embeddings;                                   ///< (L, D): token embeddings, before the model's scale or norm of them
   std::vector<LayerPass<Scalar>> layers;                      ///< as much as was kept; empty with Keep::logits
   std::vector<std::pair<std::string, Array<Scalar>>> shared;  ///< values that layers made for later ones
@@ -55,7 +60,8 @@ template <Real Scalar>
 ConstView<Scalar> ForwardPass<Scalar>::logits_at(Index token) const {
   for (std::size_t row = 0; row < logit_positions.size(); ++row)
     if (logit_positions[row] == token) return {logits.data() + static_cast<Index>(row) * logits.cols(), 1, logits.cols()};
-  raise(ErrorKind::value, message("ForwardPass: no logits were computed at token ", token, " of ", tokens()));
+  raise(ErrorKind::value, message("ForwardPass: no logits were computed at token ", token, " of ", tokens(),
+                                  "; ForwardOptions::logit_positions says where they are (Indices::all(): at every token)"));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

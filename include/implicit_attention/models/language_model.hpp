@@ -106,6 +106,8 @@ class LanguageModel {
   [[nodiscard]] std::vector<Index> mixing_layers() const;
   /// Whether logits depend on no later token, as they do in every public family; a model with a layer of two directions is not.
   [[nodiscard]] bool causal() const;
+  /// Whether several documents can stand in one sequence (`ForwardOptions::starts`): all parts keep them apart.
+  [[nodiscard]] bool separates_documents() const;
 
   /// What enters the first layer, (L, D): embeddings scaled and normalised as the model has it, within a trace.
   [[nodiscard]] Value<Scalar> enter(const Value<Scalar>& embeddings) const;
@@ -122,11 +124,12 @@ class LanguageModel {
 
   [[nodiscard]] LayerPass<Scalar> run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
                                               std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
-                                              const Executor& executor) const;
+                                              const Executor& executor, const std::vector<Index>& starts = {}) const;
 
   [[nodiscard]] ForwardPass<Scalar> run(Array<Scalar> embeddings, const ForwardOptions& options, const Visitor& visit) const;
 
   [[nodiscard]] std::vector<Index> checked_positions(const std::vector<Index>& positions, Index tokens) const;
+  void check_starts(const std::vector<Index>& starts, Index tokens) const;
 
   LanguageModelParts<Scalar> parts_;
 };
@@ -194,8 +197,9 @@ ForwardPass<S> LanguageModel<S>::forward_embeddings(ConstView<Scalar> embeddings
 template <Real S>
 LayerPass<S> LanguageModel<S>::run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
                                            std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
-                                           const Executor& executor) const {
-  return detail::run_block(parts_.blocks[static_cast<std::size_t>(layer)], layer, residual, positions, shared, recorded, executor);
+                                           const Executor& executor, const std::vector<Index>& starts) const {
+  return detail::run_block(parts_.blocks[static_cast<std::size_t>(layer)], layer, residual, positions, shared, recorded, executor, nullptr,
+                           starts);
 }
 
 template <Real S>
@@ -247,7 +251,7 @@ LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index
                                     "; run it with Keep::residuals or Keep::activations"));
   if (pass.layers[index].kept() && !(mixers && pass.layers[index].for_walks_alone)) return pass.layers[index];
   std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
-  return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor);
+  return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, pass.starts);
 }
 
 template <Real S>
@@ -292,6 +296,12 @@ bool LanguageModel<S>::causal() const {
 }
 
 template <Real S>
+bool LanguageModel<S>::separates_documents() const {
+  return std::all_of(parts_.blocks.begin(), parts_.blocks.end(),
+                     [](const Block<Scalar>& block) { return block.first_that_joins_documents() == nullptr; });
+}
+
+template <Real S>
 Value<S> LanguageModel<S>::enter(const Value<Scalar>& embeddings) const {
   if (!parts_.embedding_norm.empty()) return normalize(parts_.embedding_norm, embeddings);
   return times(embeddings, parts_.embedding_scale);
@@ -325,6 +335,13 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   ForwardPass<Scalar> pass;
   pass.logit_positions = options.logit_positions.resolve(embeddings.rows(), "logit position");
   pass.positions = checked_positions(options.positions, embeddings.rows());
+  check_starts(options.starts, embeddings.rows());
+  pass.starts = options.starts;
+  if (pass.positions.empty() && !pass.starts.empty())
+    for (std::size_t document = 0; document < pass.starts.size(); ++document) {
+      const Index end = document + 1 < pass.starts.size() ? pass.starts[document + 1] : embeddings.rows();
+      for (Index token = pass.starts[document]; token < end; ++token) pass.positions.push_back(token - pass.starts[document]);
+    }
   pass.embeddings = std::move(embeddings);
   Trace<Scalar> trace(false, options.executor);
   Array<Scalar> residual = enter(trace.input(pass.embeddings)).numbers;
@@ -338,8 +355,8 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
     before.residual = residual;
     before.shared_before = pass.shared;
     const bool may_keep = left > 0 && layer_bytes <= left;
-    LayerPass<Scalar> run =
-        run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations || may_keep, options.executor);
+    LayerPass<Scalar> run = run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations || may_keep,
+                                        options.executor, pass.starts);
     run.shared_before = before.shared_before;
     if (visit) visit(layer, run);
     if (options.check_finite) {
@@ -381,6 +398,18 @@ std::vector<Index> LanguageModel<S>::checked_positions(const std::vector<Index>&
     if (positions[token] < 0)
       raise(ErrorKind::value, message(name(), ": position ", positions[token], " of token ", static_cast<Index>(token), " is negative"));
   return positions;
+}
+
+template <Real S>
+void LanguageModel<S>::check_starts(const std::vector<Index>& starts, Index tokens) const {
+  if (starts.empty()) return;
+  if (starts.front() != 0)
+    raise(ErrorKind::value, message(name(), ": the first document starts at token ", starts.front(), ", expected 0"));
+  check_ascending(name(), "starts", starts, tokens);
+  for (Index layer = 0; layer < layer_count(); ++layer)
+    if (const Part<Scalar>* const part = block(layer).first_that_joins_documents())
+      raise(ErrorKind::value, message(name(), ": layer ", layer, "'s ", part->name(),
+                                      " does not keep documents apart; run each text by itself (without ForwardOptions::starts)"));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -32,6 +32,7 @@ class MixtureOfExperts {
  public:
   using Scalar = S;
   static constexpr std::string_view part_name = "MixtureOfExperts";
+  static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
     Array<Scalar> router_weight;                     ///< (experts, D)

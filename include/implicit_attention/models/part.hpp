@@ -34,6 +34,11 @@ class Part {
   /// Whether no output looks at a later token: what its ImplicitAttention::causal() says of every input.
   [[nodiscard]] virtual bool causal() const { return true; }
 
+  /// Whether it keeps documents apart that stand one behind the other in one sequence (`Trace::starts`): nothing of one reaches another. The
+  /// trace's own operations do; a part whose every look from token to token is one of those may say so with a member
+  /// `static constexpr bool separates_documents = true`.
+  [[nodiscard]] virtual bool separates_documents() const { return false; }
+
   /// The layer inside if it is of this type, else null.
   template <class Layer>
   [[nodiscard]] const Layer* as() const {
@@ -58,6 +63,13 @@ concept CarriesState = TracedLayer<Layer> && !std::is_empty_v<typename Layer::St
   { layer.run(u, context, initial).activations.final } -> std::convertible_to<typename Layer::State>;
 };
 
+/// What a layer or a feed-forward part says of itself.
+template <class Inner>
+[[nodiscard]] constexpr bool says_it_separates_documents() {
+  if constexpr (requires { Inner::separates_documents; }) return Inner::separates_documents;
+  return false;
+}
+
 template <TracedLayer Layer>
 class MixerPart final : public Part<typename Layer::Scalar> {
  public:
@@ -72,7 +84,14 @@ class MixerPart final : public Part<typename Layer::Scalar> {
     mixer.x = run.x;
     mixer.y = run.y;
     mixer.out = run.out;
-    mixer.attention = [layer = layer_, activations](Terms terms) { return implicit_attention_of(*layer, *activations, terms); };
+    if (u.trace->starts().empty())
+      mixer.attention = [layer = layer_, activations](Terms terms) { return implicit_attention_of(*layer, *activations, terms); };
+    else
+      mixer.attention = [who = name()](Terms) -> ImplicitAttention<Scalar> {
+        raise(ErrorKind::value, message(who,
+                                        ": several documents ran in one sequence (ForwardOptions::starts), whose attention is not that "
+                                        "of one text; run each by itself"));
+      };
     mixer.activations = activations;
     if constexpr (requires { activations->reported_input(); }) mixer.reported_input = activations->reported_input();
     mixer.type = type_tag<Layer>();
@@ -87,6 +106,7 @@ class MixerPart final : public Part<typename Layer::Scalar> {
     if constexpr (requires { layer_->causal(); }) return layer_->causal();
     return true;
   }
+  [[nodiscard]] bool separates_documents() const override { return says_it_separates_documents<Layer>(); }
   [[nodiscard]] std::string name() const override {
     if constexpr (requires { Layer::layer_name; }) return std::string(Layer::layer_name);
     return "a mixer";
@@ -122,6 +142,7 @@ class FeedForwardPart final : public Part<typename FeedForward::Scalar> {
   [[nodiscard]] Value<Scalar> run(const Value<Scalar>& u, RunContext<Scalar>& context) const override { return part_.run(u, context); }
   [[nodiscard]] Index width() const override { return part_.width(); }
   [[nodiscard]] std::string name() const override { return std::string(FeedForward::part_name); }
+  [[nodiscard]] bool separates_documents() const override { return says_it_separates_documents<FeedForward>(); }
 
  protected:
   [[nodiscard]] const void* type() const override { return type_tag<FeedForward>(); }

@@ -52,6 +52,13 @@ struct Block {
         if (!branch.part->causal()) return false;
     return true;
   }
+  /// A part of it that does not keep documents apart, see Part::separates_documents; null: all do.
+  [[nodiscard]] const Part<S>* first_that_joins_documents() const {
+    for (const Sublayer<S>& sublayer : sublayers)
+      for (const Branch<S>& branch : sublayer.branches)
+        if (!branch.part->separates_documents()) return branch.part.get();
+    return nullptr;
+  }
   /// The inner width of its first token mixer; 0 where it mixes no tokens.
   [[nodiscard]] Index channels() const {
     for (const Sublayer<S>& sublayer : sublayers)
@@ -114,13 +121,13 @@ struct LayerPass {
 namespace detail {
 
 /// Runs one layer; `shared` holds what earlier layers made, and leaves with what this one made. `carried`, if given: the states with which
-/// a piece of a sequence begins, and in their place those with which it ends.
+/// a piece of a sequence begins, and in their place those with which it ends. `starts`: as Trace's.
 template <Real S>
 [[nodiscard]] LayerPass<S> run_block(const Block<S>& block, Index layer, const Array<S>& residual, const std::vector<Index>& positions,
                                      std::vector<std::pair<std::string, Array<S>>>& shared, bool recorded, const Executor& executor,
-                                     CarriedStates* carried = nullptr) {
+                                     CarriedStates* carried = nullptr, const std::vector<Index>& starts = {}) {
   LayerPass<S> pass;
-  pass.trace = std::make_shared<Trace<S>>(recorded, executor);
+  pass.trace = std::make_shared<Trace<S>>(recorded, executor, starts);
   pass.residual = residual;
   pass.residual_value = pass.trace->input(residual);
   RunContext<S> context;

@@ -289,9 +289,10 @@ template <Real S>
   });
 }
 
-/// x_{t-1}, with `before` (1, columns) or zeros before the first token, and before every token in `starts`.
+/// x_{t-1}, with `before` (1, columns) or zeros before the first token, and before every token in `own_starts` and the trace's.
 template <Real S>
-[[nodiscard]] Value<S> token_shift(const Value<S>& x, const Array<S>& before = {}, const std::vector<Index>& starts = {}) {
+[[nodiscard]] Value<S> token_shift(const Value<S>& x, const Array<S>& before = {}, const std::vector<Index>& own_starts = {}) {
+  const std::vector<Index> starts = x.trace->starts_with(own_starts);
   const Index tokens = x.rows();
   Matrix<S> out = large_matrix<S>(tokens, x.cols(), "an activation");
   out.bottomRows(tokens - 1) = (*x).topRows(tokens - 1);
@@ -354,11 +355,12 @@ template <Real S>
 }  // namespace detail
 
 /// The causal depthwise convolution of x (tokens, channels) with a weight (channels, width), `[e, t]` weighing token i - width + 1 + t:
-/// Conv x + bias. `tail` (width - 1, channels) are the inputs before the first token, or empty; beyond the tokens of `starts` it does not
-/// look back.
+/// Conv x + bias. `tail` (width - 1, channels) are the inputs before the first token, or empty; beyond the tokens of `own_starts` and the
+/// trace's it does not look back.
 template <Real S>
 [[nodiscard]] Value<S> convolution(const Value<S>& x, const Array<S>& weight, const Array<S>& bias = {}, const Array<S>& tail = {},
-                                   const std::vector<Index>& starts = {}) {
+                                   const std::vector<Index>& own_starts = {}) {
+  const std::vector<Index> starts = x.trace->starts_with(own_starts);
   check_shape("convolution", "the weight", weight, x.cols(), std::max(weight.cols(), Index(1)), "(channels, width)");
   const bool has_tail = !tail.empty();
   Matrix<S> out = detail::convolution_of(x.numbers, weight, bias, tail, starts, x.trace->executor());

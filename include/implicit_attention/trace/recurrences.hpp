@@ -77,11 +77,13 @@ struct GateInput {
 /// scan does all of it. Relevance holds R; half goes to a gate that is homogeneous in z. The state after the last token goes to
 /// `final_state` if it is not null.
 template <Real S>
-[[nodiscard]] Value<S> diagonal_recurrence(const DiagonalRecurrence<S>& recurrence, const DiagonalInputs<S>& inputs,
+[[nodiscard]] Value<S> diagonal_recurrence(const DiagonalRecurrence<S>& of_one_text, const DiagonalInputs<S>& inputs,
                                            const GateInput<S>& gate, const Array<S>& skip, const Value<S>& x,
                                            const Array<S>& initial_state = {}, Matrix<S>* final_state = nullptr) {
-  recurrence.check();
   Trace<S>& trace = *x.trace;
+  DiagonalRecurrence<S> recurrence = of_one_text;
+  recurrence.starts = trace.starts_with(of_one_text.starts);
+  recurrence.check();
   const auto surround = [recurrence, skip](const Matrix<S>* gates) {
     SurroundedDiagonal<S> surrounded;
     surrounded.recurrence = recurrence;
@@ -217,10 +219,12 @@ struct HeadInputs {
 
 /// o = R x, plus what `initial_state` (heads * state, channels / heads) gives, a constant; (tokens, channels). Relevance holds R.
 template <Real S>
-[[nodiscard]] Value<S> head_recurrence(const HeadRecurrence<S>& recurrence, const HeadInputs<S>& inputs, const Value<S>& x,
+[[nodiscard]] Value<S> head_recurrence(const HeadRecurrence<S>& of_one_text, const HeadInputs<S>& inputs, const Value<S>& x,
                                        const Array<S>& initial_state = {}, Matrix<S>* final_state = nullptr) {
-  recurrence.check();
   Trace<S>& trace = *x.trace;
+  HeadRecurrence<S> recurrence = of_one_text;
+  recurrence.starts = trace.starts_with(of_one_text.starts);
+  recurrence.check();
   check_shape("head_recurrence", "x", *x, recurrence.tokens, recurrence.channels, "(tokens, channels)");
   Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
   if (final_state != nullptr) {
@@ -256,6 +260,26 @@ template <Real S>
   });
 }
 
+namespace detail {
+/// The softmax attention of each of the documents in `starts` by itself: body(its recurrence, its first token, its tokens, an executor). No
+/// starts: all of it.
+template <Real S, class Body>
+void for_each_document(const SoftmaxRecurrence<S>& whole, const std::vector<Index>& starts, const Executor& executor, const Body& body) {
+  if (starts.empty()) return body(whole, Index(0), whole.tokens, executor);
+  if (whole.past_key.rows() > 0)
+    raise(ErrorKind::value, "softmax_attention: keys were carried in, and several documents stand in the sequence that would read them");
+  executor(static_cast<Index>(starts.size()), [&](Index index) {
+    const std::size_t document = static_cast<std::size_t>(index);
+    const Index first = starts[document], count = (document + 1 < starts.size() ? starts[document + 1] : whole.tokens) - first;
+    SoftmaxRecurrence<S> own = whole;
+    own.tokens = count;
+    own.query = whole.query.middle_rows(first, count);
+    own.key = whole.key.middle_rows(first, count);
+    body(own, first, count, serial_executor());
+  });
+}
+}  // namespace detail
+
 /// o = R x + what carried-in keys and values give, R the softmax weights; x (tokens, channels), one block of columns a query head.
 /// Relevance holds the weights.
 template <Real S>
@@ -268,20 +292,35 @@ template <Real S>
   const auto carry = [](const SoftmaxRecurrence<S>& softmax, const Executor& executor) -> Array<S> {
     return softmax.past_key.rows() == 0 ? Array<S>() : Array<S>(softmax_carry(softmax, executor));
   };
-  matrix_apply<S>(SharedMatrix<S>(recurrence), x.numbers, carry(recurrence, trace.executor()), out, trace.executor());
+  detail::for_each_document<S>(recurrence, trace.starts(), trace.executor(),
+                               [&](const SoftmaxRecurrence<S>& own, Index first, Index count, const Executor& executor) {
+                                 matrix_apply<S>(SharedMatrix<S>(own), x.numbers.middle_rows(first, count), carry(own, executor),
+                                                 out.middleRows(first, count), executor);
+                               });
   if (!trace.records({&x, &query, &key})) return trace.constant(std::move(out));
-  return trace.record(std::move(out), [recurrence, query, key, x, carry](Back<S>& back, const Matrix<S>& g) {
+  return trace.record(std::move(out), [recurrence, query, key, x, carry, starts = trace.starts()](Back<S>& back, const Matrix<S>& g) {
+    Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
     if (!back.exact()) {
       const Array<S> carried = carry(recurrence, back.executor());
       if (!carried.empty()) back.add_bias_share(carried.matrix().cwiseProduct(g).sum());
-      Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
-      matrix_apply_transposed<S>(SharedMatrix<S>(recurrence), g, grad_x, back.executor());
+      detail::for_each_document<S>(
+          recurrence, starts, back.executor(), [&](const SoftmaxRecurrence<S>& own, Index first, Index count, const Executor& executor) {
+            matrix_apply_transposed<S>(SharedMatrix<S>(own), g.middleRows(first, count), grad_x.middleRows(first, count), executor);
+          });
       return back.add(x, std::move(grad_x));
     }
-    SoftmaxGradient<S> gradient = softmax_gradient<S>(recurrence, *x, g, back.executor());
-    back.add(x, std::move(gradient.input));
-    back.add(query, std::move(gradient.query));
-    back.add(key, std::move(gradient.key));
+    Matrix<S> grad_query = large_matrix<S>(query.rows(), query.cols(), "a gradient"),
+              grad_key = large_matrix<S>(key.rows(), key.cols(), "a gradient");
+    detail::for_each_document<S>(
+        recurrence, starts, back.executor(), [&](const SoftmaxRecurrence<S>& own, Index first, Index count, const Executor& executor) {
+          SoftmaxGradient<S> gradient = softmax_gradient<S>(own, (*x).middleRows(first, count), g.middleRows(first, count), executor);
+          grad_x.middleRows(first, count) = gradient.input;
+          grad_query.middleRows(first, count) = gradient.query;
+          grad_key.middleRows(first, count) = gradient.key;
+        });
+    back.add(x, std::move(grad_x));
+    back.add(query, std::move(grad_query));
+    back.add(key, std::move(grad_key));
   });
 }
 

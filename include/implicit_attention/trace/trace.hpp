@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -123,12 +124,23 @@ class Trace {
   /// The way back of an operation: gradients with respect to its outputs, empty where nothing reached one. They may be moved from.
   using Operation = std::function<void(Back<Scalar>& back, Matrix<Scalar>* gradients)>;
 
-  explicit Trace(bool recording = false, Executor executor = serial_executor()) : recording_(recording), executor_(std::move(executor)) {}
+  /// `starts`: the first tokens of documents that stand one behind the other in this sequence, ascending from 0; empty: it is one text.
+  /// Operations that look from token to token begin anew at each; the states that such a pass leaves are nobody's.
+  explicit Trace(bool recording = false, Executor executor = serial_executor(), std::vector<Index> starts = {})
+      : recording_(recording), executor_(std::move(executor)), starts_(std::move(starts)) {}
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
 
   [[nodiscard]] bool recording() const { return recording_; }
   [[nodiscard]] const Executor& executor() const { return executor_; }
+  [[nodiscard]] const std::vector<Index>& starts() const { return starts_; }
+  /// Where an operation begins anew that has starts of its own, ascending: there, and where the pass does.
+  [[nodiscard]] std::vector<Index> starts_with(const std::vector<Index>& own) const {
+    if (own.empty()) return starts_;
+    std::vector<Index> all;
+    std::set_union(own.begin(), own.end(), starts_.begin(), starts_.end(), std::back_inserter(all));
+    return all;
+  }
 
   /// What enters the pass: its gradient can be asked for.
   [[nodiscard]] Value<Scalar> input(Array<Scalar> numbers) {
@@ -197,6 +209,7 @@ class Trace {
 
   bool recording_;
   Executor executor_;
+  std::vector<Index> starts_;
   Index slots_ = 0;
   std::vector<Watched> watched_;
   std::vector<Step> steps_;
