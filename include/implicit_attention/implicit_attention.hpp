@@ -26,7 +26,9 @@
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/channel_tile.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
+#include <implicit_attention/kernels/exponentials.hpp>
 #include <implicit_attention/kernels/head_block.hpp>
+#include <implicit_attention/kernels/head_block_gradient.hpp>
 #include <implicit_attention/kernels/head_chunks.hpp>
 #include <implicit_attention/kernels/head_columns.hpp>
 #include <implicit_attention/kernels/head_recurrence.hpp>
