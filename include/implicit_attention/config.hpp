@@ -21,6 +21,7 @@
 
 #if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
 #error "implicit_attention needs C++20: compile with -std=c++20 (or /std:c++20)"
+#include "implicit_attention needs C++20"  // not there: the compiler stops here, before it says the same in thousands of lines
 #endif
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #error "implicit_attention needs infinities and NaN as IEEE 754 has them: add -fno-finite-math-only after -ffast-math or -Ofast"

@@ -21,6 +21,8 @@ for macro in '-Dcheck(x)=x' -Dnear= -Dfar= -DD=1; do
 done
 refused "add -fno-finite-math-only" -ffast-math
 refused "implicit_attention needs C++20" -std=c++17
+"$CXX" "${flags[@]}" -std=c++17 -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 && fail "compiles as C++17"
+[ "$(grep -c 'error:' "$scratch/output")" -le 2 ] || fail "C++17: $(grep -c 'error:' "$scratch/output") errors, expected the one that says it and an end"
 refused "EIGEN_DEFAULT_DENSE_INDEX_TYPE must be std::ptrdiff_t" -DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int
 "$CXX" "${flags[@]}" -ffast-math -fno-finite-math-only -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 ||
   fail "does not compile with -ffast-math -fno-finite-math-only"
