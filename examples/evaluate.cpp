@@ -186,12 +186,12 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
       } catch (const Error& error) {
         raise(error.kind(), message(options.data, ":", text.line, ": ", error.what()));
       }
+      static_cast<void>(marked_words(options.data, text, static_cast<Index>(encoded.back().size())));
     }
   });
   const Tokenizer& tokenizer = loaded.tokenizer;
   for (const std::vector<Index>& ids : encoded) tokenizer.check(ids);
   const Classes classes = classes_of(all, tokenizer);
-  for (const std::string& line : class_lines(classes, tokenizer)) std::fprintf(stderr, "%s\n", line.c_str());
   const std::vector<Index> prefix = extra_tokens(options.prepend, tokenizer, false), suffix = extra_tokens(options.append, tokenizer, true);
 
   Evaluation evaluation;
@@ -225,6 +225,7 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
     setting.redrawn.push_back(
         load_language_model<float>(RedrawnTensors<float>(*checkpoint.source, first_layer, options.seed), checkpoint.configuration));
 
+  for (const std::string& line : class_lines(classes, tokenizer)) std::fprintf(stderr, "%s\n", line.c_str());
   keep_freed_memory();
   ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
   const Evaluation empty = evaluation;
@@ -291,7 +292,8 @@ int main(int argument_count, char** arguments) {
   app.add_option("--data", options.data,
                  "a text a line, its label in front and a tab or a space between; labels 0 and 1 are the tokens negative and positive "
                  "where the vocabulary has "
-                 "them, else labels are tokens or ids; behind another tab, the words that people marked, where they did: 0,5-7")
+                 "them, else labels are all tokens or all ids, a word with a tab behind it; behind another tab, the words that people "
+                 "marked, where they did: 0,5-7")
       ->option_text("FILE");
   app.add_option(
          "--causes", options.causes,

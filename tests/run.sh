@@ -6,7 +6,8 @@ usage() {
   cat <<'USAGE'
 Usage: bash tests/run.sh [--preset NAME] [--no-install]
 
-Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds, and runs every test.
+Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds, and runs every test but
+for half of the scripts that build as others do (below).
 
   --preset NAME  test        g++ or whatever CXX says, assertions on (the default)
                  test-clang  clang++, assertions off, warnings are errors: programs, benchmarks, tests of kernels, operator
@@ -53,4 +54,4 @@ fi
 if [ ! -d "$shared" ]; then
   say "Without golden data and real models ($shared is not there): the tests that need them did nothing. IMPLICIT_ATTENTION_SHARED names another place."
 fi
-say "Every test passed, $(took $((SECONDS - begin)))"
+say "Every test of $preset passed, $(took $((SECONDS - begin)))"

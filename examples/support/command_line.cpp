@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <limits>
 #include <new>
 #include <system_error>
 
@@ -216,7 +217,7 @@ CLI::Validator at_least(Index least) {
         Index value = 0;
         const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
         if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least) return std::string();
-        return message("\"", printable(text, 60), "\" is no whole number of ", least, " or more");
+        return message("\"", printable(text, 60), "\" is no whole number from ", least, " to ", std::numeric_limits<Index>::max());
       },
       "");
 }

@@ -61,7 +61,7 @@ void ProgressBar::finish() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (drawn_width_ > 0) {
-      std::fprintf(stream_, "\r%s\r", std::string(static_cast<std::size_t>(drawn_width_), ' ').c_str());
+      std::fprintf(stream_, "\r%*s\r", drawn_width_, "");  // without a string: memory may be what ran out
       std::fflush(stream_);
     }
     drawn_width_ = 0;

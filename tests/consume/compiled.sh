@@ -3,6 +3,7 @@
 . "$(dirname "$0")/common.sh"
 [ -n "${BUILD:-}" ] || skip "BUILD names no build with IMPLICIT_ATTENTION_COMPILED"
 must "the library does not install" "$CMAKE" --install "$BUILD" --prefix "$scratch/prefix"
+[ -d "$scratch/prefix/share/cmake" ] || fail "the package has no share/cmake"
 # Others have their libraries elsewhere: the package looks for them.
 if grep -rnE '^ *(INTERFACE|IMPORTED)_.*[";:]/' "$scratch/prefix/share/cmake" >"$scratch/output"; then fail "the package names places of this machine"; fi
 configure "$scratch/host" "$here/compiled" "-DCMAKE_PREFIX_PATH=$scratch/prefix" || fail "the host does not configure"

@@ -219,7 +219,7 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", written(folder, "mixed.tsv", "1 a film\n7 b\n")}, "label \"7\" of line 2 is an id where");
   mistake({"--model", mamba, "--data", written(folder, "unlabelled.tsv", "a film\nanother film\nit is long\n")},
           "3 lines begin with 3 different words, the first with \"a\"");
-  mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is no whole number of 0 or more");
+  mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is no whole number from 0 to 9223372036854775807");
   mistake({"--limti", "3"}, "there is no option --limti, perhaps --limit is meant");
   mistake({"--model", mamba, "--data", written(folder, "one.tsv", "film a film\n")}, "at least two classes");
   mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "1 a film\n0\ta film\t0,2\n")},

@@ -47,6 +47,7 @@ double left_over(const SafetensorsFile& file) {
                        x = file.read<double>("linear_input").matrix(), y = file.read<double>("y").matrix();
   const Index tokens = y.rows();
   REQUIRE(A.rows() == y.cols() * tokens);
+  REQUIRE((A.allFinite() && bias.allFinite() && x.allFinite() && y.allFinite()));
   double largest = 0;
   for (Index channel = 0; channel < y.cols(); ++channel) {
     const Matrix<double> again = A.middleRows(channel * tokens, tokens) * x.col(channel) + bias.row(channel).transpose();
@@ -81,6 +82,7 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
     const LanguageModel<double> model = load_language_model<double>(kind.checkpoint<double>(31), kind.configuration);
     const ForwardPass<double> pass = model.forward({5, 6, 7, 2, 9}, test_support::every_logit());
     const Matrix<double> logits = pass.logits, written = explained.read<double>("logits").matrix();
+    REQUIRE(written.allFinite());
     CHECK((written.bottomRows(1) - logits.bottomRows(1)).cwiseAbs().maxCoeff() <= 1e-12 * logits.cwiseAbs().maxCoeff());
     for (const Index layer : model.mixing_layers()) {
       INFO("layer " << layer);
@@ -90,6 +92,7 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
       const SafetensorsFile file(out);
       const MixerRun<double> mixer = model.layer_pass(pass, layer).mixer();
       const Matrix<double> y = *mixer.y;
+      REQUIRE(file.read<double>("y").matrix().allFinite());
       CHECK((file.read<double>("y").matrix() - y).cwiseAbs().maxCoeff() <= 1e-12 * (1 + y.cwiseAbs().maxCoeff()));
       if (!mixer.attention(Terms::all()).has_second() && mixer.reported_input.empty()) CHECK(left_over(file) <= 1e-12);
     }
@@ -115,6 +118,7 @@ TEST_CASE("every family of layers: materialize --arch", "[materialize][families]
     const SafetensorsFile file(out);
     const test_support::DrawnLayer::Run run = layer.run(u);
     const Matrix<double> y = *run.mixer.y;
+    REQUIRE(file.read<double>("y").matrix().allFinite());
     CHECK((file.read<double>("y").matrix() - y).cwiseAbs().maxCoeff() <= 1e-12 * (1 + y.cwiseAbs().maxCoeff()));
     if (!run.mixer.attention(Terms::all()).has_second()) CHECK(left_over(file) <= 1e-12);
   }

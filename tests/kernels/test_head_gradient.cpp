@@ -55,6 +55,7 @@ void check_gradient_plan(const Plan& plan) {
     REQUIRE(found.rows() == wanted.rows());
     REQUIRE(found.cols() == wanted.cols());
     if (wanted.size() == 0) continue;
+    REQUIRE((found.allFinite() && wanted.allFinite()));  // maxCoeff may pass over a NaN
     const double worst = (found.template cast<double>() - wanted).cwiseAbs().maxCoeff();
     double size = wanted.cwiseAbs().maxCoeff();
     if (&found == &got.log_decay && r.log_decay.rows() == 1) size = summed;

@@ -39,8 +39,8 @@ std::vector<LanguageModel<double>> models() {
 std::vector<std::vector<Index>> some_texts(Index vocabulary) {
   std::vector<std::vector<Index>> texts;
   for (const Index length : {7, 1, 2, 12, 70}) {
-    const std::vector<Index> ids = some_ids(length + 3 * static_cast<Index>(texts.size()), vocabulary);
-    texts.emplace_back(ids.end() - static_cast<std::ptrdiff_t>(length), ids.end());
+    const std::vector<Index> longer = some_ids(length + 3 * static_cast<Index>(texts.size()), vocabulary);
+    texts.emplace_back(longer.end() - static_cast<std::ptrdiff_t>(length), longer.end());
   }
   return texts;
 }
@@ -155,6 +155,15 @@ TEST_CASE("documents: what is wrong is named before work starts", "[models]") {
   CHECK_THAT(error_of([&] { (void)model.implicit_attention(pass, 0); }), Contains("run each by itself"));
 }
 
+TEST_CASE("an Explainer, and a run to a layer, are of one text") {
+  const LanguageModel<double> model = shipped<double>("mamba");
+  ForwardOptions apart;
+  apart.starts = {0, 3};
+  CHECK_THROWS_WITH(Explainer<double>(model, some_ids(7, model.vocabulary()), apart),
+                    contains_text("Explainer: ForwardOptions::starts has 2 entries"));
+  CHECK_THROWS_WITH(model.run_to_layer(some_ids(7, model.vocabulary()), 1, apart), contains_text("run_to_layer runs one text"));
+}
+
 TEST_CASE("leave-one-out of a short text is that of one removal after the other", "[models][golden]") {
   std::vector<LanguageModel<double>> all = models();
   all.push_back(long_convolution());  // goes one by one
@@ -191,6 +200,19 @@ TEST_CASE("leave-one-out of a short text is that of one removal after the other"
               came.scores);
       }
     }
+  }
+}
+
+TEST_CASE("a token behind what is asked for changes nothing when it is taken away") {
+  const LanguageModel<double> model = shipped<double>("mamba");
+  const Explainer<double> explainer(model, some_ids(100, model.vocabulary()));
+  const Target target{3, 1, {}};
+  for (const Removal removal : {Removal::zero, Removal::drop}) {
+    MethodOptions<double> how;
+    how.removal = removal;
+    const RowVector<double> values = explainer.values_without({2, 8, 50, 99}, target, how);
+    CHECK(values[0] != explainer.value(target));
+    for (Index later = 1; later < 4; ++later) CHECK(values[later] == Approx(explainer.value(target)).epsilon(1e-12));
   }
 }
 

@@ -66,6 +66,13 @@ if [ "$build" = yes ]; then
   cmake -S "$source" -B "$out/build" -D CMAKE_BUILD_TYPE=Release -D CMAKE_CXX_FLAGS="-w" -D CMAKE_CXX_FLAGS_RELEASE=-O1 \
     -D IMPLICIT_ATTENTION_BUILD_EXAMPLES=OFF -D IMPLICIT_ATTENTION_BUILD_BENCHMARKS=OFF -D IMPLICIT_ATTENTION_TEST_FILES="$(IFS=';' && echo "${tests[*]}")" >/dev/null
   cmake --build "$out/build" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(job_count)}"
+  cp "$out/numbered.txt" "$out/built.txt"
+  printf '%s\n' "${tests[@]}" >"$out/built_tests.txt"
+else
+  cmp -s "$out/numbered.txt" "$out/built.txt" || die "The faults are not those of the last build: leave out --no-build."
+  for test in "${tests[@]}"; do
+    grep -qxF -e "$test" "$out/built_tests.txt" || die "The last build has no $test: leave out --no-build."
+  done
 fi
 
 export IMPLICIT_ATTENTION_SHARED="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}" MUTATION_OUT="$out"

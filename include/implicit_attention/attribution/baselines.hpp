@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <random>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -39,14 +40,14 @@ struct GradientsAt {
 };
 
 /// Gives the gradient (tokens, width) at a point (tokens, width): a callable, or a GradientsAt.
+// clang-format off
 template <class Source, class Scalar>
-concept PathGradients = std::same_as<Source, GradientsAt<Scalar>> || std::invocable < const Source&,
-        const Matrix<Scalar>
-& > ;
+concept PathGradients = std::same_as<Source, GradientsAt<Scalar>> || std::is_invocable_v<const Source&, const Matrix<Scalar>&>;
+// clang-format on
 
 namespace detail {
 
-/// How much each token adds a unit of t, (tokens), at points t of the straight path from the baseline: (difference . gradient) of its row.
+/// What each token adds per unit of t, (tokens), at points t of the straight path from the baseline: (difference . gradient) of its row.
 template <Real Scalar, PathGradients<Scalar> Source>
 [[nodiscard]] std::vector<RowVector<Scalar>> slopes_along(ConstView<Scalar> baseline, const Matrix<Scalar>& difference,
                                                           const std::vector<double>& places, const Source& gradient_at) {

@@ -90,8 +90,8 @@ class HeadWalk {
   };
 
   /// One pass over r: r = (r - removed token.key) decay (delta rule), r decay + removed token.probe, or r decay; and what the next token's
-  /// key and removal read of it. The next token's exponentials are taken beside it, while sums wait for each other: as if none were beyond
-  /// exponentiate_small_register, and again if one is.
+  /// key and removal read of it. The next token's exponentials are taken beside it, while sums wait for each other, by
+  /// exponentiate_small_register; where one is beyond its range, all are taken again by the general function.
   template <Transition Kind, bool ByState>
   IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next,
                                        [[maybe_unused]] const Exponents& exponents) {

@@ -262,7 +262,7 @@ class HeadMapWriter {
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_, numbers_;
   std::vector<Seen> seen_;
-  Columns straight_[static_cast<std::size_t>(together)] = {};  // of each row, what is written already
+  Columns straight_[static_cast<std::size_t>(together)] = {};  // per row: the columns that are written already
 };
 
 }  // namespace detail

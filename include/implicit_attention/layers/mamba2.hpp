@@ -92,6 +92,7 @@ class Mamba2 : public LayerInterface<Mamba2<S>> {
 
   /// The unified form (formulation: Mamba-2). Needs dt, B, C, z, c and s, as far as the terms read them.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
+
   /// The weight (D, E) and bias of the output projection.
   [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.out_proj_weight; }
   [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.out_proj_bias; }

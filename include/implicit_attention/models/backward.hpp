@@ -65,14 +65,22 @@ void check_backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> walk_head(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass, ConstView<Scalar> d_logits,
                                        WayBack way, BackwardPass<Scalar>& account, const Executor& executor) {
+  std::vector<Index> rows, positions;  // of what is explained: rows without a gradient give nothing, and the head is large
+  for (Index row = 0; row < d_logits.rows(); ++row) {
+    if (!(d_logits.row(row).array() != Scalar(0)).any()) continue;
+    rows.push_back(row);
+    positions.push_back(pass.logit_positions[static_cast<std::size_t>(row)]);
+  }
+  Matrix<Scalar> all = Matrix<Scalar>::Zero(pass.tokens(), model.width());
+  if (rows.empty()) return all;
+  const Matrix<Scalar> logits = chosen_rows(pass.logits, rows);
   Trace<Scalar> trace(true, executor);
-  const Value<Scalar> residual = trace.input(chosen_rows(*pass.final_residual, pass.logit_positions));
-  const WalkResult<Scalar> walked = trace.walk_back(way, {{model.leave(residual, &pass.logits), Matrix<Scalar>(d_logits)}}, {residual});
+  const Value<Scalar> residual = trace.input(chosen_rows(*pass.final_residual, positions));
+  const WalkResult<Scalar> walked =
+      trace.walk_back(way, {{model.leave(residual, &logits), chosen_rows<Scalar>(d_logits, rows)}}, {residual});
   account.bias_share += walked.bias_share;
   append_new(account.untreated, walked.untreated);
-  Matrix<Scalar> all = Matrix<Scalar>::Zero(pass.tokens(), model.width());
-  for (std::size_t row = 0; row < pass.logit_positions.size(); ++row)
-    all.row(pass.logit_positions[row]) += walked.gradients.front().row(static_cast<Index>(row));
+  for (std::size_t row = 0; row < rows.size(); ++row) all.row(positions[row]) += walked.gradients.front().row(static_cast<Index>(row));
   return all;
 }
 

@@ -195,9 +195,9 @@ class KnockOut {
     }
     Array<S> residual = before.residual;
     for (Index next = layer; next < model_.layer_count(); ++next)
-      residual =
-          detail::run_block(next == layer ? block : model_.block(next), next, residual, pass_.positions, shared, false, serial_executor())
-              .output;
+      residual = detail::run_block(next == layer ? block : model_.block(next), next, residual, pass_.positions, shared, false,
+                                   serial_executor(), nullptr, pass_.starts)
+                     .output;
     const ConstView<S> last(residual.row(target.position), 1, model_.width());
     return value(model_.logits_of(last), target);
   }

@@ -55,6 +55,9 @@ class Explainer {
         plan_(std::move(plan)),
         mixing_(model_.mixing_layers()),
         positions_(ids_.empty() ? std::vector<Index>() : options_.logit_positions.resolve(tokens(), "logit position")) {
+    if (!options_.starts.empty())
+      raise(ErrorKind::value, message("Explainer: ForwardOptions::starts has ", static_cast<Index>(options_.starts.size()),
+                                      " entries, expected none: an Explainer explains one text, make one for each document"));
     run(plan_.whole ||
             std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return reads_whole(method, plan_.options); }),
         plan_.methods.empty() ||

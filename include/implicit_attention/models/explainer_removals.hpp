@@ -87,7 +87,8 @@ Matrix<S> Explainer<S>::values_without_in_one_run(const std::vector<Index>& remo
   const auto matters = [&](Index token, const Target& target) { return token < seen_by(target.position); };
   Index last = 0;  // of the text as it is
   for (const Target& target : targets) last = std::max(last, target.position);
-  const Index length = seen_by(last) - start, kept = drop ? length - 1 : length;
+  // Of the piece from `start` on; none where it lies behind all that is asked for.
+  const Index length = std::max<Index>(seen_by(last) - start, 0), kept = drop ? std::max<Index>(length - 1, 0) : length;
   ForwardOptions run = prefix_options(last);
   const std::vector<Index> positions = std::move(run.positions);
   run.positions.clear();

@@ -132,10 +132,7 @@ Attribution<S> Explainer<S>::integrated(const Target& target, const MethodOption
     backward_options.keep_layers = false;
     backward_options.executor = options_.executor;
     Matrix<Scalar> d_logits = Matrix<Scalar>::Zero(pass.logits.rows(), pass.logits.cols());  // of the sum: no point's depends on another
-    for (Index row = 0; row < d_logits.rows(); ++row) {
-      d_logits(row, target.token) += Scalar(1);
-      if (target.contrast) d_logits(row, *target.contrast) -= Scalar(1);
-    }
+    for (const Index answer : answers) d_logits += logit_gradient(pass, answer, target.token, target.contrast);
     const BackwardPass<Scalar> back = backward(model_, pass, d_logits, backward_options);
     std::vector<Matrix<Scalar>> gradients;
     for (const Index answer : answers) gradients.push_back((*back.embeddings).middleRows(answer - target.position, length));

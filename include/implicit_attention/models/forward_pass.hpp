@@ -42,7 +42,7 @@ struct ForwardOptions {
 template <Real Scalar>
 struct ForwardPass {
   std::vector<Index> ids;                                     ///< (L), empty where the pass began with embeddings
-  std::vector<Index> positions;                               ///< (L), empty where the model has none
+  std::vector<Index> positions;                               ///< (L), empty where the model has none and it is one text
   std::vector<Index> starts;                                  ///< first tokens of documents; empty: it is one text
   Array<Scalar> embeddings;                                   ///< (L, D): token embeddings, before the model's scale or norm of them
   std::vector<LayerPass<Scalar>> layers;                      ///< as much as was kept; empty with Keep::logits

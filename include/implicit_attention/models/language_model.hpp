@@ -257,6 +257,9 @@ LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index
 template <Real S>
 LayerPass<S> LanguageModel<S>::run_to_layer(const std::vector<Index>& ids, Index layer, const ForwardOptions& options) const {
   static_cast<void>(checked_layer(layer));
+  if (!options.starts.empty())
+    raise(ErrorKind::value,
+          message(name(), ": run_to_layer runs one text, but ForwardOptions::starts has entries; run each document by itself"));
   const std::vector<Index> positions = checked_positions(options.positions, static_cast<Index>(ids.size()));
   Trace<Scalar> trace(false, options.executor);
   Array<Scalar> residual = enter(trace.input(Array<Scalar>(embed(ids)))).numbers;

@@ -299,8 +299,8 @@ template <Real S>
                                });
   if (!trace.records({&x, &query, &key})) return trace.constant(std::move(out));
   return trace.record(std::move(out), [recurrence, query, key, x, carry, starts = trace.starts()](Back<S>& back, const Matrix<S>& g) {
-    Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
     if (!back.exact()) {
+      Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
       const Array<S> carried = carry(recurrence, back.executor());
       if (!carried.empty()) back.add_bias_share(carried.matrix().cwiseProduct(g).sum());
       detail::for_each_document<S>(
@@ -309,7 +309,14 @@ template <Real S>
           });
       return back.add(x, std::move(grad_x));
     }
-    Matrix<S> grad_query = large_matrix<S>(query.rows(), query.cols(), "a gradient"),
+    if (starts.empty()) {  // nothing is put together
+      SoftmaxGradient<S> gradient = softmax_gradient<S>(recurrence, *x, g, back.executor());
+      back.add(x, std::move(gradient.input));
+      back.add(query, std::move(gradient.query));
+      return back.add(key, std::move(gradient.key));
+    }
+    Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient"),
+              grad_query = large_matrix<S>(query.rows(), query.cols(), "a gradient"),
               grad_key = large_matrix<S>(key.rows(), key.cols(), "a gradient");
     detail::for_each_document<S>(
         recurrence, starts, back.executor(), [&](const SoftmaxRecurrence<S>& own, Index first, Index count, const Executor& executor) {

@@ -125,7 +125,7 @@ class Trace {
   using Operation = std::function<void(Back<Scalar>& back, Matrix<Scalar>* gradients)>;
 
   /// `starts`: the first tokens of documents that stand one behind the other in this sequence, ascending from 0; empty: it is one text.
-  /// Operations that look from token to token begin anew at each; the states that such a pass leaves are nobody's.
+  /// Operations that look from token to token begin anew at each; the final states of such a pass have no meaning.
   explicit Trace(bool recording = false, Executor executor = serial_executor(), std::vector<Index> starts = {})
       : recording_(recording), executor_(std::move(executor)), starts_(std::move(starts)) {}
   Trace(const Trace&) = delete;
