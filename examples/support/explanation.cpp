@@ -131,6 +131,7 @@ class Questioner {
     ForwardOptions forward;
     forward.keep = Keep::residuals;
     forward.executor = run.executor;
+    forward.logit_positions = Indices::all();
     if (!options_.all_logits) {
       std::vector<Index> positions;
       for (const Target& target : targets) positions.push_back(target.position);

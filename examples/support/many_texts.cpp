@@ -16,6 +16,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
+#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/version.hpp>
@@ -53,8 +54,8 @@ std::string state_of(const std::filesystem::path& path) {
   if (!fs::is_directory(path, ignored)) {
     add(path);
   } else {
-    for (fs::directory_iterator entry(path, ignored), end; entry != end; entry.increment(ignored))
-      if (entry->is_regular_file(ignored)) add(entry->path());
+    for (const std::string& name : detail::names_in(path, ignored))
+      if (fs::is_regular_file(fs::path(path) / name, ignored)) add(fs::path(path) / name);
   }
   return message(bytes, " bytes, written at ", latest.time_since_epoch().count());
 }

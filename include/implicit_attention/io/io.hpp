@@ -5,6 +5,7 @@
 #include <implicit_attention/io/bytes.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/dtype.hpp>
+#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
 #include <implicit_attention/io/gguf_families.hpp>

@@ -19,6 +19,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_names.hpp>
 #include <implicit_attention/io/json.hpp>
@@ -99,17 +100,16 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
                                                    "rng_state.pth",     "scaler.pt",     "adapter_model.bin"};
   std::vector<std::string> found;
   std::error_code why;
-  for (std::filesystem::directory_iterator entry(folder, why), end; !why && entry != end; entry.increment(why)) {
-    const std::string name = entry->path().filename().string(), ending = entry->path().extension().string();
+  for (const std::string& name : names_in(folder, why)) {
+    const std::string ending = std::filesystem::path(name).extension().string();
     const bool weights =
         ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
-    if (!weights || !is_file(entry->path()) || std::find(others.begin(), others.end(), name) != others.end() || name.starts_with("mmproj"))
+    if (!weights || !is_file(folder / name) || std::find(others.begin(), others.end(), name) != others.end() || name.starts_with("mmproj"))
       continue;
     if (const auto split = gguf_split(name); split && name.compare(split->first, 7, "-00001-") != 0) continue;
     found.push_back(name);
   }
   if (why) cannot_open(folder, why);
-  std::sort(found.begin(), found.end());
   if (found.empty())
     raise(ErrorKind::file, message(folder.string(),
                                    ": no model here: expected model.safetensors or pytorch_model.bin, or their index.json, or one file "

@@ -73,7 +73,7 @@ template <Real Scalar>
   }
   Matrix<Scalar> all = Matrix<Scalar>::Zero(pass.tokens(), model.width());
   if (rows.empty()) return all;
-  const Matrix<Scalar> logits = chosen_rows(pass.logits, rows);
+  const Matrix<Scalar> logits = chosen_rows<Scalar>(pass.logits, rows);
   Trace<Scalar> trace(true, executor);
   const Value<Scalar> residual = trace.input(chosen_rows(*pass.final_residual, positions));
   const WalkResult<Scalar> walked =

@@ -11,6 +11,7 @@
 #include <system_error>
 #include <vector>
 
+#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/tokenizers/byte_pair_files.hpp>
 #include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
@@ -29,10 +30,8 @@ namespace detail {
   if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";
   std::error_code ignored;
   std::vector<std::filesystem::path> world;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt") && is_file(entry.path())) world.push_back(entry.path());
-  }
+  for (const std::string& name : names_in(folder, ignored))
+    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt") && is_file(folder / name)) world.push_back(folder / name);
   if (!world.empty()) return *std::max_element(world.begin(), world.end());  // the names end in a date
   if (is_file(folder / "merges.txt") && is_file(folder / "vocab.json")) return folder / "merges.txt";
   if (is_file(folder / "tokenizer.model")) return folder / "tokenizer.model";
