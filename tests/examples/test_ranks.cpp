@@ -126,7 +126,8 @@ TEST_CASE("ranks: the first process without memory ends all", "[ranks]") {
   }
   io_test::write_bytes(folder / "texts.txt", texts);
   const std::vector<std::string> arguments{
-      "--model", models + "mamba", "--data", (folder / "texts.txt").string(), "--method", "raw", "--out", (folder / "out.jsonl").string()};
+      "--model", shipped_models + "mamba",       "--data", (folder / "texts.txt").string(), "--method", "raw",
+      "--out",   (folder / "out.jsonl").string()};
   // Results are the longest of what is allocated: at least one for each text that the other process explains.
   const std::vector<std::string> counted{std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY, "FAULT_CALL=new",
                                          "FAULT_BYTES=10000"};
