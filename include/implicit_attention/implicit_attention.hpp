@@ -134,7 +134,9 @@
 #include <implicit_attention/models/edge_knock_out.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/explainer_removals.hpp>
+#include <implicit_attention/models/explainer_runs.hpp>
 #include <implicit_attention/models/explainer_walks.hpp>
+#include <implicit_attention/models/explanation_plan.hpp>
 #include <implicit_attention/models/falcon_h1_lm.hpp>
 #include <implicit_attention/models/falcon_mamba_lm.hpp>
 #include <implicit_attention/models/families.hpp>

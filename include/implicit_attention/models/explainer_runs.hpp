@@ -1,0 +1,108 @@
+// How the explainer runs the model: how much of the text, what is taken meanwhile, and which logits are there. explainer.hpp includes this
+// header.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/models/explainer.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+template <Real S>
+void Explainer<S>::run(bool whole, bool layers) {
+  ForwardOptions options = options_;
+  if (!layers) options.keep = Keep::logits;
+  const bool mixers = plan_.methods.empty() || std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) {
+                        return method != Method::relevance && method != Method::gradient_x_input && needs_layers(method);
+                      });
+  options.keep_mixers = options.keep_mixers && mixers;
+  std::vector<Index> ids = ids_;
+  // Positions of a wrong count are for the run of the whole text to refuse.
+  if (!whole && !positions_.empty() && (options_.positions.empty() || static_cast<Index>(options_.positions.size()) == tokens())) {
+    static_cast<void>(model_.embed(ids_));  // later ids must be tokens, too
+    const Index last = *std::max_element(positions_.begin(), positions_.end());
+    ids = prefix(ids_, last);
+    options.positions = prefix(options_.positions, last);
+  }
+  std::vector<Index> asked = positions_;  // and what has been asked for since
+  for (const Index position : pass_.logit_positions)
+    if (std::find(asked.begin(), asked.end(), position) == asked.end()) asked.push_back(position);
+  if (!ids.empty()) options.logit_positions = Indices(std::move(asked));
+  typename LanguageModel<Scalar>::Visitor take_rows;
+  if (takes_rows() && rows_.size() == 0) {
+    rows_ = Matrix<Scalar>::Zero(static_cast<Index>(positions_.size()), static_cast<Index>(ids.size()));
+    take_rows = [&](Index layer, const LayerPass<Scalar>& pass) {
+      if (plan_.options.layer ? *plan_.options.layer != layer : pass.mixers.empty()) return;
+      Reduction<Scalar> reduction;
+      reduction.kind = plan_.options.reduction;
+      Selection selection;
+      selection.rows = Indices(positions_);
+      selection.executor = options_.executor;
+      rows_ += pass.mixer().attention(plan_.options.terms).reduce(reduction, selection);
+    };
+  }
+  pass_ = model_.forward(ids, options, take_rows);
+  backward_.reset();
+  walked_target_.reset();
+}
+
+template <Real S>
+std::optional<Matrix<S>> Explainer<S>::taken_rows(const std::vector<Index>& positions, const MethodOptions<Scalar>& options) const {
+  if (rows_.size() == 0 || options.with_map || !same_way(options, plan_.options)) return std::nullopt;
+  Matrix<Scalar> rows = Matrix<Scalar>::Zero(static_cast<Index>(positions.size()), tokens());
+  const auto layers = options.layer ? Scalar(1) : static_cast<Scalar>(mixing_count());
+  for (std::size_t row = 0; row < positions.size(); ++row) {
+    const auto found = std::find(positions_.begin(), positions_.end(), positions[row]);
+    if (found == positions_.end()) return std::nullopt;
+    rows.row(static_cast<Index>(row)).head(rows_.cols()) = rows_.row(static_cast<Index>(found - positions_.begin())) / layers;
+  }
+  detail::check_finite("raw attention", "the reduced map", rows);
+  return rows;
+}
+
+template <Real S>
+void Explainer<S>::need_logits(const std::vector<Index>& positions) {
+  std::vector<Index> missing;
+  for (const Index position : positions)
+    if (position >= 0 && position < read() && !has_logits(position) && std::find(missing.begin(), missing.end(), position) == missing.end())
+      missing.push_back(position);
+  if (missing.empty()) return;
+  const Matrix<Scalar> logits = model_.logits_of(detail::chosen_rows(*pass_.final_residual, missing), options_.executor);
+  pass_.logits.conservativeResize(pass_.logits.rows() + logits.rows(), model_.vocabulary());
+  pass_.logits.bottomRows(logits.rows()) = logits;
+  pass_.logit_positions.insert(pass_.logit_positions.end(), missing.begin(), missing.end());
+}
+
+template <Real S>
+void Explainer<S>::check(const Target& target) const {
+  detail::check_position("target", target.position, tokens());
+  const auto check_token = [&](const char* what, Index token) {
+    if (token < 0 || token >= model_.vocabulary())
+      raise(ErrorKind::value, message(what, " token ", token, " is out of range, expected 0 to ", model_.vocabulary() - 1));
+  };
+  check_token("target", target.token);
+  if (target.contrast) check_token("contrast", *target.contrast);
+  use_logits(target.position, [&](ConstView<Scalar> logits) {
+    if (logits.allFinite()) return;
+    ForwardOptions searching = options_;  // once more, for the name of the layer, token and channel where it began
+    searching.keep = Keep::logits;
+    searching.check_finite = true;
+    static_cast<void>(model_.forward(ids_, searching));
+    detail::check_finite("target", "the logits", logits);
+  });
+}
+
+template <Real S>
+ForwardOptions Explainer<S>::prefix_options(Index position) const {
+  ForwardOptions run;
+  run.keep = Keep::logits;
+  run.logit_positions = Indices({position});
+  run.positions = prefix(options_.positions, position);
+  return run;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
