@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -246,14 +245,12 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
     return packed(one);
   };
   ThreadPool pool(ranks.threads(options.threads));
-  std::mutex turn;  // of the bar, which follows the texts of one process, or those that all have handed in
-  const bool alone = ranks.count() == 1;
+  const bool alone = ranks.count() == 1;  // the bar follows the texts of one process, or those that all have handed in
   const auto several = [&](const std::vector<Index>& pieces) {
     std::vector<std::string> results(pieces.size());
     for_each_piece(pool, static_cast<Index>(pieces.size()), [&](Index i, const Executor& executor) {
       const auto place = static_cast<std::size_t>(i);
       results[place] = evaluated(pieces[place], executor);
-      const std::lock_guard<std::mutex> lock(turn);
       if (alone) bar.advance();
     });
     return results;

@@ -4,8 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <functional>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <system_error>
@@ -132,7 +130,7 @@ void append(CauseEvaluation& all, const CauseEvaluation& one) {
 
 /// All outputs of one prompt.
 void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prompt, const std::vector<const KnownCause*>& causes,
-                     std::uint64_t seed, const Executor& executor, CauseEvaluation& evaluation, const std::function<void()>& advance) {
+                     std::uint64_t seed, const Executor& executor, CauseEvaluation& evaluation, ProgressBar& bar) {
   std::vector<Target> targets;
   std::set<Index> positions;
   for (const KnownCause* cause : causes) {
@@ -170,11 +168,11 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
       const KnownCause& cause = *causes[output];
       compare(setting, ids, cause, Scores(scores.row(static_cast<Index>(output)).head(cause.position + 1)), method);
     }
-    advance();
+    bar.advance();
   }
   if (setting.permutations > 0) {
     compare_shapley(setting, ids, causes, seed, executor, evaluation.ceilings.front());
-    advance();
+    bar.advance();
   }
 }
 
@@ -277,18 +275,13 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
 
   ProgressBar bar(message("explain ", evaluation.architecture),
                   evaluation.prompts * static_cast<Index>(rows.size() + (setting.permutations > 0 ? 1 : 0)));
-  std::mutex turn;  // of the bar
-  const auto advance = [&] {
-    const std::lock_guard<std::mutex> lock(turn);
-    bar.advance();
-  };
   keep_freed_memory();
   ThreadPool pool(options.threads);
   std::vector<CauseEvaluation> of_prompts(chosen.size(), evaluation);
   for_each_piece(pool, evaluation.prompts, [&](Index piece, const Executor& executor) {
     const std::size_t place = static_cast<std::size_t>(piece), prompt = asked[chosen[place]];
     evaluate_prompt(setting, causes.prompts[prompt], by_prompt[prompt],
-                    options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), executor, of_prompts[place], advance);
+                    options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), executor, of_prompts[place], bar);
   });
   bar.finish();
   for (const CauseEvaluation& one : of_prompts) append(evaluation, one);

@@ -96,8 +96,7 @@ std::string ProgressBar::time_left() const {
 std::string ProgressBar::line() const {
   if (total_ == 0) return what_;
   std::string text = what_ + ": " + message(100 * done_ / total_) + " %";
-  if (shown_total_ != 0)
-    text += ", " + grouped(shown_total_ < 0 ? done_ : shown_done_) + " of " + grouped(shown_total_ < 0 ? total_ : shown_total_);
+  if (counted_total() > 0) text += ", " + grouped(counted()) + " of " + grouped(counted_total());
   const std::string left = time_left();
   return left.empty() ? text : text + ", " + left;
 }
@@ -105,9 +104,9 @@ std::string ProgressBar::line() const {
 std::string ProgressBar::bar() const {
   if (total_ == 0) return shorten(what_, terminal_.width - 1);
   const double share = static_cast<double>(done_) / static_cast<double>(total_);
-  const std::string whole = grouped(shown_total_ < 0 ? total_ : shown_total_);
+  const std::string whole = grouped(counted_total());
   std::string after = " " + pad(message(static_cast<int>(100 * share)), 3, true) + " %";
-  if (shown_total_ != 0) after += "  " + pad(grouped(shown_total_ < 0 ? done_ : shown_done_), display_width(whole), true) + "/" + whole;
+  if (counted_total() > 0) after += "  " + pad(grouped(counted()), display_width(whole), true) + "/" + whole;
   if (const std::string left = time_left(); !left.empty()) after += "  " + left;
   // One column stays free: a line that fills the terminal would wrap, and could not be erased.
   const std::string before = shorten(what_, std::max(0, terminal_.width - 1 - display_width(after) - 14)) + "  ";

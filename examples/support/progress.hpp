@@ -16,7 +16,7 @@ namespace implicit_attention::examples {
 
 /// A run's progress on stderr, once it has taken most of a second, whether anything has been done by then or not. In a terminal a bar, drawn
 /// at most ten times a second and erased at the end; elsewhere a line, the next one when the run has become twice as long, but ten seconds
-/// later at the earliest. `advance`, `count` and `describe` are for one thread.
+/// later at the earliest. Threads may share one.
 class ProgressBar {
  public:
   using Clock = std::chrono::steady_clock;
@@ -39,6 +39,8 @@ class ProgressBar {
 
  private:
   void show();
+  [[nodiscard]] Index counted() const { return shown_total_ < 0 ? done_ : shown_done_; }
+  [[nodiscard]] Index counted_total() const { return shown_total_ < 0 ? total_ : shown_total_; }
   [[nodiscard]] std::string time_left() const;
   [[nodiscard]] std::string bar() const;
   [[nodiscard]] std::string line() const;

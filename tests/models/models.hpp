@@ -17,6 +17,7 @@
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/layers/s4d.hpp>
 #include <implicit_attention/models/load.hpp>
 
 namespace models_test {
@@ -104,6 +105,19 @@ inline std::string error_of(const std::function<void()>& call) {
     return error.what();
   }
   return "no error";
+}
+
+/// A model whose layer hands no state on and does not keep documents apart: S4D's long convolution.
+inline LanguageModel<double> long_convolution() {
+  const auto random = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Random(rows, columns))); };
+  LanguageModelParts<double> parts;
+  parts.name = "Long";
+  parts.embedding = parts.head = random(10, 4);
+  parts.final_norm = Norm<double>::rms(4, 1e-5);
+  parts.blocks.push_back(
+      {{{Norm<double>::rms(4, 1e-5),
+         mixer_part(S4d<double>({random(1, 4), random(8, 2), random(4, 2), random(4, 2), random(1, 4), random(8, 4), {}}))}}});
+  return LanguageModel<double>(std::move(parts));
 }
 
 }  // namespace models_test

@@ -12,7 +12,6 @@
 #include <support/every_logit.hpp>
 
 #include <implicit_attention/core/thread_executor.hpp>
-#include <implicit_attention/layers/s4d.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <models/golden_models.hpp>
 #include <models/models.hpp>
@@ -58,18 +57,6 @@ double larger(double a, double b) { return a > b || std::isnan(a) ? a : b; }
 /// The largest difference of rows of a matrix from another's, relative to that one's largest number.
 double deviation(const Matrix<double>& all, Index first, const Matrix<double>& alone) {
   return relative_error(Matrix<double>(all.middleRows(first, alone.rows())), alone);
-}
-
-LanguageModel<double> long_convolution() {
-  const auto random = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Random(rows, columns))); };
-  LanguageModelParts<double> parts;
-  parts.name = "Long";
-  parts.embedding = parts.head = random(10, 4);
-  parts.final_norm = Norm<double>::rms(4, 1e-5);
-  parts.blocks.push_back(
-      {{{Norm<double>::rms(4, 1e-5),
-         mixer_part(S4d<double>({random(1, 4), random(8, 2), random(4, 2), random(4, 2), random(1, 4), random(8, 4), {}}))}}});
-  return LanguageModel<double>(std::move(parts));
 }
 
 }  // namespace

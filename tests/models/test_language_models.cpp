@@ -247,15 +247,7 @@ TEST_CASE("the first number that is not finite is named by layer, token and chan
 }
 
 TEST_CASE("a part without a state to hand on is named, and a later piece is refused", "[models]") {
-  const auto random = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Random(rows, columns))); };
-  LanguageModelParts<double> parts;
-  parts.name = "Long";
-  parts.embedding = parts.head = random(10, 4);
-  parts.final_norm = Norm<double>::rms(4, 1e-5);
-  parts.blocks.push_back(
-      {{{Norm<double>::rms(4, 1e-5),
-         mixer_part(S4d<double>({random(1, 4), random(8, 2), random(4, 2), random(4, 2), random(1, 4), random(8, 4), {}}))}}});
-  const LanguageModel<double> model(std::move(parts));
+  const LanguageModel<double> model = long_convolution();
   const std::vector<Index> ids{3, 1, 4, 1, 5};
   CarriedStates states;
   const Matrix<double> logits = model.next_logits(ids, states);
