@@ -36,6 +36,7 @@ Outcome run_ranks(const TemporaryFolder& folder, int ranks, const std::string& p
   for (const std::string& variable : environment_of_first) first += " " + quoted(variable);
   std::string command = "cd " + quoted(folder.path().string()) +
                         " && timeout 120 env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
+                        "OMPI_MCA_mpi_yield_when_idle=1 "
                         "OMPI_MCA_btl_vader_single_copy_mechanism=none " +
                         quoted(mpiexec) + " -n 1" + first + " " + one + " : -n " + std::to_string(ranks - 1) + " " + one;
   command += " >" + quoted(out.string()) + " 2>" + quoted(err.string()) + " </dev/null";

@@ -128,10 +128,10 @@ Tensors<double> griffin_tensors(Index layers = 3) {
   return tensors;
 }
 
-const std::vector<Index> ids = {1, 5, 0, 3, 3, 2, 4};
+const std::vector<Index> seven_ids = {1, 5, 0, 3, 3, 2, 4};
 
 Matrix<double> logits(const TensorSource<double>& source, const Configuration& configuration = {}) {
-  return load_language_model(source, configuration).forward(ids, test_support::every_logit()).logits;
+  return load_language_model(source, configuration).forward(seven_ids, test_support::every_logit()).logits;
 }
 
 }  // namespace
@@ -309,7 +309,7 @@ TEST_CASE("heads: tied, equal, and of their own", "[models]") {
 TEST_CASE("Mamba with LayerNorm", "[models]") {
   const Tensors<double> tensors = mamba_tensors(true);
   const LanguageModel<double> model = load_mamba_lm(tensors, with({{"rms_norm", false}}));
-  const ForwardPass<double> pass = model.forward(ids);
+  const ForwardPass<double> pass = model.forward(seven_ids);
   const Matrix<double> r = *pass.layers[1].residual;
   for (Index token = 0; token < r.rows(); ++token) {
     const double mean = r.row(token).mean(), variance = (r.row(token).array() - mean).square().mean();
