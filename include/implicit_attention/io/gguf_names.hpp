@@ -10,8 +10,8 @@
 // | q and k rows of Granite, Bamba, Nemotron-H interleaved        | rows put back in halves                                             |
 // | Granite's gate and up taken apart; experts stacked            | `input_linear` joined; experts one by one where the files have that |
 // | Falcon-H1's multipliers folded in                             | left: its keys are 1, and `multipliers_folded` says so              |
-// | Kimi: kv_b taken apart, k_b turned                            | `kv_b_proj.weight` joined                                           |
-// | RWKV: mixes fused, low-rank factors turned                    | taken apart and turned back, under BlinkDL's names                  |
+// | Kimi: kv_b taken apart, k_b transposed                        | `kv_b_proj.weight` joined                                           |
+// | RWKV: mixes fused, low-rank factors transposed                | taken apart and transposed back, under BlinkDL's names              |
 // | RWKV-6: weights divided by 2^(layer / rescale_every)          | multiplied back, which is exact                                     |
 //
 // What is known to none of this keeps its name in the file, so that who checks for unused tensors finds it; layers of an extra prediction

@@ -24,7 +24,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 struct CheckpointTensor {
   struct Part {
     StoredTensor stored;
-    bool transposed = false;  ///< blocks cannot be had by columns, so such a part is turned when it is read
+    bool transposed = false;  ///< blocks cannot be had by columns, so such a part is transposed when it is read
   };
   std::vector<Index> shape;
   std::vector<Part> parts;
@@ -50,7 +50,7 @@ namespace detail {
   return tensor;
 }
 
-/// The same matrix turned round; its shape is not touched.
+/// The same matrix transposed; its shape is not touched.
 inline void transpose_part(CheckpointTensor::Part& part) {
   StoredTensor& stored = part.stored;
   if (in_blocks(stored.dtype) || stored.row_starts) {
@@ -69,16 +69,16 @@ inline void transpose_part(CheckpointTensor::Part& part) {
   const std::size_t axes = tensor.shape.size();
   if (axes < 2 || tensor.parts.size() != 1)
     raise(ErrorKind::shape, message(who, " is ", shape_text(tensor.shape), ", expected a matrix or a stack of matrices"));
-  CheckpointTensor turned;
-  turned.shape = tensor.shape;
+  CheckpointTensor result;
+  result.shape = tensor.shape;
   const Index rows = tensor.shape[axes - 2];
-  std::swap(turned.shape[axes - 2], turned.shape[axes - 1]);
+  std::swap(result.shape[axes - 2], result.shape[axes - 1]);
   const StoredTensor& all = tensor.parts.front().stored;
   for (Index first = 0; first < all.rows; first += rows) {
-    turned.parts.push_back({some_rows(all, first, rows), false});
-    transpose_part(turned.parts.back());
+    result.parts.push_back({some_rows(all, first, rows), false});
+    transpose_part(result.parts.back());
   }
-  return turned;
+  return result;
 }
 
 /// The same numbers in the same order under another shape. Of quantised tensors only the outer axes may change.

@@ -71,8 +71,8 @@ class HeadColumns {
     begin_ = begin;
     const Index tokens = s_->recurrence.tokens, count = end - begin, reached = std::min(end + width_ - 1, tokens) - begin,
                 filled = (count + width_of_lane - 1) / width_of_lane * width_of_lane;
-    if (!s_->activation.empty()) turn(s_->activation, begin, reached, activation_);
-    if (!s_->column_weights.empty()) turn(s_->column_weights, begin, count, columns_);
+    if (!s_->activation.empty()) transpose_into(s_->activation, begin, reached, activation_);
+    if (!s_->column_weights.empty()) transpose_into(s_->column_weights, begin, count, columns_);
     finite_ = true;
     for (Index c = 0; c < count_; ++c)
       for (Index d = 0; d < width_; ++d) {
@@ -132,15 +132,15 @@ class HeadColumns {
     return rests.sum() == Scalar(0);
   }
 
-  /// turned(c, k) = array(begin + k, channel c)
-  void turn(const Array<Scalar>& array, Index begin, Index count, Matrix<Scalar>& turned) const {
+  /// transposed(c, k) = array(begin + k, channel c)
+  void transpose_into(const Array<Scalar>& array, Index begin, Index count, Matrix<Scalar>& transposed) const {
     Index c = 0;
     if (neighbours_)
       for (; c + width_of_lane <= count_; c += width_of_lane)
         transpose<width_of_lane>(array.row(begin) + channel(c), array.row_stride(), count,
-                                 [&](int k) { return turned.data() + (c + k) * turned.cols(); });
+                                 [&](int k) { return transposed.data() + (c + k) * transposed.cols(); });
     for (; c < count_; ++c)
-      for (Index k = 0; k < count; ++k) turned(c, k) = array(begin + k, channel(c));
+      for (Index k = 0; k < count; ++k) transposed(c, k) = array(begin + k, channel(c));
   }
 
   const SurroundedMatrix<Scalar>* s_;

@@ -1,5 +1,4 @@
-// Mamba-2, the state space dual layer (Dao & Gu 2024, arXiv 2405.21060), in every form that hybrids give it: Nemotron-H, Granite 4, Bamba,
-// Falcon-H1, Zamba2.
+// Mamba-2, the state space dual layer (Dao & Gu 2024, arXiv 2405.21060), by itself and in every form that hybrids give it.
 #pragma once
 
 #include <algorithm>

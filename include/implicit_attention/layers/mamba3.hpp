@@ -18,7 +18,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// With E channels in H heads, state N, G groups of B and C, S angles and rank R (formulation: "Mamba-3"):
 ///
 ///     [z | x | B | C | dt | A | lambda | angle] = u in_proj^T      dt = softplus(dt + dt_bias)    A = -max(phi(A), 1e-4)    lambda = sigmoid(.)
-///     B, C = rms(.) weight + bias, turned by theta_t = sum_{s<=t} pi tanh(angle_s) dt_s
+///     B, C = rms(.) weight + bias, rotated by theta_t = sum_{s<=t} pi tanh(angle_s) dt_s
 ///     R^{rs}[i,j] = C^r_i . B^s_j exp( sum_{t=j+1..i} A_t dt_t ) (dt_j lambda_j + [j < i] dt_{j+1} (1 - lambda_{j+1}))
 ///     y = sum_r mimo_o[r] silu(z mimo_z[r]) norm( sum_s (R^{rs} + [r = s] D) (mimo_x[s] x) )      out = y out_proj^T
 ///
@@ -38,7 +38,7 @@ class Mamba3 : public LayerInterface<Mamba3<S>> {
   struct Activations {
     Array<Scalar> x;                        ///< (L, E): linear input
     Array<Scalar> z;                        ///< (L, E): gate branch, before silu
-    std::vector<Array<Scalar>> query, key;  ///< R of (L, H N): C and B, turned
+    std::vector<Array<Scalar>> query, key;  ///< R of (L, H N): C and B, rotated
     Array<Scalar> dt, rate, trap;           ///< (L, H): after softplus; A < 0; lambda
     Array<Scalar> angle;                    ///< (L, H S): theta, modulo 2 pi
     Array<Scalar> log_decay;                ///< (L, H): A dt
@@ -119,14 +119,14 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
   const Value<S> key_scale = add(own_scale, next_token(subtract(dt, own_scale)));
   Value<S> angle;
   if (angles_ > 0) angle = running_angles(next(angles_), dt, detail::carried(act.initial.angle));
-  const auto turned = [&](const Value<S>& all, const Array<Scalar>& bias, Index r) {  // the heads' own keys of rank r
+  const auto rotated = [&](const Value<S>& all, const Array<Scalar>& bias, Index r) {  // the heads' own keys of rank r
     const Value<S> biased = plus_row(repeat_heads(columns(all, r * G * N, G * N), G, H), w.of_rank(bias, r));
     return angles_ == 0 ? biased : rotate_by_angles(biased, angle, H, R == 1);
   };
   std::vector<Value<S>> query, key, content;
   for (Index r = 0; r < R; ++r) {
-    query.push_back(turned(C, w.C_bias, r));
-    key.push_back(turned(B, w.B_bias, r));
+    query.push_back(rotated(C, w.C_bias, r));
+    key.push_back(rotated(B, w.B_bias, r));
     content.push_back(R == 1 ? x : times_row(x, w.of_rank(w.mimo_x, r)));
     act.query.push_back(query.back().numbers);
     act.key.push_back(key.back().numbers);

@@ -13,7 +13,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 struct Mamba3Options {
   Index groups = 1;            ///< G
-  double rope_fraction = 0;    ///< the share of the state that is turned: S = fraction N / 2; 0: what in_proj has rows for
+  double rope_fraction = 0;    ///< the share of the state that is rotated: S = fraction N / 2; 0: what in_proj has rows for
   bool softplus_rate = false;  ///< phi is softplus (flash-linear-attention) rather than the authors' heavy tail
   double norm_eps = 1e-5;      ///< of all norms
 
@@ -103,7 +103,7 @@ struct Mamba3Weights {
 template <Real S>
 struct Mamba3State {
   Matrix<S> recurrent;  ///< (H N, P)
-  Matrix<S> key;        ///< (R, H N): the last token's B, turned
+  Matrix<S> key;        ///< (R, H N): the last token's B, rotated
   Matrix<S> x;          ///< (1, E): the last token's linear input
   Matrix<S> angle;      ///< (1, H S)
 

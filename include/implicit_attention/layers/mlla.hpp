@@ -21,7 +21,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     y = silu(act_proj u) ( (diag(z) R + LePE) a + LePE bias )        out = out_proj y
 ///
 /// LePE, a depthwise convolution 3 x 3, is the skip. Both convolutions and R of all channels differ, so that every channel has a matrix of its
-/// own: N^2 numbers each while it is on. Rope turns pairs (2n, 2n + 1) of the whole width, the first half by the row, the second by the column.
+/// own: N^2 numbers each while it is on. Rope rotates pairs (2n, 2n + 1) of the whole width, the first half by the row, the second by the column.
 template <Real S>
 class Mlla : public LayerInterface<Mlla<S>> {
  public:
@@ -38,14 +38,12 @@ class Mlla : public LayerInterface<Mlla<S>> {
   };
   struct Options {
     Index heads = 1;
-    ImageGrid grid;       ///< rows 0: a square
-    double eps = 1e-6;    ///< of z
-    double base = 10000;  ///< of rope
+    ImageGrid grid;                   ///< rows 0: a square
+    double eps = 1e-6, base = 10000;  ///< of z, of rope
   };
   [[nodiscard]] static Options options(const Configuration& configuration);
 
-  /// Nothing is carried from piece to piece: all tokens see each other.
-  struct State {};
+  struct State {};  ///< nothing is carried from piece to piece: all tokens see each other
   /// One sequence through the layer. The implicit attention needs query, key, normalizer, c and gate_input.
   struct Activations {
     Array<Scalar> x;           ///< (N, E): linear input

@@ -118,10 +118,10 @@ Mlstm<S>::Mlstm(Weights weights, Options options) : weights_(std::move(weights))
       raise(ErrorKind::shape,
             message("mLSTM block: ", name, ".weight has blocks of ", size, ", expected a divisor of ", count, " channels"));
     detail::check_bias(layer_name, std::string(name) + ".bias", *bias, count, "channels");
-    Matrix<S> turned(count, size);
+    Matrix<S> transposed(count, size);
     for (Index block = 0; block < count; block += size)
-      turned.middleRows(block, size) = weight->matrix().middleRows(block, size).transpose();
-    *weight = std::move(turned);
+      transposed.middleRows(block, size) = weight->matrix().middleRows(block, size).transpose();
+    *weight = std::move(transposed);
     if (!bias->empty()) *bias = Matrix<S>(Eigen::Map<const Matrix<S>>(bias->data(), count / size, size));
   }
   check("mlstm_cell.igate.weight", w.igate_weight, heads(), 3 * count, "(heads, 3*channels)");

@@ -14,8 +14,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     R_h[i,j] = q_i . k_j K^-1/2 gamma_h^(i-j)        gamma_h = 1 - 2^(-5-h)        q, k rotated
 ///     y = silu(g_proj u) norm_h(R_h v)                 out = y o_proj^T
 ///
-/// flash-linear-attention turns the halves of a head (n, n + K/2) by 10000^(-2n/K); short convolutions with SiLU may follow q, k and v, and
-/// the one on v is content. The authors' parallel form (torchscale) turns pairs (2n, 2n + 1) by 10000^(-linspace(0, 1, K/2)), divides rows by
+/// flash-linear-attention rotates the halves of a head (n, n + K/2) by 10000^(-2n/K); short convolutions with SiLU may follow q, k and v, and
+/// the one on v is content. The authors' parallel form (torchscale) rotates pairs (2n, 2n + 1) by 10000^(-linspace(0, 1, K/2)), divides rows by
 /// sqrt(sum_j gamma^(i-j)) and then by clamp(sum_j |row|, 1, 5e4), and its norm has no weight.
 template <Real S>
 class RetNet : public HeadMixer<RetNet<S>, S> {
@@ -46,7 +46,7 @@ class RetNet : public HeadMixer<RetNet<S>, S> {
   /// log gamma_h, (1, H).
   [[nodiscard]] const Array<Scalar>& log_decay() const { return log_decay_; }
 
-  /// o = R v and what it is made of. The context's positions turn queries and keys.
+  /// o = R v and what it is made of. The context's positions rotate queries and keys.
   [[nodiscard]] Value<Scalar> mix(const MixerInput& in, Activations& act) const;
   [[nodiscard]] bool activated() const { return this->weights().v_proj.convolved(); }
 

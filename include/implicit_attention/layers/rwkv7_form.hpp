@@ -10,6 +10,22 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
+Rwkv7<S> Rwkv7<S>::for_engine(EngineWeights weights, Options options) {
+  const Index heads = weights.r_k.rows(), channels = weights.ln_x_weight.size();
+  if (weights.r_k.empty()) raise(ErrorKind::shape, "Rwkv7: r_k is empty, expected (heads, key size)");
+  if (channels == 0 || channels % heads != 0)
+    raise(ErrorKind::shape,
+          message("Rwkv7: ln_x.weight is (", channels, "), expected (channels), a multiple of the ", heads, " rows of r_k"));
+  Rwkv7 layer;
+  layer.norm_ = detail::group_norm(layer_name, weights.ln_x_weight, weights.ln_x_bias, channels, heads, options.group_norm_eps);
+  layer.bonus_ = detail::one_row(weights.r_k);
+  layer.weights_.r_k = std::move(weights.r_k);
+  layer.weights_.ln_x_weight = std::move(weights.ln_x_weight);
+  layer.weights_.ln_x_bias = std::move(weights.ln_x_bias);
+  return layer;
+}
+
+template <Real S>
 UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
   const Index tokens = std::max({act.receptance.rows(), act.pre_norm.rows(), act.gate.rows(), act.x.rows()});

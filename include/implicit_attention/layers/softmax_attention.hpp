@@ -54,7 +54,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
     Index heads = 1;             ///< H
     Index window = every_token;  ///< token i sees token j where i - window <= j
     double rotary_part = 0;      ///< the share of each head that is rotated, its first part
-    double rotary_base = 10000;  ///< theta: pair n of r rotated numbers turns by position * theta^(-2n/r)
+    double rotary_base = 10000;  ///< theta: pair n of r rotated numbers, by position * theta^(-2n/r)
     bool rotary_pairs = false;   ///< pairs (2n, 2n + 1) rather than (n, n + r/2)
     double scale = 0;            ///< what scores are multiplied by; 0: 1 / sqrt(P)
     double key_scale = 1;        ///< what keys are multiplied by, before the rotation
@@ -99,7 +99,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   [[nodiscard]] const Options& options() const { return options_; }
 
   using LayerInterface<SoftmaxAttention<S>>::activations;
-  /// Runs the layer on u (L, D) with positions (L). They turn queries and keys and nothing else: as in the public port, attention
+  /// Runs the layer on u (L, D) with positions (L). They rotate queries and keys and nothing else: as in the public port, attention
   /// looks across the border between packed documents. Without positions they are 0, 1, ..., or go on from `initial`.
   [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
                                         const Executor& executor = serial_executor()) const;

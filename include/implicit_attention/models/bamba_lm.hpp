@@ -10,7 +10,7 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Reads a Bamba language model. Rotary positions turn the first attn_rotary_emb numbers of each head (half of it where the key is absent).
+/// Reads a Bamba language model. Rotary positions rotate the first attn_rotary_emb numbers of each head (half of it where the key is absent).
 /// Fails naming the tensor or the key.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_bamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
@@ -33,7 +33,7 @@ template <Real Scalar>
       const double size = static_cast<double>(attends.required("q_proj.weight", 2).rows()) /
                           static_cast<double>(detail::required_integer(configuration, {"num_attention_heads"}));
       attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
-      if (const auto turned = configuration.number({"attn_rotary_emb"})) attention.rotary_part = *turned / size;
+      if (const auto rotated = configuration.number({"attn_rotary_emb"})) attention.rotary_part = *rotated / size;
       return mixer_part(detail::read_attention(attends, configuration, attention));
     };
     Sublayer<Scalar> mixer(detail::read_rms_norm(block, "input_layernorm", eps), read());

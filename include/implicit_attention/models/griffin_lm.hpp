@@ -59,7 +59,7 @@ template <Real Scalar>
 /// (`intermediate_size` is twice the inner width in the public files; the inner width itself is taken too). Fails naming the tensor or
 /// the key.
 ///
-/// Positions restart at 0 where a packed document begins: that resets the recurrent layers and turns queries and keys, and, as in the
+/// Positions restart at 0 where a packed document begins: that resets the recurrent layers and rotates queries and keys, and, as in the
 /// public port, nothing else: neither the convolution (unless `options` say so) nor attention is masked between documents.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_griffin_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {},

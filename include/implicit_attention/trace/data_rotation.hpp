@@ -63,17 +63,17 @@ void rotate_by(Matrix<S>& numbers, ConstView<S> theta, Index heads, bool neighbo
 }
 }  // namespace detail
 
-/// Every head of x (tokens, heads * size) turned by theta (tokens, heads * angles): its pairs (2n, 2n + 1), or (n, n + size / 2) without
+/// Every head of x (tokens, heads * size) rotated by theta (tokens, heads * angles): its pairs (2n, 2n + 1), or (n, n + size / 2) without
 /// `neighbours`, for n below the number of angles.
 template <Real S>
 [[nodiscard]] Value<S> rotate_by_angles(const Value<S>& x, const Value<S>& theta, Index heads, bool neighbours) {
   check_shape("rotate_by_angles", "theta", *theta, x.rows(), theta.cols(), "(tokens, heads * angles)");
-  Matrix<S> turned = *x;
-  detail::rotate_by<S>(turned, *theta, heads, neighbours, 1);
-  const Array<S> out = std::move(turned);
+  Matrix<S> rotated = *x;
+  detail::rotate_by<S>(rotated, *theta, heads, neighbours, 1);
+  const Array<S> out = std::move(rotated);
   if (!x.trace->records({&x, &theta})) return x.trace->constant(out);
   return x.trace->record(out, [x = x.link(), theta, out, heads, neighbours](Back<S>& back, Matrix<S>& g) {
-    if (back.exact() && theta.recorded()) {  // a turned pair (a, b) moves along (-b, a)
+    if (back.exact() && theta.recorded()) {  // a rotated pair (a, b) moves along (-b, a)
       const Index size = out.cols() / heads, angles = theta.cols() / heads, apart = neighbours ? 1 : size / 2, step = neighbours ? 2 : 1;
       Matrix<S> to_theta(theta.rows(), theta.cols());
       for (Index t = 0; t < g.rows(); ++t)

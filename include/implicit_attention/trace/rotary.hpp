@@ -1,4 +1,4 @@
-// Rotary positions (Su et al. 2021, arXiv 2104.09864): pairs of numbers of a head are turned by an angle.
+// Rotary positions (Su et al. 2021, arXiv 2104.09864): pairs of numbers of a head are rotated by an angle.
 #pragma once
 
 #include <cmath>
@@ -9,10 +9,10 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// How the numbers of a head are turned: the first `rotated` of them, pair n of r by position * base^(-2n/r).
+/// How the numbers of a head are rotated: the first `rotated` of them, pair n of r by position * base^(-2n/r).
 struct Rotary {
   Index head_size = 0;
-  Index rotated = 0;  ///< an even number; 0: nothing is turned
+  Index rotated = 0;  ///< an even number; 0: nothing is rotated
   double base = 10000;
   bool pairs = false;               ///< neighbours (2n, 2n + 1) are a pair, rather than (n, n + r/2)
   std::vector<double> frequencies;  ///< of every pair, instead of those of the base; empty: the base's
@@ -41,7 +41,7 @@ void rotate(Matrix<Scalar>& numbers, const Rotary& rotary, const std::vector<Ind
   }
 }
 
-/// Every head of x (tokens, heads * head_size) turned by its token's position. A rotation's transpose is the rotation back.
+/// Every head of x (tokens, heads * head_size) rotated by its token's position. A rotation's transpose is the rotation back.
 template <Real S>
 [[nodiscard]] Value<S> rotary_positions(const Value<S>& x, const Rotary& rotary, const std::vector<Index>& positions) {
   if (rotary.rotated == 0) return x;
