@@ -36,7 +36,7 @@ Outcome run_ranks(const TemporaryFolder& folder, int ranks, const std::string& p
   for (const std::string& variable : environment_of_first) first += " " + quoted(variable);
   std::string command = "cd " + quoted(folder.path().string()) +
                         " && timeout 120 env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-                        "OMPI_MCA_mpi_yield_when_idle=1 "
+                        "OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_odls_base_sigkill_timeout=0 "
                         "OMPI_MCA_btl_vader_single_copy_mechanism=none " +
                         quoted(mpiexec) + " -n 1" + first + " " + one + " : -n " + std::to_string(ranks - 1) + " " + one;
   command += " >" + quoted(out.string()) + " 2>" + quoted(err.string()) + " </dev/null";
@@ -122,7 +122,7 @@ TEST_CASE("ranks: the first process without memory ends all", "[ranks]") {
   const TemporaryFolder folder;
   std::string texts;
   for (int i = 0; i < 8; ++i) {
-    for (int k = 0; k < 200 + i; ++k) texts += "never dull ";
+    for (int k = 0; k < 40 + i; ++k) texts += "never dull ";
     texts += "<cls>\n";
   }
   io_test::write_bytes(folder / "texts.txt", texts);
@@ -131,7 +131,7 @@ TEST_CASE("ranks: the first process without memory ends all", "[ranks]") {
       "--out",   (folder / "out.jsonl").string()};
   // Results are the longest of what is allocated: at least one for each text that the other process explains.
   const std::vector<std::string> counted{std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY, "FAULT_CALL=new",
-                                         "FAULT_BYTES=10000"};
+                                         "FAULT_BYTES=2000"};
   std::vector<std::string> environment = counted;
   environment.push_back("FAULT_COUNT=" + (folder / "count").string());
   REQUIRE(run_ranks(folder, 2, "explain", arguments, environment).status == 0);
