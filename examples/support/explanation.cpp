@@ -261,8 +261,8 @@ void check_question(const ExplanationOptions& options) {
   (void)Terms::parse(options.terms);
   (void)parse_indices("--position", options.position);
   for (const NamedMethod& named : methods_of(options))
-    if (options.layer && named.method != Method::raw)
-      raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw can look at one"));
+    if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention)
+      raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw and relevance-attention can look at one"));
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {
