@@ -206,7 +206,7 @@ class Questioner {
     answer.explained = static_cast<double>(attribution.explained);
     answer.bias_share = static_cast<double>(attribution.bias_share);
     answer.baseline = static_cast<double>(attribution.baseline);
-    answer.conserves = named.method == Method::relevance;
+    answer.conserves = named.method == Method::relevance || (named.method == Method::vector_rollout && how_.terms == Terms::all());
     answer.integrates = named.method == Method::integrated_gradients;
     answer.points = attribution.points;
     answer.converged = attribution.converged;
