@@ -29,9 +29,9 @@ FEWEST, MOST, MOST_NOISE, MOST_QUERIES = 4, 6, 3, 4
 TOKENS = 2 * MOST + MOST_NOISE + 1 + MOST_QUERIES  # of the longest prompt
 
 SMALL = {"vocab_size": len(VOCABULARY), "pad_token_id": PAD, "torch_dtype": "float16", "num_hidden_layers": 2}
-CONFIGS = {"mamba": {**train.MAMBA, **SMALL, "hidden_size": 32, "intermediate_size": 64, "state_size": 8, "time_step_rank": 2},
+CONFIGS = {"mamba": {**train.MAMBA, **SMALL, "hidden_size": 48, "intermediate_size": 96, "state_size": 8, "time_step_rank": 2},
            "rwkv4": {**train.RWKV4, **SMALL, "hidden_size": 64, "attention_hidden_size": 64, "intermediate_size": 128},
-           "griffin": {**train.GRIFFIN, **SMALL, "hidden_size": 48, "lru_width": 48, "intermediate_size": 192,
+           "griffin": {**train.GRIFFIN, **SMALL, "hidden_size": 64, "lru_width": 64, "intermediate_size": 256, "num_attention_heads": 4,
                        "_block_types": ["recurrent", "recurrent"]}}
 SETTINGS = {"seed": 1, "steps": 2000, "batch": 64, "learning_rate": 5e-3, "weight_decay": 0.01, "word_dropout": 0.2}
 HELP = {"seed": "of the initial weights and the prompts", "steps": "of the optimiser", "batch": "prompts a step", "learning_rate": "its peak",

@@ -206,7 +206,7 @@ class Questioner {
     answer.explained = static_cast<double>(attribution.explained);
     answer.bias_share = static_cast<double>(attribution.bias_share);
     answer.baseline = static_cast<double>(attribution.baseline);
-    answer.conserves = named.method == Method::relevance;
+    answer.conserves = named.method == Method::relevance || (named.method == Method::vector_rollout && how_.terms == Terms::all());
     answer.integrates = named.method == Method::integrated_gradients;
     answer.points = attribution.points;
     answer.converged = attribution.converged;
@@ -261,8 +261,8 @@ void check_question(const ExplanationOptions& options) {
   (void)Terms::parse(options.terms);
   (void)parse_indices("--position", options.position);
   for (const NamedMethod& named : methods_of(options))
-    if (options.layer && named.method != Method::raw)
-      raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw can look at one"));
+    if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention)
+      raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw and relevance-attention can look at one"));
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {

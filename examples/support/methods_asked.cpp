@@ -41,7 +41,8 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
     case Method::vector_rollout:
       return "share of " + logit + ", attention held";
     case Method::relevance_attention:
-      return "what attention moves of " + logit + ", mean over layers";
+      return "what attention moves of " + logit +
+             (options.layer ? message(" in layer ", *options.layer) : std::string(", mean over layers"));
     case Method::contribution_rollout:
       return "share of the position's vectors";
     case Method::alti_logit:

@@ -130,6 +130,43 @@ TEST_CASE("an edge map tells what taking an edge out does to the explained numbe
   }
 }
 
+TEST_CASE("edge maps by layer, channels and terms: their columns along the held walk are relevance-attention", "[attribution]") {
+  const std::string name = GENERATE("mamba", "rwkv4", "griffin");
+  const Terms terms = GENERATE(Terms::all(), Terms::published(), Terms::recurrence());
+  INFO(name << ", " << terms.text());
+  const LanguageModel<double> model = shipped(name);
+  const Index tokens = 6, position = 4;
+  ForwardOptions every_logit;
+  every_logit.logit_positions = Indices::all();
+  Explainer<double> explainer(model, some_ids(tokens, model.vocabulary()));
+  const ForwardPass<double> pass = model.forward(some_ids(tokens, model.vocabulary()), every_logit);
+  const BackwardPass<double> held = backward(model, pass, logit_gradient(pass, position, 1, Index(0)), held_attention_walk<double>(terms));
+  MethodOptions<double> options;
+  options.terms = terms;
+  for (const Index layer : model.mixing_layers()) {
+    INFO("layer " << layer);
+    const LayerPass<double>& of_layer = pass.layers[static_cast<std::size_t>(layer)];
+    const ImplicitAttention<double> attention = model.implicit_attention(of_layer, layer, terms);
+    const Numbers g = *held.layers[static_cast<std::size_t>(layer)].y;
+    const auto matrix = attention.materialize();
+    Selection head;  // a head, or any other channels
+    head.channels = std::vector<Index>{0, 1, 2, 3};
+    Numbers whole = Numbers::Zero(tokens, tokens), part = whole;
+    for (Index e = 0; e < attention.channels(); ++e)
+      for (Index i = 0; i < tokens; ++i)
+        for (Index j = 0; j <= i; ++j) {
+          whole(i, j) += g(i, e) * matrix(e, i, j) * of_layer.x()(j, e);
+          if (e < 4) part(i, j) += g(i, e) * matrix(e, i, j) * of_layer.x()(j, e);
+        }
+    const Numbers map = edge_map(attention, of_layer.x(), held.layers[static_cast<std::size_t>(layer)].y);
+    CHECK(relative_error(map, whole) < 1e-12);
+    CHECK(relative_error(edge_map(attention, of_layer.x(), held.layers[static_cast<std::size_t>(layer)].y, head), part) < 1e-12);
+    options.layer = layer;
+    const RowVector<double> columns = explainer.explain(Method::relevance_attention, {position, 1, Index(0)}, options).scores;
+    CHECK(relative_error(columns, whole.colwise().sum()) < 1e-10);
+  }
+}
+
 TEST_CASE("contributions, the residual stream and what no token adds are every family's residual stream behind its mixers",
           "[attribution]") {
   std::vector<std::string> refused;

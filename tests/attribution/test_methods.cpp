@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,8 @@ double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 double gelu_phi(double x) { return 0.5 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
 
 // A model with every data-dependent scale frozen at its value on one text, in dense matrices. Its products of two branches p q become
-// (p q + p0 q0) / 2, whose derivative gives half to each factor. Its gradient is what the relevance walk computes.
+// (p q + p0 q0) / 2, whose derivative gives half to each factor. Its gradient is what the relevance walk computes. With `held` all
+// of a mixer's operator is frozen, gate and all, and follows its input with these terms alone: the network of vector rollout.
 class Frozen {
  public:
   explicit Frozen(const std::string& architecture, std::uint64_t seed, Index tokens)
@@ -69,6 +71,7 @@ class Frozen {
   Numbers mixer(Index layer, const Numbers& u) const {
     const LayerPass<double>& at = pass.layers[static_cast<std::size_t>(layer)];
     const Numbers u0 = *at.u;
+    if (held) return held_mixer(layer, u);
     const ImplicitAttention<double> all = model.implicit_attention(pass, layer);
     const ImplicitAttention<double> ungated = model.implicit_attention(pass, layer, Terms::all().without(Term::gate));
     if (const auto* mamba = model.block(layer).find<Mamba<double>>()) {
@@ -95,6 +98,31 @@ class Frozen {
     const auto& local = *model.block(layer).find<LocalAttention<double>>();
     const Numbers values = linear(u, local.weights().v_proj_weight, local.weights().v_proj_bias);
     return linear(attend(all, values.replicate(1, 2)), local.weights().o_proj_weight, local.weights().o_proj_bias);
+  }
+
+  /// The layer's output and W_o A (x - x0), A of the held terms and x0 that of the pass: what is left out of A is a constant, so that every
+  /// number behind the layer is that of the pass. The row of x that is told is stretched.
+  Numbers held_mixer(Index layer, const Numbers& u) const {
+    const LayerPass<double>& at = pass.layers[static_cast<std::size_t>(layer)];
+    const ImplicitAttention<double> attention = model.implicit_attention(pass, layer, *held);
+    const auto moved = [&](Numbers x, const Array<double>& projection) {
+      if (layer == stretched_layer) x.row(stretched_token) *= stretch;
+      return Numbers(*at.mixer().out + linear(attend(attention, x) - attend(attention, *at.x()), projection));
+    };
+    if (const auto* mamba = model.block(layer).find<Mamba<double>>()) {
+      const auto& w = mamba->weights();
+      return moved(linear(u, w.in_proj_weight, w.in_proj_bias).leftCols(8), w.out_proj_weight);
+    }
+    if (const auto* griffin = model.block(layer).find<Griffin<double>>()) {
+      const auto& w = griffin->weights();
+      return moved(linear(u, w.linear_x_weight, w.linear_x_bias), w.linear_out_weight);
+    }
+    if (const auto* rwkv = model.block(layer).find<Rwkv4<double>>()) {
+      const auto& w = rwkv->weights();
+      return moved(linear(mixed(u, w.time_mix_value), w.value_weight), w.output_weight);
+    }
+    const auto& w = model.block(layer).find<LocalAttention<double>>()->weights();
+    return moved(linear(u, w.v_proj_weight, w.v_proj_bias).replicate(1, 2), w.o_proj_weight);
   }
 
   Numbers feed_forward(Index layer, const Numbers& u) const {
@@ -137,6 +165,9 @@ class Frozen {
   LanguageModel<double> model;
   std::vector<Index> ids;
   ForwardPass<double> pass;
+  std::optional<Terms> held{};
+  Index stretched_layer = -1, stretched_token = 0;  ///< with `held`: whose row of x is multiplied by `stretch`
+  double stretch = 1;
 };
 
 }  // namespace
@@ -602,4 +633,53 @@ TEST_CASE("vector rollout and relevance-attention follow the attention that is h
       CHECK(columns.scores.allFinite());
       CHECK(vectors.scores.cwiseAbs().maxCoeff() > 0);
     }
+}
+
+TEST_CASE("vector rollout is input times the gradient of the network whose operators are held, relevance-attention that of their inputs",
+          "[attribution]") {
+  for (const std::string& architecture : architectures())
+    for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence()}) {
+      INFO(architecture << ", " << terms.text());
+      const Index tokens = 6, position = 4;
+      Frozen network(architecture, 73, tokens);
+      network.held = terms;
+      Explainer<double> explainer(network.model, network.ids);
+      MethodOptions<double> options;
+      options.terms = terms;
+      const Target target{position, 3, Index(7)};
+      const RowVector<double> rollout = explainer.explain(Method::vector_rollout, target, options).scores,
+                              columns = explainer.explain(Method::relevance_attention, target, options).scores;
+      const Numbers embeddings = *network.pass.embeddings;
+      REQUIRE(network(embeddings, position, 3, 7) == Approx(explainer.value(target)));
+      const double scale = rollout.cwiseAbs().maxCoeff(), column_scale = columns.cwiseAbs().maxCoeff();
+      for (Index j = 0; j < tokens; ++j) {
+        Numbers more = embeddings, less = embeddings;
+        more.row(j) *= 1 + 1e-4;
+        less.row(j) *= 1 - 1e-4;
+        const double along = (network(more, position, 3, 7) - network(less, position, 3, 7)) / 2e-4;
+        CHECK(std::abs(rollout[j] - along) <= 1e-6 * scale);
+        double mean = 0;  // over layers: what stretching the token's row of x does in that layer alone
+        network.stretched_token = j;
+        for (const Index layer : network.model.mixing_layers()) {
+          network.stretched_layer = layer;
+          network.stretch = 1 + 1e-4;
+          const double stretched = network(embeddings, position, 3, 7);
+          network.stretch = 1 - 1e-4;
+          const double of_layer = (stretched - network(embeddings, position, 3, 7)) / 2e-4;
+          MethodOptions<double> one = options;
+          one.layer = layer;
+          CHECK(std::abs(explainer.explain(Method::relevance_attention, target, one).scores[j] - of_layer) <= 1e-6 * column_scale);
+          mean += of_layer / static_cast<double>(network.model.mixing_layers().size());
+        }
+        network.stretched_layer = -1;
+        CHECK(std::abs(columns[j] - mean) <= 1e-6 * column_scale);
+      }
+    }
+  Explainer<double> explainer(random_model("mamba", 73), random_ids(4, 74));
+  MethodOptions<double> none;
+  none.layer = 9;
+  CHECK_THAT(failure([&] {
+               static_cast<void>(explainer.explain(Method::relevance_attention, {3, 1, {}}, none));
+             }),
+             contains_text("relevance-attention: layer 9 of"));
 }

@@ -385,13 +385,13 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
     const Json evaluation = *read_json_object(out);
     CHECK(evaluation.at("prompts") == 60);
     CHECK(evaluation.at("predicted") == evaluation.at("outputs"));
-    // Measured: 1.000 in RWKV-4; 0.994, 0.991 and 0.979 in Mamba; 0.977 to 0.980 in Griffin. Random scores get 0.5.
+    // Measured: 1.000 in Mamba and RWKV-4, 0.995 to 0.996 in Griffin. Random scores get 0.5.
     for (const char* method : {"relevance", "vector-rollout", "relevance-attention"}) {
       INFO(method);
-      CHECK(cause_mean(evaluation, method, "source_against_negatives") >= (name == "rwkv4" ? 0.999 : 0.97));
+      CHECK(cause_mean(evaluation, method, "source_against_negatives") >= (name == "griffin" ? 0.99 : 0.999));
     }
     CHECK(cause_mean(evaluation, "random", "source_against_negatives") == Approx(0.5).margin(0.08));
-    // The ceiling, which runs the model, sees the source as well: 0.985 in Mamba, 0.999 and more in the others.
+    // The ceiling, which runs the model, sees the source as well: 0.989 in Mamba, 0.999 and more in the others.
     const Json& shapley = evaluation.at("ceilings")[0];
     CHECK(shapley.at("method") == "shapley");
     CHECK(shapley.at("samples") == "32 permutations");

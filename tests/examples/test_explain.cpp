@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <examples/programs.hpp>
@@ -114,6 +115,40 @@ TEST_CASE("explain: a table in a pipe and under NO_COLOR, colours where they are
   const std::string coloured = run_well(folder, "explain", arguments, "-u NO_COLOR CLICOLOR_FORCE=1 TERM=xterm-256color").out;
   CHECK_THAT(coloured, contains_text("\x1b[48;5;"));
   CHECK(run_well(folder, "explain", arguments, "NO_COLOR=1 CLICOLOR_FORCE=1 TERM=xterm-256color").out.find('\x1b') == std::string::npos);
+}
+
+TEST_CASE("explain: the implicit attention's share of a logit adds up with all terms, and is had layer by layer", "[explain]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out.json";
+  const auto answer = [&](const std::vector<std::string>& more) {
+    const Outcome outcome = run_well(
+        folder, "explain",
+        with({"--model", models + "griffin", "--text", "a film that is never dull <cls>", "--precision", "float64", "--out", out.string()},
+             more));
+    return std::pair(*read_json_object(out), outcome.out);
+  };
+  const auto sum = [](const Json& scores) {
+    double total = 0;
+    for (const Json& score : scores) total += score.get<double>();
+    return total;
+  };
+  const auto [all, said] = answer({"--method", "vector-rollout"});
+  CHECK(sum(all.at("scores")) + all.at("bias_share").get<double>() == Approx(all.at("explained").get<double>()).epsilon(1e-10));
+  CHECK_THAT(said, contains_text("(the scores sum to"));
+  const auto [fewer, said_of_fewer] =
+      answer({"--method", "vector-rollout", "--terms", "recurrence"});  // what is left out is not in the sum
+  CHECK(fewer.find("bias_share") == fewer.end());
+  CHECK(said_of_fewer.find("(the scores sum to") == std::string::npos);
+
+  const Json mean = answer({"--method", "relevance-attention"}).first.at("scores");
+  std::vector<double> of_layers(mean.size(), 0.0);
+  for (const std::string layer : {"0", "1", "2"}) {
+    const auto [one, title] = answer({"--method", "relevance-attention", "--layer", layer});
+    CHECK_THAT(title, contains_text("in layer " + layer));
+    for (std::size_t token = 0; token < of_layers.size(); ++token) of_layers[token] += one.at("scores").at(token).get<double>() / 3;
+  }
+  for (std::size_t token = 0; token < of_layers.size(); ++token)
+    CHECK(of_layers[token] == Approx(mean.at(token).get<double>()).epsilon(1e-10).margin(1e-12));
 }
 
 TEST_CASE("explain: pictures of one model and of several", "[explain]") {

@@ -159,6 +159,38 @@ TEST_CASE("knocked-out edges: any number of workers, any kept pass, the same bit
   CHECK(one == KnockOut<float>(model, model.forward(ids), thread_executor(3)).edge_effects(1, edges, target));
 }
 
+TEST_CASE("inputs knocked out of documents that stand in one sequence: each as by itself, and nothing in another", "[knock-out]") {
+  const std::string name = GENERATE("mamba", "rwkv4", "griffin");
+  const Keep keep = GENERATE(Keep::activations, Keep::residuals);
+  INFO(name);
+  const LanguageModel<double> model = shipped(name);
+  const std::vector<Index> ids = some_ids(13, model.vocabulary()), starts{0, 5, 6};
+  ForwardOptions options;
+  options.keep = keep;
+  options.logit_positions = Indices::all();
+  ForwardOptions together = options;
+  together.starts = starts;
+  const KnockOut<double> packed(model, model.forward(ids, together));
+  std::vector<Index> tokens;
+  for (Index token = 0; token < 13; ++token) tokens.push_back(token);
+  for (std::size_t document = 0; document < starts.size(); ++document) {
+    const Index first = starts[document], end = document + 1 < starts.size() ? starts[document + 1] : 13;
+    const KnockOut<double> alone(model, model.forward(std::vector<Index>(ids.begin() + first, ids.begin() + end), options));
+    for (const Index layer : model.mixing_layers())
+      for (const Index position : {first, end - 1}) {
+        INFO("document " << document << ", layer " << layer << ", position " << position);
+        const RowVector<double> effects = packed.input_effects(layer, tokens, {position, 4, 3});
+        Numbers own = Numbers::Zero(1, 13);  // what stands in another document does nothing
+        for (Index token = first; token < end; ++token)
+          own(0, token) = alone.input_effects(layer, {token - first}, {position - first, 4, 3})[0];
+        CHECK(own(0, position) != 0);
+        CHECK((effects - own).cwiseAbs().maxCoeff() < 1e-10 * own.cwiseAbs().maxCoeff());
+      }
+  }
+  // The attention of such a run is not that of one text, and so are its edges.
+  CHECK_THAT(error_of([&] { (void)packed.edge_effects(0, {{1, 1}}, {1, 4, 3}); }), contains_text("several documents ran in one sequence"));
+}
+
 TEST_CASE("sampled edges: in order, without repetition, the same for the same seed, evenly spread", "[knock-out]") {
   const std::vector<Edge> edges = sample_edges(19, 150, 7);
   CHECK(edges.size() == 150);

@@ -100,7 +100,7 @@ template <Real Scalar>
 struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation
   ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
-  std::optional<Index> layer;                         ///< raw: this layer; otherwise all averaged
+  std::optional<Index> layer;                         ///< raw, relevance-attention: this layer; otherwise all averaged
   RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
   bool with_map = false;                              ///< methods from attention: the whole map, too
   Index integration_steps = 0;                        ///< integrated gradients: this many even points; 0: as many as the tolerance takes

@@ -214,7 +214,7 @@ class Explainer {
 
   /// Vector rollout: g_l = g_{l+1} + N_l^T W_in^T A_l^T W_o^T g_{l+1} with norm scales N and all of A (its gate too) held, feed-forward
   /// parts by relevance's rules; the score of token j is <e_j, g_0,j>. Relevance-attention: the mean over layers of
-  /// sum_e x_e o A_e^T (W_o^T g)_e on the same walk. Both with any set of terms.
+  /// sum_e x_e o A_e^T (W_o^T g)_e on the same walk, or of one layer. Both with any set of terms.
   [[nodiscard]] Attribution<Scalar> held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
 
   [[nodiscard]] Attribution<Scalar> integrated(const Target& target, const MethodOptions<Scalar>& options) const;

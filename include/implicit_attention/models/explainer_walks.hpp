@@ -80,20 +80,25 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
   Attribution<Scalar> result;
   result.position = target.position;
   result.explained = value(target);
-  RowVector<Scalar> by_layer = RowVector<Scalar>::Zero(read());
+  const bool by_columns = method == Method::relevance_attention;
+  const std::vector<Index> layers = by_columns && options.layer ? std::vector<Index>{*options.layer} : mixing_;
+  if (by_columns && options.layer && std::find(mixing_.begin(), mixing_.end(), *options.layer) == mixing_.end())
+    raise(ErrorKind::value, message("relevance-attention: layer ", *options.layer, " of ", model_.name(),
+                                    " is out of range or mixes no tokens, expected one of ", shape_text(mixing_)));
+  RowVector<Scalar> columns = RowVector<Scalar>::Zero(read());
   BackwardOptions<Scalar> walk = held_attention_walk<Scalar>(options.terms, options_.executor);
   walk.keep_layers = false;
-  if (method == Method::relevance_attention)
-    walk.visit = [&](Index, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
+  if (by_columns)
+    walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
+      if (std::find(layers.begin(), layers.end(), layer) == layers.end()) return;
       for (std::size_t index = 0; index < pass.mixers.size(); ++index)
-        by_layer += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
+        columns += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
     };
   const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
   result.bias_share = walked.bias_share;
   result.untreated = walked.untreated;
-  result.scores = method == Method::vector_rollout
-                      ? RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose())
-                      : RowVector<Scalar>(by_layer / static_cast<Scalar>(mixing_count()));
+  result.scores = by_columns ? RowVector<Scalar>(columns / static_cast<Scalar>(layers.size()))
+                             : RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose());
   detail::check_finite(method_info(method).name, "the result", result.scores);
   return result;
 }
