@@ -40,7 +40,7 @@ template <Real Scalar>
   detail::expect_text(configuration, "hidden_act", {"gelu"}, "the shared blocks' activation");
   detail::expect_boolean(configuration, {"use_long_context"}, false, "stretched rotary positions are not read here");
   detail::expect_integer(configuration, {"attention_hidden_size"}, 2 * width, "attention reads the residual stream and the embeddings");
-  detail::ignore_keys(configuration, {"kv_channels", "ffn_hidden_size", "num_query_groups"});
+  detail::ignore_keys(configuration, {"kv_channels", "ffn_hidden_size", "num_query_groups", "adapter_rank"});
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.shares_embeddings = true;
   parts.has_positions = configuration.boolean({"use_mem_rope"}).value_or(false);
