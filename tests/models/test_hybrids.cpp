@@ -183,6 +183,8 @@ TEST_CASE("Nemotron-H: other spellings give the same model", "[models]") {
   same(tensors, with(unnamed, "layers_block_type", Names{"mamba", "moe", "mamba", "attention", "moe"}));
   same(tensors, with(unnamed, "layer_types", Names{"linear_attention", "moe", "linear_attention", "full_attention", "moe"}));
   same(tensors, with(one->configuration, "num_hidden_layers", Index(52)));
+  same(tensors, with(one->configuration, "norm_eps", 1e-5));  // as Nemotron 3 writes it, beside layer_norm_epsilon
+  CHECK_THROWS_WITH(load_language_model<double>(tensors, with(one->configuration, "norm_eps", 1e-6)), Catch::Contains("key norm_eps is"));
   // All experts in two tensors, as newer files have them.
   Tensors<double> stacked = tensors;
   for (const std::string layer : {"1", "4"})

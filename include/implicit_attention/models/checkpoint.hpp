@@ -183,8 +183,8 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
         "adapter_rank", "num_mem_blocks", "use_shared_attention_adapter", "use_shared_mlp_adapter", "hybrid_layer_ids",
         "hybrid_override_pattern", "attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period",
         // the rest of the model
-        "ssm_out_multiplier", "init_method", "normalization_function", "time_step_rank", "block_norm_eps", "block_dim", "tie_embedding",
-        "model_max_length", "num_nextn_predict_layers"})
+        "ssm_out_multiplier", "norm_eps", "init_method", "normalization_function", "time_step_rank", "block_norm_eps", "block_dim",
+        "tie_embedding", "model_max_length", "num_nextn_predict_layers"})
     if (top_key(key) == known) return true;
   return false;
 }

@@ -98,6 +98,9 @@ template <Real Scalar>
   detail::expect_listed_layers(configuration, "hybrid_layer_ids", kinds, "hybrid");
   detail::expect_layer_kinds(configuration, {"layers_block_type", "layer_types"}, kinds,
                              {{"linear_attention", "mamba"}, {"m", "mamba"}, {"g", "hybrid"}});
+  detail::ignore_keys_without(configuration, kinds, "hybrid",
+                              {"num_attention_heads", "num_key_value_heads", "attention_head_dim", "intermediate_size",
+                               "use_shared_attention_adapter", "use_shared_mlp_adapter", "add_bias_linear"});
   parts.final_norm = detail::read_rms_norm(tensors, "final_layernorm", eps);
   parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, true);
   return LanguageModel<Scalar>(std::move(parts));
