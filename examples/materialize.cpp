@@ -57,13 +57,19 @@ constexpr Index most_panels = 16;
 template <Real Scalar>
 struct Run {
   ImplicitAttention<Scalar> attention;
+  std::optional<ImplicitAttention<Scalar>> bare;  ///< what --heads reads, where that is another operator than `attention`
   Array<Scalar> x, y, out;
   Index first = 0, tokens = 0;  ///< where it stands among the tokens of a padded sequence, and how many those are
 };
 
 template <Real Scalar>
 [[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms, Index first, Index tokens) {
-  return {mixer.attention(terms),
+  ImplicitAttention<Scalar> attention = mixer.attention(terms);
+  // Matrices that a layer gives as they are (MLLA) have the other terms in them, one a channel: those of its heads come without.
+  std::optional<ImplicitAttention<Scalar>> bare;
+  if (attention.form().recurrence.given() != nullptr) bare = mixer.attention(Terms::recurrence());
+  return {std::move(attention),
+          std::move(bare),
           mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input,
           mixer.y.numbers,
           mixer.out.numbers,
@@ -141,7 +147,7 @@ class Result {
       else
         whole ? attention.materialize_into(numbers, selection) : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
     }
-    if (!options_.heads.empty()) add_heads(attention, own_rows, place, executor);
+    if (!options_.heads.empty()) add_heads(run.bare ? *run.bare : attention, own_rows, place, executor);
     // What a state that came with the input gives is a constant of this run, as a bias is.
     const Matrix<Scalar> bias = attention.bias() + attention.carry();
     Matrix<Scalar> chosen = Matrix<Scalar>::Zero(static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()));

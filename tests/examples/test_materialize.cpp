@@ -96,6 +96,28 @@ TEST_CASE("materialize: golden cases of the shared data", "[materialize]") {
     if (const fs::path path = *shared / (std::string(name) + ".safetensors"); fs::exists(path)) check_golden(path);
 }
 
+TEST_CASE("materialize: the recurrence of each head is the published one", "[materialize]") {
+  const auto shared = test_support::shared_data("golden");
+  if (!shared) {
+    WARN(test_support::shared_data_missing("golden"));
+    return;
+  }
+  const TemporaryFolder folder;
+  for (const char* name : {"mlla_seed00_4x4_B2", "mlla_seed02_5x5_larger", "mlstm_seed00_realistic_B2_L16", "gdn_seed13_fla_convbias_L24",
+                           "mamba3_seed08_mimo_rank2_L20", "mamba2_seed00_realistic_B2_L24"}) {
+    const fs::path path = *shared / (std::string(name) + ".safetensors"), out = folder / "heads.safetensors";
+    if (!fs::exists(path)) continue;
+    INFO(name);
+    std::vector<std::string> arguments = arguments_for(path);
+    arguments.insert(arguments.end(), {"--heads", "all", "--precision", "float64", "--out", out.string()});
+    run_well(folder, "materialize", arguments);
+    const SafetensorsFile golden(path), file(out);
+    CHECK(file.info("recurrence").shape == golden.info("expected.recurrence").shape);
+    check_same(file, "recurrence", golden, "expected.recurrence", 1e-12);
+    check_same(file, "attention", golden, "expected.attention", 1e-12);
+  }
+}
+
 TEST_CASE("materialize: every layer of the shipped models reconstructs its output", "[materialize]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out.safetensors";

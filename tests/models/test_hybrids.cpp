@@ -161,6 +161,14 @@ TEST_CASE("Mamba-2 with the keys of a released file: those that the port does no
                     Catch::Contains("key intermediate_size is 128, expected 64"));
 }
 
+TEST_CASE("LFM2 with the keys of a released file: how weights were drawn at first changes nothing", "[models]") {
+  const auto one = golden("lm_lfm2_seed00");
+  if (!one) return;
+  Configuration released = with(with(one->configuration, "block_use_xavier_init", true), "conv_use_xavier_init", true);
+  released = with(with(released, "block_mlp_init_scale", 1.0), "block_out_init_scale", 1.0);
+  CHECK(relative_error(logits(one->weights<double>(), released, one->ids), one->expected("logits")) < 1e-9);
+}
+
 TEST_CASE("Zamba2: the port's clamp of dt, and the authors' code without it", "[models]") {
   const auto one = golden("lm_zamba2_seed02");
   if (!one) return;

@@ -155,7 +155,7 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
     if (top == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
   return top.front() == '_' || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") || ends("_init_scale") ||
-         ends("_loss_coef") || ends("_layer_name");
+         ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
 }
 
 /// Keys of a whole model's configuration that a layer read by itself has nothing to do with.

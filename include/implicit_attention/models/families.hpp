@@ -123,7 +123,7 @@ template <Real S>
        [](const F& f) { return f.is_type({"granitemoehybrid"}) || (f.untyped() && f.has("model.layers.", ".shared_mlp.")); },
        [](const T& t, const C& c) { return load_granitemoehybrid_lm<S>(t, c); }, "model."},
       {"falcon_h1", "Falcon-H1", "FalconH1ForCausalLM", "falcon_h1_lm.hpp", "model.layers.N.mamba.dt_bias and self_attn.q_proj.weight in every layer",
-       [](const F& f) { return f.is_type({"falcon_h1"}) || (f.untyped() && f.has("model.layers.0.", ".mamba.in_proj.") && f.has("model.layers.0.", ".self_attn.")); },
+       [](const F& f) { return f.is_type({"falcon_h1"}) || (f.untyped() && f.has("model.layers.0.", ".mamba.") && f.has("model.layers.0.", ".self_attn.")); },
        [](const T& t, const C& c) { return load_falcon_h1_lm<S>(t, c); }, "model."},
       {"zamba2", "Zamba2", "Zamba2ForCausalLM", "zamba2_lm.hpp", "model.layers.N.shared_transformer.*",
        [](const F& f) { return f.is_type({"zamba2"}) || (f.untyped() && f.has("model.layers.", ".shared_transformer.")); },
