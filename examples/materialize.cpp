@@ -393,11 +393,16 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
     const Index rows = input.batch.value_or(1) * input.tokens;
     std::vector<Array<Scalar>> pieces;
     Index width = 0;
-    for (const char* name : {"input.q", "input.k", "input.v"}) {
+    for (const std::string name : {"input.q", "input.k", "input.v"}) {
+      // Keys are as queries are; values may be of another size.
+      std::vector<Index> expected = shape;
+      const std::vector<Index>& own = file.info(name).shape;
+      if (name == "input.v" && own.size() == shape.size()) expected.back() = own.back();
+      if (own != expected || file.info(name).count == 0)
+        raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(own), ", expected ", shape_text(expected),
+                                        ", with at least one token, as ", tensor));
       pieces.push_back(file.read<Scalar>(name));
-      if (pieces.back().size() % rows != 0 || pieces.back().empty())
-        raise(ErrorKind::shape,
-              message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
+      check_finite_input(file, name, pieces.back(), pieces.back().rows());
       width += pieces.back().size() / rows;
     }
     Matrix<Scalar> joined(rows, width);
@@ -456,6 +461,7 @@ void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trac
     const std::string tensor = message("input.", name);
     if (!file.find(tensor)) continue;
     const Array<Scalar> all = file.read<Scalar>(tensor);
+    check_finite_input(file, tensor, all, all.rows());
     const bool by_sequence = file.info(tensor).shape.size() > 1 && all.rows() % batch == 0 && all.rows() >= batch;
     context.share(name, trace.constant(by_sequence ? all.middle_rows(sequence * (all.rows() / batch), all.rows() / batch) : all));
   }

@@ -270,6 +270,29 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
   for (const Case& mistake : cases) check_mistake("materialize", mistake.arguments, mistake.words, mistake.out);
 }
 
+TEST_CASE("materialize: what stands beside the input is checked as the input is", "[materialize]") {
+  const TemporaryFolder folder;
+  const double nan = std::nan("");
+  const std::vector<double> numbers(16, 0.25), bad = {0.5, nan};
+  const std::string cell = (folder / "cell.safetensors").string(), heads = (folder / "heads.safetensors").string(),
+                    values = (folder / "values.safetensors").string();
+  write_safetensors(cell, {{"weight_ih_l0", {numbers.data(), {6, 1}}},
+                           {"weight_hh_l0", {numbers.data(), {6, 2}}},
+                           {"input.hidden_states", {numbers.data(), {3, 1}}},
+                           {"input.h0", {bad.data(), {1, 2}}}});
+  write_safetensors(
+      heads,
+      {{"input.q", {numbers.data(), {2, 2, 2}}}, {"input.k", {numbers.data(), {2, 1, 4}}}, {"input.v", {numbers.data(), {2, 2, 1}}}});
+  write_safetensors(
+      values, {{"input.q", {numbers.data(), {2, 1, 2}}}, {"input.k", {numbers.data(), {2, 1, 2}}}, {"input.v", {bad.data(), {2, 1, 1}}}});
+  check_mistake("materialize", {"--arch", "gru", "--weights", cell, "--input", cell},
+                "NaN in the input, token 0, feature 1 (tensor input.h0)", "out.safetensors");
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", heads, "--input", heads},
+                "tensor input.k is (2, 1, 4), expected (2, 2, 2)", "out.safetensors");
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", values, "--input", values}, "(tensor input.v)",
+                "out.safetensors");
+}
+
 TEST_CASE("materialize: the help has an example", "[materialize]") {
   const TemporaryFolder folder;
   const Outcome help = run_well(folder, "materialize", {"--help"});

@@ -309,6 +309,32 @@ TEST_CASE("Nemotron-H of Mamba-2 and experts alone is not taken for Mamba-2", "[
   CHECK(load_language_model<double>(first, two).name() == "NemotronHForCausalLM");
 }
 
+TEST_CASE("layers by themselves name a tensor that their naming always has, and an option that is not read", "[models]") {
+  const auto folder = test_support::shared_data("golden");
+  if (!folder) return;
+  const auto read = [&](const std::string& name, std::string_view arch, const std::string& lost, const std::string& key,
+                        Configuration::Value value) {
+    const fs::path path = *folder / (name + ".safetensors");
+    const SafetensorsFile file(path);
+    Tensors<double> tensors;
+    const SafetensorsSource<double> source(path);
+    for (const std::string& tensor : source.names())
+      if (tensor != lost) tensors.set(tensor, *source.shape(tensor), Matrix<double>(*source.read(tensor)));
+    for (const LayerFamily<double>& family : layer_families<double>())
+      if (family.name == arch)
+        static_cast<void>(
+            family.read(PrefixedTensors<double>(tensors, "weight."), with(read_metadata_configuration(file), key, std::move(value))));
+  };
+  if (!fs::exists(*folder / "gdn_seed00_qwen35_realistic_B2_L24.safetensors")) return;
+  for (const char* lost : {"weight.conv1d.weight", "weight.A_log"})
+    CHECK_THROWS_WITH(read("gdn_seed00_qwen35_realistic_B2_L24", "gdn", lost, "form", true),
+                      Catch::Contains(std::string(lost) + " is missing"));
+  CHECK_THROWS_WITH(read("gla_seed00_realistic_B2_L24", "gla", "", "use_output_gate", false),
+                    Catch::Contains("key use_output_gate is false, expected true"));
+  CHECK_THROWS_WITH(read("retnet_seed00_realistic_B2_L24", "retnet", "", "elementwise_affine", false),
+                    Catch::Contains("key elementwise_affine is false, expected true"));
+}
+
 TEST_CASE("layers of hybrids by themselves, with the configuration of the whole model, give the model's numbers", "[models]") {
   const std::pair<const char*, const char*> kinds[] = {
       {"mixer.dt_bias", "mamba2"},  {"mamba.dt_bias", "mamba2"}, {"mixer.dt_proj.weight", "mamba"}, {"mamba.dt_proj.weight", "mamba"},

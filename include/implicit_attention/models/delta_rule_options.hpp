@@ -63,6 +63,8 @@ template <Real Scalar>
   expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
   expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
   const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
+  if (qwen) expect_present(tensors, {"conv1d.weight"});
+  if (qwen && !has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
   GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
       tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
   expect_delta_rule(configuration, layer);
