@@ -165,8 +165,10 @@ TEST_CASE("LFM2 with the keys of a released file: how weights were drawn at firs
   const auto one = golden("lm_lfm2_seed00");
   if (!one) return;
   Configuration released = with(with(one->configuration, "block_use_xavier_init", true), "conv_use_xavier_init", true);
-  released = with(with(released, "block_mlp_init_scale", 1.0), "block_out_init_scale", 1.0);
+  released = with(with(with(released, "block_mlp_init_scale", 1.0), "block_out_init_scale", 1.0), "theta", 1e6);
   CHECK(relative_error(logits(one->weights<double>(), released, one->ids), one->expected("logits")) < 1e-9);
+  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(released, "theta", 1e4)),
+                    Catch::Contains("key theta is 10000, expected 1e+06"));
 }
 
 TEST_CASE("Zamba2: the port's clamp of dt, and the authors' code without it", "[models]") {
