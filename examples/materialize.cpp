@@ -57,13 +57,19 @@ constexpr Index most_panels = 16;
 template <Real Scalar>
 struct Run {
   ImplicitAttention<Scalar> attention;
+  std::optional<ImplicitAttention<Scalar>> bare;  ///< what --heads reads, where that is another operator than `attention`
   Array<Scalar> x, y, out;
   Index first = 0, tokens = 0;  ///< where it stands among the tokens of a padded sequence, and how many those are
 };
 
 template <Real Scalar>
 [[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms, Index first, Index tokens) {
-  return {mixer.attention(terms),
+  ImplicitAttention<Scalar> attention = mixer.attention(terms);
+  // Matrices that a layer gives as they are (MLLA) have the other terms in them, one a channel: those of its heads come without.
+  std::optional<ImplicitAttention<Scalar>> bare;
+  if (attention.form().recurrence.given() != nullptr) bare = mixer.attention(Terms::recurrence());
+  return {std::move(attention),
+          std::move(bare),
           mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input,
           mixer.y.numbers,
           mixer.out.numbers,
@@ -141,7 +147,7 @@ class Result {
       else
         whole ? attention.materialize_into(numbers, selection) : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
     }
-    if (!options_.heads.empty()) add_heads(attention, own_rows, place, executor);
+    if (!options_.heads.empty()) add_heads(run.bare ? *run.bare : attention, own_rows, place, executor);
     // What a state that came with the input gives is a constant of this run, as a bias is.
     const Matrix<Scalar> bias = attention.bias() + attention.carry();
     Matrix<Scalar> chosen = Matrix<Scalar>::Zero(static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()));
@@ -387,11 +393,16 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
     const Index rows = input.batch.value_or(1) * input.tokens;
     std::vector<Array<Scalar>> pieces;
     Index width = 0;
-    for (const char* name : {"input.q", "input.k", "input.v"}) {
+    for (const std::string name : {"input.q", "input.k", "input.v"}) {
+      // Keys are as queries are; values may be of another size.
+      std::vector<Index> expected = shape;
+      const std::vector<Index>& own = file.info(name).shape;
+      if (name == "input.v" && own.size() == shape.size()) expected.back() = own.back();
+      if (own != expected || file.info(name).count == 0)
+        raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(own), ", expected ", shape_text(expected),
+                                        ", with at least one token, as ", tensor));
       pieces.push_back(file.read<Scalar>(name));
-      if (pieces.back().size() % rows != 0 || pieces.back().empty())
-        raise(ErrorKind::shape,
-              message(file.where(), ": tensor ", name, " is ", shape_text(file.info(name).shape), ", expected as many tokens as ", tensor));
+      check_finite_input(file, name, pieces.back(), pieces.back().rows());
       width += pieces.back().size() / rows;
     }
     Matrix<Scalar> joined(rows, width);
@@ -450,6 +461,7 @@ void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trac
     const std::string tensor = message("input.", name);
     if (!file.find(tensor)) continue;
     const Array<Scalar> all = file.read<Scalar>(tensor);
+    check_finite_input(file, tensor, all, all.rows());
     const bool by_sequence = file.info(tensor).shape.size() > 1 && all.rows() % batch == 0 && all.rows() >= batch;
     context.share(name, trace.constant(by_sequence ? all.middle_rows(sequence * (all.rows() / batch), all.rows() / batch) : all));
   }

@@ -96,6 +96,28 @@ TEST_CASE("materialize: golden cases of the shared data", "[materialize]") {
     if (const fs::path path = *shared / (std::string(name) + ".safetensors"); fs::exists(path)) check_golden(path);
 }
 
+TEST_CASE("materialize: the recurrence of each head is the published one", "[materialize]") {
+  const auto shared = test_support::shared_data("golden");
+  if (!shared) {
+    WARN(test_support::shared_data_missing("golden"));
+    return;
+  }
+  const TemporaryFolder folder;
+  for (const char* name : {"mlla_seed00_4x4_B2", "mlla_seed02_5x5_larger", "mlstm_seed00_realistic_B2_L16", "gdn_seed13_fla_convbias_L24",
+                           "mamba3_seed08_mimo_rank2_L20", "mamba2_seed00_realistic_B2_L24"}) {
+    const fs::path path = *shared / (std::string(name) + ".safetensors"), out = folder / "heads.safetensors";
+    if (!fs::exists(path)) continue;
+    INFO(name);
+    std::vector<std::string> arguments = arguments_for(path);
+    arguments.insert(arguments.end(), {"--heads", "all", "--precision", "float64", "--out", out.string()});
+    run_well(folder, "materialize", arguments);
+    const SafetensorsFile golden(path), file(out);
+    CHECK(file.info("recurrence").shape == golden.info("expected.recurrence").shape);
+    check_same(file, "recurrence", golden, "expected.recurrence", 1e-12);
+    check_same(file, "attention", golden, "expected.attention", 1e-12);
+  }
+}
+
 TEST_CASE("materialize: every layer of the shipped models reconstructs its output", "[materialize]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out.safetensors";
@@ -246,6 +268,29 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(model, {"--reduce", "none"}), "a picture has room for 16 matrices, and these are 96", "out.png"},
   };
   for (const Case& mistake : cases) check_mistake("materialize", mistake.arguments, mistake.words, mistake.out);
+}
+
+TEST_CASE("materialize: what stands beside the input is checked as the input is", "[materialize]") {
+  const TemporaryFolder folder;
+  const double nan = std::nan("");
+  const std::vector<double> numbers(16, 0.25), bad = {0.5, nan};
+  const std::string cell = (folder / "cell.safetensors").string(), heads = (folder / "heads.safetensors").string(),
+                    values = (folder / "values.safetensors").string();
+  write_safetensors(cell, {{"weight_ih_l0", {numbers.data(), {6, 1}}},
+                           {"weight_hh_l0", {numbers.data(), {6, 2}}},
+                           {"input.hidden_states", {numbers.data(), {3, 1}}},
+                           {"input.h0", {bad.data(), {1, 2}}}});
+  write_safetensors(
+      heads,
+      {{"input.q", {numbers.data(), {2, 2, 2}}}, {"input.k", {numbers.data(), {2, 1, 4}}}, {"input.v", {numbers.data(), {2, 2, 1}}}});
+  write_safetensors(
+      values, {{"input.q", {numbers.data(), {2, 1, 2}}}, {"input.k", {numbers.data(), {2, 1, 2}}}, {"input.v", {bad.data(), {2, 1, 1}}}});
+  check_mistake("materialize", {"--arch", "gru", "--weights", cell, "--input", cell},
+                "NaN in the input, token 0, feature 1 (tensor input.h0)", "out.safetensors");
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", heads, "--input", heads},
+                "tensor input.k is (2, 1, 4), expected (2, 2, 2)", "out.safetensors");
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", values, "--input", values}, "(tensor input.v)",
+                "out.safetensors");
 }
 
 TEST_CASE("materialize: the help has an example", "[materialize]") {

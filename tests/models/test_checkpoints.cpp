@@ -288,6 +288,10 @@ TEST_CASE("heads: tied, equal, and of their own", "[models]") {
   own.set("lm_head.weight", {V, D}, 2 * *own.read("backbone.embeddings.weight"));
   CHECK((logits(own) - 2 * logits(mamba_tensors())).cwiseAbs().maxCoeff() < 1e-14);
   CHECK((logits(own, with({{"tie_embeddings", false}})) - logits(own)).isZero(0));
+  CHECK_THAT(error_of([&] {
+               return logits(own, with({{"model_type", "mamba"}}));
+             }),
+             contains_text("config.json: key tie_word_embeddings is missing, expected false: tensor lm_head.weight is another than the"));
   CHECK_THAT(
       error_of([&] {
         return logits(own, with({{"tie_word_embeddings", true}}));

@@ -67,9 +67,31 @@ TEST_CASE("prefixes that wrappers add, and those that other tools use, are found
 }
 
 TEST_CASE("a checkpoint that lost a tensor, or has one more, is refused by its name", "[models]") {
-  for (const char* name : {"lm_nemotron_h_seed00", "lm_nemotron_h_seed01", "lm_nemotron_h_seed02", "lm_granitemoehybrid_seed01", "lm_bamba",
-                           "lm_falcon_h1_seed00", "lm_falcon_h1_seed01", "lm_zamba2_seed00", "lm_zamba2_seed02", "lm_jamba_seed00",
-                           "lm_jamba_seed01", "lm_falcon_mamba_seed00", "lm_falcon_mamba_seed01", "lm_mamba2_seed03", "lm_mamba2_seed04"}) {
+  for (const char* name : {"lm_nemotron_h_seed00",
+                           "lm_nemotron_h_seed01",
+                           "lm_nemotron_h_seed02",
+                           "lm_granitemoehybrid_seed01",
+                           "lm_bamba",
+                           "lm_falcon_h1_seed00",
+                           "lm_falcon_h1_seed01",
+                           "lm_zamba2_seed00",
+                           "lm_zamba2_seed02",
+                           "lm_jamba_seed00",
+                           "lm_jamba_seed01",
+                           "lm_falcon_mamba_seed00",
+                           "lm_falcon_mamba_seed01",
+                           "lm_mamba2_seed03",
+                           "lm_mamba2_seed04",
+                           "lm_qwen35_seed00",
+                           "lm_qwen3next_seed02",
+                           "lm_qwen3next_moe_seed03",
+                           "lm_qwen35_moe_seed01",
+                           "lm_olmo_hybrid_seed00",
+                           "lm_olmo_hybrid_seed01",
+                           "lm_kimi_linear_seed00",
+                           "lm_kimi_linear_seed01",
+                           "lm_lfm2_seed00",
+                           "lm_lfm2_seed01"}) {
     const auto one = golden(name);
     if (!one) continue;
     const Tensors<double> whole = one->weights<double>();
@@ -84,6 +106,69 @@ TEST_CASE("a checkpoint that lost a tensor, or has one more, is refused by its n
     more.set_zero(extra, {2, 2});
     CHECK_THROWS_WITH(load_language_model<double>(more, one->configuration), Catch::Contains(extra));
   }
+}
+
+TEST_CASE("a tensor that every public layer of a family has is named where it is lost", "[models]") {
+  const std::pair<const char*, const char*> rows[] = {
+      {"lm_qwen35_seed00", "model.layers.3.self_attn.q_norm.weight"},
+      {"lm_qwen3next_seed02", "model.layers.1.self_attn.k_norm.weight"},
+      {"lm_qwen3next_seed02", "model.layers.0.linear_attn.conv1d.weight"},
+      {"lm_qwen35_seed00", "model.layers.0.linear_attn.A_log"},
+      {"lm_lfm2_seed00", "model.layers.2.self_attn.q_layernorm.weight"},
+      {"lm_lfm2_seed00", "model.layers.2.self_attn.k_layernorm.weight"},
+      {"lm_olmo_hybrid_seed00", "model.layers.3.self_attn.k_norm.weight"},
+      {"lm_olmo_hybrid_seed00", "model.layers.0.linear_attn.g_proj.weight"},
+      {"lm_olmo_hybrid_seed01", "model.layers.1.linear_attn.b_proj.weight"},
+      {"lm_olmo_hybrid_seed00", "model.layers.0.linear_attn.q_conv1d.weight"},
+      {"lm_kimi_linear_seed00", "model.layers.1.block_sparse_moe.gate.e_score_correction_bias"},
+      {"lm_falcon_h1_seed00", "model.layers.0.mamba.dt_bias"},
+  };
+  for (const auto& [name, tensor] : rows) {
+    const auto one = golden(name);
+    if (!one) continue;
+    Tensors<double> lacking = one->weights<double>();
+    REQUIRE(lacking.tensors.erase(tensor) == 1);
+    CHECK_THROWS_WITH(load_language_model<double>(lacking, one->configuration), Catch::Contains(std::string(tensor) + " is missing"));
+  }
+}
+
+TEST_CASE("a stored head that differs where the port ties by default is named", "[models]") {
+  for (const char* name : {"lm_falcon_mamba_seed00", "lm_lfm2_seed01", "lm_zamba2_seed00", "lm_mamba2_seed00"}) {
+    const auto one = golden(name);
+    if (!one) continue;
+    INFO(name);
+    const Configuration silent = without(without(one->configuration, "tie_word_embeddings"), "tie_embedding");
+    Tensors<double> own = one->weights<double>();
+    const bool mamba = own.has("backbone.embeddings.weight");
+    const Array<double> embedding = own.read(mamba ? "backbone.embeddings.weight" : "model.embed_tokens.weight");
+    own.set("lm_head.weight", {embedding.rows(), embedding.cols()}, 2 * *embedding);
+    if (std::string(name) == "lm_mamba2_seed00")  // Hugging Face's Mamba-2 does not tie
+      CHECK(logits(own, silent, one->ids).allFinite());
+    else
+      CHECK_THROWS_WITH(load_language_model<double>(own, silent), Catch::Contains("tensor lm_head.weight is another than the embedding"));
+    own.set("lm_head.weight", {embedding.rows(), embedding.cols()}, *embedding);
+    CHECK(logits(own, silent, one->ids).allFinite());
+  }
+}
+
+TEST_CASE("Mamba-2 with the keys of a released file: those that the port does not read change nothing", "[models]") {
+  const auto one = golden("lm_mamba2_seed03");
+  if (!one) return;
+  Configuration released = with(with(one->configuration, "norm_before_gate", true), "time_step_rank", Index(256));
+  released = with(with(released, "intermediate_size", Index(64)), "time_step_init_scheme", "random");
+  CHECK(relative_error(logits(one->weights<double>(), released, one->ids), one->expected("logits")) < 1e-9);
+  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(released, "intermediate_size", Index(128))),
+                    Catch::Contains("key intermediate_size is 128, expected 64"));
+}
+
+TEST_CASE("LFM2 with the keys of a released file: how weights were drawn at first changes nothing", "[models]") {
+  const auto one = golden("lm_lfm2_seed00");
+  if (!one) return;
+  Configuration released = with(with(one->configuration, "block_use_xavier_init", true), "conv_use_xavier_init", true);
+  released = with(with(with(released, "block_mlp_init_scale", 1.0), "block_out_init_scale", 1.0), "theta", 1e6);
+  CHECK(relative_error(logits(one->weights<double>(), released, one->ids), one->expected("logits")) < 1e-9);
+  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(released, "theta", 1e4)),
+                    Catch::Contains("key theta is 10000, expected 1e+06"));
 }
 
 TEST_CASE("Zamba2: the port's clamp of dt, and the authors' code without it", "[models]") {
@@ -108,6 +193,8 @@ TEST_CASE("Nemotron-H: other spellings give the same model", "[models]") {
   same(tensors, with(unnamed, "layers_block_type", Names{"mamba", "moe", "mamba", "attention", "moe"}));
   same(tensors, with(unnamed, "layer_types", Names{"linear_attention", "moe", "linear_attention", "full_attention", "moe"}));
   same(tensors, with(one->configuration, "num_hidden_layers", Index(52)));
+  same(tensors, with(one->configuration, "norm_eps", 1e-5));  // as Nemotron 3 writes it, beside layer_norm_epsilon
+  CHECK_THROWS_WITH(load_language_model<double>(tensors, with(one->configuration, "norm_eps", 1e-6)), Catch::Contains("key norm_eps is"));
   // All experts in two tensors, as newer files have them.
   Tensors<double> stacked = tensors;
   for (const std::string layer : {"1", "4"})
@@ -158,23 +245,127 @@ TEST_CASE("Falcon-Mamba's older key, Jamba's older name, and Granite with positi
   }
 }
 
-TEST_CASE("Granite of one kind of layer alone, with the keys of both", "[models]") {
-  const auto one = golden("lm_granitemoehybrid_seed00");
-  if (!one) return;
-  for (const std::string layer : {"0", "2"}) {  // Mamba-2, attention
+TEST_CASE("models of one kind of layer alone, with the keys of all kinds", "[models]") {
+  struct Row {
+    const char* model;
+    const char* layer;
+    std::vector<std::string> kind;  ///< for layer_types, if there is such a key
+  };
+  const Row rows[] = {
+      {"lm_granitemoehybrid_seed00", "0", {"mamba"}},
+      {"lm_granitemoehybrid_seed00", "2", {"attention"}},
+      {"lm_bamba_seed00", "0", {}},
+      {"lm_bamba_seed00", "2", {}},
+      {"lm_jamba_seed00", "1", {}},
+      {"lm_jamba_seed00", "2", {}},
+      {"lm_qwen35_seed00", "0", {"linear_attention"}},
+      {"lm_qwen35_seed00", "3", {"full_attention"}},
+      {"lm_qwen3next_moe_seed03", "0", {}},
+      {"lm_qwen3next_moe_seed03", "3", {}},
+      {"lm_olmo_hybrid_seed01", "0", {"full_attention"}},
+      {"lm_olmo_hybrid_seed01", "1", {"linear_attention"}},
+      {"lm_lfm2_seed01", "0", {"full_attention"}},
+      {"lm_lfm2_seed01", "1", {"conv"}},
+      {"lm_kimi_linear_seed00", "0", {}},
+      {"lm_kimi_linear_seed00", "3", {}},
+      {"lm_nemotron_h_seed02", "0", {}},
+      {"lm_zamba2_seed00", "0", {}},
+  };
+  for (const Row& row : rows) {
+    const auto one = golden(row.model);
+    if (!one) continue;
+    INFO(row.model << ", layer " << row.layer);
     Tensors<double> alone;
     for (const auto& [name, numbers] : one->weights<double>().tensors) {
-      const std::string own = "model.layers." + layer + ".";
-      if (name.rfind("model.layers.", 0) != 0)
+      const std::size_t at = name.find("layers.");
+      const std::string own = message("layers.", row.layer, ".");
+      if (at == std::string::npos)
         alone.tensors[name] = numbers;
-      else if (name.rfind(own, 0) == 0)
-        alone.tensors["model.layers.0." + name.substr(own.size())] = numbers;
+      else if (name.compare(at, own.size(), own) == 0)
+        alone.tensors[name.substr(0, at) + "layers.0." + name.substr(at + own.size())] = numbers;
     }
-    const std::string kind = layer == "0" ? "mamba" : "attention";
-    const Configuration single =
-        with(with(one->configuration, "num_hidden_layers", Index(1)), "layer_types", std::vector<std::string>{kind});
+    Configuration single = with(one->configuration, "num_hidden_layers", Index(1));
+    for (const char* key :
+         {"layer_types", "layers_block_type", "full_attention_interval", "attn_layer_indices", "attn_layer_period", "expert_layer_period",
+          "hybrid_override_pattern", "first_k_dense_replace", "linear_attn_config.kda_layers", "linear_attn_config.full_attn_layers"})
+      single = without(single, key);
+    if (!row.kind.empty()) single = with(single, "layer_types", row.kind);
     CHECK(load_language_model<double>(alone, single).layer_count() == 1);
   }
+}
+
+TEST_CASE("Nemotron-H of Mamba-2 and experts alone is not taken for Mamba-2", "[models]") {
+  const auto one = golden("lm_nemotron_h_seed02");
+  if (!one) return;
+  // Its layers are MEM*E: without what the last three give, the first two are the model.
+  Tensors<double> silenced = one->weights<double>(), first;
+  for (auto& [name, numbers] : one->weights<double>().tensors) {
+    const bool later = name.rfind("backbone.layers.", 0) == 0 && name[16] >= '2';
+    const bool output = name.find("out_proj.weight") != std::string::npos || name.find("o_proj.weight") != std::string::npos ||
+                        name.find("down_proj.weight") != std::string::npos;
+    if (!later) first.tensors[name] = numbers;
+    if (later && output) silenced.set_zero(name, *silenced.shape(name));
+  }
+  const Configuration two = with(with(one->configuration, "hybrid_override_pattern", "ME"), "num_hidden_layers", Index(2));
+  CHECK(relative_error(logits(first, two, one->ids), logits(silenced, one->configuration, one->ids)) < 1e-12);
+  CHECK(load_language_model<double>(first, two).name() == "NemotronHForCausalLM");
+}
+
+TEST_CASE("layers by themselves name a tensor that their naming always has, and an option that is not read", "[models]") {
+  const auto folder = test_support::shared_data("golden");
+  if (!folder) return;
+  const auto read = [&](const std::string& name, std::string_view arch, const std::string& lost, const std::string& key,
+                        Configuration::Value value) {
+    const fs::path path = *folder / (name + ".safetensors");
+    const SafetensorsFile file(path);
+    Tensors<double> tensors;
+    const SafetensorsSource<double> source(path);
+    for (const std::string& tensor : source.names())
+      if (tensor != lost) tensors.set(tensor, *source.shape(tensor), Matrix<double>(*source.read(tensor)));
+    for (const LayerFamily<double>& family : layer_families<double>())
+      if (family.name == arch)
+        static_cast<void>(
+            family.read(PrefixedTensors<double>(tensors, "weight."), with(read_metadata_configuration(file), key, std::move(value))));
+  };
+  if (!fs::exists(*folder / "gdn_seed00_qwen35_realistic_B2_L24.safetensors")) return;
+  for (const char* lost : {"weight.conv1d.weight", "weight.A_log"})
+    CHECK_THROWS_WITH(read("gdn_seed00_qwen35_realistic_B2_L24", "gdn", lost, "form", true),
+                      Catch::Contains(std::string(lost) + " is missing"));
+  CHECK_THROWS_WITH(read("gla_seed00_realistic_B2_L24", "gla", "", "use_output_gate", false),
+                    Catch::Contains("key use_output_gate is false, expected true"));
+  CHECK_THROWS_WITH(read("retnet_seed00_realistic_B2_L24", "retnet", "", "elementwise_affine", false),
+                    Catch::Contains("key elementwise_affine is false, expected true"));
+}
+
+TEST_CASE("layers of hybrids by themselves, with the configuration of the whole model, give the model's numbers", "[models]") {
+  const std::pair<const char*, const char*> kinds[] = {
+      {"mixer.dt_bias", "mamba2"},  {"mamba.dt_bias", "mamba2"}, {"mixer.dt_proj.weight", "mamba"}, {"mamba.dt_proj.weight", "mamba"},
+      {"linear_attn.A_log", "gdn"}, {"self_attn.A_log", "kda"},  {"conv.conv.weight", "lfm2"}};
+  int compared = 0;
+  for (const fs::path& path : golden_models()) {
+    const Golden one(path);
+    const Tensors<double> tensors = one.weights<double>();
+    for (const auto& [name, numbers] : tensors.tensors)
+      for (const auto& [end, arch] : kinds) {
+        const std::size_t at = name.find("layers."), tail = name.size() - std::min(name.size(), std::string(end).size());
+        if (at == std::string::npos || name.compare(tail, std::string::npos, end) != 0 || name.find('.', at + 7) + 1 != tail) continue;
+        const std::string layer = "layer" + name.substr(at + 7, tail - at - 8);
+        if (one.file.find("expected." + layer + "_mixer_in") == nullptr || one.file.find("expected." + layer + "_y") == nullptr) continue;
+        INFO(path.filename().string() << ", " << name);
+        const std::string prefix = name.substr(0, name.find('.', tail) + 1);
+        for (const LayerFamily<double>& family : layer_families<double>()) {
+          if (family.name != arch) continue;
+          const PartPointer<double> part = family.read(PrefixedTensors<double>(tensors, prefix), one.configuration);
+          CHECK_NOTHROW(detail::expect_layer_understood(one.configuration, family.title));
+          Trace<double> trace(false);
+          RunContext<double> context;
+          static_cast<void>(part->run(trace.input(Array<double>(Matrix<double>(one.expected(layer + "_mixer_in")))), context));
+          CHECK(relative_error(*context.mixers.front().y.numbers, one.expected(layer + "_y")) < 1e-9);
+          ++compared;
+        }
+      }
+  }
+  if (golden("lm_falcon_h1")) CHECK(compared > 40);
 }
 
 TEST_CASE("configurations of hybrids that contradict the weights, or change what is not read, are refused by the key", "[models]") {

@@ -21,6 +21,7 @@ template <Real Scalar>
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.has_positions = true;
   detail::ignore_keys_of_parts(configuration);
+  detail::ignore_keys(configuration, {"attn_rotary_emb", "partial_rotary_factor", "rope_parameters.partial_rotary_factor"});
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   std::vector<std::string> kinds;

@@ -155,7 +155,7 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
     if (top == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
   return top.front() == '_' || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") || ends("_init_scale") ||
-         ends("_loss_coef") || ends("_layer_name");
+         ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
 }
 
 /// Keys of a whole model's configuration that a layer read by itself has nothing to do with.
@@ -174,9 +174,17 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
         "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of", "block_use_swiglu",
         "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
         "moe_layer_freq", "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group",
-        "use_grouped_topk", "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace",
+        "use_grouped_topk", "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace", "moe_shared_expert_intermediate_size",
+        "moe_latent_size", "shared_intermediate_size", "n_routed_experts", "n_shared_experts", "n_group", "mlp_hidden_act",
+        "mlp_multipliers", "mamba_use_mlp", "ffn_hidden_size",
+        // softmax attention of hybrids, and where it stands
+        "attention_head_dim", "attention_hidden_size", "attn_rotary_emb", "position_embedding_type", "key_multiplier",
+        "attention_in_multiplier", "attention_out_multiplier", "kv_channels", "num_query_groups", "use_mem_rope", "use_long_context",
+        "adapter_rank", "num_mem_blocks", "use_shared_attention_adapter", "use_shared_mlp_adapter", "hybrid_layer_ids",
+        "hybrid_override_pattern", "attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period",
         // the rest of the model
-        "block_norm_eps", "block_dim", "tie_embedding", "model_max_length", "num_nextn_predict_layers"})
+        "ssm_out_multiplier", "norm_eps", "init_method", "normalization_function", "time_step_rank", "block_norm_eps", "block_dim",
+        "tie_embedding", "model_max_length", "num_nextn_predict_layers"})
     if (top_key(key) == known) return true;
   return false;
 }
@@ -255,6 +263,14 @@ void expect_tensors(const Configuration& configuration, std::initializer_list<st
   }
 }
 
+/// Tensors that every public layer of a family has, though the kind of layer as such can be without them: a lost one would be taken for a
+/// part that is not there.
+template <Real Scalar>
+void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names)
+    if (!tensors.has(name)) raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix(), name, " is missing"));
+}
+
 /// A key whose text must be one of a few; the first of them is named as the one expected.
 inline void expect_text(const Configuration& configuration, std::string_view key, std::initializer_list<std::string_view> allowed,
                         std::string_view reason) {
@@ -306,14 +322,17 @@ template <Real Scalar>
   return true;
 }
 
-/// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise.
+/// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise, and where
+/// it says nothing, the public port would tie, and the stored head is another than the embedding: the port would drop it in silence.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> read_head(const TensorSource<Scalar>& source, const Configuration& configuration, std::string_view name,
                                       const Array<Scalar>& embedding, std::initializer_list<std::string_view> tied_spellings,
                                       bool tied_by_default) {
+  bool told = configuration.keys().empty();  // without any configuration it is not known which port a file is for
   for (const std::string_view key : tied_spellings) {
     const std::optional<bool> tied = configuration.boolean({key});
     if (!tied) continue;
+    told = true;
     if (!*tied && !source.has(name))
       contradiction<std::string_view>(configuration, key, "false", "true", message("there is no tensor ", name));
     if (*tied && source.has(name) && !same_numbers(source.read(name), embedding))
@@ -321,6 +340,9 @@ template <Real Scalar>
     tied_by_default = *tied;
   }
   if (!source.has(name) && tied_by_default) return embedding;
+  if (!told && tied_by_default && !same_numbers(source.read(name), embedding))
+    contradiction<std::string_view>(configuration, *tied_spellings.begin(), "missing", "false",
+                                    message("tensor ", name, " is another than the embedding, and this model ties the two by default"));
   return PrefixedTensors<Scalar>(source, "").required(name, 2);
 }
 

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/kda.hpp>
 #include <implicit_attention/layers/short_convolution.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
+#include <implicit_attention/models/hybrid_parts.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -28,6 +31,13 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
   expect_boolean(configuration, {"use_short_conv"}, layer.convolution_width() > 0, "that is what the tensors *_conv1d.weight say");
   for (const std::string_view key : {"attn_mode", "mode", "expand_k", "expand_v", "hidden_ratio", "fuse_norm", "fuse_swiglu"})
     static_cast<void>(configuration.find(key));  // how it is computed, and sizes that the weights tell
+}
+
+/// The sizes of a delta rule as the configurations of hybrids name them, where a model has no such layer.
+inline void ignore_delta_rule_keys_without_layers(const Configuration& configuration, const std::vector<std::string>& kinds) {
+  ignore_keys_without(configuration, kinds, "linear_attention",
+                      {"linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim",
+                       "linear_conv_kernel_dim", "linear_allow_neg_eigval"});
 }
 
 /// What all of them share, of a layer that is read by itself: whether its configuration is the layer's own or that of a public model.
@@ -53,6 +63,8 @@ template <Real Scalar>
   expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
   expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
   const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
+  if (qwen) expect_present(tensors, {"conv1d.weight"});
+  if (qwen && !has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
   GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
       tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
   expect_delta_rule(configuration, layer);

@@ -69,7 +69,7 @@ template <Real S>
   using C = Configuration;
   // clang-format off
   static const std::vector<LayerFamily<S>> families = {
-      {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2(t, c)); }},
+      {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2_layer(t, c)); }},
       {"mamba", "Mamba", "mamba.hpp", {"A_log", "A"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
       {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv7<S>(t, c)); }},
       {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
@@ -114,8 +114,8 @@ template <Real S>
        [](const F& f) { return f.is_type({"falcon_mamba"}); },
        [](const T& t, const C& c) { return load_falcon_mamba_lm<S>(t, c); }, "backbone.", "mamba"},
       {"nemotron_h", "Nemotron-H", "NemotronHForCausalLM", "nemotron_h_lm.hpp", "backbone.layers.N.mixer.dt_bias and mixer.q_proj.weight",
-       [](const F& f) { return f.is_type({"nemotron_h"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias") && (f.has("backbone.layers.", ".mixer.q_proj.") || f.has("backbone.layers.", ".mixer.up_proj."))); },
-       [](const T& t, const C& c) { return load_nemotron_h_lm<S>(t, c); }, "backbone."},
+       [](const F& f) { return f.is_type({"nemotron_h"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias") && (f.has("backbone.layers.", ".mixer.q_proj.") || f.has("backbone.layers.", ".mixer.up_proj.") || f.has("backbone.layers.", ".mixer.gate."))); },
+       [](const T& t, const C& c) { return load_nemotron_h_lm<S>(t, c); }, "backbone.", "mamba2"},
       {"mamba2", "Mamba-2", "Mamba2ForCausalLM", "mamba2_lm.hpp", "backbone.layers.N.mixer.dt_bias",
        [](const F& f) { return f.is_type({"mamba2"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias")); },
        [](const T& t, const C& c) { return load_mamba2_lm<S>(t, c); }, "backbone."},
@@ -123,7 +123,7 @@ template <Real S>
        [](const F& f) { return f.is_type({"granitemoehybrid"}) || (f.untyped() && f.has("model.layers.", ".shared_mlp.")); },
        [](const T& t, const C& c) { return load_granitemoehybrid_lm<S>(t, c); }, "model."},
       {"falcon_h1", "Falcon-H1", "FalconH1ForCausalLM", "falcon_h1_lm.hpp", "model.layers.N.mamba.dt_bias and self_attn.q_proj.weight in every layer",
-       [](const F& f) { return f.is_type({"falcon_h1"}) || (f.untyped() && f.has("model.layers.0.", ".mamba.dt_bias") && f.has("model.layers.0.", ".self_attn.")); },
+       [](const F& f) { return f.is_type({"falcon_h1"}) || (f.untyped() && f.has("model.layers.0.", ".mamba.") && f.has("model.layers.0.", ".self_attn.")); },
        [](const T& t, const C& c) { return load_falcon_h1_lm<S>(t, c); }, "model."},
       {"zamba2", "Zamba2", "Zamba2ForCausalLM", "zamba2_lm.hpp", "model.layers.N.shared_transformer.*",
        [](const F& f) { return f.is_type({"zamba2"}) || (f.untyped() && f.has("model.layers.", ".shared_transformer.")); },

@@ -66,11 +66,21 @@ inline void ignore_keys(const Configuration& configuration, std::initializer_lis
   for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
 }
 
+/// Keys of a kind of layer, where a model has no layer of it.
+inline void ignore_keys_without(const Configuration& configuration, const std::vector<std::string>& kinds, std::string_view kind,
+                                std::initializer_list<std::string_view> keys) {
+  if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) ignore_keys(configuration, keys);
+}
+
 /// The base of rotary positions. Scaled ones are refused: a type must be the plain one, and no other key of a scaling is asked for.
 [[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
   for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type"})
     expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
-  return positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);
+  const double base = positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);
+  for (const std::string_view key : {"rope_theta", "theta"})  // released LFM2 files have both
+    if (const auto again = configuration.number({key}); again && *again != base)
+      contradiction(configuration, key, *again, base, "the base of rotary positions stands in the file twice");
+  return base;
 }
 /// The same keys where a family has no rotary positions whatever stands in its files.
 inline void ignore_rotary_keys(const Configuration& configuration) {

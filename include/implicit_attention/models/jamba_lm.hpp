@@ -51,6 +51,7 @@ template <Real Scalar>
       detail::begin_model(source, configuration, "JambaForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
+  detail::expect_text(configuration, "hidden_act", {"silu", "swish"}, "Jamba's activation");
   detail::ignore_rotary_keys(configuration);
   detail::ignore_keys_of_parts(configuration);
   std::vector<std::string> kinds;

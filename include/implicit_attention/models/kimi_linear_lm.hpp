@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/layers/latent_attention.hpp>
 #include <implicit_attention/models/decoder.hpp>
@@ -19,7 +20,7 @@ template <Real Scalar>
   typename MixtureOfExperts<Scalar>::Weights w;
   typename MixtureOfExperts<Scalar>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
-  w.correction_bias = tensors.optional("gate.e_score_correction_bias", 1);
+  w.correction_bias = tensors.required("gate.e_score_correction_bias", 1);
   w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
   if (tensors.has("shared_experts.up_proj.weight"))
     w.shared = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(tensors.source(), tensors.prefix() + "shared_experts."),
@@ -70,6 +71,8 @@ template <Real Scalar>
   const Index dense_layers = configuration.integer({"first_k_dense_replace"}).value_or(0);
   const Index frequency = configuration.has("moe_layer_freq") ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
 
+  detail::expect_boolean(configuration, {"attention_bias"}, false, "its projections have no biases");
+  std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn.");
@@ -77,6 +80,7 @@ template <Real Scalar>
     for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})  // counted from 1
       detail::expect_layer_is(configuration, key, detail::listed(configuration, key, layer, 1),
                               is_full == (key == "linear_attn_config.full_attn_layers"), layer, "listed");
+    kinds.emplace_back(is_full ? "full_attention" : "linear_attention");
     PartPointer<Scalar> mixer;
     if (is_full) {
       LatentAttention<Scalar> read = LatentAttention<Scalar>::from_tensors(attention, full);
@@ -87,12 +91,14 @@ template <Real Scalar>
       detail::expect_integer(configuration, {"q_lora_rank"}, read.weights().q_a_proj_weight.rows(), "q_a_proj.weight has that many rows");
       mixer = mixer_part(std::move(read));
     } else {
+      if (!attention.has("conv1d.weight")) detail::expect_present(attention, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
       Kda<Scalar> read = Kda<Scalar>::from_tensors(attention, linear);
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
     const PrefixedTensors<Scalar> sparse(source, name + (block.has("block_sparse_moe.gate.weight") ? "block_sparse_moe." : "mlp."));
     const bool is_sparse = sparse.has("gate.weight");
+    if (is_sparse) kinds.emplace_back("experts");
     if (configuration.has("first_k_dense_replace"))
       detail::expect_layer_is(configuration, "first_k_dense_replace", layer >= dense_layers && layer % frequency == 0, is_sparse, layer,
                               "a mixture of experts");
@@ -101,6 +107,14 @@ template <Real Scalar>
     parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps), std::move(mixer)},
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }
+  detail::ignore_keys_without(configuration, kinds, "linear_attention",
+                              {"linear_attn_config.head_dim", "linear_attn_config.short_conv_kernel_size"});
+  detail::ignore_keys_without(configuration, kinds, "full_attention",
+                              {"kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"});
+  detail::ignore_keys_without(
+      configuration, kinds, "experts",
+      {"moe_intermediate_size", "num_experts", "num_experts_per_token", "num_shared_experts", "moe_renormalize",
+       "moe_router_activation_func", "routed_scaling_factor", "num_expert_group", "topk_group", "use_grouped_topk"});
   return detail::end_decoder(source, configuration, std::move(parts),
                              detail::read_rms_norm(PrefixedTensors<Scalar>(source, "model."), "norm", eps));
 }

@@ -62,6 +62,7 @@ template <Real Scalar>
     if (!explicit_types) detail::expect_layer_is(configuration, attention_key, listed, is_full, layer, "listed");
     PartPointer<Scalar> mixer;
     if (is_full) {
+      detail::expect_present(attention, {"q_layernorm.weight", "k_layernorm.weight"});
       SoftmaxAttention<Scalar> read = detail::read_attention(attention, configuration, full);
       detail::expect_integer(configuration, {"num_heads"}, read.heads(), "num_attention_heads says so");
       mixer = mixer_part(std::move(read));
@@ -77,6 +78,8 @@ template <Real Scalar>
                              {detail::read_rms_norm(block, "ffn_norm", eps), feed_forward_part(std::move(feed_forward))}}});
   }
   detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
+  detail::ignore_keys_without(configuration, kinds, "conv", {"conv_L_cache", "conv_bias", "conv_dim", "conv_dim_out"});
+  detail::ignore_keys_without(configuration, kinds, "full_attention", {"num_heads"});
   const std::string_view tied = configuration.has("tie_embedding") ? "tie_embedding" : "tie_word_embeddings";
   static_cast<void>(configuration.find("tie_word_embeddings"));  // tie_embedding goes before it
   return detail::end_decoder(source, configuration, std::move(parts),

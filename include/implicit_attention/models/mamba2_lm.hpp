@@ -35,9 +35,10 @@ template <Real Scalar>
         {{{detail::read_rms_norm(block, "norm", eps), mixer_part(detail::read_mamba2(block.below("mixer."), configuration))}}});
   }
   parts.final_norm = detail::read_rms_norm(tensors, "norm_f", eps);
-  // The authors tie by default, Hugging Face does not.
+  // The authors tie by default, Hugging Face does not. Where nothing tells which of them a file is of, its own head tells.
+  const bool untold = configuration.text({"model_type"}) != "mamba2" && !source.has("lm_head.weight");
   parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings", "tie_embeddings"},
-                                 configuration.has("ssm_cfg.layer") || configuration.text({"model_type"}) != "mamba2");
+                                 configuration.has("ssm_cfg.layer") || untold);
   return LanguageModel<Scalar>(std::move(parts));
 }
 

@@ -57,9 +57,12 @@ template <Real S>
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);
-  // The gate comes first but in Falcon-H1, whose port says otherwise where the key is absent.
-  options.norm_before_gate =
+  // The gate comes first but in Falcon-H1, whose port says otherwise where the key is absent. Hugging Face's Mamba-2 never reads the key,
+  // which is true in released files (Mamba-Codestral): modeling_mamba2.py puts the gate first, the fused kernel is called with false.
+  const bool before =
       configuration.boolean({"norm_before_gate", "mamba_norm_before_gate", "ssm_cfg.norm_before_gate"}).value_or(type == "falcon_h1");
+  options.norm_before_gate = before && type != "mamba2";
+  static_cast<void>(configuration.find("rms_norm_eps"));  // where the mixer's norm has another, it is that of the blocks' norms
   // A constant of the code where no key is named.
   const bool fixed = type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_eps = fixed ? 1e-5 : positive_number(configuration, {"layer_norm_epsilon", "rms_norm_eps"}, 1e-5);
@@ -83,6 +86,10 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   expect_integer(configuration, {"conv_kernel", "mamba_d_conv", "d_conv", "ssm_cfg.d_conv"}, mixer.convolution_width(),
                  "conv1d.weight is that wide");
   expect_integer(configuration, {"mamba_d_ssm"}, mixer.channels(), "out_proj.weight has that many columns");
+  if (configuration.text({"model_type"}) == "mamba2") {
+    expect_integer(configuration, {"intermediate_size"}, mixer.channels(), "out_proj.weight has that many columns");
+    static_cast<void>(configuration.find("time_step_rank"));  // of Mamba-1's dt_proj: there is none, and the port reads it for nothing
+  }
   // Nemotron-H's own key does not tell the inner width, nor Falcon-H1's where mamba_d_ssm does.
   const bool tells = configuration.text({"model_type"}) != "nemotron_h" && !configuration.has("mamba_d_ssm");
   for (const std::string_view key : {"expand", "mamba_expand", "ssm_cfg.expand"})
@@ -129,6 +136,28 @@ template <Real S>
   }
   typename Mamba2<S>::Weights weights = mixer.weights();
   weights.row_scales = scales;
+  return Mamba2<S>(std::move(weights), mixer.options());
+}
+
+/// The same by itself, as Falcon-H1's port has it: its mixer multiplies its input by ssm_in_multiplier, which in a whole model is the
+/// branch's. The biases of in_proj do not see it.
+template <Real S>
+[[nodiscard]] Mamba2<S> read_mamba2_layer(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  Mamba2<S> mixer = read_mamba2(tensors, configuration);
+  const double multiplier = configuration.number({"ssm_in_multiplier"}).value_or(1.0);
+  if (multiplier == 1.0) return mixer;
+  const S factor = static_cast<S>(multiplier);
+  typename Mamba2<S>::Weights weights = mixer.weights();
+  Matrix<S> scales = Matrix<S>::Ones(1, weights.in_proj_weight.rows());
+  if (!weights.row_scales.empty()) scales = weights.row_scales.matrix();
+  scales *= factor;
+  weights.row_scales = scales;
+  if (!weights.in_proj_bias.empty()) {
+    if (!(std::abs(factor) > S(0)))
+      raise(ErrorKind::value,
+            message(configuration.where(), ": key ssm_in_multiplier is ", multiplier, ", expected another number than 0"));
+    weights.in_proj_bias = Matrix<S>(weights.in_proj_bias.matrix() / factor);
+  }
   return Mamba2<S>(std::move(weights), mixer.options());
 }
 

@@ -53,6 +53,7 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
 template <Real Scalar>
 [[nodiscard]] Mamba<Scalar> read_mamba(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   const std::string type = configuration.text({"model_type"}).value_or("");
+  static_cast<void>(configuration.find("layer_norm_epsilon"));  // of the blocks' norms, and of inner norms with weights
   typename Mamba<Scalar>::Options options;
   options.inner_norms = configuration.boolean({"use_bcdt_rms"}).value_or(type == "falcon_mamba");
   // Of the norms of B and C both spellings are about.

@@ -72,6 +72,8 @@ template <Real Scalar>
   detail::ignore_rotary_keys(configuration);
   detail::ignore_keys_of_parts(configuration);
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
+  if (const auto second = configuration.number({"norm_eps"}); second && *second != eps)  // Nemotron 3 names the same number twice
+    detail::contradiction(configuration, "norm_eps", *second, eps, "layer_norm_epsilon says so, which is what the norms take");
   std::vector<std::string> kinds;
   std::string pattern;
   for (Index layer = 0; layer < layers; ++layer) {

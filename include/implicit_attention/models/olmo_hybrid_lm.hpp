@@ -35,6 +35,7 @@ template <Real Scalar>
   full.norm_eps = eps;
   parts.has_positions = configuration.has("rope_parameters.rope_theta");
   if (parts.has_positions) detail::read_rotary(configuration, 10000, 1, full);
+  detail::ignore_keys(configuration, {"rope_parameters.rope_type"});  // of no meaning without a base
 
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
@@ -45,6 +46,7 @@ template <Real Scalar>
     const bool is_full = attention.has("q_proj.weight");
     kinds.emplace_back(is_full ? "full_attention" : "linear_attention");
     if (is_full) {
+      detail::expect_present(attention, {"q_norm.weight", "k_norm.weight"});
       // Norms of queries and keys are over the whole width, before it is split into heads.
       Sublayer<Scalar> mixer({}, mixer_part(detail::read_attention(attention, configuration, full))), mlp({}, std::move(feed_forward));
       mixer.norm_after = detail::read_rms_norm(block, "post_attention_layernorm", eps);
@@ -52,6 +54,9 @@ template <Real Scalar>
       parts.blocks.push_back({{std::move(mixer), std::move(mlp)}});
       continue;
     }
+    detail::expect_present(delta, {"a_proj.weight", "b_proj.weight", "g_proj.weight"});
+    if (!detail::has_decay_rate(delta)) detail::expect_present(delta, {"A_log"});
+    if (!delta.has("conv1d.weight")) detail::expect_present(delta, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
     GatedDeltaNet<Scalar> mixer = GatedDeltaNet<Scalar>::from_tensors(delta, linear);
     detail::expect_delta_rule(configuration, mixer);
     const bool released = block.has("attention_layer_norm.weight");  // the other names are those of the library
@@ -60,6 +65,8 @@ template <Real Scalar>
           {detail::read_rms_norm(block, released ? "feedforward_layer_norm" : "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }
   detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
+  detail::ignore_delta_rule_keys_without_layers(configuration, kinds);
+  detail::ignore_keys_without(configuration, kinds, "full_attention", {"head_dim"});
   return detail::end_decoder(source, configuration, std::move(parts),
                              detail::read_rms_norm(PrefixedTensors<Scalar>(source, "model."), "norm", eps));
 }

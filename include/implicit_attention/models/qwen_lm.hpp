@@ -92,12 +92,15 @@ template <Real Scalar>
       detail::expect_layer_is(configuration, "full_attention_interval", (layer + 1) % *interval == 0, is_full, layer, "full attention");
     PartPointer<Scalar> mixer;
     if (is_full) {
+      detail::expect_present(attention, {"q_norm.weight", "k_norm.weight"});
       // q_proj has, for each head, its query and then its gate.
       full.output_gate = attention.required("q_proj.weight", 2).rows() != attention.required("o_proj.weight", 2).cols();
       detail::expect_boolean(configuration, {"attn_output_gate"}, full.output_gate, "q_proj.weight has that many rows");
       mixer = mixer_part(detail::read_attention(attention, configuration, full));
     } else {
       next = next || delta.has("in_proj_qkvz.weight");
+      detail::expect_present(delta, {"conv1d.weight"});
+      if (!detail::has_decay_rate(delta)) detail::expect_present(delta, {"A_log"});
       GatedDeltaNet<Scalar> read = GatedDeltaNet<Scalar>::from_tensors(delta, linear);
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
@@ -112,6 +115,8 @@ template <Real Scalar>
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps, less_one), std::move(feed_forward)}}});
   }
   detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
+  detail::ignore_delta_rule_keys_without_layers(configuration, kinds);
+  detail::ignore_keys_without(configuration, kinds, "full_attention", {"head_dim", "attn_output_gate"});
   parts.name = next ? "Qwen3NextForCausalLM" : nested ? "Qwen3_5ForConditionalGeneration" : "Qwen3_5ForCausalLM";
   parts.has_positions = true;
   return detail::end_decoder(source, configuration, std::move(parts),

@@ -40,7 +40,7 @@ template <Real Scalar>
   detail::expect_text(configuration, "hidden_act", {"gelu"}, "the shared blocks' activation");
   detail::expect_boolean(configuration, {"use_long_context"}, false, "stretched rotary positions are not read here");
   detail::expect_integer(configuration, {"attention_hidden_size"}, 2 * width, "attention reads the residual stream and the embeddings");
-  detail::ignore_keys(configuration, {"kv_channels", "ffn_hidden_size", "num_query_groups"});
+  detail::ignore_keys(configuration, {"kv_channels", "ffn_hidden_size", "num_query_groups", "adapter_rank"});
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.shares_embeddings = true;
   parts.has_positions = configuration.boolean({"use_mem_rope"}).value_or(false);
@@ -98,6 +98,9 @@ template <Real Scalar>
   detail::expect_listed_layers(configuration, "hybrid_layer_ids", kinds, "hybrid");
   detail::expect_layer_kinds(configuration, {"layers_block_type", "layer_types"}, kinds,
                              {{"linear_attention", "mamba"}, {"m", "mamba"}, {"g", "hybrid"}});
+  detail::ignore_keys_without(configuration, kinds, "hybrid",
+                              {"num_attention_heads", "num_key_value_heads", "attention_head_dim", "intermediate_size",
+                               "use_shared_attention_adapter", "use_shared_mlp_adapter", "add_bias_linear"});
   parts.final_norm = detail::read_rms_norm(tensors, "final_layernorm", eps);
   parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings"}, true);
   return LanguageModel<Scalar>(std::move(parts));
