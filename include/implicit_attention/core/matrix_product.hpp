@@ -68,8 +68,9 @@ template <int Distance, bool Second, class Register, int... Place>
 #endif
 }
 /// Transposes `lanes` registers of `lanes` numbers.
-template <int Distance, int Lanes, class Register>
-EIGEN_ALWAYS_INLINE void transpose_registers(Register* rows) {
+template <int Distance, int Lanes, class Scalar>
+EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::type* rows) {
+  using Register = typename VectorRegister<Scalar>::type;
   if constexpr (Distance < Lanes) {
     constexpr std::make_integer_sequence<int, Lanes> places{};
     for (int row = 0; row < Lanes; ++row)
@@ -78,7 +79,7 @@ EIGEN_ALWAYS_INLINE void transpose_registers(Register* rows) {
         rows[row] = exchanged<Distance, false>(first, second, places);
         rows[row + Distance] = exchanged<Distance, true>(first, second, places);
       }
-    transpose_registers<2 * Distance, Lanes>(rows);
+    transpose_registers<2 * Distance, Lanes, Scalar>(rows);
   }
 }
 /// A panel of a factor that is transposed: panel[k * product_tile_columns + c] = from[c * step + k].
@@ -91,9 +92,9 @@ EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inn
   constexpr int lanes = static_cast<int>(width / 2);
   for (; done + lanes <= inner; done += lanes)
     for (Index column = 0; column < width; column += lanes) {
-      Register rows[lanes];
+      Register rows[static_cast<std::size_t>(lanes)];
       for (int c = 0; c < lanes; ++c) rows[c] = *reinterpret_cast<const Register*>(from + (column + c) * step + done);
-      transpose_registers<1, lanes>(rows);
+      transpose_registers<1, lanes, Scalar>(rows);
       for (int k = 0; k < lanes; ++k) *reinterpret_cast<Register*>(panel + (done + k) * width + column) = rows[k];
     }
 #endif

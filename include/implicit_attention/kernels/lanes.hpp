@@ -53,6 +53,10 @@ template <class Scalar>
 
 namespace detail {
 
+/// Numbers of a LaneRegister that fills a vector register of the target machine.
+template <class Scalar>
+constexpr int computed_lanes = std::max(16, EIGEN_MAX_STATIC_ALIGN_BYTES) / static_cast<int>(sizeof(Scalar));
+
 /// `Count` neighbouring numbers that are computed together, at most a vector register of them: the compiler's own type where it has one, so
 /// that sums stay in registers. Reads and writes at any address.
 #if defined(__GNUC__)

@@ -28,7 +28,7 @@ namespace detail {
 /// What the tiles of a group use by turns, and what they add up together.
 template <Real Scalar>
 struct ScanGradientScratch {
-  static constexpr int lane = register_lanes<Scalar>;
+  static constexpr int lane = computed_lanes<Scalar>;
 
   explicit ScanGradientScratch(const DiagonalRecurrence<Scalar>& recurrence)
       : ones(RowVector<Scalar>::Ones(std::max<Index>(recurrence.state, wide_tile))), block(block_of(recurrence.tokens)) {
@@ -111,6 +111,7 @@ class ScanGradientTile {
   static constexpr int lane = std::min(Width, Scratch::lane), registers = Width / lane;
   using Registers = LaneRegister<Scalar, lane>;
   using Register = typename Registers::type;
+  using Row = Register[static_cast<std::size_t>(registers)];
 
   [[nodiscard]] static Register load(const Scalar* from) { return Registers::load(from); }
   static void store(Scalar* to, const Register& numbers) { Registers::store(to, numbers); }
@@ -142,7 +143,7 @@ class ScanGradientTile {
   IMPLICIT_ATTENTION_FLATTEN void step(Index token, const Scratch& scratch, const Scalar* decay, Scalar* state) const {
     const Scalar *const key = by_state(recurrence_->key, token, scratch), *const scale = part(recurrence_->key_scale, token, scratch),
                         *const a = input(token);
-    Register value[registers];
+    Row value;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) value[r] = load(a + r * lane) * load(scale + r * lane);
     for (Index n = 0; n < recurrence_->state; ++n) IMPLICIT_ATTENTION_UNROLL
@@ -161,7 +162,7 @@ class ScanGradientTile {
                         *const scale = part(recurrence_->key_scale, token, scratch),
                         *const read_scale = part(recurrence_->query_scale, token, scratch),
                         *const weight = g.data() + token * g.outerStride() + channel_, *const a = input(token);
-    Register value[registers], weights[registers], sums[registers];
+    Row value, weights, sums;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       value[r] = load(a + r * lane) * load(scale + r * lane);
@@ -197,7 +198,7 @@ class ScanGradientTile {
                         *const rate = decays_.rate();
     const bool fresh = ReadsBefore && starts_at(token);
     Scalar* const adjoint = adjoint_.data();
-    Register value[registers], weights[registers], value_gradient[registers], step_gradient[registers];
+    Row value, weights, value_gradient, step_gradient;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       value[r] = load(a + r * lane) * load(scale + r * lane);

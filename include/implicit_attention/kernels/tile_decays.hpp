@@ -1,8 +1,7 @@
 // The decays of a tile of channels at one token: exponentials of rate times step, one for each state and channel.
 #pragma once
 
-#include <type_traits>
-#include <vector>
+#include <algorithm>
 
 #include <implicit_attention/kernels/exponentials.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
@@ -11,19 +10,16 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Decays exp(rate[n] step) of `Width` channels. Most decays of most layers are above one half, whose exponentials take less than half of
-/// the operations: a register of steps and one of rates tell by their largest which function serves.
+/// Decays exp(rate[n] step) of `Width` channels.
 template <int Width, Real Scalar>
 class TileDecays {
  public:
-  static constexpr int lane = std::min(Width, register_lanes<Scalar>), registers = Width / lane;
+  static constexpr int lane = std::min(Width, computed_lanes<Scalar>), registers = Width / lane;
   using Register = LaneRegister<Scalar, lane>;
 
   /// `rate` (states, channels), or empty: ones, one state.
   TileDecays(const Array<Scalar>& rate, Index channel)
-      : rate_(rate.empty() ? LaneRows<Scalar, Width>(LaneRows<Scalar, Width>::Ones(1, Width)) : lane_rows<Width>(rate, channel)) {
-    for (Index at = 0; at < rate_.size(); at += lane) widest_.push_back(widest(rate_.data() + at));
-  }
+      : rate_(rate.empty() ? LaneRows<Scalar, Width>(LaneRows<Scalar, Width>::Ones(1, Width)) : lane_rows<Width>(rate, channel)) {}
 
   /// (states, Width)
   [[nodiscard]] const Scalar* rate() const { return rate_.data(); }
@@ -39,11 +35,7 @@ class TileDecays {
   }
 
  private:
-  /// The largest of a register's magnitudes; NaN where there is one.
-  [[nodiscard]] static Scalar widest(const Scalar* numbers) { return lanes<lane>(numbers).abs().template maxCoeff<Eigen::PropagateNaN>(); }
-
   LaneRows<Scalar, Width> rate_;
-  std::vector<Scalar> widest_;  // of every register of rates
 };
 
 }  // namespace detail
