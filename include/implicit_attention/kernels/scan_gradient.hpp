@@ -31,7 +31,7 @@ struct ScanGradientScratch {
   static constexpr int lane = computed_lanes<Scalar>;
 
   explicit ScanGradientScratch(const DiagonalRecurrence<Scalar>& recurrence)
-      : ones(RowVector<Scalar>::Ones(std::max<Index>(recurrence.state, wide_tile))), block(block_of(recurrence.tokens)) {
+      : ones(RowVector<Scalar>::Ones(std::max<Index>(recurrence.state, wide_tile))), block(block_of(recurrence.tokens, recurrence.state)) {
     const Index tokens = std::min(block, recurrence.tokens), states = recurrence.state;
     met.resize((tokens + 1) * states, wide_tile);
     decays.resize(tokens * states, wide_tile);
@@ -39,8 +39,12 @@ struct ScanGradientScratch {
     key_sums.resize(tokens * states, lane);
   }
   /// Tokens whose states and decays are kept at a time. What a short text needs comes from the third cache in less time than its
-  /// exponentials would take once more (512 tokens: 20 ms instead of 23); of a longer one all blocks but the last are computed twice anyway.
-  [[nodiscard]] static Index block_of(Index tokens) { return tokens <= 512 ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS; }
+  /// exponentials would take once more (512 tokens, a state of 16: 20 ms instead of 23); of a longer one all blocks but the last are computed
+  /// twice anyway.
+  [[nodiscard]] static Index block_of(Index tokens, Index states) {
+    constexpr Index most = Index(512) * 16;
+    return states <= most && tokens <= most / states ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS;
+  }
 
   RowVector<Scalar> ones;  ///< in the place of arrays that are not there
   Index block;

@@ -155,7 +155,7 @@ template <Real S>
   pass.u = pass.u_value.numbers;
   pass.output = r.numbers;
   pass.output_value = r;
-  pass.after = r.numbers.owner();
+  if (!block.sublayers.empty()) pass.after = r.numbers.owner();
   pass.mixers = std::move(context.mixers);
   for (const SharedValue<S>& one : context.shared) {
     bool known = false;
