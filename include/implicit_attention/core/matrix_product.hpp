@@ -3,9 +3,19 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define IMPLICIT_ATTENTION_SHUFFLES 1
+#endif
+#endif
+#if !defined(IMPLICIT_ATTENTION_SHUFFLES)
+#define IMPLICIT_ATTENTION_SHUFFLES 0
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -44,6 +54,53 @@ constexpr Index product_rows_from = 6;
 constexpr Index product_tile_rows = 6;
 template <class Scalar>
 constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
+
+/// Register `row` of two that lie `Distance` rows apart, after one step of a transposition: every other run of `Distance` numbers of each.
+template <int Distance, bool Second, class Register, int... Place>
+[[nodiscard]] EIGEN_ALWAYS_INLINE Register exchanged([[maybe_unused]] Register first, [[maybe_unused]] Register second,
+                                                     std::integer_sequence<int, Place...>) {
+#if IMPLICIT_ATTENTION_SHUFFLES
+  constexpr int lanes = sizeof...(Place);
+  return __builtin_shufflevector(first, second,
+                                 ((Place & Distance) == 0 ? Place + (Second ? Distance : 0) : lanes + Place - (Second ? 0 : Distance))...);
+#else
+  return first;
+#endif
+}
+/// Transposes `lanes` registers of `lanes` numbers.
+template <int Distance, int Lanes, class Scalar>
+EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::type* rows) {
+  using Register = typename VectorRegister<Scalar>::type;
+  if constexpr (Distance < Lanes) {
+    constexpr std::make_integer_sequence<int, Lanes> places{};
+    for (int row = 0; row < Lanes; ++row)
+      if ((row & Distance) == 0) {
+        const Register first = rows[row], second = rows[row + Distance];
+        rows[row] = exchanged<Distance, false>(first, second, places);
+        rows[row + Distance] = exchanged<Distance, true>(first, second, places);
+      }
+    transpose_registers<2 * Distance, Lanes, Scalar>(rows);
+  }
+}
+/// A panel of a factor that is transposed: panel[k * product_tile_columns + c] = from[c * step + k].
+template <Real Scalar>
+EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inner, Scalar* panel) {
+  constexpr Index width = product_tile_columns<Scalar>;
+  Index done = 0;
+#if IMPLICIT_ATTENTION_SHUFFLES
+  using Register = typename VectorRegister<Scalar>::type;
+  constexpr int lanes = static_cast<int>(width / 2);
+  for (; done + lanes <= inner; done += lanes)
+    for (Index column = 0; column < width; column += lanes) {
+      Register rows[static_cast<std::size_t>(lanes)];
+      for (int c = 0; c < lanes; ++c) rows[c] = *reinterpret_cast<const Register*>(from + (column + c) * step + done);
+      transpose_registers<1, lanes, Scalar>(rows);
+      for (int k = 0; k < lanes; ++k) *reinterpret_cast<Register*>(panel + (done + k) * width + column) = rows[k];
+    }
+#endif
+  for (Index c = 0; c < width; ++c)
+    for (Index k = done; k < inner; ++k) panel[k * width + c] = from[c * step + k];
+}
 
 /// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, product_tile_columns).
 template <Real Scalar>
@@ -91,7 +148,9 @@ EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar
     const Index count = std::min(width, columns - column);
     if (count < width) std::fill_n(panel, inner * width, Scalar(0));
     const Scalar* const from = b + column * column_step;
-    if (inner_step == 1) {
+    if (inner_step == 1 && count == width) {
+      copy_transposed(from, column_step, inner, panel);
+    } else if (inner_step == 1) {
       for (Index c = 0; c < count; ++c)
         for (Index k = 0; k < inner; ++k) panel[k * width + c] = from[c * column_step + k];
     } else if (count == width) {

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/types.hpp>
+#include <implicit_attention/core/vector_register.hpp>
 
 /// Everything that the function calls becomes a part of it. Compilers leave Eigen's assignments out of long functions as functions of
 /// their own; the tile is then in memory between them, and the processor, which sees all arrays' reads at one place, cannot foresee them:
@@ -47,6 +48,34 @@ template <class Scalar>
   const std::size_t beyond = reinterpret_cast<std::uintptr_t>(to) % line_bytes;
   return beyond % sizeof(Scalar) == 0 ? static_cast<Index>((line_bytes - beyond) % line_bytes / sizeof(Scalar)) : 0;
 }
+
+}  // namespace detail
+
+namespace detail {
+
+/// Numbers of a LaneRegister that fills a vector register of the target machine.
+template <class Scalar>
+constexpr int computed_lanes = std::max(16, EIGEN_MAX_STATIC_ALIGN_BYTES) / static_cast<int>(sizeof(Scalar));
+
+/// `Count` neighbouring numbers that are computed together, at most a vector register of them: the compiler's own type where it has one, so
+/// that sums stay in registers. Reads and writes at any address.
+#if defined(__GNUC__)
+template <class Scalar, int Count>
+struct LaneRegister {
+  typedef Scalar type __attribute__((vector_size(Count * sizeof(Scalar)), aligned(alignof(Scalar)), may_alias));
+  static type zero() { return type{}; }
+  static type load(const Scalar* from) { return *reinterpret_cast<const type*>(from); }
+  static void store(Scalar* to, type numbers) { *reinterpret_cast<type*>(to) = numbers; }
+};
+#else
+template <class Scalar, int Count>
+struct LaneRegister {
+  using type = Lanes<Scalar, Count>;
+  static type zero() { return type::Zero(); }
+  static type load(const Scalar* from) { return lanes<Count>(from); }
+  static void store(Scalar* to, const type& numbers) { lanes<Count>(to) = numbers; }
+};
+#endif
 
 }  // namespace detail
 

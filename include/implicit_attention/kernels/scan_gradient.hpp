@@ -7,6 +7,7 @@
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
+#include <implicit_attention/kernels/tile_decays.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -24,139 +25,235 @@ struct ScanGradient {
 
 namespace detail {
 
-/// One tile of channels. States are not kept for all tokens but for one in IMPLICIT_ATTENTION_BLOCK_TOKENS; each block's are
-/// computed again when the walk back reaches it.
+/// What the tiles of a group use by turns, and what they add up together.
+template <Real Scalar>
+struct ScanGradientScratch {
+  static constexpr int lane = computed_lanes<Scalar>;
+
+  explicit ScanGradientScratch(const DiagonalRecurrence<Scalar>& recurrence)
+      : ones(RowVector<Scalar>::Ones(std::max<Index>(recurrence.state, wide_tile))), block(block_of(recurrence.tokens, recurrence.state)) {
+    const Index tokens = std::min(block, recurrence.tokens), states = recurrence.state;
+    met.resize((tokens + 1) * states, wide_tile);
+    decays.resize(tokens * states, wide_tile);
+    query_sums.resize(tokens * states, lane);
+    key_sums.resize(tokens * states, lane);
+  }
+  /// Tokens whose states and decays are kept at a time. What a short text needs comes from the third cache in less time than its
+  /// exponentials would take once more (512 tokens, a state of 16: 20 ms instead of 23); of a longer one all blocks but the last are computed
+  /// twice anyway.
+  [[nodiscard]] static Index block_of(Index tokens, Index states) {
+    constexpr Index most = Index(512) * 16;
+    return states <= most && tokens <= most / states ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS;
+  }
+
+  RowVector<Scalar> ones;  ///< in the place of arrays that are not there
+  Index block;
+  Matrix<Scalar> met, decays;           ///< a tile's, by token of the block and state: the states that tokens meet, and decays into them
+  Matrix<Scalar> query_sums, key_sums;  ///< (tokens of the block * state, lane): sums over the group's channels, by place in a register
+};
+
+/// One tile of channels. States are kept at the begin of every block of tokens; a block's own are computed again when the walk back reaches
+/// it.
 template <int Width, Real Scalar>
 class ScanGradientTile {
  public:
-  using Lane = Lanes<Scalar, Width>;
+  using Scratch = ScanGradientScratch<Scalar>;
 
-  ScanGradientTile(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> input, Index channel)
-      : recurrence_(recurrence), input_(input), channel_(channel), state_(recurrence.state, Width) {}
-
-  /// Writes the tile's columns of the gradients, and its part of the sums over channels, (tokens * state) each, where they are not null.
-  void run(const Array<Scalar>& initial_state, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scalar* query_part, Scalar* key_part) {
-    const Index tokens = recurrence_.tokens, states = recurrence_.state, blocks = (tokens + block - 1) / block;
-    LaneRows<Scalar, Width> checkpoints(blocks * states, Width);
-    previous_.resize(std::min(block, tokens) * states, Width);
-    decay_.resize(previous_.rows(), Width);
+  ScanGradientTile(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
+                   Index channel)
+      : recurrence_(&recurrence),
+        input_(input),
+        block_(block),
+        channel_(channel),
+        decays_(recurrence.rate, channel),
+        begins_(std::max<Index>((recurrence.tokens + block - 1) / block, 1) * recurrence.state, Width),
+        adjoint_(LaneRows<Scalar, Width>::Zero(recurrence.state, Width)) {
     if (initial_state.empty())
-      state_.setZero();
+      begins_.topRows(recurrence.state).setZero();
     else
-      for (Index n = 0; n < states; ++n) state_.row(n) = lanes<Width>(initial_state.row(n) + channel_);
-    for (Index b = 0; b < blocks; ++b) {
-      checkpoints.middleRows(b * states, states) = state_;
-      if (b + 1 < blocks) walk_forwards<false>(b * block, (b + 1) * block);
-    }
-    LaneRows<Scalar, Width> adjoint(states, Width);
-    adjoint.setZero();
-    for (Index b = blocks - 1; b >= 0; --b) {
-      const Index end = std::min((b + 1) * block, tokens);
-      state_ = checkpoints.middleRows(b * states, states);
-      walk_forwards<true>(b * block, end);
-      for (Index token = end - 1; token >= b * block; --token)
-        step_back(token, (token - b * block) * states, g, adjoint, gradient, query_part ? query_part + token * states : nullptr,
-                  key_part ? key_part + token * states : nullptr);
-    }
+      begins_.topRows(recurrence.state) = lane_rows<Width>(initial_state, channel);
   }
 
- private:
-  static constexpr Index block = IMPLICIT_ATTENTION_BLOCK_TOKENS;
-
-  [[nodiscard]] bool starts_at(Index token) const {
-    return std::binary_search(recurrence_.starts.begin(), recurrence_.starts.end(), token);
-  }
-  [[nodiscard]] Lane written(Index token) const {
-    Lane value = lanes<Width>(input_.data() + token * input_.outerStride() + channel_);
-    if (!recurrence_.key_scale.empty()) value *= lanes<Width>(recurrence_.key_scale.row(token) + channel_);
-    return value;
-  }
-
-  /// Takes `state_` from before token `begin` to after token `end - 1`; keeps, if asked to, every token's decays and the state it met.
-  template <bool Keep>
-  IMPLICIT_ATTENTION_FLATTEN void walk_forwards(Index begin, Index end) {
-    const Index states = recurrence_.state;
-    for (Index token = begin; token < end; ++token) {
-      const Lane value = written(token), step = lanes<Width>(recurrence_.step.row(token) + channel_);
-      const Scalar* key = recurrence_.key.empty() ? nullptr : recurrence_.key.row(token);
-      const bool fresh = starts_at(token);
-      if (fresh) state_.setZero();
-      for (Index n = 0; n < states; ++n) {
-        Lane decay;
-        if (fresh)
-          decay.setZero();  // the decay into a document is never used, whatever its step holds
-        else if (recurrence_.rate.empty())
-          decay = step.exp();
-        else
-          decay = (lanes<Width>(recurrence_.rate.row(n) + channel_) * step).exp();
-        if constexpr (Keep) {
-          decay_.row((token - begin) * states + n) = decay;
-          previous_.row((token - begin) * states + n) = state_.row(n);
-        }
-        state_.row(n) = decay * state_.row(n) + (key ? key[n] : Scalar(1)) * value;
+  /// Notes the states at the begin of every block.
+  void walk_forwards(Scratch& scratch) {
+    const Index states = recurrence_->state;
+    for (Index begin = block_; begin < recurrence_->tokens; begin += block_) {
+      Scalar* const state = &begins_(begin / block_ * states, 0);
+      std::copy_n(state - states * Width, states * Width, state);
+      for (Index token = begin - block_; token < begin; ++token) {
+        const bool fresh = set_decays(token, scratch.decays.data());
+        if (fresh) std::fill_n(state, states * Width, Scalar(0));
+        step(token, scratch, scratch.decays.data(), state);
       }
     }
   }
 
-  /// `adjoint` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
-  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Index kept, ConstView<Scalar> g, LaneRows<Scalar, Width>& adjoint,
-                                            ScanGradient<Scalar>& gradient, Scalar* query_sum, Scalar* key_sum) const {
-    const bool read_before_update = recurrence_.read_before_update, fresh = starts_at(token);
-    const Scalar* query = recurrence_.query.empty() ? nullptr : recurrence_.query.row(token);
-    const Scalar* key = recurrence_.key.empty() ? nullptr : recurrence_.key.row(token);
-    const Lane a = lanes<Width>(input_.data() + token * input_.outerStride() + channel_), value = written(token);
-    const Lane weight = lanes<Width>(g.data() + token * g.outerStride() + channel_);
-    Lane read = weight;
-    if (!recurrence_.query_scale.empty()) read *= lanes<Width>(recurrence_.query_scale.row(token) + channel_);
-
-    Lane read_sum = Lane::Zero(), value_gradient = Lane::Zero(), step_gradient = Lane::Zero();
-    for (Index n = 0; n < recurrence_.state; ++n) {
-      const Scalar q = query ? query[n] : Scalar(1), k = key ? key[n] : Scalar(1);
-      const Lane before = previous_.row(kept + n), decay = decay_.row(kept + n);
-      const Lane seen = read_before_update ? before : Lane(decay * before + k * value);
-      Lane lambda = adjoint.row(n);
-      if (!read_before_update) lambda += q * read;
-      read_sum += q * seen;
-      value_gradient += k * lambda;
-      if (query_sum) query_sum[n] = (read * seen).sum();
-      if (key_sum) key_sum[n] = (value * lambda).sum();
-      lambda *= decay;
-      if (recurrence_.rate.empty())
-        step_gradient += lambda * before;
-      else
-        step_gradient += lanes<Width>(recurrence_.rate.row(n) + channel_) * lambda * before;
-      if (read_before_update && !fresh) lambda += q * read;
-      adjoint.row(n) = lambda;
-    }
-
-    put(gradient.step, token, step_gradient);
-    if (!recurrence_.query_scale.empty()) put(gradient.query_scale, token, weight * read_sum);
-    if (!recurrence_.key_scale.empty()) {
-      put(gradient.key_scale, token, value_gradient * a);
-      value_gradient *= lanes<Width>(recurrence_.key_scale.row(token) + channel_);
-    }
-    if (read_before_update) {
-      value_gradient += lanes<Width>(recurrence_.diagonal.row(token) + channel_) * weight;
-      put(gradient.diagonal, token, weight * a);
-    }
-    put(gradient.input, token, value_gradient);
+  /// Goes back through tokens begin .. end - 1 of one block, those before the last ones: writes the tile's columns of the gradients and adds
+  /// its part of the sums over channels to the scratch's.
+  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
+    const Index states = recurrence_->state, row = states * Width;
+    Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
+    std::copy_n(&begins_(begin / block_ * states, 0), row, met);
+    const auto run = [&]<bool ReadsBefore>() {
+      for (Index token = begin; token < end; ++token) {
+        const Index at = token - begin;
+        if (set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
+        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.query_sums(at * states, 0), g, gradient);
+      }
+      for (Index token = end - 1; token >= begin; --token) {
+        const Index at = token - begin;
+        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.key_sums(at * states, 0), g, gradient);
+      }
+    };
+    if (recurrence_->read_before_update)
+      run.template operator()<true>();
+    else
+      run.template operator()<false>();
   }
 
-  void put(Matrix<Scalar>& out, Index token, const Lane& numbers) const {
-    lanes<Width>(out.data() + token * out.cols() + channel_) = numbers;
+ private:
+  static constexpr int lane = std::min(Width, Scratch::lane), registers = Width / lane;
+  using Registers = LaneRegister<Scalar, lane>;
+  using Register = typename Registers::type;
+  using Row = Register[static_cast<std::size_t>(registers)];
+
+  [[nodiscard]] static Register load(const Scalar* from) { return Registers::load(from); }
+  static void store(Scalar* to, const Register& numbers) { Registers::store(to, numbers); }
+  [[nodiscard]] bool starts_at(Index token) const {
+    return std::binary_search(recurrence_->starts.begin(), recurrence_->starts.end(), token);
+  }
+  /// The tile's part of a token's row; ones where there is no such array.
+  [[nodiscard]] const Scalar* part(const Array<Scalar>& array, Index token, const Scratch& scratch) const {
+    return array.empty() ? scratch.ones.data() : array.row(token) + channel_;
+  }
+  [[nodiscard]] static const Scalar* by_state(const Array<Scalar>& array, Index token, const Scratch& scratch) {
+    return array.empty() ? scratch.ones.data() : array.row(token);
+  }
+  [[nodiscard]] const Scalar* input(Index token) const { return input_.data() + token * input_.outerStride() + channel_; }
+
+  /// The decays into a token, (state, Width). Into a document they are zero, whatever its step holds; returns whether it begins one.
+  bool set_decays(Index token, Scalar* to) const {
+    const Index states = recurrence_->state;
+    const bool fresh = starts_at(token);
+    if (fresh) {
+      std::fill_n(to, states * Width, Scalar(0));
+      return true;
+    }
+    decays_.set(recurrence_->step.row(token) + channel_, to);
+    return false;
   }
 
-  const DiagonalRecurrence<Scalar>& recurrence_;
+  /// state = decay state + key value.
+  IMPLICIT_ATTENTION_FLATTEN void step(Index token, const Scratch& scratch, const Scalar* decay, Scalar* state) const {
+    const Scalar *const key = by_state(recurrence_->key, token, scratch), *const scale = part(recurrence_->key_scale, token, scratch),
+                        *const a = input(token);
+    Row value;
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < registers; ++r) value[r] = load(a + r * lane) * load(scale + r * lane);
+    for (Index n = 0; n < recurrence_->state; ++n) IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < registers; ++r) {
+      const Index at = n * Width + r * lane;
+      store(state + at, load(decay + at) * load(state + at) + key[n] * value[r]);
+    }
+  }
+
+  /// The same from the state that the token met to that behind it, with what depends on the state alone: gradients of the query and its scale.
+  template <bool ReadsBefore>
+  IMPLICIT_ATTENTION_FLATTEN void read(Index token, const Scratch& scratch, const Scalar* decay, Scalar* met, Scalar* query_sums,
+                                       const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
+    const Index states = recurrence_->state;
+    const Scalar *const query = by_state(recurrence_->query, token, scratch), *const key = by_state(recurrence_->key, token, scratch),
+                        *const scale = part(recurrence_->key_scale, token, scratch),
+                        *const read_scale = part(recurrence_->query_scale, token, scratch),
+                        *const weight = g.data() + token * g.outerStride() + channel_, *const a = input(token);
+    Row value, weights, sums;
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < registers; ++r) {
+      value[r] = load(a + r * lane) * load(scale + r * lane);
+      weights[r] = load(weight + r * lane) * load(read_scale + r * lane);
+      sums[r] = Registers::zero();
+    }
+    for (Index n = 0; n < states; ++n) {
+      Register query_sum = load(query_sums + n * Scratch::lane);
+      IMPLICIT_ATTENTION_UNROLL
+      for (int r = 0; r < registers; ++r) {
+        const Index at = n * Width + r * lane;
+        const Register before = load(met + at), after = load(decay + at) * before + key[n] * value[r];
+        store(met + states * Width + at, after);
+        const Register seen = ReadsBefore ? before : after;
+        sums[r] += query[n] * seen;
+        query_sum += weights[r] * seen;
+      }
+      store(query_sums + n * Scratch::lane, query_sum);
+    }
+    if (recurrence_->query_scale.empty()) return;
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < registers; ++r) store(&gradient.query_scale(token, channel_ + r * lane), load(weight + r * lane) * sums[r]);
+  }
+
+  /// `adjoint_` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
+  template <bool ReadsBefore>
+  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, const Scratch& scratch, const Scalar* decay, const Scalar* met, Scalar* key_sums,
+                                            const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) {
+    const Scalar *const query = by_state(recurrence_->query, token, scratch), *const key = by_state(recurrence_->key, token, scratch),
+                        *const scale = part(recurrence_->key_scale, token, scratch),
+                        *const read_scale = part(recurrence_->query_scale, token, scratch),
+                        *const weight = g.data() + token * g.outerStride() + channel_, *const a = input(token),
+                        *const rate = decays_.rate();
+    const bool fresh = ReadsBefore && starts_at(token);
+    Scalar* const adjoint = adjoint_.data();
+    Row value, weights, value_gradient, step_gradient;
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < registers; ++r) {
+      value[r] = load(a + r * lane) * load(scale + r * lane);
+      weights[r] = load(weight + r * lane) * load(read_scale + r * lane);
+      value_gradient[r] = step_gradient[r] = Registers::zero();
+    }
+    for (Index n = 0; n < recurrence_->state; ++n) {
+      Register key_sum = load(key_sums + n * Scratch::lane);
+      IMPLICIT_ATTENTION_UNROLL
+      for (int r = 0; r < registers; ++r) {
+        const Index at = n * Width + r * lane;
+        Register lambda = load(adjoint + at);
+        if constexpr (!ReadsBefore) lambda += query[n] * weights[r];
+        value_gradient[r] += key[n] * lambda;
+        key_sum += value[r] * lambda;
+        lambda *= load(decay + at);
+        step_gradient[r] += load(rate + at) * lambda * load(met + at);
+        if constexpr (ReadsBefore)
+          if (!fresh) lambda += query[n] * weights[r];
+        store(adjoint + at, lambda);
+      }
+      store(key_sums + n * Scratch::lane, key_sum);
+    }
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < registers; ++r) {
+      const Index column = channel_ + r * lane;
+      store(&gradient.step(token, column), step_gradient[r]);
+      if (!recurrence_->key_scale.empty()) {
+        store(&gradient.key_scale(token, column), value_gradient[r] * load(a + r * lane));
+        value_gradient[r] *= load(scale + r * lane);
+      }
+      if constexpr (ReadsBefore) {
+        value_gradient[r] += load(recurrence_->diagonal.row(token) + column) * load(weight + r * lane);
+        store(&gradient.diagonal(token, column), load(weight + r * lane) * load(a + r * lane));
+      }
+      store(&gradient.input(token, column), value_gradient[r]);
+    }
+  }
+
+  const DiagonalRecurrence<Scalar>* recurrence_;
   ConstView<Scalar> input_;
-  Index channel_;
-  LaneRows<Scalar, Width> state_, previous_, decay_;
+  Index block_, channel_;
+  TileDecays<Width, Scalar> decays_;
+  LaneRows<Scalar, Width> begins_, adjoint_;
 };
 
 }  // namespace detail
 
 /// Given y = R a (+ what `initial_state` (state, channels) gives, a constant) and g = dL/dy (tokens, channels), the gradients with
 /// respect to a and everything R is made of. Time linear in tokens, channels and state; memory linear in tokens, states being kept for
-/// one token a block. Sums over channels are joined tile after tile, so the result is the same for any number of workers.
+/// one token a block. Sums over channels are joined group after group, so the result is the same for any number of workers.
 template <Real Scalar>
 [[nodiscard]] ScanGradient<Scalar> scan_gradient(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> a,
                                                  const Array<Scalar>& initial_state, ConstView<Scalar> g,
@@ -173,22 +270,38 @@ template <Real Scalar>
   if (!recurrence.query_scale.empty()) gradient.query_scale.resize(tokens, channels);
   if (!recurrence.key_scale.empty()) gradient.key_scale.resize(tokens, channels);
   if (recurrence.read_before_update) gradient.diagonal.resize(tokens, channels);
-  const Index tiles = static_cast<Index>(channel_runs(channels).size());
-  Matrix<Scalar> query_parts, key_parts;  // (tiles * tokens, state)
-  if (!recurrence.query.empty()) query_parts.resize(tiles * tokens, states);
-  if (!recurrence.key.empty()) key_parts.resize(tiles * tokens, states);
+  const detail::ChannelGroups groups(channel_runs(channels));
+  const auto parts_of = [&](const Array<Scalar>& wanted) {  // (groups * tokens, state)
+    return wanted.empty() ? Matrix<Scalar>() : Matrix<Scalar>(groups.count() * tokens, states);
+  };
+  Matrix<Scalar> query_parts = parts_of(recurrence.query), key_parts = parts_of(recurrence.key);
 
-  for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index tile) {
-    const Index first = tile * tokens * states;
-    detail::ScanGradientTile<Width, Scalar>(recurrence, a, channel)
-        .run(initial_state, g, gradient, query_parts.size() == 0 ? nullptr : query_parts.data() + first,
-             key_parts.size() == 0 ? nullptr : key_parts.data() + first);
+  executor(groups.count(), [&](Index group) {
+    detail::ScanGradientScratch<Scalar> scratch(recurrence);
+    auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) {
+      return detail::ScanGradientTile<Width, Scalar>(recurrence, a, initial_state, scratch.block, run.channel);
+    });
+    tiles.each([&](auto& tile) { tile.walk_forwards(scratch); });
+    for (Index end = tokens; end > 0;) {
+      const Index begin = (end - 1) / scratch.block * scratch.block;
+      scratch.query_sums.setZero();
+      scratch.key_sums.setZero();
+      tiles.each([&](auto& tile) { tile.walk_back(begin, end, g, gradient, scratch); });
+      const auto sum_up = [&](const Matrix<Scalar>& sums, Matrix<Scalar>& parts) {
+        if (parts.size() == 0) return;
+        for (Index row = 0; row < (end - begin) * states; ++row)
+          parts.data()[(group * tokens + begin) * states + row] = sums.row(row).sum();
+      };
+      sum_up(scratch.query_sums, query_parts);
+      sum_up(scratch.key_sums, key_parts);
+      end = begin;
+    }
   });
 
   const auto join = [&](const Matrix<Scalar>& parts, Matrix<Scalar>& out) {
     if (parts.size() == 0) return;
     out = parts.topRows(tokens);
-    for (Index tile = 1; tile < tiles; ++tile) out += parts.middleRows(tile * tokens, tokens);
+    for (Index group = 1; group < groups.count(); ++group) out += parts.middleRows(group * tokens, tokens);
   };
   join(query_parts, gradient.query);
   join(key_parts, gradient.key);

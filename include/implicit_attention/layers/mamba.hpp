@@ -244,7 +244,8 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
   inputs.step = inputs.key_scale = dt;
   inputs.query = C;
   inputs.key = B;
-  const Value<Scalar> y = diagonal_recurrence(recurrence(act.dt, act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent);
+  const Value<Scalar> y =
+      diagonal_recurrence(recurrence(act.dt, act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent, {Function::silu, c});
   act.final.convolution_tail = next_tail<Scalar>(*x, tail, convolution_width());
   act.y = y.numbers;
   return y;

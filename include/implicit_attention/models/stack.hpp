@@ -82,11 +82,12 @@ struct LayerPass {
   std::vector<std::pair<std::string, Array<S>>> shared_before;  ///< what earlier layers made: with `residual`, all that the layer reads
   std::vector<SharedValue<S>> shared_in, shared_out;            ///< values that other layers made, and that this one made for others
 
-  bool for_walks_alone = false;  ///< only what a walk back reads is kept; token mixers are not
+  std::weak_ptr<const void> after;  ///< whose numbers `output` is: the next layer's residual stream
+  bool for_walks_alone = false;     ///< only what a walk back reads is kept; token mixers are not
 
   [[nodiscard]] bool kept() const { return trace != nullptr; }
-  /// Bytes of the activations that it holds, in a recorded pass.
-  [[nodiscard]] std::size_t held_bytes() const { return trace == nullptr ? 0 : trace->held_bytes(); }
+  /// Bytes of the activations that it holds, in a recorded pass; the residual stream after it is counted where the next layer begins.
+  [[nodiscard]] std::size_t held_bytes() const { return trace == nullptr ? 0 : trace->held_bytes(after); }
   /// Lets go of everything that a walk back does not read. The residual stream before it stays, so that it can be run again.
   void keep_for_walks_alone() {
     for_walks_alone = true;
@@ -154,6 +155,7 @@ template <Real S>
   pass.u = pass.u_value.numbers;
   pass.output = r.numbers;
   pass.output_value = r;
+  if (!block.sublayers.empty()) pass.after = r.numbers.owner();
   pass.mixers = std::move(context.mixers);
   for (const SharedValue<S>& one : context.shared) {
     bool known = false;

@@ -66,20 +66,21 @@ struct DiagonalInputs {
   Value<S> step, query, key, query_scale, key_scale, diagonal;
 };
 
-/// A gate f(z) at the output token, computed where it is needed and kept nowhere.
+/// Numbers f(z), computed where they are needed and kept nowhere: a gate at the output token, say.
 template <Real S>
-struct GateInput {
+struct FunctionOf {
   Function function = Function::identity;
-  Value<S> z;  ///< (tokens, channels), before the function; empty: no gate
+  Value<S> z;  ///< (tokens, channels), before the function; empty: there are no such numbers
 };
 
 /// y = f(z) * (R + diag(skip)) x, plus what `initial_state` (state, channels) gives, a constant; (tokens, channels). One operation: the
 /// scan does all of it. Relevance holds R; half goes to a gate that is homogeneous in z. The state after the last token goes to
-/// `final_state` if it is not null.
+/// `final_state` if it is not null. `x_of`: what x is a function of, where something else keeps that anyway; the record then does without x.
 template <Real S>
 [[nodiscard]] Value<S> diagonal_recurrence(const DiagonalRecurrence<S>& of_one_text, const DiagonalInputs<S>& inputs,
-                                           const GateInput<S>& gate, const Array<S>& skip, const Value<S>& x,
-                                           const Array<S>& initial_state = {}, Matrix<S>* final_state = nullptr) {
+                                           const FunctionOf<S>& gate, const Array<S>& skip, const Value<S>& x,
+                                           const Array<S>& initial_state = {}, Matrix<S>* final_state = nullptr,
+                                           const FunctionOf<S>& x_of = {}) {
   Trace<S>& trace = *x.trace;
   DiagonalRecurrence<S> recurrence = of_one_text;
   recurrence.starts = trace.starts_with(of_one_text.starts);
@@ -108,9 +109,17 @@ template <Real S>
   }
   if (!trace.records({&x, &gate.z, &inputs.step, &inputs.query, &inputs.key, &inputs.query_scale, &inputs.key_scale, &inputs.diagonal}))
     return trace.constant(std::move(out));
-  return trace.record(std::move(out), [recurrence, inputs, gate, skip, x, initial_state, surround](Back<S>& back, const Matrix<S>& g) {
+  const Value<S> kept = x_of.z.empty() ? x : x.link();
+  auto way_back = [recurrence, inputs, gate, skip, kept, x_of, initial_state, surround](Back<S>& back, const Matrix<S>& g) {
+    const auto values = [&](const FunctionOf<S>& of) {
+      return of.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(function_values<S>, of.function, *of.z, back.executor());
+    };
     const bool gated = !gate.z.empty();
-    const Matrix<S> gates = gated ? detail::function_by_rows<S>(function_values<S>, gate.function, *gate.z, back.executor()) : Matrix<S>();
+    const Matrix<S> gates = values(gate);
+    Value<S> in = kept;  // x; its numbers, where they are read
+    const auto need_numbers = [&] {
+      if (in.empty()) in.numbers = values(x_of);
+    };
     const auto by_rows = [&](const auto& body) { detail::for_row_panels(g.rows(), g.cols(), back.executor(), body); };
     if (!back.exact()) {
       const SurroundedDiagonal<S> ungated = surround(nullptr);
@@ -130,10 +139,11 @@ template <Real S>
       Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
       scan_transposed<S>(ungated, through, grad_x, back.executor());
       if (affine.size() != 0) back.add_bias_share(affine.cwiseProduct(through).sum());
-      back.add(x, std::move(grad_x));
+      back.add(in, std::move(grad_x));
       if (!halved || !gate.z.recorded()) return;
+      need_numbers();
       ScanInput<S> input;
-      input.x = x.numbers;
+      input.x = in.numbers;
       input.initial_state = initial_state;
       Matrix<S> grad_z = large_matrix<S>(g.rows(), g.cols(), "a gradient");  // not y / gate: a gate may be zero
       scan<S>(ungated, input, grad_z, back.executor());
@@ -153,35 +163,43 @@ template <Real S>
       gated_recurrence.query_scale = times(recurrence.query_scale, gates);
       if (recurrence.read_before_update) gated_recurrence.diagonal = times(recurrence.diagonal, gates);
     }
-    ScanGradient<S> scanned = scan_gradient<S>(gated_recurrence, *x, initial_state, g, back.executor());
-    if (!skip.empty()) {
-      const RowVector<S> row = skip.matrix().row(0);
-      if (gated) {
-        scanned.input.array() += (g.array() * gates.array()).rowwise() * row.array();
-      } else {
-        scanned.input.array() += g.array().rowwise() * row.array();
+    need_numbers();
+    ScanGradient<S> scanned = scan_gradient<S>(gated_recurrence, *in, initial_state, g, back.executor());
+    const bool of_gate = gated && gate.z.recorded();
+    Matrix<S> grad_gate;
+    if (of_gate && recurrence.query_scale.empty())
+      grad_gate = std::move(scanned.query_scale);
+    else if (of_gate)
+      grad_gate = scanned.query_scale.cwiseProduct(recurrence.query_scale.matrix());
+    by_rows([&](Index first, Index count) {
+      const ConstView<S> weight = g.middleRows(first, count);
+      if (!skip.empty()) {
+        if (gated)
+          scanned.input.middleRows(first, count).array() +=
+              (weight.array() * gates.middleRows(first, count).array()).rowwise() * skip.matrix().row(0).array();
+        else
+          scanned.input.middleRows(first, count).array() += weight.array().rowwise() * skip.matrix().row(0).array();
       }
-    }
-    if (gated && gate.z.recorded()) {
-      Matrix<S> grad_gate = recurrence.query_scale.empty() ? scanned.query_scale
-                                                           : Matrix<S>(scanned.query_scale.cwiseProduct(recurrence.query_scale.matrix()));
-      if (recurrence.read_before_update) grad_gate += scanned.diagonal.cwiseProduct(recurrence.diagonal.matrix());
-      if (!skip.empty()) grad_gate.array() += (g.array() * (*x).array()).rowwise() * skip.matrix().row(0).array();
-      by_rows([&](Index first, Index count) {
-        grad_gate.middleRows(first, count).array() *= function_slopes<S>(gate.function, (*gate.z).middleRows(first, count)).array();
-      });
-      back.add(gate.z, std::move(grad_gate));
-    }
+      if (!of_gate) return;
+      View<S> panel(grad_gate.data() + first * g.cols(), count, g.cols());
+      if (recurrence.read_before_update)
+        panel += scanned.diagonal.middleRows(first, count).cwiseProduct(recurrence.diagonal.matrix().middleRows(first, count));
+      if (!skip.empty())
+        panel.array() += (weight.array() * (*in).middleRows(first, count).array()).rowwise() * skip.matrix().row(0).array();
+      panel.array() *= function_slopes<S>(gate.function, (*gate.z).middleRows(first, count)).array();
+    });
+    if (of_gate) back.add(gate.z, std::move(grad_gate));
     if (gated && inputs.query_scale.recorded()) scanned.query_scale.array() *= gates.array();
     if (gated && inputs.diagonal.recorded()) scanned.diagonal.array() *= gates.array();
-    back.add(x, std::move(scanned.input));
+    back.add(in, std::move(scanned.input));
     back.add(inputs.step, std::move(scanned.step));
     back.add(inputs.query, std::move(scanned.query));
     back.add(inputs.key, std::move(scanned.key));
     back.add(inputs.query_scale, std::move(scanned.query_scale));
     back.add(inputs.key_scale, std::move(scanned.key_scale));
     back.add(inputs.diagonal, std::move(scanned.diagonal));
-  });
+  };
+  return trace.record(std::move(out), std::move(way_back));
 }
 
 /// RWKV-4's average: o = P x + carry with normalised weights P of exponentials of keys, given as an operator; y = sigmoid(r) o.

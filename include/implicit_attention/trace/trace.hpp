@@ -153,11 +153,11 @@ class Trace {
     return {std::move(numbers), this, -1};
   }
   /// Bytes of the numbers that passed through a recorded pass and are still held by anybody, the record among them. What an operation keeps
-  /// beside values (norm statistics, an operator's tables) is not counted.
-  [[nodiscard]] std::size_t held_bytes() const {
+  /// beside values (norm statistics, an operator's tables) is not counted, nor are the numbers that `others` own.
+  [[nodiscard]] std::size_t held_bytes(const std::weak_ptr<const void>& others = {}) const {
     std::size_t bytes = 0;
     for (const Watched& one : watched_)
-      if (!one.owner.expired()) bytes += one.bytes;
+      if (!one.owner.expired() && !same_owner(one.owner, others)) bytes += one.bytes;
     return bytes;
   }
 
@@ -197,13 +197,13 @@ class Trace {
     std::weak_ptr<const void> owner;
     std::size_t bytes;
   };
+  [[nodiscard]] static bool same_owner(const std::weak_ptr<const void>& a, const std::weak_ptr<const void>& b) {
+    return !a.owner_before(b) && !b.owner_before(a);
+  }
   /// Notes whose numbers these are, once: neighbouring columns of the same array follow it at once.
   void watch(const Array<Scalar>& numbers) {
     if (!recording_ || numbers.owner() == nullptr) return;
-    const auto same = [&](const Watched& one) {
-      return !one.owner.owner_before(numbers.owner()) && !numbers.owner().owner_before(one.owner);
-    };
-    if (std::none_of(watched_.begin(), watched_.end(), same))
+    if (std::none_of(watched_.begin(), watched_.end(), [&](const Watched& one) { return same_owner(one.owner, numbers.owner()); }))
       watched_.push_back({numbers.owner(), static_cast<std::size_t>(numbers.size()) * sizeof(Scalar)});
   }
 
