@@ -173,7 +173,8 @@ class Tokenizer {
     if (ids.empty()) raise(ErrorKind::value, "there are no tokens: expected at least one");
     for (std::size_t i = 0; i < ids.size(); ++i)
       if (ids[i] < 0 || (size_ > 0 && ids[i] >= size_))
-        raise(ErrorKind::value, message("token ", i, " is ", ids[i], ", expected 0 to ", size_ - 1, ", the model's vocabulary"));
+        raise(ErrorKind::value, message("token ", i, " is ", ids[i], ", expected ",
+                                        size_ > 0 ? message("0 to ", size_ - 1, ", the model's vocabulary") : "an id from 0"));
   }
 
   /// An id as a person reads it: its text, a byte as itself or as `\n` or `\xE2`, and the id where nothing names it.
