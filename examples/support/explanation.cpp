@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <mutex>
 #include <numeric>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -147,7 +149,7 @@ class Questioner {
     plan.options.with_map = maps;
     plan.whole = options_.gradients;
     Explainer<Scalar> explainer(model(), explanation.ids, forward, std::move(plan));
-    if (!detail::all_finite(explainer.pass().logits)) refuse_weights_not_finite<Scalar>(loaded_.directory);
+    if (!detail::all_finite(explainer.pass().logits)) refuse_weights();
     for (Target& target : targets) {
       const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
       if (choose) target.token = token.value_or(likeliest);
@@ -175,6 +177,17 @@ class Questioner {
     return explanation;
   }
 
+  /// Fails where weights are not finite. They are gone through once, however many texts ask.
+  void refuse_weights() const {
+    std::call_once(weights_asked_, [&] {
+      try {
+        refuse_weights_not_finite<Scalar>(loaded_.directory);
+      } catch (const Error& error) {
+        wrong_weights_ = error.what();
+      }
+    });
+    if (!wrong_weights_.empty()) raise(ErrorKind::value, wrong_weights_);
+  }
   /// Whether maps of so many tokens are more than fits. Fails (limit) if they are and are needed. Asked before anything runs.
   [[nodiscard]] bool too_large_for_maps(std::size_t tokens) const {
     if (std::none_of(methods_.begin(), methods_.end(), [](const NamedMethod& named) { return method_info(named.method).has_map; }))
@@ -251,6 +264,8 @@ class Questioner {
   std::string architecture_;
   std::optional<Index> target_, contrast_;
   MethodOptions<Scalar> how_;
+  mutable std::once_flag weights_asked_;
+  mutable std::string wrong_weights_;
 };
 
 template <Real Scalar>
