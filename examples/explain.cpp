@@ -57,7 +57,8 @@ void explain_one(Options options) {
     raise(ErrorKind::value, "--save-gradients: gradients are written to a .safetensors file alone, expected --out FILE.safetensors");
   options.question.all_logits = options.all_logits || ending == ".safetensors";
   const Picture picture{options.out, options.title, options.picture == "maps"};
-  options.question.maps = numbers || (ending == ".png" && picture.maps);
+  options.question.needs_maps = ending == ".png" && picture.maps;
+  options.question.maps = numbers || options.question.needs_maps;
 
   std::vector<Explanation> explanations;
   for (const std::string& directory : options.models) explanations.push_back(explain(options.question, directory));

@@ -15,6 +15,7 @@
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
@@ -102,6 +103,9 @@ class Stacked {
     return found == arrays_.end() ? nullptr : &found->second.numbers;
   }
   [[nodiscard]] std::vector<Index> axes(const std::string& name) const { return arrays_.at(name).axes; }
+  [[nodiscard]] bool all_finite() const {
+    return std::all_of(arrays_.begin(), arrays_.end(), [](const auto& array) { return detail::all_finite(array.second.numbers); });
+  }
 
  private:
   struct Entry {
@@ -191,6 +195,8 @@ class Result {
     more_.append_to(tensors, batch_);
     write_safetensors(options_.out, tensors);
   }
+
+  [[nodiscard]] bool all_finite() const { return detail::all_finite(numbers_) && more_.all_finite(); }
 
  private:
   /// Pictures and .npy hold one thing: with --heads, the heads' matrices.
@@ -499,6 +505,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
     work.begin_piece();
     result.add(run_of(context.mixers.front(), Terms::parse(options.terms), first, input.tokens), sequence, work.executor());
   }
+  if (!result.all_finite()) refuse_weights_not_finite<Scalar>(options.weights);
   result.write(ending, message(family.title, " layer"), {});
 }
 
@@ -525,6 +532,7 @@ void materialize_model(const Options& options, const std::string& ending) {
   Result<Scalar> result(options, std::nullopt);
   work.begin_piece();
   result.add(run_of(pass.mixer(), Terms::parse(options.terms), 0, static_cast<Index>(ids.size())), 0, work.executor());
+  if (!result.all_finite()) refuse_weights_not_finite<Scalar>(options.model);
   result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 

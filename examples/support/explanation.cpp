@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <mutex>
 #include <numeric>
+#include <string>
 #include <string_view>
 #include <utility>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/finite.hpp>
 
 #include "chat.hpp"
 #include "command_line.hpp"
@@ -126,6 +129,8 @@ class Questioner {
     explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
 
     const bool choose = options_.generate == 0;
+    explanation.map_left_out = options_.maps && targets.size() == 1 && too_large_for_maps(explanation.ids.size());
+    const bool maps = options_.maps && targets.size() == 1 && !explanation.map_left_out;
     const Index loops = 4 * model().layer_count();
     run.begin_piece(loops);
     ForwardOptions forward;
@@ -141,9 +146,10 @@ class Questioner {
     ExplanationPlan<Scalar> plan;
     for (const NamedMethod& named : methods_) plan.methods.push_back(named.method);
     plan.options = how_;
-    plan.options.with_map = options_.maps && targets.size() == 1;
+    plan.options.with_map = maps;
     plan.whole = options_.gradients;
     Explainer<Scalar> explainer(model(), explanation.ids, forward, std::move(plan));
+    if (!detail::all_finite(explainer.pass().logits)) refuse_weights();
     for (Target& target : targets) {
       const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
       if (choose) target.token = token.value_or(likeliest);
@@ -163,7 +169,7 @@ class Questioner {
       run.begin_piece(named.method == Method::leave_one_out ? 1
                       : shared                              ? 2 * loops
                                                             : 2 * loops * steps * static_cast<Index>(targets.size()));
-      std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared);
+      std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared, maps);
       for (std::size_t k = 0; k < targets.size(); ++k) explanation.targets[k].answers.push_back(answer_of(named, answers[k]));
     }
     if (options_.gradients) add_gradients(explainer, targets.front(), run.executor, explanation);
@@ -171,14 +177,35 @@ class Questioner {
     return explanation;
   }
 
+  /// Fails where weights are not finite. They are gone through once, however many texts ask.
+  void refuse_weights() const {
+    std::call_once(weights_asked_, [&] {
+      try {
+        refuse_weights_not_finite<Scalar>(loaded_.directory);
+      } catch (const Error& error) {
+        wrong_weights_ = error.what();
+      }
+    });
+    if (!wrong_weights_.empty()) raise(ErrorKind::value, wrong_weights_);
+  }
+  /// Whether maps of so many tokens are more than fits. Fails (limit) if they are and are needed. Asked before anything runs.
+  [[nodiscard]] bool too_large_for_maps(std::size_t tokens) const {
+    if (std::none_of(methods_.begin(), methods_.end(), [](const NamedMethod& named) { return method_info(named.method).has_map; }))
+      return false;
+    if (tokens <= IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) return false;
+    if (options_.needs_maps)
+      raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ",
+                                      IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB, expected strips"));
+    return true;
+  }
   /// Whether one run gives the answers for all targets.
   [[nodiscard]] static bool shares_runs(Method method) {
     return method == Method::raw || method == Method::rollout || method == Method::leave_one_out;
   }
   [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
-                                                              const std::vector<Target>& targets, bool shared) const {
+                                                              const std::vector<Target>& targets, bool shared, bool maps) const {
     MethodOptions<Scalar> how = how_;
-    how.with_map = options_.maps && targets.size() == 1 && method_info(method).has_map;
+    how.with_map = maps && method_info(method).has_map;
     std::vector<Attribution<Scalar>> answers;
     if (!shared) {
       for (const Target& target : targets) answers.push_back(explainer.explain(method, target, how));
@@ -237,6 +264,8 @@ class Questioner {
   std::string architecture_;
   std::optional<Index> target_, contrast_;
   MethodOptions<Scalar> how_;
+  mutable std::once_flag weights_asked_;
+  mutable std::string wrong_weights_;
 };
 
 template <Real Scalar>

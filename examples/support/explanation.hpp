@@ -25,6 +25,7 @@ struct ExplanationOptions {
   Index steps = 0;                ///< integrated gradients: this many even points; 0: as many as it takes
   bool all_logits = false;        ///< logits at every token, not at the position alone
   bool maps = false;              ///< the methods' maps too, where they have one
+  bool needs_maps = false;        ///< a map that is too large is an error, and is not left out
   bool gradients = false;         ///< every layer's output and its gradient too
   Index generate = 0;             ///< continue the text by so many tokens, and explain those; 0: explain one prediction
   int threads = 0;                ///< 0: all cores that the process may use
@@ -91,6 +92,7 @@ struct Explanation {
   std::vector<ExplainedTarget> targets;  ///< one, or one for each token that the model wrote
   std::optional<Written> written;
   std::vector<NamedMatrix> gradients;  ///< layerN.y and layerN.grad_y, (tokens, channels)
+  bool map_left_out = false;           ///< since it would be too large
 
   /// The only one, or the first.
   [[nodiscard]] const ExplainedTarget& target() const { return targets.front(); }

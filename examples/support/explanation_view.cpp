@@ -179,8 +179,8 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
     out += "After " + quoted_position(explanation, first) +
            message(" (position ", first.position, ") it wrote ",
                    explanation.targets.size() == 1 ? "one token" : message(explanation.targets.size(), " tokens"),
-                   ended.empty() ? "" : "; " + ended, "\n  ") +
-           bold("\"" + visible(written.text) + "\"") + "\n";
+                   ended.empty() ? "" : "; " + ended, "\n") +
+           (written.text.empty() ? "" : "  " + bold("\"" + visible(written.text) + "\"") + "\n");
     if (!written.repeated.empty()) out += "(" + written.repeated + " hands no state on, so the text was read again for every token)\n";
   } else {
     out += predictions_text(explanation, colours);
@@ -190,6 +190,9 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
            (explanation.written ? written_text(explanation, method, terminal) : answer_text(explanation, first.answers[method], terminal));
     out += remarks(explanation, method);
   }
+  if (explanation.map_left_out)
+    out += "(the map of every token pair is left out of the file: it takes more than " +
+           message(IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB)\n");
   if (explanation.unknown > 0)
     out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
                    " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");

@@ -12,6 +12,8 @@
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/finite.hpp>
+#include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/io/npy_reader.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
@@ -87,6 +89,24 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   if (!decided) before_weights(opened);
   return {directory, std::move(model), std::move(opened)};
 }
+template <Real Scalar>
+void refuse_weights_not_finite(const std::string& path) {
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(path);
+  const TensorSource<Scalar>& source = *checkpoint.source;
+  for (const std::string& name : source.names()) {
+    if (const std::optional<StoredTensor> stored = source.stored(name); stored && !stored->readable()) continue;  // nor was it read before
+    const Array<Scalar> numbers = source.read(name);
+    for (Index row = 0; row < numbers.rows(); ++row) {
+      const RowVector<Scalar> one = detail::row_of(numbers, row);
+      if (const auto place = detail::first_not_finite(one))
+        raise(ErrorKind::value, message(source.where(), ": tensor ", name, " holds ", detail::not_finite_name(one[place->second]), " at (",
+                                        row, ", ", place->second, "), expected finite numbers"));
+    }
+  }
+}
+template void refuse_weights_not_finite<float>(const std::string& path);
+template void refuse_weights_not_finite<double>(const std::string& path);
+
 template struct LoadedModel<float>;
 template struct LoadedModel<double>;
 

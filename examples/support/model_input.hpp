@@ -44,6 +44,13 @@ struct LoadedModel {
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;
 
+/// Fails (value) where a tensor of the checkpoint holds a NaN or an infinity, naming it and the place. All tensors are read for that, so it is
+/// asked once a result is not finite.
+template <Real Scalar>
+void refuse_weights_not_finite(const std::string& path);
+extern template void refuse_weights_not_finite<float>(const std::string& path);
+extern template void refuse_weights_not_finite<double>(const std::string& path);
+
 /// The tokens of one text, or of ids, with what --chat, --prepend and --append put around. Fails (value) on ids that the model does not take.
 [[nodiscard]] std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer);
 [[nodiscard]] std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer);

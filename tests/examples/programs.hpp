@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
 #include <sys/wait.h>
 
 #include <io/files.hpp>
@@ -38,6 +40,27 @@ inline std::string quoted(const std::string& word) {
   std::string text = "'";
   for (const char letter : word) text += letter == '\'' ? std::string("'\\''") : std::string(1, letter);
   return text + "'";
+}
+
+/// The first norm's weight in a shipped model.
+inline std::string first_norm(const std::string& model) {
+  return model == "mamba"   ? "backbone.layers.0.norm.weight"
+         : model == "rwkv4" ? "rwkv.blocks.0.ln1.weight"
+                            : "model.layers.0.temporal_pre_norm.weight";
+}
+/// A copy of a shipped model in which the first number of a tensor is NaN: one half, of two bytes.
+inline fs::path model_with_nan(const TemporaryFolder& folder, const std::string& model, const std::string& tensor) {
+  const fs::path broken = folder / ("broken_" + model);
+  fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / models / model, broken);
+  std::string bytes = io_test::read_bytes(broken / "model.safetensors");
+  std::uint64_t length = 0;
+  for (std::size_t k = 8; k-- > 0;) length = 256 * length + static_cast<unsigned char>(bytes[k]);
+  const nlohmann::json header = nlohmann::json::parse(bytes.substr(8, length));
+  REQUIRE(header.at(tensor).at("dtype") == "F16");
+  const std::size_t at = 8 + length + header.at(tensor).at("data_offsets").at(0).get<std::size_t>();
+  bytes.replace(at, 2, std::string("\x00\x7e", 2));
+  io_test::write_bytes(broken / "model.safetensors", bytes);
+  return broken;
 }
 
 /// Runs an example program; `environment` stands before it, as in `NO_COLOR=1`.

@@ -225,24 +225,12 @@ TEST_CASE("explain: one token, a target less itself, and NaN in the weights, by 
     CHECK_THAT(nothing.out, contains_text(model == "griffin" ? "(in 3 of 3 layers the map or the gradient is the same everywhere)"
                                                              : "(in 2 of 2 layers the map or the gradient is the same everywhere)"));
 
-    // A weight of the first layer's norm becomes NaN: one half of two bytes.
-    const fs::path broken = folder / ("broken_" + model);
-    fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / models / model, broken);
-    std::string bytes = io_test::read_bytes(broken / "model.safetensors");
-    std::uint64_t length = 0;
-    for (std::size_t k = 8; k-- > 0;) length = 256 * length + static_cast<unsigned char>(bytes[k]);
-    const Json header = Json::parse(bytes.substr(8, length));
-    const std::string name = model == "mamba"   ? "backbone.layers.0.norm.weight"
-                             : model == "rwkv4" ? "rwkv.blocks.0.ln1.weight"
-                                                : "model.layers.0.temporal_pre_norm.weight";
-    REQUIRE(header.at(name).at("dtype") == "F16");
-    const std::size_t at = 8 + length + header.at(name).at("data_offsets").at(0).get<std::size_t>();
-    bytes.replace(at, 2, std::string("\x00\x7e", 2));
-    io_test::write_bytes(broken / "model.safetensors", bytes);
+    const std::string name = first_norm(model);
+    const fs::path broken = model_with_nan(folder, model, name);
     for (const std::string method : {"raw", "rollout", "gradient", "gradient-2403.01590", "gradient-2405.16504", "relevance",
                                      "gradient-x-input", "integrated-gradients", "leave-one-out", "random"})
       check_mistake("explain", {"--model", broken.string(), "--text", "a film <cls>", "--target", "positive", "--method", method},
-                    "NaN in the logits at (0, 0), expected finite numbers; are there NaN in the weights", "out.json");
+                    "tensor " + name + " holds NaN at (0, 0), expected finite numbers", "out.json");
   }
 }
 
@@ -273,6 +261,21 @@ TEST_CASE("explain: public checkpoints with the logits their own code gives", "[
       }
     }
   }
+}
+
+TEST_CASE("explain: a text that is too long for a map of its token pairs", "[explain]") {
+  const TemporaryFolder folder;
+  std::string ids = "3";
+  for (int i = 0; i < 30000; ++i) ids += i % 2 == 0 ? " 5" : " 6";
+  io_test::write_bytes(folder / "ids", ids);
+  const std::vector<std::string> asked{"--model", mamba, "--tokens", "@" + (folder / "ids").string()};
+  const Outcome outcome = run_well(folder, "explain", with(asked, {"--out", (folder / "scores.json").string()}));
+  CHECK_THAT(outcome.out, contains_text("(the map of every token pair is left out of the file: it takes more than 4096 MiB)"));
+  const Json json = Json::parse(io_test::read_bytes(folder / "scores.json"));
+  CHECK(json.at("scores").size() == 30001);
+  CHECK_FALSE(json.contains("map"));
+  check_mistake("explain", with(asked, {"--picture", "maps"}),
+                "--picture: a map of 30001 x 30001 tokens takes more than the limit of 4096 MiB, expected strips", "out.png");
 }
 
 TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") {

@@ -293,6 +293,17 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
                 "out.safetensors");
 }
 
+TEST_CASE("materialize: NaN in the weights is named, and nothing is written", "[materialize]") {
+  const TemporaryFolder folder;
+  for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
+    const std::string name = first_norm(model), broken = model_with_nan(folder, model, name).string();
+    for (const std::string out : {"out.npy", "out.safetensors", "out.png"})
+      for (const std::string terms : {"all", "recurrence"})
+        check_mistake("materialize", {"--model", broken, "--layer", "0", "--tokens", "8,1091,2", "--reduce", "mean-abs", "--terms", terms},
+                      "tensor " + name + " holds NaN at (0, 0), expected finite numbers", out);
+  }
+}
+
 TEST_CASE("materialize: the help has an example", "[materialize]") {
   const TemporaryFolder folder;
   const Outcome help = run_well(folder, "materialize", {"--help"});

@@ -188,6 +188,7 @@ TEST_CASE("rwkv.cpp: what is wrong is said", "[io]") {
            {"a header cut", header.substr(0, 10), {"cut short"}},
            {"another version", rwkv_header(102, 2, 4, 1) + decay, {"format 102", "100 or 101"}},
            {"a size of 0", rwkv_header(101, 2, 0, 1) + decay, {"a size of 0"}},
+           {"an unknown type in the header", rwkv_header(101, 2, 4, 1, 66) + decay, {"header says type 66"}},
            {"no tensors", header, {"no RWKV known here"}},
            {"five axes", header + u32(5) + u32(1) + u32(0), {"5 axes"}},
            {"a long name", header + u32(1) + u32(100000) + u32(0) + u32(4), {"name of 100000 bytes"}},

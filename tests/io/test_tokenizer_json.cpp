@@ -165,6 +165,9 @@ TEST_CASE("tokenizer.json: Unigram takes the likeliest way", "[io]") {
   CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "a\xC3\xA9") == Ids{1, 6, 7});
   CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "ax") == Ids{1, 0});  // no token for that byte
   CHECK(error_of([&] { (void)ids(model(""), "ax"); }));
+  // The unknown token's own text is unknown text.
+  CHECK(ids(model(R"("unk_id":0,)"), "x<unk>a") == Ids{0, 1});
+  CHECK(ids(model(R"("unk_id":0,"byte_fallback":true,)"), "a<unk>") == Ids{1, 0});
   // A way that is found later is taken if it is better, and what is unknown costs 10 more than the worst token.
   const auto small = [](const std::string& vocabulary) {
     return R"({"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",1],)" + vocabulary + "]}}";
@@ -198,6 +201,11 @@ TEST_CASE("tokenizer.json: normalizers", "[io]") {
   CHECK(normalized(R"({"type":"Prepend","prepend":"_"})", "").empty());
   CHECK(normalized(R"({"type":"Replace","pattern":{"String":"."},"content":"!"})", "a.b") == "a!b");
   CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":" {2,}"},"content":"_"})", "a  b c   ") == "a_b c_");
+  // An empty match is replaced too, but not where the match before it ended.
+  CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"^"},"content":"_"})", "ab") == "_ab");
+  CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"$"},"content":"_"})", "ab") == "ab_");
+  CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"x*"},"content":"-"})", "abxxc d") == "-a-b-c- -d-");
+  CHECK(normalized(R"({"type":"Replace","pattern":{"String":""},"content":"-"})", "ab\xC3\xA9") == "-a-b-\xC3\xA9-");
   CHECK(normalized(R"({"type":"Sequence","normalizers":[{"type":"NFD"},{"type":"StripAccents"},{"type":"Lowercase"}]})", "\xC3\x89") ==
         "e");
 }
@@ -227,6 +235,7 @@ TEST_CASE("tokenizer.json: pre-tokenizers", "[io]") {
   CHECK(pieces(split("Contiguous"), text) == Texts{"the", "-", "final", "--", "countdown"});
   CHECK(pieces(split("Removed", R"(,"invert":true)"), text) == Texts{"-", "-", "-"});
   CHECK(pieces(R"({"type":"Split","pattern":{"Regex":"\\d{1,3}"},"behavior":"Isolated"})", "a12345b") == Texts{"a", "123", "45", "b"});
+  CHECK(pieces(R"j({"type":"Split","pattern":{"Regex":"(?=[A-Z])"},"behavior":"Contiguous"})j", "aBCd") == Texts{"a", "B", "Cd"});
   // An empty match ends a piece.
   CHECK(pieces(R"j({"type":"Split","pattern":{"Regex":"(?=(\\d{3})+(?!\\d))"},"behavior":"Isolated"})j", "1234567") ==
         Texts{"1", "234", "567"});
@@ -272,7 +281,12 @@ TEST_CASE("tokenizer.json: regular expressions read as Oniguruma does", "[io]") 
   CHECK(first(R"([^(\s|[.,!])]+)", "(a.b") == "a");                            // a set in a set
   CHECK(first(R"([]a]+)", "b]a") == "]a");
   CHECK(first(R"((?i:'S))", "it's") == "'s");
-  for (const std::string bad : {"[a&&[b]]", "[a[^b]]", "(", "[a", R"([\W])"}) {
+  // An intersection of sets, as in the pattern of Kimi's models.
+  CHECK(first(R"([\p{L}\p{M}&&[^\p{Han}]]+)",
+              "\xE6\xBC\xA2"
+              "ae\xCC\x81\xE6\xBC\xA2") == "ae\xCC\x81");
+  CHECK(first(R"(.[\w&&[b-d]]{2})", "abcd") == "abc");
+  for (const std::string bad : {"[^a&&[b]]", "[a&&b]", "[a&&[b[c]]]", "[a&&[b]c]", "[a[^b]]", "(", "[a", R"([\W])"}) {
     INFO(bad);
     const auto error = error_of([&] { (void)first(bad, "a"); });
     REQUIRE(error);
@@ -295,6 +309,8 @@ TEST_CASE("tokenizer.json: added tokens", "[io]") {
   CHECK(ids(json(R"({"id":9,"content":"<m>","lstrip":true})"), "a  <m> b") == Ids{1, 9, 3, 2});
   CHECK(ids(json(R"({"id":9,"content":"<m>","rstrip":true})"), "a <m>\n b") == Ids{1, 3, 9, 2});
   CHECK(ids(json(R"({"id":9,"content":"ab","single_word":true})"), "ab aba ab") == Ids{9, 3, 1, 2, 1, 3, 9});
+  // White space that a token took does not hide a token that begins in it (Hugging Face's library finds all matches first).
+  CHECK(ids(json(R"({"id":9,"content":" b","rstrip":true})"), "a b  b") == Ids{1, 9, 9});
   // Normalized tokens are found in normalized text, others in the text as it is.
   const std::string lower = R"("normalizer":{"type":"Lowercase"},)";
   CHECK(ids(json(R"({"id":9,"content":"<M>","normalized":true})", lower), "<m>A<M>") == Ids{9, 1, 9});
@@ -492,6 +508,9 @@ TEST_CASE("tokenizer.json: WordPiece, as BERT has it", "[io]") {
   CHECK(tokenizer->find("##able") == Index(6));
   CHECK(tokenizer->special(2));
 
+  CHECK(normalized(R"({"type":"BertNormalizer"})", "a\u0378\uE000\u00ADb") ==
+        "a\u0378"
+        "b");  // what is not assigned stays
   CHECK(normalized(R"({"type":"BertNormalizer","lowercase":false})", "ÀB\u4E2Dc") == "ÀB \u4E2D c");
   CHECK(normalized(R"({"type":"BertNormalizer","lowercase":false,"strip_accents":true,"handle_chinese_chars":false})", "ÀB\u4E2D\x01") ==
         "AB\u4E2D");

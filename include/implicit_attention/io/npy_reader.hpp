@@ -96,7 +96,10 @@ template <class Integer>
   if (sizes[0] > data.size() / width || sizes[0] * width != data.size())
     refuse(message(sizes[0], " elements of ", width, " bytes are expected, and the file holds ", data.size(), " bytes of them"));
   std::vector<Index> numbers(sizes[0]);
-  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = element(data.data() + i * width);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = element(data.data() + i * width);
+    if (numbers[i] < 0 && type[2] == 'u') refuse(message("element ", i, " is more than ", std::numeric_limits<Index>::max()));
+  }
   return numbers;
 }
 

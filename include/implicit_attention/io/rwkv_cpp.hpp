@@ -81,7 +81,8 @@ class RwkvCppReader {
     vocabulary_ = reader.number<std::uint32_t>();
     width_ = reader.number<std::uint32_t>();
     layers_ = reader.number<std::uint32_t>();
-    (void)reader.number<std::uint32_t>();  // the type that most tensors have
+    if (const auto type = reader.number<std::uint32_t>(); !rwkv_cpp_dtype(type))  // that most tensors have
+      raise(ErrorKind::file, message(where_, ": its header says type ", type, ", expected F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0"));
     if (width_ < 1 || vocabulary_ < 1 || layers_ < 1) raise(ErrorKind::file, message(where_, ": its header has a size of 0"));
     table_.where = where_;
     while (reader.left() > 0) record(reader);

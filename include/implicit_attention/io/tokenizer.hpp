@@ -92,7 +92,7 @@ class Tokenizer {
                                        " is beyond the model's vocabulary of ", size_, " (ids 0 to ", size_ - 1, ")"));
     if (!nothing_found_) return;
     kind_ = size_ == 256 ? TokenizerKind::bytes : TokenizerKind::none;
-    why_none_ = message("no vocab.json, tokenizer.json or rwkv_vocab_*.txt here, and the vocabulary is ", size_, ", not the 256 of bytes");
+    why_none_ += message(", and the vocabulary is ", size_, ", not the 256 of bytes");
   }
 
   /// Whether the kind is known; else `fit` will say.
@@ -173,7 +173,8 @@ class Tokenizer {
     if (ids.empty()) raise(ErrorKind::value, "there are no tokens: expected at least one");
     for (std::size_t i = 0; i < ids.size(); ++i)
       if (ids[i] < 0 || (size_ > 0 && ids[i] >= size_))
-        raise(ErrorKind::value, message("token ", i, " is ", ids[i], ", expected 0 to ", size_ - 1, ", the model's vocabulary"));
+        raise(ErrorKind::value, message("token ", i, " is ", ids[i], ", expected ",
+                                        size_ > 0 ? message("0 to ", size_ - 1, ", the model's vocabulary") : "an id from 0"));
   }
 
   /// An id as a person reads it: its text, a byte as itself or as `\n` or `\xE2`, and the id where nothing names it.
@@ -239,7 +240,17 @@ class Tokenizer {
       raise(ErrorKind::file, message(where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids"));
     nothing_found_ = !kind;
     kind_ = kind ? *kind : TokenizerKind::none;
-    why_none_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here";
+    why_none_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here" + others_hint(folder);
+  }
+  /// Files that look like a tokenizer's, for a message.
+  [[nodiscard]] static std::string others_hint(const std::filesystem::path& folder) {
+    std::error_code ignored;
+    std::string hint;
+    for (const std::string& name : detail::names_in(folder, ignored))
+      if ((name.find("token") != std::string::npos || name.find("vocab") != std::string::npos || name.ends_with(".model")) &&
+          !name.ends_with(".py") && hint.size() < 120)
+        hint += message(hint.empty() ? " (not read: " : ", ", printable(name));
+    return hint.empty() ? hint : hint + ")";
   }
   void read_vocabulary(const std::filesystem::path& file, std::optional<TokenizerKind> kind, std::optional<Index> size) {
     words_ = detail::VocabularyText(Vocabulary::read(file, size ? *size : detail::TokenTable::largest_id + 1), where_);

@@ -94,7 +94,7 @@ class AddedTokens {
         const AddedToken& token = tokens_[static_cast<std::size_t>(index)];
         std::size_t begin = position, end = position + length;
         position = end;
-        if (begin < rest || (token.single_word && (word_before(text, begin) || word_after(text, end)))) continue;
+        if (token.single_word && (word_before(text, begin) || word_after(text, end))) continue;
         if (token.lstrip) begin = without_space_before(text, begin, rest);
         if (token.rstrip) end = without_space_after(text, end);
         if (rest < begin) parts.push_back({text.substr(rest, begin - rest), std::nullopt});

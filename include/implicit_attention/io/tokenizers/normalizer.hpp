@@ -33,7 +33,9 @@ class TextPattern {
     fields.finish();
     if ((text == nullptr) == (regex == nullptr)) raise(ErrorKind::file, message(fields.where(), ": expected one of String and Regex"));
     if (regex != nullptr) return TextPattern(std::make_shared<const Regex>(fields.text("Regex"), fields.where()));
-    return TextPattern(fields.text("String"));
+    std::string fixed = fields.text("String");
+    if (fixed.empty()) return TextPattern(std::make_shared<const Regex>("", fields.where()));  // matches between all characters
+    return TextPattern(std::move(fixed));
   }
 
   /// What looking for it needs to work in; one for many texts.
@@ -43,23 +45,26 @@ class TextPattern {
       if (pattern.regex_) scratch_.emplace(*pattern.regex_);
     }
 
-    /// Calls `piece(begin, end, matched)` for every match and every stretch between matches, in order. Empty ones are left out; an empty
-    /// match still ends the stretch before it.
+    /// Calls `piece(begin, end, matched)` for every match and every stretch between matches, in order. A match may be empty, but not where
+    /// the match before it ended.
     template <class Piece>
     void split(std::string_view text, Piece&& piece) {
       std::size_t rest = 0;
       const auto match = [&](std::size_t begin, std::size_t end) {
         if (rest < begin) piece(rest, begin, false);
-        if (begin < end) piece(begin, end, true);
+        piece(begin, end, true);
         rest = end;
       };
       const std::string& fixed = pattern_.text_;
       if (scratch_) {
-        for (std::size_t from = 0; from < text.size();) {
+        std::optional<std::size_t> last;
+        for (std::size_t from = 0; from <= text.size();) {
           const std::optional<Span> found = pattern_.regex_->find(text, from, *scratch_);
-          if (!found || found->begin >= text.size()) break;
-          match(found->begin, found->end);
-          from = found->end > found->begin ? found->end : found->end + std::max<std::size_t>(code_point_at(text, found->end).length, 1);
+          if (!found) break;
+          const auto [begin, end] = *found;
+          if (begin < end || last != begin) match(begin, end);
+          last = end;
+          from = begin < end ? end : end + std::max<std::size_t>(code_point_at(text, end).length, 1);
         }
       } else if (!fixed.empty()) {
         for (std::size_t at = text.find(fixed); at != std::string_view::npos; at = text.find(fixed, at + fixed.size()))
@@ -184,7 +189,7 @@ class Normalizer {
   [[nodiscard]] static std::string without_marks(std::string_view text) {
     return kept(text, [](char32_t point) { return !is_mark(point); });
   }
-  /// BERT's: white space is a space; what Unicode calls other (category C) goes.
+  /// BERT's, as Hugging Face's library does it: white space is a space; controls, formats and private characters go, unassigned ones stay.
   [[nodiscard]] static std::string cleaned(std::string_view text) {
     std::string out;
     for (std::size_t position = 0; position < text.size();) {
@@ -192,7 +197,7 @@ class Normalizer {
       const std::size_t length = here.length == 0 ? 1 : here.length;
       const bool blank = here.value == '\t' || here.value == '\n' || here.value == '\r';
       const utf8proc_category_t kind = category(here.value);
-      const bool other = kind == UTF8PROC_CATEGORY_CN || (kind >= UTF8PROC_CATEGORY_CC && kind <= UTF8PROC_CATEGORY_CO);
+      const bool other = kind >= UTF8PROC_CATEGORY_CC && kind <= UTF8PROC_CATEGORY_CO;
       if (blank || (!other && is_white_space(here.value)))
         out += ' ';
       else if (!other && here.value != 0xFFFDU)

@@ -23,7 +23,8 @@ namespace detail {
 
 /// An expression in Oniguruma's dialect as PCRE2 reads it. What the two read differently is spelled out: \s is Unicode's White_Space (PCRE2
 /// adds U+180E), \w is UTS 18's word character, \h a hexadecimal digit, a script is the property Script (PCRE2 takes its extensions too),
-/// and a set within a set joins it. Fails (file) on intersections of sets, and on a negated set within a set.
+/// a set within a set joins it, and an intersection of sets, as `[\p{L}&&[^\p{Han}]]`, is a set after a lookahead. Fails (file) on a negated
+/// set within a set otherwise.
 [[nodiscard]] inline std::string pcre2_pattern(std::string_view pattern, std::string_view where) {
   static constexpr std::string_view space = R"(\t-\r\x{85}\p{Z})", digits = "0-9A-Fa-f";
   static constexpr std::string_view word =
@@ -34,12 +35,14 @@ namespace detail {
     raise(ErrorKind::file, message(where, ": regular expression \"", printable(pattern, 300), "\": ", what, " is not read here"));
   };
   std::string out;
-  int depth = 0;  // of sets
+  int depth = 0;              // of sets
+  std::size_t set_begin = 0;  // in `out`, of the outermost
   for (std::size_t i = 0; i < pattern.size(); ++i) {
     const char letter = pattern[i];
     const std::string_view rest = pattern.substr(i + 1);
     if (letter == '[' && depth == 0) {
       depth = 1;
+      set_begin = out.size();
       out += letter;
       if (rest.starts_with("^")) out += pattern[++i];
       if (pattern.substr(i + 1).starts_with("]")) {  // a bracket that stands first is a member
@@ -57,7 +60,14 @@ namespace detail {
     } else if (letter == ']' && depth > 0) {
       if (--depth == 0) out += letter;
     } else if (letter == '&' && depth > 0 && rest.starts_with("&")) {
-      refuse("an intersection of sets");
+      const std::size_t end = std::min(rest.find_first_of("[]", 2), rest.size());  // of the second set
+      const bool plain =
+          depth == 1 && out[set_begin + 1] != '^' && rest.starts_with("&[") && rest.substr(end).starts_with("]]") && rest[end - 1] != '\\';
+      if (!plain) refuse("an intersection of sets that is not like [a&&[b]]");
+      out = message(std::string_view(out).substr(0, set_begin), "(?:(?=", pcre2_pattern(rest.substr(1, end), where), ")",
+                    std::string_view(out).substr(set_begin), "])");
+      i += end + 2;
+      depth = 0;
     } else if (letter != '\\' || rest.empty()) {
       out += letter;
     } else {

@@ -61,7 +61,7 @@ class UnigramModel {
     struct Best {
       double score = -std::numeric_limits<double>::infinity();
       std::size_t begin = 0;
-      Index id = -1;  // of the token that ends here; -1: a character that is none
+      Index id = -1;  // of the token that ends here; -1: a character that is none, or the unknown token's own text
       bool reached = false;
     };
     std::vector<Best> best(text.size() + 1);
@@ -76,7 +76,7 @@ class UnigramModel {
       };
       bool character = false;
       trie_.each_prefix(text, position, [&](std::size_t size, Index id) {
-        offer(position + size, here + scores_[static_cast<std::size_t>(id)], id);
+        offer(position + size, here + scores_[static_cast<std::size_t>(id)], id == unknown_.id ? -1 : id);
         character = character || size == length;
       });
       if (!character) offer(position + length, here + lowest_ - unknown_penalty, -1);
@@ -94,6 +94,10 @@ class UnigramModel {
       Span stretch = spans[i];  // unknown characters in a row are one
       for (; i + 1 < spans.size() && best[spans[i + 1].end].id < 0; ++i) stretch.end = spans[i + 1].end;
       const std::string_view unknown = text.substr(stretch.begin, stretch.end - stretch.begin);
+      if (const std::optional<Index> whole = tokens_.id(unknown)) {
+        ids.push_back(*whole);
+        continue;
+      }
       if (unknown_.append_bytes(tokens_, unknown, ids)) continue;
       if (!unknown_.id) UnknownTokens::refuse(where_, unknown);
       ids.push_back(*unknown_.id);
