@@ -12,9 +12,13 @@ template <Real S>
 UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms asked) const {
   const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max(
-      {act.log_a.rows(), act.recurrent_gate.rows(), act.pre_recurrent_gate.rows(), act.gate_input.rows(), act.gate.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.log_a, &act.recurrent_gate, &act.pre_recurrent_gate, &act.input_gate,
+                                                  &act.pre_input_gate, &act.normalizer, &act.gate_input, &act.gate, &act.c, &act.x});
   const bool normalized = terms.has(Term::normalization), recurs = terms.has(Term::recurrence);
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail,
+                    terms.has(Term::convolution) ? weights_.conv_1d_weight.cols() - 1 : 0, channels_, "(convolution width - 1, channels)"},
+                   {"recurrent", &act.initial.recurrent, recurs ? 1 : 0, channels_, "(1, channels)"}});
   const Activations whole = completed(act, tokens, recurs, normalized);
   if (recurs) {
     form.recurrence = recurrence(whole, normalized);

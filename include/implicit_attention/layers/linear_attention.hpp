@@ -148,11 +148,20 @@ LayerRun<LinearAttention<S>> LinearAttention<S>::run(const Value<Scalar>& u, Run
 template <Real S>
 UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.normalizer.rows(), act.x.rows()}), keys = act.query.cols(), values = act.x.cols();
-  detail::check_activation(layer_name, "x", act.x, tokens, values, "(tokens, heads * value size)");
+  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.normalizer, &act.x}), keys = act.query.cols(),
+              values = act.x.cols();
+  // No weights tell the sizes of keys and values: x and query do.
+  const auto whole_heads = [&](const char* name, const Array<Scalar>& array, const char* meaning) {
+    const Index columns = array.cols() - array.cols() % heads();
+    detail::check_activation(layer_name, name, array, tokens, std::max(columns, heads()), meaning);
+  };
+  whole_heads("x", act.x, "(tokens, heads * value size)");
   if (terms.has(Term::recurrence)) {
-    detail::check_activation(layer_name, "query", act.query, tokens, keys, "(tokens, heads * key size)");
-    detail::check_activation(layer_name, "key", act.key, tokens, keys, "(tokens, heads * key size)");
+    whole_heads("query", act.query, "(tokens, heads * key size)");
+    detail::check_activation(layer_name, "key", act.key, tokens, keys, "(tokens, heads * key size), as activations.query has it");
+    detail::check_initial<Scalar>(layer_name,
+                                  {{"normalizer", &act.initial.normalizer},
+                                   {"recurrent", &act.initial.recurrent, keys, values / heads(), "(heads * key size, value size)"}});
     form.recurrence = recurrence(act);
     form.initial_state = detail::carried(act.initial.recurrent);
   } else {

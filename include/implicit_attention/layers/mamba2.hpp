@@ -201,7 +201,12 @@ LayerRun<Mamba2<S>> Mamba2<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
 template <Real S>
 UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.dt.rows(), act.z.rows(), act.c.rows(), act.s.rows()}), E = channels_;
+  const Index tokens = detail::tokens_of<Scalar>({&act.dt, &act.B, &act.C, &act.z, &act.c, &act.s, &act.x}), E = channels_;
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail, terms.has(Term::convolution) ? weights_.conv1d_weight.cols() - 1 : 0,
+                    weights_.conv1d_weight.rows(), "(convolution width - 1, channels + 2*groups*state)"},
+                   {"recurrent", &act.initial.recurrent, terms.has(Term::recurrence) ? heads() * state() : 0, E / heads(),
+                    "(heads * state, channels / heads)"}});
   if (!terms.has(Term::recurrence)) form.recurrence = identity_recurrence<Scalar>(tokens, E);
   if (terms.has(Term::recurrence)) {
     detail::check_activation(layer_name, "dt", act.dt, tokens, heads(), "(tokens, heads)");

@@ -174,7 +174,7 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
 
 template <Real S>
 UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
-  const Index R = rank(), E = channels(), tokens = std::max({act.log_decay.rows(), act.z.rows(), act.x.rows()});
+  const Index R = rank(), E = channels(), tokens = detail::tokens_of<S>({&act.log_decay, &act.key_scale, &act.z, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
@@ -185,6 +185,8 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
   if (recurrent) {
     check("log_decay", act.log_decay, heads(), "(tokens, heads)");
     check("key_scale", act.key_scale, heads(), "(tokens, heads)");
+    if (act.carried.size() != 0 || act.initial.recurrent.size() != 0)
+      check_shape(layer_name, "activations.carried", act.carried, heads() * state(), E / heads(), "(heads * state, channels / heads)");
   }
   if (terms.has(Term::gate)) check("z", act.z, E, "(tokens, channels)");
   std::vector<UnifiedForm<S>> forms;

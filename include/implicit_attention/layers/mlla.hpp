@@ -193,7 +193,7 @@ LayerRun<Mlla<S>> Mlla<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, cons
 template <Real S>
 UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<S> form;
-  const Index N = std::max({act.query.rows(), act.gate_input.rows(), act.x.rows()}), E = channels();
+  const Index N = detail::tokens_of<S>({&act.query, &act.key, &act.normalizer, &act.c, &act.gate_input, &act.x}), E = channels();
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, N, columns, meaning);
   };

@@ -197,16 +197,22 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 template <Real S>
 UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.z.rows(), act.cell_output.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>(
+      {&act.query, &act.key, &act.log_decay, &act.write, &act.normalizer, &act.cell_output, &act.z, &act.m, &act.c, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };
+  const bool skips = terms.has(Term::skip);
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail, skips && terms.has(Term::convolution) ? convolution_width() - 1 : 0,
+                    channels(), "(convolution width - 1, channels)"},
+                   cell_.recurrent_part(act.initial, terms)});
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);
   if (terms.has(Term::gate)) {
     check("z", act.z);
     form.gate = silu(act.z.matrix());
   }
-  if (!terms.has(Term::skip)) return form;
+  if (!skips) return form;
   check("m", act.m);
   SecondPath<S> skip;
   skip.input = act.m;

@@ -80,6 +80,12 @@ struct MlstmCell {
     return norm_bias.empty() ? normed : plus_row(normed, norm_bias);
   }
 
+  /// The state that the form reads, for its check.
+  [[nodiscard]] detail::StatePart<S> recurrent_part(const MlstmCellState<S>& initial, Terms terms) const {
+    return {"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,
+            "(heads * state, channels / heads)"};
+  }
+
   /// Recurrence, normalization and norm bias of the form, as far as they are on.
   void lower(std::string_view who, const MlstmCellActivations<S>& act, Index tokens, const MlstmCellState<S>& initial, Terms terms,
              UnifiedForm<S>& form) const {

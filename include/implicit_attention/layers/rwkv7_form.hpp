@@ -12,7 +12,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.receptance.rows(), act.pre_norm.rows(), act.gate.rows(), act.x.rows()});
+  const Index tokens =
+      detail::tokens_of<Scalar>({&act.receptance, &act.key, &act.removal, &act.probe, &act.pre_norm, &act.gate, &act.value, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
@@ -51,6 +52,7 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
        {"decay", &act.decay, [](const Array<Scalar>& w) { return large_matrix(w.matrix().array().log().matrix()); }},
        {"pre_decay", &act.pre_decay,
         [](const Array<Scalar>& before) { return Matrix<Scalar>(sigmoid(before.matrix()) * static_cast<Scalar>(log_decay_scale)); }}});
+  detail::check_initial_state(layer_name, act.initial, heads() * state_size(), channels() / heads());
   form.recurrence = recurrence(log_decay, act);
   form.initial_state = detail::centred_state(act.initial);
   return form;

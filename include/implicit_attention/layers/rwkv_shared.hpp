@@ -90,6 +90,11 @@ void check_state(std::string_view who, const RwkvState<Scalar>& state, Index wid
   check_vector(who, "state.shifted", state.shifted, width, "width");
   check_shape(who, "state.state", state.state, rows, columns, "(heads * state, channels / heads)");
 }
+/// The state that a form begins with, where there is one.
+template <Real Scalar>
+void check_initial_state(std::string_view who, const RwkvState<Scalar>& state, Index rows, Index columns) {
+  check_initial<Scalar>(who, {{"shifted", &state.shifted}, {"state", &state.state, rows, columns, "(heads * state, channels / heads)"}});
+}
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> centred_state(const RwkvState<Scalar>& state) {
   return state.state.size() == 0 ? Array<Scalar>() : Array<Scalar>(centred<Scalar>(state.state, 1));
@@ -209,7 +214,7 @@ class BonusRecurrence {
   /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms) const {
     UnifiedForm<Scalar> form;
-    const Index tokens = std::max({act.receptance.rows(), act.pre_norm.rows(), act.gate_input.rows(), act.x.rows()});
+    const Index tokens = detail::tokens_of<Scalar>({&act.receptance, &act.key, &act.pre_norm, &act.gate_input, &act.value, &act.x});
     const auto check = [&](const char* name, const Array<Scalar>& array) {
       detail::check_activation(who_, name, array, tokens, channels(), "(tokens, channels)");
     };
@@ -224,7 +229,9 @@ class BonusRecurrence {
     }
     check("receptance", act.receptance);
     check("key", act.key);
-    if (act.log_decay.empty()) raise(ErrorKind::shape, message(who_, ": activations.log_decay is empty, expected (tokens or 1, channels)"));
+    detail::check_log_decay(who_, act.log_decay, tokens, heads_, channels());
+    if (!act.bonus.empty()) detail::check_activation(who_, "bonus", act.bonus, tokens, heads_, "(tokens, heads)");
+    detail::check_initial_state(who_, act.initial, channels(), channels() / heads_);
     form.recurrence = recurrence(act);
     form.initial_state = detail::centred_state(act.initial);
     return form;
