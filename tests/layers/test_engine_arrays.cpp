@@ -296,3 +296,123 @@ TEST_CASE("an array that an engine forgets or bends is named, and nothing is mad
   of_latent.heads = 2;
   check_layer("latent attention", LatentAttention<double>(l, of_latent), 7);
 }
+
+namespace {
+
+/// What a host leaves beside new sources: the array `derived` is made again, or named as made from another `source`.
+template <class Layer, class Derived, class Source>
+void check_stale(const std::string& title, Index tokens, const Layer& layer, const char* name, Derived Layer::Activations::*derived,
+                 Source Layer::Activations::*source, bool made_again) {
+  INFO(title << ": " << name);
+  Draw draw(5);
+  const auto act = layer.activations(draw.normals<double>(tokens, layer.width()));
+  const Numbers right = everything(layer, act, Terms::all());
+  typename Layer::Activations changed = act;
+  changed.*source = Array<double>(Numbers((*(act.*source)) * 0.75));
+  if (made_again) {
+    typename Layer::Activations without = changed;
+    without.*derived = {};
+    const Numbers expected = everything(layer, without, Terms::all());
+    CHECK(expected != right);
+    CHECK(everything(layer, changed, Terms::all()) == expected);
+  } else {
+    CHECK_THAT(test_support::error_of([&] { (void)everything(layer, changed, Terms::all()); }).second,
+               contains_text(std::string("activations.") + name + " was made from another activations."));
+  }
+  changed = act;
+  changed.*source = {};  // one that is no longer there is no newer one, but may be needed itself
+  try {
+    const Numbers numbers = everything(layer, changed, Terms::all());
+    CHECK(numbers == right);
+  } catch (const Error& error) {
+    CHECK_THAT(error.what(), contains_text("is empty"));
+  }
+  changed = act;
+  changed.*derived = Array<double>(Numbers(*(act.*derived)));  // a host's own is taken as it is
+  CHECK(everything(layer, changed, Terms::all()) == right);
+}
+
+}  // namespace
+
+TEST_CASE("an array that was made from others than those beside it is made again or named", "[engine]") {
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(3);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const Configuration configuration = test_support::configuration_of(recipe);
+    const PrefixedTensors<double> from(tensors, "");
+    const std::string& title = recipe.family;
+#define IMPLICIT_ATTENTION_TEST_STALE(derived, source, made_again)                                         \
+  check_stale(title, recipe.tokens, layer, #derived, &std::decay_t<decltype(layer)>::Activations::derived, \
+              &std::decay_t<decltype(layer)>::Activations::source, made_again)
+    if (title == "mamba") {
+      const auto layer = detail::read_mamba(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
+    }
+    if (title == "mamba2") {
+      const auto layer = detail::read_mamba2(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, false);
+      IMPLICIT_ATTENTION_TEST_STALE(s, B, false);
+    }
+    if (title == "gdn") {
+      const auto layer = detail::read_gated_delta_net(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
+      IMPLICIT_ATTENTION_TEST_STALE(o, key, false);
+    }
+    if (title == "gla") {
+      const auto layer = detail::read_gla(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
+      IMPLICIT_ATTENTION_TEST_STALE(o, log_decay, false);
+    }
+    if (title == "griffin") {
+      const auto layer = Griffin<double>::from_tensors(from);
+      IMPLICIT_ATTENTION_TEST_STALE(log_a, recurrent_gate, true);
+      IMPLICIT_ATTENTION_TEST_STALE(normalizer, log_a, true);
+    }
+    if (title == "rwkv6") {
+      const auto layer = detail::read_rwkv6<double>(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(pre_norm, key, false);
+    }
+    if (title == "rwkv7") {
+      const auto layer = detail::read_rwkv7<double>(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(pre_norm, removal, false);
+    }
+    if (title == "linear_attention") {
+      const auto layer = detail::read_linear_attention<double>(configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(normalizer, key, false);
+    }
+    if (title == "mlla") {
+      const auto layer = detail::read_mlla(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, false);
+      IMPLICIT_ATTENTION_TEST_STALE(normalizer, query, false);
+    }
+    if (title == "mlstm") {
+      const auto layer = detail::read_mlstm(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, m, false);
+    }
+    if (title == "mamba3") {
+      const auto layer = detail::read_mamba3(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(log_decay, dt, false);
+      IMPLICIT_ATTENTION_TEST_STALE(key_scale, trap, false);
+    }
+#undef IMPLICIT_ATTENTION_TEST_STALE
+  }
+}
+
+TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engine]") {
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(3);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const Configuration configuration = test_support::configuration_of(recipe);
+    const PrefixedTensors<double> from(tensors, "");
+    const auto check = [&](const auto& layer) {
+      auto act = layer.activations(draw.normals<double>(7, layer.width()));
+      act.key = Array<double>(Numbers(*act.key * 0.75));
+      auto without = act;
+      without.bonus = {};
+      const Terms terms = Terms::all().without(Term::normalization);
+      CHECK(everything(layer, act, terms) == everything(layer, without, terms));
+    };
+    if (recipe.family == "rwkv6") check(detail::read_rwkv6<double>(from, configuration));
+    if (recipe.family == "rwkv7") check(detail::read_rwkv7<double>(from, configuration));
+  }
+}

@@ -80,6 +80,8 @@ class DeltaRule {
     Array<Scalar> out;                 ///< (L, D)
     State initial;                     ///< the state carried in; empty matrices if none
     State final;                       ///< the state after the last token
+    MadeFrom<Scalar> c_from = {};      ///< what run() made c from; it is made again where x is another
+    MadeFrom<Scalar> o_from = {};      ///< what run() made o from
   };
 
   [[nodiscard]] Index width() const { return width_; }
@@ -253,6 +255,7 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   if (!w.b_proj_weight.empty()) beta = times(sigmoid(linear(u, w.b_proj_weight)), negative_eigenvalues_ ? Scalar(2) : Scalar(1));
   act.x = x.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"x", &act.x}}};
   act.query = q.numbers;
   act.key = k.numbers;
   act.beta = beta.numbers;
@@ -272,6 +275,7 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   }
   const Value<Scalar> out = linear(y, w.o_proj_weight);
   act.o = o.numbers;
+  act.o_from = {act.o, {{"query", &act.query}, {"key", &act.key}, {"beta", &act.beta}, {"log_decay", &act.log_decay}, {"c", &act.c}}};
   act.y = y.numbers;
   act.out = out.numbers;
   return {std::move(act), x, y, out};

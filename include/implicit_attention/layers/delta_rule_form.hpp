@@ -20,7 +20,8 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
     detail::check_activation(name_, name, array, tokens, columns, meaning);
   };
   const Array<Scalar>& taps = shared_.v_conv1d_weight;
-  const bool makes_c = terms.has(Term::activation) && act.c.empty(), reads_tail = makes_c || terms.has(Term::convolution);
+  const bool makes_c = terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+             reads_tail = makes_c || terms.has(Term::convolution);
   detail::check_initial<Scalar>(
       name_, {{"convolution_tail", &act.initial.convolution_tail, reads_tail && !taps.empty() ? taps.cols() - 1 : 0, 2 * keys + channels_,
                "(convolution width - 1, 2 * key heads * key size + channels)"},
@@ -39,6 +40,8 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
          {"gate", &act.gate}});
   if (terms.has(Term::normalization)) {
     check("o", act.o, channels_, "(tokens, channels)");
+    act.o_from.check(name_, "o", act.o,
+                     {{"query", &act.query}, {"key", &act.key}, {"beta", &act.beta}, {"log_decay", &act.log_decay}, {"c", &act.c}});
     form.normalization = output_norm_.held_scale(output_norm_.statistics(*act.o));
   }
   const Array<Scalar> tail =

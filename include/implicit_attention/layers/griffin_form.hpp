@@ -49,7 +49,9 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   Activations whole;
   whole.starts = act.starts;
   check_ascending(layer_name, "activations.starts", act.starts, tokens);
-  const bool makes_normalizer = normalized && act.normalizer.empty();
+  const bool given = !act.log_a.empty() && !act.log_a_from.stale(act.log_a, {{"recurrent_gate", &act.recurrent_gate}}),
+             old_normalizer = act.normalizer_from.stale(act.normalizer, {{"log_a", &act.log_a}}) || (!given && !act.log_a.empty());
+  const bool makes_normalizer = normalized && (act.normalizer.empty() || old_normalizer);
   if (normalized && !makes_normalizer) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, channels_, "(tokens, channels)");
     whole.normalizer = act.normalizer;
@@ -63,10 +65,9 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   };
   // log_a is what run() leaves beside the gate it was made of; alone, the gate serves.
   static const Array<Scalar> none;
-  const bool given = !act.log_a.empty();
   if (decays || makes_normalizer)
     whole.log_a = detail::one_given<Scalar>(layer_name, tokens, channels_, "(tokens, channels)",
-                                            {{"log_a", &act.log_a},
+                                            {{"log_a", given ? &act.log_a : &none},
                                              {"recurrent_gate", given ? &none : &act.recurrent_gate, of_gate},
                                              {"pre_recurrent_gate", given ? &none : &act.pre_recurrent_gate,
                                               [&](const Array<Scalar>& before) { return of_gate(sigmoid(before.matrix())); }}});

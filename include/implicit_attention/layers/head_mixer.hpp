@@ -70,6 +70,8 @@ struct HeadMixerActivations {
   Array<S> y;           ///< (L, E): output before the output projection
   Array<S> out;         ///< (L, D)
   HeadMixerState<S> initial, final;
+  MadeFrom<S> c_from = {};                       ///< what run() made c from; it is made again where x is another
+  MadeFrom<S> o_from = {}, row_scale_from = {};  ///< what run() made o and row_scale from
 };
 
 /// y = silu(g) norm(R content), content = silu(Conv x) or less. `Derived` gives the recurrence:
@@ -212,9 +214,12 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
   in.content = self().activated() ? silu(c) : c;
   act.x = x.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"x", &act.x}}};
   act.final.position = act.initial.position + u.rows();
   const Value<S> o = self().mix(in, act);
   act.o = o.numbers;
+  act.o_from = {act.o, {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"c", &act.c}}};
+  act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}}};
   Value<S> y = normalize(norm_, o);
   if (!common_.g_proj_weight.empty()) {
     const Value<S> gate_input = linear(u, common_.g_proj_weight);
@@ -234,7 +239,7 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(Derived::layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };
-  const bool makes_c = terms.has(Term::activation) && self().activated() && act.c.empty(),
+  const bool makes_c = terms.has(Term::activation) && self().activated() && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
              reads_tail = content_.convolved() && (makes_c || terms.has(Term::convolution));
   detail::check_initial<Scalar>(
       Derived::layer_name,
@@ -252,9 +257,12 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   }
   if (terms.has(Term::normalization)) {
     check("o", act.o);
+    act.o_from.check(Derived::layer_name, "o", act.o,
+                     {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"c", &act.c}});
     Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
     if (self().divides_rows() || !act.row_scale.empty()) {
       detail::check_activation(Derived::layer_name, "row_scale", act.row_scale, tokens, heads(), "(tokens, heads)");
+      act.row_scale_from.check(Derived::layer_name, "row_scale", act.row_scale, {{"query", &act.query}, {"key", &act.key}});
       scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
     }
     form.normalization = std::move(scale);

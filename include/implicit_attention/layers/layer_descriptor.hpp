@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/layers/made_from.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/recurrences.hpp>

@@ -15,7 +15,8 @@ UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
-  const bool makes_c = terms.has(Term::activation) && act.c.empty(), reads_tail = makes_c || terms.has(Term::convolution);
+  const bool makes_c = terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+             reads_tail = makes_c || terms.has(Term::convolution);
   detail::check_initial<Scalar>(
       layer_name, {{"convolution_tail", &act.initial.convolution_tail, reads_tail ? convolution_width() - 1 : 0, channels_,
                     "(convolution width - 1, channels)"},

@@ -55,16 +55,17 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
   };
   /// One sequence through the layer. The implicit attention needs what MlstmCellActivations hold, m, c and z.
   struct Activations : MlstmCellActivations<Scalar> {
-    Array<Scalar> x;           ///< (L, E): values less their mean over each head: the linear input
-    Array<Scalar> value;       ///< (L, E): values
-    Array<Scalar> m;           ///< (L, E): what goes into the convolution: the skip's linear input
-    Array<Scalar> c;           ///< (L, E): after the convolution, with its bias
-    Array<Scalar> z;           ///< (L, E): gate branch, before silu
-    Array<Scalar> input_gate;  ///< (L, H): without its bias
-    Array<Scalar> y;           ///< (L, E): output before the output projection
-    Array<Scalar> out;         ///< (L, D)
-    State initial;             ///< the state carried in; empty matrices if none
-    State final;               ///< the state after the last token
+    Array<Scalar> x;               ///< (L, E): values less their mean over each head: the linear input
+    Array<Scalar> value;           ///< (L, E): values
+    Array<Scalar> m;               ///< (L, E): what goes into the convolution: the skip's linear input
+    Array<Scalar> c;               ///< (L, E): after the convolution, with its bias
+    Array<Scalar> z;               ///< (L, E): gate branch, before silu
+    Array<Scalar> input_gate;      ///< (L, H): without its bias
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
+    MadeFrom<Scalar> c_from = {};  ///< what run() made c from
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
@@ -183,6 +184,7 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   act.value = value.numbers;
   act.m = m.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"m", &act.m}}};
   act.z = z.numbers;
   act.input_gate = input_gate.numbers;
   act.final.convolution_tail = next_tail<S>(*m, tail, convolution_width());
@@ -221,6 +223,7 @@ UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   skip.form.normalization = Matrix<S>(weights_.learnable_skip.matrix().replicate(tokens, 1));
   if (terms.has(Term::activation)) {
     check("c", act.c);
+    act.c_from.check(layer_name, "c", act.c, {{"m", &act.m}});
     skip.form.activation = sigmoid(act.c.matrix());
   }
   if (terms.has(Term::convolution)) {

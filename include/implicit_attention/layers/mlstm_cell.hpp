@@ -28,6 +28,7 @@ struct MlstmCellActivations {
   Array<S> maximum;      ///< (L, H): m, the largest exponent of each row of R, which R is divided by exponentially
   Array<S> normalizer;   ///< (L, H): 1 / (max(|sum_j R|, exp(-m)) + eps)
   Array<S> cell_output;  ///< (L, E): normalizer (R x), x centred: before the norm
+  MadeFrom<S> normalizer_from = {}, cell_output_from = {};  ///< what run() made them from
 };
 
 /// With H heads of K keys and P values, and x the values less their mean over each head:
@@ -76,6 +77,10 @@ struct MlstmCell {
     act.normalizer = normalizer.numbers;
     const Value<S> cell = scale(spread_heads(normalizer, channels / heads), o);
     act.cell_output = cell.numbers;
+    act.normalizer_from = {act.normalizer,
+                           {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}}};
+    act.cell_output_from = {act.cell_output,
+                            {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}}};
     const Value<S> normed = normalize(norm, cell);
     return norm_bias.empty() ? normed : plus_row(normed, norm_bias);
   }
@@ -105,6 +110,10 @@ struct MlstmCell {
     if (terms.has(Term::normalization)) {
       check("normalizer", act.normalizer, heads, "(tokens, heads)");
       check("cell_output", act.cell_output, channels, "(tokens, channels)");
+      act.normalizer_from.check(who, "normalizer", act.normalizer,
+                                {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}});
+      act.cell_output_from.check(who, "cell_output", act.cell_output,
+                                 {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}});
       Matrix<S> scale = norm.held_scale(norm.statistics(*act.cell_output));
       scale.array() *= spread_columns<S>(*act.normalizer, channels / heads).array();
       form.normalization = std::move(scale);

@@ -21,14 +21,21 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
     check("gate", act.gate, channels(), "(tokens, channels)");
     form.gate = act.gate;
   }
+  if (terms.has(Term::normalization))
+    act.pre_norm_from.check(layer_name, "pre_norm", act.pre_norm,
+                            {{"receptance", &act.receptance},
+                             {"key", &act.key},
+                             {"log_decay", &act.log_decay},
+                             {"removal", &act.removal},
+                             {"probe", &act.probe}});
   detail::surround_with_group_norm(layer_name, norm_, act.pre_norm, tokens, terms, form);
   if (terms.has(Term::skip)) {
     check("value", act.value, channels(), "(tokens, channels)");
     Trace<Scalar> trace;
     Array<Scalar> bonus = act.bonus;
-    if (bonus.empty()) {
-      check("receptance", act.receptance, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
-      check("key", act.key, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
+    if (bonus.empty() || act.bonus_from.stale(bonus, {{"receptance", &act.receptance}, {"key", &act.key}})) {
+      check("receptance", act.receptance, heads() * state_size(), "(tokens, heads * state); bonus is made of it");
+      check("key", act.key, heads() * state_size(), "(tokens, heads * state); bonus is made of it");
       bonus = head_dot(times_row(trace.constant(act.receptance), bonus_), trace.constant(act.key), heads()).numbers;
     }
     check("bonus", bonus, heads(), "(tokens, heads)");
