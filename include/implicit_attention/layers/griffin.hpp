@@ -256,7 +256,7 @@ LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>&
   act.log_a = decay.log_decay.numbers;
   act.normalizer = decay.normalizer.numbers;
   act.log_a_from = {act.log_a, {{"recurrent_gate", &act.recurrent_gate}}};
-  act.normalizer_from = {act.normalizer, {{"log_a", &act.log_a}}};
+  act.normalizer_from = {act.normalizer, {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}}};
   // y = gelu(linear_y(u)) R c
   DiagonalInputs<Scalar> inputs;
   inputs.step = decay.log_decay;

@@ -50,7 +50,7 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   whole.starts = act.starts;
   check_ascending(layer_name, "activations.starts", act.starts, tokens);
   const bool given = !act.log_a.empty() && !act.log_a_from.stale(act.log_a, {{"recurrent_gate", &act.recurrent_gate}}),
-             old_normalizer = act.normalizer_from.stale(act.normalizer, {{"log_a", &act.log_a}}) || (!given && !act.log_a.empty());
+             old_normalizer = act.normalizer_from.stale(act.normalizer, {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}});
   const bool makes_normalizer = normalized && (act.normalizer.empty() || old_normalizer);
   if (normalized && !makes_normalizer) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, channels_, "(tokens, channels)");
