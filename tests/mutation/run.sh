@@ -81,7 +81,7 @@ export IMPLICIT_ATTENTION_SHARED="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}"
 # ended ten times later.
 run_test() {
   local status=0
-  (cd "$MUTATION_OUT/runs" && ulimit -v 6000000 && ulimit -S -t "$3" && IMPLICIT_ATTENTION_FAULT="$1" timeout $(($3 * 10)) "$MUTATION_OUT/build/tests/test_${2%%/*}" \
+  (cd "$MUTATION_OUT/runs" && ulimit -v 6000000 && ulimit -S -t "$3" && IMPLICIT_ATTENTION_FAULT="$1" timeout $(($3 * 10)) "$MUTATION_OUT/build/tests/test_${2%%/*}" -a \
     -\# "[#test_${2#*/}]" >"$MUTATION_OUT/runs/$1_${2//\//_}.log" 2>&1 </dev/null) || status=$?
   if [ "$status" -eq 77 ]; then status=0; fi
   return "$status"
