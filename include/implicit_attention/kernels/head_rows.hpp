@@ -291,7 +291,7 @@ class HeadRows {
       entries.head(before) = products.head(before) * columns.head(before) * scratch.first_to_row[row - begin];
       entries.segment(before, own) = products.segment(before, own) * columns.segment(before, own);
       if (decays) entries.segment(before, own) *= scratch.between.row(row - begin).head(own).array();
-      if (late == 1) entries[row - first] = Scalar(0);
+      // Without an own entry here, read_before_update, there is a diagonal.
       if (!r_->diagonal.empty()) entries[row - first] = r_->diagonal(row, head);
     }
   }
