@@ -351,30 +351,19 @@ TEST_CASE("an array that was made from others than those beside it is made again
     if (title == "mamba2") {
       const auto layer = detail::read_mamba2(from, configuration);
       IMPLICIT_ATTENTION_TEST_STALE(c, x, false);
-      IMPLICIT_ATTENTION_TEST_STALE(s, B, false);
     }
     if (title == "gdn") {
       const auto layer = detail::read_gated_delta_net(from, configuration);
       IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
-      IMPLICIT_ATTENTION_TEST_STALE(o, key, false);
     }
     if (title == "gla") {
       const auto layer = detail::read_gla(from, configuration);
       IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
-      IMPLICIT_ATTENTION_TEST_STALE(o, log_decay, false);
     }
     if (title == "griffin") {
       const auto layer = Griffin<double>::from_tensors(from);
       IMPLICIT_ATTENTION_TEST_STALE(log_a, recurrent_gate, true);
       IMPLICIT_ATTENTION_TEST_STALE(normalizer, log_a, true);
-    }
-    if (title == "rwkv6") {
-      const auto layer = detail::read_rwkv6<double>(from, configuration);
-      IMPLICIT_ATTENTION_TEST_STALE(pre_norm, key, false);
-    }
-    if (title == "rwkv7") {
-      const auto layer = detail::read_rwkv7<double>(from, configuration);
-      IMPLICIT_ATTENTION_TEST_STALE(pre_norm, removal, false);
     }
     if (title == "linear_attention") {
       const auto layer = detail::read_linear_attention<double>(configuration);

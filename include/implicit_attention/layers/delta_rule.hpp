@@ -81,7 +81,6 @@ class DeltaRule {
     State initial;                     ///< the state carried in; empty matrices if none
     State final;                       ///< the state after the last token
     MadeFrom<Scalar> c_from = {};      ///< what run() made c from; it is made again where x is another
-    MadeFrom<Scalar> o_from = {};      ///< what run() made o from
   };
 
   [[nodiscard]] Index width() const { return width_; }
@@ -275,7 +274,6 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   }
   const Value<Scalar> out = linear(y, w.o_proj_weight);
   act.o = o.numbers;
-  act.o_from = {act.o, {{"query", &act.query}, {"key", &act.key}, {"beta", &act.beta}, {"log_decay", &act.log_decay}, {"c", &act.c}}};
   act.y = y.numbers;
   act.out = out.numbers;
   return {std::move(act), x, y, out};

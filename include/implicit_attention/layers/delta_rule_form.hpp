@@ -40,8 +40,6 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
          {"gate", &act.gate}});
   if (terms.has(Term::normalization)) {
     check("o", act.o, channels_, "(tokens, channels)");
-    act.o_from.check(name_, "o", act.o,
-                     {{"query", &act.query}, {"key", &act.key}, {"beta", &act.beta}, {"log_decay", &act.log_decay}, {"c", &act.c}});
     form.normalization = output_norm_.held_scale(output_norm_.statistics(*act.o));
   }
   const Array<Scalar> tail =

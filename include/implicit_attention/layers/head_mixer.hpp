@@ -70,8 +70,8 @@ struct HeadMixerActivations {
   Array<S> y;           ///< (L, E): output before the output projection
   Array<S> out;         ///< (L, D)
   HeadMixerState<S> initial, final;
-  MadeFrom<S> c_from = {};                       ///< what run() made c from; it is made again where x is another
-  MadeFrom<S> o_from = {}, row_scale_from = {};  ///< what run() made o and row_scale from
+  MadeFrom<S> c_from = {};          ///< what run() made c from; it is made again where x is another
+  MadeFrom<S> row_scale_from = {};  ///< what run() made row_scale from
 };
 
 /// y = silu(g) norm(R content), content = silu(Conv x) or less. `Derived` gives the recurrence:
@@ -218,7 +218,6 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
   act.final.position = act.initial.position + u.rows();
   const Value<S> o = self().mix(in, act);
   act.o = o.numbers;
-  act.o_from = {act.o, {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"c", &act.c}}};
   act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}}};
   Value<S> y = normalize(norm_, o);
   if (!common_.g_proj_weight.empty()) {
@@ -257,8 +256,6 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   }
   if (terms.has(Term::normalization)) {
     check("o", act.o);
-    act.o_from.check(Derived::layer_name, "o", act.o,
-                     {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"c", &act.c}});
     Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
     if (self().divides_rows() || !act.row_scale.empty()) {
       detail::check_activation(Derived::layer_name, "row_scale", act.row_scale, tokens, heads(), "(tokens, heads)");

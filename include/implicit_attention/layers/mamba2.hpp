@@ -60,19 +60,19 @@ class Mamba2 : public LayerInterface<Mamba2<S>> {
   /// One sequence through the layer. An engine that has run the layer views its own buffers here: dt, B, C, z, c and s are what the
   /// implicit attention needs.
   struct Activations {
-    Array<Scalar> x;                            ///< (L, E): linear input, before convolution and activation
-    Array<Scalar> z;                            ///< (L, E): gate branch, before silu
-    Array<Scalar> c;                            ///< (L, E): x after the convolution, with its bias
-    Array<Scalar> a;                            ///< (L, E): silu(c)
-    Array<Scalar> dt;                           ///< (L, H): after softplus and limit
-    Array<Scalar> B;                            ///< (L, GN): after convolution and silu
-    Array<Scalar> C;                            ///< (L, GN): after convolution and silu
-    Array<Scalar> s;                            ///< (L, E): (R + D) a, before gate and norm
-    Array<Scalar> y;                            ///< (L, E): output before the output projection
-    Array<Scalar> out;                          ///< (L, D)
-    State initial;                              ///< the state carried in; empty matrices if none
-    State final;                                ///< the state after the last token
-    MadeFrom<Scalar> c_from = {}, s_from = {};  ///< what run() made c and s from
+    Array<Scalar> x;               ///< (L, E): linear input, before convolution and activation
+    Array<Scalar> z;               ///< (L, E): gate branch, before silu
+    Array<Scalar> c;               ///< (L, E): x after the convolution, with its bias
+    Array<Scalar> a;               ///< (L, E): silu(c)
+    Array<Scalar> dt;              ///< (L, H): after softplus and limit
+    Array<Scalar> B;               ///< (L, GN): after convolution and silu
+    Array<Scalar> C;               ///< (L, GN): after convolution and silu
+    Array<Scalar> s;               ///< (L, E): (R + D) a, before gate and norm
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
+    MadeFrom<Scalar> c_from = {};  ///< what run() made c from
   };
 
   /// Checks every shape against the others; fails naming the tensor or the option.
@@ -190,7 +190,6 @@ LayerRun<Mamba2<S>> Mamba2<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
   const Value<Scalar> s =
       add(head_recurrence(recurrence(act), inputs, a, detail::carried(act.initial.recurrent), &act.final.recurrent), times_row(a, skip_));
   act.s = s.numbers;
-  act.s_from = {act.s, {{"dt", &act.dt}, {"B", &act.B}, {"C", &act.C}, {"c", &act.c}}};
   act.final.convolution_tail = next_tail<Scalar>(*join<Scalar>({x, BC}), tail, convolution_width());
   const Value<Scalar> normed = options_.norm_before_gate && !norm_.empty() ? normalize(norm_, s) : s;
   Value<Scalar> y = gate(silu(z), normed);
@@ -225,7 +224,6 @@ UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   form.gate = if_on(terms, Term::gate, gate);
   if (normalized) {
     detail::check_activation(layer_name, "s", act.s, tokens, E, "(tokens, channels)");
-    act.s_from.check(layer_name, "s", act.s, {{"dt", &act.dt}, {"B", &act.B}, {"C", &act.C}, {"c", &act.c}});
     const Array<Scalar> normed = options_.norm_before_gate ? act.s : Array<Scalar>(Matrix<Scalar>((*act.s).cwiseProduct(*gate)));
     form.normalization = norm_.held_scale(norm_.statistics(*normed));
   }

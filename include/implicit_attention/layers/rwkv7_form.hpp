@@ -21,13 +21,6 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
     check("gate", act.gate, channels(), "(tokens, channels)");
     form.gate = act.gate;
   }
-  if (terms.has(Term::normalization))
-    act.pre_norm_from.check(layer_name, "pre_norm", act.pre_norm,
-                            {{"receptance", &act.receptance},
-                             {"key", &act.key},
-                             {"log_decay", &act.log_decay},
-                             {"removal", &act.removal},
-                             {"probe", &act.probe}});
   detail::surround_with_group_norm(layer_name, norm_, act.pre_norm, tokens, terms, form);
   if (terms.has(Term::skip)) {
     check("value", act.value, channels(), "(tokens, channels)");

@@ -154,20 +154,19 @@ class BonusRecurrence {
 
   /// One sequence. An engine that has run the layer itself views its own buffers here.
   struct Activations {
-    Array<Scalar> x;                      ///< (L, E): value less its mean over the head: the linear input
-    Array<Scalar> value;                  ///< (L, E)
-    Array<Scalar> receptance;             ///< (L, E)
-    Array<Scalar> key;                    ///< (L, E)
-    Array<Scalar> log_decay;              ///< (L or 1, E or H): the logarithm of w
-    Array<Scalar> bonus;                  ///< (L, H): sum_n r f k; computed where it is empty
-    Array<Scalar> gate_input;             ///< (L, E): g, before the SiLU; empty in a layer without a gate
-    Array<Scalar> pre_norm;               ///< (L, E): o
-    Array<Scalar> y;                      ///< (L, E): output before the output projection
-    Array<Scalar> out;                    ///< (L, D)
-    RwkvState<Scalar> initial;            ///< the state carried in; empty matrices if none
-    RwkvState<Scalar> final;              ///< the state after the last token
-    MadeFrom<Scalar> bonus_from = {};     ///< what run() made bonus from; it is made again where that is another
-    MadeFrom<Scalar> pre_norm_from = {};  ///< what run() made pre_norm from
+    Array<Scalar> x;                   ///< (L, E): value less its mean over the head: the linear input
+    Array<Scalar> value;               ///< (L, E)
+    Array<Scalar> receptance;          ///< (L, E)
+    Array<Scalar> key;                 ///< (L, E)
+    Array<Scalar> log_decay;           ///< (L or 1, E or H): the logarithm of w
+    Array<Scalar> bonus;               ///< (L, H): sum_n r f k; computed where it is empty
+    Array<Scalar> gate_input;          ///< (L, E): g, before the SiLU; empty in a layer without a gate
+    Array<Scalar> pre_norm;            ///< (L, E): o
+    Array<Scalar> y;                   ///< (L, E): output before the output projection
+    Array<Scalar> out;                 ///< (L, D)
+    RwkvState<Scalar> initial;         ///< the state carried in; empty matrices if none
+    RwkvState<Scalar> final;           ///< the state after the last token
+    MadeFrom<Scalar> bonus_from = {};  ///< what run() made bonus from; it is made again where that is another
   };
   /// The linear input and the output, within a trace.
   struct Run {
@@ -208,7 +207,6 @@ class BonusRecurrence {
     const Value<Scalar> o = head_recurrence<Scalar>(recurrence(act), {receptance, key, {}, log_decay, {}, {}, diagonal}, x,
                                                     detail::centred_state(act.initial), &act.final.state);
     act.pre_norm = o.numbers;
-    act.pre_norm_from = {act.pre_norm, {{"receptance", &act.receptance}, {"key", &act.key}, {"log_decay", &act.log_decay}}};
     Value<Scalar> y = normalize(norm_, o);
     if (!gate_input.empty()) y = gate(silu(gate_input), y);
     act.y = y.numbers;
@@ -226,9 +224,6 @@ class BonusRecurrence {
       check("gate_input", act.gate_input);
       form.gate = silu(act.gate_input.matrix());
     }
-    if (terms.has(Term::normalization))
-      act.pre_norm_from.check(who_, "pre_norm", act.pre_norm,
-                              {{"receptance", &act.receptance}, {"key", &act.key}, {"log_decay", &act.log_decay}});
     detail::surround_with_group_norm(who_, norm_, act.pre_norm, tokens, terms, form);
     if (!terms.has(Term::recurrence)) {
       form.recurrence = identity_recurrence<Scalar>(tokens, channels());
