@@ -135,7 +135,6 @@ class HeadRows {
     } else {
       View<Scalar> step = rows_of(factors.step, r_->state);
       block.products(block.probe(), block.key(), probe_late, work.probe_writes);
-      if (delta_) work.probe_writes.diagonal().setZero();
       if (scaled) work.probe_writes.array().rowwise() *= block.scale().transpose();
       work.probes.resize(n, r_->state);
       block.from_start(block.probe(), probe_late, View<Scalar>(work.probes));
