@@ -356,7 +356,8 @@ int main(int argument_count, char** arguments) {
   return run_program(app, argument_count, arguments, [&] {
     std::vector<MethodRow> rows = method_rows(options.methods, options.terms);
     if (given(app, "--out"))
-      (void)checked_output("--out", options.out, {".json"}, {options.model, options.causes.empty() ? options.data : options.causes});
+      (void)checked_output("--out", options.out, {".json"},
+                           {options.model, options.causes.empty() ? options.data : options.causes, options.tokenizer});
     Ranks ranks;
     Terminal terminal = terminal_of(stdout);
     if (ranks.count() > 1) terminal.interactive = false;  // mpirun reads what is printed, and may do so through a terminal of its own

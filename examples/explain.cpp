@@ -48,7 +48,8 @@ void check_combinations(const CLI::App& app) {
 /// Explains one text and shows it.
 void explain_one(Options options) {
   std::vector<std::string> inputs = options.models;
-  inputs.insert(inputs.end(), {options.question.sequence.text.value_or(""), options.question.sequence.tokens.value_or("")});
+  inputs.insert(inputs.end(), {options.question.sequence.text.value_or(""), options.question.sequence.tokens.value_or(""),
+                               options.question.sequence.tokenizer});
   const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"}, inputs);
   const bool numbers = ending == ".json" || ending == ".safetensors";
   if (options.models.size() > 1 && numbers)
@@ -79,7 +80,7 @@ Index explain_texts(const Options& options, Ranks& ranks) {
     raise(ErrorKind::value, message("--data: one model explains the texts, and --model names ", options.models.size()));
   if (options.out.empty()) raise(ErrorKind::value, "--data: scores go to a file, expected --out FILE.jsonl");
   ManyTexts many{options.models.front(), options.data, options.out, {}, {}};
-  (void)checked_output("--out", many.out, {".jsonl"}, {many.model, many.data});
+  (void)checked_output("--out", many.out, {".jsonl"}, {many.model, many.data, options.question.sequence.tokenizer});
   if (!options.shard.empty()) many.shard = Shard::parse(options.shard);
   if (options.longest > 0) many.longest = options.longest;
   const ManyTextsResult result = explain_many(options.question, many, ranks);

@@ -637,10 +637,11 @@ int main(int argument_count, char** arguments) {
     (void)Terms::parse(options.terms);
     (void)parse_indices("--channels", options.channels);
     (void)parse_indices("--rows", options.rows);
-    if (!options.heads.empty()) (void)parse_indices("--heads", options.heads);
-    const std::string ending = checked_output("--out", options.out, {".safetensors", ".npy", ".png"},
-                                              {options.weights, options.config, options.input, options.positions, options.model,
-                                               options.sequence.text.value_or(""), options.sequence.tokens.value_or("")});
+    if (given(app, "--heads")) (void)parse_indices("--heads", options.heads);
+    const std::string ending =
+        checked_output("--out", options.out, {".safetensors", ".npy", ".png"},
+                       {options.weights, options.config, options.input, options.positions, options.model,
+                        options.sequence.text.value_or(""), options.sequence.tokens.value_or(""), options.sequence.tokenizer});
     options.precision == "float64" ? materialize<double>(options, ending) : materialize<float>(options, ending);
   });
 }

@@ -17,6 +17,7 @@
 #include <CLI/CLI.hpp>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/version.hpp>
@@ -151,19 +152,29 @@ void refuse_unknown_options(const CLI::App& app, int argument_count, char** argu
   }
 }
 
-/// Whether writing `file` would overwrite `input`, or what a model's folder holds that makes it one.
+/// Whether a file of this name is one that a model is read from, in a folder that holds `names`.
+bool is_of_model(const std::string& name, const std::vector<std::string>& names) {
+  const auto is_weights = [](const std::string& one) {
+    const std::string ending = std::filesystem::path(one).extension().string();
+    return ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
+  };
+  for (const char* known : {"config.json", "generation_config.json", "vocab.json", "params.json", "added_tokens.json"})
+    if (name == known) return true;
+  for (const char* begin : {"model", "pytorch_model", "consolidated", "tokenizer", "special_tokens_map"})
+    if (name.starts_with(begin)) return true;
+  return is_weights(name) && std::count_if(names.begin(), names.end(), is_weights) == 1;
+}
+
+/// Whether writing `file` would overwrite `input`, or what lies in its folder and makes it a model; by whatever links it is named.
 bool overwrites(const std::filesystem::path& file, const std::filesystem::path& input) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   if (!fs::exists(file, ignored)) return false;
   if (fs::equivalent(file, input, ignored)) return true;
-  if (!fs::is_directory(input, ignored)) return false;
-  for (const char* name : {"config.json", "tokenizer.json", "vocab.json", "params.json"})
-    if (fs::equivalent(file, input / name, ignored)) return true;
-  const std::string name = file.filename().string();
-  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  return fs::equivalent(folder, input, ignored) &&
-         (name.starts_with("model") || name.starts_with("pytorch_model") || name.starts_with("consolidated"));
+  const fs::path folder = fs::is_directory(input, ignored) ? input : input.has_parent_path() ? input.parent_path() : fs::path(".");
+  const std::vector<std::string> names = detail::names_in(folder, ignored);
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return is_of_model(name, names) && fs::equivalent(file, folder / name, ignored); });
 }
 
 }  // namespace

@@ -27,9 +27,12 @@
 #error "implicit_attention needs infinities and NaN as IEEE 754 has them: add -fno-finite-math-only after -ffast-math or -Ofast"
 #endif
 
-#if defined(check) || defined(near) || defined(far) || defined(D)
-#error \
-    "implicit_attention: a macro named check, near, far or D is defined, and these are names here: #undef it before including this header"
+#if defined(min) || defined(max)
+#error "implicit_attention: a macro named min or max is defined: #undef it before including this header (windows.h: define NOMINMAX)"
+#endif
+#if defined(check) || defined(A) || defined(B) || defined(C) || defined(D) || defined(E) || defined(F) || defined(G) || defined(H) || \
+    defined(K) || defined(L) || defined(N) || defined(P) || defined(R) || defined(S) || defined(T)
+#error "implicit_attention: a macro named check or of one capital letter is defined, and these are names here: #undef it before including this header"
 #endif
 
 #include <Eigen/Core>
@@ -61,6 +64,8 @@
 // The vector instructions that Eigen may use, which inline functions of the same name would mix.
 #if defined(EIGEN_DONT_VECTORIZE)
 #define IMPLICIT_ATTENTION_VECTORS none
+#elif defined(__AVX512F__) && defined(__AVX512DQ__)
+#define IMPLICIT_ATTENTION_VECTORS avx512dq
 #elif defined(__AVX512F__)
 #define IMPLICIT_ATTENTION_VECTORS avx512
 #elif defined(__AVX2__) && defined(__FMA__)

@@ -38,7 +38,8 @@ done
 
 # Vector instructions, where the compiler is for a machine that has them.
 if echo '' | "$CXX" -mavx -mfma -x c++ -fsyntax-only - >/dev/null 2>&1; then
-  for pair in "-mavx|-mavx -mfma" "-mavx|-mavx2" "-mavx2|-mavx2 -mfma" "-mavx2 -mfma|-mavx512f -mavx2 -mfma" "-msse3|-msse4.1" "-mno-sse3|-msse4.2"; do
+  for pair in "-mavx|-mavx -mfma" "-mavx|-mavx2" "-mavx2|-mavx2 -mfma" "-mavx2 -mfma|-mavx512f -mavx2 -mfma" \
+    "-mavx512f -mfma|-mavx512f -mavx512dq -mfma" "-msse3|-msse4.1" "-mno-sse3|-msse4.2"; do
     # shellcheck disable=SC2086
     name_with ${pair%|*}
     first="$name"

@@ -16,9 +16,12 @@ refused() { # words that must be there, flags...
 }
 
 "$CXX" "${flags[@]}" -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 || fail "does not compile"
-for macro in '-Dcheck(x)=x' -Dnear= -Dfar= -DD=1; do
-  refused "a macro named check, near, far or D is defined" "$macro"
+for macro in '-Dcheck(x)=x' -DD=1 -DE=2 -DN=64; do
+  refused "a macro named check or of one capital letter is defined" "$macro"
 done
+# libstdc++ takes a macro of the command line away; one between its headers and ours stays.
+printf '#include <algorithm>\n#define max(a, b) ((a) > (b) ? (a) : (b))\n' >"$scratch/late.hpp"
+refused "a macro named min or max is defined" -include "$scratch/late.hpp"
 refused "add -fno-finite-math-only" -ffast-math
 refused "implicit_attention needs C++20" -std=c++17
 "$CXX" "${flags[@]}" -std=c++17 -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 && fail "compiles as C++17"
@@ -26,3 +29,46 @@ refused "implicit_attention needs C++20" -std=c++17
 refused "EIGEN_DEFAULT_DENSE_INDEX_TYPE must be std::ptrdiff_t" -DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int
 "$CXX" "${flags[@]}" -ffast-math -fno-finite-math-only -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 ||
   fail "does not compile with -ffast-math -fno-finite-math-only"
+
+# Macros that hosts cannot do without, and we can: of windows.h, X11, Qt, complex.h and curses, defined between the standard library and us.
+cat >"$scratch/macros.cpp" <<'SOURCE'
+#include <complex.h>
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <Eigen/Core>
+#include <nlohmann/json.hpp>
+#define near
+#define far
+#define small char
+#define ERROR 0
+#define IN
+#define OUT
+#define interface struct
+#define None 0L
+#define Bool int
+#define Status int
+#define True 1
+#define False 0
+#define Success 0
+#define emit
+#define slots
+#define signals public
+#define foreach for
+#define I _Complex_I
+#define stdscr 0
+#define timeout(x) (x)
+#include <implicit_attention/implicit_attention.hpp>
+#include <implicit_attention/io/io.hpp>
+#include <implicit_attention/metrics/metrics.hpp>
+int main() { return 0; }
+SOURCE
+"$CXX" "${flags[@]}" -fsyntax-only "$scratch/macros.cpp" >"$scratch/output" 2>&1 || fail "does not compile behind the macros of windows.h, X11, Qt, complex.h and curses"
+echo "compiles behind the macros of windows.h, X11, Qt, complex.h and curses"

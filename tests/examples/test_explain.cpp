@@ -337,6 +337,26 @@ TEST_CASE("explain: what is read is not written over", "[explain]") {
   CHECK(config.status == 2);
   CHECK_THAT(config.err, contains_text("config.json is read in this run"));
   run_well(folder, "explain", with(start, {(folder / "other.json").string()}));
+  // A model of one's own: its files by whatever name, link or option they are reached.
+  const std::filesystem::path model = folder / "own";
+  std::filesystem::create_directory(model);
+  for (const char* name : {"config.json", "vocab.json", "model.safetensors"})
+    std::filesystem::copy_file(models + "mamba/" + name, model / (std::string(name) == "model.safetensors" ? "weights.safetensors" : name));
+  const std::string weights = io_test::read_bytes(model / "weights.safetensors");
+  const auto refused = [&](const std::string& read, const std::string& out, std::vector<std::string> more = {}) {
+    const std::vector<std::string> arguments{"--model", read, "--tokens", "5,6,7", "--method", "raw", "--out", out};
+    const Outcome outcome_of_out = run(folder, "explain", with(std::move(more), arguments));
+    INFO(out);
+    CHECK(outcome_of_out.status == 2);
+    CHECK_THAT(outcome_of_out.err, contains_text("is read in this run"));
+    CHECK(io_test::read_bytes(model / "weights.safetensors") == weights);
+  };
+  refused(model.string(), (model / "weights.safetensors").string());
+  refused((model / "weights.safetensors").string(), (model / "config.json").string());
+  std::filesystem::create_symlink(model / "weights.safetensors", folder / "link.safetensors");
+  refused(model.string(), (folder / "link.safetensors").string());
+  std::filesystem::copy_file(model / "vocab.json", folder / "names.json");
+  refused(model.string(), (folder / "names.json").string(), {"--tokenizer", (folder / "names.json").string()});
 }
 
 TEST_CASE("minimal and engine_hook reconstruct what they say", "[explain]") {

@@ -319,6 +319,26 @@ TEST_CASE("rows that are written in several stretches: a skip's convolution reac
   }
 }
 
+TEST_CASE("the gradient of a convolution's kernel is the double loop over its lags, the last one too") {
+  for (const Index length : {1, 4, 9, 12}) {
+    Draw draw(static_cast<std::uint64_t>(length));
+    ToeplitzRecurrence<double> r;
+    r.tokens = 9;
+    r.channels = r.heads = 3;
+    r.kernel = draw.normals<double>(3, length);
+    const Matrix<double> x = draw.normals<double>(r.tokens, r.channels), g = draw.normals<double>(r.tokens, r.channels);
+    const Matrix<double> gradient = toeplitz_kernel_gradient<double>(r, x, g);
+    REQUIRE(gradient.rows() == 3);
+    REQUIRE(gradient.cols() == length);
+    for (Index e = 0; e < 3; ++e)
+      for (Index lag = 0; lag < length; ++lag) {
+        double sum = 0;  // of y[i] = sum_lag kernel[lag] x[i - lag]
+        for (Index i = lag; i < r.tokens; ++i) sum += g(i, e) * x(i - lag, e);
+        CHECK(std::abs(gradient(e, lag) - sum) < 1e-13);
+      }
+  }
+}
+
 TEST_CASE("softmax attention takes in what was carried in, and its gradient is that of finite differences") {
   for (const MatrixKind kind : {MatrixKind::softmax, MatrixKind::softmax_window, MatrixKind::softmax_both_ways})
     for (const std::uint64_t seed : {1u, 2u}) {

@@ -4,12 +4,15 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <kernels/head_cases.hpp>
 #include <support/catch.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/matrix_recurrence.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
 #include <implicit_attention/kernels/scan.hpp>
 
@@ -187,5 +190,52 @@ TEST_CASE("what depends on a number that is not finite is not finite, and nothin
       check_reduced("sum of positive parts", detail::AddPositive{}, 0);
       check_reduced("largest", detail::Largest{}, -infinite);
       check_reduced("smallest", detail::Smallest{}, infinite);
+    }
+}
+
+TEST_CASE("rows of a matrix a head, by blocks, carry what is not finite as far as its definition does, and no farther") {
+  using head_cases::Decay;
+  for (const Transition transition : {Transition::diagonal, Transition::delta, Transition::rank_one})
+    for (const bool read_before_update : {false, true}) {
+      head_cases::Plan plan;
+      plan.transition = transition;
+      plan.decay = transition == Transition::rank_one ? Decay::state : Decay::head;
+      plan.tokens = tokens;
+      plan.read_before_update = read_before_update;
+      const HeadRecurrence<double> clean = head_cases::make<double>(plan);
+      Matrix<double> right(tokens, tokens), rows(tokens, tokens), plain(tokens, tokens);
+      matrix_rows(clean, 1, 0, tokens, View<double>(right));
+      using Member = Array<double> HeadRecurrence<double>::*;
+      for (const auto& [name, member] : {std::pair<const char*, Member>{"query", &HeadRecurrence<double>::query},
+                                         {"key", &HeadRecurrence<double>::key},
+                                         {"key_scale", &HeadRecurrence<double>::key_scale},
+                                         {"log_decay", &HeadRecurrence<double>::log_decay},
+                                         {"removal", &HeadRecurrence<double>::removal},
+                                         {"probe", &HeadRecurrence<double>::probe}})
+        for (const Index t : {Index(0), Index(5), Index(63), Index(64), Index(100), Index(149)}) {
+          if ((clean.*member).empty()) continue;
+          INFO("transition " << static_cast<int>(transition) << (read_before_update ? ", read before update, " : ", ") << name
+                             << " of token " << t);
+          HeadRecurrence<double> spoilt = clean;
+          Matrix<double> numbers = *(clean.*member);
+          numbers(t, numbers.cols() - 1) = std::numeric_limits<double>::quiet_NaN();  // the last head's own, or that of all
+          spoilt.*member = numbers;
+          matrix_rows(spoilt, 1, 0, tokens, View<double>(rows));
+          plain.setZero();
+          for (Index i = 0; i < tokens; ++i) plain_head_row(spoilt, 1, i, &plain(i, 0));
+          const auto differs = [](double a, double b) {
+            return std::isfinite(a) != std::isfinite(b) || (std::isfinite(a) && std::abs(a - b) > 1e-11);
+          };
+          Index touched = 0, wrong_entries = 0, spoilt_entries = 0;
+          for (Index i = 0; i < tokens; ++i)
+            for (Index j = 0; j < tokens; ++j) {
+              touched += (i < t || j > t) && differs(rows(i, j), right(i, j)) && !(i == t && (clean.*member).data() == clean.query.data());
+              wrong_entries += differs(rows(i, j), plain(i, j));
+              spoilt_entries += !std::isfinite(rows(i, j));
+            }
+          CHECK(touched == 0);
+          CHECK(wrong_entries == 0);
+          if (t > 0 && t + 1 < tokens) CHECK(spoilt_entries > 0);
+        }
     }
 }

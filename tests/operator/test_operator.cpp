@@ -128,7 +128,7 @@ TEST_CASE("more than the caller allows is refused, with the ways out", "[operato
   auto [kind, text] = error_of([&] { (void)attention.materialize(selection); });
   CHECK(kind == ErrorKind::limit);
   CHECK_THAT(text, contains_text("4 x 5 x 5") && contains_text("channels") && contains_text("rows") && contains_text("reduction") &&
-                       contains_text("byte_limit"));
+                       contains_text("byte_limit") && contains_text("takes 800 bytes, more than the limit of 799 bytes"));
   selection.byte_limit = 0;
   std::tie(kind, text) = error_of([&] { (void)attention.reduce({}, selection); });
   CHECK(kind == ErrorKind::limit);

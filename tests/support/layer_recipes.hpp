@@ -440,6 +440,26 @@ inline std::vector<Recipe> recipes() {
   };
 }
 
+// The tensors of a recipe, drawn.
+inline Tensors<double> drawn_tensors(const Recipe& recipe, Draw& draw) {
+  Tensors<double> drawn;
+  for (const TensorRecipe& tensor : recipe.tensors) {
+    Index rows = 1;
+    for (std::size_t axis = 0; axis + 1 < tensor.shape.size(); ++axis) rows *= tensor.shape[axis];
+    const Index columns = tensor.shape.back();
+    const double scale = tensor.scale != 0 || tensor.mean != 0 ? tensor.scale : 1 / std::sqrt(static_cast<double>(columns));
+    drawn.tensors[tensor.name] = {tensor.shape, draw.normals<double>(rows, columns, scale, tensor.mean)};
+  }
+  return drawn;
+}
+
+// What a recipe's configuration says.
+inline Configuration configuration_of(const Recipe& recipe) {
+  Configuration configuration("recipe");
+  for (const auto& [key, value] : recipe.configuration) configuration.set(key, value);
+  return configuration;
+}
+
 // A layer of a recipe, and an input for it.
 struct DrawnLayer {
   Recipe recipe;
@@ -453,15 +473,8 @@ struct DrawnLayer {
     for (const TensorRecipe& tensor : changed)
       for (TensorRecipe& own : recipe.tensors)
         if (own.name == tensor.name) own = {own.name, own.shape, tensor.scale, tensor.mean};
-    for (const TensorRecipe& tensor : recipe.tensors) {
-      Index rows = 1;
-      for (std::size_t axis = 0; axis + 1 < tensor.shape.size(); ++axis) rows *= tensor.shape[axis];
-      const Index columns = tensor.shape.back();
-      const double scale = tensor.scale != 0 || tensor.mean != 0 ? tensor.scale : 1 / std::sqrt(static_cast<double>(columns));
-      tensors.tensors[tensor.name] = {tensor.shape, draw.normals<double>(rows, columns, scale, tensor.mean)};
-    }
-    Configuration configuration("recipe");
-    for (const auto& [key, value] : recipe.configuration) configuration.set(key, value);
+    tensors = drawn_tensors(recipe, draw);
+    const Configuration configuration = configuration_of(recipe);
     for (const LayerFamily<double>& family : layer_families<double>())
       if (family.name == recipe.family) part = family.read(PrefixedTensors<double>(tensors, ""), configuration);
     REQUIRE(part != nullptr);

@@ -83,9 +83,9 @@ inline constexpr std::array<DtypeFacts, 30> dtype_facts{
   const std::uint32_t sign = (bits & 0x8000U) << 16U;
   const std::uint32_t exponent = (bits >> 10U) & 0x1FU, fraction = bits & 0x3FFU;
   // Zero or subnormal: fraction * 2^-24. Both ways are computed and one is taken, so that loops vectorise.
-  const std::uint32_t small = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(fraction)) * 0x1p-24F);
+  const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(fraction)) * 0x1p-24F);
   const std::uint32_t widened = exponent == 0x1FU ? 0xFFU : exponent + (127U - 15U);
-  return std::bit_cast<float>(sign | (exponent == 0 ? small : (widened << 23U) | (fraction << 13U)));
+  return std::bit_cast<float>(sign | (exponent == 0 ? subnormal : (widened << 23U) | (fraction << 13U)));
 }
 
 /// bfloat16 to float: the upper half of its bits.

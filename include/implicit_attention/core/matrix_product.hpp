@@ -23,10 +23,10 @@ namespace detail {
 
 /// Which factor of a product is transposed; types, so that a program compiles those products alone that it uses.
 struct Transposed {
-  struct None {};
+  struct Neither {};
   struct Left {};
   struct Right {};
-  static constexpr None none{};
+  static constexpr Neither none{};
   static constexpr Left left{};
   static constexpr Right right{};
 };
@@ -190,7 +190,7 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
 
 /// out (+)= sign a b, with sign = 1 or -1. `out` must not overlap a or b.
 template <Real Scalar>
-EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add, Transposed::None) {
+EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add, Transposed::Neither) {
 #if defined(__GNUC__)
   if (a.rows() >= product_rows_from && a.cols() > 0)
     return multiply_blocks(out, {a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b.data(), b.outerStride(), 1, sign, add);
@@ -221,21 +221,21 @@ EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, Con
 }
 
 /// out += a b, out += a^T b or out += a b^T; `out` is a matrix, or a block or view of one.
-template <class Out, class Which = Transposed::None>
+template <class Out, class Which = Transposed::Neither>
 void add_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar> a, ConstView<typename std::remove_cvref_t<Out>::Scalar> b,
                  Which which = {}) {
   using Scalar = typename std::remove_cvref_t<Out>::Scalar;
   signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(1), true, which);
 }
 /// out -= a b, likewise.
-template <class Out, class Which = Transposed::None>
+template <class Out, class Which = Transposed::Neither>
 void subtract_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar> a,
                       ConstView<typename std::remove_cvref_t<Out>::Scalar> b, Which which = {}) {
   using Scalar = typename std::remove_cvref_t<Out>::Scalar;
   signed_product<Scalar>(View<Scalar>(out), a, b, Scalar(-1), true, which);
 }
 /// out = a b, likewise; a matrix is resized, a block or a view has the right shape already.
-template <class Out, class Which = Transposed::None>
+template <class Out, class Which = Transposed::Neither>
 void set_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar> a, ConstView<typename std::remove_cvref_t<Out>::Scalar> b,
                  Which which = {}) {
   using Scalar = typename std::remove_cvref_t<Out>::Scalar;

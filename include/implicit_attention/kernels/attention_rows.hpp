@@ -154,12 +154,12 @@ class TileRows {
       steps += tile_.steps();
       tile_.store(factors_, 0, index, strip, strip, wanted);
       if (!wanted) continue;
-      transpose<width>(tile_.entries(), width, strip_tokens * near_stride_, [&](Index c) { return near(c, strip, 0); });
+      transpose<width>(tile_.entries(), width, strip_tokens * near_stride_, [&](Index c) { return near_row(c, strip, 0); });
     }
     if (wanted) decays_between_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
   }
 
-  [[nodiscard]] Scalar* near(Index channel, Index strip, Index row) {
+  [[nodiscard]] Scalar* near_row(Index channel, Index strip, Index row) {
     return near_.data() + channel * near_channel_ + (strip * strip_tokens + row) * near_stride_;
   }
 
@@ -218,7 +218,7 @@ class TileRows {
   /// A strip's near entries, and zeros to fill the last cache line with.
   void copy_near(Index c, Index strip, Index to) {
     const Index near_stride = near_stride_, stride = piece_stride_;
-    const Scalar* from = near(c, strip, 0);
+    const Scalar* from = near_row(c, strip, 0);
     Scalar* row = piece_.data() + to;
     for (Index r = 0; r < strip_tokens; ++r, from += near_stride, row += stride) {
       Index column = 0;

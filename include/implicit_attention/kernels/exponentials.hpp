@@ -24,7 +24,7 @@ inline void exponentiate_register(const float* from, float* to) {
   constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, to_integer = 12582912.0f;  // 1.5 2^23
   constexpr float smallest = -86.643394f, largest = 89.0f;  // log(2^-125); beyond it, infinity
   const Register given = *reinterpret_cast<const Register*>(from);
-  const Bits large = given > largest, small = given < smallest;
+  const Bits large = given > largest, too_small = given < smallest;
   const Register most = Register{} + largest;
   const Register x = reinterpret_cast<Register>((reinterpret_cast<Bits>(given) & ~large) | (reinterpret_cast<Bits>(most) & large));
   Register shifted = x * log2_e + to_integer;
@@ -44,7 +44,7 @@ inline void exponentiate_register(const float* from, float* to) {
   // The last bits of `shifted` are n; 2^(n-1) is representable even where 2^n overflows.
   const Register half = reinterpret_cast<Register>((reinterpret_cast<Bits>(shifted) << 23) + (126 << 23));
   y = y * half * 2.0f;
-  *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~small);
+  *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~too_small);
 }
 
 /// The same of numbers between -log 2 and log 2, in less than half of the operations: decays above one half. exp(0) is exactly 1.

@@ -229,7 +229,7 @@ class HeadBlock {
   mutable Vector running_;
 };
 
-/// The inverse of I - lower, for a strictly lower triangular matrix, by forward substitution.
+/// The inverse of I - lower by forward substitution, of what stands left of the diagonal of `lower`; the rest is not read.
 template <Real Scalar>
 void invert_unit_lower(const Matrix<Scalar>& lower, Matrix<Scalar>& inverse) {
   const Index count = lower.rows();

@@ -137,7 +137,6 @@ class HeadChunk {
     block_.from_start(block_.probe(), probe_late, View<Scalar>(readers_.data() + n * states, n, states));
     // The probe of a token reads before the token writes.
     block_.products(block_.probe(), block_.key(), probe_late, probe_writes_);
-    if (delta_) probe_writes_.diagonal().setZero();
     if (scaled) probe_writes_.array().rowwise() *= block_.scale().transpose();
     if (delta_) {
       invert_unit_lower<Scalar>(-probe_writes_, inverse_);

@@ -135,7 +135,6 @@ class HeadRows {
     } else {
       View<Scalar> step = rows_of(factors.step, r_->state);
       block.products(block.probe(), block.key(), probe_late, work.probe_writes);
-      if (delta_) work.probe_writes.diagonal().setZero();
       if (scaled) work.probe_writes.array().rowwise() *= block.scale().transpose();
       work.probes.resize(n, r_->state);
       block.from_start(block.probe(), probe_late, View<Scalar>(work.probes));
@@ -291,7 +290,7 @@ class HeadRows {
       entries.head(before) = products.head(before) * columns.head(before) * scratch.first_to_row[row - begin];
       entries.segment(before, own) = products.segment(before, own) * columns.segment(before, own);
       if (decays) entries.segment(before, own) *= scratch.between.row(row - begin).head(own).array();
-      if (late == 1) entries[row - first] = Scalar(0);
+      // Without an own entry here, read_before_update, there is a diagonal.
       if (!r_->diagonal.empty()) entries[row - first] = r_->diagonal(row, head);
     }
   }

@@ -12,12 +12,21 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.unit_query.rows(), act.pre_query.rows(), act.z.rows(), act.gate.rows(), act.o.rows(),
-                                 act.c.rows(), act.x.rows(), act.a.rows()}),
+  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.unit_query, &act.pre_query, &act.key, &act.pre_key, &act.beta,
+                                                  &act.pre_beta, &act.log_decay, &act.decay, &act.pre_log_decay, &act.z, &act.gate, &act.o,
+                                                  &act.c, &act.x, &act.a}),
               keys = key_heads_ * state_;
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(name_, name, array, tokens, columns, meaning);
   };
+  const Array<Scalar>& taps = shared_.v_conv1d_weight;
+  const bool makes_c = terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+             reads_tail = makes_c || terms.has(Term::convolution);
+  detail::check_initial<Scalar>(
+      name_, {{"convolution_tail", &act.initial.convolution_tail, reads_tail && !taps.empty() ? taps.cols() - 1 : 0, 2 * keys + channels_,
+               "(convolution width - 1, 2 * key heads * key size + channels)"},
+              {"recurrent", &act.initial.recurrent, terms.has(Term::recurrence) ? heads_ * state_ : 0, channels_ / heads_,
+               "(value heads * key size, channels / value heads)"}});
   if (terms.has(Term::recurrence)) {
     form.recurrence = recurrence(scales(act, tokens));
     form.initial_state = detail::carried(act.initial.recurrent);
@@ -33,12 +42,12 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
     check("o", act.o, channels_, "(tokens, channels)");
     form.normalization = output_norm_.held_scale(output_norm_.statistics(*act.o));
   }
-  const Array<Scalar>& taps = shared_.v_conv1d_weight;
-  const Array<Scalar> tail = detail::carried(act.initial.convolution_tail).middle_columns(2 * keys, channels_);
+  const Array<Scalar> tail =
+      reads_tail ? detail::carried(act.initial.convolution_tail).middle_columns(2 * keys, channels_) : Array<Scalar>();
   if (terms.has(Term::activation)) {
     if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(name_);
-    if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
-    const Array<Scalar> c = !act.c.empty() ? act.c
+    if (makes_c) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
+    const Array<Scalar> c = !makes_c ? act.c
                             : taps.empty()
                                 ? act.x
                                 : detail::convolution_of<Scalar>(act.x, taps, shared_.v_conv1d_bias, tail, {}, serial_executor());

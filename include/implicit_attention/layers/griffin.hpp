@@ -55,21 +55,22 @@ class Griffin : public LayerInterface<Griffin<S>> {
   /// One sequence through the layer. An engine that has run the layer itself views its own buffers here: gate_input, log_a,
   /// input_gate, normalizer and starts are what the implicit attention needs, each in one of its forms.
   struct Activations {
-    Array<Scalar> x;                        ///< (L, E): linear input, before the convolution
-    Array<Scalar> gate_input;               ///< (L, E): linear_y(u), before gelu
-    Array<Scalar> gate = {};                ///< (L, E): gelu of it, in place of gate_input where an engine has kept that
-    Array<Scalar> c;                        ///< (L, E): after the convolution, with its bias
-    Array<Scalar> input_gate;               ///< (L, E): i_t, after the sigmoid
-    Array<Scalar> pre_input_gate = {};      ///< (L, E): before it, in place of input_gate
-    Array<Scalar> recurrent_gate;           ///< (L, E): r_t, after the sigmoid; serves where log_a is empty
-    Array<Scalar> pre_recurrent_gate = {};  ///< (L, E): before it; serves where log_a is empty
-    Array<Scalar> log_a;                    ///< (L, E); at the first token of a document it is not read
-    Array<Scalar> normalizer;               ///< (L, E): m_t; computed where it is empty
-    Array<Scalar> y;                        ///< (L, E): output before the output projection
-    Array<Scalar> out;                      ///< (L, D)
-    std::vector<Index> starts;              ///< first tokens of documents, ascending
-    State initial;                          ///< the state carried in; empty matrices if none
-    State final;                            ///< the state after the last token
+    Array<Scalar> x;                                         ///< (L, E): linear input, before the convolution
+    Array<Scalar> gate_input;                                ///< (L, E): linear_y(u), before gelu
+    Array<Scalar> gate = {};                                 ///< (L, E): gelu of it, in place of gate_input where an engine has kept that
+    Array<Scalar> c;                                         ///< (L, E): after the convolution, with its bias
+    Array<Scalar> input_gate;                                ///< (L, E): i_t, after the sigmoid
+    Array<Scalar> pre_input_gate = {};                       ///< (L, E): before it, in place of input_gate
+    Array<Scalar> recurrent_gate;                            ///< (L, E): r_t, after the sigmoid; serves where log_a is empty
+    Array<Scalar> pre_recurrent_gate = {};                   ///< (L, E): before it; serves where log_a is empty
+    Array<Scalar> log_a;                                     ///< (L, E); at the first token of a document it is not read
+    Array<Scalar> normalizer;                                ///< (L, E): m_t; computed where it is empty
+    Array<Scalar> y;                                         ///< (L, E): output before the output projection
+    Array<Scalar> out;                                       ///< (L, D)
+    std::vector<Index> starts;                               ///< first tokens of documents, ascending
+    State initial;                                           ///< the state carried in; empty matrices if none
+    State final;                                             ///< the state after the last token
+    MadeFrom<Scalar> log_a_from = {}, normalizer_from = {};  ///< what run() made them from; they are made again where that is another
   };
 
   /// What `lower` needs of the weights: what an engine whose projections are quantised holds in plain numbers.
@@ -254,6 +255,8 @@ LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>&
   act.recurrent_gate = decay.gate;
   act.log_a = decay.log_decay.numbers;
   act.normalizer = decay.normalizer.numbers;
+  act.log_a_from = {act.log_a, {{"recurrent_gate", &act.recurrent_gate}}};
+  act.normalizer_from = {act.normalizer, {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}}};
   // y = gelu(linear_y(u)) R c
   DiagonalInputs<Scalar> inputs;
   inputs.step = decay.log_decay;

@@ -12,9 +12,13 @@ template <Real S>
 UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms asked) const {
   const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max(
-      {act.log_a.rows(), act.recurrent_gate.rows(), act.pre_recurrent_gate.rows(), act.gate_input.rows(), act.gate.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.log_a, &act.recurrent_gate, &act.pre_recurrent_gate, &act.input_gate,
+                                                  &act.pre_input_gate, &act.normalizer, &act.gate_input, &act.gate, &act.c, &act.x});
   const bool normalized = terms.has(Term::normalization), recurs = terms.has(Term::recurrence);
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail,
+                    terms.has(Term::convolution) ? weights_.conv_1d_weight.cols() - 1 : 0, channels_, "(convolution width - 1, channels)"},
+                   {"recurrent", &act.initial.recurrent, recurs ? 1 : 0, channels_, "(1, channels)"}});
   const Activations whole = completed(act, tokens, recurs, normalized);
   if (recurs) {
     form.recurrence = recurrence(whole, normalized);
@@ -45,7 +49,9 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   Activations whole;
   whole.starts = act.starts;
   check_ascending(layer_name, "activations.starts", act.starts, tokens);
-  const bool makes_normalizer = normalized && act.normalizer.empty();
+  const bool given = !act.log_a.empty() && !act.log_a_from.stale(act.log_a, {{"recurrent_gate", &act.recurrent_gate}}),
+             old_normalizer = act.normalizer_from.stale(act.normalizer, {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}});
+  const bool makes_normalizer = normalized && (act.normalizer.empty() || old_normalizer);
   if (normalized && !makes_normalizer) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, channels_, "(tokens, channels)");
     whole.normalizer = act.normalizer;
@@ -59,10 +65,9 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   };
   // log_a is what run() leaves beside the gate it was made of; alone, the gate serves.
   static const Array<Scalar> none;
-  const bool given = !act.log_a.empty();
   if (decays || makes_normalizer)
     whole.log_a = detail::one_given<Scalar>(layer_name, tokens, channels_, "(tokens, channels)",
-                                            {{"log_a", &act.log_a},
+                                            {{"log_a", given ? &act.log_a : &none},
                                              {"recurrent_gate", given ? &none : &act.recurrent_gate, of_gate},
                                              {"pre_recurrent_gate", given ? &none : &act.pre_recurrent_gate,
                                               [&](const Array<Scalar>& before) { return of_gate(sigmoid(before.matrix())); }}});

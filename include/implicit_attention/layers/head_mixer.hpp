@@ -70,12 +70,15 @@ struct HeadMixerActivations {
   Array<S> y;           ///< (L, E): output before the output projection
   Array<S> out;         ///< (L, D)
   HeadMixerState<S> initial, final;
+  MadeFrom<S> c_from = {};          ///< what run() made c from; it is made again where x is another
+  MadeFrom<S> row_scale_from = {};  ///< what run() made row_scale from
 };
 
 /// y = silu(g) norm(R content), content = silu(Conv x) or less. `Derived` gives the recurrence:
 ///
 ///     Value mix(MixerInput, Activations&)   o = R content, and what it is made of into query, key, log_decay (and row_scale)
 ///     bool activated()                      whether the content goes through SiLU
+///     bool divides_rows()                   whether mix fills row_scale; false where it is not said
 ///
 /// and, where it is not one matrix a head with a diagonal transition, check_recurrence and recurrence of its own.
 template <class Derived, Real S>
@@ -101,6 +104,7 @@ class HeadMixer : public LayerInterface<Derived> {
   [[nodiscard]] Index state() const { return common_.k_proj.weight.rows() / key_value_heads(); }
   [[nodiscard]] Index state_rows() const { return heads() * state(); }
   [[nodiscard]] Index state_columns() const { return channels() / heads(); }
+  [[nodiscard]] bool divides_rows() const { return false; }
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Derived> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
@@ -210,9 +214,11 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
   in.content = self().activated() ? silu(c) : c;
   act.x = x.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"x", &act.x}}};
   act.final.position = act.initial.position + u.rows();
   const Value<S> o = self().mix(in, act);
   act.o = o.numbers;
+  act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}}};
   Value<S> y = normalize(norm_, o);
   if (!common_.g_proj_weight.empty()) {
     const Value<S> gate_input = linear(u, common_.g_proj_weight);
@@ -228,10 +234,19 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
 template <class Derived, Real S>
 UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.key.rows(), act.gate_input.rows(), act.o.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.o, &act.row_scale, &act.gate_input, &act.c, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(Derived::layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };
+  const bool makes_c = terms.has(Term::activation) && self().activated() && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+             reads_tail = content_.convolved() && (makes_c || terms.has(Term::convolution));
+  detail::check_initial<Scalar>(
+      Derived::layer_name,
+      {{"query_tail", &act.initial.query_tail},
+       {"key_tail", &act.initial.key_tail},
+       {"value_tail", &act.initial.value_tail, reads_tail ? content_.tail_rows() : 0, channels(), "(convolution width - 1, channels)"},
+       {"recurrent", &act.initial.recurrent, terms.has(Term::recurrence) ? self().state_rows() : 0, self().state_columns(),
+        "(heads * state, channels / heads)"}});
   if (terms.has(Term::recurrence)) {
     self().check_recurrence(act, tokens);
     form.recurrence = self().recurrence(act);
@@ -242,7 +257,11 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   if (terms.has(Term::normalization)) {
     check("o", act.o);
     Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
-    if (!act.row_scale.empty()) scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
+    if (self().divides_rows() || !act.row_scale.empty()) {
+      detail::check_activation(Derived::layer_name, "row_scale", act.row_scale, tokens, heads(), "(tokens, heads)");
+      act.row_scale_from.check(Derived::layer_name, "row_scale", act.row_scale, {{"query", &act.query}, {"key", &act.key}});
+      scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
+    }
     form.normalization = std::move(scale);
   }
   if (terms.has(Term::gate) && !common_.g_proj_weight.empty()) {
@@ -251,12 +270,12 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   }
   const Array<Scalar> tail = detail::carried(act.initial.value_tail);
   if (terms.has(Term::activation) && self().activated()) {
-    if (act.c.empty()) check("x", act.x);
-    const bool convolve = act.c.empty() && content_.convolved();
-    const Array<Scalar> c = !act.c.empty() ? act.c
-                            : convolve     ? Array<Scalar>(detail::convolution_of<Scalar>(
+    if (makes_c) check("x", act.x);
+    const bool convolve = makes_c && content_.convolved();
+    const Array<Scalar> c = !makes_c   ? act.c
+                            : convolve ? Array<Scalar>(detail::convolution_of<Scalar>(
                                              act.x, content_.convolution_weight, content_.convolution_bias, tail, {}, serial_executor()))
-                                           : act.x;
+                                       : act.x;
     check("c", c);
     form.activation = sigmoid(c.matrix());
   }
@@ -272,9 +291,7 @@ template <class Derived, Real S>
 void HeadMixer<Derived, S>::check_recurrence(const Activations& act, Index tokens) const {
   detail::check_activation(Derived::layer_name, "query", act.query, tokens, state_rows(), "(tokens, heads * state)");
   detail::check_activation(Derived::layer_name, "key", act.key, tokens, state_rows(), "(tokens, heads * state)");
-  if (act.log_decay.empty() || (act.log_decay.cols() != heads() && act.log_decay.cols() != state_rows()))
-    detail::check_activation(Derived::layer_name, "log_decay", act.log_decay, tokens, state_rows(),
-                             "(tokens or 1, heads or heads * state)");
+  detail::check_log_decay(Derived::layer_name, act.log_decay, tokens, heads(), state_rows());
 }
 
 template <class Derived, Real S>

@@ -137,7 +137,7 @@ LayerRun<Hyena<S>> Hyena<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 template <Real S>
 UnifiedForm<S> Hyena<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.x0.rows(), act.x1.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.x0, &act.x1, &act.c, &act.x});
   const auto on = [&](Term term, const char* name, const Array<Scalar>& array) {
     if (!terms.has(term)) return Array<Scalar>();
     detail::check_activation(layer_name, name, array, tokens, channels(), "(tokens, channels)");

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include <implicit_attention/core/types.hpp>
+#include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -14,6 +14,19 @@ struct KeyValueState {
   Matrix<Scalar> value;  ///< (up to window, key heads * value size)
   Index position = 0;    ///< of the next token
 };
+
+namespace detail {
+
+/// Fails unless the keys and values that a form begins with are of one length and as wide as the layer's.
+template <Real Scalar>
+void check_initial_keys(std::string_view who, const KeyValueState<Scalar>& initial, Index key_columns, Index value_columns) {
+  const Index past = initial.key.rows() != 0 ? initial.key.rows() : initial.value.rows();
+  check_initial<Scalar>(who, {{"key", &initial.key, past, key_columns, "(past tokens, key heads * key size)"},
+                              {"value", &initial.value, past, value_columns,
+                               "(past tokens, key heads * value size), as many tokens as activations.initial.key has"}});
+}
+
+}  // namespace detail
 
 /// The state after a piece: the last `window` rows of (what was carried in, this piece's own).
 template <Real Scalar>

@@ -174,13 +174,14 @@ LayerRun<LatentAttention<S>> LatentAttention<S>::run(const Value<Scalar>& u, Run
 template <Real S>
 UnifiedForm<S> LatentAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.key.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.x});
   if (!terms.has(Term::recurrence)) {
     form.recurrence = identity_recurrence<Scalar>(tokens, channels());
     return form;
   }
   detail::check_activation(layer_name, "query", act.query, tokens, keys(), "(tokens, heads * key size)");
   detail::check_activation(layer_name, "key", act.key, tokens, keys(), "(tokens, heads * key size)");
+  detail::check_initial_keys(layer_name, act.initial, keys(), channels());
   SoftmaxRecurrence<Scalar> softmax = recurrence(act);
   if (act.initial.key.rows() > 0) form.initial_state = softmax_carry(softmax, serial_executor());
   form.recurrence = std::move(softmax);

@@ -1,7 +1,9 @@
 // What a layer descriptor is, and what every one of them can do.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <functional>
 #include <initializer_list>
 #include <string>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/layers/made_from.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
@@ -103,6 +106,53 @@ void check_activation(std::string_view who, const char* name, const Array<Scalar
   if (array.rows() == rows && array.cols() == columns) return;
   raise(ErrorKind::shape, message(who, ": activations.", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
                                   shape_text({rows, columns}), " = ", meaning));
+}
+
+/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw. One
+/// array of another length is then the one that its check names, and one that the terms do not read changes nothing.
+template <Real Scalar>
+[[nodiscard]] Index tokens_of(std::initializer_list<const Array<Scalar>*> arrays) {
+  const auto as_long = [&](Index rows) {
+    return std::count_if(arrays.begin(), arrays.end(),
+                         [&](const Array<Scalar>* other) { return !other->empty() && other->rows() == rows; });
+  };
+  Index tokens = 0;
+  std::ptrdiff_t votes = 0;
+  for (const Array<Scalar>* array : arrays) {
+    if (array->empty()) continue;
+    if (const std::ptrdiff_t own = as_long(array->rows()); own > votes) {
+      tokens = array->rows();
+      votes = own;
+    }
+  }
+  return tokens;
+}
+
+/// Fails unless the log decays of a recurrence in heads are there: of every token or of all, for every head or for every key of one.
+template <Real Scalar>
+void check_log_decay(std::string_view who, const Array<Scalar>& array, Index tokens, Index heads, Index keys) {
+  const bool fits = (array.rows() == tokens || array.rows() == 1) && (array.cols() == heads || array.cols() == keys);
+  if (array.empty() || !fits) check_activation(who, "log_decay", array, tokens, keys, "(tokens or 1, heads or heads * state)");
+}
+
+/// One part of a carried-in state, and its shape; `columns` 0: it is not read.
+template <Real Scalar>
+struct StatePart {
+  const char* name;
+  const Matrix<Scalar>* numbers;
+  Index rows = 0, columns = 0;
+  std::string_view meaning = {};
+};
+
+/// Fails unless all parts of a carried-in state that are read are there, or none of any is: a part that an engine forgot must not be
+/// taken for a sequence that begins here.
+template <Real Scalar>
+void check_initial(std::string_view who, std::initializer_list<StatePart<Scalar>> parts) {
+  if (std::all_of(parts.begin(), parts.end(), [](const StatePart<Scalar>& part) { return part.numbers->size() == 0; })) return;
+  for (const StatePart<Scalar>& part : parts)
+    if (part.rows != 0 && part.columns != 0)
+      check_shape(who, message("activations.initial.", part.name), *part.numbers, part.rows, part.columns, part.meaning,
+                  part.numbers->size() == 0 ? "another part of the state is filled" : "");
 }
 
 /// An activation in one of the forms that an engine may hold it in, and how the form that is read is made of it (null: it is that).

@@ -29,8 +29,8 @@ struct LayerStart {
 namespace detail {
 template <class Layer>
 struct StateOf {
-  struct None {};
-  using Type = None;
+  struct Nothing {};
+  using Type = Nothing;
 };
 template <class Layer>
   requires requires { typename Layer::State; }

@@ -45,14 +45,15 @@ class LinearAttention : public LayerInterface<LinearAttention<S>> {
 
   /// One sequence through the layer. The implicit attention needs query, key and normalizer.
   struct Activations {
-    Array<Scalar> x;           ///< (L, E): the values: the linear input
-    Array<Scalar> query;       ///< (L, H K): scale phi(q)
-    Array<Scalar> key;         ///< (L, H K): phi(k)
-    Array<Scalar> normalizer;  ///< (L, H): 1 / (sum_j R + eps); empty without normalization
-    Array<Scalar> y;           ///< (L, E)
-    Array<Scalar> out;         ///< (L, E): y itself
-    State initial;             ///< the state carried in; empty matrices if none
-    State final;               ///< the state after the last token
+    Array<Scalar> x;                        ///< (L, E): the values: the linear input
+    Array<Scalar> query;                    ///< (L, H K): scale phi(q)
+    Array<Scalar> key;                      ///< (L, H K): phi(k)
+    Array<Scalar> normalizer;               ///< (L, H): 1 / (sum_j R + eps); empty without normalization
+    Array<Scalar> y;                        ///< (L, E)
+    Array<Scalar> out;                      ///< (L, E): y itself
+    State initial;                          ///< the state carried in; empty matrices if none
+    State final;                            ///< the state after the last token
+    MadeFrom<Scalar> normalizer_from = {};  ///< what run() made normalizer from
   };
 
   /// Fails (ErrorKind::value) unless the sizes can be.
@@ -139,6 +140,7 @@ LayerRun<LinearAttention<S>> LinearAttention<S>::run(const Value<Scalar>& u, Run
   if (options_.normalized) {
     const Value<S> normalizer = reciprocal(sums, static_cast<S>(options_.eps));
     act.normalizer = normalizer.numbers;
+    act.normalizer_from = {act.normalizer, {{"query", &act.query}, {"key", &act.key}}};
     y = scale(spread_heads(normalizer, values / heads()), y);
   }
   act.y = act.out = y.numbers;
@@ -148,11 +150,20 @@ LayerRun<LinearAttention<S>> LinearAttention<S>::run(const Value<Scalar>& u, Run
 template <Real S>
 UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.normalizer.rows(), act.x.rows()}), keys = act.query.cols(), values = act.x.cols();
-  detail::check_activation(layer_name, "x", act.x, tokens, values, "(tokens, heads * value size)");
+  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.normalizer, &act.x}), keys = act.query.cols(),
+              values = act.x.cols();
+  // No weights tell the sizes of keys and values: x and query do.
+  const auto whole_heads = [&](const char* name, const Array<Scalar>& array, const char* meaning) {
+    const Index columns = array.cols() - array.cols() % heads();
+    detail::check_activation(layer_name, name, array, tokens, std::max(columns, heads()), meaning);
+  };
+  whole_heads("x", act.x, "(tokens, heads * value size)");
   if (terms.has(Term::recurrence)) {
-    detail::check_activation(layer_name, "query", act.query, tokens, keys, "(tokens, heads * key size)");
-    detail::check_activation(layer_name, "key", act.key, tokens, keys, "(tokens, heads * key size)");
+    whole_heads("query", act.query, "(tokens, heads * key size)");
+    detail::check_activation(layer_name, "key", act.key, tokens, keys, "(tokens, heads * key size), as activations.query has it");
+    detail::check_initial<Scalar>(layer_name,
+                                  {{"normalizer", &act.initial.normalizer},
+                                   {"recurrent", &act.initial.recurrent, keys, values / heads(), "(heads * key size, value size)"}});
     form.recurrence = recurrence(act);
     form.initial_state = detail::carried(act.initial.recurrent);
   } else {
@@ -160,6 +171,7 @@ UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) co
   }
   if (terms.has(Term::normalization) && options_.normalized) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, heads(), "(tokens, heads)");
+    act.normalizer_from.check(layer_name, "normalizer", act.normalizer, {{"query", &act.query}, {"key", &act.key}});
     form.normalization = spread_columns<S>(*act.normalizer, values / heads());
   }
   return form;

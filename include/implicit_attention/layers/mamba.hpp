@@ -51,19 +51,20 @@ class Mamba : public LayerInterface<Mamba<S>> {
   /// One sequence through the layer. An engine that has run the layer itself views its own buffers here: z (or gate), dt (or pre_dt), B, C
   /// and c (or x, from which c is recomputed) are what the implicit attention needs.
   struct Activations {
-    Array<Scalar> x;            ///< (L, E): linear input, before convolution and activation
-    Array<Scalar> z;            ///< (L, E): gate branch, before silu
-    Array<Scalar> gate = {};    ///< (L, E): silu(z), in place of z where an engine has kept that
-    Array<Scalar> c;            ///< (L, E): after the convolution, with its bias
-    Array<Scalar> a;            ///< (L, E): silu(c)
-    Array<Scalar> dt;           ///< (L, E): after softplus
-    Array<Scalar> pre_dt = {};  ///< (L, E): dt before softplus, with its bias, in place of dt
-    Array<Scalar> B;            ///< (L, N)
-    Array<Scalar> C;            ///< (L, N)
-    Array<Scalar> y;            ///< (L, E): output before the output projection
-    Array<Scalar> out;          ///< (L, D)
-    State initial;              ///< the state carried in; empty matrices if none
-    State final;                ///< the state after the last token
+    Array<Scalar> x;               ///< (L, E): linear input, before convolution and activation
+    Array<Scalar> z;               ///< (L, E): gate branch, before silu
+    Array<Scalar> gate = {};       ///< (L, E): silu(z), in place of z where an engine has kept that
+    Array<Scalar> c;               ///< (L, E): after the convolution, with its bias
+    Array<Scalar> a;               ///< (L, E): silu(c)
+    Array<Scalar> dt;              ///< (L, E): after softplus
+    Array<Scalar> pre_dt = {};     ///< (L, E): dt before softplus, with its bias, in place of dt
+    Array<Scalar> B;               ///< (L, N)
+    Array<Scalar> C;               ///< (L, N)
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
+    MadeFrom<Scalar> c_from = {};  ///< c is made again where x is another
   };
 
   struct Options {
@@ -235,6 +236,7 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
   act.x = x.numbers;
   act.z = z.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"x", &act.x}}};
   act.a = a.numbers;
   act.dt = dt.numbers;
   act.B = B.numbers;

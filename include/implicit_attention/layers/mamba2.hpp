@@ -59,18 +59,19 @@ class Mamba2 : public LayerInterface<Mamba2<S>> {
   /// One sequence through the layer. An engine that has run the layer views its own buffers here: dt, B, C, z, c and s are what the
   /// implicit attention needs.
   struct Activations {
-    Array<Scalar> x;    ///< (L, E): linear input, before convolution and activation
-    Array<Scalar> z;    ///< (L, E): gate branch, before silu
-    Array<Scalar> c;    ///< (L, E): x after the convolution, with its bias
-    Array<Scalar> a;    ///< (L, E): silu(c)
-    Array<Scalar> dt;   ///< (L, H): after softplus and limit
-    Array<Scalar> B;    ///< (L, GN): after convolution and silu
-    Array<Scalar> C;    ///< (L, GN): after convolution and silu
-    Array<Scalar> s;    ///< (L, E): (R + D) a, before gate and norm
-    Array<Scalar> y;    ///< (L, E): output before the output projection
-    Array<Scalar> out;  ///< (L, D)
-    State initial;      ///< the state carried in; empty matrices if none
-    State final;        ///< the state after the last token
+    Array<Scalar> x;               ///< (L, E): linear input, before convolution and activation
+    Array<Scalar> z;               ///< (L, E): gate branch, before silu
+    Array<Scalar> c;               ///< (L, E): x after the convolution, with its bias
+    Array<Scalar> a;               ///< (L, E): silu(c)
+    Array<Scalar> dt;              ///< (L, H): after softplus and limit
+    Array<Scalar> B;               ///< (L, GN): after convolution and silu
+    Array<Scalar> C;               ///< (L, GN): after convolution and silu
+    Array<Scalar> s;               ///< (L, E): (R + D) a, before gate and norm
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
+    MadeFrom<Scalar> c_from = {};  ///< what run() made c from
   };
 
   /// Checks every shape against the others; fails naming the tensor or the option.
@@ -178,6 +179,7 @@ LayerRun<Mamba2<S>> Mamba2<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
   act.x = x.numbers;
   act.z = z.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"x", &act.x}}};
   act.a = a.numbers;
   act.dt = dt.numbers;
   act.B = B.numbers;
@@ -200,7 +202,12 @@ LayerRun<Mamba2<S>> Mamba2<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
 template <Real S>
 UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.dt.rows(), act.z.rows(), act.c.rows(), act.s.rows()}), E = channels_;
+  const Index tokens = detail::tokens_of<Scalar>({&act.dt, &act.B, &act.C, &act.z, &act.c, &act.s, &act.x}), E = channels_;
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail, terms.has(Term::convolution) ? weights_.conv1d_weight.cols() - 1 : 0,
+                    weights_.conv1d_weight.rows(), "(convolution width - 1, channels + 2*groups*state)"},
+                   {"recurrent", &act.initial.recurrent, terms.has(Term::recurrence) ? heads() * state() : 0, E / heads(),
+                    "(heads * state, channels / heads)"}});
   if (!terms.has(Term::recurrence)) form.recurrence = identity_recurrence<Scalar>(tokens, E);
   if (terms.has(Term::recurrence)) {
     detail::check_activation(layer_name, "dt", act.dt, tokens, heads(), "(tokens, heads)");
@@ -221,6 +228,7 @@ UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   }
   if (terms.has(Term::activation)) {
     detail::check_activation(layer_name, "c", act.c, tokens, E, "(tokens, channels)");
+    act.c_from.check(layer_name, "c", act.c, {{"x", &act.x}});
     form.activation = sigmoid(act.c.matrix());
   }
   form.skip = if_on(terms, Term::skip, skip_);

@@ -50,6 +50,8 @@ class Mamba3 : public LayerInterface<Mamba3<S>> {
     Array<Scalar> out;                      ///< (L, D)
     Matrix<Scalar> carried;                 ///< (H N, P): the carried-in state and its last token's half-step; empty if none
     State initial, final;
+    MadeFrom<Scalar> log_decay_from = {}, key_scale_from = {};  ///< what run() made them from
+    std::vector<MadeFrom<Scalar>> diagonal_from = {};           ///< as many as diagonal
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
@@ -140,6 +142,8 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
   act.log_decay = log_decay.numbers;
   act.key_scale = key_scale.numbers;
   act.own_scale = own_scale.numbers;
+  act.log_decay_from = {act.log_decay, {{"rate", &act.rate}, {"dt", &act.dt}}};
+  act.key_scale_from = {act.key_scale, {{"dt", &act.dt}, {"trap", &act.trap}}};
   if (initial) act.carried = initial->continued(w, dt.numbers, own_scale.numbers);
   act.final = {Matrix<S>::Zero(H * N, P), Matrix<S>(R, H * N), (*x).bottomRows(1), Matrix<S>(1, H * angles_)};
   if (angles_ > 0) act.final.angle = (*angle).bottomRows(1);
@@ -155,6 +159,8 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
       inputs.log_decay = log_decay;
       inputs.diagonal = scale(own_scale, head_dot(inputs.query, inputs.key, H));
       act.diagonal.push_back(inputs.diagonal.numbers);
+      act.diagonal_from.push_back(
+          {act.diagonal.back(), {{"query", &act.query[static_cast<std::size_t>(r)]}, {"key", &act.key[static_cast<std::size_t>(s)]}}});
       Matrix<S> last;
       o = add(o, head_recurrence(recurrence(act, r, s), inputs, content[static_cast<std::size_t>(s)],
                                  s == 0 ? detail::carried(act.carried) : Array<S>(), &last));
@@ -174,7 +180,7 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
 
 template <Real S>
 UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
-  const Index R = rank(), E = channels(), tokens = std::max({act.log_decay.rows(), act.z.rows(), act.x.rows()});
+  const Index R = rank(), E = channels(), tokens = detail::tokens_of<S>({&act.log_decay, &act.key_scale, &act.z, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
@@ -185,6 +191,10 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
   if (recurrent) {
     check("log_decay", act.log_decay, heads(), "(tokens, heads)");
     check("key_scale", act.key_scale, heads(), "(tokens, heads)");
+    act.log_decay_from.check(layer_name, "log_decay", act.log_decay, {{"rate", &act.rate}, {"dt", &act.dt}});
+    act.key_scale_from.check(layer_name, "key_scale", act.key_scale, {{"dt", &act.dt}, {"trap", &act.trap}});
+    if (act.carried.size() != 0 || act.initial.recurrent.size() != 0)
+      check_shape(layer_name, "activations.carried", act.carried, heads() * state(), E / heads(), "(heads * state, channels / heads)");
   }
   if (terms.has(Term::gate)) check("z", act.z, E, "(tokens, channels)");
   std::vector<UnifiedForm<S>> forms;
@@ -196,6 +206,11 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
         one("query", act.query, r, heads() * state());
         one("key", act.key, s, heads() * state());
         one("diagonal", act.diagonal, r * R + s, heads());
+        const auto pair = static_cast<std::size_t>(r * R + s);
+        if (act.diagonal_from.size() > pair)
+          act.diagonal_from[pair].check(
+              layer_name, "diagonal", act.diagonal[pair],
+              {{"query", &act.query[static_cast<std::size_t>(r)]}, {"key", &act.key[static_cast<std::size_t>(s)]}});
         form.recurrence = recurrence(act, r, s);
         if (s == 0) form.initial_state = detail::carried(act.carried);
       } else {

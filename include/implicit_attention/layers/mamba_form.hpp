@@ -11,11 +11,16 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens =
-      std::max({act.dt.rows(), act.pre_dt.rows(), act.z.rows(), act.gate.rows(), act.c.rows(), act.x.rows(), act.a.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.dt, &act.pre_dt, &act.B, &act.C, &act.z, &act.gate, &act.c, &act.x, &act.a});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
+  const bool makes_c = terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+             reads_tail = makes_c || terms.has(Term::convolution);
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail, reads_tail ? convolution_width() - 1 : 0, channels_,
+                    "(convolution width - 1, channels)"},
+                   {"recurrent", &act.initial.recurrent, terms.has(Term::recurrence) ? state_ : 0, channels_, "(state, channels)"}});
   if (terms.has(Term::recurrence)) {
     const Array<Scalar> dt = detail::one_given<Scalar>(
         layer_name, tokens, channels_, "(tokens, channels)",
@@ -35,10 +40,9 @@ UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
   if (terms.has(Term::activation)) {
     if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(layer_name);
-    if (act.c.empty()) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
+    if (makes_c) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
     const Array<Scalar> c =
-        act.c.empty() ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor())
-                      : act.c;
+        makes_c ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor()) : act.c;
     check("c", c, channels_, "(tokens, channels)");
     form.activation = sigmoid(c.matrix());
   }

@@ -46,13 +46,14 @@ class Mlla : public LayerInterface<Mlla<S>> {
   struct State {};  ///< nothing is carried from piece to piece: all tokens see each other
   /// One sequence through the layer. The implicit attention needs query, key, normalizer, c and gate_input.
   struct Activations {
-    Array<Scalar> x;           ///< (N, E): linear input
-    Array<Scalar> c;           ///< (N, E): after the convolution, with its bias
-    Array<Scalar> query, key;  ///< (N, E): after rope
-    Array<Scalar> normalizer;  ///< (N, H): z
-    Array<Scalar> gate_input;  ///< (N, E): before silu
-    Array<Scalar> y;           ///< (N, E): output before the output projection
-    Array<Scalar> out;         ///< (N, E)
+    Array<Scalar> x;                                     ///< (N, E): linear input
+    Array<Scalar> c;                                     ///< (N, E): after the convolution, with its bias
+    Array<Scalar> query, key;                            ///< (N, E): after rope
+    Array<Scalar> normalizer;                            ///< (N, H): z
+    Array<Scalar> gate_input;                            ///< (N, E): before silu
+    Array<Scalar> y;                                     ///< (N, E): output before the output projection
+    Array<Scalar> out;                                   ///< (N, E)
+    MadeFrom<Scalar> c_from = {}, normalizer_from = {};  ///< what run() made c and normalizer from
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
@@ -183,6 +184,8 @@ LayerRun<Mlla<S>> Mlla<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, cons
   act.key = key.numbers;
   act.normalizer = normalizer.numbers;
   act.gate_input = gate_input.numbers;
+  act.c_from = {act.c, {{"x", &act.x}}};
+  act.normalizer_from = {act.normalizer, {{"query", &act.query}, {"key", &act.key}}};
   act.y = y.numbers;
   act.out = out.numbers;
   return {std::move(act), x, y, out};
@@ -191,7 +194,7 @@ LayerRun<Mlla<S>> Mlla<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, cons
 template <Real S>
 UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<S> form;
-  const Index N = std::max({act.query.rows(), act.gate_input.rows(), act.x.rows()}), E = channels();
+  const Index N = detail::tokens_of<S>({&act.query, &act.key, &act.normalizer, &act.c, &act.gate_input, &act.x}), E = channels();
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, N, columns, meaning);
   };
@@ -201,8 +204,14 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   }
   if (terms.has(Term::recurrence)) check("query", act.query, E, "(tokens, channels)");
   if (terms.has(Term::recurrence)) check("key", act.key, E, "(tokens, channels)");
-  if (terms.has(Term::normalization)) check("normalizer", act.normalizer, heads(), "(tokens, heads)");
-  if (terms.has(Term::activation)) check("c", act.c, E, "(tokens, channels)");
+  if (terms.has(Term::normalization)) {
+    check("normalizer", act.normalizer, heads(), "(tokens, heads)");
+    act.normalizer_from.check(layer_name, "normalizer", act.normalizer, {{"query", &act.query}, {"key", &act.key}});
+  }
+  if (terms.has(Term::activation)) {
+    check("c", act.c, E, "(tokens, channels)");
+    act.c_from.check(layer_name, "c", act.c, {{"x", &act.x}});
+  }
   ExplicitRecurrence<S> recurrence;
   recurrence.tokens = N;
   recurrence.channels = E;

@@ -55,16 +55,17 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
   };
   /// One sequence through the layer. The implicit attention needs what MlstmCellActivations hold, m, c and z.
   struct Activations : MlstmCellActivations<Scalar> {
-    Array<Scalar> x;           ///< (L, E): values less their mean over each head: the linear input
-    Array<Scalar> value;       ///< (L, E): values
-    Array<Scalar> m;           ///< (L, E): what goes into the convolution: the skip's linear input
-    Array<Scalar> c;           ///< (L, E): after the convolution, with its bias
-    Array<Scalar> z;           ///< (L, E): gate branch, before silu
-    Array<Scalar> input_gate;  ///< (L, H): without its bias
-    Array<Scalar> y;           ///< (L, E): output before the output projection
-    Array<Scalar> out;         ///< (L, D)
-    State initial;             ///< the state carried in; empty matrices if none
-    State final;               ///< the state after the last token
+    Array<Scalar> x;               ///< (L, E): values less their mean over each head: the linear input
+    Array<Scalar> value;           ///< (L, E): values
+    Array<Scalar> m;               ///< (L, E): what goes into the convolution: the skip's linear input
+    Array<Scalar> c;               ///< (L, E): after the convolution, with its bias
+    Array<Scalar> z;               ///< (L, E): gate branch, before silu
+    Array<Scalar> input_gate;      ///< (L, H): without its bias
+    Array<Scalar> y;               ///< (L, E): output before the output projection
+    Array<Scalar> out;             ///< (L, D)
+    State initial;                 ///< the state carried in; empty matrices if none
+    State final;                   ///< the state after the last token
+    MadeFrom<Scalar> c_from = {};  ///< what run() made c from
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
@@ -183,6 +184,7 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   act.value = value.numbers;
   act.m = m.numbers;
   act.c = c.numbers;
+  act.c_from = {act.c, {{"m", &act.m}}};
   act.z = z.numbers;
   act.input_gate = input_gate.numbers;
   act.final.convolution_tail = next_tail<S>(*m, tail, convolution_width());
@@ -197,16 +199,22 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 template <Real S>
 UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.z.rows(), act.cell_output.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>(
+      {&act.query, &act.key, &act.log_decay, &act.write, &act.normalizer, &act.cell_output, &act.z, &act.m, &act.c, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };
+  const bool skips = terms.has(Term::skip);
+  detail::check_initial<Scalar>(
+      layer_name, {{"convolution_tail", &act.initial.convolution_tail, skips && terms.has(Term::convolution) ? convolution_width() - 1 : 0,
+                    channels(), "(convolution width - 1, channels)"},
+                   cell_.recurrent_part(act.initial, terms)});
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);
   if (terms.has(Term::gate)) {
     check("z", act.z);
     form.gate = silu(act.z.matrix());
   }
-  if (!terms.has(Term::skip)) return form;
+  if (!skips) return form;
   check("m", act.m);
   SecondPath<S> skip;
   skip.input = act.m;
@@ -215,6 +223,7 @@ UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   skip.form.normalization = Matrix<S>(weights_.learnable_skip.matrix().replicate(tokens, 1));
   if (terms.has(Term::activation)) {
     check("c", act.c);
+    act.c_from.check(layer_name, "c", act.c, {{"m", &act.m}});
     skip.form.activation = sigmoid(act.c.matrix());
   }
   if (terms.has(Term::convolution)) {

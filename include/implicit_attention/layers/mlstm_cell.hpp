@@ -21,13 +21,14 @@ struct MlstmCellState {
 /// What the implicit attention of a cell needs.
 template <Real S>
 struct MlstmCellActivations {
-  Array<S> query;        ///< (L, H K)
-  Array<S> key;          ///< (L, H K), scaled by K^-1/2
-  Array<S> log_decay;    ///< (L, H): log f_t + m_{t-1} - m_t
-  Array<S> write;        ///< (L, H): exp(input gate - m_t)
-  Array<S> maximum;      ///< (L, H): m, the largest exponent of each row of R, which R is divided by exponentially
-  Array<S> normalizer;   ///< (L, H): 1 / (max(|sum_j R|, exp(-m)) + eps)
-  Array<S> cell_output;  ///< (L, E): normalizer (R x), x centred: before the norm
+  Array<S> query;                    ///< (L, H K)
+  Array<S> key;                      ///< (L, H K), scaled by K^-1/2
+  Array<S> log_decay;                ///< (L, H): log f_t + m_{t-1} - m_t
+  Array<S> write;                    ///< (L, H): exp(input gate - m_t)
+  Array<S> maximum;                  ///< (L, H): m, the largest exponent of each row of R, which R is divided by exponentially
+  Array<S> normalizer;               ///< (L, H): 1 / (max(|sum_j R|, exp(-m)) + eps)
+  Array<S> cell_output;              ///< (L, E): normalizer (R x), x centred: before the norm
+  MadeFrom<S> normalizer_from = {};  ///< what run() made normalizer from
 };
 
 /// With H heads of K keys and P values, and x the values less their mean over each head:
@@ -76,8 +77,16 @@ struct MlstmCell {
     act.normalizer = normalizer.numbers;
     const Value<S> cell = scale(spread_heads(normalizer, channels / heads), o);
     act.cell_output = cell.numbers;
+    act.normalizer_from = {act.normalizer,
+                           {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}}};
     const Value<S> normed = normalize(norm, cell);
     return norm_bias.empty() ? normed : plus_row(normed, norm_bias);
+  }
+
+  /// The state that the form reads, for its check.
+  [[nodiscard]] detail::StatePart<S> recurrent_part(const MlstmCellState<S>& initial, Terms terms) const {
+    return {"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,
+            "(heads * state, channels / heads)"};
   }
 
   /// Recurrence, normalization and norm bias of the form, as far as they are on.
@@ -99,6 +108,8 @@ struct MlstmCell {
     if (terms.has(Term::normalization)) {
       check("normalizer", act.normalizer, heads, "(tokens, heads)");
       check("cell_output", act.cell_output, channels, "(tokens, channels)");
+      act.normalizer_from.check(who, "normalizer", act.normalizer,
+                                {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}});
       Matrix<S> scale = norm.held_scale(norm.statistics(*act.cell_output));
       scale.array() *= spread_columns<S>(*act.normalizer, channels / heads).array();
       form.normalization = std::move(scale);

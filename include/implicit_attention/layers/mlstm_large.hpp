@@ -164,7 +164,10 @@ LayerRun<MlstmLarge<S>> MlstmLarge<S>::run(const Value<Scalar>& u, RunContext<Sc
 template <Real S>
 UnifiedForm<S> MlstmLarge<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.gate_input.rows(), act.cell_output.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>(
+      {&act.query, &act.key, &act.log_decay, &act.write, &act.normalizer, &act.cell_output, &act.gate_input, &act.x});
+  detail::check_initial<Scalar>(
+      layer_name, {cell_.recurrent_part(act.initial, terms), {"normalizer", &act.initial.normalizer}, {"maximum", &act.initial.maximum}});
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);
   if (terms.has(Term::gate)) {
     detail::check_activation(layer_name, "gate_input", act.gate_input, tokens, channels(), "(tokens, channels)");

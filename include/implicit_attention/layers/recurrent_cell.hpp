@@ -92,13 +92,16 @@ class RecurrentCell : public LayerInterface<Derived> {
   /// The unified form (formulation: "LSTM and GRU").
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
     UnifiedForm<Scalar> form;
-    const Index tokens = std::max({act.log_decay.rows(), act.gate.rows(), act.x.rows()});
+    const Index tokens = detail::tokens_of<Scalar>({&act.log_decay, &act.write, &act.gate, &act.cell, &act.x});
     const auto check = [&](const char* name, const Array<S>& array) {
       detail::check_activation(Derived::layer_name, name, array, tokens, channels(), "(tokens, channels)");
     };
     if (terms.has(Term::recurrence)) {
       check("log_decay", act.log_decay);
       check("write", act.write);
+      detail::check_initial<Scalar>(Derived::layer_name,
+                                    {{"hidden", &act.initial.hidden, Derived::has_cell ? 0 : 1, channels(), "(1, channels)"},
+                                     {"cell", &act.initial.cell, Derived::has_cell ? 1 : 0, channels(), "(1, channels)"}});
       DiagonalRecurrence<S> recurrence;
       recurrence.tokens = tokens;
       recurrence.channels = channels();

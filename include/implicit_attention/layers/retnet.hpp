@@ -49,6 +49,7 @@ class RetNet : public HeadMixer<RetNet<S>, S> {
   /// o = R v and what it is made of. The context's positions rotate queries and keys.
   [[nodiscard]] Value<Scalar> mix(const MixerInput& in, Activations& act) const;
   [[nodiscard]] bool activated() const { return this->weights().v_proj.convolved(); }
+  [[nodiscard]] bool divides_rows() const { return parallel_; }
 
  private:
   static constexpr const char* names[3] = {"q", "k", "v"};

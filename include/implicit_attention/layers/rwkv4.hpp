@@ -189,7 +189,7 @@ template <Real S>
 UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
   const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.key.rows(), act.receptance.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.key, &act.receptance, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(layer_name, name, array, tokens, channels_, "(tokens, channels)");
   };
@@ -202,6 +202,11 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
     return form;
   }
   check("key", act.key);
+  const State& before = act.initial;
+  detail::check_initial<Scalar>(layer_name, {{"shifted", &before.shifted},
+                                             {"numerator", &before.numerator, 1, channels_, "(1, channels)"},
+                                             {"denominator", &before.denominator, 1, channels_, "(1, channels)"},
+                                             {"exponent", &before.exponent, 1, channels_, "(1, channels)"}});
   const Weighting scaled = weighting_of(act);
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
@@ -224,7 +229,13 @@ template <Real S>
 typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) const {
   const bool current =
       !act.weighting.step.empty() && act.weighting.key.data() == act.key.data() && act.weighting.key.rows() == act.key.rows();
-  return current ? act.weighting : weighting(act.key, act.initial);
+  if (!current) return weighting(act.key, act.initial);
+  const Weighting& w = act.weighting;
+  for (const auto& [name, array] :
+       {std::pair{"weighting.exponent", &w.exponent}, std::pair{"weighting.step", &w.step}, std::pair{"weighting.key_scale", &w.key_scale},
+        std::pair{"weighting.query_scale", &w.query_scale}, std::pair{"weighting.diagonal", &w.diagonal}})
+    detail::check_activation(layer_name, name, *array, act.key.rows(), channels_, "(tokens, channels)");
+  return w;
 }
 
 template <Real S>

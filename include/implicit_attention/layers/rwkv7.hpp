@@ -53,23 +53,24 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
 
   /// One sequence through the layer. An engine that has run the layer itself views its own buffers here.
   struct Activations {
-    Array<Scalar> x;               ///< (L, E): value less its mean over the head
-    Array<Scalar> value;           ///< (L, E): v, after the value residual
-    Array<Scalar> own_value;       ///< (L, E): v0
-    Array<Scalar> receptance;      ///< (L, H K): r
-    Array<Scalar> key;             ///< (L, H K): k~
-    Array<Scalar> log_decay;       ///< (L, H K): log w
-    Array<Scalar> decay = {};      ///< (L, H K): w, in place of log_decay where an engine has kept that
-    Array<Scalar> pre_decay = {};  ///< (L, H K): what the sigmoid of log w is taken of, in place of log_decay
-    Array<Scalar> removal;         ///< (L, H K): kk eta
-    Array<Scalar> probe;           ///< (L, H K): -kk
-    Array<Scalar> gate;            ///< (L, E): g
-    Array<Scalar> bonus;           ///< (L, H): sum_K r k~ r_k; computed where it is empty
-    Array<Scalar> pre_norm;        ///< (L, E): o
-    Array<Scalar> y;               ///< (L, E): output before the output projection
-    Array<Scalar> out;             ///< (L, D)
-    State initial;                 ///< the state carried in; empty matrices if none
-    State final;                   ///< the state after the last token
+    Array<Scalar> x;                   ///< (L, E): value less its mean over the head
+    Array<Scalar> value;               ///< (L, E): v, after the value residual
+    Array<Scalar> own_value;           ///< (L, E): v0
+    Array<Scalar> receptance;          ///< (L, H K): r
+    Array<Scalar> key;                 ///< (L, H K): k~
+    Array<Scalar> log_decay;           ///< (L, H K): log w
+    Array<Scalar> decay = {};          ///< (L, H K): w, in place of log_decay where an engine has kept that
+    Array<Scalar> pre_decay = {};      ///< (L, H K): what the sigmoid of log w is taken of, in place of log_decay
+    Array<Scalar> removal;             ///< (L, H K): kk eta
+    Array<Scalar> probe;               ///< (L, H K): -kk
+    Array<Scalar> gate;                ///< (L, E): g
+    Array<Scalar> bonus;               ///< (L, H): sum_K r k~ r_k; computed where it is empty
+    Array<Scalar> pre_norm;            ///< (L, E): o
+    Array<Scalar> y;                   ///< (L, E): output before the output projection
+    Array<Scalar> out;                 ///< (L, D)
+    State initial;                     ///< the state carried in; empty matrices if none
+    State final;                       ///< the state after the last token
+    MadeFrom<Scalar> bonus_from = {};  ///< what run() made bonus from; it is made again where that is another
 
     /// What papers call the layer's input, as R is published: v itself.
     [[nodiscard]] const Array<Scalar>& reported_input() const { return value; }
@@ -217,6 +218,7 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
   act.probe = probe.numbers;
   act.gate = g.numbers;
   act.bonus = bonus.numbers;
+  act.bonus_from = {act.bonus, {{"receptance", &act.receptance}, {"key", &act.key}}};
   const Value<Scalar> o = head_recurrence<Scalar>(recurrence(act.log_decay, act), {r, key, {}, decay, removal, probe, {}}, x,
                                                   detail::centred_state(act.initial), &act.final.state);
   act.pre_norm = o.numbers;

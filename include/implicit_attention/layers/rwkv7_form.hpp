@@ -28,7 +28,8 @@ Rwkv7<S> Rwkv7<S>::for_engine(EngineWeights weights, Options options) {
 template <Real S>
 UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.receptance.rows(), act.pre_norm.rows(), act.gate.rows(), act.x.rows()});
+  const Index tokens =
+      detail::tokens_of<Scalar>({&act.receptance, &act.key, &act.removal, &act.probe, &act.pre_norm, &act.gate, &act.value, &act.x});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
@@ -41,9 +42,9 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
     check("value", act.value, channels(), "(tokens, channels)");
     Trace<Scalar> trace;
     Array<Scalar> bonus = act.bonus;
-    if (bonus.empty()) {
-      check("receptance", act.receptance, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
-      check("key", act.key, heads() * state_size(), "(tokens, heads * state); bonus, which is empty, is made of it");
+    if (bonus.empty() || act.bonus_from.stale(bonus, {{"receptance", &act.receptance}, {"key", &act.key}})) {
+      check("receptance", act.receptance, heads() * state_size(), "(tokens, heads * state); bonus is made of it");
+      check("key", act.key, heads() * state_size(), "(tokens, heads * state); bonus is made of it");
       bonus = head_dot(times_row(trace.constant(act.receptance), bonus_), trace.constant(act.key), heads()).numbers;
     }
     check("bonus", bonus, heads(), "(tokens, heads)");
@@ -67,6 +68,7 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
        {"decay", &act.decay, [](const Array<Scalar>& w) { return large_matrix(w.matrix().array().log().matrix()); }},
        {"pre_decay", &act.pre_decay,
         [](const Array<Scalar>& before) { return Matrix<Scalar>(sigmoid(before.matrix()) * static_cast<Scalar>(log_decay_scale)); }}});
+  detail::check_initial_state(layer_name, act.initial, heads() * state_size(), channels() / heads());
   form.recurrence = recurrence(log_decay, act);
   form.initial_state = detail::centred_state(act.initial);
   return form;

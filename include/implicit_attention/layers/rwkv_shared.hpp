@@ -90,6 +90,11 @@ void check_state(std::string_view who, const RwkvState<Scalar>& state, Index wid
   check_vector(who, "state.shifted", state.shifted, width, "width");
   check_shape(who, "state.state", state.state, rows, columns, "(heads * state, channels / heads)");
 }
+/// The state that a form begins with, where there is one.
+template <Real Scalar>
+void check_initial_state(std::string_view who, const RwkvState<Scalar>& state, Index rows, Index columns) {
+  check_initial<Scalar>(who, {{"shifted", &state.shifted}, {"state", &state.state, rows, columns, "(heads * state, channels / heads)"}});
+}
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> centred_state(const RwkvState<Scalar>& state) {
   return state.state.size() == 0 ? Array<Scalar>() : Array<Scalar>(centred<Scalar>(state.state, 1));
@@ -149,18 +154,19 @@ class BonusRecurrence {
 
   /// One sequence. An engine that has run the layer itself views its own buffers here.
   struct Activations {
-    Array<Scalar> x;            ///< (L, E): value less its mean over the head: the linear input
-    Array<Scalar> value;        ///< (L, E)
-    Array<Scalar> receptance;   ///< (L, E)
-    Array<Scalar> key;          ///< (L, E)
-    Array<Scalar> log_decay;    ///< (L or 1, E or H): the logarithm of w
-    Array<Scalar> bonus;        ///< (L, H): sum_n r f k; computed where it is empty
-    Array<Scalar> gate_input;   ///< (L, E): g, before the SiLU; empty in a layer without a gate
-    Array<Scalar> pre_norm;     ///< (L, E): o
-    Array<Scalar> y;            ///< (L, E): output before the output projection
-    Array<Scalar> out;          ///< (L, D)
-    RwkvState<Scalar> initial;  ///< the state carried in; empty matrices if none
-    RwkvState<Scalar> final;    ///< the state after the last token
+    Array<Scalar> x;                   ///< (L, E): value less its mean over the head: the linear input
+    Array<Scalar> value;               ///< (L, E)
+    Array<Scalar> receptance;          ///< (L, E)
+    Array<Scalar> key;                 ///< (L, E)
+    Array<Scalar> log_decay;           ///< (L or 1, E or H): the logarithm of w
+    Array<Scalar> bonus;               ///< (L, H): sum_n r f k; computed where it is empty
+    Array<Scalar> gate_input;          ///< (L, E): g, before the SiLU; empty in a layer without a gate
+    Array<Scalar> pre_norm;            ///< (L, E): o
+    Array<Scalar> y;                   ///< (L, E): output before the output projection
+    Array<Scalar> out;                 ///< (L, D)
+    RwkvState<Scalar> initial;         ///< the state carried in; empty matrices if none
+    RwkvState<Scalar> final;           ///< the state after the last token
+    MadeFrom<Scalar> bonus_from = {};  ///< what run() made bonus from; it is made again where that is another
   };
   /// The linear input and the output, within a trace.
   struct Run {
@@ -196,6 +202,7 @@ class BonusRecurrence {
     act.key = key.numbers;
     act.log_decay = log_decay.numbers;
     act.bonus = diagonal.numbers;
+    act.bonus_from = {act.bonus, {{"receptance", &act.receptance}, {"key", &act.key}}};
     act.gate_input = gate_input.numbers;
     const Value<Scalar> o = head_recurrence<Scalar>(recurrence(act), {receptance, key, {}, log_decay, {}, {}, diagonal}, x,
                                                     detail::centred_state(act.initial), &act.final.state);
@@ -209,7 +216,7 @@ class BonusRecurrence {
   /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms) const {
     UnifiedForm<Scalar> form;
-    const Index tokens = std::max({act.receptance.rows(), act.pre_norm.rows(), act.gate_input.rows(), act.x.rows()});
+    const Index tokens = detail::tokens_of<Scalar>({&act.receptance, &act.key, &act.pre_norm, &act.gate_input, &act.value, &act.x});
     const auto check = [&](const char* name, const Array<Scalar>& array) {
       detail::check_activation(who_, name, array, tokens, channels(), "(tokens, channels)");
     };
@@ -224,7 +231,9 @@ class BonusRecurrence {
     }
     check("receptance", act.receptance);
     check("key", act.key);
-    if (act.log_decay.empty()) raise(ErrorKind::shape, message(who_, ": activations.log_decay is empty, expected (tokens or 1, channels)"));
+    detail::check_log_decay(who_, act.log_decay, tokens, heads_, channels());
+    if (!act.bonus.empty()) detail::check_activation(who_, "bonus", act.bonus, tokens, heads_, "(tokens, heads)");
+    detail::check_initial_state(who_, act.initial, channels(), channels() / heads_);
     form.recurrence = recurrence(act);
     form.initial_state = detail::centred_state(act.initial);
     return form;
@@ -235,7 +244,7 @@ class BonusRecurrence {
     HeadRecurrence<Scalar> made = detail::head_recurrence_of(act.receptance, act.key, act.log_decay, heads_, channels());
     made.read_before_update = true;
     made.diagonal = act.bonus;
-    if (made.diagonal.empty()) {
+    if (act.bonus.empty() || act.bonus_from.stale(act.bonus, {{"receptance", &act.receptance}, {"key", &act.key}})) {
       Trace<Scalar> trace;
       made.diagonal = head_dot(trace.constant(act.receptance), times_row(trace.constant(act.key), bonus_), heads_).numbers;
     }

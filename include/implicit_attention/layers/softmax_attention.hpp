@@ -259,7 +259,7 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
 template <Real S>
 UnifiedForm<S> SoftmaxAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = std::max({act.query.rows(), act.key.rows(), act.x.rows()});
+  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.gate_input, &act.x});
   if (options_.output_gate && terms.has(Term::gate)) {
     detail::check_activation(layer_name, "gate_input", act.gate_input, tokens, channels_, "(tokens, channels)");
     form.gate = sigmoid(act.gate_input.matrix());
@@ -270,6 +270,7 @@ UnifiedForm<S> SoftmaxAttention<S>::lower(const Activations& act, Terms terms) c
   }
   detail::check_activation(layer_name, "query", act.query, tokens, channels_, "(tokens, heads * head size)");
   detail::check_activation(layer_name, "key", act.key, tokens, shared_, "(tokens, key heads * head size)");
+  detail::check_initial_keys(layer_name, act.initial, shared_, shared_);
   SoftmaxRecurrence<Scalar> softmax = recurrence(act);
   if (act.initial.key.rows() > 0) form.initial_state = softmax_carry(softmax, serial_executor());
   form.recurrence = std::move(softmax);

@@ -63,10 +63,12 @@ inline void check_byte_limit(std::string_view what, const std::vector<Index>& sh
     text += message(text.empty() ? "" : " x ", extent);
   }
   if (bytes <= static_cast<double>(limit)) return;
-  const auto mebibytes = [](double value) { return std::floor(value / 1048576.0 + 0.5); };  // as a double: a file can claim any size
-  raise(ErrorKind::limit, message(what, " of ", text, " numbers takes ", mebibytes(bytes), " MiB, more than the limit of ",
-                                  mebibytes(static_cast<double>(limit)),
-                                  " MiB; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)"));
+  const auto size = [](double value) {  // as a double: a file can claim any size
+    return value < 1048576.0 ? message(static_cast<Index>(value), " bytes") : message(std::floor(value / 1048576.0 + 0.5), " MiB");
+  };
+  raise(ErrorKind::limit,
+        message(what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ", size(static_cast<double>(limit)),
+                "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)"));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -51,7 +51,7 @@ struct Value {
 template <Real Scalar>
 class Back {
  public:
-  Back(WayBack way, const Executor& executor, std::size_t slots) : way_(way), executor_(&executor), gradients_(slots) {}
+  Back(WayBack way, const Executor& executor, std::size_t values) : way_(way), executor_(&executor), gradients_(values) {}
 
   [[nodiscard]] WayBack way() const { return way_; }
   [[nodiscard]] bool exact() const { return way_ == WayBack::gradient; }
@@ -190,7 +190,7 @@ class Trace {
 
  private:
   struct Step {
-    Index first, count;  // of its outputs' slots
+    Index first, count;  // of its outputs' values
     Operation back;
   };
   struct Watched {

@@ -92,7 +92,7 @@ class PreTokenizer {
     void operator()(std::string_view text, std::vector<std::string_view>& out) {
       parts_.clear();
       search_ ? by_pattern(text) : by_characters(text);
-      emit(step_.behaviour, text, parts_, out);
+      put_parts(step_.behaviour, text, parts_, out);
     }
 
    private:
@@ -122,7 +122,7 @@ class PreTokenizer {
   };
 
   /// Joins parts as the behaviour says, and puts what is left after the others.
-  static void emit(Behaviour behaviour, std::string_view text, std::vector<Part>& parts, std::vector<std::string_view>& out) {
+  static void put_parts(Behaviour behaviour, std::string_view text, std::vector<Part>& parts, std::vector<std::string_view>& out) {
     const auto put = [&](const Part& part) {
       if (part.begin < part.end) out.push_back(text.substr(part.begin, part.end - part.begin));
     };

@@ -1,0 +1,407 @@
+// What an engine fills in: every array of every layer's activations missing or bent, under every set of terms. What is read is named in the
+// error, what is not read changes nothing, and no operator is made of an array that does not fit.
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/errors.hpp>
+#include <support/layer_recipes.hpp>
+#include <support/random.hpp>
+
+#include <implicit_attention/layers/latent_attention.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+using test_support::Recipe;
+using Numbers = Matrix<double>;
+
+/// Calls f(name, array) with every array of a layer's activations that stands for tokens.
+template <class Activations, class F>
+void for_arrays(Activations& act, F f) {
+  const auto visit = [&f](const char* name, auto& member) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, Array<double>>) f(name, member);
+    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, std::vector<Array<double>>>)
+      for (Array<double>& one : member) f(name, one);
+  };
+#define IMPLICIT_ATTENTION_TEST_VISIT(member) \
+  if constexpr (requires { act.member; }) visit(#member, act.member)
+  IMPLICIT_ATTENTION_TEST_VISIT(x);
+  IMPLICIT_ATTENTION_TEST_VISIT(x0);
+  IMPLICIT_ATTENTION_TEST_VISIT(x1);
+  IMPLICIT_ATTENTION_TEST_VISIT(z);
+  IMPLICIT_ATTENTION_TEST_VISIT(c);
+  IMPLICIT_ATTENTION_TEST_VISIT(a);
+  IMPLICIT_ATTENTION_TEST_VISIT(m);
+  IMPLICIT_ATTENTION_TEST_VISIT(o);
+  IMPLICIT_ATTENTION_TEST_VISIT(s);
+  IMPLICIT_ATTENTION_TEST_VISIT(B);
+  IMPLICIT_ATTENTION_TEST_VISIT(C);
+  IMPLICIT_ATTENTION_TEST_VISIT(dt);
+  IMPLICIT_ATTENTION_TEST_VISIT(key);
+  IMPLICIT_ATTENTION_TEST_VISIT(query);
+  IMPLICIT_ATTENTION_TEST_VISIT(value);
+  IMPLICIT_ATTENTION_TEST_VISIT(own_value);
+  IMPLICIT_ATTENTION_TEST_VISIT(receptance);
+  IMPLICIT_ATTENTION_TEST_VISIT(gate);
+  IMPLICIT_ATTENTION_TEST_VISIT(gate_input);
+  IMPLICIT_ATTENTION_TEST_VISIT(input_gate);
+  IMPLICIT_ATTENTION_TEST_VISIT(recurrent_gate);
+  IMPLICIT_ATTENTION_TEST_VISIT(log_a);
+  IMPLICIT_ATTENTION_TEST_VISIT(beta);
+  IMPLICIT_ATTENTION_TEST_VISIT(bonus);
+  IMPLICIT_ATTENTION_TEST_VISIT(probe);
+  IMPLICIT_ATTENTION_TEST_VISIT(removal);
+  IMPLICIT_ATTENTION_TEST_VISIT(write);
+  IMPLICIT_ATTENTION_TEST_VISIT(kernel);
+  IMPLICIT_ATTENTION_TEST_VISIT(cell);
+  IMPLICIT_ATTENTION_TEST_VISIT(cell_output);
+  IMPLICIT_ATTENTION_TEST_VISIT(diagonal);
+  IMPLICIT_ATTENTION_TEST_VISIT(key_scale);
+  IMPLICIT_ATTENTION_TEST_VISIT(row_scale);
+  IMPLICIT_ATTENTION_TEST_VISIT(log_decay);
+  IMPLICIT_ATTENTION_TEST_VISIT(normalizer);
+  IMPLICIT_ATTENTION_TEST_VISIT(pre_norm);
+  IMPLICIT_ATTENTION_TEST_VISIT(weighting.step);
+  IMPLICIT_ATTENTION_TEST_VISIT(weighting.exponent);
+  IMPLICIT_ATTENTION_TEST_VISIT(weighting.key_scale);
+  IMPLICIT_ATTENTION_TEST_VISIT(weighting.query_scale);
+  IMPLICIT_ATTENTION_TEST_VISIT(weighting.diagonal);
+  if constexpr (requires { act.forward.dt; }) {
+    for_arrays(act.forward, f);
+    for_arrays(act.backward, f);
+  }
+}
+
+/// The same for what a state that is carried in is made of.
+template <class Activations, class F>
+void for_states(Activations& act, F f) {
+  const auto visit = [&f](const char* name, auto& member) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, Numbers>) f(name, member);
+  };
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.convolution_tail);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.value_tail);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.key_tail);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.query_tail);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.recurrent);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.normalizer);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.maximum);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.shifted);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.state);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.numerator);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.denominator);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.exponent);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.key);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.value);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.hidden);
+  IMPLICIT_ATTENTION_TEST_VISIT(initial.cell);
+  IMPLICIT_ATTENTION_TEST_VISIT(carried);
+#undef IMPLICIT_ATTENTION_TEST_VISIT
+}
+
+/// What may have happened to an array between an engine and us. No layer here has as many channels or keys as tokens.
+struct Bend {
+  const char* name;
+  Numbers (*of)(const Numbers& numbers);
+};
+const std::vector<Bend> bends = {
+    {"missing", [](const Numbers&) { return Numbers(); }},
+    {"a row short", [](const Numbers& n) { return Numbers(n.topRows(n.rows() - 1)); }},
+    {"a row too many", [](const Numbers& n) { return Numbers(n.replicate(2, 1).topRows(n.rows() + 1)); }},
+    {"a column short", [](const Numbers& n) { return Numbers(n.leftCols(n.cols() - 1)); }},
+    {"a column too many", [](const Numbers& n) { return Numbers(n.replicate(1, 2).leftCols(n.cols() + 1)); }},
+    {"one column", [](const Numbers& n) { return Numbers(n.leftCols(1)); }},
+    {"turned", [](const Numbers& n) { return Numbers(n.transpose()); }},
+};
+
+std::vector<Terms> term_sets() {
+  std::vector<Terms> sets = {Terms::all(), Terms::published(), Terms::recurrence()};
+  for (const Terms::Named& one : Terms::names()) {
+    sets.push_back(Terms::all().without(one.term));
+    sets.emplace_back(one.term);
+  }
+  return sets;
+}
+
+/// Everything that a form gives: its matrices, bias and carry below each other.
+template <class Layer>
+Numbers everything(const Layer& layer, const typename Layer::Activations& act, Terms terms) {
+  const ImplicitAttention<double> attention = implicit_attention_of(layer, act, terms);
+  const Numbers stacked = attention.materialize().stacked(), bias = attention.bias(), carry = attention.carry();
+  Numbers all = Numbers::Zero(stacked.rows() + bias.rows() + carry.rows(), std::max({stacked.cols(), bias.cols(), carry.cols()}));
+  all.topLeftCorner(stacked.rows(), stacked.cols()) = stacked;
+  all.block(stacked.rows(), 0, bias.rows(), bias.cols()) = bias;
+  all.block(stacked.rows() + bias.rows(), 0, carry.rows(), carry.cols()) = carry;
+  return all;
+}
+
+/// One array is bent: under each set of terms an error names it, or all is as it was. How often it was named.
+template <class Layer>
+int check_bent(const Layer& layer, const typename Layer::Activations& bent, const std::string& name, const std::vector<Numbers>& right) {
+  const std::vector<Terms> sets = term_sets();
+  int named = 0;
+  for (std::size_t set = 0; set < sets.size(); ++set) {
+    INFO(sets[set].text());
+    Numbers numbers;
+    std::string text;
+    try {
+      numbers = everything(layer, bent, sets[set]);
+    } catch (const Error& error) {
+      text = error.what();
+    }
+    if (text.empty()) {
+      const bool as_it_was = numbers.rows() == right[set].rows() && numbers.cols() == right[set].cols() &&
+                             (numbers - right[set]).cwiseAbs().maxCoeff() <= 1e-12 * right[set].cwiseAbs().maxCoeff();
+      CHECK(as_it_was);
+    } else {
+      CHECK_THAT(text, contains_text("activations." + name));
+      ++named;
+    }
+  }
+  return named;
+}
+
+template <class Layer>
+void check_activations(const std::string& title, const Layer& layer, const typename Layer::Activations& act) {
+  std::vector<Numbers> right;
+  for (const Terms terms : term_sets()) right.push_back(everything(layer, act, terms));
+  int all_named = 0;
+  // The k-th array of a copy, bent.
+  const auto each = [&](const auto& visit, const auto& bend_one) {
+    int count = 0;
+    {
+      typename Layer::Activations copy = act;
+      visit(copy, [&](const char*, auto&) { ++count; });
+    }
+    for (int k = 0; k < count; ++k)
+      for (const Bend& bend : bends) {
+        typename Layer::Activations bent = act;
+        std::string name;
+        int index = 0;
+        visit(bent, [&](const char* own_name, auto& array) {
+          if (index++ == k && bend_one(own_name, array, bend)) name = own_name;
+        });
+        if (name.empty()) continue;
+        INFO(title << ": " << name << ", " << bend.name);
+        all_named += check_bent(layer, bent, name, right);
+      }
+  };
+  each([](auto& a, auto f) { for_arrays(a, f); },
+       [&](const char*, Array<double>& array, const Bend& bend) {
+         if (array.empty()) return false;
+         Numbers bent = bend.of(*array);
+         if (bent.rows() == array.rows() && bent.cols() == array.cols()) return false;
+         array = bent.size() == 0 ? Array<double>() : Array<double>(std::move(bent));
+         return true;
+       });
+  int filled = 0;
+  {
+    typename Layer::Activations copy = act;
+    for_states(copy, [&](const char*, Numbers& part) { filled += part.size() != 0; });
+  }
+  each([](auto& a, auto f) { for_states(a, f); },
+       [&](const char*, Numbers& part, const Bend& bend) {
+         if (part.size() == 0) return false;
+         Numbers bent = bend.of(part);
+         if (bent.rows() == part.rows() && bent.cols() == part.cols()) return false;
+         if (bent.size() == 0 && filled == 1) return false;  // no state is none that was forgotten
+         part = std::move(bent);
+         return true;
+       });
+  CHECK(all_named > 0);
+}
+
+template <class Layer>
+void check_layer(const std::string& title, const Layer& layer, Index tokens, bool carries = true) {
+  Draw draw(5);
+  const Numbers u = draw.normals<double>(tokens, layer.width());
+  check_activations(title, layer, layer.activations(u));
+  if constexpr (requires(typename Layer::Activations act) { act.initial; })
+    if (carries) {
+      const typename Layer::State state = layer.activations(draw.normals<double>(tokens, layer.width())).final;
+      check_activations(title + " from a state", layer, layer.activations(u, &state));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("an array that an engine forgets or bends is named, and nothing is made of it", "[engine]") {
+  std::uint64_t seed = 100;
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(++seed);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const Configuration configuration = test_support::configuration_of(recipe);
+    const PrefixedTensors<double> from(tensors, "");
+    const std::string& family = recipe.family;
+    int checked = 0;
+    const auto check = [&](const char* name, const auto& read, bool carries = true) {
+      if (family != name) return;
+      check_layer(family + " " + recipe.title, read(), recipe.tokens, carries);
+      ++checked;
+    };
+    check("mamba2", [&] { return detail::read_mamba2(from, configuration); });
+    check("mamba", [&] { return detail::read_mamba(from, configuration); });
+    check("rwkv7", [&] { return detail::read_rwkv7<double>(from, configuration); });
+    check("rwkv6", [&] { return detail::read_rwkv6<double>(from, configuration); });
+    check("rwkv5", [&] { return detail::read_rwkv5<double>(from, configuration); });
+    check("rwkv4", [&] { return Rwkv4<double>::from_tensors(from); });
+    check("griffin", [&] { return Griffin<double>::from_tensors(from); });
+    check("gdn", [&] { return detail::read_gated_delta_net(from, configuration); });
+    check("deltanet", [&] { return detail::read_gated_delta_net(from, configuration); });
+    check("kda", [&] { return detail::read_kda(from, configuration); });
+    check("lfm2", [&] { return detail::read_short_convolution(from, configuration); });
+    check("retnet", [&] { return detail::read_retnet(from, configuration, false); });
+    check(
+        "retnet_parallel", [&] { return detail::read_retnet(from, configuration, true); }, false);
+    check("gla", [&] { return detail::read_gla(from, configuration); });
+    check("hgrn", [&] { return detail::read_hgrn(from, configuration); });
+    check("hgrn2", [&] { return detail::read_hgrn2(from, configuration); });
+    check("linear_attention", [&] { return detail::read_linear_attention<double>(configuration); });
+    check("mlstm", [&] { return detail::read_mlstm(from, configuration); });
+    check("mlstm_large", [&] { return detail::read_mlstm_large(from, configuration); });
+    check("mamba3", [&] { return detail::read_mamba3(from, configuration); });
+    check("mlla", [&] { return detail::read_mlla(from, configuration); });
+    check("s4d", [&] { return detail::read_s4d(from, configuration); });
+    check("hyena", [&] { return detail::read_hyena(from, configuration); });
+    check("vim", [&] { return detail::read_vim(from, configuration); });
+    check("lstm", [&] { return detail::read_recurrent_cell<Lstm<double>>(from, configuration); });
+    check("gru", [&] { return detail::read_recurrent_cell<Gru<double>>(from, configuration); });
+    INFO(family);
+    CHECK(checked == 1);
+  }
+  Draw draw(9);
+  SoftmaxAttention<double>::Weights w;
+  w.q_proj_weight = draw.normals<double>(16, 6);
+  w.k_proj_weight = draw.normals<double>(4, 6);
+  w.v_proj_weight = draw.normals<double>(4, 6);
+  w.o_proj_weight = draw.normals<double>(6, 8);
+  SoftmaxAttention<double>::Options options;
+  options.heads = 4;
+  options.window = 3;
+  options.output_gate = true;
+  check_layer("softmax attention, window and gate", SoftmaxAttention<double>(w, options), 7);
+  LatentAttention<double>::Weights l;
+  l.q_proj_weight = draw.normals<double>(10, 6);
+  l.kv_a_proj_with_mqa_weight = draw.normals<double>(6, 6);
+  l.kv_a_layernorm_weight = draw.normals<double>(1, 4);
+  l.kv_b_proj_weight = draw.normals<double>(14, 4);
+  l.o_proj_weight = draw.normals<double>(6, 8);
+  LatentAttention<double>::Options of_latent;
+  of_latent.heads = 2;
+  check_layer("latent attention", LatentAttention<double>(l, of_latent), 7);
+}
+
+namespace {
+
+/// What a host leaves beside new sources: the array `derived` is made again, or named as made from another `source`.
+template <class Layer, class Derived, class Source>
+void check_stale(const std::string& title, Index tokens, const Layer& layer, const char* name, Derived Layer::Activations::*derived,
+                 Source Layer::Activations::*source, bool made_again) {
+  INFO(title << ": " << name);
+  Draw draw(5);
+  const auto act = layer.activations(draw.normals<double>(tokens, layer.width()));
+  const Numbers right = everything(layer, act, Terms::all());
+  typename Layer::Activations changed = act;
+  changed.*source = Array<double>(Numbers((*(act.*source)) * 0.75));
+  if (made_again) {
+    typename Layer::Activations without = changed;
+    without.*derived = {};
+    const Numbers expected = everything(layer, without, Terms::all());
+    CHECK(expected != right);
+    CHECK(everything(layer, changed, Terms::all()) == expected);
+  } else {
+    CHECK_THAT(test_support::error_of([&] { (void)everything(layer, changed, Terms::all()); }).second,
+               contains_text(std::string("activations.") + name + " was made from another activations."));
+  }
+  changed = act;
+  changed.*source = {};  // one that is no longer there is no newer one, but may be needed itself
+  try {
+    const Numbers numbers = everything(layer, changed, Terms::all());
+    CHECK(numbers == right);
+  } catch (const Error& error) {
+    CHECK_THAT(error.what(), contains_text("is empty"));
+  }
+  changed = act;
+  changed.*derived = Array<double>(Numbers(*(act.*derived)));  // a host's own is taken as it is
+  CHECK(everything(layer, changed, Terms::all()) == right);
+}
+
+}  // namespace
+
+TEST_CASE("an array that was made from others than those beside it is made again or named", "[engine]") {
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(3);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const Configuration configuration = test_support::configuration_of(recipe);
+    const PrefixedTensors<double> from(tensors, "");
+    const std::string& title = recipe.family;
+#define IMPLICIT_ATTENTION_TEST_STALE(derived, source, made_again)                                         \
+  check_stale(title, recipe.tokens, layer, #derived, &std::decay_t<decltype(layer)>::Activations::derived, \
+              &std::decay_t<decltype(layer)>::Activations::source, made_again)
+    if (title == "mamba") {
+      const auto layer = detail::read_mamba(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
+    }
+    if (title == "mamba2") {
+      const auto layer = detail::read_mamba2(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, false);
+    }
+    if (title == "gdn") {
+      const auto layer = detail::read_gated_delta_net(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
+    }
+    if (title == "gla") {
+      const auto layer = detail::read_gla(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, true);
+    }
+    if (title == "griffin") {
+      const auto layer = Griffin<double>::from_tensors(from);
+      IMPLICIT_ATTENTION_TEST_STALE(log_a, recurrent_gate, true);
+      IMPLICIT_ATTENTION_TEST_STALE(normalizer, log_a, true);
+    }
+    if (title == "linear_attention") {
+      const auto layer = detail::read_linear_attention<double>(configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(normalizer, key, false);
+    }
+    if (title == "mlla") {
+      const auto layer = detail::read_mlla(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, x, false);
+      IMPLICIT_ATTENTION_TEST_STALE(normalizer, query, false);
+    }
+    if (title == "mlstm") {
+      const auto layer = detail::read_mlstm(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(c, m, false);
+    }
+    if (title == "mamba3") {
+      const auto layer = detail::read_mamba3(from, configuration);
+      IMPLICIT_ATTENTION_TEST_STALE(log_decay, dt, false);
+      IMPLICIT_ATTENTION_TEST_STALE(key_scale, trap, false);
+    }
+#undef IMPLICIT_ATTENTION_TEST_STALE
+  }
+}
+
+TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engine]") {
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(3);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const Configuration configuration = test_support::configuration_of(recipe);
+    const PrefixedTensors<double> from(tensors, "");
+    const auto check = [&](const auto& layer) {
+      auto act = layer.activations(draw.normals<double>(7, layer.width()));
+      act.key = Array<double>(Numbers(*act.key * 0.75));
+      auto without = act;
+      without.bonus = {};
+      const Terms terms = Terms::all().without(Term::normalization);
+      CHECK(everything(layer, act, terms) == everything(layer, without, terms));
+    };
+    if (recipe.family == "rwkv6") check(detail::read_rwkv6<double>(from, configuration));
+    if (recipe.family == "rwkv7") check(detail::read_rwkv7<double>(from, configuration));
+  }
+}
