@@ -32,7 +32,7 @@
 #endif
 #if defined(check) || defined(A) || defined(B) || defined(C) || defined(D) || defined(E) || defined(F) || defined(G) || defined(H) || \
     defined(K) || defined(L) || defined(N) || defined(P) || defined(R) || defined(S) || defined(T)
-#error "implicit_attention: a macro named check or of one capital letter is defined, and these are names here: #undef it before including this header"
+#error "implicit_attention: a macro named check or of one capital letter is defined, which is a name here: #undef it before this header"
 #endif
 
 #include <Eigen/Core>

@@ -190,7 +190,8 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
 
 /// out (+)= sign a b, with sign = 1 or -1. `out` must not overlap a or b.
 template <Real Scalar>
-EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add, Transposed::Neither) {
+EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
+                                      Transposed::Neither) {
 #if defined(__GNUC__)
   if (a.rows() >= product_rows_from && a.cols() > 0)
     return multiply_blocks(out, {a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b.data(), b.outerStride(), 1, sign, add);

@@ -6,7 +6,7 @@
 #include <implicit_attention/kernels/scan_gradient.hpp>
 
 #define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                       \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Neither);                       \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Neither);                    \
   TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Left);                       \
   TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Right);                      \
   TEMPLATE struct DiagonalRecurrence<S>;                                                                                              \

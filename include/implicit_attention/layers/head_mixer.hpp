@@ -232,69 +232,6 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
 }
 
 template <class Derived, Real S>
-UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms) const {
-  UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.o, &act.row_scale, &act.gate_input, &act.c, &act.x});
-  const auto check = [&](const char* name, const Array<Scalar>& array) {
-    detail::check_activation(Derived::layer_name, name, array, tokens, channels(), "(tokens, channels)");
-  };
-  const bool makes_c = terms.has(Term::activation) && self().activated() && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
-             reads_tail = content_.convolved() && (makes_c || terms.has(Term::convolution));
-  detail::check_initial<Scalar>(
-      Derived::layer_name,
-      {{"query_tail", &act.initial.query_tail},
-       {"key_tail", &act.initial.key_tail},
-       {"value_tail", &act.initial.value_tail, reads_tail ? content_.tail_rows() : 0, channels(), "(convolution width - 1, channels)"},
-       {"recurrent", &act.initial.recurrent, terms.has(Term::recurrence) ? self().state_rows() : 0, self().state_columns(),
-        "(heads * state, channels / heads)"}});
-  if (terms.has(Term::recurrence)) {
-    self().check_recurrence(act, tokens);
-    form.recurrence = self().recurrence(act);
-    form.initial_state = detail::carried(act.initial.recurrent);
-  } else {
-    form.recurrence = identity_recurrence<Scalar>(tokens, channels());
-  }
-  if (terms.has(Term::normalization)) {
-    check("o", act.o);
-    Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
-    if (self().divides_rows() || !act.row_scale.empty()) {
-      detail::check_activation(Derived::layer_name, "row_scale", act.row_scale, tokens, heads(), "(tokens, heads)");
-      act.row_scale_from.check(Derived::layer_name, "row_scale", act.row_scale, {{"query", &act.query}, {"key", &act.key}});
-      scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
-    }
-    form.normalization = std::move(scale);
-  }
-  if (terms.has(Term::gate) && !common_.g_proj_weight.empty()) {
-    check("gate_input", act.gate_input);
-    form.gate = silu(act.gate_input.matrix());
-  }
-  const Array<Scalar> tail = detail::carried(act.initial.value_tail);
-  if (terms.has(Term::activation) && self().activated()) {
-    if (makes_c) check("x", act.x);
-    const bool convolve = makes_c && content_.convolved();
-    const Array<Scalar> c = !makes_c   ? act.c
-                            : convolve ? Array<Scalar>(detail::convolution_of<Scalar>(
-                                             act.x, content_.convolution_weight, content_.convolution_bias, tail, {}, serial_executor()))
-                                       : act.x;
-    check("c", c);
-    form.activation = sigmoid(c.matrix());
-  }
-  if (terms.has(Term::convolution) && content_.convolved()) {
-    form.convolution = content_.convolution_weight;
-    form.convolution_tail = tail;
-  }
-  form.convolution_bias = if_on(terms, Term::bias, content_.convolution_bias);
-  return form;
-}
-
-template <class Derived, Real S>
-void HeadMixer<Derived, S>::check_recurrence(const Activations& act, Index tokens) const {
-  detail::check_activation(Derived::layer_name, "query", act.query, tokens, state_rows(), "(tokens, heads * state)");
-  detail::check_activation(Derived::layer_name, "key", act.key, tokens, state_rows(), "(tokens, heads * state)");
-  detail::check_log_decay(Derived::layer_name, act.log_decay, tokens, heads(), state_rows());
-}
-
-template <class Derived, Real S>
 HeadRecurrence<S> HeadMixer<Derived, S>::recurrence(const Activations& act) const {
   HeadRecurrence<S> recurrence;
   recurrence.tokens = act.query.rows();
@@ -308,3 +245,5 @@ HeadRecurrence<S> HeadMixer<Derived, S>::recurrence(const Activations& act) cons
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/layers/head_mixer_form.hpp>

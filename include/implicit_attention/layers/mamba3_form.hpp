@@ -1,0 +1,70 @@
+// Mamba-3's unified form, one for each pair of ranks; a part of mamba3.hpp.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/layers/mamba3.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+template <Real S>
+UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
+  const Index R = rank(), E = channels(), tokens = detail::tokens_of<S>({&act.log_decay, &act.key_scale, &act.z, &act.x});
+  const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
+    detail::check_activation(layer_name, name, array, tokens, columns, meaning);
+  };
+  const auto one = [&](const char* name, const std::vector<Array<Scalar>>& arrays, Index r, Index columns) {
+    check(name, static_cast<Index>(arrays.size()) > r ? arrays[static_cast<std::size_t>(r)] : Array<S>(), columns, "(tokens, columns)");
+  };
+  const bool recurrent = terms.has(Term::recurrence);
+  if (recurrent) {
+    check("log_decay", act.log_decay, heads(), "(tokens, heads)");
+    check("key_scale", act.key_scale, heads(), "(tokens, heads)");
+    act.log_decay_from.check(layer_name, "log_decay", act.log_decay, {{"rate", &act.rate}, {"dt", &act.dt}});
+    act.key_scale_from.check(layer_name, "key_scale", act.key_scale, {{"dt", &act.dt}, {"trap", &act.trap}});
+    if (act.carried.size() != 0 || act.initial.recurrent.size() != 0)
+      check_shape(layer_name, "activations.carried", act.carried, heads() * state(), E / heads(), "(heads * state, channels / heads)");
+  }
+  if (terms.has(Term::gate)) check("z", act.z, E, "(tokens, channels)");
+  std::vector<UnifiedForm<S>> forms;
+  for (Index r = 0; r < R; ++r)
+    for (Index s = 0; s < R; ++s) {
+      if (!recurrent && r != s) continue;  // the identity stands for R as a whole
+      UnifiedForm<S> form;
+      if (recurrent) {
+        one("query", act.query, r, heads() * state());
+        one("key", act.key, s, heads() * state());
+        one("diagonal", act.diagonal, r * R + s, heads());
+        const auto pair = static_cast<std::size_t>(r * R + s);
+        if (act.diagonal_from.size() > pair)
+          act.diagonal_from[pair].check(
+              layer_name, "diagonal", act.diagonal[pair],
+              {{"query", &act.query[static_cast<std::size_t>(r)]}, {"key", &act.key[static_cast<std::size_t>(s)]}});
+        form.recurrence = recurrence(act, r, s);
+        if (s == 0) form.initial_state = detail::carried(act.carried);
+      } else {
+        form.recurrence = identity_recurrence<S>(tokens, E);
+      }
+      if (terms.has(Term::gate)) {
+        Matrix<S> gates = *act.z;
+        if (R > 1) gates.array().rowwise() *= weights_.of_rank(weights_.mimo_z, r).matrix().row(0).array();
+        gates = silu(gates);
+        if (R > 1) gates.array().rowwise() *= weights_.of_rank(weights_.mimo_o, r).matrix().row(0).array();
+        form.gate = std::move(gates);
+      }
+      if (terms.has(Term::normalization) && !norm_.empty()) {
+        one("o", act.o, r, E);
+        form.normalization = norm_.held_scale(norm_.statistics(*act.o[static_cast<std::size_t>(r)]));
+      }
+      if (terms.has(Term::activation) && R > 1)
+        form.activation = Matrix<S>(weights_.of_rank(weights_.mimo_x, s).matrix().replicate(tokens, 1));
+      if (r == s) form.skip = if_on(terms, Term::skip, skip_);
+      forms.push_back(std::move(form));
+    }
+  UnifiedForm<S> sum = std::move(forms.front());
+  sum.more.assign(std::make_move_iterator(forms.begin() + 1), std::make_move_iterator(forms.end()));
+  return sum;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END

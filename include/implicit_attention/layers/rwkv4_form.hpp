@@ -1,0 +1,58 @@
+// RWKV-4's unified form; a part of rwkv4.hpp.
+#pragma once
+
+#include <utility>
+
+#include <implicit_attention/layers/rwkv4.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+template <Real S>
+UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
+  const Terms terms = asked.resolved(named_sets_have);
+  UnifiedForm<Scalar> form;
+  const Index tokens = detail::tokens_of<Scalar>({&act.key, &act.receptance, &act.x});
+  const auto check = [&](const char* name, const Array<Scalar>& array) {
+    detail::check_activation(layer_name, name, array, tokens, channels_, "(tokens, channels)");
+  };
+  if (terms.has(Term::gate)) {
+    check("receptance", act.receptance);
+    form.gate = sigmoid(act.receptance.matrix());
+  }
+  if (!terms.has(Term::recurrence)) {
+    form.recurrence = identity_recurrence<Scalar>(tokens, channels_);
+    return form;
+  }
+  check("key", act.key);
+  const State& before = act.initial;
+  detail::check_initial<Scalar>(layer_name, {{"shifted", &before.shifted},
+                                             {"numerator", &before.numerator, 1, channels_, "(1, channels)"},
+                                             {"denominator", &before.denominator, 1, channels_, "(1, channels)"},
+                                             {"exponent", &before.exponent, 1, channels_, "(1, channels)"}});
+  const Weighting scaled = weighting_of(act);
+  DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
+  if (!terms.has(Term::normalization)) {
+    const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
+    recurrence.query_scale = large_matrix((scaled.exponent.matrix().rowwise() - scale).array().exp().matrix());
+    const RowVector<Scalar> first = weights_.time_first.matrix().row(0) - scale;
+    recurrence.diagonal = large_matrix((act.key.matrix().rowwise() + first).array().exp().matrix());
+  }
+  form.recurrence = std::move(recurrence);
+  form.initial_state = detail::carried(act.initial.numerator);
+  return form;
+}
+
+template <Real S>
+typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) const {
+  const bool current =
+      !act.weighting.step.empty() && act.weighting.key.data() == act.key.data() && act.weighting.key.rows() == act.key.rows();
+  if (!current) return weighting(act.key, act.initial);
+  const Weighting& w = act.weighting;
+  for (const auto& [name, array] :
+       {std::pair{"weighting.exponent", &w.exponent}, std::pair{"weighting.step", &w.step}, std::pair{"weighting.key_scale", &w.key_scale},
+        std::pair{"weighting.query_scale", &w.query_scale}, std::pair{"weighting.diagonal", &w.diagonal}})
+    detail::check_activation(layer_name, name, *array, act.key.rows(), channels_, "(tokens, channels)");
+  return w;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
