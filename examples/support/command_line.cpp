@@ -152,26 +152,31 @@ void refuse_unknown_options(const CLI::App& app, int argument_count, char** argu
   }
 }
 
+bool is_weights(const std::string& name) {
+  const std::string ending = std::filesystem::path(name).extension().string();
+  return ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
+}
 /// Whether a file of this name is one that a model is read from, in a folder that holds `names`.
 bool is_of_model(const std::string& name, const std::vector<std::string>& names) {
-  const auto is_weights = [](const std::string& one) {
-    const std::string ending = std::filesystem::path(one).extension().string();
-    return ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
-  };
-  for (const char* known : {"config.json", "generation_config.json", "vocab.json", "params.json", "added_tokens.json"})
+  for (const char* known : {"config.json", "generation_config.json", "vocab.json", "vocab.txt", "merges.txt", "params.json",
+                            "added_tokens.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"})
     if (name == known) return true;
-  for (const char* begin : {"model", "pytorch_model", "consolidated", "tokenizer", "special_tokens_map"})
-    if (name.starts_with(begin)) return true;
+  for (const char* begin : {"model", "pytorch_model", "consolidated"})
+    if (name.starts_with(begin) && (is_weights(name) || name.ends_with(".index.json"))) return true;
   return is_weights(name) && std::count_if(names.begin(), names.end(), is_weights) == 1;
 }
 
-/// Whether writing `file` would overwrite `input`, or what lies in its folder and makes it a model; by whatever links it is named.
+/// Whether writing `file` would overwrite `input`, or what lies in its folder and makes it a model; by whatever links it is named. Of texts and
+/// lists, which need not be files, the folder is nobody's.
 bool overwrites(const std::filesystem::path& file, const std::filesystem::path& input) {
   namespace fs = std::filesystem;
   std::error_code ignored;
-  if (!fs::exists(file, ignored)) return false;
+  if (!fs::exists(file, ignored) || !fs::exists(input, ignored)) return false;
   if (fs::equivalent(file, input, ignored)) return true;
-  const fs::path folder = fs::is_directory(input, ignored) ? input : input.has_parent_path() ? input.parent_path() : fs::path(".");
+  const bool is_folder = fs::is_directory(input, ignored);
+  const std::string own_name = input.filename().string();
+  if (!is_folder && !is_weights(own_name) && !is_of_model(own_name, {})) return false;
+  const fs::path folder = is_folder ? input : input.has_parent_path() ? input.parent_path() : fs::path(".");
   const std::vector<std::string> names = detail::names_in(folder, ignored);
   return std::any_of(names.begin(), names.end(),
                      [&](const std::string& name) { return is_of_model(name, names) && fs::equivalent(file, folder / name, ignored); });

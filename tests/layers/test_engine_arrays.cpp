@@ -120,7 +120,7 @@ const std::vector<Bend> bends = {
     {"turned", [](const Numbers& n) { return Numbers(n.transpose()); }},
 };
 
-std::vector<Terms> term_sets() {
+std::vector<Terms> sets_of_terms() {
   std::vector<Terms> sets = {Terms::all(), Terms::published(), Terms::recurrence()};
   for (const Terms::Named& one : Terms::names()) {
     sets.push_back(Terms::all().without(one.term));
@@ -144,7 +144,7 @@ Numbers everything(const Layer& layer, const typename Layer::Activations& act, T
 /// One array is bent: under each set of terms an error names it, or all is as it was. How often it was named.
 template <class Layer>
 int check_bent(const Layer& layer, const typename Layer::Activations& bent, const std::string& name, const std::vector<Numbers>& right) {
-  const std::vector<Terms> sets = term_sets();
+  const std::vector<Terms> sets = sets_of_terms();
   int named = 0;
   for (std::size_t set = 0; set < sets.size(); ++set) {
     INFO(sets[set].text());
@@ -170,7 +170,7 @@ int check_bent(const Layer& layer, const typename Layer::Activations& bent, cons
 template <class Layer>
 void check_activations(const std::string& title, const Layer& layer, const typename Layer::Activations& act) {
   std::vector<Numbers> right;
-  for (const Terms terms : term_sets()) right.push_back(everything(layer, act, terms));
+  for (const Terms terms : sets_of_terms()) right.push_back(everything(layer, act, terms));
   int all_named = 0;
   // The k-th array of a copy, bent.
   const auto each = [&](const auto& visit, const auto& bend_one) {

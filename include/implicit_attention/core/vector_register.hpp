@@ -5,14 +5,13 @@
 
 #include <implicit_attention/core/types.hpp>
 
-#if defined(__GNUC__)
-
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
 constexpr int vector_register_bytes = EIGEN_MAX_STATIC_ALIGN_BYTES > 16 ? EIGEN_MAX_STATIC_ALIGN_BYTES : 16;
 
+#if defined(__GNUC__)
 /// `type` may stand at any address that suits its numbers; `bits` are integers of their size.
 template <class Scalar>
 struct VectorRegister;
@@ -27,8 +26,8 @@ struct VectorRegister<double> {
   typedef std::int64_t bits __attribute__((vector_size(vector_register_bytes), aligned(8), may_alias));
 };
 
+#endif
+
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
-
-#endif

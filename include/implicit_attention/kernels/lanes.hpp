@@ -51,11 +51,24 @@ template <class Scalar>
 
 }  // namespace detail
 
+/// One row of `Width` channels for each state (or tap, or token); contiguous.
+template <class Scalar, int Width>
+using LaneRows = Eigen::Array<Scalar, Eigen::Dynamic, Width, Width == 1 ? Eigen::ColMajor : Eigen::RowMajor>;
+
+template <int Width, class Scalar>
+[[nodiscard]] Eigen::Map<const Lanes<Scalar, Width>> lanes(const Scalar* numbers) {
+  return Eigen::Map<const Lanes<Scalar, Width>>(numbers);
+}
+template <int Width, class Scalar>
+[[nodiscard]] Eigen::Map<Lanes<Scalar, Width>> lanes(Scalar* numbers) {
+  return Eigen::Map<Lanes<Scalar, Width>>(numbers);
+}
+
 namespace detail {
 
 /// Numbers of a LaneRegister that fills a vector register of the target machine.
 template <class Scalar>
-constexpr int computed_lanes = std::max(16, EIGEN_MAX_STATIC_ALIGN_BYTES) / static_cast<int>(sizeof(Scalar));
+constexpr int computed_lanes = vector_register_bytes / static_cast<int>(sizeof(Scalar));
 
 /// `Count` neighbouring numbers that are computed together, at most a vector register of them: the compiler's own type where it has one, so
 /// that sums stay in registers. Reads and writes at any address.
@@ -78,19 +91,6 @@ struct LaneRegister {
 #endif
 
 }  // namespace detail
-
-/// One row of `Width` channels for each state (or tap, or token); contiguous.
-template <class Scalar, int Width>
-using LaneRows = Eigen::Array<Scalar, Eigen::Dynamic, Width, Width == 1 ? Eigen::ColMajor : Eigen::RowMajor>;
-
-template <int Width, class Scalar>
-[[nodiscard]] Eigen::Map<const Lanes<Scalar, Width>> lanes(const Scalar* numbers) {
-  return Eigen::Map<const Lanes<Scalar, Width>>(numbers);
-}
-template <int Width, class Scalar>
-[[nodiscard]] Eigen::Map<Lanes<Scalar, Width>> lanes(Scalar* numbers) {
-  return Eigen::Map<Lanes<Scalar, Width>>(numbers);
-}
 
 /// Asks for `Width` numbers that will be read.
 template <int Width, class Scalar>

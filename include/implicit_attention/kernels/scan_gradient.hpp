@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include <implicit_attention/kernels/channel_groups.hpp>
@@ -25,7 +26,7 @@ struct ScanGradient {
 
 namespace detail {
 
-/// What the tiles of a group use by turns, and what they add up together.
+/// What the tiles of a group take turns using, and what they add up together.
 template <Real Scalar>
 struct ScanGradientScratch {
   static constexpr int lane = computed_lanes<Scalar>;
@@ -43,7 +44,7 @@ struct ScanGradientScratch {
   /// twice anyway.
   [[nodiscard]] static Index block_of(Index tokens, Index states) {
     constexpr Index most = Index(512) * 16;
-    return states <= most && tokens <= most / states ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS;
+    return states <= most && tokens <= most / std::max<Index>(states, 1) ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS;
   }
 
   RowVector<Scalar> ones;  ///< in the place of arrays that are not there
@@ -52,7 +53,7 @@ struct ScanGradientScratch {
   Matrix<Scalar> query_sums, key_sums;  ///< (tokens of the block * state, lane): sums over the group's channels, by place in a register
 };
 
-/// One tile of channels. States are kept at the begin of every block of tokens; a block's own are computed again when the walk back reaches
+/// One tile of channels. States are kept at the beginning of every block of tokens; a block's own are computed again when the walk back reaches
 /// it.
 template <int Width, Real Scalar>
 class ScanGradientTile {
@@ -74,7 +75,7 @@ class ScanGradientTile {
       begins_.topRows(recurrence.state) = lane_rows<Width>(initial_state, channel);
   }
 
-  /// Notes the states at the begin of every block.
+  /// Notes the states at the beginning of every block.
   void walk_forwards(Scratch& scratch) {
     const Index states = recurrence_->state;
     for (Index begin = block_; begin < recurrence_->tokens; begin += block_) {
@@ -88,7 +89,7 @@ class ScanGradientTile {
     }
   }
 
-  /// Goes back through tokens begin .. end - 1 of one block, those before the last ones: writes the tile's columns of the gradients and adds
+  /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the gradients and adds
   /// its part of the sums over channels to the scratch's.
   void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
     const Index states = recurrence_->state, row = states * Width;
@@ -112,7 +113,7 @@ class ScanGradientTile {
   }
 
  private:
-  static constexpr int lane = std::min(Width, Scratch::lane), registers = Width / lane;
+  static constexpr int lane = std::gcd(Width, Scratch::lane), registers = Width / lane;
   using Registers = LaneRegister<Scalar, lane>;
   using Register = typename Registers::type;
   using Row = Register[static_cast<std::size_t>(registers)];
@@ -157,7 +158,7 @@ class ScanGradientTile {
     }
   }
 
-  /// The same from the state that the token met to that behind it, with what depends on the state alone: gradients of the query and its scale.
+  /// Advances the state by one token, and adds up the gradients that need only the state: those of the query and its scale.
   template <bool ReadsBefore>
   IMPLICIT_ATTENTION_FLATTEN void read(Index token, const Scratch& scratch, const Scalar* decay, Scalar* met, Scalar* query_sums,
                                        const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
@@ -200,7 +201,7 @@ class ScanGradientTile {
                         *const read_scale = part(recurrence_->query_scale, token, scratch),
                         *const weight = g.data() + token * g.outerStride() + channel_, *const a = input(token),
                         *const rate = decays_.rate();
-    const bool fresh = ReadsBefore && starts_at(token);
+    const bool fresh = starts_at(token);
     Scalar* const adjoint = adjoint_.data();
     Row value, weights, value_gradient, step_gradient;
     IMPLICIT_ATTENTION_UNROLL
@@ -225,6 +226,10 @@ class ScanGradientTile {
         store(adjoint + at, lambda);
       }
       store(key_sums + n * Scratch::lane, key_sum);
+    }
+    if (fresh) {  // nothing goes into the document before, NaN neither
+      std::fill_n(adjoint, recurrence_->state * Width, Scalar(0));
+      for (int r = 0; r < registers; ++r) step_gradient[r] = Registers::zero();
     }
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {

@@ -80,7 +80,7 @@ class DeltaRule {
     Array<Scalar> out;                 ///< (L, D)
     State initial;                     ///< the state carried in; empty matrices if none
     State final;                       ///< the state after the last token
-    MadeFrom<Scalar> c_from = {};      ///< what run() made c from; it is made again where x is another
+    MadeFrom<Scalar> c_from = {};      ///< what run() made c from; it is made again where that is another
   };
 
   [[nodiscard]] Index width() const { return width_; }
@@ -254,7 +254,7 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   if (!w.b_proj_weight.empty()) beta = times(sigmoid(linear(u, w.b_proj_weight)), negative_eigenvalues_ ? Scalar(2) : Scalar(1));
   act.x = x.numbers;
   act.c = c.numbers;
-  act.c_from = {act.c, {{"x", &act.x}}};
+  act.c_from = {act.c, {{"x", &act.x}}, act.initial.convolution_tail};
   act.query = q.numbers;
   act.key = k.numbers;
   act.beta = beta.numbers;

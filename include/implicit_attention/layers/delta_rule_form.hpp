@@ -12,15 +12,29 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.unit_query, &act.pre_query, &act.key, &act.pre_key, &act.beta,
-                                                  &act.pre_beta, &act.log_decay, &act.decay, &act.pre_log_decay, &act.z, &act.gate, &act.o,
-                                                  &act.c, &act.x, &act.a}),
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
+                                                         {Term::recurrence, &act.unit_query},
+                                                         {Term::recurrence, &act.pre_query},
+                                                         {Term::recurrence, &act.key},
+                                                         {Term::recurrence, &act.pre_key},
+                                                         {Term::recurrence, &act.beta},
+                                                         {Term::recurrence, &act.pre_beta},
+                                                         {Term::recurrence, &act.log_decay},
+                                                         {Term::recurrence, &act.decay},
+                                                         {Term::recurrence, &act.pre_log_decay},
+                                                         {Term::gate, &act.z},
+                                                         {Term::gate, &act.gate},
+                                                         {Term::normalization, &act.o},
+                                                         {Term::activation, &act.c},
+                                                         {Term::activation, &act.x},
+                                                         {Term::activation, &act.a}}),
               keys = key_heads_ * state_;
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(name_, name, array, tokens, columns, meaning);
   };
   const Array<Scalar>& taps = shared_.v_conv1d_weight;
-  const bool makes_c = terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+  const bool makes_c =
+                 terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}}, act.initial.convolution_tail)),
              reads_tail = makes_c || terms.has(Term::convolution);
   detail::check_initial<Scalar>(
       name_, {{"convolution_tail", &act.initial.convolution_tail, reads_tail && !taps.empty() ? taps.cols() - 1 : 0, 2 * keys + channels_,
@@ -46,7 +60,7 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
       reads_tail ? detail::carried(act.initial.convolution_tail).middle_columns(2 * keys, channels_) : Array<Scalar>();
   if (terms.has(Term::activation)) {
     if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(name_);
-    if (makes_c) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
+    if (makes_c) check("x", act.x, channels_, "(tokens, channels); c is made of it");
     const Array<Scalar> c = !makes_c ? act.c
                             : taps.empty()
                                 ? act.x

@@ -71,6 +71,7 @@ class Griffin : public LayerInterface<Griffin<S>> {
     State initial;                                           ///< the state carried in; empty matrices if none
     State final;                                             ///< the state after the last token
     MadeFrom<Scalar> log_a_from = {}, normalizer_from = {};  ///< what run() made them from; they are made again where that is another
+    std::vector<Index> normalizer_starts = {};               ///< where documents began for run()'s normalizer
   };
 
   /// What `lower` needs of the weights: what an engine whose projections are quantised holds in plain numbers.
@@ -255,8 +256,10 @@ LayerRun<Griffin<S>> Griffin<S>::run(const Value<Scalar>& u, RunContext<Scalar>&
   act.recurrent_gate = decay.gate;
   act.log_a = decay.log_decay.numbers;
   act.normalizer = decay.normalizer.numbers;
-  act.log_a_from = {act.log_a, {{"recurrent_gate", &act.recurrent_gate}}};
-  act.normalizer_from = {act.normalizer, {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}}};
+  act.log_a_from = {act.log_a, {{"recurrent_gate", &act.recurrent_gate}, {"pre_recurrent_gate", &act.pre_recurrent_gate}}};
+  act.normalizer_from = {act.normalizer,
+                         {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}, {"pre_recurrent_gate", &act.pre_recurrent_gate}}};
+  act.normalizer_starts = act.starts;
   // y = gelu(linear_y(u)) R c
   DiagonalInputs<Scalar> inputs;
   inputs.step = decay.log_decay;

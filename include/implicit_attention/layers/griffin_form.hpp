@@ -12,8 +12,16 @@ template <Real S>
 UnifiedForm<S> Griffin<S>::lower(const Activations& act, Terms asked) const {
   const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.log_a, &act.recurrent_gate, &act.pre_recurrent_gate, &act.input_gate,
-                                                  &act.pre_input_gate, &act.normalizer, &act.gate_input, &act.gate, &act.c, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.log_a},
+                                                         {Term::recurrence, &act.recurrent_gate},
+                                                         {Term::recurrence, &act.pre_recurrent_gate},
+                                                         {Term::recurrence, &act.input_gate},
+                                                         {Term::recurrence, &act.pre_input_gate},
+                                                         {Term::normalization, &act.normalizer},
+                                                         {Term::gate, &act.gate_input},
+                                                         {Term::gate, &act.gate},
+                                                         {Term::convolution, &act.c},
+                                                         {Term::convolution, &act.x}});
   const bool normalized = terms.has(Term::normalization), recurs = terms.has(Term::recurrence);
   detail::check_initial<Scalar>(
       layer_name, {{"convolution_tail", &act.initial.convolution_tail,
@@ -49,8 +57,13 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   Activations whole;
   whole.starts = act.starts;
   check_ascending(layer_name, "activations.starts", act.starts, tokens);
-  const bool given = !act.log_a.empty() && !act.log_a_from.stale(act.log_a, {{"recurrent_gate", &act.recurrent_gate}}),
-             old_normalizer = act.normalizer_from.stale(act.normalizer, {{"log_a", &act.log_a}, {"recurrent_gate", &act.recurrent_gate}});
+  const bool given = !act.log_a.empty() && !act.log_a_from.stale(act.log_a, {{"recurrent_gate", &act.recurrent_gate},
+                                                                             {"pre_recurrent_gate", &act.pre_recurrent_gate}}),
+             old_normalizer = act.normalizer_from.noted(act.normalizer) &&
+                              (act.normalizer_starts != act.starts ||
+                               act.normalizer_from.stale(act.normalizer, {{"log_a", &act.log_a},
+                                                                          {"recurrent_gate", &act.recurrent_gate},
+                                                                          {"pre_recurrent_gate", &act.pre_recurrent_gate}}));
   const bool makes_normalizer = normalized && (act.normalizer.empty() || old_normalizer);
   if (normalized && !makes_normalizer) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, channels_, "(tokens, channels)");
@@ -59,8 +72,8 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   const auto of_gate = [&](const Array<Scalar>& gate) {
     if (rate_.empty())
       raise(ErrorKind::shape, message(layer_name,
-                                      ": activations.log_a is empty, and neither rate nor rg_lru.recurrent_param is known that it "
-                                      "could be made with from the recurrent gate"));
+                                      ": activations.log_a has to be made of the recurrent gate, and neither rate nor "
+                                      "rg_lru.recurrent_param is known for that"));
     return Array<Scalar>(large_matrix((gate.matrix().array().rowwise() * rate_.matrix().row(0).array()).matrix()));
   };
   // log_a is what run() leaves beside the gate it was made of; alone, the gate serves.

@@ -70,7 +70,7 @@ struct HeadMixerActivations {
   Array<S> y;           ///< (L, E): output before the output projection
   Array<S> out;         ///< (L, D)
   HeadMixerState<S> initial, final;
-  MadeFrom<S> c_from = {};          ///< what run() made c from; it is made again where x is another
+  MadeFrom<S> c_from = {};          ///< what run() made c from; it is made again where that is another
   MadeFrom<S> row_scale_from = {};  ///< what run() made row_scale from
 };
 
@@ -214,11 +214,11 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
   in.content = self().activated() ? silu(c) : c;
   act.x = x.numbers;
   act.c = c.numbers;
-  act.c_from = {act.c, {{"x", &act.x}}};
+  act.c_from = {act.c, {{"x", &act.x}}, act.initial.value_tail};
   act.final.position = act.initial.position + u.rows();
   const Value<S> o = self().mix(in, act);
   act.o = o.numbers;
-  act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}}};
+  act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}}};
   Value<S> y = normalize(norm_, o);
   if (!common_.g_proj_weight.empty()) {
     const Value<S> gate_input = linear(u, common_.g_proj_weight);

@@ -10,11 +10,18 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <class Derived, Real S>
 UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.o, &act.row_scale, &act.gate_input, &act.c, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
+                                                         {Term::recurrence, &act.key},
+                                                         {Term::normalization, &act.o},
+                                                         {Term::normalization, &act.row_scale},
+                                                         {Term::gate, &act.gate_input},
+                                                         {Term::activation, &act.c},
+                                                         {Term::activation, &act.x}});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(Derived::layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };
-  const bool makes_c = terms.has(Term::activation) && self().activated() && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+  const bool makes_c = terms.has(Term::activation) && self().activated() &&
+                       (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}}, act.initial.value_tail)),
              reads_tail = content_.convolved() && (makes_c || terms.has(Term::convolution));
   detail::check_initial<Scalar>(
       Derived::layer_name,
@@ -35,7 +42,8 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
     Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
     if (self().divides_rows() || !act.row_scale.empty()) {
       detail::check_activation(Derived::layer_name, "row_scale", act.row_scale, tokens, heads(), "(tokens, heads)");
-      act.row_scale_from.check(Derived::layer_name, "row_scale", act.row_scale, {{"query", &act.query}, {"key", &act.key}});
+      act.row_scale_from.check(Derived::layer_name, "row_scale", act.row_scale,
+                               {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}});
       scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
     }
     form.normalization = std::move(scale);

@@ -137,7 +137,8 @@ LayerRun<Hyena<S>> Hyena<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 template <Real S>
 UnifiedForm<S> Hyena<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.x0, &act.x1, &act.c, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(
+      terms, {{Term::gate, &act.x0}, {Term::activation, &act.x1}, {Term::activation, &act.c}, {Term::recurrence, &act.x}});
   const auto on = [&](Term term, const char* name, const Array<Scalar>& array) {
     if (!terms.has(term)) return Array<Scalar>();
     detail::check_activation(layer_name, name, array, tokens, channels(), "(tokens, channels)");

@@ -174,7 +174,8 @@ LayerRun<LatentAttention<S>> LatentAttention<S>::run(const Value<Scalar>& u, Run
 template <Real S>
 UnifiedForm<S> LatentAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.x});
+  const Index tokens =
+      detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query}, {Term::recurrence, &act.key}, {Term::recurrence, &act.x}});
   if (!terms.has(Term::recurrence)) {
     form.recurrence = identity_recurrence<Scalar>(tokens, channels());
     return form;

@@ -108,24 +108,35 @@ void check_activation(std::string_view who, const char* name, const Array<Scalar
                                   shape_text({rows, columns}), " = ", meaning));
 }
 
-/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw. One
-/// array of another length is then the one that its check names, and one that the terms do not read changes nothing.
+/// An array of activations, and the term that reads it.
 template <Real Scalar>
-[[nodiscard]] Index tokens_of(std::initializer_list<const Array<Scalar>*> arrays) {
-  const auto as_long = [&](Index rows) {
-    return std::count_if(arrays.begin(), arrays.end(),
-                         [&](const Array<Scalar>* other) { return !other->empty() && other->rows() == rows; });
-  };
-  Index tokens = 0;
-  std::ptrdiff_t votes = 0;
-  for (const Array<Scalar>* array : arrays) {
-    if (array->empty()) continue;
-    if (const std::ptrdiff_t own = as_long(array->rows()); own > votes) {
-      tokens = array->rows();
+struct ReadArray {
+  Term term;
+  const Array<Scalar>* array;
+};
+
+/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw, of arrays
+/// that the terms read; of all, where the terms read none. One array of another length is then the one that its check names, and those that the
+/// terms do not read change nothing.
+template <Real Scalar>
+[[nodiscard]] Index tokens_of(Terms terms, std::initializer_list<ReadArray<Scalar>> arrays) {
+  const auto most_frequent = [&](bool all) {
+    const auto counts = [&](const ReadArray<Scalar>& each) { return !each.array->empty() && (all || terms.has(each.term)); };
+    Index tokens = 0;
+    std::ptrdiff_t votes = 0;
+    for (const ReadArray<Scalar>& each : arrays) {
+      if (!counts(each)) continue;
+      const std::ptrdiff_t own = std::count_if(arrays.begin(), arrays.end(), [&](const ReadArray<Scalar>& other) {
+        return counts(other) && other.array->rows() == each.array->rows();
+      });
+      if (own <= votes) continue;
+      tokens = each.array->rows();
       votes = own;
     }
-  }
-  return tokens;
+    return tokens;
+  };
+  const Index read = most_frequent(false);
+  return read != 0 ? read : most_frequent(true);
 }
 
 /// Fails unless the log decays of a recurrence in heads are there: of every token or of all, for every head or for every key of one.

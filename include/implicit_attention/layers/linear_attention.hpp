@@ -140,7 +140,7 @@ LayerRun<LinearAttention<S>> LinearAttention<S>::run(const Value<Scalar>& u, Run
   if (options_.normalized) {
     const Value<S> normalizer = reciprocal(sums, static_cast<S>(options_.eps));
     act.normalizer = normalizer.numbers;
-    act.normalizer_from = {act.normalizer, {{"query", &act.query}, {"key", &act.key}}};
+    act.normalizer_from = {act.normalizer, {{"query", &act.query}, {"key", &act.key}}, act.initial.normalizer};
     y = scale(spread_heads(normalizer, values / heads()), y);
   }
   act.y = act.out = y.numbers;
@@ -150,8 +150,11 @@ LayerRun<LinearAttention<S>> LinearAttention<S>::run(const Value<Scalar>& u, Run
 template <Real S>
 UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.normalizer, &act.x}), keys = act.query.cols(),
-              values = act.x.cols();
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
+                                                         {Term::recurrence, &act.key},
+                                                         {Term::normalization, &act.normalizer},
+                                                         {Term::recurrence, &act.x}}),
+              keys = act.query.cols(), values = act.x.cols();
   // No weights tell the sizes of keys and values: x and query do.
   const auto whole_heads = [&](const char* name, const Array<Scalar>& array, const char* meaning) {
     const Index columns = array.cols() - array.cols() % heads();
@@ -171,7 +174,7 @@ UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) co
   }
   if (terms.has(Term::normalization) && options_.normalized) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, heads(), "(tokens, heads)");
-    act.normalizer_from.check(layer_name, "normalizer", act.normalizer, {{"query", &act.query}, {"key", &act.key}});
+    act.normalizer_from.check(layer_name, "normalizer", act.normalizer, {{"query", &act.query}, {"key", &act.key}}, act.initial.normalizer);
     form.normalization = spread_columns<S>(*act.normalizer, values / heads());
   }
   return form;

@@ -1,7 +1,9 @@
 // Notes of what an array of a layer's activations was made from, so that one that a host left beside newer sources is found.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
+#include <memory>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -11,7 +13,8 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// An array that `run()` made of others, and those, which it shares. An array that a host fills in itself is not noted, and is taken as it is.
+/// Remembers an array that `run()` computed, and the arrays it was computed from, without keeping any of them alive. An array that a host
+/// fills in itself is not noted, and is taken as it is.
 template <Real Scalar>
 class MadeFrom {
  public:
@@ -19,46 +22,79 @@ class MadeFrom {
   using Source = std::pair<std::string_view, const Array<Scalar>*>;
 
   MadeFrom() = default;
-  MadeFrom(const Array<Scalar>& made, std::initializer_list<Source> sources) : made_(made) {
+  /// `carried` is the part of the carried-in state that was read, which is copied.
+  MadeFrom(const Array<Scalar>& made, std::initializer_list<Source> sources, Matrix<Scalar> carried = {})
+      : made_(made), carried_(std::move(carried)) {
     sources_.reserve(sources.size());
     for (const auto& [name, source] : sources) sources_.emplace_back(*source);
   }
 
-  /// The name of a source that is filled and is another array than `made` was made from, in the order of the constructor; empty where
-  /// there is none, or where `made` is not the array noted.
-  [[nodiscard]] std::string_view newer(const Array<Scalar>& made, std::initializer_list<Source> sources) const {
-    if (made.empty() || sources_.size() != sources.size() || !made_.is(made)) return {};
+  /// The name of a source that is filled and is another array than `made` was made from, in the order of the constructor, or `initial` where
+  /// the state carried in is another; empty where there is none, or where `made` is not the array noted.
+  [[nodiscard]] std::string_view newer(const Array<Scalar>& made, std::initializer_list<Source> sources,
+                                       const Matrix<Scalar>& carried = {}) const {
+    if (!noted(made) || sources_.size() != sources.size()) return {};
     auto noted = sources_.begin();
     for (const auto& [name, source] : sources)
       if (!(noted++)->is(*source) && !source->empty()) return name;
+    if (!same_numbers(carried_, carried)) return "initial";
     return {};
   }
-  [[nodiscard]] bool stale(const Array<Scalar>& made, std::initializer_list<Source> sources) const { return !newer(made, sources).empty(); }
+  /// Whether `made` is the array noted.
+  [[nodiscard]] bool noted(const Array<Scalar>& made) const { return !made.empty() && made_.is(made); }
+  [[nodiscard]] bool stale(const Array<Scalar>& made, std::initializer_list<Source> sources, const Matrix<Scalar>& carried = {}) const {
+    return !newer(made, sources, carried).empty();
+  }
 
   /// Fails where `made` is stale, for what cannot be made again.
-  void check(std::string_view who, const char* name, const Array<Scalar>& made, std::initializer_list<Source> sources) const {
-    if (const std::string_view source = newer(made, sources); !source.empty())
+  void check(std::string_view who, const char* name, const Array<Scalar>& made, std::initializer_list<Source> sources,
+             const Matrix<Scalar>& carried = {}) const {
+    if (const std::string_view source = newer(made, sources, carried); !source.empty())
       raise(ErrorKind::value, message(who, ": activations.", name, " was made from another activations.", source,
                                       " than the one that is there now; fill in that of these, or use what activations(u) returns"));
   }
 
  private:
-  /// One array. Another one of the same numbers is as good; views of a host's memory are known by where they are, and not read again.
+  /// The same in every place; NaN is NaN.
+  [[nodiscard]] static bool same_numbers(ConstView<Scalar> a, ConstView<Scalar> b) {
+    if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
+    for (Index i = 0; i < a.rows(); ++i)
+      if (!std::equal(&a(i, 0), &a(i, 0) + a.cols(), &b(i, 0), [](Scalar p, Scalar q) { return p == q || (p != p && q != q); }))
+        return false;
+    return true;
+  }
+
+  /// One array. A copy of its numbers is as good, while the array is there to be compared with; a view of a host's memory is compared by
+  /// address only.
   class Mark {
    public:
+    explicit Mark(const Array<Scalar>& array)
+        : data_(array.data()),
+          rows_(array.rows()),
+          columns_(array.cols()),
+          stride_(array.row_stride()),
+          owned_(array.owner() != nullptr),
+          owner_(array.owner()) {}
     Mark() = default;
-    explicit Mark(const Array<Scalar>& array) : array_(array) {}
     [[nodiscard]] bool is(const Array<Scalar>& other) const {
-      if (array_.data() == other.data()) return true;
-      return array_.owner() != nullptr && array_.rows() == other.rows() && array_.cols() == other.cols() && *array_ == *other;
+      if (rows_ != other.rows() || columns_ != other.cols()) return false;
+      if (rows_ == 0 || columns_ == 0) return true;
+      const std::shared_ptr<const void> alive = owner_.lock();
+      if (owned_ && alive == nullptr) return false;
+      if (data_ == other.data() && stride_ == other.row_stride()) return true;
+      return owned_ && same_numbers(ConstView<Scalar>(data_, rows_, columns_, stride_), *other);
     }
 
    private:
-    Array<Scalar> array_;
+    const Scalar* data_ = nullptr;
+    Index rows_ = 0, columns_ = 0, stride_ = 0;
+    bool owned_ = false;
+    std::weak_ptr<const void> owner_;
   };
 
   Mark made_;
   std::vector<Mark> sources_;
+  Matrix<Scalar> carried_;
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

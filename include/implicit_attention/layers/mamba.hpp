@@ -64,7 +64,7 @@ class Mamba : public LayerInterface<Mamba<S>> {
     Array<Scalar> out;             ///< (L, D)
     State initial;                 ///< the state carried in; empty matrices if none
     State final;                   ///< the state after the last token
-    MadeFrom<Scalar> c_from = {};  ///< c is made again where x is another
+    MadeFrom<Scalar> c_from = {};  ///< what run() made c from; it is made again where that is another
   };
 
   struct Options {
@@ -236,7 +236,7 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
   act.x = x.numbers;
   act.z = z.numbers;
   act.c = c.numbers;
-  act.c_from = {act.c, {{"x", &act.x}}};
+  act.c_from = {act.c, {{"x", &act.x}}, act.initial.convolution_tail};
   act.a = a.numbers;
   act.dt = dt.numbers;
   act.B = B.numbers;

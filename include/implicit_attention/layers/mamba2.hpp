@@ -179,7 +179,7 @@ LayerRun<Mamba2<S>> Mamba2<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
   act.x = x.numbers;
   act.z = z.numbers;
   act.c = c.numbers;
-  act.c_from = {act.c, {{"x", &act.x}}};
+  act.c_from = {act.c, {{"x", &act.x}}, act.initial.convolution_tail};
   act.a = a.numbers;
   act.dt = dt.numbers;
   act.B = B.numbers;

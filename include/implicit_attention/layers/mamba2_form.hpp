@@ -8,7 +8,14 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.dt, &act.B, &act.C, &act.z, &act.c, &act.s, &act.x}), E = channels_;
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.dt},
+                                                         {Term::recurrence, &act.B},
+                                                         {Term::recurrence, &act.C},
+                                                         {Term::gate, &act.z},
+                                                         {Term::activation, &act.c},
+                                                         {Term::normalization, &act.s},
+                                                         {Term::activation, &act.x}}),
+              E = channels_;
   detail::check_initial<Scalar>(
       layer_name, {{"convolution_tail", &act.initial.convolution_tail, terms.has(Term::convolution) ? weights_.conv1d_weight.cols() - 1 : 0,
                     weights_.conv1d_weight.rows(), "(convolution width - 1, channels + 2*groups*state)"},
@@ -34,7 +41,7 @@ UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   }
   if (terms.has(Term::activation)) {
     detail::check_activation(layer_name, "c", act.c, tokens, E, "(tokens, channels)");
-    act.c_from.check(layer_name, "c", act.c, {{"x", &act.x}});
+    act.c_from.check(layer_name, "c", act.c, {{"x", &act.x}}, act.initial.convolution_tail);
     form.activation = sigmoid(act.c.matrix());
   }
   form.skip = if_on(terms, Term::skip, skip_);

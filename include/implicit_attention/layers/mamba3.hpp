@@ -48,8 +48,8 @@ class Mamba3 : public LayerInterface<Mamba3<S>> {
     Array<Scalar> out;                      ///< (L, D)
     Matrix<Scalar> carried;                 ///< (H N, P): the carried-in state and its last token's half-step; empty if none
     State initial, final;
-    MadeFrom<Scalar> log_decay_from = {}, key_scale_from = {};  ///< what run() made them from
-    std::vector<MadeFrom<Scalar>> diagonal_from = {};           ///< as many as diagonal
+    MadeFrom<Scalar> log_decay_from = {}, key_scale_from = {}, own_scale_from = {};  ///< what run() made them from
+    std::vector<MadeFrom<Scalar>> diagonal_from = {};                                ///< as many as diagonal
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
@@ -142,6 +142,7 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
   act.own_scale = own_scale.numbers;
   act.log_decay_from = {act.log_decay, {{"rate", &act.rate}, {"dt", &act.dt}}};
   act.key_scale_from = {act.key_scale, {{"dt", &act.dt}, {"trap", &act.trap}}};
+  act.own_scale_from = {act.own_scale, {{"dt", &act.dt}, {"trap", &act.trap}}};
   if (initial) act.carried = initial->continued(w, dt.numbers, own_scale.numbers);
   act.final = {Matrix<S>::Zero(H * N, P), Matrix<S>(R, H * N), (*x).bottomRows(1), Matrix<S>(1, H * angles_)};
   if (angles_ > 0) act.final.angle = (*angle).bottomRows(1);
@@ -157,8 +158,10 @@ LayerRun<Mamba3<S>> Mamba3<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
       inputs.log_decay = log_decay;
       inputs.diagonal = scale(own_scale, head_dot(inputs.query, inputs.key, H));
       act.diagonal.push_back(inputs.diagonal.numbers);
-      act.diagonal_from.push_back(
-          {act.diagonal.back(), {{"query", &act.query[static_cast<std::size_t>(r)]}, {"key", &act.key[static_cast<std::size_t>(s)]}}});
+      act.diagonal_from.push_back({act.diagonal.back(),
+                                   {{"query", &act.query[static_cast<std::size_t>(r)]},
+                                    {"key", &act.key[static_cast<std::size_t>(s)]},
+                                    {"own_scale", &act.own_scale}}});
       Matrix<S> last;
       o = add(o, head_recurrence(recurrence(act, r, s), inputs, content[static_cast<std::size_t>(s)],
                                  s == 0 ? detail::carried(act.carried) : Array<S>(), &last));

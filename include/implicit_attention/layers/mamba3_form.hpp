@@ -10,7 +10,11 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
 UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
-  const Index R = rank(), E = channels(), tokens = detail::tokens_of<S>({&act.log_decay, &act.key_scale, &act.z, &act.x});
+  const Index R = rank(), E = channels(),
+              tokens = detail::tokens_of<S>(terms, {{Term::recurrence, &act.log_decay},
+                                                    {Term::recurrence, &act.key_scale},
+                                                    {Term::gate, &act.z},
+                                                    {Term::activation, &act.x}});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
@@ -23,6 +27,7 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
     check("key_scale", act.key_scale, heads(), "(tokens, heads)");
     act.log_decay_from.check(layer_name, "log_decay", act.log_decay, {{"rate", &act.rate}, {"dt", &act.dt}});
     act.key_scale_from.check(layer_name, "key_scale", act.key_scale, {{"dt", &act.dt}, {"trap", &act.trap}});
+    act.own_scale_from.check(layer_name, "own_scale", act.own_scale, {{"dt", &act.dt}, {"trap", &act.trap}});
     if (act.carried.size() != 0 || act.initial.recurrent.size() != 0)
       check_shape(layer_name, "activations.carried", act.carried, heads() * state(), E / heads(), "(heads * state, channels / heads)");
   }
@@ -38,9 +43,10 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
         one("diagonal", act.diagonal, r * R + s, heads());
         const auto pair = static_cast<std::size_t>(r * R + s);
         if (act.diagonal_from.size() > pair)
-          act.diagonal_from[pair].check(
-              layer_name, "diagonal", act.diagonal[pair],
-              {{"query", &act.query[static_cast<std::size_t>(r)]}, {"key", &act.key[static_cast<std::size_t>(s)]}});
+          act.diagonal_from[pair].check(layer_name, "diagonal", act.diagonal[pair],
+                                        {{"query", &act.query[static_cast<std::size_t>(r)]},
+                                         {"key", &act.key[static_cast<std::size_t>(s)]},
+                                         {"own_scale", &act.own_scale}});
         form.recurrence = recurrence(act, r, s);
         if (s == 0) form.initial_state = detail::carried(act.carried);
       } else {

@@ -11,11 +11,20 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.dt, &act.pre_dt, &act.B, &act.C, &act.z, &act.gate, &act.c, &act.x, &act.a});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.dt},
+                                                         {Term::recurrence, &act.pre_dt},
+                                                         {Term::recurrence, &act.B},
+                                                         {Term::recurrence, &act.C},
+                                                         {Term::gate, &act.z},
+                                                         {Term::gate, &act.gate},
+                                                         {Term::activation, &act.c},
+                                                         {Term::activation, &act.x},
+                                                         {Term::activation, &act.a}});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, std::string_view meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
-  const bool makes_c = terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}})),
+  const bool makes_c =
+                 terms.has(Term::activation) && (act.c.empty() || act.c_from.stale(act.c, {{"x", &act.x}}, act.initial.convolution_tail)),
              reads_tail = makes_c || terms.has(Term::convolution);
   detail::check_initial<Scalar>(
       layer_name, {{"convolution_tail", &act.initial.convolution_tail, reads_tail ? convolution_width() - 1 : 0, channels_,
@@ -40,7 +49,7 @@ UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
   if (terms.has(Term::activation)) {
     if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(layer_name);
-    if (makes_c) check("x", act.x, channels_, "(tokens, channels); it stands for c, which is empty, too");
+    if (makes_c) check("x", act.x, channels_, "(tokens, channels); c is made of it");
     const Array<Scalar> c =
         makes_c ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor()) : act.c;
     check("c", c, channels_, "(tokens, channels)");

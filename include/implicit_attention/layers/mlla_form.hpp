@@ -10,7 +10,13 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<S> form;
-  const Index N = detail::tokens_of<S>({&act.query, &act.key, &act.normalizer, &act.c, &act.gate_input, &act.x}), E = channels();
+  const Index N = detail::tokens_of<S>(terms, {{Term::recurrence, &act.query},
+                                               {Term::recurrence, &act.key},
+                                               {Term::normalization, &act.normalizer},
+                                               {Term::activation, &act.c},
+                                               {Term::gate, &act.gate_input},
+                                               {Term::activation, &act.x}}),
+              E = channels();
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, N, columns, meaning);
   };

@@ -199,8 +199,16 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 template <Real S>
 UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>(
-      {&act.query, &act.key, &act.log_decay, &act.write, &act.normalizer, &act.cell_output, &act.z, &act.m, &act.c, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
+                                                         {Term::recurrence, &act.key},
+                                                         {Term::recurrence, &act.log_decay},
+                                                         {Term::recurrence, &act.write},
+                                                         {Term::normalization, &act.normalizer},
+                                                         {Term::normalization, &act.cell_output},
+                                                         {Term::gate, &act.z},
+                                                         {Term::skip, &act.m},
+                                                         {Term::activation, &act.c},
+                                                         {Term::recurrence, &act.x}});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };

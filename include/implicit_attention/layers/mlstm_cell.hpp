@@ -78,7 +78,8 @@ struct MlstmCell {
     const Value<S> cell = scale(spread_heads(normalizer, channels / heads), o);
     act.cell_output = cell.numbers;
     act.normalizer_from = {act.normalizer,
-                           {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}}};
+                           {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}},
+                           initial.normalizer};
     const Value<S> normed = normalize(norm, cell);
     return norm_bias.empty() ? normed : plus_row(normed, norm_bias);
   }
@@ -109,7 +110,8 @@ struct MlstmCell {
       check("normalizer", act.normalizer, heads, "(tokens, heads)");
       check("cell_output", act.cell_output, channels, "(tokens, channels)");
       act.normalizer_from.check(who, "normalizer", act.normalizer,
-                                {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}});
+                                {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}},
+                                initial.normalizer);
       Matrix<S> scale = norm.held_scale(norm.statistics(*act.cell_output));
       scale.array() *= spread_columns<S>(*act.normalizer, channels / heads).array();
       form.normalization = std::move(scale);

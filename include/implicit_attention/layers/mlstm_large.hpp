@@ -164,8 +164,14 @@ LayerRun<MlstmLarge<S>> MlstmLarge<S>::run(const Value<Scalar>& u, RunContext<Sc
 template <Real S>
 UnifiedForm<S> MlstmLarge<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>(
-      {&act.query, &act.key, &act.log_decay, &act.write, &act.normalizer, &act.cell_output, &act.gate_input, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
+                                                         {Term::recurrence, &act.key},
+                                                         {Term::recurrence, &act.log_decay},
+                                                         {Term::recurrence, &act.write},
+                                                         {Term::normalization, &act.normalizer},
+                                                         {Term::normalization, &act.cell_output},
+                                                         {Term::gate, &act.gate_input},
+                                                         {Term::recurrence, &act.x}});
   detail::check_initial<Scalar>(
       layer_name, {cell_.recurrent_part(act.initial, terms), {"normalizer", &act.initial.normalizer}, {"maximum", &act.initial.maximum}});
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);

@@ -92,7 +92,11 @@ class RecurrentCell : public LayerInterface<Derived> {
   /// The unified form (formulation: "LSTM and GRU").
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
     UnifiedForm<Scalar> form;
-    const Index tokens = detail::tokens_of<Scalar>({&act.log_decay, &act.write, &act.gate, &act.cell, &act.x});
+    const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.log_decay},
+                                                           {Term::recurrence, &act.write},
+                                                           {Term::gate, &act.gate},
+                                                           {Term::gate, &act.cell},
+                                                           {Term::recurrence, &act.x}});
     const auto check = [&](const char* name, const Array<S>& array) {
       detail::check_activation(Derived::layer_name, name, array, tokens, channels(), "(tokens, channels)");
     };

@@ -52,6 +52,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> key;                                 ///< the keys that it was made from: it stands for no others
     std::vector<Index> starts;                         ///< where documents begin in them, ascending; empty: it is one text
     Matrix<Scalar> final_denominator, final_exponent;  ///< (1, E)
+    MadeFrom<Scalar> exponent_from = {};               ///< the state that it was made from
   };
 
   /// One sequence through the layer. An engine that has run the layer itself views its receptance, key and value (as x) here.
@@ -230,6 +231,7 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
   result.key = keys;
   result.starts = starts;
   result.exponent = std::move(exponent);
+  result.exponent_from = {result.exponent, {}, initial.denominator};
   result.step = std::move(step);
   result.key_scale = std::move(key_scale);
   result.query_scale = std::move(query_scale);

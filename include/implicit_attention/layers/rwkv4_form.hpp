@@ -11,7 +11,8 @@ template <Real S>
 UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
   const Terms terms = asked.resolved(named_sets_have);
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.key, &act.receptance, &act.x});
+  const Index tokens =
+      detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.key}, {Term::gate, &act.receptance}, {Term::recurrence, &act.x}});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(layer_name, name, array, tokens, channels_, "(tokens, channels)");
   };
@@ -44,8 +45,9 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
 
 template <Real S>
 typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) const {
-  const bool current =
-      !act.weighting.step.empty() && act.weighting.key.data() == act.key.data() && act.weighting.key.rows() == act.key.rows();
+  const bool current = !act.weighting.step.empty() && act.weighting.key.data() == act.key.data() &&
+                       act.weighting.key.rows() == act.key.rows() &&
+                       !act.weighting.exponent_from.stale(act.weighting.exponent, {}, act.initial.denominator);
   if (!current) return weighting(act.key, act.initial);
   const Weighting& w = act.weighting;
   for (const auto& [name, array] :

@@ -28,8 +28,14 @@ Rwkv7<S> Rwkv7<S>::for_engine(EngineWeights weights, Options options) {
 template <Real S>
 UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens =
-      detail::tokens_of<Scalar>({&act.receptance, &act.key, &act.removal, &act.probe, &act.pre_norm, &act.gate, &act.value, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.receptance},
+                                                         {Term::recurrence, &act.key},
+                                                         {Term::recurrence, &act.removal},
+                                                         {Term::recurrence, &act.probe},
+                                                         {Term::normalization, &act.pre_norm},
+                                                         {Term::gate, &act.gate},
+                                                         {Term::skip, &act.value},
+                                                         {Term::recurrence, &act.x}});
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };

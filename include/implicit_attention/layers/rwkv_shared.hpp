@@ -216,7 +216,12 @@ class BonusRecurrence {
   /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms) const {
     UnifiedForm<Scalar> form;
-    const Index tokens = detail::tokens_of<Scalar>({&act.receptance, &act.key, &act.pre_norm, &act.gate_input, &act.value, &act.x});
+    const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.receptance},
+                                                           {Term::recurrence, &act.key},
+                                                           {Term::normalization, &act.pre_norm},
+                                                           {Term::gate, &act.gate_input},
+                                                           {Term::recurrence, &act.value},
+                                                           {Term::recurrence, &act.x}});
     const auto check = [&](const char* name, const Array<Scalar>& array) {
       detail::check_activation(who_, name, array, tokens, channels(), "(tokens, channels)");
     };

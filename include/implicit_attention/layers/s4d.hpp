@@ -153,7 +153,8 @@ LayerRun<S4d<S>> S4d<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const 
 template <Real S>
 UnifiedForm<S> S4d<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index counted = detail::tokens_of<Scalar>({&act.s, &act.x, &act.y}), tokens = counted != 0 ? counted : act.kernel.cols();
+  const Index counted = detail::tokens_of<Scalar>(terms, {{Term::gate, &act.s}, {Term::recurrence, &act.x}, {Term::recurrence, &act.y}}),
+              tokens = counted != 0 ? counted : act.kernel.cols();
   if (terms.has(Term::recurrence)) {
     detail::check_activation(layer_name, "kernel", act.kernel, channels(), tokens, "(channels, tokens)");
     form.recurrence = recurrence(act);

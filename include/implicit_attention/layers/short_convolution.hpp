@@ -128,7 +128,7 @@ LayerRun<ShortConvolution<S>> ShortConvolution<S>::run(const Value<Scalar>& u, R
 template <Real S>
 UnifiedForm<S> ShortConvolution<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.B, &act.C, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::activation, &act.B}, {Term::gate, &act.C}, {Term::recurrence, &act.x}});
   if (terms.has(Term::recurrence)) {
     detail::check_initial<Scalar>(layer_name, {{"convolution_tail", &act.initial.convolution_tail, convolution_width() - 1, channels(),
                                                 "(convolution width - 1, channels)"}});

@@ -259,7 +259,8 @@ LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, R
 template <Real S>
 UnifiedForm<S> SoftmaxAttention<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>({&act.query, &act.key, &act.gate_input, &act.x});
+  const Index tokens = detail::tokens_of<Scalar>(
+      terms, {{Term::recurrence, &act.query}, {Term::recurrence, &act.key}, {Term::gate, &act.gate_input}, {Term::recurrence, &act.x}});
   if (options_.output_gate && terms.has(Term::gate)) {
     detail::check_activation(layer_name, "gate_input", act.gate_input, tokens, channels_, "(tokens, channels)");
     form.gate = sigmoid(act.gate_input.matrix());

@@ -351,7 +351,7 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   if (options.check_finite) detail::check_finite_activation(name(), "the embeddings", *residual);
   if (parts_.shares_embeddings) pass.shared.emplace_back("embeddings", residual);
   // Residual streams are kept in any case; what a layer adds to them is known once one has run.
-  const std::size_t residuals = static_cast<std::size_t>(residual.size() * layer_count()) * sizeof(Scalar);
+  const std::size_t residuals = static_cast<std::size_t>(residual.size() * (layer_count() + 1)) * sizeof(Scalar);
   std::size_t left = options.keep == Keep::residuals && options.memory > residuals ? options.memory - residuals : 0, layer_bytes = 0;
   for (Index layer = 0; layer < layer_count(); ++layer) {
     LayerPass<Scalar> before;

@@ -72,6 +72,8 @@ struct FunctionOf {
   Function function = Function::identity;
   Value<S> z;  ///< (tokens, channels), before the function; empty: there are no such numbers
 };
+template <Real S>
+using GateInput [[deprecated("renamed: FunctionOf")]] = FunctionOf<S>;
 
 /// y = f(z) * (R + diag(skip)) x, plus what `initial_state` (state, channels) gives, a constant; (tokens, channels). One operation: the
 /// scan does all of it. Relevance holds R; half goes to a gate that is homogeneous in z. The state after the last token goes to
