@@ -16,6 +16,7 @@
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
@@ -58,6 +59,7 @@ struct Options {
 
 /// Everything that stays the same from text to text.
 struct Setting {
+  std::string path;  ///< of the model
   LanguageModel<float> model;
   std::vector<LanguageModel<float>> redrawn;  ///< stage by stage
   std::vector<MethodRow> rows;
@@ -81,7 +83,14 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Evalua
 void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, const MarkedTokens& marked, bool repeated,
                    std::uint64_t seed, const Executor& executor, Evaluation& evaluation) {
   const LanguageModel<float> own = subject.own_model(setting.model);
-  CachedModel logits([&](const KeptTokens& kept) { return subject.logits(own, kept, executor); });
+  CachedModel logits([&](const KeptTokens& kept) {
+    RowVector<double> made = subject.logits(own, kept, executor);
+    if (!detail::all_finite(made)) {
+      refuse_weights_not_finite<float>(setting.path);
+      raise(ErrorKind::value, "the logits are not finite numbers, though all weights are");
+    }
+    return made;
+  });
   const RowVector<double> whole = logits(KeptTokens(static_cast<std::size_t>(subject.words()), true));
   subject.choose_target(whole);
   evaluation.right += subject.target().token == label ? 1 : 0;
@@ -218,7 +227,7 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
     evaluation.maps = map_rows(rows, options.terms);
   }
 
-  Setting setting{loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
+  Setting setting{options.model, loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
   const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
   for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1 && evaluation.repeated > 0; --first_layer)
     setting.redrawn.push_back(

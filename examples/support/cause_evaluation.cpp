@@ -280,8 +280,13 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   std::vector<CauseEvaluation> of_prompts(chosen.size(), evaluation);
   for_each_piece(pool, evaluation.prompts, [&](Index piece, const Executor& executor) {
     const std::size_t place = static_cast<std::size_t>(piece), prompt = asked[chosen[place]];
-    evaluate_prompt(setting, causes.prompts[prompt], by_prompt[prompt],
-                    options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), executor, of_prompts[place], bar);
+    try {
+      evaluate_prompt(setting, causes.prompts[prompt], by_prompt[prompt],
+                      options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(prompt), executor, of_prompts[place], bar);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::value) refuse_weights_not_finite<float>(options.model);  // which names the tensor
+      throw;
+    }
   });
   bar.finish();
   for (const CauseEvaluation& one : of_prompts) append(evaluation, one);

@@ -1,8 +1,10 @@
 #include "command_line.hpp"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -11,6 +13,7 @@
 #include <system_error>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
@@ -79,11 +82,57 @@ void stop(int signal) {
   std::raise(signal);
 }
 #ifdef SIGBUS
+/// For the line of a signal handler; `run_program` keeps the characters.
+std::string_view running_program = "program";
+/// A file in /proc/self/maps, as Linux lists what is mapped: `begin-end access offset device inode   path`, numbers hexadecimal.
+/// Calls nothing that a signal handler may not.
+class MappedName {
+ public:
+  /// Finds the path of what is mapped at `address`; empty where the system does not say.
+  explicit MappedName(std::uintptr_t address) {
+    const int maps = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (maps < 0) return;
+    std::array<char, 1024> block{};
+    bool found = false;
+    for (ssize_t count = 0; !found && (count = ::read(maps, block.data(), block.size())) > 0;)
+      for (ssize_t i = 0; !found && i < count; ++i) {
+        const char letter = block[static_cast<std::size_t>(i)];
+        if (letter == '\n')
+          found = lies_here(address);
+        else if (size_ < line_.size())
+          line_[size_++] = letter;
+        if (letter == '\n' && !found) size_ = 0;
+      }
+    ::close(maps);
+    if (!found) size_ = 0;
+  }
+  [[nodiscard]] std::string_view text() const {
+    const std::string_view line(line_.data(), size_);
+    const std::size_t path = line.find('/');
+    return path == std::string_view::npos ? std::string_view() : line.substr(path);
+  }
+
+ private:
+  [[nodiscard]] bool lies_here(std::uintptr_t address) const {
+    std::uintptr_t begin = 0, end = 0;
+    const char* const last = line_.data() + size_;
+    const auto first = std::from_chars(line_.data(), last, begin, 16);
+    if (first.ec != std::errc() || first.ptr == last) return false;
+    return std::from_chars(first.ptr + 1, last, end, 16).ec == std::errc() && begin <= address && address < end;
+  }
+
+  std::array<char, 4352> line_{};  // a path, and what stands before it
+  std::size_t size_ = 0;
+};
 /// Bytes of a mapped file are gone.
-void cut_short(int) {
+void cut_short(int, siginfo_t* what, void*) {
   remove_partial_files();
-  constexpr std::string_view line = "a file that is being read became shorter meanwhile, or its disk fails\n";
-  static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+  const MappedName name(reinterpret_cast<std::uintptr_t>(what->si_addr));
+  const auto say = [](std::string_view text) { static_cast<void>(!::write(STDERR_FILENO, text.data(), text.size())); };
+  say(running_program);
+  say(": ");
+  say(name.text().empty() ? "a file that is being read" : name.text());
+  say(" became shorter while it was read, or its disk fails\n");
   ::_exit(2);
 }
 #endif
@@ -98,7 +147,10 @@ void handle_signals() {
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then an error of the write, which names it
 #endif
 #ifdef SIGBUS
-  std::signal(SIGBUS, cut_short);
+  struct sigaction action {};
+  action.sa_sigaction = cut_short;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGBUS, &action, nullptr);
 #endif
 }
 
@@ -203,6 +255,9 @@ bool given(const CLI::App& app, std::string_view option) {
 
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
+#ifdef SIGBUS
+  running_program = program;
+#endif
   handle_signals();
   try {
     app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");

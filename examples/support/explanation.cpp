@@ -100,7 +100,14 @@ class Questioner {
   /// Lets the model go on after `ids`, and explains each token that it writes.
   [[nodiscard]] Explanation explain_writing(std::vector<Index> ids, const std::vector<Index>& ends, const Run& run) const {
     run.begin_piece(4 * model().layer_count() * (options_.generate + 1));
-    Continuation continuation = continue_text(model(), ids, options_.generate, ends, run.executor, [] {});
+    Continuation continuation = [&] {
+      try {
+        return continue_text(model(), ids, options_.generate, ends, run.executor, [] {});
+      } catch (const Error& error) {
+        if (error.kind() == ErrorKind::value) refuse_weights();  // which names the tensor
+        throw;
+      }
+    }();
     Written written{static_cast<Index>(ids.size()), tokenizer().decode(continuation.ids), continuation.ended, continuation.repeated};
     std::vector<Target> targets;
     for (const Index token : continuation.ids) {
@@ -177,7 +184,7 @@ class Questioner {
     return explanation;
   }
 
-  /// Fails where weights are not finite. They are gone through once, however many texts ask.
+  /// Fails where weights are not finite. They are scanned once for all texts.
   void refuse_weights() const {
     std::call_once(weights_asked_, [&] {
       try {

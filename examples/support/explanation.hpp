@@ -92,7 +92,7 @@ struct Explanation {
   std::vector<ExplainedTarget> targets;  ///< one, or one for each token that the model wrote
   std::optional<Written> written;
   std::vector<NamedMatrix> gradients;  ///< layerN.y and layerN.grad_y, (tokens, channels)
-  bool map_left_out = false;           ///< since it would be too large
+  bool map_left_out = false;           ///< the map is too large
 
   /// The only one, or the first.
   [[nodiscard]] const ExplainedTarget& target() const { return targets.front(); }

@@ -48,16 +48,19 @@ inline std::string first_norm(const std::string& model) {
          : model == "rwkv4" ? "rwkv.blocks.0.ln1.weight"
                             : "model.layers.0.temporal_pre_norm.weight";
 }
-/// A copy of a shipped model in which the first number of a tensor is NaN: one half, of two bytes.
-inline fs::path model_with_nan(const TemporaryFolder& folder, const std::string& model, const std::string& tensor) {
-  const fs::path broken = folder / ("broken_" + model);
+/// A copy of a shipped model, in a folder that begins with `begin`, in which the first number of a tensor's row is NaN: one half, of two
+/// bytes.
+inline fs::path model_with_nan(const TemporaryFolder& folder, const std::string& model, const std::string& tensor,
+                               const std::string& begin = "broken", std::size_t row = 0) {
+  const fs::path broken = folder / (begin + "_" + model);
   fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / models / model, broken);
   std::string bytes = io_test::read_bytes(broken / "model.safetensors");
   std::uint64_t length = 0;
   for (std::size_t k = 8; k-- > 0;) length = 256 * length + static_cast<unsigned char>(bytes[k]);
   const nlohmann::json header = nlohmann::json::parse(bytes.substr(8, length));
   REQUIRE(header.at(tensor).at("dtype") == "F16");
-  const std::size_t at = 8 + length + header.at(tensor).at("data_offsets").at(0).get<std::size_t>();
+  const std::size_t begin_of_row = row == 0 ? 0 : 2 * row * header.at(tensor).at("shape").at(1).get<std::size_t>();
+  const std::size_t at = 8 + length + header.at(tensor).at("data_offsets").at(0).get<std::size_t>() + begin_of_row;
   bytes.replace(at, 2, std::string("\x00\x7e", 2));
   io_test::write_bytes(broken / "model.safetensors", bytes);
   return broken;

@@ -228,3 +228,25 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", written(folder, "binary.tsv", "1 a film\n0 \xff\n")}, "binary.tsv:2: the text is not valid UTF-8");
   check_mistake("evaluate", {"--model", mamba, "--data", good}, "expected .json", "out.txt");
 }
+
+TEST_CASE("evaluate: NaN in the weights is named, and nothing is written", "[evaluate]") {
+  const TemporaryFolder folder;
+  const std::string good = written(folder, "good.tsv", "1 a gripping film\n0 never dull\n");
+  const fs::path out = folder / "out.json";
+  for (const std::string model : {"mamba", "rwkv4", "griffin"}) {
+    const std::string name = first_norm(model);
+    const fs::path broken = model_with_nan(folder, model, name);
+    const Outcome outcome = run(folder, "evaluate", {"--model", broken.string(), "--data", good, "--out", out.string()});
+    CHECK(outcome.status == 2);
+    CHECK(outcome.out.empty());
+    CHECK_THAT(outcome.err, contains_text("evaluate: " + (broken / "model.safetensors").string() + ": tensor " + name +
+                                          " holds NaN at (0, 0), expected finite numbers"));
+    CHECK_FALSE(fs::exists(out));
+  }
+  // What stands for a removed word: no text holds it, and the whole text's logits are finite.
+  const fs::path unknown = model_with_nan(folder, "mamba", "backbone.embeddings.weight", "unknown", 1);
+  const Outcome outcome = run(folder, "evaluate", {"--model", unknown.string(), "--data", good, "--out", out.string()});
+  CHECK(outcome.status == 2);
+  CHECK_THAT(outcome.err, contains_text("tensor backbone.embeddings.weight holds NaN at (1, 0), expected finite numbers"));
+  CHECK_FALSE(fs::exists(out));
+}

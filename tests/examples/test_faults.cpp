@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -193,4 +194,34 @@ TEST_CASE("programs: signals at any moment", "[faults]") {
     CHECK(folder.entries() == 1);
   }
   CHECK(stopped > 10);
+}
+
+TEST_CASE("programs: a file of weights that becomes shorter while it is mapped is named", "[faults]") {
+  if (!fs::exists("/proc/self/maps")) return;
+  const TemporaryFolder folder;
+  const fs::path model = folder / "model", weights = model / "model.safetensors", pipe = folder / "ids";
+  fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / mamba, model);
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  Outcome outcome;
+  std::thread program([&] {
+    outcome = run(folder, "explain", {"--model", model.string(), "--tokens", "@" + pipe.string(), "--out", (folder / "out.json").string()});
+  });
+  // The tokens are read when the file is mapped and its weights are not touched yet; until then nobody reads the pipe.
+  int ids = -1;
+  for (int tries = 0; tries < 3000 && ids < 0; ++tries) {
+    ids = ::open(pipe.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (ids < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  if (ids >= 0) {
+    fs::resize_file(weights, fs::file_size(weights) / 64);
+    static_cast<void>(!::write(ids, "5,6,7,2", 7));
+    ::close(ids);
+  }
+  program.join();
+  REQUIRE(ids >= 0);
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out.empty());
+  CHECK_FALSE(fs::exists(folder / "out.json"));
+  CHECK(without_progress(outcome.err) ==
+        "explain: " + fs::canonical(weights).string() + " became shorter while it was read, or its disk fails\n");
 }

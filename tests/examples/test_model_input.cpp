@@ -125,6 +125,9 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
       "printf 'a cat\\n' | " + program + " --model " + quoted(folder.path().string()) + " --text - --out " + quoted(out) + " >/dev/null";
   CHECK(std::system(piped.c_str()) == 0);
   CHECK(read_json_object(out)->at("input_ids") == Json({20, 0, 6}));
+  const std::string two = "printf 'a cat\\n' | " + program + " --model " + quoted(folder.path().string()) + " --model " +
+                          quoted(folder.path().string()) + " --text - >/dev/null";
+  CHECK(std::system(two.c_str()) == 0);  // several models read one text
 
   // What cannot be encoded is said before weights are looked at: these have the wrong sizes.
   write_bytes(folder / "config.json", R"({"architectures":["MambaForCausalLM"],"model_type":"mamba","hidden_size":7})");

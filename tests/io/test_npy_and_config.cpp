@@ -183,10 +183,21 @@ TEST_CASE("config: keys, nesting, lists, nulls", "[io]") {
     CHECK(configuration.texts({"none"}) == std::vector<std::string>{});
     CHECK(configuration.numbers({"limits"}) == std::vector<double>{0.0, std::numeric_limits<double>::infinity()});
     CHECK(configuration.integer({"negative"}) == -3);
-    for (const char* key : {"absent", "mixed", "low", "odd", "empty", "ssm_cfg"}) {
+    for (const char* key : {"absent", "mixed", "empty", "ssm_cfg"}) {
       INFO(key);
       CHECK_FALSE(configuration.has(key));
     }
+    const std::string where = (folder / "config.json").string();
+    for (const auto& [key, name] : {std::pair("low", "-Infinity"), std::pair("odd", "NaN")}) {
+      const auto error = error_of([&, name = key] { (void)configuration.number({"nothing", name}); });
+      REQUIRE(error);
+      CHECK(error->message == where + ": key " + key + " is " + name + ", expected a finite number");
+    }
+    const auto negative = error_of([&] { (void)configuration.positive_number({"negative"}); });
+    REQUIRE(negative);
+    CHECK(negative->message == where + ": key negative is -3, expected a number above 0");
+    CHECK(configuration.positive_number({"eps"}) == 1e-5);
+    CHECK_FALSE(configuration.positive_number({"absent"}));
   }
 }
 

@@ -29,6 +29,13 @@ TEST_CASE("tokenizer: bytes where the vocabulary is 256", "[io]") {
   const Tokenizer ids = Tokenizer::open(folder.path(), 50280);
   CHECK(ids.kind() == TokenizerKind::none);
   CHECK(ids.labels({0, 97, 50279}) == Texts{"0", "97", "50279"});
+  // What is said once holds whatever was said before.
+  Tokenizer later = Tokenizer::open(folder.path(), std::string_view(), Index(256));
+  later.fit(300);
+  const auto refused = error_of([&] { (void)later.encode("a"); });
+  REQUIRE(refused);
+  CHECK_THAT(refused->message, contains_text("and the vocabulary is 300, not the 256 of bytes; give token ids"));
+  CHECK_FALSE(refused->message.find("vocabulary is 256") != std::string::npos);
   CHECK(Tokenizer::open(folder.path(), 50280, TokenizerKind::bytes).encode("a") == Ids{97});
 
   write_bytes(folder / "vocab.json", R"({"a": 0, "b": 1})");
@@ -68,6 +75,17 @@ TEST_CASE("tokenizer: words otherwise", "[io]") {
   SECTION("a vocabulary with upper case means what it says") {
     write_bytes(folder / "vocab.json", R"({"<unk>": 1, "Good": 2, "good": 3, "film": 4})");
     CHECK(Tokenizer::open(folder.path(), 5).encode("Good good Film GOOD") == Ids{2, 3, 1, 1});
+  }
+  SECTION("byte pairs that mark a word's end, or that it goes on, are no words") {
+    for (const char* const token : {"film</w>", "fil@@"}) {
+      INFO(token);
+      write_bytes(folder / "vocab.json", std::string(R"({"<unk>": 0, "a": 1, ")") + token + R"(": 2})");
+      const Tokenizer pairs = Tokenizer::open(folder.path(), 3);
+      CHECK(pairs.kind() == TokenizerKind::none);
+      const auto error = error_of([&] { (void)pairs.encode("a film"); });
+      REQUIRE(error);
+      CHECK_THAT(error->message, contains_text(std::string("the token \"") + token + "\" in vocab.json means byte pairs"));
+    }
   }
   SECTION("special tokens alone are words") {
     write_bytes(folder / "vocab.json", R"({"<unk>": 0, "<cls>": 1})");

@@ -204,6 +204,9 @@ TEST_CASE("tokenizer.json: normalizers", "[io]") {
   // An empty match is replaced too, but not where the match before it ended.
   CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"^"},"content":"_"})", "ab") == "_ab");
   CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"$"},"content":"_"})", "ab") == "ab_");
+  CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"^"},"content":"_"})", "").empty());
+  CHECK(normalized(R"({"type":"Sequence","normalizers":[{"type":"Strip"},{"type":"Replace","pattern":{"Regex":"^"},"content":"_"}]})", "  ")
+            .empty());
   CHECK(normalized(R"({"type":"Replace","pattern":{"Regex":"x*"},"content":"-"})", "abxxc d") == "-a-b-c- -d-");
   CHECK(normalized(R"({"type":"Replace","pattern":{"String":""},"content":"-"})", "ab\xC3\xA9") == "-a-b-\xC3\xA9-");
   CHECK(normalized(R"({"type":"Sequence","normalizers":[{"type":"NFD"},{"type":"StripAccents"},{"type":"Lowercase"}]})", "\xC3\x89") ==

@@ -1,5 +1,7 @@
 // Reading public checkpoints: names and dialects, and configurations and tensors that do not fit.
+#include <cmath>
 #include <functional>
+#include <limits>
 
 #include <support/catch.hpp>
 #include <support/every_logit.hpp>
@@ -332,6 +334,33 @@ TEST_CASE("Mamba with LayerNorm", "[models]") {
              contains_text("key rms_norm is false, expected true"));
 }
 
+TEST_CASE("an eps that is not a number above 0 is named, in layers of the literature too", "[models]") {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<std::pair<const char*, std::function<void(const Configuration&)>>> readers = {
+      {"norm_eps", [](const Configuration& c) { (void)HeadMixerOptions::from_configuration(c); }},
+      {"layernorm_eps", [](const Configuration& c) { (void)HeadMixerOptions::from_configuration(c); }},
+      {"norm_eps", [](const Configuration& c) { (void)Mamba3Options::from_configuration(c); }},
+      {"norm_eps", [](const Configuration& c) { (void)Mlstm<double>::options(c); }},
+      {"cell_eps", [](const Configuration& c) { (void)Mlstm<double>::options(c); }},
+      {"norm_eps", [](const Configuration& c) { (void)MlstmLarge<double>::options(c); }},
+      {"cell_eps", [](const Configuration& c) { (void)MlstmLarge<double>::options(c); }},
+      {"eps", [](const Configuration& c) { (void)MlstmLarge<double>::options(c); }},
+      {"eps", [](const Configuration& c) { (void)Mlla<double>::options(c); }},
+      {"eps", [](const Configuration& c) { (void)LinearAttention<double>::options(c); }},
+  };
+  for (const auto& [key, read] : readers) {
+    INFO(key);
+    CHECK_NOTHROW(read(with({{key, 1e-5}})));
+    for (const auto& [value, text] :
+         {std::pair(-1.0, "-1, expected a number above 0"), std::pair(0.0, "0, expected a number above 0"),
+          std::pair(infinity, "Infinity, expected a finite number"), std::pair(-infinity, "-Infinity, expected a finite number"),
+          std::pair(std::nan(""), "NaN, expected a finite number")}) {
+      const Configuration wrong = with({{key, value}});
+      CHECK_THAT(error_of([&, &read = read] { return read(wrong), 0; }), contains_text(std::string("key ") + key + " is " + text));
+    }
+  }
+}
+
 TEST_CASE("a key that contradicts the weights is an error that names key, value and what was expected", "[models]") {
   struct Row {
     Tensors<double> tensors;
@@ -340,6 +369,7 @@ TEST_CASE("a key that contradicts the weights is an error that names key, value 
     const char* text;
   };
   const Tensors<double> mamba = mamba_tensors(), rwkv = rwkv_tensors(), griffin = griffin_tensors();
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const std::vector<Row> rows = {
       {mamba, "hidden_size", Index(5), "key hidden_size is 5, expected 4"},
       {mamba, "d_model", Index(5), "key d_model is 5, expected 4"},
@@ -364,6 +394,11 @@ TEST_CASE("a key that contradicts the weights is an error that names key, value 
       {mamba, "ssm_cfg.layer", "Mamba2", "key ssm_cfg.layer is Mamba2, expected Mamba1"},
       {mamba, "d_intermediate", Index(8), "key d_intermediate is 8, expected 0"},
       {mamba, "layer_norm_epsilon", 0.0, "key layer_norm_epsilon is 0, expected a number above 0"},
+      {mamba, "layer_norm_epsilon", -1.0, "key layer_norm_epsilon is -1, expected a number above 0"},
+      {mamba, "layer_norm_epsilon", infinity, "key layer_norm_epsilon is Infinity, expected a finite number"},
+      {mamba, "norm_epsilon", std::nan(""), "key norm_epsilon is NaN, expected a finite number"},
+      {rwkv, "layer_norm_epsilon", infinity, "key layer_norm_epsilon is Infinity, expected a finite number"},
+      {griffin, "rms_norm_eps", -infinity, "key rms_norm_eps is -Infinity, expected a finite number"},
       {mamba, "hidden_size", "four", "key hidden_size is not an integer"},
       {rwkv, "hidden_size", Index(8), "key hidden_size is 8, expected 4"},
       {rwkv, "attention_hidden_size", Index(4), "key attention_hidden_size is 4, expected 6"},

@@ -1,6 +1,7 @@
 // A model's configuration: the few things that the weights' shapes cannot tell, under the keys of the public config.json files.
 #pragma once
 
+#include <cmath>
 #include <functional>
 #include <initializer_list>
 #include <map>
@@ -78,11 +79,28 @@ class Configuration {
         if (const auto* none = std::get_if<std::vector<std::string>>(value); none != nullptr && none->empty()) return std::vector<double>();
     return first<std::vector<double>>(keys, "a list of numbers");
   }
+  /// Fails on NaN and infinities: no key here means something by them.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
     for (const std::string_view key : keys)
-      if (const Value* value = find(key))
+      if (const Value* value = find(key)) {
         if (const Index* whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
+        if (const double* real = std::get_if<double>(value); real != nullptr && !std::isfinite(*real))
+          raise(ErrorKind::value, message(where_, ": key ", key, " is ",
+                                          std::isnan(*real) ? "NaN"
+                                          : *real > 0       ? "Infinity"
+                                                            : "-Infinity",
+                                          ", expected a finite number"));
+      }
     return first<double>(keys, "a number");
+  }
+  /// The same of a number that must be above 0, such as a norm's eps.
+  [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
+    for (const std::string_view key : keys)
+      if (const std::optional<double> value = number({key})) {
+        if (!(*value > 0)) raise(ErrorKind::value, message(where_, ": key ", key, " is ", *value, ", expected a number above 0"));
+        return value;
+      }
+    return std::nullopt;
   }
 
  private:

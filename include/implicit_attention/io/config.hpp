@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -21,7 +22,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Python writes NaN, Infinity and -Infinity, which JSON does not have; they become null, that is, absent. Text in quotes stays.
+/// Python writes NaN, Infinity and -Infinity, which JSON does not have; they become strings that begin with a zero byte, which
+/// `python_number` reads. Text in quotes stays.
 [[nodiscard]] inline std::string without_python_numbers(std::string_view text) {
   std::string out;
   out.reserve(text.size());
@@ -33,7 +35,7 @@ namespace detail {
       for (const std::string_view name : {"-Infinity", "Infinity", "NaN"})
         if (rest.starts_with(name)) word = name.size();
     if (word != 0) {
-      out += "null";
+      out.append("\"\\u0000").append(rest.substr(0, word)).append("\"");
       i += word;
       continue;
     }
@@ -44,6 +46,17 @@ namespace detail {
     out += text[i++];
   }
   return out;
+}
+
+/// What `without_python_numbers` made a string of.
+[[nodiscard]] inline std::optional<double> python_number(const Json& value) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  if (!value.is_string()) return std::nullopt;
+  const std::string_view text = value.template get_ref<const std::string&>();
+  if (text == std::string_view("\0NaN", 4)) return std::numeric_limits<double>::quiet_NaN();
+  if (text == std::string_view("\0Infinity", 9)) return infinity;
+  if (text == std::string_view("\0-Infinity", 10)) return -infinity;
+  return std::nullopt;
 }
 
 inline void flatten(const Json& object, const std::string& prefix, std::string_view where, Configuration& configuration) {
@@ -65,22 +78,27 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
       set(static_cast<Index>(value.template get<std::int64_t>()));
     } else if (value.is_number_float()) {
       set(value.template get<double>());
+    } else if (const std::optional<double> number = python_number(value)) {
+      set(*number);
     } else if (value.is_string()) {
       set(value.template get<std::string>());
     } else if (value.is_array()) {
       std::vector<std::string> texts;
       for (const Json& element : value)
-        if (element.is_string()) texts.push_back(element.get<std::string>());
+        if (element.is_string() && !python_number(element)) texts.push_back(element.get<std::string>());
       if (texts.size() == value.size()) {
         set(std::move(texts));
         continue;
       }
-      // Numbers; null among them stands for an infinity that JSON cannot say: [0.0, Infinity].
+      // Numbers; null among them stands for an infinity that JSON cannot say: [0.0, null].
       std::vector<double> numbers;
       bool any = false;
       for (const Json& element : value) {
-        any = any || element.is_number();
-        if (element.is_number() || element.is_null())
+        const std::optional<double> not_finite = python_number(element);
+        any = any || element.is_number() || not_finite;
+        if (not_finite)
+          numbers.push_back(*not_finite);
+        else if (element.is_number() || element.is_null())
           numbers.push_back(element.is_null() ? std::numeric_limits<double>::infinity() : element.template get<double>());
       }
       if (any && numbers.size() == value.size()) set(std::move(numbers));
@@ -90,9 +108,10 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
 
 }  // namespace detail
 
-/// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent, and so
-/// are NaN and the infinities that Python writes. A list whose elements are all strings (an empty one too) becomes a list of
-/// strings, one of numbers a list of numbers; no model here needs any other list, so those are left out. Fails with ErrorKind::file, naming the file.
+/// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent. NaN and the
+/// infinities that Python writes are numbers, which Configuration::number refuses and `numbers` hands on. A list whose elements are all
+/// strings (an empty one too) becomes a list of strings, one of numbers a list of numbers; no model here needs any other list, so those are
+/// left out. Fails with ErrorKind::file, naming the file.
 [[nodiscard]] inline Configuration read_configuration(const std::filesystem::path& path) {
   std::error_code ignored;
   const std::filesystem::path file_path = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;

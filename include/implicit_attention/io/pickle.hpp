@@ -118,7 +118,7 @@ class Pickle {
     dictionary.items.insert(dictionary.items.end(), items.begin(), items.end());
   }
   void remember(std::uint64_t slot) {
-    if (stack_.size() <= floor()) fail("the pickle remembers a value that it has not");
+    if (stack_.size() <= floor()) fail("the pickle remembers a value that is not on its stack");
     memory_[slot] = stack_.back();
   }
   void recall(std::uint64_t slot) {

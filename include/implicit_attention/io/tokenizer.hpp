@@ -92,7 +92,7 @@ class Tokenizer {
                                        " is beyond the model's vocabulary of ", size_, " (ids 0 to ", size_ - 1, ")"));
     if (!nothing_found_) return;
     kind_ = size_ == 256 ? TokenizerKind::bytes : TokenizerKind::none;
-    why_none_ += message(", and the vocabulary is ", size_, ", not the 256 of bytes");
+    why_none_ = message(not_found_, ", and the vocabulary is ", size_, ", not the 256 of bytes");
   }
 
   /// Whether the kind is known; else `fit` will say.
@@ -240,7 +240,7 @@ class Tokenizer {
       raise(ErrorKind::file, message(where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids"));
     nothing_found_ = !kind;
     kind_ = kind ? *kind : TokenizerKind::none;
-    why_none_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here" + others_hint(folder);
+    why_none_ = not_found_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here" + others_hint(folder);
   }
   /// Files that look like a tokenizer's, for a message.
   [[nodiscard]] static std::string others_hint(const std::filesystem::path& folder) {
@@ -263,7 +263,8 @@ class Tokenizer {
     const std::string end = " byte pairs, which need tokenizer.json, or merges.txt beside it";
     if (detail::is_file(folder / "tokenizer_config.json")) return "tokenizer_config.json beside vocab.json means" + end;
     for (const auto& [token, id] : vocabulary().ids())
-      if (token.starts_with("\u0120") || token.starts_with("\u2581"))
+      if (token.starts_with("\u0120") || token.starts_with("\u2581") || (token.size() > 4 && token.ends_with("</w>")) ||
+          (token.size() > 2 && token.ends_with("@@")))
         return message("the token \"", printable(token), "\" in vocab.json means", end);
     return {};
   }
@@ -296,7 +297,7 @@ class Tokenizer {
   }
 
   TokenizerKind kind_ = TokenizerKind::none;
-  std::string where_, why_none_;  // why_none_: what a message says where kind_ is none
+  std::string where_, why_none_, not_found_;  // why_none_: what a message says where kind_ is none; not_found_: its part that needs no size
   Index size_ = 0;
   bool nothing_found_ = false;  // in the folder: bytes, if the model's vocabulary is that small
   std::shared_ptr<const detail::TextCodec> codec_;

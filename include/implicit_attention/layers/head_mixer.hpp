@@ -34,7 +34,7 @@ struct HeadMixerOptions {
     HeadMixerOptions options;
     options.heads = configuration.integer({"num_heads"}).value_or(1);
     options.key_value_heads = configuration.integer({"num_kv_heads"}).value_or(0);
-    options.norm_eps = configuration.number({"norm_eps", "layernorm_eps"}).value_or(options.norm_eps);
+    options.norm_eps = configuration.positive_number({"norm_eps", "layernorm_eps"}).value_or(options.norm_eps);
     options.short_convolution = configuration.boolean({"use_short_conv"});
     const auto only = [&](const char* key, std::initializer_list<std::string_view> known) {
       const std::optional<std::string> text = configuration.text({key});

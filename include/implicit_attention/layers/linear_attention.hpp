@@ -88,7 +88,7 @@ typename LinearAttention<S>::Options LinearAttention<S>::options(const Configura
   made.value_size = configuration.integer({"head_v_dim", "head_dim"}).value_or(0);
   made.normalized = configuration.boolean({"normalize"}).value_or(true);
   made.scale = configuration.number({"scale"}).value_or(0);
-  made.eps = configuration.number({"eps"}).value_or(made.eps);
+  made.eps = configuration.positive_number({"eps"}).value_or(made.eps);
   const std::string map = configuration.text({"feature_map"}).value_or("elu+1");
   if (map != "elu+1") raise(ErrorKind::value, message(configuration.where(), ": feature_map is \"", map, "\", expected \"elu+1\""));
   return made;

@@ -21,7 +21,7 @@ struct Mamba3Options {
     Mamba3Options made;
     made.groups = configuration.integer({"ngroups", "n_groups"}).value_or(1);
     made.rope_fraction = configuration.number({"rope_fraction"}).value_or(0);
-    made.norm_eps = configuration.number({"norm_eps"}).value_or(made.norm_eps);
+    made.norm_eps = configuration.positive_number({"norm_eps"}).value_or(made.norm_eps);
     const std::string phi = configuration.text({"activation"}).value_or("heavy_tail");
     if (phi != "heavy_tail" && phi != "softplus")
       raise(ErrorKind::value, message(configuration.where(), ": activation is \"", phi, "\", expected \"heavy_tail\" or \"softplus\""));

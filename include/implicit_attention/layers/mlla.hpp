@@ -88,7 +88,7 @@ template <Real S>
 typename Mlla<S>::Options Mlla<S>::options(const Configuration& configuration) {
   Options made;
   made.heads = configuration.integer({"num_heads"}).value_or(1);
-  made.eps = configuration.number({"eps"}).value_or(made.eps);
+  made.eps = configuration.positive_number({"eps"}).value_or(made.eps);
   made.grid.rows = 0;
   if (const auto size = configuration.numbers({"input_resolution"})) {
     const auto side = [](double number) { return number >= 1 && number <= 1048576 && number == std::floor(number); };

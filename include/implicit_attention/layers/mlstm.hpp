@@ -44,8 +44,8 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
   };
   [[nodiscard]] static Options options(const Configuration& configuration) {
     Options made;
-    made.cell_eps = configuration.number({"cell_eps"}).value_or(made.cell_eps);
-    made.norm_eps = configuration.number({"norm_eps"}).value_or(made.norm_eps);
+    made.cell_eps = configuration.positive_number({"cell_eps"}).value_or(made.cell_eps);
+    made.norm_eps = configuration.positive_number({"norm_eps"}).value_or(made.norm_eps);
     return made;
   }
 

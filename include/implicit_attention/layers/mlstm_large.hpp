@@ -42,8 +42,8 @@ class MlstmLarge : public LayerInterface<MlstmLarge<S>> {
   [[nodiscard]] static Options options(const Configuration& configuration) {
     Options made;
     made.gate_soft_cap = configuration.number({"gate_soft_cap"}).value_or(made.gate_soft_cap);
-    made.cell_eps = configuration.number({"cell_eps", "eps"}).value_or(made.cell_eps);
-    made.norm_eps = configuration.number({"norm_eps"}).value_or(made.norm_eps);
+    made.cell_eps = configuration.positive_number({"cell_eps", "eps"}).value_or(made.cell_eps);
+    made.norm_eps = configuration.positive_number({"norm_eps"}).value_or(made.norm_eps);
     return made;
   }
 

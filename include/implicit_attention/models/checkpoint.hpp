@@ -291,13 +291,7 @@ inline void expect_vocabulary(const Configuration& configuration, Index rows) {
 /// A norm's eps, or another number that must be above zero.
 [[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                                             double otherwise) {
-  for (const std::string_view key : spellings)
-    if (const std::optional<double> value = configuration.number({key})) {
-      if (!(*value > 0) || !std::isfinite(*value))
-        raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", *value, ", expected a number above 0"));
-      return *value;
-    }
-  return otherwise;
+  return configuration.positive_number(spellings).value_or(otherwise);
 }
 
 template <Real Scalar>

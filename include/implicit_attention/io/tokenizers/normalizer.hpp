@@ -46,7 +46,7 @@ class TextPattern {
     }
 
     /// Calls `piece(begin, end, matched)` for every match and every stretch between matches, in order. A match may be empty, but not where
-    /// the match before it ended.
+    /// the match before it ended. In a text that is empty nothing matches, as in Hugging Face's library.
     template <class Piece>
     void split(std::string_view text, Piece&& piece) {
       std::size_t rest = 0;
@@ -58,7 +58,7 @@ class TextPattern {
       const std::string& fixed = pattern_.text_;
       if (scratch_) {
         std::optional<std::size_t> last;
-        for (std::size_t from = 0; from <= text.size();) {
+        for (std::size_t from = 0; !text.empty() && from <= text.size();) {
           const std::optional<Span> found = pattern_.regex_->find(text, from, *scratch_);
           if (!found) break;
           const auto [begin, end] = *found;

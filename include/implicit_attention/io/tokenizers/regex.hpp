@@ -64,8 +64,8 @@ namespace detail {
       const bool plain =
           depth == 1 && out[set_begin + 1] != '^' && rest.starts_with("&[") && rest.substr(end).starts_with("]]") && rest[end - 1] != '\\';
       if (!plain) refuse("an intersection of sets that is not like [a&&[b]]");
-      out = message(std::string_view(out).substr(0, set_begin), "(?:(?=", pcre2_pattern(rest.substr(1, end), where), ")",
-                    std::string_view(out).substr(set_begin), "])");
+      out.insert(set_begin, message("(?:(?=", pcre2_pattern(rest.substr(1, end), where), ")"));
+      out += "])";
       i += end + 2;
       depth = 0;
     } else if (letter != '\\' || rest.empty()) {
