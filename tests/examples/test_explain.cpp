@@ -343,7 +343,8 @@ TEST_CASE("explain: what is read is not written over", "[explain]") {
   const std::filesystem::path model = folder / "own";
   std::filesystem::create_directory(model);
   for (const char* name : {"config.json", "vocab.json", "model.safetensors"})
-    std::filesystem::copy_file(std::string(IMPLICIT_ATTENTION_SOURCE_DIR) + "/" + models + "mamba/" + name, model / (std::string(name) == "model.safetensors" ? "weights.safetensors" : name));
+    std::filesystem::copy_file(std::string(IMPLICIT_ATTENTION_SOURCE_DIR) + "/" + models + "mamba/" + name,
+                               model / (std::string(name) == "model.safetensors" ? "weights.safetensors" : name));
   const std::string weights = io_test::read_bytes(model / "weights.safetensors");
   const auto refused = [&](const std::string& read, const std::string& out, std::vector<std::string> more = {}) {
     const std::vector<std::string> arguments{"--model", read, "--tokens", "5,6,7", "--method", "raw", "--out", out};

@@ -220,7 +220,8 @@ class GgufFile {
     if (type == 9) return list(reader, key);
     Value result = std::int64_t{0};
     if (!number(reader, type, [&](auto read) { result = read; }))
-      raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is of type ", type, ", which the format does not define"));
+      raise(ErrorKind::file,
+            message(where_, ": metadata key ", printable(key), " is of type ", type, ", which the format does not define"));
     if (type == 7) {
       const std::int64_t truth = std::get<std::int64_t>(result);
       if (truth > 1) raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is ", truth, ", expected true or false"));

@@ -58,9 +58,11 @@ class MadeFrom {
   /// The same in every place; NaN is NaN.
   [[nodiscard]] static bool same_numbers(ConstView<Scalar> a, ConstView<Scalar> b) {
     if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
-    for (Index i = 0; i < a.rows(); ++i)
-      if (!std::equal(&a(i, 0), &a(i, 0) + a.cols(), &b(i, 0), [](Scalar p, Scalar q) { return p == q || (p != p && q != q); }))
-        return false;
+    const auto same = [](Scalar p, Scalar q) { return p == q || (p != p && q != q); };
+    for (Index i = 0; i < a.rows(); ++i) {
+      const Scalar *const row = a.data() + i * a.outerStride(), *const other = b.data() + i * b.outerStride();
+      if (!std::equal(row, row + a.cols(), other, same)) return false;
+    }
     return true;
   }
 

@@ -216,7 +216,9 @@ UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   detail::check_initial<Scalar>(
       layer_name, {{"convolution_tail", &act.initial.convolution_tail, skips && terms.has(Term::convolution) ? convolution_width() - 1 : 0,
                     channels(), "(convolution width - 1, channels)"},
-                   cell_.recurrent_part(act.initial, terms)});
+                   cell_.recurrent_part(act.initial, terms),
+                   {"normalizer", &act.initial.normalizer},
+                   {"maximum", &act.initial.maximum}});
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);
   if (terms.has(Term::gate)) {
     check("z", act.z);
