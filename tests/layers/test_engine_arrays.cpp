@@ -335,6 +335,7 @@ void check_stale(const std::string& title, Index tokens, const Layer& layer, con
 }  // namespace
 
 TEST_CASE("an array that was made from others than those beside it is made again or named", "[engine]") {
+  int checked = 0;
   for (const Recipe& recipe : test_support::recipes()) {
     Draw draw(3);
     const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
@@ -342,6 +343,7 @@ TEST_CASE("an array that was made from others than those beside it is made again
     const PrefixedTensors<double> from(tensors, "");
     const std::string& title = recipe.family;
 #define IMPLICIT_ATTENTION_TEST_STALE(derived, source, made_again)                                         \
+  ++checked;                                                                                               \
   check_stale(title, recipe.tokens, layer, #derived, &std::decay_t<decltype(layer)>::Activations::derived, \
               &std::decay_t<decltype(layer)>::Activations::source, made_again)
     if (title == "mamba") {
@@ -385,9 +387,71 @@ TEST_CASE("an array that was made from others than those beside it is made again
     }
 #undef IMPLICIT_ATTENTION_TEST_STALE
   }
+  CHECK(checked >= 12);
+}
+
+TEST_CASE("an array that was made from another state, or other documents, is made again", "[engine]") {
+  int checked = 0;
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(3);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const Configuration configuration = test_support::configuration_of(recipe);
+    const PrefixedTensors<double> from(tensors, "");
+    INFO(recipe.family << " " << recipe.title);
+    const auto of_state = [&](const auto& layer) {
+      const Numbers u = draw.normals<double>(recipe.tokens, layer.width());
+      const auto state = layer.activations(draw.normals<double>(recipe.tokens, layer.width())).final;
+      if (state.convolution_tail.size() == 0) return;
+      auto act = layer.activations(u);
+      act.initial = state;
+      auto without = act;
+      without.c = {};
+      const Terms terms = Terms::all().without(Term::normalization);  // whose norm an engine has run itself
+      CHECK(everything(layer, act, terms) == everything(layer, without, terms));
+      ++checked;
+    };
+    if (recipe.family == "mamba") of_state(detail::read_mamba(from, configuration));
+    if (recipe.family == "gdn") of_state(detail::read_gated_delta_net(from, configuration));
+    if (recipe.family != "griffin") continue;
+    const auto layer = Griffin<double>::from_tensors(from);
+    auto act = layer.activations(draw.normals<double>(recipe.tokens, layer.width()));
+    act.starts = {0, recipe.tokens / 2};
+    auto without = act;
+    without.normalizer = {};
+    CHECK(everything(layer, act, Terms::all()) == everything(layer, without, Terms::all()));
+    ++checked;
+  }
+  CHECK(checked >= 3);
+}
+
+TEST_CASE("arrays that the terms do not read may be of any length", "[engine]") {
+  int checked = 0;
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(3);
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const PrefixedTensors<double> from(tensors, "");
+    const auto check = [&](const auto& layer, const auto& shorten) {
+      auto act = layer.activations(draw.normals<double>(7, layer.width()));
+      const Numbers right = everything(layer, act, Terms(Term::recurrence));
+      shorten(act);
+      CHECK(everything(layer, act, Terms(Term::recurrence)) == right);
+      ++checked;
+    };
+    const auto three = [](Array<double>& array) { array = array.middle_rows(0, 3); };
+    if (recipe.family == "mamba")
+      check(detail::read_mamba(from, test_support::configuration_of(recipe)), [&](auto& act) {
+        for (Array<double>* array : {&act.z, &act.c, &act.x, &act.a}) three(*array);
+      });
+    if (recipe.family == "rwkv4")
+      check(Rwkv4<double>::from_tensors(from), [&](auto& act) {
+        for (Array<double>* array : {&act.receptance, &act.x}) three(*array);
+      });
+  }
+  CHECK(checked >= 2);
 }
 
 TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engine]") {
+  int checked = 0;
   for (const Recipe& recipe : test_support::recipes()) {
     Draw draw(3);
     const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
@@ -400,8 +464,10 @@ TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engin
       without.bonus = {};
       const Terms terms = Terms::all().without(Term::normalization);
       CHECK(everything(layer, act, terms) == everything(layer, without, terms));
+      ++checked;
     };
     if (recipe.family == "rwkv6") check(detail::read_rwkv6<double>(from, configuration));
     if (recipe.family == "rwkv7") check(detail::read_rwkv7<double>(from, configuration));
   }
+  CHECK(checked >= 2);
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -134,13 +135,23 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
     Index tokens, channels, states;
     bool read_before_update, scaled, selective, carried, documents;
   };
-  const std::vector<Case> cases = {{1, 5, 3, false, true, true, false, false},     {2, 17, 1, false, true, false, true, false},
-                                   {3, 5, 16, false, true, true, true, false},     {40, 17, 3, false, true, true, false, true},
-                                   {40, 65, 1, false, false, false, false, false}, {150, 70, 16, false, true, true, true, true},
-                                   {150, 5, 1, false, true, false, true, true},    {64, 5, 3, false, true, true, true, false},
-                                   {65, 5, 3, false, true, true, true, true},      {1, 5, 1, true, true, false, true, false},
-                                   {40, 17, 1, true, true, false, true, true},     {150, 85, 3, true, true, true, true, true},
-                                   {129, 5, 16, true, false, true, false, false}};
+  const std::vector<Case> cases = {{1, 5, 3, false, true, true, false, false},
+                                   {2, 17, 1, false, true, false, true, false},
+                                   {3, 5, 16, false, true, true, true, false},
+                                   {40, 17, 3, false, true, true, false, true},
+                                   {40, 65, 1, false, false, false, false, false},
+                                   {150, 70, 16, false, true, true, true, true},
+                                   {150, 5, 1, false, true, false, true, true},
+                                   {64, 5, 3, false, true, true, true, false},
+                                   {65, 5, 3, false, true, true, true, true},
+                                   {1, 5, 1, true, true, false, true, false},
+                                   {40, 17, 1, true, true, false, true, true},
+                                   {150, 85, 3, true, true, true, true, true},
+                                   {129, 5, 16, true, false, true, false, false},
+                                   // more tokens times states than are kept at a time: several blocks
+                                   {700, 17, 16, false, true, true, true, true},
+                                   {70, 5, 200, false, true, true, true, false},
+                                   {9000, 1, 1, true, true, false, true, true}};
   std::uint64_t seed = 1;
   for (const Case& c : cases) {
     INFO("seed " << seed << ": tokens " << c.tokens << ", channels " << c.channels << ", states " << c.states << ", read_before_update "
@@ -198,8 +209,35 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
       CHECK(again.step == gradient.step);
       CHECK(again.query == gradient.query);
       CHECK(again.key == gradient.key);
+      CHECK(again.query_scale == gradient.query_scale);
+      CHECK(again.key_scale == gradient.key_scale);
+      CHECK(again.diagonal == gradient.diagonal);
     }
   }
+}
+
+TEST_CASE("a gradient that is not finite stays in its document", "[gradient]") {
+  Draw draw(11);
+  const Index tokens = 9, channels = 5, states = 3, start = 4;
+  DiagonalRecurrence<double> recurrence;
+  recurrence.tokens = tokens;
+  recurrence.channels = channels;
+  recurrence.state = states;
+  recurrence.step = Matrix<double>(draw.normals<double>(tokens, channels).cwiseAbs());
+  recurrence.rate = Matrix<double>(-draw.normals<double>(states, channels).cwiseAbs());
+  recurrence.query = draw.normals<double>(tokens, states);
+  recurrence.key = draw.normals<double>(tokens, states);
+  recurrence.starts = {0, start};
+  const Matrix<double> a = draw.normals<double>(tokens, channels);
+  Matrix<double> g = draw.normals<double>(tokens, channels);
+  const ScanGradient<double> clean = scan_gradient<double>(recurrence, a, {}, g);
+  g(start + 2, 0) = std::numeric_limits<double>::infinity();
+  const ScanGradient<double> found = scan_gradient<double>(recurrence, a, {}, g);
+  CHECK(found.input.topRows(start) == clean.input.topRows(start));
+  CHECK(found.step.topRows(start) == clean.step.topRows(start));
+  CHECK(found.key.topRows(start) == clean.key.topRows(start));
+  CHECK(found.step.row(start).isZero(0));
+  CHECK_FALSE(std::isfinite(found.input(start, 0)));
 }
 
 TEST_CASE("the transposed convolution is the transpose", "[gradient]") {
