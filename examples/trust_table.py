@@ -154,8 +154,8 @@ def main():
     print("# Which explanation to trust\n")
     print("Every number is a mean, ± half of its 95 % bootstrap interval. *source*, *address* (higher is better, random 0.5): area under ROC of "
           "the token that an answer copies, and of the one that says where it stands, against tokens that were each replaced and changed "
-          "nothing, in a recall model of the same family. *edges* (higher is better, random 0): Spearman's correlation of a layer's map with "
-          "what is lost when single edges are taken out of the layer and the model is run without them; *unexplained* (lower is better): "
+          "nothing, in a recall model of the same family. The widths of two recall models (Mamba, Griffin) were chosen, on other prompts, so "
+          "that the walks find the source. *edges* (higher is better, random 0): Spearman's correlation of a layer's map with what is lost when single edges are taken out of the layer and the model is run without them; *unexplained* (lower is better): "
           "the share of those changes' squares that the map does not predict. ΔA^F (higher is better, random 0): tokens replaced, the "
           "most relevant first against the least relevant first. *less relevance*: that, paired by text; + above, - below, by an interval "
           "without 0. *pruning* (lower is better): for methods without a target. In italics what running the model on many sets of "

@@ -130,7 +130,8 @@ TEST_CASE("an edge map tells what taking an edge out does to the explained numbe
   }
 }
 
-TEST_CASE("edge maps by layer, channels and terms: their columns along the held walk are relevance-attention", "[attribution]") {
+TEST_CASE("edge maps by layer, channels and terms: their columns along the library's own held walk are relevance-attention",
+          "[attribution]") {
   const std::string name = GENERATE("mamba", "rwkv4", "griffin");
   const Terms terms = GENERATE(Terms::all(), Terms::published(), Terms::recurrence());
   INFO(name << ", " << terms.text());

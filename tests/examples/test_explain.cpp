@@ -117,7 +117,7 @@ TEST_CASE("explain: a table in a pipe and under NO_COLOR, colours where they are
   CHECK(run_well(folder, "explain", arguments, "NO_COLOR=1 CLICOLOR_FORCE=1 TERM=xterm-256color").out.find('\x1b') == std::string::npos);
 }
 
-TEST_CASE("explain: the implicit attention's share of a logit adds up with all terms, and is had layer by layer", "[explain]") {
+TEST_CASE("explain: the implicit attention's share of a logit adds up with all terms, and is available layer by layer", "[explain]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out.json";
   const auto answer = [&](const std::vector<std::string>& more) {

@@ -88,10 +88,10 @@ Index answer_at(const ForwardPass<float>& pass, Index position) {
   return answer;
 }
 
-/// What came of a model on fresh prompts.
+/// Counts for one model on fresh prompts.
 struct Found {
   Index questions = 0, right = 0, source_trials = 0, follow = 0, other_trials = 0, moved = 0;
-  std::map<Method, double> area;  ///< of the source against tokens that change nothing, summed over right answers
+  std::map<Method, double> area;  ///< of the source against tokens that were replaced and changed nothing, summed over right answers
 };
 
 Found on_fresh_prompts(const fs::path& directory, const Language& language, Index prompts, std::uint64_t seed) {
@@ -105,18 +105,18 @@ Found on_fresh_prompts(const fs::path& directory, const Language& language, Inde
     const Prompt prompt = draw_prompt(language, dice);
     const ForwardPass<float> as_it_is = model.forward(prompt.ids, answers);
     std::vector<Target> targets;
-    std::vector<MarkedTokens> sources, negatives;
+    std::vector<MarkedTokens> sources, negatives, causes;
     std::vector<Question> asked;
     for (const Question& question : prompt.questions) {
       ++found.questions;
       if (answer_at(as_it_is, question.position) != question.answer) continue;
       asked.push_back(question);
       targets.push_back({question.position, question.answer, std::nullopt});
-      MarkedTokens negative(static_cast<std::size_t>(question.position) + 1, true), source(negative.size(), false);
+      MarkedTokens none(static_cast<std::size_t>(question.position) + 1, false), source = none;
       source[static_cast<std::size_t>(question.source)] = true;
-      for (const Index token : {question.source, question.address, question.position}) negative[static_cast<std::size_t>(token)] = false;
-      negatives.push_back(negative);
       sources.push_back(source);
+      negatives.push_back(none);  // a token without a trial is no negative
+      causes.push_back(none);
     }
     found.right += static_cast<Index>(asked.size());
     if (asked.empty()) continue;
@@ -135,9 +135,11 @@ Found on_fresh_prompts(const fs::path& directory, const Language& language, Inde
               ++found.source_trials;
               found.follow += now == other ? 1 : 0;
             } else if (static_cast<Index>(token) != asked[n].address) {
+              const bool moved = now != asked[n].answer;
               ++found.other_trials;
-              found.moved += now != asked[n].answer ? 1 : 0;
-              if (now != asked[n].answer) negatives[n][token] = false;  // a cause
+              found.moved += moved ? 1 : 0;
+              if (moved) causes[n][token] = true;
+              negatives[n][token] = !causes[n][token];
             }
           }
         }
@@ -157,8 +159,10 @@ void check_found(const Found& found, double least) {
   INFO(found.right << " of " << found.questions << " answers right, " << found.follow << " of " << found.source_trials
                    << " follow the source, " << found.moved << " of " << found.other_trials << " follow another token");
   CHECK(static_cast<double>(found.right) >= 0.995 * static_cast<double>(found.questions));
-  CHECK(static_cast<double>(found.follow) >= 0.99 * static_cast<double>(found.source_trials));
-  CHECK(static_cast<double>(found.moved) <= 0.001 * static_cast<double>(found.other_trials));
+  REQUIRE(found.source_trials > 0);
+  REQUIRE(found.other_trials > 0);
+  CHECK(found.follow == found.source_trials);
+  CHECK(found.moved == 0);
   for (const auto& [method, sum] : found.area) {
     const double area = sum / static_cast<double>(found.right);
     INFO(method_info(method).name << " " << area);
@@ -172,19 +176,20 @@ void check_found(const Found& found, double least) {
 }  // namespace
 
 TEST_CASE("fresh prompts of the recall models that are not shipped", "[known-cause][realdata]") {
-  const std::string name = GENERATE("recall-mamba", "recall-rwkv4", "recall-griffin");
+  const auto [name, least] =
+      GENERATE(table<std::string, double>({{"recall-mamba", 0.998}, {"recall-rwkv4", 0.999}, {"recall-griffin", 0.999}}));
   const auto directory = test_support::shared_data("realdata/" + name);
   if (!directory) {
     WARN(test_support::shared_data_missing("realdata/" + name));
     return;
   }
   INFO(name);
-  check_found(on_fresh_prompts(*directory, {1, range(2, 8), range(10, 8), range(18, 4), 3, 5}, 40, 7), 0.98);
+  check_found(on_fresh_prompts(*directory, {1, range(2, 8), range(10, 8), range(18, 4), 3, 5}, 40, 7), least);
 }
 
 TEST_CASE("fresh prompts of the recall models that are shipped", "[known-cause]") {
-  const std::string name = GENERATE("mamba", "rwkv4", "griffin");
+  const auto [name, least] = GENERATE(table<std::string, double>({{"mamba", 0.998}, {"rwkv4", 0.999}, {"griffin", 0.99}}));
   INFO(name);
   const fs::path directory = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / "recall" / name;
-  check_found(on_fresh_prompts(directory, {2, range(3, 8), range(11, 8), range(19, 4), 4, 3}, 40, 8), 0.98);
+  check_found(on_fresh_prompts(directory, {2, range(3, 8), range(11, 8), range(19, 4), 4, 3}, 40, 8), least);
 }
