@@ -40,7 +40,7 @@ template <Real Scalar>
   const auto may_be = [&](const ModelFamily<Scalar>& family) {
     const auto& keys = family.like_keys;
     return family.like == by_tensors->name &&
-           (keys.empty() || std::any_of(keys.begin(), keys.end(), [&](std::string_view key) { return configuration.has(key); }));
+           (keys[0].empty() || std::any_of(keys.begin(), keys.end(), [&](std::string_view key) { return configuration.has(key); }));
   };
   if (by_tensors && (!by_type || (by_type != by_tensors && !may_be(*by_type))))
     raise(ErrorKind::value, message(configuration.where(), ": key model_type is ", *type, ", expected ", by_tensors->name,
