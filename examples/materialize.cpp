@@ -64,11 +64,11 @@ struct Run {
 };
 
 template <Real Scalar>
-[[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, Terms terms, Index first, Index tokens) {
-  ImplicitAttention<Scalar> attention = mixer.attention(terms);
-  // Matrices that a layer gives as they are (MLLA) have the other terms in them, one a channel: those of its heads come without.
+[[nodiscard]] Run<Scalar> run_of(const MixerRun<Scalar>& mixer, const Options& options, Index first, Index tokens) {
+  ImplicitAttention<Scalar> attention = mixer.attention(Terms::parse(options.terms));
+  // MLLA gives its matrices explicitly, one per channel, with all terms included; --heads needs those of the recurrence alone.
   std::optional<ImplicitAttention<Scalar>> bare;
-  if (attention.form().recurrence.given() != nullptr) bare = mixer.attention(Terms::recurrence());
+  if (!options.heads.empty() && attention.form().recurrence.given() != nullptr) bare = mixer.attention(Terms::recurrence());
   return {std::move(attention),
           std::move(bare),
           mixer.reported_input.empty() ? mixer.x.numbers : mixer.reported_input,
@@ -324,14 +324,17 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
                                   "; there are ", some_of(prefixes)));
 }
 
-/// Fails on a NaN or an infinity in the input, naming the token.
+/// Fails on a NaN or an infinity in the input. It names the token where a sequence has this many of them, each of so many
+/// rows (one a head), else the row of the tensor.
 template <Real Scalar>
-void check_finite_input(const SafetensorsFile& file, const std::string& tensor, const Array<Scalar>& input, Index tokens) {
-  for (Index row = 0; row < input.rows(); ++row)
-    for (Index column = 0; column < input.cols(); ++column)
-      if (!std::isfinite(input(row, column)))
-        raise(ErrorKind::value, message(file.where(), ": ", std::isnan(input(row, column)) ? "NaN" : "an infinity", " in the input, token ",
-                                        row % tokens, ", feature ", column, " (tensor ", tensor, "), expected finite numbers"));
+void check_finite_input(const SafetensorsFile& file, const std::string& tensor, const Array<Scalar>& input, Index tokens = 0,
+                        Index rows_per_token = 1) {
+  const auto place = detail::first_not_finite(*input);
+  if (!place) return;
+  const auto [row, column] = *place;
+  const std::string where = tokens > 0 ? message("token ", row / rows_per_token % tokens) : message("row ", row);
+  raise(ErrorKind::value, message(file.where(), ": ", detail::not_finite_name(input(row, column)), " in the input, ", where, ", feature ",
+                                  column, " (tensor ", tensor, "), expected finite numbers"));
 }
 
 /// The positions of all sequences, (batch * tokens); none where the option is not there.
@@ -408,7 +411,7 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
         raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(own), ", expected ", shape_text(expected),
                                         ", with at least one token, as ", tensor));
       pieces.push_back(file.read<Scalar>(name));
-      check_finite_input(file, name, pieces.back(), pieces.back().rows());
+      check_finite_input(file, name, pieces.back(), input.tokens, pieces.back().rows() / rows);
       width += pieces.back().size() / rows;
     }
     Matrix<Scalar> joined(rows, width);
@@ -459,19 +462,35 @@ std::vector<std::pair<Index, Index>> read_mask(const SafetensorsFile& file, Inde
   return text;
 }
 
-/// What else a layer reads, found beside the input under `input.`: v (linear attention: how wide the values are), v_first, lower_bound, h0, c0. A tensor with one row, or one block of
-/// rows, a sequence is shared out; any other is the same for all.
+/// What else a layer reads, found beside the input under `input.`: v (linear attention: how wide the values are), v_first, lower_bound,
+/// h0, c0.
 template <Real Scalar>
-void share_inputs(const SafetensorsFile& file, Index batch, Index sequence, Trace<Scalar>& trace, RunContext<Scalar>& context) {
-  for (const char* name : {"v", "v_first", "lower_bound", "h0", "c0"}) {
-    const std::string tensor = message("input.", name);
-    if (!file.find(tensor)) continue;
-    const Array<Scalar> all = file.read<Scalar>(tensor);
-    check_finite_input(file, tensor, all, all.rows());
-    const bool by_sequence = file.info(tensor).shape.size() > 1 && all.rows() % batch == 0 && all.rows() >= batch;
-    context.share(name, trace.constant(by_sequence ? all.middle_rows(sequence * (all.rows() / batch), all.rows() / batch) : all));
+class SharedInputs {
+ public:
+  SharedInputs(const SafetensorsFile& file, Index batch) {
+    for (const char* name : {"v", "v_first", "lower_bound", "h0", "c0"}) {
+      const std::string tensor = message("input.", name);
+      if (!file.find(tensor)) continue;
+      Array<Scalar> numbers = file.read<Scalar>(tensor);
+      check_finite_input(file, tensor, numbers);
+      const bool by_sequence = file.info(tensor).shape.size() > 1 && numbers.rows() % batch == 0 && numbers.rows() >= batch;
+      const Index rows = by_sequence ? numbers.rows() / batch : 0;
+      inputs_.push_back({name, std::move(numbers), rows});
+    }
   }
-}
+  void share(Index sequence, Trace<Scalar>& trace, RunContext<Scalar>& context) const {
+    for (const auto& [name, numbers, rows] : inputs_)
+      context.share(name, trace.constant(rows > 0 ? numbers.middle_rows(sequence * rows, rows) : numbers));
+  }
+
+ private:
+  struct Shared {
+    std::string name;
+    Array<Scalar> numbers;
+    Index rows;  ///< one, or one block of rows, a sequence; 0: the same for all
+  };
+  std::vector<Shared> inputs_;
+};
 
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
@@ -488,6 +507,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const SafetensorsFile file(where.file);
   const Input<Scalar> input = read_input<Scalar>(options, file, where.tensor, *part);
   const Index batch = input.batch.value_or(1);
+  const SharedInputs<Scalar> shared(file, batch);
   const std::vector<Index> positions = read_positions(options, batch, input.tokens);
   const std::vector<std::pair<Index, Index>> text = read_mask(file, batch, input.tokens);
   Work work("materialize", batch, options.threads);
@@ -500,10 +520,10 @@ void materialize_weights(const Options& options, const std::string& ending) {
       const auto from = positions.begin() + sequence * input.tokens;
       context.positions.assign(from + first, from + end);
     }
-    share_inputs(file, batch, sequence, trace, context);
+    shared.share(sequence, trace, context);
     static_cast<void>(part->run(trace.input(input.numbers.middle_rows(sequence * input.tokens + first, end - first)), context));
     work.begin_piece();
-    result.add(run_of(context.mixers.front(), Terms::parse(options.terms), first, input.tokens), sequence, work.executor());
+    result.add(run_of(context.mixers.front(), options, first, input.tokens), sequence, work.executor());
   }
   if (!result.all_finite()) refuse_weights_not_finite<Scalar>(options.weights);
   result.write(ending, message(family.title, " layer"), {});
@@ -531,7 +551,7 @@ void materialize_model(const Options& options, const std::string& ending) {
     raise(ErrorKind::value, message("--layer: layer ", layer, " of ", options.model, " is a feed-forward part and mixes no tokens"));
   Result<Scalar> result(options, std::nullopt);
   work.begin_piece();
-  result.add(run_of(pass.mixer(), Terms::parse(options.terms), 0, static_cast<Index>(ids.size())), 0, work.executor());
+  result.add(run_of(pass.mixer(), options, 0, static_cast<Index>(ids.size())), 0, work.executor());
   if (!result.all_finite()) refuse_weights_not_finite<Scalar>(options.model);
   result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }

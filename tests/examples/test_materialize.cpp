@@ -275,7 +275,7 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
   const double nan = std::nan("");
   const std::vector<double> numbers(16, 0.25), bad = {0.5, nan};
   const std::string cell = (folder / "cell.safetensors").string(), heads = (folder / "heads.safetensors").string(),
-                    values = (folder / "values.safetensors").string();
+                    values = (folder / "values.safetensors").string(), two = (folder / "two.safetensors").string();
   write_safetensors(cell, {{"weight_ih_l0", {numbers.data(), {6, 1}}},
                            {"weight_hh_l0", {numbers.data(), {6, 2}}},
                            {"input.hidden_states", {numbers.data(), {3, 1}}},
@@ -286,11 +286,19 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
   write_safetensors(
       values, {{"input.q", {numbers.data(), {2, 1, 2}}}, {"input.k", {numbers.data(), {2, 1, 2}}}, {"input.v", {bad.data(), {2, 1, 1}}}});
   check_mistake("materialize", {"--arch", "gru", "--weights", cell, "--input", cell},
-                "NaN in the input, token 0, feature 1 (tensor input.h0)", "out.safetensors");
+                "NaN in the input, row 0, feature 1 (tensor input.h0)", "out.safetensors");
   check_mistake("materialize", {"--arch", "linear_attention", "--weights", heads, "--input", heads},
                 "tensor input.k is (2, 1, 4), expected (2, 2, 2)", "out.safetensors");
   check_mistake("materialize", {"--arch", "linear_attention", "--weights", values, "--input", values}, "(tensor input.v)",
                 "out.safetensors");
+  // Two sequences of three tokens with two heads: the last head of the second sequence's token 1.
+  std::vector<double> keys(24, 0.25);
+  keys[19] = nan;
+  write_safetensors(two, {{"input.q", {std::vector<double>(24, 0.25).data(), {2, 3, 2, 2}}},
+                          {"input.k", {keys.data(), {2, 3, 2, 2}}},
+                          {"input.v", {std::vector<double>(12, 0.25).data(), {2, 3, 2, 1}}}});
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", two, "--input", two},
+                "NaN in the input, token 1, feature 1 (tensor input.k)", "out.safetensors");
 }
 
 TEST_CASE("materialize: NaN in the weights is named, and nothing is written", "[materialize]") {

@@ -1,5 +1,6 @@
 // Hybrids and their relatives: names as files have them, both answers of a clamp, lost tensors, keys that change a model.
 #include <string>
+#include <tuple>
 
 #include <support/catch.hpp>
 #include <support/every_logit.hpp>
@@ -171,6 +172,100 @@ TEST_CASE("LFM2 with the keys of a released file: how weights were drawn at firs
                     Catch::Contains("key theta is 10000, expected 1e+06"));
 }
 
+TEST_CASE("OLMo Hybrid with the keys of a released file: how weights were drawn at first changes nothing", "[models]") {
+  const auto one = golden("lm_olmo_hybrid_seed00");
+  if (!one) return;
+  Configuration released = with(with(one->configuration, "linear_a_log_min", 0.0), "linear_a_log_max", 16.0);
+  released = with(with(with(released, "linear_dt_min", 0.001), "linear_dt_max", 0.1), "linear_dt_init_floor", 1e-4);
+  CHECK(relative_error(logits(one->weights<double>(), released, one->ids), one->expected("logits")) < 1e-9);
+  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(released, "linear_dt_scale", 2.0)),
+                    Catch::Contains("key linear_dt_scale is not understood"));
+}
+
+TEST_CASE("an eps that the model does not take is named", "[models]") {
+  if (const auto one = golden("lm_mamba2_seed00")) {
+    const Tensors<double> tensors = one->weights<double>();
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, with(one->configuration, "rms_norm_eps", 1e-3)),
+                      Catch::Contains("key rms_norm_eps is not understood"));
+    Configuration authors = with({{"ssm_cfg.layer", "Mamba2"}, {"tie_embeddings", false}});
+    if (const auto groups = one->configuration.integer({"n_groups"})) authors.set("ssm_cfg.ngroups", *groups);
+    CHECK_NOTHROW(load_language_model<double>(tensors, authors));
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, with(authors, "rms_norm_eps", 1e-3)),
+                      Catch::Contains("key rms_norm_eps is not understood"));
+  }
+  if (const auto one = golden("lm_jamba_seed00"))
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(one->configuration, "layer_norm_epsilon", 1e-3)),
+                      Catch::Contains("key layer_norm_epsilon is 0.001, expected 1e-06"));
+  if (const auto one = golden("lm_bamba_seed00"))
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(one->configuration, "layer_norm_epsilon", 1e-3)),
+                      Catch::Contains("another key of the file says so"));
+  if (const auto one = golden("lm_nemotron_h_seed00"))
+    CHECK_THROWS_WITH(
+        load_language_model<double>(one->weights<double>(), with(without(one->configuration, "layer_norm_epsilon"), "norm_eps", 1e-3)),
+        Catch::Contains("the norms take layer_norm_epsilon, 1e-5 where it is absent"));
+}
+
+TEST_CASE("keys of a hybrid's other parts are let pass where model_type names it only", "[models]") {
+  for (const auto& [key, type] : {std::pair("norm_eps", "nemotron_h"), {"n_group", "nemotron_h"}, {"attention_hidden_size", "zamba2"}}) {
+    const Configuration untyped = with({{key, 1e-3}});
+    CHECK_THROWS_WITH(detail::expect_layer_understood(untyped, "Mamba-2"),
+                      Catch::Contains(std::string("key ") + key + " is not understood"));
+    CHECK_THROWS_WITH(detail::expect_layer_understood(with(untyped, "model_type", "mamba2"), "Mamba-2"), Catch::Contains(key));
+    CHECK_NOTHROW(detail::expect_layer_understood(with(untyped, "model_type", type), "Mamba-2"));
+  }
+  // The layer's own reader does not ask for it, either.
+  const auto one = golden("lm_mamba2_seed00");
+  if (!one) return;
+  Configuration plain = without(with(one->configuration, "norm_eps", 1e-3), "model_type");
+  const Tensors<double> tensors = one->weights<double>();
+  static_cast<void>(detail::read_mamba2_layer(PrefixedTensors<double>(tensors, "backbone.layers.0.mixer."), plain));
+  CHECK_THROWS_WITH(detail::expect_layer_understood(plain, "Mamba-2"), Catch::Contains("key norm_eps is not understood"));
+}
+
+TEST_CASE("delta rules by themselves are not read without the convolutions that the configuration has", "[models]") {
+  for (const auto& [name, prefix, key] : {std::tuple("lm_kimi_linear_seed00", "model.layers.0.self_attn.", "short_conv_kernel_size"),
+                                          {"lm_olmo_hybrid_seed00", "model.layers.0.linear_attn.", "linear_conv_kernel_dim"}}) {
+    const auto one = golden(name);
+    if (!one) continue;
+    INFO(name);
+    Tensors<double> lacking = one->weights<double>();
+    for (const char* part : {"q", "k", "v"}) lacking.tensors.erase(message(prefix, part, "_conv1d.weight"));
+    const bool kimi = std::string(key) == "short_conv_kernel_size";
+    const auto read = [&](const Configuration& configuration) {
+      const PrefixedTensors<double> layer(lacking, prefix);
+      if (kimi)
+        static_cast<void>(detail::read_kda(layer, configuration));
+      else
+        static_cast<void>(detail::read_gated_delta_net(layer, configuration));
+    };
+    CHECK_THROWS_WITH(read(one->configuration), Catch::Contains("q_conv1d.weight is missing"));
+    CHECK_THROWS_WITH(read(without(one->configuration, "model_type")), Catch::Contains(key) && Catch::Contains("expected 0"));
+  }
+}
+
+TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear layers", "[models]") {
+  const auto one = golden("lm_kimi_linear_seed00");
+  if (!one) return;
+  Configuration ported = one->configuration;
+  for (const auto& [theirs, ours] : {std::pair("num_heads", "linear_num_heads"),
+                                     {"head_dim", "linear_head_dim"},
+                                     {"short_conv_kernel_size", "linear_conv_kernel_dim"}}) {
+    const std::string key = message("linear_attn_config.", theirs);
+    const Index size = one->configuration.integer({key}).value();
+    ported = with(without(ported, key), ours, size);
+  }
+  CHECK(relative_error(logits(one->weights<double>(), ported, one->ids), one->expected("logits")) < 1e-9);
+  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(ported, "linear_head_dim", Index(3))),
+                    Catch::Contains("key linear_head_dim is 3, expected"));
+}
+
+TEST_CASE("LFM2 with experts says that they are not read", "[models]") {
+  const auto one = golden("lm_lfm2_seed00");
+  if (!one) return;
+  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(one->configuration, "model_type", "lfm2_moe")),
+                    Catch::Contains("experts of LFM2 are not read here"));
+}
+
 TEST_CASE("Zamba2: the port's clamp of dt, and the authors' code without it", "[models]") {
   const auto one = golden("lm_zamba2_seed02");
   if (!one) return;
@@ -275,9 +370,13 @@ TEST_CASE("models of one kind of layer alone, with the keys of all kinds", "[mod
     const auto one = golden(row.model);
     if (!one) continue;
     INFO(row.model << ", layer " << row.layer);
-    Tensors<double> alone;
+    // The other layers of the whole model give nothing: what is left is the one.
+    Tensors<double> alone, silenced = one->weights<double>();
     for (const auto& [name, numbers] : one->weights<double>().tensors) {
       const std::size_t at = name.find("layers.");
+      if (at != std::string::npos && name.compare(at, message("layers.", row.layer, ".").size(), message("layers.", row.layer, ".")) != 0)
+        for (const char* output : {"out_proj", "o_proj", "down_proj", ".w2.", "output_linear"})
+          if (name.find(output) != std::string::npos) silenced.set_zero(name, *silenced.shape(name));
       const std::string own = message("layers.", row.layer, ".");
       if (at == std::string::npos)
         alone.tensors[name] = numbers;
@@ -290,7 +389,9 @@ TEST_CASE("models of one kind of layer alone, with the keys of all kinds", "[mod
           "hybrid_override_pattern", "first_k_dense_replace", "linear_attn_config.kda_layers", "linear_attn_config.full_attn_layers"})
       single = without(single, key);
     if (!row.kind.empty()) single = with(single, "layer_types", row.kind);
+    if (std::string(row.model) == "lm_nemotron_h_seed02") single = with(single, "hybrid_override_pattern", "M");
     CHECK(load_language_model<double>(alone, single).layer_count() == 1);
+    CHECK(relative_error(logits(alone, single, one->ids), logits(silenced, one->configuration, one->ids)) < 1e-12);
   }
 }
 
@@ -309,6 +410,15 @@ TEST_CASE("Nemotron-H of Mamba-2 and experts alone is not taken for Mamba-2", "[
   const Configuration two = with(with(one->configuration, "hybrid_override_pattern", "ME"), "num_hidden_layers", Index(2));
   CHECK(relative_error(logits(first, two, one->ids), logits(silenced, one->configuration, one->ids)) < 1e-12);
   CHECK(load_language_model<double>(first, two).name() == "NemotronHForCausalLM");
+  CHECK(load_language_model<double>(first, without(two, "model_type")).name() == "NemotronHForCausalLM");
+  // Of Mamba-2 alone nothing but the pattern tells that the file means what model_type says.
+  Tensors<double> pure;
+  for (const auto& [name, numbers] : first.tensors)
+    if (name.rfind("backbone.layers.1.", 0) != 0) pure.tensors[name] = numbers;
+  const Configuration single = with(with(two, "hybrid_override_pattern", "M"), "num_hidden_layers", Index(1));
+  CHECK(load_language_model<double>(pure, single).name() == "NemotronHForCausalLM");
+  CHECK_THROWS_WITH(load_language_model<double>(pure, without(without(single, "hybrid_override_pattern"), "layers_block_type")),
+                    Catch::Contains("key model_type is nemotron_h, expected mamba2"));
 }
 
 TEST_CASE("layers by themselves name a tensor that their naming always has, and an option that is not read", "[models]") {
@@ -335,6 +445,9 @@ TEST_CASE("layers by themselves name a tensor that their naming always has, and 
                     Catch::Contains("key use_output_gate is false, expected true"));
   CHECK_THROWS_WITH(read("retnet_seed00_realistic_B2_L24", "retnet", "", "elementwise_affine", false),
                     Catch::Contains("key elementwise_affine is false, expected true"));
+  CHECK_NOTHROW(read("retnet_parallel_seed00_realistic_B2_L16", "retnet_parallel", "", "elementwise_affine", false));
+  CHECK_THROWS_WITH(read("retnet_parallel_seed00_realistic_B2_L16", "retnet_parallel", "", "elementwise_affine", true),
+                    Catch::Contains("key elementwise_affine is true, expected false"));
 }
 
 TEST_CASE("layers of hybrids by themselves, with the configuration of the whole model, give the model's numbers", "[models]") {

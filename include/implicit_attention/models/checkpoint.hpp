@@ -151,49 +151,92 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
                                        "num_nextn_predict_layers",
                                        "mtp_layers_block_type",
                                        "mtp_hybrid_override_pattern",
-                                       "mlp_expansion_factor"})
+                                       "mlp_expansion_factor",
+                                       "linear_a_log_min",
+                                       "linear_a_log_max",
+                                       "linear_dt_min",
+                                       "linear_dt_max",
+                                       "linear_dt_init_floor"})
     if (top == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
   return top.front() == '_' || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") || ends("_init_scale") ||
          ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
 }
 
-/// Keys of a whole model's configuration that a layer read by itself has nothing to do with.
-[[nodiscard]] inline bool concerns_other_parts(std::string_view key) {
-  for (const std::string_view known :
-       {"num_hidden_layers", "n_layer", "tie_word_embeddings", "tie_embeddings", "intermediate_size", "hidden_act", "layer_types",
-        "layers_block_type", "attn_layer_indices", "head_dim_attention", "hidden_size", "d_model", "lm_head_multiplier",
-        "embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier", "sliding_window", "mlp_bias",
-        "num_experts", "num_local_experts", "num_experts_per_tok", "logits_soft_cap", "embeddings_scale_by_sqrt_dim",
-        "attention_window_size", "norm_epsilon",
-        // softmax attention beside the layer
-        "num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "attn_output_gate", "full_attention_interval",
-        "full_attn_idxs", "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "use_pos_enc", "q_lora_rank",
-        "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "mla_use_nope",
-        // feed-forward parts and mixtures of experts
-        "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of", "block_use_swiglu",
-        "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
-        "moe_layer_freq", "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group",
-        "use_grouped_topk", "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace", "moe_shared_expert_intermediate_size",
-        "moe_latent_size", "shared_intermediate_size", "n_routed_experts", "n_shared_experts", "n_group", "mlp_hidden_act",
-        "mlp_multipliers", "mamba_use_mlp", "ffn_hidden_size",
-        // softmax attention of hybrids, and where it stands
-        "attention_head_dim", "attention_hidden_size", "attn_rotary_emb", "position_embedding_type", "key_multiplier",
-        "attention_in_multiplier", "attention_out_multiplier", "kv_channels", "num_query_groups", "use_mem_rope", "use_long_context",
-        "adapter_rank", "num_mem_blocks", "use_shared_attention_adapter", "use_shared_mlp_adapter", "hybrid_layer_ids",
-        "hybrid_override_pattern", "attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period",
-        // the rest of the model
-        "ssm_out_multiplier", "norm_eps", "init_method", "normalization_function", "time_step_rank", "block_norm_eps", "block_dim",
-        "tie_embedding", "model_max_length", "num_nextn_predict_layers"})
-    if (top_key(key) == known) return true;
-  return false;
+/// Keys of a whole model's configuration that a layer read by itself has nothing to do with. What one family says of its other parts may be
+/// an option of a layer elsewhere (`norm_eps`, `attention_hidden_size`): such a key is let pass where `model_type` names the family only.
+[[nodiscard]] inline bool concerns_other_parts(const Configuration& configuration, std::string_view key) {
+  using Names = std::vector<std::string_view>;
+  struct Owned {
+    Names types, keys;
+  };
+  static const Names common = {"num_hidden_layers",
+                               "n_layer",
+                               "tie_word_embeddings",
+                               "tie_embeddings",
+                               "intermediate_size",
+                               "hidden_act",
+                               "layer_types",
+                               "layers_block_type",
+                               "attn_layer_indices",
+                               "head_dim_attention",
+                               "hidden_size",
+                               "d_model",
+                               "lm_head_multiplier",
+                               "embedding_multiplier",
+                               "logits_scaling",
+                               "residual_multiplier",
+                               "attention_multiplier",
+                               "sliding_window",
+                               "mlp_bias",
+                               "num_experts",
+                               "num_local_experts",
+                               "num_experts_per_tok",
+                               "logits_soft_cap",
+                               "embeddings_scale_by_sqrt_dim",
+                               "attention_window_size",
+                               "norm_epsilon"};
+  static const std::vector<Owned> owned = {
+      // softmax attention beside the layer, and experts, of all hybrids
+      {{"nemotron_h", "granitemoehybrid", "falcon_h1", "zamba2", "jamba", "bamba", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe",
+        "qwen3_5_moe_text", "olmo_hybrid", "kimi_linear", "lfm2", "recurrent_gemma"},
+       {"num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "rope_theta", "rope_parameters", "rope_scaling",
+        "partial_rotary_factor", "norm_topk_prob", "moe_intermediate_size"}},
+      {{"qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"},
+       {"attn_output_gate", "full_attention_interval", "shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers"}},
+      {{"lfm2"},
+       {"full_attn_idxs", "use_pos_enc", "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of",
+        "block_use_swiglu", "block_norm_eps", "block_dim", "tie_embedding"}},
+      {{"kimi_linear"},
+       {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "mla_use_nope", "moe_layer_freq",
+        "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group", "use_grouped_topk",
+        "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace", "model_max_length"}},
+      // rms_norm_eps here and in Zamba2, and layer_norm_epsilon in Mamba, are those of the blocks' norms; the mixer's own has another
+      {{"nemotron_h"},
+       {"n_routed_experts", "n_shared_experts", "n_group", "topk_group", "routed_scaling_factor", "moe_shared_expert_intermediate_size",
+        "moe_latent_size", "mlp_hidden_act", "hybrid_override_pattern", "attention_head_dim", "norm_eps", "rms_norm_eps",
+        "time_step_rank"}},
+      {{"zamba2"},
+       {"attention_head_dim", "attention_hidden_size", "kv_channels", "num_query_groups", "ffn_hidden_size", "use_mem_rope",
+        "use_long_context", "adapter_rank", "num_mem_blocks", "use_shared_attention_adapter", "use_shared_mlp_adapter", "hybrid_layer_ids",
+        "rms_norm_eps"}},
+      {{"mamba", "falcon_mamba"}, {"layer_norm_epsilon"}},
+      {{"granitemoehybrid"}, {"shared_intermediate_size", "position_embedding_type", "init_method", "normalization_function"}},
+      {{"falcon_h1"},
+       {"mlp_multipliers", "mamba_use_mlp", "key_multiplier", "attention_in_multiplier", "attention_out_multiplier", "ssm_out_multiplier"}},
+      {{"jamba"}, {"attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period"}},
+      {{"bamba"}, {"attn_rotary_emb"}}};
+  const auto in = [](const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  if (in(common, top_key(key))) return true;
+  const std::string type = configuration.text({"model_type", "text_config.model_type"}).value_or("");
+  return std::any_of(owned.begin(), owned.end(), [&](const Owned& row) { return in(row.types, type) && in(row.keys, top_key(key)); });
 }
 
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
 /// are values that switch something off (false, 0, an empty list).
 inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
-    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(key))) continue;
+    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(configuration, key))) continue;
     const Configuration::Value& value = *configuration.find(key);
     const bool off = std::visit(
         [](const auto& typed) {
@@ -292,6 +335,16 @@ inline void expect_vocabulary(const Configuration& configuration, Index rows) {
 [[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                                             double otherwise) {
   return configuration.positive_number(spellings).value_or(otherwise);
+}
+
+/// The same under spellings of which several may stand in a file: they must agree.
+[[nodiscard]] inline double agreeing_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
+                                            double otherwise) {
+  const double number = positive_number(configuration, spellings, otherwise);
+  for (const std::string_view key : spellings)
+    if (const double again = positive_number(configuration, {key}, number); again != number)
+      contradiction(configuration, key, again, number, "another key of the file says so, and both are about the same norm");
+  return number;
 }
 
 template <Real Scalar>

@@ -16,19 +16,33 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// The decay's rate and the convolutions, which every public layer of a hybrid has: one convolution where q, k and v are joined in one
+/// tensor (Qwen), else one or three.
+template <Real Scalar>
+void expect_delta_rule_tensors(const PrefixedTensors<Scalar>& tensors, bool joined) {
+  if (!has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
+  if (joined || tensors.has("conv1d.weight"))
+    expect_present(tensors, {"conv1d.weight"});
+  else
+    expect_present(tensors, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
+}
+
 /// Fails where a configuration has other sizes than a layer's weights.
 template <Real Scalar>
 void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scalar>& layer) {
   expect_integer(configuration, {"key_heads", "linear_num_key_heads"}, layer.key_heads(), "the weights have that many key heads");
   expect_integer(configuration, {"value_heads", "num_v_heads", "linear_num_value_heads"}, layer.heads(),
                  "the weights have that many value heads");
-  expect_integer(configuration, {"key_dim", "linear_key_head_dim", "linear_attn_config.head_dim"}, layer.state(),
+  expect_integer(configuration, {"key_dim", "linear_key_head_dim", "linear_attn_config.head_dim", "linear_head_dim"}, layer.state(),
                  "k_proj has that many rows a key head");
   expect_integer(configuration, {"value_dim", "linear_value_head_dim"}, layer.head_size(), "the heads' norm has that many numbers");
-  if (layer.convolution_width() > 0)
-    expect_integer(configuration, {"conv_size", "linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"},
-                   layer.convolution_width(), "the convolution is that wide");
-  expect_boolean(configuration, {"use_short_conv"}, layer.convolution_width() > 0, "that is what the tensors *_conv1d.weight say");
+  const Index width = layer.convolution_width();
+  expect_integer(configuration, {"linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"}, width,
+                 width > 0 ? "the convolution is that wide" : "there is no tensor v_conv1d.weight or conv1d.weight");
+  // Of flash-linear-attention's layers use_short_conv tells whether there are convolutions; conv_size stands beside it in any case.
+  const std::optional<Index> size = configuration.integer({"conv_size"});
+  if (size && width > 0) expect_integer(configuration, {"conv_size"}, width, "the convolution is that wide");
+  expect_boolean(configuration, {"use_short_conv"}, width > 0, "that is what the tensors *_conv1d.weight say");
   for (const std::string_view key : {"attn_mode", "mode", "expand_k", "expand_v", "hidden_ratio", "fuse_norm", "fuse_swiglu"})
     static_cast<void>(configuration.find(key));  // how it is computed, and sizes that the weights tell
 }
@@ -44,7 +58,8 @@ inline void ignore_delta_rule_keys_without_layers(const Configuration& configura
 template <class Options>
 [[nodiscard]] Options delta_rule_options(const Configuration& configuration, double eps) {
   Options options;
-  for (const std::string_view key : {"key_heads", "linear_num_key_heads", "linear_attn_config.num_heads", "num_heads", "heads"})
+  for (const std::string_view key :
+       {"key_heads", "linear_num_key_heads", "linear_attn_config.num_heads", "linear_num_heads", "num_heads", "heads"})
     if (const auto heads = configuration.integer({key}); heads && options.key_heads == 0) {
       if (*heads < 1) raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", *heads, ", expected at least 1"));
       options.key_heads = *heads;
@@ -63,8 +78,8 @@ template <Real Scalar>
   expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
   expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
   const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
-  if (qwen) expect_present(tensors, {"conv1d.weight"});
-  if (qwen && !has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
+  const bool hybrid = configuration.text({"model_type"}) == "olmo_hybrid";
+  if (qwen || hybrid) expect_delta_rule_tensors(tensors, qwen);
   GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
       tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
   expect_delta_rule(configuration, layer);
@@ -83,6 +98,7 @@ template <Real Scalar>
   options.lower_bound = configuration.number({"lower_bound", "linear_attn_config.gate_lower_bound"}).value_or(0.0);
   for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})
     static_cast<void>(configuration.find(key));  // of the whole model
+  if (configuration.text({"model_type"}) == "kimi_linear") expect_delta_rule_tensors(tensors, false);
   Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
   expect_delta_rule(configuration, layer);
   return layer;

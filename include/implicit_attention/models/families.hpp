@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,7 +61,8 @@ struct ModelFamily {
   bool (*recognises)(const detail::CheckpointFacts& facts);
   LanguageModel<S> (*load)(const TensorSource<S>& source, const Configuration& configuration);
   std::string_view prefix = {};  ///< before `layers.N.`: files that have another one or none are read as if they had it; empty: it may vary
-  std::string_view like = {};    ///< the family whose tensors these are, too: only model_type tells them apart
+  std::string_view like = {};    ///< the family whose tensors these are, too: only model_type tells them apart,
+  std::array<std::string_view, 2> like_keys = {};  ///< and, where there are any, one of these keys that must stand beside it
 };
 
 template <Real S>
@@ -115,7 +117,7 @@ template <Real S>
        [](const T& t, const C& c) { return load_falcon_mamba_lm<S>(t, c); }, "backbone.", "mamba"},
       {"nemotron_h", "Nemotron-H", "NemotronHForCausalLM", "nemotron_h_lm.hpp", "backbone.layers.N.mixer.dt_bias and mixer.q_proj.weight",
        [](const F& f) { return f.is_type({"nemotron_h"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias") && (f.has("backbone.layers.", ".mixer.q_proj.") || f.has("backbone.layers.", ".mixer.up_proj.") || f.has("backbone.layers.", ".mixer.gate."))); },
-       [](const T& t, const C& c) { return load_nemotron_h_lm<S>(t, c); }, "backbone.", "mamba2"},
+       [](const T& t, const C& c) { return load_nemotron_h_lm<S>(t, c); }, "backbone.", "mamba2", {{"hybrid_override_pattern", "layers_block_type"}}},
       {"mamba2", "Mamba-2", "Mamba2ForCausalLM", "mamba2_lm.hpp", "backbone.layers.N.mixer.dt_bias",
        [](const F& f) { return f.is_type({"mamba2"}) || (f.untyped() && f.has("backbone.layers.", ".mixer.dt_bias")); },
        [](const T& t, const C& c) { return load_mamba2_lm<S>(t, c); }, "backbone."},
@@ -162,7 +164,7 @@ template <Real S>
        [](const F& f) { return f.is_type({"kimi_linear"}) || (f.untyped() && f.has("model.layers.", ".self_attn.f_b_proj.")); },
        [](const T& t, const C& c) { return load_kimi_linear_lm<S>(t, c); }, "model."},
       {"lfm2", "LFM2", "Lfm2ForCausalLM", "lfm2_lm.hpp", "model.layers.N.conv.in_proj.weight",
-       [](const F& f) { return f.is_type({"lfm2"}) || (f.untyped() && f.has("model.layers.", ".conv.in_proj.")); },
+       [](const F& f) { return f.is_type({"lfm2", "lfm2_moe"}) || (f.untyped() && f.has("model.layers.", ".conv.in_proj.")); },
        [](const T& t, const C& c) { return load_lfm2_lm<S>(t, c); }, "model."},
   };
   // clang-format on

@@ -48,7 +48,7 @@ template <Real Scalar>
 }  // namespace detail
 
 /// Reads a Kimi Linear language model. The kind of a layer is told by its tensors; of the configuration are used:
-/// linear_attn_config.num_heads and .gate_lower_bound (none), num_attention_heads, rms_norm_eps (1e-5), num_experts_per_token,
+/// linear_attn_config.num_heads (linear_num_heads in files of transformers' own port) and .gate_lower_bound (none), num_attention_heads, rms_norm_eps (1e-5), num_experts_per_token,
 /// num_expert_group, topk_group, moe_renormalize (true), routed_scaling_factor (1); every other key must agree with the weights. Nothing is
 /// rotated, whatever rope_theta says. Fails naming the tensor or the key.
 template <Real Scalar>
@@ -62,7 +62,8 @@ template <Real Scalar>
   const Index layers = detail::begin_decoder(source, configuration, "model.", parts);
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   typename Kda<Scalar>::Options linear;
-  linear.key_heads = detail::required_integer(configuration, {"linear_attn_config.num_heads"});
+  linear.key_heads = detail::required_integer(configuration, {"linear_attn_config.num_heads", "linear_num_heads"});
+  detail::expect_integer(configuration, {"linear_num_heads"}, linear.key_heads, "linear_attn_config.num_heads says so");
   linear.norm_eps = eps;
   linear.lower_bound = configuration.number({"linear_attn_config.gate_lower_bound"}).value_or(0.0);
   typename LatentAttention<Scalar>::Options full;
@@ -73,6 +74,7 @@ template <Real Scalar>
 
   detail::expect_boolean(configuration, {"attention_bias"}, false, "its projections have no biases");
   std::vector<std::string> kinds;
+  bool has_experts = false;
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn.");
@@ -91,14 +93,14 @@ template <Real Scalar>
       detail::expect_integer(configuration, {"q_lora_rank"}, read.weights().q_a_proj_weight.rows(), "q_a_proj.weight has that many rows");
       mixer = mixer_part(std::move(read));
     } else {
-      if (!attention.has("conv1d.weight")) detail::expect_present(attention, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
+      detail::expect_delta_rule_tensors(attention, false);
       Kda<Scalar> read = Kda<Scalar>::from_tensors(attention, linear);
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
     const PrefixedTensors<Scalar> sparse(source, name + (block.has("block_sparse_moe.gate.weight") ? "block_sparse_moe." : "mlp."));
     const bool is_sparse = sparse.has("gate.weight");
-    if (is_sparse) kinds.emplace_back("experts");
+    has_experts = has_experts || is_sparse;
     if (configuration.has("first_k_dense_replace"))
       detail::expect_layer_is(configuration, "first_k_dense_replace", layer >= dense_layers && layer % frequency == 0, is_sparse, layer,
                               "a mixture of experts");
@@ -107,14 +109,16 @@ template <Real Scalar>
     parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps), std::move(mixer)},
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }
-  detail::ignore_keys_without(configuration, kinds, "linear_attention",
-                              {"linear_attn_config.head_dim", "linear_attn_config.short_conv_kernel_size"});
+  detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
+  detail::ignore_keys_without(
+      configuration, kinds, "linear_attention",
+      {"linear_attn_config.head_dim", "linear_attn_config.short_conv_kernel_size", "linear_head_dim", "linear_conv_kernel_dim"});
   detail::ignore_keys_without(configuration, kinds, "full_attention",
                               {"kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"});
-  detail::ignore_keys_without(
-      configuration, kinds, "experts",
-      {"moe_intermediate_size", "num_experts", "num_experts_per_token", "num_shared_experts", "moe_renormalize",
-       "moe_router_activation_func", "routed_scaling_factor", "num_expert_group", "topk_group", "use_grouped_topk"});
+  if (!has_experts)
+    detail::ignore_keys(configuration,
+                        {"moe_intermediate_size", "num_experts", "num_experts_per_token", "num_shared_experts", "moe_renormalize",
+                         "moe_router_activation_func", "routed_scaling_factor", "num_expert_group", "topk_group", "use_grouped_topk"});
   return detail::end_decoder(source, configuration, std::move(parts),
                              detail::read_rms_norm(PrefixedTensors<Scalar>(source, "model."), "norm", eps));
 }

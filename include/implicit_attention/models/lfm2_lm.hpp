@@ -34,6 +34,9 @@ namespace detail {
 /// the embedding unless tie_embedding (or tie_word_embeddings) says otherwise. Fails naming the tensor or the key.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_lfm2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+  if (configuration.text({"model_type"}) == "lfm2_moe")
+    raise(ErrorKind::value,
+          message(configuration.where(), ": key model_type is lfm2_moe, expected lfm2: experts of LFM2 are not read here"));
   detail::expect_text(configuration, "model_type", {"lfm2"}, "the tensors are those of an LFM2 language model");
   detail::expect_boolean(configuration, {"block_use_swiglu"}, true, "no other feed-forward part is read here");
   detail::expect_boolean(configuration, {"use_pos_enc"}, true, "attention without positions is not read here");

@@ -45,7 +45,8 @@ template <class Layer>
   expect_share(configuration, {"expand_v"}, layer.channels(), layer.width());
   expect_integer(configuration, {"value_dim"}, layer.channels(), "the values are that wide");
   expect_boolean(configuration, {"use_output_gate"}, true, "a layer without an output gate is not read here");
-  expect_boolean(configuration, {"elementwise_affine"}, true, "a norm without weights is not read here");
+  const bool affine = !w.norm_weight.empty();
+  expect_boolean(configuration, {"elementwise_affine"}, affine, affine ? "the norm has weights" : "the norm has no weights");
   const std::optional<Index> size = configuration.integer({"conv_size"});
   const std::optional<bool> bias = configuration.boolean({"conv_bias"});
   if (!w.v_proj.convolved()) return layer;  // without short convolutions the two say nothing

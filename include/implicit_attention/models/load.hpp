@@ -1,6 +1,7 @@
 // A language model of whichever architecture a checkpoint holds.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,7 +37,12 @@ template <Real Scalar>
   const std::optional<std::string> type = configuration.text({"model_type"});
   if (!type || (by_type && recognises(*by_type, {}))) return by_type;
   const ModelFamily<Scalar>* const by_tensors = first({});
-  if (by_tensors && (!by_type || (by_type != by_tensors && by_type->like != by_tensors->name)))
+  const auto may_be = [&](const ModelFamily<Scalar>& family) {
+    const auto& keys = family.like_keys;
+    return family.like == by_tensors->name &&
+           (keys[0].empty() || std::any_of(keys.begin(), keys.end(), [&](std::string_view key) { return configuration.has(key); }));
+  };
+  if (by_tensors && (!by_type || (by_type != by_tensors && !may_be(*by_type))))
     raise(ErrorKind::value, message(configuration.where(), ": key model_type is ", *type, ", expected ", by_tensors->name,
                                     ": the tensors are those of ", by_tensors->title));
   return by_type;

@@ -9,9 +9,10 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Reads a Mamba-2 language model. Sizes come from the weights; of the configuration are used n_groups, norm_groups, time_step_limit,
-/// norm_before_gate and layer_norm_epsilon (1e-5), of the authors' the same under `ssm_cfg.`; every other key that is there must agree
-/// with the weights. Fails naming the tensor or the key.
+/// Reads a Mamba-2 language model. Sizes come from the weights; of the configuration are used n_groups, norm_groups, time_step_limit
+/// and layer_norm_epsilon (1e-5), of the authors' ssm_cfg.ngroups, ssm_cfg.dt_limit, ssm_cfg.norm_before_gate and norm_epsilon; every other
+/// key that is there must agree with the weights. `norm_before_gate` of `model_type` mamba2 changes nothing, as in the port. Fails naming
+/// the tensor or the key.
 ///
 /// With several groups the authors' code normalises each of them and Hugging Face's port the whole width. The naming tells which is meant
 /// (`ssm_cfg.layer` is the authors'), the key norm_groups overrides it.
@@ -35,7 +36,7 @@ template <Real Scalar>
         {{{detail::read_rms_norm(block, "norm", eps), mixer_part(detail::read_mamba2(block.below("mixer."), configuration))}}});
   }
   parts.final_norm = detail::read_rms_norm(tensors, "norm_f", eps);
-  // The authors tie by default, Hugging Face does not. Where nothing tells which of them a file is of, its own head tells.
+  // The authors tie by default, Hugging Face does not. If the configuration names neither, a stored lm_head decides.
   const bool untold = configuration.text({"model_type"}) != "mamba2" && !source.has("lm_head.weight");
   parts.head = detail::read_head(source, configuration, "lm_head.weight", parts.embedding, {"tie_word_embeddings", "tie_embeddings"},
                                  configuration.has("ssm_cfg.layer") || untold);

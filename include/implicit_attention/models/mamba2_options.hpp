@@ -62,10 +62,13 @@ template <Real S>
   const bool before =
       configuration.boolean({"norm_before_gate", "mamba_norm_before_gate", "ssm_cfg.norm_before_gate"}).value_or(type == "falcon_h1");
   options.norm_before_gate = before && type != "mamba2";
-  static_cast<void>(configuration.find("rms_norm_eps"));  // where the mixer's norm has another, it is that of the blocks' norms
-  // A constant of the code where no key is named.
-  const bool fixed = type == "zamba2" || configuration.has("ssm_cfg.layer");
-  options.norm_eps = fixed ? 1e-5 : positive_number(configuration, {"layer_norm_epsilon", "rms_norm_eps"}, 1e-5);
+  // A constant of the code in Zamba2 and the authors' own; layer_norm_epsilon alone in the ports of Mamba-2 and Nemotron-H.
+  if (type == "mamba2" || type == "nemotron_h")
+    options.norm_eps = positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
+  else if (type == "zamba2" || configuration.has("ssm_cfg.layer"))
+    options.norm_eps = 1e-5;
+  else
+    options.norm_eps = agreeing_number(configuration, {"layer_norm_epsilon", "rms_norm_eps"}, 1e-5);
   return options;
 }
 
@@ -118,47 +121,41 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
 }
 
 /// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `ssm_multipliers`, if there are any, are those of in_proj's rows for
-/// z, x, B, C and dt (Falcon-H1).
+/// z, x, B, C and dt (Falcon-H1). `input_multiplier` is a factor of the mixer's input; the biases of in_proj do not see it.
 template <Real S>
-[[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration, double input_multiplier = 1) {
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
   expect_mamba2_layer(configuration, mixer, tensors.prefix());
   const std::optional<std::vector<double>> multipliers = configuration.numbers({"ssm_multipliers"});
-  if (!multipliers) return mixer;
-  if (multipliers->size() != 5)
+  if (multipliers && multipliers->size() != 5)
     raise(ErrorKind::value, message(configuration.where(), ": key ssm_multipliers has ", multipliers->size(), " numbers, expected 5"));
+  if (!multipliers && input_multiplier == 1) return mixer;
+  const S factor = static_cast<S>(input_multiplier);
   const Index channels = mixer.channels(), shared = mixer.state() * mixer.options().groups;
   RowVector<S> scales(2 * channels + 2 * shared + mixer.heads());
   Index first = 0;
   for (std::size_t part = 0; const Index size : {channels, channels, shared, shared, mixer.heads()}) {
-    scales.segment(first, size).setConstant(static_cast<S>((*multipliers)[part++]));
+    scales.segment(first, size).setConstant(multipliers ? factor * static_cast<S>((*multipliers)[part]) : factor);
     first += size;
+    ++part;
   }
   typename Mamba2<S>::Weights weights = mixer.weights();
   weights.row_scales = scales;
+  if (factor != S(1) && !weights.in_proj_bias.empty()) {
+    // The scales multiply the biases, too.
+    if (!(std::abs(factor) > S(0)))
+      raise(ErrorKind::value,
+            message(configuration.where(), ": key ssm_in_multiplier is ", input_multiplier, ", expected another number than 0"));
+    weights.in_proj_bias = Matrix<S>(weights.in_proj_bias.matrix() / factor);
+  }
   return Mamba2<S>(std::move(weights), mixer.options());
 }
 
 /// The same by itself, as Falcon-H1's port has it: its mixer multiplies its input by ssm_in_multiplier, which in a whole model is the
-/// branch's. The biases of in_proj do not see it.
+/// branch's.
 template <Real S>
 [[nodiscard]] Mamba2<S> read_mamba2_layer(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
-  Mamba2<S> mixer = read_mamba2(tensors, configuration);
-  const double multiplier = configuration.number({"ssm_in_multiplier"}).value_or(1.0);
-  if (multiplier == 1.0) return mixer;
-  const S factor = static_cast<S>(multiplier);
-  typename Mamba2<S>::Weights weights = mixer.weights();
-  Matrix<S> scales = Matrix<S>::Ones(1, weights.in_proj_weight.rows());
-  if (!weights.row_scales.empty()) scales = weights.row_scales.matrix();
-  scales *= factor;
-  weights.row_scales = scales;
-  if (!weights.in_proj_bias.empty()) {
-    if (!(std::abs(factor) > S(0)))
-      raise(ErrorKind::value,
-            message(configuration.where(), ": key ssm_in_multiplier is ", multiplier, ", expected another number than 0"));
-    weights.in_proj_bias = Matrix<S>(weights.in_proj_bias.matrix() / factor);
-  }
-  return Mamba2<S>(std::move(weights), mixer.options());
+  return read_mamba2(tensors, configuration, configuration.number({"ssm_in_multiplier"}).value_or(1.0));
 }
 
 }  // namespace detail

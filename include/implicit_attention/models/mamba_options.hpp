@@ -53,7 +53,6 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
 template <Real Scalar>
 [[nodiscard]] Mamba<Scalar> read_mamba(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   const std::string type = configuration.text({"model_type"}).value_or("");
-  static_cast<void>(configuration.find("layer_norm_epsilon"));  // of the blocks' norms, and of inner norms with weights
   typename Mamba<Scalar>::Options options;
   options.inner_norms = configuration.boolean({"use_bcdt_rms"}).value_or(type == "falcon_mamba");
   // Of the norms of B and C both spellings are about.
@@ -68,7 +67,7 @@ template <Real Scalar>
                  message("tensor ", tensors.prefix(), "dt_layernorm.weight is ", weighted ? "there" : "missing"));
   if (weighted || options.inner_norms)
     options.inner_norm_eps =
-        weighted ? positive_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
+        weighted ? agreeing_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
                  : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
   Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);
   expect_mamba_layer(configuration, mixer);

@@ -73,7 +73,7 @@ template <Real Scalar>
   detail::ignore_keys_of_parts(configuration);
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   if (const auto second = configuration.number({"norm_eps"}); second && *second != eps)  // Nemotron 3 names the same number twice
-    detail::contradiction(configuration, "norm_eps", *second, eps, "layer_norm_epsilon says so, which is what the norms take");
+    detail::contradiction(configuration, "norm_eps", *second, eps, "the norms take layer_norm_epsilon, 1e-5 where it is absent");
   std::vector<std::string> kinds;
   std::string pattern;
   for (Index layer = 0; layer < layers; ++layer) {

@@ -55,8 +55,7 @@ template <Real Scalar>
       continue;
     }
     detail::expect_present(delta, {"a_proj.weight", "b_proj.weight", "g_proj.weight"});
-    if (!detail::has_decay_rate(delta)) detail::expect_present(delta, {"A_log"});
-    if (!delta.has("conv1d.weight")) detail::expect_present(delta, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
+    detail::expect_delta_rule_tensors(delta, false);
     GatedDeltaNet<Scalar> mixer = GatedDeltaNet<Scalar>::from_tensors(delta, linear);
     detail::expect_delta_rule(configuration, mixer);
     const bool released = block.has("attention_layer_norm.weight");  // the other names are those of the library

@@ -99,8 +99,7 @@ template <Real Scalar>
       mixer = mixer_part(detail::read_attention(attention, configuration, full));
     } else {
       next = next || delta.has("in_proj_qkvz.weight");
-      detail::expect_present(delta, {"conv1d.weight"});
-      if (!detail::has_decay_rate(delta)) detail::expect_present(delta, {"A_log"});
+      detail::expect_delta_rule_tensors(delta, true);
       GatedDeltaNet<Scalar> read = GatedDeltaNet<Scalar>::from_tensors(delta, linear);
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
