@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -492,6 +493,14 @@ class SharedInputs {
   std::vector<Shared> inputs_;
 };
 
+/// Fails (value) with what is left where weights and input are finite, and the result is not.
+template <Real Scalar>
+[[noreturn]] void refuse_overflow() {
+  constexpr bool single = std::is_same_v<Scalar, float>;
+  raise(ErrorKind::value, message("the result is not finite, though weights and input are: a number is too large for ",
+                                  single ? "float32; --precision float64 may hold it" : "float64"));
+}
+
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
   const LayerFamily<Scalar>& family = named_family<Scalar>(options.arch);
@@ -525,7 +534,10 @@ void materialize_weights(const Options& options, const std::string& ending) {
     work.begin_piece();
     result.add(run_of(context.mixers.front(), options, first, input.tokens), sequence, work.executor());
   }
-  if (!result.all_finite()) refuse_weights_not_finite<Scalar>(options.weights);
+  if (!result.all_finite()) {
+    refuse_weights_not_finite<Scalar>(options.weights);
+    refuse_overflow<Scalar>();
+  }
   result.write(ending, message(family.title, " layer"), {});
 }
 
@@ -552,7 +564,10 @@ void materialize_model(const Options& options, const std::string& ending) {
   Result<Scalar> result(options, std::nullopt);
   work.begin_piece();
   result.add(run_of(pass.mixer(), options, 0, static_cast<Index>(ids.size())), 0, work.executor());
-  if (!result.all_finite()) refuse_weights_not_finite<Scalar>(options.model);
+  if (!result.all_finite()) {
+    refuse_weights_not_finite<Scalar>(options.model);
+    refuse_overflow<Scalar>();
+  }
   result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 

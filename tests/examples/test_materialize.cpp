@@ -291,6 +291,14 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
                 "tensor input.k is (2, 1, 4), expected (2, 2, 2)", "out.safetensors");
   check_mistake("materialize", {"--arch", "linear_attention", "--weights", values, "--input", values}, "(tensor input.v)",
                 "out.safetensors");
+  // Finite numbers whose products are not, in float32.
+  const std::vector<double> large(16, 1e30);
+  const std::string overflows = (folder / "large.safetensors").string();
+  write_safetensors(
+      overflows,
+      {{"input.q", {large.data(), {2, 1, 2}}}, {"input.k", {large.data(), {2, 1, 2}}}, {"input.v", {numbers.data(), {2, 1, 1}}}});
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", overflows, "--input", overflows},
+                "a number is too large for float32; --precision float64 may hold it", "out.safetensors");
   // Two sequences of three tokens with two heads: the last head of the second sequence's token 1.
   std::vector<double> keys(24, 0.25);
   keys[19] = nan;
