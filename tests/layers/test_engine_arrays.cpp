@@ -444,7 +444,7 @@ TEST_CASE("arrays that the terms do not read may be of any length", "[engine]") 
       });
     if (recipe.family == "rwkv4")
       check(Rwkv4<double>::from_tensors(from), [&](auto& act) {
-        for (Array<double>* array : {&act.receptance, &act.x}) three(*array);
+        three(act.x);  // of two the one that is read would be named
       });
   }
   CHECK(checked >= 2);

@@ -115,15 +115,15 @@ struct ReadArray {
   const Array<Scalar>* array;
 };
 
-/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw, of arrays
-/// that the terms read; of all, where the terms read none. One array of another length is then the one that its check names, and those that the
-/// terms do not read change nothing.
+/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw. Where two
+/// arrays that the terms read agree, these alone are counted, so that those that the terms do not read may be of any length; where only one is
+/// read, the others tell whether it is too long or too short. An array of another length is then the one that its check names.
 template <Real Scalar>
 [[nodiscard]] Index tokens_of(Terms terms, std::initializer_list<ReadArray<Scalar>> arrays) {
-  const auto most_frequent = [&](bool all) {
+  const auto most_frequent = [&](bool all, std::ptrdiff_t least) {
     const auto counts = [&](const ReadArray<Scalar>& each) { return !each.array->empty() && (all || terms.has(each.term)); };
     Index tokens = 0;
-    std::ptrdiff_t votes = 0;
+    std::ptrdiff_t votes = least - 1;
     for (const ReadArray<Scalar>& each : arrays) {
       if (!counts(each)) continue;
       const std::ptrdiff_t own = std::count_if(arrays.begin(), arrays.end(), [&](const ReadArray<Scalar>& other) {
@@ -135,8 +135,8 @@ template <Real Scalar>
     }
     return tokens;
   };
-  const Index read = most_frequent(false);
-  return read != 0 ? read : most_frequent(true);
+  const Index read = most_frequent(false, 2);
+  return read != 0 ? read : most_frequent(true, 1);
 }
 
 /// Fails unless the log decays of a recurrence in heads are there: of every token or of all, for every head or for every key of one.
