@@ -174,7 +174,8 @@ UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) co
   }
   if (terms.has(Term::normalization) && options_.normalized) {
     detail::check_activation(layer_name, "normalizer", act.normalizer, tokens, heads(), "(tokens, heads)");
-    act.normalizer_from.check(layer_name, "normalizer", act.normalizer, {{"query", &act.query}, {"key", &act.key}}, act.initial.normalizer);
+    act.normalizer_from.check(layer_name, "normalizer", act.normalizer, {{"query", &act.query}, {"key", &act.key}}, act.initial.normalizer,
+                              "initial.normalizer");
     form.normalization = spread_columns<S>(*act.normalizer, values / heads());
   }
   return form;

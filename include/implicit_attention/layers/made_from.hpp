@@ -29,15 +29,15 @@ class MadeFrom {
     for (const auto& [name, source] : sources) sources_.emplace_back(*source);
   }
 
-  /// The name of a source that is filled and is another array than `made` was made from, in the order of the constructor, or `initial` where
-  /// the state carried in is another; empty where there is none, or where `made` is not the array noted.
-  [[nodiscard]] std::string_view newer(const Array<Scalar>& made, std::initializer_list<Source> sources,
-                                       const Matrix<Scalar>& carried = {}) const {
+  /// The name of a source that is filled and is another array than `made` was made from, in the order of the constructor, or `carried_name`
+  /// where the state carried in is another; empty where there is none, or where `made` is not the array noted.
+  [[nodiscard]] std::string_view newer(const Array<Scalar>& made, std::initializer_list<Source> sources, const Matrix<Scalar>& carried = {},
+                                       std::string_view carried_name = "initial") const {
     if (!noted(made) || sources_.size() != sources.size()) return {};
     auto noted = sources_.begin();
     for (const auto& [name, source] : sources)
       if (!(noted++)->is(*source) && !source->empty()) return name;
-    if (!same_numbers(carried_, carried)) return "initial";
+    if (!same_numbers(carried_, carried)) return carried_name;
     return {};
   }
   /// Whether `made` is the array noted.
@@ -48,8 +48,8 @@ class MadeFrom {
 
   /// Fails where `made` is stale, for what cannot be made again.
   void check(std::string_view who, const char* name, const Array<Scalar>& made, std::initializer_list<Source> sources,
-             const Matrix<Scalar>& carried = {}) const {
-    if (const std::string_view source = newer(made, sources, carried); !source.empty())
+             const Matrix<Scalar>& carried = {}, std::string_view carried_name = "initial") const {
+    if (const std::string_view source = newer(made, sources, carried, carried_name); !source.empty())
       raise(ErrorKind::value, message(who, ": activations.", name, " was made from another activations.", source,
                                       " than the one that is there now; fill in that of these, or use what activations(u) returns"));
   }

@@ -111,7 +111,7 @@ struct MlstmCell {
       check("cell_output", act.cell_output, channels, "(tokens, channels)");
       act.normalizer_from.check(who, "normalizer", act.normalizer,
                                 {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}, {"write", &act.write}},
-                                initial.normalizer);
+                                initial.normalizer, "initial.normalizer");
       Matrix<S> scale = norm.held_scale(norm.statistics(*act.cell_output));
       scale.array() *= spread_columns<S>(*act.normalizer, channels / heads).array();
       form.normalization = std::move(scale);
