@@ -229,15 +229,21 @@ void check_layer(const std::string& title, const Layer& layer, Index tokens, boo
     }
 }
 
+/// Calls visit(recipe, draw, configuration, tensors) for every recipe with its tensors drawn. Seeds begin with `seed`, `step` apart.
+template <class Visit>
+void for_each_recipe(std::uint64_t seed, std::uint64_t step, const Visit& visit) {
+  for (const Recipe& recipe : test_support::recipes()) {
+    Draw draw(seed);
+    seed += step;
+    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    visit(recipe, draw, test_support::configuration_of(recipe), PrefixedTensors<double>(tensors, ""));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("an array that an engine forgets or bends is named, and nothing is made of it", "[engine]") {
-  std::uint64_t seed = 100;
-  for (const Recipe& recipe : test_support::recipes()) {
-    Draw draw(++seed);
-    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
-    const Configuration configuration = test_support::configuration_of(recipe);
-    const PrefixedTensors<double> from(tensors, "");
+  for_each_recipe(101, 1, [&](const Recipe& recipe, Draw&, const Configuration& configuration, const PrefixedTensors<double>& from) {
     const std::string& family = recipe.family;
     int checked = 0;
     const auto check = [&](const char* name, const auto& read, bool carries = true) {
@@ -274,7 +280,7 @@ TEST_CASE("an array that an engine forgets or bends is named, and nothing is mad
     check("gru", [&] { return detail::read_recurrent_cell<Gru<double>>(from, configuration); });
     INFO(family);
     CHECK(checked == 1);
-  }
+  });
   Draw draw(9);
   SoftmaxAttention<double>::Weights w;
   w.q_proj_weight = draw.normals<double>(16, 6);
@@ -336,11 +342,7 @@ void check_stale(const std::string& title, Index tokens, const Layer& layer, con
 
 TEST_CASE("an array that was made from others than those beside it is made again or named", "[engine]") {
   int checked = 0;
-  for (const Recipe& recipe : test_support::recipes()) {
-    Draw draw(3);
-    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
-    const Configuration configuration = test_support::configuration_of(recipe);
-    const PrefixedTensors<double> from(tensors, "");
+  for_each_recipe(3, 0, [&](const Recipe& recipe, Draw&, const Configuration& configuration, const PrefixedTensors<double>& from) {
     const std::string& title = recipe.family;
 #define IMPLICIT_ATTENTION_TEST_STALE(derived, source, made_again)                                         \
   ++checked;                                                                                               \
@@ -386,17 +388,13 @@ TEST_CASE("an array that was made from others than those beside it is made again
       IMPLICIT_ATTENTION_TEST_STALE(key_scale, trap, false);
     }
 #undef IMPLICIT_ATTENTION_TEST_STALE
-  }
+  });
   CHECK(checked >= 12);
 }
 
 TEST_CASE("an array that was made from another state, or other documents, is made again", "[engine]") {
   int checked = 0;
-  for (const Recipe& recipe : test_support::recipes()) {
-    Draw draw(3);
-    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
-    const Configuration configuration = test_support::configuration_of(recipe);
-    const PrefixedTensors<double> from(tensors, "");
+  for_each_recipe(3, 0, [&](const Recipe& recipe, Draw& draw, const Configuration& configuration, const PrefixedTensors<double>& from) {
     INFO(recipe.family << " " << recipe.title);
     const auto of_state = [&](const auto& layer) {
       const Numbers u = draw.normals<double>(recipe.tokens, layer.width());
@@ -412,7 +410,7 @@ TEST_CASE("an array that was made from another state, or other documents, is mad
     };
     if (recipe.family == "mamba") of_state(detail::read_mamba(from, configuration));
     if (recipe.family == "gdn") of_state(detail::read_gated_delta_net(from, configuration));
-    if (recipe.family != "griffin") continue;
+    if (recipe.family != "griffin") return;
     const auto layer = Griffin<double>::from_tensors(from);
     auto act = layer.activations(draw.normals<double>(recipe.tokens, layer.width()));
     act.starts = {0, recipe.tokens / 2};
@@ -420,16 +418,13 @@ TEST_CASE("an array that was made from another state, or other documents, is mad
     without.normalizer = {};
     CHECK(everything(layer, act, Terms::all()) == everything(layer, without, Terms::all()));
     ++checked;
-  }
+  });
   CHECK(checked >= 3);
 }
 
 TEST_CASE("arrays that the terms do not read may be of any length", "[engine]") {
   int checked = 0;
-  for (const Recipe& recipe : test_support::recipes()) {
-    Draw draw(3);
-    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
-    const PrefixedTensors<double> from(tensors, "");
+  for_each_recipe(3, 0, [&](const Recipe& recipe, Draw& draw, const Configuration& configuration, const PrefixedTensors<double>& from) {
     const auto check = [&](const auto& layer, const auto& shorten) {
       auto act = layer.activations(draw.normals<double>(7, layer.width()));
       const Numbers right = everything(layer, act, Terms(Term::recurrence));
@@ -439,24 +434,20 @@ TEST_CASE("arrays that the terms do not read may be of any length", "[engine]") 
     };
     const auto three = [](Array<double>& array) { array = array.middle_rows(0, 3); };
     if (recipe.family == "mamba")
-      check(detail::read_mamba(from, test_support::configuration_of(recipe)), [&](auto& act) {
+      check(detail::read_mamba(from, configuration), [&](auto& act) {
         for (Array<double>* array : {&act.z, &act.c, &act.x, &act.a}) three(*array);
       });
     if (recipe.family == "rwkv4")
       check(Rwkv4<double>::from_tensors(from), [&](auto& act) {
         three(act.x);  // of two the one that is read would be named
       });
-  }
+  });
   CHECK(checked >= 2);
 }
 
 TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engine]") {
   int checked = 0;
-  for (const Recipe& recipe : test_support::recipes()) {
-    Draw draw(3);
-    const test_support::Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
-    const Configuration configuration = test_support::configuration_of(recipe);
-    const PrefixedTensors<double> from(tensors, "");
+  for_each_recipe(3, 0, [&](const Recipe& recipe, Draw& draw, const Configuration& configuration, const PrefixedTensors<double>& from) {
     const auto check = [&](const auto& layer) {
       auto act = layer.activations(draw.normals<double>(7, layer.width()));
       act.key = Array<double>(Numbers(*act.key * 0.75));
@@ -468,6 +459,6 @@ TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engin
     };
     if (recipe.family == "rwkv6") check(detail::read_rwkv6<double>(from, configuration));
     if (recipe.family == "rwkv7") check(detail::read_rwkv7<double>(from, configuration));
-  }
+  });
   CHECK(checked >= 2);
 }

@@ -89,8 +89,8 @@ class ScanGradientTile {
     }
   }
 
-  /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the gradients and adds
-  /// its part of the sums over channels to the scratch's.
+  /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the
+  /// gradients and adds its part of the sums over channels to the scratch's.
   void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
     const Index states = recurrence_->state, row = states * Width;
     Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
