@@ -119,7 +119,7 @@ struct ReadArray {
 /// arrays that the terms read agree, these alone are counted, so that those that the terms do not read may be of any length; where only one is
 /// read, the others tell whether it is too long or too short. An array of another length is then the one that its check names.
 template <Real Scalar>
-[[nodiscard]] Index tokens_of(Terms terms, std::initializer_list<ReadArray<Scalar>> arrays) {
+[[nodiscard]] Index tokens_of(Terms terms, const std::vector<ReadArray<Scalar>>& arrays) {
   const auto most_frequent = [&](bool all, std::ptrdiff_t least) {
     const auto counts = [&](const ReadArray<Scalar>& each) { return !each.array->empty() && (all || terms.has(each.term)); };
     Index tokens = 0;
@@ -158,7 +158,7 @@ struct StatePart {
 /// Fails unless all parts of a carried-in state that are read are there, or none of any is: a part that an engine forgot must not be
 /// taken for a sequence that begins here.
 template <Real Scalar>
-void check_initial(std::string_view who, std::initializer_list<StatePart<Scalar>> parts) {
+void check_initial(std::string_view who, const std::vector<StatePart<Scalar>>& parts) {
   if (std::all_of(parts.begin(), parts.end(), [](const StatePart<Scalar>& part) { return part.numbers->size() == 0; })) return;
   for (const StatePart<Scalar>& part : parts)
     if (part.rows != 0 && part.columns != 0)

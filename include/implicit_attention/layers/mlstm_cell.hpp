@@ -3,6 +3,7 @@
 
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/exponential_gates.hpp>
@@ -84,10 +85,24 @@ struct MlstmCell {
     return norm_bias.empty() ? normed : plus_row(normed, norm_bias);
   }
 
-  /// The state that the form reads, for its check.
-  [[nodiscard]] detail::StatePart<S> recurrent_part(const MlstmCellState<S>& initial, Terms terms) const {
-    return {"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,
-            "(heads * state, channels / heads)"};
+  /// The number of tokens that the cell's activations and `others`, those of the layer, are of.
+  [[nodiscard]] static Index tokens(const MlstmCellActivations<S>& act, Terms terms, const std::vector<detail::ReadArray<S>>& others) {
+    std::vector<detail::ReadArray<S>> arrays = {{Term::recurrence, &act.query},         {Term::recurrence, &act.key},
+                                                {Term::recurrence, &act.log_decay},     {Term::recurrence, &act.write},
+                                                {Term::normalization, &act.normalizer}, {Term::normalization, &act.cell_output}};
+    arrays.insert(arrays.end(), others.begin(), others.end());
+    return detail::tokens_of<S>(terms, arrays);
+  }
+
+  /// Fails unless all parts of a carried-in state that the form reads are there, or none of any is; `parts`: the layer's, to which the
+  /// cell's are added.
+  void check_initial(std::string_view who, const MlstmCellState<S>& initial, Terms terms,
+                     std::vector<detail::StatePart<S>> parts = {}) const {
+    parts.push_back({"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,
+                     "(heads * state, channels / heads)"});
+    parts.push_back({"normalizer", &initial.normalizer});
+    parts.push_back({"maximum", &initial.maximum});
+    detail::check_initial<S>(who, parts);
   }
 
   /// Recurrence, normalization and norm bias of the form, as far as they are on.

@@ -134,15 +134,17 @@ void ImplicitAttention<S>::materialize_into(View<Scalar> out, const Selection& s
 template <Real S>
 Index ImplicitAttention<S>::heads() const {
   const SharedMatrix<Scalar>* shared = parts_.front().shared_matrix();
-  return shared == nullptr ? 0 : shared->heads;
+  if (shared == nullptr) return 0;
+  // Matrices given for each channel may hold other terms as well (MLLA with its convolutions): they are no head's R.
+  return form_.recurrence.given() != nullptr && shared->heads == channels() ? 0 : shared->heads;
 }
 
 template <Real S>
 AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, Index summand) const {
   if (heads() == 0)
     raise(ErrorKind::value,
-          "head_maps: this layer has no heads, every channel has a recurrence of its own; materialize it with "
-          "Terms::recurrence()");
+          "head_maps: every channel has a matrix of its own, no head shares one; materialize channels, or, where other terms make them "
+          "differ, ask with Terms::recurrence()");
   if (summand < 0 || summand >= summands())
     raise(ErrorKind::value, message("head_maps: summand ", summand, " is out of range, expected 0 to ", summands() - 1));
   const auto& part = parts_[static_cast<std::size_t>(summand)];
