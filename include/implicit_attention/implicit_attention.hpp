@@ -65,6 +65,7 @@
 #include <implicit_attention/streaming/state_space_row.hpp>
 #include <implicit_attention/streaming/streaming_attention.hpp>
 #include <implicit_attention/trace/bounded_forget_gate.hpp>
+#include <implicit_attention/trace/causal_convolution.hpp>
 #include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/data_rotation.hpp>
 #include <implicit_attention/trace/experts.hpp>
@@ -72,6 +73,7 @@
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/gated_cells.hpp>
 #include <implicit_attention/trace/head_scales.hpp>
+#include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/image.hpp>
 #include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/norms.hpp>

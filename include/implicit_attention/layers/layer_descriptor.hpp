@@ -14,6 +14,8 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/made_from.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
+#include <implicit_attention/trace/causal_convolution.hpp>
+#include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 #include <implicit_attention/trace/run_context.hpp>
