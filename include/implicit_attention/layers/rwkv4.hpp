@@ -81,8 +81,8 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Rwkv4> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
-  /// What the named sets of terms have besides: both are divided by the denominator, as in arXiv 2405.16504 and its code. The undivided p is
-  /// had by a list, `Terms(Term::recurrence)`; see `lower` for its scale.
+  /// What the named sets of terms have besides: both are divided by the denominator, as in arXiv 2405.16504 and its code. A list,
+  /// `Terms(Term::recurrence)`, gives the undivided p; see `lower` for its scale.
   static constexpr Terms named_sets_have = Term::normalization;
 
   /// The unified form (formulation: RWKV-4). Needs receptance and key. With the normalization off, R is p times

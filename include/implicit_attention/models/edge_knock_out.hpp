@@ -168,13 +168,8 @@ class KnockOut {
 
   void check(const Target& target) const {
     detail::check_position("knock-out", target.position, pass_.tokens());
-    const auto check_token = [&](const char* what, Index token) {
-      if (token < 0 || token >= model_.vocabulary())
-        raise(ErrorKind::value,
-              message("knock-out: ", what, " token ", token, " is out of range, expected 0 to ", model_.vocabulary() - 1));
-    };
-    check_token("target", target.token);
-    if (target.contrast) check_token("contrast", *target.contrast);
+    check_index(target.token, model_.vocabulary(), "knock-out: target token");
+    if (target.contrast) check_index(*target.contrast, model_.vocabulary(), "knock-out: contrast token");
   }
 
   [[nodiscard]] static S value(ConstView<S> logits, const Target& target) {

@@ -80,12 +80,8 @@ void Explainer<S>::need_logits(const std::vector<Index>& positions) {
 template <Real S>
 void Explainer<S>::check(const Target& target) const {
   detail::check_position("target", target.position, tokens());
-  const auto check_token = [&](const char* what, Index token) {
-    if (token < 0 || token >= model_.vocabulary())
-      raise(ErrorKind::value, message(what, " token ", token, " is out of range, expected 0 to ", model_.vocabulary() - 1));
-  };
-  check_token("target", target.token);
-  if (target.contrast) check_token("contrast", *target.contrast);
+  check_index(target.token, model_.vocabulary(), "target token");
+  if (target.contrast) check_index(*target.contrast, model_.vocabulary(), "contrast token");
   use_logits(target.position, [&](ConstView<Scalar> logits) {
     if (logits.allFinite()) return;
     ForwardOptions searching = options_;  // once more, for the name of the layer, token and channel where it began

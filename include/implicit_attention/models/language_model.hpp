@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <implicit_attention/core/finite.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/models/forward_pass.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -212,9 +213,7 @@ template <Real S>
 Matrix<S> LanguageModel<S>::next_logits_at(const std::vector<Index>& rows, ConstView<Scalar> embeddings, CarriedStates& states,
                                            const Executor& executor) const {
   detail::check_input(name(), embeddings, width());
-  for (const Index row : rows)
-    if (row < 0 || row >= embeddings.rows())
-      raise(ErrorKind::value, message(name(), ": row ", row, " is out of range, expected 0 to ", embeddings.rows() - 1));
+  for (const Index row : rows) check_index(row, embeddings.rows(), name(), ": row");
   if (!causal()) raise(ErrorKind::value, message(name(), ": a layer looks at later tokens, so there is no next one"));
   if (states.begun() && !states.refusals().empty())
     raise(ErrorKind::value, message(name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again"));
@@ -328,8 +327,7 @@ Matrix<S> LanguageModel<S>::logits_of(ConstView<Scalar> final_residual, const Ex
 
 template <Real S>
 std::size_t LanguageModel<S>::checked_layer(Index layer) const {
-  if (layer < 0 || layer >= layer_count())
-    raise(ErrorKind::value, message(name(), ": layer ", layer, " is out of range, expected 0 to ", layer_count() - 1));
+  check_index(layer, layer_count(), name(), ": layer");
   return static_cast<std::size_t>(layer);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/core/large_memory.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
 #include <implicit_attention/operator/operator_part.hpp>
 #include <implicit_attention/operator/reduction.hpp>
@@ -145,8 +146,7 @@ AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, I
     raise(ErrorKind::value,
           "head_maps: every channel has a matrix of its own, no head shares one; materialize channels, or, where other terms make them "
           "differ, ask with Terms::recurrence()");
-  if (summand < 0 || summand >= summands())
-    raise(ErrorKind::value, message("head_maps: summand ", summand, " is out of range, expected 0 to ", summands() - 1));
+  check_index(summand, summands(), "head_maps: summand");
   const auto& part = parts_[static_cast<std::size_t>(summand)];
   std::vector<Index> head_list = selection.channels.resolve(heads(), "head");
   std::vector<Index> row_list = selection.rows.resolve(tokens(), "row");
