@@ -97,6 +97,13 @@ void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
           message(who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)"));
 }
 
+/// Fails unless there is one position a token.
+inline void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
+  if (static_cast<Index>(positions.size()) != tokens)
+    raise(ErrorKind::shape,
+          message(who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
+}
+
 /// Fails unless an activation that is needed is there, (rows, columns): an engine fills activations itself, and what it forgot must not
 /// be taken for a term that the layer does not have.
 template <Real Scalar>
@@ -244,11 +251,21 @@ class LayerInterface {
   [[nodiscard]] typename Layer::Activations activations(const Input& u, const typename Layer::State* initial = nullptr,
                                                         const Executor& executor = serial_executor()) const {
     using Scalar = typename Layer::Scalar;
-    const ConstView<Scalar> view(u);
-    detail::check_input(Layer::layer_name, view, self().width());
-    Trace<Scalar> trace(false, executor);
     RunContext<Scalar> context;
-    return self().run(trace.input(Array<Scalar>::view(view)), context, initial).activations;
+    return run<Layer>(ConstView<Scalar>(u), context, initial, executor);
+  }
+  /// The same with the position of every token (L), of layers that read them: `static constexpr bool reads_positions = true`.
+  template <class Input, class Layer = Derived>
+    requires(Layer::reads_positions)
+  [[nodiscard]] typename Layer::Activations activations(const Input& u, const std::vector<Index>& positions,
+                                                        const typename Layer::State* initial = nullptr,
+                                                        const Executor& executor = serial_executor()) const {
+    using Scalar = typename Layer::Scalar;
+    const ConstView<Scalar> view(u);
+    detail::check_positions(Layer::layer_name, positions, view.rows());
+    RunContext<Scalar> context;
+    context.positions = positions;
+    return run<Layer>(view, context, initial, executor);
   }
   /// The implicit attention operator of the sequence that gave `activations`; they must stay alive where they view foreign memory.
   template <class Activations>
@@ -263,6 +280,13 @@ class LayerInterface {
 
  private:
   [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
+  template <class Layer>
+  [[nodiscard]] typename Layer::Activations run(ConstView<typename Layer::Scalar> u, RunContext<typename Layer::Scalar>& context,
+                                                const typename Layer::State* initial, const Executor& executor) const {
+    detail::check_input(Layer::layer_name, u, self().width());
+    Trace<typename Layer::Scalar> trace(false, executor);
+    return self().run(trace.input(Array<typename Layer::Scalar>::view(u)), context, initial).activations;
+  }
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -30,6 +30,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   using Scalar = S;
   static constexpr std::string_view layer_name = "SoftmaxAttention";
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
+  static constexpr bool reads_positions = true;      ///< see LayerInterface::activations
 
   struct Weights {
     Array<Scalar> q_proj_weight;  ///< (E, D); with an output gate (2E, D): for each head its queries, then its gate
@@ -98,13 +99,8 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   [[nodiscard]] const Weights& weights() const { return weights_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
-  using LayerInterface<SoftmaxAttention<S>>::activations;
-  /// Runs the layer on u (L, D) with positions (L). They rotate queries and keys and nothing else: as in the public port, attention
-  /// looks across the border between packed documents. Without positions they are 0, 1, ..., or go on from `initial`.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const;
-
-  /// Runs the layer on u (L, D) within a trace.
+  /// Runs the layer on u (L, D) within a trace. The context's positions rotate queries and keys and nothing else: as in the public port,
+  /// attention looks across the border between packed documents. Without positions they are 0, 1, ..., or go on from `initial`.
   [[nodiscard]] LayerRun<SoftmaxAttention> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
   /// The unified form. Needs query and key, and gate_input where there is a gate. Weights are made when rows are asked for.
@@ -201,19 +197,6 @@ SoftmaxAttention<S> SoftmaxAttention<S>::from_tensors(const PrefixedTensors<Scal
   w.q_norm_weight = tensors.optional(either("q_norm.weight", "q_layernorm.weight"), 1);
   w.k_norm_weight = tensors.optional(either("k_norm.weight", "k_layernorm.weight"), 1);
   return SoftmaxAttention(std::move(w), options);
-}
-
-template <Real S>
-typename SoftmaxAttention<S>::Activations SoftmaxAttention<S>::activations(ConstView<Scalar> u, const std::vector<Index>& positions,
-                                                                           const State* initial, const Executor& executor) const {
-  detail::check_input(layer_name, u, width_);
-  if (static_cast<Index>(positions.size()) != u.rows())
-    raise(ErrorKind::shape,
-          message("SoftmaxAttention: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
-  Trace<Scalar> trace(false, executor);
-  RunContext<Scalar> context;
-  context.positions = positions;
-  return run(trace.input(Array<Scalar>::view(u)), context, initial).activations;
 }
 
 template <Real S>

@@ -392,9 +392,7 @@ template <Real S>
 std::vector<Index> LanguageModel<S>::checked_positions(const std::vector<Index>& positions, Index tokens) const {
   if (positions.empty()) return {};
   if (!parts_.has_positions) raise(ErrorKind::value, message(name(), ": positions were given, but this model has none"));
-  if (static_cast<Index>(positions.size()) != tokens)
-    raise(ErrorKind::shape,
-          message(name(), ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
+  detail::check_positions(name(), positions, tokens);
   for (std::size_t token = 0; token < positions.size(); ++token)
     if (positions[token] < 0)
       raise(ErrorKind::value, message(name(), ": position ", positions[token], " of token ", static_cast<Index>(token), " is negative"));
