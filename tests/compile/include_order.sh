@@ -43,6 +43,9 @@ mapfile -t headers < <(find . -name '*.hpp' | sort)
 others() { printf '%s\n' "${headers[@]}" | grep -vE "$1"; }
 # What a layer or a model gives back is written in trace/ alone: an operation records its two ways back, a layer none.
 law "only trace/ records ways back, layers and models are written from its operations" '[.>]record(_all)?\(|Back<|cannot_treat' layers/*.hpp models/*.hpp
+law "layers and models assemble recurrences, and call no kernel" \
+  '\b(scan|scan_transposed|scan_gradient|head_scan[a-z_]*|matrix_apply[a-z_]*|matrix_rows|attention_rows|reduced_rows|softmax_(carry|gradient)|plain_[a-z_]+)(<[A-Za-z]+>)?\(' \
+  $(ls layers/*.hpp models/*.hpp)
 law "config.hpp is the one header that includes Eigen" '#include [<"]Eigen' $(others '^./config\.hpp$')
 law "other libraries are used in io/ alone" '#include <(nlohmann|pcre2|utf8proc|sentencepiece|zlib)' $(others '^./io/')
 law "threads are started by the executors in core/ alone" '#include <(thread|mutex|future|condition_variable|omp\.h)>' $(others '^./core/(thread|openmp)_executor\.hpp$')

@@ -255,9 +255,7 @@ UnifiedForm<S> SoftmaxAttention<S>::lower(const Activations& act, Terms terms) c
   detail::check_activation(layer_name, "query", act.query, tokens, channels_, "(tokens, heads * head size)");
   detail::check_activation(layer_name, "key", act.key, tokens, shared_, "(tokens, key heads * head size)");
   detail::check_initial_keys(layer_name, act.initial, shared_, shared_);
-  SoftmaxRecurrence<Scalar> softmax = recurrence(act);
-  if (act.initial.key.rows() > 0) form.initial_state = softmax_carry(softmax, serial_executor());
-  form.recurrence = std::move(softmax);
+  set_softmax(form, recurrence(act));
   return form;
 }
 
