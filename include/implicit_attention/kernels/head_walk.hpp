@@ -57,7 +57,7 @@ class HeadWalk {
     const Scalar *key, *removal, *probe;
   };
   [[nodiscard]] Token token_at(Index token) const {
-    if (token < 0) token = 0;  // before the first one: read, and not used
+    if (token < 0) token = 0;  // before the first one, read in vain
     const bool given = r_->transition == Transition::rank_one;
     const Index column = head_ * r_->state;
     return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + column : nullptr,

@@ -162,7 +162,7 @@ template <Real Scalar>
   return const_cast<Scalar*>(numbers.data()) + row * numbers.outerStride();
 }
 
-/// Columns that kernels may read (and compute without use) beyond the last token.
+/// Columns that kernels may read (and compute in vain) beyond the last token.
 template <Real Scalar>
 [[nodiscard]] Index padded(Index tokens, Index width) {
   return (tokens + width + 2 * register_lanes<Scalar>) / register_lanes<Scalar> * register_lanes<Scalar>;
