@@ -4,19 +4,25 @@ source "$(dirname "${BASH_SOURCE[0]}")/../tests/setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash benchmarks/compile_time.sh [--rounds N]
+Usage: bash benchmarks/compile_time.sh [--rounds N] [--only NAME,...]
 
 Compiles small programs against the headers and prints a table: seconds of processor time, the ratio to a file that includes <Eigen/Core> and
 nothing else, compiled in turn with them, and the compiler's peak memory. Medians over N rounds (default 3). The compiler is CXX, or c++.
+All rows take about five minutes a round; --only takes some of them, by name:
+
+  umbrella, one_layer                            headers included and nothing else
+  float_layer, minimal, explains                 programs from headers alone
+  float_layer_compiled, minimal_compiled, explains_compiled    the same against the compiled library
 
 Example: CXX=clang++-16 bash benchmarks/compile_time.sh --rounds 5 > table.md
 USAGE
 }
 
-rounds=3
+rounds=3 only=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --rounds) rounds="${2:-}"; shift ;;
+    --only) only="${2:-}"; shift ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
   esac
@@ -81,6 +87,12 @@ float_layer_compiled|one layer in float, against the compiled library|-O2|6
 minimal_compiled|`examples/minimal.cpp`, likewise|-O2|6
 explains_compiled|loads and explains, likewise|-O2|8'
 cp "$work/eigen.cpp" "$work/eigen_O2.cpp"
+if [ -n "$only" ]; then
+  for name in ${only//,/ }; do
+    grep -q "^$name|" <<<"$rows" || die "There is no row $name: expected $(cut -d'|' -f1 <<<"$rows" | paste -sd' ')."
+  done
+  rows="$(grep -E "^(eigen|eigen_O2|${only//,/|})[|]" <<<"$rows")"
+fi
 
 seconds() { # name, arguments: processor seconds and MiB of one compilation
   local TIMEFORMAT='%U %S' memory='-' spent
@@ -96,11 +108,11 @@ seconds() { # name, arguments: processor seconds and MiB of one compilation
 }
 for ((round = 1; round <= rounds; ++round)); do
   while IFS='|' read -r name what arguments bar; do
-    printf '\rround %d of %d: %-60s' "$round" "$rounds" "$name" >&2
+    if [ -t 2 ]; then printf '\rround %d of %d: %-60s' "$round" "$rounds" "$name" >&2; fi
     seconds "$name" "$arguments" >>"$work/$name.times"
   done <<<"$rows"
 done
-printf '\r%-80s\r' '' >&2
+if [ -t 2 ]; then printf '\r%-80s\r' '' >&2; fi
 
 median() { sort -n "$work/$1.times" | awk '{ a[NR] = $1; m[NR] = $2 } END { k = int((NR + 1) / 2); print a[k], m[k] }'; }
 printf '%s, medians of %d\n\n| work | seconds | ratio | bar | memory (MiB) |\n|---|---|---|---|---|\n' "$("$compiler" --version | head -1)" "$rounds"

@@ -280,3 +280,14 @@ TEMPLATE_TEST_CASE("weights decayed to denormals give finite numbers, about zero
   // The one thing that is not tiny, dt = softplus(0), is what it should be.
   CHECK((layer.activations(u).dt.matrix().array() - std::log(Scalar(2))).abs().maxCoeff() < Scalar(1e-6));
 }
+
+TEST_CASE("what an array was made from is asked about with the sources that were noted", "[layers]") {
+  Draw draw(3);
+  const Array<double> query = draw.normals<double>(3, 2), key = draw.normals<double>(3, 2), bonus = draw.normals<double>(3, 2),
+                      other = draw.normals<double>(3, 2);
+  const MadeFrom<double> from(bonus, {{"query", &query}, {"key", &key}});
+  CHECK(from.newer(bonus, {{"query", &query}, {"key", &key}}).empty());
+  CHECK(from.newer(bonus, {{"query", &query}, {"key", &other}}) == "key");
+  CHECK(from.newer(other, {{"query", &query}, {"key", &other}}).empty());  // a host's own array is taken as it is
+  CHECK(error_of([&] { static_cast<void>(from.newer(bonus, {{"query", &query}})); }).second == "MadeFrom: 1 sources asked about, 2 noted");
+}

@@ -33,7 +33,10 @@ class MadeFrom {
   /// where the state carried in is another; empty where there is none, or where `made` is not the array noted.
   [[nodiscard]] std::string_view newer(const Array<Scalar>& made, std::initializer_list<Source> sources, const Matrix<Scalar>& carried = {},
                                        std::string_view carried_name = "initial") const {
-    if (!noted(made) || sources_.size() != sources.size()) return {};
+    if (!noted(made)) return {};
+    // A layer lists the sources in run() and again in lower(): two lists of another length cannot be compared.
+    if (sources_.size() != sources.size())
+      raise(ErrorKind::value, message("MadeFrom: ", sources.size(), " sources asked about, ", sources_.size(), " noted"));
     auto noted = sources_.begin();
     for (const auto& [name, source] : sources)
       if (!(noted++)->is(*source) && !source->empty()) return name;
