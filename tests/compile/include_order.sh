@@ -50,6 +50,10 @@ law "config.hpp is the one header that includes Eigen" '#include [<"]Eigen' $(ot
 law "other libraries are used in io/ alone" '#include <(nlohmann|pcre2|utf8proc|sentencepiece|zlib)' $(others '^./io/')
 law "threads are started by the executors in core/ alone" '#include <(thread|mutex|future|condition_variable|omp\.h)>' $(others '^./core/(thread|openmp)_executor\.hpp$')
 law "attribution, metrics and streaming call no layer by its name" 'LayerDescriptor|TracedLayer' attribution/*.hpp metrics/*.hpp streaming/*.hpp
+for header in "${headers[@]}"; do
+  lines="$(wc -l <"$header")"
+  [ "$lines" -le 400 ] || { echo "$header has $lines lines, expected at most 400: there is a second room in it"; wrong=1; }
+done
 [ "$seen" -gt 50 ] || fail "only $seen headers were looked at"
 [ "$wrong" -eq 0 ] || fail "the structure is broken"
 echo "$seen headers include only what stands below them, and keep the laws of their rooms"
