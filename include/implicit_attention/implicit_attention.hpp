@@ -12,6 +12,7 @@
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/openmp_executor.hpp>
 #include <implicit_attention/core/quantized.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 #include <implicit_attention/core/stored_rows.hpp>
@@ -195,7 +196,6 @@
 #include <implicit_attention/metrics/known_cause.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/metrics/perturbation.hpp>
-#include <implicit_attention/metrics/random_numbers.hpp>
 #include <implicit_attention/metrics/randomization.hpp>
 #include <implicit_attention/metrics/scores.hpp>
 #include <implicit_attention/version.hpp>

@@ -13,6 +13,7 @@
 
 #include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -33,7 +34,7 @@ struct Edge {
   std::mt19937_64 engine(seed);  // selection sampling: Knuth, The Art of Computer Programming, volume 2, 3.4.2, algorithm S
   for (Index to = 0; to <= position; ++to)
     for (Index from = 0; from <= to; ++from, --left) {
-      const double share = static_cast<double>(engine() >> 11) * 0x1p-53;
+      const double share = detail::uniform(engine);
       if (static_cast<double>(left) * share < static_cast<double>(most - static_cast<Index>(edges.size()))) edges.push_back({to, from});
     }
   return edges;
