@@ -252,7 +252,7 @@ class LayerInterface {
                                                         const Executor& executor = serial_executor()) const {
     using Scalar = typename Layer::Scalar;
     RunContext<Scalar> context;
-    return run<Layer>(ConstView<Scalar>(u), context, initial, executor);
+    return run_plainly<Layer>(ConstView<Scalar>(u), context, initial, executor);
   }
   /// The same with the position of every token (L), of layers that read them: `static constexpr bool reads_positions = true`.
   template <class Input, class Layer = Derived>
@@ -265,7 +265,7 @@ class LayerInterface {
     detail::check_positions(Layer::layer_name, positions, view.rows());
     RunContext<Scalar> context;
     context.positions = positions;
-    return run<Layer>(view, context, initial, executor);
+    return run_plainly<Layer>(view, context, initial, executor);
   }
   /// The implicit attention operator of the sequence that gave `activations`; they must stay alive where they view foreign memory.
   template <class Activations>
@@ -281,8 +281,8 @@ class LayerInterface {
  private:
   [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
   template <class Layer>
-  [[nodiscard]] typename Layer::Activations run(ConstView<typename Layer::Scalar> u, RunContext<typename Layer::Scalar>& context,
-                                                const typename Layer::State* initial, const Executor& executor) const {
+  [[nodiscard]] typename Layer::Activations run_plainly(ConstView<typename Layer::Scalar> u, RunContext<typename Layer::Scalar>& context,
+                                                        const typename Layer::State* initial, const Executor& executor) const {
     detail::check_input(Layer::layer_name, u, self().width());
     Trace<typename Layer::Scalar> trace(false, executor);
     return self().run(trace.input(Array<typename Layer::Scalar>::view(u)), context, initial).activations;
