@@ -259,7 +259,7 @@ TEST_CASE("a sequence in pieces is the whole one, and a layer that carries no st
       Trace<double> trace;
       RunContext<double> context;
       const typename Layer::State state{};
-      CHECK_THROWS_AS(layer.run(trace.input(Numbers::Zero(recipe.tokens, recipe.width)), context, &state), Error);
+      CHECK_THROWS_AS(layer.run(trace.input(Numbers(Numbers::Zero(recipe.tokens, recipe.width))), context, &state), Error);
     });
     INFO("its type is missing in AllLayers of tests/support/layer_recipes.hpp");
     CHECK(listed);
