@@ -1,11 +1,14 @@
 // The cell of mLSTM (Beck et al. 2024, arXiv 2405.04517) and the norm behind it: what its two layers share.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/exponential_gates.hpp>
 #include <implicit_attention/trace/row_normalizers.hpp>
 
@@ -73,7 +76,9 @@ struct MlstmCell {
     final.maximum = act.maximum.matrix().bottomRows(1);
     const Value<S> o = head_recurrence(recurrence(act), inputs, x, detail::carried(initial.recurrent), &final.recurrent);
     const Value<S> sums = row_sums(recurrence(act), inputs, detail::carried(initial.normalizer), &final.normalizer);
-    const Value<S> floor = apply_function(Function::exp, times(gates.maximum, S(-1)));
+    // Bounded where exp(-m) would be infinite: what is divided by it is 0 either way, and its gradient must not be 0 times infinity.
+    const S largest = std::log(std::numeric_limits<S>::max()) - S(1);
+    const Value<S> floor = apply_function(Function::exp, clamp(times(gates.maximum, S(-1)), -std::numeric_limits<S>::infinity(), largest));
     const Value<S> normalizer = reciprocal(magnitude_at_least(sums, floor), eps);
     act.normalizer = normalizer.numbers;
     const Value<S> cell = scale(spread_heads(normalizer, channels / heads), o);
