@@ -585,6 +585,13 @@ std::string architecture_names(const std::string& between) {
   return all;
 }
 
+/// Whether a layer that --arch names reads positions; true for a name that is none, which has a message of its own.
+bool reads_positions(const std::string& arch) {
+  for (const LayerFamily<float>& family : layer_families<float>())
+    if (family.name == arch) return family.reads_positions;
+  return true;
+}
+
 void check(const Options& options, bool layer_options, bool model_options) {
   const bool layer_form = layer_options && !model_options, model_form = model_options && !layer_options;
   if (layer_options && model_options)
@@ -597,8 +604,8 @@ void check(const Options& options, bool layer_options, bool model_options) {
     if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", architecture_names(", ")));
     if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
-    if (!options.positions.empty() && options.arch != "griffin" && options.arch != "attention")
-      raise(ErrorKind::value, message("--positions: ", options.arch, " has none, only griffin and attention have"));
+    if (!options.positions.empty() && !reads_positions(options.arch))
+      raise(ErrorKind::value, message("--positions: ", options.arch, " has none: its layers read no positions"));
   } else {
     if (options.model.empty()) raise(ErrorKind::value, "--model is missing, expected a folder with config.json and model.safetensors");
     if (!options.layer) raise(ErrorKind::value, "--layer is missing, expected a number from 0");

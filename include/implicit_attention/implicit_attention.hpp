@@ -12,6 +12,7 @@
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/core/openmp_executor.hpp>
 #include <implicit_attention/core/quantized.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 #include <implicit_attention/core/stored_rows.hpp>
@@ -65,6 +66,7 @@
 #include <implicit_attention/streaming/state_space_row.hpp>
 #include <implicit_attention/streaming/streaming_attention.hpp>
 #include <implicit_attention/trace/bounded_forget_gate.hpp>
+#include <implicit_attention/trace/causal_convolution.hpp>
 #include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/data_rotation.hpp>
 #include <implicit_attention/trace/experts.hpp>
@@ -72,6 +74,7 @@
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/gated_cells.hpp>
 #include <implicit_attention/trace/head_scales.hpp>
+#include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/image.hpp>
 #include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/norms.hpp>
@@ -193,7 +196,6 @@
 #include <implicit_attention/metrics/known_cause.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/metrics/perturbation.hpp>
-#include <implicit_attention/metrics/random_numbers.hpp>
 #include <implicit_attention/metrics/randomization.hpp>
 #include <implicit_attention/metrics/scores.hpp>
 #include <implicit_attention/version.hpp>

@@ -3,7 +3,8 @@
 bare=(-fno-exceptions -fno-rtti)
 precompile with_exceptions "$eigen"
 precompile without_exceptions "$eigen" "${bare[@]}"
-umbrella="$REPOSITORY/include/implicit_attention/implicit_attention.hpp"
+# What the umbrella reaches, a header a line.
+reached="$("$CXX" "${flags[@]}" -MM "$REPOSITORY/include/implicit_attention/implicit_attention.hpp" 2>/dev/null | tr -d '\\' | tr -s ' ' '\n')"
 
 compiles() { # name of the work files, further arguments
   "$CXX" "${flags[@]}" "${strict[@]}" "${@:2}" -fsyntax-only "$scratch/$1.cpp" >"$scratch/$1.output" 2>&1
@@ -13,7 +14,7 @@ check() { # a header as it is included; says what is wrong with it, and nothing 
   case "$header" in
     implicit_attention/io/*) variant=() precompiled=with_exceptions ;;
     implicit_attention/implicit_attention.hpp | implicit_attention/instantiations* | implicit_attention/config.hpp) ;;
-    *) grep -qF "#include <$header>" "$umbrella" || echo "FAILED: implicit_attention.hpp leaves out $header" ;;
+    *) grep -q "/$header\$" <<<"$reached" || echo "FAILED: implicit_attention.hpp leaves out $header" ;;
   esac
   # Expensive to parse, not for headers, or internal to Eigen.
   if grep -nE '#include <(iostream|ranges|format|expected|Eigen/Dense)>|Eigen::internal' "$REPOSITORY/include/$header"; then

@@ -1,5 +1,6 @@
-# No include points back up the house: models, layers, trace, operator, kernels, core. Streaming stands beside trace and layers, attribution
-# and metrics stand beside models, and know none of them; the umbrella and the instantiations stand above all.
+# The structure of the house, read from its lines. No include points back up: models, layers, trace, operator, kernels, core. Streaming stands
+# beside trace and layers, attribution and metrics stand beside models, and know none of them; the umbrella and the instantiations stand
+# above all. Layers and models know no kernel and hold no derivative; one header includes Eigen; other libraries and threads have their rooms.
 . "$(dirname "$0")/common.sh"
 cd "$REPOSITORY/include/implicit_attention" || exit 1
 
@@ -11,10 +12,10 @@ allowed() {
     operator) echo core kernels operator ;;
     streaming) echo core kernels operator streaming ;;
     trace) echo core kernels operator trace ;;
-    layers) echo core kernels operator trace layers ;;
-    attribution) echo core kernels operator trace layers attribution ;;
+    layers) echo core operator trace layers ;;
+    attribution) echo core operator attribution ;;
     metrics) echo core metrics ;;
-    models) echo core kernels operator trace layers attribution models ;;
+    models) echo core operator trace layers attribution models ;;
     io) echo core io ;;
   esac
 }
@@ -32,6 +33,27 @@ for room in core kernels operator streaming trace layers attribution metrics mod
     done
   done
 done
+# found PATTERN FILE...: prints what matches, and what the law is
+law() {
+  local what="$1" pattern="$2"
+  shift 2
+  if grep -nE "$pattern" "$@"; then echo "the lines above: $what"; wrong=1; fi
+}
+mapfile -t headers < <(find . -name '*.hpp' | sort)
+others() { printf '%s\n' "${headers[@]}" | grep -vE "$1"; }
+# What a layer or a model gives back is written in trace/ alone: an operation records its two ways back, a layer none.
+law "only trace/ records ways back, layers and models are written from its operations" '[.>]record(_all)?\(|Back<|cannot_treat' layers/*.hpp models/*.hpp
+law "layers and models assemble recurrences, and call no kernel" \
+  '\b(scan|scan_transposed|scan_gradient|head_scan[a-z_]*|matrix_apply[a-z_]*|matrix_rows|attention_rows|reduced_rows|softmax_(carry|gradient)|plain_[a-z_]+)(<[A-Za-z]+>)?\(' \
+  $(ls layers/*.hpp models/*.hpp)
+law "config.hpp is the one header that includes Eigen" '#include [<"]Eigen' $(others '^./config\.hpp$')
+law "other libraries are used in io/ alone" '#include <(nlohmann|pcre2|utf8proc|sentencepiece|zlib)' $(others '^./io/')
+law "threads are started by the executors in core/ alone" '#include <(thread|mutex|future|condition_variable|omp\.h)>' $(others '^./core/(thread|openmp)_executor\.hpp$')
+law "attribution, metrics and streaming call no layer by its name" 'LayerDescriptor|TracedLayer' attribution/*.hpp metrics/*.hpp streaming/*.hpp
+for header in "${headers[@]}"; do
+  lines="$(wc -l <"$header")"
+  [ "$lines" -le 400 ] || { echo "$header has $lines lines, expected at most 400: there is a second room in it"; wrong=1; }
+done
 [ "$seen" -gt 50 ] || fail "only $seen headers were looked at"
-[ "$wrong" -eq 0 ] || fail "includes point back up"
-echo "$seen headers include only what stands below them"
+[ "$wrong" -eq 0 ] || fail "the structure is broken"
+echo "$seen headers include only what stands below them, and keep the laws of their rooms"

@@ -440,6 +440,28 @@ inline std::vector<Recipe> recipes() {
   };
 }
 
+// The layers of the recipes in their own types: tests that take all layers find here what `Part` has made of one.
+template <class... Layers>
+struct LayerTypes {
+  // Calls visit(layer) with the layer inside a part; false where its type is not in the list.
+  template <class Visit>
+  static bool visit(const Part<double>& part, const Visit& visit) {
+    return (visit_as<Layers>(part, visit) || ...);
+  }
+
+ private:
+  template <class Layer, class Visit>
+  static bool visit_as(const Part<double>& part, const Visit& visit) {
+    const Layer* layer = part.as<Layer>();
+    if (layer != nullptr) visit(*layer);
+    return layer != nullptr;
+  }
+};
+using AllLayers = LayerTypes<Mamba2<double>, Mamba<double>, Rwkv7<double>, Rwkv6<double>, Rwkv5<double>, Rwkv4<double>, Griffin<double>,
+                             GatedDeltaNet<double>, Kda<double>, ShortConvolution<double>, RetNet<double>, Gla<double>, Hgrn<double>,
+                             Hgrn2<double>, LinearAttention<double>, Mlstm<double>, MlstmLarge<double>, Mamba3<double>, Mlla<double>,
+                             S4d<double>, Hyena<double>, Vim<double>, Lstm<double>, Gru<double>>;
+
 // The tensors of a recipe, drawn.
 inline Tensors<double> drawn_tensors(const Recipe& recipe, Draw& draw) {
   Tensors<double> drawn;

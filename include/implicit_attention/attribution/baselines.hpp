@@ -15,6 +15,7 @@
 
 #include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -241,9 +242,9 @@ template <Real Scalar>
   Attribution<Scalar> result;
   result.position = position;
   result.scores = RowVector<Scalar>::Zero(tokens);
-  std::mt19937_64 engine(seed);  // its numbers are fixed by the standard; those of the distributions are not
+  std::mt19937_64 engine(seed);
   for (Index token = 0; token < (seen < 0 ? position + 1 : seen); ++token)
-    result.scores[token] = static_cast<Scalar>(static_cast<double>(engine() >> 11) * 0x1p-53);
+    result.scores[token] = static_cast<Scalar>(detail::uniform(engine));
   return result;
 }
 

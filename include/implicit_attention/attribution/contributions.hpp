@@ -15,12 +15,18 @@ enum class VectorNorm { one, two, infinity };
 
 namespace detail {
 
+/// Fails unless an output projection, if there is one, fits the channels.
+template <Real Scalar>
+void check_projection(const Array<Scalar>& projection, Index channels) {
+  if (!projection.empty() && projection.cols() != channels)
+    raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
+                                    ", expected (width, ", channels, ") = (width, channels)"));
+}
+
 template <Real Scalar>
 void check_contributions(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& projection) {
   check_shape("contributions", "x", x, attention.tokens(), attention.channels(), "(tokens, channels)");
-  if (!projection.empty() && projection.cols() != attention.channels())
-    raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
-                                    ", expected (width, ", attention.channels(), ") = (width, channels)"));
+  check_projection(projection, attention.channels());
 }
 
 /// Row j: W (A[i,j,:] * x[j,:]), tokens 0 .. i, (i + 1, width).
@@ -60,12 +66,8 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> affine_output(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& projection,
                                            const Array<Scalar>& output_bias = {}, const Executor& executor = serial_executor()) {
   Matrix<Scalar> affine = attention.bias(executor) + attention.carry(executor);
-  if (!projection.empty()) {
-    if (projection.cols() != attention.channels())
-      raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
-                                      ", expected (width, ", attention.channels(), ") = (width, channels)"));
-    affine = (affine * projection.matrix().transpose()).eval();
-  }
+  detail::check_projection(projection, attention.channels());
+  if (!projection.empty()) affine = (affine * projection.matrix().transpose()).eval();
   if (!output_bias.empty()) {
     check_vector("contributions", "output_bias", output_bias, affine.cols(), "width");
     affine.rowwise() += output_bias.matrix().row(0);

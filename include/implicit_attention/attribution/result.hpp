@@ -62,14 +62,12 @@ void append_new(std::vector<Element>& all, const std::vector<Element>& more) {
 
 inline void check_position(std::string_view who, Index position, Index tokens) {
   if (tokens == 0) raise(ErrorKind::value, message(who, ": there are no tokens, expected at least one"));
-  if (position < 0 || position >= tokens)
-    raise(ErrorKind::value, message(who, ": position ", position, " is out of range, expected 0 to ", tokens - 1));
+  check_index(position, tokens, who, ": position");
 }
 
 inline void check_layers(std::string_view who, Index layers, Index start_layer = 0) {
   if (layers <= 0) raise(ErrorKind::value, message(who, ": there are no layers, expected at least one"));
-  if (start_layer < 0 || start_layer >= layers)
-    raise(ErrorKind::value, message(who, ": start layer ", start_layer, " is out of range, expected 0 to ", layers - 1));
+  check_index(start_layer, layers, who, ": start layer");
 }
 
 template <class Derived>

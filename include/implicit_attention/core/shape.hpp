@@ -34,4 +34,10 @@ void check_vector(std::string_view who, std::string_view name, const ArrayLike& 
   raise(ErrorKind::shape, message(who, ": ", name, " is ", came, ", expected (", size, ") = (", meaning, ")"));
 }
 
+/// Fails (ErrorKind::value) unless `index` is one of `count` things, counted from 0; `what`, in parts, names it: "layer", or who asks, too.
+template <class... What>
+void check_index(Index index, Index count, const What&... what) {
+  if (index < 0 || index >= count) raise(ErrorKind::value, message(what..., " ", index, " is out of range, expected 0 to ", count - 1));
+}
+
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <implicit_attention/instantiations/kernels.hpp>
+#include <implicit_attention/trace/causal_convolution.hpp>
+#include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 #include <implicit_attention/trace/rotary.hpp>

@@ -24,7 +24,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 struct CheckpointTensor {
   struct Part {
     StoredTensor stored;
-    bool transposed = false;  ///< blocks cannot be had by columns, so such a part is transposed when it is read
+    bool transposed = false;  ///< blocks cannot be read by columns, so such a part is transposed when it is read
   };
   std::vector<Index> shape;
   std::vector<Part> parts;

@@ -33,7 +33,8 @@ using Lanes = Eigen::Array<Scalar, 1, Width, Eigen::RowMajor>;
 
 namespace detail {
 
-/// One vector register of the target machine.
+/// Lanes that Eigen computes in one step: as many as a vector register of the target machine holds, and 4 at least, since fewer do not pay
+/// for the loop around them (doubles on a machine of 16 bytes, where a LaneRegister has 2: `computed_lanes`).
 template <class Scalar>
 constexpr int register_lanes = std::max(4, EIGEN_MAX_STATIC_ALIGN_BYTES / static_cast<int>(sizeof(Scalar)));
 

@@ -24,6 +24,7 @@ class Griffin : public LayerInterface<Griffin<S>> {
   using Scalar = S;
   static constexpr std::string_view layer_name = "Griffin";
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
+  static constexpr bool reads_positions = true;      ///< see LayerInterface::activations
 
   struct Weights {
     Array<Scalar> linear_x_weight;        ///< (E, D)
@@ -98,13 +99,8 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] const Weights& weights() const { return weights_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
-  using LayerInterface<Griffin<S>>::activations;
-  /// Runs the layer on u (L, D) with positions (L): a document begins wherever the position is 0, and nowhere else. Without positions it
-  /// is one document that begins here, or that goes on from `initial`.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const;
-
-  /// Runs the layer on u (L, D) within a trace; the context's positions tell where documents begin.
+  /// Runs the layer on u (L, D) within a trace. A document begins wherever the context has the position 0, and nowhere else; without
+  /// positions it is one document that begins here, or that goes on from `initial`.
   [[nodiscard]] LayerRun<Griffin> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
   /// What the named sets of terms have besides: the recurrence of arXiv 2402.19427 and the formula of arXiv 2405.16504 have the input scale m.
@@ -202,19 +198,6 @@ Griffin<S> Griffin<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Opti
   w.linear_out_weight = tensors.required("linear_out.weight", 2);
   w.linear_out_bias = tensors.required("linear_out.bias", 1);
   return Griffin(std::move(w), options);
-}
-
-template <Real S>
-typename Griffin<S>::Activations Griffin<S>::activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial,
-                                                         const Executor& executor) const {
-  detail::check_input(layer_name, u, width_);
-  if (static_cast<Index>(positions.size()) != u.rows())
-    raise(ErrorKind::shape,
-          message("Griffin: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
-  Trace<Scalar> trace(false, executor);
-  RunContext<Scalar> context;
-  context.positions = positions;
-  return run(trace.input(Array<Scalar>::view(u)), context, initial).activations;
 }
 
 template <Real S>

@@ -183,9 +183,7 @@ UnifiedForm<S> LatentAttention<S>::lower(const Activations& act, Terms terms) co
   detail::check_activation(layer_name, "query", act.query, tokens, keys(), "(tokens, heads * key size)");
   detail::check_activation(layer_name, "key", act.key, tokens, keys(), "(tokens, heads * key size)");
   detail::check_initial_keys(layer_name, act.initial, keys(), channels());
-  SoftmaxRecurrence<Scalar> softmax = recurrence(act);
-  if (act.initial.key.rows() > 0) form.initial_state = softmax_carry(softmax, serial_executor());
-  form.recurrence = std::move(softmax);
+  set_softmax(form, recurrence(act));
   return form;
 }
 

@@ -14,6 +14,8 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/made_from.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
+#include <implicit_attention/trace/causal_convolution.hpp>
+#include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 #include <implicit_attention/trace/run_context.hpp>
@@ -95,6 +97,13 @@ void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
           message(who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)"));
 }
 
+/// Fails unless there is one position a token.
+inline void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
+  if (static_cast<Index>(positions.size()) != tokens)
+    raise(ErrorKind::shape,
+          message(who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
+}
+
 /// Fails unless an activation that is needed is there, (rows, columns): an engine fills activations itself, and what it forgot must not
 /// be taken for a term that the layer does not have.
 template <Real Scalar>
@@ -119,7 +128,7 @@ struct ReadArray {
 /// arrays that the terms read agree, these alone are counted, so that those that the terms do not read may be of any length; where only one is
 /// read, the others tell whether it is too long or too short. An array of another length is then the one that its check names.
 template <Real Scalar>
-[[nodiscard]] Index tokens_of(Terms terms, std::initializer_list<ReadArray<Scalar>> arrays) {
+[[nodiscard]] Index tokens_of(Terms terms, const std::vector<ReadArray<Scalar>>& arrays) {
   const auto most_frequent = [&](bool all, std::ptrdiff_t least) {
     const auto counts = [&](const ReadArray<Scalar>& each) { return !each.array->empty() && (all || terms.has(each.term)); };
     Index tokens = 0;
@@ -158,7 +167,7 @@ struct StatePart {
 /// Fails unless all parts of a carried-in state that are read are there, or none of any is: a part that an engine forgot must not be
 /// taken for a sequence that begins here.
 template <Real Scalar>
-void check_initial(std::string_view who, std::initializer_list<StatePart<Scalar>> parts) {
+void check_initial(std::string_view who, const std::vector<StatePart<Scalar>>& parts) {
   if (std::all_of(parts.begin(), parts.end(), [](const StatePart<Scalar>& part) { return part.numbers->size() == 0; })) return;
   for (const StatePart<Scalar>& part : parts)
     if (part.rows != 0 && part.columns != 0)
@@ -242,11 +251,21 @@ class LayerInterface {
   [[nodiscard]] typename Layer::Activations activations(const Input& u, const typename Layer::State* initial = nullptr,
                                                         const Executor& executor = serial_executor()) const {
     using Scalar = typename Layer::Scalar;
-    const ConstView<Scalar> view(u);
-    detail::check_input(Layer::layer_name, view, self().width());
-    Trace<Scalar> trace(false, executor);
     RunContext<Scalar> context;
-    return self().run(trace.input(Array<Scalar>::view(view)), context, initial).activations;
+    return run_plainly<Layer>(ConstView<Scalar>(u), context, initial, executor);
+  }
+  /// The same with the position of every token (L), of layers that read them: `static constexpr bool reads_positions = true`.
+  template <class Input, class Layer = Derived>
+    requires(Layer::reads_positions)
+  [[nodiscard]] typename Layer::Activations activations(const Input& u, const std::vector<Index>& positions,
+                                                        const typename Layer::State* initial = nullptr,
+                                                        const Executor& executor = serial_executor()) const {
+    using Scalar = typename Layer::Scalar;
+    const ConstView<Scalar> view(u);
+    detail::check_positions(Layer::layer_name, positions, view.rows());
+    RunContext<Scalar> context;
+    context.positions = positions;
+    return run_plainly<Layer>(view, context, initial, executor);
   }
   /// The implicit attention operator of the sequence that gave `activations`; they must stay alive where they view foreign memory.
   template <class Activations>
@@ -261,6 +280,13 @@ class LayerInterface {
 
  private:
   [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
+  template <class Layer>
+  [[nodiscard]] typename Layer::Activations run_plainly(ConstView<typename Layer::Scalar> u, RunContext<typename Layer::Scalar>& context,
+                                                        const typename Layer::State* initial, const Executor& executor) const {
+    detail::check_input(Layer::layer_name, u, self().width());
+    Trace<typename Layer::Scalar> trace(false, executor);
+    return self().run(trace.input(Array<typename Layer::Scalar>::view(u)), context, initial).activations;
+  }
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

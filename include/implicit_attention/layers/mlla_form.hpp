@@ -38,9 +38,11 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   recurrence.tokens = N;
   recurrence.channels = E;
   recurrence.causal = N == 1;
+  // R_h alone is a head's; what stands right of it is each channel's own. Without the skip the normalization is a term of the form.
   const bool by_head = terms.has(Term::recurrence) && !terms.has(Term::skip) && !terms.has(Term::activation) &&
                        !terms.has(Term::convolution) && !terms.has(Term::bias);
   recurrence.heads = by_head ? heads() : E;
+  if (by_head && terms.has(Term::normalization)) form.normalization = spread_columns<S>(*act.normalizer, E / heads());
   Matrix<S> weights = large_matrix<S>(recurrence.heads * N, N, "the matrices of MLLA's channels");
   Matrix<S> affine = Matrix<S>::Zero(N, E);
   const bool affine_on = terms.has(Term::bias) && !(weights_.dwc_bias.empty() && weights_.lepe_bias.empty());
@@ -49,7 +51,7 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   for (Index index = 0; index < recurrence.heads; ++index) {
     const Index head = by_head ? index : index / (E / heads());
     mixer = terms.has(Term::recurrence) ? head_matrix(act, head) : Matrix<S>(Matrix<S>::Identity(N, N));
-    if (terms.has(Term::normalization)) mixer.array().colwise() *= act.normalizer.matrix().col(head).array();
+    if (!by_head && terms.has(Term::normalization)) mixer.array().colwise() *= act.normalizer.matrix().col(head).array();
     if (terms.has(Term::skip))
       detail::for_image_taps(grid, lepe_kernel_, [&](Index to, Index from, Index tap) { mixer(to, from) += lepe_taps_(tap, index); });
     if (terms.has(Term::activation))

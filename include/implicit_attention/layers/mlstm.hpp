@@ -199,26 +199,16 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 template <Real S>
 UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
-                                                         {Term::recurrence, &act.key},
-                                                         {Term::recurrence, &act.log_decay},
-                                                         {Term::recurrence, &act.write},
-                                                         {Term::normalization, &act.normalizer},
-                                                         {Term::normalization, &act.cell_output},
-                                                         {Term::gate, &act.z},
-                                                         {Term::skip, &act.m},
-                                                         {Term::activation, &act.c},
-                                                         {Term::recurrence, &act.x}});
+  const Index tokens =
+      cell_.tokens(act, terms, {{Term::gate, &act.z}, {Term::skip, &act.m}, {Term::activation, &act.c}, {Term::recurrence, &act.x}});
   const auto check = [&](const char* name, const Array<Scalar>& array) {
     detail::check_activation(layer_name, name, array, tokens, channels(), "(tokens, channels)");
   };
   const bool skips = terms.has(Term::skip);
-  detail::check_initial<Scalar>(
-      layer_name, {{"convolution_tail", &act.initial.convolution_tail, skips && terms.has(Term::convolution) ? convolution_width() - 1 : 0,
-                    channels(), "(convolution width - 1, channels)"},
-                   cell_.recurrent_part(act.initial, terms),
-                   {"normalizer", &act.initial.normalizer},
-                   {"maximum", &act.initial.maximum}});
+  cell_.check_initial(
+      layer_name, act.initial, terms,
+      {{"convolution_tail", &act.initial.convolution_tail, skips && terms.has(Term::convolution) ? convolution_width() - 1 : 0, channels(),
+        "(convolution width - 1, channels)"}});
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);
   if (terms.has(Term::gate)) {
     check("z", act.z);

@@ -1,10 +1,14 @@
 // The cell of mLSTM (Beck et al. 2024, arXiv 2405.04517) and the norm behind it: what its two layers share.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/exponential_gates.hpp>
 #include <implicit_attention/trace/row_normalizers.hpp>
 
@@ -72,7 +76,9 @@ struct MlstmCell {
     final.maximum = act.maximum.matrix().bottomRows(1);
     const Value<S> o = head_recurrence(recurrence(act), inputs, x, detail::carried(initial.recurrent), &final.recurrent);
     const Value<S> sums = row_sums(recurrence(act), inputs, detail::carried(initial.normalizer), &final.normalizer);
-    const Value<S> floor = apply_function(Function::exp, times(gates.maximum, S(-1)));
+    // Bounded where exp(-m) would be infinite: what is divided by it is 0 either way, and its gradient must not be 0 times infinity.
+    const S largest = std::log(std::numeric_limits<S>::max()) - S(1);
+    const Value<S> floor = apply_function(Function::exp, clamp(times(gates.maximum, S(-1)), -std::numeric_limits<S>::infinity(), largest));
     const Value<S> normalizer = reciprocal(magnitude_at_least(sums, floor), eps);
     act.normalizer = normalizer.numbers;
     const Value<S> cell = scale(spread_heads(normalizer, channels / heads), o);
@@ -84,10 +90,24 @@ struct MlstmCell {
     return norm_bias.empty() ? normed : plus_row(normed, norm_bias);
   }
 
-  /// The state that the form reads, for its check.
-  [[nodiscard]] detail::StatePart<S> recurrent_part(const MlstmCellState<S>& initial, Terms terms) const {
-    return {"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,
-            "(heads * state, channels / heads)"};
+  /// The number of tokens that the cell's activations and `others`, those of the layer, are of.
+  [[nodiscard]] static Index tokens(const MlstmCellActivations<S>& act, Terms terms, const std::vector<detail::ReadArray<S>>& others) {
+    std::vector<detail::ReadArray<S>> arrays = {{Term::recurrence, &act.query},         {Term::recurrence, &act.key},
+                                                {Term::recurrence, &act.log_decay},     {Term::recurrence, &act.write},
+                                                {Term::normalization, &act.normalizer}, {Term::normalization, &act.cell_output}};
+    arrays.insert(arrays.end(), others.begin(), others.end());
+    return detail::tokens_of<S>(terms, arrays);
+  }
+
+  /// Fails unless all parts of a carried-in state that the form reads are there, or none of any is; `parts`: the layer's, to which the
+  /// cell's are added.
+  void check_initial(std::string_view who, const MlstmCellState<S>& initial, Terms terms,
+                     std::vector<detail::StatePart<S>> parts = {}) const {
+    parts.push_back({"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,
+                     "(heads * state, channels / heads)"});
+    parts.push_back({"normalizer", &initial.normalizer});
+    parts.push_back({"maximum", &initial.maximum});
+    detail::check_initial<S>(who, parts);
   }
 
   /// Recurrence, normalization and norm bias of the form, as far as they are on.

@@ -164,16 +164,8 @@ LayerRun<MlstmLarge<S>> MlstmLarge<S>::run(const Value<Scalar>& u, RunContext<Sc
 template <Real S>
 UnifiedForm<S> MlstmLarge<S>::lower(const Activations& act, Terms terms) const {
   UnifiedForm<Scalar> form;
-  const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
-                                                         {Term::recurrence, &act.key},
-                                                         {Term::recurrence, &act.log_decay},
-                                                         {Term::recurrence, &act.write},
-                                                         {Term::normalization, &act.normalizer},
-                                                         {Term::normalization, &act.cell_output},
-                                                         {Term::gate, &act.gate_input},
-                                                         {Term::recurrence, &act.x}});
-  detail::check_initial<Scalar>(
-      layer_name, {cell_.recurrent_part(act.initial, terms), {"normalizer", &act.initial.normalizer}, {"maximum", &act.initial.maximum}});
+  const Index tokens = cell_.tokens(act, terms, {{Term::gate, &act.gate_input}, {Term::recurrence, &act.x}});
+  cell_.check_initial(layer_name, act.initial, terms);
   cell_.lower(layer_name, act, tokens, act.initial, terms, form);
   if (terms.has(Term::gate)) {
     detail::check_activation(layer_name, "gate_input", act.gate_input, tokens, channels(), "(tokens, channels)");

@@ -49,10 +49,9 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> key_scale;                           ///< (L, E): exp(k_t - o_t)
     Array<Scalar> query_scale;                         ///< (L, E): weight of the scaled state in the normalised output
     Array<Scalar> diagonal;                            ///< (L, E): weight of the token itself, norm_i p[i,i]
-    Array<Scalar> key;                                 ///< the keys that it was made from: it stands for no others
     std::vector<Index> starts;                         ///< where documents begin in them, ascending; empty: it is one text
     Matrix<Scalar> final_denominator, final_exponent;  ///< (1, E)
-    MadeFrom<Scalar> exponent_from = {};               ///< the state that it was made from
+    MadeFrom<Scalar> made_from = {};                   ///< the keys and the state that weighting() made exponent from
   };
 
   /// One sequence through the layer. An engine that has run the layer itself views its receptance, key and value (as x) here.
@@ -60,7 +59,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> x;           ///< (L, E): value, the linear input
     Array<Scalar> key;         ///< (L, E)
     Array<Scalar> receptance;  ///< (L, E): before the sigmoid
-    Weighting weighting;       ///< recomputed where it is empty, or was made from other keys than these
+    Weighting weighting;       ///< recomputed where it is empty, or was made from other keys, or another state, than these
     Array<Scalar> y;           ///< (L, E): output before the output projection
     Array<Scalar> out;         ///< (L, D)
     State initial;             ///< the state carried in; empty matrices if none
@@ -82,8 +81,8 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Rwkv4> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
-  /// What the named sets of terms have besides: both are divided by the denominator, as in arXiv 2405.16504 and its code. The undivided p is
-  /// had by a list, `Terms(Term::recurrence)`; see `lower` for its scale.
+  /// What the named sets of terms have besides: both are divided by the denominator, as in arXiv 2405.16504 and its code. A list,
+  /// `Terms(Term::recurrence)`, gives the undivided p; see `lower` for its scale.
   static constexpr Terms named_sets_have = Term::normalization;
 
   /// The unified form (formulation: RWKV-4). Needs receptance and key. With the normalization off, R is p times
@@ -102,6 +101,8 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
 
  private:
   [[nodiscard]] Weighting weighting_of(const Activations& act) const;
+  /// What of a carried-in state the weighting is made of: denominator and exponent, (2, E), empty where none was carried in.
+  [[nodiscard]] static Matrix<Scalar> scaled_by(const State& initial);
 
   [[nodiscard]] DiagonalRecurrence<Scalar> normalised_recurrence(const Weighting& scaled) const;
 
@@ -228,10 +229,9 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
     o = next;
   }
   Weighting result;
-  result.key = keys;
   result.starts = starts;
   result.exponent = std::move(exponent);
-  result.exponent_from = {result.exponent, {}, initial.denominator};
+  result.made_from = {result.exponent, {{"key", &keys}}, scaled_by(initial)};
   result.step = std::move(step);
   result.key_scale = std::move(key_scale);
   result.query_scale = std::move(query_scale);

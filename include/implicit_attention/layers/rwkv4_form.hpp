@@ -25,11 +25,6 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
     return form;
   }
   check("key", act.key);
-  const State& before = act.initial;
-  detail::check_initial<Scalar>(layer_name, {{"shifted", &before.shifted},
-                                             {"numerator", &before.numerator, 1, channels_, "(1, channels)"},
-                                             {"denominator", &before.denominator, 1, channels_, "(1, channels)"},
-                                             {"exponent", &before.exponent, 1, channels_, "(1, channels)"}});
   const Weighting scaled = weighting_of(act);
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
@@ -44,12 +39,22 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
 }
 
 template <Real S>
+Matrix<S> Rwkv4<S>::scaled_by(const State& initial) {
+  if (initial.denominator.size() == 0) return {};
+  Matrix<Scalar> both(2, initial.denominator.cols());
+  both << initial.denominator, initial.exponent;
+  return both;
+}
+
+template <Real S>
 typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) const {
-  const bool current = !act.weighting.step.empty() && act.weighting.key.data() == act.key.data() &&
-                       act.weighting.key.rows() == act.key.rows() &&
-                       !act.weighting.exponent_from.stale(act.weighting.exponent, {}, act.initial.denominator);
-  if (!current) return weighting(act.key, act.initial);
+  const State& before = act.initial;
+  detail::check_initial<Scalar>(layer_name, {{"shifted", &before.shifted},
+                                             {"numerator", &before.numerator, 1, channels_, "(1, channels)"},
+                                             {"denominator", &before.denominator, 1, channels_, "(1, channels)"},
+                                             {"exponent", &before.exponent, 1, channels_, "(1, channels)"}});
   const Weighting& w = act.weighting;
+  if (w.step.empty() || w.made_from.stale(w.exponent, {{"key", &act.key}}, scaled_by(before))) return weighting(act.key, before);
   for (const auto& [name, array] :
        {std::pair{"weighting.exponent", &w.exponent}, std::pair{"weighting.step", &w.step}, std::pair{"weighting.key_scale", &w.key_scale},
         std::pair{"weighting.query_scale", &w.query_scale}, std::pair{"weighting.diagonal", &w.diagonal}})

@@ -30,6 +30,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   using Scalar = S;
   static constexpr std::string_view layer_name = "SoftmaxAttention";
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
+  static constexpr bool reads_positions = true;      ///< see LayerInterface::activations
 
   struct Weights {
     Array<Scalar> q_proj_weight;  ///< (E, D); with an output gate (2E, D): for each head its queries, then its gate
@@ -98,13 +99,8 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   [[nodiscard]] const Weights& weights() const { return weights_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
-  using LayerInterface<SoftmaxAttention<S>>::activations;
-  /// Runs the layer on u (L, D) with positions (L). They rotate queries and keys and nothing else: as in the public port, attention
-  /// looks across the border between packed documents. Without positions they are 0, 1, ..., or go on from `initial`.
-  [[nodiscard]] Activations activations(ConstView<Scalar> u, const std::vector<Index>& positions, const State* initial = nullptr,
-                                        const Executor& executor = serial_executor()) const;
-
-  /// Runs the layer on u (L, D) within a trace.
+  /// Runs the layer on u (L, D) within a trace. The context's positions rotate queries and keys and nothing else: as in the public port,
+  /// attention looks across the border between packed documents. Without positions they are 0, 1, ..., or go on from `initial`.
   [[nodiscard]] LayerRun<SoftmaxAttention> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
   /// The unified form. Needs query and key, and gate_input where there is a gate. Weights are made when rows are asked for.
@@ -204,19 +200,6 @@ SoftmaxAttention<S> SoftmaxAttention<S>::from_tensors(const PrefixedTensors<Scal
 }
 
 template <Real S>
-typename SoftmaxAttention<S>::Activations SoftmaxAttention<S>::activations(ConstView<Scalar> u, const std::vector<Index>& positions,
-                                                                           const State* initial, const Executor& executor) const {
-  detail::check_input(layer_name, u, width_);
-  if (static_cast<Index>(positions.size()) != u.rows())
-    raise(ErrorKind::shape,
-          message("SoftmaxAttention: positions are (", static_cast<Index>(positions.size()), "), expected (", u.rows(), ") = (tokens)"));
-  Trace<Scalar> trace(false, executor);
-  RunContext<Scalar> context;
-  context.positions = positions;
-  return run(trace.input(Array<Scalar>::view(u)), context, initial).activations;
-}
-
-template <Real S>
 LayerRun<SoftmaxAttention<S>> SoftmaxAttention<S>::run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial) const {
   const Weights& w = weights_;
   Activations act;
@@ -272,9 +255,7 @@ UnifiedForm<S> SoftmaxAttention<S>::lower(const Activations& act, Terms terms) c
   detail::check_activation(layer_name, "query", act.query, tokens, channels_, "(tokens, heads * head size)");
   detail::check_activation(layer_name, "key", act.key, tokens, shared_, "(tokens, key heads * head size)");
   detail::check_initial_keys(layer_name, act.initial, shared_, shared_);
-  SoftmaxRecurrence<Scalar> softmax = recurrence(act);
-  if (act.initial.key.rows() > 0) form.initial_state = softmax_carry(softmax, serial_executor());
-  form.recurrence = std::move(softmax);
+  set_softmax(form, recurrence(act));
   return form;
 }
 

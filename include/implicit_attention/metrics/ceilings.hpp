@@ -14,7 +14,7 @@
 #include <vector>
 
 #include <implicit_attention/metrics/perturbation.hpp>
-#include <implicit_attention/metrics/random_numbers.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 

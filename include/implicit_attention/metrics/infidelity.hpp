@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/metrics/random_numbers.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/metrics/scores.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

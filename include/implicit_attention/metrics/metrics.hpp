@@ -27,7 +27,6 @@
 #include <implicit_attention/metrics/infidelity.hpp>
 #include <implicit_attention/metrics/known_cause.hpp>
 #include <implicit_attention/metrics/perturbation.hpp>
-#include <implicit_attention/metrics/random_numbers.hpp>
 #include <implicit_attention/metrics/randomization.hpp>
 #include <implicit_attention/metrics/cached_model.hpp>
 #include <implicit_attention/metrics/scores.hpp>

@@ -96,7 +96,7 @@ template <Real Scalar>
   Index row = 0;
   while (pass.logit_positions[static_cast<std::size_t>(row)] != position) ++row;
   const auto add = [&](const char* what, Index id, Scalar amount) {
-    if (id < 0 || id >= d.cols()) raise(ErrorKind::value, message(what, " token ", id, " is out of range, expected 0 to ", d.cols() - 1));
+    check_index(id, d.cols(), what, " token");
     d(row, id) += amount;
   };
   add("target", token, Scalar(1));

@@ -160,8 +160,7 @@ template <Real S>
   const ConstView<S> logits = pass.logits_at(position);
   RowVector<S> w = RowVector<S>::Zero(model.width());
   const auto add = [&](const char* what, Index id, S amount) {
-    if (id < 0 || id >= model.vocabulary())
-      raise(ErrorKind::value, message("ALTI-Logit: ", what, " token ", id, " is out of range, expected 0 to ", model.vocabulary() - 1));
+    check_index(id, model.vocabulary(), "ALTI-Logit: ", what, " token");
     if (parts.soft_cap > S(0) && logits(0, id) != S(0))  // cap tanh(l / cap) = scale l
       amount *= logits(0, id) / (parts.soft_cap * std::atanh(logits(0, id) / parts.soft_cap));
     w += amount * detail::row_of(parts.head, id);

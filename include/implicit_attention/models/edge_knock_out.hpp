@@ -13,6 +13,7 @@
 
 #include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -33,7 +34,7 @@ struct Edge {
   std::mt19937_64 engine(seed);  // selection sampling: Knuth, The Art of Computer Programming, volume 2, 3.4.2, algorithm S
   for (Index to = 0; to <= position; ++to)
     for (Index from = 0; from <= to; ++from, --left) {
-      const double share = static_cast<double>(engine() >> 11) * 0x1p-53;
+      const double share = detail::uniform(engine);
       if (static_cast<double>(left) * share < static_cast<double>(most - static_cast<Index>(edges.size()))) edges.push_back({to, from});
     }
   return edges;
@@ -168,13 +169,8 @@ class KnockOut {
 
   void check(const Target& target) const {
     detail::check_position("knock-out", target.position, pass_.tokens());
-    const auto check_token = [&](const char* what, Index token) {
-      if (token < 0 || token >= model_.vocabulary())
-        raise(ErrorKind::value,
-              message("knock-out: ", what, " token ", token, " is out of range, expected 0 to ", model_.vocabulary() - 1));
-    };
-    check_token("target", target.token);
-    if (target.contrast) check_token("contrast", *target.contrast);
+    check_index(target.token, model_.vocabulary(), "knock-out: target token");
+    if (target.contrast) check_index(*target.contrast, model_.vocabulary(), "knock-out: contrast token");
   }
 
   [[nodiscard]] static S value(ConstView<S> logits, const Target& target) {

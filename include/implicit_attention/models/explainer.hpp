@@ -265,20 +265,6 @@ S Explainer<S>::value(const Target& target) const {
 }
 
 template <Real S>
-const BackwardPass<S>& Explainer<S>::gradients(const Target& target) {
-  need_logits({target.position});
-  check(target);
-  need(false, true);
-  if (!backward_ || !same(*backward_target_, target)) {
-    BackwardOptions<Scalar> backward_options;
-    backward_options.executor = options_.executor;
-    backward_ = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), backward_options);
-    backward_target_ = target;
-  }
-  return *backward_;
-}
-
-template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   need_logits({target.position});
   check(target);
@@ -397,27 +383,6 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
     }
   }
   return result;
-}
-
-template <Real S>
-bool Explainer<S>::same(const Target& a, const Target& b) {
-  return a.position == b.position && a.token == b.token && a.contrast == b.contrast;
-}
-
-template <Real S>
-S Explainer<S>::value_of(ConstView<Scalar> logits, const Target& target) {
-  const Scalar value = logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : Scalar(0));
-  if (!std::isfinite(value))
-    raise(ErrorKind::value, message("target: the logit of token ", target.token, " at position ", target.position,
-                                    " is not finite; are there NaN in the weights?"));
-  return value;
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
-  whole.position = position;
-  whole.scores = whole.map.row(position);
-  return whole;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

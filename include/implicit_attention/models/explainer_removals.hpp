@@ -151,9 +151,7 @@ Matrix<S> Explainer<S>::values_without_in_one_run(const std::vector<Index>& remo
 
 template <Real S>
 void Explainer<S>::check_removal(const MethodOptions<Scalar>& options) const {
-  if (options.removal == Removal::replace && (options.replacement < 0 || options.replacement >= model_.vocabulary()))
-    raise(ErrorKind::value,
-          message("leave-one-out: replacement token ", options.replacement, " is out of range, expected 0 to ", model_.vocabulary() - 1));
+  if (options.removal == Removal::replace) check_index(options.replacement, model_.vocabulary(), "leave-one-out: replacement token");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -1,8 +1,9 @@
-// How the explainer runs the model: how much of the text, what is taken meanwhile, and which logits are there. explainer.hpp includes this
-// header.
+// How the explainer runs the model, forwards and back: how much of the text, what is taken meanwhile, and which logits are there.
+// explainer.hpp includes this header.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <optional>
 #include <utility>
@@ -80,12 +81,8 @@ void Explainer<S>::need_logits(const std::vector<Index>& positions) {
 template <Real S>
 void Explainer<S>::check(const Target& target) const {
   detail::check_position("target", target.position, tokens());
-  const auto check_token = [&](const char* what, Index token) {
-    if (token < 0 || token >= model_.vocabulary())
-      raise(ErrorKind::value, message(what, " token ", token, " is out of range, expected 0 to ", model_.vocabulary() - 1));
-  };
-  check_token("target", target.token);
-  if (target.contrast) check_token("contrast", *target.contrast);
+  check_index(target.token, model_.vocabulary(), "target token");
+  if (target.contrast) check_index(*target.contrast, model_.vocabulary(), "contrast token");
   use_logits(target.position, [&](ConstView<Scalar> logits) {
     if (logits.allFinite()) return;
     ForwardOptions searching = options_;  // once more, for the name of the layer, token and channel where it began
@@ -103,6 +100,41 @@ ForwardOptions Explainer<S>::prefix_options(Index position) const {
   run.logit_positions = Indices({position});
   run.positions = prefix(options_.positions, position);
   return run;
+}
+
+template <Real S>
+const BackwardPass<S>& Explainer<S>::gradients(const Target& target) {
+  need_logits({target.position});
+  check(target);
+  need(false, true);
+  if (!backward_ || !same(*backward_target_, target)) {
+    BackwardOptions<Scalar> backward_options;
+    backward_options.executor = options_.executor;
+    backward_ = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), backward_options);
+    backward_target_ = target;
+  }
+  return *backward_;
+}
+
+template <Real S>
+bool Explainer<S>::same(const Target& a, const Target& b) {
+  return a.position == b.position && a.token == b.token && a.contrast == b.contrast;
+}
+
+template <Real S>
+S Explainer<S>::value_of(ConstView<Scalar> logits, const Target& target) {
+  const Scalar value = logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : Scalar(0));
+  if (!std::isfinite(value))
+    raise(ErrorKind::value, message("target: the logit of token ", target.token, " at position ", target.position,
+                                    " is not finite; are there NaN in the weights?"));
+  return value;
+}
+
+template <Real S>
+Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
+  whole.position = position;
+  whole.scores = whole.map.row(position);
+  return whole;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

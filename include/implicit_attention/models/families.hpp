@@ -48,6 +48,7 @@ struct LayerFamily {
   std::string_view header;                ///< of its descriptor, below layers/
   std::vector<std::string_view> telling;  ///< tensors that such a layer has: the first that is found below a prefix names the layer
   PartPointer<S> (*read)(const PrefixedTensors<S>& tensors, const Configuration& configuration);
+  bool reads_positions = false;  ///< see LayerInterface::activations
 };
 
 /// A family of language models: `load_language_model` takes the first that recognises a checkpoint.
@@ -77,7 +78,7 @@ template <Real S>
       {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
       {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},
       {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C&) { return mixer_part(Rwkv4<S>::from_tensors(t)); }},
-      {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }},
+      {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C&) { return mixer_part(Griffin<S>::from_tensors(t)); }, Griffin<S>::reads_positions},
       {"gdn", "Gated DeltaNet", "gated_delta_net.hpp", {"in_proj_qkvz.weight", "in_proj_qkv.weight", "a_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
       {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
       {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},

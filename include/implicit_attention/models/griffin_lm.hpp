@@ -53,7 +53,7 @@ template <Real Scalar>
 
 }  // namespace detail
 
-/// Reads a Griffin language model (RecurrentGemma). Whether a layer is recurrent or attends is told by its tensors. Of the configuration
+/// Reads a Griffin language model (RecurrentGemma). Tensors tell whether a layer is recurrent or attends. Of the configuration
 /// are used: num_attention_heads, attention_window_size (2048), partial_rotary_factor (0.5), rope_theta (10000), rms_norm_eps (1e-6),
 /// logits_soft_cap (30; 0: none), embeddings_scale_by_sqrt_dim (true); every other key that is there must agree with the weights
 /// (`intermediate_size` is twice the inner width in the public files; the inner width itself is taken too). Fails naming the tensor or

@@ -47,10 +47,10 @@ template <Real Scalar>
 
 }  // namespace detail
 
-/// Reads a Kimi Linear language model. The kind of a layer is told by its tensors; of the configuration are used:
-/// linear_attn_config.num_heads (linear_num_heads in files of transformers' own port) and .gate_lower_bound (none), num_attention_heads, rms_norm_eps (1e-5), num_experts_per_token,
-/// num_expert_group, topk_group, moe_renormalize (true), routed_scaling_factor (1); every other key must agree with the weights. Nothing is
-/// rotated, whatever rope_theta says. Fails naming the tensor or the key.
+/// Reads a Kimi Linear language model. Tensors tell the kind of a layer; of the configuration are used:
+/// linear_attn_config.num_heads (linear_num_heads in files of transformers' own port) and .gate_lower_bound (none), num_attention_heads,
+/// rms_norm_eps (1e-5), num_experts_per_token, num_expert_group, topk_group, moe_renormalize (true), routed_scaling_factor (1); every other
+/// key must agree with the weights. Nothing is rotated, whatever rope_theta says. Fails naming the tensor or the key.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_kimi_linear_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"kimi_linear"}, "the tensors are those of a Kimi Linear language model");

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <implicit_attention/core/finite.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/models/forward_pass.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -24,23 +25,6 @@ template <Real Scalar>
   return chosen;
 }
 }  // namespace detail
-
-/// The parts of a language model; models/mamba_lm.hpp and its neighbours read them from checkpoints.
-template <Real Scalar>
-struct LanguageModelParts {
-  std::string name;                ///< the public architecture, e.g. `MambaForCausalLM`
-  Array<Scalar> embedding;         ///< (vocabulary, D)
-  Scalar embedding_scale = 1;      ///< what embeddings are multiplied by (Griffin, Granite, Falcon-H1)
-  Norm<Scalar> embedding_norm;     ///< a norm of the embeddings (RWKV), or empty
-  bool shares_embeddings = false;  ///< whether layers read the first residual stream, as the shared value `embeddings` (Zamba2)
-  std::vector<Block<Scalar>> blocks;
-  Norm<Scalar> final_norm;
-  Array<Scalar> head;          ///< (vocabulary, D); the embedding again where they are tied
-  Array<Scalar> head_bias;     ///< (vocabulary), or empty
-  Scalar logit_scale = 1;      ///< what logits are multiplied by
-  Scalar soft_cap = 0;         ///< logits = cap tanh(logits / cap); 0: none
-  bool has_positions = false;  ///< whether token positions mean anything
-};
 
 /// A public language model, run forwards; models/backward.hpp runs it backwards. Cheap to copy: weights are shared or viewed.
 template <Real S>
@@ -212,9 +196,7 @@ template <Real S>
 Matrix<S> LanguageModel<S>::next_logits_at(const std::vector<Index>& rows, ConstView<Scalar> embeddings, CarriedStates& states,
                                            const Executor& executor) const {
   detail::check_input(name(), embeddings, width());
-  for (const Index row : rows)
-    if (row < 0 || row >= embeddings.rows())
-      raise(ErrorKind::value, message(name(), ": row ", row, " is out of range, expected 0 to ", embeddings.rows() - 1));
+  for (const Index row : rows) check_index(row, embeddings.rows(), name(), ": row");
   if (!causal()) raise(ErrorKind::value, message(name(), ": a layer looks at later tokens, so there is no next one"));
   if (states.begun() && !states.refusals().empty())
     raise(ErrorKind::value, message(name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again"));
@@ -328,8 +310,7 @@ Matrix<S> LanguageModel<S>::logits_of(ConstView<Scalar> final_residual, const Ex
 
 template <Real S>
 std::size_t LanguageModel<S>::checked_layer(Index layer) const {
-  if (layer < 0 || layer >= layer_count())
-    raise(ErrorKind::value, message(name(), ": layer ", layer, " is out of range, expected 0 to ", layer_count() - 1));
+  check_index(layer, layer_count(), name(), ": layer");
   return static_cast<std::size_t>(layer);
 }
 
@@ -394,9 +375,7 @@ template <Real S>
 std::vector<Index> LanguageModel<S>::checked_positions(const std::vector<Index>& positions, Index tokens) const {
   if (positions.empty()) return {};
   if (!parts_.has_positions) raise(ErrorKind::value, message(name(), ": positions were given, but this model has none"));
-  if (static_cast<Index>(positions.size()) != tokens)
-    raise(ErrorKind::shape,
-          message(name(), ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
+  detail::check_positions(name(), positions, tokens);
   for (std::size_t token = 0; token < positions.size(); ++token)
     if (positions[token] < 0)
       raise(ErrorKind::value, message(name(), ": position ", positions[token], " of token ", static_cast<Index>(token), " is negative"));

@@ -29,7 +29,7 @@ namespace detail {
 
 }  // namespace detail
 
-/// Reads an LFM2 language model. The kind of a layer is told by its tensors; of the configuration are used: num_attention_heads,
+/// Reads an LFM2 language model. Tensors tell the kind of a layer; of the configuration are used: num_attention_heads,
 /// norm_eps (1e-5), rope_theta (1e6); every other key must agree with the weights. The final norm is called `embedding_norm`. The head is
 /// the embedding unless tie_embedding (or tie_word_embeddings) says otherwise. Fails naming the tensor or the key.
 template <Real Scalar>

@@ -20,7 +20,7 @@ template <Real Scalar>
   const double eps = detail::positive_number(configuration, {"norm_eps", "layer_norm_epsilon"}, 1e-5);
   return detail::read_rwkv_model("RWKV7ForCausalLM", source, configuration, names, eps, eps,
                                  [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index layer) {
-                                   static_cast<void>(mixing.required("x_k"));  // by which its version is told
+                                   static_cast<void>(mixing.required("x_k"));  // which tells its version
                                    ChannelMixing<Scalar> channel_mixing = ChannelMixing<Scalar>::from_tensors(mixing);
                                    detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, channel_mixing.inner_width(),
                                                           "the channel mixing's key.weight has that many rows");

@@ -1,4 +1,5 @@
-// A stack of layers on a residual stream, whatever the layers are: how one layer runs, and how a recorded one is walked back.
+// A stack of layers on a residual stream, whatever the layers are: how one layer runs, and how a recorded one is walked back; and the parts
+// of a language model, which are a stack between an embedding and a head.
 #pragma once
 
 #include <cstddef>
@@ -216,5 +217,22 @@ template <Real S>
 }
 
 }  // namespace detail
+
+/// The parts of a language model; models/mamba_lm.hpp and its neighbours read them from checkpoints.
+template <Real Scalar>
+struct LanguageModelParts {
+  std::string name;                ///< the public architecture, e.g. `MambaForCausalLM`
+  Array<Scalar> embedding;         ///< (vocabulary, D)
+  Scalar embedding_scale = 1;      ///< what embeddings are multiplied by (Griffin, Granite, Falcon-H1)
+  Norm<Scalar> embedding_norm;     ///< a norm of the embeddings (RWKV), or empty
+  bool shares_embeddings = false;  ///< whether layers read the first residual stream, as the shared value `embeddings` (Zamba2)
+  std::vector<Block<Scalar>> blocks;
+  Norm<Scalar> final_norm;
+  Array<Scalar> head;          ///< (vocabulary, D); the embedding again where they are tied
+  Array<Scalar> head_bias;     ///< (vocabulary), or empty
+  Scalar logit_scale = 1;      ///< what logits are multiplied by
+  Scalar soft_cap = 0;         ///< logits = cap tanh(logits / cap); 0: none
+  bool has_positions = false;  ///< whether token positions mean anything
+};
 
 IMPLICIT_ATTENTION_NAMESPACE_END

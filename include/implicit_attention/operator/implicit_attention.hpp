@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <implicit_attention/core/large_memory.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
 #include <implicit_attention/operator/operator_part.hpp>
 #include <implicit_attention/operator/reduction.hpp>
@@ -134,17 +135,18 @@ void ImplicitAttention<S>::materialize_into(View<Scalar> out, const Selection& s
 template <Real S>
 Index ImplicitAttention<S>::heads() const {
   const SharedMatrix<Scalar>* shared = parts_.front().shared_matrix();
-  return shared == nullptr ? 0 : shared->heads;
+  if (shared == nullptr) return 0;
+  // Matrices given for each channel may hold other terms as well (MLLA with its convolutions): they are no head's R.
+  return form_.recurrence.given() != nullptr && shared->heads == channels() ? 0 : shared->heads;
 }
 
 template <Real S>
 AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, Index summand) const {
   if (heads() == 0)
     raise(ErrorKind::value,
-          "head_maps: this layer has no heads, every channel has a recurrence of its own; materialize it with "
-          "Terms::recurrence()");
-  if (summand < 0 || summand >= summands())
-    raise(ErrorKind::value, message("head_maps: summand ", summand, " is out of range, expected 0 to ", summands() - 1));
+          "head_maps: every channel has a matrix of its own, no head shares one; materialize channels, or, where other terms make them "
+          "differ, ask with Terms::recurrence()");
+  check_index(summand, summands(), "head_maps: summand");
   const auto& part = parts_[static_cast<std::size_t>(summand)];
   std::vector<Index> head_list = selection.channels.resolve(heads(), "head");
   std::vector<Index> row_list = selection.rows.resolve(tokens(), "row");

@@ -9,6 +9,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/shape.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -31,8 +32,7 @@ class Indices {
       return {count - 1};
     }
     if (kind_ == Kind::list) {
-      for (const Index index : list_)
-        if (index < 0 || index >= count) raise(ErrorKind::value, message(what, " ", index, " is out of range, expected 0 to ", count - 1));
+      for (const Index index : list_) check_index(index, count, what);
       return list_;
     }
     std::vector<Index> every(static_cast<std::size_t>(count));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/operator/recurrence.hpp>
@@ -98,6 +99,13 @@ void UnifiedForm<Scalar>::check() const {
     same_size(second->form, "the second path");
     check_shape("UnifiedForm", "the second path's input", second->input, length, count, "(tokens, channels)");
   }
+}
+
+/// Softmax attention as the recurrence of a form, with what its carried-in keys and values add.
+template <Real Scalar>
+void set_softmax(UnifiedForm<Scalar>& form, SoftmaxRecurrence<Scalar> softmax) {
+  if (softmax.past_key.rows() > 0) form.initial_state = softmax_carry(softmax, serial_executor());
+  form.recurrence = std::move(softmax);
 }
 
 /// `array` if the term is on, else an empty one.

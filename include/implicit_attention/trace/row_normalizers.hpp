@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <implicit_attention/trace/clamp.hpp>
+#include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -35,14 +36,6 @@ template <Real S>
     back.add(x, (g.array() * above.array() * (*x).array().sign()).matrix());
     back.add(floor, (g.array() * (S(1) - above.array())).matrix());
   });
-}
-
-/// One number a head for every one of its channels: (tokens, heads) to (tokens, heads * size).
-template <Real S>
-[[nodiscard]] Matrix<S> spread_columns(ConstView<S> x, Index size) {
-  Matrix<S> out(x.rows(), x.cols() * size);
-  for (Index head = 0; head < x.cols(); ++head) out.middleCols(head * size, size).colwise() = x.col(head);
-  return out;
 }
 
 /// sum_j R[i,j] of every head, (tokens, heads), in linear time: the recurrence on a column of ones. `carried` (heads * state, 1) is what a

@@ -78,7 +78,6 @@ class AddedTokens {
   /// Cuts text that is not normalized yet at the tokens that are to be found there, and normalized text at the others.
   void split_raw(std::string_view text, std::vector<Part>& parts) const { split(raw_, text, parts); }
   void split_normalized(std::string_view text, std::vector<Part>& parts) const { split(later_, text, parts); }
-  [[nodiscard]] bool any_normalized() const { return !later_.empty(); }
 
  private:
   /// The leftmost token first, of several that begin there the longest.
