@@ -38,9 +38,9 @@ void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::st
   INFO(what);
   REQUIRE(found.rows() == expected.rows());
   REQUIRE(found.cols() == expected.cols());
-  const double largest = static_cast<double>(expected.cwiseAbs().maxCoeff());
+  const double largest = static_cast<double>(expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   REQUIRE(largest > 0);
-  CHECK(static_cast<double>((found - expected).cwiseAbs().maxCoeff()) <= engine_tolerance<S> * largest);
+  CHECK(static_cast<double>((found - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()) <= engine_tolerance<S> * largest);
 }
 
 /// Maps, bias and a reduction of two operators of one layer.
@@ -451,7 +451,9 @@ TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, t
   repeated.key = Matrix<double>(ran.key.matrix().replicate(1, 2));
   const auto tiled_maps = delta_engine<double>(weights, 2, true).implicit_attention(tiled);
   check_operators<double>(tiled_maps, delta_engine<double>(weights, 4).implicit_attention(repeated), "tiled");
-  CHECK((tiled_maps.materialize().stacked() - engine.implicit_attention(ran).materialize().stacked()).cwiseAbs().maxCoeff() > 1e-3);
+  CHECK((tiled_maps.materialize().stacked() - engine.implicit_attention(ran).materialize().stacked())
+            .cwiseAbs()
+            .template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
 
   using A = GatedDeltaNet<double>::Activations;
   const auto refused = [&](const std::string& expected, const std::function<void(A&)>& change) {

@@ -42,8 +42,8 @@ void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::st
   INFO(what);
   REQUIRE(found.rows() == expected.rows());
   REQUIRE(found.cols() == expected.cols());
-  const double largest = static_cast<double>(expected.cwiseAbs().maxCoeff());
-  CHECK(static_cast<double>((found - expected).cwiseAbs().maxCoeff()) <= tolerance<S> * largest);
+  const double largest = static_cast<double>(expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+  CHECK(static_cast<double>((found - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()) <= tolerance<S> * largest);
 }
 
 /// What a layer makes of tokens first..first+count-1 alone, its activations being those of the whole sequence.

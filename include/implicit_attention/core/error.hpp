@@ -40,9 +40,9 @@ class Error : public std::runtime_error {
 
 /// What a host does about an error: exit, abort, or throw an exception of its own. It must not return; after one that does, the default
 /// follows. What it calls of this library must not fail, for it would be called again. An error may come from a loop that an executor runs
-/// on another thread: an exception must be one that the executor passes on (core/shared_loop.hpp does); longjmp is right only where every
-/// executor is serial, and leaks what the library held; std::exit destroys static objects, among which the pool of that thread must not be
-/// (std::_Exit destroys none).
+/// on another thread: an exception must be one that the executor passes on (core/shared_loop.hpp does, built with exceptions); longjmp is
+/// right only where every executor is serial, and leaks what the library held; std::exit destroys static objects, among which the pool of
+/// that thread must not be (std::_Exit destroys none).
 using ErrorHandler = void (*)(ErrorKind kind, const char* message);
 /// The same, and where in the library's source the error was found.
 using ErrorHandlerAt = void (*)(ErrorKind kind, const char* message, const char* file, int line);
