@@ -488,10 +488,14 @@ TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[s
   other.terms = Terms::all().without(Term::skip);
   refused("skip is (0, 0), expected (1, 21)", other.piece(5, 1), sequence.x(5, 1));
   other = sequence;
-  auto weights = sequence.layer.weights();
-  weights.A_log = with(weights.A_log, 2, 3, 0.5);
-  other.layer = Mamba<double>(weights);
-  refused("rate has other numbers than in the pieces before", other.piece(5, 1), sequence.x(5, 1));
+  using W = Mamba<double>::Weights;
+  for (const auto& [name, weight] : {std::pair{"rate", &W::A_log}, std::pair{"skip", &W::D}, std::pair{"convolution", &W::conv1d_weight},
+                                     std::pair{"convolution_bias", &W::conv1d_bias}}) {
+    W weights = sequence.layer.weights();
+    weights.*weight = with(weights.*weight, 0, 0, 0.5);
+    other.layer = Mamba<double>(weights);
+    refused(std::string(name) + " has other numbers than in the pieces before", other.piece(5, 1), sequence.x(5, 1));
+  }
   other.terms = Terms::all().without(Term::recurrence);
   refused("another kind, or of other sizes or scales", other.piece(5, 1), sequence.x(5, 1));
   refused("a piece has 6 channels, expected 21", griffin<double>(3).piece(0, 1), Matrix<double>(1, 6));
