@@ -118,8 +118,8 @@ int main() {
     const Matrix<float> row = layer.run(Memory(Dtype::F32)), narrow = layer.run(Memory(Dtype::BF16));
     Index most = 0;
     row.row(0).maxCoeff(&most);
-    const float difference = (row - narrow).cwiseAbs().maxCoeff() / row.maxCoeff();
-    worst = std::fmax(worst, difference);
+    const float difference = (row - narrow).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() / row.maxCoeff();
+    if (!(difference <= worst)) worst = difference;  // a NaN stays
     std::printf("%-14s token %d looks most at token %d; from bfloat16 buffers the row differs by %.1e\n", layer.name,
                 static_cast<int>(tokens - 1), static_cast<int>(most), static_cast<double>(difference));
   }

@@ -220,7 +220,8 @@ inline Numbers product_of_layers(const std::vector<Numbers>& maps, Index start, 
 template <class Came, class Expected>
 double relative_error(const Came& came, const Expected& expected) {
   if (came.rows() != expected.rows() || came.cols() != expected.cols()) return 1e300;
-  const double difference = (came - expected).cwiseAbs().maxCoeff(), largest = expected.cwiseAbs().maxCoeff();
+  const double difference = (came - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(),
+               largest = expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   return difference == difference ? difference / (largest > 0 ? largest : 1) : 1e300;
 }
 

@@ -58,7 +58,7 @@ Numbers token_maximum_map(const LayerWithGradients<double>& layer) {
   std::vector<double> weight;
   for (Index j = 0; j < map.rows(); ++j) {
     double largest = 0;
-    for (Index d = 0; d < layer.grad_residual.cols(); ++d) largest = std::max(largest, layer.grad_residual(j, d));
+    for (Index d = 0; d < layer.grad_residual.cols(); ++d) largest = larger(largest, layer.grad_residual(j, d));
     weight.push_back(largest);
   }
   const auto [smallest, largest] = std::minmax_element(weight.begin(), weight.end());
@@ -163,6 +163,12 @@ TEST_CASE("gradient-weighted attention at its edges", "[attribution]") {
   constant = false;
   CHECK(gradient_weighted_map(negative, GradientForm::token_maximum, serial_executor(), &constant).isZero());
   CHECK(constant);
+  // A NaN beside numbers that are the same everywhere does not become one of them.
+  Numbers gate = Numbers::Constant(4, 8, -2);
+  gate(2, 3) = std::numeric_limits<double>::quiet_NaN();
+  form.gate = gate;
+  negative.attention = ImplicitAttention<double>(form);
+  CHECK_FALSE(gradient_weighted_map(negative, GradientForm::token_maximum).allFinite());
   CHECK(gradient_weighted_map(layer, GradientForm::token_maximum, serial_executor(), &constant).maxCoeff() == 1);
   CHECK(!constant);
 
@@ -202,7 +208,8 @@ TEST_CASE("contributions and bias sum to the layer's output", "[attribution]") {
             for (Index d = 0; d < 6; ++d)
               for (Index e = 0; e < 8; ++e)
                 expected[d] += projection(d, e) * matrices[static_cast<std::size_t>(e)](i, j) * of_layer.x()(j, e);
-            CHECK((vectors.row(j) - expected).cwiseAbs().maxCoeff() <= 1e-13 * (1 + vectors.cwiseAbs().maxCoeff()));
+            CHECK((vectors.row(j) - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+                  1e-13 * (1 + vectors.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
             CHECK(norms(i, j) == Approx(expected.norm()).margin(1e-13));
           }
         }
@@ -230,7 +237,7 @@ TEST_CASE("contributions hold with a state carried in", "[attribution]") {
   const auto second = layer.activations(ConstView<double>(u.bottomRows(5)), &first.final);
   const ImplicitAttention<double> attention = layer.implicit_attention(second);
   const Array<double>& projection = layer.weights().out_proj_weight;
-  CHECK(attention.carry().cwiseAbs().maxCoeff() > 0);
+  CHECK(attention.carry().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
   Numbers sums = affine_output(attention, projection, layer.weights().out_proj_bias);
   for (Index i = 0; i < 5; ++i) sums.row(i) += contributions_to(attention, second.x, projection, i).colwise().sum();
   CHECK(relative_error(sums, *second.out) <= 1e-12);
@@ -242,6 +249,13 @@ TEST_CASE("contributions hold with a state carried in", "[attribution]") {
   fails([&] { static_cast<void>(contribution_norms(attention, second.x, layer.weights().in_proj_weight)); },
         "output projection is (16, 6), expected (width, 8)");
   fails([&] { static_cast<void>(affine_output(attention, projection, layer.weights().D)); }, "output_bias is (8), expected (6) = (width)");
+  for (Index row = 0; row < 6; ++row)  // of each vector one number is NaN
+    for (const VectorNorm norm : {VectorNorm::one, VectorNorm::two, VectorNorm::infinity}) {
+      Numbers broken = *projection;
+      broken(row, 2) = std::numeric_limits<double>::quiet_NaN();
+      fails([&] { static_cast<void>(contribution_norms(attention, second.x, Array<double>(broken), norm)); },
+            "NaN in the map of norms at (0, 0)");
+    }
   Selection small;
   small.byte_limit = 10;
   fails([&] { static_cast<void>(contribution_norms(attention, second.x, projection, VectorNorm::two, small)); }, "more than the limit");

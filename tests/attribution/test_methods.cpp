@@ -240,7 +240,7 @@ TEST_CASE("relevance is input times the gradient of the network with frozen scal
     REQUIRE(frozen(embeddings, position, 3, 7) == Approx(explained));
     const Attribution<double> result = relevance(frozen.model, frozen.pass, logit_gradient(frozen.pass, position, 3, Index(7)), position);
     CHECK(result.explained == Approx(explained));
-    double scale = result.scores.cwiseAbs().maxCoeff();
+    double scale = result.scores.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
     for (Index j = 0; j < tokens; ++j) {
       // The frozen network is a polynomial: the derivative along embedding j is found by central differences, to their rounding.
       Numbers more = embeddings, less = embeddings;
@@ -279,7 +279,7 @@ TEST_CASE("relevance is conserved with a state carried in", "[attribution]") {
   const auto gated = mamba.activations(u, &mamba_state);
   const Numbers z = *gated.z, scale = z.unaryExpr([](double number) { return logistic(number); });
   const ImplicitAttention<double> ungated = implicit_attention_of(mamba, gated, Terms::all().without(Term::gate));
-  REQUIRE(ungated.carry().cwiseAbs().maxCoeff() > 1e-3);
+  REQUIRE(ungated.carry().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
   const GatedRelevance<double> halves = relevance_through_gated_attention<double>(ungated, *gated.x, z, scale, g);
   CHECK(gated.x.matrix().cwiseProduct(halves.grad_x).sum() + z.cwiseProduct(halves.grad_z).sum() + halves.bias_share ==
         Approx(g.cwiseProduct(gated.y.matrix()).sum()).epsilon(1e-12));
@@ -288,7 +288,7 @@ TEST_CASE("relevance is conserved with a state carried in", "[attribution]") {
   const auto rwkv_state = rwkv.activations(before).final;
   const auto act = rwkv.activations(u, &rwkv_state);
   const ImplicitAttention<double> attention = implicit_attention_of(rwkv, act);
-  REQUIRE(attention.carry().cwiseAbs().maxCoeff() > 1e-3);
+  REQUIRE(attention.carry().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
   const RelevanceStep<double> step = relevance_through_attention<double>(attention, g);
   CHECK(act.x.matrix().cwiseProduct(step.grad).sum() + step.bias_share == Approx(g.cwiseProduct(act.y.matrix()).sum()).epsilon(1e-12));
 }
@@ -321,7 +321,7 @@ TEST_CASE("relevance is conserved on trained models", "[attribution]") {
       const Attribution<double> result = explainer.explain(method.method, target);
       CHECK(result.scores.size() == last + 1);
       CHECK(result.scores.allFinite());
-      CHECK(result.scores.cwiseAbs().maxCoeff() > 0);
+      CHECK(result.scores.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
     }
   }
 }
@@ -631,7 +631,7 @@ TEST_CASE("vector rollout and relevance-attention follow the attention that is h
       }
       CHECK(vectors.scores.tail(tokens - 1 - position).isZero(0));
       CHECK(columns.scores.allFinite());
-      CHECK(vectors.scores.cwiseAbs().maxCoeff() > 0);
+      CHECK(vectors.scores.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
     }
 }
 
@@ -651,7 +651,8 @@ TEST_CASE("vector rollout is input times the gradient of the network whose opera
                               columns = explainer.explain(Method::relevance_attention, target, options).scores;
       const Numbers embeddings = *network.pass.embeddings;
       REQUIRE(network(embeddings, position, 3, 7) == Approx(explainer.value(target)));
-      const double scale = rollout.cwiseAbs().maxCoeff(), column_scale = columns.cwiseAbs().maxCoeff();
+      const double scale = rollout.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(),
+                   column_scale = columns.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
       for (Index j = 0; j < tokens; ++j) {
         Numbers more = embeddings, less = embeddings;
         more.row(j) *= 1 + 1e-4;

@@ -19,7 +19,8 @@ namespace {
 
 void check_same(const Attribution<double>& came, const Attribution<double>& expected, double allowed) {
   REQUIRE(came.scores.size() == expected.scores.size());
-  CHECK((came.scores - expected.scores).cwiseAbs().maxCoeff() <= allowed * expected.scores.cwiseAbs().maxCoeff());
+  CHECK((came.scores - expected.scores).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+        allowed * expected.scores.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   CHECK(std::isnan(came.explained) == std::isnan(expected.explained));
   if (!std::isnan(expected.explained)) CHECK(came.explained == Approx(expected.explained).epsilon(allowed));
   CHECK(came.bias_share == Approx(expected.bias_share).epsilon(1e-9));

@@ -10,3 +10,19 @@ must "the example of a quantised engine does not build" "$CXX" "${flags[@]}" "${
   "$REPOSITORY/examples/quantised_engine.cpp" -o "$scratch/quantised_engine"
 must "the example of a quantised engine fails" "$scratch/quantised_engine"
 cat "$scratch/output"
+
+# How its handler leaves: one that returns is followed by the message and an abort; one may exit out of a pool's loop.
+must "the program of handlers does not build" "$CXX" "${flags[@]}" "${strict[@]}" -fno-exceptions -fno-rtti "$here/source/leaving.cpp" \
+  -o "$scratch/leaving" -pthread
+leaves() { # status, words of the output, arguments
+  timeout 60 "$scratch/leaving" "${@:3}" >"$scratch/output" 2>&1
+  local status=$?
+  [ "$status" = "$1" ] || fail "${*:3}: status $status, expected $1"
+  grep -q -e "$2" "$scratch/output" || fail "${*:3}: nothing of: $2"
+}
+leaves 134 "^the message$" returns 1
+leaves 134 "^the message$" returns 3
+leaves 3 "told: the message" exits 1
+leaves 3 "told: the message" exits 3
+leaves 134 "^the message$" none 3
+echo "handlers leave as they say"

@@ -197,6 +197,40 @@ TEST_CASE("a host's handler is told where in the library an error was found", "[
   CHECK_THROWS_AS(raise(ErrorKind::value, "again an exception"), Error);
 }
 
+TEST_CASE("handlers of either kind are put back as they were", "[core]") {
+  const ErrorHandler plain = [](ErrorKind, const char*) { throw 1; };
+  const ErrorHandlerAt at = [](ErrorKind, const char*, const char*, int) { throw 2; };
+  const auto called = [] {
+    try {
+      raise(ErrorKind::value, "which?");
+    } catch (const int which) {
+      return which;
+    } catch (const Error&) {
+      return 0;
+    }
+  };
+  CHECK(set_error_handler(plain) == nullptr);
+  CHECK(called() == 1);
+  CHECK(set_error_handler_at(at) == nullptr);  // in place of the other
+  CHECK(called() == 2);
+  const ErrorHandlers before = set_error_handlers({plain, nullptr});  // a borrower
+  CHECK(called() == 1);
+  CHECK(set_error_handlers(before).plain == plain);
+  CHECK(called() == 2);
+  CHECK(set_error_handler_at(nullptr) == at);
+  CHECK(called() == 0);
+}
+
+TEST_CASE("a handler that returns is followed by the default", "[core]") {
+  static int told = 0;
+  set_error_handler([](ErrorKind, const char*) { ++told; });
+  CHECK_THROWS_AS(raise(ErrorKind::value, "an exception all the same"), Error);
+  set_error_handler_at([](ErrorKind, const char*, const char*, int) { ++told; });
+  CHECK_THROWS_AS(raise(ErrorKind::value, "an exception all the same"), Error);
+  CHECK(told == 2);
+  set_error_handler(nullptr);
+}
+
 TEST_CASE("a handler's own exception comes out of a loop on any thread", "[core]") {
   struct HostsOwn {
     std::string text;

@@ -19,7 +19,7 @@ double worst_relative_error(double from, double to, const Got& got, const Exact&
     const Scalar x = static_cast<Scalar>(from + (to - from) * i / 4000);
     const long double expected = exact(static_cast<long double>(x));
     if (std::abs(expected) < static_cast<long double>(std::numeric_limits<Scalar>::min())) continue;
-    worst = std::max(worst, static_cast<double>(std::abs((static_cast<long double>(got(x)) - expected) / expected)));
+    worst = larger(worst, static_cast<double>(std::abs((static_cast<long double>(got(x)) - expected) / expected)));
   }
   return worst;
 }

@@ -455,7 +455,7 @@ TEST_CASE("colour maps are perceptual: steady in lightness, even in steps, balan
     if (k % 5 == 0) {
       const double step = difference(sequential_colour(t), sequential_colour(t + 0.05));
       smallest = std::min(smallest, step);
-      largest = std::max(largest, step);
+      largest = larger(largest, step);
     }
   }
   CHECK(largest < 2 * smallest);

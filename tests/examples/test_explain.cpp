@@ -41,7 +41,7 @@ TEST_CASE("explain: the shipped models' recorded logits and labels", "[explain]"
         REQUIRE(ours.cols() == static_cast<Index>(logits.size()));
         double difference = 0;
         for (std::size_t k = 0; k < logits.size(); ++k)
-          difference = std::max(difference, std::abs(ours(ours.rows() - 1, static_cast<Index>(k)) - logits[k]));
+          difference = larger(difference, std::abs(ours(ours.rows() - 1, static_cast<Index>(k)) - logits[k]));
         // Recorded to 12 decimals; float: 6e-8 of numbers about 10, through a few layers.
         CHECK(difference <= (precision == "float64" ? 1e-9 : 1e-4));
       }
@@ -75,9 +75,9 @@ TEST_CASE("explain: scores are the row of the map, and rollout's rows sum to one
   run_well(folder, "explain",
            {"--model", models + "griffin", "--layer", "2", "--text", "a film that is never dull <cls>", "--reduce", "mean", "--precision",
             "float64", "--out", out.string()});
-  CHECK(
-      (SafetensorsFile(out).read<double>("map").matrix() - SafetensorsFile(map).read<double>("attention").matrix()).cwiseAbs().maxCoeff() <=
-      1e-15);
+  CHECK((SafetensorsFile(out).read<double>("map").matrix() - SafetensorsFile(map).read<double>("attention").matrix())
+            .cwiseAbs()
+            .template maxCoeff<Eigen::PropagateNaN>() <= 1e-15);
 }
 
 TEST_CASE("explain: numbers as JSON", "[explain]") {
@@ -196,7 +196,7 @@ TEST_CASE("explain: every method at once, with a target, a contrast and gradient
       CHECK((file.find("map." + method) != nullptr) == from_attention);
     }
     CHECK(file.info("layer1.y").shape == file.info("layer1.grad_y").shape);
-    CHECK(file.read<double>("layer0.grad_y").matrix().cwiseAbs().maxCoeff() > 0);
+    CHECK(file.read<double>("layer0.grad_y").matrix().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
     // Leave-one-out by hand: the contrast with a word replaced by <unk>, token 1.
     const Matrix<double> logits = file.read<double>("logits").matrix();
     const auto ids = file.read_integers("input_ids");
@@ -254,12 +254,15 @@ TEST_CASE("explain: public checkpoints with the logits their own code gives", "[
                {"--model", model->string(), "--tokens", ids, "--method", "raw,rollout", "--save-gradients", "--precision", precision,
                 "--out", out.string()});
       const SafetensorsFile file(out);
-      const double difference = (file.read<double>("logits").matrix() - expected.read<double>("logits").matrix()).cwiseAbs().maxCoeff();
+      const double difference = (file.read<double>("logits").matrix() - expected.read<double>("logits").matrix())
+                                    .cwiseAbs()
+                                    .template maxCoeff<Eigen::PropagateNaN>();
       CHECK(difference <= (precision == "float64" ? 1e-5 : 1e-4));
       CHECK(file.read<double>("scores.rollout").matrix().allFinite());
       if (precision == "float64") {
         const Matrix<double> ours = file.read<double>("layer0.grad_y").matrix(), theirs = expected.read<double>("layer0.grad_y").matrix();
-        CHECK((ours - theirs).cwiseAbs().maxCoeff() <= 1e-9 * theirs.cwiseAbs().maxCoeff());
+        CHECK((ours - theirs).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+              1e-9 * theirs.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
       }
     }
   }

@@ -118,8 +118,8 @@ TEST_CASE("explain --generate: what repeated whole runs give, and each token exp
         REQUIRE(ours.size() == theirs.size());
         double largest = 0, difference = 0;
         for (std::size_t j = 0; j < ours.size(); ++j) {
-          largest = std::max(largest, std::abs(theirs[j]));
-          difference = std::max(difference, std::abs(ours[j] - theirs[j]));
+          largest = larger(largest, std::abs(theirs[j]));
+          difference = larger(difference, std::abs(ours[j] - theirs[j]));
         }
         CHECK(largest > 0);
         CHECK(difference <= 1e-12 * largest);  // one run for all targets may sum in another order than one for each

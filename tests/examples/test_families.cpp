@@ -51,9 +51,9 @@ double left_over(const SafetensorsFile& file) {
   double largest = 0;
   for (Index channel = 0; channel < y.cols(); ++channel) {
     const Matrix<double> again = A.middleRows(channel * tokens, tokens) * x.col(channel) + bias.row(channel).transpose();
-    largest = std::max(largest, (again - y.col(channel)).cwiseAbs().maxCoeff());
+    largest = larger(largest, (again - y.col(channel)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   }
-  return largest / (1 + y.cwiseAbs().maxCoeff());
+  return largest / (1 + y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
 }
 
 }  // namespace
@@ -83,7 +83,8 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
     const ForwardPass<double> pass = model.forward({5, 6, 7, 2, 9}, test_support::every_logit());
     const Matrix<double> logits = pass.logits, written = explained.read<double>("logits").matrix();
     REQUIRE(written.allFinite());
-    CHECK((written.bottomRows(1) - logits.bottomRows(1)).cwiseAbs().maxCoeff() <= 1e-12 * logits.cwiseAbs().maxCoeff());
+    CHECK((written.bottomRows(1) - logits.bottomRows(1)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          1e-12 * logits.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     for (const Index layer : model.mixing_layers()) {
       INFO("layer " << layer);
       run_well(folder, "materialize",
@@ -93,7 +94,8 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
       const MixerRun<double> mixer = model.layer_pass(pass, layer).mixer();
       const Matrix<double> y = *mixer.y;
       REQUIRE(file.read<double>("y").matrix().allFinite());
-      CHECK((file.read<double>("y").matrix() - y).cwiseAbs().maxCoeff() <= 1e-12 * (1 + y.cwiseAbs().maxCoeff()));
+      CHECK((file.read<double>("y").matrix() - y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+            1e-12 * (1 + y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
       if (!mixer.attention(Terms::all()).has_second() && mixer.reported_input.empty()) CHECK(left_over(file) <= 1e-12);
     }
   }
@@ -119,7 +121,8 @@ TEST_CASE("every family of layers: materialize --arch", "[materialize][families]
     const test_support::DrawnLayer::Run run = layer.run(u);
     const Matrix<double> y = *run.mixer.y;
     REQUIRE(file.read<double>("y").matrix().allFinite());
-    CHECK((file.read<double>("y").matrix() - y).cwiseAbs().maxCoeff() <= 1e-12 * (1 + y.cwiseAbs().maxCoeff()));
+    CHECK((file.read<double>("y").matrix() - y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          1e-12 * (1 + y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
     if (!run.mixer.attention(Terms::all()).has_second()) CHECK(left_over(file) <= 1e-12);
   }
 }

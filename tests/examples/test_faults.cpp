@@ -147,7 +147,10 @@ TEST_CASE("programs: files that may not grow", "[faults]") {
 }
 
 TEST_CASE("programs: standard output that is full", "[faults]") {
-  if (!fs::exists("/dev/full")) return;
+  if (!fs::exists("/dev/full")) {
+    WARN("skipped: this system has no /dev/full");
+    return;
+  }
   const TemporaryFolder folder;
   for (const std::string& arguments : {std::string(" --help"), " --model " + mamba + " --tokens 5,6,7 --method raw"}) {
     const fs::path said = folder / ".stderr";
@@ -197,7 +200,10 @@ TEST_CASE("programs: signals at any moment", "[faults]") {
 }
 
 TEST_CASE("programs: a file of weights that becomes shorter while it is mapped is named", "[faults]") {
-  if (!fs::exists("/proc/self/maps")) return;
+  if (!fs::exists("/proc/self/maps")) {
+    WARN("skipped: this system has no /proc");
+    return;
+  }
   const TemporaryFolder folder;
   const fs::path model = folder / "model", weights = model / "model.safetensors", pipe = folder / "ids";
   fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / mamba, model);

@@ -41,7 +41,7 @@ void check_same(const SafetensorsFile& file, const std::string& tensor, const Sa
   REQUIRE(file.info(tensor).shape == golden.info(expected).shape);
   const Matrix<double> a = file.read<double>(tensor).matrix(), b = golden.read<double>(expected).matrix();
   REQUIRE(a.allFinite());  // a NaN might not be the largest
-  CHECK((a - b).cwiseAbs().maxCoeff() <= tolerance * b.cwiseAbs().maxCoeff());
+  CHECK((a - b).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= tolerance * b.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
 }
 
 // Tolerances as in the layers' own tests: double, sums of some hundred terms behind exponentials of arguments up to 1e2; float, the same
@@ -139,9 +139,9 @@ TEST_CASE("materialize: every layer of the shipped models reconstructs its outpu
       double difference = 0;
       for (Index e = 0; e < shape[0]; ++e) {
         const Matrix<double> again = A.middleRows(e * 14, 14) * x.col(e) + bias.row(e).transpose();
-        difference = std::max(difference, (again - y.col(e)).cwiseAbs().maxCoeff());
+        difference = larger(difference, (again - y.col(e)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
       }
-      CHECK(difference <= 1e-12 * y.cwiseAbs().maxCoeff());
+      CHECK(difference <= 1e-12 * y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     }
 }
 
@@ -159,9 +159,9 @@ TEST_CASE("materialize: channels, rows, reductions and formats are parts of the 
   REQUIRE(part.info("attention").shape == std::vector<Index>{3, 1, 14});
   const Matrix<double> chosen = part.read<double>("attention").matrix();
   // The walks of one row and of a block may add in another order: a few roundings of the largest entry.
-  const double tolerance = 1e-14 * A.cwiseAbs().maxCoeff();
-  CHECK((chosen.row(0) - A.row(7 * 14 + 13)).cwiseAbs().maxCoeff() <= tolerance);
-  CHECK((chosen.row(2) - A.row(1 * 14 + 13)).cwiseAbs().maxCoeff() <= tolerance);
+  const double tolerance = 1e-14 * A.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
+  CHECK((chosen.row(0) - A.row(7 * 14 + 13)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= tolerance);
+  CHECK((chosen.row(2) - A.row(1 * 14 + 13)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= tolerance);
   REQUIRE(part.info("bias").shape == std::vector<Index>{3, 1});
   CHECK(part.read<double>("bias")(0, 0) == bias(7, 13));
   CHECK(part.info("y").shape == std::vector<Index>{14, 96});
@@ -173,7 +173,7 @@ TEST_CASE("materialize: channels, rows, reductions and formats are parts of the 
     mean.row(0) += A.row(e * 14 + 3).cwiseAbs() / 96;
     mean.row(1) += A.row(e * 14 + 5).cwiseAbs() / 96;
   }
-  CHECK((reduced.read<double>("attention").matrix() - mean).cwiseAbs().maxCoeff() <= tolerance);
+  CHECK((reduced.read<double>("attention").matrix() - mean).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= tolerance);
 
   const std::string npy = io_test::read_bytes(result({}, "whole.npy"));
   CHECK_THAT(npy.substr(0, 128), contains_text("'descr': '<f8', 'fortran_order': False, 'shape': (96, 14, 14)"));

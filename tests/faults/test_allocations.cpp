@@ -8,6 +8,7 @@
 #include <faults/failing_allocations.hpp>
 #include <io/archives.hpp>
 #include <support/catch.hpp>
+#include <support/random.hpp>
 
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/io/npy.hpp>
@@ -15,6 +16,7 @@
 #include <implicit_attention/io/safetensors_writer.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <implicit_attention/streaming/streaming_attention.hpp>
 
 using namespace implicit_attention;
 using namespace io_test;
@@ -168,4 +170,66 @@ TEST_CASE("allocations fail one after the other: a model is loaded, run and expl
   const Points points = every_allocation_fails(run);
   CHECK(points.tried > 200);
   CHECK(came == expected);
+}
+
+TEST_CASE("allocations fail one after the other: a stream is as it was, goes on, or says that it is half-taken") {
+  const Index tokens = 40, channels = 18, state = 3;
+  test_support::Draw draw(21);
+  DiagonalRecurrence<float> all;
+  all.tokens = tokens, all.channels = channels, all.state = state;
+  all.step = draw.uniforms<float>(tokens, channels, 0.05, 0.6);
+  all.rate = draw.uniforms<float>(state, channels, -2, -0.2);
+  all.query = draw.normals<float>(tokens, state);
+  all.key = draw.normals<float>(tokens, state);
+  all.key_scale = all.step;
+  const Matrix<float> gate = draw.normals<float>(tokens, channels), norm = draw.normals<float>(tokens, channels);
+  const auto piece = [&](Index first, Index count) {
+    DiagonalRecurrence<float> some = all;
+    some.tokens = count;
+    for (Array<float>* array : {&some.step, &some.query, &some.key, &some.key_scale}) *array = array->middle_rows(first, count);
+    UnifiedForm<float> form;
+    form.recurrence = some;
+    form.gate = Matrix<float>(gate.middleRows(first, count));
+    form.normalization = Matrix<float>(norm.middleRows(first, count));
+    return form;
+  };
+  const Matrix<float> x = draw.normals<float>(tokens, channels);
+  int half_taken = 0;
+  for (const Index begun : {Index(0), Index(16)})  // an empty stream, and one whose memory is full
+    for (long number = 1;; ++number) {
+      StreamingAttention<float> stream;
+      if (begun > 0) stream.append(piece(0, begun), Matrix<float>(x.topRows(begun)));
+      const Index count = begun == 0 ? tokens : 1;
+      const UnifiedForm<float> next = piece(begun, count);
+      const Array<float> input = Matrix<float>(x.middleRows(begun, count));
+      bool failed = false;
+      try {
+        const fault_test::FailingAllocation failing(number);
+        stream.append(next, input);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      } catch (const Error& error) {
+        failed = true;
+        CHECK(error.kind() == ErrorKind::limit);
+      }
+      if (!fault_test::allocation_failed) break;
+      REQUIRE(failed);
+      try {
+        stream.append(next, input);  // a host that tries again
+        const Index taken = begun + count;
+        REQUIRE(stream.tokens() == taken);
+        Selection last;
+        last.rows = Indices::last();
+        const Matrix<float> expected = ImplicitAttention<float>(piece(0, taken)).materialize(last).stacked();
+        CHECK((stream.newest_row() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+              1e-5F * expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+      } catch (const Error& error) {
+        CHECK_THAT(error.what(), contains_text("ended half-way"));
+        CHECK_THROWS_AS(stream.newest_row(), Error);
+        CHECK_THROWS_AS(stream.attention(), Error);
+        CHECK_THROWS_AS(stream.input(), Error);
+        ++half_taken;
+      }
+    }
+  CHECK(half_taken > 3);
 }

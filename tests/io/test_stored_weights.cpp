@@ -169,7 +169,7 @@ TEMPLATE_TEST_CASE("stored weights: every format of the same numbers gives the s
     REQUIRE(a.size() == b.size());
     for (std::size_t i = 0; i < a.size(); ++i) CHECK(a[i] == b[i]);
     CHECK(a[0].allFinite());
-    CHECK(a[0].cwiseAbs().maxCoeff() > TestType(0.01));
+    CHECK(a[0].cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > TestType(0.01));
   };
   const std::vector<Matrix<TestType>> expected = answers<TestType>(write_model(folder, Dtype::F32));
   for (const Dtype dtype : {Dtype::F64, Dtype::F16, Dtype::BF16}) {
@@ -181,7 +181,8 @@ TEMPLATE_TEST_CASE("stored weights: every format of the same numbers gives the s
   same(answers<TestType>(write_torch_model(folder, Dtype::BF16, "BFloat16Storage")), expected);
   // GGUF has exp(A_log) where the others have A_log, so its files are compared among themselves.
   const std::vector<Matrix<TestType>> of_gguf = answers<TestType>(write_gguf_model(folder, Dtype::F32, 0));
-  CHECK((of_gguf[0] - expected[0]).cwiseAbs().maxCoeff() < TestType(1e-3) * expected[0].cwiseAbs().maxCoeff());
+  CHECK((of_gguf[0] - expected[0]).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <
+        TestType(1e-3) * expected[0].cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   same(answers<TestType>(write_gguf_model(folder, Dtype::F16, 1)), of_gguf);
   same(answers<TestType>(write_gguf_model(folder, Dtype::BF16, 30)), of_gguf);
   same(answers<TestType>(write_gguf_model(folder, Dtype::Q8_0, 8)), of_gguf);
@@ -205,8 +206,8 @@ TEST_CASE("stored weights: an array in storage, and everything that is asked of 
   ThreadPool pool(2);
   CHECK(detail::project<float>(u, stored, {}, pool.executor()) == detail::project<float>(u, numbers));
   CHECK(detail::project_back<float>(g, stored, pool.executor()) == detail::project_back<float>(g, numbers));
-  CHECK((detail::project<float>(u, stored) - u * numbers.matrix().transpose()).cwiseAbs().maxCoeff() < 1e-4F);
-  CHECK((detail::project_back<float>(g, stored) - g * numbers.matrix()).cwiseAbs().maxCoeff() < 1e-4F);
+  CHECK((detail::project<float>(u, stored) - u * numbers.matrix().transpose()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4F);
+  CHECK((detail::project_back<float>(g, stored) - g * numbers.matrix()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4F);
 
   const Array<float> rows = stored.middle_rows(600, 40);
   CHECK(rows.storage() != nullptr);

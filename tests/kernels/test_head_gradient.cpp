@@ -46,8 +46,8 @@ void check_gradient_plan(const Plan& plan) {
   // A constant decay's gradient is that of all readers, times what they are, less that of all writers: it may cancel.
   double summed = 0;
   for (Index t = 0; t < r.tokens; ++t)
-    summed += std::max(exact.query.matrix().cwiseProduct(expected.query).row(t).cwiseAbs().maxCoeff(),
-                       exact.key.matrix().cwiseProduct(expected.key).row(t).cwiseAbs().maxCoeff());
+    summed += std::max(exact.query.matrix().cwiseProduct(expected.query).row(t).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(),
+                       exact.key.matrix().cwiseProduct(expected.key).row(t).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   for (std::size_t part = 0; part < got_parts.size(); ++part) {
     INFO(got_parts[part].first);
     const Matrix<Scalar>& found = *got_parts[part].second;
@@ -56,8 +56,8 @@ void check_gradient_plan(const Plan& plan) {
     REQUIRE(found.cols() == wanted.cols());
     if (wanted.size() == 0) continue;
     REQUIRE((found.allFinite() && wanted.allFinite()));  // maxCoeff may pass over a NaN
-    const double worst = (found.template cast<double>() - wanted).cwiseAbs().maxCoeff();
-    double size = wanted.cwiseAbs().maxCoeff();
+    const double worst = (found.template cast<double>() - wanted).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
+    double size = wanted.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
     if (&found == &got.log_decay && r.log_decay.rows() == 1) size = summed;
     CHECK(worst <= (sizeof(Scalar) == 4 ? 2e-5 : 2e-13) * std::max(1.0, size));
   }

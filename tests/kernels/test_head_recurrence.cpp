@@ -25,7 +25,7 @@ void check_near(const Matrix<Scalar>& got, const Matrix<double>& expected, const
   REQUIRE(got.cols() == expected.cols());
   double worst = 0;
   for (Index i = 0; i < got.rows(); ++i) {
-    const double scale = std::max(expected.row(i).cwiseAbs().maxCoeff(), floor);
+    const double scale = std::max(expected.row(i).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(), floor);
     for (Index j = 0; j < got.cols(); ++j) {
       const double error = std::abs(static_cast<double>(got(i, j)) - expected(i, j)) / scale;
       worst = error >= 0 && error <= worst ? worst : error;  // NaN is kept
@@ -109,8 +109,8 @@ void check_gradient(const HeadRecurrence<double>& r, Array<double> HeadRecurrenc
     const double above = loss(moved);
     moved.*member = down;
     const double difference = (above - loss(moved)) / (2 * step);
-    worst = std::max(worst, std::abs(difference - gradient.data()[i]));
-    largest = std::max(largest, std::abs(difference));
+    worst = larger(worst, std::abs(difference - gradient.data()[i]));
+    largest = larger(largest, std::abs(difference));
   }
   CHECK(worst <= 1e-7 * largest);  // the differences' own error: step^2 and 1e-16 / step, times sums of a hundred terms
 }
@@ -154,7 +154,8 @@ TEST_CASE("the gradient of every factor of a head recurrence is that of finite d
       }
       Matrix<double> transposed(r.tokens, r.channels);
       plain_head_scan_transposed(r, ConstView<double>(g), View<double>(transposed), serial_executor());
-      CHECK((transposed - gradient.input).cwiseAbs().maxCoeff() < 1e-12 * std::max(1.0, transposed.cwiseAbs().maxCoeff()));
+      CHECK((transposed - gradient.input).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <
+            1e-12 * std::max(1.0, transposed.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
     }
 }
 

@@ -133,7 +133,7 @@ void check_kind(const Kind<Scalar>& kind) {
     expected.push_back(unweighted.back());
     if (!surrounded.row_weights.empty())
       expected.back().array().colwise() *= surrounded.row_weights.matrix().col(e).template cast<double>().array();
-    largest = std::max(largest, expected.back().cwiseAbs().maxCoeff());
+    largest = larger(largest, expected.back().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   }
   const double allowed = relative * largest;
   Matrix<double> sum = Matrix<double>::Zero(tokens, tokens);
@@ -145,14 +145,16 @@ void check_kind(const Kind<Scalar>& kind) {
     const Matrix<double>& matrix = unweighted[static_cast<std::size_t>(e)];
     const Matrix<double>& weighted = expected[static_cast<std::size_t>(e)];
     sum += weighted;
-    worse(worst_block, (all.middleRows(e * tokens, tokens).template cast<double>() - weighted).cwiseAbs().maxCoeff());
+    worse(worst_block,
+          (all.middleRows(e * tokens, tokens).template cast<double>() - weighted).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     for (Index i = 0; i < tokens; ++i) {
       plain_row(surrounded, e, i, plain.data());
-      worse(worst_plain, (plain.template cast<double>() - weighted.row(i)).cwiseAbs().maxCoeff());
+      worse(worst_plain, (plain.template cast<double>() - weighted.row(i)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     }
     const Eigen::VectorXd column = x.col(e).template cast<double>();
-    worse(worst_apply, (applied.col(e).template cast<double>() - matrix * column).cwiseAbs().maxCoeff());
-    worse(worst_transposed, (transposed.col(e).template cast<double>() - matrix.transpose() * column).cwiseAbs().maxCoeff());
+    worse(worst_apply, (applied.col(e).template cast<double>() - matrix * column).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+    worse(worst_transposed,
+          (transposed.col(e).template cast<double>() - matrix.transpose() * column).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     size = std::max(
         {size, (matrix.cwiseAbs() * column.cwiseAbs()).maxCoeff(), (matrix.transpose().cwiseAbs() * column.cwiseAbs()).maxCoeff()});
   }
@@ -160,15 +162,18 @@ void check_kind(const Kind<Scalar>& kind) {
   CHECK(worst_plain <= allowed);
   CHECK(worst_apply <= relative * size);
   CHECK(worst_transposed <= relative * size);
-  CHECK((mean.template cast<double>() - sum).cwiseAbs().maxCoeff() <= relative * largest * static_cast<double>(channels));
+  CHECK((mean.template cast<double>() - sum).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+        relative * largest * static_cast<double>(channels));
   double worst_walk = 0, worst_mean = 0;
   for (const Index row : {Index(0), Index(1), tokens / 2, tokens - 1}) {
     if (row >= tokens) continue;
     attention_rows(surrounded, every_channel, {row}, View<Scalar>(alone), serial_executor());
     for (Index e = 0; e < channels; ++e)
-      worse(worst_walk, (alone.row(e).template cast<double>() - expected[static_cast<std::size_t>(e)].row(row)).cwiseAbs().maxCoeff());
+      worse(worst_walk, (alone.row(e).template cast<double>() - expected[static_cast<std::size_t>(e)].row(row))
+                            .cwiseAbs()
+                            .template maxCoeff<Eigen::PropagateNaN>());
     reduced_rows(surrounded, every_channel, {row}, View<Scalar>(mean_alone), serial_executor(), detail::Add{}, Scalar(0));
-    worse(worst_mean, (mean_alone.template cast<double>() - sum.row(row)).cwiseAbs().maxCoeff());
+    worse(worst_mean, (mean_alone.template cast<double>() - sum.row(row)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   }
   CHECK(worst_walk <= allowed);
   CHECK(worst_mean <= relative * largest * static_cast<double>(channels));
@@ -215,10 +220,10 @@ TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the pl
         plain_row(kind.surrounded, e, i, plain.data());
         const TestType* made = &memory(e * tokens + i, stride);
         for (Index j = 0; j < tokens; ++j) {
-          worst = std::max(worst, static_cast<double>(std::abs(made[j] - plain(0, j))));
+          worst = larger(worst, static_cast<double>(std::abs(made[j] - plain(0, j))));
           if (j > i && made[j] != 0) worst = 1e300;
         }
-        largest = std::max(largest, static_cast<double>(plain.cwiseAbs().maxCoeff()));
+        largest = larger(largest, static_cast<double>(plain.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
       }
     INFO(kind.text << ", rows " << tokens + stride << " numbers apart");
     CHECK(worst <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
@@ -251,8 +256,9 @@ TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain ro
         for (Index e = 0; e < channels; ++e) {
           plain_row(kind.surrounded, e, row, plain.data());
           highest = highest.cwiseMax(plain);
-          worst = std::max(worst, static_cast<double>((memory.row(e).tail(tokens) - plain).cwiseAbs().maxCoeff()));
-          largest = std::max(largest, static_cast<double>(plain.cwiseAbs().maxCoeff()));
+          worst =
+              larger(worst, static_cast<double>((memory.row(e).tail(tokens) - plain).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
+          largest = larger(largest, static_cast<double>(plain.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
           CHECK((memory.row(e).tail(tokens - 1 - row).array() == TestType(0)).all());
         }
         INFO(kind.text << ", row " << row << ", rows " << tokens + stride << " numbers apart");
@@ -260,7 +266,8 @@ TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain ro
         // What is forgotten counts as zero among what is not.
         reduced_rows(kind.surrounded, every, {row}, View<TestType>(joined), serial_executor(), detail::Largest{},
                      std::numeric_limits<TestType>::lowest());
-        CHECK(static_cast<double>((joined - highest).cwiseAbs().maxCoeff()) <= (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
+        CHECK(static_cast<double>((joined - highest).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()) <=
+              (sizeof(TestType) == 4 ? 5e-6 : 1e-14) * largest);
         if (stride != 0) CHECK((memory.leftCols(stride).array() == mark).all());
       }
   }
@@ -282,10 +289,12 @@ TEST_CASE("single rows of any list of channels are those of the whole layer", "[
   RowVector<double> sum = RowVector<double>::Zero(tokens);
   for (std::size_t i = 0; i < mixed.size(); ++i) {
     INFO("channel " << mixed[i] << " at place " << i);
-    CHECK((rows.row(static_cast<Index>(i)) - whole.row(mixed[i])).cwiseAbs().maxCoeff() <= 1e-14 * whole.cwiseAbs().maxCoeff());
+    CHECK((rows.row(static_cast<Index>(i)) - whole.row(mixed[i])).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          1e-14 * whole.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     sum += whole.row(mixed[i]);
   }
-  CHECK((mean - sum).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());  // some sixty numbers, in another order
+  CHECK((mean - sum).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+        1e-13 * whole.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());  // some sixty numbers, in another order
 }
 
 TEST_CASE("rows that are asked for twice are there twice", "[kernels]") {
@@ -299,7 +308,8 @@ TEST_CASE("rows that are asked for twice are there twice", "[kernels]") {
   for (Index e = 0; e < channels; ++e)
     for (Index place = 0; place < count; ++place) {
       plain_row(kind.surrounded, e, rows[static_cast<std::size_t>(place)], plain.data());
-      CHECK((made.row(e * count + place) - plain).cwiseAbs().maxCoeff() <= 1e-12 * std::max(1.0, plain.cwiseAbs().maxCoeff()));
+      CHECK((made.row(e * count + place) - plain).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+            1e-12 * std::max(1.0, plain.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
     }
 }
 
@@ -333,10 +343,11 @@ TEMPLATE_TEST_CASE("reductions of whole blocks go into any memory, and touch not
           double worst = 0;
           for (Index place = 0; place < count; ++place) {
             const auto difference = (out.row(place) - expected.row(rows[static_cast<std::size_t>(place)])).cwiseAbs();
-            worst = std::max(worst, static_cast<double>(difference.maxCoeff()));
+            worst = larger(worst, static_cast<double>(difference.template maxCoeff<Eigen::PropagateNaN>()));
           }
           // Sums of up to 150 numbers in another order.
-          CHECK(worst <= (sizeof(TestType) == 4 ? 2e-5 : 1e-13) * static_cast<double>(expected.cwiseAbs().maxCoeff()));
+          CHECK(worst <=
+                (sizeof(TestType) == 4 ? 2e-5 : 1e-13) * static_cast<double>(expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
           Index written = 0;
           for (const TestType number : memory) written += number != TestType(-77) ? 1 : 0;
           CHECK(written == count * tokens);
@@ -387,8 +398,10 @@ TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
       }
       run(cut, tokens - cut, tail, Array<double>(state), View<double>(late), nullptr);
       INFO("width " << width << ", cut before token " << cut);
-      CHECK((early - whole.topRows(cut)).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());
-      CHECK((late - whole.bottomRows(tokens - cut)).cwiseAbs().maxCoeff() <= 1e-13 * whole.cwiseAbs().maxCoeff());
+      CHECK((early - whole.topRows(cut)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+            1e-13 * whole.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+      CHECK((late - whole.bottomRows(tokens - cut)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+            1e-13 * whole.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     }
 }
 
@@ -432,7 +445,8 @@ TEST_CASE("what stands in the first step of a document is not read", "[kernels]"
     for (std::size_t i = 0; i < expected.size(); ++i) {
       INFO("result " << i << (read_before_update ? ", read_before_update" : ""));
       CHECK(found[i].allFinite());
-      CHECK((found[i] - expected[i]).cwiseAbs().maxCoeff() <= 1e-13 * expected[i].cwiseAbs().maxCoeff());  // exp(step) * 0 or 1 * 0
+      CHECK((found[i] - expected[i]).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+            1e-13 * expected[i].cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());  // exp(step) * 0 or 1 * 0
     }
   }
 }
@@ -460,8 +474,9 @@ TEST_CASE("decays that are all or nothing stay numbers", "[kernels]") {
     INFO("step " << step);
     CHECK(all.allFinite());
     CHECK(one.allFinite());
-    CHECK((applied - transposed.colwise().reverse()).cwiseAbs().maxCoeff() < 1e-12);  // a sum of 40 numbers up to 1, either way round
-    CHECK(one(0, 0) == 1);                                                            // a rate of 0 forgets nothing
-    if (step >= 1) CHECK(one(2, 38) < 1e-300);                                        // a rate of 1e30 forgets all
+    CHECK((applied - transposed.colwise().reverse()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <
+          1e-12);                               // a sum of 40 numbers up to 1, either way round
+    CHECK(one(0, 0) == 1);                      // a rate of 0 forgets nothing
+    if (step >= 1) CHECK(one(2, 38) < 1e-300);  // a rate of 1e30 forgets all
   }
 }

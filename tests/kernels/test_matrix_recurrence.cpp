@@ -182,7 +182,8 @@ void check_matrix(const Got& got, const Matrix<double>& expected, const char* wh
   REQUIRE(got.rows() == expected.rows());
   double worst = 0;
   for (Index i = 0; i < got.rows(); ++i) {
-    const double scale = std::max(expected.row(i).cwiseAbs().maxCoeff(), 1e-2 * expected.cwiseAbs().maxCoeff());
+    const double scale = std::max(expected.row(i).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(),
+                                  1e-2 * expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     for (Index j = 0; j < got.cols(); ++j) {
       const double error = std::abs(static_cast<double>(got(i, j)) - expected(i, j)) / std::max(scale, 0.1);
       worst = error >= 0 && error <= worst ? worst : error;
@@ -312,7 +313,7 @@ TEST_CASE("rows that are written in several stretches: a skip's convolution reac
     const Index count = static_cast<Index>(some_rows.size());
     Matrix<double> rows(channels * count, plan.tokens);
     attention_rows(s, every_channel, some_rows, View<double>(rows), serial_executor());
-    const double largest = applied.cwiseAbs().maxCoeff();
+    const double largest = applied.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
     for (Index e = 0; e < channels; ++e)
       for (Index i = 0; i < count; ++i)
         CHECK(std::abs(rows.row(e * count + i).dot(x.col(e)) - applied(some_rows[static_cast<std::size_t>(i)], e)) < 1e-11 * largest);
@@ -362,7 +363,7 @@ TEST_CASE("softmax attention takes in what was carried in, and its gradient is t
       Matrix<double> out(tokens, r.channels);
       matrix_apply(made.matrix, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor());
       out += softmax_carry(r, serial_executor());
-      CHECK((out - output(r)).cwiseAbs().maxCoeff() < 1e-13);
+      CHECK((out - output(r)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-13);
       const SoftmaxGradient<double> gradient = softmax_gradient(r, ConstView<double>(x), ConstView<double>(g), serial_executor());
       const auto difference = [&](Array<double> SoftmaxRecurrence<double>::*member, const Matrix<double>& found) {
         const Matrix<double> numbers = (r.*member).matrix();
@@ -375,7 +376,7 @@ TEST_CASE("softmax attention takes in what was carried in, and its gradient is t
           moved.*member = up;
           const double above = output(moved).cwiseProduct(g).sum();
           moved.*member = down;
-          worst = std::max(worst, std::abs((above - output(moved).cwiseProduct(g).sum()) / 2e-5 - found.data()[i]));
+          worst = larger(worst, std::abs((above - output(moved).cwiseProduct(g).sum()) / 2e-5 - found.data()[i]));
         }
         return worst;
       };
@@ -408,7 +409,8 @@ TEST_CASE("around a matrix, a token that is not a number spoils what depends on 
       const Matrix<double>& matrix = made.heads[static_cast<std::size_t>(made.matrix.head(e))];
       for (Index i = 0; i < tokens; ++i) {
         const bool seen =
-            (!made.causal || i >= bad) && matrix.row(i).segment(bad, std::min<Index>(4, tokens - bad)).cwiseAbs().maxCoeff() > 0;
+            (!made.causal || i >= bad) &&
+            matrix.row(i).segment(bad, std::min<Index>(4, tokens - bad)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0;
         if (made.causal && i < bad) right = right && std::abs(out(i, e) - without(i, e)) < 1e-12;
         if (seen) right = right && std::isnan(out(i, e));
       }
@@ -418,7 +420,7 @@ TEST_CASE("around a matrix, a token that is not a number spoils what depends on 
     if (made.causal) {
       scan_transposed(s, ConstView<double>(x), View<double>(out), serial_executor());
       scan_transposed(s, ConstView<double>(clean), View<double>(without), serial_executor());
-      CHECK((out - without).bottomRows(tokens - 1 - bad).cwiseAbs().maxCoeff() < 1e-12);
+      CHECK((out - without).bottomRows(tokens - 1 - bad).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-12);
       CHECK(out.row(bad).array().isNaN().all());
     }
     // An activation: columns that the convolution carries to it, in rows from it on.

@@ -119,7 +119,7 @@ struct LatentAttentionFamily {
           for (Count m = 0; m < n; ++m) score += query(i, h * (n + p) + m) * expanded(j, h * (n + V) + m);
           for (Count m = 0; m < p; ++m) score += query(i, h * (n + p) + n + m) * compressed(j, latent + m);
           scores.push_back(score / std::sqrt(static_cast<double>(n + p)));
-          largest = std::max(largest, scores.back());
+          largest = larger(largest, scores.back());
         }
         for (double& score : scores) sum += score = std::exp(score - largest);
         for (Count j = 0; j <= i; ++j) weights(i, j) = scores[static_cast<std::size_t>(j)] / sum;

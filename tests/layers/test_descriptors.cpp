@@ -192,7 +192,8 @@ TEST_CASE("an engine hands in what it has, and gets the same matrices", "[layers
   const auto same = [](const ImplicitAttention<double>& a, const ImplicitAttention<double>& b) {
     const AttentionMatrix<double> first = a.materialize(), second = b.materialize();
     // c may be recomputed from x, and weightings from keys: the same sums, in the same order.
-    CHECK((first.stacked() - second.stacked()).cwiseAbs().maxCoeff() <= 1e-14 * first.stacked().cwiseAbs().maxCoeff());
+    CHECK((first.stacked() - second.stacked()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          1e-14 * first.stacked().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     CHECK((a.bias() - b.bias()).isZero(0));
   };
   for (const Terms terms :
@@ -270,15 +271,15 @@ TEMPLATE_TEST_CASE("weights decayed to denormals give finite numbers, about zero
   const Matrix<Scalar> u = draw.normals<Scalar>(tokens, width);
   const auto whole = layer.materialize_attention(u);
   CHECK(whole.attention.stacked().allFinite());
-  CHECK(whole.attention.stacked().cwiseAbs().maxCoeff() < Scalar(1e-37));
+  CHECK(whole.attention.stacked().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < Scalar(1e-37));
   CHECK(whole.bias.allFinite());
   CHECK(whole.out.matrix().allFinite());
-  CHECK(whole.out.matrix().cwiseAbs().maxCoeff() < Scalar(1e-37));
+  CHECK(whole.out.matrix().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < Scalar(1e-37));
   const Matrix<Scalar> map = layer.implicit_attention(layer.activations(u)).reduce();
   CHECK(map.allFinite());
-  CHECK(map.cwiseAbs().maxCoeff() < Scalar(1e-37));
+  CHECK(map.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < Scalar(1e-37));
   // The one thing that is not tiny, dt = softplus(0), is what it should be.
-  CHECK((layer.activations(u).dt.matrix().array() - std::log(Scalar(2))).abs().maxCoeff() < Scalar(1e-6));
+  CHECK((layer.activations(u).dt.matrix().array() - std::log(Scalar(2))).abs().template maxCoeff<Eigen::PropagateNaN>() < Scalar(1e-6));
 }
 
 TEST_CASE("what an array was made from is asked about with the sources that were noted", "[layers]") {

@@ -157,7 +157,8 @@ int check_bent(const Layer& layer, const typename Layer::Activations& bent, cons
     }
     if (text.empty()) {
       const bool as_it_was = numbers.rows() == right[set].rows() && numbers.cols() == right[set].cols() &&
-                             (numbers - right[set]).cwiseAbs().maxCoeff() <= 1e-12 * right[set].cwiseAbs().maxCoeff();
+                             (numbers - right[set]).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+                                 1e-12 * right[set].cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
       CHECK(as_it_was);
     } else {
       CHECK_THAT(text, contains_text("activations." + name));

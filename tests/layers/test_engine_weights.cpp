@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -19,6 +21,7 @@
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/operator/implicit_attention.hpp>
 
 namespace {
 
@@ -35,9 +38,9 @@ void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::st
   INFO(what);
   REQUIRE(found.rows() == expected.rows());
   REQUIRE(found.cols() == expected.cols());
-  const double largest = static_cast<double>(expected.cwiseAbs().maxCoeff());
+  const double largest = static_cast<double>(expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   REQUIRE(largest > 0);
-  CHECK(static_cast<double>((found - expected).cwiseAbs().maxCoeff()) <= engine_tolerance<S> * largest);
+  CHECK(static_cast<double>((found - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()) <= engine_tolerance<S> * largest);
 }
 
 /// Maps, bias and a reduction of two operators of one layer.
@@ -139,6 +142,13 @@ typename GatedDeltaNet<S>::Weights delta_weights() {
 template <class S>
 Array<S> inverse_sigmoid(const Array<S>& p) {
   return Matrix<S>((p.matrix().array() / (S(1) - p.matrix().array())).log().matrix());
+}
+/// NaN in the place of one number of a vector.
+template <class S>
+Array<S> with_nan(const Array<S>& vector, Index place) {
+  Matrix<S> numbers = *vector;
+  numbers(0, place) = static_cast<S>(std::nan(""));
+  return numbers;
 }
 template <class S>
 Array<S> function_of(Function function, const Array<S>& x) {
@@ -251,7 +261,7 @@ TEST_CASE("Mamba: what an engine forgets, doubles or gives in a wrong shape is n
   refused("activations.x is empty", [](A& own) { own.c = {}; });
 
   CHECK_THAT(error_of([&] { (void)engine.activations(Matrix<double>(Matrix<double>::Ones(3, 4))); }).second,
-             contains_text("input is (3, 4)"));
+             contains_text("made for an engine, without projections"));
   const auto [kind, text] = error_of([&] {
     Trace<double> trace;
     RunContext<double> context;
@@ -368,7 +378,12 @@ TEMPLATE_TEST_CASE("Griffin: an engine's arrays and no projections give the whol
   CHECK_THAT(error_of([&] {
                (void)Griffin<S>::for_engine({weights.conv_1d_weight, {}, Matrix<S>(-rate.matrix()), {}});
              }).second,
-             contains_text("rate has a number above 0"));
+             contains_text("rate has 0."));
+  for (Index place = 0; place < 6; ++place)
+    CHECK_THAT(error_of([&] {
+                 (void)Griffin<S>::for_engine({weights.conv_1d_weight, {}, with_nan(rate, place), {}});
+               }).second,
+               contains_text(message("column ", place, ", expected no number above 0: it is -8 softplus")));
 }
 
 TEMPLATE_TEST_CASE("Gated DeltaNet: an engine's arrays and no projections give the whole descriptor's maps", "[engine]", float, double) {
@@ -436,7 +451,9 @@ TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, t
   repeated.key = Matrix<double>(ran.key.matrix().replicate(1, 2));
   const auto tiled_maps = delta_engine<double>(weights, 2, true).implicit_attention(tiled);
   check_operators<double>(tiled_maps, delta_engine<double>(weights, 4).implicit_attention(repeated), "tiled");
-  CHECK((tiled_maps.materialize().stacked() - engine.implicit_attention(ran).materialize().stacked()).cwiseAbs().maxCoeff() > 1e-3);
+  CHECK((tiled_maps.materialize().stacked() - engine.implicit_attention(ran).materialize().stacked())
+            .cwiseAbs()
+            .template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
 
   using A = GatedDeltaNet<double>::Activations;
   const auto refused = [&](const std::string& expected, const std::function<void(A&)>& change) {
@@ -455,7 +472,9 @@ TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, t
   refused("silu(c)", [](A& mine) { mine.a = mine.c, mine.c = mine.x = {}; });
   GatedDeltaNet<double>::EngineWeights small;
   CHECK_THAT(error_of([&] { (void)GatedDeltaNet<double>::for_engine(small); }).second, contains_text("value_heads is 0"));
-  small.value_heads = 4, small.key_size = 4;
+  small.value_heads = 4, small.key_size = Index(1) << 62;
+  CHECK_THAT(error_of([&] { (void)GatedDeltaNet<double>::for_engine(small); }).second, contains_text("expected at most 16777216 keys"));
+  small.key_size = 4;
   CHECK_THAT(error_of([&] { (void)GatedDeltaNet<double>::for_engine(small); }).second, contains_text("o_norm.weight is empty"));
   small.o_norm_weight = weights.o_norm_weight;
   auto mine = ran;
@@ -464,6 +483,67 @@ TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, t
   mine.query = Matrix<double>(ran.query.matrix().replicate(1, 2)), mine.key = Matrix<double>(ran.key.matrix().replicate(1, 2));
   CHECK_THAT(error_of([&] { (void)GatedDeltaNet<double>::for_engine(small).implicit_attention(mine); }).second,
              contains_text("A or A_log is not known"));
+}
+
+TEMPLATE_TEST_CASE("a rate that an engine holds as minus infinity is a decay of zero, over no time of one", "[engine]", float, double) {
+  using S = TestType;
+  auto weights = weights_of_mamba<S>();
+  const S infinity = std::numeric_limits<S>::infinity();
+  Matrix<S> logarithms = *weights.A_log, rates = -logarithms.array().exp().matrix();
+  logarithms(1, 1) = infinity, rates(1, 1) = -infinity;
+  weights.A_log = logarithms;
+  const Mamba<S> whole(weights);
+  auto ran = whole.activations(Draw(5).normals<S>(9, 4));
+  Matrix<S> steps = *ran.dt;
+  steps(3, 1) = 0;
+  ran.dt = steps;
+  typename Mamba<S>::EngineWeights small{rates, {}, weights.D, weights.conv1d_weight, weights.conv1d_bias};
+  const Matrix<S> found = Mamba<S>::for_engine(small).implicit_attention(ran).materialize().stacked();
+  CHECK(found.array().isFinite().all());
+  check_same<S>(found, whole.implicit_attention(ran).materialize().stacked(), "maps");
+}
+
+TEST_CASE("gated linear attention as an operation of a graph: keys, values, queries, decays, state", "[engine]") {
+  const Index tokens = 9, heads = 2, size = 3, channels = heads * size;
+  Draw draw(31);
+  const Matrix<double> q = draw.normals<double>(tokens, channels), k = draw.normals<double>(tokens, channels),
+                       v = draw.normals<double>(tokens, channels), g = draw.uniforms<double>(tokens, channels, 0.2, 1),
+                       gate = draw.normals<double>(tokens, channels), state = draw.normals<double>(channels, size);
+  const double scale = 0.5773;
+  // The operation itself, a head (key, value), updated and then read.
+  Matrix<double> kept = state, out = Matrix<double>::Zero(tokens, channels);
+  for (Index t = 0; t < tokens; ++t)
+    for (Index h = 0; h < heads; ++h)
+      for (Index i = 0; i < size; ++i)
+        for (Index j = 0; j < size; ++j) {
+          double& number = kept(h * size + i, j);
+          number = number * g(t, h * size + i) + k(t, h * size + i) * v(t, h * size + j);
+          out(t, h * size + j) += number * q(t, h * size + i) * scale;
+        }
+  HeadRecurrence<double> recurrence;
+  recurrence.tokens = tokens, recurrence.channels = channels, recurrence.heads = recurrence.groups = heads, recurrence.state = size;
+  recurrence.query = Matrix<double>(q * scale);
+  recurrence.key = k;
+  recurrence.log_decay = Matrix<double>(g.array().log().matrix());
+  UnifiedForm<double> form;
+  form.recurrence = recurrence;
+  form.gate = gate;
+  form.initial_state = state;
+  const ImplicitAttention<double> attention(form);
+  check_same<double>(Matrix<double>(attention.apply(v) + attention.carry()), out.cwiseProduct(gate), "outputs");
+}
+
+TEST_CASE("a descriptor that was made for an engine says so when it is to run", "[engine]") {
+  const auto refused = [](const auto& engine) {
+    for (const Index width : {Index(0), Index(4), engine.channels()})
+      CHECK_THAT(error_of([&] { (void)engine.activations(Matrix<double>(Matrix<double>::Ones(3, width))); }).second,
+                 contains_text("made for an engine, without projections"));
+  };
+  const auto rwkv7 = rwkv7_weights<double>();
+  refused(mamba_engine<double>(weights_of_mamba<double>(), true));
+  refused(Rwkv7<double>::for_engine({rwkv7.r_k, rwkv7.ln_x_weight, rwkv7.ln_x_bias}));
+  refused(Griffin<double>::for_engine({weights_of_griffin<double>().conv_1d_weight, {}, {}, {}}));
+  refused(delta_engine<double>(delta_weights<double>(), 2));
 }
 
 TEST_CASE("bfloat16 buffers are the numbers that they hold", "[engine]") {

@@ -27,7 +27,7 @@ using test_support::recipes;
 using test_support::TensorRecipe;
 using Numbers = Matrix<double>;
 
-double largest(const Numbers& numbers) { return numbers.size() == 0 ? 0 : numbers.cwiseAbs().maxCoeff(); }
+double largest(const Numbers& numbers) { return numbers.size() == 0 ? 0 : numbers.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(); }
 
 Numbers reconstructed(const ImplicitAttention<double>& attention, const Numbers& x) {
   Numbers y = attention.apply(x) + attention.bias() + attention.carry();

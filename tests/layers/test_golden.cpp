@@ -58,8 +58,8 @@ struct Deviation {
   void add(const Computed& computed, const Matrix<double>& expected) {
     REQUIRE(computed.rows() == expected.rows());
     REQUIRE(computed.cols() == expected.cols());
-    largest_expected = std::max(largest_expected, expected.cwiseAbs().maxCoeff());
-    const double difference = (computed.template cast<double>() - expected).cwiseAbs().maxCoeff();
+    largest_expected = std::max(largest_expected, expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+    const double difference = (computed.template cast<double>() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
     largest_difference = difference <= largest_difference ? largest_difference : difference;  // a NaN stays
   }
 };
@@ -109,7 +109,7 @@ void check_case(const fs::path& path) {
       // The same terms as a list lack the scale. (With one token, or at documents' first tokens alone, Griffin's is 1.)
       if (!std::is_same_v<Layer, Mamba<Scalar>> && tokens > 1) {
         const ImplicitAttention<Scalar> bare = layer.implicit_attention(act, terms.without(Term::normalization));
-        CHECK((bare.materialize().stacked() - matrices).cwiseAbs().maxCoeff() > 0);
+        CHECK((bare.materialize().stacked() - matrices).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
       }
     }
     const ImplicitAttention<Scalar> attention = layer.implicit_attention(act);

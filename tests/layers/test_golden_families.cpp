@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <support/catch.hpp>
@@ -24,6 +25,13 @@ double family_tolerance(const std::string& name, bool is_double) {
   return 2e-5;
 }
 
+/// Numbers of the files that the matrices are made of, and are compared in them; for Mamba, RWKV-4 and Griffin the matrices of other sets of
+/// terms, which test_golden.cpp compares.
+constexpr std::string_view published_on_the_way =
+    " a angle beta c cell cell_norm cell_output dt forget_gate input_gate kernel key log_decay normalizer own_value operator output_gate "
+    "pre_norm query state trap update_gate value_mix write without_gate recurrence_and_normalization published_without_activation "
+    "published_without_convolution published_without_gate ";
+
 template <class S>
 class FamilyCase {
  public:
@@ -43,6 +51,12 @@ class FamilyCase {
     for (const auto& [what, deviation] : deviations_) {
       INFO(what << " of " << name_ << ": largest difference " << deviation.second << ", largest expected " << deviation.first);
       CHECK(deviation.second <= family_tolerance(name_, std::is_same_v<S, double>) * deviation.first);
+    }
+    for (const char* always : {"linear_input", "y", "attention"}) CHECK(deviations_.count(always) == 1);
+    for (const auto& [name, info] : file_.tensors()) {
+      if (name.rfind("expected.", 0) != 0 || deviations_.count(name.substr(9)) == 1) continue;
+      INFO(name << " of " << name_ << " was compared with nothing");
+      CHECK(published_on_the_way.find(" " + name.substr(9) + " ") != std::string_view::npos);
     }
   }
 
@@ -66,8 +80,8 @@ class FamilyCase {
     REQUIRE(computed.size() == wanted->size());
     const Eigen::Map<const Matrix<double>> numbers(wanted->data(), computed.rows(), computed.cols());
     auto& [largest, difference] = deviations_[name];
-    largest = std::max(largest, numbers.cwiseAbs().maxCoeff());
-    const double now = (computed.template cast<double>() - numbers).cwiseAbs().maxCoeff();
+    largest = larger(largest, numbers.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+    const double now = (computed.template cast<double>() - numbers).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
     difference = now <= difference ? difference : now;  // a NaN stays
   }
 
@@ -182,15 +196,17 @@ void check_all(const fs::path& folder, std::size_t at_least) {
   std::vector<fs::path> cases;
   for (const auto& entry : fs::directory_iterator(folder)) cases.push_back(entry.path());
   std::sort(cases.begin(), cases.end());
-  std::size_t seen = 0;
-  for (const fs::path& path : cases)
-    for (const LayerFamily<S>& family : layer_families<S>()) {
+  for (const LayerFamily<S>& family : layer_families<S>()) {
+    std::size_t seen = 0;
+    for (const fs::path& path : cases) {
       if (path.extension() != ".safetensors" || path.filename().string().rfind(std::string(family.name) + "_seed", 0) != 0) continue;
       INFO(path.filename().string());
       FamilyCase<S>(path, family).check();
       ++seen;
     }
-  CHECK(seen >= at_least);
+    INFO(family.name);
+    CHECK(seen >= at_least);  // of each family
+  }
 }
 
 }  // namespace
@@ -201,5 +217,5 @@ TEMPLATE_TEST_CASE("golden cases of every layer family", "[golden]", double, flo
     WARN(test_support::shared_data_missing("golden"));
     return;
   }
-  check_all<TestType>(*folder, 20);
+  check_all<TestType>(*folder, 2);
 }

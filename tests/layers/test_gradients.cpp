@@ -45,7 +45,7 @@ void check_gradient(const std::string& what, const Matrix<double>& point, const 
   REQUIRE(gradient.rows() == point.rows());
   REQUIRE(gradient.cols() == point.cols());
   REQUIRE(gradient.allFinite());
-  const double largest = gradient.cwiseAbs().maxCoeff() * std::sqrt(static_cast<double>(point.cols()));
+  const double largest = gradient.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() * std::sqrt(static_cast<double>(point.cols()));
   const auto along = [&](const Matrix<double>& direction) { return derivative([&](double t) { return f(point + t * direction); }, step); };
   for (const Index token : tokens_to_look_at(point.rows())) {
     Matrix<double> direction = Matrix<double>::Zero(point.rows(), point.cols());
@@ -346,7 +346,8 @@ LocalAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key
 void check_recorded(const Matrix<double>& recorded, const Matrix<double>& by_hand) {
   REQUIRE(recorded.rows() == by_hand.rows());
   REQUIRE(recorded.cols() == by_hand.cols());
-  CHECK((recorded - by_hand).cwiseAbs().maxCoeff() <= 1e-12 * by_hand.cwiseAbs().maxCoeff());
+  CHECK((recorded - by_hand).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+        1e-12 * by_hand.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
 }
 
 // Checks backward() and backward_from_y() of a layer at u; `run` runs it (with its carried-in state or positions, as `start` has them).
@@ -368,7 +369,8 @@ void check_layer(const Layer& layer, const Matrix<double>& u, const std::functio
   check_recorded(out_record.grad_x, from_out.grad_x);
   check_recorded(out_record.grad_u, from_out.grad_u);
   check_recorded(y_record.grad_u, from_y.grad_u);
-  CHECK((from_out.grad_y - grad_out * output_projection(layer).matrix()).cwiseAbs().maxCoeff() <= 1e-13 * grad_out.norm());
+  CHECK((from_out.grad_y - grad_out * output_projection(layer).matrix()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+        1e-13 * grad_out.norm());
 
   const LayerGradients<double> again = backward(layer, act, grad_out, two_threads());
   CHECK(again.grad_x == from_out.grad_x);
@@ -544,7 +546,7 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
     w.in_proj_weight = in_proj;
     const Mamba<double> layer(w);
     const LayerGradients<double> gradients = backward(layer, layer.activations(u), grad_out);
-    CHECK((gradients.grad_x - gradients.grad_u).cwiseAbs().maxCoeff() == 0);
+    CHECK((gradients.grad_x - gradients.grad_u).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() == 0);
     check_layer<Mamba<double>>(
         layer, u, [&](const Matrix<double>& value) { return layer.activations(value); }, draw);
     const Matrix<double> direct = layer.implicit_attention(layer.activations(u)).apply_transpose(gradients.grad_y);
@@ -556,7 +558,7 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
     w.linear_y_weight = Matrix<double>(Matrix<double>::Zero(channels, channels));
     const Griffin<double> layer(w);
     const LayerGradients<double> gradients = backward(layer, layer.activations(u), grad_out);
-    CHECK((gradients.grad_x - gradients.grad_u).cwiseAbs().maxCoeff() == 0);
+    CHECK((gradients.grad_x - gradients.grad_u).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() == 0);
     check_layer<Griffin<double>>(
         layer, u, [&](const Matrix<double>& value) { return layer.activations(value); }, draw);
   }
@@ -565,7 +567,8 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
     const Rwkv4<double>::Activations act = layer.activations(u);
     const LayerGradients<double> gradients = backward(layer, act, grad_out);
     const Matrix<double> direct = layer.implicit_attention(act).apply_transpose(gradients.grad_y);
-    CHECK((gradients.grad_x - direct).cwiseAbs().maxCoeff() <= 1e-14 * direct.cwiseAbs().maxCoeff());  // one rounding each
+    CHECK((gradients.grad_x - direct).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          1e-14 * direct.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());  // one rounding each
   }
   {  // Nor do softmax weights on theirs.
     LocalAttention<double>::Options options;
@@ -577,7 +580,8 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
     const LocalAttention<double>::Activations act = layer.activations(u);
     const LayerGradients<double> gradients = backward(layer, act, grad_out);
     const Matrix<double> direct = layer.implicit_attention(act).apply_transpose(gradients.grad_y);
-    CHECK((gradients.grad_x - direct).cwiseAbs().maxCoeff() <= 1e-13 * direct.cwiseAbs().maxCoeff());  // sums in another order
+    CHECK((gradients.grad_x - direct).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          1e-13 * direct.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());  // sums in another order
   }
 }
 
@@ -663,7 +667,8 @@ TEST_CASE("gates that are shut, and decays to nothing, keep gradients finite and
 TEST_CASE("gradients in float are those in double", "[gradient]") {
   const auto compare = [](const Matrix<float>& found, const Matrix<double>& expected) {
     // Sums of a hundred terms that may cancel, each good to 6e-8.
-    CHECK((found.cast<double>() - expected).cwiseAbs().maxCoeff() <= 2e-5 * expected.cwiseAbs().maxCoeff());
+    CHECK((found.cast<double>() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+          2e-5 * expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   };
   const auto run = [&]<class Wide, class Narrow>(const Wide& wide, const Narrow& narrow, Draw& draw) {
     const Matrix<float> u = draw.normals<float>(150, wide.width()), grad_out = draw.normals<float>(150, wide.width());
@@ -746,21 +751,21 @@ void check_golden_layer(const std::filesystem::path& path, Index number, const s
   const Matrix<double> u = file.read<double>(at + "mixer_in").matrix(), grad_out = file.read<double>(at + "grad_mixer_out").matrix();
   const Matrix<double> expected = file.read<double>(at + "grad_mixer_in").matrix();
   INFO(path.filename().string() << ", " << prefix);
-  const double largest = expected.cwiseAbs().maxCoeff();
+  const double largest = expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   REQUIRE(largest > 0);
 
   // Double: sums of a few hundred terms, each good to 1e-16; 1e-15 was seen.
   const SafetensorsSource<double> source(path);
   const auto layer = load(PrefixedTensors<double>(source, prefix));
   const Matrix<double> found = backward(layer, layer.activations(u), grad_out).grad_u;
-  CHECK((found - expected).cwiseAbs().maxCoeff() <= 1e-12 * largest);
+  CHECK((found - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= 1e-12 * largest);
 
   // Float: the same, each good to 6e-8; 6e-7 was seen.
   const SafetensorsSource<float> narrow_source(path);
   const auto narrow = load(PrefixedTensors<float>(narrow_source, prefix));
   const Matrix<float> narrow_u = u.cast<float>(), narrow_grad_out = grad_out.cast<float>();
   const Matrix<float> narrow_found = backward(narrow, narrow.activations(narrow_u), narrow_grad_out).grad_u;
-  CHECK((narrow_found.cast<double>() - expected).cwiseAbs().maxCoeff() <= 5e-6 * largest);
+  CHECK((narrow_found.cast<double>() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= 5e-6 * largest);
 }
 
 }  // namespace

@@ -123,7 +123,7 @@ void plain_layer(const Layer& layer, const Matrix<double>& u, Matrix<double>& y,
   }
 }
 
-double difference(const Matrix<double>& a, const Matrix<double>& b) { return (a - b).cwiseAbs().maxCoeff(); }
+double difference(const Matrix<double>& a, const Matrix<double>& b) { return (a - b).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(); }
 
 }  // namespace
 
@@ -136,16 +136,17 @@ TEST_CASE("Mamba-2: every option, against a plain double loop", "[layers]") {
     const Layer::Activations act = layer.activations(u);
     Matrix<double> y, out;
     plain_layer(layer, u, y, out);
-    CHECK(difference(*act.y, y) < 1e-12 * y.cwiseAbs().maxCoeff());
-    CHECK(difference(*act.out, out) < 1e-12 * out.cwiseAbs().maxCoeff());
+    CHECK(difference(*act.y, y) < 1e-12 * y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+    CHECK(difference(*act.out, out) < 1e-12 * out.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     const ImplicitAttention<double> attention = layer.implicit_attention(act);
-    CHECK(difference(attention.apply(*act.x) + attention.bias(), y) < 1e-12 * y.cwiseAbs().maxCoeff());
+    CHECK(difference(attention.apply(*act.x) + attention.bias(), y) < 1e-12 * y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     // In two pieces.
     const Layer::Activations first = layer.activations(Matrix<double>(u.topRows(4)));
     const Layer::Activations second = layer.activations(Matrix<double>(u.bottomRows(L - 4)), &first.final);
-    CHECK(difference(*second.y, y.bottomRows(L - 4)) < 1e-12 * y.cwiseAbs().maxCoeff());
+    CHECK(difference(*second.y, y.bottomRows(L - 4)) < 1e-12 * y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     const ImplicitAttention<double> later = layer.implicit_attention(second);
-    CHECK(difference(later.apply(*second.x) + later.bias() + later.carry(), y.bottomRows(L - 4)) < 1e-12 * y.cwiseAbs().maxCoeff());
+    CHECK(difference(later.apply(*second.x) + later.bias() + later.carry(), y.bottomRows(L - 4)) <
+          1e-12 * y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     CHECK(difference(second.final.recurrent, act.final.recurrent) < 1e-12);
     CHECK(difference(second.final.convolution_tail, act.final.convolution_tail) < 1e-12);
   }
@@ -170,10 +171,10 @@ TEST_CASE("Mamba-2: gradients are finite differences, relevance conserves", "[la
       moved.data()[i] = u.data()[i] + step;
       const double above = value();
       moved.data()[i] = u.data()[i] - step;
-      largest = std::max(largest, std::abs((above - value()) / (2 * step) - gradient.data()[i]));
+      largest = larger(largest, std::abs((above - value()) / (2 * step) - gradient.data()[i]));
       moved.data()[i] = u.data()[i];
     }
-    CHECK(largest < 1e-7 * gradient.cwiseAbs().maxCoeff());
+    CHECK(largest < 1e-7 * gradient.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     for (const WayBack way : {WayBack::relevance, WayBack::attention}) {
       const WalkResult<double> relevance = trace.walk_back(way, {{run.out, g}}, {input});
       CHECK(relevance.untreated.empty());
@@ -182,7 +183,7 @@ TEST_CASE("Mamba-2: gradients are finite differences, relevance conserves", "[la
     // The attention way is the operator, transposed.
     const WalkResult<double> held = trace.walk_back(WayBack::attention, {{run.y, *run.y}}, {run.x});
     CHECK(difference(held.gradients[0], layer.implicit_attention(run.activations).apply_transpose(*run.y)) <
-          1e-12 * held.gradients[0].cwiseAbs().maxCoeff());
+          1e-12 * held.gradients[0].cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
   }
 }
 

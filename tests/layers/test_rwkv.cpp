@@ -219,7 +219,7 @@ void near(const char* what, ConstView<S> came, const std::function<double(Index,
   for (Index i = 0; i < came.rows(); ++i)
     for (Index j = 0; j < came.cols(); ++j) {
       const double wanted = expected(i, j), now = std::abs(static_cast<double>(came(i, j)) - wanted);
-      largest = std::max(largest, std::abs(wanted));
+      largest = larger(largest, std::abs(wanted));
       difference = now <= difference ? difference : now;  // a NaN stays
     }
   CHECK(difference <= rwkv_tolerance<S> * std::max(largest, 1e-30));

@@ -222,7 +222,7 @@ TEST_CASE("maximum sensitivity, by hand") {
 
   const Matrix<float> input = Draw(1).normals<float>(3, 4);
   const Matrix<float> noisy = perturbed_within<float>(input, 0.02F, 7);
-  CHECK((noisy - input).cwiseAbs().maxCoeff() <= 0.0200001F);  // the sum rounds
+  CHECK((noisy - input).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= 0.0200001F);  // the sum rounds
   CHECK((noisy - input).maxCoeff() > 0.01F);
   CHECK((noisy - input).minCoeff() < -0.01F);
   CHECK(noisy == perturbed_within<float>(input, 0.02F, 7));

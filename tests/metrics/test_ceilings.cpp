@@ -125,8 +125,8 @@ TEST_CASE("Shapley values of trained models: permutations against every coalitio
   const Scores sampled = shapley_values(8, value, 4000, 2);
   double largest = 0, error = 0;
   for (std::size_t token = 0; token < 8; ++token) {
-    largest = std::max(largest, std::abs(exact[token]));
-    error = std::max(error, std::abs(sampled[static_cast<Index>(token)] - exact[token]));
+    largest = larger(largest, std::abs(exact[token]));
+    error = larger(error, std::abs(sampled[static_cast<Index>(token)] - exact[token]));
   }
   REQUIRE(largest > 0.1);
   CHECK(error < 0.05 * largest);

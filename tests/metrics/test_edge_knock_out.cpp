@@ -140,7 +140,8 @@ TEST_CASE("a layer without all edges of a row has what no token adds there, and 
     if (all[e].to < tokens - 1)
       CHECK(last[static_cast<Index>(e)] == 0);
     else  // small edges: the derivative, up to the square of their size
-      CHECK(last[static_cast<Index>(e)] == Approx(map(all[e].to, all[e].from)).margin(0.05 * map.cwiseAbs().maxCoeff()).epsilon(0.3));
+      CHECK(last[static_cast<Index>(e)] ==
+            Approx(map(all[e].to, all[e].from)).margin(0.05 * map.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()).epsilon(0.3));
   }
 }
 
@@ -184,7 +185,8 @@ TEST_CASE("inputs knocked out of documents that stand in one sequence: each as b
         for (Index token = first; token < end; ++token)
           own(0, token) = alone.input_effects(layer, {token - first}, {position - first, 4, 3})[0];
         CHECK(own(0, position) != 0);
-        CHECK((effects - own).cwiseAbs().maxCoeff() < 1e-10 * own.cwiseAbs().maxCoeff());
+        CHECK((effects - own).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <
+              1e-10 * own.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
       }
   }
   // The attention of such a run is not that of one text, and so are its edges.

@@ -41,6 +41,7 @@ inline std::vector<std::filesystem::path> golden_models(std::vector<std::string>
     else if (unread != nullptr)
       unread->push_back(name);
   }
+  REQUIRE(!found.empty());
   std::sort(found.begin(), found.end());
   if (unread != nullptr) std::sort(unread->begin(), unread->end());
   return found;

@@ -73,8 +73,8 @@ struct Golden {
 template <class Came>
 double relative_error(const Came& came, const Matrix<double>& expected) {
   if (came.rows() != expected.rows() || came.cols() != expected.cols()) return 1e300;
-  const double error = (came.template cast<double>() - expected).cwiseAbs().maxCoeff();
-  return error == error ? error / expected.cwiseAbs().maxCoeff() : 1e300;
+  const double error = (came.template cast<double>() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
+  return error == error ? error / expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() : 1e300;
 }
 
 /// A configuration of these keys alone.

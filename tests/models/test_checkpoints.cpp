@@ -221,7 +221,9 @@ TEST_CASE("both dialects' configurations that agree with the weights are taken",
 }
 
 TEST_CASE("keys that weights cannot tell change what is computed", "[models]") {
-  const auto differs = [](const Matrix<double>& a, const Matrix<double>& b) { return (a - b).cwiseAbs().maxCoeff() > 1e-6; };
+  const auto differs = [](const Matrix<double>& a, const Matrix<double>& b) {
+    return (a - b).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-6;
+  };
   CHECK(differs(logits(mamba_tensors(), with({{"layer_norm_epsilon", 0.5}})), logits(mamba_tensors())));
   CHECK(differs(logits(rwkv_tensors(), with({{"layer_norm_epsilon", 0.5}})), logits(rwkv_tensors())));
   const Matrix<double> griffin = logits(griffin_tensors());
@@ -233,7 +235,7 @@ TEST_CASE("keys that weights cannot tell change what is computed", "[models]") {
   CHECK(differs(logits(griffin_tensors(), with({{"rope_theta", 10.0}, {"partial_rotary_factor", 1.0}})), griffin));
   CHECK(differs(logits(griffin_tensors(), with({{"partial_rotary_factor", 1.0}})), griffin));
   CHECK(differs(logits(griffin_tensors(), with({{"embeddings_scale_by_sqrt_dim", false}})), griffin));
-  CHECK(logits(griffin_tensors(), with({{"logits_soft_cap", 0.01}})).cwiseAbs().maxCoeff() <= 0.01);
+  CHECK(logits(griffin_tensors(), with({{"logits_soft_cap", 0.01}})).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= 0.01);
 }
 
 TEST_CASE("embedding scale is sqrt(width) in bfloat16", "[models]") {
@@ -288,7 +290,7 @@ TEST_CASE("heads: tied, equal, and of their own", "[models]") {
   CHECK((logits(equal, with({{"tie_word_embeddings", true}})) - logits(mamba_tensors())).isZero(0));
   Tensors<double> own = mamba_tensors();
   own.set("lm_head.weight", {V, D}, 2 * *own.read("backbone.embeddings.weight"));
-  CHECK((logits(own) - 2 * logits(mamba_tensors())).cwiseAbs().maxCoeff() < 1e-14);
+  CHECK((logits(own) - 2 * logits(mamba_tensors())).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-14);
   CHECK((logits(own, with({{"tie_embeddings", false}})) - logits(own)).isZero(0));
   CHECK_THAT(error_of([&] {
                return logits(own, with({{"model_type", "mamba"}}));
@@ -305,7 +307,7 @@ TEST_CASE("heads: tied, equal, and of their own", "[models]") {
              contains_text("key tie_embeddings is false, expected true: there is no tensor lm_head.weight"));
   Tensors<double> griffin = griffin_tensors();
   griffin.set("lm_head.weight", {V, D}, 2 * *griffin.read("model.embed_tokens.weight"));
-  CHECK((logits(griffin) - logits(griffin_tensors())).cwiseAbs().maxCoeff() > 1e-3);
+  CHECK((logits(griffin) - logits(griffin_tensors())).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
   Tensors<double> rwkv = rwkv_tensors();
   rwkv.tensors.erase("head.weight");
   CHECK_THAT(error_of([&] { return logits(rwkv); }), contains_text("tensor head.weight is missing"));

@@ -29,7 +29,7 @@ LanguageModel<Scalar> drawn_model(const SmallModel& kind) {
 /// Infinity where a number is not finite: maxCoeff may pass over a NaN.
 double largest_entry(const Matrix<double>& numbers) {
   if (!numbers.allFinite()) return std::numeric_limits<double>::infinity();
-  return numbers.size() == 0 ? 0 : numbers.cwiseAbs().maxCoeff();
+  return numbers.size() == 0 ? 0 : numbers.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
 }
 
 /// Sums of some hundred terms in double, behind exponentials of ordinary arguments.
@@ -211,7 +211,7 @@ TEST_CASE("families: every method gives a finite score for every token, and keep
           break;
         }
         default:
-          CHECK(result.scores.cwiseAbs().maxCoeff() > 0);
+          CHECK(result.scores.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
       }
     }
   }

@@ -36,7 +36,7 @@ TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]
     const ForwardPass<Scalar> pass = model.forward(integers(expected, "input_ids"), test_support::every_logit());
     const Matrix<double> logits = *expected.read<double>("logits");
     // Absolute, of logits of a few tens: float's own rounding through eight layers is within 1e-4.
-    CHECK((pass.logits.template cast<double>() - logits).cwiseAbs().maxCoeff() < (wide ? 1e-10 : 1e-4));
+    CHECK((pass.logits.template cast<double>() - logits).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < (wide ? 1e-10 : 1e-4));
     Index most_likely = 0;
     pass.logits.bottomRows(1).row(0).maxCoeff(&most_likely);
     CHECK(most_likely == integers(expected, "target_token").front());
@@ -51,7 +51,7 @@ TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]
     const ForwardOptions options = last ? ForwardOptions() : test_support::every_logit();
     const Matrix<double> published = *expected.read<double>(last ? "published.last_logits" : "published.logits");
     const ForwardPass<Scalar> again = model.forward(integers(expected, "published.input_ids"), options);
-    CHECK((again.logits.template cast<double>() - published).cwiseAbs().maxCoeff() < 1e-4);
+    CHECK((again.logits.template cast<double>() - published).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4);
   }
 }
 
@@ -69,7 +69,7 @@ TEST_CASE("the shipped models give the logits recorded when they were trained", 
       ForwardOptions options;
       options.logit_positions = Indices::last();
       // They are recorded to 12 decimals.
-      CHECK((model.forward(ids, options).logits - expected).cwiseAbs().maxCoeff() < 1e-11);
+      CHECK((model.forward(ids, options).logits - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-11);
       CHECK(relative_error(narrow.forward(ids, options).logits, expected) < 2e-5);
     }
   }
@@ -159,8 +159,8 @@ TEST_CASE("Griffin's positions restart documents in the recurrent layers and tur
   REQUIRE(model.block(0).find<Griffin<double>>() != nullptr);
   CHECK(attention.channel(0).block(5, 0, 7, 5).isZero(0));
   CHECK_FALSE(model.implicit_attention(counted, 0, Terms::recurrence()).materialize().channel(0).block(5, 0, 7, 5).isZero(0));
-  CHECK((packed.logits.topRows(5) - plain.logits.topRows(5)).cwiseAbs().maxCoeff() < 1e-12);
-  CHECK((packed.logits.bottomRows(7) - plain.logits.bottomRows(7)).cwiseAbs().maxCoeff() > 1e-3);
+  CHECK((packed.logits.topRows(5) - plain.logits.topRows(5)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-12);
+  CHECK((packed.logits.bottomRows(7) - plain.logits.bottomRows(7)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
 
   // Positions that begin above 0 reset nothing; rotations are relative, so that attention sees the same distances.
   options.positions = {7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18};

@@ -76,7 +76,7 @@ Reference reference_of(const Shape& shape, const typename LocalAttention<S>::Wei
         for (Index p = 0; p < shape.size; ++p)
           score += turned(w.q_proj_weight, w.q_proj_bias, i, h, p) * turned(w.k_proj_weight, w.k_proj_bias, j, shared, p);
         scores[static_cast<std::size_t>(j)] = score / std::sqrt(static_cast<double>(shape.size));
-        largest = std::max(largest, scores[static_cast<std::size_t>(j)]);
+        largest = larger(largest, scores[static_cast<std::size_t>(j)]);
       }
       for (double& score : scores) total += score = std::exp(score - largest);
       for (Index j = 0; j <= i; ++j) {

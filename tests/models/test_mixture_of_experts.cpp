@@ -187,7 +187,7 @@ TEST_CASE("mixtures of experts: gradients are finite differences, relevance cons
       moved.data()[i] = u.data()[i] - step;
       const double slope = (above - run(part, moved).cwiseProduct(g).sum()) / (2 * step);
       moved.data()[i] = u.data()[i];
-      largest = std::max(largest, std::abs(slope - gradient.data()[i]));
+      largest = larger(largest, std::abs(slope - gradient.data()[i]));
     }
     CHECK(largest < 1e-8);
     for (const WayBack way : {WayBack::relevance, WayBack::attention}) {

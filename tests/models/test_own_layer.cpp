@@ -105,7 +105,7 @@ TEST_CASE("a layer of one's own in a stack: every method that needs no output pr
     const Attribution<double> why = explainer.explain(method.method, {last, 7, {}});
     CHECK(why.scores.size() == static_cast<Index>(own_ids.size()));
     CHECK(why.scores.allFinite());
-    CHECK(why.scores.cwiseAbs().maxCoeff() > 0);
+    CHECK(why.scores.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 0);
   }
   const ForwardPass<double> pass = model.forward(own_ids);
   const Attribution<double> relevance = explainer.explain(Method::relevance, {last, 7, {}});

@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 double largest_difference(const Matrix<double>& a, const Matrix<double>& b) {
   REQUIRE(a.size() == b.size());
   const Eigen::Map<const Matrix<double>> other(b.data(), a.rows(), a.cols());
-  const double largest = (a - other).cwiseAbs().maxCoeff();
+  const double largest = (a - other).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   return largest == largest ? largest : 1e300;
 }
 
@@ -236,16 +236,18 @@ TEST_CASE("RWKV-7 is one model under BlinkDL's, transformers' and flash-linear-a
   CHECK((logits(transformers) - expected).isZero(0));
   // The group norm's eps: 64e-5 in the author's code, head size * norm_eps in the two ports, whatever is said outright in all.
   const Tensors<double> linear = flash_linear_attention(original);
-  CHECK((logits(linear, with({{"group_norm_eps", 64e-5}})) - expected).cwiseAbs().maxCoeff() < 1e-13);
-  CHECK((logits(linear) - logits(original, with({{"group_norm_eps", 3e-5}}))).cwiseAbs().maxCoeff() < 1e-13);
-  CHECK((logits(linear) - logits(transformers, with({{"model_type", "rwkv7"}, {"norm_eps", 1e-5}}))).cwiseAbs().maxCoeff() < 1e-13);
-  CHECK((logits(linear) - expected).cwiseAbs().maxCoeff() > 1e-6);
+  CHECK((logits(linear, with({{"group_norm_eps", 64e-5}})) - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-13);
+  CHECK((logits(linear) - logits(original, with({{"group_norm_eps", 3e-5}}))).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-13);
+  CHECK((logits(linear) - logits(transformers, with({{"model_type", "rwkv7"}, {"norm_eps", 1e-5}})))
+            .cwiseAbs()
+            .template maxCoeff<Eigen::PropagateNaN>() < 1e-13);
+  CHECK((logits(linear) - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-6);
   // What the first layer's value residual holds, which only files of the author's names have, changes nothing; the second layer's does.
   Tensors<double> bent = original;
   bent.set_zero("blocks.0.att.v1", {6, 2});
   CHECK((logits(bent) - expected).isZero(0));
   bent.set_zero("blocks.1.att.v1", {6, 2});
-  CHECK((logits(bent) - expected).cwiseAbs().maxCoeff() > 1e-6);
+  CHECK((logits(bent) - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-6);
 }
 
 TEST_CASE("RWKV-7: what does not fit is named", "[models]") {

@@ -1,6 +1,7 @@
 // Catch2, version 2 or 3, under the same names: TEST_CASE and its kin, Approx, contains_text.
 #pragma once
 
+#include <cmath>
 #include <string>
 
 #if __has_include(<catch2/catch_all.hpp>)
@@ -17,4 +18,11 @@ inline auto contains_text(const std::string& needle) {
 #else
   return Catch::Matchers::Contains(needle);
 #endif
+}
+
+/// The larger of two numbers, NaN where one is: std::max(worst, NaN) is worst, and a test that keeps the largest error would never see it.
+/// So does a matrix' maxCoeff() unless it is told to propagate NaN.
+template <class Scalar>
+Scalar larger(Scalar a, Scalar b) {
+  return std::isnan(b) || a < b ? b : a;
 }

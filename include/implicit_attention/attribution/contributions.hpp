@@ -90,7 +90,7 @@ template <Real Scalar>
     for (Index token = 0; token < vectors.rows(); ++token)
       map(r, token) = norm == VectorNorm::one   ? vectors.row(token).template lpNorm<1>()
                       : norm == VectorNorm::two ? vectors.row(token).norm()
-                                                : vectors.row(token).template lpNorm<Eigen::Infinity>();
+                                                : vectors.row(token).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   });
   detail::check_finite("contributions", "the map of norms", map);
   return map;

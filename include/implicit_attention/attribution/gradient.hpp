@@ -49,11 +49,11 @@ void check_gradient(const char* name, const Array<Scalar>& gradient, Index token
   check_finite("gradient-weighted attention", name, *gradient);
 }
 
-/// Rescales numbers to 0..1. Equal numbers become 0 if they are 0, else 1. Returns whether they were equal.
+/// Rescales numbers to 0..1. Equal numbers become 0 if they are 0, else 1. Returns whether they were equal. With a NaN all become NaN.
 template <class Derived>
 bool stretch(Eigen::DenseBase<Derived>& numbers) {
   using Scalar = typename Derived::Scalar;
-  const Scalar smallest = numbers.minCoeff(), largest = numbers.maxCoeff();
+  const Scalar smallest = numbers.template minCoeff<Eigen::PropagateNaN>(), largest = numbers.template maxCoeff<Eigen::PropagateNaN>();
   if (smallest == largest) {
     numbers.setConstant(largest == Scalar(0) ? Scalar(0) : Scalar(1));
     return true;

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include <implicit_attention/config.hpp>
 #if IMPLICIT_ATTENTION_EXCEPTIONS
@@ -37,18 +38,22 @@ class Error : public std::runtime_error {
 };
 #endif
 
-/// What a host does about an error: exit, abort, or throw an exception of its own. It must not return. An error may come from a loop that
-/// an executor runs on another thread: an exception must be one that the executor passes on (core/shared_loop.hpp does), and longjmp is
-/// right only where every executor is serial.
+/// What a host does about an error: exit, abort, or throw an exception of its own. It must not return; after one that does, the default
+/// follows. What it calls of this library must not fail, for it would be called again. An error may come from a loop that an executor runs
+/// on another thread: an exception must be one that the executor passes on (core/shared_loop.hpp does, built with exceptions); longjmp is
+/// right only where every executor is serial, and leaks what the library held; std::exit destroys static objects, among which the pool of
+/// that thread must not be (std::_Exit destroys none).
 using ErrorHandler = void (*)(ErrorKind kind, const char* message);
 /// The same, and where in the library's source the error was found.
 using ErrorHandlerAt = void (*)(ErrorKind kind, const char* message, const char* file, int line);
 
-namespace detail {
+/// Of these at most one is installed.
 struct ErrorHandlers {
   ErrorHandler plain = nullptr;
   ErrorHandlerAt at = nullptr;
 };
+
+namespace detail {
 /// One pair for each library or program that this is compiled into. Hidden, as all that leads to it: the dynamic linker gives two shared
 /// libraries of one process one copy of whatever both show.
 #if defined(__GNUC__)
@@ -62,17 +67,19 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers& error_handlers() noexcept {
 }
 }  // namespace detail
 
-/// Installs `handler` for all errors of this library or program (null: back to the default) and returns the one before. Not thread-safe:
-/// call it at start-up. A shared library that may meet another one with these headers is compiled with -fvisibility=hidden, or with an
+/// Installs `handler` for all errors of this library or program, in place of one of either kind (null: back to the default), and returns
+/// the one of its kind before. Not thread-safe: call it at start-up. A shared library that may meet another one with these headers is compiled with -fvisibility=hidden, or with an
 /// IMPLICIT_ATTENTION_ABI_TAG of its own (config.hpp): else an error inside a function that both have may reach the other's handler.
 IMPLICIT_ATTENTION_HIDDEN inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
-  const ErrorHandler before = detail::error_handlers().plain;
-  detail::error_handlers() = {handler, nullptr};
-  return before;
+  return std::exchange(detail::error_handlers(), ErrorHandlers{handler, nullptr}).plain;
 }
 /// The same for a handler that is told file and line.
-IMPLICIT_ATTENTION_HIDDEN inline void set_error_handler_at(ErrorHandlerAt handler) noexcept {
-  detail::error_handlers() = {nullptr, handler};
+IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlerAt set_error_handler_at(ErrorHandlerAt handler) noexcept {
+  return std::exchange(detail::error_handlers(), ErrorHandlers{nullptr, handler}).at;
+}
+/// The same for whichever there is: what it returns puts everything back as it was.
+IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers handlers) noexcept {
+  return std::exchange(detail::error_handlers(), handlers);
 }
 
 /// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message.

@@ -18,6 +18,18 @@ template <Real S>
   return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
 }
 
+/// A rate that an engine holds, as `decay_rate` would have made it. Fails (ErrorKind::value) on a NaN or a number above 0; `what` is what
+/// the rate is.
+template <Real S>
+[[nodiscard]] Array<S> checked_rate(std::string_view who, std::string_view name, const Array<S>& rate, std::string_view what) {
+  for (Index row = 0; row < rate.rows(); ++row)
+    for (Index column = 0; column < rate.cols(); ++column)
+      if (!(rate(row, column) <= 0))
+        raise(ErrorKind::value, message(who, ": ", name, " has ", rate(row, column), " in row ", row, ", column ", column,
+                                        ", expected no number above 0: it is ", what));
+  return Matrix<S>(rate.matrix().cwiseMax(S(-1e30)));
+}
+
 /// The rate A <= 0, out of A = -exp(A_log) as engines hold it, or out of A_log; exactly one of them is there. Fails (ErrorKind::value or
 /// ErrorKind::shape) naming it.
 template <Real S>
@@ -25,12 +37,7 @@ template <Real S>
   if (A.empty() == A_log.empty())
     raise(ErrorKind::shape, message(who, ": A and A_log are both ", A.empty() ? "empty" : "filled", ", expected one of them"));
   if (A.empty()) return Matrix<S>(-decay_rate(A_log).matrix());
-  for (Index row = 0; row < A.rows(); ++row)
-    for (Index column = 0; column < A.cols(); ++column)
-      if (!(A(row, column) <= 0))
-        raise(ErrorKind::value, message(who, ": A has ", A(row, column), " in row ", row, ", column ", column,
-                                        ", expected no number above 0: it is -exp(A_log)"));
-  return A;
+  return checked_rate(who, "A", A, "-exp(A_log)");
 }
 
 /// Whether the tensors have A_log under either name.

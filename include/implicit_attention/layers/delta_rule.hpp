@@ -180,6 +180,7 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
       has_gate_(weights.has_gate),
       negative_eigenvalues_(options.negative_eigenvalues),
       has_beta_(weights.has_beta) {
+  constexpr Index most_keys = Index(1) << 24;  // norms of theirs are made here
   heads_ = weights.value_heads;
   key_heads_ = options.key_heads == 0 ? heads_ : options.key_heads;
   state_ = weights.key_size;
@@ -187,6 +188,9 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
   tiled_ = weights.tiled_key_heads;
   if (heads_ < 1 || state_ < 1)
     raise(ErrorKind::value, message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at least 1"));
+  if (heads_ > most_keys / state_)
+    raise(ErrorKind::value,
+          message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at most ", most_keys, " keys"));
   if (key_heads_ < 1 || heads_ % key_heads_ != 0)
     raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
   if (weights.o_norm_weight.empty()) raise(ErrorKind::shape, message(name, ": o_norm.weight is empty, expected (value size)"));

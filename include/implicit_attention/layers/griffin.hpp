@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -172,9 +173,7 @@ Griffin<S> Griffin<S>::for_engine(EngineWeights weights, Options options) {
     raise(ErrorKind::shape, "Griffin: rate and rg_lru.recurrent_param are both filled, expected one of them, or none");
   detail::check_bias(layer_name, "rate", weights.rate, layer.channels_, "channels");
   detail::check_bias(layer_name, "rg_lru.recurrent_param", weights.recurrent_param, layer.channels_, "channels");
-  if (!weights.rate.empty() && !(weights.rate.matrix().maxCoeff() <= Scalar(0)))
-    raise(ErrorKind::value, "Griffin: rate has a number above 0, expected -8 softplus(recurrent_param)");
-  layer.rate_ = weights.rate;
+  if (!weights.rate.empty()) layer.rate_ = detail::checked_rate(layer_name, "rate", weights.rate, "-8 softplus(recurrent_param)");
   if (!weights.recurrent_param.empty()) layer.rate_ = Matrix<Scalar>(Scalar(-8) * softplus(weights.recurrent_param.matrix()));
   layer.weights_.conv_1d_weight = std::move(weights.conv_1d_weight);
   layer.weights_.conv_1d_bias = std::move(weights.conv_1d_bias);

@@ -18,12 +18,11 @@ namespace detail {
 template <Real Scalar>
 class FormHistory {
  public:
-  /// Takes the form of the next piece, `held` tokens being kept from before and `seen` having been there in all. What does not fit is found
-  /// before anything is taken (ErrorKind::shape or ErrorKind::value).
-  void append(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window) {
-    walk(piece, held, seen, window, false);
-    walk(piece, held, seen, window, true);
-  }
+  /// Fails (ErrorKind::shape or ErrorKind::value) where the form of the next piece does not fit those before, `held` tokens being kept from
+  /// before and `seen` having been there in all.
+  void check(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window) { walk(piece, held, seen, window, false); }
+  /// Takes it, checked already.
+  void append(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window) { walk(piece, held, seen, window, true); }
 
   /// Over the `tokens` tokens that are kept, the first of which is number `first` of the sequence.
   [[nodiscard]] UnifiedForm<Scalar> form(Index tokens, Index first) const {
@@ -63,6 +62,14 @@ class FormHistory {
   [[nodiscard]] static Array<Scalar> times(const Array<Scalar>& a, const Array<Scalar>& b) {
     if (b.rows() == 1) return Matrix<Scalar>((a.matrix().array().rowwise() * b.matrix().row(0).array()).matrix());
     return Matrix<Scalar>(a.matrix().cwiseProduct(*b));
+  }
+  /// Fails unless what is no array a token is the same in all pieces.
+  static void check_same(const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
+    if (now.rows() != before.rows() || now.cols() != before.cols())
+      raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
+                                      shape_text({before.rows(), before.cols()}), " as in the pieces before"));
+    if (now.data() != before.data() && *now != *before)
+      raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
   }
   static void append_starts(std::vector<Index>& to, const std::vector<Index>& starts, Index seen, Index held, Index window) {
     if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that have left
@@ -109,16 +116,9 @@ class FormHistory {
       more_.resize(piece.more.size());
       if (piece.second) second_ = std::make_unique<FormHistory>();
     } else {
-      const auto same = [](const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
-        if (now.rows() != before.rows() || now.cols() != before.cols())
-          raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
-                                          shape_text({before.rows(), before.cols()}), " as in the pieces before"));
-        if (now.data() != before.data() && *now != *before)
-          raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
-      };
-      same("skip", piece.skip, constants_.skip);
-      same("convolution", piece.convolution, constants_.convolution);
-      same("convolution_bias", piece.convolution_bias, constants_.convolution_bias);
+      check_same("skip", piece.skip, constants_.skip);
+      check_same("convolution", piece.convolution, constants_.convolution);
+      check_same("convolution_bias", piece.convolution_bias, constants_.convolution_bias);
       if (piece.more.size() != more_.size() || (piece.second != nullptr) != (second_ != nullptr))
         raise(ErrorKind::shape, "StreamingAttention: a piece has other added forms or another second path than the pieces before");
     }
@@ -135,12 +135,14 @@ class FormHistory {
   void walk_recurrence(const UnifiedForm<Scalar>& piece, Index held, Index seen, Index window, bool takes, const Take& take) {
     const auto is = [&](Kind kind, bool same_sizes) {
       if (seen > 0 && (kind_ != kind || !same_sizes))
-        raise(ErrorKind::shape, "StreamingAttention: the recurrence is of another kind or of other sizes than in the pieces before");
+        raise(ErrorKind::shape,
+              "StreamingAttention: the recurrence is of another kind, or of other sizes or scales, than in the pieces before");
       if (takes) kind_ = kind;
     };
     if (const auto* given = piece.recurrence.diagonal()) {
       is(Kind::diagonal, given->channels == fixed_diagonal_.channels && given->state == fixed_diagonal_.state &&
                              given->read_before_update == fixed_diagonal_.read_before_update);
+      if (seen > 0) check_same("rate", given->rate, fixed_diagonal_.rate);
       // Mamba's steps scale its keys, too: kept once.
       const bool shared = !given->key_scale.empty() && given->key_scale.data() == given->step.data() &&
                           given->key_scale.row_stride() == given->step.row_stride();
@@ -183,7 +185,8 @@ class FormHistory {
       }
     } else if (const auto* attention = piece.recurrence.softmax()) {
       is(Kind::softmax, attention->channels == fixed_softmax_.channels && attention->heads == fixed_softmax_.heads &&
-                            attention->key_heads == fixed_softmax_.key_heads && attention->window == fixed_softmax_.window);
+                            attention->key_heads == fixed_softmax_.key_heads && attention->window == fixed_softmax_.window &&
+                            attention->scale == fixed_softmax_.scale && attention->soft_cap == fixed_softmax_.soft_cap);
       if (!attention->causal || attention->past_key.rows() > 0)
         raise(ErrorKind::value,
               "StreamingAttention: softmax attention that sees later tokens, or past ones that are not in the stream, "

@@ -27,18 +27,18 @@ class GrowingRows {
     return memory_ ? static_cast<std::size_t>(memory_->rows() * memory_->cols()) * sizeof(Scalar) : 0;
   }
 
-  /// Appends, and drops the oldest beyond `window` (0: none).
+  /// Appends, and drops the oldest beyond `window` (0: none). Rows that would leave at once take no memory.
   void append(ConstView<Scalar> added, Index window) {
     columns_ = added.cols();
     if (added.rows() == 0 || columns_ == 0) return;
-    make_room(added.rows());
-    for (Index row = 0; row < added.rows(); ++row)
-      std::copy_n(&added.coeffRef(row, 0), columns_, memory_->data() + (begin_ + count_ + row) * columns_);
-    count_ += added.rows();
-    if (window > 0 && count_ > window) {
-      begin_ += count_ - window;
-      count_ = window;
-    }
+    const Index first = window > 0 ? std::max(added.rows() - window, Index(0)) : 0, taken = added.rows() - first;
+    const Index leaving = window > 0 ? std::max(count_ + taken - window, Index(0)) : 0;
+    begin_ += leaving;
+    count_ -= leaving;
+    make_room(taken);
+    for (Index row = 0; row < taken; ++row)
+      std::copy_n(&added.coeffRef(first + row, 0), columns_, memory_->data() + (begin_ + count_ + row) * columns_);
+    count_ += taken;
   }
 
   /// What is kept, as a view that keeps its memory alive; appending may move the numbers in it.

@@ -27,7 +27,11 @@ struct StreamingOptions {
 ///                      stream.newest_row_into(View<float>(out, channels, stream.tokens()));
 ///
 /// Rows are those of the layer run on all tokens at once, to rounding. With a window, tokens before it have left: entries of the tokens that
-/// are there are what they were, and those before them are gone; softmax attention, which divides by all of them, is refused. Weights that the layer's form views must live as long as the stream.
+/// are there are what they were, and those before them are gone; softmax attention, which divides by all of them, is refused. Weights that
+/// the layer's form views must live as long as the stream.
+///
+/// Several threads may read one stream at once; while one appends, no other may do anything with it. A stream is moved, not copied, and is
+/// empty again where it was moved from.
 template <Real S>
 class StreamingAttention {
  public:
@@ -37,11 +41,23 @@ class StreamingAttention {
     if (window_ < 0) raise(ErrorKind::value, message("StreamingAttention: window is ", window_, ", expected at least 1, or 0 for none"));
   }
 
+  StreamingAttention(StreamingAttention&& other) noexcept : window_(other.window_) { swap(other); }
+  StreamingAttention& operator=(StreamingAttention&& other) noexcept {
+    StreamingAttention taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+  StreamingAttention(const StreamingAttention&) = delete;
+  StreamingAttention& operator=(const StreamingAttention&) = delete;
+  ~StreamingAttention() = default;
+
   /// Takes the form of the next tokens: what `layer.lower` gives for them alone. `x` (tokens, channels), their linear input, is kept where
   /// it is given, for the edge map and to apply the matrix; it is given for all tokens or for none. A carried-in state is that before the
   /// first token; later pieces' states are not read, for the tokens before are there. Fails (ErrorKind::shape or ErrorKind::value) where the
-  /// form does not fit those before, and has then taken nothing.
+  /// form does not fit those before, and has then taken nothing. One that ends half-way, for want of memory, leaves a stream that says so
+  /// whatever is asked of it (ErrorKind::value).
   void append(const UnifiedForm<Scalar>& piece, const Array<Scalar>& x = {}) {
+    check_whole();
     piece.check();
     const Index added = piece.tokens(), held = tokens();
     if (added == 0) return;
@@ -49,10 +65,13 @@ class StreamingAttention {
       raise(ErrorKind::shape, message("StreamingAttention: a piece has ", piece.channels(), " channels, expected ", channels_));
     if (!x.empty()) check_shape("StreamingAttention", "x", x, added, piece.channels(), "(tokens, channels)");
     input_.check("x", x, held);
+    history_.check(piece, held, seen_, window_);
+    half_taken_ = true;
     history_.append(piece, held, seen_, window_);
     input_.append(x, added, held, window_);
     channels_ = piece.channels();
     seen_ += added;
+    half_taken_ = false;
   }
 
   /// Tokens that are kept.
@@ -65,7 +84,10 @@ class StreamingAttention {
   /// Bytes of the history.
   [[nodiscard]] std::size_t bytes() const { return history_.bytes() + input_.bytes(); }
   /// The linear inputs of the tokens that are kept, (tokens, channels); empty where none were given.
-  [[nodiscard]] Array<Scalar> input() const { return input_.view(); }
+  [[nodiscard]] Array<Scalar> input() const {
+    check_whole();
+    return input_.view();
+  }
 
   /// The operator over the tokens that are kept: every map, reduction and application there is. It views the stream's memory: use it before
   /// the next append.
@@ -140,11 +162,26 @@ class StreamingAttention {
   }
 
  private:
+  void swap(StreamingAttention& other) noexcept {
+    std::swap(window_, other.window_);
+    std::swap(seen_, other.seen_);
+    std::swap(channels_, other.channels_);
+    std::swap(half_taken_, other.half_taken_);
+    std::swap(history_, other.history_);
+    std::swap(input_, other.input_);
+  }
+  void check_whole() const {
+    if (half_taken_)
+      raise(ErrorKind::value,
+            "StreamingAttention: an append ended half-way, so that some arrays have its tokens and others do not; begin a new stream");
+  }
   [[nodiscard]] UnifiedForm<Scalar> form() const {
+    check_whole();
     if (seen_ == 0) raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
     return history_.form(tokens(), first_token());
   }
   [[nodiscard]] Index place_of(Index token) const {
+    check_whole();
     if (seen_ == 0) raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
     if (token < first_token() || token >= seen_)
       raise(ErrorKind::value, message("StreamingAttention: token ", token, " is not kept, expected ", first_token(), " to ", seen_ - 1));
@@ -175,6 +212,7 @@ class StreamingAttention {
   }
 
   Index window_ = 0, seen_ = 0, channels_ = 0;
+  bool half_taken_ = false;
   detail::FormHistory<Scalar> history_;
   detail::StreamedArray<Scalar> input_;
 };
