@@ -219,9 +219,9 @@ void delta_linear(benchmark::State& state, int place, DeltaDecay decay, double s
   rounds.add("apply, two", [&] { head_scan(r, Array<float>::view(x), Array<float>(), View<float>(out), pool.executor()); });
   rounds.add("transpose", [&] { head_scan_transposed(r, ConstView<float>(x), View<float>(out), serial_executor()); });
   rounds.add("transpose, two", [&] { head_scan_transposed(r, ConstView<float>(x), View<float>(out), pool.executor()); });
-  rounds.add("row", [&] {
-    for (Index head = 0; head < delta_heads; ++head) matrix_rows(r, head, tokens - 1, tokens, View<float>(&row(head, 0), 1, tokens));
-  });
+  const SharedMatrix<float> matrix(r);
+  const std::vector<Index> heads = first_numbers(delta_heads), last{tokens - 1};
+  rounds.add("row", [&] { head_rows(matrix, heads, last, View<float>(row), serial_executor()); });
   rounds.run(5, 2);
   constexpr double chunk = 32, flops_a_token = (2 * chunk * delta_size * 2 + 4.0 * delta_size * delta_size) * 2 * delta_heads;
   const double flops = flops_a_token * static_cast<double>(tokens);

@@ -5,7 +5,7 @@
 #include <support/catch.hpp>
 
 #include <implicit_attention/core/thread_executor.hpp>
-#include <implicit_attention/kernels/matrix_recurrence.hpp>
+#include <implicit_attention/kernels/surrounded_matrix.hpp>
 
 #include "head_cases.hpp"
 
@@ -68,6 +68,18 @@ void check_plan(const Plan& plan) {
     for (Index i = 0; i < r.tokens; ++i) plain_head_row(r, head, i, &plain(i, 0));
     check_near<Scalar>(plain, expected, "plain rows", floor);
   }
+  // A row of all heads at once is each head's by itself, to the last bit.
+  const SharedMatrix<Scalar> matrix(r);
+  std::vector<Index> heads;
+  for (Index head = 0; head < r.heads; ++head) heads.push_back(head);
+  bool same = true;
+  for (Index row = 0; row < r.tokens; row += 3) {
+    Matrix<Scalar> together = Matrix<Scalar>::Constant(r.heads, r.tokens, Scalar(7)), alone = together;
+    head_rows(matrix, heads, {row}, View<Scalar>(together), serial_executor());
+    for (const Index head : heads) matrix_rows(r, head, row, row + 1, View<Scalar>(&alone(head, 0), 1, r.tokens));
+    same = same && together == alone;
+  }
+  CHECK(same);
 
   Matrix<double> final_expected;
   const Matrix<double> expected = application_by_equation(r, x, initial, &final_expected);

@@ -12,9 +12,6 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What exponentiate_small_register takes.
-constexpr float small_exponent = 0.6931f;
-
 #if defined(__GNUC__)
 /// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of minus
 /// infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
@@ -46,19 +43,6 @@ inline void exponentiate_register(const float* from, float* to) {
   y = y * half * 2.0f;
   *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~too_small);
 }
-
-/// The same of numbers between -log 2 and log 2, in less than half of the operations: decays above one half. exp(0) is exactly 1.
-inline void exponentiate_small_register(const float* from, float* to) {
-  using Register = VectorRegister<float>::type;
-  const Register x = *reinterpret_cast<const Register*>(from);
-  Register y = x * 2.5034380219e-5f + 2.0074274802e-4f;  // for (exp(x) - 1 - x) / x^2, within 3e-9 of exp(x)
-  y = y * x + 1.3888328810e-3f;
-  y = y * x + 8.3327725918e-3f;
-  y = y * x + 4.1666670032e-2f;
-  y = y * x + 1.6666670037e-1f;
-  y = y * x + 0.5f;
-  *reinterpret_cast<Register*>(to) = y * (x * x) + x + 1.0f;
-}
 #endif
 
 /// to = the decays of `count` logarithms, which may be the same numbers. What underflows is 0, as it is for minus infinity, and NaN stays.
@@ -85,6 +69,38 @@ void exponentiate(const Scalar* from, Index count, Scalar* to) {
 template <Real Scalar>
 void exponentiate(Scalar* numbers, Index count) {
   exponentiate<Scalar>(numbers, count, numbers);
+}
+
+/// The same, in less than half of the operations where all are between -log 2 and 0, decays above one half. exp(0) is exactly 1.
+template <Real Scalar>
+void exponentiate_together(const Scalar* from, Index count, Scalar* to) {
+#if defined(__GNUC__)
+  if constexpr (std::is_same_v<Scalar, float>) {
+    using Register = VectorRegister<float>::type;
+    using Bits = VectorRegister<float>::bits;
+    constexpr Index lane = vector_register_bytes / static_cast<int>(sizeof(float));
+    Bits beyond = {};  // signs of numbers that are negative where a logarithm is too small or above 0
+    Index i = 0;
+    for (; i + lane <= count; i += lane) {
+      const Register x = *reinterpret_cast<const Register*>(from + i);
+      beyond |= reinterpret_cast<Bits>(x + 0.6931f) | reinterpret_cast<Bits>(0.0f - x);
+      Register y = x * 1.0362181667e-3f + 8.0726262367e-3f;  // for (exp(x) - 1) / x, within 2e-8 of exp(x)
+      y = y * x + 4.1575302992e-2f;
+      y = y * x + 1.6665201962e-1f;
+      y = y * x + 4.9999913538e-1f;
+      y = y * x + 1.0f;
+      *reinterpret_cast<Register*>(to + i) = y * x + 1.0f;
+    }
+    std::int32_t any = 0;
+    for (Index k = 0; k < lane; ++k) any |= beyond[k];
+    if (any < 0) i = 0;
+    if (i == count) return;
+    from += i;
+    to += i;
+    count -= i;
+  }
+#endif
+  exponentiate(from, count, to);
 }
 
 }  // namespace detail

@@ -40,7 +40,7 @@ class HeadRows {
       : r_(&recurrence), first_head_(first_head) {
     diagonal_ = recurrence.transition == Transition::diagonal;
     delta_ = recurrence.transition == Transition::delta;
-    shared_ = diagonal_ && (recurrence.log_decay.empty() || !recurrence.decay_by_state());
+    shared_ = is_shared(recurrence);
     prepared_ = !shared_ && row_count >= rows_worth_preparing;
     if (!prepared_) return;
     ranges_ = token_ranges(recurrence, map_block_tokens);
@@ -76,6 +76,17 @@ class HeadRows {
     }
   }
 
+  /// How many heads' single rows are worth asking for together, where so many rows are wanted.
+  [[nodiscard]] static Index heads_at_once(const HeadRecurrence<Scalar>& recurrence, Index row_count) {
+    return is_shared(recurrence) || row_count >= rows_worth_preparing ? 1 : heads_walked_together;
+  }
+  /// One row of several heads, a row of `out` each; where heads_at_once is more than 1.
+  void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const {
+    const Index first = walk_heads(*r_, heads.data(), static_cast<Index>(heads.size()), row, out);
+    out.leftCols(first).setZero();
+    out.rightCols(r_->tokens - 1 - row).setZero();
+  }
+
  private:
   static constexpr Index blocks_of_a_slice = 8;
   static constexpr Index nearest_tokens = 16;
@@ -94,6 +105,11 @@ class HeadRows {
   struct Work {
     Matrix<Scalar> within, removed, probe_writes, readers, probes, inverse, product;
   };
+
+  /// Whether heads of a group share the products that their rows are made of.
+  [[nodiscard]] static bool is_shared(const HeadRecurrence<Scalar>& recurrence) {
+    return recurrence.transition == Transition::diagonal && (recurrence.log_decay.empty() || !recurrence.decay_by_state());
+  }
 
   [[nodiscard]] std::size_t index_of(Index token) const {
     const auto after =
@@ -215,8 +231,7 @@ class HeadRows {
   }
 
   void walk(Index head, Index begin, Index end, View<Scalar> out) const {
-    HeadWalk<Scalar> walk(*r_, head);
-    for (Index row = begin; row < end; ++row) walk.run(row, &out(row - begin, 0));
+    for (Index row = begin; row < end; ++row) walk_heads(*r_, &head, 1, row, View<Scalar>(&out(row - begin, 0), 1, r_->tokens));
   }
 
   /// A row that forgets quickly holds little more than its query times the nearest keys. Where such a product cancels, the rounding of its sum

@@ -1,9 +1,10 @@
-// One row of a HeadRecurrence's matrix in linear time, by a walk back over the tokens: what a single row costs, and a row behind a number
+// One row of HeadRecurrences' matrices in linear time, by a walk back over the tokens: what a single row costs, and a row behind a number
 // that is not finite.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
@@ -14,66 +15,100 @@ namespace detail {
 
 /// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
 /// r = r G_j. Where the transition is one number a token, HeadRows makes rows as products with the query.
+///
+/// Two tokens, a and b before it, are stepped over together, so that sums are waited for half as often. What b's key reads is
+///
+///     (r G_a) . key_b = (r w_a) . key_b + (r . removal_a) (probe_a . key_b)
+///
+/// and the same of its removal; all these sums are taken of r before a.
 template <Real Scalar>
 class HeadWalk {
  public:
   HeadWalk(const HeadRecurrence<Scalar>& recurrence, Index head)
-      : r_(&recurrence),
-        head_(head),
-        key_column_(recurrence.group(head) * recurrence.state),
-        by_state_(!recurrence.log_decay.empty() && recurrence.decay_by_state()) {}
+      : r_(&recurrence), head_(head), key_column_(recurrence.group(head) * recurrence.state), own_column_(head * recurrence.state) {
+    nothing_.setZero(2, recurrence.state);
+    nothing_.row(1).setOnes();
+  }
 
-  /// Writes R[row, first..row] into out[first..row] and returns `first`.
-  Index run(Index row, Scalar* out) {
-    const Index first = r_->first_visible(row);
+  /// Begins with R[row, .], for `out` from the first token that it sees.
+  void start(Index row, Scalar* out) {
+    row_ = row;
+    first_ = r_->first_visible(row);
+    out_ = out;
+    by_state_ = !r_->log_decay.empty() && r_->decay_by_state();
     reader_ = Eigen::Map<const RowVector<Scalar>>(r_->query.row(row) + key_column_, r_->state);
-    general_ = 0;
-    for (Index end = row + 1; end > first;) {
-      const Index begin = std::max(first, end - step_tokens);
-      if (by_state_)
-        walk<true>(row, first, begin, end, out);
-      else
-        walk<false>(row, first, begin, end, out);
-      end = begin;
+    if (!by_state_)
+      load_decays(first_, last() + 1);
+    else if (r_->log_decay.rows() > 1)
+      decays_.resize(decays_at_once, r_->state);
+    else {
+      decays_ = r_->log_decay.matrix().middleCols(own_column_, r_->state);
+      exponentiate(decays_.data(), r_->state);
     }
-    if (!r_->diagonal.empty()) out[row] = r_->diagonal(row, head_);
-    return first;
+    const Token nothing{nothing_.data(), nothing_.data(), nothing_.data(), nothing_.data() + r_->state};
+    over_ = {nothing, nothing};
+    removed_a_ = removed_b_ = 0;
+  }
+  /// The last token that is walked over, and the first one.
+  [[nodiscard]] Index last() const { return r_->read_before_update ? row_ - 1 : row_; }  // the row's own transition comes after its read
+  [[nodiscard]] Index first() const { return first_; }
+  /// Writes the entries of `token` and the one before it, if the row sees that; they come in descending order.
+  void advance(Index token) {
+    if (r_->transition == Transition::delta)
+      by_state_ ? advance<Transition::delta, true>(token) : advance<Transition::delta, false>(token);
+    else if (r_->transition == Transition::rank_one)
+      by_state_ ? advance<Transition::rank_one, true>(token) : advance<Transition::rank_one, false>(token);
+    else
+      advance<Transition::diagonal, true>(token);
+  }
+  void finish() const {
+    if (!r_->diagonal.empty()) out_[row_] = r_->diagonal(row_, head_);
   }
 
  private:
-  static constexpr Index tokens_ahead = 8;     ///< that are asked for: a head's numbers of two tokens lie on different pages
-  static constexpr Index step_tokens = 16;     ///< their decays stay in the nearest cache
-  static constexpr Index general_tokens = 16;  ///< after one that needed them, tokens whose exponentials are general ones
-#if defined(__GNUC__)
-  static constexpr bool beside = std::is_same_v<Scalar, float>;
-#else
-  static constexpr bool beside = false;
-#endif
+  static constexpr Index tokens_ahead = 8;  ///< that are asked for: a head's numbers of two tokens lie on different pages
+  static constexpr Index decays_at_once = 4;
+  static constexpr int lane = computed_lanes<Scalar>;
+  using Register = LaneRegister<Scalar, lane>;
 
-  [[nodiscard]] Scalar log_decay(Index token) const { return r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head_); }
-
-  /// What a step needs of a token; null where there is none.
+  /// What a step needs of a token: vectors, null where there is none, and one decay a state or one in all.
   struct Token {
-    const Scalar *key, *removal, *probe;
+    const Scalar *key, *removal, *probe, *decay;
   };
-  [[nodiscard]] Token token_at(Index token) const {
-    if (token < 0) token = 0;  // before the first one, read in vain
+  /// Tokens that are stepped over together, the later one first. A document's first token may be both.
+  struct Pair {
+    Token a, b;
+  };
+  /// A number where no register is full, as LaneRegister has it.
+  struct Single {
+    using type = Scalar;
+    static type zero() { return 0; }
+    static type load(const Scalar* from) { return *from; }
+  };
+  /// What the keys and removals of a pair read of r, and what those of b read of a's probe; numbers or registers of sums.
+  template <class Numbers>
+  struct Reads {
+    typename Numbers::type key_a = Numbers::zero(), key_b = Numbers::zero(), key_across = Numbers::zero(), removal_a = Numbers::zero(),
+                           removal_b = Numbers::zero(), removal_across = Numbers::zero();
+  };
+
+  template <bool ByState>
+  [[nodiscard]] Token token_at(Index token) {
     const bool given = r_->transition == Transition::rank_one;
-    const Index column = head_ * r_->state;
-    return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + column : nullptr,
-            given ? r_->probe.row(token) + column : nullptr};
+    return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + own_column_ : nullptr,
+            given ? r_->probe.row(token) + own_column_ : nullptr,
+            ByState ? decays_by_state(token) : decays_.data() + (decays_.rows() == 1 ? 0 : token)};
   }
 
   template <bool ByState>
   EIGEN_ALWAYS_INLINE void fetch(Index token) const {
-    const Index column = head_ * r_->state;
     fetch(r_->key.row(token) + key_column_);
     if (r_->transition == Transition::rank_one) {
-      fetch(r_->removal.row(token) + column);
-      fetch(r_->probe.row(token) + column);
+      fetch(r_->removal.row(token) + own_column_);
+      fetch(r_->probe.row(token) + own_column_);
     }
     if constexpr (ByState)
-      if (r_->log_decay.rows() > 1) fetch(r_->log_decay.row(token) + column);
+      if (r_->log_decay.rows() > 1) fetch(r_->log_decay.row(token) + own_column_);
   }
   /// Asks for every line once.
   EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
@@ -83,155 +118,146 @@ class HeadWalk {
 #endif
   }
 
-  /// One decay a state: the logarithms of the next token's and where they go; null where they are there already.
-  struct Exponents {
-    const Scalar* logs = nullptr;
-    Scalar* decays = nullptr;
-  };
+  /// Decays of tokens first..end-1, one a head; one number where they are constant.
+  void load_decays(Index first, Index end) {
+    const bool constant = r_->log_decay.rows() <= 1;
+    decays_.setZero(constant ? 1 : end, 1);
+    if (constant) first = 0;
+    for (Index token = first; token < decays_.rows() && !r_->log_decay.empty(); ++token) decays_(token, 0) = r_->log_decay(token, head_);
+    exponentiate(decays_.data() + first, decays_.rows() - first);
+  }
+  /// Decays of a token, one a state: those of two pairs stand at a time, or those of all tokens.
+  [[nodiscard]] const Scalar* decays_by_state(Index token) {
+    if (decays_.rows() == 1) return decays_.data();
+    Scalar* const decays = decays_.data() + (token & (decays_at_once - 1)) * r_->state;
+    exponentiate_together(r_->log_decay.row(token) + own_column_, r_->state, decays);
+    return decays;
+  }
 
-  /// One pass over r: r = (r - removed token.key) decay (delta rule), r decay + removed token.probe, or r decay; and what the next token's
-  /// key and removal read of it. The next token's exponentials are taken beside it, while sums wait for each other, by
-  /// exponentiate_small_register; where one is beyond its range, all are taken again by the general function.
+  /// What a step makes of r, a number or a register of them, and what the next pair reads of it.
+  template <Transition Kind, bool ByState, class Numbers>
+  static EIGEN_ALWAYS_INLINE void step(const Pair& over, Scalar decay, Scalar removed_a, Scalar removed_b, const Pair& next, Index n,
+                                       typename Numbers::type& r, Reads<Numbers>& reads) {
+    const auto number = [n](const Scalar* from) { return Numbers::load(from + n); };
+    if constexpr (Kind == Transition::delta && ByState) {
+      r = (r + removed_a * number(over.a.key)) * number(over.a.decay);
+      r = (r + removed_b * number(over.b.key)) * number(over.b.decay);
+    } else if constexpr (Kind == Transition::delta) {
+      r = decay * r + removed_a * number(over.a.key) + removed_b * number(over.b.key);
+    } else {
+      if constexpr (ByState)
+        r = r * number(over.a.decay);
+      else
+        r = decay * r;
+      if constexpr (Kind == Transition::rank_one) r = r + removed_a * number(over.a.probe);
+      if constexpr (ByState) r = r * number(over.b.decay);
+      if constexpr (Kind == Transition::rank_one) r = r + removed_b * number(over.b.probe);
+    }
+    const typename Numbers::type key_a = number(next.a.key);
+    typename Numbers::type key_b = number(next.b.key);  // as it reads r before a's decay
+    if constexpr (ByState) key_b = key_b * number(next.a.decay);
+    reads.key_a = reads.key_a + r * key_a;
+    reads.key_b = reads.key_b + r * key_b;
+    if constexpr (Kind == Transition::delta) reads.key_across = reads.key_across + key_a * key_b;
+    if constexpr (Kind == Transition::rank_one) {
+      const typename Numbers::type probe_a = number(next.a.probe), removal_b = number(next.b.removal);
+      reads.key_across = reads.key_across + probe_a * number(next.b.key);
+      reads.removal_a = reads.removal_a + r * number(next.a.removal);
+      reads.removal_across = reads.removal_across + probe_a * removal_b;
+      if constexpr (ByState)
+        reads.removal_b = reads.removal_b + r * (removal_b * number(next.a.decay));
+      else
+        reads.removal_b = reads.removal_b + r * removal_b;
+    }
+  }
+
+  /// r = r G_a G_b for the pair `over`, which removes so much of it, and what the next pair reads.
   template <Transition Kind, bool ByState>
-  IMPLICIT_ATTENTION_FLATTEN void step(Scalar removed, const Token& token, const Scalar* decay, const Token& next,
-                                       [[maybe_unused]] const Exponents& exponents) {
-    constexpr int lane = register_lanes<Scalar>, together = 4;  // sums that do not wait for each other
-    using Lane = Lanes<Scalar, lane>;
+  IMPLICIT_ATTENTION_FLATTEN Reads<Single> step(const Pair& over, Scalar removed_a, Scalar removed_b, const Pair& next) {
+    using Numbers = typename Register::type;
     Scalar* const reader = reader_.data();
     const Index states = r_->state;
-    // Read once: stores through registers might change what a reference stands for.
-    const Scalar *const key = token.key, *const next_key = next.key;
-    [[maybe_unused]] const Scalar *const probe = token.probe, *const next_removal = next.removal, *const logs = exponents.logs;
-    [[maybe_unused]] Scalar* const decays = exponents.decays;
-    const Scalar one = ByState ? Scalar(1) : *decay, of_key = ByState ? removed : removed * one;
-    Lane reads[static_cast<std::size_t>(together)], removes[static_cast<std::size_t>(together)];
-    for (int i = 0; i < together; ++i) {
-      reads[i].setZero();
-      removes[i].setZero();
+    const Pair now = over, then = next;  // stores through registers might change what a reference stands for
+    Scalar decay = 1;
+    if constexpr (!ByState) {  // both tokens' decays at once
+      decay = *now.a.decay * *now.b.decay;
+      removed_a *= Kind == Transition::delta ? decay : *now.b.decay;
+      if constexpr (Kind == Transition::delta) removed_b *= *now.b.decay;
     }
-    [[maybe_unused]] Lane widest = Lane::Zero();
+    Reads<Register> even, odd;  // sums that do not wait for each other
     Index n = 0;
-    for (; n + Index(together * lane) <= states; n += Index(together * lane)) {
-      IMPLICIT_ATTENTION_UNROLL
-      for (int i = 0; i < together; ++i) {
-        const Index at = n + i * lane;
-        Lane r = lanes<lane>(reader + at);
-        if constexpr (Kind == Transition::delta) {
-          r = one * r - of_key * lanes<lane>(key + at);
-          if constexpr (ByState) r *= lanes<lane>(decay + at);
-        } else {
-          if constexpr (ByState)
-            r *= lanes<lane>(decay + at);
-          else
-            r *= one;
-          if constexpr (Kind == Transition::rank_one) r += removed * lanes<lane>(probe + at);
-        }
-        lanes<lane>(reader + at) = r;
-        reads[i] += r * lanes<lane>(next_key + at);
-        if constexpr (Kind == Transition::rank_one) removes[i] += r * lanes<lane>(next_removal + at);
-        if constexpr (ByState && beside)
-          if (logs != nullptr) {
-            widest = widest.max(lanes<lane>(logs + at).abs());
-            exponentiate_small_register(logs + at, decays + at);
-          }
-      }
+    for (; n + Index(2 * lane) <= states; n += Index(2 * lane)) {
+      Numbers r = Register::load(reader + n), s = Register::load(reader + n + lane);
+      step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, r, even);
+      step<Kind, ByState>(now, decay, removed_a, removed_b, then, n + lane, s, odd);
+      Register::store(reader + n, r);
+      Register::store(reader + n + lane, s);
     }
-    if constexpr (ByState && beside)
-      if (logs != nullptr) {
-        const bool all = widest.maxCoeff() > Scalar(small_exponent);
-        const Index from = all ? 0 : n;
-        if (all) general_ = general_tokens;
-        exponentiate<Scalar>(logs + from, states - from, decays + from);
-      }
-    Scalar rest = 0, rest_removed = 0;
-    for (; n < states; ++n) {
-      const Scalar d = ByState ? decay[n] : one;
-      if constexpr (Kind == Transition::delta)
-        reader[n] = ByState ? (reader[n] - removed * key[n]) * d : d * reader[n] - of_key * key[n];
-      else if constexpr (Kind == Transition::rank_one)
-        reader[n] = reader[n] * d + removed * probe[n];
-      else
-        reader[n] *= d;
-      rest += reader[n] * next_key[n];
-      if constexpr (Kind == Transition::rank_one) rest_removed += reader[n] * next_removal[n];
+    Reads<Single> reads;
+    for (; n < states; ++n) step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, reader[n], reads);
+    const auto add = [](Scalar& sum, const Numbers& x, const Numbers& y) {
+      Scalar numbers[static_cast<std::size_t>(lane)];
+      Register::store(numbers, x + y);
+      sum += lanes<lane>(numbers).sum();
+    };
+    add(reads.key_a, even.key_a, odd.key_a);
+    add(reads.key_b, even.key_b, odd.key_b);
+    if constexpr (!ByState) reads.key_b *= *then.a.decay;
+    if constexpr (Kind != Transition::diagonal) add(reads.key_across, even.key_across, odd.key_across);
+    if constexpr (Kind == Transition::delta && !ByState) reads.key_across *= *then.a.decay;
+    if constexpr (Kind == Transition::rank_one) {
+      add(reads.removal_a, even.removal_a, odd.removal_a);
+      add(reads.removal_b, even.removal_b, odd.removal_b);
+      if constexpr (!ByState) reads.removal_b *= *then.a.decay;
+      add(reads.removal_across, even.removal_across, odd.removal_across);
     }
-    read_ = ((reads[0] + reads[1]) + (reads[2] + reads[3])).sum() + rest;
-    if constexpr (Kind == Transition::rank_one) removed_ = ((removes[0] + removes[1]) + (removes[2] + removes[3])).sum() + rest_removed;
+    return reads;
   }
 
-  /// What a token's key and removal read of r, without a step before them.
-  void read(const Token& token) {
-    const auto dot = [&](const Scalar* vector) { return reader_.dot(Eigen::Map<const RowVector<Scalar>>(vector, r_->state)); };
-    read_ = dot(token.key);
-    if (token.removal) removed_ = dot(token.removal);
-  }
-
-  template <bool ByState>
-  void walk(Index row, Index first, Index begin, Index end, Scalar* out) {
-    const Scalar none = Scalar(1);
-    const bool decays = !r_->log_decay.empty();
-    if (decays && !ByState) load_decays(begin, end);
-    const Index last = r_->read_before_update ? row - 1 : row;  // the first token whose decay is wanted
-    Token token = token_at(end - 1);
-    if (end == row + 1) {
-      read(token);
-      if (ByState && last > first) load_decay(last);
-    }
-    for (Index t = end - 1; t >= begin; --t) {
-      const Token next = token_at(t - 1);
-      if (t >= first + tokens_ahead) fetch<ByState>(t - tokens_ahead);
-      out[t] = r_->write_scale(t, head_) * read_;
-      if (t > last) {
-        read(next);  // the row's own transition comes after its read
-      } else if (t > first) {
-        const Scalar* const decay = ByState ? decay_row(t) : decays ? decay_.data() + (t - begin) * decay_stride() : &none;
-        const Exponents exponents = ByState && t - 1 > first ? exponents_of(t - 1) : Exponents{};
-        if (r_->transition == Transition::delta)
-          step<Transition::delta, ByState>(out[t], token, decay, next, exponents);
-        else if (r_->transition == Transition::rank_one)
-          step<Transition::rank_one, ByState>(removed_, token, decay, next, exponents);
-        else if constexpr (ByState)
-          step<Transition::diagonal, true>(Scalar(0), token, decay, next, exponents);
-      }
-      token = next;
-    }
-  }
-
-  [[nodiscard]] Index decay_stride() const { return r_->log_decay.rows() > 1 ? 1 : 0; }
-  /// Decays of tokens begin..end-1, one a head.
-  void load_decays(Index begin, Index end) {
-    const bool constant = r_->log_decay.rows() == 1;
-    if (constant && decay_.size() > 0) return;
-    decay_.resize(constant ? 1 : end - begin, 1);
-    for (Index i = 0; i < decay_.size(); ++i) decay_.data()[i] = log_decay(begin + i);
-    exponentiate(decay_.data(), decay_.size());
-  }
-
-  /// Decays of a token, one a state: those of a token and of the one before it stand in turn.
-  [[nodiscard]] Scalar* decay_row(Index token) { return &decay_(r_->log_decay.rows() == 1 ? 0 : token % 2, 0); }
-  void load_decay(Index token) {
-    const bool constant = r_->log_decay.rows() == 1;
-    if (constant && decay_.size() > 0) return;
-    decay_.resize(constant ? 1 : 2, r_->state);
-    exponentiate<Scalar>(r_->log_decay.row(constant ? 0 : token) + head_ * r_->state, r_->state, decay_row(token));
-  }
-  /// What a step is to exponentiate beside its other work; nothing where that is done here.
-  [[nodiscard]] Exponents exponents_of(Index token) {
-    if (r_->log_decay.rows() == 1) return {};
-    if (beside && general_ == 0) return {r_->log_decay.row(token) + head_ * r_->state, decay_row(token)};
-    if (general_ > 0) --general_;
-    load_decay(token);
-    return {};
+  template <Transition Kind, bool ByState>
+  void advance(Index t) {
+    for (Index ahead = t - tokens_ahead; ahead >= std::max(first_, t - tokens_ahead - 1); --ahead) fetch<ByState>(ahead);
+    const Pair next{token_at<ByState>(t), token_at<ByState>(std::max(t - 1, first_))};
+    Reads<Single> reads = step<Kind, ByState>(over_, removed_a_, removed_b_, next);
+    out_[t] = r_->write_scale(t, head_) * reads.key_a;
+    if (t == first_) return;
+    removed_a_ = Kind == Transition::delta ? -out_[t] : reads.removal_a;  // the delta rule's removals are less its writes
+    if constexpr (Kind != Transition::diagonal) reads.key_b += removed_a_ * reads.key_across;
+    out_[t - 1] = r_->write_scale(t - 1, head_) * reads.key_b;
+    removed_b_ = Kind == Transition::delta ? -out_[t - 1] : reads.removal_b + removed_a_ * reads.removal_across;
+    over_ = next;
   }
 
   const HeadRecurrence<Scalar>* r_;
-  Index head_, key_column_;
-  bool by_state_;
-  Index general_ = 0;
-  Scalar read_ = 0, removed_ = 0;  // reader_ . key and removal of the next token
+  Index head_, key_column_, own_column_, row_ = 0, first_ = 0;
+  bool by_state_ = false;
+  Scalar* out_ = nullptr;
+  Pair over_{};
+  Scalar removed_a_ = 0, removed_b_ = 0;  // of what `over_` is yet to be applied to
   RowVector<Scalar> reader_;
-  Matrix<Scalar> decay_;
+  Matrix<Scalar> decays_;
+  Matrix<Scalar> nothing_;  // zeros and ones: the vectors and the decays of a token that changes nothing
 };
+
+/// Heads whose rows are walked together.
+constexpr Index heads_walked_together = 16;
+
+/// Writes R[row, first..row] of several heads, a row of `out` each, and returns `first`. The heads advance together: what they read of a token
+/// lies side by side, and memory gives that at up to twice the rate of one head's part of every token.
+template <Real Scalar>
+Index walk_heads(const HeadRecurrence<Scalar>& recurrence, const Index* heads, Index count, Index row, View<Scalar> out) {
+  std::vector<HeadWalk<Scalar>> walks;
+  walks.reserve(static_cast<std::size_t>(count));
+  for (Index i = 0; i < count; ++i) {
+    walks.emplace_back(recurrence, heads[i]);
+    walks.back().start(row, &out(i, 0));
+  }
+  const Index first = walks.front().first();
+  for (Index token = walks.front().last(); token >= first; token -= 2)
+    for (HeadWalk<Scalar>& walk : walks) walk.advance(token);
+  for (const HeadWalk<Scalar>& walk : walks) walk.finish();
+  return first;
+}
 
 }  // namespace detail
 

@@ -20,6 +20,8 @@ struct PreparedRows {
   virtual ~PreparedRows() = default;
   /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
   virtual void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const = 0;
+  /// One row of several heads, a row of `out` (heads, tokens) each; where MatrixKernels::heads_at_once is more than 1.
+  virtual void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const = 0;
 };
 
 /// What a kind of recurrence does for a SharedMatrix.
@@ -30,6 +32,8 @@ struct MatrixKernels {
   [[nodiscard]] virtual Index last_seen(Index row) const = 0;
   /// Heads of one group share a part of what their rows are made of.
   [[nodiscard]] virtual Index group(Index head) const = 0;
+  /// How many heads' single rows are worth asking for together, whatever their groups, where so many rows are wanted.
+  [[nodiscard]] virtual Index heads_at_once(Index row_count) const = 0;
   virtual void rows(Index head, Index begin, Index end, View<Scalar> out) const = 0;
   [[nodiscard]] virtual std::unique_ptr<const PreparedRows<Scalar>> prepare(Index first_head, Index head_count,
                                                                             const std::vector<Index>& rows,
@@ -46,6 +50,10 @@ struct RowsOf final : PreparedRows<typename Recurrence::ScalarType> {
   void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>&) const override {
     matrix_rows(*recurrence, head, begin, end, out);
   }
+  void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const override {
+    for (std::size_t i = 0; i < heads.size(); ++i)
+      matrix_rows(*recurrence, heads[i], row, row + 1, View<Scalar>(&out(static_cast<Index>(i), 0), 1, out.cols()));
+  }
   const Recurrence* recurrence;
 };
 template <Real Scalar>
@@ -55,6 +63,7 @@ struct RowsOf<HeadRecurrence<Scalar>> final : PreparedRows<Scalar> {
   void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const override {
     prepared.rows(head, begin, end, out, scratch);
   }
+  void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const override { prepared.row(heads, row, out); }
   HeadRows<Scalar> prepared;
 };
 
@@ -71,6 +80,12 @@ struct MatrixKernelsOf final : MatrixKernels<typename Recurrence::ScalarType> {
       return recurrence.group(head);
     else
       return 0;
+  }
+  [[nodiscard]] Index heads_at_once([[maybe_unused]] Index row_count) const override {
+    if constexpr (of_heads)
+      return HeadRows<Scalar>::heads_at_once(recurrence, row_count);
+    else
+      return 1;
   }
   void rows(Index head, Index begin, Index end, View<Scalar> out) const override { matrix_rows(recurrence, head, begin, end, out); }
   [[nodiscard]] std::unique_ptr<const PreparedRows<Scalar>> prepare(Index first_head, Index head_count, const std::vector<Index>& rows,
@@ -168,15 +183,17 @@ template <Real Scalar>
   return (tokens + width + 2 * register_lanes<Scalar>) / register_lanes<Scalar> * register_lanes<Scalar>;
 }
 
-/// Neighbours in an ascending list of heads that are computed together: of one group, so that they share its products, at most `most`.
+/// Neighbours in an ascending list of heads that are computed together, at most `most`: of one group, so that they share its products, or
+/// those whose rows are asked for together.
 template <Real Scalar>
-[[nodiscard]] std::vector<std::vector<Index>> head_batches(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads,
-                                                           Index most) {
+[[nodiscard]] std::vector<std::vector<Index>> head_batches(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, Index most,
+                                                           Index at_once) {
   std::vector<std::vector<Index>> batches;
   const MatrixKernels<Scalar>& kernels = matrix.kernels();
   for (const Index head : heads) {
+    const Index count = batches.empty() ? 0 : static_cast<Index>(batches.back().size());
     const bool fits =
-        !batches.empty() && static_cast<Index>(batches.back().size()) < most && kernels.group(batches.back().back()) == kernels.group(head);
+        count > 0 && (at_once > 1 ? count < at_once : count < most && kernels.group(batches.back().back()) == kernels.group(head));
     if (!fits) batches.emplace_back();
     batches.back().push_back(head);
   }
@@ -191,11 +208,19 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
                   bool by_rows, Index rows_of_a_run, const Executor& executor, const MakeWorker& make_worker) {
   if (rows.empty() || heads.empty()) return;
   const std::vector<RowRun> runs = row_runs(rows, rows_of_a_run);
-  const std::vector<std::vector<Index>> batches = head_batches(matrix, heads, by_rows ? 64 : 8);
+  const Index at_once = matrix.kernels().heads_at_once(static_cast<Index>(rows.size()));
+  const std::vector<std::vector<Index>> batches = head_batches(matrix, heads, by_rows ? 64 : 8, at_once);
   const Index columns = padded<Scalar>(matrix.tokens, width), run_count = static_cast<Index>(runs.size());
   const auto of_run = [&](const PreparedRows<Scalar>& maker, const std::vector<Index>& batch, const RowRun& run, Matrix<Scalar>& memory,
                           HeadRowsScratch<Scalar>& scratch, auto& worker) {
-    if (memory.rows() < run.count()) memory.setZero(run.count(), columns);
+    const Index together = run.count() == 1 && at_once > 1 ? static_cast<Index>(batch.size()) : 1;
+    if (memory.rows() < run.count() * together) memory.setZero(run.count() * together, columns);
+    if (together > 1) {
+      maker.row(batch, run.begin, View<Scalar>(memory.data(), together, matrix.tokens, columns));
+      for (Index i = 0; i < together; ++i)
+        worker(batch[static_cast<std::size_t>(i)], run, View<Scalar>(memory.data() + i * columns, 1, columns));
+      return;
+    }
     for (const Index head : batch) {
       maker.rows(head, run.begin, run.end, View<Scalar>(memory.data(), run.count(), matrix.tokens, columns), scratch);
       worker(head, run, View<Scalar>(memory.data(), run.count(), columns));
