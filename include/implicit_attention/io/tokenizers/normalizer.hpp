@@ -108,7 +108,8 @@ class Normalizer {
     precompiled,
     clean,
     space_han,
-    strip_nonspacing
+    strip_nonspacing,
+    nmt
   };
   struct Step {
     Kind kind = Kind::nfc;
@@ -167,6 +168,8 @@ class Normalizer {
         return spaced_han(text);
       case Kind::strip_nonspacing:
         return kept(normalized(text, NormalForm::nfd), [](char32_t point) { return category(point) != UTF8PROC_CATEGORY_MN; });
+      case Kind::nmt:
+        return nmt(text);
       case Kind::byte_level:
         break;
     }
@@ -201,6 +204,28 @@ class Normalizer {
       if (blank || (!other && is_white_space(here.value)))
         out += ' ';
       else if (!other && here.value != 0xFFFDU)
+        out += text.substr(position, length);
+      position += length;
+    }
+    return out;
+  }
+  /// Sentencepiece's rules for machine translation, as Hugging Face's library has them: controls go, what separates words is a space.
+  [[nodiscard]] static std::string nmt(std::string_view text) {
+    const auto is_control = [](char32_t point) {
+      return (point >= 0x01 && point <= 0x08) || point == 0x0B || (point >= 0x0E && point <= 0x1F) || point == 0x7F || point == 0x8F ||
+             point == 0x9F;
+    };
+    const auto separates = [](char32_t point) {
+      return point == 0x09 || point == 0x0A || point == 0x0C || point == 0x0D || point == 0x1680 || (point >= 0x200B && point <= 0x200F) ||
+             point == 0x2028 || point == 0x2029 || point == 0x2581 || point == 0xFEFF || point == 0xFFFD;
+    };
+    std::string out;
+    for (std::size_t position = 0; position < text.size();) {
+      const CodePoint here = code_point_at(text, position);
+      const std::size_t length = here.length == 0 ? 1 : here.length;
+      if (separates(here.value))
+        out += ' ';
+      else if (!is_control(here.value))
         out += text.substr(position, length);
       position += length;
     }
@@ -261,6 +286,8 @@ class Normalizer {
       step.kind = Kind::nfkc;
     } else if (type == "NFKD") {
       step.kind = Kind::nfkd;
+    } else if (type == "Nmt") {
+      step.kind = Kind::nmt;
     } else if (type == "Lowercase") {
       step.kind = Kind::lower_case;
     } else if (type == "StripAccents") {
@@ -297,7 +324,7 @@ class Normalizer {
     } else {
       unknown_type(
           fields, type,
-          "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Precompiled, BertNormalizer, Sequence");
+          "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Precompiled, BertNormalizer, Nmt, Sequence");
     }
     fields.finish();
     steps_.push_back(std::move(step));
