@@ -66,8 +66,7 @@ class Decoder {
         if (whole) fuse(tokens);  // a character's bytes lie in several tokens
         return;
       case Kind::byte_fallback:
-        for (std::string& token : tokens)
-          if (const std::optional<unsigned char> byte = byte_of_token(token)) token = static_cast<char>(*byte);
+        join_bytes(tokens);
         return;
       case Kind::metaspace:
         for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -114,6 +113,20 @@ class Decoder {
     std::string all;
     for (const std::string& token : tokens) all += token;
     tokens.assign(1, all);
+  }
+  /// Tokens of bytes as their bytes: those in a row are one text.
+  static void join_bytes(std::vector<std::string>& tokens) {
+    std::size_t kept = 0;
+    bool after_byte = false;
+    for (std::string& token : tokens) {
+      const std::optional<unsigned char> byte = byte_of_token(token);
+      if (byte && after_byte)
+        tokens[kept - 1] += static_cast<char>(*byte);
+      else
+        tokens[kept++] = byte ? std::string(1, static_cast<char>(*byte)) : std::move(token);
+      after_byte = byte.has_value();
+    }
+    tokens.resize(kept);
   }
   static void strip(const Step& step, std::string& token) {
     const std::string& unit = step.content;

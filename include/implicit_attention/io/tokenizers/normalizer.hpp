@@ -138,6 +138,15 @@ class Normalizer {
     for (const Step& step : steps_) out = apply(step, std::move(out));
     return out;
   }
+  /// The same; `at_start` becomes false where what the text began with is gone, so that no piece begins where the text did.
+  [[nodiscard]] std::string operator()(std::string_view text, bool& at_start) const {
+    std::string out(text);
+    for (const Step& step : steps_) {
+      if (at_start && drops_start(step, out)) at_start = false;
+      out = apply(step, std::move(out));
+    }
+    return out;
+  }
 
  private:
   [[nodiscard]] static std::string apply(const Step& step, std::string text) {
@@ -176,6 +185,12 @@ class Normalizer {
     std::string out;
     ByteAlphabet::instance().append(out, text);
     return out;
+  }
+  /// Whether a step leaves nothing of a text's first character.
+  [[nodiscard]] static bool drops_start(const Step& step, std::string_view text) {
+    if (text.empty() || (step.kind == Kind::strip && !step.left)) return false;
+    const std::size_t length = std::max<std::size_t>(code_point_at(text, 0).length, 1);
+    return apply(step, std::string(text.substr(0, length))).empty();
   }
   /// The characters of which `keep` says so.
   template <class Keep>

@@ -128,8 +128,8 @@ class Pipeline final : public TextCodec {
         if (part.id) {
           ids.push_back(*part.id);
         } else {
-          const bool first = at_start && part.text.data() == text.data();
-          const std::string normal = pipeline_.normalizer_.empty() ? std::string() : pipeline_.normalizer_(part.text);
+          bool first = at_start && part.text.data() == text.data();
+          const std::string normal = pipeline_.normalizer_.empty() ? std::string() : pipeline_.normalizer_(part.text, first);
           const std::string_view here = pipeline_.normalizer_.empty() ? part.text : std::string_view(normal);
           later.clear();
           pipeline_.added_.split_normalized(here, later);

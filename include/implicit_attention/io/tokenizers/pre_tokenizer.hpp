@@ -174,6 +174,7 @@ class PreTokenizer {
     std::vector<std::string_view> out;
     Cutter cut(step);
     for (const std::string_view text : pieces.list) cut(text, out);
+    if (out.empty() || out.front().data() != pieces.list.front().data()) pieces.at_start = false;  // what stood there was removed
     pieces.list = std::move(out);
   }
   static void metaspace(const Step& step, Pieces& pieces) {
@@ -292,7 +293,7 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
     step.is_match = is_white_space;
     step.behaviour = Behaviour::removed;
   } else if (type == "Whitespace") {
-    step.pattern.emplace(std::make_shared<const Regex>(R"(\w+|[^\w\s]+)", where));
+    step.pattern.emplace(std::make_shared<const Regex>(words_pattern, where));
     step.behaviour = Behaviour::removed;
     step.invert = true;
   } else if (type == "Metaspace") {
