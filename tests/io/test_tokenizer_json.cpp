@@ -5,6 +5,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -649,4 +650,33 @@ TEST_CASE("tokenizer.json: rarer normalizers and pre-tokenizers", "[io]") {
   }
   CHECK(ids(R"({"normalizer":{"type":"Strip","strip_left":false,"strip_right":true},"pre_tokenizer":)" + first + "," + model, "a ") ==
         Ids{1});
+}
+
+TEST_CASE("tokenizer.json: threads share a tokenizer, and a text's tokens do not depend on the texts before", "[io]") {
+  const std::string json =
+      R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":" ?[a-c]+"},"behavior":"Isolated","invert":false},
+          "model":{"type":"BPE","unk_token":"?","vocab":{"?":0,"a":1,"b":2,"c":3," ":4,"ab":5,"bc":6,"abc":7},
+                   "merges":["a b","ab c","b c"]}})";
+  const auto tokenizer = codec(json);
+  std::vector<std::string> texts;
+  std::mt19937 random(3);
+  for (int k = 0; k < 300; ++k) {
+    std::string text;
+    for (unsigned letters = random() % 30; letters > 0; --letters) text += "abc x"[random() % 5];
+    texts.push_back(text + "a");
+  }
+  std::vector<Ids> alone;
+  for (const std::string& text : texts) alone.push_back(ids(*codec(json), text));
+  std::vector<std::vector<Ids>> of_threads(4);
+  std::vector<std::thread> threads;
+  for (std::vector<Ids>& own : of_threads)
+    threads.emplace_back([&] {
+      for (const std::string& text : texts) own.push_back(ids(*tokenizer, text));
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::vector<Ids>& own : of_threads) CHECK(own == alone);
+  // A text that fails leaves nothing behind.
+  const auto strict = codec(R"({"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}})");
+  REQUIRE(error_of([&] { (void)ids(*strict, "abx"); }));
+  CHECK(ids(*strict, "aab") == Ids{0, 2});
 }

@@ -42,7 +42,11 @@ class TextPattern {
   class Search {
    public:
     explicit Search(const TextPattern& pattern) : pattern_(pattern) {
-      if (pattern.regex_) scratch_.emplace(*pattern.regex_);
+      if (pattern.regex_) scratch_ = pattern.regex_->take_scratch();
+    }
+    Search(Search&&) = delete;
+    ~Search() {
+      if (scratch_) pattern_.regex_->give_scratch(std::move(scratch_));
     }
 
     /// Calls `piece(begin, end, matched)` for every match and every stretch between matches, in order. A match may be empty, but not where
@@ -75,7 +79,7 @@ class TextPattern {
 
    private:
     const TextPattern& pattern_;
-    std::optional<Regex::Scratch> scratch_;
+    std::unique_ptr<Regex::Scratch> scratch_;
   };
 
   [[nodiscard]] std::string replaced(std::string_view text, std::string_view content) const {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #ifndef PCRE2_CODE_UNIT_WIDTH
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -16,6 +17,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/tokenizers/spares.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -139,6 +141,12 @@ class Regex {
     std::unique_ptr<pcre2_jit_stack_8, void (*)(pcre2_jit_stack_8*)> stack_;
   };
 
+  /// A place to work in, to be given back.
+  [[nodiscard]] std::unique_ptr<Scratch> take_scratch() const {
+    return spares_.take([this] { return std::make_unique<Scratch>(*this); });
+  }
+  void give_scratch(std::unique_ptr<Scratch> scratch) const { spares_.give(std::move(scratch)); }
+
   /// The first match in `text` that begins at `from` or later. `text` is well-formed UTF-8. Fails (limit) on an expression that takes too
   /// long on this text.
   [[nodiscard]] std::optional<Span> find(std::string_view text, std::size_t from, Scratch& scratch) const {
@@ -165,6 +173,7 @@ class Regex {
   std::string pattern_;
   std::unique_ptr<pcre2_code_8, void (*)(pcre2_code_8*)> code_{nullptr, pcre2_code_free_8};
   bool jit_ = false;
+  Spares<Scratch> spares_;
 };
 
 }  // namespace detail
