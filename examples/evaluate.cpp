@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <limits>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
@@ -21,6 +24,7 @@
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/models/load.hpp>
+#include <implicit_attention/version.hpp>
 
 #include "support/cause_evaluation.hpp"
 #include "support/cause_report.hpp"
@@ -28,12 +32,17 @@
 #include "support/evaluated_methods.hpp"
 #include "support/evaluated_text.hpp"
 #include "support/evaluation.hpp"
+#include "support/evaluation_shares.hpp"
 #include "support/labelled_text.hpp"
 #include "support/layer_maps.hpp"
 #include "support/memory.hpp"
+#include "support/model_files.hpp"
 #include "support/model_input.hpp"
+#include "support/numbers.hpp"
 #include "support/ranks.hpp"
 #include "support/redrawn_tensors.hpp"
+#include "support/resumable_lines.hpp"
+#include "support/shard.hpp"
 #include "support/progress.hpp"
 #include "support/terminal.hpp"
 #include "support/working.hpp"
@@ -48,8 +57,8 @@ constexpr Index removal_samples = 32;   // random removals for infidelity
 constexpr double removal_share = 0.25;  // of the tokens, in each of them
 
 struct Options {
-  std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out;
-  std::vector<std::string> prepend, append;
+  std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out, shard;
+  std::vector<std::string> prepend, append, joined;
   Index limit = std::numeric_limits<Index>::max();
   Index edges = 150, permutations = 32, repeated = std::numeric_limits<Index>::max();
   std::uint64_t seed = 1;
@@ -182,37 +191,50 @@ std::vector<Index> extra_tokens(const std::vector<std::string>& names, const Tok
   return ids;
 }
 
-Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& ranks) {
-  const auto begin = std::chrono::steady_clock::now();
+/// The texts of a run with their tokens, and the model.
+struct Texts {
+  std::vector<LabelledText> texts;
+  std::vector<std::vector<Index>> words;  ///< of each text, without what is put around it
+  std::vector<Index> prefix, suffix;
+  Classes classes;
+  std::optional<Index> unknown;
+
+  [[nodiscard]] Index count() const { return static_cast<Index>(texts.size()); }
+};
+
+/// Everything that is wrong with the texts and options is said before weights are read.
+LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& evaluation) {
   const std::vector<LabelledText> all = read_labelled_texts(options.data);
-  const std::vector<LabelledText> texts = some_texts(all, options.limit, options.seed);
-  std::vector<std::vector<Index>> encoded;  // before weights are read
-  const LoadedModel<float> loaded = LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened) {
-    for (const LabelledText& text : texts) {
+  texts.texts = some_texts(all, options.limit, options.seed);
+  return LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
+    for (const LabelledText& text : texts.texts) {
       try {
-        encoded.push_back(opened.encode(text.text, false));
+        texts.words.push_back(opened.encode(text.text, false));
+        opened.check(texts.words.back());
       } catch (const Error& error) {
         raise(error.kind(), message(options.data, ":", text.line, ": ", error.what()));
       }
-      static_cast<void>(marked_words(options.data, text, static_cast<Index>(encoded.back().size())));
+      static_cast<void>(marked_words(options.data, text, static_cast<Index>(texts.words.back().size())));
     }
+    texts.classes = classes_of(all, opened);
+    texts.prefix = extra_tokens(options.prepend, opened, false);
+    texts.suffix = extra_tokens(options.append, opened, true);
+    texts.unknown = opened.find("<unk>");
+    evaluation.removal = !options.remove.empty() ? options.remove : texts.unknown ? "unk" : "zero";
+    if (evaluation.removal == "unk" && !texts.unknown)
+      raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
   });
-  const Tokenizer& tokenizer = loaded.tokenizer;
-  for (const std::vector<Index>& ids : encoded) tokenizer.check(ids);
-  const Classes classes = classes_of(all, tokenizer);
-  const std::vector<Index> prefix = extra_tokens(options.prepend, tokenizer, false), suffix = extra_tokens(options.append, tokenizer, true);
+}
 
-  Evaluation evaluation;
-  const std::optional<Index> unknown = tokenizer.find("<unk>");
-  evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
-  if (evaluation.removal == "unk" && !unknown)
-    raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
+/// An evaluation without any text yet.
+void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows, const LanguageModel<float>& model, Index texts,
+                      Evaluation& evaluation) {
   evaluation.model = options.model;
-  evaluation.architecture = architecture_text(loaded.model.name());
+  evaluation.architecture = architecture_text(model.name());
   evaluation.data = std::filesystem::path(options.data).filename().string();
   evaluation.reduce = options.reduce;
   evaluation.seed = options.seed;
-  evaluation.texts = static_cast<Index>(texts.size());
+  evaluation.texts = texts;
   for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
   evaluation.edges = options.edges;
   evaluation.permutations = options.permutations;
@@ -222,57 +244,133 @@ Evaluation evaluate(const Options& options, std::vector<MethodRow> rows, Ranks& 
     evaluation.ceilings.push_back({"greedy", "search"});
   }
   if (evaluation.edges > 0) {
-    if (!loaded.model.causal())
-      raise(ErrorKind::value, message("--edges: ", loaded.model.name(), " looks at later tokens, expected --edges 0"));
+    if (!model.causal()) raise(ErrorKind::value, message("--edges: ", model.name(), " looks at later tokens, expected --edges 0"));
     evaluation.maps = map_rows(rows, options.terms);
   }
+}
 
-  Setting setting{options.model, loaded.model, {}, std::move(rows), parse_reduction(options.reduce)};
-  const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
-  for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1 && evaluation.repeated > 0; --first_layer)
-    setting.redrawn.push_back(
-        load_language_model<float>(RedrawnTensors<float>(*checkpoint.source, first_layer, options.seed), checkpoint.configuration));
+/// All that the results of single texts depend on.
+nlohmann::ordered_json settings_of(const Options& options, const Evaluation& evaluation, const std::string& shard) {
+  nlohmann::ordered_json settings;
+  settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
+  settings["program"] = "evaluate";
+  settings["model"] = options.model;
+  for (const auto& [name, state] : model_state(options.model)) settings["model file " + name] = state;
+  settings["data"] = file_state(options.data);
+  settings["shard"] = shard;
+  settings["methods"] = options.methods;
+  settings["terms"] = options.terms;
+  settings["texts"] = evaluation.texts;
+  settings["seed"] = options.seed;
+  settings["remove"] = evaluation.removal;
+  settings["reduce"] = options.reduce;
+  settings["edges"] = options.edges;
+  settings["permutations"] = options.permutations;
+  settings["repeated"] = evaluation.repeated;
+  settings["tokenizer"] = options.tokenizer;
+  for (const auto& [name, state] : tokenizer_state(options.tokenizer)) settings["tokenizer file " + name] = state;
+  settings["prepend"] = options.prepend;
+  settings["append"] = options.append;
+  return settings;
+}
 
-  for (const std::string& line : class_lines(classes, tokenizer)) std::fprintf(stderr, "%s\n", line.c_str());
-  keep_freed_memory();
-  ProgressBar bar(message("evaluate ", evaluation.architecture), evaluation.texts);
-  const Evaluation empty = evaluation;
+/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each in the first process, in order.
+void evaluate_texts(const Options& options, const Setting& setting, const Texts& texts, const Evaluation& empty, Index begin, Index end,
+                    Ranks& ranks, const std::function<void(Index, const std::string&)>& take) {
+  ProgressBar bar(message("evaluate ", empty.architecture), end - begin);
   const auto evaluated = [&](Index k, const Executor& executor) {
-    const LabelledText& text = texts[static_cast<std::size_t>(k)];
-    const std::vector<Index>& words = encoded[static_cast<std::size_t>(k)];
-    std::vector<Index> ids = prefix;
+    const LabelledText& text = texts.texts[static_cast<std::size_t>(k)];
+    const std::vector<Index>& words = texts.words[static_cast<std::size_t>(k)];
+    std::vector<Index> ids = texts.prefix;
     ids.insert(ids.end(), words.begin(), words.end());
-    ids.insert(ids.end(), suffix.begin(), suffix.end());
+    ids.insert(ids.end(), texts.suffix.begin(), texts.suffix.end());
     Evaluation one = empty;
     const MarkedTokens marked = marked_words(options.data, text, static_cast<Index>(words.size()));
-    EvaluatedText subject(std::move(ids), static_cast<Index>(prefix.size()), static_cast<Index>(words.size()), classes,
-                          removal_of(evaluation.removal), unknown);
+    EvaluatedText subject(std::move(ids), static_cast<Index>(texts.prefix.size()), static_cast<Index>(words.size()), texts.classes,
+                          removal_of(empty.removal), texts.unknown);
     // Evenly spread: every text where all are repeated.
-    const bool repeated = (k + 1) * evaluation.repeated / evaluation.texts > k * evaluation.repeated / evaluation.texts;
-    evaluate_text(setting, subject, classes.of(text.label), marked, repeated,
+    const bool repeated = (k + 1) * empty.repeated / empty.texts > k * empty.repeated / empty.texts;
+    evaluate_text(setting, subject, texts.classes.of(text.label), marked, repeated,
                   options.seed * 1'000'003U + 1000U * static_cast<std::uint64_t>(text.line), executor, one);
     return packed(one);
   };
   ThreadPool pool(ranks.threads(options.threads));
-  const bool alone = ranks.count() == 1;  // the bar follows the texts of one process, or those that all have handed in
-  const auto several = [&](const std::vector<Index>& pieces) {
-    std::vector<std::string> results(pieces.size());
-    for_each_piece(pool, static_cast<Index>(pieces.size()), [&](Index i, const Executor& executor) {
-      const auto place = static_cast<std::size_t>(i);
-      results[place] = evaluated(pieces[place], executor);
-      if (alone) bar.advance();
+  if (ranks.count() == 1) {  // each result is taken as soon as those before it are
+    std::mutex turn;
+    for_each_piece(pool, end - begin, [&](Index i, const Executor& executor) {
+      const std::string result = evaluated(begin + i, executor);
+      const std::lock_guard<std::mutex> lock(turn);
+      take(begin + i, result);
+      bar.advance();
     });
-    return results;
-  };
-  const auto cost = [&](Index k) { return static_cast<Index>(encoded[static_cast<std::size_t>(k)].size()) + 1; };
-  ranks.share(0, evaluation.texts, alone ? std::max<Index>(1, evaluation.texts) : 4 * pool.workers(), cost, several,
-              [&](Index, const std::string& result) {
-                join(evaluation, result);
-                if (!alone) bar.advance();
-              });
+  } else {
+    const auto several = [&](const std::vector<Index>& pieces) {
+      std::vector<std::string> results(pieces.size());
+      for_each_piece(pool, static_cast<Index>(pieces.size()), [&](Index i, const Executor& executor) {
+        const auto place = static_cast<std::size_t>(i);
+        results[place] = evaluated(pieces[place], executor);
+      });
+      return results;
+    };
+    const auto cost = [&](Index k) { return static_cast<Index>(texts.words[static_cast<std::size_t>(k)].size()) + 1; };
+    ranks.share(begin, end, 4 * pool.workers(), cost, several, [&](Index k, const std::string& result) {
+      take(k, result);
+      bar.advance();
+    });
+  }
   bar.finish();
-  evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return evaluation;
+}
+
+/// Evaluates the texts; with --shard or a file of lines only a share of them, whose results are written and are no evaluation yet; with
+/// --join none, and joins those of files.
+std::optional<Evaluation> evaluate(const Options& options, const std::vector<MethodRow>& rows, bool lines, Ranks& ranks) {
+  const auto begin = std::chrono::steady_clock::now();
+  Texts texts;
+  Evaluation evaluation;
+  const LoadedModel<float> loaded = open_model(options, texts, evaluation);
+  begin_evaluation(options, rows, loaded.model, texts.count(), evaluation);
+  std::vector<Index> numbers;
+  for (const LabelledText& text : texts.texts) numbers.push_back(text.line);
+  const Evaluation empty = evaluation;
+  const auto finished = [&] {
+    evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return evaluation;
+  };
+  if (!options.joined.empty()) {
+    join_shares(evaluation, options.joined, settings_of(options, evaluation, ""), numbers);
+    return finished();
+  }
+
+  const Shard shard = options.shard.empty() ? Shard() : Shard::parse(options.shard);
+  const Index first = shard.begin(evaluation.texts), last = shard.end(evaluation.texts);
+  std::optional<ResumableLines> results;
+  if (lines && ranks.first())
+    results.emplace(options.out, settings_of(options, evaluation, shard.text()),
+                    std::vector<Index>(numbers.begin() + first, numbers.begin() + last));
+  const Index found = lines ? ranks.from_first(results ? results->written() : 0) : 0;
+  Setting setting{options.model, loaded.model, {}, rows, parse_reduction(options.reduce)};
+  const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
+  for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1 && evaluation.repeated > 0 && first + found < last;
+       --first_layer)
+    setting.redrawn.push_back(
+        load_language_model<float>(RedrawnTensors<float>(*checkpoint.source, first_layer, options.seed), checkpoint.configuration));
+  for (const std::string& line : class_lines(texts.classes, loaded.tokenizer)) std::fprintf(stderr, "%s\n", line.c_str());
+  keep_freed_memory();
+  if (!lines) {
+    std::vector<std::string> of_texts(texts.texts.size());
+    evaluate_texts(options, setting, texts, empty, first, last, ranks,
+                   [&](Index k, const std::string& result) { of_texts[static_cast<std::size_t>(k)] = result; });
+    for (const std::string& result : of_texts)
+      if (ranks.first()) join(evaluation, result);
+    return finished();
+  }
+  evaluate_texts(options, setting, texts, empty, first + found, last, ranks, [&](Index k, const std::string& result) {
+    results->put(k - first, evaluated_line(numbers[static_cast<std::size_t>(k)], result));
+  });
+  if (ranks.first())
+    std::printf("%s%s evaluated%s\n", grouped(last - first).c_str(), last - first == 1 ? " text" : " texts",
+                found > 0 ? message(", ", grouped(found), " of the results were there already").c_str() : "");
+  return std::nullopt;
 }
 
 void write(const std::string& path, const std::string& text) {
@@ -352,21 +450,42 @@ int main(int argument_count, char** arguments) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->option_text("TOKEN");
+  app.add_option(
+         "--shard", options.shard,
+         "--data: the I-th of N shares of the texts alone; what comes of each text goes into --out FILE.jsonl, a line each, which an "
+         "interrupted run goes on with; --join makes the evaluation")
+      ->option_text("I/N");
+  app.add_option("--join", options.joined, "--data: files of --shard in place of the work, those of all shares; other options as they were")
+      ->expected(1, 1'000'000)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->option_text("FILE.jsonl...");
   add_threads_option(app, options.threads, true);
   app.add_flag("--markdown", options.markdown, "tables in Markdown");
-  app.add_option("--out", options.out, "means, intervals, and differences to random and between formulations, paired by text")
-      ->option_text("FILE.json");
+  app.add_option("--out", options.out,
+                 "means, intervals, and differences to random and between formulations, paired by text; .jsonl: what comes of each text")
+      ->option_text("FILE.json|FILE.jsonl");
   app.footer(
       "With --data, explained is the class that the model predicts: its logit less that of the next likeliest class. With --causes, it is "
       "the logit of the target.\n\n"
       "Examples:\n  evaluate --model examples/models/mamba --data sst2.test --terms recurrence,published,all --limit 300 --out "
-      "mamba.json\n  evaluate --model recall-mamba --causes recall-mamba/causes.safetensors --methods relevance,vector-rollout,raw\n");
+      "mamba.json\n  evaluate --model recall-mamba --causes recall-mamba/causes.safetensors --methods relevance,vector-rollout,raw\n"
+      "  evaluate --model MODEL --data sst2.test --shard 2/8 --out part.2.jsonl\n"
+      "  evaluate --model MODEL --data sst2.test --join part.*.jsonl --out model.json\n");
 
   return run_program(app, argument_count, arguments, [&] {
     std::vector<MethodRow> rows = method_rows(options.methods, options.terms);
-    if (given(app, "--out"))
-      (void)checked_output("--out", options.out, {".json"},
-                           {options.model, options.causes.empty() ? options.data : options.causes, options.tokenizer});
+    std::string ending;
+    if (given(app, "--out")) {
+      std::vector<std::string> inputs{options.model, options.causes.empty() ? options.data : options.causes, options.tokenizer};
+      inputs.insert(inputs.end(), options.joined.begin(), options.joined.end());
+      ending = given(app, "--causes") || given(app, "--join") ? checked_output("--out", options.out, {".json"}, inputs)
+                                                              : checked_output("--out", options.out, {".json", ".jsonl"}, inputs);
+    }
+    const bool lines = ending == ".jsonl";
+    if (given(app, "--shard") && given(app, "--join")) raise(ErrorKind::value, "--shard and --join exclude each other");
+    if (given(app, "--shard") && !lines) raise(ErrorKind::value, "--shard: a share's results go to a file, expected --out FILE.jsonl");
+    if (lines && options.markdown)
+      raise(ErrorKind::value, "--markdown: there is no table of single texts; --join makes one of the files of all shares");
     Ranks ranks;
     Terminal terminal = terminal_of(stdout);
     if (ranks.count() > 1) terminal.interactive = false;  // mpirun reads what is printed, and may do so through a terminal of its own
@@ -378,7 +497,7 @@ int main(int argument_count, char** arguments) {
         print(text, terminal);
     };
     if (given(app, "--causes")) {
-      for (const char* other : {"--data", "--prepend", "--append", "--edges", "--repeated"})
+      for (const char* other : {"--data", "--prepend", "--append", "--edges", "--repeated", "--shard", "--join"})
         if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
       if (ranks.count() > 1)
         raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
@@ -392,12 +511,12 @@ int main(int argument_count, char** arguments) {
       if (!given(app, "--data")) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
       if (given(app, "--scores")) raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
       ranks.run([&] {
-        const Evaluation evaluation = evaluate(options, std::move(rows), ranks);
-        if (ranks.first())
-          answer(evaluation_json(evaluation), evaluation_markdown(evaluation),
-                 evaluation_text(evaluation, terminal.interactive ? terminal.width : 0));
+        const std::optional<Evaluation> evaluation = evaluate(options, rows, lines, ranks);
+        if (evaluation && ranks.first())
+          answer(evaluation_json(*evaluation), evaluation_markdown(*evaluation),
+                 evaluation_text(*evaluation, terminal.interactive ? terminal.width : 0));
       });
     }
-    if (!options.out.empty() && !options.markdown) std::printf("\nWritten to %s\n", options.out.c_str());
+    if (!options.out.empty() && !options.markdown) std::printf("%sWritten to %s\n", lines ? "" : "\n", options.out.c_str());
   });
 }

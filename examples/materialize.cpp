@@ -546,14 +546,18 @@ void materialize_weights(const Options& options, const std::string& ending) {
 template <Real Scalar>
 void materialize_model(const Options& options, const std::string& ending) {
   std::vector<Index> ids;
-  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
-      options.model, options.sequence.tokenizer, [&](const Tokenizer& opened) { ids = sequence_ids(options.sequence, opened); });
-  const LanguageModel<Scalar>& model = loaded.model;
   const Index layer = *options.layer;
-  if (layer < 0 || layer >= model.layer_count())
-    raise(ErrorKind::value,
-          message("--layer: ", layer, " is out of range, expected 0 to ", model.layer_count() - 1, " for ", options.model));
-  loaded.tokenizer.check(ids);
+  const auto check_layer = [&](Index layers) {
+    if (layer < 0 || layer >= layers)
+      raise(ErrorKind::value, message("--layer: ", layer, " is out of range, expected 0 to ", layers - 1, " for ", options.model));
+  };
+  const LoadedModel<Scalar> loaded =
+      LoadedModel<Scalar>::open(options.model, options.sequence.tokenizer, [&](const Tokenizer& opened, std::optional<Index> layers) {
+        ids = sequence_ids(options.sequence, opened);
+        if (layers) check_layer(*layers);
+      });
+  const LanguageModel<Scalar>& model = loaded.model;
+  check_layer(model.layer_count());
 
   Work work("materialize", 1, options.threads);
   ForwardOptions forward;

@@ -6,12 +6,10 @@
 #include <filesystem>
 #include <optional>
 #include <set>
-#include <system_error>
 #include <utility>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/metrics/cached_model.hpp>
 #include <implicit_attention/metrics/ceilings.hpp>
 #include <implicit_attention/metrics/known_cause.hpp>
@@ -229,20 +227,22 @@ bool CauseEvaluation::has(std::size_t comparison) const {
 CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<MethodRow>& rows) {
   const auto begin = std::chrono::steady_clock::now();
   const KnownCauses causes = read_known_causes(options.causes);
-  std::error_code ignored;
-  if (std::filesystem::exists(options.model, ignored))  // what is missing is said below
-    if (const std::optional<Index> size = open_checkpoint<float>(options.model).configuration.integer({"vocab_size"}); size && *size > 0)
-      check_vocabulary(causes, *size);  // before weights are read
-  const LoadedModel<float> loaded = LoadedModel<float>::open(options.model, options.tokenizer, [](const Tokenizer&) {});
-  check_vocabulary(causes, loaded.model.vocabulary());
-
   CauseEvaluation evaluation;
-  const std::optional<Index> unknown = loaded.tokenizer.find("<unk>");
-  evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
+  std::optional<Index> unknown;
+  const LoadedModel<float> loaded =
+      LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
+        check_vocabulary(causes, opened.vocabulary_size());
+        unknown = opened.find("<unk>");
+        evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
+        if (evaluation.removal == "unk" && !unknown)
+          raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
+        // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
+        if (evaluation.removal == "drop" && options.permutations > 0)
+          raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
+      });
   CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}, options.permutations};
   setting.how.reduction = parse_reduction(options.reduce);
   if (evaluation.removal == "unk") {
-    if (!unknown) raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
     setting.how.removal = Removal::replace;
     setting.how.replacement = *unknown;
     setting.how.baseline = detail::row_of(loaded.model.parts().embedding, *unknown);
@@ -257,9 +257,6 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   evaluation.seed = options.seed;
   evaluation.unread = causes.unread;
   for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
-  // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
-  if (evaluation.removal == "drop" && setting.permutations > 0)
-    raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
   if (setting.permutations > 0) evaluation.ceilings.push_back({"shapley", message(setting.permutations, " permutations")});
 
   std::vector<std::vector<const KnownCause*>> by_prompt(causes.prompts.size());

@@ -25,6 +25,8 @@
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/version.hpp>
 
+#include "model_files.hpp"
+
 namespace implicit_attention::examples {
 namespace {
 
@@ -204,15 +206,9 @@ void refuse_unknown_options(const CLI::App& app, int argument_count, char** argu
   }
 }
 
-bool is_weights(const std::string& name) {
-  const std::string ending = std::filesystem::path(name).extension().string();
-  return ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
-}
 /// Whether a file of this name is one that a model is read from, in a folder that holds `names`.
 bool is_of_model(const std::string& name, const std::vector<std::string>& names) {
-  for (const char* known : {"config.json", "generation_config.json", "vocab.json", "vocab.txt", "merges.txt", "params.json",
-                            "added_tokens.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"})
-    if (name == known) return true;
+  if (is_beside_weights(name)) return true;
   for (const char* begin : {"model", "pytorch_model", "consolidated"})
     if (name.starts_with(begin) && (is_weights(name) || name.ends_with(".index.json"))) return true;
   return is_weights(name) && std::count_if(names.begin(), names.end(), is_weights) == 1;

@@ -254,17 +254,25 @@ std::string packed(const Evaluation& one) {
 void join(Evaluation& evaluation, std::string_view packed) {
   const auto next = [&] {
     double number = 0;
+    if (packed.size() < sizeof(number)) raise(ErrorKind::file, "there are fewer numbers than this evaluation has");
     std::memcpy(&number, packed.data(), sizeof(number));
     packed.remove_prefix(sizeof(number));
     return number;
   };
-  const auto stages = static_cast<std::size_t>(next());
+  const auto count_up_to = [&](std::size_t most) {
+    const double number = next();
+    if (!(number >= 0 && number <= static_cast<double>(most)) || number != std::floor(number))
+      raise(ErrorKind::file, message("a count is ", number, ", expected a whole number from 0 to ", most));
+    return static_cast<std::size_t>(number);
+  };
+  const std::size_t stages = count_up_to(packed.size() / sizeof(double));
   each_number(
       evaluation, stages,
       [&](std::vector<double>& list) {
-        for (auto left = static_cast<std::size_t>(next()); left > 0; --left) list.push_back(next());
+        for (std::size_t left = count_up_to(1); left > 0; --left) list.push_back(next());
       },
-      [&](Index& count) { count += static_cast<Index>(next()); });
+      [&](Index& count) { count += static_cast<Index>(count_up_to(1)); });
+  if (!packed.empty()) raise(ErrorKind::file, "there are more numbers than this evaluation has");
 }
 
 std::string evaluation_text(const Evaluation& evaluation, int width) {

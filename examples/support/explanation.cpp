@@ -47,11 +47,49 @@ Index named_token(const char* option, const std::string& text, const Tokenizer& 
   return ids.front();
 }
 
+/// The tokens that a question names: nothing where it names none.
+struct NamedTokens {
+  std::optional<Index> target, contrast, baseline;
+};
+NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tokenizer) {
+  NamedTokens named;
+  if (options.target != "argmax") named.target = named_token("--target", options.target, tokenizer);
+  if (!options.contrast.empty()) named.contrast = named_token("--contrast", options.contrast, tokenizer);
+  if (options.baseline != "mean" && options.baseline != "zero") named.baseline = named_token("--baseline", options.baseline, tokenizer);
+  return named;
+}
+
+void check_layer(const ExplanationOptions& options, Index layers, const std::string& directory) {
+  if (options.layer && (*options.layer < 0 || *options.layer >= layers))
+    raise(ErrorKind::value, message("--layer: ", *options.layer, " is out of range, expected 0 to ", layers - 1, " for ", directory));
+}
+
 Index single_position(const ExplanationOptions& options, Index tokens) {
   const std::vector<Index> chosen = parse_indices("--position", options.position).resolve(tokens, "position");
   if (chosen.size() != 1 || options.position == "all")
     raise(ErrorKind::value, message("--position: \"", options.position, "\" is no single position, expected last, or 0 to ", tokens - 1));
   return chosen.front();
+}
+
+/// Whether maps of so many tokens are more than fits. Fails (limit) if they are and are needed.
+bool too_large_for_maps(const ExplanationOptions& options, const std::vector<NamedMethod>& methods, std::size_t tokens) {
+  if (std::none_of(methods.begin(), methods.end(), [](const NamedMethod& named) { return method_info(named.method).has_map; }))
+    return false;
+  if (tokens <= IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) return false;
+  if (options.needs_maps)
+    raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ",
+                                    IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB, expected strips"));
+  return true;
+}
+
+/// All that can be asked of a question without weights, of its text too.
+void check_before_weights(const ExplanationOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer,
+                          std::optional<Index> layers, const std::string& directory) {
+  static_cast<void>(named_tokens(options, tokenizer));
+  if (layers) check_layer(options, *layers, directory);
+  if (options.generate > 0) return;  // how long the text becomes is not known yet
+  static_cast<void>(single_position(options, static_cast<Index>(ids.size())));
+  if (options.maps) static_cast<void>(too_large_for_maps(options, methods_of(options), ids.size()));
 }
 
 /// A model and a question about texts: all that can be checked without a text has been.
@@ -66,19 +104,18 @@ class Questioner {
 
   Questioner(const ExplanationOptions& options, LoadedModel<Scalar> loaded)
       : options_(options), loaded_(std::move(loaded)), methods_(methods_of(options)), architecture_(architecture_text(model().name())) {
-    if (options.layer && (*options.layer < 0 || *options.layer >= model().layer_count()))
-      raise(ErrorKind::value, message("--layer: ", *options.layer, " is out of range, expected 0 to ", model().layer_count() - 1, " for ",
-                                      loaded_.directory));
-    if (options.target != "argmax") target_ = named_token("--target", options.target, tokenizer());
-    if (!options.contrast.empty()) contrast_ = named_token("--contrast", options.contrast, tokenizer());
+    check_layer(options, model().layer_count(), loaded_.directory);
+    const NamedTokens named = named_tokens(options, tokenizer());
+    target_ = named.target;
+    contrast_ = named.contrast;
     how_.terms = Terms::parse(options.terms);
     how_.reduction = parse_reduction(options.reduce);
     how_.layer = options.layer;
     how_.integration_steps = options.steps;
     if (options.baseline == "mean")
       how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().colwise().mean());
-    else if (options.baseline != "zero")
-      how_.baseline = detail::row_of(model().parts().embedding, named_token("--baseline", options.baseline, tokenizer()));
+    else if (named.baseline)
+      how_.baseline = detail::row_of(model().parts().embedding, *named.baseline);
     if (const std::optional<Index> unknown = tokenizer().find("<unk>")) {
       how_.removal = Removal::replace;
       how_.replacement = *unknown;
@@ -125,6 +162,15 @@ class Questioner {
  private:
   /// `token`: what is explained in the place of the likeliest, where there is one target that names none.
   [[nodiscard]] Explanation explain(std::vector<Index> ids, std::vector<Target> targets, std::optional<Index> token, const Run& run) const {
+    try {
+      return explain_finite(std::move(ids), std::move(targets), token, run);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::value) refuse_weights();  // which names the tensor
+      throw;
+    }
+  }
+  [[nodiscard]] Explanation explain_finite(std::vector<Index> ids, std::vector<Target> targets, std::optional<Index> token,
+                                           const Run& run) const {
     Explanation explanation;
     explanation.directory = loaded_.directory;
     explanation.architecture = architecture_;
@@ -136,7 +182,7 @@ class Questioner {
     explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
 
     const bool choose = options_.generate == 0;
-    explanation.map_left_out = options_.maps && targets.size() == 1 && too_large_for_maps(explanation.ids.size());
+    explanation.map_left_out = options_.maps && targets.size() == 1 && too_large_for_maps(options_, methods_, explanation.ids.size());
     const bool maps = options_.maps && targets.size() == 1 && !explanation.map_left_out;
     const Index loops = 4 * model().layer_count();
     run.begin_piece(loops);
@@ -194,16 +240,6 @@ class Questioner {
       }
     });
     if (!wrong_weights_.empty()) raise(ErrorKind::value, wrong_weights_);
-  }
-  /// Whether maps of so many tokens are more than fits. Fails (limit) if they are and are needed. Asked before anything runs.
-  [[nodiscard]] bool too_large_for_maps(std::size_t tokens) const {
-    if (std::none_of(methods_.begin(), methods_.end(), [](const NamedMethod& named) { return method_info(named.method).has_map; }))
-      return false;
-    if (tokens <= IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) return false;
-    if (options_.needs_maps)
-      raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ",
-                                      IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB, expected strips"));
-    return true;
   }
   /// Whether one run gives the answers for all targets.
   [[nodiscard]] static bool shares_runs(Method method) {
@@ -279,9 +315,10 @@ template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
   std::vector<Index> ids;
   const Questioner<Scalar> questioner(
-      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer,
-                                         [&](const Tokenizer& opened) { ids = sequence_ids(options.sequence, opened); }));
-  questioner.tokenizer().check(ids);
+      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, [&](const Tokenizer& opened, std::optional<Index> layers) {
+        ids = sequence_ids(options.sequence, opened);
+        check_before_weights(options, ids, opened, layers, directory);
+      }));
   const bool writes = options.generate > 0;
   Work work(message(questioner.architecture(), writes ? " writes" : " reads"), questioner.pieces() + (writes ? 1 : 0), options.threads);
   const typename Questioner<Scalar>::Run run{work.executor(), [&](Index loops) { work.begin_piece(loops); }};
@@ -307,9 +344,15 @@ Explanation explain(const ExplanationOptions& options, const std::string& direct
 
 class TextExplainer::Implementation {
  public:
-  Implementation(const ExplanationOptions& options, const std::string& directory) {
+  Implementation(const ExplanationOptions& options, const std::string& directory,
+                 const std::function<void(const Tokenizer&)>& before_weights) {
     const auto open = [&]<class Scalar>(std::optional<Questioner<Scalar>>& questioner) {
-      questioner.emplace(options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, [](const Tokenizer&) {}));
+      questioner.emplace(options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer,
+                                                            [&](const Tokenizer& opened, std::optional<Index> layers) {
+                                                              static_cast<void>(named_tokens(options, opened));
+                                                              if (layers) check_layer(options, *layers, directory);
+                                                              before_weights(opened);
+                                                            }));
     };
     options.precision == "float64" ? open(wide_) : open(narrow_);
   }
@@ -324,8 +367,9 @@ class TextExplainer::Implementation {
   std::optional<Questioner<double>> wide_;
 };
 
-TextExplainer::TextExplainer(const ExplanationOptions& options, const std::string& directory)
-    : implementation_(std::make_unique<const Implementation>(options, directory)) {}
+TextExplainer::TextExplainer(const ExplanationOptions& options, const std::string& directory,
+                             const std::function<void(const Tokenizer&)>& before_weights)
+    : implementation_(std::make_unique<const Implementation>(options, directory, before_weights)) {}
 TextExplainer::~TextExplainer() = default;
 const Tokenizer& TextExplainer::tokenizer() const {
   return implementation_->with([](const auto& questioner) -> const Tokenizer& { return questioner.tokenizer(); });

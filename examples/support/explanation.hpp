@@ -1,6 +1,7 @@
 // A language model's answer to a text, and why: what `explain` shows and writes. All numbers in double.
 #pragma once
 
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -105,7 +106,9 @@ struct Explanation {
 /// The same question for many texts: the model is read and the question checked once. May be asked by several threads at once.
 class TextExplainer {
  public:
-  TextExplainer(const ExplanationOptions& options, const std::string& directory);
+  /// `before_weights` may fail on what the tokenizer says already.
+  TextExplainer(const ExplanationOptions& options, const std::string& directory,
+                const std::function<void(const Tokenizer&)>& before_weights);
   ~TextExplainer();
   [[nodiscard]] const Tokenizer& tokenizer() const;
   [[nodiscard]] const std::string& architecture() const;

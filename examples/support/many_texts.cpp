@@ -1,14 +1,11 @@
 #include "many_texts.hpp"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <mutex>
 #include <new>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -16,7 +13,6 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
-#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/version.hpp>
@@ -24,6 +20,7 @@
 #include "explanation_files.hpp"
 #include "memory.hpp"
 #include "methods_asked.hpp"
+#include "model_files.hpp"
 #include "numbers.hpp"
 #include "resumable_lines.hpp"
 #include "progress.hpp"
@@ -34,41 +31,15 @@
 namespace implicit_attention::examples {
 namespace {
 
-/// FNV-1a: tells files apart that somebody changed, not those that somebody forged.
-std::string fingerprint(std::string_view bytes) {
-  std::uint64_t hash = 14695981039346656037U;
-  for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211U;
-  return message(bytes.size(), " bytes, ", hash);
-}
-
-/// What tells a model from another that took its place: sizes and times of its file, or of all files of its folder.
-std::string state_of(const std::filesystem::path& path) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  std::uintmax_t bytes = 0;
-  fs::file_time_type latest = fs::file_time_type::min();
-  const auto add = [&](const fs::path& file) {
-    bytes += fs::file_size(file, ignored);
-    latest = std::max(latest, fs::last_write_time(file, ignored));
-  };
-  if (!fs::is_directory(path, ignored)) {
-    add(path);
-  } else {
-    for (const std::string& name : detail::names_in(path, ignored))
-      if (fs::is_regular_file(fs::path(path) / name, ignored)) add(fs::path(path) / name);
-  }
-  return message(bytes, " bytes, written at ", latest.time_since_epoch().count());
-}
-
 /// All that results depend on, and the share of the texts that they are of.
 nlohmann::ordered_json settings_of(const ExplanationOptions& question, const ManyTexts& many, std::string_view data) {
   const SequenceOptions& sequence = question.sequence;
   nlohmann::ordered_json settings;
   settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
   settings["model"] = many.model;
-  settings["model_files"] = state_of(many.model);
-  settings["data"] = fingerprint(data);
-  settings["shard"] = message(many.shard.number, "/", many.shard.count);
+  for (const auto& [name, state] : model_state(many.model)) settings["model file " + name] = state;
+  settings["data"] = bytes_state(data);
+  settings["shard"] = many.shard.text();
   settings["method"] = question.methods;
   settings["position"] = question.position;
   settings["target"] = question.target;
@@ -80,6 +51,7 @@ nlohmann::ordered_json settings_of(const ExplanationOptions& question, const Man
   settings["steps"] = question.steps;
   settings["precision"] = question.precision;
   settings["tokenizer"] = sequence.tokenizer;
+  for (const auto& [name, state] : tokenizer_state(sequence.tokenizer)) settings["tokenizer file " + name] = state;
   settings["chat"] = sequence.chat;
   settings["prepend"] = sequence.prepend;
   settings["append"] = sequence.append;
@@ -120,35 +92,22 @@ std::vector<Index> plain_ids(const SequenceOptions& options, std::string_view li
 
 }  // namespace
 
-Shard Shard::parse(const std::string& text) {
-  constexpr Index most = 1'000'000;
-  Shard shard;
-  const char* const end = text.data() + text.size();
-  const auto number = std::from_chars(text.data(), end, shard.number);
-  if (number.ec == std::errc() && number.ptr != end && *number.ptr == '/') {
-    const auto count = std::from_chars(number.ptr + 1, end, shard.count);
-    if (count.ec == std::errc() && count.ptr == end && shard.number >= 1 && shard.number <= shard.count && shard.count <= most)
-      return shard;
-  }
-  raise(ErrorKind::value, message("--shard: \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8"));
-}
-
 ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many, Ranks& ranks) {
   const TextLines file(many.data);
   const auto total = static_cast<Index>(file.lines().size());
   if (total == 0) raise(ErrorKind::file, message(many.data, ": there are no texts, expected one on each line"));
   const std::string ending = std::filesystem::path(many.data).extension().string();
   const bool objects = ending == ".jsonl" || ending == ".ndjson";
-  const Shard next{many.shard.number + 1, many.shard.count};
-  const std::vector<TextLine> lines(file.lines().begin() + many.shard.begin(total), file.lines().begin() + next.begin(total));
+  const std::vector<TextLine> lines(file.lines().begin() + many.shard.begin(total), file.lines().begin() + many.shard.end(total));
   std::vector<Index> numbers;
   for (const TextLine& line : lines) numbers.push_back(line.number);
 
-  const TextExplainer explainer(question, many.model);
+  const TextExplainer explainer(question, many.model, [&](const Tokenizer& opened) {
+    if (!objects && opened.kind() == TokenizerKind::none) (void)opened.encode("text");  // fails, and says why
+    for (const std::vector<std::string>* const names : {&question.sequence.prepend, &question.sequence.append})
+      for (const std::string& name : *names) (void)opened.id(name);
+  });
   const Tokenizer& tokenizer = explainer.tokenizer();
-  if (!objects && tokenizer.kind() == TokenizerKind::none) (void)tokenizer.encode("text");  // fails, and says why
-  for (const std::vector<std::string>* const names : {&question.sequence.prepend, &question.sequence.append})
-    for (const std::string& name : *names) (void)tokenizer.id(name);
 
   std::optional<ResumableLines> results;
   if (ranks.first()) results.emplace(many.out, settings_of(question, many, file.bytes()), std::move(numbers));

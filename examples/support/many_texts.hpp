@@ -6,17 +6,9 @@
 
 #include "explanation.hpp"
 #include "ranks.hpp"
+#include "shard.hpp"
 
 namespace implicit_attention::examples {
-
-/// Share `number` of `count`, from 1: texts one after the other, so that the results of all shares, in order, are those of the whole.
-struct Shard {
-  Index number = 1, count = 1;
-  /// Reads `2/8`. Fails (value) on anything else.
-  [[nodiscard]] static Shard parse(const std::string& text);
-  /// Where the share of `total` texts begins; that of the next one is where it ends.
-  [[nodiscard]] Index begin(Index total) const { return total * (number - 1) / count; }
-};
 
 struct ManyTexts {
   std::string model, data, out;

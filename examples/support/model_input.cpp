@@ -1,7 +1,9 @@
 #include "model_input.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -64,17 +66,66 @@ std::string given_text(const std::string& given) {
   return text;
 }
 
+/// The one row of `[[5, 6, 7]]`, as a batch of one text is printed; any other text as it is. Fails (value) on several rows.
+std::string_view without_batch(std::string_view text) {
+  constexpr std::string_view blank = " \t\r\n";
+  const auto bracket = [&](std::size_t from) {
+    const std::size_t at = text.find_first_not_of(blank, from);
+    return at != std::string_view::npos && text[at] == '[' ? at : std::string_view::npos;
+  };
+  const std::size_t outer = bracket(0), inner = outer == std::string_view::npos ? outer : bracket(outer + 1);
+  if (inner == std::string_view::npos) return text;
+  if (const auto rows = std::count(text.begin(), text.end(), '[') - 1; rows > 1)
+    raise(ErrorKind::value, message("--tokens: there are ", rows, " lists in the list, expected one text's ids, for example [[5, 6, 7]]"));
+  const std::size_t last = text.find_last_not_of(blank), end = text.find_last_not_of(blank, last - 1);
+  if (text[last] != ']' || end <= inner || text[end] != ']') return text;
+  return text.substr(inner, end + 1 - inner);
+}
+
 std::vector<Index> tokens_of(const std::string& given) {
   const std::string text = option_value("--tokens", given);
   if (is_npy(text)) return parse_npy_integers(text, "--tokens");
-  return parse_index_list("--tokens", std::string_view(text).substr(text.starts_with("\xEF\xBB\xBF") ? 3 : 0));
+  return parse_index_list("--tokens", without_batch(std::string_view(text).substr(text.starts_with("\xEF\xBB\xBF") ? 3 : 0)));
+}
+
+/// The rows of the embedding, by its shape alone; nothing where no tensor's name tells that it is the one.
+template <Real Scalar>
+std::optional<Index> embedding_rows(const TensorSource<Scalar>& source, const std::vector<std::string>& names) {
+  constexpr std::array<std::string_view, 4> endings{"embed_tokens.weight", "embeddings.weight", "embedding.weight", "emb.weight"};
+  std::optional<Index> rows;
+  for (const std::string& name : names) {
+    const bool is_embedding = std::any_of(endings.begin(), endings.end(), [&](std::string_view ending) {
+      return name.ends_with(ending) && (name.size() == ending.size() || name[name.size() - ending.size() - 1] == '.');
+    });
+    if (!is_embedding || name.starts_with("mtp.")) continue;
+    const std::optional<std::vector<Index>> shape = source.shape(name);
+    if (rows || !shape || shape->size() != 2 || shape->front() == 0) return std::nullopt;
+    rows = shape->front();
+  }
+  return rows;
+}
+
+/// One more than the largest N of names with `layers.N.` or `blocks.N.`; nothing where there is none.
+std::optional<Index> layers_named(const std::vector<std::string>& names) {
+  Index layers = 0;
+  for (const std::string& name : names)
+    for (const std::string_view word : {"layers.", "blocks."}) {
+      const std::size_t at = name.find(word);
+      if (at == std::string::npos || (at != 0 && name[at - 1] != '.')) continue;
+      Index layer = 0;
+      const char* const end = name.data() + name.size();
+      const auto read = std::from_chars(name.data() + at + word.size(), end, layer);
+      if (read.ec == std::errc() && read.ptr != end && *read.ptr == '.' && layer >= 0 && layer < 100'000)
+        layers = std::max(layers, layer + 1);
+    }
+  return layers > 0 ? std::optional<Index>(layers) : std::nullopt;
 }
 
 }  // namespace
 
 template <Real Scalar>
 LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer,
-                                              const std::function<void(const Tokenizer&)>& before_weights) {
+                                              const BeforeWeights& before_weights) {
   std::error_code why;
   if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
     raise(ErrorKind::file, message("--model: there is no folder ", directory,
@@ -82,14 +133,16 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
                                    "expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
   ProgressBar reading(message("reading ", directory), 0);
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
-  const Configuration& configuration = checkpoint.configuration;
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
-  if (!opened.decided() && configuration.integer({"vocab_size"}) == Index{256}) opened.fit(256);
-  const bool decided = opened.decided();
-  if (decided) before_weights(opened);
-  LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, configuration);
+  const std::vector<std::string> names = checkpoint.source->names();
+  const std::optional<Index> rows = embedding_rows(*checkpoint.source, names), layers = layers_named(names);
+  if (rows) {
+    opened.fit(*rows);
+    before_weights(opened, layers);
+  }
+  LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, checkpoint.configuration);
   opened.fit(model.vocabulary());
-  if (!decided) before_weights(opened);
+  if (!rows) before_weights(opened, layers);
   return {directory, std::move(model), std::move(opened)};
 }
 template <Real Scalar>

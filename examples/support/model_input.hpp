@@ -29,6 +29,9 @@ void add_tokenizer_option(CLI::App& app, std::string& tokenizer);
 /// Adds the options to a program's.
 void add_sequence_options(CLI::App& app, SequenceOptions& options);
 
+/// What can be checked of a question before weights are read: `layers` are those that the tensors' names tell of. Fails as it likes.
+using BeforeWeights = std::function<void(const Tokenizer& tokenizer, std::optional<Index> layers)>;
+
 /// A model read from a directory as Hugging Face lays it out.
 template <Real Scalar>
 struct LoadedModel {
@@ -36,10 +39,10 @@ struct LoadedModel {
   LanguageModel<Scalar> model;
   Tokenizer tokenizer;
 
-  /// Opens the tokenizer (as in SequenceOptions), lets `before_weights` encode with it, and reads the weights: what cannot be encoded is
-  /// said before the long work. Where only the model's size tells whether bytes are its tokens, weights come first.
-  [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer,
-                                        const std::function<void(const Tokenizer&)>& before_weights);
+  /// Opens the tokenizer (as in SequenceOptions), tells it the vocabulary's size by the shape of the embedding, calls `before_weights`, and
+  /// reads the weights: what is wrong with a text or its tokens is said before the long work. Where no tensor's name is an embedding's,
+  /// weights come first.
+  [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer, const BeforeWeights& before_weights);
 };
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;

@@ -20,10 +20,16 @@ namespace {
   raise(ErrorKind::file, message(path, ": cannot be written: ", std::generic_category().message(why)));
 }
 
-/// The first setting that is not the same, as a message ends.
-std::string difference(const Json& before, const nlohmann::ordered_json& now) {
+}  // namespace
+
+std::string settings_path(const std::string& path) { return path + ".settings.json"; }
+
+std::string line_start(Index line) { return message("{\"line\":", line, ","); }
+
+std::string settings_difference(const Json& before, const nlohmann::ordered_json& now) {
   for (const auto& [key, value] : now.items()) {
-    const Json other = before.contains(key) ? before.at(key) : Json();
+    if (!before.contains(key)) return message("no ", key, ", which is ", json_text(Json(value)), " now");
+    const Json& other = before.at(key);
     if (other != Json(value)) return message(key, " ", json_text(other), ", and is ", json_text(Json(value)), " now");
   }
   for (const auto& [key, value] : before.items())
@@ -31,13 +37,11 @@ std::string difference(const Json& before, const nlohmann::ordered_json& now) {
   return {};
 }
 
-}  // namespace
-
 ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& settings, std::vector<Index> numbers)
     : path_(std::move(path)), numbers_(std::move(numbers)), stream_(nullptr, std::fclose) {
   namespace fs = std::filesystem;
   std::error_code ignored;
-  const std::string beside = path_ + ".settings.json";
+  const std::string beside = settings_path(path_);
   const std::string other_file = message("; name another file, or remove ", path_, " and ", beside);
   errno = 0;
   stream_.reset(std::fopen(path_.c_str(), "ab"));
@@ -48,7 +52,7 @@ ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& s
   if (fs::exists(path_, ignored) && fs::file_size(path_, ignored) > 0) {
     if (!fs::exists(beside, ignored))
       raise(ErrorKind::value, message("--out: ", path_, " is there, but not ", beside, ", which says what it was made with", other_file));
-    if (const std::string what = difference(*read_json_object(beside), settings); !what.empty())
+    if (const std::string what = settings_difference(*read_json_object(beside), settings); !what.empty())
       raise(ErrorKind::value, message("--out: ", path_, " was made with ", what, other_file));
   } else {
     const std::string text = settings.dump(1) + "\n";
@@ -74,7 +78,7 @@ void ResumableLines::read_back(std::string_view text) {
     if (written_ == static_cast<Index>(numbers_.size()))
       raise(ErrorKind::value, message("--out: ", path_, " has more lines than there are texts, ", numbers_.size(), "; name another file"));
     const Index number = numbers_[static_cast<std::size_t>(written_)];
-    if (!text.starts_with(message("{\"line\":", number, ",")))
+    if (!text.starts_with(line_start(number)))
       raise(ErrorKind::value,
             message("--out: ", path_, ":", written_ + 1, ": is not the result of line ", number, " of the texts; name another file"));
     count(text.substr(0, end));

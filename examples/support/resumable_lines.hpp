@@ -13,6 +13,13 @@
 
 namespace implicit_attention::examples {
 
+/// Where the settings of a file of results lie.
+[[nodiscard]] std::string settings_path(const std::string& path);
+/// How the result of text `line` begins: `{"line":4,`.
+[[nodiscard]] std::string line_start(Index line);
+/// The first setting that is not the same, as a message ends; empty where all are.
+[[nodiscard]] std::string settings_difference(const nlohmann::json& before, const nlohmann::ordered_json& now);
+
 /// Lines of JSON that begin with `{"line":N,`, the number of the text that they are about. Beside the file stands `FILE.settings.json`:
 /// what the lines were made with. A file that was made with the same is gone on with after its last whole line.
 class ResumableLines {

@@ -250,3 +250,76 @@ TEST_CASE("evaluate: NaN in the weights is named, and nothing is written", "[eva
   CHECK_THAT(outcome.err, contains_text("tensor backbone.embeddings.weight holds NaN at (1, 0), expected finite numbers"));
   CHECK_FALSE(fs::exists(out));
 }
+
+TEST_CASE("evaluate: shares of the texts joined are the whole", "[evaluate]") {
+  const TemporaryFolder folder;
+  const std::string data = written(folder, "texts.tsv",
+                                   "1 a gripping and moving film\n0 a dull mess\n1 never dull\n0 it is a mess\n1 moving\n"
+                                   "0\tdull and long\t0,2\n1 a film\n");
+  const std::vector<std::string> ask{"--model",    mamba, "--data",         data, "--methods", "raw,relevance,random",
+                                     "--repeated", "3",   "--permutations", "2"};
+  const auto to = [&](const std::string& name) { return (folder / name).string(); };
+  const auto results = [&](const std::string& name) {
+    Json json = *read_json_object(folder / name);
+    json.erase("seconds");
+    return json.dump();
+  };
+  const Outcome alone = run_well(folder, "evaluate", with(ask, {"--out", to("alone.json")}));
+  std::vector<std::string> files;
+  std::string together;
+  for (const std::string share : {"1", "2", "3"}) {
+    files.push_back(to("part." + share + ".jsonl"));
+    const Outcome one = run_well(folder, "evaluate", with(ask, {"--shard", share + "/3", "--out", files.back()}));
+    CHECK_THAT(one.out, contains_text(share == "3" ? "3 texts evaluated" : "2 texts evaluated"));
+    together += io_test::read_bytes(files.back());
+  }
+  run_well(folder, "evaluate", with(ask, {"--out", to("whole.jsonl"), "--threads", "3"}));
+  CHECK(io_test::read_bytes(folder / "whole.jsonl") == together);
+  const auto joined = [&](const std::vector<std::string>& parts) { return with(with(ask, {"--join"}), parts); };
+  const Outcome shown = run_well(folder, "evaluate", with(joined({files[2], files[0], files[1]}), {"--out", to("joined.json")}));
+  CHECK(results("joined.json") == results("alone.json"));
+  CHECK(shown.out.substr(0, shown.out.find("Written to")) == alone.out.substr(0, alone.out.find("Written to")));
+  run_well(folder, "evaluate", with(joined({to("whole.jsonl")}), {"--out", to("joined.json")}));
+  CHECK(results("joined.json") == results("alone.json"));
+  CHECK(run_well(folder, "evaluate", with(joined(files), {"--markdown"})).out ==
+        run_well(folder, "evaluate", with(ask, {"--markdown"})).out);
+
+  const auto refused = [&](const std::vector<std::string>& arguments, const std::string& words) {
+    const Outcome outcome = run(folder, "evaluate", arguments);
+    CHECK(outcome.status == 2);
+    CHECK(outcome.out.empty());
+    CHECK_THAT(outcome.err, contains_text(words));
+  };
+  refused(joined({files[0], files[2]}), "--join: share 2/3 is missing");
+  refused(joined({files[0], files[1], files[0], files[2]}), "are both share 1/3");
+  refused(joined({files[0], to("whole.jsonl")}), "whole.jsonl is share 1/1, and another file is one of 3");
+  refused(with(joined(files), {"--seed", "2"}), "part.1.jsonl was made with seed 1, and is 2 now");
+  refused(with(joined(files), {"--shard", "1/3"}), "--shard and --join exclude each other");
+  refused(with(ask, {"--shard", "1/3"}), "--shard: a share's results go to a file, expected --out FILE.jsonl");
+  refused(with(ask, {"--shard", "4/3", "--out", to("four.jsonl")}), "--shard: \"4/3\" is no share");
+  refused(with(ask, {"--markdown", "--out", to("four.jsonl")}), "--markdown");
+  refused(with(ask, {"--seed", "2", "--shard", "1/3", "--out", files[0]}), "part.1.jsonl was made with seed 1, and is 2 now");
+  CHECK_FALSE(fs::exists(folder / "four.jsonl"));
+  // An interrupted share is gone on with, and refused until it is whole.
+  const std::string bytes = io_test::read_bytes(files[2]);
+  io_test::write_bytes(files[2], bytes.substr(0, bytes.find('\n') + 9));
+  refused(joined(files), "part.3.jsonl has the results of 1 texts, expected 3: start its run again, which goes on where it ended");
+  CHECK_THAT(run_well(folder, "evaluate", with(ask, {"--shard", "3/3", "--out", files[2]})).out,
+             contains_text("3 texts evaluated, 1 of the results were there already"));
+  CHECK(io_test::read_bytes(files[2]) == bytes);
+  // Files that somebody changed.
+  const auto changed = [&](const std::string& text, const std::string& words) {
+    io_test::write_bytes(files[2], text);
+    refused(joined(files), words);
+  };
+  changed(bytes + bytes, "has more lines than its share has texts");
+  changed("{\"line\":5,\"numbers\":[1.0,2.0]}\n" + bytes.substr(bytes.find('\n') + 1), "part.3.jsonl:1: ");
+  changed("{\"line\":5,\"numbers\":[]}\n" + bytes.substr(bytes.find('\n') + 1), "there are fewer numbers than this evaluation has");
+  changed("{\"line\":5,\"numbers\":[\"a\"]}\n" + bytes.substr(bytes.find('\n') + 1), "\"numbers\" has \"a\"");
+  changed("{\"line\":9" + bytes.substr(9), "part.3.jsonl:1: is not the result of line 5");
+  std::string more = bytes;
+  more.insert(more.find("]}\n"), ",1.0");
+  changed(more, "there are more numbers than this evaluation has");
+  fs::remove(files[2] + ".settings.json");
+  refused(joined(files), "which says what ");
+}

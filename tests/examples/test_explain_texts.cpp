@@ -1,5 +1,6 @@
 // `explain` over many texts, of what models write, and of conversations: equal to plain runs, through interruptions, and what it refuses.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -464,4 +465,63 @@ TEST_CASE("explain: options that mean nothing together", "[explain]") {
   const Outcome outcome = run(folder, "explain", with(many, {"--position", "2", "--out", (folder / "out.jsonl").string()}));
   CHECK(outcome.status == 1);
   CHECK_THAT(outcome.err, contains_text("1 of 2 texts came to nothing; the first: line 2: position 2 is out of range"));
+}
+
+TEST_CASE("explain --data: a run goes on with the files that it began with alone", "[explain]") {
+  const TemporaryFolder folder;
+  const fs::path data = folder / "texts.txt", out = folder / "scores.jsonl", tokenizer = folder / "tokenizer" / "words.json";
+  fs::create_directory(folder / "tokenizer");
+  const fs::path model = copied(folder, "mamba", "model");
+  io_test::write_bytes(data, "good film\na film\n");
+  const std::string words = "{\"good\": 0, \"film\": 1, \"a\": 2}", others = "{\"good\": 1, \"film\": 0, \"a\": 2}";
+  io_test::write_bytes(tokenizer, words);
+  const std::vector<std::string> ask{"--model",     model.string(),     "--data", data.string(),
+                                     "--tokenizer", tokenizer.string(), "--out",  out.string()};
+  run_well(folder, "explain", ask);
+  const std::string bytes = io_test::read_bytes(out);
+  const auto refused = [&](const std::string& begin) {
+    const Outcome outcome = run(folder, "explain", ask);
+    CHECK(outcome.status == 2);
+    CHECK_THAT(outcome.err, contains_text("scores.jsonl was made with " + begin));
+    CHECK(io_test::read_bytes(out) == bytes);
+  };
+  const std::string size = std::to_string(words.size()) + " bytes, hash ";
+  io_test::write_bytes(tokenizer, others);  // as long as before
+  refused("tokenizer file words.json \"" + size);
+  io_test::write_bytes(tokenizer, words);
+  CHECK_THAT(run_well(folder, "explain", ask).out, contains_text("2 of the results were there already"));
+  io_test::write_bytes(folder / "tokenizer" / "merges.txt", "a b\n");
+  refused("no tokenizer file merges.txt, which is \"4 bytes, hash ");
+  fs::remove(folder / "tokenizer" / "merges.txt");
+
+  const std::string configuration = io_test::read_bytes(model / "config.json");
+  io_test::write_bytes(model / "config.json", configuration + " ");
+  refused("model file config.json \"" + std::to_string(configuration.size()) + " bytes, hash ");
+  io_test::write_bytes(model / "config.json", configuration);
+  fs::rename(model / "vocab.json", folder / "vocab.json");
+  refused("model file vocab.json \"");
+  fs::rename(folder / "vocab.json", model / "vocab.json");
+  io_test::write_bytes(model / "README.md", "nothing that is read");
+  run_well(folder, "explain", ask);
+  const auto written = fs::last_write_time(model / "model.safetensors");
+  fs::last_write_time(model / "model.safetensors", written + std::chrono::seconds(1));
+  refused("model file model.safetensors \"");
+  fs::last_write_time(model / "model.safetensors", written);
+  run_well(folder, "explain", ask);
+}
+
+TEST_CASE("explain: NaN in what stands for a removed token is named", "[explain]") {
+  // The head of this model is another tensor than its embedding: the text's logits are finite.
+  const TemporaryFolder folder;
+  const std::string name = "rwkv.embeddings.weight";
+  const fs::path broken = model_with_nan(folder, "rwkv4", name, "broken", 1);
+  check_mistake("explain", {"--model", broken.string(), "--text", "a film <cls>", "--method", "leave-one-out"},
+                "tensor " + name + " holds NaN at (1, 0), expected finite numbers", "out.json");
+  run_well(folder, "explain", {"--model", broken.string(), "--text", "a film <cls>", "--method", "raw,relevance"});
+  io_test::write_bytes(folder / "texts.txt", "a film <cls>\n");
+  const Outcome many = run(folder, "explain",
+                           {"--model", broken.string(), "--data", (folder / "texts.txt").string(), "--method", "leave-one-out", "--out",
+                            (folder / "out.jsonl").string()});
+  CHECK(many.status == 1);
+  CHECK_THAT(many.err, contains_text("tensor " + name + " holds NaN at (1, 0)"));
 }

@@ -66,7 +66,11 @@ TEST_CASE("input: token ids in every form", "[input]") {
     CHECK(token_ids(text) == three);
   }
   CHECK(token_ids("5-7 1") == Ids{5, 6, 7, 1});
-  for (const std::string bad : {"", "[]", "1,,2", "1,2,", ",1", "[1", "1]", "[[1,2],[3]]", "1.5", "0x1", "1 - 2", "-1", "1;2", "one"}) {
+  for (const std::string batch : {"[[1, 20, 3]]", " [ [1,20,3] ] \n", "[[1 20 3]]"}) CHECK(token_ids(batch) == three);  // of one text
+  CHECK_THAT(error_of([&] { (void)token_ids("[[1,2],[3]]"); })->message,
+             contains_text("--tokens: there are 2 lists in the list, expected one text's ids, for example [[5, 6, 7]]"));
+  for (const std::string bad : {"", "[]", "1,,2", "1,2,", ",1", "[1", "1]", "[[1,2],[3]]", "[[1,2]", "[[1,2]]]", "[[]]", "[[[1]]]",
+                                "[[1],2]", "1.5", "0x1", "1 - 2", "-1", "1;2", "one"}) {
     INFO(bad);
     const auto error = error_of([&] { (void)token_ids(bad); });
     REQUIRE(error);
@@ -142,4 +146,38 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
   run_well(scratch, "explain",
            {"--model", folder.path().string(), "--text", "a cat", "--tokenizer", (scratch / "other.json").string(), "--out", out});
   CHECK(read_json_object(out)->at("input_ids") == Json({20, 0, 6}));
+}
+
+TEST_CASE("input: what needs no weights is said before they are read", "[input]") {
+  const TemporaryFolder folder;
+  for (const char* const file : {"model.safetensors", "vocab.json"})
+    fs::copy(fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "examples" / "models" / "mamba" / file, folder / file);
+  // The configuration is not that of the weights: reading them would end in another message.
+  write_bytes(folder / "config.json", R"({"architectures":["MambaForCausalLM"],"model_type":"mamba","hidden_size":7})");
+  const std::string model = folder.path().string();
+  const auto explain = [&](std::vector<std::string> more, const std::string& words, const std::string& out = "out.json") {
+    more.insert(more.begin(), {"--model", model});
+    check_mistake("explain", more, words, out);
+  };
+  explain({"--text", "film"}, "hidden_size");
+  explain({"--tokens", "999999"}, "token 0 is 999999, expected 0 to 7144, the model's vocabulary");
+  explain({"--text", "film", "--target", " dog"}, "token \" dog\" is not in vocab.json");
+  explain({"--text", "film", "--target", "7145"}, "--target: token 7145 is out of range, expected 0 to 7144");
+  explain({"--text", "film", "--contrast", "zorkmid"}, "token \"zorkmid\" is not in vocab.json");
+  explain({"--text", "film", "--baseline", "zorkmid"}, "token \"zorkmid\" is not in vocab.json");
+  explain({"--text", "a film", "--position", "2"}, "position 2 is out of range, expected 0 to 1");
+  explain({"--text", "a film", "--layer", "2"}, "--layer: 2 is out of range, expected 0 to 1");
+  std::string long_text;
+  for (int k = 0; k < 40000; ++k) long_text += "1 ";
+  write_bytes(folder / "ids.txt", long_text);
+  explain({"--tokens", "@" + (folder / "ids.txt").string(), "--method", "raw", "--picture", "maps"}, "--picture: a map of 40000 x 40000",
+          "out.png");
+  write_bytes(folder / "texts.txt", "film\n");
+  const std::string data = (folder / "texts.txt").string();
+  explain({"--data", data, "--append", "zorkmid"}, "token \"zorkmid\" is not in vocab.json", "out.jsonl");
+  explain({"--data", data, "--target", "zorkmid"}, "token \"zorkmid\" is not in vocab.json", "out.jsonl");
+  write_bytes(folder / "labels.tsv", "zorkmid\ta film\nfilm\ta\n");
+  check_mistake("evaluate", {"--model", model, "--data", (folder / "labels.tsv").string()}, "label \"zorkmid\" of line 1 is neither",
+                "out.json");
+  check_mistake("materialize", {"--model", model, "--layer", "0", "--tokens", "7145"}, "token 0 is 7145, expected 0 to 7144", "out.npy");
 }

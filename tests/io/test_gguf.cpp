@@ -14,6 +14,7 @@
 #include <support/shared_data.hpp>
 
 #include <implicit_attention/io/open_checkpoint.hpp>
+#include <implicit_attention/models/load.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
 
 #include "archives.hpp"
@@ -227,6 +228,62 @@ TEST_CASE("GGUF: Mamba's files give the logits that were computed from them", "[
     REQUIRE(logits.rows() == wanted.rows());
     CHECK((logits - wanted.matrix()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-9);
   }
+}
+
+TEST_CASE("GGUF: Falcon-Mamba under GGUF's names gives its logits", "[io]") {
+  // What tells it from Mamba is one flag; the norms of dt, B and C have no weights.
+  const auto golden = test_support::shared_data("golden/lm_falcon_mamba_seed00_L16.safetensors");
+  if (!golden) {
+    WARN(test_support::shared_data_missing("golden/lm_falcon_mamba_seed00_L16.safetensors"));
+    return;
+  }
+  const SafetensorsFile file(*golden);
+  Model m = model("mamba", 3, 32);
+  const auto stored = [&](const std::string& name) {
+    const Array<float> numbers = file.read<float>("weight." + name);
+    T t;
+    for (const Index size : file.info("weight." + name).shape) t.shape.push_back(static_cast<std::uint64_t>(size));
+    for (Index i = 0; i < numbers.size(); ++i) t.data.push_back(numbers(i / numbers.cols(), i % numbers.cols()));
+    return t;
+  };
+  m.put("token_embd.weight", stored("backbone.embeddings.weight"));
+  m.put("output_norm.weight", stored("backbone.norm_f.weight"));
+  m.put("output.weight", stored("lm_head.weight"));
+  for (int layer = 0; layer < 3; ++layer) {
+    const std::string in = "blk." + std::to_string(layer) + ".", from = "backbone.layers." + std::to_string(layer) + ".";
+    m.put(in + "attn_norm.weight", stored(from + "norm.weight"));
+    m.put(in + "ssm_in.weight", stored(from + "mixer.in_proj.weight"));
+    m.put(in + "ssm_conv1d.weight", reshape(stored(from + "mixer.conv1d.weight"), {64, 4}));
+    m.put(in + "ssm_conv1d.bias", stored(from + "mixer.conv1d.bias"));
+    m.put(in + "ssm_x.weight", stored(from + "mixer.x_proj.weight"));
+    m.put(in + "ssm_dt.weight", stored(from + "mixer.dt_proj.weight"));
+    m.put(in + "ssm_dt.bias", stored(from + "mixer.dt_proj.bias"));
+    m.put(in + "ssm_a", rate(stored(from + "mixer.A_log")));
+    m.put(in + "ssm_d", stored(from + "mixer.D"));
+    m.put(in + "ssm_out.weight", stored(from + "mixer.out_proj.weight"));
+  }
+  m.size("ssm.conv_kernel", 4);
+  m.size("ssm.inner_size", 64);
+  m.size("ssm.state_size", 16);
+  m.size("ssm.time_step_rank", 4);
+  m.keys.push_back(gguf::real("mamba.attention.layer_norm_rms_epsilon", 1e-5F));
+  const auto logits_of = [&](bool norms) {
+    const TemporaryFolder folder;
+    Model one = m;
+    one.keys.push_back(gguf::boolean("mamba.ssm.dt_b_c_rms", norms));
+    (void)one.open(folder);
+    const Checkpoint<double> checkpoint = open_checkpoint<double>(folder.path());
+    CHECK(checkpoint.configuration.text({"model_type"}) == (norms ? "falcon_mamba" : "mamba"));
+    std::vector<Index> ids;
+    for (const std::int64_t id : file.read_integers("input.input_ids")) ids.push_back(static_cast<Index>(id));
+    const LanguageModel<double> whole = load_language_model<double>(*checkpoint.source, checkpoint.configuration);
+    return whole.forward(ids, test_support::every_logit()).logits;
+  };
+  const Matrix<double> wanted = file.read<double>("expected.logits").matrix();
+  const Matrix<double> ours = logits_of(true);
+  REQUIRE(ours.rows() == wanted.rows());
+  CHECK((ours - wanted).cwiseAbs().maxCoeff() < 1e-6 * wanted.cwiseAbs().maxCoeff());  // A is rounded to float
+  CHECK((logits_of(false) - wanted).cwiseAbs().maxCoeff() > 1e-3 * wanted.cwiseAbs().maxCoeff());
 }
 
 TEST_CASE("GGUF: Mamba-2, Falcon-H1", "[io]") {

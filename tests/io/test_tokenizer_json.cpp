@@ -5,6 +5,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -280,6 +281,9 @@ TEST_CASE("tokenizer.json: regular expressions read as Oniguruma does", "[io]") 
               "\xC2\x85"
               "a") == "a");  // U+0085 is
   CHECK(first(R"(\w+)", "a\xCC\x81\xE2\x80\xBF-") == "a\xCC\x81\xE2\x80\xBF");
+  CHECK(first(R"(\w+)", "a\u00bd\u200db") == "a\u00bd");                       // a fraction is of words, a joiner is not
+  CHECK(first(R"([[:alpha:]]+)", "1a\u0345\u24b6.") == "a\u0345\u24b6");       // Alphabetic
+  CHECK(first(R"([[:punct:]]+)", "a$\u00a2!b") == "$\u00a2!");                 // symbols too
   CHECK(first(R"(\p{Han}+)", "a\xE6\xBC\xA2\xE3\x80\x82") == "\xE6\xBC\xA2");  // not the full stop, which Chinese shares
   CHECK(first(R"([^(\s|[.,!])]+)", "(a.b") == "a");                            // a set in a set
   CHECK(first(R"([]a]+)", "b]a") == "]a");
@@ -344,6 +348,18 @@ TEST_CASE("tokenizer.json: decoders", "[io]") {
   CHECK(decoded(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"never"})", {"▁a", "▁b"}) == " a b");
   CHECK(decoded(R"({"type":"ByteFallback"})", {"<0xC3>", "<0xA9>", "<0x>"}) == "\xC3\xA9<0x>");
   CHECK(decoded(R"({"type":"Strip","content":"_","start":1,"stop":2})", {"__a___"}) == "_a_");
+  // What follows is what Hugging Face's library (0.22.2) gives.
+  CHECK(decoded(R"({"type":"BPEDecoder","suffix":"</w>"})", {"a", "b</w>", "b</w>", "c c"}) == "ab b c c");
+  CHECK(decoded(R"({"type":"BPEDecoder"})", {"a</w>", "b</w>"}) == "a b");
+  const Texts spoken{"a", "a", "<pad>", "a", "|", "|", "<pad>", "|", ".", " .", "b<pad>", "<pad>"};
+  CHECK(decoded(R"({"type":"CTC","pad_token":"<pad>","word_delimiter_token":"|","cleanup":true})", spoken) == "aa  ..b");
+  CHECK(decoded(R"({"type":"CTC","pad_token":"<pad>","word_delimiter_token":"|","cleanup":false})", spoken) == "aa||. .b");
+  // A metaspace alone is the start's, and no space of the token; bytes in a row are one text.
+  CHECK(decoded(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"always"})", {" a", "▁b"}) == " a b");
+  CHECK(decoded(R"({"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"WordPiece","prefix":"##","cleanup":false}]})",
+                {"<0xC3>", "<0xA9>", "a", "<0x41>"}) == "\xC3\xA9 a A");
+  CHECK(decoded(R"({"type":"Sequence","decoders":[{"type":"ByteLevel"},{"type":"WordPiece","prefix":"##","cleanup":false}]})",
+                {"a", "b"}) == "ab");
   CHECK(decoded(R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"_"},"content":" "},{"type":"Fuse"},
     {"type":"Strip","content":" ","start":1,"stop":0}]})",
                 {"_a", "_b"}) == "a b");
@@ -569,7 +585,8 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
        "its texts are not valid UTF-8 at byte 0"},
       {R"({"normalizer":{"type":"Precompiled"},)" + model + "}", "there is no key \"precompiled_charsmap\""},
       {R"({"normalizer":{"type":"NFC","form":1},)" + model + "}", "normalizer: key \"form\""},
-      {R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Nmt"}]},)" + model + "}", "normalizer.normalizers[0]: the type"},
+      {R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Nmt"},{"type":"Rot13"}]},)" + model + "}",
+       "normalizer.normalizers[1]: the type \"Rot13\""},
       {R"({"normalizer":{"type":"BertNormalizer","lowercase":1},)" + model + "}", "normalizer.lowercase: is 1, expected true or false"},
       {R"({"normalizer":{"type":"Replace","pattern":{"Glob":"*"},"content":""},)" + model + "}", "normalizer.pattern: key \"Glob\""},
       {R"({"normalizer":{"type":"Replace","pattern":{"Regex":"("},"content":""},)" + model + "}", "regular expression \"(\""},
@@ -586,7 +603,13 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
            model + "}",
        "\"x\" is not among the special_tokens"},
       {R"({"post_processor":{"type":"TemplateProcessing","single":[],"special_tokens":{}},)" + model + "}", "there is no {\"Sequence\""},
-      {R"({"decoder":{"type":"CTC"},)" + model + "}", "decoder: the type \"CTC\""},
+      {R"({"decoder":{"type":"Morse"},)" + model + "}", "decoder: the type \"Morse\" is not read here; what is: ByteLevel,"},
+      {R"({"decoder":{"type":"CTC","pad_token":""},)" + model + "}", "decoder.pad_token: is empty"},
+      {R"({"decoder":{"type":"BPEDecoder","suffix":""},)" + model + "}", "decoder.suffix: is empty"},
+      {R"({"pre_tokenizer":{"type":"CharDelimiterSplit","delimiter":"ab"},)" + model + "}",
+       "pre_tokenizer.delimiter: is \"ab\", expected one character"},
+      {R"({"pre_tokenizer":{"type":"CharDelimiterSplit"},)" + model + "}", "pre_tokenizer: there is no key \"delimiter\""},
+      {R"({"pre_tokenizer":{"type":"FixedLength","length":0},)" + model + "}", "pre_tokenizer.length: is 0, expected"},
       {R"({"decoder":{"type":"WordPiece","cleanup":"no"},)" + model + "}", "decoder.cleanup: is \"no\", expected true or false"},
       {R"({"decoder":{"type":"Strip","content":"","start":0,"stop":0},)" + model + "}", "decoder.content: is empty"},
       {R"({"added_tokens":{},)" + model + "}", "added_tokens: is {}, expected a list"},
@@ -603,4 +626,57 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
     CHECK(error->message.find("tokenizer.json") == 0);
     CHECK_THAT(error->message, contains_text(bad.message));
   }
+}
+
+TEST_CASE("tokenizer.json: rarer normalizers and pre-tokenizers", "[io]") {
+  // Expected values are those of Hugging Face's library, 0.22.2.
+  CHECK(normalized(R"({"type":"Nmt"})", "a\tb\u200bc\u0001d\u2581\ufeff\u007f\u00adx\n") == "a b cd  \u00adx ");
+  CHECK(pieces(R"({"type":"CharDelimiterSplit","delimiter":"-"})", "a-c--b ") == Texts{"a", "c", "b "});
+  CHECK(pieces(R"({"type":"CharDelimiterSplit","delimiter":"\u00e9"})", "\u00e9a\u00e9") == Texts{"a"});
+  CHECK(pieces(R"({"type":"FixedLength","length":2})", "ab\u00e9d ") == Texts{"ab", "\u00e9d", " "});
+  CHECK(pieces(R"({"type":"FixedLength"})", "abcdefg") == Texts{"abcde", "fg"});
+  CHECK(pieces(R"({"type":"Whitespace"})", "a\u200db \u00bd\u00b2.") == Texts{"a\u200db", "\u00bd\u00b2."});
+  // The first piece gets a metaspace only where it begins with the text's first character.
+  const std::string first = R"({"type":"Metaspace","replacement":"_","prepend_scheme":"first","split":false})";
+  const std::string sequence = R"({"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},)" + first + "]}";
+  CHECK(pieces(sequence, "a b") == Texts{"_a", "b"});
+  CHECK(pieces(sequence, " a b") == Texts{"a", "b"});
+  const std::string model = R"("model":{"type":"WordLevel","unk_token":"?","vocab":{"?":0,"_a":1,"a":2}}})";
+  for (const std::string normalizer :
+       {R"({"type":"Strip","strip_left":true,"strip_right":true})", R"({"type":"Replace","pattern":{"String":" "},"content":""})"}) {
+    const std::string start = R"({"normalizer":)" + normalizer + R"(,"pre_tokenizer":)" + first + ",";
+    CHECK(ids(start + model, "a ") == Ids{1});
+    CHECK(ids(start + model, " a") == Ids{2});
+  }
+  CHECK(ids(R"({"normalizer":{"type":"Strip","strip_left":false,"strip_right":true},"pre_tokenizer":)" + first + "," + model, "a ") ==
+        Ids{1});
+}
+
+TEST_CASE("tokenizer.json: threads share a tokenizer, and a text's tokens do not depend on the texts before", "[io]") {
+  const std::string json =
+      R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":" ?[a-c]+"},"behavior":"Isolated","invert":false},
+          "model":{"type":"BPE","unk_token":"?","vocab":{"?":0,"a":1,"b":2,"c":3," ":4,"ab":5,"bc":6,"abc":7},
+                   "merges":["a b","ab c","b c"]}})";
+  const auto tokenizer = codec(json);
+  std::vector<std::string> texts;
+  std::mt19937 random(3);
+  for (int k = 0; k < 300; ++k) {
+    std::string text;
+    for (unsigned letters = random() % 30; letters > 0; --letters) text += "abc x"[random() % 5];
+    texts.push_back(text + "a");
+  }
+  std::vector<Ids> alone;
+  for (const std::string& text : texts) alone.push_back(ids(*codec(json), text));
+  std::vector<std::vector<Ids>> of_threads(4);
+  std::vector<std::thread> threads;
+  for (std::vector<Ids>& own : of_threads)
+    threads.emplace_back([&] {
+      for (const std::string& text : texts) own.push_back(ids(*tokenizer, text));
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::vector<Ids>& own : of_threads) CHECK(own == alone);
+  // A text that fails leaves nothing behind.
+  const auto strict = codec(R"({"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}})");
+  REQUIRE(error_of([&] { (void)ids(*strict, "abx"); }));
+  CHECK(ids(*strict, "aab") == Ids{0, 2});
 }

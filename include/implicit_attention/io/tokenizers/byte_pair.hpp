@@ -105,7 +105,7 @@ class BytePairModel {
     }
 
    private:
-    static constexpr std::size_t longest_remembered = 64;
+    static constexpr std::size_t longest_remembered = 64, most_remembered = 100'000;
     static constexpr std::uint32_t nobody = 0xFFFF'FFFFU;
     struct Symbol {
       std::int32_t id;  // negative: merged into the one before
@@ -131,6 +131,10 @@ class BytePairModel {
       }
       const std::size_t before = ids.size();
       encode_anew(word, ids);
+      if (seen_.size() >= most_remembered) {
+        seen_.clear();
+        remembered_.clear();
+      }
       seen_.emplace(word, std::pair(remembered_.size(), ids.size() - before));
       remembered_.insert(remembered_.end(), ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end());
     }

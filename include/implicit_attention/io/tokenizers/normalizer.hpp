@@ -42,7 +42,11 @@ class TextPattern {
   class Search {
    public:
     explicit Search(const TextPattern& pattern) : pattern_(pattern) {
-      if (pattern.regex_) scratch_.emplace(*pattern.regex_);
+      if (pattern.regex_) scratch_ = pattern.regex_->take_scratch();
+    }
+    Search(Search&&) = delete;
+    ~Search() {
+      if (scratch_) pattern_.regex_->give_scratch(std::move(scratch_));
     }
 
     /// Calls `piece(begin, end, matched)` for every match and every stretch between matches, in order. A match may be empty, but not where
@@ -75,7 +79,7 @@ class TextPattern {
 
    private:
     const TextPattern& pattern_;
-    std::optional<Regex::Scratch> scratch_;
+    std::unique_ptr<Regex::Scratch> scratch_;
   };
 
   [[nodiscard]] std::string replaced(std::string_view text, std::string_view content) const {
@@ -108,7 +112,8 @@ class Normalizer {
     precompiled,
     clean,
     space_han,
-    strip_nonspacing
+    strip_nonspacing,
+    nmt
   };
   struct Step {
     Kind kind = Kind::nfc;
@@ -135,6 +140,15 @@ class Normalizer {
   [[nodiscard]] std::string operator()(std::string_view text) const {
     std::string out(text);
     for (const Step& step : steps_) out = apply(step, std::move(out));
+    return out;
+  }
+  /// The same; `at_start` becomes false where what the text began with is gone, so that no piece begins where the text did.
+  [[nodiscard]] std::string operator()(std::string_view text, bool& at_start) const {
+    std::string out(text);
+    for (const Step& step : steps_) {
+      if (at_start && drops_start(step, out)) at_start = false;
+      out = apply(step, std::move(out));
+    }
     return out;
   }
 
@@ -167,12 +181,20 @@ class Normalizer {
         return spaced_han(text);
       case Kind::strip_nonspacing:
         return kept(normalized(text, NormalForm::nfd), [](char32_t point) { return category(point) != UTF8PROC_CATEGORY_MN; });
+      case Kind::nmt:
+        return nmt(text);
       case Kind::byte_level:
         break;
     }
     std::string out;
     ByteAlphabet::instance().append(out, text);
     return out;
+  }
+  /// Whether a step leaves nothing of a text's first character.
+  [[nodiscard]] static bool drops_start(const Step& step, std::string_view text) {
+    if (text.empty() || (step.kind == Kind::strip && !step.left)) return false;
+    const std::size_t length = std::max<std::size_t>(code_point_at(text, 0).length, 1);
+    return apply(step, std::string(text.substr(0, length))).empty();
   }
   /// The characters of which `keep` says so.
   template <class Keep>
@@ -201,6 +223,28 @@ class Normalizer {
       if (blank || (!other && is_white_space(here.value)))
         out += ' ';
       else if (!other && here.value != 0xFFFDU)
+        out += text.substr(position, length);
+      position += length;
+    }
+    return out;
+  }
+  /// Sentencepiece's rules for machine translation, as Hugging Face's library has them: controls go, what separates words is a space.
+  [[nodiscard]] static std::string nmt(std::string_view text) {
+    const auto is_control = [](char32_t point) {
+      return (point >= 0x01 && point <= 0x08) || point == 0x0B || (point >= 0x0E && point <= 0x1F) || point == 0x7F || point == 0x8F ||
+             point == 0x9F;
+    };
+    const auto separates = [](char32_t point) {
+      return point == 0x09 || point == 0x0A || point == 0x0C || point == 0x0D || point == 0x1680 || (point >= 0x200B && point <= 0x200F) ||
+             point == 0x2028 || point == 0x2029 || point == 0x2581 || point == 0xFEFF || point == 0xFFFD;
+    };
+    std::string out;
+    for (std::size_t position = 0; position < text.size();) {
+      const CodePoint here = code_point_at(text, position);
+      const std::size_t length = here.length == 0 ? 1 : here.length;
+      if (separates(here.value))
+        out += ' ';
+      else if (!is_control(here.value))
         out += text.substr(position, length);
       position += length;
     }
@@ -261,6 +305,8 @@ class Normalizer {
       step.kind = Kind::nfkc;
     } else if (type == "NFKD") {
       step.kind = Kind::nfkd;
+    } else if (type == "Nmt") {
+      step.kind = Kind::nmt;
     } else if (type == "Lowercase") {
       step.kind = Kind::lower_case;
     } else if (type == "StripAccents") {
@@ -297,7 +343,7 @@ class Normalizer {
     } else {
       unknown_type(
           fields, type,
-          "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Precompiled, BertNormalizer, Sequence");
+          "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, ByteLevel, Precompiled, BertNormalizer, Nmt, Sequence");
     }
     fields.finish();
     steps_.push_back(std::move(step));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,7 @@
 #include <implicit_attention/io/tokenizers/normalizer.hpp>
 #include <implicit_attention/io/tokenizers/post_processor.hpp>
 #include <implicit_attention/io/tokenizers/pre_tokenizer.hpp>
+#include <implicit_attention/io/tokenizers/spares.hpp>
 #include <implicit_attention/io/tokenizers/text_codec.hpp>
 #include <implicit_attention/io/tokenizers/unigram.hpp>
 #include <implicit_attention/io/tokenizers/word_piece.hpp>
@@ -65,7 +67,8 @@ class Pipeline final : public TextCodec {
   }
 
   void encode(std::string_view text, std::vector<Index>& ids) const override {
-    Session session(*this);
+    std::unique_ptr<Session> kept = spares_.take([this] { return std::make_unique<Session>(*this); });
+    Session& session = *kept;
     for (std::size_t position = 0; position < text.size();) {
       // What is no UTF-8 goes past everything that works on characters.
       const std::size_t bad = utf8_error(text.substr(position));
@@ -77,6 +80,7 @@ class Pipeline final : public TextCodec {
       if (after > position) session.raw_bytes(text.substr(position, after - position), position, ids);
       position = after;
     }
+    spares_.give(std::move(kept));
   }
   [[nodiscard]] std::vector<Index> before() const override { return post_processor_.before; }
   [[nodiscard]] std::vector<Index> after() const override { return post_processor_.after; }
@@ -115,7 +119,7 @@ class Pipeline final : public TextCodec {
     return std::visit([](const auto& model) -> const TokenTable& { return model.tokens(); }, model_);
   }
 
-  /// One call of encode: what it remembers while it runs.
+  /// What calls of encode remember, one at a time: the words that there have been.
   class Session {
    public:
     explicit Session(const Pipeline& pipeline) : pipeline_(pipeline) {
@@ -128,8 +132,8 @@ class Pipeline final : public TextCodec {
         if (part.id) {
           ids.push_back(*part.id);
         } else {
-          const bool first = at_start && part.text.data() == text.data();
-          const std::string normal = pipeline_.normalizer_.empty() ? std::string() : pipeline_.normalizer_(part.text);
+          bool first = at_start && part.text.data() == text.data();
+          const std::string normal = pipeline_.normalizer_.empty() ? std::string() : pipeline_.normalizer_(part.text, first);
           const std::string_view here = pipeline_.normalizer_.empty() ? part.text : std::string_view(normal);
           later.clear();
           pipeline_.added_.split_normalized(here, later);
@@ -196,6 +200,7 @@ class Pipeline final : public TextCodec {
   bool byte_level_;
   Index largest_id_ = 0;
   std::unordered_map<std::string, Index> by_bytes_, added_ids_;
+  Spares<Session> spares_;
 };
 
 }  // namespace detail

@@ -37,6 +37,7 @@ class PreTokenizer {
     Kind kind = Kind::split;
     std::optional<TextPattern> pattern;    ///< split; byte_level: absent where text is not cut
     bool (*is_match)(char32_t) = nullptr;  ///< split: by characters, instead of a pattern
+    std::size_t length = 0;                ///< split: every so many characters, instead of both
     Behaviour behaviour = Behaviour::isolated;
     bool invert = false;            ///< split: what stands between matches counts as the match
     std::string replacement;        ///< metaspace: what stands for a space
@@ -91,7 +92,7 @@ class PreTokenizer {
     }
     void operator()(std::string_view text, std::vector<std::string_view>& out) {
       parts_.clear();
-      search_ ? by_pattern(text) : by_characters(text);
+      search_ ? by_pattern(text) : step_.length > 0 ? by_length(text) : by_characters(text);
       put_parts(step_.behaviour, text, parts_, out);
     }
 
@@ -100,6 +101,16 @@ class PreTokenizer {
       search_->split(text, [&](std::size_t begin, std::size_t end, bool matched) {
         parts_.push_back({begin, end, matched != step_.invert});
       });
+    }
+    void by_length(std::string_view text) {
+      std::size_t begin = 0, characters = 0;
+      for (std::size_t position = 0; position < text.size();) {
+        position += std::max<std::size_t>(code_point_at(text, position).length, 1);
+        if (++characters < step_.length && position < text.size()) continue;
+        parts_.push_back({begin, position, true});
+        begin = position;
+        characters = 0;
+      }
     }
     void by_characters(std::string_view text) {
       std::size_t rest = 0;
@@ -163,6 +174,7 @@ class PreTokenizer {
     std::vector<std::string_view> out;
     Cutter cut(step);
     for (const std::string_view text : pieces.list) cut(text, out);
+    if (out.empty() || out.front().data() != pieces.list.front().data()) pieces.at_start = false;  // what stood there was removed
     pieces.list = std::move(out);
   }
   static void metaspace(const Step& step, Pieces& pieces) {
@@ -262,6 +274,15 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
   } else if (type == "Punctuation") {
     step.is_match = is_punctuation;
     step.behaviour = read_behaviour(fields, Behaviour::isolated);
+  } else if (type == "CharDelimiterSplit") {
+    std::string delimiter = fields.text("delimiter");
+    if (delimiter.empty() || utf8_character_size(delimiter, 0) != delimiter.size())
+      fields.unexpected("delimiter", fields.at("delimiter"), "one character");
+    step.pattern.emplace(std::move(delimiter));
+    step.behaviour = Behaviour::removed;
+  } else if (type == "FixedLength") {
+    step.length = fields.find("length") == nullptr ? 5 : static_cast<std::size_t>(fields.natural_number("length"));
+    if (step.length == 0) fields.unexpected("length", fields.at("length"), "a number of characters from 1");
   } else if (type == "BertPreTokenizer") {
     step.is_match = is_white_space;
     step.behaviour = Behaviour::removed;
@@ -272,7 +293,7 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
     step.is_match = is_white_space;
     step.behaviour = Behaviour::removed;
   } else if (type == "Whitespace") {
-    step.pattern.emplace(std::make_shared<const Regex>(R"(\w+|[^\w\s]+)", where));
+    step.pattern.emplace(std::make_shared<const Regex>(words_pattern, where));
     step.behaviour = Behaviour::removed;
     step.invert = true;
   } else if (type == "Metaspace") {
@@ -283,7 +304,9 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
     step.cut = fields.flag("split", true);
     fields.ignore("str_rep");  // of older files: the same replacement
   } else {
-    unknown_type(fields, type, "ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, BertPreTokenizer, Sequence");
+    unknown_type(fields, type,
+                 "ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, CharDelimiterSplit, FixedLength, "
+                 "BertPreTokenizer, Sequence");
   }
   fields.finish();
   steps_.push_back(std::move(step));

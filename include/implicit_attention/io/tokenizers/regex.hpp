@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #ifndef PCRE2_CODE_UNIT_WIDTH
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -16,19 +17,26 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/tokenizers/spares.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
+/// Words, and what stands between words and white space, with the word character of UTS 18: joiners are parts of words, and fractions are not.
+inline constexpr std::string_view words_pattern =
+    R"([\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}]+)"
+    R"(|[^\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\s]+)";
+
 /// An expression in Oniguruma's dialect as PCRE2 reads it. What the two read differently is spelled out: \s is Unicode's White_Space (PCRE2
-/// adds U+180E), \w is UTS 18's word character, \h a hexadecimal digit, a script is the property Script (PCRE2 takes its extensions too),
+/// adds U+180E), \w is Oniguruma's word character (alphabetic, marks, decimal digits, connectors, and Latin-1's other numbers), \h a
+/// hexadecimal digit, [:alpha:] Alphabetic, [:punct:] punctuation and symbols, a script is the property Script (PCRE2 takes its extensions too),
 /// a set within a set joins it, and an intersection of sets, as `[\p{L}&&[^\p{Han}]]`, is a set after a lookahead. Fails (file) on a negated
 /// set within a set otherwise.
 [[nodiscard]] inline std::string pcre2_pattern(std::string_view pattern, std::string_view where) {
   static constexpr std::string_view space = R"(\t-\r\x{85}\p{Z})", digits = "0-9A-Fa-f";
   static constexpr std::string_view word =
-      R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
+      R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
   static constexpr std::array<std::string_view, 10> scripts{"Han",   "Hiragana", "Katakana", "Hangul", "Latin",
                                                             "Greek", "Cyrillic", "Arabic",   "Hebrew", "Thai"};
   const auto refuse = [&](std::string_view what) {
@@ -55,7 +63,8 @@ namespace detail {
     } else if (letter == '[') {  // [:alpha:]
       const std::size_t end = pattern.find(":]", i + 2);
       if (end == std::string_view::npos) refuse("a set that does not end");
-      out += pattern.substr(i, end + 2 - i);
+      const std::string_view named = pattern.substr(i, end + 2 - i);
+      out += named == "[:alpha:]" ? R"(\p{Alphabetic})" : named == "[:punct:]" ? R"(\p{P}\p{S})" : named;
       i = end + 1;
     } else if (letter == ']' && depth > 0) {
       if (--depth == 0) out += letter;
@@ -132,6 +141,12 @@ class Regex {
     std::unique_ptr<pcre2_jit_stack_8, void (*)(pcre2_jit_stack_8*)> stack_;
   };
 
+  /// A place to work in, to be given back.
+  [[nodiscard]] std::unique_ptr<Scratch> take_scratch() const {
+    return spares_.take([this] { return std::make_unique<Scratch>(*this); });
+  }
+  void give_scratch(std::unique_ptr<Scratch> scratch) const { spares_.give(std::move(scratch)); }
+
   /// The first match in `text` that begins at `from` or later. `text` is well-formed UTF-8. Fails (limit) on an expression that takes too
   /// long on this text.
   [[nodiscard]] std::optional<Span> find(std::string_view text, std::size_t from, Scratch& scratch) const {
@@ -158,6 +173,7 @@ class Regex {
   std::string pattern_;
   std::unique_ptr<pcre2_code_8, void (*)(pcre2_code_8*)> code_{nullptr, pcre2_code_free_8};
   bool jit_ = false;
+  Spares<Scratch> spares_;
 };
 
 }  // namespace detail

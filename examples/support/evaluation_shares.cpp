@@ -1,0 +1,122 @@
+#include "evaluation_shares.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+
+#include "numbers.hpp"
+#include "resumable_lines.hpp"
+#include "shard.hpp"
+
+namespace implicit_attention::examples {
+namespace {
+
+std::string packed_of_line(const Json& result) {
+  const auto numbers = result.find("numbers");
+  if (numbers == result.end() || !numbers->is_array()) raise(ErrorKind::file, "there is no list \"numbers\"");
+  std::string bytes;
+  for (const Json& entry : *numbers) {
+    double number = std::numeric_limits<double>::quiet_NaN();
+    if (entry == "inf" || entry == "-inf")
+      number = std::copysign(std::numeric_limits<double>::infinity(), entry == "inf" ? 1.0 : -1.0);
+    else if (entry.is_number())
+      number = entry.get<double>();
+    else if (!entry.is_null())
+      raise(ErrorKind::file, message("\"numbers\" has ", json_text(entry)));
+    bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
+  }
+  return bytes;
+}
+
+/// Reads what a file's results were made with, and gives its share of the texts.
+Shard checked_settings(const std::string& path, nlohmann::ordered_json expected) {
+  const std::string beside = settings_path(path);
+  if (!std::filesystem::exists(beside))
+    raise(ErrorKind::value, message("--join: there is no ", beside, ", which says what ", path, " was made with"));
+  const JsonDocument document = read_json_object(beside);
+  const Json& settings = document;
+  const auto shard = settings.find("shard");
+  if (shard == settings.end() || !shard->is_string()) raise(ErrorKind::file, message(beside, ": there is no share \"shard\""));
+  expected["shard"] = shard->get<std::string>();
+  if (const std::string what = settings_difference(settings, expected); !what.empty())
+    raise(ErrorKind::value, message("--join: ", path, " was made with ", what));
+  return Shard::parse(shard->get<std::string>());
+}
+
+}  // namespace
+
+std::string evaluated_line(Index line, std::string_view packed) {
+  nlohmann::ordered_json result;
+  result["line"] = line;
+  nlohmann::ordered_json& numbers = result["numbers"] = nlohmann::ordered_json::array();
+  for (; packed.size() >= sizeof(double); packed.remove_prefix(sizeof(double))) {
+    double number = 0;
+    std::memcpy(&number, packed.data(), sizeof(number));
+    if (std::isinf(number))
+      numbers.push_back(number > 0 ? "inf" : "-inf");
+    else if (std::isnan(number))
+      numbers.push_back(nullptr);
+    else
+      numbers.push_back(number);
+  }
+  return result.dump() + "\n";
+}
+
+void join_shares(Evaluation& evaluation, const std::vector<std::string>& files, const nlohmann::ordered_json& settings,
+                 const std::vector<Index>& lines) {
+  const auto total = static_cast<Index>(lines.size());
+  std::map<Index, std::string> by_number;
+  Index count = 0;
+  for (const std::string& path : files) {
+    const Shard shard = checked_settings(path, settings);
+    if (count != 0 && shard.count != count)
+      raise(ErrorKind::value, message("--join: ", path, " is share ", shard.text(), ", and another file is one of ", count));
+    count = shard.count;
+    const auto [place, fresh] = by_number.emplace(shard.number, path);
+    if (!fresh) raise(ErrorKind::value, message("--join: ", path, " and ", place->second, " are both share ", shard.text()));
+  }
+  for (Index number = 1; number <= count; ++number)
+    if (by_number.find(number) == by_number.end())
+      raise(ErrorKind::value, message("--join: share ", Shard{number, count}.text(), " is missing"));
+  for (const auto& [number, path] : by_number) {
+    const Shard shard{number, count};
+    const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+    std::string_view text = file->text();
+    const Index end = shard.end(total);
+    for (Index k = shard.begin(total); k < end; ++k) {
+      const std::size_t length = text.find('\n');
+      if (length == std::string_view::npos)
+        raise(ErrorKind::value, message("--join: ", path, " has the results of ", grouped(k - shard.begin(total)), " texts, expected ",
+                                        grouped(end - shard.begin(total)), ": start its run again, which goes on where it ended"));
+      const Index line = lines[static_cast<std::size_t>(k)];
+      if (!text.starts_with(line_start(line)))
+        raise(ErrorKind::value, message("--join: ", path, ":", k - shard.begin(total) + 1, ": is not the result of line ", line));
+      const JsonDocument document = parse_json_object(text.substr(0, length), path);
+      try {
+        join(evaluation, packed_of_line(document));
+      } catch (const Error& error) {
+        raise(error.kind(), message("--join: ", path, ":", k - shard.begin(total) + 1, ": ", error.what()));
+      }
+      text.remove_prefix(length + 1);
+    }
+    if (!text.empty()) raise(ErrorKind::value, message("--join: ", path, " has more lines than its share has texts"));
+  }
+  const auto whole = [&](const std::vector<double>& values) { return static_cast<Index>(values.size()) == total; };
+  for (const auto* methods : {&evaluation.methods, &evaluation.ceilings})
+    for (const EvaluatedMethod& method : *methods)
+      for (const std::vector<double>& values : method.values)
+        if (!whole(values)) raise(ErrorKind::file, message("--join: ", method.method, " has no number for some of the texts"));
+  for (const EvaluatedMap& map : evaluation.maps)
+    for (const std::vector<double>& values : map.values)
+      if (!whole(values)) raise(ErrorKind::file, message("--join: the maps of ", map.method, " have no number for some of the texts"));
+}
+
+}  // namespace implicit_attention::examples
