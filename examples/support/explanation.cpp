@@ -54,6 +54,8 @@ Index single_position(const ExplanationOptions& options, Index tokens) {
   return chosen.front();
 }
 
+}  // namespace
+
 /// A model and a question about texts: all that can be checked without a text has been.
 template <Real Scalar>
 class Questioner {
@@ -274,6 +276,8 @@ class Questioner {
   mutable std::once_flag weights_asked_;
   mutable std::string wrong_weights_;
 };
+
+namespace {
 
 template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
