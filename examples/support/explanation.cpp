@@ -92,6 +92,8 @@ void check_before_weights(const ExplanationOptions& options, const std::vector<I
   if (options.maps) static_cast<void>(too_large_for_maps(options, methods_of(options), ids.size()));
 }
 
+}  // namespace
+
 /// A model and a question about texts: all that can be checked without a text has been.
 template <Real Scalar>
 class Questioner {
@@ -310,6 +312,8 @@ class Questioner {
   mutable std::once_flag weights_asked_;
   mutable std::string wrong_weights_;
 };
+
+namespace {
 
 template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {

@@ -49,7 +49,8 @@ namespace detail {
 }
 
 /// What `without_python_numbers` made a string of.
-[[nodiscard]] inline std::optional<double> python_number(const Json& value) {
+template <class Document>
+[[nodiscard]] std::optional<double> python_number(const Document& value) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   if (!value.is_string()) return std::nullopt;
   const std::string_view text = value.template get_ref<const std::string&>();
@@ -59,7 +60,8 @@ namespace detail {
   return std::nullopt;
 }
 
-inline void flatten(const Json& object, const std::string& prefix, std::string_view where, Configuration& configuration) {
+template <class Document>
+void flatten(const Document& object, const std::string& prefix, std::string_view where, Configuration& configuration) {
   for (const auto& [name, value] : object.items()) {
     const std::string key = prefix + name;
     const auto set = [&](Configuration::Value found) {
@@ -84,8 +86,8 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
       set(value.template get<std::string>());
     } else if (value.is_array()) {
       std::vector<std::string> texts;
-      for (const Json& element : value)
-        if (element.is_string() && !python_number(element)) texts.push_back(element.get<std::string>());
+      for (const Document& element : value)
+        if (element.is_string() && !python_number(element)) texts.push_back(element.template get<std::string>());
       if (texts.size() == value.size()) {
         set(std::move(texts));
         continue;
@@ -93,7 +95,7 @@ inline void flatten(const Json& object, const std::string& prefix, std::string_v
       // Numbers; null among them stands for an infinity that JSON cannot say: [0.0, null].
       std::vector<double> numbers;
       bool any = false;
-      for (const Json& element : value) {
+      for (const Document& element : value) {
         const std::optional<double> not_finite = python_number(element);
         any = any || element.is_number() || not_finite;
         if (not_finite)

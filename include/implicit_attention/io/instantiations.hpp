@@ -7,6 +7,9 @@
 #define IMPLICIT_ATTENTION_IO(TEMPLATE)                                                                         \
   TEMPLATE JsonDocument detail::parse_json_object<Json>(std::string_view, std::string_view, const JsonLimits&); \
   TEMPLATE std::string detail::json_text<Json>(const Json&);                                                    \
+  TEMPLATE void detail::dismantle(Json&) noexcept;                                                              \
+  TEMPLATE void detail::flatten(const Json&, const std::string&, std::string_view, Configuration&);             \
+  TEMPLATE SafetensorsHeader detail::parse_safetensors_header<Json>(std::string_view, std::string_view);        \
   TEMPLATE Array<float> SafetensorsFile::read(std::string_view) const;                                          \
   TEMPLATE Array<double> SafetensorsFile::read(std::string_view) const;                                         \
   TEMPLATE class TableSource<float>;                                                                            \

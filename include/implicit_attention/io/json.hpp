@@ -34,12 +34,15 @@ namespace detail {
 
 /// Empties a value from the inside out. nlohmann-json's destructor takes memory for what a value holds, and where there is none ends the
 /// program; for a value that holds nothing it takes none. Depth is limited when a document is read.
-inline void dismantle(Json& value) noexcept {
-  if (auto* const object = value.get_ptr<Json::object_t*>()) {
+/// This and what reads and writes below are templates, though there is one kind of document, so that io/instantiations.hpp can have
+/// nlohmann-json's parser and writer compiled once, and so that no file compiles what it does not use.
+template <class Document>
+void dismantle(Document& value) noexcept {
+  if (auto* const object = value.template get_ptr<typename Document::object_t*>()) {
     for (auto& [key, inner] : *object) dismantle(inner);
     object->clear();
-  } else if (auto* const list = value.get_ptr<Json::array_t*>()) {
-    for (Json& inner : *list) dismantle(inner);
+  } else if (auto* const list = value.template get_ptr<typename Document::array_t*>()) {
+    for (Document& inner : *list) dismantle(inner);
     list->clear();
   }
 }
@@ -66,7 +69,8 @@ class JsonDocument {
 namespace detail {
 
 /// Builds the document event by event, so that limits hold before memory is taken and a repeated key is seen.
-class JsonBuilder final : public nlohmann::json_sax<Json> {
+template <class Document>
+class JsonBuilder final : public nlohmann::json_sax<Document> {
  public:
   JsonBuilder(std::string_view where, const JsonLimits& limits) : where_(where), limits_(limits) {}
   JsonBuilder(const JsonBuilder&) = delete;
@@ -76,17 +80,19 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 
   bool null() override { return put(nullptr) != nullptr; }
   bool boolean(bool value) override { return put(value) != nullptr; }
-  bool number_integer(number_integer_t value) override { return put(value) != nullptr; }
-  bool number_unsigned(number_unsigned_t value) override { return put(value) != nullptr; }
-  bool number_float(number_float_t value, const string_t& /*text*/) override { return put(value) != nullptr; }
-  bool string(string_t& value) override { return put(std::move(value)) != nullptr; }
-  bool binary(binary_t& /*value*/) override { return false; }
-  bool start_object(std::size_t /*elements*/) override { return open(Json::object()); }
-  bool start_array(std::size_t /*elements*/) override { return open(Json::array()); }
+  bool number_integer(typename Document::number_integer_t value) override { return put(value) != nullptr; }
+  bool number_unsigned(typename Document::number_unsigned_t value) override { return put(value) != nullptr; }
+  bool number_float(typename Document::number_float_t value, const typename Document::string_t& /*text*/) override {
+    return put(value) != nullptr;
+  }
+  bool string(typename Document::string_t& value) override { return put(std::move(value)) != nullptr; }
+  bool binary(typename Document::binary_t& /*value*/) override { return false; }
+  bool start_object(std::size_t /*elements*/) override { return open(Document::object()); }
+  bool start_array(std::size_t /*elements*/) override { return open(Document::array()); }
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
-  bool key(string_t& name) override {
-    Json& object = *open_.back();
+  bool key(typename Document::string_t& name) override {
+    Document& object = *open_.back();
     if (object.contains(name)) raise(ErrorKind::file, message(where_, ": JSON: key \"", printable(name), "\" is there twice"));
     next_ = &object[name];
     return true;
@@ -99,14 +105,14 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 
  private:
   template <class Value>
-  Json* put(Value&& value) {
+  Document* put(Value&& value) {
     if (open_.empty()) return &(root_ = std::forward<Value>(value));
     if (!open_.back()->is_array()) return &(*next_ = std::forward<Value>(value));
     if (open_.back()->size() >= limits_.list)
       raise(ErrorKind::file, message(where_, ": JSON: a list is longer than the ", limits_.list, " elements that are allowed here"));
     return &open_.back()->emplace_back(std::forward<Value>(value));
   }
-  bool open(Json&& container) {
+  bool open(Document&& container) {
     if (open_.size() >= limits_.depth)
       raise(ErrorKind::file, message(where_, ": JSON: nested deeper than the ", limits_.depth, " levels that are allowed here"));
     open_.push_back(put(std::move(container)));
@@ -119,20 +125,18 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 
   std::string_view where_;
   const JsonLimits& limits_;
-  Json root_;
-  Json* next_ = nullptr;     // the value of the key read last; std::map keeps it in place
-  std::vector<Json*> open_;  // a list does not grow while something inside it is open, so these stay valid
+  Document root_;
+  Document* next_ = nullptr;     // the value of the key read last; std::map keeps it in place
+  std::vector<Document*> open_;  // a list does not grow while something inside it is open, so these stay valid
 };
 
-// The next two are templates, though there is one kind of document, so that io/instantiations.hpp can have nlohmann-json's parser and
-// writer compiled once.
 template <class Document>
 [[nodiscard]] JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
     raise(ErrorKind::file, message(where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes));
   if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
     raise(ErrorKind::file, message(where, ": not valid UTF-8 at byte ", bad));
-  JsonBuilder builder(where, limits);
+  JsonBuilder<Document> builder(where, limits);
   if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, message(where, ": not valid JSON"));
   JsonDocument document = builder.take();
   if (!document->is_object()) raise(ErrorKind::file, message(where, ": JSON: expected an object, came ", document->type_name()));

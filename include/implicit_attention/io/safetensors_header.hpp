@@ -42,10 +42,11 @@ namespace detail {
 inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 inline constexpr std::size_t safetensors_axis_limit = 64;
 
-[[nodiscard]] inline std::vector<Index> natural_numbers(const Json& value, std::string_view who, std::string_view what) {
+template <class Document>
+[[nodiscard]] std::vector<Index> natural_numbers(const Document& value, std::string_view who, std::string_view what) {
   if (!value.is_array()) raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ", expected a list of integers"));
   std::vector<Index> numbers;
-  for (const Json& element : value) {
+  for (const Document& element : value) {
     const std::optional<Index> number = json_natural_number(element);
     if (!number)
       raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ": ", json_text(element), " is not an integer from 0 to ",
@@ -55,22 +56,24 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
   return numbers;
 }
 
-[[nodiscard]] inline const Json& field(const Json& tensor, const char* key, std::string_view who) {
+template <class Document>
+[[nodiscard]] const Document& field(const Document& tensor, const char* key, std::string_view who) {
   const auto found = tensor.find(key);
   if (found == tensor.end()) raise(ErrorKind::file, message(who, ": has no ", key, ", expected dtype, shape and data_offsets"));
   return *found;
 }
 
 /// One tensor's entry; `data_begin` and `data_size` are where the numbers of all tensors stand in the file.
-[[nodiscard]] inline TensorInfo tensor_info(const Json& entry, std::string_view who, std::size_t data_begin, std::size_t data_size) {
+template <class Document>
+[[nodiscard]] TensorInfo tensor_info(const Document& entry, std::string_view who, std::size_t data_begin, std::size_t data_size) {
   if (!entry.is_object())
     raise(ErrorKind::file, message(who, ": is ", json_text(entry), ", expected an object of dtype, shape and data_offsets"));
-  const Json& dtype_value = field(entry, "dtype", who);
+  const Document& dtype_value = field(entry, "dtype", who);
   if (!dtype_value.is_string())
     raise(ErrorKind::file, message(who, ": dtype is ", json_text(dtype_value), ", expected a string such as \"F32\""));
   // A type that cannot be read, or that is newer than this library, is no reason to refuse the other tensors.
   TensorInfo info;
-  info.dtype_text = dtype_value.get_ref<const std::string&>();
+  info.dtype_text = dtype_value.template get_ref<const std::string&>();
   info.dtype = dtype_of_name(info.dtype_text).value_or(Dtype::other);
   info.shape = natural_numbers(field(entry, "shape", who), who, "shape");
   const std::optional<Index> count = element_count(info.shape, dtype_bytes(info.dtype));
@@ -99,7 +102,8 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
 }
 
 /// Fails unless the tensors, in the order of their bytes, fill the data without gap or overlap, as the format demands.
-inline void check_layout(const SafetensorsHeader& header, std::string_view where, std::size_t data_begin, std::size_t data_size) {
+template <class Header>
+void check_layout(const Header& header, std::string_view where, std::size_t data_begin, std::size_t data_size) {
   using Entry = std::pair<const std::string, TensorInfo>;
   std::vector<const Entry*> entries;
   for (const Entry& entry : header.tensors) entries.push_back(&entry);
@@ -134,21 +138,18 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
   return "";
 }
 
-}  // namespace detail
-
-/// Reads and checks the header that `file` begins with; `where` names the file in errors.
-/// Nothing is allocated on the word of the header: memory grows with the bytes that are really there.
-[[nodiscard]] inline SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where) {
+template <class Document>
+[[nodiscard]] SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where) {
   constexpr std::size_t prefix = 8;
-  const std::string_view hint = detail::other_format_hint(file);
+  const std::string_view hint = other_format_hint(file);
   if (file.size() < prefix)
     raise(ErrorKind::file,
           message(where, ": not a safetensors file: ", file.size(), " bytes, expected at least 8 for the header's length", hint));
   std::uint64_t length = 0;
   std::memcpy(&length, file.data(), prefix);
-  if (length > detail::safetensors_header_limit)
-    raise(ErrorKind::file, message(where, ": not a safetensors file: header length ", length, ", expected at most ",
-                                   detail::safetensors_header_limit, hint));
+  if (length > safetensors_header_limit)
+    raise(ErrorKind::file,
+          message(where, ": not a safetensors file: header length ", length, ", expected at most ", safetensors_header_limit, hint));
   if (length > file.size() - prefix)
     raise(ErrorKind::file,
           message(where, ": header length ", length, ", but only ", file.size() - prefix, " bytes follow; is the file cut short?", hint));
@@ -160,9 +161,9 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
                                    first == std::string_view::npos ? "nothing" : printable(text.substr(first, 1))));
   JsonLimits limits;
   limits.depth = 3;
-  limits.list = detail::safetensors_axis_limit;
+  limits.list = safetensors_axis_limit;
   const JsonDocument read = parse_json_object(text, header_where, limits);
-  const Json& document = read;
+  const Document& document = read;
 
   SafetensorsHeader header;
   const std::size_t data_begin = prefix + static_cast<std::size_t>(length), data_size = file.size() - data_begin;
@@ -179,10 +180,18 @@ inline void check_layout(const SafetensorsHeader& header, std::string_view where
       }
       continue;
     }
-    header.tensors.emplace(name, detail::tensor_info(entry, message(where, ": tensor ", printable(name)), data_begin, data_size));
+    header.tensors.emplace(name, tensor_info(entry, message(where, ": tensor ", printable(name)), data_begin, data_size));
   }
-  detail::check_layout(header, where, data_begin, data_size);
+  check_layout(header, where, data_begin, data_size);
   return header;
+}
+
+}  // namespace detail
+
+/// Reads and checks the header that `file` begins with; `where` names the file in errors.
+/// Nothing is allocated on the word of the header: memory grows with the bytes that are really there.
+[[nodiscard]] inline SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where) {
+  return detail::parse_safetensors_header<Json>(file, where);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
