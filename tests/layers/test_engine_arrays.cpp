@@ -1,6 +1,7 @@
 // What an engine fills in: every array of every layer's activations missing or bent, under every set of terms. What is read is named in the
 // error, what is not read changes nothing, and no operator is made of an array that does not fit.
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -133,11 +134,19 @@ std::vector<Terms> sets_of_terms() {
 template <class Layer>
 Numbers everything(const Layer& layer, const typename Layer::Activations& act, Terms terms) {
   const ImplicitAttention<double> attention = implicit_attention_of(layer, act, terms);
-  const Numbers stacked = attention.materialize().stacked(), bias = attention.bias(), carry = attention.carry();
-  Numbers all = Numbers::Zero(stacked.rows() + bias.rows() + carry.rows(), std::max({stacked.cols(), bias.cols(), carry.cols()}));
-  all.topLeftCorner(stacked.rows(), stacked.cols()) = stacked;
-  all.block(stacked.rows(), 0, bias.rows(), bias.cols()) = bias;
-  all.block(stacked.rows() + bias.rows(), 0, carry.rows(), carry.cols()) = carry;
+  std::vector<Numbers> parts{attention.materialize().stacked(), attention.bias(), attention.carry()};
+  if (attention.has_second()) {
+    parts.push_back(attention.second().materialize().stacked());
+    parts.push_back(attention.second_input().matrix());
+  }
+  Index rows = 0, columns = 0;
+  for (const Numbers& part : parts) rows += part.rows(), columns = std::max(columns, part.cols());
+  Numbers all = Numbers::Zero(rows, columns);
+  rows = 0;
+  for (const Numbers& part : parts) {
+    all.block(rows, 0, part.rows(), part.cols()) = part;
+    rows += part.rows();
+  }
   return all;
 }
 
@@ -443,10 +452,35 @@ TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engin
       without.bonus = {};
       const Terms terms = Terms::all().without(Term::normalization);
       CHECK(everything(layer, act, terms) == everything(layer, without, terms));
+      act.bonus = Array<double>(Numbers(*act.bonus));  // a host's own is taken as it is
+      CHECK(everything(layer, act, terms) != everything(layer, without, terms));
       ++checked;
     };
     if (recipe.family == "rwkv6") check(detail::read_rwkv6<double>(from, configuration));
     if (recipe.family == "rwkv7") check(detail::read_rwkv7<double>(from, configuration));
   });
   CHECK(checked >= 2);
+}
+
+TEST_CASE("notes of what an array was made from tell another source from the same one", "[engine]") {
+  std::vector<double> memory;
+  for (int i = 0; i < 40; ++i) memory.push_back(i);
+  const Array<double> made = Numbers(Numbers::Ones(2, 2)), view = Array<double>::view(ConstView<double>(memory.data(), 3, 4, 4)),
+                      same = Array<double>::view(ConstView<double>(memory.data(), 3, 4, 4)),
+                      other_rows = Array<double>::view(ConstView<double>(memory.data(), 3, 4, 8)),
+                      fewer = Array<double>::view(ConstView<double>(memory.data(), 2, 4, 4));
+  Numbers carried = Numbers::Ones(2, 3);
+  carried(1, 1) = std::nan("");
+  const MadeFrom<double> note(made, {{"view", &view}}, carried);
+  CHECK(note.newer(made, {{"view", &same}}, carried).empty());
+  CHECK(note.newer(made, {{"view", &other_rows}}, carried) == "view");
+  CHECK(note.newer(made, {{"view", &fewer}}, carried) == "view");
+  CHECK(note.newer(made, {{"view", &same}}, Numbers(Numbers::Ones(2, 3)), "state") == "state");
+  CHECK(note.newer(view, {{"view", &fewer}}, carried).empty());  // another array than the one that is noted
+  Array<double> owned = Numbers(*view);
+  const MadeFrom<double> of_owned(made, {{"owned", &owned}});
+  const Array<double> copy = Numbers(*owned);
+  CHECK(of_owned.newer(made, {{"owned", &copy}}).empty());  // its numbers are as good
+  owned = {};
+  CHECK(of_owned.newer(made, {{"owned", &copy}}) == "owned");  // nothing is left to be compared with
 }
