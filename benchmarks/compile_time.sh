@@ -16,7 +16,7 @@ USAGE
 rounds=3
 while [ $# -gt 0 ]; do
   case "$1" in
-    --rounds) rounds="${2:-}"; shift ;;
+    --rounds) has_value "$@"; rounds="$2"; shift ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
   esac
