@@ -158,9 +158,14 @@ Index token_named(std::string_view option, const std::string& name, const Tokeni
   try {
     return tokenizer.id(name);
   } catch (const Error& error) {
-    std::vector<Index> ids(static_cast<std::size_t>(tokenizer.vocabulary_size()));
-    std::iota(ids.begin(), ids.end(), Index{0});
-    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, tokenizer.labels(ids))));
+    std::vector<std::string> names;
+    for (const auto& [token, id] : tokenizer.vocabulary().ids()) names.push_back(token);
+    if (names.empty()) {
+      std::vector<Index> ids(static_cast<std::size_t>(tokenizer.vocabulary_size()));
+      std::iota(ids.begin(), ids.end(), Index{0});
+      names = tokenizer.labels(ids);
+    }
+    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, names)));
   }
 }
 

@@ -312,6 +312,7 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--picture", "map"}), "--picture: \"map\" is unknown, perhaps maps is meant, expected strips or maps"},
       {with(start, {"--target", "positve"}), "--target: examples/models/mamba: token \"positve\" is not in vocab.json"},
       {with(start, {"--target", "positve"}), "perhaps positive is meant"},
+      {with(start, {"--append", "<clss>"}), "perhaps <cls> is meant"},
       {with(start, {"--position", "-1"}), "--position: \"-1\" is no position, expected last, or a number from 0"},
       {with(start, {"--generate", "many"}), "--generate: \"many\" is no whole number from 1 to 100000"},
       {with(start, {"--threads", "0"}), "--threads: \"0\" is no whole number from 1 to 4096"},
