@@ -25,6 +25,7 @@ Ticks ticks_of(const Fonts& fonts, const ColourScale& scale, int length, bool ve
   int count = std::clamp(length / (vertical ? 70 : 110), 2, 9);
   if (scale.kind == ColourScale::Kind::diverging) count = std::max(count, 3);
   ticks.values = nice_ticks(scale.low(), scale.limit, count);
+  while (ticks.values.size() < 2 && count < 9) ticks.values = nice_ticks(scale.low(), scale.limit, ++count);  // one number is no scale
   // By the square root, even ticks crowd towards the end: 1, 2, 5, 10, ... instead, from the end inwards, where there is room.
   if (scale.spacing == Spacing::root) {
     ticks.values = {0};
