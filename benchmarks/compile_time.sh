@@ -21,8 +21,8 @@ USAGE
 rounds=3 only=""
 while [ $# -gt 0 ]; do
   case "$1" in
-    --rounds) rounds="${2:-}"; shift ;;
-    --only) only="${2:-}"; shift ;;
+    --rounds) has_value "$@"; rounds="$2"; shift ;;
+    --only) has_value "$@"; only="$2"; shift ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
   esac

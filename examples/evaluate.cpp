@@ -418,14 +418,14 @@ int main(int argument_count, char** arguments) {
       ->option_text("S");
   app.add_option("--remove", options.remove,
                  "how a token is taken away: replaced by <unk> (where the vocabulary has it), by an embedding of zeros, or dropped")
-      ->check(CLI::IsMember({"unk", "zero", "drop"}))
+      ->check(one_of({"unk", "zero", "drop"}))
       ->option_text("unk|zero|drop");
   app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are joined (mean-abs)")
-      ->check(CLI::IsMember({"mean", "mean-abs", "mean-positive"}))
+      ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
   app.add_option("--scores", options.scores,
                  "--causes: what is ranked, scores as they are (signed), their positive part, or their absolute value")
-      ->check(CLI::IsMember({"signed", "positive", "absolute"}))
+      ->check(one_of({"signed", "positive", "absolute"}))
       ->option_text("signed|positive|absolute");
   app.add_option("--edges", options.edges,
                  "--data: edges knocked out of each layer of a text, at most, to hold maps of layers against; 0: none (150)")

@@ -26,13 +26,13 @@ limit=200 repeated=40 ceilings=50 jobs=2 models="mamba rwkv4 griffin" out="$root
 here="$OLDPWD"
 while [ $# -gt 0 ]; do
   case "$1" in
-    --data) data="${2:-}"; shift; case "$data" in /*) ;; *) data="$here/$data" ;; esac ;;
-    --limit) limit="${2:-}"; shift ;;
-    --repeated) repeated="${2:-}"; shift ;;
-    --ceilings) ceilings="${2:-}"; shift ;;
-    --jobs) jobs="${2:-}"; shift ;;
-    --models) models="${2//,/ }"; shift ;;
-    --out) out="${2:-}"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
+    --data) has_value "$@"; data="$2"; shift; case "$data" in /*) ;; *) data="$here/$data" ;; esac ;;
+    --limit) has_value "$@"; limit="$2"; shift ;;
+    --repeated) has_value "$@"; repeated="$2"; shift ;;
+    --ceilings) has_value "$@"; ceilings="$2"; shift ;;
+    --jobs) has_value "$@"; jobs="$2"; shift ;;
+    --models) has_value "$@"; models="${2//,/ }"; shift ;;
+    --out) has_value "$@"; out="$2"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
     --no-install) install=no ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;

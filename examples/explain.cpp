@@ -121,24 +121,24 @@ int main(int argument_count, char** arguments) {
                  "keep RWKV-4's denominator and Griffin's input scale, a list (only:recurrence, recurrence,gate) does not")
       ->option_text("all|published|recurrence|LIST");
   app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are joined (mean-abs)")
-      ->check(CLI::IsMember({"mean", "mean-abs", "mean-positive"}))
+      ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
   app.add_option("--baseline", question.baseline,
                  "integrated gradients: where the path begins: embeddings of zero (zero), the mean embedding, or a token's, such as <unk>")
       ->option_text("zero|mean|TOKEN");
   app.add_option("--steps", question.steps, "integrated gradients: a number of even points (without it, as many as 1 % takes)")
-      ->check(CLI::Range(Index{1}, Index{100000}))
+      ->check(between(1, 100000))
       ->option_text("N");
   app.add_option("--precision", question.precision, "what is computed and written in (float32)")
-      ->check(CLI::IsMember({"float32", "float64"}))
+      ->check(one_of({"float32", "float64"}))
       ->option_text("float32|float64");
   app.add_option("--picture", options.picture, "what a .png shows: the sentence in colours (strips), or which token looks at which (maps)")
-      ->check(CLI::IsMember({"strips", "maps"}))
+      ->check(one_of({"strips", "maps"}))
       ->option_text("strips|maps");
   app.add_option("--title", options.title, "the first line of a picture")->option_text("TEXT");
   app.add_option("--generate", question.generate,
                  "the model goes on after the text, the likeliest token each time, by at most so many; each of its tokens is explained")
-      ->check(CLI::Range(Index{1}, Index{100000}))
+      ->check(between(1, 100000))
       ->option_text("N");
   app.add_option("--data", options.data,
                  "explain each text of a file: a text a line, empty lines are passed over; .jsonl or .ndjson: an object a line, with "

@@ -28,6 +28,7 @@
 #include "support/command_line.hpp"
 #include "support/heat_map.hpp"
 #include "support/model_input.hpp"
+#include "support/nearest_name.hpp"
 #include "support/numbers.hpp"
 #include "support/working.hpp"
 
@@ -270,7 +271,7 @@ class Result {
       }
       map.panels.push_back(std::move(panel));
     }
-    map.caption = message("terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text());
+    map.caption = message("Terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text(), ".");
     warn_of_missing_glyphs("materialize", write_heat_map(options_.out, map).missing_glyphs);
   }
 
@@ -362,11 +363,13 @@ std::vector<Index> read_positions(const Options& options, Index batch, Index tok
 template <Real Scalar>
 const LayerFamily<Scalar>& named_family(const std::string& arch) {
   std::string all;
+  std::vector<std::string> names;
   for (const LayerFamily<Scalar>& family : layer_families<Scalar>()) {
     if (family.name == arch) return family;
     all += message(all.empty() ? "" : ", ", family.name);
+    names.emplace_back(family.name);
   }
-  raise(ErrorKind::value, message("--arch: ", arch, " is unknown, expected one of ", all));
+  raise(ErrorKind::value, message("--arch: ", arch, " is unknown", perhaps(arch, names), ", expected one of ", all));
 }
 
 /// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
@@ -652,10 +655,10 @@ int main(int argument_count, char** arguments) {
                  "`recurrence`, (heads, rows, tokens)")
       ->option_text("all|LIST");
   const CLI::Option* reduce = app.add_option("--reduce", options.reduce, "join the channels into one map")
-                                  ->check(CLI::IsMember({"none", "mean", "mean-abs", "mean-positive"}))
+                                  ->check(one_of({"none", "mean", "mean-abs", "mean-positive"}))
                                   ->option_text("none|mean|mean-abs|mean-positive");
   app.add_option("--precision", options.precision, "what is computed and written in (float32)")
-      ->check(CLI::IsMember({"float32", "float64"}))
+      ->check(one_of({"float32", "float64"}))
       ->option_text("float32|float64");
   add_threads_option(app, options.threads, false);
   app.add_option("--byte-limit", options.byte_limit, "the largest attention that may be allocated (4G)")
@@ -680,7 +683,7 @@ int main(int argument_count, char** arguments) {
     };
     check(options, any_given({"--arch", "--weights", "--prefix", "--config", "--input", "--positions"}),
           any_given({"--model", "--layer", "--text", "--tokens", "--tokenizer", "--prepend", "--append", "--chat"}));
-    (void)Terms::parse(options.terms);
+    (void)parse_terms("--terms", options.terms);
     (void)parse_indices("--channels", options.channels);
     (void)parse_indices("--rows", options.rows);
     if (given(app, "--heads")) (void)parse_indices("--heads", options.heads);

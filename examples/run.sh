@@ -15,8 +15,8 @@ text="a gripping and moving film , but the ending is dull" out="$root/out" insta
 here="$OLDPWD"
 while [ $# -gt 0 ]; do
   case "$1" in
-    --text) text="${2:-}"; shift ;;
-    --out) out="${2:-}"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
+    --text) has_value "$@"; text="$2"; shift ;;
+    --out) has_value "$@"; out="$2"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
     --no-install) install=no ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;
@@ -32,7 +32,8 @@ begin=$SECONDS
 run_preset examples || die "Building failed; the reason is above."
 say "Built, $(took $((SECONDS - begin)))"
 
-programs="$root/build/examples/examples"
+shown=build/examples/examples
+programs="$root/$shown"
 mkdir -p "$out"
 models=()
 for model in mamba rwkv4 griffin; do models+=(--model "examples/models/$model"); done
@@ -60,3 +61,9 @@ cat <<PICTURES
   MODEL_methods.png     four methods' answers to the same question (MODEL: mamba, rwkv4, griffin)
   MODEL_channels.png    the implicit attention of six channels of layer 1, one matrix each
 PICTURES
+printf '\n'
+say "The programs are in $programs; your own sentence, or your own model:"
+cat <<NEXT
+  $shown/explain --model examples/models/mamba --text "never dull <cls>" --method relevance
+  $shown/explain --help
+NEXT

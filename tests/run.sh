@@ -28,7 +28,7 @@ USAGE
 preset=test install=yes
 while [ $# -gt 0 ]; do
   case "$1" in
-    --preset) preset="${2:-}"; shift ;;
+    --preset) has_value "$@"; preset="$2"; shift ;;
     --no-install) install=no ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; die "There is no option $1." ;;

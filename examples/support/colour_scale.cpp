@@ -25,6 +25,7 @@ Ticks ticks_of(const Fonts& fonts, const ColourScale& scale, int length, bool ve
   int count = std::clamp(length / (vertical ? 70 : 110), 2, 9);
   if (scale.kind == ColourScale::Kind::diverging) count = std::max(count, 3);
   ticks.values = nice_ticks(scale.low(), scale.limit, count);
+  while (ticks.values.size() < 2 && count < 9) ticks.values = nice_ticks(scale.low(), scale.limit, ++count);  // one number is no scale
   // By the square root, even ticks crowd towards the end: 1, 2, 5, 10, ... instead, from the end inwards, where there is room.
   if (scale.spacing == Spacing::root) {
     ticks.values = {0};
@@ -68,8 +69,9 @@ Colour ColourScale::colour(double value) const { return std::isfinite(value) ? c
 
 BarRoom colour_bar_room(const Fonts& fonts, const ColourScale& scale, const std::string& name, int length, bool vertical) {
   const int words = name.empty() ? 0 : 40;
-  if (!vertical) return {thickness + tick_length + 30 + words};
-  return {thickness + tick_length + 8 + static_cast<int>(std::ceil(ticks_of(fonts, scale, length, vertical).widest)) + words};
+  const int along = std::max(length, static_cast<int>(std::ceil(fonts.width(name, name_style))));
+  if (!vertical) return {thickness + tick_length + 30 + words, along};
+  return {thickness + tick_length + 8 + static_cast<int>(std::ceil(ticks_of(fonts, scale, length, vertical).widest)) + words, along};
 }
 
 void draw_colour_bar(Canvas& canvas, const Fonts& fonts, const ColourScale& scale, const std::string& name, int left, int top, int length,
@@ -101,7 +103,8 @@ void draw_colour_bar(Canvas& canvas, const Fonts& fonts, const ColourScale& scal
     const int x = left + colour_bar_room(fonts, scale, name, length, vertical).across - 6;
     canvas.text_upwards(fonts, x, top + length / 2.0, fonts.shorten(name, name_style, length), name_style, Anchor::middle);
   } else {
-    canvas.text(fonts, left + length / 2.0, top + thickness + tick_length + 30 + 28, name, name_style, Anchor::middle);
+    const double middle = colour_bar_room(fonts, scale, name, length, vertical).along / 2.0;  // a longer name reaches to the right
+    canvas.text(fonts, left + middle, top + thickness + tick_length + 30 + 28, name, name_style, Anchor::middle);
   }
 }
 

@@ -28,6 +28,8 @@ struct ColourScale {
 /// The room a colour bar takes beside its length.
 struct BarRoom {
   int across = 0;  ///< pixels from the bar's near side to the far end of its words
+  int along =
+      0;  ///< pixels of the longer of the bar and its name, which a horizontal bar writes in full and a vertical one cuts to its length
 };
 /// `length` is that of the coloured part, pixels. A vertical bar has its words on the right, a horizontal one below.
 [[nodiscard]] BarRoom colour_bar_room(const Fonts& fonts, const ColourScale& scale, const std::string& name, int length, bool vertical);

@@ -11,6 +11,7 @@
 #include <limits>
 #include <new>
 #include <system_error>
+#include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <fcntl.h>
@@ -26,6 +27,8 @@
 #include <implicit_attention/version.hpp>
 
 #include "model_files.hpp"
+#include "nearest_name.hpp"
+#include "terminal.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -53,6 +56,8 @@ Index parse_index(std::string_view option, std::string_view digits, std::string_
   return value;
 }
 
+constexpr int help_indent = 28;
+
 constexpr std::string_view blank = " \t\r\n";
 
 std::string_view trimmed(std::string_view text) {
@@ -60,18 +65,20 @@ std::string_view trimmed(std::string_view text) {
   return begin == std::string_view::npos ? std::string_view() : text.substr(begin, text.find_last_not_of(blank) + 1 - begin);
 }
 
-/// Breaks the options' descriptions into lines that a terminal has room for.
-void wrap_help(CLI::App& app) {
-  constexpr std::size_t width = 76;
+/// Breaks the options' descriptions into lines that a terminal of `columns` has room for, beside the column of the options' names.
+void wrap_help(CLI::App& app, int columns) {
+  const auto width = static_cast<std::size_t>(std::clamp(columns - help_indent, 30, 90));
+  app.get_formatter()->column_width(help_indent);
   for (CLI::Option* option : app.get_options()) {
     std::string text = option->get_description();
     std::size_t line = 0, space = std::string::npos;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-      if (text[i] == '\n') line = i + 1;
-      if (text[i] == ' ') space = i;
-      if (i - line < width || space == std::string::npos || space < line) continue;
-      text[space] = '\n';
-      line = space + 1;
+    for (std::size_t i = 0; i <= text.size(); ++i) {
+      if (i - line > width && space != std::string::npos && space >= line) {
+        text[space] = '\n';
+        line = space + 1;
+      }
+      if (i < text.size() && text[i] == '\n') line = i + 1;
+      if (i < text.size() && text[i] == ' ') space = i;
     }
     option->description(text);
   }
@@ -156,22 +163,6 @@ void handle_signals() {
 #endif
 }
 
-/// How many letters to change, leave out or put in to get one word from the other.
-std::size_t edit_distance(std::string_view from, std::string_view to) {
-  std::vector<std::size_t> row(to.size() + 1);
-  for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < to.size(); ++j) {
-      const std::size_t changed = diagonal + (from[i] == to[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({changed, diagonal + 1, row[j] + 1});
-    }
-  }
-  return row.back();
-}
-
 /// The long names of all options.
 std::vector<std::string> long_names(const CLI::App& app) {
   std::vector<std::string> names;
@@ -179,30 +170,35 @@ std::vector<std::string> long_names(const CLI::App& app) {
   return names;
 }
 
-/// Fails (value) on the first argument that is written as an option and is none of the program's: whatever else is wrong with the command
-/// line may follow from it. Values are passed over as the parser does it.
-void refuse_unknown_options(const CLI::App& app, int argument_count, char** arguments) {
+/// Fails (value) on the first argument that is written as an option and is none of the program's, or that is no option's value: whatever else
+/// is wrong with the command line may follow from it. Values are passed over as the parser does it.
+void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** arguments) {
+  const std::vector<const CLI::Option*> options = app.get_options();
+  const std::string see = message("; ", app.get_name(), " --help shows what there is");
+  const auto option_of = [&](const std::string& name, bool is_long) {
+    const auto found = std::find_if(options.begin(), options.end(), [&](const CLI::Option* option) {
+      return is_long ? option->check_lname(name) : option->check_sname(name);
+    });
+    return found == options.end() ? nullptr : *found;
+  };
   for (int i = 1; i < argument_count; ++i) {
     const std::string_view argument = arguments[i];
     if (argument == "--") return;
-    if (!argument.starts_with("--")) continue;
+    if (argument.size() < 2 || argument[0] != '-') {
+      std::error_code ignored;
+      const bool model = option_of("model", true) != nullptr && std::filesystem::exists(std::string(argument), ignored);
+      raise(ErrorKind::value, message("\"", printable(argument, 60), "\" belongs to no option",
+                                      model ? message(", perhaps --model ", argument, " is meant")
+                                            : std::string(", expected quotes around a value of several words"),
+                                      see));
+    }
+    const bool is_long = argument[1] == '-';
     const std::size_t equals = argument.find('=');
-    const std::string name(argument.substr(2, equals == std::string_view::npos ? equals : equals - 2));
-    const std::vector<const CLI::Option*> options = app.get_options();
-    const auto known = std::find_if(options.begin(), options.end(), [&](const CLI::Option* option) { return option->check_lname(name); });
-    if (known != options.end()) {
-      if (equals == std::string_view::npos) i += (*known)->get_items_expected_min();
-      continue;
-    }
-    std::string hint;
-    std::size_t nearest = 3;  // more changes than that are another word
-    for (const std::string& other : long_names(app)) {
-      const std::size_t distance = edit_distance(name, other);
-      if (distance >= nearest || distance >= other.size()) continue;
-      nearest = distance;
-      hint = message(", perhaps --", other, " is meant");
-    }
-    raise(ErrorKind::value, message("there is no option --", name, hint, "; ", app.get_name(), " --help shows what there is"));
+    const std::string name(argument.substr(is_long ? 2 : 1, equals == std::string_view::npos ? equals : equals - (is_long ? 2 : 1)));
+    const CLI::Option* const known = option_of(name, is_long);
+    if (known == nullptr)
+      raise(ErrorKind::value, message("there is no option ", is_long ? "--" : "-", name, perhaps(name, long_names(app), "--"), see));
+    if (equals == std::string_view::npos) i += known->get_items_expected_min();
   }
 }
 
@@ -236,7 +232,7 @@ void add_threads_option(CLI::App& app, int& threads, bool shared) {
   app.add_option("--threads", threads,
                  std::string("how many threads work (all cores") + (shared ? "; under mpirun 1 in each process" : "") +
                      "); results do not depend on it")
-      ->check(CLI::Range(1, 4096))
+      ->check(between(1, 4096))
       ->option_text("N");
 }
 
@@ -257,8 +253,8 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   handle_signals();
   try {
     app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
-    wrap_help(app);
-    refuse_unknown_options(app, argument_count, arguments);
+    wrap_help(app, terminal_of(stdout).width);
+    refuse_unknown_arguments(app, argument_count, arguments);
     app.parse(argument_count, arguments);
     work();
     if (std::fflush(stdout) != 0) return complain(program, "the output could not be written");
@@ -278,13 +274,26 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   }
 }
 
-CLI::Validator at_least(Index least) {
+CLI::Validator at_least(Index least) { return between(least, std::numeric_limits<Index>::max()); }
+
+CLI::Validator between(Index least, Index most) {
   return CLI::Validator(
-      [least](const std::string& text) {
+      [least, most](const std::string& text) {
         Index value = 0;
         const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
-        if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least) return std::string();
-        return message("\"", printable(text, 60), "\" is no whole number from ", least, " to ", std::numeric_limits<Index>::max());
+        if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least && value <= most) return std::string();
+        return message("\"", printable(text, 60), "\" is no whole number from ", least, " to ", most);
+      },
+      "");
+}
+
+CLI::Validator one_of(std::vector<std::string> words) {
+  return CLI::Validator(
+      [words = std::move(words)](const std::string& text) {
+        if (std::find(words.begin(), words.end(), text) != words.end()) return std::string();
+        std::string list;
+        for (const std::string& word : words) list += message(list.empty() ? "" : word == words.back() ? " or " : ", ", word);
+        return message("\"", printable(text, 60), "\" is unknown", perhaps(text, words), ", expected ", list);
       },
       "");
 }
@@ -339,6 +348,19 @@ Indices parse_indices(std::string_view option, std::string_view text) {
   if (text == "all") return Indices::all();
   if (text == "last") return Indices::last();
   return parse_index_list(option, text);
+}
+
+Terms parse_terms(std::string_view option, std::string_view text) {
+  try {
+    return Terms::parse(text);
+  } catch (const Error& error) {
+    std::vector<std::string> names{"all", "published"};
+    for (const Terms::Named& term : Terms::names()) names.emplace_back(term.name);
+    std::string hint;
+    for (const std::string& word : split_list(text.substr(text.starts_with("only:") ? 5 : 0)))
+      if (hint.empty()) hint = perhaps(word, names);
+    raise(error.kind(), message(option, ": ", error.what(), hint));
+  }
 }
 
 ReductionKind parse_reduction(std::string_view text) {

@@ -10,6 +10,7 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/operator/reduction.hpp>
 #include <implicit_attention/operator/selection.hpp>
+#include <implicit_attention/operator/terms.hpp>
 
 namespace CLI {
 class App;
@@ -27,6 +28,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 
 /// For an option that takes a whole number: it must be `least` or more, and fit an Index.
 [[nodiscard]] CLI::Validator at_least(Index least);
+[[nodiscard]] CLI::Validator between(Index least, Index most);
+/// For an option that takes one of a few words.
+[[nodiscard]] CLI::Validator one_of(std::vector<std::string> words);
 /// Before CLI::AsSizeValue, which takes a negative number for a very large one.
 [[nodiscard]] CLI::Validator size_in_bytes();
 
@@ -40,6 +44,8 @@ void add_threads_option(CLI::App& app, int& threads, bool shared);
 [[nodiscard]] std::vector<Index> parse_index_list(std::string_view option, std::string_view text);
 /// `all`, `last`, or a list as above.
 [[nodiscard]] Indices parse_indices(std::string_view option, std::string_view text);
+/// Terms::parse, whose errors then name the option and the term that is probably meant.
+[[nodiscard]] Terms parse_terms(std::string_view option, std::string_view text);
 /// The names of `--reduce` but `none`: mean, mean-abs, mean-positive.
 [[nodiscard]] ReductionKind parse_reduction(std::string_view text);
 /// The name of a reduced map in pictures and tables: `mean of |attention| over channels`.

@@ -8,6 +8,7 @@
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
+#include "methods_asked.hpp"
 
 namespace implicit_attention::examples {
 std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms) {
@@ -15,7 +16,7 @@ std::vector<MethodRow> method_rows(const std::string& methods, const std::string
   if (methods.empty())
     for (const MethodName& named : method_names) chosen.push_back(named.method);
   else
-    for (const std::string& name : split_list(methods)) chosen.push_back(parse_method(name));
+    for (const std::string& name : split_list(methods)) chosen.push_back(method_named("--methods", name));
   std::vector<MethodRow> rows;
   for (const Method method : chosen) {
     if (!method_info(method).from_attention) {
@@ -25,7 +26,7 @@ std::vector<MethodRow> method_rows(const std::string& methods, const std::string
     for (std::string name : split_list(terms)) {
       std::string list = name;
       std::replace(list.begin(), list.end(), '+', ',');
-      rows.push_back({method, std::move(name), Terms::parse(list)});
+      rows.push_back({method, std::move(name), parse_terms("--terms", list)});
     }
   }
   for (std::size_t i = 0; i < rows.size(); ++i)

@@ -11,6 +11,7 @@
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/text.hpp>
 #include <implicit_attention/core/finite.hpp>
 
 #include "chat.hpp"
@@ -40,7 +41,7 @@ std::vector<Prediction> predictions_of(const RowVector<double>& logits, const To
 
 /// A token as --target and --contrast name it: its id, or its name.
 Index named_token(const char* option, const std::string& text, const Tokenizer& tokenizer) {
-  if (!text.empty() && text.find_first_not_of("0123456789") != std::string::npos) return tokenizer.id(text);
+  if (!text.empty() && text.find_first_not_of("0123456789") != std::string::npos) return token_named(option, text, tokenizer);
   const std::vector<Index> ids = parse_index_list(option, text);
   if (ids.front() >= tokenizer.vocabulary_size())
     raise(ErrorKind::value, message(option, ": token ", ids.front(), " is out of range, expected 0 to ", tokenizer.vocabulary_size() - 1));
@@ -335,8 +336,11 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
 }  // namespace
 
 void check_question(const ExplanationOptions& options) {
-  (void)Terms::parse(options.terms);
-  (void)parse_indices("--position", options.position);
+  (void)parse_terms("--terms", options.terms);
+  const std::string& position = options.position;
+  if (position.starts_with('-') || position.empty())  // not from the end
+    raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
+  (void)parse_indices("--position", position);
   for (const NamedMethod& named : methods_of(options))
     if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention)
       raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw and relevance-attention can look at one"));

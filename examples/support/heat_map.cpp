@@ -28,7 +28,8 @@ void draw_cells(Canvas& canvas, const Fonts& fonts, const PanelPlan& plan) {
       const int left = plan.left + static_cast<int>(c) * width, top = plan.top + static_cast<int>(r) * height;
       const Colour colour = value == masked ? masked_colour : plan.scale.colour(value);
       const int inset = value == masked ? 0 : gap;
-      canvas.fill(left, top, width - inset, height - inset, colour);
+      // Gaps lie between cells: at the edges a cell ends where the blank part does.
+      canvas.fill(left, top, width - (c + 1 < plan.columns.cells ? inset : 0), height - (r + 1 < plan.rows.cells ? inset : 0), colour);
       if (width < 76 || height < 60 || value == masked) continue;
       TextStyle style = number;
       style.colour = readable_on(colour);
@@ -101,7 +102,10 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
   const auto zeros = [](Index size) { return std::vector<int>(static_cast<std::size_t>(size), 0); };
   grid.left = grid.right = grid.width = zeros(grid.across);
   grid.top = grid.bottom = grid.height = zeros(grid.down);
-  const auto vertical_bar = [](int height) { return height >= shortest_vertical_bar; };
+  // A bar stands beside its panel where its name has room there, else below: words that are cut off explain nothing.
+  const auto vertical_bar = [&](int height) {
+    return height >= shortest_vertical_bar && colour_bar_room(fonts, plans[0].scale, map.value_name, height, true).along <= height;
+  };
   for (Index k = 0; k < count; ++k) {
     const PanelPlan& plan = plans[static_cast<std::size_t>(k)];
     const std::size_t c = static_cast<std::size_t>(k % grid.across), r = static_cast<std::size_t>(k / grid.across);
@@ -112,9 +116,10 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
     int below = plan.columns.room + (map.column_axis.empty() ? 0 : 44);
     if (own_bars) {
       const bool vertical = vertical_bar(plan.rows.length());
-      const int room =
-          26 + colour_bar_room(fonts, plan.scale, map.value_name, vertical ? plan.rows.length() : plan.columns.length(), vertical).across;
-      (vertical ? grid.right[c] : below) += vertical ? std::max(0, room - grid.right[c]) : room;
+      const int length = vertical ? plan.rows.length() : plan.columns.length();
+      const BarRoom room = colour_bar_room(fonts, plan.scale, map.value_name, length, vertical);
+      grid.right[c] = std::max(grid.right[c], vertical ? 26 + room.across : room.along - plan.columns.length());
+      if (!vertical) below += 26 + room.across;
     }
     grid.bottom[r] = std::max(grid.bottom[r], below);
   }
@@ -128,11 +133,11 @@ DrawnHeatMap write_heat_map(const std::string& path, const HeatMap& map) {
   const int bar_length = beside ? grid.height[0] : std::min(grid.width[0], 800);
   int words_width = grid.content_width;
   if (!own_bars) {
-    const int room = 30 + colour_bar_room(fonts, plans[0].scale, map.value_name, bar_length, beside).across;
-    if (beside) words_width += room;
-    if (!beside) grid.content_height += room;
+    const BarRoom room = colour_bar_room(fonts, plans[0].scale, map.value_name, bar_length, beside);
+    words_width = beside ? words_width + 30 + room.across : std::max(words_width, grid.left[0] + room.along);
+    if (!beside) grid.content_height += 30 + room.across;
   }
-  words_width = std::max(words_width, 760);
+  words_width = std::max(words_width, 600);
   const std::string notes = notes_of(map, plans);
   std::vector<std::string> title_lines, caption_lines;
   if (!map.title.empty()) title_lines = fonts.wrap(visible(map.title), title_style, words_width);

@@ -5,13 +5,24 @@
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
+#include "nearest_name.hpp"
 
 namespace implicit_attention::examples {
+
+Method method_named(std::string_view option, const std::string& name) {
+  try {
+    return parse_method(name);
+  } catch (const Error& error) {
+    std::vector<std::string> names;
+    for (const MethodName& method : method_names) names.emplace_back(method.name);
+    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, names)));
+  }
+}
 
 std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
   std::vector<NamedMethod> list;
   for (const std::string& name : split_list(options.methods)) {
-    const Method named = parse_method(name);
+    const Method named = method_named("--method", name);
     if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
       raise(ErrorKind::value, message("--method: ", name, " is there twice"));
     list.push_back({named, name});
@@ -65,7 +76,7 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
 
 std::string attribution_method_names() {
   std::string names;
-  for (const MethodName& method : method_names) names += message(names.empty() ? "" : "|", method.name);
+  for (const MethodName& method : method_names) names += message(names.empty() ? "" : ", ", method.name);
   return names;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/attribution/method_options.hpp>
@@ -17,6 +18,8 @@ struct NamedMethod {
   std::string name;
 };
 
+/// The method of that name; fails (value) on any other, naming the option, all methods, and the one that is probably meant.
+[[nodiscard]] Method method_named(std::string_view option, const std::string& name);
 /// Fails (value) on a name that is unknown, or there twice.
 [[nodiscard]] std::vector<NamedMethod> methods_of(const ExplanationOptions& options);
 /// Whether it explains one logit, and not the position alone.

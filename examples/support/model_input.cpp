@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -16,12 +17,14 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/stored_rows.hpp>
+#include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/npy_reader.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 
 #include "chat.hpp"
 #include "command_line.hpp"
+#include "nearest_name.hpp"
 #include "progress.hpp"
 
 namespace implicit_attention::examples {
@@ -121,6 +124,15 @@ std::optional<Index> layers_named(const std::vector<std::string>& names) {
   return layers > 0 ? std::optional<Index>(layers) : std::nullopt;
 }
 
+/// What beside a path that is not there has nearly its name.
+std::string neighbour_hint(const std::filesystem::path& path) {
+  const std::filesystem::path wanted = path.has_filename() ? path : path.parent_path();  // a slash may stand at the end
+  const std::filesystem::path folder = wanted.parent_path();
+  std::error_code ignored;
+  const std::vector<std::string> names = detail::names_in(folder.empty() ? "." : folder, ignored);
+  return perhaps(wanted.filename().string(), names, folder.empty() ? std::string() : (folder / "").string());
+}
+
 }  // namespace
 
 template <Real Scalar>
@@ -128,9 +140,8 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
                                               const BeforeWeights& before_weights) {
   std::error_code why;
   if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
-    raise(ErrorKind::file, message("--model: there is no folder ", directory,
-                                   ", nor a file of that name, "
-                                   "expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+    raise(ErrorKind::file, message("--model: there is no folder ", directory, ", nor a file of that name", neighbour_hint(directory),
+                                   ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
   ProgressBar reading(message("reading ", directory), 0);
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
@@ -196,11 +207,26 @@ void add_sequence_options(CLI::App& app, SequenceOptions& options) {
       ->option_text("TOKEN");
 }
 
+Index token_named(std::string_view option, const std::string& name, const Tokenizer& tokenizer) {
+  try {
+    return tokenizer.id(name);
+  } catch (const Error& error) {
+    std::vector<std::string> names;
+    for (const auto& [token, id] : tokenizer.vocabulary().ids()) names.push_back(token);
+    if (names.empty()) {
+      std::vector<Index> ids(static_cast<std::size_t>(tokenizer.vocabulary_size()));
+      std::iota(ids.begin(), ids.end(), Index{0});
+      names = tokenizer.labels(ids);
+    }
+    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, names)));
+  }
+}
+
 std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer) {
   std::vector<Index> all;
-  for (const std::string& token : options.prepend) all.push_back(tokenizer.id(token));
+  for (const std::string& token : options.prepend) all.push_back(token_named("--prepend", token, tokenizer));
   all.insert(all.end(), ids.begin(), ids.end());
-  for (const std::string& token : options.append) all.push_back(tokenizer.id(token));
+  for (const std::string& token : options.append) all.push_back(token_named("--append", token, tokenizer));
   tokenizer.check(all);
   return all;
 }

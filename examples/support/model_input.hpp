@@ -54,6 +54,8 @@ void refuse_weights_not_finite(const std::string& path);
 extern template void refuse_weights_not_finite<float>(const std::string& path);
 extern template void refuse_weights_not_finite<double>(const std::string& path);
 
+/// The id of a token by its name; fails (value) where there is none, naming the option and the token that is probably meant.
+[[nodiscard]] Index token_named(std::string_view option, const std::string& name, const Tokenizer& tokenizer);
 /// The tokens of one text, or of ids, with what --chat, --prepend and --append put around. Fails (value) on ids that the model does not take.
 [[nodiscard]] std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer);
 [[nodiscard]] std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer);

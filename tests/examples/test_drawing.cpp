@@ -316,6 +316,41 @@ TEST_CASE("panels: one scale or one each, side by side or below each other, neve
   }
 }
 
+TEST_CASE("what a colour bar means is written in full, however small the map") {
+  const Scratch scratch;
+  const std::string name = "mean |attention| over channels and layers";
+  const auto ink_in = [](const Picture& picture, int left, int right) {
+    Index dark = 0;
+    for (int x = left; x < right; ++x) {
+      for (int y = 0; y < picture.height; ++y) {
+        const auto place = 3 * (static_cast<std::size_t>(y) * static_cast<std::size_t>(picture.width) + static_cast<std::size_t>(x));
+        dark += picture.pixels[place] + picture.pixels[place + 1] + picture.pixels[place + 2] < 690 ? 1 : 0;
+      }
+    }
+    return dark;
+  };
+  for (const Index tokens : {1, 2, 3, 40}) {
+    for (const std::size_t panels : {1u, 2u}) {
+      for (const bool shared : {true, false}) {
+        HeatMap map;
+        map.shared_scale = shared;
+        map.panels.resize(panels);
+        for (Panel& panel : map.panels) panel.values = causal(tokens, 1);
+        map.value_name = name;
+        (void)write_heat_map(scratch / "map.png", map);
+        const Picture picture = read_png(scratch / "map.png");
+        CHECK(ink_in(picture, 0, 40) == 0);
+        CHECK(ink_in(picture, picture.width - 40, picture.width) == 0);
+        // Of a name that is cut, more letters would add no ink.
+        map.value_name = name + " iiiiiiiiii";
+        (void)write_heat_map(scratch / "longer.png", map);
+        const Picture longer = read_png(scratch / "longer.png");
+        CHECK(ink_in(longer, 0, longer.width) > ink_in(picture, 0, picture.width) + 60);
+      }
+    }
+  }
+}
+
 TEST_CASE("what cannot be drawn or written is an error, and leaves no file") {
   const Scratch scratch;
   CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", HeatMap{}); }), contains_text("no panels"));
