@@ -179,4 +179,16 @@ TEST_CASE("ranks: evaluate gives the same numbers", "[ranks]") {
   CHECK(shared.status == 0);
   CHECK(results("shared.json") == results("alone.json"));
   CHECK(shared.out.substr(0, shared.out.find("Written to")) == alone.out.substr(0, alone.out.find("Written to")));
+  // A share of the texts is shared, and gone on with.
+  run_well(folder, "evaluate", arguments("whole.jsonl"));
+  const std::string whole = io_test::read_bytes(folder / "whole.jsonl");
+  std::vector<std::string> shard = arguments("part.jsonl");
+  shard.insert(shard.end(), {"--shard", "2/2"});
+  CHECK(run_ranks(folder, 2, "evaluate", shard).status == 0);
+  const std::string part = io_test::read_bytes(folder / "part.jsonl");
+  CHECK(occurrences(part, "\n") == 3);
+  CHECK(whole.ends_with(part));
+  io_test::write_bytes(folder / "part.jsonl", part.substr(0, part.find('\n') + 4));
+  CHECK(occurrences(run_ranks(folder, 3, "evaluate", shard).out, "3 texts evaluated, 1 of the results were there already") == 1);
+  CHECK(io_test::read_bytes(folder / "part.jsonl") == part);
 }

@@ -662,7 +662,7 @@ TEST_CASE("tokenizer.json: threads share a tokenizer, and a text's tokens do not
   std::mt19937 random(3);
   for (int k = 0; k < 300; ++k) {
     std::string text;
-    for (unsigned letters = random() % 30; letters > 0; --letters) text += "abc x"[random() % 5];
+    for (auto letters = random() % 30; letters > 0; --letters) text += "abc x"[random() % 5];
     texts.push_back(text + "a");
   }
   std::vector<Ids> alone;
