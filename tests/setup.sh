@@ -11,7 +11,7 @@ die() {
   exit 1
 }
 # has_value OPTION VALUE...: whether something stands behind an option that takes a value.
-has_value() { if [ $# -lt 2 ]; then die "$1: nothing stands behind it, expected a value; --help says which."; fi; }
+has_value() { if [ $# -lt 2 ]; then die "$1 needs a value; --help says which."; fi; }
 # Seconds for people: 42 s, 3 min 05 s.
 took() {
   if [ "$1" -lt 60 ]; then printf '%d s' "$1"; else printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); fi
