@@ -89,8 +89,9 @@ explains_compiled|loads and explains, likewise|-O2|8'
 cp "$work/eigen.cpp" "$work/eigen_O2.cpp"
 if [ -n "$only" ]; then
   for name in ${only//,/ }; do
-    grep -q "^$name|" <<<"$rows" || die "There is no row $name: expected $(cut -d'|' -f1 <<<"$rows" | paste -sd' ')."
+    cut -d'|' -f1 <<<"$rows" | grep -qxF -e "$name" || die "There is no row $name: expected $(cut -d'|' -f1 <<<"$rows" | paste -sd' ')."
   done
+  [[ "$only" =~ [a-z] ]] || die "--only: '$only' names no row."
   rows="$(grep -E "^(eigen|eigen_O2|${only//,/|})[|]" <<<"$rows")"
 fi
 

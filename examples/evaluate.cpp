@@ -57,7 +57,8 @@ constexpr Index removal_samples = 32;   // random removals for infidelity
 constexpr double removal_share = 0.25;  // of the tokens, in each of them
 
 struct Options {
-  std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out, shard;
+  std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out;
+  std::optional<std::string> shard;
   std::vector<std::string> prepend, append, joined;
   Index limit = std::numeric_limits<Index>::max();
   Index edges = 150, permutations = 32, repeated = std::numeric_limits<Index>::max();
@@ -182,10 +183,11 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
 Removal removal_of(const std::string& name) { return name == "unk" ? Removal::replace : name == "zero" ? Removal::zero : Removal::drop; }
 
 /// Token ids of names; without any, `<cls>` for the end where the vocabulary has it.
-std::vector<Index> extra_tokens(const std::vector<std::string>& names, const Tokenizer& tokenizer, bool usual_end) {
+std::vector<Index> extra_tokens(std::string_view option, const std::vector<std::string>& names, const Tokenizer& tokenizer,
+                                bool usual_end) {
   std::vector<Index> ids;
   for (const std::string& name : names)
-    if (!name.empty()) ids.push_back(tokenizer.id(name));
+    if (!name.empty()) ids.push_back(token_named(option, name, tokenizer));
   if (names.empty() && usual_end)
     if (const std::optional<Index> end = tokenizer.find("<cls>")) ids.push_back(*end);
   return ids;
@@ -198,13 +200,16 @@ struct Texts {
   std::vector<Index> prefix, suffix;
   Classes classes;
   std::optional<Index> unknown;
+  std::string state;  ///< of the file
 
   [[nodiscard]] Index count() const { return static_cast<Index>(texts.size()); }
 };
 
 /// Everything that is wrong with the texts and options is said before weights are read.
 LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& evaluation) {
-  const std::vector<LabelledText> all = read_labelled_texts(options.data);
+  const TextLines file(options.data);
+  texts.state = bytes_state(file.bytes());
+  const std::vector<LabelledText> all = read_labelled_texts(file, options.data);
   texts.texts = some_texts(all, options.limit, options.seed);
   return LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
     for (const LabelledText& text : texts.texts) {
@@ -217,8 +222,8 @@ LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& 
       static_cast<void>(marked_words(options.data, text, static_cast<Index>(texts.words.back().size())));
     }
     texts.classes = classes_of(all, opened);
-    texts.prefix = extra_tokens(options.prepend, opened, false);
-    texts.suffix = extra_tokens(options.append, opened, true);
+    texts.prefix = extra_tokens("--prepend", options.prepend, opened, false);
+    texts.suffix = extra_tokens("--append", options.append, opened, true);
     texts.unknown = opened.find("<unk>");
     evaluation.removal = !options.remove.empty() ? options.remove : texts.unknown ? "unk" : "zero";
     if (evaluation.removal == "unk" && !texts.unknown)
@@ -250,13 +255,13 @@ void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows
 }
 
 /// All that the results of single texts depend on.
-nlohmann::ordered_json settings_of(const Options& options, const Evaluation& evaluation, const std::string& shard) {
+nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, const Evaluation& evaluation, const std::string& shard) {
   nlohmann::ordered_json settings;
   settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
   settings["program"] = "evaluate";
   settings["model"] = options.model;
   for (const auto& [name, state] : model_state(options.model)) settings["model file " + name] = state;
-  settings["data"] = file_state(options.data);
+  settings["data"] = texts.state;
   settings["shard"] = shard;
   settings["methods"] = options.methods;
   settings["terms"] = options.terms;
@@ -274,7 +279,7 @@ nlohmann::ordered_json settings_of(const Options& options, const Evaluation& eva
   return settings;
 }
 
-/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each in the first process, in order.
+/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each, in the first process, one at a time and in any order.
 void evaluate_texts(const Options& options, const Setting& setting, const Texts& texts, const Evaluation& empty, Index begin, Index end,
                     Ranks& ranks, const std::function<void(Index, const std::string&)>& take) {
   ProgressBar bar(message("evaluate ", empty.architecture), end - begin);
@@ -295,7 +300,7 @@ void evaluate_texts(const Options& options, const Setting& setting, const Texts&
     return packed(one);
   };
   ThreadPool pool(ranks.threads(options.threads));
-  if (ranks.count() == 1) {  // each result is taken as soon as those before it are
+  if (ranks.count() == 1) {  // each result is taken as soon as it is there
     std::mutex turn;
     for_each_piece(pool, end - begin, [&](Index i, const Executor& executor) {
       const std::string result = evaluated(begin + i, executor);
@@ -321,10 +326,13 @@ void evaluate_texts(const Options& options, const Setting& setting, const Texts&
   bar.finish();
 }
 
+Shard share_of(const Options& options) { return options.shard ? Shard::parse(*options.shard) : Shard(); }
+
 /// Evaluates the texts; with --shard or a file of lines only a share of them, whose results are written and are no evaluation yet; with
 /// --join none, and joins those of files.
 std::optional<Evaluation> evaluate(const Options& options, const std::vector<MethodRow>& rows, bool lines, Ranks& ranks) {
   const auto begin = std::chrono::steady_clock::now();
+  const EvaluationShares shares = shares_of(options.joined);
   Texts texts;
   Evaluation evaluation;
   const LoadedModel<float> loaded = open_model(options, texts, evaluation);
@@ -337,15 +345,15 @@ std::optional<Evaluation> evaluate(const Options& options, const std::vector<Met
     return evaluation;
   };
   if (!options.joined.empty()) {
-    join_shares(evaluation, options.joined, settings_of(options, evaluation, ""), numbers);
+    join_shares(evaluation, shares, settings_of(options, texts, evaluation, ""), numbers);
     return finished();
   }
 
-  const Shard shard = options.shard.empty() ? Shard() : Shard::parse(options.shard);
+  const Shard shard = share_of(options);
   const Index first = shard.begin(evaluation.texts), last = shard.end(evaluation.texts);
   std::optional<ResumableLines> results;
   if (lines && ranks.first())
-    results.emplace(options.out, settings_of(options, evaluation, shard.text()),
+    results.emplace(options.out, settings_of(options, texts, evaluation, shard.text()),
                     std::vector<Index>(numbers.begin() + first, numbers.begin() + last));
   const Index found = lines ? ranks.from_first(results ? results->written() : 0) : 0;
   Setting setting{options.model, loaded.model, {}, rows, parse_reduction(options.reduce)};
@@ -483,6 +491,7 @@ int main(int argument_count, char** arguments) {
     }
     const bool lines = ending == ".jsonl";
     if (given(app, "--shard") && given(app, "--join")) raise(ErrorKind::value, "--shard and --join exclude each other");
+    static_cast<void>(share_of(options));
     if (given(app, "--shard") && !lines) raise(ErrorKind::value, "--shard: a share's results go to a file, expected --out FILE.jsonl");
     if (lines && options.markdown)
       raise(ErrorKind::value, "--markdown: there is no table of single texts; --join makes one of the files of all shares");

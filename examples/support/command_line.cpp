@@ -186,7 +186,9 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
     if (argument == "--") return;
     if (argument.size() < 2 || argument[0] != '-') {
       std::error_code ignored;
-      const bool model = option_of("model", true) != nullptr && std::filesystem::exists(std::string(argument), ignored);
+      const std::string path(argument);
+      const bool model = option_of("model", true) != nullptr &&
+                         (std::filesystem::is_directory(path, ignored) || (is_weights(path) && std::filesystem::exists(path, ignored)));
       raise(ErrorKind::value, message("\"", printable(argument, 60), "\" belongs to no option",
                                       model ? message(", perhaps --model ", argument, " is meant")
                                             : std::string(", expected quotes around a value of several words"),
@@ -198,7 +200,12 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
     const CLI::Option* const known = option_of(name, is_long);
     if (known == nullptr)
       raise(ErrorKind::value, message("there is no option ", is_long ? "--" : "-", name, perhaps(name, long_names(app), "--"), see));
-    if (equals == std::string_view::npos) i += known->get_items_expected_min();
+    // As the parser takes values: the least number whatever they look like, more while they are not written as options.
+    const int least = known->get_items_expected_min(), most = known->get_items_expected_max();
+    const auto is_option = [](std::string_view word) { return word.size() > 1 && word[0] == '-'; };
+    for (int taken = equals == std::string_view::npos ? 0 : 1;
+         i + 1 < argument_count && (taken < least || (taken < most && !is_option(arguments[i + 1]))); ++taken)
+      ++i;
   }
 }
 
@@ -282,7 +289,9 @@ CLI::Validator between(Index least, Index most) {
         Index value = 0;
         const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
         if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least && value <= most) return std::string();
-        return message("\"", printable(text, 60), "\" is no whole number from ", least, " to ", most);
+        const std::string range =
+            most == std::numeric_limits<Index>::max() ? message("of at least ", least) : message("from ", least, " to ", most);
+        return message("\"", printable(text, 60), "\" is no whole number ", range);
       },
       "");
 }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include <implicit_attention/core/error.hpp>
@@ -36,19 +37,29 @@ std::string packed_of_line(const Json& result) {
   return bytes;
 }
 
-/// Reads what a file's results were made with, and gives its share of the texts.
-Shard checked_settings(const std::string& path, nlohmann::ordered_json expected) {
+/// What a file's results were made with.
+JsonDocument settings_beside(const std::string& path) {
   const std::string beside = settings_path(path);
-  if (!std::filesystem::exists(beside))
+  std::error_code ignored;
+  if (!std::filesystem::exists(beside, ignored))
     raise(ErrorKind::value, message("--join: there is no ", beside, ", which says what ", path, " was made with"));
-  const JsonDocument document = read_json_object(beside);
+  return read_json_object(beside);
+}
+
+/// Which share of the texts a file has, by its settings.
+Shard shard_of(const std::string& path) {
+  const JsonDocument document = settings_beside(path);
   const Json& settings = document;
   const auto shard = settings.find("shard");
-  if (shard == settings.end() || !shard->is_string()) raise(ErrorKind::file, message(beside, ": there is no share \"shard\""));
-  expected["shard"] = shard->get<std::string>();
-  if (const std::string what = settings_difference(settings, expected); !what.empty())
+  if (shard == settings.end() || !shard->is_string()) raise(ErrorKind::file, message(settings_path(path), ": there is no share \"shard\""));
+  return Shard::parse(shard->get<std::string>(), settings_path(path));
+}
+
+void check_settings(const std::string& path, const Shard& shard, nlohmann::ordered_json expected) {
+  const JsonDocument document = settings_beside(path);
+  expected["shard"] = shard.text();
+  if (const std::string what = settings_difference(document, expected); !what.empty())
     raise(ErrorKind::value, message("--join: ", path, " was made with ", what));
-  return Shard::parse(shard->get<std::string>());
 }
 
 }  // namespace
@@ -70,37 +81,45 @@ std::string evaluated_line(Index line, std::string_view packed) {
   return result.dump() + "\n";
 }
 
-void join_shares(Evaluation& evaluation, const std::vector<std::string>& files, const nlohmann::ordered_json& settings,
-                 const std::vector<Index>& lines) {
-  const auto total = static_cast<Index>(lines.size());
-  std::map<Index, std::string> by_number;
-  Index count = 0;
+EvaluationShares shares_of(const std::vector<std::string>& files) {
+  EvaluationShares shares;
   for (const std::string& path : files) {
-    const Shard shard = checked_settings(path, settings);
-    if (count != 0 && shard.count != count)
-      raise(ErrorKind::value, message("--join: ", path, " is share ", shard.text(), ", and another file is one of ", count));
-    count = shard.count;
-    const auto [place, fresh] = by_number.emplace(shard.number, path);
+    const Shard shard = shard_of(path);
+    if (shares.count != 0 && shard.count != shares.count)
+      raise(ErrorKind::value, message("--join: ", path, " is share ", shard.text(), ", and another file is one of ", shares.count));
+    shares.count = shard.count;
+    const auto [place, fresh] = shares.files.emplace(shard.number, path);
     if (!fresh) raise(ErrorKind::value, message("--join: ", path, " and ", place->second, " are both share ", shard.text()));
   }
-  for (Index number = 1; number <= count; ++number)
-    if (by_number.find(number) == by_number.end())
-      raise(ErrorKind::value, message("--join: share ", Shard{number, count}.text(), " is missing"));
-  for (const auto& [number, path] : by_number) {
-    const Shard shard{number, count};
+  for (Index number = 1; number <= shares.count; ++number)
+    if (shares.files.find(number) == shares.files.end())
+      raise(ErrorKind::value, message("--join: share ", Shard{number, shares.count}.text(), " is missing"));
+  return shares;
+}
+
+void join_shares(Evaluation& evaluation, const EvaluationShares& shares, const nlohmann::ordered_json& settings,
+                 const std::vector<Index>& lines) {
+  const auto total = static_cast<Index>(lines.size());
+  for (const auto& [number, path] : shares.files) {
+    const Shard shard{number, shares.count};
+    check_settings(path, shard, settings);
+  }
+  for (const auto& [number, path] : shares.files) {
+    const Shard shard{number, shares.count};
     const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
     std::string_view text = file->text();
     const Index end = shard.end(total);
     for (Index k = shard.begin(total); k < end; ++k) {
       const std::size_t length = text.find('\n');
       if (length == std::string_view::npos)
-        raise(ErrorKind::value, message("--join: ", path, " has the results of ", grouped(k - shard.begin(total)), " texts, expected ",
-                                        grouped(end - shard.begin(total)), ": start its run again, which goes on where it ended"));
+        raise(ErrorKind::value,
+              message("--join: ", path, " has the results of ", grouped(k - shard.begin(total)), " texts, expected ",
+                      grouped(end - shard.begin(total)), ": its run has not ended; if it was interrupted, start it again"));
       const Index line = lines[static_cast<std::size_t>(k)];
       if (!text.starts_with(line_start(line)))
         raise(ErrorKind::value, message("--join: ", path, ":", k - shard.begin(total) + 1, ": is not the result of line ", line));
-      const JsonDocument document = parse_json_object(text.substr(0, length), path);
       try {
+        const JsonDocument document = parse_json_object(text.substr(0, length), "the line");
         join(evaluation, packed_of_line(document));
       } catch (const Error& error) {
         raise(error.kind(), message("--join: ", path, ":", k - shard.begin(total) + 1, ": ", error.what()));

@@ -44,8 +44,9 @@ void refuse_texts_alone(const std::vector<LabelledText>& texts, const std::map<s
 
 }  // namespace
 
-std::vector<LabelledText> read_labelled_texts(const std::string& path) {
-  const TextLines file(path);
+std::vector<LabelledText> read_labelled_texts(const std::string& path) { return read_labelled_texts(TextLines(path), path); }
+
+std::vector<LabelledText> read_labelled_texts(const TextLines& file, const std::string& path) {
   std::vector<LabelledText> texts;
   for (const auto& [line, here] : file.lines()) {
     const std::size_t split = here.find_first_of(" \t");

@@ -7,6 +7,8 @@
 
 #include <implicit_attention/io/tokenizer.hpp>
 
+#include "text_lines.hpp"
+
 namespace implicit_attention::examples {
 
 /// One line of a file: `label<tab or space>text`, then optionally a tab and the words that people marked as the reason for the label, such
@@ -20,6 +22,8 @@ struct LabelledText {
 /// Reads a file of them; empty lines are passed over. Fails (file), naming the line, on one without a label or a text, and on a file
 /// without any.
 [[nodiscard]] std::vector<LabelledText> read_labelled_texts(const std::string& path);
+/// The same of a file that has been opened; `path` is its name in messages.
+[[nodiscard]] std::vector<LabelledText> read_labelled_texts(const TextLines& file, const std::string& path);
 /// `limit` of the texts, drawn by `seed`, in the order of the file; all of them if they are no more.
 [[nodiscard]] std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limit, std::uint64_t seed);
 

@@ -104,8 +104,8 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
 
   const TextExplainer explainer(question, many.model, [&](const Tokenizer& opened) {
     if (!objects && opened.kind() == TokenizerKind::none) (void)opened.encode("text");  // fails, and says why
-    for (const std::vector<std::string>* const names : {&question.sequence.prepend, &question.sequence.append})
-      for (const std::string& name : *names) (void)opened.id(name);
+    for (const std::string& name : question.sequence.prepend) static_cast<void>(token_named("--prepend", name, opened));
+    for (const std::string& name : question.sequence.append) static_cast<void>(token_named("--append", name, opened));
   });
   const Tokenizer& tokenizer = explainer.tokenizer();
 

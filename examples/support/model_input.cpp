@@ -213,11 +213,9 @@ Index token_named(std::string_view option, const std::string& name, const Tokeni
   } catch (const Error& error) {
     std::vector<std::string> names;
     for (const auto& [token, id] : tokenizer.vocabulary().ids()) names.push_back(token);
-    if (names.empty()) {
-      std::vector<Index> ids(static_cast<std::size_t>(tokenizer.vocabulary_size()));
-      std::iota(ids.begin(), ids.end(), Index{0});
-      names = tokenizer.labels(ids);
-    }
+    if (names.empty())  // one by one: labels of tokens in a row join bytes that stand beside each other by chance
+      for (Index id = 0; id < tokenizer.vocabulary_size(); ++id)
+        if (std::string label = tokenizer.label(id); tokenizer.find(label)) names.push_back(std::move(label));
     raise(error.kind(), message(option, ": ", error.what(), perhaps(name, names)));
   }
 }

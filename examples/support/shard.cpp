@@ -8,7 +8,7 @@
 
 namespace implicit_attention::examples {
 
-Shard Shard::parse(const std::string& text) {
+Shard Shard::parse(const std::string& text, std::string_view who) {
   constexpr Index most = 1'000'000;
   Shard shard;
   const char* const end = text.data() + text.size();
@@ -18,7 +18,7 @@ Shard Shard::parse(const std::string& text) {
     if (count.ec == std::errc() && count.ptr == end && shard.number >= 1 && shard.number <= shard.count && shard.count <= most)
       return shard;
   }
-  raise(ErrorKind::value, message("--shard: \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8"));
+  raise(ErrorKind::value, message(who, ": \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8"));
 }
 
 std::string Shard::text() const { return message(number, "/", count); }

@@ -33,7 +33,7 @@ for room in core kernels operator streaming trace layers attribution metrics mod
     done
   done
 done
-# found PATTERN FILE...: prints what matches, and what the law is
+# law WHAT PATTERN FILE...: prints what matches, and what the law is
 law() {
   local what="$1" pattern="$2"
   shift 2
@@ -45,7 +45,7 @@ others() { printf '%s\n' "${headers[@]}" | grep -vE "$1"; }
 law "only trace/ records ways back, layers and models are written from its operations" '[.>]record(_all)?\(|Back<|cannot_treat' layers/*.hpp models/*.hpp
 law "layers and models assemble recurrences, and call no kernel" \
   '\b(scan|scan_transposed|scan_gradient|head_scan[a-z_]*|matrix_apply[a-z_]*|matrix_rows|attention_rows|reduced_rows|softmax_(carry|gradient)|plain_[a-z_]+)(<[A-Za-z]+>)?\(' \
-  $(ls layers/*.hpp models/*.hpp)
+  layers/*.hpp models/*.hpp
 law "config.hpp is the one header that includes Eigen" '#include [<"]Eigen' $(others '^./config\.hpp$')
 law "other libraries are used in io/ alone" '#include <(nlohmann|pcre2|utf8proc|sentencepiece|zlib)' $(others '^./io/')
 law "threads are started by the executors in core/ alone" '#include <(thread|future|condition_variable|omp\.h)>' $(others '^./core/(thread|openmp)_executor\.hpp$')

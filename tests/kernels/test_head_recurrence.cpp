@@ -171,6 +171,28 @@ TEST_CASE("the gradient of every factor of a head recurrence is that of finite d
     }
 }
 
+TEST_CASE("a row of many heads is each head's, whatever the batches and the workers") {
+  for (const Transition transition : {Transition::delta, Transition::rank_one, Transition::diagonal}) {
+    Plan plan;
+    plan.transition = transition;
+    plan.decay = Decay::state;
+    plan.tokens = 21;
+    plan.state = 19;
+    plan.heads = 35;
+    plan.groups = 5;
+    const HeadRecurrence<float> r = make<float>(plan);
+    std::vector<Index> heads;
+    for (Index head = 34; head >= 0; head -= head == 20 ? 3 : 1) heads.push_back(head);
+    const Index count = static_cast<Index>(heads.size());
+    for (const Executor& executor : {serial_executor(), thread_executor(3)}) {
+      Matrix<float> rows = Matrix<float>::Constant(count, r.tokens, 7), alone = rows;
+      head_rows(SharedMatrix<float>(r), heads, {17}, View<float>(rows), executor);
+      for (Index i = 0; i < count; ++i) matrix_rows(r, heads[static_cast<std::size_t>(i)], 17, 18, View<float>(&alone(i, 0), 1, r.tokens));
+      CHECK(rows == alone);
+    }
+  }
+}
+
 TEST_CASE("head recurrences give the same bits for any number of workers") {
   const Executor executor = thread_executor(3);
   for (Plan plan : plans(100, 6, 5, 7)) {

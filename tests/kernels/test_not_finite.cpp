@@ -15,6 +15,7 @@
 #include <implicit_attention/kernels/matrix_recurrence.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
 #include <implicit_attention/kernels/scan.hpp>
+#include <implicit_attention/kernels/surrounded_matrix.hpp>
 
 namespace {
 
@@ -238,4 +239,53 @@ TEST_CASE("rows of a matrix a head, by blocks, carry what is not finite as far a
           if (t > 0 && t + 1 < tokens) CHECK(spoilt_entries > 0);
         }
     }
+}
+
+TEMPLATE_TEST_CASE("single rows of several heads together carry a NaN as far as their definition does, and no farther", "", double, float) {
+  using Scalar = TestType;
+  using head_cases::Decay;
+  using Member = Array<Scalar> HeadRecurrence<Scalar>::*;
+  constexpr Scalar nan = std::numeric_limits<Scalar>::quiet_NaN();
+  for (const Transition transition : {Transition::delta, Transition::rank_one, Transition::diagonal})
+    for (const Decay decay : {Decay::head, Decay::state})
+      for (const Index size : {Index(3), Index(19)}) {  // below a register, and beyond one
+        head_cases::Plan plan;
+        plan.transition = transition;
+        plan.decay = decay;
+        plan.tokens = 24;
+        plan.state = size;
+        const HeadRecurrence<Scalar> clean = head_cases::make<Scalar>(plan);
+        for (const auto& [name, member] : {std::pair<const char*, Member>{"query", &HeadRecurrence<Scalar>::query},
+                                           {"key", &HeadRecurrence<Scalar>::key},
+                                           {"key_scale", &HeadRecurrence<Scalar>::key_scale},
+                                           {"log_decay", &HeadRecurrence<Scalar>::log_decay},
+                                           {"removal", &HeadRecurrence<Scalar>::removal},
+                                           {"probe", &HeadRecurrence<Scalar>::probe}})
+          for (const Scalar sign : {Scalar(1), Scalar(-1)})
+            for (const Index t : {Index(0), Index(11), Index(12), Index(22), Index(23)}) {
+              if ((clean.*member).empty()) continue;
+              INFO("transition " << static_cast<int>(transition) << ", decay " << static_cast<int>(decay) << ", state " << size << ", "
+                                 << name << " of token " << t);
+              HeadRecurrence<Scalar> spoilt = clean;
+              Matrix<Scalar> numbers = *(clean.*member);
+              numbers(t, numbers.cols() - 1) = std::copysign(nan, sign);
+              spoilt.*member = numbers;
+              for (const Index row : {Index(22), Index(23)}) {
+                Matrix<Scalar> rows(2, plan.tokens);
+                head_rows(SharedMatrix<Scalar>(spoilt), {0, 1}, {row}, View<Scalar>(rows), serial_executor());
+                Index wrong = 0;
+                for (Index head = 0; head < 2; ++head) {
+                  Matrix<Scalar> plain = Matrix<Scalar>::Zero(1, plan.tokens);
+                  plain_head_row(spoilt, head, row, &plain(0, 0));
+                  for (Index j = 0; j < plan.tokens; ++j) {
+                    const Scalar got = rows(head, j), expected = plain(0, j);
+                    const bool near =
+                        std::abs(got - expected) <= (sizeof(Scalar) == 4 ? Scalar(1e-4) : Scalar(1e-12)) * (1 + std::abs(expected));
+                    wrong += std::isfinite(expected) ? !near : std::isfinite(got);
+                  }
+                }
+                CHECK(wrong == 0);
+              }
+            }
+      }
 }

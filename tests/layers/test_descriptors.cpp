@@ -290,5 +290,7 @@ TEST_CASE("what an array was made from is asked about with the sources that were
   CHECK(from.newer(bonus, {{"query", &query}, {"key", &key}}).empty());
   CHECK(from.newer(bonus, {{"query", &query}, {"key", &other}}) == "key");
   CHECK(from.newer(other, {{"query", &query}, {"key", &other}}).empty());  // a host's own array is taken as it is
-  CHECK(error_of([&] { static_cast<void>(from.newer(bonus, {{"query", &query}})); }).second == "MadeFrom: 1 sources asked about, 2 noted");
+  CHECK(error_of([&] {
+          static_cast<void>(from.newer(bonus, {{"query", &query}}));
+        }).second == "MadeFrom: lower() names 1 sources, run() noted 2: the layer is at fault");
 }

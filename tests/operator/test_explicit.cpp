@@ -86,3 +86,16 @@ TEST_CASE("an explicit recurrence with and without each part around it, applied 
       }
     }
 }
+
+TEST_CASE("an explicit recurrence has its heads' maps, unless its matrices hold other terms as well") {
+  for (const Index heads : {Index(1), Index(3), Index(6)}) {
+    UnifiedForm<double> form = some_form(4, 6, heads);
+    const ImplicitAttention<double> attention(form);
+    CHECK(attention.heads() == heads);
+    CHECK(attention.head_maps().stacked() == form.recurrence.given()->weights.matrix());
+    ExplicitRecurrence<double> mixed = *form.recurrence.given();
+    mixed.mixed = true;
+    form.recurrence = mixed;
+    CHECK(ImplicitAttention<double>(form).heads() == 0);
+  }
+}

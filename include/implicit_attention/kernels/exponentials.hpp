@@ -71,7 +71,7 @@ void exponentiate(Scalar* numbers, Index count) {
   exponentiate<Scalar>(numbers, count, numbers);
 }
 
-/// The same, in less than half of the operations where all are between -log 2 and 0, decays above one half. exp(0) is exactly 1.
+/// The same into other memory than `from`, in less than half of the operations where all are between -log 2 and 0, decays above one half. exp(0) is exactly 1.
 template <Real Scalar>
 void exponentiate_together(const Scalar* from, Index count, Scalar* to) {
 #if defined(__GNUC__)

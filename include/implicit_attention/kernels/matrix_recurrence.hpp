@@ -79,6 +79,7 @@ struct ExplicitRecurrence {
   Index tokens = 0, channels = 0, heads = 1;
   Array<Scalar> weights;  ///< (heads * tokens, tokens); where causal, zero right of the diagonal
   bool causal = true;
+  bool mixed = false;  ///< the matrices hold other terms of a channel as well: they are no head's R
 
   [[nodiscard]] Index head_channels() const { return channels / heads; }
   [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }

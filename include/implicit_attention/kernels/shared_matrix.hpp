@@ -208,7 +208,9 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
                   bool by_rows, Index rows_of_a_run, const Executor& executor, const MakeWorker& make_worker) {
   if (rows.empty() || heads.empty()) return;
   const std::vector<RowRun> runs = row_runs(rows, rows_of_a_run);
-  const Index at_once = matrix.kernels().heads_at_once(static_cast<Index>(rows.size()));
+  // At least two batches, where there are as many heads: two workers then have one each.
+  const Index at_once = std::min(matrix.kernels().heads_at_once(static_cast<Index>(rows.size())),
+                                 std::max<Index>(1, (static_cast<Index>(heads.size()) + 1) / 2));
   const std::vector<std::vector<Index>> batches = head_batches(matrix, heads, by_rows ? 64 : 8, at_once);
   const Index columns = padded<Scalar>(matrix.tokens, width), run_count = static_cast<Index>(runs.size());
   const auto of_run = [&](const PreparedRows<Scalar>& maker, const std::vector<Index>& batch, const RowRun& run, Matrix<Scalar>& memory,

@@ -180,7 +180,7 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
       has_gate_(weights.has_gate),
       negative_eigenvalues_(options.negative_eigenvalues),
       has_beta_(weights.has_beta) {
-  constexpr Index most_keys = Index(1) << 24;  // norms of theirs are made here
+  constexpr Index most_keys = Index(1) << 24;  // a norm over the keys is made here: no absurd size may be allocated
   heads_ = weights.value_heads;
   key_heads_ = options.key_heads == 0 ? heads_ : options.key_heads;
   state_ = weights.key_size;

@@ -262,6 +262,7 @@ class LayerInterface {
                                                         const Executor& executor = serial_executor()) const {
     using Scalar = typename Layer::Scalar;
     const ConstView<Scalar> view(u);
+    detail::check_input(Layer::layer_name, view, self().width());
     detail::check_positions(Layer::layer_name, positions, view.rows());
     RunContext<Scalar> context;
     context.positions = positions;

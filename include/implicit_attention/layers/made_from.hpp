@@ -36,7 +36,8 @@ class MadeFrom {
     if (!noted(made)) return {};
     // A layer lists the sources in run() and again in lower(): two lists of another length cannot be compared.
     if (sources_.size() != sources.size())
-      raise(ErrorKind::value, message("MadeFrom: ", sources.size(), " sources asked about, ", sources_.size(), " noted"));
+      raise(ErrorKind::value,
+            message("MadeFrom: lower() names ", sources.size(), " sources, run() noted ", sources_.size(), ": the layer is at fault"));
     auto noted = sources_.begin();
     for (const auto& [name, source] : sources)
       if (!(noted++)->is(*source) && !source->empty()) return name;

@@ -42,6 +42,7 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   const bool by_head = terms.has(Term::recurrence) && !terms.has(Term::skip) && !terms.has(Term::activation) &&
                        !terms.has(Term::convolution) && !terms.has(Term::bias);
   recurrence.heads = by_head ? heads() : E;
+  recurrence.mixed = !by_head;
   if (by_head && terms.has(Term::normalization)) form.normalization = spread_columns<S>(*act.normalizer, E / heads());
   Matrix<S> weights = large_matrix<S>(recurrence.heads * N, N, "the matrices of MLLA's channels");
   Matrix<S> affine = Matrix<S>::Zero(N, E);

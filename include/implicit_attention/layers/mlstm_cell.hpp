@@ -76,7 +76,8 @@ struct MlstmCell {
     final.maximum = act.maximum.matrix().bottomRows(1);
     const Value<S> o = head_recurrence(recurrence(act), inputs, x, detail::carried(initial.recurrent), &final.recurrent);
     const Value<S> sums = row_sums(recurrence(act), inputs, detail::carried(initial.normalizer), &final.normalizer);
-    // Bounded where exp(-m) would be infinite: what is divided by it is 0 either way, and its gradient must not be 0 times infinity.
+    // Bounded where exp(-m) would be infinite: its reciprocal is below the smallest normal number either way, and the gradient must not be 0
+    // times infinity.
     const S largest = std::log(std::numeric_limits<S>::max()) - S(1);
     const Value<S> floor = apply_function(Function::exp, clamp(times(gates.maximum, S(-1)), -std::numeric_limits<S>::infinity(), largest));
     const Value<S> normalizer = reciprocal(magnitude_at_least(sums, floor), eps);

@@ -59,11 +59,11 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Array<Scalar> x;           ///< (L, E): value, the linear input
     Array<Scalar> key;         ///< (L, E)
     Array<Scalar> receptance;  ///< (L, E): before the sigmoid
-    Weighting weighting;       ///< recomputed where it is empty, or was made from other keys, or another state, than these
-    Array<Scalar> y;           ///< (L, E): output before the output projection
-    Array<Scalar> out;         ///< (L, D)
-    State initial;             ///< the state carried in; empty matrices if none
-    State final;               ///< the state after the last token
+    Weighting weighting;  ///< recomputed where it is empty, or was made from other keys or another state; a host's own is taken as it is
+    Array<Scalar> y;      ///< (L, E): output before the output projection
+    Array<Scalar> out;    ///< (L, D)
+    State initial;        ///< the state carried in; empty matrices if none
+    State final;          ///< the state after the last token
   };
 
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.

@@ -39,7 +39,8 @@ class ImplicitAttention {
   /// The same into the caller's memory: `out` is (chosen channels * chosen rows, tokens), channel after channel.
   void materialize_into(View<Scalar> out, const Selection& selection = {}) const;
 
-  /// Heads whose channels share one matrix; 0 where every channel has a recurrence of its own.
+  /// Heads whose channels share one matrix; 0 where every channel has a recurrence of its own, or one that holds other terms as well
+  /// (ExplicitRecurrence::mixed).
   [[nodiscard]] Index heads() const;
   /// How many forms are added, each with its own R_h: 1 for most layers, rank * rank for a multi-input Mamba-3.
   [[nodiscard]] Index summands() const { return static_cast<Index>(parts_.size()); }
@@ -136,8 +137,8 @@ template <Real S>
 Index ImplicitAttention<S>::heads() const {
   const SharedMatrix<Scalar>* shared = parts_.front().shared_matrix();
   if (shared == nullptr) return 0;
-  // Matrices given for each channel may hold other terms as well (MLLA with its convolutions): they are no head's R.
-  return form_.recurrence.given() != nullptr && shared->heads == channels() ? 0 : shared->heads;
+  const ExplicitRecurrence<Scalar>* given = form_.recurrence.given();
+  return given != nullptr && given->mixed ? 0 : shared->heads;
 }
 
 template <Real S>

@@ -338,3 +338,5 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/trace/causal_convolution.hpp>  // was part of this header: for one release

@@ -368,3 +368,5 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#include <implicit_attention/trace/heads.hpp>  // was part of this header: for one release

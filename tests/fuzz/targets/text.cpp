@@ -77,8 +77,10 @@ const std::vector<One>& tokenizers() {
 
 static std::vector<std::string> seeds_of_text() {
   std::vector<std::string> all;
-  for (std::size_t i = 0; i < tokenizers().size(); ++i)
-    all.push_back(std::string(1, static_cast<char>(i)) + "It's the <|end|> 1234\r\n\n  caf\xC3\xA9 \xF0\x9F\xA6\x99 e\xCC\x81 \xFF\xC0");
+  for (std::size_t i = 0; i < tokenizers().size(); ++i) {
+    all.emplace_back(1, static_cast<char>(i));
+    all.back() += "It's the <|end|> 1234\r\n\n  caf\xC3\xA9 \xF0\x9F\xA6\x99 e\xCC\x81 \xFF\xC0";
+  }
   return all;
 }
 

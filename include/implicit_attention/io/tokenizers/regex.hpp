@@ -64,7 +64,11 @@ inline constexpr std::string_view words_pattern =
       const std::size_t end = pattern.find(":]", i + 2);
       if (end == std::string_view::npos) refuse("a set that does not end");
       const std::string_view named = pattern.substr(i, end + 2 - i);
-      out += named == "[:alpha:]" ? R"(\p{Alphabetic})" : named == "[:punct:]" ? R"(\p{P}\p{S})" : named;
+      if (named == "[:^punct:]") refuse(named);
+      out += named == "[:alpha:]"    ? R"(\p{Alphabetic})"
+             : named == "[:^alpha:]" ? R"(\P{Alphabetic})"
+             : named == "[:punct:]"  ? R"(\p{P}\p{S})"
+                                     : named;
       i = end + 1;
     } else if (letter == ']' && depth > 0) {
       if (--depth == 0) out += letter;
@@ -145,7 +149,7 @@ class Regex {
   [[nodiscard]] std::unique_ptr<Scratch> take_scratch() const {
     return spares_.take([this] { return std::make_unique<Scratch>(*this); });
   }
-  void give_scratch(std::unique_ptr<Scratch> scratch) const { spares_.give(std::move(scratch)); }
+  void give_scratch(std::unique_ptr<Scratch> scratch) const noexcept { spares_.give(std::move(scratch)); }
 
   /// The first match in `text` that begins at `from` or later. `text` is well-formed UTF-8. Fails (limit) on an expression that takes too
   /// long on this text.

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -28,9 +29,13 @@ class Spares {
     }
     return make();
   }
-  void give(std::unique_ptr<Thing> thing) const {
+  /// What there is no memory to keep is let go: destructors give things back.
+  void give(std::unique_ptr<Thing> thing) const noexcept {
     const std::lock_guard<std::mutex> lock(turn_);
-    list_.push_back(std::move(thing));
+    try {
+      list_.push_back(std::move(thing));
+    } catch (const std::bad_alloc&) {
+    }
   }
 
  private:
