@@ -180,10 +180,10 @@ template <class Scalar, class Got>
 void check_matrix(const Got& got, const Matrix<double>& expected, const char* what) {
   INFO(what);
   REQUIRE(got.rows() == expected.rows());
+  const double largest = expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   double worst = 0;
   for (Index i = 0; i < got.rows(); ++i) {
-    const double scale = std::max(expected.row(i).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(),
-                                  1e-2 * expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+    const double scale = std::max(expected.row(i).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(), 1e-2 * largest);
     for (Index j = 0; j < got.cols(); ++j) {
       const double error = std::abs(static_cast<double>(got(i, j)) - expected(i, j)) / std::max(scale, 0.1);
       worst = error >= 0 && error <= worst ? worst : error;
