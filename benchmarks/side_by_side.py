@@ -15,6 +15,7 @@ Needs PyTorch with a fast matrix product (Debian: python3-torch and libopenblas0
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import struct
@@ -176,6 +177,10 @@ def main():
         parser.error("every number must be at least 1")
     if not pathlib.Path(options.program).exists():
         parser.error(f"there is no {options.program}: bash examples/run.sh builds it, --program names another")
+    threads = str(options.threads)
+    if os.environ.get("OPENBLAS_NUM_THREADS") != threads:  # read when the library is loaded, and it knows nothing of PyTorch's own number
+        os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = threads
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     model = Model(options.layers)
