@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <utility>
 
 #include <implicit_attention/core/error.hpp>
@@ -83,7 +84,8 @@ std::string grouped(Index count) {
 std::vector<double> nice_ticks(double low, double high, int count) {
   if (!(high > low) || !std::isfinite(low) || !std::isfinite(high) || count < 1) return {};
   const double span = high - low, slack = 1e-9;  // ends that are round but for rounding errors still get their tick
-  for (int exponent = static_cast<int>(std::floor(std::log10(span))) - 3;; ++exponent) {
+  const double size = std::isfinite(span) ? std::log10(span) : std::numeric_limits<double>::max_exponent10;  // from -1e308 to 1e308
+  for (int exponent = static_cast<int>(std::floor(size)) - 3;; ++exponent) {
     for (const double leading : {1.0, 2.0, 5.0}) {
       const double step = leading * std::pow(10.0, exponent);
       const double first = std::ceil(low / step - slack), last = std::floor(high / step + slack);

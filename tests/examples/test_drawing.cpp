@@ -702,6 +702,7 @@ TEST_CASE("numbers are written to be read") {
   CHECK(grouped(999) == "999");
   CHECK(tick_labels(nice_ticks(0, 1, 6)) == std::vector<std::string>{"0", "0.2", "0.4", "0.6", "0.8", "1.0"});
   CHECK(tick_labels(nice_ticks(-0.31, 0.31, 5)) == std::vector<std::string>{"-0.2", "0", "0.2"});
+  CHECK(nice_ticks(-1.3e308, 1.3e308, 5).size() == 5);  // further apart than a number goes
   CHECK(tick_labels(nice_ticks(0, 3.2e-5, 4)) == std::vector<std::string>{"0", "1e-5", "2e-5", "3e-5"});
   CHECK(tick_labels(nice_ticks(0, 1700, 4)) == std::vector<std::string>{"0", "500", "1000", "1500"});
   for (const double limit : {1e-300, 3e-8, 0.07, 1.0, 9.99, 12345.0, 1e300}) {

@@ -49,6 +49,10 @@ if have ccache; then launcher=(ccache) && export CCACHE_SLOPPINESS=pch_defines,t
 # Every number that is converted must fit; a rule that is broken ends the program. -O1: the sanitizers' own advice.
 flags=(-std=c++20 -O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all
   -DIMPLICIT_ATTENTION_LIBFUZZER -DIMPLICIT_ATTENTION_SOURCE_DIR="\"$root\"" -I include -I tests -I examples -isystem "$eigen")
+# What the targets of the programs call. What else stands in these files (pictures, draws of texts) may stay without what it calls itself: it
+# is not run, and would end the program at once.
+supported=(command_line model_files nearest_name terminal colour_scale colour numbers text text_lines labelled_text evaluated_methods)
+partly=(-no-pie -Wl,--unresolved-symbols=ignore-in-object-files)
 libraries=(-lpcre2-8 -lutf8proc -lpthread)
 if have_header zlib.h; then flags+=(-DIMPLICIT_ATTENTION_IO_ZLIB=1) && libraries+=(-lz); fi
 
@@ -66,7 +70,8 @@ if [ "$coverage" = yes ]; then
   counted=(-std=c++20 -O0 -fprofile-instr-generate -fcoverage-mapping -DIMPLICIT_ATTENTION_SOURCE_DIR="\"$root\""
     -DIMPLICIT_ATTENTION_BINARY_DIR="\"$out\"" -I include -I tests -I examples -isystem "$eigen")
   if have_header zlib.h; then counted+=(-DIMPLICIT_ATTENTION_IO_ZLIB=1); fi
-  "$clang" "${counted[@]}" "$out/replay.cpp" tests/main.cpp examples/support/{command_line,numbers,text,labelled_text}.cpp "${libraries[@]}" \
+  "$clang" "${counted[@]}" "$out/replay.cpp" tests/main.cpp "${partly[@]}" \
+    $(printf 'examples/support/%s.cpp ' "${supported[@]}") "${libraries[@]}" \
     $(if have_header catch2/catch_all.hpp; then echo -lCatch2; fi) -o "$out/replay"
   LLVM_PROFILE_FILE="$out/replay.profraw" IMPLICIT_ATTENTION_FUZZ=0 IMPLICIT_ATTENTION_FUZZ_CORPUS="$out/found" "$out/replay"
   "$profdata" merge -sparse "$out/replay.profraw" -o "$out/replay.profdata"
@@ -80,7 +85,6 @@ begin=$SECONDS
 printf '#include <implicit_attention/io/instantiations.hpp>\n' >"$out/io.cpp.new"
 if cmp -s "$out/io.cpp.new" "$out/io.cpp"; then rm "$out/io.cpp.new"; else mv "$out/io.cpp.new" "$out/io.cpp"; fi
 compile io.o "$out/io.cpp" -DIMPLICIT_ATTENTION_INSTANTIATE_IO
-supported=(command_line numbers text labelled_text)
 support=()
 for one in "${supported[@]}"; do
   compile "support_$one.o" "examples/support/$one.cpp"
@@ -91,7 +95,7 @@ for name in "${names[@]}"; do
   compile "$name.o" "tests/fuzz/targets/$name.cpp" -include implicit_attention/io/instantiations.hpp
   more=()
   if grep -q '<support/' "tests/fuzz/targets/$name.cpp"; then more=("${support[@]}"); fi
-  "$clang" -fsanitize=fuzzer,address,undefined "$out/$name.o" "${more[@]}" "$out/io.o" "${libraries[@]}" -o "$out/$name"
+  "$clang" -fsanitize=fuzzer,address,undefined "${partly[@]}" "$out/$name.o" "${more[@]}" "$out/io.o" "${libraries[@]}" -o "$out/$name"
 done
 say "Built, $(took $((SECONDS - begin)))"
 
@@ -108,7 +112,7 @@ for name in "${names[@]}"; do
   "$out/$name" -max_total_time="$seconds" -runs="$runs" -max_len=4096 -timeout=10 -malloc_limit_mb=256 -rss_limit_mb=2048 -close_fd_mask=3 \
     -print_final_stats=1 -artifact_prefix="$out/faults/$name/" "${folders[@]}" >"$log" 2>&1 || status=$?
   value() { sed -n "s/^stat::$1: *//p" "$log" | tail -n 1; }
-  edges="$(grep -ao 'cov: [0-9]*' "$log" | tail -n 1 | cut -d' ' -f2)"
+  edges="$(grep -ao 'cov: [0-9]*' "$log" | tail -n 1 | cut -d' ' -f2)" || true  # none where the first input ends the program
   printf '%-20s %12s %10s %8s %8s\n' "$name" "$(value number_of_executed_units)" "$(value average_exec_per_sec)" "${edges:-?}" \
     "$(find "$out/found/$name" -type f | wc -l)"
   if [ "$status" -ne 0 ]; then
