@@ -279,7 +279,8 @@ nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, c
   return settings;
 }
 
-/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each, in the first process, one at a time and in any order.
+/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each, in the first process, one at a time and in
+/// any order.
 void evaluate_texts(const Options& options, const Setting& setting, const Texts& texts, const Evaluation& empty, Index begin, Index end,
                     Ranks& ranks, const std::function<void(Index, const std::string&)>& take) {
   ProgressBar bar(message("evaluate ", empty.architecture), end - begin);

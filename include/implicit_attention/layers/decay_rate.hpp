@@ -18,8 +18,8 @@ template <Real S>
   return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
 }
 
-/// A rate that an engine holds, kept above -1e30 as `decay_rate` keeps it, so that no step of 0 times minus infinity is NaN. Fails (ErrorKind::value) on a NaN or a number above 0; `what` is what
-/// the rate is.
+/// A rate that an engine holds, kept above -1e30 as `decay_rate` keeps it, so that no step of 0 times minus infinity is NaN. Fails
+/// (ErrorKind::value) on a NaN or a number above 0; `what` is what the rate is.
 template <Real S>
 [[nodiscard]] Array<S> checked_rate(std::string_view who, std::string_view name, const Array<S>& rate, std::string_view what) {
   for (Index row = 0; row < rate.rows(); ++row)
