@@ -57,6 +57,10 @@ for my $header (sort keys %faults) {
     my $made = $old =~ /[;}]$/ ? "{ $old }" : "($old)";
     for my $fault (@same) {
       my (undef, undef, $id, $new) = @$fault;
+      if ($old !~ /[;}]$/ && $new eq '') {
+        warn "$header: an expression that becomes nothing: \{\{$old => \}\}\n";
+        $bad = 1;
+      }
       if ($old =~ /[;}]$/) {
         $made = "{ if (IMPLICIT_ATTENTION_FAULT($id)) { $new } else $made }";
       } else {
