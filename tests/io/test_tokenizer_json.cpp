@@ -175,6 +175,7 @@ TEST_CASE("tokenizer.json: Unigram takes the likeliest way", "[io]") {
   };
   CHECK(ids(small(R"(["a",-1],["b",-1.5],["ab",-4])"), "ab") == Ids{1, 2});
   CHECK(ids(small(R"(["xy",1])"), "xy") == Ids{1});
+  CHECK(ids(small(R"(["xy",0.5])"), "xyz") == Ids{1, 0});
 }
 
 TEST_CASE("tokenizer.json: single words", "[io]") {
