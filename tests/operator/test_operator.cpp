@@ -1,6 +1,7 @@
 // Terms, selections, limits, and what the operator refuses.
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -256,4 +257,106 @@ TEST_CASE("bias and carry are the affine part of the same operator", "[operator]
   }
   const ImplicitAttention<double> only_tail(no_state);
   CHECK((only_tail.carry() - inner.apply(reached)).norm() < 1e-13 * only_tail.carry().norm());
+}
+
+namespace {
+
+/// Forms on one input that are added, one of them from the last token to the first, and a path beside them with its own input.
+UnifiedForm<double> sum_of_forms(bool reversed, bool second) {
+  Draw draw(17);
+  UnifiedForm<double> form = some_form(), other = some_form();
+  other.gate = draw.normals<double>(5, 4);
+  other.skip = draw.normals<double>(1, 4);
+  other.reversed = reversed;
+  form.more = {other};
+  if (second) {
+    UnifiedForm<double> beside = some_form();
+    beside.gate = draw.normals<double>(5, 4);
+    form.second = std::make_shared<const SecondPath<double>>(SecondPath<double>{beside, draw.normals<double>(5, 4)});
+  }
+  return form;
+}
+
+constexpr ReductionKind reduction_kinds[] = {ReductionKind::mean, ReductionKind::mean_abs, ReductionKind::mean_positive, ReductionKind::max,
+                                             ReductionKind::min};
+
+/// The definition, entry by entry.
+double reduced_entry(const Reduction<double>& reduction, const AttentionMatrix<double>& all, const std::vector<Index>& channels, Index row,
+                     Index column) {
+  double joined = 0;
+  for (std::size_t c = 0; c < channels.size(); ++c) {
+    double entry = all(channels[c], row, column);
+    if (!reduction.row_weights.empty()) entry *= reduction.row_weights(row, channels[c]);
+    if (!reduction.column_weights.empty()) entry *= reduction.column_weights(column, channels[c]);
+    if (reduction.kind == ReductionKind::mean_abs) entry = std::abs(entry);
+    if (reduction.kind == ReductionKind::mean_positive && entry < 0) entry = 0;
+    if (detail::is_mean(reduction.kind))
+      joined += entry / static_cast<double>(channels.size());
+    else if (c == 0 || std::isnan(entry) || (reduction.kind == ReductionKind::max ? entry > joined : entry < joined))
+      joined = std::isnan(joined) ? joined : entry;
+  }
+  return joined;
+}
+
+}  // namespace
+
+TEST_CASE("a sum of forms is reduced as a sum, one form by itself", "[operator]") {
+  Draw draw(23);
+  for (const bool summed : {false, true})
+    for (const bool spoilt : {false, true}) {
+      UnifiedForm<double> form = summed ? sum_of_forms(true, false) : some_form();
+      if (spoilt) {  // in the last channel that is chosen, where a largest number alone would pass it by
+        Matrix<double> gate = *form.gate;
+        gate(3, 2) = std::numeric_limits<double>::quiet_NaN();
+        form.gate = gate;
+      }
+      const ImplicitAttention<double> attention(form);
+      const AttentionMatrix<double> all = attention.materialize();
+      Selection selection;
+      selection.channels = Indices({0, 1, 2});
+      selection.rows = Indices({1, 3, 4});
+      for (const ReductionKind kind : reduction_kinds)
+        for (const bool weighted : {false, true}) {
+          CAPTURE(summed, spoilt, weighted, static_cast<int>(kind));
+          Reduction<double> reduction;
+          reduction.kind = kind;
+          if (weighted) {
+            reduction.row_weights = draw.normals<double>(5, 4);
+            reduction.column_weights = draw.normals<double>(5, 4);
+          }
+          const Matrix<double> map = attention.reduce(reduction, selection);
+          for (Index r = 0; r < 3; ++r)
+            for (Index j = 0; j < 5; ++j) {
+              const Index row = Index(r == 0 ? 1 : r + 2);
+              const double expected = reduced_entry(reduction, all, {0, 1, 2}, row, j);
+              CAPTURE(row, j, map(r, j), expected);
+              if (std::isnan(expected))
+                CHECK(std::isnan(map(r, j)));
+              else
+                CHECK(std::abs(map(r, j) - expected) < 1e-13);
+            }
+        }
+    }
+}
+
+TEST_CASE("what a sum of forms gives is its matrix, its biases and what it carries in", "[operator]") {
+  Draw draw(29);
+  const Matrix<double> x = draw.normals<double>(5, 4);
+  for (const bool second : {false, true}) {
+    const UnifiedForm<double> form = sum_of_forms(false, second);
+    const ImplicitAttention<double> attention(form);
+    Matrix<double> expected = attention.bias() + attention.carry();
+    const AttentionMatrix<double> all = attention.materialize();
+    for (Index e = 0; e < 4; ++e) expected.col(e) += all.channel(e) * x.col(e);
+    if (second) {
+      const AttentionMatrix<double> beside = attention.second().materialize();
+      for (Index e = 0; e < 4; ++e) expected.col(e) += beside.channel(e) * attention.second_input().matrix().col(e);
+      CHECK((attention.bias() - ImplicitAttention<double>(sum_of_forms(false, false)).bias() - attention.second().bias()).norm() < 1e-13);
+    }
+    CHECK((attention.run(x) - expected).norm() < 1e-12 * expected.norm());
+    // No part is so small that the sum would not show it.
+    UnifiedForm<double> without_tail = form;
+    without_tail.convolution_tail = Array<double>();
+    CHECK((ImplicitAttention<double>(without_tail).run(x) - expected).norm() > 1e-3 * expected.norm());
+  }
 }

@@ -9,7 +9,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 // A join takes what is already there and a value, numbers or whole registers of numbers, and has beside that
-// - over(values): the values of several channels joined,
+// - over(joined): what a register holds, to which values were joined already, as one number,
 // - combine(a, b): two results joined,
 // - sees_zeros: whether joining a zero changes anything.
 // What a NaN is joined to is NaN; an infinite value, in whole registers, may become one.
@@ -17,6 +17,10 @@ namespace detail {
 
 struct Sum {
   static constexpr bool sees_zeros = false;
+  template <class Values>
+  static auto over(const Values& values) {
+    return values.sum();
+  }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
     return a + b;
@@ -32,10 +36,6 @@ struct Add : Sum {
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old + value;
   }
-  template <class Values>
-  static auto over(const Values& values) {
-    return values.sum();
-  }
 };
 
 struct AddAbsolute : Sum {
@@ -47,10 +47,6 @@ struct AddAbsolute : Sum {
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old + value.abs();
   }
-  template <class Values>
-  static auto over(const Values& values) {
-    return values.abs().sum();
-  }
 };
 
 struct AddPositive : Sum {
@@ -61,10 +57,6 @@ struct AddPositive : Sum {
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
     return old + value.max(Scalar(0));
-  }
-  template <class Values>
-  static auto over(const Values& values) {
-    return values.max(0).sum();
   }
 };
 

@@ -114,6 +114,11 @@ class Explainer {
     return method == Method::gradient_maximum || (method == Method::rollout && options.rollout.discard_ratio != Scalar(0)) ||
            (options.with_map && method_info(method).has_map);
   }
+  /// The layers that are explained: the one asked for, or all that mix tokens.
+  [[nodiscard]] std::vector<Index> layers_of(const MethodOptions<Scalar>& options) const {
+    if (options.layer) return {*options.layer};
+    return mixing_;
+  }
   /// Computes the logits at positions that the run has none of yet.
   void need_logits(const std::vector<Index>& positions);
   /// What `use` makes of the logits at a position, (1, vocabulary). Fails on a position that was not read.
@@ -348,7 +353,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
     Selection selection;
     selection.rows = positions;
     selection.executor = options_.executor;
-    const std::vector<Index> layers = options.layer ? std::vector<Index>{*options.layer} : mixing_;
+    const std::vector<Index> layers = layers_of(options);
     for (const Index layer : layers)
       result.scores.leftCols(read()) += attention_of_layer(layer, options.terms).reduce(reduction, selection);
     result.scores /= static_cast<Scalar>(layers.size());

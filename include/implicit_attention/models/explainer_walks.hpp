@@ -81,7 +81,7 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
   result.position = target.position;
   result.explained = value(target);
   const bool by_columns = method == Method::relevance_attention;
-  const std::vector<Index> layers = by_columns && options.layer ? std::vector<Index>{*options.layer} : mixing_;
+  const std::vector<Index> layers = by_columns ? layers_of(options) : mixing_;
   if (by_columns && options.layer && std::find(mixing_.begin(), mixing_.end(), *options.layer) == mixing_.end())
     raise(ErrorKind::value, message("relevance-attention: layer ", *options.layer, " of ", model_.name(),
                                     " is out of range or mixes no tokens, expected one of ", shape_text(mixing_)));

@@ -188,26 +188,18 @@ void ImplicitAttention<S>::reduce_into(View<Scalar> out, const Reduction<Scalar>
 template <Real S>
 void ImplicitAttention<S>::reduce_sum(const Reduction<Scalar>& reduction, const std::vector<Index>& channel_list,
                                       const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
-  const bool extreme = reduction.kind == ReductionKind::max || reduction.kind == ReductionKind::min;
   Matrix<Scalar> values(static_cast<Index>(row_list.size()), tokens());
-  for (std::size_t c = 0; c < channel_list.size(); ++c) {
-    const Index channel = channel_list[c];
-    fill({channel}, row_list, values, executor);
-    if (!reduction.row_weights.empty())
-      for (std::size_t r = 0; r < row_list.size(); ++r) values.row(static_cast<Index>(r)) *= reduction.row_weights(row_list[r], channel);
-    if (!reduction.column_weights.empty()) values.array().rowwise() *= reduction.column_weights.matrix().col(channel).transpose().array();
-    if (reduction.kind == ReductionKind::mean_abs) values = values.cwiseAbs().eval();
-    if (reduction.kind == ReductionKind::mean_positive) values = values.cwiseMax(Scalar(0)).eval();
-    if (c == 0)
-      out = values;
-    else if (reduction.kind == ReductionKind::max)
-      out = out.cwiseMax(values).eval();
-    else if (reduction.kind == ReductionKind::min)
-      out = out.cwiseMin(values).eval();
-    else
-      out += values;
-  }
-  if (!extreme) out /= static_cast<Scalar>(channel_list.size());
+  detail::with_reducer<Scalar>(reduction.kind, [&](const auto& join, Scalar initial) {
+    out.setConstant(initial);
+    for (const Index channel : channel_list) {
+      fill({channel}, row_list, values, executor);
+      if (!reduction.row_weights.empty())
+        for (std::size_t r = 0; r < row_list.size(); ++r) values.row(static_cast<Index>(r)) *= reduction.row_weights(row_list[r], channel);
+      if (!reduction.column_weights.empty()) values.array().rowwise() *= reduction.column_weights.matrix().col(channel).transpose().array();
+      for (Index r = 0; r < values.rows(); ++r) detail::join_rows(join, values.row(r).data(), 0, 1, tokens(), out.row(r).data());
+    }
+  });
+  if (detail::is_mean(reduction.kind)) out /= static_cast<Scalar>(channel_list.size());
 }
 
 template <Real S>

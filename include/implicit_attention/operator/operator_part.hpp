@@ -1,7 +1,6 @@
 // One summand of an implicit attention: a recurrence and what surrounds it, in the tokens' order or reversed.
 #pragma once
 
-#include <limits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -52,30 +51,12 @@ class OperatorPart {
         [&](auto surrounded) {
           surrounded.row_weights = reduction.row_weights;
           surrounded.column_weights = product(surrounded.column_weights, reduction.column_weights);
-          const auto reduced = [&](const auto& reducer, Scalar initial) {
+          with_reducer<Scalar>(reduction.kind, [&](const auto& reducer, Scalar initial) {
             reduced_rows(surrounded, channels, row_list, out, executor, reducer, initial);
-          };
-          constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
-          switch (reduction.kind) {
-            case ReductionKind::mean:
-              reduced(Add{}, Scalar(0));
-              break;
-            case ReductionKind::mean_abs:
-              reduced(AddAbsolute{}, Scalar(0));
-              break;
-            case ReductionKind::mean_positive:
-              reduced(AddPositive{}, Scalar(0));
-              break;
-            case ReductionKind::max:
-              reduced(Largest{}, -infinity);
-              return;
-            case ReductionKind::min:
-              reduced(Smallest{}, infinity);
-              return;
-          }
-          out /= static_cast<Scalar>(channels.size());
+          });
         },
         surrounded_);
+    if (is_mean(reduction.kind)) out /= static_cast<Scalar>(channels.size());
   }
 
   /// out = A x + (what the input's bias, tail and state give); the state after the last token into `final_state` if it is not null.

@@ -1,7 +1,10 @@
 // Reductions over channels: from one matrix per channel to one map over tokens.
 #pragma once
 
+#include <limits>
+
 #include <implicit_attention/core/array.hpp>
+#include <implicit_attention/kernels/reducers.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -22,5 +25,30 @@ struct Reduction {
   Array<Scalar> row_weights;     ///< (tokens, channels), or empty
   Array<Scalar> column_weights;  ///< (tokens, channels), or empty
 };
+
+namespace detail {
+
+/// Calls `body` with what joins the values of `kind`, and what joining begins with. Means are sums here: whoever joins divides.
+template <Real Scalar, class Body>
+void with_reducer(ReductionKind kind, const Body& body) {
+  constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+  switch (kind) {
+    case ReductionKind::mean:
+      return body(Add{}, Scalar(0));
+    case ReductionKind::mean_abs:
+      return body(AddAbsolute{}, Scalar(0));
+    case ReductionKind::mean_positive:
+      return body(AddPositive{}, Scalar(0));
+    case ReductionKind::max:
+      return body(Largest{}, -infinity);
+    case ReductionKind::min:
+      return body(Smallest{}, infinity);
+  }
+}
+
+/// Whether `kind` divides by the number of channels.
+[[nodiscard]] constexpr bool is_mean(ReductionKind kind) { return kind != ReductionKind::max && kind != ReductionKind::min; }
+
+}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
