@@ -24,7 +24,6 @@
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/models/load.hpp>
-#include <implicit_attention/version.hpp>
 
 #include "support/cause_evaluation.hpp"
 #include "support/cause_report.hpp"
@@ -256,11 +255,8 @@ void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows
 
 /// All that the results of single texts depend on.
 nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, const Evaluation& evaluation, const std::string& shard) {
-  nlohmann::ordered_json settings;
-  settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
+  nlohmann::ordered_json settings = input_settings(options.model, options.tokenizer);
   settings["program"] = "evaluate";
-  settings["model"] = options.model;
-  for (const auto& [name, state] : model_state(options.model)) settings["model file " + name] = state;
   settings["data"] = texts.state;
   settings["shard"] = shard;
   settings["methods"] = options.methods;
@@ -272,8 +268,6 @@ nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, c
   settings["edges"] = options.edges;
   settings["permutations"] = options.permutations;
   settings["repeated"] = evaluation.repeated;
-  settings["tokenizer"] = options.tokenizer;
-  for (const auto& [name, state] : tokenizer_state(options.tokenizer)) settings["tokenizer file " + name] = state;
   settings["prepend"] = options.prepend;
   settings["append"] = options.append;
   return settings;
