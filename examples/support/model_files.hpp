@@ -16,8 +16,8 @@ namespace implicit_attention::examples {
 /// What bytes are: how many, and a hash of them.
 [[nodiscard]] std::string bytes_state(std::string_view bytes);
 
-/// What results depend on whatever is asked: the version, the model and the tokenizer that --tokenizer names (none for `bytes`, `symbols` and
-/// `words`), with a state for each file that they are read from: all shards, and what lies beside them.
+/// What results depend on whatever is asked: the version, the model and the tokenizer that --tokenizer names (none for `bytes`, `symbols`
+/// and `words`), with a state for each file that they are read from: all shards, and what lies beside them.
 [[nodiscard]] nlohmann::ordered_json input_settings(const std::string& model, const std::string& tokenizer);
 
 }  // namespace implicit_attention::examples
