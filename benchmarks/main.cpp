@@ -63,6 +63,7 @@ int main(int argc, char** argv) {
   benchmarks::add_heads();
   benchmarks::add_exponents();
   benchmarks::add_precision();
+  benchmarks::add_tokenizers();
   if (!listing) {
     benchmarks::measure_machine();
     const benchmarks::Machine& rates = benchmarks::machine();

@@ -128,6 +128,7 @@ void add_models();
 void add_heads();
 void add_exponents();
 void add_precision();
+void add_tokenizers();
 /// Measures the memory of this process and prints it in bytes (the program starts itself for this).
 int measure_memory(const std::string& which);
 /// What a whole model needs beside its weights; nothing where `which` is no measurement of a model.

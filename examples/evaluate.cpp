@@ -21,10 +21,8 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
-#include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
 #include <implicit_attention/models/load.hpp>
-#include <implicit_attention/version.hpp>
 
 #include "support/cause_evaluation.hpp"
 #include "support/cause_report.hpp"
@@ -46,6 +44,7 @@
 #include "support/progress.hpp"
 #include "support/terminal.hpp"
 #include "support/working.hpp"
+#include "support/write_file.hpp"
 
 namespace {
 
@@ -180,8 +179,6 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
     knock_out(own, subject.whole_ids(), subject.target(), setting.reduction, evaluation.edges, seed, executor, evaluation.maps);
 }
 
-Removal removal_of(const std::string& name) { return name == "unk" ? Removal::replace : name == "zero" ? Removal::zero : Removal::drop; }
-
 /// Token ids of names; without any, `<cls>` for the end where the vocabulary has it.
 std::vector<Index> extra_tokens(std::string_view option, const std::vector<std::string>& names, const Tokenizer& tokenizer,
                                 bool usual_end) {
@@ -225,9 +222,7 @@ LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& 
     texts.prefix = extra_tokens("--prepend", options.prepend, opened, false);
     texts.suffix = extra_tokens("--append", options.append, opened, true);
     texts.unknown = opened.find("<unk>");
-    evaluation.removal = !options.remove.empty() ? options.remove : texts.unknown ? "unk" : "zero";
-    if (evaluation.removal == "unk" && !texts.unknown)
-      raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
+    evaluation.removal = removal_name(options.remove, texts.unknown.has_value(), options.model);
   });
 }
 
@@ -256,11 +251,8 @@ void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows
 
 /// All that the results of single texts depend on.
 nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, const Evaluation& evaluation, const std::string& shard) {
-  nlohmann::ordered_json settings;
-  settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
+  nlohmann::ordered_json settings = input_settings(options.model, options.tokenizer);
   settings["program"] = "evaluate";
-  settings["model"] = options.model;
-  for (const auto& [name, state] : model_state(options.model)) settings["model file " + name] = state;
   settings["data"] = texts.state;
   settings["shard"] = shard;
   settings["methods"] = options.methods;
@@ -272,15 +264,13 @@ nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, c
   settings["edges"] = options.edges;
   settings["permutations"] = options.permutations;
   settings["repeated"] = evaluation.repeated;
-  settings["tokenizer"] = options.tokenizer;
-  for (const auto& [name, state] : tokenizer_state(options.tokenizer)) settings["tokenizer file " + name] = state;
   settings["prepend"] = options.prepend;
   settings["append"] = options.append;
   return settings;
 }
 
-/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each, in the first process, one at a time and in
-/// any order.
+/// Evaluates the texts from `begin` to `end`, those of all processes; `take` gets what came of each, in the first process, one at a time
+/// and in any order.
 void evaluate_texts(const Options& options, const Setting& setting, const Texts& texts, const Evaluation& empty, Index begin, Index end,
                     Ranks& ranks, const std::function<void(Index, const std::string&)>& take) {
   ProgressBar bar(message("evaluate ", empty.architecture), end - begin);
@@ -293,7 +283,7 @@ void evaluate_texts(const Options& options, const Setting& setting, const Texts&
     Evaluation one = empty;
     const MarkedTokens marked = marked_words(options.data, text, static_cast<Index>(words.size()));
     EvaluatedText subject(std::move(ids), static_cast<Index>(texts.prefix.size()), static_cast<Index>(words.size()), texts.classes,
-                          removal_of(empty.removal), texts.unknown);
+                          removal_named(empty.removal), texts.unknown);
     // Evenly spread: every text where all are repeated.
     const bool repeated = (k + 1) * empty.repeated / empty.texts > k * empty.repeated / empty.texts;
     evaluate_text(setting, subject, texts.classes.of(text.label), marked, repeated,
@@ -382,12 +372,6 @@ std::optional<Evaluation> evaluate(const Options& options, const std::vector<Met
   return std::nullopt;
 }
 
-void write(const std::string& path, const std::string& text) {
-  ReplacedFile file(path);
-  file.write(text.data(), text.size());
-  file.commit();
-}
-
 }  // namespace
 
 int main(int argument_count, char** arguments) {
@@ -414,11 +398,7 @@ int main(int argument_count, char** arguments) {
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
   app.add_option("--methods", options.methods, "which methods (all): " + names)->option_text("LIST");
-  app.add_option("--terms", options.terms,
-                 "formulations for the methods from attention (all), several with commas between: recurrence, published, all, or terms "
-                 "joined by +; "
-                 "the papers' two keep RWKV-4's denominator and Griffin's input scale, terms by name do not (only:recurrence)")
-      ->option_text("LIST");
+  add_terms_option(app, options.terms, true);
   app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
       ->check(at_least(1))
       ->option_text("N");
@@ -451,14 +431,8 @@ int main(int argument_count, char** arguments) {
       ->check(at_least(0))
       ->option_text("N");
   add_tokenizer_option(app, options.tokenizer);
-  app.add_option("--prepend", options.prepend, "a token by its name before each text; never taken away; may be repeated")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->option_text("TOKEN");
-  app.add_option("--append", options.append, "the same after each text (<cls> where the vocabulary has it; \"\" for none)")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->option_text("TOKEN");
+  add_surrounding_options(app, options.prepend, options.append, "a token by its name before each text; never taken away; may be repeated",
+                          "the same after each text (<cls> where the vocabulary has it; \"\" for none)");
   app.add_option(
          "--shard", options.shard,
          "--data: the I-th of N shares of the texts alone; what comes of each text goes into --out FILE.jsonl, a line each, which an "
@@ -500,7 +474,7 @@ int main(int argument_count, char** arguments) {
     Terminal terminal = terminal_of(stdout);
     if (ranks.count() > 1) terminal.interactive = false;  // mpirun reads what is printed, and may do so through a terminal of its own
     const auto answer = [&](const std::string& json, const std::string& markdown, const std::string& text) {
-      if (!options.out.empty()) write(options.out, json);
+      if (!options.out.empty()) write_file(options.out, json);
       if (options.markdown)
         std::fputs(markdown.c_str(), stdout);
       else
@@ -508,10 +482,10 @@ int main(int argument_count, char** arguments) {
     };
     if (given(app, "--causes")) {
       for (const char* other : {"--data", "--prepend", "--append", "--edges", "--repeated", "--shard", "--join"})
-        if (app.count(other) > 0) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
+        if (given(app, other)) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
       if (ranks.count() > 1)
         raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
-      if (app.count("--permutations") == 0) options.permutations = 0;
+      if (!given(app, "--permutations")) options.permutations = 0;
       const CauseEvaluation evaluation =
           evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce, options.scores, options.limit,
                            options.permutations, options.seed, options.threads},

@@ -115,11 +115,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("ID|argmax");
   app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")->option_text("ID");
   app.add_option("--layer", question.layer, "raw, relevance-attention: one layer, from 0, instead of all")->option_text("N");
-  app.add_option("--terms", question.terms,
-                 "which terms of the unified form: all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list; the two "
-                 "papers' forms "
-                 "keep RWKV-4's denominator and Griffin's input scale, a list (only:recurrence, recurrence,gate) does not")
-      ->option_text("all|published|recurrence|LIST");
+  add_terms_option(app, question.terms, false);
   app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are joined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");

@@ -339,6 +339,16 @@ void check_finite_input(const SafetensorsFile& file, const std::string& tensor, 
                                   column, " (tensor ", tensor, "), expected finite numbers"));
 }
 
+/// Integers, one a token of each sequence: (batch, tokens), or (tokens) of one.
+std::vector<Index> read_of_tokens(const SafetensorsFile& file, const std::string& tensor, Index batch, Index tokens) {
+  const std::vector<Index>& shape = file.info(tensor).shape;
+  if (shape != std::vector<Index>{batch, tokens} && !(batch == 1 && shape == std::vector<Index>{tokens}))
+    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected ",
+                                    shape_text({batch, tokens}), " = (batch, tokens)"));
+  const auto numbers = file.read_integers(tensor);
+  return std::vector<Index>(numbers.begin(), numbers.end());
+}
+
 /// The positions of all sequences, (batch * tokens); none where the option is not there.
 std::vector<Index> read_positions(const Options& options, Index batch, Index tokens) {
   if (options.positions.empty()) return {};
@@ -346,30 +356,32 @@ std::vector<Index> read_positions(const Options& options, Index batch, Index tok
   if (where.tensor.empty())
     raise(ErrorKind::value, message("--positions: \"", options.positions, "\" names no tensor, expected FILE:TENSOR"));
   const SafetensorsFile file(where.file);
-  const std::vector<Index>& shape = file.info(where.tensor).shape;
-  const bool fits = shape == std::vector<Index>{batch, tokens} || (batch == 1 && shape == std::vector<Index>{tokens});
-  if (!fits)
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", where.tensor, " is ", shape_text(shape), ", expected ",
-                                    shape_text({batch, tokens}), " = (batch, tokens)"));
-  const auto numbers = file.read_integers(where.tensor);
-  std::vector<Index> positions(numbers.begin(), numbers.end());
+  std::vector<Index> positions = read_of_tokens(file, where.tensor, batch, tokens);
   for (const Index position : positions)
     if (position < 0)
       raise(ErrorKind::value, message(file.where(), ": tensor ", where.tensor, " holds position ", position, ", expected at least 0"));
   return positions;
 }
 
+/// The names that --arch takes.
+std::vector<std::string> architecture_names() {
+  std::vector<std::string> names;
+  for (const LayerFamily<float>& family : layer_families<float>()) names.emplace_back(family.name);
+  return names;
+}
+std::string all_architectures() {
+  std::string all;
+  for (const std::string& name : architecture_names()) all += message(all.empty() ? "" : ", ", name);
+  return all;
+}
+
 /// The family that --arch names.
 template <Real Scalar>
 const LayerFamily<Scalar>& named_family(const std::string& arch) {
-  std::string all;
-  std::vector<std::string> names;
-  for (const LayerFamily<Scalar>& family : layer_families<Scalar>()) {
+  for (const LayerFamily<Scalar>& family : layer_families<Scalar>())
     if (family.name == arch) return family;
-    all += message(all.empty() ? "" : ", ", family.name);
-    names.emplace_back(family.name);
-  }
-  raise(ErrorKind::value, message("--arch: ", arch, " is unknown", perhaps(arch, names), ", expected one of ", all));
+  raise(ErrorKind::value,
+        message("--arch: ", arch, " is unknown", perhaps(arch, architecture_names()), ", expected one of ", all_architectures()));
 }
 
 /// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
@@ -441,15 +453,9 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
 /// or both. Without a mask, all of them. A mask with holes is refused.
 std::vector<std::pair<Index, Index>> read_mask(const SafetensorsFile& file, Index batch, Index tokens) {
   std::vector<std::pair<Index, Index>> text(static_cast<std::size_t>(batch), {Index(0), tokens});
-  std::string name;
-  for (const char* usual : {"input.attention_mask", "attention_mask"})
-    if (file.find(usual)) name = usual;
-  if (name.empty()) return text;
-  const std::vector<Index>& shape = file.info(name).shape;
-  if (shape != std::vector<Index>{batch, tokens} && !(batch == 1 && shape == std::vector<Index>{tokens}))
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(shape), ", expected ", shape_text({batch, tokens}),
-                                    " = (batch, tokens)"));
-  const auto mask = file.read_integers(name);
+  const std::string name = file.find("input.attention_mask") ? "input.attention_mask" : "attention_mask";
+  if (!file.find(name)) return text;
+  const std::vector<Index> mask = read_of_tokens(file, name, batch, tokens);
   for (Index sequence = 0; sequence < batch; ++sequence) {
     const auto at = [&](Index token) { return mask[static_cast<std::size_t>(sequence * tokens + token)]; };
     Index first = 0, end = tokens;
@@ -550,17 +556,13 @@ template <Real Scalar>
 void materialize_model(const Options& options, const std::string& ending) {
   std::vector<Index> ids;
   const Index layer = *options.layer;
-  const auto check_layer = [&](Index layers) {
-    if (layer < 0 || layer >= layers)
-      raise(ErrorKind::value, message("--layer: ", layer, " is out of range, expected 0 to ", layers - 1, " for ", options.model));
-  };
   const LoadedModel<Scalar> loaded =
       LoadedModel<Scalar>::open(options.model, options.sequence.tokenizer, [&](const Tokenizer& opened, std::optional<Index> layers) {
         ids = sequence_ids(options.sequence, opened);
-        if (layers) check_layer(*layers);
+        if (layers) check_layer_option(layer, *layers, options.model);
       });
   const LanguageModel<Scalar>& model = loaded.model;
-  check_layer(model.layer_count());
+  check_layer_option(layer, model.layer_count(), options.model);
 
   Work work("materialize", 1, options.threads);
   ForwardOptions forward;
@@ -585,13 +587,6 @@ void materialize(const Options& options, const std::string& ending) {
 
 // --- The command line ---------------------------------------------------------------------------------------------------
 
-/// The names that --arch takes, with `between` between them.
-std::string architecture_names(const std::string& between) {
-  std::string all;
-  for (const LayerFamily<float>& family : layer_families<float>()) all += message(all.empty() ? "" : between, family.name);
-  return all;
-}
-
 /// Whether a layer that --arch names reads positions; true for a name that is none, which has a message of its own.
 bool reads_positions(const std::string& arch) {
   for (const LayerFamily<float>& family : layer_families<float>())
@@ -608,7 +603,7 @@ void check(const Options& options, bool layer_options, bool model_options) {
     raise(ErrorKind::value,
           "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
-    if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", architecture_names(", ")));
+    if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", all_architectures()));
     if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
     if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
     if (!options.positions.empty() && !reads_positions(options.arch))
@@ -624,7 +619,7 @@ void check(const Options& options, bool layer_options, bool model_options) {
 int main(int argument_count, char** arguments) {
   Options options;
   CLI::App app("Writes the implicit attention of one layer: A, with A x + bias = y exactly, as numbers or as a picture.", "materialize");
-  app.add_option("--arch", options.arch, "the architecture of the layer: " + architecture_names(", "))->option_text("NAME");
+  app.add_option("--arch", options.arch, "the architecture of the layer: " + all_architectures())->option_text("NAME");
   app.add_option("--weights", options.weights,
                  "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")
       ->option_text("FILE|DIR");
@@ -642,12 +637,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("DIR|FILE");
   app.add_option("--layer", options.layer, "which layer of the model, from 0")->option_text("N");
   add_sequence_options(app, options.sequence);
-  app.add_option(
-         "--terms", options.terms,
-         "which terms of the unified form: all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of "
-         "recurrence, gate, activation, convolution, normalization, skip, bias; the two papers' forms keep RWKV-4's denominator and "
-         "Griffin's input scale, a list does not (only:recurrence: the one term by itself, in RWKV-4 of an arbitrary scale per channel)")
-      ->option_text("all|published|recurrence|LIST");
+  add_terms_option(app, options.terms, false);
   app.add_option("--channels", options.channels, "which channels: all, or a list such as 0,5-7")->option_text("all|LIST");
   app.add_option("--rows", options.rows, "which query tokens: all, last, or a list")->option_text("all|last|LIST");
   app.add_option("--heads", options.heads,

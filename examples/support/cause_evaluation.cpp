@@ -135,8 +135,6 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
     targets.push_back({cause->position, cause->target, std::nullopt});
     positions.insert(cause->position);
   }
-  if (!setting.model.causal())
-    raise(ErrorKind::value, message("--causes: ", setting.model.name(), " looks at later tokens, expected a causal model"));
   ForwardOptions forward;  // no output sees what stands behind the last one
   forward.logit_positions = std::vector<Index>(positions.begin(), positions.end());
   forward.executor = executor;
@@ -233,21 +231,19 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
       LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
         check_vocabulary(causes, opened.vocabulary_size());
         unknown = opened.find("<unk>");
-        evaluation.removal = !options.remove.empty() ? options.remove : unknown ? "unk" : "zero";
-        if (evaluation.removal == "unk" && !unknown)
-          raise(ErrorKind::value, message("--remove: ", options.model, " has no <unk> in its vocabulary, expected zero or drop"));
+        evaluation.removal = removal_name(options.remove, unknown.has_value(), options.model);
         // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
         if (evaluation.removal == "drop" && options.permutations > 0)
           raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
       });
+  if (!loaded.model.causal())
+    raise(ErrorKind::value, message("--causes: ", loaded.model.name(), " looks at later tokens, expected a causal model"));
   CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}, options.permutations};
   setting.how.reduction = parse_reduction(options.reduce);
-  if (evaluation.removal == "unk") {
-    setting.how.removal = Removal::replace;
+  setting.how.removal = removal_named(evaluation.removal);
+  if (setting.how.removal == Removal::replace) {
     setting.how.replacement = *unknown;
     setting.how.baseline = detail::row_of(loaded.model.parts().embedding, *unknown);
-  } else {
-    setting.how.removal = evaluation.removal == "zero" ? Removal::zero : Removal::drop;
   }
   evaluation.model = options.model;
   evaluation.architecture = architecture_text(loaded.model.name());

@@ -81,8 +81,8 @@ struct CauseOptions {
   int threads = 0;  ///< 0: all cores that the process may use
 };
 
-/// Reads the file, checks it whole, then the model, and explains every output by every method, a prompt a thread. Fails as `read_known_causes` and the
-/// library do.
+/// Reads the file, checks it whole, then the model, and explains every output by every method, a prompt a thread. Fails as
+/// `read_known_causes` and the library do.
 [[nodiscard]] CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<MethodRow>& rows);
 
 }  // namespace implicit_attention::examples

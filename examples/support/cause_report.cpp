@@ -1,8 +1,7 @@
 #include "cause_report.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <functional>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -44,27 +43,21 @@ std::string fine_print(const CauseEvaluation& evaluation) {
   return text;
 }
 
-/// Which rows have the best mean; random scores aside.
-std::vector<bool> best_rows(const std::vector<CauseMethod>& methods, const std::vector<MeanInterval>& means) {
-  double best = -std::numeric_limits<double>::infinity();
-  for (std::size_t row = 0; row < means.size(); ++row)
-    if (methods[row].method != "random" && means[row].mean > best) best = means[row].mean;
-  std::vector<bool> rows;
-  for (std::size_t row = 0; row < means.size(); ++row) rows.push_back(methods[row].method != "random" && means[row].mean == best);
-  return rows;
-}
-
 Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const std::string& best_begin, const std::string& best_end) {
   std::vector<CauseMethod> rows = evaluation.methods;
   rows.insert(rows.end(), evaluation.ceilings.begin(), evaluation.ceilings.end());
   std::vector<MethodColumn> columns;
   for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
-    std::vector<MeanInterval> means;
-    for (const CauseMethod& method : evaluation.methods) means.push_back(evaluation.mean(method, comparison, metric));
-    columns.push_back({message(cause_metrics()[metric].head, " ↑"), {}, best_rows(evaluation.methods, means)});
-    for (const CauseMethod& ceiling : evaluation.ceilings) means.push_back(evaluation.mean(ceiling, comparison, metric));
-    columns.back().best.resize(rows.size(), false);
-    for (const MeanInterval& mean : means) columns.back().cells.push_back(interval_cell(mean, 3));
+    MethodColumn column{message(cause_metrics()[metric].head, " ↑"), {}, {}};
+    std::vector<double> means;
+    for (const CauseMethod& method : rows) {
+      const MeanInterval mean = evaluation.mean(method, comparison, metric);
+      column.cells.push_back(interval_cell(mean, 3));
+      if (means.size() < evaluation.methods.size()) means.push_back(mean.mean);
+    }
+    column.best = best_rows(evaluation.methods, means, std::greater<>());
+    column.best.resize(rows.size(), false);  // a ceiling is no method
+    columns.push_back(std::move(column));
   }
   return method_table(rows, columns, best_begin, best_end);
 }

@@ -170,8 +170,8 @@ std::vector<std::string> long_names(const CLI::App& app) {
   return names;
 }
 
-/// Fails (value) on the first argument that is written as an option and is none of the program's, or that is no option's value: whatever else
-/// is wrong with the command line may follow from it. Values are passed over as the parser does it.
+/// Fails (value) on the first argument that is written as an option and is none of the program's, or that is no option's value: whatever
+/// else is wrong with the command line may follow from it. Values are passed over as the parser does it.
 void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** arguments) {
   const std::vector<const CLI::Option*> options = app.get_options();
   const std::string see = message("; ", app.get_name(), " --help shows what there is");
@@ -217,8 +217,8 @@ bool is_of_model(const std::string& name, const std::vector<std::string>& names)
   return is_weights(name) && std::count_if(names.begin(), names.end(), is_weights) == 1;
 }
 
-/// Whether writing `file` would overwrite `input`, or what lies in its folder and makes it a model; by whatever links it is named. Of texts and
-/// lists, which need not be files, the folder is nobody's.
+/// Whether writing `file` would overwrite `input`, or what lies in its folder and makes it a model; by whatever links it is named. Of texts
+/// and lists, which need not be files, the folder is nobody's.
 bool overwrites(const std::filesystem::path& file, const std::filesystem::path& input) {
   namespace fs = std::filesystem;
   std::error_code ignored;
@@ -241,6 +241,20 @@ void add_threads_option(CLI::App& app, int& threads, bool shared) {
                      "); results do not depend on it")
       ->check(between(1, 4096))
       ->option_text("N");
+}
+
+void add_terms_option(CLI::App& app, std::string& terms, bool several) {
+  std::string names;
+  for (const Terms::Named& term : Terms::names()) names += message(names.empty() ? "" : ", ", term.name);
+  app.add_option(
+         "--terms", terms,
+         message(several ? "formulations for the methods from attention (all), several with commas between, the terms of a list "
+                           "joined by +"
+                         : "which terms of the unified form",
+                 ": all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of ", names,
+                 "; the two papers' forms keep RWKV-4's denominator and Griffin's input scale, a list does not (only:recurrence: the "
+                 "one term by itself, in RWKV-4 of an arbitrary scale per channel)"))
+      ->option_text(several ? "all|published|recurrence|LIST,..." : "all|published|recurrence|LIST");
 }
 
 bool given(const CLI::App& app, std::string_view option) {

@@ -37,6 +37,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 /// `--threads N`, where nothing is given 0. `shared`: whether mpirun may share the work out, each process with one thread unless told.
 void add_threads_option(CLI::App& app, int& threads, bool shared);
 
+/// `--terms`; `several`: sets of them with commas between, for the methods that are compared.
+void add_terms_option(CLI::App& app, std::string& terms, bool several);
+
 /// What stands between the commas of `a,b,c`, empty parts too.
 [[nodiscard]] std::vector<std::string> split_list(std::string_view list);
 /// `0,5-7` as 0, 5, 6, 7; white space separates as commas do, and brackets may stand around. Fails (value) on anything else, naming

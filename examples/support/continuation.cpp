@@ -19,15 +19,14 @@ namespace {
 std::optional<std::vector<Index>> ends_of(const Configuration& configuration, const char* key) {
   const Configuration::Value* const value = configuration.find(key);
   if (value == nullptr) return std::nullopt;
+  if (const Index* const one = std::get_if<Index>(value)) return std::vector<Index>{*one};
+  const auto* const none = std::get_if<std::vector<std::string>>(value);  // what an empty list is read as
+  const auto* const several = std::get_if<std::vector<double>>(value);
+  const auto is_id = [](double number) { return number == std::floor(number) && std::abs(number) < 1e15; };
   std::vector<Index> ends;
-  const auto* const none = std::get_if<std::vector<std::string>>(value);
-  if (none != nullptr && none->empty()) return ends;
-  if (const Index* const one = std::get_if<Index>(value)) ends = {*one};
-  if (const auto* const several = std::get_if<std::vector<double>>(value))
-    for (const double number : *several)
-      if (number == std::floor(number) && std::abs(number) < 1e15) ends.push_back(static_cast<Index>(number));
-  const auto* const list = std::get_if<std::vector<double>>(value);
-  if (ends.empty() || (list != nullptr && list->size() != ends.size()))
+  if (several != nullptr && std::all_of(several->begin(), several->end(), is_id))
+    for (const double number : *several) ends.push_back(static_cast<Index>(number));
+  if (ends.empty() && (none == nullptr || !none->empty()))
     raise(ErrorKind::file, message(configuration.where(), ": key ", key, " is neither a token's id nor a list of them"));
   return ends;
 }

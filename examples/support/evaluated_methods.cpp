@@ -48,4 +48,12 @@ std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t see
   return order;
 }
 
+std::string removal_name(const std::string& asked, bool has_unknown, const std::string& model) {
+  if (asked == "unk" && !has_unknown)
+    raise(ErrorKind::value, message("--remove: ", model, " has no <unk> in its vocabulary, expected zero or drop"));
+  return !asked.empty() ? asked : has_unknown ? "unk" : "zero";
+}
+
+Removal removal_named(const std::string& name) { return name == "unk" ? Removal::replace : name == "zero" ? Removal::zero : Removal::drop; }
+
 }  // namespace implicit_attention::examples

@@ -24,4 +24,9 @@ struct MethodRow {
 /// How `count` things are cut down to `limit`: which ones stay, in their order, drawn by the seed. All of them where they are no more.
 [[nodiscard]] std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t seed);
 
+/// How tokens are taken away, as --remove names it: as it was asked, else by <unk> where the vocabulary has it, else as embeddings of
+/// zeros. Fails (value) where <unk> is asked for and is not there.
+[[nodiscard]] std::string removal_name(const std::string& asked, bool has_unknown, const std::string& model);
+[[nodiscard]] Removal removal_named(const std::string& name);
+
 }  // namespace implicit_attention::examples

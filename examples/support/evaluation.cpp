@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -29,22 +28,14 @@ int decimals_of(const Evaluation& evaluation, std::size_t metric) {
   return largest >= 100 ? 1 : largest >= 10 ? 2 : 3;
 }
 
-/// Which rows have a metric's best mean. Random scores are excluded: they change with shuffled weights anyway.
-std::vector<bool> best_rows(const Evaluation& evaluation, std::size_t metric) {
-  double best = 0;
-  bool any = false;
+/// Which rows have a metric's best mean.
+std::vector<bool> best_of(const Evaluation& evaluation, std::size_t metric) {
   std::vector<double> means;
-  for (const EvaluatedMethod& method : evaluation.methods) {
-    means.push_back(method.method == "random" ? std::numeric_limits<double>::quiet_NaN() : plain_mean(method, metric));
-    if (std::isnan(means.back())) continue;
-    // A negative similarity is a change as well: 0 is best.
-    const bool first = !any, smaller = metric == metric_randomized ? std::abs(means.back()) < std::abs(best) : means.back() < best;
-    if (first || (metric_infos()[metric].higher ? means.back() > best : smaller)) best = means.back();
-    any = true;
-  }
-  std::vector<bool> rows;
-  for (const double mean : means) rows.push_back(any && mean == best);
-  return rows;
+  for (const EvaluatedMethod& method : evaluation.methods) means.push_back(plain_mean(method, metric));
+  return best_rows(evaluation.methods, means, [&](double a, double b) {
+    if (metric == metric_randomized) return std::abs(a) < std::abs(b);  // a negative similarity is a change as well: 0 is best
+    return metric_infos()[metric].higher ? a > b : a < b;
+  });
 }
 
 std::string head(std::size_t metric) {
@@ -66,7 +57,7 @@ Table table_of(const Evaluation& evaluation, const std::vector<std::size_t>& sho
   rows.insert(rows.end(), evaluation.ceilings.begin(), evaluation.ceilings.end());
   std::vector<MethodColumn> columns;
   for (const std::size_t metric : shown) {
-    columns.push_back({head(metric), {}, best_rows(evaluation, metric)});
+    columns.push_back({head(metric), {}, best_of(evaluation, metric)});
     columns.back().best.resize(rows.size(), false);
     for (const EvaluatedMethod& method : rows)
       columns.back().cells.push_back(interval_cell(evaluation.mean(method, metric), decimals_of(evaluation, metric)));
@@ -86,15 +77,13 @@ Table map_table(const Evaluation& evaluation, const std::string& best_begin, con
   for (std::size_t metric = 0; metric < map_metric_count; ++metric) {
     const MapMetric& info = map_metrics()[metric];
     MethodColumn column{std::string(info.head) + (info.higher ? " ↑" : " ↓"), {}, {}};
-    double best = std::numeric_limits<double>::quiet_NaN();
     std::vector<double> means;
     for (const EvaluatedMap& map : evaluation.maps) {
       const MeanInterval mean = evaluation.mean(map, metric);
       column.cells.push_back(interval_cell(mean, 3));
-      means.push_back(map.method == "random" ? std::numeric_limits<double>::quiet_NaN() : mean.mean);
-      if (!std::isnan(means.back()) && (std::isnan(best) || (info.higher ? means.back() > best : means.back() < best))) best = means.back();
+      means.push_back(mean.mean);
     }
-    for (const double mean : means) column.best.push_back(mean == best);
+    column.best = best_rows(names, means, [&](double a, double b) { return info.higher ? a > b : a < b; });
     columns.push_back(std::move(column));
   }
   return method_table(names, columns, best_begin, best_end);

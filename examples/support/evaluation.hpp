@@ -76,8 +76,8 @@ struct Evaluation {
   [[nodiscard]] const EvaluatedMethod* find(const std::string& method, const std::string& terms) const;
 };
 
-/// What an evaluation of one text came to, as bytes (doubles one after the other), and joining it to that of the texts before. Joining fails
-/// (file) where the bytes are those of another evaluation.
+/// What an evaluation of one text came to, as bytes (doubles one after the other), and joining it to that of the texts before. Joining
+/// fails (file) where the bytes are those of another evaluation.
 [[nodiscard]] std::string packed(const Evaluation& one);
 void join(Evaluation& evaluation, std::string_view packed);
 

@@ -27,8 +27,8 @@ struct EvaluationShares {
 [[nodiscard]] EvaluationShares shares_of(const std::vector<std::string>& files);
 
 /// Joins the files of all shares to `evaluation`, whose texts stand in `lines` of the data. Each file has its settings beside it, as
-/// ResumableLines writes them: all are `settings`, but for the key "shard". Fails (value) where something else was evaluated or a share is not
-/// whole, (file) where a file cannot be read.
+/// ResumableLines writes them: all are `settings`, but for the key "shard". Fails (value) where something else was evaluated or a share is
+/// not whole, (file) where a file cannot be read.
 void join_shares(Evaluation& evaluation, const EvaluationShares& shares, const nlohmann::ordered_json& settings,
                  const std::vector<Index>& lines);
 

@@ -61,8 +61,7 @@ NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tok
 }
 
 void check_layer(const ExplanationOptions& options, Index layers, const std::string& directory) {
-  if (options.layer && (*options.layer < 0 || *options.layer >= layers))
-    raise(ErrorKind::value, message("--layer: ", *options.layer, " is out of range, expected 0 to ", layers - 1, " for ", directory));
+  if (options.layer) check_layer_option(*options.layer, layers, directory);
 }
 
 Index single_position(const ExplanationOptions& options, Index tokens) {

@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 
 #include "canvas.hpp"
@@ -17,6 +16,7 @@
 #include "heat_map.hpp"
 #include "text.hpp"
 #include "token_strip.hpp"
+#include "write_file.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -278,10 +278,7 @@ void write_json(const std::string& path, const ExplanationOptions& question, con
   json["terms"] = question.terms;
   add_answers(json, explanation);
   json["logits"] = matrix_json(explanation.logits);
-  const std::string text = json_line(json);
-  ReplacedFile file(path);
-  file.write(text.data(), text.size());
-  file.commit();
+  write_file(path, json_line(json));
 }
 
 std::string json_line(Index line, const Explanation& explanation) {

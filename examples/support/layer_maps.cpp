@@ -83,8 +83,8 @@ struct TextMaps {
   }
 };
 
-/// How numbers that were foretold follow those that came: Spearman's correlation, and the share of the squares that stays unexplained when the
-/// foretold are rescaled by their best factor.
+/// How numbers that were foretold follow those that came: Spearman's correlation, and the share of the squares that stays unexplained when
+/// the foretold are rescaled by their best factor.
 struct Agreement {
   double correlation = not_defined, unexplained = not_defined;
 };

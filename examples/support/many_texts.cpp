@@ -15,7 +15,6 @@
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/text.hpp>
-#include <implicit_attention/version.hpp>
 
 #include "explanation_files.hpp"
 #include "memory.hpp"
@@ -34,10 +33,7 @@ namespace {
 /// All that results depend on, and the share of the texts that they are of.
 nlohmann::ordered_json settings_of(const ExplanationOptions& question, const ManyTexts& many, std::string_view data) {
   const SequenceOptions& sequence = question.sequence;
-  nlohmann::ordered_json settings;
-  settings["version"] = IMPLICIT_ATTENTION_VERSION_STRING;
-  settings["model"] = many.model;
-  for (const auto& [name, state] : model_state(many.model)) settings["model file " + name] = state;
+  nlohmann::ordered_json settings = input_settings(many.model, sequence.tokenizer);
   settings["data"] = bytes_state(data);
   settings["shard"] = many.shard.text();
   settings["method"] = question.methods;
@@ -50,8 +46,6 @@ nlohmann::ordered_json settings_of(const ExplanationOptions& question, const Man
   settings["baseline"] = question.baseline;
   settings["steps"] = question.steps;
   settings["precision"] = question.precision;
-  settings["tokenizer"] = sequence.tokenizer;
-  for (const auto& [name, state] : tokenizer_state(sequence.tokenizer)) settings["tokenizer file " + name] = state;
   settings["chat"] = sequence.chat;
   settings["prepend"] = sequence.prepend;
   settings["append"] = sequence.append;

@@ -12,9 +12,10 @@
 
 namespace implicit_attention::examples {
 
-/// `0.412 ±0.014`: half of the interval's width. Empty where there is no mean.
+/// `0.412 ±0.014`: half of the interval's width. Empty where there is no mean; a mean without an interval stands alone.
 [[nodiscard]] inline std::string interval_cell(const MeanInterval& interval, int decimals) {
   if (interval.count == 0 || std::isnan(interval.mean)) return "";
+  if (std::isnan(interval.low)) return fixed(interval.mean, decimals);
   return fixed(interval.mean, decimals) + " ±" + fixed((interval.high - interval.low) / 2, decimals);
 }
 

@@ -1,6 +1,9 @@
 // Tables with a row for each method and set of terms, as `evaluate` prints them for whatever it measured.
 #pragma once
 
+#include <cmath>
+#include <cstddef>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +18,19 @@ struct MethodColumn {
   std::vector<std::string> cells;
   std::vector<bool> best;  ///< which cells are marked
 };
+
+/// Which rows have the best of their means, one or several, where better(a, b) says that a mean is better than another. Random scores are
+/// left out: they change with shuffled weights anyway.
+template <class Method, class Better>
+[[nodiscard]] std::vector<bool> best_rows(const std::vector<Method>& methods, const std::vector<double>& means, Better better) {
+  double best = std::numeric_limits<double>::quiet_NaN();
+  const auto counts = [&](std::size_t row) { return methods[row].method != "random" && !std::isnan(means[row]); };
+  for (std::size_t row = 0; row < means.size(); ++row)
+    if (counts(row) && (std::isnan(best) || better(means[row], best))) best = means[row];
+  std::vector<bool> rows;
+  for (std::size_t row = 0; row < means.size(); ++row) rows.push_back(counts(row) && means[row] == best);
+  return rows;
+}
 
 /// The methods' names and terms, then the columns; the best cells stand between the marks.
 template <class Method>

@@ -188,6 +188,15 @@ void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
       ->option_text("FILE|DIR|bytes|symbols|words");
 }
 
+void add_surrounding_options(CLI::App& app, std::vector<std::string>& prepend, std::vector<std::string>& append,
+                             const std::string& prepend_help, const std::string& append_help) {
+  const auto add = [&](const char* option, std::vector<std::string>& tokens, const std::string& help) {
+    app.add_option(option, tokens, help)->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->option_text("TOKEN");
+  };
+  add("--prepend", prepend, prepend_help);
+  add("--append", append, append_help);
+}
+
 void add_sequence_options(CLI::App& app, SequenceOptions& options) {
   app.add_option("--text", options.text, "what the model reads, as text; @FILE: what a file holds, -: standard input")
       ->option_text("TEXT|@FILE|-");
@@ -197,14 +206,8 @@ void add_sequence_options(CLI::App& app, SequenceOptions& options) {
       "--chat", options.chat,
       "the text is what a user says to a model that answers: put into its template (ChatML, Llama 3, Gemma), without a system prompt");
   add_tokenizer_option(app, options.tokenizer);
-  app.add_option("--prepend", options.prepend, "a token by its name before the others, for example \"<cls>\"; may be repeated")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->option_text("TOKEN");
-  app.add_option("--append", options.append, "the same after the others")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->option_text("TOKEN");
+  add_surrounding_options(app, options.prepend, options.append,
+                          "a token by its name before the others, for example \"<cls>\"; may be repeated", "the same after the others");
 }
 
 Index token_named(std::string_view option, const std::string& name, const Tokenizer& tokenizer) {
@@ -231,6 +234,11 @@ std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vec
 
 std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer) {
   return surrounded_ids(options, options.chat ? chat_ids(text, tokenizer) : tokenizer.encode(text), tokenizer);
+}
+
+void check_layer_option(Index layer, Index layers, const std::string& model) {
+  if (layer < 0 || layer >= layers)
+    raise(ErrorKind::value, message("--layer: ", layer, " is out of range, expected 0 to ", layers - 1, " for ", model));
 }
 
 std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer) {

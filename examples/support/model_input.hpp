@@ -26,6 +26,9 @@ struct SequenceOptions {
 
 /// Adds `--tokenizer` alone.
 void add_tokenizer_option(CLI::App& app, std::string& tokenizer);
+/// Adds `--prepend` and `--append`, tokens by name, each as often as they are given.
+void add_surrounding_options(CLI::App& app, std::vector<std::string>& prepend, std::vector<std::string>& append,
+                             const std::string& prepend_help, const std::string& append_help);
 /// Adds the options to a program's.
 void add_sequence_options(CLI::App& app, SequenceOptions& options);
 
@@ -47,8 +50,8 @@ struct LoadedModel {
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;
 
-/// Fails (value) where a tensor of the checkpoint holds a NaN or an infinity, naming it and the place. All tensors are read for that, so it is
-/// asked once a result is not finite.
+/// Fails (value) where a tensor of the checkpoint holds a NaN or an infinity, naming it and the place. All tensors are read for that, so it
+/// is asked once a result is not finite.
 template <Real Scalar>
 void refuse_weights_not_finite(const std::string& path);
 extern template void refuse_weights_not_finite<float>(const std::string& path);
@@ -56,9 +59,13 @@ extern template void refuse_weights_not_finite<double>(const std::string& path);
 
 /// The id of a token by its name; fails (value) where there is none, naming the option and the token that is probably meant.
 [[nodiscard]] Index token_named(std::string_view option, const std::string& name, const Tokenizer& tokenizer);
-/// The tokens of one text, or of ids, with what --chat, --prepend and --append put around. Fails (value) on ids that the model does not take.
+/// The tokens of one text, or of ids, with what --chat, --prepend and --append put around. Fails (value) on ids that the model does not
+/// take.
 [[nodiscard]] std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer);
 [[nodiscard]] std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer);
+
+/// Fails (value) unless --layer is one of a model's `layers`.
+void check_layer_option(Index layer, Index layers, const std::string& model);
 
 /// The token ids that the options stand for: `--text` and `--tokens` as they are, from a file (`@FILE`) or standard input (`-`).
 [[nodiscard]] std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer);

@@ -14,9 +14,9 @@
 
 namespace implicit_attention::examples {
 
-/// A run's progress on stderr, once it has taken most of a second, whether anything has been done by then or not. In a terminal a bar, drawn
-/// at most ten times a second and erased at the end; elsewhere a line, the next one when the run has become twice as long, but ten seconds
-/// later at the earliest. Threads may share one.
+/// A run's progress on stderr, once it has taken most of a second, whether anything has been done by then or not. In a terminal a bar,
+/// drawn at most ten times a second and erased at the end; elsewhere a line, the next one when the run has become twice as long, but ten
+/// seconds later at the earliest. Threads may share one.
 class ProgressBar {
  public:
   using Clock = std::chrono::steady_clock;
@@ -30,7 +30,8 @@ class ProgressBar {
 
   /// `steps` more of `total` are done.
   void advance(Index steps = 1);
-  /// What is shown as done and as the whole, in the place of steps: steps may weigh pieces of work that people count. A `total` of 0: neither.
+  /// What is shown as done and as the whole, in the place of steps: steps may weigh pieces of work that people count. A `total` of 0:
+  /// neither.
   void count(Index done, Index total);
   /// Changes the words in front of the bar.
   void describe(std::string what);

@@ -48,8 +48,8 @@ bool under_mpi() {
   return false;
 }
 
-/// The last that a process does: mpirun stops the others as soon as one has ended with a status of its own, and what is wrong must have been
-/// said by then.
+/// The last that a process does: mpirun stops the others as soon as one has ended with a status of its own, and what is wrong must have
+/// been said by then.
 void finish() {
   MPI_Barrier(MPI_COMM_WORLD);
   MPI_Finalize();
@@ -101,8 +101,8 @@ void Ranks::run(const std::function<void()>& work) {
   }
 }
 
-/// Every process says whether it is well ("") or why not. Fails in all where it failed in one. Nothing is allocated before all know: a process
-/// without memory must be able to say so.
+/// Every process says whether it is well ("") or why not. Fails in all where it failed in one. Nothing is allocated before all know: a
+/// process without memory must be able to say so.
 void Ranks::agree(std::string_view why) {
 #if IMPLICIT_ATTENTION_MPI
   if (count_ == 1) return;
@@ -133,8 +133,8 @@ Index Ranks::from_first(Index value) {
 #endif
 }
 
-/// The texts of all pieces, in the first process. Each process gives those of its own, `shares[number()]`, counted from the first piece of the
-/// round. What may fail for want of memory stands before an agreement; the messages, where each waits for the other, allocate nothing.
+/// The texts of all pieces, in the first process. Each process gives those of its own, `shares[number()]`, counted from the first piece of
+/// the round. What may fail for want of memory stands before an agreement; the messages, where each waits for the other, allocate nothing.
 std::vector<std::string> Ranks::gather(const std::vector<std::vector<Index>>& shares, std::vector<std::string> own, std::size_t pieces) {
   std::vector<std::string> texts(pieces);
   const std::vector<Index>& mine = shares[static_cast<std::size_t>(number_)];

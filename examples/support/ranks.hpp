@@ -12,8 +12,8 @@ namespace implicit_attention::examples {
 
 class Ranks {
  public:
-  /// Starts MPI under mpirun, which ends where the program does: once in a program. All processes but the first fall silent: what is to be said,
-  /// the first says.
+  /// Starts MPI under mpirun, which ends where the program does: once in a program. All processes but the first fall silent: what is to be
+  /// said, the first says.
   Ranks();
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
@@ -29,8 +29,8 @@ class Ranks {
   void run(const std::function<void()>& work);
   /// The first process's value, in all.
   [[nodiscard]] Index from_first(Index value);
-  /// Pieces of work `begin` to `end`. Each is done by one process, `work` doing several and giving what came of each; `take` gets them in the
-  /// first process, in order. Rounds of `per_round` pieces a process, dearer pieces first: the split depends on `cost` alone.
+  /// Pieces of work `begin` to `end`. Each is done by one process, `work` doing several and giving what came of each; `take` gets them in
+  /// the first process, in order. Rounds of `per_round` pieces a process, dearer pieces first: the split depends on `cost` alone.
   void share(Index begin, Index end, Index per_round, const std::function<Index(Index)>& cost,
              const std::function<std::vector<std::string>(const std::vector<Index>&)>& work,
              const std::function<void(Index, std::string)>& take);

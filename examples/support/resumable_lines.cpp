@@ -11,7 +11,8 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
-#include <implicit_attention/io/replaced_file.hpp>
+
+#include "write_file.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -55,10 +56,7 @@ ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& s
     if (const std::string what = settings_difference(*read_json_object(beside), settings); !what.empty())
       raise(ErrorKind::value, message("--out: ", path_, " was made with ", what, other_file));
   } else {
-    const std::string text = settings.dump(1) + "\n";
-    ReplacedFile file(beside);
-    file.write(text.data(), text.size());
-    file.commit();
+    write_file(beside, settings.dump(1) + "\n");
   }
   std::uintmax_t whole = 0;
   {

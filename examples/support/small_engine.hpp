@@ -1,5 +1,6 @@
-// A small inference engine in plain loops, which knows nothing of the library: one layer of Mamba, RWKV-7, Griffin or Gated DeltaNet decodes
-// token by token. Its graph is made of operations, whose sources stand in the order that ggml gives them (docs/hooking-an-engine.md).
+// A small inference engine in plain loops, which knows nothing of the library: one layer of Mamba, RWKV-7, Griffin or Gated DeltaNet
+// decodes token by token. Its graph is made of operations, whose sources stand in the order that ggml gives them
+// (docs/hooking-an-engine.md).
 #pragma once
 
 #include <cmath>

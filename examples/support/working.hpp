@@ -15,8 +15,9 @@
 
 namespace implicit_attention::examples {
 
-/// Does `work(piece, executor)` for pieces 0 to count - 1, which do not depend on each other: as many at a time as the pool has threads, each
-/// with its loops on its own thread; where there are fewer pieces than threads, one after the other, each with its loops on all of them.
+/// Does `work(piece, executor)` for pieces 0 to count - 1, which do not depend on each other: as many at a time as the pool has threads,
+/// each with its loops on its own thread; where there are fewer pieces than threads, one after the other, each with its loops on all of
+/// them.
 template <class PieceOfWork>
 void for_each_piece(ThreadPool& pool, Index count, const PieceOfWork& work) {
   if (count >= pool.workers()) return pool.parallel_for(count, [&](Index piece) { work(piece, serial_executor()); });

@@ -51,7 +51,8 @@ flags=(-std=c++20 -O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,addr
   -DIMPLICIT_ATTENTION_LIBFUZZER -DIMPLICIT_ATTENTION_SOURCE_DIR="\"$root\"" -I include -I tests -I examples -isystem "$eigen")
 # What the targets of the programs call. What else stands in these files (pictures, draws of texts) may stay without what it calls itself: it
 # is not run, and would end the program at once.
-supported=(command_line model_files nearest_name terminal colour_scale colour numbers text text_lines labelled_text evaluated_methods)
+supported=(command_line model_files nearest_name terminal colour_scale colour numbers text text_lines labelled_text evaluated_methods evaluation
+  evaluation_shares resumable_lines shard)
 partly=(-no-pie -Wl,--unresolved-symbols=ignore-in-object-files)
 libraries=(-lpcre2-8 -lutf8proc -lpthread)
 if have_header zlib.h; then flags+=(-DIMPLICIT_ATTENTION_IO_ZLIB=1) && libraries+=(-lz); fi

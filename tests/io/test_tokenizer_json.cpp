@@ -9,6 +9,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <support/catch.hpp>
 
 #include <implicit_attention/io/tokenizer.hpp>
@@ -41,9 +45,11 @@ std::string normalized(const std::string& json, const std::string& text) {
 Texts pieces(const std::string& json, const std::string& text) {
   const Json document = Json::parse(json);
   detail::Pieces all;
-  all.list.push_back(text);
+  all.list.push_back({text, detail::code_point_at(text, 0).length});
   detail::PreTokenizer::read(&document, "pre_tokenizer")(all);
-  return {all.list.begin(), all.list.end()};
+  Texts texts;
+  for (const detail::Piece& piece : all.list) texts.emplace_back(piece.text);
+  return texts;
 }
 std::string decoded(const std::string& json, const Texts& tokens) {
   const Json document = Json::parse(json);
@@ -652,6 +658,65 @@ TEST_CASE("tokenizer.json: rarer normalizers and pre-tokenizers", "[io]") {
   CHECK(ids(R"({"normalizer":{"type":"Strip","strip_left":false,"strip_right":true},"pre_tokenizer":)" + first + "," + model, "a ") ==
         Ids{1});
 }
+
+TEST_CASE("tokenizer.json: every piece that begins at the text's first character is a first one", "[io]") {
+  // In Hugging Face's library, 0.22.2, a piece is first where its place in the given text is 0. A prefix has the place of what it was put before, the
+  // parts of a character that of the character, and what replaces a match that of the match's last byte (tokenizers/src/tokenizer/normalizer.rs).
+  const std::string first = R"({"type":"Metaspace","replacement":"_","prepend_scheme":"first","split":false})";
+  const auto after = [&](const std::string& step) { return R"({"type":"Sequence","pretokenizers":[)" + step + "," + first + "]}"; };
+  CHECK(pieces(after(R"({"type":"ByteLevel","add_prefix_space":true,"use_regex":true})"), "!a b") == Texts{"_Ġ!", "a", "Ġb"});
+  CHECK(pieces(after(R"({"type":"ByteLevel","add_prefix_space":true,"use_regex":false},{"type":"FixedLength","length":1})"), "ab") ==
+        Texts{"_Ġ", "_a", "b"});
+  CHECK(pieces(after(R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false},{"type":"FixedLength","length":1})"), "éb") ==
+        Texts{"_Ã", "_©", "b"});
+  CHECK(pieces(after(R"({"type":"Metaspace","replacement":"x","prepend_scheme":"always","split":false},{"type":"FixedLength","length":1})"),
+               "a b") == Texts{"_x", "_a", "x", "b"});
+
+  // Behind normalizers, in a vocabulary of single characters: 1 and 2 are x and y, 11 and 12 the same as first pieces.
+  const std::string model = R"("model":{"type":"WordLevel","unk_token":"?","vocab":
+      {"?":0,"x":1,"y":2,"e":3,"́":4,"z":5,"_x":11,"_y":12,"_e":13,"_́":14,"_z":15}}})";
+  const auto encoded = [&](const std::string& steps, const std::string& text) {
+    return ids(R"({"normalizer":{"type":"Sequence","normalizers":[)" + steps + R"(]},"pre_tokenizer":)" +
+                   after(R"({"type":"FixedLength","length":1})") + "," + model,
+               text);
+  };
+  const std::string prepend = R"({"type":"Prepend","prepend":"xy"})", strip = R"({"type":"Strip","strip_left":true,"strip_right":true})";
+  const auto replace = [](const std::string& from, const std::string& to) {
+    return R"({"type":"Replace","pattern":{"String":")" + from + R"("},"content":")" + to + R"("})";
+  };
+  CHECK(encoded(prepend, "ee") == Ids{11, 12, 13, 3});
+  CHECK(encoded(strip + "," + prepend, " ee") == Ids{1, 2, 3, 3});  // the text's first character is gone
+  CHECK(encoded(prepend + "," + replace("xy", "z"), "ee") == Ids{15, 13, 3});
+  CHECK(encoded(prepend + "," + replace("xye", "zz"), "ee") == Ids{15, 15, 3});
+  CHECK(encoded(replace("e", "xy"), "ee") == Ids{11, 12, 1, 2});
+  CHECK(encoded(replace("ee", "xy"), "ee") == Ids{1, 2});  // in the place of the second
+  CHECK(encoded(R"({"type":"NFD"})", "éx") == Ids{13, 14, 1});
+  CHECK(encoded(R"({"type":"NFD"},{"type":"NFC"},{"type":"NFD"})", "éx") == Ids{13, 14, 1});
+  CHECK(encoded(R"({"type":"NFC"},{"type":"NFD"})", "éx") == Ids{13, 14, 1});
+  CHECK(encoded(R"({"type":"NFD"},{"type":"StripAccents"})", "éx") == Ids{13, 1});
+  // A first piece of a part behind an added token is none of the text.
+  CHECK(ids(R"({"added_tokens":[{"id":20,"content":"<s>","special":true}],"normalizer":)" + prepend + R"(,"pre_tokenizer":)" +
+                after(R"({"type":"FixedLength","length":1})") + "," + model,
+            "<s>e") == Ids{20, 1, 2, 3});
+}
+
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+TEST_CASE("tokenizer.json: a very long word leaves no memory behind", "[io]") {
+  const auto tokenizer = codec(R"({"model":{"type":"BPE","vocab":{"a":0,"aa":1},"merges":["a a"]}})");
+  const auto in_use = [] {
+    const struct mallinfo2 now = mallinfo2();
+    return now.uordblks + now.hblkhd;
+  };
+  (void)ids(*tokenizer, "aaa");
+  const std::size_t before = in_use();
+  {
+    const std::string word(std::size_t{1} << 20U, 'a');
+    CHECK(ids(*tokenizer, word) == Ids(word.size() / 2, 1));
+  }
+  CHECK(in_use() < before + (std::size_t{1} << 16U));
+  CHECK(ids(*tokenizer, "aaa") == Ids{1, 0});
+}
+#endif
 
 TEST_CASE("tokenizer.json: threads share a tokenizer, and a text's tokens do not depend on the texts before", "[io]") {
   const std::string json =

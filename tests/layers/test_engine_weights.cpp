@@ -1,5 +1,6 @@
 // Descriptors without projections, for engines whose projections are quantised: what they lower equals what the whole descriptor lowers,
 // whichever form of each array the engine has kept, in float, bfloat16 and any layout.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -501,6 +502,52 @@ TEMPLATE_TEST_CASE("a rate that an engine holds as minus infinity is a decay of 
   const Matrix<S> found = Mamba<S>::for_engine(small).implicit_attention(ran).materialize().stacked();
   CHECK(found.array().isFinite().all());
   check_same<S>(found, whole.implicit_attention(ran).materialize().stacked(), "maps");
+}
+
+TEMPLATE_TEST_CASE("Griffin: a rate of minus infinity is a decay of zero, behind a gate of zero one of one", "[engine]", float, double) {
+  using S = TestType;
+  auto weights = weights_of_griffin<S>();
+  const S infinity = std::numeric_limits<S>::infinity();
+  Matrix<S> parameters = *weights.recurrent_param, rates = S(-8) * softplus(weights.recurrent_param.matrix());
+  parameters(0, 1) = infinity, rates(0, 1) = -infinity;
+  auto ran = Griffin<S>(weights).activations(Draw(9).normals<S>(11, 4), std::vector<Index>{3, 4, 0, 1, 2, 3, 0, 0, 1, 2, 3});
+  Matrix<S> gates = *ran.recurrent_gate;
+  gates(4, 1) = gates(9, 1) = gates(9, 2) = 0;
+  ran.recurrent_gate = gates;
+  ran.log_a = ran.normalizer = {};
+
+  // Equation 4 of arXiv 2402.19427, a token at a time: h <- a h + sqrt(1 - a^2) i x, and h <- i x where a document begins.
+  std::vector<Matrix<double>> expected(6, Matrix<double>::Zero(11, 11));
+  for (Index e = 0; e < 6; ++e)
+    for (Index j = 0; j < 11; ++j)
+      for (Index t = j; t < 11; ++t) {
+        const bool starts = std::find(ran.starts.begin(), ran.starts.end(), t) != ran.starts.end();
+        const double gate = static_cast<double>(gates(t, e)), rate = static_cast<double>(rates(0, e));
+        const double decay = gate == 0 ? 1 : std::exp(gate * rate), input = static_cast<double>(ran.input_gate(t, e));
+        Matrix<double>& matrix = expected[static_cast<std::size_t>(e)];
+        matrix(t, j) = t == j ? input * (starts ? 1 : std::sqrt(1 - decay * decay)) : starts ? 0 : decay * matrix(t - 1, j);
+      }
+  CHECK(expected[1](4, 4) == 0);
+  CHECK(expected[1](4, 3) != 0);
+  CHECK(expected[1](5, 3) == 0);
+
+  weights.recurrent_param = parameters;
+  const Griffin<S> engines[] = {Griffin<S>::for_engine({weights.conv_1d_weight, weights.conv_1d_bias, rates, {}}),
+                                Griffin<S>::for_engine({weights.conv_1d_weight, weights.conv_1d_bias, {}, parameters}),
+                                Griffin<S>(weights)};
+  for (const Griffin<S>& layer : engines) {
+    const AttentionMatrix<S> found = layer.implicit_attention(ran, Terms::recurrence()).materialize();
+    REQUIRE(found.channels() == 6);
+    for (Index e = 0; e < 6; ++e) {
+      INFO("channel " << e);
+      const Matrix<double> difference = found.channel(e).template cast<double>() - expected[static_cast<std::size_t>(e)];
+      CHECK(difference.cwiseAbs().maxCoeff() <=
+            40 * static_cast<double>(std::numeric_limits<S>::epsilon()));  // roundings of numbers up to 1
+    }
+  }
+  parameters(0, 1) = std::numeric_limits<S>::quiet_NaN();
+  weights.recurrent_param = parameters;
+  CHECK(std::isnan(Griffin<S>(weights).activations(Draw(9).normals<S>(1, 4)).log_a(0, 1)));
 }
 
 TEST_CASE("gated linear attention as an operation of a graph: keys, values, queries, decays, state", "[engine]") {

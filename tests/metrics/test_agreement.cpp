@@ -203,6 +203,13 @@ TEST_CASE("random perturbations: seeded, never empty, with the asked-for share")
   CHECK(random_perturbations(20, 500, 0.25, 3) == sets);
   CHECK(random_perturbations(20, 500, 0.25, 4) != sets);
   CHECK(random_perturbations(1, 2, 0.001, 4) == std::vector<KeptTokens>{{false}, {false}});
+  // So small a probability takes one token, each in its turn.
+  std::vector<bool> ever(4, false);
+  for (const KeptTokens& kept : random_perturbations(4, 60, 1e-300, 4)) {
+    CHECK(std::count(kept.begin(), kept.end(), false) == 1);
+    ever[static_cast<std::size_t>(std::find(kept.begin(), kept.end(), false) - kept.begin())] = true;
+  }
+  CHECK(ever == std::vector<bool>(4, true));
   CHECK_THAT(what_of([] { (void)random_perturbations(0, 1, 0.5, 1); }), contains_text("no tokens"));
   CHECK_THAT(what_of([] { (void)random_perturbations(1, 0, 0.5, 1); }), contains_text("0 samples"));
   CHECK_THAT(what_of([] { (void)random_perturbations(1, 1, 0, 1); }), contains_text("probability 0"));
@@ -295,6 +302,15 @@ TEST_CASE("bootstrap intervals") {
   CHECK(with_gaps.count == 2);
   CHECK(with_gaps.low == 1);
   CHECK(with_gaps.high == 3);
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const MeanInterval infinite = bootstrap_mean({1, infinity, 2, 3}, 1), neither = bootstrap_mean({1, infinity, -infinity, 3}, 1);
+  CHECK(infinite.mean == infinity);
+  CHECK(infinite.count == 4);
+  CHECK(std::isnan(neither.mean));
+  for (const MeanInterval& interval_of_none : {infinite, neither}) {
+    CHECK(std::isnan(interval_of_none.low));
+    CHECK(std::isnan(interval_of_none.high));
+  }
   CHECK(bootstrap_mean({5}, 1).low == 5);
   CHECK(bootstrap_mean({}, 1).count == 0);
   CHECK(std::isnan(bootstrap_mean({std::nan("")}, 1).mean));

@@ -1,4 +1,5 @@
-// Ceilings: Shapley values against all coalitions counted out, greedy searches against the best of all orders on models small enough for it.
+// Ceilings: Shapley values against all coalitions counted out, greedy searches against the best of all orders on models small enough for
+// it.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>

@@ -488,4 +488,17 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
   foreign.set_zero("transformer.h.0.attn.c_attn.weight", {2, 2});
   CHECK_THAT(error_of([&] { return load_language_model(foreign); }), contains_text("the first is transformer.h.0.attn.c_attn.weight"));
   CHECK_THAT(error_of([&] { return load_mamba_lm(rwkv); }), contains_text("tensor backbone.embeddings.weight is missing"));
+
+  // The nearest families alone, and how many others there are.
+  Configuration configuration;
+  configuration.set("model_type", std::string("Mamba-3"));
+  const std::string unknown = error_of([&] { return load_language_model(foreign, configuration); });
+  CHECK_THAT(unknown,
+             contains_text("no model known here, and model_type is Mamba-3; the first is transformer.h.0.attn.c_attn.weight; expected "
+                           "(Mamba, model_type mamba: backbone.layers.N.mixer.x_proj.weight; Mamba-2, model_type mamba2: "));
+  CHECK_THAT(unknown, contains_text(message("or one of ", model_families<double>().size() - 3, " others, which README.md lists")));
+  CHECK(unknown.size() < 500);
+  foreign.tensors.clear();
+  foreign.set_zero("model.layers.0.shared_mlp.input.weight", {2, 2});
+  CHECK_THAT(error_of([&] { return load_language_model(foreign); }), contains_text("expected (Granite 4, model_type granitemoehybrid: "));
 }

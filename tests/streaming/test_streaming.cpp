@@ -464,6 +464,41 @@ TEMPLATE_TEST_CASE("a state space whose keys are scaled by something else than i
   check_same<S>(stream.attention().materialize().stacked(), whole.materialize().stacked(), "all rows");
 }
 
+TEST_CASE("constants that hold a NaN are the same as themselves, wherever they are kept", "[streaming]") {
+  const auto sequence = mamba<double>(20);
+  const auto with_number = [](const Array<double>& array, double number) {
+    Matrix<double> numbers = *array;
+    numbers(0, 1) = number;
+    return Array<double>(std::move(numbers));
+  };
+  const auto rate_in = [&](UnifiedForm<double>& form, double number) {
+    DiagonalRecurrence<double> recurrence = *form.recurrence.diagonal();
+    recurrence.rate = with_number(recurrence.rate, number);
+    form.recurrence = recurrence;
+  };
+  using Form = UnifiedForm<double>;
+  const std::vector<std::pair<std::string, std::function<void(Form&, double)>>> constants{
+      {"skip", [&](Form& form, double number) { form.skip = with_number(form.skip, number); }},
+      {"convolution", [&](Form& form, double number) { form.convolution = with_number(form.convolution, number); }},
+      {"convolution_bias", [&](Form& form, double number) { form.convolution_bias = with_number(form.convolution_bias, number); }},
+      {"rate", rate_in}};
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const auto& [name, put] : constants) {
+    INFO(name);
+    Form first = sequence.piece(0, 5), next = sequence.piece(5, 1), other = sequence.piece(6, 1);
+    put(first, nan);
+    put(next, nan);
+    put(other, 0.5);
+    StreamingAttention<double> stream;
+    stream.append(first, sequence.x(0, 5));
+    stream.append(next, sequence.x(5, 1));
+    CHECK(stream.tokens() == 6);
+    CHECK_THAT(error_of([&] { stream.append(other, sequence.x(6, 1)); }),
+               contains_text(name + " has other numbers than in the pieces before"));
+    CHECK(stream.tokens() == 6);
+  }
+}
+
 TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[streaming]") {
   const auto sequence = mamba<double>(20);
   StreamingAttention<double> stream;

@@ -69,10 +69,8 @@ struct HeadRecurrence {
 
 template <Real Scalar>
 void HeadRecurrence<Scalar>::check() const {
-  if (heads < 1 || channels % heads != 0)
-    raise(ErrorKind::shape, message("HeadRecurrence: ", channels, " channels do not divide into ", heads, " heads"));
-  if (groups < 1 || heads % groups != 0)
-    raise(ErrorKind::shape, message("HeadRecurrence: ", heads, " heads do not divide into ", groups, " groups"));
+  check_divides("HeadRecurrence", channels, "channels", heads, "heads");
+  check_divides("HeadRecurrence", heads, "heads", groups, "groups");
   if (state < 1) raise(ErrorKind::shape, message("HeadRecurrence: state is ", state, ", expected at least 1"));
   check_shape("HeadRecurrence", "query", query, tokens, groups * state, "(tokens, groups * state)");
   check_shape("HeadRecurrence", "key", key, tokens, groups * state, "(tokens, groups * state)");

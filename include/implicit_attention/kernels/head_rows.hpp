@@ -80,9 +80,9 @@ class HeadRows {
   [[nodiscard]] static Index heads_at_once(const HeadRecurrence<Scalar>& recurrence, Index row_count) {
     return is_shared(recurrence) || row_count >= rows_worth_preparing ? 1 : heads_walked_together;
   }
-  /// One row of several heads, a row of `out` each; where heads_at_once is more than 1.
-  void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const {
-    const Index first = walk_heads(*r_, heads.data(), static_cast<Index>(heads.size()), row, out);
+  /// One row of `count` heads, a row of `out` each; where heads_at_once is more than 1.
+  void row(const Index* heads, Index count, Index row, View<Scalar> out) const {
+    const Index first = walk_heads(*r_, heads, count, row, out);
     out.leftCols(first).setZero();
     out.rightCols(r_->tokens - 1 - row).setZero();
   }

@@ -39,11 +39,9 @@ struct SoftmaxRecurrence {
     return window < 0 ? past_key.rows() : std::clamp(window - row, Index(0), past_key.rows());
   }
   void check() const {
-    if (heads < 1 || channels % heads != 0 || query.cols() % heads != 0)
-      raise(ErrorKind::shape, message("SoftmaxRecurrence: ", channels, " channels and ", query.cols(),
-                                      " query columns, expected multiples of ", heads, " heads"));
-    if (key_heads < 1 || heads % key_heads != 0)
-      raise(ErrorKind::shape, message("SoftmaxRecurrence: ", heads, " heads do not divide into ", key_heads, " key heads"));
+    check_divides("SoftmaxRecurrence", channels, "channels", heads, "heads");
+    check_divides("SoftmaxRecurrence", query.cols(), "columns of query", heads, "heads");
+    check_divides("SoftmaxRecurrence", heads, "heads", key_heads, "key heads");
     check_shape("SoftmaxRecurrence", "query", query, tokens, query.cols(), "(tokens, heads * size)");
     check_shape("SoftmaxRecurrence", "key", key, tokens, key_heads * head_size(), "(tokens, key heads * size)");
     if (past_key.rows() > 0) {
@@ -86,8 +84,7 @@ struct ExplicitRecurrence {
   [[nodiscard]] Index last_seen(Index row) const { return causal ? row : tokens - 1; }
   [[nodiscard]] Index first_visible(Index) const { return 0; }
   void check() const {
-    if (heads < 1 || channels % heads != 0)
-      raise(ErrorKind::shape, message("ExplicitRecurrence: ", channels, " channels do not divide into ", heads, " heads"));
+    check_divides("ExplicitRecurrence", channels, "channels", heads, "heads");
     check_shape("ExplicitRecurrence", "weights", weights, heads * tokens, tokens, "(heads * tokens, tokens)");
     if (!causal) return;
     for (Index head_index = 0; head_index < heads; ++head_index)

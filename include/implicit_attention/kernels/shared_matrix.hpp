@@ -18,10 +18,9 @@ namespace detail {
 template <Real Scalar>
 struct PreparedRows {
   virtual ~PreparedRows() = default;
-  /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
-  virtual void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const = 0;
-  /// One row of several heads, a row of `out` (heads, tokens) each; where MatrixKernels::heads_at_once is more than 1.
-  virtual void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const = 0;
+  /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen; or one row of `count` heads, (count, tokens), where
+  /// MatrixKernels::heads_at_once is more than 1.
+  virtual void rows(const Index* heads, Index count, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const = 0;
 };
 
 /// What a kind of recurrence does for a SharedMatrix.
@@ -47,12 +46,8 @@ template <class Recurrence>
 struct RowsOf final : PreparedRows<typename Recurrence::ScalarType> {
   using Scalar = typename Recurrence::ScalarType;
   explicit RowsOf(const Recurrence& of) : recurrence(&of) {}
-  void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>&) const override {
-    matrix_rows(*recurrence, head, begin, end, out);
-  }
-  void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const override {
-    for (std::size_t i = 0; i < heads.size(); ++i)
-      matrix_rows(*recurrence, heads[i], row, row + 1, View<Scalar>(&out(static_cast<Index>(i), 0), 1, out.cols()));
+  void rows(const Index* heads, Index, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>&) const override {
+    matrix_rows(*recurrence, *heads, begin, end, out);
   }
   const Recurrence* recurrence;
 };
@@ -60,10 +55,9 @@ template <Real Scalar>
 struct RowsOf<HeadRecurrence<Scalar>> final : PreparedRows<Scalar> {
   template <class... Arguments>
   explicit RowsOf(const Arguments&... arguments) : prepared(arguments...) {}
-  void rows(Index head, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const override {
-    prepared.rows(head, begin, end, out, scratch);
+  void rows(const Index* heads, Index count, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>& scratch) const override {
+    count > 1 ? prepared.row(heads, count, begin, out) : prepared.rows(*heads, begin, end, out, scratch);
   }
-  void row(const std::vector<Index>& heads, Index row, View<Scalar> out) const override { prepared.row(heads, row, out); }
   HeadRows<Scalar> prepared;
 };
 
@@ -216,16 +210,11 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
   const auto of_run = [&](const PreparedRows<Scalar>& maker, const std::vector<Index>& batch, const RowRun& run, Matrix<Scalar>& memory,
                           HeadRowsScratch<Scalar>& scratch, auto& worker) {
     const Index together = run.count() == 1 && at_once > 1 ? static_cast<Index>(batch.size()) : 1;
-    if (memory.rows() < run.count() * together) memory.setZero(run.count() * together, columns);
-    if (together > 1) {
-      maker.row(batch, run.begin, View<Scalar>(memory.data(), together, matrix.tokens, columns));
-      for (Index i = 0; i < together; ++i)
-        worker(batch[static_cast<std::size_t>(i)], run, View<Scalar>(memory.data() + i * columns, 1, columns));
-      return;
-    }
-    for (const Index head : batch) {
-      maker.rows(head, run.begin, run.end, View<Scalar>(memory.data(), run.count(), matrix.tokens, columns), scratch);
-      worker(head, run, View<Scalar>(memory.data(), run.count(), columns));
+    const Index rows_at_once = run.count() * together;
+    if (memory.rows() < rows_at_once) memory.setZero(rows_at_once, columns);
+    for (const Index *head = batch.data(), *const end = head + batch.size(); head != end; head += together) {
+      maker.rows(head, together, run.begin, run.end, View<Scalar>(memory.data(), rows_at_once, matrix.tokens, columns), scratch);
+      for (Index i = 0; i < together; ++i) worker(head[i], run, View<Scalar>(memory.data() + i * columns, run.count(), columns));
     }
   };
   const auto maker = [&](const std::vector<Index>& batch, const Executor& preparing) {

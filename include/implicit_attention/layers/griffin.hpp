@@ -121,6 +121,10 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const;
   [[nodiscard]] Activations completed(const Activations& act, Index tokens, bool decays, bool normalized) const;
   [[nodiscard]] static std::vector<Index> document_starts(const RunContext<Scalar>& context, Index tokens, bool continues);
+  /// -8 softplus(recurrent_param), of which minus infinity would make NaN of a gate of 0: kept above -1e30, as detail::decay_rate is.
+  [[nodiscard]] static Array<Scalar> rate_of(const Array<Scalar>& recurrent_param) {
+    return Matrix<Scalar>((Scalar(-8) * softplus(recurrent_param.matrix())).cwiseMax(Scalar(-1e30)));
+  }
 
   Weights weights_;
   Options options_;
@@ -136,7 +140,7 @@ Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weigh
   heads_ = w.input_gate_bias.rows();
   if (channels_ == 0) raise(ErrorKind::shape, "Griffin: rg_lru.recurrent_param is empty, expected (channels)");
   check_vector("Griffin", "rg_lru.recurrent_param", w.recurrent_param, channels_, "channels");
-  rate_ = Matrix<Scalar>(Scalar(-8) * softplus(w.recurrent_param.matrix()));
+  rate_ = rate_of(w.recurrent_param);
   const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning) {
     check_shape("Griffin", name, array, rows, columns, meaning);
   };
@@ -174,7 +178,7 @@ Griffin<S> Griffin<S>::for_engine(EngineWeights weights, Options options) {
   detail::check_bias(layer_name, "rate", weights.rate, layer.channels_, "channels");
   detail::check_bias(layer_name, "rg_lru.recurrent_param", weights.recurrent_param, layer.channels_, "channels");
   if (!weights.rate.empty()) layer.rate_ = detail::checked_rate(layer_name, "rate", weights.rate, "-8 softplus(recurrent_param)");
-  if (!weights.recurrent_param.empty()) layer.rate_ = Matrix<Scalar>(Scalar(-8) * softplus(weights.recurrent_param.matrix()));
+  if (!weights.recurrent_param.empty()) layer.rate_ = rate_of(weights.recurrent_param);
   layer.weights_.conv_1d_weight = std::move(weights.conv_1d_weight);
   layer.weights_.conv_1d_bias = std::move(weights.conv_1d_bias);
   return layer;

@@ -229,12 +229,6 @@ void check_bias(std::string_view who, std::string_view name, const Array<Scalar>
   if (!array.empty()) check_vector(who, name, array, size, meaning);
 }
 
-/// Fails unless `count` things divide into `parts` groups of one or more.
-inline void check_divides(std::string_view who, Index count, std::string_view what, Index parts, std::string_view into) {
-  if (parts < 1 || count < parts || count % parts != 0)
-    raise(ErrorKind::shape, message(who, ": ", count, " ", what, " do not divide into ", parts, " ", into));
-}
-
 /// The state that a piece of a sequence begins with, as arrays; empty where none was carried in.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> carried(const Matrix<Scalar>& state) {

@@ -113,10 +113,10 @@ Mamba2<S>::Mamba2(Weights weights, Options options) : weights_(std::move(weights
   channels_ = w.out_proj_weight.cols();
   shared_ = (w.conv1d_weight.rows() - channels_) / 2;
   const Index convolved = channels_ + 2 * shared_, rows = channels_ + convolved + heads();
-  detail::check_divides(layer_name, channels_, "channels (columns of out_proj.weight)", heads(), "heads (A_log)");
-  detail::check_divides(layer_name, heads(), "heads (A_log)", options.groups, "groups");
-  detail::check_divides(layer_name, shared_, "rows of conv1d.weight for B", options.groups, "groups");
-  detail::check_divides(layer_name, channels_, "channels", options.norm_groups, "groups of the norm");
+  check_divides(layer_name, channels_, "channels (columns of out_proj.weight)", heads(), "heads (A_log)");
+  check_divides(layer_name, heads(), "heads (A_log)", options.groups, "groups");
+  check_divides(layer_name, shared_, "rows of conv1d.weight for B", options.groups, "groups");
+  check_divides(layer_name, channels_, "channels", options.norm_groups, "groups of the norm");
   check_shape(layer_name, "conv1d.weight", w.conv1d_weight, convolved, std::max(convolution_width(), Index(1)), "(channels + 2GN, width)");
   detail::check_bias(layer_name, "conv1d.bias", w.conv1d_bias, convolved, "channels + 2*groups*state");
   check_shape(layer_name, "in_proj.weight", w.in_proj_weight, rows, width(), "(2*channels + 2*groups*state + heads, width)");

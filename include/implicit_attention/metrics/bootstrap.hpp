@@ -25,10 +25,11 @@ struct MeanInterval {
 };
 
 /// The mean of the numbers, NaN (a metric not defined for a text) left out, and its percentile bootstrap interval (Efron & Tibshirani
-/// 1993) over groups: numbers of one group (several outputs of one text) are not independent, so whole groups are drawn with replacement, as
-/// many as there are, `resamples` times, and the middle `confidence` of the means over all that was drawn is the interval. `groups` says which group a
-/// number is of, by any labels. Groups whose numbers are all NaN take no part.
-/// Seeded: the same numbers and seed give the same interval everywhere. One group: an interval of no width. None: NaN, count 0.
+/// 1993) over groups: numbers of one group (several outputs of one text) are not independent, so whole groups are drawn with replacement,
+/// as many as there are, `resamples` times, and the middle `confidence` of the means over all that was drawn is the interval. `groups` says
+/// which group a number is of, by any labels. Groups whose numbers are all NaN take no part.
+/// Seeded: the same numbers and seed give the same interval everywhere. One group: an interval of no width. None: NaN, count 0. A mean that
+/// is not finite, as that of an infinity, has no interval: NaN.
 [[nodiscard]] inline MeanInterval bootstrap_mean_by_group(const std::vector<double>& numbers, const std::vector<Index>& groups,
                                                           std::uint64_t seed, Index resamples = 1000, double confidence = 0.95) {
   if (groups.size() != numbers.size())
@@ -54,6 +55,7 @@ struct MeanInterval {
   }
   if (known.empty()) return result;
   result.mean = sum / static_cast<double>(result.count);
+  if (!std::isfinite(result.mean)) return result;
   std::mt19937_64 engine(seed);
   std::vector<double> means;
   for (Index resample = 0; resample < resamples; ++resample) {

@@ -18,8 +18,8 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Orders of 0 ... tokens - 1 drawn by the seed, `count` of them: an order, then the same backwards, then the next. Pairs of opposite orders
-/// average to a smaller error than orders of their own (antithetic sampling; Mitchell et al. 2022, arXiv 2104.12199, section 4).
+/// Orders of 0 ... tokens - 1 drawn by the seed, `count` of them: an order, then the same backwards, then the next. Pairs of opposite
+/// orders average to a smaller error than orders of their own (antithetic sampling; Mitchell et al. 2022, arXiv 2104.12199, section 4).
 [[nodiscard]] inline std::vector<std::vector<Index>> opposite_permutations(Index tokens, Index count, std::uint64_t seed) {
   if (tokens <= 0) raise(ErrorKind::shape, "permutations: there are no tokens, expected at least one");
   if (count <= 0) raise(ErrorKind::value, message("permutations: ", count, " of them, expected at least one"));
@@ -36,8 +36,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 }
 
 /// Shapley values (Shapley 1953) by sampled permutations (Castro et al. 2009): scores[j] is the mean, over `permutations` orders in which
-/// tokens come into an empty text one by one, of f with token j and those before it less f with those before it alone. The unit is that of f;
-/// sum(scores) = f(all) - f(none) exactly, for any number of permutations. Unbiased; opposite_permutations gives the orders. At most
+/// tokens come into an empty text one by one, of f with token j and those before it less f with those before it alone. The unit is that of
+/// f; sum(scores) = f(all) - f(none) exactly, for any number of permutations. Unbiased; opposite_permutations gives the orders. At most
 /// permutations * (tokens - 1) + 2 runs. The best that scores of single tokens can say about all sets of tokens: exact for a model that
 /// adds tokens up. One token: f(all) - f(none).
 template <PerturbedModel Model>
@@ -68,8 +68,8 @@ enum class SearchGoal {
 };
 
 /// The perturbation curve of a greedy search: values[k] = f with k tokens taken, each chosen as best for the goal given those taken before;
-/// of equal ones the first in the text. tokens * (tokens + 1) / 2 + 1 runs. A search step by step is not the best of all orders, but no map that was
-/// made without running the model knows as much.
+/// of equal ones the first in the text. tokens * (tokens + 1) / 2 + 1 runs. A search step by step is not the best of all orders, but no map
+/// that was made without running the model knows as much.
 template <PerturbedModel Model>
 [[nodiscard]] Curve greedy_curve(Index tokens, SearchGoal goal, Model&& model) {
   if (tokens <= 0) raise(ErrorKind::shape, "greedy search: there are no tokens, expected at least one");

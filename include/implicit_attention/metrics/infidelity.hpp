@@ -38,21 +38,27 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
   return sum / static_cast<double>(came.size());
 }
 
-/// Sets of kept tokens for `infidelity`, (samples): each token is taken away with `probability`, at least one always (a draw that takes
-/// none is drawn again). The same seed gives the same sets, so that methods are compared on the same perturbations.
-/// One token: it is removed in every set.
+/// Sets of kept tokens for `infidelity`, (samples): each token is taken away with `probability`, at least one always. A draw that takes
+/// none is drawn again; after a thousand of them in a row one token is taken, each as likely as the others: so small a probability hardly
+/// ever takes two. The same seed gives the same sets, so that methods are compared on the same perturbations. One token: it is removed in
+/// every set.
 [[nodiscard]] inline std::vector<KeptTokens> random_perturbations(Index tokens, Index samples, double probability, std::uint64_t seed) {
   if (tokens <= 0) raise(ErrorKind::shape, "random_perturbations: there are no tokens, expected at least one");
   if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
   if (!(probability > 0 && probability <= 1))
     raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
   std::mt19937_64 engine(seed);
+  constexpr int most_empty_draws = 1000;
   std::vector<KeptTokens> sets;
-  while (static_cast<Index>(sets.size()) < samples) {
+  for (int empty_draws = 0; static_cast<Index>(sets.size()) < samples;) {
     KeptTokens kept(static_cast<std::size_t>(tokens), true);
     for (std::size_t token = 0; token < kept.size(); ++token) kept[token] = detail::uniform(engine) >= probability;
     if (tokens == 1) kept[0] = false;
-    if (std::find(kept.begin(), kept.end(), false) != kept.end()) sets.push_back(std::move(kept));
+    const bool empty = std::find(kept.begin(), kept.end(), false) == kept.end();
+    if (empty && ++empty_draws < most_empty_draws) continue;
+    if (empty) kept[detail::uniform_index(engine, kept.size())] = false;
+    empty_draws = 0;
+    sets.push_back(std::move(kept));
   }
   return sets;
 }

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
+#include <implicit_attention/core/edit_distance.hpp>
 #include <implicit_attention/models/families.hpp>
 #include <implicit_attention/models/tensor_names.hpp>
 
@@ -48,6 +51,28 @@ template <Real Scalar>
   return by_type;
 }
 
+/// Says that a checkpoint is of no family: what it is, the families that are nearest to it, by `model_type` or the first tensor's name, and
+/// where the others are.
+template <Real Scalar>
+[[nodiscard]] std::string unknown_family(const TensorSource<Scalar>& source, const Configuration& configuration) {
+  constexpr std::size_t shown = 3, longest = 100;
+  const std::vector<std::string> names = source.names();
+  const std::optional<std::string> type = configuration.text({"model_type"});
+  const std::string first = names.empty() ? std::string() : names.front();
+  const std::string_view word = std::string_view(type ? *type : first).substr(0, longest);
+  std::vector<std::pair<std::size_t, const ModelFamily<Scalar>*>> near;
+  for (const ModelFamily<Scalar>& family : model_families<Scalar>())
+    near.emplace_back(edit_distance(word, type ? family.name : family.tensors), &family);
+  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::string nearest;
+  for (std::size_t i = 0; i < shown; ++i)
+    nearest += message(i == 0 ? "" : "; ", near[i].second->title, ", model_type ", near[i].second->name, ": ", near[i].second->tensors);
+  return message(source.where(), ": the tensors are those of no model known here",
+                 type ? message(", and model_type is ", *type) : std::string(), names.empty() ? "; there are none" : "; the first is ",
+                 first, "; expected (", nearest, "), or one of ", near.size() - shown,
+                 " others, which README.md lists below Architectures");
+}
+
 }  // namespace detail
 
 /// Reads a language model of any family in models/families.hpp: `model_type` tells which, or, without it, the names of the tensors.
@@ -66,14 +91,7 @@ template <Real Scalar>
     detail::expect_all_understood(configuration, family->architecture);
     return model;
   }
-  std::string known;
-  for (const ModelFamily<Scalar>& family : model_families<Scalar>())
-    known += message(known.empty() ? "" : "; ", family.title, ": ", family.tensors);
-  const std::vector<std::string> names = source.names();
-  const std::optional<std::string> type = configuration.text({"model_type"});
-  raise(ErrorKind::file, message(source.where(), ": the tensors are those of no model known here",
-                                 type ? message(", and model_type is ", *type) : std::string(), ", expected one of (", known, ")",
-                                 names.empty() ? "; there are none" : "; the first is ", names.empty() ? std::string() : names.front()));
+  raise(ErrorKind::file, detail::unknown_family(source, configuration));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -63,13 +64,15 @@ class FormHistory {
     if (b.rows() == 1) return Matrix<Scalar>((a.matrix().array().rowwise() * b.matrix().row(0).array()).matrix());
     return Matrix<Scalar>(a.matrix().cwiseProduct(*b));
   }
-  /// Fails unless what is no array a token is the same in all pieces.
+  /// Fails unless what is no array a token is the same in all pieces, bit for bit: a NaN is the NaN that it was.
   static void check_same(const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
     if (now.rows() != before.rows() || now.cols() != before.cols())
       raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
                                       shape_text({before.rows(), before.cols()}), " as in the pieces before"));
-    if (now.data() != before.data() && *now != *before)
-      raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
+    const std::size_t bytes = static_cast<std::size_t>(now.cols()) * sizeof(Scalar);
+    for (Index row = 0; row < now.rows() && now.data() != before.data(); ++row)
+      if (std::memcmp(now.row(row), before.row(row), bytes) != 0)
+        raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
   }
   static void append_starts(std::vector<Index>& to, const std::vector<Index>& starts, Index seen, Index held, Index window) {
     if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that have left
@@ -115,7 +118,7 @@ class FormHistory {
       if (!piece.initial_state.empty()) constants_.initial_state = Matrix<Scalar>(*piece.initial_state);
       more_.resize(piece.more.size());
       if (piece.second) second_ = std::make_unique<FormHistory>();
-    } else {
+    } else if (!takes) {
       check_same("skip", piece.skip, constants_.skip);
       check_same("convolution", piece.convolution, constants_.convolution);
       check_same("convolution_bias", piece.convolution_bias, constants_.convolution_bias);
@@ -142,7 +145,7 @@ class FormHistory {
     if (const auto* given = piece.recurrence.diagonal()) {
       is(Kind::diagonal, given->channels == fixed_diagonal_.channels && given->state == fixed_diagonal_.state &&
                              given->read_before_update == fixed_diagonal_.read_before_update);
-      if (seen > 0) check_same("rate", given->rate, fixed_diagonal_.rate);
+      if (seen > 0 && !takes) check_same("rate", given->rate, fixed_diagonal_.rate);
       // Mamba's steps scale its keys, too: kept once.
       const bool shared = !given->key_scale.empty() && given->key_scale.data() == given->step.data() &&
                           given->key_scale.row_stride() == given->step.row_stride();

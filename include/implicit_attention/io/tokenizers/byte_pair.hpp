@@ -106,6 +106,7 @@ class BytePairModel {
 
    private:
     static constexpr std::size_t longest_remembered = 64, most_remembered = 100'000;
+    static constexpr std::uint32_t most_symbols_kept = 1U << 16U;
     static constexpr std::uint32_t nobody = 0xFFFF'FFFFU;
     struct Symbol {
       std::int32_t id;  // negative: merged into the one before
@@ -165,6 +166,11 @@ class BytePairModel {
       }
       for (const Symbol& symbol : symbols_)
         if (symbol.id >= 0) ids.push_back(symbol.id);
+      if (count <= most_symbols_kept) return;
+      // One word may be a whole text: its memory is not kept.
+      first_ = std::vector<Index>();
+      symbols_ = std::vector<Symbol>();
+      waiting_ = decltype(waiting_)();
     }
     void consider(std::uint32_t position) {
       const Symbol& left = symbols_[position];

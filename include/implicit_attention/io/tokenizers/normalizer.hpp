@@ -89,6 +89,18 @@ class TextPattern {
         text, [&](std::size_t begin, std::size_t end, bool matched) { out += matched ? content : text.substr(begin, end - begin); });
     return out;
   }
+  /// Of a text whose first `start` bytes stand for the whole text's first character: how many do in `replaced(text, content)`. What takes the
+  /// place of a match stands where the match's last byte did.
+  [[nodiscard]] std::size_t replaced_start(std::string_view text, std::string_view content, std::size_t start) const {
+    std::size_t now = 0;
+    Search(*this).split(text, [&](std::size_t begin, std::size_t end, bool matched) {
+      if (matched)
+        now += end <= start ? content.size() : 0;
+      else
+        now += std::min(end, std::max(start, begin)) - begin;
+    });
+    return now;
+  }
 
  private:
   std::string text_;
@@ -142,12 +154,15 @@ class Normalizer {
     for (const Step& step : steps_) out = apply(step, std::move(out));
     return out;
   }
-  /// The same; `at_start` becomes false where what the text began with is gone, so that no piece begins where the text did.
-  [[nodiscard]] std::string operator()(std::string_view text, bool& at_start) const {
+  /// The same of a text that begins where the whole one does; `start` becomes how many of its first bytes stand for the whole text's first
+  /// character, or were put before it: 0 where that is gone, so that no piece begins where the text did.
+  [[nodiscard]] std::string operator()(std::string_view text, std::size_t& start) const {
     std::string out(text);
     for (const Step& step : steps_) {
-      if (at_start && drops_start(step, out)) at_start = false;
+      start = start_after(step, out, start);
       out = apply(step, std::move(out));
+      while (start > 0 && start < out.size() && utf8_character_size(out, start) == 0) ++start;  // joined with an accent behind it
+      start = std::min(start, out.size());
     }
     return out;
   }
@@ -190,11 +205,13 @@ class Normalizer {
     ByteAlphabet::instance().append(out, text);
     return out;
   }
-  /// Whether a step leaves nothing of a text's first character.
-  [[nodiscard]] static bool drops_start(const Step& step, std::string_view text) {
-    if (text.empty() || (step.kind == Kind::strip && !step.left)) return false;
-    const std::size_t length = std::max<std::size_t>(code_point_at(text, 0).length, 1);
-    return apply(step, std::string(text.substr(0, length))).empty();
+  /// How many of the first bytes stand for the first character once a step has been applied, which `start` do before.
+  [[nodiscard]] static std::size_t start_after(const Step& step, std::string_view text, std::size_t start) {
+    const std::string_view first = text.substr(0, start);
+    if (step.kind == Kind::prepend) return start > 0 ? step.content.size() + start : 0;
+    if (step.kind == Kind::replace) return step.pattern->replaced_start(text, step.content, start);
+    if (step.kind == Kind::strip) return stripped(first, step.left, false).size();
+    return apply(step, std::string(first)).size();  // of characters one by one
   }
   /// The characters of which `keep` says so.
   template <class Keep>

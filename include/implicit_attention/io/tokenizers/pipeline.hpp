@@ -132,16 +132,21 @@ class Pipeline final : public TextCodec {
         if (part.id) {
           ids.push_back(*part.id);
         } else {
-          bool first = at_start && part.text.data() == text.data();
-          const std::string normal = pipeline_.normalizer_.empty() ? std::string() : pipeline_.normalizer_(part.text, first);
-          const std::string_view here = pipeline_.normalizer_.empty() ? part.text : std::string_view(normal);
+          const bool first = at_start && part.text.data() == text.data() && !part.text.empty();
+          std::size_t start = first ? std::max<std::size_t>(code_point_at(part.text, 0).length, 1) : 0;
+          const bool plain = pipeline_.normalizer_.empty();
+          const std::string normal = plain   ? std::string()
+                                     : first ? pipeline_.normalizer_(part.text, start)
+                                             : pipeline_.normalizer_(part.text);
+          const Piece here{plain ? part.text : std::string_view(normal), start};
           later.clear();
-          pipeline_.added_.split_normalized(here, later);
+          pipeline_.added_.split_normalized(here.text, later);
           for (const AddedTokens::Part& inner : later) {
+            const auto begin = static_cast<std::size_t>(inner.text.data() - here.text.data());
             if (inner.id)
               ids.push_back(*inner.id);
             else
-              words(inner.text, first && inner.text.data() == here.data(), ids);
+              words(here.part(begin, begin + inner.text.size()), ids);
           }
         }
       }
@@ -172,12 +177,11 @@ class Pipeline final : public TextCodec {
     static const UnknownTokens& unknown_of(const WordLevelModel& model) { return model.unknown(); }
     static const UnknownTokens& unknown_of(const WordPieceModel& model) { return model.unknown(); }
 
-    void words(std::string_view text, bool at_start, std::vector<Index>& ids) {
+    void words(const Piece& text, std::vector<Index>& ids) {
       Pieces pieces;
       pieces.list.push_back(text);
-      pieces.at_start = at_start;
       pipeline_.pre_tokenizer_(pieces);
-      for (const std::string_view piece : pieces.list) model(piece, ids);
+      for (const Piece& piece : pieces.list) model(piece.text, ids);
     }
     void model(std::string_view word, std::vector<Index>& ids) {
       if (byte_pairs_) return byte_pairs_->encode(word, ids);

@@ -16,11 +16,21 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
+/// A piece of a text. `start`: how many of its first bytes stand for the whole text's first character, or were put before it; 0 where it
+/// begins further on. Several pieces may begin at the start: a prefix, and what it was put before.
+struct Piece {
+  std::string_view text;
+  std::size_t start = 0;
+
+  [[nodiscard]] Piece part(std::size_t begin, std::size_t end) const {
+    return {text.substr(begin, end - begin), std::min(end, std::max(start, begin)) - begin};
+  }
+};
+
 /// Pieces of a text, and the memory of those that are no longer parts of it.
 struct Pieces {
-  std::vector<std::string_view> list;
+  std::vector<Piece> list;
   std::deque<std::string> owned;
-  bool at_start = true;  ///< whether the first piece begins where the whole text does
 };
 
 /// GPT-2's way to cut text.
@@ -90,10 +100,10 @@ class PreTokenizer {
     explicit Cutter(const Step& step) : step_(step) {
       if (step.pattern) search_.emplace(*step.pattern);
     }
-    void operator()(std::string_view text, std::vector<std::string_view>& out) {
+    void operator()(const Piece& piece, std::vector<Piece>& out) {
       parts_.clear();
-      search_ ? by_pattern(text) : step_.length > 0 ? by_length(text) : by_characters(text);
-      put_parts(step_.behaviour, text, parts_, out);
+      search_ ? by_pattern(piece.text) : step_.length > 0 ? by_length(piece.text) : by_characters(piece.text);
+      put_parts(step_.behaviour, piece, parts_, out);
     }
 
    private:
@@ -133,9 +143,9 @@ class PreTokenizer {
   };
 
   /// Joins parts as the behaviour says, and puts what is left after the others.
-  static void put_parts(Behaviour behaviour, std::string_view text, std::vector<Part>& parts, std::vector<std::string_view>& out) {
+  static void put_parts(Behaviour behaviour, const Piece& piece, std::vector<Part>& parts, std::vector<Piece>& out) {
     const auto put = [&](const Part& part) {
-      if (part.begin < part.end) out.push_back(text.substr(part.begin, part.end - part.begin));
+      if (part.begin < part.end) out.push_back(piece.part(part.begin, part.end));
     };
     if (behaviour == Behaviour::isolated || behaviour == Behaviour::removed) {
       for (const Part& part : parts)
@@ -171,44 +181,55 @@ class PreTokenizer {
     for (const Part& part : parts) put(part);
   }
   static void split(const Step& step, Pieces& pieces) {
-    std::vector<std::string_view> out;
+    std::vector<Piece> out;
     Cutter cut(step);
-    for (const std::string_view text : pieces.list) cut(text, out);
-    if (out.empty() || out.front().data() != pieces.list.front().data()) pieces.at_start = false;  // what stood there was removed
+    for (const Piece& piece : pieces.list) cut(piece, out);
     pieces.list = std::move(out);
+  }
+  /// Puts a prefix before a piece that does not begin with it. The piece begins where it did.
+  static void put_before(std::string& text, std::string_view prefix, std::size_t& start) {
+    if (std::string_view(text).starts_with(prefix)) return;
+    text.insert(0, prefix);
+    if (start > 0) start += prefix.size();
   }
   static void metaspace(const Step& step, Pieces& pieces) {
     const TextPattern space{std::string(" ")};
-    std::vector<std::string_view> out;
+    std::vector<Piece> out;
     Step before_each;
     before_each.pattern.emplace(step.replacement);
     before_each.behaviour = Behaviour::merged_with_next;
     Cutter cut(before_each);
-    for (std::size_t i = 0; i < pieces.list.size(); ++i) {
-      std::string text = space.replaced(pieces.list[i], step.replacement);
-      const bool prefixed = step.prefix == Prefix::always || (step.prefix == Prefix::first && i == 0 && pieces.at_start);
-      if (prefixed && !std::string_view(text).starts_with(step.replacement)) text.insert(0, step.replacement);
-      const std::string_view kept = pieces.owned.emplace_back(std::move(text));
+    for (Piece piece : pieces.list) {
+      if (piece.start > 0) piece.start = space.replaced_start(piece.text, step.replacement, piece.start);
+      std::string text = space.replaced(piece.text, step.replacement);
+      if (step.prefix == Prefix::always || (step.prefix == Prefix::first && piece.start > 0))
+        put_before(text, step.replacement, piece.start);
+      piece.text = pieces.owned.emplace_back(std::move(text));
       if (step.cut)
-        cut(kept, out);
-      else if (!kept.empty())
-        out.push_back(kept);
+        cut(piece, out);
+      else if (!piece.text.empty())
+        out.push_back(piece);
     }
     pieces.list = std::move(out);
   }
   static void byte_level(const Step& step, Pieces& pieces) {
     if (step.prefix == Prefix::always)
-      for (std::string_view& text : pieces.list)
-        if (!text.starts_with(' ')) text = pieces.owned.emplace_back(" " + std::string(text));
+      for (Piece& piece : pieces.list)
+        if (!piece.text.starts_with(' ')) {
+          put_before(pieces.owned.emplace_back(piece.text), " ", piece.start);
+          piece.text = pieces.owned.back();
+        }
     if (step.pattern) split(step, pieces);
     std::size_t bytes = 0;
-    for (const std::string_view text : pieces.list) bytes += text.size();
+    for (const Piece& piece : pieces.list) bytes += piece.text.size();
     std::string& all = pieces.owned.emplace_back();
     all.reserve(2 * bytes);  // a character of the alphabet has at most two bytes: the text does not move
-    for (std::string_view& text : pieces.list) {
+    for (Piece& piece : pieces.list) {
       const std::size_t begin = all.size();
-      ByteAlphabet::instance().append(all, text);
-      text = std::string_view(all).substr(begin);
+      ByteAlphabet::instance().append(all, piece.text.substr(0, piece.start));
+      const std::size_t start = all.size() - begin;
+      ByteAlphabet::instance().append(all, piece.text.substr(piece.start));
+      piece = {std::string_view(all).substr(begin), start};
     }
   }
   void read_step(const Json& document, const std::string& where);
