@@ -69,6 +69,7 @@ template <Real Scalar>
     options.inner_norm_eps =
         weighted ? agreeing_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
                  : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
+  expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);
   expect_mamba_layer(configuration, mixer);
   expect_tensors(configuration, {"use_bias", "mamba_proj_bias", "ssm_cfg.bias"}, tensors, {"in_proj.bias", "out_proj.bias"});

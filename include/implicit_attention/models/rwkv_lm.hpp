@@ -98,10 +98,10 @@ template <Real Scalar, class Read>
 /// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm of
 /// flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
 inline void let_pass(const Configuration& configuration) {
-  for (const std::string_view key :
-       {"layer_norm_epsilon", "intermediate_size", "hidden_ratio", "model_version", "rwkv_version", "norm_bias", "norm_first", "value_dim",
-        "attn_mode", "fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp", "wkv_state_dtype"})
+  for (const std::string_view key : {"layer_norm_epsilon", "intermediate_size", "model_version", "rwkv_version", "norm_bias", "norm_first",
+                                     "value_dim", "wkv_state_dtype"})
     static_cast<void>(configuration.find(key));
+  ignore_flash_linear_attention_keys(configuration);
 }
 
 /// Sizes that the configuration gives must be those of the weights.
