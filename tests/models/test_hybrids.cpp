@@ -259,6 +259,36 @@ TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear 
                     Catch::Contains("key linear_head_dim is 3, expected"));
 }
 
+TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, and its own spelling of every key", "[models]") {
+  const auto one = golden("lm_kimi_linear_seed00");
+  if (!one) return;
+  const Tensors<double> tensors = one->weights<double>();
+  const auto same = [&](const Configuration& configuration) {
+    CHECK(relative_error(logits(tensors, configuration, one->ids), one->expected("logits")) < 1e-9);
+  };
+  const auto says = [&](const Configuration& configuration, const std::string& what) {
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, configuration), Catch::Contains(what));
+  };
+  using Names = std::vector<std::string>;
+  const Configuration written = with(with(one->configuration, "qk_head_dim", Index(10)), "pretraining_tp", Index(1));
+  same(with(written, "mlp_layer_types", Names{"dense", "sparse", "sparse", "sparse"}));
+  says(with(written, "mlp_layer_types", Names{"dense", "dense", "sparse", "sparse"}), "mlp_layer_types has dense for layer 1");
+  says(with(written, "qk_head_dim", Index(6)), "key qk_head_dim is 6, expected 10");
+  Configuration other = one->configuration;
+  for (const auto& [theirs, ours] : {std::pair("num_experts_per_token", "num_experts_per_tok"),
+                                     {"num_experts", "n_routed_experts"},
+                                     {"num_shared_experts", "n_shared_experts"},
+                                     {"num_expert_group", "n_group"}}) {
+    const Index number = one->configuration.integer({theirs}).value();
+    other = with(without(other, theirs), ours, number);
+    says(with(one->configuration, ours, number + 1), std::string("key ") + ours + " is ");
+  }
+  other = with(without(other, "moe_renormalize"), "norm_topk_prob", true);
+  same(other);
+  says(with(one->configuration, "norm_topk_prob", false), "key norm_topk_prob is false");
+  CHECK(relative_error(logits(tensors, with(other, "norm_topk_prob", false), one->ids), one->expected("logits")) > 1e-3);
+}
+
 TEST_CASE("LFM2 with experts says that they are not read", "[models]") {
   const auto one = golden("lm_lfm2_seed00");
   if (!one) return;
