@@ -289,6 +289,24 @@ TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, a
   CHECK(relative_error(logits(tensors, with(other, "norm_topk_prob", false), one->ids), one->expected("logits")) > 1e-3);
 }
 
+TEST_CASE("keys that are absent have the defaults of the public ports", "[models]") {
+  if (const auto one = golden("lm_qwen35_seed00"))  // whose base is 10000
+    CHECK(relative_error(logits(one->weights<double>(), without(one->configuration, "rope_theta"), one->ids), one->expected("logits")) <
+          1e-9);
+  if (const auto one = golden("lm_kimi_linear_seed01")) {  // 4 groups of two experts, of which 2 stay, and 1 without the key
+    const Tensors<double> tensors = one->weights<double>();
+    const Configuration two = with(one->configuration, "num_experts_per_token", Index(2));
+    const Matrix<double> absent = logits(tensors, without(two, "topk_group"), one->ids);
+    CHECK((absent - logits(tensors, with(two, "topk_group", Index(1)), one->ids)).isZero(0));
+    CHECK(relative_error(absent, logits(tensors, two, one->ids)) > 1e-3);
+  }
+  for (const char* name : {"lm_nemotron_h_seed00", "lm_mamba2_seed00"})  // 8 groups of a state of 128
+    if (const auto one = golden(name)) {
+      const Configuration bare = without(without(without(one->configuration, "n_groups"), "ssm_state_size"), "state_size");
+      CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), bare), Catch::Contains("n_groups and state size are missing"));
+    }
+}
+
 TEST_CASE("LFM2 with experts says that they are not read", "[models]") {
   const auto one = golden("lm_lfm2_seed00");
   if (!one) return;

@@ -47,8 +47,12 @@ template <Real S>
     options.groups = *groups;
   else if (state && *state > 0)
     options.groups = shared / *state;
-  else if (type == "mamba2" || type == "nemotron_h")  // the public ports' default
+  else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
+    if (shared != 8 * 128)
+      raise(ErrorKind::value, message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ",
+                                      tensors.prefix(), "conv1d.weight has ", shared, " rows for B, and 8 groups of 128 without them"));
     options.groups = 8;
+  }
   // As double: the product of any two numbers that a file may hold.
   const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
   if (state && (*state < 1 || product != static_cast<double>(shared)))
