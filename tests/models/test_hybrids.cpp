@@ -307,6 +307,29 @@ TEST_CASE("keys that are absent have the defaults of the public ports", "[models
     }
 }
 
+TEST_CASE("keys that the public ports write beside those that count", "[models]") {
+  if (const auto one = golden("lm_nemotron_h_seed01")) {  // with biases of in_proj and out_proj
+    const Tensors<double> tensors = one->weights<double>();
+    const Configuration written = with(one->configuration, "mamba_proj_bias", false);
+    CHECK(relative_error(logits(tensors, written, one->ids), one->expected("logits")) < 1e-9);
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, with(one->configuration, "use_bias", false)),
+                      Catch::Contains("key use_bias is"));
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, without(written, "use_bias")), Catch::Contains("key mamba_proj_bias is"));
+  }
+  if (const auto one = golden("lm_bamba_seed00"))
+    CHECK(relative_error(logits(one->weights<double>(), with(one->configuration, "z_loss_coefficient", 1e-4), one->ids),
+                         one->expected("logits")) < 1e-9);
+  if (const auto one = golden("lm_griffin_seed00")) {
+    const auto positions = [&](const char* type) {
+      return with(with(with(one->configuration, "rope_parameters.rope_theta", 10000.0), "rope_parameters.partial_rotary_factor", 0.5),
+                  "rope_parameters.rope_type", type);
+    };
+    CHECK(relative_error(logits(one->weights<double>(), positions("default"), one->ids), one->expected("logits")) < 1e-9);
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), positions("linear")),
+                      Catch::Contains("scaled rotary positions are not read here"));
+  }
+}
+
 TEST_CASE("LFM2 with experts says that they are not read", "[models]") {
   const auto one = golden("lm_lfm2_seed00");
   if (!one) return;

@@ -12,6 +12,7 @@
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
 #include <implicit_attention/models/feed_forward.hpp>
+#include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -88,7 +89,7 @@ template <Real Scalar>
   if (window < 1)
     raise(ErrorKind::value, message(configuration.where(), ": key attention_window_size is ", window, ", expected at least 1"));
   const double rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
-  const double rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  const double rotary_base = detail::rotary_base(configuration, 10000.0);
   for (const char* key : {"head_dim", "num_key_value_heads"}) static_cast<void>(configuration.integer({key}));
   static_cast<void>(configuration.boolean({"attention_bias"}));
 
