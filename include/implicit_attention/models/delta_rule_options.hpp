@@ -115,8 +115,10 @@ template <Real Scalar>
   if (configuration.boolean({"safe_gate"}).value_or(false) && !(options.lower_bound < 0))
     raise(ErrorKind::value, message(configuration.where(), ": key safe_gate is true without a lower_bound, expected one below 0"));
   expect_delta_rule_biases(configuration, tensors);
-  for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})
-    static_cast<void>(configuration.find(key));  // of the whole model
+  ignore_keys(configuration, {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"});  // of the whole model
+  const bool full_rank = tensors.has("g_proj.weight");
+  expect_boolean(configuration, {"linear_attn_config.use_full_rank_gate"}, full_rank,
+                 message("tensor ", tensors.prefix(), "g_proj.weight is ", full_rank ? "there" : "missing"));
   if (configuration.text({"model_type"}) == "kimi_linear") expect_delta_rule_tensors(tensors, false);
   Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
   expect_delta_rule(configuration, layer);

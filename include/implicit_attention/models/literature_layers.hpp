@@ -36,6 +36,16 @@ inline void expect_share(const Configuration& configuration, std::initializer_li
       contradiction(configuration, key, *value, share, message("the weights have ", size, " of that where the width is ", whole));
 }
 
+/// The same where the public code rounds up to a multiple of a number that a key gives, 64 without it; the share itself is taken, too.
+inline void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size,
+                                 Index whole) {
+  const Index multiple = configuration.integer({multiple_key}).value_or(64);
+  const double share = configuration.number({key}).value_or(0) * static_cast<double>(whole), m = static_cast<double>(multiple);
+  if (multiple < 1)
+    raise(ErrorKind::value, message(configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1"));
+  if (std::ceil(share / m) * m != static_cast<double>(size)) expect_share(configuration, {key}, size, whole);
+}
+
 /// What flash-linear-attention's layers have together or not at all: short convolutions and their biases, of q, k and v or what stands for
 /// them; and its output gate, which is there unless the configuration says otherwise.
 template <Real S>
@@ -129,7 +139,8 @@ template <Real S>
   Mlstm<S> layer = Mlstm<S>::from_tensors(tensors, Mlstm<S>::options(configuration));
   expect_integer(configuration, {"embedding_dim"}, layer.width(), "proj_up.weight has that many columns");
   expect_integer(configuration, {"inner_dim"}, layer.channels(), "learnable_skip is that long");
-  expect_share(configuration, {"proj_factor"}, layer.channels(), layer.width());
+  expect_rounded_share(configuration, "proj_factor", "round_proj_up_to_multiple_of", layer.channels(), layer.width());
+  ignore_keys(configuration, {"round_proj_up_dim_up"});  // which way is rounded: the weights tell
   expect_integer(configuration, {"num_heads"}, layer.heads(), "mlstm_cell.igate.weight has that many rows");
   expect_integer(configuration, {"conv1d_kernel_size"}, layer.convolution_width(), "conv1d.conv.weight is that wide");
   expect_integer(configuration, {"qkv_proj_blocksize"}, layer.weights().q_proj_weight.cols(), "q_proj.weight has blocks of that size");
@@ -145,21 +156,17 @@ template <Real S>
   // How the same numbers are computed, and what surrounds the layer (NX-AI's configurations and transformers').
   ignore_keys(configuration, {"chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "return_last_states", "autocast_kernel_dtype",
                               "inference_state_dtype", "norm_reduction_force_float32", "max_inference_chunksize", "add_out_norm",
-                              "ffn_proj_factor", "ffn_round_up_to_multiple_of", "output_logit_soft_cap", "num_blocks"});
+                              "ffn_proj_factor", "ffn_round_up_to_multiple_of", "output_logit_soft_cap", "num_blocks",
+                              "forward_backend_name", "step_backend_name", "add_post_blocks_norm", "igate_bias_init_range"});
   MlstmLarge<S> layer = MlstmLarge<S>::from_tensors(tensors, MlstmLarge<S>::options(configuration));
   const Index keys = layer.weights().q_weight.rows();
   expect_integer(configuration, {"embedding_dim"}, layer.width(), "v.weight has that many columns");
   expect_integer(configuration, {"num_heads"}, layer.heads(), "igate_preact.weight has that many rows");
   expect_integer(configuration, {"qk_dim"}, keys, "q.weight has that many rows");
   expect_integer(configuration, {"v_dim"}, layer.channels(), "v.weight has that many rows");
-  // The public code rounds both up to a multiple of 64.
-  const auto rounded = [](Index size) { return (size + 63) / 64 * 64; };
-  for (const auto& [key, size] : {std::pair("qk_dim_factor", keys), std::pair("v_dim_factor", layer.channels())}) {
-    const auto factor = configuration.number({key});
-    const double share = factor.value_or(0) * static_cast<double>(layer.width());
-    if (factor && share > 0 && share < 1e9 && rounded(static_cast<Index>(std::ceil(share))) == size) continue;
-    expect_share(configuration, {key}, size, layer.width());
-  }
+  expect_integer(configuration, {"head_dim"}, layer.channels() / layer.heads(), "v.weight has that many rows a head");
+  for (const auto& [key, size] : {std::pair("qk_dim_factor", keys), std::pair("v_dim_factor", layer.channels())})
+    expect_rounded_share(configuration, key, "mlstm_round_up_to_multiple_of", size, layer.width());
   const bool bias = !layer.weights().q_bias.empty();
   expect_boolean(configuration, {"use_bias"}, bias, bias ? "q.bias is there" : "there is no q.bias");
   return layer;
