@@ -52,6 +52,18 @@ template <Real Scalar>
   return keys > 0 && queries % keys == 0 ? queries / keys : 1;
 }
 
+/// A recurrent layer below a prefix such as `model.layers.0.temporal_block.`.
+template <Real Scalar>
+[[nodiscard]] Griffin<Scalar> read_griffin(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration,
+                                           typename Griffin<Scalar>::Options options = {}) {
+  expect_text(configuration, "hidden_activation", {"gelu_pytorch_tanh"}, "Griffin's activation");
+  Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(tensors, options);
+  expect_integer(configuration, {"lru_width"}, mixer.channels(), "rg_lru.recurrent_param has that many numbers");
+  expect_integer(configuration, {"conv1d_width"}, mixer.convolution_width(), "conv_1d.weight is that wide");
+  expect_integer(configuration, {"num_attention_heads"}, mixer.heads(), "the gates of the recurrent layers have that many blocks");
+  return mixer;
+}
+
 }  // namespace detail
 
 /// Reads a Griffin language model (RecurrentGemma). Tensors tell whether a layer is recurrent or attends. Of the configuration
@@ -105,12 +117,7 @@ template <Real Scalar>
     const auto read_mixer = [&]() -> PartPointer<Scalar> {
       if (!temporal.has("q_proj.weight")) {
         detail::expect_block_type(configuration, layer, "recurrent");
-        Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(temporal, options);
-        detail::expect_integer(configuration, {"lru_width"}, mixer.channels(), "rg_lru.recurrent_param has that many numbers");
-        detail::expect_integer(configuration, {"conv1d_width"}, mixer.convolution_width(), "conv_1d.weight is that wide");
-        detail::expect_integer(configuration, {"num_attention_heads"}, mixer.heads(),
-                               "the gates of the recurrent layers have that many blocks");
-        return mixer_part(std::move(mixer));
+        return mixer_part(detail::read_griffin(temporal, configuration, options));
       }
       detail::expect_block_type(configuration, layer, "attention");
       typename SoftmaxAttention<Scalar>::Options attention;

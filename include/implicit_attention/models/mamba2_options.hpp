@@ -123,7 +123,10 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   expect_tensor({"projectors_bias"}, "out_proj.bias", w.out_proj_bias);
   expect_tensor({"mamba_rms_norm", "ssm_cfg.rmsnorm"}, "norm.weight", w.norm_weight);
   // Of the authors' two keys of this name, the one on top is that of the blocks' norms.
-  if (!configuration.has("ssm_cfg.layer")) expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
+  if (configuration.has("ssm_cfg.layer"))
+    ignore_keys(configuration, {"rms_norm"});
+  else
+    expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
   const bool may_lack = configuration.has("mamba_rms_norm") || configuration.has("ssm_cfg.rmsnorm") || configuration.has("rms_norm") ||
                         configuration.text({"model_type"}).value_or("falcon_h1") == "falcon_h1";
   if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", prefix, "norm.weight is missing"));

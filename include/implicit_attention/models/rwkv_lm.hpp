@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
@@ -115,6 +116,14 @@ void expect_heads(const Configuration& configuration, const Layer& layer, Index 
     expect_integer(configuration, {"num_heads"}, layer.heads(), "the weights have that many heads");
   static_cast<void>(configuration.find("num_attention_heads"));
   let_pass(configuration);
+}
+
+template <Real Scalar>
+[[nodiscard]] Rwkv4<Scalar> read_rwkv4(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  Rwkv4<Scalar> layer = Rwkv4<Scalar>::from_tensors(tensors);
+  expect_integer(configuration, {"attention_hidden_size", "dim_att"}, layer.channels(), "time_decay has that many numbers");
+  let_pass(configuration);
+  return layer;
 }
 
 template <Real Scalar>

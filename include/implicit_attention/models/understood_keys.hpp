@@ -168,6 +168,7 @@ namespace detail {
       {{"falcon_h1"},
        {"mlp_multipliers", "mamba_use_mlp", "key_multiplier", "attention_in_multiplier", "attention_out_multiplier", "ssm_out_multiplier"}},
       {{"jamba"}, {"attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period"}},
+      {{"recurrent_gemma"}, {"block_types", "rms_norm_eps"}},
       {{"bamba"}, {"attn_rotary_emb"}}};
   const auto in = [](const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   if (in(common, top_key(key))) return true;
