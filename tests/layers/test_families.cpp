@@ -175,6 +175,7 @@ TEST_CASE("configurations of the public layers are taken as they are, and change
        {{"d_model", Index(8)},
         {"n_layer", Index(24)},
         {"vocab_size", Index(50277)},
+        {"ssm_cfg.layer", std::string("Mamba1")},
         {"rms_norm", true},
         {"residual_in_fp32", true},
         {"fused_add_norm", true},
@@ -339,6 +340,9 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
   const Recipe kda = recipe_of("kda", "lower bound");
   CHECK_THROWS_WITH(read_layer("kda", test_support::drawn_tensors(kda, draw), configured({{"safe_gate", true}})),
                     Catch::Contains("safe_gate is true without a lower_bound"));
+  CHECK_THROWS_WITH(read_layer("mamba", test_support::drawn_tensors(recipe_of("mamba", ""), draw),
+                               configured({{"ssm_cfg.layer", std::string("Mamba2")}})),
+                    Catch::Contains("key ssm_cfg.layer is Mamba2, expected Mamba1"));
   for (const auto& [family, key] : {std::pair("griffin", "lru_width"), {"griffin", "conv1d_width"}, {"rwkv4", "attention_hidden_size"}})
     CHECK_THROWS_WITH(read_layer(family, test_support::drawn_tensors(recipe_of(family, ""), draw), configured({{key, Index(5)}})),
                       Catch::Contains(std::string("key ") + key + " is 5, expected"));

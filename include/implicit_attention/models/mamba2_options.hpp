@@ -122,6 +122,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   }
   expect_tensor({"projectors_bias"}, "out_proj.bias", w.out_proj_bias);
   expect_tensor({"mamba_rms_norm", "ssm_cfg.rmsnorm"}, "norm.weight", w.norm_weight);
+  expect_text(configuration, "ssm_cfg.layer", {"Mamba2"}, "the tensors are those of Mamba-2");
   // Of the authors' two keys of this name, the one on top is that of the blocks' norms.
   if (configuration.has("ssm_cfg.layer"))
     ignore_keys(configuration, {"rms_norm"});

@@ -43,6 +43,7 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
       expect_integer(configuration, {key}, rank, "mixer.dt_proj.weight has that many columns");
     }
   }
+  expect_text(configuration, "ssm_cfg.layer", {"Mamba1"}, "the tensors are those of Mamba");
   ignore_keys(configuration, {"rms_norm"});  // of the blocks' norms
   const bool convolution_bias = !mixer.weights().conv1d_bias.empty();
   expect_boolean(configuration, {"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, convolution_bias,
