@@ -166,7 +166,8 @@ TEST_CASE("config: keys, nesting, lists, nulls", "[io]") {
   write_bytes(folder / "config.json",
               R"({"d_model": 128, "eps": 1e-5, "cap": 30.0, "tied": true, "name": "mamba \u00e9 Infinity", "absent": null,
     "ssm_cfg": {"d_state": 8, "deep": {"layer": "Mamba1"}}, "_block_types": ["recurrent", "attention"], "none": [], "mixed": [1, "a"],
-    "limits": [0.0, Infinity], "low": -Infinity, "odd": NaN, "negative": -3, "backslash": "\\\"NaN", "empty": {}})");
+    "limits": [0.0, Infinity], "tagged": [0.5, {"__float__": "Infinity"}], "tag": {"__float__": "-Infinity"},
+    "other": {"__float__": "one"}, "low": -Infinity, "odd": NaN, "negative": -3, "backslash": "\\\"NaN", "empty": {}})");
   for (const fs::path& path : {folder.path(), folder / "config.json"}) {
     const Configuration configuration = read_configuration(path);
     CHECK(configuration.where() == (folder / "config.json").string());
@@ -182,13 +183,16 @@ TEST_CASE("config: keys, nesting, lists, nulls", "[io]") {
     CHECK(configuration.texts({"_block_types"}) == std::vector<std::string>{"recurrent", "attention"});
     CHECK(configuration.texts({"none"}) == std::vector<std::string>{});
     CHECK(configuration.numbers({"limits"}) == std::vector<double>{0.0, std::numeric_limits<double>::infinity()});
+    CHECK(configuration.numbers({"tagged"}) ==
+          std::vector<double>{0.5, std::numeric_limits<double>::infinity()});  // as transformers writes it
+    CHECK(configuration.text({"other.__float__"}) == "one");
     CHECK(configuration.integer({"negative"}) == -3);
     for (const char* key : {"absent", "mixed", "empty", "ssm_cfg"}) {
       INFO(key);
       CHECK_FALSE(configuration.has(key));
     }
     const std::string where = (folder / "config.json").string();
-    for (const auto& [key, name] : {std::pair("low", "-Infinity"), std::pair("odd", "NaN")}) {
+    for (const auto& [key, name] : {std::pair("low", "-Infinity"), std::pair("odd", "NaN"), std::pair("tag", "-Infinity")}) {
       const auto error = error_of([&, name = key] { (void)configuration.number({"nothing", name}); });
       REQUIRE(error);
       CHECK(error->message == where + ": key " + key + " is " + name + ", expected a finite number");

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -20,11 +21,13 @@
 namespace {
 
 using namespace implicit_attention;
+using test_support::configuration_of;
 using test_support::Draw;
 using test_support::DrawnLayer;
 using test_support::Recipe;
 using test_support::recipes;
 using test_support::TensorRecipe;
+using test_support::Tensors;
 using Numbers = Matrix<double>;
 
 double largest(const Numbers& numbers) { return numbers.size() == 0 ? 0 : numbers.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>(); }
@@ -75,6 +78,282 @@ TEST_CASE("every family of layers has a layer here", "[families]") {
     INFO(family.name << " has no recipe in tests/support/layer_recipes.hpp");
     CHECK(std::any_of(all.begin(), all.end(), [&](const Recipe& recipe) { return recipe.family == family.name; }));
   }
+}
+
+namespace {
+
+// A layer out of these tensors and this configuration, as a program reads it: every tensor used, every key understood.
+PartPointer<double> read_layer(const std::string& name, const Tensors<double>& tensors, const Configuration& configuration) {
+  for (const LayerFamily<double>& family : layer_families<double>()) {
+    if (family.name != name) continue;
+    PartPointer<double> part = family.read(PrefixedTensors<double>(tensors, ""), configuration);
+    detail::expect_layer_understood(configuration, family.title);
+    return part;
+  }
+  FAIL("no family " << name);
+  return nullptr;
+}
+
+// The recipe of a family whose title begins so.
+Recipe recipe_of(const std::string& family, const std::string& begin) {
+  for (const Recipe& recipe : recipes())
+    if (recipe.family == family && recipe.title.rfind(begin, 0) == 0) return recipe;
+  FAIL("no recipe " << family << " " << begin);
+  return {};
+}
+
+using Keys = std::vector<std::pair<std::string, Configuration::Value>>;
+Configuration configured(const Keys& keys) {
+  Configuration configuration("case");
+  for (const auto& [key, value] : keys) configuration.set(key, value);
+  return configuration;
+}
+
+// What flash-linear-attention's configurations say of every model.
+Keys with_models_keys(Keys keys) {
+  for (const auto& [key, value] : Keys{{"attn_mode", std::string("chunk")},
+                                       {"fuse_norm", true},
+                                       {"fuse_swiglu", true},
+                                       {"fuse_cross_entropy", true},
+                                       {"use_l2warp", true},
+                                       {"hidden_ratio", Index(4)},
+                                       {"num_hidden_layers", Index(24)},
+                                       {"hidden_act", std::string("swish")},
+                                       {"max_position_embeddings", Index(2048)},
+                                       {"norm_eps", 1e-5}})
+    keys.emplace_back(key, value);
+  return keys;
+}
+
+}  // namespace
+
+TEST_CASE("configurations of the public layers are taken as they are, and change nothing that the weights tell", "[families]") {
+  struct Case {
+    std::string family, title;
+    Keys public_keys;
+  };
+  const std::vector<Case> cases = {
+      {"gla", "grouped, convolutions",
+       with_models_keys({{"model_type", std::string("gla")},
+                         {"hidden_size", Index(6)},
+                         {"num_heads", Index(2)},
+                         {"num_kv_heads", Index(1)},
+                         {"use_short_conv", true},
+                         {"conv_size", Index(3)},
+                         {"use_output_gate", true},
+                         {"elementwise_affine", true},
+                         {"use_gk", true}})},
+      {"retnet", "grouped, convolutions",
+       with_models_keys({{"model_type", std::string("retnet")}, {"num_heads", Index(2)}, {"num_kv_heads", Index(1)}})},
+      {"hgrn", "bound, convolutions",
+       with_models_keys({{"model_type", std::string("hgrn")}, {"expand_ratio", Index(1)}, {"use_lower_bound", true}})},
+      // Released HGRN2 configurations have num_heads null.
+      {"hgrn2", "bound", with_models_keys({{"model_type", std::string("hgrn2")}, {"expand_ratio", Index(4)}, {"use_lower_bound", true}})},
+      {"deltanet", "",
+       with_models_keys({{"model_type", std::string("delta_net")},
+                         {"num_heads", Index(2)},
+                         {"use_beta", true},
+                         {"use_output_norm", true},
+                         {"qk_norm", std::string("l2")},
+                         {"qk_activation", std::string("silu")}})},
+      {"gdn", "biases",
+       with_models_keys({{"model_type", std::string("gated_deltanet")},
+                         {"head_dim", Index(4)},
+                         {"expand_v", 1.25},
+                         {"num_heads", Index(3)},
+                         {"use_gate", true},
+                         {"conv_bias", true}})},
+      {"kda", "lower bound",
+       with_models_keys({{"model_type", std::string("kda")},
+                         {"head_dim", Index(8)},
+                         {"num_heads", Index(2)},
+                         {"safe_gate", true},
+                         {"lower_bound", -5.0}})},
+      // One layer of a whole model, by the configuration in its folder.
+      {"mamba",
+       "",
+       {{"d_model", Index(8)},
+        {"n_layer", Index(24)},
+        {"vocab_size", Index(50277)},
+        {"ssm_cfg.layer", std::string("Mamba1")},
+        {"rms_norm", true},
+        {"residual_in_fp32", true},
+        {"fused_add_norm", true},
+        {"pad_vocab_size_multiple", Index(8)}}},
+      {"mamba2",
+       "norm before the gate",
+       {{"d_model", Index(8)},
+        {"n_layer", Index(24)},
+        {"d_intermediate", Index(0)},
+        {"ssm_cfg.layer", std::string("Mamba2")},
+        {"ssm_cfg.norm_before_gate", true},
+        {"rms_norm", true},
+        {"residual_in_fp32", true},
+        {"tie_embeddings", true}}},
+      {"rwkv4",
+       "",
+       {{"model_type", std::string("rwkv")},
+        {"hidden_size", Index(16)},
+        {"attention_hidden_size", Index(16)},
+        {"intermediate_size", Index(64)},
+        {"context_length", Index(1024)},
+        {"layer_norm_epsilon", 1e-5},
+        {"num_hidden_layers", Index(12)},
+        {"rescale_every", Index(6)}}},
+      {"griffin",
+       "",
+       {{"model_type", std::string("recurrent_gemma")},
+        {"hidden_size", Index(16)},
+        {"lru_width", Index(16)},
+        {"conv1d_width", Index(4)},
+        {"block_types", std::vector<std::string>{"recurrent", "recurrent", "attention"}},
+        {"num_attention_heads", Index(2)},
+        {"num_key_value_heads", Index(1)},
+        {"head_dim", Index(8)},
+        {"attention_window_size", Index(2048)},
+        {"attention_bias", false},
+        {"embeddings_scale_by_sqrt_dim", true},
+        {"hidden_activation", std::string("gelu_pytorch_tanh")},
+        {"logits_soft_cap", 30.0},
+        {"partial_rotary_factor", 0.5},
+        {"rope_theta", 10000.0},
+        {"rms_norm_eps", 1e-6}}},
+      // The authors' names; their rank of several inputs says nothing where there is one.
+      {"mamba3",
+       "one input",
+       {{"d_model", Index(5)},
+        {"d_state", Index(4)},
+        {"headdim", Index(3)},
+        {"ngroups", Index(1)},
+        {"rope_fraction", 0.5},
+        {"A_floor", 1e-4},
+        {"dt_min", 0.001},
+        {"dt_max", 0.1},
+        {"dt_init_floor", 1e-4},
+        {"is_outproj_norm", true},
+        {"is_mimo", false},
+        {"mimo_rank", Index(4)},
+        {"chunk_size", Index(64)}}},
+      {"mamba3", "two inputs, softplus",
+       with_models_keys({{"model_type", std::string("mamba3")},
+                         {"state_size", Index(4)},
+                         {"head_dim", Index(3)},
+                         {"n_groups", Index(1)},
+                         {"is_outproj_norm", true},
+                         {"is_mimo", true},
+                         {"mimo_rank", Index(2)}})},
+      {"mlstm_large",
+       "biases",
+       {{"model_type", std::string("xlstm")},
+        {"num_heads", Index(2)},
+        {"v_dim_factor", 1.0},
+        {"qk_dim_factor", 1.0},
+        {"mlstm_round_up_to_multiple_of", Index(8)},
+        {"head_dim", Index(3)},
+        {"cell_norm_eps", 1e-6},
+        {"add_qk_norm", false},
+        {"forward_backend_name", std::string("chunkwise--triton_limit_chunk")},
+        {"mode", std::string("inference")},
+        {"chunkwise_kernel", std::string("chunkwise--native_autograd")},
+        {"sequence_kernel", std::string("native_sequence__native")},
+        {"step_kernel", std::string("native")},
+        {"weight_mode", std::string("single")},
+        {"return_last_states", true},
+        {"autocast_kernel_dtype", std::string("bfloat16")},
+        {"inference_state_dtype", std::string("float32")},
+        {"norm_reduction_force_float32", true},
+        {"add_out_norm", true},
+        {"ffn_proj_factor", 2.667},
+        {"ffn_round_up_to_multiple_of", Index(64)},
+        {"output_logit_soft_cap", 30.0},
+        {"max_inference_chunksize", Index(16384)},
+        {"gate_soft_cap", 15.0},
+        {"eps", 1e-6},
+        {"norm_eps", 1e-6}}},
+  };
+  for (const Case& one : cases) {
+    DrawnLayer drawn(recipe_of(one.family, one.title), 11);
+    INFO(one.family << " " << one.title);
+    const Numbers u = drawn.draw.normals<double>(drawn.recipe.tokens, drawn.recipe.width);
+    const Numbers expected = *drawn.run(u).out;
+    drawn.part = read_layer(one.family, drawn.tensors, configured(one.public_keys));
+    CHECK((*drawn.run(u).out - expected).isZero(0));
+  }
+}
+
+TEST_CASE("heads that no shape tells must be said, and what public layers always have must be there", "[families]") {
+  for (const auto& [family, title] : {std::pair("retnet_parallel", ""),
+                                      {"retnet", "grouped"},
+                                      {"gla", "grouped"},
+                                      {"hgrn2", "bound"},
+                                      {"linear_attention", ""},
+                                      {"mlla", ""}}) {
+    const Recipe recipe = recipe_of(family, title);
+    Draw draw(3);
+    const Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    Keys keys = recipe.configuration;
+    keys.erase(std::remove_if(keys.begin(), keys.end(), [](const auto& key) { return key.first == "num_heads"; }), keys.end());
+    INFO(family);
+    CHECK_NOTHROW(read_layer(family, tensors, configured(recipe.configuration)));
+    CHECK_THROWS_WITH(read_layer(family, tensors, configured(keys)), Catch::Contains("key num_heads is missing"));
+  }
+  const Recipe hgrn2 = recipe_of("hgrn2", "bound");
+  Draw draw(4);
+  const Tensors<double> tensors = test_support::drawn_tensors(hgrn2, draw);
+  CHECK_THROWS_WITH(read_layer("hgrn2", tensors, configured({{"expand_ratio", Index(3)}})), Catch::Contains("expand_ratio is 3"));
+  CHECK_THROWS_WITH(read_layer("hgrn2", tensors, configured({{"expand_ratio", Index(8)}, {"num_heads", Index(2)}})),
+                    Catch::Contains("expand_ratio is 8, expected 4"));
+
+  for (const auto& [family, title, lost] : {std::tuple("retnet", "grouped", "g_proj.weight"),
+                                            {"retnet_parallel", "", "g_proj.weight"},
+                                            {"gla", "grouped", "g_proj.weight"},
+                                            {"gla", "grouped", "gk_proj.1.bias"},
+                                            {"gla", "grouped", "k_conv1d.bias"},
+                                            {"retnet", "grouped", "k_conv1d.weight"},
+                                            {"hgrn", "bound", "g_proj.weight"},
+                                            {"hgrn", "bound", "f_conv1d.weight"},
+                                            {"gdn", "biases", "b_proj.weight"},
+                                            {"gdn", "biases", "q_conv1d.bias"},
+                                            {"lfm2", "biases", "conv.bias"},
+                                            {"lfm2", "biases", "in_proj.bias"},
+                                            {"mlstm_large", "biases", "igate_preact.bias"},
+                                            {"mlstm_large", "biases", "fgate_preact.bias"},
+                                            {"mlla", "", "dwc.bias"},
+                                            {"mlla", "", "attn.lepe.bias"},
+                                            {"s4d", "", "output_linear.0.bias"},
+                                            {"hyena", "", "short_filter.bias"},
+                                            {"hyena", "", "out_proj.bias"},
+                                            {"vim", "halved", "dt_proj_b.bias"},
+                                            {"vim", "halved", "conv1d.bias"},
+                                            {"lstm", "initial", "bias_ih_l0"},
+                                            {"gru", "initial", "bias_hh_l0"}}) {
+    const Recipe recipe = recipe_of(family, title);
+    Tensors<double> without = test_support::drawn_tensors(recipe, draw);
+    INFO(family << " without " << lost);
+    CHECK_NOTHROW(read_layer(family, without, configuration_of(recipe)));
+    REQUIRE(without.tensors.erase(lost) == 1);
+    CHECK_THROWS_WITH(read_layer(family, without, configuration_of(recipe)), Catch::Contains(std::string(lost) + " is missing"));
+  }
+  // A gate that the configuration leaves out is none lost.
+  CHECK_NOTHROW(read_layer("retnet", test_support::drawn_tensors(recipe_of("retnet", "no gate"), draw),
+                           configuration_of(recipe_of("retnet", "no gate"))));
+  const Recipe kda = recipe_of("kda", "lower bound");
+  CHECK_THROWS_WITH(read_layer("kda", test_support::drawn_tensors(kda, draw), configured({{"safe_gate", true}})),
+                    Catch::Contains("safe_gate is true without a lower_bound"));
+  CHECK_THROWS_WITH(read_layer("mamba", test_support::drawn_tensors(recipe_of("mamba", ""), draw),
+                               configured({{"ssm_cfg.layer", std::string("Mamba2")}})),
+                    Catch::Contains("key ssm_cfg.layer is Mamba2, expected Mamba1"));
+  for (const auto& [family, key] : {std::pair("griffin", "lru_width"), {"griffin", "conv1d_width"}, {"rwkv4", "attention_hidden_size"}})
+    CHECK_THROWS_WITH(read_layer(family, test_support::drawn_tensors(recipe_of(family, ""), draw), configured({{key, Index(5)}})),
+                      Catch::Contains(std::string("key ") + key + " is 5, expected"));
+  const Recipe large = recipe_of("mlstm_large", "biases");
+  CHECK_THROWS_WITH(read_layer("mlstm_large", test_support::drawn_tensors(large, draw), configured({{"qk_dim_factor", 2.0}})),
+                    Catch::Contains("key qk_dim_factor is 2"));
+  CHECK_THROWS_WITH(read_layer("mlstm_large", test_support::drawn_tensors(large, draw), configured({{"add_qk_norm", true}})),
+                    Catch::Contains("key add_qk_norm is not understood"));
+  const Recipe mamba3 = recipe_of("mamba3", "one input");
+  CHECK_THROWS_WITH(read_layer("mamba3", test_support::drawn_tensors(mamba3, draw), configured({{"A_floor", 1e-3}})),
+                    Catch::Contains("key A_floor is 0.001"));
 }
 
 TEST_CASE("what the layer gives is what its operator gives, and each ablation the product of its factors", "[families]") {

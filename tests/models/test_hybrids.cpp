@@ -259,6 +259,77 @@ TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear 
                     Catch::Contains("key linear_head_dim is 3, expected"));
 }
 
+TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, and its own spelling of every key", "[models]") {
+  const auto one = golden("lm_kimi_linear_seed00");
+  if (!one) return;
+  const Tensors<double> tensors = one->weights<double>();
+  const auto same = [&](const Configuration& configuration) {
+    CHECK(relative_error(logits(tensors, configuration, one->ids), one->expected("logits")) < 1e-9);
+  };
+  const auto says = [&](const Configuration& configuration, const std::string& what) {
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, configuration), Catch::Contains(what));
+  };
+  using Names = std::vector<std::string>;
+  const Configuration written = with(with(one->configuration, "qk_head_dim", Index(10)), "pretraining_tp", Index(1));
+  same(with(written, "mlp_layer_types", Names{"dense", "sparse", "sparse", "sparse"}));
+  says(with(written, "mlp_layer_types", Names{"dense", "dense", "sparse", "sparse"}), "mlp_layer_types has dense for layer 1");
+  says(with(written, "qk_head_dim", Index(6)), "key qk_head_dim is 6, expected 10");
+  Configuration other = one->configuration;
+  for (const auto& [theirs, ours] : {std::pair("num_experts_per_token", "num_experts_per_tok"),
+                                     {"num_experts", "n_routed_experts"},
+                                     {"num_shared_experts", "n_shared_experts"},
+                                     {"num_expert_group", "n_group"}}) {
+    const Index number = one->configuration.integer({theirs}).value();
+    other = with(without(other, theirs), ours, number);
+    says(with(one->configuration, ours, number + 1), std::string("key ") + ours + " is ");
+  }
+  other = with(without(other, "moe_renormalize"), "norm_topk_prob", true);
+  same(other);
+  says(with(one->configuration, "norm_topk_prob", false), "key norm_topk_prob is false");
+  CHECK(relative_error(logits(tensors, with(other, "norm_topk_prob", false), one->ids), one->expected("logits")) > 1e-3);
+}
+
+TEST_CASE("keys that are absent have the defaults of the public ports", "[models]") {
+  if (const auto one = golden("lm_qwen35_seed00"))  // whose base is 10000
+    CHECK(relative_error(logits(one->weights<double>(), without(one->configuration, "rope_theta"), one->ids), one->expected("logits")) <
+          1e-9);
+  if (const auto one = golden("lm_kimi_linear_seed01")) {  // 4 groups of two experts, of which 2 stay, and 1 without the key
+    const Tensors<double> tensors = one->weights<double>();
+    const Configuration two = with(one->configuration, "num_experts_per_token", Index(2));
+    const Matrix<double> absent = logits(tensors, without(two, "topk_group"), one->ids);
+    CHECK((absent - logits(tensors, with(two, "topk_group", Index(1)), one->ids)).isZero(0));
+    CHECK(relative_error(absent, logits(tensors, two, one->ids)) > 1e-3);
+  }
+  for (const char* name : {"lm_nemotron_h_seed00", "lm_mamba2_seed00"})  // 8 groups of a state of 128
+    if (const auto one = golden(name)) {
+      const Configuration bare = without(without(without(one->configuration, "n_groups"), "ssm_state_size"), "state_size");
+      CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), bare), Catch::Contains("n_groups and state size are missing"));
+    }
+}
+
+TEST_CASE("keys that the public ports write beside those that count", "[models]") {
+  if (const auto one = golden("lm_nemotron_h_seed01")) {  // with biases of in_proj and out_proj
+    const Tensors<double> tensors = one->weights<double>();
+    const Configuration written = with(one->configuration, "mamba_proj_bias", false);
+    CHECK(relative_error(logits(tensors, written, one->ids), one->expected("logits")) < 1e-9);
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, with(one->configuration, "use_bias", false)),
+                      Catch::Contains("key use_bias is"));
+    CHECK_THROWS_WITH(load_language_model<double>(tensors, without(written, "use_bias")), Catch::Contains("key mamba_proj_bias is"));
+  }
+  if (const auto one = golden("lm_bamba_seed00"))
+    CHECK(relative_error(logits(one->weights<double>(), with(one->configuration, "z_loss_coefficient", 1e-4), one->ids),
+                         one->expected("logits")) < 1e-9);
+  if (const auto one = golden("lm_griffin_seed00")) {
+    const auto positions = [&](const char* type) {
+      return with(with(with(one->configuration, "rope_parameters.rope_theta", 10000.0), "rope_parameters.partial_rotary_factor", 0.5),
+                  "rope_parameters.rope_type", type);
+    };
+    CHECK(relative_error(logits(one->weights<double>(), positions("default"), one->ids), one->expected("logits")) < 1e-9);
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), positions("linear")),
+                      Catch::Contains("scaled rotary positions are not read here"));
+  }
+}
+
 TEST_CASE("LFM2 with experts says that they are not read", "[models]") {
   const auto one = golden("lm_lfm2_seed00");
   if (!one) return;

@@ -38,11 +38,11 @@ struct Recipe {
 };
 
 inline std::vector<Recipe> recipes() {
-  const std::vector<TensorRecipe> heads = {{"q_proj.weight", {8, 6}},      {"k_proj.weight", {4, 6}},
-                                           {"v_proj.weight", {3, 6}},      {"g_proj.weight", {6, 6}},
-                                           {"o_proj.weight", {6, 6}},      {"g_norm_swish_gate.weight", {3}, 0.3, 1},
-                                           {"q_conv1d.weight", {8, 1, 3}}, {"k_conv1d.weight", {4, 1, 3}},
-                                           {"v_conv1d.weight", {3, 1, 3}}, {"v_conv1d.bias", {3}}};
+  const std::vector<TensorRecipe> heads = {
+      {"q_proj.weight", {8, 6}},      {"k_proj.weight", {4, 6}},      {"v_proj.weight", {3, 6}},
+      {"g_proj.weight", {6, 6}},      {"o_proj.weight", {6, 6}},      {"g_norm_swish_gate.weight", {3}, 0.3, 1},
+      {"q_conv1d.weight", {8, 1, 3}}, {"k_conv1d.weight", {4, 1, 3}}, {"v_conv1d.weight", {3, 1, 3}},
+      {"q_conv1d.bias", {8}},         {"k_conv1d.bias", {4}},         {"v_conv1d.bias", {3}}};
   const auto with = [](std::vector<TensorRecipe> all, const std::vector<TensorRecipe>& more) {
     all.insert(all.end(), more.begin(), more.end());
     return all;
@@ -288,7 +288,7 @@ inline std::vector<Recipe> recipes() {
         {"v_proj.weight", {6, 6}},
         {"o_proj.weight", {6, 6}},
         {"g_norm.weight", {3}, 0.3, 1}},
-       {{"num_heads", Index(2)}},
+       {{"num_heads", Index(2)}, {"use_output_gate", false}},
        {}},
       {"retnet_parallel",
        "",

@@ -48,10 +48,16 @@ namespace detail {
   return out;
 }
 
-/// What `without_python_numbers` made a string of.
+/// What `without_python_numbers` made a string of, and what transformers writes in their place: {"__float__": "Infinity"}.
 template <class Document>
 [[nodiscard]] std::optional<double> python_number(const Document& value) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
+  if (value.is_object() && value.size() == 1 && value.begin().key() == "__float__" && value.begin()->is_string()) {
+    const std::string_view tag = value.begin()->template get_ref<const std::string&>();
+    if (tag == "NaN") return std::numeric_limits<double>::quiet_NaN();
+    if (tag == "Infinity") return infinity;
+    if (tag == "-Infinity") return -infinity;
+  }
   if (!value.is_string()) return std::nullopt;
   const std::string_view text = value.template get_ref<const std::string&>();
   if (text == std::string_view("\0NaN", 4)) return std::numeric_limits<double>::quiet_NaN();
@@ -68,7 +74,7 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
       if (configuration.has(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
       configuration.set(key, std::move(found));
     };
-    if (value.is_object()) {
+    if (value.is_object() && !python_number(value)) {
       flatten(value, key + ".", where, configuration);
     } else if (value.is_boolean()) {
       set(value.template get<bool>());

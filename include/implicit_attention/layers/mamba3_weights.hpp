@@ -22,7 +22,9 @@ struct Mamba3Options {
     made.groups = configuration.integer({"ngroups", "n_groups"}).value_or(1);
     made.rope_fraction = configuration.number({"rope_fraction"}).value_or(0);
     made.norm_eps = configuration.positive_number({"norm_eps"}).value_or(made.norm_eps);
-    const std::string phi = configuration.text({"activation"}).value_or("heavy_tail");
+    // `model_type` is flash-linear-attention's, whose rate is a softplus.
+    const bool fla = configuration.text({"model_type"}) == "mamba3";
+    const std::string phi = configuration.text({"activation"}).value_or(fla ? "softplus" : "heavy_tail");
     if (phi != "heavy_tail" && phi != "softplus")
       raise(ErrorKind::value, message(configuration.where(), ": activation is \"", phi, "\", expected \"heavy_tail\" or \"softplus\""));
     made.softplus_rate = phi == "softplus";

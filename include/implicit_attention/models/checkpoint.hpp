@@ -14,6 +14,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -74,189 +75,6 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
             message(watched.where(), ": tensor ", name, " is not used by a ", title, " layer: what it does would be missing"));
 }
 
-/// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
-[[nodiscard]] inline std::string_view top_key(std::string_view key) {
-  if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
-  return key.substr(0, key.find('.'));
-}
-
-/// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
-[[nodiscard]] inline bool describes_only(std::string_view key) {
-  const std::string_view top = top_key(key);
-  for (const std::string_view known : {"architectures",
-                                       "model_type",
-                                       "torch_dtype",
-                                       "dtype",
-                                       "transformers_version",
-                                       "auto_map",
-                                       "use_cache",
-                                       "chunk_size",
-                                       "mamba_chunk_size",
-                                       "residual_in_fp32",
-                                       "fused_add_norm",
-                                       "rms_norm_fused",
-                                       "time_step_min",
-                                       "time_step_max",
-                                       "time_step_floor",
-                                       "time_step_init_scheme",
-                                       "time_step_scale",
-                                       "rescale_prenorm_residual",
-                                       "initializer_range",
-                                       "initializer_factor",
-                                       "vocab_size",
-                                       "max_position_embeddings",
-                                       "context_length",
-                                       "max_sequence_length",
-                                       "use_mamba_kernels",
-                                       "num_logits_to_keep",
-                                       "output_router_logits",
-                                       "router_aux_loss_coef",
-                                       "pad_vocab_size_multiple",
-                                       "id2label",
-                                       "label2id",
-                                       "task_specific_params",
-                                       "return_dict",
-                                       "is_encoder_decoder",
-                                       "tokenizer_class",
-                                       "names",
-                                       "form",
-                                       "case",
-                                       "layer",
-                                       "architecture",
-                                       "seed",
-                                       "mamba_expand",
-                                       "keys_to_ignore",
-                                       "vision_config",
-                                       "image_token_id",
-                                       "video_token_id",
-                                       "vision_start_token_id",
-                                       "vision_end_token_id",
-                                       "mtp_num_hidden_layers",
-                                       "mamba_dt_min",
-                                       "mamba_dt_max",
-                                       "mamba_dt_init_floor",
-                                       "use_mem_eff_path",
-                                       "attn_implementation",
-                                       "use_bidirectional_attention",
-                                       "rescale_every",
-                                       "w_init_variance_scale",
-                                       "final_w_init_variance_scale",
-                                       "generation_config",
-                                       "use_mambapy",
-                                       "use_falcon_mambapy",
-                                       "use_associative_scan",
-                                       "mamba_ssm_cache_dtype",
-                                       "mamba_ssm_dtype",
-                                       "moe_shared_expert_overlap",
-                                       "num_nextn_predict_layers",
-                                       "mtp_layers_block_type",
-                                       "mtp_hybrid_override_pattern",
-                                       "mlp_expansion_factor",
-                                       "linear_a_log_min",
-                                       "linear_a_log_max",
-                                       "linear_dt_min",
-                                       "linear_dt_max",
-                                       "linear_dt_init_floor"})
-    if (top == known) return true;
-  const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
-  return top.front() == '_' || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") || ends("_init_scale") ||
-         ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
-}
-
-/// Keys of a whole model's configuration that a layer read by itself has nothing to do with. What one family says of its other parts may be
-/// an option of a layer elsewhere (`norm_eps`, `attention_hidden_size`): such a key is let pass where `model_type` names the family only.
-[[nodiscard]] inline bool concerns_other_parts(const Configuration& configuration, std::string_view key) {
-  using Names = std::vector<std::string_view>;
-  struct Owned {
-    Names types, keys;
-  };
-  static const Names common = {"num_hidden_layers",
-                               "n_layer",
-                               "tie_word_embeddings",
-                               "tie_embeddings",
-                               "intermediate_size",
-                               "hidden_act",
-                               "layer_types",
-                               "layers_block_type",
-                               "attn_layer_indices",
-                               "head_dim_attention",
-                               "hidden_size",
-                               "d_model",
-                               "lm_head_multiplier",
-                               "embedding_multiplier",
-                               "logits_scaling",
-                               "residual_multiplier",
-                               "attention_multiplier",
-                               "sliding_window",
-                               "mlp_bias",
-                               "num_experts",
-                               "num_local_experts",
-                               "num_experts_per_tok",
-                               "logits_soft_cap",
-                               "embeddings_scale_by_sqrt_dim",
-                               "attention_window_size",
-                               "norm_epsilon"};
-  static const std::vector<Owned> owned = {
-      // softmax attention beside the layer, and experts, of all hybrids
-      {{"nemotron_h", "granitemoehybrid", "falcon_h1", "zamba2", "jamba", "bamba", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe",
-        "qwen3_5_moe_text", "olmo_hybrid", "kimi_linear", "lfm2", "recurrent_gemma"},
-       {"num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "rope_theta", "rope_parameters", "rope_scaling",
-        "partial_rotary_factor", "norm_topk_prob", "moe_intermediate_size"}},
-      {{"qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"},
-       {"attn_output_gate", "full_attention_interval", "shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers"}},
-      {{"lfm2"},
-       {"full_attn_idxs", "use_pos_enc", "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of",
-        "block_use_swiglu", "block_norm_eps", "block_dim", "tie_embedding"}},
-      {{"kimi_linear"},
-       {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "mla_use_nope", "moe_layer_freq",
-        "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group", "use_grouped_topk",
-        "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace", "model_max_length"}},
-      // rms_norm_eps here and in Zamba2, and layer_norm_epsilon in Mamba, are those of the blocks' norms; the mixer's own has another
-      {{"nemotron_h"},
-       {"n_routed_experts", "n_shared_experts", "n_group", "topk_group", "routed_scaling_factor", "moe_shared_expert_intermediate_size",
-        "moe_latent_size", "mlp_hidden_act", "hybrid_override_pattern", "attention_head_dim", "norm_eps", "rms_norm_eps",
-        "time_step_rank"}},
-      {{"zamba2"},
-       {"attention_head_dim", "attention_hidden_size", "kv_channels", "num_query_groups", "ffn_hidden_size", "use_mem_rope",
-        "use_long_context", "adapter_rank", "num_mem_blocks", "use_shared_attention_adapter", "use_shared_mlp_adapter", "hybrid_layer_ids",
-        "rms_norm_eps"}},
-      {{"mamba", "falcon_mamba"}, {"layer_norm_epsilon"}},
-      {{"granitemoehybrid"}, {"shared_intermediate_size", "position_embedding_type", "init_method", "normalization_function"}},
-      {{"falcon_h1"},
-       {"mlp_multipliers", "mamba_use_mlp", "key_multiplier", "attention_in_multiplier", "attention_out_multiplier", "ssm_out_multiplier"}},
-      {{"jamba"}, {"attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period"}},
-      {{"bamba"}, {"attn_rotary_emb"}}};
-  const auto in = [](const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
-  if (in(common, top_key(key))) return true;
-  const std::string type = configuration.text({"model_type", "text_config.model_type"}).value_or("");
-  return std::any_of(owned.begin(), owned.end(), [&](const Owned& row) { return in(row.types, type) && in(row.keys, top_key(key)); });
-}
-
-/// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
-/// are values that switch something off (false, 0, an empty list).
-inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
-  for (const std::string& key : configuration.keys()) {
-    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(configuration, key))) continue;
-    const Configuration::Value& value = *configuration.find(key);
-    const bool off = std::visit(
-        [](const auto& typed) {
-          using Type = std::decay_t<decltype(typed)>;
-          if constexpr (std::is_arithmetic_v<Type>)
-            return typed == Type(0);
-          else
-            return typed.empty();
-        },
-        value);
-    if (!off)
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not understood by ", architecture,
-                                      ", expected no key that may change the model; remove it if it changes nothing"));
-  }
-}
-
-inline void expect_layer_understood(const Configuration& configuration, std::string_view title) {
-  expect_all_understood(configuration, title, true);
-}
-
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are
 /// none.
 template <Real Scalar>
@@ -312,6 +130,35 @@ template <Real Scalar>
 void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names)
     if (!tensors.has(name)) raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix(), name, " is missing"));
+}
+
+/// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.
+template <Real Scalar>
+void expect_together(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names)
+    for (const std::string_view other : names)
+      if (tensors.has(name) && !tensors.has(other))
+        raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix(), other, " is missing, and ",
+                                       tensors.prefix(), name, " is there: public layers have both or none"));
+}
+
+/// An integer that shapes cannot tell and that the public files always have.
+[[nodiscard]] inline Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+  const auto value = configuration.integer(keys);
+  if (value && *value >= 1) return *value;
+  raise(ErrorKind::value, message(configuration.where(), ": key ", *keys.begin(), " is ", value ? message(*value) : std::string("missing"),
+                                  ", expected an integer of at least 1: the shapes of the tensors cannot tell it"));
+}
+
+/// Keys that stand in public files of a family and change nothing there.
+inline void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+  for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
+}
+
+/// Keys of flash-linear-attention's layers and models that say how the same numbers are computed, or what surrounds a layer.
+inline void ignore_flash_linear_attention_keys(const Configuration& configuration) {
+  ignore_keys(configuration, {"mode", "attn_mode", "layer_idx", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy",
+                              "fuse_linear_cross_entropy", "use_l2warp", "hidden_ratio"});
 }
 
 /// A key whose text must be one of a few; the first of them is named as the one expected.

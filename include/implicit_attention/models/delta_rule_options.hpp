@@ -43,8 +43,21 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
   const std::optional<Index> size = configuration.integer({"conv_size"});
   if (size && width > 0) expect_integer(configuration, {"conv_size"}, width, "the convolution is that wide");
   expect_boolean(configuration, {"use_short_conv"}, width > 0, "that is what the tensors *_conv1d.weight say");
-  for (const std::string_view key : {"attn_mode", "mode", "expand_k", "expand_v", "hidden_ratio", "fuse_norm", "fuse_swiglu"})
-    static_cast<void>(configuration.find(key));  // how it is computed, and sizes that the weights tell
+  if (!configuration.has("num_attention_heads"))  // beside which it is attention's
+    expect_integer(configuration, {"head_dim"}, layer.state(), "k_proj has that many rows a key head");
+  ignore_keys(configuration, {"expand_k", "expand_v"});  // which the weights tell
+  ignore_flash_linear_attention_keys(configuration);
+}
+
+/// The convolutions' biases, which one setting switches on.
+template <Real Scalar>
+void expect_delta_rule_biases(const Configuration& configuration, const PrefixedTensors<Scalar>& tensors) {
+  expect_together(tensors, {"q_conv1d.bias", "k_conv1d.bias", "v_conv1d.bias"});
+  const bool joined = tensors.has("conv1d.weight");
+  if (joined || tensors.has("v_conv1d.weight"))
+    expect_tensors(configuration, {"conv_bias"}, tensors, {joined ? "conv1d.bias" : "v_conv1d.bias"});
+  else
+    ignore_keys(configuration, {"conv_bias"});  // which says nothing without convolutions
 }
 
 /// The sizes of a delta rule as the configurations of hybrids name them, where a model has no such layer.
@@ -77,6 +90,9 @@ template <Real Scalar>
   const Configuration configuration = whole.below("text_config");
   expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
   expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
+  expect_boolean(configuration, {"use_output_norm"}, true, "the heads' outputs are normalized");
+  expect_delta_rule_biases(configuration, tensors);
+  if (tensors.has("a_proj.weight")) expect_present(tensors, {"b_proj.weight"});
   const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
   const bool hybrid = configuration.text({"model_type"}) == "olmo_hybrid";
   if (qwen || hybrid) expect_delta_rule_tensors(tensors, qwen);
@@ -96,8 +112,13 @@ template <Real Scalar>
 [[nodiscard]] Kda<Scalar> read_kda(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   auto options = delta_rule_options<typename Kda<Scalar>::Options>(configuration, 1e-5);
   options.lower_bound = configuration.number({"lower_bound", "linear_attn_config.gate_lower_bound"}).value_or(0.0);
-  for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})
-    static_cast<void>(configuration.find(key));  // of the whole model
+  if (configuration.boolean({"safe_gate"}).value_or(false) && !(options.lower_bound < 0))
+    raise(ErrorKind::value, message(configuration.where(), ": key safe_gate is true without a lower_bound, expected one below 0"));
+  expect_delta_rule_biases(configuration, tensors);
+  ignore_keys(configuration, {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"});  // of the whole model
+  const bool full_rank = tensors.has("g_proj.weight");
+  expect_boolean(configuration, {"linear_attn_config.use_full_rank_gate"}, full_rank,
+                 message("tensor ", tensors.prefix(), "g_proj.weight is ", full_rank ? "there" : "missing"));
   if (configuration.text({"model_type"}) == "kimi_linear") expect_delta_rule_tensors(tensors, false);
   Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
   expect_delta_rule(configuration, layer);
@@ -107,6 +128,7 @@ template <Real Scalar>
 /// LFM2's short convolution by itself.
 template <Real Scalar>
 [[nodiscard]] ShortConvolution<Scalar> read_short_convolution(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  expect_together(tensors, {"in_proj.bias", "conv.bias", "out_proj.bias"});
   ShortConvolution<Scalar> layer = ShortConvolution<Scalar>::from_tensors(tensors);
   expect_integer(configuration, {"conv_L_cache"}, layer.convolution_width(), "conv.weight is that wide");
   expect_integer(configuration, {"conv_dim", "conv_dim_out"}, layer.channels(), "conv.weight has that many rows");

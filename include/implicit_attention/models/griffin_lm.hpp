@@ -12,6 +12,7 @@
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
 #include <implicit_attention/models/feed_forward.hpp>
+#include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -51,6 +52,18 @@ template <Real Scalar>
   return keys > 0 && queries % keys == 0 ? queries / keys : 1;
 }
 
+/// A recurrent layer below a prefix such as `model.layers.0.temporal_block.`.
+template <Real Scalar>
+[[nodiscard]] Griffin<Scalar> read_griffin(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration,
+                                           typename Griffin<Scalar>::Options options = {}) {
+  expect_text(configuration, "hidden_activation", {"gelu_pytorch_tanh"}, "Griffin's activation");
+  Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(tensors, options);
+  expect_integer(configuration, {"lru_width"}, mixer.channels(), "rg_lru.recurrent_param has that many numbers");
+  expect_integer(configuration, {"conv1d_width"}, mixer.convolution_width(), "conv_1d.weight is that wide");
+  expect_integer(configuration, {"num_attention_heads"}, mixer.heads(), "the gates of the recurrent layers have that many blocks");
+  return mixer;
+}
+
 }  // namespace detail
 
 /// Reads a Griffin language model (RecurrentGemma). Tensors tell whether a layer is recurrent or attends. Of the configuration
@@ -88,7 +101,7 @@ template <Real Scalar>
   if (window < 1)
     raise(ErrorKind::value, message(configuration.where(), ": key attention_window_size is ", window, ", expected at least 1"));
   const double rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
-  const double rotary_base = detail::positive_number(configuration, {"rope_theta", "rope_parameters.rope_theta"}, 10000.0);
+  const double rotary_base = detail::rotary_base(configuration, 10000.0);
   for (const char* key : {"head_dim", "num_key_value_heads"}) static_cast<void>(configuration.integer({key}));
   static_cast<void>(configuration.boolean({"attention_bias"}));
 
@@ -104,12 +117,7 @@ template <Real Scalar>
     const auto read_mixer = [&]() -> PartPointer<Scalar> {
       if (!temporal.has("q_proj.weight")) {
         detail::expect_block_type(configuration, layer, "recurrent");
-        Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(temporal, options);
-        detail::expect_integer(configuration, {"lru_width"}, mixer.channels(), "rg_lru.recurrent_param has that many numbers");
-        detail::expect_integer(configuration, {"conv1d_width"}, mixer.convolution_width(), "conv_1d.weight is that wide");
-        detail::expect_integer(configuration, {"num_attention_heads"}, mixer.heads(),
-                               "the gates of the recurrent layers have that many blocks");
-        return mixer_part(std::move(mixer));
+        return mixer_part(detail::read_griffin(temporal, configuration, options));
       }
       detail::expect_block_type(configuration, layer, "attention");
       typename SoftmaxAttention<Scalar>::Options attention;

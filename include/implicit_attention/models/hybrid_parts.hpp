@@ -53,19 +53,6 @@ template <Real S>
   return list;
 }
 
-/// An integer that shapes cannot tell and that the public files always have.
-[[nodiscard]] inline Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
-  const auto value = configuration.integer(keys);
-  if (value && *value >= 1) return *value;
-  raise(ErrorKind::value, message(configuration.where(), ": key ", *keys.begin(), " is ", value ? message(*value) : std::string("missing"),
-                                  ", expected an integer of at least 1: the shapes of the tensors cannot tell it"));
-}
-
-/// Keys that stand in public files of a family and change nothing there.
-inline void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
-  for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
-}
-
 /// Keys of a kind of layer, where a model has no layer of it.
 inline void ignore_keys_without(const Configuration& configuration, const std::vector<std::string>& kinds, std::string_view kind,
                                 std::initializer_list<std::string_view> keys) {

@@ -26,20 +26,26 @@ template <Real Scalar>
     w.shared = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(tensors.source(), tensors.prefix() + "shared_experts."),
                                                       Function::silu);
   const Index inner = std::max(w.experts.empty() ? Index(1) : w.experts.front().inner_width(), Index(1));
-  expect_integer(configuration, {"num_shared_experts"}, w.shared ? w.shared->inner_width() / inner : 0,
+  // Every key has two spellings, the checkpoint's own and that of transformers, which reads both.
+  expect_integer(configuration, {"n_routed_experts", "num_local_experts"}, w.router_weight.rows(), "the router has that many rows");
+  expect_integer(configuration, {"num_shared_experts", "n_shared_experts"}, w.shared ? w.shared->inner_width() / inner : 0,
                  message(tensors.prefix(), "shared_experts is as wide as that many experts"));
   expect_text(configuration, "moe_router_activation_func", {"sigmoid"}, "no other scores of experts are read here");
   options.scores = RouterScores::sigmoid;
-  options.choice.chosen = required_integer(configuration, {"num_experts_per_token"});
-  const Index groups = configuration.integer({"num_expert_group"}).value_or(1),
-              kept = configuration.integer({"topk_group"}).value_or(groups);
+  options.choice.chosen = required_integer(configuration, {"num_experts_per_token", "num_experts_per_tok"});
+  const Index groups = configuration.integer({"num_expert_group", "n_group"}).value_or(1),
+              kept = configuration.integer({"topk_group"}).value_or(1);
+  expect_integer(configuration, {"num_experts_per_tok"}, options.choice.chosen, "num_experts_per_token says so");
+  expect_integer(configuration, {"n_group"}, groups, "num_expert_group says so");
   static_cast<void>(configuration.boolean({"use_grouped_topk"}));
   if (groups > kept && kept > 0) {
     options.choice.groups = groups;
     options.choice.chosen_groups = kept;
   }
   // With one expert a token the checkpoint's own code does not renormalise; transformers does.
-  options.normalize = configuration.boolean({"moe_renormalize"}).value_or(true) && options.choice.chosen > 1;
+  const bool renormalize = configuration.boolean({"moe_renormalize", "norm_topk_prob"}).value_or(true);
+  expect_boolean(configuration, {"norm_topk_prob"}, renormalize, "moe_renormalize says so");
+  options.normalize = renormalize && options.choice.chosen > 1;
   options.normalize_eps = 1e-20;
   options.scaling = configuration.number({"routed_scaling_factor"}).value_or(1.0);
   return MixtureOfExperts<Scalar>(std::move(w), options);
@@ -73,7 +79,7 @@ template <Real Scalar>
   const Index frequency = configuration.has("moe_layer_freq") ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
 
   detail::expect_boolean(configuration, {"attention_bias"}, false, "its projections have no biases");
-  std::vector<std::string> kinds;
+  std::vector<std::string> kinds, feeds;
   bool has_experts = false;
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
@@ -89,6 +95,8 @@ template <Real Scalar>
       detail::expect_integer(configuration, {"kv_lora_rank"}, read.latent_size(), "kv_b_proj.weight has that many columns");
       detail::expect_integer(configuration, {"qk_nope_head_dim"}, read.own_key_size(), "kv_b_proj.weight has keys that wide");
       detail::expect_integer(configuration, {"qk_rope_head_dim"}, read.shared_key_size(), "kv_a_proj_with_mqa.weight has a key that wide");
+      detail::expect_integer(configuration, {"qk_head_dim"}, read.own_key_size() + read.shared_key_size(),
+                             "both parts of a key are that wide");
       detail::expect_integer(configuration, {"v_head_dim"}, read.value_size(), "o_proj.weight has that many columns a head");
       detail::expect_integer(configuration, {"q_lora_rank"}, read.weights().q_a_proj_weight.rows(), "q_a_proj.weight has that many rows");
       mixer = mixer_part(std::move(read));
@@ -101,6 +109,7 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> sparse(source, name + (block.has("block_sparse_moe.gate.weight") ? "block_sparse_moe." : "mlp."));
     const bool is_sparse = sparse.has("gate.weight");
     has_experts = has_experts || is_sparse;
+    feeds.emplace_back(is_sparse ? "sparse" : "dense");
     if (configuration.has("first_k_dense_replace"))
       detail::expect_layer_is(configuration, "first_k_dense_replace", layer >= dense_layers && layer % frequency == 0, is_sparse, layer,
                               "a mixture of experts");
@@ -110,15 +119,17 @@ template <Real Scalar>
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }
   detail::expect_layer_kinds(configuration, {"layer_types"}, kinds, {});
+  detail::expect_layer_kinds(configuration, {"mlp_layer_types"}, feeds, {});
   detail::ignore_keys_without(
       configuration, kinds, "linear_attention",
       {"linear_attn_config.head_dim", "linear_attn_config.short_conv_kernel_size", "linear_head_dim", "linear_conv_kernel_dim"});
   detail::ignore_keys_without(configuration, kinds, "full_attention",
-                              {"kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"});
+                              {"kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "qk_head_dim", "v_head_dim"});
   if (!has_experts)
     detail::ignore_keys(configuration,
                         {"moe_intermediate_size", "num_experts", "num_experts_per_token", "num_shared_experts", "moe_renormalize",
-                         "moe_router_activation_func", "routed_scaling_factor", "num_expert_group", "topk_group", "use_grouped_topk"});
+                         "moe_router_activation_func", "routed_scaling_factor", "num_expert_group", "topk_group", "use_grouped_topk",
+                         "n_routed_experts", "num_local_experts", "num_experts_per_tok", "n_shared_experts", "norm_topk_prob", "n_group"});
   return detail::end_decoder(source, configuration, std::move(parts),
                              detail::read_rms_norm(PrefixedTensors<Scalar>(source, "model."), "norm", eps));
 }

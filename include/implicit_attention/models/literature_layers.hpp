@@ -36,15 +36,38 @@ inline void expect_share(const Configuration& configuration, std::initializer_li
       contradiction(configuration, key, *value, share, message("the weights have ", size, " of that where the width is ", whole));
 }
 
+/// The same where the public code rounds up to a multiple of a number that a key gives, 64 without it; the share itself is taken, too.
+inline void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size,
+                                 Index whole) {
+  const Index multiple = configuration.integer({multiple_key}).value_or(64);
+  const double share = configuration.number({key}).value_or(0) * static_cast<double>(whole), m = static_cast<double>(multiple);
+  if (multiple < 1)
+    raise(ErrorKind::value, message(configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1"));
+  if (std::ceil(share / m) * m != static_cast<double>(size)) expect_share(configuration, {key}, size, whole);
+}
+
+/// What flash-linear-attention's layers have together or not at all: short convolutions and their biases, of q, k and v or what stands for
+/// them; and its output gate, which is there unless the configuration says otherwise.
+template <Real S>
+void expect_head_mixer_tensors(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                               std::initializer_list<std::string_view> convolved, bool gated) {
+  for (const std::string_view end : {"_conv1d.weight", "_conv1d.bias"})
+    for (const std::string_view one : convolved)
+      for (const std::string_view other : convolved) expect_together(tensors, {message(one, end), message(other, end)});
+  if (!gated) return;
+  expect_tensors(configuration, {"use_output_gate"}, tensors, {"g_proj.weight"});
+  if (!configuration.has("use_output_gate")) expect_present(tensors, {"g_proj.weight"});
+}
+
 /// The keys that flash-linear-attention's layers share.
 template <class Layer>
 [[nodiscard]] Layer checked_head_mixer(Layer layer, const Configuration& configuration) {
   const auto& w = layer.weights();
+  ignore_flash_linear_attention_keys(configuration);
   expect_integer(configuration, {"hidden_size"}, layer.width(), "the projections are that wide");
   expect_share(configuration, {"expand_k", "expand_ratio_k"}, layer.state() * layer.heads(), layer.width());
   expect_share(configuration, {"expand_v"}, layer.channels(), layer.width());
   expect_integer(configuration, {"value_dim"}, layer.channels(), "the values are that wide");
-  expect_boolean(configuration, {"use_output_gate"}, true, "a layer without an output gate is not read here");
   const bool affine = !w.norm_weight.empty();
   expect_boolean(configuration, {"elementwise_affine"}, affine, affine ? "the norm has weights" : "the norm has no weights");
   const std::optional<Index> size = configuration.integer({"conv_size"});
@@ -59,11 +82,17 @@ template <class Layer>
 
 template <Real S>
 [[nodiscard]] RetNet<S> read_retnet(const PrefixedTensors<S>& tensors, const Configuration& configuration, bool parallel) {
+  static_cast<void>(required_integer(configuration, {"num_heads"}));
+  expect_head_mixer_tensors(tensors, configuration, {"q", "k", "v"}, true);
   return checked_head_mixer(RetNet<S>::from_tensors(tensors, RetNet<S>::options(configuration, parallel)), configuration);
 }
 
 template <Real S>
 [[nodiscard]] Gla<S> read_gla(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  static_cast<void>(required_integer(configuration, {"num_heads"}));
+  expect_head_mixer_tensors(tensors, configuration, {"q", "k", "v"}, true);
+  expect_present(tensors, {"gk_proj.1.bias"});
+  ignore_keys(configuration, {"use_gk", "use_gv"});  // read by no layer
   Gla<S> layer = checked_head_mixer(Gla<S>::from_tensors(tensors, Gla<S>::options(configuration)), configuration);
   expect_integer(configuration, {"gate_low_rank_dim"}, layer.rank(), "gk_proj.0.weight has that many rows");
   return layer;
@@ -71,20 +100,37 @@ template <Real S>
 
 template <Real S>
 [[nodiscard]] Hgrn<S> read_hgrn(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_head_mixer_tensors(tensors, configuration, {"f", "i"}, true);
+  ignore_keys(configuration, {"use_lower_bound"});  // whether a model gives its layers a bound
   Hgrn<S> layer = checked_head_mixer(Hgrn<S>::from_tensors(tensors, Hgrn<S>::options(configuration)), configuration);
   expect_share(configuration, {"expand_ratio"}, layer.channels(), layer.width());
   return layer;
 }
 
+/// Heads as `num_heads` says, or as many as `expand_ratio` rows of f_proj go into; released configurations have the second alone.
 template <Real S>
 [[nodiscard]] Hgrn2<S> read_hgrn2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
-  Hgrn2<S> layer = checked_head_mixer(Hgrn2<S>::from_tensors(tensors, Hgrn2<S>::options(configuration)), configuration);
+  expect_head_mixer_tensors(tensors, configuration, {"q", "f", "i"}, false);
+  ignore_keys(configuration, {"use_lower_bound"});  // whether a model gives its layers a bound
+  typename Hgrn2<S>::Options options = Hgrn2<S>::options(configuration);
+  const std::optional<Index> ratio = configuration.integer({"expand_ratio"});
+  if (!configuration.has("num_heads") && ratio) {
+    const Index keys = tensors.required("f_proj.weight", 2).rows();
+    if (*ratio < 1 || keys % *ratio != 0)
+      raise(ErrorKind::value, message(configuration.where(), ": key expand_ratio is ", *ratio, ", expected a divisor of ", keys, ": ",
+                                      tensors.prefix(), "f_proj.weight has that many rows"));
+    options.heads = keys / *ratio;
+  } else {
+    options.heads = required_integer(configuration, {"num_heads"});
+  }
+  Hgrn2<S> layer = checked_head_mixer(Hgrn2<S>::from_tensors(tensors, options), configuration);
   expect_integer(configuration, {"expand_ratio"}, layer.state(), "f_proj.weight has that many rows a head");
   return layer;
 }
 
 template <Real S>
 [[nodiscard]] LinearAttention<S> read_linear_attention(const Configuration& configuration) {
+  static_cast<void>(required_integer(configuration, {"num_heads"}));
   return LinearAttention<S>(LinearAttention<S>::options(configuration));
 }
 
@@ -93,7 +139,8 @@ template <Real S>
   Mlstm<S> layer = Mlstm<S>::from_tensors(tensors, Mlstm<S>::options(configuration));
   expect_integer(configuration, {"embedding_dim"}, layer.width(), "proj_up.weight has that many columns");
   expect_integer(configuration, {"inner_dim"}, layer.channels(), "learnable_skip is that long");
-  expect_share(configuration, {"proj_factor"}, layer.channels(), layer.width());
+  expect_rounded_share(configuration, "proj_factor", "round_proj_up_to_multiple_of", layer.channels(), layer.width());
+  ignore_keys(configuration, {"round_proj_up_dim_up"});  // which way is rounded: the weights tell
   expect_integer(configuration, {"num_heads"}, layer.heads(), "mlstm_cell.igate.weight has that many rows");
   expect_integer(configuration, {"conv1d_kernel_size"}, layer.convolution_width(), "conv1d.conv.weight is that wide");
   expect_integer(configuration, {"qkv_proj_blocksize"}, layer.weights().q_proj_weight.cols(), "q_proj.weight has blocks of that size");
@@ -104,14 +151,22 @@ template <Real S>
 
 template <Real S>
 [[nodiscard]] MlstmLarge<S> read_mlstm_large(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_text(configuration, "weight_mode", {"single"}, "weights that are joined in one tensor are not read here");
+  expect_present(tensors, {"igate_preact.bias", "fgate_preact.bias"});
+  // How the same numbers are computed, and what surrounds the layer (NX-AI's configurations and transformers').
+  ignore_keys(configuration, {"chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "return_last_states", "autocast_kernel_dtype",
+                              "inference_state_dtype", "norm_reduction_force_float32", "max_inference_chunksize", "add_out_norm",
+                              "ffn_proj_factor", "ffn_round_up_to_multiple_of", "output_logit_soft_cap", "num_blocks",
+                              "forward_backend_name", "step_backend_name", "add_post_blocks_norm", "igate_bias_init_range"});
   MlstmLarge<S> layer = MlstmLarge<S>::from_tensors(tensors, MlstmLarge<S>::options(configuration));
   const Index keys = layer.weights().q_weight.rows();
   expect_integer(configuration, {"embedding_dim"}, layer.width(), "v.weight has that many columns");
   expect_integer(configuration, {"num_heads"}, layer.heads(), "igate_preact.weight has that many rows");
   expect_integer(configuration, {"qk_dim"}, keys, "q.weight has that many rows");
   expect_integer(configuration, {"v_dim"}, layer.channels(), "v.weight has that many rows");
-  expect_share(configuration, {"qk_dim_factor"}, keys, layer.width());
-  expect_share(configuration, {"v_dim_factor"}, layer.channels(), layer.width());
+  expect_integer(configuration, {"head_dim"}, layer.channels() / layer.heads(), "v.weight has that many rows a head");
+  for (const auto& [key, size] : {std::pair("qk_dim_factor", keys), std::pair("v_dim_factor", layer.channels())})
+    expect_rounded_share(configuration, key, "mlstm_round_up_to_multiple_of", size, layer.width());
   const bool bias = !layer.weights().q_bias.empty();
   expect_boolean(configuration, {"use_bias"}, bias, bias ? "q.bias is there" : "there is no q.bias");
   return layer;
@@ -120,14 +175,28 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Mamba3<S> read_mamba3(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   Mamba3<S> layer = Mamba3<S>::from_tensors(tensors, Mamba3<S>::options(configuration));
-  expect_integer(configuration, {"headdim"}, layer.channels() / layer.heads(), "out_proj.weight has that many columns a head");
-  expect_integer(configuration, {"d_state"}, layer.state(), "B_norm.weight is that long");
-  expect_integer(configuration, {"rank", "mimo_rank"}, layer.rank(), "B_bias has that many rows a head");
+  expect_integer(configuration, {"headdim", "head_dim"}, layer.channels() / layer.heads(), "out_proj.weight has that many columns a head");
+  expect_integer(configuration, {"d_state", "state_size"}, layer.state(), "B_norm.weight is that long");
+  expect_share(configuration, {"expand"}, layer.channels(), layer.width());
+  const bool mimo = tensors.has("mimo_x"), normed = tensors.has("norm.weight");
+  expect_boolean(configuration, {"is_mimo"}, mimo, message("tensor ", tensors.prefix(), "mimo_x is ", mimo ? "there" : "missing"));
+  expect_boolean(configuration, {"is_outproj_norm"}, normed,
+                 message("tensor ", tensors.prefix(), "norm.weight is ", normed ? "there" : "missing"));
+  expect_integer(configuration, {"rank"}, layer.rank(), "B_bias has that many rows a head");
+  // The public code's rank is of no meaning where is_mimo is false.
+  if (configuration.boolean({"is_mimo"}).value_or(true))
+    expect_integer(configuration, {"mimo_rank"}, layer.rank(), "B_bias has that many rows a head");
+  if (const auto floor = configuration.number({"A_floor"}); floor && *floor != 1e-4)
+    contradiction(configuration, "A_floor", *floor, 1e-4, "no other floor of the rates is read here");
+  ignore_keys(configuration, {"mimo_rank", "dt_min", "dt_max", "dt_init_floor"});
+  ignore_flash_linear_attention_keys(configuration);
   return layer;
 }
 
 template <Real S>
 [[nodiscard]] Mlla<S> read_mlla(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  static_cast<void>(required_integer(configuration, {"num_heads"}));
+  expect_present(tensors, {"in_proj.bias", "act_proj.bias", "dwc.bias", "attn.lepe.bias", "out_proj.bias"});
   Mlla<S> layer = Mlla<S>::from_tensors(tensors, Mlla<S>::options(configuration));
   expect_integer(configuration, {"dim"}, layer.width(), "in_proj.weight has that many rows");
   return layer;
@@ -135,6 +204,7 @@ template <Real S>
 
 template <Real S>
 [[nodiscard]] S4d<S> read_s4d(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_present(tensors, {"output_linear.0.bias"});
   S4d<S> layer = S4d<S>::from_tensors(tensors, S4d<S>::options(configuration));
   expect_integer(configuration, {"d_model"}, layer.width(), "D is that long");
   expect_integer(configuration, {"d_state"}, 2 * layer.weights().log_A_real.cols(), "kernel.log_A_real has half as many columns");
@@ -143,6 +213,7 @@ template <Real S>
 
 template <Real S>
 [[nodiscard]] Hyena<S> read_hyena(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_present(tensors, {"in_proj.bias", "short_filter.bias", "out_proj.bias"});
   Hyena<S> layer = Hyena<S>::from_tensors(tensors, Hyena<S>::options(configuration));
   expect_integer(configuration, {"d_model"}, layer.width(), "in_proj.weight has that many columns");
   expect_integer(configuration, {"short_filter_order"}, layer.weights().short_filter_weight.cols(), "short_filter.weight is that wide");
@@ -151,6 +222,9 @@ template <Real S>
 
 template <Real S>
 [[nodiscard]] Vim<S> read_vim(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_present(tensors, {"dt_proj.bias", "dt_proj_b.bias"});
+  expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
+  expect_together(tensors, {"conv1d.bias", "conv1d_b.bias"});
   Vim<S> layer = Vim<S>::from_tensors(tensors, Vim<S>::options(configuration));
   expect_text(configuration, "bimamba_type", {"v2"}, "the backward direction has weights of its own");
   expect_integer(configuration, {"d_model"}, layer.width(), "in_proj.weight has that many columns");
@@ -162,6 +236,7 @@ template <Real S>
 /// torch's LSTM or GRU: one layer, one direction. `batch_first` is about the arrays it was run on.
 template <class Layer, Real S>
 [[nodiscard]] Layer read_recurrent_cell(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_together(tensors, {"bias_ih_l0", "bias_hh_l0"});
   Layer layer = Layer::from_tensors(tensors);
   static_cast<void>(configuration.boolean({"batch_first"}));
   expect_integer(configuration, {"input_size"}, layer.width(), "weight_ih_l0 has that many columns");

@@ -47,8 +47,12 @@ template <Real S>
     options.groups = *groups;
   else if (state && *state > 0)
     options.groups = shared / *state;
-  else if (type == "mamba2" || type == "nemotron_h")  // the public ports' default
+  else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
+    if (shared != 8 * 128)
+      raise(ErrorKind::value, message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ",
+                                      tensors.prefix(), "conv1d.weight has ", shared, " rows for B, and 8 groups of 128 without them"));
     options.groups = 8;
+  }
   // As double: the product of any two numbers that a file may hold.
   const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
   if (state && (*state < 1 || product != static_cast<double>(shared)))
@@ -107,14 +111,23 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
     expect_boolean(configuration, keys, !tensor.empty(), message("tensor ", prefix, name, tensor.empty() ? " is missing" : " is there"));
   };
   expect_tensor({"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, "conv1d.bias", w.conv1d_bias);
-  expect_tensor({"use_bias", "mamba_proj_bias", "add_bias_linear", "ssm_cfg.bias"}, "in_proj.bias", w.in_proj_bias);
-  if (configuration.has("projectors_bias"))  // Falcon-H1 has a key of its own for the second one
-    expect_tensor({"projectors_bias"}, "out_proj.bias", w.out_proj_bias);
-  else
-    expect_tensor({"use_bias", "mamba_proj_bias", "add_bias_linear", "ssm_cfg.bias"}, "out_proj.bias", w.out_proj_bias);
+  // Of Nemotron-H's two keys use_bias counts where it is there: transformers writes the other one and reads it nowhere.
+  const bool used = configuration.text({"model_type"}) == "nemotron_h" && configuration.has("use_bias");
+  if (used) static_cast<void>(configuration.find("mamba_proj_bias"));
+  for (const std::string_view key : {"use_bias", "mamba_proj_bias", "add_bias_linear", "ssm_cfg.bias"}) {
+    if (used && key == "mamba_proj_bias") continue;
+    expect_tensor({key}, "in_proj.bias", w.in_proj_bias);
+    // Falcon-H1 has a key of its own for the second one.
+    if (!configuration.has("projectors_bias")) expect_tensor({key}, "out_proj.bias", w.out_proj_bias);
+  }
+  expect_tensor({"projectors_bias"}, "out_proj.bias", w.out_proj_bias);
   expect_tensor({"mamba_rms_norm", "ssm_cfg.rmsnorm"}, "norm.weight", w.norm_weight);
+  expect_text(configuration, "ssm_cfg.layer", {"Mamba2"}, "the tensors are those of Mamba-2");
   // Of the authors' two keys of this name, the one on top is that of the blocks' norms.
-  if (!configuration.has("ssm_cfg.layer")) expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
+  if (configuration.has("ssm_cfg.layer"))
+    ignore_keys(configuration, {"rms_norm"});
+  else
+    expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
   const bool may_lack = configuration.has("mamba_rms_norm") || configuration.has("ssm_cfg.rmsnorm") || configuration.has("rms_norm") ||
                         configuration.text({"model_type"}).value_or("falcon_h1") == "falcon_h1";
   if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", prefix, "norm.weight is missing"));

@@ -43,6 +43,8 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
       expect_integer(configuration, {key}, rank, "mixer.dt_proj.weight has that many columns");
     }
   }
+  expect_text(configuration, "ssm_cfg.layer", {"Mamba1"}, "the tensors are those of Mamba");
+  ignore_keys(configuration, {"rms_norm"});  // of the blocks' norms
   const bool convolution_bias = !mixer.weights().conv1d_bias.empty();
   expect_boolean(configuration, {"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, convolution_bias,
                  convolution_bias ? "mixer.conv1d.bias is there" : "there is no mixer.conv1d.bias");
@@ -69,6 +71,7 @@ template <Real Scalar>
     options.inner_norm_eps =
         weighted ? agreeing_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
                  : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
+  expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);
   expect_mamba_layer(configuration, mixer);
   expect_tensors(configuration, {"use_bias", "mamba_proj_bias", "ssm_cfg.bias"}, tensors, {"in_proj.bias", "out_proj.bias"});

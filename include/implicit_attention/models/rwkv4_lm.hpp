@@ -4,7 +4,6 @@
 #include <string>
 #include <utility>
 
-#include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/models/rwkv_lm.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -22,16 +21,14 @@ template <Real Scalar>
     if (const std::string name = names.blocks + "0." + names.attention + later; source.has(name))
       raise(ErrorKind::value, message(source.where(), ": tensor ", name, " is there: this is RWKV-5 or later, expected RWKV-4"));
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
-  return detail::read_rwkv_model(
-      "RwkvForCausalLM", source, configuration, names, eps, 1e-5,
-      [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index) {
-        Rwkv4<Scalar> mixer = Rwkv4<Scalar>::from_tensors(attention);
-        ChannelMixing<Scalar> feed_forward = ChannelMixing<Scalar>::from_tensors(mixing);
-        detail::expect_integer(configuration, {"attention_hidden_size", "dim_att"}, mixer.channels(), "time_decay has that many numbers");
-        detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(),
-                               "the channel mixing's key.weight has that many rows");
-        return std::pair(mixer_part(std::move(mixer)), feed_forward_part(std::move(feed_forward)));
-      });
+  return detail::read_rwkv_model("RwkvForCausalLM", source, configuration, names, eps, 1e-5,
+                                 [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index) {
+                                   Rwkv4<Scalar> mixer = detail::read_rwkv4(attention, configuration);
+                                   ChannelMixing<Scalar> feed_forward = ChannelMixing<Scalar>::from_tensors(mixing);
+                                   detail::expect_integer(configuration, {"intermediate_size", "dim_ffn"}, feed_forward.inner_width(),
+                                                          "the channel mixing's key.weight has that many rows");
+                                   return std::pair(mixer_part(std::move(mixer)), feed_forward_part(std::move(feed_forward)));
+                                 });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include <implicit_attention/layers/rwkv4.hpp>
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
@@ -98,10 +99,10 @@ template <Real Scalar, class Read>
 /// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm of
 /// flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
 inline void let_pass(const Configuration& configuration) {
-  for (const std::string_view key :
-       {"layer_norm_epsilon", "intermediate_size", "hidden_ratio", "model_version", "rwkv_version", "norm_bias", "norm_first", "value_dim",
-        "attn_mode", "fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp", "wkv_state_dtype"})
+  for (const std::string_view key : {"layer_norm_epsilon", "intermediate_size", "model_version", "rwkv_version", "norm_bias", "norm_first",
+                                     "value_dim", "wkv_state_dtype"})
     static_cast<void>(configuration.find(key));
+  ignore_flash_linear_attention_keys(configuration);
 }
 
 /// Sizes that the configuration gives must be those of the weights.
@@ -115,6 +116,14 @@ void expect_heads(const Configuration& configuration, const Layer& layer, Index 
     expect_integer(configuration, {"num_heads"}, layer.heads(), "the weights have that many heads");
   static_cast<void>(configuration.find("num_attention_heads"));
   let_pass(configuration);
+}
+
+template <Real Scalar>
+[[nodiscard]] Rwkv4<Scalar> read_rwkv4(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+  Rwkv4<Scalar> layer = Rwkv4<Scalar>::from_tensors(tensors);
+  expect_integer(configuration, {"attention_hidden_size", "dim_att"}, layer.channels(), "time_decay has that many numbers");
+  let_pass(configuration);
+  return layer;
 }
 
 template <Real Scalar>
