@@ -170,7 +170,8 @@ Mamba<S> mamba_engine(const typename Mamba<S>::Weights& w, bool rates) {
 }
 
 template <class S>
-GatedDeltaNet<S> delta_engine(const typename GatedDeltaNet<S>::Weights& w, Index key_heads, bool tiled = false) {
+GatedDeltaNet<S> delta_engine(const typename GatedDeltaNet<S>::Weights& w, Index key_heads, bool tiled = false,
+                              bool negative_eigenvalues = false) {
   typename GatedDeltaNet<S>::EngineWeights small;
   small.value_heads = 4;
   small.key_size = 4;
@@ -181,6 +182,7 @@ GatedDeltaNet<S> delta_engine(const typename GatedDeltaNet<S>::Weights& w, Index
   small.tiled_key_heads = tiled;
   typename GatedDeltaNet<S>::Options options;
   options.key_heads = key_heads;
+  options.negative_eigenvalues = negative_eigenvalues;
   return GatedDeltaNet<S>::for_engine(small, options);
 }
 
@@ -455,6 +457,16 @@ TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, t
   CHECK((tiled_maps.materialize().stacked() - engine.implicit_attention(ran).materialize().stacked())
             .cwiseAbs()
             .template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
+
+  // With negative eigenvalues beta is twice the sigmoid.
+  GatedDeltaNet<double>::Options doubled = options;
+  doubled.negative_eigenvalues = true;
+  const auto negative = GatedDeltaNet<double>(weights, doubled).activations(u);
+  auto from_sigmoid = negative;
+  from_sigmoid.pre_beta = inverse_sigmoid<double>(Matrix<double>(negative.beta.matrix() / 2));
+  from_sigmoid.beta = {};
+  check_operators<double>(delta_engine<double>(weights, 2, false, true).implicit_attention(from_sigmoid),
+                          GatedDeltaNet<double>(weights, doubled).implicit_attention(negative), "beta up to two");
 
   using A = GatedDeltaNet<double>::Activations;
   const auto refused = [&](const std::string& expected, const std::function<void(A&)>& change) {

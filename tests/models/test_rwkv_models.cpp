@@ -277,6 +277,11 @@ TEST_CASE("RWKV-7: what does not fit is named", "[models]") {
     less.tensors.erase(name);
     CHECK_THAT(error_of([&] { logits(less, with({{"model_type", "rwkv7"}})); }), contains_text(name));
   }
+  for (const char* name : {"w", "a", "v"}) {  // the biases of low-rank maps
+    Tensors<double> longer = original;
+    longer.set_zero(message("blocks.1.att.", name, "0"), {7});
+    CHECK_THAT(error_of([&] { logits(longer); }), contains_text(message(name, ": the bias is (7), expected (6)")));
+  }
   Tensors<double> more = original;
   more.set_zero("blocks.1.att.q1", {6, 2});
   CHECK_THAT(error_of([&] { logits(more); }), contains_text("blocks.1.att.q1"));
