@@ -201,9 +201,9 @@ void ImplicitAttention<S>::reduce_sum(const Reduction<Scalar>& reduction, const 
     if (c == 0)
       out = values;
     else if (reduction.kind == ReductionKind::max)
-      out = out.cwiseMax(values).eval();
+      out = out.binaryExpr(values, [](Scalar old, Scalar value) { return detail::Largest()(old, value); }).eval();
     else if (reduction.kind == ReductionKind::min)
-      out = out.cwiseMin(values).eval();
+      out = out.binaryExpr(values, [](Scalar old, Scalar value) { return detail::Smallest()(old, value); }).eval();
     else
       out += values;
   }
