@@ -92,17 +92,18 @@ class Configuration {
   }
   /// Fails on NaN and infinities: no key here means something by them.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
-    for (const std::string_view key : keys) {
+    std::optional<double> counts;
+    for (const std::string_view key : keys) {  // all of them are asked for, and the first counts
       expect_usable(key, "a number");
       const Value* const value = find(key);
       if (value == nullptr) continue;
-      if (const Index* whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
+      const Index* const whole = std::get_if<Index>(value);
       const double* const real = std::get_if<double>(value);
-      if (real == nullptr) raise(ErrorKind::value, message(where_, ": key ", key, " is not a number"));
-      expect_finite(key, false, *real);
-      return *real;
+      if (whole == nullptr && real == nullptr) raise(ErrorKind::value, message(where_, ": key ", key, " is not a number"));
+      if (real != nullptr) expect_finite(key, false, *real);
+      if (!counts) counts = whole != nullptr ? static_cast<double>(*whole) : *real;
     }
-    return std::nullopt;
+    return counts;
   }
   /// A list of numbers that must be finite, too.
   [[nodiscard]] std::optional<std::vector<double>> finite_numbers(std::initializer_list<std::string_view> keys) const {
