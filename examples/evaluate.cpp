@@ -413,7 +413,7 @@ int main(int argument_count, char** arguments) {
          "in place of --data: prompts with the token that causes each output, as arrays input_ids, length, prompt, position, target, "
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
-  app.add_option("--methods", options.methods, "which methods (all): " + names)->option_text("LIST");
+  app.add_option("--methods", options.methods, "which methods (all): " + names)->check(not_empty())->option_text("LIST");
   app.add_option("--terms", options.terms,
                  "formulations for the methods from attention (all), several with commas between: recurrence, published, all, or terms "
                  "joined by +; "
@@ -452,6 +452,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("N");
   add_tokenizer_option(app, options.tokenizer);
   app.add_option("--prepend", options.prepend, "a token by its name before each text; never taken away; may be repeated")
+      ->check(not_empty())
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->option_text("TOKEN");

@@ -307,6 +307,10 @@ CLI::Validator one_of(std::vector<std::string> words) {
       "");
 }
 
+CLI::Validator not_empty() {
+  return CLI::Validator([](const std::string& text) { return text.empty() ? std::string("the value is empty") : std::string(); }, "");
+}
+
 CLI::Validator size_in_bytes() {
   return CLI::Validator(
       [](const std::string& text) {

@@ -185,6 +185,7 @@ void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
   app.add_option(
          "--tokenizer", tokenizer,
          "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt, merges.txt or vocab.json")
+      ->check(not_empty())
       ->option_text("FILE|DIR|bytes|symbols|words");
 }
 
