@@ -31,11 +31,15 @@ namespace implicit_attention::examples {
 
 namespace {
 
-/// All of a stream. A pipe has no size to be asked for.
+/// All of a stream. A pipe has no size to be asked for; a device may never end, and no model reads a text that long.
 std::string read_all(std::FILE* stream, const std::string& name) {
+  constexpr std::size_t most = std::size_t{1} << 28U;
   std::string bytes;
   std::array<char, 65536> block{};
-  for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) bytes.append(block.data(), count);
+  for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) {
+    if (bytes.size() + count > most) raise(ErrorKind::value, message(name, " is longer than the ", most, " bytes that a text may have"));
+    bytes.append(block.data(), count);
+  }
   if (std::ferror(stream) != 0) raise(ErrorKind::file, message(name, " cannot be read"));
   return bytes;
 }
