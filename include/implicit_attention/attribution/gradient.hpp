@@ -89,8 +89,7 @@ template <Real Scalar>
     return map.cwiseMax(Scalar(0));
   }
   detail::check_gradient("grad_residual", layer.grad_residual, tokens);
-  RowVector<Scalar> weight = layer.grad_residual.matrix().rowwise().template maxCoeff<Eigen::PropagateNaN>().transpose();
-  weight = weight.cwiseMax(Scalar(0)).eval();
+  RowVector<Scalar> weight = layer.grad_residual.matrix().rowwise().maxCoeff().cwiseMax(Scalar(0)).transpose();
   reduction.kind = ReductionKind::mean_positive;
   Matrix<Scalar> map = attention.reduce(reduction, selection);
   bool equal = detail::stretch(weight);
