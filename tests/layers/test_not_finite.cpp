@@ -200,7 +200,8 @@ TEST_CASE("a NaN in any array of any layer: all ways say the same of it", "[engi
     const Index last = recipe.tokens - 1;
     CHECK(test_support::AllLayers::visit(*part, [&](const auto& layer) {
       CHECK(check_layer(title, layer, recipe.tokens, {0, last / 2, last}, {Terms::all(), Terms::published(), Terms::recurrence()}) > 0);
-      if (recipe.tokens == 7) CHECK(check_layer(title, layer, 33, {0, 32}, {Terms::all()}) > 0);  // a token more than a chunk
+      if (recipe.tokens == 7 && recipe.family != "hyena")
+        CHECK(check_layer(title, layer, 33, {0, 32}, {Terms::all()}) > 0);  // a token more than a chunk; Hyena's filter has a length
     }));
   }
   Draw draw(9);
