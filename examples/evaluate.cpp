@@ -397,7 +397,7 @@ int main(int argument_count, char** arguments) {
          "in place of --data: prompts with the token that causes each output, as arrays input_ids, length, prompt, position, target, "
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
-  app.add_option("--methods", options.methods, "which methods (all): " + names)->option_text("LIST");
+  app.add_option("--methods", options.methods, "which methods (all): " + names)->check(not_empty())->option_text("LIST");
   add_terms_option(app, options.terms, true);
   app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
       ->check(at_least(1))

@@ -113,8 +113,12 @@ int main(int argument_count, char** arguments) {
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->option_text("ID|argmax");
-  app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")->option_text("ID");
-  app.add_option("--layer", question.layer, "raw, relevance-attention: one layer, from 0, instead of all")->option_text("N");
+  app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")
+      ->check(not_empty())
+      ->option_text("ID");
+  app.add_option("--layer", question.layer, "raw, relevance-attention: one layer, from 0, instead of all")
+      ->check(not_empty())
+      ->option_text("N");
   add_terms_option(app, question.terms, false);
   app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are joined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))

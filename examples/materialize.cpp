@@ -626,12 +626,14 @@ int main(int argument_count, char** arguments) {
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
   app.add_option("--config", options.config,
                  "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")
+      ->check(not_empty())
       ->option_text("FILE");
   app.add_option("--input", options.input,
                  "the layer's input, (tokens, width) or (batch, tokens, width); without a name: input.hidden_states, hidden_states, or the "
                  "only tensor")
       ->option_text("FILE[:TENSOR]");
   app.add_option("--positions", options.positions, "Griffin: positions, (tokens) or (batch, tokens); a document begins where they are 0")
+      ->check(not_empty())
       ->option_text("FILE:TENSOR");
   app.add_option("--model", options.model, "instead of all these: a model's folder as it was downloaded, or one file of weights")
       ->option_text("DIR|FILE");

@@ -84,6 +84,18 @@ void wrap_help(CLI::App& app, int columns) {
   }
 }
 
+/// The signals that end a program unless it says otherwise: from a terminal, from a shell whose pipe ends, and what batch systems send
+/// before a job's time is over.
+constexpr int ending_signals[] = {
+    SIGINT,  SIGTERM,
+#if defined(__unix__) || defined(__APPLE__)
+    SIGHUP,  SIGPIPE,   SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2,
+#endif
+#ifdef SIGXCPU
+    SIGXCPU, SIGVTALRM, SIGPROF,
+#endif
+};
+
 /// Stopped by the user or the system: what is half written goes away, then the signal does what it always does.
 void stop(int signal) {
   remove_partial_files();
@@ -146,12 +158,8 @@ void cut_short(int, siginfo_t* what, void*) {
 }
 #endif
 void handle_signals() {
-  for (const int signal : {SIGINT, SIGTERM})
-    if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);
-#ifdef SIGHUP
-  for (const int signal : {SIGHUP, SIGPIPE})
+  for (const int signal : ending_signals)
     if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup wants it
-#endif
 #ifdef SIGXFSZ
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then an error of the write, which names it
 #endif
@@ -162,6 +170,15 @@ void handle_signals() {
   ::sigaction(SIGBUS, &action, nullptr);
 #endif
 }
+
+#if defined(__unix__) || defined(__APPLE__)
+/// A program that was started with a standard stream closed would be given its number for a file of ours, and progress would go into the
+/// results. /dev/null takes the place, opened the other way round, so that using the stream still fails.
+void hold_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(stream, F_GETFD) < 0) static_cast<void>(::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+}
+#endif
 
 /// The long names of all options.
 std::vector<std::string> long_names(const CLI::App& app) {
@@ -254,6 +271,7 @@ void add_terms_option(CLI::App& app, std::string& terms, bool several) {
                  ": all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of ", names,
                  "; the two papers' forms keep RWKV-4's denominator and Griffin's input scale, a list does not (only:recurrence: the "
                  "one term by itself, in RWKV-4 of an arbitrary scale per channel)"))
+      ->check(not_empty())
       ->option_text(several ? "all|published|recurrence|LIST,..." : "all|published|recurrence|LIST");
 }
 
@@ -270,6 +288,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   const std::string program = app.get_name();
 #ifdef SIGBUS
   running_program = program;
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+  hold_standard_streams();
 #endif
   handle_signals();
   try {
@@ -319,6 +340,10 @@ CLI::Validator one_of(std::vector<std::string> words) {
         return message("\"", printable(text, 60), "\" is unknown", perhaps(text, words), ", expected ", list);
       },
       "");
+}
+
+CLI::Validator not_empty() {
+  return CLI::Validator([](const std::string& text) { return text.empty() ? std::string("the value is empty") : std::string(); }, "");
 }
 
 CLI::Validator size_in_bytes() {
@@ -428,6 +453,7 @@ std::string checked_output(std::string_view option, const std::string& path, std
   for (const std::string& input : inputs)
     if (!input.empty() && overwrites(file, parse_file_and_tensor(input.starts_with('@') ? input.substr(1) : input).file))
       raise(ErrorKind::value, message(option, ": ", path, " is read in this run (", input, "), expected another file"));
+  const ReplacedFile tried(file);  // whether a file can be made there; it goes away again
   return ending;
 }
 

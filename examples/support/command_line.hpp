@@ -31,6 +31,8 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 [[nodiscard]] CLI::Validator between(Index least, Index most);
 /// For an option that takes one of a few words.
 [[nodiscard]] CLI::Validator one_of(std::vector<std::string> words);
+/// For an option whose value must not be empty, as that of a shell's variable without one is, where it would count as not given.
+[[nodiscard]] CLI::Validator not_empty();
 /// Before CLI::AsSizeValue, which takes a negative number for a very large one.
 [[nodiscard]] CLI::Validator size_in_bytes();
 

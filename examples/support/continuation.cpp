@@ -39,8 +39,7 @@ std::vector<Index> end_tokens(const std::string& directory) {
     const std::optional<Index> end = read_gguf_vocabulary(checkpoint.tokenizer).eos;
     return end ? std::vector<Index>{*end} : std::vector<Index>();
   }
-  std::error_code ignored;
-  if (const std::filesystem::path file = checkpoint.tokenizer / "generation_config.json"; std::filesystem::is_regular_file(file, ignored))
+  if (const std::filesystem::path file = checkpoint.tokenizer / "generation_config.json"; detail::is_file(file))
     if (auto ends = ends_of(read_configuration(file), "eos_token_id")) return std::move(*ends);
   for (const char* const key : {"eos_token_id", "text_config.eos_token_id"})
     if (auto ends = ends_of(checkpoint.configuration, key)) return std::move(*ends);

@@ -31,11 +31,15 @@ namespace implicit_attention::examples {
 
 namespace {
 
-/// All of a stream. A pipe has no size to be asked for.
+/// All of a stream. A pipe has no size to be asked for; a device may never end, and no model reads a text that long.
 std::string read_all(std::FILE* stream, const std::string& name) {
+  constexpr std::size_t most = std::size_t{1} << 28U;
   std::string bytes;
   std::array<char, 65536> block{};
-  for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) bytes.append(block.data(), count);
+  for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) {
+    if (bytes.size() + count > most) raise(ErrorKind::value, message(name, " is longer than the ", most, " bytes that a text may have"));
+    bytes.append(block.data(), count);
+  }
   if (std::ferror(stream) != 0) raise(ErrorKind::file, message(name, " cannot be read"));
   return bytes;
 }
@@ -185,15 +189,16 @@ void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
   app.add_option(
          "--tokenizer", tokenizer,
          "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt, merges.txt or vocab.json")
+      ->check(not_empty())
       ->option_text("FILE|DIR|bytes|symbols|words");
 }
 
 void add_surrounding_options(CLI::App& app, std::vector<std::string>& prepend, std::vector<std::string>& append,
                              const std::string& prepend_help, const std::string& append_help) {
   const auto add = [&](const char* option, std::vector<std::string>& tokens, const std::string& help) {
-    app.add_option(option, tokens, help)->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->option_text("TOKEN");
+    return app.add_option(option, tokens, help)->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->option_text("TOKEN");
   };
-  add("--prepend", prepend, prepend_help);
+  add("--prepend", prepend, prepend_help)->check(not_empty());
   add("--append", append, append_help);
 }
 

@@ -54,6 +54,8 @@ pid_t start(const Program& program, const fs::path& out, const std::vector<std::
   ::dup2(nothing, STDIN_FILENO);
   ::dup2(nothing, STDOUT_FILENO);
   ::dup2(said < 0 ? nothing : said, STDERR_FILENO);
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
   for (const std::string& one : environment) ::putenv(const_cast<char*>(one.c_str()));
   if (file_bytes) {
     const rlimit limit{*file_bytes, *file_bytes};
@@ -164,6 +166,45 @@ TEST_CASE("programs: standard output that is full", "[faults]") {
   }
 }
 
+TEST_CASE("programs: a standard stream that is closed gives its number to no file of ours", "[faults]") {
+  const TemporaryFolder folder;
+  std::string texts;
+  for (int k = 0; k < 60; ++k) texts += "film number " + std::to_string(k) + " is never dull <cls>\n";
+  io_test::write_bytes(folder / "texts.txt", texts);
+  const auto lines = [&](const std::string& name, const std::string& streams) {
+    const fs::path out = folder / name;
+    const int status =
+        std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
+                     quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + " --model " + mamba + " --method " +
+                     "integrated-gradients,leave-one-out --threads 1 --data " + quoted((folder / "texts.txt").string()) + " --out " +
+                     quoted(out.string()) + streams)
+                        .c_str());
+    REQUIRE(WIFEXITED(status));
+    return std::pair(WEXITSTATUS(status), io_test::read_bytes(out));
+  };
+  const auto [status, expected] = lines("open.jsonl", " >/dev/null 2>/dev/null </dev/null");
+  REQUIRE(status == 0);
+  // The progress of a run that takes long goes to stderr, which would be the first number that is free.
+  CHECK(lines("no_stderr.jsonl", " >/dev/null 2>&- </dev/null") == std::pair(0, expected));
+  CHECK(lines("no_stdin.jsonl", " >/dev/null 2>/dev/null <&-") == std::pair(0, expected));
+  CHECK(lines("no_stdout.jsonl", " >&- 2>/dev/null </dev/null") == std::pair(2, expected));  // which has something to say
+  CHECK(lines("none.jsonl", " >&- 2>&- <&-") == std::pair(2, expected));
+}
+
+TEST_CASE("programs: an output that cannot be is refused before the work", "[faults]") {
+  const TemporaryFolder folder;
+  const std::string name(300, 'x');
+  for (const Program& program : programs()) {
+    // The model is not there either, which is found later.
+    const Outcome outcome = run(folder, program.name,
+                                {"--model", (folder / "gone").string(), "--layer", "0", "--tokens", "1", "--out",
+                                 (folder / (name + fs::path(program.out).extension().string())).string()});
+    CHECK(outcome.status == 2);
+    CHECK_THAT(outcome.err, contains_text("x" + fs::path(program.out).extension().string() + ": cannot be written: "));
+    CHECK(folder.entries() == 2);  // what it said
+  }
+}
+
 TEST_CASE("programs: signals at any moment", "[faults]") {
   std::mt19937 random(20240613);
   const Program& program = programs()[3];
@@ -178,8 +219,8 @@ TEST_CASE("programs: signals at any moment", "[faults]") {
     longest = std::max(longest, std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin));
   }
   int stopped = 0;
-  for (int round = 0; round < 120; ++round) {
-    const int signal = std::vector<int>{SIGINT, SIGTERM, SIGHUP}[random() % 3];
+  for (int round = 0; round < 240; ++round) {
+    const int signal = std::vector<int>{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1}[random() % 6];
     const TemporaryFolder folder;
     const fs::path out = folder / program.out;
     io_test::write_bytes(out, "before");

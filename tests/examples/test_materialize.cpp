@@ -236,6 +236,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(layer, {"--positions", golden + ":input.hidden_states"}), "--positions: mamba has none"},
       {with(layer, {"--model", models + "mamba"}), "exclude each other"},
       {with(layer, {"--colour", "red"}), "--colour"},
+      {with(layer, {"--config", ""}), "--config: the value is empty"},
       {layer, "expected .safetensors, .npy or .png", "out.txt"},
       {layer, "there is no folder", "nowhere/out.npy"},
       {{"--arch", "mamba9", "--weights", golden, "--input", golden}, "--arch: mamba9"},

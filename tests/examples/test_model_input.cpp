@@ -55,6 +55,9 @@ TEST_CASE("input: text from a file", "[input]") {
   CHECK_THAT(error_of([&] { (void)text_ids("@" + folder.path().string()); })->message, contains_text("is a folder, expected a file"));
   write_bytes(file, "");
   CHECK_THAT(error_of([&] { (void)text_ids("@" + file); })->message, contains_text("the text is empty"));
+  if (!fs::exists("/dev/zero")) return;
+  const std::string endless = "/dev/zero is longer than the 268435456 bytes that a text may have";
+  CHECK_THAT(error_of([&] { (void)text_ids("@/dev/zero"); })->message, contains_text(endless));
 }
 
 TEST_CASE("input: token ids in every form", "[input]") {

@@ -1,4 +1,5 @@
 // .npy files byte for byte, and config.json as the models ask for it.
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -203,6 +204,54 @@ TEST_CASE("config: keys, nesting, lists, nulls", "[io]") {
     CHECK(configuration.positive_number({"eps"}) == 1e-5);
     CHECK_FALSE(configuration.positive_number({"absent"}));
   }
+}
+
+TEST_CASE("config: an object or a mixed list in the place of a number is no absent key", "[io]") {
+  const TemporaryFolder folder;
+  write_bytes(folder / "config.json",
+              R"({"width": {"a": 1}, "empty": {}, "mixed": [1, "a"], "nested": [[1]], "objects": [{"a": 1}], "holes": [null], "deep":
+    {"mixed": [true], "width": 5}, "flags": [true, false], "top": 3, "text_config": {"top": {}, "width": 4}})");
+  const Configuration configuration = read_configuration(folder.path());
+  const std::string where = (folder / "config.json").string();
+  const auto said = [&](const auto& ask) {
+    const auto error = error_of([&] { ask(); });
+    return error ? error->message : std::string("nothing");
+  };
+  CHECK(said([&] { (void)configuration.integer({"other", "width"}); }) == where + ": key width is an object, expected an integer");
+  CHECK(said([&] { (void)configuration.number({"empty"}); }) == where + ": key empty is an object, expected a number");
+  CHECK(said([&] { (void)configuration.texts({"mixed"}); }) ==
+        where + ": key mixed is a list of several kinds, expected a list of strings");
+  CHECK(said([&] { (void)configuration.find("deep.mixed"); }) ==
+        where + ": key deep.mixed is a list of several kinds, expected a number, a string or a list of either");
+  for (const char* key : {"mixed", "nested", "objects", "holes", "flags"}) {
+    INFO(key);
+    CHECK_THAT(said([&] { (void)configuration.numbers({key}); }), contains_text(message("key ", key, " is a list of several kinds")));
+  }
+  // What is below an object overrides what is on top, whatever either is.
+  CHECK(configuration.below("text_config").integer({"width"}) == 4);
+  CHECK_THAT(said([&] { (void)configuration.below("text_config").integer({"top"}); }), contains_text("key top is an object"));
+  // A list that nothing asks for may change the model; the keys of an object speak for themselves.
+  const std::vector<std::string> keys = configuration.keys();
+  CHECK(std::count(keys.begin(), keys.end(), "mixed") == 1);
+  CHECK(std::count(keys.begin(), keys.end(), "width") == 0);
+  CHECK(std::count(keys.begin(), keys.end(), "width.a") == 1);
+}
+
+TEST_CASE("config: of several spellings the first that is there counts, an integer or not", "[io]") {
+  Configuration configuration;
+  configuration.set("first", 0.25);
+  configuration.set("second", Index(1));
+  configuration.set("odd", std::numeric_limits<double>::quiet_NaN());
+  CHECK(configuration.number({"first", "second"}) == 0.25);
+  CHECK(configuration.number({"second", "first"}) == 1.0);
+  CHECK(configuration.number({"none", "first"}) == 0.25);
+  for (const char* key : {"first", "second", "none"}) CHECK(configuration.asked(key));  // a file may have several spellings
+  CHECK(error_of([&] { (void)configuration.number({"first", "odd"}); }));
+  configuration.set("list", std::vector<double>{1, std::numeric_limits<double>::infinity()});
+  CHECK(configuration.numbers({"list"})->size() == 2);
+  const auto error = error_of([&] { (void)configuration.finite_numbers({"list"}); });
+  REQUIRE(error);
+  CHECK(error->message == "configuration: key list holds Infinity, expected finite numbers");
 }
 
 TEST_CASE("config: real ones", "[io]") {

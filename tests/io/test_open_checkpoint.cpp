@@ -13,6 +13,7 @@
 
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
+#include <implicit_attention/io/tokenizer.hpp>
 #include <implicit_attention/models/load.hpp>
 
 #include "archives.hpp"
@@ -116,6 +117,40 @@ TEST_CASE("config.json is read where it is; without it the configuration is empt
   CHECK(open_checkpoint<float>(folder / "model.safetensors").configuration.integer({"hidden_size"}) == 7);
   write_bytes(folder / "config.json", "{");
   CHECK_THAT(failure_of(folder.path()), contains_text("config.json"));
+}
+
+TEST_CASE("a link to nothing in the place of a model's file is no missing file", "[io]") {
+  const TemporaryFolder folder;
+  write_weights(folder / "model.safetensors");
+  const auto linked = [&](const char* name, const fs::path& target) {
+    fs::remove_all(folder / name);
+    fs::create_symlink(target, folder / name);
+    return failure_of(folder.path());
+  };
+  // As a download leaves it whose blobs are not all there.
+  CHECK(linked("config.json", "../blobs/gone") == (folder / "config.json").string() + ": is a link to nothing");
+  CHECK_THAT(linked("config.json", "config.json"), contains_text("config.json: cannot be opened: "));
+  CHECK(linked("config.json", "/dev/null") == (folder / "config.json").string() + ": is not a regular file");
+  fs::remove(folder / "config.json");
+  fs::create_directory(folder / "config.json");
+  CHECK(failure_of(folder.path()) == (folder / "config.json").string() + ": is not a regular file");
+  fs::remove(folder / "config.json");
+  CHECK(linked("model.safetensors", "gone") == (folder / "model.safetensors").string() + ": is a link to nothing");
+  fs::remove(folder / "model.safetensors");
+  write_weights(folder / "model.safetensors");
+  // Another tokenizer must not take its place; who gives ids needs none.
+  fs::create_symlink("gone", folder / "tokenizer.json");
+  write_bytes(folder / "vocab.json", R"({"a": 0, "b": 1})");
+  const Tokenizer none = Tokenizer::open(folder.path());
+  const auto said = error_of([&] { (void)none.encode("a b"); });
+  REQUIRE(said);
+  CHECK_THAT(said->message, contains_text("tokenizer.json: is a link to nothing"));
+  fs::remove(folder / "tokenizer.json");
+  fs::remove(folder / "vocab.json");
+  fs::create_symlink("gone", folder / "vocab.json");
+  const auto words = error_of([&] { (void)Tokenizer::open(folder.path()); });
+  REQUIRE(words);
+  CHECK_THAT(words->message, contains_text("vocab.json: is a link to nothing"));
 }
 
 TEST_CASE("shards of either kind under an index", "[io]") {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <layers/engine_arrays.hpp>
 #include <support/catch.hpp>
 #include <support/errors.hpp>
 #include <support/layer_recipes.hpp>
@@ -19,92 +20,12 @@
 namespace {
 
 using namespace implicit_attention;
+using engine_test::for_arrays;
+using engine_test::for_states;
+using engine_test::Numbers;
+using engine_test::sets_of_terms;
 using test_support::Draw;
 using test_support::Recipe;
-using Numbers = Matrix<double>;
-
-/// Calls f(name, array) with every array of a layer's activations that stands for tokens.
-template <class Activations, class F>
-void for_arrays(Activations& act, F f) {
-  const auto visit = [&f](const char* name, auto& member) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, Array<double>>) f(name, member);
-    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, std::vector<Array<double>>>)
-      for (Array<double>& one : member) f(name, one);
-  };
-#define IMPLICIT_ATTENTION_TEST_VISIT(member) \
-  if constexpr (requires { act.member; }) visit(#member, act.member)
-  IMPLICIT_ATTENTION_TEST_VISIT(x);
-  IMPLICIT_ATTENTION_TEST_VISIT(x0);
-  IMPLICIT_ATTENTION_TEST_VISIT(x1);
-  IMPLICIT_ATTENTION_TEST_VISIT(z);
-  IMPLICIT_ATTENTION_TEST_VISIT(c);
-  IMPLICIT_ATTENTION_TEST_VISIT(a);
-  IMPLICIT_ATTENTION_TEST_VISIT(m);
-  IMPLICIT_ATTENTION_TEST_VISIT(o);
-  IMPLICIT_ATTENTION_TEST_VISIT(s);
-  IMPLICIT_ATTENTION_TEST_VISIT(B);
-  IMPLICIT_ATTENTION_TEST_VISIT(C);
-  IMPLICIT_ATTENTION_TEST_VISIT(dt);
-  IMPLICIT_ATTENTION_TEST_VISIT(key);
-  IMPLICIT_ATTENTION_TEST_VISIT(query);
-  IMPLICIT_ATTENTION_TEST_VISIT(value);
-  IMPLICIT_ATTENTION_TEST_VISIT(own_value);
-  IMPLICIT_ATTENTION_TEST_VISIT(receptance);
-  IMPLICIT_ATTENTION_TEST_VISIT(gate);
-  IMPLICIT_ATTENTION_TEST_VISIT(gate_input);
-  IMPLICIT_ATTENTION_TEST_VISIT(input_gate);
-  IMPLICIT_ATTENTION_TEST_VISIT(recurrent_gate);
-  IMPLICIT_ATTENTION_TEST_VISIT(log_a);
-  IMPLICIT_ATTENTION_TEST_VISIT(beta);
-  IMPLICIT_ATTENTION_TEST_VISIT(bonus);
-  IMPLICIT_ATTENTION_TEST_VISIT(probe);
-  IMPLICIT_ATTENTION_TEST_VISIT(removal);
-  IMPLICIT_ATTENTION_TEST_VISIT(write);
-  IMPLICIT_ATTENTION_TEST_VISIT(kernel);
-  IMPLICIT_ATTENTION_TEST_VISIT(cell);
-  IMPLICIT_ATTENTION_TEST_VISIT(cell_output);
-  IMPLICIT_ATTENTION_TEST_VISIT(diagonal);
-  IMPLICIT_ATTENTION_TEST_VISIT(key_scale);
-  IMPLICIT_ATTENTION_TEST_VISIT(row_scale);
-  IMPLICIT_ATTENTION_TEST_VISIT(log_decay);
-  IMPLICIT_ATTENTION_TEST_VISIT(normalizer);
-  IMPLICIT_ATTENTION_TEST_VISIT(pre_norm);
-  IMPLICIT_ATTENTION_TEST_VISIT(weighting.step);
-  IMPLICIT_ATTENTION_TEST_VISIT(weighting.exponent);
-  IMPLICIT_ATTENTION_TEST_VISIT(weighting.key_scale);
-  IMPLICIT_ATTENTION_TEST_VISIT(weighting.query_scale);
-  IMPLICIT_ATTENTION_TEST_VISIT(weighting.diagonal);
-  if constexpr (requires { act.forward.dt; }) {
-    for_arrays(act.forward, f);
-    for_arrays(act.backward, f);
-  }
-}
-
-/// The same for what a state that is carried in is made of.
-template <class Activations, class F>
-void for_states(Activations& act, F f) {
-  const auto visit = [&f](const char* name, auto& member) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, Numbers>) f(name, member);
-  };
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.convolution_tail);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.value_tail);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.key_tail);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.query_tail);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.recurrent);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.normalizer);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.maximum);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.shifted);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.state);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.numerator);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.denominator);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.exponent);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.key);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.value);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.hidden);
-  IMPLICIT_ATTENTION_TEST_VISIT(initial.cell);
-  IMPLICIT_ATTENTION_TEST_VISIT(carried);
-#undef IMPLICIT_ATTENTION_TEST_VISIT
-}
 
 /// What may have happened to an array between an engine and us. No layer here has as many channels or keys as tokens.
 struct Bend {
@@ -120,15 +41,6 @@ const std::vector<Bend> bends = {
     {"one column", [](const Numbers& n) { return Numbers(n.leftCols(1)); }},
     {"turned", [](const Numbers& n) { return Numbers(n.transpose()); }},
 };
-
-std::vector<Terms> sets_of_terms() {
-  std::vector<Terms> sets = {Terms::all(), Terms::published(), Terms::recurrence()};
-  for (const Terms::Named& one : Terms::names()) {
-    sets.push_back(Terms::all().without(one.term));
-    sets.emplace_back(one.term);
-  }
-  return sets;
-}
 
 /// Everything that a form gives: its matrices, bias and carry below each other.
 template <class Layer>

@@ -111,6 +111,8 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {kimi, "key width", set("qk_nope_head_dim", Index(8)), {"qk_nope_head_dim is 8, expected 6"}},
       {kimi, "value width", set("v_head_dim", Index(4)), {"v_head_dim is 4, expected 8"}},
       {kimi, "heads", set("num_attention_heads", Index(3)), {"o_proj.weight is (24, 16)", "3 heads"}},
+      {kimi, "groups", set("num_expert_group", Index(-1)), {"num_expert_group -1"}},
+      {kimi, "no groups that stay", set("topk_group", Index(-1)), {"topk_group -1"}},
       {kimi, "shared experts", set("num_shared_experts", Index(2)), {"num_shared_experts is 2, expected 1"}},
       {kimi, "scores", set("moe_router_activation_func", std::string("softmax")), {"moe_router_activation_func is softmax"}},
       {kimi, "a positive lower bound", set("linear_attn_config.gate_lower_bound", 5.0), {"lower_bound is 5"}},

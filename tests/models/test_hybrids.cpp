@@ -1,4 +1,6 @@
 // Hybrids and their relatives: names as files have them, both answers of a clamp, lost tensors, keys that change a model.
+#include <cmath>
+#include <limits>
 #include <string>
 #include <tuple>
 
@@ -586,6 +588,8 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_bamba_seed00", "attn_layer_indices", Numbers{1}, "key attn_layer_indices names layer 1"},
       {"lm_bamba_seed00", "rope_parameters.rope_type", "llama3", "key rope_parameters.rope_type is llama3, expected default"},
       {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1}, "key ssm_multipliers has 2 numbers, expected 5"},
+      {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1, std::nan(""), 1, 1}, "key ssm_multipliers holds NaN"},
+      {"lm_falcon_h1_seed00", "mlp_multipliers", Numbers{1, -std::numeric_limits<double>::infinity()}, "mlp_multipliers holds -Infinity"},
       {"lm_falcon_h1_seed00", "mamba_d_ssm", Index(64), "key mamba_d_ssm is 64, expected 48"},
       {"lm_falcon_h1_seed00", "mamba_rms_norm", true, "mamba.norm.weight is missing"},
       {"lm_falcon_h1_seed00", "projectors_bias", true, "out_proj.bias is missing"},

@@ -27,22 +27,30 @@ class Configuration {
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
 
-  void set(std::string key, Value value) { values_[std::move(key)] = std::make_shared<const Value>(std::move(value)); }
+  void set(std::string key, Value value) { set_shared(std::move(key), std::make_shared<const Value>(std::move(value))); }
+  /// A key whose value is of no such type: an object, or a list of several kinds of things. Asking for it is an error, and so it is where
+  /// nothing asks for the list (the keys of an object are keys of their own).
+  void set_object(std::string key) { set_unusable(std::move(key), Unusable::object); }
+  void set_mixed_list(std::string key) { set_unusable(std::move(key), Unusable::mixed_list); }
   [[nodiscard]] const std::string& where() const { return where_; }
-  /// Whether a key is there; that alone does not count as having asked for it.
+  /// Whether a key is there with a value of one of these types; that alone does not count as having asked for it.
   [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
   /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
+  /// Fails (value) where the key is there and its value is of none of them.
   [[nodiscard]] const Value* find(std::string_view key) const {
+    expect_usable(key, "a number, a string or a list of either");
     asked_->emplace(key);
     if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
     const auto found = values_.find(std::string(key));
     return found == values_.end() ? nullptr : found->second.get();
   }
-  /// All keys, sorted.
+  /// All keys but those of objects, sorted.
   [[nodiscard]] std::vector<std::string> keys() const {
-    std::vector<std::string> all;
-    for (const auto& [key, value] : values_) all.push_back(key);
-    return all;
+    std::set<std::string> all;
+    for (const auto& [key, value] : values_) all.insert(key);
+    for (const auto& [key, kind] : unusable_)
+      if (kind == Unusable::mixed_list) all.insert(key);
+    return {all.begin(), all.end()};
   }
   /// Whether a key was asked for. A key that nothing asks for was not understood. Copies share the record.
   [[nodiscard]] bool asked(std::string_view key) const { return asked_->find(key) != asked_->end(); }
@@ -52,10 +60,13 @@ class Configuration {
     const std::string begin = std::string(prefix) + ".";
     nested.prefix_ = prefix_ + begin;
     nested.asked_ = asked_;
-    for (const auto& [key, value] : values_)
-      if (key.compare(0, begin.size(), begin) != 0) nested.values_[key] = value;
-    for (const auto& [key, value] : values_)
-      if (key.compare(0, begin.size(), begin) == 0) nested.values_[key.substr(begin.size())] = value;
+    const auto is_below = [&](const std::string& key) { return key.compare(0, begin.size(), begin) == 0; };
+    for (const bool inner : {false, true}) {
+      for (const auto& [key, value] : values_)
+        if (is_below(key) == inner) nested.set_shared(inner ? key.substr(begin.size()) : key, value);
+      for (const auto& [key, kind] : unusable_)
+        if (is_below(key) == inner) nested.set_unusable(inner ? key.substr(begin.size()) : key, kind);
+    }
     return nested;
   }
 
@@ -81,17 +92,27 @@ class Configuration {
   }
   /// Fails on NaN and infinities: no key here means something by them.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
+    std::optional<double> counts;
+    for (const std::string_view key : keys) {  // all of them are asked for, and the first counts
+      expect_usable(key, "a number");
+      const Value* const value = find(key);
+      if (value == nullptr) continue;
+      const Index* const whole = std::get_if<Index>(value);
+      const double* const real = std::get_if<double>(value);
+      if (whole == nullptr && real == nullptr) raise(ErrorKind::value, message(where_, ": key ", key, " is not a number"));
+      if (real != nullptr) expect_finite(key, false, *real);
+      if (!counts) counts = whole != nullptr ? static_cast<double>(*whole) : *real;
+    }
+    return counts;
+  }
+  /// A list of numbers that must be finite, too.
+  [[nodiscard]] std::optional<std::vector<double>> finite_numbers(std::initializer_list<std::string_view> keys) const {
     for (const std::string_view key : keys)
-      if (const Value* value = find(key)) {
-        if (const Index* whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
-        if (const double* real = std::get_if<double>(value); real != nullptr && !std::isfinite(*real))
-          raise(ErrorKind::value, message(where_, ": key ", key, " is ",
-                                          std::isnan(*real) ? "NaN"
-                                          : *real > 0       ? "Infinity"
-                                                            : "-Infinity",
-                                          ", expected a finite number"));
+      if (auto list = numbers({key})) {
+        for (const double number : *list) expect_finite(key, true, number);
+        return list;
       }
-    return first<double>(keys, "a number");
+    return std::nullopt;
   }
   /// The same of a number that must be above 0, such as a norm's eps.
   [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
@@ -106,17 +127,45 @@ class Configuration {
  private:
   template <class T>
   [[nodiscard]] std::optional<T> first(std::initializer_list<std::string_view> keys, std::string_view expected) const {
-    for (const std::string_view key : keys)
+    for (const std::string_view key : keys) {
+      expect_usable(key, expected);
       if (const Value* value = find(key)) {
         if (const T* typed = std::get_if<T>(value)) return *typed;
         raise(ErrorKind::value, message(where_, ": key ", key, " is not ", expected));
       }
+    }
     return std::nullopt;
+  }
+  void expect_finite(std::string_view key, bool one_of_several, double number) const {
+    if (std::isfinite(number)) return;
+    raise(ErrorKind::value, message(where_, ": key ", key, one_of_several ? " holds " : " is ",
+                                    std::isnan(number) ? "NaN"
+                                    : number > 0       ? "Infinity"
+                                                       : "-Infinity",
+                                    ", expected ", one_of_several ? "finite numbers" : "a finite number"));
+  }
+  enum class Unusable { object, mixed_list };
+  using SharedValue = std::shared_ptr<const Value>;
+  void set_shared(std::string key, SharedValue value) {
+    unusable_.erase(key);
+    values_[std::move(key)] = std::move(value);
+  }
+  void set_unusable(std::string key, Unusable kind) {
+    values_.erase(key);
+    unusable_[std::move(key)] = kind;
+  }
+  void expect_usable(std::string_view key, std::string_view expected) const {
+    const auto found = unusable_.find(key);
+    if (found == unusable_.end()) return;
+    raise(ErrorKind::value,
+          message(where_, ": key ", key, found->second == Unusable::object ? " is an object" : " is a list of several kinds", ", expected ",
+                  expected));
   }
 
   std::string where_ = "configuration";
-  std::string prefix_;                                          // of the object that these are the keys of, in the whole
-  std::map<std::string, std::shared_ptr<const Value>> values_;  // never changed, so copies share them; and quicker to compile
+  std::string prefix_;                                     // of the object that these are the keys of, in the whole
+  std::map<std::string, SharedValue> values_;              // never changed, so copies share them; and quicker to compile
+  std::map<std::string, Unusable, std::less<>> unusable_;  // the other keys
   std::shared_ptr<std::set<std::string, std::less<>>> asked_ = std::make_shared<std::set<std::string, std::less<>>>();
 };
 

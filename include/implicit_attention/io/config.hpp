@@ -74,7 +74,12 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
       if (configuration.has(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
       configuration.set(key, std::move(found));
     };
+    const auto set_mixed = [&] {
+      if (configuration.has(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
+      configuration.set_mixed_list(key);
+    };
     if (value.is_object() && !python_number(value)) {
+      if (!configuration.has(key)) configuration.set_object(key);
       flatten(value, key + ".", where, configuration);
     } else if (value.is_boolean()) {
       set(value.template get<bool>());
@@ -109,7 +114,10 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
         else if (element.is_number() || element.is_null())
           numbers.push_back(element.is_null() ? std::numeric_limits<double>::infinity() : element.template get<double>());
       }
-      if (any && numbers.size() == value.size()) set(std::move(numbers));
+      if (any && numbers.size() == value.size())
+        set(std::move(numbers));
+      else
+        set_mixed();
     }
   }
 }

@@ -33,13 +33,20 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
-[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
-  std::error_code ignored;
-  return std::filesystem::is_regular_file(path, ignored);
-}
-
 [[noreturn]] inline void cannot_open(const std::filesystem::path& path, const std::error_code& why) {
   raise(ErrorKind::file, message(path.string(), ": cannot be opened: ", why.message()));
+}
+
+/// Whether a file is there. Fails where its name is taken by something else, such as a link to nothing (a download that is not whole):
+/// going on without the file would be another model.
+[[nodiscard]] inline bool is_file(const std::filesystem::path& path) {
+  std::error_code why, ignored;
+  const std::filesystem::file_status status = std::filesystem::status(path, why);
+  if (std::filesystem::is_regular_file(status)) return true;
+  if (std::filesystem::exists(status)) raise(ErrorKind::file, message(path.string(), ": is not a regular file"));
+  if (status.type() == std::filesystem::file_type::none) cannot_open(path, why);
+  if (std::filesystem::is_symlink(path, ignored)) raise(ErrorKind::file, message(path.string(), ": is a link to nothing"));
+  return false;
 }
 
 /// Fails, with the system's reason, where nobody may look for `path`: what may be there must not be called missing.

@@ -99,12 +99,13 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
   constexpr std::array<std::string_view, 7> others{"training_args.bin", "optimizer.bin", "optimizer.pt",     "scheduler.pt",
                                                    "rng_state.pth",     "scaler.pt",     "adapter_model.bin"};
   std::vector<std::string> found;
-  std::error_code why;
+  std::error_code why, ignored;
   for (const std::string& name : names_in(folder, why)) {
     const std::string ending = std::filesystem::path(name).extension().string();
     const bool weights =
         ending == ".safetensors" || ending == ".bin" || ending == ".pth" || ending == ".pt" || ending == ".ckpt" || ending == ".gguf";
-    if (!weights || !is_file(folder / name) || std::find(others.begin(), others.end(), name) != others.end() || name.starts_with("mmproj"))
+    if (!weights || !std::filesystem::is_regular_file(folder / name, ignored) ||
+        std::find(others.begin(), others.end(), name) != others.end() || name.starts_with("mmproj"))
       continue;
     if (const auto split = gguf_split(name); split && name.compare(split->first, 7, "-00001-") != 0) continue;
     found.push_back(name);

@@ -202,17 +202,19 @@ class Tokenizer {
   void open_found(const std::filesystem::path& path, std::optional<Index> size) {
     const std::filesystem::path folder = folder_of(path);
     const bool own = path != folder && path.extension() == ".gguf";
-    const std::optional<std::filesystem::path> file = own ? path : detail::tokenizer_file_in(folder);
-    if (!file) return open_folder(folder, std::nullopt, size);
     where_ = path.string();
-    try {
-      take(detail::read_text_codec(*file));
-      if (!codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
-    } catch (const Error& error) {                                                    // whoever gives ids needs no tokenizer
-      if (file->filename() == "merges.txt") open_folder(folder, std::nullopt, size);  // whose tokens can be shown
+    std::optional<std::filesystem::path> file;
+    try {  // whoever gives ids needs no tokenizer
+      file = own ? path : detail::tokenizer_file_in(folder);
+      if (file) take(detail::read_text_codec(*file));
+      if (file && !codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
+    } catch (const Error& error) {
+      if (file && file->filename() == "merges.txt") open_folder(folder, std::nullopt, size);  // whose tokens can be shown
       kind_ = TokenizerKind::none;
       why_none_ = error.what();
+      return;
     }
+    if (!file) open_folder(folder, std::nullopt, size);
   }
   void open_chosen(const std::filesystem::path& path) {
     where_ = path.string();
@@ -233,9 +235,8 @@ class Tokenizer {
   }
   void open_folder(const std::filesystem::path& folder, std::optional<TokenizerKind> kind, std::optional<Index> size) {
     where_ = folder.string();
-    std::error_code ignored;
     const std::filesystem::path file = folder / "vocab.json";
-    if (kind != TokenizerKind::bytes && std::filesystem::exists(file, ignored)) return read_vocabulary(file, kind, size);
+    if (kind != TokenizerKind::bytes && detail::is_file(file)) return read_vocabulary(file, kind, size);
     if (kind == TokenizerKind::symbols || kind == TokenizerKind::words)
       raise(ErrorKind::file, message(where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids"));
     nothing_found_ = !kind;

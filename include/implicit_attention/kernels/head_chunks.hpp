@@ -59,8 +59,11 @@ class HeadChunk {
   }
 
   void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
-    prepare(range);
     const Index n = range.count();
+    // The last token by itself: how the state decays behind it is nobody's, and may be NaN.
+    const bool is_last = range.end == r_->tokens || r_->starts_at(range.end);
+    if (n == 1 && is_last) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
+    prepare(range);
     weights_ = g.block(range.first, head_ * values_, n, values_);
     transpose(adjoint);
     if (!all_finite(out_)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);

@@ -25,11 +25,16 @@ class PlainHeadScan {
       token_.load(t);
       if (r_->starts_at(t)) state.setZero();
       if (!x.empty()) input_ = x.matrix().row(t).segment(first_, input_.size());
-      if (before) read(state);
-      if (token_.has_removal) removed_.noalias() = token_.probe.matrix().transpose() * state;
-      state.array().colwise() *= token_.decay;
-      if (token_.has_removal) state.noalias() += token_.removal.matrix() * removed_;
-      if (!before && replaced) read(state);
+      // Where nothing came before, nothing decays, and a decay that is NaN is nobody's.
+      if (r_->starts_at(t) || (t == 0 && (state.array() == Scalar(0)).all())) {
+        read_.setZero();
+      } else {
+        if (before) read(state);
+        if (token_.has_removal) removed_.noalias() = token_.probe.matrix().transpose() * state;
+        state.array().colwise() *= token_.decay;
+        if (token_.has_removal) state.noalias() += token_.removal.matrix() * removed_;
+        if (!before && replaced) read(state);
+      }
       state.noalias() += token_.write.matrix() * input_;
       if (!before && !replaced) read(state);
       if (replaced) read_ += r_->diagonal(t, head_) * input_;
@@ -44,12 +49,19 @@ class PlainHeadScan {
     for (Index t = end - 1; t >= first; --t) {
       token_.load(t);
       input_ = g.row(t).segment(first_, input_.size());
+      // Behind the last token nobody reads the state: what goes into it there, and how it decays, is nobody's.
+      const bool read_later = t + 1 < r_->tokens && !r_->starts_at(t + 1);
       if (own) adjoint.noalias() += token_.query.matrix() * input_;
-      read_.noalias() = token_.write.matrix().transpose() * adjoint;
+      if (own || read_later)
+        read_.noalias() = token_.write.matrix().transpose() * adjoint;
+      else
+        read_.setZero();
       if (!before && !own) adjoint.noalias() += token_.query.matrix() * input_;
-      if (token_.has_removal) removed_.noalias() = token_.removal.matrix().transpose() * adjoint;
-      adjoint.array().colwise() *= token_.decay;
-      if (token_.has_removal) adjoint.noalias() += token_.probe.matrix() * removed_;
+      if (!before || read_later) {
+        if (token_.has_removal) removed_.noalias() = token_.removal.matrix().transpose() * adjoint;
+        adjoint.array().colwise() *= token_.decay;
+        if (token_.has_removal) adjoint.noalias() += token_.probe.matrix() * removed_;
+      }
       if (before) adjoint.noalias() += token_.query.matrix() * input_;
       if (r_->starts_at(t)) adjoint.setZero();
       if (!r_->diagonal.empty()) read_ += r_->diagonal(t, head_) * input_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <implicit_attention/kernels/convolution.hpp>
@@ -122,15 +123,19 @@ class HeadMapWriter {
         diagonal[i - begin] = numbers[(i - begin) * stride + i];
         numbers[(i - begin) * stride + i] += columns_.skip(c);
       }
+      const auto is_finite = [&](Index i) { return columns_.finite() && std::isfinite(scales[(i - begin) * scales_.cols()]); };
+      bool all_finite = true;
+      for (Index i = begin; i < end; ++i) all_finite = all_finite && is_finite(i);
       Index rows_at_once = end - begin == together ? together : 1;
       for (Index i = begin + 1; i < end && rows_at_once > 1; ++i)
-        if (straight(target(run, c, i) + first) && rest_of_line(target(run, c, i) + first) != rest_of_line(target(run, c, begin) + first))
+        if (all_finite && straight(target(run, c, i) + first) &&
+            rest_of_line(target(run, c, i) + first) != rest_of_line(target(run, c, begin) + first))
           rows_at_once = 1;
       for (Index i = begin; i < end; i += rows_at_once) {
         // Whole lines that every row sees are written as they are computed; where they begin and end differs from row to row.
         Scalar* const to = target(run, c, i) + first;
         Index from = 0, stop = 0;
-        if (straight(to)) {
+        if (all_finite && straight(to)) {
           Index least = last;
           for (Index r = i; r < i + rows_at_once; ++r) least = std::min(least, seen(r).last + 1);
           from = rest_of_line(to);
@@ -145,9 +150,10 @@ class HeadMapWriter {
           multiply<1>(of_row, stride, of_scale, c, from, stop, made, &numbers_(i - begin, 0), to);
         for (Index r = i; r < i + rows_at_once; ++r) straight_[r - begin] = {from, stop};
       }
-      for (Index i = begin; i < end && !columns_.finite(); ++i)
-        write_exactly(numbers + (i - begin) * stride, seen(i), c, first, std::min(first + made, last), scales[(i - begin) * scales_.cols()],
-                      &numbers_(i - begin, 0));
+      for (Index i = begin; i < end && !all_finite; ++i)
+        if (!is_finite(i))
+          write_exactly(numbers + (i - begin) * stride, seen(i), c, first, std::min(first + made, last),
+                        scales[(i - begin) * scales_.cols()], &numbers_(i - begin, 0));
       for (Index i = begin; skips && i < end; ++i) numbers[(i - begin) * stride + i] = diagonal[i - begin];
     }
     for (Index i = begin; i < end; ++i) {
@@ -165,10 +171,10 @@ class HeadMapWriter {
     }
   }
 
-  /// Whether rows are written to `to` as they are computed.
-  [[nodiscard]] bool straight(const Scalar* to) const { return columns_.width() == 4 && columns_.finite() && writer_.streams(to); }
+  /// Whether rows whose factors are finite are written to `to` as they are computed.
+  [[nodiscard]] bool straight(const Scalar* to) const { return columns_.width() == 4 && writer_.streams(to); }
 
-  /// Where a path would lead beyond what the row sees: its factor may not be finite, and 0 times it not 0.
+  /// Where a path would lead beyond what the row sees: its factor, or the row's own, may not be finite, and 0 times it not 0.
   void write_exactly(const Scalar* row, const Seen& seen, Index c, Index first, Index last, Scalar scale, Scalar* entries) const {
     const Index width = columns_.width();
     for (Index j = first; j < last; ++j) {

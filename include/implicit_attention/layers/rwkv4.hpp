@@ -1,6 +1,7 @@
 // RWKV-4's time mixing (Peng et al. 2023, arXiv 2305.13048, eq. 11-16), its implicit attention in logarithms, for keys of any size.
 #pragma once
 
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -257,8 +258,12 @@ DiagonalRecurrence<S> Rwkv4<S>::normalised_recurrence(const Weighting& scaled) c
 
 template <Real S>
 RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act, const Weighting& scaled) const {
-  const RowVector<Scalar> largest_key = act.key.matrix().colwise().maxCoeff();
-  return (largest_key + weights_.time_first.matrix().row(0)).cwiseMax(scaled.exponent.matrix().colwise().maxCoeff());
+  // Of the finite ones: the scale is every row's, and rows before a NaN or an infinity stay what they are.
+  const auto largest = [](const Array<Scalar>& numbers) -> RowVector<Scalar> {
+    constexpr Scalar lowest = std::numeric_limits<Scalar>::lowest();
+    return numbers.matrix().array().isFinite().select(numbers.matrix().array(), lowest).colwise().maxCoeff().matrix();
+  };
+  return (largest(act.key) + weights_.time_first.matrix().row(0)).cwiseMax(largest(scaled.exponent));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

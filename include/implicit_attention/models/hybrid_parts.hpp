@@ -47,7 +47,7 @@ template <Real S>
 }
 /// A list of as many multipliers, ones where the configuration has none.
 [[nodiscard]] inline std::vector<double> multipliers(const Configuration& configuration, std::string_view key, std::size_t count) {
-  std::vector<double> list = configuration.numbers({key}).value_or(std::vector<double>(count, 1.0));
+  std::vector<double> list = configuration.finite_numbers({key}).value_or(std::vector<double>(count, 1.0));
   if (list.size() != count)
     raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count));
   return list;

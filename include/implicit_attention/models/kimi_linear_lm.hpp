@@ -38,7 +38,10 @@ template <Real Scalar>
   expect_integer(configuration, {"num_experts_per_tok"}, options.choice.chosen, "num_experts_per_token says so");
   expect_integer(configuration, {"n_group"}, groups, "num_expert_group says so");
   static_cast<void>(configuration.boolean({"use_grouped_topk"}));
-  if (groups > kept && kept > 0) {
+  if (groups < 1 || kept < 1)
+    raise(ErrorKind::value,
+          message(configuration.where(), ": keys num_expert_group ", groups, ", topk_group ", kept, ", expected numbers of at least 1"));
+  if (kept < groups) {
     options.choice.groups = groups;
     options.choice.chosen_groups = kept;
   }

@@ -139,7 +139,7 @@ template <Real S>
 [[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration, double input_multiplier = 1) {
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
   expect_mamba2_layer(configuration, mixer, tensors.prefix());
-  const std::optional<std::vector<double>> multipliers = configuration.numbers({"ssm_multipliers"});
+  const std::optional<std::vector<double>> multipliers = configuration.finite_numbers({"ssm_multipliers"});
   if (multipliers && multipliers->size() != 5)
     raise(ErrorKind::value, message(configuration.where(), ": key ssm_multipliers has ", multipliers->size(), " numbers, expected 5"));
   if (!multipliers && input_multiplier == 1) return mixer;
