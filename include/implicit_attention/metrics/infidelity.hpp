@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -46,7 +45,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
   if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
   if (!(probability > 0 && probability <= 1))
     raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   std::vector<KeptTokens> sets;
   while (static_cast<Index>(sets.size()) < samples) {
     KeptTokens kept(static_cast<std::size_t>(tokens), true);
@@ -91,7 +90,7 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
   if (!(radius >= Scalar(0)) || !std::isfinite(radius))
     raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   Matrix<Scalar> result = input;
   for (Index i = 0; i < result.size(); ++i) result.data()[i] += static_cast<Scalar>((2 * detail::uniform(engine) - 1)) * radius;
   return result;
