@@ -27,7 +27,11 @@ class Configuration {
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
 
-  void set(std::string key, Value value) { values_[std::move(key)] = std::make_shared<const Value>(std::move(value)); }
+  /// `value` is a Value, or whatever one is made of. A template, so that files which set nothing have no std::variant to compile.
+  template <class Given = Value>
+  void set(std::string key, Given value) {
+    values_[std::move(key)] = std::make_shared<const Value>(std::move(value));
+  }
   [[nodiscard]] const std::string& where() const { return where_; }
   /// Whether a key is there; that alone does not count as having asked for it.
   [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
