@@ -4,6 +4,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/dtype.hpp>
+#include <implicit_attention/core/edit_distance.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/finite.hpp>
@@ -178,6 +179,7 @@
 #include <implicit_attention/models/rwkv_lm.hpp>
 #include <implicit_attention/models/stack.hpp>
 #include <implicit_attention/models/tensor_names.hpp>
+#include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/models/zamba2_hybrid.hpp>
 #include <implicit_attention/models/zamba2_lm.hpp>
 #include <implicit_attention/attribution/baselines.hpp>

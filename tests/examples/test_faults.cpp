@@ -173,12 +173,11 @@ TEST_CASE("programs: a standard stream that is closed gives its number to no fil
   io_test::write_bytes(folder / "texts.txt", texts);
   const auto lines = [&](const std::string& name, const std::string& streams) {
     const fs::path out = folder / name;
-    const int status =
-        std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
-                     quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + " --model " + mamba + " --method " +
-                     "integrated-gradients,leave-one-out --threads 1 --data " + quoted((folder / "texts.txt").string()) + " --out " +
-                     quoted(out.string()) + streams)
-                        .c_str());
+    const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
+                                    quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + " --model " + mamba +
+                                    " --method " + "integrated-gradients,leave-one-out --threads 1 --data " +
+                                    quoted((folder / "texts.txt").string()) + " --out " + quoted(out.string()) + streams)
+                                       .c_str());
     REQUIRE(WIFEXITED(status));
     return std::pair(WEXITSTATUS(status), io_test::read_bytes(out));
   };

@@ -11,6 +11,11 @@
 #include <support/shared_data.hpp>
 
 #include <implicit_attention/io/tokenizer.hpp>
+#include <implicit_attention/io/tokenizers/byte_pair.hpp>
+#include <implicit_attention/io/tokenizers/character_map.hpp>
+#include <implicit_attention/io/tokenizers/normalizer.hpp>
+#include <implicit_attention/io/tokenizers/token_table.hpp>
+#include <implicit_attention/io/tokenizers/unigram.hpp>
 
 #include "files.hpp"
 

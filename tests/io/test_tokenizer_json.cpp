@@ -15,6 +15,8 @@
 
 #include <support/catch.hpp>
 
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
 

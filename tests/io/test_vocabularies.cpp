@@ -11,7 +11,15 @@
 #include <support/catch.hpp>
 #include <support/shared_data.hpp>
 
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
+#include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
+#include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
+#include <implicit_attention/io/tokenizers/hugging_face.hpp>
+#include <implicit_attention/io/tokenizers/labels.hpp>
+#include <implicit_attention/io/tokenizers/unicode.hpp>
+#include <implicit_attention/io/tokenizers/world.hpp>
 
 #include "files.hpp"
 

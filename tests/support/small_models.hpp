@@ -66,7 +66,7 @@ inline std::vector<SmallModel> small_models() {
     SmallModel& model = models.emplace_back();
     model.name = name;
     model.config = described.at("config").dump();
-    implicit_attention::detail::flatten(described.at("config"), "", name, model.configuration);
+    model.configuration = implicit_attention::detail::json_configuration(model.config, name);
     for (const auto& [pattern, numbers] : described.at("tensors").items())
       for (std::string& tensor : names_of(pattern))
         model.tensors.push_back(

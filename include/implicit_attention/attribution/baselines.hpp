@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <random>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -242,7 +241,7 @@ template <Real Scalar>
   Attribution<Scalar> result;
   result.position = position;
   result.scores = RowVector<Scalar>::Zero(tokens);
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   for (Index token = 0; token < (seen < 0 ? position + 1 : seen); ++token)
     result.scores[token] = static_cast<Scalar>(detail::uniform(engine));
   return result;

@@ -27,7 +27,11 @@ class Configuration {
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
 
-  void set(std::string key, Value value) { set_shared(std::move(key), std::make_shared<const Value>(std::move(value))); }
+  /// `value` is a Value, or whatever one is made of. A template, so that files which set nothing have no std::variant to compile.
+  template <class Given = Value>
+  void set(std::string key, Given value) {
+    set_shared(std::move(key), std::make_shared<const Value>(std::move(value)));
+  }
   /// A key whose value is of no such type: an object, or a list of several kinds of things. Asking for it is an error, and so it is where
   /// nothing asks for the list (the keys of an object are keys of their own).
   void set_object(std::string key) { set_unusable(std::move(key), Unusable::object); }

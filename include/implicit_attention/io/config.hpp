@@ -1,19 +1,48 @@
 // Reading a model's config.json.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
+#include <string>
+#include <string_view>
+
+#include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/bodies.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+/// The keys and values of a JSON object.
+[[nodiscard]] Configuration json_configuration(std::string_view text, const std::string& where);
+}  // namespace detail
+
+/// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent. NaN and the
+/// infinities that Python writes are numbers, which Configuration::number refuses and `numbers` hands on. A list whose elements are all
+/// strings (an empty one too) becomes a list of strings, one of numbers a list of numbers; no model here needs any other list, so those are
+/// left out. Fails with ErrorKind::file, naming the file.
+[[nodiscard]] Configuration read_configuration(const std::filesystem::path& path);
+
+/// The configuration that a safetensors file carries in its metadata, as a JSON object under `key`; empty where there is none.
+template <class File>
+[[nodiscard]] Configuration read_metadata_configuration(const File& file, const std::string& key = "config") {
+  Configuration configuration(message(file.where(), ": metadata ", key));
+  const auto& metadata = file.metadata();
+  const auto found = metadata.find(key);
+  if (found == metadata.end() || found->second.empty() || found->second.front() != '{') return configuration;
+  return detail::json_configuration(found->second, configuration.where());
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <optional>
-#include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/core/configuration.hpp>
-#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/text.hpp>
@@ -122,33 +151,22 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
   }
 }
 
+IMPLICIT_ATTENTION_IO_BODY Configuration json_configuration(std::string_view text, const std::string& where) {
+  Configuration configuration(where);
+  flatten(*implicit_attention::parse_json_object(without_python_numbers(text), where), "", where, configuration);
+  return configuration;
+}
+
 }  // namespace detail
 
-/// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent. NaN and the
-/// infinities that Python writes are numbers, which Configuration::number refuses and `numbers` hands on. A list whose elements are all
-/// strings (an empty one too) becomes a list of strings, one of numbers a list of numbers; no model here needs any other list, so those are
-/// left out. Fails with ErrorKind::file, naming the file.
-[[nodiscard]] inline Configuration read_configuration(const std::filesystem::path& path) {
+IMPLICIT_ATTENTION_IO_BODY Configuration read_configuration(const std::filesystem::path& path) {
   std::error_code ignored;
   const std::filesystem::path file_path = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
   const std::string where = file_path.string();
   const std::shared_ptr<const MappedFile> file = MappedFile::open(file_path);
   if (file->size() == 0) raise(ErrorKind::file, message(where, ": is empty, expected a JSON object"));
-  Configuration configuration(where);
-  detail::flatten(*parse_json_object(detail::without_python_numbers(file->text()), where), "", where, configuration);
-  return configuration;
-}
-
-/// The configuration that a safetensors file carries in its metadata, as a JSON object under `key`; empty where there is none.
-template <class File>
-[[nodiscard]] Configuration read_metadata_configuration(const File& file, const std::string& key = "config") {
-  Configuration configuration(message(file.where(), ": metadata ", key));
-  const auto& metadata = file.metadata();
-  const auto found = metadata.find(key);
-  if (found == metadata.end() || found->second.empty() || found->second.front() != '{') return configuration;
-  detail::flatten(*parse_json_object(detail::without_python_numbers(found->second), configuration.where()), "", configuration.where(),
-                  configuration);
-  return configuration;
+  return detail::json_configuration(file->text(), where);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

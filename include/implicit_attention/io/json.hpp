@@ -16,7 +16,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
-#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -30,12 +30,45 @@ struct JsonLimits {
   std::size_t bytes = 100'000'000;                             ///< the text
 };
 
+/// A document that was read. It goes away without taking memory.
+class JsonDocument {
+ public:
+  explicit JsonDocument(Json value) noexcept;
+  JsonDocument(JsonDocument&& other) noexcept;
+  JsonDocument(const JsonDocument&) = delete;
+  JsonDocument& operator=(const JsonDocument&) = delete;
+  ~JsonDocument();
+  [[nodiscard]] const Json& operator*() const { return value_; }
+  [[nodiscard]] const Json* operator->() const { return &value_; }
+  operator const Json&() const& { return value_; }  // NOLINT(google-explicit-constructor): a document is a JSON value
+  operator const Json&() && = delete;               // it would refer to what goes away: name the document, or copy `*document`
+
+ private:
+  Json value_;
+};
+
+/// Parses `text`; `where` names it in errors. Fails unless it is UTF-8, JSON, within the limits, and an object.
+[[nodiscard]] JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {});
+
+/// The same from a file.
+[[nodiscard]] JsonDocument read_json_object(const std::filesystem::path& path, const JsonLimits& limits = {});
+
+/// A value as it would stand in the file, cut to a length fit for a message.
+[[nodiscard]] std::string json_text(const Json& value);
+
+/// An integer from 0 to the largest Index; nothing if the value is anything else.
+[[nodiscard]] std::optional<Index> json_natural_number(const Json& value);
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <implicit_attention/io/mapped_file.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Empties a value from the inside out. nlohmann-json's destructor takes memory for what a value holds, and where there is none ends the
 /// program; for a value that holds nothing it takes none. Depth is limited when a document is read.
-/// This and what reads and writes below are templates, though there is one kind of document, so that io/instantiations.hpp can have
-/// nlohmann-json's parser and writer compiled once, and so that no file compiles what it does not use.
 template <class Document>
 void dismantle(Document& value) noexcept {
   if (auto* const object = value.template get_ptr<typename Document::object_t*>()) {
@@ -46,27 +79,6 @@ void dismantle(Document& value) noexcept {
     list->clear();
   }
 }
-
-}  // namespace detail
-
-/// A document that was read. It goes away without taking memory.
-class JsonDocument {
- public:
-  explicit JsonDocument(Json value) noexcept : value_(std::move(value)) {}
-  JsonDocument(JsonDocument&& other) noexcept : value_(std::move(other.value_)) {}
-  JsonDocument(const JsonDocument&) = delete;
-  JsonDocument& operator=(const JsonDocument&) = delete;
-  ~JsonDocument() { detail::dismantle(value_); }
-  [[nodiscard]] const Json& operator*() const { return value_; }
-  [[nodiscard]] const Json* operator->() const { return &value_; }
-  operator const Json&() const& { return value_; }  // NOLINT(google-explicit-constructor): a document is a JSON value
-  operator const Json&() && = delete;               // it would refer to what goes away: name the document, or copy `*document`
-
- private:
-  Json value_;
-};
-
-namespace detail {
 
 /// Builds the document event by event, so that limits hold before memory is taken and a repeated key is seen.
 template <class Document>
@@ -149,22 +161,22 @@ template <class Document>
 
 }  // namespace detail
 
-/// Parses `text`; `where` names it in errors. Fails unless it is UTF-8, JSON, within the limits, and an object.
-[[nodiscard]] inline JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits = {}) {
+IMPLICIT_ATTENTION_IO_BODY JsonDocument::JsonDocument(Json value) noexcept : value_(std::move(value)) {}
+IMPLICIT_ATTENTION_IO_BODY JsonDocument::JsonDocument(JsonDocument&& other) noexcept : value_(std::move(other.value_)) {}
+IMPLICIT_ATTENTION_IO_BODY JsonDocument::~JsonDocument() { detail::dismantle(value_); }
+
+IMPLICIT_ATTENTION_IO_BODY JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits) {
   return detail::parse_json_object<Json>(text, where, limits);
 }
 
-/// The same from a file.
-[[nodiscard]] inline JsonDocument read_json_object(const std::filesystem::path& path, const JsonLimits& limits = {}) {
+IMPLICIT_ATTENTION_IO_BODY JsonDocument read_json_object(const std::filesystem::path& path, const JsonLimits& limits) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   return parse_json_object(file->text(), path.string(), limits);
 }
 
-/// A value as it would stand in the file, cut to a length fit for a message.
-[[nodiscard]] inline std::string json_text(const Json& value) { return detail::json_text<Json>(value); }
+IMPLICIT_ATTENTION_IO_BODY std::string json_text(const Json& value) { return detail::json_text<Json>(value); }
 
-/// An integer from 0 to the largest Index; nothing if the value is anything else.
-[[nodiscard]] inline std::optional<Index> json_natural_number(const Json& value) {
+IMPLICIT_ATTENTION_IO_BODY std::optional<Index> json_natural_number(const Json& value) {
   if (!value.is_number_unsigned()) return std::nullopt;
   const auto number = value.get<std::uint64_t>();
   if (number > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) return std::nullopt;
@@ -172,3 +184,4 @@ template <class Document>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

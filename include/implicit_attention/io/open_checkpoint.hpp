@@ -1,33 +1,14 @@
 // A model as it was downloaded: a folder or a file, recognised by what is in it.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <system_error>
-#include <utility>
-#include <vector>
 
 #include <implicit_attention/core/configuration.hpp>
-#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
-#include <implicit_attention/io/config.hpp>
-#include <implicit_attention/io/folder.hpp>
-#include <implicit_attention/io/gguf.hpp>
-#include <implicit_attention/io/gguf_names.hpp>
-#include <implicit_attention/io/json.hpp>
-#include <implicit_attention/io/mapped_file.hpp>
-#include <implicit_attention/io/pytorch.hpp>
-#include <implicit_attention/io/rwkv_cpp.hpp>
-#include <implicit_attention/io/safetensors.hpp>
-#include <implicit_attention/io/tensor_table.hpp>
+#include <implicit_attention/io/bodies.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -46,7 +27,50 @@ namespace detail {
 enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, index, pointer, numpy, unknown };
 
 /// What a file is, by its first bytes.
-[[nodiscard]] inline CheckpointFormat checkpoint_format(std::string_view bytes) {
+[[nodiscard]] CheckpointFormat checkpoint_format(std::string_view bytes);
+
+/// The one file of a folder that has the weights: by the names that downloads have, else the only one there is.
+[[nodiscard]] std::filesystem::path weights_in_folder(const std::filesystem::path& folder);
+
+}  // namespace detail
+
+/// Opens `path`: a folder as Hugging Face lays it out (`model.safetensors` or `pytorch_model.bin`, in one or in shards), a folder with one
+/// file of weights whatever its name, or a file: safetensors, an index of shards, PyTorch's zip archive, GGUF, or rwkv.cpp's binary. Files
+/// are told by their content. config.json is read where it lies beside the weights; GGUF and rwkv.cpp have their own.
+/// Fails (ErrorKind::file), saying what was expected, and naming the candidates where there are several.
+template <Real Scalar>
+[[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path);
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/config.hpp>
+#include <implicit_attention/io/folder.hpp>
+#include <implicit_attention/io/gguf.hpp>
+#include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/pytorch.hpp>
+#include <implicit_attention/io/rwkv_cpp.hpp>
+#include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/tensor_table.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+IMPLICIT_ATTENTION_IO_BODY CheckpointFormat checkpoint_format(std::string_view bytes) {
   if (bytes.starts_with("GGUF")) return CheckpointFormat::gguf;
   if (bytes.starts_with(std::string_view("PK\x03\x04", 4)) || bytes.starts_with(std::string_view("PK\x05\x06", 4)))
     return CheckpointFormat::torch;
@@ -67,8 +91,8 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
 }
 
 /// The tensors of PyTorch shards under an index (`pytorch_model.bin.index.json`): those that it lists, each from its file.
-[[nodiscard]] inline TensorTable read_pytorch_index(const std::filesystem::path& index,
-                                                    const std::map<std::string, std::string>& shard_of) {
+IMPLICIT_ATTENTION_IO_BODY TensorTable read_pytorch_index(const std::filesystem::path& index,
+                                                          const std::map<std::string, std::string>& shard_of) {
   TensorTable whole;
   whole.where = index.string();
   std::map<std::string, TensorTable> opened;
@@ -84,8 +108,7 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
   return whole;
 }
 
-/// The one file of a folder that has the weights: by the names that downloads have, else the only one there is.
-[[nodiscard]] inline std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
+IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
   check_reachable(folder / "model.safetensors");
   for (const std::string_view name :
        {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
@@ -185,12 +208,8 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
 
 }  // namespace detail
 
-/// Opens `path`: a folder as Hugging Face lays it out (`model.safetensors` or `pytorch_model.bin`, in one or in shards), a folder with one
-/// file of weights whatever its name, or a file: safetensors, an index of shards, PyTorch's zip archive, GGUF, or rwkv.cpp's binary. Files
-/// are told by their content. config.json is read where it lies beside the weights; GGUF and rwkv.cpp have their own.
-/// Fails (ErrorKind::file), saying what was expected, and naming the candidates where there are several.
 template <Real Scalar>
-[[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
+Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
   std::error_code ignored;
   detail::check_reachable(path);
   const bool folder = std::filesystem::is_directory(path, ignored);
@@ -207,3 +226,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

@@ -14,14 +14,11 @@
 #include <vector>
 
 #include <implicit_attention/core/array.hpp>
-#include <implicit_attention/core/error.hpp>
-#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/dtype.hpp>
-#include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/safetensors_header.hpp>
-#include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -29,9 +26,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 class SafetensorsFile {
  public:
   /// Maps the file and checks its header whole. Fails with ErrorKind::file on anything that is not as the format has it.
-  explicit SafetensorsFile(const std::filesystem::path& path)
-      : file_(MappedFile::open(path)),
-        header_(std::make_shared<const SafetensorsHeader>(parse_safetensors_header(file_->text(), path.string()))) {}
+  explicit SafetensorsFile(const std::filesystem::path& path);
 
   [[nodiscard]] std::string where() const { return file_->path().string(); }
   [[nodiscard]] const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return header_->tensors; }
@@ -43,10 +38,7 @@ class SafetensorsFile {
     return found == header_->tensors.end() ? nullptr : &found->second;
   }
   /// The entry of a tensor that must be there.
-  [[nodiscard]] const TensorInfo& info(std::string_view name) const {
-    if (const TensorInfo* found = find(name)) return *found;
-    raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is missing"));
-  }
+  [[nodiscard]] const TensorInfo& info(std::string_view name) const;
 
   /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar.
   /// A view of the mapped file where they are stored as `Scalar`, aligned; else a copy, widened or narrowed (F64 to float rounds).
@@ -54,65 +46,20 @@ class SafetensorsFile {
   [[nodiscard]] Array<Scalar> read(std::string_view name) const;
 
   /// The same as it is stored. Fails if it is not there.
-  [[nodiscard]] StoredTensor stored(std::string_view name) const {
-    const TensorInfo& tensor = info(name);
-    const auto [rows, columns] = detail::rows_and_columns(tensor.shape);
-    return detail::stored_rows(tensor.dtype, rows, columns, file_->data() + tensor.begin, file_);
-  }
+  [[nodiscard]] StoredTensor stored(std::string_view name) const;
 
   /// The numbers of an I64 or I32 tensor in order (token ids, positions); a tensor of another type is an error.
-  [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const {
-    const TensorInfo& tensor = info(name);
-    const std::byte* from = file_->data() + tensor.begin;
-    std::vector<std::int64_t> numbers(static_cast<std::size_t>(tensor.count));
-    const auto as_is = [](auto number) { return number; };
-    if (tensor.dtype == Dtype::I64) {
-      detail::convert_numbers<std::int64_t>(from, tensor.count, numbers.data(), as_is);
-    } else if (tensor.dtype == Dtype::I32) {
-      detail::convert_numbers<std::int32_t>(from, tensor.count, numbers.data(), as_is);
-    } else {
-      raise(ErrorKind::file,
-            message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text), ", expected integers, I64 or I32"));
-    }
-    return numbers;
-  }
+  [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const;
 
  private:
   std::shared_ptr<const MappedFile> file_;
   std::shared_ptr<const SafetensorsHeader> header_;
 };
 
-template <Real Scalar>
-Array<Scalar> SafetensorsFile::read(std::string_view name) const {
-  const TensorInfo& tensor = info(name);
-  if (!detail::readable(tensor.dtype))
-    raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
-                                   ", expected F64, F32, F16, BF16 or integers"));
-  const StoredTensor from = stored(name);
-  return detail::stored_array<Scalar>(from);
-}
-
 namespace detail {
 
 /// Which file of a checkpoint in shards has which tensor, by its index (`model.safetensors.index.json`, `pytorch_model.bin.index.json`).
-[[nodiscard]] inline std::map<std::string, std::string> read_shard_index(const std::filesystem::path& index) {
-  const JsonDocument read = read_json_object(index);
-  const Json& document = read;
-  const auto map = document.find("weight_map");
-  if (map == document.end() || !map->is_object())
-    raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
-  std::map<std::string, std::string> shard_of;
-  for (const auto& [name, value] : map->items()) {
-    const std::string who = message(index.string(), ": tensor ", printable(name));
-    if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
-    const auto& shard = value.template get_ref<const std::string&>();
-    // A shard lies beside its index: anything that could lead elsewhere is refused.
-    if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
-      raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
-    shard_of.emplace(name, shard);
-  }
-  return shard_of;
-}
+[[nodiscard]] std::map<std::string, std::string> read_shard_index(const std::filesystem::path& index);
 
 }  // namespace detail
 
@@ -121,30 +68,11 @@ class SafetensorsCheckpoint {
  public:
   /// `path` is a directory, a `.safetensors` file, or an index (`.json`). Where a directory holds both, the single file is taken.
   /// With an index, it decides: every tensor it lists must be in its shard, and what it does not list is not there.
-  explicit SafetensorsCheckpoint(const std::filesystem::path& path) : where_(path.string()) {
-    std::error_code ignored;
-    const std::filesystem::path single = path / "model.safetensors", index = path / "model.safetensors.index.json";
-    detail::check_reachable(single);
-    if (!std::filesystem::is_directory(path, ignored)) {
-      path.extension() == ".json" ? open_shards(path) : open_file(path);
-    } else if (std::filesystem::exists(single, ignored)) {
-      open_file(single);
-    } else if (std::filesystem::exists(index, ignored)) {
-      open_shards(index);
-    } else {
-      const bool pickled = std::filesystem::exists(path / "pytorch_model.bin", ignored);
-      raise(ErrorKind::file, message(where_, ": no model here: expected model.safetensors or model.safetensors.index.json",
-                                     pickled ? "; pytorch_model.bin is there: convert it to safetensors" : ""));
-    }
-  }
+  explicit SafetensorsCheckpoint(const std::filesystem::path& path);
 
   [[nodiscard]] const std::string& where() const { return where_; }
   /// All names, sorted.
-  [[nodiscard]] std::vector<std::string> names() const {
-    std::vector<std::string> all;
-    for (const auto& [name, shard] : shard_of_) all.push_back(name);
-    return all;
-  }
+  [[nodiscard]] std::vector<std::string> names() const;
   [[nodiscard]] const std::vector<SafetensorsFile>& files() const { return files_; }
   /// The entry of a tensor, or null.
   [[nodiscard]] const TensorInfo* find(std::string_view name) const {
@@ -159,26 +87,9 @@ class SafetensorsCheckpoint {
   [[nodiscard]] std::vector<std::int64_t> read_integers(std::string_view name) const { return file_of(name).read_integers(name); }
 
  private:
-  [[nodiscard]] const SafetensorsFile& file_of(std::string_view name) const {
-    const auto found = shard_of_.find(name);
-    if (found == shard_of_.end()) raise(ErrorKind::file, message(where_, ": tensor ", printable(name), " is missing"));
-    return files_[found->second];
-  }
-  void open_file(const std::filesystem::path& path) {
-    files_.emplace_back(path);
-    for (const auto& [name, info] : files_.front().tensors()) shard_of_.emplace(name, 0);
-  }
-  void open_shards(const std::filesystem::path& index) {
-    std::map<std::string, std::size_t> opened;
-    for (const auto& [name, shard] : detail::read_shard_index(index)) {
-      const auto [position, fresh] = opened.emplace(shard, files_.size());
-      if (fresh) files_.emplace_back(index.parent_path() / shard);
-      if (files_[position->second].find(name) == nullptr)
-        raise(ErrorKind::file,
-              message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
-      shard_of_.emplace(name, position->second);
-    }
-  }
+  [[nodiscard]] const SafetensorsFile& file_of(std::string_view name) const;
+  void open_file(const std::filesystem::path& path);
+  void open_shards(const std::filesystem::path& index);
 
   std::string where_;
   std::vector<SafetensorsFile> files_;
@@ -211,3 +122,122 @@ class SafetensorsSource final : public TensorSource<Scalar> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <system_error>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/text.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+IMPLICIT_ATTENTION_IO_BODY SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
+    : file_(MappedFile::open(path)),
+      header_(std::make_shared<const SafetensorsHeader>(parse_safetensors_header(file_->text(), path.string()))) {}
+
+IMPLICIT_ATTENTION_IO_BODY const TensorInfo& SafetensorsFile::info(std::string_view name) const {
+  if (const TensorInfo* found = find(name)) return *found;
+  raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is missing"));
+}
+
+IMPLICIT_ATTENTION_IO_BODY StoredTensor SafetensorsFile::stored(std::string_view name) const {
+  const TensorInfo& tensor = info(name);
+  const auto [rows, columns] = detail::rows_and_columns(tensor.shape);
+  return detail::stored_rows(tensor.dtype, rows, columns, file_->data() + tensor.begin, file_);
+}
+
+IMPLICIT_ATTENTION_IO_BODY std::vector<std::int64_t> SafetensorsFile::read_integers(std::string_view name) const {
+  const TensorInfo& tensor = info(name);
+  const std::byte* from = file_->data() + tensor.begin;
+  std::vector<std::int64_t> numbers(static_cast<std::size_t>(tensor.count));
+  const auto as_is = [](auto number) { return number; };
+  if (tensor.dtype == Dtype::I64) {
+    detail::convert_numbers<std::int64_t>(from, tensor.count, numbers.data(), as_is);
+  } else if (tensor.dtype == Dtype::I32) {
+    detail::convert_numbers<std::int32_t>(from, tensor.count, numbers.data(), as_is);
+  } else {
+    raise(ErrorKind::file,
+          message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text), ", expected integers, I64 or I32"));
+  }
+  return numbers;
+}
+
+template <Real Scalar>
+Array<Scalar> SafetensorsFile::read(std::string_view name) const {
+  const TensorInfo& tensor = info(name);
+  if (!detail::readable(tensor.dtype))
+    raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
+                                   ", expected F64, F32, F16, BF16 or integers"));
+  const StoredTensor from = stored(name);
+  return detail::stored_array<Scalar>(from);
+}
+
+IMPLICIT_ATTENTION_IO_BODY std::map<std::string, std::string> detail::read_shard_index(const std::filesystem::path& index) {
+  const JsonDocument read = read_json_object(index);
+  const Json& document = read;
+  const auto map = document.find("weight_map");
+  if (map == document.end() || !map->is_object())
+    raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
+  std::map<std::string, std::string> shard_of;
+  for (const auto& [name, value] : map->items()) {
+    const std::string who = message(index.string(), ": tensor ", printable(name));
+    if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
+    const auto& shard = value.template get_ref<const std::string&>();
+    // A shard lies beside its index: anything that could lead elsewhere is refused.
+    if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
+      raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
+    shard_of.emplace(name, shard);
+  }
+  return shard_of;
+}
+
+IMPLICIT_ATTENTION_IO_BODY SafetensorsCheckpoint::SafetensorsCheckpoint(const std::filesystem::path& path) : where_(path.string()) {
+  std::error_code ignored;
+  const std::filesystem::path single = path / "model.safetensors", index = path / "model.safetensors.index.json";
+  detail::check_reachable(single);
+  if (!std::filesystem::is_directory(path, ignored)) {
+    path.extension() == ".json" ? open_shards(path) : open_file(path);
+  } else if (std::filesystem::exists(single, ignored)) {
+    open_file(single);
+  } else if (std::filesystem::exists(index, ignored)) {
+    open_shards(index);
+  } else {
+    const bool pickled = std::filesystem::exists(path / "pytorch_model.bin", ignored);
+    raise(ErrorKind::file, message(where_, ": no model here: expected model.safetensors or model.safetensors.index.json",
+                                   pickled ? "; pytorch_model.bin is there: convert it to safetensors" : ""));
+  }
+}
+
+IMPLICIT_ATTENTION_IO_BODY std::vector<std::string> SafetensorsCheckpoint::names() const {
+  std::vector<std::string> all;
+  for (const auto& [name, shard] : shard_of_) all.push_back(name);
+  return all;
+}
+
+IMPLICIT_ATTENTION_IO_BODY const SafetensorsFile& SafetensorsCheckpoint::file_of(std::string_view name) const {
+  const auto found = shard_of_.find(name);
+  if (found == shard_of_.end()) raise(ErrorKind::file, message(where_, ": tensor ", printable(name), " is missing"));
+  return files_[found->second];
+}
+
+IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_file(const std::filesystem::path& path) {
+  files_.emplace_back(path);
+  for (const auto& [name, info] : files_.front().tensors()) shard_of_.emplace(name, 0);
+}
+
+IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_shards(const std::filesystem::path& index) {
+  std::map<std::string, std::size_t> opened;
+  for (const auto& [name, shard] : detail::read_shard_index(index)) {
+    const auto [position, fresh] = opened.emplace(shard, files_.size());
+    if (fresh) files_.emplace_back(index.parent_path() / shard);
+    if (files_[position->second].find(name) == nullptr)
+      raise(ErrorKind::file,
+            message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
+    shard_of_.emplace(name, position->second);
+  }
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

@@ -1,22 +1,16 @@
 // The header of a safetensors file, believed in nothing that it does not prove.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <map>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include <implicit_attention/core/error.hpp>
-#include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/core/types.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/dtype.hpp>
-#include <implicit_attention/io/json.hpp>
-#include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -41,6 +35,29 @@ namespace detail {
 /// The format's own limit on the header; ours on the number of axes.
 inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 inline constexpr std::size_t safetensors_axis_limit = 64;
+
+}  // namespace detail
+
+/// Reads and checks the header that `file` begins with; `where` names the file in errors.
+/// Nothing is allocated on the word of the header: memory grows with the bytes that are really there.
+[[nodiscard]] SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where);
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/text.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+namespace detail {
 
 template <class Document>
 [[nodiscard]] std::vector<Index> natural_numbers(const Document& value, std::string_view who, std::string_view what) {
@@ -188,10 +205,9 @@ template <class Document>
 
 }  // namespace detail
 
-/// Reads and checks the header that `file` begins with; `where` names the file in errors.
-/// Nothing is allocated on the word of the header: memory grows with the bytes that are really there.
-[[nodiscard]] inline SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where) {
+IMPLICIT_ATTENTION_IO_BODY SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where) {
   return detail::parse_safetensors_header<Json>(file, where);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

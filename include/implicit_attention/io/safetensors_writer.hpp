@@ -1,23 +1,13 @@
 // Writing safetensors.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/array_to_write.hpp>
-#include <implicit_attention/io/dtype.hpp>
-#include <implicit_attention/io/json.hpp>
-#include <implicit_attention/io/replaced_file.hpp>
-#include <implicit_attention/io/safetensors_header.hpp>
-#include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/bodies.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -27,6 +17,30 @@ struct TensorToWrite {
   ArrayToWrite numbers;
 };
 
+/// Writes `tensors` to `path`, whole or not at all. Wider types stand first, so that every tensor is aligned to its type; within a
+/// type they keep their order, and the same tensors give the same bytes. Fails, before anything is written, on a name that is
+/// there twice or not UTF-8, and on a shape that does not fit its numbers.
+void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <string_view>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/dtype.hpp>
+#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/replaced_file.hpp>
+#include <implicit_attention/io/safetensors_header.hpp>
+#include <implicit_attention/io/text.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
 namespace detail {
 inline std::string quoted(std::string_view text, std::string_view who) {
   if (utf8_error(text) != std::string_view::npos)
@@ -35,11 +49,8 @@ inline std::string quoted(std::string_view text, std::string_view who) {
 }
 }  // namespace detail
 
-/// Writes `tensors` to `path`, whole or not at all. Wider types stand first, so that every tensor is aligned to its type; within a
-/// type they keep their order, and the same tensors give the same bytes. Fails, before anything is written, on a name that is
-/// there twice or not UTF-8, and on a shape that does not fit its numbers.
-inline void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
-                              const std::map<std::string, std::string>& metadata = {}) {
+IMPLICIT_ATTENTION_IO_BODY void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
+                                                  const std::map<std::string, std::string>& metadata) {
   const std::string where = path.string();
   std::vector<const TensorToWrite*> order;
   std::set<std::string_view> names{"__metadata__"};
@@ -86,3 +97,4 @@ inline void write_safetensors(const std::filesystem::path& path, const std::vect
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

@@ -12,7 +12,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
-#include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -24,27 +24,7 @@ class Vocabulary {
 
   /// Reads a JSON object from token to id. `size` is the number of ids the model has: the rows of its embedding.
   /// Fails with ErrorKind::file, naming the token, on an id that is no integer in 0..size-1 or stands there twice.
-  [[nodiscard]] static Vocabulary read(const std::filesystem::path& path, Index size) {
-    const std::string where = path.string();
-    JsonLimits limits;
-    limits.depth = 1;
-    const JsonDocument read = read_json_object(path, limits);
-    const Json& document = read;
-    if (document.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
-    Vocabulary vocabulary;
-    for (const auto& [token, value] : document.items()) {
-      const std::string who = message(where, ": token \"", printable(token), "\"");
-      if (token.empty()) raise(ErrorKind::file, message(who, ": a token must not be empty"));
-      const std::optional<Index> id = json_natural_number(value);
-      if (!id) raise(ErrorKind::file, message(who, ": its id is ", json_text(value), ", expected an integer from 0"));
-      if (*id >= size)
-        raise(ErrorKind::file, message(who, ": its id ", *id, " is beyond the model's vocabulary of ", size, " (ids 0 to ", size - 1, ")"));
-      const auto [other, fresh] = vocabulary.tokens_.emplace(*id, token);
-      if (!fresh) raise(ErrorKind::file, message(who, ": its id ", *id, " is that of \"", printable(other->second), "\" too"));
-      vocabulary.ids_.emplace(token, *id);
-    }
-    return vocabulary;
-  }
+  [[nodiscard]] static Vocabulary read(const std::filesystem::path& path, Index size);
 
   [[nodiscard]] bool empty() const { return ids_.empty(); }
   [[nodiscard]] const std::map<std::string, Index, std::less<>>& ids() const { return ids_; }
@@ -65,3 +45,33 @@ class Vocabulary {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+#include <implicit_attention/io/json.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+IMPLICIT_ATTENTION_IO_BODY Vocabulary Vocabulary::read(const std::filesystem::path& path, Index size) {
+  const std::string where = path.string();
+  JsonLimits limits;
+  limits.depth = 1;
+  const JsonDocument read = read_json_object(path, limits);
+  const Json& document = read;
+  if (document.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
+  Vocabulary vocabulary;
+  for (const auto& [token, value] : document.items()) {
+    const std::string who = message(where, ": token \"", printable(token), "\"");
+    if (token.empty()) raise(ErrorKind::file, message(who, ": a token must not be empty"));
+    const std::optional<Index> id = json_natural_number(value);
+    if (!id) raise(ErrorKind::file, message(who, ": its id is ", json_text(value), ", expected an integer from 0"));
+    if (*id >= size)
+      raise(ErrorKind::file, message(who, ": its id ", *id, " is beyond the model's vocabulary of ", size, " (ids 0 to ", size - 1, ")"));
+    const auto [other, fresh] = vocabulary.tokens_.emplace(*id, token);
+    if (!fresh) raise(ErrorKind::file, message(who, ": its id ", *id, " is that of \"", printable(other->second), "\" too"));
+    vocabulary.ids_.emplace(token, *id);
+  }
+  return vocabulary;
+}
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+#endif

@@ -8,7 +8,6 @@
 #include <limits>
 #include <map>
 #include <numeric>
-#include <random>
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
@@ -56,7 +55,7 @@ struct MeanInterval {
   if (known.empty()) return result;
   result.mean = sum / static_cast<double>(result.count);
   if (!std::isfinite(result.mean)) return result;
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   std::vector<double> means;
   for (Index resample = 0; resample < resamples; ++resample) {
     Group drawn;

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
-#include <random>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -23,7 +22,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 [[nodiscard]] inline std::vector<std::vector<Index>> opposite_permutations(Index tokens, Index count, std::uint64_t seed) {
   if (tokens <= 0) raise(ErrorKind::shape, "permutations: there are no tokens, expected at least one");
   if (count <= 0) raise(ErrorKind::value, message("permutations: ", count, " of them, expected at least one"));
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   std::vector<Index> order(static_cast<std::size_t>(tokens));
   std::iota(order.begin(), order.end(), Index{0});
   std::vector<std::vector<Index>> orders;

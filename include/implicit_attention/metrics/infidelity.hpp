@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -47,7 +46,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
   if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
   if (!(probability > 0 && probability <= 1))
     raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   constexpr int most_empty_draws = 1000;
   std::vector<KeptTokens> sets;
   for (int empty_draws = 0; static_cast<Index>(sets.size()) < samples;) {
@@ -97,7 +96,7 @@ template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
   if (!(radius >= Scalar(0)) || !std::isfinite(radius))
     raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
-  std::mt19937_64 engine(seed);
+  detail::RandomEngine engine(seed);
   Matrix<Scalar> result = input;
   for (Index i = 0; i < result.size(); ++i) result.data()[i] += static_cast<Scalar>((2 * detail::uniform(engine) - 1)) * radius;
   return result;

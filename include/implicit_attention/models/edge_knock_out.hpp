@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,7 +30,7 @@ struct Edge {
   if (most <= 0) raise(ErrorKind::value, message("sample_edges: at most ", most, " edges, expected at least one"));
   std::vector<Edge> edges;
   Index left = (position + 1) * (position + 2) / 2;
-  std::mt19937_64 engine(seed);  // selection sampling: Knuth, The Art of Computer Programming, volume 2, 3.4.2, algorithm S
+  detail::RandomEngine engine(seed);  // selection sampling: Knuth, The Art of Computer Programming, volume 2, 3.4.2, algorithm S
   for (Index to = 0; to <= position; ++to)
     for (Index from = 0; from <= to; ++from, --left) {
       const double share = detail::uniform(engine);

@@ -1,6 +1,10 @@
 #include <implicit_attention/instantiations.hpp>
 #include <implicit_attention/io/instantiations.hpp>
 
+#if defined(NLOHMANN_JSON_VERSION_MAJOR) || defined(PCRE2_MAJOR)
+#error "what io reads files with is included, though its functions are compiled elsewhere"
+#endif
+
 double plugin_entry();
 
 int main() {

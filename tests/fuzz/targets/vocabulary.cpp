@@ -1,4 +1,5 @@
 // vocab.json, and a text by its tokens: words and symbols.
+#include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizers/vocabulary_text.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
