@@ -204,18 +204,6 @@ template <Real Scalar>
   return Norm<Scalar>::layer(tensors.required(name + ".weight", 1), tensors.required(name + ".bias", 1), eps);
 }
 
-template <Real Scalar>
-[[nodiscard]] bool same_numbers(const Array<Scalar>& a, const Array<Scalar>& b) {
-  if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
-  Matrix<Scalar> of_a, of_b;
-  for (Index row = 0; row < a.rows(); ++row) {
-    const ConstView<Scalar> left = numbers_of(a, row, 1, 0, a.cols(), of_a), right = numbers_of(b, row, 1, 0, b.cols(), of_b);
-    for (Index column = 0; column < a.cols(); ++column)
-      if (left(0, column) != right(0, column) && !(std::isnan(left(0, column)) && std::isnan(right(0, column)))) return false;
-  }
-  return true;
-}
-
 /// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise, and where
 /// it says nothing, the public port would tie, and the stored head is another than the embedding: the port would drop it in silence.
 template <Real Scalar>
