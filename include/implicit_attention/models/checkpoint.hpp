@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>
