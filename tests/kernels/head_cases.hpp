@@ -171,6 +171,26 @@ Matrix<double> application_by_equation(const HeadRecurrence<Scalar>& r, const Ma
   return out;
 }
 
+/// The recurrence with NaN in every decay, removal and probe that nothing passes through: of the first tokens of documents and, where the
+/// state is read before its update, of the last ones. That of the last token of all only where `no_later`: its state may be read.
+template <class Scalar>
+HeadRecurrence<Scalar> with_unused_nan(const HeadRecurrence<Scalar>& r, bool no_later) {
+  HeadRecurrence<Scalar> spoilt = r;
+  const auto starts = [&](Index t) { return t == 0 || std::find(r.starts.begin(), r.starts.end(), t) != r.starts.end(); };
+  const auto spoil = [&](Array<Scalar>& array) {
+    if (array.rows() != r.tokens || array.empty()) return;
+    Matrix<Scalar> numbers = array.matrix();
+    for (Index t = 0; t < r.tokens; ++t)
+      if (starts(t) || (r.read_before_update && (t + 1 < r.tokens ? starts(t + 1) : no_later)))
+        numbers.row(t).setConstant(std::numeric_limits<Scalar>::quiet_NaN());
+    array = numbers;
+  };
+  spoil(spoilt.log_decay);
+  spoil(spoilt.removal);
+  spoil(spoilt.probe);
+  return spoilt;
+}
+
 /// Every transition with every decay and reading, at one length and state.
 inline std::vector<Plan> plans(Index tokens, Index state, Index values, std::uint64_t seed) {
   std::vector<Plan> all;

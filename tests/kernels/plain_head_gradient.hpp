@@ -48,19 +48,29 @@ class PlainHeadGradient {
     token_.load(t);
     const RowVector<Scalar> weight = g.row(t).segment(head_ * values_, values_), input = x_.row(t).segment(head_ * values_, values_);
     const bool replaced = !r_.diagonal.empty();
+    // Behind a last token whose own read came before nobody reads the state; a first token has no state to take over. Its transition, a NaN
+    // or not, has no part in anything then.
+    const bool unread = r_.read_before_update && (t + 1 == r_.tokens || r_.starts_at(t + 1));
+    const bool passes = !unread && !r_.starts_at(t) && (t > 0 || (before.array() != Scalar(0)).any());
+    const bool removes = token_.has_removal && passes;
+    if (!passes) token_.decay.setOnes();
     // What the query reads: the state before, the decayed one, or the updated one.
     RowVector<Scalar> removed;
     Matrix<Scalar> seen = before;
-    if (token_.has_removal) removed.noalias() = token_.probe.matrix().transpose() * before;
+    if (removes) removed.noalias() = token_.probe.matrix().transpose() * before;
     if (!r_.read_before_update) {
       seen.array().colwise() *= token_.decay;
-      if (token_.has_removal) seen.noalias() += token_.removal.matrix() * removed;
+      if (removes) seen.noalias() += token_.removal.matrix() * removed;
       if (!replaced) seen.noalias() += token_.write.matrix() * input;
     }
     query.row(t).segment(head_ * states_, states_).noalias() = (seen * weight.transpose()).transpose();
     if (!r_.read_before_update && !replaced) adjoint.noalias() += token_.query.matrix() * weight;
     RowVector<Scalar> input_gradient = token_.write.matrix().transpose() * adjoint;
     Vector write_gradient = (adjoint * input.transpose()).array();
+    if (unread) {
+      input_gradient.setZero();
+      write_gradient.setZero();
+    }
     if (!r_.read_before_update && replaced) adjoint.noalias() += token_.query.matrix() * weight;
     if (replaced) {
       gradient.diagonal(t, head_) = weight.dot(input);
@@ -71,7 +81,9 @@ class PlainHeadGradient {
     // S = diag(w) S' + removal (probe^T S') + write x^T
     Vector decay_gradient = (adjoint.array() * before.array()).rowwise().sum();
     RowVector<Scalar> probed;
-    if (token_.has_removal) {
+    if (r_.transition == Transition::rank_one)
+      for (Matrix<Scalar>* matrix : {&gradient.removal, &gradient.probe}) matrix->row(t).segment(head_ * states_, states_).setZero();
+    if (removes) {
       const Vector removal_gradient = (adjoint * removed.transpose()).array();
       probed.noalias() = token_.removal.matrix().transpose() * adjoint;
       const Vector probe_gradient = (before * probed.transpose()).array();
@@ -95,7 +107,7 @@ class PlainHeadGradient {
       scale_gradient += r_.key(t, first + n) * write_gradient[n];
     }
     if (!r_.key_scale.empty()) gradient.key_scale(t, head_) = scale_gradient;
-    if (!r_.log_decay.empty() && !r_.starts_at(t)) {
+    if (!r_.log_decay.empty() && passes) {
       decay_gradient *= token_.decay;
       const Index row = r_.log_decay.rows() == 1 ? 0 : t;
       if (r_.decay_by_state())
@@ -104,7 +116,7 @@ class PlainHeadGradient {
         gradient.log_decay(row, head_) += decay_gradient.sum();
     }
     adjoint.array().colwise() *= token_.decay;
-    if (token_.has_removal) adjoint.noalias() += token_.probe.matrix() * probed;
+    if (removes) adjoint.noalias() += token_.probe.matrix() * probed;
     if (r_.read_before_update) adjoint.noalias() += token_.query.matrix() * weight;
     if (r_.starts_at(t)) adjoint.setZero();
   }

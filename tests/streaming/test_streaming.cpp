@@ -499,6 +499,20 @@ TEST_CASE("constants that hold a NaN are the same as themselves, wherever they a
   }
 }
 
+TEST_CASE("a constant that is 0 in one piece and -0 in another is the same", "[streaming]") {
+  const auto sequence = mamba<double>(20);
+  UnifiedForm<double> first = sequence.piece(0, 5), next = sequence.piece(5, 1);
+  Matrix<double> skip = *first.skip;
+  skip(0, 1) = 0.0;
+  first.skip = skip;
+  skip(0, 1) = -0.0;
+  next.skip = skip;
+  StreamingAttention<double> stream;
+  stream.append(first, sequence.x(0, 5));
+  stream.append(next, sequence.x(5, 1));
+  CHECK(stream.tokens() == 6);
+}
+
 TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[streaming]") {
   const auto sequence = mamba<double>(20);
   StreamingAttention<double> stream;

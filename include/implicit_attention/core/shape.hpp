@@ -40,8 +40,9 @@ void check_index(Index index, Index count, const What&... what) {
   if (index < 0 || index >= count) raise(ErrorKind::value, message(what..., " ", index, " is out of range, expected 0 to ", count - 1));
 }
 
-/// Fails unless `count` things divide into `parts` groups of one or more; `what` and `into` name the two.
+/// Fails unless `count` things, one at least, divide into `parts` groups of one or more; `what` and `into` name the two.
 inline void check_divides(std::string_view who, Index count, std::string_view what, Index parts, std::string_view into) {
+  if (count < 1) raise(ErrorKind::shape, message(who, ": there are no ", what, ", expected at least 1"));
   if (parts < 1 || count < parts || count % parts != 0)
     raise(ErrorKind::shape, message(who, ": ", count, " ", what, " do not divide into ", parts, " ", into));
 }

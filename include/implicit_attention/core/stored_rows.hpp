@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
@@ -23,6 +24,19 @@ template <Real Scalar>
   panel.resize(rows, columns);
   for (Index row = 0; row < rows; ++row) stored->widen_part(first_row + row, first_column, columns, panel.row(row).data());
   return {panel.data(), rows, columns, columns};
+}
+
+/// Whether two weights have the same numbers, stored as they may be: 0 is -0, and a NaN is a NaN.
+template <Real Scalar>
+[[nodiscard]] bool same_numbers(const Array<Scalar>& a, const Array<Scalar>& b) {
+  if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
+  Matrix<Scalar> of_a, of_b;
+  for (Index row = 0; row < a.rows(); ++row) {
+    const ConstView<Scalar> left = numbers_of(a, row, 1, 0, a.cols(), of_a), right = numbers_of(b, row, 1, 0, b.cols(), of_b);
+    for (Index column = 0; column < a.cols(); ++column)
+      if (left(0, column) != right(0, column) && !(std::isnan(left(0, column)) && std::isnan(right(0, column)))) return false;
+  }
+  return true;
 }
 
 /// One row of a weight, such as a token's embedding. Nothing else of it is read.

@@ -31,8 +31,10 @@ class HeadChunk {
 
   void run(const TokenRange& range, const Array<Scalar>& x, Matrix<Scalar>& state, View<Scalar> out) {
     if (range.starts) state.setZero();
-    prepare(range);
     const Index n = range.count();
+    // In a chunk of several tokens, what such a transition spoils shows in the output.
+    if (n == 1 && !plain_.has_past(range.first, state)) return plain_.run(range.first, range.end, x, state, out);
+    prepare(range);
     if (x.empty())
       input_.setZero(n, values_);
     else
@@ -60,9 +62,7 @@ class HeadChunk {
 
   void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
     const Index n = range.count();
-    // The last token by itself: how the state decays behind it is nobody's, and may be NaN.
-    const bool is_last = range.end == r_->tokens || r_->starts_at(range.end);
-    if (n == 1 && is_last) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
+    if (n == 1 && !plain_.has_future(range.first)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
     prepare(range);
     weights_ = g.block(range.first, head_ * values_, n, values_);
     transpose(adjoint);

@@ -78,8 +78,11 @@ class HeadGradient : HeadChunk<Scalar> {
 
   /// One chunk's gradients, and the adjoint before it. Returns whether all are finite; if not, those of one token alone stand.
   bool step_back(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
+    const Index n = range.count();
+    if (n == 1 && (!plain_.has_past(range.first, state) || (r_->read_before_update && !plain_.has_future(range.first))))
+      return step_back_alone(range, state, adjoint);
     Chunk::prepare(range);
-    const Index n = range.count(), late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
+    const Index late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
     const bool scaled = !r_->key_scale.empty(), rank_one = !diagonal_ && !delta_;
     input_ = x_.block(range.first, head_ * values_, n, values_);
     weights_ = g_.block(range.first, head_ * values_, n, values_);
@@ -146,6 +149,38 @@ class HeadGradient : HeadChunk<Scalar> {
              all_finite(factors_.log_decay());
     if (finite || n == 1) add_log_decay(range);
     return finite;
+  }
+
+  /// One token that has no past, or no future and reads before its update: its transition is nobody's, and its gradients are zero. So is
+  /// what is taken from the state before it, where there is no past.
+  bool step_back_alone(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
+    const Index t = range.first, group = r_->group(head_) * r_->state;
+    const bool own = !r_->read_before_update && r_->diagonal.empty();  // reads what it writes
+    const Scalar scale = r_->write_scale(t, head_);
+    const ConstView<Scalar> query_row(r_->query.row(t) + group, 1, r_->state), key_row(r_->key.row(t) + group, 1, r_->state);
+    input_ = x_.block(t, head_ * values_, 1, values_);
+    weights_ = g_.block(t, head_ * values_, 1, values_);
+    View<Scalar> query = rows(*query_, range), key = rows(*key_, range);
+    if (r_->transition == Transition::rank_one)
+      for (Matrix<Scalar>* const matrix : {&gradient_->removal, &gradient_->probe}) static_cast<void>(rows(*matrix, range));
+    if (!r_->key_scale.empty()) gradient_->key_scale(t, head_) = 0;
+    after_ = adjoint;
+    plain_.run_transposed(t, t + 1, g_, after_, View<Scalar>(gradient_->input));
+    if (own) {
+      add_product(adjoint, query_row, weights_, Transposed::left);
+      query = scale * input_.row(0).dot(weights_.row(0)) * key_row;
+    } else if (r_->read_before_update) {
+      set_product(query, weights_, state, Transposed::right);
+    }
+    if (!r_->read_before_update || plain_.has_future(t)) {
+      set_product(slopes_, input_, adjoint, Transposed::right);  // of the write
+      key = scale * slopes_;
+      if (!r_->key_scale.empty()) gradient_->key_scale(t, head_) = key_row.row(0).dot(slopes_.row(0));
+    }
+    if (!r_->diagonal.empty()) gradient_->diagonal(t, head_) = weights_.row(0).dot(input_.row(0));
+    adjoint.setZero();
+    if (r_->read_before_update && plain_.has_past(t, state)) add_product(adjoint, query_row, weights_, Transposed::left);
+    return true;
   }
 
   /// The chunk's rows of this head's columns, put to zero.

@@ -18,6 +18,15 @@ class PlainHeadScan {
     for (RowVector<Scalar>* row : {&input_, &removed_, &read_}) row->setZero(recurrence.head_channels());
   }
 
+  // A token's transition (its decay, removal and probe) that nothing passes through is nobody's, and may hold anything, a NaN as well: zeros
+  // are not multiplied by it. Every way of computing a HeadRecurrence asks these two.
+  /// Whether the transition of `token` has a state to act on: that before it is of its document, and not the zeros before the first token.
+  [[nodiscard]] bool has_past(Index token, const Matrix<Scalar>& before) const {
+    return !r_->starts_at(token) && (token > 0 || !(before.array() == Scalar(0)).all());
+  }
+  /// Whether any token reads the state behind `token`: not behind the last token of a document.
+  [[nodiscard]] bool has_future(Index token) const { return token + 1 < r_->tokens && !r_->starts_at(token + 1); }
+
   /// Tokens first..end-1; `state` (state, values) comes as the one before them and leaves as the one after. An empty x is zero.
   void run(Index first, Index end, const Array<Scalar>& x, Matrix<Scalar>& state, View<Scalar> out) {
     const bool before = r_->read_before_update, replaced = !r_->diagonal.empty();
@@ -25,8 +34,7 @@ class PlainHeadScan {
       token_.load(t);
       if (r_->starts_at(t)) state.setZero();
       if (!x.empty()) input_ = x.matrix().row(t).segment(first_, input_.size());
-      // Where nothing came before, nothing decays, and a decay that is NaN is nobody's.
-      if (r_->starts_at(t) || (t == 0 && (state.array() == Scalar(0)).all())) {
+      if (!has_past(t, state)) {
         read_.setZero();
       } else {
         if (before) read(state);
@@ -49,8 +57,7 @@ class PlainHeadScan {
     for (Index t = end - 1; t >= first; --t) {
       token_.load(t);
       input_ = g.row(t).segment(first_, input_.size());
-      // Behind the last token nobody reads the state: what goes into it there, and how it decays, is nobody's.
-      const bool read_later = t + 1 < r_->tokens && !r_->starts_at(t + 1);
+      const bool read_later = has_future(t);  // if not, what goes into the state there is nobody's either
       if (own) adjoint.noalias() += token_.query.matrix() * input_;
       if (own || read_later)
         read_.noalias() = token_.write.matrix().transpose() * adjoint;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <implicit_attention/kernels/lanes.hpp>
 
@@ -12,7 +13,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 // - over(joined): what a register holds, to which values were joined already, as one number,
 // - combine(a, b): two results joined,
 // - sees_zeros: whether joining a zero changes anything.
-// What a NaN is joined to is NaN; an infinite value, in whole registers, may become one.
+// What a NaN is joined to is NaN; an infinite value is a value.
 namespace detail {
 
 struct Sum {
@@ -60,6 +61,13 @@ struct AddPositive : Sum {
   }
 };
 
+/// NaN where a value is NaN, 0 elsewhere: a maximum alone keeps what is NaN already, but may leave out a NaN that comes. The value itself times
+/// 0 would make NaN of what is infinite.
+template <class Scalar, int Width>
+Lanes<Scalar, Width> nan_of(const Lanes<Scalar, Width>& value) {
+  return value.abs().min(std::numeric_limits<Scalar>::max()) * Scalar(0);
+}
+
 struct Largest {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
@@ -68,7 +76,7 @@ struct Largest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old.max(value) + value * Scalar(0);  // a maximum alone may leave out a NaN
+    return old.max(value) + nan_of(value);
   }
   template <class Values>
   static auto over(const Values& values) {
@@ -88,7 +96,7 @@ struct Smallest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old.min(value) + value * Scalar(0);
+    return old.min(value) + nan_of(value);
   }
   template <class Values>
   static auto over(const Values& values) {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>
@@ -202,18 +202,6 @@ template <Real Scalar>
 template <Real Scalar>
 [[nodiscard]] Norm<Scalar> read_layer_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps) {
   return Norm<Scalar>::layer(tensors.required(name + ".weight", 1), tensors.required(name + ".bias", 1), eps);
-}
-
-template <Real Scalar>
-[[nodiscard]] bool same_numbers(const Array<Scalar>& a, const Array<Scalar>& b) {
-  if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
-  Matrix<Scalar> of_a, of_b;
-  for (Index row = 0; row < a.rows(); ++row) {
-    const ConstView<Scalar> left = numbers_of(a, row, 1, 0, a.cols(), of_a), right = numbers_of(b, row, 1, 0, b.cols(), of_b);
-    for (Index column = 0; column < a.cols(); ++column)
-      if (left(0, column) != right(0, column) && !(std::isnan(left(0, column)) && std::isnan(right(0, column)))) return false;
-  }
-  return true;
 }
 
 /// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise, and where

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
 #include <implicit_attention/streaming/growing_rows.hpp>
 
@@ -64,15 +64,13 @@ class FormHistory {
     if (b.rows() == 1) return Matrix<Scalar>((a.matrix().array().rowwise() * b.matrix().row(0).array()).matrix());
     return Matrix<Scalar>(a.matrix().cwiseProduct(*b));
   }
-  /// Fails unless what is no array a token is the same in all pieces, bit for bit: a NaN is the NaN that it was.
+  /// Fails unless what is no array a token is the same in all pieces; a NaN is the same as a NaN.
   static void check_same(const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
     if (now.rows() != before.rows() || now.cols() != before.cols())
       raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
                                       shape_text({before.rows(), before.cols()}), " as in the pieces before"));
-    const std::size_t bytes = static_cast<std::size_t>(now.cols()) * sizeof(Scalar);
-    for (Index row = 0; row < now.rows() && now.data() != before.data(); ++row)
-      if (std::memcmp(now.row(row), before.row(row), bytes) != 0)
-        raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
+    if (now.data() != before.data() && !same_numbers(now, before))
+      raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
   }
   static void append_starts(std::vector<Index>& to, const std::vector<Index>& starts, Index seen, Index held, Index window) {
     if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that have left
