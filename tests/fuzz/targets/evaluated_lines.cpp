@@ -95,6 +95,8 @@ FUZZ_TARGET(evaluated_lines) {
   if (goes_on && whole.empty()) {
     ex::Evaluation evaluation = empty();
     ex::join_shares(evaluation, ex::shares_of({path}), settings(), texts);
-    fuzz::require(ex::packed(evaluation).size() > 0 && evaluation.right == 2, "what a run wrote is joined");
+    ex::Evaluation direct = empty();
+    for (std::size_t k = 0; k < texts.size(); ++k) ex::join(direct, packed(0.25));
+    fuzz::require(evaluation.right == 2 && ex::packed(evaluation) == ex::packed(direct), "what a run wrote is joined number by number");
   }
 }
