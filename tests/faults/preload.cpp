@@ -1,8 +1,8 @@
 // Loaded before the C library: the call of a kind that FAULT_CALL names and FAULT_NUMBER counts, from 1, fails, as it does on a full or
 // broken disk or without memory. Counting begins where a program installs its signal handlers, at the start of its work.
-// With FAULT_SIGNAL or FAULT_PAUSE an fwrite does not fail then: when half of it is in the file that signal comes, or that many milliseconds
-// pass.
-// FAULT_COUNT names a file for the number of calls that there were. Of the kinds malloc and new, those of FAULT_BYTES or more count.
+// With FAULT_SIGNAL or FAULT_PAUSE an fwrite does not fail then: when half of it is in the file that signal comes, or that many
+// milliseconds pass. FAULT_COUNT names a file for the number of calls that there were. Of the kinds malloc and new, those of FAULT_BYTES
+// or more count.
 #include <atomic>
 #include <cerrno>
 #include <chrono>
