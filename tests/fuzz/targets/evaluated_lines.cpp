@@ -50,6 +50,7 @@ static std::vector<std::string> seeds_of_evaluated_lines() {
   const std::string error = "{\"line\":4,\"error\":\"it is too long\"}\n";
   return {four + seven,
           four + seven.substr(0, seven.size() / 2),
+          four.substr(0, four.size() / 2),  // a run that goes on has both texts before it
           ex::evaluated_line(4, packed(-1e-300)) + ex::evaluated_line(7, packed(std::numeric_limits<double>::quiet_NaN())),
           error + seven,
           four + "{\"line\":7,\"numbers\":[]}\n" + four,
