@@ -211,7 +211,6 @@ TEST_CASE("materialize: a mask beside the input says which tokens are text", "[m
   const TemporaryFolder folder;
   const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";
   const Matrix<double> input = SafetensorsFile(golden).read<double>("input.hidden_states").matrix().topRows(2);
-  const Index width = input.cols();
   // Five tokens, of which the golden two are 1 and 2.
   Matrix<double> padded = Matrix<double>::Constant(5, input.cols(), 0.5);
   padded.middleRows(1, 2) = input;

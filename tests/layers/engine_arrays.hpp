@@ -66,8 +66,8 @@ void for_arrays(Activations& act, F f) {
   IMPLICIT_ATTENTION_TEST_VISIT(weighting.query_scale);
   IMPLICIT_ATTENTION_TEST_VISIT(weighting.diagonal);
   if constexpr (requires { act.forward.dt; }) {
-    for_arrays(act.forward, [&f](const char* name, auto& array) { f(("forward." + std::string(name)).c_str(), array); });
-    for_arrays(act.backward, [&f](const char* name, auto& array) { f(("backward." + std::string(name)).c_str(), array); });
+    for_arrays(act.forward, f);
+    for_arrays(act.backward, f);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -156,7 +157,7 @@ const std::vector<Exemption>& exemptions() {
       // The second path of the form, on the values as they are.
       {{"rwkv7"}, {"bonus", "own_value"}, Without::all},
       // Another array is read in its place: c, write, cell_output, weighting.step.
-      {{"mamba", "mamba2", "vim"}, {"a", "forward.a", "backward.a"}, Without::all},
+      {{"mamba", "mamba2", "vim"}, {"a", "a 2"}, Without::all},
       {{"mlstm", "mlstm_large"}, {"input_gate"}, Without::all},
       {{"lstm"}, {"cell"}, Without::all},
       {{"rwkv4"}, {"weighting.exponent"}, Without::all},
@@ -200,12 +201,14 @@ int check_layer(const std::string& title, const Layer& layer, Index tokens, cons
       typename Layer::Activations spoilt = act;
       std::string name;
       int index = 0;
+      std::map<std::string, int> seen;  // of a second direction or rank: `x 2`
       for_arrays(spoilt, [&](const char* own_name, Array<double>& array) {
+        const int times = ++seen[own_name];
         if (index++ != k || array.empty() || array.rows() != tokens) return;
         Numbers numbers = *array;
         numbers(token, array.cols() / 2) = std::numeric_limits<double>::quiet_NaN();
         array = std::move(numbers);
-        name = own_name;
+        name = times == 1 ? std::string(own_name) : own_name + (" " + std::to_string(times));
       });
       if (name.empty()) continue;
       for (const Terms terms : sets) {
