@@ -439,6 +439,7 @@ int main(int argument_count, char** arguments) {
          "interrupted run goes on with; --join makes the evaluation")
       ->option_text("I/N");
   app.add_option("--join", options.joined, "--data: files of --shard in place of the work, those of all shares; other options as they were")
+      ->check(not_empty())
       ->expected(1, 1'000'000)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->option_text("FILE.jsonl...");
@@ -471,6 +472,9 @@ int main(int argument_count, char** arguments) {
     if (lines && options.markdown)
       raise(ErrorKind::value, "--markdown: there is no table of single texts; --join makes one of the files of all shares");
     Ranks ranks;
+    ranks.run([&] {
+      if (!options.out.empty() && ranks.first()) try_output("--out", options.out);
+    });
     Terminal terminal = terminal_of(stdout);
     if (ranks.count() > 1) terminal.interactive = false;  // mpirun reads what is printed, and may do so through a terminal of its own
     const auto answer = [&](const std::string& json, const std::string& markdown, const std::string& text) {

@@ -51,6 +51,7 @@ void explain_one(Options options) {
   inputs.insert(inputs.end(), {options.question.sequence.text.value_or(""), options.question.sequence.tokens.value_or(""),
                                options.question.sequence.tokenizer});
   const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"}, inputs);
+  if (!options.out.empty()) try_output("--out", options.out);
   const bool numbers = ending == ".json" || ending == ".safetensors";
   if (options.models.size() > 1 && numbers)
     raise(ErrorKind::value, message("--out: ", ending, " holds one model's numbers, and --model names ", options.models.size()));
@@ -81,6 +82,7 @@ Index explain_texts(const Options& options, Ranks& ranks) {
   if (options.out.empty()) raise(ErrorKind::value, "--data: scores go to a file, expected --out FILE.jsonl");
   ManyTexts many{options.models.front(), options.data, options.out, {}, {}};
   (void)checked_output("--out", many.out, {".jsonl"}, {many.model, many.data, options.question.sequence.tokenizer});
+  if (ranks.first()) try_output("--out", many.out);
   if (!options.shard.empty()) many.shard = Shard::parse(options.shard);
   if (options.longest > 0) many.longest = options.longest;
   const ManyTextsResult result = explain_many(options.question, many, ranks);
@@ -147,6 +149,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("FILE");
   app.add_option("--shard", options.shard,
                  "--data: the I-th of N shares of the texts; the shares' files, one after the other, are the whole")
+      ->check(not_empty())
       ->option_text("I/N");
   app.add_option("--longest", options.longest, "--data: a text of more tokens is not explained, and its line says so")
       ->check(at_least(1))

@@ -630,7 +630,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("FILE");
   app.add_option("--input", options.input,
                  "the layer's input, (tokens, width) or (batch, tokens, width); without a name: input.hidden_states, hidden_states, or the "
-                 "only tensor")
+                 "only tensor. An attention_mask (tokens) or (batch, tokens) beside it, zeros at either end, leaves out padding")
       ->option_text("FILE[:TENSOR]");
   app.add_option("--positions", options.positions, "Griffin: positions, (tokens) or (batch, tokens); a document begins where they are 0")
       ->check(not_empty())
@@ -683,6 +683,7 @@ int main(int argument_count, char** arguments) {
         checked_output("--out", options.out, {".safetensors", ".npy", ".png"},
                        {options.weights, options.config, options.input, options.positions, options.model,
                         options.sequence.text.value_or(""), options.sequence.tokens.value_or(""), options.sequence.tokenizer});
+    try_output("--out", options.out);
     options.precision == "float64" ? materialize<double>(options, ending) : materialize<float>(options, ending);
   });
 }

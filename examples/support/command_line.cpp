@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <cstdint>
@@ -84,8 +85,7 @@ void wrap_help(CLI::App& app, int columns) {
   }
 }
 
-/// The signals that end a program unless it says otherwise: from a terminal, from a shell whose pipe ends, and what batch systems send
-/// before a job's time is over.
+/// The signals by which people, shells and batch systems end a program that has not asked for them.
 constexpr int ending_signals[] = {
     SIGINT,  SIGTERM,
 #if defined(__unix__) || defined(__APPLE__)
@@ -158,8 +158,14 @@ void cut_short(int, siginfo_t* what, void*) {
 }
 #endif
 void handle_signals() {
-  for (const int signal : ending_signals)
-    if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup wants it
+  for (const int signal : ending_signals) {
+#if defined(__unix__) || defined(__APPLE__)
+    // What is ignored stays so, as nohup wants it, and so does a handler of others: a profiler's, MPI's, a fuzzer's.
+    struct sigaction before {};
+    if (::sigaction(signal, nullptr, &before) != 0 || (before.sa_flags & SA_SIGINFO) != 0 || before.sa_handler != SIG_DFL) continue;
+#endif
+    std::signal(signal, stop);
+  }
 #ifdef SIGXFSZ
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is then an error of the write, which names it
 #endif
@@ -175,8 +181,13 @@ void handle_signals() {
 /// A program that was started with a standard stream closed would be given its number for a file of ours, and progress would go into the
 /// results. /dev/null takes the place, opened the other way round, so that using the stream still fails.
 void hold_standard_streams() {
-  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-    if (::fcntl(stream, F_GETFD) < 0) static_cast<void>(::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) >= 0) continue;
+    const int got = ::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    if (got < 0 || got == stream) continue;
+    static_cast<void>(::dup2(got, stream));
+    ::close(got);
+  }
 }
 #endif
 
@@ -217,6 +228,8 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
     const CLI::Option* const known = option_of(name, is_long);
     if (known == nullptr)
       raise(ErrorKind::value, message("there is no option ", is_long ? "--" : "-", name, perhaps(name, long_names(app), "--"), see));
+    if (equals + 1 == argument.size())
+      raise(ErrorKind::value, message(argument, " is without a value", see));  // the parser takes the next word
     // As the parser takes values: the least number whatever they look like, more while they are not written as options.
     const int least = known->get_items_expected_min(), most = known->get_items_expected_max();
     const auto is_option = [](std::string_view word) { return word.size() > 1 && word[0] == '-'; };
@@ -453,8 +466,23 @@ std::string checked_output(std::string_view option, const std::string& path, std
   for (const std::string& input : inputs)
     if (!input.empty() && overwrites(file, parse_file_and_tensor(input.starts_with('@') ? input.substr(1) : input).file))
       raise(ErrorKind::value, message(option, ": ", path, " is read in this run (", input, "), expected another file"));
-  const ReplacedFile tried(file);  // whether a file can be made there; it goes away again
   return ending;
+}
+
+void try_output(std::string_view option, const std::string& path) {
+  try {
+    std::error_code ignored;
+    // Lines are added to what is there; everything else is written beside it and takes its place.
+    if (path.ends_with(".jsonl") && std::filesystem::is_regular_file(path, ignored)) {
+      std::FILE* const file = std::fopen(path.c_str(), "ab");
+      if (file == nullptr) raise(ErrorKind::file, message(path, ": cannot be written: ", std::generic_category().message(errno)));
+      std::fclose(file);
+    } else {
+      const ReplacedFile tried(path);
+    }
+  } catch (const Error& error) {
+    raise(error.kind(), message(option, ": ", error.what()));
+  }
 }
 
 FileAndTensor parse_file_and_tensor(const std::string& text) {

@@ -31,7 +31,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 [[nodiscard]] CLI::Validator between(Index least, Index most);
 /// For an option that takes one of a few words.
 [[nodiscard]] CLI::Validator one_of(std::vector<std::string> words);
-/// For an option whose value must not be empty, as that of a shell's variable without one is, where it would count as not given.
+/// For an option whose empty value, for example of a shell variable that is not set, would count as not given.
 [[nodiscard]] CLI::Validator not_empty();
 /// Before CLI::AsSizeValue, which takes a negative number for a very large one.
 [[nodiscard]] CLI::Validator size_in_bytes();
@@ -56,10 +56,13 @@ void add_terms_option(CLI::App& app, std::string& terms, bool several);
 /// The name of a reduced map in pictures and tables: `mean of |attention| over channels`.
 [[nodiscard]] std::string reduction_text(ReductionKind kind);
 
-/// The ending of an output file. Checks before any work whether the file can be written. Fails (value) unless it is
-/// one of `endings`, (value) where it is one of `inputs` (files, FILE:TENSOR, @FILE, models' folders), (file) where its folder is missing.
+/// The ending of an output file, checked before any work. Fails (value) unless it is one of `endings`, (value) where it is one of `inputs`
+/// (files, FILE:TENSOR, @FILE, models' folders), (file) where its folder is missing.
 [[nodiscard]] std::string checked_output(std::string_view option, const std::string& path, std::initializer_list<std::string_view> endings,
                                          const std::vector<std::string>& inputs);
+/// Whether the file can be written there: makes one beside it and removes it again, or opens the lines that are there. For the process that
+/// will write it, before any work. Fails (file), naming `option`.
+void try_output(std::string_view option, const std::string& path);
 
 /// `FILE` or `FILE:TENSOR`.
 struct FileAndTensor {

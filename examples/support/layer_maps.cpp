@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <random>
 #include <utility>
 
 #include <implicit_attention/attribution/contributions.hpp>
@@ -41,7 +40,7 @@ struct TextMaps {
   const ForwardPass<float>& pass;
   const BackwardPass<float>& exact;
   ReductionKind reduction;
-  std::mt19937_64 draws;
+  detail::RandomEngine draws;
 
   /// (tokens, tokens): entry (i, j) is what the map says of the edge from j to i.
   Matrix<float> of_layer(const EvaluatedMap& row, Index layer, const BackwardPass<float>* held) {
@@ -148,7 +147,7 @@ void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids,
   for (std::size_t row = 0; row < rows.size(); ++row)
     if (rows[row].method == method_info(Method::relevance_attention).name)
       held[row] = backward(model, pass, gradient, held_attention_walk<float>(rows[row].terms, executor));
-  TextMaps maps{model, pass, exact, reduction, std::mt19937_64(seed)};
+  TextMaps maps{model, pass, exact, reduction, detail::RandomEngine(seed)};
   const KnockOut<float> knock(model, pass, executor);
   std::vector<Index> tokens;
   for (Index token = 0; token <= target.position; ++token) tokens.push_back(token);

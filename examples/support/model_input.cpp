@@ -31,13 +31,13 @@ namespace implicit_attention::examples {
 
 namespace {
 
-/// All of a stream. A pipe has no size to be asked for; a device may never end, and no model reads a text that long.
+/// All of a stream, for a message `name`. A pipe has no size to be asked for; a device may never end, and no model reads a text that long.
 std::string read_all(std::FILE* stream, const std::string& name) {
   constexpr std::size_t most = std::size_t{1} << 28U;
   std::string bytes;
   std::array<char, 65536> block{};
   for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) {
-    if (bytes.size() + count > most) raise(ErrorKind::value, message(name, " is longer than the ", most, " bytes that a text may have"));
+    if (bytes.size() + count > most) raise(ErrorKind::value, message(name, " is longer than the ", most, " bytes that are read"));
     bytes.append(block.data(), count);
   }
   if (std::ferror(stream) != 0) raise(ErrorKind::file, message(name, " cannot be read"));
@@ -47,7 +47,7 @@ std::string read_all(std::FILE* stream, const std::string& name) {
 /// What an option's value stands for: itself, `@FILE`, or `-`. `@@` is one @ and no file.
 std::string option_value(const std::string& option, const std::string& given) {
   if (given == "-") {
-    static const std::string all = read_all(stdin, "standard input");  // several models are asked about one text
+    static const std::string all = read_all(stdin, option + ": standard input");  // several models are asked about one text
     return all;
   }
   if (!given.starts_with('@')) return given;
@@ -59,7 +59,7 @@ std::string option_value(const std::string& option, const std::string& given) {
   if (!file)
     raise(ErrorKind::file, message(option, ": ", path, " cannot be opened: ", std::generic_category().message(errno),
                                    " (text that begins with @ is written with two)"));
-  return read_all(file.get(), path);
+  return read_all(file.get(), message(option, ": ", path));
 }
 
 /// Text from elsewhere: without a byte order mark, and without the line end that editors put behind the last line.
@@ -196,9 +196,9 @@ void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
 void add_surrounding_options(CLI::App& app, std::vector<std::string>& prepend, std::vector<std::string>& append,
                              const std::string& prepend_help, const std::string& append_help) {
   const auto add = [&](const char* option, std::vector<std::string>& tokens, const std::string& help) {
-    return app.add_option(option, tokens, help)->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->option_text("TOKEN");
+    app.add_option(option, tokens, help)->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->option_text("TOKEN");
   };
-  add("--prepend", prepend, prepend_help)->check(not_empty());
+  add("--prepend", prepend, prepend_help);
   add("--append", append, append_help);
 }
 

@@ -210,7 +210,7 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", good, "--methods", "guess"}, "unknown method \"guess\", expected one of raw");
   mistake({"--model", mamba, "--data", good, "--methods", "raw,raw"}, "raw is asked for twice");
   mistake({"--model", mamba, "--data", good, "--methods", ""}, "--methods: the value is empty");
-  mistake({"--model", mamba, "--data", good, "--prepend", ""}, "--prepend: the value is empty");
+  mistake({"--model", mamba, "--data", good, "--join", ""}, "--join: the value is empty");
   mistake({"--model", mamba, "--data", good, "--terms", "recurrence,everything"}, "unknown term \"everything\"");
   mistake({"--model", mamba, "--data", good, "--remove", "mask"}, "mask");
   mistake({"--model", mamba, "--data", good, "--limit", "0"}, "limit");

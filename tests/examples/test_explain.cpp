@@ -328,6 +328,8 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--target", "splendidly unknown"}), "token \"splendidly unknown\" is not in vocab.json"},
       {with(start, {"--target", ""}), "--target"},
       {with(start, {"--contrast", ""}), "--contrast: the value is empty"},
+      {with(start, {"--shard", ""}), "--shard: the value is empty"},
+      {with(start, {"--title=", "--all-logits"}), "--title= is without a value"},
       {with(start, {"--layer", ""}), "--layer: the value is empty"},
       {with(start, {"--tokenizer", ""}), "--tokenizer: the value is empty"},
       {with(start, {"--contrast", "-3"}), "token \"-3\" is not in vocab.json"},

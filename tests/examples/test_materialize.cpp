@@ -251,7 +251,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {{}, "expected --arch, --weights and --input, or --model"},
       {layer, "--out is required", ""},
       {with(layer, {"--terms", "gates"}), "unknown term \"gates\", expected all, published"},
-      {with(layer, {"--terms", ""}), "unknown term"},
+      {with(layer, {"--terms", ""}), "--terms: the value is empty"},
       {with(layer, {"--rows", "2"}), "row 2 is out of range, expected 0 to 1"},
       {with(layer, {"--channels", "16"}), "channel 16 is out of range, expected 0 to 15"},
       {with(layer, {"--channels", "5-3"}), "5-3 is no range"},
@@ -322,17 +322,22 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
       values, {{"input.q", {numbers.data(), {2, 1, 2}}}, {"input.k", {numbers.data(), {2, 1, 2}}}, {"input.v", {bad.data(), {2, 1, 1}}}});
   check_mistake("materialize", {"--arch", "gru", "--weights", cell, "--input", cell},
                 "NaN in the input, row 0, feature 1 (tensor input.h0)", "out.safetensors");
-  check_mistake("materialize", {"--arch", "linear_attention", "--weights", heads, "--input", heads},
+  const auto heads_of = [&](const std::string& count) {
+    io_test::write_bytes(folder / ("heads" + count + ".json"), R"({"num_heads": )" + count + "}");
+    return (folder / ("heads" + count + ".json")).string();
+  };
+  const std::string one_head = heads_of("1"), two_heads = heads_of("2");
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", heads, "--input", heads, "--config", two_heads},
                 "tensor input.k is (2, 1, 4), expected (2, 2, 2)", "out.safetensors");
-  check_mistake("materialize", {"--arch", "linear_attention", "--weights", values, "--input", values}, "(tensor input.v)",
-                "out.safetensors");
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", values, "--input", values, "--config", one_head},
+                "(tensor input.v)", "out.safetensors");
   // Finite numbers whose products are not, in float32.
   const std::vector<double> large(16, 1e30);
   const std::string overflows = (folder / "large.safetensors").string();
   write_safetensors(
       overflows,
       {{"input.q", {large.data(), {2, 1, 2}}}, {"input.k", {large.data(), {2, 1, 2}}}, {"input.v", {numbers.data(), {2, 1, 1}}}});
-  check_mistake("materialize", {"--arch", "linear_attention", "--weights", overflows, "--input", overflows},
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", overflows, "--input", overflows, "--config", one_head},
                 "a number is too large for float32; --precision float64 may hold it", "out.safetensors");
   // Two sequences of three tokens with two heads: the last head of the second sequence's token 1.
   std::vector<double> keys(24, 0.25);
@@ -340,7 +345,7 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
   write_safetensors(two, {{"input.q", {std::vector<double>(24, 0.25).data(), {2, 3, 2, 2}}},
                           {"input.k", {keys.data(), {2, 3, 2, 2}}},
                           {"input.v", {std::vector<double>(12, 0.25).data(), {2, 3, 2, 1}}}});
-  check_mistake("materialize", {"--arch", "linear_attention", "--weights", two, "--input", two},
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", two, "--input", two, "--config", two_heads},
                 "NaN in the input, token 1, feature 1 (tensor input.k)", "out.safetensors");
 }
 

@@ -88,7 +88,9 @@ TEST_CASE("input: token ids in every form", "[input]") {
     CHECK(error->kind == ErrorKind::value);
     CHECK_THAT(error->message, contains_text("--tokens"));
   }
-  const auto bad_end = error_of([&] { (void)token_ids(std::string(100'000, '1') + "x"); });
+  std::string endless(100'000, '1');
+  endless += 'x';
+  const auto bad_end = error_of([&] { (void)token_ids(endless); });
   REQUIRE(bad_end);
   CHECK(bad_end->message.size() < 300);  // the list is not repeated
 

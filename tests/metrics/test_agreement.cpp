@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -276,7 +275,7 @@ TEST_CASE("bootstrap intervals") {
   // Its ends to the last digit, from the same draws: the quantile at share p of n sorted means lies at place p (n - 1), from 0.
   for (const Index resamples : {1, 2, 3, 7, 40}) {
     const std::vector<double> few{3, -1, 4, 1, 5};
-    std::mt19937_64 engine(21);
+    implicit_attention::detail::RandomEngine engine(21);
     std::vector<double> means;
     for (Index resample = 0; resample < resamples; ++resample) {
       double total = 0;

@@ -43,14 +43,12 @@ class RandomEngine {
   std::size_t next_ = size;
 };
 
-/// Uniform in [0, 1). The engine is one of 64 bits, RandomEngine or std::mt19937_64.
-template <class Engine>
-[[nodiscard]] double uniform(Engine& engine) {
+/// Uniform in [0, 1).
+[[nodiscard]] inline double uniform(RandomEngine& engine) {
   return static_cast<double>(engine() >> 11) * 0x1p-53;
 }
 /// Uniform among 0 ... count - 1.
-template <class Engine>
-[[nodiscard]] std::size_t uniform_index(Engine& engine, std::size_t count) {
+[[nodiscard]] inline std::size_t uniform_index(RandomEngine& engine, std::size_t count) {
   return static_cast<std::size_t>(uniform(engine) * static_cast<double>(count));
 }
 

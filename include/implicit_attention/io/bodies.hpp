@@ -10,12 +10,12 @@
 //     #endif
 #pragma once
 
-#if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_IO)
-#define IMPLICIT_ATTENTION_IO_BODIES 2
-#define IMPLICIT_ATTENTION_IO_BODY
-#elif defined(IMPLICIT_ATTENTION_IO_ELSEWHERE)  // io/instantiations.hpp came first
-#define IMPLICIT_ATTENTION_IO_BODIES 0
-#else
+#if !defined(IMPLICIT_ATTENTION_IO_ELSEWHERE)  // io/instantiations.hpp did not come first: headers are all there is
 #define IMPLICIT_ATTENTION_IO_BODIES 1
 #define IMPLICIT_ATTENTION_IO_BODY inline
+#elif defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_IO)
+#define IMPLICIT_ATTENTION_IO_BODIES 2
+#define IMPLICIT_ATTENTION_IO_BODY
+#else
+#define IMPLICIT_ATTENTION_IO_BODIES 0
 #endif

@@ -1,7 +1,7 @@
 // The readers and writers of io, and the tokenizer, compiled elsewhere, as instantiations.hpp has it for the rest: in one file define
-// IMPLICIT_ATTENTION_INSTANTIATE, or IMPLICIT_ATTENTION_INSTANTIATE_IO, before the first header of this library. In the others this header
-// comes before other headers of io, which then declare what they define at their end (bodies.hpp says how), and need none of the libraries
-// that they read files with. It includes the headers that have something compiled; JSON values, GGUF's metadata and what else io.hpp has
+// IMPLICIT_ATTENTION_INSTANTIATE, or IMPLICIT_ATTENTION_INSTANTIATE_IO, before the first header of this library. In every file this header
+// comes before other headers of io: in all but that one they then only declare what they define at their end (bodies.hpp says how), and need
+// none of the libraries that they read files with. It includes the headers that have something compiled; JSON values, GGUF's metadata and what else io.hpp has
 // are included where they are used.
 #pragma once
 
@@ -30,7 +30,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 IMPLICIT_ATTENTION_IO(extern template)
 #if defined(IMPLICIT_ATTENTION_INSTANTIATE) || defined(IMPLICIT_ATTENTION_INSTANTIATE_IO)
 #if IMPLICIT_ATTENTION_IO_BODIES != 2
-#error "implicit_attention: define IMPLICIT_ATTENTION_INSTANTIATE_IO before the first header of io is included"
+#error "implicit_attention: define IMPLICIT_ATTENTION_INSTANTIATE_IO, then include io/instantiations.hpp before any other header of io"
 #endif
 IMPLICIT_ATTENTION_IO(template)
 #endif

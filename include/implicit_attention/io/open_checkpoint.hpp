@@ -91,8 +91,8 @@ IMPLICIT_ATTENTION_IO_BODY CheckpointFormat checkpoint_format(std::string_view b
 }
 
 /// The tensors of PyTorch shards under an index (`pytorch_model.bin.index.json`): those that it lists, each from its file.
-IMPLICIT_ATTENTION_IO_BODY TensorTable read_pytorch_index(const std::filesystem::path& index,
-                                                          const std::map<std::string, std::string>& shard_of) {
+[[nodiscard]] inline TensorTable read_pytorch_index(const std::filesystem::path& index,
+                                                    const std::map<std::string, std::string>& shard_of) {
   TensorTable whole;
   whole.where = index.string();
   std::map<std::string, TensorTable> opened;

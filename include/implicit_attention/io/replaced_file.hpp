@@ -20,8 +20,8 @@ namespace detail {
 inline std::array<std::atomic<const char*>, 16> partial_files{};
 }  // namespace detail
 
-/// Removes what every ReplacedFile of this program has written so far and not put in its place: for a program's own handler of SIGINT and
-/// SIGTERM, which may call it (it only reads names and removes files). The program must end after it.
+/// Removes what every ReplacedFile of this program has written so far and not put in its place: for a program's own handler of SIGINT,
+/// SIGTERM and the like, which may call it (it only reads names and removes files). The program must end after it.
 inline void remove_partial_files() noexcept {
   for (const std::atomic<const char*>& name : detail::partial_files)
     if (const char* const path = name.load()) std::remove(path);

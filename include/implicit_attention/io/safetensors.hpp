@@ -199,9 +199,9 @@ IMPLICIT_ATTENTION_IO_BODY SafetensorsCheckpoint::SafetensorsCheckpoint(const st
   detail::check_reachable(single);
   if (!std::filesystem::is_directory(path, ignored)) {
     path.extension() == ".json" ? open_shards(path) : open_file(path);
-  } else if (std::filesystem::exists(single, ignored)) {
+  } else if (detail::is_file(single)) {
     open_file(single);
-  } else if (std::filesystem::exists(index, ignored)) {
+  } else if (detail::is_file(index)) {
     open_shards(index);
   } else {
     const bool pickled = std::filesystem::exists(path / "pytorch_model.bin", ignored);
