@@ -221,7 +221,7 @@ TEST_CASE("programs: a standard stream that is closed gives its number to no fil
 #endif
   // A standard input that is closed is no empty text.
   CHECK(status_of(explain + " --text - >/dev/null 2>" + quoted(said) + " <&-") == 2);
-  CHECK(io_test::read_bytes(said) == "explain: standard input cannot be read\n");
+  CHECK(io_test::read_bytes(said) == "explain: --text: standard input cannot be read\n");
 }
 
 TEST_CASE("programs: an output that cannot be is refused before the work", "[faults]") {

@@ -65,7 +65,7 @@ TEST_CASE("input: a file without end is refused where a text would be too long",
   // 256 MiB are read before it is: with as much again where a string grows, the largest piece of memory of these tests.
   const auto error = error_of([] { (void)text_ids("@/dev/zero"); });
   REQUIRE(error);
-  CHECK_THAT(error->message, contains_text("/dev/zero is longer than the 268435456 bytes that a text may have"));
+  CHECK_THAT(error->message, contains_text("--text: /dev/zero is longer than the 268435456 bytes that are read"));
 }
 
 TEST_CASE("input: token ids in every form", "[input]") {
