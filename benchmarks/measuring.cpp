@@ -13,6 +13,7 @@
 #include <cblas.h>
 #endif
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
 
 namespace benchmarks {
@@ -200,7 +201,14 @@ std::vector<std::string>& notes() {
 }
 }  // namespace
 
-void report(int place, Line line) { lines()[place] = std::move(line); }
+void report(int place, Line line) {
+  using implicit_attention::ErrorKind, implicit_attention::message, implicit_attention::raise;
+  Line& own = lines()[place];
+  // The same work may be measured again, with --benchmark_repetitions.
+  if (!own.work.empty() && own.work != line.work)
+    raise(ErrorKind::value, message("place ", place, " of the table is taken by \"", own.work, "\", and \"", line.work, "\" wants it"));
+  own = std::move(line);
+}
 
 void report_at_most(int place, const std::string& work, double value, double bar, double aim, const std::string& unit,
                     const std::string& seconds) {

@@ -1,6 +1,9 @@
 // Text into tokens: each kind of tokenizer over a text made here, against one look at each byte.
 #include <array>
+#include <cerrno>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -9,10 +12,13 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <unistd.h>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
 
 #include "measuring.hpp"
@@ -21,6 +27,9 @@ namespace benchmarks {
 
 namespace {
 
+using implicit_attention::ErrorKind;
+using implicit_attention::message;
+using implicit_attention::raise;
 using implicit_attention::Tokenizer;
 namespace fs = std::filesystem;
 
@@ -72,9 +81,7 @@ std::vector<std::string> characters(std::string_view text) {
 /// Files of vocabularies that know every word but each fifth, which comes to pieces.
 class Vocabularies {
  public:
-  explicit Vocabularies(const std::vector<std::string>& words)
-      : folder_(fs::temp_directory_path() / ("implicit_attention_benchmarks_" + std::to_string(::getpid()))) {
-    fs::create_directories(folder_);
+  explicit Vocabularies(const std::vector<std::string>& words) : folder_(new_folder()) {
     std::vector<std::string> known;
     for (std::size_t k = 0; k < words.size(); ++k)
       if (k % 5 != 4) known.push_back(words[k]);
@@ -93,6 +100,13 @@ class Vocabularies {
   [[nodiscard]] fs::path file(const std::string& name) const { return folder_ / name; }
 
  private:
+  /// Of this run alone: what another user put into a folder that all may write to is not written over.
+  static fs::path new_folder() {
+    std::string name = (fs::temp_directory_path() / "implicit_attention_benchmarks_XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr)
+      raise(ErrorKind::file, message(name, " cannot be made: ", std::error_code(errno, std::generic_category()).message()));
+    return name;
+  }
   /// `"token":id,...` in the order given.
   static std::string numbered(const std::vector<std::string>& tokens) {
     std::string text;
@@ -214,7 +228,7 @@ void table_lines(benchmark::State& state) {
   benchmark::DoNotOptimize(sum);
 
   const auto bytes = static_cast<double>(text.size());
-  int place = 200;
+  int place = 300;
   for (std::size_t k = 0; k < kinds.size(); ++k) {
     const double seconds = rounds.seconds(kinds[k].name);
     report_at_most(place++,

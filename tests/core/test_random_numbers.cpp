@@ -18,10 +18,16 @@ TEST_CASE("the engine is std::mt19937_64, number for number", "[core]") {
     for (int i = 0; i < 2000; ++i) different += static_cast<std::size_t>(ours() != standard());  // 312 numbers are made at a time
     CHECK(different == 0);
   }
-  std::mt19937_64 standard;  // [rand.predef]: the 10,000th number of one with the default seed
   detail::RandomEngine ours(std::mt19937_64::default_seed);
   for (int i = 1; i < 10000; ++i) (void)ours();
-  CHECK(ours() == 9981545732273789042U);
-  CHECK(detail::uniform(ours) < 1);
-  CHECK(detail::uniform_index(standard, 1) == 0);
+  CHECK(ours() == 9981545732273789042U);  // [rand.predef]: the 10,000th number of one with the default seed
+}
+
+TEST_CASE("uniform numbers are the upper 53 bits of the engine's", "[core]") {
+  detail::RandomEngine of_number(std::mt19937_64::default_seed);
+  for (int i = 1; i < 10000; ++i) (void)of_number();
+  detail::RandomEngine of_index = of_number;
+  // 9981545732273789042 as a fraction of 2^64.
+  CHECK(detail::uniform(of_number) == 4873801627086811 * 0x1p-53);
+  CHECK(detail::uniform_index(of_index, 1000) == 541);
 }

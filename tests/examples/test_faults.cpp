@@ -8,6 +8,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -38,6 +39,12 @@ const std::vector<Program>& programs() {
   return all;
 }
 
+/// All signals that end a program unless it says otherwise, and that may come from outside.
+const std::vector<int>& ending_signals() {
+  static const std::vector<int> all{SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF};
+  return all;
+}
+
 /// Starts a program in the source folder. What it says on stderr goes to `said`; -1: nowhere. `file_bytes`: no file may grow beyond.
 pid_t start(const Program& program, const fs::path& out, const std::vector<std::string>& environment, int said,
             std::optional<std::size_t> file_bytes = std::nullopt) {
@@ -50,6 +57,7 @@ pid_t start(const Program& program, const fs::path& out, const std::vector<std::
   arguments.push_back(nullptr);
   const pid_t child = ::fork();
   if (child != 0) return child;
+  for (const int signal : ending_signals()) std::signal(signal, SIG_DFL);  // also where these tests run under nohup
   const int nothing = ::open("/dev/null", O_RDWR);
   ::dup2(nothing, STDIN_FILENO);
   ::dup2(nothing, STDOUT_FILENO);
@@ -135,6 +143,24 @@ TEST_CASE("programs: every call that may fail, failing once", "[faults]") {
     }
   }
 }
+
+TEST_CASE("programs: each signal while a file is half written", "[faults]") {
+  const Program& program = programs()[3];
+  for (const int signal : ending_signals()) {
+    const TemporaryFolder folder;
+    const fs::path out = folder / program.out;
+    io_test::write_bytes(out, "before");
+    const std::vector<std::string> environment{std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY, "FAULT_CALL=fwrite",
+                                               "FAULT_NUMBER=2", "FAULT_SIGNAL=" + std::to_string(signal)};
+    int status = 0;
+    REQUIRE(::waitpid(start(program, out, environment, -1), &status, 0) > 0);
+    INFO("signal " << signal << ", status " << status);
+    CHECK(WIFSIGNALED(status));
+    CHECK(WTERMSIG(status) == signal);
+    CHECK(io_test::read_bytes(out) == "before");
+    CHECK(folder.entries() == 1);
+  }
+}
 #endif
 
 TEST_CASE("programs: files that may not grow", "[faults]") {
@@ -168,26 +194,34 @@ TEST_CASE("programs: standard output that is full", "[faults]") {
 
 TEST_CASE("programs: a standard stream that is closed gives its number to no file of ours", "[faults]") {
   const TemporaryFolder folder;
-  std::string texts;
-  for (int k = 0; k < 60; ++k) texts += "film number " + std::to_string(k) + " is never dull <cls>\n";
-  io_test::write_bytes(folder / "texts.txt", texts);
-  const auto lines = [&](const std::string& name, const std::string& streams) {
-    const fs::path out = folder / name;
-    const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
-                                    quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + " --model " + mamba +
-                                    " --method " + "integrated-gradients,leave-one-out --threads 1 --data " +
-                                    quoted((folder / "texts.txt").string()) + " --out " + quoted(out.string()) + streams)
-                                       .c_str());
+  io_test::write_bytes(folder / "texts.txt", "a film <cls>\na dull film <cls>\n");
+  const std::string explain = quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + " --model " + mamba,
+                    said = (folder / ".stderr").string();
+  const auto status_of = [](const std::string& command) {
+    const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && env " + command).c_str());
     REQUIRE(WIFEXITED(status));
-    return std::pair(WEXITSTATUS(status), io_test::read_bytes(out));
+    return WEXITSTATUS(status);
+  };
+  const auto lines = [&](const std::string& name, const std::string& streams, const std::string& environment = "") {
+    const fs::path out = folder / name;
+    const int status = status_of(environment + " " + explain + " --data " + quoted((folder / "texts.txt").string()) + " --out " +
+                                 quoted(out.string()) + streams);
+    return std::pair(status, io_test::read_bytes(out));
   };
   const auto [status, expected] = lines("open.jsonl", " >/dev/null 2>/dev/null </dev/null");
   REQUIRE(status == 0);
-  // The progress of a run that takes long goes to stderr, which would be the first number that is free.
-  CHECK(lines("no_stderr.jsonl", " >/dev/null 2>&- </dev/null") == std::pair(0, expected));
-  CHECK(lines("no_stdin.jsonl", " >/dev/null 2>/dev/null <&-") == std::pair(0, expected));
   CHECK(lines("no_stdout.jsonl", " >&- 2>/dev/null </dev/null") == std::pair(2, expected));  // which has something to say
   CHECK(lines("none.jsonl", " >&- 2>&- <&-") == std::pair(2, expected));
+#ifdef IMPLICIT_ATTENTION_FAULT_LIBRARY
+  // A disk so slow that progress is shown between two halves of a result: it would go to the first number that is free.
+  const std::string slow = "LD_PRELOAD=" + quoted(IMPLICIT_ATTENTION_FAULT_LIBRARY) + " FAULT_CALL=fwrite FAULT_NUMBER=2 FAULT_PAUSE=1000";
+  CHECK(lines("slow.jsonl", " >/dev/null 2>" + quoted(said) + " </dev/null", slow) == std::pair(0, expected));
+  CHECK_THAT(io_test::read_bytes(said), contains_text(" %"));
+  CHECK(lines("no_stderr.jsonl", " >/dev/null 2>&- </dev/null", slow) == std::pair(0, expected));
+#endif
+  // A standard input that is closed is no empty text.
+  CHECK(status_of(explain + " --text - >/dev/null 2>" + quoted(said) + " <&-") == 2);
+  CHECK(io_test::read_bytes(said) == "explain: --text: standard input cannot be read\n");
 }
 
 TEST_CASE("programs: an output that cannot be is refused before the work", "[faults]") {
@@ -218,8 +252,8 @@ TEST_CASE("programs: signals at any moment", "[faults]") {
     longest = std::max(longest, std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin));
   }
   int stopped = 0;
-  for (int round = 0; round < 240; ++round) {
-    const int signal = std::vector<int>{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1}[random() % 6];
+  for (int round = 0; round < 132; ++round) {
+    const int signal = ending_signals()[static_cast<std::size_t>(round) % ending_signals().size()];
     const TemporaryFolder folder;
     const fs::path out = folder / program.out;
     io_test::write_bytes(out, "before");

@@ -1,6 +1,7 @@
 // `materialize` as people run it: its numbers against the golden cases and against each other, its pictures, its complaints.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -204,6 +205,38 @@ TEST_CASE("materialize: input without a batch, tensors by name, weights found wi
   REQUIRE(batch.info("attention").shape.size() == 4);
   const Array<double> a = one.read<double>("attention"), b = batch.read<double>("attention");
   CHECK(a.matrix() == b.matrix().topRows(a.rows()));
+}
+
+TEST_CASE("materialize: a mask beside the input says which tokens are text", "[materialize]") {
+  const TemporaryFolder folder;
+  const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";
+  const Matrix<double> input = SafetensorsFile(golden).read<double>("input.hidden_states").matrix().topRows(2);
+  // Five tokens, of which the golden two are 1 and 2.
+  Matrix<double> padded = Matrix<double>::Constant(5, input.cols(), 0.5);
+  padded.middleRows(1, 2) = input;
+  using Mask = std::vector<std::int64_t>;
+  const auto attention = [&](const std::string& name, const Matrix<double>& states, std::vector<TensorToWrite> tensors) {
+    const fs::path file = folder / (name + ".safetensors"), out = folder / (name + "_out.safetensors");
+    tensors.push_back({"input.hidden_states", states});
+    write_safetensors(file, tensors);
+    run_well(folder, "materialize",
+             {"--arch", "mamba", "--weights", golden.string(), "--prefix", "weight", "--input", file.string(), "--precision", "float64",
+              "--out", out.string()});
+    return SafetensorsFile(out).read<double>("attention");
+  };
+  const Array<double> two = attention("two", input, {}), all = attention("all", padded, {});
+  REQUIRE(all.cols() == 5);
+  // The matrices of the text by itself, and zeros where a row or a column is padding.
+  Matrix<double> expected = Matrix<double>::Zero(all.rows(), 5);
+  for (Index channel = 0; channel < all.rows() / 5; ++channel)
+    expected.block(5 * channel + 1, 1, 2, 2) = two.middle_rows(2 * channel, 2).matrix();
+  REQUIRE((all.matrix() - expected).norm() > 1e-3 * expected.norm());  // without a mask the numbers are others
+  const Mask middle{0, 1, 1, 0, 0}, other{1, 1, 1, 1, 1};
+  CHECK(attention("alone", padded, {{"attention_mask", middle}}).matrix() == expected);
+  CHECK(attention("input", padded, {{"input.attention_mask", middle}}).matrix() == expected);
+  // Where both are there, the one of the input counts.
+  CHECK(attention("both", padded, {{"attention_mask", other}, {"input.attention_mask", middle}}).matrix() == expected);
+  CHECK(attention("both_others", padded, {{"attention_mask", middle}, {"input.attention_mask", other}}).matrix() == all.matrix());
 }
 
 TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materialize]") {

@@ -55,9 +55,17 @@ TEST_CASE("input: text from a file", "[input]") {
   CHECK_THAT(error_of([&] { (void)text_ids("@" + folder.path().string()); })->message, contains_text("is a folder, expected a file"));
   write_bytes(file, "");
   CHECK_THAT(error_of([&] { (void)text_ids("@" + file); })->message, contains_text("the text is empty"));
-  if (!fs::exists("/dev/zero")) return;
-  const std::string endless = "/dev/zero is longer than the 268435456 bytes that a text may have";
-  CHECK_THAT(error_of([&] { (void)text_ids("@/dev/zero"); })->message, contains_text(endless));
+}
+
+TEST_CASE("input: a file without end is refused where a text would be too long", "[input]") {
+  if (!fs::exists("/dev/zero")) {
+    WARN("skipped: this system has no /dev/zero");
+    return;
+  }
+  // 256 MiB are read before it is: with as much again where a string grows, the largest piece of memory of these tests.
+  const auto error = error_of([] { (void)text_ids("@/dev/zero"); });
+  REQUIRE(error);
+  CHECK_THAT(error->message, contains_text("--text: /dev/zero is longer than the 268435456 bytes that are read"));
 }
 
 TEST_CASE("input: token ids in every form", "[input]") {

@@ -1,14 +1,18 @@
 // Loaded before the C library: the call of a kind that FAULT_CALL names and FAULT_NUMBER counts, from 1, fails, as it does on a full or
 // broken disk or without memory. Counting begins where a program installs its signal handlers, at the start of its work.
-// FAULT_COUNT names a file for the number of calls that there were. Of the kinds malloc and new, those of FAULT_BYTES or more count.
+// With FAULT_SIGNAL or FAULT_PAUSE an fwrite does not fail then: when half of it is in the file that signal comes, or that many
+// milliseconds pass. FAULT_COUNT names a file for the number of calls that there were. Of the kinds malloc and new, those of FAULT_BYTES
+// or more count.
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <thread>
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -31,6 +35,14 @@ const char* kind() {
 }
 long number() {
   static const char* const given = std::getenv("FAULT_NUMBER");
+  return given == nullptr ? 0 : std::atol(given);
+}
+int signal_number() {
+  static const char* const given = std::getenv("FAULT_SIGNAL");
+  return given == nullptr ? 0 : std::atoi(given);
+}
+long pause_milliseconds() {
+  static const char* const given = std::getenv("FAULT_PAUSE");
   return given == nullptr ? 0 : std::atol(given);
 }
 std::size_t least_bytes() {
@@ -68,6 +80,8 @@ Handler signal(int which, Handler handler) noexcept {
   static const auto real = next<Handler (*)(int, Handler)>("signal");
   (void)kind();  // the environment is read before anything counts
   (void)number();
+  (void)signal_number();
+  (void)pause_milliseconds();
   (void)least_bytes();
   begun = true;
   return real(which, handler);
@@ -75,6 +89,13 @@ Handler signal(int which, Handler handler) noexcept {
 std::size_t fwrite(const void* bytes, std::size_t size, std::size_t count, std::FILE* file) {
   static const auto real = next<std::size_t (*)(const void*, std::size_t, std::size_t, std::FILE*)>("fwrite");
   if (file == stdout || file == stderr || !fails("fwrite")) return real(bytes, size, count, file);
+  if (signal_number() != 0 || pause_milliseconds() != 0) {
+    const std::size_t half = real(bytes, size, count / 2, file);
+    std::fflush(file);
+    if (signal_number() != 0) std::raise(signal_number());
+    std::this_thread::sleep_for(std::chrono::milliseconds(pause_milliseconds()));
+    return half + real(static_cast<const char*>(bytes) + half * size, size, count - half, file);
+  }
   errno = ENOSPC;
   return count == 0 ? 0 : real(bytes, size, count / 2, file);  // half of it is there
 }

@@ -662,8 +662,9 @@ TEST_CASE("tokenizer.json: rarer normalizers and pre-tokenizers", "[io]") {
 }
 
 TEST_CASE("tokenizer.json: every piece that begins at the text's first character is a first one", "[io]") {
-  // In Hugging Face's library, 0.22.2, a piece is first where its place in the given text is 0. A prefix has the place of what it was put before, the
-  // parts of a character that of the character, and what replaces a match that of the match's last byte (tokenizers/src/tokenizer/normalizer.rs).
+  // In Hugging Face's library, 0.22.2, a piece is first where its place in the given text is 0. A prefix has the place of what it was put
+  // before, the parts of a character that of the character, and what replaces a match that of the match's last byte
+  // (tokenizers/src/tokenizer/normalizer.rs).
   const std::string first = R"({"type":"Metaspace","replacement":"_","prepend_scheme":"first","split":false})";
   const auto after = [&](const std::string& step) { return R"({"type":"Sequence","pretokenizers":[)" + step + "," + first + "]}"; };
   CHECK(pieces(after(R"({"type":"ByteLevel","add_prefix_space":true,"use_regex":true})"), "!a b") == Texts{"_Ġ!", "a", "Ġb"});
@@ -709,6 +710,14 @@ TEST_CASE("tokenizer.json: a very long word leaves no memory behind", "[io]") {
     const struct mallinfo2 now = mallinfo2();
     return now.uordblks + now.hblkhd;
   };
+  {  // Where malloc is another's, as a sanitizer's, it counts nothing.
+    const std::size_t none = in_use();
+    const std::vector<char> known(std::size_t{1} << 20U, 'a');
+    if (in_use() < none + known.size()) {
+      WARN("skipped: the C library does not count this program's memory");
+      return;
+    }
+  }
   (void)ids(*tokenizer, "aaa");
   const std::size_t before = in_use();
   {

@@ -10,6 +10,7 @@
 #include <support/catch.hpp>
 #include <support/errors.hpp>
 #include <support/random.hpp>
+#include <support/reductions.hpp>
 
 #include <implicit_attention/operator/implicit_attention.hpp>
 
@@ -283,19 +284,14 @@ constexpr ReductionKind reduction_kinds[] = {ReductionKind::mean, ReductionKind:
 /// The definition, entry by entry.
 double reduced_entry(const Reduction<double>& reduction, const AttentionMatrix<double>& all, const std::vector<Index>& channels, Index row,
                      Index column) {
-  double joined = 0;
-  for (std::size_t c = 0; c < channels.size(); ++c) {
-    double entry = all(channels[c], row, column);
-    if (!reduction.row_weights.empty()) entry *= reduction.row_weights(row, channels[c]);
-    if (!reduction.column_weights.empty()) entry *= reduction.column_weights(column, channels[c]);
-    if (reduction.kind == ReductionKind::mean_abs) entry = std::abs(entry);
-    if (reduction.kind == ReductionKind::mean_positive && entry < 0) entry = 0;
-    if (detail::is_mean(reduction.kind))
-      joined += entry / static_cast<double>(channels.size());
-    else if (c == 0 || std::isnan(entry) || (reduction.kind == ReductionKind::max ? entry > joined : entry < joined))
-      joined = std::isnan(joined) ? joined : entry;
+  std::vector<double> entries;
+  for (const Index channel : channels) {
+    double entry = all(channel, row, column);
+    if (!reduction.row_weights.empty()) entry *= reduction.row_weights(row, channel);
+    if (!reduction.column_weights.empty()) entry *= reduction.column_weights(column, channel);
+    entries.push_back(entry);
   }
-  return joined;
+  return test_support::reduced_by_definition(reduction.kind, entries);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Layers of every family with random weights: the sizes of their tensors, what a configuration must say of them, and what they are drawn from.
+// Layers of every family with random weights: the sizes of their tensors, what a configuration must say of them, and what they are drawn
+// from.
 #pragma once
 
 #include <cmath>

@@ -50,6 +50,7 @@ static std::vector<std::string> seeds_of_evaluated_lines() {
   const std::string error = "{\"line\":4,\"error\":\"it is too long\"}\n";
   return {four + seven,
           four + seven.substr(0, seven.size() / 2),
+          four.substr(0, four.size() / 2),  // a run that goes on has both texts before it
           ex::evaluated_line(4, packed(-1e-300)) + ex::evaluated_line(7, packed(std::numeric_limits<double>::quiet_NaN())),
           error + seven,
           four + "{\"line\":7,\"numbers\":[]}\n" + four,
@@ -95,6 +96,8 @@ FUZZ_TARGET(evaluated_lines) {
   if (goes_on && whole.empty()) {
     ex::Evaluation evaluation = empty();
     ex::join_shares(evaluation, ex::shares_of({path}), settings(), texts);
-    fuzz::require(ex::packed(evaluation).size() > 0 && evaluation.right == 2, "what a run wrote is joined");
+    ex::Evaluation direct = empty();
+    for (std::size_t k = 0; k < texts.size(); ++k) ex::join(direct, packed(0.25));
+    fuzz::require(evaluation.right == 2 && ex::packed(evaluation) == ex::packed(direct), "what a run wrote is joined number by number");
   }
 }
