@@ -178,20 +178,10 @@ inline void expect_vocabulary(const Configuration& configuration, Index rows) {
           message(configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows, ": the embedding has that many rows"));
 }
 
-/// A norm's eps, or another number that must be above zero.
+/// A norm's eps, or another number that must be above zero; of several spellings as Configuration::positive_number has them.
 [[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                                             double otherwise) {
   return configuration.positive_number(spellings).value_or(otherwise);
-}
-
-/// The same under spellings of which several may stand in a file: they must agree.
-[[nodiscard]] inline double agreeing_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
-                                            double otherwise) {
-  const double number = positive_number(configuration, spellings, otherwise);
-  for (const std::string_view key : spellings)
-    if (const double again = positive_number(configuration, {key}, number); again != number)
-      contradiction(configuration, key, again, number, "another key of the file says so, and both are about the same norm");
-  return number;
 }
 
 template <Real Scalar>
