@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -122,8 +123,9 @@ class Configuration {
  private:
   /// What `read` gives of each key that is there, which must be one value.
   template <class Read>
-  [[nodiscard]] auto agreed(std::initializer_list<std::string_view> keys, const Read& read) const {
-    decltype(read(std::string_view())) counts;
+  [[nodiscard]] std::invoke_result_t<const Read&, std::string_view> agreed(std::initializer_list<std::string_view> keys,
+                                                                           const Read& read) const {
+    std::invoke_result_t<const Read&, std::string_view> counts;
     std::string_view first;
     for (const std::string_view key : keys) {
       const auto value = read(key);
