@@ -222,6 +222,7 @@ TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and 
   Configuration lists;
   lists.set_mixed_list("window_pairs");
   CHECK_THAT(said(lists), Catch::Contains("key window_pairs is not understood by Mamba"));
+  CHECK(said(with({{"\x1B[31m", Index(1)}})).find("key \\x1B[31m is not understood by Mamba") != std::string::npos);
   Configuration of_text;
   for (const char* key : {"bad_words_ids", "begin_suppress_tokens", "forced_decoder_ids"}) of_text.set_mixed_list(key);
   of_text.set("forced_bos_token_id", Index(1));

@@ -78,31 +78,33 @@ class Configuration {
     return nested;
   }
 
-  // Several keys are spellings of one thing. All of them are asked for; where more than one is there, they must agree (ErrorKind::value names
-  // both, and their values). Keys of which one goes before another in the public code are asked for one by one. A value of another type than
-  // asked for is an error, under any of the spellings.
-
+  /// An integer under any of several spellings of one key; nothing where none of them is there. All are asked for, and where more than one is
+  /// there they must agree: else the error (ErrorKind::value) names both and their values. A value of another type is an error, under any of
+  /// the spellings. Keys of which one goes before another in the public code are no spellings: ask for them one by one.
   [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) { return typed<Index>(key, "an integer"); });
   }
+  /// The same of true or false.
   [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) { return typed<bool>(key, "true or false"); });
   }
+  /// The same of a string.
   [[nodiscard]] std::optional<std::string> text(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) { return typed<std::string>(key, "a string"); });
   }
+  /// The same of a list of strings, which agree in every element.
   [[nodiscard]] std::optional<std::vector<std::string>> texts(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) { return typed<std::vector<std::string>>(key, "a list of strings"); });
   }
-  /// A list of numbers, or one of [0, Infinity], whose infinities stand as they are.
+  /// The same of a list of numbers, or one of [0, Infinity], whose infinities stand as they are.
   [[nodiscard]] std::optional<std::vector<double>> numbers(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) { return list_of_numbers(key); });
   }
-  /// An integer is a number, too. Fails on NaN and infinities: no key here means something by them.
+  /// The same of a number, an integer or not: 1 and 1.0 agree. Fails on NaN and infinities: no key here means something by them.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) { return finite_number(key); });
   }
-  /// A list of numbers that must be finite, too.
+  /// The same of a list of numbers that must be finite.
   [[nodiscard]] std::optional<std::vector<double>> finite_numbers(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) {
       std::optional<std::vector<double>> list = list_of_numbers(key);
@@ -111,7 +113,7 @@ class Configuration {
       return list;
     });
   }
-  /// A number that must be above 0, such as a norm's eps.
+  /// The same of a number that must be above 0, such as a norm's eps.
   [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) {
       const std::optional<double> value = finite_number(key);

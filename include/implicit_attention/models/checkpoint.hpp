@@ -14,6 +14,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/core/text.hpp>
 #include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>
 
@@ -168,7 +169,7 @@ inline void expect_text(const Configuration& configuration, std::string_view key
   if (!value) return;
   for (const std::string_view text : allowed)
     if (*value == text) return;
-  contradiction(configuration, key, std::string_view(*value), *allowed.begin(), reason);
+  contradiction(configuration, key, printable(*value), std::string(*allowed.begin()), reason);
 }
 
 /// The vocabulary may be smaller than the embedding, which is padded, but not larger.

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -38,7 +39,8 @@ namespace detail {
         "moe_shared_expert_overlap", "num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern",
         "mlp_expansion_factor", "linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor",
         "pretraining_tp", "z_loss_coefficient",
-        // of generating text, which older versions of transformers write into every configuration
+        // of generating text, which older versions of transformers write into every configuration; not top_k and temperature, which
+        // elsewhere are a number of experts and a scale of scores
         "bad_words_ids", "begin_suppress_tokens", "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids",
         "force_bos_token_insert", "force_words_ids", "sequence_bias", "stop_strings", "max_length", "max_new_tokens", "min_length",
         "min_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty",
@@ -159,7 +161,7 @@ inline void expect_all_understood(const Configuration& configuration, std::strin
     };
     const bool off = configuration.has(key) && std::visit(is_off, *configuration.find(key));
     if (!off)
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not understood by ", architecture,
+      raise(ErrorKind::value, message(configuration.where(), ": key ", printable(key), " is not understood by ", architecture,
                                       ", expected no key that may change the model; remove it if it changes nothing"));
   }
 }
