@@ -220,12 +220,13 @@ TEST_CASE("config: an object or a mixed list in the place of a number is no abse
   CHECK(said([&] { (void)configuration.integer({"other", "width"}); }) == where + ": key width is an object, expected an integer");
   CHECK(said([&] { (void)configuration.number({"empty"}); }) == where + ": key empty is an object, expected a number");
   CHECK(said([&] { (void)configuration.texts({"mixed"}); }) ==
-        where + ": key mixed is a list of several kinds, expected a list of strings");
+        where + ": key mixed is a list that holds neither numbers nor texts alone, expected a list of strings");
   CHECK(said([&] { (void)configuration.find("deep.mixed"); }) ==
-        where + ": key deep.mixed is a list of several kinds, expected a number, a string or a list of either");
+        where + ": key deep.mixed is a list that holds neither numbers nor texts alone, expected a number, a string or a list of either");
   for (const char* key : {"mixed", "nested", "objects", "holes", "flags"}) {
     INFO(key);
-    CHECK_THAT(said([&] { (void)configuration.numbers({key}); }), contains_text(message("key ", key, " is a list of several kinds")));
+    CHECK_THAT(said([&] { (void)configuration.numbers({key}); }),
+               contains_text(message("key ", key, " is a list that holds neither numbers nor texts alone")));
   }
   // What is below an object overrides what is on top, whatever either is.
   CHECK(configuration.below("text_config").integer({"width"}) == 4);
@@ -237,21 +238,73 @@ TEST_CASE("config: an object or a mixed list in the place of a number is no abse
   CHECK(std::count(keys.begin(), keys.end(), "width.a") == 1);
 }
 
-TEST_CASE("config: of several spellings the first that is there counts, an integer or not", "[io]") {
+TEST_CASE("config: several spellings of a key must agree, whatever their type is", "[io]") {
   Configuration configuration;
-  configuration.set("first", 0.25);
+  configuration.set("first", 1.0);
   configuration.set("second", Index(1));
   configuration.set("odd", std::numeric_limits<double>::quiet_NaN());
-  CHECK(configuration.number({"first", "second"}) == 0.25);
-  CHECK(configuration.number({"second", "first"}) == 1.0);
-  CHECK(configuration.number({"none", "first"}) == 0.25);
+  CHECK(configuration.number({"none", "first", "second"}) == 1.0);
+  CHECK(configuration.positive_number({"second", "none", "first"}) == 1.0);
   for (const char* key : {"first", "second", "none"}) CHECK(configuration.asked(key));  // a file may have several spellings
   CHECK(error_of([&] { (void)configuration.number({"first", "odd"}); }));
+  CHECK_FALSE(configuration.number({"none", "nothing"}));
+  const auto said = [&](const auto& ask) {
+    const auto error = error_of([&] { ask(); });
+    if (error) CHECK(error->kind == ErrorKind::value);
+    return error ? error->message : std::string("nothing");
+  };
+  const auto differ = [](const std::string& later, const std::string& came, const std::string& expected) {
+    return message("configuration: key ", later, " is ", came, ", expected ", expected,
+                   ": key first says so, and both are about the same thing");
+  };
+  configuration.set("third", 0.25);
+  CHECK(said([&] { (void)configuration.number({"first", "second", "third"}); }) == differ("third", "0.25", "1"));
+  CHECK(said([&] { (void)configuration.positive_number({"first", "third"}); }) == differ("third", "0.25", "1"));
+  const auto both = [&](Configuration::Value first, Configuration::Value second) {
+    configuration.set("first", std::move(first));
+    configuration.set("second", std::move(second));
+  };
+  both(Index(3), Index(4));
+  CHECK(said([&] { (void)configuration.integer({"first", "second"}); }) == differ("second", "4", "3"));
+  CHECK(said([&] { (void)configuration.integer({"first", "third"}); }) == "configuration: key third is not an integer");
+  both(true, false);
+  CHECK(said([&] { (void)configuration.boolean({"first", "second"}); }) == differ("second", "false", "true"));
+  both(std::string("silu"), std::string("ge\x1Blu"));
+  CHECK(said([&] { (void)configuration.text({"first", "second"}); }) == differ("second", "ge\\x1Blu", "silu"));
+  both(std::vector<std::string>{"a", "b"}, std::vector<std::string>{"a"});
+  CHECK(said([&] { (void)configuration.texts({"first", "second"}); }) == differ("second", "[a]", "[a, b]"));
+  both(std::vector<double>{1, 2}, std::vector<std::string>{});
+  CHECK(said([&] { (void)configuration.numbers({"first", "second"}); }) == differ("second", "[]", "[1, 2]"));
+  CHECK(said([&] { (void)configuration.finite_numbers({"first", "second"}); }) == differ("second", "[]", "[1, 2]"));
+  both(std::vector<double>(9, 1.0), std::vector<double>(9, 1.0));
+  CHECK(configuration.finite_numbers({"first", "second"})->size() == 9);
   configuration.set("list", std::vector<double>{1, std::numeric_limits<double>::infinity()});
   CHECK(configuration.numbers({"list"})->size() == 2);
   const auto error = error_of([&] { (void)configuration.finite_numbers({"list"}); });
   REQUIRE(error);
   CHECK(error->message == "configuration: key list holds Infinity, expected finite numbers");
+}
+
+TEST_CASE("config: a key is there twice once flattened, whatever its values are", "[io]") {
+  const TemporaryFolder folder;
+  for (const std::string text : {R"({"a":{"b":1},"a.b":3})", R"({"a":{"b":[1,"x"]},"a.b":3})", R"({"a":{"b":{}},"a.b":3})",
+                                 R"({"a":{"b":3},"a.b":[[1]]})", R"({"a":{"b":3},"a.b":{}})", R"({"a":{"b":{"c":1}},"a.b":{"d":1}})"}) {
+    INFO(text);
+    write_bytes(folder / "config.json", text);
+    const auto error = error_of([&] { (void)read_configuration(folder.path()); });
+    REQUIRE(error);
+    CHECK(error->kind == ErrorKind::file);
+    CHECK_THAT(error->message, contains_text("key a.b is there twice"));
+  }
+  write_bytes(folder / "config.json", R"({"a":{"b":null},"a.b":3})");
+  CHECK(read_configuration(folder.path()).integer({"a.b"}) == 3);
+  Configuration made;
+  made.set_object("object");
+  made.set_mixed_list("list");
+  made.set("number", Index(1));
+  for (const char* key : {"object", "list", "number"}) CHECK(made.holds(key));
+  CHECK_FALSE(made.holds("none"));
+  CHECK_FALSE(made.asked("object"));
 }
 
 TEST_CASE("config: real ones", "[io]") {

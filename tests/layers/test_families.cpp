@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -238,13 +239,37 @@ TEST_CASE("configurations of the public layers are taken as they are, and change
        with_models_keys({{"model_type", std::string("mamba3")},
                          {"state_size", Index(4)},
                          {"head_dim", Index(3)},
+                         {"num_heads", Index(2)},
                          {"n_groups", Index(1)},
                          {"is_outproj_norm", true},
                          {"is_mimo", true},
                          {"mimo_rank", Index(2)}})},
+      // Every key of the released 7B model, and of transformers' own class beside them.
       {"mlstm_large",
        "biases",
        {{"model_type", std::string("xlstm")},
+        {"architectures", std::vector<std::string>{"xLSTMForCausalLM"}},
+        {"add_embedding_dropout", false},
+        {"add_forward_backend_padding", false},
+        {"add_post_blocks_norm", true},
+        {"add_post_norm", false},
+        {"bos_token_id", Index(0)},
+        {"eos_token_id", Index(2)},
+        {"pad_token_id", Index(1)},
+        {"chunk_size", Index(64)},
+        {"embedding_dim", Index(6)},
+        {"hidden_size", Index(6)},
+        {"force_bos_token_insert", true},
+        {"igate_bias_init_range", -10.0},
+        {"num_blocks", Index(32)},
+        {"num_hidden_layers", Index(32)},
+        {"step_backend_name", std::string("triton")},
+        {"tie_word_embeddings", false},
+        {"torch_dtype", std::string("float32")},
+        {"transformers_version", std::string("4.48.0.dev0")},
+        {"use_bias", true},
+        {"use_cache", true},
+        {"vocab_size", Index(50304)},
         {"num_heads", Index(2)},
         {"v_dim_factor", 1.0},
         {"qk_dim_factor", 1.0},
@@ -301,8 +326,12 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
   Draw draw(4);
   const Tensors<double> tensors = test_support::drawn_tensors(hgrn2, draw);
   CHECK_THROWS_WITH(read_layer("hgrn2", tensors, configured({{"expand_ratio", Index(3)}})), Catch::Contains("expand_ratio is 3"));
-  CHECK_THROWS_WITH(read_layer("hgrn2", tensors, configured({{"expand_ratio", Index(8)}, {"num_heads", Index(2)}})),
-                    Catch::Contains("expand_ratio is 8, expected 4"));
+  // Beside expand_ratio num_heads says nothing: the public code sets it anew.
+  for (const auto& [ratio, heads] : {std::pair(Index(8), Index(1)), {Index(4), Index(2)}}) {
+    const PartPointer<double> part = read_layer("hgrn2", tensors, configured({{"expand_ratio", ratio}, {"num_heads", Index(2)}}));
+    REQUIRE(part->as<Hgrn2<double>>() != nullptr);
+    CHECK(part->as<Hgrn2<double>>()->heads() == heads);
+  }
 
   for (const auto& [family, title, lost] : {std::tuple("retnet", "grouped", "g_proj.weight"),
                                             {"retnet_parallel", "", "g_proj.weight"},
@@ -351,7 +380,27 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
                     Catch::Contains("key qk_dim_factor is 2"));
   CHECK_THROWS_WITH(read_layer("mlstm_large", test_support::drawn_tensors(large, draw), configured({{"add_qk_norm", true}})),
                     Catch::Contains("key add_qk_norm is not understood"));
+  CHECK_THROWS_WITH(
+      read_layer("mlstm_large", test_support::drawn_tensors(large, draw), configured({{"cell_norm_eps", 1e-5}, {"norm_eps", 1e-6}})),
+      Catch::Contains("key norm_eps is 1e-06, expected 1e-05: key cell_norm_eps says so"));
+  // 2 * 5 in multiples of 8 is 16 rounded up and 8, what the weights have, rounded down; 5 the other way round.
+  const Recipe mlstm = recipe_of("mlstm", "");
+  const auto with_factor = [&](double factor, std::optional<bool> up) {
+    Keys keys = mlstm.configuration;
+    keys.emplace_back("proj_factor", factor);
+    keys.emplace_back("round_proj_up_to_multiple_of", Index(8));
+    if (up) keys.emplace_back("round_proj_up_dim_up", *up);
+    static_cast<void>(read_layer("mlstm", test_support::drawn_tensors(mlstm, draw), configured(keys)));
+  };
+  CHECK_NOTHROW(with_factor(2.0, false));
+  CHECK_NOTHROW(with_factor(1.0, true));
+  CHECK_NOTHROW(with_factor(1.0, std::nullopt));
+  CHECK_THROWS_WITH(with_factor(2.0, true), Catch::Contains("key proj_factor is 2"));
+  CHECK_THROWS_WITH(with_factor(2.0, std::nullopt), Catch::Contains("key proj_factor is 2"));
+  CHECK_THROWS_WITH(with_factor(1.0, false), Catch::Contains("key proj_factor is 1"));
   const Recipe mamba3 = recipe_of("mamba3", "one input");
+  CHECK_THROWS_WITH(read_layer("mamba3", test_support::drawn_tensors(mamba3, draw), configured({{"num_heads", Index(3)}})),
+                    Catch::Contains("key num_heads is 3, expected 2"));
   CHECK_THROWS_WITH(read_layer("mamba3", test_support::drawn_tensors(mamba3, draw), configured({{"A_floor", 1e-3}})),
                     Catch::Contains("key A_floor is 0.001"));
 }

@@ -499,6 +499,6 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
   CHECK_THAT(unknown, contains_text(message("or one of ", model_families<double>().size() - 3, " others, which README.md lists")));
   CHECK(unknown.size() < 500);
   foreign.tensors.clear();
-  foreign.set_zero("model.layer.0.shared_mlps.input_linear.weights", {2, 2});
+  foreign.set_zero("model.layers.0.shared_mlps.input_linear.weight", {2, 2});  // shared_mlp. would be Granite's
   CHECK_THAT(error_of([&] { return load_language_model(foreign); }), contains_text("expected (Granite 4, model_type granitemoehybrid: "));
 }

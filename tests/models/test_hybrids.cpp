@@ -200,11 +200,51 @@ TEST_CASE("an eps that the model does not take is named", "[models]") {
                       Catch::Contains("key layer_norm_epsilon is 0.001, expected 1e-06"));
   if (const auto one = golden("lm_bamba_seed00"))
     CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(one->configuration, "layer_norm_epsilon", 1e-3)),
-                      Catch::Contains("another key of the file says so"));
+                      Catch::Contains("key rms_norm_eps is 1e-05, expected 0.001: key layer_norm_epsilon says so"));
+  if (const auto one = golden("lm_mamba2_seed00"))
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(),
+                                                  with(with(one->configuration, "layer_norm_epsilon", 1e-5), "norm_epsilon", 1e-3)),
+                      Catch::Contains("key norm_epsilon is 0.001, expected 1e-05: key layer_norm_epsilon says so"));
+  if (const auto one = golden("lm_qwen35_seed00"))
+    CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(with(one->configuration, "partial_rotary_factor", 0.5),
+                                                                               "rope_parameters.partial_rotary_factor", 0.25)),
+                      Catch::Contains("key partial_rotary_factor is 0.5, expected 0.25: key rope_parameters.partial_rotary_factor"));
   if (const auto one = golden("lm_nemotron_h_seed00"))
     CHECK_THROWS_WITH(
         load_language_model<double>(one->weights<double>(), with(without(one->configuration, "layer_norm_epsilon"), "norm_eps", 1e-3)),
         Catch::Contains("the norms take layer_norm_epsilon, 1e-5 where it is absent"));
+}
+
+TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and those of generating text", "[models]") {
+  const auto said = [](const Configuration& configuration) {
+    return error_of([&] { detail::expect_all_understood(configuration, "Mamba"); });
+  };
+  Configuration lists;
+  lists.set_mixed_list("window_pairs");
+  CHECK_THAT(said(lists), Catch::Contains("key window_pairs is not understood by Mamba"));
+  CHECK(said(with({{"\x1B[31m", Index(1)}})).find("key \\x1B[31m is not understood by Mamba") != std::string::npos);
+  Configuration of_text;
+  for (const char* key : {"bad_words_ids", "begin_suppress_tokens", "forced_decoder_ids"}) of_text.set_mixed_list(key);
+  of_text.set("forced_bos_token_id", Index(1));
+  of_text.set("max_length", Index(20));
+  of_text.set("force_bos_token_insert", true);
+  CHECK(said(of_text) == "no error");
+  for (const char* key : {"", "text_config.", "."}) {  // a name of no characters at the top
+    CHECK_THAT(said(with({{key, Index(1)}})), Catch::Contains(message("key ", key, " is not understood by Mamba")));
+    CHECK_FALSE(detail::describes_only(key));
+  }
+  CHECK(detail::describes_only("text_config._name_or_path"));
+}
+
+TEST_CASE("names out of a file that is of no family are cut and escaped in what is said", "[models]") {
+  Tensors<double> tensors;
+  tensors.set("\x1B[31m" + std::string(5000, 'x'), {1, 1}, Matrix<double>::Ones(1, 1));
+  const std::string error = error_of([&] {
+    static_cast<void>(load_language_model<double>(tensors, with({{"model_type", "\n\x1B" + std::string(5000, 'y')}})));
+  });
+  CHECK_THAT(error, Catch::Contains("the first is \\x1B[31mxxx") && Catch::Contains("model_type is \\n\\x1Byyy"));
+  CHECK(error.find('\x1B') == std::string::npos);
+  CHECK(error.size() < 2000);
 }
 
 TEST_CASE("keys of a hybrid's other parts are let pass where model_type names it only", "[models]") {
@@ -259,6 +299,21 @@ TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear 
   CHECK(relative_error(logits(one->weights<double>(), ported, one->ids), one->expected("logits")) < 1e-9);
   CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(ported, "linear_head_dim", Index(3))),
                     Catch::Contains("key linear_head_dim is 3, expected"));
+  // One layer by itself, with what the port writes of the others.
+  for (const auto& [theirs, ours] : {std::pair("num_experts_per_token", "num_experts_per_tok"),
+                                     {"num_experts", "n_routed_experts"},
+                                     {"num_shared_experts", "n_shared_experts"},
+                                     {"num_expert_group", "n_group"}}) {
+    const Index number = one->configuration.integer({theirs}).value();
+    ported = with(without(ported, theirs), ours, number);
+  }
+  ported = with(with(ported, "qk_head_dim", Index(10)), "mlp_layer_types", std::vector<std::string>{"dense", "sparse", "sparse", "sparse"});
+  ported = with(with(ported, "activation_situ_beta", 1.0), "dense_ffn_hidden", Index(9216));
+  Configuration alone("config.json");  // of which nothing was asked for
+  for (const std::string& key : ported.keys()) alone.set(key, *ported.find(key));
+  const Tensors<double> tensors = one->weights<double>();
+  CHECK_NOTHROW(detail::read_kda(PrefixedTensors<double>(tensors, "model.layers.0.self_attn."), alone));
+  CHECK(error_of([&] { detail::expect_layer_understood(alone, "KDA"); }) == "no error");
 }
 
 TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, and its own spelling of every key", "[models]") {
@@ -276,6 +331,14 @@ TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, a
   same(with(written, "mlp_layer_types", Names{"dense", "sparse", "sparse", "sparse"}));
   says(with(written, "mlp_layer_types", Names{"dense", "dense", "sparse", "sparse"}), "mlp_layer_types has dense for layer 1");
   says(with(written, "qk_head_dim", Index(6)), "key qk_head_dim is 6, expected 10");
+  // Keys of the model that came after it, which later versions write with what switches them off.
+  const Index dense = one->configuration.integer({"intermediate_size"}).value();
+  const Configuration later =
+      with(with(with(written, "activation_situ_beta", 1.0), "activation_situ_linear_beta", 1.0), "attn_res_block_size", Index(0));
+  same(with(with(later, "mla_use_output_gate", false), "dense_ffn_hidden", dense));
+  says(with(later, "dense_ffn_hidden", dense + 1), message("key dense_ffn_hidden is ", dense + 1, ", expected ", dense));
+  says(with(later, "attn_res_block_size", Index(12)), "key attn_res_block_size is 12, expected 0");
+  says(with(later, "mla_use_output_gate", true), "key mla_use_output_gate is true, expected false");
   Configuration other = one->configuration;
   for (const auto& [theirs, ours] : {std::pair("num_experts_per_token", "num_experts_per_tok"),
                                      {"num_experts", "n_routed_experts"},

@@ -10,11 +10,13 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/text.hpp>
 #include <implicit_attention/core/types.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -32,13 +34,15 @@ class Configuration {
   void set(std::string key, Given value) {
     set_shared(std::move(key), std::make_shared<const Value>(std::move(value)));
   }
-  /// A key whose value is of no such type: an object, or a list of several kinds of things. Asking for it is an error, and so it is where
-  /// nothing asks for the list (the keys of an object are keys of their own).
+  /// A key whose value is of no such type: an object, or a list that holds neither numbers nor texts alone. Asking for it is an error,
+  /// and the list is a key that was not understood where nothing asks for it (the keys of an object are keys of their own).
   void set_object(std::string key) { set_unusable(std::move(key), Unusable::object); }
   void set_mixed_list(std::string key) { set_unusable(std::move(key), Unusable::mixed_list); }
   [[nodiscard]] const std::string& where() const { return where_; }
   /// Whether a key is there with a value of one of these types; that alone does not count as having asked for it.
   [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
+  /// Whether a key is there with a value of any kind, an object or a mixed list too.
+  [[nodiscard]] bool holds(std::string_view key) const { return has(key) || unusable_.find(key) != unusable_.end(); }
   /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
   /// Fails (value) where the key is there and its value is of none of them.
   [[nodiscard]] const Value* find(std::string_view key) const {
@@ -74,71 +78,103 @@ class Configuration {
     return nested;
   }
 
-  /// The first of several spellings of a key that is there. A value of another type than asked for is an error.
+  /// An integer under any of several spellings of one key; nothing where none of them is there. All are asked for, and where more than one is
+  /// there they must agree: else the error (ErrorKind::value) names both and their values. A value of another type is an error, under any of
+  /// the spellings. Keys of which one goes before another in the public code are no spellings: ask for them one by one.
   [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const {
-    return first<Index>(keys, "an integer");
+    return agreed(keys, [&](std::string_view key) { return typed<Index>(key, "an integer"); });
   }
+  /// The same of true or false.
   [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const {
-    return first<bool>(keys, "true or false");
+    return agreed(keys, [&](std::string_view key) { return typed<bool>(key, "true or false"); });
   }
+  /// The same of a string.
   [[nodiscard]] std::optional<std::string> text(std::initializer_list<std::string_view> keys) const {
-    return first<std::string>(keys, "a string");
+    return agreed(keys, [&](std::string_view key) { return typed<std::string>(key, "a string"); });
   }
+  /// The same of a list of strings, which agree in every element.
   [[nodiscard]] std::optional<std::vector<std::string>> texts(std::initializer_list<std::string_view> keys) const {
-    return first<std::vector<std::string>>(keys, "a list of strings");
+    return agreed(keys, [&](std::string_view key) { return typed<std::vector<std::string>>(key, "a list of strings"); });
   }
-  /// A list of numbers, or one of [0, Infinity], whose infinities stand as they are.
+  /// The same of a list of numbers, or one of [0, Infinity], whose infinities stand as they are.
   [[nodiscard]] std::optional<std::vector<double>> numbers(std::initializer_list<std::string_view> keys) const {
-    for (const std::string_view key : keys)
-      if (const Value* value = find(key))
-        if (const auto* none = std::get_if<std::vector<std::string>>(value); none != nullptr && none->empty()) return std::vector<double>();
-    return first<std::vector<double>>(keys, "a list of numbers");
+    return agreed(keys, [&](std::string_view key) { return list_of_numbers(key); });
   }
-  /// Fails on NaN and infinities: no key here means something by them.
+  /// The same of a number, an integer or not: 1 and 1.0 agree. Fails on NaN and infinities: no key here means something by them.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
-    std::optional<double> counts;
-    for (const std::string_view key : keys) {  // all of them are asked for, and the first counts
-      expect_usable(key, "a number");
-      const Value* const value = find(key);
-      if (value == nullptr) continue;
-      const Index* const whole = std::get_if<Index>(value);
-      const double* const real = std::get_if<double>(value);
-      if (whole == nullptr && real == nullptr) raise(ErrorKind::value, message(where_, ": key ", key, " is not a number"));
-      if (real != nullptr) expect_finite(key, false, *real);
-      if (!counts) counts = whole != nullptr ? static_cast<double>(*whole) : *real;
-    }
-    return counts;
+    return agreed(keys, [&](std::string_view key) { return finite_number(key); });
   }
-  /// A list of numbers that must be finite, too.
+  /// The same of a list of numbers that must be finite.
   [[nodiscard]] std::optional<std::vector<double>> finite_numbers(std::initializer_list<std::string_view> keys) const {
-    for (const std::string_view key : keys)
-      if (auto list = numbers({key})) {
+    return agreed(keys, [&](std::string_view key) {
+      std::optional<std::vector<double>> list = list_of_numbers(key);
+      if (list)
         for (const double number : *list) expect_finite(key, true, number);
-        return list;
-      }
-    return std::nullopt;
+      return list;
+    });
   }
   /// The same of a number that must be above 0, such as a norm's eps.
   [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
-    for (const std::string_view key : keys)
-      if (const std::optional<double> value = number({key})) {
-        if (!(*value > 0)) raise(ErrorKind::value, message(where_, ": key ", key, " is ", *value, ", expected a number above 0"));
-        return value;
-      }
-    return std::nullopt;
+    return agreed(keys, [&](std::string_view key) {
+      const std::optional<double> value = finite_number(key);
+      if (value && !(*value > 0)) raise(ErrorKind::value, message(where_, ": key ", key, " is ", *value, ", expected a number above 0"));
+      return value;
+    });
   }
 
  private:
-  template <class T>
-  [[nodiscard]] std::optional<T> first(std::initializer_list<std::string_view> keys, std::string_view expected) const {
+  /// What `read` gives of each key that is there, which must be one value.
+  template <class Read>
+  [[nodiscard]] std::invoke_result_t<const Read&, std::string_view> agreed(std::initializer_list<std::string_view> keys,
+                                                                           const Read& read) const {
+    std::invoke_result_t<const Read&, std::string_view> counts;
+    std::string_view first;
     for (const std::string_view key : keys) {
-      expect_usable(key, expected);
-      if (const Value* value = find(key)) {
-        if (const T* typed = std::get_if<T>(value)) return *typed;
-        raise(ErrorKind::value, message(where_, ": key ", key, " is not ", expected));
-      }
+      const auto value = read(key);
+      if (value && counts && !(*value == *counts))
+        raise(ErrorKind::value, message(where_, ": key ", key, " is ", shown(*value), ", expected ", shown(*counts), ": key ", first,
+                                        " says so, and both are about the same thing"));
+      if (!value || counts) continue;
+      counts = value;
+      first = key;
     }
-    return std::nullopt;
+    return counts;
+  }
+  [[nodiscard]] static Index shown(Index value) { return value; }
+  [[nodiscard]] static double shown(double value) { return value; }
+  [[nodiscard]] static std::string shown(bool value) { return value ? "true" : "false"; }
+  [[nodiscard]] static std::string shown(const std::string& value) { return printable(value); }
+  template <class T>
+  [[nodiscard]] static std::string shown(const std::vector<T>& list) {
+    constexpr std::size_t most = 8;
+    std::string text;
+    for (std::size_t i = 0; i < list.size() && i < most; ++i) text += message(i == 0 ? "" : ", ", shown(list[i]));
+    return message("[", text, list.size() > most ? ", ...]" : "]");
+  }
+  template <class T>
+  [[nodiscard]] std::optional<T> typed(std::string_view key, std::string_view expected) const {
+    expect_usable(key, expected);
+    const Value* const value = find(key);
+    if (value == nullptr) return std::nullopt;
+    if (const T* found = std::get_if<T>(value)) return *found;
+    raise(ErrorKind::value, message(where_, ": key ", key, " is not ", expected));
+  }
+  [[nodiscard]] std::optional<std::vector<double>> list_of_numbers(std::string_view key) const {
+    constexpr std::string_view expected = "a list of numbers";
+    expect_usable(key, expected);
+    const Value* const value = find(key);
+    const auto* const texts = value == nullptr ? nullptr : std::get_if<std::vector<std::string>>(value);
+    if (texts != nullptr && texts->empty()) return std::vector<double>();  // a list of nothing is one of either
+    return typed<std::vector<double>>(key, expected);
+  }
+  [[nodiscard]] std::optional<double> finite_number(std::string_view key) const {
+    expect_usable(key, "a number");
+    const Value* const value = find(key);
+    if (value != nullptr)
+      if (const Index* const whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
+    const std::optional<double> real = typed<double>(key, "a number");
+    if (real) expect_finite(key, false, *real);
+    return real;
   }
   void expect_finite(std::string_view key, bool one_of_several, double number) const {
     if (std::isfinite(number)) return;
@@ -162,8 +198,9 @@ class Configuration {
     const auto found = unusable_.find(key);
     if (found == unusable_.end()) return;
     raise(ErrorKind::value,
-          message(where_, ": key ", key, found->second == Unusable::object ? " is an object" : " is a list of several kinds", ", expected ",
-                  expected));
+          message(where_, ": key ", key,
+                  found->second == Unusable::object ? " is an object" : " is a list that holds neither numbers nor texts alone",
+                  ", expected ", expected));
   }
 
   std::string where_ = "configuration";

@@ -44,9 +44,7 @@ class RandomEngine {
 };
 
 /// Uniform in [0, 1).
-[[nodiscard]] inline double uniform(RandomEngine& engine) {
-  return static_cast<double>(engine() >> 11) * 0x1p-53;
-}
+[[nodiscard]] inline double uniform(RandomEngine& engine) { return static_cast<double>(engine() >> 11) * 0x1p-53; }
 /// Uniform among 0 ... count - 1.
 [[nodiscard]] inline std::size_t uniform_index(RandomEngine& engine, std::size_t count) {
   return static_cast<std::size_t>(uniform(engine) * static_cast<double>(count));

@@ -17,9 +17,10 @@ namespace detail {
 }  // namespace detail
 
 /// Reads `path`, a config.json or the directory that holds one. Nested objects are flattened with a dot; null is absent. NaN and the
-/// infinities that Python writes are numbers, which Configuration::number refuses and `numbers` hands on. A list whose elements are all
-/// strings (an empty one too) becomes a list of strings, one of numbers a list of numbers; no model here needs any other list, so those are
-/// left out. Fails with ErrorKind::file, naming the file.
+/// infinities that Python writes are numbers, which Configuration::number and `finite_numbers` refuse and `numbers` hands on. A list whose
+/// elements are all strings (an empty one too) becomes a list of strings, one of numbers a list of numbers; any other list, and an object,
+/// is kept as a key whose value is of no use: asking for it is an error, as it is for a loader not to know the list's key. Fails with
+/// ErrorKind::file, naming the file, also where two keys are one once flattened.
 [[nodiscard]] Configuration read_configuration(const std::filesystem::path& path);
 
 /// The configuration that a safetensors file carries in its metadata, as a JSON object under `key`; empty where there is none.
@@ -99,16 +100,11 @@ template <class Document>
 void flatten(const Document& object, const std::string& prefix, std::string_view where, Configuration& configuration) {
   for (const auto& [name, value] : object.items()) {
     const std::string key = prefix + name;
-    const auto set = [&](Configuration::Value found) {
-      if (configuration.has(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
-      configuration.set(key, std::move(found));
-    };
-    const auto set_mixed = [&] {
-      if (configuration.has(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
-      configuration.set_mixed_list(key);
-    };
+    // {"a": {"b": 1}, "a.b": 2} has one key twice, whatever its values are; null is none.
+    if (!value.is_null() && configuration.holds(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
+    const auto set = [&](Configuration::Value found) { configuration.set(key, std::move(found)); };
     if (value.is_object() && !python_number(value)) {
-      if (!configuration.has(key)) configuration.set_object(key);
+      configuration.set_object(key);
       flatten(value, key + ".", where, configuration);
     } else if (value.is_boolean()) {
       set(value.template get<bool>());
@@ -146,7 +142,7 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
       if (any && numbers.size() == value.size())
         set(std::move(numbers));
       else
-        set_mixed();
+        configuration.set_mixed_list(key);
     }
   }
 }

@@ -43,8 +43,8 @@ class MlstmLarge : public LayerInterface<MlstmLarge<S>> {
     Options made;
     made.gate_soft_cap = configuration.number({"gate_soft_cap"}).value_or(made.gate_soft_cap);
     made.cell_eps = configuration.positive_number({"cell_eps", "eps"}).value_or(made.cell_eps);
+    // transformers reads norm_eps alone and NX-AI's own code cell_norm_eps: where both are there, they must agree.
     made.norm_eps = configuration.positive_number({"cell_norm_eps", "norm_eps"}).value_or(made.norm_eps);
-    static_cast<void>(configuration.positive_number({"norm_eps"}));  // of the blocks' norms, where the cell's own is told
     return made;
   }
 

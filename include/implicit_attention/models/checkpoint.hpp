@@ -14,6 +14,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/core/text.hpp>
 #include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>
 
@@ -168,7 +169,7 @@ inline void expect_text(const Configuration& configuration, std::string_view key
   if (!value) return;
   for (const std::string_view text : allowed)
     if (*value == text) return;
-  contradiction(configuration, key, std::string_view(*value), *allowed.begin(), reason);
+  contradiction(configuration, key, printable(*value), std::string(*allowed.begin()), reason);
 }
 
 /// The vocabulary may be smaller than the embedding, which is padded, but not larger.
@@ -178,20 +179,10 @@ inline void expect_vocabulary(const Configuration& configuration, Index rows) {
           message(configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows, ": the embedding has that many rows"));
 }
 
-/// A norm's eps, or another number that must be above zero.
+/// A norm's eps, or another number that must be above zero; of several spellings as Configuration::positive_number has them.
 [[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                                             double otherwise) {
   return configuration.positive_number(spellings).value_or(otherwise);
-}
-
-/// The same under spellings of which several may stand in a file: they must agree.
-[[nodiscard]] inline double agreeing_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
-                                            double otherwise) {
-  const double number = positive_number(configuration, spellings, otherwise);
-  for (const std::string_view key : spellings)
-    if (const double again = positive_number(configuration, {key}, number); again != number)
-      contradiction(configuration, key, again, number, "another key of the file says so, and both are about the same norm");
-  return number;
 }
 
 template <Real Scalar>

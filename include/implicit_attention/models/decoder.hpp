@@ -23,8 +23,8 @@ template <Real Scalar>
                                   LanguageModelParts<Scalar>& parts) {
   const Index layers = read_sizes(source, configuration, prefix + "embed_tokens.weight", prefix + "layers.", parts);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "no other activation is read here");
-  for (const std::string_view key : {"intermediate_size", "attention_bias", "num_attention_heads", "num_key_value_heads"})
-    static_cast<void>(configuration.find(key));  // held against the layers that have such a part, of which there may be none
+  // Held against the layers that have such a part, of which there may be none.
+  ignore_keys(configuration, {"intermediate_size", "attention_bias", "num_attention_heads", "num_key_value_heads"});
   return layers;
 }
 

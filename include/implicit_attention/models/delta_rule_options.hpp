@@ -134,7 +134,7 @@ template <Real Scalar>
   expect_integer(configuration, {"conv_dim", "conv_dim_out"}, layer.channels(), "conv.weight has that many rows");
   const bool bias = !layer.weights().conv_bias.empty();
   expect_boolean(configuration, {"conv_bias"}, bias, bias ? "conv.bias is there" : "there is no conv.bias");
-  for (const std::string_view key : {"norm_eps", "num_heads"}) static_cast<void>(configuration.find(key));  // of the whole model
+  ignore_keys(configuration, {"norm_eps", "num_heads"});  // of the whole model
   return layer;
 }
 

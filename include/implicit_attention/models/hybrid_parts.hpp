@@ -63,11 +63,7 @@ inline void ignore_keys_without(const Configuration& configuration, const std::v
 [[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
   for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type"})
     expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
-  const double base = positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);
-  for (const std::string_view key : {"rope_theta", "theta"})  // released LFM2 files have both
-    if (const auto again = configuration.number({key}); again && *again != base)
-      contradiction(configuration, key, *again, base, "the base of rotary positions stands in the file twice");
-  return base;
+  return positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);  // LFM2 has the last two
 }
 /// The same keys where a family has no rotary positions whatever stands in its files.
 inline void ignore_rotary_keys(const Configuration& configuration) {

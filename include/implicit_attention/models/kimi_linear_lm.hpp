@@ -26,7 +26,7 @@ template <Real Scalar>
     w.shared = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(tensors.source(), tensors.prefix() + "shared_experts."),
                                                       Function::silu);
   const Index inner = std::max(w.experts.empty() ? Index(1) : w.experts.front().inner_width(), Index(1));
-  // Every key has two spellings, the checkpoint's own and that of transformers, which reads both.
+  // Every key has two spellings, the checkpoint's own and that of transformers, which reads both; they must agree.
   expect_integer(configuration, {"n_routed_experts", "num_local_experts"}, w.router_weight.rows(), "the router has that many rows");
   expect_integer(configuration, {"num_shared_experts", "n_shared_experts"}, w.shared ? w.shared->inner_width() / inner : 0,
                  message(tensors.prefix(), "shared_experts is as wide as that many experts"));
@@ -35,8 +35,6 @@ template <Real Scalar>
   options.choice.chosen = required_integer(configuration, {"num_experts_per_token", "num_experts_per_tok"});
   const Index groups = configuration.integer({"num_expert_group", "n_group"}).value_or(1),
               kept = configuration.integer({"topk_group"}).value_or(1);
-  expect_integer(configuration, {"num_experts_per_tok"}, options.choice.chosen, "num_experts_per_token says so");
-  expect_integer(configuration, {"n_group"}, groups, "num_expert_group says so");
   static_cast<void>(configuration.boolean({"use_grouped_topk"}));
   if (groups < 1 || kept < 1)
     raise(ErrorKind::value,
@@ -47,7 +45,6 @@ template <Real Scalar>
   }
   // With one expert a token the checkpoint's own code does not renormalise; transformers does.
   const bool renormalize = configuration.boolean({"moe_renormalize", "norm_topk_prob"}).value_or(true);
-  expect_boolean(configuration, {"norm_topk_prob"}, renormalize, "moe_renormalize says so");
   options.normalize = renormalize && options.choice.chosen > 1;
   options.normalize_eps = 1e-20;
   options.scaling = configuration.number({"routed_scaling_factor"}).value_or(1.0);
@@ -64,15 +61,17 @@ template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_kimi_linear_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"kimi_linear"}, "the tensors are those of a Kimi Linear language model");
   detail::expect_boolean(configuration, {"mla_use_nope"}, true, "latent attention with rotary positions is not read here");
-  for (const std::string_view key : {"rope_theta", "head_dim", "model_max_length", "num_nextn_predict_layers"})
-    static_cast<void>(configuration.find(key));  // these change nothing
+  detail::expect_boolean(configuration, {"mla_use_output_gate"}, false, "latent attention with an output gate is not read here");
+  detail::expect_integer(configuration, {"attn_res_block_size"}, 0, "attention over the residuals of earlier blocks is not read here");
+  // These change nothing: the betas are of an activation that hidden_act would name. dense_ffn_hidden is held against the layers that have it.
+  detail::ignore_keys(configuration, {"rope_theta", "head_dim", "model_max_length", "num_nextn_predict_layers", "activation_situ_beta",
+                                      "activation_situ_linear_beta", "dense_ffn_hidden"});
   LanguageModelParts<Scalar> parts;
   parts.name = "KimiLinearForCausalLM";
   const Index layers = detail::begin_decoder(source, configuration, "model.", parts);
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   typename Kda<Scalar>::Options linear;
   linear.key_heads = detail::required_integer(configuration, {"linear_attn_config.num_heads", "linear_num_heads"});
-  detail::expect_integer(configuration, {"linear_num_heads"}, linear.key_heads, "linear_attn_config.num_heads says so");
   linear.norm_eps = eps;
   linear.lower_bound = configuration.number({"linear_attn_config.gate_lower_bound"}).value_or(0.0);
   typename LatentAttention<Scalar>::Options full;
@@ -116,8 +115,15 @@ template <Real Scalar>
     if (configuration.has("first_k_dense_replace"))
       detail::expect_layer_is(configuration, "first_k_dense_replace", layer >= dense_layers && layer % frequency == 0, is_sparse, layer,
                               "a mixture of experts");
-    PartPointer<Scalar> feed_forward = is_sparse ? feed_forward_part(detail::read_kimi_experts(sparse, configuration))
-                                                 : feed_forward_part(detail::read_gated_part(sparse, configuration));
+    PartPointer<Scalar> feed_forward;
+    if (is_sparse) {
+      feed_forward = feed_forward_part(detail::read_kimi_experts(sparse, configuration));
+    } else {
+      GatedFeedForward<Scalar> dense = detail::read_gated_part(sparse, configuration);
+      detail::expect_integer(configuration, {"dense_ffn_hidden"}, dense.inner_width(),
+                             "the dense layers' up_proj.weight has that many rows");
+      feed_forward = feed_forward_part(std::move(dense));
+    }
     parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps), std::move(mixer)},
                              {detail::read_rms_norm(block, "post_attention_layernorm", eps), std::move(feed_forward)}}});
   }

@@ -15,10 +15,11 @@ namespace detail {
 /// The inner width that the configuration gives the feed-forward parts: two thirds of the number there, and rounded up, unless that is
 /// switched off. Nothing where it has no such number.
 [[nodiscard]] inline std::optional<Index> lfm2_inner_width(const Configuration& configuration) {
-  const std::optional<Index> given = configuration.integer({"block_ff_dim", "intermediate_size"});
+  // The public port takes the first where it is there, whatever the second says.
+  const std::optional<Index> block = configuration.integer({"block_ff_dim"}), plain = configuration.integer({"intermediate_size"});
+  const std::optional<Index> given = block ? block : plain;
   const double factor = configuration.number({"block_ffn_dim_multiplier"}).value_or(1.0);
   const Index multiple = configuration.integer({"block_multiple_of"}).value_or(256);
-  static_cast<void>(configuration.integer({"intermediate_size"}));
   if (!configuration.boolean({"block_auto_adjust_ff_dim"}).value_or(true) || !given) return given;
   if (*given < 1 || *given > 1000000000 || multiple < 1 || multiple > 1000000000 || !(factor > 0 && factor < 1e3))
     raise(ErrorKind::value, message(configuration.where(), ": keys block_ff_dim ", *given, ", block_multiple_of ", multiple,

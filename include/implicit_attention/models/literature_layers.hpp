@@ -36,14 +36,16 @@ inline void expect_share(const Configuration& configuration, std::initializer_li
       contradiction(configuration, key, *value, share, message("the weights have ", size, " of that where the width is ", whole));
 }
 
-/// The same where the public code rounds up to a multiple of a number that a key gives, 64 without it; the share itself is taken, too.
+/// The same where the public code rounds to a multiple of a number that a key gives, 64 without it: up or, where `up` is false, down. The
+/// share itself is taken, too.
 inline void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size,
-                                 Index whole) {
+                                 Index whole, bool up = true) {
   const Index multiple = configuration.integer({multiple_key}).value_or(64);
   const double share = configuration.number({key}).value_or(0) * static_cast<double>(whole), m = static_cast<double>(multiple);
   if (multiple < 1)
     raise(ErrorKind::value, message(configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1"));
-  if (std::ceil(share / m) * m != static_cast<double>(size)) expect_share(configuration, {key}, size, whole);
+  const double rounded = (up ? std::ceil(share / m) : std::floor(share / m)) * m;
+  if (rounded != static_cast<double>(size)) expect_share(configuration, {key}, size, whole);
 }
 
 /// What flash-linear-attention's layers have together or not at all: short convolutions and their biases, of q, k and v or what stands for
@@ -107,14 +109,14 @@ template <Real S>
   return layer;
 }
 
-/// Heads as `num_heads` says, or as many as `expand_ratio` rows of f_proj go into; released configurations have the second alone.
+/// As many heads as `expand_ratio` rows of f_proj go into; where there is no such key, as the public code has it, `num_heads` of them.
 template <Real S>
 [[nodiscard]] Hgrn2<S> read_hgrn2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_head_mixer_tensors(tensors, configuration, {"q", "f", "i"}, false);
   ignore_keys(configuration, {"use_lower_bound"});  // whether a model gives its layers a bound
   typename Hgrn2<S>::Options options = Hgrn2<S>::options(configuration);
   const std::optional<Index> ratio = configuration.integer({"expand_ratio"});
-  if (!configuration.has("num_heads") && ratio) {
+  if (ratio) {
     const Index keys = tensors.required("f_proj.weight", 2).rows();
     if (*ratio < 1 || keys % *ratio != 0)
       raise(ErrorKind::value, message(configuration.where(), ": key expand_ratio is ", *ratio, ", expected a divisor of ", keys, ": ",
@@ -123,9 +125,7 @@ template <Real S>
   } else {
     options.heads = required_integer(configuration, {"num_heads"});
   }
-  Hgrn2<S> layer = checked_head_mixer(Hgrn2<S>::from_tensors(tensors, options), configuration);
-  expect_integer(configuration, {"expand_ratio"}, layer.state(), "f_proj.weight has that many rows a head");
-  return layer;
+  return checked_head_mixer(Hgrn2<S>::from_tensors(tensors, options), configuration);
 }
 
 template <Real S>
@@ -139,8 +139,8 @@ template <Real S>
   Mlstm<S> layer = Mlstm<S>::from_tensors(tensors, Mlstm<S>::options(configuration));
   expect_integer(configuration, {"embedding_dim"}, layer.width(), "proj_up.weight has that many columns");
   expect_integer(configuration, {"inner_dim"}, layer.channels(), "learnable_skip is that long");
-  expect_rounded_share(configuration, "proj_factor", "round_proj_up_to_multiple_of", layer.channels(), layer.width());
-  ignore_keys(configuration, {"round_proj_up_dim_up"});  // which way is rounded: the weights tell
+  expect_rounded_share(configuration, "proj_factor", "round_proj_up_to_multiple_of", layer.channels(), layer.width(),
+                       configuration.boolean({"round_proj_up_dim_up"}).value_or(true));
   expect_integer(configuration, {"num_heads"}, layer.heads(), "mlstm_cell.igate.weight has that many rows");
   expect_integer(configuration, {"conv1d_kernel_size"}, layer.convolution_width(), "conv1d.conv.weight is that wide");
   expect_integer(configuration, {"qkv_proj_blocksize"}, layer.weights().q_proj_weight.cols(), "q_proj.weight has blocks of that size");
@@ -176,6 +176,7 @@ template <Real S>
 [[nodiscard]] Mamba3<S> read_mamba3(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   Mamba3<S> layer = Mamba3<S>::from_tensors(tensors, Mamba3<S>::options(configuration));
   expect_integer(configuration, {"headdim", "head_dim"}, layer.channels() / layer.heads(), "out_proj.weight has that many columns a head");
+  expect_integer(configuration, {"num_heads"}, layer.heads(), "D is that long");
   expect_integer(configuration, {"d_state", "state_size"}, layer.state(), "B_norm.weight is that long");
   expect_share(configuration, {"expand"}, layer.channels(), layer.width());
   const bool mimo = tensors.has("mimo_x"), normed = tensors.has("norm.weight");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <implicit_attention/core/edit_distance.hpp>
+#include <implicit_attention/core/text.hpp>
 #include <implicit_attention/models/families.hpp>
 #include <implicit_attention/models/tensor_names.hpp>
 
@@ -46,7 +47,7 @@ template <Real Scalar>
            (keys[0].empty() || std::any_of(keys.begin(), keys.end(), [&](std::string_view key) { return configuration.has(key); }));
   };
   if (by_tensors && (!by_type || (by_type != by_tensors && !may_be(*by_type))))
-    raise(ErrorKind::value, message(configuration.where(), ": key model_type is ", *type, ", expected ", by_tensors->name,
+    raise(ErrorKind::value, message(configuration.where(), ": key model_type is ", printable(*type), ", expected ", by_tensors->name,
                                     ": the tensors are those of ", by_tensors->title));
   return by_type;
 }
@@ -60,17 +61,18 @@ template <Real Scalar>
   const std::optional<std::string> type = configuration.text({"model_type"});
   const std::string first = names.empty() ? std::string() : names.front();
   const std::string_view word = std::string_view(type ? *type : first).substr(0, longest);
-  std::vector<std::pair<std::size_t, const ModelFamily<Scalar>*>> near;
+  std::vector<std::pair<std::size_t, const ModelFamily<Scalar>*>> ranked;
   for (const ModelFamily<Scalar>& family : model_families<Scalar>())
-    near.emplace_back(edit_distance(word, type ? family.name : family.tensors), &family);
-  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    ranked.emplace_back(edit_distance(word, type ? family.name : family.tensors), &family);
+  std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::string nearest;
   for (std::size_t i = 0; i < shown; ++i)
-    nearest += message(i == 0 ? "" : "; ", near[i].second->title, ", model_type ", near[i].second->name, ": ", near[i].second->tensors);
+    nearest +=
+        message(i == 0 ? "" : "; ", ranked[i].second->title, ", model_type ", ranked[i].second->name, ": ", ranked[i].second->tensors);
   return message(source.where(), ": the tensors are those of no model known here",
-                 type ? message(", and model_type is ", *type) : std::string(), names.empty() ? "; there are none" : "; the first is ",
-                 first, "; expected (", nearest, "), or one of ", near.size() - shown,
-                 " others, which README.md lists below Architectures");
+                 type ? message(", and model_type is ", printable(*type)) : std::string(),
+                 names.empty() ? "; there are none" : "; the first is ", printable(first), "; expected (", nearest, "), or one of ",
+                 ranked.size() - shown, " others, which README.md lists below Architectures");
 }
 
 }  // namespace detail

@@ -72,7 +72,7 @@ template <Real S>
   else if (type == "zamba2" || configuration.has("ssm_cfg.layer"))
     options.norm_eps = 1e-5;
   else
-    options.norm_eps = agreeing_number(configuration, {"layer_norm_epsilon", "rms_norm_eps"}, 1e-5);
+    options.norm_eps = positive_number(configuration, {"layer_norm_epsilon", "rms_norm_eps"}, 1e-5);
   return options;
 }
 

@@ -69,7 +69,7 @@ template <Real Scalar>
                  message("tensor ", tensors.prefix(), "dt_layernorm.weight is ", weighted ? "there" : "missing"));
   if (weighted || options.inner_norms)
     options.inner_norm_eps =
-        weighted ? agreeing_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
+        weighted ? positive_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)
                  : positive_number(configuration, {"mixer_rms_eps"}, 1e-6);
   expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba<Scalar> mixer = Mamba<Scalar>::from_tensors(tensors, options);

@@ -99,9 +99,8 @@ template <Real Scalar, class Read>
 /// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm of
 /// flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
 inline void let_pass(const Configuration& configuration) {
-  for (const std::string_view key : {"layer_norm_epsilon", "intermediate_size", "model_version", "rwkv_version", "norm_bias", "norm_first",
-                                     "value_dim", "wkv_state_dtype"})
-    static_cast<void>(configuration.find(key));
+  ignore_keys(configuration, {"layer_norm_epsilon", "intermediate_size", "model_version", "rwkv_version", "norm_bias", "norm_first",
+                              "value_dim", "wkv_state_dtype"});
   ignore_flash_linear_attention_keys(configuration);
 }
 
@@ -114,7 +113,7 @@ void expect_heads(const Configuration& configuration, const Layer& layer, Index 
   // flash-linear-attention reads num_heads where there is no head_dim; Hugging Face's RWKV-5 and 6 do not read num_attention_heads.
   if (configuration.find("num_heads") != nullptr && !configuration.has("head_dim"))
     expect_integer(configuration, {"num_heads"}, layer.heads(), "the weights have that many heads");
-  static_cast<void>(configuration.find("num_attention_heads"));
+  ignore_keys(configuration, {"num_attention_heads"});
   let_pass(configuration);
 }
 

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -24,86 +25,32 @@ namespace detail {
 /// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
 [[nodiscard]] inline bool describes_only(std::string_view key) {
   const std::string_view top = top_key(key);
-  for (const std::string_view known : {"architectures",
-                                       "model_type",
-                                       "torch_dtype",
-                                       "dtype",
-                                       "transformers_version",
-                                       "auto_map",
-                                       "use_cache",
-                                       "chunk_size",
-                                       "mamba_chunk_size",
-                                       "residual_in_fp32",
-                                       "fused_add_norm",
-                                       "rms_norm_fused",
-                                       "time_step_min",
-                                       "time_step_max",
-                                       "time_step_floor",
-                                       "time_step_init_scheme",
-                                       "time_step_scale",
-                                       "rescale_prenorm_residual",
-                                       "initializer_range",
-                                       "initializer_factor",
-                                       "vocab_size",
-                                       "max_position_embeddings",
-                                       "context_length",
-                                       "max_sequence_length",
-                                       "use_mamba_kernels",
-                                       "num_logits_to_keep",
-                                       "output_router_logits",
-                                       "router_aux_loss_coef",
-                                       "pad_vocab_size_multiple",
-                                       "id2label",
-                                       "label2id",
-                                       "task_specific_params",
-                                       "return_dict",
-                                       "is_encoder_decoder",
-                                       "tokenizer_class",
-                                       "names",
-                                       "form",
-                                       "case",
-                                       "layer",
-                                       "architecture",
-                                       "seed",
-                                       "mamba_expand",
-                                       "keys_to_ignore",
-                                       "vision_config",
-                                       "image_token_id",
-                                       "video_token_id",
-                                       "vision_start_token_id",
-                                       "vision_end_token_id",
-                                       "mtp_num_hidden_layers",
-                                       "mamba_dt_min",
-                                       "mamba_dt_max",
-                                       "mamba_dt_init_floor",
-                                       "use_mem_eff_path",
-                                       "attn_implementation",
-                                       "use_bidirectional_attention",
-                                       "rescale_every",
-                                       "w_init_variance_scale",
-                                       "final_w_init_variance_scale",
-                                       "generation_config",
-                                       "use_mambapy",
-                                       "use_falcon_mambapy",
-                                       "use_associative_scan",
-                                       "mamba_ssm_cache_dtype",
-                                       "mamba_ssm_dtype",
-                                       "moe_shared_expert_overlap",
-                                       "num_nextn_predict_layers",
-                                       "mtp_layers_block_type",
-                                       "mtp_hybrid_override_pattern",
-                                       "mlp_expansion_factor",
-                                       "linear_a_log_min",
-                                       "linear_a_log_max",
-                                       "linear_dt_min",
-                                       "linear_dt_max",
-                                       "linear_dt_init_floor",
-                                       "pretraining_tp",
-                                       "z_loss_coefficient"})
+  for (const std::string_view known :
+       {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "auto_map", "use_cache", "chunk_size",
+        "mamba_chunk_size", "residual_in_fp32", "fused_add_norm", "rms_norm_fused", "time_step_min", "time_step_max", "time_step_floor",
+        "time_step_init_scheme", "time_step_scale", "rescale_prenorm_residual", "initializer_range", "initializer_factor", "vocab_size",
+        "max_position_embeddings", "context_length", "max_sequence_length", "use_mamba_kernels", "num_logits_to_keep",
+        "output_router_logits", "router_aux_loss_coef", "pad_vocab_size_multiple", "id2label", "label2id", "task_specific_params",
+        "return_dict", "is_encoder_decoder", "tokenizer_class", "names", "form", "case", "layer", "architecture", "seed", "mamba_expand",
+        "keys_to_ignore", "vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+        "mtp_num_hidden_layers", "mamba_dt_min", "mamba_dt_max", "mamba_dt_init_floor", "use_mem_eff_path", "attn_implementation",
+        "use_bidirectional_attention", "rescale_every", "w_init_variance_scale", "final_w_init_variance_scale", "generation_config",
+        "use_mambapy", "use_falcon_mambapy", "use_associative_scan", "mamba_ssm_cache_dtype", "mamba_ssm_dtype",
+        "moe_shared_expert_overlap", "num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern",
+        "mlp_expansion_factor", "linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor",
+        "pretraining_tp", "z_loss_coefficient",
+        // of generating text, which older versions of transformers write into every configuration; not top_k and temperature, which
+        // elsewhere are a number of experts and a scale of scores
+        "bad_words_ids", "begin_suppress_tokens", "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids",
+        "force_bos_token_insert", "force_words_ids", "sequence_bias", "stop_strings", "max_length", "max_new_tokens", "min_length",
+        "min_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty",
+        "length_penalty", "repetition_penalty", "encoder_repetition_penalty", "exponential_decay_length_penalty", "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size", "top_p", "typical_p", "remove_invalid_values", "return_dict_in_generate", "output_scores",
+        "output_attentions", "output_hidden_states"})
     if (top == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
-  return top.front() == '_' || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") || ends("_init_scale") ||
-         ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
+  return top.substr(0, 1) == "_" || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") ||
+         ends("_init_scale") || ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
 }
 
 /// Keys of a whole model's configuration that a layer read by itself has nothing to do with. What one family says of its other parts may be
@@ -151,9 +98,31 @@ namespace detail {
        {"full_attn_idxs", "use_pos_enc", "block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of",
         "block_use_swiglu", "block_norm_eps", "block_dim", "tie_embedding"}},
       {{"kimi_linear"},
-       {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "mla_use_nope", "moe_layer_freq",
-        "moe_renormalize", "moe_router_activation_func", "num_experts_per_token", "num_expert_group", "topk_group", "use_grouped_topk",
-        "num_shared_experts", "routed_scaling_factor", "first_k_dense_replace", "model_max_length"}},
+       {"q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+        "mla_use_nope",
+        "moe_layer_freq",
+        "moe_renormalize",
+        "moe_router_activation_func",
+        "num_experts_per_token",
+        "num_expert_group",
+        "topk_group",
+        "use_grouped_topk",
+        "num_shared_experts",
+        "routed_scaling_factor",
+        "first_k_dense_replace",
+        "model_max_length",
+        "n_group",
+        "mlp_layer_types",
+        "n_routed_experts",
+        "n_shared_experts",
+        "qk_head_dim",
+        "dense_ffn_hidden",
+        "activation_situ_beta",
+        "activation_situ_linear_beta"}},
       // rms_norm_eps here and in Zamba2, and layer_norm_epsilon in Mamba, are those of the blocks' norms; the mixer's own has another
       {{"nemotron_h"},
        {"n_routed_experts", "n_shared_experts", "n_group", "topk_group", "routed_scaling_factor", "moe_shared_expert_intermediate_size",
@@ -172,27 +141,27 @@ namespace detail {
       {{"bamba"}, {"attn_rotary_emb"}}};
   const auto in = [](const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   if (in(common, top_key(key))) return true;
-  const std::string type = configuration.text({"model_type", "text_config.model_type"}).value_or("");
+  // Of a multimodal model the two differ, and the whole model's counts.
+  const std::string nested = configuration.text({"text_config.model_type"}).value_or("");
+  const std::string type = configuration.text({"model_type"}).value_or(nested);
   return std::any_of(owned.begin(), owned.end(), [&](const Owned& row) { return in(row.types, type) && in(row.keys, top_key(key)); });
 }
 
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
-/// are values that switch something off (false, 0, an empty list).
+/// are values that switch something off (false, 0, an empty list). A list that is of no use here (of lists, of truth values) is on.
 inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
     if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(configuration, key))) continue;
-    const Configuration::Value& value = *configuration.find(key);
-    const bool off = std::visit(
-        [](const auto& typed) {
-          using Type = std::decay_t<decltype(typed)>;
-          if constexpr (std::is_arithmetic_v<Type>)
-            return typed == Type(0);
-          else
-            return typed.empty();
-        },
-        value);
+    const auto is_off = [](const auto& typed) {
+      using Type = std::decay_t<decltype(typed)>;
+      if constexpr (std::is_arithmetic_v<Type>)
+        return typed == Type(0);
+      else
+        return typed.empty();
+    };
+    const bool off = configuration.has(key) && std::visit(is_off, *configuration.find(key));
     if (!off)
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not understood by ", architecture,
+      raise(ErrorKind::value, message(configuration.where(), ": key ", printable(key), " is not understood by ", architecture,
                                       ", expected no key that may change the model; remove it if it changes nothing"));
   }
 }
