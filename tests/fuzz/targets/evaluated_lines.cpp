@@ -100,4 +100,5 @@ FUZZ_TARGET(evaluated_lines) {
     for (std::size_t k = 0; k < texts.size(); ++k) ex::join(direct, packed(0.25));
     fuzz::require(evaluation.right == 2 && ex::packed(evaluation) == ex::packed(direct), "what a run wrote is joined number by number");
   }
+  for (const std::string& file : {path, ex::settings_path(path)}) std::filesystem::remove(file);
 }
