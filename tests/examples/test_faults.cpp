@@ -145,13 +145,14 @@ TEST_CASE("programs: every call that may fail, failing once", "[faults]") {
 }
 
 TEST_CASE("programs: each signal while a file is half written", "[faults]") {
+  std::string preload = "LD_PRELOAD=";
+  preload += IMPLICIT_ATTENTION_FAULT_LIBRARY;
   const Program& program = programs()[3];
   for (const int signal : ending_signals()) {
     const TemporaryFolder folder;
     const fs::path out = folder / program.out;
     io_test::write_bytes(out, "before");
-    const std::vector<std::string> environment{std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY, "FAULT_CALL=fwrite",
-                                               "FAULT_NUMBER=2", "FAULT_SIGNAL=" + std::to_string(signal)};
+    const std::vector<std::string> environment{preload, "FAULT_CALL=fwrite", "FAULT_NUMBER=2", "FAULT_SIGNAL=" + std::to_string(signal)};
     int status = 0;
     REQUIRE(::waitpid(start(program, out, environment, -1), &status, 0) > 0);
     INFO("signal " << signal << ", status " << status);
