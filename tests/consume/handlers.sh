@@ -66,10 +66,11 @@ int main(int arguments, char**) {
 }
 SOURCE
 
-precompile without_optimisation "$eigen" -fPIC -O0
-precompile with_optimisation "$eigen" -fPIC -O2
-build() { # with|without flags...: libraries and program
-  local headers="$scratch/$1_optimisation.hpp"
+precompile plain "$eigen" -fPIC -O0
+precompile hidden "$eigen" -fPIC -O0 -fvisibility=hidden  # clang++ takes no precompiled header of another visibility
+precompile optimised "$eigen" -fPIC -O2
+build() { # plain|hidden|optimised flags...: libraries and program
+  local headers="$scratch/$1.hpp"
   shift
   local name
   for name in first second; do
@@ -79,7 +80,7 @@ build() { # with|without flags...: libraries and program
   "$CXX" -std=c++20 "$scratch/main.cpp" -L"$scratch" -lfirst -lsecond -Wl,-rpath,"$scratch" -o "$scratch/program" >"$scratch/output" 2>&1 ||
     fail "the program does not link"
 }
-for way in "without -O0 -fvisibility=hidden" "without -O0 -DTAGGED" "without -O0 -DDIRECT" "with -O2 -DDIRECT"; do
+for way in "hidden -O0 -fvisibility=hidden" "plain -O0 -DTAGGED" "plain -O0 -DDIRECT" "optimised -O2 -DDIRECT"; do
   # shellcheck disable=SC2086
   build $way
   "$scratch/program" $([[ $way == *DIRECT* ]] && echo direct) >"$scratch/output" 2>&1 || fail "handlers are mixed up $way"

@@ -92,8 +92,7 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers 
 #if IMPLICIT_ATTENTION_EXCEPTIONS
   throw Error(kind, message);
 #else
-  std::fputs(message.c_str(), stderr);
-  std::fputc('\n', stderr);
+  std::fprintf(stderr, "%s\n", message.c_str());  // in one piece, whoever else fails at the same time
   std::abort();
 #endif
 }
