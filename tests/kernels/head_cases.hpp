@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include <support/catch.hpp>
 #include <support/random.hpp>
 
 #include <implicit_attention/kernels/head_recurrence.hpp>
@@ -215,6 +216,23 @@ inline std::vector<Plan> plans(Index tokens, Index state, Index values, std::uin
         all.push_back(plan);
       }
   return all;
+}
+
+/// Calls body(recurrence) with every transition that with_unused_nan spoils, at several lengths; with documents of one token among them, one
+/// at the end of 5 and 71 tokens, and without.
+template <class Body>
+void for_unused_transitions(const Body& body) {
+  std::uint64_t seed = 60;
+  for (const Index tokens : {1, 2, 5, 33, 71})
+    for (Plan plan : plans(tokens, 4, 3, seed += 50))
+      for (const bool starts : {false, true}) {
+        plan.extreme = false;
+        plan.starts = starts;
+        const HeadRecurrence<double> clean = make<double>(plan);
+        if (clean.log_decay.rows() != tokens && clean.removal.empty()) continue;
+        INFO(plan.text());
+        body(clean);
+      }
 }
 
 }  // namespace head_cases

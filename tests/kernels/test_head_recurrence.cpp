@@ -256,39 +256,32 @@ TEST_CASE("a token that is not a number spoils what depends on it and nothing el
 }
 
 TEST_CASE("a decay before the first token of a document, or behind the last one, that nothing reads may be NaN") {
-  std::uint64_t seed = 60;
-  for (const Index tokens : {1, 2, 5, 33, 71})
-    for (Plan plan : plans(tokens, 4, 3, seed += 50))
-      for (const bool starts : {false, true}) {
-        plan.extreme = false;
-        plan.starts = starts;  // documents of one token among them, one at the end of 5 and 71
-        const HeadRecurrence<double> clean = make<double>(plan);
-        if (clean.log_decay.rows() != tokens && clean.removal.empty()) continue;
-        INFO(plan.text());
-        const Matrix<double> x = Draw(5).normals<double>(tokens, clean.channels);
-        Matrix<double> expected_state;
-        const Matrix<double> expected = application_by_equation(clean, x, Matrix<double>(), &expected_state);
-        Matrix<double> out(tokens, clean.channels), state(clean.heads * clean.state, clean.head_channels());
-        View<double> final_state(state);
-        const HeadRecurrence<double> first = with_unused_nan(clean, false), unused = with_unused_nan(clean, true);
-        plain_head_scan(first, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor(), &final_state);
-        check_near<double>(out, expected, "plain scan");
-        check_near<double>(state, expected_state, "state behind the plain scan");
-        head_scan(first, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor(), &final_state);
-        check_near<double>(out, expected, "scan");
-        check_near<double>(state, expected_state, "state behind the scan");
-        head_scan(unused, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor());
-        check_near<double>(out, expected, "scan, and no more");
-        Matrix<double> transposed(tokens, clean.channels);
-        for (Index head = 0; head < clean.heads; ++head) {
-          const Index values = clean.head_channels();
-          transposed.middleCols(head * values, values) = matrix_by_equation(clean, head).transpose() * x.middleCols(head * values, values);
-        }
-        plain_head_scan_transposed(unused, ConstView<double>(x), View<double>(out), serial_executor());
-        check_near<double>(out, transposed, "plain transposed scan");
-        head_scan_transposed(unused, ConstView<double>(x), View<double>(out), serial_executor());
-        check_near<double>(out, transposed, "transposed scan");
-      }
+  for_unused_transitions([](const HeadRecurrence<double>& clean) {
+    const Index tokens = clean.tokens;
+    const Matrix<double> x = Draw(5).normals<double>(tokens, clean.channels);
+    Matrix<double> expected_state;
+    const Matrix<double> expected = application_by_equation(clean, x, Matrix<double>(), &expected_state);
+    Matrix<double> out(tokens, clean.channels), state(clean.heads * clean.state, clean.head_channels());
+    View<double> final_state(state);
+    const HeadRecurrence<double> first = with_unused_nan(clean, false), unused = with_unused_nan(clean, true);
+    plain_head_scan(first, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor(), &final_state);
+    check_near<double>(out, expected, "plain scan");
+    check_near<double>(state, expected_state, "state behind the plain scan");
+    head_scan(first, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor(), &final_state);
+    check_near<double>(out, expected, "scan");
+    check_near<double>(state, expected_state, "state behind the scan");
+    head_scan(unused, Array<double>::view(x), Array<double>(), View<double>(out), serial_executor());
+    check_near<double>(out, expected, "scan, and no more");
+    Matrix<double> transposed(tokens, clean.channels);
+    for (Index head = 0; head < clean.heads; ++head) {
+      const Index values = clean.head_channels();
+      transposed.middleCols(head * values, values) = matrix_by_equation(clean, head).transpose() * x.middleCols(head * values, values);
+    }
+    plain_head_scan_transposed(unused, ConstView<double>(x), View<double>(out), serial_executor());
+    check_near<double>(out, transposed, "plain transposed scan");
+    head_scan_transposed(unused, ConstView<double>(x), View<double>(out), serial_executor());
+    check_near<double>(out, transposed, "transposed scan");
+  });
 }
 
 TEST_CASE("a head recurrence without channels, or with channels that do not divide, says so") {

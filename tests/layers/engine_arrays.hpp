@@ -6,7 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include <support/random.hpp>
+
 #include <implicit_attention/core/array.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/operator/terms.hpp>
 
 namespace engine_test {
@@ -105,6 +108,20 @@ inline std::vector<Terms> sets_of_terms() {
     sets.emplace_back(one.term);
   }
   return sets;
+}
+
+/// Softmax attention behind a window, with an output gate and grouped keys.
+inline SoftmaxAttention<double> windowed_attention(test_support::Draw& draw) {
+  SoftmaxAttention<double>::Weights w;
+  w.q_proj_weight = draw.normals<double>(16, 6);
+  w.k_proj_weight = draw.normals<double>(4, 6);
+  w.v_proj_weight = draw.normals<double>(4, 6);
+  w.o_proj_weight = draw.normals<double>(6, 8);
+  SoftmaxAttention<double>::Options options;
+  options.heads = 4;
+  options.window = 3;
+  options.output_gate = true;
+  return SoftmaxAttention<double>(w, options);
 }
 
 }  // namespace engine_test

@@ -177,16 +177,7 @@ TEST_CASE("an array that an engine forgets or bends is named, and nothing is mad
     }));
   });
   Draw draw(9);
-  SoftmaxAttention<double>::Weights w;
-  w.q_proj_weight = draw.normals<double>(16, 6);
-  w.k_proj_weight = draw.normals<double>(4, 6);
-  w.v_proj_weight = draw.normals<double>(4, 6);
-  w.o_proj_weight = draw.normals<double>(6, 8);
-  SoftmaxAttention<double>::Options options;
-  options.heads = 4;
-  options.window = 3;
-  options.output_gate = true;
-  check_layer("softmax attention, window and gate", SoftmaxAttention<double>(w, options), 7);
+  check_layer("softmax attention, window and gate", engine_test::windowed_attention(draw), 7);
   LatentAttention<double>::Weights l;
   l.q_proj_weight = draw.normals<double>(10, 6);
   l.kv_a_proj_with_mqa_weight = draw.normals<double>(6, 6);

@@ -247,14 +247,5 @@ TEST_CASE("a NaN in any array of any layer: all ways say the same of it", "[engi
     }));
   }
   Draw draw(9);
-  SoftmaxAttention<double>::Weights w;
-  w.q_proj_weight = draw.normals<double>(16, 6);
-  w.k_proj_weight = draw.normals<double>(4, 6);
-  w.v_proj_weight = draw.normals<double>(4, 6);
-  w.o_proj_weight = draw.normals<double>(6, 8);
-  SoftmaxAttention<double>::Options options;
-  options.heads = 4;
-  options.window = 3;
-  options.output_gate = true;
-  CHECK(check_layer("softmax attention, window and gate", SoftmaxAttention<double>(w, options), 7, {0, 3, 6}, {Terms::all()}) > 0);
+  CHECK(check_layer("softmax attention, window and gate", engine_test::windowed_attention(draw), 7, {0, 3, 6}, {Terms::all()}) > 0);
 }

@@ -285,6 +285,14 @@ TEST_CASE("delta rules by themselves are not read without the convolutions that 
   }
 }
 
+namespace {
+/// The keys of Kimi Linear's experts as its checkpoint has them, and as transformers spells them.
+constexpr std::pair<const char*, const char*> kimi_spellings[] = {{"num_experts_per_token", "num_experts_per_tok"},
+                                                                  {"num_experts", "n_routed_experts"},
+                                                                  {"num_shared_experts", "n_shared_experts"},
+                                                                  {"num_expert_group", "n_group"}};
+}  // namespace
+
 TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear layers", "[models]") {
   const auto one = golden("lm_kimi_linear_seed00");
   if (!one) return;
@@ -300,10 +308,7 @@ TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear 
   CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(ported, "linear_head_dim", Index(3))),
                     Catch::Contains("key linear_head_dim is 3, expected"));
   // One layer by itself, with what the port writes of the others.
-  for (const auto& [theirs, ours] : {std::pair("num_experts_per_token", "num_experts_per_tok"),
-                                     {"num_experts", "n_routed_experts"},
-                                     {"num_shared_experts", "n_shared_experts"},
-                                     {"num_expert_group", "n_group"}}) {
+  for (const auto& [theirs, ours] : kimi_spellings) {
     const Index number = one->configuration.integer({theirs}).value();
     ported = with(without(ported, theirs), ours, number);
   }
@@ -340,10 +345,7 @@ TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, a
   says(with(later, "attn_res_block_size", Index(12)), "key attn_res_block_size is 12, expected 0");
   says(with(later, "mla_use_output_gate", true), "key mla_use_output_gate is true, expected false");
   Configuration other = one->configuration;
-  for (const auto& [theirs, ours] : {std::pair("num_experts_per_token", "num_experts_per_tok"),
-                                     {"num_experts", "n_routed_experts"},
-                                     {"num_shared_experts", "n_shared_experts"},
-                                     {"num_expert_group", "n_group"}}) {
+  for (const auto& [theirs, ours] : kimi_spellings) {
     const Index number = one->configuration.integer({theirs}).value();
     other = with(without(other, theirs), ours, number);
     says(with(one->configuration, ours, number + 1), std::string("key ") + ours + " is ");

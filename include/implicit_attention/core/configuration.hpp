@@ -45,13 +45,7 @@ class Configuration {
   [[nodiscard]] bool holds(std::string_view key) const { return has(key) || unusable_.find(key) != unusable_.end(); }
   /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
   /// Fails (value) where the key is there and its value is of none of them.
-  [[nodiscard]] const Value* find(std::string_view key) const {
-    expect_usable(key, "a number, a string or a list of either");
-    asked_->emplace(key);
-    if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
-    const auto found = values_.find(std::string(key));
-    return found == values_.end() ? nullptr : found->second.get();
-  }
+  [[nodiscard]] const Value* find(std::string_view key) const { return look_up(key, "a number, a string or a list of either"); }
   /// All keys but those of objects, sorted.
   [[nodiscard]] std::vector<std::string> keys() const {
     std::set<std::string> all;
@@ -153,26 +147,27 @@ class Configuration {
   }
   template <class T>
   [[nodiscard]] std::optional<T> typed(std::string_view key, std::string_view expected) const {
-    expect_usable(key, expected);
-    const Value* const value = find(key);
+    return typed<T>(look_up(key, expected), key, expected);
+  }
+  template <class T>
+  [[nodiscard]] std::optional<T> typed(const Value* value, std::string_view key, std::string_view expected) const {
     if (value == nullptr) return std::nullopt;
     if (const T* found = std::get_if<T>(value)) return *found;
     raise(ErrorKind::value, message(where_, ": key ", key, " is not ", expected));
   }
   [[nodiscard]] std::optional<std::vector<double>> list_of_numbers(std::string_view key) const {
     constexpr std::string_view expected = "a list of numbers";
-    expect_usable(key, expected);
-    const Value* const value = find(key);
+    const Value* const value = look_up(key, expected);
     const auto* const texts = value == nullptr ? nullptr : std::get_if<std::vector<std::string>>(value);
     if (texts != nullptr && texts->empty()) return std::vector<double>();  // a list of nothing is one of either
-    return typed<std::vector<double>>(key, expected);
+    return typed<std::vector<double>>(value, key, expected);
   }
   [[nodiscard]] std::optional<double> finite_number(std::string_view key) const {
-    expect_usable(key, "a number");
-    const Value* const value = find(key);
+    constexpr std::string_view expected = "a number";
+    const Value* const value = look_up(key, expected);
     if (value != nullptr)
       if (const Index* const whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
-    const std::optional<double> real = typed<double>(key, "a number");
+    const std::optional<double> real = typed<double>(value, key, expected);
     if (real) expect_finite(key, false, *real);
     return real;
   }
@@ -194,13 +189,17 @@ class Configuration {
     values_.erase(key);
     unusable_[std::move(key)] = kind;
   }
-  void expect_usable(std::string_view key, std::string_view expected) const {
-    const auto found = unusable_.find(key);
-    if (found == unusable_.end()) return;
-    raise(ErrorKind::value,
-          message(where_, ": key ", key,
-                  found->second == Unusable::object ? " is an object" : " is a list that holds neither numbers nor texts alone",
-                  ", expected ", expected));
+  /// A key's value, which counts as asked for; null if it is absent. Fails where it is of no use, saying what was `expected`.
+  [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
+    if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
+      raise(ErrorKind::value,
+            message(where_, ": key ", key,
+                    unusable->second == Unusable::object ? " is an object" : " is a list that holds neither numbers nor texts alone",
+                    ", expected ", expected));
+    asked_->emplace(key);
+    if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
+    const auto found = values_.find(std::string(key));
+    return found == values_.end() ? nullptr : found->second.get();
   }
 
   std::string where_ = "configuration";

@@ -18,8 +18,13 @@ template <Real S>
   return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
 }
 
-/// A rate that an engine holds, kept above -1e30 as `decay_rate` keeps it, so that no step of 0 times minus infinity is NaN. Fails
-/// (ErrorKind::value) on a NaN or a number above 0; `what` is what the rate is.
+/// Rates A <= 0, kept above -1e30 for the same reason.
+template <Real S>
+[[nodiscard]] Array<S> bounded_rate(const Matrix<S>& rate) {
+  return Matrix<S>(rate.cwiseMax(S(-1e30)));
+}
+
+/// A rate that an engine holds, bounded. Fails (ErrorKind::value) on a NaN or a number above 0; `what` is what the rate is.
 template <Real S>
 [[nodiscard]] Array<S> checked_rate(std::string_view who, std::string_view name, const Array<S>& rate, std::string_view what) {
   for (Index row = 0; row < rate.rows(); ++row)
@@ -27,7 +32,7 @@ template <Real S>
       if (!(rate(row, column) <= 0))
         raise(ErrorKind::value, message(who, ": ", name, " has ", rate(row, column), " in row ", row, ", column ", column,
                                         ", expected no number above 0: it is ", what));
-  return Matrix<S>(rate.matrix().cwiseMax(S(-1e30)));
+  return bounded_rate<S>(rate.matrix());
 }
 
 /// The rate A <= 0, out of A = -exp(A_log) as engines hold it, or out of A_log; exactly one of them is there. Fails (ErrorKind::value or

@@ -121,9 +121,9 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] DiagonalRecurrence<Scalar> recurrence(const Activations& act, bool normalized) const;
   [[nodiscard]] Activations completed(const Activations& act, Index tokens, bool decays, bool normalized) const;
   [[nodiscard]] static std::vector<Index> document_starts(const RunContext<Scalar>& context, Index tokens, bool continues);
-  /// -8 softplus(recurrent_param), of which minus infinity would make NaN of a gate of 0: kept above -1e30, as detail::decay_rate is.
+  /// -8 softplus(recurrent_param), bounded: minus infinity would make NaN of a gate of 0.
   [[nodiscard]] static Array<Scalar> rate_of(const Array<Scalar>& recurrent_param) {
-    return Matrix<Scalar>((Scalar(-8) * softplus(recurrent_param.matrix())).cwiseMax(Scalar(-1e30)));
+    return detail::bounded_rate<Scalar>(Scalar(-8) * softplus(recurrent_param.matrix()));
   }
 
   Weights weights_;

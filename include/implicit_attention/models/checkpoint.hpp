@@ -134,8 +134,8 @@ void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_lis
 }
 
 /// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.
-template <Real Scalar>
-void expect_together(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+template <Real Scalar, class Names = std::initializer_list<std::string_view>>
+void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names) {
   for (const std::string_view name : names)
     for (const std::string_view other : names)
       if (tensors.has(name) && !tensors.has(other))

@@ -53,9 +53,11 @@ inline void expect_rounded_share(const Configuration& configuration, std::string
 template <Real S>
 void expect_head_mixer_tensors(const PrefixedTensors<S>& tensors, const Configuration& configuration,
                                std::initializer_list<std::string_view> convolved, bool gated) {
-  for (const std::string_view end : {"_conv1d.weight", "_conv1d.bias"})
-    for (const std::string_view one : convolved)
-      for (const std::string_view other : convolved) expect_together(tensors, {message(one, end), message(other, end)});
+  for (const std::string_view end : {"_conv1d.weight", "_conv1d.bias"}) {
+    std::vector<std::string> names;
+    for (const std::string_view one : convolved) names.push_back(message(one, end));
+    expect_together(tensors, names);
+  }
   if (!gated) return;
   expect_tensors(configuration, {"use_output_gate"}, tensors, {"g_proj.weight"});
   if (!configuration.has("use_output_gate")) expect_present(tensors, {"g_proj.weight"});
