@@ -61,6 +61,7 @@ void explain_one(Options options) {
   const Picture picture{options.out, options.title, options.picture == "maps"};
   options.question.needs_maps = ending == ".png" && picture.maps;
   options.question.maps = numbers || options.question.needs_maps;
+  if (ending == ".json") options.question.largest_map = 128;  // a map of 512 tokens would be three megabytes of text
 
   std::vector<Explanation> explanations;
   for (const std::string& directory : options.models) explanations.push_back(explain(options.question, directory));
@@ -111,14 +112,15 @@ int main(int argument_count, char** arguments) {
       ->required();
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
-  app.add_option("--method", question.methods, "how tokens are scored (raw); several with commas between: " + attribution_method_names())
+  app.add_option("--method", question.methods,
+                 "how tokens are scored (contribution-norms); several with commas between: " + attribution_method_names())
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->option_text("ID|argmax");
   app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")
       ->check(not_empty())
       ->option_text("ID");
-  app.add_option("--layer", question.layer, "raw, relevance-attention: one layer, from 0, instead of all")
+  app.add_option("--layer", question.layer, "raw, relevance-attention, contribution-norms: one layer, from 0, instead of all")
       ->check(not_empty())
       ->option_text("N");
   add_terms_option(app, question.terms, false);

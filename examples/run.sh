@@ -40,15 +40,15 @@ for model in mamba rwkv4 griffin; do models+=(--model "examples/models/$model");
 
 # The label is what these models expect after <cls>. Red words speak for "positive", blue ones for "negative".
 say "Three models read: $text"
-"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --method raw,relevance --target positive --contrast negative
+"$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --method contribution-norms,relevance --target positive --contrast negative
 
 "$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --method relevance --target positive --contrast negative \
   --title "Three models read a review" --out "$out/three_models.png" >/dev/null
 "$programs/explain" "${models[@]}" --text "$text" --append "<cls>" --picture maps \
-  --title "Their implicit attention" --out "$out/three_maps.png" >/dev/null
+  --title "Their implicit attention, by what it carries" --out "$out/three_maps.png" >/dev/null
 for model in mamba rwkv4 griffin; do
   "$programs/explain" --model "examples/models/$model" --text "$text" --append "<cls>" --target positive --contrast negative \
-    --method raw,rollout,relevance,leave-one-out --out "$out/${model}_methods.png" >/dev/null
+    --method raw,contribution-norms,relevance,leave-one-out --out "$out/${model}_methods.png" >/dev/null
   "$programs/materialize" --model "examples/models/$model" --layer 1 --text "$text" --append "<cls>" --channels 0-5 \
     --out "$out/${model}_channels.png"
 done
@@ -57,7 +57,7 @@ printf '\n'
 say "The pictures are in $out:"
 cat <<PICTURES
   three_models.png      which words made each model say what it said
-  three_maps.png        which word looked at which: their implicit attention, averaged over channels and layers
+  three_maps.png        which word adds to which: the lengths of the vectors that their implicit attention carries, mean over layers
   MODEL_methods.png     four methods' answers to the same question (MODEL: mamba, rwkv4, griffin)
   MODEL_channels.png    the implicit attention of six channels of layer 1, one matrix each
 PICTURES

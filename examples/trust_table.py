@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 TITLES = {"mamba": "Mamba", "rwkv4": "RWKV-4", "griffin": "Griffin"}
-WITHOUT_TARGET = ("raw", "rollout", "contribution-rollout", "random")
+WITHOUT_TARGET = ("raw", "rollout", "contribution-norms", "contribution-rollout", "random")
 
 
 def cell(interval, decimals):

@@ -71,15 +71,23 @@ Index single_position(const ExplanationOptions& options, Index tokens) {
   return chosen.front();
 }
 
-/// Whether maps of so many tokens are more than fits. Fails (limit) if they are and are needed.
-bool too_large_for_maps(const ExplanationOptions& options, const std::vector<NamedMethod>& methods, std::size_t tokens) {
-  if (std::none_of(methods.begin(), methods.end(), [](const NamedMethod& named) { return method_info(named.method).has_map; }))
-    return false;
-  if (tokens <= IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) return false;
-  if (options.needs_maps)
-    raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ",
-                                    IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB, expected strips"));
-  return true;
+/// Why a method's map of so many tokens is left out of what is written; empty where it is not, or where there is none. Fails (limit) if it
+/// does not fit and is needed.
+std::string why_without_map(const ExplanationOptions& options, Method method, std::size_t tokens) {
+  constexpr std::size_t of_vectors = 128;  // their maps take a product with the output projection for every token pair
+  if (!method_info(method).has_map) return "";
+  if (tokens > IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) {
+    const std::string too_large = message("takes more than the limit of ", IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB");
+    if (options.needs_maps)
+      raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens ", too_large, ", expected strips"));
+    return "it " + too_large;
+  }
+  if (options.needs_maps) return "";
+  if (tokens > options.largest_map)
+    return message("of more than ", options.largest_map, " tokens a .safetensors can hold it, and a .json does not");
+  if (tokens > of_vectors && (method == Method::contribution_norms || method == Method::contribution_rollout))
+    return message("of more than ", of_vectors, " tokens ", method_info(method).name, " takes long; --picture maps draws it all the same");
+  return "";
 }
 
 /// All that can be asked of a question without weights, of its text too.
@@ -89,7 +97,8 @@ void check_before_weights(const ExplanationOptions& options, const std::vector<I
   if (layers) check_layer(options, *layers, directory);
   if (options.generate > 0) return;  // how long the text becomes is not known yet
   static_cast<void>(single_position(options, static_cast<Index>(ids.size())));
-  if (options.maps) static_cast<void>(too_large_for_maps(options, methods_of(options), ids.size()));
+  if (options.maps)
+    for (const NamedMethod& named : methods_of(options)) static_cast<void>(why_without_map(options, named.method, ids.size()));
 }
 
 }  // namespace
@@ -184,8 +193,14 @@ class Questioner {
     explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
 
     const bool choose = options_.generate == 0;
-    explanation.map_left_out = options_.maps && targets.size() == 1 && too_large_for_maps(options_, methods_, explanation.ids.size());
-    const bool maps = options_.maps && targets.size() == 1 && !explanation.map_left_out;
+    const auto has_map = [&, of_one = options_.maps && targets.size() == 1](const NamedMethod& named) {
+      if (!of_one || !method_info(named.method).has_map) return false;
+      const std::string left_out = why_without_map(options_, named.method, explanation.ids.size());
+      if (explanation.map_left_out.empty()) explanation.map_left_out = left_out;
+      return left_out.empty();
+    };
+    std::vector<bool> maps;
+    for (const NamedMethod& named : methods_) maps.push_back(has_map(named));
     const Index loops = 4 * model().layer_count();
     run.begin_piece(loops);
     ForwardOptions forward;
@@ -201,7 +216,7 @@ class Questioner {
     ExplanationPlan<Scalar> plan;
     for (const NamedMethod& named : methods_) plan.methods.push_back(named.method);
     plan.options = how_;
-    plan.options.with_map = maps;
+    plan.options.with_map = std::find(maps.begin(), maps.end(), true) != maps.end();
     plan.whole = options_.gradients;
     Explainer<Scalar> explainer(model(), explanation.ids, forward, std::move(plan));
     if (!detail::all_finite(explainer.pass().logits)) refuse_weights();
@@ -218,13 +233,14 @@ class Questioner {
       if (target.contrast) explained.target_text += message(" less that of \"", visible(tokenizer().label(*target.contrast)), "\"");
       explanation.targets.push_back(std::move(explained));
     }
-    for (const NamedMethod& named : methods_) {
+    for (std::size_t method = 0; method < methods_.size(); ++method) {
+      const NamedMethod& named = methods_[method];
       const Index steps = named.method == Method::integrated_gradients ? (how_.integration_steps > 0 ? how_.integration_steps : 49) : 1;
       const bool shared = shares_runs(named.method) && targets.size() > 1;
       run.begin_piece(named.method == Method::leave_one_out ? 1
                       : shared                              ? 2 * loops
                                                             : 2 * loops * steps * static_cast<Index>(targets.size()));
-      std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared, maps);
+      std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared, maps[method]);
       for (std::size_t k = 0; k < targets.size(); ++k) explanation.targets[k].answers.push_back(answer_of(named, answers[k]));
     }
     if (options_.gradients) add_gradients(explainer, targets.front(), run.executor, explanation);
@@ -245,12 +261,13 @@ class Questioner {
   }
   /// Whether one run gives the answers for all targets.
   [[nodiscard]] static bool shares_runs(Method method) {
-    return method == Method::raw || method == Method::rollout || method == Method::leave_one_out;
+    return method == Method::raw || method == Method::rollout || method == Method::contribution_norms ||
+           method == Method::contribution_rollout || method == Method::alti_logit || method == Method::leave_one_out;
   }
   [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
-                                                              const std::vector<Target>& targets, bool shared, bool maps) const {
+                                                              const std::vector<Target>& targets, bool shared, bool map) const {
     MethodOptions<Scalar> how = how_;
-    how.with_map = maps && method_info(method).has_map;
+    how.with_map = map;
     std::vector<Attribution<Scalar>> answers;
     if (!shared) {
       for (const Target& target : targets) answers.push_back(explainer.explain(method, target, how));
@@ -341,8 +358,10 @@ void check_question(const ExplanationOptions& options) {
     raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
   (void)parse_indices("--position", position);
   for (const NamedMethod& named : methods_of(options))
-    if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention)
-      raise(ErrorKind::value, message("--layer: ", named.name, " goes through all layers; raw and relevance-attention can look at one"));
+    if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention &&
+        named.method != Method::contribution_norms)
+      raise(ErrorKind::value,
+            message("--layer: ", named.name, " goes through all layers; raw, relevance-attention and contribution-norms can look at one"));
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {

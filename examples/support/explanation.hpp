@@ -19,7 +19,7 @@ namespace implicit_attention::examples {
 struct ExplanationOptions {
   SequenceOptions sequence;
   std::string position = "last", target = "argmax", contrast;
-  std::string methods = "raw";  ///< names with commas between
+  std::string methods = "contribution-norms";  ///< names with commas between
   std::string terms = "all", reduce = "mean-abs", precision = "float32";
   std::optional<Index> layer;     ///< raw: this one alone
   std::string baseline = "zero";  ///< integrated gradients: zero, mean (of the embeddings), or a token by its id or name
@@ -27,9 +27,10 @@ struct ExplanationOptions {
   bool all_logits = false;        ///< logits at every token, not at the position alone
   bool maps = false;              ///< the methods' maps too, where they have one
   bool needs_maps = false;        ///< a map that is too large is an error, and is not left out
-  bool gradients = false;         ///< every layer's output and its gradient too
-  Index generate = 0;             ///< continue the text by so many tokens, and explain those; 0: explain one prediction
-  int threads = 0;                ///< 0: all cores that the process may use
+  std::size_t largest_map = std::numeric_limits<std::size_t>::max();  ///< the file takes maps of so many tokens; others are left out
+  bool gradients = false;                                             ///< every layer's output and its gradient too
+  Index generate = 0;  ///< continue the text by so many tokens, and explain those; 0: explain one prediction
+  int threads = 0;     ///< 0: all cores that the process may use
 };
 
 /// The names of all methods, `raw|rollout|...`.
@@ -93,7 +94,7 @@ struct Explanation {
   std::vector<ExplainedTarget> targets;  ///< one, or one for each token that the model wrote
   std::optional<Written> written;
   std::vector<NamedMatrix> gradients;  ///< layerN.y and layerN.grad_y, (tokens, channels)
-  bool map_left_out = false;           ///< the map is too large
+  std::string map_left_out;            ///< why the methods' maps are left out; empty: they are not
 
   /// The only one, or the first.
   [[nodiscard]] const ExplainedTarget& target() const { return targets.front(); }

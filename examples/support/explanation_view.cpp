@@ -190,9 +190,8 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
            (explanation.written ? written_text(explanation, method, terminal) : answer_text(explanation, first.answers[method], terminal));
     out += remarks(explanation, method);
   }
-  if (explanation.map_left_out)
-    out += "(the map of every token pair is left out of the file: it takes more than " +
-           message(IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB)\n");
+  if (!explanation.map_left_out.empty())
+    out += message("(the map of every token pair is left out of the file: ", explanation.map_left_out, ")\n");
   if (explanation.unknown > 0)
     out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
                    " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");

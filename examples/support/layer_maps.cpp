@@ -26,6 +26,7 @@ bool has_layer_map(Method method) {
     case Method::gradient_mean:
     case Method::gradient_maximum:
     case Method::relevance_attention:
+    case Method::contribution_norms:
     case Method::contribution_rollout:
     case Method::alti_logit:
       return true;
@@ -73,10 +74,7 @@ struct TextMaps {
     const LayerContributions<float> contributions(model, layer_pass, layer, row.terms);
     Matrix<float> map = Matrix<float>::Zero(pass.tokens(), pass.tokens());
     for (Index i = 0; i < map.rows(); ++i) {
-      if (parse_method(row.method) == Method::alti_logit)
-        map.row(i).head(i + 1) = contributions.shares(i, true);
-      else
-        map.row(i).head(i + 1) = contributions.vectors(i, false).rowwise().norm().transpose();
+      map.row(i).head(i + 1) = parse_method(row.method) == Method::alti_logit ? contributions.shares(i, true) : contributions.norms(i);
     }
     return map;
   }

@@ -112,7 +112,8 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
   // Work grows with a text's length; with its square where every token's row or removal is computed.
   const std::vector<NamedMethod> methods = methods_of(question);
   const bool square = std::any_of(methods.begin(), methods.end(), [](const NamedMethod& named) {
-    return named.method == Method::leave_one_out || (method_info(named.method).from_attention && named.method != Method::raw);
+    return named.method == Method::leave_one_out ||
+           (method_info(named.method).from_attention && named.method != Method::raw && named.method != Method::contribution_norms);
   });
   const auto cost = [&](const TextLine& line) {
     const auto bytes = static_cast<Index>(std::min<std::size_t>(line.text.size(), 100'000'000));

@@ -31,7 +31,8 @@ std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
 }
 
 bool about_target(Method method) {
-  return method != Method::raw && method != Method::rollout && method != Method::contribution_rollout && method != Method::random;
+  return method != Method::raw && method != Method::rollout && method != Method::contribution_norms &&
+         method != Method::contribution_rollout && method != Method::random;
 }
 
 std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal) {
@@ -54,6 +55,8 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
     case Method::relevance_attention:
       return "what attention moves of " + logit +
              (options.layer ? message(" in layer ", *options.layer) : std::string(", mean over layers"));
+    case Method::contribution_norms:
+      return "length of the token's vector" + (options.layer ? message(" in layer ", *options.layer) : std::string(", mean over layers"));
     case Method::contribution_rollout:
       return "share of the position's vectors";
     case Method::alti_logit:

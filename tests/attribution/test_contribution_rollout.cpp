@@ -1,8 +1,10 @@
-// Contribution rollout, ALTI-Logit and edge maps on whole models, against plain loops over every channel's matrix written from the formulas.
+// Contribution norms and their rollout, ALTI-Logit and edge maps on whole models, against plain loops over every channel's matrix written from the formulas.
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include <implicit_attention/core/thread_executor.hpp>
 #include <support/catch.hpp>
 
 #include <models/golden_models.hpp>
@@ -32,7 +34,7 @@ std::vector<std::vector<Numbers>> vectors_by_loops(const LanguageModel<double>& 
 
 }  // namespace
 
-TEST_CASE("contribution rollout and ALTI-Logit are what their formulas say", "[attribution]") {
+TEST_CASE("contribution norms, their rollout and ALTI-Logit are what their formulas say", "[attribution]") {
   const std::string name = GENERATE("mamba", "rwkv4", "griffin");
   const Terms terms = GENERATE(Terms::all(), Terms::published());
   INFO(name);
@@ -60,7 +62,7 @@ TEST_CASE("contribution rollout and ALTI-Logit are what their formulas say", "[a
     w = (w.array() * norm.weight().array() * scale * parts.logit_scale).matrix().eval();
     if (norm.centred()) w.array() -= w.mean();  // what a constant added to r gives is nothing
   }
-  Numbers logit = Numbers::Zero(1, tokens);
+  Numbers logit = Numbers::Zero(1, tokens), mean_norms = Numbers::Zero(tokens, tokens);
   for (const Index layer : mixing) {
     const LayerPass<double>& of_layer = pass.layers[static_cast<std::size_t>(layer)];
     const auto v = vectors_by_loops(model, of_layer, layer, terms);
@@ -70,6 +72,7 @@ TEST_CASE("contribution rollout and ALTI-Logit are what their formulas say", "[a
       for (Index j = 0; j <= i; ++j) {
         const Numbers alone = v[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)], whole = i == j ? Numbers(alone + r) : alone;
         if (i == position) direct(0, j) = (w.array() * alone.array()).sum();
+        mean_norms(i, j) += std::sqrt(alone.array().square().sum()) / static_cast<double>(mixing.size());
         norms(i, j) = std::sqrt(whole.array().square().sum());
         nearer(i, j) = std::max(0.0, o.cwiseAbs().sum() - (o - whole).cwiseAbs().sum());
       }
@@ -94,9 +97,62 @@ TEST_CASE("contribution rollout and ALTI-Logit are what their formulas say", "[a
   CHECK(relative_error(rolled.scores, by_norm.row(position)) < 1e-11);
   CHECK(rolled.scores.sum() == Approx(1).epsilon(1e-12));
   CHECK(rolled.scores.tail(tokens - 1 - position).isZero(0));
+  CHECK(relative_error(explainer.explain(Method::contribution_norms, target, options).scores, mean_norms.row(position)) < 1e-11);
+  {
+    MethodOptions<double> with_map = options;
+    with_map.with_map = true;
+    CHECK(relative_error(explainer.explain(Method::contribution_norms, target, with_map).map, mean_norms) < 1e-11);
+    CHECK(relative_error(explainer.explain(Method::contribution_rollout, target, with_map).map, by_norm) < 1e-11);
+  }
+  {
+    MethodOptions<double> of_one = options;
+    of_one.layer = mixing.back();
+    const LayerPass<double>& last = pass.layers[static_cast<std::size_t>(mixing.back())];
+    const auto v = vectors_by_loops(model, last, mixing.back(), terms);
+    const RowVector<double> norms = explainer.explain(Method::contribution_norms, target, of_one).scores;
+    for (Index j = 0; j <= position; ++j)
+      CHECK(norms[j] == Approx(v[static_cast<std::size_t>(position)][static_cast<std::size_t>(j)].norm()).epsilon(1e-11));
+  }
   const Attribution<double> alti = explainer.explain(Method::alti_logit, target, options);
   CHECK(relative_error(alti.scores, logit) < 1e-11);
   CHECK(std::isnan(alti.explained));
+}
+
+TEST_CASE("methods by vectors explain several targets as they explain each by itself", "[attribution]") {
+  const std::string name = GENERATE("mamba", "rwkv4", "griffin");
+  const Method method = GENERATE(Method::contribution_norms, Method::contribution_rollout, Method::alti_logit);
+  INFO(name << ", " << method_info(method).name);
+  const LanguageModel<double> model = shipped(name);
+  const Index tokens = 70;  // more than one block of rows
+  const std::vector<Target> targets{{69, 1, {}}, {2, 0, Index(1)}, {66, 1, Index(0)}, {69, 0, {}}};
+  ForwardOptions every_logit;
+  every_logit.logit_positions = Indices::all();
+  Explainer<double> explainer(model, some_ids(tokens, model.vocabulary()), every_logit);
+  every_logit.executor = thread_executor(2);
+  Explainer<double> shared(model, some_ids(tokens, model.vocabulary()), every_logit);
+  const Matrix<double> all = explainer.explain_each(method, targets).scores;
+  CHECK(all == shared.explain_each(method, targets).scores);
+  for (std::size_t t = 0; t < targets.size(); ++t)
+    CHECK(relative_error(all.row(static_cast<Index>(t)), explainer.explain(method, targets[t]).scores) < 1e-13);
+}
+
+TEST_CASE("methods by vectors: a target before a token that is not finite is as without it", "[attribution]") {
+  const LanguageModel<double> model = shipped("mamba");
+  LanguageModelParts<double> parts = model.parts();
+  Numbers embedding = *parts.embedding;
+  embedding(9, 3) = std::numeric_limits<double>::quiet_NaN();
+  parts.embedding = embedding;
+  const LanguageModel<double> broken(parts);
+  const std::vector<Target> before{{1, 1, {}}, {2, 0, {}}};
+  ForwardOptions every_logit;
+  every_logit.logit_positions = Indices::all();
+  const ForwardPass<double> sound = model.forward({4, 5, 6}, every_logit), spoilt = broken.forward({4, 5, 6, 9}, every_logit);
+  const std::vector<Index> positions{1, 2};
+  CHECK(relative_error(contribution_rollout(broken, spoilt, positions).leftCols(3), contribution_rollout(model, sound, positions)) < 1e-13);
+  CHECK(relative_error(contribution_norms(broken, spoilt, positions, model.mixing_layers()).leftCols(3),
+                       contribution_norms(model, sound, positions, model.mixing_layers())) < 1e-13);
+  CHECK(relative_error(alti_logit(broken, spoilt, before).leftCols(3), alti_logit(model, sound, before)) < 1e-13);
+  CHECK_THROWS_WITH(contribution_rollout(broken, spoilt, {1, 3}), contains_text("NaN"));
 }
 
 TEST_CASE("an edge map tells what taking an edge out does to the explained number, to first order", "[attribution]") {

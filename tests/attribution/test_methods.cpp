@@ -582,8 +582,8 @@ TEST_CASE("the methods at their edges", "[attribution]") {
       if (named.from_gradient && named.from_attention) {
         CHECK(nothing.scores == (RowVector<double>(4) << 0, 0, 1, 0).finished());
         CHECK(nothing.constant_layers.size() == (named.method == Method::gradient_maximum ? 3 : 0));
-      } else if (named.method == Method::raw || named.method == Method::rollout || named.method == Method::contribution_rollout ||
-                 named.method == Method::random) {
+      } else if (named.method == Method::raw || named.method == Method::rollout || named.method == Method::contribution_norms ||
+                 named.method == Method::contribution_rollout || named.method == Method::random) {
         CHECK(nothing.scores == explainer.explain(named.method, {2, 4, {}}).scores);
       } else {
         CHECK(nothing.scores.isZero(0));

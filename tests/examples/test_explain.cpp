@@ -268,6 +268,23 @@ TEST_CASE("explain: public checkpoints with the logits their own code gives", "[
   }
 }
 
+TEST_CASE("explain: a .json of a long text has no map of its token pairs, a .safetensors has it", "[explain]") {
+  const TemporaryFolder folder;
+  std::string ids = "3";
+  for (int i = 1; i < 512; ++i) ids += i % 2 == 0 ? " 5" : " 6";
+  io_test::write_bytes(folder / "ids", ids);
+  const std::vector<std::string> asked{"--model", mamba, "--tokens", "@" + (folder / "ids").string()};
+  const Outcome outcome = run_well(folder, "explain", with(asked, {"--out", (folder / "scores.json").string()}));
+  CHECK_THAT(outcome.out,
+             contains_text("(the map of every token pair is left out of the file: of more than 128 tokens a .safetensors holds it"));
+  const std::string text = io_test::read_bytes(folder / "scores.json");
+  CHECK(text.size() < 500000);
+  CHECK(Json::parse(text).at("scores").size() == 512);
+  CHECK_FALSE(Json::parse(text).contains("map"));
+  run_well(folder, "explain", with(asked, {"--out", (folder / "scores.safetensors").string()}));
+  CHECK(SafetensorsFile(folder / "scores.safetensors").read<double>("map").rows() == 512);
+}
+
 TEST_CASE("explain: a text that is too long for a map of its token pairs", "[explain]") {
   const TemporaryFolder folder;
   std::string ids = "3";

@@ -98,7 +98,8 @@ TEST_CASE("a layer of one's own in a stack: every method that needs no output pr
   Explainer<double> explainer(model, own_ids);
   for (const MethodName& method : method_names) {
     INFO(method.name);
-    if (method.method == Method::contribution_rollout || method.method == Method::alti_logit) {
+    if (method.method == Method::contribution_norms || method.method == Method::contribution_rollout ||
+        method.method == Method::alti_logit) {
       CHECK_THROWS_AS(explainer.explain(method.method, {last, 7, {}}), Error);  // this layer tells no output projection
       continue;
     }

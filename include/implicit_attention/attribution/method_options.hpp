@@ -23,6 +23,7 @@ enum class Method {
   relevance,
   vector_rollout,        ///< every layer's vector path, attention and norms held: one linear walk
   relevance_attention,   ///< what each layer's own attention moves along that walk, mean over layers
+  contribution_norms,    ///< norms of each token's vectors behind the output projection, mean over layers
   contribution_rollout,  ///< norms of each token's vectors behind the output projection, rolled out
   alti_logit,            ///< the logit's direct parts, shared out by how near each token's vectors come (arXiv 2305.12535)
   gradient_x_input,
@@ -41,7 +42,7 @@ struct MethodName {
   bool from_gradient;             ///< whether it needs the exact gradient
   bool has_map = from_attention;  ///< whether it has a map over tokens
 };
-inline constexpr std::array<MethodName, 14> method_names = {{{Method::raw, "raw", true, false},
+inline constexpr std::array<MethodName, 15> method_names = {{{Method::raw, "raw", true, false},
                                                              {Method::rollout, "rollout", true, false},
                                                              {Method::gradient, "gradient", true, true},
                                                              {Method::gradient_mean, "gradient-mean", true, true},
@@ -49,7 +50,8 @@ inline constexpr std::array<MethodName, 14> method_names = {{{Method::raw, "raw"
                                                              {Method::relevance, "relevance", false, false},
                                                              {Method::vector_rollout, "vector-rollout", true, false, false},
                                                              {Method::relevance_attention, "relevance-attention", true, false, false},
-                                                             {Method::contribution_rollout, "contribution-rollout", true, false, false},
+                                                             {Method::contribution_norms, "contribution-norms", true, false},
+                                                             {Method::contribution_rollout, "contribution-rollout", true, false},
                                                              {Method::alti_logit, "alti-logit", true, false, false},
                                                              {Method::gradient_x_input, "gradient-x-input", false, true},
                                                              {Method::integrated_gradients, "integrated-gradients", false, false},
@@ -100,7 +102,7 @@ template <Real Scalar>
 struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation
   ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
-  std::optional<Index> layer;                         ///< raw, relevance-attention: this layer; otherwise all averaged
+  std::optional<Index> layer;                         ///< raw, relevance-attention, contribution-norms: this layer; otherwise all averaged
   RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
   bool with_map = false;                              ///< methods from attention: the whole map, too
   Index integration_steps = 0;                        ///< integrated gradients: this many even points; 0: as many as the tolerance takes

@@ -1,16 +1,16 @@
-// Attribution by vectors, without a gradient: what each token adds to each output of a layer, after the output projection, followed through
-// the layers. Contribution rollout multiplies maps of the vectors' norms; ALTI-Logit (Ferrando et al. 2023, arXiv 2305.12535) those of how
-// much nearer each vector brings an output to what it is, and shares out the logit's direct parts by them. Both are exact here: the
-// contributions are those of the implicit attention.
+// Attribution by vectors, without a gradient: what each token adds to each output of a layer, after the output projection. Contribution norms
+// are the vectors' lengths, layer by layer; contribution rollout multiplies maps of them through the layers; ALTI-Logit (Ferrando et al. 2023,
+// arXiv 2305.12535) multiplies those of how much nearer each vector brings an output to what it is, and shares out the logit's direct parts
+// by them. All are exact here: the contributions are those of the implicit attention.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <string_view>
 #include <vector>
 
 #include <implicit_attention/attribution/contributions.hpp>
+#include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -68,6 +68,9 @@ class LayerContributions {
     return all;
   }
 
+  /// |v_ij|_2 of every token j <= i, (1, i + 1).
+  [[nodiscard]] RowVector<S> norms(Index i) const { return vectors(i, false).rowwise().norm().transpose(); }
+
   /// How row i is mixed: shares of the tokens j <= i, (1, i + 1), not negative, with sum 1.
   ///   - by norm: |v_ij|_2, the residual with token i's own;
   ///   - by proximity (ALTI): (|o_i|_1 - |o_i - v_ij|_1)^+.
@@ -103,61 +106,43 @@ class LayerContributions {
 
 namespace detail {
 
-/// weights (1, position + 1) through a layer's mixing: sum_i weights_i P[i, .].
+/// weights (targets, tokens) through a layer's mixing: row t is sum_i weights[t, i] P[i, .]. Each row of P is made once, and some of them at a
+/// time: memory is linear in tokens.
 template <Real S>
-[[nodiscard]] RowVector<S> mixed_back(const LayerContributions<S>& layer, const RowVector<S>& weights, bool by_proximity,
-                                      const Executor& executor) {
-  Matrix<S> rows = Matrix<S>::Zero(weights.size(), weights.size());
-  executor(weights.size(), [&](Index i) {
-    if (weights[i] != S(0)) rows.row(i).head(i + 1) = weights[i] * layer.shares(i, by_proximity);
-  });
-  return rows.colwise().sum();
+[[nodiscard]] Matrix<S> mixed_back(const LayerContributions<S>& layer, const Matrix<S>& weights, bool by_proximity,
+                                   const Executor& executor) {
+  constexpr Index rows_at_a_time = 64;
+  Matrix<S> mixed = Matrix<S>::Zero(weights.rows(), weights.cols());
+  std::vector<RowVector<S>> rows(static_cast<std::size_t>(std::min(rows_at_a_time, weights.cols())));
+  for (Index first = 0; first < weights.cols(); first += rows_at_a_time) {
+    const Index count = std::min(rows_at_a_time, weights.cols() - first);
+    executor(count, [&](Index k) {
+      if (!weights.col(first + k).isZero(0)) rows[static_cast<std::size_t>(k)] = layer.shares(first + k, by_proximity);
+    });
+    executor(weights.rows(), [&](Index t) {
+      for (Index i = first; i < first + count; ++i)  // a row that does not count must not be read: it may be NaN
+        if (weights(t, i) != S(0)) mixed.row(t).head(i + 1) += weights(t, i) * rows[static_cast<std::size_t>(i - first)];
+    });
+  }
+  return mixed;
 }
 
-template <Real S>
-[[nodiscard]] Attribution<S> scores_up_to(std::string_view who, const RowVector<S>& row, Index position, Index tokens) {
-  Attribution<S> result;
-  result.position = position;
-  result.scores = RowVector<S>::Zero(tokens);
-  result.scores.head(position + 1) = row;
-  check_finite(who, "the result", result.scores);
-  return result;
-}
-
-/// What the layers of a pass that mix tokens are made of, from the last to the first.
+/// What layers of a pass are made of, from the last to the first; `layers` in rising order.
 template <Real S, class Visit>
-void each_mixing_layer(const LanguageModel<S>& model, const ForwardPass<S>& pass, Terms terms, const Executor& executor,
-                       const Visit& visit) {
+void each_layer_of_contributions(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& layers, Terms terms,
+                                 const Executor& executor, const Visit& visit) {
   if (!model.causal()) raise(ErrorKind::value, message("contributions: ", model.name(), " is not causal"));
-  const std::vector<Index> layers = model.mixing_layers();
   for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
     visit(LayerContributions<S>(model, model.layer_pass(pass, *layer, executor, false), *layer, terms));
 }
 
-}  // namespace detail
-
-/// Contribution rollout: row `position` of P_last ... P_0, P the shares by norm; not negative, sum 1. For pictures without a target. Time
-/// tokens^2 * channels * width a layer.
+/// The direction (1, width) in the last residual stream whose product with it is the target's logit, less its contrast's, with the scales of
+/// the final norm and the soft cap held.
 template <Real S>
-[[nodiscard]] Attribution<S> contribution_rollout(const LanguageModel<S>& model, const ForwardPass<S>& pass, Index position,
-                                                  Terms terms = Terms::all(), const Executor& executor = serial_executor()) {
-  detail::check_position("contribution rollout", position, pass.tokens());
-  RowVector<S> row = RowVector<S>::Unit(position + 1, position);
-  detail::each_mixing_layer(model, pass, terms, executor,
-                            [&](const LayerContributions<S>& layer) { row = detail::mixed_back(layer, row, false, executor); });
-  return detail::scores_up_to("contribution rollout", row, position, pass.tokens());
-}
-
-/// ALTI-Logit: sum over layers l of c_l P_{l-1} ... P_0, c_l[j] = w . v_pj the direct part of the logit that token j's vector is, and
-/// w . r_0[p] at p itself; P the shares by proximity, w the direction of the logit (token less contrast) through the final norm and the
-/// soft cap, whose scales are held. Needs the position's logits. Signed. What feed-forward parts add directly is not shared out. Time as for contribution_rollout.
-template <Real S>
-[[nodiscard]] Attribution<S> alti_logit(const LanguageModel<S>& model, const ForwardPass<S>& pass, Index position, Index token,
-                                        std::optional<Index> contrast = std::nullopt, Terms terms = Terms::all(),
-                                        const Executor& executor = serial_executor()) {
-  detail::check_position("ALTI-Logit", position, pass.tokens());
+[[nodiscard]] RowVector<S> logit_direction(const LanguageModel<S>& model, const ForwardPass<S>& pass, const Target& target) {
+  detail::check_position("ALTI-Logit", target.position, pass.tokens());
   const LanguageModelParts<S>& parts = model.parts();
-  const ConstView<S> logits = pass.logits_at(position);
+  const ConstView<S> logits = pass.logits_at(target.position);
   RowVector<S> w = RowVector<S>::Zero(model.width());
   const auto add = [&](const char* what, Index id, S amount) {
     check_index(id, model.vocabulary(), "ALTI-Logit: ", what, " token");
@@ -165,21 +150,105 @@ template <Real S>
       amount *= logits(0, id) / (parts.soft_cap * std::atanh(logits(0, id) / parts.soft_cap));
     w += amount * detail::row_of(parts.head, id);
   };
-  add("target", token, S(1));
-  if (contrast) add("contrast", *contrast, S(-1));
-  const ConstView<S> last(pass.final_residual.row(position), 1, model.width());
+  add("target", target.token, S(1));
+  if (target.contrast) add("contrast", *target.contrast, S(-1));
+  const ConstView<S> last(pass.final_residual.row(target.position), 1, model.width());
   w.array() *= parts.logit_scale * parts.final_norm.held_scale(parts.final_norm.statistics(last)).row(0).array();
   if (parts.final_norm.centred()) w.array() -= w.mean();
+  return w;
+}
 
-  RowVector<S> row = RowVector<S>::Zero(position + 1);
-  detail::each_mixing_layer(model, pass, terms, executor, [&](const LayerContributions<S>& layer) {
-    if (!row.isZero(0)) row = detail::mixed_back(layer, row, true, executor);
-    row += (layer.vectors(position, false) * w.transpose()).transpose();
+/// Adds a layer's |v_ij|_2 at i = positions[r] to row r.
+template <Real S>
+void add_contribution_norms(const LayerContributions<S>& layer, const std::vector<Index>& positions, Matrix<S>& norms,
+                            const Executor& executor) {
+  executor(norms.rows(), [&](Index r) {
+    const Index position = positions[static_cast<std::size_t>(r)];
+    norms.row(r).head(position + 1) += layer.norms(position);
+  });
+}
+
+template <Real S>
+[[nodiscard]] Attribution<S> only_row(const Matrix<S>& rows, Index position) {
+  Attribution<S> result;
+  result.position = position;
+  result.scores = rows.row(0);
+  return result;
+}
+
+}  // namespace detail
+
+/// Contribution norms, (positions, tokens): row r is the mean over `layers`, which mix tokens, of |v_ij|_2 at i = positions[r]. How much each token adds to the position in a layer, without a target; not negative. Time tokens * channels * width a
+/// layer and position.
+template <Real S>
+[[nodiscard]] Matrix<S> contribution_norms(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& positions,
+                                           const std::vector<Index>& layers, Terms terms = Terms::all(),
+                                           const Executor& executor = serial_executor()) {
+  for (const Index position : positions) detail::check_position("contribution norms", position, pass.tokens());
+  Matrix<S> norms = Matrix<S>::Zero(static_cast<Index>(positions.size()), pass.tokens());
+  detail::each_layer_of_contributions(model, pass, layers, terms, executor, [&](const LayerContributions<S>& layer) {
+    detail::add_contribution_norms(layer, positions, norms, executor);
+  });
+  norms /= static_cast<S>(layers.size());
+  detail::check_finite("contribution norms", "the result", norms);
+  return norms;
+}
+
+/// Contribution rollout, (positions, tokens): the rows `positions` of P_last ... P_0, P the shares by norm; not negative, each of sum 1. For
+/// pictures without a target. Time tokens^2 * channels * width a layer, for any number of positions.
+template <Real S>
+[[nodiscard]] Matrix<S> contribution_rollout(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& positions,
+                                             Terms terms = Terms::all(), const Executor& executor = serial_executor()) {
+  Matrix<S> rows = Matrix<S>::Zero(static_cast<Index>(positions.size()), pass.tokens());
+  for (Index r = 0; r < rows.rows(); ++r) {
+    const Index position = positions[static_cast<std::size_t>(r)];
+    detail::check_position("contribution rollout", position, pass.tokens());
+    rows(r, position) = S(1);
+  }
+  detail::each_layer_of_contributions(model, pass, model.mixing_layers(), terms, executor,
+                                      [&](const LayerContributions<S>& layer) { rows = detail::mixed_back(layer, rows, false, executor); });
+  detail::check_finite("contribution rollout", "the result", rows);
+  return rows;
+}
+/// The row of one position.
+template <Real S>
+[[nodiscard]] Attribution<S> contribution_rollout(const LanguageModel<S>& model, const ForwardPass<S>& pass, Index position,
+                                                  Terms terms = Terms::all(), const Executor& executor = serial_executor()) {
+  return detail::only_row(contribution_rollout(model, pass, std::vector<Index>{position}, terms, executor), position);
+}
+
+/// ALTI-Logit, (targets, tokens): sum over layers l of c_l P_{l-1} ... P_0, c_l[j] = w . v_pj the direct part of the logit that token j's
+/// vector is, and w . r_0[p] at p itself; P the shares by proximity, w the direction of the logit (token less contrast) through the final norm
+/// and the soft cap, whose scales are held. Needs the positions' logits. Signed. What feed-forward parts add directly is not shared out. Time
+/// as for contribution_rollout.
+template <Real S>
+[[nodiscard]] Matrix<S> alti_logit(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Target>& targets,
+                                   Terms terms = Terms::all(), const Executor& executor = serial_executor()) {
+  const auto count = static_cast<Index>(targets.size());
+  Matrix<S> directions(count, model.width()), rows = Matrix<S>::Zero(count, pass.tokens());
+  for (Index t = 0; t < count; ++t) directions.row(t) = detail::logit_direction(model, pass, targets[static_cast<std::size_t>(t)]);
+  detail::each_layer_of_contributions(model, pass, model.mixing_layers(), terms, executor, [&](const LayerContributions<S>& layer) {
+    if (!rows.isZero(0)) rows = detail::mixed_back(layer, rows, true, executor);
+    executor(count, [&](Index t) {
+      const Index position = targets[static_cast<std::size_t>(t)].position;
+      rows.row(t).head(position + 1) += (layer.vectors(position, false) * directions.row(t).transpose()).transpose();
+    });
   });
   Trace<S> trace(false, executor);
   const Array<S> first = model.enter(trace.input(pass.embeddings)).numbers;
-  row[position] += w.dot(first.matrix().row(position));
-  return detail::scores_up_to("ALTI-Logit", row, position, pass.tokens());
+  for (Index t = 0; t < count; ++t) {
+    const Index position = targets[static_cast<std::size_t>(t)].position;
+    rows(t, position) += directions.row(t).dot(first.matrix().row(position));
+  }
+  detail::check_finite("ALTI-Logit", "the result", rows);
+  return rows;
+}
+/// The row of one target.
+template <Real S>
+[[nodiscard]] Attribution<S> alti_logit(const LanguageModel<S>& model, const ForwardPass<S>& pass, Index position, Index token,
+                                        std::optional<Index> contrast = std::nullopt, Terms terms = Terms::all(),
+                                        const Executor& executor = serial_executor()) {
+  return detail::only_row(alti_logit(model, pass, std::vector<Target>{{position, token, contrast}}, terms, executor), position);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -79,6 +79,7 @@ class Explainer {
   ///   - raw: the chosen rows of its map; nothing else is computed.
   ///   - rollout: rows of rollout_map, which needs a map over tokens or two. Where one row needs none (ReductionKind::mean without a
   ///     discard ratio) and few are asked for, they are computed one by one, in linear memory.
+  ///   - contribution-norms, contribution-rollout, alti-logit: each layer's vectors are made once for all targets.
   ///   - leave-one-out: one run for each token serves all targets; it has their logits.
   ///   - all others: target by target. Gradients differ from target to target: the map of a gradient-weighted form (with_map) is of one
   ///     target's gradients, and only its row at that target's position is in here.
@@ -119,6 +120,13 @@ class Explainer {
     if (options.layer) return {*options.layer};
     return mixing_;
   }
+  /// The same; fails where the one asked for mixes no tokens.
+  [[nodiscard]] std::vector<Index> mixing_layers_of(Method method, const MethodOptions<Scalar>& options) const {
+    if (options.layer && std::find(mixing_.begin(), mixing_.end(), *options.layer) == mixing_.end())
+      raise(ErrorKind::value, message(method_info(method).name, ": layer ", *options.layer, " of ", model_.name(),
+                                      " is out of range or mixes no tokens, expected one of ", shape_text(mixing_)));
+    return layers_of(options);
+  }
   /// Computes the logits at positions that the run has none of yet.
   void need_logits(const std::vector<Index>& positions);
   /// What `use` makes of the logits at a position, (1, vocabulary). Fails on a position that was not read.
@@ -145,17 +153,22 @@ class Explainer {
 
   /// Whether a method reads the layers of the run once it has ended.
   [[nodiscard]] bool needs_layers(Method method) const {
-    if (method == Method::raw) return !takes_rows();
+    if (is_a_row_a_layer(method)) return !takes_rows(method);
     return method != Method::integrated_gradients && method != Method::leave_one_out && method != Method::random;
   }
-  /// Whether raw attention's rows are taken while the layers run: of few positions only, since they cost a row each.
-  [[nodiscard]] bool takes_rows() const {
+  /// Whether a method's scores are the mean of a row of each layer.
+  [[nodiscard]] static bool is_a_row_a_layer(Method method) { return method == Method::raw || method == Method::contribution_norms; }
+  /// Whether such rows are taken while the layers run: of few positions only, since they cost a row each.
+  [[nodiscard]] bool takes_rows(Method method) const {
     const std::optional<Index>& layer = plan_.options.layer;
-    return plan_.has(Method::raw) && !plan_.options.with_map && positions_.size() <= 64 &&
+    return is_a_row_a_layer(method) && plan_.has(method) && !plan_.options.with_map && positions_.size() <= 64 &&
            (!layer || std::find(mixing_.begin(), mixing_.end(), *layer) != mixing_.end());
   }
+  /// Adds the rows of a layer that has just run to those taken before.
+  void take_rows(Index layer, const LayerPass<Scalar>& pass);
   /// The rows taken during the run, of these positions; nothing where they were not, or with other options.
-  [[nodiscard]] std::optional<Matrix<Scalar>> taken_rows(const std::vector<Index>& positions, const MethodOptions<Scalar>& options) const;
+  [[nodiscard]] std::optional<Matrix<Scalar>> taken_rows(Method method, const std::vector<Index>& positions,
+                                                         const MethodOptions<Scalar>& options) const;
 
   [[nodiscard]] static bool by_gradient(Method method) {
     return method == Method::gradient || method == Method::gradient_mean || method == Method::gradient_maximum;
@@ -222,6 +235,13 @@ class Explainer {
   /// sum_e x_e o A_e^T (W_o^T g)_e on the same walk, or of one layer. Both with any set of terms.
   [[nodiscard]] Attribution<Scalar> held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
 
+  [[nodiscard]] static bool by_contributions(Method method) {
+    return method == Method::contribution_norms || method == Method::contribution_rollout || method == Method::alti_logit;
+  }
+  /// The methods by vectors, a row a target, (targets, tokens read).
+  [[nodiscard]] Matrix<Scalar> by_vectors(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const;
+  [[nodiscard]] Attribution<Scalar> one_by_vectors(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
+
   [[nodiscard]] Attribution<Scalar> integrated(const Target& target, const MethodOptions<Scalar>& options) const;
 
   /// A map's row at a position.
@@ -246,7 +266,7 @@ class Explainer {
   ExplanationPlan<Scalar> plan_;
   std::vector<Index> mixing_, positions_;
   ForwardPass<Scalar> pass_;
-  Matrix<Scalar> rows_;  // raw attention's, (positions, tokens read), summed over its layers; empty where none were taken
+  std::vector<std::pair<Method, Matrix<Scalar>>> rows_;  // those taken during the run: (positions, tokens read), summed over layers
   std::optional<BackwardPass<Scalar>> backward_;
   std::optional<Target> backward_target_, walked_target_;
   std::vector<std::pair<Method, Attribution<Scalar>>> walked_;  // by walked_target_, with the plan's options
@@ -273,13 +293,12 @@ template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   need_logits({target.position});
   check(target);
-  if (method == Method::raw)
-    if (const std::optional<Matrix<Scalar>> rows = taken_rows({target.position}, options)) {
-      Attribution<Scalar> result;
-      result.position = target.position;
-      result.scores = rows->row(0);
-      return result;
-    }
+  if (const std::optional<Matrix<Scalar>> rows = taken_rows(method, {target.position}, options)) {
+    Attribution<Scalar> result;
+    result.position = target.position;
+    result.scores = rows->row(0);
+    return result;
+  }
   const bool runs = method == Method::integrated_gradients || method == Method::leave_one_out || method == Method::random;
   need(reads_whole(method, options), !runs);
   return of_all_tokens(explain_read(method, target, options));
@@ -306,10 +325,10 @@ Attribution<S> Explainer<S>::explain_read(Method method, const Target& target, c
     case Method::vector_rollout:
     case Method::relevance_attention:
       return held_walk(method, target, options);
+    case Method::contribution_norms:
     case Method::contribution_rollout:
-      return contribution_rollout(model_, pass_, position, options.terms, options_.executor);
     case Method::alti_logit:
-      return alti_logit(model_, pass_, position, target.token, target.contrast, options.terms, options_.executor);
+      return one_by_vectors(method, target, options);
     case Method::gradient_x_input:
       return walked(method, target, options);
     case Method::integrated_gradients:
@@ -343,7 +362,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
   for (const Target& target : targets) check(target);
 
   const bool without_maps = options.reduction == ReductionKind::mean && options.rollout.discard_ratio == Scalar(0);
-  const std::optional<Matrix<Scalar>> taken = method == Method::raw ? taken_rows(positions, options) : std::nullopt;
+  const std::optional<Matrix<Scalar>> taken = taken_rows(method, positions, options);
   if (taken) {
     result.scores = *taken;
   } else if (method == Method::raw) {
@@ -365,6 +384,9 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
     const Attribution<Scalar> rolled = explain_read(method, targets.front(), whole);
     for (Index row = 0; row < count; ++row) result.scores.row(row).head(read()) = rolled.map.row(positions[static_cast<std::size_t>(row)]);
     result.zero_rows = rolled.zero_rows;
+  } else if (by_contributions(method)) {
+    need(false, true);
+    result.scores.leftCols(read()) = by_vectors(method, targets, options);
   } else if (method == Method::leave_one_out) {
     check_removal(options);
     for (Index row = 0; row < count; ++row) result.explained[row] = value(targets[static_cast<std::size_t>(row)]);

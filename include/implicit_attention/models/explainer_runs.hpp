@@ -33,35 +33,50 @@ void Explainer<S>::run(bool whole, bool layers) {
   for (const Index position : pass_.logit_positions)
     if (std::find(asked.begin(), asked.end(), position) == asked.end()) asked.push_back(position);
   if (!ids.empty()) options.logit_positions = Indices(std::move(asked));
-  typename LanguageModel<Scalar>::Visitor take_rows;
-  if (takes_rows() && rows_.size() == 0) {
-    rows_ = Matrix<Scalar>::Zero(static_cast<Index>(positions_.size()), static_cast<Index>(ids.size()));
-    take_rows = [&](Index layer, const LayerPass<Scalar>& pass) {
-      if (plan_.options.layer ? *plan_.options.layer != layer : pass.mixers.empty()) return;
-      Reduction<Scalar> reduction;
-      reduction.kind = plan_.options.reduction;
-      Selection selection;
-      selection.rows = Indices(positions_);
-      selection.executor = options_.executor;
-      rows_ += pass.mixer().attention(plan_.options.terms).reduce(reduction, selection);
-    };
+  typename LanguageModel<Scalar>::Visitor visit;
+  if (rows_.empty()) {
+    for (const MethodName& named : method_names)
+      if (takes_rows(named.method))
+        rows_.emplace_back(named.method, Matrix<Scalar>::Zero(static_cast<Index>(positions_.size()), static_cast<Index>(ids.size())));
+    if (!rows_.empty()) visit = [&](Index layer, const LayerPass<Scalar>& pass) { take_rows(layer, pass); };
   }
-  pass_ = model_.forward(ids, options, take_rows);
+  pass_ = model_.forward(ids, options, visit);
   backward_.reset();
   walked_target_.reset();
 }
 
 template <Real S>
-std::optional<Matrix<S>> Explainer<S>::taken_rows(const std::vector<Index>& positions, const MethodOptions<Scalar>& options) const {
-  if (rows_.size() == 0 || options.with_map || !same_way(options, plan_.options)) return std::nullopt;
+void Explainer<S>::take_rows(Index layer, const LayerPass<Scalar>& pass) {
+  if (plan_.options.layer ? *plan_.options.layer != layer : pass.mixers.empty()) return;
+  for (auto& [method, rows] : rows_) {
+    if (method == Method::contribution_norms) {
+      detail::add_contribution_norms(LayerContributions<Scalar>(model_, pass, layer, plan_.options.terms), positions_, rows,
+                                     options_.executor);
+      continue;
+    }
+    Reduction<Scalar> reduction;
+    reduction.kind = plan_.options.reduction;
+    Selection selection;
+    selection.rows = Indices(positions_);
+    selection.executor = options_.executor;
+    rows += pass.mixer().attention(plan_.options.terms).reduce(reduction, selection);
+  }
+}
+
+template <Real S>
+std::optional<Matrix<S>> Explainer<S>::taken_rows(Method method, const std::vector<Index>& positions,
+                                                  const MethodOptions<Scalar>& options) const {
+  const auto taken = std::find_if(rows_.begin(), rows_.end(), [&](const auto& one) { return one.first == method; });
+  if (taken == rows_.end() || options.with_map || !same_way(options, plan_.options)) return std::nullopt;
   Matrix<Scalar> rows = Matrix<Scalar>::Zero(static_cast<Index>(positions.size()), tokens());
   const auto layers = options.layer ? Scalar(1) : static_cast<Scalar>(mixing_count());
   for (std::size_t row = 0; row < positions.size(); ++row) {
     const auto found = std::find(positions_.begin(), positions_.end(), positions[row]);
     if (found == positions_.end()) return std::nullopt;
-    rows.row(static_cast<Index>(row)).head(rows_.cols()) = rows_.row(static_cast<Index>(found - positions_.begin())) / layers;
+    rows.row(static_cast<Index>(row)).head(taken->second.cols()) =
+        taken->second.row(static_cast<Index>(found - positions_.begin())) / layers;
   }
-  detail::check_finite("raw attention", "the reduced map", rows);
+  detail::check_finite(method == Method::raw ? "raw attention" : "contribution norms", "the row of a position", rows);
   return rows;
 }
 
