@@ -62,6 +62,12 @@ class GgufConverter {
   }
   void text(const std::string& key, const std::string& value) { set_text(architecture_ + "." + key, value); }
   void set_text(const std::string& name, const std::string& value) { keys_[name] = gguf::string(name, value); }
+  void truths(const std::string& key, const std::vector<bool>& values) {
+    std::string all = u32(7) + u64(values.size());
+    for (const bool value : values) all += u8(value ? 1 : 0);
+    const std::string name = architecture_ + "." + key;
+    keys_[name] = gguf::key(name, 9, all);
+  }
   void erase(const std::string& key) { keys_.erase(architecture_ + "." + key); }
   void put(const std::string& name, const T& t) { tensors_.push_back({name, t.shape, 0, number_bytes(t)}); }
   [[nodiscard]] std::uint64_t layers() const { return layers_; }
@@ -132,8 +138,8 @@ class GgufConverter {
     if (falcon) {
       size("vocab_size", count("vocab_size"));
       size("attention.head_count_kv", count("num_key_value_heads"));
-      size("attention.key_length", count("head_dim"));
-      size("attention.value_length", count("head_dim"));
+      size("attention.key_length", count(first_of({"head_dim", "attention_head_dim"})));
+      size("attention.value_length", count(first_of({"head_dim", "attention_head_dim"})));
       real("rope.freq_base", number("rope_theta"));
     }
     for (const auto& [name, t] : weights_) decoder_tensor(name, t);
@@ -190,7 +196,7 @@ class GgufConverter {
     size("ssm.time_step_rank", count("linear_num_value_heads"));
     size("ssm.inner_size", count("linear_value_head_dim") * count("linear_num_value_heads"));
     size("full_attention_interval", count("full_attention_interval", 4));
-    size("rope.dimension_count", static_cast<std::uint64_t>(static_cast<double>(count("head_dim")) *
+    size("rope.dimension_count", static_cast<std::uint64_t>(static_cast<double>(count(first_of({"head_dim", "attention_head_dim"}))) *
                                                             (has("partial_rotary_factor") ? number("partial_rotary_factor") : 0.25)));
     if (architecture_ == "qwen3next") return;
     if (!config_.value("rope_parameters", nlohmann::json::object()).contains("mrope_section"))
@@ -236,8 +242,8 @@ class GgufConverter {
     truth("rope.scaling.finetuned", bamba);
     if (!bamba) size("context_length", 1U << 20U);
     if (!nemotron) return;
-    size("attention.key_length", count("head_dim"));
-    size("attention.value_length", count("head_dim"));
+    size("attention.key_length", count(first_of({"head_dim", "attention_head_dim"})));
+    size("attention.value_length", count(first_of({"head_dim", "attention_head_dim"})));
     sizes("feed_forward_length", widths);
     if (!has("n_routed_experts")) return;
     copy({"moe_intermediate_size"}, "expert_feed_forward_length");
@@ -349,6 +355,7 @@ class GgufConverter {
       }
       return gate_and_up(layer, stack(gate), stack(up));
     }
+    if (rest == "block_sparse_moe.output_linear.weight") return layer_tensor(layer, "ffn_down_exps.weight", t);
     if (rest.starts_with("shared_mlp.")) {
       const std::string end = count("num_local_experts", 0) > 0 ? "_shexp.weight" : ".weight";
       if (rest == "shared_mlp.output_linear.weight") return layer_tensor(layer, "ffn_down" + end, t);

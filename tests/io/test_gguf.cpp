@@ -422,6 +422,7 @@ TEST_CASE("GGUF: Granite, Bamba, Nemotron-H", "[io]") {
     mamba2_sizes(m, 4, 4, 1, 3);
     m.size("attention.head_count", 2);
     m.size("attention.head_count_kv", 2);
+    m.keys.push_back(gguf::boolean("granitehybrid.rope.scaling.finetuned", true));
     m.put("blk.0.attn_q.weight", interleaved(m.fresh("model.layers.0.self_attn.q_proj.weight", {8, 8}), 2));
     m.put("blk.0.attn_q.bias", interleaved(m.fresh("model.layers.0.self_attn.q_proj.bias", {8}), 2));
     m.same("blk.0.ffn_gate.weight", "model.layers.0.feed_forward.gate_proj.weight", {5, 8});

@@ -279,6 +279,13 @@ class GgufNames final : public GgufRenamer {
     if (part == "exp_probs_b" && !family_.correction.empty()) return as("", family_.correction, tensor, "");
     if (part == "ffn_latent_down") return as("mixer.", "fc1_latent_proj", tensor, suffix);
     if (part == "ffn_latent_up") return as("mixer.", "fc2_latent_proj", tensor, suffix);
+    if (part == "ffn_gate_up_exps" && !family_.experts.empty()) {  // of each expert the gate's rows, then the up projection's
+      if (granite) return as(family_.experts, "input_linear", tensor, suffix);
+      if (family == "qwen35moe") return as(family_.experts, "gate_up_proj", tensor, "");
+      if (tensor.shape.size() != 3 || tensor.shape[1] % 2 != 0) wrong_shape(tensor, "(experts, 2 rows, columns)");
+      return one_by_one(tensor, family_.expert_gate_up_down[0], suffix, as, 0, 2) &&
+             one_by_one(tensor, family_.expert_gate_up_down[1], suffix, as, 1, 2);
+    }
     constexpr std::array<std::string_view, 3> roles{"ffn_gate", "ffn_up", "ffn_down"};
     for (std::size_t role = 0; role < roles.size(); ++role) {
       if (!part.starts_with(roles[role])) continue;
@@ -300,18 +307,17 @@ class GgufNames final : public GgufRenamer {
       }
       return one_by_one(tensor, family_.expert_gate_up_down[role], suffix, as);
     }
-    if (part == "ffn_gate_up_exps" && family == "qwen35moe") return as(family_.experts, "gate_up_proj", tensor, "");
     return false;
   }
 
-  // (n, F, D) as n matrices.
+  // (n, F, D) as n matrices; of each the share `which` of `shares` equal ones.
   template <class As>
-  bool one_by_one(const Tensor& tensor, std::string_view name, std::string_view suffix, As as) {
+  bool one_by_one(const Tensor& tensor, std::string_view name, std::string_view suffix, As as, Index which = 0, Index shares = 1) {
     if (tensor.shape.size() != 3) wrong_shape(tensor, "(experts, rows, columns)");
-    const Index rows = tensor.shape[1];
+    const Index rows = tensor.shape[1] / shares;
     for (Index expert = 0; expert < tensor.shape[0]; ++expert)
       as(family_.experts, message(expert, ".", name),
-         whole_tensor({rows, tensor.shape[2]}, some_rows(tensor.parts.front().stored, expert * rows, rows)), suffix);
+         whole_tensor({rows, tensor.shape[2]}, some_rows(tensor.parts.front().stored, (expert * shares + which) * rows, rows)), suffix);
     return true;
   }
   // Rows of one, then rows of the other; of stacks, matrix by matrix.
@@ -334,6 +340,9 @@ class GgufNames final : public GgufRenamer {
 
 /// A GGUF model's tensors and configuration under the public names. Fails (ErrorKind::file or shape), naming what is wrong.
 [[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
+  const auto kind = model.metadata().get<std::string_view>("general.type");
+  if (kind && *kind != "model")
+    raise(ErrorKind::file, message(model.metadata().where(), ": general.type is ", printable(*kind), ", expected model"));
   const detail::GgufKeys keys(model.metadata());
   Configuration configuration = detail::GgufConfiguration(keys, model.tensors).make();
   if (keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7")
