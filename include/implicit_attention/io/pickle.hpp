@@ -127,19 +127,27 @@ class Pickle {
     stack_.push_back(found->second);
   }
 
+  // Python's own containers and numbers that settings of a training stand in; PyTorch's strict reader takes them too. None holds tensors.
+  [[nodiscard]] static bool is_plain(std::string_view name) {
+    constexpr std::array<std::string_view, 8> names{"collections.Counter", "builtins.set",          "__builtin__.set",
+                                                    "builtins.bytearray",  "__builtin__.bytearray", "builtins.complex",
+                                                    "__builtin__.complex", "_codecs.encode"};
+    return std::find(names.begin(), names.end(), name) != names.end();
+  }
   // Names that stand for data. `torch.float32` and its like are constants.
   [[nodiscard]] static bool known(std::string_view name) {
-    constexpr std::array<std::string_view, 10> names{"collections.OrderedDict",
+    constexpr std::array<std::string_view, 11> names{"collections.OrderedDict",
                                                      "torch._utils._rebuild_tensor",
                                                      "torch._utils._rebuild_tensor_v2",
                                                      "torch._utils._rebuild_tensor_v3",
                                                      "torch._utils._rebuild_parameter",
+                                                     "torch._utils._rebuild_parameter_with_state",
                                                      "torch._tensor._rebuild_from_type_v2",
                                                      "torch.nn.parameter.Parameter",
                                                      "torch.Tensor",
                                                      "torch.Size",
                                                      "torch.device"};
-    if (std::find(names.begin(), names.end(), name) != names.end()) return true;
+    if (std::find(names.begin(), names.end(), name) != names.end() || is_plain(name)) return true;
     if (name == "torch.storage.UntypedStorage" || name == "torch.storage.TypedStorage") return true;
     if (!name.starts_with("torch.")) return false;
     const std::string_view rest = name.substr(6);
@@ -189,8 +197,8 @@ class Pickle {
       stack_.push_back(arguments[0]);
       return;
     }
-    if (function == "torch.device") return push(Kind::other);
-    if (function == "torch._utils._rebuild_parameter") {
+    if (function == "torch.device" || is_plain(function)) return push(Kind::other);
+    if (function.starts_with("torch._utils._rebuild_parameter")) {
       expect(arguments.size() >= 2 && values_[arguments[0]].kind == Kind::tensor);
       stack_.push_back(arguments[0]);
       return;
@@ -311,6 +319,8 @@ inline bool Pickle::step(unsigned char instruction) {
       push_text(reader_.take(reader_.number<std::uint8_t>()));
       return true;
     case 0x8D:  // BINUNICODE8
+    case 0x8E:  // BINBYTES8
+    case 0x96:  // BYTEARRAY8
       push_text(reader_.take(reader_.number<std::uint64_t>()));
       return true;
     case ')':
@@ -321,6 +331,17 @@ inline bool Pickle::step(unsigned char instruction) {
       return true;
     case '}':
       push(Kind::dictionary);
+      return true;
+    case 0x8F:  // EMPTY_SET
+      push(Kind::other);
+      return true;
+    case 0x90:  // ADDITEMS
+      (void)pop_to_mark();
+      (void)top(Kind::other, "a set");
+      return true;
+    case 0x91:  // FROZENSET
+      (void)pop_to_mark();
+      push(Kind::other);
       return true;
     case 't':  // TUPLE
       push_items(Kind::tuple, pop_to_mark());
