@@ -2,7 +2,9 @@
 // under which names it writes tensors, and what it does to their numbers.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
@@ -23,9 +25,12 @@ class GgufConverter {
  public:
   using Weights = std::map<std::string, T>;
 
+  /// How matrices are stored: as floats, in Q8_0's blocks, or as floats that are what those blocks mean.
+  enum class Stored { floats, blocks, widened_blocks };
+
   /// `fuse` is the converter's option --fuse-gate-up-exps.
-  GgufConverter(std::string architecture, Weights weights, nlohmann::json config, bool fuse = false)
-      : architecture_(std::move(architecture)), weights_(std::move(weights)), config_(std::move(config)), fuse_(fuse) {
+  GgufConverter(std::string architecture, Weights weights, nlohmann::json config, bool fuse = false, Stored stored = Stored::floats)
+      : architecture_(std::move(architecture)), weights_(std::move(weights)), config_(std::move(config)), fuse_(fuse), stored_(stored) {
     if (config_.contains("text_config")) config_.update(nlohmann::json(config_["text_config"]));
     layers_ = config_.contains("hybrid_override_pattern") ? config_["hybrid_override_pattern"].get<std::string>().size()
                                                           : config_["num_hidden_layers"].get<std::uint64_t>();
@@ -69,7 +74,32 @@ class GgufConverter {
     keys_[name] = gguf::key(name, 9, all);
   }
   void erase(const std::string& key) { keys_.erase(architecture_ + "." + key); }
-  void put(const std::string& name, const T& t) { tensors_.push_back({name, t.shape, 0, number_bytes(t)}); }
+  void put(const std::string& name, const T& t) {
+    // Vectors, convolutions, routers and norms stay as they are, and rows that are no whole blocks.
+    const bool matrix = name.ends_with(".weight") && !name.ends_with("_norm.weight") && name.find("conv") == std::string::npos &&
+                        name.find("gate_inp") == std::string::npos && t.shape.size() > 1 && t.shape.back() % 32 == 0;
+    if (stored_ == Stored::floats || !matrix) return tensors_.push_back({name, t.shape, 0, number_bytes(t)});
+    T widened = t;
+    std::string blocks;
+    for (std::size_t first = 0; first < t.data.size(); first += 32) {
+      float most = 1e-3F;
+      for (std::size_t i = first; i < first + 32; ++i) most = std::max(most, std::abs(t.data[i]));
+      const int power = std::ilogb(most) - 6;                   // 127 times 2^power is above the largest
+      blocks += u16(static_cast<unsigned>(power + 15) << 10U);  // as half precision has it
+      for (std::size_t i = first; i < first + 32; ++i) {
+        const auto whole = static_cast<std::int8_t>(std::clamp(std::lround(std::ldexp(t.data[i], -power)), -127L, 127L));
+        blocks += static_cast<char>(whole);
+        widened.data[i] = std::ldexp(static_cast<float>(whole), power);
+      }
+    }
+    ++blocks_;
+    if (stored_ == Stored::blocks)
+      tensors_.push_back({name, t.shape, 8, blocks});
+    else
+      tensors_.push_back({name, t.shape, 0, number_bytes(widened)});
+  }
+  /// How many tensors blocks were made of.
+  [[nodiscard]] int in_blocks() const { return blocks_; }
   [[nodiscard]] std::uint64_t layers() const { return layers_; }
 
   [[nodiscard]] std::string file() const {
@@ -635,6 +665,8 @@ class GgufConverter {
   Weights weights_;
   nlohmann::json config_;
   bool fuse_;
+  Stored stored_;
+  int blocks_ = 0;
   std::uint64_t layers_ = 0, groups_ = 0, inner_ = 0;
   std::vector<bool> attention_;
   std::map<std::string, std::string> keys_;

@@ -128,6 +128,30 @@ TEST_CASE("GGUF: golden models of every family give the golden logits as the pub
   }
 }
 
+TEST_CASE("GGUF: tensors in blocks give the logits of what the blocks mean, whatever became of their rows and columns", "[io][golden]") {
+  using Stored = GgufConverter::Stored;
+  int in_blocks = 0, found = 0;
+  for (const Case& each_case : cases) {
+    INFO(each_case.golden << " as " << each_case.architecture
+                          << (each_case.fuse ? ", gate and up projections of experts in one tensor" : ""));
+    const auto original = original_of(each_case.golden);
+    if (!original) continue;
+    ++found;
+    if (GgufConverter(std::string(each_case.architecture), original->weights, original->config, each_case.fuse, Stored::blocks)
+            .in_blocks() == 0)
+      continue;  // no matrix of it has rows of whole blocks
+    ++in_blocks;
+    Matrix<double> logits[2];
+    for (const Stored stored : {Stored::blocks, Stored::widened_blocks}) {
+      const GgufConverter converter(std::string(each_case.architecture), original->weights, original->config, each_case.fuse, stored);
+      logits[stored == Stored::blocks] = opened(converter.file()).forward(original->ids, test_support::every_logit()).logits;
+    }
+    CHECK((logits[0] - logits[1]).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() <= 1e-12 * logits[1].cwiseAbs().maxCoeff());
+    CHECK((logits[0] - original->logits).cwiseAbs().maxCoeff() > 1e-6 * original->logits.cwiseAbs().maxCoeff());
+  }
+  CHECK(in_blocks * 3 >= found * 2);
+}
+
 TEST_CASE("GGUF: layers that attend are listed, or follow an interval", "[io][golden]") {
   for (const auto& [golden, architecture] : {std::pair("lm_qwen35_seed01_tied_L3_lt_conv", "qwen35"),
                                              std::pair("lm_qwen3next_seed02_fused_hybrid4_hidden24_L20", "qwen3next")}) {
@@ -209,6 +233,9 @@ TEST_CASE("GGUF: a key that may change the model and is not understood is named"
          c.put("blk.4.attn_norm.weight", {{32}, std::vector<float>(32)});
        },
        "1 tensor is not used"},
+      {qwen, "qwen35", [](C& c) { c.size("block_count", 3); }, "tensors are not used by Qwen3_5ForCausalLM (blk.3."},
+      {qwen, "qwen35", [](C& c) { c.set_text("general.architecture", "clip"); },
+       "general.architecture is clip, expected one of rwkv6, rwkv7, mamba"},
       {falcon, "falcon-h1", [](C& c) { c.size("rope.dimension_count", 4); }, "rope.dimension_count is 4, expected the width of a head"},
       {falcon, "falcon-h1", [](C& c) { c.real("residual_scale", 0.5); }, "key falcon-h1.residual_scale (0.5) is not understood"},
       {lfm2, "lfm2", [](C& c) { c.size("embedding_length_out", 8); }, "key lfm2.embedding_length_out (8) is not understood"},

@@ -46,13 +46,8 @@ class GgufNames final : public GgufRenamer {
   GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration) : GgufRenamer(model, keys) {
     // Bamba is converted to Granite's architecture.
     const bool bamba = configuration.text({"model_type"}) == "bamba";
-    std::string known = "rwkv6, rwkv7";
-    for (const GgufFamily& family : gguf_families) {
+    for (const GgufFamily& family : gguf_families)
       if (family.architecture == (bamba ? std::string_view("bamba") : std::string_view(keys.architecture()))) family_ = family;
-      if (family.architecture != "bamba") known += message(", ", family.architecture);
-    }
-    if (family_.architecture.empty())
-      raise(ErrorKind::file, message(where_, ": general.architecture is ", printable(keys.architecture()), ", expected one of ", known));
   }
 
  private:
@@ -338,11 +333,29 @@ class GgufNames final : public GgufRenamer {
 
 }  // namespace detail
 
+namespace detail {
+
+/// Fails on a file that is no model of a family that is read here, before anything else is said of it.
+inline void expect_known_model(const GgufFile& file) {
+  const auto kind = file.get<std::string_view>("general.type");
+  if (kind && *kind != "model") raise(ErrorKind::file, message(file.where(), ": general.type is ", printable(*kind), ", expected model"));
+  const std::string architecture = file.architecture();
+  std::string known = "rwkv6, rwkv7";
+  bool found = architecture == "rwkv6" || architecture == "rwkv7";
+  for (const GgufFamily& family : gguf_families) {
+    if (family.architecture == "bamba") continue;  // a name of ours
+    known += message(", ", family.architecture);
+    found = found || family.architecture == architecture;
+  }
+  if (!found)
+    raise(ErrorKind::file, message(file.where(), ": general.architecture is ", printable(architecture), ", expected one of ", known));
+}
+
+}  // namespace detail
+
 /// A GGUF model's tensors and configuration under the public names. Fails (ErrorKind::file or shape), naming what is wrong.
 [[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
-  const auto kind = model.metadata().get<std::string_view>("general.type");
-  if (kind && *kind != "model")
-    raise(ErrorKind::file, message(model.metadata().where(), ": general.type is ", printable(*kind), ", expected model"));
+  detail::expect_known_model(model.metadata());
   const detail::GgufKeys keys(model.metadata());
   Configuration configuration = detail::GgufConfiguration(keys, model.tensors).make();
   if (keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7")
