@@ -38,7 +38,7 @@ class GgufConverter {
     set_text("general.type", "model");
     set_text("general.name", "made by a test");
     set_text("tokenizer.ggml.model", "none");
-    keys_["general.quantization_version"] = gguf::integer("general.quantization_version", 2);
+    keys_["general.quantization_version"] = {4, u32(2)};
     size("block_count", layers_);
     if (architecture_.starts_with("rwkv"))
       rwkv();
@@ -51,29 +51,44 @@ class GgufConverter {
   /// A key that is there already is replaced.
   void size(const std::string& key, std::uint64_t value) {
     const std::string name = architecture_ + "." + key;
-    keys_[name] = gguf::integer(name, static_cast<std::uint32_t>(value));
+    keys_[name] = {4, u32(value)};
   }
   void real(const std::string& key, double value) {
     const std::string name = architecture_ + "." + key;
-    keys_[name] = gguf::real(name, static_cast<float>(value));
+    keys_[name] = {6, bytes_of<float>({static_cast<float>(value)})};
   }
   void truth(const std::string& key, bool value) {
     const std::string name = architecture_ + "." + key;
-    keys_[name] = gguf::boolean(name, value);
+    keys_[name] = {7, u8(value ? 1 : 0)};
   }
   void sizes(const std::string& key, const std::vector<std::uint32_t>& values) {
     const std::string name = architecture_ + "." + key;
-    keys_[name] = gguf::integers(name, values);
+    std::string all = u32(4) + u64(values.size());
+    for (const std::uint32_t value : values) all += u32(value);
+    keys_[name] = {9, all};
   }
   void text(const std::string& key, const std::string& value) { set_text(architecture_ + "." + key, value); }
-  void set_text(const std::string& name, const std::string& value) { keys_[name] = gguf::string(name, value); }
+  void set_text(const std::string& name, const std::string& value) { keys_[name] = {8, gguf::text(value)}; }
   void truths(const std::string& key, const std::vector<bool>& values) {
     std::string all = u32(7) + u64(values.size());
     for (const bool value : values) all += u8(value ? 1 : 0);
     const std::string name = architecture_ + "." + key;
-    keys_[name] = gguf::key(name, 9, all);
+    keys_[name] = {9, all};
   }
   void erase(const std::string& key) { keys_.erase(architecture_ + "." + key); }
+  void rename(const std::string& from, const std::string& to) {
+    for (gguf::Tensor& tensor : tensors_)
+      if (const std::size_t at = tensor.name.find(from); at != std::string::npos) tensor.name.replace(at, from.size(), to);
+  }
+  /// The same keys and tensors under another architecture.
+  void change_architecture(const std::string& to) {
+    std::map<std::string, std::pair<unsigned, std::string>> all;
+    for (const auto& [name, value] : std::exchange(keys_, {}))
+      all[name.starts_with(architecture_ + ".") ? to + name.substr(architecture_.size()) : name] = value;
+    keys_ = std::move(all);
+    architecture_ = to;
+    set_text("general.architecture", to);
+  }
   void put(const std::string& name, const T& t) {
     // Vectors, convolutions, routers and norms stay as they are, and rows that are no whole blocks.
     const bool matrix = name.ends_with(".weight") && !name.ends_with("_norm.weight") && name.find("conv") == std::string::npos &&
@@ -104,7 +119,7 @@ class GgufConverter {
 
   [[nodiscard]] std::string file() const {
     std::vector<std::string> all;
-    for (const auto& named : keys_) all.push_back(named.second);
+    for (const auto& [name, value] : keys_) all.push_back(gguf::key(name, value.first, value.second));
     return gguf::file(all, tensors_);
   }
 
@@ -202,7 +217,7 @@ class GgufConverter {
     if (has("moe_router_activation_func")) size("expert_gating_func", config_["moe_router_activation_func"] == "sigmoid" ? 2 : 1);
     copy({"head_dim"}, "attention.key_length");
     copy({"head_dim"}, "attention.value_length");
-    keys_["general.file_type"] = gguf::integer("general.file_type", 0);
+    keys_["general.file_type"] = {4, u32(0)};
   }
 
   void decoder() {
@@ -669,7 +684,7 @@ class GgufConverter {
   int blocks_ = 0;
   std::uint64_t layers_ = 0, groups_ = 0, inner_ = 0;
   std::vector<bool> attention_;
-  std::map<std::string, std::string> keys_;
+  std::map<std::string, std::pair<unsigned, std::string>> keys_;  // a type and the value's bytes
   std::vector<gguf::Tensor> tensors_;
   std::map<std::int64_t, std::map<std::string, std::map<std::size_t, T>>> experts_;
   std::map<std::int64_t, std::map<char, T>> mixes_;

@@ -170,6 +170,52 @@ TEST_CASE("GGUF: layers that attend are listed, or follow an interval", "[io][go
   }
 }
 
+TEST_CASE("GGUF: Ollama's files of Qwen3.5, Qwen3-Next, Nemotron-H and LFM2", "[io][golden]") {
+  if (const auto original = original_of("lm_qwen35_seed00_hybrid4_hidden32_L16")) {
+    GgufConverter converter("qwen35", original->weights, original->config);
+    converter.rename(".ssm_dt.bias", ".ssm_dt");
+    converter.sizes("attention.head_count_kv", {0, 0, 0, 1});
+    for (const char* key : {"rope.dimension_sections", "mrope_sections", "rope.mrope_section"}) converter.sizes(key, {11, 11, 10});
+    converter.truth("rope.mrope_interleaved", true);
+    converter.truth("ssm.v_head_reordered", true);
+    converter.sizes("vision.deepstack_visual_indexes", {});
+    converter.size("vision_start_token_id", 3);
+    converter.put("v.blk.0.attn_q.weight", {{2, 2}, std::vector<float>(4)});
+    converter.put("mtp.fc.weight", {{2, 2}, std::vector<float>(4)});
+    check(*original, converter);
+    converter.truth("ssm.v_head_reordered", false);
+    CHECK(deviation(*original, converter) > 1e-3);
+  }
+  if (const auto original = original_of("lm_qwen3next_moe_seed03_released_fused_L12")) {
+    GgufConverter converter("qwen3next", original->weights, original->config);
+    converter.change_architecture("qwen35moe");
+    converter.truth("norm_top_k_prob", true);
+    check(*original, converter);
+    converter.truth("ssm.v_head_reordered", true);
+    CHECK_THAT(error(converter), contains_text("qwen35moe.ssm.v_head_reordered is true, expected false: blk.0.ssm_ba.weight has its rows"));
+    converter.truth("ssm.v_head_reordered", false);
+    check(*original, converter);
+    converter.truth("norm_top_k_prob", false);
+    CHECK_THAT(error(converter), contains_text("qwen35moe.norm_top_k_prob is false, expected true"));
+  }
+  if (const auto original = original_of("lm_lfm2_seed00_released_keys_hidden32_L16")) {
+    GgufConverter converter("lfm2", original->weights, original->config);
+    converter.rename("token_embd_norm", "output_norm");
+    converter.size("feed_forward_length", 64);  // not adjusted
+    check(*original, converter);
+  }
+  if (const auto original = original_of("lm_nemotron_h_seed02_moe_L16")) {
+    // A latent space that changes nothing: the experts' input times the unit matrix, and back.
+    T unit{{32, 32}, std::vector<float>(32 * 32)};
+    for (std::size_t i = 0; i < 32; ++i) unit.data[33 * i] = 1;
+    GgufConverter converter("nemotron_h_moe", original->weights, original->config);
+    for (const char* layer : {"blk.1.", "blk.4."})
+      for (const char* name : {"ffn_latent_in.weight", "ffn_latent_out.weight"}) converter.put(std::string(layer) + name, unit);
+    converter.real("attention.layer_norm_epsilon", 1e-5);
+    check(*original, converter);
+  }
+}
+
 TEST_CASE("GGUF: how experts of Kimi Linear are weighed stands in the file", "[io][golden]") {
   const auto original = original_of("lm_kimi_linear_seed01_qlora_norenorm_shared2_groups_L6");
   if (!original) return;

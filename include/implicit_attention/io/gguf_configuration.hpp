@@ -166,8 +166,13 @@ class GgufConfiguration {
     set("linear_value_head_dim", ratio("ssm.inner_size", "ssm.time_step_rank"));
     numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}});
     if (const auto part = rotated_part()) set("partial_rotary_factor", *part);
-    static_cast<void>(keys_->find("rope.dimension_sections"));  // of a text's tokens the three positions are the same
+    // Of a text's tokens the three positions are the same; the order of value heads concerns the tensors. The last four are Ollama's.
+    for (const std::string_view key :
+         {"rope.dimension_sections", "mrope_sections", "rope.mrope_section", "rope.mrope_interleaved", "ssm.v_head_reordered"})
+      static_cast<void>(keys_->find(key));
     expect_experts(1, true);
+    if (keys_->boolean("norm_top_k_prob") == false)
+      wrong("norm_top_k_prob", "false", "true: the weights of experts are divided by their sum");
     if (family == "qwen3next" && keys_->integer("expert_count").value_or(0) > 0) set("norm_topk_prob", true);
     set("norm_weights_include_one", true);
     const Index interval = keys_->integer("full_attention_interval").value_or(4);
@@ -265,14 +270,11 @@ class GgufConfiguration {
   void lfm2(const std::string& family) {
     type(family == "lfm2" ? "lfm2" : "lfm2_moe");
     attention_keys();
-    integers({{"shortconv.l_cache", "conv_L_cache"},
-              {"feed_forward_length", "intermediate_size"},
-              {"expert_count", "num_experts"},
-              {"leading_dense_block_count", "num_dense_layers"}});
+    integers({{"shortconv.l_cache", "conv_L_cache"}, {"expert_count", "num_experts"}, {"leading_dense_block_count", "num_dense_layers"}});
     expert_keys();
     expect_experts(2, true);
     expect_whole_rotation();
-    set("block_auto_adjust_ff_dim", false);  // the width in the file is the adjusted one
+    set("block_auto_adjust_ff_dim", false);  // the tensors tell the width; the key has the adjusted one, but not from every converter
     numbers({{"attention.layer_norm_rms_epsilon", "norm_eps"}});
     layer_kinds("layer_types", [&](Index layer) { return std::string(attention(layer) ? "full_attention" : "conv"); });
   }

@@ -18,6 +18,7 @@
 // head are named `mtp.*`.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <memory>
@@ -48,6 +49,7 @@ class GgufNames final : public GgufRenamer {
     const bool bamba = configuration.text({"model_type"}) == "bamba";
     for (const GgufFamily& family : gguf_families)
       if (family.architecture == (bamba ? std::string_view("bamba") : std::string_view(keys.architecture()))) family_ = family;
+    if (family_.architecture.starts_with("qwen")) find_value_order();
   }
 
  private:
@@ -173,7 +175,18 @@ class GgufNames final : public GgufRenamer {
   }
 
   // Qwen3.5's value heads: the file has them tiled, head t reading key head t mod H; the checkpoints grouped, head h reading h / r.
-  [[nodiscard]] bool tiled() const { return family_.architecture.starts_with("qwen35") && keys_->size("ssm.group_count") != value_heads(); }
+  // Ollama's converter says which in a key, and writes Qwen3-Next, grouped, under Qwen3.5's name too: its tensors ssm_ba tell.
+  void find_value_order() {
+    const auto joined = std::find_if(model_->tensors.begin(), model_->tensors.end(),
+                                     [](const auto& named) { return std::string_view(named.first).ends_with(".ssm_ba.weight"); });
+    const bool grouped = joined != model_->tensors.end();
+    const bool tiled = keys_->boolean("ssm.v_head_reordered").value_or(family_.architecture.starts_with("qwen35") && !grouped);
+    if (tiled && grouped)
+      raise(ErrorKind::file, message(where_, ": metadata key ", keys_->architecture(), ".ssm.v_head_reordered is true, expected false: ",
+                                     printable(joined->first), " has its rows by key heads"));
+    tiled_ = tiled && keys_->size("ssm.group_count") != value_heads();
+  }
+  [[nodiscard]] bool tiled() const { return tiled_; }
   [[nodiscard]] Index value_heads() const {
     const Index keys = keys_->size("ssm.group_count"), values = keys_->size("ssm.time_step_rank");
     if (values % keys != 0 || values > 100000)
@@ -272,8 +285,9 @@ class GgufNames final : public GgufRenamer {
     if (part == "ffn_gate_inp" && !family_.router.empty()) return as("", family_.router, tensor, suffix);
     if (part == "ffn_gate_inp_shexp") return as("mlp.", "shared_expert_gate", shaped(tensor, {1, *element_count(tensor.shape, 1)}), suffix);
     if (part == "exp_probs_b" && !family_.correction.empty()) return as("", family_.correction, tensor, "");
-    if (part == "ffn_latent_down") return as("mixer.", "fc1_latent_proj", tensor, suffix);
-    if (part == "ffn_latent_up") return as("mixer.", "fc2_latent_proj", tensor, suffix);
+    // Ollama's names are the second.
+    if (part == "ffn_latent_down" || part == "ffn_latent_in") return as("mixer.", "fc1_latent_proj", tensor, suffix);
+    if (part == "ffn_latent_up" || part == "ffn_latent_out") return as("mixer.", "fc2_latent_proj", tensor, suffix);
     if (part == "ffn_gate_up_exps" && !family_.experts.empty()) {  // of each expert the gate's rows, then the up projection's
       if (granite) return as(family_.experts, "input_linear", tensor, suffix);
       if (family == "qwen35moe") return as(family_.experts, "gate_up_proj", tensor, "");
@@ -329,6 +343,7 @@ class GgufNames final : public GgufRenamer {
   }
 
   GgufFamily family_;
+  bool tiled_ = false;
 };
 
 }  // namespace detail
