@@ -2,8 +2,6 @@
 // dictionaries, and knows a handful of names that stand for tensors. Any other name or instruction is an error that names it.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +15,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/bytes.hpp>
+#include <implicit_attention/io/pickle_names.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -127,37 +126,9 @@ class Pickle {
     stack_.push_back(found->second);
   }
 
-  // Python's own containers and numbers that settings of a training stand in; PyTorch's strict reader takes them too. None holds tensors.
-  [[nodiscard]] static bool is_plain(std::string_view name) {
-    constexpr std::array<std::string_view, 8> names{"collections.Counter", "builtins.set",          "__builtin__.set",
-                                                    "builtins.bytearray",  "__builtin__.bytearray", "builtins.complex",
-                                                    "__builtin__.complex", "_codecs.encode"};
-    return std::find(names.begin(), names.end(), name) != names.end();
-  }
-  // Names that stand for data. `torch.float32` and its like are constants.
-  [[nodiscard]] static bool known(std::string_view name) {
-    constexpr std::array<std::string_view, 11> names{"collections.OrderedDict",
-                                                     "torch._utils._rebuild_tensor",
-                                                     "torch._utils._rebuild_tensor_v2",
-                                                     "torch._utils._rebuild_tensor_v3",
-                                                     "torch._utils._rebuild_parameter",
-                                                     "torch._utils._rebuild_parameter_with_state",
-                                                     "torch._tensor._rebuild_from_type_v2",
-                                                     "torch.nn.parameter.Parameter",
-                                                     "torch.Tensor",
-                                                     "torch.Size",
-                                                     "torch.device"};
-    if (std::find(names.begin(), names.end(), name) != names.end() || is_plain(name)) return true;
-    if (name == "torch.storage.UntypedStorage" || name == "torch.storage.TypedStorage") return true;
-    if (!name.starts_with("torch.")) return false;
-    const std::string_view rest = name.substr(6);
-    if (rest.find('.') != std::string_view::npos) return false;
-    constexpr std::array<std::string_view, 8> numbers{"float", "bfloat16", "int", "uint", "bool", "half", "double", "complex"};
-    return rest.ends_with("Storage") || std::any_of(numbers.begin(), numbers.end(), [&](auto start) { return rest.starts_with(start); });
-  }
   void push_name(std::string_view module, std::string_view name) {
     names_.push_back(message(module, ".", name));
-    if (!known(names_.back()))
+    if (!detail::pickle_name_is_known(names_.back()))
       fail(message("the pickle asks for ", printable(names_.back()),
                    ", which reading tensors needs not, and nothing is executed here; in PyTorch, save the weights alone: "
                    "torch.save(model.state_dict(), file)"));
@@ -197,7 +168,7 @@ class Pickle {
       stack_.push_back(arguments[0]);
       return;
     }
-    if (function == "torch.device" || is_plain(function)) return push(Kind::other);
+    if (function == "torch.device" || detail::pickle_name_is_plain(function)) return push(Kind::other);
     if (function.starts_with("torch._utils._rebuild_parameter")) {
       expect(arguments.size() >= 2 && values_[arguments[0]].kind == Kind::tensor);
       stack_.push_back(arguments[0]);
