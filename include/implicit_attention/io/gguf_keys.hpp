@@ -112,13 +112,14 @@ class GgufKeys {
   [[nodiscard]] std::string whole(std::string_view key) const { return message(architecture_, ".", key); }
   [[nodiscard]] Index extra_layers() const { return integer("nextn_predict_layers").value_or(0); }
 
-  // Sizes that the tensors have, ranks, lengths of training, and what concerns images.
+  // Sizes and numbers of experts that the tensors have, ranks, lengths of training, and what concerns images.
   [[nodiscard]] static bool describes_only(std::string_view key) {
-    for (const std::string_view known : {"context_length", "vocab_size", "attention.layer_norm_epsilon", "feed_forward_length",
-                                         "expert_feed_forward_length", "expert_shared_feed_forward_length", "attention.head_count",
-                                         "attention.key_length", "attention.value_length", "time_mix_extra_dim", "time_decay_extra_dim",
-                                         "attention.decay_lora_rank", "attention.iclr_lora_rank", "attention.value_residual_mix_lora_rank",
-                                         "attention.gate_lora_rank", "rope.scaling.finetuned", "rope.scaling.original_context_length"})
+    for (const std::string_view known :
+         {"context_length", "vocab_size", "expert_count", "expert_used_count", "attention.layer_norm_epsilon", "feed_forward_length",
+          "expert_feed_forward_length", "expert_shared_feed_forward_length", "attention.head_count", "attention.key_length",
+          "attention.value_length", "time_mix_extra_dim", "time_decay_extra_dim", "attention.decay_lora_rank", "attention.iclr_lora_rank",
+          "attention.value_residual_mix_lora_rank", "attention.gate_lora_rank", "rope.scaling.finetuned",
+          "rope.scaling.original_context_length"})
       if (key == known) return true;
     return key.starts_with("vision.") || key.ends_with("_token_id") || key.find("deepstack") != std::string_view::npos;
   }

@@ -6,6 +6,7 @@
 // | convolutions squeezed; D, norms with other axes               | `conv1d.weight` (E, 1, W), `D` (H), `norm.weight` (E)               |
 // | 1 + w of the norms of Qwen3-Next and Qwen3.5 added            | left: the key `norm_weights_include_one` says so                    |
 // | qwen35: value heads tiled (head h reads key head h mod H)     | rows and columns put back, by groups                                |
+// | experts' gate and up joined (--fuse-gate-up-exps)             | taken apart, or left where the public files have them joined        |
 // | qwen3next: fused rows taken apart or not                      | always as Qwen3.5 names them: `in_proj_qkv`, `_z`, `_b`, `_a`       |
 // | q and k rows of Granite, Bamba, Nemotron-H interleaved        | rows put back in halves                                             |
 // | Granite's gate and up taken apart; experts stacked            | `input_linear` joined; experts one by one where the files have that |
@@ -15,7 +16,8 @@
 // | RWKV-6: weights divided by 2^(layer / rescale_every)          | multiplied back, which is exact                                     |
 //
 // What is known to none of this keeps its name in the file, so that who checks for unused tensors finds it; layers of an extra prediction
-// head are named `mtp.*`.
+// head are named `mtp.*`, the parts that see images `visual.*`. Ollama's converter differs in a few names and in one key, which are read too.
+// Keys of the architecture that may change the model and are not understood are errors (gguf_keys.hpp).
 #pragma once
 
 #include <algorithm>
