@@ -131,7 +131,10 @@ class GgufConfiguration {
     if (const auto given = keys_->boolean("expert_weights_norm"); given && *given != normalised)
       wrong("expert_weights_norm", *given ? "true" : "false", normalised ? "true" : "false");
   }
-  void expert_keys() { integers({{"expert_used_count", "num_experts_per_tok"}, {"expert_feed_forward_length", "moe_intermediate_size"}}); }
+  void expert_keys() {
+    if (keys_->integer("expert_count").value_or(0) > 0)
+      integers({{"expert_used_count", "num_experts_per_tok"}, {"expert_feed_forward_length", "moe_intermediate_size"}});
+  }
 
   void mamba(bool second) {
     type(second ? "mamba2" : keys_->boolean("ssm.dt_b_c_rms").value_or(false) ? "falcon_mamba" : "mamba");
