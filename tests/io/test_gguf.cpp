@@ -19,78 +19,12 @@
 
 #include "archives.hpp"
 #include "files.hpp"
+#include "plain_tensors.hpp"
 
 using namespace implicit_attention;
 using namespace io_test;
 
 namespace {
-
-using Shape = std::vector<std::uint64_t>;
-
-std::uint64_t product(const Shape& shape) {
-  std::uint64_t count = 1;
-  for (const std::uint64_t size : shape) count *= size;
-  return count;
-}
-
-struct T {
-  Shape shape;
-  std::vector<float> data;
-};
-
-T reshape(T t, Shape shape) {
-  REQUIRE(product(shape) == t.data.size());
-  t.shape = std::move(shape);
-  return t;
-}
-// Axis i of the result is axis axes[i].
-T permute(const T& t, const std::vector<std::size_t>& axes) {
-  T out{{}, std::vector<float>(t.data.size())};
-  for (const std::size_t axis : axes) out.shape.push_back(t.shape[axis]);
-  for (std::uint64_t flat = 0; flat < t.data.size(); ++flat) {
-    std::vector<std::uint64_t> at(axes.size());
-    std::uint64_t rest = flat;
-    for (std::size_t axis = axes.size(); axis-- > 0;) {
-      at[axis] = rest % out.shape[axis];
-      rest /= out.shape[axis];
-    }
-    std::uint64_t from = 0;
-    std::vector<std::uint64_t> original(axes.size());
-    for (std::size_t axis = 0; axis < axes.size(); ++axis) original[axes[axis]] = at[axis];
-    for (std::size_t axis = 0; axis < axes.size(); ++axis) from = from * t.shape[axis] + original[axis];
-    out.data[flat] = t.data[from];
-  }
-  return out;
-}
-T part(const T& t, std::uint64_t first, std::uint64_t rows) {  // of the outermost axis
-  const std::uint64_t each = t.data.size() / t.shape[0];
-  T out{t.shape,
-        {t.data.begin() + static_cast<std::ptrdiff_t>(first * each), t.data.begin() + static_cast<std::ptrdiff_t>((first + rows) * each)}};
-  out.shape[0] = rows;
-  return out;
-}
-T joined(const std::vector<T>& all) {
-  T out{all[0].shape, {}};
-  out.shape[0] = 0;
-  for (const T& t : all) {
-    out.shape[0] += t.shape[0];
-    out.data.insert(out.data.end(), t.data.begin(), t.data.end());
-  }
-  return out;
-}
-T stack(const std::vector<T>& all) {
-  T out = joined(all);
-  out.shape = all[0].shape;
-  out.shape.insert(out.shape.begin(), all.size());
-  return out;
-}
-T each(T t, const std::function<float(float)>& change) {
-  for (float& number : t.data) number = change(number);
-  return t;
-}
-T rate(const T& t) {
-  return each(t, [](float x) { return -std::exp(x); });
-}
 
 /// Tensors as a public checkpoint has them, and what they become in a GGUF file.
 struct Model {
@@ -181,12 +115,6 @@ void mamba2_sizes(Model& m, std::uint32_t heads, std::uint32_t head_width, std::
   m.size("ssm.state_size", state);
   m.size("ssm.time_step_rank", heads);
   m.size("ssm.group_count", groups);
-}
-
-// Rows of each head from halves to pairs.
-T interleaved(const T& t, std::uint64_t heads) {
-  const std::uint64_t rows = t.shape[0];
-  return reshape(permute(reshape(t, {heads, 2, rows / heads / 2, t.data.size() / rows}), {0, 2, 1, 3}), t.shape);
 }
 
 }  // namespace
@@ -494,6 +422,7 @@ TEST_CASE("GGUF: Granite, Bamba, Nemotron-H", "[io]") {
     mamba2_sizes(m, 4, 4, 1, 3);
     m.size("attention.head_count", 2);
     m.size("attention.head_count_kv", 2);
+    m.keys.push_back(gguf::boolean("granitehybrid.rope.scaling.finetuned", true));
     m.put("blk.0.attn_q.weight", interleaved(m.fresh("model.layers.0.self_attn.q_proj.weight", {8, 8}), 2));
     m.put("blk.0.attn_q.bias", interleaved(m.fresh("model.layers.0.self_attn.q_proj.bias", {8}), 2));
     m.same("blk.0.ffn_gate.weight", "model.layers.0.feed_forward.gate_proj.weight", {5, 8});

@@ -146,11 +146,13 @@ TEST_CASE("PyTorch: archives that someone has compressed", "[io]") {
   };
   const std::string number = bytes_of<float>({6});
   const auto archive = [&](std::size_t claimed, const std::string& data) {
-    std::string bytes = zip_bytes({{"a/data.pkl", packed(pickle)}, {"a/data/0", data}}, 8);
+    std::string bytes = zip_bytes({{"a/data.pkl", packed(pickle)}, {"a/data/0", data}, {"a/byteorder", packed("little")}}, 8);
     // The sizes when unpacked, in the directory.
     std::size_t entry = bytes.find("PK\x01\x02");
     bytes.replace(entry + 24, 4, u32(pickle.size()));
-    bytes.replace(bytes.find("PK\x01\x02", entry + 4) + 24, 4, u32(claimed));
+    entry = bytes.find("PK\x01\x02", entry + 4);
+    bytes.replace(entry + 24, 4, u32(claimed));
+    bytes.replace(bytes.find("PK\x01\x02", entry + 4) + 24, 4, u32(6));
     write_bytes(folder / "z.pt", bytes);
     return folder / "z.pt";
   };
@@ -187,6 +189,47 @@ TEST_CASE("PyTorch: weights are found under what training programs wrap them in"
   // An ordered dictionary with attributes, as state_dict() returns it.
   CHECK(names(p::name("collections", "OrderedDict") + ")R(" + p::text("a") + x + "u}" + p::text("_metadata") + "}sb") == N{"a"});
   CHECK(names(p::dictionary({{"layers", "](" + x + x + "e"}})) == N{"layers.0", "layers.1"});
+}
+
+TEST_CASE("PyTorch: what training programs put beside the weights is no reason to refuse them", "[io]") {
+  namespace p = pickled;
+  const TemporaryFolder folder;
+  const std::string x = p::tensor(p::storage("FloatStorage", "0", 1), 0, {1}, {1});
+  const auto read = [&](const std::string& beside, const std::string& weight) {
+    write_bytes(folder / "c.ckpt", torch_bytes(p::dictionary({{"beside", beside}, {"a", weight}}), {{"0", bytes_of<float>({3})}}));
+    return numbers(open(folder / "c.ckpt").read("a"));
+  };
+  const std::string parameter = p::name("torch._utils", "_rebuild_parameter_with_state") + "(" + x + "\x88" +
+                                p::name("collections", "OrderedDict") + ")R}(" + p::text("_no_weight_decay") + "\x88" + "utR";
+  CHECK(read("N", parameter) == std::vector<float>{3});
+  for (const std::string& beside :
+       {p::name("collections", "Counter") + "}(K\x05K\x01u\x85R", p::name("__builtin__", "set") + "](K\x01K\x02" + "e\x85R",
+        std::string("\x8f(K\x01K\x02\x90"), std::string("(K\x01\x91"), "\x96" + u64(3) + "abc", "\x8e" + u64(3) + "abc",
+        p::name("_codecs", "encode") + p::text("abc") + p::text("latin1") + "\x86R",
+        p::name("__builtin__", "complex") + "K\x01K\x02\x86R"}) {
+    INFO(beside);
+    CHECK(read(beside, x) == std::vector<float>{3});
+  }
+  const auto error = error_of([&] { (void)read("K\x01(K\x01\x90", x); });
+  REQUIRE(error);
+  CHECK_THAT(error->message, contains_text("expected a set to add to"));
+}
+
+TEST_CASE("PyTorch: an archive with a comment, even one that has the directory's mark in it", "[io]") {
+  namespace p = pickled;
+  const TemporaryFolder folder;
+  const std::string plain =
+      torch_bytes(p::dictionary({{"a", p::tensor(p::storage("FloatStorage", "0", 1), 0, {1}, {1})}}), {{"0", bytes_of<float>({6})}});
+  for (const std::string comment : {std::string("checked"), "PK\x05\x06" + std::string(40, 'x'), std::string(30, 'x') + "PK\x05\x06"}) {
+    std::string bytes = plain;
+    bytes.replace(bytes.size() - 2, 2, u16(static_cast<unsigned>(comment.size())));
+    write_bytes(folder / "c.pt", bytes + comment);
+    CHECK(numbers(open(folder / "c.pt").read("a")) == std::vector<float>{6});
+    write_bytes(folder / "c.pt", bytes + comment + "y");
+    const auto error = error_of([&] { (void)open(folder / "c.pt"); });
+    REQUIRE(error);
+    CHECK_THAT(error->message, contains_text("bytes behind the zip archive's end"));
+  }
 }
 
 TEST_CASE("PyTorch: what is wrong is said", "[io]") {

@@ -71,7 +71,7 @@ namespace detail {
 
 /// The names of ggml's other types, for messages.
 [[nodiscard]] inline std::string ggml_type_text(std::uint32_t number) {
-  constexpr std::array<std::pair<std::uint32_t, std::string_view>, 14> others{{{9, "Q8_1"},
+  constexpr std::array<std::pair<std::uint32_t, std::string_view>, 18> others{{{9, "Q8_1"},
                                                                                {10, "Q2_K"},
                                                                                {11, "Q3_K"},
                                                                                {15, "Q8_K"},
@@ -84,7 +84,11 @@ namespace detail {
                                                                                {22, "IQ2_S"},
                                                                                {23, "IQ4_XS"},
                                                                                {29, "IQ1_M"},
-                                                                               {39, "MXFP4"}}};
+                                                                               {34, "TQ1_0"},
+                                                                               {35, "TQ2_0"},
+                                                                               {39, "MXFP4"},
+                                                                               {40, "NVFP4"},
+                                                                               {41, "Q1_0"}}};
   for (const auto& [known, name] : others)
     if (known == number) return std::string(name);
   return message("ggml type ", number);

@@ -2,8 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <charconv>
-#include <cstdint>
+#include <cmath>
 #include <initializer_list>
 #include <map>
 #include <optional>
@@ -15,67 +16,11 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/gguf.hpp>
+#include <implicit_attention/io/gguf_keys.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
-
-/// The keys of one model's architecture: `block_count` is read as `mamba.block_count`.
-class GgufKeys {
- public:
-  explicit GgufKeys(const GgufFile& file) : file_(&file), architecture_(file.architecture()) {}
-
-  [[nodiscard]] const std::string& architecture() const { return architecture_; }
-  [[nodiscard]] const std::string& where() const { return file_->where(); }
-  [[nodiscard]] const GgufFile::Value* find(std::string_view key) const { return file_->find(message(architecture_, ".", key)); }
-  [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
-  [[nodiscard]] std::optional<double> number(std::string_view key) const { return file_->get<double>(message(architecture_, ".", key)); }
-  [[nodiscard]] std::optional<bool> boolean(std::string_view key) const { return file_->get<bool>(message(architecture_, ".", key)); }
-  /// An integer; of a list (one number a layer) the largest.
-  [[nodiscard]] std::optional<Index> integer(std::string_view key) const {
-    const GgufFile::Value* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (const auto* all = std::get_if<std::vector<std::int64_t>>(value)) {
-      if (all->empty()) return std::nullopt;
-      return sensible(*std::max_element(all->begin(), all->end()), key);
-    }
-    return sensible(*file_->get<std::int64_t>(message(architecture_, ".", key)), key);
-  }
-  /// An integer that must be there and above 0.
-  [[nodiscard]] Index size(std::string_view key) const {
-    const std::optional<Index> value = integer(key);
-    if (!value || *value < 1 || *value > 1'000'000'000)
-      raise(ErrorKind::file, message(where(), ": metadata key ", printable(architecture_), ".", key, " is ",
-                                     value ? message(*value) : "missing", ", expected a size"));
-    return *value;
-  }
-  /// An integer of a layer: the same for all, or one of a list.
-  [[nodiscard]] Index of_layer(std::string_view key, Index layer) const {
-    const GgufFile::Value* value = find(key);
-    if (value == nullptr) return 0;
-    if (const auto* all = std::get_if<std::vector<std::int64_t>>(value))
-      return layer < static_cast<Index>(all->size()) ? static_cast<Index>((*all)[static_cast<std::size_t>(layer)]) : 0;
-    return *integer(key);
-  }
-  /// Layers of the model, without those of an extra prediction head that stand behind them.
-  [[nodiscard]] Index layers() const {
-    const Index all = size("block_count"), extra = integer("nextn_predict_layers").value_or(0);
-    if (extra < 0 || extra >= all || all > 100000)
-      raise(ErrorKind::file, message(where(), ": metadata has ", all, " layers, ", extra, " of them for an extra prediction head"));
-    return all - extra;
-  }
-
- private:
-  [[nodiscard]] Index sensible(std::int64_t value, std::string_view key) const {
-    constexpr std::int64_t most = std::int64_t{1} << 53U;
-    if (value < -most || value > most)
-      raise(ErrorKind::file,
-            message(where(), ": metadata key ", printable(architecture_), ".", key, " is beyond any integer that makes sense here"));
-    return static_cast<Index>(value);
-  }
-  const GgufFile* file_;
-  std::string architecture_;
-};
 
 struct KeyPair {
   std::string_view gguf, ours;
@@ -111,6 +56,10 @@ class GgufConfiguration {
       jamba();
     else if (family == "kimi-linear")
       kimi();
+    if (keys_->boolean("attention.causal") == false)
+      wrong("attention.causal", "false", "true: a token that reads those after it is not read here");
+    const bool rotary = family.starts_with("qwen") || family.starts_with("lfm2") || family == "falcon-h1" || bamba_;
+    keys_->expect_all_understood(rotary);
     return std::move(made_);
   }
 
@@ -151,13 +100,41 @@ class GgufConfiguration {
     if (a % b != 0) raise(ErrorKind::file, message(keys_->where(), ": ", of, " is ", a, ", expected a multiple of ", to, ", ", b));
     return a / b;
   }
+  [[noreturn]] void wrong(std::string_view key, std::string_view is, std::string_view expected) const {
+    raise(ErrorKind::file,
+          message(keys_->where(), ": metadata key ", keys_->architecture(), ".", key, " is ", is, ", expected ", expected));
+  }
   void attention_keys() {
     integers({{"attention.head_count", "num_attention_heads"},
               {"attention.head_count_kv", "num_key_value_heads"},
               {"attention.key_length", "head_dim"}});
     numbers({{"rope.freq_base", "rope_theta"}});
+    const auto keys = keys_->integer("attention.key_length"), values = keys_->integer("attention.value_length");
+    if (keys && values && *keys != *values)
+      wrong("attention.value_length", message(*values), message(*keys, ", as attention.key_length is: values are as wide as keys"));
   }
-  void expert_keys() { integers({{"expert_used_count", "num_experts_per_tok"}, {"expert_feed_forward_length", "moe_intermediate_size"}}); }
+  /// The numbers of a head that are rotated, of all that it has; nothing where the file does not say.
+  [[nodiscard]] std::optional<double> rotated_part() {
+    const auto rotated = keys_->number("rope.dimension_count");
+    if (!rotated) return std::nullopt;
+    const auto width = keys_->integer("attention.key_length");
+    return *rotated / static_cast<double>(width && *width > 0 ? *width : ratio("embedding_length", "attention.head_count"));
+  }
+  void expect_whole_rotation() {
+    if (const auto part = rotated_part(); part && *part != 1)
+      wrong("rope.dimension_count", message(*keys_->number("rope.dimension_count")), "the width of a head, all of which is rotated");
+  }
+  /// How experts are chosen and weighed, where a family knows one way: 1 is a softmax, 2 a sigmoid.
+  void expect_experts(Index scores, bool normalised) {
+    if (const auto given = keys_->integer("expert_gating_func"); given && *given != 0 && *given != scores)
+      wrong("expert_gating_func", message(*given), message(scores, scores == 1 ? " (softmax)" : " (sigmoid)"));
+    if (const auto given = keys_->boolean("expert_weights_norm"); given && *given != normalised)
+      wrong("expert_weights_norm", *given ? "true" : "false", normalised ? "true" : "false");
+  }
+  void expert_keys() {
+    if (keys_->integer("expert_count").value_or(0) > 0)
+      integers({{"expert_used_count", "num_experts_per_tok"}, {"expert_feed_forward_length", "moe_intermediate_size"}});
+  }
 
   void mamba(bool second) {
     type(second ? "mamba2" : keys_->boolean("ssm.dt_b_c_rms").value_or(false) ? "falcon_mamba" : "mamba");
@@ -176,6 +153,7 @@ class GgufConfiguration {
     integers({{"wkv.head_size", "head_size"}, {"feed_forward_length", "intermediate_size"}});
     numbers({{"attention.layer_norm_epsilon", "layer_norm_epsilon"}});
     set("group_norm_epsilon", 64e-5);
+    static_cast<void>(keys_->integer("rescale_every_n_layers"));  // of the tensors' numbers, which GgufRwkvNames puts back
   }
   void qwen(const std::string& family) {
     type(family == "qwen3next" ? "qwen3_next" : family == "qwen35" ? "qwen3_5_text" : "qwen3_5_moe_text");
@@ -190,19 +168,29 @@ class GgufConfiguration {
     expert_keys();
     set("linear_value_head_dim", ratio("ssm.inner_size", "ssm.time_step_rank"));
     numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}});
-    if (const auto rotated = keys_->number("rope.dimension_count"), width = keys_->number("attention.key_length");
-        rotated && width && *width > 0)
-      set("partial_rotary_factor", *rotated / *width);
-    if (family == "qwen3next") set("norm_topk_prob", true);
+    if (const auto part = rotated_part()) set("partial_rotary_factor", *part);
+    // Of a text's tokens the three positions are the same; the order of value heads concerns the tensors. The last four are Ollama's.
+    for (const std::string_view key :
+         {"rope.dimension_sections", "mrope_sections", "rope.mrope_section", "rope.mrope_interleaved", "ssm.v_head_reordered"})
+      static_cast<void>(keys_->find(key));
+    expect_experts(1, true);
+    if (keys_->boolean("norm_top_k_prob") == false)
+      wrong("norm_top_k_prob", "false", "true: the weights of experts are divided by their sum");
+    if (family == "qwen3next" && keys_->integer("expert_count").value_or(0) > 0) set("norm_topk_prob", true);
     set("norm_weights_include_one", true);
     const Index interval = keys_->integer("full_attention_interval").value_or(4);
     if (interval < 1) raise(ErrorKind::file, message(keys_->where(), ": full_attention_interval is ", interval));
-    layer_kinds("layer_types",
-                [&](Index layer) { return std::string((layer + 1) % interval == 0 ? "full_attention" : "linear_attention"); });
+    // Where the layers are listed, the list counts.
+    const bool listed = keys_->has("attention.recurrent_layers");
+    layer_kinds("layer_types", [&](Index layer) {
+      const bool full = listed ? !keys_->flag_of_layer("attention.recurrent_layers", layer) : (layer + 1) % interval == 0;
+      return std::string(full ? "full_attention" : "linear_attention");
+    });
   }
   void falcon_h1() {
     type("falcon_h1");
     attention_keys();
+    expect_whole_rotation();
     integers({{"ssm.conv_kernel", "mamba_d_conv"},
               {"ssm.inner_size", "mamba_d_ssm"},
               {"ssm.state_size", "mamba_d_state"},
@@ -222,9 +210,13 @@ class GgufConfiguration {
   }
   void granite() {
     // Bamba is converted to the same architecture; Granite's multipliers tell them apart.
-    const bool bamba =
-        !keys_->has("attention.scale") && !keys_->has("embedding_scale") && !keys_->has("residual_scale") && !keys_->has("logit_scale");
-    type(bamba ? "bamba" : "granitemoehybrid");
+    const std::array<std::string_view, 4> scales{"attention.scale", "embedding_scale", "residual_scale", "logit_scale"};
+    const bool rotary = keys_->boolean("rope.scaling.finetuned").value_or(false);
+    bamba_ = std::none_of(scales.begin(), scales.end(), [&](std::string_view key) { return keys_->has(key); });
+    if (bamba_ && !rotary)
+      wrong("rope.scaling.finetuned", "false or missing", "true, as Bamba's files have it: there are none of Granite's scales");
+    type(bamba_ ? "bamba" : "granitemoehybrid");
+    expect_experts(1, true);
     integers({{"attention.head_count", "num_attention_heads"},
               {"attention.head_count_kv", "num_key_value_heads"},
               {"ssm.conv_kernel", "mamba_d_conv"},
@@ -233,19 +225,22 @@ class GgufConfiguration {
               {"ssm.group_count", "mamba_n_groups"}});
     set("mamba_d_head", ratio("ssm.inner_size", "ssm.time_step_rank"));
     numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}, {"rope.freq_base", "rope_theta"}});
-    if (bamba) {
+    if (bamba_) {
       integers({{"rope.dimension_count", "attn_rotary_emb"}, {"feed_forward_length", "intermediate_size"}});
     } else {
+      if (!keys_->number("attention.scale"))  // then it is the usual one
+        set("attention_multiplier", 1 / std::sqrt(static_cast<double>(ratio("embedding_length", "attention.head_count"))));
       numbers({{"attention.scale", "attention_multiplier"},
                {"embedding_scale", "embedding_multiplier"},
                {"residual_scale", "residual_multiplier"},
                {"logit_scale", "logits_scaling"}});
-      set("position_embedding_type", std::string(keys_->boolean("rope.scaling.finetuned").value_or(false) ? "rope" : "nope"));
+      set("position_embedding_type", std::string(rotary ? "rope" : "nope"));
       const Index experts = keys_->integer("expert_count").value_or(0);
       set("num_local_experts", experts);
       set("num_experts_per_tok", experts == 0 ? Index{0} : keys_->integer("expert_used_count").value_or(0));
       if (experts > 0) integers({{"feed_forward_length", "intermediate_size"}});
-      integers({{experts > 0 ? "expert_shared_feed_forward_length" : "feed_forward_length", "shared_intermediate_size"}});
+      const bool shared = experts > 0 || keys_->integer("expert_shared_feed_forward_length").value_or(0) > 0;
+      integers({{shared ? "expert_shared_feed_forward_length" : "feed_forward_length", "shared_intermediate_size"}});
     }
     layer_kinds("layer_types", [&](Index layer) { return std::string(attention(layer) ? "attention" : "mamba"); });
   }
@@ -266,7 +261,9 @@ class GgufConfiguration {
     expert_keys();
     set("mamba_head_dim", ratio("ssm.inner_size", "ssm.time_step_rank"));
     numbers({{"attention.layer_norm_rms_epsilon", "layer_norm_epsilon"}, {"expert_weights_scale", "routed_scaling_factor"}});
-    if (const auto renormalised = keys_->boolean("expert_weights_norm")) set("norm_topk_prob", *renormalised);
+    const auto renormalised = keys_->boolean("expert_weights_norm");
+    if (renormalised) set("norm_topk_prob", *renormalised);
+    expect_experts(2, renormalised.value_or(true));
     layer_kinds("layers_block_type", [&](Index layer) {
       if (attention(layer)) return std::string("attention");
       if (keys_->of_layer("feed_forward_length", layer) <= 0) return std::string("mamba");
@@ -276,12 +273,11 @@ class GgufConfiguration {
   void lfm2(const std::string& family) {
     type(family == "lfm2" ? "lfm2" : "lfm2_moe");
     attention_keys();
-    integers({{"shortconv.l_cache", "conv_L_cache"},
-              {"feed_forward_length", "intermediate_size"},
-              {"expert_count", "num_experts"},
-              {"leading_dense_block_count", "num_dense_layers"}});
+    integers({{"shortconv.l_cache", "conv_L_cache"}, {"expert_count", "num_experts"}, {"leading_dense_block_count", "num_dense_layers"}});
     expert_keys();
-    set("block_auto_adjust_ff_dim", false);  // the width in the file is the adjusted one
+    expect_experts(2, true);
+    expect_whole_rotation();
+    set("block_auto_adjust_ff_dim", false);  // the tensors tell the width; the key has the adjusted one, but not from every converter
     numbers({{"attention.layer_norm_rms_epsilon", "norm_eps"}});
     layer_kinds("layer_types", [&](Index layer) { return std::string(attention(layer) ? "full_attention" : "conv"); });
   }
@@ -296,6 +292,7 @@ class GgufConfiguration {
               {"expert_count", "num_experts"},
               {"expert_used_count", "num_experts_per_tok"}});
     set("mamba_expand", ratio("ssm.inner_size", "embedding_length"));
+    expect_experts(1, false);
     numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}});
     layer_kinds("layers_block_type", [&](Index layer) { return std::string(attention(layer) ? "attention" : "mamba"); });
   }
@@ -320,13 +317,16 @@ class GgufConfiguration {
     if (const auto whole = keys_->integer("attention.key_length_mla"), rotated = keys_->integer("rope.dimension_count"); whole && rotated)
       set("qk_nope_head_dim", *whole - *rotated);
     numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}, {"expert_weights_scale", "routed_scaling_factor"}});
-    if (const auto renormalised = keys_->boolean("expert_weights_norm")) set("moe_renormalize", *renormalised);
+    const auto renormalised = keys_->boolean("expert_weights_norm");
+    if (renormalised) set("moe_renormalize", *renormalised);
+    expect_experts(2, renormalised.value_or(true));
     layer_kinds("layer_types", [&](Index layer) { return std::string(attention(layer) ? "full_attention" : "linear_attention"); });
   }
 
   const GgufKeys* keys_;
   const Tensors* tensors_;
   Configuration made_;
+  bool bamba_ = false;
 };
 
 }  // namespace detail

@@ -6,6 +6,7 @@
 // | convolutions squeezed; D, norms with other axes               | `conv1d.weight` (E, 1, W), `D` (H), `norm.weight` (E)               |
 // | 1 + w of the norms of Qwen3-Next and Qwen3.5 added            | left: the key `norm_weights_include_one` says so                    |
 // | qwen35: value heads tiled (head h reads key head h mod H)     | rows and columns put back, by groups                                |
+// | experts' gate and up joined (--fuse-gate-up-exps)             | taken apart, or left where the public files have them joined        |
 // | qwen3next: fused rows taken apart or not                      | always as Qwen3.5 names them: `in_proj_qkv`, `_z`, `_b`, `_a`       |
 // | q and k rows of Granite, Bamba, Nemotron-H interleaved        | rows put back in halves                                             |
 // | Granite's gate and up taken apart; experts stacked            | `input_linear` joined; experts one by one where the files have that |
@@ -15,9 +16,11 @@
 // | RWKV-6: weights divided by 2^(layer / rescale_every)          | multiplied back, which is exact                                     |
 //
 // What is known to none of this keeps its name in the file, so that who checks for unused tensors finds it; layers of an extra prediction
-// head are named `mtp.*`.
+// head are named `mtp.*`, the parts that see images `visual.*`. Ollama's converter differs in a few names and in one key, which are read too.
+// Keys of the architecture that may change the model and are not understood are errors (gguf_keys.hpp).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <memory>
@@ -46,13 +49,9 @@ class GgufNames final : public GgufRenamer {
   GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration) : GgufRenamer(model, keys) {
     // Bamba is converted to Granite's architecture.
     const bool bamba = configuration.text({"model_type"}) == "bamba";
-    std::string known = "rwkv6, rwkv7";
-    for (const GgufFamily& family : gguf_families) {
+    for (const GgufFamily& family : gguf_families)
       if (family.architecture == (bamba ? std::string_view("bamba") : std::string_view(keys.architecture()))) family_ = family;
-      if (family.architecture != "bamba") known += message(", ", family.architecture);
-    }
-    if (family_.architecture.empty())
-      raise(ErrorKind::file, message(where_, ": general.architecture is ", printable(keys.architecture()), ", expected one of ", known));
+    if (family_.architecture.starts_with("qwen")) find_value_order();
   }
 
  private:
@@ -178,7 +177,18 @@ class GgufNames final : public GgufRenamer {
   }
 
   // Qwen3.5's value heads: the file has them tiled, head t reading key head t mod H; the checkpoints grouped, head h reading h / r.
-  [[nodiscard]] bool tiled() const { return family_.architecture.starts_with("qwen35") && keys_->size("ssm.group_count") != value_heads(); }
+  // Ollama's converter says which in a key, and writes Qwen3-Next, grouped, under Qwen3.5's name too: its tensors ssm_ba tell.
+  void find_value_order() {
+    const auto joined = std::find_if(model_->tensors.begin(), model_->tensors.end(),
+                                     [](const auto& named) { return std::string_view(named.first).ends_with(".ssm_ba.weight"); });
+    const bool grouped = joined != model_->tensors.end();
+    const bool tiled = keys_->boolean("ssm.v_head_reordered").value_or(family_.architecture.starts_with("qwen35") && !grouped);
+    if (tiled && grouped)
+      raise(ErrorKind::file, message(where_, ": metadata key ", keys_->architecture(), ".ssm.v_head_reordered is true, expected false: ",
+                                     printable(joined->first), " has its rows by key heads"));
+    tiled_ = tiled && keys_->size("ssm.group_count") != value_heads();
+  }
+  [[nodiscard]] bool tiled() const { return tiled_; }
   [[nodiscard]] Index value_heads() const {
     const Index keys = keys_->size("ssm.group_count"), values = keys_->size("ssm.time_step_rank");
     if (values % keys != 0 || values > 100000)
@@ -277,8 +287,16 @@ class GgufNames final : public GgufRenamer {
     if (part == "ffn_gate_inp" && !family_.router.empty()) return as("", family_.router, tensor, suffix);
     if (part == "ffn_gate_inp_shexp") return as("mlp.", "shared_expert_gate", shaped(tensor, {1, *element_count(tensor.shape, 1)}), suffix);
     if (part == "exp_probs_b" && !family_.correction.empty()) return as("", family_.correction, tensor, "");
-    if (part == "ffn_latent_down") return as("mixer.", "fc1_latent_proj", tensor, suffix);
-    if (part == "ffn_latent_up") return as("mixer.", "fc2_latent_proj", tensor, suffix);
+    // Ollama's names are the second.
+    if (part == "ffn_latent_down" || part == "ffn_latent_in") return as("mixer.", "fc1_latent_proj", tensor, suffix);
+    if (part == "ffn_latent_up" || part == "ffn_latent_out") return as("mixer.", "fc2_latent_proj", tensor, suffix);
+    if (part == "ffn_gate_up_exps" && !family_.experts.empty()) {  // of each expert the gate's rows, then the up projection's
+      if (granite) return as(family_.experts, "input_linear", tensor, suffix);
+      if (family == "qwen35moe") return as(family_.experts, "gate_up_proj", tensor, "");
+      if (tensor.shape.size() != 3 || tensor.shape[1] % 2 != 0) wrong_shape(tensor, "(experts, 2 rows, columns)");
+      return one_by_one(tensor, family_.expert_gate_up_down[0], suffix, as, 0, 2) &&
+             one_by_one(tensor, family_.expert_gate_up_down[1], suffix, as, 1, 2);
+    }
     constexpr std::array<std::string_view, 3> roles{"ffn_gate", "ffn_up", "ffn_down"};
     for (std::size_t role = 0; role < roles.size(); ++role) {
       if (!part.starts_with(roles[role])) continue;
@@ -300,18 +318,17 @@ class GgufNames final : public GgufRenamer {
       }
       return one_by_one(tensor, family_.expert_gate_up_down[role], suffix, as);
     }
-    if (part == "ffn_gate_up_exps" && family == "qwen35moe") return as(family_.experts, "gate_up_proj", tensor, "");
     return false;
   }
 
-  // (n, F, D) as n matrices.
+  // (n, F, D) as n matrices; of each the share `which` of `shares` equal ones.
   template <class As>
-  bool one_by_one(const Tensor& tensor, std::string_view name, std::string_view suffix, As as) {
+  bool one_by_one(const Tensor& tensor, std::string_view name, std::string_view suffix, As as, Index which = 0, Index shares = 1) {
     if (tensor.shape.size() != 3) wrong_shape(tensor, "(experts, rows, columns)");
-    const Index rows = tensor.shape[1];
+    const Index rows = tensor.shape[1] / shares;
     for (Index expert = 0; expert < tensor.shape[0]; ++expert)
       as(family_.experts, message(expert, ".", name),
-         whole_tensor({rows, tensor.shape[2]}, some_rows(tensor.parts.front().stored, expert * rows, rows)), suffix);
+         whole_tensor({rows, tensor.shape[2]}, some_rows(tensor.parts.front().stored, (expert * shares + which) * rows, rows)), suffix);
     return true;
   }
   // Rows of one, then rows of the other; of stacks, matrix by matrix.
@@ -328,12 +345,34 @@ class GgufNames final : public GgufRenamer {
   }
 
   GgufFamily family_;
+  bool tiled_ = false;
 };
+
+}  // namespace detail
+
+namespace detail {
+
+/// Fails on a file that is no model of a family that is read here, before anything else is said of it.
+inline void expect_known_model(const GgufFile& file) {
+  const auto kind = file.get<std::string_view>("general.type");
+  if (kind && *kind != "model") raise(ErrorKind::file, message(file.where(), ": general.type is ", printable(*kind), ", expected model"));
+  const std::string architecture = file.architecture();
+  std::string known = "rwkv6, rwkv7";
+  bool found = architecture == "rwkv6" || architecture == "rwkv7";
+  for (const GgufFamily& family : gguf_families) {
+    if (family.architecture == "bamba") continue;  // a name of ours
+    known += message(", ", family.architecture);
+    found = found || family.architecture == architecture;
+  }
+  if (!found)
+    raise(ErrorKind::file, message(file.where(), ": general.architecture is ", printable(architecture), ", expected one of ", known));
+}
 
 }  // namespace detail
 
 /// A GGUF model's tensors and configuration under the public names. Fails (ErrorKind::file or shape), naming what is wrong.
 [[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
+  detail::expect_known_model(model.metadata());
   const detail::GgufKeys keys(model.metadata());
   Configuration configuration = detail::GgufConfiguration(keys, model.tensors).make();
   if (keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7")

@@ -30,7 +30,8 @@ class GgufRenamer {
 
   [[nodiscard]] TensorTable translate() {
     table_.where = where_;
-    const Index layers = keys_->layers();
+    const Index layers = keys_->layers(), with_extra = keys_->all_layers();
+    bool has_layers = false, has_extra = false;
     for (const auto& [name, tensor] : model_->tensors) {
       who_ = message(where_, ": tensor ", printable(name));
       unreadable_ = tensor.unreadable;
@@ -43,6 +44,11 @@ class GgufRenamer {
           continue;
         }
         rest.remove_prefix(static_cast<std::size_t>(read.ptr - name.data()) + 1);
+        if (layer >= with_extra) {  // nothing says what it is for
+          keep(name, tensor);
+          continue;
+        }
+        (layer < layers ? has_layers : has_extra) = true;
         if (layer >= layers) {
           keep(message("mtp.layers.", layer - layers, ".", rest), tensor);
           continue;
@@ -51,10 +57,14 @@ class GgufRenamer {
         const bool ends = dot != std::string_view::npos && (rest.substr(dot) == ".weight" || rest.substr(dot) == ".bias");
         const std::string_view part = ends ? rest.substr(0, dot) : rest, suffix = ends ? rest.substr(dot) : std::string_view();
         if (!layer_tensor(layer, part, suffix, tensor)) keep(name, tensor);
+      } else if (rest.starts_with("v.") || rest.starts_with("mm.")) {
+        keep(message("visual.", rest), tensor);  // the part that sees, which a text does not use
       } else {
         outer(name, tensor);
       }
     }
+    if (has_extra && !has_layers)
+      raise(ErrorKind::file, message(where_, ": has the extra prediction head alone, expected the model's layers"));
     return std::move(table_);
   }
 

@@ -9,6 +9,7 @@
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
+#include <implicit_attention/io/gguf_keys.hpp>
 #include <implicit_attention/io/gguf_names.hpp>
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/gguf_rwkv.hpp>
@@ -18,6 +19,7 @@
 #include <implicit_attention/io/npy_reader.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/pickle.hpp>
+#include <implicit_attention/io/pickle_names.hpp>
 #include <implicit_attention/io/pytorch.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/rwkv_cpp.hpp>

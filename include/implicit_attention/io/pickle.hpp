@@ -2,8 +2,6 @@
 // dictionaries, and knows a handful of names that stand for tensors. Any other name or instruction is an error that names it.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +15,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/bytes.hpp>
+#include <implicit_attention/io/pickle_names.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -127,29 +126,9 @@ class Pickle {
     stack_.push_back(found->second);
   }
 
-  // Names that stand for data. `torch.float32` and its like are constants.
-  [[nodiscard]] static bool known(std::string_view name) {
-    constexpr std::array<std::string_view, 10> names{"collections.OrderedDict",
-                                                     "torch._utils._rebuild_tensor",
-                                                     "torch._utils._rebuild_tensor_v2",
-                                                     "torch._utils._rebuild_tensor_v3",
-                                                     "torch._utils._rebuild_parameter",
-                                                     "torch._tensor._rebuild_from_type_v2",
-                                                     "torch.nn.parameter.Parameter",
-                                                     "torch.Tensor",
-                                                     "torch.Size",
-                                                     "torch.device"};
-    if (std::find(names.begin(), names.end(), name) != names.end()) return true;
-    if (name == "torch.storage.UntypedStorage" || name == "torch.storage.TypedStorage") return true;
-    if (!name.starts_with("torch.")) return false;
-    const std::string_view rest = name.substr(6);
-    if (rest.find('.') != std::string_view::npos) return false;
-    constexpr std::array<std::string_view, 8> numbers{"float", "bfloat16", "int", "uint", "bool", "half", "double", "complex"};
-    return rest.ends_with("Storage") || std::any_of(numbers.begin(), numbers.end(), [&](auto start) { return rest.starts_with(start); });
-  }
   void push_name(std::string_view module, std::string_view name) {
     names_.push_back(message(module, ".", name));
-    if (!known(names_.back()))
+    if (!detail::pickle_name_is_known(names_.back()))
       fail(message("the pickle asks for ", printable(names_.back()),
                    ", which reading tensors needs not, and nothing is executed here; in PyTorch, save the weights alone: "
                    "torch.save(model.state_dict(), file)"));
@@ -189,8 +168,8 @@ class Pickle {
       stack_.push_back(arguments[0]);
       return;
     }
-    if (function == "torch.device") return push(Kind::other);
-    if (function == "torch._utils._rebuild_parameter") {
+    if (function == "torch.device" || detail::pickle_name_is_plain(function)) return push(Kind::other);
+    if (function.starts_with("torch._utils._rebuild_parameter")) {
       expect(arguments.size() >= 2 && values_[arguments[0]].kind == Kind::tensor);
       stack_.push_back(arguments[0]);
       return;
@@ -311,6 +290,8 @@ inline bool Pickle::step(unsigned char instruction) {
       push_text(reader_.take(reader_.number<std::uint8_t>()));
       return true;
     case 0x8D:  // BINUNICODE8
+    case 0x8E:  // BINBYTES8
+    case 0x96:  // BYTEARRAY8
       push_text(reader_.take(reader_.number<std::uint64_t>()));
       return true;
     case ')':
@@ -321,6 +302,17 @@ inline bool Pickle::step(unsigned char instruction) {
       return true;
     case '}':
       push(Kind::dictionary);
+      return true;
+    case 0x8F:  // EMPTY_SET
+      push(Kind::other);
+      return true;
+    case 0x90:  // ADDITEMS
+      (void)pop_to_mark();
+      (void)top(Kind::other, "a set");
+      return true;
+    case 0x91:  // FROZENSET
+      (void)pop_to_mark();
+      push(Kind::other);
       return true;
     case 't':  // TUPLE
       push_items(Kind::tuple, pop_to_mark());

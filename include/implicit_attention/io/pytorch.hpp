@@ -59,8 +59,8 @@ class TorchReader {
  public:
   explicit TorchReader(std::shared_ptr<const MappedFile> file) : zip_(std::move(file)), root_(find_root()) {
     if (zip_.has(root_ + "byteorder"))
-      if (const std::string_view order = zip_.read(root_ + "byteorder").text; order != "little")
-        raise(ErrorKind::file, message(zip_.where(), ": its numbers are in ", printable(order, 20), "-endian order, expected little"));
+      if (const ZipFile::Bytes order = zip_.read(root_ + "byteorder"); order.text != "little")  // what keeps the text alive stays
+        raise(ErrorKind::file, message(zip_.where(), ": its numbers are in ", printable(order.text, 20), "-endian order, expected little"));
     bytes_ = zip_.read(root_ + "data.pkl");
   }
 

@@ -88,8 +88,20 @@ class ZipFile {
     const std::string_view bytes = file_->text();
     constexpr std::size_t end_size = 22, longest_comment = 65535;
     const std::size_t earliest = bytes.size() > end_size + longest_comment ? bytes.size() - end_size - longest_comment : 0;
-    std::size_t end = bytes.size() >= end_size ? bytes.rfind("PK\x05\x06", bytes.size() - end_size) : std::string_view::npos;
-    if (end == std::string_view::npos || end < earliest)
+    const auto mark_up_to = [&](std::size_t last) {
+      const std::size_t found = bytes.rfind("PK\x05\x06", last);
+      return found == std::string_view::npos || found < earliest ? std::string_view::npos : found;
+    };
+    // The mark may stand in the comment behind the record, too: the record is the one whose comment ends with the file.
+    const auto ends_file = [&](std::size_t at) {
+      ByteReader length(bytes.substr(at + end_size - 2), where_);
+      return length.number<std::uint16_t>() == bytes.size() - at - end_size;
+    };
+    const std::size_t last_mark = bytes.size() >= end_size ? mark_up_to(bytes.size() - end_size) : std::string_view::npos;
+    std::size_t end = last_mark;
+    while (end != std::string_view::npos && !ends_file(end)) end = end == 0 ? std::string_view::npos : mark_up_to(end - 1);
+    if (end == std::string_view::npos) end = last_mark;  // none: the message is about the last
+    if (end == std::string_view::npos)
       raise(ErrorKind::file, message(where_, ": the zip archive has no directory at its end; is the file cut short?"));
     ByteReader reader(bytes, where_);
     reader.seek(end + 4);
