@@ -186,9 +186,9 @@ template struct LoadedModel<float>;
 template struct LoadedModel<double>;
 
 void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
-  app.add_option(
-         "--tokenizer", tokenizer,
-         "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt, merges.txt or vocab.json")
+  app.add_option("--tokenizer", tokenizer,
+                 "how text becomes tokens; without it, what lies beside the model decides: tokenizer.json, rwkv_vocab_*.txt, merges.txt or "
+                 "vocab.json")
       ->check(not_empty())
       ->option_text("FILE|DIR|bytes|symbols|words");
 }
