@@ -248,7 +248,7 @@ TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and 
 
 TEST_CASE("weights that are codes are refused by the key that says so, before a tensor is read", "[models]") {
   const Tensors<double> none;
-  for (const char* key : {"quantization_config", "text_config.quantization_config"}) {
+  for (const char* key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
     const auto said = [&](const Configuration& configuration) {
       return error_of([&] { load_language_model<double>(none, configuration); });
     };

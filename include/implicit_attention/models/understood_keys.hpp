@@ -59,21 +59,21 @@ namespace detail {
   return (key == "top_k" || key == "temperature") && configuration.has("model_type");
 }
 
-/// Fails on the mark of quantised weights, before any tensor is read: what is stored then are codes, and scales beside them.
+/// Fails on the mark of quantised weights (transformers', MLX's), before any tensor is read: what is stored then are codes, and scales
+/// beside them.
 inline void expect_not_quantised(const Configuration& configuration) {
-  constexpr std::string_view mark = "quantization_config";
-  for (const std::string_view below : {"", "text_config."}) {
-    const std::string key = message(below, mark);
-    const std::vector<std::string> keys = configuration.keys();
+  const std::vector<std::string> keys = configuration.keys();
+  for (const std::string_view key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
+    const std::string inner = message(key, ".");
     if (!configuration.has(key) &&
-        std::none_of(keys.begin(), keys.end(), [&](const std::string& inner) { return inner.compare(0, key.size() + 1, key + ".") == 0; }))
+        std::none_of(keys.begin(), keys.end(), [&](const std::string& name) { return name.compare(0, inner.size(), inner) == 0; }))
       continue;
-    const std::string method_key = key + ".quant_method";
-    const bool told = configuration.has(method_key) && std::holds_alternative<std::string>(*configuration.find(method_key));
-    raise(ErrorKind::value,
-          message(configuration.where(), ": key ", key, " says that the weights are quantised",
-                  told ? message(" by ", printable(std::get<std::string>(*configuration.find(method_key)))) : std::string(),
-                  ", which is not read here; expected the folder that they were made from, or a GGUF file"));
+    const std::string method = inner + "quant_method";
+    const Configuration::Value* const value = configuration.has(method) ? configuration.find(method) : nullptr;
+    const std::string* const name = value == nullptr ? nullptr : std::get_if<std::string>(value);
+    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " says that the weights are quantised",
+                                    name == nullptr ? std::string() : message(" by ", printable(*name)),
+                                    ", which is not read here; expected the folder that they were made from, or a GGUF file"));
   }
 }
 
