@@ -231,10 +231,8 @@ TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and 
   CHECK(said(of_text) == "no error");
   // Of these two, transformers' own configurations alone tell that they are of generating text.
   for (const char* key : {"top_k", "temperature"}) {
-    of_text.set(key, 0.7);
-    CHECK_THAT(said(of_text), Catch::Contains(message("key ", key, " is not understood by Mamba")));
-    CHECK(said(with(of_text, "model_type", "mamba")) == "no error");
-    of_text.set(key, Index(0));
+    CHECK_THAT(said(with({{key, 0.7}})), Catch::Contains(message("key ", key, " is not understood by Mamba")));
+    CHECK(said(with({{"model_type", "mamba"}, {key, 0.7}})) == "no error");
   }
   CHECK_THAT(said(with({{"model_type", "mamba"}, {"attn_cfg.top_k", Index(50)}})), Catch::Contains("key attn_cfg.top_k is not understood"));
   CHECK(said(with({{"n_ctx", Index(262144)}, {"is_decoder", true}, {"unsloth_fixed", true}, {"text_config.unsloth_version", "2025.1"}})) ==
@@ -284,7 +282,7 @@ TEST_CASE("factors that the numbers cannot hold are refused by their keys", "[mo
     if (!one) continue;
     INFO(row.model << ", " << row.key);
     CHECK_THROWS_WITH(load_language_model<float>(one->weights<float>(), with(one->configuration, row.key, row.value)),
-                      Catch::Contains(row.text) && Catch::Contains(one->configuration.where()));
+                      Catch::Contains(message("config.json: ", row.text)));
   }
 }
 
@@ -299,7 +297,7 @@ TEST_CASE("a whole language model inside a multimodal one, and convolutions with
       INFO(wrapper);
       Tensors<double> inside;
       for (const auto& [tensor, numbers] : plain.tensors) inside.tensors[wrapper + tensor] = numbers;
-      inside.set_zero("visual.blocks.0.norm1.weight", {4});
+      if (wrapper != "module.language_model.") inside.set_zero("visual.blocks.0.norm1.weight", {4});
       CHECK(relative_error(logits(inside, one->configuration, one->ids), one->expected("logits")) < 1e-9);
     }
     Tensors<double> flat = plain;

@@ -44,7 +44,7 @@ template <Real S>
 /// The share of each head that is rotated.
 [[nodiscard]] inline double rotary_share(const Configuration& configuration, double otherwise) {
   constexpr std::string_view on_top = "partial_rotary_factor", below = "rope_parameters.partial_rotary_factor";
-  const double share = configuration.number({on_top, below}).value_or(otherwise);
+  const double share = configuration.number({below, on_top}).value_or(otherwise);
   if (!(share >= 0 && share <= 1))
     raise(ErrorKind::value,
           message(configuration.where(), ": key ", configuration.has(on_top) ? on_top : below, " is ", share, ", expected 0 to 1"));
