@@ -275,6 +275,8 @@ TEST_CASE("factors that the numbers cannot hold are refused by their keys", "[mo
       {"lm_granitemoehybrid_seed00", "logits_scaling", 1e-320, "key logits_scaling is "},
       {"lm_kimi_linear_seed00", "routed_scaling_factor", 1e308, "key routed_scaling_factor is 1e+308, expected at most 3.40"},
       {"lm_nemotron_h_seed02", "routed_scaling_factor", 1e308, "key routed_scaling_factor is 1e+308, expected at most 3.40"},
+      {"lm_mamba2_seed03", "time_step_limit", Numbers{1e308, std::numeric_limits<double>::infinity()},
+       "key time_step_limit is 1e+308, expected at most 3.40"},
       {"lm_griffin_seed00", "logits_soft_cap", 1e308, "key logits_soft_cap is 1e+308, expected at most 3.40"},
   };
   for (const Row& row : rows) {

@@ -39,6 +39,7 @@ template <Real S>
   const std::string type = configuration.text({"model_type"}).value_or("");
   typename Mamba2<S>::Options options;
   options.time_step_limit = read_time_step_limit(configuration);
+  expect_fits<S>(configuration, "time_step_limit", options.time_step_limit[0]);
   const Index channels = tensors.required("out_proj.weight", 2).cols();
   const Index shared = (tensors.required_convolution("conv1d.weight").rows() - channels) / 2;
   const auto groups = configuration.integer({"n_groups", "mamba_n_groups", "mamba_ngroups", "ssm_cfg.ngroups"});
