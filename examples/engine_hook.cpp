@@ -1,5 +1,5 @@
 // How an inference engine hands over what it has computed anyway, while it decodes token by token. The engine (support/small_engine.hpp)
-// has a graph of operations, its own buffers, its own threads, its own way to fail, and a callback that sees every operation behind its
+// has a graph of operations, its own buffers, its own threads, its own way to fail, and a callback that sees every operation after its
 // evaluation, as large engines have it. The library looks into its memory, starts no thread, and throws nothing at it.
 #include <algorithm>
 #include <chrono>

@@ -387,10 +387,9 @@ int main(int argument_count, char** arguments) {
       ->option_text("DIR|FILE")
       ->required();
   app.add_option("--data", options.data,
-                 "a text a line, its label in front and a tab or a space between; labels 0 and 1 are the tokens negative and positive "
-                 "where the vocabulary has "
-                 "them, else labels are all tokens or all ids, a word with a tab behind it; behind another tab, the words that people "
-                 "marked, where they did: 0,5-7")
+                 "one text a line: its label, a tab or a space, and the text; labels 0 and 1 are the tokens negative and positive where "
+                 "the vocabulary has them, else labels are all tokens or all ids, and a word needs the tab; after another tab, the words "
+                 "that people marked, if any: 0,5-7")
       ->option_text("FILE");
   app.add_option(
          "--causes", options.causes,
@@ -409,7 +408,7 @@ int main(int argument_count, char** arguments) {
                  "how a token is taken away: replaced by <unk> (where the vocabulary has it), by an embedding of zeros, or dropped")
       ->check(one_of({"unk", "zero", "drop"}))
       ->option_text("unk|zero|drop");
-  app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are joined (mean-abs)")
+  app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are combined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
   app.add_option("--scores", options.scores,

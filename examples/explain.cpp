@@ -113,7 +113,7 @@ int main(int argument_count, char** arguments) {
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
   app.add_option("--method", question.methods,
-                 "how tokens are scored (contribution-norms); several with commas between: " + attribution_method_names())
+                 "how tokens are scored (contribution-norms); several are separated by commas: " + attribution_method_names())
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->option_text("ID|argmax");
@@ -124,7 +124,7 @@ int main(int argument_count, char** arguments) {
       ->check(not_empty())
       ->option_text("N");
   add_terms_option(app, question.terms, false);
-  app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are joined (mean-abs)")
+  app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are combined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
   app.add_option("--baseline", question.baseline,
@@ -133,7 +133,7 @@ int main(int argument_count, char** arguments) {
   app.add_option("--steps", question.steps, "integrated gradients: a number of even points (without it, as many as 1 % takes)")
       ->check(between(1, 100000))
       ->option_text("N");
-  app.add_option("--precision", question.precision, "what is computed and written in (float32)")
+  app.add_option("--precision", question.precision, "of computing and of what is written (float32)")
       ->check(one_of({"float32", "float64"}))
       ->option_text("float32|float64");
   app.add_option("--picture", options.picture, "what a .png shows: the sentence in colours (strips), or which token looks at which (maps)")
@@ -141,13 +141,13 @@ int main(int argument_count, char** arguments) {
       ->option_text("strips|maps");
   app.add_option("--title", options.title, "the first line of a picture")->option_text("TEXT");
   app.add_option("--generate", question.generate,
-                 "the model goes on after the text, the likeliest token each time, by at most so many; each of its tokens is explained")
+                 "the model continues the text, the likeliest token each time, by at most so many; each of its tokens is explained")
       ->check(between(1, 100000))
       ->option_text("N");
   app.add_option("--data", options.data,
-                 "explain each text of a file: a text a line, empty lines are passed over; .jsonl or .ndjson: an object a line, with "
-                 "\"text\" or \"tokens\". Into --out FILE.jsonl goes a line for each, what is wrong with one too; a run that was "
-                 "interrupted goes on when it is started again. Under mpirun the processes share the texts")
+                 "explain each text of a file: one text a line, empty lines are skipped; .jsonl or .ndjson: one object a line, with "
+                 "\"text\" or \"tokens\". Each gets a line in --out FILE.jsonl, which also says what is wrong with a text; a run "
+                 "that was interrupted continues when it is started again. Under mpirun the processes share the texts")
       ->option_text("FILE");
   app.add_option("--shard", options.shard,
                  "--data: the I-th of N shares of the texts; the shares' files, one after the other, are the whole")

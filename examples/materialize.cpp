@@ -649,7 +649,7 @@ int main(int argument_count, char** arguments) {
   const CLI::Option* reduce = app.add_option("--reduce", options.reduce, "join the channels into one map")
                                   ->check(one_of({"none", "mean", "mean-abs", "mean-positive"}))
                                   ->option_text("none|mean|mean-abs|mean-positive");
-  app.add_option("--precision", options.precision, "what is computed and written in (float32)")
+  app.add_option("--precision", options.precision, "of computing and of what is written (float32)")
       ->check(one_of({"float32", "float64"}))
       ->option_text("float32|float64");
   add_threads_option(app, options.threads, false);

@@ -56,8 +56,8 @@ Matrix<float> mamba(Memory memory) {
   act.pre_dt = memory(tokens, channels, -4, 0);  // before softplus, as ggml's SSM_SCAN reads it
   act.B = memory(tokens, state, -1, 1);
   act.C = memory(tokens, state, -1, 1);
-  act.z = memory(tokens, channels, -2, 2);  // before SiLU; `gate` behind it
-  act.c = memory(tokens, channels, -2, 2);  // behind the convolution; or `x` before it
+  act.z = memory(tokens, channels, -2, 2);  // before SiLU; `gate` after it
+  act.c = memory(tokens, channels, -2, 2);  // after the convolution; or `x` before it
   return last_row(layer, act);
 }
 
@@ -81,7 +81,7 @@ Matrix<float> griffin(Memory memory) {
   act.starts = {0};
   act.recurrent_gate = memory(tokens, channels, 0, 1);  // with the rates; or `log_a`
   act.pre_input_gate = memory(tokens, channels, -2, 2);
-  act.gate = memory(tokens, channels, -0.2F, 2);  // behind GELU; or `gate_input`
+  act.gate = memory(tokens, channels, -0.2F, 2);  // after GELU; or `gate_input`
   return last_row(layer, act);
 }
 

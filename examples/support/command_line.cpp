@@ -278,8 +278,7 @@ void add_terms_option(CLI::App& app, std::string& terms, bool several) {
   for (const Terms::Named& term : Terms::names()) names += message(names.empty() ? "" : ", ", term.name);
   app.add_option(
          "--terms", terms,
-         message(several ? "formulations for the methods from attention (all), several with commas between, the terms of a list "
-                           "joined by +"
+         message(several ? "formulations for the methods from attention (all), separated by commas, the terms of a list joined by +"
                          : "which terms of the unified form",
                  ": all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of ", names,
                  "; the two papers' forms keep RWKV-4's denominator and Griffin's input scale, a list does not (only:recurrence: the "

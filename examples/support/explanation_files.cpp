@@ -60,6 +60,12 @@ std::string caption(const ExplanationOptions& question, const std::vector<Explan
     if (about_target)
       text += "Explained: " + (one_target ? target.target_text : std::string("the logit of each model's prediction")) + ", ";
     if (about_target || !maps) text += message(about_target ? "after " : "After ", quoted_position(first, target), ". ");
+    // What stands at the right of a strip is not what its colours explain, then.
+    const bool other_prediction = std::any_of(explanations.begin(), explanations.end(), [](const Explanation& one) {
+      return !one.target().predictions.empty() && one.target().predictions.front().id != one.target().target;
+    });
+    if (about_target && !maps && other_prediction)
+      text += message("At the right: what the model", explanations.size() > 1 ? "s predict. " : " predicts. ");
   }
   if (from_attention) text += message("Terms: ", Terms::parse(question.terms).text(), ".");
   return text;

@@ -127,7 +127,7 @@ KnownCauses read_known_causes(const std::string& path) {
     cause.negatives.resize(static_cast<std::size_t>(cause.position) + 1);
     for (Index token = 0; token < tokens; ++token) {
       if (negatives(row, token) == 0) continue;
-      const char* what = token > cause.position  ? "behind the explained position"
+      const char* what = token > cause.position  ? "after the explained position"
                          : token == cause.source ? "the source"
                          : token == addressed    ? "the address"
                                                  : nullptr;

@@ -39,7 +39,7 @@ void refuse_texts_alone(const std::vector<LabelledText>& texts, const std::map<s
   raise(
       ErrorKind::file,
       message("--data: ", count, " lines begin with ", different, " different words, the first with \"", printable(texts.front().label, 40),
-              "\", expected a label before each text, for example: 1 a gripping film (a word as a label needs a tab behind it)"));
+              "\", expected a label before each text, for example: 1 a gripping film (a word as a label needs a tab after it)"));
 }
 
 }  // namespace

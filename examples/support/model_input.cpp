@@ -186,9 +186,9 @@ template struct LoadedModel<float>;
 template struct LoadedModel<double>;
 
 void add_tokenizer_option(CLI::App& app, std::string& tokenizer) {
-  app.add_option(
-         "--tokenizer", tokenizer,
-         "how text becomes tokens; without it, by what lies beside the model: tokenizer.json, rwkv_vocab_*.txt, merges.txt or vocab.json")
+  app.add_option("--tokenizer", tokenizer,
+                 "how text becomes tokens; without it, what lies beside the model decides: tokenizer.json, rwkv_vocab_*.txt, merges.txt or "
+                 "vocab.json")
       ->check(not_empty())
       ->option_text("FILE|DIR|bytes|symbols|words");
 }
@@ -237,8 +237,18 @@ std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vec
   return all;
 }
 
+/// What the tokenizer makes of a text; where there is none, the error names this program's ways out.
+std::vector<Index> encoded(std::string_view text, const Tokenizer& tokenizer) {
+  if (tokenizer.kind() != TokenizerKind::none) return tokenizer.encode(text);
+  try {
+    return tokenizer.encode(text);
+  } catch (const Error& error) {
+    raise(error.kind(), message(error.what(), " (--tokens, --tokenizer)"));
+  }
+}
+
 std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer) {
-  return surrounded_ids(options, options.chat ? chat_ids(text, tokenizer) : tokenizer.encode(text), tokenizer);
+  return surrounded_ids(options, options.chat ? chat_ids(text, tokenizer) : encoded(text, tokenizer), tokenizer);
 }
 
 void check_layer_option(Index layer, Index layers, const std::string& model) {

@@ -238,7 +238,7 @@ TEST_CASE("evaluate --causes: arrays that are wrong are named before the model i
     return arrays;
   };
   mistake(marked(0, 4, 2), "array negatives at (0, 4) is 2, expected 0 or 1");
-  mistake(marked(1, 5, 1), "array negatives at (1, 5) is 1, but that token is behind the explained position, expected 0");
+  mistake(marked(1, 5, 1), "array negatives at (1, 5) is 1, but that token is after the explained position, expected 0");
   mistake(marked(0, 1, 1), "array negatives at (0, 1) is 1, but that token is the source, expected 0");
   mistake(marked(0, 0, 1), "array negatives at (0, 0) is 1, but that token is the address, expected 0");
   RawArrays arrays = good;

@@ -272,6 +272,39 @@ TEST_CASE("vocabularies: RWKV's world", "[io]") {
   CHECK(tokenizer.id("\n") == 11);
 }
 
+TEST_CASE("vocabularies: RWKV's world as the ports to transformers have it, a literal a line", "[io]") {
+  const TemporaryFolder folder;
+  const std::string text = "b'<s>'\nb'\\x00'\nb'a'\r\nb' a'\nb\"it's\"\nb'\\xff'\nb'\\n'\n";
+  write_bytes(folder / "vocab.txt", text);
+  const Tokenizer tokenizer = Tokenizer::open(folder.path());
+  CHECK(tokenizer.kind() == TokenizerKind::subwords);
+  CHECK(tokenizer.encode("a ait's\xFF\n") == Ids{2, 3, 4, 5, 6});
+  CHECK(tokenizer.label(0) == "<|endoftext|>");
+  CHECK(Tokenizer::open("/nowhere", (folder / "vocab.txt").string()).encode(" a") == Ids{3});
+  write_bytes(folder / "vocab.txt", "<s>\n" + text.substr(text.find('\n') + 1));
+  CHECK(Tokenizer::open(folder.path()).encode(" a") == Ids{3});
+  // Another vocab.txt is not this, and RWKV's own file goes before it.
+  write_bytes(folder / "vocab.txt", "[PAD]\n[UNK]\nb'a'\n");
+  CHECK(Tokenizer::open(folder.path()).kind() == TokenizerKind::none);
+  write_bytes(folder / "vocab.txt", text);
+  write_bytes(folder / "rwkv_vocab_v1.txt", "7 'a' 1\n");
+  CHECK(Tokenizer::open(folder.path()).encode("a") == Ids{7});
+  struct Bad {
+    std::string line, message;
+  };
+  for (const Bad& bad : std::vector<Bad>{{"b'a", "holds no Python literal in quotes"},
+                                         {"b'\\q'", "has an escape that is not read here"},
+                                         {"b''", "is empty"},
+                                         {"b'a'\nb'a'", "is there twice"}}) {
+    INFO(bad.line);
+    const auto error = error_of([&] { (void)detail::WorldVocabulary::parse_literals("b'<s>'\n" + bad.line + "\n", "vocab.txt"); });
+    REQUIRE(error);
+    CHECK_THAT(error->message, contains_text(bad.message) && contains_text("vocab.txt:"));
+  }
+  CHECK_THAT(error_of([&] { (void)detail::WorldVocabulary::parse_literals("b'<s>'\n", "vocab.txt"); })->message,
+             contains_text("holds no tokens"));
+}
+
 TEST_CASE("vocabularies: which file decides", "[io]") {
   const TemporaryFolder folder;
   const std::string json = R"({"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},"decoder":{"type":"ByteLevel"},

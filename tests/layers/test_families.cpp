@@ -244,7 +244,8 @@ TEST_CASE("configurations of the public layers are taken as they are, and change
                          {"is_outproj_norm", true},
                          {"is_mimo", true},
                          {"mimo_rank", Index(2)}})},
-      // Every key of the released 7B model, and of transformers' own class beside them.
+      // Every key of the released 7B model (NX-AI/xLSTM-7b, checked against a public copy of its config.json), and beside them those of its
+      // first revision (forward_backend_name, step_backend_name) and of transformers' own class.
       {"mlstm_large",
        "biases",
        {{"model_type", std::string("xlstm")},

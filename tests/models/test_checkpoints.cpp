@@ -422,7 +422,7 @@ TEST_CASE("a key that contradicts the weights is an error that names key, value 
       {griffin, "model_type", "gemma", "key model_type is gemma, expected recurrent_gemma"},
       {griffin, "logits_soft_cap", -1.0, "key logits_soft_cap is -1, expected at least 0"},
       {griffin, "rope_theta", 0.0, "key rope_theta is 0, expected a number above 0"},
-      {griffin, "partial_rotary_factor", 1.5, "rotary_part is 1.5, expected 0 to 1"},
+      {griffin, "partial_rotary_factor", 1.5, "key partial_rotary_factor is 1.5, expected 0 to 1"},
       {griffin, "partial_rotary_factor", 0.25, "rotates 1 numbers, expected an even number"},
       {griffin, "block_types", std::vector<std::string>{"recurrent", "attention"},
        "key block_types has attention for layer 1, expected recurrent"},

@@ -229,11 +229,97 @@ TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and 
   of_text.set("max_length", Index(20));
   of_text.set("force_bos_token_insert", true);
   CHECK(said(of_text) == "no error");
+  // Of these two, transformers' own configurations alone tell that they are of generating text.
+  for (const char* key : {"top_k", "temperature"}) {
+    CHECK_THAT(said(with({{key, 0.7}})), Catch::Contains(message("key ", key, " is not understood by Mamba")));
+    CHECK(said(with({{"model_type", "mamba"}, {key, 0.7}})) == "no error");
+  }
+  CHECK_THAT(said(with({{"model_type", "mamba"}, {"attn_cfg.top_k", Index(50)}})), Catch::Contains("key attn_cfg.top_k is not understood"));
+  CHECK(said(with({{"n_ctx", Index(262144)}, {"is_decoder", true}, {"unsloth_fixed", true}, {"text_config.unsloth_version", "2025.1"}})) ==
+        "no error");
   for (const char* key : {"", "text_config.", "."}) {  // a name of no characters at the top
     CHECK_THAT(said(with({{key, Index(1)}})), Catch::Contains(message("key ", key, " is not understood by Mamba")));
     CHECK_FALSE(detail::describes_only(key));
   }
   CHECK(detail::describes_only("text_config._name_or_path"));
+}
+
+TEST_CASE("weights that are codes are refused by the key that says so, before a tensor is read", "[models]") {
+  const Tensors<double> none;
+  for (const char* key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
+    const auto said = [&](const Configuration& configuration) {
+      return error_of([&] { load_language_model<double>(none, configuration); });
+    };
+    CHECK_THAT(said(with({{"model_type", "mamba"}, {(std::string(key) + ".quant_method").c_str(), "fp8"}})),
+               Catch::Contains(message("key ", key, " says that the weights are quantised by fp8, which is not read here")));
+    CHECK_THAT(said(with({{"model_type", "mamba"}, {(std::string(key) + ".load_in_4bit").c_str(), true}})),
+               Catch::Contains(message("key ", key, " says that the weights are quantised, which is not read here")));
+  }
+}
+
+TEST_CASE("factors that the numbers cannot hold are refused by their keys", "[models]") {
+  using Numbers = std::vector<double>;
+  struct Row {
+    const char* model;
+    const char* key;
+    Configuration::Value value;
+    const char* text;
+  };
+  const Row rows[] = {
+      {"lm_falcon_h1_seed00", "embedding_multiplier", 1e308, "key embedding_multiplier is 1e+308, expected at most 3.40"},
+      {"lm_falcon_h1_seed00", "key_multiplier", -1e308, "key key_multiplier is -1e+308, expected at most 3.40"},
+      {"lm_falcon_h1_seed00", "mlp_multipliers", Numbers{1, 1e308}, "key mlp_multipliers is 1e+308, expected at most 3.40"},
+      {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1, 1, 1e308, 1}, "key ssm_multipliers is 1e+308, expected at most 3.40"},
+      {"lm_granitemoehybrid_seed00", "residual_multiplier", 1e308, "key residual_multiplier is 1e+308, expected at most 3.40"},
+      {"lm_granitemoehybrid_seed00", "attention_multiplier", 1e308, "key attention_multiplier is 1e+308, expected at most 3.40"},
+      {"lm_granitemoehybrid_seed00", "logits_scaling", 1e-320, "key logits_scaling is "},
+      {"lm_kimi_linear_seed00", "routed_scaling_factor", 1e308, "key routed_scaling_factor is 1e+308, expected at most 3.40"},
+      {"lm_nemotron_h_seed02", "routed_scaling_factor", 1e308, "key routed_scaling_factor is 1e+308, expected at most 3.40"},
+      {"lm_mamba2_seed03", "time_step_limit", Numbers{1e308, std::numeric_limits<double>::infinity()},
+       "key time_step_limit is 1e+308, expected at most 3.40"},
+      {"lm_griffin_seed00", "logits_soft_cap", 1e308, "key logits_soft_cap is 1e+308, expected at most 3.40"},
+  };
+  for (const Row& row : rows) {
+    const auto one = golden(row.model);
+    if (!one) continue;
+    INFO(row.model << ", " << row.key);
+    CHECK_THROWS_WITH(load_language_model<float>(one->weights<float>(), with(one->configuration, row.key, row.value)),
+                      Catch::Contains(message("config.json: ", row.text)));
+  }
+}
+
+TEST_CASE("a whole language model inside a multimodal one, and convolutions without the axis of length 1", "[models]") {
+  for (const char* name : {"lm_mamba_seed03", "lm_mamba2_seed00", "lm_rwkv4_seed03", "lm_griffin_seed00", "lm_qwen35_seed00",
+                           "lm_jamba_seed00", "lm_nemotron_h_seed00", "lm_falcon_h1_seed01", "lm_qwen3next_seed02"}) {
+    const auto one = golden(name);
+    if (!one) continue;
+    INFO(name);
+    const Tensors<double> plain = one->weights<double>();
+    for (const std::string wrapper : {"language_model.", "model.language_model.", "module.language_model."}) {
+      INFO(wrapper);
+      Tensors<double> inside;
+      for (const auto& [tensor, numbers] : plain.tensors) inside.tensors[wrapper + tensor] = numbers;
+      if (wrapper != "module.language_model.") inside.set_zero("visual.blocks.0.norm1.weight", {4});
+      CHECK(relative_error(logits(inside, one->configuration, one->ids), one->expected("logits")) < 1e-9);
+    }
+    Tensors<double> flat = plain;
+    Index convolutions = 0;
+    for (auto& [tensor, numbers] : flat.tensors)
+      if (tensor.find("conv") != std::string::npos && numbers.shape.size() == 3) {
+        REQUIRE(numbers.shape[1] == 1);
+        numbers.shape.erase(numbers.shape.begin() + 1);
+        ++convolutions;
+      }
+    CHECK((convolutions > 0) == (std::string(name) != "lm_rwkv4_seed03"));
+    CHECK(relative_error(logits(flat, one->configuration, one->ids), one->expected("logits")) < 1e-9);
+  }
+  if (const auto one = golden("lm_mamba_seed03")) {
+    Tensors<double> other = one->weights<double>();
+    const std::string name = "backbone.layers.0.mixer.conv1d.weight";
+    std::vector<Index>& shape = other.tensors.at(name).shape;
+    shape = {shape[0] / 2, 2, shape[2]};
+    CHECK_THROWS_WITH(logits(other, one->configuration, one->ids), Catch::Contains("tensor " + name + " is (64, 2, 4), expected"));
+  }
 }
 
 TEST_CASE("names out of a file that is of no family are cut and escaped in what is said", "[models]") {
@@ -634,8 +720,20 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_nemotron_h_seed02", "mlp_hidden_act", "silu", "key mlp_hidden_act is silu, expected relu2"},
       {"lm_nemotron_h_seed02", "n_routed_experts", Index(5), "key n_routed_experts is 5, expected 6"},
       {"lm_nemotron_h_seed02", "n_shared_experts", Index(0), "key n_shared_experts is 0, expected 1"},
-      {"lm_nemotron_h_seed02", "num_experts_per_tok", Index(7), "experts per token are 7, expected 1 to 6"},
-      {"lm_nemotron_h_seed02", "n_group", Index(4), "6 experts do not divide into 4 groups"},
+      {"lm_nemotron_h_seed02", "num_experts_per_tok", Index(7), "key num_experts_per_tok is 7, expected 1 to 6"},
+      {"lm_nemotron_h_seed02", "n_group", Index(4), "key n_group is 4, expected a divisor of 6"},
+      {"lm_nemotron_h_seed02", "topk_group", Index(3), "key topk_group is 3, expected 1 to "},
+      {"lm_granitemoehybrid_seed01", "num_experts_per_tok", Index(7), "key num_experts_per_tok is 7, expected 1 to 6"},
+      {"lm_granitemoehybrid_seed01", "num_attention_heads", Index(5), "key num_attention_heads is 5, expected a divisor of 32"},
+      {"lm_bamba_seed00", "attn_rotary_emb", Index(-4), "key attn_rotary_emb is -4, expected an even number of 0 to 8"},
+      {"lm_bamba_seed00", "attn_rotary_emb", Index(7), "key attn_rotary_emb is 7, expected an even number of 0 to 8"},
+      {"lm_bamba_seed00", "attn_rotary_emb", Index(10), "key attn_rotary_emb is 10, expected an even number of 0 to 8"},
+      {"lm_griffin_seed00", "partial_rotary_factor", -0.125, "key partial_rotary_factor is -0.125, expected 0 to 1"},
+      {"lm_qwen35_seed00", "partial_rotary_factor", 1.5, "key partial_rotary_factor is 1.5, expected 0 to 1"},
+      {"lm_kimi_linear_seed00", "first_k_dense_replace", Index(-1), "key first_k_dense_replace is -1, expected at least 0"},
+      {"lm_kimi_linear_seed00", "topk_group", Index(7), "key topk_group is 7, expected 1 to 1"},
+      {"lm_kimi_linear_seed00", "num_experts_per_token", Index(9), "key num_experts_per_token is 9, expected 1 to 6"},
+      {"lm_olmo_hybrid_seed00", "linear_use_gate", false, "key linear_use_gate is false, expected true"},
       {"lm_nemotron_h_seed02", "mamba_num_heads", Index(4), "key mamba_num_heads is 4, expected 8"},
       {"lm_nemotron_h_seed02", "n_groups", Index(3), "state size 8 times 3 groups is 24, expected 16"},
       {"lm_nemotron_h_seed02", "use_bias", true, "in_proj.bias is missing"},

@@ -38,8 +38,11 @@ template <class Scalar>
 template <class Derived>
 void check_finite(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
   if (const auto place = first_not_finite(numbers))
-    raise(ErrorKind::value, message(who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at (", place->first,
-                                    ", ", place->second, "), expected finite numbers; are there NaN in the weights or the input?"));
+    raise(
+        ErrorKind::value,
+        message(
+            who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at (", place->first, ", ", place->second,
+            "), expected finite numbers; are there NaN in the weights or the input, or factors in the configuration that are too large?"));
 }
 
 /// The same of an activation, (tokens, channels).

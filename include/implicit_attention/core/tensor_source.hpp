@@ -84,6 +84,15 @@ class PrefixedTensors {
   [[nodiscard]] Array<Scalar> optional(std::string_view name, std::size_t axes = 0) const {
     return has(name) ? required(name, axes) : Array<Scalar>();
   }
+  /// The weights of a convolution of each channel by itself, (channels, width): stored as (channels, 1, width), or so.
+  [[nodiscard]] Array<Scalar> required_convolution(std::string_view name) const {
+    const std::string full = prefix_ + std::string(name);
+    const auto shape = source_->shape(full);
+    if (shape && shape->size() != 2 && (shape->size() != 3 || (*shape)[1] != 1))
+      raise(ErrorKind::shape, message(source_->where(), ": tensor ", full, " is ", shape_text(*shape),
+                                      ", expected (channels, 1, width) or (channels, width)"));
+    return required(name);
+  }
   /// The tensors below a longer prefix: `block.below("mixer.")`.
   [[nodiscard]] PrefixedTensors below(std::string_view name) const { return {*source_, prefix_ + std::string(name)}; }
   [[nodiscard]] const TensorSource<Scalar>& source() const { return *source_; }

@@ -191,7 +191,7 @@ Griffin<S> Griffin<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Opti
   w.linear_x_bias = tensors.required("linear_x.bias", 1);
   w.linear_y_weight = tensors.required("linear_y.weight", 2);
   w.linear_y_bias = tensors.required("linear_y.bias", 1);
-  w.conv_1d_weight = tensors.required("conv_1d.weight", 3);
+  w.conv_1d_weight = tensors.required_convolution("conv_1d.weight");
   w.conv_1d_bias = tensors.required("conv_1d.bias", 1);
   w.recurrent_param = tensors.required("rg_lru.recurrent_param", 1);
   w.input_gate_weight = tensors.required("rg_lru.input_gate_weight", 3);

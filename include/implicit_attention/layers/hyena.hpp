@@ -103,7 +103,7 @@ Hyena<S> Hyena<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   Weights w;
   w.in_proj_weight = tensors.required("in_proj.weight", 2);
   w.in_proj_bias = tensors.optional("in_proj.bias", 1);
-  w.short_filter_weight = tensors.required("short_filter.weight", 3);
+  w.short_filter_weight = tensors.required_convolution("short_filter.weight");
   w.short_filter_bias = tensors.optional("short_filter.bias", 1);
   w.filter = tensors.required("filter", 2);
   w.filter_bias = tensors.required("filter_bias", 1);

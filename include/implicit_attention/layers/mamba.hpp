@@ -181,7 +181,7 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   Weights w;
   w.in_proj_weight = tensors.required("in_proj.weight", 2);
   w.in_proj_bias = tensors.optional("in_proj.bias", 1);
-  w.conv1d_weight = tensors.required("conv1d.weight", 3);
+  w.conv1d_weight = tensors.required_convolution("conv1d.weight");
   w.conv1d_bias = tensors.optional("conv1d.bias", 1);
   w.x_proj_weight = tensors.required("x_proj.weight", 2);
   w.dt_proj_weight = tensors.required("dt_proj.weight", 2);

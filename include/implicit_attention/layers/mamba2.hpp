@@ -142,7 +142,7 @@ Mamba2<S> Mamba2<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Option
   Weights w;
   w.in_proj_weight = tensors.required("in_proj.weight", 2);
   w.in_proj_bias = tensors.optional("in_proj.bias", 1);
-  w.conv1d_weight = tensors.required("conv1d.weight", 3);
+  w.conv1d_weight = tensors.required_convolution("conv1d.weight");
   w.conv1d_bias = tensors.optional("conv1d.bias", 1);
   w.dt_bias = tensors.required("dt_bias", 1);
   w.A_log = detail::read_decay_rate(tensors, 1);

@@ -142,7 +142,7 @@ Mlstm<S> Mlstm<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
   Weights w;
   w.proj_up_weight = tensors.required("proj_up.weight", 2);
   w.proj_up_bias = tensors.optional("proj_up.bias", 1);
-  w.conv1d_weight = tensors.required("conv1d.conv.weight", 3);
+  w.conv1d_weight = tensors.required_convolution("conv1d.conv.weight");
   w.conv1d_bias = tensors.optional("conv1d.conv.bias", 1);
   w.q_proj_weight = tensors.required("q_proj.weight", 3);
   w.q_proj_bias = tensors.optional("q_proj.bias", 1);

@@ -31,7 +31,7 @@ struct ShortProjection {
     projection.bias = tensors.optional(name + "_proj.bias", 1);
     const std::string convolution = name + "_conv1d";
     if (short_convolution.value_or(tensors.has(convolution + ".weight"))) {
-      projection.convolution_weight = tensors.required(convolution + ".weight", 3);
+      projection.convolution_weight = tensors.required_convolution(convolution + ".weight");
       projection.convolution_bias = tensors.optional(convolution + ".bias", 1);
     }
     return projection;

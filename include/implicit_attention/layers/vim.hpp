@@ -80,7 +80,7 @@ Vim<S> Vim<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
     w.in_proj_bias = tensors.optional("in_proj.bias", 1);
     w.out_proj_weight = tensors.required("out_proj.weight", 2);
     w.out_proj_bias = tensors.optional("out_proj.bias", 1);
-    w.conv1d_weight = tensors.required("conv1d" + mark + ".weight", 3);
+    w.conv1d_weight = tensors.required_convolution("conv1d" + mark + ".weight");
     w.conv1d_bias = tensors.optional("conv1d" + mark + ".bias", 1);
     w.x_proj_weight = tensors.required("x_proj" + mark + ".weight", 2);
     w.dt_proj_weight = tensors.required("dt_proj" + mark + ".weight", 2);

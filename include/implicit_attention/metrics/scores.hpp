@@ -60,7 +60,8 @@ class Scores {
     for (std::size_t token = 0; token < numbers_.size(); ++token)
       if (!std::isfinite(numbers_[token]))
         raise(ErrorKind::value, message("the score of token ", token, " is ", std::isnan(numbers_[token]) ? "NaN" : "an infinity",
-                                        ", expected finite numbers; are there NaN in the weights or the input?"));
+                                        ", expected finite numbers; are there NaN in the weights or the input, or factors in the "
+                                        "configuration that are too large?"));
   }
   std::vector<double> numbers_;
 };

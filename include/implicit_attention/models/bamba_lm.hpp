@@ -1,6 +1,7 @@
 // BambaForCausalLM: Mamba-2 with a few attention layers, each followed by a gated MLP.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,10 +32,14 @@ template <Real Scalar>
     kinds.emplace_back(attends.has("q_proj.weight") ? "attention" : "mamba");
     const auto read = [&]() -> PartPointer<Scalar> {
       if (kinds.back() == "mamba") return mixer_part(detail::read_mamba2(block.below("mamba."), configuration));
-      const double size = static_cast<double>(attends.required("q_proj.weight", 2).rows()) /
-                          static_cast<double>(detail::required_integer(configuration, {"num_attention_heads"}));
-      attention.rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
-      if (const auto rotated = configuration.number({"attn_rotary_emb"})) attention.rotary_part = *rotated / size;
+      const Index size = attends.required("q_proj.weight", 2).rows() / detail::read_attention_heads(attends, configuration);
+      attention.rotary_part = detail::rotary_share(configuration, 0.5);
+      if (const auto rotated = configuration.number({"attn_rotary_emb"})) {
+        if (!(*rotated >= 0 && *rotated <= static_cast<double>(size)) || std::fmod(*rotated, 2) != 0)
+          raise(ErrorKind::value, message(configuration.where(), ": key attn_rotary_emb is ", *rotated,
+                                          ", expected an even number of 0 to ", size, ": the heads have that many"));
+        attention.rotary_part = *rotated / static_cast<double>(size);
+      }
       return mixer_part(detail::read_attention(attends, configuration, attention));
     };
     Sublayer<Scalar> mixer(detail::read_rms_norm(block, "input_layernorm", eps), read());

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -15,6 +18,7 @@
 #include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/text.hpp>
+#include <implicit_attention/models/tensor_names.hpp>
 #include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>
 
@@ -56,10 +60,9 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
     const auto ends = [&](std::string_view end) {
       return name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
     };
-    const auto holds = [&](std::string_view part) { return name.find(part) != std::string::npos; };
     if (ends("rotary_emb.inv_freq") || ends("rotary_emb.cos_cached") || ends("rotary_emb.sin_cached") || ends("num_batches_tracked"))
       continue;
-    if (name.compare(0, 4, "mtp.") == 0 || holds(".mtp.") || holds("model.visual.") || name.compare(0, 7, "visual.") == 0) continue;
+    if (is_beside_the_text(name)) continue;
     if (++count <= 3) left += message(left.empty() ? "" : ", ", name);
   }
   if (count == 0) return;
@@ -177,6 +180,31 @@ inline void expect_vocabulary(const Configuration& configuration, Index rows) {
   if (const std::optional<Index> value = configuration.integer({"vocab_size"}); value && (*value > rows || *value < 1))
     raise(ErrorKind::value,
           message(configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows, ": the embedding has that many rows"));
+}
+
+/// Fails on a factor that numbers of this precision cannot hold: it would be infinite, and the NaN in the logits would name no key.
+template <Real S>
+void expect_fits(const Configuration& configuration, std::string_view key, double factor) {
+  if (std::isfinite(factor) && std::abs(factor) > static_cast<double>(std::numeric_limits<S>::max()))
+    raise(ErrorKind::value,
+          message(configuration.where(), ": key ", key, " is ", factor, ", expected at most ", std::numeric_limits<S>::max(), ": ",
+                  std::is_same_v<S, float> ? "float32" : "float64", " holds no more"));
+}
+/// A factor that public configurations name.
+template <Real S>
+[[nodiscard]] double read_factor(const Configuration& configuration, std::string_view key, double otherwise = 1) {
+  const double factor = configuration.number({key}).value_or(otherwise);
+  expect_fits<S>(configuration, key, factor);
+  return factor;
+}
+/// As many factors, ones where the configuration has none.
+template <Real S>
+[[nodiscard]] std::vector<double> read_factors(const Configuration& configuration, std::string_view key, std::size_t count) {
+  std::vector<double> list = configuration.finite_numbers({key}).value_or(std::vector<double>(count, 1.0));
+  if (list.size() != count)
+    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count));
+  for (const double factor : list) expect_fits<S>(configuration, key, factor);
+  return list;
 }
 
 /// A norm's eps, or another number that must be above zero; of several spellings as Configuration::positive_number has them.

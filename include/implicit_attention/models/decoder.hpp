@@ -34,7 +34,7 @@ void read_rotary(const Configuration& configuration, double base, double part, O
   for (const std::string_view key : {"rope_scaling.rope_type", "rope_scaling.type"})
     expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
   options.rotary_base = rotary_base(configuration, base);
-  options.rotary_part = configuration.number({"rope_parameters.partial_rotary_factor", "partial_rotary_factor"}).value_or(part);
+  options.rotary_part = rotary_share(configuration, part);
 }
 
 /// Routed experts in any of three namings: stacked in `experts.gate_up_proj` and `experts.down_proj`, or one by one as

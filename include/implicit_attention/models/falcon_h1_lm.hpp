@@ -24,18 +24,18 @@ template <Real Scalar>
   LanguageModelParts<Scalar> parts =
       detail::begin_model(source, configuration, "FalconH1ForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);
   const PrefixedTensors<Scalar> tensors(source, "model.");
-  const auto multiplier = [&](std::string_view key) { return detail::multiplier<Scalar>(configuration, key); };
+  const auto multiplier = [&](std::string_view key) { return static_cast<Scalar>(detail::read_factor<Scalar>(configuration, key)); };
   detail::expect_boolean(configuration, {"mamba_use_mlp"}, true, "every layer has a feed-forward part");
   detail::ignore_keys(configuration, {"multipliers_folded"});  // then the file's tensors have them, and their keys are 1
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-5);
   parts.has_positions = true;
   parts.embedding_scale = multiplier("embedding_multiplier");
   parts.logit_scale = multiplier("lm_head_multiplier");
-  const std::vector<double> mlp = detail::multipliers(configuration, "mlp_multipliers", 2);
+  const std::vector<double> mlp = detail::read_factors<Scalar>(configuration, "mlp_multipliers", 2);
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.rotary_part = 1;
   attention.rotary_base = detail::rotary_base(configuration, 10000.0);
-  attention.key_scale = configuration.number({"key_multiplier"}).value_or(1.0);
+  attention.key_scale = detail::read_factor<Scalar>(configuration, "key_multiplier");
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     Sublayer<Scalar> mixers, feed_forward;

@@ -1,6 +1,7 @@
 // GraniteMoeHybridForCausalLM: Granite 4; Mamba-2 or attention, then an MLP and, in larger models, experts beside it.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,7 @@ template <Real S>
   w.shared = std::move(shared);
   options.scores = RouterScores::chosen_softmax;
   options.choice.chosen = required_integer(configuration, {"num_experts_per_tok"});
+  expect_choice(configuration, options.choice, w.router_weight.rows());
   expect_integer(configuration, {"num_local_experts"}, w.router_weight.rows(), "block_sparse_moe.router.layer.weight has that many rows");
   expect_integer(configuration, {"intermediate_size"}, w.experts.front().inner_width(),
                  "half of the rows of block_sparse_moe.input_linear.weight an expert");
@@ -54,11 +56,16 @@ template <Real Scalar>
   detail::ignore_keys(configuration, {"init_method"});
   detail::ignore_keys_of_parts(configuration);
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
-  parts.embedding_scale = detail::multiplier<Scalar>(configuration, "embedding_multiplier");
-  parts.logit_scale = static_cast<Scalar>(1.0 / detail::positive_number(configuration, {"logits_scaling"}, 1.0));
-  const Scalar residual_scale = detail::multiplier<Scalar>(configuration, "residual_multiplier");
+  parts.embedding_scale = static_cast<Scalar>(detail::read_factor<Scalar>(configuration, "embedding_multiplier"));
+  const double divided = detail::positive_number(configuration, {"logits_scaling"}, 1.0);
+  if (!(1 / divided <= static_cast<double>(std::numeric_limits<Scalar>::max())))
+    raise(ErrorKind::value,
+          message(configuration.where(), ": key logits_scaling is ", divided, ", expected more: logits are divided by it"));
+  parts.logit_scale = static_cast<Scalar>(1 / divided);
+  const Scalar residual_scale = static_cast<Scalar>(detail::read_factor<Scalar>(configuration, "residual_multiplier"));
   typename SoftmaxAttention<Scalar>::Options attention;
   attention.scale = detail::positive_number(configuration, {"attention_multiplier"}, 1.0);
+  detail::expect_fits<Scalar>(configuration, "attention_multiplier", attention.scale);
   attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   parts.has_positions = configuration.text({"position_embedding_type"}) == "rope";
   if (parts.has_positions) attention.rotary_part = 1;

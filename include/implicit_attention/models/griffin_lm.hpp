@@ -94,13 +94,14 @@ template <Real Scalar>
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
   const double cap = configuration.number({"logits_soft_cap"}).value_or(30.0);
   if (!(cap >= 0)) raise(ErrorKind::value, message(configuration.where(), ": key logits_soft_cap is ", cap, ", expected at least 0"));
+  detail::expect_fits<Scalar>(configuration, "logits_soft_cap", cap);
   parts.soft_cap = static_cast<Scalar>(cap);
 
   // What concerns attention layers is read and checked in a model that has none, too: there it changes nothing.
   const Index window = configuration.integer({"attention_window_size"}).value_or(2048);
   if (window < 1)
     raise(ErrorKind::value, message(configuration.where(), ": key attention_window_size is ", window, ", expected at least 1"));
-  const double rotary_part = configuration.number({"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}).value_or(0.5);
+  const double rotary_part = detail::rotary_share(configuration, 0.5);
   const double rotary_base = detail::rotary_base(configuration, 10000.0);
   for (const char* key : {"head_dim", "num_key_value_heads"}) static_cast<void>(configuration.integer({key}));
   static_cast<void>(configuration.boolean({"attention_bias"}));

@@ -13,6 +13,7 @@
 #include <implicit_attention/models/checkpoint.hpp>
 #include <implicit_attention/models/feed_forward.hpp>
 #include <implicit_attention/models/language_model.hpp>
+#include <implicit_attention/trace/experts.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -40,17 +41,14 @@ template <Real S>
   return parts;
 }
 
-/// A multiplier that public configurations name, 1 where they do not.
-template <Real S>
-[[nodiscard]] S multiplier(const Configuration& configuration, std::string_view key) {
-  return static_cast<S>(configuration.number({key}).value_or(1.0));
-}
-/// A list of as many multipliers, ones where the configuration has none.
-[[nodiscard]] inline std::vector<double> multipliers(const Configuration& configuration, std::string_view key, std::size_t count) {
-  std::vector<double> list = configuration.finite_numbers({key}).value_or(std::vector<double>(count, 1.0));
-  if (list.size() != count)
-    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count));
-  return list;
+/// The share of each head that is rotated.
+[[nodiscard]] inline double rotary_share(const Configuration& configuration, double otherwise) {
+  constexpr std::string_view on_top = "partial_rotary_factor", below = "rope_parameters.partial_rotary_factor";
+  const double share = configuration.number({below, on_top}).value_or(otherwise);
+  if (!(share >= 0 && share <= 1))
+    raise(ErrorKind::value,
+          message(configuration.where(), ": key ", configuration.has(on_top) ? on_top : below, " is ", share, ", expected 0 to 1"));
+  return share;
 }
 
 /// Keys of a kind of layer, where a model has no layer of it.
@@ -83,18 +81,45 @@ inline void ignore_keys_of_parts(const Configuration& configuration) {
                               "moe_latent_size", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"});
 }
 
+/// `num_attention_heads`, which the rows of the queries must be of.
+template <Real S>
+[[nodiscard]] Index read_attention_heads(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  const Index heads = required_integer(configuration, {"num_attention_heads"});
+  const Index rows = tensors.required("q_proj.weight", 2).rows();
+  if (rows % heads != 0)
+    raise(ErrorKind::value, message(configuration.where(), ": key num_attention_heads is ", heads, ", expected a divisor of ", rows, ": ",
+                                    tensors.prefix(), "q_proj.weight has that many rows"));
+  return heads;
+}
+
 /// Softmax attention below a prefix such as `model.layers.3.self_attn.`; heads from num_attention_heads. Without rotary positions unless
 /// `options` have them.
 template <Real S>
 [[nodiscard]] SoftmaxAttention<S> read_attention(const PrefixedTensors<S>& tensors, const Configuration& configuration,
                                                  typename SoftmaxAttention<S>::Options options = {}) {
-  options.heads = required_integer(configuration, {"num_attention_heads"});
+  options.heads = read_attention_heads(tensors, configuration);
   SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
   expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
   expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
   expect_tensors(configuration, {"attention_bias"}, tensors,
                  {"q_proj.bias", "k_proj.bias", "v_proj.bias", tensors.has("o_proj.weight") ? "o_proj.bias" : "out_proj.bias"});
   return mixer;
+}
+
+/// How many of a number of experts a token has, and of how many groups: the keys are named that say more than there are.
+inline void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
+  const auto refuse = [&](std::initializer_list<std::string_view> spellings, Index value, const std::string& expected) {
+    std::string_view key = *spellings.begin();
+    for (const std::string_view other : spellings)
+      if (configuration.has(other)) key = other;
+    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected ", expected));
+  };
+  if (choice.groups < 1 || experts % choice.groups != 0)
+    refuse({"n_group", "num_expert_group"}, choice.groups, message("a divisor of ", experts, ": the router has that many rows"));
+  if (choice.chosen_groups < 1 || choice.chosen_groups > choice.groups)
+    refuse({"topk_group"}, choice.chosen_groups, message("1 to ", choice.groups, ": there are that many groups of experts"));
+  if (const Index most = experts / choice.groups * choice.chosen_groups; choice.chosen < 1 || choice.chosen > most)
+    refuse({"num_experts_per_tok", "num_experts_per_token"}, choice.chosen, message("1 to ", most, ": that many experts can be chosen"));
 }
 
 /// The configuration's kind of every layer must be what its tensors are. `kinds`: as told by the tensors; `key` may have other words for

@@ -26,6 +26,7 @@ template <Real S>
                                                   : read_experts(tensors, w.router_weight.rows());
   expect_integer(configuration, {"intermediate_size"}, w.experts.front().inner_width(), "experts.0.up_proj.weight has that many rows");
   options.choice.chosen = required_integer(configuration, {"num_experts_per_tok"});
+  expect_choice(configuration, options.choice, w.router_weight.rows());
   return feed_forward_part(MixtureOfExperts<S>(std::move(w), options));
 }
 

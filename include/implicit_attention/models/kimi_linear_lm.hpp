@@ -36,18 +36,15 @@ template <Real Scalar>
   const Index groups = configuration.integer({"num_expert_group", "n_group"}).value_or(1),
               kept = configuration.integer({"topk_group"}).value_or(1);
   static_cast<void>(configuration.boolean({"use_grouped_topk"}));
-  if (groups < 1 || kept < 1)
-    raise(ErrorKind::value,
-          message(configuration.where(), ": keys num_expert_group ", groups, ", topk_group ", kept, ", expected numbers of at least 1"));
-  if (kept < groups) {
-    options.choice.groups = groups;
-    options.choice.chosen_groups = kept;
-  }
+  options.choice.groups = groups;
+  options.choice.chosen_groups = kept;
+  expect_choice(configuration, options.choice, w.router_weight.rows());
+  if (kept == groups) options.choice.groups = options.choice.chosen_groups = 1;
   // With one expert a token the checkpoint's own code does not renormalise; transformers does.
   const bool renormalize = configuration.boolean({"moe_renormalize", "norm_topk_prob"}).value_or(true);
   options.normalize = renormalize && options.choice.chosen > 1;
   options.normalize_eps = 1e-20;
-  options.scaling = configuration.number({"routed_scaling_factor"}).value_or(1.0);
+  options.scaling = read_factor<Scalar>(configuration, "routed_scaling_factor");
   return MixtureOfExperts<Scalar>(std::move(w), options);
 }
 
@@ -78,6 +75,8 @@ template <Real Scalar>
   full.heads = detail::required_integer(configuration, {"num_attention_heads"});
   full.norm_eps = 1e-6;  // as the checkpoint's own code and transformers have it; engines take rms_norm_eps
   const Index dense_layers = configuration.integer({"first_k_dense_replace"}).value_or(0);
+  if (dense_layers < 0)
+    raise(ErrorKind::value, message(configuration.where(), ": key first_k_dense_replace is ", dense_layers, ", expected at least 0"));
   const Index frequency = configuration.has("moe_layer_freq") ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
 
   detail::expect_boolean(configuration, {"attention_bias"}, false, "its projections have no biases");

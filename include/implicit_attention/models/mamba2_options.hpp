@@ -39,8 +39,9 @@ template <Real S>
   const std::string type = configuration.text({"model_type"}).value_or("");
   typename Mamba2<S>::Options options;
   options.time_step_limit = read_time_step_limit(configuration);
+  expect_fits<S>(configuration, "time_step_limit", options.time_step_limit[0]);
   const Index channels = tensors.required("out_proj.weight", 2).cols();
-  const Index shared = (tensors.required("conv1d.weight", 3).rows() - channels) / 2;
+  const Index shared = (tensors.required_convolution("conv1d.weight").rows() - channels) / 2;
   const auto groups = configuration.integer({"n_groups", "mamba_n_groups", "mamba_ngroups", "ssm_cfg.ngroups"});
   const auto state = configuration.integer({"state_size", "ssm_state_size", "mamba_d_state", "d_state", "ssm_cfg.d_state"});
   if (groups)
@@ -139,16 +140,14 @@ template <Real S>
 [[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration, double input_multiplier = 1) {
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
   expect_mamba2_layer(configuration, mixer, tensors.prefix());
-  const std::optional<std::vector<double>> multipliers = configuration.finite_numbers({"ssm_multipliers"});
-  if (multipliers && multipliers->size() != 5)
-    raise(ErrorKind::value, message(configuration.where(), ": key ssm_multipliers has ", multipliers->size(), " numbers, expected 5"));
-  if (!multipliers && input_multiplier == 1) return mixer;
+  const std::vector<double> multipliers = read_factors<S>(configuration, "ssm_multipliers", 5);
+  if (!configuration.has("ssm_multipliers") && input_multiplier == 1) return mixer;
   const S factor = static_cast<S>(input_multiplier);
   const Index channels = mixer.channels(), shared = mixer.state() * mixer.options().groups;
   RowVector<S> scales(2 * channels + 2 * shared + mixer.heads());
   Index first = 0;
   for (std::size_t part = 0; const Index size : {channels, channels, shared, shared, mixer.heads()}) {
-    scales.segment(first, size).setConstant(multipliers ? factor * static_cast<S>((*multipliers)[part]) : factor);
+    scales.segment(first, size).setConstant(factor * static_cast<S>(multipliers[part]));
     first += size;
     ++part;
   }
@@ -168,7 +167,7 @@ template <Real S>
 /// branch's.
 template <Real S>
 [[nodiscard]] Mamba2<S> read_mamba2_layer(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
-  return read_mamba2(tensors, configuration, configuration.number({"ssm_in_multiplier"}).value_or(1.0));
+  return read_mamba2(tensors, configuration, read_factor<S>(configuration, "ssm_in_multiplier"));
 }
 
 }  // namespace detail

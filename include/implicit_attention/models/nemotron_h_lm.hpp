@@ -34,9 +34,10 @@ template <Real S>
   options.scores = RouterScores::sigmoid;
   options.choice = {required_integer(configuration, {"num_experts_per_tok"}), configuration.integer({"n_group"}).value_or(1),
                     configuration.integer({"topk_group"}).value_or(1)};
+  expect_choice(configuration, options.choice, w.router_weight.rows());
   options.normalize = configuration.boolean({"norm_topk_prob"}).value_or(true);
   options.normalize_eps = 1e-20;
-  options.scaling = configuration.number({"routed_scaling_factor"}).value_or(1.0);
+  options.scaling = read_factor<S>(configuration, "routed_scaling_factor");
   expect_integer(configuration, {"n_routed_experts"}, w.router_weight.rows(), "mixer.gate.weight has that many rows");
   expect_integer(configuration, {"moe_intermediate_size"}, w.experts.front().inner_width(), "experts.0.up_proj.weight has that many rows");
   expect_integer(configuration, {"moe_latent_size"}, w.fc1_latent_weight.rows(), "fc1_latent_proj.weight has that many rows");

@@ -55,6 +55,7 @@ template <Real Scalar>
       continue;
     }
     detail::expect_present(delta, {"a_proj.weight", "b_proj.weight", "g_proj.weight"});
+    detail::expect_boolean(configuration, {"linear_use_gate"}, true, "g_proj.weight is there");
     detail::expect_delta_rule_tensors(delta, false);
     GatedDeltaNet<Scalar> mixer = GatedDeltaNet<Scalar>::from_tensors(delta, linear);
     detail::expect_delta_rule(configuration, mixer);

@@ -27,6 +27,7 @@ template <Real Scalar>
   }
   options.scores = RouterScores::softmax;
   options.choice.chosen = required_integer(configuration, {"num_experts_per_tok"});
+  expect_choice(configuration, options.choice, w.router_weight.rows());
   // Qwen3-Next reads the key; Qwen3.5 has none and always divides by the sum.
   options.normalize = configuration.boolean({"norm_topk_prob"}).value_or(true);
   if (!next) expect_boolean(configuration, {"norm_topk_prob"}, true, "this model always divides the weights of experts by their sum");

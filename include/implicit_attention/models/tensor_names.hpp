@@ -51,7 +51,14 @@ class RenamedTensors final : public TensorSource<Scalar> {
   std::string stored_, expected_;
 };
 
-/// What wrappers put before every name: data parallelism, compilation, adapters.
+/// Whether a tensor is of extra prediction heads or of a vision tower, which the text model does not use.
+[[nodiscard]] inline bool is_beside_the_text(std::string_view name) {
+  return begins_with(name, "mtp.") || name.find(".mtp.") != std::string_view::npos ||
+         name.find("model.visual.") != std::string_view::npos || begins_with(name, "visual.");
+}
+
+/// What wrappers put before every name: data parallelism, compilation, adapters, and multimodal models that hold a whole language model, its
+/// head included.
 [[nodiscard]] inline std::string wrapper_prefix(const std::vector<std::string>& names) {
   std::string prefix;
   for (bool found = !names.empty(); found;) {
@@ -62,6 +69,18 @@ class RenamedTensors final : public TensorSource<Scalar> {
         prefix += wrapper;
         found = true;
       }
+    for (const std::string_view wrapper : {"language_model.", "model.language_model."}) {
+      const std::string longer = prefix + std::string(wrapper);
+      const auto begins = [&](const std::string& end) {
+        return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return begins_with(name, longer + end); });
+      };
+      if (found || !(begins("lm_head.") || begins("head.")) || !std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+            return begins_with(name, longer) || is_beside_the_text(name);
+          }))
+        continue;
+      prefix = longer;
+      found = true;
+    }
   }
   return prefix;
 }

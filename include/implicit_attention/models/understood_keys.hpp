@@ -38,19 +38,43 @@ namespace detail {
         "use_mambapy", "use_falcon_mambapy", "use_associative_scan", "mamba_ssm_cache_dtype", "mamba_ssm_dtype",
         "moe_shared_expert_overlap", "num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern",
         "mlp_expansion_factor", "linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor",
-        "pretraining_tp", "z_loss_coefficient",
-        // of generating text, which older versions of transformers write into every configuration; not top_k and temperature, which
-        // elsewhere are a number of experts and a scale of scores
+        "pretraining_tp", "z_loss_coefficient", "n_ctx", "is_decoder", "torchscript", "use_bfloat16", "tf_legacy_loss", "finetuning_task",
+        "problem_type", "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "language_model_only",
+        // of generating text, which older versions of transformers write into every configuration
         "bad_words_ids", "begin_suppress_tokens", "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids",
         "force_bos_token_insert", "force_words_ids", "sequence_bias", "stop_strings", "max_length", "max_new_tokens", "min_length",
         "min_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty",
         "length_penalty", "repetition_penalty", "encoder_repetition_penalty", "exponential_decay_length_penalty", "no_repeat_ngram_size",
         "encoder_no_repeat_ngram_size", "top_p", "typical_p", "remove_invalid_values", "return_dict_in_generate", "output_scores",
-        "output_attentions", "output_hidden_states"})
+        "output_attentions", "output_hidden_states", "penalty_alpha", "renormalize_logits", "epsilon_cutoff", "eta_cutoff", "min_p"})
     if (top == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
   return top.substr(0, 1) == "_" || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") ||
          ends("_init_scale") || ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
+}
+
+/// Two more keys of generating text, which by themselves are a number of experts and a scale of scores: beside `model_type` they are what
+/// transformers writes. No family here takes either from a whole model's configuration.
+[[nodiscard]] inline bool generates_only(const Configuration& configuration, std::string_view key) {
+  return (key == "top_k" || key == "temperature") && configuration.has("model_type");
+}
+
+/// Fails on the mark of quantised weights (transformers', MLX's), before any tensor is read: what is stored then are codes, and scales
+/// beside them.
+inline void expect_not_quantised(const Configuration& configuration) {
+  const std::vector<std::string> keys = configuration.keys();
+  for (const std::string_view key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
+    const std::string inner = message(key, ".");
+    if (!configuration.has(key) &&
+        std::none_of(keys.begin(), keys.end(), [&](const std::string& name) { return name.compare(0, inner.size(), inner) == 0; }))
+      continue;
+    const std::string method = inner + "quant_method";
+    const Configuration::Value* const value = configuration.has(method) ? configuration.find(method) : nullptr;
+    const std::string* const name = value == nullptr ? nullptr : std::get_if<std::string>(value);
+    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " says that the weights are quantised",
+                                    name == nullptr ? std::string() : message(" by ", printable(*name)),
+                                    ", which is not read here; expected the folder that they were made from, or a GGUF file"));
+  }
 }
 
 /// Keys of a whole model's configuration that a layer read by itself has nothing to do with. What one family says of its other parts may be
@@ -151,7 +175,9 @@ namespace detail {
 /// are values that switch something off (false, 0, an empty list). A list that is of no use here (of lists, of truth values) is on.
 inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
-    if (configuration.asked(key) || describes_only(key) || (layer_alone && concerns_other_parts(configuration, key))) continue;
+    if (configuration.asked(key) || describes_only(key) || generates_only(configuration, key) ||
+        (layer_alone && concerns_other_parts(configuration, key)))
+      continue;
     const auto is_off = [](const auto& typed) {
       using Type = std::decay_t<decltype(typed)>;
       if constexpr (std::is_arithmetic_v<Type>)

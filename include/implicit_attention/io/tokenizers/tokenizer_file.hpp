@@ -23,8 +23,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary, then merges.txt with
-/// vocab.json, then tokenizer.model; nothing if there is none.
+/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary (rwkv_vocab_*.txt, or vocab.txt where it is that), then
+/// merges.txt with vocab.json, then tokenizer.model; nothing if there is none.
 [[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {
   check_reachable(folder / "tokenizer.json");
   if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";
@@ -33,6 +33,8 @@ namespace detail {
   for (const std::string& name : names_in(folder, ignored))
     if (name.starts_with("rwkv_vocab") && name.ends_with(".txt") && is_file(folder / name)) world.push_back(folder / name);
   if (!world.empty()) return *std::max_element(world.begin(), world.end());  // the names end in a date
+  if (is_file(folder / "vocab.txt") && WorldVocabulary::holds_literals(MappedFile::open(folder / "vocab.txt")->text()))
+    return folder / "vocab.txt";
   if (is_file(folder / "merges.txt") && is_file(folder / "vocab.json")) return folder / "merges.txt";
   if (is_file(folder / "tokenizer.model")) return folder / "tokenizer.model";
   return std::nullopt;
@@ -54,6 +56,7 @@ namespace detail {
   const std::string_view text = file->text();
   if (text.starts_with("GGUF")) return GgufTokenizer::make(read_gguf_vocabulary(path));
   if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path.string());
+  if (WorldVocabulary::holds_literals(text)) return WorldVocabulary::parse_literals(text, path.string());
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
   if ((path.filename() == "merges.txt" || path.filename() == "vocab.json") && is_file(folder / "merges.txt") &&
       is_file(folder / "vocab.json"))

@@ -56,6 +56,19 @@ namespace detail {
   return out;
 }
 
+/// The bytes of `'\r\n'` or `b'\xe2\x80'`, a text or bytes as Python writes them. Where it is neither, `refuse` is called with what is wrong.
+template <class Refuse>
+[[nodiscard]] std::string python_literal(std::string_view literal, const Refuse& refuse) {
+  const bool is_bytes = literal.starts_with('b');
+  if (is_bytes) literal.remove_prefix(1);
+  if (literal.size() < 2 || (literal.front() != '\'' && literal.front() != '"') || literal.front() != literal.back())
+    refuse("holds no Python literal in quotes");
+  std::optional<std::string> bytes = python_unescaped(literal.substr(1, literal.size() - 2), is_bytes);
+  if (!bytes) refuse("has an escape that is not read here");
+  if (bytes->empty()) refuse("is empty");
+  return std::move(*bytes);
+}
+
 /// Greedy longest match. The id 0 stands for the end of a text, and is no bytes.
 class WorldVocabulary final : public TextCodec {
  public:
@@ -78,13 +91,7 @@ class WorldVocabulary final : public TextCodec {
   }
   [[nodiscard]] static std::shared_ptr<const WorldVocabulary> parse(std::string_view text, const std::string& where) {
     TokenTable tokens;
-    Index line_number = 1;
-    for (std::string_view rest = text; !rest.empty(); ++line_number) {
-      const std::size_t end = std::min(rest.find('\n'), rest.size());
-      std::string_view line = rest.substr(0, end);
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-      if (line.ends_with('\r')) line.remove_suffix(1);
-      if (line.empty()) continue;
+    for_each_line(text, [&](std::string_view line, Index line_number) {
       const auto refuse = [&](std::string_view what) {
         raise(ErrorKind::file,
               message(where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: 276 '\\r\\n' 2"));
@@ -94,19 +101,37 @@ class WorldVocabulary final : public TextCodec {
       const std::optional<Index> id = number(line.substr(0, first)), length = number(line.substr(last + 1));
       if (!id || !length) refuse("does not begin and end with a number");
       if (*id == 0) refuse("has the id 0, which ends a text");
-      std::string_view literal = line.substr(first + 1, last - first - 1);
-      const bool is_bytes = literal.starts_with('b');
-      if (is_bytes) literal.remove_prefix(1);
-      if (literal.size() < 2 || (literal.front() != '\'' && literal.front() != '"') || literal.front() != literal.back())
-        refuse("holds no Python literal in quotes");
-      std::optional<std::string> bytes = python_unescaped(literal.substr(1, literal.size() - 2), is_bytes);
-      if (!bytes) refuse("has an escape that is not read here");
-      if (static_cast<Index>(bytes->size()) != *length) refuse(message("is ", bytes->size(), " bytes long, not ", *length));
-      if (bytes->empty()) refuse("is empty");
-      tokens.add(std::move(*bytes), *id, message(where, ":", line_number));
-    }
-    if (tokens.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
-    return std::make_shared<const WorldVocabulary>(std::move(tokens), where);
+      std::string bytes = python_literal(line.substr(first + 1, last - first - 1), refuse);
+      if (static_cast<Index>(bytes.size()) != *length) refuse(message("is ", bytes.size(), " bytes long, not ", *length));
+      tokens.add(std::move(bytes), *id, message(where, ":", line_number));
+    });
+    return made(std::move(tokens), where);
+  }
+
+  /// The same vocabulary as the ports to transformers have it in `vocab.txt`: a literal such as `b'\r\n'` a line, whose id is the number of the
+  /// line from 0; the first, `b'<s>'`, stands for the end of a text. (Those ports cut a text at spaces first, and so find shorter tokens in
+  /// rows of spaces than the models were trained on.)
+  [[nodiscard]] static std::shared_ptr<const WorldVocabulary> parse_literals(std::string_view text, const std::string& where) {
+    TokenTable tokens;
+    for_each_line(text, [&](std::string_view line, Index line_number) {
+      if (line_number == 1) return;
+      const auto refuse = [&](std::string_view what) {
+        raise(ErrorKind::file,
+              message(where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: b'\\r\\n'"));
+      };
+      tokens.add(python_literal(line, refuse), line_number - 1, message(where, ":", line_number));
+    });
+    return made(std::move(tokens), where);
+  }
+  /// Whether a text begins as such a list does.
+  [[nodiscard]] static bool holds_literals(std::string_view text) {
+    for (const std::string_view first : {"b'<s>'", "b\"<s>\"", "<s>"})
+      if (text.starts_with(first)) {
+        text.remove_prefix(first.size());
+        if (text.starts_with('\r')) text.remove_prefix(1);
+        return text.starts_with("\nb'") || text.starts_with("\nb\"");
+      }
+    return false;
   }
 
   void encode(std::string_view text, std::vector<Index>& ids) const override {
@@ -137,6 +162,22 @@ class WorldVocabulary final : public TextCodec {
   [[nodiscard]] Index largest_id() const override { return largest_id_; }
 
  private:
+  /// Lines that are not empty, with their numbers from 1.
+  template <class Use>
+  static void for_each_line(std::string_view text, const Use& use) {
+    Index line_number = 1;
+    for (std::string_view rest = text; !rest.empty(); ++line_number) {
+      const std::size_t end = std::min(rest.find('\n'), rest.size());
+      std::string_view line = rest.substr(0, end);
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+      if (line.ends_with('\r')) line.remove_suffix(1);
+      if (!line.empty()) use(line, line_number);
+    }
+  }
+  [[nodiscard]] static std::shared_ptr<const WorldVocabulary> made(TokenTable tokens, const std::string& where) {
+    if (tokens.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
+    return std::make_shared<const WorldVocabulary>(std::move(tokens), where);
+  }
   [[nodiscard]] static std::optional<Index> number(std::string_view digits) {
     Index value = 0;
     const auto read = std::from_chars(digits.data(), digits.data() + digits.size(), value);
