@@ -129,13 +129,12 @@ class StreamingAttention {
     const Array<Scalar> input = times_input ? input_.view() : Array<Scalar>();
     if (times_input && input.empty())
       raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
-    const bool sums = kind == ReductionKind::mean || kind == ReductionKind::mean_abs || kind == ReductionKind::mean_positive;
     if constexpr (std::is_same_v<Scalar, float>) {
       detail::StateSpaceRow<Scalar> from;
-      if (sums && state_space(row, from)) {
+      if (state_space(row, from)) {
         detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
         if (detail::all_finite(out)) {
-          out /= static_cast<Scalar>(channels());
+          if (detail::is_mean(kind)) out /= static_cast<Scalar>(channels());
           return;
         }
       }
