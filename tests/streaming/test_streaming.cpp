@@ -13,6 +13,7 @@
 #include <support/layer_weights.hpp>
 #include <support/random.hpp>
 
+#include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
@@ -148,8 +149,7 @@ void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::s
     plain.kind = ReductionKind::mean_abs;
     check_same<S>(map, whole.reduce(plain, last), what + ": without weights");
     stream.newest_edges_into(map, g);
-    reduction.kind = ReductionKind::mean;
-    check_same<S>(map, Matrix<S>(whole.reduce(reduction, last) * static_cast<S>(channels)), what + ": edges");
+    check_same<S>(map, edge_map(whole, sequence.x(0, seen), reduction.row_weights, last), what + ": edges");
   }
   const ImplicitAttention<S> whole = sequence.whole(tokens), streamed = stream.attention();
   check_same<S>(streamed.materialize().stacked(), whole.materialize().stacked(), what + ": all rows");
@@ -557,8 +557,7 @@ TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[s
   CHECK_THAT(what_of([&] { stream.row_into(6, out); }), contains_text("token 6 is not kept, expected 0 to 5"));
   CHECK_THAT(what_of([&] { stream.row_into(-1, out); }), contains_text("token -1 is not kept"));
   Matrix<double> map(1, 6);
-  CHECK_THAT(what_of([&] { stream.newest_edges_into(map, Matrix<double>(1, 20)); }),
-             contains_text("weights is (1, 20), expected (1, 21)"));
+  CHECK_THAT(what_of([&] { stream.newest_edges_into(map, Matrix<double>(1, 20)); }), contains_text("weights is (1, 20), expected (1, 21)"));
   StreamingAttention<double> without_x;
   without_x.append(sequence.piece(0, 6));
   CHECK_THAT(what_of([&] { without_x.newest_edges_into(map, {}); }), contains_text("append was given none"));

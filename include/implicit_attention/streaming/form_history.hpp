@@ -48,6 +48,7 @@ class FormHistory {
       form.second = std::make_shared<const SecondPath<Scalar>>(SecondPath<Scalar>{second_->form(tokens, first), second_input_.view()});
     return form;
   }
+  [[nodiscard]] bool has_second() const { return second_ != nullptr; }
   /// The recurrence alone, where it is a diagonal one.
   [[nodiscard]] bool is_diagonal() const { return kind_ == Kind::diagonal && more_.empty(); }
 
