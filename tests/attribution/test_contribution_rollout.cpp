@@ -6,6 +6,7 @@
 
 #include <implicit_attention/core/thread_executor.hpp>
 #include <support/catch.hpp>
+#include <support/layer_recipes.hpp>
 
 #include <models/golden_models.hpp>
 
@@ -260,4 +261,42 @@ TEST_CASE("contributions, the residual stream and what no token adds are every f
   }
   CHECK(checked > 0);
   for (const std::string& words : refused) CHECK_THAT(words, contains_text("contributions: layer "));
+}
+
+TEST_CASE("contributions, their norms and edge maps have a second path's part", "[attribution]") {
+  int layers = 0;
+  for (const test_support::Recipe& recipe : test_support::recipes()) {
+    if (recipe.family != "rwkv7" && recipe.family != "mlstm") continue;
+    INFO(recipe.family);
+    test_support::DrawnLayer layer(recipe, 77);
+    const Index tokens = 6;
+    const auto run = layer.run(layer.draw.normals<double>(tokens, recipe.width));
+    const ImplicitAttention<double> attention = run.mixer.attention(Terms::all());
+    REQUIRE(attention.has_second());
+    const auto matrix = attention.materialize(), second = attention.second().materialize();
+    const Numbers x = *run.mixer.x, x_2 = *attention.second_input(), projection = *run.mixer.projection;
+    const Numbers g = layer.draw.normals<double>(tokens, attention.channels());
+    Numbers out = affine_output(attention, run.mixer.projection, run.mixer.projection_bias), edges = Numbers::Zero(tokens, tokens),
+            norms = edges;
+    for (Index i = 0; i < tokens; ++i)
+      for (Index j = 0; j <= i; ++j) {
+        RowVector<double> vector = RowVector<double>::Zero(projection.rows());
+        for (Index e = 0; e < attention.channels(); ++e) {
+          const double part = matrix(e, i, j) * x(j, e) + second(e, i, j) * x_2(j, e);
+          edges(i, j) += g(i, e) * part;
+          for (Index d = 0; d < projection.rows(); ++d) vector[d] += projection(d, e) * part;
+        }
+        norms(i, j) = vector.norm();
+        out.row(i) += vector;
+      }
+    CHECK(relative_error(out, *run.mixer.out) < 1e-11);
+    CHECK(relative_error(edge_map(attention, run.mixer.x.numbers, Array<double>(g)), edges) < 1e-11);
+    CHECK(relative_error(contribution_norms(attention, run.mixer.x.numbers, run.mixer.projection), norms) < 1e-11);
+    Numbers sum = affine_output(attention, run.mixer.projection, run.mixer.projection_bias);
+    for (Index i = 0; i < tokens; ++i)
+      sum.row(i) += contributions_to(attention, run.mixer.x.numbers, run.mixer.projection, i).colwise().sum();
+    CHECK(relative_error(sum, *run.mixer.out) < 1e-11);
+    ++layers;
+  }
+  CHECK(layers == 2);
 }

@@ -163,6 +163,9 @@ TEST_CASE("errors say what came, to an exception or the host's handler", "[core]
   }
   CHECK(set_error_handler(before) != nullptr);
   CHECK_THROWS_AS(raise(ErrorKind::value, "again an exception"), Error);
+  // A name out of a file may have a zero byte, at which every reader of a message stops.
+  CHECK_THROWS_WITH(raise(ErrorKind::file, message("tensor ", std::string_view("a\0b\0", 4), " is missing")),
+                    "tensor a\\x00b\\x00 is missing");
 }
 
 TEST_CASE("a host's handler is told where in the library an error was found", "[core]") {

@@ -160,6 +160,24 @@ TEST_CASE("writers leave what stood there when they fail, and nothing of their o
     CHECK(fs::is_symlink(folder / "link.npy"));
     CHECK(take_apart(folder / "a.npy").data == bytes_of<float>({1}));
   }
+  SECTION("a link to nothing leads to the new file, over further links and other folders") {
+    fs::create_directory(folder / "below");
+    fs::create_symlink("new.npy", folder / "link.npy");
+    fs::create_symlink(fs::path("..") / "link.npy", folder / "below" / "far.npy");
+    const std::size_t before = folder.entries();
+    write_npy(folder / "below" / "far.npy", {&one, {1}});
+    CHECK(fs::is_symlink(folder / "below" / "far.npy"));
+    CHECK(fs::is_symlink(folder / "link.npy"));
+    CHECK(fs::is_regular_file(fs::symlink_status(folder / "new.npy")));
+    CHECK(take_apart(folder / "new.npy").data == bytes_of<float>({1}));
+    CHECK(folder.entries() == before + 1);
+  }
+  SECTION("links that lead in a circle are refused") {
+    fs::create_symlink("two.npy", folder / "one.npy");
+    fs::create_symlink("one.npy", folder / "two.npy");
+    CHECK(error_of([&] { write_npy(folder / "one.npy", {&one, {1}}); }));
+    CHECK(fs::is_symlink(folder / "one.npy"));
+  }
 }
 
 TEST_CASE("config: keys, nesting, lists, nulls", "[io]") {

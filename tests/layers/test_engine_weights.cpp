@@ -20,8 +20,10 @@
 #include <implicit_attention/core/strided_numbers.hpp>
 #include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/griffin.hpp>
+#include <implicit_attention/layers/kda.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/layers/rwkv_shared.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 
 namespace {
@@ -421,6 +423,96 @@ TEMPLATE_TEST_CASE("Gated DeltaNet: an engine's arrays and no projections give t
       check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
                          message("form ", form, ", ", terms.text()));
     }
+}
+
+TEMPLATE_TEST_CASE("KDA: an engine's arrays and no projections give the whole descriptor's maps", "[engine]", float, double) {
+  using S = TestType;
+  Draw draw(14);
+  const Index heads = 2, K = 4, V = 3, D = 5;
+  typename Kda<S>::Weights w;
+  w.q_proj_weight = draw.normals<S>(heads * K, D, 0.5);
+  w.k_proj_weight = draw.normals<S>(heads * K, D, 0.5);
+  w.v_proj_weight = draw.normals<S>(heads * V, D, 0.5);
+  w.b_proj_weight = draw.normals<S>(heads, D, 0.5);
+  w.v_conv1d_weight = draw.normals<S>(heads * V, 3, 0.5);
+  w.q_conv1d_weight = draw.normals<S>(heads * K, 3, 0.5);
+  w.k_conv1d_weight = draw.normals<S>(heads * K, 3, 0.5);
+  w.A_log = draw.uniforms<S>(1, heads, -1, 1);
+  w.dt_bias = draw.normals<S>(1, heads * K);
+  w.f_b_proj_weight = draw.normals<S>(heads * K, D, 0.5);
+  w.g_b_proj_weight = draw.normals<S>(heads * V, D, 0.5);
+  w.o_norm_weight = draw.uniforms<S>(1, V, 0.5, 1.5);
+  w.o_proj_weight = draw.normals<S>(D, heads * V, 0.5);
+  typename Kda<S>::EngineWeights small;
+  small.value_heads = heads;
+  small.key_size = K;
+  small.o_norm_weight = w.o_norm_weight;
+  small.v_conv1d_weight = w.v_conv1d_weight;
+  small.A_log = w.A_log;
+  const Matrix<S> u = draw.normals<S>(11, D);
+  for (const double bound : {0.0, -5.0}) {
+    typename Kda<S>::Options options;
+    options.lower_bound = bound;
+    const Kda<S> whole(w, options), engine = Kda<S>::for_engine(small, options);
+    const auto first = whole.activations(Matrix<S>(u.topRows(5)));
+    const auto ran = whole.activations(Matrix<S>(u.bottomRows(6)), &first.final);
+    for (const Terms terms : term_sets)
+      for (int form = 0; form < 3; ++form) {
+        Buffers<S> buffers;
+        typename Kda<S>::Activations own;
+        own.query = buffers(ran.query), own.key = buffers(ran.key), own.beta = buffers(ran.beta), own.o = buffers(ran.o);
+        own.c = buffers(ran.c), own.initial = ran.initial;
+        if (form == 0) own.log_decay = buffers(ran.log_decay), own.z = buffers(ran.z);
+        if (form == 1) own.decay = buffers(function_of<S>(Function::exp, ran.log_decay));
+        if (form == 2) {
+          if (bound != 0) continue;
+          Matrix<S> before = ran.log_decay.matrix();  // of softplus
+          for (Index column = 0; column < before.cols(); ++column) before.col(column) /= -std::exp(w.A_log(0, column / K));
+          own.pre_log_decay = buffers(Matrix<S>(before.array().expm1().log().matrix()));
+        }
+        if (form != 0) own.gate = buffers(function_of<S>(Function::sigmoid, ran.z));
+        check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
+                           message("lower bound ", bound, ", form ", form, ", ", terms.text()));
+      }
+    auto own = ran;
+    own.pre_log_decay = own.log_decay;
+    own.log_decay = {};
+    if (bound != 0) CHECK_THAT(error_of([&] { (void)engine.implicit_attention(own); }).second, contains_text("A or A_log is not known"));
+  }
+  small.has_decay = false;
+  CHECK_THAT(error_of([&] { (void)Kda<S>::for_engine(small); }).second, contains_text("has_decay is false, expected true"));
+  small.has_decay = true;
+  small.value_heads = Index(1) << 61;
+  CHECK_THAT(error_of([&] { (void)Kda<S>::for_engine(small); }).second, contains_text("expected at most"));
+}
+
+TEST_CASE("RWKV-6 in an engine: the bonus in either layout, and values in place of the linear input", "[engine]") {
+  Draw draw(15);
+  const Index heads = 3, size = 4, channels = 12, tokens = 5;
+  const Array<double> bonus = draw.normals<double>(heads, size), weight = draw.normals<double>(1, channels),
+                      bias = draw.normals<double>(1, channels);
+  const Array<double> in_a_row = Matrix<double>(Eigen::Map<const Matrix<double>>(bonus.data(), 1, channels));
+  BonusRecurrence<double>::Activations act;
+  for (auto array : {&BonusRecurrence<double>::Activations::receptance, &BonusRecurrence<double>::Activations::key,
+                     &BonusRecurrence<double>::Activations::value, &BonusRecurrence<double>::Activations::gate_input,
+                     &BonusRecurrence<double>::Activations::pre_norm})
+    act.*array = draw.normals<double>(tokens, channels);
+  act.log_decay = draw.uniforms<double>(tokens, channels, -1, 0);
+  const BonusRecurrence<double> one("Rwkv6", heads, in_a_row, weight, bias, 1e-5), other("Rwkv6", heads, bonus, weight, bias, 1e-5);
+  check_operators<double>(ImplicitAttention<double>(other.lower(act, true, Terms::all())),
+                          ImplicitAttention<double>(one.lower(act, true, Terms::all())), "bonus");
+  const Matrix<double> x = *one.linear_input(act);
+  for (Index token = 0; token < tokens; ++token)
+    for (Index channel = 0; channel < channels; ++channel) {
+      double mean = 0;
+      for (Index c = 0; c < size; ++c) mean += act.value(token, channel / size * size + c) / static_cast<double>(size);
+      CHECK(x(token, channel) == Approx(act.value(token, channel) - mean).margin(1e-12));
+    }
+  for (const Index wrong : {Index(0), Index(-1), Index(5)})
+    CHECK_THAT(error_of([&] { (void)BonusRecurrence<double>("Rwkv6", wrong, bonus, weight, bias, 1e-5); }).second,
+               contains_text(message("Rwkv6: 12 numbers of the bonus do not divide into ", wrong, " heads")));
+  act.value = {};
+  CHECK_THAT(error_of([&] { (void)one.linear_input(act); }).second, contains_text("Rwkv6: activations.value is empty"));
 }
 
 TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, tiled heads, and what is missing", "[engine]") {

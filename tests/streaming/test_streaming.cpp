@@ -9,9 +9,11 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
 #include <support/layer_weights.hpp>
 #include <support/random.hpp>
 
+#include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/layers/gated_delta_net.hpp>
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/mamba.hpp>
@@ -22,16 +24,7 @@ namespace {
 
 using namespace implicit_attention;
 using test_support::Draw;
-
-template <class Call>
-std::string error_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using test_support::what_of;
 
 /// The walk multiplies its decays by log2(e) first, and sums convolutions in another order: a few roundings of the largest entry.
 template <class S>
@@ -156,8 +149,7 @@ void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::s
     plain.kind = ReductionKind::mean_abs;
     check_same<S>(map, whole.reduce(plain, last), what + ": without weights");
     stream.newest_edges_into(map, g);
-    reduction.kind = ReductionKind::mean;
-    check_same<S>(map, Matrix<S>(whole.reduce(reduction, last) * static_cast<S>(channels)), what + ": edges");
+    check_same<S>(map, edge_map(whole, sequence.x(0, seen), reduction.row_weights, last), what + ": edges");
   }
   const ImplicitAttention<S> whole = sequence.whole(tokens), streamed = stream.attention();
   check_same<S>(streamed.materialize().stacked(), whole.materialize().stacked(), what + ": all rows");
@@ -241,7 +233,7 @@ TEMPLATE_TEST_CASE("behind a window, what is kept is what it was", "[streaming]"
         for (Index e = 0; e < channels; ++e) expected.row(e) = whole.channel(e).row(token).segment(first, kept);
         check_same<S>(row, expected, message(what, ": row ", token, " of ", seen));
       }
-      if (first > 0) CHECK_THAT(error_of([&] { stream.row_into(first - 1, row); }), contains_text("is not kept, expected"));
+      if (first > 0) CHECK_THAT(what_of([&] { stream.row_into(first - 1, row); }), contains_text("is not kept, expected"));
     }
     CHECK(stream.bytes() == most);  // memory has stopped growing
     CHECK(stream.attention().carry().isZero(0));
@@ -298,8 +290,8 @@ TEST_CASE("a recurrence of one decay for all tokens, and softmax attention, are 
     return piece;
   };
   of_softmax.append(one_token(0.5, 0));
-  CHECK_THAT(error_of([&] { of_softmax.append(one_token(0.25, 0)); }), contains_text("of other sizes or scales"));
-  CHECK_THAT(error_of([&] { of_softmax.append(one_token(0.5, 30)); }), contains_text("of other sizes or scales"));
+  CHECK_THAT(what_of([&] { of_softmax.append(one_token(0.25, 0)); }), contains_text("of other sizes or scales"));
+  CHECK_THAT(what_of([&] { of_softmax.append(one_token(0.5, 30)); }), contains_text("of other sizes or scales"));
   // Decays that turn out not to be the same for all tokens.
   StreamingAttention<double> stream;
   r.log_decay = draw.uniforms<double>(tokens, heads, -1, 0);
@@ -354,14 +346,14 @@ TEST_CASE("a stream moves with all that it has taken, and is empty where it was 
   CHECK(second.newest_row() == row);
   CHECK(first.tokens_seen() == 0);  // NOLINT(bugprone-use-after-move): what is promised
   CHECK(first.bytes() == 0);
-  CHECK_THAT(error_of([&] { (void)first.newest_row(); }), contains_text("no token was taken yet"));
+  CHECK_THAT(what_of([&] { (void)first.newest_row(); }), contains_text("no token was taken yet"));
   first.append(sequence.piece(0, 10), sequence.x(0, 10));  // from the beginning, behind the same window
   CHECK(first.newest_row() == row);
   second.append(sequence.piece(10, 1), sequence.x(10, 1));
   first = std::move(second);
   CHECK(first.tokens_seen() == 11);
   CHECK(second.tokens_seen() == 0);
-  CHECK_THAT(error_of([&] { (void)second.attention(); }), contains_text("no token was taken yet"));
+  CHECK_THAT(what_of([&] { (void)second.attention(); }), contains_text("no token was taken yet"));
 }
 
 TEST_CASE("rows are the same for any order and number of workers", "[streaming]") {
@@ -493,7 +485,7 @@ TEST_CASE("constants that hold a NaN are the same as themselves, wherever they a
     stream.append(first, sequence.x(0, 5));
     stream.append(next, sequence.x(5, 1));
     CHECK(stream.tokens() == 6);
-    CHECK_THAT(error_of([&] { stream.append(other, sequence.x(6, 1)); }),
+    CHECK_THAT(what_of([&] { stream.append(other, sequence.x(6, 1)); }),
                contains_text(name + " has other numbers than in the pieces before"));
     CHECK(stream.tokens() == 6);
   }
@@ -517,12 +509,12 @@ TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[s
   const auto sequence = mamba<double>(20);
   StreamingAttention<double> stream;
   Matrix<double> out(21, 5);
-  CHECK_THAT(error_of([&] { (void)stream.attention(); }), contains_text("no token was taken yet"));
-  CHECK_THAT(error_of([&] { stream.newest_row_into(out); }), contains_text("no token was taken yet"));
+  CHECK_THAT(what_of([&] { (void)stream.attention(); }), contains_text("no token was taken yet"));
+  CHECK_THAT(what_of([&] { stream.newest_row_into(out); }), contains_text("no token was taken yet"));
   stream.append(sequence.piece(0, 5), sequence.x(0, 5));
   const Matrix<double> before = stream.newest_row();
   const auto refused = [&](const std::string& expected, const UnifiedForm<double>& piece, const Array<double>& x) {
-    CHECK_THAT(error_of([&] { stream.append(piece, x); }), contains_text(expected));
+    CHECK_THAT(what_of([&] { stream.append(piece, x); }), contains_text(expected));
     CHECK(stream.tokens() == 5);
     CHECK(stream.newest_row() == before);
     CHECK(stream.input().rows() == 5);
@@ -551,26 +543,25 @@ TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[s
   UnifiedForm<double> reversed = sequence.piece(5, 1);
   reversed.reversed = true;
   refused("from the last token to the first", reversed, sequence.x(5, 1));
-  CHECK_THAT(error_of([&] { StreamingAttention<double>().append(reversed); }), contains_text("from the last token to the first"));
+  CHECK_THAT(what_of([&] { StreamingAttention<double>().append(reversed); }), contains_text("from the last token to the first"));
   UnifiedForm<double> given;
   ExplicitRecurrence<double> matrices;
   matrices.tokens = 1, matrices.channels = 2;
   matrices.weights = Matrix<double>(Matrix<double>::Ones(1, 1));
   given.recurrence = matrices;
-  CHECK_THAT(error_of([&] { StreamingAttention<double>().append(given); }), contains_text("does not grow by rows"));
+  CHECK_THAT(what_of([&] { StreamingAttention<double>().append(given); }), contains_text("does not grow by rows"));
   stream.append(sequence.piece(5, 1), sequence.x(5, 1));  // and goes on
   CHECK(stream.tokens() == 6);
 
-  CHECK_THAT(error_of([&] { stream.newest_row_into(out); }), contains_text("out is (21, 5), expected (21, 6) = (channels, tokens)"));
-  CHECK_THAT(error_of([&] { stream.row_into(6, out); }), contains_text("token 6 is not kept, expected 0 to 5"));
-  CHECK_THAT(error_of([&] { stream.row_into(-1, out); }), contains_text("token -1 is not kept"));
+  CHECK_THAT(what_of([&] { stream.newest_row_into(out); }), contains_text("out is (21, 5), expected (21, 6) = (channels, tokens)"));
+  CHECK_THAT(what_of([&] { stream.row_into(6, out); }), contains_text("token 6 is not kept, expected 0 to 5"));
+  CHECK_THAT(what_of([&] { stream.row_into(-1, out); }), contains_text("token -1 is not kept"));
   Matrix<double> map(1, 6);
-  CHECK_THAT(error_of([&] { stream.newest_edges_into(map, Matrix<double>(1, 20)); }),
-             contains_text("weights is (1, 20), expected (1, 21)"));
+  CHECK_THAT(what_of([&] { stream.newest_edges_into(map, Matrix<double>(1, 20)); }), contains_text("weights is (1, 20), expected (1, 21)"));
   StreamingAttention<double> without_x;
   without_x.append(sequence.piece(0, 6));
-  CHECK_THAT(error_of([&] { without_x.newest_edges_into(map, {}); }), contains_text("append was given none"));
+  CHECK_THAT(what_of([&] { without_x.newest_edges_into(map, {}); }), contains_text("append was given none"));
   StreamingOptions negative;
   negative.window = -1;
-  CHECK_THAT(error_of([&] { StreamingAttention<double>{negative}; }), contains_text("window is -1"));
+  CHECK_THAT(what_of([&] { StreamingAttention<double>{negative}; }), contains_text("window is -1"));
 }

@@ -29,7 +29,7 @@ void check_contributions(const ImplicitAttention<Scalar>& attention, const Array
   check_projection(projection, attention.channels());
 }
 
-/// Row j: W (A[i,j,:] * x[j,:]), tokens 0 .. i, (i + 1, width).
+/// Row j: W (A[i,j,:] * x[j,:]), tokens 0 .. i, (i + 1, width), and the same of a second path, whose input is its own.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> contributions_row(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x,
                                                const Array<Scalar>& projection, Index output) {
@@ -37,7 +37,8 @@ template <Real Scalar>
   selection.rows = Indices({output});
   Matrix<Scalar> row(attention.channels(), attention.tokens());
   attention.materialize_into(row, selection);
-  const Matrix<Scalar> before = row.leftCols(output + 1).transpose().cwiseProduct(x.matrix().topRows(output + 1));
+  Matrix<Scalar> before = row.leftCols(output + 1).transpose().cwiseProduct(x.matrix().topRows(output + 1));
+  if (attention.has_second()) before += contributions_row(attention.second(), attention.second_input(), Array<Scalar>(), output);
   if (projection.empty()) return before;
   Matrix<Scalar> contributions(before.rows(), projection.rows());
   set_product_of_rows<Scalar>(contributions, before, projection, 0, projection.rows());
@@ -47,8 +48,8 @@ template <Real Scalar>
 }  // namespace detail
 
 /// What every token contributes to output token `output`, (tokens, width): row j is W (A[output,j,:] * x[j,:]), W the output projection
-/// (width, channels); empty: none, and width is channels. Their sum and that row of `affine_output` are the layer's output. Later tokens
-/// contribute zero.
+/// (width, channels); empty: none, and width is channels. A second path (RWKV-7's bonus) is part of it. Their sum and that row of
+/// `affine_output` are the layer's output. Later tokens contribute zero.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> contributions_to(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x,
                                               const Array<Scalar>& projection, Index output) {
@@ -98,7 +99,7 @@ template <Real Scalar>
 
 /// Edge map of one layer, (chosen rows, tokens): G[i,j] = sum_e g[i,e] A_e[i,j] x_e[j] over the chosen channels, with g = d value / d y
 /// (tokens, channels). Signed: to first order, what the value loses when the edge from token j to output i is taken out,
-/// y_i <- y_i - A[i,j] o x_j. A head's edges: its channels chosen.
+/// y_i <- y_i - A[i,j] o x_j, a second path's part of it included. A head's edges: its channels chosen.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> edge_map(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x, const Array<Scalar>& gradient,
                                       const Selection& selection = {}) {
@@ -108,6 +109,7 @@ template <Real Scalar>
   reduction.column_weights = x;
   Matrix<Scalar> map = attention.reduce(reduction, selection);
   map *= static_cast<Scalar>(selection.channels.resolve(attention.channels(), "channel").size());
+  if (attention.has_second()) map += edge_map(attention.second(), attention.second_input(), gradient, selection);
   detail::check_finite("edge map", "the map", map);
   return map;
 }

@@ -83,10 +83,12 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers 
   return std::exchange(detail::error_handlers(), handlers);
 }
 
-/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message.
-[[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise(ErrorKind kind, const std::string& message,
+/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message. Every way
+/// ends a text at a zero byte, which a name out of a file may have: it is written as \x00.
+[[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise(ErrorKind kind, std::string message,
                                                          [[maybe_unused]] const char* file = __builtin_FILE(),
                                                          [[maybe_unused]] int line = __builtin_LINE()) {
+  for (std::size_t zero = 0; (zero = message.find('\0', zero)) != std::string::npos;) message.replace(zero, 1, "\\x00");
   if (const ErrorHandlerAt handler = detail::error_handlers().at) handler(kind, message.c_str(), file, line);
   if (const ErrorHandler handler = detail::error_handlers().plain) handler(kind, message.c_str());
 #if IMPLICIT_ATTENTION_EXCEPTIONS

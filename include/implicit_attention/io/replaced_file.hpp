@@ -28,7 +28,7 @@ inline void remove_partial_files() noexcept {
 }
 
 /// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and
-/// nothing is left behind.
+/// nothing is left behind. A link stays one: what it leads to is written, there already or not.
 /// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
 class ReplacedFile {
  public:
@@ -40,7 +40,12 @@ class ReplacedFile {
     // A device or a pipe must not be renamed over.
     if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored))
       raise(ErrorKind::file, message(name, ": cannot be written: is not a regular file"));
-    target_ = std::filesystem::is_symlink(path_, ignored) ? std::filesystem::weakly_canonical(path_, ignored) : path_;
+    target_ = path_;
+    for (int links = 0; std::filesystem::is_symlink(target_, ignored); ++links) {
+      if (links == 40) fail(ELOOP);
+      const std::filesystem::path next = std::filesystem::read_symlink(target_, ignored);
+      target_ = target_.parent_path() / next;  // next itself where it is absolute
+    }
     // "x": a file of that name that is already there is somebody else's; then another name is tried. A signal may come at any moment, and
     // memory may end: the handler knows the name, and every allocation is done, before the file is there.
     std::random_device entropy;

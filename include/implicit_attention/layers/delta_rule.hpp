@@ -72,7 +72,7 @@ class DeltaRule {
     Array<Scalar> pre_beta = {};       ///< (L, Hv): before the sigmoid
     Array<Scalar> log_decay;           ///< (L, Hv) or (L, Hv K): g <= 0; empty without a decay
     Array<Scalar> decay = {};          ///< (L, Hv) or (L, Hv K): exp(g)
-    Array<Scalar> pre_log_decay = {};  ///< (L, Hv): what softplus is taken of, with dt_bias; needs the rates
+    Array<Scalar> pre_log_decay = {};  ///< as many columns: what softplus is taken of, with dt_bias; needs the rates
     Array<Scalar> o;                   ///< (L, E): R v
     Array<Scalar> z;                   ///< (L, E): the gate's input; empty without a gate
     Array<Scalar> gate = {};           ///< (L, E): its function of it
@@ -104,10 +104,10 @@ class DeltaRule {
  protected:
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
   DeltaRule(std::string_view name, const Weights& weights, const Options& options, Function gate, bool has_gate);
-  /// Without projections; `decays` is how many decays a token has.
-  DeltaRule(std::string_view name, const EngineWeights& weights, const Options& options, Function gate, Index decays);
+  /// Without projections; a value head has one decay, or one a key channel.
+  DeltaRule(std::string_view name, const EngineWeights& weights, const Options& options, Function gate, bool decay_by_key);
 
-  /// -exp(A_log), (1, Hv): what pre_log_decay is multiplied by.
+  /// What softplus of pre_log_decay is multiplied by: -exp(A_log), (1, decays); empty where it cannot be given.
   void set_rates(const Array<Scalar>& rates) { rates_ = rates; }
 
   /// Everything but the decay and the gate's input, either of which may be empty: the layer has none.
@@ -130,7 +130,7 @@ class DeltaRule {
   Function gate_;
   bool has_gate_, negative_eigenvalues_, has_beta_, tiled_ = false;
   Index decays_ = 0;     // numbers a token; 0: no decay
-  Array<Scalar> rates_;  // (1, Hv): -exp(A_log), where pre_log_decay may be given
+  Array<Scalar> rates_;  // (1, decays): -exp(A_log), where pre_log_decay may be given
   Norm<Scalar> query_norm_, key_norm_, output_norm_;
   Index width_ = 0, channels_ = 0, heads_ = 0, key_heads_ = 0, state_ = 0;
 };
@@ -174,7 +174,7 @@ DeltaRule<S>::DeltaRule(std::string_view name, const Weights& weights, const Opt
 }
 
 template <Real S>
-DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, const Options& options, Function gate, Index decays)
+DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, const Options& options, Function gate, bool decay_by_key)
     : name_(name),
       gate_(gate),
       has_gate_(weights.has_gate),
@@ -184,7 +184,6 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
   heads_ = weights.value_heads;
   key_heads_ = options.key_heads == 0 ? heads_ : options.key_heads;
   state_ = weights.key_size;
-  decays_ = decays;
   tiled_ = weights.tiled_key_heads;
   if (heads_ < 1 || state_ < 1)
     raise(ErrorKind::value, message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at least 1"));
@@ -193,6 +192,8 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
           message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at most ", most_keys, " keys"));
   if (key_heads_ < 1 || heads_ % key_heads_ != 0)
     raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
+  const Index decays_a_head = decay_by_key ? state_ : 1;
+  decays_ = weights.has_decay ? heads_ * decays_a_head : 0;
   if (weights.o_norm_weight.empty()) raise(ErrorKind::shape, message(name, ": o_norm.weight is empty, expected (value size)"));
   channels_ = heads_ * weights.o_norm_weight.size();
   check_vector(name, "o_norm.weight", weights.o_norm_weight, weights.o_norm_weight.size(), "value size");
@@ -202,6 +203,7 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
   if (!weights.A.empty() || !weights.A_log.empty()) {
     rates_ = detail::engine_rate(name, weights.A, weights.A_log);
     check_vector(name, weights.A.empty() ? "A_log" : "A", rates_, heads_, "value heads");
+    rates_ = detail::repeated(rates_, decays_a_head);
   }
   shared_.o_norm_weight = weights.o_norm_weight;
   shared_.v_conv1d_weight = taps;

@@ -51,8 +51,7 @@ class GatedDeltaNet : public LayerInterface<GatedDeltaNet<S>>, public DeltaRule<
   [[nodiscard]] LayerRun<GatedDeltaNet> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
  private:
-  GatedDeltaNet(const EngineWeights& weights, const Options& options)
-      : DeltaRule<S>(layer_name, weights, options, Function::silu, weights.has_decay ? weights.value_heads : 0) {}
+  GatedDeltaNet(const EngineWeights& weights, const Options& options) : DeltaRule<S>(layer_name, weights, options, Function::silu, false) {}
   static void read_fused(const PrefixedTensors<Scalar>& tensors, Index key_heads, Weights& w);
 
   Weights weights_;

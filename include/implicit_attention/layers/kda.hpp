@@ -21,6 +21,7 @@ class Kda : public LayerInterface<Kda<S>>, public DeltaRule<S> {
   using Scalar = S;
   using typename DeltaRule<S>::State;
   using typename DeltaRule<S>::Activations;
+  using typename DeltaRule<S>::EngineWeights;
   static constexpr std::string_view layer_name = "Kda";
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
@@ -42,12 +43,21 @@ class Kda : public LayerInterface<Kda<S>>, public DeltaRule<S> {
   /// f_proj.1 (flash-linear-attention) or f_proj alone (full rank), and the same for g.
   [[nodiscard]] static Kda from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
+  /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0. With a lower bound the
+  /// log decays are handed in as they are.
+  [[nodiscard]] static Kda for_engine(const EngineWeights& weights, Options options = {}) { return Kda(weights, options); }
+
   [[nodiscard]] const Weights& weights() const { return weights_; }
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.
   [[nodiscard]] LayerRun<Kda> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
  private:
+  Kda(const EngineWeights& weights, const Options& options);
+  static void check_lower_bound(const Options& options) {
+    if (!(options.lower_bound <= 0))
+      raise(ErrorKind::value, message(layer_name, ": lower_bound is ", options.lower_bound, ", expected below 0, or 0 for none"));
+  }
   static Value<Scalar> low_rank(const Value<Scalar>& u, const Array<Scalar>& down, const Array<Scalar>& up, const Array<Scalar>& bias) {
     return linear(down.empty() ? u : linear(u, down), up, bias);
   }
@@ -74,10 +84,17 @@ Kda<S>::Kda(Weights weights, Options options)
   check_low_rank("f", w.f_a_proj_weight, w.f_b_proj_weight, decays);
   if (!w.g_b_proj_weight.empty()) check_low_rank("g", w.g_a_proj_weight, w.g_b_proj_weight, this->channels());
   detail::check_bias(layer_name, "g_b_proj.bias", w.g_b_proj_bias, this->channels(), "value heads * value size");
-  if (!(options.lower_bound <= 0))
-    raise(ErrorKind::value, message(layer_name, ": lower_bound is ", options.lower_bound, ", expected below 0, or 0 for none"));
+  check_lower_bound(options);
   rate_ = detail::repeated(detail::decay_rate(w.A_log), this->state());
   if (lower_bound_ == Scalar(0)) rate_ = Matrix<Scalar>(-rate_.matrix());
+}
+
+template <Real S>
+Kda<S>::Kda(const EngineWeights& weights, const Options& options)
+    : DeltaRule<S>(layer_name, weights, options, Function::sigmoid, true), lower_bound_(static_cast<Scalar>(options.lower_bound)) {
+  check_lower_bound(options);
+  if (!weights.has_decay) raise(ErrorKind::value, message(layer_name, ": has_decay is false, expected true"));
+  if (lower_bound_ != Scalar(0)) this->set_rates({});
 }
 
 template <Real S>

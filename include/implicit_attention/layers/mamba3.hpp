@@ -32,7 +32,8 @@ class Mamba3 : public LayerInterface<Mamba3<S>> {
   [[nodiscard]] static Options options(const Configuration& configuration) { return Options::from_configuration(configuration); }
 
   using State = Mamba3State<Scalar>;
-  /// One sequence through the layer. The implicit attention needs query, key, log_decay, key_scale, diagonal, z and, with a norm, o.
+  /// One sequence through the layer. The implicit attention needs query, key, log_decay, key_scale, diagonal, z and, with a norm, o; a piece
+  /// of a stream also dt and own_scale, since its first token writes half of the one before it.
   struct Activations {
     Array<Scalar> x;                        ///< (L, E): linear input
     Array<Scalar> z;                        ///< (L, E): gate branch, before silu

@@ -22,6 +22,7 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
     check(name, static_cast<Index>(arrays.size()) > r ? arrays[static_cast<std::size_t>(r)] : Array<S>(), columns, "(tokens, columns)");
   };
   const bool recurrent = terms.has(Term::recurrence);
+  Array<S> second_half;  // dt (1 - lambda) of the first token, which the one before it is written with
   if (recurrent) {
     check("log_decay", act.log_decay, heads(), "(tokens, heads)");
     check("key_scale", act.key_scale, heads(), "(tokens, heads)");
@@ -30,6 +31,11 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
     act.own_scale_from.check(layer_name, "own_scale", act.own_scale, {{"dt", &act.dt}, {"trap", &act.trap}});
     if (act.carried.size() != 0 || act.initial.recurrent.size() != 0)
       check_shape(layer_name, "activations.carried", act.carried, heads() * state(), E / heads(), "(heads * state, channels / heads)");
+    if (!act.dt.empty() && !act.own_scale.empty()) {
+      check("dt", act.dt, heads(), "(tokens, heads)");
+      check("own_scale", act.own_scale, heads(), "(tokens, heads)");
+      second_half = Matrix<S>(act.dt.matrix().topRows(1) - act.own_scale.matrix().topRows(1));
+    }
   }
   if (terms.has(Term::gate)) check("z", act.z, E, "(tokens, channels)");
   std::vector<UnifiedForm<S>> forms;
@@ -48,6 +54,8 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
                                          {"key", &act.key[static_cast<std::size_t>(s)]},
                                          {"own_scale", &act.own_scale}});
         form.recurrence = recurrence(act, r, s);
+        form.continuation.ends_open = true;
+        form.continuation.second_half = second_half;
         if (s == 0) form.initial_state = detail::carried(act.carried);
       } else {
         form.recurrence = identity_recurrence<S>(tokens, E);

@@ -29,6 +29,7 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
     const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
+    form.continuation.log_scale = Matrix<Scalar>(scale);
     recurrence.query_scale = large_matrix((scaled.exponent.matrix().rowwise() - scale).array().exp().matrix());
     const RowVector<Scalar> first = weights_.time_first.matrix().row(0) - scale;
     recurrence.diagonal = large_matrix((act.key.matrix().rowwise() + first).array().exp().matrix());

@@ -233,10 +233,7 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
 
 template <Real S>
 Array<S> Rwkv7<S>::linear_input(const Activations& act) const {
-  if (!act.x.empty()) return act.x;
-  detail::check_activation(layer_name, "value", act.value, act.value.rows(), channels(),
-                           "(tokens, channels); x, which is empty, is made of it");
-  return centred<Scalar>(*act.value, heads());
+  return detail::centred_input(layer_name, act.x, act.value, channels(), heads());
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

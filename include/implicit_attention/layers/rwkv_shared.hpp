@@ -100,6 +100,15 @@ template <Real Scalar>
   return state.state.size() == 0 ? Array<Scalar>() : Array<Scalar>(centred<Scalar>(state.state, 1));
 }
 
+/// x, or where an engine has the values alone, those less their mean over each head.
+template <Real Scalar>
+[[nodiscard]] Array<Scalar> centred_input(std::string_view who, const Array<Scalar>& x, const Array<Scalar>& value, Index channels,
+                                          Index heads) {
+  if (!x.empty()) return x;
+  check_activation(who, "value", value, value.rows(), channels, "(tokens, channels); x, which is empty, is made of it");
+  return centred<Scalar>(*value, heads);
+}
+
 /// A recurrence with a query and a key of its own for every head; with `removal` and `probe` it is diagonal plus rank one.
 template <Real Scalar>
 [[nodiscard]] HeadRecurrence<Scalar> head_recurrence_of(const Array<Scalar>& query, const Array<Scalar>& key,
@@ -174,16 +183,23 @@ class BonusRecurrence {
   };
 
   BonusRecurrence() = default;
-  /// `bonus` (1, E): f; `weight`, `bias` (E) of the group norm. Fails (ErrorKind::shape) naming the tensor.
-  BonusRecurrence(std::string_view who, Index heads, Array<Scalar> bonus, const Array<Scalar>& weight, const Array<Scalar>& bias,
+  /// `bonus` (1, E) or (H, P): f; `weight`, `bias` (E) of the group norm. Fails (ErrorKind::shape) naming the tensor. `who` is for messages,
+  /// and must live as long as this.
+  BonusRecurrence(std::string_view who, Index heads, const Array<Scalar>& bonus, const Array<Scalar>& weight, const Array<Scalar>& bias,
                   double eps)
-      : who_(who), heads_(heads), bonus_(std::move(bonus)) {
+      : who_(who), heads_(heads), bonus_(detail::one_row(bonus)) {
+    check_divides(who, channels(), "numbers of the bonus", heads, "heads");
     norm_ = detail::group_norm(who, weight, bias, channels(), heads, eps);
   }
 
   [[nodiscard]] Index heads() const { return heads_; }
   [[nodiscard]] Index channels() const { return bonus_.size(); }
   [[nodiscard]] Index head_size() const { return channels() / heads_; }
+
+  /// The linear input: x, or where it is empty `value` less its mean over the head. An engine has v alone.
+  [[nodiscard]] Array<Scalar> linear_input(const Activations& act) const {
+    return detail::centred_input(who_, act.x, act.value, channels(), heads_);
+  }
 
   /// Takes a state over into `act`, or leaves it empty.
   void begin(const RwkvState<Scalar>* initial, Index width, Activations& act) const {
@@ -213,7 +229,7 @@ class BonusRecurrence {
     return {x, y};
   }
 
-  /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias.
+  /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias. `gated`: the layer has a gate.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms) const {
     UnifiedForm<Scalar> form;
     const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.receptance},

@@ -137,6 +137,7 @@ UnifiedForm<S> ShortConvolution<S>::lower(const Activations& act, Terms terms) c
     band.channels = band.heads = channels();
     band.kernel = kernel_;
     form.recurrence = std::move(band);
+    form.continuation.has_all_taps = true;
     if (const Array<Scalar> tail = detail::carried(act.initial.convolution_tail); !tail.empty())
       form.initial_state = detail::convolution_of<Scalar>(Matrix<Scalar>(Matrix<Scalar>::Zero(tokens, channels())), weights_.conv_weight,
                                                           {}, tail, {}, serial_executor());

@@ -63,7 +63,7 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
     if (ends("rotary_emb.inv_freq") || ends("rotary_emb.cos_cached") || ends("rotary_emb.sin_cached") || ends("num_batches_tracked"))
       continue;
     if (is_beside_the_text(name)) continue;
-    if (++count <= 3) left += message(left.empty() ? "" : ", ", name);
+    if (++count <= 3) left += message(left.empty() ? "" : ", ", printable(name));
   }
   if (count == 0) return;
   raise(ErrorKind::file, message(watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture,
@@ -76,7 +76,7 @@ void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string&
   for (const std::string& name : watched.unused())
     if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
       raise(ErrorKind::file,
-            message(watched.where(), ": tensor ", name, " is not used by a ", title, " layer: what it does would be missing"));
+            message(watched.where(), ": tensor ", printable(name), " is not used by a ", title, " layer: what it does would be missing"));
 }
 
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are

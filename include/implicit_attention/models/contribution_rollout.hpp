@@ -50,7 +50,6 @@ class LayerContributions {
       const ImplicitAttention<S> attention = mixer.attention(terms);
       const S scale = branch.output_scale * sublayer.residual_scale;
       mixers_.push_back({attention, mixer.x.numbers, mixer.projection, scale});
-      if (attention.has_second()) mixers_.push_back({attention.second(), attention.second_input(), mixer.projection, scale});
     }
     if (sublayer.norm_after.empty()) return;
     if (sublayer.norm_after.centred()) refuse("has a norm that subtracts a mean behind its token mixer");

@@ -112,7 +112,6 @@ class KnockOut {
               message("knock-out: edge (", edge.to, ", ", edge.from, ") is out of range, expected 0 <= from <= to < ", pass_.tokens()));
       if (row_of != edge.to) {
         row = detail::contributions_row(attention, run.x.numbers, run.projection, edge.to);
-        if (attention.has_second()) row += detail::contributions_row(attention.second(), attention.second_input(), run.projection, edge.to);
         row_of = edge.to;
       }
       lost.push_back(row.row(edge.from));

@@ -127,6 +127,7 @@ template <Real Scalar>
       attention.rotary_part = rotary_part;
       attention.rotary_base = rotary_base;
       static_cast<void>(temporal.required("o_proj.bias", 1));  // the public layer always has it
+      detail::expect_together(temporal, {"q_proj.bias", "k_proj.bias", "v_proj.bias"});
       SoftmaxAttention<Scalar> mixer = SoftmaxAttention<Scalar>::from_tensors(temporal, attention);
       detail::expect_integer(configuration, {"head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
       detail::expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");

@@ -98,11 +98,13 @@ template <Real S>
 [[nodiscard]] SoftmaxAttention<S> read_attention(const PrefixedTensors<S>& tensors, const Configuration& configuration,
                                                  typename SoftmaxAttention<S>::Options options = {}) {
   options.heads = read_attention_heads(tensors, configuration);
+  const auto biases = {std::string_view("q_proj.bias"), std::string_view("k_proj.bias"), std::string_view("v_proj.bias"),
+                       std::string_view(tensors.has("o_proj.weight") ? "o_proj.bias" : "out_proj.bias")};
+  expect_together(tensors, biases);
   SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
   expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
   expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
-  expect_tensors(configuration, {"attention_bias"}, tensors,
-                 {"q_proj.bias", "k_proj.bias", "v_proj.bias", tensors.has("o_proj.weight") ? "o_proj.bias" : "out_proj.bias"});
+  expect_tensors(configuration, {"attention_bias"}, tensors, biases);
   return mixer;
 }
 
@@ -172,10 +174,12 @@ inline void expect_listed_layers(const Configuration& configuration, std::string
 template <Real S>
 [[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1,
                                                   std::string_view width_key = "intermediate_size") {
+  const auto biases = {std::string_view("up_proj.bias"), std::string_view("gate_proj.bias"), std::string_view("down_proj.bias")};
+  expect_together(tensors, biases);
   GatedFeedForward<S> part = GatedFeedForward<S>::from_tensors(tensors, Function::silu);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "the feed-forward parts' activation");
   expect_integer(configuration, {width_key}, part.inner_width(), message(tensors.prefix(), "up_proj.weight has that many rows"));
-  expect_tensors(configuration, {"mlp_bias"}, tensors, {"up_proj.bias", "gate_proj.bias", "down_proj.bias"});
+  expect_tensors(configuration, {"mlp_bias"}, tensors, biases);
   return gate_scale == S(1) ? part : GatedFeedForward<S>(part.weights(), Function::silu, gate_scale);
 }
 

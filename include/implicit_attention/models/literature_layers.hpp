@@ -138,6 +138,8 @@ template <Real S>
 
 template <Real S>
 [[nodiscard]] Mlstm<S> read_mlstm(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+  expect_together(tensors, {"proj_up.bias", "q_proj.bias", "k_proj.bias", "v_proj.bias", "proj_down.bias"});
+  expect_together(tensors, {"conv1d.conv.weight", "conv1d.conv.bias"});
   Mlstm<S> layer = Mlstm<S>::from_tensors(tensors, Mlstm<S>::options(configuration));
   expect_integer(configuration, {"embedding_dim"}, layer.width(), "proj_up.weight has that many columns");
   expect_integer(configuration, {"inner_dim"}, layer.channels(), "learnable_skip is that long");
@@ -155,6 +157,7 @@ template <Real S>
 [[nodiscard]] MlstmLarge<S> read_mlstm_large(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_text(configuration, "weight_mode", {"single"}, "weights that are joined in one tensor are not read here");
   expect_present(tensors, {"igate_preact.bias", "fgate_preact.bias"});
+  expect_together(tensors, {"q.bias", "k.bias", "v.bias", "ogate_preact.bias", "multihead_norm.bias", "out_proj.bias"});
   // How the same numbers are computed, and what surrounds the layer (NX-AI's configurations and transformers').
   ignore_keys(configuration, {"chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "return_last_states", "autocast_kernel_dtype",
                               "inference_state_dtype", "norm_reduction_force_float32", "max_inference_chunksize", "add_out_norm",

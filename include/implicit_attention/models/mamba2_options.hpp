@@ -138,6 +138,9 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
 /// z, x, B, C and dt (Falcon-H1). `input_multiplier` is a factor of the mixer's input; the biases of in_proj do not see it.
 template <Real S>
 [[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration, double input_multiplier = 1) {
+  // One switch has both, but in Falcon-H1, where projectors_bias is that of the second.
+  if (!configuration.has("projectors_bias") && configuration.text({"model_type"}) != "falcon_h1")
+    expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
   expect_mamba2_layer(configuration, mixer, tensors.prefix());
   const std::vector<double> multipliers = read_factors<S>(configuration, "ssm_multipliers", 5);

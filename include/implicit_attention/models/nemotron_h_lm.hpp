@@ -96,6 +96,7 @@ template <Real Scalar>
       kinds.emplace_back("mlp");
       auto part = GatedFeedForward<Scalar>::from_tensors(mixer, Function::relu_squared, "");
       detail::expect_integer(configuration, {"intermediate_size"}, part.inner_width(), "mixer.up_proj.weight has that many rows");
+      detail::expect_together(mixer, {"up_proj.bias", "down_proj.bias"});
       detail::expect_tensors(configuration, {"mlp_bias"}, mixer, {"up_proj.bias", "down_proj.bias"});
       return feed_forward_part(std::move(part));
     };

@@ -14,6 +14,15 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real Scalar>
 struct SecondPath;
 
+/// What joins a form to those of the tokens before it, where it is a piece of a longer sequence. Only a stream reads it.
+template <Real Scalar>
+struct Continuation {
+  bool ends_open = false;     ///< the token behind the last one adds to its key_scale: Mamba-3 writes half of a token at the next one
+  Array<Scalar> second_half;  ///< (1, heads): what the first token adds to the key_scale of the one before it; needed where it ends open
+  Array<Scalar> log_scale;    ///< (1, channels), or empty: rows are divided by exp of it, which is these tokens' own (RWKV-4, undivided)
+  bool has_all_taps = false;  ///< a ToeplitzRecurrence's kernel is zero beyond its length, and was not cut off with the tokens
+};
+
 /// One sequence through one layer, in the terms of the papers. An empty array is a term that is absent or off.
 template <Real Scalar>
 struct UnifiedForm {
@@ -33,6 +42,7 @@ struct UnifiedForm {
   bool reversed = false;                  ///< the form runs from the last token to the first: its arrays are in that order, too
   std::vector<UnifiedForm> more;          ///< forms on the same linear input whose outputs are added (two directions, several ranks)
   std::shared_ptr<const SecondPath<Scalar>> second;  ///< a form on an input of its own whose output is added
+  Continuation<Scalar> continuation;                 ///< what a stream needs besides
 
   [[nodiscard]] Index tokens() const;
   [[nodiscard]] Index channels() const;
@@ -88,6 +98,9 @@ void UnifiedForm<Scalar>::check() const {
       per_token("initial_state", initial_state);
   }
   check_ascending("UnifiedForm", "convolution_starts", convolution_starts, length);
+  if (!continuation.second_half.empty() && recurrence.heads() != nullptr)
+    check_vector("UnifiedForm", "continuation.second_half", continuation.second_half, recurrence.heads()->heads, "heads");
+  if (!continuation.log_scale.empty()) check_vector("UnifiedForm", "continuation.log_scale", continuation.log_scale, count, "channels");
   const auto same_size = [&](const UnifiedForm& other, const char* name) {
     if (other.tokens() != length || other.channels() != count)
       raise(ErrorKind::shape, message("UnifiedForm: ", name, " is of ", shape_text({other.tokens(), other.channels()}), ", expected ",

@@ -34,17 +34,21 @@ class FormHistory {
     form.activation = activation_.view();
     form.input_scale = input_scale_.view();
     form.convolution_starts = starts_from(convolution_starts_, first);
+    form.continuation.log_scale = log_scale_;
     if (kind_ == Kind::diagonal)
       form.recurrence = diagonal(tokens, first);
     else if (kind_ == Kind::heads)
       form.recurrence = heads(tokens, first);
-    else
+    else if (kind_ == Kind::softmax)
       form.recurrence = softmax(tokens);
+    else
+      form.recurrence = band(tokens);
     for (const FormHistory& added : more_) form.more.push_back(added.form(tokens, first));
     if (second_)
       form.second = std::make_shared<const SecondPath<Scalar>>(SecondPath<Scalar>{second_->form(tokens, first), second_input_.view()});
     return form;
   }
+  [[nodiscard]] bool has_second() const { return second_ != nullptr; }
   /// The recurrence alone, where it is a diagonal one.
   [[nodiscard]] bool is_diagonal() const { return kind_ == Kind::diagonal && more_.empty(); }
 
@@ -58,7 +62,7 @@ class FormHistory {
   }
 
  private:
-  enum class Kind { none, diagonal, heads, softmax };
+  enum class Kind { none, diagonal, heads, softmax, band };
 
   [[nodiscard]] static Array<Scalar> times(const Array<Scalar>& a, const Array<Scalar>& b) {
     if (b.rows() == 1) return Matrix<Scalar>((a.matrix().array().rowwise() * b.matrix().row(0).array()).matrix());
@@ -111,6 +115,8 @@ class FormHistory {
       constants_.skip = piece.skip;
       constants_.convolution = piece.convolution;
       constants_.convolution_bias = piece.convolution_bias;
+      constants_.continuation.ends_open = piece.continuation.ends_open;
+      constants_.continuation.has_all_taps = piece.continuation.has_all_taps;
       // Buffers of an engine, which it goes on writing to.
       if (!piece.convolution_tail.empty()) constants_.convolution_tail = Matrix<Scalar>(*piece.convolution_tail);
       if (!piece.initial_state.empty()) constants_.initial_state = Matrix<Scalar>(*piece.initial_state);
@@ -144,6 +150,8 @@ class FormHistory {
       is(Kind::diagonal, given->channels == fixed_diagonal_.channels && given->state == fixed_diagonal_.state &&
                              given->read_before_update == fixed_diagonal_.read_before_update);
       if (seen > 0 && !takes) check_same("rate", given->rate, fixed_diagonal_.rate);
+      Array<Scalar> query_scale = given->query_scale, diagonal = given->diagonal;
+      join_scales(piece.continuation.log_scale, seen, takes, query_scale, diagonal);
       // Mamba's steps scale its keys, too: kept once.
       const bool shared = !given->key_scale.empty() && given->key_scale.data() == given->step.data() &&
                           given->key_scale.row_stride() == given->step.row_stride();
@@ -156,9 +164,9 @@ class FormHistory {
       take(step_, "step", given->step);
       take(query_, "query", given->query);
       take(key_, "key", given->key);
-      take(query_scale_, "query_scale", given->query_scale);
+      take(query_scale_, "query_scale", query_scale);
       if (!shares_step_) take(key_scale_, "key_scale", given->key_scale);
-      take(diagonal_, "diagonal", given->diagonal);
+      take(diagonal_, "diagonal", diagonal);
       if (takes) append_starts(starts_, given->starts, seen, held, window);
       if (seen == 0 && takes) {
         fixed_diagonal_ = *given;
@@ -170,6 +178,13 @@ class FormHistory {
       is(Kind::heads, head->channels == fixed_heads_.channels && head->heads == fixed_heads_.heads && head->groups == fixed_heads_.groups &&
                           head->state == fixed_heads_.state && head->transition == fixed_heads_.transition &&
                           head->read_before_update == fixed_heads_.read_before_update);
+      if (seen > 0 && piece.continuation.ends_open) {
+        if (piece.continuation.second_half.empty())
+          raise(ErrorKind::shape,
+                message("StreamingAttention: continuation.second_half is empty, expected (1, ", head->heads,
+                        "): the first token of a piece writes half of the token before it; fill activations.dt and activations.own_scale"));
+        if (takes) key_scale_.add_to_newest(piece.continuation.second_half);
+      }
       take(query_, "query", head->query);
       take(key_, "key", head->key);
       take(key_scale_, "key_scale", head->key_scale);
@@ -202,11 +217,39 @@ class FormHistory {
         fixed_softmax_ = *attention;
         fixed_softmax_.query = fixed_softmax_.key = {};
       }
+    } else if (const auto* toeplitz = piece.recurrence.toeplitz(); toeplitz != nullptr && piece.continuation.has_all_taps) {
+      is(Kind::band, toeplitz->channels == fixed_band_.channels);
+      if (seen == 0 && !piece.initial_state.empty())
+        raise(ErrorKind::value,
+              "StreamingAttention: a convolution that looks at tokens that are not in the stream cannot be taken; append the past tokens "
+              "first");
+      if (seen > 0 && !takes) check_same("kernel", toeplitz->kernel, fixed_band_.kernel);
+      if (seen == 0 && takes) fixed_band_ = *toeplitz;
     } else {
       raise(ErrorKind::value,
             "StreamingAttention: the layer's matrix does not grow by rows of its tokens (a long filter, or one that is "
             "given), and cannot be taken");
     }
+  }
+
+  /// Rows of a piece and those kept come to one scale a channel, that of the largest exponential so far: all factors are at most 1.
+  void join_scales(const Array<Scalar>& log_scale, Index seen, bool takes, Array<Scalar>& query_scale, Array<Scalar>& diagonal) {
+    if (seen > 0 && log_scale.empty() != log_scale_.empty())
+      raise(ErrorKind::shape, message("StreamingAttention: continuation.log_scale is ", log_scale.empty() ? "empty" : "there",
+                                      ", expected it as in the pieces before: the terms of a stream do not change"));
+    if (!takes || log_scale.empty()) return;
+    if (seen == 0) {
+      log_scale_ = Matrix<Scalar>(*log_scale);
+      return;
+    }
+    const Matrix<Scalar> largest = log_scale_.matrix().cwiseMax(log_scale.matrix());
+    const auto factors = [&](const Array<Scalar>& of) { return RowVector<Scalar>((of.matrix() - largest).array().exp().matrix()); };
+    const RowVector<Scalar> kept = factors(log_scale_);
+    query_scale_.multiply_columns(kept);
+    diagonal_.multiply_columns(kept);
+    query_scale = times(query_scale, Array<Scalar>(Matrix<Scalar>(factors(log_scale))));
+    diagonal = times(diagonal, Array<Scalar>(Matrix<Scalar>(factors(log_scale))));
+    log_scale_ = largest;
   }
 
   [[nodiscard]] DiagonalRecurrence<Scalar> diagonal(Index tokens, Index first) const {
@@ -241,6 +284,11 @@ class FormHistory {
     made.key = key_.view();
     return made;
   }
+  [[nodiscard]] ToeplitzRecurrence<Scalar> band(Index tokens) const {
+    ToeplitzRecurrence<Scalar> made = fixed_band_;
+    made.tokens = tokens;
+    return made;
+  }
 
   Kind kind_ = Kind::none;
   bool shares_step_ = false;
@@ -248,6 +296,8 @@ class FormHistory {
   DiagonalRecurrence<Scalar> fixed_diagonal_;
   HeadRecurrence<Scalar> fixed_heads_;
   SoftmaxRecurrence<Scalar> fixed_softmax_;
+  ToeplitzRecurrence<Scalar> fixed_band_;
+  Array<Scalar> log_scale_;  // (1, channels): of the rows kept, see Continuation
   StreamedArray<Scalar> gate_, normalization_, norm_bias_, activation_, input_scale_;
   StreamedArray<Scalar> step_, query_, key_, query_scale_, key_scale_, diagonal_, log_decay_, removal_, probe_;
   std::vector<Index> starts_, convolution_starts_;  // numbers in the sequence

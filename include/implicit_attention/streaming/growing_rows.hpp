@@ -41,6 +41,17 @@ class GrowingRows {
     count_ += taken;
   }
 
+  /// Adds to the newest row.
+  void add_to_newest(const Array<Scalar>& row) {
+    if (count_ > 0) View<Scalar>(memory_->data() + (begin_ + count_ - 1) * columns_, 1, columns_) += row.matrix();
+  }
+  /// Multiplies every row by (1, columns); what is multiplied by 1 is not touched.
+  void multiply_columns(const RowVector<Scalar>& factors) {
+    for (Index column = 0; column < (count_ == 0 ? 0 : columns_); ++column)
+      if (factors[column] != Scalar(1))
+        for (Index row = begin_; row < begin_ + count_; ++row) memory_->data()[row * columns_ + column] *= factors[column];
+  }
+
   /// What is kept, as a view that keeps its memory alive; appending may move the numbers in it.
   [[nodiscard]] Array<Scalar> view() const {
     if (count_ == 0 || columns_ == 0) return {};
@@ -98,6 +109,10 @@ class StreamedArray {
     else  // one row of a longer piece, behind rows
       rows_.append(Matrix<Scalar>(added.matrix().replicate(tokens, 1)), window);
   }
+
+  /// Of an array of a row a token.
+  void add_to_newest(const Array<Scalar>& row) { rows_.add_to_newest(row); }
+  void multiply_columns(const RowVector<Scalar>& factors) { rows_.multiply_columns(factors); }
 
   [[nodiscard]] Array<Scalar> view() const { return kind_ == Kind::rows ? rows_.view() : one_row_; }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -255,49 +256,59 @@ void state_space_row(const StateSpaceRow<Scalar>& from, View<Scalar> out, const 
   walk_state_space_row(from, executor, [&](Index) { return Writer{&from, out}; });
 }
 
-/// Sums over channels of f(row_weights A column_weights) into `out` (row + 1): f is nothing, the absolute value, or the positive part.
-/// Empty weights are ones; row_weights are (1, channels), column_weights (tokens, channels).
+/// Joins what a tile after the other gives of one row: map[j] = join over channels of row_weights A column_weights.
+template <Real Scalar, class Reducer>
+struct StateSpaceJoiner {
+  Reducer join;
+  Scalar initial;  // what an empty join gives
+  const Array<Scalar>*row_weights, *column_weights;
+  Scalar* joined;
+  std::vector<Scalar> lanes = std::vector<Scalar>(static_cast<std::size_t>(row_piece * row_lanes), initial);
+
+  void take(const StateSpaceTile<Scalar>& tile, const Scalar* entries, Index begin, Index end) {
+    using Numbers = typename StateSpaceTile<Scalar>::Numbers;
+    constexpr int width = static_cast<int>(row_lanes);
+    Numbers row = Numbers::Ones(), column = Numbers::Ones();
+    if (!row_weights->empty())
+      for (Index c = 0; c < tile.count(); ++c) row[c] = (*row_weights)(0, tile.channel() + c);
+    for (Index token = begin; token < end; ++token) {
+      if (!column_weights->empty()) {
+        const Scalar* from = column_weights->row(token) + tile.channel();
+        if (tile.count() == row_lanes)
+          column = implicit_attention::lanes<width>(from);
+        else
+          for (Index c = 0; c < tile.count(); ++c) column[c] = from[c];
+      }
+      const Index place = (token - begin) * row_lanes;
+      Numbers value = implicit_attention::lanes<width>(entries + place) * row * column;
+      value.tail(row_lanes - tile.count()).setConstant(initial);  // channels that are not there
+      implicit_attention::lanes<width>(lanes.data() + place) = join(Numbers(implicit_attention::lanes<width>(lanes.data() + place)), value);
+    }
+  }
+  void finish(Index begin, Index end) {
+    for (Index token = begin; token < end; ++token)
+      joined[token] = Reducer::over(implicit_attention::lanes<static_cast<int>(row_lanes)>(lanes.data() + (token - begin) * row_lanes));
+    std::fill(lanes.begin(), lanes.end(), initial);
+  }
+};
+
+/// One row of a map over tokens, (row + 1), into `out`; means are not divided. Empty weights are ones; row_weights are (1, channels),
+/// column_weights (tokens, channels).
 template <Real Scalar>
 void state_space_reduced_row(const StateSpaceRow<Scalar>& from, ReductionKind kind, const Array<Scalar>& row_weights,
                              const Array<Scalar>& column_weights, Scalar* out, const Executor& executor) {
   const Index count = from.row + 1, groups = (from.recurrence.channels + row_lanes * row_group - 1) / (row_lanes * row_group);
-  Matrix<Scalar> partial(groups, count);  // one row a group, added up in order: the same numbers for any number of workers
-  struct Adder {
-    ReductionKind kind;
-    const Array<Scalar>*row_weights, *column_weights;
-    Scalar* sums;
-    std::vector<Scalar> lanes = std::vector<Scalar>(static_cast<std::size_t>(row_piece * row_lanes), Scalar(0.0));
-    void take(const StateSpaceTile<Scalar>& tile, const Scalar* entries, Index begin, Index end) {
-      using Numbers = typename StateSpaceTile<Scalar>::Numbers;
-      Numbers row = Numbers::Zero(), column = Numbers::Ones();
-      for (Index c = 0; c < tile.count(); ++c) row[c] = row_weights->empty() ? Scalar(1.0) : (*row_weights)(0, tile.channel() + c);
-      for (Index token = begin; token < end; ++token) {
-        if (!column_weights->empty()) {
-          const Scalar* from = column_weights->row(token) + tile.channel();
-          if (tile.count() == row_lanes)
-            column = implicit_attention::lanes<static_cast<int>(row_lanes)>(from);
-          else
-            for (Index c = 0; c < tile.count(); ++c) column[c] = from[c];
-        }
-        Numbers value = implicit_attention::lanes<static_cast<int>(row_lanes)>(entries + (token - begin) * row_lanes) * row * column;
-        if (kind == ReductionKind::mean_abs) value = value.abs().eval();
-        if (kind == ReductionKind::mean_positive) value = value.max(Scalar(0.0)).eval();
-        Scalar* sum = lanes.data() + (token - begin) * row_lanes;
-        for (Index c = 0; c < tile.count(); ++c) sum[c] += value[c];
-      }
+  Matrix<Scalar> partial(groups, count);  // one row a group, joined in order: the same numbers for any number of workers
+  with_reducer<Scalar>(kind, [&](const auto& join, Scalar initial) {
+    using Reducer = std::decay_t<decltype(join)>;
+    walk_state_space_row(from, executor, [&](Index group) {
+      return StateSpaceJoiner<Scalar, Reducer>{join, initial, &row_weights, &column_weights, &partial(group, 0)};
+    });
+    for (Index token = 0; token < count; ++token) {
+      out[token] = partial(0, token);
+      for (Index group = 1; group < groups; ++group) out[token] = Reducer::combine(out[token], partial(group, token));
     }
-    void finish(Index begin, Index end) {
-      for (Index token = begin; token < end; ++token) {
-        Scalar* sum = lanes.data() + (token - begin) * row_lanes;
-        sums[token] = 0;
-        for (Index c = 0; c < row_lanes; ++c) sums[token] += sum[c], sum[c] = 0;
-      }
-    }
-  };
-  walk_state_space_row(from, executor, [&](Index group) { return Adder{kind, &row_weights, &column_weights, &partial(group, 0)}; });
-  for (Index token = 0; token < count; ++token) out[token] = 0;
-  for (Index group = 0; group < groups; ++group)
-    for (Index token = 0; token < count; ++token) out[token] += partial(group, token);
+  });
 }
 
 }  // namespace detail

@@ -129,17 +129,37 @@ class StreamingAttention {
     const Array<Scalar> input = times_input ? input_.view() : Array<Scalar>();
     if (times_input && input.empty())
       raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
-    const bool sums = kind == ReductionKind::mean || kind == ReductionKind::mean_abs || kind == ReductionKind::mean_positive;
     if constexpr (std::is_same_v<Scalar, float>) {
       detail::StateSpaceRow<Scalar> from;
-      if (sums && state_space(row, from)) {
+      if (state_space(row, from)) {
         detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
         if (detail::all_finite(out)) {
-          out /= static_cast<Scalar>(channels());
+          if (detail::is_mean(kind)) out /= static_cast<Scalar>(channels());
           return;
         }
       }
     }
+    reduce_row_into(attention(), row, out, kind, weights, input, executor);
+  }
+
+  /// The newest row of the edge map, (1, tokens): sum_e g[e] A_e[newest, j] x_e[j], g (1, channels) being the gradient of what is explained
+  /// with respect to y of the newest token (formulation: Token level), and the same of a second path (RWKV-7's bonus), whose input the form
+  /// has. Needs x.
+  void newest_edges_into(View<Scalar> out, const Array<Scalar>& g, const Executor& executor = serial_executor()) const {
+    newest_map_row_into(out, ReductionKind::mean, g, true, executor);
+    if (history_.has_second()) {
+      const ImplicitAttention<Scalar> whole = attention();
+      Matrix<Scalar> second(1, tokens());
+      reduce_row_into(whole.second(), place_of(seen_ - 1), second, ReductionKind::mean, g, whole.second_input(), executor);
+      out += second;
+    }
+    out *= static_cast<Scalar>(channels());
+  }
+
+ private:
+  /// One row of a map of `operation`, which is over the tokens that are kept.
+  void reduce_row_into(const ImplicitAttention<Scalar>& operation, Index row, View<Scalar> out, ReductionKind kind,
+                       const Array<Scalar>& weights, const Array<Scalar>& input, const Executor& executor) const {
     Reduction<Scalar> reduction;
     reduction.kind = kind;
     if (!weights.empty()) {
@@ -151,17 +171,8 @@ class StreamingAttention {
     Selection selection;
     selection.rows = std::vector<Index>{row};
     selection.executor = executor;
-    attention().reduce_into(out, reduction, selection);
+    operation.reduce_into(out, reduction, selection);
   }
-
-  /// The newest row of the edge map, (1, tokens): sum_e g[e] A_e[newest, j] x_e[j], g (1, channels) being the gradient of what is explained
-  /// with respect to y of the newest token (formulation: Token level). Needs x.
-  void newest_edges_into(View<Scalar> out, const Array<Scalar>& g, const Executor& executor = serial_executor()) const {
-    newest_map_row_into(out, ReductionKind::mean, g, true, executor);
-    out *= static_cast<Scalar>(channels());
-  }
-
- private:
   void swap(StreamingAttention& other) noexcept {
     std::swap(window_, other.window_);
     std::swap(seen_, other.seen_);

@@ -1,0 +1,154 @@
+// Every layer that hands a state on, a few tokens at a time as an engine decodes: what its pieces lower to, streamed, is what the whole
+// sequence lowers to.
+#include <algorithm>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/errors.hpp>
+#include <support/layer_recipes.hpp>
+#include <support/random.hpp>
+
+#include <implicit_attention/attribution/contributions.hpp>
+#include <implicit_attention/streaming/streaming_attention.hpp>
+
+namespace {
+
+using namespace implicit_attention;
+using test_support::Draw;
+using test_support::DrawnLayer;
+using test_support::error_of;
+using test_support::Recipe;
+using Numbers = Matrix<double>;
+
+void check_same(const Numbers& found, const Numbers& expected, const std::string& what) {
+  INFO(what);
+  REQUIRE(found.rows() == expected.rows());
+  REQUIRE(found.cols() == expected.cols());
+  const double largest = expected.cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
+  CHECK((found - expected).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() <= 1e-11 * largest);
+}
+
+template <class Layer>
+typename Layer::Activations ran(const DrawnLayer& drawn, const Layer& layer, const Numbers& u, const typename Layer::State* state) {
+  Trace<double> trace(false);
+  RunContext<double> context;
+  for (const auto& [name, numbers] : drawn.inputs)
+    if (state == nullptr || (name != "h0" && name != "c0")) context.share(name, trace.constant(numbers));
+  return layer.run(trace.input(Array<double>(u)), context, state).activations;
+}
+
+/// The layer in pieces, each begun with the state that the one before it left, and the stream of what they lower to.
+template <class Layer>
+StreamingAttention<double> streamed(const DrawnLayer& drawn, const Layer& layer, const Numbers& u, const typename Layer::State* initial,
+                                    Terms terms, Index prompt, Index window = 0) {
+  StreamingAttention<double> stream(StreamingOptions{window});
+  typename Layer::State state;
+  for (Index token = 0; token < u.rows();) {
+    const Index count = token == 0 ? prompt : std::min(1 + token % 2, u.rows() - token);
+    const auto act = ran(drawn, layer, Numbers(u.middleRows(token, count)), initial);
+    stream.append(layer.lower(act, terms), act.x);
+    state = act.final;
+    initial = &state;
+    token += count;
+  }
+  return stream;
+}
+
+/// Calls visit(what, drawn, layer) for every layer that hands a state on.
+template <class Visit>
+void each_layer_with_a_state(const Visit& visit) {
+  std::uint64_t seed = 301;
+  for (Recipe recipe : test_support::recipes()) {
+    const std::string what = recipe.family + " " + recipe.title;
+    DrawnLayer drawn(std::move(recipe), seed++);
+    if (drawn.recipe.family == "retnet_parallel") continue;  // carries no state
+    test_support::AllLayers::visit(*drawn.part, [&](const auto& layer) {
+      using Layer = std::decay_t<decltype(layer)>;
+      if constexpr (detail::CarriesState<Layer>) visit(what, drawn, layer);
+    });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every layer that hands a state on is streamed: rows, bias and carry of all tokens at once", "[streaming]") {
+  int layers = 0;
+  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+    const Index tokens = 12;
+    const Numbers u = drawn.draw.template normals<double>(tokens, layer.width());
+    const auto before = ran(drawn, layer, drawn.draw.template normals<double>(5, layer.width()), nullptr);
+    for (const auto* initial : {static_cast<const std::decay_t<decltype(before.final)>*>(nullptr), &before.final}) {
+      if (initial != nullptr && drawn.recipe.family == "lfm2") continue;  // refused, see below
+      const auto act = ran(drawn, layer, u, initial);
+      for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence(), Terms(Term::recurrence),
+                                Terms::all().without(Term::normalization), Terms::all().without(Term::recurrence)}) {
+        const ImplicitAttention<double> whole(layer.lower(act, terms));
+        for (const Index prompt : {1, 4}) {
+          const std::string title = message(what, initial != nullptr ? ", carried in, " : ", ", terms.text(), ", prompt ", prompt);
+          const StreamingAttention<double> stream = streamed(drawn, layer, u, initial, terms, prompt);
+          const ImplicitAttention<double> all = stream.attention();
+          check_same(all.materialize().stacked(), whole.materialize().stacked(), title);
+          check_same(all.bias(), whole.bias(), title + ": bias");
+          check_same(all.carry(), whole.carry(), title + ": carry");
+          Selection last;
+          last.rows = Indices::last();
+          check_same(stream.newest_row(), whole.materialize(last).stacked(), title + ": the newest row");
+          const Numbers g = drawn.draw.template normals<double>(1, layer.channels());
+          Numbers edges(1, tokens);
+          stream.newest_edges_into(edges, g);
+          Numbers gradient = Numbers::Zero(tokens, layer.channels());
+          gradient.bottomRows(1) = g;
+          check_same(edges, edge_map(whole, act.x, Array<double>(gradient), last), title + ": edges");
+        }
+      }
+    }
+    ++layers;
+  });
+  CHECK(layers >= 20);
+}
+
+TEST_CASE("behind a window, every layer's newest rows are those of all tokens at once", "[streaming]") {
+  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+    const Index tokens = 12;
+    const Numbers u = drawn.draw.template normals<double>(tokens, layer.width());
+    const ImplicitAttention<double> whole(layer.lower(ran(drawn, layer, u, nullptr), Terms::all()));
+    for (const Index window : {1, 4}) {
+      const StreamingAttention<double> stream = streamed(drawn, layer, u, nullptr, Terms::all(), 2, window);
+      Selection last;
+      last.rows = Indices::last();
+      check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window), message(what, ", window ", window));
+    }
+  });
+}
+
+TEST_CASE("what a stream cannot know is refused: half a token that the next one writes, a convolution's tokens before it", "[streaming]") {
+  bool half = false, convolved = false;
+  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+    INFO(what);
+    using Layer = std::decay_t<decltype(layer)>;
+    const Numbers u = drawn.draw.template normals<double>(3, layer.width());
+    auto act = ran(drawn, layer, u, nullptr);
+    if constexpr (std::is_same_v<Layer, Mamba3<double>>) {
+      act.own_scale = {};  // as an engine fills it: what the one operator of these tokens needs
+      act.dt = {};
+      StreamingAttention<double> stream;
+      stream.append(layer.lower(act), act.x);
+      const auto [kind, text] = error_of([&] { stream.append(layer.lower(act), act.x); });
+      CHECK(kind == ErrorKind::shape);
+      CHECK_THAT(text, contains_text("activations.dt and activations.own_scale"));
+      CHECK(stream.tokens() == 3);
+      half = true;
+    }
+    if constexpr (std::is_same_v<Layer, ShortConvolution<double>>) {
+      const auto next = ran(drawn, layer, u, &act.final);
+      StreamingAttention<double> stream;
+      CHECK_THAT(error_of([&] { stream.append(layer.lower(next), next.x); }).second, contains_text("append the past tokens first"));
+      convolved = true;
+    }
+  });
+  CHECK(half);
+  CHECK(convolved);
+}
