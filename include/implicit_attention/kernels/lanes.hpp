@@ -96,12 +96,7 @@ struct LaneRegister {
 template <int By, class Scalar, int Count>
 EIGEN_ALWAYS_INLINE typename LaneRegister<Scalar, Count>::type shifted(const typename LaneRegister<Scalar, Count>::type& numbers,
                                                                        const typename LaneRegister<Scalar, Count>::type& next) {
-#if defined(__GNUC__) && defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define IMPLICIT_ATTENTION_SHUFFLES
-#endif
-#endif
-#if defined(IMPLICIT_ATTENTION_SHUFFLES)
+#if IMPLICIT_ATTENTION_SHUFFLES
   return [&]<int... n>(std::integer_sequence<int, n...>)->typename LaneRegister<Scalar, Count>::type {
     return __builtin_shufflevector(numbers, next, (By + n)...);
   }
