@@ -8,15 +8,6 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
 
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define IMPLICIT_ATTENTION_SHUFFLES 1
-#endif
-#endif
-#if !defined(IMPLICIT_ATTENTION_SHUFFLES)
-#define IMPLICIT_ATTENTION_SHUFFLES 0
-#endif
-
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {

@@ -5,6 +5,16 @@
 
 #include <implicit_attention/core/types.hpp>
 
+/// Whether the compiler shuffles the numbers of two registers into one.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define IMPLICIT_ATTENTION_SHUFFLES 1
+#endif
+#endif
+#if !defined(IMPLICIT_ATTENTION_SHUFFLES)
+#define IMPLICIT_ATTENTION_SHUFFLES 0
+#endif
+
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {

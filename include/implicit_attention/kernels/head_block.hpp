@@ -53,11 +53,20 @@ class HeadBlock {
 
   HeadBlock(const HeadRecurrence<Scalar>& recurrence, Index head) : r_(&recurrence), head_(head) {}
 
-  /// Reads the block's tokens.
-  void load(const TokenRange& range) {
+  /// Reads the block's tokens. The first one's transition (its decay, removal and probe) is nobody's where there is no `past` for it to act on,
+  /// and so are the last one's and its write where the state is read before its update and has no `future`: they may hold anything, a NaN as
+  /// well, and are loaded as what changes nothing.
+  void load(const TokenRange& range, bool past = true, bool future = true) {
     first_ = range.first;
     count_ = range.count();
+    first_is_idle_ = !past;
+    last_is_idle_ = !future && r_->read_before_update;
     load_scales();
+    without_idle(r_->key, r_->group(head_), false, key_);
+    if (r_->transition == Transition::rank_one) {
+      without_idle(r_->probe, head_, true, probe_);
+      without_idle(r_->removal, head_, true, removal_);
+    }
     if (r_->log_decay.empty()) return;
     if (r_->decay_by_state())
       load_decays_by_state();
@@ -68,10 +77,10 @@ class HeadBlock {
   [[nodiscard]] Index first() const { return first_; }
   [[nodiscard]] Index count() const { return count_; }
   [[nodiscard]] ConstView<Scalar> query() const { return rows(r_->query, r_->group(head_)); }
-  [[nodiscard]] ConstView<Scalar> key() const { return rows(r_->key, r_->group(head_)); }
+  [[nodiscard]] ConstView<Scalar> key() const { return rows(r_->key, r_->group(head_), key_); }
   /// The delta rule's probes without their own decay, as `reaches` counts it.
-  [[nodiscard]] ConstView<Scalar> probe() const { return r_->transition == Transition::delta ? key() : rows(r_->probe, head_); }
-  [[nodiscard]] ConstView<Scalar> removal() const { return rows(r_->removal, head_); }
+  [[nodiscard]] ConstView<Scalar> probe() const { return r_->transition == Transition::delta ? key() : rows(r_->probe, head_, probe_); }
+  [[nodiscard]] ConstView<Scalar> removal() const { return rows(r_->removal, head_, removal_); }
   /// The scale of every write, (n).
   [[nodiscard]] const Vector& scale() const { return scale_; }
 
@@ -146,16 +155,31 @@ class HeadBlock {
   [[nodiscard]] ConstView<Scalar> rows(const Array<Scalar>& array, Index place) const {
     return {array.row(first_) + place * r_->state, count_, r_->state, array.row_stride()};
   }
+  [[nodiscard]] ConstView<Scalar> rows(const Array<Scalar>& array, Index place, const Matrix<Scalar>& copy) const {
+    return copy.size() > 0 ? ConstView<Scalar>(copy.data(), count_, r_->state, r_->state) : rows(array, place);
+  }
+
+  /// A copy of rows with zeros for tokens that are idle, or nothing where none is. A first token still writes.
+  void without_idle(const Array<Scalar>& array, Index place, bool of_transition, Matrix<Scalar>& copy) const {
+    copy.resize(0, r_->state);
+    if (!last_is_idle_ && !(first_is_idle_ && of_transition)) return;
+    copy = rows(array, place);
+    if (last_is_idle_) copy.row(count_ - 1).setZero();
+    if (first_is_idle_ && of_transition) copy.row(0).setZero();
+  }
 
   void load_scales() {
     scale_.resize(count_);
     for (Index t = 0; t < count_; ++t) scale_[t] = r_->write_scale(first_ + t, head_);
+    if (last_is_idle_) scale_[count_ - 1] = 0;
   }
 
   /// One decay a token. Sums are taken in double, upwards from the pair, and begin anew in every block.
   void load_decays() {
     logs_.resize(count_);
     for (Index t = 0; t < count_; ++t) logs_[t] = static_cast<double>(r_->log_decay(r_->log_decay.rows() == 1 ? 0 : first_ + t, head_));
+    if (first_is_idle_) logs_[0] = 0;
+    if (last_is_idle_) logs_[count_ - 1] = 0;
     between_.setZero(count_, count_);
     sums_.resize(count_);
     for (Index t = 0; t < count_; ++t) {
@@ -182,7 +206,8 @@ class HeadBlock {
     for (Index t = 0; t < count_; ++t, log += stride) {
       const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic>> row(log, states);
       decay_.row(t) = row.matrix();
-      sums_ += row.transpose().template cast<double>();
+      if ((first_is_idle_ && t == 0) || (last_is_idle_ && t == count_ - 1)) decay_.row(t).setZero();
+      sums_ += decay_.row(t).transpose().array().template cast<double>();
     }
     exponentiate(decay_.data(), decay_.size());
     total_ = sums_.template cast<Scalar>();
@@ -221,6 +246,8 @@ class HeadBlock {
 
   const HeadRecurrence<Scalar>* r_;
   Index head_, first_ = 0, count_ = 0;
+  bool first_is_idle_ = false, last_is_idle_ = false;
+  Matrix<Scalar> key_, probe_, removal_;  // copies, see without_idle
   Vector scale_, prefix_, suffix_, total_;
   Eigen::Array<double, Eigen::Dynamic, 1> logs_, sums_;
   Matrix<Scalar> between_;  // (n, n): S(s..t), one decay a head

@@ -32,9 +32,8 @@ class HeadChunk {
   void run(const TokenRange& range, const Array<Scalar>& x, Matrix<Scalar>& state, View<Scalar> out) {
     if (range.starts) state.setZero();
     const Index n = range.count();
-    // In a chunk of several tokens, what such a transition spoils shows in the output.
-    if (n == 1 && !plain_.has_past(range.first, state)) return plain_.run(range.first, range.end, x, state, out);
-    prepare(range);
+    // The state behind the last token of all may be asked for.
+    prepare(range, plain_.has_past(range.first, state), range.end == r_->tokens || plain_.has_future(range.end - 1));
     if (x.empty())
       input_.setZero(n, values_);
     else
@@ -62,8 +61,8 @@ class HeadChunk {
 
   void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
     const Index n = range.count();
-    if (n == 1 && !plain_.has_future(range.first)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
-    prepare(range);
+    // What is taken from the state before the first token goes nowhere.
+    prepare(range, !range.starts && range.first > 0, plain_.has_future(range.end - 1));
     weights_ = g.block(range.first, head_ * values_, n, values_);
     transpose(adjoint);
     if (!all_finite(out_)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
@@ -113,9 +112,9 @@ class HeadChunk {
     if (!delta_ && !diagonal_) add_product(adjoint, readers_.bottomRows(n), solved_, Transposed::left);
   }
 
-  /// All factors of a chunk.
-  void prepare(const TokenRange& range) {
-    block_.load(range);
+  /// All factors of a chunk, whose first transition has a `past` to act on and whose last one has a `future`.
+  void prepare(const TokenRange& range, bool past, bool future) {
+    block_.load(range, past, future);
     const Index n = range.count(), states = r_->state, late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
     const bool scaled = !r_->key_scale.empty();
     block_.products(block_.query(), block_.key(), late, within_);

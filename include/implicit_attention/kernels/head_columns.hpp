@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/shared_matrix.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
@@ -42,9 +43,14 @@ class HeadColumns {
   static constexpr int width_of_lane = register_lanes<Scalar>;
 
   /// For at most `stretch` tokens at a time. `together`: the factors of all channels for a register of tokens lie side by side, rather than
-  /// those of one channel for all tokens.
-  HeadColumns(const SurroundedMatrix<Scalar>& surrounded, Index stretch, bool together)
-      : s_(&surrounded), width_(surrounded.width()), stretch_(stretch), together_(together) {}
+  /// those of one channel for all tokens. `by_taps`: who uses them multiplies by taps and activations where factors are no more, and none are
+  /// made then.
+  HeadColumns(const SurroundedMatrix<Scalar>& surrounded, Index stretch, bool together, bool by_taps = false)
+      : s_(&surrounded),
+        width_(surrounded.width()),
+        stretch_(stretch),
+        together_(together),
+        by_taps_(by_taps && surrounded.convolution_starts.empty() && surrounded.column_weights.empty()) {}
 
   /// Chooses channels, all of one head.
   void choose(const std::vector<Index>& channels) {
@@ -54,10 +60,10 @@ class HeadColumns {
     taps_.resize(width_, count_);
     for (Index c = 0; c < count_; ++c)
       for (Index d = 0; d < width_; ++d) taps_(d, c) = entry(s_->taps, width_ - 1 - d, channel(c));
-    factors_.resize(count_ * width_, stretch_ + width_of_lane);
+    if (!by_taps_) factors_.resize(count_ * width_, stretch_ + width_of_lane);
     if (activation_.rows() == count_) return;
-    activation_.setOnes(count_, stretch_ + width_ + width_of_lane);
-    columns_.setOnes(count_, stretch_ + width_of_lane);
+    activation_.setOnes(count_, stretch_ + width_ + 2 * width_of_lane);
+    if (!by_taps_) columns_.setOnes(count_, stretch_ + width_of_lane);
   }
 
   [[nodiscard]] Index count() const { return count_; }
@@ -71,7 +77,14 @@ class HeadColumns {
     begin_ = begin;
     const Index tokens = s_->recurrence.tokens, count = end - begin, reached = std::min(end + width_ - 1, tokens) - begin,
                 filled = (count + width_of_lane - 1) / width_of_lane * width_of_lane;
-    if (!s_->activation.empty()) transpose_into(s_->activation, begin, reached, activation_);
+    if (!s_->activation.empty()) {
+      transpose_into(s_->activation, begin, reached, activation_);
+      activation_.middleCols(reached, filled + width_ - reached).setZero();
+    }
+    if (by_taps_) {
+      finite_ = all_finite(taps_) && all_finite(activation_.leftCols(filled + width_));
+      return;
+    }
     if (!s_->column_weights.empty()) transpose_into(s_->column_weights, begin, count, columns_);
     finite_ = true;
     for (Index c = 0; c < count_; ++c)
@@ -100,6 +113,10 @@ class HeadColumns {
 
   /// The factor of token begin + j, and neighbours up to the end of a register.
   [[nodiscard]] const Scalar* factor(Index c, Index d, Index j) const { return factors_.data() + place(c, d, j); }
+  /// Whether factor(c, d, j) is tap(c, d) activation(c)[j + d], and is not made.
+  [[nodiscard]] bool by_taps() const { return by_taps_; }
+  [[nodiscard]] const Scalar* activation(Index c) const { return activation_.data() + c * activation_.cols(); }
+  [[nodiscard]] Scalar tap(Index c, Index d) const { return taps_(d, c); }
   /// From one tap's factors to the next one's, where they are not together.
   [[nodiscard]] Index tap_stride() const { return factors_.cols(); }
   /// Factors of tap d, (channels, tokens), where they are not together.
@@ -110,7 +127,8 @@ class HeadColumns {
   /// Entry j of a row of channel c, nothing taken from beyond the tokens that the row sees, first..last.
   [[nodiscard]] Scalar exact(const Scalar* row, Index j, Index c, Index first, Index last, Scalar scale) const {
     Scalar sum = 0;
-    for (Index d = std::max(Index(0), first - j); d < width_ && j + d <= last; ++d) sum += row[j + d] * *factor(c, d, j - begin_);
+    for (Index d = std::max(Index(0), first - j); d < width_ && j + d <= last; ++d)
+      sum += row[j + d] * (by_taps_ ? tap(c, d) * activation(c)[j - begin_ + d] : *factor(c, d, j - begin_));
     return scale * sum;
   }
 
@@ -146,7 +164,7 @@ class HeadColumns {
   const SurroundedMatrix<Scalar>* s_;
   const std::vector<Index>* channels_ = nullptr;
   Index count_ = 0, width_, stretch_, begin_ = 0;
-  bool together_, neighbours_ = false, finite_ = true;
+  bool together_, by_taps_, neighbours_ = false, finite_ = true;
   Matrix<Scalar> factors_, taps_, activation_, columns_;
 };
 

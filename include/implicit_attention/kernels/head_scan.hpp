@@ -79,16 +79,19 @@ class HeadGradient : HeadChunk<Scalar> {
   /// One chunk's gradients, and the adjoint before it. Returns whether all are finite; if not, those of one token alone stand.
   bool step_back(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
     const Index n = range.count();
-    if (n == 1 && (!plain_.has_past(range.first, state) || (r_->read_before_update && !plain_.has_future(range.first))))
-      return step_back_alone(range, state, adjoint);
-    Chunk::prepare(range);
     const Index late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
+    const bool past = plain_.has_past(range.first, state), unread = late == 1 && !plain_.has_future(range.end - 1);
+    // Of one token alone, which may hold a NaN that is nobody's, nothing is multiplied by the zeros around it.
+    const bool passes = past && !(unread && n == 1);
+    Chunk::prepare(range, past, !unread);
     const bool scaled = !r_->key_scale.empty(), rank_one = !diagonal_ && !delta_;
     input_ = x_.block(range.first, head_ * values_, n, values_);
+    if (unread) input_.row(n - 1).setZero();
     weights_ = g_.block(range.first, head_ * values_, n, values_);
     const ConstView<Scalar> probe_factor = readers_.bottomRows(n);
     if (!diagonal_) {
-      set_product(read_, probe_factor, state);
+      read_.setZero(n, values_);
+      if (passes) set_product(read_, probe_factor, state);
       Chunk::use(read_);
     }
     const Matrix<Scalar>& written = delta_ ? used_ : input_;
@@ -100,7 +103,7 @@ class HeadGradient : HeadChunk<Scalar> {
     }
 
     factors_.start(block_);
-    factors_.add_decay_state(adjoint, state);
+    if (passes) factors_.add_decay_state(adjoint, state);
     View<Scalar> query = rows(*query_, range), key = rows(*key_, range);
     writer_gradient_.setZero(n, r_->state);
     set_product(slopes_, weights_, state, Transposed::right);
@@ -113,17 +116,20 @@ class HeadGradient : HeadChunk<Scalar> {
         if (n > 1) read_ = input_ - used_;
         for (Index t = 0; t < n; ++t) pair_slopes_(t, t) = -weights_.row(t).dot(read_.row(t));
       }
-      for (Index t = 0; t < n; ++t) gradient_->diagonal(range.first + t, head_) = weights_.row(t).dot(input_.row(t));
+      for (Index t = 0; t < n; ++t)
+        gradient_->diagonal(range.first + t, head_) = weights_.row(t).dot(x_.row(range.first + t).segment(head_ * values_, values_));
     }
-    const Index nearest = late == 1 || (!r_->diagonal.empty() && !delta_) ? 1 : 0;
+    const Index nearest = late == 1 || (!r_->diagonal.empty() && !(delta_ && (passes || n > 1))) ? 1 : 0;
     factors_.add_products(block_.query(), block_.key(), late, nearest, scaled, pair_slopes_, within_, query,
                           View<Scalar>(writer_gradient_));
     bool finite = true;
     if (!diagonal_) {
       View<Scalar> probe = delta_ ? key : rows(gradient_->probe, range);
       passed_ = delta_ ? Scalar(-1) * solved_ : Scalar(1) * solved_;
-      set_product(slopes_, passed_, state, Transposed::right);
-      factors_.add_from_start(slopes_, probe_factor, probe_late, probe);
+      if (passes) {
+        set_product(slopes_, passed_, state, Transposed::right);
+        factors_.add_from_start(slopes_, probe_factor, probe_late, probe);
+      }
       set_product(pair_slopes_, passed_, written, Transposed::right);
       factors_.add_products(block_.probe(), block_.key(), probe_late, 1, scaled, pair_slopes_, probe_writes_, probe,
                             View<Scalar>(writer_gradient_));
@@ -135,6 +141,10 @@ class HeadGradient : HeadChunk<Scalar> {
         factors_.add_products(block_.query(), block_.removal(), late, late, false, pair_slopes_, query_removals_, query, removal);
         set_product(pair_slopes_, passed_, used_, Transposed::right);
         factors_.add_products(block_.probe(), block_.removal(), probe_late, 1, false, pair_slopes_, removed_, probe, removal);
+        for (View<Scalar>* const idle : {&removal, &probe}) {
+          if (!past) idle->row(0).setZero();
+          if (unread) idle->row(n - 1).setZero();
+        }
         finite = all_finite(removal) && all_finite(probe);
       }
     }
@@ -144,43 +154,12 @@ class HeadGradient : HeadChunk<Scalar> {
       if (scaled) gradient_->key_scale(range.first + t, head_) = keys.row(t).dot(writer_gradient_.row(t));
     }
     Chunk::pass_on(range, adjoint);
-    if (range.starts && !r_->log_decay.empty()) factors_.log_decay().row(0).setZero();
+    if (!past && !r_->log_decay.empty()) factors_.log_decay().row(0).setZero();
+    if (unread && !r_->log_decay.empty()) factors_.log_decay().row(n - 1).setZero();
     finite = finite && all_finite(out_) && all_finite(query) && all_finite(key) && all_finite(writer_gradient_) && all_finite(adjoint) &&
              all_finite(factors_.log_decay());
     if (finite || n == 1) add_log_decay(range);
     return finite;
-  }
-
-  /// One token that has no past, or no future and reads before its update: its transition is nobody's, and its gradients are zero. So is
-  /// what is taken from the state before it, where there is no past.
-  bool step_back_alone(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
-    const Index t = range.first, group = r_->group(head_) * r_->state;
-    const bool own = !r_->read_before_update && r_->diagonal.empty();  // reads what it writes
-    const Scalar scale = r_->write_scale(t, head_);
-    const ConstView<Scalar> query_row(r_->query.row(t) + group, 1, r_->state), key_row(r_->key.row(t) + group, 1, r_->state);
-    input_ = x_.block(t, head_ * values_, 1, values_);
-    weights_ = g_.block(t, head_ * values_, 1, values_);
-    View<Scalar> query = rows(*query_, range), key = rows(*key_, range);
-    if (r_->transition == Transition::rank_one)
-      for (Matrix<Scalar>* const matrix : {&gradient_->removal, &gradient_->probe}) static_cast<void>(rows(*matrix, range));
-    if (!r_->key_scale.empty()) gradient_->key_scale(t, head_) = 0;
-    after_ = adjoint;
-    plain_.run_transposed(t, t + 1, g_, after_, View<Scalar>(gradient_->input));
-    if (own) {
-      add_product(adjoint, query_row, weights_, Transposed::left);
-      query = scale * input_.row(0).dot(weights_.row(0)) * key_row;
-    } else if (r_->read_before_update) {
-      set_product(query, weights_, state, Transposed::right);
-    }
-    if (!r_->read_before_update || plain_.has_future(t)) {
-      set_product(slopes_, input_, adjoint, Transposed::right);  // of the write
-      key = scale * slopes_;
-      if (!r_->key_scale.empty()) gradient_->key_scale(t, head_) = key_row.row(0).dot(slopes_.row(0));
-    }
-    if (!r_->diagonal.empty()) gradient_->diagonal(t, head_) = weights_.row(0).dot(input_.row(0));
-    adjoint.setZero();
-    if (r_->read_before_update && plain_.has_past(t, state)) add_product(adjoint, query_row, weights_, Transposed::left);
-    return true;
   }
 
   /// The chunk's rows of this head's columns, put to zero.

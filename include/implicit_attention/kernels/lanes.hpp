@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -90,6 +91,23 @@ struct LaneRegister {
   static void store(Scalar* to, const type& numbers) { lanes<Count>(to) = numbers; }
 };
 #endif
+
+/// `Count` numbers from number `By` on of two neighbouring registers.
+template <int By, class Scalar, int Count>
+EIGEN_ALWAYS_INLINE typename LaneRegister<Scalar, Count>::type shifted(const typename LaneRegister<Scalar, Count>::type& numbers,
+                                                                       const typename LaneRegister<Scalar, Count>::type& next) {
+#if IMPLICIT_ATTENTION_SHUFFLES
+  return [&]<int... n>(std::integer_sequence<int, n...>)->typename LaneRegister<Scalar, Count>::type {
+    return __builtin_shufflevector(numbers, next, (By + n)...);
+  }
+  (std::make_integer_sequence<int, Count>());
+#else
+  Scalar both[2 * Count];
+  LaneRegister<Scalar, Count>::store(both, numbers);
+  LaneRegister<Scalar, Count>::store(both + Count, next);
+  return LaneRegister<Scalar, Count>::load(both + By);
+#endif
+}
 
 }  // namespace detail
 

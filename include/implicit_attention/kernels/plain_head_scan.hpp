@@ -22,7 +22,7 @@ class PlainHeadScan {
   // are not multiplied by it. Every way of computing a HeadRecurrence asks these two.
   /// Whether the transition of `token` has a state to act on: that before it is of its document, and not the zeros before the first token.
   [[nodiscard]] bool has_past(Index token, const Matrix<Scalar>& before) const {
-    return !r_->starts_at(token) && (token > 0 || !(before.array() == Scalar(0)).all());
+    return !r_->starts_at(token) && (token > 0 || !(before.cwiseAbs().sum() == Scalar(0)));
   }
   /// Whether any token reads the state behind `token`: not behind the last token of a document.
   [[nodiscard]] bool has_future(Index token) const { return token + 1 < r_->tokens && !r_->starts_at(token + 1); }

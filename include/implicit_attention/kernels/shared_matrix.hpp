@@ -174,7 +174,7 @@ template <Real Scalar>
 /// Columns that kernels may read (and compute in vain) beyond the last token.
 template <Real Scalar>
 [[nodiscard]] Index padded(Index tokens, Index width) {
-  return (tokens + width + 2 * register_lanes<Scalar>) / register_lanes<Scalar> * register_lanes<Scalar>;
+  return (tokens + width + 3 * register_lanes<Scalar>) / register_lanes<Scalar> * register_lanes<Scalar>;
 }
 
 /// Neighbours in an ascending list of heads that are computed together, at most `most`: of one group, so that they share its products, or
