@@ -145,6 +145,7 @@
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/edge_knock_out.hpp>
 #include <implicit_attention/models/explainer.hpp>
+#include <implicit_attention/models/explainer_maps.hpp>
 #include <implicit_attention/models/explainer_removals.hpp>
 #include <implicit_attention/models/explainer_runs.hpp>
 #include <implicit_attention/models/explainer_walks.hpp>

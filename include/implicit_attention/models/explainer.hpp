@@ -200,33 +200,8 @@ class Explainer {
     return model_.causal() && model_.separates_documents() ? std::max<Index>(1, detail::tokens_of_a_full_run / length) : 1;
   }
 
-  template <class Source>
-  [[nodiscard]] Attribution<Scalar> raw(const Source& attention_of, Index position, const MethodOptions<Scalar>& options) const {
-    Reduction<Scalar> reduction;
-    reduction.kind = options.reduction;
-    if (!options.with_map)
-      return options.layer ? raw_attention(attention_of_layer(*options.layer, options.terms), position, reduction, options_.executor)
-                           : raw_attention<Scalar>(mixing_count(), attention_of, position, reduction, options_.executor);
-    Selection selection;
-    selection.executor = options_.executor;
-    return at(options.layer ? raw_attention_map(attention_of_layer(*options.layer, options.terms), reduction, selection)
-                            : raw_attention_map<Scalar>(mixing_count(), attention_of, reduction, selection),
-              position);
-  }
-
-  template <class Source>
-  [[nodiscard]] Attribution<Scalar> rolled_out(const Source& attention_of, Index position, const MethodOptions<Scalar>& options) const {
-    const Index layers = mixing_count();
-    Reduction<Scalar> reduction;
-    reduction.kind = options.reduction;
-    Selection selection;
-    selection.executor = options_.executor;
-    const auto map_of = [&](Index layer) { return attention_of(layer).reduce(reduction, selection); };
-    if (options.with_map) return at(rollout_map<Scalar>(layers, read(), map_of, options.rollout), position);
-    if (options.reduction == ReductionKind::mean && options.rollout.discard_ratio == Scalar(0))
-      return rollout_matrix_free<Scalar>(layers, attention_of, position, options.rollout, options_.executor);
-    return rollout<Scalar>(layers, read(), map_of, position, options.rollout);
-  }
+  [[nodiscard]] Attribution<Scalar> raw(Index position, const MethodOptions<Scalar>& options) const;
+  [[nodiscard]] Attribution<Scalar> rolled_out(Index position, const MethodOptions<Scalar>& options) const;
 
   [[nodiscard]] Attribution<Scalar> weighted(GradientForm form, const Target& target, const MethodOptions<Scalar>& options);
 
@@ -308,12 +283,11 @@ template <Real S>
 Attribution<S> Explainer<S>::explain_read(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   const Scalar explained = value(target);
   const Index position = target.position;
-  const auto attention_of = [&](Index index) { return attention_of_mixing(index, options.terms); };
   switch (method) {
     case Method::raw:
-      return raw(attention_of, position, options);
+      return raw(position, options);
     case Method::rollout:
-      return rolled_out(attention_of, position, options);
+      return rolled_out(position, options);
     case Method::gradient:
       return weighted(GradientForm::exact, target, options);
     case Method::gradient_mean:
@@ -414,6 +388,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 
+#include <implicit_attention/models/explainer_maps.hpp>
 #include <implicit_attention/models/explainer_removals.hpp>
 #include <implicit_attention/models/explainer_runs.hpp>
 #include <implicit_attention/models/explainer_walks.hpp>

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -99,29 +98,6 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
                              : RowVector<Scalar>((*pass_.embeddings).cwiseProduct(*walked.embeddings).rowwise().sum().transpose());
   detail::check_finite(method_info(method).name, "the result", result.scores);
   return result;
-}
-
-template <Real S>
-Matrix<S> Explainer<S>::by_vectors(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const {
-  if (method == Method::alti_logit) return alti_logit(model_, pass_, targets, options.terms, options_.executor);
-  std::vector<Index> positions;
-  for (const Target& target : targets) positions.push_back(target.position);
-  if (method == Method::contribution_rollout) return contribution_rollout(model_, pass_, positions, options.terms, options_.executor);
-  return contribution_norms(model_, pass_, positions, mixing_layers_of(method, options), options.terms, options_.executor);
-}
-
-template <Real S>
-Attribution<S> Explainer<S>::one_by_vectors(Method method, const Target& target, const MethodOptions<Scalar>& options) const {
-  Attribution<Scalar> result;
-  result.position = target.position;
-  if (!options.with_map || !method_info(method).has_map) {
-    result.scores = by_vectors(method, {target}, options).row(0);
-    return result;
-  }
-  std::vector<Index> positions(static_cast<std::size_t>(read()));
-  std::iota(positions.begin(), positions.end(), Index(0));
-  result.map = by_vectors(method, targets_at(positions, target.token), options);
-  return at(std::move(result), target.position);
 }
 
 template <Real S>
