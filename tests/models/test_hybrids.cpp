@@ -1,11 +1,15 @@
 // Hybrids and their relatives: names as files have them, both answers of a clamp, lost tensors, keys that change a model.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include <support/catch.hpp>
 #include <support/every_logit.hpp>
+#include <support/random.hpp>
 #include <support/shared_data.hpp>
 
 #include <models/golden_models.hpp>
@@ -483,11 +487,116 @@ TEST_CASE("keys that the public ports write beside those that count", "[models]"
   }
 }
 
-TEST_CASE("LFM2 with experts says that they are not read", "[models]") {
-  const auto one = golden("lm_lfm2_seed00");
-  if (!one) return;
-  CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), with(one->configuration, "model_type", "lfm2_moe")),
-                    Catch::Contains("experts of LFM2 are not read here"));
+namespace {
+
+/// A dense golden LFM2 whose layers from the second on have experts: of four, two are chosen, whose outputs together are the dense part's.
+struct SparseLfm2 {
+  static constexpr Index experts = 4, first_sparse = 1;
+  Tensors<double> tensors;
+  Configuration configuration;
+
+  explicit SparseLfm2(const Golden& dense) : tensors(dense.weights<double>()) {
+    configuration = with(dense.configuration, "model_type", "lfm2_moe");
+    configuration = with(with(configuration, "num_dense_layers", Index(first_sparse)), "num_experts", Index(experts));
+    configuration = with(with(configuration, "num_experts_per_tok", Index(2)), "moe_intermediate_size", Index(40));
+    configuration = with(with(configuration, "norm_topk_prob", true), "use_expert_bias", true);
+    configuration = with(configuration, "routed_scaling_factor", 1.000001);  // takes back what 1e-6 beside the sum of scores takes
+    for (Index layer = first_sparse; layer < 3; ++layer) {
+      const std::string feed = message("model.layers.", layer, ".feed_forward.");
+      for (Index expert = 0; expert < experts; ++expert)
+        for (const char* name : {"w1", "w3", "w2"}) {
+          const auto& whole = tensors.tensors.at(feed + name + ".weight");
+          const double factor = name == std::string("w2") && expert % 2 == 1 ? (expert == 1 ? 0.5 : 1.5) : expert % 2 == 1 ? 1 : 3;
+          tensors.set(message(feed, "experts.", expert, ".", name, ".weight"), whole.shape, factor * whole.numbers.matrix());
+        }
+      for (const char* name : {"w1", "w3", "w2"}) tensors.tensors.erase(feed + name + ".weight");
+      tensors.set_zero(feed + "gate.weight", {experts, 24});
+      tensors.set(feed + "expert_bias", {experts}, (Matrix<double>(1, 4) << 0, 3, -1, 2).finished());
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("LFM2 with experts: the bias chooses and does not weigh, the sum of the scores has 1e-6 beside it", "[models]") {
+  const auto dense = golden("lm_lfm2_seed01");
+  if (!dense) return;
+  const SparseLfm2 sparse(*dense);
+  CHECK(relative_error(logits(sparse.tensors, sparse.configuration, dense->ids), dense->expected("logits")) < 1e-9);
+
+  SECTION("experts that are stacked") {
+    Tensors<double> stacked = sparse.tensors;
+    for (Index layer = SparseLfm2::first_sparse; layer < 3; ++layer) {
+      const std::string experts = message("model.layers.", layer, ".feed_forward.experts.");
+      Matrix<double> first(4 * 80, 24), down(4 * 24, 40);
+      for (Index expert = 0; expert < 4; ++expert) {
+        const auto take = [&](const char* name) {
+          const std::string tensor = message(experts, expert, ".", name, ".weight");
+          const Matrix<double> numbers = stacked.read(tensor).matrix();
+          stacked.tensors.erase(tensor);
+          return numbers;
+        };
+        first.middleRows(expert * 80, 40) = take("w1");
+        first.middleRows(expert * 80 + 40, 40) = take("w3");
+        down.middleRows(expert * 24, 24) = take("w2");
+      }
+      stacked.set(experts + "gate_up_proj", {4, 80, 24}, first);
+      stacked.set(experts + "down_proj", {4, 24, 40}, down);
+    }
+    CHECK(relative_error(logits(stacked, sparse.configuration, dense->ids), dense->expected("logits")) < 1e-9);
+  }
+  SECTION("scores that differ, against a plain loop") {
+    Tensors<double> drawn = sparse.tensors;
+    test_support::Draw draw(91);
+    for (Index layer = SparseLfm2::first_sparse; layer < 3; ++layer) {
+      const std::string feed = message("model.layers.", layer, ".feed_forward.");
+      drawn.set(feed + "gate.weight", {4, 24}, draw.normals<double>(4, 24, 0.8));
+      drawn.set(feed + "expert_bias", {4}, draw.normals<double>(1, 4, 0.3));
+    }
+    const ForwardPass<double> pass = load_language_model<double>(drawn, sparse.configuration).forward({3, 1, 4, 1, 5});
+    const Matrix<double> before = *pass.layers[1].middle, after = *pass.layers[2].residual;
+    const auto weight = [&](const std::string& name) -> Matrix<double> { return drawn.read("model.layers.1." + name).matrix(); };
+    for (Index token = 0; token < before.rows(); ++token) {
+      RowVector<double> u = before.row(token) / std::sqrt(before.row(token).squaredNorm() / 24 + 1e-6);
+      u.array() *= weight("ffn_norm.weight").row(0).array();
+      std::vector<std::pair<double, Index>> compared;
+      std::vector<double> scores;
+      for (Index expert = 0; expert < 4; ++expert) {
+        scores.push_back(1 / (1 + std::exp(-u.dot(weight("feed_forward.gate.weight").row(expert)))));
+        compared.emplace_back(-scores.back() - weight("feed_forward.expert_bias")(0, expert), expert);
+      }
+      std::sort(compared.begin(), compared.end());
+      const double sum = scores[static_cast<std::size_t>(compared[0].second)] + scores[static_cast<std::size_t>(compared[1].second)];
+      RowVector<double> out = RowVector<double>::Zero(24);
+      for (int k = 0; k < 2; ++k) {
+        const Index expert = compared[static_cast<std::size_t>(k)].second;
+        const std::string own = message("feed_forward.experts.", expert, ".");
+        const RowVector<double> gate = u * weight(own + "w1.weight").transpose();
+        const RowVector<double> up = u * weight(own + "w3.weight").transpose();
+        const RowVector<double> inner = (gate.array() / (1 + (-gate.array()).exp()) * up.array()).matrix();
+        out += 1.000001 * scores[static_cast<std::size_t>(expert)] / (sum + 1e-6) * inner * weight(own + "w2.weight").transpose();
+      }
+      CHECK(relative_error(after.row(token) - before.row(token), out) < 1e-12);
+    }
+  }
+  SECTION("what does not fit is named") {
+    const auto refused = [&](const Tensors<double>& tensors, const Configuration& configuration, const char* words) {
+      CHECK_THROWS_WITH(load_language_model<double>(tensors, configuration), Catch::Contains(words));
+    };
+    const Configuration& right = sparse.configuration;
+    refused(sparse.tensors, with(right, "num_dense_layers", Index(2)), "by key num_dense_layers, layer 1 is not a mixture of experts");
+    refused(sparse.tensors, with(right, "num_experts", Index(5)), "key num_experts is 5");
+    refused(sparse.tensors, with(right, "num_experts_per_tok", Index(5)), "key num_experts_per_tok is 5");
+    refused(sparse.tensors, with(right, "use_expert_bias", false), "key use_expert_bias is false");
+    refused(sparse.tensors, with(right, "moe_intermediate_size", Index(41)), "key moe_intermediate_size is 41");
+    refused(sparse.tensors, with(right, "model_type", "lfm2"), "layer 1 is not a mixture of experts");
+    for (const auto& [tensor, numbers] : sparse.tensors.tensors) {
+      INFO("without " << tensor);
+      Tensors<double> lacking = sparse.tensors;
+      lacking.tensors.erase(tensor);
+      CHECK_THROWS(load_language_model<double>(lacking, right));
+    }
+  }
 }
 
 TEST_CASE("Zamba2: the port's clamp of dt, and the authors' code without it", "[models]") {
