@@ -252,7 +252,7 @@ TEST_CASE("weights that are codes are refused by the key that says so, before a 
   const Tensors<double> none;
   for (const char* key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
     const auto said = [&](const Configuration& configuration) {
-      return error_of([&] { load_language_model<double>(none, configuration); });
+      return error_of([&] { static_cast<void>(load_language_model<double>(none, configuration)); });
     };
     CHECK_THAT(said(with({{"model_type", "mamba"}, {(std::string(key) + ".quant_method").c_str(), "fp8"}})),
                Catch::Contains(message("key ", key, " says that the weights are quantised by fp8, which is not read here")));
@@ -262,7 +262,7 @@ TEST_CASE("weights that are codes are refused by the key that says so, before a 
 }
 
 TEST_CASE("factors that the numbers cannot hold are refused by their keys", "[models]") {
-  using Numbers = std::vector<double>;
+  using List = std::vector<double>;
   struct Row {
     const char* model;
     const char* key;
@@ -272,14 +272,14 @@ TEST_CASE("factors that the numbers cannot hold are refused by their keys", "[mo
   const Row rows[] = {
       {"lm_falcon_h1_seed00", "embedding_multiplier", 1e308, "key embedding_multiplier is 1e+308, expected at most 3.40"},
       {"lm_falcon_h1_seed00", "key_multiplier", -1e308, "key key_multiplier is -1e+308, expected at most 3.40"},
-      {"lm_falcon_h1_seed00", "mlp_multipliers", Numbers{1, 1e308}, "key mlp_multipliers is 1e+308, expected at most 3.40"},
-      {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1, 1, 1e308, 1}, "key ssm_multipliers is 1e+308, expected at most 3.40"},
+      {"lm_falcon_h1_seed00", "mlp_multipliers", List{1, 1e308}, "key mlp_multipliers is 1e+308, expected at most 3.40"},
+      {"lm_falcon_h1_seed00", "ssm_multipliers", List{1, 1, 1, 1e308, 1}, "key ssm_multipliers is 1e+308, expected at most 3.40"},
       {"lm_granitemoehybrid_seed00", "residual_multiplier", 1e308, "key residual_multiplier is 1e+308, expected at most 3.40"},
       {"lm_granitemoehybrid_seed00", "attention_multiplier", 1e308, "key attention_multiplier is 1e+308, expected at most 3.40"},
       {"lm_granitemoehybrid_seed00", "logits_scaling", 1e-320, "key logits_scaling is "},
       {"lm_kimi_linear_seed00", "routed_scaling_factor", 1e308, "key routed_scaling_factor is 1e+308, expected at most 3.40"},
       {"lm_nemotron_h_seed02", "routed_scaling_factor", 1e308, "key routed_scaling_factor is 1e+308, expected at most 3.40"},
-      {"lm_mamba2_seed03", "time_step_limit", Numbers{1e308, std::numeric_limits<double>::infinity()},
+      {"lm_mamba2_seed03", "time_step_limit", List{1e308, std::numeric_limits<double>::infinity()},
        "key time_step_limit is 1e+308, expected at most 3.40"},
       {"lm_griffin_seed00", "logits_soft_cap", 1e308, "key logits_soft_cap is 1e+308, expected at most 3.40"},
   };
@@ -362,10 +362,9 @@ TEST_CASE("delta rules by themselves are not read without the convolutions that 
     INFO(name);
     Tensors<double> lacking = one->weights<double>();
     for (const char* part : {"q", "k", "v"}) lacking.tensors.erase(message(prefix, part, "_conv1d.weight"));
-    const bool kimi = std::string(key) == "short_conv_kernel_size";
-    const auto read = [&](const Configuration& configuration) {
-      const PrefixedTensors<double> layer(lacking, prefix);
-      if (kimi)
+    const bool is_kimi = std::string(key) == "short_conv_kernel_size";
+    const auto read = [&, layer = PrefixedTensors<double>(lacking, prefix)](const Configuration& configuration) {
+      if (is_kimi)
         static_cast<void>(detail::read_kda(layer, configuration));
       else
         static_cast<void>(detail::read_gated_delta_net(layer, configuration));
@@ -822,7 +821,7 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
     const char* text;
   };
   using Names = std::vector<std::string>;
-  using Numbers = std::vector<double>;
+  using List = std::vector<double>;
   const Row rows[] = {
       {"lm_nemotron_h_seed02", "hybrid_override_pattern", "MEM*-", "key hybrid_override_pattern is MEM*-, expected MEM*E"},
       {"lm_nemotron_h_seed02", "layers_block_type", Names{"mamba"}, "key layers_block_type has 1 entries, expected 5"},
@@ -849,7 +848,7 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_nemotron_h_seed02", "use_conv_bias", false, "conv1d.bias is there"},
       {"lm_nemotron_h_seed02", "sliding_window", Index(64), "key sliding_window is not understood"},
       {"lm_nemotron_h_seed00", "mlp_bias", true, "up_proj.bias is missing"},
-      {"lm_nemotron_h_seed00", "time_step_limit", Numbers{0.2, 0.1}, "key time_step_limit is not two numbers"},
+      {"lm_nemotron_h_seed00", "time_step_limit", List{0.2, 0.1}, "key time_step_limit is not two numbers"},
       {"lm_nemotron_h_seed00", "num_key_value_heads", Index(4), "key num_key_value_heads is 4, expected 2"},
       {"lm_granitemoehybrid_seed01", "layer_types", Names{"mamba", "mamba", "mamba"}, "key layer_types has mamba for layer 1"},
       {"lm_granitemoehybrid_seed01", "num_local_experts", Index(0), "key num_local_experts is 0, expected 6"},
@@ -857,11 +856,11 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_granitemoehybrid_seed01", "shared_intermediate_size", Index(48), "key shared_intermediate_size is 48, expected 24"},
       {"lm_granitemoehybrid_seed00", "num_local_experts", Index(4), "block_sparse_moe.router.layer.weight is missing"},
       {"lm_granitemoehybrid_seed00", "rope_scaling.type", "yarn", "key rope_scaling.type is not understood"},
-      {"lm_bamba_seed00", "attn_layer_indices", Numbers{1}, "key attn_layer_indices names layer 1"},
+      {"lm_bamba_seed00", "attn_layer_indices", List{1}, "key attn_layer_indices names layer 1"},
       {"lm_bamba_seed00", "rope_parameters.rope_type", "llama3", "key rope_parameters.rope_type is llama3, expected default"},
-      {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1}, "key ssm_multipliers has 2 numbers, expected 5"},
-      {"lm_falcon_h1_seed00", "ssm_multipliers", Numbers{1, 1, std::nan(""), 1, 1}, "key ssm_multipliers holds NaN"},
-      {"lm_falcon_h1_seed00", "mlp_multipliers", Numbers{1, -std::numeric_limits<double>::infinity()}, "mlp_multipliers holds -Infinity"},
+      {"lm_falcon_h1_seed00", "ssm_multipliers", List{1, 1}, "key ssm_multipliers has 2 numbers, expected 5"},
+      {"lm_falcon_h1_seed00", "ssm_multipliers", List{1, 1, std::nan(""), 1, 1}, "key ssm_multipliers holds NaN"},
+      {"lm_falcon_h1_seed00", "mlp_multipliers", List{1, -std::numeric_limits<double>::infinity()}, "mlp_multipliers holds -Infinity"},
       {"lm_falcon_h1_seed00", "mamba_d_ssm", Index(64), "key mamba_d_ssm is 64, expected 48"},
       {"lm_falcon_h1_seed00", "mamba_rms_norm", true, "mamba.norm.weight is missing"},
       {"lm_falcon_h1_seed00", "projectors_bias", true, "out_proj.bias is missing"},
@@ -869,7 +868,7 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_zamba2_seed00", "num_mem_blocks", Index(0), "key num_mem_blocks is 0, expected at least 1"},
       {"lm_zamba2_seed00", "use_long_context", true, "key use_long_context is true, expected false"},
       {"lm_zamba2_seed00", "use_shared_attention_adapter", false, "linear_q_adapter_list.0.0.weight is there"},
-      {"lm_zamba2_seed00", "hybrid_layer_ids", Numbers{1}, "key hybrid_layer_ids does not name layer 3"},
+      {"lm_zamba2_seed00", "hybrid_layer_ids", List{1}, "key hybrid_layer_ids does not name layer 3"},
       {"lm_zamba2_seed00", "hidden_act", "silu", "key hidden_act is silu, expected gelu"},
       {"lm_zamba2_seed00", "adapter_rank", Index(4), "key adapter_rank is 4, expected 3"},
       {"lm_jamba_seed00", "attn_layer_offset", Index(1), "keys attn_layer_period 4 and attn_layer_offset 1 do not fit layer 1"},
