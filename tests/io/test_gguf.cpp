@@ -388,6 +388,7 @@ TEST_CASE("GGUF: Granite, Bamba, Nemotron-H", "[io]") {
     m.keys.push_back(gguf::integers("granitehybrid.attention.head_count_kv", {0, 1}));
     m.keys.push_back(gguf::real("granitehybrid.attention.scale", 0.015625F));
     m.keys.push_back(gguf::real("granitehybrid.residual_scale", 0.22F));
+    m.keys.push_back(gguf::boolean("granitehybrid.rope.scaling.finetuned", false));
     m.size("expert_count", 2);
     m.same("token_embd.weight", "model.embed_tokens.weight", {6, 8});
     m.same("blk.0.ffn_norm.weight", "model.layers.0.post_attention_layernorm.weight", {8});

@@ -289,7 +289,22 @@ TEST_CASE("GGUF: a key that may change the model and is not understood is named"
       {jamba, "jamba", [](C& c) { c.truth("expert_weights_norm", true); }, "jamba.expert_weights_norm is true, expected false"},
       {jamba, "jamba", [](C& c) { c.size("expert_gating_func", 2); }, "jamba.expert_gating_func is 2, expected 1 (softmax)"},
       {jamba, "jamba", [](C& c) { c.real("expert_weights_scale", 2); }, "key jamba.expert_weights_scale (2) is not understood"},
-      {bamba, "granitehybrid", [](C& c) { c.truth("rope.scaling.finetuned", false); }, "rope.scaling.finetuned is false or missing"},
+      {bamba, "granitehybrid", [](C& c) { c.truth("rope.scaling.finetuned", false); }, "rope.scaling.finetuned is false"},
+      {jamba, "jamba", [](C& c) { c.size("expert_count", 3); }, "(3, rows, columns), as expert_count is 3"},
+      {jamba, "jamba", [](C& c) { c.size("expert_count", 5000); }, "jamba.expert_count is 5000, expected at most 4096"},
+      {granite, "granitehybrid",
+       [](C& c) {
+         c.erase("rope.scaling.finetuned");
+         c.text("rope.scaling.type", "yarn");
+       },
+       "key granitehybrid.rope.scaling.type (yarn) is not understood"},
+      {granite, "granitehybrid",
+       [](C& c) {
+         c.erase("rope.scaling.finetuned");
+         c.size("rope.dimension_count", 2);
+       },
+       "rope.dimension_count is 2, expected the width of a head"},
+      {qwen, "qwen35", [](C& c) { c.size("rope.dimension_count", 24); }, "rope.dimension_count is 24, expected 0 to 16"},
       {granite, "granitehybrid", [](C& c) { c.size("expert_group_count", 2); },
        "key granitehybrid.expert_group_count (2) is not understood"},
       {rwkv, "rwkv6", [](C& c) { c.size("token_shift_count", 1); }, "key rwkv6.token_shift_count (1) is not understood"}};
@@ -337,7 +352,7 @@ TEST_CASE("GGUF: what only describes, switches nothing on or concerns images is 
   }
 }
 
-TEST_CASE("GGUF: the extra prediction head alone is no model", "[io]") {
+TEST_CASE("GGUF: the layers for multi-token prediction alone are no model", "[io]") {
   const auto original = original_of("lm_qwen35_seed00_hybrid4_hidden32_L16");
   if (!original) return;
   GgufConverter::Weights outer;
@@ -347,5 +362,5 @@ TEST_CASE("GGUF: the extra prediction head alone is no model", "[io]") {
   config["mtp_num_hidden_layers"] = 1;
   GgufConverter converter("qwen35", outer, config);
   converter.put("blk.4.nextn.enorm.weight", {{32}, std::vector<float>(32)});
-  CHECK_THAT(error(converter), contains_text("has the extra prediction head alone"));
+  CHECK_THAT(error(converter), contains_text("has the layers for multi-token prediction alone"));
 }

@@ -83,8 +83,8 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers 
   return std::exchange(detail::error_handlers(), handlers);
 }
 
-/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message. Every way
-/// ends a text at a zero byte, which a name out of a file may have: it is written as \x00.
+/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message. All of
+/// them take C strings, which end at a zero byte; a name out of a file may have one: it is written as \x00.
 [[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise(ErrorKind kind, std::string message,
                                                          [[maybe_unused]] const char* file = __builtin_FILE(),
                                                          [[maybe_unused]] int line = __builtin_LINE()) {

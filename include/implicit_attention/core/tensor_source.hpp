@@ -84,7 +84,7 @@ class PrefixedTensors {
   [[nodiscard]] Array<Scalar> optional(std::string_view name, std::size_t axes = 0) const {
     return has(name) ? required(name, axes) : Array<Scalar>();
   }
-  /// The weights of a convolution of each channel by itself, (channels, width): stored as (channels, 1, width), or so.
+  /// The weights of a convolution of each channel by itself, (channels, width): stored as (channels, 1, width) or (channels, width).
   [[nodiscard]] Array<Scalar> required_convolution(std::string_view name) const {
     const std::string full = prefix_ + std::string(name);
     const auto shape = source_->shape(full);

@@ -58,8 +58,7 @@ class GgufConfiguration {
       kimi();
     if (keys_->boolean("attention.causal") == false)
       wrong("attention.causal", "false", "true: a token that reads those after it is not read here");
-    const bool rotary = family.starts_with("qwen") || family.starts_with("lfm2") || family == "falcon-h1" || bamba_;
-    keys_->expect_all_understood(rotary);
+    keys_->expect_all_understood(rotary_ || family.starts_with("qwen") || family.starts_with("lfm2") || family == "falcon-h1");
     return std::move(made_);
   }
 
@@ -117,17 +116,26 @@ class GgufConfiguration {
   [[nodiscard]] std::optional<double> rotated_part() {
     const auto rotated = keys_->number("rope.dimension_count");
     if (!rotated) return std::nullopt;
+    const Index width = head_width();
+    if (!(*rotated >= 0 && *rotated <= static_cast<double>(width)))
+      wrong("rope.dimension_count", message(*rotated), message("0 to ", width, ", the width of a head"));
+    return *rotated / static_cast<double>(width);
+  }
+  [[nodiscard]] Index head_width() {
     const auto width = keys_->integer("attention.key_length");
-    return *rotated / static_cast<double>(width && *width > 0 ? *width : ratio("embedding_length", "attention.head_count"));
+    return width && *width > 0 ? *width : ratio("embedding_length", "attention.head_count");
   }
   void expect_whole_rotation() {
     if (const auto part = rotated_part(); part && *part != 1)
       wrong("rope.dimension_count", message(*keys_->number("rope.dimension_count")), "the width of a head, all of which is rotated");
   }
   /// How experts are chosen and weighed, where a family knows one way: 1 is a softmax, 2 a sigmoid.
-  void expect_experts(Index scores, bool normalised) {
+  void expect_scores(Index scores) {
     if (const auto given = keys_->integer("expert_gating_func"); given && *given != 0 && *given != scores)
       wrong("expert_gating_func", message(*given), message(scores, scores == 1 ? " (softmax)" : " (sigmoid)"));
+  }
+  void expect_experts(Index scores, bool normalised) {
+    expect_scores(scores);
     if (const auto given = keys_->boolean("expert_weights_norm"); given && *given != normalised)
       wrong("expert_weights_norm", *given ? "true" : "false", normalised ? "true" : "false");
   }
@@ -211,10 +219,9 @@ class GgufConfiguration {
   void granite() {
     // Bamba is converted to the same architecture; Granite's multipliers tell them apart.
     const std::array<std::string_view, 4> scales{"attention.scale", "embedding_scale", "residual_scale", "logit_scale"};
-    const bool rotary = keys_->boolean("rope.scaling.finetuned").value_or(false);
+    rotary_ = keys_->boolean("rope.scaling.finetuned").value_or(true);  // the switch of positions, on where it is missing
     bamba_ = std::none_of(scales.begin(), scales.end(), [&](std::string_view key) { return keys_->has(key); });
-    if (bamba_ && !rotary)
-      wrong("rope.scaling.finetuned", "false or missing", "true, as Bamba's files have it: there are none of Granite's scales");
+    if (bamba_ && !rotary_) wrong("rope.scaling.finetuned", "false", "true, as Bamba's files have it: there are none of Granite's scales");
     type(bamba_ ? "bamba" : "granitemoehybrid");
     expect_experts(1, true);
     integers({{"attention.head_count", "num_attention_heads"},
@@ -228,13 +235,18 @@ class GgufConfiguration {
     if (bamba_) {
       integers({{"rope.dimension_count", "attn_rotary_emb"}, {"feed_forward_length", "intermediate_size"}});
     } else {
-      if (!keys_->number("attention.scale"))  // then it is the usual one
-        set("attention_multiplier", 1 / std::sqrt(static_cast<double>(ratio("embedding_length", "attention.head_count"))));
-      numbers({{"attention.scale", "attention_multiplier"},
-               {"embedding_scale", "embedding_multiplier"},
-               {"residual_scale", "residual_multiplier"},
-               {"logit_scale", "logits_scaling"}});
-      set("position_embedding_type", std::string(rotary ? "rope" : "nope"));
+      // A scale of 0 is none, and attention's is the usual one then.
+      const auto scale = [&](std::string_view key, std::string_view ours) {
+        const bool there = keys_->number(key).value_or(0) != 0;
+        if (there) set(ours, shortest(*keys_->number(key)));
+        return there;
+      };
+      if (!scale("attention.scale", "attention_multiplier")) set("attention_multiplier", 1 / std::sqrt(static_cast<double>(head_width())));
+      for (const auto& [key, ours] : {std::pair("embedding_scale", "embedding_multiplier"),
+                                      std::pair("residual_scale", "residual_multiplier"), std::pair("logit_scale", "logits_scaling")})
+        static_cast<void>(scale(key, ours));
+      if (rotary_) expect_whole_rotation();
+      set("position_embedding_type", std::string(rotary_ ? "rope" : "nope"));
       const Index experts = keys_->integer("expert_count").value_or(0);
       set("num_local_experts", experts);
       set("num_experts_per_tok", experts == 0 ? Index{0} : keys_->integer("expert_used_count").value_or(0));
@@ -263,7 +275,7 @@ class GgufConfiguration {
     numbers({{"attention.layer_norm_rms_epsilon", "layer_norm_epsilon"}, {"expert_weights_scale", "routed_scaling_factor"}});
     const auto renormalised = keys_->boolean("expert_weights_norm");
     if (renormalised) set("norm_topk_prob", *renormalised);
-    expect_experts(2, renormalised.value_or(true));
+    expect_scores(2);
     layer_kinds("layers_block_type", [&](Index layer) {
       if (attention(layer)) return std::string("attention");
       if (keys_->of_layer("feed_forward_length", layer) <= 0) return std::string("mamba");
@@ -276,6 +288,7 @@ class GgufConfiguration {
     integers({{"shortconv.l_cache", "conv_L_cache"}, {"expert_count", "num_experts"}, {"leading_dense_block_count", "num_dense_layers"}});
     expert_keys();
     expect_experts(2, true);
+    if (family == "lfm2moe") set("use_expert_bias", has_tensor(message("blk.", keys_->layers() - 1, ".exp_probs_b.bias")));
     expect_whole_rotation();
     set("block_auto_adjust_ff_dim", false);  // the tensors tell the width; the key has the adjusted one, but not from every converter
     numbers({{"attention.layer_norm_rms_epsilon", "norm_eps"}});
@@ -319,14 +332,14 @@ class GgufConfiguration {
     numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}, {"expert_weights_scale", "routed_scaling_factor"}});
     const auto renormalised = keys_->boolean("expert_weights_norm");
     if (renormalised) set("moe_renormalize", *renormalised);
-    expect_experts(2, renormalised.value_or(true));
+    expect_scores(2);
     layer_kinds("layer_types", [&](Index layer) { return std::string(attention(layer) ? "full_attention" : "linear_attention"); });
   }
 
   const GgufKeys* keys_;
   const Tensors* tensors_;
   Configuration made_;
-  bool bamba_ = false;
+  bool bamba_ = false, rotary_ = false;
 };
 
 }  // namespace detail

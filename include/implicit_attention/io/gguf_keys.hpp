@@ -85,13 +85,13 @@ class GgufKeys {
       if (const bool* all = std::get_if<bool>(value)) return *all;
     return of_layer(key, layer) != 0;
   }
-  /// Layers of the model, without those of an extra prediction head that stand behind them.
+  /// Layers of the model, without those for multi-token prediction that follow.
   [[nodiscard]] Index layers() const { return all_layers() - extra_layers(); }
   /// Layers with those.
   [[nodiscard]] Index all_layers() const {
     const Index all = size("block_count"), extra = extra_layers();
     if (extra < 0 || extra >= all || all > 100000)
-      raise(ErrorKind::file, message(where(), ": metadata has ", all, " layers, ", extra, " of them for an extra prediction head"));
+      raise(ErrorKind::file, message(where(), ": metadata has ", all, " layers, ", extra, " of them for multi-token prediction"));
     return all;
   }
 
@@ -103,7 +103,7 @@ class GgufKeys {
       if (name.compare(0, begin.size(), begin) != 0) continue;
       const std::string_view key = std::string_view(name).substr(begin.size());
       if (asked_.find(key) != asked_.end() || describes_only(key) || (!rotary && key.starts_with("rope.")) || is_off(key, value)) continue;
-      raise(ErrorKind::file, message(where(), ": metadata key ", printable(name), is_text(value),
+      raise(ErrorKind::file, message(where(), ": metadata key ", printable(name), value_text(value),
                                      " is not understood, expected no key that may change the model"));
     }
   }
@@ -123,14 +123,15 @@ class GgufKeys {
       if (key == known) return true;
     return key.starts_with("vision.") || key.ends_with("_token_id") || key.find("deepstack") != std::string_view::npos;
   }
-  // False, 0, no text, an empty list; a factor that is 1; experts in one group; positions that are not scaled.
+  // False, 0, no text, an empty list; a factor that is 1; experts in one group; positions that are not scaled, or by a factor, which is another key.
   [[nodiscard]] static bool is_off(std::string_view key, const GgufFile::Value& value) {
-    const bool factor = key.ends_with("scale") || key.ends_with("factor") || key.starts_with("expert_group_");
+    const bool factor =
+        key.ends_with("scale") || key.ends_with("scale_linear") || key.ends_with("factor") || key.starts_with("expert_group_");
     return std::visit(
         [&](const auto& typed) {
           using Type = std::decay_t<decltype(typed)>;
           if constexpr (std::is_same_v<Type, std::string_view>)
-            return typed.empty() || (key == "rope.scaling.type" && typed == "none");
+            return typed.empty() || (key == "rope.scaling.type" && (typed == "none" || typed == "linear"));
           else if constexpr (std::is_arithmetic_v<Type>)
             return typed == Type(0) || (factor && typed == Type(1));
           else
@@ -138,7 +139,7 @@ class GgufKeys {
         },
         value);
   }
-  [[nodiscard]] static std::string is_text(const GgufFile::Value& value) {
+  [[nodiscard]] static std::string value_text(const GgufFile::Value& value) {
     return std::visit(
         [](const auto& typed) -> std::string {
           using Type = std::decay_t<decltype(typed)>;

@@ -253,8 +253,11 @@ class GgufNames final : public GgufRenamer {
     if (part == "attn_k_b") {
       // k_b (heads, latent, n) and v_b (heads, v, latent) become rows [n | v] of each head.
       const Tensor& values = sibling(layer, "attn_v_b.weight");
-      if (tensor.shape.size() != 3 || values.shape.size() != 3 || values.shape[0] != tensor.shape[0] || values.shape[2] != tensor.shape[1])
-        wrong_shape(tensor, message("(heads, latent, keys), as attn_v_b is ", shape_text(values.shape)));
+      constexpr Index most_heads = 4096;
+      if (tensor.shape.size() != 3 || values.shape.size() != 3 || values.shape[0] != tensor.shape[0] ||
+          values.shape[2] != tensor.shape[1] || tensor.shape[0] > most_heads)
+        wrong_shape(tensor,
+                    message("(heads, latent, keys) with at most ", most_heads, " heads, as attn_v_b is ", shape_text(values.shape)));
       const Index heads = tensor.shape[0], latent = tensor.shape[1], keys = tensor.shape[2], width = values.shape[1];
       Tensor joined;
       joined.shape = {heads * (keys + width), latent};
@@ -321,10 +324,20 @@ class GgufNames final : public GgufRenamer {
     return false;
   }
 
+  // A tensor of all experts, split by them: as many as the metadata has, and no number that only a header claims.
+  void expect_experts(const Tensor& tensor) const {
+    constexpr Index most = 4096;
+    const Index experts = keys_->size("expert_count");
+    if (experts > most)
+      raise(ErrorKind::file,
+            message(keys_->where(), ": metadata key ", keys_->architecture(), ".expert_count is ", experts, ", expected at most ", most));
+    if (tensor.shape.size() != 3 || tensor.shape[0] != experts)
+      wrong_shape(tensor, message("(", experts, ", rows, columns), as expert_count is ", experts));
+  }
   // (n, F, D) as n matrices; of each the share `which` of `shares` equal ones.
   template <class As>
   bool one_by_one(const Tensor& tensor, std::string_view name, std::string_view suffix, As as, Index which = 0, Index shares = 1) {
-    if (tensor.shape.size() != 3) wrong_shape(tensor, "(experts, rows, columns)");
+    expect_experts(tensor);
     const Index rows = tensor.shape[1] / shares;
     for (Index expert = 0; expert < tensor.shape[0]; ++expert)
       as(family_.experts, message(expert, ".", name),
@@ -334,6 +347,7 @@ class GgufNames final : public GgufRenamer {
   // Rows of one, then rows of the other; of stacks, matrix by matrix.
   [[nodiscard]] Tensor stacked(const Tensor& a, const Tensor& b) const {
     if (a.shape != b.shape || a.shape.size() < 2) wrong_shape(a, message("the shape of its partner, ", shape_text(b.shape)));
+    if (a.shape.size() > 2) expect_experts(a);
     Tensor both;
     both.shape = a.shape;
     const std::size_t axis = a.shape.size() - 2;

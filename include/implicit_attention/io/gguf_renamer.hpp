@@ -58,13 +58,13 @@ class GgufRenamer {
         const std::string_view part = ends ? rest.substr(0, dot) : rest, suffix = ends ? rest.substr(dot) : std::string_view();
         if (!layer_tensor(layer, part, suffix, tensor)) keep(name, tensor);
       } else if (rest.starts_with("v.") || rest.starts_with("mm.")) {
-        keep(message("visual.", rest), tensor);  // the part that sees, which a text does not use
+        keep(message("visual.", rest), tensor);  // vision encoder and projector, which a text does not use
       } else {
         outer(name, tensor);
       }
     }
     if (has_extra && !has_layers)
-      raise(ErrorKind::file, message(where_, ": has the extra prediction head alone, expected the model's layers"));
+      raise(ErrorKind::file, message(where_, ": has the layers for multi-token prediction alone, expected the model's layers"));
     return std::move(table_);
   }
 

@@ -130,7 +130,7 @@ class Pickle {
     names_.push_back(message(module, ".", name));
     if (!detail::pickle_name_is_known(names_.back()))
       fail(message("the pickle asks for ", printable(names_.back()),
-                   ", which reading tensors needs not, and nothing is executed here; in PyTorch, save the weights alone: "
+                   ", which is not needed to read tensors, and nothing is executed here; in PyTorch, save the weights alone: "
                    "torch.save(model.state_dict(), file)"));
     PickleValue value;
     value.kind = Kind::name;

@@ -11,7 +11,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Python's own containers and numbers that settings of a training stand in; PyTorch's strict reader takes them too. None holds tensors.
+/// Python's own containers and numbers that training settings are stored in; PyTorch's strict reader takes them too. None holds tensors.
 [[nodiscard]] inline bool pickle_name_is_plain(std::string_view name) {
   constexpr std::array<std::string_view, 8> names{"collections.Counter",   "builtins.set",     "__builtin__.set",     "builtins.bytearray",
                                                   "__builtin__.bytearray", "builtins.complex", "__builtin__.complex", "_codecs.encode"};

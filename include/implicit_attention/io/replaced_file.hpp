@@ -28,7 +28,7 @@ inline void remove_partial_files() noexcept {
 }
 
 /// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and
-/// nothing is left behind. A link stays one: what it leads to is written, there already or not.
+/// nothing is left behind. A symbolic link is kept; its target is written, and made if it does not exist.
 /// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
 class ReplacedFile {
  public:

@@ -89,8 +89,9 @@ class ZipFile {
     constexpr std::size_t end_size = 22, longest_comment = 65535;
     const std::size_t earliest = bytes.size() > end_size + longest_comment ? bytes.size() - end_size - longest_comment : 0;
     const auto mark_up_to = [&](std::size_t last) {
-      const std::size_t found = bytes.rfind("PK\x05\x06", last);
-      return found == std::string_view::npos || found < earliest ? std::string_view::npos : found;
+      if (last < earliest) return std::string_view::npos;
+      const std::size_t found = bytes.substr(earliest).rfind("PK\x05\x06", last - earliest);  // not through a file of gigabytes
+      return found == std::string_view::npos ? found : earliest + found;
     };
     // The mark may stand in the comment behind the record, too: the record is the one whose comment ends with the file.
     const auto ends_file = [&](std::size_t at) {

@@ -272,7 +272,7 @@ class BonusRecurrence {
     return made;
   }
 
-  std::string_view who_;
+  std::string who_;
   Index heads_ = 1;
   Array<Scalar> bonus_;  // (1, E)
   Norm<Scalar> norm_;

@@ -108,7 +108,7 @@ template <Real S>
   return mixer;
 }
 
-/// How many of a number of experts a token has, and of how many groups: the keys are named that say more than there are.
+/// Checks the number of chosen experts and groups against the router; errors name the key.
 inline void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
   const auto refuse = [&](std::initializer_list<std::string_view> spellings, Index value, const std::string& expected) {
     std::string_view key = *spellings.begin();

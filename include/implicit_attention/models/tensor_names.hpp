@@ -61,7 +61,9 @@ class RenamedTensors final : public TensorSource<Scalar> {
 /// head included.
 [[nodiscard]] inline std::string wrapper_prefix(const std::vector<std::string>& names) {
   std::string prefix;
-  for (bool found = !names.empty(); found;) {
+  constexpr int most = 8;  // wrappers in one another: names are untrusted, and every round reads all of them
+  bool found = !names.empty();
+  for (int round = 0; found && round < most; ++round) {
     found = false;
     for (const std::string_view wrapper : {"module.", "_orig_mod.", "base_model.model."})
       if (std::all_of(names.begin(), names.end(),

@@ -56,7 +56,21 @@ namespace detail {
 /// Two more keys of generating text, which by themselves are a number of experts and a scale of scores: beside `model_type` they are what
 /// transformers writes. No family here takes either from a whole model's configuration.
 [[nodiscard]] inline bool generates_only(const Configuration& configuration, std::string_view key) {
-  return (key == "top_k" || key == "temperature") && configuration.has("model_type");
+  for (const std::string_view known : {"top_k", "temperature", "text_config.top_k", "text_config.temperature"})
+    if (key == known) return configuration.has("model_type");
+  return false;
+}
+
+/// Whether a key's own value switches something off: false, 0, an empty text or list.
+[[nodiscard]] inline bool is_off(const Configuration& configuration, std::string_view key) {
+  const auto of = [](const auto& typed) {
+    using Type = std::decay_t<decltype(typed)>;
+    if constexpr (std::is_arithmetic_v<Type>)
+      return typed == Type(0);
+    else
+      return typed.empty();
+  };
+  return configuration.has(key) && std::visit(of, *configuration.find(key));
 }
 
 /// Fails on the mark of quantised weights (transformers', MLX's), before any tensor is read: what is stored then are codes, and scales
@@ -65,7 +79,7 @@ inline void expect_not_quantised(const Configuration& configuration) {
   const std::vector<std::string> keys = configuration.keys();
   for (const std::string_view key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
     const std::string inner = message(key, ".");
-    if (!configuration.has(key) &&
+    if ((!configuration.has(key) || is_off(configuration, key)) &&
         std::none_of(keys.begin(), keys.end(), [&](const std::string& name) { return name.compare(0, inner.size(), inner) == 0; }))
       continue;
     const std::string method = inner + "quant_method";
@@ -179,15 +193,7 @@ inline void expect_all_understood(const Configuration& configuration, std::strin
     if (configuration.asked(key) || describes_only(key) || generates_only(configuration, key) ||
         (layer_alone && concerns_other_parts(configuration, key)))
       continue;
-    const auto is_off = [](const auto& typed) {
-      using Type = std::decay_t<decltype(typed)>;
-      if constexpr (std::is_arithmetic_v<Type>)
-        return typed == Type(0);
-      else
-        return typed.empty();
-    };
-    const bool off = configuration.has(key) && std::visit(is_off, *configuration.find(key));
-    if (!off)
+    if (!is_off(configuration, key))
       raise(ErrorKind::value, message(configuration.where(), ": key ", printable(key), " is not understood by ", architecture,
                                       ", expected no key that may change the model; remove it if it changes nothing"));
   }
