@@ -112,8 +112,9 @@ int main(int argument_count, char** arguments) {
       ->required();
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
-  app.add_option("--method", question.methods,
-                 "how tokens are scored (contribution-norms); several are separated by commas: " + attribution_method_names())
+  app.add_option(
+         "--method", question.methods,
+         "how tokens are scored (contribution-norms; with --reduce, raw); several are separated by commas: " + attribution_method_names())
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->option_text("ID|argmax");
@@ -157,16 +158,17 @@ int main(int argument_count, char** arguments) {
       ->check(at_least(1))
       ->option_text("N");
   add_threads_option(app, question.threads, true);
-  const CLI::Option* out =
-      app.add_option("--out", options.out,
-                     "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map; .jsonl with --data)")
-          ->option_text("FILE");
+  const CLI::Option* out = app.add_option("--out", options.out,
+                                          "a picture (.png), or numbers (.json, .safetensors: input_ids, logits, scores, map, which a "
+                                          ".json holds up to 128 tokens; .jsonl with --data)")
+                               ->option_text("FILE");
   app.add_flag("--all-logits", options.all_logits,
                ".json holds the logits at every token, as .safetensors does, not at the position alone");
   app.add_flag("--save-gradients", question.gradients, "every layer's output and its gradient go into the .safetensors file, too");
   app.footer(
       "The models in examples/models give their label after <cls>.\n\nExamples:\n"
-      "  explain --model examples/models/mamba --text \"a gripping and moving film <cls>\" --method raw,relevance --out film.png\n"
+      "  explain --model examples/models/mamba --text \"a gripping and moving film <cls>\" --method contribution-norms,relevance --out "
+      "film.png\n"
       "  explain --model examples/models/rwkv4 --text \"never dull <cls>\" --method relevance --target positive --contrast negative\n"
       "  explain --model MODEL --text \"Once upon a time\" --generate 20 --method relevance\n"
       "  explain --model MODEL --chat --text \"Why is the sky blue?\" --generate 40 --out words.png\n"
@@ -176,6 +178,8 @@ int main(int argument_count, char** arguments) {
   Index failed = 0;
   const int status = run_program(app, argument_count, arguments, [&] {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
+    if (given(app, "--reduce") && !given(app, "--method"))
+      question.methods = "raw";  // which of the methods it can be about needs one row a layer
     check_question(question);
     check_combinations(app);
     Ranks ranks;

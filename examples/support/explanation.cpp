@@ -71,22 +71,24 @@ Index single_position(const ExplanationOptions& options, Index tokens) {
   return chosen.front();
 }
 
-/// Why a method's map of so many tokens is left out of what is written; empty where it is not, or where there is none. Fails (limit) if it
-/// does not fit and is needed.
-std::string why_without_map(const ExplanationOptions& options, Method method, std::size_t tokens) {
-  constexpr std::size_t of_vectors = 128;  // their maps take a product with the output projection for every token pair
+/// Why a method's map of so many tokens is left out of what is written; empty where it is not, or where there is none. `operations`: what a map
+/// by vectors takes for a pair of tokens. Fails (limit) if the map does not fit and is needed.
+std::string why_without_map(const ExplanationOptions& options, Method method, std::size_t tokens, double operations = 0) {
+  constexpr double most_operations = 1e11;  // a second or two
   if (!method_info(method).has_map) return "";
   if (tokens > IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) {
-    const std::string too_large = message("takes more than the limit of ", IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U, " MiB");
+    const std::size_t limit = IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U;
     if (options.needs_maps)
-      raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens ", too_large, ", expected strips"));
-    return "it " + too_large;
+      raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ", limit,
+                                      " MiB, expected strips"));
+    return message("it takes more than ", limit, " MiB");
   }
   if (options.needs_maps) return "";
+  const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens) / 2;
+  if ((method == Method::contribution_norms || method == Method::contribution_rollout) && pairs * operations > most_operations)
+    return "it takes a product for each pair of tokens; --picture maps draws it all the same";
   if (tokens > options.largest_map)
-    return message("of more than ", options.largest_map, " tokens a .safetensors can hold it, and a .json does not");
-  if (tokens > of_vectors && (method == Method::contribution_norms || method == Method::contribution_rollout))
-    return message("of more than ", of_vectors, " tokens ", method_info(method).name, " takes long; --picture maps draws it all the same");
+    return message("of more than ", options.largest_map, " tokens a .safetensors holds it, and a .json does not");
   return "";
 }
 
@@ -193,11 +195,13 @@ class Questioner {
     explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
 
     const bool choose = options_.generate == 0;
+    // A token's vector goes through the output projection, about twice as many channels as the model is wide, in every layer.
+    const double width = static_cast<double>(model().width()), operations = 4 * width * width * static_cast<double>(model().layer_count());
     const auto has_map = [&, of_one = options_.maps && targets.size() == 1](const NamedMethod& named) {
       if (!of_one || !method_info(named.method).has_map) return false;
-      const std::string left_out = why_without_map(options_, named.method, explanation.ids.size());
-      if (explanation.map_left_out.empty()) explanation.map_left_out = left_out;
-      return left_out.empty();
+      const std::string why = why_without_map(options_, named.method, explanation.ids.size(), operations);
+      if (!why.empty()) explanation.maps_left_out.push_back({named.name, why});
+      return why.empty();
     };
     std::vector<bool> maps;
     for (const NamedMethod& named : methods_) maps.push_back(has_map(named));

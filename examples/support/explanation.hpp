@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
@@ -21,7 +22,7 @@ struct ExplanationOptions {
   std::string position = "last", target = "argmax", contrast;
   std::string methods = "contribution-norms";  ///< names with commas between
   std::string terms = "all", reduce = "mean-abs", precision = "float32";
-  std::optional<Index> layer;     ///< raw: this one alone
+  std::optional<Index> layer;     ///< raw, relevance-attention, contribution-norms: this one alone
   std::string baseline = "zero";  ///< integrated gradients: zero, mean (of the embeddings), or a token by its id or name
   Index steps = 0;                ///< integrated gradients: this many even points; 0: as many as it takes
   bool all_logits = false;        ///< logits at every token, not at the position alone
@@ -93,8 +94,8 @@ struct Explanation {
   Matrix<double> logits;                 ///< (tokens, vocabulary), or (targets, vocabulary)
   std::vector<ExplainedTarget> targets;  ///< one, or one for each token that the model wrote
   std::optional<Written> written;
-  std::vector<NamedMatrix> gradients;  ///< layerN.y and layerN.grad_y, (tokens, channels)
-  std::string map_left_out;            ///< why the methods' maps are left out; empty: they are not
+  std::vector<NamedMatrix> gradients;                              ///< layerN.y and layerN.grad_y, (tokens, channels)
+  std::vector<std::pair<std::string, std::string>> maps_left_out;  ///< methods whose maps are left out, and why
 
   /// The only one, or the first.
   [[nodiscard]] const ExplainedTarget& target() const { return targets.front(); }

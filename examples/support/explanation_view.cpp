@@ -190,8 +190,9 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
            (explanation.written ? written_text(explanation, method, terminal) : answer_text(explanation, first.answers[method], terminal));
     out += remarks(explanation, method);
   }
-  if (!explanation.map_left_out.empty())
-    out += message("(the map of every token pair is left out of the file: ", explanation.map_left_out, ")\n");
+  for (const auto& [method, why] : explanation.maps_left_out)
+    out += message("(the map of every token pair", first.answers.size() > 1 ? " by " + method : std::string(),
+                   " is left out of the file: ", why, ")\n");
   if (explanation.unknown > 0)
     out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
                    " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");

@@ -119,6 +119,40 @@ TEST_CASE("contribution norms, their rollout and ALTI-Logit are what their formu
   CHECK(std::isnan(alti.explained));
 }
 
+TEST_CASE("walks with held attention take a second path with them, whatever the terms", "[attribution]") {
+  // RWKV-7's bonus is a second path on the value itself. A bias is no part of A: all other terms as a list walk as all of them do.
+  bool found = false;
+  for (const fs::path& path : golden_models()) {
+    if (path.filename().string().rfind("lm_rwkv7_", 0) != 0) continue;
+    found = true;
+    const Golden golden(path);
+    INFO(path.filename().string());
+    const LanguageModel<double> model = load_language_model<double>(golden.weights<double>(), golden.configuration);
+    ForwardOptions every_logit;
+    every_logit.logit_positions = Indices::all();
+    Explainer<double> explainer(model, golden.ids, every_logit);
+    const Target target{static_cast<Index>(golden.ids.size()) - 1, 3, Index(4)};
+    MethodOptions<double> listed;
+    listed.terms = Terms::parse("recurrence,gate,activation,convolution,normalization,skip");
+    for (const Method method : {Method::vector_rollout, Method::relevance_attention})
+      CHECK(relative_error(explainer.explain(method, target, listed).scores, explainer.explain(method, target).scores) < 1e-11);
+    // The columns of the edge maps along the walk, of both paths, layer by layer.
+    const ForwardPass<double> pass = model.forward(golden.ids, every_logit);
+    const BackwardPass<double> held =
+        backward(model, pass, logit_gradient(pass, target.position, 3, Index(4)), held_attention_walk<double>(Terms::all()));
+    for (const Index layer : model.mixing_layers()) {
+      const LayerPass<double>& of_layer = pass.layers[static_cast<std::size_t>(layer)];
+      const ImplicitAttention<double> attention = model.implicit_attention(of_layer, layer);
+      REQUIRE(attention.has_second());
+      const Numbers map = edge_map(attention, of_layer.x(), held.layers[static_cast<std::size_t>(layer)].y);
+      MethodOptions<double> of_one;
+      of_one.layer = layer;
+      CHECK(relative_error(explainer.explain(Method::relevance_attention, target, of_one).scores, map.colwise().sum()) < 1e-10);
+    }
+  }
+  if (!found) WARN("no golden RWKV-7 model is here");
+}
+
 TEST_CASE("methods by vectors explain several targets as they explain each by itself", "[attribution]") {
   const std::string name = GENERATE("mamba", "rwkv4", "griffin");
   const Method method = GENERATE(Method::contribution_norms, Method::contribution_rollout, Method::alti_logit);

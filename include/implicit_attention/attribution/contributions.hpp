@@ -2,6 +2,7 @@
 // (Pitorro & Treviso 2025, arXiv 2502.15612) has to approximate the activation behind the convolution; the unified form does not.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include <implicit_attention/attribution/result.hpp>
@@ -32,16 +33,22 @@ void check_contributions(const ImplicitAttention<Scalar>& attention, const Array
 /// Row j: W (A[i,j,:] * x[j,:]), tokens 0 .. i, (i + 1, width), and the same of a second path, whose input is its own.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> contributions_row(const ImplicitAttention<Scalar>& attention, const Array<Scalar>& x,
-                                               const Array<Scalar>& projection, Index output) {
+                                               const Array<Scalar>& projection, Index output,
+                                               const Executor& executor = serial_executor()) {
   Selection selection;
   selection.rows = Indices({output});
+  selection.executor = executor;
   Matrix<Scalar> row(attention.channels(), attention.tokens());
   attention.materialize_into(row, selection);
   Matrix<Scalar> before = row.leftCols(output + 1).transpose().cwiseProduct(x.matrix().topRows(output + 1));
-  if (attention.has_second()) before += contributions_row(attention.second(), attention.second_input(), Array<Scalar>(), output);
+  if (attention.has_second()) before += contributions_row(attention.second(), attention.second_input(), Array<Scalar>(), output, executor);
   if (projection.empty()) return before;
+  constexpr Index panel = 256;  // tokens; fixed, so that results do not depend on the number of workers
   Matrix<Scalar> contributions(before.rows(), projection.rows());
-  set_product_of_rows<Scalar>(contributions, before, projection, 0, projection.rows());
+  executor((before.rows() + panel - 1) / panel, [&](Index index) {
+    const Index first = index * panel, count = std::min(panel, before.rows() - first);
+    set_product_of_rows<Scalar>(contributions.middleRows(first, count), before.middleRows(first, count), projection, 0, projection.rows());
+  });
   return contributions;
 }
 

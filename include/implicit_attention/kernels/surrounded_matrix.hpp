@@ -110,8 +110,8 @@ class HeadMapWriter {
     Index from = 0, stop = 0, made = end;
     if (count > 0) {
       made = std::min(end + rest_of_line(to + end), of.last);
-      const bool finite = columns_.finite() && std::isfinite(scale);
-      if (columns_.by_taps() && finite && writer_.streams(to)) {
+      const bool finite = columns_.finite() && std::isfinite(scale), folds = finite && takes_scale(c, scale);
+      if (folds && writer_.streams(to)) {
         from = std::min(rest_of_line(to + first), count);
         stop = from + (count - from) / RowWriter<Scalar>::line * RowWriter<Scalar>::line;
       }
@@ -119,7 +119,7 @@ class HeadMapWriter {
       const bool skips = columns_.skips() && i >= first && i < of.last + columns_.width() - 1;
       const Scalar diagonal = skips ? row[i] : Scalar(0);
       if (skips) row[i] += columns_.skip(c);
-      multiply(row + first, c, scale, from, stop, count, to + first);
+      multiply(row + first, c, folds, scale, from, stop, count, to + first);
       if (!finite) write_exactly(row, seen, c, first, end, scale);
       if (skips) row[i] = diagonal;
       // What was computed there is 0 times a factor: -0, or NaN.
@@ -142,14 +142,30 @@ class HeadMapWriter {
     }
   }
 
-  /// Entries 0 .. count - 1 of a row into `numbers_`; but from `from` to `stop`, whole lines of the result, straight to `to`.
-  void multiply(const Scalar* row, Index c, Scalar scale, Index from, Index stop, Index count, Scalar* to) {
+  /// Whether a row's scale may be multiplied into its channel's four taps: not where that would lose digits, or make infinite taps of opposite
+  /// signs, whose sum is no number.
+  [[nodiscard]] bool takes_scale(Index c, Scalar scale) const {
+    if (!columns_.by_taps() || scale == Scalar(0)) return columns_.by_taps();
+    bool takes = true;
+    for (Index tap = 0; tap < 4; ++tap) takes = takes && (columns_.tap(c, tap) == Scalar(0) || std::isnormal(columns_.tap(c, tap) * scale));
+    return takes;
+  }
+
+  /// Entries 0 .. count - 1 of a row into `numbers_`; but from `from` to `stop`, whole lines of the result, straight to `to`. `folds`: the scale
+  /// goes into the taps.
+  void multiply(const Scalar* row, Index c, bool folds, Scalar scale, Index from, Index stop, Index count, Scalar* to) {
     Scalar* const numbers = numbers_.data();
     if constexpr (lane == computed_lanes<Scalar>) {
       if (columns_.by_taps()) {  // nearly all models' convolution
+        const Scalar by = folds ? scale : Scalar(1);
         const FourTaps of{row,
                           columns_.activation(c),
-                          {columns_.tap(c, 0) * scale, columns_.tap(c, 1) * scale, columns_.tap(c, 2) * scale, columns_.tap(c, 3) * scale}};
+                          {columns_.tap(c, 0) * by, columns_.tap(c, 1) * by, columns_.tap(c, 2) * by, columns_.tap(c, 3) * by}};
+        if (!folds) {
+          multiply_four<false>(of, 0, count, numbers);
+          for (Index j = 0; j < count; ++j) numbers[j] *= scale;
+          return;
+        }
         multiply_four<false>(of, 0, from, numbers);
         multiply_four<true>(of, from, stop, to);
         return multiply_four<false>(of, stop, count, numbers);

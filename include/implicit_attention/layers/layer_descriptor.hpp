@@ -34,12 +34,14 @@ concept LayerDescriptor = requires(const Layer& layer, const typename Layer::Act
   { layer.lower(activations, terms) } -> std::same_as<UnifiedForm<typename Layer::Scalar>>;  // the unified form, these terms on
 };
 
-/// One sequence through a layer within a trace: the numbers it kept, and the three values whose gradients are asked for.
+/// One sequence through a layer within a trace: the numbers it kept, and the three values whose gradients are asked for. A layer whose form has
+/// a second path gives the value that path acts on as well.
 template <class Layer>
 struct LayerRun {
   using Scalar = typename Layer::Scalar;
   typename Layer::Activations activations;
   Value<Scalar> x, y, out;
+  Value<Scalar> second_x = {};
 };
 
 /// A layer whose forward pass is written from the trace's operations: `run(u, context)`.

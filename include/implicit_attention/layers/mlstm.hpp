@@ -193,7 +193,7 @@ LayerRun<Mlstm<S>> Mlstm<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   const Value<S> out = linear(y, w.proj_down_weight, w.proj_down_bias);
   act.y = y.numbers;
   act.out = out.numbers;
-  return {std::move(act), x, y, out};
+  return {std::move(act), x, y, out, m};
 }
 
 template <Real S>

@@ -228,7 +228,7 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
   act.y = y.numbers;
   act.out = out.numbers;
   act.final.shifted = (*u).bottomRows(1);
-  return {std::move(act), x, y, out};
+  return {std::move(act), x, y, out, v};
 }
 
 template <Real S>

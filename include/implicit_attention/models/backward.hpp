@@ -166,10 +166,21 @@ template <Real Scalar>
   if (!(terms == Terms::all()))
     walk.detours = [terms, executor](Index, const LayerPass<Scalar>& layer) {
       std::vector<Detour<Scalar>> detours;
-      for (const MixerRun<Scalar>& mixer : layer.mixers)
-        detours.push_back({mixer.y, mixer.x, [attention = mixer.attention(terms), executor](const Matrix<Scalar>& gradient) {
+      const auto leave = [&](const Value<Scalar>& y, const Value<Scalar>& x, ImplicitAttention<Scalar> attention) {
+        detours.push_back({y, x, [attention = std::move(attention), executor](const Matrix<Scalar>& gradient) {
                              return attention.apply_transpose(gradient, executor);
                            }});
+      };
+      for (const MixerRun<Scalar>& mixer : layer.mixers) {
+        const ImplicitAttention<Scalar> attention = mixer.attention(terms);
+        leave(mixer.y, mixer.x, attention);
+        if (!attention.has_second()) continue;
+        if (mixer.second_x.empty())
+          raise(ErrorKind::value,
+                "the walk with held attention: a layer has a second path, and its run does not give the input of it "
+                "(LayerRun::second_x)");
+        leave(mixer.y, mixer.second_x, attention.second());
+      }
       return detours;
     };
   return walk;

@@ -30,6 +30,7 @@ class LayerContributions {
     const auto refuse = [&](const char* what) {
       raise(ErrorKind::value, message("contributions: layer ", layer, " of ", model.name(), " ", what));
     };
+    if (!model.causal()) raise(ErrorKind::value, message("contributions: ", model.name(), " is not causal"));
     const Block<S>& block = model.block(layer);
     const auto mixing = [](const Sublayer<S>& sublayer) {
       return std::any_of(sublayer.branches.begin(), sublayer.branches.end(), [](const Branch<S>& b) { return b.part->channels() != 0; });
@@ -59,16 +60,19 @@ class LayerContributions {
   [[nodiscard]] Index tokens() const { return before_.rows(); }
 
   /// v_ij of every token j <= i, (i + 1, D); with `residual`, r_i is added to token i's own.
-  [[nodiscard]] Matrix<S> vectors(Index i, bool residual) const {
+  [[nodiscard]] Matrix<S> vectors(Index i, bool residual, const Executor& executor = serial_executor()) const {
     Matrix<S> all = Matrix<S>::Zero(i + 1, before_.cols());
-    for (const Mixer& mixer : mixers_) all += mixer.scale * detail::contributions_row(mixer.attention, mixer.x, mixer.projection, i);
+    for (const Mixer& mixer : mixers_)
+      all += mixer.scale * detail::contributions_row(mixer.attention, mixer.x, mixer.projection, i, executor);
     if (held_.size() != 0) all.array().rowwise() *= held_.row(i).array();
     if (residual) all.row(i) += before_.matrix().row(i);
     return all;
   }
 
   /// |v_ij|_2 of every token j <= i, (1, i + 1).
-  [[nodiscard]] RowVector<S> norms(Index i) const { return vectors(i, false).rowwise().norm().transpose(); }
+  [[nodiscard]] RowVector<S> norms(Index i, const Executor& executor = serial_executor()) const {
+    return vectors(i, false, executor).rowwise().norm().transpose();
+  }
 
   /// How row i is mixed: shares of the tokens j <= i, (1, i + 1), not negative, with sum 1.
   ///   - by norm: |v_ij|_2, the residual with token i's own;
@@ -130,7 +134,6 @@ template <Real S>
 template <Real S, class Visit>
 void each_layer_of_contributions(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& layers, Terms terms,
                                  const Executor& executor, const Visit& visit) {
-  if (!model.causal()) raise(ErrorKind::value, message("contributions: ", model.name(), " is not causal"));
   for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
     visit(LayerContributions<S>(model, model.layer_pass(pass, *layer, executor, false), *layer, terms));
 }
@@ -161,10 +164,12 @@ template <Real S>
 template <Real S>
 void add_contribution_norms(const LayerContributions<S>& layer, const std::vector<Index>& positions, Matrix<S>& norms,
                             const Executor& executor) {
-  executor(norms.rows(), [&](Index r) {
+  const auto add = [&](Index r, const Executor& within) {
     const Index position = positions[static_cast<std::size_t>(r)];
-    norms.row(r).head(position + 1) += layer.norms(position);
-  });
+    norms.row(r).head(position + 1) += layer.norms(position, within);
+  };
+  if (norms.rows() == 1) return add(0, executor);
+  executor(norms.rows(), [&](Index r) { add(r, serial_executor()); });
 }
 
 template <Real S>
@@ -177,13 +182,14 @@ template <Real S>
 
 }  // namespace detail
 
-/// Contribution norms, (positions, tokens): row r is the mean over `layers`, which mix tokens, of |v_ij|_2 at i = positions[r]. How much each token adds to the position in a layer, without a target; not negative. Time tokens * channels * width a
-/// layer and position.
+/// Contribution norms, (positions, tokens): row r is the mean over `layers`, which mix tokens, of |v_ij|_2 at i = positions[r]. How much each
+/// token adds to the position in a layer, without a target; not negative. Time tokens * channels * width a layer and position.
 template <Real S>
 [[nodiscard]] Matrix<S> contribution_norms(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& positions,
                                            const std::vector<Index>& layers, Terms terms = Terms::all(),
                                            const Executor& executor = serial_executor()) {
   for (const Index position : positions) detail::check_position("contribution norms", position, pass.tokens());
+  detail::check_layers("contribution norms", static_cast<Index>(layers.size()));
   Matrix<S> norms = Matrix<S>::Zero(static_cast<Index>(positions.size()), pass.tokens());
   detail::each_layer_of_contributions(model, pass, layers, terms, executor, [&](const LayerContributions<S>& layer) {
     detail::add_contribution_norms(layer, positions, norms, executor);

@@ -69,8 +69,8 @@ class Explainer {
   /// The gradients of what is explained with respect to everything in the model; kept for the target asked for last.
   [[nodiscard]] const BackwardPass<Scalar>& gradients(const Target& target);
 
-  /// One score per input token by one method; zero after the target's position. Raw attention, rollout and random take the position
-  /// alone; the others the whole target. See the methods' own headers for formulas and signs.
+  /// One score per input token by one method; zero after the target's position. Raw attention, rollout, the two by
+  /// contribution norms and random take the position alone; the others the whole target. See the methods' own headers for formulas and signs.
   [[nodiscard]] Attribution<Scalar> explain(Method method, const Target& target, const MethodOptions<Scalar>& options = {});
 
   /// The matrix form of every method: row r is what `explain` gives for targets[r], to rounding. One target for each position gives a map
@@ -79,7 +79,7 @@ class Explainer {
   ///   - raw: the chosen rows of its map; nothing else is computed.
   ///   - rollout: rows of rollout_map, which needs a map over tokens or two. Where one row needs none (ReductionKind::mean without a
   ///     discard ratio) and few are asked for, they are computed one by one, in linear memory.
-  ///   - contribution-norms, contribution-rollout, alti-logit: each layer's vectors are made once for all targets.
+  ///   - contribution-norms, contribution-rollout, alti-logit: each layer is lowered, and each row of a rollout made, once for all targets.
   ///   - leave-one-out: one run for each token serves all targets; it has their logits.
   ///   - all others: target by target. Gradients differ from target to target: the map of a gradient-weighted form (with_map) is of one
   ///     target's gradients, and only its row at that target's position is in here.

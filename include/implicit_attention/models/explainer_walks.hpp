@@ -88,8 +88,17 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
   if (by_columns)
     walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
       if (std::find(layers.begin(), layers.end(), layer) == layers.end()) return;
-      for (std::size_t index = 0; index < pass.mixers.size(); ++index)
-        columns += (*pass.mixers[index].x).cwiseProduct(*gradients.mixers_x[index]).rowwise().sum().transpose();
+      const auto add = [&](ConstView<Scalar> x, ConstView<Scalar> gradient) {
+        columns += x.cwiseProduct(gradient).rowwise().sum().transpose();
+      };
+      for (std::size_t index = 0; index < pass.mixers.size(); ++index) {
+        const MixerRun<Scalar>& mixer = pass.mixers[index];
+        add(*mixer.x, *gradients.mixers_x[index]);
+        if (mixer.second_x.empty()) continue;
+        // Its input may be what x is made of (RWKV-7's value), whose gradient holds both paths' parts.
+        if (const ImplicitAttention<Scalar> attention = mixer.attention(options.terms); attention.has_second())
+          add(*attention.second_input(), attention.second().apply_transpose(*gradients.mixers_y[index], options_.executor));
+      }
     };
   const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
   result.bias_share = walked.bias_share;

@@ -84,6 +84,7 @@ class MixerPart final : public Part<typename Layer::Scalar> {
     mixer.x = run.x;
     mixer.y = run.y;
     mixer.out = run.out;
+    mixer.second_x = run.second_x;
     if (u.trace->starts().empty())
       mixer.attention = [layer = layer_, activations](Terms terms) { return implicit_attention_of(*layer, *activations, terms); };
     else

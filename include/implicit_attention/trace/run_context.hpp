@@ -19,6 +19,7 @@ template <Real S>
 struct MixerRun {
   std::string kind;    ///< empty for a layer's first mixer; what a parallel one is called ("attention")
   Value<S> x, y, out;  ///< its linear input (L, E), its output before (L, E) and after (L, D) the output projection
+  Value<S> second_x;   ///< the input of its second path, where it has one
   std::function<ImplicitAttention<S>(Terms terms)> attention;  ///< its implicit attention
   std::shared_ptr<const void> activations;                     ///< what it kept, in its own type
   const void* type = nullptr;                                  ///< tells that type: type_tag of the layer

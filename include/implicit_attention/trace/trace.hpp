@@ -109,7 +109,8 @@ struct Seed {
   Matrix<Scalar> gradient;
 };
 
-/// A place where a walk leaves the record: what arrives at `at` is handed to `through`, whose result is added to `to`.
+/// A place where a walk leaves the record: what arrives at `at` is handed to `through`, whose result is added to `to`. There may be several at
+/// one place.
 template <Real Scalar>
 struct Detour {
   Value<Scalar> at, to;
@@ -234,11 +235,13 @@ WalkResult<S> Trace<S>::walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, 
     for (Index slot = step.first; slot < step.first + step.count; ++slot) {
       made[static_cast<std::size_t>(slot)] = true;
       keep(slot);
+      bool left = false;
       for (const Detour<Scalar>& detour : detours)
         if (detour.at.slot == slot && back.gradient(slot).size() != 0) {
           back.add(detour.to, detour.through(back.gradient(slot)));
-          back.gradient(slot).resize(0, 0);
+          left = true;
         }
+      if (left) back.gradient(slot).resize(0, 0);
       reached = reached || back.gradient(slot).size() != 0;
     }
     if (reached) step.back(back, &back.gradient(step.first));
