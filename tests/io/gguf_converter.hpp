@@ -538,7 +538,9 @@ class GgufConverter {
   // Falcon-H1's multipliers, into the tensors.
   [[nodiscard]] T multiplied(const std::string& name, T t) const {
     const auto holds = [&](std::string_view part_of_name) { return name.find(part_of_name) != std::string::npos; };
-    const auto times = [](T of, double factor) { return each(std::move(of), [&](float x) { return static_cast<float>(x * factor); }); };
+    const auto times = [](T of, double factor) {
+      return each(std::move(of), [&](float x) { return static_cast<float>(static_cast<double>(x) * factor); });
+    };
     const double in = number("attention_in_multiplier");
     if (holds("down_proj")) return times(std::move(t), config_["mlp_multipliers"][1].get<double>());
     if (holds("gate_proj")) return times(std::move(t), config_["mlp_multipliers"][0].get<double>());

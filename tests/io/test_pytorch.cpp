@@ -220,7 +220,7 @@ TEST_CASE("PyTorch: an archive with a comment, even one that has the directory's
   const TemporaryFolder folder;
   const std::string plain =
       torch_bytes(p::dictionary({{"a", p::tensor(p::storage("FloatStorage", "0", 1), 0, {1}, {1})}}), {{"0", bytes_of<float>({6})}});
-  for (const std::string comment : {std::string("checked"), "PK\x05\x06" + std::string(40, 'x'), std::string(30, 'x') + "PK\x05\x06"}) {
+  for (const std::string& comment : {std::string("checked"), "PK\x05\x06" + std::string(40, 'x'), std::string(30, 'x') + "PK\x05\x06"}) {
     std::string bytes = plain;
     bytes.replace(bytes.size() - 2, 2, u16(static_cast<unsigned>(comment.size())));
     write_bytes(folder / "c.pt", bytes + comment);

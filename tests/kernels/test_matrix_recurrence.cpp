@@ -331,6 +331,51 @@ TEMPLATE_TEST_CASE("rows that are written in several stretches, past the caches:
   }
 }
 
+TEMPLATE_TEST_CASE("rows with an infinite gate are infinite by the sign of what it multiplies, those with a tiny one are its products", "",
+                   double, float) {
+  using Scalar = TestType;
+  const unsigned parts = GENERATE(0b0001111u, 0b0111111u);  // by taps, and by factors
+  constexpr Scalar infinite = std::numeric_limits<Scalar>::infinity(), tiny = std::numeric_limits<Scalar>::min();
+  Plan plan;
+  plan.tokens = 67;
+  plan.heads = 2;
+  plan.state = 3;
+  plan.values = 4;
+  plan.seed = 5;
+  Case<Scalar> made;
+  made.matrix = SharedMatrix<Scalar>(make<Scalar>(plan));
+  Draw draw(5);
+  Surrounded<SharedMatrix<Scalar>> s = surround(made, parts, 4, draw);
+  s.activation = Matrix<Scalar>(s.activation.matrix() * Scalar(1e6));
+  std::vector<Index> every_channel, every_row;
+  for (Index e = 0; e < made.matrix.channels; ++e) every_channel.push_back(e);
+  for (Index i = 0; i < plan.tokens; ++i) every_row.push_back(i);
+  const auto rows_with = [&](Scalar first, Scalar second) {
+    Matrix<Scalar> gate = s.gate.matrix();
+    gate.row(40).setConstant(first);
+    gate.row(50).setConstant(second);
+    s.gate = gate;
+    Matrix<Scalar> rows(made.matrix.channels * plan.tokens, plan.tokens);
+    attention_rows(s, every_channel, every_row, View<Scalar>(rows), serial_executor());
+    return rows;
+  };
+  const Matrix<Scalar> plain = rows_with(1, 1), scaled = rows_with(infinite, tiny);
+  Index seen = 0;
+  double worst = 0, largest = 0;
+  for (Index e = 0; e < made.matrix.channels; ++e)
+    for (Index j = 0; j < plan.tokens; ++j) {
+      const Index first = e * plan.tokens + 40, second = e * plan.tokens + 50;
+      if (plain(first, j) != Scalar(0)) CHECK(scaled(first, j) == plain(first, j) * infinite);
+      // Taps times a gate of that size would have lost digits before anything large was multiplied with them.
+      worst = std::max(
+          worst, std::abs(static_cast<double>(scaled(second, j)) - static_cast<double>(plain(second, j)) * static_cast<double>(tiny)));
+      largest = std::max(largest, std::abs(static_cast<double>(plain(second, j)) * static_cast<double>(tiny)));
+      seen += plain(first, j) != Scalar(0);
+    }
+  CHECK(seen > 100);
+  CHECK(worst <= 1e-6 * largest);
+}
+
 TEST_CASE("the gradient of a convolution's kernel is the double loop over its lags, the last one too") {
   for (const Index length : {1, 4, 9, 12}) {
     Draw draw(static_cast<std::uint64_t>(length));
