@@ -49,6 +49,9 @@ rm -rf "$profiles"
 mkdir -p "$profiles"
 say "Running"
 # Others' builds count nothing here. A test that fails has run, too; it is said.
-(cd "$build" && LLVM_PROFILE_FILE="$profiles/%4m.profraw" ctest --output-on-failure -E '^(compile|consume)/') || say "Some tests failed"
+# Where files may not grow, what counts is left out: half a file of counters would fail every later test.
+small_files='^examples/faults$|^faults/'
+(cd "$build" && LLVM_PROFILE_FILE="$profiles/%4m.profraw" ctest --output-on-failure -E "^(compile|consume)/|$small_files") || say "Some tests failed"
+(cd "$build" && LLVM_PROFILE_FILE=/dev/null ctest --output-on-failure -R "$small_files") || say "Some tests failed"
 "$profdata" merge -sparse "$profiles"/*.profraw -o "$profiles/all.profdata"
 report_coverage "$cov" "$profiles/all.profdata" "$under" "$lines" "$build"/tests/test_* "$build"/examples/*

@@ -7,10 +7,11 @@
 #include <implicit_attention/operator/attention_matrix.hpp>
 
 #include <support/catch.hpp>
+#include <support/sanitizers.hpp>
 
 using namespace implicit_attention;
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(TEST_ADDRESS_SANITIZER)
 // The address sanitizer ends the program at sizes beyond an address space, unless it is told to fail as the system does.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }

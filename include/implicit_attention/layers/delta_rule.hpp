@@ -249,7 +249,8 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
     const Index begin = std::exchange(first, first + numbers.cols());
     if (weight.empty()) return numbers;
     const Array<Scalar> before = tail.middle_columns(begin, numbers.cols());
-    act.final.convolution_tail.middleCols(begin, numbers.cols()) = next_tail<Scalar>(*numbers, before, convolution_width());
+    if (act.final.convolution_tail.size() != 0)
+      act.final.convolution_tail.middleCols(begin, numbers.cols()) = next_tail<Scalar>(*numbers, before, convolution_width());
     return convolution(numbers, weight, bias, before);
   };
   const Value<Scalar> q = normalize(query_norm_, silu(convolved(linear(u, w.q_proj_weight), w.q_conv1d_weight, w.q_conv1d_bias)));
