@@ -475,7 +475,8 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
        "SoftmaxAttention: k_proj.weight is (3, 4), expected (key heads"},
       {griffin, as("model.layers.2.temporal_block.o_proj.weight", {D, 9}), "SoftmaxAttention: o_proj.weight is (4, 9), expected (4, 8)"},
       {griffin, as("model.layers.2.temporal_block.v_proj.weight", {8, D}), "SoftmaxAttention: v_proj.weight is (8, 4), expected (4, 4)"},
-      {griffin, as("model.layers.2.temporal_block.q_proj.bias", {3}), "SoftmaxAttention: q_proj.bias is (3), expected (8)"},
+      {griffin, as("model.layers.2.temporal_block.q_proj.bias", {3}),
+       "tensor model.layers.2.temporal_block.k_proj.bias is missing, and model.layers.2.temporal_block.q_proj.bias is there"},
   };
   for (const Row& row : rows) {
     INFO(row.text);

@@ -111,8 +111,8 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {kimi, "key width", set("qk_nope_head_dim", Index(8)), {"qk_nope_head_dim is 8, expected 6"}},
       {kimi, "value width", set("v_head_dim", Index(4)), {"v_head_dim is 4, expected 8"}},
       {kimi, "heads", set("num_attention_heads", Index(3)), {"o_proj.weight is (24, 16)", "3 heads"}},
-      {kimi, "groups", set("num_expert_group", Index(-1)), {"num_expert_group -1"}},
-      {kimi, "no groups that stay", set("topk_group", Index(-1)), {"topk_group -1"}},
+      {kimi, "groups", set("num_expert_group", Index(-1)), {"num_expert_group is -1"}},
+      {kimi, "no groups that stay", set("topk_group", Index(-1)), {"topk_group is -1"}},
       {kimi, "shared experts", set("num_shared_experts", Index(2)), {"num_shared_experts is 2, expected 1"}},
       {kimi, "scores", set("moe_router_activation_func", std::string("softmax")), {"moe_router_activation_func is softmax"}},
       {kimi, "a positive lower bound", set("linear_attn_config.gate_lower_bound", 5.0), {"lower_bound is 5"}},
@@ -172,7 +172,13 @@ TEST_CASE("keys that change the model change it", "[models]") {
       {kimi, "factor", set("routed_scaling_factor", 1.0), {}},
       {kimi, "one expert a token", set("num_experts_per_token", Index(1)), {}},
       {kimi, "a lower bound", set("linear_attn_config.gate_lower_bound", -5.0), {}},
-      {kimi_groups, "no groups", set("num_expert_group", Index(1)), {}},
+      {kimi_groups,
+       "no groups",
+       [](GoldenCheckpoint& c) {
+         c.configuration.set("num_expert_group", Index(1));
+         c.configuration.set("topk_group", Index(1));
+       },
+       {}},
       {olmo, "beta not doubled", set("linear_allow_neg_eigval", false), {}},
       {olmo, "positions", set("rope_parameters.rope_theta", 10000.0), {}},
       {olmo_rope, "beta doubled", set("linear_allow_neg_eigval", true), {}},

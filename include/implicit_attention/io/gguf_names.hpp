@@ -327,12 +327,10 @@ class GgufNames final : public GgufRenamer {
   // A tensor of all experts, split by them: as many as the metadata has, and no number that only a header claims.
   void expect_experts(const Tensor& tensor) const {
     constexpr Index most = 4096;
-    const Index experts = keys_->size("expert_count");
-    if (experts > most)
-      raise(ErrorKind::file,
-            message(keys_->where(), ": metadata key ", keys_->architecture(), ".expert_count is ", experts, ", expected at most ", most));
-    if (tensor.shape.size() != 3 || tensor.shape[0] != experts)
-      wrong_shape(tensor, message("(", experts, ", rows, columns), as expert_count is ", experts));
+    if (tensor.shape.size() != 3) wrong_shape(tensor, "(experts, rows, columns)");
+    const Index count = tensor.shape[0], experts = keys_->integer("expert_count").value_or(count);
+    if (count != experts) wrong_shape(tensor, message("(", experts, ", rows, columns), as expert_count is ", experts));
+    if (count > most) wrong_shape(tensor, message("at most ", most, " experts"));
   }
   // (n, F, D) as n matrices; of each the share `which` of `shares` equal ones.
   template <class As>
