@@ -190,7 +190,8 @@ template <class Layer>
 int check_layer(const std::string& title, const Layer& layer, Index tokens, const std::vector<Index>& places,
                 const std::vector<Terms>& sets) {
   Draw draw(5);
-  const typename Layer::Activations act = layer.activations(draw.normals<double>(tokens, layer.width()));
+  const Numbers u = draw.normals<double>(tokens, layer.width());  // linear attention's arrays are views of it
+  const typename Layer::Activations act = layer.activations(u);
   int count = 0, read = 0;
   {
     typename Layer::Activations copy = act;
