@@ -91,7 +91,7 @@ std::string legend(const ColourScale& scale, const TokenScores& scores, const Te
     const double place = scale.kind == ColourScale::Kind::diverging ? static_cast<double>(step) / (steps - 1) : (step + 1.0) / steps;
     bar += code(terminal.colours, scale.colour_at(place), true) + " ";
   }
-  const std::string low = scale.kind == ColourScale::Kind::diverging ? "-" + significant(scale.limit) : "0";
+  const std::string low = scale.kind == ColourScale::Kind::diverging ? message("-", significant(scale.limit)) : "0";
   return low + " " + bar + reset + " " + significant(scale.limit) + "  " + visible(scores.value_name) + "\n";
 }
 
