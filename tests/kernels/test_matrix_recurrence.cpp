@@ -335,7 +335,7 @@ TEMPLATE_TEST_CASE("rows with an infinite gate are infinite by the sign of what 
                    double, float) {
   using Scalar = TestType;
   const unsigned parts = GENERATE(0b0001111u, 0b0111111u);  // by taps, and by factors
-  constexpr Scalar infinite = std::numeric_limits<Scalar>::infinity(), tiny = std::numeric_limits<Scalar>::min();
+  constexpr Scalar infinite = std::numeric_limits<Scalar>::infinity(), tiny = std::numeric_limits<Scalar>::min() / 1024;
   Plan plan;
   plan.tokens = 67;
   plan.heads = 2;
