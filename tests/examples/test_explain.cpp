@@ -268,12 +268,21 @@ TEST_CASE("explain: public checkpoints with the logits their own code gives", "[
   }
 }
 
+namespace {
+
+/// What `explain` is asked about a text of so many tokens, whose ids stand in a file of the folder.
+std::vector<std::string> asked_about_long_text(const TemporaryFolder& folder, int tokens) {
+  std::string ids = "3";
+  for (int i = 1; i < tokens; ++i) ids += i % 2 == 0 ? " 5" : " 6";
+  io_test::write_bytes(folder / "ids", ids);
+  return {"--model", mamba, "--tokens", "@" + (folder / "ids").string()};
+}
+
+}  // namespace
+
 TEST_CASE("explain: a .json of a long text has no map of its token pairs, a .safetensors has it", "[explain]") {
   const TemporaryFolder folder;
-  std::string ids = "3";
-  for (int i = 1; i < 512; ++i) ids += i % 2 == 0 ? " 5" : " 6";
-  io_test::write_bytes(folder / "ids", ids);
-  const std::vector<std::string> asked{"--model", mamba, "--tokens", "@" + (folder / "ids").string()};
+  const std::vector<std::string> asked = asked_about_long_text(folder, 512);
   const Outcome outcome = run_well(folder, "explain", with(asked, {"--out", (folder / "scores.json").string()}));
   CHECK_THAT(outcome.out,
              contains_text("(the map of every token pair is left out of the file: of more than 128 tokens a .safetensors holds it"));
@@ -287,10 +296,7 @@ TEST_CASE("explain: a .json of a long text has no map of its token pairs, a .saf
 
 TEST_CASE("explain: a text that is too long for a map of its token pairs", "[explain]") {
   const TemporaryFolder folder;
-  std::string ids = "3";
-  for (int i = 0; i < 30000; ++i) ids += i % 2 == 0 ? " 5" : " 6";
-  io_test::write_bytes(folder / "ids", ids);
-  const std::vector<std::string> asked{"--model", mamba, "--tokens", "@" + (folder / "ids").string()};
+  const std::vector<std::string> asked = asked_about_long_text(folder, 30001);
   const Outcome outcome = run_well(folder, "explain", with(asked, {"--out", (folder / "scores.json").string()}));
   CHECK_THAT(outcome.out, contains_text("(the map of every token pair is left out of the file: it takes more than 4096 MiB)"));
   const Json json = Json::parse(io_test::read_bytes(folder / "scores.json"));

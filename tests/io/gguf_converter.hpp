@@ -390,16 +390,7 @@ class GgufConverter {
     }
     if (layer < 0) return outer_tensor(name, t);
     if (rest.find("experts.") != std::string::npos && rest.find("shared_experts") == std::string::npos) return expert(layer, rest, t);
-    if (rest == "block_sparse_moe.input_linear.weight") {
-      const std::uint64_t inner = t.shape[1] / 2;
-      std::vector<T> gate, up;
-      for (std::uint64_t i = 0; i < t.shape[0]; ++i) {
-        const T one = reshape(part(t, i, 1), {2 * inner, t.shape[2]});
-        gate.push_back(part(one, 0, inner));
-        up.push_back(part(one, inner, inner));
-      }
-      return gate_and_up(layer, stack(gate), stack(up));
-    }
+    if (rest == "block_sparse_moe.input_linear.weight") return gates_then_ups(layer, t);
     if (rest == "block_sparse_moe.output_linear.weight") return layer_tensor(layer, "ffn_down_exps.weight", t);
     if (rest.starts_with("shared_mlp.")) {
       const std::string end = count("num_local_experts", 0) > 0 ? "_shexp.weight" : ".weight";
@@ -564,20 +555,22 @@ class GgufConverter {
   // Experts are stacked; those of Qwen3.5 are, and have gate and up in one tensor.
   void expert(std::int64_t layer, const std::string& rest, const T& t) {
     if (rest == "mlp.experts.down_proj") return layer_tensor(layer, "ffn_down_exps.weight", t);
-    if (rest == "mlp.experts.gate_up_proj") {
-      const std::uint64_t inner = t.shape[1] / 2;
-      std::vector<T> gate, up;
-      for (std::uint64_t i = 0; i < t.shape[0]; ++i) {
-        const T one = reshape(part(t, i, 1), {2 * inner, t.shape[2]});
-        gate.push_back(part(one, 0, inner));
-        up.push_back(part(one, inner, inner));
-      }
-      return gate_and_up(layer, stack(gate), stack(up));
-    }
+    if (rest == "mlp.experts.gate_up_proj") return gates_then_ups(layer, t);
     const std::size_t at = rest.find("experts.") + 8, dot = rest.find('.', at), end = rest.rfind(".weight");
     const std::string own = rest.substr(dot + 1, end - dot - 1);
     const std::string role = own == "w1" || own == "gate_proj" ? "gate" : own == "w3" || own == "up_proj" ? "up" : "down";
     experts_[layer][role][std::stoul(rest.substr(at, dot - at))] = t;
+  }
+  // Of each expert the gate's rows, then the up projection's.
+  void gates_then_ups(std::int64_t layer, const T& t) {
+    const std::uint64_t inner = t.shape[1] / 2;
+    std::vector<T> gate, up;
+    for (std::uint64_t i = 0; i < t.shape[0]; ++i) {
+      const T one = reshape(part(t, i, 1), {2 * inner, t.shape[2]});
+      gate.push_back(part(one, 0, inner));
+      up.push_back(part(one, inner, inner));
+    }
+    gate_and_up(layer, stack(gate), stack(up));
   }
   void gate_and_up(std::int64_t layer, const T& gate, const T& up) {
     if (!fuse_) {
