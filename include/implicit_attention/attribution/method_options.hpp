@@ -23,8 +23,8 @@ enum class Method {
   relevance,
   vector_rollout,        ///< every layer's vector path, attention and norms held: one linear walk
   relevance_attention,   ///< what each layer's own attention moves along that walk, mean over layers
-  contribution_norms,    ///< norms of each token's vectors behind the output projection, mean over layers
-  contribution_rollout,  ///< norms of each token's vectors behind the output projection, rolled out
+  contribution_norms,    ///< norms of each token's vectors after the output projection, mean over layers
+  contribution_rollout,  ///< norms of each token's vectors after the output projection, rolled out
   alti_logit,            ///< the logit's direct parts, shared out by how near each token's vectors come (arXiv 2305.12535)
   gradient_x_input,
   integrated_gradients,

@@ -69,8 +69,8 @@ class Explainer {
   /// The gradients of what is explained with respect to everything in the model; kept for the target asked for last.
   [[nodiscard]] const BackwardPass<Scalar>& gradients(const Target& target);
 
-  /// One score per input token by one method; zero after the target's position. Raw attention, rollout, the two by
-  /// contribution norms and random take the position alone; the others the whole target. See the methods' own headers for formulas and signs.
+  /// One score per input token by one method; zero after the target's position. Raw attention, rollout, contribution norms
+  /// and their rollout, and random take the position alone; the others the whole target. See the methods' own headers for formulas and signs.
   [[nodiscard]] Attribution<Scalar> explain(Method method, const Target& target, const MethodOptions<Scalar>& options = {});
 
   /// The matrix form of every method: row r is what `explain` gives for targets[r], to rounding. One target for each position gives a map
