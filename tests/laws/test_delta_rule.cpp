@@ -63,7 +63,7 @@ reference::Sequence delta_rule(const DeltaWeights& w, const Table& u, const Tabl
       s.activation(i, e) = reference::sigmoid(c(i, e));
       s.input(i, e) = c(i, e) * reference::sigmoid(c(i, e));
     }
-  Table beta(L, heads, 1.0);
+  Table beta(L, heads, w.doubled ? 2.0 : 1.0);
   if (!w.b.empty()) {
     beta = reference::linear(u, w.b);
     for (double& number : beta.numbers) number = (w.doubled ? 2 : 1) * reference::sigmoid(number);
@@ -142,7 +142,7 @@ DeltaSizes fill(Weights& w, Draw& draw, const Sizes& size, const std::string& fl
   w.q_proj_weight = normals(n.H * n.K, n.D, keys);
   w.k_proj_weight = normals(n.H * n.K, n.D, keys);
   w.v_proj_weight = normals(n.heads * n.V, n.D, is("large numbers") ? 20 : 0.8);
-  if (!is("no beta")) w.b_proj_weight = normals(n.heads, n.D, is("beta 0 or 1") ? 300 : 1);
+  if (!is("no beta") && !is("beta 2")) w.b_proj_weight = normals(n.heads, n.D, is("beta 0 or 1") ? 300 : 1);
   if (!is("no convolution")) {
     w.q_conv1d_weight = normals(n.H * n.K, n.W, 0.6);
     w.k_conv1d_weight = normals(n.H * n.K, n.W, 0.6);
@@ -183,9 +183,9 @@ struct GatedDeltaNetFamily {
   using Layer = GatedDeltaNet<S>;
 
   static std::vector<std::string> flavours() {
-    return {"ordinary",     "DeltaNet",          "no gate",      "no beta", "no convolution", "convolution biases", "negative eigenvalues",
-            "one key head", "as many key heads", "decay 1",      "decay 0", "beta 0 or 1",    "tiny keys",          "keys 0",
-            "gates 0",      "denormal weights",  "large numbers"};
+    return {"ordinary",     "DeltaNet",          "no gate",       "no beta", "no convolution", "convolution biases", "negative eigenvalues",
+            "one key head", "as many key heads", "decay 1",       "decay 0", "beta 0 or 1",    "tiny keys",          "keys 0",
+            "gates 0",      "denormal weights",  "large numbers", "beta 2"};
   }
 
   static Case<S> make(Sizes size, const std::string& flavour, std::uint64_t seed) {
@@ -193,7 +193,7 @@ struct GatedDeltaNetFamily {
     const auto is = [&](const char* name) { return flavour == name; };
     typename Layer::Weights w;
     const DeltaSizes n = fill<S>(w, draw, size, flavour);
-    if (!is("DeltaNet") && !is("no beta")) {
+    if (!is("DeltaNet") && !is("no beta") && !is("beta 2")) {
       w.a_proj_weight = draw.normals<S>(n.heads, n.D, 0.8);
       w.A_log = draw.uniforms<S>(1, n.heads, -2, 1);
       w.dt_bias = draw.uniforms<S>(1, n.heads, -3, 0);
@@ -203,7 +203,7 @@ struct GatedDeltaNetFamily {
     if (!is("no gate")) w.g_proj_weight = draw.normals<S>(n.heads * n.V, n.D, is("gates 0") ? 0 : 0.8);
     typename Layer::Options options;
     options.key_heads = n.H;
-    options.negative_eigenvalues = is("negative eigenvalues");
+    options.negative_eigenvalues = is("negative eigenvalues") || is("beta 2");
     options.norm_eps = is("one key head") ? 1e-6 : 1e-5;
     const Matrix<S> u = draw.normals<S>(size.tokens, n.D);
     DeltaWeights p = plain(w, n.H);

@@ -16,7 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// With model width D, H key heads of width K, Hv value heads of width V (Hv a multiple of H), E = Hv V:
 ///
 ///     c = Conv [q|k|v]      q, k, v = silu(c)      unit(t) = t / sqrt(sum t^2 + 1e-6) per head      q = K^-1/2 unit(q)     k = unit(k)
-///     beta = sigmoid(b), doubled where negative eigenvalues are allowed (arXiv 2411.12537); 1 without b
+///     beta = sigmoid(b), 1 without b; doubled, 2 without b, where negative eigenvalues are allowed (arXiv 2411.12537)
 ///     S_t = (I - beta_t k_t k_t^T) diag(exp(g_t)) S_{t-1} + beta_t k_t v_t^T     o_t = S_t^T q_t      value head h reads key head h // (Hv / H)
 ///     y = f(z) * o_norm / sqrt(mean_V o^2 + eps)           out = y o_proj^T
 ///
@@ -30,7 +30,7 @@ class DeltaRule {
 
   struct Options {
     Index key_heads = 0;                ///< H; 0: as many as value heads
-    bool negative_eigenvalues = false;  ///< beta = 2 sigmoid(b)
+    bool negative_eigenvalues = false;  ///< beta is doubled: 2 sigmoid(b), or 2
     double norm_eps = 1e-5;             ///< of the norm of the heads' outputs
   };
 
@@ -51,7 +51,7 @@ class DeltaRule {
     Array<Scalar> A = {};           ///< (Hv): -exp(A_log), ggml's ssm_a; or
     Array<Scalar> A_log = {};       ///< (Hv); neither is needed by an engine that hands in log_decay or decay
     bool has_decay = true;          ///< false: DeltaNet
-    bool has_beta = true;           ///< false: beta is 1
+    bool has_beta = true;           ///< false: beta is 1, or 2 with negative_eigenvalues
     bool has_gate = true;           ///< false: there is no z
     /// Value head h reads key head h mod H, as ggml's operation broadcasts them, instead of h // (Hv / H).
     bool tiled_key_heads = false;
@@ -121,6 +121,8 @@ class DeltaRule {
     Array<Scalar> query, key, beta, log_decay;
   };
   [[nodiscard]] Scales scales(const Activations& act, Index tokens) const;
+  /// (tokens, Hv): what beta is without b where negative eigenvalues are allowed.
+  [[nodiscard]] Matrix<Scalar> constant_beta(Index tokens) const { return Matrix<Scalar>::Constant(tokens, heads_, Scalar(2)); }
   [[nodiscard]] HeadRecurrence<Scalar> recurrence(const Scales& scales) const;
   void make_norms(const Options& options);
   [[nodiscard]] Index tail_rows() const { return convolution_width() > 0 ? convolution_width() - 1 : 0; }
@@ -258,7 +260,10 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
   const Value<Scalar> x = linear(u, w.v_proj_weight);
   const Value<Scalar> c = convolved(x, w.v_conv1d_weight, w.v_conv1d_bias);
   Value<Scalar> beta;
-  if (!w.b_proj_weight.empty()) beta = times(sigmoid(linear(u, w.b_proj_weight)), negative_eigenvalues_ ? Scalar(2) : Scalar(1));
+  if (has_beta_)
+    beta = times(sigmoid(linear(u, w.b_proj_weight)), negative_eigenvalues_ ? Scalar(2) : Scalar(1));
+  else if (negative_eigenvalues_)
+    beta = u.trace->constant(constant_beta(u.rows()));
   act.x = x.numbers;
   act.c = c.numbers;
   act.c_from = {act.c, {{"x", &act.x}}, act.initial.convolution_tail};

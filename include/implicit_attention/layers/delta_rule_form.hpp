@@ -97,6 +97,8 @@ typename DeltaRule<S>::Scales DeltaRule<S>::scales(const Activations& act, Index
         {{"beta", &act.beta}, {"pre_beta", &act.pre_beta, [&](const Array<Scalar>& before) {
                                  return Matrix<Scalar>(sigmoid(before.matrix()) * Scalar(negative_eigenvalues_ ? 2 : 1));
                                }}});
+  else if (negative_eigenvalues_)
+    given.beta = constant_beta(tokens);
   if (decays_ != 0)
     given.log_decay = detail::one_given<Scalar>(
         name_, tokens, decays_, "(tokens, value heads or value heads * key size)",
