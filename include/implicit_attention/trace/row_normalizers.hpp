@@ -28,7 +28,9 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> magnitude_at_least(const Value<S>& x, const Value<S>& floor) {
   check_shape("magnitude_at_least", "the floor", *floor, x.rows(), x.cols(), "as the first");
-  Matrix<S> out = large_matrix((*x).cwiseAbs().cwiseMax(*floor));
+  // A NaN of either stays: Eigen's maximum may take the other.
+  const auto larger = [](S magnitude, S least) { return magnitude > least || std::isnan(magnitude) ? magnitude : least; };
+  Matrix<S> out = large_matrix((*x).cwiseAbs().binaryExpr(*floor, larger));
   if (!x.trace->records({&x, &floor})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x, floor](Back<S>& back, const Matrix<S>& g) {
     if (!back.exact()) return back.cannot_treat("magnitude_at_least");
