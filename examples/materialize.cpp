@@ -316,9 +316,14 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
   } else if (prefixes.size() == 1) {
     return prefixes.front();
   }
-  if (prefixes.empty())
-    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", options.prefix.value_or(""), family.telling.front(),
-                                   ", expected the weights of a ", family.name, " layer"));
+  if (prefixes.empty()) {
+    std::string names;
+    for (const std::string_view telling : family.telling) {
+      if (!names.empty()) names += telling == family.telling.back() ? " or " : ", ";
+      names += message(options.prefix.value_or(""), telling);
+    }
+    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", names, ", expected the weights of a ", family.name, " layer"));
+  }
   for (std::string& prefix : prefixes) prefix = prefix.empty() ? "\"\"" : prefix;
   raise(ErrorKind::value, message("--prefix: ",
                                   options.prefix ? message("no ", family.name, " layer has its weights below ", *options.prefix)

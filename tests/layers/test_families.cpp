@@ -343,6 +343,10 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
                                             {"hgrn", "bound", "g_proj.weight"},
                                             {"hgrn", "bound", "f_conv1d.weight"},
                                             {"gdn", "biases", "b_proj.weight"},
+                                            {"gdn", "biases", "g_proj.weight"},
+                                            {"gdn", "biases", "v_conv1d.weight"},
+                                            {"gdn", "biases", "dt_bias"},
+                                            {"kda", "lower bound", "v_conv1d.weight"},
                                             {"gdn", "biases", "q_conv1d.bias"},
                                             {"lfm2", "biases", "conv.bias"},
                                             {"lfm2", "biases", "in_proj.bias"},
@@ -404,6 +408,22 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
                     Catch::Contains("key num_heads is 3, expected 2"));
   CHECK_THROWS_WITH(read_layer("mamba3", test_support::drawn_tensors(mamba3, draw), configured({{"A_floor", 1e-3}})),
                     Catch::Contains("key A_floor is 0.001"));
+}
+
+TEST_CASE("a NaN in any weight is in the output, and no bound or maximum hides it", "[families]") {
+  for (const Recipe& recipe : recipes())
+    for (const test_support::TensorRecipe& tensor : recipe.tensors) {
+      INFO(title(recipe) << ", " << tensor.name);
+      DrawnLayer layer(recipe, 17);
+      Tensors<double> spoilt = layer.tensors;
+      Matrix<double> numbers = *layer.tensors.tensors.at(tensor.name).numbers;
+      const Index column = tensor.name == "filter" ? 0 : numbers.cols() - 1;  // Hyena's is longer than the sequence
+      numbers(numbers.rows() - 1, column) = std::numeric_limits<double>::quiet_NaN();
+      spoilt.set(tensor.name, tensor.shape, numbers);
+      layer.part = read_layer(recipe.family, spoilt, configuration_of(recipe));
+      const DrawnLayer::Run run = layer.run(layer.draw.normals<double>(recipe.tokens, recipe.width));
+      CHECK_FALSE((*run.out).allFinite());
+    }
 }
 
 TEST_CASE("what the layer gives is what its operator gives, and each ablation the product of its factors", "[families]") {

@@ -129,13 +129,53 @@ TEST_CASE("a tensor that every public layer of a family has is named where it is
       {"lm_olmo_hybrid_seed00", "model.layers.0.linear_attn.q_conv1d.weight"},
       {"lm_kimi_linear_seed00", "model.layers.1.block_sparse_moe.gate.e_score_correction_bias"},
       {"lm_falcon_h1_seed00", "model.layers.0.mamba.dt_bias"},
+      {"lm_qwen35_seed00", "model.layers.0.linear_attn.in_proj_qkv.weight"},
+      {"lm_qwen35_seed00", "model.layers.0.linear_attn.dt_bias"},
+      {"lm_qwen3next_seed02", "model.layers.0.linear_attn.in_proj_qkvz.weight"},
+      {"lm_nemotron_h_seed00", "backbone.layers.0.mixer.A_log"},
+      {"lm_nemotron_h_seed02", "backbone.layers.1.mixer.gate.weight"},
+      {"lm_falcon_h1_seed01", "model.layers.0.self_attn.o_proj.weight"},
+      {"lm_rwkv7_seed00", "blocks.1.att.v1"},
+      {"lm_rwkv7_seed01", "model.layers.0.attn.r_proj.weight"},
+      {"lm_rwkv7_seed01", "model.layers.0.attn.g_norm.weight"},
+      {"lm_rwkv7_seed01", "model.layers.1.attn.v_lora.lora.0.weight"},
+      // what tells the kind of the layer, too
+      {"lm_qwen35_seed00", "model.layers.3.self_attn.q_proj.weight"},
+      {"lm_olmo_hybrid_seed00", "model.layers.3.self_attn.q_proj.weight"},
+      {"lm_bamba_seed00", "model.layers.2.self_attn.q_proj.weight"},
+      {"lm_granitemoehybrid_seed00", "model.layers.2.self_attn.q_proj.weight"},
+      {"lm_jamba_seed00", "model.layers.2.self_attn.q_proj.weight"},
+      {"lm_lfm2_seed00", "model.layers.2.self_attn.q_proj.weight"},
+      {"lm_nemotron_h_seed00", "backbone.layers.3.mixer.q_proj.weight"},
   };
   for (const auto& [name, tensor] : rows) {
+    INFO(name);
     const auto one = golden(name);
     if (!one) continue;
     Tensors<double> lacking = one->weights<double>();
     REQUIRE(lacking.tensors.erase(tensor) == 1);
     CHECK_THROWS_WITH(load_language_model<double>(lacking, one->configuration), Catch::Contains(std::string(tensor) + " is missing"));
+  }
+}
+
+TEST_CASE("an output projection of attention that gives another width than the model's is named", "[models]") {
+  const std::pair<const char*, const char*> rows[] = {{"lm_qwen35_seed00", "model.layers.3.self_attn.o_proj.weight"},
+                                                      {"lm_olmo_hybrid_seed00", "model.layers.3.self_attn.o_proj.weight"},
+                                                      {"lm_bamba_seed00", "model.layers.2.self_attn.o_proj.weight"},
+                                                      {"lm_granitemoehybrid_seed00", "model.layers.2.self_attn.o_proj.weight"},
+                                                      {"lm_falcon_h1_seed00", "model.layers.0.self_attn.o_proj.weight"},
+                                                      {"lm_jamba_seed00", "model.layers.2.self_attn.o_proj.weight"},
+                                                      {"lm_lfm2_seed00", "model.layers.2.self_attn.out_proj.weight"},
+                                                      {"lm_nemotron_h_seed00", "backbone.layers.3.mixer.o_proj.weight"}};
+  for (const auto& [name, tensor] : rows) {
+    const auto one = golden(name);
+    if (!one) continue;
+    INFO(name);
+    Tensors<double> cut = one->weights<double>();
+    const Matrix<double> weight = *cut.read(tensor);
+    cut.set(tensor, {weight.rows() - 1, weight.cols()}, weight.topRows(weight.rows() - 1));
+    CHECK_THROWS_WITH(load_language_model<double>(cut, one->configuration),
+                      Catch::Contains(std::string(tensor) + " is (" + std::to_string(weight.rows() - 1)));
   }
 }
 
@@ -299,11 +339,11 @@ TEST_CASE("a whole language model inside a multimodal one, and convolutions with
     if (!one) continue;
     INFO(name);
     const Tensors<double> plain = one->weights<double>();
-    for (const std::string wrapper : {"language_model.", "model.language_model.", "module.language_model."}) {
+    for (const std::string wrapper : {"language_model.", "model.language_model.", "module.language_model.", "model.", "module.model."}) {
       INFO(wrapper);
       Tensors<double> inside;
       for (const auto& [tensor, numbers] : plain.tensors) inside.tensors[wrapper + tensor] = numbers;
-      if (wrapper != "module.language_model.") inside.set_zero("visual.blocks.0.norm1.weight", {4});
+      if (wrapper.find("module.") != 0) inside.set_zero("visual.blocks.0.norm1.weight", {4});
       CHECK(relative_error(logits(inside, one->configuration, one->ids), one->expected("logits")) < 1e-9);
     }
     Tensors<double> flat = plain;

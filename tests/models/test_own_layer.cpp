@@ -91,6 +91,24 @@ TEST_CASE("a layer of one's own in a stack: the gradient of every token is that 
   }
 }
 
+TEST_CASE("a layer of one's own whose output is of another width than the model's is named", "[own_layer]") {
+  struct NarrowPart final : Part<double> {
+    [[nodiscard]] Value<double> run(const Value<double>& u, RunContext<double>& context) const override {
+      return columns(own_layer(1).run(u, context).out, 0, own_width - 1);
+    }
+    [[nodiscard]] Index width() const override { return own_width; }
+    [[nodiscard]] std::string name() const override { return "NarrowPart"; }
+  };
+  test_support::Draw draw(5);
+  LanguageModelParts<double> parts;
+  parts.name = "OwnModel";
+  parts.embedding = parts.head = draw.normals<double>(12, own_width);
+  parts.final_norm = Norm<double>::rms(own_width, 1e-5);
+  parts.blocks.push_back({{{Norm<double>::rms(own_width, 1e-5), std::make_shared<const NarrowPart>()}}});
+  CHECK_THROWS_WITH(LanguageModel<double>(parts).forward(own_ids),
+                    Catch::Contains("layer 0's NarrowPart: output is (7, 5), expected (7, 6)"));
+}
+
 TEST_CASE("a layer of one's own in a stack: every method that needs no output projection gives scores, and relevance adds up to the logit",
           "[own_layer]") {
   const LanguageModel<double> model = own_model();

@@ -78,9 +78,11 @@ GatedDeltaNet<S>::GatedDeltaNet(Weights weights, Options options)
 template <Real S>
 GatedDeltaNet<S> GatedDeltaNet<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
-  const bool fused = tensors.has("in_proj_qkvz.weight"), joined = tensors.has("in_proj_qkv.weight");
-  if (detail::has_decay_rate(tensors)) w.A_log = detail::as_row(detail::read_decay_rate(tensors, 0));
-  w.dt_bias = tensors.optional("dt_bias", 1);
+  // By either of two tensors, so that a lost one is named as missing.
+  const bool fused = tensors.has("in_proj_qkvz.weight") || tensors.has("in_proj_ba.weight"),
+             joined = tensors.has("in_proj_qkv.weight") || tensors.has("in_proj_z.weight"), decays = detail::has_decay_rate(tensors);
+  if (decays) w.A_log = detail::as_row(detail::read_decay_rate(tensors, 0));
+  w.dt_bias = decays ? tensors.required("dt_bias", 1) : tensors.optional("dt_bias", 1);
   w.o_norm_weight = tensors.required(fused || joined ? "norm.weight" : "o_norm.weight", 1);
   w.o_proj_weight = tensors.required(fused || joined ? "out_proj.weight" : "o_proj.weight", 2);
   if ((fused || joined) && options.key_heads < 1)

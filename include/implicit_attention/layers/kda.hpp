@@ -110,7 +110,8 @@ Kda<S> Kda<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
   w.o_norm_weight = tensors.required("o_norm.weight", 1);
   w.o_proj_weight = tensors.required("o_proj.weight", 2);
   const auto read = [&](const std::string& name, Array<Scalar>& down, Array<Scalar>& up) {
-    const bool full = tensors.has(name + "_proj.weight"), numbered = tensors.has(name + "_proj.1.weight");
+    const bool full = tensors.has(name + "_proj.weight"),
+               numbered = tensors.has(name + "_proj.0.weight") || tensors.has(name + "_proj.1.weight");
     const std::string last = name + (full ? "_proj" : numbered ? "_proj.1" : "_b_proj");
     if (!full) down = tensors.required(name + (numbered ? "_proj.0.weight" : "_a_proj.weight"), 2);
     up = tensors.required(last + ".weight", 2);

@@ -154,25 +154,29 @@ Rwkv7<S>::Rwkv7(Weights weights, Options options) : weights_(std::move(weights))
 
 template <Real S>
 Rwkv7<S> Rwkv7<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options, bool first) {
-  using detail::one_of;
+  const bool of_fla = tensors.has("r_proj.weight") || tensors.has("k_proj.weight");
+  const auto one_of = [&](std::string_view author, std::string_view fla) {  // where neither is there, the one that such a file has
+    return tensors.has(author) || (!of_fla && !tensors.has(fla)) ? author : fla;
+  };
   Weights w;
   for (std::size_t m = 0; m < 6; ++m) w.x[m] = tensors.required(mix_names[m]);
   w.w = detail::read_low_rank(tensors, "w", true);
   w.a = detail::read_low_rank(tensors, "a", true);
   w.g = detail::read_low_rank(tensors, "g", false);
   // BlinkDL's files and transformers' have v0, v1, v2 in the first layer too: they are read, and used for nothing.
-  if (tensors.has(one_of(tensors, {"v1", "v_lora.lora.0.weight"}))) w.v = detail::read_low_rank(tensors, "v", true);
+  if (tensors.has(one_of("v1", "v_lora.lora.0.weight")) || tensors.has(one_of("v2", "v_lora.lora.2.weight")))
+    w.v = detail::read_low_rank(tensors, "v", true);
   if (first) w.v = {};
   w.k_k = tensors.required("k_k");
   w.k_a = tensors.required("k_a");
   w.r_k = tensors.required("r_k", 2);
-  w.receptance_weight = tensors.required(one_of(tensors, {"receptance.weight", "r_proj.weight"}), 2);
-  w.key_weight = tensors.required(one_of(tensors, {"key.weight", "k_proj.weight"}), 2);
-  w.value_weight = tensors.required(one_of(tensors, {"value.weight", "v_proj.weight"}), 2);
-  w.output_weight = tensors.required(one_of(tensors, {"output.weight", "o_proj.weight"}), 2);
+  w.receptance_weight = tensors.required(one_of("receptance.weight", "r_proj.weight"), 2);
+  w.key_weight = tensors.required(one_of("key.weight", "k_proj.weight"), 2);
+  w.value_weight = tensors.required(one_of("value.weight", "v_proj.weight"), 2);
+  w.output_weight = tensors.required(one_of("output.weight", "o_proj.weight"), 2);
   w.output_bias = tensors.optional("output.bias", 1);
-  w.ln_x_weight = tensors.required(one_of(tensors, {"ln_x.weight", "g_norm.weight"}), 1);
-  w.ln_x_bias = tensors.required(one_of(tensors, {"ln_x.bias", "g_norm.bias"}), 1);
+  w.ln_x_weight = tensors.required(one_of("ln_x.weight", "g_norm.weight"), 1);
+  w.ln_x_bias = tensors.required(one_of("ln_x.bias", "g_norm.bias"), 1);
   return Rwkv7(std::move(w), options);
 }
 

@@ -65,7 +65,7 @@ template <Real Scalar>
 [[nodiscard]] LowRankMap<Scalar> read_low_rank(const PrefixedTensors<Scalar>& tensors, const std::string& name, bool biased) {
   const std::string lora = name + "_lora.lora.";
   LowRankMap<Scalar> map;
-  if (tensors.has(lora + "0.weight") || tensors.has("r_proj.weight")) {
+  if (tensors.has(lora + "0.weight") || tensors.has("r_proj.weight") || tensors.has("k_proj.weight")) {
     map = {tensors.required(lora + "0.weight", 2), tensors.required(lora + "2.weight", 2), {}};
     if (biased) map.bias = tensors.required(lora + "2.bias");
   } else {

@@ -29,7 +29,7 @@ template <Real Scalar>
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     const PrefixedTensors<Scalar> attends = block.below("self_attn.");
-    kinds.emplace_back(attends.has("q_proj.weight") ? "attention" : "mamba");
+    kinds.emplace_back(detail::has_attention(attends) ? "attention" : "mamba");
     const auto read = [&]() -> PartPointer<Scalar> {
       if (kinds.back() == "mamba") return mixer_part(detail::read_mamba2(block.below("mamba."), configuration));
       const Index size = attends.required("q_proj.weight", 2).rows() / detail::read_attention_heads(attends, configuration);

@@ -52,6 +52,7 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
 /// The convolutions' biases, which one setting switches on.
 template <Real Scalar>
 void expect_delta_rule_biases(const Configuration& configuration, const PrefixedTensors<Scalar>& tensors) {
+  expect_together(tensors, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
   expect_together(tensors, {"q_conv1d.bias", "k_conv1d.bias", "v_conv1d.bias"});
   const bool joined = tensors.has("conv1d.weight");
   if (joined || tensors.has("v_conv1d.weight"))
@@ -104,6 +105,9 @@ template <Real Scalar>
   };
   expect_part("use_gate", !layer.weights().g_proj_weight.empty(), "g_proj.weight");
   expect_part("use_beta", !layer.weights().b_proj_weight.empty(), "b_proj.weight");
+  // flash-linear-attention's Gated DeltaNet has both unless the configuration says otherwise.
+  if (tensors.has("a_proj.weight") && !configuration.has("use_gate")) expect_present(tensors, {"g_proj.weight"});
+  if (tensors.has("a_proj.weight") && !configuration.has("use_short_conv")) expect_delta_rule_tensors(tensors, false);
   return layer;
 }
 
@@ -115,6 +119,8 @@ template <Real Scalar>
   if (configuration.boolean({"safe_gate"}).value_or(false) && !(options.lower_bound < 0))
     raise(ErrorKind::value, message(configuration.where(), ": key safe_gate is true without a lower_bound, expected one below 0"));
   expect_delta_rule_biases(configuration, tensors);
+  // flash-linear-attention's gate has a bias, Kimi's has none.
+  if (tensors.has("g_proj.1.weight")) expect_present(tensors, {"g_proj.1.bias"});
   ignore_keys(configuration, {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"});  // of the whole model
   const bool full_rank = tensors.has("g_proj.weight");
   expect_boolean(configuration, {"linear_attn_config.use_full_rank_gate"}, full_rank,
@@ -122,6 +128,7 @@ template <Real Scalar>
   if (configuration.text({"model_type"}) == "kimi_linear") expect_delta_rule_tensors(tensors, false);
   Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
   expect_delta_rule(configuration, layer);
+  if (!configuration.has("use_short_conv")) expect_delta_rule_tensors(tensors, false);
   return layer;
 }
 

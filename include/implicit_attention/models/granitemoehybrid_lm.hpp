@@ -72,7 +72,7 @@ template <Real Scalar>
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
-    kinds.emplace_back(block.has("self_attn.q_proj.weight") ? "attention" : "mamba");
+    kinds.emplace_back(detail::has_attention(block.below("self_attn.")) ? "attention" : "mamba");
     PartPointer<Scalar> mixer = kinds.back() == "attention"
                                     ? mixer_part(detail::read_attention(block.below("self_attn."), configuration, attention))
                                     : mixer_part(detail::read_mamba2(block.below("mamba."), configuration));

@@ -116,7 +116,7 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> block(source, message("model.layers.", layer, "."));
     const PrefixedTensors<Scalar> temporal(source, block.prefix() + "temporal_block.");
     const auto read_mixer = [&]() -> PartPointer<Scalar> {
-      if (!temporal.has("q_proj.weight")) {
+      if (!detail::has_attention(temporal)) {
         detail::expect_block_type(configuration, layer, "recurrent");
         return mixer_part(detail::read_griffin(temporal, configuration, options));
       }

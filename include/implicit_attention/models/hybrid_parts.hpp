@@ -81,6 +81,13 @@ inline void ignore_keys_of_parts(const Configuration& configuration) {
                               "moe_latent_size", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"});
 }
 
+/// Whether the tensors below a prefix are softmax attention's: by any of its projections, so that a lost one is named as missing and the
+/// layer is not taken for one of another kind.
+template <Real S>
+[[nodiscard]] bool has_attention(const PrefixedTensors<S>& tensors) {
+  return tensors.has("q_proj.weight") || tensors.has("k_proj.weight") || tensors.has("v_proj.weight");
+}
+
 /// `num_attention_heads`, which the rows of the queries must be of.
 template <Real S>
 [[nodiscard]] Index read_attention_heads(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
@@ -93,15 +100,17 @@ template <Real S>
 }
 
 /// Softmax attention below a prefix such as `model.layers.3.self_attn.`; heads from num_attention_heads. Without rotary positions unless
-/// `options` have them.
+/// `options` have them. `output_width`: what the output projection gives, 0: as many numbers as the layer reads.
 template <Real S>
 [[nodiscard]] SoftmaxAttention<S> read_attention(const PrefixedTensors<S>& tensors, const Configuration& configuration,
-                                                 typename SoftmaxAttention<S>::Options options = {}) {
+                                                 typename SoftmaxAttention<S>::Options options = {}, Index output_width = 0) {
   options.heads = read_attention_heads(tensors, configuration);
   const auto biases = {std::string_view("q_proj.bias"), std::string_view("k_proj.bias"), std::string_view("v_proj.bias"),
-                       std::string_view(tensors.has("o_proj.weight") ? "o_proj.bias" : "out_proj.bias")};
+                       std::string_view(tensors.has("out_proj.weight") ? "out_proj.bias" : "o_proj.bias")};
   expect_together(tensors, biases);
   SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
+  check_shape(tensors.source().where(), message(tensors.prefix(), tensors.has("out_proj.weight") ? "out_proj.weight" : "o_proj.weight"),
+              mixer.output_projection(), output_width == 0 ? mixer.width() : output_width, mixer.channels(), "(width, heads * head size)");
   expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
   expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
   expect_tensors(configuration, {"attention_bias"}, tensors, biases);

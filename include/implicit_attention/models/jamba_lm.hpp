@@ -59,7 +59,7 @@ template <Real Scalar>
   std::vector<bool> attends, has_experts;
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
-    attends.push_back(block.has("self_attn.q_proj.weight"));
+    attends.push_back(detail::has_attention(block.below("self_attn.")));
     has_experts.push_back(block.has("feed_forward.router.weight"));
     kinds.emplace_back(attends.back() ? "attention" : "mamba");
     PartPointer<Scalar> mixer = attends.back() ? mixer_part(detail::read_attention(block.below("self_attn."), configuration))

@@ -22,7 +22,7 @@ template <Real Scalar>
   w.router_weight = tensors.required("gate.weight", 2);
   w.correction_bias = tensors.required("gate.e_score_correction_bias", 1);
   w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
-  if (tensors.has("shared_experts.up_proj.weight"))
+  if (tensors.has("shared_experts.up_proj.weight") || tensors.has("shared_experts.down_proj.weight"))
     w.shared = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(tensors.source(), tensors.prefix() + "shared_experts."),
                                                       Function::silu);
   const Index inner = std::max(w.experts.empty() ? Index(1) : w.experts.front().inner_width(), Index(1));

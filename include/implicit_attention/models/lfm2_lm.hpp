@@ -86,7 +86,7 @@ template <Real Scalar>
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), conv(source, name + "conv.");
-    const bool is_full = attention.has("q_proj.weight");
+    const bool is_full = detail::has_attention(attention);
     kinds.emplace_back(is_full ? "full_attention" : "conv");
     const std::optional<bool> listed = detail::listed(configuration, attention_key, layer);
     if (!explicit_types) detail::expect_layer_is(configuration, attention_key, listed, is_full, layer, "listed");

@@ -222,6 +222,8 @@ template <Real S>
   expect_present(tensors, {"in_proj.bias", "short_filter.bias", "out_proj.bias"});
   Hyena<S> layer = Hyena<S>::from_tensors(tensors, Hyena<S>::options(configuration));
   expect_integer(configuration, {"d_model"}, layer.width(), "in_proj.weight has that many columns");
+  // Of the network whose output the stored filter is.
+  ignore_keys(configuration, {"filter_order", "l_max", "emb_dim", "num_inner_mlps", "train_freq", "activation_freq"});
   expect_integer(configuration, {"short_filter_order"}, layer.weights().short_filter_weight.cols(), "short_filter.weight is that wide");
   return layer;
 }

@@ -25,7 +25,7 @@ template <Real S>
   w.experts = tensors.has("experts.up_proj")
                   ? read_stacked_experts(tensors, "experts.up_proj", "experts.down_proj", Function::relu_squared, false)
                   : read_experts(tensors, w.router_weight.rows(), Function::relu_squared, "");
-  if (tensors.has("shared_experts.up_proj.weight"))
+  if (tensors.has("shared_experts.up_proj.weight") || tensors.has("shared_experts.down_proj.weight"))
     w.shared = GatedFeedForward<S>::from_tensors(tensors.below("shared_experts."), Function::relu_squared, "");
   w.fc1_latent_weight = tensors.optional("fc1_latent_proj.weight", 2);
   w.fc1_latent_bias = tensors.optional("fc1_latent_proj.bias", 1);
@@ -81,15 +81,15 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     const PrefixedTensors<Scalar> mixer = block.below("mixer.");
     const auto read = [&]() -> PartPointer<Scalar> {
-      if (detail::has_decay_rate(mixer)) {
+      if (detail::has_decay_rate(mixer) || mixer.has("dt_bias")) {
         kinds.emplace_back("mamba");
         return mixer_part(detail::read_mamba2(mixer, configuration));
       }
-      if (mixer.has("q_proj.weight")) {
+      if (detail::has_attention(mixer)) {
         kinds.emplace_back("attention");
         return mixer_part(detail::read_attention(mixer, configuration));
       }
-      if (mixer.has("gate.weight")) {
+      if (mixer.has("gate.weight") || mixer.has("gate.e_score_correction_bias")) {
         kinds.emplace_back("moe");
         return feed_forward_part(detail::read_nemotron_experts(mixer, configuration));
       }

@@ -43,7 +43,7 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), delta(source, name + "linear_attn.");
     PartPointer<Scalar> feed_forward =
         feed_forward_part(detail::read_gated_part(PrefixedTensors<Scalar>(source, name + "mlp."), configuration));
-    const bool is_full = attention.has("q_proj.weight");
+    const bool is_full = detail::has_attention(attention);
     kinds.emplace_back(is_full ? "full_attention" : "linear_attention");
     if (is_full) {
       detail::expect_present(attention, {"q_norm.weight", "k_norm.weight"});

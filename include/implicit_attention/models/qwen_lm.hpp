@@ -20,7 +20,7 @@ template <Real Scalar>
   typename MixtureOfExperts<Scalar>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
   w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
-  if (tensors.has("shared_expert.up_proj.weight")) {
+  if (tensors.has("shared_expert.up_proj.weight") || tensors.has("shared_expert_gate.weight")) {
     const PrefixedTensors<Scalar> shared(tensors.source(), tensors.prefix() + "shared_expert.");
     w.shared = read_gated_part(shared, configuration, Scalar(1), "shared_expert_intermediate_size");
     w.shared_gate_weight = tensors.required("shared_expert_gate.weight", 2);
@@ -87,7 +87,7 @@ template <Real Scalar>
     const std::string name = message(prefix, "layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), mlp(source, name + "mlp.");
     const PrefixedTensors<Scalar> delta(source, name + "linear_attn.");
-    const bool is_full = attention.has("q_proj.weight");
+    const bool is_full = detail::has_attention(attention);
     kinds.emplace_back(is_full ? "full_attention" : "linear_attention");
     if (interval && !explicit_types)
       detail::expect_layer_is(configuration, "full_attention_interval", (layer + 1) % *interval == 0, is_full, layer, "full attention");

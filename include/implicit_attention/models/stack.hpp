@@ -147,6 +147,8 @@ template <Real S>
     Value<S> sum;
     for (const Branch<S>& branch : sublayer.branches) {
       const Value<S> given = times(branch.part->run(times(u, branch.input_scale), context), branch.output_scale);
+      if (given.rows() != r.rows() || given.cols() != r.cols())
+        check_shape(message("layer ", layer, "'s ", branch.part->name()), "output", *given, r.rows(), r.cols(), "(tokens, width)");
       sum = sum.empty() ? given : add(sum, given);
     }
     if (!sublayer.norm_after.empty()) sum = normalize(sublayer.norm_after, sum);

@@ -57,8 +57,8 @@ class RenamedTensors final : public TensorSource<Scalar> {
          name.find("model.visual.") != std::string_view::npos || begins_with(name, "visual.");
 }
 
-/// What wrappers put before every name: data parallelism, compilation, adapters, and multimodal models that hold a whole language model, its
-/// head included.
+/// What wrappers put before every name: data parallelism, compilation, adapters, and models that hold a whole language model, its head
+/// included: multimodal ones, or a training loop's under the name `model`.
 [[nodiscard]] inline std::string wrapper_prefix(const std::vector<std::string>& names) {
   std::string prefix;
   constexpr int most = 8;  // wrappers in one another: names are untrusted, and every round reads all of them
@@ -71,7 +71,7 @@ class RenamedTensors final : public TensorSource<Scalar> {
         prefix += wrapper;
         found = true;
       }
-    for (const std::string_view wrapper : {"language_model.", "model.language_model."}) {
+    for (const std::string_view wrapper : {"language_model.", "model.language_model.", "model."}) {
       const std::string longer = prefix + std::string(wrapper);
       const auto begins = [&](const std::string& end) {
         return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return begins_with(name, longer + end); });

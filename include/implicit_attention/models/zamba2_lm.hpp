@@ -67,7 +67,7 @@ template <Real Scalar>
         message("tensor ", attends.prefix(), "linear_q_adapter_list.", visit, ".0.weight is ", adapted ? "there" : "missing"));
     const Index heads = detail::required_integer(configuration, {"num_attention_heads"});
     attention.scale = 1 / std::sqrt(static_cast<double>(width) / static_cast<double>(heads));  // half of the head size 2 D / heads
-    SoftmaxAttention<Scalar> plain = detail::read_attention(attends, configuration, attention);
+    SoftmaxAttention<Scalar> plain = detail::read_attention(attends, configuration, attention, width);
     typename SoftmaxAttention<Scalar>::Weights weights = plain.weights();
     weights.q_adapter = detail::read_adapter(attends, "linear_q_adapter_list", visit, adapted);
     weights.k_adapter = detail::read_adapter(attends, "linear_k_adapter_list", visit, adapted);
