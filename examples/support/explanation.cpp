@@ -318,7 +318,9 @@ class Questioner {
         const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
         const Array<Scalar>& gradient = backward_pass.layers[static_cast<std::size_t>(layer)].mixers_y[index];
         explanation.gradients.push_back({message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
-        explanation.gradients.push_back({message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
+        explanation.gradients.push_back({message("layer", layer, ".", kind, "grad_y"), (*gradient).template cast<double>()});
+        if (!kind.empty())  // also with grad_ in front, as in layerN.grad_y
+          explanation.gradients.push_back({message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
       }
     }
     explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});

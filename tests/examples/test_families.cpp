@@ -85,6 +85,19 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
     REQUIRE(written.allFinite());
     CHECK((written.bottomRows(1) - logits.bottomRows(1)).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
           1e-12 * logits.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+    run_well(folder, "explain",
+             {"--model", directory.string(), "--tokens", tokens, "--method", "gradient-x-input", "--save-gradients", "--precision",
+              "float64", "--out", out.string()});
+    const SafetensorsFile saved(out);
+    for (Index layer = 0; layer < model.layer_count(); ++layer)
+      for (const MixerRun<double>& mixer : model.layer_pass(pass, layer).mixers) {
+        // As the reference data name them: attention beside a recurrent mixer is layerN.attention_y, its gradient layerN.attention_grad_y.
+        const std::string before = "layer" + std::to_string(layer) + "." + (mixer.kind.empty() ? "" : mixer.kind + "_");
+        INFO(before);
+        CHECK((saved.read<double>(before + "y").matrix() - *mixer.y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+              1e-12 * (1 + (*mixer.y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
+        CHECK(saved.info(before + "grad_y").shape == saved.info(before + "y").shape);
+      }
     for (const Index layer : model.mixing_layers()) {
       INFO("layer " << layer);
       run_well(folder, "materialize",
