@@ -140,6 +140,13 @@ TEST_CASE("a tensor that every public layer of a family has is named where it is
       {"lm_rwkv7_seed01", "model.layers.0.attn.g_norm.weight"},
       {"lm_rwkv7_seed01", "model.layers.1.attn.v_lora.lora.0.weight"},
       // what tells the kind of the layer, too
+      {"lm_kimi_linear_seed00", "model.layers.3.self_attn.kv_a_proj_with_mqa.weight"},
+      {"lm_kimi_linear_seed00", "model.layers.1.block_sparse_moe.gate.weight"},
+      {"lm_kimi_linear_seed00", "model.layers.1.block_sparse_moe.experts.0.w1.weight"},
+      {"lm_jamba_seed00", "model.layers.1.feed_forward.router.weight"},
+      {"lm_jamba_seed00", "model.layers.0.feed_forward.gate_proj.weight"},
+      {"lm_lfm2_seed00", "model.layers.2.self_attn.out_proj.weight"},
+      {"lm_zamba2_seed00", "model.layers.1.linear.weight"},
       {"lm_qwen35_seed00", "model.layers.3.self_attn.q_proj.weight"},
       {"lm_olmo_hybrid_seed00", "model.layers.3.self_attn.q_proj.weight"},
       {"lm_bamba_seed00", "model.layers.2.self_attn.q_proj.weight"},

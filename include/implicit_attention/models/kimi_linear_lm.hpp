@@ -85,7 +85,7 @@ template <Real Scalar>
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn.");
-    const bool is_full = attention.has("kv_a_proj_with_mqa.weight");
+    const bool is_full = attention.has("kv_a_proj_with_mqa.weight") || attention.has("kv_b_proj.weight");
     for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})  // counted from 1
       detail::expect_layer_is(configuration, key, detail::listed(configuration, key, layer, 1),
                               is_full == (key == "linear_attn_config.full_attn_layers"), layer, "listed");
@@ -107,8 +107,11 @@ template <Real Scalar>
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
-    const PrefixedTensors<Scalar> sparse(source, name + (block.has("block_sparse_moe.gate.weight") ? "block_sparse_moe." : "mlp."));
-    const bool is_sparse = sparse.has("gate.weight");
+    const PrefixedTensors<Scalar> sparse(
+        source, name + (block.has("block_sparse_moe.gate.weight") || block.has("block_sparse_moe.gate.e_score_correction_bias")
+                            ? "block_sparse_moe."
+                            : "mlp."));
+    const bool is_sparse = sparse.has("gate.weight") || sparse.has("gate.e_score_correction_bias");
     has_experts = has_experts || is_sparse;
     feeds.emplace_back(is_sparse ? "sparse" : "dense");
     if (configuration.has("first_k_dense_replace"))

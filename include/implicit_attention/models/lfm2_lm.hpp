@@ -92,7 +92,7 @@ template <Real Scalar>
     if (!explicit_types) detail::expect_layer_is(configuration, attention_key, listed, is_full, layer, "listed");
     PartPointer<Scalar> mixer;
     if (is_full) {
-      detail::expect_present(attention, {"q_layernorm.weight", "k_layernorm.weight"});
+      detail::expect_present(attention, {"q_layernorm.weight", "k_layernorm.weight", "out_proj.weight"});
       SoftmaxAttention<Scalar> read = detail::read_attention(attention, configuration, full);
       detail::expect_integer(configuration, {"num_heads"}, read.heads(), "num_attention_heads says so");
       mixer = mixer_part(std::move(read));

@@ -105,7 +105,7 @@ template <Real Scalar>
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
-    const bool sparse = mlp.has("gate.weight");
+    const bool sparse = mlp.has("gate.weight") || mlp.has("shared_expert_gate.weight");
     detail::expect_layer_is(configuration, "decoder_sparse_step or mlp_only_layers", detail::qwen_layer_is_sparse(configuration, layer),
                             sparse, layer, "a mixture of experts");
     PartPointer<Scalar> feed_forward =
