@@ -57,36 +57,64 @@ template <Real Scalar>
   return std::sqrt(-std::expm1(Scalar(2) * log_a));
 }
 
-// The same for whole matrices, vectorised by Eigen. Each returns a new matrix.
+// The same in place, vectorised by Eigen.
+namespace detail {
+template <Real Scalar>
+void sigmoid_in_place(Numbers<Scalar> x) {
+  x = ((-x).exp() + Scalar(1)).inverse();
+}
+template <Real Scalar>
+void silu_in_place(Numbers<Scalar> x) {
+  x *= ((-x).exp() + Scalar(1)).inverse();
+}
+template <Real Scalar>
+void softplus_in_place(Numbers<Scalar> x) {
+  x = x.max(Scalar(0)) + (-x.abs()).exp().log1p();
+}
+template <Real Scalar>
+void gelu_scale_in_place(Numbers<Scalar> x) {
+  x *= gelu_linear<Scalar> + (gelu_linear<Scalar> * gelu_cubic<Scalar>)*x.square();
+  sigmoid_in_place<Scalar>(x);
+}
+template <Real Scalar>
+void sqrt_one_minus_square_in_place(Numbers<Scalar> log_a) {
+  log_a = (-(Scalar(2) * log_a).expm1()).sqrt();
+}
+/// A new matrix of an expression's numbers, changed by function(numbers).
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x,
+                                                       void (*function)(Numbers<typename Derived::Scalar>)) {
+  Matrix<typename Derived::Scalar> out = large_matrix(x);
+  function(Numbers<typename Derived::Scalar>(out.data(), out.size()));
+  return out;
+}
+}  // namespace detail
+
+// And for whole matrices: each returns a new one.
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sigmoid(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix(((-x.array()).exp() + Scalar(1)).inverse().matrix());
+  return detail::changed(x, detail::sigmoid_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> silu(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix((x.array() * ((-x.array()).exp() + Scalar(1)).inverse()).matrix());
+  return detail::changed(x, detail::silu_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> softplus(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix((x.array().max(Scalar(0)) + (-x.array().abs()).exp().log1p()).matrix());
+  return detail::changed(x, detail::softplus_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> gelu_scale(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return sigmoid((detail::gelu_linear<Scalar> * (x.array() + detail::gelu_cubic<Scalar> * x.array().cube())).matrix());
+  return detail::changed(x, detail::gelu_scale_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sqrt_one_minus_square(const Eigen::MatrixBase<Derived>& log_a) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix((-(Scalar(2) * log_a.array()).expm1()).sqrt().matrix());
+  return detail::changed(log_a, detail::sqrt_one_minus_square_in_place<typename Derived::Scalar>);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
