@@ -139,10 +139,11 @@ Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, con
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::held_scale(const Statistics& s) const {
-  const Index size = width() / groups_;
   Matrix<Scalar> scale(s.scale.rows(), width());
-  for (Index group = 0; group < groups_; ++group)
-    scale.middleCols(group * size, size) = s.scale.col(group).matrix() * weight_.segment(group * size, size);
+  for (Index token = 0; token < scale.rows(); ++token)
+    each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
+      detail::Numbers<Scalar>(&scale(token, column), weight.size()) = s.scale(token, group) * weight;
+    });
   return scale;
 }
 

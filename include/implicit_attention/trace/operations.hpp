@@ -42,16 +42,16 @@ template <Real S>
   Matrix<S> out = large_matrix<S>(x.rows(), x.cols(), "a projection");
   Matrix<S> panel;
   for (Index block = 0; block < blocks; ++block) {
-    out.middleCols(block * size, size).noalias() =
-        (*x).middleCols(block * size, size) * detail::numbers_of(weight, block * size, size, 0, size, panel);
+    detail::set_product(out.middleCols(block * size, size), (*x).middleCols(block * size, size),
+                        detail::numbers_of(weight, block * size, size, 0, size, panel));
     if (!bias.empty()) out.middleCols(block * size, size).rowwise() += bias.matrix().row(block);
   }
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), weight, bias, size, blocks](Back<S>& back, const Matrix<S>& g) {
     Matrix<S> gradient(g.rows(), g.cols()), numbers;
     for (Index block = 0; block < blocks; ++block) {
-      gradient.middleCols(block * size, size).noalias() =
-          g.middleCols(block * size, size) * detail::numbers_of(weight, block * size, size, 0, size, numbers).transpose();
+      detail::set_product(gradient.middleCols(block * size, size), g.middleCols(block * size, size),
+                          detail::numbers_of(weight, block * size, size, 0, size, numbers), detail::Transposed::right);
       if (!bias.empty() && !back.exact())
         back.add_bias_share(g.middleCols(block * size, size).colwise().sum().dot(bias.matrix().row(block)));
     }
