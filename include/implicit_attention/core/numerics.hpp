@@ -80,13 +80,25 @@ template <Real Scalar>
 void sqrt_one_minus_square_in_place(Numbers<Scalar> log_a) {
   log_a = (-(Scalar(2) * log_a).expm1()).sqrt();
 }
-/// A new matrix of an expression's numbers, changed by function(numbers).
-template <class Derived>
-[[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x,
-                                                       void (*function)(Numbers<typename Derived::Scalar>)) {
-  Matrix<typename Derived::Scalar> out = large_matrix(x);
-  function(Numbers<typename Derived::Scalar>(out.data(), out.size()));
+/// A new matrix of the same numbers, changed by function(numbers) while they are in the nearest cache.
+template <Real Scalar, class Function>
+[[nodiscard]] Matrix<Scalar> changed_rows(ConstView<Scalar> x, const Function& function) {
+  Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), x.cols(), "an activation");
+  const Index high = std::max<Index>(1, 4096 / std::max<Index>(1, x.cols()));
+  for (Index row = 0; row < x.rows(); row += high) {
+    View<Scalar> panel(out.data() + row * x.cols(), std::min(high, x.rows() - row), x.cols());
+    panel = ConstView<Scalar>(x.middleRows(row, panel.rows()));
+    function(Numbers<Scalar>(panel.data(), panel.size()));
+  }
   return out;
+}
+template <class Derived, class Function>
+[[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x, const Function& function) {
+  using Scalar = typename Derived::Scalar;
+  if constexpr (viewable<Derived> && bool(Derived::IsRowMajor))
+    return changed_rows<Scalar>(x.derived(), function);
+  else
+    return changed_rows<Scalar>(large_matrix(x), function);
 }
 }  // namespace detail
 

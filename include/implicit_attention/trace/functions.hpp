@@ -185,9 +185,7 @@ using TakeFunction = void (*)(Function, Numbers<Scalar>);
 
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> taken(TakeFunction<Scalar> take, Function function, ConstView<Scalar> x) {
-  Matrix<Scalar> out = large_matrix(x);
-  take(function, Numbers<Scalar>(out.data(), out.size()));
-  return out;
+  return changed_rows<Scalar>(x, [&](Numbers<Scalar> numbers) { take(function, numbers); });
 }
 }  // namespace detail
 

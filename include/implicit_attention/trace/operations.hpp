@@ -224,8 +224,9 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> gated_product(Function function, const Value<S>& z, const Value<S>& x) {
   Matrix<S> out = detail::filled_by_rows<S>(z.rows(), z.cols(), z.trace->executor(), [&](View<S> panel, Index first, Index count) {
-    panel = ConstView<S>((*x).middleRows(first, count));
-    detail::multiply_by_function<S>(detail::numbers_in<S>(panel), detail::take_values<S>, function, (*z).middleRows(first, count));
+    panel = ConstView<S>((*z).middleRows(first, count));
+    detail::take_values<S>(function, detail::numbers_in<S>(panel));
+    panel.array() *= ConstView<S>((*x).middleRows(first, count)).array();
   });
   if (!x.trace->records({&z, &x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [function, z, x](Back<S>& back, Matrix<S>& g) {
