@@ -14,9 +14,20 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Whether all numbers are finite. Vectorised, as Eigen's allFinite is not.
-template <class Numbers>
-[[nodiscard]] bool all_finite(const Eigen::DenseBase<Numbers>& numbers) {
-  return (numbers.derived().array() * typename Numbers::Scalar(0)).sum() == typename Numbers::Scalar(0);
+template <class Scalar>
+[[nodiscard]] bool all_finite(ConstView<Scalar> numbers) {
+  const bool gaps = numbers.outerStride() != numbers.cols();
+  const Index runs = gaps ? numbers.rows() : 1, length = gaps ? numbers.cols() : numbers.size();
+  for (Index run = 0; run < runs; ++run)
+    if (!((ConstNumbers<Scalar>(numbers.data() + run * numbers.outerStride(), length) * Scalar(0)).sum() == Scalar(0))) return false;
+  return true;
+}
+template <class Derived>
+[[nodiscard]] bool all_finite(const Eigen::DenseBase<Derived>& numbers) {
+  if constexpr (viewable<Derived>)
+    return all_finite(ConstView<typename Derived::Scalar>(numbers.derived()));
+  else
+    return (numbers.derived().array() * typename Derived::Scalar(0)).sum() == typename Derived::Scalar(0);
 }
 
 /// Row and column of the first NaN or infinity, row by row.

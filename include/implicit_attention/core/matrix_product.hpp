@@ -177,39 +177,67 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
                       std::min(product_inner, inner - k), b + k * inner_step, inner_step, column_step, sign, add || k > 0);
     }
 }
+
+/// out (+)= sign a b for rows that are too few to copy a panel for them: each by Eigen's product of a matrix in memory with a vector. With
+/// `Right`, b is transposed.
+template <Real Scalar, class Which>
+void multiply_rows(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add) {
+  if (!add) out.setZero();
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
+  const Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order>, 0, Eigen::OuterStride<>> matrix(
+      b.data(), out.cols(), inner, Eigen::OuterStride<>(b.outerStride()));
+  for (Index row = 0; row < a.rows; ++row) {
+    const Eigen::Map<const Vector, 0, Eigen::InnerStride<>> numbers(a.data + row * a.row_step, inner, Eigen::InnerStride<>(a.inner_step));
+    Eigen::Map<Vector> sums(out.data() + row * out.outerStride(), out.cols());
+    if (sign > Scalar(0))
+      sums.noalias() += matrix * numbers;
+    else
+      sums.noalias() -= matrix * numbers;
+  }
+}
+
+/// out (+)= sign a b; with `Right`, b is transposed.
+template <Real Scalar, class Which>
+void multiply(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add, Which) {
+  constexpr bool right = std::is_same_v<Which, Transposed::Right>;
+  if (a.rows < product_rows_from || inner == 0) return multiply_rows<Scalar, Which>(out, a, inner, b, sign, add);
+  multiply_blocks(out, a, inner, b.data(), right ? 1 : b.outerStride(), right ? b.outerStride() : 1, sign, add);
+}
 #endif
 
 /// out (+)= sign a b, with sign = 1 or -1. `out` must not overlap a or b.
 template <Real Scalar>
 EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
-                                      Transposed::Neither) {
+                                      Transposed::Neither which) {
 #if defined(__GNUC__)
-  if (a.rows() >= product_rows_from && a.cols() > 0)
-    return multiply_blocks(out, {a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b.data(), b.outerStride(), 1, sign, add);
-#endif
+  multiply(out, LeftFactor<Scalar>{a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b, sign, add, which);
+#else
   if (!add) out.setZero();
   out.noalias() += sign * (a * b);
+#endif
 }
 /// out (+)= sign a^T b.
 template <Real Scalar>
-EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add, Transposed::Left) {
+EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
+                                      Transposed::Left which) {
 #if defined(__GNUC__)
-  if (a.cols() >= product_rows_from && a.rows() > 0)
-    return multiply_blocks(out, {a.data(), a.cols(), 1, a.outerStride()}, a.rows(), b.data(), b.outerStride(), 1, sign, add);
-#endif
+  multiply(out, LeftFactor<Scalar>{a.data(), a.cols(), 1, a.outerStride()}, a.rows(), b, sign, add, which);
+#else
   if (!add) out.setZero();
   out.noalias() += sign * (a.transpose() * b);
+#endif
 }
 /// out (+)= sign a b^T.
 template <Real Scalar>
 EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
-                                      Transposed::Right) {
+                                      Transposed::Right which) {
 #if defined(__GNUC__)
-  if (a.rows() >= product_rows_from && a.cols() > 0)
-    return multiply_blocks(out, {a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b.data(), 1, b.outerStride(), sign, add);
-#endif
+  multiply(out, LeftFactor<Scalar>{a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b, sign, add, which);
+#else
   if (!add) out.setZero();
   out.noalias() += sign * (a * b.transpose());
+#endif
 }
 
 /// out += a b, out += a^T b or out += a b^T; `out` is a matrix, or a block or view of one.

@@ -57,36 +57,76 @@ template <Real Scalar>
   return std::sqrt(-std::expm1(Scalar(2) * log_a));
 }
 
-// The same for whole matrices, vectorised by Eigen. Each returns a new matrix.
+// The same in place, vectorised by Eigen.
+namespace detail {
+template <Real Scalar>
+void sigmoid_in_place(Numbers<Scalar> x) {
+  x = ((-x).exp() + Scalar(1)).inverse();
+}
+template <Real Scalar>
+void silu_in_place(Numbers<Scalar> x) {
+  x *= ((-x).exp() + Scalar(1)).inverse();
+}
+template <Real Scalar>
+void softplus_in_place(Numbers<Scalar> x) {
+  x = x.max(Scalar(0)) + (-x.abs()).exp().log1p();
+}
+template <Real Scalar>
+void gelu_scale_in_place(Numbers<Scalar> x) {
+  x *= gelu_linear<Scalar> + (gelu_linear<Scalar> * gelu_cubic<Scalar>)*x.square();
+  sigmoid_in_place<Scalar>(x);
+}
+template <Real Scalar>
+void sqrt_one_minus_square_in_place(Numbers<Scalar> log_a) {
+  log_a = (-(Scalar(2) * log_a).expm1()).sqrt();
+}
+/// A new matrix of the same numbers, changed by function(numbers) while they are in the nearest cache.
+template <Real Scalar, class Function>
+[[nodiscard]] Matrix<Scalar> changed_rows(ConstView<Scalar> x, const Function& function) {
+  Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), x.cols(), "an activation");
+  const Index high = std::max<Index>(1, 4096 / std::max<Index>(1, x.cols()));
+  for (Index row = 0; row < x.rows(); row += high) {
+    View<Scalar> panel(out.data() + row * x.cols(), std::min(high, x.rows() - row), x.cols());
+    panel = ConstView<Scalar>(x.middleRows(row, panel.rows()));
+    function(Numbers<Scalar>(panel.data(), panel.size()));
+  }
+  return out;
+}
+template <class Derived, class Function>
+[[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x, const Function& function) {
+  using Scalar = typename Derived::Scalar;
+  if constexpr (viewable<Derived> && bool(Derived::IsRowMajor))
+    return changed_rows<Scalar>(x.derived(), function);
+  else
+    return changed_rows<Scalar>(large_matrix(x), function);
+}
+}  // namespace detail
+
+// And for whole matrices: each returns a new one.
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sigmoid(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix(((-x.array()).exp() + Scalar(1)).inverse().matrix());
+  return detail::changed(x, detail::sigmoid_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> silu(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix((x.array() * ((-x.array()).exp() + Scalar(1)).inverse()).matrix());
+  return detail::changed(x, detail::silu_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> softplus(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix((x.array().max(Scalar(0)) + (-x.array().abs()).exp().log1p()).matrix());
+  return detail::changed(x, detail::softplus_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> gelu_scale(const Eigen::MatrixBase<Derived>& x) {
-  using Scalar = typename Derived::Scalar;
-  return sigmoid((detail::gelu_linear<Scalar> * (x.array() + detail::gelu_cubic<Scalar> * x.array().cube())).matrix());
+  return detail::changed(x, detail::gelu_scale_in_place<typename Derived::Scalar>);
 }
 
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sqrt_one_minus_square(const Eigen::MatrixBase<Derived>& log_a) {
-  using Scalar = typename Derived::Scalar;
-  return large_matrix((-(Scalar(2) * log_a.array()).expm1()).sqrt().matrix());
+  return detail::changed(log_a, detail::sqrt_one_minus_square_in_place<typename Derived::Scalar>);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

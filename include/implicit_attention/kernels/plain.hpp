@@ -75,22 +75,22 @@ namespace detail {
 /// as finite. The fast kernels multiply zeros of a matrix with what does not belong to them, so that these channels are left to plain_row.
 template <Real Scalar>
 [[nodiscard]] std::vector<Index> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels) {
-  using Numbers = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
   const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
-  const auto row_of = [](const Array<Scalar>& array, Index row) { return Eigen::Map<const Numbers>(array.row(row), array.cols()); };
-  Numbers rests = Numbers::Zero(recurrence.channels);  // of every channel: 0, or NaN
+  const auto row_of = [](const Array<Scalar>& array, Index row) { return ConstNumbers<Scalar>(array.row(row), array.cols()); };
+  Eigen::Array<Scalar, 1, Eigen::Dynamic> rests;  // of every channel: 0, or NaN
+  rests.setZero(recurrence.channels);
   for (const Array<Scalar>* array :
        {&recurrence.rate, &recurrence.query_scale, &recurrence.key_scale, &recurrence.diagonal, &surrounded.gate, &surrounded.row_weights,
         &surrounded.skip, &surrounded.activation, &surrounded.taps, &surrounded.column_weights})
-    for (Index row = 0; row < array->rows(); ++row) rests += row_of(*array, row) * Scalar(0);
+    for (Index row = 0; row < array->rows(); ++row) rests += Scalar(0) * row_of(*array, row);
   constexpr Scalar largest = std::numeric_limits<Scalar>::max();
   const bool rising = !recurrence.rate.empty();  // steps of a rate go up, those without one down
   for (Index row = 0; row < recurrence.step.rows(); ++row) {
     const auto steps = row_of(recurrence.step, row);
     if (rising)
-      rests += (steps > largest).select(Scalar(0), steps) * Scalar(0);
+      rests += Scalar(0) * (steps > largest).select(Scalar(0), steps);
     else
-      rests += (steps < -largest).select(Scalar(0), steps) * Scalar(0);
+      rests += Scalar(0) * (steps < -largest).select(Scalar(0), steps);
   }
   bool all = false;
   for (const Array<Scalar>* array : {&recurrence.query, &recurrence.key})

@@ -15,7 +15,11 @@ namespace detail {
 /// exp(A_log), of which infinity would make NaN of a step of 0; a decay of exp(-1e30) per unit is 0 already.
 template <Real S>
 [[nodiscard]] Array<S> decay_rate(const Array<S>& A_log) {
-  return Matrix<S>(A_log.matrix().array().exp().min(S(1e30)).matrix());
+  Matrix<S> rate = A_log.matrix();
+  Numbers<S> numbers(rate.data(), rate.size());
+  numbers = numbers.exp();
+  numbers = numbers.min(S(1e30));
+  return rate;
 }
 
 /// Rates A <= 0, kept above -1e30 for the same reason.

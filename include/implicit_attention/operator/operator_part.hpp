@@ -1,6 +1,7 @@
 // One summand of an implicit attention: a recurrence and what surrounds it, in the tokens' order or reversed.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -41,7 +42,8 @@ class OperatorPart {
     std::vector<Index> reversed(row_list);
     for (Index& row : reversed) row = tokens() - 1 - row;
     rows_in_order(channels, reversed, out, executor);
-    for (Index row = 0; row < out.rows(); ++row) out.row(row).reverseInPlace();
+    for (Index row = 0; row < out.rows(); ++row)
+      std::reverse(out.data() + row * out.outerStride(), out.data() + row * out.outerStride() + out.cols());
   }
 
   /// The channels joined, in the tokens' order only.
@@ -63,26 +65,31 @@ class OperatorPart {
   void scan(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state = nullptr) const {
     if (!form_.reversed) return scan_in_order(input, out, executor, final_state);
     ScanInput<Scalar> reversed = input;
-    if (!input.x.empty()) reversed.x = Matrix<Scalar>(input.x.matrix().colwise().reverse());
+    if (!input.x.empty()) reversed.x = in_reverse(*input.x);
     scan_in_order(reversed, out, executor, final_state);
-    out.colwise().reverseInPlace();
+    reverse_tokens(out);
   }
 
   /// out = A^T g.
   void scan_transposed(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
     if (!form_.reversed) return transposed_in_order(g, out, executor);
-    const Matrix<Scalar> reversed = g.colwise().reverse();
-    transposed_in_order(reversed, out, executor);
-    out.colwise().reverseInPlace();
+    transposed_in_order(in_reverse(g), out, executor);
+    reverse_tokens(out);
   }
 
   /// What is added behind the recurrence: a norm's bias times the gate, (tokens, channels), added to `out`.
   void add_norm_bias(View<Scalar> out) const {
     if (form_.norm_bias.empty()) return;
-    Matrix<Scalar> shift = form_.norm_bias.matrix().replicate(form_.norm_bias.rows() == 1 ? tokens() : 1, 1);
-    if (!form_.gate.empty()) shift.array() *= form_.gate.matrix().array();
-    if (form_.reversed) shift.colwise().reverseInPlace();
-    out += shift;
+    const bool one = form_.norm_bias.rows() == 1;
+    for (Index row = 0; row < out.rows(); ++row) {
+      const Index token = form_.reversed ? out.rows() - 1 - row : row;
+      const ConstNumbers<Scalar> bias(form_.norm_bias.row(one ? 0 : token), out.cols());
+      Numbers<Scalar> to(out.data() + row * out.outerStride(), out.cols());
+      if (form_.gate.empty())
+        to += bias;
+      else
+        to += bias * ConstNumbers<Scalar>(form_.gate.row(token), out.cols());
+    }
   }
 
  private:
@@ -94,6 +101,19 @@ class OperatorPart {
     if (!form_.convolution.empty()) surrounded.taps = Matrix<Scalar>(form_.convolution.matrix().transpose());
     surrounded.convolution_starts = form_.convolution_starts;
     surrounded.column_weights = form_.input_scale;
+  }
+
+  static void reverse_tokens(View<Scalar> numbers) {
+    for (Index row = 0; row < numbers.rows() / 2; ++row) {
+      Scalar *const first = numbers.data() + row * numbers.outerStride(), *const last = numbers.data() +
+                                                                                        (numbers.rows() - 1 - row) * numbers.outerStride();
+      std::swap_ranges(first, first + numbers.cols(), last);
+    }
+  }
+  [[nodiscard]] static Matrix<Scalar> in_reverse(ConstView<Scalar> numbers) {
+    Matrix<Scalar> reversed = numbers;
+    reverse_tokens(reversed);
+    return reversed;
   }
 
   [[nodiscard]] static Array<Scalar> product(const Array<Scalar>& a, const Array<Scalar>& b) {

@@ -80,14 +80,21 @@ template <Real S>
 /// The softmax of every row. Relevance has no rule for it: it makes scales.
 template <Real S>
 [[nodiscard]] Value<S> softmax_rows(const Value<S>& x) {
-  Matrix<S> p = ((*x).colwise() - (*x).rowwise().maxCoeff()).array().exp().matrix();
-  p.array().colwise() /= p.rowwise().sum().eval().array();
+  Matrix<S> p = *x;
+  for (Index row = 0; row < p.rows(); ++row) {
+    detail::Numbers<S> numbers = detail::numbers_in<S>(p, row, 1);
+    numbers = (numbers - numbers.maxCoeff()).exp();
+    numbers /= numbers.sum();
+  }
   const Array<S> out(std::move(p));
   if (!x.trace->records({&x})) return x.trace->constant(out);
   return x.trace->record(out, [x = x.link(), out](Back<S>& back, Matrix<S>& g) {
     if (!back.exact()) return back.cannot_treat("softmax_rows");
-    g.colwise() -= g.cwiseProduct(*out).rowwise().sum().eval();
-    g.array() *= (*out).array();
+    for (Index row = 0; row < g.rows(); ++row) {
+      detail::Numbers<S> numbers = detail::numbers_in<S>(g, row, 1);
+      const detail::ConstNumbers<S> weights(out.row(row), g.cols());
+      numbers = (numbers - (numbers * weights).sum()) * weights;
+    }
     back.add(x, std::move(g));
   });
 }
@@ -95,16 +102,22 @@ template <Real S>
 /// Every row divided by its sum + eps. Relevance has no rule for it: it makes scales.
 template <Real S>
 [[nodiscard]] Value<S> divide_by_row_sum(const Value<S>& x, S eps = 0) {
-  using Column = Eigen::Matrix<S, Eigen::Dynamic, 1>;
-  const Column sums = ((*x).rowwise().sum().array() + eps).matrix();
   Matrix<S> quotients = *x;
-  quotients.array().colwise() /= sums.array();
+  std::vector<S> sums;
+  for (Index row = 0; row < quotients.rows(); ++row) {
+    detail::Numbers<S> numbers = detail::numbers_in<S>(quotients, row, 1);
+    sums.push_back(numbers.sum() + eps);
+    numbers /= sums.back();
+  }
   const Array<S> out(std::move(quotients));
   if (!x.trace->records({&x})) return x.trace->constant(out);
   return x.trace->record(out, [x = x.link(), out, sums](Back<S>& back, Matrix<S>& g) {
     if (!back.exact()) return back.cannot_treat("divide_by_row_sum");
-    g.colwise() -= g.cwiseProduct(*out).rowwise().sum().eval();
-    g.array().colwise() /= sums.array();
+    for (Index row = 0; row < g.rows(); ++row) {
+      detail::Numbers<S> numbers = detail::numbers_in<S>(g, row, 1);
+      const S along = (numbers * detail::ConstNumbers<S>(out.row(row), g.cols())).sum();
+      numbers = (numbers - along) / sums[static_cast<std::size_t>(row)];
+    }
     back.add(x, std::move(g));
   });
 }

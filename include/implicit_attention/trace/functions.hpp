@@ -65,95 +65,146 @@ template <Real Scalar>
 [[nodiscard]] Scalar normal_cumulative(Scalar x) {
   return Scalar(0.5) * std::erfc(-x * Scalar(0.70710678118654752440));
 }
+/// number -> function(number), one by one: for what Eigen does not vectorise.
+template <Real Scalar, class Each>
+void change_each(Numbers<Scalar> x, Each function) {
+  for (Index i = 0; i < x.size(); ++i) x[i] = function(x[i]);
+}
+
+/// x becomes f(x), number by number.
+template <Real Scalar>
+void take_values(Function function, Numbers<Scalar> x) {
+  switch (function) {
+    case Function::identity:
+      return;
+    case Function::sigmoid:
+      return sigmoid_in_place<Scalar>(x);
+    case Function::silu:
+      return silu_in_place<Scalar>(x);
+    case Function::gelu_tanh: {
+      Eigen::Array<Scalar, 1, Eigen::Dynamic> scale = x;
+      gelu_scale_in_place<Scalar>(Numbers<Scalar>(scale.data(), scale.size()));
+      x *= scale;
+      return;
+    }
+    case Function::gelu_erf:
+      return change_each<Scalar>(x, [](Scalar v) { return v * normal_cumulative(v); });
+    case Function::relu:
+      x = x.max(Scalar(0));
+      return;
+    case Function::relu_squared:
+      x = x.max(Scalar(0));
+      x *= x;
+      return;
+    case Function::tanh:
+      x = x.tanh();
+      return;
+    case Function::softplus:
+      return softplus_in_place<Scalar>(x);
+    case Function::log_sigmoid:
+      x = -x;
+      softplus_in_place<Scalar>(x);
+      x = -x;
+      return;
+    case Function::exp:
+      x = x.exp();
+      return;
+    case Function::elu_plus_one:
+      return change_each<Scalar>(x, [](Scalar v) { return v < Scalar(0) ? std::exp(v) : v + Scalar(1); });
+  }
+}
+
+/// x becomes f'(x), number by number.
+template <Real Scalar>
+void take_slopes(Function function, Numbers<Scalar> x) {
+  switch (function) {
+    case Function::identity:
+      x.setOnes();
+      return;
+    case Function::sigmoid:
+      sigmoid_in_place<Scalar>(x);
+      x *= Scalar(1) - x;
+      return;
+    case Function::silu: {
+      Eigen::Array<Scalar, 1, Eigen::Dynamic> sigmoids = x;
+      const Numbers<Scalar> s(sigmoids.data(), sigmoids.size());
+      sigmoid_in_place<Scalar>(s);
+      x = s * (Scalar(1) + x * (Scalar(1) - s));
+      return;
+    }
+    case Function::gelu_tanh:
+      return change_each<Scalar>(x, [](Scalar v) { return gelu_derivative(v); });
+    case Function::gelu_erf:
+      return change_each<Scalar>(
+          x, [](Scalar v) { return normal_cumulative(v) + v * Scalar(0.39894228040143267794) * std::exp(Scalar(-0.5) * v * v); });
+    case Function::relu:
+      return change_each<Scalar>(x, [](Scalar v) { return v > Scalar(0) ? Scalar(1) : Scalar(0); });
+    case Function::relu_squared:
+      x = x.max(Scalar(0));
+      x += x;
+      return;
+    case Function::tanh:
+      x = x.tanh();
+      x = Scalar(1) - x.square();
+      return;
+    case Function::softplus:
+      return sigmoid_in_place<Scalar>(x);
+    case Function::log_sigmoid:
+      x = -x;
+      return sigmoid_in_place<Scalar>(x);
+    case Function::exp:
+      x = x.exp();
+      return;
+    case Function::elu_plus_one:
+      return change_each<Scalar>(x, [](Scalar v) { return v < Scalar(0) ? std::exp(v) : Scalar(1); });
+  }
+}
+
+/// x becomes f(x) / x, number by number, for a homogeneous function: the scale that relevance holds.
+template <Real Scalar>
+void take_scales(Function function, Numbers<Scalar> x) {
+  switch (function) {
+    case Function::silu:
+      return sigmoid_in_place<Scalar>(x);
+    case Function::gelu_tanh:
+      return gelu_scale_in_place<Scalar>(x);
+    case Function::gelu_erf:
+      return change_each<Scalar>(x, [](Scalar v) { return normal_cumulative(v); });
+    case Function::relu:
+      return take_slopes<Scalar>(Function::relu, x);
+    case Function::relu_squared:
+      x = x.max(Scalar(0));
+      return;
+    default:
+      x.setOnes();
+  }
+}
+
+template <Real Scalar>
+using TakeFunction = void (*)(Function, Numbers<Scalar>);
+
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> taken(TakeFunction<Scalar> take, Function function, ConstView<Scalar> x) {
+  return changed_rows<Scalar>(x, [&](Numbers<Scalar> numbers) { take(function, numbers); });
+}
 }  // namespace detail
 
 /// f(x) of every number.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_values(Function function, ConstView<Scalar> x) {
-  switch (function) {
-    case Function::identity:
-      break;
-    case Function::sigmoid:
-      return sigmoid(x);
-    case Function::silu:
-      return silu(x);
-    case Function::gelu_tanh:
-      return large_matrix(x.cwiseProduct(gelu_scale(x)));
-    case Function::gelu_erf:
-      return x.unaryExpr([](Scalar v) { return v * detail::normal_cumulative(v); });
-    case Function::relu:
-      return large_matrix(x.cwiseMax(Scalar(0)));
-    case Function::relu_squared:
-      return large_matrix(x.cwiseMax(Scalar(0)).cwiseAbs2());
-    case Function::tanh:
-      return large_matrix(x.array().tanh().matrix());
-    case Function::softplus:
-      return softplus(x);
-    case Function::log_sigmoid:
-      return large_matrix(Matrix<Scalar>(-softplus(-x)));
-    case Function::exp:
-      return large_matrix(x.array().exp().matrix());
-    case Function::elu_plus_one:
-      return x.unaryExpr([](Scalar v) { return v < Scalar(0) ? std::exp(v) : v + Scalar(1); });
-  }
-  return x;
+  return detail::taken<Scalar>(detail::take_values<Scalar>, function, x);
 }
 
 /// f'(x) of every number.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_slopes(Function function, ConstView<Scalar> x) {
-  switch (function) {
-    case Function::identity:
-      break;
-    case Function::sigmoid: {
-      const Matrix<Scalar> s = sigmoid(x);
-      return (s.array() * (Scalar(1) - s.array())).matrix();
-    }
-    case Function::silu: {
-      const Matrix<Scalar> s = sigmoid(x);
-      return (s.array() * (Scalar(1) + x.array() * (Scalar(1) - s.array()))).matrix();
-    }
-    case Function::gelu_tanh:
-      return x.unaryExpr([](Scalar v) { return gelu_derivative(v); });
-    case Function::gelu_erf:
-      return x.unaryExpr(
-          [](Scalar v) { return detail::normal_cumulative(v) + v * Scalar(0.39894228040143267794) * std::exp(Scalar(-0.5) * v * v); });
-    case Function::relu:
-      return x.unaryExpr([](Scalar v) { return v > Scalar(0) ? Scalar(1) : Scalar(0); });
-    case Function::relu_squared:
-      return Scalar(2) * x.cwiseMax(Scalar(0));
-    case Function::tanh:
-      return (Scalar(1) - x.array().tanh().square()).matrix();
-    case Function::softplus:
-      return sigmoid(x);
-    case Function::log_sigmoid:
-      return sigmoid(-x);
-    case Function::exp:
-      return x.array().exp().matrix();
-    case Function::elu_plus_one:
-      return x.unaryExpr([](Scalar v) { return v < Scalar(0) ? std::exp(v) : Scalar(1); });
-  }
-  return Matrix<Scalar>::Ones(x.rows(), x.cols());
+  return detail::taken<Scalar>(detail::take_slopes<Scalar>, function, x);
 }
 
 /// f(x) / x of every number, for a homogeneous function: the scale that relevance holds.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_scales(Function function, ConstView<Scalar> x) {
-  switch (function) {
-    case Function::silu:
-      return sigmoid(x);
-    case Function::gelu_tanh:
-      return gelu_scale(x);
-    case Function::gelu_erf:
-      return x.unaryExpr([](Scalar v) { return detail::normal_cumulative(v); });
-    case Function::relu:
-      return function_slopes(Function::relu, x);
-    case Function::relu_squared:
-      return x.cwiseMax(Scalar(0));
-    default:
-      break;
-  }
-  return Matrix<Scalar>::Ones(x.rows(), x.cols());
+  return detail::taken<Scalar>(detail::take_scales<Scalar>, function, x);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

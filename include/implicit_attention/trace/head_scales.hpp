@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -13,12 +14,15 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// a finite rate keeps sums of rates and slopes finite, so that no decay changes. Relevance has no rule for it: it makes scales.
 template <Real S>
 [[nodiscard]] Value<S> negative_exp(const Value<S>& x) {
-  Matrix<S> out = large_matrix((-((*x).array() > S(60)).select(std::exp(S(60)), (*x).array().exp())).matrix());
+  Matrix<S> out = large_matrix(*x);
+  detail::Numbers<S> numbers = detail::numbers_in<S>(out, 0, out.rows());
+  numbers = -numbers.min(S(60)).exp();
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   const Array<S> rate = std::move(out);
   return x.trace->record(rate, [x, rate](Back<S>& back, Matrix<S>& g) {
     if (!back.exact()) return back.cannot_treat("negative_exp");
-    g.array() *= ((*x).array() > S(60)).select(S(0), rate.matrix().array());
+    for (Index row = 0; row < g.rows(); ++row)
+      for (Index column = 0; column < g.cols(); ++column) g(row, column) *= x.numbers(row, column) > S(60) ? S(0) : rate(row, column);
     back.add(x, std::move(g));
   });
 }

@@ -62,6 +62,10 @@ class Norm {
                                                        const Executor& executor = serial_executor()) const;
 
  private:
+  /// Calls body(group, its first column, its weights).
+  template <class Body>
+  void each_group(const Body& body) const;
+
   RowVector<Scalar> weight_, bias_;
   Scalar eps_ = 0;
   bool centred_ = false;
@@ -95,6 +99,14 @@ Norm<Scalar> Norm<Scalar>::layer(const Array<Scalar>& weight, const Array<Scalar
 }
 
 template <Real Scalar>
+template <class Body>
+void Norm<Scalar>::each_group(const Body& body) const {
+  const Index size = width() / groups_;
+  for (Index group = 0; group < groups_; ++group)
+    body(group, group * size, detail::ConstNumbers<Scalar>(weight_.data() + group * size, size));
+}
+
+template <Real Scalar>
 typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, const Executor& executor) const {
   const Index size = width() / groups_;
   Statistics s;
@@ -103,7 +115,7 @@ typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, 
   detail::for_row_panels(r.rows(), r.cols(), executor, [&](Index first, Index count) {
     for (Index token = first; token < first + count; ++token)
       for (Index group = 0; group < groups_; ++group) {
-        const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>> numbers(&r.coeffRef(token, group * size), size);
+        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, group * size), size);
         if (centred_) s.mean(token, group) = numbers.mean();
         s.scale(token, group) = Scalar(1) / std::sqrt((numbers - s.mean(token, group)).square().mean() + eps_);
       }
@@ -113,26 +125,25 @@ typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, 
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor) const {
-  const Index size = width() / groups_;
-  return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> u, Index row, Index rows) {
-    for (Index group = 0; group < groups_; ++group) {
-      const Index first = group * size;
-      u.middleCols(first, size) = (((r.block(row, first, rows, size).array().colwise() - s.mean.col(group).segment(row, rows)).colwise() *
-                                    s.scale.col(group).segment(row, rows))
-                                       .rowwise() *
-                                   weight_.segment(first, size).array())
-                                      .matrix();
-    }
-    if (bias_.size() != 0) u.rowwise() += bias_;
+  return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> u, Index first, Index count) {
+    for (Index row = 0; row < count; ++row)
+      each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
+        const Index token = first + row;
+        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, column), weight.size());
+        detail::Numbers<Scalar> out(&u.coeffRef(row, column), weight.size());
+        out = (numbers - s.mean(token, group)) * (s.scale(token, group) * weight);
+        if (bias_.size() != 0) out += detail::ConstNumbers<Scalar>(bias_.data() + column, weight.size());
+      });
   });
 }
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::held_scale(const Statistics& s) const {
-  const Index size = width() / groups_;
   Matrix<Scalar> scale(s.scale.rows(), width());
-  for (Index group = 0; group < groups_; ++group)
-    scale.middleCols(group * size, size) = s.scale.col(group).matrix() * weight_.segment(group * size, size);
+  for (Index token = 0; token < scale.rows(); ++token)
+    each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
+      detail::Numbers<Scalar>(&scale(token, column), weight.size()) = s.scale(token, group) * weight;
+    });
   return scale;
 }
 
@@ -140,29 +151,32 @@ template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du, const Executor& executor) const {
   const Index size = width() / groups_;
   return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> dr, Index first, Index count) {
-    dr = (du.middleRows(first, count).array().rowwise() * weight_.array()).matrix();
-    RowVector<Scalar> n(size);
+    Eigen::Array<Scalar, 1, Eigen::Dynamic> normalized(size);
+    detail::Numbers<Scalar> n(normalized.data(), size);
     for (Index row = 0; row < count; ++row)
-      for (Index group = 0; group < groups_; ++group) {
+      each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
         const Index token = first + row;
-        Eigen::Map<RowVector<Scalar>> g(&dr.coeffRef(row, group * size), size);
-        n = (r.row(token).segment(group * size, size).array() - s.mean(token, group)).matrix() * s.scale(token, group);
-        const Scalar along = g.dot(n) / static_cast<Scalar>(size);
+        detail::Numbers<Scalar> g(&dr.coeffRef(row, column), size);
+        g = detail::ConstNumbers<Scalar>(&du.coeffRef(token, column), size) * weight;
+        n = s.scale(token, group) * (detail::ConstNumbers<Scalar>(&r.coeffRef(token, column), size) - s.mean(token, group));
         const Scalar mean = centred_ ? g.mean() : Scalar(0);
-        g = ((g - along * n).array() - mean).matrix() * s.scale(token, group);
-      }
+        const Scalar along = (g * n).mean();
+        g = s.scale(token, group) * ((g - mean) - along * n);
+      });
   });
 }
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::backward_scale_constant(const Statistics& s, ConstView<Scalar> du, const Executor& executor) const {
-  const Index size = width() / groups_;
   return detail::filled_by_rows<Scalar>(du.rows(), du.cols(), executor, [&](View<Scalar> dr, Index first, Index count) {
-    dr = (du.middleRows(first, count).array().rowwise() * weight_.array()).matrix();
-    for (Index group = 0; group < groups_; ++group) {
-      if (centred_) dr.middleCols(group * size, size).colwise() -= dr.middleCols(group * size, size).rowwise().mean().eval();
-      dr.middleCols(group * size, size).array().colwise() *= s.scale.col(group).segment(first, count);
-    }
+    for (Index row = 0; row < count; ++row)
+      each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
+        const Index token = first + row;
+        detail::Numbers<Scalar> g(&dr.coeffRef(row, column), weight.size());
+        g = detail::ConstNumbers<Scalar>(&du.coeffRef(token, column), weight.size()) * weight;
+        const Scalar mean = centred_ ? g.mean() : Scalar(0);
+        g = s.scale(token, group) * (g - mean);
+      });
   });
 }
 

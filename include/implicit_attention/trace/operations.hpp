@@ -42,16 +42,16 @@ template <Real S>
   Matrix<S> out = large_matrix<S>(x.rows(), x.cols(), "a projection");
   Matrix<S> panel;
   for (Index block = 0; block < blocks; ++block) {
-    out.middleCols(block * size, size).noalias() =
-        (*x).middleCols(block * size, size) * detail::numbers_of(weight, block * size, size, 0, size, panel);
+    detail::set_product(out.middleCols(block * size, size), (*x).middleCols(block * size, size),
+                        detail::numbers_of(weight, block * size, size, 0, size, panel));
     if (!bias.empty()) out.middleCols(block * size, size).rowwise() += bias.matrix().row(block);
   }
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), weight, bias, size, blocks](Back<S>& back, const Matrix<S>& g) {
     Matrix<S> gradient(g.rows(), g.cols()), numbers;
     for (Index block = 0; block < blocks; ++block) {
-      gradient.middleCols(block * size, size).noalias() =
-          g.middleCols(block * size, size) * detail::numbers_of(weight, block * size, size, 0, size, numbers).transpose();
+      detail::set_product(gradient.middleCols(block * size, size), g.middleCols(block * size, size),
+                          detail::numbers_of(weight, block * size, size, 0, size, numbers), detail::Transposed::right);
       if (!bias.empty() && !back.exact())
         back.add_bias_share(g.middleCols(block * size, size).colwise().sum().dot(bias.matrix().row(block)));
     }
@@ -60,26 +60,34 @@ template <Real S>
 }
 
 namespace detail {
-/// One of function_values, function_slopes and function_scales, through the executor.
+/// One of take_values, take_slopes and take_scales, through the executor.
 template <Real S>
-[[nodiscard]] Matrix<S> function_by_rows(Matrix<S> (*values)(Function, ConstView<S>), Function function, ConstView<S> x,
-                                         const Executor& executor) {
-  return filled_by_rows<S>(x.rows(), x.cols(), executor,
-                           [&](View<S> panel, Index first, Index count) { panel = values(function, x.middleRows(first, count)); });
+[[nodiscard]] Matrix<S> function_by_rows(TakeFunction<S> take, Function function, ConstView<S> x, const Executor& executor) {
+  return filled_by_rows<S>(x.rows(), x.cols(), executor, [&](View<S> panel, Index first, Index count) {
+    panel = ConstView<S>(x.middleRows(first, count));
+    take(function, numbers_in<S>(panel));
+  });
+}
+/// The same of rows of x, as factors of numbers that are there.
+template <Real S>
+void multiply_by_function(Numbers<S> numbers, TakeFunction<S> take, Function function, ConstView<S> x) {
+  Matrix<S> factors = x;
+  take(function, numbers_in<S>(factors));
+  numbers *= numbers_in<S>(factors);
 }
 }  // namespace detail
 
 /// f(x), number by number. Relevance goes through functions f(x) = scale(x) x; it has no rule for the others.
 template <Real S>
 [[nodiscard]] Value<S> apply_function(Function function, const Value<S>& x) {
-  Matrix<S> out = detail::function_by_rows<S>(function_values<S>, function, *x, x.trace->executor());
+  Matrix<S> out = detail::function_by_rows<S>(detail::take_values<S>, function, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x, function](Back<S>& back, Matrix<S>& g) {
     if (!back.exact() && !homogeneous(function)) return back.cannot_treat(function_name(function));
     detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      const ConstView<S> part = (*x).middleRows(first, count);
-      g.middleRows(first, count).array() *=
-          (back.exact() ? function_slopes<S>(function, part) : function_scales<S>(function, part)).array();
+      detail::multiply_by_function<S>(detail::numbers_in<S>(g, first, count),
+                                      back.exact() ? detail::take_slopes<S> : detail::take_scales<S>, function,
+                                      (*x).middleRows(first, count));
     });
     back.add(x, std::move(g));
   });
@@ -94,12 +102,12 @@ template <Real S>
 }
 template <Real S>
 [[nodiscard]] Value<S> softplus(const Value<S>& x) {
-  Array<S> out = detail::function_by_rows<S>(function_values<S>, Function::softplus, *x, x.trace->executor());
+  Array<S> out = detail::function_by_rows<S>(detail::take_values<S>, Function::softplus, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(out, [x = x.link(), out](Back<S>& back, Matrix<S>& g) {  // the slope 1 - exp(-out): x need not be kept
     if (!back.exact()) return back.cannot_treat(function_name(Function::softplus));
     detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      g.middleRows(first, count).array() *= -(-out.matrix().middleRows(first, count).array()).expm1();
+      detail::numbers_in<S>(g, first, count) *= -(-detail::ConstNumbers<S>(out.row(first), count * out.cols())).expm1();
     });
     back.add(x, std::move(g));
   });
@@ -216,19 +224,23 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> gated_product(Function function, const Value<S>& z, const Value<S>& x) {
   Matrix<S> out = detail::filled_by_rows<S>(z.rows(), z.cols(), z.trace->executor(), [&](View<S> panel, Index first, Index count) {
-    panel = function_values<S>(function, (*z).middleRows(first, count)).cwiseProduct((*x).middleRows(first, count));
+    panel = ConstView<S>((*z).middleRows(first, count));
+    detail::take_values<S>(function, detail::numbers_in<S>(panel));
+    panel.array() *= ConstView<S>((*x).middleRows(first, count)).array();
   });
   if (!x.trace->records({&z, &x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [function, z, x](Back<S>& back, Matrix<S>& g) {
     if (!back.exact()) g *= homogeneous(function) ? S(0.5) : S(1);
     if (z.recorded() && (back.exact() || homogeneous(function)))
       back.add(z, detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
-                 const ConstView<S> part = (*z).middleRows(first, count);
                  panel = g.middleRows(first, count).cwiseProduct((*x).middleRows(first, count));
-                 panel.array() *= (back.exact() ? function_slopes<S>(function, part) : function_scales<S>(function, part)).array();
+                 detail::multiply_by_function<S>(detail::numbers_in<S>(panel),
+                                                 back.exact() ? detail::take_slopes<S> : detail::take_scales<S>, function,
+                                                 (*z).middleRows(first, count));
                }));
     detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      g.middleRows(first, count).array() *= function_values<S>(function, (*z).middleRows(first, count)).array();
+      detail::multiply_by_function<S>(detail::numbers_in<S>(g, first, count), detail::take_values<S>, function,
+                                      (*z).middleRows(first, count));
     });
     back.add(x, std::move(g));
   });

@@ -48,6 +48,20 @@ void for_row_panels(Index rows, Index columns, const Executor& executor, const B
   executor(panels, [&](Index index) { body(index * high, std::min(high, rows - index * high)); });
 }
 
+/// Rows of a matrix, or a panel of neighbouring rows, as numbers in a row.
+template <Real Scalar>
+[[nodiscard]] Numbers<Scalar> numbers_in(Matrix<Scalar>& matrix, Index first, Index count) {
+  return Numbers<Scalar>(matrix.data() + first * matrix.cols(), count * matrix.cols());
+}
+template <Real Scalar>
+[[nodiscard]] ConstNumbers<Scalar> numbers_in(const Matrix<Scalar>& matrix, Index first, Index count) {
+  return ConstNumbers<Scalar>(matrix.data() + first * matrix.cols(), count * matrix.cols());
+}
+template <Real Scalar>
+[[nodiscard]] Numbers<Scalar> numbers_in(View<Scalar> panel) {
+  return Numbers<Scalar>(panel.data(), panel.size());
+}
+
 /// A matrix (rows, columns) whose panels of rows are made by fill(panel, first, count).
 template <Real Scalar, class Fill>
 [[nodiscard]] Matrix<Scalar> filled_by_rows(Index rows, Index columns, const Executor& executor, const Fill& fill) {
@@ -55,6 +69,22 @@ template <Real Scalar, class Fill>
   for_row_panels(rows, columns, executor,
                  [&](Index first, Index count) { fill(View<Scalar>(out.data() + first * columns, count, columns), first, count); });
   return out;
+}
+
+/// a b, number by number.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> each_times_each(ConstView<Scalar> a, ConstView<Scalar> b) {
+  return large_matrix(a.cwiseProduct(b));
+}
+/// The sum of all products a b, number by number.
+template <Real Scalar>
+[[nodiscard]] Scalar sum_of_products(ConstView<Scalar> a, ConstView<Scalar> b) {
+  return a.cwiseProduct(b).sum();
+}
+/// a *= b, number by number, both without gaps between their rows.
+template <Real Scalar>
+void multiply_by(Matrix<Scalar>& a, const Matrix<Scalar>& b) {
+  numbers_in<Scalar>(a, 0, a.rows()) *= numbers_in<Scalar>(b, 0, b.rows());
 }
 
 /// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that it is compiled once.

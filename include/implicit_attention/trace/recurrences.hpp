@@ -30,7 +30,9 @@ template <Real S>
 [[nodiscard]] GatedDecay<S> gated_decay(const Value<S>& input, const RowVector<S>& rate, const std::vector<Index>& starts) {
   GatedDecay<S> result;
   const Matrix<S> gate = sigmoid(*input);
-  Matrix<S> log_decay = large_matrix((gate.array().rowwise() * rate.array()).matrix());
+  Matrix<S> log_decay = gate;
+  for (Index token = 0; token < gate.rows(); ++token)
+    detail::numbers_in<S>(log_decay, token, 1) *= detail::ConstNumbers<S>(rate.data(), rate.size());
   Matrix<S> normalizer = sqrt_one_minus_square(log_decay);
   for (const Index start : starts) normalizer.row(start).setOnes();
   result.gate = gate;
@@ -97,7 +99,7 @@ template <Real S>
   Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
   {
     const Matrix<S> gates =
-        gate.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(function_values<S>, gate.function, *gate.z, trace.executor());
+        gate.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(detail::take_values<S>, gate.function, *gate.z, trace.executor());
     ScanInput<S> input;
     input.x = x.numbers;
     input.initial_state = initial_state;
@@ -114,7 +116,7 @@ template <Real S>
   const Value<S> kept = x_of.z.empty() ? x : x.link();
   auto way_back = [recurrence, inputs, gate, skip, kept, x_of, initial_state, surround](Back<S>& back, const Matrix<S>& g) {
     const auto values = [&](const FunctionOf<S>& of) {
-      return of.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(function_values<S>, of.function, *of.z, back.executor());
+      return of.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(detail::take_values<S>, of.function, *of.z, back.executor());
     };
     const bool gated = !gate.z.empty();
     const Matrix<S> gates = values(gate);
@@ -134,13 +136,14 @@ template <Real S>
       }
       const bool halved = gated && homogeneous(gate.function) && back.way() == WayBack::relevance;
       Matrix<S> through = detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
-        panel = g.middleRows(first, count);
-        if (gated) panel.array() *= gates.middleRows(first, count).array();
-        if (halved) panel *= S(0.5);
+        detail::Numbers<S> numbers = detail::numbers_in<S>(panel);
+        numbers = detail::numbers_in<S>(g, first, count);
+        if (gated) numbers *= detail::numbers_in<S>(gates, first, count);
+        if (halved) numbers *= S(0.5);
       });
       Matrix<S> grad_x = large_matrix<S>(g.rows(), g.cols(), "a gradient");
       scan_transposed<S>(ungated, through, grad_x, back.executor());
-      if (affine.size() != 0) back.add_bias_share(affine.cwiseProduct(through).sum());
+      if (affine.size() != 0) back.add_bias_share(detail::sum_of_products<S>(affine, through));
       back.add(in, std::move(grad_x));
       if (!halved || !gate.z.recorded()) return;
       need_numbers();
@@ -150,8 +153,9 @@ template <Real S>
       Matrix<S> grad_z = large_matrix<S>(g.rows(), g.cols(), "a gradient");  // not y / gate: a gate may be zero
       scan<S>(ungated, input, grad_z, back.executor());
       by_rows([&](Index first, Index count) {
-        grad_z.middleRows(first, count).array() *=
-            S(0.5) * g.middleRows(first, count).array() * function_scales<S>(gate.function, (*gate.z).middleRows(first, count)).array();
+        detail::Numbers<S> part = detail::numbers_in<S>(grad_z, first, count);
+        part *= S(0.5) * detail::numbers_in<S>(g, first, count);
+        detail::multiply_by_function<S>(part, detail::take_scales<S>, gate.function, (*gate.z).middleRows(first, count));
       });
       return back.add(gate.z, std::move(grad_z));
     }
@@ -159,7 +163,7 @@ template <Real S>
     DiagonalRecurrence<S> gated_recurrence = recurrence;
     const auto times = [](const Array<S>& a, const Matrix<S>& b) -> Array<S> {
       if (a.empty()) return Array<S>::view(b);
-      return Matrix<S>(a.matrix().cwiseProduct(b));
+      return detail::each_times_each<S>(*a, b);
     };
     if (gated) {
       gated_recurrence.query_scale = times(recurrence.query_scale, gates);
@@ -172,27 +176,30 @@ template <Real S>
     if (of_gate && recurrence.query_scale.empty())
       grad_gate = std::move(scanned.query_scale);
     else if (of_gate)
-      grad_gate = scanned.query_scale.cwiseProduct(recurrence.query_scale.matrix());
+      grad_gate = detail::each_times_each<S>(scanned.query_scale, *recurrence.query_scale);
     by_rows([&](Index first, Index count) {
-      const ConstView<S> weight = g.middleRows(first, count);
-      if (!skip.empty()) {
-        if (gated)
-          scanned.input.middleRows(first, count).array() +=
-              (weight.array() * gates.middleRows(first, count).array()).rowwise() * skip.matrix().row(0).array();
-        else
-          scanned.input.middleRows(first, count).array() += weight.array().rowwise() * skip.matrix().row(0).array();
+      for (Index token = first; token < first + count; ++token) {
+        const detail::ConstNumbers<S> weight = detail::numbers_in<S>(g, token, 1);
+        if (!skip.empty()) {
+          const detail::ConstNumbers<S> skips(skip.row(0), g.cols());
+          if (gated)
+            detail::numbers_in<S>(scanned.input, token, 1) += weight * detail::numbers_in<S>(gates, token, 1) * skips;
+          else
+            detail::numbers_in<S>(scanned.input, token, 1) += weight * skips;
+          if (of_gate)
+            detail::numbers_in<S>(grad_gate, token, 1) += weight * detail::ConstNumbers<S>(in.numbers.row(token), g.cols()) * skips;
+        }
+        if (of_gate && recurrence.read_before_update)
+          detail::numbers_in<S>(grad_gate, token, 1) +=
+              detail::numbers_in<S>(scanned.diagonal, token, 1) * detail::ConstNumbers<S>(recurrence.diagonal.row(token), g.cols());
       }
-      if (!of_gate) return;
-      View<S> panel(grad_gate.data() + first * g.cols(), count, g.cols());
-      if (recurrence.read_before_update)
-        panel += scanned.diagonal.middleRows(first, count).cwiseProduct(recurrence.diagonal.matrix().middleRows(first, count));
-      if (!skip.empty())
-        panel.array() += (weight.array() * (*in).middleRows(first, count).array()).rowwise() * skip.matrix().row(0).array();
-      panel.array() *= function_slopes<S>(gate.function, (*gate.z).middleRows(first, count)).array();
+      if (of_gate)
+        detail::multiply_by_function<S>(detail::numbers_in<S>(grad_gate, first, count), detail::take_slopes<S>, gate.function,
+                                        (*gate.z).middleRows(first, count));
     });
     if (of_gate) back.add(gate.z, std::move(grad_gate));
-    if (gated && inputs.query_scale.recorded()) scanned.query_scale.array() *= gates.array();
-    if (gated && inputs.diagonal.recorded()) scanned.diagonal.array() *= gates.array();
+    if (gated && inputs.query_scale.recorded()) detail::multiply_by<S>(scanned.query_scale, gates);
+    if (gated && inputs.diagonal.recorded()) detail::multiply_by<S>(scanned.diagonal, gates);
     back.add(in, std::move(scanned.input));
     back.add(inputs.step, std::move(scanned.step));
     back.add(inputs.query, std::move(scanned.query));
