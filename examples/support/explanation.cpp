@@ -85,7 +85,7 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
   }
   if (options.needs_maps) return "";
   const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens) / 2;
-  if ((method == Method::contribution_norms || method == Method::contribution_rollout) && pairs * operations > most_operations)
+  if (method_info(method).from_vectors && pairs * operations > most_operations)
     return "it takes a product for each pair of tokens; --picture maps draws it all the same";
   if (tokens > options.largest_map)
     return message("of more than ", options.largest_map, " tokens a .safetensors holds it, and a .json does not");
@@ -240,7 +240,7 @@ class Questioner {
     for (std::size_t method = 0; method < methods_.size(); ++method) {
       const NamedMethod& named = methods_[method];
       const Index steps = named.method == Method::integrated_gradients ? (how_.integration_steps > 0 ? how_.integration_steps : 49) : 1;
-      const bool shared = shares_runs(named.method) && targets.size() > 1;
+      const bool shared = method_info(named.method).serves_targets && targets.size() > 1;
       run.begin_piece(named.method == Method::leave_one_out ? 1
                       : shared                              ? 2 * loops
                                                             : 2 * loops * steps * static_cast<Index>(targets.size()));
@@ -262,11 +262,6 @@ class Questioner {
       }
     });
     if (!wrong_weights_.empty()) raise(ErrorKind::value, wrong_weights_);
-  }
-  /// Whether one run gives the answers for all targets.
-  [[nodiscard]] static bool shares_runs(Method method) {
-    return method == Method::raw || method == Method::rollout || method == Method::contribution_norms ||
-           method == Method::contribution_rollout || method == Method::alti_logit || method == Method::leave_one_out;
   }
   [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
                                                               const std::vector<Target>& targets, bool shared, bool map) const {
@@ -291,7 +286,7 @@ class Questioner {
     Answer answer;
     answer.method = named.name;
     answer.value_name = value_name(named.method, options_, how_.reduction, how_.removal);
-    answer.about_target = about_target(named.method);
+    answer.about_target = !method_info(named.method).of_position;
     answer.from_attention = method_info(named.method).from_attention;
     const RowVector<double> scores = attribution.scores.template cast<double>();
     answer.scores.assign(scores.data(), scores.data() + scores.size());
@@ -362,10 +357,9 @@ void check_question(const ExplanationOptions& options) {
     raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
   (void)parse_indices("--position", position);
   for (const NamedMethod& named : methods_of(options))
-    if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention &&
-        named.method != Method::contribution_norms)
+    if (options.layer && !method_info(named.method).layer_mean)
       raise(ErrorKind::value,
-            message("--layer: ", named.name, " goes through all layers; raw, relevance-attention and contribution-norms can look at one"));
+            message("--layer: ", named.name, " goes through all layers; ", some_of(attribution_method_names(true)), " can look at one"));
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {
