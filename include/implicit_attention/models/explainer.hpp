@@ -257,12 +257,8 @@ template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   need_logits({target.position});
   check(target);
-  if (const std::optional<Matrix<Scalar>> rows = taken_rows(method, {target.position}, options)) {
-    Attribution<Scalar> result;
-    result.position = target.position;
-    result.scores = rows->row(0);
-    return result;
-  }
+  if (const std::optional<Matrix<Scalar>> rows = taken_rows(method, {target.position}, options))
+    return detail::only_row(*rows, target.position);
   need(reads_whole(method, options), method_info(method).reads_layers);
   return of_all_tokens(explain_read(method, target, options));
 }
