@@ -209,7 +209,7 @@ LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& 
   texts.state = bytes_state(file.bytes());
   const std::vector<LabelledText> all = read_labelled_texts(file, options.data);
   texts.texts = some_texts(all, options.limit, options.seed);
-  return LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
+  return LoadedModel<float>::open(options.model, options.tokenizer, std::nullopt, [&](const Tokenizer& opened) {
     for (const LabelledText& text : texts.texts) {
       try {
         texts.words.push_back(opened.encode(text.text, false));

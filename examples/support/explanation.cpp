@@ -60,10 +60,6 @@ NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tok
   return named;
 }
 
-void check_layer(const ExplanationOptions& options, Index layers, const std::string& directory) {
-  if (options.layer) check_layer_option(*options.layer, layers, directory);
-}
-
 Index single_position(const ExplanationOptions& options, Index tokens) {
   const std::vector<Index> chosen = parse_indices("--position", options.position).resolve(tokens, "position");
   if (chosen.size() != 1 || options.position == "all")
@@ -93,10 +89,8 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
 }
 
 /// All that can be asked of a question without weights, of its text too.
-void check_before_weights(const ExplanationOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer,
-                          std::optional<Index> layers, const std::string& directory) {
+void check_before_weights(const ExplanationOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer) {
   static_cast<void>(named_tokens(options, tokenizer));
-  if (layers) check_layer(options, *layers, directory);
   if (options.generate > 0) return;  // how long the text becomes is not known yet
   static_cast<void>(single_position(options, static_cast<Index>(ids.size())));
   if (options.maps)
@@ -117,7 +111,6 @@ class Questioner {
 
   Questioner(const ExplanationOptions& options, LoadedModel<Scalar> loaded)
       : options_(options), loaded_(std::move(loaded)), methods_(methods_of(options)), architecture_(architecture_text(model().name())) {
-    check_layer(options, model().layer_count(), loaded_.directory);
     const NamedTokens named = named_tokens(options, tokenizer());
     target_ = named.target;
     contrast_ = named.contrast;
@@ -335,9 +328,9 @@ template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
   std::vector<Index> ids;
   const Questioner<Scalar> questioner(
-      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, [&](const Tokenizer& opened, std::optional<Index> layers) {
+      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, options.layer, [&](const Tokenizer& opened) {
         ids = sequence_ids(options.sequence, opened);
-        check_before_weights(options, ids, opened, layers, directory);
+        check_before_weights(options, ids, opened);
       }));
   const bool writes = options.generate > 0;
   Work work(message(questioner.architecture(), writes ? " writes" : " reads"), questioner.pieces() + (writes ? 1 : 0), options.threads);
@@ -371,12 +364,11 @@ class TextExplainer::Implementation {
   Implementation(const ExplanationOptions& options, const std::string& directory,
                  const std::function<void(const Tokenizer&)>& before_weights) {
     const auto open = [&]<class Scalar>(std::optional<Questioner<Scalar>>& questioner) {
-      questioner.emplace(options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer,
-                                                            [&](const Tokenizer& opened, std::optional<Index> layers) {
-                                                              static_cast<void>(named_tokens(options, opened));
-                                                              if (layers) check_layer(options, *layers, directory);
-                                                              before_weights(opened);
-                                                            }));
+      questioner.emplace(options,
+                         LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, options.layer, [&](const Tokenizer& opened) {
+                           static_cast<void>(named_tokens(options, opened));
+                           before_weights(opened);
+                         }));
     };
     options.precision == "float64" ? open(wide_) : open(narrow_);
   }
