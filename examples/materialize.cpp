@@ -369,11 +369,7 @@ std::vector<std::string> architecture_names() {
   for (const LayerFamily<float>& family : layer_families<float>()) names.emplace_back(family.name);
   return names;
 }
-std::string all_architectures() {
-  std::string all;
-  for (const std::string& name : architecture_names()) all += message(all.empty() ? "" : ", ", name);
-  return all;
-}
+std::string all_architectures() { return joined(architecture_names(), ", "); }
 
 /// The family that --arch names.
 template <Real Scalar>
