@@ -34,6 +34,7 @@
 #include "support/labelled_text.hpp"
 #include "support/layer_maps.hpp"
 #include "support/memory.hpp"
+#include "support/methods_asked.hpp"
 #include "support/model_files.hpp"
 #include "support/model_input.hpp"
 #include "support/numbers.hpp"
@@ -208,7 +209,7 @@ LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& 
   texts.state = bytes_state(file.bytes());
   const std::vector<LabelledText> all = read_labelled_texts(file, options.data);
   texts.texts = some_texts(all, options.limit, options.seed);
-  return LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
+  return LoadedModel<float>::open(options.model, options.tokenizer, std::nullopt, [&](const Tokenizer& opened) {
     for (const LabelledText& text : texts.texts) {
       try {
         texts.words.push_back(opened.encode(text.text, false));
@@ -381,8 +382,6 @@ int main(int argument_count, char** arguments) {
       "prompts "
       "whose causes are known.",
       "evaluate");
-  std::string names;
-  for (const MethodName& named : method_names) names += (names.empty() ? "" : ",") + std::string(named.name);
   app.add_option("--model", options.model, "a model's folder as it was downloaded, or one file of weights")
       ->option_text("DIR|FILE")
       ->required();
@@ -396,7 +395,9 @@ int main(int argument_count, char** arguments) {
          "in place of --data: prompts with the token that causes each output, as arrays input_ids, length, prompt, position, target, "
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
-  app.add_option("--methods", options.methods, "which methods (all): " + names)->check(not_empty())->option_text("LIST");
+  app.add_option("--methods", options.methods, "which methods (all): " + joined(attribution_method_names(), ","))
+      ->check(not_empty())
+      ->option_text("LIST");
   add_terms_option(app, options.terms, true);
   app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
       ->check(at_least(1))

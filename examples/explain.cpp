@@ -112,16 +112,16 @@ int main(int argument_count, char** arguments) {
       ->required();
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
-  app.add_option(
-         "--method", question.methods,
-         "how tokens are scored (contribution-norms; with --reduce, raw); several are separated by commas: " + attribution_method_names())
+  app.add_option("--method", question.methods,
+                 "how tokens are scored (contribution-norms; with --reduce, raw); several are separated by commas: " +
+                     joined(attribution_method_names(), ", "))
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->option_text("ID|argmax");
   app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")
       ->check(not_empty())
       ->option_text("ID");
-  app.add_option("--layer", question.layer, "raw, relevance-attention, contribution-norms: one layer, from 0, instead of all")
+  app.add_option("--layer", question.layer, joined(attribution_method_names(true), ", ") + ": one layer, from 0, instead of all")
       ->check(not_empty())
       ->option_text("N");
   add_terms_option(app, question.terms, false);

@@ -374,11 +374,7 @@ std::vector<std::string> architecture_names() {
   for (const LayerFamily<float>& family : layer_families<float>()) names.emplace_back(family.name);
   return names;
 }
-std::string all_architectures() {
-  std::string all;
-  for (const std::string& name : architecture_names()) all += message(all.empty() ? "" : ", ", name);
-  return all;
-}
+std::string all_architectures() { return joined(architecture_names(), ", "); }
 
 /// The family that --arch names.
 template <Real Scalar>
@@ -561,14 +557,9 @@ template <Real Scalar>
 void materialize_model(const Options& options, const std::string& ending) {
   std::vector<Index> ids;
   const Index layer = *options.layer;
-  const LoadedModel<Scalar> loaded =
-      LoadedModel<Scalar>::open(options.model, options.sequence.tokenizer, [&](const Tokenizer& opened, std::optional<Index> layers) {
-        ids = sequence_ids(options.sequence, opened);
-        if (layers) check_layer_option(layer, *layers, options.model);
-      });
+  const LoadedModel<Scalar> loaded = LoadedModel<Scalar>::open(
+      options.model, options.sequence.tokenizer, layer, [&](const Tokenizer& opened) { ids = sequence_ids(options.sequence, opened); });
   const LanguageModel<Scalar>& model = loaded.model;
-  check_layer_option(layer, model.layer_count(), options.model);
-
   Work work("materialize", 1, options.threads);
   ForwardOptions forward;
   forward.executor = work.executor();

@@ -227,15 +227,14 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   const KnownCauses causes = read_known_causes(options.causes);
   CauseEvaluation evaluation;
   std::optional<Index> unknown;
-  const LoadedModel<float> loaded =
-      LoadedModel<float>::open(options.model, options.tokenizer, [&](const Tokenizer& opened, std::optional<Index>) {
-        check_vocabulary(causes, opened.vocabulary_size());
-        unknown = opened.find("<unk>");
-        evaluation.removal = removal_name(options.remove, unknown.has_value(), options.model);
-        // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
-        if (evaluation.removal == "drop" && options.permutations > 0)
-          raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
-      });
+  const LoadedModel<float> loaded = LoadedModel<float>::open(options.model, options.tokenizer, std::nullopt, [&](const Tokenizer& opened) {
+    check_vocabulary(causes, opened.vocabulary_size());
+    unknown = opened.find("<unk>");
+    evaluation.removal = removal_name(options.remove, unknown.has_value(), options.model);
+    // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
+    if (evaluation.removal == "drop" && options.permutations > 0)
+      raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
+  });
   if (!loaded.model.causal())
     raise(ErrorKind::value, message("--causes: ", loaded.model.name(), " looks at later tokens, expected a causal model"));
   CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}, options.permutations};

@@ -494,6 +494,12 @@ FileAndTensor parse_file_and_tensor(const std::string& text) {
   return {text.substr(0, colon), text.substr(colon + 1)};
 }
 
+std::string joined(const std::vector<std::string>& names, std::string_view separator) {
+  std::string list;
+  for (const std::string& name : names) list += message(list.empty() ? "" : separator, name);
+  return list;
+}
+
 std::string some_of(const std::vector<std::string>& names, std::size_t most) {
   std::string list;
   const std::size_t shown = names.size() > most ? most - 1 : names.size();

@@ -72,6 +72,8 @@ struct FileAndTensor {
 /// Splits at the first colon that an existing file stands before; a file whose name holds a colon is taken whole.
 [[nodiscard]] FileAndTensor parse_file_and_tensor(const std::string& text);
 
+/// All names, one behind the other.
+[[nodiscard]] std::string joined(const std::vector<std::string>& names, std::string_view separator);
 /// `a, b and 3 more`: names for a message that must stay one line.
 [[nodiscard]] std::string some_of(const std::vector<std::string>& names, std::size_t most = 6);
 

@@ -60,10 +60,6 @@ NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tok
   return named;
 }
 
-void check_layer(const ExplanationOptions& options, Index layers, const std::string& directory) {
-  if (options.layer) check_layer_option(*options.layer, layers, directory);
-}
-
 Index single_position(const ExplanationOptions& options, Index tokens) {
   const std::vector<Index> chosen = parse_indices("--position", options.position).resolve(tokens, "position");
   if (chosen.size() != 1 || options.position == "all")
@@ -85,7 +81,7 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
   }
   if (options.needs_maps) return "";
   const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens) / 2;
-  if ((method == Method::contribution_norms || method == Method::contribution_rollout) && pairs * operations > most_operations)
+  if (method_info(method).from_vectors && pairs * operations > most_operations)
     return "it takes a product for each pair of tokens; --picture maps draws it all the same";
   if (tokens > options.largest_map)
     return message("of more than ", options.largest_map, " tokens a .safetensors holds it, and a .json does not");
@@ -93,10 +89,8 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
 }
 
 /// All that can be asked of a question without weights, of its text too.
-void check_before_weights(const ExplanationOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer,
-                          std::optional<Index> layers, const std::string& directory) {
+void check_before_weights(const ExplanationOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer) {
   static_cast<void>(named_tokens(options, tokenizer));
-  if (layers) check_layer(options, *layers, directory);
   if (options.generate > 0) return;  // how long the text becomes is not known yet
   static_cast<void>(single_position(options, static_cast<Index>(ids.size())));
   if (options.maps)
@@ -117,7 +111,6 @@ class Questioner {
 
   Questioner(const ExplanationOptions& options, LoadedModel<Scalar> loaded)
       : options_(options), loaded_(std::move(loaded)), methods_(methods_of(options)), architecture_(architecture_text(model().name())) {
-    check_layer(options, model().layer_count(), loaded_.directory);
     const NamedTokens named = named_tokens(options, tokenizer());
     target_ = named.target;
     contrast_ = named.contrast;
@@ -240,7 +233,7 @@ class Questioner {
     for (std::size_t method = 0; method < methods_.size(); ++method) {
       const NamedMethod& named = methods_[method];
       const Index steps = named.method == Method::integrated_gradients ? (how_.integration_steps > 0 ? how_.integration_steps : 49) : 1;
-      const bool shared = shares_runs(named.method) && targets.size() > 1;
+      const bool shared = method_info(named.method).serves_targets && targets.size() > 1;
       run.begin_piece(named.method == Method::leave_one_out ? 1
                       : shared                              ? 2 * loops
                                                             : 2 * loops * steps * static_cast<Index>(targets.size()));
@@ -262,11 +255,6 @@ class Questioner {
       }
     });
     if (!wrong_weights_.empty()) raise(ErrorKind::value, wrong_weights_);
-  }
-  /// Whether one run gives the answers for all targets.
-  [[nodiscard]] static bool shares_runs(Method method) {
-    return method == Method::raw || method == Method::rollout || method == Method::contribution_norms ||
-           method == Method::contribution_rollout || method == Method::alti_logit || method == Method::leave_one_out;
   }
   [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
                                                               const std::vector<Target>& targets, bool shared, bool map) const {
@@ -291,7 +279,7 @@ class Questioner {
     Answer answer;
     answer.method = named.name;
     answer.value_name = value_name(named.method, options_, how_.reduction, how_.removal);
-    answer.about_target = about_target(named.method);
+    answer.about_target = !method_info(named.method).of_position;
     answer.from_attention = method_info(named.method).from_attention;
     const RowVector<double> scores = attribution.scores.template cast<double>();
     answer.scores.assign(scores.data(), scores.data() + scores.size());
@@ -342,9 +330,9 @@ template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
   std::vector<Index> ids;
   const Questioner<Scalar> questioner(
-      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, [&](const Tokenizer& opened, std::optional<Index> layers) {
+      options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, options.layer, [&](const Tokenizer& opened) {
         ids = sequence_ids(options.sequence, opened);
-        check_before_weights(options, ids, opened, layers, directory);
+        check_before_weights(options, ids, opened);
       }));
   const bool writes = options.generate > 0;
   Work work(message(questioner.architecture(), writes ? " writes" : " reads"), questioner.pieces() + (writes ? 1 : 0), options.threads);
@@ -364,10 +352,9 @@ void check_question(const ExplanationOptions& options) {
     raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
   (void)parse_indices("--position", position);
   for (const NamedMethod& named : methods_of(options))
-    if (options.layer && named.method != Method::raw && named.method != Method::relevance_attention &&
-        named.method != Method::contribution_norms)
+    if (options.layer && !method_info(named.method).layer_mean)
       raise(ErrorKind::value,
-            message("--layer: ", named.name, " goes through all layers; raw, relevance-attention and contribution-norms can look at one"));
+            message("--layer: ", named.name, " goes through all layers; ", some_of(attribution_method_names(true)), " can look at one"));
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {
@@ -379,12 +366,11 @@ class TextExplainer::Implementation {
   Implementation(const ExplanationOptions& options, const std::string& directory,
                  const std::function<void(const Tokenizer&)>& before_weights) {
     const auto open = [&]<class Scalar>(std::optional<Questioner<Scalar>>& questioner) {
-      questioner.emplace(options, LoadedModel<Scalar>::open(directory, options.sequence.tokenizer,
-                                                            [&](const Tokenizer& opened, std::optional<Index> layers) {
-                                                              static_cast<void>(named_tokens(options, opened));
-                                                              if (layers) check_layer(options, *layers, directory);
-                                                              before_weights(opened);
-                                                            }));
+      questioner.emplace(options,
+                         LoadedModel<Scalar>::open(directory, options.sequence.tokenizer, options.layer, [&](const Tokenizer& opened) {
+                           static_cast<void>(named_tokens(options, opened));
+                           before_weights(opened);
+                         }));
     };
     options.precision == "float64" ? open(wide_) : open(narrow_);
   }

@@ -34,8 +34,6 @@ struct ExplanationOptions {
   int threads = 0;     ///< 0: all cores that the process may use
 };
 
-/// The names of all methods, `raw|rollout|...`.
-[[nodiscard]] std::string attribution_method_names();
 /// Checks the options before a model is read. Fails (value).
 void check_question(const ExplanationOptions& options);
 

@@ -109,12 +109,10 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
   result.texts = static_cast<Index>(lines.size());
   result.found = ranks.from_first(results ? results->written() : 0);
 
-  // Work grows with a text's length; with its square where every token's row or removal is computed.
+  // Work grows with a text's length, or with its square.
   const std::vector<NamedMethod> methods = methods_of(question);
-  const bool square = std::any_of(methods.begin(), methods.end(), [](const NamedMethod& named) {
-    return named.method == Method::leave_one_out ||
-           (method_info(named.method).from_attention && named.method != Method::raw && named.method != Method::contribution_norms);
-  });
+  const bool square =
+      std::any_of(methods.begin(), methods.end(), [](const NamedMethod& named) { return method_info(named.method).quadratic; });
   const auto cost = [&](const TextLine& line) {
     const auto bytes = static_cast<Index>(std::min<std::size_t>(line.text.size(), 100'000'000));
     return square ? bytes * (bytes + 100) / 100 + 1 : bytes + 1;

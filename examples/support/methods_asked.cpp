@@ -9,13 +9,18 @@
 
 namespace implicit_attention::examples {
 
+std::vector<std::string> attribution_method_names(bool of_one_layer) {
+  std::vector<std::string> names;
+  for (const MethodName& method : method_names)
+    if (method.layer_mean || !of_one_layer) names.emplace_back(method.name);
+  return names;
+}
+
 Method method_named(std::string_view option, const std::string& name) {
   try {
     return parse_method(name);
   } catch (const Error& error) {
-    std::vector<std::string> names;
-    for (const MethodName& method : method_names) names.emplace_back(method.name);
-    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, names)));
+    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, attribution_method_names())));
   }
 }
 
@@ -28,11 +33,6 @@ std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
     list.push_back({named, name});
   }
   return list;
-}
-
-bool about_target(Method method) {
-  return method != Method::raw && method != Method::rollout && method != Method::contribution_norms &&
-         method != Method::contribution_rollout && method != Method::random;
 }
 
 std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal) {
@@ -75,12 +75,6 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
       break;
   }
   return "random numbers";
-}
-
-std::string attribution_method_names() {
-  std::string names;
-  for (const MethodName& method : method_names) names += message(names.empty() ? "" : ", ", method.name);
-  return names;
 }
 
 }  // namespace implicit_attention::examples

@@ -18,12 +18,12 @@ struct NamedMethod {
   std::string name;
 };
 
+/// The names of all methods, or of those that can look at one layer.
+[[nodiscard]] std::vector<std::string> attribution_method_names(bool of_one_layer = false);
 /// The method of that name; fails (value) on any other, naming the option, all methods, and the one that is probably meant.
 [[nodiscard]] Method method_named(std::string_view option, const std::string& name);
 /// Fails (value) on a name that is unknown, or there twice.
 [[nodiscard]] std::vector<NamedMethod> methods_of(const ExplanationOptions& options);
-/// Whether it explains one logit, and not the position alone.
-[[nodiscard]] bool about_target(Method method);
 /// What a method's numbers are.
 [[nodiscard]] std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal);
 

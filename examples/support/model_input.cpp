@@ -140,7 +140,7 @@ std::string neighbour_hint(const std::filesystem::path& path) {
 }  // namespace
 
 template <Real Scalar>
-LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer,
+LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer, std::optional<Index> layer,
                                               const BeforeWeights& before_weights) {
   std::error_code why;
   if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
@@ -151,13 +151,19 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
   const std::vector<std::string> names = checkpoint.source->names();
   const std::optional<Index> rows = embedding_rows(*checkpoint.source, names), layers = layers_named(names);
+  const auto check_layer = [&](Index count) {
+    if (layer && (*layer < 0 || *layer >= count))
+      raise(ErrorKind::value, message("--layer: ", *layer, " is out of range, expected 0 to ", count - 1, " for ", directory));
+  };
   if (rows) {
     opened.fit(*rows);
-    before_weights(opened, layers);
+    before_weights(opened);
+    if (layers) check_layer(*layers);
   }
   LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, checkpoint.configuration);
   opened.fit(model.vocabulary());
-  if (!rows) before_weights(opened, layers);
+  if (!rows) before_weights(opened);
+  check_layer(model.layer_count());
   return {directory, std::move(model), std::move(opened)};
 }
 template <Real Scalar>
@@ -249,11 +255,6 @@ std::vector<Index> encoded(std::string_view text, const Tokenizer& tokenizer) {
 
 std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer) {
   return surrounded_ids(options, options.chat ? chat_ids(text, tokenizer) : encoded(text, tokenizer), tokenizer);
-}
-
-void check_layer_option(Index layer, Index layers, const std::string& model) {
-  if (layer < 0 || layer >= layers)
-    raise(ErrorKind::value, message("--layer: ", layer, " is out of range, expected 0 to ", layers - 1, " for ", model));
 }
 
 std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer) {

@@ -32,8 +32,8 @@ void add_surrounding_options(CLI::App& app, std::vector<std::string>& prepend, s
 /// Adds the options to a program's.
 void add_sequence_options(CLI::App& app, SequenceOptions& options);
 
-/// What can be checked of a question before weights are read: `layers` are those that the tensors' names tell of. Fails as it likes.
-using BeforeWeights = std::function<void(const Tokenizer& tokenizer, std::optional<Index> layers)>;
+/// What can be checked of a question before weights are read. Fails as it likes.
+using BeforeWeights = std::function<void(const Tokenizer& tokenizer)>;
 
 /// A model read from a directory as Hugging Face lays it out.
 template <Real Scalar>
@@ -44,8 +44,9 @@ struct LoadedModel {
 
   /// Opens the tokenizer (as in SequenceOptions), tells it the vocabulary's size by the shape of the embedding, calls `before_weights`, and
   /// reads the weights: what is wrong with a text or its tokens is said before the long work. Where no tensor's name is an embedding's,
-  /// weights come first.
-  [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer, const BeforeWeights& before_weights);
+  /// weights come first. Fails (value) where there is no `layer`, that of --layer; before the weights, too, if their names tell of layers.
+  [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer, std::optional<Index> layer,
+                                        const BeforeWeights& before_weights);
 };
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;
@@ -63,9 +64,6 @@ extern template void refuse_weights_not_finite<double>(const std::string& path);
 /// take.
 [[nodiscard]] std::vector<Index> text_ids(const SequenceOptions& options, std::string_view text, const Tokenizer& tokenizer);
 [[nodiscard]] std::vector<Index> surrounded_ids(const SequenceOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer);
-
-/// Fails (value) unless --layer is one of a model's `layers`.
-void check_layer_option(Index layer, Index layers, const std::string& model);
 
 /// The token ids that the options stand for: `--text` and `--tokens` as they are, from a file (`@FILE`) or standard input (`-`).
 [[nodiscard]] std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer);

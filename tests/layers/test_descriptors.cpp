@@ -12,6 +12,7 @@
 
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/layers/linear_attention.hpp>
 #include <implicit_attention/layers/local_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
@@ -138,6 +139,30 @@ TEST_CASE("weights that do not fit are refused by their public names", "[layers]
        {[](G& w) { w.recurrent_gate_bias = ones(3, 2); }, {"rg_lru.recurrent_gate_bias is (3, 2), expected (2, 3)"}},
        {[](G& w) { w.linear_out_weight = ones(6, 4); }, {"linear_out.weight is (6, 4), expected (4, 6)"}},
        {[](G& w) { w.linear_out_bias = ones(1, 6); }, {"linear_out.bias is (6), expected (4)"}}});
+}
+
+TEST_CASE("activations that are columns of the input view it, and hold one that was a temporary", "[layers]") {
+  LinearAttention<double>::Options options;
+  options.heads = 2;
+  options.key_size = 3;
+  options.value_size = 2;
+  const LinearAttention<double> layer(options);
+  Draw draw(3);
+  const Matrix<double> u = draw.normals<double>(5, layer.width());
+  const Index first = 2 * options.heads * options.key_size;
+  const auto viewed = layer.activations(u);
+  CHECK(viewed.x.owner() == nullptr);
+  CHECK(viewed.x.data() == u.data() + first);
+  CHECK(layer.activations(ConstView<double>(u)).x.data() == u.data() + first);
+
+  const auto held = layer.activations(Matrix<double>(u));
+  REQUIRE(held.x.owner() != nullptr);
+  CHECK(*held.x == *viewed.x);
+  const Eigen::Matrix<double, 5, 16, Eigen::RowMajor> fixed = u;
+  CHECK(layer.activations(Eigen::Matrix<double, 5, 16, Eigen::RowMajor>(fixed)).x.owner() != nullptr);
+  const MaterializedAttention<double> materialized = layer.materialize_attention(Matrix<double>(u));
+  REQUIRE(materialized.x.owner() != nullptr);
+  CHECK(*materialized.x == *viewed.x);
 }
 
 TEST_CASE("inputs and states that do not fit are refused before anything is computed", "[layers]") {

@@ -221,7 +221,7 @@ TEST_CASE("mixtures of experts: equal scores and NaNs choose in order, and what 
   says([](auto& w, auto&) { w.fc2_latent_weight = {}; }, "fc2_latent_proj.weight is (0, 0), expected (5, 3)");
   says([](auto& w, auto&) { w.fc1_latent_weight = w.fc2_latent_weight = {}; }, "expert 0 is 3 wide, expected 5");
   says([](auto& w, auto&) { w.shared = w.experts[0]; }, "the shared expert is 3 wide, expected 5");
-  says([](auto&, auto& o) { o.choice.groups = 4; }, "6 experts do not divide into 4 groups");
+  says([](auto&, auto& o) { o.choice.groups = 4; }, "groups of experts are 4, expected a divisor of 6");
   says([](auto&, auto& o) { o.choice.chosen_groups = 4; }, "groups to choose are 4, expected 1 to 3");
   says([](auto&, auto& o) { o.choice.chosen = 5; }, "experts per token are 5, expected 1 to 4");
 }

@@ -140,6 +140,15 @@ TEST_CASE("what a stream cannot know is refused: half a token that the next one 
       CHECK(kind == ErrorKind::shape);
       CHECK_THAT(text, contains_text("activations.dt and activations.own_scale"));
       CHECK(stream.tokens() == 3);
+      // Nor may a piece end in another way than those before: half of a token would be lost, or come from none.
+      const auto next = ran(drawn, layer, u, &act.final);
+      UnifiedForm<double> open = layer.lower(next), closed = open;
+      closed.continuation.ends_open = false;
+      for (UnifiedForm<double>& added : closed.more) added.continuation.ends_open = false;
+      CHECK_THAT(error_of([&] { stream.append(closed, next.x); }).second, contains_text("of another kind"));
+      StreamingAttention<double> begun_closed;
+      begun_closed.append(closed, next.x);
+      CHECK_THAT(error_of([&] { begun_closed.append(open, next.x); }).second, contains_text("of another kind"));
       half = true;
     }
     if constexpr (std::is_same_v<Layer, ShortConvolution<double>>) {

@@ -34,29 +34,42 @@ enum class Method {
   gradient_2405_16504 = gradient_maximum
 };
 
-/// A method, its name on command lines, and what it needs.
+/// A method, its name on command lines, and what whoever calls it has to know of it.
 struct MethodName {
   Method method;
   std::string_view name;
-  bool from_attention;            ///< whether it depends on which terms of the attention are on
-  bool from_gradient;             ///< whether it needs the exact gradient
+  bool from_attention = false;    ///< whether it depends on which terms of the attention are on
+  bool from_gradient = false;     ///< whether it needs the exact gradient
+  bool from_vectors = false;      ///< whether it is made of each token's vectors behind the output projection
   bool has_map = from_attention;  ///< whether it has a map over tokens
+  bool of_position = false;       ///< whether it explains the position alone, and not one token's logit there
+  bool layer_mean = false;        ///< whether its scores are a mean over layers, so that one layer can be asked for
+  bool reads_layers = true;       ///< whether it reads the layers of the text's run; the others run the model anew, or not at all
+  bool serves_targets = false;    ///< whether several targets cost little more than one, see Explainer::explain_each
+  bool quadratic = false;         ///< whether its time grows with the square of the tokens
+
+  /// Whether its scores are the mean over layers of the position's row, for which nothing is needed that comes after the layer.
+  [[nodiscard]] constexpr bool is_mean_row() const { return layer_mean && of_position; }
 };
-inline constexpr std::array<MethodName, 15> method_names = {{{Method::raw, "raw", true, false},
-                                                             {Method::rollout, "rollout", true, false},
-                                                             {Method::gradient, "gradient", true, true},
-                                                             {Method::gradient_mean, "gradient-mean", true, true},
-                                                             {Method::gradient_maximum, "gradient-maximum", true, true},
-                                                             {Method::relevance, "relevance", false, false},
-                                                             {Method::vector_rollout, "vector-rollout", true, false, false},
-                                                             {Method::relevance_attention, "relevance-attention", true, false, false},
-                                                             {Method::contribution_norms, "contribution-norms", true, false},
-                                                             {Method::contribution_rollout, "contribution-rollout", true, false},
-                                                             {Method::alti_logit, "alti-logit", true, false, false},
-                                                             {Method::gradient_x_input, "gradient-x-input", false, true},
-                                                             {Method::integrated_gradients, "integrated-gradients", false, false},
-                                                             {Method::leave_one_out, "leave-one-out", false, false},
-                                                             {Method::random, "random", false, false}}};
+// clang-format off
+inline constexpr std::array<MethodName, 15> method_names{{
+    {.method = Method::raw, .name = "raw", .from_attention = true, .of_position = true, .layer_mean = true, .serves_targets = true},
+    {.method = Method::rollout, .name = "rollout", .from_attention = true, .of_position = true, .serves_targets = true, .quadratic = true},
+    {.method = Method::gradient, .name = "gradient", .from_attention = true, .from_gradient = true, .quadratic = true},
+    {.method = Method::gradient_mean, .name = "gradient-mean", .from_attention = true, .from_gradient = true, .quadratic = true},
+    {.method = Method::gradient_maximum, .name = "gradient-maximum", .from_attention = true, .from_gradient = true, .quadratic = true},
+    {.method = Method::relevance, .name = "relevance"},
+    {.method = Method::vector_rollout, .name = "vector-rollout", .from_attention = true, .has_map = false},
+    {.method = Method::relevance_attention, .name = "relevance-attention", .from_attention = true, .has_map = false, .layer_mean = true},
+    {.method = Method::contribution_norms, .name = "contribution-norms", .from_attention = true, .from_vectors = true, .of_position = true, .layer_mean = true, .serves_targets = true},
+    {.method = Method::contribution_rollout, .name = "contribution-rollout", .from_attention = true, .from_vectors = true, .of_position = true, .serves_targets = true, .quadratic = true},
+    {.method = Method::alti_logit, .name = "alti-logit", .from_attention = true, .from_vectors = true, .has_map = false, .serves_targets = true, .quadratic = true},
+    {.method = Method::gradient_x_input, .name = "gradient-x-input", .from_gradient = true},
+    {.method = Method::integrated_gradients, .name = "integrated-gradients", .reads_layers = false},
+    {.method = Method::leave_one_out, .name = "leave-one-out", .reads_layers = false, .serves_targets = true, .quadratic = true},
+    {.method = Method::random, .name = "random", .of_position = true, .reads_layers = false},
+}};
+// clang-format on
 
 [[nodiscard]] inline const MethodName& method_info(Method method) {
   return *std::find_if(method_names.begin(), method_names.end(), [&](const MethodName& named) { return named.method == method; });

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include <implicit_attention/core/stored_tensor.hpp>
@@ -123,6 +124,21 @@ class Array {
   std::shared_ptr<const void> keep_alive_;
   std::shared_ptr<const detail::StoredNumbers<Scalar>> stored_;  // null: the numbers are at data_
 };
+
+namespace detail {
+
+/// What a caller hands over, as an array: a temporary matrix is taken over, all else is viewed and stays the caller's to keep alive.
+template <class Scalar, class Given>
+[[nodiscard]] Array<Scalar> taken_or_viewed(Given&& given) {
+  if constexpr (std::is_same_v<Given, Matrix<Scalar>>)
+    return Array<Scalar>(std::move(given));
+  else if constexpr (requires { requires std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cv_t<Given>>, Given>; })
+    return Array<Scalar>(Matrix<Scalar>(ConstView<Scalar>(given)));
+  else
+    return Array<Scalar>::view(ConstView<Scalar>(given));
+}
+
+}  // namespace detail
 
 template <Real Scalar>
 Array<Scalar> StoredTensor::view() const {

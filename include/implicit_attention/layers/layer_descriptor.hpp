@@ -242,27 +242,28 @@ template <Real Scalar>
 template <class Derived>
 class LayerInterface {
  public:
-  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded.
+  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded. Activations may view u, which must stay alive;
+  /// a temporary matrix is taken over.
   template <class Input, class Layer = Derived>
-  [[nodiscard]] typename Layer::Activations activations(const Input& u, const typename Layer::State* initial = nullptr,
+  [[nodiscard]] typename Layer::Activations activations(Input&& u, const typename Layer::State* initial = nullptr,
                                                         const Executor& executor = serial_executor()) const {
     using Scalar = typename Layer::Scalar;
     RunContext<Scalar> context;
-    return run_plainly<Layer>(ConstView<Scalar>(u), context, initial, executor);
+    return run_plainly<Layer>(detail::taken_or_viewed<Scalar>(std::forward<Input>(u)), context, initial, executor);
   }
   /// The same with the position of every token (L), of layers that read them: `static constexpr bool reads_positions = true`.
   template <class Input, class Layer = Derived>
     requires(Layer::reads_positions)
-  [[nodiscard]] typename Layer::Activations activations(const Input& u, const std::vector<Index>& positions,
+  [[nodiscard]] typename Layer::Activations activations(Input&& u, const std::vector<Index>& positions,
                                                         const typename Layer::State* initial = nullptr,
                                                         const Executor& executor = serial_executor()) const {
     using Scalar = typename Layer::Scalar;
-    const ConstView<Scalar> view(u);
-    detail::check_input(Layer::layer_name, view, self().width());
-    detail::check_positions(Layer::layer_name, positions, view.rows());
+    Array<Scalar> input = detail::taken_or_viewed<Scalar>(std::forward<Input>(u));
+    detail::check_input(Layer::layer_name, *input, self().width());
+    detail::check_positions(Layer::layer_name, positions, input.rows());
     RunContext<Scalar> context;
     context.positions = positions;
-    return run_plainly<Layer>(view, context, initial, executor);
+    return run_plainly<Layer>(std::move(input), context, initial, executor);
   }
   /// The implicit attention operator of the sequence that gave `activations`; they must stay alive where they view foreign memory.
   template <class Activations>
@@ -271,18 +272,18 @@ class LayerInterface {
   }
   /// Runs the layer on u (tokens, width) and materialises its implicit attention, (channels, rows, tokens), with bias and output.
   template <class Input>
-  [[nodiscard]] auto materialize_attention(const Input& u, const MaterializeOptions& options = {}) const {
-    return ::implicit_attention::materialize_attention(self(), self().activations(u), options);
+  [[nodiscard]] auto materialize_attention(Input&& u, const MaterializeOptions& options = {}) const {
+    return ::implicit_attention::materialize_attention(self(), self().activations(std::forward<Input>(u)), options);
   }
 
  private:
   [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
   template <class Layer>
-  [[nodiscard]] typename Layer::Activations run_plainly(ConstView<typename Layer::Scalar> u, RunContext<typename Layer::Scalar>& context,
+  [[nodiscard]] typename Layer::Activations run_plainly(Array<typename Layer::Scalar> u, RunContext<typename Layer::Scalar>& context,
                                                         const typename Layer::State* initial, const Executor& executor) const {
-    detail::check_input(Layer::layer_name, u, self().width());
+    detail::check_input(Layer::layer_name, *u, self().width());
     Trace<typename Layer::Scalar> trace(false, executor);
-    return self().run(trace.input(Array<typename Layer::Scalar>::view(u)), context, initial).activations;
+    return self().run(trace.input(std::move(u)), context, initial).activations;
   }
 };
 

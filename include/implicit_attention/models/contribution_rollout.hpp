@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/attribution/contributions.hpp>
@@ -24,7 +26,8 @@ template <Real S>
 class LayerContributions {
  public:
   /// Of a layer that mixes tokens, and of a pass of it. Fails (ErrorKind::value) where a mixer's projection is not known, where its output
-  /// goes through a norm that subtracts a mean, and where mixers follow each other within the layer.
+  /// goes through a norm that subtracts a mean, and where a later sublayer mixes tokens, too. Of a part that holds mixers one behind the other
+  /// (Zamba2's hybrid layers), the last is meant, whose projection gives the part's output: a pass names it first.
   LayerContributions(const LanguageModel<S>& model, const LayerPass<S>& pass, Index layer, Terms terms = Terms::all())
       : before_(pass.residual), after_(pass.middle) {
     const auto refuse = [&](const char* what) {
@@ -78,8 +81,10 @@ class LayerContributions {
   ///   - by norm: |v_ij|_2, the residual with token i's own;
   ///   - by proximity (ALTI): (|o_i|_1 - |o_i - v_ij|_1)^+.
   /// Where all are zero the token keeps itself.
-  [[nodiscard]] RowVector<S> shares(Index i, bool by_proximity) const {
-    const Matrix<S> v = vectors(i, true);
+  [[nodiscard]] RowVector<S> shares(Index i, bool by_proximity) const { return shares_of(i, vectors(i, false), by_proximity); }
+  /// The same, where vectors(i, false) are known.
+  [[nodiscard]] RowVector<S> shares_of(Index i, Matrix<S> v, bool by_proximity) const {
+    v.row(i) += before_.matrix().row(i);
     RowVector<S> shares(i + 1);
     const RowVector<S> o = after_.matrix().row(i);
     const S length = o.template lpNorm<1>();
@@ -110,17 +115,24 @@ class LayerContributions {
 namespace detail {
 
 /// weights (targets, tokens) through a layer's mixing: row t is sum_i weights[t, i] P[i, .]. Each row of P is made once, and some of them at a
-/// time: memory is linear in tokens.
+/// time: memory is linear in tokens. The vectors of the tokens `visited`, without the residual, are shown to `visit`, by several threads at
+/// once.
 template <Real S>
 [[nodiscard]] Matrix<S> mixed_back(const LayerContributions<S>& layer, const Matrix<S>& weights, bool by_proximity,
-                                   const Executor& executor) {
+                                   const Executor& executor, const std::vector<Index>& visited = {},
+                                   const std::function<void(Index i, const Matrix<S>& v)>& visit = {}) {
   constexpr Index rows_at_a_time = 64;
   Matrix<S> mixed = Matrix<S>::Zero(weights.rows(), weights.cols());
   std::vector<RowVector<S>> rows(static_cast<std::size_t>(std::min(rows_at_a_time, weights.cols())));
   for (Index first = 0; first < weights.cols(); first += rows_at_a_time) {
     const Index count = std::min(rows_at_a_time, weights.cols() - first);
     executor(count, [&](Index k) {
-      if (!weights.col(first + k).isZero(0)) rows[static_cast<std::size_t>(k)] = layer.shares(first + k, by_proximity);
+      const Index i = first + k;
+      const bool mixes = !weights.col(i).isZero(0), shown = std::find(visited.begin(), visited.end(), i) != visited.end();
+      if (!mixes && !shown) return;
+      Matrix<S> v = layer.vectors(i, false);
+      if (shown) visit(i, v);
+      if (mixes) rows[static_cast<std::size_t>(k)] = layer.shares_of(i, std::move(v), by_proximity);
     });
     executor(weights.rows(), [&](Index t) {
       for (Index i = first; i < first + count; ++i)  // a row that does not count must not be read: it may be NaN
@@ -230,19 +242,23 @@ template <Real S>
 [[nodiscard]] Matrix<S> alti_logit(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Target>& targets,
                                    Terms terms = Terms::all(), const Executor& executor = serial_executor()) {
   const auto count = static_cast<Index>(targets.size());
-  Matrix<S> directions(count, model.width()), rows = Matrix<S>::Zero(count, pass.tokens());
-  for (Index t = 0; t < count; ++t) directions.row(t) = detail::logit_direction(model, pass, targets[static_cast<std::size_t>(t)]);
+  Matrix<S> directions(count, model.width()), rows = Matrix<S>::Zero(count, pass.tokens()), direct = rows;
+  std::vector<Index> positions;
+  for (const Target& target : targets) {
+    directions.row(static_cast<Index>(positions.size())) = detail::logit_direction(model, pass, target);
+    positions.push_back(target.position);
+  }
   detail::each_layer_of_contributions(model, pass, model.mixing_layers(), terms, executor, [&](const LayerContributions<S>& layer) {
-    if (!rows.isZero(0)) rows = detail::mixed_back(layer, rows, true, executor);
-    executor(count, [&](Index t) {
-      const Index position = targets[static_cast<std::size_t>(t)].position;
-      rows.row(t).head(position + 1) += (layer.vectors(position, false) * directions.row(t).transpose()).transpose();
+    rows = detail::mixed_back<S>(layer, rows, true, executor, positions, [&](Index i, const Matrix<S>& v) {
+      for (Index t = 0; t < count; ++t)
+        if (positions[static_cast<std::size_t>(t)] == i) direct.row(t).head(i + 1) = (v * directions.row(t).transpose()).transpose();
     });
+    rows += direct;
   });
   Trace<S> trace(false, executor);
   const Array<S> first = model.enter(trace.input(pass.embeddings)).numbers;
   for (Index t = 0; t < count; ++t) {
-    const Index position = targets[static_cast<std::size_t>(t)].position;
+    const Index position = positions[static_cast<std::size_t>(t)];
     rows(t, position) += directions.row(t).dot(first.matrix().row(position));
   }
   detail::check_finite("ALTI-Logit", "the result", rows);

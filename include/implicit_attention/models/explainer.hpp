@@ -152,16 +152,11 @@ class Explainer {
   }
 
   /// Whether a method reads the layers of the run once it has ended.
-  [[nodiscard]] bool needs_layers(Method method) const {
-    if (is_a_row_a_layer(method)) return !takes_rows(method);
-    return method != Method::integrated_gradients && method != Method::leave_one_out && method != Method::random;
-  }
-  /// Whether a method's scores are the mean of a row of each layer.
-  [[nodiscard]] static bool is_a_row_a_layer(Method method) { return method == Method::raw || method == Method::contribution_norms; }
-  /// Whether such rows are taken while the layers run: of few positions only, since they cost a row each.
+  [[nodiscard]] bool needs_layers(Method method) const { return method_info(method).reads_layers && !takes_rows(method); }
+  /// Whether the rows that a method is the mean of are taken while the layers run: of few positions only, since they cost a row each.
   [[nodiscard]] bool takes_rows(Method method) const {
     const std::optional<Index>& layer = plan_.options.layer;
-    return is_a_row_a_layer(method) && plan_.has(method) && !plan_.options.with_map && positions_.size() <= 64 &&
+    return method_info(method).is_mean_row() && plan_.has(method) && !plan_.options.with_map && positions_.size() <= 64 &&
            (!layer || std::find(mixing_.begin(), mixing_.end(), *layer) != mixing_.end());
   }
   /// Adds the rows of a layer that has just run to those taken before.
@@ -170,9 +165,6 @@ class Explainer {
   [[nodiscard]] std::optional<Matrix<Scalar>> taken_rows(Method method, const std::vector<Index>& positions,
                                                          const MethodOptions<Scalar>& options) const;
 
-  [[nodiscard]] static bool by_gradient(Method method) {
-    return method == Method::gradient || method == Method::gradient_mean || method == Method::gradient_maximum;
-  }
   /// The row of a gradient-weighted form, or gradient x input: what the plan has of them is made in one walk back, each layer's map when its
   /// gradients are there, and nothing else is kept.
   [[nodiscard]] Attribution<Scalar> walked(Method method, const Target& target, const MethodOptions<Scalar>& options);
@@ -210,9 +202,6 @@ class Explainer {
   /// sum_e x_e o A_e^T (W_o^T g)_e on the same walk, or of one layer. Both with any set of terms.
   [[nodiscard]] Attribution<Scalar> held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
 
-  [[nodiscard]] static bool by_contributions(Method method) {
-    return method == Method::contribution_norms || method == Method::contribution_rollout || method == Method::alti_logit;
-  }
   /// The methods by vectors, a row a target, (targets, tokens read).
   [[nodiscard]] Matrix<Scalar> by_vectors(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const;
   [[nodiscard]] Attribution<Scalar> one_by_vectors(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
@@ -268,14 +257,9 @@ template <Real S>
 Attribution<S> Explainer<S>::explain(Method method, const Target& target, const MethodOptions<Scalar>& options) {
   need_logits({target.position});
   check(target);
-  if (const std::optional<Matrix<Scalar>> rows = taken_rows(method, {target.position}, options)) {
-    Attribution<Scalar> result;
-    result.position = target.position;
-    result.scores = rows->row(0);
-    return result;
-  }
-  const bool runs = method == Method::integrated_gradients || method == Method::leave_one_out || method == Method::random;
-  need(reads_whole(method, options), !runs);
+  if (const std::optional<Matrix<Scalar>> rows = taken_rows(method, {target.position}, options))
+    return detail::only_row(*rows, target.position);
+  need(reads_whole(method, options), method_info(method).reads_layers);
   return of_all_tokens(explain_read(method, target, options));
 }
 
@@ -358,7 +342,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
     const Attribution<Scalar> rolled = explain_read(method, targets.front(), whole);
     for (Index row = 0; row < count; ++row) result.scores.row(row).head(read()) = rolled.map.row(positions[static_cast<std::size_t>(row)]);
     result.zero_rows = rolled.zero_rows;
-  } else if (by_contributions(method)) {
+  } else if (method_info(method).from_vectors) {
     need(false, true);
     result.scores.leftCols(read()) = by_vectors(method, targets, options);
   } else if (method == Method::leave_one_out) {

@@ -51,12 +51,8 @@ Matrix<S> Explainer<S>::by_vectors(Method method, const std::vector<Target>& tar
 
 template <Real S>
 Attribution<S> Explainer<S>::one_by_vectors(Method method, const Target& target, const MethodOptions<Scalar>& options) const {
+  if (!options.with_map || !method_info(method).has_map) return detail::only_row(by_vectors(method, {target}, options), target.position);
   Attribution<Scalar> result;
-  result.position = target.position;
-  if (!options.with_map || !method_info(method).has_map) {
-    result.scores = by_vectors(method, {target}, options).row(0);
-    return result;
-  }
   std::vector<Index> positions(static_cast<std::size_t>(read()));
   std::iota(positions.begin(), positions.end(), Index(0));
   result.map = by_vectors(method, targets_at(positions, target.token), options);

@@ -18,7 +18,7 @@ void Explainer<S>::run(bool whole, bool layers) {
   ForwardOptions options = options_;
   if (!layers) options.keep = Keep::logits;
   const bool mixers = plan_.methods.empty() || std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) {
-                        return method != Method::relevance && method != Method::gradient_x_input && needs_layers(method);
+                        return method_info(method).from_attention && needs_layers(method);
                       });
   options.keep_mixers = options.keep_mixers && mixers;
   std::vector<Index> ids = ids_;

@@ -44,7 +44,7 @@ Attribution<S> Explainer<S>::walked(Method method, const Target& target, const M
   };
   std::vector<std::pair<Method, GradientWeightedRow<Scalar>>> rows;
   for (const MethodName& named : method_names)
-    if (by_gradient(named.method) && (named.method == method || (planned && plan_.has(named.method))))
+    if (named.from_attention && named.from_gradient && (named.method == method || (planned && plan_.has(named.method))))
       rows.emplace_back(named.method, GradientWeightedRow<Scalar>(mixing_count(), read(), form_of(named.method), target.position,
                                                                   options.rollout.start_layer));
   BackwardOptions<Scalar> walk;

@@ -119,18 +119,22 @@ template <Real S>
 
 /// Checks the number of chosen experts and groups against the router; errors name the key.
 inline void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
-  const auto refuse = [&](std::initializer_list<std::string_view> spellings, Index value, const std::string& expected) {
-    std::string_view key = *spellings.begin();
-    for (const std::string_view other : spellings)
-      if (configuration.has(other)) key = other;
-    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected ", expected));
-  };
-  if (choice.groups < 1 || experts % choice.groups != 0)
-    refuse({"n_group", "num_expert_group"}, choice.groups, message("a divisor of ", experts, ": the router has that many rows"));
-  if (choice.chosen_groups < 1 || choice.chosen_groups > choice.groups)
-    refuse({"topk_group"}, choice.chosen_groups, message("1 to ", choice.groups, ": there are that many groups of experts"));
-  if (const Index most = experts / choice.groups * choice.chosen_groups; choice.chosen < 1 || choice.chosen > most)
-    refuse({"num_experts_per_tok", "num_experts_per_token"}, choice.chosen, message("1 to ", most, ": that many experts can be chosen"));
+  check_choice(choice, experts, [&](ChoiceNumber number, Index value, const std::string& expected) {
+    const auto refuse = [&](std::initializer_list<std::string_view> spellings, const char* why) {
+      std::string_view key = *spellings.begin();
+      for (const std::string_view other : spellings)
+        if (configuration.has(other)) key = other;
+      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected ", expected, ": ", why));
+    };
+    switch (number) {
+      case ChoiceNumber::groups:
+        return refuse({"n_group", "num_expert_group"}, "the router has that many rows");
+      case ChoiceNumber::chosen_groups:
+        return refuse({"topk_group"}, "there are that many groups of experts");
+      case ChoiceNumber::chosen:
+        return refuse({"num_experts_per_tok", "num_experts_per_token"}, "that many experts can be chosen");
+    }
+  });
 }
 
 /// The configuration's kind of every layer must be what its tensors are. `kinds`: as told by the tensors; `key` may have other words for

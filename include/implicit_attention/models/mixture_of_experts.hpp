@@ -80,8 +80,6 @@ class MixtureOfExperts {
 template <Real S>
 MixtureOfExperts<S>::MixtureOfExperts(Weights weights, Options options) : weights_(std::move(weights)), options_(options) {
   const Weights& w = weights_;
-  const ExpertChoice& choice = options_.choice;
-  const auto fail = [](const auto&... words) { raise(ErrorKind::value, message(part_name, ": ", words...)); };
   if (w.experts.empty()) raise(ErrorKind::shape, message(part_name, ": there are no experts, expected at least one"));
   check_shape(part_name, "the router", w.router_weight, experts(), std::max(width(), Index(1)), "(experts, width)");
   detail::check_bias(part_name, "correction bias", w.correction_bias, experts(), "experts");
@@ -102,11 +100,12 @@ MixtureOfExperts<S>::MixtureOfExperts(Weights weights, Options options) : weight
     check_vector(part_name, "the shared expert's gate", w.shared_gate_weight, width(), "width");
     if (!w.shared) raise(ErrorKind::shape, message(part_name, ": there is a gate of the shared expert, but no shared expert"));
   }
-  if (choice.groups < 1 || experts() % choice.groups != 0) fail(experts(), " experts do not divide into ", choice.groups, " groups");
-  if (choice.chosen_groups < 1 || choice.chosen_groups > choice.groups)
-    fail("groups to choose are ", choice.chosen_groups, ", expected 1 to ", choice.groups);
-  if (const Index most = experts() / choice.groups * choice.chosen_groups; choice.chosen < 1 || choice.chosen > most)
-    fail("experts per token are ", choice.chosen, ", expected 1 to ", most);
+  detail::check_choice(options_.choice, experts(), [](detail::ChoiceNumber number, Index value, const std::string& expected) {
+    const char* const name = number == detail::ChoiceNumber::groups          ? "groups of experts"
+                             : number == detail::ChoiceNumber::chosen_groups ? "groups to choose"
+                                                                             : "experts per token";
+    raise(ErrorKind::value, message(part_name, ": ", name, " are ", value, ", expected ", expected));
+  });
 }
 
 template <Real S>

@@ -177,7 +177,8 @@ class FormHistory {
     } else if (const auto* head = piece.recurrence.heads()) {
       is(Kind::heads, head->channels == fixed_heads_.channels && head->heads == fixed_heads_.heads && head->groups == fixed_heads_.groups &&
                           head->state == fixed_heads_.state && head->transition == fixed_heads_.transition &&
-                          head->read_before_update == fixed_heads_.read_before_update);
+                          head->read_before_update == fixed_heads_.read_before_update &&
+                          piece.continuation.ends_open == constants_.continuation.ends_open);
       if (seen > 0 && piece.continuation.ends_open) {
         if (piece.continuation.second_half.empty())
           raise(ErrorKind::shape,
@@ -245,10 +246,11 @@ class FormHistory {
     const Matrix<Scalar> largest = log_scale_.matrix().cwiseMax(log_scale.matrix());
     const auto factors = [&](const Array<Scalar>& of) { return RowVector<Scalar>((of.matrix() - largest).array().exp().matrix()); };
     const RowVector<Scalar> kept = factors(log_scale_);
+    const Array<Scalar> added = factors(log_scale);
     query_scale_.multiply_columns(kept);
     diagonal_.multiply_columns(kept);
-    query_scale = times(query_scale, Array<Scalar>(Matrix<Scalar>(factors(log_scale))));
-    diagonal = times(diagonal, Array<Scalar>(Matrix<Scalar>(factors(log_scale))));
+    query_scale = times(query_scale, added);
+    diagonal = times(diagonal, added);
     log_scale_ = largest;
   }
 

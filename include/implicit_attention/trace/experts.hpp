@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -18,6 +19,24 @@ struct ExpertChoice {
   Index groups = 1;         ///< groups of neighbouring experts, scored by the sum of their two best
   Index chosen_groups = 1;  ///< groups that stay; the experts of the others cannot be chosen
 };
+
+namespace detail {
+
+/// The numbers of a choice, in the order in which they are checked.
+enum class ChoiceNumber { groups, chosen_groups, chosen };
+
+/// Calls `refuse(number, value, expected)`, which fails, with the first number of a choice that cannot be among so many experts.
+template <class Refuse>
+void check_choice(const ExpertChoice& choice, Index experts, const Refuse& refuse) {
+  if (choice.groups < 1 || experts % choice.groups != 0)
+    return refuse(ChoiceNumber::groups, choice.groups, message("a divisor of ", experts));
+  if (choice.chosen_groups < 1 || choice.chosen_groups > choice.groups)
+    return refuse(ChoiceNumber::chosen_groups, choice.chosen_groups, message("1 to ", choice.groups));
+  if (const Index most = experts / choice.groups * choice.chosen_groups; choice.chosen < 1 || choice.chosen > most)
+    return refuse(ChoiceNumber::chosen, choice.chosen, message("1 to ", most));
+}
+
+}  // namespace detail
 
 /// The experts of every token, (tokens, chosen) merged into one list, best first; of equal ones the first. `scores` (tokens, experts) are
 /// what is compared: with a correction bias if there is one.
