@@ -19,6 +19,14 @@ template <class Numbers>
   return (numbers.derived().array() * typename Numbers::Scalar(0)).sum() == typename Numbers::Scalar(0);
 }
 
+/// The same of `count` neighbouring numbers. Their sum tells, which alone is not finite either where it is too large for any number: only
+/// then is each one asked.
+template <class Scalar>
+[[nodiscard]] bool all_finite(const Scalar* numbers, Index count) {
+  const Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic>> all(numbers, count);
+  return all.sum() * Scalar(0) == Scalar(0) || all_finite(all);
+}
+
 /// Row and column of the first NaN or infinity, row by row.
 template <class Derived>
 [[nodiscard]] std::optional<std::pair<Index, Index>> first_not_finite(const Eigen::DenseBase<Derived>& numbers) {
