@@ -13,13 +13,19 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Whether all numbers are finite. Vectorised, as Eigen's allFinite is not.
+/// Whether `count` neighbouring numbers are finite. Vectorised, as Eigen's allFinite is not. Their sum tells, which alone is not finite
+/// either where it is too large for any number: only then is each one asked.
+template <class Scalar>
+[[nodiscard]] bool all_finite(const Scalar* numbers, Index count) {
+  const ConstNumbers<Scalar> all(numbers, count);
+  return all.sum() * Scalar(0) == Scalar(0) || (all * Scalar(0)).sum() == Scalar(0);
+}
 template <class Scalar>
 [[nodiscard]] bool all_finite(ConstView<Scalar> numbers) {
-  const bool gaps = numbers.outerStride() != numbers.cols();
-  const Index runs = gaps ? numbers.rows() : 1, length = gaps ? numbers.cols() : numbers.size();
-  for (Index run = 0; run < runs; ++run)
-    if (!((ConstNumbers<Scalar>(numbers.data() + run * numbers.outerStride(), length) * Scalar(0)).sum() == Scalar(0))) return false;
+  if (numbers.size() == 0) return true;
+  if (numbers.outerStride() == numbers.cols()) return all_finite(numbers.data(), numbers.size());
+  for (Index row = 0; row < numbers.rows(); ++row)
+    if (!all_finite(numbers.data() + row * numbers.outerStride(), numbers.cols())) return false;
   return true;
 }
 template <class Derived>

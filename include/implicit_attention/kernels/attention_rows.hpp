@@ -296,15 +296,15 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
       detail::walk_row(surrounded, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
+        const bool finite = piece.all_finite();
         for (Index lane = 0; lane < Width; ++lane) {
           Scalar* entries = target(piece.run.place + lane, place);
           if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
           writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);
-          const std::pair<Index, Index> here{piece.run.place + lane, place};
-          if (!detail::all_finite(ConstView<Scalar>(piece.entries(lane), 1, piece.end - piece.first)) &&
-              std::find(not_finite.begin(), not_finite.end(), here) == not_finite.end())
-            not_finite.push_back(here);
           writer.zeros(piece.first - piece.begin, entries + piece.begin);
+          if (finite || detail::all_finite(piece.entries(lane), piece.end - piece.first)) continue;
+          const std::pair<Index, Index> here{piece.run.place + lane, place};
+          if (std::find(not_finite.begin(), not_finite.end(), here) == not_finite.end()) not_finite.push_back(here);
         }
       });
     }

@@ -59,9 +59,12 @@ class ChannelTile {
     for (Index c = 0; c < width; ++c) channels_[static_cast<std::size_t>(c)] = channels[std::min(c, count - 1)];
     neighbours_ = count == width;
     for (Index c = 1; c < count; ++c) neighbours_ = neighbours_ && channels[c] == channels[0] + c;
-    for (Index n = 0; n < state_; ++n) at(rates_ + n) = part(recurrence_->rate, n, Scalar(1));
-    for (Index tap = 0; tap <= lead_; ++tap) at(taps_ + tap) = part(surrounded_->taps, tap, Scalar(1));
-    skip_ = part(surrounded_->skip, 0, Scalar(0));
+    const Index column = neighbours_ ? channels_[0] : 0;
+    rows_ = SurroundedRows<Scalar>(*surrounded_, column);
+    const Rows rates(recurrence_->rate, column), taps(surrounded_->taps, column);
+    for (Index n = 0; n < state_; ++n) at(rates_ + n) = part(rates, n, Scalar(1));
+    for (Index tap = 0; tap <= lead_; ++tap) at(taps_ + tap) = part(taps, tap, Scalar(1));
+    skip_ = part(rows_.skip, 0, Scalar(0));
     next_ = -1;
   }
 
@@ -114,6 +117,8 @@ class ChannelTile {
   }
 
  private:
+  using Rows = ArrayRows<Scalar>;
+
   [[nodiscard]] Scalar* numbers(Index row) { return numbers_.data() + row * width; }
   [[nodiscard]] const Scalar* numbers(Index row) const { return numbers_.data() + row * width; }
   /// A state's running keys, one row for each near column; the strip's queries stand before them.
@@ -123,10 +128,10 @@ class ChannelTile {
   [[nodiscard]] Eigen::Map<const Lane> at(Index row) const { return lanes<width>(numbers(row)); }
 
   /// The channels' numbers of one row; `otherwise` where the array is empty.
-  [[nodiscard]] Lane part(const Array<Scalar>& array, Index row, Scalar otherwise) const {
+  [[nodiscard]] Lane part(const Rows& array, Index row, Scalar otherwise) const {
     if (array.empty()) return Lane::Constant(otherwise);
     const Scalar* numbers = array.row(row);
-    if (neighbours_) return lanes<width>(numbers + channels_[0]);
+    if (neighbours_) return lanes<width>(numbers);
     Lane out;
     for (Index c = 0; c < width; ++c) out[c] = numbers[channels_[static_cast<std::size_t>(c)]];
     return out;
@@ -134,7 +139,7 @@ class ChannelTile {
 
   /// A step; at a document's first token nothing is left to decay, whatever stands there.
   [[nodiscard]] Lane step(Index token, Index document) const {
-    return token == document ? Lane(Lane::Zero()) : part(recurrence_->step, token, Scalar(0));
+    return token == document ? Lane(Lane::Zero()) : part(rows_.step, token, Scalar(0));
   }
 
   /// What token `token` takes from the column lead - k before it: tap and column weight.
@@ -143,10 +148,10 @@ class ChannelTile {
     return at(taps_ + k) * weight;
   }
   [[nodiscard]] Lane column_weight(Index column) const {
-    return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(surrounded_->column_weights, column, Scalar(1));
+    return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(rows_.column_weights, column, Scalar(1));
   }
   [[nodiscard]] Lane near_scale(Index token) const {
-    return part(recurrence_->key_scale, token, Scalar(1)) * part(surrounded_->activation, token, Scalar(1));
+    return part(rows_.key_scale, token, Scalar(1)) * part(rows_.activation, token, Scalar(1));
   }
 
   /// The running keys of the `lead` columns before `first`, from the tokens they enter with.
@@ -170,7 +175,7 @@ class ChannelTile {
     for (Index column = 0; column < columns(); ++column) at(weights_ + column) = column_weight(first - lead_ + column);
     for (Index r = 0; r < strip_tokens; ++r) {
       const Index token = first + r;
-      if (neighbours_) prefetch_token<width>(*surrounded_, token + strip_tokens, channels_[0]);  // a fifth of all terms' time, if not
+      if (neighbours_) rows_.template prefetch_token<width>(token + strip_tokens);  // a fifth of all terms' time, if not
       if (r >= count) {  // a row that is not there: nothing decays, enters or asks
         for (Index n = 0; n < state_; ++n) {
           token_queries_[n * strip_tokens + r] = token_keys_[n * strip_tokens + r] = Scalar(0);
@@ -183,20 +188,20 @@ class ChannelTile {
         at(row_ + r).setZero();
         continue;
       }
-      const Lane elapsed = step(token, document), inner = part(surrounded_->activation, token, Scalar(1)), scale = near_scale(token);
+      const Lane elapsed = step(token, document), inner = part(rows_.activation, token, Scalar(1)), scale = near_scale(token);
       steps_ += elapsed;
-      const Scalar* query = recurrence_->query.empty() ? nullptr : recurrence_->query.row(token);
-      const Scalar* key = recurrence_->key.empty() ? nullptr : recurrence_->key.row(token);
+      const Scalar* query = rows_.query.empty() ? nullptr : rows_.query.row(token);
+      const Scalar* key = rows_.key.empty() ? nullptr : rows_.key.row(token);
       for (Index n = 0; n < state_; ++n) {
         token_queries_[n * strip_tokens + r] = query ? query[n] : Scalar(1);
         token_keys_[n * strip_tokens + r] = key ? key[n] : Scalar(1);
         at(decays_ + n * strip_tokens + r) = rate(n) * elapsed;
       }
-      Lane weight = part(surrounded_->gate, token, Scalar(1));
-      if (!surrounded_->row_weights.empty()) weight *= part(surrounded_->row_weights, token, Scalar(1));
-      at(row_ + r) = weight * part(recurrence_->query_scale, token, Scalar(1));
+      Lane weight = part(rows_.gate, token, Scalar(1));
+      if (!rows_.row_weights.empty()) weight *= part(rows_.row_weights, token, Scalar(1));
+      at(row_ + r) = weight * part(rows_.query_scale, token, Scalar(1));
       Lane past = skip_;  // what goes past the recurrence
-      if (recurrence_->read_before_update) past += part(recurrence_->diagonal, token, Scalar(0));
+      if (recurrence_->read_before_update) past += part(rows_.diagonal, token, Scalar(0));
       past *= inner * weight;
       for (Index k = 0; k <= lead_; ++k) {
         const Lane enter = entering(token, k, at(weights_ + r + k));
@@ -254,10 +259,13 @@ class ChannelTile {
       keys += strip_tokens;
     }
     each_row([&](std::size_t r) {
-      Lane sum = Lane::Zero();  // right of the row's token
-      if (static_cast<int>(r) >= First) sum = sums[r] * lanes<width>(row + r * width);
-      if (static_cast<int>(r) >= First && static_cast<int>(r) < entering) sum += lanes<width>(direct + (r - First) * width);
-      lanes<width>(entry + static_cast<Index>(r) * entry_stride) = sum;
+      Eigen::Map<Lane> sum = lanes<width>(entry + static_cast<Index>(r) * entry_stride);
+      if (static_cast<int>(r) < First)
+        sum.setZero();  // right of the row's token
+      else if (static_cast<int>(r) < entering)
+        sum = sums[r] * lanes<width>(row + r * width) + lanes<width>(direct + (r - First) * width);
+      else
+        sum = sums[r] * lanes<width>(row + r * width);
     });
   }
 
@@ -290,7 +298,8 @@ class ChannelTile {
   Index state_, lead_, count_ = 0;
   std::array<Index, static_cast<std::size_t>(width)> channels_{};
   bool neighbours_ = false;
-  Index next_ = -1;  // the token after the last strip
+  SurroundedRows<Scalar> rows_;  // from the first channel on, where they are neighbours; else from column 0 on
+  Index next_ = -1;              // the token after the last strip
   Lane skip_, steps_;
   RowVector<Scalar> token_queries_, token_keys_;  // (state, strip)
   LaneRows<Scalar, width> numbers_;               // one piece of memory: where these begin in it

@@ -169,7 +169,8 @@ class ConvolvedInput {
   ConvolvedInput(const Surrounded<Recurrence>& surrounded, const ScanInput<Scalar>& input, Index channel)
       : surrounded_(&surrounded),
         input_(&input),
-        channel_(channel),
+        x_(input.x, channel),
+        column_weights_(surrounded.column_weights, channel),
         convolution_(surrounded, channel, false),
         entered_(LaneRows<Scalar, Width>::Zero(surrounded.width() - 1 + tokens_in_a_run, Width)),
         convolved_(tokens_in_a_run, Width) {
@@ -180,27 +181,29 @@ class ConvolvedInput {
 
   /// Takes in tokens begin..end-1, those after the last ones: at most tokens_in_a_run. Returns their rows, (tokens, Width).
   EIGEN_ALWAYS_INLINE Scalar* enter(Index begin, Index end) {
-    const Index lead = surrounded_->width() - 1, channel = channel_;
+    const Index lead = surrounded_->width() - 1;
     const bool convolves = !surrounded_->taps.empty();
     Scalar *const entered = entered_.data(), *const convolved = convolved_.data();
     if (begin != 0) carry_rows<Width>(entered, tokens_in_a_run, 0, lead);
     Scalar* const entering = convolves ? entered + lead * Width : convolved;
     for (Index token = begin; token < end; ++token) {
       Lane x = Lane::Zero();
-      if (!input_->x.empty()) x = lanes<Width>(input_->x.row(token) + channel);
+      if (!x_.empty()) x = lanes<Width>(x_.row(token));
       lanes<Width>(entering + (token - begin) * Width) = x;
     }
-    scale_rows<Width>(surrounded_->column_weights, channel, begin, end, entering);
+    scale_rows<Width>(column_weights_, begin, end, entering);
     if (convolves) convolution_.apply(begin, end, entered, convolved);
     if (!input_->convolution_bias.empty())
       for (Index i = 0; i < end - begin; ++i) lanes<Width>(convolved + i * Width) += bias_;
     return convolved;
   }
+  /// Asks ahead for what will enter at a token that is there.
+  EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const { prefetch<Width>(x_, token); }
 
  private:
   const Surrounded<Recurrence>* surrounded_;
   const ScanInput<Scalar>* input_;
-  Index channel_;
+  ArrayRows<Scalar> x_, column_weights_;
   TileConvolution<Width, Recurrence> convolution_;
   LaneRows<Scalar, Width> entered_;    // (lead and a run): what entered, the run's tokens behind those that the convolution looks back to
   LaneRows<Scalar, Width> convolved_;  // (run)

@@ -120,25 +120,46 @@ EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 #endif
 }
 
-/// The same of a row of an array that may be empty, or end before it.
+namespace detail {
+
+/// The rows of an array from one column on, found once: a walk reads them by the thousand, and an array asks at each whether its numbers are
+/// in memory. Empty where the array is.
+template <class Scalar>
+class ArrayRows {
+ public:
+  ArrayRows() = default;
+  explicit ArrayRows(const Array<Scalar>& array, Index column = 0)
+      : first_(array.empty() ? nullptr : array.data() + column), stride_(array.row_stride()) {}
+
+  [[nodiscard]] bool empty() const { return first_ == nullptr; }
+  [[nodiscard]] const Scalar* row(Index i) const { return first_ + i * stride_; }
+  [[nodiscard]] Index stride() const { return stride_; }
+
+ private:
+  const Scalar* first_ = nullptr;
+  Index stride_ = 0;
+};
+
+}  // namespace detail
+
+/// The same of a row that is there, unless the array is empty.
 template <int Width, class Scalar>
-EIGEN_ALWAYS_INLINE void prefetch(const Array<Scalar>& array, Index row, Index column) {
-  if (row >= 0 && row < array.rows()) prefetch<Width>(array.row(row) + column);
+EIGEN_ALWAYS_INLINE void prefetch(const detail::ArrayRows<Scalar>& rows, Index row) {
+  if (!rows.empty()) prefetch<Width>(rows.row(row));
 }
 
-/// Multiplies rows first..end-1 of `Width` neighbouring channels, contiguous, by those of arrays, from their column `column` on; an empty
-/// array changes nothing.
+/// Multiplies rows first..end-1 of `Width` neighbouring channels, contiguous, by those of arrays; an empty array changes nothing.
 template <int Width, class Scalar>
-EIGEN_ALWAYS_INLINE void scale_rows(const Array<Scalar>& array, Index column, Index first, Index end, Scalar* rows) {
+EIGEN_ALWAYS_INLINE void scale_rows(const detail::ArrayRows<Scalar>& array, Index first, Index end, Scalar* rows) {
   if (array.empty()) return;
-  for (Index row = first; row < end; ++row) lanes<Width>(rows + (row - first) * Width) *= lanes<Width>(array.row(row) + column);
+  for (Index row = first; row < end; ++row) lanes<Width>(rows + (row - first) * Width) *= lanes<Width>(array.row(row));
 }
 template <int Width, class Scalar>
-EIGEN_ALWAYS_INLINE void scale_rows(const Array<Scalar>& one, const Array<Scalar>& other, Index column, Index first, Index end,
+EIGEN_ALWAYS_INLINE void scale_rows(const detail::ArrayRows<Scalar>& one, const detail::ArrayRows<Scalar>& other, Index first, Index end,
                                     Scalar* rows) {
-  if (one.empty() || other.empty()) return scale_rows<Width>(one.empty() ? other : one, column, first, end, rows);
+  if (one.empty() || other.empty()) return scale_rows<Width>(one.empty() ? other : one, first, end, rows);
   for (Index row = first; row < end; ++row)
-    lanes<Width>(rows + (row - first) * Width) *= lanes<Width>(one.row(row) + column) * lanes<Width>(other.row(row) + column);
+    lanes<Width>(rows + (row - first) * Width) *= lanes<Width>(one.row(row)) * lanes<Width>(other.row(row));
 }
 
 /// `Width` neighbouring columns of an array as rows of their own, contiguous: the rows of the array may all fall into the same cache set.

@@ -126,14 +126,37 @@ using SurroundedDiagonal = Surrounded<DiagonalRecurrence<Scalar>>;
 
 namespace detail {
 
-/// What a walk reads of one token, asked for ahead.
-template <int Width, Real Scalar>
-EIGEN_ALWAYS_INLINE void prefetch_token(const SurroundedDiagonal<Scalar>& surrounded, Index token, Index channel) {
-  for (const Array<Scalar>* array :
-       {&surrounded.recurrence.step, &surrounded.recurrence.query_scale, &surrounded.recurrence.key_scale, &surrounded.recurrence.diagonal,
-        &surrounded.activation, &surrounded.gate, &surrounded.row_weights, &surrounded.column_weights})
-    prefetch<Width>(*array, token, channel);
-}
+/// The arrays of a surrounded recurrence from one channel on, as walks of neighbouring channels read them. Queries and keys, which have a
+/// column a state, begin with the first one.
+template <Real Scalar>
+struct SurroundedRows {
+  using Rows = ArrayRows<Scalar>;
+  SurroundedRows() = default;
+  SurroundedRows(const SurroundedDiagonal<Scalar>& surrounded, Index channel)
+      : tokens(surrounded.recurrence.tokens),
+        query(surrounded.recurrence.query),
+        key(surrounded.recurrence.key),
+        step(surrounded.recurrence.step, channel),
+        query_scale(surrounded.recurrence.query_scale, channel),
+        key_scale(surrounded.recurrence.key_scale, channel),
+        diagonal(surrounded.recurrence.diagonal, channel),
+        gate(surrounded.gate, channel),
+        row_weights(surrounded.row_weights, channel),
+        skip(surrounded.skip, channel),
+        activation(surrounded.activation, channel),
+        column_weights(surrounded.column_weights, channel) {}
+
+  /// Asks ahead for what a walk reads of a token, if it is there.
+  template <int Width>
+  EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const {
+    if (token < 0 || token >= tokens) return;
+    for (const Rows* rows : {&step, &query_scale, &key_scale, &diagonal, &activation, &gate, &row_weights, &column_weights})
+      prefetch<Width>(*rows, token);
+  }
+
+  Index tokens = 0;
+  Rows query, key, step, query_scale, key_scale, diagonal, gate, row_weights, skip, activation, column_weights;
+};
 
 }  // namespace detail
 

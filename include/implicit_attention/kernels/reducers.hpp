@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include <implicit_attention/kernels/lanes.hpp>
 
@@ -61,11 +62,24 @@ struct AddPositive : Sum {
   }
 };
 
-/// NaN where a value is NaN, 0 elsewhere: a maximum alone keeps what is NaN already, but may leave out a NaN that comes. The value itself times
-/// 0 would make NaN of what is infinite.
+/// `joined`, but NaN where the value is NaN: a maximum keeps what is NaN already, but may leave out a NaN that comes.
 template <class Scalar, int Width>
-Lanes<Scalar, Width> nan_of(const Lanes<Scalar, Width>& value) {
-  return value.abs().min(std::numeric_limits<Scalar>::max()) * Scalar(0);
+EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>& value, const Lanes<Scalar, Width>& joined) {
+#if defined(__GNUC__)
+  constexpr int lane = std::gcd(Width, computed_lanes<Scalar>);
+  using Register = LaneRegister<Scalar, lane>;
+  Lanes<Scalar, Width> out;
+  IMPLICIT_ATTENTION_UNROLL
+  for (int i = 0; i < Width; i += lane) {
+    const typename Register::type numbers = Register::load(value.data() + i);
+    const auto nan = numbers != numbers;  // all bits, which are a NaN, or none
+    const auto bits = reinterpret_cast<decltype(numbers != numbers)>(Register::load(joined.data() + i)) | nan;
+    Register::store(out.data() + i, reinterpret_cast<typename Register::type>(bits));
+  }
+  return out;
+#else
+  return joined + value.abs().min(std::numeric_limits<Scalar>::max()) * Scalar(0);  // of what is infinite, 0 alone would make NaN
+#endif
 }
 
 struct Largest {
@@ -76,7 +90,7 @@ struct Largest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old.max(value) + nan_of(value);
+    return with_nan_of<Scalar, Width>(value, old.max(value));
   }
   template <class Values>
   static auto over(const Values& values) {
@@ -96,7 +110,7 @@ struct Smallest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old.min(value) + nan_of(value);
+    return with_nan_of<Scalar, Width>(value, old.min(value));
   }
   template <class Values>
   static auto over(const Values& values) {

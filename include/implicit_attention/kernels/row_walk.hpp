@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
@@ -26,9 +27,11 @@ struct RowPiece {
   ChannelRun run;
   Index begin, first, end;
   const Scalar* numbers;  ///< (Width, tokens_in_a_piece), from `begin` on
+  const Scalar* every;    ///< the (end - first) * Width entries, in whatever order
 
   /// Those of one of the channels, from `first` on.
   [[nodiscard]] const Scalar* entries(Index lane) const { return numbers + lane * tokens_in_a_piece + (first - begin); }
+  [[nodiscard]] bool all_finite() const { return detail::all_finite(every, (end - first) * Width); }
 };
 
 /// A row of `Width` neighbouring channels from its diagonal to token 0, one piece after the other. A state whose decay is below the
@@ -45,6 +48,7 @@ class RowTile {
         visible_(surrounded.recurrence.first_visible(row)),
         order_(static_cast<std::size_t>(surrounded.recurrence.state)),
         alive_(surrounded.recurrence.state),
+        rows_(surrounded, run.channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, run.channel)),
         convolution_(surrounded, run.channel, true),
         left_(tokens_in_a_piece + surrounded.width() - 1, Width),
@@ -53,43 +57,46 @@ class RowTile {
     for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
     elapsed_.setZero();
     scale_.setOnes();
-    for (const Array<Scalar>* scale : {&surrounded.gate, &surrounded.row_weights})
-      if (!scale->empty()) scale_ *= lanes<Width>(scale->row(row) + run.channel);
+    for (const ArrayRows<Scalar>* scale : {&rows_.gate, &rows_.row_weights})
+      if (!scale->empty()) scale_ *= lanes<Width>(scale->row(row));
     query_ = scale_;
-    if (!surrounded.recurrence.query_scale.empty()) query_ *= lanes<Width>(surrounded.recurrence.query_scale.row(row) + run.channel);
+    if (!rows_.query_scale.empty()) query_ *= lanes<Width>(rows_.query_scale.row(row));
   }
 
   /// Entries begin..end-1, those before the last ones, at most tokens_in_a_piece.
   IMPLICIT_ATTENTION_FLATTEN RowPiece<Width, Scalar> walk(Index begin, Index end) {
     const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
-    const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
-    const Index row = row_, lead = surrounded.width() - 1, channel = run_.channel;
+    const SurroundedRows<Scalar>& rows = rows_;
+    const bool read_before_update = surrounded.recurrence.read_before_update, decays_alike = surrounded.recurrence.rate.empty();
+    const Index row = row_, lead = surrounded.width() - 1;
     const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
-    const auto part = [&](const Array<Scalar>& array, Index i) { return lanes<Width>(array.row(i) + channel); };
+    const auto part = [&](const ArrayRows<Scalar>& array, Index i) { return lanes<Width>(array.row(i)); };
+    const Scalar* const query = rows.query.empty() ? nullptr : rows.query.row(row);
     Scalar* const left = left_.data();
 
     if (end != row + 1) carry_rows<Width>(left, 0, end - begin, lead);
     Index token = end - 1;
     for (; token >= std::max(begin, finished_); --token) {
-      for (const Array<Scalar>* array : {&recurrence.step, &recurrence.key_scale, &surrounded.activation, &surrounded.column_weights})
-        prefetch<Width>(*array, token - tokens_in_a_piece, channel);
+      if (token >= tokens_in_a_piece)
+        for (const ArrayRows<Scalar>* array : {&rows.step, &rows.key_scale, &rows.activation, &rows.column_weights})
+          prefetch<Width>(*array, token - tokens_in_a_piece);
       Lane entry = Lane::Zero();
       if (token < visible_ || alive_ == 0) {
         alive_ = 0;  // from here on only the convolution looks back
         finished_ = std::max(finished_, std::max(token - lead + 1, Index(0)));
         if (lead == 0) break;
-      } else if (!recurrence.read_before_update || token != row) {
+      } else if (!read_before_update || token != row) {
+        const Scalar* const key = rows.key.empty() ? nullptr : rows.key.row(token);
         for (Index index = 0; index < alive_; ++index) {
           const Index n = order_[static_cast<std::size_t>(index)];
-          const Scalar product = (recurrence.query.empty() ? Scalar(1) : recurrence.query(row, n)) *
-                                 (recurrence.key.empty() ? Scalar(1) : recurrence.key(token, n));
-          if (recurrence.rate.empty())
+          const Scalar product = (query ? query[n] : Scalar(1)) * (key ? key[n] : Scalar(1));
+          if (decays_alike)
             entry += product * elapsed_.exp();
           else
             entry += product * (rate_.row(n) * elapsed_).exp();
         }
         entry *= query_;
-        elapsed_ += part(recurrence.step, token);
+        elapsed_ += part(rows.step, token);
         if ((row - token) % 16 == 0) leave_out(smallest);
       }
       lanes<Width>(left + (token - begin) * Width) = entry;
@@ -100,32 +107,32 @@ class RowTile {
     Index scaled = end;
     if (end == row + 1) {
       auto diagonal = lanes<Width>(left + (row - begin) * Width);
-      if (recurrence.read_before_update)
-        diagonal = part(recurrence.diagonal, row) * scale_;
-      else if (!recurrence.key_scale.empty())
-        diagonal *= part(recurrence.key_scale, row);
-      if (!surrounded.skip.empty()) diagonal += part(surrounded.skip, 0) * scale_;
-      if (!surrounded.activation.empty()) diagonal *= part(surrounded.activation, row);
+      if (read_before_update)
+        diagonal = part(rows.diagonal, row) * scale_;
+      else if (!rows.key_scale.empty())
+        diagonal *= part(rows.key_scale, row);
+      if (!rows.skip.empty()) diagonal += part(rows.skip, 0) * scale_;
+      if (!rows.activation.empty()) diagonal *= part(rows.activation, row);
       --scaled;
     }
     Scalar* entries = made;
-    if (end - first == tokens_in_a_piece && scaled == end && surrounded.taps.rows() == 4 && !recurrence.key_scale.empty() &&
-        surrounded.column_weights.empty() && convolution_.reaches_whole(first, end, row)) {
-      if (surrounded.activation.empty())
+    if (end - first == tokens_in_a_piece && scaled == end && surrounded.taps.rows() == 4 && !rows.key_scale.empty() &&
+        rows.column_weights.empty() && convolution_.reaches_whole(first, end, row)) {
+      if (rows.activation.empty())
         finish_in_registers<false>(end - 1);
       else
         finish_in_registers<true>(end - 1);
-      return {run_, begin, first, end, transposed_.data()};
+      return {run_, begin, first, end, transposed_.data(), transposed_.data()};
     }
-    scale_rows<Width>(recurrence.key_scale, surrounded.activation, channel, first, scaled, made);
+    scale_rows<Width>(rows.key_scale, rows.activation, first, scaled, made);
     if (!surrounded.taps.empty()) {
       entries = convolved_.data();
       convolution_.apply_transposed(first, end, row, made, entries);
     }
-    scale_rows<Width>(surrounded.column_weights, channel, first, end, entries);
+    scale_rows<Width>(rows.column_weights, first, end, entries);
     transpose<Width>(entries, Width, end - first,
                      [&](Index lane) { return transposed_.data() + lane * tokens_in_a_piece + (first - begin); });
-    return {run_, begin, first, end, transposed_.data()};
+    return {run_, begin, first, end, transposed_.data(), entries};
   }
 
  private:
@@ -133,21 +140,21 @@ class RowTile {
   template <bool InnerScale>
   EIGEN_ALWAYS_INLINE void finish_in_registers(Index last) {
     constexpr int width = std::min(Width, register_lanes<Scalar>);
-    const Array<Scalar>&keys = surrounded_->recurrence.key_scale, &inners = surrounded_->activation;
+    const ArrayRows<Scalar>&keys = rows_.key_scale, &inners = rows_.activation;
     Scalar *const left = left_.data(), *const transposed = transposed_.data();
     for (int c = 0; c < Width; c += width) {
-      const Scalar* key = keys.row(last) + run_.channel + c;
-      const Scalar* inner = InnerScale ? inners.row(last) + run_.channel + c : nullptr;
+      const Scalar* key = keys.row(last) + c;
+      const Scalar* inner = InnerScale ? inners.row(last) + c : nullptr;
       FourTaps<width, Scalar> convolution(convolution_.taps() + c, left + tokens_in_a_piece * Width + c, Width);
       for (Index first = tokens_in_a_piece - width; first >= 0; first -= width) {
         Eigen::Matrix<Scalar, width, width, Eigen::RowMajor> block;
         IMPLICIT_ATTENTION_UNROLL
         for (int i = width - 1; i >= 0; --i) {
           Lanes<Scalar, width> entry = lanes<width>(left + (first + i) * Width + c) * lanes<width>(key);
-          key -= keys.row_stride();
+          key -= keys.stride();
           if constexpr (InnerScale) {
             entry *= lanes<width>(inner);
-            inner -= inners.row_stride();
+            inner -= inners.stride();
           }
           block.row(i) = convolution.take(entry).matrix();
         }
@@ -176,6 +183,7 @@ class RowTile {
   Index visible_, finished_ = 0;  // the first token that the row sees; entries before finished_ are zero, as far as is known
   std::vector<Index> order_;      // states that are still seen are the first `alive_` of it
   Index alive_;
+  SurroundedRows<Scalar> rows_;
   LaneRows<Scalar, Width> rate_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;       // (a piece and what the convolution reaches): the entries before the convolution

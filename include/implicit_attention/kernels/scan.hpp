@@ -25,6 +25,7 @@ class ScanTile {
         channel_(channel),
         convolved_(surrounded, input, channel),
         documents_(surrounded.recurrence.starts),
+        rows_(surrounded, channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
         state_(surrounded.recurrence.state, Width) {
     if (input.initial_state.empty())
@@ -35,47 +36,48 @@ class ScanTile {
 
   /// Goes through tokens begin..end-1, those after the last ones; their part of `out` is written.
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, View<Scalar>& out) {
-    const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
-    const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
+    const DiagonalRecurrence<Scalar>& recurrence = surrounded_->recurrence;
+    const SurroundedRows<Scalar>& rows = rows_;
+    const bool read_before_update = recurrence.read_before_update, decays_alike = recurrence.rate.empty();
     const Index states = recurrence.state, channel = channel_;
-    const auto part = [&](const Array<Scalar>& array, Index token) { return lanes<Width>(array.row(token) + channel); };
+    const auto part = [&](const ArrayRows<Scalar>& array, Index token) { return lanes<Width>(array.row(token)); };
     const Scalar* const rates = rate_.data();
     Scalar* const state = state_.data();
 
     const Scalar* const convolved = convolved_.enter(begin, end);
     for (Index token = begin; token < end; ++token) {
-      prefetch_token<Width>(surrounded, token + tokens_in_a_run, channel);
-      prefetch<Width>(input_->x, token + tokens_in_a_run, channel);
+      rows.template prefetch_token<Width>(token + tokens_in_a_run);
+      if (token + tokens_in_a_run < recurrence.tokens) convolved_.prefetch_token(token + tokens_in_a_run);
       Lane a = lanes<Width>(convolved + (token - begin) * Width);
-      if (!surrounded.activation.empty()) a *= part(surrounded.activation, token);
+      if (!rows.activation.empty()) a *= part(rows.activation, token);
       const bool starts = documents_.last_until(token) == token;
       if (starts) state_.setZero();
       const bool empty = starts || (token == 0 && input_->initial_state.empty());  // nothing is there to decay or to be read
 
-      const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
-      const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
-      Lane step = part(recurrence.step, token);
+      const Scalar* query = rows.query.empty() ? nullptr : rows.query.row(token);
+      const Scalar* key = rows.key.empty() ? nullptr : rows.key.row(token);
+      Lane step = part(rows.step, token);
       if (empty) step.setZero();
       Lane written = a;
-      if (!recurrence.key_scale.empty()) written *= part(recurrence.key_scale, token);
+      if (!rows.key_scale.empty()) written *= part(rows.key_scale, token);
       Lane y = Lane::Zero();
-      const bool reads = !recurrence.read_before_update || !empty;
-      if (recurrence.read_before_update && reads)
+      const bool reads = !read_before_update || !empty;
+      if (read_before_update && reads)
         for (Index n = 0; n < states; ++n) y += (query ? query[n] : Scalar(1)) * lanes<Width>(state + n * Width);
       for (Index n = 0; n < states; ++n) {
         Lane decay;
-        if (recurrence.rate.empty())
+        if (decays_alike)
           decay = step.exp();
         else
           decay = (lanes<Width>(rates + n * Width) * step).exp();
         const Lane next = decay * lanes<Width>(state + n * Width) + (key ? key[n] : Scalar(1)) * written;
         lanes<Width>(state + n * Width) = next;
-        if (!recurrence.read_before_update) y += (query ? query[n] : Scalar(1)) * next;
+        if (!read_before_update) y += (query ? query[n] : Scalar(1)) * next;
       }
-      if (reads && !recurrence.query_scale.empty()) y *= part(recurrence.query_scale, token);
-      if (recurrence.read_before_update) y += part(recurrence.diagonal, token) * a;
-      if (!surrounded.skip.empty()) y += part(surrounded.skip, 0) * a;
-      if (!surrounded.gate.empty()) y *= part(surrounded.gate, token);
+      if (reads && !rows.query_scale.empty()) y *= part(rows.query_scale, token);
+      if (read_before_update) y += part(rows.diagonal, token) * a;
+      if (!rows.skip.empty()) y += part(rows.skip, 0) * a;
+      if (!rows.gate.empty()) y *= part(rows.gate, token);
       lanes<Width>(out.data() + token * out.outerStride() + channel) = y;
     }
   }
@@ -91,6 +93,7 @@ class ScanTile {
   Index channel_;
   ConvolvedInput<Width, DiagonalRecurrence<Scalar>> convolved_;
   DocumentCursor documents_;
+  SurroundedRows<Scalar> rows_;
   LaneRows<Scalar, Width> rate_, state_;
 };
 
@@ -104,6 +107,7 @@ class TransposedScanTile {
       : surrounded_(&surrounded),
         channel_(channel),
         next_start_(surrounded.recurrence.starts.rbegin()),
+        rows_(surrounded, channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
         state_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state, Width)),
         convolution_(surrounded, channel, true),
@@ -112,39 +116,40 @@ class TransposedScanTile {
 
   /// Goes through tokens end-1..begin, those before the last ones; their part of `out` is written.
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, const ConstView<Scalar>& g, View<Scalar>& out) {
-    const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
-    const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
-    const Index states = recurrence.state, channel = channel_, lead = surrounded.width() - 1;
-    const auto part = [&](const Array<Scalar>& array, Index token) { return lanes<Width>(array.row(token) + channel); };
+    const DiagonalRecurrence<Scalar>& recurrence = surrounded_->recurrence;
+    const SurroundedRows<Scalar>& rows = rows_;
+    const bool read_before_update = recurrence.read_before_update, decays_alike = recurrence.rate.empty();
+    const Index states = recurrence.state, channel = channel_, lead = surrounded_->width() - 1;
+    const auto part = [&](const ArrayRows<Scalar>& array, Index token) { return lanes<Width>(array.row(token)); };
     const Scalar* const rates = rate_.data();
     Scalar *const state = state_.data(), *const left = left_.data();
 
     if (end != recurrence.tokens) carry_rows<Width>(left, 0, end - begin, lead);
     for (Index token = end - 1; token >= begin; --token) {
-      prefetch_token<Width>(surrounded, token - tokens_in_a_run, channel);
+      rows.template prefetch_token<Width>(token - tokens_in_a_run);
       if (token >= tokens_in_a_run) prefetch<Width>(g.data() + (token - tokens_in_a_run) * g.outerStride() + channel);
       Lane weight = lanes<Width>(g.data() + token * g.outerStride() + channel);
-      if (!surrounded.gate.empty()) weight *= part(surrounded.gate, token);
+      if (!rows.gate.empty()) weight *= part(rows.gate, token);
       Lane read = weight;
-      if (!recurrence.query_scale.empty()) read *= part(recurrence.query_scale, token);
-      const Scalar* query = recurrence.query.empty() ? nullptr : recurrence.query.row(token);
-      const Scalar* key = recurrence.key.empty() ? nullptr : recurrence.key.row(token);
-      Lane step = part(recurrence.step, token);
+      if (!rows.query_scale.empty()) read *= part(rows.query_scale, token);
+      const Scalar* query = rows.query.empty() ? nullptr : rows.query.row(token);
+      const Scalar* key = rows.key.empty() ? nullptr : rows.key.row(token);
+      Lane step = part(rows.step, token);
       // Nothing reads what the last token of a document writes, where the state is read before its update.
-      const bool empty = recurrence.read_before_update && last_;
+      const bool empty = read_before_update && last_;
       last_ = false;
       if (empty) step.setZero();
       Lane s = Lane::Zero();
       for (Index n = 0; n < states; ++n) {
         const Lane added = (query ? query[n] : Scalar(1)) * read;
         Lane walked = lanes<Width>(state + n * Width);
-        if (!recurrence.read_before_update) walked += added;
+        if (!read_before_update) walked += added;
         if (!empty) s += (key ? key[n] : Scalar(1)) * walked;
-        if (recurrence.rate.empty())
+        if (decays_alike)
           walked *= step.exp();
         else
           walked *= (lanes<Width>(rates + n * Width) * step).exp();
-        if (recurrence.read_before_update) walked += added;
+        if (read_before_update) walked += added;
         lanes<Width>(state + n * Width) = walked;
       }
       if (next_start_ != recurrence.starts.rend() && *next_start_ == token) {
@@ -152,19 +157,19 @@ class TransposedScanTile {
         last_ = true;
         ++next_start_;
       }
-      if (!empty && !recurrence.key_scale.empty()) s *= part(recurrence.key_scale, token);
-      if (recurrence.read_before_update) s += part(recurrence.diagonal, token) * weight;
-      if (!surrounded.skip.empty()) s += part(surrounded.skip, 0) * weight;
-      if (!surrounded.activation.empty()) s *= part(surrounded.activation, token);
+      if (!empty && !rows.key_scale.empty()) s *= part(rows.key_scale, token);
+      if (read_before_update) s += part(rows.diagonal, token) * weight;
+      if (!rows.skip.empty()) s += part(rows.skip, 0) * weight;
+      if (!rows.activation.empty()) s *= part(rows.activation, token);
       lanes<Width>(left + (token - begin) * Width) = s;
     }
 
     Scalar* summed = left;
-    if (!surrounded.taps.empty()) {
+    if (!surrounded_->taps.empty()) {
       convolution_.apply_transposed(begin, end, recurrence.tokens - 1, left, summed_.data());
       summed = summed_.data();
     }
-    scale_rows<Width>(surrounded.column_weights, channel, begin, end, summed);
+    scale_rows<Width>(rows.column_weights, begin, end, summed);
     for (Index token = begin; token < end; ++token)
       lanes<Width>(out.data() + token * out.outerStride() + channel) = lanes<Width>(summed + (token - begin) * Width);
   }
@@ -174,6 +179,7 @@ class TransposedScanTile {
   Index channel_;
   std::vector<Index>::const_reverse_iterator next_start_;
   bool last_ = true;  // whether the next token is the last of its document
+  SurroundedRows<Scalar> rows_;
   LaneRows<Scalar, Width> rate_, state_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;    // (a run and what the convolution reaches): after the recurrence, before the convolution
