@@ -39,6 +39,8 @@ constexpr Index product_rows = 384;
 /// With fewer rows the copy costs more than it saves. What is chosen does not depend on the columns, so that they may be shared out without
 /// a change of the result.
 constexpr Index product_rows_from = 6;
+/// Sums of so few numbers are added up one by one: a call of Eigen's takes longer.
+constexpr Index product_short_sums = 8;
 
 #if defined(__GNUC__)
 /// Entries that are summed up in registers together.
@@ -183,8 +185,20 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
 template <Real Scalar, class Which>
 void multiply_rows(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add) {
   if (!add) out.setZero();
+  constexpr bool right = std::is_same_v<Which, Transposed::Right>;
+  if (inner <= product_short_sums) {
+    const Index inner_step = right ? 1 : b.outerStride(), column_step = right ? b.outerStride() : 1;
+    for (Index row = 0; row < a.rows; ++row)
+      for (Index column = 0; column < out.cols(); ++column) {
+        Scalar sum = 0;
+        for (Index k = 0; k < inner; ++k)
+          sum += a.data[row * a.row_step + k * a.inner_step] * b.data()[k * inner_step + column * column_step];
+        out(row, column) += sign * sum;
+      }
+    return;
+  }
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-  constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
+  constexpr int order = right ? Eigen::RowMajor : Eigen::ColMajor;
   const Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order>, 0, Eigen::OuterStride<>> matrix(
       b.data(), out.cols(), inner, Eigen::OuterStride<>(b.outerStride()));
   for (Index row = 0; row < a.rows; ++row) {

@@ -73,7 +73,7 @@ void softplus_in_place(Numbers<Scalar> x) {
 }
 template <Real Scalar>
 void gelu_scale_in_place(Numbers<Scalar> x) {
-  x *= gelu_linear<Scalar> + (gelu_linear<Scalar> * gelu_cubic<Scalar>)*x.square();
+  x = gelu_linear<Scalar> * (x + gelu_cubic<Scalar> * x.cube());
   sigmoid_in_place<Scalar>(x);
 }
 template <Real Scalar>

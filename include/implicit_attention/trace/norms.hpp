@@ -131,7 +131,7 @@ Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, con
         const Index token = first + row;
         const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, column), weight.size());
         detail::Numbers<Scalar> out(&u.coeffRef(row, column), weight.size());
-        out = (numbers - s.mean(token, group)) * (s.scale(token, group) * weight);
+        out = (s.scale(token, group) * (numbers - s.mean(token, group))) * weight;
         if (bias_.size() != 0) out += detail::ConstNumbers<Scalar>(bias_.data() + column, weight.size());
       });
   });
@@ -159,9 +159,9 @@ Matrix<Scalar> Norm<Scalar>::backward(ConstView<Scalar> r, const Statistics& s, 
         detail::Numbers<Scalar> g(&dr.coeffRef(row, column), size);
         g = detail::ConstNumbers<Scalar>(&du.coeffRef(token, column), size) * weight;
         n = s.scale(token, group) * (detail::ConstNumbers<Scalar>(&r.coeffRef(token, column), size) - s.mean(token, group));
-        const Scalar mean = centred_ ? g.mean() : Scalar(0);
         const Scalar along = (g * n).mean();
-        g = s.scale(token, group) * ((g - mean) - along * n);
+        const Scalar mean = centred_ ? g.mean() : Scalar(0);
+        g = s.scale(token, group) * ((g - along * n) - mean);
       });
   });
 }

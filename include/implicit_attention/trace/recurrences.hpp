@@ -180,6 +180,9 @@ template <Real S>
     by_rows([&](Index first, Index count) {
       for (Index token = first; token < first + count; ++token) {
         const detail::ConstNumbers<S> weight = detail::numbers_in<S>(g, token, 1);
+        if (of_gate && recurrence.read_before_update)
+          detail::numbers_in<S>(grad_gate, token, 1) +=
+              detail::numbers_in<S>(scanned.diagonal, token, 1) * detail::ConstNumbers<S>(recurrence.diagonal.row(token), g.cols());
         if (!skip.empty()) {
           const detail::ConstNumbers<S> skips(skip.row(0), g.cols());
           if (gated)
@@ -189,9 +192,6 @@ template <Real S>
           if (of_gate)
             detail::numbers_in<S>(grad_gate, token, 1) += weight * detail::ConstNumbers<S>(in.numbers.row(token), g.cols()) * skips;
         }
-        if (of_gate && recurrence.read_before_update)
-          detail::numbers_in<S>(grad_gate, token, 1) +=
-              detail::numbers_in<S>(scanned.diagonal, token, 1) * detail::ConstNumbers<S>(recurrence.diagonal.row(token), g.cols());
       }
       if (of_gate)
         detail::multiply_by_function<S>(detail::numbers_in<S>(grad_gate, first, count), detail::take_slopes<S>, gate.function,
