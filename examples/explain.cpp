@@ -47,7 +47,7 @@ void check_combinations(const CLI::App& app) {
     if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
-/// Says which options are given that none of the methods looks at: its scores would be taken for something that they are not.
+/// Says, when the work is done, which options are given that none of the methods looks at: its scores would be taken for something that they are not.
 void note_options_without_effect(const CLI::App& app, const ExplanationOptions& question) {
   const std::vector<NamedMethod> methods = methods_of(question);
   std::string names;
@@ -209,11 +209,11 @@ int main(int argument_count, char** arguments) {
     Ranks ranks;
     if (!given(app, "--data")) {
       if (ranks.count() > 1) raise(ErrorKind::value, "mpirun started several processes, and only the texts of --data are shared");
-      note_options_without_effect(app, question);
-      return explain_one(options, app);
+      explain_one(options, app);
+      return note_options_without_effect(app, question);
     }
-    if (ranks.first()) note_options_without_effect(app, question);
     ranks.run([&] { failed = explain_texts(options, ranks); });
+    if (ranks.first()) note_options_without_effect(app, question);
   });
   return status == 0 && failed > 0 ? 1 : status;
 }
