@@ -1,5 +1,7 @@
 // Runs language models on a text, says what they predict or lets them write, and shows which tokens they looked at.
+#include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -45,14 +47,35 @@ void check_combinations(const CLI::App& app) {
     if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
+/// Says, when the work is done, which options are given that none of the methods looks at: its scores would be taken for something that they are not.
+void note_options_without_effect(const CLI::App& app, const ExplanationOptions& question) {
+  const std::vector<NamedMethod> methods = methods_of(question);
+  std::string names;
+  for (const NamedMethod& named : methods) names += (names.empty() ? "" : ", ") + named.name;
+  const auto note = [&](std::initializer_list<const char*> options, const char* what_for, const auto& looks_at_it) {
+    if (std::any_of(methods.begin(), methods.end(), [&](const NamedMethod& named) { return looks_at_it(named.method); })) return;
+    for (const char* const option : options)
+      if (given(app, option)) std::fprintf(stderr, "explain: %s has no effect on %s: it is for %s\n", option, names.c_str(), what_for);
+  };
+  note({"--target", "--contrast"}, "methods that explain a token's logit, such as relevance", about_target);
+  note({"--terms"}, "methods made of the implicit attention, such as vector-rollout",
+       [](Method method) { return method_info(method).from_attention; });
+  note({"--reduce"}, "raw and rollout", [](Method method) { return method == Method::raw || method == Method::rollout; });
+  note({"--baseline", "--steps"}, "integrated-gradients", [](Method method) { return method == Method::integrated_gradients; });
+}
+
 /// Explains one text and shows it.
-void explain_one(Options options) {
+void explain_one(Options options, const CLI::App& app) {
   std::vector<std::string> inputs = options.models;
   inputs.insert(inputs.end(), {options.question.sequence.text.value_or(""), options.question.sequence.tokens.value_or(""),
                                options.question.sequence.tokenizer});
   const std::string ending = options.out.empty() ? "" : checked_output("--out", options.out, {".png", ".json", ".safetensors"}, inputs);
   if (!options.out.empty()) try_output("--out", options.out);
   const bool numbers = ending == ".json" || ending == ".safetensors";
+  for (const char* const option : {"--picture", "--title"})
+    if (ending != ".png" && given(app, option)) raise(ErrorKind::value, message(option, ": is about a picture, expected --out FILE.png"));
+  if (options.all_logits && !numbers)
+    raise(ErrorKind::value, "--all-logits: logits are written to a file of numbers, expected --out FILE.json or FILE.safetensors");
   if (options.models.size() > 1 && numbers)
     raise(ErrorKind::value, message("--out: ", ending, " holds one model's numbers, and --model names ", options.models.size()));
   if (options.question.gradients && ending != ".safetensors")
@@ -117,6 +140,7 @@ int main(int argument_count, char** arguments) {
                      joined(attribution_method_names(), ", "))
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
+      ->check(not_empty())
       ->option_text("ID|argmax");
   app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")
       ->check(not_empty())
@@ -185,9 +209,11 @@ int main(int argument_count, char** arguments) {
     Ranks ranks;
     if (!given(app, "--data")) {
       if (ranks.count() > 1) raise(ErrorKind::value, "mpirun started several processes, and only the texts of --data are shared");
-      return explain_one(options);
+      explain_one(options, app);
+      return note_options_without_effect(app, question);
     }
     ranks.run([&] { failed = explain_texts(options, ranks); });
+    if (ranks.first()) note_options_without_effect(app, question);
   });
   return status == 0 && failed > 0 ? 1 : status;
 }

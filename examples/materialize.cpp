@@ -286,14 +286,15 @@ class Result {
 
 // --- One layer, from its weights and its input --------------------------------------------------------------------------
 
-/// The tensor of the layer's input: the one named, or one of the usual names, or the only one there is.
+/// The tensor of the layer's input: the one named, or one of the usual names, or the only one there is beside a mask.
 std::string input_tensor(const SafetensorsFile& file, const std::string& named) {
   if (!named.empty()) return named;
   for (const char* usual : {"input.hidden_states", "hidden_states"})
     if (file.find(usual)) return usual;
-  if (file.tensors().size() == 1) return file.tensors().begin()->first;
   std::vector<std::string> names;
-  for (const auto& [name, info] : file.tensors()) names.push_back(name);
+  for (const auto& [name, info] : file.tensors())
+    if (name != "attention_mask" && name != "input.attention_mask") names.push_back(name);
+  if (names.size() == 1) return names.front();
   raise(ErrorKind::value, message("--input: ", file.where(), " holds ", names.empty() ? "no tensors" : some_of(names),
                                   "; name the input as ", file.where(), ":TENSOR"));
 }
@@ -389,7 +390,7 @@ const LayerFamily<Scalar>& named_family(const std::string& arch) {
 template <Real Scalar>
 Configuration layer_configuration(const Options& options, const Checkpoint<Scalar>& weights) {
   if (!options.config.empty()) return read_configuration(options.config);
-  if (weights.format == "safetensors")
+  if (std::error_code ignored; weights.format == "safetensors" && !std::filesystem::is_directory(options.weights, ignored))
     if (const SafetensorsFile file(options.weights); file.metadata().contains("config")) return read_metadata_configuration(file);
   return weights.configuration;
 }
@@ -521,6 +522,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
   detail::expect_layer_used(watched, prefix, family.title);
   detail::expect_layer_understood(configuration, family.title);
+  refuse_weights_not_finite(*checkpoint.source, prefix, small_tensor);
 
   const FileAndTensor where = parse_file_and_tensor(options.input);
   const SafetensorsFile file(where.file);

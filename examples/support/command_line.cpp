@@ -34,11 +34,26 @@
 namespace implicit_attention::examples {
 namespace {
 
+constexpr std::string_view fewer = "ask for fewer channels, fewer rows, or a reduction over channels";  // as the library says it
+
+/// The library's hints in words of this program's options: one that cannot choose channels and rows needs a shorter text.
+std::string with_own_options(std::string text, const CLI::App& app) {
+  constexpr std::string_view raise_limit = "raise byte_limit", shorter = "a shorter text takes less";
+  const bool has_channels = app.get_option_no_throw("--channels") != nullptr;
+  const auto replace = [&](std::string_view old, std::string_view by) {
+    if (const std::size_t at = text.find(old); at != std::string::npos) text.replace(at, old.size(), by);
+  };
+  if (!has_channels) replace(message(fewer, " (or ", raise_limit, ")"), shorter);
+  if (!has_channels) replace(fewer, shorter);
+  replace(raise_limit, "raise --byte-limit");
+  return text;
+}
+
 int complain(const std::string& program, const std::string& what) {
   std::string line = what;
   std::replace_if(
       line.begin(), line.end(), [](char letter) { return letter == '\n' || letter == '\r'; }, ' ');
-  std::fprintf(stderr, "%s: %s\n", program.c_str(), printable(line, 2000).c_str());
+  print(message(program, ": ", printable(line, 2000), "\n"), terminal_of(stderr), stderr);
   return 2;
 }
 
@@ -209,6 +224,7 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
     });
     return found == options.end() ? nullptr : *found;
   };
+  std::vector<const CLI::Option*> seen;
   for (int i = 1; i < argument_count; ++i) {
     const std::string_view argument = arguments[i];
     if (argument == "--") return;
@@ -227,15 +243,28 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
     const std::string name(argument.substr(is_long ? 2 : 1, equals == std::string_view::npos ? equals : equals - (is_long ? 2 : 1)));
     const CLI::Option* const known = option_of(name, is_long);
     if (known == nullptr)
-      raise(ErrorKind::value, message("there is no option ", is_long ? "--" : "-", name, perhaps(name, long_names(app), "--"), see));
+      raise(ErrorKind::value,
+            message("there is no option ", is_long ? "--" : "-", name,
+                    option_of(name, true) != nullptr ? message(", perhaps --", name, " is meant") : perhaps(name, long_names(app), "--"),
+                    see));
     if (equals + 1 == argument.size())
       raise(ErrorKind::value, message(argument, " is without a value", see));  // the parser takes the next word
+    const std::string_view written = argument.substr(0, equals);
+    if (known->get_items_expected_max() > 0 && known->get_multi_option_policy() == CLI::MultiOptionPolicy::Throw &&
+        std::find(seen.begin(), seen.end(), known) != seen.end())
+      raise(ErrorKind::value, message(written, " is there twice, expected once", see));
+    seen.push_back(known);
     // As the parser takes values: the least number whatever they look like, more while they are not written as options.
     const int least = known->get_items_expected_min(), most = known->get_items_expected_max();
     const auto is_option = [](std::string_view word) { return word.size() > 1 && word[0] == '-'; };
     for (int taken = equals == std::string_view::npos ? 0 : 1;
-         i + 1 < argument_count && (taken < least || (taken < most && !is_option(arguments[i + 1]))); ++taken)
+         taken < least || (taken < most && i + 1 < argument_count && !is_option(arguments[i + 1])); ++taken) {
+      const std::string_view next = i + 1 < argument_count ? std::string_view(arguments[i + 1]) : std::string_view();
+      if (i + 1 == argument_count || (next.starts_with("--") && next.size() > 2 && option_of(std::string(next.substr(2)), true) != nullptr))
+        raise(ErrorKind::value,
+              message(written, " is without a value", next.empty() ? std::string() : message(": ", next, " follows"), see));
       ++i;
+    }
   }
 }
 
@@ -319,12 +348,18 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   } catch (const CLI::CallForVersion& version) {
     const bool written = std::printf("%s\n", version.what()) >= 0 && std::fflush(stdout) == 0;
     return written ? 0 : complain(program, "the output could not be written");
+  } catch (const CLI::ConversionError& error) {
+    const std::string_view text = error.what(), begin = "Could not convert: ", between = " = ";
+    const std::size_t middle = text.find(between);
+    if (!text.starts_with(begin) || middle == std::string_view::npos) return complain(program, error.what());
+    return complain(program, message(text.substr(begin.size(), middle - begin.size()), ": \"", text.substr(middle + between.size()),
+                                     "\" is no number; ", program, " --help shows what there is"));
   } catch (const CLI::ParseError& error) {
     return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
   } catch (const std::bad_alloc&) {
-    return complain(program, "there is not enough memory for this; ask for fewer channels, fewer rows, or a reduction over channels");
+    return complain(program, with_own_options(message("there is not enough memory for this; ", fewer), app));
   } catch (const std::exception& error) {
-    return complain(program, error.what());
+    return complain(program, with_own_options(error.what(), app));
   }
 }
 

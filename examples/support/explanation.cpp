@@ -238,7 +238,11 @@ class Questioner {
                       : shared                              ? 2 * loops
                                                             : 2 * loops * steps * static_cast<Index>(targets.size()));
       std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared, maps[method]);
-      for (std::size_t k = 0; k < targets.size(); ++k) explanation.targets[k].answers.push_back(answer_of(named, answers[k]));
+      for (std::size_t k = 0; k < targets.size(); ++k) {
+        Answer answer = answer_of(named, answers[k]);
+        if (answer.about_target) answer.explained = static_cast<double>(explainer.value(targets[k]));  // not every method asks for it
+        explanation.targets[k].answers.push_back(std::move(answer));
+      }
     }
     if (options_.gradients) add_gradients(explainer, targets.front(), run.executor, explanation);
     explanation.logits = explainer.pass().logits.template cast<double>();
@@ -288,6 +292,7 @@ class Questioner {
     answer.bias_share = static_cast<double>(attribution.bias_share);
     answer.baseline = static_cast<double>(attribution.baseline);
     answer.conserves = named.method == Method::relevance || (named.method == Method::vector_rollout && how_.terms == Terms::all());
+    answer.terms_left_out = named.method == Method::vector_rollout && !answer.conserves;
     answer.integrates = named.method == Method::integrated_gradients;
     answer.points = attribution.points;
     answer.converged = attribution.converged;

@@ -52,6 +52,7 @@ struct Answer {
   Matrix<double> map;              ///< (tokens, tokens), or empty
   double explained = std::numeric_limits<double>::quiet_NaN(), bias_share = 0, baseline = 0;  ///< as in Attribution
   bool conserves = false;              ///< whether scores and bias_share sum to `explained`
+  bool terms_left_out = false;         ///< vector-rollout: whether they do not because terms are missing
   Index points = 0;                    ///< gradients that an integral took
   std::vector<std::string> untreated;  ///< relevance: operations that it has no rule for
   bool converged = true;               ///< whether it is complete to its tolerance

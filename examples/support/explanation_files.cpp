@@ -229,7 +229,7 @@ void add_answers(OrderedJson& json, const Explanation& explanation) {
       put(numbers_name(what, explanation, method), [&](const ExplainedTarget& target) { return target.answers[method].*number; });
     };
     put(numbers_name("scores", explanation, method), [&](const ExplainedTarget& target) { return target.answers[method].scores; });
-    if (first.integrates || first.conserves) put_number("explained", &Answer::explained);
+    if (first.about_target) put_number("explained", &Answer::explained);
     if (first.integrates) put_number("baseline", &Answer::baseline);
     if (first.conserves) put_number("bias_share", &Answer::bias_share);
     if (first.map.size() != 0) json[numbers_name("map", explanation, method)] = matrix_json(first.map);

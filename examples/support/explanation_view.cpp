@@ -40,6 +40,13 @@ std::string remarks(const Explanation& explanation, std::size_t method) {
     const std::string& target_text = targets.front().target_text;
     double sum = 0;
     for (const double score : first.scores) sum += score;
+    if (first.about_target && !first.conserves && !first.integrates)
+      out += message(
+          "(the scores sum to ", significant(sum), ", and ", target_text, " is ", significant(first.explained), ": ",
+          first.terms_left_out ? "what the terms left out and the biases give is missing" : "this method's scores need not add up to it",
+          ")\n");
+    if (first.about_target && targets.front().contrast == targets.front().target)
+      out += "(target and contrast are the same token, and their difference is 0 whatever the model reads)\n";
     if (first.conserves)
       out += message("(the scores sum to ", significant(sum), ", biases take ", significant(first.bias_share), ": together ", target_text,
                      ", ", significant(first.explained), ")\n");

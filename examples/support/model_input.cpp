@@ -53,6 +53,8 @@ std::string option_value(const std::string& option, const std::string& given) {
   if (!given.starts_with('@')) return given;
   if (given.starts_with("@@")) return given.substr(1);
   const std::string path = given.substr(1);
+  if (path.empty())
+    raise(ErrorKind::value, message(option, ": @ is without the name of a file (text that begins with @ is written with two)"));
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file"));
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
@@ -146,6 +148,9 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
     raise(ErrorKind::file, message("--model: there is no folder ", directory, ", nor a file of that name", neighbour_hint(directory),
                                    ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+  if (directory.ends_with(".json") && !directory.ends_with(".index.json") && std::filesystem::is_regular_file(directory, why))
+    raise(ErrorKind::value,
+          message("--model: ", directory, " holds no weights, expected the folder that it lies in, or a file of weights"));
   ProgressBar reading(message("reading ", directory), 0);
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
@@ -161,6 +166,7 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
     if (layers) check_layer(*layers);
   }
   LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, checkpoint.configuration);
+  refuse_weights_not_finite(*checkpoint.source, "", small_tensor);
   opened.fit(model.vocabulary());
   if (!rows) before_weights(opened);
   check_layer(model.layer_count());
@@ -169,8 +175,16 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
 template <Real Scalar>
 void refuse_weights_not_finite(const std::string& path) {
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(path);
-  const TensorSource<Scalar>& source = *checkpoint.source;
+  refuse_weights_not_finite(*checkpoint.source);
+}
+template <Real Scalar>
+void refuse_weights_not_finite(const TensorSource<Scalar>& source, std::string_view prefix, Index largest) {
   for (const std::string& name : source.names()) {
+    if (!name.starts_with(prefix)) continue;
+    const std::vector<Index> shape = source.shape(name).value_or(std::vector<Index>());
+    if (std::accumulate(shape.begin(), shape.end(), 1.0, [](double product, Index axis) { return product * static_cast<double>(axis); }) >
+        static_cast<double>(largest))
+      continue;
     Array<Scalar> numbers;
     try {
       numbers = source.read(name);
@@ -187,6 +201,8 @@ void refuse_weights_not_finite(const std::string& path) {
 }
 template void refuse_weights_not_finite<float>(const std::string& path);
 template void refuse_weights_not_finite<double>(const std::string& path);
+template void refuse_weights_not_finite<float>(const TensorSource<float>&, std::string_view, Index);
+template void refuse_weights_not_finite<double>(const TensorSource<double>&, std::string_view, Index);
 
 template struct LoadedModel<float>;
 template struct LoadedModel<double>;

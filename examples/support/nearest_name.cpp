@@ -30,7 +30,9 @@ std::string nearest_name(std::string_view word, const std::vector<std::string>& 
 
 std::string perhaps(std::string_view word, const std::vector<std::string>& names, std::string_view before) {
   const std::string name = nearest_name(word, names);
-  return name.empty() ? name : message(", perhaps ", before, name, " is meant");
+  if (name.empty()) return name;
+  const bool blank = name.front() == ' ' || name.back() == ' ';  // as tokens have it
+  return blank ? message(", perhaps \"", before, name, "\" is meant") : message(", perhaps ", before, name, " is meant");
 }
 
 }  // namespace implicit_attention::examples

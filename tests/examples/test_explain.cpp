@@ -138,7 +138,8 @@ TEST_CASE("explain: the implicit attention's share of a logit adds up with all t
   const auto [fewer, said_of_fewer] =
       answer({"--method", "vector-rollout", "--terms", "recurrence"});  // what is left out is not in the sum
   CHECK(fewer.find("bias_share") == fewer.end());
-  CHECK(said_of_fewer.find("(the scores sum to") == std::string::npos);
+  CHECK_THAT(said_of_fewer, contains_text("what the terms left out and the biases give is missing"));
+  CHECK(said_of_fewer.find("together the logit of") == std::string::npos);
 
   const Json mean = answer({"--method", "relevance-attention"}).first.at("scores");
   std::vector<double> of_layers(mean.size(), 0.0);
@@ -306,6 +307,58 @@ TEST_CASE("explain: a text that is too long for a map of its token pairs", "[exp
                 "--picture: a map of 30001 x 30001 tokens takes more than the limit of 4096 MiB, expected strips", "out.png");
 }
 
+TEST_CASE("explain: scores that do not add up are said not to, with the number that is explained", "[explain]") {
+  const TemporaryFolder folder;
+  const std::string out = (folder / "out.json").string();
+  const auto ask = [&](const std::string& method, const std::string& terms) {
+    return run_well(folder, "explain",
+                    {"--model", models + "mamba", "--text", "a film <cls>", "--method", method, "--terms", terms, "--out", out})
+        .out;
+  };
+  const std::string need_not = "this method's scores need not add up to it";
+  for (const char* method : {"relevance-attention", "alti-logit", "gradient", "gradient-x-input", "leave-one-out"}) {
+    INFO(method);
+    CHECK_THAT(ask(method, "all"), contains_text(need_not));
+    const nlohmann::json written = nlohmann::json::parse(io_test::read_bytes(out));
+    CHECK(written.at("explained").get<double>() == Approx(written.at("logits")[0][written.at("target").get<std::size_t>()].get<double>()));
+    CHECK(!written.contains("bias_share"));
+  }
+  CHECK_THAT(ask("vector-rollout", "recurrence"), contains_text("what the terms left out and the biases give is missing"));
+  for (const std::string& adds_up : {ask("vector-rollout", "all"), ask("relevance", "all")}) {
+    CHECK_THAT(adds_up, contains_text("together the logit of"));
+    CHECK(adds_up.find(need_not) == std::string::npos);
+  }
+  CHECK(ask("raw", "all").find("add up") == std::string::npos);  // it is about no logit
+}
+
+TEST_CASE("explain: options that none of the methods looks at are named", "[explain]") {
+  const TemporaryFolder folder;
+  const auto says = [&](const std::string& method, const std::vector<std::string>& more) {
+    return run_well(folder, "explain", with({"--model", models + "mamba", "--text", "a film <cls>", "--method", method}, more)).err;
+  };
+  CHECK_THAT(says("raw,rollout", {"--target", "positive", "--contrast", "negative"}),
+             contains_text("--target has no effect on raw, rollout: it is for methods that explain a token's logit"));
+  CHECK_THAT(says("relevance", {"--terms", "recurrence"}), contains_text("--terms has no effect on relevance"));
+  CHECK_THAT(says("relevance", {"--reduce", "mean"}), contains_text("--reduce has no effect on relevance: it is for raw and rollout"));
+  CHECK_THAT(says("relevance", {"--steps", "4", "--baseline", "mean"}), contains_text("--steps has no effect on relevance"));
+  const std::string all = says("raw,relevance,integrated-gradients",
+                               {"--target", "positive", "--terms", "recurrence", "--reduce", "mean", "--steps", "4", "--baseline", "mean"});
+  CHECK(all.find("has no effect") == std::string::npos);
+}
+
+TEST_CASE("explain: an infinite rate is named though every result is finite", "[explain]") {
+  const TemporaryFolder folder;
+  const std::string name = "backbone.layers.1.mixer.A_log";
+  const fs::path broken = model_with_nan(folder, "mamba", name);
+  std::string bytes = io_test::read_bytes(broken / "model.safetensors");
+  const std::size_t at =
+      bytes.find(std::string("\x00\x7e", 2), 8 + static_cast<unsigned char>(bytes[0]) + 256 * static_cast<unsigned char>(bytes[1]));
+  bytes.replace(at, 2, std::string("\x00\x7c", 2));
+  io_test::write_bytes(broken / "model.safetensors", bytes);
+  check_mistake("explain", {"--model", broken.string(), "--text", "a film <cls>"}, "tensor " + name + " holds an infinity at (0, 0)",
+                "out.json");
+}
+
 TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") {
   const std::vector<std::string> start{"--model", models + "mamba", "--text", "a film <cls>"};
   struct Case {
@@ -349,7 +402,16 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--method", "raw,rollout,raw"}), "--method: raw is there twice"},
       {with(start, {"--target", "7145"}), "--target: token 7145 is out of range, expected 0 to 7144"},
       {with(start, {"--target", "splendidly unknown"}), "token \"splendidly unknown\" is not in vocab.json"},
-      {with(start, {"--target", ""}), "--target"},
+      {with(start, {"--target", ""}), "--target: the value is empty"},
+      {with(start, {"--text", "a film"}), "--text is there twice, expected once"},
+      {with(start, {"--method"}), "--method is without a value: --out follows"},
+      {with(start, {"-method", "raw"}), "there is no option -method, perhaps --method is meant"},
+      {with(start, {"--layer", "0,1"}), "--layer: \"0,1\" is no number"},
+      {with(start, {"--picture", "maps"}), "--picture: is about a picture, expected --out FILE.png"},
+      {with(start, {"--title", "A film"}), "--title: is about a picture, expected --out FILE.png"},
+      {with(start, {"--all-logits"}), "--all-logits: logits are written to a file of numbers", "out.png"},
+      {{"--model", models + "mamba", "--text", "@"}, "--text: @ is without the name of a file"},
+      {{"--model", models + "mamba/config.json", "--text", "a"}, "mamba/config.json holds no weights, expected the folder that it lies in"},
       {with(start, {"--contrast", ""}), "--contrast: the value is empty"},
       {with(start, {"--shard", ""}), "--shard: the value is empty"},
       {with(start, {"--title=", "--all-logits"}), "--title= is without a value"},

@@ -239,6 +239,20 @@ TEST_CASE("materialize: a mask beside the input says which tokens are text", "[m
   CHECK(attention("both_others", padded, {{"attention_mask", middle}, {"input.attention_mask", other}}).matrix() == all.matrix());
 }
 
+TEST_CASE("materialize: weights may be a model's folder, and a mask is not taken for the input", "[materialize]") {
+  const TemporaryFolder folder;
+  const fs::path states = folder / "states.safetensors", named = folder / "named.safetensors", found = folder / "found.safetensors";
+  const Matrix<float> input = Matrix<float>::Random(4, 48);
+  write_safetensors(states, {{"u", input}, {"attention_mask", std::vector<std::int64_t>{0, 1, 1, 1}}});
+  const auto layer = [&](const std::string& weights, const std::string& from, const fs::path& out) {
+    run_well(folder, "materialize",
+             {"--arch", "mamba", "--weights", weights, "--prefix", "backbone.layers.0.mixer.", "--input", from, "--out", out.string()});
+    return SafetensorsFile(out).read<float>("attention");
+  };
+  const Array<float> expected = layer(models + "mamba/model.safetensors", states.string() + ":u", named);
+  CHECK(layer(models + "mamba", states.string(), found).matrix() == expected.matrix());
+}
+
 TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materialize]") {
   const std::string golden = (fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors").string();
   const std::vector<std::string> layer{"--arch", "mamba", "--weights", golden, "--input", golden};
@@ -264,7 +278,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(layer, {"--reduce", "sum"}), "--reduce: \"sum\" is unknown, expected none, mean, mean-abs or mean-positive"},
       {with(layer, {"--precision", "float16"}),
        "--precision: \"float16\" is unknown, perhaps float32 is meant, expected float32 or float64"},
-      {with(layer, {"--byte-limit", "100"}), "ask for fewer channels, fewer rows, or a reduction"},
+      {with(layer, {"--byte-limit", "100"}), "or a reduction over channels (or raise --byte-limit)"},
       {with(layer, {"--prefix", "mixer."}), "no mamba layer has its weights below mixer.; there are weight."},
       {with(layer, {"--positions", golden + ":input.hidden_states"}), "--positions: mamba has none"},
       {with(layer, {"--model", models + "mamba"}), "exclude each other"},
