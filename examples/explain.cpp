@@ -57,7 +57,8 @@ void note_options_without_effect(const CLI::App& app, const ExplanationOptions& 
     for (const char* const option : options)
       if (given(app, option)) std::fprintf(stderr, "explain: %s has no effect on %s: it is for %s\n", option, names.c_str(), what_for);
   };
-  note({"--target", "--contrast"}, "methods that explain a token's logit, such as relevance", about_target);
+  note({"--target", "--contrast"}, "methods that explain a token's logit, such as relevance",
+       [](Method method) { return !method_info(method).of_position; });
   note({"--terms"}, "methods made of the implicit attention, such as vector-rollout",
        [](Method method) { return method_info(method).from_attention; });
   note({"--reduce"}, "raw and rollout", [](Method method) { return method == Method::raw || method == Method::rollout; });
