@@ -351,8 +351,8 @@ TEST_CASE("explain: an infinite rate is named though every result is finite", "[
   const std::string name = "backbone.layers.1.mixer.A_log";
   const fs::path broken = model_with_nan(folder, "mamba", name);
   std::string bytes = io_test::read_bytes(broken / "model.safetensors");
-  const std::size_t at =
-      bytes.find(std::string("\x00\x7e", 2), 8 + static_cast<unsigned char>(bytes[0]) + 256 * static_cast<unsigned char>(bytes[1]));
+  const std::size_t at = bytes.find(std::string("\x00\x7e", 2), std::size_t{8} + static_cast<unsigned char>(bytes[0]) +
+                                                                    std::size_t{256} * static_cast<unsigned char>(bytes[1]));
   bytes.replace(at, 2, std::string("\x00\x7c", 2));
   io_test::write_bytes(broken / "model.safetensors", bytes);
   check_mistake("explain", {"--model", broken.string(), "--text", "a film <cls>"}, "tensor " + name + " holds an infinity at (0, 0)",
