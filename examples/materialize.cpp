@@ -522,7 +522,6 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
   detail::expect_layer_used(watched, prefix, family.title);
   detail::expect_layer_understood(configuration, family.title);
-  refuse_weights_not_finite(*checkpoint.source, prefix, small_tensor);
 
   const FileAndTensor where = parse_file_and_tensor(options.input);
   const SafetensorsFile file(where.file);
@@ -531,6 +530,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const SharedInputs<Scalar> shared(file, batch);
   const std::vector<Index> positions = read_positions(options, batch, input.tokens);
   const std::vector<std::pair<Index, Index>> text = read_mask(file, batch, input.tokens);
+  refuse_weights_not_finite(*checkpoint.source, prefix, small_tensor);  // after the input, which may lie in the same file
   Work work("materialize", batch, options.threads);
   Result<Scalar> result(options, input.batch);
   for (Index sequence = 0; sequence < batch; ++sequence) {
