@@ -114,6 +114,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
 }
 
 std::string cause_json(const CauseEvaluation& evaluation) {
+  const EndWithoutMemory ends;
   OrderedJson json;
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;

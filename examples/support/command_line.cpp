@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -37,9 +38,8 @@ namespace {
 constexpr std::string_view fewer = "ask for fewer channels, fewer rows, or a reduction over channels";  // as the library says it
 
 /// The library's hints in words of this program's options: one that cannot choose channels and rows needs a shorter text.
-std::string with_own_options(std::string text, const CLI::App& app) {
+std::string with_own_options(std::string text, bool has_channels) {
   constexpr std::string_view raise_limit = "raise byte_limit", shorter = "a shorter text takes less";
-  const bool has_channels = app.get_option_no_throw("--channels") != nullptr;
   const auto replace = [&](std::string_view old, std::string_view by) {
     if (const std::size_t at = text.find(old); at != std::string::npos) text.replace(at, old.size(), by);
   };
@@ -117,9 +117,9 @@ void stop(int signal) {
   std::signal(signal, SIG_DFL);
   std::raise(signal);
 }
-#ifdef SIGBUS
-/// For the line of a signal handler; `run_program` keeps the characters.
+/// For the line of a handler; `run_program` keeps the characters.
 std::string_view running_program = "program";
+#ifdef SIGBUS
 /// A file in /proc/self/maps, as Linux lists what is mapped: `begin-end access offset device inode   path`, numbers hexadecimal.
 /// Calls nothing that a signal handler may not.
 class MappedName {
@@ -325,16 +325,33 @@ bool given(const CLI::App& app, std::string_view option) {
   return false;
 }
 
+namespace {
+std::atomic<int> ending_without_memory{0};
+[[noreturn]] void end_without_memory() {
+  remove_partial_files();
+  for (const std::string_view text : {running_program, std::string_view(": there is not enough memory for this\n")})
+    std::fwrite(text.data(), 1, text.size(), stderr);
+  std::_Exit(2);
+}
+}  // namespace
+
+EndWithoutMemory::EndWithoutMemory() {
+  if (ending_without_memory++ == 0) std::set_new_handler(end_without_memory);
+}
+EndWithoutMemory::~EndWithoutMemory() {
+  if (--ending_without_memory == 0) std::set_new_handler(nullptr);
+}
+
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
-#ifdef SIGBUS
   running_program = program;
-#endif
 #if defined(__unix__) || defined(__APPLE__)
   hold_standard_streams();
 #endif
+  bool has_channels = false;  // asked before anything can fail: an option half made is no option to ask
   handle_signals();
   try {
+    has_channels = app.get_option_no_throw("--channels") != nullptr;
     app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
     wrap_help(app, terminal_of(stdout).width);
     refuse_unknown_arguments(app, argument_count, arguments);
@@ -357,9 +374,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   } catch (const CLI::ParseError& error) {
     return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
   } catch (const std::bad_alloc&) {
-    return complain(program, with_own_options(message("there is not enough memory for this; ", fewer), app));
+    return complain(program, with_own_options(message("there is not enough memory for this; ", fewer), has_channels));
   } catch (const std::exception& error) {
-    return complain(program, with_own_options(error.what(), app));
+    return complain(program, with_own_options(error.what(), has_channels));
   }
 }
 

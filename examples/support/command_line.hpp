@@ -19,6 +19,16 @@ class Validator;
 
 namespace implicit_attention::examples {
 
+/// While one of these lives, a program that runs out of memory ends there, with one line and status 2: nlohmann-json aborts where the
+/// memory of a value that it makes cannot be had.
+class EndWithoutMemory {
+ public:
+  EndWithoutMemory();
+  EndWithoutMemory(const EndWithoutMemory&) = delete;
+  EndWithoutMemory& operator=(const EndWithoutMemory&) = delete;
+  ~EndWithoutMemory();
+};
+
 /// Runs `work` after `app` has read the command line. Whatever goes wrong, in the command line or in the work, becomes one line on
 /// stderr and exit status 2, an unknown option before anything else; `--help` and `--version` print what they say and give 0.
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work);

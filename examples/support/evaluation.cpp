@@ -8,6 +8,7 @@
 
 #include <implicit_attention/core/error.hpp>
 
+#include "command_line.hpp"
 #include "mean_intervals.hpp"
 #include "method_table.hpp"
 #include "numbers.hpp"
@@ -305,6 +306,7 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
 }
 
 std::string evaluation_json(const Evaluation& evaluation) {
+  const EndWithoutMemory ends;
   OrderedJson json;
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;

@@ -12,6 +12,7 @@
 #include <implicit_attention/io/safetensors_writer.hpp>
 
 #include "canvas.hpp"
+#include "command_line.hpp"
 #include "explanation_view.hpp"
 #include "heat_map.hpp"
 #include "text.hpp"
@@ -277,6 +278,7 @@ void write_tensors(const std::string& path, const ExplanationOptions& question, 
 }
 
 void write_json(const std::string& path, const ExplanationOptions& question, const Explanation& explanation) {
+  const EndWithoutMemory ends;
   OrderedJson json;
   json["model"] = explanation.directory;
   json["architecture"] = explanation.architecture;
@@ -288,6 +290,7 @@ void write_json(const std::string& path, const ExplanationOptions& question, con
 }
 
 std::string json_line(Index line, const Explanation& explanation) {
+  const EndWithoutMemory ends;
   OrderedJson json;
   json["line"] = line;
   add_answers(json, explanation);
@@ -295,6 +298,7 @@ std::string json_line(Index line, const Explanation& explanation) {
 }
 
 std::string json_error_line(Index line, const std::string& error) {
+  const EndWithoutMemory ends;
   OrderedJson json;
   json["line"] = line;
   json["error"] = error;

@@ -36,12 +36,6 @@ struct LeftFactor {
 constexpr Index product_inner = 256;
 /// Rows that use a panel: their part of the left factor fits the second cache.
 constexpr Index product_rows = 384;
-/// With fewer rows the copy costs more than it saves. What is chosen does not depend on the columns, so that they may be shared out without
-/// a change of the result.
-constexpr Index product_rows_from = 6;
-/// Sums of so few numbers are added up one by one: a call of Eigen's takes longer.
-constexpr Index product_short_sums = 8;
-
 #if defined(__GNUC__)
 /// Entries that are summed up in registers together.
 constexpr Index product_tile_rows = 6;
@@ -180,42 +174,29 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
     }
 }
 
-/// out (+)= sign a b for rows that are too few to copy a panel for them: each by Eigen's product of a matrix in memory with a vector. With
-/// `Right`, b is transposed.
+/// out (+)= sign a b for one row, by Eigen's product of a matrix in memory with a vector; with `Right`, b is transposed.
 template <Real Scalar, class Which>
-void multiply_rows(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add) {
+void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add) {
   if (!add) out.setZero();
-  constexpr bool right = std::is_same_v<Which, Transposed::Right>;
-  if (inner <= product_short_sums) {
-    const Index inner_step = right ? 1 : b.outerStride(), column_step = right ? b.outerStride() : 1;
-    for (Index row = 0; row < a.rows; ++row)
-      for (Index column = 0; column < out.cols(); ++column) {
-        Scalar sum = 0;
-        for (Index k = 0; k < inner; ++k)
-          sum += a.data[row * a.row_step + k * a.inner_step] * b.data()[k * inner_step + column * column_step];
-        out(row, column) += sign * sum;
-      }
-    return;
-  }
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-  constexpr int order = right ? Eigen::RowMajor : Eigen::ColMajor;
+  constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
   const Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order>, 0, Eigen::OuterStride<>> matrix(
       b.data(), out.cols(), inner, Eigen::OuterStride<>(b.outerStride()));
-  for (Index row = 0; row < a.rows; ++row) {
-    const Eigen::Map<const Vector, 0, Eigen::InnerStride<>> numbers(a.data + row * a.row_step, inner, Eigen::InnerStride<>(a.inner_step));
-    Eigen::Map<Vector> sums(out.data() + row * out.outerStride(), out.cols());
-    if (sign > Scalar(0))
-      sums.noalias() += matrix * numbers;
-    else
-      sums.noalias() -= matrix * numbers;
-  }
+  const Eigen::Map<const Vector, 0, Eigen::InnerStride<>> numbers(a.data, inner, Eigen::InnerStride<>(a.inner_step));
+  Eigen::Map<Vector> sums(out.data(), out.cols());
+  if (sign > Scalar(0))
+    sums.noalias() += matrix * numbers;
+  else
+    sums.noalias() -= matrix * numbers;
 }
 
-/// out (+)= sign a b; with `Right`, b is transposed.
+/// out (+)= sign a b; with `Right`, b is transposed. What is chosen does not depend on the columns, so that they may be shared out without
+/// a change of the result.
 template <Real Scalar, class Which>
 void multiply(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add, Which) {
   constexpr bool right = std::is_same_v<Which, Transposed::Right>;
-  if (a.rows < product_rows_from || inner == 0) return multiply_rows<Scalar, Which>(out, a, inner, b, sign, add);
+  if (a.rows == 1) return multiply_row<Scalar, Which>(out, a, inner, b, sign, add);
+  if (inner == 0 && !add) out.setZero();
   multiply_blocks(out, a, inner, b.data(), right ? 1 : b.outerStride(), right ? b.outerStride() : 1, sign, add);
 }
 #endif
