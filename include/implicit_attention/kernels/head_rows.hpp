@@ -89,7 +89,8 @@ class HeadRows {
 
  private:
   static constexpr Index blocks_of_a_slice = 8;
-  static constexpr Index nearest_tokens = 16;
+  /// Fewer rows than these take the sums of so many nearest tokens in double: see exact_product.
+  static constexpr Index few_rows = 6, nearest_tokens = 16;
 
   /// One head's; a row a token.
   struct Factors {
@@ -252,7 +253,7 @@ class HeadRows {
     if (scratch.product_group != group || scratch.product_begin != begin || scratch.product_end != end) {
       set_product(scratch.product, r_->query.matrix().block(begin, group * states, count, states),
                   r_->key.matrix().block(first, group * states, end - first, states), Transposed::right);
-      for (Index row = begin; row < end && count < product_rows_from && std::is_same_v<Scalar, float>; ++row)
+      for (Index row = begin; row < end && count < few_rows && std::is_same_v<Scalar, float>; ++row)
         for (Index token = std::max(first, row + 1 - nearest_tokens); token <= row; ++token)
           scratch.product(row - begin, token - first) =
               exact_product(r_->query.row(row) + group * states, r_->key.row(token) + group * states);
