@@ -47,7 +47,7 @@ void check_combinations(const CLI::App& app) {
     if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
-/// Says, when the work is done, which options are given that none of the methods looks at: its scores would be taken for something that they are not.
+/// Says, when the work is done, which options are given that none of the methods looks at.
 void note_options_without_effect(const CLI::App& app, const ExplanationOptions& question) {
   const std::vector<NamedMethod> methods = methods_of(question);
   std::string names;

@@ -295,8 +295,8 @@ std::string input_tensor(const SafetensorsFile& file, const std::string& named) 
   for (const auto& [name, info] : file.tensors())
     if (name != "attention_mask" && name != "input.attention_mask") names.push_back(name);
   if (names.size() == 1) return names.front();
-  raise(ErrorKind::value, message("--input: ", file.where(), " holds ", names.empty() ? "no tensors" : some_of(names),
-                                  "; name the input as ", file.where(), ":TENSOR"));
+  raise(ErrorKind::value, message("--input: ", file.where(), " holds ", names.empty() ? "no input" : some_of(names), "; name the input as ",
+                                  file.where(), ":TENSOR"));
 }
 
 /// What stands before a layer's tensors: what the option says, with or without its last dot; without the option, the only prefix there is.
@@ -530,7 +530,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const SharedInputs<Scalar> shared(file, batch);
   const std::vector<Index> positions = read_positions(options, batch, input.tokens);
   const std::vector<std::pair<Index, Index>> text = read_mask(file, batch, input.tokens);
-  refuse_weights_not_finite(*checkpoint.source, prefix, small_tensor);  // after the input, which may lie in the same file
+  refuse_small_weights_not_finite(watched);  // after the input, which may lie in the same file
   Work work("materialize", batch, options.threads);
   Result<Scalar> result(options, input.batch);
   for (Index sequence = 0; sequence < batch; ++sequence) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -260,9 +259,11 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
     for (int taken = equals == std::string_view::npos ? 0 : 1;
          taken < least || (taken < most && i + 1 < argument_count && !is_option(arguments[i + 1])); ++taken) {
       const std::string_view next = i + 1 < argument_count ? std::string_view(arguments[i + 1]) : std::string_view();
-      if (i + 1 == argument_count || (next.starts_with("--") && next.size() > 2 && option_of(std::string(next.substr(2)), true) != nullptr))
+      if (i + 1 == argument_count ||
+          (next.starts_with("--") && next.size() > 2 && option_of(std::string(next.substr(2, next.find('=') - 2)), true) != nullptr))
         raise(ErrorKind::value,
-              message(written, " is without a value", next.empty() ? std::string() : message(": ", next, " follows"), see));
+              message(written, " is without a value",
+                      next.empty() ? std::string() : message(": ", next, " follows (", written, "=", next, " if that is meant)"), see));
       ++i;
     }
   }
@@ -326,8 +327,10 @@ bool given(const CLI::App& app, std::string_view option) {
 }
 
 namespace {
-std::atomic<int> ending_without_memory{0};
-[[noreturn]] void end_without_memory() {
+thread_local int without_memory_ends = 0;
+/// Memory has run out: an exception, but where that would abort.
+void no_memory() {
+  if (without_memory_ends == 0) throw std::bad_alloc();
   remove_partial_files();
   for (const std::string_view text : {running_program, std::string_view(": there is not enough memory for this\n")})
     std::fwrite(text.data(), 1, text.size(), stderr);
@@ -335,12 +338,8 @@ std::atomic<int> ending_without_memory{0};
 }
 }  // namespace
 
-EndWithoutMemory::EndWithoutMemory() {
-  if (ending_without_memory++ == 0) std::set_new_handler(end_without_memory);
-}
-EndWithoutMemory::~EndWithoutMemory() {
-  if (--ending_without_memory == 0) std::set_new_handler(nullptr);
-}
+EndWithoutMemory::EndWithoutMemory() { ++without_memory_ends; }
+EndWithoutMemory::~EndWithoutMemory() { --without_memory_ends; }
 
 int run_program(CLI::App& app, int argument_count, char** arguments, const std::function<void()>& work) {
   const std::string program = app.get_name();
@@ -350,6 +349,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 #endif
   bool has_channels = false;  // asked before anything can fail: an option half made is no option to ask
   handle_signals();
+  std::set_new_handler(no_memory);
   try {
     has_channels = app.get_option_no_throw("--channels") != nullptr;
     app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
@@ -370,7 +370,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
     const std::size_t middle = text.find(between);
     if (!text.starts_with(begin) || middle == std::string_view::npos) return complain(program, error.what());
     return complain(program, message(text.substr(begin.size(), middle - begin.size()), ": \"", text.substr(middle + between.size()),
-                                     "\" is no number; ", program, " --help shows what there is"));
+                                     "\" is no whole number; ", program, " --help shows what there is"));
   } catch (const CLI::ParseError& error) {
     return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
   } catch (const std::bad_alloc&) {

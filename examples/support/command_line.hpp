@@ -19,7 +19,7 @@ class Validator;
 
 namespace implicit_attention::examples {
 
-/// While one of these lives, a program that runs out of memory ends there, with one line and status 2: nlohmann-json aborts where the
+/// While one of these lives, a thread that runs out of memory ends the program there, with one line and status 2: nlohmann-json aborts where the
 /// memory of a value that it makes cannot be had.
 class EndWithoutMemory {
  public:

@@ -4,8 +4,10 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <string_view>
@@ -52,15 +54,12 @@ std::string option_value(const std::string& option, const std::string& given) {
   }
   if (!given.starts_with('@')) return given;
   if (given.starts_with("@@")) return given.substr(1);
-  const std::string path = given.substr(1);
-  if (path.empty())
-    raise(ErrorKind::value, message(option, ": @ is without the name of a file (text that begins with @ is written with two)"));
+  const std::string path = given.substr(1), text_too = option == "--text" ? " (text that begins with @ is written with two)" : "";
+  if (path.empty()) raise(ErrorKind::value, message(option, ": @ is without the name of a file", text_too));
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file"));
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file)
-    raise(ErrorKind::file, message(option, ": ", path, " cannot be opened: ", std::generic_category().message(errno),
-                                   " (text that begins with @ is written with two)"));
+  if (!file) raise(ErrorKind::file, message(option, ": ", path, " cannot be opened: ", std::generic_category().message(errno), text_too));
   return read_all(file.get(), message(option, ": ", path));
 }
 
@@ -165,44 +164,55 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
     before_weights(opened);
     if (layers) check_layer(*layers);
   }
-  LanguageModel<Scalar> model = load_language_model<Scalar>(*checkpoint.source, checkpoint.configuration);
-  refuse_weights_not_finite(*checkpoint.source, "", small_tensor);
+  const WatchedTensors<Scalar> watched(*checkpoint.source);
+  LanguageModel<Scalar> model = load_language_model<Scalar>(watched, checkpoint.configuration);
+  refuse_small_weights_not_finite(watched);
   opened.fit(model.vocabulary());
   if (!rows) before_weights(opened);
   check_layer(model.layer_count());
   return {directory, std::move(model), std::move(opened)};
 }
+namespace {
+/// `rates`: a number of minus infinity is taken, as that of a rate of zero.
+template <Real Scalar>
+void refuse_not_finite(const TensorSource<Scalar>& source, const std::string& name, bool rates) {
+  Array<Scalar> numbers;
+  try {
+    numbers = source.read(name);
+  } catch (const Error&) {
+    return;  // of a type that is not read here: no result depends on it
+  }
+  for (Index row = 0; row < numbers.rows(); ++row) {
+    const RowVector<Scalar> one = detail::row_of(numbers, row);
+    if (detail::all_finite(one)) continue;
+    for (Index column = 0; column < one.size(); ++column)
+      if (!std::isfinite(one[column]) && !(rates && one[column] == -std::numeric_limits<Scalar>::infinity()))
+        raise(ErrorKind::value, message(source.where(), ": tensor ", name, " holds ", detail::not_finite_name(one[column]), " at (", row,
+                                        ", ", column, "), expected finite numbers"));
+  }
+}
+}  // namespace
 template <Real Scalar>
 void refuse_weights_not_finite(const std::string& path) {
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(path);
-  refuse_weights_not_finite(*checkpoint.source);
+  for (const std::string& name : checkpoint.source->names()) refuse_not_finite(*checkpoint.source, name, false);
 }
 template <Real Scalar>
-void refuse_weights_not_finite(const TensorSource<Scalar>& source, std::string_view prefix, Index largest) {
-  for (const std::string& name : source.names()) {
-    if (!name.starts_with(prefix)) continue;
-    const std::vector<Index> shape = source.shape(name).value_or(std::vector<Index>());
-    if (std::accumulate(shape.begin(), shape.end(), 1.0, [](double product, Index axis) { return product * static_cast<double>(axis); }) >
-        static_cast<double>(largest))
-      continue;
-    Array<Scalar> numbers;
-    try {
-      numbers = source.read(name);
-    } catch (const Error&) {
-      continue;  // of a type that is not read here: no result depends on it
-    }
-    for (Index row = 0; row < numbers.rows(); ++row) {
-      const RowVector<Scalar> one = detail::row_of(numbers, row);
-      if (const auto place = detail::first_not_finite(one))
-        raise(ErrorKind::value, message(source.where(), ": tensor ", name, " holds ", detail::not_finite_name(one[place->second]), " at (",
-                                        row, ", ", place->second, "), expected finite numbers"));
-    }
+void refuse_small_weights_not_finite(const WatchedTensors<Scalar>& read) {
+  constexpr double most = 1 << 18;
+  const std::vector<std::string> unused = read.unused();
+  for (const std::string& name : read.names()) {
+    if (std::binary_search(unused.begin(), unused.end(), name)) continue;
+    const std::vector<Index> shape = read.shape(name).value_or(std::vector<Index>());
+    const double numbers =
+        std::accumulate(shape.begin(), shape.end(), 1.0, [](double product, Index axis) { return product * static_cast<double>(axis); });
+    if (numbers <= most) refuse_not_finite<Scalar>(read, name, true);
   }
 }
 template void refuse_weights_not_finite<float>(const std::string& path);
 template void refuse_weights_not_finite<double>(const std::string& path);
-template void refuse_weights_not_finite<float>(const TensorSource<float>&, std::string_view, Index);
-template void refuse_weights_not_finite<double>(const TensorSource<double>&, std::string_view, Index);
+template void refuse_small_weights_not_finite(const WatchedTensors<float>&);
+template void refuse_small_weights_not_finite(const WatchedTensors<double>&);
 
 template struct LoadedModel<float>;
 template struct LoadedModel<double>;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,14 +58,12 @@ template <Real Scalar>
 void refuse_weights_not_finite(const std::string& path);
 extern template void refuse_weights_not_finite<float>(const std::string& path);
 extern template void refuse_weights_not_finite<double>(const std::string& path);
-/// The same of the tensors whose names begin with `prefix`, those of at most `largest` numbers.
+/// The same of the tensors that were read and have at most 2^18 numbers (rates, biases, norms), but for minus infinity: an infinite rate can
+/// leave every result finite.
 template <Real Scalar>
-void refuse_weights_not_finite(const TensorSource<Scalar>& source, std::string_view prefix = "",
-                               Index largest = std::numeric_limits<Index>::max());
-extern template void refuse_weights_not_finite<float>(const TensorSource<float>&, std::string_view, Index);
-extern template void refuse_weights_not_finite<double>(const TensorSource<double>&, std::string_view, Index);
-/// So many are looked at before the work: rates, biases, norms. An infinite rate can leave every result finite.
-constexpr Index small_tensor = 1 << 18;
+void refuse_small_weights_not_finite(const WatchedTensors<Scalar>& read);
+extern template void refuse_small_weights_not_finite(const WatchedTensors<float>&);
+extern template void refuse_small_weights_not_finite(const WatchedTensors<double>&);
 
 /// The id of a token by its name; fails (value) where there is none, naming the option and the token that is probably meant.
 [[nodiscard]] Index token_named(std::string_view option, const std::string& name, const Tokenizer& tokenizer);

@@ -406,7 +406,7 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--text", "a film"}), "--text is there twice, expected once"},
       {with(start, {"--method"}), "--method is without a value: --out follows"},
       {with(start, {"-method", "raw"}), "there is no option -method, perhaps --method is meant"},
-      {with(start, {"--layer", "0,1"}), "--layer: \"0,1\" is no number"},
+      {with(start, {"--layer", "0,1"}), "--layer: \"0,1\" is no whole number"},
       {with(start, {"--picture", "maps"}), "--picture: is about a picture, expected --out FILE.png"},
       {with(start, {"--title", "A film"}), "--title: is about a picture, expected --out FILE.png"},
       {with(start, {"--all-logits"}), "--all-logits: logits are written to a file of numbers", "out.png"},

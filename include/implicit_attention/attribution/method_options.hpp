@@ -40,8 +40,8 @@ struct MethodName {
   std::string_view name;
   bool from_attention = false;    ///< whether it depends on which terms of the attention are on
   bool from_gradient = false;     ///< whether it needs the exact gradient
-  bool from_vectors = false;      ///< whether it is made of each token's vectors behind the output projection
   bool has_map = from_attention;  ///< whether it has a map over tokens
+  bool from_vectors = false;      ///< whether it is made of each token's vectors behind the output projection
   bool of_position = false;       ///< whether it explains the position alone, and not one token's logit there
   bool layer_mean = false;        ///< whether its scores are a mean over layers, so that one layer can be asked for
   bool reads_layers = true;       ///< whether it reads the layers of the text's run; the others run the model anew, or not at all
@@ -63,7 +63,7 @@ inline constexpr std::array<MethodName, 15> method_names{{
     {.method = Method::relevance_attention, .name = "relevance-attention", .from_attention = true, .has_map = false, .layer_mean = true},
     {.method = Method::contribution_norms, .name = "contribution-norms", .from_attention = true, .from_vectors = true, .of_position = true, .layer_mean = true, .serves_targets = true},
     {.method = Method::contribution_rollout, .name = "contribution-rollout", .from_attention = true, .from_vectors = true, .of_position = true, .serves_targets = true, .quadratic = true},
-    {.method = Method::alti_logit, .name = "alti-logit", .from_attention = true, .from_vectors = true, .has_map = false, .serves_targets = true, .quadratic = true},
+    {.method = Method::alti_logit, .name = "alti-logit", .from_attention = true, .has_map = false, .from_vectors = true, .serves_targets = true, .quadratic = true},
     {.method = Method::gradient_x_input, .name = "gradient-x-input", .from_gradient = true},
     {.method = Method::integrated_gradients, .name = "integrated-gradients", .reads_layers = false},
     {.method = Method::leave_one_out, .name = "leave-one-out", .reads_layers = false, .serves_targets = true, .quadratic = true},

@@ -13,8 +13,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Whether `count` neighbouring numbers are finite. Vectorised, as Eigen's allFinite is not. Their sum tells, which alone is not finite
-/// either where it is too large for any number: only then is each one asked.
+/// Whether `count` neighbouring numbers are finite. Vectorised, as Eigen's allFinite is not. A finite sum tells that all are; a sum may
+/// overflow though all are finite, and only then is each one asked.
 template <class Scalar>
 [[nodiscard]] bool all_finite(const Scalar* numbers, Index count) {
   const ConstNumbers<Scalar> all(numbers, count);

@@ -182,18 +182,23 @@ void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, Co
   constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
   const Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order>, 0, Eigen::OuterStride<>> matrix(
       b.data(), out.cols(), inner, Eigen::OuterStride<>(b.outerStride()));
-  const Eigen::Map<const Vector, 0, Eigen::InnerStride<>> numbers(a.data, inner, Eigen::InnerStride<>(a.inner_step));
   Eigen::Map<Vector> sums(out.data(), out.cols());
-  if (sign > Scalar(0))
-    sums.noalias() += matrix * numbers;
+  const auto add_products = [&](const auto& numbers) {
+    if (sign > Scalar(0))
+      sums.noalias() += matrix * numbers;
+    else
+      sums.noalias() -= matrix * numbers;
+  };
+  if constexpr (std::is_same_v<Which, Transposed::Left>)
+    add_products(Eigen::Map<const Vector, 0, Eigen::InnerStride<>>(a.data, inner, Eigen::InnerStride<>(a.inner_step)));
   else
-    sums.noalias() -= matrix * numbers;
+    add_products(Eigen::Map<const Vector>(a.data, inner));
 }
 
-/// out (+)= sign a b; with `Right`, b is transposed. What is chosen does not depend on the columns, so that they may be shared out without
-/// a change of the result.
+/// out (+)= sign a b; with `Right`, b is transposed. Of two rows and more every entry is added up in the same order, however the columns are
+/// shared out; of one, in Eigen's.
 template <Real Scalar, class Which>
-void multiply(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add, Which) {
+void multiply_matrices(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add, Which) {
   constexpr bool right = std::is_same_v<Which, Transposed::Right>;
   if (a.rows == 1) return multiply_row<Scalar, Which>(out, a, inner, b, sign, add);
   if (inner == 0 && !add) out.setZero();
@@ -204,9 +209,9 @@ void multiply(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstV
 /// out (+)= sign a b, with sign = 1 or -1. `out` must not overlap a or b.
 template <Real Scalar>
 EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
-                                      Transposed::Neither which) {
+                                      [[maybe_unused]] Transposed::Neither which) {
 #if defined(__GNUC__)
-  multiply(out, LeftFactor<Scalar>{a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b, sign, add, which);
+  multiply_matrices(out, LeftFactor<Scalar>{a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b, sign, add, which);
 #else
   if (!add) out.setZero();
   out.noalias() += sign * (a * b);
@@ -215,9 +220,9 @@ EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, Con
 /// out (+)= sign a^T b.
 template <Real Scalar>
 EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
-                                      Transposed::Left which) {
+                                      [[maybe_unused]] Transposed::Left which) {
 #if defined(__GNUC__)
-  multiply(out, LeftFactor<Scalar>{a.data(), a.cols(), 1, a.outerStride()}, a.rows(), b, sign, add, which);
+  multiply_matrices(out, LeftFactor<Scalar>{a.data(), a.cols(), 1, a.outerStride()}, a.rows(), b, sign, add, which);
 #else
   if (!add) out.setZero();
   out.noalias() += sign * (a.transpose() * b);
@@ -226,9 +231,9 @@ EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, Con
 /// out (+)= sign a b^T.
 template <Real Scalar>
 EIGEN_DONT_INLINE void signed_product(View<Scalar> out, ConstView<Scalar> a, ConstView<Scalar> b, Scalar sign, bool add,
-                                      Transposed::Right which) {
+                                      [[maybe_unused]] Transposed::Right which) {
 #if defined(__GNUC__)
-  multiply(out, LeftFactor<Scalar>{a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b, sign, add, which);
+  multiply_matrices(out, LeftFactor<Scalar>{a.data(), a.rows(), a.outerStride(), 1}, a.cols(), b, sign, add, which);
 #else
   if (!add) out.setZero();
   out.noalias() += sign * (a * b.transpose());

@@ -95,10 +95,13 @@ template <Real Scalar, class Function>
 template <class Derived, class Function>
 [[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x, const Function& function) {
   using Scalar = typename Derived::Scalar;
-  if constexpr (viewable<Derived> && bool(Derived::IsRowMajor))
+  if constexpr (viewable<Derived> && bool(Derived::IsRowMajor)) {
     return changed_rows<Scalar>(x.derived(), function);
-  else
-    return changed_rows<Scalar>(large_matrix(x), function);
+  } else {
+    Matrix<Scalar> out = large_matrix(x);
+    function(Numbers<Scalar>(out.data(), out.size()));
+    return out;
+  }
 }
 }  // namespace detail
 

@@ -13,6 +13,10 @@
   TEMPLATE Matrix<S> detail::project_back(ConstView<S>, const Array<S>&, const Executor&);                                                 \
   TEMPLATE Matrix<S> detail::convolution_of(const Array<S>&, const Array<S>&, const Array<S>&, const Array<S>&, const std::vector<Index>&, \
                                             const Executor&);                                                                              \
+  TEMPLATE void detail::take_values(Function, detail::Numbers<S>);                                                                         \
+  TEMPLATE void detail::take_slopes(Function, detail::Numbers<S>);                                                                         \
+  TEMPLATE void detail::take_scales(Function, detail::Numbers<S>);                                                                         \
+  TEMPLATE Matrix<S> detail::function_by_rows(detail::TakeFunction<S>, Function, ConstView<S>, const Executor&);                           \
   TEMPLATE Matrix<S> function_values(Function, ConstView<S>);                                                                              \
   TEMPLATE Matrix<S> function_slopes(Function, ConstView<S>);                                                                              \
   TEMPLATE Matrix<S> function_scales(Function, ConstView<S>);                                                                              \

@@ -236,7 +236,7 @@ class HeadRows {
   }
 
   /// A row that forgets quickly holds little more than its query times the nearest keys. Where such a product cancels, the rounding of its sum
-  /// is large beside it: a few rows, which are not a product of matrices, take the nearest tokens' sums in double.
+  /// is large beside it: few rows, of which this is no great part of the work, take the nearest tokens' sums in double.
   [[nodiscard]] Scalar exact_product(const Scalar* query, const Scalar* key) const {
     constexpr Index together = 8;  // sums that do not wait for each other
     double sums[static_cast<std::size_t>(together)] = {};

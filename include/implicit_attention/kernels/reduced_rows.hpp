@@ -316,7 +316,7 @@ void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vecto
     const Index row = rows[static_cast<std::size_t>(place)];
     Scalar* joined = out.data() + place * out.outerStride();
     detail::reduce_single_row(surrounded, groups, row, joined, executor, join, initial);
-    if (detail::all_finite(ConstView<Scalar>(joined, 1, row + 1))) continue;
+    if (detail::all_finite(joined, row + 1)) continue;
     std::fill(joined, joined + row + 1, initial);
     for (const Index channel : channels) detail::join_plain_row(surrounded, channel, row, joined, join);
   }

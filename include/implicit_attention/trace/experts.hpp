@@ -123,6 +123,7 @@ template <Real S>
 [[nodiscard]] Value<S> divide_by_row_sum(const Value<S>& x, S eps = 0) {
   Matrix<S> quotients = *x;
   std::vector<S> sums;
+  sums.reserve(static_cast<std::size_t>(x.rows()));
   for (Index row = 0; row < quotients.rows(); ++row) {
     detail::Numbers<S> numbers = detail::numbers_in<S>(quotients, row, 1);
     sums.push_back(numbers.sum() + eps);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
@@ -16,13 +17,16 @@ template <Real S>
 [[nodiscard]] Value<S> negative_exp(const Value<S>& x) {
   Matrix<S> out = large_matrix(*x);
   detail::Numbers<S> numbers = detail::numbers_in<S>(out, 0, out.rows());
-  numbers = -numbers.min(S(60)).exp();
+  detail::change_each<S>(numbers, [](S v) { return v > S(60) ? S(60) : v; });  // a NaN stays
+  numbers = -numbers.exp();
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   const Array<S> rate = std::move(out);
   return x.trace->record(rate, [x, rate](Back<S>& back, Matrix<S>& g) {
     if (!back.exact()) return back.cannot_treat("negative_exp");
-    for (Index row = 0; row < g.rows(); ++row)
-      for (Index column = 0; column < g.cols(); ++column) g(row, column) *= x.numbers(row, column) > S(60) ? S(0) : rate(row, column);
+    for (Index row = 0; row < g.rows(); ++row) {
+      const S *const exponents = x.numbers.row(row), *const rates = rate.row(row);
+      for (Index column = 0; column < g.cols(); ++column) g(row, column) *= exponents[column] > S(60) ? S(0) : rates[column];
+    }
     back.add(x, std::move(g));
   });
 }

@@ -81,7 +81,7 @@ template <Real Scalar>
 [[nodiscard]] Scalar sum_of_products(ConstView<Scalar> a, ConstView<Scalar> b) {
   return a.cwiseProduct(b).sum();
 }
-/// a *= b, number by number, both without gaps between their rows.
+/// a *= b, number by number, of the same shape.
 template <Real Scalar>
 void multiply_by(Matrix<Scalar>& a, const Matrix<Scalar>& b) {
   numbers_in<Scalar>(a, 0, a.rows()) *= numbers_in<Scalar>(b, 0, b.rows());

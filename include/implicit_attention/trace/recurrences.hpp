@@ -30,7 +30,7 @@ template <Real S>
 [[nodiscard]] GatedDecay<S> gated_decay(const Value<S>& input, const RowVector<S>& rate, const std::vector<Index>& starts) {
   GatedDecay<S> result;
   const Matrix<S> gate = sigmoid(*input);
-  Matrix<S> log_decay = gate;
+  Matrix<S> log_decay = large_matrix(gate);
   for (Index token = 0; token < gate.rows(); ++token)
     detail::numbers_in<S>(log_decay, token, 1) *= detail::ConstNumbers<S>(rate.data(), rate.size());
   Matrix<S> normalizer = sqrt_one_minus_square(log_decay);
