@@ -347,11 +347,10 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 #if defined(__unix__) || defined(__APPLE__)
   hold_standard_streams();
 #endif
-  bool has_channels = false;  // asked before anything can fail: an option half made is no option to ask
+  const bool has_channels = app.get_option_no_throw("--channels") != nullptr;  // before options are added: one half made cannot be asked
   handle_signals();
   std::set_new_handler(no_memory);
   try {
-    has_channels = app.get_option_no_throw("--channels") != nullptr;
     app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
     wrap_help(app, terminal_of(stdout).width);
     refuse_unknown_arguments(app, argument_count, arguments);
