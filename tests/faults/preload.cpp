@@ -145,9 +145,13 @@ void* realloc(void* before, std::size_t bytes) noexcept {
 
 // The program's own allocations alone: what libraries written in C do without memory is theirs.
 void* operator new(std::size_t bytes) {
-  if (!fails("new", bytes))
-    if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
-  throw std::bad_alloc();
+  for (;;) {
+    if (!fails("new", bytes))
+      if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+    const std::new_handler handler = std::get_new_handler();  // as the language has it: a program may end there
+    if (handler == nullptr) throw std::bad_alloc();
+    handler();
+  }
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
