@@ -140,7 +140,7 @@ TEST_CASE("ranks: the first process without memory ends all", "[ranks]") {
   REQUIRE(calls > 8);
   int refused = 0;
   // Each of the last, among which are those for what other processes send; of those before, some.
-  for (long number = 1; number <= calls; number += std::max(1L, (calls - number - 24) / 4)) {
+  for (long number = 1; number <= calls; number += std::max(1L, (calls - number - 12) / 3)) {
     fs::remove(folder / "out.jsonl");
     environment = counted;
     environment.push_back("FAULT_NUMBER=" + std::to_string(number));
