@@ -603,7 +603,9 @@ class GgufConverter {
   void rwkv_tensor(const std::string& name, T t) {
     const bool seventh = architecture_ == "rwkv7";
     const auto turned = [](const T& of) { return permute(of, {1, 0}); };
-    auto [layer, rest] = split(name);
+    const auto parts = split(name);
+    const auto layer = parts.first;
+    const std::string& rest = parts.second;
     static const std::map<std::string, std::string> outside{{"rwkv.embeddings.weight", "token_embd.weight"},
                                                             {"model.embeddings.weight", "token_embd.weight"},
                                                             {"rwkv.ln_out.weight", "output_norm.weight"},
