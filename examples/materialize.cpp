@@ -318,12 +318,10 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
     return prefixes.front();
   }
   if (prefixes.empty()) {
-    std::string names;
-    for (const std::string_view telling : family.telling) {
-      if (!names.empty()) names += telling == family.telling.back() ? " or " : ", ";
-      names += message(options.prefix.value_or(""), telling);
-    }
-    raise(ErrorKind::file, message(source.where(), ": there is no tensor ", names, ", expected the weights of a ", family.name, " layer"));
+    std::vector<std::string> names;
+    for (const std::string_view telling : family.telling) names.push_back(message(options.prefix.value_or(""), telling));
+    raise(ErrorKind::file,
+          message(source.where(), ": there is no tensor ", one_of_these(names), ", expected the weights of a ", family.name, " layer"));
   }
   for (std::string& prefix : prefixes) prefix = prefix.empty() ? "\"\"" : prefix;
   raise(ErrorKind::value, message("--prefix: ",

@@ -4,19 +4,16 @@
 #include <functional>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
 #include "mean_intervals.hpp"
 #include "method_table.hpp"
 #include "numbers.hpp"
+#include "written_json.hpp"
 
 namespace implicit_attention::examples {
 namespace {
-
-using OrderedJson = nlohmann::ordered_json;
 
 Index outputs(const CauseEvaluation& evaluation) { return static_cast<Index>(evaluation.prompt_of.size()); }
 
@@ -113,9 +110,8 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
   return text;
 }
 
-std::string cause_json(const CauseEvaluation& evaluation) {
-  const EndWithoutMemory ends;
-  OrderedJson json;
+namespace {
+void add_results(OrderedJson& json, const CauseEvaluation& evaluation) {
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;
   json["causes"] = evaluation.causes;
@@ -166,7 +162,11 @@ std::string cause_json(const CauseEvaluation& evaluation) {
         [&, a = one, b = other](std::size_t comparison, std::size_t metric) { return evaluation.difference(*a, *b, comparison, metric); });
     json["formulations"].push_back(std::move(pair));
   }
-  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+}  // namespace
+
+std::string cause_json(const CauseEvaluation& evaluation) {
+  return written_json(1, [&](OrderedJson& json) { add_results(json, evaluation); });
 }
 
 }  // namespace implicit_attention::examples

@@ -398,9 +398,7 @@ CLI::Validator one_of(std::vector<std::string> words) {
   return CLI::Validator(
       [words = std::move(words)](const std::string& text) {
         if (std::find(words.begin(), words.end(), text) != words.end()) return std::string();
-        std::string list;
-        for (const std::string& word : words) list += message(list.empty() ? "" : word == words.back() ? " or " : ", ", word);
-        return message("\"", printable(text, 60), "\" is unknown", perhaps(text, words), ", expected ", list);
+        return message("\"", printable(text, 60), "\" is unknown", perhaps(text, words), ", expected ", one_of_these(words));
       },
       "");
 }
@@ -502,11 +500,9 @@ std::string checked_output(std::string_view option, const std::string& path, std
   namespace fs = std::filesystem;
   const fs::path file(path);
   const std::string ending = file.extension().string();
-  if (std::find(endings.begin(), endings.end(), ending) == endings.end()) {
-    std::string list;
-    for (const std::string_view known : endings) list += message(list.empty() ? "" : known == *(endings.end() - 1) ? " or " : ", ", known);
-    raise(ErrorKind::value, message(option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ", list));
-  }
+  if (std::find(endings.begin(), endings.end(), ending) == endings.end())
+    raise(ErrorKind::value, message(option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ",
+                                    one_of_these({endings.begin(), endings.end()})));
   std::error_code why, ignored;
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), why) && why == std::errc::permission_denied)
     raise(ErrorKind::file, message(option, ": ", path, " cannot be written: ", why.message()));
@@ -548,6 +544,12 @@ FileAndTensor parse_file_and_tensor(const std::string& text) {
 std::string joined(const std::vector<std::string>& names, std::string_view separator) {
   std::string list;
   for (const std::string& name : names) list += message(list.empty() ? "" : separator, name);
+  return list;
+}
+
+std::string one_of_these(const std::vector<std::string>& names) {
+  std::string list;
+  for (std::size_t i = 0; i < names.size(); ++i) list += message(i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
   return list;
 }
 

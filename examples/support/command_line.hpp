@@ -84,6 +84,8 @@ struct FileAndTensor {
 
 /// All names, one behind the other.
 [[nodiscard]] std::string joined(const std::vector<std::string>& names, std::string_view separator);
+/// `a, b or c`.
+[[nodiscard]] std::string one_of_these(const std::vector<std::string>& names);
 /// `a, b and 3 more`: names for a message that must stay one line.
 [[nodiscard]] std::string some_of(const std::vector<std::string>& names, std::size_t most = 6);
 

@@ -8,16 +8,14 @@
 
 #include <implicit_attention/core/error.hpp>
 
-#include "command_line.hpp"
 #include "mean_intervals.hpp"
 #include "method_table.hpp"
 #include "numbers.hpp"
 #include "text.hpp"
+#include "written_json.hpp"
 
 namespace implicit_attention::examples {
 namespace {
-
-using OrderedJson = nlohmann::ordered_json;
 
 /// The mean alone, without the cost of an interval.
 double plain_mean(const EvaluatedMethod& method, std::size_t metric) { return bootstrap_mean(method.values[metric], 0, 1).mean; }
@@ -305,9 +303,8 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
   return text;
 }
 
-std::string evaluation_json(const Evaluation& evaluation) {
-  const EndWithoutMemory ends;
-  OrderedJson json;
+namespace {
+void add_results(OrderedJson& json, const Evaluation& evaluation) {
   json["model"] = evaluation.model;
   json["architecture"] = evaluation.architecture;
   json["data"] = evaluation.data;
@@ -371,7 +368,11 @@ std::string evaluation_json(const Evaluation& evaluation) {
     }
     json["layer_maps"].push_back(std::move(result));
   }
-  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+}  // namespace
+
+std::string evaluation_json(const Evaluation& evaluation) {
+  return written_json(1, [&](OrderedJson& json) { add_results(json, evaluation); });
 }
 
 }  // namespace implicit_attention::examples

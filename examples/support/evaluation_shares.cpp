@@ -16,6 +16,7 @@
 #include "numbers.hpp"
 #include "resumable_lines.hpp"
 #include "shard.hpp"
+#include "written_json.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -65,20 +66,20 @@ void check_settings(const std::string& path, const Shard& shard, nlohmann::order
 }  // namespace
 
 std::string evaluated_line(Index line, std::string_view packed) {
-  nlohmann::ordered_json result;
-  result["line"] = line;
-  nlohmann::ordered_json& numbers = result["numbers"] = nlohmann::ordered_json::array();
-  for (; packed.size() >= sizeof(double); packed.remove_prefix(sizeof(double))) {
-    double number = 0;
-    std::memcpy(&number, packed.data(), sizeof(number));
-    if (std::isinf(number))
-      numbers.push_back(number > 0 ? "inf" : "-inf");
-    else if (std::isnan(number))
-      numbers.push_back(nullptr);
-    else
-      numbers.push_back(number);
-  }
-  return result.dump() + "\n";
+  return written_json(-1, [&](OrderedJson& json) {
+    json["line"] = line;
+    OrderedJson& numbers = json["numbers"] = OrderedJson::array();
+    for (; packed.size() >= sizeof(double); packed.remove_prefix(sizeof(double))) {
+      double number = 0;
+      std::memcpy(&number, packed.data(), sizeof(number));
+      if (std::isinf(number))
+        numbers.push_back(number > 0 ? "inf" : "-inf");
+      else if (std::isnan(number))
+        numbers.push_back(nullptr);
+      else
+        numbers.push_back(number);
+    }
+  });
 }
 
 EvaluationShares shares_of(const std::vector<std::string>& files) {

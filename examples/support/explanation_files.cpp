@@ -6,23 +6,19 @@
 #include <map>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 
 #include "canvas.hpp"
-#include "command_line.hpp"
 #include "explanation_view.hpp"
 #include "heat_map.hpp"
 #include "text.hpp"
 #include "token_strip.hpp"
 #include "write_file.hpp"
+#include "written_json.hpp"
 
 namespace implicit_attention::examples {
 namespace {
-
-using OrderedJson = nlohmann::ordered_json;
 
 // --- Pictures -----------------------------------------------------------------------------------------------------------
 
@@ -237,8 +233,6 @@ void add_answers(OrderedJson& json, const Explanation& explanation) {
   }
 }
 
-std::string json_line(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; }
-
 }  // namespace
 
 void draw(const Picture& picture, const ExplanationOptions& question, const std::vector<Explanation>& explanations) {
@@ -278,31 +272,28 @@ void write_tensors(const std::string& path, const ExplanationOptions& question, 
 }
 
 void write_json(const std::string& path, const ExplanationOptions& question, const Explanation& explanation) {
-  const EndWithoutMemory ends;
-  OrderedJson json;
-  json["model"] = explanation.directory;
-  json["architecture"] = explanation.architecture;
-  json["method"] = question.methods;
-  json["terms"] = question.terms;
-  add_answers(json, explanation);
-  json["logits"] = matrix_json(explanation.logits);
-  write_file(path, json_line(json));
+  write_file(path, written_json(-1, [&](OrderedJson& json) {
+               json["model"] = explanation.directory;
+               json["architecture"] = explanation.architecture;
+               json["method"] = question.methods;
+               json["terms"] = question.terms;
+               add_answers(json, explanation);
+               json["logits"] = matrix_json(explanation.logits);
+             }));
 }
 
 std::string json_line(Index line, const Explanation& explanation) {
-  const EndWithoutMemory ends;
-  OrderedJson json;
-  json["line"] = line;
-  add_answers(json, explanation);
-  return json_line(json);
+  return written_json(-1, [&](OrderedJson& json) {
+    json["line"] = line;
+    add_answers(json, explanation);
+  });
 }
 
 std::string json_error_line(Index line, const std::string& error) {
-  const EndWithoutMemory ends;
-  OrderedJson json;
-  json["line"] = line;
-  json["error"] = error;
-  return json_line(json);
+  return written_json(-1, [&](OrderedJson& json) {
+    json["line"] = line;
+    json["error"] = error;
+  });
 }
 
 }  // namespace implicit_attention::examples

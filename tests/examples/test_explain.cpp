@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/safetensors.hpp>
+#include <implicit_attention/io/safetensors_writer.hpp>
 
 namespace {
 
@@ -225,6 +227,13 @@ TEST_CASE("explain: one token, a target less itself, and NaN in the weights, by 
                  {"--model", models + model, "--text", "a film <cls>", "--method", all, "--target", "positive", "--contrast", "positive"});
     CHECK_THAT(nothing.out, contains_text(model == "griffin" ? "(in 3 of 3 layers the map or the gradient is the same everywhere)"
                                                              : "(in 2 of 2 layers the map or the gradient is the same everywhere)"));
+    const std::string nothing_to_explain = "(target and contrast are the same token, and their difference is 0 whatever the model reads)";
+    CHECK_THAT(nothing.out, contains_text(nothing_to_explain));
+    CHECK(one.out.find(nothing_to_explain) == std::string::npos);
+    const Outcome other = run_well(folder, "explain",
+                                   {"--model", models + model, "--text", "a film <cls>", "--method", "gradient-x-input", "--target",
+                                    "positive", "--contrast", "negative"});
+    CHECK(other.out.find(nothing_to_explain) == std::string::npos);
 
     const std::string name = first_norm(model);
     const fs::path broken = model_with_nan(folder, model, name);
@@ -336,11 +345,14 @@ TEST_CASE("explain: options that none of the methods looks at are named", "[expl
   const auto says = [&](const std::string& method, const std::vector<std::string>& more) {
     return run_well(folder, "explain", with({"--model", models + "mamba", "--text", "a film <cls>", "--method", method}, more)).err;
   };
-  CHECK_THAT(says("raw,rollout", {"--target", "positive", "--contrast", "negative"}),
-             contains_text("--target has no effect on raw, rollout: it is for methods that explain a token's logit"));
+  const std::string of_no_logit = says("raw,rollout", {"--target", "positive", "--contrast", "negative"});
+  for (const std::string option : {"--target", "--contrast"})
+    CHECK_THAT(of_no_logit, contains_text(option + " has no effect on raw, rollout: it is for methods that explain a token's logit"));
   CHECK_THAT(says("relevance", {"--terms", "recurrence"}), contains_text("--terms has no effect on relevance"));
   CHECK_THAT(says("relevance", {"--reduce", "mean"}), contains_text("--reduce has no effect on relevance: it is for raw and rollout"));
-  CHECK_THAT(says("relevance", {"--steps", "4", "--baseline", "mean"}), contains_text("--steps has no effect on relevance"));
+  const std::string of_no_integral = says("relevance", {"--steps", "4", "--baseline", "mean"});
+  for (const std::string option : {"--steps", "--baseline"})
+    CHECK_THAT(of_no_integral, contains_text(option + " has no effect on relevance: it is for integrated-gradients"));
   const std::string all = says("raw,relevance,integrated-gradients",
                                {"--target", "positive", "--terms", "recurrence", "--reduce", "mean", "--steps", "4", "--baseline", "mean"});
   CHECK(all.find("has no effect") == std::string::npos);
@@ -357,6 +369,53 @@ TEST_CASE("explain: an infinite rate is named though every result is finite", "[
   io_test::write_bytes(broken / "model.safetensors", bytes);
   check_mistake("explain", {"--model", broken.string(), "--text", "a film <cls>"}, "tensor " + name + " holds an infinity at (0, 0)",
                 "out.json");
+}
+
+TEST_CASE("explain: a tensor that no layer reads may hold infinities", "[explain]") {
+  const TemporaryFolder folder;
+  const fs::path model = folder / "mamba", out = folder / "out.safetensors";
+  fs::create_directories(model);
+  const fs::path shipped = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / models / "mamba";
+  for (const char* name : {"config.json", "vocab.json"}) fs::copy(shipped / name, model / name);
+  const SafetensorsFile file(shipped / "model.safetensors");
+  const std::string read = "backbone.norm_f.weight", unread = "mtp.0.norm.weight";
+  const auto explained = [&](const std::string& infinite) {
+    std::vector<std::pair<std::string, Matrix<float>>> numbers;
+    for (const auto& [name, info] : file.tensors()) numbers.emplace_back(name, *file.read<float>(name));
+    numbers.emplace_back(unread, Matrix<float>::Ones(1, 5));
+    std::vector<TensorToWrite> tensors;
+    for (auto& [name, matrix] : numbers) {
+      if (name == infinite) matrix(0, 1) = std::numeric_limits<float>::infinity();
+      const std::vector<Index> shape = name == unread ? std::vector<Index>{5} : file.info(name).shape;
+      tensors.push_back({name, ArrayToWrite(matrix.data(), shape)});
+    }
+    write_safetensors(model / "model.safetensors", tensors);
+    return run(
+        folder, "explain",
+        {"--model", model.string(), "--text", "a film <cls>", "--method", "rollout", "--precision", "float64", "--out", out.string()});
+  };
+  REQUIRE(explained("none").status == 0);
+  const Matrix<double> expected = *SafetensorsFile(out).read<double>("logits");
+  const Outcome infinite = explained(unread);
+  INFO(infinite.err);
+  REQUIRE(infinite.status == 0);
+  CHECK(SafetensorsFile(out).read<double>("logits").matrix() == expected);
+  CHECK_THAT(explained(read).err, contains_text("tensor " + read + " holds an infinity at (0, 1)"));
+}
+
+TEST_CASE("explain: a text may begin with dashes, unless it is an option", "[explain]") {
+  const TemporaryFolder folder;
+  const auto ids = [&](const std::vector<std::string>& text) {
+    const fs::path out = folder / "out.safetensors";
+    run_well(folder, "explain",
+             with(text, {"--model", models + "mamba", "--tokenizer", "bytes", "--method", "raw", "--out", out.string()}));
+    const auto read = SafetensorsFile(out).read_integers("input_ids");
+    return std::vector<Index>(read.begin(), read.end());
+  };
+  CHECK(ids({"--text", "--foo"}) == std::vector<Index>{'-', '-', 'f', 'o', 'o'});
+  CHECK(ids({"--text", "-f"}) == std::vector<Index>{'-', 'f'});
+  CHECK(ids({"--text=--method"}) == std::vector<Index>{'-', '-', 'm', 'e', 't', 'h', 'o', 'd'});
+  check_mistake("explain", {"--model", models + "mamba", "--text", "--method", "raw"}, "--text is without a value: --method follows", "");
 }
 
 TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") {

@@ -9,12 +9,14 @@
 #include <examples/programs.hpp>
 #include <support/every_logit.hpp>
 #include <support/layer_recipes.hpp>
+#include <support/shared_data.hpp>
 #include <support/small_models.hpp>
 
 #include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
+#include <implicit_attention/models/backward.hpp>
 #include <implicit_attention/models/families.hpp>
 #include <implicit_attention/models/load.hpp>
 
@@ -89,15 +91,24 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
              {"--model", directory.string(), "--tokens", tokens, "--method", "gradient-x-input", "--save-gradients", "--precision",
               "float64", "--out", out.string()});
     const SafetensorsFile saved(out);
-    for (Index layer = 0; layer < model.layer_count(); ++layer)
-      for (const MixerRun<double>& mixer : model.layer_pass(pass, layer).mixers) {
+    Index predicted = 0;
+    logits.row(logits.rows() - 1).maxCoeff(&predicted);
+    const BackwardPass<double> gradients = backward(model, pass, logit_gradient(pass, 4, predicted));
+    for (Index layer = 0; layer < model.layer_count(); ++layer) {
+      const LayerPass<double> layer_pass = model.layer_pass(pass, layer);
+      for (std::size_t index = 0; index < layer_pass.mixers.size(); ++index) {
+        const MixerRun<double>& mixer = layer_pass.mixers[index];
         // As the reference data name them: attention beside a recurrent mixer is layerN.attention_y, its gradient layerN.attention_grad_y.
         const std::string before = "layer" + std::to_string(layer) + "." + (mixer.kind.empty() ? "" : mixer.kind + "_");
         INFO(before);
         CHECK((saved.read<double>(before + "y").matrix() - *mixer.y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
               1e-12 * (1 + (*mixer.y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
-        CHECK(saved.info(before + "grad_y").shape == saved.info(before + "y").shape);
+        const Matrix<double> gradient = *gradients.layers[static_cast<std::size_t>(layer)].mixers_y[index];
+        REQUIRE(saved.info(before + "grad_y").shape == saved.info(before + "y").shape);
+        CHECK((saved.read<double>(before + "grad_y").matrix() - gradient).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+              1e-12 * gradient.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
       }
+    }
     for (const Index layer : model.mixing_layers()) {
       INFO("layer " << layer);
       run_well(folder, "materialize",
@@ -111,6 +122,45 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
             1e-12 * (1 + y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
       if (!mixer.attention(Terms::all()).has_second() && mixer.reported_input.empty()) CHECK(left_over(file) <= 1e-12);
     }
+  }
+}
+
+TEST_CASE("explain: saved gradients of two mixers side by side are those of the reference implementation", "[explain][families]") {
+  for (const std::string name : {"lm_falcon_h1_seed00_nonorm_L16", "lm_falcon_h1_seed01_norm_groups2_bias_L12"}) {
+    const auto path = test_support::shared_data("golden/" + name + ".safetensors");
+    if (!path) {
+      WARN(test_support::shared_data_missing("golden/" + name));
+      continue;
+    }
+    INFO(name);
+    const TemporaryFolder folder;
+    const SafetensorsFile golden(*path);
+    std::vector<std::pair<std::string, Matrix<double>>> weights;
+    for (const auto& [tensor, info] : golden.tensors())
+      if (tensor.rfind("weight.", 0) == 0) weights.emplace_back(tensor, *golden.read<double>(tensor));
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [tensor, numbers] : weights)
+      tensors.push_back({tensor.substr(7), ArrayToWrite(numbers.data(), golden.info(tensor).shape)});
+    write_safetensors(folder / "model.safetensors", tensors);
+    io_test::write_bytes(folder / "config.json", golden.metadata().at("config"));
+    std::string ids;
+    for (const auto id : golden.read_integers("input.input_ids")) ids += (ids.empty() ? "" : ",") + std::to_string(id);
+    const fs::path out = folder / "out.safetensors";
+    run_well(folder, "explain",
+             {"--model", folder.path().string(), "--tokens", ids, "--method", "gradient-x-input", "--target",
+              std::to_string(golden.read_integers("expected.target_token").front()), "--save-gradients", "--precision", "float64", "--out",
+              out.string()});
+    const SafetensorsFile saved(out);
+    for (const std::string layer : {"layer0", "layer1"})
+      for (const std::string mixer : {"", "attention_"}) {
+        INFO(layer << " " << mixer);
+        const Matrix<double> expected = *golden.read<double>("expected." + layer + "_" + mixer + "grad_y");
+        for (const std::string& tensor : {layer + "." + mixer + "grad_y", layer + ".grad_" + mixer + "y"}) {
+          REQUIRE(saved.info(tensor).shape == std::vector<Index>{expected.rows(), expected.cols()});
+          CHECK((saved.read<double>(tensor).matrix() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
+                1e-11 * expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
+        }
+      }
   }
 }
 

@@ -253,6 +253,18 @@ TEST_CASE("materialize: weights may be a model's folder, and a mask is not taken
   CHECK(layer(models + "mamba", states.string(), found).matrix() == expected.matrix());
 }
 
+TEST_CASE("materialize: a file of a mask alone holds no input", "[materialize]") {
+  const TemporaryFolder folder;
+  const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";
+  for (const std::string name : {"attention_mask", "input.attention_mask"}) {
+    INFO(name);
+    const std::string file = (folder / "mask.safetensors").string();
+    write_safetensors(file, {{name, std::vector<std::int64_t>{0, 1, 1, 1}}});
+    check_mistake("materialize", {"--arch", "mamba", "--weights", golden.string(), "--prefix", "weight", "--input", file},
+                  "mask.safetensors holds no input; name the input as " + file + ":TENSOR", "out.safetensors");
+  }
+}
+
 TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materialize]") {
   const std::string golden = (fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors").string();
   const std::vector<std::string> layer{"--arch", "mamba", "--weights", golden, "--input", golden};

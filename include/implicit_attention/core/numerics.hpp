@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/types.hpp>
 
@@ -80,23 +81,28 @@ template <Real Scalar>
 void sqrt_one_minus_square_in_place(Numbers<Scalar> log_a) {
   log_a = (-(Scalar(2) * log_a).expm1()).sqrt();
 }
-/// A new matrix of the same numbers, changed by function(numbers) while they are in the nearest cache.
+/// A new matrix of the same numbers, changed by function(numbers): panel by panel while they are in the nearest cache, or in panels of
+/// `numbers` through an executor.
 template <Real Scalar, class Function>
-[[nodiscard]] Matrix<Scalar> changed_rows(ConstView<Scalar> x, const Function& function) {
+[[nodiscard]] Matrix<Scalar> changed(ConstView<Scalar> x, const Function& function, const Executor& executor = serial_executor(),
+                                     Index numbers = cached_panel) {
   Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), x.cols(), "an activation");
-  const Index high = std::max<Index>(1, 4096 / std::max<Index>(1, x.cols()));
-  for (Index row = 0; row < x.rows(); row += high) {
-    View<Scalar> panel(out.data() + row * x.cols(), std::min(high, x.rows() - row), x.cols());
-    panel = ConstView<Scalar>(x.middleRows(row, panel.rows()));
-    function(Numbers<Scalar>(panel.data(), panel.size()));
-  }
+  for_row_panels(
+      x.rows(), x.cols(), executor,
+      [&](Index first, Index count) {
+        View<Scalar> panel(out.data() + first * x.cols(), count, x.cols());
+        panel = ConstView<Scalar>(x.middleRows(first, count));
+        function(Numbers<Scalar>(panel.data(), panel.size()));
+      },
+      numbers);
   return out;
 }
+/// The same of an expression, which is evaluated whole.
 template <class Derived, class Function>
 [[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x, const Function& function) {
   using Scalar = typename Derived::Scalar;
   if constexpr (viewable<Derived> && bool(Derived::IsRowMajor)) {
-    return changed_rows<Scalar>(x.derived(), function);
+    return changed<Scalar>(ConstView<Scalar>(x.derived()), function);
   } else {
     Matrix<Scalar> out = large_matrix(x);
     function(Numbers<Scalar>(out.data(), out.size()));

@@ -16,8 +16,8 @@
   TEMPLATE void detail::take_values(Function, detail::Numbers<S>);                                                                         \
   TEMPLATE void detail::take_slopes(Function, detail::Numbers<S>);                                                                         \
   TEMPLATE void detail::take_scales(Function, detail::Numbers<S>);                                                                         \
-  TEMPLATE Matrix<S> detail::function_by_rows(detail::TakeFunction<S>, Function, ConstView<S>, const Executor&);                           \
   TEMPLATE Matrix<S> function_values(Function, ConstView<S>);                                                                              \
+  TEMPLATE Matrix<S> function_values(Function, ConstView<S>, const Executor&);                                                             \
   TEMPLATE Matrix<S> function_slopes(Function, ConstView<S>);                                                                              \
   TEMPLATE Matrix<S> function_scales(Function, ConstView<S>);                                                                              \
   TEMPLATE class Norm<S>;                                                                                                                  \

@@ -242,8 +242,9 @@ template <Real Scalar>
 template <class Derived>
 class LayerInterface {
  public:
-  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded. Activations may view u, which must stay alive;
-  /// a temporary matrix is taken over.
+  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded. Activations may view u's numbers, which must
+  /// outlive them: the matrix that u is, or is a block or a map of. A temporary matrix is taken over; a block of one is not, and its view
+  /// would be of freed memory (`layer.activations(read().topRows(9))`): keep the matrix, or pass `Matrix<Scalar>(block)`.
   template <class Input, class Layer = Derived>
   [[nodiscard]] typename Layer::Activations activations(Input&& u, const typename Layer::State* initial = nullptr,
                                                         const Executor& executor = serial_executor()) const {

@@ -154,7 +154,7 @@ Rwkv7<S>::Rwkv7(Weights weights, Options options) : weights_(std::move(weights))
 
 template <Real S>
 Rwkv7<S> Rwkv7<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options, bool first) {
-  const bool of_fla = tensors.has("r_proj.weight") || tensors.has("k_proj.weight");
+  const bool of_fla = detail::has_fla_names(tensors);
   const auto one_of = [&](std::string_view author, std::string_view fla) {  // where neither is there, the one that such a file has
     return tensors.has(author) || (!of_fla && !tensors.has(fla)) ? author : fla;
   };

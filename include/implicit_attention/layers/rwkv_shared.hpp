@@ -59,13 +59,19 @@ template <Real Scalar>
   return *names.begin();
 }
 
+/// Whether the projections have flash-linear-attention's names rather than the author's; by either, so that a lost one is named as missing.
+template <Real Scalar>
+[[nodiscard]] bool has_fla_names(const PrefixedTensors<Scalar>& tensors) {
+  return tensors.has("r_proj.weight") || tensors.has("k_proj.weight");
+}
+
 /// The map called `name`: BlinkDL stores the factors of x w1 w2 and the bias w0; flash-linear-attention the transposes of the factors, as
 /// weights of linear maps.
 template <Real Scalar>
 [[nodiscard]] LowRankMap<Scalar> read_low_rank(const PrefixedTensors<Scalar>& tensors, const std::string& name, bool biased) {
   const std::string lora = name + "_lora.lora.";
   LowRankMap<Scalar> map;
-  if (tensors.has(lora + "0.weight") || tensors.has("r_proj.weight") || tensors.has("k_proj.weight")) {
+  if (tensors.has(lora + "0.weight") || has_fla_names(tensors)) {
     map = {tensors.required(lora + "0.weight", 2), tensors.required(lora + "2.weight", 2), {}};
     if (biased) map.bias = tensors.required(lora + "2.bias");
   } else {

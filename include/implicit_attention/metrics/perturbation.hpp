@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -10,29 +11,32 @@
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// f after the first share of tokens in the order is taken away: values[s] = f(all without the first k_s), fractions[s] = the share gone.
+namespace detail {
+/// f over the steps, each time of the tokens that `kept` keeps when the first so many of the order are told; errors name the metric.
 template <PerturbedModel Model>
-[[nodiscard]] Curve perturbation_curve(const Scores& scores, RemovalOrder first, const Steps& steps, Model&& model) {
+[[nodiscard]] Curve curve_of_kept(std::string_view metric, const Scores& scores, RemovalOrder first, const Steps& steps, Model& model,
+                                  KeptTokens (*kept)(const std::vector<Index>& order, Index count)) {
   const std::vector<Index> order = order_of(scores, first);
   Curve curve;
   for (const auto& [fraction, count] : steps.of(scores.size())) {
     curve.fractions.push_back(fraction);
-    curve.values.push_back(detail::run_kept("perturbation", model, without_first(order, count)));
+    curve.values.push_back(run_kept(metric, model, kept(order, count)));
   }
   return curve;
+}
+}  // namespace detail
+
+/// f after the first share of tokens in the order is taken away: values[s] = f(all without the first k_s), fractions[s] = the share gone.
+template <PerturbedModel Model>
+[[nodiscard]] Curve perturbation_curve(const Scores& scores, RemovalOrder first, const Steps& steps, Model&& model) {
+  return detail::curve_of_kept("perturbation", scores, first, steps, model, without_first);
 }
 
 /// f when only the first share of tokens in the order is there, from none on: values[s] = f(the first k_s alone), fractions[s] = the
 /// share that is there.
 template <PerturbedModel Model>
 [[nodiscard]] Curve insertion_curve(const Scores& scores, RemovalOrder first, const Steps& steps, Model&& model) {
-  const std::vector<Index> order = order_of(scores, first);
-  Curve curve;
-  for (const auto& [fraction, count] : steps.of(scores.size())) {
-    curve.fractions.push_back(fraction);
-    curve.values.push_back(detail::run_kept("insertion", model, only_first(order, count)));
-  }
-  return curve;
+  return detail::curve_of_kept("insertion", scores, first, steps, model, only_first);
 }
 
 /// Positive perturbation (arXiv 2403.01590, section 4.2; Chefer et al. 2021): the area under f while the most relevant tokens go first.

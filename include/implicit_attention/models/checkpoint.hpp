@@ -128,6 +128,12 @@ void expect_tensors(const Configuration& configuration, std::initializer_list<st
   }
 }
 
+/// Whether any of these tensors is there.
+template <Real Scalar>
+[[nodiscard]] bool has_any(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+  return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return tensors.has(name); });
+}
+
 /// Tensors that every public layer of a family has, though the kind of layer as such can be without them: a lost one would be taken for a
 /// part that is not there.
 template <Real Scalar>

@@ -46,7 +46,7 @@ template <Real Scalar>
   std::vector<GatedFeedForward<Scalar>> experts;
   if (tensors.has("experts.gate_up_proj"))
     experts = read_stacked_experts(tensors, "experts.gate_up_proj", "experts.down_proj");
-  else if (tensors.has("experts.0.w1.weight") || tensors.has("experts.0.w3.weight"))
+  else if (has_any(tensors, {"experts.0.w1.weight", "experts.0.w3.weight"}))
     experts = read_experts(tensors, count, Function::silu, "w1", "w3", "w2");
   else
     experts = read_experts(tensors, count);

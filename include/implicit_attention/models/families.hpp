@@ -149,7 +149,7 @@ template <Real S>
       {"rwkv5", "RWKV-5", "Rwkv5ForCausalLM", "rwkv5_lm.hpp", "rwkv.blocks.N.attention.ln_x.weight or blocks.N.att.ln_x.weight",
        [](const F& f) { return f.is_type({"rwkv5"}) || (f.untyped() && (f.has("rwkv.blocks.", ".ln_x.weight") || f.has("blocks.", ".ln_x.weight"))); },
        [](const T& t, const C& c) { return load_rwkv5_lm<S>(t, c); }},
-      {"rwkv", "RWKV-4", "RwkvForCausalLM", "rwkv4_lm.hpp", "rwkv.blocks.N.attention.time_mix_key or blocks.N.att.time_mix_k",
+      {"rwkv", "RWKV-4", "RwkvForCausalLM", "rwkv4_lm.hpp", "rwkv.blocks.N.attention.*, blocks.N.attention.* or blocks.N.att.*",
        [](const F& f) { return f.is_type({"rwkv", "rwkv4"}) || (f.untyped() && (f.has("rwkv.blocks.", ".attention.") || f.has("blocks.", ".attention.") || f.has("blocks.", ".att."))); },
        [](const T& t, const C& c) { return load_rwkv4_lm<S>(t, c); }},
       {"recurrent_gemma", "Griffin", "RecurrentGemmaForCausalLM", "griffin_lm.hpp", "model.layers.N.temporal_block.*",

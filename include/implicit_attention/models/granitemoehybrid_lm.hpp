@@ -20,8 +20,7 @@ template <Real S>
   GatedFeedForward<S> shared = read_joined_part(block.below("shared_mlp."), "input_linear.weight", "output_linear.weight", Function::silu);
   expect_integer(configuration, {"shared_intermediate_size"}, shared.inner_width(), "half of the rows of shared_mlp.input_linear.weight");
   const PrefixedTensors<S> sparse = block.below("block_sparse_moe.");
-  const bool has_experts = sparse.has("router.layer.weight");
-  if (!has_experts) {
+  if (!has_experts(sparse)) {
     expect_integer(configuration, {"num_local_experts"}, 0, message("tensor ", sparse.prefix(), "router.layer.weight is missing"));
     return feed_forward_part(std::move(shared));
   }

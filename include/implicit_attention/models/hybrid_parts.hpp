@@ -85,7 +85,19 @@ inline void ignore_keys_of_parts(const Configuration& configuration) {
 /// layer is not taken for one of another kind.
 template <Real S>
 [[nodiscard]] bool has_attention(const PrefixedTensors<S>& tensors) {
-  return tensors.has("q_proj.weight") || tensors.has("k_proj.weight") || tensors.has("v_proj.weight");
+  return has_any(tensors, {"q_proj.weight", "k_proj.weight", "v_proj.weight"});
+}
+
+/// Whether they are a mixture of experts': by what no dense MLP has, a router under any family's name, what goes with one, a second expert.
+template <Real S>
+[[nodiscard]] bool has_experts(const PrefixedTensors<S>& tensors) {
+  return has_any(tensors, {"gate.weight", "gate.e_score_correction_bias", "shared_expert_gate.weight", "router.weight",
+                           "router.layer.weight", "experts.1.up_proj.weight"});
+}
+/// Whether experts that every token uses are below `shared_experts.`.
+template <Real S>
+[[nodiscard]] bool has_shared_experts(const PrefixedTensors<S>& tensors) {
+  return has_any(tensors, {"shared_experts.up_proj.weight", "shared_experts.down_proj.weight"});
 }
 
 /// `num_attention_heads`, which the rows of the queries must be of.

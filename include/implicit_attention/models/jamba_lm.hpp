@@ -16,9 +16,9 @@ namespace detail {
 /// Experts behind a softmax over all of them that is not renormalised over the chosen; or one MLP, which some old files call `experts.0`.
 template <Real S>
 [[nodiscard]] PartPointer<S> read_jamba_feed_forward(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
-  if (!tensors.has("router.weight") && !tensors.has("experts.1.up_proj.weight"))
-    return feed_forward_part(read_gated_part(
-        tensors.has("gate_proj.weight") || tensors.has("up_proj.weight") ? tensors : tensors.below("experts.0."), configuration));
+  if (!has_experts(tensors))
+    return feed_forward_part(
+        read_gated_part(has_any(tensors, {"gate_proj.weight", "up_proj.weight"}) ? tensors : tensors.below("experts.0."), configuration));
   typename MixtureOfExperts<S>::Weights w;
   typename MixtureOfExperts<S>::Options options;
   w.router_weight = tensors.required("router.weight", 2);
@@ -61,7 +61,7 @@ template <Real Scalar>
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
     attends.push_back(detail::has_attention(block.below("self_attn.")));
-    has_experts.push_back(block.has("feed_forward.router.weight") || block.has("feed_forward.experts.1.up_proj.weight"));
+    has_experts.push_back(detail::has_experts(block.below("feed_forward.")));
     kinds.emplace_back(attends.back() ? "attention" : "mamba");
     PartPointer<Scalar> mixer = attends.back() ? mixer_part(detail::read_attention(block.below("self_attn."), configuration))
                                                : mixer_part(detail::read_mamba(block.below("mamba."), configuration));

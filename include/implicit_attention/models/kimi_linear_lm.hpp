@@ -22,7 +22,7 @@ template <Real Scalar>
   w.router_weight = tensors.required("gate.weight", 2);
   w.correction_bias = tensors.required("gate.e_score_correction_bias", 1);
   w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
-  if (tensors.has("shared_experts.up_proj.weight") || tensors.has("shared_experts.down_proj.weight"))
+  if (has_shared_experts(tensors))
     w.shared = GatedFeedForward<Scalar>::from_tensors(PrefixedTensors<Scalar>(tensors.source(), tensors.prefix() + "shared_experts."),
                                                       Function::silu);
   const Index inner = std::max(w.experts.empty() ? Index(1) : w.experts.front().inner_width(), Index(1));
@@ -85,7 +85,7 @@ template <Real Scalar>
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string name = message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn.");
-    const bool is_full = attention.has("kv_a_proj_with_mqa.weight") || attention.has("kv_b_proj.weight");
+    const bool is_full = detail::has_any(attention, {"kv_a_proj_with_mqa.weight", "kv_b_proj.weight"});
     for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})  // counted from 1
       detail::expect_layer_is(configuration, key, detail::listed(configuration, key, layer, 1),
                               is_full == (key == "linear_attn_config.full_attn_layers"), layer, "listed");
@@ -107,11 +107,9 @@ template <Real Scalar>
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
-    const PrefixedTensors<Scalar> sparse(
-        source, name + (block.has("block_sparse_moe.gate.weight") || block.has("block_sparse_moe.gate.e_score_correction_bias")
-                            ? "block_sparse_moe."
-                            : "mlp."));
-    const bool is_sparse = sparse.has("gate.weight") || sparse.has("gate.e_score_correction_bias");
+    const PrefixedTensors<Scalar> sparse =
+        block.below(detail::has_experts(block.below("block_sparse_moe.")) ? "block_sparse_moe." : "mlp.");
+    const bool is_sparse = detail::has_experts(sparse);
     has_experts = has_experts || is_sparse;
     feeds.emplace_back(is_sparse ? "sparse" : "dense");
     if (configuration.has("first_k_dense_replace"))

@@ -100,7 +100,7 @@ template <Real Scalar>
       mixer = mixer_part(detail::read_short_convolution(conv, configuration));
     }
     const PrefixedTensors<Scalar> feed(source, name + "feed_forward.");
-    const bool is_sparse = feed.has("gate.weight");
+    const bool is_sparse = detail::has_experts(feed);
     if (dense_layers)
       detail::expect_layer_is(configuration, with_experts ? "num_dense_layers" : "model_type", layer >= *dense_layers, is_sparse, layer,
                               "a mixture of experts");

@@ -60,7 +60,7 @@ template <Real Scalar>
   // Of the norms of B and C both spellings are about.
   const char* const B_norm = tensors.has("B_layernorm.weight") ? "B_layernorm.weight" : "b_layernorm.weight";
   const char* const C_norm = tensors.has("C_layernorm.weight") ? "C_layernorm.weight" : "c_layernorm.weight";
-  const bool weighted = tensors.has("dt_layernorm.weight") || tensors.has(B_norm) || tensors.has(C_norm);
+  const bool weighted = has_any(tensors, {"dt_layernorm.weight", B_norm, C_norm});
   if (weighted)
     for (const char* name : {"dt_layernorm.weight", B_norm, C_norm}) static_cast<void>(tensors.required(name, 1));
   else if (type == "jamba")

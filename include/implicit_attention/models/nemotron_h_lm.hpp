@@ -25,7 +25,7 @@ template <Real S>
   w.experts = tensors.has("experts.up_proj")
                   ? read_stacked_experts(tensors, "experts.up_proj", "experts.down_proj", Function::relu_squared, false)
                   : read_experts(tensors, w.router_weight.rows(), Function::relu_squared, "");
-  if (tensors.has("shared_experts.up_proj.weight") || tensors.has("shared_experts.down_proj.weight"))
+  if (has_shared_experts(tensors))
     w.shared = GatedFeedForward<S>::from_tensors(tensors.below("shared_experts."), Function::relu_squared, "");
   w.fc1_latent_weight = tensors.optional("fc1_latent_proj.weight", 2);
   w.fc1_latent_bias = tensors.optional("fc1_latent_proj.bias", 1);
@@ -89,7 +89,7 @@ template <Real Scalar>
         kinds.emplace_back("attention");
         return mixer_part(detail::read_attention(mixer, configuration));
       }
-      if (mixer.has("gate.weight") || mixer.has("gate.e_score_correction_bias")) {
+      if (detail::has_experts(mixer)) {
         kinds.emplace_back("moe");
         return feed_forward_part(detail::read_nemotron_experts(mixer, configuration));
       }

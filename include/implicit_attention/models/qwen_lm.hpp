@@ -20,7 +20,7 @@ template <Real Scalar>
   typename MixtureOfExperts<Scalar>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
   w.experts = read_routed_experts(tensors, configuration, w.router_weight.rows());
-  if (tensors.has("shared_expert.up_proj.weight") || tensors.has("shared_expert_gate.weight")) {
+  if (has_any(tensors, {"shared_expert.up_proj.weight", "shared_expert_gate.weight"})) {
     const PrefixedTensors<Scalar> shared(tensors.source(), tensors.prefix() + "shared_expert.");
     w.shared = read_gated_part(shared, configuration, Scalar(1), "shared_expert_intermediate_size");
     w.shared_gate_weight = tensors.required("shared_expert_gate.weight", 2);
@@ -105,7 +105,7 @@ template <Real Scalar>
       detail::expect_delta_rule(configuration, read);
       mixer = mixer_part(std::move(read));
     }
-    const bool sparse = mlp.has("gate.weight") || mlp.has("shared_expert_gate.weight");
+    const bool sparse = detail::has_experts(mlp);
     detail::expect_layer_is(configuration, "decoder_sparse_step or mlp_only_layers", detail::qwen_layer_is_sparse(configuration, layer),
                             sparse, layer, "a mixture of experts");
     PartPointer<Scalar> feed_forward =

@@ -146,7 +146,7 @@ template <Real Scalar>
 template <Real Scalar>
 [[nodiscard]] Rwkv7<Scalar> read_rwkv7(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   const double size = static_cast<double>(tensors.required("r_k", 2).cols()), norm_eps = positive_number(configuration, {"norm_eps"}, 1e-5);
-  const bool by_head = configuration.has("norm_eps") || tensors.has("r_proj.weight");
+  const bool by_head = configuration.has("norm_eps") || has_fla_names(tensors);
   const auto holds = [&](std::string_view part) { return tensors.prefix().find(part) != std::string::npos; };
   Rwkv7<Scalar> layer = Rwkv7<Scalar>::from_tensors(tensors, {group_norm_eps(configuration, by_head ? size * norm_eps : 64e-5)},
                                                     holds("blocks.0.") || holds("layers.0."));

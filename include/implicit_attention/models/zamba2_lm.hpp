@@ -51,7 +51,7 @@ template <Real Scalar>
   Index visit = 0;
   for (Index layer = 0; layer < layers; ++layer) {
     const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
-    if (!block.has("linear.weight") && !block.has("mamba_decoder.input_layernorm.weight")) {
+    if (!detail::has_any(block, {"linear.weight", "mamba_decoder.input_layernorm.weight"})) {
       kinds.emplace_back("mamba");
       parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps),
                                 mixer_part(detail::read_mamba2(block.below("mamba."), configuration))}}});

@@ -177,8 +177,12 @@ class FormHistory {
     } else if (const auto* head = piece.recurrence.heads()) {
       is(Kind::heads, head->channels == fixed_heads_.channels && head->heads == fixed_heads_.heads && head->groups == fixed_heads_.groups &&
                           head->state == fixed_heads_.state && head->transition == fixed_heads_.transition &&
-                          head->read_before_update == fixed_heads_.read_before_update &&
-                          piece.continuation.ends_open == constants_.continuation.ends_open);
+                          head->read_before_update == fixed_heads_.read_before_update);
+      if (const bool open = piece.continuation.ends_open; seen > 0 && open != constants_.continuation.ends_open)
+        raise(ErrorKind::value,
+              message("StreamingAttention: continuation.ends_open is ", open ? "true" : "false", ", expected ", open ? "false" : "true",
+                      " as in the pieces before: either every token writes half of itself with the next one (Mamba-3), or none does; "
+                      "append forms of one layer only, as its lower() gives them"));
       if (seen > 0 && piece.continuation.ends_open) {
         if (piece.continuation.second_half.empty())
           raise(ErrorKind::shape,

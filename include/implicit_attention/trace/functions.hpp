@@ -182,29 +182,31 @@ void take_scales(Function function, Numbers<Scalar> x) {
 
 template <Real Scalar>
 using TakeFunction = void (*)(Function, Numbers<Scalar>);
-
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> taken(TakeFunction<Scalar> take, Function function, ConstView<Scalar> x) {
-  return changed_rows<Scalar>(x, [&](Numbers<Scalar> numbers) { take(function, numbers); });
-}
 }  // namespace detail
 
 /// f(x) of every number.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_values(Function function, ConstView<Scalar> x) {
-  return detail::taken<Scalar>(detail::take_values<Scalar>, function, x);
+  return detail::changed<Scalar>(x, [function](detail::Numbers<Scalar> numbers) { detail::take_values<Scalar>(function, numbers); });
+}
+
+/// The same through an executor.
+template <Real Scalar>
+[[nodiscard]] Matrix<Scalar> function_values(Function function, ConstView<Scalar> x, const Executor& executor) {
+  return detail::changed<Scalar>(
+      x, [function](detail::Numbers<Scalar> numbers) { detail::take_values<Scalar>(function, numbers); }, executor, detail::shared_panel);
 }
 
 /// f'(x) of every number.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_slopes(Function function, ConstView<Scalar> x) {
-  return detail::taken<Scalar>(detail::take_slopes<Scalar>, function, x);
+  return detail::changed<Scalar>(x, [function](detail::Numbers<Scalar> numbers) { detail::take_slopes<Scalar>(function, numbers); });
 }
 
 /// f(x) / x of every number, for a homogeneous function: the scale that relevance holds.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_scales(Function function, ConstView<Scalar> x) {
-  return detail::taken<Scalar>(detail::take_scales<Scalar>, function, x);
+  return detail::changed<Scalar>(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -17,11 +17,10 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real Scalar>
 class Norm {
  public:
-  using Numbers = Eigen::Array<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   /// What one forward pass leaves, one number a token and group.
   struct Statistics {
-    Numbers mean;   ///< (L, groups), zero for RMSNorm
-    Numbers scale;  ///< (L, groups): 1 / sqrt(mean square + eps): what every number of the group is multiplied by
+    Matrix<Scalar> mean;   ///< (L, groups), zero for RMSNorm
+    Matrix<Scalar> scale;  ///< (L, groups): 1 / sqrt(mean square + eps): what every number of the group is multiplied by
   };
 
   Norm() = default;
@@ -108,17 +107,16 @@ void Norm<Scalar>::each_group(const Body& body) const {
 
 template <Real Scalar>
 typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, const Executor& executor) const {
-  const Index size = width() / groups_;
   Statistics s;
   s.mean.setZero(r.rows(), groups_);
   s.scale.resize(r.rows(), groups_);
   detail::for_row_panels(r.rows(), r.cols(), executor, [&](Index first, Index count) {
     for (Index token = first; token < first + count; ++token)
-      for (Index group = 0; group < groups_; ++group) {
-        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, group * size), size);
+      each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
+        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, column), weight.size());
         if (centred_) s.mean(token, group) = numbers.mean();
         s.scale(token, group) = Scalar(1) / std::sqrt((numbers - s.mean(token, group)).square().mean() + eps_);
-      }
+      });
   });
   return s;
 }

@@ -60,15 +60,7 @@ template <Real S>
 }
 
 namespace detail {
-/// One of take_values, take_slopes and take_scales, through the executor.
-template <Real S>
-[[nodiscard]] Matrix<S> function_by_rows(TakeFunction<S> take, Function function, ConstView<S> x, const Executor& executor) {
-  return filled_by_rows<S>(x.rows(), x.cols(), executor, [&](View<S> panel, Index first, Index count) {
-    panel = ConstView<S>(x.middleRows(first, count));
-    take(function, numbers_in<S>(panel));
-  });
-}
-/// The same of rows of x, as factors of numbers that are there.
+/// One of take_values, take_slopes and take_scales of rows of x, as factors of numbers that are there.
 template <Real S>
 void multiply_by_function(Numbers<S> numbers, TakeFunction<S> take, Function function, ConstView<S> x) {
   Matrix<S> factors = x;
@@ -80,7 +72,7 @@ void multiply_by_function(Numbers<S> numbers, TakeFunction<S> take, Function fun
 /// f(x), number by number. Relevance goes through functions f(x) = scale(x) x; it has no rule for the others.
 template <Real S>
 [[nodiscard]] Value<S> apply_function(Function function, const Value<S>& x) {
-  Matrix<S> out = detail::function_by_rows<S>(detail::take_values<S>, function, *x, x.trace->executor());
+  Matrix<S> out = function_values<S>(function, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x, function](Back<S>& back, Matrix<S>& g) {
     if (!back.exact() && !homogeneous(function)) return back.cannot_treat(function_name(function));
@@ -102,7 +94,7 @@ template <Real S>
 }
 template <Real S>
 [[nodiscard]] Value<S> softplus(const Value<S>& x) {
-  Array<S> out = detail::function_by_rows<S>(detail::take_values<S>, Function::softplus, *x, x.trace->executor());
+  Array<S> out = function_values<S>(Function::softplus, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(out, [x = x.link(), out](Back<S>& back, Matrix<S>& g) {  // the slope 1 - exp(-out): x need not be kept
     if (!back.exact()) return back.cannot_treat(function_name(Function::softplus));

@@ -38,16 +38,6 @@ void for_product_tiles(Index rows, Index columns, const Executor& executor, cons
   executor(down * across, tile);
 }
 
-/// Calls body(first, count) for neighbouring rows of (rows, columns) numbers through the executor: work that is done number by number or
-/// row by row. The cut depends on the sizes alone; few numbers are done at once.
-template <class Body>
-void for_row_panels(Index rows, Index columns, const Executor& executor, const Body& body) {
-  constexpr Index numbers = Index(1) << 16;
-  const Index high = std::max<Index>(1, numbers / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
-  if (panels <= 1) return body(Index(0), rows);
-  executor(panels, [&](Index index) { body(index * high, std::min(high, rows - index * high)); });
-}
-
 /// Rows of a matrix, or a panel of neighbouring rows, as numbers in a row.
 template <Real Scalar>
 [[nodiscard]] Numbers<Scalar> numbers_in(Matrix<Scalar>& matrix, Index first, Index count) {

@@ -98,8 +98,7 @@ template <Real S>
   };
   Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
   {
-    const Matrix<S> gates =
-        gate.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(detail::take_values<S>, gate.function, *gate.z, trace.executor());
+    const Matrix<S> gates = gate.z.empty() ? Matrix<S>() : function_values<S>(gate.function, *gate.z, trace.executor());
     ScanInput<S> input;
     input.x = x.numbers;
     input.initial_state = initial_state;
@@ -116,7 +115,7 @@ template <Real S>
   const Value<S> kept = x_of.z.empty() ? x : x.link();
   auto way_back = [recurrence, inputs, gate, skip, kept, x_of, initial_state, surround](Back<S>& back, const Matrix<S>& g) {
     const auto values = [&](const FunctionOf<S>& of) {
-      return of.z.empty() ? Matrix<S>() : detail::function_by_rows<S>(detail::take_values<S>, of.function, *of.z, back.executor());
+      return of.z.empty() ? Matrix<S>() : function_values<S>(of.function, *of.z, back.executor());
     };
     const bool gated = !gate.z.empty();
     const Matrix<S> gates = values(gate);
