@@ -22,7 +22,7 @@ template <Real S>
   const PrefixedTensors<S> sparse = block.below("block_sparse_moe.");
   const bool has_experts = sparse.has("router.layer.weight");
   if (!has_experts) {
-    expect_integer(configuration, {"num_local_experts"}, 0, message("tensor ", sparse.prefix(), "router.layer.weight is missing"));
+    expect_integer(configuration, {"num_local_experts"}, 0, message("tensor ", sparse.prefix_in_file(), "router.layer.weight is missing"));
     return feed_forward_part(std::move(shared));
   }
   typename MixtureOfExperts<S>::Weights w;
