@@ -318,6 +318,18 @@ void evaluate_texts(const Options& options, const Setting& setting, const Texts&
   bar.finish();
 }
 
+/// Says which options are given that none of the methods looks at. Maps of layers, where there are edges, look at both.
+void note_options_without_effect(const CLI::App& app, const std::vector<MethodRow>& rows, bool with_maps) {
+  const auto note = [&](const char* option, const char* what_for, const auto& looks_at_it) {
+    if (!given(app, option) || with_maps) return;
+    if (std::any_of(rows.begin(), rows.end(), [&](const MethodRow& row) { return looks_at_it(row.method); })) return;
+    std::fprintf(stderr, "evaluate: %s has no effect on these methods: it is for %s\n", option, what_for);
+  };
+  note("--terms", "methods made of the implicit attention, such as vector-rollout",
+       [](Method method) { return method_info(method).from_attention; });
+  note("--reduce", "raw and rollout", [](Method method) { return method == Method::raw || method == Method::rollout; });
+}
+
 Shard share_of(const Options& options) { return options.shard ? Shard::parse(*options.shard) : Shard(); }
 
 /// Evaluates the texts; with --shard or a file of lines only a share of them, whose results are written and are no evaluation yet; with
@@ -505,6 +517,7 @@ int main(int argument_count, char** arguments) {
                  evaluation_text(*evaluation, terminal.interactive ? terminal.width : 0));
       });
     }
+    if (ranks.first()) note_options_without_effect(app, rows, !given(app, "--causes") && options.edges > 0);
     if (!options.out.empty() && !options.markdown) std::printf("%sWritten to %s\n", lines ? "" : "\n", options.out.c_str());
   });
 }

@@ -47,6 +47,15 @@ void check_combinations(const CLI::App& app) {
     if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
+/// The method where none is named: one that the other options are about.
+std::string default_method(const CLI::App& app) {
+  if (given(app, "--reduce")) return "raw";  // which of the methods it can be about needs one row a layer
+  if (given(app, "--baseline") || given(app, "--steps")) return "integrated-gradients";
+  if (!given(app, "--target") && !given(app, "--contrast")) return "contribution-norms";
+  if (given(app, "--layer")) return "relevance-attention";
+  return given(app, "--terms") ? "vector-rollout" : "relevance";
+}
+
 /// Says, when the work is done, which options are given that none of the methods looks at.
 void note_options_without_effect(const CLI::App& app, const ExplanationOptions& question) {
   const std::vector<NamedMethod> methods = methods_of(question);
@@ -137,8 +146,10 @@ int main(int argument_count, char** arguments) {
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
   app.add_option("--method", question.methods,
-                 "how tokens are scored (contribution-norms; with --reduce, raw); several are separated by commas: " +
-                     joined(attribution_method_names(), ", "))
+                 "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
+                     "; without it, contribution-norms, which need no target, and what other options are about: with --target or "
+                     "--contrast relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with --baseline or "
+                     "--steps integrated-gradients, with --reduce raw")
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->check(not_empty())
@@ -203,8 +214,7 @@ int main(int argument_count, char** arguments) {
   Index failed = 0;
   const int status = run_program(app, argument_count, arguments, [&] {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
-    if (given(app, "--reduce") && !given(app, "--method"))
-      question.methods = "raw";  // which of the methods it can be about needs one row a layer
+    if (!given(app, "--method")) question.methods = default_method(app);
     check_question(question);
     check_combinations(app);
     Ranks ranks;

@@ -22,6 +22,7 @@
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
+#include <implicit_attention/io/text.hpp>
 #include <implicit_attention/models/families.hpp>
 
 #include "support/canvas.hpp"
@@ -343,12 +344,17 @@ void check_finite_input(const SafetensorsFile& file, const std::string& tensor, 
                                   column, " (tensor ", tensor, "), expected finite numbers"));
 }
 
-/// Integers, one a token of each sequence: (batch, tokens), or (tokens) of one.
-std::vector<Index> read_of_tokens(const SafetensorsFile& file, const std::string& tensor, Index batch, Index tokens) {
+/// Fails (shape) unless a tensor holds a number for every token of every sequence.
+void check_shape_of_tokens(const SafetensorsFile& file, const std::string& tensor, Index batch, Index tokens) {
   const std::vector<Index>& shape = file.info(tensor).shape;
   if (shape != std::vector<Index>{batch, tokens} && !(batch == 1 && shape == std::vector<Index>{tokens}))
     raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected ",
                                     shape_text({batch, tokens}), " = (batch, tokens)"));
+}
+
+/// Integers, one a token of each sequence: (batch, tokens), or (tokens) of one.
+std::vector<Index> read_of_tokens(const SafetensorsFile& file, const std::string& tensor, Index batch, Index tokens) {
+  check_shape_of_tokens(file, tensor, batch, tokens);
   const auto numbers = file.read_integers(tensor);
   return std::vector<Index>(numbers.begin(), numbers.end());
 }
@@ -449,13 +455,31 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
   return input;
 }
 
+/// An attention mask's numbers, (batch * tokens): integers, truth values or floating-point numbers. Fails (value) on one that is neither 0
+/// nor 1, as masks that are added have them.
+std::vector<double> mask_numbers(const SafetensorsFile& file, const std::string& name, Index batch, Index tokens) {
+  check_shape_of_tokens(file, name, batch, tokens);
+  StoredTensor mask = file.stored(name);
+  if (mask.dtype == Dtype::BOOL) mask.dtype = Dtype::U8;  // a byte each
+  if (!mask.readable())
+    raise(ErrorKind::file,
+          message(file.where(), ": tensor ", name, " is ", printable(file.info(name).dtype_text), ", expected BOOL, integers or floats"));
+  std::vector<double> numbers(static_cast<std::size_t>(batch * tokens));
+  mask.widen_rows(0, mask.rows, numbers.data(), mask.columns);
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    if (numbers[i] != 0 && numbers[i] != 1)
+      raise(ErrorKind::value, message(file.where(), ": tensor ", name, " is ", numbers[i], " at token ", static_cast<Index>(i) % tokens,
+                                      " of sequence ", static_cast<Index>(i) / tokens, ", expected 0 where there is padding, else 1"));
+  return numbers;
+}
+
 /// The tokens of each sequence that are text, [first, end): an attention mask of zeros and ones beside the input, with padding on one side
 /// or both. Without a mask, all of them. A mask with holes is refused.
 std::vector<std::pair<Index, Index>> read_mask(const SafetensorsFile& file, Index batch, Index tokens) {
   std::vector<std::pair<Index, Index>> text(static_cast<std::size_t>(batch), {Index(0), tokens});
   const std::string name = file.find("input.attention_mask") ? "input.attention_mask" : "attention_mask";
   if (!file.find(name)) return text;
-  const std::vector<Index> mask = read_of_tokens(file, name, batch, tokens);
+  const std::vector<double> mask = mask_numbers(file, name, batch, tokens);
   for (Index sequence = 0; sequence < batch; ++sequence) {
     const auto at = [&](Index token) { return mask[static_cast<std::size_t>(sequence * tokens + token)]; };
     Index first = 0, end = tokens;
@@ -517,7 +541,10 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const WatchedTensors<Scalar> watched(*checkpoint.source);
   const std::string prefix = weights_prefix<Scalar>(options, watched, family);
   const Configuration configuration = layer_configuration(options, checkpoint);
-  const PartPointer<Scalar> part = family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
+  const PartPointer<Scalar> part = [&] {
+    const detail::NamesRead names;
+    return family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
+  }();
   detail::expect_layer_used(watched, prefix, family.title);
   detail::expect_layer_understood(configuration, family.title);
 

@@ -10,6 +10,7 @@
 
 #include "mean_intervals.hpp"
 #include "method_table.hpp"
+#include "methods_asked.hpp"
 #include "numbers.hpp"
 #include "text.hpp"
 #include "written_json.hpp"
@@ -114,6 +115,42 @@ std::string description(const Evaluation& evaluation) {
   return message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts,
                  evaluation.texts == 1 ? " text of " : " texts of ", evaluation.data, ", ",
                  percent(static_cast<double>(evaluation.right) / static_cast<double>(evaluation.texts)), " predicted right");
+}
+
+/// Whether a row's scores sum to what is explained, by its method and its terms.
+enum class Sum { whole, but_for_the_integral, without_left_out_terms, need_not, of_no_logit };
+Sum sum_of(const EvaluatedMethod& row) {
+  const Method method = parse_method(row.method);
+  std::string terms = row.terms.empty() ? "all" : row.terms;
+  std::replace(terms.begin(), terms.end(), '+', ',');
+  if (conserves(method, Terms::parse(terms))) return Sum::whole;
+  if (method == Method::integrated_gradients) return Sum::but_for_the_integral;
+  if (method == Method::vector_rollout) return Sum::without_left_out_terms;
+  return method_info(method).of_position ? Sum::of_no_logit : Sum::need_not;
+}
+
+/// Which methods' scores sum to what is explained, and by how much they miss it: a line each, and one of all that need not. Lines begin
+/// with `begin`.
+std::string conservation_text(const Evaluation& evaluation, const std::string& begin) {
+  std::string lines, need_not, no_logit;
+  for (const EvaluatedMethod& row : evaluation.methods) {
+    const std::string name = row.terms.empty() ? row.method : message(row.method, " (", row.terms, ")");
+    const Sum sum = sum_of(row);
+    if (sum == Sum::need_not || sum == Sum::of_no_logit) {
+      std::string& list = sum == Sum::need_not ? need_not : no_logit;
+      list += message(list.empty() ? "" : ", ", name);
+      continue;
+    }
+    lines += message(begin, name, ": ",
+                     sum == Sum::whole                  ? "yes, with what biases take"
+                     : sum == Sum::but_for_the_integral ? "yes, with the baseline's, up to the error of the integral"
+                                                        : "no, what the terms left out and the biases give is missing",
+                     "; off by ", significant(bootstrap_mean(row.gaps, 0, 1).mean), " of ",
+                     significant(bootstrap_mean(row.explained, 0, 1).mean), "\n");
+  }
+  if (!need_not.empty()) lines += message(begin, need_not, ": need not\n");
+  if (!no_logit.empty()) lines += message(begin, no_logit, ": explain", no_logit.find(',') == std::string::npos ? "s" : "", " no logit\n");
+  return message("Do scores sum to what is explained? Means over texts, of absolute values:\n", begin.starts_with('-') ? "\n" : "", lines);
 }
 
 std::string removal_text(const Evaluation& evaluation) {
@@ -280,6 +317,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
+  text += message('\n', conservation_text(evaluation, "  "));
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   if (!evaluation.maps.empty())
@@ -294,6 +332,7 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
+  text += message('\n', conservation_text(evaluation, "- "));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
           " Bold: best of its column, random scores aside. ↑ higher is "
           "better, ↓ lower.\n\n";
@@ -335,6 +374,8 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
     }
     for (const std::vector<double>& stage : method.randomized)
       result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
+    const Sum sum = sum_of(method);
+    result["sums_to_explained"] = sum == Sum::whole ? "yes" : sum == Sum::but_for_the_integral ? "up to the error of the integral" : "no";
     if (!method.explained.empty())
       result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean},
                                 {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <numeric>
 #include <string>
 #include <string_view>
@@ -18,6 +19,7 @@
 #include "command_line.hpp"
 #include "continuation.hpp"
 #include "methods_asked.hpp"
+#include "numbers.hpp"
 #include "text.hpp"
 #include "working.hpp"
 
@@ -88,9 +90,26 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
   return "";
 }
 
+/// Fails (limit) where the system has no memory for the logits at every token: numbers as they are computed, and as they are shown.
+void refuse_large_logits(const ExplanationOptions& options, std::size_t tokens, Index vocabulary) {
+  if (!options.all_logits) return;
+  const std::size_t each = (options.precision == "float64" ? sizeof(double) : sizeof(float)) + sizeof(double);
+  const double bytes = static_cast<double>(tokens) * static_cast<double>(vocabulary) * static_cast<double>(each);
+  if (bytes < static_cast<double>(std::size_t{1} << 30U)) return;
+  const bool too_many = bytes > static_cast<double>(std::numeric_limits<std::ptrdiff_t>::max());
+  if (void* const memory = too_many ? nullptr : ::operator new(static_cast<std::size_t>(bytes), std::nothrow)) {
+    ::operator delete(memory);
+    return;
+  }
+  raise(ErrorKind::limit, message("--out: the logits at all of ", grouped(static_cast<Index>(tokens)), " tokens, ", grouped(vocabulary),
+                                  " numbers each, take ", grouped(static_cast<Index>(bytes / 1073741824.0)),
+                                  " GiB, which the system does not give; a .json without --all-logits holds those at the position alone"));
+}
+
 /// All that can be asked of a question without weights, of its text too.
 void check_before_weights(const ExplanationOptions& options, const std::vector<Index>& ids, const Tokenizer& tokenizer) {
   static_cast<void>(named_tokens(options, tokenizer));
+  refuse_large_logits(options, ids.size(), tokenizer.vocabulary_size());
   if (options.generate > 0) return;  // how long the text becomes is not known yet
   static_cast<void>(single_position(options, static_cast<Index>(ids.size())));
   if (options.maps)
@@ -142,7 +161,7 @@ class Questioner {
   }
   /// Lets the model go on after `ids`, and explains each token that it writes.
   [[nodiscard]] Explanation explain_writing(std::vector<Index> ids, const std::vector<Index>& ends, const Run& run) const {
-    run.begin_piece(4 * model().layer_count() * (options_.generate + 1));
+    run.begin_piece(14 * model().layer_count() * (options_.generate + 1));
     Continuation continuation = [&] {
       try {
         return continue_text(model(), ids, options_.generate, ends, run.executor, [] {});
@@ -198,8 +217,9 @@ class Questioner {
     };
     std::vector<bool> maps;
     for (const NamedMethod& named : methods_) maps.push_back(has_map(named));
-    const Index loops = 4 * model().layer_count();
-    run.begin_piece(loops);
+    // A pass has some fourteen loops a layer; logits at every token take as long as so many layers more, in one loop.
+    const Index loops = 14 * model().layer_count();
+    run.begin_piece(options_.all_logits ? loops + 14 * model().vocabulary() / (8 * model().width()) : loops);
     ForwardOptions forward;
     forward.keep = Keep::residuals;
     forward.executor = run.executor;
@@ -234,9 +254,7 @@ class Questioner {
       const NamedMethod& named = methods_[method];
       const Index steps = named.method == Method::integrated_gradients ? (how_.integration_steps > 0 ? how_.integration_steps : 49) : 1;
       const bool shared = method_info(named.method).serves_targets && targets.size() > 1;
-      run.begin_piece(named.method == Method::leave_one_out ? 1
-                      : shared                              ? 2 * loops
-                                                            : 2 * loops * steps * static_cast<Index>(targets.size()));
+      run.begin_piece(named.method == Method::leave_one_out ? 1 : shared ? loops : loops * steps * static_cast<Index>(targets.size()));
       std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared, maps[method]);
       for (std::size_t k = 0; k < targets.size(); ++k) {
         Answer answer = answer_of(named, answers[k]);
@@ -291,7 +309,7 @@ class Questioner {
     answer.explained = static_cast<double>(attribution.explained);
     answer.bias_share = static_cast<double>(attribution.bias_share);
     answer.baseline = static_cast<double>(attribution.baseline);
-    answer.conserves = named.method == Method::relevance || (named.method == Method::vector_rollout && how_.terms == Terms::all());
+    answer.conserves = conserves(named.method, how_.terms);
     answer.terms_left_out = named.method == Method::vector_rollout && !answer.conserves;
     answer.integrates = named.method == Method::integrated_gradients;
     answer.points = attribution.points;

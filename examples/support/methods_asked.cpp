@@ -35,6 +35,10 @@ std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
   return list;
 }
 
+bool conserves(Method method, Terms terms) {
+  return method == Method::relevance || (method == Method::vector_rollout && terms == Terms::all());
+}
+
 std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal) {
   const std::string map = reduction_text(reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
   switch (method) {

@@ -25,6 +25,7 @@ class RedrawnTensors final : public TensorSource<Scalar> {
   [[nodiscard]] std::string where() const override { return source_->where(); }
   [[nodiscard]] std::vector<std::string> names() const override { return source_->names(); }
   [[nodiscard]] std::optional<std::vector<Index>> shape(std::string_view name) const override { return source_->shape(name); }
+  [[nodiscard]] std::string name_in_file(std::string_view name) const override { return source_->name_in_file(name); }
   [[nodiscard]] Array<Scalar> read(std::string_view name) const override {
     Array<Scalar> original = source_->read(name);
     const std::optional<Index> layer = layer_of(name);

@@ -38,19 +38,27 @@ class Work {
     bar_.advance(end_ - done_);
     done_ = end_;
     end_ += steps;
-    loop_ = steps / std::max<Index>(loops, 1);
+    loops_left_ = std::max<Index>(loops, 1);
+    loops_run_ = bodies_ = 0;
   }
-  /// Runs loops on the pool. A loop moves the bar by its share of the piece, and never beyond the piece.
+  /// Runs loops on the pool. A loop moves the bar by its share of what is left of the piece; where there are more loops than were expected,
+  /// by a quarter of that: the bar never stands still, and never goes beyond the piece. A late loop that is larger than all before it together,
+  /// as that of all logits is, has most of what is left.
   [[nodiscard]] Executor executor() {
     return [this](Index count, const std::function<void(Index)>& body) {
       const std::thread::id caller = std::this_thread::get_id();
-      const Index begin = done_;
+      const bool largest = loops_run_ >= 8 && count > bodies_;
+      const Index begin = done_, left = end_ - done_,
+                  loop = largest ? left - left / 10 : left / std::max(loops_left_, loops_expected_least);
+      loops_left_ = std::max<Index>(loops_left_ - 1, 1);
+      ++loops_run_;
+      bodies_ += count;
       std::atomic<Index> finished{0};
       pool_.parallel_for(count, [&](Index i) {
         body(i);
         const Index now = ++finished;
         if (std::this_thread::get_id() != caller) return;  // the caller works too, and it alone draws
-        const Index reached = std::max(done_, std::min(begin + now * loop_ / count, end_));
+        const Index reached = std::max(done_, std::min(begin + now * loop / count, end_));
         bar_.advance(reached - done_);
         done_ = reached;
       });
@@ -59,9 +67,12 @@ class Work {
 
  private:
   static constexpr Index steps = 100000;
+  static constexpr Index loops_expected_least = 4;
   ThreadPool pool_;
   ProgressBar bar_;
-  Index done_ = 0, end_ = 0, loop_ = steps;
+  Index done_ = 0, end_ = 0;
+  Index loops_left_ = 1;              // of the piece, roughly
+  Index loops_run_ = 0, bodies_ = 0;  // in the piece, and how often their bodies were called
 };
 
 }  // namespace implicit_attention::examples

@@ -325,3 +325,39 @@ TEST_CASE("evaluate: shares of the texts joined are the whole", "[evaluate]") {
   fs::remove(files[2] + ".settings.json");
   refused(joined(files), "which says what ");
 }
+
+TEST_CASE("evaluate: it says which scores sum to what is explained, and which options nothing looks at", "[evaluate]") {
+  const TemporaryFolder folder;
+  const std::string data = written(folder, "texts", "1\ta good film\n0\ta dull film\n"), out = (folder / "out.json").string();
+  const auto evaluated = [&](const std::vector<std::string>& more) {
+    return run_well(folder, "evaluate",
+                    with({"--model", mamba, "--data", data, "--edges", "0", "--permutations", "0", "--repeated", "0"}, more));
+  };
+  const std::vector<std::string> methods{"--methods", "relevance,vector-rollout,integrated-gradients,gradient-x-input,raw,random",
+                                         "--terms", "all,recurrence"};
+  const std::string text = evaluated(with(methods, {"--out", out})).out;
+  CHECK_THAT(text, contains_text("Do scores sum to what is explained? Means over texts, of absolute values:\n  relevance: yes, with what "
+                                 "biases take; off by "));
+  CHECK_THAT(text, contains_text("\n  vector-rollout (all): yes, with what biases take; off by "));
+  CHECK_THAT(text, contains_text("\n  vector-rollout (recurrence): no, what the terms left out and the biases give is missing; off by "));
+  CHECK_THAT(text, contains_text("\n  integrated-gradients: yes, with the baseline's, up to the error of the integral; off by "));
+  CHECK_THAT(text, contains_text("\n  gradient-x-input: need not\n  raw (all), raw (recurrence), random: explain no logit\n"));
+  const Json json = *read_json_object(out);
+  const auto gap = [&](const std::string& method, const std::string& terms = "") {
+    const Json& sums = result(json, method, terms).at("conservation");
+    return sums.at("mean_gap").get<double>() / sums.at("mean_explained").get<double>();
+  };
+  CHECK(result(json, "relevance").at("sums_to_explained") == "yes");
+  CHECK(gap("relevance") < 1e-4);
+  CHECK(gap("vector-rollout", "all") < 1e-4);
+  CHECK(result(json, "vector-rollout", "recurrence").at("sums_to_explained") == "no");
+  CHECK(gap("vector-rollout", "recurrence") > 1e-2);
+  CHECK(result(json, "integrated-gradients").at("sums_to_explained") == "up to the error of the integral");
+  CHECK(result(json, "raw", "all").at("sums_to_explained") == "no");
+  CHECK_THAT(evaluated(with(methods, {"--markdown"})).out, contains_text("of absolute values:\n\n- relevance: yes"));
+
+  const std::string nothing = evaluated({"--methods", "relevance,random", "--terms", "all", "--reduce", "mean"}).err;
+  CHECK_THAT(nothing, contains_text("evaluate: --terms has no effect on these methods: it is for methods made of the implicit attention"));
+  CHECK_THAT(nothing, contains_text("evaluate: --reduce has no effect on these methods: it is for raw and rollout"));
+  CHECK(evaluated({"--methods", "raw", "--terms", "all", "--reduce", "mean"}).err.find("no effect") == std::string::npos);
+}

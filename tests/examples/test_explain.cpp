@@ -1,8 +1,11 @@
 // `explain` as people run it: predictions, scores and maps of the shipped models, pictures, the terminal, complaints.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -353,9 +356,52 @@ TEST_CASE("explain: options that none of the methods looks at are named", "[expl
   const std::string of_no_integral = says("relevance", {"--steps", "4", "--baseline", "mean"});
   for (const std::string option : {"--steps", "--baseline"})
     CHECK_THAT(of_no_integral, contains_text(option + " has no effect on relevance: it is for integrated-gradients"));
+  CHECK_THAT(says("relevance", {"--terms", "all"}), contains_text("--terms has no effect on relevance"));  // though it is the default
   const std::string all = says("raw,relevance,integrated-gradients",
                                {"--target", "positive", "--terms", "recurrence", "--reduce", "mean", "--steps", "4", "--baseline", "mean"});
   CHECK(all.find("has no effect") == std::string::npos);
+}
+
+TEST_CASE("explain: the method that is not named is one that the other options are about", "[explain]") {
+  const TemporaryFolder folder;
+  const auto method_of = [&](const std::vector<std::string>& more) {
+    const std::string out = (folder / "out.json").string();
+    const Outcome outcome = run_well(folder, "explain", with({"--model", models + "mamba", "--text", "a film <cls>", "--out", out}, more));
+    CHECK(outcome.err.find("has no effect") == std::string::npos);
+    return nlohmann::json::parse(io_test::read_bytes(out)).at("method").get<std::string>();
+  };
+  CHECK(method_of({}) == "contribution-norms");
+  CHECK(method_of({"--terms", "recurrence"}) == "contribution-norms");
+  CHECK(method_of({"--layer", "0"}) == "contribution-norms");
+  CHECK(method_of({"--reduce", "mean"}) == "raw");
+  CHECK(method_of({"--target", "positive"}) == "relevance");
+  CHECK(method_of({"--target", "argmax"}) == "relevance");
+  CHECK(method_of({"--contrast", "negative"}) == "relevance");
+  CHECK(method_of({"--target", "positive", "--terms", "recurrence"}) == "vector-rollout");
+  CHECK(method_of({"--target", "positive", "--layer", "1"}) == "relevance-attention");
+  CHECK(method_of({"--steps", "4"}) == "integrated-gradients");
+  CHECK(method_of({"--baseline", "mean", "--target", "positive"}) == "integrated-gradients");
+  CHECK(method_of({"--target", "positive", "--method", "gradient"}) == "gradient");
+}
+
+TEST_CASE("explain: logits of more tokens than there is memory for are refused before weights are read", "[explain]") {
+  if (const std::unique_ptr<void, decltype(&std::free)> given(std::malloc(std::size_t{718} << 30), &std::free); given != nullptr) {
+    WARN("skipped: this system gives any program 718 GiB");
+    return;
+  }
+  const TemporaryFolder folder;
+  std::string ids = "3";
+  for (int i = 1; i < 9'000'000; ++i) ids += i % 2 == 0 ? " 5" : " 6";  // 718 GiB of logits
+  io_test::write_bytes(folder / "ids", ids);
+  const fs::path broken = model_with_nan(folder, "mamba", first_norm("mamba"));  // which reading the weights would find
+  for (const std::string ending : {"safetensors", "json"}) {
+    std::vector<std::string> ask{"--model", broken.string(), "--tokens", "@" + (folder / "ids").string()};
+    if (ending == "json") ask.push_back("--all-logits");
+    check_mistake("explain", ask,
+                  "--out: the logits at all of 9,000,000 tokens, 7,145 numbers each, take 718 GiB, which the system does not give; a .json "
+                  "without --all-logits holds those at the position alone",
+                  "out." + ending);
+  }
 }
 
 TEST_CASE("explain: an infinite rate is named though every result is finite", "[explain]") {

@@ -286,6 +286,22 @@ TEST_CASE("explain --data: a line for a line, whatever the threads, through inte
   io_test::write_bytes(data, texts + "\none more <cls>");
   refused(ask, made + "data ", bytes);
   io_test::write_bytes(data, texts);
+  // What another version of the programs has written may mean something else.
+  const std::string settings = io_test::read_bytes(out.string() + ".settings.json");
+  for (const std::string key :
+       {"version", "precision", "terms", "position", "contrast", "layer", "reduce", "baseline", "steps", "longest"}) {
+    INFO(key);
+    nlohmann::ordered_json other = nlohmann::ordered_json::parse(settings);
+    REQUIRE(other.contains(key));
+    const nlohmann::json before = other[key];
+    other[key] = "0.0.1";
+    io_test::write_bytes(out.string() + ".settings.json", other.dump());
+    refused(ask, made + key + " \"0.0.1\", and is " + before.dump() + " now; name another file, or remove ", bytes);
+    other.erase(key);
+    io_test::write_bytes(out.string() + ".settings.json", other.dump());
+    refused(ask, made + "no " + key + ", which is " + before.dump() + " now", bytes);
+  }
+  io_test::write_bytes(out.string() + ".settings.json", settings);
   const std::string foreign = "{\"line\":2,\"scores\":[]}\n";
   io_test::write_bytes(out, foreign);
   refused(ask, "scores.jsonl:1: is not the result of line 1 of the texts", foreign);

@@ -236,6 +236,39 @@ TEST_CASE("materialize: a mask beside the input says which tokens are text", "[m
   CHECK(attention("input", padded, {{"input.attention_mask", middle}}).matrix() == expected);
   // Where both are there, the one of the input counts.
   CHECK(attention("both", padded, {{"attention_mask", other}, {"input.attention_mask", middle}}).matrix() == expected);
+  // Whatever type the file has for it: truth values, as torch's masks are, are written here, where the library's writer has none.
+  const auto rewritten = [&](const std::string& from, const std::string& to) {
+    const fs::path file = folder / "typed.safetensors";
+    write_safetensors(file, {{"input.hidden_states", padded}, {"attention_mask", middle}});
+    std::string bytes = io_test::read_bytes(file);
+    std::uint64_t length = 0;
+    for (std::size_t k = 8; k-- > 0;) length = 256 * length + static_cast<unsigned char>(bytes[k]);
+    nlohmann::json header = nlohmann::json::parse(bytes.substr(8, length));
+    const std::string states = bytes.substr(8 + length + header["input.hidden_states"]["data_offsets"][0].get<std::size_t>(),
+                                            sizeof(double) * static_cast<std::size_t>(padded.size()));
+    header["input.hidden_states"]["data_offsets"] = {0, states.size()};
+    header["attention_mask"] = {{"dtype", from}, {"shape", {5}}, {"data_offsets", {states.size(), states.size() + to.size()}}};
+    std::string text = header.dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    std::string size(8, '\0');
+    for (std::size_t k = 0; k < 8; ++k) size[k] = static_cast<char>(text.size() >> (8 * k) & 255U);
+    io_test::write_bytes(file, size + text + states + to);
+    return file;
+  };
+  const std::vector<std::string> ask{"--arch", "mamba", "--weights", golden.string(), "--prefix", "weight", "--precision", "float64"};
+  const std::string zero(4, '\0'), one("\0\0\x80\x3f", 4);
+  for (const auto& [type, mask] : {std::pair(std::string("BOOL"), std::string("\0\1\1\0\0", 5)),
+                                   {"U8", std::string("\0\1\1\0\0", 5)},
+                                   {"F32", zero + one + one + zero + zero}}) {
+    INFO(type);
+    const fs::path out = folder / "typed_out.safetensors";
+    run_well(folder, "materialize", with(ask, {"--input", rewritten(type, mask).string(), "--out", out.string()}));
+    CHECK(SafetensorsFile(out).read<double>("attention").matrix() == expected);
+  }
+  check_mistake("materialize", with(ask, {"--input", rewritten("F32", zero + one + std::string("\0\0\0\x3f", 4) + zero + zero).string()}),
+                "tensor attention_mask is 0.5 at token 2 of sequence 0, expected 0 where there is padding, else 1", "out.safetensors");
+  check_mistake("materialize", with(ask, {"--input", rewritten("U8", std::string("\0\1\1\2\0", 5)).string()}),
+                "tensor attention_mask is 2 at token 3 of sequence 0", "out.safetensors");
   CHECK(attention("both_others", padded, {{"attention_mask", middle}, {"input.attention_mask", other}}).matrix() == all.matrix());
 }
 

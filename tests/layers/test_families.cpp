@@ -368,6 +368,41 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
     REQUIRE(without.tensors.erase(lost) == 1);
     CHECK_THROWS_WITH(read_layer(family, without, configuration_of(recipe)), Catch::Contains(std::string(lost) + " is missing"));
   }
+  // What a key leaves out names the key: where it is not there as what could, else as what contradicts the tensors.
+  for (const auto& [family, title, lost, key] : {std::tuple("retnet", "grouped", "g_proj.weight", "use_output_gate"),
+                                                 {"gla", "grouped", "g_proj.weight", "use_output_gate"},
+                                                 {"hgrn", "bound", "g_proj.weight", "use_output_gate"},
+                                                 {"gdn", "biases", "g_proj.weight", "use_gate"},
+                                                 {"gdn", "biases", "v_conv1d.weight", "use_short_conv"},
+                                                 {"kda", "lower bound", "v_conv1d.weight", "use_short_conv"}}) {
+    const Recipe recipe = recipe_of(family, title);
+    const Tensors<double> drawn = test_support::drawn_tensors(recipe, draw);
+    Tensors<double> without;
+    for (const auto& [name, tensor] : drawn.tensors) {
+      const bool convolution = std::string_view(key) == "use_short_conv" && name.find("_conv1d") != std::string::npos;
+      if (name != lost && !convolution) without.tensors[message("layers.3.attn.", name)] = tensor;
+    }
+    INFO(family << " without " << lost);
+    const auto read = [&](std::optional<bool> value) {
+      Configuration configuration;
+      for (const auto& [name, known] : recipe.configuration)
+        if (name != key) configuration.set(name, known);
+      if (value) configuration.set(key, *value);
+      for (const LayerFamily<double>& one : layer_families<double>())
+        if (one.name == family) static_cast<void>(one.read(PrefixedTensors<double>(without, "layers.3.attn."), configuration));
+    };
+    CHECK_NOTHROW(read(false));
+    CHECK_THROWS_WITH(read(true), Catch::Contains(message("key ", key, " is true, expected false")));
+    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("the configuration says so, with ", key, " false")));
+    const std::string tensor = std::string_view(key) == "use_short_conv" ? "q_conv1d.weight" : lost;
+    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("tensor layers.3.attn.", tensor, " is missing")));
+    if (tensor == lost) CHECK_THROWS_WITH(read(true), Catch::Contains(message("tensor layers.3.attn.", tensor, " is missing")));
+  }
+  Tensors<double> kimi = test_support::drawn_tensors(recipe_of("kda", "lower bound"), draw);
+  for (const char* form : {"g_proj.weight", "g_a_proj.weight", "g_b_proj.weight", "g_proj.0.weight", "g_proj.1.weight", "g_proj.1.bias"})
+    kimi.tensors.erase(form);
+  CHECK_THROWS_WITH(read_layer("kda", kimi, configuration_of(recipe_of("kda", "lower bound"))),
+                    Catch::Contains("tensor g_a_proj.weight is missing, and so are its other forms, g_proj.weight and g_proj.0.weight"));
   // A gate that the configuration leaves out is none lost.
   CHECK_NOTHROW(read_layer("retnet", test_support::drawn_tensors(recipe_of("retnet", "no gate"), draw),
                            configuration_of(recipe_of("retnet", "no gate"))));

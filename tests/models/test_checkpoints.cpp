@@ -461,20 +461,27 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
       {rwkv, without("rwkv.blocks.1.ln2.bias"), "tensor rwkv.blocks.1.ln2.bias is missing"},
       {rwkv, without("rwkv.blocks.1.feed_forward.value.weight"), "tensor rwkv.blocks.1.feed_forward.value.weight is missing"},
       {rwkv, without("rwkv.ln_out.bias"), "tensor rwkv.ln_out.bias is missing"},
-      {rwkv, as("rwkv.ln_out.bias", {3}), "LayerNorm: bias is (3), expected (4) = (width)"},
-      {rwkv, as("rwkv.blocks.0.feed_forward.value.weight", {D, 9}), "ChannelMixing: value.weight is (4, 9), expected (4, 10)"},
-      {rwkv, as("rwkv.blocks.0.feed_forward.receptance.weight", {3, D}), "ChannelMixing: receptance.weight is (3, 4), expected (4, 4)"},
-      {rwkv, as("rwkv.blocks.0.feed_forward.time_mix_key", {1, 1, 3}), "ChannelMixing: time_mix_key is (3), expected (4)"},
+      {rwkv, as("rwkv.ln_out.bias", {3}), "LayerNorm: rwkv.ln_out.bias is (3), expected (4) = (width)"},
+      {rwkv, as("rwkv.blocks.0.feed_forward.value.weight", {D, 9}),
+       "ChannelMixing: rwkv.blocks.0.feed_forward.value.weight is (4, 9), expected (4, 10)"},
+      {rwkv, as("rwkv.blocks.0.feed_forward.receptance.weight", {3, D}),
+       "ChannelMixing: rwkv.blocks.0.feed_forward.receptance.weight is (3, 4), expected (4, 4)"},
+      {rwkv, as("rwkv.blocks.0.feed_forward.time_mix_key", {1, 1, 3}),
+       "ChannelMixing: rwkv.blocks.0.feed_forward.time_mix_key is (3), expected (4)"},
       {rwkv, as("rwkv.blocks.0.attention.ln_x.weight", {6}), "tensor rwkv.blocks.0.attention.ln_x.bias is missing"},
       {griffin, without("model.final_norm.weight"), "tensor model.final_norm.weight is missing"},
       {griffin, without("model.layers.2.temporal_block.k_proj.weight"), "tensor model.layers.2.temporal_block.k_proj.weight is missing"},
       {griffin, without("model.layers.0.mlp_block.down_proj.weight"), "tensor model.layers.0.mlp_block.down_proj.weight is missing"},
-      {griffin, as("model.layers.0.mlp_block.up_proj.weight", {7, D}), "GatedFeedForward: gate_proj.weight is (6, 4), expected (7, 4)"},
-      {griffin, as("model.layers.0.mlp_block.down_proj.bias", {3}), "GatedFeedForward: down_proj.bias is (3), expected (4)"},
+      {griffin, as("model.layers.0.mlp_block.up_proj.weight", {7, D}),
+       "GatedFeedForward: model.layers.0.mlp_block.gate_proj.weight is (6, 4), expected (7, 4)"},
+      {griffin, as("model.layers.0.mlp_block.down_proj.bias", {3}),
+       "GatedFeedForward: model.layers.0.mlp_block.down_proj.bias is (3), expected (4)"},
       {griffin, as("model.layers.2.temporal_block.k_proj.weight", {3, D}),
-       "SoftmaxAttention: k_proj.weight is (3, 4), expected (key heads"},
-      {griffin, as("model.layers.2.temporal_block.o_proj.weight", {D, 9}), "SoftmaxAttention: o_proj.weight is (4, 9), expected (4, 8)"},
-      {griffin, as("model.layers.2.temporal_block.v_proj.weight", {8, D}), "SoftmaxAttention: v_proj.weight is (8, 4), expected (4, 4)"},
+       "SoftmaxAttention: model.layers.2.temporal_block.k_proj.weight is (3, 4), expected (key heads"},
+      {griffin, as("model.layers.2.temporal_block.o_proj.weight", {D, 9}),
+       "SoftmaxAttention: model.layers.2.temporal_block.o_proj.weight is (4, 9), expected (4, 8)"},
+      {griffin, as("model.layers.2.temporal_block.v_proj.weight", {8, D}),
+       "SoftmaxAttention: model.layers.2.temporal_block.v_proj.weight is (8, 4), expected (4, 4)"},
       {griffin, as("model.layers.2.temporal_block.q_proj.bias", {3}),
        "tensor model.layers.2.temporal_block.k_proj.bias is missing, and model.layers.2.temporal_block.q_proj.bias is there"},
   };
@@ -502,4 +509,29 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
   foreign.tensors.clear();
   foreign.set_zero("model.layers.0.shared_mlps.input_linear.weight", {2, 2});  // shared_mlp. would be Granite's
   CHECK_THAT(error_of([&] { return load_language_model(foreign); }), contains_text("expected (Granite 4, model_type granitemoehybrid: "));
+}
+
+TEST_CASE("checkpoints: complaints name a tensor as the file has it", "[models]") {
+  Tensors<double> lost = mamba_tensors(), shorter = mamba_tensors();
+  lost.tensors.erase("backbone.layers.1.mixer.D");
+  shorter.set_zero("backbone.layers.1.mixer.D", {7});
+  const auto below = [](const Tensors<double>& tensors, const std::string& prefix) {
+    Tensors<double> renamed;
+    for (const auto& [name, tensor] : tensors.tensors) renamed.tensors[prefix + name] = tensor;
+    return renamed;
+  };
+  CHECK_THAT(error_of([&] { return load_language_model(lost); }), contains_text("tensor backbone.layers.1.mixer.D is missing"));
+  CHECK_THAT(error_of([&] { return load_language_model(shorter); }),
+             contains_text("Mamba: backbone.layers.1.mixer.D is (7), expected (8)"));
+  // Behind a wrapper's prefix, and where a base model's names lack the family's own.
+  CHECK_THAT(error_of([&] { return load_language_model(below(lost, "module.")); }),
+             contains_text("memory: tensor module.backbone.layers.1.mixer.D is missing"));
+  CHECK_THAT(error_of([&] { return load_language_model(below(shorter, "module.")); }),
+             contains_text("Mamba: module.backbone.layers.1.mixer.D is (7), expected (8)"));
+  Tensors<double> base;
+  for (const auto& [name, tensor] : lost.tensors) base.tensors[name.substr(std::string("backbone.").size())] = tensor;
+  CHECK_THAT(error_of([&] { return load_language_model(base); }), contains_text("memory: tensor layers.1.mixer.D is missing"));
+  // What is made of arrays has no file's names, even after files were read.
+  CHECK_THAT(error_of([] { check_vector("Mamba", "D", Array<double>(Matrix<double>(Matrix<double>::Zero(1, 2))), 3, "channels"); }),
+             contains_text("Mamba: D is (2), expected (3)"));
 }

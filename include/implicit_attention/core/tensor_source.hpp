@@ -36,6 +36,9 @@ class TensorSource {
     return std::nullopt;
   }
 
+  /// The name that a tensor, or all below a prefix, has in the file, for messages; another than the reader's where a source renames.
+  [[nodiscard]] virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
+
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
 };
 
@@ -51,6 +54,7 @@ class WatchedTensors final : public TensorSource<Scalar> {
     used_.emplace(name);
     return source_->read(name);
   }
+  [[nodiscard]] std::string name_in_file(std::string_view name) const override { return source_->name_in_file(name); }
   /// Names that were not read, sorted.
   [[nodiscard]] std::vector<std::string> unused() const {
     std::vector<std::string> left;
@@ -75,9 +79,11 @@ class PrefixedTensors {
   [[nodiscard]] Array<Scalar> required(std::string_view name, std::size_t axes = 0) const {
     const std::string full = prefix_ + std::string(name);
     const auto shape = source_->shape(full);
-    if (!shape) raise(ErrorKind::file, message(source_->where(), ": tensor ", full, " is missing"));
+    if (!shape) raise(ErrorKind::file, message(source_->where(), ": tensor ", source_->name_in_file(full), " is missing"));
     if (axes != 0 && shape->size() != axes)
-      raise(ErrorKind::shape, message(source_->where(), ": tensor ", full, " is ", shape_text(*shape), ", expected ", axes, " axes"));
+      raise(ErrorKind::shape,
+            message(source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape), ", expected ", axes, " axes"));
+    detail::NamesRead::add(*source_, full);
     return source_->read(full);
   }
   /// A tensor that may be absent: an empty array then.
@@ -89,7 +95,7 @@ class PrefixedTensors {
     const std::string full = prefix_ + std::string(name);
     const auto shape = source_->shape(full);
     if (shape && shape->size() != 2 && (shape->size() != 3 || (*shape)[1] != 1))
-      raise(ErrorKind::shape, message(source_->where(), ": tensor ", full, " is ", shape_text(*shape),
+      raise(ErrorKind::shape, message(source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape),
                                       ", expected (channels, 1, width) or (channels, width)"));
     return required(name);
   }
@@ -97,6 +103,8 @@ class PrefixedTensors {
   [[nodiscard]] PrefixedTensors below(std::string_view name) const { return {*source_, prefix_ + std::string(name)}; }
   [[nodiscard]] const TensorSource<Scalar>& source() const { return *source_; }
   [[nodiscard]] const std::string& prefix() const { return prefix_; }
+  /// The same as the file has it, for messages.
+  [[nodiscard]] std::string prefix_in_file() const { return source_->name_in_file(prefix_); }
 
  private:
   const TensorSource<Scalar>* source_;

@@ -65,7 +65,7 @@ template <Real S>
   for (Index row = 0; row < stored.rows(); ++row)
     for (Index column = 0; column < stored.cols(); ++column) {
       if (!(stored(row, column) <= 0))
-        raise(ErrorKind::value, message(tensors.source().where(), ": tensor ", tensors.prefix(), rate, " has ", stored(row, column),
+        raise(ErrorKind::value, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), rate, " has ", stored(row, column),
                                         " in row ", row, ", column ", column, ", expected no number above 0: it is -exp(A_log)"));
       logarithms(row, column) = std::log(-stored(row, column));
     }

@@ -141,9 +141,10 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   head_size_ = channels_ / options.heads;
   shared_ = w.k_proj_weight.rows();
   if (shared_ == 0 || shared_ % head_size_ != 0 || options.heads % (shared_ / head_size_) != 0)
-    raise(ErrorKind::shape, message("SoftmaxAttention: k_proj.weight is ", shape_text({shared_, w.k_proj_weight.cols()}),
-                                    ", expected (key heads * head size, width) with head size ", head_size_, " and key heads that divide ",
-                                    options.heads, " heads"));
+    raise(ErrorKind::shape,
+          message("SoftmaxAttention: ", detail::NamesRead::completed("k_proj.weight"), " is ",
+                  shape_text({shared_, w.k_proj_weight.cols()}), ", expected (key heads * head size, width) with head size ", head_size_,
+                  " and key heads that divide ", options.heads, " heads"));
   detail::check_bias(layer_name, "q_proj.bias", w.q_proj_bias, rows, "rows of q_proj.weight");
   check_shape(layer_name, "k_proj.weight", w.k_proj_weight, shared_, width_, "(key heads * head size, width)");
   detail::check_bias(layer_name, "k_proj.bias", w.k_proj_bias, shared_, "key heads * head size");

@@ -92,7 +92,9 @@ template <Real Scalar>
     // A number that no file could hold layers for is not a layer's.
     if (read.ec == std::errc() && read.ptr != end && *read.ptr == '.' && layer < 100000) count = std::max(count, layer + 1);
   }
-  if (count == 0) raise(ErrorKind::file, message(source.where(), ": there are no tensors ", prefix, "0.*, expected at least one layer"));
+  if (count == 0)
+    raise(ErrorKind::file,
+          message(source.where(), ": there are no tensors ", source.name_in_file(prefix), "0.*, expected at least one layer"));
   return count;
 }
 
@@ -124,7 +126,8 @@ void expect_tensors(const Configuration& configuration, std::initializer_list<st
                     const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names) {
     const bool there = tensors.has(name);
-    expect_boolean(configuration, spellings, there, message("tensor ", tensors.prefix(), name, there ? " is there" : " is missing"));
+    expect_boolean(configuration, spellings, there,
+                   message("tensor ", tensors.prefix_in_file(), name, there ? " is there" : " is missing"));
   }
 }
 
@@ -139,7 +142,20 @@ template <Real Scalar>
 template <Real Scalar>
 void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names)
-    if (!tensors.has(name)) raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix(), name, " is missing"));
+    if (!tensors.has(name))
+      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), name, " is missing"));
+}
+
+/// The same of tensors that a boolean key leaves out where it is false. Without the key they are there, as they are by default in the public
+/// code, and the key is named as what could leave them out; with it, they are as it says.
+template <Real Scalar>
+void expect_present_unless(const Configuration& configuration, std::string_view key, const PrefixedTensors<Scalar>& tensors,
+                           std::initializer_list<std::string_view> names) {
+  if (configuration.has(key)) return expect_tensors(configuration, {key}, tensors, names);
+  for (const std::string_view name : names)
+    if (!tensors.has(name))
+      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), name,
+                                     " is missing; of a layer without it the configuration says so, with ", key, " false"));
 }
 
 /// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.
@@ -148,8 +164,8 @@ void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names)
   for (const std::string_view name : names)
     for (const std::string_view other : names)
       if (tensors.has(name) && !tensors.has(other))
-        raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix(), other, " is missing, and ",
-                                       tensors.prefix(), name, " is there: public layers have both or none"));
+        raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), other, " is missing, and ",
+                                       tensors.prefix_in_file(), name, " is there: public layers have both or none"));
 }
 
 /// An integer that shapes cannot tell and that the public files always have.
@@ -241,15 +257,17 @@ template <Real Scalar>
     if (!tied) continue;
     told = true;
     if (!*tied && !source.has(name))
-      contradiction<std::string_view>(configuration, key, "false", "true", message("there is no tensor ", name));
+      contradiction<std::string_view>(configuration, key, "false", "true", message("there is no tensor ", source.name_in_file(name)));
     if (*tied && source.has(name) && !same_numbers(source.read(name), embedding))
-      contradiction<std::string_view>(configuration, key, "true", "false", message("tensor ", name, " is another than the embedding"));
+      contradiction<std::string_view>(configuration, key, "true", "false",
+                                      message("tensor ", source.name_in_file(name), " is another than the embedding"));
     tied_by_default = *tied;
   }
   if (!source.has(name) && tied_by_default) return embedding;
   if (!told && tied_by_default && !same_numbers(source.read(name), embedding))
-    contradiction<std::string_view>(configuration, *tied_spellings.begin(), "missing", "false",
-                                    message("tensor ", name, " is another than the embedding, and this model ties the two by default"));
+    contradiction<std::string_view>(
+        configuration, *tied_spellings.begin(), "missing", "false",
+        message("tensor ", source.name_in_file(name), " is another than the embedding, and this model ties the two by default"));
   return PrefixedTensors<Scalar>(source, "").required(name, 2);
 }
 

@@ -42,7 +42,8 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
   // Of flash-linear-attention's layers use_short_conv tells whether there are convolutions; conv_size stands beside it in any case.
   const std::optional<Index> size = configuration.integer({"conv_size"});
   if (size && width > 0) expect_integer(configuration, {"conv_size"}, width, "the convolution is that wide");
-  expect_boolean(configuration, {"use_short_conv"}, width > 0, "that is what the tensors *_conv1d.weight say");
+  expect_boolean(configuration, {"use_short_conv"}, width > 0,
+                 width > 0 ? "there are tensors *_conv1d.weight" : "there is no tensor v_conv1d.weight or conv1d.weight");
   if (!configuration.has("num_attention_heads"))  // beside which it is attention's
     expect_integer(configuration, {"head_dim"}, layer.state(), "k_proj has that many rows a key head");
   ignore_keys(configuration, {"expand_k", "expand_v"});  // which the weights tell
@@ -100,14 +101,19 @@ template <Real Scalar>
   GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
       tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
   expect_delta_rule(configuration, layer);
-  const auto expect_part = [&](std::string_view key, bool there, std::string_view tensor) {
-    expect_boolean(configuration, {key}, there, message(there ? "there is " : "there is no ", tensor));
+  // Joined with others in Qwen's tensors, which is a layer that has both.
+  const auto expect_part = [&](std::string_view key, const Array<Scalar>& weight, std::string_view name) {
+    expect_boolean(configuration, {key}, !weight.empty(),
+                   message("tensor ", tensors.prefix_in_file(), name, weight.empty() ? " is missing" : " is there"));
   };
-  expect_part("use_gate", !layer.weights().g_proj_weight.empty(), "g_proj.weight");
-  expect_part("use_beta", !layer.weights().b_proj_weight.empty(), "b_proj.weight");
-  // flash-linear-attention's Gated DeltaNet has both unless the configuration says otherwise.
-  if (tensors.has("a_proj.weight") && !configuration.has("use_gate")) expect_present(tensors, {"g_proj.weight"});
-  if (tensors.has("a_proj.weight") && !configuration.has("use_short_conv")) expect_delta_rule_tensors(tensors, false);
+  expect_part("use_gate", layer.weights().g_proj_weight, qwen ? "in_proj_*" : "g_proj.weight");
+  expect_part("use_beta", layer.weights().b_proj_weight, qwen ? "in_proj_*" : "b_proj.weight");
+  if (tensors.has("a_proj.weight")) {  // flash-linear-attention's Gated DeltaNet
+    expect_present_unless(configuration, hybrid ? "linear_use_gate" : "use_gate", tensors, {"g_proj.weight"});
+    if (!tensors.has("conv1d.weight"))
+      expect_present_unless(configuration, "use_short_conv", tensors, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
+    if (!has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
+  }
   return layer;
 }
 
@@ -124,11 +130,12 @@ template <Real Scalar>
   ignore_keys(configuration, {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"});  // of the whole model
   const bool full_rank = tensors.has("g_proj.weight");
   expect_boolean(configuration, {"linear_attn_config.use_full_rank_gate"}, full_rank,
-                 message("tensor ", tensors.prefix(), "g_proj.weight is ", full_rank ? "there" : "missing"));
+                 message("tensor ", tensors.prefix_in_file(), "g_proj.weight is ", full_rank ? "there" : "missing"));
   if (configuration.text({"model_type"}) == "kimi_linear") expect_delta_rule_tensors(tensors, false);
   Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
   expect_delta_rule(configuration, layer);
-  if (!configuration.has("use_short_conv")) expect_delta_rule_tensors(tensors, false);
+  if (!tensors.has("conv1d.weight"))
+    expect_present_unless(configuration, "use_short_conv", tensors, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
   return layer;
 }
 

@@ -58,9 +58,7 @@ void expect_head_mixer_tensors(const PrefixedTensors<S>& tensors, const Configur
     for (const std::string_view one : convolved) names.push_back(message(one, end));
     expect_together(tensors, names);
   }
-  if (!gated) return;
-  expect_tensors(configuration, {"use_output_gate"}, tensors, {"g_proj.weight"});
-  if (!configuration.has("use_output_gate")) expect_present(tensors, {"g_proj.weight"});
+  if (gated) expect_present_unless(configuration, "use_output_gate", tensors, {"g_proj.weight"});
 }
 
 /// The keys that flash-linear-attention's layers share.
@@ -122,7 +120,7 @@ template <Real S>
     const Index keys = tensors.required("f_proj.weight", 2).rows();
     if (*ratio < 1 || keys % *ratio != 0)
       raise(ErrorKind::value, message(configuration.where(), ": key expand_ratio is ", *ratio, ", expected a divisor of ", keys, ": ",
-                                      tensors.prefix(), "f_proj.weight has that many rows"));
+                                      tensors.prefix_in_file(), "f_proj.weight has that many rows"));
     options.heads = keys / *ratio;
   } else {
     options.heads = required_integer(configuration, {"num_heads"});
@@ -185,9 +183,9 @@ template <Real S>
   expect_integer(configuration, {"d_state", "state_size"}, layer.state(), "B_norm.weight is that long");
   expect_share(configuration, {"expand"}, layer.channels(), layer.width());
   const bool mimo = tensors.has("mimo_x"), normed = tensors.has("norm.weight");
-  expect_boolean(configuration, {"is_mimo"}, mimo, message("tensor ", tensors.prefix(), "mimo_x is ", mimo ? "there" : "missing"));
+  expect_boolean(configuration, {"is_mimo"}, mimo, message("tensor ", tensors.prefix_in_file(), "mimo_x is ", mimo ? "there" : "missing"));
   expect_boolean(configuration, {"is_outproj_norm"}, normed,
-                 message("tensor ", tensors.prefix(), "norm.weight is ", normed ? "there" : "missing"));
+                 message("tensor ", tensors.prefix_in_file(), "norm.weight is ", normed ? "there" : "missing"));
   expect_integer(configuration, {"rank"}, layer.rank(), "B_bias has that many rows a head");
   // The public code's rank is of no meaning where is_mimo is false.
   if (configuration.boolean({"is_mimo"}).value_or(true))

@@ -84,6 +84,7 @@ template <Real Scalar>
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_language_model(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_not_quantised(configuration);
+  const detail::NamesRead names;
   const WatchedTensors<Scalar> watched(source);
   const detail::RenamedTensors<Scalar> unwrapped(watched, detail::wrapper_prefix(source.names()), "");
   const std::optional<std::string> stored = detail::layer_prefix(unwrapped.names());

@@ -50,15 +50,16 @@ template <Real S>
     options.groups = shared / *state;
   else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
     if (shared != 8 * 128)
-      raise(ErrorKind::value, message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ",
-                                      tensors.prefix(), "conv1d.weight has ", shared, " rows for B, and 8 groups of 128 without them"));
+      raise(ErrorKind::value,
+            message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ", tensors.prefix_in_file(),
+                    "conv1d.weight has ", shared, " rows for B, and 8 groups of 128 without them"));
     options.groups = 8;
   }
   // As double: the product of any two numbers that a file may hold.
   const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
   if (state && (*state < 1 || product != static_cast<double>(shared)))
     raise(ErrorKind::value, message(configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", product,
-                                    ", expected ", shared, ": ", tensors.prefix(), "conv1d.weight has that many rows for B"));
+                                    ", expected ", shared, ": ", tensors.prefix_in_file(), "conv1d.weight has that many rows for B"));
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);
@@ -142,7 +143,7 @@ template <Real S>
   if (!configuration.has("projectors_bias") && configuration.text({"model_type"}) != "falcon_h1")
     expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
-  expect_mamba2_layer(configuration, mixer, tensors.prefix());
+  expect_mamba2_layer(configuration, mixer, tensors.prefix_in_file());
   const std::vector<double> multipliers = read_factors<S>(configuration, "ssm_multipliers", 5);
   if (!configuration.has("ssm_multipliers") && input_multiplier == 1) return mixer;
   const S factor = static_cast<S>(input_multiplier);

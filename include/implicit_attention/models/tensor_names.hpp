@@ -26,10 +26,7 @@ class RenamedTensors final : public TensorSource<Scalar> {
   RenamedTensors(const TensorSource<Scalar>& source, std::string stored, std::string expected)
       : source_(&source), stored_(std::move(stored)), expected_(std::move(expected)) {}
 
-  [[nodiscard]] std::string where() const override {
-    if (stored_ == expected_) return source_->where();
-    return message(source_->where(), " (names there begin with \"", stored_, "\", here with \"", expected_, "\")");
-  }
+  [[nodiscard]] std::string where() const override { return source_->where(); }
   [[nodiscard]] std::vector<std::string> names() const override {
     std::vector<std::string> all = source_->names();
     for (std::string& name : all)
@@ -39,6 +36,7 @@ class RenamedTensors final : public TensorSource<Scalar> {
   }
   [[nodiscard]] std::optional<std::vector<Index>> shape(std::string_view name) const override { return source_->shape(stored_name(name)); }
   [[nodiscard]] Array<Scalar> read(std::string_view name) const override { return source_->read(stored_name(name)); }
+  [[nodiscard]] std::string name_in_file(std::string_view name) const override { return source_->name_in_file(stored_name(name)); }
 
  private:
   [[nodiscard]] bool outside(std::string_view name) const { return stored_.empty() && begins_with(name, "lm_head."); }

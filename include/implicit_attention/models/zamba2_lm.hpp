@@ -64,7 +64,7 @@ template <Real Scalar>
     const bool adapted = attends.has(message("linear_q_adapter_list.", visit, ".0.weight"));
     detail::expect_boolean(
         configuration, {"use_shared_attention_adapter"}, adapted,
-        message("tensor ", attends.prefix(), "linear_q_adapter_list.", visit, ".0.weight is ", adapted ? "there" : "missing"));
+        message("tensor ", attends.prefix_in_file(), "linear_q_adapter_list.", visit, ".0.weight is ", adapted ? "there" : "missing"));
     const Index heads = detail::required_integer(configuration, {"num_attention_heads"});
     attention.scale = 1 / std::sqrt(static_cast<double>(width) / static_cast<double>(heads));  // half of the head size 2 D / heads
     SoftmaxAttention<Scalar> plain = detail::read_attention(attends, configuration, attention, width);
