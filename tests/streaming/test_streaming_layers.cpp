@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <layers/engine_arrays.hpp>
 #include <support/catch.hpp>
 #include <support/errors.hpp>
 #include <support/layer_recipes.hpp>
@@ -122,6 +123,30 @@ TEST_CASE("behind a window, every layer's newest rows are those of all tokens at
       check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window), message(what, ", window ", window));
     }
   });
+}
+
+TEST_CASE("rows of what a layer made of all tokens, a few at a time, are streamed", "[streaming]") {
+  int layers = 0;
+  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+    const Index tokens = 12;
+    const auto act = ran(drawn, layer, drawn.draw.template normals<double>(tokens, layer.width()), nullptr);
+    StreamingAttention<double> stream;
+    for (Index token = 0; token < tokens;) {
+      const Index count = std::min(1 + token % 3, tokens - token);
+      auto piece = act;  // with the beginning of what was carried in, which later pieces do not read
+      engine_test::for_arrays(piece, [&](const char*, Array<double>& array) {
+        if (array.rows() == tokens) array = Numbers(array.matrix().middleRows(token, count));
+      });
+      if constexpr (requires { piece.starts; })
+        if (token > 0) piece.starts.clear();
+      stream.append(layer.lower(piece), piece.x);
+      token += count;
+    }
+    const ImplicitAttention<double> whole(layer.lower(act));
+    check_same(stream.attention().materialize().stacked(), whole.materialize().stacked(), what);
+    ++layers;
+  });
+  CHECK(layers > 20);
 }
 
 TEST_CASE("what a stream cannot know is refused: half a token that the next one writes, a convolution's tokens before it", "[streaming]") {
