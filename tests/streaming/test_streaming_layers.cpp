@@ -1,6 +1,7 @@
 // Every layer that hands a state on, a few tokens at a time as an engine decodes: what its pieces lower to, streamed, is what the whole
 // sequence lowers to.
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -129,7 +130,7 @@ TEST_CASE("rows of what a layer made of all tokens, a few at a time, are streame
   int layers = 0;
   each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
     const Index tokens = 12;
-    const auto act = ran(drawn, layer, drawn.draw.template normals<double>(tokens, layer.width()), nullptr);
+    auto act = ran(drawn, layer, drawn.draw.template normals<double>(tokens, layer.width()), nullptr);
     StreamingAttention<double> stream;
     for (Index token = 0; token < tokens;) {
       const Index count = std::min(1 + token % 3, tokens - token);
@@ -145,6 +146,18 @@ TEST_CASE("rows of what a layer made of all tokens, a few at a time, are streame
     const ImplicitAttention<double> whole(layer.lower(act));
     check_same(stream.attention().materialize().stacked(), whole.materialize().stacked(), what);
     ++layers;
+    if constexpr (requires { act.own_scale; }) {  // a number that the next piece completes
+      Numbers scales = *act.key_scale.middle_rows(0, 1);
+      scales(0, 0) = std::numeric_limits<double>::quiet_NaN();
+      engine_test::for_arrays(act, [](const char*, Array<double>& array) { array = array.middle_rows(0, 1); });
+      act.key_scale = scales;
+      StreamingAttention<double> spoilt;
+      spoilt.append(layer.lower(act));
+      CHECK(spoilt.newest_row().allFinite());
+      act.key_scale = act.own_scale;
+      spoilt.append(layer.lower(act));
+      CHECK(spoilt.newest_row().hasNaN());
+    }
   });
   CHECK(layers > 20);
 }

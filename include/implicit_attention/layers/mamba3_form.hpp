@@ -39,7 +39,7 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
       check("own_scale", act.own_scale, heads(), "(tokens, heads)");
       second_half = Matrix<S>(act.dt.matrix().topRows(1) - act.own_scale.matrix().topRows(1));
       Matrix<S> scales = *key_scale;
-      scales.bottomRows(1) = act.own_scale.matrix().bottomRows(1);
+      scales.bottomRows(1) = act.own_scale.matrix().bottomRows(1) + Scalar(0) * scales.bottomRows(1);  // NaN stays NaN
       key_scale = std::move(scales);
     }
   }
