@@ -436,7 +436,7 @@ int main(int argument_count, char** arguments) {
          "--permutations", options.permutations,
          "ceilings beside the methods: Shapley values by this many permutations a text, and a greedy search for --data; 0: none (32; "
          "with --causes 0, since they take most of the time)")
-      ->check(at_least(0))
+      ->check(between(0, 100000))
       ->option_text("N");
   app.add_option("--repeated", options.repeated,
                  "--data: texts, evenly spread, for the metrics that explain a text many times, sensitivity and redrawn (all)")

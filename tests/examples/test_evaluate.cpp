@@ -222,6 +222,8 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", written(folder, "unlabelled.tsv", "a film\nanother film\nit is long\n")},
           "3 lines begin with 3 different words, the first with \"a\"");
   mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is no whole number of at least 0");
+  mistake({"--model", mamba, "--data", good, "--permutations", "9223372036854775807"},
+          "--permutations: \"9223372036854775807\" is no whole number from 0 to 100000");
   mistake({"--limti", "3"}, "there is no option --limti, perhaps --limit is meant");
   mistake({"--model", mamba, "--data", written(folder, "one.tsv", "film a film\n")}, "at least two classes");
   mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "1 a film\n0\ta film\t0,2\n")},

@@ -38,6 +38,8 @@ const std::vector<Bend> bends = {
     {"a row too many", [](const Numbers& n) { return Numbers(n.replicate(2, 1).topRows(n.rows() + 1)); }},
     {"a column short", [](const Numbers& n) { return Numbers(n.leftCols(n.cols() - 1)); }},
     {"a column too many", [](const Numbers& n) { return Numbers(n.replicate(1, 2).leftCols(n.cols() + 1)); }},
+    {"one row", [](const Numbers& n) { return Numbers(n.topRows(1)); }},
+    {"twice as wide", [](const Numbers& n) { return Numbers(n.replicate(1, 2)); }},
     {"one column", [](const Numbers& n) { return Numbers(n.leftCols(1)); }},
     {"turned", [](const Numbers& n) { return Numbers(n.transpose()); }},
 };

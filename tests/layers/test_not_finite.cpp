@@ -168,6 +168,7 @@ const std::vector<Exemption>& exemptions() {
       {{"rwkv4"}, {"weighting.query_scale"}, Without::first},
       // What the last token writes for later ones is read by none: its own entry has a scale of its own.
       {{"mamba3"}, {"key_scale"}, Without::last},
+      {{"mamba3"}, {"own_scale"}, Without::all},  // of the last token, for a stream
       {{"rwkv4"}, {"weighting.key_scale"}, Without::last},
       // Decays what was written before the token for those behind it.
       {{"rwkv4"}, {"weighting.step"}, Without::first_and_last},

@@ -1,11 +1,13 @@
 // Every layer that hands a state on, a few tokens at a time as an engine decodes: what its pieces lower to, streamed, is what the whole
 // sequence lowers to.
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include <layers/engine_arrays.hpp>
 #include <support/catch.hpp>
 #include <support/errors.hpp>
 #include <support/layer_recipes.hpp>
@@ -122,6 +124,42 @@ TEST_CASE("behind a window, every layer's newest rows are those of all tokens at
       check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window), message(what, ", window ", window));
     }
   });
+}
+
+TEST_CASE("rows of what a layer made of all tokens, a few at a time, are streamed", "[streaming]") {
+  int layers = 0;
+  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+    const Index tokens = 12;
+    auto act = ran(drawn, layer, drawn.draw.template normals<double>(tokens, layer.width()), nullptr);
+    StreamingAttention<double> stream;
+    for (Index token = 0; token < tokens;) {
+      const Index count = std::min(1 + token % 3, tokens - token);
+      auto piece = act;  // with the beginning of what was carried in, which later pieces do not read
+      engine_test::for_arrays(piece, [&](const char*, Array<double>& array) {
+        if (array.rows() == tokens) array = Numbers(array.matrix().middleRows(token, count));
+      });
+      if constexpr (requires { piece.starts; })
+        if (token > 0) piece.starts.clear();
+      stream.append(layer.lower(piece), piece.x);
+      token += count;
+    }
+    const ImplicitAttention<double> whole(layer.lower(act));
+    check_same(stream.attention().materialize().stacked(), whole.materialize().stacked(), what);
+    ++layers;
+    if constexpr (requires { act.own_scale; }) {  // a number that the next piece completes
+      Numbers scales = *act.key_scale.middle_rows(0, 1);
+      scales(0, 0) = std::numeric_limits<double>::quiet_NaN();
+      engine_test::for_arrays(act, [](const char*, Array<double>& array) { array = array.middle_rows(0, 1); });
+      act.key_scale = scales;
+      StreamingAttention<double> spoilt;
+      spoilt.append(layer.lower(act));
+      CHECK(spoilt.newest_row().allFinite());
+      act.key_scale = act.own_scale;
+      spoilt.append(layer.lower(act));
+      CHECK(spoilt.newest_row().hasNaN());
+    }
+  });
+  CHECK(layers > 20);
 }
 
 TEST_CASE("what a stream cannot know is refused: half a token that the next one writes, a convolution's tokens before it", "[streaming]") {

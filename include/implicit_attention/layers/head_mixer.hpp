@@ -63,7 +63,7 @@ struct HeadMixerActivations {
   Array<S> c;           ///< (L, E): after the short convolution, with its bias; x where there is none
   Array<S> query;       ///< (L, H K): scaled and rotated as the layer has it
   Array<S> key;         ///< (L, H K); HGRN: 1 - f, (L, E)
-  Array<S> log_decay;   ///< (L or 1, H or H K); HGRN: (L, E)
+  Array<S> log_decay;   ///< (L, H K); RetNet: (L or 1, H or H K); HGRN: (L, E)
   Array<S> o;           ///< (L, E): what the recurrence gives, rows divided, before the norm
   Array<S> row_scale;   ///< (L, H): what rows are divided by before the norm, inverted; empty in most layers
   Array<S> gate_input;  ///< (L, E): before silu
@@ -79,6 +79,7 @@ struct HeadMixerActivations {
 ///     Value mix(MixerInput, Activations&)   o = R content, and what it is made of into query, key, log_decay (and row_scale)
 ///     bool activated()                      whether the content goes through SiLU
 ///     bool divides_rows()                   whether mix fills row_scale; false where it is not said
+///     bool decays_of_data                   a constant: log_decay is made of the input, not of weights alone; true where it is not said
 ///
 /// and, where it is not one matrix a head with a diagonal transition, check_recurrence and recurrence of its own.
 template <class Derived, Real S>
@@ -104,6 +105,7 @@ class HeadMixer : public LayerInterface<Derived> {
   [[nodiscard]] Index state() const { return common_.k_proj.weight.rows() / key_value_heads(); }
   [[nodiscard]] Index state_rows() const { return heads() * state(); }
   [[nodiscard]] Index state_columns() const { return channels() / heads(); }
+  static constexpr bool decays_of_data = true;
   [[nodiscard]] bool divides_rows() const { return false; }
 
   /// Runs the layer on u (L, D) within a trace, from `initial` if a state was carried in.

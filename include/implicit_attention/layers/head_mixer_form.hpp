@@ -75,7 +75,7 @@ template <class Derived, Real S>
 void HeadMixer<Derived, S>::check_recurrence(const Activations& act, Index tokens) const {
   detail::check_activation(Derived::layer_name, "query", act.query, tokens, state_rows(), "(tokens, heads * state)");
   detail::check_activation(Derived::layer_name, "key", act.key, tokens, state_rows(), "(tokens, heads * state)");
-  detail::check_log_decay(Derived::layer_name, act.log_decay, tokens, heads(), state_rows());
+  detail::check_log_decay(Derived::layer_name, act.log_decay, tokens, heads(), state_rows(), Derived::decays_of_data);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

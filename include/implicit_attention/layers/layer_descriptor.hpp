@@ -150,9 +150,11 @@ template <Real Scalar>
   return read != 0 ? read : most_frequent(true, 1);
 }
 
-/// Fails unless the log decays of a recurrence in heads are there: of every token or of all, for every head or for every key of one.
+/// Fails unless the log decays of a recurrence in heads are there: of every token or of all, for every head or for every key of one. Decays
+/// that are made of data are of every token and key: one row of them is that of one token.
 template <Real Scalar>
-void check_log_decay(std::string_view who, const Array<Scalar>& array, Index tokens, Index heads, Index keys) {
+void check_log_decay(std::string_view who, const Array<Scalar>& array, Index tokens, Index heads, Index keys, bool of_data) {
+  if (of_data) return check_activation(who, "log_decay", array, tokens, keys, "(tokens, heads * state)");
   const bool fits = (array.rows() == tokens || array.rows() == 1) && (array.cols() == heads || array.cols() == keys);
   if (array.empty() || !fits) check_activation(who, "log_decay", array, tokens, keys, "(tokens or 1, heads or heads * state)");
 }

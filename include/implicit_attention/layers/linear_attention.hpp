@@ -155,14 +155,14 @@ UnifiedForm<S> LinearAttention<S>::lower(const Activations& act, Terms terms) co
                                                          {Term::normalization, &act.normalizer},
                                                          {Term::recurrence, &act.x}}),
               keys = act.query.cols(), values = act.x.cols();
-  // No weights tell the sizes of keys and values: x and query do.
-  const auto whole_heads = [&](const char* name, const Array<Scalar>& array, const char* meaning) {
-    const Index columns = array.cols() - array.cols() % heads();
-    detail::check_activation(layer_name, name, array, tokens, std::max(columns, heads()), meaning);
+  // No weights tell the sizes of keys and values: x and query do where the options do not.
+  const auto whole_heads = [&](const char* name, const Array<Scalar>& array, Index size, const char* meaning) {
+    const Index columns = size > 0 ? heads() * size : std::max(array.cols() - array.cols() % heads(), heads());
+    detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
-  whole_heads("x", act.x, "(tokens, heads * value size)");
+  whole_heads("x", act.x, options_.value_size, "(tokens, heads * value size)");
   if (terms.has(Term::recurrence)) {
-    whole_heads("query", act.query, "(tokens, heads * key size)");
+    whole_heads("query", act.query, options_.key_size, "(tokens, heads * key size)");
     detail::check_activation(layer_name, "key", act.key, tokens, keys, "(tokens, heads * key size), as activations.query has it");
     detail::check_initial<Scalar>(layer_name,
                                   {{"normalizer", &act.initial.normalizer},

@@ -23,6 +23,9 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
   };
   const bool recurrent = terms.has(Term::recurrence);
   Array<S> second_half;  // dt (1 - lambda) of the first token, which the one before it is written with
+  // The last token's key_scale is in no entry: a stream completes it by the next token's half. It is own_scale where that is known, for a
+  // piece that is cut out of a whole run has the other half already.
+  Array<S> key_scale = act.key_scale;
   if (recurrent) {
     check("log_decay", act.log_decay, heads(), "(tokens, heads)");
     check("key_scale", act.key_scale, heads(), "(tokens, heads)");
@@ -35,6 +38,9 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
       check("dt", act.dt, heads(), "(tokens, heads)");
       check("own_scale", act.own_scale, heads(), "(tokens, heads)");
       second_half = Matrix<S>(act.dt.matrix().topRows(1) - act.own_scale.matrix().topRows(1));
+      Matrix<S> scales = *key_scale;
+      scales.bottomRows(1) = act.own_scale.matrix().bottomRows(1) + Scalar(0) * scales.bottomRows(1);  // NaN stays NaN
+      key_scale = std::move(scales);
     }
   }
   if (terms.has(Term::gate)) check("z", act.z, E, "(tokens, channels)");
@@ -53,7 +59,9 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
                                         {{"query", &act.query[static_cast<std::size_t>(r)]},
                                          {"key", &act.key[static_cast<std::size_t>(s)]},
                                          {"own_scale", &act.own_scale}});
-        form.recurrence = recurrence(act, r, s);
+        HeadRecurrence<S> pair_recurrence = recurrence(act, r, s);
+        pair_recurrence.key_scale = key_scale;
+        form.recurrence = std::move(pair_recurrence);
         form.continuation.ends_open = true;
         form.continuation.second_half = second_half;
         if (s == 0) form.initial_state = detail::carried(act.carried);

@@ -24,6 +24,7 @@ class RetNet : public HeadMixer<RetNet<S>, S> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "RetNet";
+  static constexpr bool decays_of_data = false;
   using Weights = HeadMixerWeights<S>;
   using typename Base::Activations;
   using typename Base::MixerInput;

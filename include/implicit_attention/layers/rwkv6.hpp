@@ -65,7 +65,7 @@ class Rwkv6 : public LayerInterface<Rwkv6<S>> {
 
   /// The unified form. Needs what BonusRecurrence::lower needs of the terms that are on.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
-    return recurrence_.lower(act, true, terms);
+    return recurrence_.lower(act, true, terms, true);
   }
 
   /// The weight (D, E) of the output projection.

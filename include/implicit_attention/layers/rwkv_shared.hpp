@@ -173,7 +173,7 @@ class BonusRecurrence {
     Array<Scalar> value;               ///< (L, E)
     Array<Scalar> receptance;          ///< (L, E)
     Array<Scalar> key;                 ///< (L, E)
-    Array<Scalar> log_decay;           ///< (L or 1, E or H): the logarithm of w
+    Array<Scalar> log_decay;           ///< (L, E), RWKV-5: (L or 1, E or H): the logarithm of w
     Array<Scalar> bonus;               ///< (L, H): sum_n r f k; computed where it is empty
     Array<Scalar> gate_input;          ///< (L, E): g, before the SiLU; empty in a layer without a gate
     Array<Scalar> pre_norm;            ///< (L, E): o
@@ -235,7 +235,8 @@ class BonusRecurrence {
   }
 
   /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias. `gated`: the layer has a gate.
-  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms) const {
+  /// `decays_of_data`: its decays are made of the input (RWKV-6), so that log_decay is (L, E).
+  [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms, bool decays_of_data = false) const {
     UnifiedForm<Scalar> form;
     const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.receptance},
                                                            {Term::recurrence, &act.key},
@@ -257,7 +258,7 @@ class BonusRecurrence {
     }
     check("receptance", act.receptance);
     check("key", act.key);
-    detail::check_log_decay(who_, act.log_decay, tokens, heads_, channels());
+    detail::check_log_decay(who_, act.log_decay, tokens, heads_, channels(), decays_of_data);
     if (!act.bonus.empty()) detail::check_activation(who_, "bonus", act.bonus, tokens, heads_, "(tokens, heads)");
     detail::check_initial_state(who_, act.initial, channels(), channels() / heads_);
     form.recurrence = recurrence(act);
