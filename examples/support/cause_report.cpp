@@ -36,6 +36,8 @@ std::string fine_print(const CauseEvaluation& evaluation) {
     if (!method.untreated.empty()) text += message(" ", method.method, " has no rule for ", some_of(method.untreated), ".");
   for (const CauseMethod& ceiling : evaluation.ceilings)
     text += message(" Ceiling: Shapley values by ", ceiling.terms, " a prompt, tokens taken away as in leave-one-out.");
+  if (2 * evaluation.predicted < outputs(evaluation))
+    text += " The model predicts fewer than half of these tokens: their causes are those of models that do, so this says little.";
   if (!evaluation.unread.empty()) text += message(" Arrays not read: ", some_of(evaluation.unread), ".");
   return text;
 }

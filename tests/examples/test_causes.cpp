@@ -361,6 +361,19 @@ TEST_CASE("evaluate --causes: digits that RWKV-7 copies backwards", "[evaluate][
   CHECK(prefix / count >= 0.95);
 }
 
+TEST_CASE("evaluate --causes: a model that does not predict what the file's causes are of is said to say little", "[evaluate]") {
+  const TemporaryFolder folder;
+  const std::string recall = "examples/models/recall/mamba/", remark = "predicts fewer than half of these tokens";
+  const auto fine_print_of = [&](const std::string& model) {
+    return run_well(folder, "evaluate",
+                    {"--model", model, "--causes", (fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / recall / "causes.safetensors").string(),
+                     "--methods", "raw,random", "--limit", "8"})
+        .out;
+  };
+  CHECK_THAT(fine_print_of("examples/models/mamba"), contains_text(remark));
+  CHECK(fine_print_of(recall).find(remark) == std::string::npos);
+}
+
 TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts that they were not trained on", "[evaluate]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out.json";
