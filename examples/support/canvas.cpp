@@ -15,6 +15,8 @@
 
 #include <ft2build.h>
 #include FT_FREETYPE_H
+#include FT_MODULE_H
+#include FT_SYSTEM_H
 #include <png.h>
 
 #include <implicit_attention/core/error.hpp>
@@ -84,6 +86,40 @@ std::vector<std::string> other_fonts() {
 }  // namespace
 
 struct Fonts::Faces {
+  /// FreeType, and the faces that it opens. Where memory ends it goes on without a table, a module or a letter, and says nothing: a picture
+  /// must not lack them, so that memory is asked for here.
+  struct Library {
+    Library() {
+      if (with_memory(FT_New_Library(&memory, &handle)) != 0) raise(ErrorKind::file, "font: FreeType does not start");
+      FT_Add_Default_Modules(handle);
+      FT_Set_Default_Properties(handle);
+      if (failed) {
+        FT_Done_Library(handle);
+        throw std::bad_alloc();
+      }
+    }
+    Library(const Library&) = delete;
+    Library& operator=(const Library&) = delete;
+    ~Library() { FT_Done_Library(handle); }
+
+    /// What a call of FreeType gave, unless it had too little memory.
+    FT_Error with_memory(FT_Error error) const {
+      if (failed) throw std::bad_alloc();
+      return error;
+    }
+
+    static void* given(FT_Memory memory, void* block) {
+      if (block == nullptr) static_cast<Library*>(memory->user)->failed = true;
+      return block;
+    }
+    FT_MemoryRec_ memory{
+        this, [](FT_Memory from, long size) { return given(from, std::malloc(static_cast<std::size_t>(size))); },
+        [](FT_Memory, void* block) { std::free(block); },
+        [](FT_Memory from, long, long size, void* block) { return given(from, std::realloc(block, static_cast<std::size_t>(size))); }};
+    FT_Library handle = nullptr;
+    bool failed = false;
+  };
+
   struct Glyph {
     FT_UInt index = 0;
     double advance = 0;
@@ -93,18 +129,12 @@ struct Fonts::Faces {
 
   Faces() {
     const std::array<std::string, 2> paths{find_font(false), find_font(true)};
-    if (FT_Init_FreeType(&library) != 0) raise(ErrorKind::file, "font: FreeType does not start");
     for (const bool bold : {false, true}) {
       const std::string& path = paths[bold ? 1 : 0];
-      if (FT_New_Face(library, path.c_str(), 0, &face[bold ? 1 : 0]) != 0) {
-        FT_Done_FreeType(library);  // and the faces with it
+      if (library.with_memory(FT_New_Face(library.handle, path.c_str(), 0, &face[bold ? 1 : 0])) != 0)
         raise(ErrorKind::file, message("font: FreeType cannot read ", path, "; is it a TrueType or OpenType font?"));
-      }
     }
   }
-  Faces(const Faces&) = delete;
-  Faces& operator=(const Faces&) = delete;
-  ~Faces() { FT_Done_FreeType(library); }
 
   const Glyph& glyph(char32_t point, const TextStyle& style) {
     const int quarter_pixels = static_cast<int>(std::lround(style.size * 4));
@@ -124,7 +154,7 @@ struct Fonts::Faces {
     }
     size(font, style);
     // Unhinted: letters keep their shape and spacing in both directions of writing.
-    if (with_memory(FT_Load_Glyph(font, index, FT_LOAD_NO_HINTING | FT_LOAD_RENDER)) == 0) {
+    if (library.with_memory(FT_Load_Glyph(font, index, FT_LOAD_NO_HINTING | FT_LOAD_RENDER)) == 0) {
       const FT_GlyphSlot slot = font->glyph;
       made.advance = static_cast<double>(slot->linearHoriAdvance) / 65536;
       made.left = slot->bitmap_left;
@@ -145,7 +175,7 @@ struct Fonts::Faces {
     FT_Face font = sized(style);
     FT_Vector move{0, 0};
     if (left == 0 || right == 0 || !FT_HAS_KERNING(font)) return 0;
-    (void)with_memory(FT_Get_Kerning(font, left, right, FT_KERNING_UNFITTED, &move));
+    (void)library.with_memory(FT_Get_Kerning(font, left, right, FT_KERNING_UNFITTED, &move));
     return static_cast<double>(move.x) / 64;
   }
 
@@ -164,19 +194,13 @@ struct Fonts::Faces {
     return pen;
   }
 
-  /// A glyph that there is no memory for must not be left out of a picture.
-  static FT_Error with_memory(FT_Error error) {
-    if (error == FT_Err_Out_Of_Memory) throw std::bad_alloc();
-    return error;
-  }
-
   FT_Face sized(const TextStyle& style) {
     FT_Face font = face[style.bold ? 1 : 0];
     size(font, style);
     return font;
   }
-  static void size(FT_Face font, const TextStyle& style) {
-    (void)with_memory(FT_Set_Char_Size(font, 0, static_cast<FT_F26Dot6>(std::lround(style.size * 4)) * 16, 72, 72));
+  void size(FT_Face font, const TextStyle& style) const {
+    (void)library.with_memory(FT_Set_Char_Size(font, 0, static_cast<FT_F26Dot6>(std::lround(style.size * 4)) * 16, 72, 72));
   }
 
   // The first of this machine's other fonts that has the character; null if none has.
@@ -187,7 +211,7 @@ struct Fonts::Faces {
     looked = true;
     while (next_waiting < waiting.size()) {
       FT_Face opened = nullptr;
-      if (with_memory(FT_New_Face(library, waiting[next_waiting++].c_str(), 0, &opened)) != 0) continue;
+      if (library.with_memory(FT_New_Face(library.handle, waiting[next_waiting++].c_str(), 0, &opened)) != 0) continue;
       if (!FT_IS_SCALABLE(opened)) {  // pictures of one size, as colour emoji are
         FT_Done_Face(opened);
         continue;
@@ -198,7 +222,7 @@ struct Fonts::Faces {
     return nullptr;
   }
 
-  FT_Library library = nullptr;
+  Library library;
   std::array<FT_Face, 2> face{};
   std::vector<FT_Face> others;  // opened so far, in the order of `waiting`
   std::vector<std::string> waiting;
