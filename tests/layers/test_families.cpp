@@ -393,7 +393,7 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
     };
     CHECK_NOTHROW(read(false));
     CHECK_THROWS_WITH(read(true), Catch::Contains(message("key ", key, " is true, expected false")));
-    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("the configuration says so, with ", key, " false")));
+    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("a layer without it has ", key, " false in its configuration")));
     const std::string tensor = std::string_view(key) == "use_short_conv" ? "q_conv1d.weight" : lost;
     CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("tensor layers.3.attn.", tensor, " is missing")));
     if (tensor == lost) CHECK_THROWS_WITH(read(true), Catch::Contains(message("tensor layers.3.attn.", tensor, " is missing")));

@@ -89,7 +89,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {qwen_moe,
        "a missing tensor",
        erase("model.language_model.layers.1.linear_attn.dt_bias"),
-       {"tensor model.layers.1.linear_attn.dt_bias is missing"}},
+       {"tensor model.language_model.layers.1.linear_attn.dt_bias is missing"}},
       {qwen_moe, "no A_log", erase("model.language_model.layers.1.linear_attn.A_log"), {"layers.1.linear_attn.A_log is missing"}},
       {qwen_moe,
        "an unused tensor",

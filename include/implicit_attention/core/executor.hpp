@@ -25,16 +25,20 @@ using Executor = std::function<void(Index count, const std::function<void(Index)
 
 namespace detail {
 
-/// Numbers of a panel of rows: as one worker takes them at a time, and as they stay in the nearest cache while they are changed in place.
+/// How many numbers a panel of rows has: one worker's share at a time; what stays in the nearest cache while it is changed in place.
 constexpr Index shared_panel = Index(1) << 16, cached_panel = Index(1) << 12;
 
-/// Calls body(first, count) for neighbouring rows, about `numbers` of (rows, columns) numbers, through the executor: work that is done
-/// number by number or row by row. The cut depends on the sizes alone; few numbers are done at once.
+/// Calls body(first, count) for panels of neighbouring rows of a (rows, columns) matrix, of about `numbers` numbers each, through the executor:
+/// work that is done number by number or row by row. The cut depends on the sizes alone; a small matrix is one panel.
 template <class Body>
 void for_row_panels(Index rows, Index columns, const Executor& executor, const Body& body, Index numbers = shared_panel) {
   const Index high = std::max<Index>(1, numbers / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
   if (panels <= 1) return body(Index(0), rows);
-  executor(panels, [&](Index index) { body(index * high, std::min(high, rows - index * high)); });
+  const struct {
+    const Body* body;
+    Index rows, high;
+  } cut{&body, rows, high};  // one reference, which a std::function holds without memory of its own
+  executor(panels, [&cut](Index index) { (*cut.body)(index * cut.high, std::min(cut.high, cut.rows - index * cut.high)); });
 }
 
 }  // namespace detail

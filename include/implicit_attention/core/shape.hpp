@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/core/array.hpp>
@@ -18,11 +19,12 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 }
 
 namespace detail {
-/// While this lives, the names in the file of the tensors that PrefixedTensors reads on this thread. A layer calls its weights by names of its
-/// own, `A_log`: in a complaint such a name is completed to the latest that ends so, `model.layers.3.mixer.A_log`.
+/// While this lives (scopes nest), what PrefixedTensors reads on this thread is remembered, of one prefix at a time. A layer calls its weights
+/// by names of its own, `A_log`: where a tensor of that very name was read last, a complaint has its name in the file,
+/// `model.layers.3.mixer.A_log`.
 class NamesRead {
  public:
-  NamesRead() : outer_(innermost()) { innermost() = new std::vector<std::string>; }
+  NamesRead() : outer_(innermost()) { innermost() = new Names; }
   NamesRead(const NamesRead&) = delete;
   NamesRead& operator=(const NamesRead&) = delete;
   ~NamesRead() {
@@ -31,29 +33,33 @@ class NamesRead {
   }
 
   template <class Source>
-  static void add(const Source& source, std::string_view name) {
-    if (innermost() != nullptr) innermost()->push_back(source.name_in_file(name));
+  static void add(const Source& source, const std::string& prefix, std::string_view name) {
+    if (innermost() == nullptr) return;
+    if (innermost()->prefix != prefix) *innermost() = Names{prefix, {}};
+    innermost()->read.emplace_back(name, source.name_in_file(prefix + std::string(name)));
   }
+  /// The name in the file; what is not there stays as it is. For complaints, which end what was read: the host may go on elsewhere.
   [[nodiscard]] static std::string completed(std::string_view name) {
-    const auto is_end_of = [&](const std::string& full) {
-      if (full.size() <= name.size()) return false;
-      const std::size_t begin = full.size() - name.size();
-      return full[begin - 1] == '.' && full.compare(begin, name.size(), name) == 0;
-    };
-    if (innermost() != nullptr)
-      for (auto full = innermost()->rbegin(); full != innermost()->rend(); ++full)
-        if (is_end_of(*full)) return *full;
-    return std::string(name);
+    std::string full(name);
+    if (innermost() == nullptr) return full;
+    for (const auto& [read, in_file] : innermost()->read)
+      if (read == name) full = in_file;
+    *innermost() = Names();
+    return full;
   }
 
  private:
+  struct Names {
+    std::string prefix;
+    std::vector<std::pair<std::string, std::string>> read;  // as the layer calls them, and as the file has them
+  };
   // On the heap: where a host's error handler leaves by longjmp, this object is gone, and the names must not be.
-  static std::vector<std::string>*& innermost() {
-    thread_local std::vector<std::string>* names = nullptr;
+  static Names*& innermost() {
+    thread_local Names* names = nullptr;
     return names;
   }
 
-  std::vector<std::string>* outer_;
+  Names* outer_;
 };
 }  // namespace detail
 

@@ -36,7 +36,8 @@ class TensorSource {
     return std::nullopt;
   }
 
-  /// The name that a tensor, or all below a prefix, has in the file, for messages; another than the reader's where a source renames.
+  /// The name that a tensor, or all below a prefix, has in the file, for messages; another than the reader's where a source takes prefixes off.
+  /// GGUF's names are translated for good.
   [[nodiscard]] virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
 
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
@@ -83,7 +84,7 @@ class PrefixedTensors {
     if (axes != 0 && shape->size() != axes)
       raise(ErrorKind::shape,
             message(source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape), ", expected ", axes, " axes"));
-    detail::NamesRead::add(*source_, full);
+    detail::NamesRead::add(*source_, prefix_, name);
     return source_->read(full);
   }
   /// A tensor that may be absent: an empty array then.

@@ -1,6 +1,7 @@
 // Mamba-3's unified form, one for each pair of ranks; a part of mamba3.hpp.
 #pragma once
 
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -39,7 +40,8 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
       check("own_scale", act.own_scale, heads(), "(tokens, heads)");
       second_half = Matrix<S>(act.dt.matrix().topRows(1) - act.own_scale.matrix().topRows(1));
       Matrix<S> scales = *key_scale;
-      scales.bottomRows(1) = act.own_scale.matrix().bottomRows(1) + Scalar(0) * scales.bottomRows(1);  // NaN stays NaN
+      for (Index head = 0; head < heads(); ++head)
+        if (S& last = scales(tokens - 1, head); !std::isnan(last)) last = act.own_scale(tokens - 1, head);
       key_scale = std::move(scales);
     }
   }

@@ -155,7 +155,7 @@ void expect_present_unless(const Configuration& configuration, std::string_view 
   for (const std::string_view name : names)
     if (!tensors.has(name))
       raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), name,
-                                     " is missing; of a layer without it the configuration says so, with ", key, " false"));
+                                     " is missing; a layer without it has ", key, " false in its configuration"));
 }
 
 /// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.

@@ -43,7 +43,7 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
   const std::optional<Index> size = configuration.integer({"conv_size"});
   if (size && width > 0) expect_integer(configuration, {"conv_size"}, width, "the convolution is that wide");
   expect_boolean(configuration, {"use_short_conv"}, width > 0,
-                 width > 0 ? "there are tensors *_conv1d.weight" : "there is no tensor v_conv1d.weight or conv1d.weight");
+                 width > 0 ? "there are weights of convolutions" : "there is no tensor v_conv1d.weight or conv1d.weight");
   if (!configuration.has("num_attention_heads"))  // beside which it is attention's
     expect_integer(configuration, {"head_dim"}, layer.state(), "k_proj has that many rows a key head");
   ignore_keys(configuration, {"expand_k", "expand_v"});  // which the weights tell
@@ -94,14 +94,17 @@ template <Real Scalar>
   expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
   expect_boolean(configuration, {"use_output_norm"}, true, "the heads' outputs are normalized");
   expect_delta_rule_biases(configuration, tensors);
-  if (tensors.has("a_proj.weight")) expect_present(tensors, {"b_proj.weight"});
+  if (tensors.has("a_proj.weight")) {
+    expect_present(tensors, {"b_proj.weight"});
+    if (!has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
+  }
   const bool qwen = tensors.has("out_proj.weight");  // its norms' eps is 1e-6
   const bool hybrid = configuration.text({"model_type"}) == "olmo_hybrid";
   if (qwen || hybrid) expect_delta_rule_tensors(tensors, qwen);
   GatedDeltaNet<Scalar> layer = GatedDeltaNet<Scalar>::from_tensors(
       tensors, delta_rule_options<typename GatedDeltaNet<Scalar>::Options>(configuration, qwen ? 1e-6 : 1e-5));
   expect_delta_rule(configuration, layer);
-  // Joined with others in Qwen's tensors, which is a layer that has both.
+  // Qwen's layers have both, joined with other weights.
   const auto expect_part = [&](std::string_view key, const Array<Scalar>& weight, std::string_view name) {
     expect_boolean(configuration, {key}, !weight.empty(),
                    message("tensor ", tensors.prefix_in_file(), name, weight.empty() ? " is missing" : " is there"));
@@ -112,7 +115,6 @@ template <Real Scalar>
     expect_present_unless(configuration, hybrid ? "linear_use_gate" : "use_gate", tensors, {"g_proj.weight"});
     if (!tensors.has("conv1d.weight"))
       expect_present_unless(configuration, "use_short_conv", tensors, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
-    if (!has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
   }
   return layer;
 }

@@ -88,11 +88,12 @@ template <Real S>
   return has_any(tensors, {"q_proj.weight", "k_proj.weight", "v_proj.weight"});
 }
 
-/// Whether they are a mixture of experts': by what no dense MLP has, a router under any family's name, what goes with one, a second expert.
+/// Whether these tensors are those of a mixture of experts, by what no dense MLP has: a router under any family's name, what goes with one, a
+/// second expert.
 template <Real S>
 [[nodiscard]] bool has_experts(const PrefixedTensors<S>& tensors) {
-  return has_any(tensors, {"gate.weight", "gate.e_score_correction_bias", "shared_expert_gate.weight", "router.weight",
-                           "router.layer.weight", "experts.1.up_proj.weight"});
+  return has_any(tensors, {"gate.weight", "gate.e_score_correction_bias", "expert_bias", "shared_expert_gate.weight", "router.weight",
+                           "router.layer.weight", "experts.1.up_proj.weight", "experts.1.w1.weight"});
 }
 /// Whether experts that every token uses are below `shared_experts.`.
 template <Real S>
@@ -121,8 +122,8 @@ template <Real S>
                        std::string_view(tensors.has("out_proj.weight") ? "out_proj.bias" : "o_proj.bias")};
   expect_together(tensors, biases);
   SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
-  check_shape(tensors.source().where(), tensors.has("out_proj.weight") ? "out_proj.weight" : "o_proj.weight", mixer.output_projection(),
-              output_width == 0 ? mixer.width() : output_width, mixer.channels(), "(width, heads * head size)");
+  check_shape(tensors.source().where(), tensors.prefix_in_file() + (tensors.has("out_proj.weight") ? "out_proj.weight" : "o_proj.weight"),
+              mixer.output_projection(), output_width == 0 ? mixer.width() : output_width, mixer.channels(), "(width, heads * head size)");
   expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
   expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
   expect_tensors(configuration, {"attention_bias"}, tensors, biases);
