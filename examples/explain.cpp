@@ -47,11 +47,12 @@ void check_combinations(const CLI::App& app) {
     if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
 }
 
-/// The method where none is named: one that the other options are about.
-std::string default_method(const CLI::App& app) {
+/// The method where none is named: one that the other options are about, and that has maps where they are to be drawn.
+std::string default_method(const CLI::App& app, bool maps) {
   if (given(app, "--reduce")) return "raw";  // which of the methods it can be about needs one row a layer
   if (given(app, "--baseline") || given(app, "--steps")) return "integrated-gradients";
-  if (!given(app, "--target") && !given(app, "--contrast")) return "contribution-norms";
+  const bool of_a_token = given(app, "--target") || given(app, "--contrast") || given(app, "--generate");
+  if (!of_a_token || maps) return "contribution-norms";
   if (given(app, "--layer")) return "relevance-attention";
   return given(app, "--terms") ? "vector-rollout" : "relevance";
 }
@@ -145,11 +146,12 @@ int main(int argument_count, char** arguments) {
       ->required();
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
-  app.add_option("--method", question.methods,
-                 "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
-                     "; without it, contribution-norms, which need no target, and what other options are about: with --target or "
-                     "--contrast relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with --baseline or "
-                     "--steps integrated-gradients, with --reduce raw")
+  app.add_option(
+         "--method", question.methods,
+         "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
+             "; without it, contribution-norms, which need no target, and what other options are about: with --target, "
+             "--contrast or --generate relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with --baseline or "
+             "--steps integrated-gradients, with --reduce raw")
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->check(not_empty())
@@ -214,7 +216,7 @@ int main(int argument_count, char** arguments) {
   Index failed = 0;
   const int status = run_program(app, argument_count, arguments, [&] {
     if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
-    if (!given(app, "--method")) question.methods = default_method(app);
+    if (!given(app, "--method")) question.methods = default_method(app, options.picture == "maps");
     check_question(question);
     check_combinations(app);
     Ranks ranks;

@@ -7,7 +7,7 @@ usage() {
 Usage: bash tests/run.sh [--preset NAME] [--no-install]
 
 Installs what is missing (Debian and Ubuntu; elsewhere it names the packages), builds, and runs every test but
-for half of the scripts that build as others do (below).
+for most of the scripts that build as others do (below).
 
   --preset NAME  test        g++ or whatever CXX says, assertions on (the default)
                  test-clang  clang++, assertions off, warnings are errors: programs, benchmarks, tests of kernels, operator

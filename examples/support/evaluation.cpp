@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/core/error.hpp>
 
@@ -129,28 +132,50 @@ Sum sum_of(const EvaluatedMethod& row) {
   return method_info(method).of_position ? Sum::of_no_logit : Sum::need_not;
 }
 
-/// Which methods' scores sum to what is explained, and by how much they miss it: a line each, and one of all that need not. Lines begin
-/// with `begin`.
-std::string conservation_text(const Evaluation& evaluation, const std::string& begin) {
-  std::string lines, need_not, no_logit;
+/// The same for a file.
+std::string_view word_of(Sum sum) {
+  switch (sum) {
+    case Sum::whole:
+      return "yes";
+    case Sum::but_for_the_integral:
+      return "to_tolerance";
+    case Sum::without_left_out_terms:
+      return "terms_left_out";
+    case Sum::need_not:
+      return "need_not";
+    case Sum::of_no_logit:
+      return "no_logit";
+  }
+  return "";
+}
+
+/// Which methods' scores sum to what is explained, and by how much they miss it: a line each, and one of all that need not.
+std::string conservation_text(const Evaluation& evaluation) {
+  std::string lines;
+  std::vector<std::string> need_not, no_logit;
   for (const EvaluatedMethod& row : evaluation.methods) {
     const std::string name = row.terms.empty() ? row.method : message(row.method, " (", row.terms, ")");
     const Sum sum = sum_of(row);
-    if (sum == Sum::need_not || sum == Sum::of_no_logit) {
-      std::string& list = sum == Sum::need_not ? need_not : no_logit;
-      list += message(list.empty() ? "" : ", ", name);
+    if (sum == Sum::need_not || sum == Sum::of_no_logit) {  // with any terms: named once
+      std::vector<std::string>& list = sum == Sum::need_not ? need_not : no_logit;
+      if (std::find(list.begin(), list.end(), row.method) == list.end()) list.push_back(row.method);
       continue;
     }
-    lines += message(begin, name, ": ",
+    lines += message("  ", name, ": ",
                      sum == Sum::whole                  ? "yes, with what biases take"
                      : sum == Sum::but_for_the_integral ? "yes, with the baseline's, up to the error of the integral"
-                                                        : "no, what the terms left out and the biases give is missing",
+                                                        : "no, even with what biases take: what the terms left out give is missing",
                      "; off by ", significant(bootstrap_mean(row.gaps, 0, 1).mean), " of ",
                      significant(bootstrap_mean(row.explained, 0, 1).mean), "\n");
   }
-  if (!need_not.empty()) lines += message(begin, need_not, ": need not\n");
-  if (!no_logit.empty()) lines += message(begin, no_logit, ": explain", no_logit.find(',') == std::string::npos ? "s" : "", " no logit\n");
-  return message("Do scores sum to what is explained? Means over texts, of absolute values:\n", begin.starts_with('-') ? "\n" : "", lines);
+  const auto listed = [&](const std::vector<std::string>& methods, const char* one, const char* several) {
+    std::string text;
+    for (const std::string& method : methods) text += (text.empty() ? "" : ", ") + method;
+    if (!text.empty()) lines += message("  ", text, methods.size() == 1 ? one : several, "\n");
+  };
+  listed(need_not, ": need not", ": need not");
+  listed(no_logit, ": explains no logit", ": explain no logit");
+  return message("Do scores sum to what is explained? Means over texts, of absolute values:\n", lines);
 }
 
 std::string removal_text(const Evaluation& evaluation) {
@@ -317,7 +342,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
-  text += message('\n', conservation_text(evaluation, "  "));
+  text += message('\n', conservation_text(evaluation));
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   if (!evaluation.maps.empty())
@@ -332,7 +357,6 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
-  text += message('\n', conservation_text(evaluation, "- "));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
           " Bold: best of its column, random scores aside. ↑ higher is "
           "better, ↓ lower.\n\n";
@@ -374,8 +398,7 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
     }
     for (const std::vector<double>& stage : method.randomized)
       result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
-    const Sum sum = sum_of(method);
-    result["sums_to_explained"] = sum == Sum::whole ? "yes" : sum == Sum::but_for_the_integral ? "up to the error of the integral" : "no";
+    result["sums_to_explained"] = word_of(sum_of(method));
     if (!method.explained.empty())
       result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean},
                                 {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};

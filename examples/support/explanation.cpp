@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <numeric>
@@ -161,6 +162,7 @@ class Questioner {
   }
   /// Lets the model go on after `ids`, and explains each token that it writes.
   [[nodiscard]] Explanation explain_writing(std::vector<Index> ids, const std::vector<Index>& ends, const Run& run) const {
+    refuse_large_logits(options_, ids.size() + static_cast<std::size_t>(options_.generate), model().vocabulary());
     run.begin_piece(14 * model().layer_count() * (options_.generate + 1));
     Continuation continuation = [&] {
       try {

@@ -382,6 +382,11 @@ TEST_CASE("explain: the method that is not named is one that the other options a
   CHECK(method_of({"--steps", "4"}) == "integrated-gradients");
   CHECK(method_of({"--baseline", "mean", "--target", "positive"}) == "integrated-gradients");
   CHECK(method_of({"--target", "positive", "--method", "gradient"}) == "gradient");
+  CHECK(method_of({"--generate", "2"}) == "relevance");  // what each token that is written came from
+  const Outcome maps = run_well(folder, "explain",
+                                {"--model", models + "mamba", "--text", "a film <cls>", "--target", "positive", "--picture", "maps",
+                                 "--out", (folder / "maps.png").string()});
+  CHECK_THAT(maps.err, contains_text("--target has no effect on contribution-norms"));
 }
 
 TEST_CASE("explain: logits of more tokens than there is memory for are refused before weights are read", "[explain]") {

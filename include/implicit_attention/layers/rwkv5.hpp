@@ -64,7 +64,7 @@ class Rwkv5 : public LayerInterface<Rwkv5<S>> {
 
   /// The unified form. Needs what BonusRecurrence::lower needs of the terms that are on.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
-    return recurrence_.lower(act, gated(), terms, false);
+    return recurrence_.lower(act, gated(), terms);
   }
 
   /// The weight (D, E) of the output projection.
