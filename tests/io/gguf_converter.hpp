@@ -381,7 +381,7 @@ class GgufConverter {
       t = kimi ? reshape(std::move(t), {1, channels, 1, taps}) : reshape(std::move(t), {channels, taps});
     }
     const bool second = groups_ > 0;
-    if (second && (rest.ends_with("A_log") || rest.ends_with(".D"))) t = reshape(std::move(t), {t.shape[0], 1});
+    if (second && (rest.ends_with("A_log") || rest.ends_with(".D"))) t = reshape(t, {t.shape[0], 1});
     if (second && (rest == "mixer.norm.weight" || rest == "mamba.norm.weight")) t = reshape(std::move(t), {groups_, inner_ / groups_});
     if (falcon) t = multiplied(name, std::move(t));
     if ((architecture_ == "granitehybrid" || architecture_.starts_with("nemotron")) && layer >= 0) {
@@ -405,7 +405,7 @@ class GgufConverter {
       layer_tensor(layer, "attn_k_b.weight", permute(part(split_by_head, 0, keys), {1, 2, 0}));
       return layer_tensor(layer, "attn_v_b.weight", permute(part(split_by_head, keys, values), {1, 0, 2}));
     }
-    if (rest == "mlp.shared_expert_gate.weight") t = reshape(std::move(t), {t.data.size()});
+    if (rest == "mlp.shared_expert_gate.weight") t = reshape(t, {t.data.size()});
     const std::size_t dot = rest.rfind('.');
     const bool ends = rest.ends_with(".weight") || rest.ends_with(".bias");
     const std::string inside = ends ? rest.substr(0, dot) : rest, end = ends ? rest.substr(dot) : "";
