@@ -81,11 +81,9 @@ template <Real Scalar>
 void sqrt_one_minus_square_in_place(Numbers<Scalar> log_a) {
   log_a = (-(Scalar(2) * log_a).expm1()).sqrt();
 }
-/// A new matrix of the same numbers, changed by function(numbers): panel by panel while they are in the nearest cache, or in panels of
-/// `numbers` through an executor.
+/// A new matrix of the same numbers, changed by function(numbers) in panels of `numbers` through an executor.
 template <Real Scalar, class Function>
-[[nodiscard]] Matrix<Scalar> changed(ConstView<Scalar> x, const Function& function, const Executor& executor = serial_executor(),
-                                     Index numbers = cached_panel) {
+[[nodiscard]] Matrix<Scalar> changed(ConstView<Scalar> x, const Function& function, const Executor& executor, Index numbers) {
   Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), x.cols(), "an activation");
   for_row_panels(
       x.rows(), x.cols(), executor,
@@ -97,12 +95,12 @@ template <Real Scalar, class Function>
       numbers);
   return out;
 }
-/// The same of an expression, which is evaluated whole.
+/// The same of an expression, which is evaluated whole; what is numbers already goes panel by panel while it is in the nearest cache.
 template <class Derived, class Function>
 [[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x, const Function& function) {
   using Scalar = typename Derived::Scalar;
   if constexpr (viewable<Derived> && bool(Derived::IsRowMajor)) {
-    return changed<Scalar>(ConstView<Scalar>(x.derived()), function);
+    return changed<Scalar>(ConstView<Scalar>(x.derived()), function, serial_executor(), cached_panel);
   } else {
     Matrix<Scalar> out = large_matrix(x);
     function(Numbers<Scalar>(out.data(), out.size()));

@@ -61,6 +61,12 @@ class NamesRead {
 
   Names* outer_;
 };
+
+/// Fails for a tensor of a wrong shape: who, its name (as the file has it, where it was read from one), and what is said of it, in parts.
+template <class... Said>
+[[noreturn]] void raise_shape(std::string_view who, std::string_view name, const Said&... said) {
+  raise(ErrorKind::shape, message(who, ": ", NamesRead::completed(name), " ", said...));
+}
 }  // namespace detail
 
 /// Fails unless `array` is (rows, columns); `who` is the layer, `name` the tensor, `meaning` the two sizes in words, `hint` what may be wrong.
@@ -68,8 +74,8 @@ template <class ArrayLike>
 void check_shape(std::string_view who, std::string_view name, const ArrayLike& array, Index rows, Index columns, std::string_view meaning,
                  std::string_view hint = {}) {
   if (array.rows() == rows && array.cols() == columns) return;
-  raise(ErrorKind::shape, message(who, ": ", detail::NamesRead::completed(name), " is ", shape_text({array.rows(), array.cols()}),
-                                  ", expected ", shape_text({rows, columns}), " = ", meaning, hint.empty() ? "" : "; ", hint));
+  detail::raise_shape(who, name, "is ", shape_text({array.rows(), array.cols()}), ", expected ", shape_text({rows, columns}), " = ",
+                      meaning, hint.empty() ? "" : "; ", hint);
 }
 
 /// The same for one row of numbers, as a bias is.
@@ -77,8 +83,7 @@ template <class ArrayLike>
 void check_vector(std::string_view who, std::string_view name, const ArrayLike& array, Index size, std::string_view meaning) {
   if (array.size() == size && array.rows() == 1) return;
   const std::string came = array.rows() == 1 ? message("(", array.size(), ")") : shape_text({array.rows(), array.cols()});
-  raise(ErrorKind::shape,
-        message(who, ": ", detail::NamesRead::completed(name), " is ", came, ", expected (", size, ") = (", meaning, ")"));
+  detail::raise_shape(who, name, "is ", came, ", expected (", size, ") = (", meaning, ")");
 }
 
 /// Fails (ErrorKind::value) unless `index` is one of `count` things, counted from 0; `what`, in parts, names it: "layer", or who asks, too.

@@ -247,13 +247,15 @@ class TileRows {
 template <Real Scalar>
 void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) {
-  const detail::BlockPlan<Scalar> plan(surrounded);
-  const detail::RowsByBlock wanted(plan, rows);
+  const detail::RowsByBlock wanted(detail::BlockPlan<Scalar>(surrounded), rows);
   const Index row_count = static_cast<Index>(rows.size()), channel_count = static_cast<Index>(channels.size()),
               tokens = surrounded.recurrence.tokens;
   const auto target = [&](Index c, Index place) { return out.data() + (c * row_count + place) * out.outerStride(); };
 
   if (wanted.any_block) {
+    const std::vector<detail::SpoiltChannel> spoilt = detail::not_finite_channels(surrounded, channels);
+    const SurroundedDiagonal<Scalar> finite = spoilt.empty() ? surrounded : detail::finite_part(surrounded);
+    const detail::BlockPlan<Scalar> plan(finite);
     const std::vector<bool> needed = wanted.needed(plan);
     // Where each row of a block goes, -1 for nowhere; a row that is asked for twice is copied.
     std::vector<Index> places(static_cast<std::size_t>(tokens), -1);
@@ -279,12 +281,12 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           }
       }
     });
-    const std::vector<Index> exactly = detail::not_finite_channels(surrounded, channels);
-    executor(static_cast<Index>(exactly.size()), [&](Index index) {
-      const Index c = exactly[static_cast<std::size_t>(index)];
+    executor(static_cast<Index>(spoilt.size()), [&](Index index) {
+      const auto [c, first] = spoilt[static_cast<std::size_t>(index)];
       for (const std::vector<Index>& block : wanted.places)
         for (const Index place : block)
-          plain_row(surrounded, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)], target(c, place));
+          if (const Index row = rows[static_cast<std::size_t>(place)]; row >= first)
+            plain_row(surrounded, channels[static_cast<std::size_t>(c)], row, target(c, place));
     });
   }
 

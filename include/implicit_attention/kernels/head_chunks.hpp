@@ -1,9 +1,11 @@
 // Applications of a HeadRecurrence in chunks of tokens: nearly all work is products of matrices (formulation: "Blocked").
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/finite_parts.hpp>
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/plain_head_scan.hpp>
 
@@ -32,27 +34,13 @@ class HeadChunk {
   void run(const TokenRange& range, const Array<Scalar>& x, Matrix<Scalar>& state, View<Scalar> out) {
     if (range.starts) state.setZero();
     const Index n = range.count();
-    // The state behind the last token of all may be asked for.
-    prepare(range, plain_.has_past(range.first, state), range.end == r_->tokens || plain_.has_future(range.end - 1));
     if (x.empty())
       input_.setZero(n, values_);
     else
       input_ = x.matrix().block(range.first, head_ * values_, n, values_);
-    if (diagonal_) {
-      set_product(out_, within_, input_);
-      add_product(out_, readers_, state);
-    } else {
-      set_product(read_, readers_, state);  // Q h above C h
-      use(read_.bottomRows(n));
-      out_ = read_.topRows(n);
-      add_product(out_, within_, delta_ ? used_ : input_);
-      if (delta_)
-        add_replaced(input_, out_);
-      else
-        add_product(out_, query_removals_, used_);
-    }
+    read(range, state);
     // A number that is not finite: times the zeros of triangular factors it would spoil tokens before it.
-    if (!all_finite(out_)) return plain_.run(range.first, range.end, x, state, out);
+    if (!all_finite(out_)) return run_exactly(range, x, state, out);
     out.block(range.first, head_ * values_, n, values_) = out_;
     block_.decay_state(state);
     add_product(state, writes_, delta_ ? used_ : input_, Transposed::left);
@@ -61,16 +49,82 @@ class HeadChunk {
 
   void run_transposed(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
     const Index n = range.count();
-    // What is taken from the state before the first token goes nowhere.
-    prepare(range, !range.starts && range.first > 0, plain_.has_future(range.end - 1));
     weights_ = g.block(range.first, head_ * values_, n, values_);
-    transpose(adjoint);
-    if (!all_finite(out_)) return plain_.run_transposed(range.first, range.end, g, adjoint, out);
+    read_transposed(range, adjoint);
+    if (!all_finite(out_)) return run_transposed_exactly(range, g, adjoint, out);
     out.block(range.first, head_ * values_, n, values_) = out_;
     pass_on(range, adjoint);
   }
 
  protected:
+  /// From input_ and the state before it, out_.
+  void read(const TokenRange& range, const Matrix<Scalar>& state) {
+    const Index n = range.count();
+    // The state behind the last token of all may be asked for.
+    prepare(range, plain_.has_past(range.first, state), range.end == r_->tokens || plain_.has_future(range.end - 1));
+    if (diagonal_) {
+      set_product(out_, within_, input_);
+      add_product(out_, readers_, state);
+      return;
+    }
+    set_product(read_, readers_, state);  // Q h above C h
+    use(read_.bottomRows(n));
+    out_ = read_.topRows(n);
+    add_product(out_, within_, delta_ ? used_ : input_);
+    if (delta_)
+      add_replaced(input_, out_);
+    else
+      add_product(out_, query_removals_, used_);
+  }
+
+  /// From weights_ and the adjoint, out_.
+  void read_transposed(const TokenRange& range, const Matrix<Scalar>& adjoint) {
+    // What is taken from the state before the first token goes nowhere.
+    prepare(range, !range.starts && range.first > 0, plain_.has_future(range.end - 1));
+    transpose(adjoint);
+  }
+
+  /// run(), token by token; those before the first number that is not finite come as if it were another one.
+  void run_exactly(const TokenRange& range, const Array<Scalar>& x, Matrix<Scalar>& state, View<Scalar> out) {
+    Index untouched = 0;
+    while (untouched < range.count() && is_finite_token(*r_, head_, range.first + untouched) && all_finite(input_.row(untouched)))
+      ++untouched;
+    if (untouched == range.count() || !all_finite(state)) untouched = 0;
+    if (untouched > 0) {
+      HeadChunk finite(finite_recurrence(), head_);
+      finite.input_ = input_;
+      keep_finite(finite.input_);
+      finite.read(range, state);
+      out_ = finite.out_;
+    }
+    plain_.run(range.first, range.end, x, state, out);
+    if (untouched > 0 && all_finite(out_)) out.block(range.first, head_ * values_, untouched, values_) = out_.topRows(untouched);
+  }
+
+  /// run_transposed(), token by token; those behind the last number that is not finite come as if it were another one.
+  void run_transposed_exactly(const TokenRange& range, ConstView<Scalar> g, Matrix<Scalar>& adjoint, View<Scalar> out) {
+    const Index n = range.count();
+    Index untouched = 0;
+    while (untouched < n && is_finite_token(*r_, head_, range.end - 1 - untouched) && all_finite(weights_.row(n - 1 - untouched)))
+      ++untouched;
+    if (untouched == n || !all_finite(adjoint)) untouched = 0;
+    if (untouched > 0) {
+      HeadChunk finite(finite_recurrence(), head_);
+      finite.weights_ = weights_;
+      keep_finite(finite.weights_);
+      finite.read_transposed(range, adjoint);
+      out_ = finite.out_;
+    }
+    plain_.run_transposed(range.first, range.end, g, adjoint, out);
+    if (untouched > 0 && all_finite(out_))
+      out.block(range.end - untouched, head_ * values_, untouched, values_) = out_.bottomRows(untouched);
+  }
+
+  [[nodiscard]] const HeadRecurrence<Scalar>& finite_recurrence() {
+    if (!finite_) finite_ = finite_part(*r_);
+    return *finite_;
+  }
+
   /// used_: u or e, of the input and what probes read of the state before.
   void use(ConstView<Scalar> reads) {
     if (delta_) {
@@ -156,6 +210,7 @@ class HeadChunk {
   }
 
   const HeadRecurrence<Scalar>* r_;
+  std::optional<HeadRecurrence<Scalar>> finite_;  // its finite part, once there is a number that is not
   Index head_, values_;
   bool diagonal_ = false, delta_ = false;
   HeadBlock<Scalar> block_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/kernels/finite_parts.hpp>
 #include <implicit_attention/kernels/head_walk.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -48,13 +49,24 @@ class HeadRows {
     heads_.resize(static_cast<std::size_t>(head_count));
     const Index count = static_cast<Index>(ranges_.size()), slices = (count + blocks_of_a_slice - 1) / blocks_of_a_slice;
     for (Factors& factors : heads_) resize(factors, ranges_.back().end, count);
-    executor(head_count * slices, [&](Index item) {
-      const Index head = item / slices, slice = item % slices;
-      HeadBlock<Scalar> block(recurrence, first_head + head);
-      Work work;
-      for (Index b = slice * blocks_of_a_slice; b < std::min((slice + 1) * blocks_of_a_slice, count); ++b)
-        prepare(block, b, heads_[static_cast<std::size_t>(head)], work);
-    });
+    const auto for_blocks = [&](const HeadRecurrence<Scalar>& of, const auto& body) {
+      executor(head_count * slices, [&](Index item) {
+        const Index head = item / slices, slice = item % slices;
+        HeadBlock<Scalar> block(of, first_head + head);
+        Work work;
+        for (Index b = slice * blocks_of_a_slice; b < std::min((slice + 1) * blocks_of_a_slice, count); ++b)
+          body(block, b, heads_[static_cast<std::size_t>(head)], work);
+      });
+    };
+    for_blocks(recurrence, [this](auto& block, Index b, Factors& factors, Work& work) { prepare(block, b, factors, work); });
+    const auto all_untouched = [this](const Factors& factors) {
+      for (std::size_t b = 0; b < ranges_.size(); ++b)
+        if (factors.untouched_end[b] != ranges_[b].end) return false;
+      return true;
+    };
+    if (std::all_of(heads_.begin(), heads_.end(), all_untouched)) return;
+    for_blocks(finite_part(recurrence),
+               [this](auto& block, Index b, Factors& factors, Work& work) { prepare_untouched(block, b, factors, work); });
   }
 
   /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
@@ -94,14 +106,15 @@ class HeadRows {
 
   /// One head's; a row a token.
   struct Factors {
-    Matrix<Scalar> own;      ///< (tokens, block): R within the block
-    Matrix<Scalar> start;    ///< (tokens, K): r at the block's start
-    Matrix<Scalar> write;    ///< (tokens, K): W; the delta rule's D
-    Matrix<Scalar> removal;  ///< (tokens, K): D
-    Matrix<Scalar> step;     ///< (tokens, K): C
-    Matrix<Scalar> inverse;  ///< (tokens, block): T
-    Matrix<Scalar> decay;    ///< (blocks, K or 1)
-    std::vector<char> seen_finite, row_finite;
+    Matrix<Scalar> own;                ///< (tokens, block): R within the block
+    Matrix<Scalar> start;              ///< (tokens, K): r at the block's start
+    Matrix<Scalar> write;              ///< (tokens, K): W; the delta rule's D
+    Matrix<Scalar> removal;            ///< (tokens, K): D
+    Matrix<Scalar> step;               ///< (tokens, K): C
+    Matrix<Scalar> inverse;            ///< (tokens, block): T
+    Matrix<Scalar> decay;              ///< (blocks, K or 1)
+    std::vector<char> seen_finite;     ///< of blocks: whether later rows can be led over it
+    std::vector<Index> untouched_end;  ///< of blocks: the end of the rows that `own` and `start` hold
   };
   struct Work {
     Matrix<Scalar> within, removed, probe_writes, readers, probes, inverse, product;
@@ -128,7 +141,7 @@ class HeadRows {
     if (delta_) factors.inverse.resize(tokens, map_block_tokens);
     factors.decay.setOnes(blocks, r_->decay_by_state() ? states : 1);
     factors.seen_finite.resize(static_cast<std::size_t>(blocks));
-    factors.row_finite.resize(static_cast<std::size_t>(blocks));
+    factors.untouched_end.resize(static_cast<std::size_t>(blocks));
   }
 
   void prepare(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
@@ -179,10 +192,22 @@ class HeadRows {
     }
     finite = finite && all_finite(factors.decay.row(index));
     factors.seen_finite[static_cast<std::size_t>(index)] = finite;
-    factors.row_finite[static_cast<std::size_t>(index)] = all_finite(own) && all_finite(start);
+    factors.untouched_end[static_cast<std::size_t>(index)] = all_finite(own) && all_finite(start) ? range.end : first;
     if (!r_->diagonal.empty())
       for (Index t = 0; t < n; ++t) own(t, t) = r_->diagonal(first + t, first_head_ + head_of(factors));
     for (Index t = 0; t < n; ++t) own.row(t).tail(n - 1 - t).setZero();
+  }
+  /// A block's own rows before its first number that is not finite, as if that were another one; `block` is of the finite part.
+  void prepare_untouched(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
+    const std::size_t b = static_cast<std::size_t>(index);
+    Index end = ranges_[b].first;
+    if (factors.untouched_end[b] == ranges_[b].end) return;
+    while (end < ranges_[b].end && is_finite_token(*r_, first_head_ + head_of(factors), end)) ++end;
+    if (end == ranges_[b].first || end == ranges_[b].end) return;
+    const char seen_finite = factors.seen_finite[b];
+    prepare(block, index, factors, work);
+    factors.untouched_end[b] = std::min(factors.untouched_end[b], end);
+    factors.seen_finite[b] = seen_finite;
   }
   [[nodiscard]] Index head_of(const Factors& factors) const { return static_cast<Index>(&factors - heads_.data()); }
 
@@ -191,11 +216,13 @@ class HeadRows {
     if (!prepared_) return walk(head, begin, end, out);
     const Factors& factors = heads_[static_cast<std::size_t>(head - first_head_)];
     const std::size_t nearest = index_of(begin), last = index_of(end - 1);
-    bool finite = true;
-    for (std::size_t b = nearest; b <= last; ++b) finite = finite && factors.row_finite[b] != 0;
-    for (std::size_t b = last; finite && ranges_[b].first > first; --b) finite = factors.seen_finite[b - 1] != 0;
-    // Triangular factors and steps would carry a NaN to where it does not belong.
-    if (!finite) return walk(head, begin, end, out);
+    // Triangular factors and steps would carry a NaN to where it does not belong: some rows, or all, are walked.
+    std::size_t back = nearest, far = nearest;  // the blocks that rows of the nearest one are led over; and the last one whose rows are
+    while (ranges_[back].first > first && factors.seen_finite[back - 1] != 0) --back;
+    const bool seen_finite = ranges_[back].first <= first;
+    while (far < last && factors.seen_finite[far] != 0) ++far;
+    const auto untouched = [&](std::size_t b, Index row) { return seen_finite && b <= far && row < factors.untouched_end[b]; };
+    if (!untouched(nearest, begin)) return walk(head, begin, end, out);
     scratch.reader = factors.start.middleRows(begin, end - begin);
     // Each block's own rows, back to the first block of all; from there on all rows together.
     for (std::size_t b = nearest; b <= last; ++b) {
@@ -205,6 +232,9 @@ class HeadRows {
       for (std::size_t a = b; a > nearest; --a) step_back(factors, a - 1, low - begin, rows, ranges_[a - 1].first > first, scratch);
     }
     for (std::size_t a = nearest; ranges_[a].first > first; --a) step_back(factors, a - 1, 0, out, ranges_[a - 1].first > first, scratch);
+    for (std::size_t b = nearest; b <= last; ++b)
+      for (Index row = std::max(begin, ranges_[b].first); row < std::min(end, ranges_[b].end); ++row)
+        if (!untouched(b, row)) walk(head, row, row + 1, View<Scalar>(&out(row - begin, 0), 1, r_->tokens, out.outerStride()));
   }
 
   /// Entries of rows within block `index`; and, where there is more before it, the rows' readers from its end to its start.

@@ -213,8 +213,15 @@ void matrix_apply(const Recurrence& recurrence, const Array<typename Recurrence:
       View<Scalar> part(&out(begin, head * values), end - begin, values, out.outerStride());
       detail::set_product(part, rows.block(0, first, end - begin, count), x.matrix().block(first, head * values, count, values));
       if (detail::all_finite(part)) continue;
-      for (Index row = begin; row < end; ++row) {  // what a row does not see must not reach it: 0 times NaN
+      // What a row does not see must not reach it: 0 times NaN.
+      Matrix<Scalar> finite = x.matrix().block(first, head * values, count, values);
+      detail::keep_finite(finite);
+      detail::set_product(part, rows.block(0, first, end - begin, count), finite);
+      for (Index row = begin; row < end; ++row) {
         const Index seen = recurrence.first_visible(row), of_row = recurrence.last_seen(row) + 1 - seen;
+        if (detail::all_finite(rows.block(row - begin, seen, 1, of_row)) &&
+            detail::all_finite(x.matrix().block(seen, head * values, of_row, values)))
+          continue;
         detail::set_product(part.middleRows(row - begin, 1), rows.block(row - begin, seen, 1, of_row),
                             x.matrix().block(seen, head * values, of_row, values));
       }
@@ -248,11 +255,24 @@ void matrix_apply_transposed(const Recurrence& recurrence, ConstView<typename Re
         out.block(first, head * values, count, values) += part;
         continue;
       }
-      for (Index row = begin; row < end; ++row) {  // what a row does not see takes nothing from it: 0 times NaN
-        const Index seen = recurrence.first_visible(row), of_row = recurrence.last_seen(row) + 1 - seen;
-        detail::add_product(out.block(seen, head * values, of_row, values), rows.block(row - begin, seen, 1, of_row),
-                            g.block(row, head * values, 1, values), detail::Transposed::left);
-      }
+      // What a row does not see takes nothing from it: 0 times NaN.
+      Matrix<Scalar> finite_rows = rows.block(0, first, end - begin, count), finite_g = g.block(begin, head * values, end - begin, values);
+      detail::keep_finite(finite_rows);
+      detail::keep_finite(finite_g);
+      detail::set_product(part, finite_rows, finite_g, detail::Transposed::left);
+      std::vector<bool> spoilt(static_cast<std::size_t>(count));
+      for (const bool look : {true, false})
+        for (Index row = begin; row < end; ++row) {
+          const auto weights = g.block(row, head * values, 1, values);
+          const bool all = !detail::all_finite(weights);
+          for (Index token = recurrence.first_visible(row); token <= recurrence.last_seen(row); ++token) {
+            const Scalar entry = rows(row - begin, token);
+            if (look && (all || !std::isfinite(entry))) spoilt[static_cast<std::size_t>(token - first)] = true;
+            if (!look && spoilt[static_cast<std::size_t>(token - first)]) out.block(token, head * values, 1, values) += entry * weights;
+          }
+        }
+      for (Index token = 0; token < count; ++token)
+        if (!spoilt[static_cast<std::size_t>(token)]) out.block(first + token, head * values, 1, values) += part.row(token);
     }
   });
 }

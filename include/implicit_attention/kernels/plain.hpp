@@ -7,8 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include <implicit_attention/core/finite.hpp>
-#include <implicit_attention/kernels/recurrence.hpp>
+#include <implicit_attention/kernels/finite_parts.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -72,10 +71,16 @@ void plain_row(const Surrounded<Recurrence>& surrounded, Index channel, Index ro
 
 namespace detail {
 
-/// The channels (places in the list) with a number among their terms that is not finite; an infinite step is a decay of zero, and counts
-/// as finite. The fast kernels multiply zeros of a matrix with what does not belong to them, so that these channels are left to plain_row.
+/// A channel (its place in the list) with a number among its terms that is not finite, and the first token of one.
+struct SpoiltChannel {
+  Index place, first;
+};
+
+/// These channels; an infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros of a matrix with what does not
+/// belong to them: they are given the finite part, and plain_row makes these channels' rows from the first such token on.
 template <Real Scalar>
-[[nodiscard]] std::vector<Index> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels) {
+[[nodiscard]] std::vector<SpoiltChannel> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded,
+                                                             const std::vector<Index>& channels) {
   const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
   const std::array<const Array<Scalar>*, 10> finite{
       &recurrence.rate,        &recurrence.query_scale, &recurrence.key_scale,  &recurrence.diagonal, &surrounded.gate,
@@ -86,23 +91,30 @@ template <Real Scalar>
   if (are_finite(&recurrence.step) && std::all_of(finite.begin(), finite.end(), are_finite) &&
       std::all_of(shared.begin(), shared.end(), are_finite))
     return {};
-  std::vector<Scalar> rests(static_cast<std::size_t>(recurrence.channels), Scalar(0));  // of every channel: 0, or NaN
-  for (const Array<Scalar>* array : finite)
-    for (Index row = 0; row < array->rows(); ++row)
-      for (std::size_t channel = 0; channel < rests.size(); ++channel) rests[channel] += array->row(row)[channel] * Scalar(0);
-  // Steps of a rate go up, those without one down: an infinite one is a decay of zero.
-  const Scalar zero_decay = recurrence.rate.empty() ? -std::numeric_limits<Scalar>::infinity() : std::numeric_limits<Scalar>::infinity();
-  for (Index row = 0; row < recurrence.step.rows(); ++row)
-    for (std::size_t channel = 0; channel < rests.size(); ++channel) {
-      const Scalar step = recurrence.step.row(row)[channel];
-      if (step != zero_decay) rests[channel] += step * Scalar(0);
+  // Of every channel; what is not of tokens is of all of them, from the first one on.
+  std::vector<Index> firsts(static_cast<std::size_t>(recurrence.channels), recurrence.tokens);
+  const auto look = [&](const Array<Scalar>& array, const Scalar* allowed) {
+    const bool of_tokens = array.rows() == recurrence.tokens && &array != &recurrence.rate && &array != &surrounded.taps;
+    for (Index row = 0; row < array.rows(); ++row) {
+      const Scalar* const numbers = array.row(row);
+      const Index token = of_tokens ? row : 0;
+      for (std::size_t channel = 0; channel < firsts.size(); ++channel)
+        if (!std::isfinite(numbers[channel]) && (allowed == nullptr || numbers[channel] != *allowed))
+          firsts[channel] = std::min(firsts[channel], token);
     }
-  bool all = false;
-  for (const Array<Scalar>* array : shared) all = all || !are_finite(array);
-  std::vector<Index> places;
-  for (std::size_t place = 0; place < channels.size(); ++place)
-    if (all || rests[static_cast<std::size_t>(channels[place])] != Scalar(0)) places.push_back(static_cast<Index>(place));
-  return places;
+  };
+  for (const Array<Scalar>* array : finite) look(*array, nullptr);
+  const Scalar zero = zero_decay(recurrence);
+  look(recurrence.step, &zero);
+  Index first_of_all = recurrence.tokens;
+  for (const Array<Scalar>* array : shared)
+    if (const auto place = first_not_finite(**array)) first_of_all = std::min(first_of_all, place->first);
+  std::vector<SpoiltChannel> spoilt;
+  for (std::size_t place = 0; place < channels.size(); ++place) {
+    const Index first = std::min(first_of_all, firsts[static_cast<std::size_t>(channels[place])]);
+    if (first < recurrence.tokens) spoilt.push_back({static_cast<Index>(place), first});
+  }
+  return spoilt;
 }
 
 }  // namespace detail

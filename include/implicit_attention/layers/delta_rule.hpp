@@ -145,16 +145,15 @@ DeltaRule<S>::DeltaRule(std::string_view name, const Weights& weights, const Opt
   channels_ = w.v_proj_weight.rows();
   const Index size = w.o_norm_weight.size(), keys = w.k_proj_weight.rows();
   if (channels_ == 0 || size == 0 || channels_ % size != 0)
-    raise(ErrorKind::shape, message(name, ": ", detail::NamesRead::completed("v_proj.weight"), " is ", shape_text({channels_, width_}),
-                                    " and o_norm.weight (", size, "), expected (value heads * value size, width) and (value size)"));
+    detail::raise_shape(name, "v_proj.weight", "is ", shape_text({channels_, width_}), " and o_norm.weight (", size,
+                        "), expected (value heads * value size, width) and (value size)");
   heads_ = channels_ / size;
   key_heads_ = options.key_heads == 0 ? heads_ : options.key_heads;
   if (key_heads_ < 1 || heads_ % key_heads_ != 0)
     raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
   if (keys == 0 || keys % key_heads_ != 0)
-    raise(ErrorKind::shape,
-          message(name, ": ", detail::NamesRead::completed("k_proj.weight"), " is ", shape_text({keys, w.k_proj_weight.cols()}),
-                  ", expected (key heads * key size, width) with ", key_heads_, " key heads"));
+    detail::raise_shape(name, "k_proj.weight", "is ", shape_text({keys, w.k_proj_weight.cols()}),
+                        ", expected (key heads * key size, width) with ", key_heads_, " key heads");
   state_ = keys / key_heads_;
   check_shape(name, "q_proj.weight", w.q_proj_weight, keys, width_, "(key heads * key size, width)");
   check_shape(name, "k_proj.weight", w.k_proj_weight, keys, width_, "(key heads * key size, width)");
@@ -197,7 +196,7 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
     raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
   const Index decays_a_head = decay_by_key ? state_ : 1;
   decays_ = weights.has_decay ? heads_ * decays_a_head : 0;
-  if (weights.o_norm_weight.empty()) raise(ErrorKind::shape, message(name, ": o_norm.weight is empty, expected (value size)"));
+  if (weights.o_norm_weight.empty()) detail::raise_shape(name, "o_norm.weight", "is empty, expected (value size)");
   channels_ = heads_ * weights.o_norm_weight.size();
   check_vector(name, "o_norm.weight", weights.o_norm_weight, weights.o_norm_weight.size(), "value size");
   const Array<Scalar>& taps = weights.v_conv1d_weight;

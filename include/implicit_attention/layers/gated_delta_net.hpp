@@ -119,9 +119,9 @@ void GatedDeltaNet<S>::read_fused(const PrefixedTensors<Scalar>& tensors, Index 
   const Array<Scalar> qkvz = tensors.required("in_proj_qkvz.weight", 2), ba = tensors.required("in_proj_ba.weight", 2);
   const Index values = w.o_proj_weight.cols(), keys = (qkvz.rows() - 2 * values) / 2, heads = w.A_log.size();
   if (keys < 1 || keys % key_heads != 0 || values % key_heads != 0 || heads % key_heads != 0)
-    raise(ErrorKind::shape, message(layer_name, ": ", detail::NamesRead::completed("in_proj_qkvz.weight"), " is ",
-                                    shape_text({qkvz.rows(), qkvz.cols()}), ", expected (", key_heads, " * (2 * key size) + 2 * ", values,
-                                    ", width) with ", key_heads, " key heads and A_log (", heads, ") a multiple of them"));
+    detail::raise_shape(layer_name, "in_proj_qkvz.weight", "is ", shape_text({qkvz.rows(), qkvz.cols()}), ", expected (", key_heads,
+                        " * (2 * key size) + 2 * ", values, ", width) with ", key_heads, " key heads and A_log (", heads,
+                        ") a multiple of them");
   check_shape(layer_name, "in_proj_qkvz.weight", qkvz, 2 * keys + 2 * values, qkvz.cols(), "(rows of q, k, v and z, width)");
   check_shape(layer_name, "in_proj_ba.weight", ba, 2 * heads, qkvz.cols(), "(2 * value heads, width)");
   // The part of every key head's rows that begins `offset` into them, all heads one after the other.

@@ -138,7 +138,7 @@ Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weigh
   channels_ = w.recurrent_param.size();
   width_ = w.linear_x_weight.cols();
   heads_ = w.input_gate_bias.rows();
-  if (channels_ == 0) raise(ErrorKind::shape, "Griffin: rg_lru.recurrent_param is empty, expected (channels)");
+  if (channels_ == 0) detail::raise_shape(layer_name, "rg_lru.recurrent_param", "is empty, expected (channels)");
   check_vector("Griffin", "rg_lru.recurrent_param", w.recurrent_param, channels_, "channels");
   rate_ = rate_of(w.recurrent_param);
   const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, std::string_view meaning) {
@@ -154,8 +154,8 @@ Griffin<S>::Griffin(Weights weights, Options options) : weights_(std::move(weigh
   check("conv_1d.weight", w.conv_1d_weight, channels_, std::max(w.conv_1d_weight.cols(), Index(1)), "(channels, convolution width)");
   check_bias("conv_1d.bias", w.conv_1d_bias, channels_, "channels");
   if (heads_ == 0 || channels_ % heads_ != 0)
-    raise(ErrorKind::shape, message("Griffin: rg_lru.input_gate_bias is ", shape_text({w.input_gate_bias.rows(), w.input_gate_bias.cols()}),
-                                    ", expected (heads, channels/heads) with ", channels_, " channels"));
+    detail::raise_shape(layer_name, "rg_lru.input_gate_bias", "is ", shape_text({w.input_gate_bias.rows(), w.input_gate_bias.cols()}),
+                        ", expected (heads, channels/heads) with ", channels_, " channels");
   const Index block = channels_ / heads_;
   check("rg_lru.input_gate_weight", w.input_gate_weight, channels_, block, "(heads * channels/heads, channels/heads)");
   check("rg_lru.input_gate_bias", w.input_gate_bias, heads_, block, "(heads, channels/heads)");
@@ -171,7 +171,7 @@ Griffin<S> Griffin<S>::for_engine(EngineWeights weights, Options options) {
   layer.options_ = options;
   layer.channels_ = weights.conv_1d_weight.rows();
   layer.heads_ = 1;  // of the gates' blocks, which an engine has run
-  if (weights.conv_1d_weight.empty()) raise(ErrorKind::shape, "Griffin: conv_1d.weight is empty, expected (channels, convolution width)");
+  if (weights.conv_1d_weight.empty()) detail::raise_shape(layer_name, "conv_1d.weight", "is empty, expected (channels, convolution width)");
   detail::check_bias(layer_name, "conv_1d.bias", weights.conv_1d_bias, layer.channels_, "channels");
   if (!weights.rate.empty() && !weights.recurrent_param.empty())
     raise(ErrorKind::shape, "Griffin: rate and rg_lru.recurrent_param are both filled, expected one of them, or none");

@@ -147,8 +147,8 @@ HeadMixer<Derived, S>::HeadMixer(HeadMixerWeights<S> weights, HeadMixerOptions o
   if (options_.heads > common_.o_proj_weight.cols())  // before anything is multiplied: a configuration may hold any number
     raise(ErrorKind::value, message(who, ": ", options_.heads, " heads are more than the ", common_.o_proj_weight.cols(), " channels"));
   if (kv == 0 || keys == 0 || kv % shared != 0 || keys % shared != 0)
-    raise(ErrorKind::shape, message(who, ": ", names[1], "_proj.weight and ", names[2], "_proj.weight have ", keys, " and ", kv,
-                                    " rows, expected multiples of ", shared, " key/value heads"));
+    detail::raise_shape(who, message(names[1], "_proj.weight"), "and ", names[2], "_proj.weight have ", keys, " and ", kv,
+                        " rows, expected multiples of ", shared, " key/value heads");
   const Index size = kv / shared, channels = options_.heads * size, width = common_.v_proj.weight.cols();
   if (!common_.q_proj.empty()) common_.q_proj.check(who, names[0], keys / shared * options_.heads, width);
   common_.k_proj.check(who, names[1], keys, width);

@@ -94,21 +94,18 @@ LatentAttention<S>::LatentAttention(Weights weights, Options options) : weights_
   const bool low_rank = !w.q_a_proj_weight.empty();
   const Array<Scalar>& queries = low_rank ? w.q_b_proj_weight : w.q_proj_weight;
   if (heads_ < 1 || channels() == 0 || channels() % heads_ != 0)
-    raise(ErrorKind::shape,
-          message(layer_name, ": ", detail::NamesRead::completed("o_proj.weight"), " is ", shape_text({w.o_proj_weight.rows(), channels()}),
-                  ", expected (width, heads * value size) with ", heads_, " heads"));
+    detail::raise_shape(layer_name, "o_proj.weight", "is ", shape_text({w.o_proj_weight.rows(), channels()}),
+                        ", expected (width, heads * value size) with ", heads_, " heads");
   check_shape(layer_name, "o_proj.weight", w.o_proj_weight, width(), channels(), "(width, heads * value size)");
   const Index latent = latent_size();
   shared_ = w.kv_a_proj_with_mqa_weight.rows() - latent;
   own_ = w.kv_b_proj_weight.rows() / heads_ - value_size();
   if (shared_ < 0 || latent == 0)
-    raise(ErrorKind::shape, message(layer_name, ": ", detail::NamesRead::completed("kv_a_proj_with_mqa.weight"), " is ",
-                                    shape_text({w.kv_a_proj_with_mqa_weight.rows(), width()}), ", expected (", latent,
-                                    " + shared key size, width): kv_b_proj.weight has ", latent, " columns"));
+    detail::raise_shape(layer_name, "kv_a_proj_with_mqa.weight", "is ", shape_text({w.kv_a_proj_with_mqa_weight.rows(), width()}),
+                        ", expected (", latent, " + shared key size, width): kv_b_proj.weight has ", latent, " columns");
   if (own_ < 0 || own_ + shared_ == 0)
-    raise(ErrorKind::shape, message(layer_name, ": ", detail::NamesRead::completed("kv_b_proj.weight"), " is ",
-                                    shape_text({w.kv_b_proj_weight.rows(), latent}), ", expected (heads * (own key size + ", value_size(),
-                                    "), latent size) with ", heads_, " heads"));
+    detail::raise_shape(layer_name, "kv_b_proj.weight", "is ", shape_text({w.kv_b_proj_weight.rows(), latent}),
+                        ", expected (heads * (own key size + ", value_size(), "), latent size) with ", heads_, " heads");
   check_shape(layer_name, "kv_b_proj.weight", w.kv_b_proj_weight, heads_ * (own_ + value_size()), latent,
               "(heads * (own key size + value size), latent size)");
   check_vector(layer_name, "kv_a_layernorm.weight", w.kv_a_layernorm_weight, latent, "latent size");

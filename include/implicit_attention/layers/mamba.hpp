@@ -135,7 +135,7 @@ Mamba<S>::Mamba(Weights weights, Options options) : weights_(std::move(weights))
   const auto check_bias = [](const char* name, const Array<Scalar>& array, Index size, std::string_view meaning) {
     detail::check_bias(layer_name, name, array, size, meaning);
   };
-  if (w.A_log.empty()) raise(ErrorKind::shape, "Mamba: A_log is empty, expected (channels, state)");
+  if (w.A_log.empty()) detail::raise_shape(layer_name, "A_log", "is empty, expected (channels, state)");
   check("in_proj.weight", w.in_proj_weight, 2 * channels_, width_, "(2*channels, width)");
   check_bias("in_proj.bias", w.in_proj_bias, 2 * channels_, "2*channels");
   check("conv1d.weight", w.conv1d_weight, channels_, std::max(w.conv1d_weight.cols(), Index(1)), "(channels, convolution width)");

@@ -73,8 +73,8 @@ struct Mamba3Weights {
   [[nodiscard]] Index check(std::string_view who, const Mamba3Options& options) const {
     const Index H = D.size(), N = B_norm_weight.size(), E = out_proj_weight.cols(), G = options.groups, width = out_proj_weight.rows();
     if (H < 1 || N < 1 || E % H != 0 || B_bias.rows() < H || B_bias.rows() % H != 0)
-      raise(ErrorKind::shape, message(who, ": ", detail::NamesRead::completed("B_bias"), " has ", B_bias.rows(),
-                                      " rows and out_proj.weight ", E, " columns, expected multiples of ", H, " heads, the size of D"));
+      detail::raise_shape(who, "B_bias", "has ", B_bias.rows(), " rows and out_proj.weight ", E, " columns, expected multiples of ", H,
+                          " heads, the size of D");
     if (!(options.rope_fraction >= 0 && options.rope_fraction <= 1))
       raise(ErrorKind::value, message(who, ": rope_fraction is ", options.rope_fraction, ", expected 0 to 1"));
     if (G < 1 || H % G != 0) raise(ErrorKind::value, message(who, ": ", H, " heads do not divide into ", G, " groups"));
@@ -82,9 +82,8 @@ struct Mamba3Weights {
     const Index angles = options.rope_fraction != 0 ? static_cast<Index>(options.rope_fraction * static_cast<double>(N)) / 2
                                                     : in_proj_weight.rows() - before;
     if (angles < 0 || 2 * angles > N)
-      raise(ErrorKind::shape,
-            message(who, ": ", detail::NamesRead::completed("in_proj.weight"), " has ", in_proj_weight.rows(), " rows, expected ", before,
-                    " and 0 to ", N / 2, " angles = 2*channels + 2*rank*groups*state + 3*heads + angles"));
+      detail::raise_shape(who, "in_proj.weight", "has ", in_proj_weight.rows(), " rows, expected ", before, " and 0 to ", N / 2,
+                          " angles = 2*channels + 2*rank*groups*state + 3*heads + angles");
     check_shape(who, "in_proj.weight", in_proj_weight, before + angles, width,
                 "(2*channels + 2*rank*groups*state + 3*heads + angles, width)");
     check_vector(who, "dt_bias", dt_bias, H, "heads");

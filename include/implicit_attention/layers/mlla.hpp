@@ -105,7 +105,7 @@ Mlla<S>::Mlla(Weights weights, Options options) : weights_(std::move(weights)), 
   const Weights& w = weights_;
   const Index E = width();
   if (heads() < 1 || E < 1 || E % heads() != 0 || E % 4 != 0)
-    raise(ErrorKind::shape, message("MLLA: in_proj.weight has ", E, " rows, expected a multiple of 4 and of ", heads(), " heads"));
+    detail::raise_shape(layer_name, "in_proj.weight", "has ", E, " rows, expected a multiple of 4 and of ", heads(), " heads");
   for (const auto& [name, weight, bias, rows] :
        {std::tuple("in_proj", &w.in_proj_weight, &w.in_proj_bias, E), std::tuple("act_proj", &w.act_proj_weight, &w.act_proj_bias, E),
         std::tuple("out_proj", &w.out_proj_weight, &w.out_proj_bias, E), std::tuple("attn.qk", &w.qk_weight, &w.qk_bias, 2 * E)}) {
@@ -115,7 +115,7 @@ Mlla<S>::Mlla(Weights weights, Options options) : weights_(std::move(weights)), 
   const auto taps = [&](const char* name, const Array<Scalar>& weight, const Array<Scalar>& bias, Index& size) {
     size = weight.cols();
     if (size < 1 || size % 2 == 0)
-      raise(ErrorKind::shape, message("MLLA: ", name, ".weight has kernels of ", size, ", expected an odd width"));
+      detail::raise_shape(layer_name, message(name, ".weight"), "has kernels of ", size, ", expected an odd width");
     check_shape(layer_name, std::string(name) + ".weight", weight, E * size, size, "(channels * width, width)");
     detail::check_bias(layer_name, std::string(name) + ".bias", bias, E, "channels");
     return Array<S>(Matrix<S>(Eigen::Map<const Matrix<S>>(weight.data(), E, size * size).transpose()));

@@ -99,7 +99,7 @@ Mlstm<S>::Mlstm(Weights weights, Options options) : weights_(std::move(weights))
   Weights& w = weights_;
   const Index count = channels();
   if (heads() < 1 || count < 1 || count % heads() != 0)
-    raise(ErrorKind::shape, message("mLSTM block: learnable_skip has ", count, " channels, expected a multiple of ", heads(), " heads"));
+    detail::raise_shape(layer_name, "learnable_skip", "has ", count, " channels, expected a multiple of ", heads(), " heads");
   const auto check = [](const char* name, const Array<Scalar>& array, Index rows, Index columns, const char* meaning) {
     check_shape(layer_name, name, array, rows, columns, meaning);
   };
@@ -116,8 +116,7 @@ Mlstm<S>::Mlstm(Weights weights, Options options) : weights_(std::move(weights))
     const Index size = weight->cols();
     check_shape(layer_name, std::string(name) + ".weight", *weight, count, size, "(blocks * block size, block size)");
     if (size < 1 || count % size != 0)
-      raise(ErrorKind::shape,
-            message("mLSTM block: ", name, ".weight has blocks of ", size, ", expected a divisor of ", count, " channels"));
+      detail::raise_shape(layer_name, message(name, ".weight"), "has blocks of ", size, ", expected a divisor of ", count, " channels");
     detail::check_bias(layer_name, std::string(name) + ".bias", *bias, count, "channels");
     Matrix<S> transposed(count, size);
     for (Index block = 0; block < count; block += size)

@@ -91,8 +91,8 @@ MlstmLarge<S>::MlstmLarge(Weights weights, Options options) : weights_(std::move
   const Weights& w = weights_;
   const Index keys = w.q_weight.rows();
   if (heads() < 1 || channels() < 1 || keys < 1 || channels() % heads() != 0 || keys % heads() != 0)
-    raise(ErrorKind::shape, message("mLSTM: v.weight and q.weight have ", channels(), " and ", keys, " rows, expected multiples of ",
-                                    heads(), " heads, the rows of igate_preact.weight"));
+    detail::raise_shape(layer_name, "v.weight", "and q.weight have ", channels(), " and ", keys, " rows, expected multiples of ", heads(),
+                        " heads, the rows of igate_preact.weight");
   const auto check = [&](const char* name, const Array<Scalar>& weight, const Array<Scalar>& bias, Index rows, Index columns,
                          const char* meaning, const char* size) {
     check_shape(layer_name, std::string(name) + ".weight", weight, rows, columns, meaning);

@@ -51,8 +51,7 @@ class RecurrentCell : public LayerInterface<Derived> {
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit RecurrentCell(Weights weights) : weights_(std::move(weights)) {
     const Index rows = Derived::gates * channels();
-    if (channels() < 1)
-      raise(ErrorKind::shape, message(Derived::layer_name, ": weight_hh_l0 is empty, expected (gates * channels, channels)"));
+    if (channels() < 1) detail::raise_shape(Derived::layer_name, "weight_hh_l0", "is empty, expected (gates * channels, channels)");
     check_shape(Derived::layer_name, "weight_hh_l0", weights_.weight_hh, rows, channels(), "(gates * channels, channels)");
     check_shape(Derived::layer_name, "weight_ih_l0", weights_.weight_ih, rows, width(), "(gates * channels, width)");
     detail::check_bias(Derived::layer_name, "bias_ih_l0", weights_.bias_ih, rows, "gates * channels");

@@ -119,7 +119,7 @@ Rwkv4<S>::Rwkv4(Weights weights) : weights_(std::move(weights)) {
   const Weights& w = weights_;
   channels_ = w.time_decay.size();
   width_ = w.key_weight.cols();
-  if (channels_ == 0) raise(ErrorKind::shape, "Rwkv4: time_decay is empty, expected (channels)");
+  if (channels_ == 0) detail::raise_shape(layer_name, "time_decay", "is empty, expected (channels)");
   check_vector("Rwkv4", "time_decay", w.time_decay, channels_, "channels");
   check_vector("Rwkv4", "time_first", w.time_first, channels_, "channels");
   const auto check_mix = [&](const char* name, const Array<Scalar>& mix) { check_vector("Rwkv4", name, mix, width_, "width"); };

@@ -20,6 +20,7 @@ class Rwkv5 : public LayerInterface<Rwkv5<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Rwkv5";
+  static constexpr bool decays_of_data = false;
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
@@ -64,7 +65,7 @@ class Rwkv5 : public LayerInterface<Rwkv5<S>> {
 
   /// The unified form. Needs what BonusRecurrence::lower needs of the terms that are on.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
-    return recurrence_.lower(act, gated(), terms);
+    return recurrence_.lower(act, gated(), terms, decays_of_data);
   }
 
   /// The weight (D, E) of the output projection.
@@ -91,8 +92,8 @@ Rwkv5<S>::Rwkv5(Weights weights, Options options) : weights_(std::move(weights))
   const Array<Scalar>&decay = by_factor ? w.time_decay_factor : w.time_decay, &bonus = by_logarithm ? w.time_first : w.time_faaaa;
   const Index heads = decay.rows();
   if (heads < 1 || channels % heads != 0)
-    raise(ErrorKind::shape, message("Rwkv5: key.weight is ", shape_text({channels, width}),
-                                    ", expected (channels, width), channels a multiple of the ", heads, " rows of time_decay"));
+    detail::raise_shape(layer_name, "key.weight", "is ", shape_text({channels, width}),
+                        ", expected (channels, width), channels a multiple of the ", heads, " rows of time_decay");
   const Index size = channels / heads;
   const auto check_heads = [&](const char* name, const Array<Scalar>& array) {
     check_shape(layer_name, name, array, heads, array.cols() == 1 ? 1 : size, "(heads, head size) or (heads, 1)");

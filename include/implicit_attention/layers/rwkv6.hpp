@@ -21,6 +21,7 @@ class Rwkv6 : public LayerInterface<Rwkv6<S>> {
  public:
   using Scalar = S;
   static constexpr std::string_view layer_name = "Rwkv6";
+  static constexpr bool decays_of_data = true;
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
 
   struct Weights {
@@ -65,7 +66,7 @@ class Rwkv6 : public LayerInterface<Rwkv6<S>> {
 
   /// The unified form. Needs what BonusRecurrence::lower needs of the terms that are on.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const {
-    return recurrence_.lower(act, true, terms, true);
+    return recurrence_.lower(act, true, terms, decays_of_data);
   }
 
   /// The weight (D, E) of the output projection.
@@ -87,8 +88,8 @@ Rwkv6<S>::Rwkv6(Weights weights, Options options) : weights_(std::move(weights))
   const Weights& w = weights_;
   const Index width = w.key_weight.cols(), channels = w.key_weight.rows(), heads = w.time_faaaa.rows();
   if (heads < 1 || channels == 0 || channels % heads != 0)
-    raise(ErrorKind::shape, message("Rwkv6: key.weight is ", shape_text({channels, width}),
-                                    ", expected (channels, width), channels a multiple of the ", heads, " rows of time_faaaa"));
+    detail::raise_shape(layer_name, "key.weight", "is ", shape_text({channels, width}),
+                        ", expected (channels, width), channels a multiple of the ", heads, " rows of time_faaaa");
   check_shape(layer_name, "time_faaaa", w.time_faaaa, heads, channels / heads, "(heads, head size)");
   check_shape(layer_name, "value.weight", w.value_weight, channels, width, "(channels, width)");
   check_shape(layer_name, "receptance.weight", w.receptance_weight, channels, width, "(channels, width)");
@@ -98,7 +99,7 @@ Rwkv6<S>::Rwkv6(Weights weights, Options options) : weights_(std::move(weights))
   constexpr std::array<const char*, 5> names{"time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r", "time_maa_g"};
   for (std::size_t m = 0; m < names.size(); ++m) check_vector(layer_name, names[m], w.time_maa[m], width, "width");
   const Index rank = w.time_maa_w1.cols() / 5;
-  if (rank < 1) raise(ErrorKind::shape, message("Rwkv6: time_maa_w1 has ", w.time_maa_w1.cols(), " columns, expected a multiple of 5"));
+  if (rank < 1) detail::raise_shape(layer_name, "time_maa_w1", "has ", w.time_maa_w1.cols(), " columns, expected a multiple of 5");
   check_shape(layer_name, "time_maa_w1", w.time_maa_w1, width, 5 * rank, "(width, 5 * rank)");
   check_shape(layer_name, "time_maa_w2", w.time_maa_w2, 5 * rank, width, "(5 * rank, width)");
   mix_down_ = detail::transposed(w.time_maa_w1);

@@ -134,8 +134,8 @@ Rwkv7<S>::Rwkv7(Weights weights, Options options) : weights_(std::move(weights))
   const Weights& w = weights_;
   const Index keys = w.r_k.size(), heads = w.r_k.rows(), channels = w.value_weight.rows(), width = w.key_weight.cols();
   if (keys == 0 || channels == 0 || channels % heads != 0)
-    raise(ErrorKind::shape, message("Rwkv7: value.weight is ", shape_text({channels, w.value_weight.cols()}),
-                                    ", expected (channels, width), channels a multiple of the ", heads, " rows of r_k"));
+    detail::raise_shape(layer_name, "value.weight", "is ", shape_text({channels, w.value_weight.cols()}),
+                        ", expected (channels, width), channels a multiple of the ", heads, " rows of r_k");
   check_shape(layer_name, "key.weight", w.key_weight, keys, width, "(numbers of r_k, width)");
   check_shape(layer_name, "receptance.weight", w.receptance_weight, keys, width, "(numbers of r_k, width)");
   check_shape(layer_name, "value.weight", w.value_weight, channels, width, "(channels, width)");

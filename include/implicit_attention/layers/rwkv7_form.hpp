@@ -12,10 +12,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 Rwkv7<S> Rwkv7<S>::for_engine(EngineWeights weights, Options options) {
   const Index heads = weights.r_k.rows(), channels = weights.ln_x_weight.size();
-  if (weights.r_k.empty()) raise(ErrorKind::shape, "Rwkv7: r_k is empty, expected (heads, key size)");
+  if (weights.r_k.empty()) detail::raise_shape(layer_name, "r_k", "is empty, expected (heads, key size)");
   if (channels == 0 || channels % heads != 0)
-    raise(ErrorKind::shape,
-          message("Rwkv7: ln_x.weight is (", channels, "), expected (channels), a multiple of the ", heads, " rows of r_k"));
+    detail::raise_shape(layer_name, "ln_x.weight", "is (", channels, "), expected (channels), a multiple of the ", heads, " rows of r_k");
   Rwkv7 layer;
   layer.norm_ = detail::group_norm(layer_name, weights.ln_x_weight, weights.ln_x_bias, channels, heads, options.group_norm_eps);
   layer.bonus_ = detail::one_row(weights.r_k);

@@ -235,7 +235,7 @@ class BonusRecurrence {
   }
 
   /// The unified form: gate, normalization, recurrence (with the bonus on the diagonal) and bias. `gated`: the layer has a gate.
-  /// `decays_of_data`: its decays are made of the input (RWKV-6), so that log_decay is (L, E).
+  /// `decays_of_data`: a layer's constant, as HeadMixer has it; where true (RWKV-6), log_decay is (L, E).
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, bool gated, Terms terms, bool decays_of_data = false) const {
     UnifiedForm<Scalar> form;
     const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.receptance},

@@ -76,7 +76,7 @@ template <Real S>
 ShortConvolution<S>::ShortConvolution(Weights weights) : weights_(std::move(weights)) {
   const Weights& w = weights_;
   const Index count = w.conv_weight.rows();
-  if (w.conv_weight.empty()) raise(ErrorKind::shape, "ShortConvolution: conv.weight is empty, expected (channels, convolution width)");
+  if (w.conv_weight.empty()) detail::raise_shape(layer_name, "conv.weight", "is empty, expected (channels, convolution width)");
   check_shape(layer_name, "in_proj.weight", w.in_proj_weight, 3 * count, w.in_proj_weight.cols(), "(3 * channels, width)");
   detail::check_bias(layer_name, "in_proj.bias", w.in_proj_bias, 3 * count, "3 * channels");
   detail::check_bias(layer_name, "conv.bias", w.conv_bias, count, "channels");

@@ -134,17 +134,16 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   const Index rows = w.q_proj_weight.rows(), parts = options.output_gate ? 2 : 1;
   width_ = w.q_proj_weight.cols();
   channels_ = rows / parts;
-  if (w.q_proj_weight.empty()) raise(ErrorKind::shape, "SoftmaxAttention: q_proj.weight is empty, expected (heads * head size, width)");
+  if (w.q_proj_weight.empty()) detail::raise_shape(layer_name, "q_proj.weight", "is empty, expected (heads * head size, width)");
   if (options.heads < 1 || rows % parts != 0 || channels_ % options.heads != 0)  // no product: heads may be any number
-    raise(ErrorKind::shape, message("SoftmaxAttention: q_proj.weight is ", shape_text({rows, width_}), ", expected (",
-                                    options.output_gate ? "2 * " : "", "heads * head size, width) with ", options.heads, " heads"));
+    detail::raise_shape(layer_name, "q_proj.weight", "is ", shape_text({rows, width_}), ", expected (", options.output_gate ? "2 * " : "",
+                        "heads * head size, width) with ", options.heads, " heads");
   head_size_ = channels_ / options.heads;
   shared_ = w.k_proj_weight.rows();
   if (shared_ == 0 || shared_ % head_size_ != 0 || options.heads % (shared_ / head_size_) != 0)
-    raise(ErrorKind::shape,
-          message("SoftmaxAttention: ", detail::NamesRead::completed("k_proj.weight"), " is ",
-                  shape_text({shared_, w.k_proj_weight.cols()}), ", expected (key heads * head size, width) with head size ", head_size_,
-                  " and key heads that divide ", options.heads, " heads"));
+    detail::raise_shape(layer_name, "k_proj.weight", "is ", shape_text({shared_, w.k_proj_weight.cols()}),
+                        ", expected (key heads * head size, width) with head size ", head_size_, " and key heads that divide ",
+                        options.heads, " heads");
   detail::check_bias(layer_name, "q_proj.bias", w.q_proj_bias, rows, "rows of q_proj.weight");
   check_shape(layer_name, "k_proj.weight", w.k_proj_weight, shared_, width_, "(key heads * head size, width)");
   detail::check_bias(layer_name, "k_proj.bias", w.k_proj_bias, shared_, "key heads * head size");

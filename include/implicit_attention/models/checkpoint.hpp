@@ -241,8 +241,11 @@ template <Real Scalar>
   return Norm<Scalar>::rms(tensors.required(name + ".weight", 1), eps, one_plus);
 }
 template <Real Scalar>
-[[nodiscard]] Norm<Scalar> read_layer_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps) {
-  return Norm<Scalar>::layer(tensors.required(name + ".weight", 1), tensors.required(name + ".bias", 1), eps);
+[[nodiscard]] Norm<Scalar> read_layer_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps,
+                                           bool biased = true) {
+  const Array<Scalar> weight = tensors.required(name + ".weight", 1), bias = biased ? tensors.required(name + ".bias", 1) : Array<Scalar>();
+  if (biased) check_vector("LayerNorm", name + ".bias", bias, weight.size(), "width");
+  return Norm<Scalar>::layer(weight, bias, eps);
 }
 
 /// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise, and where

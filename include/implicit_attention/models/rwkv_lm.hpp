@@ -72,9 +72,7 @@ template <Real Scalar, class Read>
   expect_integer(configuration, {"num_hidden_layers", "n_layer"}, layers, "the weights have that many layers");
   expect_vocabulary(configuration, parts.embedding.rows());
   const bool biased = configuration.boolean({"norm_bias"}).value_or(true);
-  const auto norm = [&](const std::string& of, double norm_eps) {
-    return Norm<Scalar>::layer(tensors.required(of + ".weight", 1), biased ? tensors.required(of + ".bias", 1) : Array<Scalar>(), norm_eps);
-  };
+  const auto norm = [&](const std::string& of, double norm_eps) { return read_layer_norm(tensors, of, norm_eps, biased); };
   parts.embedding_norm = norm(names.blocks + "0." + names.first_norm, eps);
   for (Index layer = 0; layer < layers; ++layer) {
     const std::string block = message(names.blocks, layer, ".");

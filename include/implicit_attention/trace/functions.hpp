@@ -187,7 +187,7 @@ using TakeFunction = void (*)(Function, Numbers<Scalar>);
 /// f(x) of every number.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_values(Function function, ConstView<Scalar> x) {
-  return detail::changed<Scalar>(x, [function](detail::Numbers<Scalar> numbers) { detail::take_values<Scalar>(function, numbers); });
+  return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_values<Scalar>(function, numbers); });
 }
 
 /// The same through an executor.
@@ -200,13 +200,13 @@ template <Real Scalar>
 /// f'(x) of every number.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_slopes(Function function, ConstView<Scalar> x) {
-  return detail::changed<Scalar>(x, [function](detail::Numbers<Scalar> numbers) { detail::take_slopes<Scalar>(function, numbers); });
+  return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_slopes<Scalar>(function, numbers); });
 }
 
 /// f(x) / x of every number, for a homogeneous function: the scale that relevance holds.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_scales(Function function, ConstView<Scalar> x) {
-  return detail::changed<Scalar>(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
+  return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
