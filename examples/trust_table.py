@@ -3,15 +3,16 @@
 
     python3 examples/trust_table.py FOLDER [--models mamba,rwkv4,griffin] > trust.md
 
-FOLDER holds, for every model, MODEL.json (evaluate --data), MODEL-ceilings.json (the same on some of the texts, with
---permutations) and MODEL-causes.json (evaluate --causes). Every number in the tables stands in these files, with its
-interval; nothing is computed here.
+FOLDER holds, for every model, MODEL.json (evaluate --data) and MODEL-causes.json (evaluate --causes), both with
+--permutations for the ceilings. Every number in the tables stands in these files, with its interval; nothing is computed
+here.
 """
 import argparse
 import json
 from pathlib import Path
 
 TITLES = {"mamba": "Mamba", "rwkv4": "RWKV-4", "griffin": "Griffin"}
+BESIDE_CEILINGS = ("relevance", "vector-rollout", "relevance-attention", "leave-one-out")
 WITHOUT_TARGET = ("raw", "rollout", "contribution-norms", "contribution-rollout", "random")
 
 
@@ -36,10 +37,13 @@ class Model:
         self.name, self.title = name, TITLES.get(name, name)
         self.data = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         self.causes = json.loads((folder / f"{name}-causes.json").read_text(encoding="utf-8"))
-        ceilings = folder / f"{name}-ceilings.json"
-        self.ceilings = json.loads(ceilings.read_text(encoding="utf-8")) if ceilings.is_file() else {}
         self.texts = {(row["method"], row.get("terms", "")): row for row in self.data["results"]}
         self.outputs = {(row["method"], row.get("terms", "")): row for row in self.causes["results"]}
+        # What runs of the model on many sets of tokens reach: rows of their own, below the methods.
+        self.ceilings = list(dict.fromkeys((row["method"], row["samples"]) for file in (self.data, self.causes)
+                                           for row in file.get("ceilings", [])))
+        self.texts.update({(row["method"], row["samples"]): row for row in self.data.get("ceilings", [])})
+        self.outputs.update({(row["method"], row["samples"]): row for row in self.causes.get("ceilings", [])})
         self.maps = {(row["map"], row.get("terms", "")): row for row in self.data.get("layer_maps", [])}
 
     def auc(self, row, comparison, paired=""):
@@ -55,7 +59,7 @@ class Model:
         return self.maps.get(row, {}).get("metrics", {}).get(name)
 
     def rows(self):
-        return list(dict.fromkeys(list(self.texts) + list(self.maps)))
+        return [row for row in dict.fromkeys(list(self.texts) + list(self.maps)) if row not in self.ceilings] + self.ceilings
 
     def same(self, row, other):
         """Whether two rows have the same numbers, as `published` and `all` have where they are the same matrix."""
@@ -75,21 +79,19 @@ def strip(numbers):
 def model_table(model):
     lines = ["| method | terms | source AUC | address AUC | edges | unexplained | ΔA^F | less relevance | pruning |",
              "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for method, terms in model.rows():
-        row = (method, terms)
+    for row in model.rows():
+        method, terms = row
+        ceiling = row in model.ceilings
         if terms == "published" and model.same(row, (method, "all")):
             continue  # the same matrix
         shown = "published, all" if terms == "all" and model.same(row, (method, "published")) else terms
         paired = model.metric(row, "flipping_difference", "less_relevance")
-        lines.append(f"| `{method}` | {shown} | {cell(model.auc(row, 'source_against_negatives'), 3)} | "
+        lines.append(f"| {f'*{method}*' if ceiling else f'`{method}`'} | {f'*{shown}*' if ceiling else shown} | "
+                     f"{cell(model.auc(row, 'source_against_negatives'), 3)} | "
                      f"{cell(model.auc(row, 'address_against_negatives'), 3)} | {cell(model.edges(row), 2)} | "
                      f"{cell(model.edges(row, 'edges_unexplained'), 2)} | {cell(model.metric(row, 'flipping_difference'), 2)} | "
                      f"{cell(paired, 2)}{sign(paired)} | "
-                     f"{cell(model.metric(row, 'pruning'), 2) if method in WITHOUT_TARGET else ''} |")
-    for ceiling in model.causes.get("ceilings", []):
-        auc = {name: metrics["auc"] for name, metrics in ceiling["comparisons"].items()}
-        lines.append(f"| *{ceiling['method']}* | *{ceiling['samples']}* | {cell(auc.get('source_against_negatives'), 3)} | "
-                     f"{cell(auc.get('address_against_negatives'), 3)} | | | | | |")
+                     f"{cell(model.metric(row, 'pruning'), 2) if ceiling or method in WITHOUT_TARGET else ''} |")
     return lines
 
 
@@ -116,7 +118,8 @@ def small_table(models):
              for n, what in enumerate(("source", "address", "edges", "ΔA^F"))]
     lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
     for method, terms in dict.fromkeys(row for model in models for row in model.rows()):
-        if terms not in ("", "all"):
+        ceiling = any((method, terms) in model.ceilings for model in models)
+        if not ceiling and terms not in ("", "all"):
             continue
         cells = []
         for model in models:
@@ -124,25 +127,26 @@ def small_table(models):
             for interval, decimals in ((model.auc(row, "source_against_negatives"), 3), (model.auc(row, "address_against_negatives"), 2),
                                        (model.edges(row), 2), (model.metric(row, "flipping_difference"), 2)):
                 cells.append(f"{interval['mean']:.{decimals}f}" if interval and interval["mean"] is not None else "")
-        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+        lines.append(f"| {f'*{method}, {terms}*' if ceiling else f'`{method}`'} | " + " | ".join(cells) + " |")
     return lines
 
 
 def ceiling_table(models):
-    """What is left: methods and ceilings on the same texts."""
+    """What is left: the methods that follow vectors, leave-one-out, and the ceilings."""
     lines = ["| ΔA^F (pruning) | " + " | ".join(f"{model.title}" for model in models) + " |", "|---|" + "---:|" * len(models)]
-    rows = {}
-    for place, model in enumerate(models):
-        for row in model.ceilings.get("results", []) + model.ceilings.get("ceilings", []):
-            ceiling = "samples" in row
-            name = f"*{row['method']}, {row['samples']}*" if ceiling else f"`{row['method']}`"
-            metrics = row["metrics"]
-            paired = metrics["flipping_difference"].get("less_relevance")
-            text = f"{cell(metrics['flipping_difference'], 2)} ({metrics['pruning']['mean']:.2f})"
-            if paired:
-                text += f"; less relevance {cell(paired, 2)}{sign(paired)}"
-            rows.setdefault(name, [""] * len(models))[place] = text
-    return lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
+    for method, terms in dict.fromkeys(row for model in models for row in model.rows()):
+        ceiling = any((method, terms) in model.ceilings for model in models)
+        if not ceiling and (method not in BESIDE_CEILINGS or terms not in ("", "all")):
+            continue
+        cells = []
+        for model in models:
+            row = (method, terms)
+            flipping, pruning, paired = (model.metric(row, *what) for what in (
+                ("flipping_difference",), ("pruning",), ("flipping_difference", "less_relevance")))
+            text = f"{cell(flipping, 2)} ({pruning['mean']:.2f})" if flipping else ""
+            cells.append(text + (f"; less relevance {cell(paired, 2)}{sign(paired)}" if paired else ""))
+        lines.append(f"| {f'*{method}, {terms}*' if ceiling else f'`{method}`'} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main():
@@ -162,12 +166,12 @@ def main():
           "tokens reaches.\n")
     for model in models:
         print(f"- {model.title}: {model.data['texts']} texts of {model.data['data']}, {model.causes['outputs']} outputs of "
-              f"{model.causes['prompts']} prompts; at most {model.data['edges_a_layer']} edges a layer of every text; ceilings "
-              f"of {model.ceilings.get('texts', 0)} of the texts, Shapley values by {model.ceilings.get('permutations', 0)} permutations.")
+              f"{model.causes['prompts']} prompts; at most {model.data['edges_a_layer']} edges a layer of every text; Shapley "
+              f"values by {model.data['permutations']} permutations a text.")
     print("\n## All terms, all models\n")
     print("\n".join(small_table(models)))
     print("\n## How much is left\n")
-    print("On the texts of the ceilings, all methods on the same ones. No map has to reach the greedy search: its two orders are each "
+    print("No map has to reach the greedy search: its two orders are each "
           "searched by itself, running the model for every step. Shapley values are what scores of single tokens can know of all sets of "
           "tokens.\n")
     print("\n".join(ceiling_table(models)))

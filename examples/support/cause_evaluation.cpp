@@ -115,11 +115,14 @@ void append(CauseEvaluation& all, const CauseEvaluation& one) {
   const auto append_rows = [](std::vector<CauseMethod>& to, const std::vector<CauseMethod>& from) {
     for (std::size_t row = 0; row < to.size(); ++row) {
       detail::append_new(to[row].untreated, from[row].untreated);
+      const auto append_numbers = [](std::vector<double>& numbers, const std::vector<double>& more) {
+        numbers.insert(numbers.end(), more.begin(), more.end());
+      };
+      append_numbers(to[row].explained, from[row].explained);
+      append_numbers(to[row].gaps, from[row].gaps);
       for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
-        for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
-          const std::vector<double>& values = from[row].values[comparison][metric];
-          to[row].values[comparison][metric].insert(to[row].values[comparison][metric].end(), values.begin(), values.end());
-        }
+        for (std::size_t metric = 0; metric < cause_metric_count; ++metric)
+          append_numbers(to[row].values[comparison][metric], from[row].values[comparison][metric]);
     }
   };
   append_rows(all.methods, one.methods);
@@ -159,6 +162,12 @@ void evaluate_prompt(const CauseSetting& setting, const std::vector<Index>& prom
       const AttributionMatrix<float> answers = explainer.explain_each(setting.rows[row].method, targets, how);
       scores = answers.scores;
       detail::append_new(method.untreated, answers.untreated);
+      for (Index output = 0; output < scores.rows(); ++output) {
+        if (std::isnan(answers.explained(output))) continue;
+        const float sum = scores.row(output).sum() + answers.bias_share(output) + answers.baseline(output);
+        method.explained.push_back(std::abs(static_cast<double>(answers.explained(output))));
+        method.gaps.push_back(std::abs(static_cast<double>(sum - answers.explained(output))));
+      }
     }
     for (std::size_t output = 0; output < causes.size(); ++output) {
       const KnownCause& cause = *causes[output];

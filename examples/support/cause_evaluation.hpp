@@ -51,6 +51,8 @@ struct CauseMethod {
   std::string method, terms;
   /// One per explained output; NaN where one of the two sets is empty.
   std::array<std::array<std::vector<double>, cause_metric_count>, comparison_count> values{};
+  /// As in EvaluatedMethod, one per output; none where no logit is explained.
+  std::vector<double> explained{}, gaps{};
   std::vector<std::string> untreated{};  ///< relevance: operations that it has no rule for and reached
 };
 

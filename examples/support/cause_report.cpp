@@ -7,6 +7,7 @@
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
+#include "conservation.hpp"
 #include "mean_intervals.hpp"
 #include "method_table.hpp"
 #include "numbers.hpp"
@@ -92,6 +93,7 @@ std::string cause_text(const CauseEvaluation& evaluation) {
   if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
                     formulation_table(evaluation, pairs).text());
+  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", false));
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
   for (const CauseMetric& metric : cause_metrics()) text += message("  ", metric.head, ": ", metric.meaning, "\n");
   return text;
@@ -107,6 +109,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
   if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
                     formulation_table(evaluation, pairs).markdown());
+  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", true));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";
   for (const CauseMetric& metric : cause_metrics()) text += message("- ", metric.head, ": ", metric.meaning, "\n");
   return text;
@@ -150,6 +153,7 @@ void add_results(OrderedJson& json, const CauseEvaluation& evaluation) {
     if (relevance != evaluation.methods.end() && &*relevance != &method)
       result["less_relevance"] = intervals(
           [&](std::size_t comparison, std::size_t metric) { return evaluation.difference(method, *relevance, comparison, metric); });
+    add_conservation(result, sums_of(method));
     if (!method.untreated.empty()) result["untreated"] = method.untreated;
     json["results"].push_back(std::move(result));
   }

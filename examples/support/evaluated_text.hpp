@@ -52,6 +52,11 @@ class EvaluatedText {
     for (std::size_t c = 0; c < class_tokens_.size(); ++c)
       head.row(static_cast<Index>(c)) = detail::row_of(model.parts().head, class_tokens_[c]);
     LanguageModelParts<float> parts = model.parts();
+    if (!parts.head_bias.empty()) {
+      Matrix<float> bias = Matrix<float>::Zero(1, size);
+      for (std::size_t c = 0; c < class_tokens_.size(); ++c) bias(0, static_cast<Index>(c)) = parts.head_bias(0, class_tokens_[c]);
+      parts.head_bias = std::move(bias);
+    }
     parts.embedding = std::move(embedding);
     parts.head = std::move(head);
     return LanguageModel<float>(std::move(parts));

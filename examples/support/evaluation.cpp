@@ -11,9 +11,10 @@
 
 #include <implicit_attention/core/error.hpp>
 
+#include "command_line.hpp"
+#include "conservation.hpp"
 #include "mean_intervals.hpp"
 #include "method_table.hpp"
-#include "methods_asked.hpp"
 #include "numbers.hpp"
 #include "text.hpp"
 #include "written_json.hpp"
@@ -92,7 +93,12 @@ Table map_table(const Evaluation& evaluation, const std::string& best_begin, con
   return method_table(names, columns, best_begin, best_end);
 }
 std::string map_title(const Evaluation& evaluation) {
-  return message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed");
+  std::vector<std::string> left_out;
+  for (const Index layer : evaluation.layers_without_maps) left_out.push_back(message(layer));
+  return message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed",
+                 left_out.empty() ? std::string()
+                                  : message("; without ", left_out.size() == 1 ? "layer " : "layers ", some_of(left_out),
+                                            ", whose mixers cannot be run apart"));
 }
 
 using MethodPair = FormulationPair<EvaluatedMethod>;
@@ -118,64 +124,6 @@ std::string description(const Evaluation& evaluation) {
   return message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts,
                  evaluation.texts == 1 ? " text of " : " texts of ", evaluation.data, ", ",
                  percent(static_cast<double>(evaluation.right) / static_cast<double>(evaluation.texts)), " predicted right");
-}
-
-/// Whether a row's scores sum to what is explained, by its method and its terms.
-enum class Sum { whole, but_for_the_integral, without_left_out_terms, need_not, of_no_logit };
-Sum sum_of(const EvaluatedMethod& row) {
-  const Method method = parse_method(row.method);
-  std::string terms = row.terms.empty() ? "all" : row.terms;
-  std::replace(terms.begin(), terms.end(), '+', ',');
-  if (conserves(method, Terms::parse(terms))) return Sum::whole;
-  if (method == Method::integrated_gradients) return Sum::but_for_the_integral;
-  if (method == Method::vector_rollout) return Sum::without_left_out_terms;
-  return method_info(method).of_position ? Sum::of_no_logit : Sum::need_not;
-}
-
-/// The same for a file.
-std::string_view word_of(Sum sum) {
-  switch (sum) {
-    case Sum::whole:
-      return "yes";
-    case Sum::but_for_the_integral:
-      return "to_tolerance";
-    case Sum::without_left_out_terms:
-      return "terms_left_out";
-    case Sum::need_not:
-      return "need_not";
-    case Sum::of_no_logit:
-      return "no_logit";
-  }
-  return "";
-}
-
-/// Which methods' scores sum to what is explained, and by how much they miss it: a line each, and one of all that need not.
-std::string conservation_text(const Evaluation& evaluation) {
-  std::string lines;
-  std::vector<std::string> need_not, no_logit;
-  for (const EvaluatedMethod& row : evaluation.methods) {
-    const std::string name = row.terms.empty() ? row.method : message(row.method, " (", row.terms, ")");
-    const Sum sum = sum_of(row);
-    if (sum == Sum::need_not || sum == Sum::of_no_logit) {  // with any terms: named once
-      std::vector<std::string>& list = sum == Sum::need_not ? need_not : no_logit;
-      if (std::find(list.begin(), list.end(), row.method) == list.end()) list.push_back(row.method);
-      continue;
-    }
-    lines += message("  ", name, ": ",
-                     sum == Sum::whole                  ? "yes, with what biases take"
-                     : sum == Sum::but_for_the_integral ? "yes, with the baseline's, up to the error of the integral"
-                                                        : "no, even with what biases take: what the terms left out give is missing",
-                     "; off by ", significant(bootstrap_mean(row.gaps, 0, 1).mean), " of ",
-                     significant(bootstrap_mean(row.explained, 0, 1).mean), "\n");
-  }
-  const auto listed = [&](const std::vector<std::string>& methods, const char* one, const char* several) {
-    std::string text;
-    for (const std::string& method : methods) text += (text.empty() ? "" : ", ") + method;
-    if (!text.empty()) lines += message("  ", text, methods.size() == 1 ? one : several, "\n");
-  };
-  listed(need_not, ": need not", ": need not");
-  listed(no_logit, ": explains no logit", ": explain no logit");
-  return message("Do scores sum to what is explained? Means over texts, of absolute values:\n", lines);
 }
 
 std::string removal_text(const Evaluation& evaluation) {
@@ -342,7 +290,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
   }
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
-  text += message('\n', conservation_text(evaluation));
+  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", false));
   text += message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   if (!evaluation.maps.empty())
@@ -357,6 +305,7 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
+  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", true));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
           " Bold: best of its column, random scores aside. ↑ higher is "
           "better, ↓ lower.\n\n";
@@ -382,6 +331,7 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
   for (const MetricInfo& info : metric_infos())
     json["metrics"][info.name] = {{"better", info.higher ? "higher" : "lower"}, {"meaning", info.meaning}};
   json["edges_a_layer"] = evaluation.edges;
+  if (!evaluation.layers_without_maps.empty()) json["layers_without_maps"] = evaluation.layers_without_maps;
   json["permutations"] = evaluation.permutations;
   json["repeated_texts"] = evaluation.repeated;
   const EvaluatedMethod *random = evaluation.find("random", ""), *relevance = evaluation.find("relevance", "");
@@ -398,10 +348,7 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
     }
     for (const std::vector<double>& stage : method.randomized)
       result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
-    result["sums_to_explained"] = word_of(sum_of(method));
-    if (!method.explained.empty())
-      result["conservation"] = {{"mean_explained", bootstrap_mean(method.explained, 0, 1).mean},
-                                {"mean_gap", bootstrap_mean(method.gaps, 0, 1).mean}};
+    add_conservation(result, sums_of(method));
     result["texts_with_undivided_rows"] = method.texts_with_zero_rows;
     result["texts_with_constant_layers"] = method.texts_with_constant_layers;
     json["results"].push_back(std::move(result));

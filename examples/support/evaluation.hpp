@@ -62,6 +62,7 @@ struct Evaluation {
   std::vector<EvaluatedMethod> methods;
   std::vector<EvaluatedMethod> ceilings;  ///< what running the model on many sets of tokens reaches; `terms` says how many
   std::vector<EvaluatedMap> maps;
+  std::vector<Index> layers_without_maps;  ///< that nothing could be knocked out of
 
   /// A metric's mean over texts with its bootstrap interval.
   [[nodiscard]] MeanInterval mean(const EvaluatedMethod& method, std::size_t metric) const;

@@ -131,6 +131,15 @@ std::vector<EvaluatedMap> map_rows(const std::vector<MethodRow>& rows, const std
   return maps;
 }
 
+std::vector<Index> layers_without_knock_out(const LanguageModel<float>& model) {
+  const ForwardPass<float> pass = model.forward({0});
+  const KnockOut<float> knock(model, pass);
+  std::vector<Index> layers;
+  for (const Index layer : model.mixing_layers())
+    if (!knock.reaches(layer)) layers.push_back(layer);
+  return layers;
+}
+
 void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids, const Target& target, ReductionKind reduction,
                Index most_edges, std::uint64_t seed, const Executor& executor, std::vector<EvaluatedMap>& rows) {
   ForwardOptions forward;
@@ -151,6 +160,7 @@ void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids,
   for (Index token = 0; token <= target.position; ++token) tokens.push_back(token);
   std::vector<std::array<LayerMean, map_metric_count>> means(rows.size());
   for (const Index layer : model.mixing_layers()) {
+    if (!knock.reaches(layer)) continue;
     const std::vector<Edge> edges = sample_edges(target.position, most_edges, seed + static_cast<std::uint64_t>(layer));
     const RowVector<double> lost = knock.edge_effects(layer, edges, target).cast<double>(),
                             lost_inputs = knock.input_effects(layer, tokens, target).cast<double>();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <examples/causes_file.hpp>
 #include <examples/programs.hpp>
 #include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
@@ -22,63 +23,6 @@ namespace {
 
 using namespace implicit_attention;
 using namespace example_test;
-
-/// An array of a file: any type, any shape, any bytes.
-struct RawArray {
-  std::string dtype;
-  std::vector<Index> shape;
-  std::string bytes;
-};
-using RawArrays = std::map<std::string, RawArray>;
-
-template <class Number>
-RawArray raw(const std::string& dtype, std::vector<Index> shape, const std::vector<Number>& numbers) {
-  std::string bytes(numbers.size() * sizeof(Number), '\0');
-  if (!numbers.empty()) std::memcpy(bytes.data(), numbers.data(), bytes.size());
-  return {dtype, std::move(shape), std::move(bytes)};
-}
-
-std::string written(const TemporaryFolder& folder, const std::string& name, const RawArrays& arrays) {
-  Json header = Json::object();
-  std::string data;
-  for (const auto& [array, raw_array] : arrays) {
-    header[array] = {
-        {"dtype", raw_array.dtype}, {"shape", raw_array.shape}, {"data_offsets", {data.size(), data.size() + raw_array.bytes.size()}}};
-    data += raw_array.bytes;
-  }
-  io_test::write_bytes(folder / name, io_test::safetensors_bytes(header.dump(), data));
-  return (folder / name).string();
-}
-
-/// One explained output; an address of -1: none.
-struct Row {
-  std::int64_t prompt, position, target, source, address;
-  std::vector<Index> negatives;
-};
-
-RawArrays arrays_of(const std::vector<std::vector<std::int64_t>>& prompts, const std::vector<Row>& rows, Index tokens) {
-  std::vector<std::int64_t> ids, lengths, prompt, position, target, source, address;
-  for (const std::vector<std::int64_t>& one : prompts) {
-    lengths.push_back(static_cast<std::int64_t>(one.size()));
-    ids.insert(ids.end(), one.begin(), one.end());
-    ids.resize(lengths.size() * static_cast<std::size_t>(tokens), -7);  // padding is not read
-  }
-  std::vector<std::uint8_t> negatives;
-  for (const Row& row : rows) {
-    prompt.push_back(row.prompt);
-    position.push_back(row.position);
-    target.push_back(row.target);
-    source.push_back(row.source);
-    address.push_back(row.address);
-    negatives.resize(negatives.size() + static_cast<std::size_t>(tokens), 0);
-    for (const Index token : row.negatives) negatives[negatives.size() - static_cast<std::size_t>(tokens - token)] = 1;
-  }
-  const auto n = static_cast<Index>(prompts.size()), r = static_cast<Index>(rows.size());
-  return {{"input_ids", raw("I64", {n, tokens}, ids)}, {"length", raw("I64", {n}, lengths)},
-          {"prompt", raw("I64", {r}, prompt)},         {"position", raw("I64", {r}, position)},
-          {"target", raw("I64", {r}, target)},         {"source", raw("I64", {r}, source)},
-          {"address", raw("I64", {r}, address)},       {"negatives", raw("U8", {r, tokens}, negatives)}};
-}
 
 const std::vector<std::vector<std::int64_t>> small_prompts = {{7, 40, 41, 7, 42, 43}, {9, 40, 50, 41}};
 const std::vector<Row> small_rows = {
@@ -396,6 +340,15 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
              {"--model", model, "--causes", (directory / "causes.safetensors").string(), "--methods",
               "relevance,vector-rollout,relevance-attention,raw,random", "--permutations", "32", "--out", out.string()});
     const Json evaluation = *read_json_object(out);
+    const auto sums = [&](const char* method) { return cause_result(evaluation, method).at("sums_to_explained").get<std::string>(); };
+    for (const char* method : {"relevance", "vector-rollout"}) {
+      CHECK(sums(method) == "yes");
+      const Json& conservation = cause_result(evaluation, method).at("conservation");
+      CHECK(conservation.at("mean_explained").get<double>() > 1);
+      CHECK(conservation.at("mean_gap").get<double>() < 1e-4 * conservation.at("mean_explained").get<double>());
+    }
+    CHECK(sums("relevance-attention") == "need_not");
+    CHECK(sums("raw") == "no_logit");
     CHECK(evaluation.at("prompts") == 60);
     CHECK(evaluation.at("predicted") == evaluation.at("outputs"));
     // Measured: 1.000 in Mamba and RWKV-4, 0.995 to 0.996 in Griffin. Random scores get 0.5.
@@ -413,4 +366,24 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
     CHECK(relevance.at("mean").get<double>() == Approx(cause_mean(evaluation, "raw", "source_against_negatives") -
                                                        cause_mean(evaluation, "relevance", "source_against_negatives")));
   }
+}
+
+TEST_CASE("evaluate --causes: it says which scores sum to what is explained", "[evaluate]") {
+  const TemporaryFolder folder;
+  const std::string model = "examples/models/recall/mamba";
+  const std::vector<std::string> ask{"--model",   model,
+                                     "--causes",  model + "/causes.safetensors",
+                                     "--limit",   "2",
+                                     "--methods", "vector-rollout,integrated-gradients,leave-one-out,random",
+                                     "--terms",   "all,recurrence"};
+  const std::string text = run_well(folder, "evaluate", ask).out;
+  CHECK_THAT(text,
+             contains_text("Do scores sum to what is explained? Means over outputs, of absolute values:\n  vector-rollout (all): yes, "
+                           "with what biases take; off by "));
+  CHECK_THAT(text,
+             contains_text("\n  vector-rollout (recurrence): no, even with what biases take: what the terms left out give is missing; "));
+  CHECK_THAT(text, contains_text("\n  integrated-gradients: yes, with the baseline's, up to the error of the integral; off by "));
+  CHECK_THAT(text, contains_text("\n  leave-one-out: need not\n  random: no logit is explained\n"));
+  CHECK_THAT(run_well(folder, "evaluate", with(ask, {"--markdown"})).out,
+             contains_text("\n- leave-one-out: need not\n- random: no logit is explained\n\n<!-- columns -->\n"));
 }

@@ -331,9 +331,9 @@ TEST_CASE("evaluate: shares of the texts joined are the whole", "[evaluate]") {
 TEST_CASE("evaluate: it says which scores sum to what is explained, and which options nothing looks at", "[evaluate]") {
   const TemporaryFolder folder;
   const std::string data = written(folder, "texts", "1\ta good film\n0\ta dull film\n"), out = (folder / "out.json").string();
-  const auto evaluated = [&](const std::vector<std::string>& more) {
+  const auto evaluated = [&](const std::vector<std::string>& more, const std::string& edges = "0") {
     return run_well(folder, "evaluate",
-                    with({"--model", mamba, "--data", data, "--edges", "0", "--permutations", "0", "--repeated", "0"}, more));
+                    with({"--model", mamba, "--data", data, "--edges", edges, "--permutations", "0", "--repeated", "0"}, more));
   };
   const std::vector<std::string> methods{"--methods", "relevance,vector-rollout,integrated-gradients,gradient-x-input,raw,random",
                                          "--terms", "all,recurrence"};
@@ -345,7 +345,12 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
       text,
       contains_text("\n  vector-rollout (recurrence): no, even with what biases take: what the terms left out give is missing; off by "));
   CHECK_THAT(text, contains_text("\n  integrated-gradients: yes, with the baseline's, up to the error of the integral; off by "));
-  CHECK_THAT(text, contains_text("\n  gradient-x-input: need not\n  raw, random: explain no logit\n"));
+  CHECK_THAT(text, contains_text("\n  gradient-x-input: need not\n  raw, random: no logit is explained\n"));
+  const std::string markdown = evaluated(with(methods, {"--markdown"})).out;
+  CHECK_THAT(markdown,
+             contains_text("\nDo scores sum to what is explained? Means over texts, of absolute values:\n\n- relevance: yes, with "
+                           "what biases take; off by "));
+  CHECK_THAT(markdown, contains_text("\n- gradient-x-input: need not\n- raw, random: no logit is explained\n\n<!-- columns -->\n"));
   const Json json = *read_json_object(out);
   const auto gap = [&](const std::string& method, const std::string& terms = "") {
     const Json& sums = result(json, method, terms).at("conservation");
@@ -361,7 +366,45 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
   CHECK(result(json, "raw", "all").at("sums_to_explained") == "no_logit");
 
   const std::string nothing = evaluated({"--methods", "relevance,random", "--terms", "all", "--reduce", "mean"}).err;
-  CHECK_THAT(nothing, contains_text("evaluate: --terms has no effect on these methods: it is for methods made of the implicit attention"));
-  CHECK_THAT(nothing, contains_text("evaluate: --reduce has no effect on these methods: it is for raw and rollout"));
+  CHECK_THAT(nothing,
+             contains_text("evaluate: --terms has no effect on relevance, random: it is for methods made of the implicit attention"));
+  CHECK_THAT(nothing, contains_text("evaluate: --reduce has no effect on relevance, random: it is for raw and rollout"));
+  // Maps of layers, where edges are knocked out, are of the terms and of the reduction, whatever the methods are.
+  CHECK(evaluated({"--methods", "relevance,random", "--terms", "all", "--reduce", "mean"}, "1").err.find("no effect") == std::string::npos);
   CHECK(evaluated({"--methods", "raw", "--terms", "all", "--reduce", "mean"}).err.find("no effect") == std::string::npos);
+}
+
+TEST_CASE("evaluate: the table that sums up an evaluation has its numbers, and the ceilings beside the methods", "[evaluate]") {
+  const TemporaryFolder folder;
+  if (run(folder, "/usr/bin/env", {"python3", "--version"}).status != 0) return;  // examples/evaluate.sh makes no such table there
+  const std::string data = written(folder, "texts", "1\ta good film\n0\ta dull film\n"), recall = "examples/models/recall/mamba";
+  const std::string of_texts = (folder / "mamba.json").string(), of_causes = (folder / "mamba-causes.json").string();
+  const std::vector<std::string> methods{"--methods", "relevance,raw", "--permutations", "2"};
+  run_well(folder, "evaluate", with(methods, {"--model", mamba, "--data", data, "--edges", "3", "--repeated", "0", "--out", of_texts}));
+  run_well(folder, "evaluate",
+           with(methods, {"--model", recall, "--causes", recall + "/causes.safetensors", "--limit", "2", "--out", of_causes}));
+  const Outcome table = run(folder, "/usr/bin/env", {"python3", "examples/trust_table.py", folder.path().string(), "--models", "mamba"});
+  INFO(table.err);
+  REQUIRE(table.status == 0);
+  const Json texts = *read_json_object(of_texts), causes = *read_json_object(of_causes);
+  const auto number = [](const Json& mean, int decimals) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.*f", decimals, mean.at("mean").get<double>());
+    return std::string(text);
+  };
+  // Every row of the first table: source, address, edges, flipping.
+  const auto row = [&](const std::string& name, const Json& text, const Json* cause, const std::string& edges) {
+    std::string expected = "\n| " + name + " | ";
+    for (const auto& [comparison, decimals] : {std::pair{"source_against_negatives", 3}, {"address_against_negatives", 2}})
+      expected += (cause == nullptr ? "" : number(cause->at("comparisons").at(comparison).at("auc"), decimals)) + " | ";
+    return expected + edges + " | " + number(text.at("metrics").at("flipping_difference"), 2) + " |\n";
+  };
+  const Json &map = texts.at("layer_maps")[0], &ceilings = texts.at("ceilings");
+  REQUIRE(map.at("map") == "raw");
+  CHECK_THAT(table.out, contains_text(row("`relevance`", result(texts, "relevance"), &causes.at("results")[0], "")));
+  CHECK_THAT(table.out, contains_text(row("`raw`", result(texts, "raw", "all"), &causes.at("results")[1],
+                                          number(map.at("metrics").at("edges_correlation"), 2))));
+  CHECK_THAT(table.out, contains_text(row("*shapley, 2 permutations*", ceilings[0], &causes.at("ceilings")[0], "")));
+  CHECK_THAT(table.out, contains_text(row("*greedy, search*", ceilings[1], nullptr, "")));
+  CHECK_THAT(table.out, contains_text("\n| *shapley* | *2 permutations* | "));
 }

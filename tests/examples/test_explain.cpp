@@ -491,6 +491,8 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--position", "end"}), "--position"},
       {with(start, {"--layer", "2"}), "--layer: 2 is out of range, expected 0 to 1"},
       {with(start, {"--layer", "0", "--method", "rollout"}), "--layer: rollout goes through all layers"},
+      {with(start, {"--layer", "0", "--baseline", "zero"}), "--baseline and --layer exclude each other: it is for integrated-gradients"},
+      {with(start, {"--layer", "0", "--steps", "9"}), "--steps and --layer exclude each other: it is for integrated-gradients"},
       {with(start, {"--method", "gradcam"}), "unknown method \"gradcam\", expected one of raw, rollout"},
       {with(start, {"--method", "raw,"}), "unknown method \"\""},
       {with(start, {"--method", "raw,relevence"}), "--method: unknown method \"relevence\", expected one of raw, "},

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include <examples/causes_file.hpp>
 #include <examples/programs.hpp>
 #include <support/every_logit.hpp>
 #include <support/layer_recipes.hpp>
@@ -121,6 +122,55 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
       CHECK((file.read<double>("y").matrix() - y).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
             1e-12 * (1 + y.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
       if (!mixer.attention(Terms::all()).has_second() && mixer.reported_input.empty()) CHECK(left_over(file) <= 1e-12);
+    }
+  }
+}
+
+TEST_CASE("every family: evaluate by all methods under three formulations, over texts and against causes", "[evaluate][families]") {
+  for (const test_support::SmallModel& kind : test_support::small_models()) {
+    INFO(kind.name);
+    const TemporaryFolder folder;
+    const fs::path directory = folder / kind.name, out = folder / "out.json";
+    write_model(directory, kind, kind.checkpoint<float>(31));
+    const Index vocabulary = load_language_model<float>(kind.checkpoint<float>(31), kind.configuration).vocabulary();
+    Json words = Json::object();
+    for (Index id = 0; id < vocabulary; ++id) words["w" + std::to_string(id)] = id;
+    io_test::write_bytes(directory / "vocab.json", words.dump());
+    io_test::write_bytes(folder / "texts", "w3\tw5 w6 w7 w2 w4\nw8\tw6 w2 w7 w4 w1\n");
+    const std::vector<std::string> ask{"--model", directory.string(), "--terms", "recurrence,published,all", "--permutations", "2",
+                                       "--out",   out.string()};
+    const auto rows = [&](const std::vector<std::string>& more) {
+      run_well(folder, "evaluate", with(ask, more));
+      Json evaluation = *read_json_object(out);
+      std::size_t expected = 0;
+      for (const MethodName& method : method_names) expected += method.from_attention ? 3 : 1;
+      REQUIRE(evaluation.at("results").size() == expected);
+      return evaluation;
+    };
+    const auto is_sum = [](const Json& row) {
+      const std::string word = row.at("sums_to_explained");
+      if (word != "yes") return;
+      const Json& sums = row.at("conservation");
+      CHECK(sums.at("mean_gap").get<double>() <= 1e-3 * (1 + sums.at("mean_explained").get<double>()));
+    };
+    const Json of_texts = rows({"--data", (folder / "texts").string(), "--edges", "4", "--repeated", "1"});
+    for (const Json& row : of_texts.at("results")) {
+      INFO(row.at("method") << " " << row.value("terms", ""));
+      CHECK(row.at("metrics").at("flipping_difference").at("mean").is_number());
+      is_sum(row);
+    }
+    CHECK(of_texts.at("ceilings").size() == 2);
+    // Zamba2's hybrid layers have two mixers in one part.
+    CHECK(of_texts.value("layers_without_maps", Json::array()) == (kind.name == "zamba2" ? Json{1, 3} : Json::array()));
+    for (const Json& map : of_texts.at("layer_maps")) CHECK(map.at("metrics").at("edges_unexplained").at("texts") == 2);
+    const std::string causes =
+        written(folder, "causes.safetensors",
+                arrays_of({{5, 6, 7, 2, 4}, {6, 2, 7, 4, 1}}, {{0, 4, 3, 1, 0, {2, 3}}, {1, 3, 8, 2, -1, {0, 1}}}, 5));
+    const Json of_causes = rows({"--causes", causes});
+    for (const Json& row : of_causes.at("results")) {
+      INFO(row.at("method") << " " << row.value("terms", ""));
+      CHECK(row.at("comparisons").at("source_against_negatives").at("auc").at("outputs") == 2);
+      is_sum(row);
     }
   }
 }

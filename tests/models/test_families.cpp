@@ -217,6 +217,47 @@ TEST_CASE("families: every method gives a finite score for every token, and keep
   }
 }
 
+TEST_CASE("families: a method's matrix form, its map and its single layers are what it gives by itself, under every formulation",
+          "[families]") {
+  const std::vector<Target> targets{{4, 5, {}}, asked_target, {asked_target.position, 2, Index(7)}};
+  for (const SmallModel& kind : small_models()) {
+    Explainer<double> explainer(drawn_model(kind), some_ids(asked_tokens, drawn_model(kind).vocabulary()), every_logit());
+    const std::vector<Index> mixing = explainer.model().mixing_layers();
+    for (const MethodName& method : method_names)
+      for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence()}) {
+        if (!method.from_attention && terms != Terms::all()) continue;
+        INFO(kind.name << ", " << method.name << ", " << terms.text());
+        MethodOptions<double> how;
+        how.terms = terms;
+        how.integration_steps = 2;
+        const Attribution<double> single = explainer.explain(method.method, asked_target, how);
+        REQUIRE(single.scores.allFinite());
+        const double scale = largest_entry(single.scores);
+        if (method.method != Method::random) {  // another draw for every target
+          const AttributionMatrix<double> each = explainer.explain_each(method.method, targets, how);
+          REQUIRE(each.scores.allFinite());
+          CHECK(largest_entry(each.scores.row(1) - single.scores) <= 1e-10 * scale);
+          CHECK(each.scores.row(0).tail(asked_tokens - 1 - targets[0].position).isZero(0));
+        }
+        if (method.has_map) {
+          MethodOptions<double> with_map = how;
+          with_map.with_map = true;
+          const Matrix<double> map = explainer.explain(method.method, asked_target, with_map).map;
+          CHECK(largest_entry(map.row(asked_target.position) - single.scores) <= 1e-10 * scale);
+        }
+        if (method.layer_mean) {
+          RowVector<double> mean = RowVector<double>::Zero(asked_tokens);
+          for (const Index layer : mixing) {
+            MethodOptions<double> of_one = how;
+            of_one.layer = layer;
+            mean += explainer.explain(method.method, asked_target, of_one).scores / static_cast<double>(mixing.size());
+          }
+          CHECK(largest_entry(mean - single.scores) <= 1e-10 * scale);
+        }
+      }
+  }
+}
+
 TEST_CASE("families: float gives what double gives", "[families]") {
   for (const SmallModel& kind : small_models()) {
     INFO(kind.name);

@@ -107,6 +107,8 @@ TEST_CASE("a layer of one's own whose output is of another width than the model'
   parts.blocks.push_back({{{Norm<double>::rms(own_width, 1e-5), std::make_shared<const NarrowPart>()}}});
   CHECK_THROWS_WITH(LanguageModel<double>(parts).forward(own_ids),
                     Catch::Contains("layer 0's NarrowPart: output is (7, 5), expected (7, 6)"));
+  parts.head_bias = draw.normals<double>(1, 11);
+  CHECK_THROWS_WITH(LanguageModel<double>(parts), Catch::Contains("OwnModel: head_bias is (11), expected (12) = (vocabulary)"));
 }
 
 TEST_CASE("a layer of one's own in a stack: every method that needs no output projection gives scores, and relevance adds up to the logit",

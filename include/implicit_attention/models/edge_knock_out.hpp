@@ -144,20 +144,34 @@ class KnockOut {
     return checked(std::move(effects));
   }
 
+  /// Whether anything can be taken out of a layer: each of its token mixers is a part by itself. Zamba2's hybrid layers are none of these.
+  [[nodiscard]] bool reaches(Index layer) const {
+    const Mixers mixers = mixers_of(layer);
+    return mixers.count <= mixers.parts;
+  }
+
  private:
+  /// How many token mixers a layer has, and in how many parts.
+  struct Mixers {
+    Index count = 0, parts = 0;
+  };
+  [[nodiscard]] Mixers mixers_of(Index layer) const {
+    Mixers mixers;
+    for (const auto& sublayer : model_.block(layer).sublayers)
+      for (const auto& branch : sublayer.branches) mixers.parts += branch.part->channels() != 0 ? 1 : 0;
+    mixers.count = static_cast<Index>(model_.layer_pass(pass_, layer, executor_, false).mixers.size());
+    return mixers;
+  }
   /// Where a token mixer stands in its layer.
   struct Place {
     std::size_t sublayer, branch;
   };
   [[nodiscard]] Place place_of(Index layer, Index mixer) const {
     const Block<S>& block = model_.block(layer);
-    Index next = 0;
-    for (const auto& sublayer : block.sublayers)
-      for (const auto& branch : sublayer.branches) next += branch.part->channels() != 0 ? 1 : 0;
-    if (const auto mixers = static_cast<Index>(model_.layer_pass(pass_, layer, executor_, false).mixers.size()); mixers > next)
-      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has ", mixers,
+    if (const Mixers mixers = mixers_of(layer); mixers.count > mixers.parts)
+      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has ", mixers.count,
                                       " token mixers in fewer parts, and one part cannot be run without another's input"));
-    next = 0;
+    Index next = 0;
     for (std::size_t sublayer = 0; sublayer < block.sublayers.size(); ++sublayer)
       for (std::size_t branch = 0; branch < block.sublayers[sublayer].branches.size(); ++branch)
         if (block.sublayers[sublayer].branches[branch].part->channels() != 0 && next++ == mixer) return {sublayer, branch};

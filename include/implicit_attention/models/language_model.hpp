@@ -142,7 +142,7 @@ LanguageModel<S>::LanguageModel(LanguageModelParts<Scalar> parts) : parts_(std::
   }
   check_width("the final norm", p.final_norm.width());
   check_shape(p.name, "head", p.head, vocabulary(), width(), "(vocabulary, width)");
-  if (!p.head_bias.empty()) check_vector(p.name, "the head's bias", p.head_bias, vocabulary(), "vocabulary");
+  if (!p.head_bias.empty()) check_vector(p.name, "head_bias", p.head_bias, vocabulary(), "vocabulary");
 }
 
 template <Real S>
