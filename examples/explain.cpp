@@ -163,9 +163,10 @@ int main(int argument_count, char** arguments) {
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->check(not_empty())
       ->option_text("ID|argmax");
-  app.add_option("--contrast", question.contrast, "explain by how much the target's logit exceeds this token's")
+  app.add_option("--contrast", question.contrast,
+                 "explain by how much the target's logit exceeds this token's, or that of what the model predicts (argmax)")
       ->check(not_empty())
-      ->option_text("ID");
+      ->option_text("ID|argmax");
   app.add_option("--layer", question.layer, joined(attribution_method_names(true), ", ") + ": one layer, from 0, instead of all")
       ->check(not_empty())
       ->option_text("N");

@@ -57,7 +57,9 @@ int complain(const std::string& program, const std::string& what) {
 }
 
 [[noreturn]] void no_list(std::string_view option, std::string_view text) {
-  raise(ErrorKind::value, message(option, ": \"", printable(text, 60), "\" is no list of numbers, expected for example 0,5-7"));
+  const std::string_view expected =
+      option == "--tokens" ? "is no list of token ids, expected for example 1,2,3" : "is no list of numbers, expected for example 0,5-7";
+  raise(ErrorKind::value, message(option, ": \"", printable(text, 60), "\" ", expected));
 }
 
 // One index of a list, or an error that shows what a list looks like.
@@ -420,7 +422,7 @@ std::vector<std::string> split_list(std::string_view list) {
   std::vector<std::string> parts;
   for (std::size_t begin = 0; begin <= list.size();) {
     const std::size_t end = std::min(list.find(',', begin), list.size());
-    parts.emplace_back(list.substr(begin, end - begin));
+    parts.emplace_back(trimmed(list.substr(begin, end - begin)));
     begin = end + 1;
   }
   return parts;

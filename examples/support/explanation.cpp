@@ -19,6 +19,7 @@
 #include "chat.hpp"
 #include "command_line.hpp"
 #include "continuation.hpp"
+#include "memory.hpp"
 #include "methods_asked.hpp"
 #include "numbers.hpp"
 #include "text.hpp"
@@ -55,10 +56,12 @@ Index named_token(const char* option, const std::string& text, const Tokenizer& 
 struct NamedTokens {
   std::optional<Index> target, contrast, baseline;
 };
+/// The name of what the model predicts.
+constexpr std::string_view predicted = "argmax";
 NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tokenizer) {
   NamedTokens named;
-  if (options.target != "argmax") named.target = named_token("--target", options.target, tokenizer);
-  if (!options.contrast.empty()) named.contrast = named_token("--contrast", options.contrast, tokenizer);
+  if (options.target != predicted) named.target = named_token("--target", options.target, tokenizer);
+  if (!options.contrast.empty() && options.contrast != predicted) named.contrast = named_token("--contrast", options.contrast, tokenizer);
   if (options.baseline != "mean" && options.baseline != "zero") named.baseline = named_token("--baseline", options.baseline, tokenizer);
   return named;
 }
@@ -91,20 +94,22 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
   return "";
 }
 
-/// Fails (limit) where the system has no memory for the logits at every token: numbers as they are computed, and as they are shown.
+/// Fails (limit) where the machine has no memory for the logits at every token: numbers as they are computed, and as they are shown. A system
+/// may promise more than it has, and end the program when it uses that.
 void refuse_large_logits(const ExplanationOptions& options, std::size_t tokens, Index vocabulary) {
   if (!options.all_logits) return;
   const std::size_t each = (options.precision == "float64" ? sizeof(double) : sizeof(float)) + sizeof(double);
   const double bytes = static_cast<double>(tokens) * static_cast<double>(vocabulary) * static_cast<double>(each);
   if (bytes < static_cast<double>(std::size_t{1} << 30U)) return;
-  const bool too_many = bytes > static_cast<double>(std::numeric_limits<std::ptrdiff_t>::max());
+  const bool too_many = bytes > physical_memory() || bytes > static_cast<double>(std::numeric_limits<std::ptrdiff_t>::max());
   if (void* const memory = too_many ? nullptr : ::operator new(static_cast<std::size_t>(bytes), std::nothrow)) {
     ::operator delete(memory);
     return;
   }
-  raise(ErrorKind::limit, message("--out: the logits at all of ", grouped(static_cast<Index>(tokens)), " tokens, ", grouped(vocabulary),
-                                  " numbers each, take ", grouped(static_cast<Index>(bytes / 1073741824.0)),
-                                  " GiB, which the system does not give; a .json without --all-logits holds those at the position alone"));
+  raise(ErrorKind::limit,
+        message("--out: the logits at all of ", grouped(static_cast<Index>(tokens)), " tokens, ", grouped(vocabulary),
+                " numbers each, take ", grouped(static_cast<Index>(bytes / 1073741824.0)),
+                " GiB, which this machine does not have; a .json without --all-logits holds those at the position alone"));
 }
 
 /// All that can be asked of a question without weights, of its text too.
@@ -242,7 +247,7 @@ class Questioner {
     for (Target& target : targets) {
       const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
       if (choose) target.token = token.value_or(likeliest);
-      target.contrast = contrast_;
+      target.contrast = options_.contrast == predicted ? likeliest : contrast_;
       ExplainedTarget explained;
       explained.position = target.position;
       explained.target = target.token;
@@ -373,9 +378,12 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
 void check_question(const ExplanationOptions& options) {
   (void)parse_terms("--terms", options.terms);
   const std::string& position = options.position;
-  if (position.starts_with('-') || position.empty())  // not from the end
+  if (position != "last" && position != "all" &&
+      (position.empty() || position.front() < '0' || position.front() > '9'))  // not from the end
     raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
   (void)parse_indices("--position", position);
+  if (options.contrast == predicted && options.target == predicted)
+    raise(ErrorKind::value, message("--contrast: ", predicted, " less itself is 0, expected --target TOKEN, or another token here"));
   for (const NamedMethod& named : methods_of(options))
     if (options.layer && !method_info(named.method).layer_mean)
       raise(ErrorKind::value,

@@ -2,9 +2,13 @@
 #pragma once
 
 #include <cstdlib>  // defines __GLIBC__ where it is that library
+#include <limits>
 
 #if defined(__GLIBC__)
 #include <malloc.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
 #endif
 
 namespace implicit_attention::examples {
@@ -17,6 +21,15 @@ inline void keep_freed_memory() {
   ::mallopt(M_MMAP_THRESHOLD, largest);
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
 #endif
+}
+
+/// The machine's memory in bytes; infinite where the system does not say.
+[[nodiscard]] inline double physical_memory() {
+#if defined(_SC_PHYS_PAGES) && defined(_SC_PAGESIZE)
+  const long pages = ::sysconf(_SC_PHYS_PAGES), size = ::sysconf(_SC_PAGESIZE);
+  if (pages > 0 && size > 0) return static_cast<double>(pages) * static_cast<double>(size);
+#endif
+  return std::numeric_limits<double>::infinity();
 }
 
 }  // namespace implicit_attention::examples

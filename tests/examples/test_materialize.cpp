@@ -351,7 +351,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {{"--model", models + "mamba", "--layer", "0"}, "there is nothing to read: expected --text"},
       {{"--model", models + "mamba", "--layer", "0", "--text", ""}, "the text is empty"},
       {{"--model", models + "mamba", "--layer", "0", "--text", " \t "}, "the text is empty"},
-      {{"--model", models + "mamba", "--layer", "0", "--tokens", ""}, "is no list of numbers"},
+      {{"--model", models + "mamba", "--layer", "0", "--tokens", ""}, "is no list of token ids"},
       {{"--model", models + "mamba", "--layer", "0", "--tokens", "7145"}, "token 0 is 7145, expected 0 to 7144"},
       {{"--model", models + "mamba", "--layer", "0", "--tokens", "1", "--text", "a"}, "--text and --tokens exclude each other"},
       {{"--model", models + "mamba", "--layer", "0", "--text", "a", "--prepend", "<bos>"}, "token \"<bos>\" is not in vocab.json"},

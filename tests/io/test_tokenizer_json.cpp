@@ -89,6 +89,11 @@ TEST_CASE("tokenizer.json: byte pairs merge in the order they were learnt in", "
   // Merges are not looked at where the word is a token.
   CHECK(ids(R"({"model":{"type":"BPE","ignore_merges":true,)" + vocab + R"(,"merges":["b c"]}})", "abc") == Ids{5});
   CHECK(ids(R"({"model":{"type":"BPE","ignore_merges":true,)" + vocab + R"(,"merges":["b c"]}})", "abcb") == Ids{0, 4, 1});
+  // In a word so long that it is cut where no merge reaches over, parts that are tokens are no words.
+  Ids parts(70, 2);
+  parts.insert(parts.end(), {0, 4});
+  CHECK(ids(R"({"model":{"type":"BPE","ignore_merges":true,)" + vocab + R"(,"merges":["b c","a b"]}})", std::string(70, 'c') + "abc") ==
+        parts);
 
   CHECK(ids(R"({"model":{"type":"BPE","unk_token":"<unk>",)" + vocab + R"(,"merges":[]}})", "axyb") == Ids{0, 7, 7, 1});
   CHECK(ids(R"({"model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,)" + vocab + R"(,"merges":[]}})", "axyb") == Ids{0, 7, 1});
@@ -290,7 +295,10 @@ TEST_CASE("tokenizer.json: regular expressions read as Oniguruma does", "[io]") 
               "\xC2\x85"
               "a") == "a");  // U+0085 is
   CHECK(first(R"(\w+)", "a\xCC\x81\xE2\x80\xBF-") == "a\xCC\x81\xE2\x80\xBF");
-  CHECK(first(R"(\w+)", "a\u00bd\u200db") == "a\u00bd");                       // a fraction is of words, a joiner is not
+  CHECK(first(R"(\w+)", "a\u00bd\u200db") == "a\u00bd");  // a fraction is of words, a joiner is not
+  CHECK(first(R"(e.?\b)", "e\xCC\x81x") == "none");       // no word ends before an accent
+  CHECK(first(R"(e\B.)", "e\xCC\x81x") == "e\xCC\x81");
+  CHECK(first(R"(\b.)", " b") == "b");
   CHECK(first(R"([[:alpha:]]+)", "1a\u0345\u24b6.") == "a\u0345\u24b6");       // Alphabetic
   CHECK(first(R"([[:punct:]]+)", "a$\u00a2!b") == "$\u00a2!");                 // symbols too
   CHECK(first(R"(\p{Han}+)", "a\xE6\xBC\xA2\xE3\x80\x82") == "\xE6\xBC\xA2");  // not the full stop, which Chinese shares
@@ -327,6 +335,9 @@ TEST_CASE("tokenizer.json: added tokens", "[io]") {
   CHECK(ids(json(R"({"id":9,"content":"ab","single_word":true})"), "ab aba ab") == Ids{9, 3, 1, 2, 1, 3, 9});
   // White space that a token took does not hide a token that begins in it (Hugging Face's library finds all matches first).
   CHECK(ids(json(R"({"id":9,"content":" b","rstrip":true})"), "a b  b") == Ids{1, 9, 9});
+  // A token of white space that takes what stands before it is not there where that was taken.
+  CHECK(ids(json(R"({"id":9,"content":"\n","lstrip":true,"rstrip":true})"), "a\n\n\nb") == Ids{1, 9, 2});
+  CHECK(ids(json(R"({"id":9,"content":"<m>","rstrip":true},{"id":8,"content":"\n","lstrip":true})"), "a<m> \nb") == Ids{1, 9, 2});
   // Normalized tokens are found in normalized text, others in the text as it is.
   const std::string lower = R"("normalizer":{"type":"Lowercase"},)";
   CHECK(ids(json(R"({"id":9,"content":"<M>","normalized":true})", lower), "<m>A<M>") == Ids{9, 1, 9});

@@ -94,7 +94,9 @@ class AddedTokens {
         std::size_t begin = position, end = position + length;
         position = end;
         if (token.single_word && (word_before(text, begin) || word_after(text, end))) continue;
-        if (token.lstrip) begin = without_space_before(text, begin, rest);
+        // White space that the token before took is not there to be taken again, nor to be a token that takes what is before it.
+        if (token.lstrip) begin = std::max(without_space_before(text, begin, rest), rest);
+        if (begin >= end) continue;
         if (token.rstrip) end = without_space_after(text, end);
         if (rest < begin) parts.push_back({text.substr(rest, begin - rest), std::nullopt});
         parts.push_back({text.substr(begin, end - begin), token.id});

@@ -95,13 +95,13 @@ class BytePairModel {
       for (std::size_t position = before.length; before.length > 0 && position < word.size();) {
         const CodePoint here = code_point_at(word, position);
         if (here.length > 0 && model_.never_joined(word, position, before, here)) {
-          encode_part(word.substr(begin, position - begin), ids);
+          encode_cut(word.substr(begin, position - begin), ids);
           begin = position;
         }
         position += here.length;
         before = here;
       }
-      encode_part(word.substr(begin), ids);
+      encode_cut(word.substr(begin), ids);
     }
 
    private:
@@ -140,9 +140,19 @@ class BytePairModel {
       remembered_.insert(remembered_.end(), ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end());
     }
 
+    /// A part of a word: what `ignore_merges` says of words that are tokens does not hold for it.
+    void encode_cut(std::string_view part, std::vector<Index>& ids) {
+      if (model_.options_.ignore_merges && model_.tokens_.id(part)) return merge(part, ids);
+      encode_part(part, ids);
+    }
+
     void encode_anew(std::string_view word, std::vector<Index>& ids) {
       if (model_.options_.ignore_merges)
         if (const std::optional<Index> whole = model_.tokens_.id(word)) return ids.push_back(*whole);
+      merge(word, ids);
+    }
+
+    void merge(std::string_view word, std::vector<Index>& ids) {
       first_.clear();
       model_.characters(word, first_);
       if (first_.size() >= nobody) raise(ErrorKind::limit, "a word is longer than 4 GiB");
