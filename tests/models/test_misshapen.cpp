@@ -17,8 +17,7 @@ namespace {
 const std::vector<std::string>& said_without_names() {
   static const std::vector<std::string> phrases{
       // Of the configuration, by its key; of the model, whose parts are norms and a head.
-      ": key ", " is missing", " wide, expected ", ": head is ", "head_bias is ", "do not divide into",
-      "GatedDeltaNet: key_heads is ",
+      ": key ", " is missing", " wide, expected ", ": head is ", "head_bias is ", "do not divide into", "GatedDeltaNet: key_heads is ",
       // Parts that a layer's constructor takes as roles, whatever the file calls them.
       "GatedFeedForward: ", "MixtureOfExperts: ", "ChannelMixing: time_mix_", ": the first factor is ", ": the second factor is ",
       ": the bias is ", "_adapter, first factor is ", "_adapter, second factor is ", "Zamba2: ", "Rwkv7: output.bias is ",
