@@ -162,7 +162,7 @@ def main():
           "that the walks find the source. *edges* (higher is better, random 0): Spearman's correlation of a layer's map with what is lost when single edges are taken out of the layer and the model is run without them; *unexplained* (lower is better): "
           "the share of those changes' squares that the map does not predict. ΔA^F (higher is better, random 0): tokens replaced, the "
           "most relevant first against the least relevant first. *less relevance*: that, paired by text; + above, - below, by an interval "
-          "without 0. *pruning* (lower is better): for methods without a target. In italics what running the model on many sets of "
+          "without 0. *pruning* (lower is better): for methods without a target, and for ceilings. In italics what running the model on many sets of "
           "tokens reaches.\n")
     for model in models:
         print(f"- {model.title}: {model.data['texts']} texts of {model.data['data']}, {model.causes['outputs']} outputs of "

@@ -462,13 +462,15 @@ Indices parse_indices(std::string_view option, std::string_view text) {
 }
 
 Terms parse_terms(std::string_view option, std::string_view text) {
+  const std::string_view prefix = text.starts_with("only:") ? text.substr(0, 5) : std::string_view();
+  const std::vector<std::string> words = split_list(text.substr(prefix.size()));
   try {
-    return Terms::parse(text);
+    return Terms::parse(message(prefix, joined(words, ",")));
   } catch (const Error& error) {
     std::vector<std::string> names{"all", "published"};
     for (const Terms::Named& term : Terms::names()) names.emplace_back(term.name);
     std::string hint;
-    for (const std::string& word : split_list(text.substr(text.starts_with("only:") ? 5 : 0)))
+    for (const std::string& word : words)
       if (hint.empty()) hint = perhaps(word, names);
     raise(error.kind(), message(option, ": ", error.what(), hint));
   }

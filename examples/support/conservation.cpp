@@ -32,18 +32,20 @@ constexpr std::array<SumWords, 5> sum_words = {{
 }};
 const SumWords& words_of(Sum sum) { return sum_words[static_cast<std::size_t>(sum)]; }
 
-/// By the row's method and its terms.
+double mean_alone(const std::vector<double>& values) { return bootstrap_mean(values, 0, 1).mean; }
+
+/// By the row's method and its terms, and whether anything is missing: some layers have no other terms than those of a smaller set.
 Sum sum_of(const RowSums& row) {
+  constexpr double rounding = 1e-4;  // float's, through all layers
   const Method method = parse_method(row.method);
   std::string terms(row.terms.empty() ? "all" : row.terms);
   std::replace(terms.begin(), terms.end(), '+', ',');
   if (conserves(method, Terms::parse(terms))) return Sum::whole;
   if (method == Method::integrated_gradients) return Sum::but_for_the_integral;
-  if (method == Method::vector_rollout) return Sum::without_left_out_terms;
+  if (method == Method::vector_rollout)
+    return mean_alone(row.gaps) <= rounding * mean_alone(row.explained) ? Sum::whole : Sum::without_left_out_terms;
   return method_info(method).of_position ? Sum::of_no_logit : Sum::need_not;
 }
-
-double mean_alone(const std::vector<double>& values) { return bootstrap_mean(values, 0, 1).mean; }
 
 }  // namespace
 

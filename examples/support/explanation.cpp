@@ -377,9 +377,8 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
 
 void check_question(const ExplanationOptions& options) {
   (void)parse_terms("--terms", options.terms);
-  const std::string& position = options.position;
-  if (position != "last" && position != "all" &&
-      (position.empty() || position.front() < '0' || position.front() > '9'))  // not from the end
+  const std::string_view position = trimmed(options.position), number = position.substr(position.starts_with('[') ? 1 : 0);
+  if (position != "last" && position != "all" && (number.empty() || number.front() < '0' || number.front() > '9'))  // not from the end
     raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
   (void)parse_indices("--position", position);
   if (options.contrast == predicted && options.target == predicted)

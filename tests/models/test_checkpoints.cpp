@@ -461,7 +461,7 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
       {rwkv, without("rwkv.blocks.1.ln2.bias"), "tensor rwkv.blocks.1.ln2.bias is missing"},
       {rwkv, without("rwkv.blocks.1.feed_forward.value.weight"), "tensor rwkv.blocks.1.feed_forward.value.weight is missing"},
       {rwkv, without("rwkv.ln_out.bias"), "tensor rwkv.ln_out.bias is missing"},
-      {rwkv, as("rwkv.ln_out.bias", {3}), "LayerNorm: bias is (3), expected (4) = (width)"},
+      {rwkv, as("rwkv.ln_out.bias", {3}), "LayerNorm: rwkv.ln_out.bias is (3), expected (4) = (width)"},
       {rwkv, as("rwkv.blocks.0.feed_forward.value.weight", {D, 9}),
        "ChannelMixing: rwkv.blocks.0.feed_forward.value.weight is (4, 9), expected (4, 10)"},
       {rwkv, as("rwkv.blocks.0.feed_forward.receptance.weight", {3, D}),

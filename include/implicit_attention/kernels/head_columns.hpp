@@ -168,6 +168,34 @@ class HeadColumns {
   Matrix<Scalar> factors_, taps_, activation_, columns_;
 };
 
+/// What surrounds a head's matrix without those column factors that are not finite, for the rows that see none of them: these come as if the
+/// number were another one, by the same kernels and to the same bits.
+template <Real Scalar>
+struct FiniteColumns {
+  SurroundedMatrix<Scalar> part;
+  Index first;  ///< the first token of such a factor; the number of tokens where all are finite
+
+  explicit FiniteColumns(const SurroundedMatrix<Scalar>& surrounded) : part(surrounded), first(surrounded.recurrence.tokens) {
+    for (Array<Scalar>* array : {&part.activation, &part.column_weights})
+      if (const auto place = array->empty() ? std::nullopt : first_not_finite(**array)) first = std::min(first, place->first);
+    if (!part.taps.empty() && !all_finite(*part.taps)) first = 0;
+    if (first == surrounded.recurrence.tokens) return;
+    part.activation = finite_part(part.activation);
+    part.column_weights = finite_part(part.column_weights);
+  }
+  /// Calls `rows_of(columns, run, rows)` for the run's rows that see no such factor, with `finite`, and for the others, with `all`.
+  template <class Columns, class RowsOf>
+  void split(Columns& finite, Columns& all, const RowRun& run, const View<Scalar>& rows, const RowsOf& rows_of) const {
+    Index split = run.begin;
+    while (split < run.end && part.recurrence.last_seen(split) < first) ++split;
+    const auto rows_from = [&](Index begin, Index end) {
+      return View<Scalar>(row_of(rows, begin - run.begin), end - begin, rows.cols(), rows.outerStride());
+    };
+    if (run.begin < split) rows_of(finite, RowRun{run.begin, split, run.place}, rows_from(run.begin, split));
+    if (split < run.end) rows_of(all, RowRun{split, run.end, run.place + split - run.begin}, rows_from(split, run.end));
+  }
+};
+
 /// Chosen channels by the head they belong to: places in the caller's list; and the heads that have some.
 struct ChannelsByHead {
   std::vector<std::vector<Index>> places, channels;

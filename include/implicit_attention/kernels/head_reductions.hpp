@@ -23,13 +23,16 @@ class HeadReduction {
   static constexpr int lane = register_lanes<Scalar>;
   static constexpr Index together = 4;  ///< rows that share what is read of the factors
 
-  HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const ChannelsByHead& chosen, const Reducer& join, Matrix<Scalar>& joined)
+  HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const FiniteColumns<Scalar>& finite, const ChannelsByHead& chosen,
+                const Reducer& join, Matrix<Scalar>& joined)
       : surrounded_(&surrounded),
+        finite_(&finite),
         chosen_(&chosen),
         joined_(&joined),
         join_(join),
         as_product_(is_product(surrounded)),
-        columns_(surrounded, stretch_tokens, !as_product_) {}
+        finite_columns_(finite.part, stretch_tokens, !as_product_),
+        all_columns_(surrounded, stretch_tokens, !as_product_) {}
 
   /// Rows that are joined together: the more, the less of a product goes into packing its factors.
   [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {
@@ -39,21 +42,32 @@ class HeadReduction {
   /// Joins one head's channels to the run's rows of `joined`, (rows, padded tokens); columns that a row does not see hold anything
   /// afterwards.
   void operator()(Index head, const RowRun& run, View<Scalar> rows) {
+    const auto join = [&](HeadColumns<Scalar>& columns, const RowRun& part, const View<Scalar>& part_rows) {
+      columns.choose(chosen_->channels[static_cast<std::size_t>(head)]);
+      columns_ = &columns;
+      join_run(part, part_rows);
+    };
+    // Columns of a product are made each by itself, and all rows by one product.
+    if (as_product_) return join(all_columns_, run, rows);
+    finite_->split(finite_columns_, all_columns_, run, rows, join);
+  }
+
+ private:
+  void join_run(const RowRun& run, const View<Scalar>& rows) {
     const SharedMatrix<Scalar>& recurrence = surrounded_->recurrence;
     View<Scalar> joined(joined_->data() + run.place * joined_->cols(), run.count(), joined_->cols());
-    columns_.choose(chosen_->channels[static_cast<std::size_t>(head)]);
-    columns_.scales(run.begin, run.end, scales_);
+    columns_->scales(run.begin, run.end, scales_);
     if constexpr (absolute) scale_sizes_ = scales_.cwiseAbs();
     Index end = 0, begin = recurrence.tokens;
     seen_.clear();
     for (Index i = run.begin; i < run.end; ++i) {
       seen_.push_back({recurrence.first_visible(i), recurrence.last_seen(i)});
       end = std::max(end, seen_.back().last + 1);
-      begin = std::min(begin, std::max(seen_.back().first - columns_.width() + 1, Index(0)));
+      begin = std::min(begin, std::max(seen_.back().first - columns_->width() + 1, Index(0)));
     }
     for (Index first = begin / lane * lane; first < end; first += stretch_tokens) {
       const Index last = std::min(first + stretch_tokens, end);
-      columns_.prepare(first, last);
+      columns_->prepare(first, last);
       if (as_product_)
         add_products(run, rows, first, last, joined);
       else
@@ -61,7 +75,6 @@ class HeadReduction {
     }
   }
 
- private:
   [[nodiscard]] static bool is_product(const SurroundedMatrix<Scalar>& surrounded) {
     return std::is_same_v<Reducer, Add> || (std::is_same_v<Reducer, AddAbsolute> && surrounded.width() == 1);
   }
@@ -75,7 +88,7 @@ class HeadReduction {
 
   void add_products(const RowRun& run, const View<Scalar>& rows, Index first, Index last, View<Scalar>& joined) {
     using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
-    const HeadColumns<Scalar>& columns = columns_;
+    const HeadColumns<Scalar>& columns = *columns_;
     const Index count = last - first;
     products_.resize(run.count(), count);
     for (Index d = 0; d < columns.width(); ++d) {
@@ -127,7 +140,7 @@ class HeadReduction {
     for (Index begin = run.begin; begin < run.end; begin += together) {
       const Index end = std::min(begin + together, run.end);
       edges_.clear();
-      if (!columns_.finite()) join_exactly(run, rows, begin, end, first, last, joined);
+      if (!columns_->finite()) join_exactly(run, rows, begin, end, first, last, joined);
       Index stop = first;  // what any of these rows sees
       for (Index i = begin; i < end; ++i) stop = std::max(stop, std::min(last, seen_[static_cast<std::size_t>(i - run.begin)].last + 1));
       if (end - begin == together)
@@ -142,7 +155,7 @@ class HeadReduction {
   /// registers run over them.
   void join_exactly(const RowRun& run, const View<Scalar>& rows, Index begin, Index end, Index first, Index last,
                     const View<Scalar>& joined) {
-    const Index width = columns_.width();
+    const Index width = columns_->width();
     for (Index i = begin; i < end; ++i) {
       const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
       Scalar* row = row_of(rows, i - run.begin);
@@ -150,9 +163,9 @@ class HeadReduction {
         if (j >= seen.first && j + width - 1 <= seen.last) continue;
         Scalar value = joined(i - run.begin, j);
         const Scalar own = row[i];
-        for (Index c = 0; c < columns_.count(); ++c) {
-          if (columns_.skips()) row[i] = own + columns_.skip(c);
-          value = join_(value, columns_.exact(row, j, c, seen.first, seen.last, scales_(i - run.begin, c)));
+        for (Index c = 0; c < columns_->count(); ++c) {
+          if (columns_->skips()) row[i] = own + columns_->skip(c);
+          value = join_(value, columns_->exact(row, j, c, seen.first, seen.last, scales_(i - run.begin, c)));
         }
         row[i] = own;
         edges_.push_back({i, j, value});
@@ -166,13 +179,13 @@ class HeadReduction {
     const auto to_lane = [&](Index column) { return first + (std::clamp(column, first, last) - first) / lane * lane; };
     const auto join = [&]<bool Skip>(Index from, Index to) {
       if (from >= to) return;
-      if (columns_.width() == 4)  // nearly all models' convolution: unrolled
+      if (columns_->width() == 4)  // nearly all models' convolution: unrolled
         join_lanes<Rows, 4, Skip>(run, rows, begin, first, from, to, joined);
       else
         join_lanes<Rows, 0, Skip>(run, rows, begin, first, from, to, joined);
     };
-    if (!columns_.skips()) return join.template operator()<false>(first, last);
-    const Index from = to_lane(begin - columns_.width() + 1), to = std::min(to_lane(begin + Rows - 1) + lane, last);
+    if (!columns_->skips()) return join.template operator()<false>(first, last);
+    const Index from = to_lane(begin - columns_->width() + 1), to = std::min(to_lane(begin + Rows - 1) + lane, last);
     join.template operator()<false>(first, from);
     join.template operator()<true>(from, to);
     join.template operator()<false>(std::max(to, from), last);
@@ -181,7 +194,7 @@ class HeadReduction {
   IMPLICIT_ATTENTION_FLATTEN void join_lanes(const RowRun& run, const View<Scalar>& rows, Index begin, Index first, Index from, Index to,
                                              View<Scalar>& joined) const {
     using Lane = Lanes<Scalar, lane>;
-    const Index width = Width > 0 ? Width : columns_.width(), stride = rows.outerStride(), channels = columns_.count(),
+    const Index width = Width > 0 ? Width : columns_->width(), stride = rows.outerStride(), channels = columns_->count(),
                 target_stride = joined.outerStride();
     Scalar* numbers = row_of(rows, begin - run.begin);
     const Scalar* scales = scales_.data() + (begin - run.begin) * channels;
@@ -193,10 +206,10 @@ class HeadReduction {
       Lane sums[static_cast<std::size_t>(Rows)], all[static_cast<std::size_t>(Rows)];
       IMPLICIT_ATTENTION_UNROLL
       for (Index r = 0; r < Rows; ++r) all[r] = lanes<lane>(target + r * target_stride + j);
-      const Scalar* factors = columns_.factor(0, 0, j - first);
+      const Scalar* factors = columns_->factor(0, 0, j - first);
       for (Index c = 0; c < channels; ++c, factors += width * lane) {
         if constexpr (Skip)
-          for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r] + columns_.skip(c);
+          for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r] + columns_->skip(c);
         add_taps<Rows>(factors, lane, numbers + j, stride, width, sums);
         IMPLICIT_ATTENTION_UNROLL
         for (Index r = 0; r < Rows; ++r) all[r] = join_(all[r], Lane(sums[r] * scales[r * channels + c]));
@@ -213,11 +226,13 @@ class HeadReduction {
     Scalar value;
   };
   const SurroundedMatrix<Scalar>* surrounded_;
+  const FiniteColumns<Scalar>* finite_;
   const ChannelsByHead* chosen_;
   Matrix<Scalar>* joined_;
   Reducer join_;
   bool as_product_;
-  HeadColumns<Scalar> columns_;
+  HeadColumns<Scalar> finite_columns_, all_columns_;
+  HeadColumns<Scalar>* columns_ = nullptr;  ///< of these, the rows' at hand
   Matrix<Scalar> scales_, scale_sizes_, factor_sizes_, products_;
   std::vector<Edge> edges_;
   std::vector<Seen> seen_;
@@ -237,9 +252,10 @@ void reduced_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<
   // Each run's rows are joined aside, where kernels may run over their ends, and stay there from batch of heads to batch of heads.
   Matrix<Scalar> joined(static_cast<Index>(rows.size()), detail::padded<Scalar>(tokens, width));
   joined.setConstant(initial);
+  const detail::FiniteColumns<Scalar> finite(surrounded);
   using Worker = detail::HeadReduction<Scalar, Reducer>;
   detail::each_row_run(recurrence, chosen.heads, rows, width, true, Worker::rows_of_a_run(surrounded), executor,
-                       [&] { return Worker(surrounded, chosen, reducer, joined); });
+                       [&] { return Worker(surrounded, finite, chosen, reducer, joined); });
   const Scalar unseen = channels.empty() ? initial : reducer(initial, Scalar(0));
   for (std::size_t place = 0; place < rows.size(); ++place) {
     const Index row = static_cast<Index>(place), begin = std::max(recurrence.first_visible(rows[place]) - width + 1, Index(0)),

@@ -217,11 +217,11 @@ class HeadRows {
     const Factors& factors = heads_[static_cast<std::size_t>(head - first_head_)];
     const std::size_t nearest = index_of(begin), last = index_of(end - 1);
     // Triangular factors and steps would carry a NaN to where it does not belong: some rows, or all, are walked.
-    std::size_t back = nearest, far = nearest;  // the blocks that rows of the nearest one are led over; and the last one whose rows are
-    while (ranges_[back].first > first && factors.seen_finite[back - 1] != 0) --back;
-    const bool seen_finite = ranges_[back].first <= first;
-    while (far < last && factors.seen_finite[far] != 0) ++far;
-    const auto untouched = [&](std::size_t b, Index row) { return seen_finite && b <= far && row < factors.untouched_end[b]; };
+    std::size_t oldest = nearest, newest = nearest;  // of the blocks around the nearest one that rows may be led over
+    while (ranges_[oldest].first > first && factors.seen_finite[oldest - 1] != 0) --oldest;
+    while (newest < last && factors.seen_finite[newest] != 0) ++newest;
+    const bool seen_finite = ranges_[oldest].first <= first;
+    const auto untouched = [&](std::size_t b, Index row) { return seen_finite && b <= newest && row < factors.untouched_end[b]; };
     if (!untouched(nearest, begin)) return walk(head, begin, end, out);
     scratch.reader = factors.start.middleRows(begin, end - begin);
     // Each block's own rows, back to the first block of all; from there on all rows together.

@@ -77,7 +77,7 @@ struct SpoiltChannel {
 };
 
 /// These channels; an infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros of a matrix with what does not
-/// belong to them: they are given the finite part, and plain_row makes these channels' rows from the first such token on.
+/// belong to them: rows before the first such token are made of the finite part, and plain_row makes these channels' rows from it on.
 template <Real Scalar>
 [[nodiscard]] std::vector<SpoiltChannel> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded,
                                                              const std::vector<Index>& channels) {

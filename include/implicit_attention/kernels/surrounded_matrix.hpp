@@ -53,38 +53,27 @@ class HeadMapWriter {
   static constexpr int lane = register_lanes<Scalar>;
   static constexpr Index stretch = 1024;  ///< tokens of a row that are made at a time: they and their factors fit the nearest cache
 
-  HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const ChannelsByHead& chosen, Index row_count, View<Scalar> out)
+  HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const FiniteColumns<Scalar>& finite, const ChannelsByHead& chosen,
+                Index row_count, View<Scalar> out)
       : recurrence_(&surrounded.recurrence),
+        finite_(&finite),
         chosen_(&chosen),
         row_count_(row_count),
         stretch_(std::min(stretch, (recurrence_->tokens + lane - 1) / lane * lane)),
         out_(out),
-        columns_(surrounded, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
+        finite_columns_(finite.part, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
+        all_columns_(surrounded, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
         writer_(out.size()),
         numbers_(stretch_ + lane) {}
 
   void operator()(Index head, const RowRun& run, View<Scalar> rows) {
-    const Index tokens = recurrence_->tokens, width = columns_.width();
     places_ = &chosen_->places[static_cast<std::size_t>(head)];
-    columns_.choose(chosen_->channels[static_cast<std::size_t>(head)]);
-    columns_.scales(run.begin, run.end, scales_);
-    Index end = 0, begin = tokens;  // of what any row of the run has
-    seen_.clear();
-    for (Index i = run.begin; i < run.end; ++i) {
-      seen_.push_back({recurrence_->first_visible(i), recurrence_->last_seen(i)});
-      end = std::max(end, seen_.back().last + 1);
-      begin = std::min(begin, std::max(seen_.back().first - width + 1, Index(0)));
-    }
-    begin = begin / lane * lane;
-    for (Index first = begin; first < end; first += stretch_) {
-      const Index last = std::min(first + stretch_, end);
-      columns_.prepare(first, last);
-      const Stretch of{first, last, first == begin ? 0 : first, last == end ? tokens : last};
-      for (Index c = 0; c < columns_.count(); ++c)
-        for (Index i = run.begin; i < run.end; ++i)
-          write_row(row_of(rows, i - run.begin), c, i, seen_[static_cast<std::size_t>(i - run.begin)], scales_(i - run.begin, c),
-                    target(run, c, i), of);
-    }
+    finite_->split(finite_columns_, all_columns_, run, rows,
+                   [&](HeadColumns<Scalar>& columns, const RowRun& part, const View<Scalar>& part_rows) {
+                     columns.choose(chosen_->channels[static_cast<std::size_t>(head)]);
+                     columns_ = &columns;
+                     write(part, part_rows);
+                   });
     writer_.finish();
   }
 
@@ -96,6 +85,28 @@ class HeadMapWriter {
   struct Stretch {
     Index first, last, from, to;
   };
+
+  void write(const RowRun& run, const View<Scalar>& rows) {
+    const Index tokens = recurrence_->tokens, width = columns_->width();
+    columns_->scales(run.begin, run.end, scales_);
+    Index end = 0, begin = tokens;  // of what any row of the run has
+    seen_.clear();
+    for (Index i = run.begin; i < run.end; ++i) {
+      seen_.push_back({recurrence_->first_visible(i), recurrence_->last_seen(i)});
+      end = std::max(end, seen_.back().last + 1);
+      begin = std::min(begin, std::max(seen_.back().first - width + 1, Index(0)));
+    }
+    begin = begin / lane * lane;
+    for (Index first = begin; first < end; first += stretch_) {
+      const Index last = std::min(first + stretch_, end);
+      columns_->prepare(first, last);
+      const Stretch of{first, last, first == begin ? 0 : first, last == end ? tokens : last};
+      for (Index c = 0; c < columns_->count(); ++c)
+        for (Index i = run.begin; i < run.end; ++i)
+          write_row(row_of(rows, i - run.begin), c, i, seen_[static_cast<std::size_t>(i - run.begin)], scales_(i - run.begin, c),
+                    target(run, c, i), of);
+    }
+  }
 
   [[nodiscard]] Scalar* target(const RowRun& run, Index c, Index row) {
     return out_.data() + ((*places_)[static_cast<std::size_t>(c)] * row_count_ + run.place + row - run.begin) * out_.outerStride();
@@ -110,15 +121,15 @@ class HeadMapWriter {
     Index from = 0, stop = 0, made = end;
     if (count > 0) {
       made = std::min(end + rest_of_line(to + end), of.last);
-      const bool finite = columns_.finite() && std::isfinite(scale), folds = finite && takes_scale(c, scale);
+      const bool finite = columns_->finite() && std::isfinite(scale), folds = finite && takes_scale(c, scale);
       if (folds && writer_.streams(to)) {
         from = std::min(rest_of_line(to + first), count);
         stop = from + (count - from) / RowWriter<Scalar>::line * RowWriter<Scalar>::line;
       }
       // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
-      const bool skips = columns_.skips() && i >= first && i < of.last + columns_.width() - 1;
+      const bool skips = columns_->skips() && i >= first && i < of.last + columns_->width() - 1;
       const Scalar diagonal = skips ? row[i] : Scalar(0);
-      if (skips) row[i] += columns_.skip(c);
+      if (skips) row[i] += columns_->skip(c);
       multiply(row + first, c, folds, scale, from, stop, count, to + first);
       if (!finite) write_exactly(row, seen, c, first, end, scale);
       if (skips) row[i] = diagonal;
@@ -133,21 +144,22 @@ class HeadMapWriter {
 
   /// Where a path would lead beyond what the row sees: its factor, or the row's own, may not be finite, and 0 times it not 0.
   void write_exactly(const Scalar* row, const Seen& seen, Index c, Index first, Index last, Scalar scale) {
-    const Index width = columns_.width();
+    const Index width = columns_->width();
     for (Index j = first; j < last; ++j) {
       if (j + width <= seen.first || j > seen.last)
         numbers_[j - first] = Scalar(0);
       else if (j < seen.first || j + width - 1 > seen.last)
-        numbers_[j - first] = columns_.exact(row, j, c, seen.first, seen.last, scale);
+        numbers_[j - first] = columns_->exact(row, j, c, seen.first, seen.last, scale);
     }
   }
 
   /// Whether a row's scale may be multiplied into its channel's four taps: not where that would lose digits, or make infinite taps of opposite
   /// signs, whose sum is no number.
   [[nodiscard]] bool takes_scale(Index c, Scalar scale) const {
-    if (!columns_.by_taps() || scale == Scalar(0)) return columns_.by_taps();
+    if (!columns_->by_taps() || scale == Scalar(0)) return columns_->by_taps();
     bool takes = true;
-    for (Index tap = 0; tap < 4; ++tap) takes = takes && (columns_.tap(c, tap) == Scalar(0) || std::isnormal(columns_.tap(c, tap) * scale));
+    for (Index tap = 0; tap < 4; ++tap)
+      takes = takes && (columns_->tap(c, tap) == Scalar(0) || std::isnormal(columns_->tap(c, tap) * scale));
     return takes;
   }
 
@@ -156,11 +168,11 @@ class HeadMapWriter {
   void multiply(const Scalar* row, Index c, bool folds, Scalar scale, Index from, Index stop, Index count, Scalar* to) {
     Scalar* const numbers = numbers_.data();
     if constexpr (lane == computed_lanes<Scalar>) {
-      if (columns_.by_taps()) {  // nearly all models' convolution
+      if (columns_->by_taps()) {  // nearly all models' convolution
         const Scalar by = folds ? scale : Scalar(1);
         const FourTaps of{row,
-                          columns_.activation(c),
-                          {columns_.tap(c, 0) * by, columns_.tap(c, 1) * by, columns_.tap(c, 2) * by, columns_.tap(c, 3) * by}};
+                          columns_->activation(c),
+                          {columns_->tap(c, 0) * by, columns_->tap(c, 1) * by, columns_->tap(c, 2) * by, columns_->tap(c, 3) * by}};
         if (!folds) {
           multiply_four<false>(of, 0, count, numbers);
           for (Index j = 0; j < count; ++j) numbers[j] *= scale;
@@ -173,7 +185,7 @@ class HeadMapWriter {
     }
     for (Index j = 0; j < count; j += lane) {
       Lanes<Scalar, lane> sum;
-      add_taps<1>(columns_.factor(c, 0, j), columns_.tap_stride(), row + j, 0, columns_.width(), &sum);
+      add_taps<1>(columns_->factor(c, 0, j), columns_->tap_stride(), row + j, 0, columns_->width(), &sum);
       lanes<lane>(numbers + j) = sum * scale;
     }
   }
@@ -210,11 +222,13 @@ class HeadMapWriter {
   }
 
   const SharedMatrix<Scalar>* recurrence_;
+  const FiniteColumns<Scalar>* finite_;
   const ChannelsByHead* chosen_;
   const std::vector<Index>* places_ = nullptr;
   Index row_count_, stretch_;
   View<Scalar> out_;
-  HeadColumns<Scalar> columns_;
+  HeadColumns<Scalar> finite_columns_, all_columns_;
+  HeadColumns<Scalar>* columns_ = nullptr;  ///< of these, the rows' at hand
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_;
   RowVector<Scalar> numbers_;
@@ -228,8 +242,9 @@ template <Real Scalar>
 void attention_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) {
   const detail::ChannelsByHead chosen(surrounded.recurrence, channels);
+  const detail::FiniteColumns<Scalar> finite(surrounded);
   detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, 2 * detail::map_block_tokens, executor,
-                       [&] { return detail::HeadMapWriter<Scalar>(surrounded, chosen, static_cast<Index>(rows.size()), out); });
+                       [&] { return detail::HeadMapWriter<Scalar>(surrounded, finite, chosen, static_cast<Index>(rows.size()), out); });
 }
 
 /// out = A x + (what the bias, the tail and the initial state give), (tokens, channels).

@@ -144,10 +144,11 @@ class KnockOut {
     return checked(std::move(effects));
   }
 
-  /// Whether anything can be taken out of a layer: each of its token mixers is a part by itself. Zamba2's hybrid layers are none of these.
+  /// Whether anything can be taken out of a layer: it has token mixers, and each of them is a part by itself, which Zamba2's hybrid layers'
+  /// are not.
   [[nodiscard]] bool reaches(Index layer) const {
     const Mixers mixers = mixers_of(layer);
-    return mixers.count <= mixers.parts;
+    return mixers.count > 0 && mixers.count <= mixers.parts;
   }
 
  private:
