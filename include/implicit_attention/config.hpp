@@ -101,10 +101,24 @@
                           IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS, \
                           IMPLICIT_ATTENTION_CONTAINERS, IMPLICIT_ATTENTION_ABI_TAG)
 
+// g++ 12 warns of registers in its own AVX-512 intrinsics that nothing was written to (its bug 105593), wherever they are inlined: hundreds of
+// warnings in a host's build that nobody can mend.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13 && defined(__AVX512F__)
+#define IMPLICIT_ATTENTION_INTRINSICS_BEGIN                                            \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") \
+      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define IMPLICIT_ATTENTION_INTRINSICS_END _Pragma("GCC diagnostic pop")
+#else
+#define IMPLICIT_ATTENTION_INTRINSICS_BEGIN
+#define IMPLICIT_ATTENTION_INTRINSICS_END
+#endif
+
 /// Opens and closes the library's namespace; the inline part carries the ABI.
 #define IMPLICIT_ATTENTION_NAMESPACE_BEGIN \
+  IMPLICIT_ATTENTION_INTRINSICS_BEGIN      \
   namespace implicit_attention {           \
   inline namespace IMPLICIT_ATTENTION_ABI {
 #define IMPLICIT_ATTENTION_NAMESPACE_END \
   }                                      \
-  }
+  }                                      \
+  IMPLICIT_ATTENTION_INTRINSICS_END

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include <implicit_attention/core/numerics.hpp>
+#include <implicit_attention/kernels/lanes.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -71,6 +72,15 @@ void change_each(Numbers<Scalar> x, Each function) {
   for (Index i = 0; i < x.size(); ++i) x[i] = function(x[i]);
 }
 
+template <Real Scalar>
+IMPLICIT_ATTENTION_FLATTEN void positive_parts(Numbers<Scalar> x) {
+  x = x.max(Scalar(0));
+}
+template <Real Scalar>
+IMPLICIT_ATTENTION_FLATTEN void exponentials(Numbers<Scalar> x) {
+  x = x.exp();
+}
+
 /// x becomes f(x), number by number.
 template <Real Scalar>
 void take_values(Function function, Numbers<Scalar> x) {
@@ -90,10 +100,10 @@ void take_values(Function function, Numbers<Scalar> x) {
     case Function::gelu_erf:
       return change_each<Scalar>(x, [](Scalar v) { return v * normal_cumulative(v); });
     case Function::relu:
-      x = x.max(Scalar(0));
+      positive_parts<Scalar>(x);
       return;
     case Function::relu_squared:
-      x = x.max(Scalar(0));
+      positive_parts<Scalar>(x);
       x *= x;
       return;
     case Function::tanh:
@@ -107,8 +117,7 @@ void take_values(Function function, Numbers<Scalar> x) {
       x = -x;
       return;
     case Function::exp:
-      x = x.exp();
-      return;
+      return exponentials<Scalar>(x);
     case Function::elu_plus_one:
       return change_each<Scalar>(x, [](Scalar v) { return v < Scalar(0) ? std::exp(v) : v + Scalar(1); });
   }
@@ -140,7 +149,7 @@ void take_slopes(Function function, Numbers<Scalar> x) {
     case Function::relu:
       return change_each<Scalar>(x, [](Scalar v) { return v > Scalar(0) ? Scalar(1) : Scalar(0); });
     case Function::relu_squared:
-      x = x.max(Scalar(0));
+      positive_parts<Scalar>(x);
       x += x;
       return;
     case Function::tanh:
@@ -153,8 +162,7 @@ void take_slopes(Function function, Numbers<Scalar> x) {
       x = -x;
       return sigmoid_in_place<Scalar>(x);
     case Function::exp:
-      x = x.exp();
-      return;
+      return exponentials<Scalar>(x);
     case Function::elu_plus_one:
       return change_each<Scalar>(x, [](Scalar v) { return v < Scalar(0) ? std::exp(v) : Scalar(1); });
   }
@@ -173,7 +181,7 @@ void take_scales(Function function, Numbers<Scalar> x) {
     case Function::relu:
       return take_slopes<Scalar>(Function::relu, x);
     case Function::relu_squared:
-      x = x.max(Scalar(0));
+      positive_parts<Scalar>(x);
       return;
     default:
       x.setOnes();
