@@ -159,7 +159,7 @@ TEST_CASE("every family: evaluate by all methods under three formulations, over 
       double mean = 0;
       for (const std::vector<Index>& ids : {std::vector<Index>{5, 6, 7, 2, 4}, std::vector<Index>{6, 2, 7, 4, 1}}) {
         const auto pass = model.forward(ids);
-        mean += std::abs(pass.logits(0, 3) - pass.logits(0, 8)) / 2;
+        mean += std::abs(static_cast<double>(pass.logits(0, 3)) - static_cast<double>(pass.logits(0, 8))) / 2;
       }
       const auto relevance = std::find_if(of_texts.at("results").begin(), of_texts.at("results").end(),
                                           [](const Json& row) { return row.at("method") == "relevance"; });
