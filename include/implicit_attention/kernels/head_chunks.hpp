@@ -90,13 +90,7 @@ class HeadChunk {
     while (untouched < range.count() && is_finite_token(*r_, head_, range.first + untouched) && all_finite(input_.row(untouched)))
       ++untouched;
     if (untouched == range.count() || !all_finite(state)) untouched = 0;
-    if (untouched > 0) {
-      HeadChunk finite(finite_recurrence(), head_);
-      finite.input_ = input_;
-      keep_finite(finite.input_);
-      finite.read(range, state);
-      out_ = finite.out_;
-    }
+    if (untouched > 0) read_finite(&HeadChunk::input_, [&](HeadChunk& finite) { finite.read(range, state); });
     plain_.run(range.first, range.end, x, state, out);
     if (untouched > 0 && all_finite(out_)) out.block(range.first, head_ * values_, untouched, values_) = out_.topRows(untouched);
   }
@@ -108,21 +102,21 @@ class HeadChunk {
     while (untouched < n && is_finite_token(*r_, head_, range.end - 1 - untouched) && all_finite(weights_.row(n - 1 - untouched)))
       ++untouched;
     if (untouched == n || !all_finite(adjoint)) untouched = 0;
-    if (untouched > 0) {
-      HeadChunk finite(finite_recurrence(), head_);
-      finite.weights_ = weights_;
-      keep_finite(finite.weights_);
-      finite.read_transposed(range, adjoint);
-      out_ = finite.out_;
-    }
+    if (untouched > 0) read_finite(&HeadChunk::weights_, [&](HeadChunk& finite) { finite.read_transposed(range, adjoint); });
     plain_.run_transposed(range.first, range.end, g, adjoint, out);
     if (untouched > 0 && all_finite(out_))
       out.block(range.end - untouched, head_ * values_, untouched, values_) = out_.bottomRows(untouched);
   }
 
-  [[nodiscard]] const HeadRecurrence<Scalar>& finite_recurrence() {
+  /// out_ as `read` makes it of the finite part of the recurrence and of what it is applied to.
+  template <class Read>
+  void read_finite(Matrix<Scalar> HeadChunk::*applied_to, const Read& read) {
     if (!finite_) finite_ = finite_part(*r_);
-    return *finite_;
+    HeadChunk finite(*finite_, head_);
+    finite.*applied_to = this->*applied_to;
+    keep_finite(finite.*applied_to);
+    read(finite);
+    out_ = finite.out_;
   }
 
   /// used_: u or e, of the input and what probes read of the state before.
