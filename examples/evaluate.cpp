@@ -410,7 +410,8 @@ int main(int argument_count, char** arguments) {
          "in place of --data: prompts with the token that causes each output, as arrays input_ids, length, prompt, position, target, "
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
-  app.add_option("--methods", options.methods, "which methods (all): " + joined(attribution_method_names(), ","))
+  app.add_option("--methods", options.methods,
+                 "which methods (all but edge-map, whose maps --data measures in any case): " + joined(attribution_method_names(), ","))
       ->check(not_empty())
       ->option_text("LIST");
   add_terms_option(app, options.terms, true);

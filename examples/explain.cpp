@@ -57,6 +57,7 @@ std::string default_method(const CLI::App& app, bool maps) {
             message(option, " and --layer exclude each other: it is for integrated-gradients, which goes through all layers"));
     return "integrated-gradients";
   }
+  if (given(app, "--heads")) return maps ? "edge-map" : "relevance-attention";
   const bool of_a_token = given(app, "--target") || given(app, "--contrast") || given(app, "--generate");
   if (!of_a_token || maps) return "contribution-norms";
   if (given(app, "--layer")) return "relevance-attention";
@@ -167,9 +168,13 @@ int main(int argument_count, char** arguments) {
                  "explain by how much the target's logit exceeds this token's, or that of what the model predicts (argmax)")
       ->check(not_empty())
       ->option_text("ID|argmax");
-  app.add_option("--layer", question.layer, joined(attribution_method_names(true), ", ") + ": one layer, from 0, instead of all")
+  app.add_option("--layer", question.layer, joined(layer_method_names(), ", ") + ": one layer, from 0, instead of all")
       ->check(not_empty())
       ->option_text("N");
+  app.add_option("--heads", question.heads,
+                 joined(layer_method_names(true), ", ") + ": these heads of --layer, from 0, where channels share one matrix a head")
+      ->check(not_empty())
+      ->option_text("LIST");
   add_terms_option(app, question.terms, false);
   app.add_option("--reduce", question.reduce, "raw and rollout: how a layer's channels are combined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))

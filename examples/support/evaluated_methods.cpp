@@ -14,7 +14,10 @@ namespace implicit_attention::examples {
 std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms) {
   std::vector<Method> chosen;
   if (methods.empty())
-    for (const MethodName& named : method_names) chosen.push_back(named.method);
+    for (const MethodName& named : method_names) {
+      // What it is about is single edges, and its maps are held against those in any case.
+      if (named.method != Method::edge_map) chosen.push_back(named.method);
+    }
   else
     for (const std::string& name : split_list(methods)) chosen.push_back(method_named("--methods", name));
   std::vector<MethodRow> rows;

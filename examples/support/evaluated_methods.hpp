@@ -17,8 +17,8 @@ struct MethodRow {
   Terms terms;
 };
 
-/// Methods (names with commas between; empty: all) times formulations (the same; the terms of one joined by +), for those that depend on
-/// them. Fails (value) on names that are not known and on a row that is asked for twice.
+/// Methods (names with commas between; empty: all but edge-map, whose maps `map_rows` has in any case) times formulations (the same; the
+/// terms of one joined by +), for those that depend on them. Fails (value) on names that are not known and on a row that is asked for twice.
 [[nodiscard]] std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms);
 
 /// How `count` things are cut down to `limit`: which ones stay, in their order, drawn by the seed. All of them where they are no more.

@@ -142,6 +142,7 @@ class Questioner {
     how_.terms = Terms::parse(options.terms);
     how_.reduction = parse_reduction(options.reduce);
     how_.layer = options.layer;
+    if (!options.heads.empty()) how_.heads = parse_index_list("--heads", options.heads);
     how_.integration_steps = options.steps;
     if (options.baseline == "mean")
       how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().colwise().mean());
@@ -383,10 +384,17 @@ void check_question(const ExplanationOptions& options) {
   (void)parse_indices("--position", position);
   if (options.contrast == predicted && options.target == predicted)
     raise(ErrorKind::value, message("--contrast: ", predicted, " less itself is 0, expected --target TOKEN, or another token here"));
-  for (const NamedMethod& named : methods_of(options))
+  for (const NamedMethod& named : methods_of(options)) {
     if (options.layer && !method_info(named.method).layer_mean)
       raise(ErrorKind::value,
-            message("--layer: ", named.name, " goes through all layers; ", some_of(attribution_method_names(true)), " can look at one"));
+            message("--layer: ", named.name, " goes through all layers; ", some_of(layer_method_names()), " can look at one"));
+    if (!options.heads.empty() && !method_info(named.method).by_head)
+      raise(ErrorKind::value,
+            message("--heads: ", named.name, " takes a layer as a whole; ", some_of(layer_method_names(true)), " can look at its heads"));
+  }
+  if (options.heads.empty()) return;
+  (void)parse_index_list("--heads", options.heads);
+  if (!options.layer) raise(ErrorKind::value, "--heads: heads are those of one layer, expected --layer N beside them");
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {

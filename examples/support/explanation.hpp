@@ -22,7 +22,8 @@ struct ExplanationOptions {
   std::string position = "last", target = "argmax", contrast;
   std::string methods = "contribution-norms";  ///< names with commas between
   std::string terms = "all", reduce = "mean-abs", precision = "float32";
-  std::optional<Index> layer;     ///< raw, relevance-attention, contribution-norms: this one alone
+  std::optional<Index> layer;     ///< methods that are a mean over layers: this one alone
+  std::string heads;              ///< relevance-attention, edge-map: a list of the layer's heads; empty: all of it
   std::string baseline = "zero";  ///< integrated gradients: zero, mean (of the embeddings), or a token by its id or name
   Index steps = 0;                ///< integrated gradients: this many even points; 0: as many as it takes
   bool all_logits = false;        ///< logits at every token, not at the position alone

@@ -16,7 +16,6 @@
 namespace implicit_attention::examples {
 namespace {
 
-constexpr const char* edge_map_name = "edge-map";
 constexpr double not_defined = std::numeric_limits<double>::quiet_NaN();
 
 bool has_layer_map(Method method) {
@@ -43,7 +42,7 @@ struct TextMaps {
   ReductionKind reduction;
   detail::RandomEngine draws;
 
-  /// (tokens, tokens): entry (i, j) is what the map says of the edge from j to i.
+  /// (tokens, tokens): entry (i, j) is what the map says of the edge from j to i in the layer's first mixer, out of which edges are knocked.
   Matrix<float> of_layer(const EvaluatedMap& row, Index layer, const BackwardPass<float>* held) {
     const LayerPass<float> layer_pass = model.layer_pass(pass, layer, serial_executor(), false);
     if (row.method == "random") {
@@ -53,7 +52,6 @@ struct TextMaps {
     }
     const ImplicitAttention<float> attention = model.implicit_attention(layer_pass, layer, row.terms);
     const LayerBackward<float>& d = exact.layers[static_cast<std::size_t>(layer)];
-    if (row.method == edge_map_name) return edge_map(attention, layer_pass.x(), d.y);
     switch (parse_method(row.method)) {
       case Method::raw: {
         Reduction<float> how;
@@ -66,6 +64,8 @@ struct TextMaps {
         return gradient_weighted_map<float>({attention, layer_pass.x(), d.y, d.residual}, GradientForm::mean_gradient);
       case Method::gradient_maximum:
         return gradient_weighted_map<float>({attention, layer_pass.x(), d.y, d.residual}, GradientForm::token_maximum);
+      case Method::edge_map:
+        return edge_map(attention, layer_pass.x(), d.y);
       case Method::relevance_attention:
         return edge_map(attention, layer_pass.x(), held->layers[static_cast<std::size_t>(layer)].y);
       default:
@@ -126,7 +126,8 @@ std::vector<EvaluatedMap> map_rows(const std::vector<MethodRow>& rows, const std
   std::vector<EvaluatedMap> maps;
   for (const MethodRow& row : rows)
     if (has_layer_map(row.method)) maps.push_back({std::string(method_info(row.method).name), row.terms_name, row.terms});
-  for (const MethodRow& row : method_rows("raw", terms)) maps.push_back({edge_map_name, row.terms_name, row.terms});
+  for (const MethodRow& row : method_rows("raw", terms))
+    maps.push_back({std::string(method_info(Method::edge_map).name), row.terms_name, row.terms});
   maps.push_back({"random", "", Terms::all()});
   return maps;
 }

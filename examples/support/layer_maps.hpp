@@ -26,14 +26,14 @@ enum MapMetricIndex : std::size_t { map_edges, map_edges_unexplained, map_inputs
 
 /// One row of the table of maps: what a method makes of each layer by itself.
 struct EvaluatedMap {
-  std::string method;  ///< the method whose map it is, or `edge-map`
+  std::string method;  ///< the method whose map it is
   std::string terms_name;
   Terms terms;
   std::array<std::vector<double>, map_metric_count> values{};  ///< one per text, the mean over layers; NaN where not defined
 };
 
-/// The maps of those methods that have one for a layer by itself, in their order, then the edge map of the exact gradient under the same
-/// formulations, then random numbers.
+/// The maps of those methods that have one for a layer by itself, in their order, then the edge map under the same formulations, whether it is
+/// asked for or not, then random numbers.
 [[nodiscard]] std::vector<EvaluatedMap> map_rows(const std::vector<MethodRow>& rows, const std::string& terms);
 
 /// The layers that mix tokens and that nothing can be knocked out of, since several of their mixers are one part.

@@ -41,6 +41,7 @@ nlohmann::ordered_json settings_of(const ExplanationOptions& question, const Man
   settings["target"] = question.target;
   settings["contrast"] = question.contrast;
   settings["layer"] = question.layer ? message(*question.layer) : std::string("all");
+  if (!question.heads.empty()) settings["heads"] = question.heads;  // results without are those of versions that knew none
   settings["terms"] = question.terms;
   settings["reduce"] = question.reduce;
   settings["baseline"] = question.baseline;

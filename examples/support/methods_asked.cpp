@@ -9,10 +9,16 @@
 
 namespace implicit_attention::examples {
 
-std::vector<std::string> attribution_method_names(bool of_one_layer) {
+std::vector<std::string> attribution_method_names() {
+  std::vector<std::string> names;
+  for (const MethodName& method : method_names) names.emplace_back(method.name);
+  return names;
+}
+
+std::vector<std::string> layer_method_names(bool by_head) {
   std::vector<std::string> names;
   for (const MethodName& method : method_names)
-    if (method.layer_mean || !of_one_layer) names.emplace_back(method.name);
+    if (by_head ? method.by_head : method.layer_mean) names.emplace_back(method.name);
   return names;
 }
 
@@ -41,6 +47,10 @@ bool conserves(Method method, Terms terms) {
 
 std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal) {
   const std::string map = reduction_text(reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
+  const auto in_layer = [&] {
+    if (!options.layer) return std::string(", mean over layers");
+    return message(" in layer ", *options.layer, options.heads.empty() ? std::string() : message(", heads ", options.heads));
+  };
   switch (method) {
     case Method::raw:
       return map + (options.layer ? message(" of layer ", *options.layer) : std::string(" and layers"));
@@ -57,8 +67,9 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
     case Method::vector_rollout:
       return "share of " + logit + ", attention held";
     case Method::relevance_attention:
-      return "what attention moves of " + logit +
-             (options.layer ? message(" in layer ", *options.layer) : std::string(", mean over layers"));
+      return "what attention moves of " + logit + in_layer();
+    case Method::edge_map:
+      return "what the token's edges are worth to " + logit + in_layer();
     case Method::contribution_norms:
       return "length of the token's vector" + (options.layer ? message(" in layer ", *options.layer) : std::string(", mean over layers"));
     case Method::contribution_rollout:

@@ -18,8 +18,10 @@ struct NamedMethod {
   std::string name;
 };
 
-/// The names of all methods, or of those that can look at one layer.
-[[nodiscard]] std::vector<std::string> attribution_method_names(bool of_one_layer = false);
+/// The names of all methods.
+[[nodiscard]] std::vector<std::string> attribution_method_names();
+/// The names of those that can look at one layer, or at some of its heads.
+[[nodiscard]] std::vector<std::string> layer_method_names(bool by_head = false);
 /// The method of that name; fails (value) on any other, naming the option, all methods, and the one that is probably meant.
 [[nodiscard]] Method method_named(std::string_view option, const std::string& name);
 /// Fails (value) on a name that is unknown, or there twice.

@@ -144,6 +144,7 @@
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 #include <implicit_attention/models/edge_knock_out.hpp>
+#include <implicit_attention/models/edge_maps.hpp>
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/explainer_maps.hpp>
 #include <implicit_attention/models/explainer_removals.hpp>

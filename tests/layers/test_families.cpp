@@ -737,5 +737,19 @@ TEST_CASE("attribution asks whether a model is causal: one with a layer of two d
     }
     CHECK(explainer.explain(Method::random, target).scores.minCoeff() > 0);
     CHECK(explainer.explain(Method::raw, target).scores[5] != 0);
+    // The edges from later tokens, and to them: A's upper half as well.
+    MethodOptions<double> with_map;
+    with_map.with_map = true;
+    const Attribution<double> edges = explainer.explain(Method::edge_map, target, with_map);
+    CHECK(edges.map(2, 5) != 0);
+    CHECK(explainer.explain(Method::edge_map, target).scores[5] == Approx(edges.map.col(5).sum()));
+    const ImplicitAttention<double> attention = model.implicit_attention(explainer.pass(), 0);
+    const auto matrix = attention.materialize();
+    const Array<double>& g = explainer.gradients(target).layers[0].y;
+    Matrix<double> by_loops = Matrix<double>::Zero(6, 6);
+    for (Index i = 0; i < 6; ++i)
+      for (Index j = 0; j < 6; ++j)
+        for (Index e = 0; e < attention.channels(); ++e) by_loops(i, j) += g(i, e) * matrix(e, i, j) * explainer.pass().layers[0].x()(j, e);
+    CHECK((edges.map - by_loops).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <= 1e-12 * (1 + by_loops.cwiseAbs().maxCoeff()));
   }
 }

@@ -23,6 +23,7 @@ enum class Method {
   relevance,
   vector_rollout,        ///< every layer's vector path, attention and norms held: one linear walk
   relevance_attention,   ///< what each layer's own attention moves along that walk, mean over layers
+  edge_map,              ///< what each edge of a layer is worth under the exact gradient, mean over layers
   contribution_norms,    ///< norms of each token's vectors after the output projection, mean over layers
   contribution_rollout,  ///< norms of each token's vectors after the output projection, rolled out
   alti_logit,            ///< the logit's direct parts, shared out by how near each token's vectors come (arXiv 2305.12535)
@@ -43,7 +44,9 @@ struct MethodName {
   bool has_map = from_attention;  ///< whether it has a map over tokens
   bool from_vectors = false;      ///< whether it is made of each token's vectors behind the output projection
   bool of_position = false;       ///< whether it explains the position alone, and not one token's logit there
+  bool sums_columns = false;      ///< whether its scores are the sums of its map's columns, and not the position's row
   bool layer_mean = false;        ///< whether its scores are a mean over layers, so that one layer can be asked for
+  bool by_head = false;           ///< whether it can be asked for heads of such a layer
   bool reads_layers = true;       ///< whether it reads the layers of the text's run; the others run the model anew, or not at all
   bool serves_targets = false;    ///< whether several targets cost little more than one, see Explainer::explain_each
   bool quadratic = false;         ///< whether its time grows with the square of the tokens
@@ -52,7 +55,7 @@ struct MethodName {
   [[nodiscard]] constexpr bool is_mean_row() const { return layer_mean && of_position; }
 };
 // clang-format off
-inline constexpr std::array<MethodName, 15> method_names{{
+inline constexpr std::array<MethodName, 16> method_names{{
     {.method = Method::raw, .name = "raw", .from_attention = true, .of_position = true, .layer_mean = true, .serves_targets = true},
     {.method = Method::rollout, .name = "rollout", .from_attention = true, .of_position = true, .serves_targets = true, .quadratic = true},
     {.method = Method::gradient, .name = "gradient", .from_attention = true, .from_gradient = true, .quadratic = true},
@@ -60,7 +63,8 @@ inline constexpr std::array<MethodName, 15> method_names{{
     {.method = Method::gradient_maximum, .name = "gradient-maximum", .from_attention = true, .from_gradient = true, .quadratic = true},
     {.method = Method::relevance, .name = "relevance"},
     {.method = Method::vector_rollout, .name = "vector-rollout", .from_attention = true, .has_map = false},
-    {.method = Method::relevance_attention, .name = "relevance-attention", .from_attention = true, .has_map = false, .layer_mean = true},
+    {.method = Method::relevance_attention, .name = "relevance-attention", .from_attention = true, .has_map = false, .layer_mean = true, .by_head = true},
+    {.method = Method::edge_map, .name = "edge-map", .from_attention = true, .from_gradient = true, .sums_columns = true, .layer_mean = true, .by_head = true},
     {.method = Method::contribution_norms, .name = "contribution-norms", .from_attention = true, .from_vectors = true, .of_position = true, .layer_mean = true, .serves_targets = true},
     {.method = Method::contribution_rollout, .name = "contribution-rollout", .from_attention = true, .from_vectors = true, .of_position = true, .serves_targets = true, .quadratic = true},
     {.method = Method::alti_logit, .name = "alti-logit", .from_attention = true, .has_map = false, .from_vectors = true, .serves_targets = true, .quadratic = true},
@@ -115,7 +119,8 @@ template <Real Scalar>
 struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation
   ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
-  std::optional<Index> layer;                         ///< raw, relevance-attention, contribution-norms: this layer; otherwise all averaged
+  std::optional<Index> layer;                         ///< raw, relevance-attention, edge-map, contribution-norms: this one; else the mean
+  std::vector<Index> heads;                           ///< relevance-attention, edge-map: these heads of `layer`; none: all of it
   RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
   bool with_map = false;                              ///< methods from attention: the whole map, too
   Index integration_steps = 0;                        ///< integrated gradients: this many even points; 0: as many as the tolerance takes

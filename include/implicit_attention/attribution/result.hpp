@@ -25,7 +25,7 @@ template <Real Scalar>
 struct Attribution {
   RowVector<Scalar> scores;  ///< (tokens): one per input token; zero for those after `position`
   Matrix<Scalar> map;        ///< (tokens, tokens), row = output token, of the matrix forms; empty otherwise
-  Index position = 0;        ///< the output token; the last one in the matrix forms, whose `scores` are that row
+  Index position = 0;        ///< the output token; the last one in the matrix forms, whose `scores` are that row (edge maps: columns' sums)
   /// The number that the scores share out (a logit, a difference of two): relevance, gradient x input, integrated gradients and
   /// leave-one-out set it. NaN for the other methods.
   Scalar explained = std::numeric_limits<Scalar>::quiet_NaN();

@@ -16,6 +16,7 @@
 #include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/models/backward.hpp>
 #include <implicit_attention/models/contribution_rollout.hpp>
+#include <implicit_attention/models/edge_maps.hpp>
 #include <implicit_attention/models/explanation_plan.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -115,16 +116,23 @@ class Explainer {
     return method == Method::gradient_maximum || (method == Method::rollout && options.rollout.discard_ratio != Scalar(0)) ||
            (options.with_map && method_info(method).has_map);
   }
+  /// Whether the layer asked for, if one is, mixes tokens.
+  [[nodiscard]] bool mixes(const std::optional<Index>& layer) const {
+    return !layer || std::find(mixing_.begin(), mixing_.end(), *layer) != mixing_.end();
+  }
   /// The layers that are explained: the one asked for, or all that mix tokens.
   [[nodiscard]] std::vector<Index> layers_of(const MethodOptions<Scalar>& options) const {
     if (options.layer) return {*options.layer};
     return mixing_;
   }
-  /// The same; fails where the one asked for mixes no tokens.
+  /// The same; fails where the one asked for mixes no tokens, and where heads are asked for, and no layer.
   [[nodiscard]] std::vector<Index> mixing_layers_of(Method method, const MethodOptions<Scalar>& options) const {
-    if (options.layer && std::find(mixing_.begin(), mixing_.end(), *options.layer) == mixing_.end())
+    if (!mixes(options.layer))
       raise(ErrorKind::value, message(method_info(method).name, ": layer ", *options.layer, " of ", model_.name(),
                                       " is out of range or mixes no tokens, expected one of ", shape_text(mixing_)));
+    if (!options.heads.empty() && !options.layer && method_info(method).by_head)
+      raise(ErrorKind::value,
+            message(method_info(method).name, ": heads are those of one layer, expected MethodOptions::layer beside them"));
     return layers_of(options);
   }
   /// Computes the logits at positions that the run has none of yet.
@@ -155,9 +163,8 @@ class Explainer {
   [[nodiscard]] bool needs_layers(Method method) const { return method_info(method).reads_layers && !takes_rows(method); }
   /// Whether the rows that a method is the mean of are taken while the layers run: of few positions only, since they cost a row each.
   [[nodiscard]] bool takes_rows(Method method) const {
-    const std::optional<Index>& layer = plan_.options.layer;
     return method_info(method).is_mean_row() && plan_.has(method) && !plan_.options.with_map && positions_.size() <= 64 &&
-           (!layer || std::find(mixing_.begin(), mixing_.end(), *layer) != mixing_.end());
+           mixes(plan_.options.layer);
   }
   /// Adds the rows of a layer that has just run to those taken before.
   void take_rows(Index layer, const LayerPass<Scalar>& pass);
@@ -165,7 +172,7 @@ class Explainer {
   [[nodiscard]] std::optional<Matrix<Scalar>> taken_rows(Method method, const std::vector<Index>& positions,
                                                          const MethodOptions<Scalar>& options) const;
 
-  /// The row of a gradient-weighted form, or gradient x input: what the plan has of them is made in one walk back, each layer's map when its
+  /// The row of a gradient-weighted form, gradient x input, or the columns of edge maps: what the plan has of them is made in one walk back, each layer's map when its
   /// gradients are there, and nothing else is kept.
   [[nodiscard]] Attribution<Scalar> walked(Method method, const Target& target, const MethodOptions<Scalar>& options);
 
@@ -202,6 +209,10 @@ class Explainer {
   /// sum_e x_e o A_e^T (W_o^T g)_e on the same walk, or of one layer. Both with any set of terms.
   [[nodiscard]] Attribution<Scalar> held_walk(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
 
+  /// The mean of edge maps over layers, G_l[i,j] = sum_e g_l[i,e] A_e[i,j] x_e[j] with g_l = d value / d y_l, and the sums of its columns;
+  /// without the map these alone, in linear time.
+  [[nodiscard]] Attribution<Scalar> edges(const Target& target, const MethodOptions<Scalar>& options);
+
   /// The methods by vectors, a row a target, (targets, tokens read).
   [[nodiscard]] Matrix<Scalar> by_vectors(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const;
   [[nodiscard]] Attribution<Scalar> one_by_vectors(Method method, const Target& target, const MethodOptions<Scalar>& options) const;
@@ -212,7 +223,8 @@ class Explainer {
   [[nodiscard]] static Attribution<Scalar> at(Attribution<Scalar> whole, Index position);
   /// Whether two sets of options ask for the same maps.
   [[nodiscard]] static bool same_way(const MethodOptions<Scalar>& a, const MethodOptions<Scalar>& b) {
-    return a.terms == b.terms && a.reduction == b.reduction && a.layer == b.layer && a.rollout.start_layer == b.rollout.start_layer;
+    return a.terms == b.terms && a.reduction == b.reduction && a.layer == b.layer && a.heads == b.heads &&
+           a.rollout.start_layer == b.rollout.start_layer;
   }
 
   /// The implicit attention of the `index`-th layer that mixes tokens: feed-forward layers take no part in a method made of attention.
@@ -283,6 +295,8 @@ Attribution<S> Explainer<S>::explain_read(Method method, const Target& target, c
     case Method::vector_rollout:
     case Method::relevance_attention:
       return held_walk(method, target, options);
+    case Method::edge_map:
+      return edges(target, options);
     case Method::contribution_norms:
     case Method::contribution_rollout:
     case Method::alti_logit:

@@ -1,10 +1,11 @@
-// The explainer's methods that walk back through the model: gradient-weighted forms, gradient x input, the two walks with held operators,
-// integrated gradients. explainer.hpp includes this header.
+// The explainer's methods that walk back through the model: gradient-weighted forms, edge maps, gradient x input, the two walks with held
+// operators, integrated gradients. explainer.hpp includes this header.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -37,32 +38,44 @@ Attribution<S> Explainer<S>::walked(Method method, const Target& target, const M
     for (const auto& [made, result] : walked_)
       if (made == method) return result;
 
-  const auto form_of = [](Method of) {
-    return of == Method::gradient        ? GradientForm::exact
-           : of == Method::gradient_mean ? GradientForm::mean_gradient
-                                         : GradientForm::token_maximum;
-  };
+  const auto made = [&](Method of) { return of == method || (planned && plan_.has(of)); };
   std::vector<std::pair<Method, GradientWeightedRow<Scalar>>> rows;
-  for (const MethodName& named : method_names)
-    if (named.from_attention && named.from_gradient && (named.method == method || (planned && plan_.has(named.method))))
-      rows.emplace_back(named.method, GradientWeightedRow<Scalar>(mixing_count(), read(), form_of(named.method), target.position,
-                                                                  options.rollout.start_layer));
+  for (const auto& [of, form] :
+       {std::pair(Method::gradient, GradientForm::exact), std::pair(Method::gradient_mean, GradientForm::mean_gradient),
+        std::pair(Method::gradient_maximum, GradientForm::token_maximum)})
+    if (made(of))
+      rows.emplace_back(of, GradientWeightedRow<Scalar>(mixing_count(), read(), form, target.position, options.rollout.start_layer));
+  // What is wrong with a layer or a head is for the edge map to say, and for no other method.
+  const bool sums_edges = method == Method::edge_map || (made(Method::edge_map) && mixes(options.layer) && options.heads.empty());
+  const std::vector<Index> edge_layers = sums_edges ? mixing_layers_of(Method::edge_map, options) : std::vector<Index>();
+  RowVector<Scalar> edge_columns = RowVector<Scalar>::Zero(read());
   BackwardOptions<Scalar> walk;
   walk.keep_layers = false;
   walk.executor = options_.executor;
   Index next = mixing_count();
-  if (!rows.empty())
+  if (!rows.empty() || sums_edges)
     walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& d) {
       if (pass.mixers.empty()) return;
+      if (std::find(edge_layers.begin(), edge_layers.end(), layer) != edge_layers.end())
+        detail::add_edge_columns(edge_columns, pass, d, options.terms,
+                                 detail::channels_of_heads(method_info(Method::edge_map).name, layer, pass, options.heads),
+                                 options_.executor);
       --next;
-      if (next < options.rollout.start_layer) return;
+      if (rows.empty() || next < options.rollout.start_layer) return;
       const LayerWithGradients<Scalar> with{model_.implicit_attention(pass, layer, options.terms), pass.x(), d.y, d.residual};
       for (auto& [of, row] : rows) row.step(next, with, options_.executor);
     };
   const BackwardPass<Scalar> back = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
   std::vector<std::pair<Method, Attribution<Scalar>>> results;
   for (auto& [of, row] : rows) results.emplace_back(of, row.result());
-  if (method == Method::gradient_x_input || (planned && plan_.has(Method::gradient_x_input))) {
+  if (sums_edges) {
+    detail::check_layers(method_info(Method::edge_map).name, static_cast<Index>(edge_layers.size()));
+    results.emplace_back(Method::edge_map, Attribution<Scalar>());
+    results.back().second.position = target.position;
+    results.back().second.scores = edge_columns / static_cast<Scalar>(edge_layers.size());
+    detail::check_finite(method_info(Method::edge_map).name, "the result", results.back().second.scores);
+  }
+  if (made(Method::gradient_x_input)) {
     results.emplace_back(Method::gradient_x_input, gradient_x_input<Scalar>(*pass_.embeddings, *back.embeddings, target.position));
     results.back().second.explained = value(target);
   }
@@ -72,6 +85,25 @@ Attribution<S> Explainer<S>::walked(Method method, const Target& target, const M
     walked_ = std::move(results);
     walked_target_ = target;
   }
+  return result;
+}
+
+template <Real S>
+Attribution<S> Explainer<S>::edges(const Target& target, const MethodOptions<Scalar>& options) {
+  if (!options.with_map) return walked(Method::edge_map, target, options);
+  const std::string_view name = method_info(Method::edge_map).name;
+  const std::vector<Index> layers = mixing_layers_of(Method::edge_map, options);
+  detail::check_layers(name, static_cast<Index>(layers.size()));
+  const BackwardPass<Scalar>& back = gradients(target);  // kept: each layer's map by itself takes one walk in all
+  Attribution<Scalar> result;
+  result.position = target.position;
+  for (const Index layer : layers) {
+    const LayerPass<Scalar> pass = model_.layer_pass(pass_, layer, options_.executor, false);
+    detail::add_edge_map(result.map, pass, back.layers[static_cast<std::size_t>(layer)], options.terms,
+                         detail::channels_of_heads(name, layer, pass, options.heads), options_.executor);
+  }
+  result.map /= static_cast<Scalar>(layers.size());
+  result.scores = result.map.colwise().sum();
   return result;
 }
 
@@ -88,16 +120,15 @@ Attribution<S> Explainer<S>::held_walk(Method method, const Target& target, cons
   if (by_columns)
     walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
       if (std::find(layers.begin(), layers.end(), layer) == layers.end()) return;
-      const auto add = [&](ConstView<Scalar> x, ConstView<Scalar> gradient) {
-        columns += x.cwiseProduct(gradient).rowwise().sum().transpose();
-      };
+      const auto channels = detail::channels_of_heads(method_info(method).name, layer, pass, options.heads);
       for (std::size_t index = 0; index < pass.mixers.size(); ++index) {
         const MixerRun<Scalar>& mixer = pass.mixers[index];
-        add(*mixer.x, *gradients.mixers_x[index]);
+        detail::add_products<Scalar>(columns, mixer.x.numbers, *gradients.mixers_x[index], channels[index]);
         if (mixer.second_x.empty()) continue;
         // Its input may be what x is made of (RWKV-7's value), whose gradient holds both paths' parts.
         if (const ImplicitAttention<Scalar> attention = mixer.attention(options.terms); attention.has_second())
-          add(*attention.second_input(), attention.second().apply_transpose(*gradients.mixers_y[index], options_.executor));
+          detail::add_products<Scalar>(columns, attention.second_input(),
+                                       attention.second().apply_transpose(*gradients.mixers_y[index], options_.executor), channels[index]);
       }
     };
   const BackwardPass<Scalar> walked = backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
