@@ -273,6 +273,7 @@ TEST_CASE("PyTorch: what is wrong is said", "[io]") {
       {"an object by extension", with("\x82\x01"), {"instruction \\x82"}},
       {"a new object", with("\x81"), {"instruction \\x81"}},
       {"calling a storage class", with(p::name("torch", "FloatStorage") + ")R"), {"calls torch.FloatStorage", "makes no tensor"}},
+      {"a function that a terminal would obey", with(p::name("torch", "\x1b[2J") + ")R"), {"calls torch.\\x1B[2J, which makes no tensor"}},
       {"calling a text", with(p::text("x") + ")R"), {"no function"}},
       {"a value that was never remembered", with("h\x63"), {"value 99 is recalled"}},
       {"more taken than put", zip_bytes({{"a/data.pkl", "\x80\x02R."}}), {"takes more than it has"}},
