@@ -58,7 +58,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/gguf.hpp>
-#include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/pytorch.hpp>
