@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -409,11 +411,29 @@ CLI::Validator not_empty() {
   return CLI::Validator([](const std::string& text) { return text.empty() ? std::string("the value is empty") : std::string(); }, "");
 }
 
+namespace {
+/// Digits, and perhaps a unit as CLI::AsSizeValue has them (k, kb, kib and so on, of 1024), below 2^63 bytes.
+bool is_size(std::string_view text) {
+  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  double bytes = 0;
+  for (const char digit : text.substr(0, digits)) bytes = 10 * bytes + (digit - '0');
+  text.remove_prefix(std::min(text.find_first_not_of(' ', digits), text.size()));
+  std::string unit(text);
+  std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  if (const std::size_t power = std::string_view("bkmgtpe").find(unit.empty() ? 'b' : unit.front()); power != std::string_view::npos) {
+    bytes = std::ldexp(bytes, static_cast<int>(10 * power));
+    unit.erase(0, power == 0 ? 0 : 1);
+    if (power > 0 && unit.starts_with('i')) unit.erase(0, 1);
+  }
+  return digits > 0 && (unit.empty() || unit == "b") && bytes < 0x1p63;
+}
+}  // namespace
+
 CLI::Validator size_in_bytes() {
   return CLI::Validator(
       [](const std::string& text) {
-        if (!text.empty() && text.front() >= '0' && text.front() <= '9') return std::string();
-        return message("\"", printable(text, 60), "\" is no size, expected for example 4G, 500M or 1000000");
+        return is_size(text) ? std::string()
+                             : message("\"", printable(text, 60), "\" is no size, expected for example 4G, 500M or 1000000");
       },
       "");
 }

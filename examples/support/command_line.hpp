@@ -43,7 +43,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 [[nodiscard]] CLI::Validator one_of(std::vector<std::string> words);
 /// For an option whose empty value, for example of a shell variable that is not set, would count as not given.
 [[nodiscard]] CLI::Validator not_empty();
-/// Before CLI::AsSizeValue, which takes a negative number for a very large one.
+/// Before CLI::AsSizeValue, which takes a negative number for a very large one and names neither what came nor what was expected.
 [[nodiscard]] CLI::Validator size_in_bytes();
 
 /// `--threads N`, where nothing is given 0. `shared`: whether mpirun may share the work out, each process with one thread unless told.

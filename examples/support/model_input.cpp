@@ -129,6 +129,14 @@ std::optional<Index> layers_named(const std::vector<std::string>& names) {
   return layers > 0 ? std::optional<Index>(layers) : std::nullopt;
 }
 
+/// A tokenizer with more tokens than the model is mostly another model's, whose text would be read as other tokens. It is no error: fine-tuned
+/// models come with a padding token beyond the embedding, and a text with such a token is refused.
+void doubt_foreign(const Tokenizer& tokenizer) {
+  if (const std::optional<Index> largest = tokenizer.largest_id(); largest && *largest >= tokenizer.vocabulary_size())
+    std::fprintf(stderr, "the tokenizer has ids up to %td, the model 0 to %td: is it another model's?\n", *largest,
+                 tokenizer.vocabulary_size() - 1);
+}
+
 /// What beside a path that is not there has nearly its name.
 std::string neighbour_hint(const std::filesystem::path& path) {
   const std::filesystem::path wanted = path.has_filename() ? path : path.parent_path();  // a slash may stand at the end
@@ -161,6 +169,7 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   };
   if (rows) {
     opened.fit(*rows);
+    doubt_foreign(opened);
     before_weights(opened);
     if (layers) check_layer(*layers);
   }
@@ -168,6 +177,7 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   LanguageModel<Scalar> model = load_language_model<Scalar>(watched, checkpoint.configuration);
   refuse_small_weights_not_finite(watched);
   opened.fit(model.vocabulary());
+  if (!rows) doubt_foreign(opened);
   if (!rows) before_weights(opened);
   check_layer(model.layer_count());
   return {directory, std::move(model), std::move(opened)};
@@ -187,8 +197,8 @@ void refuse_not_finite(const TensorSource<Scalar>& source, const std::string& na
     if (detail::all_finite(one)) continue;
     for (Index column = 0; column < one.size(); ++column)
       if (!std::isfinite(one[column]) && !(rates && one[column] == -std::numeric_limits<Scalar>::infinity()))
-        raise(ErrorKind::value, message(source.where(), ": tensor ", name, " holds ", detail::not_finite_name(one[column]), " at (", row,
-                                        ", ", column, "), expected finite numbers"));
+        raise(ErrorKind::value, message(source.where(), ": tensor ", printable(source.name_in_file(name)), " holds ",
+                                        detail::not_finite_name(one[column]), " at (", row, ", ", column, "), expected finite numbers"));
   }
 }
 }  // namespace

@@ -1,5 +1,8 @@
 // What a model reads, as the command lines take it: from options, files and standard input, with the tokenizer that lies beside it.
+#include <cstddef>
 #include <fstream>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -7,6 +10,7 @@
 
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/npy.hpp>
+#include <implicit_attention/io/tensor_table.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
 #include <support/model_input.hpp>
 
@@ -55,6 +59,23 @@ TEST_CASE("input: text from a file", "[input]") {
   CHECK_THAT(error_of([&] { (void)text_ids("@" + folder.path().string()); })->message, contains_text("is a folder, expected a file"));
   write_bytes(file, "");
   CHECK_THAT(error_of([&] { (void)text_ids("@" + file); })->message, contains_text("the text is empty"));
+}
+
+TEST_CASE("input: a number of the weights that is not finite is named as the file has it", "[input]") {
+  TensorTable table;
+  table.where = "model.gguf";
+  for (const char* const name : {"backbone.layers.0.mixer.A", "backbone.layers.0.mixer.D"}) {
+    static const float numbers[2] = {-1, std::numeric_limits<float>::quiet_NaN()};
+    CheckpointTensor tensor = detail::whole_tensor(
+        {2}, detail::stored_rows(Dtype::F32, 1, 2, reinterpret_cast<const std::byte*>(numbers), std::make_shared<const int>(0)));
+    tensor.name_in_file = std::string("blk.0.ssm_") + (name[24] == 'A' ? "a" : "d");
+    table.tensors[name] = tensor;
+  }
+  const TableSource<float> source(table);
+  const WatchedTensors<float> watched(source);
+  (void)watched.read("backbone.layers.0.mixer.D");
+  CHECK(error_of([&] { refuse_small_weights_not_finite(watched); })->message ==
+        "model.gguf: tensor blk.0.ssm_d (backbone.layers.0.mixer.D) holds NaN at (0, 1), expected finite numbers");
 }
 
 TEST_CASE("input: a file without end is refused where a text would be too long", "[input]") {

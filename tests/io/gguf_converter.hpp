@@ -69,6 +69,11 @@ class GgufConverter {
   }
   void text(const std::string& key, const std::string& value) { set_text(architecture_ + "." + key, value); }
   void set_text(const std::string& name, const std::string& value) { keys_[name] = {8, gguf::text(value)}; }
+  void set_texts(const std::string& name, const std::vector<std::string>& values) {
+    std::string all = u32(8) + u64(values.size());
+    for (const std::string& value : values) all += gguf::text(value);
+    keys_[name] = {9, all};
+  }
   void truths(const std::string& key, const std::vector<bool>& values) {
     std::string all = u32(7) + u64(values.size());
     for (const bool value : values) all += u8(value ? 1 : 0);
@@ -113,6 +118,7 @@ class GgufConverter {
     else
       tensors_.push_back({name, t.shape, 0, number_bytes(widened)});
   }
+  [[nodiscard]] std::vector<gguf::Tensor>& tensors() { return tensors_; }
   /// How many tensors blocks were made of.
   [[nodiscard]] int in_blocks() const { return blocks_; }
   [[nodiscard]] std::uint64_t layers() const { return layers_; }

@@ -613,7 +613,7 @@ TEST_CASE("GGUF: what is known to nothing keeps its name; types that are not rea
   CHECK(checkpoint.source->stored("backbone.layers.0.mixer.out_proj.weight")->dtype == Dtype::Q8_0);
   const auto error = error_of([&] { (void)checkpoint.source->read("backbone.layers.0.mixer.in_proj.weight"); });
   REQUIRE(error);
-  CHECK_THAT(error->message, contains_text("backbone.layers.0.mixer.in_proj.weight is IQ2_XXS"));
+  CHECK_THAT(error->message, contains_text("tensor blk.0.ssm_in.weight (backbone.layers.0.mixer.in_proj.weight) is IQ2_XXS"));
   CHECK_FALSE(checkpoint.source->stored("backbone.layers.0.mixer.in_proj.weight"));
 }
 

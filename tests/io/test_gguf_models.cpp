@@ -1,4 +1,5 @@
 // Every family that GGUF files come of: the golden models, made into GGUF as the public converter makes them, give the golden logits.
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
@@ -15,6 +16,7 @@
 #include <support/shared_data.hpp>
 #include <support/tensors.hpp>
 
+#include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 
@@ -363,4 +365,80 @@ TEST_CASE("GGUF: the layers for multi-token prediction alone are no model", "[io
   GgufConverter converter("qwen35", outer, config);
   converter.put("blk.4.nextn.enorm.weight", {{32}, std::vector<float>(32)});
   CHECK_THAT(error(converter), contains_text("has the layers for multi-token prediction alone"));
+}
+
+TEST_CASE("GGUF: a tensor has its name in the file, though no layer of the file has it", "[io][golden]") {
+  for (const Case& each_case : cases) {
+    const auto original = original_of(each_case.golden);
+    if (!original || each_case.fuse) continue;  // what the option joins is named apart where the file has neither
+    GgufConverter converter(std::string(each_case.architecture), original->weights, original->config);
+    const TemporaryFolder folder;
+    const auto translated = [&] {
+      write_bytes(folder / "model.gguf", converter.file());
+      return translate_gguf(open_gguf(folder / "model.gguf")).first;
+    };
+    const TensorTable whole = translated();
+    const TableSource<double> source(whole);
+    const std::vector<gguf::Tensor> tensors = converter.tensors();
+    for (const auto& [name, tensor] : whole.tensors) {
+      INFO(each_case.golden << " as " << each_case.architecture << ": " << name);
+      const std::string& in_file = tensor.name_in_file;
+      const std::string expected = in_file == name ? name : message(in_file, " (", name, ")");
+      CHECK(source.name_in_file(name) == expected);
+      // Granite's feed-forward part is ffn_* where there are no experts, ffn_*_shexp beside them, and both become the same.
+      if (in_file.find("_shexp") != std::string::npos && each_case.architecture == "granitehybrid") continue;
+      // Older files of Qwen3-Next have ssm_ba for ssm_alpha and ssm_beta; nothing reads what is beside the text.
+      if (in_file.find("ssm_ba") != std::string::npos || name.rfind("mtp.", 0) == 0) continue;
+      const std::string below = in_file.starts_with("blk.") ? in_file.substr(in_file.find('.', 4)) : in_file;
+      converter.tensors() = tensors;
+      std::erase_if(converter.tensors(), [&](const gguf::Tensor& each) { return each.name.ends_with(below); });
+      std::string said;
+      const auto refused = error_of([&, &missing = name] { said = TableSource<double>(translated()).name_in_file(missing); });
+      if (refused)
+        CHECK_THAT(refused->message, contains_text(below));  // of two that become one the other is there
+      else
+        CHECK(said == expected);
+    }
+  }
+}
+
+TEST_CASE("GGUF: errors name the tensor that is missing, misshapen or unused as the file has it", "[io][golden]") {
+  int misshapen = 0, named = 0;
+  for (const Case& each_case : cases) {
+    const auto original = original_of(each_case.golden);
+    if (!original || each_case.fuse) continue;
+    const GgufConverter whole(std::string(each_case.architecture), original->weights, original->config);
+    const std::size_t count = GgufConverter(whole).tensors().size();
+    for (std::size_t i = 0; i < count; ++i) {
+      GgufConverter lacking = whole, longer = whole;
+      const std::string name = lacking.tensors()[i].name;
+      INFO(each_case.golden << " as " << each_case.architecture << ": " << name);
+      lacking.tensors().erase(lacking.tensors().begin() + static_cast<std::ptrdiff_t>(i));
+      if (const std::string said = error(lacking); said.empty())  // a head that is the embedding, and what nothing reads
+        CHECK((name == "output.weight" || name.find(".nextn.") != std::string::npos || name.starts_with("blk.0.time_mix_v")));
+      else
+        CHECK_THAT(said, contains_text(name));
+      gguf::Tensor& bent = longer.tensors()[i];
+      bent.data += std::string(bent.data.size() / bent.shape.front(), '\0');
+      ++bent.shape.front();
+      const std::string said = error(longer);
+      INFO(said);
+      // A vocabulary may be longer than what the tokenizer gives. Norms, heads and feed-forward parts are named by role.
+      if (said.empty())
+        CHECK((name == "token_embd.weight" || name.find(".nextn.") != std::string::npos || name.starts_with("blk.0.time_mix_v")));
+      for (const std::string_view layers : {"layers.", "blocks."})
+        for (std::size_t at = said.find(layers); at != std::string::npos; at = said.find(layers, at + 1))
+          CHECK(said[said.find_last_of(" (", at)] == '(');  // public names stand behind those of the file
+      ++misshapen;
+      named += said.find(" blk.") != std::string::npos;
+    }
+    GgufConverter more = whole;
+    gguf::Tensor extra = more.tensors().front();
+    extra.name = "blk.0.ssm_new.weight";
+    more.tensors().push_back(extra);
+    CHECK_THAT(error(more), contains_text("1 tensor is not used by "));
+    CHECK_THAT(error(more), contains_text("(blk.0.ssm_new.weight)"));
+  }
+  INFO(named << " of " << misshapen << " name a tensor");
+  CHECK(named * 3 >= misshapen * 2);
 }

@@ -66,7 +66,15 @@ TEST_CASE("a file is told by its content, whatever it is called", "[io]") {
     CHECK_THAT(failure_of(folder / "x"), contains_text(needle));
   };
   says("", "it is empty");
-  says("hello, this is no model", "is no model that is known here");
+  says("hello, this is no model",
+       "is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; it "
+       "begins with \"hello, this is n\"");
+  says(std::string("\x01\x02\x1b[2J\0\0\0", 9), "begins with \"\\x01\\x02\\x1B[2J\\x00");
+  says(" \n<!DOCTYPE html>\n<html lang=\"en\">", "it is a web page, as a download that failed leaves it");
+  says("<html><head><title>404</title>", "it is a web page");
+  says("\x1F\x8B\x08\x08model.safetensors", "it is compressed by gzip; decompress it first");
+  says("\x28\xB5\x2F\xFD\x24\x10\x11\x12\x13", "compressed by zstd");
+  says("\xFD\x37zXZ\x01\x02\x03\x04", "compressed by xz");
   says("\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "before version 1.6");
   says("\x80\x04\x95\x10", "weights_only=True");
   says("version https://git-lfs.github.com/spec/v1\n", "git lfs pull");
@@ -318,8 +326,11 @@ TEST_CASE("GGUF: what is wrong is said", "[io]") {
             {"which is there already"}},
            {"one of two files under another name", with_key(key("split.count", 2, u16(2))), {"one of 2 files", "00001-of-"}},
            {"a convolution of three axes",
-            file(keys, {{"blk.0.ssm_conv1d.weight", {2, 2, 2}, 0, row + row + row + row}}),
-            {"ssm_conv1d", "(channels, taps)"}}}) {
+            file(keys, {{"blk.0.ssm_conv1d.bias", {1, 2}, 0, row}, {"blk.0.ssm_conv1d.weight", {2, 2, 2}, 0, row + row + row + row}}),
+            {"ssm_conv1d", "(channels, taps)"}},
+           {"a convolution that lost its bias",
+            file(keys, {{"blk.0.ssm_conv1d.weight", {1, 2}, 0, row}}),
+            {"tensor blk.0.ssm_conv1d.weight: is there without blk.0.ssm_conv1d.bias"}}}) {
     INFO(bad.what);
     write_bytes(folder / "bad.gguf", bad.bytes);
     const auto error = error_of([&] { (void)open_checkpoint<float>(folder / "bad.gguf"); });

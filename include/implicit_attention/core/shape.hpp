@@ -32,11 +32,12 @@ class NamesRead {
     innermost() = outer_;
   }
 
+  /// `called`: what the layer calls it, if that is another name.
   template <class Source>
-  static void add(const Source& source, const std::string& prefix, std::string_view name) {
+  static void add(const Source& source, const std::string& prefix, std::string_view name, std::string_view called = {}) {
     if (innermost() == nullptr) return;
     if (innermost()->prefix != prefix) *innermost() = Names{prefix, {}};
-    innermost()->read.emplace_back(name, source.name_in_file(prefix + std::string(name)));
+    innermost()->read.emplace_back(called.empty() ? name : called, source.name_in_file(prefix + std::string(name)));
   }
   /// The name in the file; what is not there stays as it is. For complaints, which end what was read: the host may go on elsewhere.
   [[nodiscard]] static std::string completed(std::string_view name) {

@@ -36,8 +36,8 @@ class TensorSource {
     return std::nullopt;
   }
 
-  /// The name that a tensor, or all below a prefix, has in the file, for messages; another than the reader's where a source takes prefixes off.
-  /// GGUF's names are translated for good.
+  /// What messages call a tensor, or all below a prefix: its name in the file, there or not. Where that is another than the public
+  /// checkpoints', as in GGUF, those follow: `blk.0.ssm_a (backbone.layers.0.mixer.A)`.
   [[nodiscard]] virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
 
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
@@ -104,8 +104,8 @@ class PrefixedTensors {
   [[nodiscard]] PrefixedTensors below(std::string_view name) const { return {*source_, prefix_ + std::string(name)}; }
   [[nodiscard]] const TensorSource<Scalar>& source() const { return *source_; }
   [[nodiscard]] const std::string& prefix() const { return prefix_; }
-  /// The same as the file has it, for messages.
-  [[nodiscard]] std::string prefix_in_file() const { return source_->name_in_file(prefix_); }
+  /// What messages call a tensor below the prefix.
+  [[nodiscard]] std::string name_in_file(std::string_view name) const { return source_->name_in_file(prefix_ + std::string(name)); }
 
  private:
   const TensorSource<Scalar>* source_;

@@ -1,5 +1,5 @@
 // GGUF files, versions 2 and 3: metadata, and tensors where they stand in the mapped file. Names and values are the file's own here;
-// gguf_names.hpp brings them back to those of the public checkpoints.
+// gguf_model.hpp brings them back to those of the public checkpoints.
 #pragma once
 
 #include <algorithm>

@@ -36,7 +36,6 @@
 #include <implicit_attention/io/gguf_configuration.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_renamer.hpp>
-#include <implicit_attention/io/gguf_rwkv.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -84,6 +83,7 @@ class GgufNames final : public GgufRenamer {
     return tensor.shape.size() == 1 ? columns_in_order(tensor, from) : rows_in_order(tensor, from);
   }
 
+  [[nodiscard]] std::string layers() const override { return std::string(family_.layers); }
   void outer(const std::string& name, const Tensor& tensor) override {
     const bool lfm2 = family_.architecture.starts_with("lfm2");
     if (name == "token_embd.weight") return keep(std::string(family_.embedding) + ".weight", tensor);
@@ -96,13 +96,14 @@ class GgufNames final : public GgufRenamer {
 
   bool layer_tensor(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) override {
     const std::string prefix = message(family_.layers, layer, ".");
-    const auto as = [&](std::string_view below, std::string_view name, Tensor kept, std::string_view end) {
-      keep(message(prefix, below, name, end), std::move(kept));
+    const auto as = [&](std::string_view below, std::string_view name, const auto& kept, std::string_view end) {
+      keep(message(prefix, below, name, end), kept);
       return true;
     };
     if (part == "attn_norm") return as("", family_.mixer_norm, tensor, suffix);
-    if ((part == "ffn_norm" || part == "post_attention_norm") && !family_.feed_forward_norm.empty())
-      return as("", family_.feed_forward_norm, tensor, suffix);
+    const std::string_view own_norm = family_.architecture.starts_with("qwen") ? "post_attention_norm" : "ffn_norm";
+    const bool norms = part == own_norm || (!names_alone() && (part == "ffn_norm" || part == "post_attention_norm"));
+    if (norms && !family_.feed_forward_norm.empty()) return as("", family_.feed_forward_norm, tensor, suffix);
     return state_space(layer, part, suffix, tensor, as) || attention(layer, part, suffix, tensor, as) ||
            feed_forward(layer, part, suffix, tensor, as);
   }
@@ -111,36 +112,51 @@ class GgufNames final : public GgufRenamer {
   bool state_space(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor, As as) {
     const std::string_view family = family_.architecture, mixer = family_.mixer;
     const bool first = family == "mamba" || family == "jamba", qwen = family.starts_with("qwen"), kimi = family == "kimi-linear";
-    if (part == "ssm_a") return as(mixer, "A", first ? tensor : ordered(flat(tensor), 1), "");
-    if (part == "ssm_d") return as(mixer, "D", flat(tensor), "");
+    const auto flattened = [&] { return flat(tensor); };
+    const auto flat_by_heads = [&] { return ordered(flat(tensor), 1); };
+    const auto by_heads = [&] { return ordered(tensor, 1); };
+    if (part == "ssm_a") return first ? as(mixer, "A", tensor, "") : as(mixer, "A", flat_by_heads, "");
+    if (part == "ssm_d") return as(mixer, "D", flattened, "");
     if (part == "ssm_conv1d") {
       if (suffix != ".weight") return as(mixer, "conv1d", tensor, suffix);
-      Tensor taps = convolution(tensor);
-      return as(mixer, "conv1d", qwen ? value_rows_last(taps) : std::move(taps), suffix);
+      if (first || family == "mamba2") expect_sibling(layer, "ssm_conv1d.bias");  // without it the layer would be another in silence
+      return as(
+          mixer, "conv1d", [&] { return qwen ? value_rows_last(convolution(tensor)) : convolution(tensor); }, suffix);
     }
-    if (part == "ssm_dt" && !first && suffix != ".weight") return as(mixer, "dt_bias", ordered(flat(tensor), 1), "");
+    if (part == "ssm_dt" && !first && suffix != ".weight") return as(mixer, "dt_bias", flat_by_heads, "");
     if (part == "ssm_dt") return as(mixer, "dt_proj", tensor, suffix);
-    if (part == "ssm_norm") return as(mixer, kimi ? "o_norm" : "norm", flat(tensor), suffix);
-    if (part == "ssm_out") return as(mixer, "out_proj", qwen ? value_columns(tensor) : tensor, suffix);
-    if (qwen && part == "ssm_in") return fused_rows(layer, tensor, suffix, as);
-    if (qwen && part == "attn_qkv") return as(mixer, "in_proj_qkv", value_rows_last(tensor), suffix);
-    if (qwen && part == "attn_gate") return as(mixer, "in_proj_z", ordered(tensor, value_width()), suffix);
-    if (qwen && part == "ssm_alpha") return as(mixer, "in_proj_a", ordered(tensor, 1), suffix);
-    if (qwen && part == "ssm_beta") return as(mixer, "in_proj_b", ordered(tensor, 1), suffix);
+    if (part == "ssm_norm") return as(mixer, kimi ? "o_norm" : "norm", flattened, suffix);
+    if (part == "ssm_out")
+      return as(
+          mixer, "out_proj", [&] { return qwen ? value_columns(tensor) : tensor; }, suffix);
+    if (qwen && part == "ssm_in") return fused_rows(tensor, suffix, as);
+    if (qwen && part == "attn_qkv")
+      return as(
+          mixer, "in_proj_qkv", [&] { return value_rows_last(tensor); }, suffix);
+    if (qwen && part == "attn_gate")
+      return as(
+          mixer, "in_proj_z", [&] { return ordered(tensor, value_width()); }, suffix);
+    if (qwen && part == "ssm_alpha") return as(mixer, "in_proj_a", by_heads, suffix);
+    if (qwen && part == "ssm_beta") return as(mixer, "in_proj_b", by_heads, suffix);
     if (qwen && part == "ssm_ba") {
       // Rows [b r | a r], once a key head.
-      const Index heads = keys_->size("ssm.group_count"), each = value_heads() / heads;
-      check_rows(tensor, 2 * value_heads());
       const auto half = [&](Index second) {
+        const Index heads = keys_->size("ssm.group_count"), each = value_heads() / heads;
+        check_rows(tensor, 2 * value_heads());
         Tensor made = whole_tensor(tensor.shape, picked_rows(tensor.parts.front().stored, value_heads(),
                                                              [&](Index i) { return i / each * 2 * each + second * each + i % each; }));
         made.shape.front() = value_heads();
         return made;
       };
-      return as(mixer, "in_proj_b", half(0), suffix) && as(mixer, "in_proj_a", half(1), suffix);
+      return as(
+                 mixer, "in_proj_b", [&] { return half(0); }, suffix) &&
+             as(
+                 mixer, "in_proj_a", [&] { return half(1); }, suffix);
     }
     for (const char letter : {'q', 'k', 'v'})
-      if (kimi && part == message("ssm_conv1d_", letter)) return as(mixer, message(letter, "_conv1d"), convolution(tensor), suffix);
+      if (kimi && part == message("ssm_conv1d_", letter))
+        return as(
+            mixer, message(letter, "_conv1d"), [&] { return convolution(tensor); }, suffix);
     struct Rename {
       std::string_view gguf, ours;
     };
@@ -149,31 +165,37 @@ class GgufNames final : public GgufRenamer {
           Rename{"ssm_b_norm", "b_layernorm"}, Rename{"ssm_c_norm", "c_layernorm"}, Rename{"ssm_f_a", "f_a_proj"},
           Rename{"ssm_f_b", "f_b_proj"}, Rename{"ssm_g_a", "g_a_proj"}, Rename{"ssm_g_b", "g_b_proj"}, Rename{"ssm_beta", "b_proj"},
           Rename{"shortconv.in_proj", "in_proj"}, Rename{"shortconv.out_proj", "out_proj"}})
-      if (part == each.gguf) return as(mixer, each.ours, tensor, suffix);
-    if (part == "shortconv.conv") return as(mixer, "conv", suffix == ".weight" ? convolution(tensor) : tensor, suffix);
+      if (part == each.gguf && part.starts_with("shortconv.") == family.starts_with("lfm2")) return as(mixer, each.ours, tensor, suffix);
+    if (part == "shortconv.conv")
+      return as(
+          mixer, "conv", [&] { return suffix == ".weight" ? convolution(tensor) : tensor; }, suffix);
     return false;
   }
 
   // Older files of Qwen3-Next: rows [q K | k K | v rV | z rV], once a key head.
   template <class As>
-  bool fused_rows(Index /*layer*/, const Tensor& tensor, std::string_view suffix, As as) {
+  bool fused_rows(const Tensor& tensor, std::string_view suffix, As as) {
+    if (names_alone()) return as(family_.mixer, "in_proj_qkv", tensor, suffix) && as(family_.mixer, "in_proj_z", tensor, suffix);
     const Index heads = keys_->size("ssm.group_count"), keys = keys_->size("ssm.state_size"),
                 values = value_heads() / heads * value_width();
-    const Index group = 2 * keys + 2 * values;
-    check_rows(tensor, heads * group);
-    const StoredTensor& stored = tensor.parts.front().stored;
-    const Index all_keys = heads * keys, all_values = heads * values;
-    Tensor qkv = whole_tensor(tensor.shape, picked_rows(stored, 2 * all_keys + all_values, [&](Index i) {
-                                if (i < all_keys) return i / keys * group + i % keys;
-                                if (i < 2 * all_keys) return (i - all_keys) / keys * group + keys + i % keys;
-                                const Index v = i - 2 * all_keys;
-                                return v / values * group + 2 * keys + v % values;
-                              }));
-    Tensor z = whole_tensor(tensor.shape,
-                            picked_rows(stored, all_values, [&](Index i) { return i / values * group + 2 * keys + values + i % values; }));
-    qkv.shape.front() = 2 * all_keys + all_values;
-    z.shape.front() = all_values;
-    return as(family_.mixer, "in_proj_qkv", std::move(qkv), suffix) && as(family_.mixer, "in_proj_z", std::move(z), suffix);
+    const Index group = 2 * keys + 2 * values, all_keys = heads * keys, all_values = heads * values;
+    const auto picked = [&](Index rows, const auto& from) {
+      check_rows(tensor, heads * group);
+      Tensor made = whole_tensor(tensor.shape, picked_rows(tensor.parts.front().stored, rows, from));
+      made.shape.front() = rows;
+      return made;
+    };
+    const auto qkv = [&](Index i) {
+      if (i < all_keys) return i / keys * group + i % keys;
+      if (i < 2 * all_keys) return (i - all_keys) / keys * group + keys + i % keys;
+      const Index v = i - 2 * all_keys;
+      return v / values * group + 2 * keys + v % values;
+    };
+    const auto z = [&](Index i) { return i / values * group + 2 * keys + values + i % values; };
+    return as(
+               family_.mixer, "in_proj_qkv", [&] { return picked(2 * all_keys + all_values, qkv); }, suffix) &&
+           as(
+               family_.mixer, "in_proj_z", [&] { return picked(all_values, z); }, suffix);
   }
 
   // Qwen3.5's value heads: the file has them tiled, head t reading key head t mod H; the checkpoints grouped, head h reading h / r.
@@ -236,10 +258,11 @@ class GgufNames final : public GgufRenamer {
     const std::string_view family = family_.architecture, below = family_.attention;
     const bool lfm2 = family.starts_with("lfm2");
     const bool interleaved = family == "granitehybrid" || family == "bamba" || family.starts_with("nemotron");
-    if (part == "attn_q")
-      return as(below, "q_proj", interleaved ? halves(tensor, keys_->of_layer("attention.head_count", layer)) : tensor, suffix);
-    if (part == "attn_k")
-      return as(below, "k_proj", interleaved ? halves(tensor, keys_->of_layer("attention.head_count_kv", layer)) : tensor, suffix);
+    const auto with_halves = [&](std::string_view heads) {
+      return [&, heads] { return interleaved ? halves(tensor, keys_->of_layer(heads, layer)) : tensor; };
+    };
+    if (part == "attn_q") return as(below, "q_proj", with_halves("attention.head_count"), suffix);
+    if (part == "attn_k") return as(below, "k_proj", with_halves("attention.head_count_kv"), suffix);
     if (part == "attn_v") return as(below, "v_proj", tensor, suffix);
     if (part == "attn_output") return as(below, lfm2 ? "out_proj" : "o_proj", tensor, suffix);
     if (part == "attn_q_norm") return as(below, lfm2 ? "q_layernorm" : "q_norm", tensor, suffix);
@@ -250,25 +273,27 @@ class GgufNames final : public GgufRenamer {
     if (part == "attn_kv_a_mqa") return as(below, "kv_a_proj_with_mqa", tensor, suffix);
     if (part == "attn_kv_a_norm") return as(below, "kv_a_layernorm", tensor, suffix);
     if (part == "attn_kv_b") return as(below, "kv_b_proj", tensor, suffix);
-    if (part == "attn_k_b") {
-      // k_b (heads, latent, n) and v_b (heads, v, latent) become rows [n | v] of each head.
-      const Tensor& values = sibling(layer, "attn_v_b.weight");
-      constexpr Index most_heads = 4096;
-      if (tensor.shape.size() != 3 || values.shape.size() != 3 || values.shape[0] != tensor.shape[0] ||
-          values.shape[2] != tensor.shape[1] || tensor.shape[0] > most_heads)
-        wrong_shape(tensor,
-                    message("(heads, latent, keys) with at most ", most_heads, " heads, as attn_v_b is ", shape_text(values.shape)));
-      const Index heads = tensor.shape[0], latent = tensor.shape[1], keys = tensor.shape[2], width = values.shape[1];
-      Tensor joined;
-      joined.shape = {heads * (keys + width), latent};
-      for (Index head = 0; head < heads; ++head) {
-        joined.parts.push_back({some_rows(tensor.parts.front().stored, head * latent, latent), false});
-        transpose_part(joined.parts.back());
-        joined.parts.push_back({some_rows(values.parts.front().stored, head * width, width), false});
-      }
-      return as(below, "kv_b_proj", std::move(joined), suffix);
+    if (part == "attn_k_b")
+      return as(
+          below, "kv_b_proj", [&] { return joined_keys_and_values(layer, tensor); }, suffix);
+    return part == "attn_v_b" && (expect_sibling(layer, "attn_k_b.weight"), true);
+  }
+  // k_b (heads, latent, n) and v_b (heads, v, latent) become rows [n | v] of each head.
+  [[nodiscard]] Tensor joined_keys_and_values(Index layer, const Tensor& tensor) {
+    const Tensor& values = sibling(layer, "attn_v_b.weight");
+    constexpr Index most_heads = 4096;
+    if (tensor.shape.size() != 3 || values.shape.size() != 3 || values.shape[0] != tensor.shape[0] || values.shape[2] != tensor.shape[1] ||
+        tensor.shape[0] > most_heads)
+      wrong_shape(tensor, message("(heads, latent, keys) with at most ", most_heads, " heads, as attn_v_b is ", shape_text(values.shape)));
+    const Index heads = tensor.shape[0], latent = tensor.shape[1], keys = tensor.shape[2], width = values.shape[1];
+    Tensor joined;
+    joined.shape = {heads * (keys + width), latent};
+    for (Index head = 0; head < heads; ++head) {
+      joined.parts.push_back({some_rows(tensor.parts.front().stored, head * latent, latent), false});
+      transpose_part(joined.parts.back());
+      joined.parts.push_back({some_rows(values.parts.front().stored, head * width, width), false});
     }
-    return part == "attn_v_b" && (static_cast<void>(sibling(layer, "attn_k_b.weight")), true);
+    return joined;
   }
 
   // Rows of each head from pairs (n, n + 1) back to halves (n, n + d/2).
@@ -288,7 +313,8 @@ class GgufNames final : public GgufRenamer {
     const std::string_view family = family_.architecture;
     const bool granite = family == "granitehybrid";
     if (part == "ffn_gate_inp" && !family_.router.empty()) return as("", family_.router, tensor, suffix);
-    if (part == "ffn_gate_inp_shexp") return as("mlp.", "shared_expert_gate", shaped(tensor, {1, *element_count(tensor.shape, 1)}), suffix);
+    const auto row = [&] { return shaped(tensor, {1, *element_count(tensor.shape, 1)}); };
+    if (part == "ffn_gate_inp_shexp") return as("mlp.", "shared_expert_gate", row, suffix);
     if (part == "exp_probs_b" && !family_.correction.empty()) return as("", family_.correction, tensor, "");
     // Ollama's names are the second.
     if (part == "ffn_latent_down" || part == "ffn_latent_in") return as("mixer.", "fc1_latent_proj", tensor, suffix);
@@ -296,7 +322,7 @@ class GgufNames final : public GgufRenamer {
     if (part == "ffn_gate_up_exps" && !family_.experts.empty()) {  // of each expert the gate's rows, then the up projection's
       if (granite) return as(family_.experts, "input_linear", tensor, suffix);
       if (family == "qwen35moe") return as(family_.experts, "gate_up_proj", tensor, "");
-      if (tensor.shape.size() != 3 || tensor.shape[1] % 2 != 0) wrong_shape(tensor, "(experts, 2 rows, columns)");
+      if (!names_alone() && (tensor.shape.size() != 3 || tensor.shape[1] % 2 != 0)) wrong_shape(tensor, "(experts, 2 rows, columns)");
       return one_by_one(tensor, family_.expert_gate_up_down[0], suffix, as, 0, 2) &&
              one_by_one(tensor, family_.expert_gate_up_down[1], suffix, as, 1, 2);
     }
@@ -306,8 +332,9 @@ class GgufNames final : public GgufRenamer {
       const std::string_view kind = part.substr(roles[role].size());
       if (granite && role < 2 && (kind.empty() || kind == "_shexp" || kind == "_exps")) {
         const std::string_view below = kind == "_exps" ? family_.experts : family_.feed_forward;
-        if (role == 1) return static_cast<void>(sibling(layer, message("ffn_gate", kind, suffix))), true;
-        return as(below, "input_linear", stacked(tensor, sibling(layer, message("ffn_up", kind, suffix))), suffix);
+        if (role == 1) return expect_sibling(layer, message("ffn_gate", kind, suffix)), true;
+        return as(
+            below, "input_linear", [&] { return stacked(tensor, sibling(layer, message("ffn_up", kind, suffix))); }, suffix);
       }
       if (kind.empty() && !family_.feed_forward.empty()) return as(family_.feed_forward, family_.gate_up_down[role], tensor, suffix);
       if (kind == "_shexp" && !family_.shared.empty())
@@ -315,8 +342,9 @@ class GgufNames final : public GgufRenamer {
       if (kind != "_exps" || family_.experts.empty()) return false;
       if (granite) return as(family_.experts, "output_linear", tensor, suffix);
       if (family == "qwen35moe") {
-        if (role == 0) return as(family_.experts, "gate_up_proj", stacked(tensor, sibling(layer, message("ffn_up_exps", suffix))), "");
-        if (role == 1) return static_cast<void>(sibling(layer, message("ffn_gate_exps", suffix))), true;
+        const auto both = [&] { return stacked(tensor, sibling(layer, message("ffn_up_exps", suffix))); };
+        if (role == 0) return as(family_.experts, "gate_up_proj", both, "");
+        if (role == 1) return expect_sibling(layer, message("ffn_gate_exps", suffix)), true;
         return as(family_.experts, "down_proj", tensor, "");
       }
       return one_by_one(tensor, family_.expert_gate_up_down[role], suffix, as);
@@ -335,6 +363,7 @@ class GgufNames final : public GgufRenamer {
   // (n, F, D) as n matrices; of each the share `which` of `shares` equal ones.
   template <class As>
   bool one_by_one(const Tensor& tensor, std::string_view name, std::string_view suffix, As as, Index which = 0, Index shares = 1) {
+    if (names_alone()) return as(family_.experts, message("0.", name), tensor, suffix);  // who misses them asks for the first of all
     expect_experts(tensor);
     const Index rows = tensor.shape[1] / shares;
     for (Index expert = 0; expert < tensor.shape[0]; ++expert)
@@ -361,36 +390,5 @@ class GgufNames final : public GgufRenamer {
 };
 
 }  // namespace detail
-
-namespace detail {
-
-/// Fails on a file that is no model of a family that is read here, before anything else is said of it.
-inline void expect_known_model(const GgufFile& file) {
-  const auto kind = file.get<std::string_view>("general.type");
-  if (kind && *kind != "model") raise(ErrorKind::file, message(file.where(), ": general.type is ", printable(*kind), ", expected model"));
-  const std::string architecture = file.architecture();
-  std::string known = "rwkv6, rwkv7";
-  bool found = architecture == "rwkv6" || architecture == "rwkv7";
-  for (const GgufFamily& family : gguf_families) {
-    if (family.architecture == "bamba") continue;  // a name of ours
-    known += message(", ", family.architecture);
-    found = found || family.architecture == architecture;
-  }
-  if (!found)
-    raise(ErrorKind::file, message(file.where(), ": general.architecture is ", printable(architecture), ", expected one of ", known));
-}
-
-}  // namespace detail
-
-/// A GGUF model's tensors and configuration under the public names. Fails (ErrorKind::file or shape), naming what is wrong.
-[[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
-  detail::expect_known_model(model.metadata());
-  const detail::GgufKeys keys(model.metadata());
-  Configuration configuration = detail::GgufConfiguration(keys, model.tensors).make();
-  if (keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7")
-    return {detail::GgufRwkvNames(model, keys).translate(), std::move(configuration)};
-  TensorTable table = detail::GgufNames(model, keys, configuration).translate();
-  return {std::move(table), std::move(configuration)};
-}
 
 IMPLICIT_ATTENTION_NAMESPACE_END

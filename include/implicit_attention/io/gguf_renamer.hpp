@@ -1,11 +1,15 @@
 // What bringing GGUF's tensors back to their public names has in common for all families.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cstddef>
+#include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -13,12 +17,50 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
+#include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
+
+/// What GGUF calls the tensors of a family, by their public names: what a file calls them, else what is learned by renaming all that GGUF
+/// has names for. All layers are as layer 1, which lacks nothing that another has, and all experts as the first: a file has them in one tensor.
+class GgufFileNames {
+ public:
+  explicit GgufFileNames(std::string layers) : layers_(std::move(layers)) {}
+  /// Of several names in the file the first is kept.
+  void add(std::string_view name, std::string_view in_file) {
+    in_file_.emplace(numbered(numbered(name, layers_, "1"), ".experts.", "0"), numbered(in_file, "blk.", "1"));
+  }
+  /// Empty for a name that is none of the family's.
+  [[nodiscard]] std::string operator()(std::string_view name) const {
+    const auto found = in_file_.find(numbered(numbered(name, layers_, "1"), ".experts.", "0"));
+    if (found != in_file_.end()) return numbered(found->second, "blk.", number_behind(name, layers_));
+    // Readers ask for the logarithm before the rate.
+    return name.ends_with(".A_log") ? (*this)(name.substr(0, name.size() - 4)) : std::string();
+  }
+
+ private:
+  // The digits behind the first `mark`, with a dot behind them.
+  static std::string_view number_behind(std::string_view name, std::string_view mark) {
+    const std::size_t at = name.find(mark), begin = at + mark.size(), end = std::min(name.find('.', begin), name.size());
+    if (at == std::string_view::npos || end == name.size()) return {};
+    const std::string_view number = name.substr(begin, end - begin);
+    return number.find_first_not_of("0123456789") == std::string_view::npos ? number : std::string_view();
+  }
+  // The same with another number there.
+  static std::string numbered(std::string_view name, std::string_view mark, std::string_view number) {
+    const std::string_view old = number_behind(name, mark);
+    if (old.empty()) return std::string(name);
+    const auto at = static_cast<std::size_t>(old.data() - name.data());
+    return message(name.substr(0, at), number, name.substr(at + old.size()));
+  }
+
+  std::string layers_;
+  std::map<std::string, std::string, std::less<>> in_file_;
+};
 
 /// Walks over one model's tensors; a family says what becomes of each.
 class GgufRenamer {
@@ -33,6 +75,7 @@ class GgufRenamer {
     const Index layers = keys_->layers(), with_extra = keys_->all_layers();
     bool has_layers = false, has_extra = false;
     for (const auto& [name, tensor] : model_->tensors) {
+      name_ = name;
       who_ = message(where_, ": tensor ", printable(name));
       unreadable_ = tensor.unreadable;
       std::string_view rest = name;
@@ -53,10 +96,7 @@ class GgufRenamer {
           keep(message("mtp.layers.", layer - layers, ".", rest), tensor);
           continue;
         }
-        const std::size_t dot = rest.rfind('.');
-        const bool ends = dot != std::string_view::npos && (rest.substr(dot) == ".weight" || rest.substr(dot) == ".bias");
-        const std::string_view part = ends ? rest.substr(0, dot) : rest, suffix = ends ? rest.substr(dot) : std::string_view();
-        if (!layer_tensor(layer, part, suffix, tensor)) keep(name, tensor);
+        if (!below_layer(layer, rest, tensor)) keep(name, tensor);
       } else if (rest.starts_with("v.") || rest.starts_with("mm.")) {
         keep(message("visual.", rest), tensor);  // vision encoder and projector, which a text does not use
       } else {
@@ -65,6 +105,7 @@ class GgufRenamer {
     }
     if (has_extra && !has_layers)
       raise(ErrorKind::file, message(where_, ": has the layers for multi-token prediction alone, expected the model's layers"));
+    table_.name_of_absent = names_in_file();
     return std::move(table_);
   }
 
@@ -75,8 +116,19 @@ class GgufRenamer {
   virtual bool layer_tensor(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) = 0;
   /// One tensor outside the layers.
   virtual void outer(const std::string& name, const Tensor& tensor) = 0;
+  /// What stands before a layer's number in public names.
+  [[nodiscard]] virtual std::string layers() const = 0;
 
-  void keep(std::string name, Tensor tensor) {
+  /// What is made of a tensor is made of one that is there: where names alone are asked for, `make` is not called.
+  template <class Make>
+    requires std::is_invocable_r_v<Tensor, const Make&>
+  void keep(const std::string& name, const Make& make) {
+    if (learned_ != nullptr) return learned_->add(name, name_);
+    keep(name, Tensor(make()));
+  }
+  void keep(const std::string& name, Tensor tensor) {
+    if (learned_ != nullptr) return learned_->add(name, name_);
+    tensor.name_in_file = name_;
     for (const Tensor::Part& part : tensor.parts)
       if (part.stored.dtype == Dtype::other) tensor.unreadable = unreadable_;
     if (!table_.tensors.emplace(name, std::move(tensor)).second)
@@ -84,6 +136,11 @@ class GgufRenamer {
   }
   [[noreturn]] void wrong_shape(const Tensor& tensor, std::string_view expected) const {
     raise(ErrorKind::shape, message(who_, " is ", shape_text(tensor.shape), ", expected ", expected));
+  }
+  [[nodiscard]] bool names_alone() const { return learned_ != nullptr; }
+  /// Fails where a tensor's partner is missing.
+  void expect_sibling(Index layer, std::string_view rest) {
+    if (!names_alone()) static_cast<void>(sibling(layer, rest));
   }
   [[nodiscard]] const Tensor& sibling(Index layer, std::string_view rest) {
     const auto found = model_->tensors.find(message("blk.", layer, ".", rest));
@@ -104,6 +161,37 @@ class GgufRenamer {
   const GgufKeys* keys_;
   std::string where_, who_, unreadable_;
   TensorTable table_;
+
+ private:
+  bool below_layer(Index layer, std::string_view rest, const Tensor& tensor) {
+    const std::size_t dot = rest.rfind('.');
+    const bool ends = dot != std::string_view::npos && (rest.substr(dot) == ".weight" || rest.substr(dot) == ".bias");
+    return layer_tensor(layer, ends ? rest.substr(0, dot) : rest, ends ? rest.substr(dot) : std::string_view(), tensor);
+  }
+  [[nodiscard]] GgufFileNames names_in_file() {
+    GgufFileNames names(layers());
+    for (const auto& [name, tensor] : table_.tensors) names.add(name, tensor.name_in_file);
+    learned_ = &names;
+    const Tensor none;
+    const auto learn = [&](bool layer, const std::string& rest) {
+      name_ = layer ? "blk.1." + rest : rest;
+      if (layer)
+        below_layer(1, rest, none);
+      else
+        outer(name_, none);
+    };
+    const auto learn_both = [&](bool layer, std::string_view name) {
+      learn(layer, std::string(name));
+      if (name.ends_with(".weight")) learn(layer, message(name.substr(0, name.size() - 7), ".bias"));
+    };
+    for (const std::string_view name : gguf_outer_names) learn_both(false, name);
+    for (const std::string_view name : gguf_layer_names) learn_both(true, name);
+    learned_ = nullptr;
+    return names;
+  }
+
+  std::string name_;                  // of the tensor in hand, in the file
+  GgufFileNames* learned_ = nullptr;  // where names alone are asked for
 };
 
 }  // namespace detail

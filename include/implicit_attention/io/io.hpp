@@ -10,6 +10,7 @@
 #include <implicit_attention/io/gguf_configuration.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_keys.hpp>
+#include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/gguf_names.hpp>
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/gguf_rwkv.hpp>

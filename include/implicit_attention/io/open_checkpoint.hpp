@@ -58,7 +58,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/gguf.hpp>
-#include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/pytorch.hpp>
@@ -148,6 +148,22 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
   return folder / found.front();
 }
 
+/// What came in the place of a model, in words.
+[[nodiscard]] inline std::string unknown_content(std::string_view bytes) {
+  if (bytes.empty()) return "it is empty";
+  struct Known {
+    std::string_view begins, is;
+  };
+  for (const Known& known :
+       {Known{"\x1F\x8B", "gzip"}, Known{"\xFD\x37zXZ", "xz"}, Known{"\x28\xB5\x2F\xFD", "zstd"}, Known{"BZh", "bzip2"}})
+    if (bytes.starts_with(known.begins)) return message("it is compressed by ", known.is, "; decompress it first");
+  const std::string_view text = bytes.substr(std::min(bytes.find_first_not_of(" \t\r\n"), bytes.size()));
+  if (text.starts_with("<!DOCTYPE") || text.starts_with("<!doctype") || text.starts_with("<html"))
+    return "it is a web page, as a download that failed leaves it";
+  constexpr std::size_t most = 16;
+  return message("it begins with \"", printable(bytes.substr(0, most)), "\"");
+}
+
 template <Real Scalar>
 void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
@@ -202,8 +218,8 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
       break;
   }
   raise(ErrorKind::file,
-        message(where, ": is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format",
-                file->size() == 0 ? "; it is empty" : ""));
+        message(where, ": is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; ",
+                unknown_content(file->text())));
 }
 
 }  // namespace detail

@@ -149,7 +149,7 @@ class Pickle {
   // `function(*arguments)`, for the functions that are known.
   void call(std::string_view function, std::span<const std::uint32_t> arguments, int depth = 0) {
     const auto expect = [&](bool right) {
-      if (!right) fail(message(function, ": other arguments than expected"));
+      if (!right) fail(message(printable(function), ": other arguments than expected"));
     };
     if (function == "collections.OrderedDict") {
       if (arguments.empty()) return push(Kind::dictionary);
@@ -188,7 +188,7 @@ class Pickle {
       }
       return push_items(Kind::tensor, std::move(parts));
     }
-    fail(message("the pickle calls ", function.empty() ? "something that is no function" : function, ", which makes no tensor"));
+    fail(message("the pickle calls ", function.empty() ? "something that is no function" : printable(function), ", which makes no tensor"));
   }
 
   void persistent() {

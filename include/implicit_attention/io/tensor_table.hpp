@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -32,12 +33,15 @@ struct CheckpointTensor {
   double factor = 1;                                       ///< what every number is multiplied by, a power of two or -1
   bool logarithm = false;                                  ///< then the logarithm is taken, in double precision
   std::string unreadable;                                  ///< a type that cannot be read, by its name in the file
+  std::string name_in_file;                                ///< empty: as the table has it
 };
 
 /// The tensors of a checkpoint by name, and where they are.
 struct TensorTable {
   std::string where;
   std::map<std::string, CheckpointTensor, std::less<>> tensors;
+  std::function<std::string(std::string_view)> name_of_absent =
+      {};  ///< what the file would call a tensor that is not there; null: the same
 };
 
 namespace detail {
@@ -179,15 +183,20 @@ class TableSource final : public TensorSource<Scalar> {
   }
   [[nodiscard]] Array<Scalar> read(std::string_view name) const override {
     const CheckpointTensor* found = find(name);
-    if (found == nullptr) raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name), " is missing"));
+    if (found == nullptr) raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name_in_file(name)), " is missing"));
     if (!found->unreadable.empty())
-      raise(ErrorKind::file,
-            message(table_.where, ": tensor ", printable(name), " is ", printable(found->unreadable), ", a type that is not read here"));
+      raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name_in_file(name)), " is ", printable(found->unreadable),
+                                     ", a type that is not read here"));
     return detail::read_tensor<Scalar>(*found);
   }
   [[nodiscard]] std::optional<StoredTensor> stored(std::string_view name) const override {
     const CheckpointTensor* found = find(name);
     return found == nullptr ? std::nullopt : detail::stored_tensor(*found);
+  }
+  [[nodiscard]] std::string name_in_file(std::string_view name) const override {
+    const CheckpointTensor* found = find(name);
+    std::string own = found != nullptr ? found->name_in_file : table_.name_of_absent ? table_.name_of_absent(name) : std::string();
+    return own.empty() || own == name ? std::string(name) : message(own, " (", name, ")");
   }
   [[nodiscard]] const TensorTable& table() const { return table_; }
 

@@ -57,6 +57,8 @@ class Tokenizer {
   /// Whether the kind is known; else `fit` will say.
   [[nodiscard]] bool decided() const { return !nothing_found_ || size_ > 0; }
   [[nodiscard]] TokenizerKind kind() const { return kind_; }
+  /// The largest id that text can become; nothing where words, symbols or bytes are tokens, whose ids are checked by `fit`, or none.
+  [[nodiscard]] std::optional<Index> largest_id() const;
   /// 0 until it is known.
   [[nodiscard]] Index vocabulary_size() const { return size_; }
   /// The tokens of vocab.json; empty where there is another tokenizer.
@@ -211,6 +213,9 @@ IMPLICIT_ATTENTION_IO_BODY std::vector<Index> Tokenizer::encode(std::string_view
   return ids;
 }
 
+IMPLICIT_ATTENTION_IO_BODY std::optional<Index> Tokenizer::largest_id() const {
+  return codec_ ? std::optional(codec_->largest_id()) : std::nullopt;
+}
 IMPLICIT_ATTENTION_IO_BODY std::vector<Index> Tokenizer::before() const { return codec_ ? codec_->before() : std::vector<Index>(); }
 
 IMPLICIT_ATTENTION_IO_BODY std::string Tokenizer::decode(const std::vector<Index>& ids) const {

@@ -61,11 +61,12 @@ template <Real S>
 [[nodiscard]] Array<S> read_decay_rate(const PrefixedTensors<S>& tensors, std::size_t axes, const std::string& rate = "A") {
   if (tensors.has(rate + "_log") || !tensors.has(rate)) return tensors.required(rate + "_log", axes);
   const Array<S> stored = tensors.required(rate, axes);
+  NamesRead::add(tensors.source(), tensors.prefix(), rate, rate + "_log");
   Matrix<S> logarithms(stored.rows(), stored.cols());
   for (Index row = 0; row < stored.rows(); ++row)
     for (Index column = 0; column < stored.cols(); ++column) {
       if (!(stored(row, column) <= 0))
-        raise(ErrorKind::value, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), rate, " has ", stored(row, column),
+        raise(ErrorKind::value, message(tensors.source().where(), ": tensor ", tensors.name_in_file(rate), " has ", stored(row, column),
                                         " in row ", row, ", column ", column, ", expected no number above 0: it is -exp(A_log)"));
       logarithms(row, column) = std::log(-stored(row, column));
     }

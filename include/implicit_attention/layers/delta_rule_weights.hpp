@@ -56,12 +56,12 @@ void DeltaRuleWeights<Scalar>::read_convolutions(const PrefixedTensors<Scalar>& 
   }
   const Index keys = k_proj_weight.rows(), rows = 2 * keys + v_proj_weight.rows();
   const Array<Scalar> weight = tensors.required("conv1d.weight"), bias = tensors.optional("conv1d.bias", 1);
-  check_shape(tensors.source().where(), tensors.prefix_in_file() + "conv1d.weight", weight, rows, weight.cols(),
+  check_shape(tensors.source().where(), tensors.name_in_file("conv1d.weight"), weight, rows, weight.cols(),
               "(rows of q, k and v, convolution width)");
   q_conv1d_weight = weight.middle_rows(0, keys);
   k_conv1d_weight = weight.middle_rows(keys, keys);
   v_conv1d_weight = weight.middle_rows(2 * keys, rows - 2 * keys);
-  detail::check_bias(tensors.source().where(), tensors.prefix_in_file() + "conv1d.bias", bias, rows, "rows of q, k and v");
+  detail::check_bias(tensors.source().where(), tensors.name_in_file("conv1d.bias"), bias, rows, "rows of q, k and v");
   q_conv1d_bias = bias.middle_columns(0, keys);
   k_conv1d_bias = bias.middle_columns(keys, keys);
   v_conv1d_bias = bias.middle_columns(2 * keys, rows - 2 * keys);

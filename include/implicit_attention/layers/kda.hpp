@@ -113,9 +113,8 @@ Kda<S> Kda<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
     const bool full = tensors.has(name + "_proj.weight"),
                numbered = tensors.has(name + "_proj.0.weight") || tensors.has(name + "_proj.1.weight");
     if (!full && !numbered && !tensors.has(name + "_a_proj.weight") && !tensors.has(name + "_b_proj.weight"))
-      raise(ErrorKind::file,
-            message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), name,
-                    "_a_proj.weight is missing, and so are its other forms, ", name, "_proj.weight and ", name, "_proj.0.weight"));
+      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name + "_a_proj.weight"),
+                                     " is missing, and so are its other forms, ", name, "_proj.weight and ", name, "_proj.0.weight"));
     const std::string last = name + (full ? "_proj" : numbered ? "_proj.1" : "_b_proj");
     if (!full) down = tensors.required(name + (numbered ? "_proj.0.weight" : "_a_proj.weight"), 2);
     up = tensors.required(last + ".weight", 2);

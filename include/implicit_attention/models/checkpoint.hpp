@@ -63,11 +63,12 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
     if (ends("rotary_emb.inv_freq") || ends("rotary_emb.cos_cached") || ends("rotary_emb.sin_cached") || ends("num_batches_tracked"))
       continue;
     if (is_beside_the_text(name)) continue;
-    if (++count <= 3) left += message(left.empty() ? "" : ", ", printable(name));
+    if (++count <= 3) left += message(left.empty() ? "" : ", ", printable(watched.name_in_file(name)));
   }
   if (count == 0) return;
-  raise(ErrorKind::file, message(watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture,
-                                 " (", left, count > 3 ? ", ..." : "", "): what they do would be missing from the model"));
+  raise(ErrorKind::file,
+        message(watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture, " (", left,
+                count > 3 ? ", ..." : "", "): what ", count == 1 ? "it does" : "they do", " would be missing from the model"));
 }
 
 /// The same for a layer that is read by itself: of the tensors below its prefix.
@@ -75,8 +76,8 @@ template <Real Scalar>
 void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
   for (const std::string& name : watched.unused())
     if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
-      raise(ErrorKind::file,
-            message(watched.where(), ": tensor ", printable(name), " is not used by a ", title, " layer: what it does would be missing"));
+      raise(ErrorKind::file, message(watched.where(), ": tensor ", printable(watched.name_in_file(name)), " is not used by a ", title,
+                                     " layer: what it does would be missing"));
 }
 
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are
@@ -126,8 +127,7 @@ void expect_tensors(const Configuration& configuration, std::initializer_list<st
                     const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names) {
     const bool there = tensors.has(name);
-    expect_boolean(configuration, spellings, there,
-                   message("tensor ", tensors.prefix_in_file(), name, there ? " is there" : " is missing"));
+    expect_boolean(configuration, spellings, there, message("tensor ", tensors.name_in_file(name), there ? " is there" : " is missing"));
   }
 }
 
@@ -143,7 +143,7 @@ template <Real Scalar>
 void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names)
     if (!tensors.has(name))
-      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), name, " is missing"));
+      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is missing"));
 }
 
 /// The same of tensors that a boolean key leaves out where it is false. Without the key they are there, as they are by default in the public
@@ -154,7 +154,7 @@ void expect_present_unless(const Configuration& configuration, std::string_view 
   if (configuration.has(key)) return expect_tensors(configuration, {key}, tensors, names);
   for (const std::string_view name : names)
     if (!tensors.has(name))
-      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), name,
+      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name),
                                      " is missing; a layer without it has ", key, " false in its configuration"));
 }
 
@@ -164,8 +164,8 @@ void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names)
   for (const std::string_view name : names)
     for (const std::string_view other : names)
       if (tensors.has(name) && !tensors.has(other))
-        raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), other, " is missing, and ",
-                                       tensors.prefix_in_file(), name, " is there: public layers have both or none"));
+        raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(other), " is missing, and ",
+                                       tensors.name_in_file(name), " is there: public layers have both or none"));
 }
 
 /// An integer that shapes cannot tell and that the public files always have.

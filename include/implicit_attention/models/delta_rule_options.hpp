@@ -107,7 +107,7 @@ template <Real Scalar>
   // Qwen's layers have both, joined with other weights.
   const auto expect_part = [&](std::string_view key, const Array<Scalar>& weight, std::string_view name) {
     expect_boolean(configuration, {key}, !weight.empty(),
-                   message("tensor ", tensors.prefix_in_file(), name, weight.empty() ? " is missing" : " is there"));
+                   message("tensor ", tensors.name_in_file(name), weight.empty() ? " is missing" : " is there"));
   };
   expect_part("use_gate", layer.weights().g_proj_weight, qwen ? "in_proj_*" : "g_proj.weight");
   expect_part("use_beta", layer.weights().b_proj_weight, qwen ? "in_proj_*" : "b_proj.weight");
@@ -132,7 +132,7 @@ template <Real Scalar>
   ignore_keys(configuration, {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"});  // of the whole model
   const bool full_rank = tensors.has("g_proj.weight");
   expect_boolean(configuration, {"linear_attn_config.use_full_rank_gate"}, full_rank,
-                 message("tensor ", tensors.prefix_in_file(), "g_proj.weight is ", full_rank ? "there" : "missing"));
+                 message("tensor ", tensors.name_in_file("g_proj.weight"), " is ", full_rank ? "there" : "missing"));
   if (configuration.text({"model_type"}) == "kimi_linear") expect_delta_rule_tensors(tensors, false);
   Kda<Scalar> layer = Kda<Scalar>::from_tensors(tensors, options);
   expect_delta_rule(configuration, layer);

@@ -135,7 +135,7 @@ template <Real S>
 ChannelMixing<S> ChannelMixing<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
   Weights w;
   const auto choose = [&](std::string_view one, std::string_view other) { return tensors.has(one) ? one : other; };
-  const bool seventh = tensors.has("x_k"), sixth = tensors.has("time_maa_k");
+  const bool seventh = tensors.has("x_k"), sixth = tensors.has("time_maa_k") || tensors.has("time_maa_r");
   w.mixes_weigh_previous = seventh || sixth;
   w.time_mix_key = tensors.required(seventh ? "x_k" : sixth ? "time_maa_k" : choose("time_mix_k", "time_mix_key"));
   w.key_weight = tensors.required("key.weight", 2);

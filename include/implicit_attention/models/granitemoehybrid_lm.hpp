@@ -21,7 +21,7 @@ template <Real S>
   expect_integer(configuration, {"shared_intermediate_size"}, shared.inner_width(), "half of the rows of shared_mlp.input_linear.weight");
   const PrefixedTensors<S> sparse = block.below("block_sparse_moe.");
   if (!has_experts(sparse)) {
-    expect_integer(configuration, {"num_local_experts"}, 0, message("tensor ", sparse.prefix_in_file(), "router.layer.weight is missing"));
+    expect_integer(configuration, {"num_local_experts"}, 0, message("tensor ", sparse.name_in_file("router.layer.weight"), " is missing"));
     return feed_forward_part(std::move(shared));
   }
   typename MixtureOfExperts<S>::Weights w;

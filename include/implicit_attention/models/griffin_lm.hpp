@@ -43,7 +43,7 @@ template <Real Scalar>
   const auto divided = [&](std::string_view key, Index value) {
     if (value < 1 || queries % value != 0)
       raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected a divisor of ", queries, ": ",
-                                      source.name_in_file(prefix), "q_proj.weight has that many rows"));
+                                      source.name_in_file(prefix + "q_proj.weight"), " has that many rows"));
     return value;
   };
   if (const auto heads = configuration.integer({"num_attention_heads"})) return divided("num_attention_heads", *heads);

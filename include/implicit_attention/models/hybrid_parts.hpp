@@ -108,7 +108,7 @@ template <Real S>
   const Index rows = tensors.required("q_proj.weight", 2).rows();
   if (rows % heads != 0)
     raise(ErrorKind::value, message(configuration.where(), ": key num_attention_heads is ", heads, ", expected a divisor of ", rows, ": ",
-                                    tensors.prefix_in_file(), "q_proj.weight has that many rows"));
+                                    tensors.name_in_file("q_proj.weight"), " has that many rows"));
   return heads;
 }
 
@@ -122,7 +122,7 @@ template <Real S>
                        std::string_view(tensors.has("out_proj.weight") ? "out_proj.bias" : "o_proj.bias")};
   expect_together(tensors, biases);
   SoftmaxAttention<S> mixer = SoftmaxAttention<S>::from_tensors(tensors, options);
-  check_shape(tensors.source().where(), tensors.prefix_in_file() + (tensors.has("out_proj.weight") ? "out_proj.weight" : "o_proj.weight"),
+  check_shape(tensors.source().where(), tensors.name_in_file(tensors.has("out_proj.weight") ? "out_proj.weight" : "o_proj.weight"),
               mixer.output_projection(), output_width == 0 ? mixer.width() : output_width, mixer.channels(), "(width, heads * head size)");
   expect_integer(configuration, {"num_key_value_heads"}, mixer.key_heads(), "k_proj.weight has rows for that many heads");
   expect_integer(configuration, {"head_dim", "attention_head_dim"}, mixer.head_size(), "q_proj.weight has that many rows a head");
@@ -204,7 +204,7 @@ template <Real S>
   expect_together(tensors, biases);
   GatedFeedForward<S> part = GatedFeedForward<S>::from_tensors(tensors, Function::silu);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "the feed-forward parts' activation");
-  expect_integer(configuration, {width_key}, part.inner_width(), message(tensors.prefix_in_file(), "up_proj.weight has that many rows"));
+  expect_integer(configuration, {width_key}, part.inner_width(), message(tensors.name_in_file("up_proj.weight"), " has that many rows"));
   expect_tensors(configuration, {"mlp_bias"}, tensors, biases);
   return gate_scale == S(1) ? part : GatedFeedForward<S>(part.weights(), Function::silu, gate_scale);
 }
@@ -215,7 +215,7 @@ template <Real S>
                                                    Function function) {
   const Array<S> weight = tensors.required(gate_up, 2);
   if (weight.rows() % 2 != 0)
-    raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.prefix_in_file(), gate_up, " has ", weight.rows(),
+    raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.name_in_file(gate_up), " has ", weight.rows(),
                                     " rows, expected an even number: the gate's, then the up projection's"));
   typename GatedFeedForward<S>::Weights w;
   w.gate_proj_weight = weight.middle_rows(0, weight.rows() / 2);

@@ -29,7 +29,7 @@ template <Real Scalar>
   // Every key has two spellings, the checkpoint's own and that of transformers, which reads both; they must agree.
   expect_integer(configuration, {"n_routed_experts", "num_local_experts"}, w.router_weight.rows(), "the router has that many rows");
   expect_integer(configuration, {"num_shared_experts", "n_shared_experts"}, w.shared ? w.shared->inner_width() / inner : 0,
-                 message(tensors.prefix_in_file(), "shared_experts is as wide as that many experts"));
+                 message(tensors.name_in_file("shared_experts"), " is as wide as that many experts"));
   expect_text(configuration, "moe_router_activation_func", {"sigmoid"}, "no other scores of experts are read here");
   options.scores = RouterScores::sigmoid;
   options.choice.chosen = required_integer(configuration, {"num_experts_per_token", "num_experts_per_tok"});

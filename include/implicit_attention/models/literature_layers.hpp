@@ -120,7 +120,7 @@ template <Real S>
     const Index keys = tensors.required("f_proj.weight", 2).rows();
     if (*ratio < 1 || keys % *ratio != 0)
       raise(ErrorKind::value, message(configuration.where(), ": key expand_ratio is ", *ratio, ", expected a divisor of ", keys, ": ",
-                                      tensors.prefix_in_file(), "f_proj.weight has that many rows"));
+                                      tensors.name_in_file("f_proj.weight"), " has that many rows"));
     options.heads = keys / *ratio;
   } else {
     options.heads = required_integer(configuration, {"num_heads"});
@@ -183,9 +183,9 @@ template <Real S>
   expect_integer(configuration, {"d_state", "state_size"}, layer.state(), "B_norm.weight is that long");
   expect_share(configuration, {"expand"}, layer.channels(), layer.width());
   const bool mimo = tensors.has("mimo_x"), normed = tensors.has("norm.weight");
-  expect_boolean(configuration, {"is_mimo"}, mimo, message("tensor ", tensors.prefix_in_file(), "mimo_x is ", mimo ? "there" : "missing"));
+  expect_boolean(configuration, {"is_mimo"}, mimo, message("tensor ", tensors.name_in_file("mimo_x"), " is ", mimo ? "there" : "missing"));
   expect_boolean(configuration, {"is_outproj_norm"}, normed,
-                 message("tensor ", tensors.prefix_in_file(), "norm.weight is ", normed ? "there" : "missing"));
+                 message("tensor ", tensors.name_in_file("norm.weight"), " is ", normed ? "there" : "missing"));
   expect_integer(configuration, {"rank"}, layer.rank(), "B_bias has that many rows a head");
   // The public code's rank is of no meaning where is_mimo is false.
   if (configuration.boolean({"is_mimo"}).value_or(true))

@@ -91,7 +91,7 @@ template <Real Scalar>
   if (const ModelFamily<Scalar>* const family = detail::family_of<Scalar>(unwrapped, configuration, stored)) {
     LanguageModel<Scalar> model = family->load(detail::tensors_as_of<Scalar>(*family, unwrapped, stored), configuration);
     detail::expect_all_used(watched, family->architecture);
-    detail::expect_same_biases(source.names(), source.where());
+    detail::expect_same_biases(source);
     detail::expect_all_understood(configuration, family->architecture);
     return model;
   }

@@ -51,15 +51,15 @@ template <Real S>
   else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
     if (shared != 8 * 128)
       raise(ErrorKind::value,
-            message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ", tensors.prefix_in_file(),
-                    "conv1d.weight has ", shared, " rows for B, and 8 groups of 128 without them"));
+            message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ",
+                    tensors.name_in_file("conv1d.weight"), " has ", shared, " rows for B, and 8 groups of 128 without them"));
     options.groups = 8;
   }
   // As double: the product of any two numbers that a file may hold.
   const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
   if (state && (*state < 1 || product != static_cast<double>(shared)))
     raise(ErrorKind::value, message(configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", product,
-                                    ", expected ", shared, ": ", tensors.prefix_in_file(), "conv1d.weight has that many rows for B"));
+                                    ", expected ", shared, ": ", tensors.name_in_file("conv1d.weight"), " has that many rows for B"));
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);
@@ -80,7 +80,7 @@ template <Real S>
 
 /// Holds the keys of all dialects against one mixer's weights, and the tensors that the keys promise.
 template <Real S>
-void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mixer, const std::string& prefix) {
+void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mixer, const PrefixedTensors<S>& tensors) {
   const auto& w = mixer.weights();
   const Index head_size = mixer.channels() / mixer.heads();
   expect_integer(configuration, {"num_heads", "mamba_num_heads", "mamba_n_heads", "n_mamba_heads"}, mixer.heads(),
@@ -110,7 +110,8 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
     if (key == "mamba_hidden_act" || configuration.text({"model_type"}) != "zamba2")  // there it is the feed-forward part's
       expect_text(configuration, key, {"silu", "swish"}, "Mamba-2's activation");
   const auto expect_tensor = [&](std::initializer_list<std::string_view> keys, const char* name, const Array<S>& tensor) {
-    expect_boolean(configuration, keys, !tensor.empty(), message("tensor ", prefix, name, tensor.empty() ? " is missing" : " is there"));
+    expect_boolean(configuration, keys, !tensor.empty(),
+                   message("tensor ", tensors.name_in_file(name), tensor.empty() ? " is missing" : " is there"));
   };
   expect_tensor({"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, "conv1d.bias", w.conv1d_bias);
   // Of Nemotron-H's two keys use_bias counts where it is there: transformers writes the other one and reads it nowhere.
@@ -132,7 +133,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
     expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
   const bool may_lack = configuration.has("mamba_rms_norm") || configuration.has("ssm_cfg.rmsnorm") || configuration.has("rms_norm") ||
                         configuration.text({"model_type"}).value_or("falcon_h1") == "falcon_h1";
-  if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", prefix, "norm.weight is missing"));
+  if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", tensors.name_in_file("norm.weight"), " is missing"));
 }
 
 /// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `ssm_multipliers`, if there are any, are those of in_proj's rows for
@@ -143,7 +144,7 @@ template <Real S>
   if (!configuration.has("projectors_bias") && configuration.text({"model_type"}) != "falcon_h1")
     expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));
-  expect_mamba2_layer(configuration, mixer, tensors.prefix_in_file());
+  expect_mamba2_layer(configuration, mixer, tensors);
   const std::vector<double> multipliers = read_factors<S>(configuration, "ssm_multipliers", 5);
   if (!configuration.has("ssm_multipliers") && input_multiplier == 1) return mixer;
   const S factor = static_cast<S>(input_multiplier);

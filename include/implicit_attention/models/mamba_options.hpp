@@ -66,7 +66,7 @@ template <Real Scalar>
   else if (type == "jamba")
     static_cast<void>(tensors.required("dt_layernorm.weight", 1));
   expect_boolean(configuration, {"mamba_inner_layernorms"}, weighted,
-                 message("tensor ", tensors.prefix_in_file(), "dt_layernorm.weight is ", weighted ? "there" : "missing"));
+                 message("tensor ", tensors.name_in_file("dt_layernorm.weight"), " is ", weighted ? "there" : "missing"));
   if (weighted || options.inner_norms)
     options.inner_norm_eps =
         weighted ? positive_number(configuration, {"rms_norm_eps", "layer_norm_epsilon", "norm_epsilon"}, type == "jamba" ? 1e-6 : 1e-5)

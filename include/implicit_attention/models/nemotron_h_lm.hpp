@@ -45,7 +45,7 @@ template <Real S>
   const Index shared = configuration.integer({"n_shared_experts"}).value_or(w.shared ? 1 : 0);
   if ((shared > 0) != w.shared.has_value())
     contradiction(configuration, "n_shared_experts", shared, Index(w.shared ? 1 : 0),
-                  message("tensor ", tensors.prefix_in_file(), "shared_experts.up_proj.weight is ", w.shared ? "there" : "missing"));
+                  message("tensor ", tensors.name_in_file("shared_experts.up_proj.weight"), " is ", w.shared ? "there" : "missing"));
   if (const auto size = configuration.integer({"moe_shared_expert_intermediate_size"});
       size && w.shared && w.shared->inner_width() != *size)
     expect_integer(configuration, {"moe_shared_expert_intermediate_size"}, w.shared->inner_width() / shared,

@@ -99,14 +99,15 @@ class RenamedTensors final : public TensorSource<Scalar> {
 }
 
 /// Fails where one layer lacks a bias that another layer with the same other tensors has: it was lost, and would be taken for zero.
-inline void expect_same_biases(const std::vector<std::string>& names, std::string_view where) {
+template <class Scalar>
+void expect_same_biases(const TensorSource<Scalar>& source) {
   const auto weight_of = [](const std::string& bias) { return bias.substr(0, bias.size() - 4) + "weight"; };
   struct Layer {
     std::string prefix;
     std::set<std::string> biases, others;
   };
   std::map<std::string, Layer> layers;
-  for (const std::string& name : names)
+  for (const std::string& name : source.names())
     for (const std::string_view word : {"layers.", "blocks."}) {
       const std::size_t at = name.find(word);
       if (at == std::string::npos || (at != 0 && name[at - 1] != '.')) continue;
@@ -131,8 +132,8 @@ inline void expect_same_biases(const std::vector<std::string>& names, std::strin
     for (const auto& [has, lacks] : {std::pair(&before, &layer), std::pair(&layer, &before)})
       for (const std::string& bias : has->biases)
         if (lacks->biases.find(bias) == lacks->biases.end() && lacks->others.find(weight_of(bias)) != lacks->others.end())
-          raise(ErrorKind::file, message(where, ": tensor ", lacks->prefix, bias, " is missing, which ", has->prefix,
-                                         " has and the layers are of one kind: it was lost, and would be taken for zero"));
+          raise(ErrorKind::file, message(source.where(), ": tensor ", source.name_in_file(lacks->prefix + bias), " is missing, which ",
+                                         has->prefix, " has and the layers are of one kind: it was lost, and would be taken for zero"));
   }
 }
 

@@ -62,9 +62,9 @@ template <Real Scalar>
     const PrefixedTensors<Scalar> shared(source, shared_prefixes[static_cast<std::size_t>(visit % blocks)]);
     const PrefixedTensors<Scalar> attends = shared.below("self_attn."), feeds = shared.below("feed_forward.");
     const bool adapted = attends.has(message("linear_q_adapter_list.", visit, ".0.weight"));
-    detail::expect_boolean(
-        configuration, {"use_shared_attention_adapter"}, adapted,
-        message("tensor ", attends.prefix_in_file(), "linear_q_adapter_list.", visit, ".0.weight is ", adapted ? "there" : "missing"));
+    detail::expect_boolean(configuration, {"use_shared_attention_adapter"}, adapted,
+                           message("tensor ", attends.name_in_file(message("linear_q_adapter_list.", visit, ".0.weight")), " is ",
+                                   adapted ? "there" : "missing"));
     const Index heads = detail::required_integer(configuration, {"num_attention_heads"});
     attention.scale = 1 / std::sqrt(static_cast<double>(width) / static_cast<double>(heads));  // half of the head size 2 D / heads
     SoftmaxAttention<Scalar> plain = detail::read_attention(attends, configuration, attention, width);

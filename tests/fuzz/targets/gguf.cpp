@@ -1,6 +1,6 @@
 // GGUF: key-values, tensors, and the translation of names and numbers.
 #include <implicit_attention/io/gguf.hpp>
-#include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
 #include <io/archives.hpp>
