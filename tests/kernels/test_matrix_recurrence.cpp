@@ -396,6 +396,41 @@ TEST_CASE("the gradient of a convolution's kernel is the double loop over its la
   }
 }
 
+TEMPLATE_TEST_CASE("single rows of softmax attention are the same bits whatever heads are asked for with them, of every head size", "",
+                   double, float) {
+  using Scalar = TestType;
+  constexpr Index tokens = 41;
+  for (const MatrixKind kind : {MatrixKind::softmax, MatrixKind::softmax_window, MatrixKind::softmax_both_ways})
+    for (const Index size : {1, 3, 4, 16, 19, 37}) {  // less than a register, some of them, and numbers that are left
+      SoftmaxRecurrence<Scalar> r = make_softmax<Scalar>(kind, tokens, 7);
+      Draw draw(static_cast<std::uint64_t>(size));
+      r.query = draw.normals<Scalar>(tokens, 4 * size);
+      r.key = draw.normals<Scalar>(tokens, 2 * size);
+      r.past_key = draw.normals<Scalar>(5, 2 * size);
+      r.past_value = draw.normals<Scalar>(5, 2 * 5);
+      r.check();
+      std::vector<Matrix<double>> expected;
+      for (Index head = 0; head < 4; ++head) expected.push_back(softmax_by_equation(r, head));
+      for (Index row = 0; row < tokens; ++row) {
+        INFO("kind " << static_cast<int>(kind) << ", size " << size << ", row " << row);
+        Matrix<Scalar> all(4, tokens), some(3, tokens), alone(1, tokens);
+        head_rows(SharedMatrix<Scalar>(r), {0, 1, 2, 3}, {row}, View<Scalar>(all), serial_executor());
+        head_rows(SharedMatrix<Scalar>(r), {0, 1, 3}, {row}, View<Scalar>(some), thread_executor(2));
+        Index differ = 0;
+        double error = 0;
+        for (Index head = 0; head < 4; ++head) {
+          head_rows(SharedMatrix<Scalar>(r), {head}, {row}, View<Scalar>(alone), serial_executor());
+          differ += alone.row(0) != all.row(head);
+          if (head != 2) differ += some.row(std::min(head, Index(2))) != all.row(head);
+          const Matrix<double> own = expected[static_cast<std::size_t>(head)].row(row).tail(tokens);
+          error = std::max(error, (alone.template cast<double>() - own).cwiseAbs().maxCoeff());
+        }
+        CHECK(differ == 0);
+        CHECK(error < (sizeof(Scalar) == 4 ? 2e-5 : 1e-14));
+      }
+    }
+}
+
 TEST_CASE("softmax attention takes in what was carried in, and its gradient is that of finite differences") {
   for (const MatrixKind kind : {MatrixKind::softmax, MatrixKind::softmax_window, MatrixKind::softmax_both_ways})
     for (const std::uint64_t seed : {1u, 2u}) {

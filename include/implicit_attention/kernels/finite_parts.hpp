@@ -47,12 +47,22 @@ template <Real Scalar>
   return finite;
 }
 
+/// One head by itself.
 template <Real Scalar>
-[[nodiscard]] HeadRecurrence<Scalar> finite_part(const HeadRecurrence<Scalar>& recurrence) {
+[[nodiscard]] HeadRecurrence<Scalar> finite_part(const HeadRecurrence<Scalar>& recurrence, Index head) {
   HeadRecurrence<Scalar> finite = recurrence;
-  finite.log_decay = finite_part(recurrence.log_decay, std::optional(-std::numeric_limits<Scalar>::infinity()));
-  for (Array<Scalar>* array : {&finite.query, &finite.key, &finite.key_scale, &finite.removal, &finite.probe, &finite.diagonal})
-    *array = finite_part(*array);
+  const Index states = recurrence.state, shared = recurrence.group(head) * states, own = head * states,
+              decays = recurrence.decay_by_state() ? states : 1;
+  finite.heads = finite.groups = 1;
+  finite.channels = recurrence.head_channels();
+  finite.log_decay =
+      finite_part(recurrence.log_decay.middle_columns(head * decays, decays), std::optional(-std::numeric_limits<Scalar>::infinity()));
+  finite.query = finite_part(recurrence.query.middle_columns(shared, states));
+  finite.key = finite_part(recurrence.key.middle_columns(shared, states));
+  finite.removal = finite_part(recurrence.removal.middle_columns(own, states));
+  finite.probe = finite_part(recurrence.probe.middle_columns(own, states));
+  finite.key_scale = finite_part(recurrence.key_scale.middle_columns(head, 1));
+  finite.diagonal = finite_part(recurrence.diagonal.middle_columns(head, 1));
   return finite;
 }
 

@@ -111,8 +111,8 @@ class HeadChunk {
   /// out_ as `read` makes it of the finite part of the recurrence and of what it is applied to.
   template <class Read>
   void read_finite(Matrix<Scalar> HeadChunk::*applied_to, const Read& read) {
-    if (!finite_) finite_ = finite_part(*r_);
-    HeadChunk finite(*finite_, head_);
+    if (!finite_) finite_ = finite_part(*r_, head_);
+    HeadChunk finite(*finite_, 0);
     finite.*applied_to = this->*applied_to;
     keep_finite(finite.*applied_to);
     read(finite);
@@ -204,7 +204,7 @@ class HeadChunk {
   }
 
   const HeadRecurrence<Scalar>* r_;
-  std::optional<HeadRecurrence<Scalar>> finite_;  // its finite part, once there is a number that is not
+  std::optional<HeadRecurrence<Scalar>> finite_;  // the head's finite part, once there is a number that is not
   Index head_, values_;
   bool diagonal_ = false, delta_ = false;
   HeadBlock<Scalar> block_;

@@ -173,11 +173,20 @@ class HeadColumns {
 template <Real Scalar>
 struct FiniteColumns {
   SurroundedMatrix<Scalar> part;
-  Index first;  ///< the first token of such a factor; the number of tokens where all are finite
+  Index first;  ///< the first token of such a factor; the number of tokens where the rows see none
 
-  explicit FiniteColumns(const SurroundedMatrix<Scalar>& surrounded) : part(surrounded), first(surrounded.recurrence.tokens) {
-    for (Array<Scalar>* array : {&part.activation, &part.column_weights})
-      if (const auto place = array->empty() ? std::nullopt : first_not_finite(**array)) first = std::min(first, place->first);
+  /// Of chosen channels and rows: what none of them reads may hold anything, and is not looked at.
+  FiniteColumns(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows)
+      : part(surrounded), first(surrounded.recurrence.tokens) {
+    if (channels.empty() || rows.empty()) return;
+    Index end = 0;  // factors are made of a few tokens beyond the last one that is seen, and asked whether they are finite
+    for (const Index row : rows) end = std::max(end, std::min(part.recurrence.last_seen(row) + part.width(), part.recurrence.tokens));
+    const auto [left, right] = std::minmax_element(channels.begin(), channels.end());
+    for (Array<Scalar>* array : {&part.activation, &part.column_weights}) {
+      if (array->empty()) continue;
+      if (const auto place = first_not_finite(array->matrix().block(0, *left, end, *right - *left + 1)))
+        first = std::min(first, place->first);
+    }
     if (!part.taps.empty() && !all_finite(*part.taps)) first = 0;
     if (first == surrounded.recurrence.tokens) return;
     part.activation = finite_part(part.activation);

@@ -252,7 +252,7 @@ void reduced_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<
   // Each run's rows are joined aside, where kernels may run over their ends, and stay there from batch of heads to batch of heads.
   Matrix<Scalar> joined(static_cast<Index>(rows.size()), detail::padded<Scalar>(tokens, width));
   joined.setConstant(initial);
-  const detail::FiniteColumns<Scalar> finite(surrounded);
+  const detail::FiniteColumns<Scalar> finite(surrounded, channels, rows);
   using Worker = detail::HeadReduction<Scalar, Reducer>;
   detail::each_row_run(recurrence, chosen.heads, rows, width, true, Worker::rows_of_a_run(surrounded), executor,
                        [&] { return Worker(surrounded, finite, chosen, reducer, joined); });

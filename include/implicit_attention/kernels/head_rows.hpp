@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -49,24 +50,15 @@ class HeadRows {
     heads_.resize(static_cast<std::size_t>(head_count));
     const Index count = static_cast<Index>(ranges_.size()), slices = (count + blocks_of_a_slice - 1) / blocks_of_a_slice;
     for (Factors& factors : heads_) resize(factors, ranges_.back().end, count);
-    const auto for_blocks = [&](const HeadRecurrence<Scalar>& of, const auto& body) {
-      executor(head_count * slices, [&](Index item) {
-        const Index head = item / slices, slice = item % slices;
-        HeadBlock<Scalar> block(of, first_head + head);
-        Work work;
-        for (Index b = slice * blocks_of_a_slice; b < std::min((slice + 1) * blocks_of_a_slice, count); ++b)
-          body(block, b, heads_[static_cast<std::size_t>(head)], work);
-      });
-    };
-    for_blocks(recurrence, [this](auto& block, Index b, Factors& factors, Work& work) { prepare(block, b, factors, work); });
-    const auto all_untouched = [this](const Factors& factors) {
-      for (std::size_t b = 0; b < ranges_.size(); ++b)
-        if (factors.untouched_end[b] != ranges_[b].end) return false;
-      return true;
-    };
-    if (std::all_of(heads_.begin(), heads_.end(), all_untouched)) return;
-    for_blocks(finite_part(recurrence),
-               [this](auto& block, Index b, Factors& factors, Work& work) { prepare_untouched(block, b, factors, work); });
+    executor(head_count * slices, [&](Index item) {
+      const Index head = item / slices, begin = item % slices * blocks_of_a_slice;
+      Factors& factors = heads_[static_cast<std::size_t>(head)];
+      HeadBlock<Scalar> block(recurrence, first_head + head);
+      Work work;
+      for (Index b = begin; b < std::min(begin + blocks_of_a_slice, count); ++b)
+        factors.seen_finite[static_cast<std::size_t>(b)] = prepare(block, b, factors, work);
+    });
+    executor(head_count, [&](Index head) { prepare_untouched(heads_[static_cast<std::size_t>(head)], first_head + head); });
   }
 
   /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.
@@ -144,7 +136,8 @@ class HeadRows {
     factors.untouched_end.resize(static_cast<std::size_t>(blocks));
   }
 
-  void prepare(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
+  /// Returns whether later rows can be led over the block.
+  [[nodiscard]] bool prepare(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
     const TokenRange& range = ranges_[static_cast<std::size_t>(index)];
     block.load(range);
     const Index n = range.count(), first = range.first, late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
@@ -191,23 +184,27 @@ class HeadRows {
       finite = finite && all_finite(step) && all_finite(work.inverse);
     }
     finite = finite && all_finite(factors.decay.row(index));
-    factors.seen_finite[static_cast<std::size_t>(index)] = finite;
     factors.untouched_end[static_cast<std::size_t>(index)] = all_finite(own) && all_finite(start) ? range.end : first;
     if (!r_->diagonal.empty())
       for (Index t = 0; t < n; ++t) own(t, t) = r_->diagonal(first + t, first_head_ + head_of(factors));
     for (Index t = 0; t < n; ++t) own.row(t).tail(n - 1 - t).setZero();
+    return finite;
   }
-  /// A block's own rows before its first number that is not finite, as if that were another one; `block` is of the finite part.
-  void prepare_untouched(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
-    const std::size_t b = static_cast<std::size_t>(index);
-    Index end = ranges_[b].first;
-    if (factors.untouched_end[b] == ranges_[b].end) return;
-    while (end < ranges_[b].end && is_finite_token(*r_, first_head_ + head_of(factors), end)) ++end;
-    if (end == ranges_[b].first || end == ranges_[b].end) return;
-    const char seen_finite = factors.seen_finite[b];
-    prepare(block, index, factors, work);
-    factors.untouched_end[b] = std::min(factors.untouched_end[b], end);
-    factors.seen_finite[b] = seen_finite;
+  /// The own rows of a head's blocks before their first number that is not finite, as if that were another one.
+  void prepare_untouched(Factors& factors, Index head) const {
+    std::optional<HeadRecurrence<Scalar>> finite;
+    Work work;
+    for (std::size_t b = 0; b < ranges_.size(); ++b) {
+      const TokenRange& range = ranges_[b];
+      if (factors.untouched_end[b] == range.end) continue;
+      Index end = range.first;
+      while (end < range.end && is_finite_token(*r_, head, end)) ++end;
+      if (end == range.first || end == range.end) continue;
+      if (!finite) finite = finite_part(*r_, head);
+      HeadBlock<Scalar> block(*finite, 0);
+      static_cast<void>(prepare(block, static_cast<Index>(b), factors, work));  // rows behind the number are not led over the block
+      factors.untouched_end[b] = std::min(factors.untouched_end[b], end);
+    }
   }
   [[nodiscard]] Index head_of(const Factors& factors) const { return static_cast<Index>(&factors - heads_.data()); }
 

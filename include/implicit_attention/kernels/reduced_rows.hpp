@@ -268,28 +268,32 @@ void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel,
   for (Index token = 0; token <= row; ++token) joined[token] = join(joined[token], entries[token]);
 }
 
-/// Joins the rows of channels that hold numbers that are not finite to those of the others in `out`. Rows before the first such number are
-/// of all channels as if it were another one, as `reduce_finite(plan, out)` makes them.
-template <Real Scalar, class Reducer, class ReduceFinite>
-void reduce_spoilt(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels,
-                   const std::vector<SpoiltChannel>& spoilt, const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out,
-                   const Executor& executor, const Reducer& join, const ReduceFinite& reduce_finite) {
+/// The same where some channels hold numbers that are not finite. Rows before the first such number are of all channels as if it were another
+/// one; in those from it on, these channels' are made by the plain walk, and joined to the others'.
+template <Real Scalar, class Reducer>
+void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<SpoiltChannel>& spoilt,
+                   const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, const Executor& executor,
+                   const Reducer& join, Scalar initial) {
+  const SurroundedDiagonal<Scalar>& surrounded = plan.surrounded();
   Index first = surrounded.recurrence.tokens;
   for (const SpoiltChannel& channel : spoilt) first = std::min(first, channel.first);
-  Matrix<Scalar> untouched;
+  const auto row_at = [&](Index place) { return rows[static_cast<std::size_t>(place)]; };
+  RowsByBlock before = wanted, after = wanted;
+  for (std::vector<Index>& places : before.places) std::erase_if(places, [&](Index place) { return row_at(place) >= first; });
+  for (std::vector<Index>& places : after.places) std::erase_if(places, [&](Index place) { return row_at(place) < first; });
   if (first > 0) {
-    untouched = large_matrix<Scalar>(out.rows(), out.cols(), "reduced map");
     const SurroundedDiagonal<Scalar> finite = finite_part(surrounded);
-    reduce_finite(BlockPlan<Scalar>(finite), View<Scalar>(untouched));
+    reduce_blocks(BlockPlan<Scalar>(finite), channels, before, rows, out, executor, join, initial);
   }
-  for (const std::vector<Index>& block : wanted.places)
-    executor(static_cast<Index>(block.size()), [&](Index index) {
-      const Index place = block[static_cast<std::size_t>(index)], row = rows[static_cast<std::size_t>(place)];
-      if (row < first)
-        out.row(place) = untouched.row(place);
-      else
-        for (const SpoiltChannel& channel : spoilt)
-          join_plain_row(surrounded, channels[static_cast<std::size_t>(channel.place)], row, out.data() + place * out.outerStride(), join);
+  std::vector<Index> others = channels;
+  for (auto channel = spoilt.rbegin(); channel != spoilt.rend(); ++channel) others.erase(others.begin() + channel->place);
+  reduce_blocks(plan, others, after, rows, out, executor, join, initial);
+  for (const std::vector<Index>& places : after.places)
+    executor(static_cast<Index>(places.size()), [&](Index index) {
+      const Index place = places[static_cast<std::size_t>(index)];
+      for (const SpoiltChannel& channel : spoilt)
+        join_plain_row(surrounded, channels[static_cast<std::size_t>(channel.place)], row_at(place), out.data() + place * out.outerStride(),
+                       join);
     });
 }
 
@@ -324,13 +328,10 @@ void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vecto
   const detail::RowsByBlock wanted(plan, rows);
   if (wanted.any_block) {
     const std::vector<detail::SpoiltChannel> spoilt = detail::not_finite_channels(surrounded, channels);
-    std::vector<Index> others = channels;
-    for (auto channel = spoilt.rbegin(); channel != spoilt.rend(); ++channel) others.erase(others.begin() + channel->place);
-    detail::reduce_blocks(plan, others, wanted, rows, out, executor, join, initial);
-    if (!spoilt.empty())
-      detail::reduce_spoilt(surrounded, channels, spoilt, wanted, rows, out, executor, join, [&](const auto& finite_plan, View<Scalar> to) {
-        detail::reduce_blocks(finite_plan, channels, wanted, rows, to, executor, join, initial);
-      });
+    if (spoilt.empty())
+      detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
+    else
+      detail::reduce_spoilt(plan, channels, spoilt, wanted, rows, out, executor, join, initial);
   }
   if (wanted.single.empty()) return;
   const detail::ChannelGroups groups(channel_runs(channels));

@@ -61,6 +61,15 @@ struct RowsOf<HeadRecurrence<Scalar>> final : PreparedRows<Scalar> {
   HeadRows<Scalar> prepared;
 };
 
+template <Real Scalar>
+struct RowsOf<SoftmaxRecurrence<Scalar>> final : PreparedRows<Scalar> {
+  explicit RowsOf(const SoftmaxRecurrence<Scalar>& of) : recurrence(&of) {}
+  void rows(const Index* heads, Index count, Index begin, Index end, View<Scalar> out, HeadRowsScratch<Scalar>&) const override {
+    count > 1 ? softmax_heads(*recurrence, heads, count, begin, out) : matrix_rows(*recurrence, *heads, begin, end, out);
+  }
+  const SoftmaxRecurrence<Scalar>* recurrence;
+};
+
 template <class Recurrence>
 struct MatrixKernelsOf final : MatrixKernels<typename Recurrence::ScalarType> {
   using Scalar = typename Recurrence::ScalarType;
@@ -79,7 +88,7 @@ struct MatrixKernelsOf final : MatrixKernels<typename Recurrence::ScalarType> {
     if constexpr (of_heads)
       return HeadRows<Scalar>::heads_at_once(recurrence, row_count);
     else
-      return 1;
+      return std::is_same_v<Recurrence, SoftmaxRecurrence<Scalar>> && row_count < rows_worth_preparing ? heads_walked_together : 1;
   }
   void rows(Index head, Index begin, Index end, View<Scalar> out) const override { matrix_rows(recurrence, head, begin, end, out); }
   [[nodiscard]] std::unique_ptr<const PreparedRows<Scalar>> prepare(Index first_head, Index head_count, const std::vector<Index>& rows,

@@ -242,7 +242,7 @@ template <Real Scalar>
 void attention_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) {
   const detail::ChannelsByHead chosen(surrounded.recurrence, channels);
-  const detail::FiniteColumns<Scalar> finite(surrounded);
+  const detail::FiniteColumns<Scalar> finite(surrounded, channels, rows);
   detail::each_row_run(surrounded.recurrence, chosen.heads, rows, surrounded.width(), false, 2 * detail::map_block_tokens, executor,
                        [&] { return detail::HeadMapWriter<Scalar>(surrounded, finite, chosen, static_cast<Index>(rows.size()), out); });
 }

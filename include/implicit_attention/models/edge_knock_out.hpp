@@ -59,6 +59,7 @@ class AlteredPart final : public Part<S> {
   }
   [[nodiscard]] Index width() const override { return part_->width(); }
   [[nodiscard]] Index channels() const override { return part_->channels(); }
+  [[nodiscard]] Index mixers() const override { return part_->mixers(); }
   [[nodiscard]] std::string name() const override { return part_->name(); }
   [[nodiscard]] bool causal() const override { return part_->causal(); }
 
@@ -159,8 +160,10 @@ class KnockOut {
   [[nodiscard]] Mixers mixers_of(Index layer) const {
     Mixers mixers;
     for (const auto& sublayer : model_.block(layer).sublayers)
-      for (const auto& branch : sublayer.branches) mixers.parts += branch.part->channels() != 0 ? 1 : 0;
-    mixers.count = static_cast<Index>(model_.layer_pass(pass_, layer, executor_, false).mixers.size());
+      for (const auto& branch : sublayer.branches) {
+        mixers.parts += branch.part->channels() != 0 ? 1 : 0;
+        mixers.count += branch.part->mixers();
+      }
     return mixers;
   }
   /// Where a token mixer stands in its layer.

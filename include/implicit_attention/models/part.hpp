@@ -28,6 +28,8 @@ class Part {
   [[nodiscard]] virtual Index width() const = 0;
   /// A token mixer's inner width E; 0 for a part that mixes no tokens.
   [[nodiscard]] virtual Index channels() const { return 0; }
+  /// How many token mixers run() adds to `context.mixers`.
+  [[nodiscard]] virtual Index mixers() const { return channels() != 0 ? 1 : 0; }
   /// What it is, for messages: `Mamba`.
   [[nodiscard]] virtual std::string name() const = 0;
 

@@ -63,6 +63,7 @@ class Zamba2Hybrid final : public Part<S> {
   }
   [[nodiscard]] Index width() const override { return w_.mamba->width(); }
   [[nodiscard]] Index channels() const override { return w_.mamba->channels(); }
+  [[nodiscard]] Index mixers() const override { return w_.attention->mixers() + w_.mamba->mixers(); }
   [[nodiscard]] std::string name() const override { return "Zamba2Hybrid"; }
   [[nodiscard]] bool separates_documents() const override { return w_.attention->separates_documents() && w_.mamba->separates_documents(); }
 
