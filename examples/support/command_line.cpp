@@ -32,6 +32,7 @@
 #include "model_files.hpp"
 #include "nearest_name.hpp"
 #include "terminal.hpp"
+#include "text.hpp"
 
 namespace implicit_attention::examples {
 namespace {
@@ -76,13 +77,6 @@ Index parse_index(std::string_view option, std::string_view digits, std::string_
 }
 
 constexpr int help_indent = 28;
-
-constexpr std::string_view blank = " \t\r\n";
-
-std::string_view trimmed(std::string_view text) {
-  const std::size_t begin = text.find_first_not_of(blank);
-  return begin == std::string_view::npos ? std::string_view() : text.substr(begin, text.find_last_not_of(blank) + 1 - begin);
-}
 
 /// Breaks the options' descriptions into lines that a terminal of `columns` has room for, beside the column of the options' names.
 void wrap_help(CLI::App& app, int columns) {

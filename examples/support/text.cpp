@@ -151,4 +151,10 @@ std::string pad(std::string_view text, int columns, bool right) {
   return right ? spaces + std::string(text) : std::string(text) + spaces;
 }
 
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view blank = " \t\r\n";
+  const std::size_t begin = text.find_first_not_of(blank);
+  return begin == std::string_view::npos ? std::string_view() : text.substr(begin, text.find_last_not_of(blank) + 1 - begin);
+}
+
 }  // namespace implicit_attention::examples

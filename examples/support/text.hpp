@@ -25,5 +25,7 @@ namespace implicit_attention::examples {
 [[nodiscard]] std::string shorten(std::string_view text, int columns);
 /// `text` and spaces up to `columns` columns: before it (`right` aligned) or after it.
 [[nodiscard]] std::string pad(std::string_view text, int columns, bool right = false);
+/// `text` without the white space around it.
+[[nodiscard]] std::string_view trimmed(std::string_view text);
 
 }  // namespace implicit_attention::examples

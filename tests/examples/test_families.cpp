@@ -18,6 +18,7 @@
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 #include <implicit_attention/models/backward.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/families.hpp>
 #include <implicit_attention/models/load.hpp>
 
@@ -124,6 +125,73 @@ TEST_CASE("every family: explain by all methods, and materialize of every layer 
       if (!mixer.attention(Terms::all()).has_second() && mixer.reported_input.empty()) CHECK(left_over(file) <= 1e-12);
     }
   }
+}
+
+TEST_CASE("explain: a layer's edges and those of its heads, as the library has them; what is wrong with a layer or a head is said",
+          "[explain][families]") {
+  int with_heads = 0, without = 0, idle = 0;
+  for (const test_support::SmallModel& kind : test_support::small_models()) {
+    if (kind.name != "mamba" && kind.name != "nemotron_h" && kind.name != "falcon_h1") continue;
+    INFO(kind.name);
+    const TemporaryFolder folder;
+    const fs::path directory = folder / kind.name, out = folder / "out.safetensors";
+    write_model(directory, kind, kind.checkpoint<float>(31));
+    const LanguageModel<double> model = load_language_model<double>(kind.checkpoint<double>(31), kind.configuration);
+    Explainer<double> explainer(model, {5, 6, 7, 2, 9}, test_support::every_logit());
+    const std::vector<Index> mixing = model.mixing_layers();
+    const Index layer = mixing.back();
+    const std::vector<std::string> ask{"--model", directory.string(), "--tokens", "5,6,7,2,9", "--target", "3", "--precision", "float64"};
+    const auto written = [&](const std::vector<std::string>& more) {
+      const Outcome outcome = run_well(folder, "explain", with(with(ask, more), {"--out", out.string()}));
+      CHECK(outcome.err.find("has no effect") == std::string::npos);
+      return std::pair(Matrix<double>(SafetensorsFile(out).read<double>("scores").matrix()), outcome.out);
+    };
+    MethodOptions<double> how;
+    how.layer = layer;
+    how.with_map = true;
+    const auto check_same = [&](const Matrix<double>& came, const RowVector<double>& expected) {
+      REQUIRE(came.size() == expected.size());
+      CHECK((RowVector<double>(came.reshaped().transpose()) - expected).cwiseAbs().maxCoeff() <= 1e-10 * expected.cwiseAbs().maxCoeff());
+    };
+    const std::vector<std::string> of_layer{"--layer", std::to_string(layer)};
+    const auto [scores, said] = written(with(of_layer, {"--method", "edge-map"}));
+    check_same(scores, explainer.explain(Method::edge_map, {4, 3, {}}, how).scores);
+    CHECK_THAT(said, contains_text("what the token's edges are worth to the logit in layer " + std::to_string(layer)));
+
+    const bool has_heads = model.layer_pass(explainer.pass(), layer).mixer().attention(Terms::recurrence()).heads() > 1;
+    (has_heads ? with_heads : without) += 1;
+    if (has_heads) {
+      how.heads = {1};
+      for (const Method method : {Method::edge_map, Method::relevance_attention}) {
+        const auto [head, title] = written(with(of_layer, {"--method", std::string(method_info(method).name), "--heads", "1"}));
+        how.with_map = method_info(method).has_map;
+        check_same(head, explainer.explain(method, {4, 3, {}}, how).scores);
+        CHECK_THAT(title, contains_text(", heads 1"));
+      }
+      // Neither a method nor a target: heads are those of a target.
+      CHECK_THAT(run_well(folder, "explain",
+                          {"--model", directory.string(), "--tokens", "5,6,7,2,9", "--layer", std::to_string(layer), "--heads", "1"})
+                     .out,
+                 contains_text("what attention moves of the logit in layer " + std::to_string(layer) + ", heads 1"));
+      check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map", "--heads", "99"})), "edge-map: head 99 is out of range",
+                    "out.json");
+      check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map,raw", "--heads", "1"})),
+                    "--heads: raw takes a layer as a whole; relevance-attention and edge-map can look at its heads", "out.json");
+      check_mistake("explain", with(ask, {"--method", "edge-map", "--heads", "1"}),
+                    "--heads: heads are those of one layer, expected --layer N", "out.json");
+      check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map", "--heads", "one"})), "--heads: ", "out.json");
+    } else {
+      check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map", "--heads", "0"})),
+                    "edge-map: the channels of layer " + std::to_string(layer) + " share no matrices", "out.json");
+    }
+    for (Index other = 0; other < model.layer_count(); ++other)
+      if (std::find(mixing.begin(), mixing.end(), other) == mixing.end()) {
+        ++idle;
+        check_mistake("explain", with(ask, {"--method", "edge-map", "--layer", std::to_string(other)}), "mixes no tokens, expected one of ",
+                      "out.json");
+      }
+  }
+  CHECK((with_heads == 2 && without == 1 && idle > 0));
 }
 
 TEST_CASE("every family: evaluate by all methods under three formulations, over texts and against causes", "[evaluate][families]") {
