@@ -8,6 +8,7 @@
 
 #include <examples/programs.hpp>
 
+#include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/io/json.hpp>
 
 namespace {
@@ -143,6 +144,22 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
 
   const Json few = evaluate("1 a\n1 b\n1 c\n0 d\n0 e\n", {"--methods", "random", "--limit", "2"});
   CHECK(few.at("texts") == 2);
+
+  // Nothing named: every method that scores tokens first of all; the edges' maps are measured in any case, their scores where they are named.
+  std::set<std::string> expected, came;
+  for (const MethodName& method : method_names)
+    if (method.method != Method::edge_map) expected.emplace(method.name);
+  const Json every = evaluate("1 a film\n", {"--terms", "all", "--edges", "2", "--permutations", "2"});
+  for (const Json& entry : every.at("results")) came.insert(entry.at("method").get<std::string>());
+  CHECK(came == expected);
+  int rows = 0;
+  for (const Json& row : every.at("layer_maps")) rows += row.at("map") == "edge-map";
+  CHECK(rows == 1);
+  const Json named_edges = evaluate("1 a film\n", {"--methods", "edge-map", "--terms", "all", "--edges", "2", "--permutations", "0"});
+  CHECK(named_edges.at("results").size() == 1);
+  rows = 0;
+  for (const Json& row : named_edges.at("layer_maps")) rows += row.at("map") == "edge-map";
+  CHECK(rows == 1);
 }
 
 TEST_CASE("evaluate: edges knocked out, ceilings, and metrics on some of the texts", "[evaluate]") {
