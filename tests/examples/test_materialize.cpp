@@ -329,7 +329,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(layer, {"--byte-limit", "2.5G"}), "--byte-limit: \"2.5G\" is no size"},
       {with(layer, {"--byte-limit", "99999999999E"}), "--byte-limit: \"99999999999E\" is no size"},
       {with(layer, {"--byte-limit", "-1"}), "--byte-limit: \"-1\" is no size"},
-      {with(layer, {"--byte-limit", "1 kib"}), "more than the limit of 1024 bytes"},
+      {with(layer, {"--byte-limit", "0 KiB"}), "more than the limit of 0 bytes"},
       {with(layer, {"--prefix", "mixer."}), "no mamba layer has its weights below mixer.; there are weight."},
       {with(layer, {"--positions", golden + ":input.hidden_states"}), "--positions: mamba has none"},
       {with(layer, {"--model", models + "mamba"}), "exclude each other"},
