@@ -27,8 +27,8 @@ using test_support::small_models;
 using test_support::SmallModel;
 using Numbers = Matrix<double>;
 
-constexpr Index tokens = 9;
-const Target target{6, 3, Index(1)};
+constexpr Index edge_tokens = 9;
+const Target edge_target{6, 3, Index(1)};
 
 LanguageModel<double> drawn_model(const SmallModel& kind) {
   return load_language_model<double>(kind.checkpoint<double>(31), kind.configuration);
@@ -88,7 +88,7 @@ double value_with_less(const LanguageModel<double>& model, const std::vector<Ind
       branch.part = detail::AlteredPart<double>::less(branch.part, edge.to, share * (vector * mixer.projection.matrix().transpose()));
     }
   const Numbers logits = LanguageModel<double>(parts).forward(ids, every_logit()).logits;
-  return logits(target.position, target.token) - logits(target.position, *target.contrast);
+  return logits(edge_target.position, edge_target.token) - logits(edge_target.position, *edge_target.contrast);
 }
 
 }  // namespace
@@ -98,12 +98,13 @@ TEST_CASE("edge-map of every family is its formula by plain loops, by layer and 
   Index several = 0;  // layers of more than one token mixer
   for (const SmallModel& kind : small_models()) {
     const LanguageModel<double> model = drawn_model(kind);
-    Explainer<double> explainer(model, some_ids(tokens, model.vocabulary()), every_logit());
-    const BackwardPass<double> back = backward(model, explainer.pass(), logit_gradient(explainer.pass(), target.position, 3, Index(1)));
+    Explainer<double> explainer(model, some_ids(edge_tokens, model.vocabulary()), every_logit());
+    const BackwardPass<double> back =
+        backward(model, explainer.pass(), logit_gradient(explainer.pass(), edge_target.position, 3, Index(1)));
     const std::vector<Index> mixing = model.mixing_layers();
     for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence()}) {
       INFO(kind.name << ", " << terms.text());
-      Numbers mean = Numbers::Zero(tokens, tokens);
+      Numbers mean = Numbers::Zero(edge_tokens, edge_tokens);
       for (const Index layer : mixing) {
         INFO("layer " << layer);
         const LayerPass<double> pass = model.layer_pass(explainer.pass(), layer);
@@ -112,27 +113,27 @@ TEST_CASE("edge-map of every family is its formula by plain loops, by layer and 
         mean += expected / static_cast<double>(mixing.size());
         const double scale = largest_entry(expected);
         REQUIRE(scale > 0);
-        const Attribution<double> came = explainer.explain(Method::edge_map, target, of_layer(layer, terms));
+        const Attribution<double> came = explainer.explain(Method::edge_map, edge_target, of_layer(layer, terms));
         CHECK(largest_entry(came.map - expected) <= 1e-11 * scale);
         CHECK(largest_entry(came.scores - came.map.colwise().sum()) <= 1e-12 * scale);
-        CHECK(came.map.bottomRows(tokens - 1 - target.position).isZero(0));
-        CHECK(came.position == target.position);
+        CHECK(came.map.bottomRows(edge_tokens - 1 - edge_target.position).isZero(0));
+        CHECK(came.position == edge_target.position);
         CHECK(std::isnan(came.explained));
-        const Attribution<double> scores = explainer.explain(Method::edge_map, target, of_layer(layer, terms, false));
+        const Attribution<double> scores = explainer.explain(Method::edge_map, edge_target, of_layer(layer, terms, false));
         CHECK(scores.map.size() == 0);
-        CHECK(largest_entry(scores.scores - came.scores) <= 1e-11 * tokens * scale);
-        CHECK(scores.scores.tail(tokens - 1 - target.position).isZero(0));
+        CHECK(largest_entry(scores.scores - came.scores) <= 1e-11 * edge_tokens * scale);
+        CHECK(scores.scores.tail(edge_tokens - 1 - edge_target.position).isZero(0));
         // The number that a layer's map sums to: the derivative along all that tokens add to y, and no logit.
         if (pass.mixers.size() == 1 && !pass.mixer().attention(terms).has_second()) {
           const ImplicitAttention<double> attention = pass.mixer().attention(terms);
           const double along = back.layers[static_cast<std::size_t>(layer)].y.matrix().cwiseProduct(attention.apply(*pass.x())).sum();
-          CHECK(std::abs(came.scores.sum() - along) <= 1e-11 * tokens * tokens * scale);
+          CHECK(std::abs(came.scores.sum() - along) <= 1e-11 * edge_tokens * edge_tokens * scale);
         }
       }
-      const Attribution<double> whole = explainer.explain(Method::edge_map, target, of_layer({}, terms));
+      const Attribution<double> whole = explainer.explain(Method::edge_map, edge_target, of_layer({}, terms));
       CHECK(largest_entry(whole.map - mean) <= 1e-11 * largest_entry(mean));
-      CHECK(largest_entry(explainer.explain(Method::edge_map, target, of_layer({}, terms, false)).scores - mean.colwise().sum()) <=
-            1e-11 * tokens * largest_entry(mean));
+      CHECK(largest_entry(explainer.explain(Method::edge_map, edge_target, of_layer({}, terms, false)).scores - mean.colwise().sum()) <=
+            1e-11 * edge_tokens * largest_entry(mean));
     }
   }
   CHECK(several > 0);
@@ -142,7 +143,7 @@ TEST_CASE("edge-map of every family is what a little less of an edge takes from 
   Index checked = 0, apart = 0;
   for (const SmallModel& kind : small_models()) {
     const LanguageModel<double> model = drawn_model(kind);
-    const std::vector<Index> ids = some_ids(tokens, model.vocabulary());
+    const std::vector<Index> ids = some_ids(edge_tokens, model.vocabulary());
     Explainer<double> explainer(model, ids, every_logit());
     const KnockOut<double> knock_out(model, explainer.pass());
     for (const Index layer : model.mixing_layers()) {
@@ -152,7 +153,7 @@ TEST_CASE("edge-map of every family is what a little less of an edge takes from 
         ++apart;
         continue;
       }
-      const Numbers map = explainer.explain(Method::edge_map, target, of_layer(layer)).map;
+      const Numbers map = explainer.explain(Method::edge_map, edge_target, of_layer(layer)).map;
       for (const Edge edge : {Edge{6, 6}, Edge{6, 2}, Edge{4, 3}, Edge{5, 5}, Edge{1, 0}}) {
         INFO("edge from " << edge.from << " to " << edge.to);
         const auto value = [&](double share) { return value_with_less(model, ids, layer, pass, edge, share); };
@@ -171,8 +172,8 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
   Index layers = 0, none = 0, mixed = 0;
   for (const SmallModel& kind : small_models()) {
     const LanguageModel<double> model = drawn_model(kind);
-    Explainer<double> explainer(model, some_ids(tokens, model.vocabulary()), every_logit());
-    const Numbers d = logit_gradient(explainer.pass(), target.position, 3, Index(1));
+    Explainer<double> explainer(model, some_ids(edge_tokens, model.vocabulary()), every_logit());
+    const Numbers d = logit_gradient(explainer.pass(), edge_target.position, 3, Index(1));
     const BackwardPass<double> exact = backward(model, explainer.pass(), d),
                                held = backward(model, explainer.pass(), d, held_attention_walk<double>(Terms::all()));
     for (const Index layer : model.mixing_layers()) {
@@ -185,16 +186,16 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
       how.heads = {heads};
       if (heads == 0) {
         for (const Method method : {Method::edge_map, Method::relevance_attention})
-          CHECK_THROWS_WITH(explainer.explain(method, target, how),
+          CHECK_THROWS_WITH(explainer.explain(method, edge_target, how),
                             Catch::Contains(message(method_info(method).name, ": the channels of layer ", layer, " share no matrices")));
         ++none;
         continue;
       }
-      CHECK_THROWS_WITH(explainer.explain(Method::edge_map, target, how),
+      CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how),
                         Catch::Contains(message("edge-map: head ", heads, " is out of range, expected 0 to ", heads - 1)));
       ++layers;
       mixed += pass.mixers.size() > 1 ? 1 : 0;
-      Numbers sum = Numbers::Zero(tokens, tokens), sum_of_scores = Numbers::Zero(1, tokens);
+      Numbers sum = Numbers::Zero(edge_tokens, edge_tokens), sum_of_scores = Numbers::Zero(1, edge_tokens);
       for (std::size_t m = 0; m < pass.mixers.size(); first += pass.mixers[m++].attention(Terms::recurrence()).heads()) {
         const MixerRun<double>& mixer = pass.mixers[m];
         const ImplicitAttention<double> attention = mixer.attention(Terms::all());
@@ -203,7 +204,7 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
           INFO("head " << first + head);
           const Index wide = attention.channels() / of_mixer, begin = head * wide;
           const auto loops = [&](const BackwardPass<double>& back) {
-            Numbers map = Numbers::Zero(tokens, tokens);
+            Numbers map = Numbers::Zero(edge_tokens, edge_tokens);
             const Numbers g = *back.layers[at].mixers_y[m];
             add_edges(map, attention, mixer.x.numbers, g, begin, begin + wide);
             if (attention.has_second()) add_edges(map, attention.second(), attention.second_input(), g, begin, begin + wide);
@@ -212,12 +213,12 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
           const Numbers expected = loops(exact), expected_held = loops(held);
           how.heads = {first + head};
           how.with_map = true;
-          const Attribution<double> map = explainer.explain(Method::edge_map, target, how);
+          const Attribution<double> map = explainer.explain(Method::edge_map, edge_target, how);
           CHECK(largest_entry(map.map - expected) <= 1e-11 * largest_entry(expected));
           how.with_map = false;
-          const RowVector<double> scores = explainer.explain(Method::edge_map, target, how).scores;
+          const RowVector<double> scores = explainer.explain(Method::edge_map, edge_target, how).scores;
           CHECK(largest_entry(scores - expected.colwise().sum()) <= 1e-10 * largest_entry(expected));
-          CHECK(largest_entry(explainer.explain(Method::relevance_attention, target, how).scores - expected_held.colwise().sum()) <=
+          CHECK(largest_entry(explainer.explain(Method::relevance_attention, edge_target, how).scores - expected_held.colwise().sum()) <=
                 1e-10 * largest_entry(expected_held));
           sum += map.map;
           sum_of_scores += scores;
@@ -226,17 +227,17 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
       bool all_have = true;  // a mixer without heads is in no head
       for (const MixerRun<double>& mixer : pass.mixers) all_have = all_have && mixer.attention(Terms::recurrence()).heads() > 0;
       if (!all_have) continue;
-      const Attribution<double> whole = explainer.explain(Method::edge_map, target, of_layer(layer));
+      const Attribution<double> whole = explainer.explain(Method::edge_map, edge_target, of_layer(layer));
       CHECK(largest_entry(sum - whole.map) <= 1e-11 * static_cast<double>(heads) * largest_entry(whole.map));
       CHECK(largest_entry(sum_of_scores - whole.scores) <= 1e-10 * static_cast<double>(heads) * largest_entry(whole.map));
       // Two heads are their sum, and one that is named twice is there once.
       how.heads = {0, heads - 1, 0};
       how.with_map = true;
-      const Numbers two = explainer.explain(Method::edge_map, target, how).map;
+      const Numbers two = explainer.explain(Method::edge_map, edge_target, how).map;
       how.heads = {0};
-      Numbers one = explainer.explain(Method::edge_map, target, how).map;
+      Numbers one = explainer.explain(Method::edge_map, edge_target, how).map;
       how.heads = {heads - 1};
-      if (heads > 1) one += explainer.explain(Method::edge_map, target, how).map;
+      if (heads > 1) one += explainer.explain(Method::edge_map, edge_target, how).map;
       CHECK(largest_entry(two - one) <= 1e-11 * largest_entry(whole.map));
     }
   }
@@ -253,27 +254,28 @@ TEST_CASE("edge-map says what is wrong with a layer or with heads, and other met
   REQUIRE(static_cast<Index>(mixing.size()) < model.layer_count());
   Index idle = 0;
   while (std::find(mixing.begin(), mixing.end(), idle) != mixing.end()) ++idle;
-  const std::vector<Index> ids = some_ids(tokens, model.vocabulary());
+  const std::vector<Index> ids = some_ids(edge_tokens, model.vocabulary());
   for (const bool with_map : {false, true})
     for (const Index layer : {idle, model.layer_count(), Index(-1)}) {
       MethodOptions<double> how = of_layer(layer, Terms::all(), with_map);
       Explainer<double> explainer(model, ids, every_logit());
       const std::string words =
           message("edge-map: layer ", layer, " of ", model.name(), " is out of range or mixes no tokens, expected one of ");
-      CHECK_THROWS_WITH(explainer.explain(Method::edge_map, target, how), Catch::Contains(words));
-      CHECK_THROWS_WITH(explainer.explain_each(Method::edge_map, {target}, how), Catch::Contains(words));
+      CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how), Catch::Contains(words));
+      CHECK_THROWS_WITH(explainer.explain_each(Method::edge_map, {edge_target}, how), Catch::Contains(words));
       Explainer<double> planned(model, ids, every_logit(), {{Method::gradient, Method::edge_map}, how});
       how.with_map = false;
-      CHECK(planned.explain(Method::gradient, target, how).scores == explainer.explain(Method::gradient, target, how).scores);
-      CHECK_THROWS_WITH(planned.explain(Method::edge_map, target, how), Catch::Contains(words));
+      CHECK(planned.explain(Method::gradient, edge_target, how).scores == explainer.explain(Method::gradient, edge_target, how).scores);
+      CHECK_THROWS_WITH(planned.explain(Method::edge_map, edge_target, how), Catch::Contains(words));
     }
   MethodOptions<double> how;
   how.heads = {0};
   Explainer<double> explainer(model, ids, every_logit());
   for (const Method method : {Method::edge_map, Method::relevance_attention})
-    CHECK_THROWS_WITH(explainer.explain(method, target, how),
+    CHECK_THROWS_WITH(explainer.explain(method, edge_target, how),
                       Catch::Contains("heads are those of one layer, expected MethodOptions::layer"));
-  CHECK(explainer.explain(Method::raw, target, how).scores == explainer.explain(Method::raw, target).scores);  // which reads no heads
+  CHECK(explainer.explain(Method::raw, edge_target, how).scores ==
+        explainer.explain(Method::raw, edge_target).scores);  // which reads no heads
 
   // What was planned of all heads is no answer about one.
   Index layer = -1;
@@ -282,11 +284,11 @@ TEST_CASE("edge-map says what is wrong with a layer or with heads, and other met
   REQUIRE(layer >= 0);
   how = of_layer(layer, Terms::all(), false);
   Explainer<double> planned(model, ids, every_logit(), {{Method::edge_map, Method::gradient_x_input}, how});
-  const RowVector<double> all = planned.explain(Method::edge_map, target, how).scores;
-  CHECK(all == explainer.explain(Method::edge_map, target, how).scores);
+  const RowVector<double> all = planned.explain(Method::edge_map, edge_target, how).scores;
+  CHECK(all == explainer.explain(Method::edge_map, edge_target, how).scores);
   how.heads = {0};
-  const RowVector<double> head = planned.explain(Method::edge_map, target, how).scores;
-  CHECK(head == explainer.explain(Method::edge_map, target, how).scores);
+  const RowVector<double> head = planned.explain(Method::edge_map, edge_target, how).scores;
+  CHECK(head == explainer.explain(Method::edge_map, edge_target, how).scores);
   CHECK(largest_entry(head - all) > 1e-6 * largest_entry(all));
 }
 
@@ -295,7 +297,7 @@ TEST_CASE("edge-map: any number of workers, any kept pass, float as double", "[a
     if (kind.name != "falcon_h1" && kind.name != "rwkv7" && kind.name != "mamba") continue;
     INFO(kind.name);
     const LanguageModel<double> model = drawn_model(kind);
-    const std::vector<Index> ids = some_ids(tokens, model.vocabulary());
+    const std::vector<Index> ids = some_ids(edge_tokens, model.vocabulary());
     Explainer<double> plain(model, ids);
     ForwardOptions forward;
     forward.keep = Keep::residuals;
@@ -305,13 +307,13 @@ TEST_CASE("edge-map: any number of workers, any kept pass, float as double", "[a
     Explainer<float> in_float(narrow, ids);
     for (const bool with_map : {false, true}) {
       const MethodOptions<double> how = of_layer({}, Terms::all(), with_map);
-      const Attribution<double> one = plain.explain(Method::edge_map, {tokens - 1, 3, {}}, how),
-                                two = other.explain(Method::edge_map, {tokens - 1, 3, {}}, how);
+      const Attribution<double> one = plain.explain(Method::edge_map, {edge_tokens - 1, 3, {}}, how),
+                                two = other.explain(Method::edge_map, {edge_tokens - 1, 3, {}}, how);
       CHECK(one.scores == two.scores);
       CHECK(one.map == two.map);
       MethodOptions<float> narrow_how;
       narrow_how.with_map = with_map;
-      const Attribution<float> rough = in_float.explain(Method::edge_map, {tokens - 1, 3, {}}, narrow_how);
+      const Attribution<float> rough = in_float.explain(Method::edge_map, {edge_tokens - 1, 3, {}}, narrow_how);
       CHECK(largest_entry(rough.scores.cast<double>() - one.scores) <= 1e-3 * largest_entry(one.scores));
     }
   }
