@@ -411,7 +411,8 @@ int main(int argument_count, char** arguments) {
          "source, address, negatives; gives AUC, top-1 and average precision")
       ->option_text("FILE.safetensors");
   app.add_option("--methods", options.methods,
-                 "which methods (all but edge-map, whose maps --data measures in any case): " + joined(attribution_method_names(), ","))
+                 "which methods (all but edge-map, which is about single edges: its maps are held against those that --data knocks out): " +
+                     joined(attribution_method_names(), ","))
       ->check(not_empty())
       ->option_text("LIST");
   add_terms_option(app, options.terms, true);

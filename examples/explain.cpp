@@ -154,12 +154,12 @@ int main(int argument_count, char** arguments) {
       ->required();
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
-  app.add_option(
-         "--method", question.methods,
-         "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
-             "; without it, contribution-norms, which need no target, and what other options are about: with --target, "
-             "--contrast or --generate relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with --baseline or "
-             "--steps integrated-gradients, with --reduce raw")
+  app.add_option("--method", question.methods,
+                 "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
+                     "; without it, contribution-norms, which need no target, and what other options are about: with --target, "
+                     "--contrast or --generate relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with "
+                     "--heads relevance-attention "
+                     "(with maps, edge-map), with --baseline or --steps integrated-gradients, with --reduce raw")
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->check(not_empty())
@@ -172,7 +172,8 @@ int main(int argument_count, char** arguments) {
       ->check(not_empty())
       ->option_text("N");
   app.add_option("--heads", question.heads,
-                 joined(layer_method_names(true), ", ") + ": these heads of --layer, from 0, where channels share one matrix a head")
+                 joined(layer_method_names(true), ", ") +
+                     ": these heads of --layer, from 0, where channels share one matrix a head; of mixers side by side, counted on")
       ->check(not_empty())
       ->option_text("LIST");
   add_terms_option(app, question.terms, false);

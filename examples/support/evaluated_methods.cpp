@@ -15,7 +15,7 @@ std::vector<MethodRow> method_rows(const std::string& methods, const std::string
   std::vector<Method> chosen;
   if (methods.empty())
     for (const MethodName& named : method_names) {
-      // What it is about is single edges, and its maps are held against those in any case.
+      // What it is about is single edges: its maps are held against those that are knocked out, whether it is named or not.
       if (named.method != Method::edge_map) chosen.push_back(named.method);
     }
   else

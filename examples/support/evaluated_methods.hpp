@@ -17,7 +17,7 @@ struct MethodRow {
   Terms terms;
 };
 
-/// Methods (names with commas between; empty: all but edge-map, whose maps `map_rows` has in any case) times formulations (the same; the
+/// Methods (names with commas between; empty: all but edge-map, whose maps `map_rows` has) times formulations (the same; the
 /// terms of one joined by +), for those that depend on them. Fails (value) on names that are not known and on a row that is asked for twice.
 [[nodiscard]] std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms);
 

@@ -142,7 +142,7 @@ class Questioner {
     how_.terms = Terms::parse(options.terms);
     how_.reduction = parse_reduction(options.reduce);
     how_.layer = options.layer;
-    if (!options.heads.empty()) how_.heads = parse_index_list("--heads", options.heads);
+    choose_heads();
     how_.integration_steps = options.steps;
     if (options.baseline == "mean")
       how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().colwise().mean());
@@ -193,6 +193,22 @@ class Questioner {
   }
 
  private:
+  /// What is wrong with the layer or its heads is said before a text is run.
+  void choose_heads() {
+    if (!options_.layer) return;
+    const Index layer = *options_.layer;
+    const std::vector<Index> mixing = model().mixing_layers();
+    if (std::find(mixing.begin(), mixing.end(), layer) == mixing.end())
+      raise(ErrorKind::value,
+            message("--layer: layer ", layer, " of ", loaded_.directory, " mixes no tokens, expected one of ", shape_text(mixing)));
+    if (options_.heads.empty()) return;
+    const std::vector<Index> counts = detail::head_counts(model().layer_pass(model().forward({0}), layer));
+    const Index count = std::accumulate(counts.begin(), counts.end(), Index(0));
+    if (count == 0)
+      raise(ErrorKind::value,
+            message("--heads: the channels of layer ", layer, " of ", loaded_.directory, " share no matrices, so it has no heads"));
+    how_.heads = parse_indices("--heads", options_.heads).resolve(count, "--heads: head");
+  }
   /// `token`: what is explained in the place of the likeliest, where there is one target that names none.
   [[nodiscard]] Explanation explain(std::vector<Index> ids, std::vector<Target> targets, std::optional<Index> token, const Run& run) const {
     try {
@@ -393,7 +409,7 @@ void check_question(const ExplanationOptions& options) {
             message("--heads: ", named.name, " takes a layer as a whole; ", some_of(layer_method_names(true)), " can look at its heads"));
   }
   if (options.heads.empty()) return;
-  (void)parse_index_list("--heads", options.heads);
+  (void)parse_indices("--heads", options.heads);
   if (!options.layer) raise(ErrorKind::value, "--heads: heads are those of one layer, expected --layer N beside them");
 }
 

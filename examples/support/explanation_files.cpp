@@ -262,6 +262,8 @@ void write_tensors(const std::string& path, const ExplanationOptions& question, 
   }
   for (const NamedMatrix& layer : explanation.gradients) list.add(layer.name, layer.numbers);
   std::map<std::string, std::string> metadata{{"method", question.methods}, {"terms", question.terms}};
+  if (question.layer) metadata["layer"] = message(*question.layer);
+  if (!question.heads.empty()) metadata["heads"] = question.heads;
   if (explanation.written) {
     metadata["prompt_tokens"] = message(explanation.written->prompt_tokens);
   } else {
@@ -277,6 +279,8 @@ void write_json(const std::string& path, const ExplanationOptions& question, con
                json["architecture"] = explanation.architecture;
                json["method"] = question.methods;
                json["terms"] = question.terms;
+               if (question.layer) json["layer"] = *question.layer;
+               if (!question.heads.empty()) json["heads"] = question.heads;
                add_answers(json, explanation);
                json["logits"] = matrix_json(explanation.logits);
              }));

@@ -110,7 +110,7 @@ const std::array<MapMetric, map_metric_count>& map_metrics() {
   static constexpr std::array<MapMetric, map_metric_count> metrics = {{
       {"edges_correlation", "edges", true,
        "Spearman's correlation of a layer's map with what the explained logits lose when one edge is taken out of the layer, "
-       "y_i <- y_i - A[i,j] o x_j, and the rest of the model is run; mean over layers"},
+       "y_i <- y_i - A[i,j] o x_j (of mixers side by side, the first), and the rest of the model is run; mean over layers"},
       {"edges_unexplained", "unexplained", false,
        "share of those changes' squares that the map, times its best factor, does not predict; 1: it predicts nothing"},
       {"inputs_correlation", "inputs", true,

@@ -131,10 +131,10 @@ std::optional<Index> layers_named(const std::vector<std::string>& names) {
 
 /// A tokenizer with more tokens than the model is mostly another model's, whose text would be read as other tokens. It is no error: fine-tuned
 /// models come with a padding token beyond the embedding, and a text with such a token is refused.
-void doubt_foreign(const Tokenizer& tokenizer) {
+void doubt_foreign(const std::string& directory, const Tokenizer& tokenizer) {
   if (const std::optional<Index> largest = tokenizer.largest_id(); largest && *largest >= tokenizer.vocabulary_size())
-    std::fprintf(stderr, "the tokenizer has ids up to %td, the model 0 to %td: is it another model's?\n", *largest,
-                 tokenizer.vocabulary_size() - 1);
+    std::fprintf(stderr, "%s: the tokenizer has ids up to %td, the model 0 to %td: is it another model's?\n", printable(directory).c_str(),
+                 *largest, tokenizer.vocabulary_size() - 1);
 }
 
 /// What beside a path that is not there has nearly its name.
@@ -169,7 +169,7 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   };
   if (rows) {
     opened.fit(*rows);
-    doubt_foreign(opened);
+    doubt_foreign(directory, opened);
     before_weights(opened);
     if (layers) check_layer(*layers);
   }
@@ -177,7 +177,7 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
   LanguageModel<Scalar> model = load_language_model<Scalar>(watched, checkpoint.configuration);
   refuse_small_weights_not_finite(watched);
   opened.fit(model.vocabulary());
-  if (!rows) doubt_foreign(opened);
+  if (!rows) doubt_foreign(directory, opened);
   if (!rows) before_weights(opened);
   check_layer(model.layer_count());
   return {directory, std::move(model), std::move(opened)};

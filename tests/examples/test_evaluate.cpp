@@ -145,7 +145,7 @@ TEST_CASE("evaluate: formulations, ways to take away, labels as tokens and ids, 
   const Json few = evaluate("1 a\n1 b\n1 c\n0 d\n0 e\n", {"--methods", "random", "--limit", "2"});
   CHECK(few.at("texts") == 2);
 
-  // Nothing named: every method that scores tokens first of all; the edges' maps are measured in any case, their scores where they are named.
+  // Nothing named: every method that scores tokens first of all; the edge map's row is there, its scores where they are named.
   std::set<std::string> expected, came;
   for (const MethodName& method : method_names)
     if (method.method != Method::edge_map) expected.emplace(method.name);

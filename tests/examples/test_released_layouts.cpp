@@ -207,7 +207,8 @@ TEST_CASE("a folder laid out as state-spaces/mamba-130m, which has no tokenizer"
   write_torch(model / "pytorch_model.bin", small, "", "");
   io_test::write_bytes(model / "config.json", R"({"model_type":"mamba","vocab_size":20000,"hidden_size":32,"num_hidden_layers":2})");
   const Outcome foreign = run_well(folder, "explain", {"--model", model.string(), "--text", "the dog", "--tokenizer", tokenizer->string()});
-  CHECK_THAT(foreign.err, contains_text("the tokenizer has ids up to 50276, the model 0 to 19999: is it another model's?"));
+  CHECK_THAT(foreign.err,
+             contains_text(model.string() + ": the tokenizer has ids up to 50276, the model 0 to 19999: is it another model's?"));
   io_test::write_bytes(model / "config.json", R"({"d_model":32,"n_layer":2,"vocab_size":50277,"ssm_cfg":{},"pad_vocab_size_multiple":8})");
   // A head of its own is told, not dropped: the authors' code ties the two.
   Weights untied = weights;

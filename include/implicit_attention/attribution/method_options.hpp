@@ -120,15 +120,15 @@ struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation
   ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
   std::optional<Index> layer;                         ///< raw, relevance-attention, edge-map, contribution-norms: this one; else the mean
-  std::vector<Index> heads;                           ///< relevance-attention, edge-map: these heads of `layer`; none: all of it
-  RolloutOptions<Scalar> rollout;                     ///< rollout: all of it; the gradient forms: the start layer
-  bool with_map = false;                              ///< methods from attention: the whole map, too
-  Index integration_steps = 0;                        ///< integrated gradients: this many even points; 0: as many as the tolerance takes
-  double integration_tolerance = 0.01;                ///< integrated gradients: of the completeness gap, see IntegrationLimits
-  Array<Scalar> baseline;                             ///< integrated gradients: (1, width), every token's; empty: zeros
-  Removal removal = Removal::zero;                    ///< leave-one-out
-  Index replacement = 0;                              ///< leave-one-out: the token for Removal::replace
-  std::uint64_t seed = 0;                             ///< random
+  std::vector<Index> heads;        ///< relevance-attention, edge-map: heads of `layer`, counted on from mixer to mixer; none: all of it
+  RolloutOptions<Scalar> rollout;  ///< rollout: all of it; the gradient forms: the start layer
+  bool with_map = false;           ///< methods from attention: the whole map, too
+  Index integration_steps = 0;     ///< integrated gradients: this many even points; 0: as many as the tolerance takes
+  double integration_tolerance = 0.01;  ///< integrated gradients: of the completeness gap, see IntegrationLimits
+  Array<Scalar> baseline;               ///< integrated gradients: (1, width), every token's; empty: zeros
+  Removal removal = Removal::zero;      ///< leave-one-out
+  Index replacement = 0;                ///< leave-one-out: the token for Removal::replace
+  std::uint64_t seed = 0;               ///< random
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -15,16 +16,22 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The channels of heads, a list for each of a layer's token mixers; of no heads all channels. Heads are those of the recurrence, whose
-/// channels share one matrix, counted on from mixer to mixer. Fails (ErrorKind::value) on a head that is not there.
+/// How many heads each of a layer's token mixers has: those of the recurrence, whose channels share one matrix; 0 where they share none.
+template <Real S>
+[[nodiscard]] std::vector<Index> head_counts(const LayerPass<S>& pass) {
+  std::vector<Index> counts;
+  for (const MixerRun<S>& mixer : pass.mixers) counts.push_back(mixer.attention(Terms::recurrence()).heads());
+  return counts;
+}
+
+/// The channels of heads, a list for each of a layer's token mixers; of no heads all channels. Heads are counted on from mixer to mixer.
+/// Fails (ErrorKind::value) on a head that is not there.
 template <Real S>
 [[nodiscard]] std::vector<std::vector<Index>> channels_of_heads(std::string_view who, Index layer, const LayerPass<S>& pass,
                                                                 const std::vector<Index>& heads) {
   std::vector<std::vector<Index>> channels(pass.mixers.size());
-  std::vector<Index> counts(channels.size(), 0);
-  Index all = 0;
-  for (std::size_t m = 0; m < channels.size() && !heads.empty(); ++m)
-    all += counts[m] = pass.mixer(static_cast<Index>(m)).attention(Terms::recurrence()).heads();
+  const std::vector<Index> counts = heads.empty() ? std::vector<Index>(channels.size(), 0) : head_counts(pass);
+  const Index all = std::accumulate(counts.begin(), counts.end(), Index(0));
   if (!heads.empty() && all == 0)
     raise(ErrorKind::value, message(who, ": the channels of layer ", layer, " share no matrices, so it has no heads to choose from"));
   for (const Index head : heads) check_index(head, all, who, ": head");

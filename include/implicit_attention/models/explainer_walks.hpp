@@ -94,13 +94,23 @@ Attribution<S> Explainer<S>::edges(const Target& target, const MethodOptions<Sca
   const std::string_view name = method_info(Method::edge_map).name;
   const std::vector<Index> layers = mixing_layers_of(Method::edge_map, options);
   detail::check_layers(name, static_cast<Index>(layers.size()));
-  const BackwardPass<Scalar>& back = gradients(target);  // kept: each layer's map by itself takes one walk in all
   Attribution<Scalar> result;
   result.position = target.position;
-  for (const Index layer : layers) {
-    const LayerPass<Scalar> pass = model_.layer_pass(pass_, layer, options_.executor, false);
-    detail::add_edge_map(result.map, pass, back.layers[static_cast<std::size_t>(layer)], options.terms,
-                         detail::channels_of_heads(name, layer, pass, options.heads), options_.executor);
+  const auto add = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& d) {
+    if (std::find(layers.begin(), layers.end(), layer) != layers.end())
+      detail::add_edge_map(result.map, pass, d, options.terms, detail::channels_of_heads(name, layer, pass, options.heads),
+                           options_.executor);
+  };
+  if (backward_ && same(*backward_target_, target)) {  // the caller's, kept by gradients(): no walk
+    for (Index layer = model_.layer_count(); layer-- > 0;)
+      if (std::find(layers.begin(), layers.end(), layer) != layers.end())
+        add(layer, model_.layer_pass(pass_, layer, options_.executor, false), backward_->layers[static_cast<std::size_t>(layer)]);
+  } else {  // one layer's gradients at a time
+    BackwardOptions<Scalar> walk;
+    walk.keep_layers = false;
+    walk.executor = options_.executor;
+    walk.visit = add;
+    (void)backward(model_, pass_, logit_gradient(pass_, target.position, target.token, target.contrast), walk);
   }
   result.map /= static_cast<Scalar>(layers.size());
   result.scores = result.map.colwise().sum();
