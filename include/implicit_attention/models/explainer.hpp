@@ -172,7 +172,7 @@ class Explainer {
   [[nodiscard]] std::optional<Matrix<Scalar>> taken_rows(Method method, const std::vector<Index>& positions,
                                                          const MethodOptions<Scalar>& options) const;
 
-  /// The row of a gradient-weighted form, gradient x input, or the columns of edge maps: what the plan has of them is made in one walk back,
+  /// The row of a gradient-weighted form, gradient x input, or the columns of edge maps: what the plan has of them is made in one walk,
   /// each layer's map when its gradients are there, and nothing else is kept.
   [[nodiscard]] Attribution<Scalar> walked(Method method, const Target& target, const MethodOptions<Scalar>& options);
 
