@@ -415,13 +415,13 @@ TEMPLATE_TEST_CASE("single rows of softmax attention are the same bits whatever 
         INFO("kind " << static_cast<int>(kind) << ", size " << size << ", row " << row);
         Matrix<Scalar> all(4, tokens), some(3, tokens), alone(1, tokens);
         head_rows(SharedMatrix<Scalar>(r), {0, 1, 2, 3}, {row}, View<Scalar>(all), serial_executor());
-        head_rows(SharedMatrix<Scalar>(r), {0, 1, 3}, {row}, View<Scalar>(some), thread_executor(2));
+        head_rows(SharedMatrix<Scalar>(r), {1, 2, 3}, {row}, View<Scalar>(some), thread_executor(2));  // 1 and 2: of two key heads
         Index differ = 0;
         double error = 0;
         for (Index head = 0; head < 4; ++head) {
           head_rows(SharedMatrix<Scalar>(r), {head}, {row}, View<Scalar>(alone), serial_executor());
           differ += alone.row(0) != all.row(head);
-          if (head != 2) differ += some.row(std::min(head, Index(2))) != all.row(head);
+          if (head > 0) differ += some.row(head - 1) != all.row(head);
           const Matrix<double> own = expected[static_cast<std::size_t>(head)].row(row).tail(tokens);
           error = std::max(error, (alone.template cast<double>() - own).cwiseAbs().maxCoeff());
         }

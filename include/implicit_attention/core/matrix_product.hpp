@@ -60,6 +60,7 @@ EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::ty
   using Register = typename VectorRegister<Scalar>::type;
   if constexpr (Distance < Lanes) {
     constexpr std::make_integer_sequence<int, Lanes> places{};
+    IMPLICIT_ATTENTION_UNROLL
     for (int row = 0; row < Lanes; ++row)
       if ((row & Distance) == 0) {
         const Register first = rows[row], second = rows[row + Distance];

@@ -15,6 +15,13 @@
 #define IMPLICIT_ATTENTION_SHUFFLES 0
 #endif
 
+/// Before a loop of few steps, known at compile time: all of them in a row, so that what they count stays in registers.
+#if defined(__GNUC__)
+#define IMPLICIT_ATTENTION_UNROLL _Pragma("GCC unroll 16")
+#else
+#define IMPLICIT_ATTENTION_UNROLL
+#endif
+
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {

@@ -19,13 +19,6 @@
 #define IMPLICIT_ATTENTION_FLATTEN
 #endif
 
-/// Before a loop of few steps, known at compile time: all of them in a row, so that what they count stays in registers.
-#if defined(__GNUC__)
-#define IMPLICIT_ATTENTION_UNROLL _Pragma("GCC unroll 16")
-#else
-#define IMPLICIT_ATTENTION_UNROLL
-#endif
-
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// `Width` neighbouring channels.

@@ -209,6 +209,7 @@ class JoinedRows {
   Index count_ = 0;
 };
 
+/// Joins the wanted rows of blocks over channels.
 template <Real Scalar, class Reducer>
 void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted,
                    const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Reducer& join, Scalar initial) {
@@ -268,7 +269,7 @@ void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel,
   for (Index token = 0; token <= row; ++token) joined[token] = join(joined[token], entries[token]);
 }
 
-/// The same where some channels hold numbers that are not finite. Rows before the first such number are of all channels as if it were another
+/// Joins blocks' rows where some channels hold numbers that are not finite. Rows before the first such number are of all channels as if it were another
 /// one; in those from it on, these channels' are made by the plain walk, and joined to the others'.
 template <Real Scalar, class Reducer>
 void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<SpoiltChannel>& spoilt,
@@ -281,10 +282,14 @@ void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   RowsByBlock before = wanted, after = wanted;
   for (std::vector<Index>& places : before.places) std::erase_if(places, [&](Index place) { return row_at(place) >= first; });
   for (std::vector<Index>& places : after.places) std::erase_if(places, [&](Index place) { return row_at(place) < first; });
-  if (first > 0) {
+  const auto any = [](const RowsByBlock& of) {
+    return !std::all_of(of.places.begin(), of.places.end(), [](const std::vector<Index>& places) { return places.empty(); });
+  };
+  if (any(before)) {
     const SurroundedDiagonal<Scalar> finite = finite_part(surrounded);
     reduce_blocks(BlockPlan<Scalar>(finite), channels, before, rows, out, executor, join, initial);
   }
+  if (!any(after)) return;
   std::vector<Index> others = channels;
   for (auto channel = spoilt.rbegin(); channel != spoilt.rend(); ++channel) others.erase(others.begin() + channel->place);
   reduce_blocks(plan, others, after, rows, out, executor, join, initial);

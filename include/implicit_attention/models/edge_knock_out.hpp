@@ -100,6 +100,9 @@ class KnockOut {
     check(target);
     const Place place = place_of(layer, mixer);
     const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false);
+    if (const Index came = static_cast<Index>(layer_pass.mixers.size()), said = mixers_of(layer).count; came != said)
+      raise(ErrorKind::value, message("knock-out: the parts of layer ", layer, " of ", model_.name(), " have ", said,
+                                      " token mixers by Part::mixers(), and ran ", came));
     const MixerRun<S>& run = layer_pass.mixer(mixer);
     if (run.projection.empty())
       raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has no known output projection"));
