@@ -389,7 +389,8 @@ TEST_CASE("GGUF: a tensor has its name in the file, though no layer of the file 
       if (in_file.find("_shexp") != std::string::npos && each_case.architecture == "granitehybrid") continue;
       // Older files of Qwen3-Next have ssm_ba for ssm_alpha and ssm_beta; nothing reads what is beside the text.
       if (in_file.find("ssm_ba") != std::string::npos || name.rfind("mtp.", 0) == 0) continue;
-      const std::string below = in_file.starts_with("blk.") ? in_file.substr(in_file.find('.', 4)) : in_file;
+      const std::string first = in_file.substr(0, in_file.find(" and "));  // of two that become one
+      const std::string below = first.starts_with("blk.") ? first.substr(first.find('.', 4)) : first;
       converter.tensors() = tensors;
       std::erase_if(converter.tensors(), [&](const gguf::Tensor& each) { return each.name.ends_with(below); });
       std::string said;
@@ -399,6 +400,62 @@ TEST_CASE("GGUF: a tensor has its name in the file, though no layer of the file 
       else
         CHECK(said == expected);
     }
+  }
+}
+
+TEST_CASE("GGUF: what is wrong with one tensor of the file is told of it, though it is joined with another", "[io][golden]") {
+  int joined = 0;
+  for (const Case& each_case : cases) {
+    const auto original = original_of(each_case.golden);
+    if (!original || each_case.fuse) continue;
+    GgufConverter whole(std::string(each_case.architecture), original->weights, original->config);
+    for (std::size_t i = 0; i < whole.tensors().size(); ++i) {
+      const std::string name = whole.tensors()[i].name, second = " and " + name.substr(name.find('.', 4) + 1);
+      INFO(each_case.golden << " as " << each_case.architecture << ": " << name);
+      GgufConverter spoilt = whole;
+      gguf::Tensor& tensor = spoilt.tensors()[i];
+      const std::string nan = bytes_of<float>({std::nanf("")});
+      for (std::size_t at = 0; at < tensor.data.size(); at += nan.size()) tensor.data.replace(at, nan.size(), nan);
+      const TemporaryFolder folder;
+      write_bytes(folder / "model.gguf", spoilt.file());
+      const TableSource<double> source(translate_gguf(open_gguf(folder / "model.gguf")).first);
+      for (const std::string& each : source.names()) {
+        if (!source.read(each).matrix().hasNaN()) continue;
+        const std::string said = source.name_in_file(each);
+        INFO(said);
+        CHECK((said.starts_with(name) || said.find(second) != std::string::npos));
+        if (said.find(" and ") == std::string::npos) continue;
+        ++joined;
+        // A type that is not read: which of the two has it is told as well.
+        tensor.type = 19;
+        CHECK_THAT(error(spoilt), contains_text("is IQ1_S in " + name + ", a type that is not read here"));
+      }
+    }
+  }
+  CHECK((joined > 8 || joined == 0));  // Granite's feed-forward parts, experts of two families, Kimi's keys and values
+}
+
+TEST_CASE("GGUF: a file without layers, and experts that nothing uses, are told as the file has them", "[io][golden]") {
+  for (const Case& each_case : cases) {
+    const auto original = original_of(each_case.golden);
+    if (!original || each_case.fuse) continue;
+    INFO(each_case.golden << " as " << each_case.architecture);
+    GgufConverter bare(std::string(each_case.architecture), original->weights, original->config);
+    std::erase_if(bare.tensors(), [](const gguf::Tensor& each) { return each.name.starts_with("blk."); });
+    if (!each_case.architecture.starts_with("rwkv"))  // there the embedding's norm is one of the first layer's
+      CHECK_THAT(error(bare), contains_text("there are no tensors blk.0.* ("));
+    if (each_case.architecture != "nemotron_h_moe") continue;
+    GgufConverter more(std::string(each_case.architecture), original->weights, original->config);
+    const std::string up = ".ffn_up_exps.weight";
+    gguf::Tensor gate;  // these experts have none
+    for (const gguf::Tensor& each : more.tensors())
+      if (each.name.ends_with(up)) gate = each;
+    REQUIRE(gate.shape.front() > 1);
+    const std::string layer = gate.name.substr(4, gate.name.size() - 4 - up.size());
+    gate.name = message("blk.", layer, ".ffn_gate_exps.weight");
+    more.tensors().push_back(gate);
+    CHECK_THAT(error(more), contains_text("1 tensor is not used by "));
+    CHECK_THAT(error(more), contains_text(message("(", gate.name, " (backbone.layers.", layer, ".mixer.experts.0.gate_proj.weight))")));
   }
 }
 
@@ -417,7 +474,7 @@ TEST_CASE("GGUF: errors name the tensor that is missing, misshapen or unused as 
       if (const std::string said = error(lacking); said.empty())  // a head that is the embedding, and what nothing reads
         CHECK((name == "output.weight" || name.find(".nextn.") != std::string::npos || name.starts_with("blk.0.time_mix_v")));
       else
-        CHECK_THAT(said, contains_text(name));
+        CHECK_THAT(said, contains_text("model.gguf: ") && contains_text(name));
       gguf::Tensor& bent = longer.tensors()[i];
       bent.data += std::string(bent.data.size() / bent.shape.front(), '\0');
       ++bent.shape.front();

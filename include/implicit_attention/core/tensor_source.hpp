@@ -36,7 +36,7 @@ class TensorSource {
     return std::nullopt;
   }
 
-  /// What messages call a tensor, or all below a prefix: its name in the file, there or not. Where that is another than the public
+  /// What messages call a tensor, or all of a layer, `layers.0.*`: its name in the file, there or not. Where that is another than the public
   /// checkpoints', as in GGUF, those follow: `blk.0.ssm_a (backbone.layers.0.mixer.A)`.
   [[nodiscard]] virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
 

@@ -34,10 +34,14 @@ class GgufFileNames {
   void add(std::string_view name, std::string_view in_file) {
     in_file_.emplace(numbered(numbered(name, layers_, "1"), ".experts.", "0"), numbered(in_file, "blk.", "1"));
   }
-  /// Empty for a name that is none of the family's.
+  /// Empty for a name that is none of the family's. All layers, and all of one, `model.layers.0.*`, have names too.
   [[nodiscard]] std::string operator()(std::string_view name) const {
     const auto found = in_file_.find(numbered(numbered(name, layers_, "1"), ".experts.", "0"));
     if (found != in_file_.end()) return numbered(found->second, "blk.", number_behind(name, layers_));
+    if (name.starts_with(layers_)) {
+      const std::string_view number = number_behind(name, layers_), rest = name.substr(layers_.size() + number.size());
+      if (number.empty() ? rest.empty() : rest == "." || rest == ".*") return message("blk.", number, rest);
+    }
     // Readers ask for the logarithm before the rate.
     return name.ends_with(".A_log") ? (*this)(name.substr(0, name.size() - 4)) : std::string();
   }
@@ -140,13 +144,17 @@ class GgufRenamer {
   [[nodiscard]] bool names_alone() const { return learned_ != nullptr; }
   /// Fails where a tensor's partner is missing.
   void expect_sibling(Index layer, std::string_view rest) {
-    if (!names_alone()) static_cast<void>(sibling(layer, rest));
+    if (!names_alone()) static_cast<void>(partner(layer, rest));
   }
+  /// The partner that the tensor in hand is joined with: what they become has the names of both.
   [[nodiscard]] const Tensor& sibling(Index layer, std::string_view rest) {
-    const auto found = model_->tensors.find(message("blk.", layer, ".", rest));
-    if (found == model_->tensors.end()) raise(ErrorKind::file, message(who_, ": is there without blk.", layer, ".", printable(rest)));
-    if (unreadable_.empty()) unreadable_ = found->second.unreadable;
-    return found->second;
+    const auto& [name, tensor] = partner(layer, rest);
+    if (!unreadable_.empty())
+      unreadable_ = message(unreadable_, " in ", name_);
+    else if (!tensor.unreadable.empty())
+      unreadable_ = message(tensor.unreadable, " in ", name);
+    name_ = message(name_, " and ", rest);
+    return tensor;
   }
   [[nodiscard]] Tensor shaped(Tensor tensor, std::vector<Index> shape) const {
     reshape(tensor, std::move(shape), who_);
@@ -163,6 +171,11 @@ class GgufRenamer {
   TensorTable table_;
 
  private:
+  [[nodiscard]] const std::pair<const std::string, Tensor>& partner(Index layer, std::string_view rest) const {
+    const auto found = model_->tensors.find(message("blk.", layer, ".", rest));
+    if (found == model_->tensors.end()) raise(ErrorKind::file, message(who_, ": is there without blk.", layer, ".", printable(rest)));
+    return *found;
+  }
   bool below_layer(Index layer, std::string_view rest, const Tensor& tensor) {
     const std::size_t dot = rest.rfind('.');
     const bool ends = dot != std::string_view::npos && (rest.substr(dot) == ".weight" || rest.substr(dot) == ".bias");

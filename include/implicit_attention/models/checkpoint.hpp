@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <initializer_list>
 #include <limits>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -54,7 +56,7 @@ class CheckpointFacts {
 template <Real Scalar>
 void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view architecture) {
   std::string left;
-  Index count = 0;
+  std::set<std::string> counted;  // as the file has them: of GGUF's a single one may hold a matrix of every expert
   for (const std::string& name : watched.unused()) {
     // Tables that follow from the configuration; extra prediction heads and vision towers, which the text model does not use.
     const auto ends = [&](std::string_view end) {
@@ -63,8 +65,12 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
     if (ends("rotary_emb.inv_freq") || ends("rotary_emb.cos_cached") || ends("rotary_emb.sin_cached") || ends("num_batches_tracked"))
       continue;
     if (is_beside_the_text(name)) continue;
-    if (++count <= 3) left += message(left.empty() ? "" : ", ", printable(watched.name_in_file(name)));
+    const std::string called = watched.name_in_file(name), also = message(" (", name, ")");
+    const bool translated = called.size() > also.size() && called.compare(called.size() - also.size(), also.size(), also) == 0;
+    if (!counted.insert(translated ? called.substr(0, called.size() - also.size()) : called).second) continue;
+    if (counted.size() <= 3) left += message(left.empty() ? "" : ", ", printable(called));
   }
+  const std::size_t count = counted.size();
   if (count == 0) return;
   raise(ErrorKind::file,
         message(watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture, " (", left,
@@ -95,7 +101,7 @@ template <Real Scalar>
   }
   if (count == 0)
     raise(ErrorKind::file,
-          message(source.where(), ": there are no tensors ", source.name_in_file(prefix), "0.*, expected at least one layer"));
+          message(source.where(), ": there are no tensors ", source.name_in_file(message(prefix, "0.*")), ", expected at least one layer"));
   return count;
 }
 

@@ -133,7 +133,8 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
     expect_tensor({"rms_norm"}, "norm.weight", w.norm_weight);
   const bool may_lack = configuration.has("mamba_rms_norm") || configuration.has("ssm_cfg.rmsnorm") || configuration.has("rms_norm") ||
                         configuration.text({"model_type"}).value_or("falcon_h1") == "falcon_h1";
-  if (w.norm_weight.empty() && !may_lack) raise(ErrorKind::file, message("tensor ", tensors.name_in_file("norm.weight"), " is missing"));
+  if (w.norm_weight.empty() && !may_lack)
+    raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file("norm.weight"), " is missing"));
 }
 
 /// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `ssm_multipliers`, if there are any, are those of in_proj's rows for

@@ -173,9 +173,9 @@ template <Real S>
   const std::vector<Index> other = *tensors.source().shape(tensors.prefix() + down);
   const Index parts = gated ? 2 : 1, count = shape[0], inner = shape[1] / parts, width = shape[2];
   if (shape[1] % parts != 0 || other != std::vector<Index>{count, width, inner})
-    raise(ErrorKind::shape,
-          message(tensors.source().where(), ": tensors ", tensors.name_in_file(first), " ", shape_text(shape), " and ", down, " ",
-                  shape_text(other), " do not fit, expected (experts, ", gated ? "2" : "", "M, D) and (experts, D, M)"));
+    raise(ErrorKind::shape, message(tensors.source().where(), ": tensors ", tensors.name_in_file(first), " ", shape_text(shape), " and ",
+                                    tensors.name_in_file(down), " ", shape_text(other), " do not fit, expected (experts, ",
+                                    gated ? "2" : "", "M, D) and (experts, D, M)"));
   std::vector<GatedFeedForward<S>> experts;
   for (Index expert = 0; expert < count; ++expert) {
     typename GatedFeedForward<S>::Weights w;

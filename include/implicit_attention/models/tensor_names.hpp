@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/core/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -107,7 +108,8 @@ void expect_same_biases(const TensorSource<Scalar>& source) {
     std::set<std::string> biases, others;
   };
   std::map<std::string, Layer> layers;
-  for (const std::string& name : source.names())
+  for (const std::string& name : source.names()) {
+    if (is_beside_the_text(name)) continue;
     for (const std::string_view word : {"layers.", "blocks."}) {
       const std::size_t at = name.find(word);
       if (at == std::string::npos || (at != 0 && name[at - 1] != '.')) continue;
@@ -120,6 +122,7 @@ void expect_same_biases(const TensorSource<Scalar>& source) {
       (bias ? layer.biases : layer.others).insert(inner);
       break;
     }
+  }
   std::vector<const Layer*> kinds;
   for (const auto& named : layers) {
     const Layer& layer = named.second;
@@ -132,8 +135,9 @@ void expect_same_biases(const TensorSource<Scalar>& source) {
     for (const auto& [has, lacks] : {std::pair(&before, &layer), std::pair(&layer, &before)})
       for (const std::string& bias : has->biases)
         if (lacks->biases.find(bias) == lacks->biases.end() && lacks->others.find(weight_of(bias)) != lacks->others.end())
-          raise(ErrorKind::file, message(source.where(), ": tensor ", source.name_in_file(lacks->prefix + bias), " is missing, which ",
-                                         has->prefix, " has and the layers are of one kind: it was lost, and would be taken for zero"));
+          raise(ErrorKind::file, message(source.where(), ": tensor ", printable(source.name_in_file(lacks->prefix + bias)),
+                                         " is missing, and ", printable(source.name_in_file(has->prefix + bias)),
+                                         " is there and the layers are of one kind: it was lost, and would be taken for zero"));
   }
 }
 
