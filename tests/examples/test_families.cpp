@@ -173,7 +173,8 @@ TEST_CASE("explain: a layer's edges and those of its heads, as the library has t
                           {"--model", directory.string(), "--tokens", "5,6,7,2,9", "--layer", std::to_string(layer), "--heads", "1"})
                      .out,
                  contains_text("what attention moves of the logit in layer " + std::to_string(layer) + ", heads 1"));
-      check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map", "--heads", "99"})), "--heads: head 99 is out of range", "out.json");
+      check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map", "--heads", "99"})), "--heads: head 99 is out of range",
+                    "out.json");
       check_mistake("explain", with(ask, with(of_layer, {"--method", "edge-map,raw", "--heads", "1"})),
                     "--heads: raw takes a layer as a whole; relevance-attention and edge-map can look at its heads", "out.json");
       check_mistake("explain", with(ask, {"--method", "edge-map", "--heads", "1"}),
