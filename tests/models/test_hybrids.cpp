@@ -52,8 +52,7 @@ TEST_CASE("checkpoints as people have them: inner norms, a base model's names, a
   check_case_logits("unused-tensor-inner-norms");
   if (const auto folder = shared_case("missing-bias-griffin"))
     CHECK_THROWS_WITH(load_language_model(SafetensorsSource<double>(*folder), read_configuration(*folder)),
-                      Catch::Contains("tensor model.layers.1.temporal_block.linear_x.bias is missing, and "
-                                      "model.layers.0.temporal_block.linear_x.bias is there"));
+                      Catch::Contains("model.layers.1.temporal_block.linear_x.bias is missing"));
 }
 
 TEST_CASE("prefixes that wrappers add, and those that other tools use, are found", "[models]") {
