@@ -218,6 +218,9 @@ TEST_CASE("checkpoints that are not there or not whole", "[io]") {
       {"a shard of no name", R"({"weight_map":{"a":""}})", {"plain file name"}},
       {"a shard that is the folder", R"({"weight_map":{"a":".."}})", {"plain file name"}},
       {"a shard that is not there", R"({"weight_map":{"a":"two.safetensors"}})", {"two.safetensors", "cannot be opened"}},
+      {"a shard of a name with control characters",
+       R"({"weight_map":{"a":"two\u001b[31m\u007f.safetensors"}})",
+       {"two\\x1B[31m\\x7F.safetensors: cannot be opened"}},
       {"a tensor that is not there",
        R"({"weight_map":{"a":"one.safetensors","b":"one.safetensors"}})",
        {"tensor b", "in one.safetensors", "not there"}},
@@ -227,7 +230,7 @@ TEST_CASE("checkpoints that are not there or not whole", "[io]") {
     INFO(file.what);
     write_bytes(index, file.bytes);
     std::vector<std::string> needles = file.needles;
-    if (file.what != "a shard that is not there") needles.push_back(index.string());
+    if (file.needles.back().find("cannot be opened") == std::string::npos) needles.push_back(index.string());
     expect_error(open(folder.path()), ErrorKind::file, needles);
   }
 }

@@ -46,6 +46,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -158,7 +159,7 @@ IMPLICIT_ATTENTION_IO_BODY Configuration json_configuration(std::string_view tex
 IMPLICIT_ATTENTION_IO_BODY Configuration read_configuration(const std::filesystem::path& path) {
   std::error_code ignored;
   const std::filesystem::path file_path = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
-  const std::string where = file_path.string();
+  const std::string where = path_text(file_path);
   const std::shared_ptr<const MappedFile> file = MappedFile::open(file_path);
   if (file->size() == 0) raise(ErrorKind::file, message(where, ": is empty, expected a JSON object"));
   return detail::json_configuration(file->text(), where);

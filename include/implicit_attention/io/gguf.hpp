@@ -22,6 +22,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/bytes.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 #include <implicit_attention/io/text.hpp>
 
@@ -105,7 +106,7 @@ class GgufFile {
 
   /// Maps the file and checks everything it says. Fails with ErrorKind::file.
   explicit GgufFile(const std::filesystem::path& path) : GgufFile(MappedFile::open(path)) {}
-  explicit GgufFile(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(file_->path().string()) { read(); }
+  explicit GgufFile(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(path_text(file_->path())) { read(); }
 
   [[nodiscard]] const std::string& where() const { return where_; }
   [[nodiscard]] const std::filesystem::path& path() const { return file_->path(); }
@@ -364,7 +365,7 @@ namespace detail {
   }
   const auto split = detail::gguf_split(name);
   if (!split || split->second != count)
-    raise(ErrorKind::file, message(path.string(), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-0000",
+    raise(ErrorKind::file, message(path_text(path), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-0000",
                                    count, ".gguf, as it was when it was made, with the others beside it"));
   for (int i = 1; i <= split->second; ++i) {
     std::string number = message(i);
@@ -372,15 +373,15 @@ namespace detail {
     const std::filesystem::path each = path.parent_path() / (name.substr(0, split->first + 1) + number + name.substr(split->first + 6));
     GgufFile file(each);
     if (file.get<std::int64_t>("split.count") != count || file.get<std::int64_t>("split.no") != i - 1)
-      raise(ErrorKind::file, message(each.string(), ": its keys split.no and split.count are not those of file ", i, " of ", count));
+      raise(ErrorKind::file, message(path_text(each), ": its keys split.no and split.count are not those of file ", i, " of ", count));
     for (const auto& [key, tensor] : file.tensors())
       if (!model.tensors.emplace(key, tensor).second)
-        raise(ErrorKind::file, message(each.string(), ": tensor ", printable(key), " is in another file of the model too"));
+        raise(ErrorKind::file, message(path_text(each), ": tensor ", printable(key), " is in another file of the model too"));
     model.files.push_back(std::move(file));
   }
   if (const auto total = model.metadata().get<std::int64_t>("split.tensors.count");
       total && static_cast<std::uint64_t>(*total) != model.tensors.size())
-    raise(ErrorKind::file, message(path.string(), ": the ", count, " files have ", model.tensors.size(), " tensors, expected ", *total));
+    raise(ErrorKind::file, message(path_text(path), ": the ", count, " files have ", model.tensors.size(), " tensors, expected ", *total));
   return model;
 }
 

@@ -17,6 +17,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/io/bodies.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -171,7 +172,7 @@ IMPLICIT_ATTENTION_IO_BODY JsonDocument parse_json_object(std::string_view text,
 
 IMPLICIT_ATTENTION_IO_BODY JsonDocument read_json_object(const std::filesystem::path& path, const JsonLimits& limits) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
-  return parse_json_object(file->text(), path.string(), limits);
+  return parse_json_object(file->text(), path_text(path), limits);
 }
 
 IMPLICIT_ATTENTION_IO_BODY std::string json_text(const Json& value) { return detail::json_text<Json>(value); }

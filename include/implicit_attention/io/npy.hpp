@@ -9,13 +9,14 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/array_to_write.hpp>
 #include <implicit_attention/io/dtype.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Writes one array to `path`, whole or not at all: format 1.0, little-endian, C order, `<f4`, `<f8` or `<i8`, of any rank.
 inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& numbers) {
-  const std::size_t bytes = numbers.checked_bytes(path.string());
+  const std::size_t bytes = numbers.checked_bytes(path_text(path));
   const std::string_view type = numbers.dtype() == Dtype::F64 ? "<f8" : numbers.dtype() == Dtype::F32 ? "<f4" : "<i8";
   std::string header = message("{'descr': '", type, "', 'fortran_order': False, 'shape': (");
   for (const Index size : numbers.shape()) header += message(size, ", ");
@@ -28,7 +29,7 @@ inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& num
   header.resize((header.size() + 1 + 10 + 63) / 64 * 64 - 10 - 1, ' ');
   header += '\n';
   if (header.size() > 0xFFFF)
-    raise(ErrorKind::limit, message(path.string(), ": ", numbers.shape().size(), " axes are more than the header of a .npy file holds"));
+    raise(ErrorKind::limit, message(path_text(path), ": ", numbers.shape().size(), " axes are more than the header of a .npy file holds"));
 
   ReplacedFile file(path);
   file.write("\x93NUMPY\x01\x00", 8);

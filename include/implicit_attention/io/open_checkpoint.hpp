@@ -61,6 +61,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/pytorch.hpp>
 #include <implicit_attention/io/rwkv_cpp.hpp>
 #include <implicit_attention/io/safetensors.hpp>
@@ -94,7 +95,7 @@ IMPLICIT_ATTENTION_IO_BODY CheckpointFormat checkpoint_format(std::string_view b
 [[nodiscard]] inline TensorTable read_pytorch_index(const std::filesystem::path& index,
                                                     const std::map<std::string, std::string>& shard_of) {
   TensorTable whole;
-  whole.where = index.string();
+  whole.where = path_text(index);
   std::map<std::string, TensorTable> opened;
   for (const auto& [name, shard] : shard_of) {
     const auto [place, fresh] = opened.try_emplace(shard);
@@ -102,7 +103,7 @@ IMPLICIT_ATTENTION_IO_BODY CheckpointFormat checkpoint_format(std::string_view b
     const auto found = place->second.tensors.find(name);
     if (found == place->second.tensors.end())
       raise(ErrorKind::file,
-            message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
+            message(path_text(index), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
     whole.tensors.emplace(name, found->second);
   }
   return whole;
@@ -114,7 +115,7 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
        {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
     if (is_file(folder / name)) return folder / name;
   if (is_file(folder / "consolidated.safetensors") && is_file(folder / "params.json") && !is_file(folder / "config.json"))
-    raise(ErrorKind::file, message(folder.string(),
+    raise(ErrorKind::file, message(path_text(folder),
                                    ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
                                    "config.json from the same place, which Hugging Face's library reads"));
   if (is_file(folder / "consolidated.safetensors")) return folder / "consolidated.safetensors";
@@ -135,14 +136,14 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
   }
   if (why) cannot_open(folder, why);
   if (found.empty())
-    raise(ErrorKind::file, message(folder.string(),
+    raise(ErrorKind::file, message(path_text(folder),
                                    ": no model here: expected model.safetensors or pytorch_model.bin, or their index.json, or one file "
                                    ".safetensors, .bin, .pth, .pt, .ckpt or .gguf"));
   if (found.size() > 1) {
     std::string all;
     for (std::size_t i = 0; i < found.size(); ++i)
       if (i < 8) all += message(i == 0 ? "" : ", ", printable(found[i]));
-    raise(ErrorKind::file, message(folder.string(), ": which of ", found.size(), " files has the model is not clear: ", all,
+    raise(ErrorKind::file, message(path_text(folder), ": which of ", found.size(), " files has the model is not clear: ", all,
                                    found.size() > 8 ? ", ..." : "", "; name one of them"));
   }
   return folder / found.front();
@@ -167,7 +168,7 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
 template <Real Scalar>
 void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
-  const std::string where = path.string();
+  const std::string where = path_text(path);
   switch (checkpoint_format(file->text())) {
     case CheckpointFormat::gguf: {
       const GgufModel model = open_gguf(path);
@@ -233,7 +234,7 @@ Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
   made.weights = folder ? detail::weights_in_folder(path) : path;
   const std::filesystem::path beside = folder ? path : path.parent_path();
   made.tokenizer = beside.empty() ? std::filesystem::path(".") : beside;
-  made.configuration = Configuration(made.weights.string());
+  made.configuration = Configuration(path_text(made.weights));
   detail::open_weights(made.weights, made);
   const bool own = made.format == "GGUF" || made.format == "rwkv.cpp";
   if (const std::filesystem::path config = made.tokenizer / "config.json"; !own && detail::is_file(config))

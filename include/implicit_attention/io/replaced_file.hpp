@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/path_text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
@@ -34,7 +35,7 @@ class ReplacedFile {
  public:
   explicit ReplacedFile(std::filesystem::path path) : path_(std::move(path)) {
     std::error_code ignored;
-    const std::string name = path_.string();
+    const std::string name = path_text(path_);
     if (path_.filename().empty()) raise(ErrorKind::file, message("\"", name, "\": cannot be written: not a file name"));
     if (std::filesystem::is_directory(path_, ignored)) raise(ErrorKind::file, message(name, ": cannot be written: is a directory"));
     // A device or a pipe must not be renamed over.
@@ -114,7 +115,7 @@ class ReplacedFile {
     discard();
     const std::string reason =
         why == 0 ? std::string("the system gives no reason") : std::error_code(why, std::generic_category()).message();
-    raise(ErrorKind::file, message(path_.string(), ": cannot be written: ", reason));
+    raise(ErrorKind::file, message(path_text(path_), ": cannot be written: ", reason));
   }
 
   std::filesystem::path path_, target_, partial_;

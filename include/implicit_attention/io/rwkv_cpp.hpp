@@ -39,6 +39,7 @@
 #include <implicit_attention/io/bytes.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -70,7 +71,7 @@ namespace detail {
 /// Reads one file.
 class RwkvCppReader {
  public:
-  explicit RwkvCppReader(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(file_->path().string()) {}
+  explicit RwkvCppReader(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(path_text(file_->path())) {}
 
   [[nodiscard]] std::pair<TensorTable, Configuration> read() {
     ByteReader reader(file_->text(), where_);

@@ -18,6 +18,7 @@
 #include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/safetensors_header.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -28,7 +29,7 @@ class SafetensorsFile {
   /// Maps the file and checks its header whole. Fails with ErrorKind::file on anything that is not as the format has it.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
-  [[nodiscard]] std::string where() const { return file_->path().string(); }
+  [[nodiscard]] std::string where() const { return path_text(file_->path()); }
   [[nodiscard]] const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return header_->tensors; }
   [[nodiscard]] const std::map<std::string, std::string, std::less<>>& metadata() const { return header_->metadata; }
 
@@ -135,7 +136,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_IO_BODY SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
     : file_(MappedFile::open(path)),
-      header_(std::make_shared<const SafetensorsHeader>(parse_safetensors_header(file_->text(), path.string()))) {}
+      header_(std::make_shared<const SafetensorsHeader>(parse_safetensors_header(file_->text(), path_text(path)))) {}
 
 IMPLICIT_ATTENTION_IO_BODY const TensorInfo& SafetensorsFile::info(std::string_view name) const {
   if (const TensorInfo* found = find(name)) return *found;
@@ -179,10 +180,10 @@ IMPLICIT_ATTENTION_IO_BODY std::map<std::string, std::string> detail::read_shard
   const Json& document = read;
   const auto map = document.find("weight_map");
   if (map == document.end() || !map->is_object())
-    raise(ErrorKind::file, message(index.string(), ": expected an object weight_map, from tensor names to shard files"));
+    raise(ErrorKind::file, message(path_text(index), ": expected an object weight_map, from tensor names to shard files"));
   std::map<std::string, std::string> shard_of;
   for (const auto& [name, value] : map->items()) {
-    const std::string who = message(index.string(), ": tensor ", printable(name));
+    const std::string who = message(path_text(index), ": tensor ", printable(name));
     if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
     const auto& shard = value.template get_ref<const std::string&>();
     // A shard lies beside its index: anything that could lead elsewhere is refused.
@@ -193,7 +194,7 @@ IMPLICIT_ATTENTION_IO_BODY std::map<std::string, std::string> detail::read_shard
   return shard_of;
 }
 
-IMPLICIT_ATTENTION_IO_BODY SafetensorsCheckpoint::SafetensorsCheckpoint(const std::filesystem::path& path) : where_(path.string()) {
+IMPLICIT_ATTENTION_IO_BODY SafetensorsCheckpoint::SafetensorsCheckpoint(const std::filesystem::path& path) : where_(path_text(path)) {
   std::error_code ignored;
   const std::filesystem::path single = path / "model.safetensors", index = path / "model.safetensors.index.json";
   detail::check_reachable(single);
@@ -234,7 +235,7 @@ IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_shards(const std::fi
     if (fresh) files_.emplace_back(index.parent_path() / shard);
     if (files_[position->second].find(name) == nullptr)
       raise(ErrorKind::file,
-            message(index.string(), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
+            message(path_text(index), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
     shard_of_.emplace(name, position->second);
   }
 }

@@ -35,6 +35,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/json.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/safetensors_header.hpp>
 #include <implicit_attention/io/text.hpp>
@@ -51,7 +52,7 @@ inline std::string quoted(std::string_view text, std::string_view who) {
 
 IMPLICIT_ATTENTION_IO_BODY void write_safetensors(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
                                                   const std::map<std::string, std::string>& metadata) {
-  const std::string where = path.string();
+  const std::string where = path_text(path);
   std::vector<const TensorToWrite*> order;
   std::set<std::string_view> names{"__metadata__"};
   for (const TensorToWrite& tensor : tensors) {

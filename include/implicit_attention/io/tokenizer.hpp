@@ -11,6 +11,7 @@
 
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/io/bodies.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/vocabulary_text.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
@@ -284,7 +285,7 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::take(std::shared_ptr<const detail::Te
 IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_found(const std::filesystem::path& path, std::optional<Index> size) {
   const std::filesystem::path folder = folder_of(path);
   const bool own = path != folder && path.extension() == ".gguf";
-  where_ = path.string();
+  where_ = path_text(path);
   std::optional<std::filesystem::path> file;
   try {  // whoever gives ids needs no tokenizer
     file = own ? path : detail::tokenizer_file_in(folder);
@@ -300,7 +301,7 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_found(const std::filesystem::pat
 }
 
 IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_chosen(const std::filesystem::path& path) {
-  where_ = path.string();
+  where_ = path_text(path);
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     const std::optional<std::filesystem::path> file = detail::tokenizer_file_in(path);
@@ -312,14 +313,14 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_chosen(const std::filesystem::pa
   } else {
     take(detail::read_text_codec(path));
     if (codec_) return;
-    where_ = folder_of(path).string();
+    where_ = path_text(folder_of(path));
     read_vocabulary(path, std::nullopt, std::nullopt);
   }
 }
 
 IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_folder(const std::filesystem::path& folder, std::optional<TokenizerKind> kind,
                                                        std::optional<Index> size) {
-  where_ = folder.string();
+  where_ = path_text(folder);
   const std::filesystem::path file = folder / "vocab.json";
   if (kind != TokenizerKind::bytes && detail::is_file(file)) return read_vocabulary(file, kind, size);
   if (kind == TokenizerKind::symbols || kind == TokenizerKind::words)

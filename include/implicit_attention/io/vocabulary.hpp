@@ -13,6 +13,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/io/bodies.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -52,7 +53,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_IO_BODY Vocabulary Vocabulary::read(const std::filesystem::path& path, Index size) {
-  const std::string where = path.string();
+  const std::string where = path_text(path);
   JsonLimits limits;
   limits.depth = 1;
   const JsonDocument read = read_json_object(path, limits);

@@ -17,6 +17,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/bytes.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
 #ifndef IMPLICIT_ATTENTION_IO_ZLIB
@@ -45,7 +46,7 @@ class ZipFile {
   };
 
   /// Reads the directory at the end. Fails (ErrorKind::file) on anything that is not as the format has it.
-  explicit ZipFile(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(file_->path().string()) { read_directory(); }
+  explicit ZipFile(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(path_text(file_->path())) { read_directory(); }
 
   [[nodiscard]] const std::string& where() const { return where_; }
   [[nodiscard]] const std::map<std::string, Entry, std::less<>>& entries() const { return entries_; }

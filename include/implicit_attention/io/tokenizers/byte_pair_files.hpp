@@ -12,6 +12,7 @@
 #include <utility>
 
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -22,7 +23,7 @@ namespace detail {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   std::string_view rest = file->text();
   if (const std::size_t bad = utf8_error(rest); bad != std::string_view::npos)
-    raise(ErrorKind::file, message(path.string(), ": not valid UTF-8 at byte ", bad));
+    raise(ErrorKind::file, message(path_text(path), ": not valid UTF-8 at byte ", bad));
   Json merges = Json::array();
   for (Index number = 1; !rest.empty(); ++number) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
@@ -33,7 +34,7 @@ namespace detail {
     const std::size_t space = line.find(' ');
     if (space == 0 || space == std::string_view::npos || space + 1 == line.size() || line.find(' ', space + 1) != std::string_view::npos)
       raise(ErrorKind::file,
-            message(path.string(), ":", number, ": is \"", printable(line, 40), "\", expected two tokens and a space between"));
+            message(path_text(path), ":", number, ": is \"", printable(line, 40), "\", expected two tokens and a space between"));
     merges.push_back({std::string(line.substr(0, space)), std::string(line.substr(space + 1))});
   }
   return merges;
@@ -48,7 +49,7 @@ namespace detail {
     if (std::none_of(list.begin(), list.end(), same))
       list.push_back({{"content", content}, {"id", id}, {"special", special}, {"normalized", false}});
   };
-  const std::string where = (folder / "tokenizer_config.json").string();
+  const std::string where = path_text(folder / "tokenizer_config.json");
   if (const auto decoder = configuration.find("added_tokens_decoder"); decoder != configuration.end()) {
     if (!decoder->is_object())
       raise(ErrorKind::file, message(where, ": added_tokens_decoder: is ", json_text(*decoder), ", expected an object"));
@@ -81,7 +82,7 @@ namespace detail {
     const JsonDocument map_file = read_json_object(folder / "special_tokens_map.json");
     const Json& map = map_file;
     for (const auto& [key, value] : map.items()) {
-      const std::string from = message((folder / "special_tokens_map.json").string(), ": ", printable(key));
+      const std::string from = message(path_text(folder / "special_tokens_map.json"), ": ", printable(key));
       if (value.is_array())
         for (const Json& token : value) special(token, from);
       else if (!value.is_null())
@@ -96,7 +97,7 @@ namespace detail {
 /// Reads vocab.json and merges.txt in `folder` as GPT-2's tokenizer. Fails (file) where the files beside them
 /// say that it is another one, with rules of its own: only tokenizer.json says how.
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_byte_pair_files(const std::filesystem::path& folder) {
-  const std::string where = (folder / "merges.txt").string();
+  const std::string where = path_text(folder / "merges.txt");
   const JsonDocument vocabulary_file = read_json_object(folder / "vocab.json");
   const Json& vocabulary = vocabulary_file;
   for (const auto& [token, id] : vocabulary.items())
@@ -109,7 +110,7 @@ namespace detail {
   const JsonDocument configuration_file =
       is_file(folder / "tokenizer_config.json") ? read_json_object(folder / "tokenizer_config.json") : JsonDocument(Json::object());
   const Json& configuration = configuration_file;
-  JsonFields fields(configuration, (folder / "tokenizer_config.json").string());
+  JsonFields fields(configuration, path_text(folder / "tokenizer_config.json"));
   const std::string type = fields.text("tokenizer_class", "GPT2Tokenizer");
   // Not GPT-NeoX: its tokenizer.json also has a normalizer (NFC), which the two files do not tell.
   constexpr std::array<std::string_view, 4> same{"GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast"};

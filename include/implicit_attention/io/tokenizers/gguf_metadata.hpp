@@ -15,6 +15,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
 
@@ -146,7 +147,7 @@ class GgufVocabularyReader {
 /// The vocabulary of a GGUF file. Fails (file) on one that ends early or has none.
 [[nodiscard]] inline GgufVocabulary read_gguf_vocabulary(const std::filesystem::path& path) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
-  return detail::GgufVocabularyReader(file->text(), path.string()).read();
+  return detail::GgufVocabularyReader(file->text(), path_text(path)).read();
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

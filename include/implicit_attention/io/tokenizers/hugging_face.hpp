@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/pipeline.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -43,7 +44,7 @@ namespace detail {
 
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_tokenizer_json(const std::filesystem::path& path) {
   const JsonDocument document = read_json_object(path);
-  return read_tokenizer_json(*document, path.string());
+  return read_tokenizer_json(*document, path_text(path));
 }
 
 }  // namespace detail

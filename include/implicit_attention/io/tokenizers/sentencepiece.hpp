@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/byte_pair_files.hpp>
 
 #ifndef IMPLICIT_ATTENTION_IO_SENTENCEPIECE
@@ -155,13 +156,13 @@ class SentencePieceCodec final : public TextCodec {
   if (is_file(folder / "tokenizer_config.json")) {
     const JsonDocument configuration_file = read_json_object(folder / "tokenizer_config.json");
     const Json& configuration = configuration_file;
-    const std::string where = (folder / "tokenizer_config.json").string();
+    const std::string where = path_text(folder / "tokenizer_config.json");
     JsonFields fields(configuration, where);
     std::string type = fields.text("tokenizer_class", "LlamaTokenizer");
     if (type.ends_with("Fast")) type.resize(type.size() - 4);
     constexpr std::array<std::string_view, 4> same{"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "T5Tokenizer"};
     if (std::find(same.begin(), same.end(), type) == same.end())
-      raise(ErrorKind::file, message(path.string(), ": tokenizer_config.json names ", printable(type),
+      raise(ErrorKind::file, message(path_text(path), ": tokenizer_config.json names ", printable(type),
                                      ", which may give tokens other ids than sentencepiece; tokenizer.json is needed"));
     begin = fields.flag("add_bos_token", type != "T5Tokenizer");
     end = fields.flag("add_eos_token", type == "T5Tokenizer");
@@ -171,7 +172,7 @@ class SentencePieceCodec final : public TextCodec {
       for (AddedToken& token : added) token.normalized = false;  // marks are sought before normalization
     }
   }
-  return std::make_shared<const SentencePieceCodec>(bytes, path.string(), std::move(added), begin, end);
+  return std::make_shared<const SentencePieceCodec>(bytes, path_text(path), std::move(added), begin, end);
 }
 
 #else
@@ -179,7 +180,7 @@ class SentencePieceCodec final : public TextCodec {
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_sentencepiece(const std::filesystem::path& path, std::string_view bytes) {
   static_cast<void>(bytes);
   raise(ErrorKind::file,
-        message(path.string(),
+        message(path_text(path),
                 ": sentencepiece's own format is read where the program was built with its library (Debian's libsentencepiece-dev), and "
                 "this one was not; or put the model's tokenizer.json beside it (Hugging Face's transformers writes one: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...))"));

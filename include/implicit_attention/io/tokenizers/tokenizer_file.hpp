@@ -13,6 +13,7 @@
 
 #include <implicit_attention/io/folder.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/byte_pair_files.hpp>
 #include <implicit_attention/io/tokenizers/gguf_metadata.hpp>
 #include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
@@ -55,8 +56,8 @@ namespace detail {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   const std::string_view text = file->text();
   if (text.starts_with("GGUF")) return GgufTokenizer::make(read_gguf_vocabulary(path));
-  if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path.string());
-  if (WorldVocabulary::holds_literals(text)) return WorldVocabulary::parse_literals(text, path.string());
+  if (looks_like_world_vocabulary(text)) return WorldVocabulary::parse(text, path_text(path));
+  if (WorldVocabulary::holds_literals(text)) return WorldVocabulary::parse_literals(text, path_text(path));
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
   if ((path.filename() == "merges.txt" || path.filename() == "vocab.json") && is_file(folder / "merges.txt") &&
       is_file(folder / "vocab.json"))
@@ -64,13 +65,13 @@ namespace detail {
   if (path.extension() == ".model") return read_sentencepiece(path, text);
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin != std::string_view::npos && text[begin] == '{') {
-    const JsonDocument read = implicit_attention::parse_json_object(text, path.string());
+    const JsonDocument read = implicit_attention::parse_json_object(text, path_text(path));
     const Json& document = read;
     if (!document.contains("model") || !document["model"].is_object()) return nullptr;
-    return read_tokenizer_json(document, path.string());
+    return read_tokenizer_json(document, path_text(path));
   }
   raise(ErrorKind::file,
-        message(path.string(),
+        message(path_text(path),
                 ": is no tokenizer that is read here, expected tokenizer.json, tokenizer.model, RWKV's vocabulary (rwkv_vocab_*.txt), a "
                 "GGUF file, vocab.json, or merges.txt beside it"));
 }

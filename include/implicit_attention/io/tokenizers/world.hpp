@@ -14,6 +14,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
+#include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/byte_trie.hpp>
 #include <implicit_attention/io/tokenizers/text_codec.hpp>
 #include <implicit_attention/io/tokenizers/token_table.hpp>
@@ -87,7 +88,7 @@ class WorldVocabulary final : public TextCodec {
   /// Lines such as `276 '\r\n' 2` and `5 b'\xe2\x80' 2`: an id, a Python literal, and its length in bytes.
   [[nodiscard]] static std::shared_ptr<const WorldVocabulary> read(const std::filesystem::path& path) {
     const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
-    return parse(file->text(), path.string());
+    return parse(file->text(), path_text(path));
   }
   [[nodiscard]] static std::shared_ptr<const WorldVocabulary> parse(std::string_view text, const std::string& where) {
     TokenTable tokens;
