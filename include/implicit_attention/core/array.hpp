@@ -49,6 +49,12 @@ template <class Scalar>
 class Array {
  public:
   Array() = default;
+  // Functions by themselves: weights, activations and forms hold dozens of arrays, and what copies or ends them would count owners in line.
+  EIGEN_DONT_INLINE Array(const Array&) = default;
+  EIGEN_DONT_INLINE Array(Array&&) noexcept = default;
+  EIGEN_DONT_INLINE Array& operator=(const Array&) = default;
+  EIGEN_DONT_INLINE Array& operator=(Array&&) noexcept = default;
+  EIGEN_DONT_INLINE ~Array() = default;
   /// Takes ownership.
   Array(Matrix<Scalar> owned)  // NOLINT(google-explicit-constructor)
       : Array(std::make_shared<const Matrix<Scalar>>(std::move(owned))) {}

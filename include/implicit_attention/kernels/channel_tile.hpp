@@ -49,8 +49,8 @@ class ChannelTile {
     room(factors_, state_ * factor_rows());
     room(entries_, strip_tokens * entry_stride());
     room(decay_, state_);
-    numbers_.resize(rows, width);
-    numbers_.middleRows(entries_, strip_tokens * entry_stride()).setZero();  // behind the near columns nothing else is written
+    numbers_.resize(rows);
+    std::fill_n(numbers(entries_), strip_tokens * entry_stride() * width, Scalar(0));  // behind the near columns nothing else is written
   }
 
   /// Takes up to `width` channels.
@@ -124,8 +124,8 @@ class ChannelTile {
   /// A state's running keys, one row for each near column; the strip's queries stand before them.
   [[nodiscard]] Scalar* running_keys(Index n) { return numbers(factors_ + n * factor_rows() + strip_tokens); }
   [[nodiscard]] Index factor_rows() const { return strip_tokens + columns(); }
-  [[nodiscard]] Eigen::Map<Lane> at(Index row) { return lanes<width>(numbers(row)); }
-  [[nodiscard]] Eigen::Map<const Lane> at(Index row) const { return lanes<width>(numbers(row)); }
+  [[nodiscard]] LanesAt<Scalar, width> at(Index row) { return lanes<width>(numbers(row)); }
+  [[nodiscard]] LanesAt<const Scalar, width> at(Index row) const { return lanes<width>(numbers(row)); }
 
   /// The channels' numbers of one row; `otherwise` where the array is empty.
   [[nodiscard]] Lane part(const Rows& array, Index row, Scalar otherwise) const {
@@ -160,10 +160,10 @@ class ChannelTile {
     for (Index token = std::max(first - lead_, document); token < first; ++token) {
       const Lane elapsed = step(token, document), scale = near_scale(token);
       for (Index n = 0; n < state_; ++n) {
-        const Lane decay = (rate(n) * elapsed).exp();
+        const Lane decay = exp(rate(n) * elapsed);
         const Scalar key = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
         for (Index column = 0; column <= token - (first - lead_); ++column) {
-          Eigen::Map<Lane> kept = lanes<width>(running_keys(n) + column * width);
+          LanesAt<Scalar, width> kept = lanes<width>(running_keys(n) + column * width);
           kept = kept * decay + key * (entering(token, first - token + column, column_weight(first - lead_ + column)) * scale);
         }
       }
@@ -259,7 +259,7 @@ class ChannelTile {
       keys += strip_tokens;
     }
     each_row([&](std::size_t r) {
-      Eigen::Map<Lane> sum = lanes<width>(entry + static_cast<Index>(r) * entry_stride);
+      LanesAt<Scalar, width> sum = lanes<width>(entry + static_cast<Index>(r) * entry_stride);
       if (static_cast<int>(r) < First)
         sum.setZero();  // right of the row's token
       else if (static_cast<int>(r) < entering)

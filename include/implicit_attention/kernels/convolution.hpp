@@ -115,7 +115,9 @@ class TileConvolution {
  public:
   TileConvolution(const Surrounded<Recurrence>& surrounded, Index channel, bool transposed)
       : surrounded_(&surrounded), lead_(surrounded.width() - 1), taps_(lane_rows<Width>(surrounded.taps, channel)) {
-    if (transposed) taps_.colwise().reverseInPlace();
+    if (transposed)
+      for (Index i = 0, j = taps_.rows() - 1; i < j; ++i, --j)
+        std::swap_ranges(taps_.data() + i * Width, taps_.data() + (i + 1) * Width, taps_.data() + j * Width);
   }
 
   /// Of tokens begin..end-1, from rows of tokens begin - lead .. end - 1.
@@ -172,8 +174,8 @@ class ConvolvedInput {
         x_(input.x, channel),
         column_weights_(surrounded.column_weights, channel),
         convolution_(surrounded, channel, false),
-        entered_(LaneRows<Scalar, Width>::Zero(surrounded.width() - 1 + tokens_in_a_run, Width)),
-        convolved_(tokens_in_a_run, Width) {
+        entered_(LaneRows<Scalar, Width>::Zero(surrounded.width() - 1 + tokens_in_a_run)),
+        convolved_(tokens_in_a_run) {
     bias_.setZero();
     if (!input.convolution_bias.empty()) bias_ = lanes<Width>(input.convolution_bias.data() + channel);
     for (Index i = 0; i < input.convolution_tail.rows(); ++i) entered_.row(i) = lanes<Width>(input.convolution_tail.row(i) + channel);
@@ -239,7 +241,7 @@ void convolve_transposed(ConstView<Scalar> taps, const std::vector<Index>& start
   surrounded.convolution_starts = starts;
   for_channel_tiles(channels, executor, [&]<int Width>(Index channel, Index) {
     const detail::TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution(surrounded, channel, true);
-    LaneRows<Scalar, Width> rows(run + lead, Width), convolved(run, Width);
+    LaneRows<Scalar, Width> rows(run + lead), convolved(run);
     for (Index end = tokens, begin; end > 0; end = begin) {
       begin = std::max(end - run, Index(0));
       if (end != tokens) detail::carry_rows<Width>(rows.data(), 0, end - begin, lead);

@@ -19,9 +19,9 @@ namespace detail {
 
 struct Sum {
   static constexpr bool sees_zeros = false;
-  template <class Values>
-  static auto over(const Values& values) {
-    return values.sum();
+  template <class Scalar, int Width>
+  static Scalar over(const Lanes<Scalar, Width>& values) {
+    return sum_of_lanes(values);
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
@@ -47,7 +47,7 @@ struct AddAbsolute : Sum {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old + value.abs();
+    return old + absolute(value);
   }
 };
 
@@ -58,28 +58,33 @@ struct AddPositive : Sum {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old + value.max(Scalar(0));
+    return old + larger(value, Lanes<Scalar, Width>::Zero());
   }
 };
 
 /// `joined`, but NaN where the value is NaN: a maximum keeps what is NaN already, but may leave out a NaN that comes.
+template <int Count, class Register>
+EIGEN_ALWAYS_INLINE Register with_nan_of(const Register& value, const Register& joined) {
+#if defined(__GNUC__)
+  if constexpr (Count == 1) {
+    return value != value ? value : joined;
+  } else {
+    const auto nan = value != value;  // all bits, which are a NaN, or none
+    return reinterpret_cast<Register>(reinterpret_cast<decltype(value != value)>(joined) | nan);
+  }
+#else
+  if constexpr (Count == 1)
+    return value != value ? value : joined;
+  else
+    return value.isNaN().select(value, joined);
+#endif
+}
 template <class Scalar, int Width>
 EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>& value, const Lanes<Scalar, Width>& joined) {
-#if defined(__GNUC__)
-  constexpr int lane = std::gcd(Width, computed_lanes<Scalar>);
-  using Register = LaneRegister<Scalar, lane>;
   Lanes<Scalar, Width> out;
   IMPLICIT_ATTENTION_UNROLL
-  for (int i = 0; i < Width; i += lane) {
-    const typename Register::type numbers = Register::load(value.data() + i);
-    const auto nan = numbers != numbers;  // all bits, which are a NaN, or none
-    const auto bits = reinterpret_cast<decltype(numbers != numbers)>(Register::load(joined.data() + i)) | nan;
-    Register::store(out.data() + i, reinterpret_cast<typename Register::type>(bits));
-  }
+  for (int i = 0; i < out.registers; ++i) out.at(i) = with_nan_of<Lanes<Scalar, Width>::count>(value.at(i), joined.at(i));
   return out;
-#else
-  return joined + value.abs().min(std::numeric_limits<Scalar>::max()) * Scalar(0);  // of what is infinite, 0 alone would make NaN
-#endif
 }
 
 struct Largest {
@@ -90,11 +95,11 @@ struct Largest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return with_nan_of<Scalar, Width>(value, old.max(value));
+    return with_nan_of<Scalar, Width>(value, larger(old, value));
   }
-  template <class Values>
-  static auto over(const Values& values) {
-    return values.template maxCoeff<Eigen::PropagateNaN>();
+  template <class Scalar, int Width>
+  static Scalar over(const Lanes<Scalar, Width>& values) {
+    return largest_lane(values);
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
@@ -110,11 +115,11 @@ struct Smallest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return with_nan_of<Scalar, Width>(value, old.min(value));
+    return with_nan_of<Scalar, Width>(value, smaller(old, value));
   }
-  template <class Values>
-  static auto over(const Values& values) {
-    return values.template minCoeff<Eigen::PropagateNaN>();
+  template <class Scalar, int Width>
+  static Scalar over(const Lanes<Scalar, Width>& values) {
+    return -largest_lane(Lanes<Scalar, Width>(Scalar(-1) * values));
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {

@@ -51,8 +51,8 @@ class RowTile {
         rows_(surrounded, run.channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, run.channel)),
         convolution_(surrounded, run.channel, true),
-        left_(tokens_in_a_piece + surrounded.width() - 1, Width),
-        convolved_(tokens_in_a_piece, Width),
+        left_(tokens_in_a_piece + surrounded.width() - 1),
+        convolved_(tokens_in_a_piece),
         transposed_(Width, tokens_in_a_piece) {
     for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
     elapsed_.setZero();
@@ -91,9 +91,9 @@ class RowTile {
           const Index n = order_[static_cast<std::size_t>(index)];
           const Scalar product = (query ? query[n] : Scalar(1)) * (key ? key[n] : Scalar(1));
           if (decays_alike)
-            entry += product * elapsed_.exp();
+            entry += product * exp(elapsed_);
           else
-            entry += product * (rate_.row(n) * elapsed_).exp();
+            entry += product * exp(rate_.row(n) * elapsed_);
         }
         entry *= query_;
         elapsed_ += part(rows.step, token);
@@ -156,7 +156,7 @@ class RowTile {
             entry *= lanes<width>(inner);
             inner -= inners.stride();
           }
-          block.row(i) = convolution.take(entry).matrix();
+          lanes<width>(block.data() + i * width) = convolution.take(entry);
         }
         store_transposed(block, [&](int i) { return transposed + (c + i) * tokens_in_a_piece + first; });
       }
@@ -167,9 +167,7 @@ class RowTile {
   void leave_out(Scalar smallest) {
     for (Index index = 0; index < alive_;) {
       Index& n = order_[static_cast<std::size_t>(index)];
-      const Scalar nearest = surrounded_->recurrence.rate.empty()
-                                 ? elapsed_.template maxCoeff<Eigen::PropagateNaN>()
-                                 : Scalar((rate_.row(n) * elapsed_).template maxCoeff<Eigen::PropagateNaN>());
+      const Scalar nearest = surrounded_->recurrence.rate.empty() ? largest_lane(elapsed_) : largest_lane(Lane(rate_.row(n) * elapsed_));
       if (nearest < smallest)
         std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
       else

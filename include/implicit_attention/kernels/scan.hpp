@@ -27,7 +27,7 @@ class ScanTile {
         documents_(surrounded.recurrence.starts),
         rows_(surrounded, channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
-        state_(surrounded.recurrence.state, Width) {
+        state_(surrounded.recurrence.state) {
     if (input.initial_state.empty())
       state_.setZero();
     else
@@ -67,9 +67,9 @@ class ScanTile {
       for (Index n = 0; n < states; ++n) {
         Lane decay;
         if (decays_alike)
-          decay = step.exp();
+          decay = exp(step);
         else
-          decay = (lanes<Width>(rates + n * Width) * step).exp();
+          decay = exp(lanes<Width>(rates + n * Width) * step);
         const Lane next = decay * lanes<Width>(state + n * Width) + (key ? key[n] : Scalar(1)) * written;
         lanes<Width>(state + n * Width) = next;
         if (!read_before_update) y += (query ? query[n] : Scalar(1)) * next;
@@ -109,10 +109,10 @@ class TransposedScanTile {
         next_start_(surrounded.recurrence.starts.rbegin()),
         rows_(surrounded, channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
-        state_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state, Width)),
+        state_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)),
         convolution_(surrounded, channel, true),
-        left_(tokens_in_a_run + surrounded.width() - 1, Width),
-        summed_(tokens_in_a_run, Width) {}
+        left_(tokens_in_a_run + surrounded.width() - 1),
+        summed_(tokens_in_a_run) {}
 
   /// Goes through tokens end-1..begin, those before the last ones; their part of `out` is written.
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, const ConstView<Scalar>& g, View<Scalar>& out) {
@@ -146,9 +146,9 @@ class TransposedScanTile {
         if (!read_before_update) walked += added;
         if (!empty) s += (key ? key[n] : Scalar(1)) * walked;
         if (decays_alike)
-          walked *= step.exp();
+          walked *= exp(step);
         else
-          walked *= (lanes<Width>(rates + n * Width) * step).exp();
+          walked *= exp(lanes<Width>(rates + n * Width) * step);
         if (read_before_update) walked += added;
         lanes<Width>(state + n * Width) = walked;
       }

@@ -67,19 +67,19 @@ class ScanGradientTile {
         block_(block),
         channel_(channel),
         decays_(recurrence.rate, channel),
-        begins_(std::max<Index>((recurrence.tokens + block - 1) / block, 1) * recurrence.state, Width),
-        adjoint_(LaneRows<Scalar, Width>::Zero(recurrence.state, Width)) {
+        begins_(std::max<Index>((recurrence.tokens + block - 1) / block, 1) * recurrence.state),
+        adjoint_(LaneRows<Scalar, Width>::Zero(recurrence.state)) {
     if (initial_state.empty())
-      begins_.topRows(recurrence.state).setZero();
+      std::fill_n(begins_.data(), recurrence.state * Width, Scalar(0));
     else
-      begins_.topRows(recurrence.state) = lane_rows<Width>(initial_state, channel);
+      for (Index n = 0; n < recurrence.state; ++n) begins_.row(n) = lanes<Width>(initial_state.row(n) + channel);
   }
 
   /// Notes the states at the beginning of every block.
   void walk_forwards(Scratch& scratch) {
     const Index states = recurrence_->state;
     for (Index begin = block_; begin < recurrence_->tokens; begin += block_) {
-      Scalar* const state = &begins_(begin / block_ * states, 0);
+      Scalar* const state = begins_.data() + begin / block_ * states * Width;
       std::copy_n(state - states * Width, states * Width, state);
       for (Index token = begin - block_; token < begin; ++token) {
         const bool fresh = set_decays(token, scratch.decays.data());
@@ -94,7 +94,7 @@ class ScanGradientTile {
   void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
     const Index states = recurrence_->state, row = states * Width;
     Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
-    std::copy_n(&begins_(begin / block_ * states, 0), row, met);
+    std::copy_n(begins_.data() + begin / block_ * states * Width, row, met);
     const auto run = [&]<bool ReadsBefore>() {
       for (Index token = begin; token < end; ++token) {
         const Index at = token - begin;

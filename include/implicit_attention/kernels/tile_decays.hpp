@@ -18,8 +18,11 @@ class TileDecays {
   using Register = LaneRegister<Scalar, lane>;
 
   /// `rate` (states, channels), or empty: ones, one state.
-  TileDecays(const Array<Scalar>& rate, Index channel)
-      : rate_(rate.empty() ? LaneRows<Scalar, Width>(LaneRows<Scalar, Width>::Ones(1, Width)) : lane_rows<Width>(rate, channel)) {}
+  TileDecays(const Array<Scalar>& rate, Index channel) : rate_(lane_rows<Width>(rate, channel)) {
+    if (!rate.empty()) return;
+    rate_.resize(1);
+    std::fill_n(rate_.data(), Width, Scalar(1));
+  }
 
   /// (states, Width)
   [[nodiscard]] const Scalar* rate() const { return rate_.data(); }

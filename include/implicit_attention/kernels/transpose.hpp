@@ -11,7 +11,7 @@ namespace detail {
 template <Real Scalar, int Width, class Target>
 EIGEN_ALWAYS_INLINE void store_transposed(Eigen::Matrix<Scalar, Width, Width, Eigen::RowMajor>& block, const Target& to) {
   block.transposeInPlace();  // in registers, where a row fills one
-  for (int c = 0; c < Width; ++c) lanes<Width>(to(c)) = block.row(c).array();
+  for (int c = 0; c < Width; ++c) lanes<Width>(to(c)) = lanes<Width>(block.data() + c * Width);
 }
 
 /// to(c)[k] = from[k * stride + c] for k < rows and c < Columns.
@@ -23,7 +23,7 @@ EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows,
     for (Index k = 0; k < whole; k += width)
       for (int c = 0; c < Columns; c += width) {
         Eigen::Matrix<Scalar, width, width, Eigen::RowMajor> block;
-        for (int i = 0; i < width; ++i) block.row(i) = lanes<width>(from + (k + i) * stride + c).matrix();
+        for (int i = 0; i < width; ++i) lanes<width>(block.data() + i * width) = lanes<width>(from + (k + i) * stride + c);
         store_transposed(block, [&](int i) { return to(c + i) + k; });
       }
   for (Index k = whole; k < rows; ++k)

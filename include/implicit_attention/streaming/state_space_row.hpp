@@ -103,7 +103,8 @@ class StateSpaceTile {
       order_[n] = n;
       rates_[n] = load(from.recurrence.rate, static_cast<Index>(n));
       rates_[n] *= log2_e;
-      ordinary_ = ordinary_ && (rates_[n] <= Scalar(0.0) && rates_[n] >= std::numeric_limits<Scalar>::lowest()).all();
+      ordinary_ = ordinary_ && all_lanes(rates_[n], row_lanes,
+                                         [](Scalar rate) { return rate <= Scalar(0) && rate >= std::numeric_limits<Scalar>::lowest(); });
     }
     for (std::size_t k = 0; k < taps_.size(); ++k) {
       taps_[k].setZero();
@@ -161,7 +162,8 @@ class StateSpaceTile {
       weights_[i] = query[n] * key[n];
     }
     // A step that is negative or not finite: whatever the equation gives.
-    if (!ordinary_ || !(elapsed_ >= Scalar(0.0) && elapsed_ <= std::numeric_limits<Scalar>::max()).all()) {
+    if (!ordinary_ || !all_lanes(elapsed_, static_cast<Index>(row_lanes),
+                                 [](Scalar step) { return step >= Scalar(0) && step <= std::numeric_limits<Scalar>::max(); })) {
       for (Index i = 0; i < alive_; ++i)
         for (Index c = 0; c < row_lanes; ++c)
           sums[c] += weights_[i] * std::exp2(rates_[order_[static_cast<std::size_t>(i)]][c] * elapsed_[c]);
@@ -176,7 +178,7 @@ class StateSpaceTile {
   void leave_out() {
     for (Index i = 0; i < alive_;) {
       std::size_t& n = order_[static_cast<std::size_t>(i)];
-      if (((rates_[n] * elapsed_).head(count_) < Scalar(-126.0)).all())
+      if (all_lanes(Numbers(rates_[n] * elapsed_), count_, [](Scalar decay) { return decay < Scalar(-126); }))
         std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
       else
         ++i;
@@ -259,6 +261,8 @@ void state_space_row(const StateSpaceRow<Scalar>& from, View<Scalar> out, const 
 /// Joins what a tile after the other gives of one row: map[j] = join over channels of row_weights A column_weights.
 template <Real Scalar, class Reducer>
 struct StateSpaceJoiner {
+  using Numbers = typename StateSpaceTile<Scalar>::Numbers;
+
   Reducer join;
   Scalar initial;  // what an empty join gives
   const Array<Scalar>*row_weights, *column_weights;
@@ -266,7 +270,6 @@ struct StateSpaceJoiner {
   std::vector<Scalar> lanes = std::vector<Scalar>(static_cast<std::size_t>(row_piece * row_lanes), initial);
 
   void take(const StateSpaceTile<Scalar>& tile, const Scalar* entries, Index begin, Index end) {
-    using Numbers = typename StateSpaceTile<Scalar>::Numbers;
     constexpr int width = static_cast<int>(row_lanes);
     Numbers row = Numbers::Ones(), column = Numbers::Ones();
     if (!row_weights->empty())
@@ -281,13 +284,14 @@ struct StateSpaceJoiner {
       }
       const Index place = (token - begin) * row_lanes;
       Numbers value = implicit_attention::lanes<width>(entries + place) * row * column;
-      value.tail(row_lanes - tile.count()).setConstant(initial);  // channels that are not there
+      for (Index c = tile.count(); c < row_lanes; ++c) value[c] = initial;  // channels that are not there
       implicit_attention::lanes<width>(lanes.data() + place) = join(Numbers(implicit_attention::lanes<width>(lanes.data() + place)), value);
     }
   }
   void finish(Index begin, Index end) {
     for (Index token = begin; token < end; ++token)
-      joined[token] = Reducer::over(implicit_attention::lanes<static_cast<int>(row_lanes)>(lanes.data() + (token - begin) * row_lanes));
+      joined[token] =
+          Reducer::over(Numbers(implicit_attention::lanes<static_cast<int>(row_lanes)>(lanes.data() + (token - begin) * row_lanes)));
     std::fill(lanes.begin(), lanes.end(), initial);
   }
 };
