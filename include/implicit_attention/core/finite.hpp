@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/types.hpp>
 
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

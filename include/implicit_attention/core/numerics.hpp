@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/types.hpp>
 

@@ -26,13 +26,6 @@ template <class Scalar>
 using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
 
 namespace detail {
-/// Neighbouring numbers in memory as a row of Eigen's arrays. What is done number by number is written on these two: compilers instantiate
-/// every expression anew for each type it is made of, which costs more than anything else in this library's compilation.
-template <class Scalar>
-using Numbers = Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>>;
-template <class Scalar>
-using ConstNumbers = Eigen::Map<const Eigen::Array<Scalar, 1, Eigen::Dynamic>>;
-
 template <class Derived>
 concept EigenDense = std::derived_from<Derived, Eigen::DenseBase<Derived>>;
 

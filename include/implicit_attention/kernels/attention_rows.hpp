@@ -77,7 +77,7 @@ class BlockDecays {
     Lane elapsed = Lane::Zero();
     for (Index older = index - 1; older >= block.document; --older) {
       Lane slowest = tile.rate(0) * elapsed;
-      for (Index n = 1; n < state_; ++n) slowest = larger(slowest, Lane(tile.rate(n) * elapsed));
+      for (Index n = 1; n < state_; ++n) slowest = slowest.max(tile.rate(n) * elapsed);
       bool seen = false;
       for (Index c = 0; c < width; ++c)
         if (!(slowest[c] < smallest) && oldest_[static_cast<std::size_t>(c)] == older + 1) {
@@ -85,7 +85,7 @@ class BlockDecays {
           seen = true;
         }
       if (!seen) break;
-      for (Index n = 0; n < state_; ++n) lanes<width>(between_.data() + place(older, n)) = exp(tile.rate(n) * elapsed);
+      for (Index n = 0; n < state_; ++n) lanes<width>(between_.data() + place(older, n)) = (tile.rate(n) * elapsed).exp();
       elapsed += steps(older);
     }
   }

@@ -160,7 +160,7 @@ class ChannelTile {
     for (Index token = std::max(first - lead_, document); token < first; ++token) {
       const Lane elapsed = step(token, document), scale = near_scale(token);
       for (Index n = 0; n < state_; ++n) {
-        const Lane decay = exp(rate(n) * elapsed);
+        const Lane decay = (rate(n) * elapsed).exp();
         const Scalar key = recurrence_->key.empty() ? Scalar(1) : recurrence_->key(token, n);
         for (Index column = 0; column <= token - (first - lead_); ++column) {
           LanesAt<Scalar, width> kept = lanes<width>(running_keys(n) + column * width);
@@ -209,7 +209,7 @@ class ChannelTile {
         at(direct_ + entrance(r, k)) = enter * past;
       }
     }
-    Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>> decays(numbers(decays_), strip_tokens * state_ * width);
+    Numbers<Scalar> decays(numbers(decays_), strip_tokens * state_ * width);
     decays = decays.exp();
   }
 

@@ -147,7 +147,7 @@ class HeadColumns {
       lanes<width_of_lane>(out) = product;
       rests += product * Scalar(0);
     }
-    return sum_of_lanes(rests) == Scalar(0);
+    return rests.sum() == Scalar(0);
   }
 
   /// transposed(c, k) = array(begin + k, channel c)

@@ -198,7 +198,7 @@ class HeadWalk {
     const auto add = [](Scalar& sum, const Numbers& x, const Numbers& y) {
       Scalar numbers[static_cast<std::size_t>(lane)];
       Register::store(numbers, x + y);
-      sum += sum_of_lanes(Lanes<Scalar, lane>(lanes<lane>(numbers)));
+      sum += lanes<lane>(numbers).sum();
     };
     add(reads.key_a, even.key_a, odd.key_a);
     add(reads.key_b, even.key_b, odd.key_b);

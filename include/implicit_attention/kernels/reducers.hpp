@@ -21,7 +21,7 @@ struct Sum {
   static constexpr bool sees_zeros = false;
   template <class Scalar, int Width>
   static Scalar over(const Lanes<Scalar, Width>& values) {
-    return sum_of_lanes(values);
+    return values.sum();
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
@@ -47,7 +47,7 @@ struct AddAbsolute : Sum {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old + absolute(value);
+    return old + value.abs();
   }
 };
 
@@ -58,7 +58,7 @@ struct AddPositive : Sum {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old + larger(value, Lanes<Scalar, Width>::Zero());
+    return old + value.max(Scalar(0));
   }
 };
 
@@ -83,7 +83,8 @@ template <class Scalar, int Width>
 EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>& value, const Lanes<Scalar, Width>& joined) {
   Lanes<Scalar, Width> out;
   IMPLICIT_ATTENTION_UNROLL
-  for (int i = 0; i < out.registers; ++i) out.at(i) = with_nan_of<Lanes<Scalar, Width>::count>(value.at(i), joined.at(i));
+  for (int i = 0; i < out.registers; ++i)
+    out.in_register(i) = with_nan_of<out.register_numbers>(value.in_register(i), joined.in_register(i));
   return out;
 }
 
@@ -95,7 +96,7 @@ struct Largest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return with_nan_of<Scalar, Width>(value, larger(old, value));
+    return with_nan_of<Scalar, Width>(value, Lanes<Scalar, Width>(old.max(value)));
   }
   template <class Scalar, int Width>
   static Scalar over(const Lanes<Scalar, Width>& values) {
@@ -115,11 +116,11 @@ struct Smallest {
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return with_nan_of<Scalar, Width>(value, smaller(old, value));
+    return with_nan_of<Scalar, Width>(value, Lanes<Scalar, Width>(old.min(value)));
   }
   template <class Scalar, int Width>
   static Scalar over(const Lanes<Scalar, Width>& values) {
-    return -largest_lane(Lanes<Scalar, Width>(Scalar(-1) * values));
+    return -largest_lane(Lanes<Scalar, Width>(-values));
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {

@@ -91,9 +91,9 @@ class RowTile {
           const Index n = order_[static_cast<std::size_t>(index)];
           const Scalar product = (query ? query[n] : Scalar(1)) * (key ? key[n] : Scalar(1));
           if (decays_alike)
-            entry += product * exp(elapsed_);
+            entry += product * elapsed_.exp();
           else
-            entry += product * exp(rate_.row(n) * elapsed_);
+            entry += product * (rate_.row(n) * elapsed_).exp();
         }
         entry *= query_;
         elapsed_ += part(rows.step, token);

@@ -67,9 +67,9 @@ class ScanTile {
       for (Index n = 0; n < states; ++n) {
         Lane decay;
         if (decays_alike)
-          decay = exp(step);
+          decay = step.exp();
         else
-          decay = exp(lanes<Width>(rates + n * Width) * step);
+          decay = (lanes<Width>(rates + n * Width) * step).exp();
         const Lane next = decay * lanes<Width>(state + n * Width) + (key ? key[n] : Scalar(1)) * written;
         lanes<Width>(state + n * Width) = next;
         if (!read_before_update) y += (query ? query[n] : Scalar(1)) * next;
@@ -146,9 +146,9 @@ class TransposedScanTile {
         if (!read_before_update) walked += added;
         if (!empty) s += (key ? key[n] : Scalar(1)) * walked;
         if (decays_alike)
-          walked *= exp(step);
+          walked *= step.exp();
         else
-          walked *= exp(lanes<Width>(rates + n * Width) * step);
+          walked *= (lanes<Width>(rates + n * Width) * step).exp();
         if (read_before_update) walked += added;
         lanes<Width>(state + n * Width) = walked;
       }

@@ -102,7 +102,7 @@ template <Real S>
   Matrix<S> p = *x;
   for (Index row = 0; row < p.rows(); ++row) {
     detail::Numbers<S> numbers = detail::numbers_in<S>(p, row, 1);
-    numbers = (numbers - numbers.maxCoeff()).exp();
+    numbers = (numbers - *std::max_element(numbers.data(), numbers.data() + numbers.size())).exp();
     numbers /= numbers.sum();
   }
   const Array<S> out(std::move(p));

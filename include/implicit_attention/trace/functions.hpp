@@ -92,8 +92,10 @@ void take_values(Function function, Numbers<Scalar> x) {
     case Function::silu:
       return silu_in_place<Scalar>(x);
     case Function::gelu_tanh: {
-      Eigen::Array<Scalar, 1, Eigen::Dynamic> scale = x;
-      gelu_scale_in_place<Scalar>(Numbers<Scalar>(scale.data(), scale.size()));
+      RowVector<Scalar> scales(x.size());
+      Numbers<Scalar> scale(scales.data(), x.size());
+      scale = x;
+      gelu_scale_in_place<Scalar>(scale);
       x *= scale;
       return;
     }
@@ -135,8 +137,9 @@ void take_slopes(Function function, Numbers<Scalar> x) {
       x *= Scalar(1) - x;
       return;
     case Function::silu: {
-      Eigen::Array<Scalar, 1, Eigen::Dynamic> sigmoids = x;
-      const Numbers<Scalar> s(sigmoids.data(), sigmoids.size());
+      RowVector<Scalar> sigmoids(x.size());
+      Numbers<Scalar> s(sigmoids.data(), x.size());
+      s = x;
       sigmoid_in_place<Scalar>(s);
       x = s * (Scalar(1) + x * (Scalar(1) - s));
       return;

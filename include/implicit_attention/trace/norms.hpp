@@ -149,7 +149,7 @@ template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du, const Executor& executor) const {
   const Index size = width() / groups_;
   return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> dr, Index first, Index count) {
-    Eigen::Array<Scalar, 1, Eigen::Dynamic> normalized(size);
+    RowVector<Scalar> normalized(size);
     detail::Numbers<Scalar> n(normalized.data(), size);
     for (Index row = 0; row < count; ++row)
       each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
