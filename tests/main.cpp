@@ -1,5 +1,10 @@
 // The tests' main function, compiled once. A program in which a test could not run for want of data, and nothing failed, ends with an exit
 // status of its own, which ctest shows as skipped.
+#include <cstdlib>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #if __has_include(<catch2/catch_session.hpp>)
 #include <catch2/catch_session.hpp>
 #else
@@ -10,6 +15,11 @@
 #include "support/shared_data.hpp"
 
 int main(int argument_count, char** arguments) {
+#if defined(__GLIBC__)
+  // Thousands of matrices come and go. What is freed stays with the process: the system would fill every page with zeros again.
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 25);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 29);
+#endif
   const int result = Catch::Session().run(argument_count, arguments);
   return result == 0 && test_support::data_was_missing() ? test_support::skipped_status : result;
 }

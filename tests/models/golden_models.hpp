@@ -23,28 +23,37 @@
 
 namespace models_test {
 
-/// All golden models of families that are read here, sorted; those in tests/data where the shared ones are not on this machine.
-/// `unread` receives the others.
-inline std::vector<std::filesystem::path> golden_models(std::vector<std::string>* unread = nullptr) {
+/// The golden models of one folder, sorted: of families that are read here, and the names of the others.
+struct GoldenFolder {
   std::vector<std::filesystem::path> found;
+  std::vector<std::string> unread;
+
+  explicit GoldenFolder(const std::filesystem::path& folder) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      const std::string name = entry.path().filename().string();
+      if (name.compare(0, 3, "lm_") != 0) continue;
+      const Golden golden(entry.path());
+      const detail::CheckpointFacts facts(golden.weight_names(), golden.configuration);
+      const auto& families = model_families<double>();
+      if (std::any_of(families.begin(), families.end(), [&](const ModelFamily<double>& family) { return family.recognises(facts); }))
+        found.push_back(entry.path());
+      else
+        unread.push_back(name);
+    }
+    std::sort(found.begin(), found.end());
+    std::sort(unread.begin(), unread.end());
+  }
+};
+
+/// All golden models of families that are read here, sorted; those in tests/data where the shared ones are not on this machine.
+/// `unread` receives the others. The folder is looked through once: tests ask for many a model by its name.
+inline std::vector<std::filesystem::path> golden_models(std::vector<std::string>* unread = nullptr) {
   const auto shared = test_support::shared_data("golden");
   if (!shared) WARN(test_support::shared_data_missing("golden") + "; the cases in tests/data are run");
-  const std::filesystem::path folder = shared ? *shared : std::filesystem::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data";
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.compare(0, 3, "lm_") != 0) continue;
-    const Golden golden(entry.path());
-    const detail::CheckpointFacts facts(golden.weights<double>().names(), golden.configuration);
-    const auto& families = model_families<double>();
-    if (std::any_of(families.begin(), families.end(), [&](const ModelFamily<double>& family) { return family.recognises(facts); }))
-      found.push_back(entry.path());
-    else if (unread != nullptr)
-      unread->push_back(name);
-  }
-  REQUIRE(!found.empty());
-  std::sort(found.begin(), found.end());
-  if (unread != nullptr) std::sort(unread->begin(), unread->end());
-  return found;
+  static const GoldenFolder folder(shared ? *shared : std::filesystem::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data");
+  REQUIRE(!folder.found.empty());
+  if (unread != nullptr) *unread = folder.unread;
+  return folder.found;
 }
 
 /// One golden model run forwards and backwards, and its largest deviation from each kind of published number, relative to the largest.

@@ -60,6 +60,12 @@ struct Golden {
   Tensors<Scalar> weights() const {
     return Tensors<Scalar>(SafetensorsSource<Scalar>(path()), "weight.");
   }
+  std::vector<std::string> weight_names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, info] : file.tensors())
+      if (name.rfind("weight.", 0) == 0) names.push_back(name.substr(7));
+    return names;
+  }
   Matrix<double> expected(const std::string& name) const { return *file.read<double>("expected." + name); }
   std::vector<Index> integers(const std::string& name) const { return models_test::integers(file, name); }
   std::filesystem::path path() const { return file.where(); }
