@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <implicit_attention/core/freed_memory.hpp>
+
 #include "measuring.hpp"
 
 namespace {
@@ -22,6 +24,7 @@ constexpr const char* usage =
 }  // namespace
 
 int main(int argc, char** argv) {
+  implicit_attention::keep_freed_memory();  // as the programs do
   std::vector<char*> rest{argv[0]};
   bool all = false, filtered = false, listing = false;
   for (int i = 1; i < argc; ++i) {

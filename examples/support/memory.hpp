@@ -1,27 +1,15 @@
-// Memory that is used again: a model that is run many times needs arrays of the same sizes each time.
+// What of the machine's memory there is, and freed memory that stays with the process.
 #pragma once
 
-#include <cstdlib>  // defines __GLIBC__ where it is that library
 #include <limits>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
 
-namespace implicit_attention::examples {
+#include <implicit_attention/core/freed_memory.hpp>
 
-/// Lets freed memory stay with the process, so that the next run's activations need no fresh pages. Where the C library is
-/// another, nothing happens.
-inline void keep_freed_memory() {
-#if defined(__GLIBC__)
-  constexpr int largest = 32 << 20;  // what the library accepts
-  ::mallopt(M_MMAP_THRESHOLD, largest);
-  ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
-#endif
-}
+namespace implicit_attention::examples {
 
 /// The machine's memory in bytes; infinite where the system does not say.
 [[nodiscard]] inline double physical_memory() {

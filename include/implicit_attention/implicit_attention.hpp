@@ -8,6 +8,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/finite.hpp>
+#include <implicit_attention/core/freed_memory.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/numerics.hpp>

@@ -22,6 +22,10 @@ class JoinedRows {
  public:
   static constexpr int width = register_lanes<Scalar>;
   using Lane = Lanes<Scalar, width>;
+  /// Whether two panels of columns are joined at a time: where a machine has registers for the sums of both (AVX-512 has 32).
+  static constexpr bool pairs_panels =
+      vector_register_bytes == 64 && IMPLICIT_ATTENTION_BLOCK_TOKENS >= 2 * width && !std::is_same_v<Reducer, Add>;
+  static constexpr Index far_columns = std::max<Index>(width, strip_tokens) * (pairs_panels ? 2 : 1);
   /// Channels whose factors are held together: enough for a product to be worth reading and writing what it is joined to (16 where states
   /// make up for channels), few enough for the cache.
   [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
@@ -144,10 +148,9 @@ class JoinedRows {
             std::fill_n(to, state_ * strip_tokens, Scalar(0));
         }
       const Index column = plan_->block(older).first - lead;
-      for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += std::max<Index>(width, strip_tokens))
+      for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += far_columns)
         for (Index strip = 0; strip < strips; ++strip)
-          join_product(queries.data() + strip * per_strip, older, panel / strip_tokens, std::max<Index>(width, strip_tokens),
-                       column + panel, index, strip);
+          join_product(queries.data() + strip * per_strip, older, panel / strip_tokens, far_columns, column + panel, index, strip);
     }
     if constexpr (Reducer::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
@@ -159,6 +162,12 @@ class JoinedRows {
   /// `first`.
   void join_product(const Scalar* queries, Index key_block, Index key_strip, Index columns, Index first, Index index, Index strip) {
     const Index rows = std::min(strip_tokens, plan_->block(index).tokens - strip * strip_tokens);
+    if constexpr (pairs_panels)
+      if (columns == 2 * width && first >= 0 && rows == strip_tokens) {
+        std::array<Scalar*, register_rows> row{};
+        for (Index r = 0; r < rows; ++r) row[static_cast<std::size_t>(r)] = target(index, strip * strip_tokens + r) + first;
+        return join_two_panels(queries, factors_.keys(0, key_block, key_strip), row);
+      }
     each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
       const Scalar* keys = factors_.keys(0, key_block, key_strip) + column / width * factors_.panel_stride();
       const Index at = first + column, hidden = std::max(-at, Index(0));  // columns before the first token
@@ -194,6 +203,35 @@ class JoinedRows {
         each_row([&](std::size_t r) { joined[r] = join_(joined[r], tile[r]); });
       }
       each_row([&](std::size_t r) { lanes<Columns>(row[r]) = joined[r]; });
+    }
+  }
+
+  /// The same for two panels side by side, whose columns are all there: a query that is read once serves both, and twice as many sums hide how
+  /// long each takes.
+  EIGEN_DONT_INLINE void join_two_panels(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
+    const Index stride = factors_.panel_stride();
+    each_row([&](std::size_t r) { prefetch<2 * width>(row[r]); });
+    for (Index c = 0; c < count_; ++c) {
+      Tile<Scalar, width> left, right;
+      const Scalar *query = queries + c * state_ * strip_tokens, *key = keys + c * state_ * width;
+      const Lane first = lanes<width>(key), second = lanes<width>(key + stride);
+      each_row([&](std::size_t r) {
+        left[r] = query[r] * first;
+        right[r] = query[r] * second;
+      });
+      for (Index n = 1; n < state_; ++n) {
+        query += strip_tokens;
+        key += width;
+        const Lane near_key = lanes<width>(key), next_key = lanes<width>(key + stride);
+        each_row([&](std::size_t r) {
+          left[r] += query[r] * near_key;
+          right[r] += query[r] * next_key;
+        });
+      }
+      each_row([&](std::size_t r) {
+        lanes<width>(row[r]) = join_(Lane(lanes<width>(row[r])), left[r]);
+        lanes<width>(row[r] + width) = join_(Lane(lanes<width>(row[r] + width)), right[r]);
+      });
     }
   }
 
