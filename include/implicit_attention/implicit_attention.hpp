@@ -9,6 +9,8 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/freed_memory.hpp>
+#include <implicit_attention/core/lane_register.hpp>
+#include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/numerics.hpp>

@@ -1,0 +1,92 @@
+// Up to a vector register of neighbouring numbers, and the functions of them that Eigen has.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+
+#include <implicit_attention/core/vector_register.hpp>
+
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Numbers of a LaneRegister that fills a vector register of the target machine.
+template <class Scalar>
+constexpr int computed_lanes = vector_register_bytes / static_cast<int>(sizeof(Scalar));
+
+/// `Count` neighbouring numbers that are computed together, at most a vector register of them: the compiler's own type where it has one, so
+/// that sums stay in registers. Reads and writes at any address.
+#if defined(__GNUC__)
+template <class Scalar, int Count>
+struct LaneRegister {
+  typedef Scalar type __attribute__((vector_size(Count * sizeof(Scalar)), aligned(alignof(Scalar)), may_alias));
+  static type zero() { return type{}; }
+  static type load(const Scalar* from) { return *reinterpret_cast<const type*>(from); }
+  static void store(Scalar* to, type numbers) { *reinterpret_cast<type*>(to) = numbers; }
+};
+#else
+template <class Scalar, int Count>
+struct LaneRegister {
+  using type = Eigen::Array<Scalar, 1, Count, Eigen::RowMajor>;
+  static type zero() { return type::Zero(); }
+  static type load(const Scalar* from) { return Eigen::Map<const type>(from); }
+  static void store(Scalar* to, const type& numbers) { Eigen::Map<type>(to) = numbers; }
+};
+#endif
+template <class Scalar>
+struct LaneRegister<Scalar, 1> {
+  using type = Scalar;
+  static type zero() { return 0; }
+  static type load(const Scalar* from) { return *from; }
+  static void store(Scalar* to, type number) { *to = number; }
+};
+template <class Scalar, int Count>
+using LaneNumbers = typename LaneRegister<Scalar, Count>::type;
+
+/// The larger of two numbers in each lane; of a NaN and a number, what is in `a`.
+template <int Count, class Register>
+EIGEN_ALWAYS_INLINE Register larger(const Register& a, const Register& b) {
+#if !defined(__GNUC__)
+  if constexpr (Count > 1) return (b > a).select(b, a);
+#endif
+  return b > a ? b : a;
+}
+/// Likewise the smaller.
+template <int Count, class Register>
+EIGEN_ALWAYS_INLINE Register smaller(const Register& a, const Register& b) {
+#if !defined(__GNUC__)
+  if constexpr (Count > 1) return (b < a).select(b, a);
+#endif
+  return b < a ? b : a;
+}
+
+/// A function that Eigen has, by its functor, of a register: vectorised where Eigen's is.
+template <class Function, class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Scalar, Count>& x) {
+  using Register = LaneRegister<Scalar, Count>;
+  if constexpr (Count == 1) {
+    return Function()(x);
+  } else {
+#if defined(__GNUC__)
+    using Packet = typename Eigen::internal::find_best_packet<Scalar, Count>::type;
+    if constexpr (Eigen::internal::unpacket_traits<Packet>::size == Count &&
+                  bool(Eigen::internal::functor_traits<Function>::PacketAccess)) {
+      Packet numbers;
+      std::memcpy(&numbers, &x, sizeof(x));
+      numbers = Function().packetOp(numbers);
+      typename Register::type result;
+      std::memcpy(&result, &numbers, sizeof(result));
+      return result;
+    }
+#endif
+    Scalar numbers[static_cast<std::size_t>(Count)];
+    Register::store(numbers, x);
+    for (Scalar& number : numbers) number = Function()(number);
+    return Register::load(numbers);
+  }
+}
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
