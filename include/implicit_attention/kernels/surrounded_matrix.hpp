@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/head_columns.hpp>
 #include <implicit_attention/kernels/head_reductions.hpp>
@@ -303,7 +304,7 @@ template <Real Scalar>
 void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* final_state = nullptr) {
   const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
-  Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
+  Matrix<Scalar> inner = large_matrix<Scalar>(recurrence.tokens, recurrence.channels, "an activation");
   convolve(detail::convolution_part(surrounded), input, View<Scalar>(inner), executor);
   if (!surrounded.activation.empty()) inner.array() *= surrounded.activation.matrix().array();
   matrix_apply(recurrence, Array<Scalar>::view(inner), input.initial_state, out, executor, final_state);
@@ -315,10 +316,11 @@ void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& i
 template <Real Scalar>
 void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
   const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
-  Matrix<Scalar> weighted = g;
-  if (!surrounded.gate.empty()) weighted.array() *= surrounded.gate.matrix().array();
-  Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
-  matrix_apply_transposed(recurrence, ConstView<Scalar>(weighted), View<Scalar>(inner), executor);
+  // `out` holds what the gate makes of g until the result comes: memory of this size costs as much as a scan where it is not touched yet.
+  if (!surrounded.gate.empty()) out = g.cwiseProduct(surrounded.gate.matrix());
+  const ConstView<Scalar> weighted = surrounded.gate.empty() ? g : ConstView<Scalar>(out);
+  Matrix<Scalar> inner = large_matrix<Scalar>(recurrence.tokens, recurrence.channels, "an activation");
+  matrix_apply_transposed(recurrence, weighted, View<Scalar>(inner), executor);
   if (!surrounded.skip.empty()) inner.array() += weighted.array().rowwise() * surrounded.skip.matrix().row(0).array();
   if (!surrounded.activation.empty()) inner.array() *= surrounded.activation.matrix().array();
   if (surrounded.taps.empty())
