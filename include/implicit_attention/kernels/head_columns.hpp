@@ -62,7 +62,7 @@ class HeadColumns {
       for (Index d = 0; d < width_; ++d) taps_(d, c) = entry(s_->taps, width_ - 1 - d, channel(c));
     if (!by_taps_) factors_.resize(count_ * width_, stretch_ + width_of_lane);
     if (activation_.rows() == count_) return;
-    activation_.setOnes(count_, stretch_ + width_ + 2 * width_of_lane);
+    activation_.setOnes(count_, padded<Scalar>(stretch_, width_));  // whole registers: none straddles two lines
     if (!by_taps_) columns_.setOnes(count_, stretch_ + width_of_lane);
   }
 
@@ -107,8 +107,12 @@ class HeadColumns {
     scales.setOnes(end - begin, count_);
     for (const Array<Scalar>* array : {&s_->gate, &s_->row_weights})
       if (!array->empty())
-        for (Index i = begin; i < end; ++i)
-          for (Index c = 0; c < count_; ++c) scales(i - begin, c) *= (*array)(i, channel(c));
+        for (Index i = begin; i < end; ++i) {
+          if (neighbours_)
+            scales.row(i - begin).array() *= Eigen::Map<const RowVector<Scalar>>(array->row(i) + channel(0), count_).array();
+          else
+            for (Index c = 0; c < count_; ++c) scales(i - begin, c) *= (*array)(i, channel(c));
+        }
   }
 
   /// The factor of token begin + j, and neighbours up to the end of a register.

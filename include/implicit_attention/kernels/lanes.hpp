@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <utility>
 
+#if defined(__AVX512F__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -74,6 +78,14 @@ namespace detail {
 template <int By, class Scalar, int Count>
 EIGEN_ALWAYS_INLINE typename LaneRegister<Scalar, Count>::type shifted(const typename LaneRegister<Scalar, Count>::type& numbers,
                                                                        const typename LaneRegister<Scalar, Count>::type& next) {
+#if defined(__AVX512F__) && defined(__GNUC__)
+  // Of two registers of 64 bytes compilers make a permutation of any kind, which takes longer than a shift.
+  if constexpr (Count * sizeof(Scalar) == 64) {
+    const __m512i first = reinterpret_cast<__m512i>(numbers), second = reinterpret_cast<__m512i>(next);
+    constexpr int words = By * static_cast<int>(sizeof(Scalar) / 4);
+    return reinterpret_cast<typename LaneRegister<Scalar, Count>::type>(_mm512_alignr_epi32(second, first, words));
+  }
+#endif
 #if IMPLICIT_ATTENTION_SHUFFLES
   return [&]<int... n>(std::integer_sequence<int, n...>)->typename LaneRegister<Scalar, Count>::type {
     return __builtin_shufflevector(numbers, next, (By + n)...);

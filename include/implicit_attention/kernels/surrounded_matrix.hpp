@@ -3,9 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
+#include <type_traits>
 #include <vector>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/head_columns.hpp>
 #include <implicit_attention/kernels/head_reductions.hpp>
@@ -64,7 +68,9 @@ class HeadMapWriter {
         finite_columns_(finite.part, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
         all_columns_(surrounded, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
         writer_(out.size()),
-        numbers_(stretch_ + lane) {}
+        numbers_(stretch_ + lane) {
+    skip_.fill(-Scalar(0));  // which changes no number, not even a zero's sign
+  }
 
   void operator()(Index head, const RowRun& run, View<Scalar> rows) {
     places_ = &chosen_->places[static_cast<std::size_t>(head)];
@@ -101,10 +107,25 @@ class HeadMapWriter {
       const Index last = std::min(first + stretch_, end);
       columns_->prepare(first, last);
       const Stretch of{first, last, first == begin ? 0 : first, last == end ? tokens : last};
-      for (Index c = 0; c < columns_->count(); ++c)
+      for (Index c = 0; c < columns_->count(); ++c) {
+        choose(c);
         for (Index i = run.begin; i < run.end; ++i)
           write_row(row_of(rows, i - run.begin), c, i, seen_[static_cast<std::size_t>(i - run.begin)], scales_(i - run.begin, c),
                     target(run, c, i), of);
+      }
+    }
+  }
+
+  /// What all of a channel's rows share.
+  void choose(Index c) {
+    if (columns_->skips()) skip_[lane] = columns_->skip(c);
+    if (!columns_->by_taps()) return;
+    least_tap_ = std::numeric_limits<Scalar>::infinity();
+    largest_tap_ = 0;
+    for (Index d = 0; d < columns_->width(); ++d) {
+      const Scalar tap = std::abs(columns_->tap(c, d));
+      if (tap != Scalar(0)) least_tap_ = std::min(least_tap_, tap);
+      largest_tap_ = std::max(largest_tap_, tap);
     }
   }
 
@@ -115,31 +136,35 @@ class HeadMapWriter {
   /// A stretch of row i of one channel, into the result's row `to`.
   void write_row(Scalar* row, Index c, Index i, const Seen& seen, Scalar scale, Scalar* to, const Stretch& of) {
     const Index first = of.first, end = std::clamp(seen.last + 1, first, of.last), count = end - first;
-    // A line that two rows share is read before it is written: asked for now, so that streaming does not wait for it.
-    writer_.ask_for(to + of.to);
+    // A line that is not streamed is read before it is written: asked for now, so that streaming does not wait for it.
+    writer_.ask_for_last(to + of.to);
     // Whole lines, columns from..stop-1, are written as they are computed; the others by way of `numbers_`, with zeros up to a line's end.
     Index from = 0, stop = 0, made = end;
     if (count > 0) {
       made = std::min(end + rest_of_line(to + end), of.last);
-      const bool finite = columns_->finite() && std::isfinite(scale), folds = finite && takes_scale(c, scale);
-      if (folds && writer_.streams(to)) {
-        from = std::min(rest_of_line(to + first), count);
-        stop = from + (count - from) / RowWriter<Scalar>::line * RowWriter<Scalar>::line;
+      const bool finite = columns_->finite() && std::isfinite(scale);
+      if (finite && takes_scale(scale)) {
+        if (writer_.streams(to)) {
+          from = std::min(rest_of_line(to + first), made - first);
+          stop = from + (made - first - from) / RowWriter<Scalar>::line * RowWriter<Scalar>::line;
+        }
+        multiply_four(row + first, c, scale, columns_->skips() ? i - first : Index(-1), count, from, stop, made - first, to + first);
+      } else {
+        // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
+        const bool skips = columns_->skips() && i >= first && i < of.last + columns_->width() - 1;
+        const Scalar diagonal = skips ? row[i] : Scalar(0);
+        if (skips) row[i] += columns_->skip(c);
+        multiply(row + first, c, scale, count);
+        if (!finite) write_exactly(row, seen, c, first, end, scale);
+        if (skips) row[i] = diagonal;
+        // What was computed there is 0 times a factor: -0, or NaN.
+        std::fill(&numbers_[count], &numbers_[count] + (made - end), Scalar(0));
       }
-      // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
-      const bool skips = columns_->skips() && i >= first && i < of.last + columns_->width() - 1;
-      const Scalar diagonal = skips ? row[i] : Scalar(0);
-      if (skips) row[i] += columns_->skip(c);
-      multiply(row + first, c, folds, scale, from, stop, count, to + first);
-      if (!finite) write_exactly(row, seen, c, first, end, scale);
-      if (skips) row[i] = diagonal;
-      // What was computed there is 0 times a factor: -0, or NaN.
-      std::fill(&numbers_[count], &numbers_[count] + (made - end), Scalar(0));
     }
     writer_.zeros(first - of.from, to + of.from);
     writer_.copy(numbers_.data(), from, to + first);
     writer_.copy(numbers_.data() + stop, made - first - stop, to + first + stop);
-    writer_.zeros(of.to - made, to + made);
+    writer_.zeros_to_end(of.to - made, to + made);
   }
 
   /// Where a path would lead beyond what the row sees: its factor, or the row's own, may not be finite, and 0 times it not 0.
@@ -155,32 +180,19 @@ class HeadMapWriter {
 
   /// Whether a row's scale may be multiplied into its channel's four taps: not where that would lose digits, or make infinite taps of opposite
   /// signs, whose sum is no number.
-  [[nodiscard]] bool takes_scale(Index c, Scalar scale) const {
+  [[nodiscard]] bool takes_scale(Scalar scale) const {
     if (!columns_->by_taps() || scale == Scalar(0)) return columns_->by_taps();
-    bool takes = true;
-    for (Index tap = 0; tap < 4; ++tap)
-      takes = takes && (columns_->tap(c, tap) == Scalar(0) || std::isnormal(columns_->tap(c, tap) * scale));
-    return takes;
+    return largest_tap_ == Scalar(0) || (std::isnormal(least_tap_ * scale) && std::isnormal(largest_tap_ * scale));
   }
 
-  /// Entries 0 .. count - 1 of a row into `numbers_`; but from `from` to `stop`, whole lines of the result, straight to `to`. `folds`: the scale
-  /// goes into the taps.
-  void multiply(const Scalar* row, Index c, bool folds, Scalar scale, Index from, Index stop, Index count, Scalar* to) {
+  /// Entries 0 .. count - 1 of a row into `numbers_`.
+  void multiply(const Scalar* row, Index c, Scalar scale, Index count) {
     Scalar* const numbers = numbers_.data();
     if constexpr (lane == computed_lanes<Scalar>) {
-      if (columns_->by_taps()) {  // nearly all models' convolution
-        const Scalar by = folds ? scale : Scalar(1);
-        const FourTaps of{row,
-                          columns_->activation(c),
-                          {columns_->tap(c, 0) * by, columns_->tap(c, 1) * by, columns_->tap(c, 2) * by, columns_->tap(c, 3) * by}};
-        if (!folds) {
-          multiply_four<false>(of, 0, count, numbers);
-          for (Index j = 0; j < count; ++j) numbers[j] *= scale;
-          return;
-        }
-        multiply_four<false>(of, 0, from, numbers);
-        multiply_four<true>(of, from, stop, to);
-        return multiply_four<false>(of, stop, count, numbers);
+      if (columns_->by_taps()) {
+        multiply_four(row, c, Scalar(1), -1, count, 0, 0, count, nullptr);
+        for (Index j = 0; j < count; ++j) numbers[j] *= scale;
+        return;
       }
     }
     for (Index j = 0; j < count; j += lane) {
@@ -189,27 +201,46 @@ class HeadMapWriter {
       lanes<lane>(numbers + j) = sum * scale;
     }
   }
+  /// The same for four taps, nearly all models' convolution, into which the row's scale goes; 0 from `count` to `made`. Whole lines of the
+  /// result, from `from` to `stop`, go straight to `to`. Entry `diagonal` has the channel's skip.
+  void multiply_four(const Scalar* row, Index c, Scalar scale, Index diagonal, Index count, Index from, Index stop, Index made,
+                     Scalar* to) {
+    if constexpr (lane == computed_lanes<Scalar>) {
+      const Scalar *const activation = columns_->activation(c), *const skip = skip_.data();
+      const Scalar tap0 = columns_->tap(c, 0) * scale, tap1 = columns_->tap(c, 1) * scale, tap2 = columns_->tap(c, 2) * scale,
+                   tap3 = columns_->tap(c, 3) * scale;
+      const auto part = [&](auto straight, Index begin, Index end, Scalar* out) {
+        if (begin < end) four_taps<straight()>(row, activation, skip, begin, end, out, tap0, tap1, tap2, tap3, diagonal, count);
+      };
+      part(std::false_type(), 0, from, numbers_.data());
+      part(std::true_type(), from, stop, to);
+      part(std::false_type(), stop, made, numbers_.data());
+    }
+  }
 
-  struct FourTaps {
-    const Scalar *row, *activation;
-    Scalar taps[4];
-  };
-  /// sum_d taps[d] row[j + d] activation[j + d]: every product is made once and shuffled to its four places. Rows that are written side by
-  /// side, to share what is read of factors, take longer: memory then takes less. `Straight`: past the caches.
+  /// sum_d taps[d] (row[j + d] + [j + d = diagonal] skip) activation[j + d]: every product is made once and shuffled to its four places. Rows
+  /// that are written side by side, to share what is read of factors, take longer: memory then takes less. `Straight`: past the caches. The
+  /// skip and the zeros behind the row's entries are added in registers: what is read of memory where a part of it has just been written
+  /// waits for that.
   template <bool Straight>
-  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void multiply_four(const FourTaps& of, Index begin, Index end, Scalar* to) {
+  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void four_taps(const Scalar* row, const Scalar* activation, const Scalar* skip,
+                                                                     Index begin, Index end, Scalar* to, Scalar tap0, Scalar tap1,
+                                                                     Scalar tap2, Scalar tap3, Index diagonal, Index count) {
     using Register = LaneRegister<Scalar, lane>;
     using Numbers = typename Register::type;
-    const auto product = [&](Index j) -> Numbers { return Register::load(of.row + j) * Register::load(of.activation + j); };
-    const Scalar tap0 = of.taps[0], tap1 = of.taps[1], tap2 = of.taps[2], tap3 = of.taps[3];
-    if (begin >= end) return;
-    Numbers numbers = product(begin);
-    for (Index j = begin; j < end; j += lane) {
-      const Numbers next = product(j + lane);
+    const auto load = [](const Scalar* from) -> Numbers { return Register::load(from); };
+    const auto product = [=](Index j) -> Numbers { return load(row + j) * load(activation + j); };
+    const auto product_with_skip = [=](Index j) -> Numbers {
+      const Index place = std::clamp<Index>(lane + j - diagonal, 0, 2 * lane);
+      return (load(row + j) + load(skip + place)) * load(activation + j);
+    };
+    const auto sum_of = [=](const Numbers& numbers, const Numbers& next) -> Numbers {
       Numbers sum = tap0 * numbers;
       sum = sum + tap1 * shifted<1, Scalar, lane>(numbers, next);
       sum = sum + tap2 * shifted<2, Scalar, lane>(numbers, next);
-      sum = sum + tap3 * shifted<3, Scalar, lane>(numbers, next);
+      return sum + tap3 * shifted<3, Scalar, lane>(numbers, next);
+    };
+    const auto write = [=](Index j, const Numbers& sum) {
       if constexpr (Straight) {
         Lanes<Scalar, lane> entries;
         Register::store(entries.data(), sum);
@@ -217,9 +248,28 @@ class HeadMapWriter {
       } else {
         Register::store(to + j, sum);
       }
+    };
+    // Registers that know neither the skip nor the row's end.
+    const Index plain = diagonal < begin ? count - lane + 1 : std::min(diagonal - 2 * lane, count - lane) + 1;
+    Numbers numbers = product_with_skip(begin);
+    Index j = begin;
+    for (const Index last = std::min(end, plain); j < last; j += lane) {
+      const Numbers next = product(j + lane);
+      write(j, sum_of(numbers, next));
+      numbers = next;
+    }
+    for (; j < end; j += lane) {
+      const Numbers next = product_with_skip(j + lane);
+      write(j, sum_of(numbers, next) + load(row_end.data() + std::clamp<Index>(j + lane - count, 0, lane)));
       numbers = next;
     }
   }
+  /// Added to a row's numbers, changes none of them, not even a zero's sign (-0), and makes those behind it 0, where they are 0 or -0.
+  alignas(line_bytes) static constexpr std::array<Scalar, static_cast<std::size_t>(2 * lane)> row_end = [] {
+    std::array<Scalar, static_cast<std::size_t>(2 * lane)> numbers{};
+    std::fill_n(numbers.begin(), lane, -Scalar(0));
+    return numbers;
+  }();
 
   const SharedMatrix<Scalar>* recurrence_;
   const FiniteColumns<Scalar>* finite_;
@@ -232,6 +282,8 @@ class HeadMapWriter {
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_;
   RowVector<Scalar> numbers_;
+  alignas(line_bytes) std::array<Scalar, static_cast<std::size_t>(3 * lane)> skip_;  ///< a channel's skip, alone in the middle
+  Scalar least_tap_ = 0, largest_tap_ = 0;  ///< of a channel's taps, without signs; the least one that is not 0
   std::vector<Seen> seen_;
 };
 
@@ -252,7 +304,7 @@ template <Real Scalar>
 void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* final_state = nullptr) {
   const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
-  Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
+  Matrix<Scalar> inner = large_matrix<Scalar>(recurrence.tokens, recurrence.channels, "an activation");
   convolve(detail::convolution_part(surrounded), input, View<Scalar>(inner), executor);
   if (!surrounded.activation.empty()) inner.array() *= surrounded.activation.matrix().array();
   matrix_apply(recurrence, Array<Scalar>::view(inner), input.initial_state, out, executor, final_state);
@@ -264,10 +316,11 @@ void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& i
 template <Real Scalar>
 void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
   const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
-  Matrix<Scalar> weighted = g;
-  if (!surrounded.gate.empty()) weighted.array() *= surrounded.gate.matrix().array();
-  Matrix<Scalar> inner(recurrence.tokens, recurrence.channels);
-  matrix_apply_transposed(recurrence, ConstView<Scalar>(weighted), View<Scalar>(inner), executor);
+  // `out` holds what the gate makes of g until the result comes: memory of this size costs as much as a scan where it is not touched yet.
+  if (!surrounded.gate.empty()) out = g.cwiseProduct(surrounded.gate.matrix());
+  const ConstView<Scalar> weighted = surrounded.gate.empty() ? g : ConstView<Scalar>(out);
+  Matrix<Scalar> inner = large_matrix<Scalar>(recurrence.tokens, recurrence.channels, "an activation");
+  matrix_apply_transposed(recurrence, weighted, View<Scalar>(inner), executor);
   if (!surrounded.skip.empty()) inner.array() += weighted.array().rowwise() * surrounded.skip.matrix().row(0).array();
   if (!surrounded.activation.empty()) inner.array() *= surrounded.activation.matrix().array();
   if (surrounded.taps.empty())
