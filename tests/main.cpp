@@ -16,9 +16,12 @@
 
 int main(int argument_count, char** arguments) {
 #if defined(__GLIBC__)
-  // Thousands of matrices come and go. What is freed stays with the process: the system would fill every page with zeros again.
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 25);
-  ::mallopt(M_TRIM_THRESHOLD, 1 << 29);
+  // Thousands of matrices come and go. What is freed stays with the process: the system would fill every page with zeros again. A test of
+  // just that has the process as it comes.
+  if (std::getenv("IMPLICIT_ATTENTION_TESTS_AS_THE_SYSTEM_ALLOCATES") == nullptr) {
+    ::mallopt(M_MMAP_THRESHOLD, 1 << 25);
+    ::mallopt(M_TRIM_THRESHOLD, 1 << 29);
+  }
 #endif
   const int result = Catch::Session().run(argument_count, arguments);
   return result == 0 && test_support::data_was_missing() ? test_support::skipped_status : result;

@@ -6,6 +6,7 @@
 
 #if defined(__GLIBC__)
 #include <malloc.h>
+#include <sys/resource.h>
 #endif
 
 #include <implicit_attention/core/large_memory.hpp>
@@ -18,10 +19,13 @@ namespace detail {
 constexpr std::size_t reserved_heap_bytes = std::size_t{384} << 20;
 
 /// Lets the heap grow before any of the new memory is touched, and asks for huge pages for it: arrays of a few MiB, which lie anywhere in it,
-/// have none of their own. Address space alone is taken; without it nothing is lost.
+/// have none of their own. Address space alone is taken (a process that locks all of its memory takes it whole), and none where the process has
+/// been given a limit of it: mapped weights may need what is there.
 inline void reserve_heap() noexcept {
 #if defined(__GLIBC__) && defined(__LP64__) && !defined(__SANITIZE_ADDRESS__)
-  constexpr int as_many_maps_as_before = 65536;  // the library's own
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return;
+  constexpr int as_many_maps_as_before = 65536;  // glibc's default
   ::mallopt(M_MMAP_MAX, 0);                      // so that it comes from the heap
   void* const memory = std::malloc(reserved_heap_bytes);
   ::mallopt(M_MMAP_MAX, as_many_maps_as_before);
@@ -33,9 +37,11 @@ inline void reserve_heap() noexcept {
 
 }  // namespace detail
 
-/// For a host, at its beginning: lets freed memory stay with the process, so that the next run's activations need no fresh pages, and gives it
-/// huge pages for the first run's. It changes the C library's settings for the whole process (up to 512 MiB of free memory stay, arrays of up to 32 MiB come from the
-/// heap); a second call does nothing. Where the C library is another than glibc, nothing happens.
+/// For a host, in its main thread before others begin: lets freed memory stay with the process, so that the next run's activations need no
+/// fresh pages, and gives it huge pages for the first run's. It changes the C library's settings for the whole process: arrays of up to 32 MiB
+/// come from the heap, whose end stays until 512 MiB of it are free (then the system has all of it back), M_MMAP_MAX is glibc's default, and
+/// huge pages take more memory where little of each is used. What other threads allocate is kept up to 64 MiB each. A second call does nothing.
+/// Where the C library is another than glibc, nothing happens; a host with an allocator of its own does not need it.
 inline void keep_freed_memory() noexcept {
 #if defined(__GLIBC__)
   static const bool kept = [] {

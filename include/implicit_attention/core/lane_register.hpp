@@ -1,7 +1,6 @@
 // Up to a vector register of neighbouring numbers, and the functions of them that Eigen has.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstring>
 
@@ -31,7 +30,10 @@ struct LaneRegister {
   using type = Eigen::Array<Scalar, 1, Count, Eigen::RowMajor>;
   static type zero() { return type::Zero(); }
   static type load(const Scalar* from) { return Eigen::Map<const type>(from); }
-  static void store(Scalar* to, const type& numbers) { Eigen::Map<type>(to) = numbers; }
+  static void store(Scalar* to, const type& numbers) {
+    Eigen::Map<type> target(to);
+    target = numbers;
+  }
 };
 #endif
 template <class Scalar>
@@ -44,24 +46,49 @@ struct LaneRegister<Scalar, 1> {
 template <class Scalar, int Count>
 using LaneNumbers = typename LaneRegister<Scalar, Count>::type;
 
-/// The larger of two numbers in each lane; of a NaN and a number, what is in `a`.
-template <int Count, class Register>
-EIGEN_ALWAYS_INLINE Register larger(const Register& a, const Register& b) {
-#if !defined(__GNUC__)
-  if constexpr (Count > 1) return (b > a).select(b, a);
-#endif
+/// The larger of two numbers in each lane; of a NaN and a number, what is in `a`. (The registers' type is named, not deduced: deduced, it
+/// would promise an alignment that memory need not have.)
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
+#if defined(__GNUC__)
   return b > a ? b : a;
+#else
+  if constexpr (Count == 1)
+    return b > a ? b : a;
+  else
+    return (b > a).select(b, a);
+#endif
 }
 /// Likewise the smaller.
-template <int Count, class Register>
-EIGEN_ALWAYS_INLINE Register smaller(const Register& a, const Register& b) {
-#if !defined(__GNUC__)
-  if constexpr (Count > 1) return (b < a).select(b, a);
-#endif
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> smaller(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
+#if defined(__GNUC__)
   return b < a ? b : a;
+#else
+  if constexpr (Count == 1)
+    return b < a ? b : a;
+  else
+    return (b < a).select(b, a);
+#endif
+}
+/// A NaN where either number is one, else the larger.
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger_or_nan(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
+#if defined(__GNUC__)
+  return ((a > b) | (a != a)) ? a : b;
+#else
+  if constexpr (Count == 1)
+    return a > b || a != a ? a : b;
+  else
+    return (a > b || a != a).select(a, b);
+#endif
 }
 
-/// A function that Eigen has, by its functor, of a register: vectorised where Eigen's is.
+/// Whether Eigen vectorises a function, by its functor.
+template <class Function>
+constexpr bool vectorised = bool(Eigen::internal::functor_traits<Function>::PacketAccess);
+
+/// A function that Eigen has of a register: vectorised where Eigen's is.
 template <class Function, class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Scalar, Count>& x) {
   using Register = LaneRegister<Scalar, Count>;
@@ -70,8 +97,7 @@ EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Sca
   } else {
 #if defined(__GNUC__)
     using Packet = typename Eigen::internal::find_best_packet<Scalar, Count>::type;
-    if constexpr (Eigen::internal::unpacket_traits<Packet>::size == Count &&
-                  bool(Eigen::internal::functor_traits<Function>::PacketAccess)) {
+    if constexpr (Eigen::internal::unpacket_traits<Packet>::size == Count && vectorised<Function>) {
       Packet numbers;
       std::memcpy(&numbers, &x, sizeof(x));
       numbers = Function().packetOp(numbers);

@@ -12,7 +12,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// What is computed register by register when it is assigned: at<Count>(i) gives numbers i .. i + Count - 1. `width` is how many there are,
-/// or Eigen::Dynamic. Eigen's expressions do the same, but a compiler has fifty functions to make of each; here it has four.
+/// or Eigen::Dynamic; `in_registers`, whether all of its functions are vectorised: else it is computed number by number, so that each number is
+/// what it is by itself. Eigen's expressions do the same, but a compiler has fifty functions to make of each; here it has four.
 template <class E>
 concept LaneExpression = requires {
   typename E::LaneExpressionTag;
@@ -78,7 +79,8 @@ class LaneMethods {
     }
     Scalar numbers[static_cast<std::size_t>(count)];
     Register::store(numbers, even + odd);
-    for (int half = count / 2; half > 0; half /= 2) {
+    IMPLICIT_ATTENTION_UNROLL  // of both loops: numbers that are read as they were written wait for memory
+        for (int half = count / 2; half > 0; half /= 2) {
       IMPLICIT_ATTENTION_UNROLL
       for (int k = 0; k < half; ++k) numbers[k] += numbers[k + half];
     }
@@ -102,7 +104,7 @@ class LaneConstant {
   using LaneExpressionTag = void;
   using Scalar = Number;
   static constexpr int width = Width;
-  static constexpr bool owns_numbers = false, constant = true;
+  static constexpr bool owns_numbers = false, constant = true, in_registers = true;
 
   EIGEN_ALWAYS_INLINE explicit LaneConstant(Number number) : number_(number) {}
   template <int Count>
@@ -120,10 +122,12 @@ class LaneBinary : public LaneMethods<LaneBinary<Operation, A, B>> {
   using LaneExpressionTag = void;
   using Scalar = typename A::Scalar;
   static constexpr int width = A::width;
-  static constexpr bool owns_numbers = false, constant = false;
+  static constexpr bool owns_numbers = false, constant = false, in_registers = A::in_registers && B::in_registers;
   static_assert(width == B::width && std::is_same_v<Scalar, typename B::Scalar>);
 
-  EIGEN_ALWAYS_INLINE LaneBinary(const A& a, const B& b) : a_(a), b_(b) {}
+  EIGEN_ALWAYS_INLINE LaneBinary(const A& a, const B& b) : a_(a), b_(b) {
+    if constexpr (width == Eigen::Dynamic && !A::constant && !B::constant) eigen_assert(a.size() == b.size());
+  }
   template <int Count>
   [[nodiscard]] EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> at(Index i) const {
     const LaneNumbers<Scalar, Count> a = a_.template at<Count>(i), b = b_.template at<Count>(i);
@@ -131,8 +135,8 @@ class LaneBinary : public LaneMethods<LaneBinary<Operation, A, B>> {
     if constexpr (Operation == LaneOperation::subtract) return a - b;
     if constexpr (Operation == LaneOperation::multiply) return a * b;
     if constexpr (Operation == LaneOperation::divide) return a / b;
-    if constexpr (Operation == LaneOperation::larger) return larger<Count>(a, b);
-    if constexpr (Operation == LaneOperation::smaller) return smaller<Count>(a, b);
+    if constexpr (Operation == LaneOperation::larger) return larger<Scalar, Count>(a, b);
+    if constexpr (Operation == LaneOperation::smaller) return smaller<Scalar, Count>(a, b);
   }
   [[nodiscard]] EIGEN_ALWAYS_INLINE Index size() const {
     if constexpr (A::constant)
@@ -152,7 +156,7 @@ class LaneFunction : public LaneMethods<LaneFunction<Function, A>> {
   using LaneExpressionTag = void;
   using Scalar = typename A::Scalar;
   static constexpr int width = A::width;
-  static constexpr bool owns_numbers = false, constant = false;
+  static constexpr bool owns_numbers = false, constant = false, in_registers = A::in_registers && vectorised<Function>;
 
   EIGEN_ALWAYS_INLINE explicit LaneFunction(const A& a) : a_(a) {}
   template <int Count>
@@ -184,7 +188,8 @@ IMPLICIT_ATTENTION_LANE_OPERATOR(*, multiply)
 IMPLICIT_ATTENTION_LANE_OPERATOR(/, divide)
 #undef IMPLICIT_ATTENTION_LANE_OPERATOR
 
-/// Neighbouring numbers of somebody's memory, `Width` or any number of them: what is assigned goes there.
+/// Neighbouring numbers of somebody's memory, `Width` or (Eigen::Dynamic) any number of them: a reference, whose copy stands for the same
+/// memory, and to which numbers are assigned.
 template <class Number, int Width>
 class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
  public:
@@ -192,7 +197,7 @@ class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
   using Scalar = std::remove_const_t<Number>;
   static constexpr int width = Width,
                        register_numbers = Width == Eigen::Dynamic ? computed_lanes<Scalar> : std::gcd(Width, computed_lanes<Scalar>);
-  static constexpr bool owns_numbers = false, constant = false;
+  static constexpr bool owns_numbers = false, constant = false, in_registers = true;
 
   EIGEN_ALWAYS_INLINE explicit LanesAt(Number* numbers, Index size = Width) : numbers_(numbers), size_(size) {}
   LanesAt(const LanesAt&) = default;
@@ -229,12 +234,15 @@ class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
  private:
   template <class E>
   EIGEN_ALWAYS_INLINE LanesAt& assign(const E& e) {
+    static_assert(E::width == Width && std::is_same_v<typename E::Scalar, Scalar>, "implicit_attention: other numbers than those here");
     Number* const to = numbers_;
     if constexpr (Width == Eigen::Dynamic) {
       const Index size = size_;
+      if constexpr (!E::constant) eigen_assert(e.size() == size);
       Index i = 0;
-      for (; i + register_numbers <= size; i += register_numbers)
-        LaneRegister<Scalar, register_numbers>::store(to + i, e.template at<register_numbers>(i));
+      if constexpr (E::in_registers)
+        for (; i + register_numbers <= size; i += register_numbers)
+          LaneRegister<Scalar, register_numbers>::store(to + i, e.template at<register_numbers>(i));
       for (; i < size; ++i) to[i] = e.template at<1>(i);
     } else {
       IMPLICIT_ATTENTION_UNROLL
@@ -260,7 +268,7 @@ class Lanes : public LaneMethods<Lanes<Number, Width>> {
   using LaneExpressionTag = void;
   using Scalar = Number;
   static constexpr int width = Width, register_numbers = std::gcd(Width, computed_lanes<Scalar>), registers = Width / register_numbers;
-  static constexpr bool owns_numbers = true, constant = false;
+  static constexpr bool owns_numbers = true, constant = false, in_registers = true;
   using Register = LaneRegister<Scalar, register_numbers>;
 
   Lanes() = default;
@@ -270,6 +278,7 @@ class Lanes : public LaneMethods<Lanes<Number, Width>> {
   }
   template <LaneExpression E>
   EIGEN_ALWAYS_INLINE Lanes& operator=(const E& e) {
+    static_assert(E::width == Width && std::is_same_v<typename E::Scalar, Scalar>, "implicit_attention: other numbers than those here");
     IMPLICIT_ATTENTION_UNROLL
     for (int i = 0; i < registers; ++i) registers_[i] = e.template at<register_numbers>(i * register_numbers);
     return *this;
@@ -318,12 +327,7 @@ template <class Scalar, int Width>
   typename Register::type together = of.in_register(0);
   IMPLICIT_ATTENTION_UNROLL
   for (int i = 1; i < Lanes<Scalar, Width>::registers; ++i) {
-    const typename Register::type next = of.in_register(i);
-#if defined(__GNUC__)
-    together = ((together > next) | (together != together)) ? together : next;
-#else
-    together = together.template max<Eigen::PropagateNaN>(next);
-#endif
+    together = larger_or_nan<Scalar, Lanes<Scalar, Width>::register_numbers>(together, of.in_register(i));
   }
   Scalar numbers[static_cast<std::size_t>(Lanes<Scalar, Width>::register_numbers)];
   Register::store(numbers, together);

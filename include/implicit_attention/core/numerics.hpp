@@ -59,7 +59,7 @@ template <Real Scalar>
   return std::sqrt(-std::expm1(Scalar(2) * log_a));
 }
 
-// The same in place, vectorised by Eigen.
+// The same in place, vectorised where Eigen has all of its functions so.
 namespace detail {
 template <Real Scalar>
 void sigmoid_in_place(Numbers<Scalar> x) {

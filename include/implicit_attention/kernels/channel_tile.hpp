@@ -139,7 +139,7 @@ class ChannelTile {
 
   /// A step; at a document's first token nothing is left to decay, whatever stands there.
   [[nodiscard]] Lane step(Index token, Index document) const {
-    return token == document ? Lane(Lane::Zero()) : part(rows_.step, token, Scalar(0));
+    return token == document ? Lane::Zero() : part(rows_.step, token, Scalar(0));
   }
 
   /// What token `token` takes from the column lead - k before it: tap and column weight.
@@ -148,7 +148,7 @@ class ChannelTile {
     return at(taps_ + k) * weight;
   }
   [[nodiscard]] Lane column_weight(Index column) const {
-    return column < 0 || column >= recurrence_->tokens ? Lane(Lane::Zero()) : part(rows_.column_weights, column, Scalar(1));
+    return column < 0 || column >= recurrence_->tokens ? Lane::Zero() : part(rows_.column_weights, column, Scalar(1));
   }
   [[nodiscard]] Lane near_scale(Index token) const {
     return part(rows_.key_scale, token, Scalar(1)) * part(rows_.activation, token, Scalar(1));

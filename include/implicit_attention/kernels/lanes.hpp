@@ -15,7 +15,7 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
 
-/// Everything that the function calls becomes a part of it. Compilers leave Eigen's assignments out of long functions as functions of
+/// Everything that the function calls becomes a part of it. Compilers leave what Eigen computes out of long functions as functions of
 /// their own; the tile is then in memory between them, and the processor, which sees all arrays' reads at one place, cannot foresee them:
 /// a scan took up to three times as long. Not where nothing is optimised or everything is instrumented: that would take minutes to compile.
 #if defined(__GNUC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 #include <implicit_attention/kernels/lanes.hpp>
 
@@ -63,14 +61,15 @@ struct AddPositive : Sum {
 };
 
 /// `joined`, but NaN where the value is NaN: a maximum keeps what is NaN already, but may leave out a NaN that comes.
-template <int Count, class Register>
-EIGEN_ALWAYS_INLINE Register with_nan_of(const Register& value, const Register& joined) {
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> with_nan_of_register(const LaneNumbers<Scalar, Count>& value,
+                                                                    const LaneNumbers<Scalar, Count>& joined) {
 #if defined(__GNUC__)
   if constexpr (Count == 1) {
     return value != value ? value : joined;
   } else {
     const auto nan = value != value;  // all bits, which are a NaN, or none
-    return reinterpret_cast<Register>(reinterpret_cast<decltype(value != value)>(joined) | nan);
+    return reinterpret_cast<LaneNumbers<Scalar, Count>>(reinterpret_cast<decltype(value != value)>(joined) | nan);
   }
 #else
   if constexpr (Count == 1)
@@ -84,7 +83,7 @@ EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>&
   Lanes<Scalar, Width> out;
   IMPLICIT_ATTENTION_UNROLL
   for (int i = 0; i < out.registers; ++i)
-    out.in_register(i) = with_nan_of<out.register_numbers>(value.in_register(i), joined.in_register(i));
+    out.in_register(i) = with_nan_of_register<Scalar, Lanes<Scalar, Width>::register_numbers>(value.in_register(i), joined.in_register(i));
   return out;
 }
 
@@ -120,7 +119,7 @@ struct Smallest {
   }
   template <class Scalar, int Width>
   static Scalar over(const Lanes<Scalar, Width>& values) {
-    return -largest_lane(Lanes<Scalar, Width>(-values));
+    return -largest_lane(Lanes<Scalar, Width>(Scalar(-1) * values));
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {

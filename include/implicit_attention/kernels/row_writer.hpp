@@ -64,10 +64,11 @@ class RowWriter {
   /// zeros() at the end of a row. Its last line is written through the caches: streams that nothing interrupts are taken at half of the rate
   /// by some machines (AMD's Zen 5).
   void zeros_to_end(Index count, Scalar* to) const {
+    if (count <= 0) return;
     const bool interrupts = count >= line && streams(to) && rest_of_line(to + count) == 0;
     const Index last = interrupts ? line : 0;
     zeros(count - last, to);
-    std::fill(to + (count - last), to + std::max(count, Index(0)), Scalar(0));
+    std::fill(to + (count - last), to + count, Scalar(0));
   }
 
   /// Whether whole lines from `to` on are written past the caches: stream() then may write them, from where a line begins.
@@ -103,12 +104,13 @@ class RowWriter {
 
  private:
 #if defined(__SSE2__)
-#if defined(__AVX512F__)
+// No wider than Lanes, which are as wide as Eigen aligns arrays: a host may align them less than its registers.
+#if defined(__AVX512F__) && EIGEN_MAX_STATIC_ALIGN_BYTES >= 64
   using Part = __m512i;
   static Part load(const char* from) { return _mm512_loadu_si512(from); }
   static Part zero() { return _mm512_setzero_si512(); }
   static void stream(char* to, Part part) { _mm512_stream_si512(reinterpret_cast<Part*>(to), part); }
-#elif defined(__AVX__)
+#elif defined(__AVX__) && EIGEN_MAX_STATIC_ALIGN_BYTES >= 32
   using Part = __m256i;
   static Part load(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const Part*>(from)); }
   static Part zero() { return _mm256_setzero_si256(); }

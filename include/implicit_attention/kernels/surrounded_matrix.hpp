@@ -312,10 +312,11 @@ void scan(const SurroundedMatrix<Scalar>& surrounded, const ScanInput<Scalar>& i
   if (!surrounded.gate.empty()) out.array() *= surrounded.gate.matrix().array();
 }
 
-/// out = A^T g, (tokens, channels).
+/// out = A^T g, (tokens, channels). `out` may be `g` itself, and must not overlap it otherwise.
 template <Real Scalar>
 void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
   const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
+  check_shape("scan_transposed", "out", out, g.rows(), g.cols(), "(tokens, channels)");
   // `out` holds what the gate makes of g until the result comes: memory of this size costs as much as a scan where it is not touched yet.
   if (!surrounded.gate.empty()) out = g.cwiseProduct(surrounded.gate.matrix());
   const ConstView<Scalar> weighted = surrounded.gate.empty() ? g : ConstView<Scalar>(out);

@@ -1,6 +1,7 @@
 // The decays of a tile of channels at one token: exponentials of rate times step, one for each state and channel.
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 
 #include <implicit_attention/kernels/exponentials.hpp>
