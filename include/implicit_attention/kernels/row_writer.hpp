@@ -82,6 +82,7 @@ class RowWriter {
   /// A register of numbers as they are computed, so that memory is written meanwhile.
   static void stream(Scalar* to, const Lanes<Scalar, register_lanes<Scalar>>& numbers) {
 #if defined(__SSE2__)
+    static_assert(sizeof numbers % sizeof(Part) == 0);
     for (std::size_t byte = 0; byte < sizeof numbers; byte += sizeof(Part))
       stream(reinterpret_cast<char*>(to) + byte, load(reinterpret_cast<const char*>(numbers.data()) + byte));
 #else
