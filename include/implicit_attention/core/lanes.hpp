@@ -126,7 +126,9 @@ class LaneBinary : public LaneMethods<LaneBinary<Operation, A, B>> {
   static_assert(width == B::width && std::is_same_v<Scalar, typename B::Scalar>);
 
   EIGEN_ALWAYS_INLINE LaneBinary(const A& a, const B& b) : a_(a), b_(b) {
-    if constexpr (width == Eigen::Dynamic && !A::constant && !B::constant) eigen_assert(a.size() == b.size());
+    if constexpr (width == Eigen::Dynamic && !A::constant && !B::constant) {
+      eigen_assert(a.size() == b.size());
+    }
   }
   template <int Count>
   [[nodiscard]] EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> at(Index i) const {
@@ -238,7 +240,9 @@ class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
     Number* const to = numbers_;
     if constexpr (Width == Eigen::Dynamic) {
       const Index size = size_;
-      if constexpr (!E::constant) eigen_assert(e.size() == size);
+      if constexpr (!E::constant) {
+        eigen_assert(e.size() == size);
+      }
       Index i = 0;
       if constexpr (E::in_registers)
         for (; i + register_numbers <= size; i += register_numbers)
