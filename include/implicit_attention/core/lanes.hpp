@@ -243,11 +243,13 @@ class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
       if constexpr (!E::constant) {
         eigen_assert(e.size() == size);
       }
-      Index i = 0;
-      if constexpr (E::in_registers)
-        for (; i + register_numbers <= size; i += register_numbers)
+      Index whole = 0;
+      if constexpr (E::in_registers) {
+        whole = size - size % register_numbers;
+        for (Index i = 0; i < whole; i += register_numbers)
           LaneRegister<Scalar, register_numbers>::store(to + i, e.template at<register_numbers>(i));
-      for (; i < size; ++i) to[i] = e.template at<1>(i);
+      }
+      for (Index i = whole; i < size; ++i) to[i] = e.template at<1>(i);
     } else {
       IMPLICIT_ATTENTION_UNROLL
       for (int i = 0; i < Width; i += register_numbers)

@@ -56,6 +56,11 @@ class LaneRows {
     all.setZero();
     return all;
   }
+  [[nodiscard]] static LaneRows Ones(Index rows) {
+    LaneRows all(rows);
+    std::fill_n(all.data(), rows * Width, Scalar(1));
+    return all;
+  }
   [[nodiscard]] Index rows() const { return numbers_.size() / Width; }
   void resize(Index rows) { numbers_.resize(rows * Width); }
   void setZero() { std::fill_n(data(), numbers_.size(), Scalar(0)); }

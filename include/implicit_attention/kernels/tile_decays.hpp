@@ -1,7 +1,6 @@
 // The decays of a tile of channels at one token: exponentials of rate times step, one for each state and channel.
 #pragma once
 
-#include <algorithm>
 #include <numeric>
 
 #include <implicit_attention/kernels/exponentials.hpp>
@@ -19,11 +18,8 @@ class TileDecays {
   using Register = LaneRegister<Scalar, lane>;
 
   /// `rate` (states, channels), or empty: ones, one state.
-  TileDecays(const Array<Scalar>& rate, Index channel) : rate_(lane_rows<Width>(rate, channel)) {
-    if (!rate.empty()) return;
-    rate_.resize(1);
-    std::fill_n(rate_.data(), Width, Scalar(1));
-  }
+  TileDecays(const Array<Scalar>& rate, Index channel)
+      : rate_(rate.empty() ? LaneRows<Scalar, Width>::Ones(1) : lane_rows<Width>(rate, channel)) {}
 
   /// (states, Width)
   [[nodiscard]] const Scalar* rate() const { return rate_.data(); }
