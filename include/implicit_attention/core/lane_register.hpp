@@ -84,6 +84,9 @@ EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger_or_nan(const LaneNumbers<S
 #endif
 }
 
+/// Eigen's functors. It has no public name for them, nor for what they make of one register: this header alone takes them from inside it.
+namespace eigen_functions = Eigen::internal;
+
 /// Whether Eigen vectorises a function, by its functor.
 template <class Function>
 constexpr bool vectorised = bool(Eigen::internal::functor_traits<Function>::PacketAccess);

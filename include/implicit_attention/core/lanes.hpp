@@ -36,16 +36,16 @@ class LaneConstant;
 template <class E>
 class LaneMethods {
  public:
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto exp() const { return function<Eigen::internal::scalar_exp_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto expm1() const { return function<Eigen::internal::scalar_expm1_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto log1p() const { return function<Eigen::internal::scalar_log1p_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto tanh() const { return function<Eigen::internal::scalar_tanh_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto sqrt() const { return function<Eigen::internal::scalar_sqrt_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto square() const { return function<Eigen::internal::scalar_square_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto cube() const { return function<Eigen::internal::scalar_cube_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto inverse() const { return function<Eigen::internal::scalar_inverse_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto abs() const { return function<Eigen::internal::scalar_abs_op>(); }
-  [[nodiscard]] EIGEN_ALWAYS_INLINE auto operator-() const { return function<Eigen::internal::scalar_opposite_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto exp() const { return function<eigen_functions::scalar_exp_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto expm1() const { return function<eigen_functions::scalar_expm1_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto log1p() const { return function<eigen_functions::scalar_log1p_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto tanh() const { return function<eigen_functions::scalar_tanh_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto sqrt() const { return function<eigen_functions::scalar_sqrt_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto square() const { return function<eigen_functions::scalar_square_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto cube() const { return function<eigen_functions::scalar_cube_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto inverse() const { return function<eigen_functions::scalar_inverse_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto abs() const { return function<eigen_functions::scalar_abs_op>(); }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto operator-() const { return function<eigen_functions::scalar_opposite_op>(); }
   /// Of a NaN and a number, what stands here.
   template <LaneExpression Other>
   [[nodiscard]] EIGEN_ALWAYS_INLINE auto max(const Other& other) const {

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
 #include <implicit_attention/operator/reduction.hpp>

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/shape.hpp>
