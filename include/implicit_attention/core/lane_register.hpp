@@ -116,6 +116,31 @@ EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Sca
   }
 }
 
+/// The sum of a register's numbers, by halves.
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE Scalar sum_of(const LaneNumbers<Scalar, Count>& x) {
+  if constexpr (Count == 1) {
+    return x;
+  } else {
+#if defined(__GNUC__)
+    using Packet = typename Eigen::internal::find_best_packet<Scalar, Count>::type;
+    if constexpr (Eigen::internal::unpacket_traits<Packet>::size == Count) {  // g++ makes scalars of a loop over halves
+      Packet numbers;
+      std::memcpy(&numbers, &x, sizeof(x));
+      return Eigen::internal::predux(numbers);
+    }
+#endif
+    Scalar numbers[static_cast<std::size_t>(Count)];
+    LaneRegister<Scalar, Count>::store(numbers, x);
+    IMPLICIT_ATTENTION_UNROLL  // of both loops: numbers that are read as they were written wait for memory
+        for (int half = Count / 2; half > 0; half /= 2) {
+      IMPLICIT_ATTENTION_UNROLL
+      for (int k = 0; k < half; ++k) numbers[k] += numbers[k + half];
+    }
+    return numbers[0];
+  }
+}
+
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END

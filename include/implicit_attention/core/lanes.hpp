@@ -77,15 +77,9 @@ class LaneMethods {
       even = even + self().template at<count>(i);
       i += count;
     }
-    Scalar numbers[static_cast<std::size_t>(count)];
-    Register::store(numbers, even + odd);
-    IMPLICIT_ATTENTION_UNROLL  // of both loops: numbers that are read as they were written wait for memory
-        for (int half = count / 2; half > 0; half /= 2) {
-      IMPLICIT_ATTENTION_UNROLL
-      for (int k = 0; k < half; ++k) numbers[k] += numbers[k + half];
-    }
-    for (; i < size; ++i) numbers[0] += self().template at<1>(i);
-    return numbers[0];
+    Scalar sum = sum_of<Scalar, count>(even + odd);
+    for (; i < size; ++i) sum += self().template at<1>(i);
+    return sum;
   }
   [[nodiscard]] EIGEN_ALWAYS_INLINE auto mean() const { return sum() / static_cast<typename E::Scalar>(self().size()); }
 

@@ -66,7 +66,7 @@ class HeadWalk {
   }
 
  private:
-  static constexpr Index tokens_ahead = 8;  ///< that are asked for: a head's numbers of two tokens lie on different pages
+  static constexpr Index tokens_ahead = 4;  ///< that are asked for: a head's numbers of two tokens lie on different pages
   static constexpr Index decays_at_once = 4;
   static constexpr int lane = computed_lanes<Scalar>;
   using Register = LaneRegister<Scalar, lane>;
@@ -113,8 +113,8 @@ class HeadWalk {
   /// Asks for every line once.
   EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
 #if defined(__GNUC__)
-    for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 2);
-    __builtin_prefetch(numbers + (r_->state - 1), 0, 2);
+    for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 3);
+    __builtin_prefetch(numbers + (r_->state - 1), 0, 3);
 #endif
   }
 
@@ -195,11 +195,7 @@ class HeadWalk {
     }
     Reads<Single> reads;
     for (; n < states; ++n) step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, reader[n], reads);
-    const auto add = [](Scalar& sum, const Numbers& x, const Numbers& y) {
-      Scalar numbers[static_cast<std::size_t>(lane)];
-      Register::store(numbers, x + y);
-      sum += lanes<lane>(numbers).sum();
-    };
+    const auto add = [](Scalar& sum, const Numbers& x, const Numbers& y) { sum += sum_of<Scalar, lane>(x + y); };
     add(reads.key_a, even.key_a, odd.key_a);
     add(reads.key_b, even.key_b, odd.key_b);
     if constexpr (!ByState) reads.key_b *= *then.a.decay;
