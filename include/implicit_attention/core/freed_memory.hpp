@@ -15,6 +15,15 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// Lets what is freed stay with the process, without taking anything for it.
+inline void keep_freed_pages() noexcept {
+#if defined(__GLIBC__)
+  constexpr int largest = 32 << 20;  // what the library accepts
+  ::mallopt(M_MMAP_THRESHOLD, largest);
+  ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
+}
+
 /// What the heap grows to at once: a long text's activations, and less than what stays with the process when it is free.
 constexpr std::size_t reserved_heap_bytes = std::size_t{384} << 20;
 
@@ -45,9 +54,7 @@ inline void reserve_heap() noexcept {
 inline void keep_freed_memory() noexcept {
 #if defined(__GLIBC__)
   static const bool kept = [] {
-    constexpr int largest = 32 << 20;  // what the library accepts
-    ::mallopt(M_MMAP_THRESHOLD, largest);
-    ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
+    detail::keep_freed_pages();
     detail::reserve_heap();
     return true;
   }();

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <numeric>
 
 #include <implicit_attention/core/vector_register.hpp>
 
@@ -46,42 +47,38 @@ struct LaneRegister<Scalar, 1> {
 template <class Scalar, int Count>
 using LaneNumbers = typename LaneRegister<Scalar, Count>::type;
 
-/// The larger of two numbers in each lane; of a NaN and a number, what is in `a`. (The registers' type is named, not deduced: deduced, it
-/// would promise an alignment that memory need not have.)
-template <class Scalar, int Count>
-EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
+/// Numbers that a register has where `Width` of them, or (Eigen::Dynamic) any number, are computed register by register.
+template <class Scalar, int Width>
+constexpr int register_numbers_of = Width == Eigen::Dynamic ? computed_lanes<Scalar> : std::gcd(Width, computed_lanes<Scalar>);
+
+/// In each lane `a` where `mask` holds, else `b`. (The registers' type is named, not deduced: deduced, it would promise an alignment that
+/// memory need not have.)
+template <class Scalar, int Count, class Mask>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> choose(const Mask& mask, const LaneNumbers<Scalar, Count>& a,
+                                                      const LaneNumbers<Scalar, Count>& b) {
 #if defined(__GNUC__)
-  return b > a ? b : a;
+  return mask ? a : b;
 #else
   if constexpr (Count == 1)
-    return b > a ? b : a;
+    return mask ? a : b;
   else
-    return (b > a).select(b, a);
+    return mask.select(a, b);
 #endif
+}
+/// The larger of two numbers in each lane; of a NaN and a number, what is in `a`.
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
+  return choose<Scalar, Count>(b > a, b, a);
 }
 /// Likewise the smaller.
 template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> smaller(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
-#if defined(__GNUC__)
-  return b < a ? b : a;
-#else
-  if constexpr (Count == 1)
-    return b < a ? b : a;
-  else
-    return (b < a).select(b, a);
-#endif
+  return choose<Scalar, Count>(b < a, b, a);
 }
 /// A NaN where either number is one, else the larger.
 template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger_or_nan(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
-#if defined(__GNUC__)
-  return ((a > b) | (a != a)) ? a : b;
-#else
-  if constexpr (Count == 1)
-    return a > b || a != a ? a : b;
-  else
-    return (a > b || a != a).select(a, b);
-#endif
+  return choose<Scalar, Count>(a != a, a, choose<Scalar, Count>(a > b, a, b));
 }
 
 /// Eigen's functors. It has no public name for them, nor for what they make of one register: this header alone takes them from inside it.

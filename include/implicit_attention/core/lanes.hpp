@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <numeric>
 #include <type_traits>
 
 #include <implicit_attention/core/lane_register.hpp>
@@ -65,7 +64,7 @@ class LaneMethods {
   [[nodiscard]] EIGEN_ALWAYS_INLINE auto sum() const {
     using Scalar = typename E::Scalar;
     const Index size = self().size();
-    constexpr int count = E::width == Eigen::Dynamic ? computed_lanes<Scalar> : std::gcd(E::width, computed_lanes<Scalar>);
+    constexpr int count = register_numbers_of<Scalar, E::width>;
     using Register = LaneRegister<Scalar, count>;
     typename Register::type even = Register::zero(), odd = Register::zero();  // sums that do not wait for each other
     Index i = 0;
@@ -191,8 +190,7 @@ class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
  public:
   using LaneExpressionTag = void;
   using Scalar = std::remove_const_t<Number>;
-  static constexpr int width = Width,
-                       register_numbers = Width == Eigen::Dynamic ? computed_lanes<Scalar> : std::gcd(Width, computed_lanes<Scalar>);
+  static constexpr int width = Width, register_numbers = register_numbers_of<Scalar, Width>;
   static constexpr bool owns_numbers = false, constant = false, in_registers = true;
 
   EIGEN_ALWAYS_INLINE explicit LanesAt(Number* numbers, Index size = Width) : numbers_(numbers), size_(size) {}
@@ -267,7 +265,7 @@ class Lanes : public LaneMethods<Lanes<Number, Width>> {
  public:
   using LaneExpressionTag = void;
   using Scalar = Number;
-  static constexpr int width = Width, register_numbers = std::gcd(Width, computed_lanes<Scalar>), registers = Width / register_numbers;
+  static constexpr int width = Width, register_numbers = register_numbers_of<Scalar, Width>, registers = Width / register_numbers;
   static constexpr bool owns_numbers = true, constant = false, in_registers = true;
   using Register = LaneRegister<Scalar, register_numbers>;
 

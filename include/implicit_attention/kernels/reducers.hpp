@@ -65,18 +65,12 @@ template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> with_nan_of_register(const LaneNumbers<Scalar, Count>& value,
                                                                     const LaneNumbers<Scalar, Count>& joined) {
 #if defined(__GNUC__)
-  if constexpr (Count == 1) {
-    return value != value ? value : joined;
-  } else {
+  if constexpr (Count > 1) {
     const auto nan = value != value;  // all bits, which are a NaN, or none
     return reinterpret_cast<LaneNumbers<Scalar, Count>>(reinterpret_cast<decltype(value != value)>(joined) | nan);
   }
-#else
-  if constexpr (Count == 1)
-    return value != value ? value : joined;
-  else
-    return value.isNaN().select(value, joined);
 #endif
+  return choose<Scalar, Count>(value != value, value, joined);
 }
 template <class Scalar, int Width>
 EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>& value, const Lanes<Scalar, Width>& joined) {
