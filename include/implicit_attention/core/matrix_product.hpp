@@ -175,25 +175,29 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
     }
 }
 
-/// out (+)= sign a b for one row, by Eigen's product of a matrix in memory with a vector; with `Right`, b is transposed.
+/// out += numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector; of a row-major `Order`, b is
+/// transposed. Once a scalar and order: Eigen's is compiled anew for every kind of factor and sign.
+template <Real Scalar, int Order>
+EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  Eigen::Map<Vector>(out, columns).noalias() +=
+      Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>, 0, Eigen::OuterStride<>>(
+          b, columns, inner, Eigen::OuterStride<>(stride)) *
+      Eigen::Map<const Vector>(numbers, inner);
+}
+/// out (+)= sign a b for one row; with `Right`, b is transposed.
 template <Real Scalar, class Which>
 void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add) {
   if (!add) out.setZero();
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  const Scalar* numbers = a.data;
+  RowVector<Scalar> own;
+  if (sign < Scalar(0) || a.inner_step != 1) {
+    own.resize(inner);
+    for (Index k = 0; k < inner; ++k) own[k] = sign * a.data[k * a.inner_step];
+    numbers = own.data();
+  }
   constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
-  const Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order>, 0, Eigen::OuterStride<>> matrix(
-      b.data(), out.cols(), inner, Eigen::OuterStride<>(b.outerStride()));
-  Eigen::Map<Vector> sums(out.data(), out.cols());
-  const auto add_products = [&](const auto& numbers) {
-    if (sign > Scalar(0))
-      sums.noalias() += matrix * numbers;
-    else
-      sums.noalias() -= matrix * numbers;
-  };
-  if constexpr (std::is_same_v<Which, Transposed::Left>)
-    add_products(Eigen::Map<const Vector, 0, Eigen::InnerStride<>>(a.data, inner, Eigen::InnerStride<>(a.inner_step)));
-  else
-    add_products(Eigen::Map<const Vector>(a.data, inner));
+  add_row_product<Scalar, order>(out.data(), out.cols(), numbers, inner, b.data(), b.outerStride());
 }
 
 /// out (+)= sign a b; with `Right`, b is transposed. Of two rows and more every entry is added up in the same order, however the columns are
