@@ -27,15 +27,14 @@
 #error "implicit_attention needs infinities and NaN as IEEE 754 has them: add -fno-finite-math-only after -ffast-math or -Ofast"
 #endif
 
+// Headers of the standard library that come later could not be read.
 #if defined(min) || defined(max)
 #error "implicit_attention: a macro named min or max is defined: #undef it before including this header (windows.h: define NOMINMAX)"
 #endif
-#if defined(check) || defined(A) || defined(B) || defined(C) || defined(D) || defined(E) || defined(F) || defined(G) || defined(H) || \
-    defined(K) || defined(L) || defined(N) || defined(P) || defined(R) || defined(S) || defined(T)
-#error "implicit_attention: a macro named check or of one capital letter is defined, which is a name here: #undef it before this header"
-#endif
 
+#include <implicit_attention/core/host_macros_off.hpp>
 #include <Eigen/Core>
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if !EIGEN_VERSION_AT_LEAST(3, 4, 0)
 #error "implicit_attention needs Eigen 3.4 or newer"

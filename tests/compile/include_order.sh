@@ -55,6 +55,20 @@ for header in "${headers[@]}"; do
   lines="$(wc -l <"$header")"
   [ "$lines" -le 400 ] || { echo "$header has $lines lines, expected at most 400: there is a second room in it"; wrong=1; }
 done
+# A host may have a macro of any name in there: each namespace is opened behind host_macros_off.hpp and closed before host_macros_on.hpp, and
+# nothing is included between the two but what is not ours.
+grep -L '^#pragma once' "${headers[@]}" | grep -v '^./core/host_macros_o' && { echo "the headers above have no include guard"; wrong=1; }
+for header in $(grep -l '^IMPLICIT_ATTENTION_NAMESPACE' "${headers[@]}"); do
+  awk -v header="$header" '
+    /^IMPLICIT_ATTENTION_NAMESPACE_BEGIN$/ && before !~ /host_macros_off\.hpp>$/ { print header ": no host_macros_off.hpp before line " NR; wrong = 1 }
+    before ~ /^IMPLICIT_ATTENTION_NAMESPACE_END$/ && !/host_macros_on\.hpp>$/ { print header ": no host_macros_on.hpp in line " NR; wrong = 1 }
+    /host_macros_on\.hpp>$/ { off = 0 }
+    off && /^#include <implicit_attention/ { print header ": includes between host_macros_off.hpp and host_macros_on.hpp, line " NR; wrong = 1 }
+    /host_macros_off\.hpp>$/ { off = 1 }
+    { before = $0 }
+    END { if (off || before ~ /^IMPLICIT_ATTENTION_NAMESPACE_END$/) { print header ": the host\047s macros are not back at its end"; wrong = 1 } exit wrong }' \
+    "$header" || wrong=1
+done
 [ "$seen" -gt 50 ] || fail "only $seen headers were looked at"
 [ "$wrong" -eq 0 ] || fail "the structure is broken"
 echo "$seen headers include only what stands below them, and keep the laws of their rooms"

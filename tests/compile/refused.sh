@@ -16,9 +16,6 @@ refused() { # words that must be there, flags...
 }
 
 "$CXX" "${flags[@]}" -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 || fail "does not compile"
-for macro in '-Dcheck(x)=x' -DD=1 -DE=2 -DN=64; do
-  refused "a macro named check or of one capital letter is defined" "$macro"
-done
 # libstdc++ takes a macro of the command line away; one between its headers and ours stays.
 printf '#include <algorithm>\n#define max(a, b) ((a) > (b) ? (a) : (b))\n' >"$scratch/late.hpp"
 refused "a macro named min or max is defined" -include "$scratch/late.hpp"
@@ -30,21 +27,15 @@ refused "EIGEN_DEFAULT_DENSE_INDEX_TYPE must be std::ptrdiff_t" -DEIGEN_DEFAULT_
 "$CXX" "${flags[@]}" -ffast-math -fno-finite-math-only -fsyntax-only "$scratch/host.cpp" >"$scratch/output" 2>&1 ||
   fail "does not compile with -ffast-math -fno-finite-math-only"
 
-# Macros that hosts cannot do without, and we can: of windows.h, X11, Qt, complex.h and curses, defined between the standard library and us.
+# Macros that hosts have: of windows.h, X11, Qt, complex.h and curses, and names of their own, before all of us and Eigen. What they stood for
+# they stand for behind us.
 cat >"$scratch/macros.cpp" <<'SOURCE'
 #include <complex.h>
 #include <algorithm>
-#include <atomic>
-#include <charconv>
 #include <filesystem>
-#include <functional>
-#include <map>
-#include <mutex>
-#include <numeric>
 #include <random>
 #include <thread>
-#include <Eigen/Core>
-#include <nlohmann/json.hpp>
+#define check(x) ((x) ? 0 : 1)
 #define near
 #define far
 #define small char
@@ -62,13 +53,30 @@ cat >"$scratch/macros.cpp" <<'SOURCE'
 #define slots
 #define signals public
 #define foreach for
-#define I _Complex_I
 #define stdscr 0
 #define timeout(x) (x)
+SOURCE
+number=1
+for letter in A B C D E F G H J K L M N O P Q R S T U V W X Y Z; do
+  echo "#define $letter $number" >>"$scratch/macros.cpp"
+  letters="${letters:-true} \&\& $letter == $number"
+  number=$((number + 1))
+done
+cat >>"$scratch/macros.cpp" <<'SOURCE'
+#undef I
+#define I _Complex_I
 #include <implicit_attention/implicit_attention.hpp>
 #include <implicit_attention/io/io.hpp>
 #include <implicit_attention/metrics/metrics.hpp>
+#ifdef IMPLICIT_ATTENTION_HOST_MACROS_OFF
+#error the macros of the host are not back
+#endif
+#ifndef I
+#error no I
+#endif
+static_assert(check(0) == 1 && Success == 0 && LETTERS);
 int main() { return 0; }
 SOURCE
-"$CXX" "${flags[@]}" -fsyntax-only "$scratch/macros.cpp" >"$scratch/output" 2>&1 || fail "does not compile behind the macros of windows.h, X11, Qt, complex.h and curses"
-echo "compiles behind the macros of windows.h, X11, Qt, complex.h and curses"
+sed -i "s/LETTERS/$letters/" "$scratch/macros.cpp"
+"$CXX" "${flags[@]}" -fsyntax-only "$scratch/macros.cpp" >"$scratch/output" 2>&1 || fail "does not compile behind the macros of windows.h, X11, Qt, complex.h, curses and a host's own"
+echo "compiles behind the macros of windows.h, X11, Qt, complex.h, curses and a host's own"

@@ -89,6 +89,8 @@ TEST_CASE("an array owns its numbers, or views foreign ones", "[core]") {
   const Array<double> absent;
   CHECK(absent.empty());
   CHECK(absent.size() == 0);
+  const double one = 1;  // sizes of an engine's that nothing can have are no absence, though their product is 2^64
+  CHECK_FALSE(Array<double>::view(ConstView<double>(&one, Index(1) << 61U, 8, 0)).empty());
 
   Matrix<double> numbers(2, 3);
   numbers << 1, 2, 3, 4, 5, 6;

@@ -16,6 +16,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/random_numbers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Gradient x input (Shrikumar et al. 2016, arXiv 1605.01713): scores[j] = sum over width of embeddings[j] * gradient[j], signed: positive
@@ -248,3 +249,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

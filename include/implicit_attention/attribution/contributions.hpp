@@ -9,6 +9,7 @@
 #include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How a contribution is measured.
@@ -122,3 +123,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 
 #include <implicit_attention/attribution/rollout.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The published ways to weight attention by the gradient of what is explained.
@@ -167,3 +168,4 @@ template <Real Scalar, GradientSource<Scalar> Source>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 
 #include <implicit_attention/attribution/rollout.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The attribution methods.
@@ -132,3 +133,4 @@ struct MethodOptions {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

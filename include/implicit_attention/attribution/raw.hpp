@@ -7,6 +7,7 @@
 #include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Gives the implicit attention of layer 0, 1, ...: a vector's element, or computed when asked for, so that one layer exists at a time.
@@ -81,3 +82,4 @@ template <Real Scalar, AttentionSource<Scalar> Source>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/shape.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A row of one layer's map, for remarks about it.
@@ -81,3 +82,4 @@ void check_map(std::string_view who, Index layer, const Eigen::MatrixBase<Derive
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 
 #include <implicit_attention/attribution/raw.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How maps are rolled out. Per layer M = rownormalise(residual_weight * I + map); the result is M_last ... M_start.
@@ -206,3 +207,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 #include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -85,7 +86,7 @@ class Array {
   [[nodiscard]] Index rows() const { return rows_; }
   [[nodiscard]] Index cols() const { return columns_; }
   [[nodiscard]] Index size() const { return rows_ * columns_; }
-  [[nodiscard]] bool empty() const { return size() == 0; }
+  [[nodiscard]] bool empty() const { return rows_ == 0 || columns_ == 0; }
   [[nodiscard]] const Scalar* data() const { return data_ != nullptr ? data_ : widened(); }
   [[nodiscard]] Index row_stride() const { return row_stride_; }
   /// The numbers as an Eigen matrix; valid as long as this array (or a copy of it) lives.
@@ -173,3 +174,4 @@ template <Real Scalar>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

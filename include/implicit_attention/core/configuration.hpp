@@ -19,6 +19,7 @@
 #include <implicit_attention/core/text.hpp>
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Keys and values; nested objects are flattened with a dot (`ssm_cfg.d_state`). A key that is null is absent.
@@ -210,3 +211,4 @@ class Configuration {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

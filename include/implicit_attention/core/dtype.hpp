@@ -14,6 +14,7 @@
 
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The element types of public checkpoints. A file may hold any of them; those up to U8, and the blocks, can be read as numbers.
@@ -164,3 +165,4 @@ void widen(Dtype dtype, const std::byte* from, Index count, Scalar* to, Index st
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -16,6 +16,7 @@
 #include <stdexcept>
 #endif
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What kind of mistake an error reports.
@@ -120,3 +121,4 @@ template <class... Parts>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// `parallel_for(count, body)`: calls `body(i)` once for every i in 0..count-1, in any order, on any thread, and returns when all are done.
@@ -44,3 +45,4 @@ void for_row_panels(Index rows, Index columns, const Executor& executor, const B
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 #include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -74,3 +75,4 @@ void check_finite_activation(std::string_view who, std::string_view what, const 
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 
 #include <implicit_attention/core/large_memory.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -63,3 +64,4 @@ inline void keep_freed_memory() noexcept {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

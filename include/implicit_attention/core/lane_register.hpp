@@ -7,6 +7,7 @@
 
 #include <implicit_attention/core/vector_register.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -141,3 +142,4 @@ EIGEN_ALWAYS_INLINE Scalar sum_of(const LaneNumbers<Scalar, Count>& x) {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

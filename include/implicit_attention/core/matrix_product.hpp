@@ -8,6 +8,7 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -273,3 +274,4 @@ void set_product(Out&& out, ConstView<typename std::remove_cvref_t<Out>::Scalar>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

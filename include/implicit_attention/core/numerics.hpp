@@ -9,6 +9,7 @@
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// 1 / (1 + exp(-x)), without overflow on either side.
@@ -138,3 +139,4 @@ template <class Derived>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 #ifdef _OPENMP
@@ -41,3 +42,4 @@ template <class Workers = int>
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

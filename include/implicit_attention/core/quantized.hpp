@@ -23,6 +23,7 @@
 
 #include <implicit_attention/core/dtype.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -136,3 +137,4 @@ void widen_blocks_part(Dtype dtype, const std::byte* row, Index first, Index cou
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -52,3 +53,4 @@ class RandomEngine {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

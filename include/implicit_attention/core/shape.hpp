@@ -9,6 +9,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/error.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// `(2, 3)`, for messages.
@@ -101,3 +102,4 @@ inline void check_divides(std::string_view who, Index count, std::string_view wh
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

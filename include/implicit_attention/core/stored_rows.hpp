@@ -7,6 +7,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -70,3 +71,4 @@ void set_product_of_columns(View<Scalar> out, ConstView<Scalar> grad, const Arra
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

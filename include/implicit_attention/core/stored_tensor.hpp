@@ -11,6 +11,7 @@
 #include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/quantized.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <class Scalar>
@@ -105,5 +106,6 @@ template <class From>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/core/array.hpp>  // where `view` is defined; an array may in turn stand for a stored tensor

@@ -11,6 +11,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Where a matrix lies in a host's memory. All strides count numbers, not bytes. Number (i, j) of block b stands at
@@ -95,3 +96,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -14,6 +14,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/stored_tensor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Named tensors of a checkpoint, widened or narrowed to `Scalar`.
@@ -113,3 +114,4 @@ class PrefixedTensors {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/config.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Bytes of the UTF-8 character that starts at `position`; 0 if none well-formed does (overlong forms, surrogates and
@@ -76,3 +77,4 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -17,6 +17,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Cores that this process may use: those that its CPU affinity allows (`taskset -c 0`: one) where the system tells, else all.
@@ -145,3 +146,4 @@ class ThreadPool {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

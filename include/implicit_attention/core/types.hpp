@@ -7,6 +7,7 @@
 
 #include <implicit_attention/config.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 using Index = Eigen::Index;
@@ -112,3 +113,4 @@ class View : public Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

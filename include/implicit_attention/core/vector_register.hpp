@@ -22,6 +22,7 @@
 #define IMPLICIT_ATTENTION_UNROLL
 #endif
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -48,3 +49,4 @@ struct VectorRegister<double> {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -57,6 +57,7 @@
   TEMPLATE void reduced_rows(const SURROUNDED<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&, \
                              const detail::JOIN&, S);
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_KERNELS(extern template, float)
@@ -73,6 +74,7 @@ IMPLICIT_ATTENTION_HEAD_KERNELS(template, double)
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #undef IMPLICIT_ATTENTION_KERNELS
 #undef IMPLICIT_ATTENTION_HEAD_KERNELS

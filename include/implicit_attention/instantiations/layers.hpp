@@ -67,6 +67,7 @@
   TEMPLATE class RecurrentCell<Gru<S>, S>;          \
   TEMPLATE class Gru<S>;
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_LAYERS(extern template, float)
@@ -83,6 +84,7 @@ IMPLICIT_ATTENTION_MORE_LAYERS(template, double)
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #undef IMPLICIT_ATTENTION_LAYERS
 #undef IMPLICIT_ATTENTION_MORE_LAYERS

@@ -58,6 +58,7 @@
   TEMPLATE Matrix<S> contribution_norms(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, VectorNorm, const Selection&);  \
   TEMPLATE class Explainer<S>;
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_MODELS(extern template, float)
@@ -80,6 +81,7 @@ IMPLICIT_ATTENTION_ATTRIBUTION(template, double)
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #undef IMPLICIT_ATTENTION_MODELS
 #undef IMPLICIT_ATTENTION_FAMILIES

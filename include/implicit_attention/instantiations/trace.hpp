@@ -56,6 +56,7 @@
   TEMPLATE Value<S> head_dot(const Value<S>&, const Value<S>&, Index);                                                                     \
   TEMPLATE Value<S> spread_heads(const Value<S>&, Index);
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_TRACE(extern template, float)
@@ -66,5 +67,6 @@ IMPLICIT_ATTENTION_TRACE(template, double)
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #undef IMPLICIT_ATTENTION_TRACE

@@ -14,6 +14,7 @@
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// An array of float, double or 64-bit integers, in C order, with its shape. Made from a pointer or an Eigen matrix it is a
@@ -83,3 +84,4 @@ class ArrayToWrite {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/core/error.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Walks over a text of bytes; `where` names it in errors.
@@ -60,3 +61,4 @@ class ByteReader {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/bodies.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -34,6 +35,7 @@ template <class File>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <cstdint>
@@ -49,6 +51,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -166,4 +169,5 @@ IMPLICIT_ATTENTION_IO_BODY Configuration read_configuration(const std::filesyste
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

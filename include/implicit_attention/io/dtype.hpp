@@ -7,6 +7,7 @@
 #include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 static_assert(std::endian::native == std::endian::little, "implicit_attention/io reads little-endian files as they stand in memory");
@@ -22,3 +23,4 @@ constexpr Dtype dtype_of = std::same_as<Number, double>  ? Dtype::F64
                                                          : Dtype::I64;
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

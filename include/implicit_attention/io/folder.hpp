@@ -20,6 +20,7 @@
 
 #include <implicit_attention/config.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -51,5 +52,6 @@ namespace detail {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #undef IMPLICIT_ATTENTION_IO_DIRENT

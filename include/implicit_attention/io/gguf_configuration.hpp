@@ -18,6 +18,7 @@
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_keys.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -345,3 +346,4 @@ class GgufConfiguration {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

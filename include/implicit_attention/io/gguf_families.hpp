@@ -6,6 +6,7 @@
 
 #include <implicit_attention/config.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -68,3 +69,4 @@ inline constexpr std::array<std::string_view, 94> gguf_layer_names{
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

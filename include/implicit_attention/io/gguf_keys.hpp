@@ -16,6 +16,7 @@
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -169,3 +170,4 @@ class GgufKeys {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -14,6 +14,7 @@
 #include <implicit_attention/io/gguf_rwkv.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -48,3 +49,4 @@ inline void expect_known_model(const GgufFile& file) {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

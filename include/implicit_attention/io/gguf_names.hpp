@@ -38,6 +38,7 @@
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -392,3 +393,4 @@ class GgufNames final : public GgufRenamer {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/io/gguf_renamer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -89,3 +90,4 @@ class GgufRwkvNames final : public GgufRenamer {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -25,6 +25,7 @@
   TEMPLATE Checkpoint<float> open_checkpoint(const std::filesystem::path&); \
   TEMPLATE Checkpoint<double> open_checkpoint(const std::filesystem::path&);
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_IO(extern template)
@@ -36,5 +37,6 @@ IMPLICIT_ATTENTION_IO(template)
 #endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #undef IMPLICIT_ATTENTION_IO

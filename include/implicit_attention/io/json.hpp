@@ -12,7 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 #include <nlohmann/json.hpp>
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -20,6 +22,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 using Json = nlohmann::json;
@@ -61,10 +64,12 @@ class JsonDocument {
 [[nodiscard]] std::optional<Index> json_natural_number(const Json& value);
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <implicit_attention/io/mapped_file.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -185,4 +190,5 @@ IMPLICIT_ATTENTION_IO_BODY std::optional<Index> json_natural_number(const Json& 
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

@@ -31,6 +31,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/path_text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -133,3 +134,4 @@ class MappedFile {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

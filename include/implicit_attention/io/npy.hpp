@@ -12,6 +12,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Writes one array to `path`, whole or not at all: format 1.0, little-endian, C order, `<f4`, `<f8` or `<i8`, of any rank.
@@ -41,3 +42,4 @@ inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& num
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -16,6 +16,7 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Whether bytes begin as a .npy file does.
@@ -104,3 +105,4 @@ template <class Integer>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

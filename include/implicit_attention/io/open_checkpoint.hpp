@@ -10,6 +10,7 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/io/bodies.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What open_checkpoint finds.
@@ -42,6 +43,7 @@ template <Real Scalar>
 [[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path);
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <algorithm>
@@ -67,6 +69,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -243,4 +246,5 @@ Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/core/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// `path` with control characters and bytes that are not UTF-8 escaped: an index of shards may name any file, and so may a folder that
@@ -17,3 +18,4 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
   return printable({reinterpret_cast<const char*>(text.data()), text.size()}, longest);
 }
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

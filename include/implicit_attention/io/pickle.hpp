@@ -18,6 +18,7 @@
 #include <implicit_attention/io/pickle_names.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A value of a pickle. Values stand in one list and refer to each other by position, so that neither depth nor cycles cost anything.
@@ -389,3 +390,4 @@ inline bool Pickle::step(unsigned char instruction) {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -21,6 +21,7 @@
 #include <implicit_attention/io/tensor_table.hpp>
 #include <implicit_attention/io/zip.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -293,3 +294,4 @@ class TorchReader {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -14,6 +14,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/path_text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -125,3 +126,4 @@ class ReplacedFile {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -42,6 +42,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -227,3 +228,4 @@ class RwkvCppReader {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

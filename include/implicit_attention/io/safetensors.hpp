@@ -21,6 +21,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/safetensors_header.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// One safetensors file. Copies share the mapping; arrays read from it keep it alive.
@@ -123,6 +124,7 @@ class SafetensorsSource final : public TensorSource<Scalar> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <system_error>
@@ -132,6 +134,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_IO_BODY SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
@@ -241,4 +244,5 @@ IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_shards(const std::fi
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

@@ -12,6 +12,7 @@
 #include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/dtype.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// One tensor of a file, as its header has it.
@@ -43,6 +44,7 @@ inline constexpr std::size_t safetensors_axis_limit = 64;
 [[nodiscard]] SafetensorsHeader parse_safetensors_header(std::string_view file, std::string_view where);
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <algorithm>
@@ -56,6 +58,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -210,4 +213,5 @@ IMPLICIT_ATTENTION_IO_BODY SafetensorsHeader parse_safetensors_header(std::strin
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

@@ -9,6 +9,7 @@
 #include <implicit_attention/io/array_to_write.hpp>
 #include <implicit_attention/io/bodies.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A tensor under its name: `{"y", matrix}`, `{"attention", {data, {channels, rows, tokens}}}`, `{"input_ids", ids}`.
@@ -24,6 +25,7 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Tens
                        const std::map<std::string, std::string>& metadata = {});
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <algorithm>
@@ -40,6 +42,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/safetensors_header.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -98,4 +101,5 @@ IMPLICIT_ATTENTION_IO_BODY void write_safetensors(const std::filesystem::path& p
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

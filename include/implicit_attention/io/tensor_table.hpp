@@ -19,6 +19,7 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// One tensor of a checkpoint. Its matrix (as TensorSource::read has it) is `parts` one below the other, columns as `column_order` says.
@@ -209,3 +210,4 @@ class TableSource final : public TensorSource<Scalar> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

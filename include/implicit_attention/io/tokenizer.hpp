@@ -15,6 +15,7 @@
 #include <implicit_attention/io/tokenizers/vocabulary_text.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 struct GgufVocabulary;  // tokenizers/gguf_vocabulary.hpp
@@ -119,6 +120,7 @@ class Tokenizer {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <system_error>
@@ -135,6 +137,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/tokenizers/token_table.hpp>
 #include <implicit_attention/io/tokenizers/tokenizer_file.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_IO_BODY TokenizerKind tokenizer_kind(std::string_view name) {
@@ -385,4 +388,5 @@ IMPLICIT_ATTENTION_IO_BODY Index Tokenizer::checked_byte(unsigned char byte) con
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

@@ -16,6 +16,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Tokens and their ids, one to one. A token in angle brackets, `<cls>`, is special.
@@ -46,10 +47,12 @@ class Vocabulary {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <implicit_attention/io/json.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 IMPLICIT_ATTENTION_IO_BODY Vocabulary Vocabulary::read(const std::filesystem::path& path, Index size) {
@@ -75,4 +78,5 @@ IMPLICIT_ATTENTION_IO_BODY Vocabulary Vocabulary::read(const std::filesystem::pa
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

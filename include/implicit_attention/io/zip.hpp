@@ -27,6 +27,7 @@
 #include <zlib.h>
 #endif
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The entries of one archive.
@@ -207,3 +208,4 @@ class ZipFile {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

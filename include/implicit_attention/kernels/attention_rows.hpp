@@ -16,6 +16,7 @@
 #include <implicit_attention/kernels/row_walk.hpp>
 #include <implicit_attention/kernels/row_writer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -317,3 +318,4 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

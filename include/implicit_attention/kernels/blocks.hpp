@@ -16,6 +16,7 @@
 #include <implicit_attention/kernels/product.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -162,3 +163,4 @@ class Factors {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

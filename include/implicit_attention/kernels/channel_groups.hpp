@@ -10,6 +10,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/types.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Neighbouring channels in a list of channels.
@@ -179,3 +180,4 @@ class ChannelGroups {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/blocks.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -317,3 +318,4 @@ class ChannelTile {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

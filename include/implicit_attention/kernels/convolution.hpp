@@ -10,6 +10,7 @@
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What enters a scan; everything may be absent.
@@ -254,3 +255,4 @@ void convolve_transposed(ConstView<Scalar> taps, const std::vector<Index>& start
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -106,3 +107,4 @@ void exponentiate_together(const Scalar* from, Index count, Scalar* to) {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/kernels/head_recurrence.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -87,3 +88,4 @@ template <Real Scalar>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 #include <implicit_attention/kernels/exponentials.hpp>
 #include <implicit_attention/kernels/head_recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -267,3 +268,4 @@ void invert_unit_lower(const Matrix<Scalar>& lower, Matrix<Scalar>& inverse) {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

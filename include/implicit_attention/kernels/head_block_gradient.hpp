@@ -5,6 +5,7 @@
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/kernels/head_block.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -145,3 +146,4 @@ class HeadBlockGradient {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/plain_head_scan.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -247,3 +248,4 @@ void head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Sc
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/shared_matrix.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -230,3 +231,4 @@ struct ChannelsByHead {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

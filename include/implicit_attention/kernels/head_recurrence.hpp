@@ -10,6 +10,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How the state of a head goes from one token to the next.
@@ -162,3 +163,4 @@ Index plain_recurrence_row(const HeadRecurrence<Scalar>& recurrence, Index chann
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/head_columns.hpp>
 #include <implicit_attention/kernels/reducers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -266,3 +267,4 @@ void reduced_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 #include <implicit_attention/kernels/finite_parts.hpp>
 #include <implicit_attention/kernels/head_walk.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -348,3 +349,4 @@ class HeadRows {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/kernels/head_block_gradient.hpp>
 #include <implicit_attention/kernels/head_chunks.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Gradients with respect to the inputs of a HeadRecurrence; a matrix is empty where the recurrence has no such input.
@@ -219,3 +220,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

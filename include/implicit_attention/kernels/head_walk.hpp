@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -258,3 +259,4 @@ Index walk_heads(const HeadRecurrence<Scalar>& recurrence, const Index* heads, I
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

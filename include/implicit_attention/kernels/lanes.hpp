@@ -24,6 +24,7 @@
 #define IMPLICIT_ATTENTION_FLATTEN
 #endif
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -166,3 +167,4 @@ template <int Width, class Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -12,6 +12,7 @@
 #include <implicit_attention/kernels/head_scan.hpp>
 #include <implicit_attention/kernels/softmax_rows.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A causal convolution of any length, one kernel a channel: R_e[i,j] = kernel[e, i - j].
@@ -276,3 +277,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

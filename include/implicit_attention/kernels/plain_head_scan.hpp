@@ -5,6 +5,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/kernels/head_recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -110,3 +111,4 @@ void plain_head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstV
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

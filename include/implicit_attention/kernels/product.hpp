@@ -8,6 +8,7 @@
 
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -60,3 +61,4 @@ EIGEN_ALWAYS_INLINE void each_panel(Index columns, const Body& body) {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -30,6 +30,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Fails unless `starts` are tokens in ascending order.
@@ -161,3 +162,4 @@ struct SurroundedRows {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/kernels/attention_rows.hpp>
 #include <implicit_attention/kernels/reducers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -389,3 +390,4 @@ void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vecto
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 // A join takes what is already there and a value, numbers or whole registers of numbers, and has beside that
@@ -138,3 +139,4 @@ void join_rows(const Reducer& join, const Scalar* numbers, Index stride, Index r
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

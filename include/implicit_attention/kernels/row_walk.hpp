@@ -14,6 +14,7 @@
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -203,3 +204,4 @@ void walk_row(const SurroundedDiagonal<Scalar>& surrounded, Index row, const Cha
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

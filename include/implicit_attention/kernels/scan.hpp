@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -216,3 +217,4 @@ void scan_transposed(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Sca
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

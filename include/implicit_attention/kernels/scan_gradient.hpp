@@ -10,6 +10,7 @@
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/tile_decays.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Gradients with respect to the inputs of a DiagonalRecurrence; a matrix is empty where the recurrence has no such input.
@@ -314,3 +315,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

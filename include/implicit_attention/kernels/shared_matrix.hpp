@@ -10,6 +10,7 @@
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/matrix_recurrence.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -259,3 +260,4 @@ void head_rows(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& hea
                const Executor& executor);
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

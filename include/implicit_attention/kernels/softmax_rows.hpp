@@ -8,6 +8,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Softmax attention: R[i,j] = softmax_j( cap(scale q_i . k_j) ) over the tokens that i sees, cap(s) = soft_cap tanh(s / soft_cap).
@@ -164,3 +165,4 @@ void matrix_rows(const SoftmaxRecurrence<Scalar>& r, Index head, Index begin, In
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -15,6 +15,7 @@
 #include <implicit_attention/kernels/head_reductions.hpp>
 #include <implicit_attention/kernels/row_writer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real Scalar>
@@ -332,3 +333,4 @@ void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scala
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

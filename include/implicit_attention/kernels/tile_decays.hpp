@@ -6,6 +6,7 @@
 #include <implicit_attention/kernels/exponentials.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -41,3 +42,4 @@ class TileDecays {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -33,3 +34,4 @@ EIGEN_ALWAYS_INLINE void transpose(const Scalar* from, Index stride, Index rows,
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/layers/delta_rule_weights.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, H key heads of width K, Hv value heads of width V (Hv a multiple of H), E = Hv V:
@@ -292,5 +293,6 @@ LayerRun<Layer> DeltaRule<S>::run_rule(const Value<Scalar>& u, const Value<Scala
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/delta_rule_form.hpp>

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/layers/delta_rule.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -136,3 +137,4 @@ HeadRecurrence<S> DeltaRule<S>::recurrence(const Scales& act) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -68,3 +69,4 @@ void DeltaRuleWeights<Scalar>::read_convolutions(const PrefixedTensors<Scalar>& 
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

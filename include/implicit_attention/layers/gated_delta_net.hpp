@@ -8,6 +8,7 @@
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The delta rule with one decay a value head:
@@ -152,3 +153,4 @@ LayerRun<GatedDeltaNet<S>> GatedDeltaNet<S>::run(const Value<Scalar>& u, RunCont
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

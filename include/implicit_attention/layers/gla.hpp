@@ -7,6 +7,7 @@
 
 #include <implicit_attention/layers/head_mixer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With H heads of K keys and P values:
@@ -105,3 +106,4 @@ Value<S> Gla<S>::mix(const MixerInput& in, Activations& act) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

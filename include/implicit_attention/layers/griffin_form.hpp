@@ -6,6 +6,7 @@
 
 #include <implicit_attention/layers/griffin.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -110,3 +111,4 @@ DiagonalRecurrence<S> Griffin<S>::recurrence(const Activations& act, bool normal
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/layers/recurrent_cell.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// r, z = sigmoid(.), n = tanh(u W_in^T + b_in + r (y_{t-1} W_hn^T + b_hn)); y_t = z y_{t-1} + (1 - z) n:
@@ -22,3 +23,4 @@ class Gru : public RecurrentCell<Gru<S>, S> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

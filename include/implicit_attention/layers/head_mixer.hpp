@@ -10,6 +10,7 @@
 #include <implicit_attention/layers/short_projection.hpp>
 #include <implicit_attention/trace/row_normalizers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The weights that these layers share, under flash-linear-attention's names. HGRN and HGRN2 have `f_proj` for keys and `i_proj` for values.
@@ -247,5 +248,6 @@ HeadRecurrence<S> HeadMixer<Derived, S>::recurrence(const Activations& act) cons
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/head_mixer_form.hpp>

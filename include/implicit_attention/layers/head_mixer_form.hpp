@@ -5,6 +5,7 @@
 
 #include <implicit_attention/layers/head_mixer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <class Derived, Real S>
@@ -79,3 +80,4 @@ void HeadMixer<Derived, S>::check_recurrence(const Activations& act, Index token
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 #include <implicit_attention/layers/head_mixer.hpp>
 #include <implicit_attention/trace/bounded_forget_gate.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Each of E channels has a recurrence of its own:
@@ -76,3 +77,4 @@ class Hgrn : public HeadMixer<Hgrn<S>, S> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

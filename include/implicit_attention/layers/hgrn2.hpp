@@ -7,6 +7,7 @@
 #include <implicit_attention/layers/head_mixer.hpp>
 #include <implicit_attention/trace/bounded_forget_gate.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With H heads of K keys and P values:
@@ -58,3 +59,4 @@ class Hgrn2 : public HeadMixer<Hgrn2<S>, S> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

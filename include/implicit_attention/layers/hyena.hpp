@@ -7,6 +7,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With E = D channels:
@@ -169,3 +170,4 @@ ToeplitzRecurrence<S> Hyena<S>::recurrence(Index tokens) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The delta rule with one decay a key channel of each value head and a sigmoid gate:
@@ -137,3 +138,4 @@ LayerRun<Kda<S>> Kda<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const 
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

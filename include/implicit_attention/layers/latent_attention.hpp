@@ -9,6 +9,7 @@
 #include <implicit_attention/layers/key_value_state.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With width D, H heads, and n, p, v, c = `qk_nope_head_dim`, `qk_rope_head_dim`, `v_head_dim`, `kv_lora_rank`:
@@ -201,3 +202,4 @@ SoftmaxRecurrence<S> LatentAttention<S>::recurrence(const Activations& act) cons
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -20,6 +20,7 @@
 #include <implicit_attention/trace/recurrences.hpp>
 #include <implicit_attention/trace/run_context.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A token-mixing layer that is linear in its linear input, given its data-dependent scales.
@@ -291,3 +292,4 @@ class LayerInterface {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

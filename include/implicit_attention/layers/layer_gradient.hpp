@@ -7,6 +7,7 @@
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The gradient of one number with respect to a layer's output before its projection, its linear input and its input. Total derivatives:
@@ -80,3 +81,4 @@ template <TracedLayer Layer>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

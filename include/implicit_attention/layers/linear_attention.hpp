@@ -10,6 +10,7 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/row_normalizers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With H heads, u = [q | k | v] side by side, (L, 2 H K + H P):
@@ -194,3 +195,4 @@ HeadRecurrence<S> LinearAttention<S>::recurrence(const Activations& act) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

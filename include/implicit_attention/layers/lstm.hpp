@@ -3,6 +3,7 @@
 
 #include <implicit_attention/layers/recurrent_cell.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// [i | f | g | o] = u weight_ih^T + y_{t-1} weight_hh^T + biases; c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g); y = sigmoid(o) tanh(c):
@@ -22,3 +23,4 @@ class Lstm : public RecurrentCell<Lstm<S>, S> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/error.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Remembers an array that `run()` computed, and the arrays it was computed from, without keeping any of them alive. An array that a host
@@ -104,3 +105,4 @@ class MadeFrom {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, E channels, state N, convolution width W and dt rank R:
@@ -254,5 +255,6 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/mamba_form.hpp>

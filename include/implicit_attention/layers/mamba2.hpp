@@ -10,6 +10,7 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/clamp.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, E channels in H heads, G groups of B and C, state N and convolution width W:
@@ -200,5 +201,6 @@ LayerRun<Mamba2<S>> Mamba2<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, 
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/mamba2_form.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/layers/mamba2.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -69,3 +70,4 @@ HeadRecurrence<S> Mamba2<S>::recurrence(const Activations& act) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

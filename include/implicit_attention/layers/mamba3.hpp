@@ -11,6 +11,7 @@
 #include <implicit_attention/trace/row_normalizers.hpp>
 #include <implicit_attention/trace/token_order.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With E channels in H heads, state N, G groups of B and C, S angles and rank R (formulation: "Mamba-3"):
@@ -196,5 +197,6 @@ HeadRecurrence<S> Mamba3<S>::recurrence(const Activations& act, Index r, Index s
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/mamba3_form.hpp>

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/layers/mamba3.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -92,3 +93,4 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 struct Mamba3Options {
@@ -133,3 +134,4 @@ struct Mamba3State {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

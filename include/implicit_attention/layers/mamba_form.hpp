@@ -6,6 +6,7 @@
 
 #include <implicit_attention/layers/mamba.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -79,3 +80,4 @@ DiagonalRecurrence<S> Mamba<S>::recurrence(const Array<Scalar>& dt, const Activa
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 #include <implicit_attention/trace/image.hpp>
 #include <implicit_attention/trace/row_normalizers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With D = E channels in H heads and N tokens, the pixels of an image row after row:
@@ -197,5 +198,6 @@ Matrix<S> Mlla<S>::head_matrix(const Activations& act, Index head) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/mlla_form.hpp>

@@ -5,6 +5,7 @@
 
 #include <implicit_attention/layers/mlla.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -75,3 +76,4 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

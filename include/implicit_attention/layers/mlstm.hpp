@@ -9,6 +9,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/layers/mlstm_cell.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With H heads of E/H keys and values; cell and norm as in MlstmCell:
@@ -235,3 +236,4 @@ UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

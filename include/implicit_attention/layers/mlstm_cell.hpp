@@ -12,6 +12,7 @@
 #include <implicit_attention/trace/exponential_gates.hpp>
 #include <implicit_attention/trace/row_normalizers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What one piece of a sequence hands to the next. The recurrent state is held as exp(-maximum) times itself.
@@ -155,3 +156,4 @@ struct MlstmCell {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/layers/mlstm_cell.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With H heads; cell and norm as in MlstmCell:
@@ -176,3 +177,4 @@ UnifiedForm<S> MlstmLarge<S>::lower(const Activations& act, Terms terms) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/gated_cells.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The weights of one layer, under torch's names; the gates stand below each other: i, f, g, o of an LSTM, r, z, n of a GRU.
@@ -146,3 +147,4 @@ class RecurrentCell : public LayerInterface<Derived> {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

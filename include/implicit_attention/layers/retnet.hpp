@@ -7,6 +7,7 @@
 #include <implicit_attention/layers/head_mixer.hpp>
 #include <implicit_attention/trace/rotary.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With H heads of K keys and P values:
@@ -117,3 +118,4 @@ Value<S> RetNet<S>::divisors(const HeadInputs<Scalar>& inputs) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D and E channels:
@@ -267,5 +268,6 @@ RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act, const Weig
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/rwkv4_form.hpp>

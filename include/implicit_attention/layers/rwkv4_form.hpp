@@ -5,6 +5,7 @@
 
 #include <implicit_attention/layers/rwkv4.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -64,3 +65,4 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) cons
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 
 #include <implicit_attention/layers/rwkv_shared.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, H heads of size P and E = H P channels:
@@ -175,3 +176,4 @@ LayerRun<Rwkv5<S>> Rwkv5<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

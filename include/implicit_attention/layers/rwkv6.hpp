@@ -8,6 +8,7 @@
 
 #include <implicit_attention/layers/rwkv_shared.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, H heads of size P and E = H P channels, d_t = u_{t-1} - u_t and m in w, k, v, r, g, in this order:
@@ -156,3 +157,4 @@ LayerRun<Rwkv6<S>> Rwkv6<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/layers/rwkv_shared.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, H heads of K key and V value channels, E = H V; x_m = u_t + m (u_{t-1} - u_t) for each of x_r, x_w, x_k, x_v, x_a, x_g:
@@ -241,5 +242,6 @@ Array<S> Rwkv7<S>::linear_input(const Activations& act) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/layers/rwkv7_form.hpp>

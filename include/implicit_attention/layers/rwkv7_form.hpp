@@ -7,6 +7,7 @@
 
 #include <implicit_attention/layers/rwkv7.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -80,3 +81,4 @@ UnifiedForm<S> Rwkv7<S>::lower(const Activations& act, Terms terms) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/trace/head_scales.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What one piece of a sequence hands to the next.
@@ -285,3 +286,4 @@ class BonusRecurrence {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

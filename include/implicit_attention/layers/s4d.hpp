@@ -9,6 +9,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With E channels of N/2 complex states, A = -exp(log_A_real) + i A_imag and dt = exp(log_dt):
@@ -179,3 +180,4 @@ ToeplitzRecurrence<S> S4d<S>::recurrence(const Activations& act) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With width D and convolution width W:
@@ -157,3 +158,4 @@ UnifiedForm<S> ShortConvolution<S>::lower(const Activations& act, Terms terms) c
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// `NAME_proj` and, where there is one, `NAME_conv1d`: a causal depthwise convolution of what the projection gives.
@@ -56,3 +57,4 @@ struct ShortProjection {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

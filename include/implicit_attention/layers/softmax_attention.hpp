@@ -14,6 +14,7 @@
 #include <implicit_attention/trace/low_rank.hpp>
 #include <implicit_attention/trace/rotary.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// With model width D, H query heads, K key/value heads (K divides H) of size P each, E = H P:
@@ -278,3 +279,4 @@ SoftmaxRecurrence<S> SoftmaxAttention<S>::recurrence(const Activations& act) con
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

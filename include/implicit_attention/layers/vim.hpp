@@ -7,6 +7,7 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/trace/token_order.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Two of Mamba's layers share their projections; the second, whose weights are called `..._b`, sees the tokens from the last to the first:
@@ -122,3 +123,4 @@ UnifiedForm<S> Vim<S>::lower(const Activations& act, Terms terms) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

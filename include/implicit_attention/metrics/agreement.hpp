@@ -11,6 +11,7 @@
 
 #include <implicit_attention/metrics/scores.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Spearman's rank correlation (1904): Pearson's correlation of the ranks, tied scores sharing the average of theirs. In [-1, 1], HIGHER
@@ -134,3 +135,4 @@ struct PrecisionRecall {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/random_numbers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A mean and its confidence interval.
@@ -87,3 +88,4 @@ struct MeanInterval {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/metrics/scores.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A callable over sets of kept tokens that runs `model` once for each set. `model` may return anything that can be copied, several numbers
@@ -44,3 +45,4 @@ class [[deprecated("renamed: CachedModel")]] RememberedModel : public CachedMode
 // clang-format on
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -15,6 +15,7 @@
 #include <implicit_attention/metrics/perturbation.hpp>
 #include <implicit_attention/core/random_numbers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Orders of 0 ... tokens - 1 drawn by the seed, `count` of them: an order, then the same backwards, then the next. Pairs of opposite
@@ -116,3 +117,4 @@ template <PerturbedModel Model>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/metrics/scores.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A value per share of tokens, shares rising.
@@ -73,3 +74,4 @@ class Steps {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -14,6 +14,7 @@
 #include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/metrics/scores.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Infidelity from its ingredients: mean over samples s of (p_s - c_s)^2, where p_s = I_s . scores is the change that the scores
@@ -126,3 +127,4 @@ template <PerturbedExplanation Explain>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

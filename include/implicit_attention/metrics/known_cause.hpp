@@ -10,6 +10,7 @@
 #include <implicit_attention/metrics/agreement.hpp>
 #include <implicit_attention/metrics/scores.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -86,3 +87,4 @@ struct ComparedTokens {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 
 #include <implicit_attention/metrics/curve.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -139,3 +140,4 @@ template <PerturbedModel Model>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

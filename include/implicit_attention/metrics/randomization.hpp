@@ -8,6 +8,7 @@
 
 #include <implicit_attention/metrics/agreement.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Gives the scores of the same input with the weights of the first `stage` parts re-drawn; stage 0 is the model as it is.
@@ -38,3 +39,4 @@ template <RandomizedExplanation Explain>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

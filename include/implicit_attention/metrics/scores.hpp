@@ -15,6 +15,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Which tokens a perturbed input still has: one flag per scored token, true = kept. How the others are removed (replaced by `<unk>` or by
@@ -134,3 +135,4 @@ inline void check_same_size(std::string_view who, std::string_view what, Index c
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

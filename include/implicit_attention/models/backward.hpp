@@ -12,6 +12,7 @@
 #include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The gradient of one number with respect to what one layer takes and gives. All are total derivatives: through everything that depends
@@ -214,3 +215,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/mamba2_options.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads a Bamba language model. Rotary positions rotate the first attn_rotary_emb numbers of each head (half of it where the key is absent).
@@ -56,3 +57,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

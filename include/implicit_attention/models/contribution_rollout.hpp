@@ -15,6 +15,7 @@
 #include <implicit_attention/attribution/method_options.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The contributions of the tokens to one layer's residual stream behind its token mixers:
@@ -273,3 +274,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

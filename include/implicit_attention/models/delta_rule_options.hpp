@@ -12,6 +12,7 @@
 #include <implicit_attention/models/checkpoint.hpp>
 #include <implicit_attention/models/hybrid_parts.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -157,3 +158,4 @@ template <Real Scalar>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

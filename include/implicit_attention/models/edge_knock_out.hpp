@@ -15,6 +15,7 @@
 #include <implicit_attention/core/random_numbers.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// An edge of one layer: A[to, from] o x_from, what token `from` adds to output `to`.
@@ -228,3 +229,4 @@ class KnockOut {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

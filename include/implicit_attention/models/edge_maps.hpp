@@ -12,6 +12,7 @@
 #include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/models/backward.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -95,3 +96,4 @@ void add_edge_columns(RowVector<S>& columns, const LayerPass<S>& pass, const Lay
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -19,6 +19,7 @@
 #include <implicit_attention/models/edge_maps.hpp>
 #include <implicit_attention/models/explanation_plan.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -385,6 +386,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/models/explainer_maps.hpp>
 #include <implicit_attention/models/explainer_removals.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/models/explainer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -60,3 +61,4 @@ Attribution<S> Explainer<S>::one_by_vectors(Method method, const Target& target,
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/models/explainer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -155,3 +156,4 @@ void Explainer<S>::check_removal(const MethodOptions<Scalar>& options) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 
 #include <implicit_attention/models/explainer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
@@ -153,3 +154,4 @@ Attribution<S> Explainer<S>::at(Attribution<Scalar> whole, Index position) {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -6,6 +6,7 @@
 
 #include <implicit_attention/attribution/method_options.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What will be asked, told before the model runs, so that one run does for it: rows of raw attention and contribution
@@ -22,3 +23,4 @@ struct ExplanationPlan {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

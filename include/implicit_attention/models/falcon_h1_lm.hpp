@@ -8,6 +8,7 @@
 #include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/mamba2_options.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads a Falcon-H1 language model. With u = input_layernorm(r) and v = pre_ff_layernorm(r'):
@@ -56,3 +57,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/models/mamba_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads a Falcon-Mamba language model: Mamba's names, the norms' eps under mixer_rms_eps (1e-6; the blocks' norms have
@@ -16,3 +17,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -38,6 +38,7 @@
 #include <implicit_attention/models/rwkv_lm.hpp>
 #include <implicit_attention/models/zamba2_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A kind of token-mixing layer, read by itself: `materialize --arch NAME`.
@@ -173,3 +174,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

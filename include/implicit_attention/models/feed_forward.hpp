@@ -8,6 +8,7 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// out = down_proj( f(gate_proj(u)) * up_proj(u) ), f = GELU in its tanh form (De et al. 2024, section 2.2) or another; without gate_proj,
@@ -164,3 +165,4 @@ Value<S> ChannelMixing<S>::run(const Value<Scalar>& u, RunContext<Scalar>& conte
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 
 #include <implicit_attention/models/stack.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What a run keeps.
@@ -65,3 +66,4 @@ ConstView<Scalar> ForwardPass<Scalar>::logits_at(Index token) const {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -15,6 +15,7 @@
 #include <implicit_attention/models/hybrid_parts.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -152,3 +153,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -15,6 +15,7 @@
 #include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/trace/experts.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -227,3 +228,4 @@ template <Real S>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/models/mamba_options.hpp>
 #include <implicit_attention/models/mixture_of_experts.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -80,3 +81,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

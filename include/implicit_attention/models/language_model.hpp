@@ -14,6 +14,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/models/forward_pass.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -396,3 +397,4 @@ void LanguageModel<S>::check_starts(const std::vector<Index>& starts, Index toke
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

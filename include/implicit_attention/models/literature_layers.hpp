@@ -23,6 +23,7 @@
 #include <implicit_attention/layers/vim.hpp>
 #include <implicit_attention/models/mamba_options.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -258,3 +259,4 @@ template <class Layer, Real S>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 #include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/models/mamba2_options.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads a Mamba-2 language model. Sizes come from the weights; of the configuration are used n_groups, norm_groups, time_step_limit
@@ -44,3 +45,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <implicit_attention/layers/mamba2.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -179,3 +180,4 @@ template <Real S>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

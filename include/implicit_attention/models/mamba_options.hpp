@@ -10,6 +10,7 @@
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/models/checkpoint.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -81,3 +82,4 @@ template <Real Scalar>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/models/feed_forward.hpp>
 #include <implicit_attention/trace/experts.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What a router makes of its logits (tokens, experts).
@@ -188,3 +189,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -10,6 +10,7 @@
 #include <implicit_attention/models/mamba2_options.hpp>
 #include <implicit_attention/models/mixture_of_experts.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -113,3 +114,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/models/decoder.hpp>
 #include <implicit_attention/models/delta_rule_options.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an OLMo Hybrid language model:
@@ -72,3 +73,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

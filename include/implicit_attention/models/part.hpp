@@ -10,6 +10,7 @@
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// One part of a layer: from its normalised input (L, D) to what is added to the residual stream (L, D).
@@ -170,3 +171,4 @@ template <class FeedForward>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

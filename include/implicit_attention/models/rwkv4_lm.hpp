@@ -6,6 +6,7 @@
 
 #include <implicit_attention/models/rwkv_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-4 language model: `rwkv.embeddings.weight, rwkv.blocks.N.attention.*` or `emb.weight, blocks.N.att.*`. Sizes come from
@@ -33,3 +34,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/models/rwkv_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-5 language model, 5.1 or 5.2, with the tensors `rwkv.embeddings.weight, rwkv.blocks.N.attention.*` or `emb.weight,
@@ -23,3 +24,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

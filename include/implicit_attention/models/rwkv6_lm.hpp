@@ -3,6 +3,7 @@
 
 #include <implicit_attention/models/rwkv_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-6 language model with the tensors `rwkv.embeddings.weight, rwkv.blocks.N.attention.*` or `emb.weight, blocks.N.att.*`.
@@ -20,3 +21,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/models/rwkv_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-7 language model with the tensors `emb.weight, blocks.N.att.*` (BlinkDL), the same below `rwkv7.` (transformers), or
@@ -31,3 +32,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -3,6 +3,7 @@
 
 #include <implicit_attention/models/rwkv_lm.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads BlinkDL's digit reverser (RWKV-LM, `L2_only_rwkv7`): x = e[ids]; for l = 1, 2: x += rwkv_l(ln{l}a(x)) + rosa{l}.o.bias,
@@ -38,3 +39,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

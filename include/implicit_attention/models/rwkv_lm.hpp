@@ -18,6 +18,7 @@
 #include <implicit_attention/models/feed_forward.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -173,3 +174,4 @@ inline void expect_value_width(const Configuration& configuration, Index layer, 
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

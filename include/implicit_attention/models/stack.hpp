@@ -10,6 +10,7 @@
 
 #include <implicit_attention/models/part.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// One of the parts that stand side by side in a sublayer; all but one in nearly every model.
@@ -238,3 +239,4 @@ struct LanguageModelParts {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -144,3 +145,4 @@ void expect_same_biases(const TensorSource<Scalar>& source) {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -12,6 +12,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -206,3 +207,4 @@ inline void expect_layer_understood(const Configuration& configuration, std::str
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/models/part.hpp>
 #include <implicit_attention/trace/low_rank.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -78,3 +79,4 @@ class Zamba2Hybrid final : public Part<S> {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -12,6 +12,7 @@
 #include <implicit_attention/models/mamba2_options.hpp>
 #include <implicit_attention/models/zamba2_hybrid.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -107,3 +108,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

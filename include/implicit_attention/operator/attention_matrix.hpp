@@ -6,6 +6,7 @@
 
 #include <implicit_attention/core/large_memory.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// (channels, rows, tokens), contiguous, in huge pages where they pay. `channel(c)` is the matrix of the c-th chosen channel.
@@ -40,3 +41,4 @@ class AttentionMatrix {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <implicit_attention/operator/reduction.hpp>
 #include <implicit_attention/operator/selection.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The implicit attention of one sequence through one layer: for each channel a matrix `A` over tokens (lower triangular where the layer
@@ -312,3 +313,4 @@ void ImplicitAttention<S>::fill(const std::vector<Index>& channel_list, const st
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

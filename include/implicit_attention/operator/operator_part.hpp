@@ -12,6 +12,7 @@
 #include <implicit_attention/operator/reduction.hpp>
 #include <implicit_attention/operator/unified_form.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -141,3 +142,4 @@ class OperatorPart {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -12,6 +12,7 @@
 #include <implicit_attention/kernels/scan.hpp>
 #include <implicit_attention/kernels/surrounded_matrix.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -133,3 +134,4 @@ class Recurrence {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

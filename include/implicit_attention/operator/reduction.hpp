@@ -6,6 +6,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/kernels/reducers.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What is done to each channel's entries before and while they are joined.
@@ -52,3 +53,4 @@ void with_reducer(ReductionKind kind, const Body& body) {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

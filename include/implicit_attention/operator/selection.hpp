@@ -11,6 +11,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/shape.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// All indices, the last one, or a list in any order.
@@ -72,3 +73,4 @@ inline void check_byte_limit(std::string_view what, const std::vector<Index>& sh
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/core/error.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// One factor of `A_e = diag(gate_e) diag(norm_e) (R_h + diag(skip_e)) diag(act_e) Conv_e`, or the affine part `b_e`.
@@ -121,3 +122,4 @@ class Terms {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

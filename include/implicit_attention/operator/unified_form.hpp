@@ -9,6 +9,7 @@
 #include <implicit_attention/operator/recurrence.hpp>
 #include <implicit_attention/operator/terms.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real Scalar>
@@ -141,3 +142,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -11,6 +11,7 @@
 #include <implicit_attention/operator/unified_form.hpp>
 #include <implicit_attention/streaming/growing_rows.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -315,3 +316,4 @@ class FormHistory {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -12,6 +12,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -128,3 +129,4 @@ class StreamedArray {
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -17,6 +17,7 @@
 #include <implicit_attention/kernels/transpose.hpp>
 #include <implicit_attention/operator/reduction.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -318,3 +319,4 @@ void state_space_reduced_row(const StateSpaceRow<Scalar>& from, ReductionKind ki
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -12,6 +12,7 @@
 #include <implicit_attention/streaming/form_history.hpp>
 #include <implicit_attention/streaming/state_space_row.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What a stream keeps.
@@ -229,3 +230,4 @@ class StreamingAttention {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// f = b + (1 - b) sigmoid(z): what is kept; 1 - f: what is written.
@@ -55,3 +56,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

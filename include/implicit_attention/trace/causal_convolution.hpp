@@ -9,6 +9,7 @@
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// x_{t-1}, with `before` (1, columns) or zeros before the first token, and before every token in `own_starts` and the trace's.
@@ -117,3 +118,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -5,6 +5,7 @@
 
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// min(max(x, lower), upper): the gradient passes where x is within the bounds, these included, as in public autograd. Relevance has no
@@ -21,3 +22,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// theta_t = before + sum_{s<=t} pi tanh(rate_s) dt_s, modulo 2 pi: (tokens, heads * angles). `rate` (tokens, angles) is shared by the heads,
@@ -102,3 +103,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

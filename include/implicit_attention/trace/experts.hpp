@@ -11,6 +11,7 @@
 
 #include <implicit_attention/trace/operations.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How many experts a token goes to, and among which.
@@ -196,3 +197,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

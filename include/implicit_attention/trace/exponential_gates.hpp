@@ -8,6 +8,7 @@
 
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What a recurrence with decay f_t and writes exp(input_t) becomes when its state is held as exp(-m_t) times itself.
@@ -63,3 +64,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

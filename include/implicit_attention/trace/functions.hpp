@@ -7,6 +7,7 @@
 #include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The elementwise functions that layers are made of.
@@ -221,3 +222,4 @@ template <Real Scalar>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A log decay made of a logarithmic rate: -exp(x). Beyond 60 the rate stays exp(60): the decay exp(-exp(60)) is 0 already in double, and
@@ -60,3 +61,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Every key/value head repeated for the query heads that read it: (tokens, key_heads * size) to (tokens, heads * size).
@@ -66,3 +67,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

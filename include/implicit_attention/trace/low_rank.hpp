@@ -6,6 +6,7 @@
 
 #include <implicit_attention/trace/operations.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The two factors of an adapter; empty where there is none.
@@ -33,3 +34,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -9,6 +9,7 @@
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// RMSNorm (Zhang & Sennrich 2019), u = weight * r / sqrt(mean(r^2) + eps), or
@@ -179,3 +180,4 @@ Matrix<Scalar> Norm<Scalar>::backward_scale_constant(const Statistics& s, ConstV
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

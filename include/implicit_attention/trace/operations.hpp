@@ -18,6 +18,7 @@
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// x weight^T + bias, (tokens, rows of weight); `weight` (outputs, inputs), `bias` (1, outputs) or empty. `known`: the numbers, where they
@@ -342,5 +343,6 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/trace/causal_convolution.hpp>  // was part of this header: for one release

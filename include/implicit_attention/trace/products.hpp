@@ -11,6 +11,7 @@
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/stored_rows.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
@@ -104,3 +105,4 @@ template <Real Scalar>
 }  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A decay made of a gate, and the factor that keeps the state in bounds: log a = rate r with r = sigmoid(input), m = sqrt(1 - a^2)
@@ -374,5 +375,6 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #include <implicit_attention/trace/heads.hpp>  // was part of this header: for one release

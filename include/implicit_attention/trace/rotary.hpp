@@ -7,6 +7,7 @@
 
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How the numbers of a head are rotated: the first `rotated` of them, pair n of r by position * base^(-2n/r).
@@ -55,3 +56,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

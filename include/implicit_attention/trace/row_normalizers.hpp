@@ -10,6 +10,7 @@
 #include <implicit_attention/trace/heads.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// 1 / (x + eps).
@@ -85,3 +86,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

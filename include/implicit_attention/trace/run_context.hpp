@@ -12,6 +12,7 @@
 #include <implicit_attention/operator/implicit_attention.hpp>
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A token mixer that has run, whatever its type: what attribution needs of it. Cheap to copy.
@@ -122,3 +123,4 @@ class RunContext {
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

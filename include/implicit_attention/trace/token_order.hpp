@@ -5,6 +5,7 @@
 
 #include <implicit_attention/trace/trace.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The tokens from the last to the first.
@@ -30,3 +31,4 @@ template <Real S>
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -17,6 +17,7 @@
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/shape.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// How a record is walked from an output back to its inputs.
@@ -258,3 +259,4 @@ WalkResult<S> Trace<S>::walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, 
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -14,6 +14,7 @@
 #include <implicit_attention/io/tokenizers/normalizer.hpp>
 #include <implicit_attention/io/tokenizers/token_table.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -133,3 +134,4 @@ class AddedTokens {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

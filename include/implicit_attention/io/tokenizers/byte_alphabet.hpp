@@ -9,6 +9,7 @@
 
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -56,3 +57,4 @@ class ByteAlphabet {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

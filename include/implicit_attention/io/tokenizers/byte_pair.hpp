@@ -18,6 +18,7 @@
 #include <implicit_attention/io/tokenizers/token_table.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -306,3 +307,4 @@ inline BytePairModel BytePairModel::read(const Json& document, const std::string
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -15,6 +15,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/hugging_face.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -131,3 +132,4 @@ namespace detail {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

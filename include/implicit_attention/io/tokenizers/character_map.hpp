@@ -15,6 +15,7 @@
 
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -139,3 +140,4 @@ class CharacterMap {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

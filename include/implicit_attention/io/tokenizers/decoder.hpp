@@ -15,6 +15,7 @@
 #include <implicit_attention/io/tokenizers/pre_tokenizer.hpp>
 #include <implicit_attention/io/tokenizers/token_table.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -215,3 +216,4 @@ class Decoder {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -19,6 +19,7 @@
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizers/gguf_vocabulary.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -151,3 +152,4 @@ class GgufVocabularyReader {
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

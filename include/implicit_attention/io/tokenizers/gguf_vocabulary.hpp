@@ -17,6 +17,7 @@
 #include <implicit_attention/io/tokenizers/pipeline.hpp>
 #include <implicit_attention/io/tokenizers/world.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// The keys `tokenizer.ggml.*` of a GGUF file, as they stand there. Ids are places in `tokens`.
@@ -259,3 +260,4 @@ class GgufTokenizer {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

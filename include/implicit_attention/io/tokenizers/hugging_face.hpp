@@ -9,6 +9,7 @@
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/pipeline.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -49,3 +50,4 @@ namespace detail {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

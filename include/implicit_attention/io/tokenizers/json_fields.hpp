@@ -10,6 +10,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/json.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -93,3 +94,4 @@ class JsonFields {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -8,6 +8,7 @@
 
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -51,3 +52,4 @@ inline constexpr std::string_view continuation_label = "\u22EF";
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

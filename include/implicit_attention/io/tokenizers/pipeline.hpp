@@ -23,6 +23,7 @@
 #include <implicit_attention/io/tokenizers/unigram.hpp>
 #include <implicit_attention/io/tokenizers/word_piece.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -209,3 +210,4 @@ class Pipeline final : public TextCodec {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

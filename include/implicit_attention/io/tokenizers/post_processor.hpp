@@ -10,6 +10,7 @@
 
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -95,3 +96,4 @@ struct PostProcessor {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 
 #include <implicit_attention/io/tokenizers/normalizer.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -335,3 +336,4 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

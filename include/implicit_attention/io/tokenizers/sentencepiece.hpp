@@ -22,9 +22,12 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 #include <sentencepiece_processor.h>
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -190,3 +193,4 @@ class SentencePieceCodec final : public TextCodec {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -21,6 +21,7 @@
 #include <implicit_attention/io/tokenizers/sentencepiece.hpp>
 #include <implicit_attention/io/tokenizers/world.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -78,3 +79,4 @@ namespace detail {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

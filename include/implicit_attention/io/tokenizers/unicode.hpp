@@ -14,6 +14,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/text.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -129,3 +130,4 @@ enum class NormalForm { nfc, nfd, nfkc, nfkd };
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <implicit_attention/io/tokenizers/byte_pair.hpp>
 #include <implicit_attention/io/tokenizers/byte_trie.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -145,3 +146,4 @@ class WordLevelModel {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>

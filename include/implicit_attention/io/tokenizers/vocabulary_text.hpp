@@ -11,6 +11,7 @@
 #include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -47,6 +48,7 @@ class VocabularyText {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 
 #if IMPLICIT_ATTENTION_IO_BODIES
 #include <algorithm>
@@ -56,6 +58,7 @@ IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -136,4 +139,5 @@ IMPLICIT_ATTENTION_IO_BODY Index VocabularyText::known_or_unknown(std::string_vi
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
 #endif

@@ -20,6 +20,7 @@
 #include <implicit_attention/io/tokenizers/token_table.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
+#include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
@@ -194,3 +195,4 @@ class WorldVocabulary final : public TextCodec {
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
