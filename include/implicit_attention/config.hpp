@@ -14,8 +14,9 @@
 // | IMPLICIT_ATTENTION_ABI_TAG             | nothing                    | a word of the host's own in the ABI namespace: nothing of this copy is  |
 // |                                        |                            | shared with another library's in the same process                      |
 //
-// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments, the vector instructions compiled for and the standard library's debug mode
-// change code or layout, so they are part of the inline ABI namespace: two translation units that disagree do not link, instead of crashing.
+// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments and allocation, the vector instructions compiled for and the standard library's
+// debug mode and kind of string change code or layout, so they are part of the inline ABI namespace: two translation units that disagree do
+// not link, instead of crashing.
 // Eigen's index type must be the default one.
 #pragma once
 
@@ -89,16 +90,30 @@
 #else
 #define IMPLICIT_ATTENTION_CONTAINERS
 #endif
+#if defined(_GLIBCXX_USE_CXX11_ABI) && !_GLIBCXX_USE_CXX11_ABI
+#define IMPLICIT_ATTENTION_STRINGS _cow
+#else
+#define IMPLICIT_ATTENTION_STRINGS
+#endif
+// Whose function must free what a matrix allocated, where a host says otherwise than Eigen's alignment would.
+#if EIGEN_MALLOC_ALREADY_ALIGNED && EIGEN_MAX_ALIGN_BYTES > 16
+#define IMPLICIT_ATTENTION_MALLOC _malloc1
+#elif !EIGEN_MALLOC_ALREADY_ALIGNED && EIGEN_MAX_ALIGN_BYTES <= 16
+#define IMPLICIT_ATTENTION_MALLOC _malloc0
+#else
+#define IMPLICIT_ATTENTION_MALLOC
+#endif
 #ifndef IMPLICIT_ATTENTION_ABI_TAG
 #define IMPLICIT_ATTENTION_ABI_TAG
 #endif
 
-#define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2##g##h
-#define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f, g, h) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h)
+#define IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h, i, j) abi_e##a##_align##b##_##c##_block##d##_tile##e##_##f##_v2##g##h##i##j
+#define IMPLICIT_ATTENTION_JOIN(a, b, c, d, e, f, g, h, i, j) IMPLICIT_ATTENTION_JOIN_(a, b, c, d, e, f, g, h, i, j)
 #define IMPLICIT_ATTENTION_ABI                                                                                           \
   IMPLICIT_ATTENTION_JOIN(IMPLICIT_ATTENTION_EXCEPTIONS, EIGEN_MAX_ALIGN_BYTES, EIGEN_MAX_STATIC_ALIGN_BYTES,            \
                           IMPLICIT_ATTENTION_BLOCK_TOKENS, IMPLICIT_ATTENTION_TILE_CHANNELS, IMPLICIT_ATTENTION_VECTORS, \
-                          IMPLICIT_ATTENTION_CONTAINERS, IMPLICIT_ATTENTION_ABI_TAG)
+                          IMPLICIT_ATTENTION_CONTAINERS, IMPLICIT_ATTENTION_STRINGS, IMPLICIT_ATTENTION_MALLOC,          \
+                          IMPLICIT_ATTENTION_ABI_TAG)
 
 // g++ 12 warns of registers in its own AVX-512 intrinsics that nothing was written to (its bug 105593), wherever they are inlined: hundreds of
 // warnings in a host's build that nobody can mend.

@@ -30,7 +30,8 @@ if link; then fail "a unit with another block links"; fi
 grep -q sum_of "$scratch/output" || fail "a unit with another block is refused, but not over the name of the function"
 
 for difference in -DIMPLICIT_ATTENTION_EXCEPTIONS=0 -fno-exceptions -DIMPLICIT_ATTENTION_BLOCK_TOKENS=16 -DIMPLICIT_ATTENTION_TILE_CHANNELS=16 \
-  -DEIGEN_MAX_STATIC_ALIGN_BYTES=0 -D_GLIBCXX_DEBUG -DIMPLICIT_ATTENTION_ABI_TAG=_mine -DEIGEN_DONT_VECTORIZE -DEIGEN_MAX_ALIGN_BYTES=64; do
+  -DEIGEN_MAX_STATIC_ALIGN_BYTES=0 -D_GLIBCXX_DEBUG -DIMPLICIT_ATTENTION_ABI_TAG=_mine -DEIGEN_DONT_VECTORIZE -DEIGEN_MAX_ALIGN_BYTES=64 \
+  -D_GLIBCXX_USE_CXX11_ABI=0 -DEIGEN_MALLOC_ALREADY_ALIGNED=0; do
   name_with "$difference"
   [ "$name" != "$usual" ] || fail "a unit with $difference has the name of one without, $name"
   echo "does not link, as it should be: one unit with $difference"
@@ -49,6 +50,13 @@ if echo '' | "$CXX" -mavx -mfma -x c++ -fsyntax-only - >/dev/null 2>&1; then
     echo "does not link, as it should be: ${pair%|*} and ${pair#*|}"
   done
 fi
+
+# A file that is read whole is a class of another layout.
+printf '#include <implicit_attention/io/mapped_file.hpp>\nstd::size_t size_of(const implicit_attention::MappedFile& file) { return file.size(); }\n' >"$scratch/file.cpp"
+compile mapped.o "$scratch/file.cpp"
+compile read.o "$scratch/file.cpp" -DIMPLICIT_ATTENTION_IO_MMAP=0
+[ "$(nm "$scratch/mapped.o" | grep -o '_Z.*size_of.*')" != "$(nm "$scratch/read.o" | grep -o '_Z.*size_of.*')" ] ||
+  fail "a unit with IMPLICIT_ATTENTION_IO_MMAP=0 has the MappedFile of one without"
 
 # Settings that change neither code nor layout are not part of the name.
 name_with -DIMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT=1000

@@ -59,6 +59,11 @@ inline void check_reachable(const std::filesystem::path& path) {
 }
 }  // namespace detail
 
+// Read whole it has another layout, so another name: a unit must not construct what another one measured.
+#if !IMPLICIT_ATTENTION_IO_MMAP
+inline namespace read_whole {
+#endif
+
 /// The bytes of one file, read-only, for as long as this object lives. As with any mapping, a file must not be cut short by another
 /// process meanwhile; replace files by renaming, as the writers here do.
 class MappedFile {
@@ -125,13 +130,19 @@ class MappedFile {
     data_ = bytes_.data();
     size_ = bytes_.size();
   }
-  std::vector<std::byte> bytes_;
 #endif
 
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+#if !IMPLICIT_ATTENTION_IO_MMAP
+  std::vector<std::byte> bytes_;
+#endif
 };
+
+#if !IMPLICIT_ATTENTION_IO_MMAP
+}  // namespace read_whole
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>
