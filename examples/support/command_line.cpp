@@ -527,8 +527,12 @@ std::string checked_output(std::string_view option, const std::string& path, std
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), ignored))
     raise(ErrorKind::file, message(option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string()));
   if (fs::is_directory(file, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file name"));
+  // Standard input may be a file, too.
+  const auto file_of = [](const std::string& input) {
+    return input == "-" ? std::string("/dev/stdin") : parse_file_and_tensor(input.starts_with('@') ? input.substr(1) : input).file;
+  };
   for (const std::string& input : inputs)
-    if (!input.empty() && overwrites(file, parse_file_and_tensor(input.starts_with('@') ? input.substr(1) : input).file))
+    if (!input.empty() && overwrites(file, file_of(input)))
       raise(ErrorKind::value, message(option, ": ", path, " is read in this run (", input, "), expected another file"));
   return ending;
 }

@@ -595,6 +595,15 @@ TEST_CASE("explain: what is read is not written over", "[explain]") {
   refused(model.string(), (folder / "link.safetensors").string());
   std::filesystem::copy_file(model / "vocab.json", folder / "names.json");
   refused(model.string(), (folder / "names.json").string(), {"--tokenizer", (folder / "names.json").string()});
+  // Standard input that is a file.
+  const std::string said = (folder / ".said").string();
+  const int status = std::system(("cd " + quoted(IMPLICIT_ATTENTION_SOURCE_DIR) + " && " +
+                                  quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) + " --model " + mamba +
+                                  " --tokens - --out " + quoted(tokens) + " <" + quoted(tokens) + " >/dev/null 2>" + quoted(said))
+                                     .c_str());
+  CHECK(WEXITSTATUS(status) == 2);
+  CHECK_THAT(io_test::read_bytes(said), contains_text("tokens.json is read in this run (-)"));
+  CHECK(io_test::read_bytes(tokens) == "[5, 6, 7]");
 }
 
 TEST_CASE("minimal and engine_hook reconstruct what they say", "[explain]") {

@@ -144,6 +144,15 @@ TEST_CASE("writers leave what stood there when they fail, and nothing of their o
     fs::permissions(folder / "a.npy", fs::perms::owner_read | fs::perms::owner_write);
     write_npy(folder / "a.npy", {&one, {1}});
     CHECK(fs::status(folder / "a.npy").permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+    ReplacedFile file(folder / "a.npy");  // half written, it is nobody else's either
+    file.write("half", 4);
+    int partial = 0;
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder / "."))
+      if (entry.path().filename().string().find(".partial-") != std::string::npos) {
+        CHECK(entry.status().permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+        ++partial;
+      }
+    CHECK(partial == 1);
   }
   SECTION("what is half written can be removed by a signal handler, several at once, and nothing that is whole") {
     const std::size_t before = folder.entries();

@@ -66,6 +66,9 @@ class ReplacedFile {
       forget();  // nothing of ours is there to be removed
       fail(why);
     }
+    // From the first byte on: what only its owner may read is not there for others while it is written.
+    if (const auto before = std::filesystem::status(target_, ignored); std::filesystem::is_regular_file(before))
+      std::filesystem::permissions(partial_, before.permissions(), ignored);
   }
   ReplacedFile(const ReplacedFile&) = delete;
   ReplacedFile& operator=(const ReplacedFile&) = delete;
@@ -83,9 +86,7 @@ class ReplacedFile {
     std::FILE* stream = stream_;
     stream_ = nullptr;
     if (std::fclose(stream) != 0) fail(errno);
-    std::error_code why, ignored;
-    if (const auto before = std::filesystem::status(target_, ignored); std::filesystem::is_regular_file(before))
-      std::filesystem::permissions(partial_, before.permissions(), ignored);
+    std::error_code why;
     std::filesystem::rename(partial_, target_, why);
     if (why) fail(why.value());
     forget();
