@@ -347,6 +347,21 @@ TEST_CASE("arrays that the terms do not read may be of any length", "[engine]") 
   CHECK(checked >= 2);
 }
 
+TEST_CASE("activations that nobody filled are no sequence of no tokens, whatever the terms read", "[engine]") {
+  for_each_recipe(3, 0, [&](const Recipe& recipe, Draw&, const Configuration& configuration, const PrefixedTensors<double>& from) {
+    PartPointer<double> part;
+    for (const LayerFamily<double>& family : layer_families<double>())
+      if (family.name == recipe.family) part = family.read(from, configuration);
+    REQUIRE(part != nullptr);
+    test_support::AllLayers::visit(*part, [&](const auto& layer) {
+      for (const Terms terms : sets_of_terms()) {
+        INFO(recipe.family << " " << recipe.title << ", " << terms.text());
+        CHECK(test_support::error_of([&] { (void)everything(layer, {}, terms); }).first == ErrorKind::shape);
+      }
+    });
+  });
+}
+
 TEST_CASE("the bonus of RWKV-6 and RWKV-7 is that of the key beside it", "[engine]") {
   int checked = 0;
   for_each_recipe(3, 0, [&](const Recipe& recipe, Draw& draw, const Configuration& configuration, const PrefixedTensors<double>& from) {
