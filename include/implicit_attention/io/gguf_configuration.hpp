@@ -34,6 +34,7 @@ class GgufConfiguration {
 
   [[nodiscard]] Configuration make() {
     const std::string& family = keys_->architecture();
+    expect_layers_that_are_there();
     set("num_hidden_layers", keys_->layers());
     integers({{"embedding_length", "hidden_size"}});
     if (const auto found = tensors_->find("token_embd.weight"); found != tensors_->end() && !found->second.shape.empty())
@@ -68,6 +69,15 @@ class GgufConfiguration {
   void set(std::string_view key, Value value) {
     made_.set(std::string(key), std::move(value));
   }
+  // Kinds are listed layer by layer: no list is made of layers that the file merely claims. Files of a few tensors, as those for
+  // multi-token prediction alone, are told what they are elsewhere.
+  void expect_layers_that_are_there() const {
+    constexpr Index most_of_models = 1000;
+    const Index layers = keys_->layers(), tensors = static_cast<Index>(tensors_->size());
+    if (layers > std::max(tensors, most_of_models))
+      raise(ErrorKind::file, message(keys_->where(), ": metadata key ", keys_->architecture(), ".block_count tells of ", layers,
+                                     " layers, expected at most one a tensor, and there are ", tensors));
+  }
   void type(std::string_view name) { set("model_type", std::string(name)); }
   void integers(std::initializer_list<KeyPair> pairs) {
     for (const KeyPair& pair : pairs)
@@ -90,7 +100,7 @@ class GgufConfiguration {
   template <class Kind>
   void layer_kinds(std::string_view key, Kind kind) {
     std::vector<std::string> all;
-    for (Index layer = 0; layer < keys_->layers(); ++layer) all.push_back(kind(layer));
+    for (Index layer = 0, layers = keys_->layers(); layer < layers; ++layer) all.push_back(kind(layer));
     set(key, std::move(all));
   }
   [[nodiscard]] bool has_tensor(std::string_view name) const { return tensors_->find(name) != tensors_->end(); }

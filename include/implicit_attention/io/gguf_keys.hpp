@@ -30,7 +30,7 @@ class GgufKeys {
   [[nodiscard]] const std::string& where() const { return file_->where(); }
   /// A key's value, or null. The key counts as understood.
   [[nodiscard]] const GgufFile::Value* find(std::string_view key) const {
-    asked_.emplace(key);
+    if (asked_.find(key) == asked_.end()) asked_.emplace(key);  // most are asked for once a layer
     return file_->find(whole(key));
   }
   [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
