@@ -189,6 +189,8 @@ TEST_CASE("tokenizer.json: Unigram takes the likeliest way", "[io]") {
   CHECK(ids(small(R"(["a",-1],["b",-1.5],["ab",-4])"), "ab") == Ids{1, 2});
   CHECK(ids(small(R"(["xy",1])"), "xy") == Ids{1});
   CHECK(ids(small(R"(["xy",0.5])"), "xyz") == Ids{1, 0});
+  // Of two ways that are as likely the one that is met first, as the public code takes it: what is unknown is one number to add.
+  CHECK(ids(small(R"(["cc",-2.55],["w",-7.64])"), "ccc") == Ids{0, 1});
 }
 
 TEST_CASE("tokenizer.json: single words", "[io]") {

@@ -333,6 +333,14 @@ TEST_CASE("vocabularies: which file decides", "[io]") {
   SECTION("a file of the model's folder stands for the folder") {
     write_bytes(folder / "model.pth", "PK");
     CHECK(Tokenizer::open(folder / "model.pth").encode("a b") == Ids{0, 3});
+    write_bytes(folder / "tokenizer_config.json", "{}");
+    CHECK(Tokenizer::open(folder / "tokenizer_config.json").encode("a b") == Ids{0, 3});
+  }
+  SECTION("the file of a tokenizer is that tokenizer, whatever lies beside it") {
+    CHECK(Tokenizer::open(folder / "rwkv_vocab_v1.txt").encode("a b") == Ids{1, 3});
+    fs::rename(folder / "tokenizer.json", folder / "20B_tokenizer.json");
+    CHECK(Tokenizer::open(folder / "20B_tokenizer.json").encode("a b") == Ids{0, 3});
+    CHECK(Tokenizer::open(folder.path()).encode("a b") == Ids{1, 3});
   }
   SECTION("what is found and cannot be read leaves ids") {
     write_bytes(folder / "tokenizer.json", "{}");

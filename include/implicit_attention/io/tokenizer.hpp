@@ -39,8 +39,8 @@ enum class TokenizerKind {
 /// Text to ids, ids to text, and labels for people.
 class Tokenizer {
  public:
-  /// By what `path` holds, a model's folder, or one of its files, which stands for the folder; a GGUF file has its own. In a folder a tokenizer
-  /// that is there decides:
+  /// By what `path` holds, a model's folder, or one of its files, which stands for the folder; a GGUF file has its own, and the file of a
+  /// tokenizer is that tokenizer. In a folder a tokenizer that is there decides:
   /// tokenizer.json, rwkv_vocab_*.txt, merges.txt with vocab.json, tokenizer.model; then vocab.json (symbols if all its tokens but special ones are single characters,
   /// else words; neither where it is byte pairs'). Without any of them text is bytes if the model's vocabulary turns out to be 256.
   /// `choice` overrides: `bytes`, `symbols`, `words`, or a file or folder as above. What is chosen must be readable; what is found and
@@ -287,7 +287,7 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::take(std::shared_ptr<const detail::Te
 
 IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_found(const std::filesystem::path& path, std::optional<Index> size) {
   const std::filesystem::path folder = folder_of(path);
-  const bool own = path != folder && path.extension() == ".gguf";
+  const bool own = path != folder && detail::is_named_as_tokenizer(path);
   where_ = path_text(path);
   std::optional<std::filesystem::path> file;
   try {  // whoever gives ids needs no tokenizer

@@ -42,6 +42,13 @@ namespace detail {
   return std::nullopt;
 }
 
+/// Whether a file is a tokenizer by its name: a tokenizer.json under any longer one, RWKV's vocabulary, sentencepiece's model, or a GGUF file.
+[[nodiscard]] inline bool is_named_as_tokenizer(const std::filesystem::path& path) {
+  const std::string name = path.filename().string(), extension = path.extension().string();
+  if (extension == ".json") return name.find("tokenizer") != std::string::npos && name != "tokenizer_config.json";
+  return extension == ".gguf" || extension == ".model" || (extension == ".txt" && name.starts_with("rwkv_vocab"));
+}
+
 /// Whether a file begins as a list of `1 '\x00' 1` does.
 [[nodiscard]] inline bool looks_like_world_vocabulary(std::string_view text) {
   const std::size_t space = text.substr(0, 8).find(' ');

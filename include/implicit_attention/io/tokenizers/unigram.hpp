@@ -26,7 +26,7 @@ class UnigramModel {
     for (const auto& [token, id] : tokens_.ids())
       if (!token.empty()) entries.push_back({token, id});
     trie_ = ByteTrie(std::move(entries));
-    if (!scores_.empty()) lowest_ = *std::min_element(scores_.begin(), scores_.end());
+    if (!scores_.empty()) unknown_score_ = *std::min_element(scores_.begin(), scores_.end()) - unknown_penalty;
   }
   [[nodiscard]] static UnigramModel read(const Json& document, const std::string& where) {
     JsonFields fields(document, where);
@@ -80,7 +80,7 @@ class UnigramModel {
         offer(position + size, here + scores_[static_cast<std::size_t>(id)], id == unknown_.id ? -1 : id);
         character = character || size == length;
       });
-      if (!character) offer(position + length, here + lowest_ - unknown_penalty, -1);
+      if (!character) offer(position + length, here + unknown_score_, -1);
       position += length;
     }
     std::vector<Span> spans;
@@ -113,7 +113,7 @@ class UnigramModel {
   UnknownTokens unknown_;
   std::string where_;
   ByteTrie trie_;
-  double lowest_ = 0;
+  double unknown_score_ = -unknown_penalty;  // one number, added as tokens' are: of two ways that are as likely the first stays
 };
 
 /// A word is a token or unknown.
