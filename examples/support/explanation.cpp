@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdio>
 #include <functional>
 #include <limits>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/core/error.hpp>
@@ -373,6 +375,16 @@ class Questioner {
 
 namespace {
 
+/// An end token that is no id of the model, as where an embedding was cut, or -1 for none, is never written: no reason to write nothing.
+void leave_out_foreign(const std::string& directory, Index vocabulary, std::vector<Index>& ends) {
+  std::erase_if(ends, [&](Index end) {
+    if (end >= 0 && end < vocabulary) return false;
+    std::fprintf(stderr, "%s: the end-of-text token is %td, the model has 0 to %td: it does not end what is written\n",
+                 printable(directory).c_str(), end, vocabulary - 1);
+    return true;
+  });
+}
+
 template <Real Scalar>
 Explanation explain_in(const ExplanationOptions& options, const std::string& directory) {
   std::vector<Index> ids;
@@ -386,6 +398,7 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
   const typename Questioner<Scalar>::Run run{work.executor(), [&](Index loops) { work.begin_piece(loops); }};
   if (!writes) return questioner.explain(std::move(ids), run);
   std::vector<Index> ends = end_tokens(directory);
+  leave_out_foreign(directory, questioner.tokenizer().vocabulary_size(), ends);
   if (options.sequence.chat) detail::append_new(ends, chat_ends(questioner.tokenizer()));
   return questioner.explain_writing(std::move(ids), ends, run);
 }

@@ -100,7 +100,9 @@ Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& toke
   const std::optional<Index> negative = tokenizer.find("negative"), positive = tokenizer.find("positive");
   if (negative && positive && !any_label(other_than_binary)) return {{"0", "1"}, {*negative, *positive}};
   // Tokens' names, or ids: a mixture would be a guess.
-  const bool names = any_label([&](const std::string& label) { return tokenizer.find(label).has_value(); });
+  const auto a_name =
+      std::find_if(first_lines.begin(), first_lines.end(), [&](const auto& entry) { return tokenizer.find(entry.first).has_value(); });
+  const bool names = a_name != first_lines.end();
   const bool binary = negative && positive && !names && (first_lines.count("0") != 0 || first_lines.count("1") != 0);
   std::string mixed;  // said after labels that are nothing at all
   Classes classes;
@@ -112,7 +114,8 @@ Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& toke
     if (binary && other_than_binary(label))
       mixed = mixed.empty() ? message(who, " is no class: 0 and 1 stand for the tokens negative and positive") : mixed;
     if (names && !name && mixed.empty())
-      mixed = message(who, " is an id where other labels are tokens of the vocabulary, expected all of one kind");
+      mixed = message(who, " is an id where label \"", printable(a_name->first, 40), "\" of line ", a_name->second,
+                      " is a token of the vocabulary, expected all of one kind");
     classes.labels.push_back(label);
     classes.tokens.push_back(names && name ? *name : id.value_or(0));
   }

@@ -235,7 +235,8 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", written(folder, "empty.tsv", "\n\n")}, "empty.tsv: there are no texts");
   mistake({"--model", mamba, "--data", written(folder, "bare.tsv", "1 fine\nlonely\n")}, "bare.tsv:2: \"lonely\" is no label and text");
   mistake({"--model", mamba, "--data", written(folder, "label.tsv", "good a film\n1 b\n99999 c\n")}, "label \"99999\" of line 3");
-  mistake({"--model", mamba, "--data", written(folder, "mixed.tsv", "1 a film\n7 b\n")}, "label \"7\" of line 2 is an id where");
+  mistake({"--model", mamba, "--data", written(folder, "mixed.tsv", "1 a film\n7 b\n")},
+          "label \"7\" of line 2 is an id where label \"1\" of line 1 is a token of the vocabulary, expected all of one kind");
   mistake({"--model", mamba, "--data", written(folder, "unlabelled.tsv", "a film\nanother film\nit is long\n")},
           "3 lines begin with 3 different words, the first with \"a\"");
   mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is no whole number of at least 0");

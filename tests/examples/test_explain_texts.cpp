@@ -176,8 +176,15 @@ TEST_CASE("explain --generate: the model's own end of a text", "[explain]") {
   };
   refused("</s>", "generation_config.json: key eos_token_id is neither a token's id nor a list of them");
   refused(Json({1.5}), "key eos_token_id is neither");
-  refused(7145, "the model's end-of-text token is 7145, expected 0 to 7144");
-  refused(-1, "the model's end-of-text token is -1");
+  // What the model cannot write ends nothing, and is said.
+  for (const Index foreign : {Index(7145), Index(-1)}) {
+    configure("generation_config.json", Json({foreign, written[third]}));
+    const Outcome noted = run(folder, "explain", ask);
+    CHECK(noted.status == 0);
+    CHECK_THAT(noted.err,
+               contains_text("the end-of-text token is " + std::to_string(foreign) + ", the model has 0 to 7144: it does not end"));
+    CHECK_THAT(noted.out, contains_text("it stopped at the end-of-text token"));
+  }
 }
 
 TEST_CASE("explain --generate: strips, maps, colours and a table", "[explain]") {

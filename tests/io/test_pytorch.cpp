@@ -283,6 +283,7 @@ TEST_CASE("PyTorch: what is wrong is said", "[io]") {
       {"values left over", zip_bytes({{"a/data.pkl", "\x80\x02}}."}}), {"values left over"}},
       {"a million lists open", zip_bytes({{"a/data.pkl", "\x80\x02" + lists + "."}}), {"values left over"}},
       {"a key without a value", zip_bytes({{"a/data.pkl", "\x80\x02}(" + p::text("a") + "u."}}), {"key without a value"}},
+      {"no pickle", zip_bytes({{"a/data.pkl", ""}}), {"at byte 0: 1 byte expected, but only 0 are left"}},
       {"protocol 9", zip_bytes({{"a/data.pkl", "\x80\x09}."}}), {"protocol 9"}},
       {"not a dictionary", torch_bytes(good, {{"0", one}}), {"expected a dictionary"}},
       {"no tensors", torch_bytes("}", {}), {"no tensors"}},
