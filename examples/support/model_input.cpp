@@ -152,6 +152,8 @@ template <Real Scalar>
 LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, const std::string& tokenizer, std::optional<Index> layer,
                                               const BeforeWeights& before_weights) {
   std::error_code why;
+  if (directory.empty())
+    raise(ErrorKind::value, "--model: the name is empty, expected a folder as it was downloaded, or one file of weights");
   if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
     raise(ErrorKind::file, message("--model: there is no folder ", directory, ", nor a file of that name", neighbour_hint(directory),
                                    ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));

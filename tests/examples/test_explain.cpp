@@ -496,6 +496,7 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {{"--model", models + "mamba", "--text", "\xff\xfe"}, "UTF-16, expected UTF-8"},
       {{"--model", "examples", "--text", "a"}, "no model here: expected model.safetensors"},
       {{"--model", "no/such/folder", "--text", "a"}, "there is no folder no/such/folder"},
+      {{"--model", "", "--text", "a"}, "--model: the name is empty"},
       {{"--model", models + "mamba", "--tokens", "1,-2"}, "is no list of token ids, expected for example 1,2,3"},
       {{"--model", models + "mamba", "--tokens", "1,7145"}, "token 1 is 7145, expected 0 to 7144"},
       {with(start, {"--position", "3"}), "position 3 is out of range, expected 0 to 2"},
