@@ -57,10 +57,12 @@ constexpr Index removal_samples = 32;   // random removals for infidelity
 constexpr double removal_share = 0.25;  // of the tokens, in each of them
 
 struct Options {
-  std::string model, data, causes, methods, terms = "all", remove, reduce = "mean-abs", scores = "signed", tokenizer, out;
+  std::string model, data, causes, methods, terms = "all", remove, baseline = "removed", reduce = "mean-abs", scores = "signed", tokenizer,
+                                            out;
   std::optional<std::string> shard;
   std::vector<std::string> prepend, append, joined;
   Index limit = std::numeric_limits<Index>::max();
+  Index steps = 0;  ///< 0: as many as the tolerance takes
   Index edges = 150, permutations = 32, repeated = std::numeric_limits<Index>::max();
   std::uint64_t seed = 1;
   bool markdown = false;
@@ -74,6 +76,7 @@ struct Setting {
   std::vector<LanguageModel<float>> redrawn;  ///< stage by stage
   std::vector<MethodRow> rows;
   ReductionKind reduction;
+  IntegrationPath integration;
 };
 
 /// The scores of every row in one model; `draw` numbers the draws of random scores.
@@ -83,9 +86,11 @@ std::vector<Attribution<float>> explain_all(const Setting& setting, const Evalua
   forward.executor = executor;
   Explainer<float> explainer(std::move(own), subject.whole_ids(), forward);
   std::vector<Attribution<float>> answers;
-  for (const MethodRow& row : setting.rows)
-    answers.push_back(
-        explainer.explain(row.method, subject.target(), subject.method_options(explainer.model(), row.terms, setting.reduction, draw)));
+  for (const MethodRow& row : setting.rows) {
+    MethodOptions<float> how = subject.method_options(explainer.model(), row.terms, setting.reduction, draw);
+    setting.integration.set(how);
+    answers.push_back(explainer.explain(row.method, subject.target(), how));
+  }
   return answers;
 }
 
@@ -262,6 +267,8 @@ nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, c
   settings["texts"] = evaluation.texts;
   settings["seed"] = options.seed;
   settings["remove"] = evaluation.removal;
+  settings["baseline"] = options.baseline;
+  settings["steps"] = options.steps;
   settings["reduce"] = options.reduce;
   settings["edges"] = options.edges;
   settings["permutations"] = options.permutations;
@@ -319,18 +326,22 @@ void evaluate_texts(const Options& options, const Setting& setting, const Texts&
   bar.finish();
 }
 
-/// Says which options are given that none of the methods looks at. Maps of layers, where there are edges, look at both.
+/// Says which options are given that none of the methods looks at. Maps of layers, where there are edges, look at the first two.
 void note_options_without_effect(const CLI::App& app, const std::vector<MethodRow>& rows, bool with_maps) {
   std::vector<std::string> names;
   for (const MethodRow& row : rows) detail::append_new(names, {std::string(method_info(row.method).name)});
-  const auto note = [&](const char* option, const char* what_for, const auto& looks_at_it) {
-    if (!given(app, option) || with_maps) return;
+  const auto note = [&](const char* option, const char* what_for, const auto& looks_at_it, bool maps = false) {
+    if (!given(app, option) || maps) return;
     if (std::any_of(rows.begin(), rows.end(), [&](const MethodRow& row) { return looks_at_it(row.method); })) return;
     std::fprintf(stderr, "evaluate: %s has no effect on %s: it is for %s\n", option, joined(names, ", ").c_str(), what_for);
   };
-  note("--terms", "methods made of the implicit attention, such as vector-rollout",
-       [](Method method) { return method_info(method).from_attention; });
-  note("--reduce", "raw and rollout", [](Method method) { return method == Method::raw || method == Method::rollout; });
+  note(
+      "--terms", "methods made of the implicit attention, such as vector-rollout",
+      [](Method method) { return method_info(method).from_attention; }, with_maps);
+  note(
+      "--reduce", "raw and rollout", [](Method method) { return method == Method::raw || method == Method::rollout; }, with_maps);
+  for (const char* const option : {"--baseline", "--steps"})
+    note(option, "integrated-gradients", [](Method method) { return method == Method::integrated_gradients; });
 }
 
 Shard share_of(const Options& options) { return options.shard ? Shard::parse(*options.shard) : Shard(); }
@@ -363,7 +374,12 @@ std::optional<Evaluation> evaluate(const Options& options, const std::vector<Met
     results.emplace(options.out, settings_of(options, texts, evaluation, shard.text()),
                     std::vector<Index>(numbers.begin() + first, numbers.begin() + last));
   const Index found = lines ? ranks.from_first(results ? results->written() : 0) : 0;
-  Setting setting{options.model, loaded.model, {}, rows, parse_reduction(options.reduce)};
+  Setting setting{options.model,
+                  loaded.model,
+                  {},
+                  rows,
+                  parse_reduction(options.reduce),
+                  integration_path(options.baseline, options.steps, loaded.model.parts().embedding)};
   const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
   for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1 && evaluation.repeated > 0 && first + found < last;
        --first_layer)
@@ -426,6 +442,15 @@ int main(int argument_count, char** arguments) {
                  "how a token is taken away: replaced by <unk> (where the vocabulary has it), by an embedding of zeros, or dropped")
       ->check(one_of({"unk", "zero", "drop"}))
       ->option_text("unk|zero|drop");
+  app.add_option(
+         "--baseline", options.baseline,
+         "integrated gradients: where the path begins: at what a token that is taken away is replaced by (removed; zeros where it is "
+         "dropped), embeddings of zero (zero), or the mean embedding (mean)")
+      ->check(one_of({"removed", "zero", "mean"}))
+      ->option_text("removed|zero|mean");
+  app.add_option("--steps", options.steps, "integrated gradients: a number of even points (without it, as many as 1 % takes)")
+      ->check(between(1, 100000))
+      ->option_text("N");
   app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are combined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");
@@ -508,8 +533,8 @@ int main(int argument_count, char** arguments) {
         raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
       if (!given(app, "--permutations")) options.permutations = 0;
       const CauseEvaluation evaluation =
-          evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.reduce, options.scores, options.limit,
-                           options.permutations, options.seed, options.threads},
+          evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.baseline, options.steps,
+                           options.reduce, options.scores, options.limit, options.permutations, options.seed, options.threads},
                           rows);
       answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
     } else {

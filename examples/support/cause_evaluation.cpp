@@ -253,6 +253,7 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
     setting.how.replacement = *unknown;
     setting.how.baseline = detail::row_of(loaded.model.parts().embedding, *unknown);
   }
+  integration_path(options.baseline, options.steps, loaded.model.parts().embedding).set(setting.how);
   evaluation.model = options.model;
   evaluation.architecture = architecture_text(loaded.model.name());
   evaluation.causes = std::filesystem::path(options.causes).filename().string();

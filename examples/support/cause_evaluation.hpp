@@ -76,7 +76,9 @@ struct CauseEvaluation {
 };
 
 struct CauseOptions {
-  std::string model, causes, tokenizer, remove, reduce, scores;
+  std::string model, causes, tokenizer, remove, baseline;
+  Index steps = 0;  ///< as --baseline, of integrated gradients; 0: as many as the tolerance takes
+  std::string reduce, scores;
   Index limit = 0;         ///< prompts
   Index permutations = 0;  ///< of the Shapley values beside the methods; 0: none
   std::uint64_t seed = 1;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -11,6 +12,13 @@
 #include "methods_asked.hpp"
 
 namespace implicit_attention::examples {
+IntegrationPath integration_path(const std::string& baseline, Index steps, const Array<float>& embedding) {
+  IntegrationPath path{std::nullopt, steps};
+  if (baseline != "removed") path.baseline.emplace();
+  if (baseline == "mean") *path.baseline = RowVector<float>(embedding.matrix().colwise().mean());
+  return path;
+}
+
 std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms) {
   std::vector<Method> chosen;
   if (methods.empty())

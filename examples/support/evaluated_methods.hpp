@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/core/array.hpp>
 
 namespace implicit_attention::examples {
 
@@ -20,6 +22,20 @@ struct MethodRow {
 /// Methods (names with commas between; empty: all but edge-map, whose maps `map_rows` has) times formulations (the same; the
 /// terms of one joined by +), for those that depend on them. Fails (value) on names that are not known and on a row that is asked for twice.
 [[nodiscard]] std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms);
+
+/// How integrated gradients are taken in an evaluation.
+struct IntegrationPath {
+  std::optional<Array<float>> baseline;  ///< nothing: what stands for a token that is taken away; no numbers: zeros
+  Index steps = 0;                       ///< even points; 0: as many as the tolerance takes
+
+  /// `how` has what stands for a token that is taken away.
+  void set(MethodOptions<float>& how) const {
+    if (baseline) how.baseline = *baseline;
+    how.integration_steps = steps;
+  }
+};
+/// By --baseline (`removed`, `zero`, or `mean`, of the model's embeddings) and --steps.
+[[nodiscard]] IntegrationPath integration_path(const std::string& baseline, Index steps, const Array<float>& embedding);
 
 /// How `count` things are cut down to `limit`: which ones stay, in their order, drawn by the seed. All of them where they are no more.
 [[nodiscard]] std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t seed);

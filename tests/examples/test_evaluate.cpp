@@ -383,7 +383,30 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
   CHECK(result(json, "gradient-x-input").at("sums_to_explained") == "need_not");
   CHECK(result(json, "raw", "all").at("sums_to_explained") == "no_logit");
 
-  const std::string nothing = evaluated({"--methods", "relevance,random", "--terms", "all", "--reduce", "mean"}).err;
+  // Where the path begins changes the scores of integrated gradients, and nothing else; three points leave a gap.
+  const auto path = [&](const std::vector<std::string>& more) {
+    run_well(folder, "evaluate",
+             with({"--model", mamba, "--data", data, "--edges", "0", "--permutations", "0", "--repeated", "0", "--methods",
+                   "relevance,integrated-gradients", "--out", out},
+                  more));
+    return *read_json_object(out);
+  };
+  const auto conserved = [](const Json& evaluation, const std::string& method) { return result(evaluation, method).at("conservation"); };
+  const Json removed = path({}), zero = path({"--baseline", "zero"}), mean = path({"--baseline", "mean"}), few = path({"--steps", "3"});
+  for (const Json* const other : {&zero, &mean, &few}) {
+    CHECK(conserved(*other, "integrated-gradients") != conserved(removed, "integrated-gradients"));
+    CHECK(conserved(*other, "relevance") == conserved(removed, "relevance"));
+  }
+  CHECK(conserved(zero, "integrated-gradients") != conserved(mean, "integrated-gradients"));
+  CHECK(conserved(path({"--remove", "zero"}), "integrated-gradients") == conserved(path({"--baseline", "zero"}), "integrated-gradients"));
+  CHECK(conserved(few, "integrated-gradients").at("mean_gap").get<double>() >
+        conserved(removed, "integrated-gradients").at("mean_gap").get<double>());
+
+  const std::string nothing =
+      evaluated({"--methods", "relevance,random", "--terms", "all", "--reduce", "mean", "--steps", "3", "--baseline", "zero"}).err;
+  for (const char* const option : {"--steps", "--baseline"})
+    CHECK_THAT(nothing,
+               contains_text(message("evaluate: ", option, " has no effect on relevance, random: it is for integrated-gradients")));
   CHECK_THAT(nothing,
              contains_text("evaluate: --terms has no effect on relevance, random: it is for methods made of the implicit attention"));
   CHECK_THAT(nothing, contains_text("evaluate: --reduce has no effect on relevance, random: it is for raw and rollout"));
