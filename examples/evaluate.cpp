@@ -208,7 +208,7 @@ struct Texts {
   [[nodiscard]] Index count() const { return static_cast<Index>(texts.size()); }
 };
 
-/// Everything that is wrong with the texts and options is said before weights are read.
+/// Every error in the texts and options is reported before weights are read.
 LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& evaluation) {
   const TextLines file(options.data);
   texts.state = bytes_state(file.bytes());

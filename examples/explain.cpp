@@ -118,7 +118,7 @@ void explain_one(Options options, const CLI::App& app) {
   if (!ending.empty()) std::printf("\nWritten to %s\n", options.out.c_str());
 }
 
-/// Explains the texts of a file, and says how many there are. Gives the number of those that came to nothing.
+/// Explains the texts of a file, and says how many there are. Returns the number of those that could not be explained.
 Index explain_texts(const Options& options, Ranks& ranks) {
   if (options.models.size() > 1)
     raise(ErrorKind::value, message("--data: one model explains the texts, and --model names ", options.models.size()));
@@ -133,7 +133,7 @@ Index explain_texts(const Options& options, Ranks& ranks) {
               result.errors > 0 ? message(" of ", grouped(result.texts)).c_str() : "", result.texts == 1 ? " text" : " texts",
               result.found > 0 ? message(", ", grouped(result.found), " of the results were there already").c_str() : "", many.out.c_str());
   if (result.errors > 0)
-    std::fprintf(stderr, "explain: %s of %s came to nothing; the first: %s\n", grouped(result.errors).c_str(),
+    std::fprintf(stderr, "explain: %s of %s could not be explained; the first: %s\n", grouped(result.errors).c_str(),
                  message(grouped(result.texts), result.texts == 1 ? " text" : " texts").c_str(),
                  printable(result.first_error, 400).c_str());
   return result.errors;
@@ -173,7 +173,8 @@ int main(int argument_count, char** arguments) {
       ->option_text("N");
   app.add_option("--heads", question.heads,
                  joined(layer_method_names(true), ", ") +
-                     ": these heads of --layer, from 0, where channels share one matrix a head; of mixers side by side, counted on")
+                     ": these heads of --layer, from 0, where channels share one matrix a head; where a layer has several mixers side by "
+                     "side, their heads are numbered in sequence")
       ->check(not_empty())
       ->option_text("LIST");
   add_terms_option(app, question.terms, false);
@@ -183,7 +184,8 @@ int main(int argument_count, char** arguments) {
   app.add_option("--baseline", question.baseline,
                  "integrated gradients: where the path begins: embeddings of zero (zero), the mean embedding, or a token's, such as <unk>")
       ->option_text("zero|mean|TOKEN");
-  app.add_option("--steps", question.steps, "integrated gradients: a number of even points (without it, as many as 1 % takes)")
+  app.add_option("--steps", question.steps,
+                 "integrated gradients: this many evenly spaced points (without it, as many as an error of 1 % needs)")
       ->check(between(1, 100000))
       ->option_text("N");
   app.add_option("--precision", question.precision, "of computing and of what is written (float32)")
@@ -225,7 +227,7 @@ int main(int argument_count, char** arguments) {
       "  explain --model MODEL --text \"Once upon a time\" --generate 20 --method relevance\n"
       "  explain --model MODEL --chat --text \"Why is the sky blue?\" --generate 40 --out words.png\n"
       "  explain --model MODEL --data texts.txt --method relevance --shard 2/8 --out scores.2.jsonl\n"
-      "\nExit status: 0; 1 where texts of --data came to nothing, which their lines say; 2 for anything else that is wrong.\n");
+      "\nExit status: 0; 1 if some texts of --data could not be explained (their lines say why); 2 for any other error.\n");
 
   Index failed = 0;
   const int status = run_program(app, argument_count, arguments, [&] {

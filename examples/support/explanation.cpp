@@ -195,7 +195,7 @@ class Questioner {
   }
 
  private:
-  /// What is wrong with the layer or its heads is said before a text is run.
+  /// Errors in the choice of layer or heads are reported before a text is run.
   void choose_heads() {
     if (!options_.layer) return;
     const Index layer = *options_.layer;

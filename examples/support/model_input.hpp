@@ -44,7 +44,7 @@ struct LoadedModel {
   Tokenizer tokenizer;
 
   /// Opens the tokenizer (as in SequenceOptions), tells it the vocabulary's size by the shape of the embedding, calls `before_weights`, and
-  /// reads the weights: what is wrong with a text or its tokens is said before the long work. Where no tensor's name is an embedding's,
+  /// reads the weights: errors in a text or its tokens are reported before the long work. Where no tensor's name is an embedding's,
   /// weights come first. Fails (value) where there is no `layer`, that of --layer; before the weights, too, if their names tell of layers.
   [[nodiscard]] static LoadedModel open(const std::string& directory, const std::string& tokenizer, std::optional<Index> layer,
                                         const BeforeWeights& before_weights);

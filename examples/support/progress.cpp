@@ -34,7 +34,7 @@ ProgressBar::ProgressBar(std::string what, Index total, std::FILE* stream, const
         }
       }
     });
-  } catch (const std::system_error&) {  // no thread to be had: then what advances is shown
+  } catch (const std::system_error&) {  // no thread can be started: progress is shown when something advances
   }
 }
 

@@ -225,7 +225,8 @@ TEST_CASE("explain --data: a line for a line, whatever the threads, through inte
   };
   const Outcome whole = explained({}, out);
   CHECK_THAT(whole.out, contains_text("42 of 44 texts explained"));
-  CHECK_THAT(whole.err, contains_text("explain: 2 of 44 texts came to nothing; the first: line 44: the text is not valid UTF-8 at byte 4"));
+  CHECK_THAT(whole.err,
+             contains_text("explain: 2 of 44 texts could not be explained; the first: line 44: the text is not valid UTF-8 at byte 4"));
   const std::string bytes = io_test::read_bytes(out);
 
   std::vector<Json> lines;
@@ -274,7 +275,7 @@ TEST_CASE("explain --data: a line for a line, whatever the threads, through inte
     io_test::write_bytes(out, bytes.substr(0, cut));
     const Outcome outcome = explained({}, out);
     CHECK(io_test::read_bytes(out) == bytes);
-    CHECK_THAT(outcome.err, contains_text("2 of 44 texts came to nothing; the first: line 44"));  // of both runs
+    CHECK_THAT(outcome.err, contains_text("2 of 44 texts could not be explained; the first: line 44"));  // of both runs
     CHECK((outcome.out.find("of the results were there already") != std::string::npos) == (cut > bytes.find('\n')));
   }
 
@@ -389,7 +390,7 @@ TEST_CASE("explain --data: JSON Lines, unknown words, and one text whose numbers
   io_test::write_bytes(broken / "model.safetensors", weights);
   const Outcome some = few(broken, "bad.jsonl");
   CHECK(some.status == 1);
-  CHECK_THAT(some.err, contains_text("1 of 3 texts came to nothing; the first: line 2: "));
+  CHECK_THAT(some.err, contains_text("1 of 3 texts could not be explained; the first: line 2: "));
   CHECK_THAT(some.err, contains_text("tensor rwkv.embeddings.weight holds NaN at ("));
   const std::string good = io_test::read_bytes(folder / "good.jsonl"), bad = io_test::read_bytes(folder / "bad.jsonl");
   const std::size_t first = good.find('\n') + 1;
@@ -487,7 +488,7 @@ TEST_CASE("explain: options that mean nothing together", "[explain]") {
   io_test::write_bytes(data, "a film <cls>\nfilm\n");
   const Outcome outcome = run(folder, "explain", with(many, {"--position", "2", "--out", (folder / "out.jsonl").string()}));
   CHECK(outcome.status == 1);
-  CHECK_THAT(outcome.err, contains_text("1 of 2 texts came to nothing; the first: line 2: position 2 is out of range"));
+  CHECK_THAT(outcome.err, contains_text("1 of 2 texts could not be explained; the first: line 2: position 2 is out of range"));
 }
 
 TEST_CASE("explain --data: a run goes on with the files that it began with alone", "[explain]") {

@@ -81,7 +81,7 @@ TEST_CASE("ranks: explain --data writes what one process writes", "[ranks]") {
     CHECK(shared.status == 1);
     CHECK(io_test::read_bytes(folder / name) == bytes);
     CHECK(occurrences(shared.out, "59 of 60 texts explained") == 1);
-    CHECK(occurrences(shared.err, "explain: 1 of 60 texts came to nothing; the first: line 21: ") == 1);
+    CHECK(occurrences(shared.err, "explain: 1 of 60 texts could not be explained; the first: line 21: ") == 1);
   }
   // A run that was interrupted is gone on with, by however many processes.
   io_test::write_bytes(folder / "2.jsonl", bytes.substr(0, bytes.size() / 3));

@@ -94,7 +94,7 @@ TEST_CASE("npy: integers are read", "[io]") {
            {file("<i4", "(1,)", "abcd", 0), "version 0 is not read here"},
            {file("<i4", "(1,)", "").substr(0, 40), "the header is cut short"},
            {std::string("\x93NUMPY\x01"), "the header is cut short"},
-           {std::string("\x93NUMPY\x01\0\x02\0{}", 12), "elements are not said"}}) {
+           {std::string("\x93NUMPY\x01\0\x02\0{}", 12), "elements are of no type"}}) {
     INFO(bad.words);
     const auto error = error_of([&] { (void)read(bad.bytes); });
     REQUIRE(error);

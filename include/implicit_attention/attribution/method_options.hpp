@@ -36,7 +36,7 @@ enum class Method {
   gradient_2405_16504 = gradient_maximum
 };
 
-/// A method, its name on command lines, and what whoever calls it has to know of it.
+/// A method, its name on command lines, and what its caller has to know about it.
 struct MethodName {
   Method method;
   std::string_view name;
@@ -121,10 +121,10 @@ struct MethodOptions {
   Terms terms = Terms::all();                         ///< methods from attention: which formulation
   ReductionKind reduction = ReductionKind::mean_abs;  ///< raw, rollout: how channels become one map
   std::optional<Index> layer;                         ///< raw, relevance-attention, edge-map, contribution-norms: this one; else the mean
-  std::vector<Index> heads;        ///< relevance-attention, edge-map: heads of `layer`, counted on from mixer to mixer; none: all of it
-  RolloutOptions<Scalar> rollout;  ///< rollout: all of it; the gradient forms: the start layer
-  bool with_map = false;           ///< methods from attention: the whole map, too
-  Index integration_steps = 0;     ///< integrated gradients: this many even points; 0: as many as the tolerance takes
+  std::vector<Index> heads;  ///< relevance-attention, edge-map: heads of `layer`, numbered in sequence over its mixers; none: all of it
+  RolloutOptions<Scalar> rollout;       ///< rollout: all of it; the gradient forms: the start layer
+  bool with_map = false;                ///< methods from attention: the whole map, too
+  Index integration_steps = 0;          ///< integrated gradients: this many even points; 0: as many as the tolerance takes
   double integration_tolerance = 0.01;  ///< integrated gradients: of the completeness gap, see IntegrationLimits
   Array<Scalar> baseline;               ///< integrated gradients: (1, width), every token's; empty: zeros
   Removal removal = Removal::zero;      ///< leave-one-out

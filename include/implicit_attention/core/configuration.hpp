@@ -55,7 +55,7 @@ class Configuration {
       if (kind == Unusable::mixed_list) all.insert(key);
     return {all.begin(), all.end()};
   }
-  /// Whether a key was asked for. A key that nothing asks for was not understood. Copies share the record.
+  /// Whether a key was read. A key that nothing reads was not understood. Copies share the record.
   [[nodiscard]] bool asked(std::string_view key) const { return asked_->find(key) != asked_->end(); }
   /// The keys below `prefix.`, without it, and those of the top that are not overridden; the record is shared.
   [[nodiscard]] Configuration below(std::string_view prefix) const {

@@ -95,7 +95,7 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers 
 #if IMPLICIT_ATTENTION_EXCEPTIONS
   throw Error(kind, message);
 #else
-  std::fprintf(stderr, "%s\n", message.c_str());  // in one piece, whoever else fails at the same time
+  std::fprintf(stderr, "%s\n", message.c_str());  // one call: lines of threads that fail at the same time do not mix
   std::abort();
 #endif
 }

@@ -98,7 +98,7 @@ EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, c
   using Register = typename VectorRegister<Scalar>::type;
   constexpr Index lanes = product_tile_columns<Scalar> / 2;
   const Index rows = std::min(a.rows, product_tile_rows), step = a.inner_step;
-  const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };  // those beyond the last are computed in vain
+  const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };  // past the end: the last row again, discarded
   const Scalar *row0 = row(0), *row1 = row(1), *row2 = row(2), *row3 = row(3), *row4 = row(4), *row5 = row(5);
   Register left0 = {}, left1 = {}, left2 = {}, left3 = {}, left4 = {}, left5 = {};
   Register right0 = {}, right1 = {}, right2 = {}, right3 = {}, right4 = {}, right5 = {};

@@ -64,7 +64,8 @@ class NamesRead {
   Names* outer_;
 };
 
-/// Fails for a tensor of a wrong shape: who, its name (as the file has it, where it was read from one), and what is said of it, in parts.
+/// Fails for a tensor of a wrong shape. `name` is completed to the name in the file where it was read from one; `said` is the rest of the
+/// message, in parts.
 template <class... Said>
 [[noreturn]] void raise_shape(std::string_view who, std::string_view name, const Said&... said) {
   raise(ErrorKind::shape, message(who, ": ", NamesRead::completed(name), " ", said...));

@@ -96,7 +96,7 @@ class GgufKeys {
     return all;
   }
 
-  /// Fails on a key of the architecture that nothing asked for: it may change the model. Keys that only describe are let pass, and so are
+  /// Fails on a key of the architecture that was not read: it may change the model. Keys that only describe are ignored, and so are
   /// values that switch something off; `rotary` says whether the model has rotary positions, without which their keys mean nothing.
   void expect_all_understood(bool rotary) const {
     const std::string begin = architecture_ + ".";

@@ -19,7 +19,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Fails on a file that is no model of a family that is read here, before anything else is said of it.
+/// Fails unless the file holds a model of a supported family; called before any other check.
 inline void expect_known_model(const GgufFile& file) {
   const auto kind = file.get<std::string_view>("general.type");
   if (kind && *kind != "model") raise(ErrorKind::file, message(file.where(), ": general.type is ", printable(*kind), ", expected model"));

@@ -79,7 +79,7 @@ template <class Integer>
   is("i8", 8, detail::npy_element<std::int64_t>);
   is("u8", 8, detail::npy_element<std::uint64_t>);
   if (element == nullptr)
-    refuse(message("elements are ", type.empty() ? "not said" : printable(type, 30), ", expected integers such as '<i8'"));
+    refuse(message("elements are ", type.empty() ? "of no type" : printable(type, 30), ", expected integers such as '<i8'"));
 
   const std::string_view shape = detail::npy_header_value(header, "shape");
   std::vector<std::size_t> sizes;
@@ -93,7 +93,7 @@ template <class Integer>
   }
   if (sizes.size() == 2 && sizes[0] == 1) sizes.erase(sizes.begin());
   if (sizes.size() != 1)
-    refuse(message("the shape is ", shape.empty() ? "not said" : printable(shape, 60), ", expected (tokens,) or (1, tokens)"));
+    refuse(message("the shape is ", shape.empty() ? "missing" : printable(shape, 60), ", expected (tokens,) or (1, tokens)"));
   if (sizes[0] > data.size() / width || sizes[0] * width != data.size())
     refuse(message(sizes[0], " elements of ", width, " bytes are expected, and the file holds ", data.size(), " bytes of them"));
   std::vector<Index> numbers(sizes[0]);

@@ -1,4 +1,4 @@
-// The header of a safetensors file, believed in nothing that it does not prove.
+// The header of a safetensors file. It is untrusted: every size and offset in it is checked against the file before it is used.
 #pragma once
 
 #include <cstddef>

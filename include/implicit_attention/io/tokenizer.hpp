@@ -290,7 +290,7 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_found(const std::filesystem::pat
   const bool own = path != folder && detail::is_named_as_tokenizer(path);
   where_ = path_text(path);
   std::optional<std::filesystem::path> file;
-  try {  // whoever gives ids needs no tokenizer
+  try {  // a caller with token ids needs no tokenizer
     file = own ? path : detail::tokenizer_file_in(folder);
     if (file) take(detail::read_text_codec(*file));
     if (file && !codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));

@@ -175,7 +175,7 @@ class HeadBlock {
     if (last_is_idle_) scale_[count_ - 1] = 0;
   }
 
-  /// One decay a token. Sums are taken in double, upwards from the pair, and begin anew in every block.
+  /// One decay a token. Sums are accumulated in double, upwards from the pair, and restart in every block.
   void load_decays() {
     logs_.resize(count_);
     for (Index t = 0; t < count_; ++t) logs_[t] = static_cast<double>(r_->log_decay(r_->log_decay.rows() == 1 ? 0 : first_ + t, head_));

@@ -17,11 +17,11 @@ namespace detail {
 /// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
 /// r = r G_j. Where the transition is one number a token, HeadRows makes rows as products with the query.
 ///
-/// Two tokens, a and b before it, are stepped over together, so that sums are waited for half as often. What b's key reads is
+/// Each step covers two tokens, a and the b before it, which halves the number of dependent sums. What b's key reads is
 ///
 ///     (r G_a) . key_b = (r w_a) . key_b + (r . removal_a) (probe_a . key_b)
 ///
-/// and the same of its removal; all these sums are taken of r before a.
+/// and its removal likewise; all these sums are of r as it is before a.
 template <Real Scalar>
 class HeadWalk {
  public:
@@ -172,7 +172,7 @@ class HeadWalk {
     }
   }
 
-  /// r = r G_a G_b for the pair `over`, which removes so much of it, and what the next pair reads.
+  /// r = r G_a G_b for the pair `over`, given what its removals read of r; returns what the next pair reads.
   template <Transition Kind, bool ByState>
   IMPLICIT_ATTENTION_FLATTEN Reads<Single> step(const Pair& over, Scalar removed_a, Scalar removed_b, const Pair& next) {
     using Numbers = typename Register::type;

@@ -341,7 +341,7 @@ void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
     });
 }
 
-/// One row joined over channels: each group of channels for itself, then group after group.
+/// One row joined over channels: within each group of channels first, then over the groups in order.
 template <Real Scalar, class Reducer>
 void reduce_single_row(const SurroundedDiagonal<Scalar>& surrounded, const ChannelGroups& groups, Index row, Scalar* out,
                        const Executor& executor, const Reducer& join, Scalar initial) {

@@ -181,7 +181,7 @@ template <Real Scalar>
   return const_cast<Scalar*>(numbers.data()) + row * numbers.outerStride();
 }
 
-/// Columns that kernels may read (and compute in vain) beyond the last token.
+/// Columns beyond the last token that kernels may read; what they compute of them is discarded.
 template <Real Scalar>
 [[nodiscard]] Index padded(Index tokens, Index width) {
   return (tokens + width + 3 * register_lanes<Scalar>) / register_lanes<Scalar> * register_lanes<Scalar>;

@@ -129,7 +129,7 @@ class Griffin : public LayerInterface<Griffin<S>> {
 
   Weights weights_;
   Options options_;
-  Array<Scalar> rate_;  // (1, E): -8 softplus(recurrent_param); empty where an engine has not said it
+  Array<Scalar> rate_;  // (1, E): -8 softplus(recurrent_param); empty where an engine did not give it
   Index width_ = 0, channels_ = 0, heads_ = 0;
 };
 

@@ -57,7 +57,7 @@ struct HeadMixerState {
   Index position = 0;                          ///< of the next token
 };
 
-/// One sequence through such a layer. The implicit attention needs query, key and log_decay, gate_input, o, and c or x, as far as there are any.
+/// One sequence through such a layer. The implicit attention needs query, key, log_decay, gate_input, o, and c or x: those that the layer has.
 template <Real S>
 struct HeadMixerActivations {
   Array<S> x;           ///< (L, E): values of every head: the linear input, before convolution and activation
@@ -79,8 +79,8 @@ struct HeadMixerActivations {
 ///
 ///     Value mix(MixerInput, Activations&)   o = R content, and what it is made of into query, key, log_decay (and row_scale)
 ///     bool activated()                      whether the content goes through SiLU
-///     bool divides_rows()                   whether mix fills row_scale; false where it is not said
-///     bool decays_of_data                   a constant: log_decay is made of the input, not of weights alone; true where it is not said
+///     bool divides_rows()                   whether mix fills row_scale; false by default
+///     bool decays_of_data                   a constant: log_decay depends on the input, not on weights alone; true by default
 ///
 /// and, where it is not one matrix a head with a diagonal transition, check_recurrence and recurrence of its own.
 template <class Derived, Real S>

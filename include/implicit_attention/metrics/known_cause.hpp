@@ -42,7 +42,7 @@ struct ComparedTokens {
 
 }  // namespace detail
 
-/// All tokens that are not marked: what a cause is compared against where nothing else is said.
+/// All tokens that are not marked: what a cause is compared against by default.
 [[nodiscard]] inline MarkedTokens all_others(MarkedTokens marked) {
   marked.flip();
   return marked;

@@ -27,8 +27,8 @@ template <Real S>
 class LayerContributions {
  public:
   /// Of a layer that mixes tokens, and of a pass of it. Fails (ErrorKind::value) where a mixer's projection is not known, where its output
-  /// goes through a norm that subtracts a mean, and where a later sublayer mixes tokens, too. Of a part that holds mixers one behind the other
-  /// (Zamba2's hybrid layers), the last is meant, whose projection gives the part's output: a pass names it first.
+  /// goes through a norm that subtracts a mean, and where a later sublayer mixes tokens, too. Where a part holds several mixers in sequence
+  /// (Zamba2's hybrid layers), the last one is used, whose projection gives the part's output: a pass lists it first.
   LayerContributions(const LanguageModel<S>& model, const LayerPass<S>& pass, Index layer, Terms terms = Terms::all())
       : before_(pass.residual), after_(pass.middle) {
     const auto refuse = [&](const char* what) {

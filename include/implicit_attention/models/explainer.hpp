@@ -37,7 +37,7 @@ class Explainer {
 
   /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: a causal model needs no token after
   /// the last of `options.logit_positions` but for Method::gradient_maximum, a rollout that discards entries of whole maps, and whole maps.
-  /// Earlier positions can be explained as well: logits are computed where they are asked for. With Keep::residuals, layers that
+  /// Earlier positions can be explained as well: their logits are computed on request. With Keep::residuals, layers that
   /// `options.memory` has no room for are run again when they are asked for, and memory is bounded by one layer's activations beside it.
   Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {}, ExplanationPlan<Scalar> plan = {})
       : model_(std::move(model)),

@@ -15,8 +15,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// key that is there must agree with the weights. `norm_before_gate` of `model_type` mamba2 changes nothing, as in the port. Fails naming
 /// the tensor or the key.
 ///
-/// With several groups the authors' code normalises each of them and Hugging Face's port the whole width. The naming tells which is meant
-/// (`ssm_cfg.layer` is the authors'), the key norm_groups overrides it.
+/// With several groups the authors' code normalises each of them and Hugging Face's port the whole width. The naming tells which applies
+/// (`ssm_cfg.layer` is the authors'); the key norm_groups overrides it.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_mamba2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"mamba2"}, "the tensors are those of a Mamba-2 language model");

@@ -29,7 +29,7 @@ struct Reduction {
 
 namespace detail {
 
-/// Calls `body` with what joins the values of `kind`, and what joining begins with. Means are sums here: whoever joins divides.
+/// Calls `body` with the operation that joins values of `kind`, and with its initial value. Means are sums here: the caller divides.
 template <Real Scalar, class Body>
 void with_reducer(ReductionKind kind, const Body& body) {
   constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();

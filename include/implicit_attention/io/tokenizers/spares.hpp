@@ -13,11 +13,12 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// Threads may take from one and give back at once; each works in a thing of its own. What is lost on the way, by an exception, is made anew.
+/// A pool of objects: threads may take and give back concurrently, and each works with its own object. One that an exception keeps from
+/// coming back is replaced by a new one.
 template <class Thing>
 class Spares {
  public:
-  /// One that was given back, or what `make` makes, a std::unique_ptr.
+  /// An object that was given back, or a new one: the std::unique_ptr that `make` returns.
   template <class Make>
   [[nodiscard]] std::unique_ptr<Thing> take(Make make) const {
     {
@@ -30,7 +31,7 @@ class Spares {
     }
     return make();
   }
-  /// What there is no memory to keep is let go: destructors give things back.
+  /// Destroys the object if there is no memory to keep it, and does not throw: destructors call this.
   void give(std::unique_ptr<Thing> thing) const noexcept {
     const std::lock_guard<std::mutex> lock(turn_);
     try {
