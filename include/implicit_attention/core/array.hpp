@@ -15,7 +15,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// A matrix in storage, and its numbers once somebody has asked for all of them at once.
+/// A matrix in storage, and its numbers once all of them have been requested.
 template <class Scalar>
 class StoredNumbers {
  public:
@@ -25,7 +25,7 @@ class StoredNumbers {
   ~StoredNumbers() { delete widened_.load(std::memory_order_acquire); }
 
   [[nodiscard]] const StoredTensor& stored() const { return stored_; }
-  /// All numbers, row by row. Threads that ask at the same time may all widen them; the numbers of one are kept.
+  /// All numbers, row by row. Concurrent first calls may each widen them; one result is kept.
   [[nodiscard]] const Scalar* data() const {
     if (const Matrix<Scalar>* const known = widened_.load(std::memory_order_acquire)) return known->data();
     auto numbers = std::make_unique<Matrix<Scalar>>(stored_.rows, stored_.columns);
@@ -42,7 +42,7 @@ class StoredNumbers {
 
 }  // namespace detail
 
-/// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views those of others
+/// A read-only row-major matrix that either owns its numbers (shared by copies, never changed) or views memory it does not own
 /// (an engine's buffer, a mapped file), without a copy. Empty until given something: an absent bias, say.
 /// Or it stands for numbers in storage (`storage()`): products and lookups widen the rows that they need (core/stored_rows.hpp), and
 /// whatever needs them as a matrix widens all of them once and keeps them.
@@ -50,7 +50,7 @@ template <class Scalar>
 class Array {
  public:
   Array() = default;
-  // Functions by themselves: weights, activations and forms hold dozens of arrays, and what copies or ends them would count owners in line.
+  // Not inline: weights, activations and forms hold dozens of arrays, and every copy or destruction would count owners in place.
   EIGEN_DONT_INLINE Array(const Array&) = default;
   EIGEN_DONT_INLINE Array(Array&&) noexcept = default;
   EIGEN_DONT_INLINE Array& operator=(const Array&) = default;
@@ -107,7 +107,7 @@ class Array {
   [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data() + first, rows_, count); }
 
  private:
-  /// A function by itself: kernels, which ask for many rows, must not have it in their loops.
+  /// Not inline: kernels call for many rows and must not have this in their loops.
   [[nodiscard]] EIGEN_DONT_INLINE const Scalar* widened() const { return stored_ ? stored_->data() : nullptr; }
   [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {
     Array array = *this;
@@ -134,7 +134,7 @@ class Array {
 
 namespace detail {
 
-/// What a caller hands over, as an array: a temporary matrix is taken over, all else is viewed and stays the caller's to keep alive.
+/// A caller's argument as an array: a temporary matrix is moved in, everything else is viewed and must be kept alive by the caller.
 template <class Scalar, class Given>
 [[nodiscard]] Array<Scalar> taken_or_viewed(Given&& given) {
   if constexpr (std::is_same_v<Given, Matrix<Scalar>>)
@@ -161,7 +161,7 @@ namespace detail {
 /// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number.
 inline constexpr Index smallest_stored = Index(1) << 16U;
 
-/// Numbers in storage as an array: a view where they are stored as `Scalar`, the storage itself where it is large, else numbers of its own.
+/// Numbers in storage as an array: a view where they are stored as `Scalar`, the storage itself where it is large, else a converted copy.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> stored_array(const StoredTensor& stored) {
   if (Array<Scalar> view = stored.template view<Scalar>(); !view.empty()) return view;

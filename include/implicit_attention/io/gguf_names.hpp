@@ -15,8 +15,8 @@
 // | RWKV: mixes fused, low-rank factors transposed                | taken apart and transposed back, under BlinkDL's names              |
 // | RWKV-6: weights divided by 2^(layer / rescale_every)          | multiplied back, which is exact                                     |
 //
-// What is known to none of this keeps its name in the file, so that who checks for unused tensors finds it; layers of an extra prediction
-// head are named `mtp.*`, the parts that see images `visual.*`. Ollama's converter differs in a few names and in one key, which are read too.
+// A tensor that is not recognised keeps its name in the file, so that the check for unused tensors reports it; layers of an extra prediction
+// head are named `mtp.*`, vision parts `visual.*`. Ollama's converter differs in a few names and in one key, which are read too.
 // Keys of the architecture that may change the model and are not understood are errors (gguf_keys.hpp).
 #pragma once
 

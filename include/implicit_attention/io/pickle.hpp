@@ -1,5 +1,5 @@
-// Python's pickle, only as much as PyTorch's checkpoints need, and without executing anything: it builds numbers, texts, lists and
-// dictionaries, and knows a handful of names that stand for tensors. Any other name or instruction is an error that names it.
+// A subset of Python's pickle, as much as PyTorch's checkpoints need. Nothing is executed: the reader builds numbers, strings, lists and
+// dictionaries, and recognises a few names that stand for tensors. Any other name or instruction is an error that names it.
 #pragma once
 
 #include <bit>
@@ -21,7 +21,7 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A value of a pickle. Values stand in one list and refer to each other by position, so that neither depth nor cycles cost anything.
+/// A value of a pickle. Values are stored in one list and refer to each other by index, so that depth and cycles are harmless.
 struct PickleValue {
   enum class Kind { none, boolean, integer, real, text, tuple, list, dictionary, name, storage, tensor, other };
   Kind kind = Kind::none;

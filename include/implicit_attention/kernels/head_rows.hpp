@@ -17,7 +17,7 @@ namespace detail {
 
 /// Tokens of a block of a map, and rows that are made at a time.
 constexpr Index map_block_tokens = 64;
-/// Fewer rows are walked one by one.
+/// Below this many, rows are walked one by one.
 constexpr Index rows_worth_preparing = 8;
 
 /// What a worker keeps between runs of rows.
@@ -30,14 +30,14 @@ struct HeadRowsScratch {
 };
 
 /// Rows of a few neighbouring heads. With a diagonal transition of one decay a head, R = (Q K^T) o decays, and heads of a group share Q K^T.
-/// Else what every block's tokens leave to later rows is prepared once: a row goes back over the blocks as r, from the block's end on,
+/// Otherwise each block's effect on later rows is prepared once, and a row walks back over whole blocks, r being its state at a block's end:
 ///
 ///     R[., block] = (r D^T) T        r <- r decay - (r D^T) C           (delta rule: 2 K + block multiply-adds an entry)
 ///     R[., block] = r W^T            r <- r decay + (r D^T) C           (rank one: 3 K; without removals only W: K)
 template <Real Scalar>
 class HeadRows {
  public:
-  /// `row_count` rows in all will be asked for, none beyond token `end`.
+  /// Prepares for `row_count` rows in all, none beyond token `end`.
   HeadRows(const HeadRecurrence<Scalar>& recurrence, Index first_head, Index head_count, Index row_count, Index end,
            const Executor& executor)
       : r_(&recurrence), first_head_(first_head) {
@@ -81,7 +81,7 @@ class HeadRows {
     }
   }
 
-  /// How many heads' single rows are worth asking for together, where so many rows are wanted.
+  /// How many heads to compute single rows of together, when `row_count` rows are wanted.
   [[nodiscard]] static Index heads_at_once(const HeadRecurrence<Scalar>& recurrence, Index row_count) {
     return is_shared(recurrence) || row_count >= rows_worth_preparing ? 1 : heads_walked_together;
   }
@@ -106,7 +106,7 @@ class HeadRows {
     Matrix<Scalar> step;               ///< (tokens, K): C
     Matrix<Scalar> inverse;            ///< (tokens, block): T
     Matrix<Scalar> decay;              ///< (blocks, K or 1)
-    std::vector<char> seen_finite;     ///< of blocks: whether later rows can be led over it
+    std::vector<char> seen_finite;     ///< of blocks: whether later rows can use the prepared step across it
     std::vector<Index> untouched_end;  ///< of blocks: the end of the rows that `own` and `start` hold
   };
   struct Work {
@@ -137,7 +137,7 @@ class HeadRows {
     factors.untouched_end.resize(static_cast<std::size_t>(blocks));
   }
 
-  /// Returns whether later rows can be led over the block.
+  /// Returns whether later rows can use the prepared step across the block.
   [[nodiscard]] bool prepare(HeadBlock<Scalar>& block, Index index, Factors& factors, Work& work) const {
     const TokenRange& range = ranges_[static_cast<std::size_t>(index)];
     block.load(range);

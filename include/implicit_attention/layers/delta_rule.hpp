@@ -1,5 +1,5 @@
 // What the layers with a delta rule share: DeltaNet (Yang et al. 2024, arXiv 2406.06484), Gated DeltaNet (arXiv 2412.06464) and Kimi Delta
-// Attention (arXiv 2510.26692) differ in how they make the decay and the gate, and in nothing else.
+// Attention (arXiv 2510.26692) differ only in how they make the decay and the gate.
 #pragma once
 
 #include <algorithm>

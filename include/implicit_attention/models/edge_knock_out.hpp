@@ -1,5 +1,5 @@
-// What really happens without one edge of one layer, or without one token's input to one layer: the rest of the model is run again. What
-// maps of layers are held against.
+// The exact effect of removing one edge of one layer, or one token's input to one layer, by running the rest of the model again: the
+// reference for maps of layers.
 #pragma once
 
 #include <cmath>
@@ -24,8 +24,8 @@ struct Edge {
   Index from = 0;
 };
 
-/// The edges from <= to <= position of a causal layer, row by row; where they are more than `most`, so many of them, drawn without
-/// replacement by the seed, in the same order. The same seed gives the same edges everywhere.
+/// The edges from <= to <= position of a causal layer, row by row; where there are more than `most`, a sample of `most` of them,
+/// drawn without replacement by the seed, in the same order. The same seed gives the same edges everywhere.
 [[nodiscard]] inline std::vector<Edge> sample_edges(Index position, Index most, std::uint64_t seed) {
   if (position < 0) raise(ErrorKind::value, message("sample_edges: position ", position, ", expected at least 0"));
   if (most <= 0) raise(ErrorKind::value, message("sample_edges: at most ", most, " edges, expected at least one"));
@@ -42,7 +42,7 @@ struct Edge {
 
 namespace detail {
 
-/// A part whose input has a row of zeros, or whose output has a vector less in one row: all else is as it was.
+/// A part whose input has one row set to zero, or whose output has a vector subtracted from one row; otherwise unchanged.
 template <Real S>
 class AlteredPart final : public Part<S> {
  public:
@@ -78,8 +78,8 @@ class AlteredPart final : public Part<S> {
 
 }  // namespace detail
 
-/// One sequence through one model, run again from one layer on with one thing changed there. The exact effect, no matter how large: where
-/// a map of edges (`edge_map`) is a derivative, this is the difference itself. For causal models.
+/// One sequence through one model, run again from one layer on with one thing changed there. The effect is exact, however large: a
+/// map of edges (`edge_map`) is a derivative, this is the difference itself. For causal models.
 template <Real S>
 class KnockOut {
  public:

@@ -58,13 +58,13 @@ inline void ignore_keys_without(const Configuration& configuration, const std::v
   if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) ignore_keys(configuration, keys);
 }
 
-/// The base of rotary positions. Scaled ones are refused: a type must be the plain one, and no other key of a scaling is asked for.
+/// The base of rotary positions. Scaled positions are refused: the type must be the plain one, and any other key of a scaling is an error.
 [[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
   for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type"})
     expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
   return positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);  // LFM2 has the last two
 }
-/// The same keys where a family has no rotary positions whatever stands in its files.
+/// The same keys in a family that has no rotary positions, whatever its files say.
 inline void ignore_rotary_keys(const Configuration& configuration) {
   ignore_keys(configuration, {"rope_theta", "partial_rotary_factor", "rope_parameters.rope_theta", "rope_parameters.rope_type",
                               "rope_parameters.partial_rotary_factor"});
@@ -96,7 +96,7 @@ template <Real S>
   return has_any(tensors, {"gate.weight", "gate.e_score_correction_bias", "expert_bias", "shared_expert_gate.weight", "router.weight",
                            "router.layer.weight", "experts.1.up_proj.weight", "experts.1.w1.weight"});
 }
-/// Whether experts that every token uses are below `shared_experts.`.
+/// Whether there are shared experts, used by every token, below `shared_experts.`.
 template <Real S>
 [[nodiscard]] bool has_shared_experts(const PrefixedTensors<S>& tensors) {
   return has_any(tensors, {"shared_experts.up_proj.weight", "shared_experts.down_proj.weight"});

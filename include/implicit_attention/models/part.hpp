@@ -1,5 +1,5 @@
-// The parts that a model's layers are made of, behind one small interface: token mixers and feed-forward parts, of this library or of
-// anybody's own. Nothing here needs run-time type information.
+// The parts that a model's layers are made of, behind one small interface: token mixers and feed-forward parts, of this library or
+// user-defined. Nothing here needs run-time type information.
 #pragma once
 
 #include <concepts>

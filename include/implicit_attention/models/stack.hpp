@@ -90,7 +90,7 @@ struct LayerPass {
   [[nodiscard]] bool kept() const { return trace != nullptr; }
   /// Bytes of the activations that it holds, in a recorded pass; the residual stream after it is counted where the next layer begins.
   [[nodiscard]] std::size_t held_bytes() const { return trace == nullptr ? 0 : trace->held_bytes(after); }
-  /// Lets go of everything that a walk back does not read. The residual stream before it stays, so that it can be run again.
+  /// Releases everything that a walk back does not read. The residual stream before the layer is kept, so that it can be run again.
   void keep_for_walks_alone() {
     for_walks_alone = true;
     u = middle = output = Array<S>();
@@ -173,7 +173,7 @@ template <Real S>
   return pass;
 }
 
-/// Gradients of shared values, on their way from the layers that read them to the one that made them.
+/// Gradients of shared values, passed from the layers that read them to the one that made them.
 template <Real S>
 class SharedGradients {
  public:

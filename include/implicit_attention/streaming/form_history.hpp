@@ -16,7 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Grows by pieces, and is a form over the tokens it keeps, of views of its memory. Gates and norms are kept multiplied.
+/// Appends pieces, and gives a form over the tokens it keeps, made of views of its memory. Gates and norms are stored as their product.
 template <Real Scalar>
 class FormHistory {
  public:
@@ -69,7 +69,7 @@ class FormHistory {
     if (b.rows() == 1) return Matrix<Scalar>((a.matrix().array().rowwise() * b.matrix().row(0).array()).matrix());
     return Matrix<Scalar>(a.matrix().cwiseProduct(*b));
   }
-  /// Fails unless what is no array a token is the same in all pieces; a NaN is the same as a NaN.
+  /// Fails unless what does not vary by token is the same in all pieces; NaN equals NaN here.
   static void check_same(const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
     if (now.rows() != before.rows() || now.cols() != before.cols())
       raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
@@ -118,7 +118,7 @@ class FormHistory {
       constants_.convolution_bias = piece.convolution_bias;
       constants_.continuation.ends_open = piece.continuation.ends_open;
       constants_.continuation.has_all_taps = piece.continuation.has_all_taps;
-      // Buffers of an engine, which it goes on writing to.
+      // Buffers of an engine, which will overwrite them.
       if (!piece.convolution_tail.empty()) constants_.convolution_tail = Matrix<Scalar>(*piece.convolution_tail);
       if (!piece.initial_state.empty()) constants_.initial_state = Matrix<Scalar>(*piece.initial_state);
       more_.resize(piece.more.size());

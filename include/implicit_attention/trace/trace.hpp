@@ -48,7 +48,7 @@ struct Value {
   [[nodiscard]] Value link() const { return {Array<Scalar>(), trace, slot}; }
 };
 
-/// One walk back: gradients as they are gathered, and what is learnt on the way.
+/// One walk back: gradients as they accumulate, and what the walk records.
 template <Real Scalar>
 class Back {
  public:
@@ -95,7 +95,7 @@ class Back {
   std::vector<std::string> untreated_;
 };
 
-/// What a walk leaves: the gradients of the values asked for, and the rest of the account.
+/// The result of a walk: the requested gradients, and what relevance could not pass on.
 template <Real Scalar>
 struct WalkResult {
   std::vector<Matrix<Scalar>> gradients;  ///< in the order of the values asked for, zero where nothing reached them
@@ -149,7 +149,7 @@ class Trace {
     watch(numbers);
     return {std::move(numbers), this, recording_ ? slots_++ : -1};
   }
-  /// Numbers that nothing depends on.
+  /// A constant: no gradient is computed for it.
   [[nodiscard]] Value<Scalar> constant(Array<Scalar> numbers) {
     watch(numbers);
     return {std::move(numbers), this, -1};
@@ -202,7 +202,7 @@ class Trace {
   [[nodiscard]] static bool same_owner(const std::weak_ptr<const void>& a, const std::weak_ptr<const void>& b) {
     return !a.owner_before(b) && !b.owner_before(a);
   }
-  /// Notes whose numbers these are, once: neighbouring columns of the same array follow it at once.
+  /// Records the owner of these numbers, once: neighbouring columns of one array come one after the other.
   void watch(const Array<Scalar>& numbers) {
     if (!recording_ || numbers.owner() == nullptr) return;
     if (std::none_of(watched_.begin(), watched_.end(), [&](const Watched& one) { return same_owner(one.owner, numbers.owner()); }))
