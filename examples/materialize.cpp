@@ -409,7 +409,11 @@ struct Input {
 template <Real Scalar>
 Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, const std::string& named, const Part<Scalar>& part) {
   Input<Scalar> input;
-  const bool apart = named.empty() && options.arch == "linear_attention";
+  const bool apart = options.arch == "linear_attention";
+  if (apart && !named.empty() && named != "input.q" && named != "input.k" && named != "input.v" &&
+      (named != "input.hidden_states" || file.find(named)))
+    raise(ErrorKind::value, message("--input: linear_attention reads input.q, input.k and input.v, not ", printable(named),
+                                    ", expected the file without a tensor's name"));
   const std::string tensor = apart ? "input.q" : input_tensor(file, named);
   const std::vector<Index>& shape = file.info(tensor).shape;
   const auto take_shape = [&](std::size_t axes) {
@@ -546,6 +550,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
     return family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
   }();
   detail::expect_layer_used(watched, prefix, family.title);
+  detail::expect_layer_width(configuration, part->width());
   detail::expect_layer_understood(configuration, family.title);
 
   const FileAndTensor where = parse_file_and_tensor(options.input);

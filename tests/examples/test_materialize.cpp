@@ -414,6 +414,37 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
                 "NaN in the input, token 1, feature 1 (tensor input.k)", "out.safetensors");
 }
 
+TEST_CASE("materialize: linear attention reads q, k and v whichever of its tensors is named, and the model's width is held",
+          "[materialize]") {
+  const TemporaryFolder folder;
+  const std::vector<double> q = {0.5, -0.25, 1, 0.75, 0.25, -1}, k = {1, 0.5, -0.5, 0.25, 0.75, 1}, v = {1, 2, -1};
+  const std::string input = (folder / "qkv.safetensors").string(), head = (folder / "head.json").string(),
+                    out = (folder / "out.safetensors").string();
+  write_safetensors(input, {{"input.q", {q.data(), {3, 1, 2}}}, {"input.k", {k.data(), {3, 1, 2}}}, {"input.v", {v.data(), {3, 1, 1}}}});
+  io_test::write_bytes(head, R"({"num_heads": 1})");
+  const auto ask = [&](const std::string& named) {
+    return std::vector<std::string>{"--arch", "linear_attention", "--weights", input, "--input", named, "--config", head};
+  };
+  const auto attention = [&](const std::string& named) {
+    run_well(folder, "materialize", with(ask(named), {"--precision", "float64", "--out", out}));
+    return Matrix<double>(SafetensorsFile(out).read<double>("attention").matrix());
+  };
+  const Matrix<double> plain = attention(input);
+  for (const char* named : {":input.q", ":input.k", ":input.v", ":input.hidden_states"}) CHECK(attention(input + named) == plain);
+  check_mistake("materialize", ask(input + ":input.w"), "--input: linear_attention reads input.q, input.k and input.v, not input.w",
+                "out.safetensors");
+
+  const std::vector<double> numbers(16, 0.25);
+  const std::string conv = (folder / "conv.safetensors").string(), wide = (folder / "wide.json").string();
+  write_safetensors(conv, {{"in_proj.weight", {numbers.data(), {6, 2}}},
+                           {"conv.weight", {numbers.data(), {2, 1, 3}}},
+                           {"out_proj.weight", {numbers.data(), {2, 2}}},
+                           {"input.hidden_states", {numbers.data(), {3, 2}}}});
+  io_test::write_bytes(wide, R"({"hidden_size": 4})");
+  check_mistake("materialize", {"--arch", "lfm2", "--weights", conv, "--prefix", "", "--input", conv, "--config", wide},
+                "key hidden_size is 4, expected 2", "out.safetensors");
+}
+
 TEST_CASE("materialize: NaN in the weights is named, and nothing is written", "[materialize]") {
   const TemporaryFolder folder;
   for (const std::string model : {"mamba", "rwkv4", "griffin"}) {

@@ -88,6 +88,7 @@ PartPointer<double> read_layer(const std::string& name, const Tensors<double>& t
   for (const LayerFamily<double>& family : layer_families<double>()) {
     if (family.name != name) continue;
     PartPointer<double> part = family.read(PrefixedTensors<double>(tensors, ""), configuration);
+    detail::expect_layer_width(configuration, part->width());
     detail::expect_layer_understood(configuration, family.title);
     return part;
   }
@@ -127,6 +128,24 @@ Keys with_models_keys(Keys keys) {
 }
 
 }  // namespace
+
+TEST_CASE("a layer by itself is not read with another model's width, unless the key means something else there", "[families]") {
+  for (const char* family : {"mamba2", "mamba", "rwkv4", "rwkv5", "rwkv6", "rwkv7", "gdn", "kda", "lfm2"}) {
+    INFO(family);
+    const Recipe recipe = recipe_of(family, "");
+    Draw draw(3);
+    const Tensors<double> tensors = test_support::drawn_tensors(recipe, draw);
+    const PartPointer<double> layer = read_layer(family, tensors, configured(recipe.configuration));
+    Keys keys = recipe.configuration;
+    keys.emplace_back("hidden_size", layer->width());
+    CHECK_NOTHROW(read_layer(family, tensors, configured(keys)));
+    keys.back().second = layer->width() + 1;
+    CHECK_THROWS_WITH(read_layer(family, tensors, configured(keys)),
+                      Catch::Contains(message("key hidden_size is ", layer->width() + 1, ", expected ", layer->width())));
+    keys.emplace_back("text_config.hidden_size", layer->width());
+    CHECK_NOTHROW(read_layer(family, tensors, configured(keys)));
+  }
+}
 
 TEST_CASE("configurations of the public layers are taken as they are, and change nothing that the weights tell", "[families]") {
   struct Case {

@@ -39,6 +39,7 @@ class FamilyCase {
     configuration_ = read_metadata_configuration(file_);
     const PrefixedTensors<S> tensors(source_, "weight.");
     part_ = family.read(tensors, configuration_);
+    detail::expect_layer_width(configuration_, part_->width());
     detail::expect_layer_understood(configuration_, family.title);
   }
 

@@ -123,7 +123,8 @@ LatentAttention<S>::LatentAttention(Weights weights, Options options) : weights_
 template <Real S>
 LatentAttention<S> LatentAttention<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options options) {
   Weights w;
-  if (tensors.has("q_a_proj.weight")) {
+  // By any of the three, so that a lost one is named as missing.
+  if (tensors.has("q_a_proj.weight") || tensors.has("q_a_layernorm.weight") || tensors.has("q_b_proj.weight")) {
     w.q_a_proj_weight = tensors.required("q_a_proj.weight", 2);
     w.q_a_layernorm_weight = tensors.required("q_a_layernorm.weight", 1);
     w.q_b_proj_weight = tensors.required("q_b_proj.weight", 2);

@@ -120,6 +120,16 @@ inline void expect_integer(const Configuration& configuration, std::initializer_
       contradiction(configuration, key, *value, expected, reason);
 }
 
+/// Holds the model width of a configuration against a layer that is read by itself. A reader that asked for the key has used it otherwise:
+/// in an LSTM's configuration it is the width of the state.
+inline void expect_layer_width(const Configuration& configuration, Index width) {
+  const std::string_view text = "text_config.hidden_size";  // of a multimodal model the text's counts
+  for (const std::string_view key : {text, std::string_view("hidden_size"), std::string_view("n_embd"), std::string_view("d_model")}) {
+    if (!configuration.has(key) || configuration.asked(key) || (key != text && configuration.has(text))) continue;
+    expect_integer(configuration, {key}, width, "the layer's input is that wide");
+  }
+}
+
 inline void expect_boolean(const Configuration& configuration, std::initializer_list<std::string_view> spellings, bool expected,
                            std::string_view reason) {
   const auto text = [](bool value) { return std::string_view(value ? "true" : "false"); };

@@ -50,7 +50,8 @@ class LayerContributions {
         continue;
       }
       const MixerRun<S>& mixer = pass.mixer(static_cast<Index>(next++));
-      if (mixer.projection.empty()) refuse("does not tell its output projection");
+      if (mixer.projection.empty())
+        refuse("has a token mixer whose output projection is not known, expected a layer with a member output_projection()");
       sum += branch.output_scale * *mixer.out;
       const ImplicitAttention<S> attention = mixer.attention(terms);
       const S scale = branch.output_scale * sublayer.residual_scale;

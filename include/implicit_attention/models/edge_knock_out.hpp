@@ -106,7 +106,9 @@ class KnockOut {
                                       " token mixers by Part::mixers(), and ran ", came));
     const MixerRun<S>& run = layer_pass.mixer(mixer);
     if (run.projection.empty())
-      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has no known output projection"));
+      raise(ErrorKind::value,
+            message("knock-out: layer ", layer, " of ", model_.name(),
+                    " has a token mixer whose output projection is not known, expected a layer with a member output_projection()"));
     const ImplicitAttention<S> attention = run.attention(Terms::all());
     std::vector<RowVector<S>> lost;  // the vectors of the edges
     Matrix<S> row;                   // those of the row of the last edge; edges usually come row by row

@@ -20,7 +20,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// lm_head_multiplier both ends, also where the head is tied. The multipliers stay apart from the weights, so that a gradient belongs to the
 /// embedding as it is stored. Of the mixers of a layer Mamba-2 is the first, attention is called `attention`.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_falcon_h1_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard]] LanguageModel<Scalar> load_falcon_h1_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+  const Configuration configuration = detail::with_model_type(given, "falcon_h1");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =
       detail::begin_model(source, configuration, "FalconH1ForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);

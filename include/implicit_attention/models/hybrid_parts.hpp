@@ -20,6 +20,13 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// The configuration with the family's `model_type`. Readers of mixers ask for it (whether a norm runs over groups, the defaults of absent
+/// keys): where a file lacks the key, the tensors have told the family.
+[[nodiscard]] inline Configuration with_model_type(Configuration configuration, std::string_view type) {
+  if (!configuration.has("model_type")) configuration.set("model_type", std::string(type));
+  return configuration;
+}
+
 /// Reads the embedding into `parts` and holds the sizes against the configuration. Gives the number of layers, those below `layer_prefix`.
 template <Real S>
 [[nodiscard]] Index read_sizes(const TensorSource<S>& source, const Configuration& configuration, std::string_view embedding,

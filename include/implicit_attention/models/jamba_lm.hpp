@@ -48,7 +48,8 @@ inline void expect_period(const Configuration& configuration, std::string_view n
 
 /// Reads a Jamba language model. Attention has no rotary positions. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_jamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard]] LanguageModel<Scalar> load_jamba_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+  const Configuration configuration = detail::with_model_type(given, "jamba");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =
       detail::begin_model(source, configuration, "JambaForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <implicit_attention/core/edit_distance.hpp>
@@ -53,6 +54,19 @@ template <Real Scalar>
   return by_type;
 }
 
+/// Fails where a configuration without `model_type` names the public class of another family: some families have the same tensors.
+template <Real Scalar>
+void expect_class_of(const ModelFamily<Scalar>& family, const Configuration& configuration) {
+  if (configuration.has("model_type") || !configuration.has("architectures")) return;
+  const auto* const classes = std::get_if<std::vector<std::string>>(configuration.find("architectures"));
+  if (classes == nullptr) return;
+  for (const ModelFamily<Scalar>& other : model_families<Scalar>())
+    if (&other != &family && std::find(classes->begin(), classes->end(), other.architecture) != classes->end())
+      raise(ErrorKind::value,
+            message(configuration.where(), ": key model_type is missing, expected ", other.name, ": key architectures is ",
+                    other.architecture, ", and without model_type the tensors are taken for ", family.architecture));
+}
+
 /// Says that a checkpoint is of no family: what it is, the families that are nearest to it, by `model_type` or the first tensor's name, and
 /// where the others are.
 template <Real Scalar>
@@ -90,6 +104,7 @@ template <Real Scalar>
   const detail::RenamedTensors<Scalar> unwrapped(watched, detail::wrapper_prefix(source.names()), "");
   const std::optional<std::string> stored = detail::layer_prefix(unwrapped.names());
   if (const ModelFamily<Scalar>* const family = detail::family_of<Scalar>(unwrapped, configuration, stored)) {
+    detail::expect_class_of(*family, configuration);
     LanguageModel<Scalar> model = family->load(detail::tensors_as_of<Scalar>(*family, unwrapped, stored), configuration);
     detail::expect_all_used(watched, family->architecture);
     detail::expect_same_biases(source);

@@ -60,7 +60,8 @@ template <Real S>
 /// `layers_block_type` must agree, and counts, rather than num_hidden_layers. Attention has no rotary positions, whatever rope keys
 /// stand in the file. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_nemotron_h_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard]] LanguageModel<Scalar> load_nemotron_h_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+  const Configuration configuration = detail::with_model_type(given, "nemotron_h");
   const PrefixedTensors<Scalar> tensors(source, "backbone.");
   LanguageModelParts<Scalar> parts;
   parts.name = "NemotronHForCausalLM";

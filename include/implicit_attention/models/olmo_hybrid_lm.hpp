@@ -20,7 +20,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// linear_allow_neg_eigval (true), rms_norm_eps (1e-6; the heads' norm of linear layers has 1e-5 whatever it says) and
 /// rope_parameters.rope_theta, without which there are no positions. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_olmo_hybrid_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard]] LanguageModel<Scalar> load_olmo_hybrid_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+  const Configuration configuration = detail::with_model_type(given, "olmo_hybrid");
   detail::expect_text(configuration, "model_type", {"olmo_hybrid"}, "the tensors are those of an OLMo Hybrid language model");
   LanguageModelParts<Scalar> parts;
   parts.name = "OlmoHybridForCausalLM";
@@ -60,7 +61,8 @@ template <Real Scalar>
     detail::expect_delta_rule_tensors(delta, false);
     GatedDeltaNet<Scalar> mixer = GatedDeltaNet<Scalar>::from_tensors(delta, linear);
     detail::expect_delta_rule(configuration, mixer);
-    const bool released = block.has("attention_layer_norm.weight");  // the other names are those of the library
+    // The other names are those of the library. By either of the two, so that a lost one is named as missing.
+    const bool released = block.has("attention_layer_norm.weight") || block.has("feedforward_layer_norm.weight");
     parts.blocks.push_back(
         {{{detail::read_rms_norm(block, released ? "attention_layer_norm" : "input_layernorm", eps), mixer_part(std::move(mixer))},
           {detail::read_rms_norm(block, released ? "feedforward_layer_norm" : "post_attention_layernorm", eps), std::move(feed_forward)}}});

@@ -31,7 +31,8 @@ template <Real S>
 /// I uses block I mod num_mem_blocks (one port once counted layers instead: huggingface/transformers#47994). Attention's scores are scaled by
 /// (head size / 2)^(-1/2). Rotary positions where use_mem_rope says so. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_zamba2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard]] LanguageModel<Scalar> load_zamba2_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+  const Configuration configuration = detail::with_model_type(given, "zamba2");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =
       detail::begin_model(source, configuration, "Zamba2ForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);
