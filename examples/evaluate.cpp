@@ -432,10 +432,11 @@ int main(int argument_count, char** arguments) {
       ->check(not_empty())
       ->option_text("LIST");
   add_terms_option(app, options.terms, true);
-  app.add_option("--limit", options.limit, "no more than this many of the texts or prompts, drawn by the seed (all)")
+  app.add_option("--limit", options.limit, "at most this many of the texts or prompts, drawn at random by the seed (all)")
       ->check(at_least(1))
       ->option_text("N");
-  app.add_option("--seed", options.seed, "for everything drawn: texts, removals, noise, random scores, shuffled weights, intervals (1)")
+  app.add_option("--seed", options.seed,
+                 "the seed of everything random: texts, removals, noise, random scores, shuffled weights, intervals (1)")
       ->check(at_least(0))
       ->option_text("S");
   app.add_option("--remove", options.remove,
@@ -458,14 +459,15 @@ int main(int argument_count, char** arguments) {
                  "--causes: what is ranked, scores as they are (signed), their positive part, or their absolute value")
       ->check(one_of({"signed", "positive", "absolute"}))
       ->option_text("signed|positive|absolute");
-  app.add_option("--edges", options.edges,
-                 "--data: edges knocked out of each layer of a text, at most, to hold maps of layers against; 0: none (150)")
+  app.add_option(
+         "--edges", options.edges,
+         "--data: at most this many edges are knocked out in each layer of a text, as a reference for maps of layers; 0: none (150)")
       ->check(at_least(0))
       ->option_text("N");
   app.add_option(
          "--permutations", options.permutations,
-         "ceilings beside the methods: Shapley values by this many permutations a text, and a greedy search for --data; 0: none (32; "
-         "with --causes 0, since they take most of the time)")
+         "upper bounds to compare methods with: Shapley values from this many permutations a text, and with --data a greedy search; "
+         "0: none (32; with --causes 0, since they take most of the time)")
       ->check(between(0, 100000))
       ->option_text("N");
   app.add_option("--repeated", options.repeated,
@@ -477,10 +479,11 @@ int main(int argument_count, char** arguments) {
                           "the same after each text (<cls> where the vocabulary has it; \"\" for none)");
   app.add_option(
          "--shard", options.shard,
-         "--data: the I-th of N shares of the texts alone; what comes of each text goes into --out FILE.jsonl, a line each, which an "
-         "interrupted run goes on with; --join makes the evaluation")
+         "--data: only the I-th of N shares of the texts; the result of each text is a line of --out FILE.jsonl, from which an interrupted "
+         "run resumes; --join makes the evaluation")
       ->option_text("I/N");
-  app.add_option("--join", options.joined, "--data: files of --shard in place of the work, those of all shares; other options as they were")
+  app.add_option("--join", options.joined,
+                 "--data: instead of evaluating, combine the files that --shard wrote, those of all shares; give the other options again")
       ->check(not_empty())
       ->expected(1, 1'000'000)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
@@ -488,7 +491,7 @@ int main(int argument_count, char** arguments) {
   add_threads_option(app, options.threads, true);
   app.add_flag("--markdown", options.markdown, "tables in Markdown");
   app.add_option("--out", options.out,
-                 "means, intervals, and differences to random and between formulations, paired by text; .jsonl: what comes of each text")
+                 "means, intervals, and differences to random and between formulations, paired by text; .jsonl: the result of each text")
       ->option_text("FILE.json|FILE.jsonl");
   app.footer(
       "With --data, explained is the class that the model predicts: its logit less that of the next likeliest class. With --causes, it is "
