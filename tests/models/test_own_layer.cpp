@@ -120,7 +120,8 @@ TEST_CASE("a layer of one's own in a stack: every method that needs no output pr
     INFO(method.name);
     if (method.method == Method::contribution_norms || method.method == Method::contribution_rollout ||
         method.method == Method::alti_logit) {
-      CHECK_THROWS_AS(explainer.explain(method.method, {last, 7, {}}), Error);  // this layer tells no output projection
+      CHECK_THROWS_WITH(explainer.explain(method.method, {last, 7, {}}),
+                        Catch::Contains("expected a layer with a member output_projection()"));
       continue;
     }
     const Attribution<double> why = explainer.explain(method.method, {last, 7, {}});
