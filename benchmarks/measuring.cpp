@@ -202,11 +202,11 @@ std::vector<std::string>& notes() {
 }  // namespace
 
 void report(int place, Line line) {
-  using implicit_attention::ErrorKind, implicit_attention::message, implicit_attention::raise;
+  using implicit_attention::ErrorKind, implicit_attention::detail::message, implicit_attention::detail::raise;
   Line& own = lines()[place];
   // The same work may be measured again, with --benchmark_repetitions.
   if (!own.work.empty() && own.work != line.work)
-    raise(ErrorKind::value, message("place ", place, " of the table is taken by \"", own.work, "\", and \"", line.work, "\" wants it"));
+    raise(ErrorKind::value, "place ", place, " of the table is taken by \"", own.work, "\", and \"", line.work, "\" wants it");
   own = std::move(line);
 }
 

@@ -28,9 +28,9 @@ namespace benchmarks {
 namespace {
 
 using implicit_attention::ErrorKind;
-using implicit_attention::message;
-using implicit_attention::raise;
 using implicit_attention::Tokenizer;
+using implicit_attention::detail::message;
+using implicit_attention::detail::raise;
 namespace fs = std::filesystem;
 
 /// Words of syllables, the frequent ones short, drawn as often as in natural text: the k-th by 1 / (k + 2).
@@ -104,7 +104,7 @@ class Vocabularies {
   static fs::path new_folder() {
     std::string name = (fs::temp_directory_path() / "implicit_attention_benchmarks_XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr)
-      raise(ErrorKind::file, message(name, " cannot be made: ", std::error_code(errno, std::generic_category()).message()));
+      raise(ErrorKind::file, name, " cannot be made: ", std::error_code(errno, std::generic_category()).message());
     return name;
   }
   /// `"token":id,...` in the order given.

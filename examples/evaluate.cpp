@@ -102,7 +102,7 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
     RowVector<double> made = subject.logits(own, kept, executor);
     if (!detail::all_finite(made)) {
       refuse_weights_not_finite<float>(setting.path);
-      raise(ErrorKind::value, "the logits are not finite numbers, though all weights are");
+      detail::raise(ErrorKind::value, "the logits are not finite numbers, though all weights are");
     }
     return made;
   });
@@ -220,7 +220,7 @@ LoadedModel<float> open_model(const Options& options, Texts& texts, Evaluation& 
         texts.words.push_back(opened.encode(text.text, false));
         opened.check(texts.words.back());
       } catch (const Error& error) {
-        raise(error.kind(), message(options.data, ":", text.line, ": ", error.what()));
+        detail::raise(error.kind(), options.data, ":", text.line, ": ", error.what());
       }
       static_cast<void>(marked_words(options.data, text, static_cast<Index>(texts.words.back().size())));
     }
@@ -246,11 +246,11 @@ void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows
   evaluation.permutations = options.permutations;
   evaluation.repeated = std::min(options.repeated, evaluation.texts);
   if (evaluation.permutations > 0) {
-    evaluation.ceilings.push_back({"shapley", message(evaluation.permutations, " permutations")});
+    evaluation.ceilings.push_back({"shapley", detail::message(evaluation.permutations, " permutations")});
     evaluation.ceilings.push_back({"greedy", "search"});
   }
   if (evaluation.edges > 0) {
-    if (!model.causal()) raise(ErrorKind::value, message("--edges: ", model.name(), " looks at later tokens, expected --edges 0"));
+    if (!model.causal()) detail::raise(ErrorKind::value, "--edges: ", model.name(), " looks at later tokens, expected --edges 0");
     evaluation.maps = map_rows(rows, options.terms);
     evaluation.layers_without_maps = layers_without_knock_out(model);
   }
@@ -282,7 +282,7 @@ nlohmann::ordered_json settings_of(const Options& options, const Texts& texts, c
 /// and in any order.
 void evaluate_texts(const Options& options, const Setting& setting, const Texts& texts, const Evaluation& empty, Index begin, Index end,
                     Ranks& ranks, const std::function<void(Index, const std::string&)>& take) {
-  ProgressBar bar(message("evaluate ", empty.architecture), end - begin);
+  ProgressBar bar(detail::message("evaluate ", empty.architecture), end - begin);
   const auto evaluated = [&](Index k, const Executor& executor) {
     const LabelledText& text = texts.texts[static_cast<std::size_t>(k)];
     const std::vector<Index>& words = texts.words[static_cast<std::size_t>(k)];
@@ -400,7 +400,7 @@ std::optional<Evaluation> evaluate(const Options& options, const std::vector<Met
   });
   if (ranks.first())
     std::printf("%s%s evaluated%s\n", grouped(last - first).c_str(), last - first == 1 ? " text" : " texts",
-                found > 0 ? message(", ", grouped(found), " of the results were there already").c_str() : "");
+                found > 0 ? detail::message(", ", grouped(found), " of the results were there already").c_str() : "");
   return std::nullopt;
 }
 
@@ -511,11 +511,12 @@ int main(int argument_count, char** arguments) {
                                                               : checked_output("--out", options.out, {".json", ".jsonl"}, inputs);
     }
     const bool lines = ending == ".jsonl";
-    if (given(app, "--shard") && given(app, "--join")) raise(ErrorKind::value, "--shard and --join exclude each other");
+    if (given(app, "--shard") && given(app, "--join")) detail::raise(ErrorKind::value, "--shard and --join exclude each other");
     static_cast<void>(share_of(options));
-    if (given(app, "--shard") && !lines) raise(ErrorKind::value, "--shard: a share's results go to a file, expected --out FILE.jsonl");
+    if (given(app, "--shard") && !lines)
+      detail::raise(ErrorKind::value, "--shard: a share's results go to a file, expected --out FILE.jsonl");
     if (lines && options.markdown)
-      raise(ErrorKind::value, "--markdown: there is no table of single texts; --join makes one of the files of all shares");
+      detail::raise(ErrorKind::value, "--markdown: there is no table of single texts; --join makes one of the files of all shares");
     Ranks ranks;
     ranks.run([&] {
       if (!options.out.empty() && ranks.first()) try_output("--out", options.out);
@@ -531,9 +532,10 @@ int main(int argument_count, char** arguments) {
     };
     if (given(app, "--causes")) {
       for (const char* other : {"--data", "--prepend", "--append", "--edges", "--repeated", "--shard", "--join"})
-        if (given(app, other)) raise(ErrorKind::value, message(other, " and --causes exclude each other"));
+        if (given(app, other)) detail::raise(ErrorKind::value, other, " and --causes exclude each other");
       if (ranks.count() > 1)
-        raise(ErrorKind::value, "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
+        detail::raise(ErrorKind::value,
+                      "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
       if (!given(app, "--permutations")) options.permutations = 0;
       const CauseEvaluation evaluation =
           evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.baseline, options.steps,
@@ -541,8 +543,9 @@ int main(int argument_count, char** arguments) {
                           rows);
       answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
     } else {
-      if (!given(app, "--data")) raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
-      if (given(app, "--scores")) raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
+      if (!given(app, "--data")) detail::raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");
+      if (given(app, "--scores"))
+        detail::raise(ErrorKind::value, "--scores goes with --causes: --data's metrics say which scores they rank");
       ranks.run([&] {
         const std::optional<Evaluation> evaluation = evaluate(options, rows, lines, ranks);
         if (evaluation && ranks.first())

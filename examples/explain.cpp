@@ -38,13 +38,13 @@ void check_combinations(const CLI::App& app) {
   const auto exclude = [&](const char* option, const char* why, std::initializer_list<const char*> others) {
     if (!given(app, option)) return;
     for (const char* const other : others)
-      if (given(app, other)) raise(ErrorKind::value, message(option, " and ", other, " exclude each other: ", why));
+      if (given(app, other)) detail::raise(ErrorKind::value, option, " and ", other, " exclude each other: ", why);
   };
   exclude("--data", "the texts are a file's, and results a line of numbers each",
           {"--text", "--tokens", "--generate", "--picture", "--title", "--all-logits", "--save-gradients"});
   exclude("--generate", "each token that the model writes is explained", {"--position", "--target", "--save-gradients"});
   for (const char* const option : {"--shard", "--longest"})
-    if (given(app, option) && !given(app, "--data")) raise(ErrorKind::value, message(option, ": is about the texts of --data FILE"));
+    if (given(app, option) && !given(app, "--data")) detail::raise(ErrorKind::value, option, ": is about the texts of --data FILE");
 }
 
 /// The method where none is named: one that the other options are about, and that has maps where they are to be drawn.
@@ -53,8 +53,8 @@ std::string default_method(const CLI::App& app, bool maps) {
   for (const char* const option : {"--baseline", "--steps"}) {
     if (!given(app, option)) continue;
     if (given(app, "--layer"))
-      raise(ErrorKind::value,
-            message(option, " and --layer exclude each other: it is for integrated-gradients, which goes through all layers"));
+      detail::raise(ErrorKind::value, option,
+                    " and --layer exclude each other: it is for integrated-gradients, which goes through all layers");
     return "integrated-gradients";
   }
   if (given(app, "--heads")) return maps ? "edge-map" : "relevance-attention";
@@ -92,13 +92,14 @@ void explain_one(Options options, const CLI::App& app) {
   if (!options.out.empty()) try_output("--out", options.out);
   const bool numbers = ending == ".json" || ending == ".safetensors";
   for (const char* const option : {"--picture", "--title"})
-    if (ending != ".png" && given(app, option)) raise(ErrorKind::value, message(option, ": is about a picture, expected --out FILE.png"));
+    if (ending != ".png" && given(app, option)) detail::raise(ErrorKind::value, option, ": is about a picture, expected --out FILE.png");
   if (options.all_logits && !numbers)
-    raise(ErrorKind::value, "--all-logits: logits are written to a file of numbers, expected --out FILE.json or FILE.safetensors");
+    detail::raise(ErrorKind::value, "--all-logits: logits are written to a file of numbers, expected --out FILE.json or FILE.safetensors");
   if (options.models.size() > 1 && numbers)
-    raise(ErrorKind::value, message("--out: ", ending, " holds one model's numbers, and --model names ", options.models.size()));
+    detail::raise(ErrorKind::value, "--out: ", ending, " holds one model's numbers, and --model names ", options.models.size());
   if (options.question.gradients && ending != ".safetensors")
-    raise(ErrorKind::value, "--save-gradients: gradients are written to a .safetensors file alone, expected --out FILE.safetensors");
+    detail::raise(ErrorKind::value,
+                  "--save-gradients: gradients are written to a .safetensors file alone, expected --out FILE.safetensors");
   options.question.all_logits = options.all_logits || ending == ".safetensors";
   const Picture picture{options.out, options.title, options.picture == "maps"};
   options.question.needs_maps = ending == ".png" && picture.maps;
@@ -121,8 +122,8 @@ void explain_one(Options options, const CLI::App& app) {
 /// Explains the texts of a file, and says how many there are. Returns the number of those that could not be explained.
 Index explain_texts(const Options& options, Ranks& ranks) {
   if (options.models.size() > 1)
-    raise(ErrorKind::value, message("--data: one model explains the texts, and --model names ", options.models.size()));
-  if (options.out.empty()) raise(ErrorKind::value, "--data: scores go to a file, expected --out FILE.jsonl");
+    detail::raise(ErrorKind::value, "--data: one model explains the texts, and --model names ", options.models.size());
+  if (options.out.empty()) detail::raise(ErrorKind::value, "--data: scores go to a file, expected --out FILE.jsonl");
   ManyTexts many{options.models.front(), options.data, options.out, {}, {}};
   (void)checked_output("--out", many.out, {".jsonl"}, {many.model, many.data, options.question.sequence.tokenizer});
   if (ranks.first()) try_output("--out", many.out);
@@ -130,11 +131,12 @@ Index explain_texts(const Options& options, Ranks& ranks) {
   if (options.longest > 0) many.longest = options.longest;
   const ManyTextsResult result = explain_many(options.question, many, ranks);
   std::printf("%s%s%s explained%s\nWritten to %s\n", grouped(result.texts - result.errors).c_str(),
-              result.errors > 0 ? message(" of ", grouped(result.texts)).c_str() : "", result.texts == 1 ? " text" : " texts",
-              result.found > 0 ? message(", ", grouped(result.found), " of the results were there already").c_str() : "", many.out.c_str());
+              result.errors > 0 ? detail::message(" of ", grouped(result.texts)).c_str() : "", result.texts == 1 ? " text" : " texts",
+              result.found > 0 ? detail::message(", ", grouped(result.found), " of the results were there already").c_str() : "",
+              many.out.c_str());
   if (result.errors > 0)
     std::fprintf(stderr, "explain: %s of %s could not be explained; the first: %s\n", grouped(result.errors).c_str(),
-                 message(grouped(result.texts), result.texts == 1 ? " text" : " texts").c_str(),
+                 detail::message(grouped(result.texts), result.texts == 1 ? " text" : " texts").c_str(),
                  printable(result.first_error, 400).c_str());
   return result.errors;
 }
@@ -231,13 +233,13 @@ int main(int argument_count, char** arguments) {
 
   Index failed = 0;
   const int status = run_program(app, argument_count, arguments, [&] {
-    if (out->count() > 0 && options.out.empty()) raise(ErrorKind::value, "--out: the file name is empty");
+    if (out->count() > 0 && options.out.empty()) detail::raise(ErrorKind::value, "--out: the file name is empty");
     if (!given(app, "--method")) question.methods = default_method(app, options.picture == "maps");
     check_question(question);
     check_combinations(app);
     Ranks ranks;
     if (!given(app, "--data")) {
-      if (ranks.count() > 1) raise(ErrorKind::value, "mpirun started several processes, and only the texts of --data are shared");
+      if (ranks.count() > 1) detail::raise(ErrorKind::value, "mpirun started several processes, and only the texts of --data are shared");
       explain_one(options, app);
       return note_options_without_effect(app, question);
     }

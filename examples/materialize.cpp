@@ -211,7 +211,7 @@ class Result {
   void add_heads(const ImplicitAttention<Scalar>& attention, const std::vector<Index>& own_rows, const Place& place,
                  const Executor& executor) {
     if (attention.heads() == 0)
-      raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
+      detail::raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
     heads_ = parse_indices("--heads", options_.heads).resolve(attention.heads(), "head");
     const Index summands = attention.summands(), rows = static_cast<Index>(own_rows.size()), all_rows = static_cast<Index>(rows_.size());
     Index rank = 1;
@@ -237,8 +237,8 @@ class Result {
     const Index batch = batch_.value_or(1), matrices = batch * static_cast<Index>(channels_.size());
     if (!reduction_ && std::filesystem::path(options_.out).extension() == ".png" && matrices > most_panels) {
       if (options_.reduce_given)
-        raise(ErrorKind::limit, message("--out: a picture has room for ", most_panels, " matrices, and these are ", matrices,
-                                        "; choose fewer with --channels, or join them with --reduce mean-abs"));
+        detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", matrices,
+                      "; choose fewer with --channels, or join them with --reduce mean-abs");
       reduction_ = ReductionKind::mean_abs;
       std::fprintf(stderr, "materialize: %s matrices are more than a picture has room for: it shows their mean of absolute values\n",
                    grouped(matrices).c_str());
@@ -255,15 +255,15 @@ class Result {
     const Matrix<Scalar>& numbers = heads_only() ? *more_.find("recurrence") : numbers_;
     const Index panels = numbers.rows() / static_cast<Index>(rows_.size()), per_sequence = panels / batch_.value_or(1);
     if (panels > most_panels)
-      raise(ErrorKind::limit, message("--out: a picture has room for ", most_panels, " matrices, and these are ", panels,
-                                      "; choose fewer with ", heads_only() ? "--heads" : "--channels"));
+      detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", panels,
+                    "; choose fewer with ", heads_only() ? "--heads" : "--channels");
     for (Index p = 0; p < panels; ++p) {
       Panel panel;
-      if (batch_) panel.subtitle = message("sequence ", p / per_sequence);
+      if (batch_) panel.subtitle = detail::message("sequence ", p / per_sequence);
       if (heads_only())
-        panel.subtitle += message(batch_ ? ", head " : "head ", heads_[static_cast<std::size_t>(p % per_sequence) % heads_.size()]);
+        panel.subtitle += detail::message(batch_ ? ", head " : "head ", heads_[static_cast<std::size_t>(p % per_sequence) % heads_.size()]);
       else if (!reduction_)
-        panel.subtitle += message(batch_ ? ", channel " : "channel ", channels_[static_cast<std::size_t>(p % per_sequence)]);
+        panel.subtitle += detail::message(batch_ ? ", channel " : "channel ", channels_[static_cast<std::size_t>(p % per_sequence)]);
       panel.values = numbers.middleRows(p * static_cast<Index>(rows_.size()), static_cast<Index>(rows_.size())).template cast<double>();
       panel.row_tokens = rows_;
       if (!labels.empty()) {
@@ -272,7 +272,7 @@ class Result {
       }
       map.panels.push_back(std::move(panel));
     }
-    map.caption = message("Terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text(), ".");
+    map.caption = detail::message("Terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text(), ".");
     warn_of_missing_glyphs("materialize", write_heat_map(options_.out, map).missing_glyphs);
   }
 
@@ -296,8 +296,8 @@ std::string input_tensor(const SafetensorsFile& file, const std::string& named) 
   for (const auto& [name, info] : file.tensors())
     if (name != "attention_mask" && name != "input.attention_mask") names.push_back(name);
   if (names.size() == 1) return names.front();
-  raise(ErrorKind::value, message("--input: ", file.where(), " holds ", names.empty() ? "no input" : some_of(names), "; name the input as ",
-                                  file.where(), ":TENSOR"));
+  detail::raise(ErrorKind::value, "--input: ", file.where(), " holds ", names.empty() ? "no input" : some_of(names), "; name the input as ",
+                file.where(), ":TENSOR");
 }
 
 /// What stands before a layer's tensors: what the option says, with or without its last dot; without the option, the only prefix there is.
@@ -320,15 +320,15 @@ std::string weights_prefix(const Options& options, const TensorSource<Scalar>& s
   }
   if (prefixes.empty()) {
     std::vector<std::string> names;
-    for (const std::string_view telling : family.telling) names.push_back(message(options.prefix.value_or(""), telling));
-    raise(ErrorKind::file,
-          message(source.where(), ": there is no tensor ", one_of_these(names), ", expected the weights of a ", family.name, " layer"));
+    for (const std::string_view telling : family.telling) names.push_back(detail::message(options.prefix.value_or(""), telling));
+    detail::raise(ErrorKind::file, source.where(), ": there is no tensor ", one_of_these(names), ", expected the weights of a ",
+                  family.name, " layer");
   }
   for (std::string& prefix : prefixes) prefix = prefix.empty() ? "\"\"" : prefix;
-  raise(ErrorKind::value, message("--prefix: ",
-                                  options.prefix ? message("no ", family.name, " layer has its weights below ", *options.prefix)
-                                                 : message("several ", family.name, " layers are in ", source.where()),
-                                  "; there are ", some_of(prefixes)));
+  detail::raise(ErrorKind::value, "--prefix: ",
+                options.prefix ? detail::message("no ", family.name, " layer has its weights below ", *options.prefix)
+                               : detail::message("several ", family.name, " layers are in ", source.where()),
+                "; there are ", some_of(prefixes));
 }
 
 /// Fails on a NaN or an infinity in the input. It names the token where a sequence has this many of them, each of so many
@@ -339,17 +339,17 @@ void check_finite_input(const SafetensorsFile& file, const std::string& tensor, 
   const auto place = detail::first_not_finite(*input);
   if (!place) return;
   const auto [row, column] = *place;
-  const std::string where = tokens > 0 ? message("token ", row / rows_per_token % tokens) : message("row ", row);
-  raise(ErrorKind::value, message(file.where(), ": ", detail::not_finite_name(input(row, column)), " in the input, ", where, ", feature ",
-                                  column, " (tensor ", tensor, "), expected finite numbers"));
+  const std::string where = tokens > 0 ? detail::message("token ", row / rows_per_token % tokens) : detail::message("row ", row);
+  detail::raise(ErrorKind::value, file.where(), ": ", detail::not_finite_name(input(row, column)), " in the input, ", where, ", feature ",
+                column, " (tensor ", tensor, "), expected finite numbers");
 }
 
 /// Fails (shape) unless a tensor holds a number for every token of every sequence.
 void check_shape_of_tokens(const SafetensorsFile& file, const std::string& tensor, Index batch, Index tokens) {
   const std::vector<Index>& shape = file.info(tensor).shape;
   if (shape != std::vector<Index>{batch, tokens} && !(batch == 1 && shape == std::vector<Index>{tokens}))
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected ",
-                                    shape_text({batch, tokens}), " = (batch, tokens)"));
+    detail::raise(ErrorKind::shape, file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected ",
+                  shape_text({batch, tokens}), " = (batch, tokens)");
 }
 
 /// Integers, one a token of each sequence: (batch, tokens), or (tokens) of one.
@@ -364,12 +364,12 @@ std::vector<Index> read_positions(const Options& options, Index batch, Index tok
   if (options.positions.empty()) return {};
   const FileAndTensor where = parse_file_and_tensor(options.positions);
   if (where.tensor.empty())
-    raise(ErrorKind::value, message("--positions: \"", options.positions, "\" names no tensor, expected FILE:TENSOR"));
+    detail::raise(ErrorKind::value, "--positions: \"", options.positions, "\" names no tensor, expected FILE:TENSOR");
   const SafetensorsFile file(where.file);
   std::vector<Index> positions = read_of_tokens(file, where.tensor, batch, tokens);
   for (const Index position : positions)
     if (position < 0)
-      raise(ErrorKind::value, message(file.where(), ": tensor ", where.tensor, " holds position ", position, ", expected at least 0"));
+      detail::raise(ErrorKind::value, file.where(), ": tensor ", where.tensor, " holds position ", position, ", expected at least 0");
   return positions;
 }
 
@@ -386,8 +386,8 @@ template <Real Scalar>
 const LayerFamily<Scalar>& named_family(const std::string& arch) {
   for (const LayerFamily<Scalar>& family : layer_families<Scalar>())
     if (family.name == arch) return family;
-  raise(ErrorKind::value,
-        message("--arch: ", arch, " is unknown", perhaps(arch, architecture_names()), ", expected one of ", all_architectures()));
+  detail::raise(ErrorKind::value, "--arch: ", arch, " is unknown", perhaps(arch, architecture_names()), ", expected one of ",
+                all_architectures());
 }
 
 /// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
@@ -412,8 +412,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
   const bool apart = options.arch == "linear_attention";
   if (apart && !named.empty() && named != "input.q" && named != "input.k" && named != "input.v" &&
       (named != "input.hidden_states" || file.find(named)))
-    raise(ErrorKind::value, message("--input: linear_attention reads input.q, input.k and input.v, not ", printable(named),
-                                    ", expected the file without a tensor's name"));
+    detail::raise(ErrorKind::value, "--input: linear_attention reads input.q, input.k and input.v, not ", printable(named),
+                  ", expected the file without a tensor's name");
   const std::string tensor = apart ? "input.q" : input_tensor(file, named);
   const std::vector<Index>& shape = file.info(tensor).shape;
   const auto take_shape = [&](std::size_t axes) {
@@ -422,8 +422,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
   };
   if (apart) {
     if (shape.size() != 3 && shape.size() != 4)
-      raise(ErrorKind::shape,
-            message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, heads, size) or (batch, ...)"));
+      detail::raise(ErrorKind::shape, file.where(), ": tensor ", tensor, " is ", shape_text(shape),
+                    ", expected (tokens, heads, size) or (batch, ...)");
     take_shape(3);
     const Index rows = input.batch.value_or(1) * input.tokens;
     std::vector<Array<Scalar>> pieces;
@@ -434,8 +434,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
       const std::vector<Index>& own = file.info(name).shape;
       if (name == "input.v" && own.size() == shape.size()) expected.back() = own.back();
       if (own != expected || file.info(name).count == 0)
-        raise(ErrorKind::shape, message(file.where(), ": tensor ", name, " is ", shape_text(own), ", expected ", shape_text(expected),
-                                        ", with at least one token, as ", tensor));
+        detail::raise(ErrorKind::shape, file.where(), ": tensor ", name, " is ", shape_text(own), ", expected ", shape_text(expected),
+                      ", with at least one token, as ", tensor);
       pieces.push_back(file.read<Scalar>(name));
       check_finite_input(file, name, pieces.back(), input.tokens, pieces.back().rows() / rows);
       width += pieces.back().size() / rows;
@@ -451,8 +451,8 @@ Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, co
     return input;
   }
   if ((shape.size() != 2 && shape.size() != 3) || shape.back() != part.width() || file.info(tensor).count == 0)
-    raise(ErrorKind::shape, message(file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, ", part.width(),
-                                    ") or (batch, tokens, ", part.width(), "), the width of the weights, with at least one token"));
+    detail::raise(ErrorKind::shape, file.where(), ": tensor ", tensor, " is ", shape_text(shape), ", expected (tokens, ", part.width(),
+                  ") or (batch, tokens, ", part.width(), "), the width of the weights, with at least one token");
   take_shape(2);
   input.numbers = file.read<Scalar>(tensor);
   check_finite_input(file, tensor, input.numbers, input.tokens);
@@ -466,14 +466,14 @@ std::vector<double> mask_numbers(const SafetensorsFile& file, const std::string&
   StoredTensor mask = file.stored(name);
   if (mask.dtype == Dtype::BOOL) mask.dtype = Dtype::U8;  // a byte each
   if (!mask.readable())
-    raise(ErrorKind::file,
-          message(file.where(), ": tensor ", name, " is ", printable(file.info(name).dtype_text), ", expected BOOL, integers or floats"));
+    detail::raise(ErrorKind::file, file.where(), ": tensor ", name, " is ", printable(file.info(name).dtype_text),
+                  ", expected BOOL, integers or floats");
   std::vector<double> numbers(static_cast<std::size_t>(batch * tokens));
   mask.widen_rows(0, mask.rows, numbers.data(), mask.columns);
   for (std::size_t i = 0; i < numbers.size(); ++i)
     if (numbers[i] != 0 && numbers[i] != 1)
-      raise(ErrorKind::value, message(file.where(), ": tensor ", name, " is ", numbers[i], " at token ", static_cast<Index>(i) % tokens,
-                                      " of sequence ", static_cast<Index>(i) / tokens, ", expected 0 where there is padding, else 1"));
+      detail::raise(ErrorKind::value, file.where(), ": tensor ", name, " is ", numbers[i], " at token ", static_cast<Index>(i) % tokens,
+                    " of sequence ", static_cast<Index>(i) / tokens, ", expected 0 where there is padding, else 1");
   return numbers;
 }
 
@@ -491,10 +491,10 @@ std::vector<std::pair<Index, Index>> read_mask(const SafetensorsFile& file, Inde
     while (end > first && at(end - 1) == 0) --end;
     for (Index token = first; token < end; ++token)
       if (at(token) != 1)
-        raise(ErrorKind::value, message(file.where(), ": tensor ", name, " is ", at(token), " at token ", token, " of sequence ", sequence,
-                                        ", expected ones between the padding"));
+        detail::raise(ErrorKind::value, file.where(), ": tensor ", name, " is ", at(token), " at token ", token, " of sequence ", sequence,
+                      ", expected ones between the padding");
     if (first == end)
-      raise(ErrorKind::value, message(file.where(), ": tensor ", name, " leaves nothing of sequence ", sequence, ", expected a token"));
+      detail::raise(ErrorKind::value, file.where(), ": tensor ", name, " leaves nothing of sequence ", sequence, ", expected a token");
     text[static_cast<std::size_t>(sequence)] = {first, end};
   }
   return text;
@@ -507,7 +507,7 @@ class SharedInputs {
  public:
   SharedInputs(const SafetensorsFile& file, Index batch) {
     for (const char* name : {"v", "v_first", "lower_bound", "h0", "c0"}) {
-      const std::string tensor = message("input.", name);
+      const std::string tensor = detail::message("input.", name);
       if (!file.find(tensor)) continue;
       Array<Scalar> numbers = file.read<Scalar>(tensor);
       check_finite_input(file, tensor, numbers);
@@ -534,8 +534,8 @@ class SharedInputs {
 template <Real Scalar>
 [[noreturn]] void refuse_overflow() {
   constexpr bool single = std::is_same_v<Scalar, float>;
-  raise(ErrorKind::value, message("the result is not finite, though weights and input are: a number is too large for ",
-                                  single ? "float32; --precision float64 may hold it" : "float64"));
+  detail::raise(ErrorKind::value, "the result is not finite, though weights and input are: a number is too large for ",
+                single ? "float32; --precision float64 may hold it" : "float64");
 }
 
 template <Real Scalar>
@@ -580,7 +580,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
     refuse_weights_not_finite<Scalar>(options.weights);
     refuse_overflow<Scalar>();
   }
-  result.write(ending, message(family.title, " layer"), {});
+  result.write(ending, detail::message(family.title, " layer"), {});
 }
 
 // --- One layer of a language model --------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ void materialize_model(const Options& options, const std::string& ending) {
   forward.executor = work.executor();
   const LayerPass<Scalar> pass = model.run_to_layer(ids, layer, forward);
   if (pass.mixers.empty())
-    raise(ErrorKind::value, message("--layer: layer ", layer, " of ", options.model, " is a feed-forward part and mixes no tokens"));
+    detail::raise(ErrorKind::value, "--layer: layer ", layer, " of ", options.model, " is a feed-forward part and mixes no tokens");
   Result<Scalar> result(options, std::nullopt);
   work.begin_piece();
   result.add(run_of(pass.mixer(), options, 0, static_cast<Index>(ids.size())), 0, work.executor());
@@ -605,7 +605,7 @@ void materialize_model(const Options& options, const std::string& ending) {
     refuse_weights_not_finite<Scalar>(options.model);
     refuse_overflow<Scalar>();
   }
-  result.write(ending, message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
+  result.write(ending, detail::message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 
 template <Real Scalar>
@@ -625,20 +625,22 @@ bool reads_positions(const std::string& arch) {
 void check(const Options& options, bool layer_options, bool model_options) {
   const bool layer_form = layer_options && !model_options, model_form = model_options && !layer_options;
   if (layer_options && model_options)
-    raise(ErrorKind::value,
-          "--arch, --weights, --input and --model, --layer, --text exclude each other: either a layer's weights, or a model");
+    detail::raise(ErrorKind::value,
+                  "--arch, --weights, --input and --model, --layer, --text exclude each other: either a layer's weights, or a model");
   if (!layer_form && !model_form)
-    raise(ErrorKind::value,
-          "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
+    detail::raise(
+        ErrorKind::value,
+        "expected --arch, --weights and --input, or --model, --layer and --text or --tokens; materialize --help has an example of each");
   if (layer_form) {
-    if (options.arch.empty()) raise(ErrorKind::value, message("--arch is missing, expected one of ", all_architectures()));
-    if (options.weights.empty()) raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
-    if (options.input.empty()) raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
+    if (options.arch.empty()) detail::raise(ErrorKind::value, "--arch is missing, expected one of ", all_architectures());
+    if (options.weights.empty()) detail::raise(ErrorKind::value, "--weights is missing, expected a file of weights or its folder");
+    if (options.input.empty()) detail::raise(ErrorKind::value, "--input is missing, expected FILE or FILE:TENSOR");
     if (!options.positions.empty() && !reads_positions(options.arch))
-      raise(ErrorKind::value, message("--positions: ", options.arch, " has none: its layers read no positions"));
+      detail::raise(ErrorKind::value, "--positions: ", options.arch, " has none: its layers read no positions");
   } else {
-    if (options.model.empty()) raise(ErrorKind::value, "--model is missing, expected a folder with config.json and model.safetensors");
-    if (!options.layer) raise(ErrorKind::value, "--layer is missing, expected a number from 0");
+    if (options.model.empty())
+      detail::raise(ErrorKind::value, "--model is missing, expected a folder with config.json and model.safetensors");
+    if (!options.layer) detail::raise(ErrorKind::value, "--layer is missing, expected a number from 0");
   }
 }
 

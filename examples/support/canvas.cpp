@@ -31,8 +31,8 @@ namespace {
 std::string find_font(bool bold) {
   if (const char* chosen = std::getenv("IMPLICIT_ATTENTION_FONT"); chosen != nullptr && *chosen != '\0') {
     if (::access(chosen, R_OK) != 0) {
-      raise(ErrorKind::file,
-            message("font: IMPLICIT_ATTENTION_FONT names ", chosen, ", which cannot be read; unset it, or name a .ttf file"));
+      detail::raise(ErrorKind::file, "font: IMPLICIT_ATTENTION_FONT names ", chosen,
+                    ", which cannot be read; unset it, or name a .ttf file");
     }
     return chosen;
   }
@@ -49,9 +49,10 @@ std::string find_font(bool bold) {
     if (::access(path.c_str(), R_OK) == 0) return path;
   }
   if (bold) return find_font(false);
-  raise(ErrorKind::file,
-        "font: DejaVu Sans was not found; install it (Debian, Ubuntu: fonts-dejavu-core; Fedora: dejavu-sans-fonts; Arch: ttf-dejavu), "
-        "or name a .ttf file in IMPLICIT_ATTENTION_FONT");
+  detail::raise(
+      ErrorKind::file,
+      "font: DejaVu Sans was not found; install it (Debian, Ubuntu: fonts-dejavu-core; Fedora: dejavu-sans-fonts; Arch: ttf-dejavu), "
+      "or name a .ttf file in IMPLICIT_ATTENTION_FONT");
 }
 
 /// Other fonts of this machine, for characters that DejaVu Sans lacks: those in the usual folders, upright and regular ones first.
@@ -90,7 +91,7 @@ struct Fonts::Faces {
   /// must not lack them, so that memory is asked for here.
   struct Library {
     Library() {
-      if (with_memory(FT_New_Library(&memory, &handle)) != 0) raise(ErrorKind::file, "font: FreeType does not start");
+      if (with_memory(FT_New_Library(&memory, &handle)) != 0) detail::raise(ErrorKind::file, "font: FreeType does not start");
       FT_Add_Default_Modules(handle);
       FT_Set_Default_Properties(handle);
       if (failed) {
@@ -132,7 +133,7 @@ struct Fonts::Faces {
     for (const bool bold : {false, true}) {
       const std::string& path = paths[bold ? 1 : 0];
       if (library.with_memory(FT_New_Face(library.handle, path.c_str(), 0, &face[bold ? 1 : 0])) != 0)
-        raise(ErrorKind::file, message("font: FreeType cannot read ", path, "; is it a TrueType or OpenType font?"));
+        detail::raise(ErrorKind::file, "font: FreeType cannot read ", path, "; is it a TrueType or OpenType font?");
     }
   }
 
@@ -250,16 +251,16 @@ std::string missing_glyphs_note(const std::vector<char32_t>& missing) {
   for (std::size_t k = 0; k < std::min(most, missing.size()); ++k) {
     std::array<char, 16> number{};
     std::snprintf(number.data(), number.size(), "U+%04X", static_cast<unsigned>(missing[k]));
-    list += message(list.empty() ? "" : ", ", visible(utf8(missing[k])), " (", number.data(), ")");
+    list += detail::message(list.empty() ? "" : ", ", visible(utf8(missing[k])), " (", number.data(), ")");
   }
-  if (missing.size() > most) list += message(" and ", missing.size() - most, " more");
-  return message("No font here has ", list,
-                 ": drawn as boxes. Install a font that does (Debian, Ubuntu: fonts-noto-core, fonts-noto-cjk, fonts-symbola), "
-                 "or name one in IMPLICIT_ATTENTION_FONT.");
+  if (missing.size() > most) list += detail::message(" and ", missing.size() - most, " more");
+  return detail::message("No font here has ", list,
+                         ": drawn as boxes. Install a font that does (Debian, Ubuntu: fonts-noto-core, fonts-noto-cjk, fonts-symbola), "
+                         "or name one in IMPLICIT_ATTENTION_FONT.");
 }
 
 void warn_of_missing_glyphs(const char* program, const std::vector<char32_t>& missing) {
-  if (!missing.empty()) print(message(program, ": ", missing_glyphs_note(missing), "\n"), terminal_of(stderr), stderr);
+  if (!missing.empty()) print(detail::message(program, ": ", missing_glyphs_note(missing), "\n"), terminal_of(stderr), stderr);
 }
 
 std::string Fonts::shorten(std::string_view text, const TextStyle& style, double pixels) const {
@@ -385,7 +386,7 @@ void Canvas::write_png(const std::string& path) const {
     encoded.resize(bytes);
     whole = png_image_write_to_memory(&image, encoded.data(), &bytes, 0, pixels_.data(), 0, nullptr) != 0;
   }
-  if (!whole) raise(ErrorKind::file, message(path, ": libpng cannot encode the picture: ", image.message));
+  if (!whole) detail::raise(ErrorKind::file, path, ": libpng cannot encode the picture: ", image.message);
 
   ReplacedFile file(path);
   file.write(encoded.data(), bytes);

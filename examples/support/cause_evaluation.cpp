@@ -210,7 +210,7 @@ ScoreSign parse_score_sign(const std::string& text) {
   if (text == "signed") return ScoreSign::as_is;
   if (text == "positive") return ScoreSign::positive;
   if (text == "absolute") return ScoreSign::absolute;
-  raise(ErrorKind::value, message("--scores: \"", text, "\", expected signed, positive or absolute"));
+  detail::raise(ErrorKind::value, "--scores: \"", text, "\", expected signed, positive or absolute");
 }
 
 MeanInterval CauseEvaluation::mean(const CauseMethod& method, std::size_t comparison, std::size_t metric) const {
@@ -242,10 +242,10 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
     evaluation.removal = removal_name(options.remove, unknown.has_value(), options.model);
     // With tokens dropped, sets of them have their outputs at other positions: no ceiling then.
     if (evaluation.removal == "drop" && options.permutations > 0)
-      raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
+      detail::raise(ErrorKind::value, "--permutations: with --remove drop there is no ceiling, expected 0");
   });
   if (!loaded.model.causal())
-    raise(ErrorKind::value, message("--causes: ", loaded.model.name(), " looks at later tokens, expected a causal model"));
+    detail::raise(ErrorKind::value, "--causes: ", loaded.model.name(), " looks at later tokens, expected a causal model");
   CauseSetting setting{loaded.model, rows, {}, parse_score_sign(options.scores), {}, options.permutations};
   setting.how.reduction = parse_reduction(options.reduce);
   setting.how.removal = removal_named(evaluation.removal);
@@ -262,7 +262,7 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   evaluation.seed = options.seed;
   evaluation.unread = causes.unread;
   for (const MethodRow& row : rows) evaluation.methods.push_back({std::string(method_info(row.method).name), row.terms_name});
-  if (setting.permutations > 0) evaluation.ceilings.push_back({"shapley", message(setting.permutations, " permutations")});
+  if (setting.permutations > 0) evaluation.ceilings.push_back({"shapley", detail::message(setting.permutations, " permutations")});
 
   std::vector<std::vector<const KnownCause*>> by_prompt(causes.prompts.size());
   for (const KnownCause& cause : causes.rows) {
@@ -275,7 +275,7 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
   const std::vector<std::size_t> chosen = drawn(asked.size(), options.limit, options.seed);
   evaluation.prompts = static_cast<Index>(chosen.size());
 
-  ProgressBar bar(message("explain ", evaluation.architecture),
+  ProgressBar bar(detail::message("explain ", evaluation.architecture),
                   evaluation.prompts * static_cast<Index>(rows.size() + (setting.permutations > 0 ? 1 : 0)));
   keep_freed_memory();
   ThreadPool pool(options.threads);

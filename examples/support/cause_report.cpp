@@ -19,9 +19,10 @@ namespace {
 Index outputs(const CauseEvaluation& evaluation) { return static_cast<Index>(evaluation.prompt_of.size()); }
 
 std::string description(const CauseEvaluation& evaluation) {
-  return message(evaluation.architecture, ", ", evaluation.model, ": ", outputs(evaluation), " outputs of ", evaluation.prompts,
-                 " prompts of ", evaluation.causes, ", ",
-                 percent(static_cast<double>(evaluation.predicted) / static_cast<double>(outputs(evaluation))), " predicted by the model");
+  return detail::message(evaluation.architecture, ", ", evaluation.model, ": ", outputs(evaluation), " outputs of ", evaluation.prompts,
+                         " prompts of ", evaluation.causes, ", ",
+                         percent(static_cast<double>(evaluation.predicted) / static_cast<double>(outputs(evaluation))),
+                         " predicted by the model");
 }
 
 std::string sign_text(const CauseEvaluation& evaluation) {
@@ -30,16 +31,16 @@ std::string sign_text(const CauseEvaluation& evaluation) {
 }
 
 std::string fine_print(const CauseEvaluation& evaluation) {
-  std::string text =
-      message("Means over outputs, ± half of their 95 % bootstrap intervals over prompts. Explained is the target's logit; ranked are ",
-              sign_text(evaluation), ", of tokens up to the explained position.");
+  std::string text = detail::message(
+      "Means over outputs, ± half of their 95 % bootstrap intervals over prompts. Explained is the target's logit; ranked are ",
+      sign_text(evaluation), ", of tokens up to the explained position.");
   for (const CauseMethod& method : evaluation.methods)
-    if (!method.untreated.empty()) text += message(" ", method.method, " has no rule for ", some_of(method.untreated), ".");
+    if (!method.untreated.empty()) text += detail::message(" ", method.method, " has no rule for ", some_of(method.untreated), ".");
   for (const CauseMethod& ceiling : evaluation.ceilings)
-    text += message(" Ceiling: Shapley values by ", ceiling.terms, " a prompt, tokens taken away as in leave-one-out.");
+    text += detail::message(" Ceiling: Shapley values by ", ceiling.terms, " a prompt, tokens taken away as in leave-one-out.");
   if (2 * evaluation.predicted < outputs(evaluation))
     text += " The model predicts fewer than half of these tokens: their causes are those of models that do, so this says little.";
-  if (!evaluation.unread.empty()) text += message(" Arrays not read: ", some_of(evaluation.unread), ".");
+  if (!evaluation.unread.empty()) text += detail::message(" Arrays not read: ", some_of(evaluation.unread), ".");
   return text;
 }
 
@@ -48,7 +49,7 @@ Table table_of(const CauseEvaluation& evaluation, std::size_t comparison, const 
   rows.insert(rows.end(), evaluation.ceilings.begin(), evaluation.ceilings.end());
   std::vector<MethodColumn> columns;
   for (std::size_t metric = 0; metric < cause_metric_count; ++metric) {
-    MethodColumn column{message(cause_metrics()[metric].head, " ↑"), {}, {}};
+    MethodColumn column{detail::message(cause_metrics()[metric].head, " ↑"), {}, {}};
     std::vector<double> means;
     for (const CauseMethod& method : rows) {
       const MeanInterval mean = evaluation.mean(method, comparison, metric);
@@ -67,7 +68,7 @@ using CauseMethodPair = FormulationPair<CauseMethod>;
 Table formulation_table(const CauseEvaluation& evaluation, const std::vector<CauseMethodPair>& pairs) {
   std::vector<std::string> heads{"method", "all less"};
   for (std::size_t comparison = 0; comparison < comparison_count; ++comparison)
-    if (evaluation.has(comparison)) heads.push_back(message(cause_comparisons()[comparison].title, ", AUC"));
+    if (evaluation.has(comparison)) heads.push_back(detail::message(cause_comparisons()[comparison].title, ", AUC"));
   Table table(heads);
   for (const auto& [one, other] : pairs) {
     std::vector<std::string> cells{one->method, other->terms};
@@ -88,14 +89,15 @@ std::string cause_text(const CauseEvaluation& evaluation) {
   for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
     if (!evaluation.has(comparison)) continue;
     const CauseComparison& info = cause_comparisons()[comparison];
-    text += message("\n", info.title, ": ", info.meaning, "\n\n", table_of(evaluation, comparison, "", " *").text());
+    text += detail::message("\n", info.title, ": ", info.meaning, "\n\n", table_of(evaluation, comparison, "", " *").text());
   }
   if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
-    text += message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
-                    formulation_table(evaluation, pairs).text());
-  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", false));
-  text += message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
-  for (const CauseMetric& metric : cause_metrics()) text += message("  ", metric.head, ": ", metric.meaning, "\n");
+    text +=
+        detail::message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
+                        formulation_table(evaluation, pairs).text());
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", false));
+  text += detail::message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
+  for (const CauseMetric& metric : cause_metrics()) text += detail::message("  ", metric.head, ": ", metric.meaning, "\n");
   return text;
 }
 
@@ -104,14 +106,15 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
   for (std::size_t comparison = 0; comparison < comparison_count; ++comparison) {
     if (!evaluation.has(comparison)) continue;
     const CauseComparison& info = cause_comparisons()[comparison];
-    text += message("\n", info.title, ": ", info.meaning, ".\n\n", table_of(evaluation, comparison, "**", "**").markdown());
+    text += detail::message("\n", info.title, ": ", info.meaning, ".\n\n", table_of(evaluation, comparison, "**", "**").markdown());
   }
   if (const std::vector<CauseMethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
-    text += message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
-                    formulation_table(evaluation, pairs).markdown());
-  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", true));
+    text +=
+        detail::message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
+                        formulation_table(evaluation, pairs).markdown());
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", true));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";
-  for (const CauseMetric& metric : cause_metrics()) text += message("- ", metric.head, ": ", metric.meaning, "\n");
+  for (const CauseMetric& metric : cause_metrics()) text += detail::message("- ", metric.head, ": ", metric.meaning, "\n");
   return text;
 }
 

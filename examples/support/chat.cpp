@@ -27,9 +27,9 @@ const ChatTemplate& template_of(const Tokenizer& tokenizer) {
   if (tokenizer.kind() == TokenizerKind::subwords)
     for (const ChatTemplate& known : templates)
       if (tokenizer.find(known.start) && tokenizer.find(known.end)) return known;
-  raise(ErrorKind::value,
-        "--chat: the vocabulary has the marks of no conversation that is known here: <|im_start|> and <|im_end|> (ChatML), "
-        "<|start_header_id|> and <|eot_id|> (Llama 3), <start_of_turn> and <end_of_turn> (Gemma)");
+  detail::raise(ErrorKind::value,
+                "--chat: the vocabulary has the marks of no conversation that is known here: <|im_start|> and <|im_end|> (ChatML), "
+                "<|start_header_id|> and <|eot_id|> (Llama 3), <start_of_turn> and <end_of_turn> (Gemma)");
 }
 
 }  // namespace
@@ -39,7 +39,7 @@ std::vector<Index> chat_ids(std::string_view text, const Tokenizer& tokenizer) {
   constexpr std::string_view blank = " \t\r\n";
   const std::size_t first = text.find_first_not_of(blank);
   if (text.empty() || (form.trims && first == std::string_view::npos))
-    raise(ErrorKind::value, "the text is empty: expected at least one token");
+    detail::raise(ErrorKind::value, "the text is empty: expected at least one token");
   if (form.trims) text = text.substr(first, text.find_last_not_of(blank) + 1 - first);
   std::vector<Index> ids = tokenizer.before();
   if (ids.empty() && !form.begin_of_text.empty())

@@ -45,7 +45,7 @@ std::string with_own_options(std::string text, bool has_channels) {
   const auto replace = [&](std::string_view old, std::string_view by) {
     if (const std::size_t at = text.find(old); at != std::string::npos) text.replace(at, old.size(), by);
   };
-  if (!has_channels) replace(message(fewer, " (or ", raise_limit, ")"), shorter);
+  if (!has_channels) replace(detail::message(fewer, " (or ", raise_limit, ")"), shorter);
   if (!has_channels) replace(fewer, shorter);
   replace(raise_limit, "raise --byte-limit");
   return text;
@@ -55,14 +55,14 @@ int complain(const std::string& program, const std::string& what) {
   std::string line = what;
   std::replace_if(
       line.begin(), line.end(), [](char letter) { return letter == '\n' || letter == '\r'; }, ' ');
-  print(message(program, ": ", printable(line, 2000), "\n"), terminal_of(stderr), stderr);
+  print(detail::message(program, ": ", printable(line, 2000), "\n"), terminal_of(stderr), stderr);
   return 2;
 }
 
 [[noreturn]] void no_list(std::string_view option, std::string_view text) {
   const std::string_view expected =
       option == "--tokens" ? "is no list of token ids, expected for example 1,2,3" : "is no list of numbers, expected for example 0,5-7";
-  raise(ErrorKind::value, message(option, ": \"", printable(text, 60), "\" ", expected));
+  detail::raise(ErrorKind::value, option, ": \"", printable(text, 60), "\" ", expected);
 }
 
 // One index of a list, or an error that shows what a list looks like.
@@ -71,7 +71,7 @@ Index parse_index(std::string_view option, std::string_view digits, std::string_
   const char* const end = digits.data() + digits.size();
   const auto read = std::from_chars(digits.data(), end, value);
   if (read.ec == std::errc::result_out_of_range)
-    raise(ErrorKind::value, message(option, ": ", printable(digits, 60), " is too large a number"));
+    detail::raise(ErrorKind::value, option, ": ", printable(digits, 60), " is too large a number");
   if (read.ec != std::errc() || read.ptr != end || digits.front() == '-') no_list(option, text);
   return value;
 }
@@ -214,7 +214,7 @@ std::vector<std::string> long_names(const CLI::App& app) {
 /// else is wrong with the command line may follow from it. Values are passed over as the parser does it.
 void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** arguments) {
   const std::vector<const CLI::Option*> options = app.get_options();
-  const std::string see = message("; ", app.get_name(), " --help shows what there is");
+  const std::string see = detail::message("; ", app.get_name(), " --help shows what there is");
   const auto option_of = [&](const std::string& name, bool is_long) {
     const auto found = std::find_if(options.begin(), options.end(), [&](const CLI::Option* option) {
       return is_long ? option->check_lname(name) : option->check_sname(name);
@@ -230,26 +230,26 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
       const std::string path(argument);
       const bool model = option_of("model", true) != nullptr &&
                          (std::filesystem::is_directory(path, ignored) || (is_weights(path) && std::filesystem::exists(path, ignored)));
-      raise(ErrorKind::value, message("\"", printable(argument, 60), "\" belongs to no option",
-                                      model ? message(", perhaps --model ", argument, " is meant")
-                                            : std::string(", expected quotes around a value of several words"),
-                                      see));
+      detail::raise(ErrorKind::value, "\"", printable(argument, 60), "\" belongs to no option",
+                    model ? detail::message(", perhaps --model ", argument, " is meant")
+                          : std::string(", expected quotes around a value of several words"),
+                    see);
     }
     const bool is_long = argument[1] == '-';
     const std::size_t equals = argument.find('=');
     const std::string name(argument.substr(is_long ? 2 : 1, equals == std::string_view::npos ? equals : equals - (is_long ? 2 : 1)));
     const CLI::Option* const known = option_of(name, is_long);
     if (known == nullptr)
-      raise(ErrorKind::value,
-            message("there is no option ", is_long ? "--" : "-", name,
-                    option_of(name, true) != nullptr ? message(", perhaps --", name, " is meant") : perhaps(name, long_names(app), "--"),
-                    see));
+      detail::raise(
+          ErrorKind::value, "there is no option ", is_long ? "--" : "-", name,
+          option_of(name, true) != nullptr ? detail::message(", perhaps --", name, " is meant") : perhaps(name, long_names(app), "--"),
+          see);
     if (equals + 1 == argument.size())
-      raise(ErrorKind::value, message(argument, " is without a value", see));  // the parser takes the next word
+      detail::raise(ErrorKind::value, argument, " is without a value", see);  // the parser takes the next word
     const std::string_view written = argument.substr(0, equals);
     if (known->get_items_expected_max() > 0 && known->get_multi_option_policy() == CLI::MultiOptionPolicy::Throw &&
         std::find(seen.begin(), seen.end(), known) != seen.end())
-      raise(ErrorKind::value, message(written, " is there twice, expected once", see));
+      detail::raise(ErrorKind::value, written, " is there twice, expected once", see);
     seen.push_back(known);
     // As the parser takes values: the least number whatever they look like, more while they are not written as options.
     const int least = known->get_items_expected_min(), most = known->get_items_expected_max();
@@ -259,9 +259,9 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
       const std::string_view next = i + 1 < argument_count ? std::string_view(arguments[i + 1]) : std::string_view();
       if (i + 1 == argument_count ||
           (next.starts_with("--") && next.size() > 2 && option_of(std::string(next.substr(2, next.find('=') - 2)), true) != nullptr))
-        raise(ErrorKind::value,
-              message(written, " is without a value",
-                      next.empty() ? std::string() : message(": ", next, " follows (", written, "=", next, " if that is meant)"), see));
+        detail::raise(ErrorKind::value, written, " is without a value",
+                      next.empty() ? std::string() : detail::message(": ", next, " follows (", written, "=", next, " if that is meant)"),
+                      see);
       ++i;
     }
   }
@@ -303,14 +303,14 @@ void add_threads_option(CLI::App& app, int& threads, bool shared) {
 
 void add_terms_option(CLI::App& app, std::string& terms, bool several) {
   std::string names;
-  for (const Terms::Named& term : Terms::names()) names += message(names.empty() ? "" : ", ", term.name);
-  app.add_option(
-         "--terms", terms,
-         message(several ? "formulations for the methods from attention (all), separated by commas, the terms of a list joined by +"
-                         : "which terms of the unified form",
-                 ": all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of ", names,
-                 "; the two papers' forms keep RWKV-4's denominator and Griffin's input scale, a list does not (only:recurrence: the "
-                 "one term by itself, in RWKV-4 of an arbitrary scale per channel)"))
+  for (const Terms::Named& term : Terms::names()) names += detail::message(names.empty() ? "" : ", ", term.name);
+  app.add_option("--terms", terms,
+                 detail::message(
+                     several ? "formulations for the methods from attention (all), separated by commas, the terms of a list joined by +"
+                             : "which terms of the unified form",
+                     ": all, published (arXiv 2405.16504), recurrence (arXiv 2403.01590), or a list of ", names,
+                     "; the two papers' forms keep RWKV-4's denominator and Griffin's input scale, a list does not (only:recurrence: the "
+                     "one term by itself, in RWKV-4 of an arbitrary scale per channel)"))
       ->check(not_empty())
       ->option_text(several ? "all|published|recurrence|LIST,..." : "all|published|recurrence|LIST");
 }
@@ -349,7 +349,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   handle_signals();
   std::set_new_handler(no_memory);
   try {
-    app.set_version_flag("--version", message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
+    app.set_version_flag("--version", detail::message(program, " ", IMPLICIT_ATTENTION_VERSION_STRING), "print the version and exit");
     wrap_help(app, terminal_of(stdout).width);
     refuse_unknown_arguments(app, argument_count, arguments);
     app.parse(argument_count, arguments);
@@ -366,12 +366,12 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
     const std::string_view text = error.what(), begin = "Could not convert: ", between = " = ";
     const std::size_t middle = text.find(between);
     if (!text.starts_with(begin) || middle == std::string_view::npos) return complain(program, error.what());
-    return complain(program, message(text.substr(begin.size(), middle - begin.size()), ": \"", text.substr(middle + between.size()),
-                                     "\" is no whole number; ", program, " --help shows what there is"));
+    return complain(program, detail::message(text.substr(begin.size(), middle - begin.size()), ": \"", text.substr(middle + between.size()),
+                                             "\" is no whole number; ", program, " --help shows what there is"));
   } catch (const CLI::ParseError& error) {
-    return complain(program, message(error.what(), "; ", program, " --help shows what there is"));
+    return complain(program, detail::message(error.what(), "; ", program, " --help shows what there is"));
   } catch (const std::bad_alloc&) {
-    return complain(program, with_own_options(message("there is not enough memory for this; ", fewer), has_channels));
+    return complain(program, with_own_options(detail::message("there is not enough memory for this; ", fewer), has_channels));
   } catch (const std::exception& error) {
     return complain(program, with_own_options(error.what(), has_channels));
   }
@@ -385,9 +385,9 @@ CLI::Validator between(Index least, Index most) {
         Index value = 0;
         const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
         if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least && value <= most) return std::string();
-        const std::string range =
-            most == std::numeric_limits<Index>::max() ? message("of at least ", least) : message("from ", least, " to ", most);
-        return message("\"", printable(text, 60), "\" is no whole number ", range);
+        const std::string range = most == std::numeric_limits<Index>::max() ? detail::message("of at least ", least)
+                                                                            : detail::message("from ", least, " to ", most);
+        return detail::message("\"", printable(text, 60), "\" is no whole number ", range);
       },
       "");
 }
@@ -396,7 +396,7 @@ CLI::Validator one_of(std::vector<std::string> words) {
   return CLI::Validator(
       [words = std::move(words)](const std::string& text) {
         if (std::find(words.begin(), words.end(), text) != words.end()) return std::string();
-        return message("\"", printable(text, 60), "\" is unknown", perhaps(text, words), ", expected ", one_of_these(words));
+        return detail::message("\"", printable(text, 60), "\" is unknown", perhaps(text, words), ", expected ", one_of_these(words));
       },
       "");
 }
@@ -427,7 +427,7 @@ CLI::Validator size_in_bytes() {
   return CLI::Validator(
       [](const std::string& text) {
         return is_size(text) ? std::string()
-                             : message("\"", printable(text, 60), "\" is no size, expected for example 4G, 500M or 1000000");
+                             : detail::message("\"", printable(text, 60), "\" is no size, expected for example 4G, 500M or 1000000");
       },
       "");
 }
@@ -457,9 +457,9 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
                        : part.size() == dash + 1      ? -1
                                                       : parse_index(option, part.substr(dash + 1), text);
     if (last < first || last - first >= most)
-      raise(ErrorKind::value, message(option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7"));
+      detail::raise(ErrorKind::value, option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7");
     if (static_cast<Index>(list.size()) + (last - first) >= most)
-      raise(ErrorKind::value, message(option, ": the list is longer than the ", most, " numbers that one may have"));
+      detail::raise(ErrorKind::value, option, ": the list is longer than the ", most, " numbers that one may have");
     for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);
     rest.remove_prefix(end);
     more = !rest.empty();
@@ -479,14 +479,14 @@ Terms parse_terms(std::string_view option, std::string_view text) {
   const std::string_view prefix = text.starts_with("only:") ? text.substr(0, 5) : std::string_view();
   const std::vector<std::string> words = split_list(text.substr(prefix.size()));
   try {
-    return Terms::parse(message(prefix, joined(words, ",")));
+    return Terms::parse(detail::message(prefix, joined(words, ",")));
   } catch (const Error& error) {
     std::vector<std::string> names{"all", "published"};
     for (const Terms::Named& term : Terms::names()) names.emplace_back(term.name);
     std::string hint;
     for (const std::string& word : words)
       if (hint.empty()) hint = perhaps(word, names);
-    raise(error.kind(), message(option, ": ", error.what(), hint));
+    detail::raise(error.kind(), option, ": ", error.what(), hint);
   }
 }
 
@@ -494,7 +494,7 @@ ReductionKind parse_reduction(std::string_view text) {
   if (text == "mean") return ReductionKind::mean;
   if (text == "mean-abs") return ReductionKind::mean_abs;
   if (text == "mean-positive") return ReductionKind::mean_positive;
-  raise(ErrorKind::value, message("--reduce: \"", text, "\" is unknown, expected none, mean, mean-abs or mean-positive"));
+  detail::raise(ErrorKind::value, "--reduce: \"", text, "\" is unknown, expected none, mean, mean-abs or mean-positive");
 }
 
 std::string reduction_text(ReductionKind kind) {
@@ -519,21 +519,21 @@ std::string checked_output(std::string_view option, const std::string& path, std
   const fs::path file(path);
   const std::string ending = file.extension().string();
   if (std::find(endings.begin(), endings.end(), ending) == endings.end())
-    raise(ErrorKind::value, message(option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ",
-                                    one_of_these({endings.begin(), endings.end()})));
+    detail::raise(ErrorKind::value, option, ": \"", path, "\" ends in ", ending.empty() ? "nothing known" : ending, ", expected ",
+                  one_of_these({endings.begin(), endings.end()}));
   std::error_code why, ignored;
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), why) && why == std::errc::permission_denied)
-    raise(ErrorKind::file, message(option, ": ", path, " cannot be written: ", why.message()));
+    detail::raise(ErrorKind::file, option, ": ", path, " cannot be written: ", why.message());
   if (file.has_parent_path() && !fs::is_directory(file.parent_path(), ignored))
-    raise(ErrorKind::file, message(option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string()));
-  if (fs::is_directory(file, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file name"));
+    detail::raise(ErrorKind::file, option, ": ", path, " cannot be written: there is no folder ", file.parent_path().string());
+  if (fs::is_directory(file, ignored)) detail::raise(ErrorKind::file, option, ": ", path, " is a folder, expected a file name");
   // Standard input may be a file, too.
   const auto file_of = [](const std::string& input) {
     return input == "-" ? std::string("/dev/stdin") : parse_file_and_tensor(input.starts_with('@') ? input.substr(1) : input).file;
   };
   for (const std::string& input : inputs)
     if (!input.empty() && overwrites(file, file_of(input)))
-      raise(ErrorKind::value, message(option, ": ", path, " is read in this run (", input, "), expected another file"));
+      detail::raise(ErrorKind::value, option, ": ", path, " is read in this run (", input, "), expected another file");
   return ending;
 }
 
@@ -543,13 +543,13 @@ void try_output(std::string_view option, const std::string& path) {
     // Lines are added to what is there; everything else is written beside it and takes its place.
     if (path.ends_with(".jsonl") && std::filesystem::is_regular_file(path, ignored)) {
       std::FILE* const file = std::fopen(path.c_str(), "ab");
-      if (file == nullptr) raise(ErrorKind::file, message(path, ": cannot be written: ", std::generic_category().message(errno)));
+      if (file == nullptr) detail::raise(ErrorKind::file, path, ": cannot be written: ", std::generic_category().message(errno));
       std::fclose(file);
     } else {
       const ReplacedFile tried(path);
     }
   } catch (const Error& error) {
-    raise(error.kind(), message(option, ": ", error.what()));
+    detail::raise(error.kind(), option, ": ", error.what());
   }
 }
 
@@ -565,21 +565,22 @@ FileAndTensor parse_file_and_tensor(const std::string& text) {
 
 std::string joined(const std::vector<std::string>& names, std::string_view separator) {
   std::string list;
-  for (const std::string& name : names) list += message(list.empty() ? "" : separator, name);
+  for (const std::string& name : names) list += detail::message(list.empty() ? "" : separator, name);
   return list;
 }
 
 std::string one_of_these(const std::vector<std::string>& names) {
   std::string list;
-  for (std::size_t i = 0; i < names.size(); ++i) list += message(i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
+  for (std::size_t i = 0; i < names.size(); ++i) list += detail::message(i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
   return list;
 }
 
 std::string some_of(const std::vector<std::string>& names, std::size_t most) {
   std::string list;
   const std::size_t shown = names.size() > most ? most - 1 : names.size();
-  for (std::size_t i = 0; i < shown; ++i) list += message(i == 0 ? "" : i + 1 == names.size() ? " and " : ", ", printable(names[i]));
-  if (shown < names.size()) list += message(" and ", names.size() - shown, " more");
+  for (std::size_t i = 0; i < shown; ++i)
+    list += detail::message(i == 0 ? "" : i + 1 == names.size() ? " and " : ", ", printable(names[i]));
+  if (shown < names.size()) list += detail::message(" and ", names.size() - shown, " more");
   return list;
 }
 

@@ -59,13 +59,14 @@ std::string conservation_text(const std::vector<RowSums>& rows, std::string_view
       detail::append_new(without_sum[static_cast<std::size_t>(sum)], {std::string(row.method)});
       continue;
     }
-    const std::string name = row.terms.empty() ? std::string(row.method) : message(row.method, " (", row.terms, ")");
-    lines += message(bullet, name, ": ", words_of(sum).sentence, "; off by ", significant(mean_alone(row.gaps)), " of ",
-                     significant(mean_alone(row.explained)), "\n");
+    const std::string name = row.terms.empty() ? std::string(row.method) : detail::message(row.method, " (", row.terms, ")");
+    lines += detail::message(bullet, name, ": ", words_of(sum).sentence, "; off by ", significant(mean_alone(row.gaps)), " of ",
+                             significant(mean_alone(row.explained)), "\n");
   }
   for (std::size_t sum = 0; sum < without_sum.size(); ++sum)
-    if (!without_sum[sum].empty()) lines += message(bullet, joined(without_sum[sum], ", "), ": ", sum_words[sum].sentence, "\n");
-  return message("Do scores sum to what is explained? Means over ", counted, ", of absolute values:\n", markdown ? "\n" : "", lines);
+    if (!without_sum[sum].empty()) lines += detail::message(bullet, joined(without_sum[sum], ", "), ": ", sum_words[sum].sentence, "\n");
+  return detail::message("Do scores sum to what is explained? Means over ", counted, ", of absolute values:\n", markdown ? "\n" : "",
+                         lines);
 }
 
 void add_conservation(nlohmann::ordered_json& result, const RowSums& row) {

@@ -27,7 +27,7 @@ std::optional<std::vector<Index>> ends_of(const Configuration& configuration, co
   if (several != nullptr && std::all_of(several->begin(), several->end(), is_id))
     for (const double number : *several) ends.push_back(static_cast<Index>(number));
   if (ends.empty() && (none == nullptr || !none->empty()))
-    raise(ErrorKind::file, message(configuration.where(), ": key ", key, " is neither a token's id nor a list of them"));
+    detail::raise(ErrorKind::file, configuration.where(), ": key ", key, " is neither a token's id nor a list of them");
   return ends;
 }
 
@@ -51,7 +51,7 @@ Continuation continue_text(const LanguageModel<Scalar>& model, const std::vector
                            const std::vector<Index>& ends, const Executor& executor, const std::function<void()>& advance) {
   for (const Index end : ends)
     if (end < 0 || end >= model.vocabulary())
-      raise(ErrorKind::value, message("--generate: the model's end-of-text token is ", end, ", expected 0 to ", model.vocabulary() - 1));
+      detail::raise(ErrorKind::value, "--generate: the model's end-of-text token is ", end, ", expected 0 to ", model.vocabulary() - 1);
   Continuation made;
   std::vector<Index> all = prompt;
   CarriedStates states;

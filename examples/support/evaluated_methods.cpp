@@ -43,7 +43,7 @@ std::vector<MethodRow> method_rows(const std::string& methods, const std::string
   for (std::size_t i = 0; i < rows.size(); ++i)
     for (std::size_t j = 0; j < i; ++j)
       if (rows[i].method == rows[j].method && rows[i].terms_name == rows[j].terms_name)
-        raise(ErrorKind::value, message("--methods, --terms: ", method_info(rows[i].method).name, " is asked for twice"));
+        detail::raise(ErrorKind::value, "--methods, --terms: ", method_info(rows[i].method).name, " is asked for twice");
   return rows;
 }
 
@@ -61,7 +61,7 @@ std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t see
 
 std::string removal_name(const std::string& asked, bool has_unknown, const std::string& model) {
   if (asked == "unk" && !has_unknown)
-    raise(ErrorKind::value, message("--remove: ", model, " has no <unk> in its vocabulary, expected zero or drop"));
+    detail::raise(ErrorKind::value, "--remove: ", model, " has no <unk> in its vocabulary, expected zero or drop");
   return !asked.empty() ? asked : has_unknown ? "unk" : "zero";
 }
 

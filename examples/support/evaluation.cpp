@@ -94,11 +94,11 @@ Table map_table(const Evaluation& evaluation, const std::string& best_begin, con
 }
 std::string map_title(const Evaluation& evaluation) {
   std::vector<std::string> left_out;
-  for (const Index layer : evaluation.layers_without_maps) left_out.push_back(message(layer));
-  return message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed",
-                 left_out.empty() ? std::string()
-                                  : message("; without ", left_out.size() == 1 ? "layer " : "layers ", some_of(left_out),
-                                            ", whose mixers cannot be run apart"));
+  for (const Index layer : evaluation.layers_without_maps) left_out.push_back(detail::message(layer));
+  return detail::message("Maps of single layers against edges knocked out, at most ", evaluation.edges, " a layer, drawn by the seed",
+                         left_out.empty() ? std::string()
+                                          : detail::message("; without ", left_out.size() == 1 ? "layer " : "layers ", some_of(left_out),
+                                                            ", whose mixers cannot be run apart"));
 }
 
 using MethodPair = FormulationPair<EvaluatedMethod>;
@@ -121,9 +121,9 @@ Table comparison_table(const Evaluation& evaluation, const std::vector<MethodPai
 }
 
 std::string description(const Evaluation& evaluation) {
-  return message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts,
-                 evaluation.texts == 1 ? " text of " : " texts of ", evaluation.data, ", ",
-                 percent(static_cast<double>(evaluation.right) / static_cast<double>(evaluation.texts)), " predicted right");
+  return detail::message(evaluation.architecture, ", ", evaluation.model, ": ", evaluation.texts,
+                         evaluation.texts == 1 ? " text of " : " texts of ", evaluation.data, ", ",
+                         percent(static_cast<double>(evaluation.right) / static_cast<double>(evaluation.texts)), " predicted right");
 }
 
 std::string removal_text(const Evaluation& evaluation) {
@@ -133,17 +133,17 @@ std::string removal_text(const Evaluation& evaluation) {
 
 std::string ceilings_text(const Evaluation& evaluation) {
   if (evaluation.ceilings.empty()) return "";
-  return message(" Ceilings, which run the model on many sets of tokens: shapley, Shapley values by ", evaluation.permutations,
-                 " permutations a text; greedy, a search on the curve itself, each of its two orders by itself.");
+  return detail::message(" Ceilings, which run the model on many sets of tokens: shapley, Shapley values by ", evaluation.permutations,
+                         " permutations a text; greedy, a search on the curve itself, each of its two orders by itself.");
 }
 
 std::string repeated_text(const Evaluation& evaluation) {
   if (evaluation.repeated == 0 || evaluation.repeated == evaluation.texts) return "";
-  return message(" Sensitivity and redrawn, which explain a text many times, are of ", evaluation.repeated, " of the texts.");
+  return detail::message(" Sensitivity and redrawn, which explain a text many times, are of ", evaluation.repeated, " of the texts.");
 }
 
 std::string fine_print(const Evaluation& evaluation) {
-  return message(
+  return detail::message(
       "Means over texts, ± half of their 95 % bootstrap intervals. Explained is the predicted class: its logit less that of the next "
       "likeliest class. "
       "A token that is taken away is ",
@@ -252,7 +252,7 @@ std::string packed(const Evaluation& one) {
 void join(Evaluation& evaluation, std::string_view packed) {
   const auto next = [&] {
     double number = 0;
-    if (packed.size() < sizeof(number)) raise(ErrorKind::file, "there are fewer numbers than this evaluation has");
+    if (packed.size() < sizeof(number)) detail::raise(ErrorKind::file, "there are fewer numbers than this evaluation has");
     std::memcpy(&number, packed.data(), sizeof(number));
     packed.remove_prefix(sizeof(number));
     return number;
@@ -260,7 +260,7 @@ void join(Evaluation& evaluation, std::string_view packed) {
   const auto count_up_to = [&](std::size_t most) {
     const double number = next();
     if (!(number >= 0 && number <= static_cast<double>(most)) || number != std::floor(number))
-      raise(ErrorKind::file, message("a count is ", number, ", expected a whole number from 0 to ", most));
+      detail::raise(ErrorKind::file, "a count is ", number, ", expected a whole number from 0 to ", most);
     return static_cast<std::size_t>(number);
   };
   const std::size_t stages = count_up_to(packed.size() / sizeof(double));
@@ -270,7 +270,7 @@ void join(Evaluation& evaluation, std::string_view packed) {
         for (std::size_t left = count_up_to(1); left > 0; --left) list.push_back(next());
       },
       [&](Index& count) { count += static_cast<Index>(count_up_to(1)); });
-  if (!packed.empty()) raise(ErrorKind::file, "there are more numbers than this evaluation has");
+  if (!packed.empty()) detail::raise(ErrorKind::file, "there are more numbers than this evaluation has");
 }
 
 std::string evaluation_text(const Evaluation& evaluation, int width) {
@@ -284,14 +284,15 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
     tables.back().push_back(shown[i]);
   }
   std::string text = description(evaluation) + "\n";
-  for (const std::vector<std::size_t>& columns : tables) text += message('\n', table_of(evaluation, columns, "", " *").text());
+  for (const std::vector<std::size_t>& columns : tables) text += detail::message('\n', table_of(evaluation, columns, "", " *").text());
   if (const std::vector<MethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty()) {
     text += "\nFormulations: all terms less the others, paired by text; + better, - worse, by intervals that hold no 0\n";
-    for (const std::vector<std::size_t>& columns : tables) text += message('\n', comparison_table(evaluation, pairs, columns).text());
+    for (const std::vector<std::size_t>& columns : tables)
+      text += detail::message('\n', comparison_table(evaluation, pairs, columns).text());
   }
-  if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
-  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", false));
-  text += message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
+  if (!evaluation.maps.empty()) text += detail::message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", false));
+  text += detail::message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   if (!evaluation.maps.empty())
     for (const MapMetric& metric : map_metrics()) text += "  " + pad(metric.head, 14) + metric.meaning + "\n";
@@ -304,14 +305,14 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
   if (const std::vector<MethodPair> pairs = formulation_pairs(evaluation.methods); !pairs.empty())
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
-  if (!evaluation.maps.empty()) text += message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
-  text += message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", true));
+  if (!evaluation.maps.empty()) text += detail::message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", true));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
           " Bold: best of its column, random scores aside. ↑ higher is "
           "better, ↓ lower.\n\n";
   for (const std::size_t metric : shown) text += "- " + head(metric) + ": " + metric_infos()[metric].meaning + "\n";
   if (!evaluation.maps.empty())
-    for (const MapMetric& metric : map_metrics()) text += message("- ", metric.head, ": ", metric.meaning, "\n");
+    for (const MapMetric& metric : map_metrics()) text += detail::message("- ", metric.head, ": ", metric.meaning, "\n");
   return text;
 }
 

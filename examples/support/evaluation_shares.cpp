@@ -23,7 +23,7 @@ namespace {
 
 std::string packed_of_line(const Json& result) {
   const auto numbers = result.find("numbers");
-  if (numbers == result.end() || !numbers->is_array()) raise(ErrorKind::file, "there is no list \"numbers\"");
+  if (numbers == result.end() || !numbers->is_array()) detail::raise(ErrorKind::file, "there is no list \"numbers\"");
   std::string bytes;
   for (const Json& entry : *numbers) {
     double number = std::numeric_limits<double>::quiet_NaN();
@@ -32,7 +32,7 @@ std::string packed_of_line(const Json& result) {
     else if (entry.is_number())
       number = entry.get<double>();
     else if (!entry.is_null())
-      raise(ErrorKind::file, message("\"numbers\" has ", json_text(entry)));
+      detail::raise(ErrorKind::file, "\"numbers\" has ", json_text(entry));
     bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
   }
   return bytes;
@@ -43,7 +43,7 @@ JsonDocument settings_beside(const std::string& path) {
   const std::string beside = settings_path(path);
   std::error_code ignored;
   if (!std::filesystem::exists(beside, ignored))
-    raise(ErrorKind::value, message("--join: there is no ", beside, ", which says what ", path, " was made with"));
+    detail::raise(ErrorKind::value, "--join: there is no ", beside, ", which says what ", path, " was made with");
   return read_json_object(beside);
 }
 
@@ -52,7 +52,7 @@ Shard shard_of(const std::string& path) {
   const JsonDocument document = settings_beside(path);
   const Json& settings = document;
   const auto shard = settings.find("shard");
-  if (shard == settings.end() || !shard->is_string()) raise(ErrorKind::file, message(settings_path(path), ": there is no share \"shard\""));
+  if (shard == settings.end() || !shard->is_string()) detail::raise(ErrorKind::file, settings_path(path), ": there is no share \"shard\"");
   return Shard::parse(shard->get<std::string>(), settings_path(path));
 }
 
@@ -60,7 +60,7 @@ void check_settings(const std::string& path, const Shard& shard, nlohmann::order
   const JsonDocument document = settings_beside(path);
   expected["shard"] = shard.text();
   if (const std::string what = settings_difference(document, expected); !what.empty())
-    raise(ErrorKind::value, message("--join: ", path, " was made with ", what));
+    detail::raise(ErrorKind::value, "--join: ", path, " was made with ", what);
 }
 
 }  // namespace
@@ -87,14 +87,14 @@ EvaluationShares shares_of(const std::vector<std::string>& files) {
   for (const std::string& path : files) {
     const Shard shard = shard_of(path);
     if (shares.count != 0 && shard.count != shares.count)
-      raise(ErrorKind::value, message("--join: ", path, " is share ", shard.text(), ", and another file is one of ", shares.count));
+      detail::raise(ErrorKind::value, "--join: ", path, " is share ", shard.text(), ", and another file is one of ", shares.count);
     shares.count = shard.count;
     const auto [place, fresh] = shares.files.emplace(shard.number, path);
-    if (!fresh) raise(ErrorKind::value, message("--join: ", path, " and ", place->second, " are both share ", shard.text()));
+    if (!fresh) detail::raise(ErrorKind::value, "--join: ", path, " and ", place->second, " are both share ", shard.text());
   }
   for (Index number = 1; number <= shares.count; ++number)
     if (shares.files.find(number) == shares.files.end())
-      raise(ErrorKind::value, message("--join: share ", Shard{number, shares.count}.text(), " is missing"));
+      detail::raise(ErrorKind::value, "--join: share ", Shard{number, shares.count}.text(), " is missing");
   return shares;
 }
 
@@ -113,30 +113,29 @@ void join_shares(Evaluation& evaluation, const EvaluationShares& shares, const n
     for (Index k = shard.begin(total); k < end; ++k) {
       const std::size_t length = text.find('\n');
       if (length == std::string_view::npos)
-        raise(ErrorKind::value,
-              message("--join: ", path, " has the results of ", grouped(k - shard.begin(total)), " texts, expected ",
-                      grouped(end - shard.begin(total)), ": its run has not ended; if it was interrupted, start it again"));
+        detail::raise(ErrorKind::value, "--join: ", path, " has the results of ", grouped(k - shard.begin(total)), " texts, expected ",
+                      grouped(end - shard.begin(total)), ": its run has not ended; if it was interrupted, start it again");
       const Index line = lines[static_cast<std::size_t>(k)];
       if (!text.starts_with(line_start(line)))
-        raise(ErrorKind::value, message("--join: ", path, ":", k - shard.begin(total) + 1, ": is not the result of line ", line));
+        detail::raise(ErrorKind::value, "--join: ", path, ":", k - shard.begin(total) + 1, ": is not the result of line ", line);
       try {
         const JsonDocument document = parse_json_object(text.substr(0, length), "the line");
         join(evaluation, packed_of_line(document));
       } catch (const Error& error) {
-        raise(error.kind(), message("--join: ", path, ":", k - shard.begin(total) + 1, ": ", error.what()));
+        detail::raise(error.kind(), "--join: ", path, ":", k - shard.begin(total) + 1, ": ", error.what());
       }
       text.remove_prefix(length + 1);
     }
-    if (!text.empty()) raise(ErrorKind::value, message("--join: ", path, " has more lines than its share has texts"));
+    if (!text.empty()) detail::raise(ErrorKind::value, "--join: ", path, " has more lines than its share has texts");
   }
   const auto whole = [&](const std::vector<double>& values) { return static_cast<Index>(values.size()) == total; };
   for (const auto* methods : {&evaluation.methods, &evaluation.ceilings})
     for (const EvaluatedMethod& method : *methods)
       for (const std::vector<double>& values : method.values)
-        if (!whole(values)) raise(ErrorKind::file, message("--join: ", method.method, " has no number for some of the texts"));
+        if (!whole(values)) detail::raise(ErrorKind::file, "--join: ", method.method, " has no number for some of the texts");
   for (const EvaluatedMap& map : evaluation.maps)
     for (const std::vector<double>& values : map.values)
-      if (!whole(values)) raise(ErrorKind::file, message("--join: the maps of ", map.method, " have no number for some of the texts"));
+      if (!whole(values)) detail::raise(ErrorKind::file, "--join: the maps of ", map.method, " have no number for some of the texts");
 }
 
 }  // namespace implicit_attention::examples

@@ -50,7 +50,7 @@ Index named_token(const char* option, const std::string& text, const Tokenizer& 
   if (!text.empty() && text.find_first_not_of("0123456789") != std::string::npos) return token_named(option, text, tokenizer);
   const std::vector<Index> ids = parse_index_list(option, text);
   if (ids.front() >= tokenizer.vocabulary_size())
-    raise(ErrorKind::value, message(option, ": token ", ids.front(), " is out of range, expected 0 to ", tokenizer.vocabulary_size() - 1));
+    detail::raise(ErrorKind::value, option, ": token ", ids.front(), " is out of range, expected 0 to ", tokenizer.vocabulary_size() - 1);
   return ids.front();
 }
 
@@ -71,7 +71,7 @@ NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tok
 Index single_position(const ExplanationOptions& options, Index tokens) {
   const std::vector<Index> chosen = parse_indices("--position", options.position).resolve(tokens, "position");
   if (chosen.size() != 1 || options.position == "all")
-    raise(ErrorKind::value, message("--position: \"", options.position, "\" is no single position, expected last, or 0 to ", tokens - 1));
+    detail::raise(ErrorKind::value, "--position: \"", options.position, "\" is no single position, expected last, or 0 to ", tokens - 1);
   return chosen.front();
 }
 
@@ -83,16 +83,16 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
   if (tokens > IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT / sizeof(double) / tokens) {
     const std::size_t limit = IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT >> 20U;
     if (options.needs_maps)
-      raise(ErrorKind::limit, message("--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ", limit,
-                                      " MiB, expected strips"));
-    return message("it takes more than ", limit, " MiB");
+      detail::raise(ErrorKind::limit, "--picture: a map of ", tokens, " x ", tokens, " tokens takes more than the limit of ", limit,
+                    " MiB, expected strips");
+    return detail::message("it takes more than ", limit, " MiB");
   }
   if (options.needs_maps) return "";
   const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens) / 2;
   if (method_info(method).from_vectors && pairs * operations > most_operations)
     return "it takes a product for each pair of tokens; --picture maps draws it all the same";
   if (tokens > options.largest_map)
-    return message("of more than ", options.largest_map, " tokens a .safetensors holds it, and a .json does not");
+    return detail::message("of more than ", options.largest_map, " tokens a .safetensors holds it, and a .json does not");
   return "";
 }
 
@@ -108,10 +108,9 @@ void refuse_large_logits(const ExplanationOptions& options, std::size_t tokens, 
     ::operator delete(memory);
     return;
   }
-  raise(ErrorKind::limit,
-        message("--out: the logits at all of ", grouped(static_cast<Index>(tokens)), " tokens, ", grouped(vocabulary),
+  detail::raise(ErrorKind::limit, "--out: the logits at all of ", grouped(static_cast<Index>(tokens)), " tokens, ", grouped(vocabulary),
                 " numbers each, take ", grouped(static_cast<Index>(bytes / 1073741824.0)),
-                " GiB, which this machine does not have; a .json without --all-logits holds those at the position alone"));
+                " GiB, which this machine does not have; a .json without --all-logits holds those at the position alone");
 }
 
 /// All that can be asked of a question without weights, of its text too.
@@ -201,14 +200,14 @@ class Questioner {
     const Index layer = *options_.layer;
     const std::vector<Index> mixing = model().mixing_layers();
     if (std::find(mixing.begin(), mixing.end(), layer) == mixing.end())
-      raise(ErrorKind::value,
-            message("--layer: layer ", layer, " of ", loaded_.directory, " mixes no tokens, expected one of ", shape_text(mixing)));
+      detail::raise(ErrorKind::value, "--layer: layer ", layer, " of ", loaded_.directory, " mixes no tokens, expected one of ",
+                    shape_text(mixing));
     if (options_.heads.empty()) return;
     const std::vector<Index> counts = detail::head_counts(model().layer_pass(model().forward({0}), layer));
     const Index count = std::accumulate(counts.begin(), counts.end(), Index(0));
     if (count == 0)
-      raise(ErrorKind::value,
-            message("--heads: the channels of layer ", layer, " of ", loaded_.directory, " share no matrices, so it has no heads"));
+      detail::raise(ErrorKind::value, "--heads: the channels of layer ", layer, " of ", loaded_.directory,
+                    " share no matrices, so it has no heads");
     how_.heads = parse_indices("--heads", options_.heads).resolve(count, "--heads: head");
   }
   /// `token`: what is explained in the place of the likeliest, where there is one target that names none.
@@ -272,8 +271,8 @@ class Questioner {
       explained.target = target.token;
       explained.contrast = target.contrast;
       explained.predictions = predictions_of(explainer.pass().logits_at(target.position).row(0).template cast<double>(), tokenizer(), 5);
-      explained.target_text = message("the logit of \"", visible(tokenizer().label(target.token)), "\"");
-      if (target.contrast) explained.target_text += message(" less that of \"", visible(tokenizer().label(*target.contrast)), "\"");
+      explained.target_text = detail::message("the logit of \"", visible(tokenizer().label(target.token)), "\"");
+      if (target.contrast) explained.target_text += detail::message(" less that of \"", visible(tokenizer().label(*target.contrast)), "\"");
       explanation.targets.push_back(std::move(explained));
     }
     for (std::size_t method = 0; method < methods_.size(); ++method) {
@@ -302,7 +301,7 @@ class Questioner {
         wrong_weights_ = error.what();
       }
     });
-    if (!wrong_weights_.empty()) raise(ErrorKind::value, wrong_weights_);
+    if (!wrong_weights_.empty()) detail::raise(ErrorKind::value, wrong_weights_);
   }
   [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
                                                               const std::vector<Target>& targets, bool shared, bool map) const {
@@ -354,10 +353,10 @@ class Questioner {
         const MixerRun<Scalar>& mixer = layer_pass.mixers[index];
         const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
         const Array<Scalar>& gradient = backward_pass.layers[static_cast<std::size_t>(layer)].mixers_y[index];
-        explanation.gradients.push_back({message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
-        explanation.gradients.push_back({message("layer", layer, ".", kind, "grad_y"), (*gradient).template cast<double>()});
+        explanation.gradients.push_back({detail::message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
+        explanation.gradients.push_back({detail::message("layer", layer, ".", kind, "grad_y"), (*gradient).template cast<double>()});
         if (!kind.empty())  // also with grad_ in front, as in layerN.grad_y
-          explanation.gradients.push_back({message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
+          explanation.gradients.push_back({detail::message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
       }
     }
     explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});
@@ -394,7 +393,8 @@ Explanation explain_in(const ExplanationOptions& options, const std::string& dir
         check_before_weights(options, ids, opened);
       }));
   const bool writes = options.generate > 0;
-  Work work(message(questioner.architecture(), writes ? " writes" : " reads"), questioner.pieces() + (writes ? 1 : 0), options.threads);
+  Work work(detail::message(questioner.architecture(), writes ? " writes" : " reads"), questioner.pieces() + (writes ? 1 : 0),
+            options.threads);
   const typename Questioner<Scalar>::Run run{work.executor(), [&](Index loops) { work.begin_piece(loops); }};
   if (!writes) return questioner.explain(std::move(ids), run);
   std::vector<Index> ends = end_tokens(directory);
@@ -409,21 +409,21 @@ void check_question(const ExplanationOptions& options) {
   (void)parse_terms("--terms", options.terms);
   const std::string_view position = trimmed(options.position), number = position.substr(position.starts_with('[') ? 1 : 0);
   if (position != "last" && position != "all" && (number.empty() || number.front() < '0' || number.front() > '9'))  // not from the end
-    raise(ErrorKind::value, message("--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0"));
+    detail::raise(ErrorKind::value, "--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0");
   (void)parse_indices("--position", position);
   if (options.contrast == predicted && options.target == predicted)
-    raise(ErrorKind::value, message("--contrast: ", predicted, " less itself is 0, expected --target TOKEN, or another token here"));
+    detail::raise(ErrorKind::value, "--contrast: ", predicted, " less itself is 0, expected --target TOKEN, or another token here");
   for (const NamedMethod& named : methods_of(options)) {
     if (options.layer && !method_info(named.method).layer_mean)
-      raise(ErrorKind::value,
-            message("--layer: ", named.name, " goes through all layers; ", some_of(layer_method_names()), " can look at one"));
+      detail::raise(ErrorKind::value, "--layer: ", named.name, " goes through all layers; ", some_of(layer_method_names()),
+                    " can look at one");
     if (!options.heads.empty() && !method_info(named.method).by_head)
-      raise(ErrorKind::value,
-            message("--heads: ", named.name, " takes a layer as a whole; ", some_of(layer_method_names(true)), " can look at its heads"));
+      detail::raise(ErrorKind::value, "--heads: ", named.name, " takes a layer as a whole; ", some_of(layer_method_names(true)),
+                    " can look at its heads");
   }
   if (options.heads.empty()) return;
   (void)parse_indices("--heads", options.heads);
-  if (!options.layer) raise(ErrorKind::value, "--heads: heads are those of one layer, expected --layer N beside them");
+  if (!options.layer) detail::raise(ErrorKind::value, "--heads: heads are those of one layer, expected --layer N beside them");
 }
 
 Explanation explain(const ExplanationOptions& options, const std::string& directory) {

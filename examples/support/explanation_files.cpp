@@ -48,23 +48,23 @@ std::string caption(const ExplanationOptions& question, const std::vector<Explan
   }
   if (first.written) {
     const std::string ended = explanations.size() == 1 ? ended_text(first) : std::string();
-    text += message("Explained: each token that the model wrote after ", quoted_position(first, target), ended.empty() ? "" : "; " + ended,
-                    ". ");
+    text += detail::message("Explained: each token that the model wrote after ", quoted_position(first, target),
+                            ended.empty() ? "" : "; " + ended, ". ");
   } else {
     // Models may have predicted different tokens; then the strips themselves say which.
     const bool one_target = std::all_of(explanations.begin(), explanations.end(),
                                         [&](const Explanation& other) { return other.target().target_text == target.target_text; });
     if (about_target)
       text += "Explained: " + (one_target ? target.target_text : std::string("the logit of each model's prediction")) + ", ";
-    if (about_target || !maps) text += message(about_target ? "after " : "After ", quoted_position(first, target), ". ");
+    if (about_target || !maps) text += detail::message(about_target ? "after " : "After ", quoted_position(first, target), ". ");
     // What stands at the right of a strip is not what its colours explain, then.
     const bool other_prediction = std::any_of(explanations.begin(), explanations.end(), [](const Explanation& one) {
       return !one.target().predictions.empty() && one.target().predictions.front().id != one.target().target;
     });
     if (about_target && !maps && other_prediction)
-      text += message("At the right: what the model", explanations.size() > 1 ? "s predict. " : " predicts. ");
+      text += detail::message("At the right: what the model", explanations.size() > 1 ? "s predict. " : " predicts. ");
   }
-  if (from_attention) text += message("Terms: ", Terms::parse(question.terms).text(), ".");
+  if (from_attention) text += detail::message("Terms: ", Terms::parse(question.terms).text(), ".");
   return text;
 }
 
@@ -104,7 +104,7 @@ Panel panel_of(const Explanation& explanation, std::size_t method) {
   panel.column_labels = explanation.labels;
   const Answer& first = explanation.target().answers[method];
   if (!explanation.written) {
-    if (first.map.size() == 0) raise(ErrorKind::value, message("--picture: ", first.method, " has no map, expected strips"));
+    if (first.map.size() == 0) detail::raise(ErrorKind::value, "--picture: ", first.method, " has no map, expected strips");
     panel.values = first.map;
     panel.row_labels = explanation.labels;
     return panel;
@@ -148,7 +148,7 @@ void draw_maps(const Picture& picture, const ExplanationOptions& question, const
 /// A name of the only method's numbers, or of those of one of several.
 std::string numbers_name(const char* what, const Explanation& explanation, std::size_t method) {
   const std::vector<Answer>& answers = explanation.target().answers;
-  return answers.size() == 1 ? std::string(what) : message(what, ".", answers[method].method);
+  return answers.size() == 1 ? std::string(what) : detail::message(what, ".", answers[method].method);
 }
 
 /// Tensors in the precision that was asked for: numbers that were computed in float are floats again, exactly.
@@ -262,13 +262,13 @@ void write_tensors(const std::string& path, const ExplanationOptions& question, 
   }
   for (const NamedMatrix& layer : explanation.gradients) list.add(layer.name, layer.numbers);
   std::map<std::string, std::string> metadata{{"method", question.methods}, {"terms", question.terms}};
-  if (question.layer) metadata["layer"] = message(*question.layer);
+  if (question.layer) metadata["layer"] = detail::message(*question.layer);
   if (!question.heads.empty()) metadata["heads"] = question.heads;
   if (explanation.written) {
-    metadata["prompt_tokens"] = message(explanation.written->prompt_tokens);
+    metadata["prompt_tokens"] = detail::message(explanation.written->prompt_tokens);
   } else {
-    metadata["position"] = message(positions.front());
-    metadata["target"] = message(targets.front());
+    metadata["position"] = detail::message(positions.front());
+    metadata["target"] = detail::message(targets.front());
   }
   write_safetensors(path, list.tensors(), metadata);
 }

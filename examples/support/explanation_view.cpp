@@ -17,7 +17,7 @@ namespace {
 /// What the model expects at the position asked about.
 std::string predictions_text(const Explanation& explanation, bool colours) {
   const ExplainedTarget& target = explanation.target();
-  std::string out = "After " + quoted_position(explanation, target) + message(" (position ", target.position, ") it expects\n");
+  std::string out = "After " + quoted_position(explanation, target) + detail::message(" (position ", target.position, ") it expects\n");
   int width = display_width(visible(target.predictions.front().label));
   for (const Prediction& prediction : target.predictions)
     if (prediction.probability >= 0.0005) width = std::max(width, display_width(visible(prediction.label)));
@@ -25,7 +25,7 @@ std::string predictions_text(const Explanation& explanation, bool colours) {
     const Prediction& prediction = target.predictions[k];
     if (k > 0 && prediction.probability < 0.0005) break;  // it would read 0.0 %
     const std::string line = "  " + pad(visible(prediction.label), width) + "  " + pad(percent(prediction.probability), 7, true) +
-                             (explanation.subwords ? message("  (id ", prediction.id, ")") : std::string());
+                             (explanation.subwords ? detail::message("  (id ", prediction.id, ")") : std::string());
     out += (colours && k == 0 ? "\x1b[1m" + line + "\x1b[0m" : line) + "\n";
   }
   return out;
@@ -41,25 +41,25 @@ std::string remarks(const Explanation& explanation, std::size_t method) {
     double sum = 0;
     for (const double score : first.scores) sum += score;
     if (first.about_target && !first.conserves && !first.integrates)
-      out += message(
+      out += detail::message(
           "(the scores sum to ", significant(sum), ", and ", target_text, " is ", significant(first.explained), ": ",
           first.terms_left_out ? "what the terms left out and the biases give is missing" : "this method's scores need not add up to it",
           ")\n");
     if (first.about_target && targets.front().contrast == targets.front().target)
       out += "(target and contrast are the same token, and their difference is 0 whatever the model reads)\n";
     if (first.conserves)
-      out += message("(the scores sum to ", significant(sum), ", biases take ", significant(first.bias_share), ": together ", target_text,
-                     ", ", significant(first.explained), ")\n");
+      out += detail::message("(the scores sum to ", significant(sum), ", biases take ", significant(first.bias_share), ": together ",
+                             target_text, ", ", significant(first.explained), ")\n");
     if (first.integrates)
-      out +=
-          message("(the scores sum to ", significant(sum), ", the baseline gives ", significant(first.baseline), ": together ",
-                  significant(sum + first.baseline), ", and ", target_text, " is ", significant(first.explained),
-                  "; the gap is the error of the integral", first.points > 0 ? message(", of ", first.points, " gradients") : std::string(),
-                  first.converged ? "" : ", and it has not converged", ")\n");
+      out += detail::message("(the scores sum to ", significant(sum), ", the baseline gives ", significant(first.baseline), ": together ",
+                             significant(sum + first.baseline), ", and ", target_text, " is ", significant(first.explained),
+                             "; the gap is the error of the integral",
+                             first.points > 0 ? detail::message(", of ", first.points, " gradients") : std::string(),
+                             first.converged ? "" : ", and it has not converged", ")\n");
   } else if (const auto unfinished = std::count_if(targets.begin(), targets.end(),
                                                    [&](const ExplainedTarget& target) { return !target.answers[method].converged; });
              unfinished > 0) {
-    out += message("(", unfinished, " of ", targets.size(), " integrals have not converged)\n");
+    out += detail::message("(", unfinished, " of ", targets.size(), " integrals have not converged)\n");
   }
   std::vector<std::string> untreated;
   Index zero_rows = 0, constant_layers = 0;
@@ -72,17 +72,18 @@ std::string remarks(const Explanation& explanation, std::size_t method) {
   }
   for (const std::string& operation : untreated)
     out += "(relevance reached " + operation + ", which it has no rule for: what went there is missing)\n";
-  if (zero_rows > 0) out += message("(", zero_rows, " rows of maps sum to zero and were left undivided)\n");
+  if (zero_rows > 0) out += detail::message("(", zero_rows, " rows of maps sum to zero and were left undivided)\n");
   if (constant_layers > 0)
-    out += message("(in ", constant_layers, " of ", explanation.layers, " layers the map or the gradient is the same everywhere)\n");
+    out +=
+        detail::message("(in ", constant_layers, " of ", explanation.layers, " layers the map or the gradient is the same everywhere)\n");
   return out;
 }
 
 /// One prediction, one method.
 std::string answer_text(const Explanation& explanation, const Answer& answer, const Terminal& terminal) {
   TokenScores scores;
-  scores.title = message(answer.about_target ? "What made " + explanation.target().target_text : std::string("What it looked at"), ", by ",
-                         answer.method, " (", answer.value_name, ")");
+  scores.title = detail::message(answer.about_target ? "What made " + explanation.target().target_text : std::string("What it looked at"),
+                                 ", by ", answer.method, " (", answer.value_name, ")");
   scores.tokens = explanation.labels;
   if (explanation.subwords) scores.ids = explanation.ids;
   scores.scores = answer.scores;
@@ -108,20 +109,20 @@ std::string largest_scores(const Explanation& explanation, const ExplainedTarget
   });
   std::string text;
   for (std::size_t k = 0; k < most; ++k)
-    text += message(k == 0 ? "" : ", ", shorten(quoted_token(explanation, static_cast<Index>(order[k])), 20), " (", order[k], ") ",
-                    significant(answer.scores[order[k]]));
+    text += detail::message(k == 0 ? "" : ", ", shorten(quoted_token(explanation, static_cast<Index>(order[k])), 20), " (", order[k], ") ",
+                            significant(answer.scores[order[k]]));
   return text;
 }
 
 /// A method's answers about all that the model wrote: a strip of colours for each token, or a line of words.
 std::string written_text(const Explanation& explanation, std::size_t method, const Terminal& terminal) {
   const Answer& first = explanation.targets.front().answers[method];
-  std::string out = message("What made each token, by ", first.method, " (", first.value_name, ")\n");
+  std::string out = detail::message("What made each token, by ", first.method, " (", first.value_name, ")\n");
   if (terminal.colours == ColourDepth::none) {
     Table table({"position", "token", "probability", "largest scores, and where they are"});
     for (const ExplainedTarget& target : explanation.targets)
-      table.add({message(target.position + 1), shorten(quoted_token(explanation, target.position + 1), 28), percent(probability_of(target)),
-                 largest_scores(explanation, target, target.answers[method], 3)});
+      table.add({detail::message(target.position + 1), shorten(quoted_token(explanation, target.position + 1), 28),
+                 percent(probability_of(target)), largest_scores(explanation, target, target.answers[method], 3)});
     return out + table.text();
   }
   std::vector<std::string> heads;
@@ -170,23 +171,25 @@ std::string quoted_position(const Explanation& explanation, const ExplainedTarge
 
 std::string ended_text(const Explanation& explanation) {
   if (!explanation.written || !explanation.written->ended) return {};
-  return message("it stopped at the end-of-text token ", quoted_token(explanation, static_cast<Index>(explanation.labels.size()) - 1),
-                 " (id ", *explanation.written->ended, ")");
+  return detail::message("it stopped at the end-of-text token ",
+                         quoted_token(explanation, static_cast<Index>(explanation.labels.size()) - 1), " (id ", *explanation.written->ended,
+                         ")");
 }
 
 std::string explanation_text(const Explanation& explanation, const Terminal& terminal) {
   const bool colours = terminal.colours != ColourDepth::none;
   const auto bold = [&](const std::string& text) { return colours ? "\x1b[1m" + text + "\x1b[0m" : text; };
-  std::string out = bold(explanation.architecture) + ", " + explanation.directory + ", " + message(explanation.layers, " layers, ") +
-                    grouped(static_cast<Index>(explanation.ids.size())) + (explanation.ids.size() == 1 ? " token\n" : " tokens\n");
+  std::string out = bold(explanation.architecture) + ", " + explanation.directory + ", " +
+                    detail::message(explanation.layers, " layers, ") + grouped(static_cast<Index>(explanation.ids.size())) +
+                    (explanation.ids.size() == 1 ? " token\n" : " tokens\n");
   const ExplainedTarget& first = explanation.target();
   if (explanation.written) {
     const Written& written = *explanation.written;
     const std::string ended = ended_text(explanation);
     out += "After " + quoted_position(explanation, first) +
-           message(" (position ", first.position, ") it wrote ",
-                   explanation.targets.size() == 1 ? "one token" : message(explanation.targets.size(), " tokens"),
-                   ended.empty() ? "" : "; " + ended, "\n") +
+           detail::message(" (position ", first.position, ") it wrote ",
+                           explanation.targets.size() == 1 ? "one token" : detail::message(explanation.targets.size(), " tokens"),
+                           ended.empty() ? "" : "; " + ended, "\n") +
            (written.text.empty() ? "" : "  " + bold("\"" + visible(written.text) + "\"") + "\n");
     if (!written.repeated.empty()) out += "(" + written.repeated + " hands no state on, so the text was read again for every token)\n";
   } else {
@@ -198,11 +201,11 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
     out += remarks(explanation, method);
   }
   for (const auto& [method, why] : explanation.maps_left_out)
-    out += message("(the map of every token pair", first.answers.size() > 1 ? " by " + method : std::string(),
-                   " is left out of the file: ", why, ")\n");
+    out += detail::message("(the map of every token pair", first.answers.size() > 1 ? " by " + method : std::string(),
+                           " is left out of the file: ", why, ")\n");
   if (explanation.unknown > 0)
-    out += message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
-                   " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");
+    out += detail::message("(", explanation.unknown, explanation.unknown == 1 ? " token is" : " tokens are",
+                           " not in this model's vocabulary and read as <unk>; words and punctuation stand apart in it: it 's good .)\n");
   return out;
 }
 

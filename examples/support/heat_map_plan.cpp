@@ -78,7 +78,7 @@ void choose_step(const Fonts& fonts, PanelPlan& plan, bool row) {
       for (Index i = 0; i < axis.count; ++i) last = std::max(last, token_of(*plan.panel, i));
     }
     axis.style.size = 21;
-    const double need = row ? 2.2 * axis.style.size : 1.6 * fonts.width(message(last), axis.style) + 8;
+    const double need = row ? 2.2 * axis.style.size : 1.6 * fonts.width(detail::message(last), axis.style) + 8;
     axis.step = nice_step(need / per_token);
   }
 }
@@ -143,22 +143,22 @@ bool crowded_at_zero(const std::vector<PanelPlan>& plans, const std::vector<doub
 
 std::string label_of(const Fonts& fonts, const PanelPlan& plan, bool row, Index i) {
   const PanelAxis& axis = row ? plan.rows : plan.columns;
-  if (!axis.words) return message(row ? token_of(*plan.panel, i) : i);
+  if (!axis.words) return detail::message(row ? token_of(*plan.panel, i) : i);
   const std::string& word = (row ? plan.panel->row_labels : plan.panel->column_labels)[static_cast<std::size_t>(i)];
   return fonts.shorten(visible(word), axis.style, longest_label);
 }
 
 void check_heat_map(const HeatMap& map) {
-  if (map.panels.empty()) raise(ErrorKind::shape, "heat map: no panels to draw, expected at least one");
+  if (map.panels.empty()) detail::raise(ErrorKind::shape, "heat map: no panels to draw, expected at least one");
   for (std::size_t k = 0; k < map.panels.size(); ++k) {
     const Panel& panel = map.panels[k];
     const Index rows = panel.values.rows(), columns = panel.values.cols();
     if (panel.values.size() == 0) {
-      raise(ErrorKind::shape, message("heat map: panel ", k, " is (", rows, ", ", columns, "), expected at least one row and one column"));
+      detail::raise(ErrorKind::shape, "heat map: panel ", k, " is (", rows, ", ", columns, "), expected at least one row and one column");
     }
     const auto fits = [&](std::size_t labels, Index expected, const char* what) {
       if (labels == 0 || static_cast<Index>(labels) == expected) return;
-      raise(ErrorKind::shape, message("heat map: panel ", k, " has ", labels, " ", what, ", expected ", expected, " or none"));
+      detail::raise(ErrorKind::shape, "heat map: panel ", k, " has ", labels, " ", what, ", expected ", expected, " or none");
     };
     fits(panel.row_labels.size(), rows, "row labels");
     fits(panel.column_labels.size(), columns, "column labels");
@@ -215,12 +215,13 @@ std::string notes_of(const HeatMap& map, const std::vector<PanelPlan>& plans) {
     for (Index k = 0; k < plan.cells.size(); ++k) zero = zero && (plan.cells.data()[k] == 0 || plan.cells.data()[k] == masked);
   }
   if (row_block > 1 || column_block > 1) {
-    say(message("Averaged down: a point is the mean of ", plans.size() > 1 ? "up to " : "", row_block, " \u00d7 ", column_block,
-                " entries."));
+    say(detail::message("Averaged down: a point is the mean of ", plans.size() > 1 ? "up to " : "", row_block, " \u00d7 ", column_block,
+                        " entries."));
   }
   if (plans[0].scale.spacing == Spacing::root) say("Colours follow the square root of the magnitude, so that small entries show.");
   if (!map.shared_scale && plans.size() > 1) say("Each panel has a scale of its own.");
-  if (missing > 0) say(message("Grey: ", grouped(missing), missing == 1 ? " entry that is" : " entries that are", " not a finite number."));
+  if (missing > 0)
+    say(detail::message("Grey: ", grouped(missing), missing == 1 ? " entry that is" : " entries that are", " not a finite number."));
   if (zero) say("All entries are zero.");
   return notes;
 }

@@ -22,14 +22,14 @@ class Arrays {
   explicit Arrays(const std::string& path) : file_(path) {
     for (const std::string_view name : array_names)
       if (file_.find(name) == nullptr)
-        raise(ErrorKind::file, message(path, ": array ", name,
-                                       " is missing, expected input_ids, length, prompt, position, target, source, address and negatives"));
+        detail::raise(ErrorKind::file, path, ": array ", name,
+                      " is missing, expected input_ids, length, prompt, position, target, source, address and negatives");
     const std::vector<Index>& ids = file_.info("input_ids").shape;
     if (ids.size() != 2 || ids[0] < 1 || ids[1] < 1)
-      raise(ErrorKind::file, message(path, ": array input_ids is ", shape_text(ids), ", expected (prompts, tokens), at least one of each"));
+      detail::raise(ErrorKind::file, path, ": array input_ids is ", shape_text(ids), ", expected (prompts, tokens), at least one of each");
     const std::vector<Index>& rows = file_.info("prompt").shape;
     if (rows.size() != 1 || rows[0] < 1)
-      raise(ErrorKind::file, message(path, ": array prompt is ", shape_text(rows), ", expected (explained outputs), at least one"));
+      detail::raise(ErrorKind::file, path, ": array prompt is ", shape_text(rows), ", expected (explained outputs), at least one");
     prompts_ = ids[0];
     tokens_ = ids[1];
     rows_ = rows[0];
@@ -43,22 +43,22 @@ class Arrays {
     check_shape(name, shape, meaning);
     const TensorInfo& info = file_.info(name);
     if (info.dtype != Dtype::I64 && info.dtype != Dtype::I32)
-      raise(ErrorKind::file,
-            message(file_.where(), ": array ", name, " is ", printable(info.dtype_text), ", expected integers, I64 or I32"));
+      detail::raise(ErrorKind::file, file_.where(), ": array ", name, " is ", printable(info.dtype_text),
+                    ", expected integers, I64 or I32");
     return file_.read_integers(name);
   }
   [[nodiscard]] Matrix<float> flags(std::string_view name, const std::vector<Index>& shape, std::string_view meaning) const {
     check_shape(name, shape, meaning);
     const TensorInfo& info = file_.info(name);
     if (info.dtype != Dtype::U8 && info.dtype != Dtype::BOOL)
-      raise(ErrorKind::file, message(file_.where(), ": array ", name, " is ", printable(info.dtype_text), ", expected U8 or BOOL"));
+      detail::raise(ErrorKind::file, file_.where(), ": array ", name, " is ", printable(info.dtype_text), ", expected U8 or BOOL");
     Matrix<float> flags(shape[0], shape[1]);
     const StoredTensor stored = file_.stored(name);
     for (Index row = 0; row < flags.rows(); ++row)
       for (Index column = 0; column < flags.cols(); ++column) {
         const int flag = std::to_integer<int>(stored.row(row)[column]);
         if (flag > 1)
-          raise(ErrorKind::file, message(file_.where(), ": array ", name, " at (", row, ", ", column, ") is ", flag, ", expected 0 or 1"));
+          detail::raise(ErrorKind::file, file_.where(), ": array ", name, " at (", row, ", ", column, ") is ", flag, ", expected 0 or 1");
         flags(row, column) = static_cast<float>(flag);
       }
     return flags;
@@ -66,8 +66,8 @@ class Arrays {
   /// The element at `place`, in low ... high; `why` says what bounds it.
   [[nodiscard]] Index in_range(std::string_view name, Index place, std::int64_t number, Index low, Index high, std::string_view why) const {
     if (number < low || number > high)
-      raise(ErrorKind::file,
-            message(file_.where(), ": array ", name, " at ", place, " is ", number, ", expected ", low, " to ", high, ", ", why));
+      detail::raise(ErrorKind::file, file_.where(), ": array ", name, " at ", place, " is ", number, ", expected ", low, " to ", high, ", ",
+                    why);
     return static_cast<Index>(number);
   }
   [[nodiscard]] std::vector<std::string> unread() const {
@@ -80,8 +80,8 @@ class Arrays {
  private:
   void check_shape(std::string_view name, const std::vector<Index>& shape, std::string_view meaning) const {
     if (file_.info(name).shape != shape)
-      raise(ErrorKind::file, message(file_.where(), ": array ", name, " is ", shape_text(file_.info(name).shape), ", expected ",
-                                     shape_text(shape), " = ", meaning));
+      detail::raise(ErrorKind::file, file_.where(), ": array ", name, " is ", shape_text(file_.info(name).shape), ", expected ",
+                    shape_text(shape), " = ", meaning);
   }
   SafetensorsFile file_;
   Index prompts_ = 0, tokens_ = 0, rows_ = 0;
@@ -115,15 +115,15 @@ KnownCauses read_known_causes(const std::string& path) {
     KnownCause cause;
     cause.prompt = arrays.in_range("prompt", row, prompt[at], 0, prompts - 1, "the rows of input_ids");
     const auto length = static_cast<Index>(causes.prompts[static_cast<std::size_t>(cause.prompt)].size());
-    cause.position = arrays.in_range("position", row, position[at], 0, length - 1, message("tokens of prompt ", cause.prompt));
+    cause.position = arrays.in_range("position", row, position[at], 0, length - 1, detail::message("tokens of prompt ", cause.prompt));
     cause.source = arrays.in_range("source", row, source[at], 0, cause.position, "tokens up to the explained position");
     cause.target = static_cast<Index>(target[at]);
     const Index addressed =
         arrays.in_range("address", row, address[at], -1, cause.position, "tokens up to the explained position, or -1 for none");
     if (addressed >= 0) cause.address = addressed;
     if (addressed == cause.source)
-      raise(ErrorKind::file,
-            message(path, ": array address at ", row, " is ", addressed, ", the source itself, expected another token, or -1"));
+      detail::raise(ErrorKind::file, path, ": array address at ", row, " is ", addressed,
+                    ", the source itself, expected another token, or -1");
     cause.negatives.resize(static_cast<std::size_t>(cause.position) + 1);
     for (Index token = 0; token < tokens; ++token) {
       if (negatives(row, token) == 0) continue;
@@ -132,8 +132,8 @@ KnownCauses read_known_causes(const std::string& path) {
                          : token == addressed    ? "the address"
                                                  : nullptr;
       if (what != nullptr)
-        raise(ErrorKind::file,
-              message(path, ": array negatives at (", row, ", ", token, ") is 1, but that token is ", what, ", expected 0"));
+        detail::raise(ErrorKind::file, path, ": array negatives at (", row, ", ", token, ") is 1, but that token is ", what,
+                      ", expected 0");
       cause.negatives[static_cast<std::size_t>(token)] = true;
     }
     causes.rows.push_back(std::move(cause));
@@ -144,13 +144,13 @@ KnownCauses read_known_causes(const std::string& path) {
 void check_vocabulary(const KnownCauses& causes, Index vocabulary) {
   const auto check = [&](std::string_view name, const std::string& place, Index id) {
     if (id < 0 || id >= vocabulary)
-      raise(ErrorKind::file,
-            message(causes.path, ": array ", name, " at ", place, " is ", id, ", expected a token of the model, 0 to ", vocabulary - 1));
+      detail::raise(ErrorKind::file, causes.path, ": array ", name, " at ", place, " is ", id, ", expected a token of the model, 0 to ",
+                    vocabulary - 1);
   };
   for (std::size_t prompt = 0; prompt < causes.prompts.size(); ++prompt)
     for (std::size_t token = 0; token < causes.prompts[prompt].size(); ++token)
-      check("input_ids", message('(', prompt, ", ", token, ')'), causes.prompts[prompt][token]);
-  for (std::size_t row = 0; row < causes.rows.size(); ++row) check("target", message(row), causes.rows[row].target);
+      check("input_ids", detail::message('(', prompt, ", ", token, ')'), causes.prompts[prompt][token]);
+  for (std::size_t row = 0; row < causes.rows.size(); ++row) check("target", detail::message(row), causes.rows[row].target);
 }
 
 }  // namespace implicit_attention::examples

@@ -36,10 +36,9 @@ void refuse_texts_alone(const std::vector<LabelledText>& texts, const std::map<s
   });
   const bool tabs = std::any_of(texts.begin(), texts.end(), [](const LabelledText& text) { return text.tab; });
   if (known || tabs || different == 1 || 2 * different <= count) return;
-  raise(
-      ErrorKind::file,
-      message("--data: ", count, " lines begin with ", different, " different words, the first with \"", printable(texts.front().label, 40),
-              "\", expected a label before each text, for example: 1 a gripping film (a word as a label needs a tab after it)"));
+  detail::raise(ErrorKind::file, "--data: ", count, " lines begin with ", different, " different words, the first with \"",
+                printable(texts.front().label, 40),
+                "\", expected a label before each text, for example: 1 a gripping film (a word as a label needs a tab after it)");
 }
 
 }  // namespace
@@ -52,8 +51,8 @@ std::vector<LabelledText> read_labelled_texts(const TextLines& file, const std::
     const std::size_t split = here.find_first_of(" \t");
     const std::size_t begin = split == std::string_view::npos ? split : here.find_first_not_of(" \t", split);
     if (split == 0 || begin == std::string_view::npos)
-      raise(ErrorKind::file,
-            message(path, ":", line, ": \"", printable(here, 40), "\" is no label and text, expected for example: 1 a gripping film"));
+      detail::raise(ErrorKind::file, path, ":", line, ": \"", printable(here, 40),
+                    "\" is no label and text, expected for example: 1 a gripping film");
     std::string_view text = here.substr(begin), marks;
     if (const std::size_t tab = text.rfind('\t');
         tab != std::string_view::npos && text.find_first_not_of("0123456789,-", tab + 1) == std::string_view::npos) {
@@ -62,7 +61,7 @@ std::vector<LabelledText> read_labelled_texts(const TextLines& file, const std::
     }
     texts.push_back({std::string(here.substr(0, split)), std::string(text), std::string(marks), line, here[split] == '\t'});
   }
-  if (texts.empty()) raise(ErrorKind::file, message(path, ": there are no texts, expected lines such as: 1 a gripping film"));
+  if (texts.empty()) detail::raise(ErrorKind::file, path, ": there are no texts, expected lines such as: 1 a gripping film");
   return texts;
 }
 
@@ -75,9 +74,9 @@ std::vector<LabelledText> some_texts(std::vector<LabelledText> texts, Index limi
 std::vector<bool> marked_words(const std::string& path, const LabelledText& text, Index words) {
   if (text.marks.empty()) return {};
   std::vector<bool> marked(static_cast<std::size_t>(words), false);
-  for (const Index word : parse_index_list(message(path, ":", text.line), text.marks)) {
+  for (const Index word : parse_index_list(detail::message(path, ":", text.line), text.marks)) {
     if (word >= words)
-      raise(ErrorKind::file, message(path, ":", text.line, ": word ", word, " is marked, but the text has ", words, ", from 0"));
+      detail::raise(ErrorKind::file, path, ":", text.line, ": word ", word, " is marked, but the text has ", words, ", from 0");
     marked[static_cast<std::size_t>(word)] = true;
   }
   return marked;
@@ -85,7 +84,7 @@ std::vector<bool> marked_words(const std::string& path, const LabelledText& text
 
 Index Classes::of(const std::string& label) const {
   const auto found = std::find(labels.begin(), labels.end(), label);
-  if (found == labels.end()) raise(ErrorKind::value, message("label ", printable(label), " is none of the classes"));
+  if (found == labels.end()) detail::raise(ErrorKind::value, "label ", printable(label), " is none of the classes");
   return found - labels.begin();
 }
 
@@ -107,22 +106,22 @@ Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& toke
   std::string mixed;  // said after labels that are nothing at all
   Classes classes;
   for (const auto& [label, line] : first_lines) {
-    const std::string who = message("--data: label \"", printable(label, 40), "\" of line ", line);
+    const std::string who = detail::message("--data: label \"", printable(label, 40), "\" of line ", line);
     const std::optional<Index> name = tokenizer.find(label), id = token_id(label, tokenizer);
     if (!name && !id)
-      raise(ErrorKind::value, message(who, " is neither a token of the vocabulary nor an id from 0 to ", tokenizer.vocabulary_size() - 1));
+      detail::raise(ErrorKind::value, who, " is neither a token of the vocabulary nor an id from 0 to ", tokenizer.vocabulary_size() - 1);
     if (binary && other_than_binary(label))
-      mixed = mixed.empty() ? message(who, " is no class: 0 and 1 stand for the tokens negative and positive") : mixed;
+      mixed = mixed.empty() ? detail::message(who, " is no class: 0 and 1 stand for the tokens negative and positive") : mixed;
     if (names && !name && mixed.empty())
-      mixed = message(who, " is an id where label \"", printable(a_name->first, 40), "\" of line ", a_name->second,
-                      " is a token of the vocabulary, expected all of one kind");
+      mixed = detail::message(who, " is an id where label \"", printable(a_name->first, 40), "\" of line ", a_name->second,
+                              " is a token of the vocabulary, expected all of one kind");
     classes.labels.push_back(label);
     classes.tokens.push_back(names && name ? *name : id.value_or(0));
   }
-  if (!mixed.empty()) raise(ErrorKind::value, mixed);
+  if (!mixed.empty()) detail::raise(ErrorKind::value, mixed);
   if (classes.labels.size() < 2)
-    raise(ErrorKind::value,
-          message("--data: all labels are \"", printable(classes.labels.front(), 40), "\", expected at least two classes to tell apart"));
+    detail::raise(ErrorKind::value, "--data: all labels are \"", printable(classes.labels.front(), 40),
+                  "\", expected at least two classes to tell apart");
   return classes;
 }
 
@@ -131,9 +130,9 @@ std::vector<std::string> class_lines(const Classes& classes, const Tokenizer& to
   constexpr std::size_t most = 12;
   const std::size_t shown = classes.labels.size() > most ? most - 1 : classes.labels.size();
   for (std::size_t k = 0; k < shown; ++k)
-    lines.push_back(message("class ", printable(classes.labels[k], 40), ": token \"", printable(tokenizer.label(classes.tokens[k]), 40),
-                            "\", id ", classes.tokens[k]));
-  if (shown < classes.labels.size()) lines.push_back(message("and ", classes.labels.size() - shown, " classes more"));
+    lines.push_back(detail::message("class ", printable(classes.labels[k], 40), ": token \"",
+                                    printable(tokenizer.label(classes.tokens[k]), 40), "\", id ", classes.tokens[k]));
+  if (shown < classes.labels.size()) lines.push_back(detail::message("and ", classes.labels.size() - shown, " classes more"));
   return lines;
 }
 

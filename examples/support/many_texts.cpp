@@ -40,7 +40,7 @@ nlohmann::ordered_json settings_of(const ExplanationOptions& question, const Man
   settings["position"] = question.position;
   settings["target"] = question.target;
   settings["contrast"] = question.contrast;
-  settings["layer"] = question.layer ? message(*question.layer) : std::string("all");
+  settings["layer"] = question.layer ? detail::message(*question.layer) : std::string("all");
   if (!question.heads.empty()) settings["heads"] = question.heads;  // results without are those of versions that knew none
   settings["terms"] = question.terms;
   settings["reduce"] = question.reduce;
@@ -60,18 +60,18 @@ std::vector<Index> object_ids(const SequenceOptions& options, std::string_view l
   const Json& object = document;
   const auto text = object.find("text"), tokens = object.find("tokens");
   if ((text == object.end()) == (tokens == object.end()))
-    raise(ErrorKind::value, message("the object has ", text == object.end() ? "neither" : "both", " \"text\" ",
-                                    text == object.end() ? "nor" : "and", " \"tokens\", expected one of them"));
+    detail::raise(ErrorKind::value, "the object has ", text == object.end() ? "neither" : "both", " \"text\" ",
+                  text == object.end() ? "nor" : "and", " \"tokens\", expected one of them");
   if (text != object.end()) {
-    if (!text->is_string()) raise(ErrorKind::value, message("\"text\" is ", json_text(*text), ", expected a string"));
+    if (!text->is_string()) detail::raise(ErrorKind::value, "\"text\" is ", json_text(*text), ", expected a string");
     return text_ids(options, text->get_ref<const std::string&>(), tokenizer);
   }
-  if (options.chat) raise(ErrorKind::value, "--chat: a turn is made of text, expected \"text\" instead of \"tokens\"");
-  if (!tokens->is_array()) raise(ErrorKind::value, message("\"tokens\" is ", json_text(*tokens), ", expected a list of ids"));
+  if (options.chat) detail::raise(ErrorKind::value, "--chat: a turn is made of text, expected \"text\" instead of \"tokens\"");
+  if (!tokens->is_array()) detail::raise(ErrorKind::value, "\"tokens\" is ", json_text(*tokens), ", expected a list of ids");
   std::vector<Index> ids;
   for (const Json& token : *tokens) {
     const std::optional<Index> id = json_natural_number(token);
-    if (!id) raise(ErrorKind::value, message("\"tokens\" has ", json_text(token), ", expected ids"));
+    if (!id) detail::raise(ErrorKind::value, "\"tokens\" has ", json_text(token), ", expected ids");
     ids.push_back(*id);
   }
   tokenizer.check(ids);
@@ -81,7 +81,7 @@ std::vector<Index> object_ids(const SequenceOptions& options, std::string_view l
 std::vector<Index> plain_ids(const SequenceOptions& options, std::string_view line, const Tokenizer& tokenizer) {
   // A tokenizer of byte pairs takes any bytes; in a file of texts they are a mistake.
   if (const std::size_t bad = utf8_error(line); bad != std::string_view::npos && tokenizer.kind() != TokenizerKind::bytes)
-    raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", bad));
+    detail::raise(ErrorKind::value, "the text is not valid UTF-8 at byte ", bad);
   return text_ids(options, line, tokenizer);
 }
 
@@ -90,7 +90,7 @@ std::vector<Index> plain_ids(const SequenceOptions& options, std::string_view li
 ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts& many, Ranks& ranks) {
   const TextLines file(many.data);
   const auto total = static_cast<Index>(file.lines().size());
-  if (total == 0) raise(ErrorKind::file, message(many.data, ": there are no texts, expected one on each line"));
+  if (total == 0) detail::raise(ErrorKind::file, many.data, ": there are no texts, expected one on each line");
   const std::string ending = std::filesystem::path(many.data).extension().string();
   const bool objects = ending == ".jsonl" || ending == ".ndjson";
   const std::vector<TextLine> lines(file.lines().begin() + many.shard.begin(total), file.lines().begin() + many.shard.end(total));
@@ -126,8 +126,8 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
       std::vector<Index> ids =
           objects ? object_ids(question.sequence, line.text, tokenizer) : plain_ids(question.sequence, line.text, tokenizer);
       if (many.longest && static_cast<Index>(ids.size()) > *many.longest)
-        raise(ErrorKind::value, message("the text has ", grouped(static_cast<Index>(ids.size())), " tokens, more than the ",
-                                        grouped(*many.longest), " of --longest"));
+        detail::raise(ErrorKind::value, "the text has ", grouped(static_cast<Index>(ids.size())), " tokens, more than the ",
+                      grouped(*many.longest), " of --longest");
       return json_line(line.number, explainer.explain(std::move(ids), executor));
     } catch (const Error& error) {
       return json_error_line(line.number, error.what());
@@ -137,7 +137,7 @@ ManyTextsResult explain_many(const ExplanationOptions& question, const ManyTexts
   };
   keep_freed_memory();
   ThreadPool pool(ranks.threads(question.threads));
-  ProgressBar bar(message("explain ", explainer.architecture()), work);
+  ProgressBar bar(detail::message("explain ", explainer.architecture()), work);
   std::mutex turn;  // of the file and the bar
   Index done = result.found;
   bar.count(done, result.texts);

@@ -26,7 +26,7 @@ Method method_named(std::string_view option, const std::string& name) {
   try {
     return parse_method(name);
   } catch (const Error& error) {
-    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, attribution_method_names())));
+    detail::raise(error.kind(), option, ": ", error.what(), perhaps(name, attribution_method_names()));
   }
 }
 
@@ -35,7 +35,7 @@ std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
   for (const std::string& name : split_list(options.methods)) {
     const Method named = method_named("--method", name);
     if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
-      raise(ErrorKind::value, message("--method: ", name, " is there twice"));
+      detail::raise(ErrorKind::value, "--method: ", name, " is there twice");
     list.push_back({named, name});
   }
   return list;
@@ -49,11 +49,12 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
   const std::string map = reduction_text(reduction), logit = options.contrast.empty() ? "the logit" : "the difference of logits";
   const auto in_layer = [&] {
     if (!options.layer) return std::string(", mean over layers");
-    return message(" in layer ", *options.layer, options.heads.empty() ? std::string() : message(", heads ", options.heads));
+    return detail::message(" in layer ", *options.layer,
+                           options.heads.empty() ? std::string() : detail::message(", heads ", options.heads));
   };
   switch (method) {
     case Method::raw:
-      return map + (options.layer ? message(" of layer ", *options.layer) : std::string(" and layers"));
+      return map + (options.layer ? detail::message(" of layer ", *options.layer) : std::string(" and layers"));
     case Method::rollout:
       return "row of the rollout of " + map;
     case Method::gradient:
@@ -71,7 +72,8 @@ std::string value_name(Method method, const ExplanationOptions& options, Reducti
     case Method::edge_map:
       return "what the token's edges are worth to " + logit + in_layer();
     case Method::contribution_norms:
-      return "length of the token's vector" + (options.layer ? message(" in layer ", *options.layer) : std::string(", mean over layers"));
+      return "length of the token's vector" +
+             (options.layer ? detail::message(" in layer ", *options.layer) : std::string(", mean over layers"));
     case Method::contribution_rollout:
       return "share of the position's vectors";
     case Method::alti_logit:

@@ -34,7 +34,8 @@ void add_files_beside(const fs::path& folder, std::set<std::string>& names) {
 std::string file_state(const fs::path& path) {
   if (!is_weights(path.filename().string())) return bytes_state(MappedFile::open(path)->text());
   std::error_code ignored;
-  return message(fs::file_size(path, ignored), " bytes, written at ", fs::last_write_time(path, ignored).time_since_epoch().count());
+  return detail::message(fs::file_size(path, ignored), " bytes, written at ",
+                         fs::last_write_time(path, ignored).time_since_epoch().count());
 }
 
 States states_of(const fs::path& folder, const std::set<std::string>& names) {
@@ -97,7 +98,7 @@ std::string bytes_state(std::string_view bytes) {
   // FNV-1a: tells files apart that somebody changed, not those that somebody forged.
   std::uint64_t hash = 14695981039346656037U;
   for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211U;
-  return message(bytes.size(), " bytes, hash ", hash);
+  return detail::message(bytes.size(), " bytes, hash ", hash);
 }
 
 nlohmann::ordered_json input_settings(const std::string& model, const std::string& tokenizer) {

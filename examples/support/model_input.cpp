@@ -39,10 +39,10 @@ std::string read_all(std::FILE* stream, const std::string& name) {
   std::string bytes;
   std::array<char, 65536> block{};
   for (std::size_t count = 0; (count = std::fread(block.data(), 1, block.size(), stream)) > 0;) {
-    if (bytes.size() + count > most) raise(ErrorKind::value, message(name, " is longer than the ", most, " bytes that are read"));
+    if (bytes.size() + count > most) detail::raise(ErrorKind::value, name, " is longer than the ", most, " bytes that are read");
     bytes.append(block.data(), count);
   }
-  if (std::ferror(stream) != 0) raise(ErrorKind::file, message(name, " cannot be read"));
+  if (std::ferror(stream) != 0) detail::raise(ErrorKind::file, name, " cannot be read");
   return bytes;
 }
 
@@ -55,18 +55,19 @@ std::string option_value(const std::string& option, const std::string& given) {
   if (!given.starts_with('@')) return given;
   if (given.starts_with("@@")) return given.substr(1);
   const std::string path = given.substr(1), text_too = option == "--text" ? " (text that begins with @ is written with two)" : "";
-  if (path.empty()) raise(ErrorKind::value, message(option, ": @ is without the name of a file", text_too));
+  if (path.empty()) detail::raise(ErrorKind::value, option, ": @ is without the name of a file", text_too);
   std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) raise(ErrorKind::file, message(option, ": ", path, " is a folder, expected a file"));
+  if (std::filesystem::is_directory(path, ignored)) detail::raise(ErrorKind::file, option, ": ", path, " is a folder, expected a file");
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file) raise(ErrorKind::file, message(option, ": ", path, " cannot be opened: ", std::generic_category().message(errno), text_too));
-  return read_all(file.get(), message(option, ": ", path));
+  if (!file) detail::raise(ErrorKind::file, option, ": ", path, " cannot be opened: ", std::generic_category().message(errno), text_too);
+  return read_all(file.get(), detail::message(option, ": ", path));
 }
 
 /// Text from elsewhere: without a byte order mark, and without the line end that editors put behind the last line.
 std::string given_text(const std::string& given) {
   std::string text = option_value("--text", given);
-  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF")) raise(ErrorKind::value, "--text: the text is UTF-16, expected UTF-8");
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
+    detail::raise(ErrorKind::value, "--text: the text is UTF-16, expected UTF-8");
   if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
   const bool literal = given != "-" && (!given.starts_with('@') || given.starts_with("@@"));
   if (!literal && text.ends_with('\n')) text.pop_back();
@@ -84,7 +85,7 @@ std::string_view without_batch(std::string_view text) {
   const std::size_t outer = bracket(0), inner = outer == std::string_view::npos ? outer : bracket(outer + 1);
   if (inner == std::string_view::npos) return text;
   if (const auto rows = std::count(text.begin(), text.end(), '[') - 1; rows > 1)
-    raise(ErrorKind::value, message("--tokens: there are ", rows, " lists in the list, expected one text's ids, for example [[5, 6, 7]]"));
+    detail::raise(ErrorKind::value, "--tokens: there are ", rows, " lists in the list, expected one text's ids, for example [[5, 6, 7]]");
   const std::size_t last = text.find_last_not_of(blank), end = text.find_last_not_of(blank, last - 1);
   if (text[last] != ']' || end <= inner || text[end] != ']') return text;
   return text.substr(inner, end + 1 - inner);
@@ -153,21 +154,20 @@ LoadedModel<Scalar> LoadedModel<Scalar>::open(const std::string& directory, cons
                                               const BeforeWeights& before_weights) {
   std::error_code why;
   if (directory.empty())
-    raise(ErrorKind::value, "--model: the name is empty, expected a folder as it was downloaded, or one file of weights");
+    detail::raise(ErrorKind::value, "--model: the name is empty, expected a folder as it was downloaded, or one file of weights");
   if (!std::filesystem::exists(directory, why) && why != std::errc::permission_denied)  // which the reader says
-    raise(ErrorKind::file, message("--model: there is no folder ", directory, ", nor a file of that name", neighbour_hint(directory),
-                                   ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)"));
+    detail::raise(ErrorKind::file, "--model: there is no folder ", directory, ", nor a file of that name", neighbour_hint(directory),
+                  ", expected a folder as it was downloaded, or one file of weights (.safetensors, .bin, .pth, .gguf)");
   if (directory.ends_with(".json") && !directory.ends_with(".index.json") && std::filesystem::is_regular_file(directory, why))
-    raise(ErrorKind::value,
-          message("--model: ", directory, " holds no weights, expected the folder that it lies in, or a file of weights"));
-  ProgressBar reading(message("reading ", directory), 0);
+    detail::raise(ErrorKind::value, "--model: ", directory, " holds no weights, expected the folder that it lies in, or a file of weights");
+  ProgressBar reading(detail::message("reading ", directory), 0);
   const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(directory);
   Tokenizer opened = Tokenizer::open(checkpoint.tokenizer, tokenizer);
   const std::vector<std::string> names = checkpoint.source->names();
   const std::optional<Index> rows = embedding_rows(*checkpoint.source, names), layers = layers_named(names);
   const auto check_layer = [&](Index count) {
     if (layer && (*layer < 0 || *layer >= count))
-      raise(ErrorKind::value, message("--layer: ", *layer, " is out of range, expected 0 to ", count - 1, " for ", directory));
+      detail::raise(ErrorKind::value, "--layer: ", *layer, " is out of range, expected 0 to ", count - 1, " for ", directory);
   };
   if (rows) {
     opened.fit(*rows);
@@ -199,8 +199,8 @@ void refuse_not_finite(const TensorSource<Scalar>& source, const std::string& na
     if (detail::all_finite(one)) continue;
     for (Index column = 0; column < one.size(); ++column)
       if (!std::isfinite(one[column]) && !(rates && one[column] == -std::numeric_limits<Scalar>::infinity()))
-        raise(ErrorKind::value, message(source.where(), ": tensor ", printable(source.name_in_file(name)), " holds ",
-                                        detail::not_finite_name(one[column]), " at (", row, ", ", column, "), expected finite numbers"));
+        detail::raise(ErrorKind::value, source.where(), ": tensor ", printable(source.name_in_file(name)), " holds ",
+                      detail::not_finite_name(one[column]), " at (", row, ", ", column, "), expected finite numbers");
   }
 }
 }  // namespace
@@ -268,7 +268,7 @@ Index token_named(std::string_view option, const std::string& name, const Tokeni
     if (names.empty())  // one by one: labels of tokens in a row join bytes that stand beside each other by chance
       for (Index id = 0; id < tokenizer.vocabulary_size(); ++id)
         if (std::string label = tokenizer.label(id); tokenizer.find(label)) names.push_back(std::move(label));
-    raise(error.kind(), message(option, ": ", error.what(), perhaps(name, names)));
+    detail::raise(error.kind(), option, ": ", error.what(), perhaps(name, names));
   }
 }
 
@@ -287,7 +287,7 @@ std::vector<Index> encoded(std::string_view text, const Tokenizer& tokenizer) {
   try {
     return tokenizer.encode(text);
   } catch (const Error& error) {
-    raise(error.kind(), message(error.what(), " (--tokens, --tokenizer)"));
+    detail::raise(error.kind(), error.what(), " (--tokens, --tokenizer)");
   }
 }
 
@@ -296,9 +296,11 @@ std::vector<Index> text_ids(const SequenceOptions& options, std::string_view tex
 }
 
 std::vector<Index> sequence_ids(const SequenceOptions& options, const Tokenizer& tokenizer) {
-  if (options.text && options.tokens) raise(ErrorKind::value, "--text and --tokens exclude each other");
-  if (!options.text && !options.tokens) raise(ErrorKind::value, "there is nothing to read: expected --text \"...\" or --tokens 1,2,3");
-  if (options.chat && options.tokens) raise(ErrorKind::value, "--chat: a turn is made of text, expected --text instead of --tokens");
+  if (options.text && options.tokens) detail::raise(ErrorKind::value, "--text and --tokens exclude each other");
+  if (!options.text && !options.tokens)
+    detail::raise(ErrorKind::value, "there is nothing to read: expected --text \"...\" or --tokens 1,2,3");
+  if (options.chat && options.tokens)
+    detail::raise(ErrorKind::value, "--chat: a turn is made of text, expected --text instead of --tokens");
   if (options.text) return text_ids(options, given_text(*options.text), tokenizer);
   return surrounded_ids(options, tokens_of(*options.tokens), tokenizer);
 }

@@ -32,7 +32,7 @@ std::string perhaps(std::string_view word, const std::vector<std::string>& names
   const std::string name = nearest_name(word, names);
   if (name.empty()) return name;
   const bool blank = name.front() == ' ' || name.back() == ' ';  // as tokens have it
-  return blank ? message(", perhaps \"", before, name, "\" is meant") : message(", perhaps ", before, name, " is meant");
+  return blank ? detail::message(", perhaps \"", before, name, "\" is meant") : detail::message(", perhaps ", before, name, " is meant");
 }
 
 }  // namespace implicit_attention::examples

@@ -70,12 +70,12 @@ std::string duration_text(double seconds) {
   if (seconds < 1) return significant(seconds * 1e3) + " ms";
   if (seconds < 59.95) return significant(seconds) + " s";
   const long whole = std::lround(seconds);
-  if (whole < 3600) return message(whole / 60, " min ", whole % 60, " s");
-  return message(whole / 3600, " h ", whole / 60 % 60, " min");
+  if (whole < 3600) return detail::message(whole / 60, " min ", whole % 60, " s");
+  return detail::message(whole / 3600, " h ", whole / 60 % 60, " min");
 }
 
 std::string grouped(Index count) {
-  std::string text = message(count);
+  std::string text = detail::message(count);
   const std::size_t digits_start = count < 0 ? 1 : 0;
   for (std::size_t at = text.size(); at > digits_start + 3;) text.insert(at -= 3, 1, ',');
   return text;
@@ -113,7 +113,7 @@ std::vector<std::string> tick_labels(const std::vector<double>& ticks) {
       const int first_digit = static_cast<int>(std::floor(std::log10(std::abs(tick)) + 1e-9));
       const std::string text = printed("%.*e", std::max(0, first_digit - leading), tick);
       const std::size_t e = text.find('e');
-      labels.push_back(message(text.substr(0, e), "e", std::atoi(text.c_str() + e + 1)));
+      labels.push_back(detail::message(text.substr(0, e), "e", std::atoi(text.c_str() + e + 1)));
     } else {
       labels.push_back(fixed(tick, std::max(0, -leading)));
     }
@@ -125,7 +125,7 @@ Table::Table(std::vector<std::string> heads) : heads_(std::move(heads)) {}
 
 void Table::add(std::vector<std::string> cells) {
   if (cells.size() != heads_.size() || cells.empty()) {
-    raise(ErrorKind::shape, message("Table: a row has ", cells.size(), " cells, expected ", heads_.size(), ", one per column"));
+    detail::raise(ErrorKind::shape, "Table: a row has ", cells.size(), " cells, expected ", heads_.size(), ", one per column");
   }
   rows_.push_back(std::move(cells));
 }

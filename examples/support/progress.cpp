@@ -90,12 +90,12 @@ std::string ProgressBar::time_left() const {
   if (done_ == 0) return "";
   const double share = static_cast<double>(done_) / static_cast<double>(total_);
   const double left = std::ceil(std::chrono::duration<double>(Clock::now() - start_).count() * (1 - share) / share);
-  return (left < 60 ? message(static_cast<int>(left), " s") : duration_text(left)) + " left";
+  return (left < 60 ? detail::message(static_cast<int>(left), " s") : duration_text(left)) + " left";
 }
 
 std::string ProgressBar::line() const {
   if (total_ == 0) return what_;
-  std::string text = what_ + ": " + message(100 * done_ / total_) + " %";
+  std::string text = what_ + ": " + detail::message(100 * done_ / total_) + " %";
   if (counted_total() > 0) text += ", " + grouped(counted()) + " of " + grouped(counted_total());
   const std::string left = time_left();
   return left.empty() ? text : text + ", " + left;
@@ -105,7 +105,7 @@ std::string ProgressBar::bar() const {
   if (total_ == 0) return shorten(what_, terminal_.width - 1);
   const double share = static_cast<double>(done_) / static_cast<double>(total_);
   const std::string whole = grouped(counted_total());
-  std::string after = " " + pad(message(static_cast<int>(100 * share)), 3, true) + " %";
+  std::string after = " " + pad(detail::message(static_cast<int>(100 * share)), 3, true) + " %";
   if (counted_total() > 0) after += "  " + pad(grouped(counted()), display_width(whole), true) + "/" + whole;
   if (const std::string left = time_left(); !left.empty()) after += "  " + left;
   // One column stays free: a line that fills the terminal would wrap, and could not be erased.

@@ -82,8 +82,8 @@ Ranks::Ranks() {
     for (std::FILE* const stream : {stdout, stderr}) static_cast<void>(!std::freopen("/dev/null", "w", stream));
 #else
   if (beside_others())
-    raise(ErrorKind::value,
-          "mpirun started several processes, and this program was built without MPI: configure with IMPLICIT_ATTENTION_MPI=ON");
+    detail::raise(ErrorKind::value,
+                  "mpirun started several processes, and this program was built without MPI: configure with IMPLICIT_ATTENTION_MPI=ON");
 #endif
 }
 
@@ -116,7 +116,7 @@ void Ranks::agree(std::string_view why) {
   std::copy_n(why.data(), size, text.data());
   MPI_Bcast(&size, 1, MPI_INT, lowest, MPI_COMM_WORLD);
   MPI_Bcast(text.data(), size, MPI_CHAR, lowest, MPI_COMM_WORLD);
-  raise(ErrorKind::value, std::string(text.data(), static_cast<std::size_t>(size)));
+  detail::raise(ErrorKind::value, std::string(text.data(), static_cast<std::size_t>(size)));
 #else
   static_cast<void>(why);
 #endif

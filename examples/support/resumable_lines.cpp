@@ -18,23 +18,23 @@ namespace implicit_attention::examples {
 namespace {
 
 [[noreturn]] void cannot_write(const std::string& path, int why) {
-  raise(ErrorKind::file, message(path, ": cannot be written: ", std::generic_category().message(why)));
+  detail::raise(ErrorKind::file, path, ": cannot be written: ", std::generic_category().message(why));
 }
 
 }  // namespace
 
 std::string settings_path(const std::string& path) { return path + ".settings.json"; }
 
-std::string line_start(Index line) { return message("{\"line\":", line, ","); }
+std::string line_start(Index line) { return detail::message("{\"line\":", line, ","); }
 
 std::string settings_difference(const Json& before, const nlohmann::ordered_json& now) {
   for (const auto& [key, value] : now.items()) {
-    if (!before.contains(key)) return message("no ", key, ", which is ", json_text(Json(value)), " now");
+    if (!before.contains(key)) return detail::message("no ", key, ", which is ", json_text(Json(value)), " now");
     const Json& other = before.at(key);
-    if (other != Json(value)) return message(key, " ", json_text(other), ", and is ", json_text(Json(value)), " now");
+    if (other != Json(value)) return detail::message(key, " ", json_text(other), ", and is ", json_text(Json(value)), " now");
   }
   for (const auto& [key, value] : before.items())
-    if (!now.contains(key)) return message(key, " ", json_text(value), ", which there is none of now");
+    if (!now.contains(key)) return detail::message(key, " ", json_text(value), ", which there is none of now");
   return {};
 }
 
@@ -43,18 +43,18 @@ ResumableLines::ResumableLines(std::string path, const nlohmann::ordered_json& s
   namespace fs = std::filesystem;
   std::error_code ignored;
   const std::string beside = settings_path(path_);
-  const std::string other_file = message("; name another file, or remove ", path_, " and ", beside);
+  const std::string other_file = detail::message("; name another file, or remove ", path_, " and ", beside);
   errno = 0;
   stream_.reset(std::fopen(path_.c_str(), "ab"));
   if (!stream_) cannot_write(path_, errno);
   // Before anything is written. File systems without locks go without.
   if (::flock(::fileno(stream_.get()), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-    raise(ErrorKind::value, message("--out: another run is writing ", path_));
+    detail::raise(ErrorKind::value, "--out: another run is writing ", path_);
   if (fs::exists(path_, ignored) && fs::file_size(path_, ignored) > 0) {
     if (!fs::exists(beside, ignored))
-      raise(ErrorKind::value, message("--out: ", path_, " is there, but not ", beside, ", which says what it was made with", other_file));
+      detail::raise(ErrorKind::value, "--out: ", path_, " is there, but not ", beside, ", which says what it was made with", other_file);
     if (const std::string what = settings_difference(*read_json_object(beside), settings); !what.empty())
-      raise(ErrorKind::value, message("--out: ", path_, " was made with ", what, other_file));
+      detail::raise(ErrorKind::value, "--out: ", path_, " was made with ", what, other_file);
   } else {
     write_file(beside, settings.dump(1) + "\n");
   }
@@ -74,11 +74,11 @@ void ResumableLines::read_back(std::string_view text) {
   for (; !text.empty(); ++written_) {
     const std::size_t end = text.find('\n') + 1;
     if (written_ == static_cast<Index>(numbers_.size()))
-      raise(ErrorKind::value, message("--out: ", path_, " has more lines than there are texts, ", numbers_.size(), "; name another file"));
+      detail::raise(ErrorKind::value, "--out: ", path_, " has more lines than there are texts, ", numbers_.size(), "; name another file");
     const Index number = numbers_[static_cast<std::size_t>(written_)];
     if (!text.starts_with(line_start(number)))
-      raise(ErrorKind::value,
-            message("--out: ", path_, ":", written_ + 1, ": is not the result of line ", number, " of the texts; name another file"));
+      detail::raise(ErrorKind::value, "--out: ", path_, ":", written_ + 1, ": is not the result of line ", number,
+                    " of the texts; name another file");
     count(text.substr(0, end));
     text.remove_prefix(end);
   }
@@ -90,8 +90,8 @@ void ResumableLines::count(std::string_view line) {
   if (errors_++ > 0) return;
   const JsonDocument document = parse_json_object(line, path_);
   const Json& result = document;
-  first_error_ =
-      message("line ", json_text(result.at("line")), ": ", result.at("error").is_string() ? result.at("error").get<std::string>() : "");
+  first_error_ = detail::message("line ", json_text(result.at("line")), ": ",
+                                 result.at("error").is_string() ? result.at("error").get<std::string>() : "");
 }
 
 void ResumableLines::put(Index index, std::string line) {

@@ -18,9 +18,9 @@ Shard Shard::parse(const std::string& text, std::string_view who) {
     if (count.ec == std::errc() && count.ptr == end && shard.number >= 1 && shard.number <= shard.count && shard.count <= most)
       return shard;
   }
-  raise(ErrorKind::value, message(who, ": \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8"));
+  detail::raise(ErrorKind::value, who, ": \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8");
 }
 
-std::string Shard::text() const { return message(number, "/", count); }
+std::string Shard::text() const { return detail::message(number, "/", count); }
 
 }  // namespace implicit_attention::examples

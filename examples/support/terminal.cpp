@@ -57,8 +57,8 @@ constexpr const char* reset = "\x1b[0m";
 
 std::string code(ColourDepth depth, Colour colour, bool background) {
   const char* layer = background ? "48" : "38";
-  if (depth == ColourDepth::palette256) return message("\x1b[", layer, ";5;", nearest_of_256(colour), "m");
-  return message("\x1b[", layer, ";2;", int{colour.red}, ";", int{colour.green}, ";", int{colour.blue}, "m");
+  if (depth == ColourDepth::palette256) return detail::message("\x1b[", layer, ";5;", nearest_of_256(colour), "m");
+  return detail::message("\x1b[", layer, ";2;", int{colour.red}, ";", int{colour.green}, ";", int{colour.blue}, "m");
 }
 
 std::string painted(const Terminal& terminal, Colour background, const std::string& text) {
@@ -67,8 +67,8 @@ std::string painted(const Terminal& terminal, Colour background, const std::stri
 
 ColourScale scale_of(const TokenScores& scores) {
   if (scores.tokens.size() != scores.scores.size() || scores.tokens.empty()) {
-    raise(ErrorKind::shape, message("token scores: ", scores.tokens.size(), " tokens and ", scores.scores.size(),
-                                    " scores, expected one score per token, and at least one"));
+    detail::raise(ErrorKind::shape, "token scores: ", scores.tokens.size(), " tokens and ", scores.scores.size(),
+                  " scores, expected one score per token, and at least one");
   }
   ColourScale scale;
   bool negative = false;
@@ -91,7 +91,7 @@ std::string legend(const ColourScale& scale, const TokenScores& scores, const Te
     const double place = scale.kind == ColourScale::Kind::diverging ? static_cast<double>(step) / (steps - 1) : (step + 1.0) / steps;
     bar += code(terminal.colours, scale.colour_at(place), true) + " ";
   }
-  const std::string low = scale.kind == ColourScale::Kind::diverging ? message("-", significant(scale.limit)) : "0";
+  const std::string low = scale.kind == ColourScale::Kind::diverging ? detail::message("-", significant(scale.limit)) : "0";
   return low + " " + bar + reset + " " + significant(scale.limit) + "  " + visible(scores.value_name) + "\n";
 }
 
@@ -207,9 +207,9 @@ std::string score_table(const TokenScores& scores, const Terminal& terminal) {
     numbers.push_back(number(scores.scores[k]));
     token_width = std::max(token_width, display_width(tokens.back()));
     number_width = std::max(number_width, display_width(numbers.back()));
-    if (with_ids) id_width = std::max(id_width, display_width(message(scores.ids[k])));
+    if (with_ids) id_width = std::max(id_width, display_width(detail::message(scores.ids[k])));
   }
-  const int position_width = std::max(8, static_cast<int>(message(tokens.size() - 1).size()));
+  const int position_width = std::max(8, static_cast<int>(detail::message(tokens.size() - 1).size()));
   const int room = std::clamp(terminal.width - position_width - token_width - number_width - (with_ids ? id_width + 2 : 0) - 6, 8, 40);
   const int side = diverging ? (room - 1) / 2 : room;
   const std::string axis = terminal.unicode ? "\u2502" : "|";
@@ -220,8 +220,9 @@ std::string score_table(const TokenScores& scores, const Terminal& terminal) {
     const double score = scores.scores[k];
     const double columns = std::isfinite(score) ? std::min(1.0, std::abs(score) / scale.limit) * side : 0;
     const bool left = score < 0;
-    std::string line = pad(message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " +
-                       (with_ids ? pad(message(scores.ids[k]), id_width, true) + "  " : "") + pad(numbers[k], number_width, true) + "  ";
+    std::string line = pad(detail::message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " +
+                       (with_ids ? pad(detail::message(scores.ids[k]), id_width, true) + "  " : "") + pad(numbers[k], number_width, true) +
+                       "  ";
     if (diverging) line += pad(left ? leftward(columns, terminal.unicode) : "", side, true) + axis;
     if (!left) line += rightward(columns, terminal.unicode);
     line.resize(line.find_last_not_of(' ') + 1);

@@ -9,7 +9,7 @@ namespace implicit_attention::examples {
 TextLines::TextLines(const std::string& path) : file_(MappedFile::open(path)) {
   std::string_view rest = file_->text();
   if (rest.starts_with("\xFF\xFE") || rest.starts_with("\xFE\xFF"))
-    raise(ErrorKind::file, message(path, ": the text is UTF-16, expected UTF-8"));
+    detail::raise(ErrorKind::file, path, ": the text is UTF-16, expected UTF-8");
   if (rest.starts_with("\xEF\xBB\xBF")) rest.remove_prefix(3);  // as spreadsheets write it
   for (Index line = 1; !rest.empty(); ++line) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());

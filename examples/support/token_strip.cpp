@@ -31,11 +31,11 @@ constexpr BoxStyle word_boxes{74, 12, 7, 12, 9, true};
 constexpr BoxStyle letter_boxes{50, 5, 2, 8, 5, false};
 
 void check(const TokenStrips& strips) {
-  if (strips.strips.empty()) raise(ErrorKind::shape, "token strips: nothing to draw, expected at least one strip");
+  if (strips.strips.empty()) detail::raise(ErrorKind::shape, "token strips: nothing to draw, expected at least one strip");
   for (const TokenStrip& strip : strips.strips) {
     if (!strip.tokens.empty() && strip.tokens.size() == strip.scores.size()) continue;
-    raise(ErrorKind::shape, message("token strips: ", strip.label.empty() ? "a strip" : visible(strip.label), " has ", strip.tokens.size(),
-                                    " tokens and ", strip.scores.size(), " scores, expected one score per token, and at least one"));
+    detail::raise(ErrorKind::shape, "token strips: ", strip.label.empty() ? "a strip" : visible(strip.label), " has ", strip.tokens.size(),
+                  " tokens and ", strip.scores.size(), " scores, expected one score per token, and at least one");
   }
 }
 
@@ -187,7 +187,7 @@ DrawnTokenStrips write_token_strips(const std::string& path, const TokenStrips& 
   std::vector<std::string> title_lines, caption_lines;
   if (!strips.title.empty()) title_lines = fonts.wrap(visible(strips.title), title_style, page_width - 2 * page_margin);
   std::string notes = strips.caption.empty() ? "" : visible(strips.caption);
-  if (missing > 0) notes += message(notes.empty() ? "" : " ", "Grey: not a finite number.");
+  if (missing > 0) notes += detail::message(notes.empty() ? "" : " ", "Grey: not a finite number.");
   if (!notes.empty()) caption_lines = fonts.wrap(notes, caption_style, page_width - 2 * page_margin);
   constexpr int row_gap = 48, legend_height = 56;
   const int head = title_lines.empty() ? 0 : static_cast<int>(title_lines.size()) * 50 + 22;

@@ -186,13 +186,14 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
       how.heads = {heads};
       if (heads == 0) {
         for (const Method method : {Method::edge_map, Method::relevance_attention})
-          CHECK_THROWS_WITH(explainer.explain(method, edge_target, how),
-                            Catch::Contains(message(method_info(method).name, ": the channels of layer ", layer, " share no matrices")));
+          CHECK_THROWS_WITH(
+              explainer.explain(method, edge_target, how),
+              Catch::Contains(detail::message(method_info(method).name, ": the channels of layer ", layer, " share no matrices")));
         ++none;
         continue;
       }
       CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how),
-                        Catch::Contains(message("edge-map: head ", heads, " is out of range, expected 0 to ", heads - 1)));
+                        Catch::Contains(detail::message("edge-map: head ", heads, " is out of range, expected 0 to ", heads - 1)));
       ++layers;
       mixed += pass.mixers.size() > 1 ? 1 : 0;
       Numbers sum = Numbers::Zero(edge_tokens, edge_tokens), sum_of_scores = Numbers::Zero(1, edge_tokens);
@@ -260,7 +261,7 @@ TEST_CASE("edge-map says what is wrong with a layer or with heads, and other met
       MethodOptions<double> how = of_layer(layer, Terms::all(), with_map);
       Explainer<double> explainer(model, ids, every_logit());
       const std::string words =
-          message("edge-map: layer ", layer, " of ", model.name(), " is out of range or mixes no tokens, expected one of ");
+          detail::message("edge-map: layer ", layer, " of ", model.name(), " is out of range or mixes no tokens, expected one of ");
       CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how), Catch::Contains(words));
       CHECK_THROWS_WITH(explainer.explain_each(Method::edge_map, {edge_target}, how), Catch::Contains(words));
       Explainer<double> planned(model, ids, every_logit(), {{Method::gradient, Method::edge_map}, how});

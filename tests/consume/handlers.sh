@@ -23,7 +23,7 @@ extern "C" __attribute__((visibility("default"))) void JOIN(LIBRARY, _begin)() {
 extern "C" __attribute__((visibility("default"))) const char* JOIN(LIBRARY, _fails)(int in_template) {
   try {
     if (in_template) implicit_attention::check_vector("x", "y", implicit_attention::Matrix<float>(1, 2), 3, "z");
-    implicit_attention::raise(implicit_attention::ErrorKind::value, "fails");
+    implicit_attention::detail::raise(implicit_attention::ErrorKind::value, "fails");
   } catch (const Own& own) {
     return own.who;
   } catch (const implicit_attention::Error&) {

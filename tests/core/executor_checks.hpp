@@ -32,7 +32,7 @@ inline void calls_each_once(const Executor& executor) {
 inline void carries_exceptions(const Executor& executor) {
   for (int round = 0; round < 5; ++round) {
     const auto fail = [&](Index i) {
-      if (i == 5) raise(ErrorKind::value, "the sixth body fails");
+      if (i == 5) detail::raise(ErrorKind::value, "the sixth body fails");
     };
     CHECK_THROWS_WITH(executor(50, fail), "the sixth body fails");
     CHECK_THROWS_AS(executor(6, fail), Error);

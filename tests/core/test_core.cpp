@@ -142,7 +142,7 @@ TEST_CASE("views see rows at any distance, and write through", "[core]") {
 TEST_CASE("errors say what came, to an exception or the host's handler", "[core]") {
   CHECK(shape_text({2, 3}) == "(2, 3)");
   CHECK(shape_text({}) == "()");
-  CHECK(message("a ", 1, ' ', 2.5, std::string(" b")) == "a 1 2.5 b");
+  CHECK(detail::message("a ", 1, ' ', 2.5, std::string(" b")) == "a 1 2.5 b");
   const Matrix<double> wrong(3, 2);
   auto [kind, text] = error_of([&] { check_shape("Layer", "weight", wrong, 2, 3, "(channels, width)", "is it transposed?"); });
   CHECK(kind == ErrorKind::shape);
@@ -158,15 +158,15 @@ TEST_CASE("errors say what came, to an exception or the host's handler", "[core]
   };
   const ErrorHandler before = set_error_handler([](ErrorKind k, const char* m) { throw HostsOwn{k, m}; });
   try {
-    raise(ErrorKind::limit, "too much");
+    detail::raise(ErrorKind::limit, "too much");
   } catch (const HostsOwn& own) {
     CHECK(own.kind == ErrorKind::limit);
     CHECK(own.text == "too much");
   }
   CHECK(set_error_handler(before) != nullptr);
-  CHECK_THROWS_AS(raise(ErrorKind::value, "again an exception"), Error);
+  CHECK_THROWS_AS(detail::raise(ErrorKind::value, "again an exception"), Error);
   // A name out of a file may have a zero byte, at which every reader of a message stops.
-  CHECK_THROWS_WITH(raise(ErrorKind::file, message("tensor ", std::string_view("a\0b\0", 4), " is missing")),
+  CHECK_THROWS_WITH(detail::raise(ErrorKind::file, "tensor ", std::string_view("a\0b\0", 4), " is missing"),
                     "tensor a\\x00b\\x00 is missing");
 }
 
@@ -191,7 +191,7 @@ TEST_CASE("a host's handler is told where in the library an error was found", "[
   CHECK(came);
   came = false;
   try {
-    raise(ErrorKind::value, "here");
+    detail::raise(ErrorKind::value, "here");
   } catch (const HostsOwn& own) {
     came = true;
     CHECK(own.file == __FILE__);
@@ -199,7 +199,7 @@ TEST_CASE("a host's handler is told where in the library an error was found", "[
   }
   CHECK(came);
   set_error_handler_at(nullptr);
-  CHECK_THROWS_AS(raise(ErrorKind::value, "again an exception"), Error);
+  CHECK_THROWS_AS(detail::raise(ErrorKind::value, "again an exception"), Error);
 }
 
 TEST_CASE("handlers of either kind are put back as they were", "[core]") {
@@ -207,7 +207,7 @@ TEST_CASE("handlers of either kind are put back as they were", "[core]") {
   const ErrorHandlerAt at = [](ErrorKind, const char*, const char*, int) { throw 2; };
   const auto called = [] {
     try {
-      raise(ErrorKind::value, "which?");
+      detail::raise(ErrorKind::value, "which?");
     } catch (const int which) {
       return which;
     } catch (const Error&) {
@@ -229,9 +229,9 @@ TEST_CASE("handlers of either kind are put back as they were", "[core]") {
 TEST_CASE("a handler that returns is followed by the default", "[core]") {
   static int told = 0;
   set_error_handler([](ErrorKind, const char*) { ++told; });
-  CHECK_THROWS_AS(raise(ErrorKind::value, "an exception all the same"), Error);
+  CHECK_THROWS_AS(detail::raise(ErrorKind::value, "an exception all the same"), Error);
   set_error_handler_at([](ErrorKind, const char*, const char*, int) { ++told; });
-  CHECK_THROWS_AS(raise(ErrorKind::value, "an exception all the same"), Error);
+  CHECK_THROWS_AS(detail::raise(ErrorKind::value, "an exception all the same"), Error);
   CHECK(told == 2);
   set_error_handler(nullptr);
 }
@@ -246,7 +246,7 @@ TEST_CASE("a handler's own exception comes out of a loop on any thread", "[core]
     std::string came;
     try {
       executor(20, [](Index i) {
-        if (i >= 7) raise(ErrorKind::value, "a body fails");
+        if (i >= 7) detail::raise(ErrorKind::value, "a body fails");
       });
     } catch (const HostsOwn& own) {
       came = own.text;

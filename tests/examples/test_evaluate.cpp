@@ -406,7 +406,7 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
       evaluated({"--methods", "relevance,random", "--terms", "all", "--reduce", "mean", "--steps", "3", "--baseline", "zero"}).err;
   for (const char* const option : {"--steps", "--baseline"})
     CHECK_THAT(nothing,
-               contains_text(message("evaluate: ", option, " has no effect on relevance, random: it is for integrated-gradients")));
+               contains_text(detail::message("evaluate: ", option, " has no effect on relevance, random: it is for integrated-gradients")));
   CHECK_THAT(nothing,
              contains_text("evaluate: --terms has no effect on relevance, random: it is for methods made of the implicit attention"));
   CHECK_THAT(nothing, contains_text("evaluate: --reduce has no effect on relevance, random: it is for raw and rollout"));

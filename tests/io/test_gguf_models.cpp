@@ -385,7 +385,7 @@ TEST_CASE("GGUF: a tensor has its name in the file, though no layer of the file 
     for (const auto& [name, tensor] : whole.tensors) {
       INFO(each_case.golden << " as " << each_case.architecture << ": " << name);
       const std::string& in_file = tensor.name_in_file;
-      const std::string expected = in_file == name ? name : message(in_file, " (", name, ")");
+      const std::string expected = in_file == name ? name : detail::message(in_file, " (", name, ")");
       CHECK(source.name_in_file(name) == expected);
       // Granite's feed-forward part is ffn_* where there are no experts, ffn_*_shexp beside them, and both become the same.
       if (in_file.find("_shexp") != std::string::npos && each_case.architecture == "granitehybrid") continue;
@@ -454,10 +454,11 @@ TEST_CASE("GGUF: a file without layers, and experts that nothing uses, are told 
       if (each.name.ends_with(up)) gate = each;
     REQUIRE(gate.shape.front() > 1);
     const std::string layer = gate.name.substr(4, gate.name.size() - 4 - up.size());
-    gate.name = message("blk.", layer, ".ffn_gate_exps.weight");
+    gate.name = detail::message("blk.", layer, ".ffn_gate_exps.weight");
     more.tensors().push_back(gate);
     CHECK_THAT(error(more), contains_text("1 tensor is not used by "));
-    CHECK_THAT(error(more), contains_text(message("(", gate.name, " (backbone.layers.", layer, ".mixer.experts.0.gate_proj.weight))")));
+    CHECK_THAT(error(more),
+               contains_text(detail::message("(", gate.name, " (backbone.layers.", layer, ".mixer.experts.0.gate_proj.weight))")));
   }
 }
 

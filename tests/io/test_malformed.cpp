@@ -177,11 +177,11 @@ TEST_CASE("types that cannot be read are no reason to refuse the other tensors",
   for (const auto& [dtype, bytes] : std::vector<std::pair<std::string, int>>{
            {"F8_E4M3", 2}, {"F8_E5M2", 2}, {"F8_E8M0", 2}, {"F4", 1}, {"C64", 16}, {"BOOL", 2}, {"U64", 16}, {"F3_NEW", 5}}) {
     INFO(dtype);
-    write_bytes(path,
-                safetensors_bytes(message(" \n\t{\"__metadata__\":null,\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+    write_bytes(path, safetensors_bytes(
+                          detail::message(" \n\t{\"__metadata__\":null,\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
                                           "\"odd\":{\"dtype\":\"",
                                           dtype, "\",\"shape\":[2],\"data_offsets\":[4,", 4 + bytes, "]}}"),
-                                  bytes_of<float>({1.5F}) + std::string(static_cast<std::size_t>(bytes), '\x11')));
+                          bytes_of<float>({1.5F}) + std::string(static_cast<std::size_t>(bytes), '\x11')));
     const SafetensorsSource<double> source(path);
     CHECK(source.read("a")(0, 0) == 1.5);
     CHECK(source.shape("odd") == std::vector<Index>{2});

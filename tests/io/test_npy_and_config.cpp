@@ -253,7 +253,7 @@ TEST_CASE("config: an object or a mixed list in the place of a number is no abse
   for (const char* key : {"mixed", "nested", "objects", "holes", "flags"}) {
     INFO(key);
     CHECK_THAT(said([&] { (void)configuration.numbers({key}); }),
-               contains_text(message("key ", key, " is a list that holds neither numbers nor texts alone")));
+               contains_text(detail::message("key ", key, " is a list that holds neither numbers nor texts alone")));
   }
   // What is below an object overrides what is on top, whatever either is.
   CHECK(configuration.below("text_config").integer({"width"}) == 4);
@@ -281,8 +281,8 @@ TEST_CASE("config: several spellings of a key must agree, whatever their type is
     return error ? error->message : std::string("nothing");
   };
   const auto differ = [](const std::string& later, const std::string& came, const std::string& expected) {
-    return message("configuration: key ", later, " is ", came, ", expected ", expected,
-                   ": key first says so, and both are about the same thing");
+    return detail::message("configuration: key ", later, " is ", came, ", expected ", expected,
+                           ": key first says so, and both are about the same thing");
   };
   configuration.set("third", 0.25);
   CHECK(said([&] { (void)configuration.number({"first", "second", "third"}); }) == differ("third", "0.25", "1"));

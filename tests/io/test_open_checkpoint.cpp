@@ -241,8 +241,8 @@ TEST_CASE("the same numbers come out of every format, and are there as they are 
   for (const Type& type : {Type{Dtype::F32, &f32, 0, "FloatStorage"}, Type{Dtype::F16, &f16, 1, "HalfStorage"},
                            Type{Dtype::BF16, &bf16, 30, "BFloat16Storage"}, Type{Dtype::F64, &f64, 28, "DoubleStorage"}}) {
     const fs::path path = folder / "x";
-    write_bytes(path, safetensors_bytes(message("{\"emb.weight\":{\"dtype\":\"", dtype_name(type.dtype),
-                                                "\",\"shape\":[2,32],\"data_offsets\":[0,", type.data->size(), "]}}"),
+    write_bytes(path, safetensors_bytes(detail::message("{\"emb.weight\":{\"dtype\":\"", dtype_name(type.dtype),
+                                                        "\",\"shape\":[2,32],\"data_offsets\":[0,", type.data->size(), "]}}"),
                                         *type.data));
     check(path, type.dtype);
     write_bytes(

@@ -133,9 +133,10 @@ TEMPLATE_TEST_CASE("safetensors: every element type", "[io]", float, double) {
   using Scalar = TestType;
   const TemporaryFolder folder;
   const auto read = [&](const std::string& dtype, const std::string& data, std::size_t bytes) {
-    write_bytes(folder / "x.safetensors", safetensors_bytes(message(R"({"x":{"dtype":")", dtype, R"(","shape":[)", data.size() / bytes,
-                                                                    R"(],"data_offsets":[0,)", data.size(), "]}}"),
-                                                            data));
+    write_bytes(folder / "x.safetensors",
+                safetensors_bytes(detail::message(R"({"x":{"dtype":")", dtype, R"(","shape":[)", data.size() / bytes,
+                                                  R"(],"data_offsets":[0,)", data.size(), "]}}"),
+                                  data));
     const Array<Scalar> array = SafetensorsFile(folder / "x.safetensors").template read<Scalar>("x");
     return std::vector<Scalar>(array.data(), array.data() + array.size());
   };

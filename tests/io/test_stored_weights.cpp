@@ -88,10 +88,10 @@ fs::path write_model(const TemporaryFolder& folder, Dtype dtype) {
   std::string header = "{", data;
   for (const Tensor& tensor : tensors()) {
     std::string shape;
-    for (const std::uint64_t size : tensor.shape) shape += message(shape.empty() ? "" : ",", size);
+    for (const std::uint64_t size : tensor.shape) shape += detail::message(shape.empty() ? "" : ",", size);
     const std::string own = data_of(tensor, dtype);
-    header += message(data.empty() ? "" : ",", "\"", tensor.name, "\":{\"dtype\":\"", dtype_name(dtype), "\",\"shape\":[", shape,
-                      "],\"data_offsets\":[", data.size(), ",", data.size() + own.size(), "]}");
+    header += detail::message(data.empty() ? "" : ",", "\"", tensor.name, "\":{\"dtype\":\"", dtype_name(dtype), "\",\"shape\":[", shape,
+                              "],\"data_offsets\":[", data.size(), ",", data.size() + own.size(), "]}");
     data += own;
   }
   header += "}";

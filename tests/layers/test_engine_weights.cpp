@@ -226,7 +226,7 @@ TEMPLATE_TEST_CASE("Mamba: an engine's arrays and no projections give the whole 
         own.C = buffers(ran.C);
         own.initial = ran.initial;
         check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
-                           message("form ", form, ", ", terms.text()));
+                           detail::message("form ", form, ", ", terms.text()));
       }
   }
 }
@@ -316,7 +316,7 @@ TEMPLATE_TEST_CASE("RWKV-7: an engine's arrays and no projections give the whole
       own.initial = ran.initial;
       check_same<S>(engine.linear_input(own).matrix(), ran.x.matrix(), "the linear input");
       check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
-                         message("form ", form, ", ", terms.text()));
+                         detail::message("form ", form, ", ", terms.text()));
     }
   auto own = ran;
   own.decay = own.log_decay;
@@ -358,7 +358,7 @@ TEMPLATE_TEST_CASE("Griffin: an engine's arrays and no projections give the whol
       else
         own.pre_input_gate = buffers(inverse_sigmoid<S>(ran.input_gate));
       check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
-                         message("form ", form, ", ", terms.text()));
+                         detail::message("form ", form, ", ", terms.text()));
     }
   }
   const Griffin<S> bare = Griffin<S>::for_engine({weights.conv_1d_weight, weights.conv_1d_bias, {}, {}});
@@ -388,7 +388,7 @@ TEMPLATE_TEST_CASE("Griffin: an engine's arrays and no projections give the whol
     CHECK_THAT(error_of([&] {
                  (void)Griffin<S>::for_engine({weights.conv_1d_weight, {}, with_nan(rate, place), {}});
                }).second,
-               contains_text(message("column ", place, ", expected no number above 0: it is -8 softplus")));
+               contains_text(detail::message("column ", place, ", expected no number above 0: it is -8 softplus")));
 }
 
 TEMPLATE_TEST_CASE("Gated DeltaNet: an engine's arrays and no projections give the whole descriptor's maps", "[engine]", float, double) {
@@ -421,7 +421,7 @@ TEMPLATE_TEST_CASE("Gated DeltaNet: an engine's arrays and no projections give t
       own.o = buffers(ran.o);
       own.initial = ran.initial;
       check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
-                         message("form ", form, ", ", terms.text()));
+                         detail::message("form ", form, ", ", terms.text()));
     }
 }
 
@@ -472,7 +472,7 @@ TEMPLATE_TEST_CASE("KDA: an engine's arrays and no projections give the whole de
         }
         if (form != 0) own.gate = buffers(function_of<S>(Function::sigmoid, ran.z));
         check_operators<S>(engine.implicit_attention(own, terms), whole.implicit_attention(ran, terms),
-                           message("lower bound ", bound, ", form ", form, ", ", terms.text()));
+                           detail::message("lower bound ", bound, ", form ", form, ", ", terms.text()));
       }
     auto own = ran;
     own.pre_log_decay = own.log_decay;
@@ -510,7 +510,7 @@ TEST_CASE("RWKV-6 in an engine: the bonus in either layout, and values in place 
     }
   for (const Index wrong : {Index(0), Index(-1), Index(5)})
     CHECK_THAT(error_of([&] { (void)BonusRecurrence<double>("Rwkv6", wrong, bonus, weight, bias, 1e-5); }).second,
-               contains_text(message("Rwkv6: 12 numbers of the bonus do not divide into ", wrong, " heads")));
+               contains_text(detail::message("Rwkv6: 12 numbers of the bonus do not divide into ", wrong, " heads")));
   act.value = {};
   CHECK_THAT(error_of([&] { (void)one.linear_input(act); }).second, contains_text("Rwkv6: activations.value is empty"));
 }

@@ -141,7 +141,7 @@ TEST_CASE("a layer by itself is not read with another model's width, unless the 
     CHECK_NOTHROW(read_layer(family, tensors, configured(keys)));
     keys.back().second = layer->width() + 1;
     CHECK_THROWS_WITH(read_layer(family, tensors, configured(keys)),
-                      Catch::Contains(message("key hidden_size is ", layer->width() + 1, ", expected ", layer->width())));
+                      Catch::Contains(detail::message("key hidden_size is ", layer->width() + 1, ", expected ", layer->width())));
     keys.emplace_back("text_config.hidden_size", layer->width());
     CHECK_NOTHROW(read_layer(family, tensors, configured(keys)));
   }
@@ -399,7 +399,7 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
     Tensors<double> without;
     for (const auto& [name, tensor] : drawn.tensors) {
       const bool convolution = std::string_view(key) == "use_short_conv" && name.find("_conv1d") != std::string::npos;
-      if (name != lost && !convolution) without.tensors[message("layers.3.attn.", name)] = tensor;
+      if (name != lost && !convolution) without.tensors[detail::message("layers.3.attn.", name)] = tensor;
     }
     INFO(family << " without " << lost);
     const auto read = [&](std::optional<bool> value) {
@@ -411,11 +411,11 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
         if (one.name == family) static_cast<void>(one.read(PrefixedTensors<double>(without, "layers.3.attn."), configuration));
     };
     CHECK_NOTHROW(read(false));
-    CHECK_THROWS_WITH(read(true), Catch::Contains(message("key ", key, " is true, expected false")));
-    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("a layer without it has ", key, " false in its configuration")));
+    CHECK_THROWS_WITH(read(true), Catch::Contains(detail::message("key ", key, " is true, expected false")));
+    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(detail::message("a layer without it has ", key, " false in its configuration")));
     const std::string tensor = std::string_view(key) == "use_short_conv" ? "q_conv1d.weight" : lost;
-    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(message("tensor layers.3.attn.", tensor, " is missing")));
-    if (tensor == lost) CHECK_THROWS_WITH(read(true), Catch::Contains(message("tensor layers.3.attn.", tensor, " is missing")));
+    CHECK_THROWS_WITH(read(std::nullopt), Catch::Contains(detail::message("tensor layers.3.attn.", tensor, " is missing")));
+    if (tensor == lost) CHECK_THROWS_WITH(read(true), Catch::Contains(detail::message("tensor layers.3.attn.", tensor, " is missing")));
   }
   Tensors<double> kimi = test_support::drawn_tensors(recipe_of("kda", "lower bound"), draw);
   for (const char* form : {"g_proj.weight", "g_a_proj.weight", "g_b_proj.weight", "g_proj.0.weight", "g_proj.1.weight", "g_proj.1.bias"})

@@ -105,7 +105,7 @@ void check_case(const fs::path& path) {
     for (const auto& [name, terms] : named_sets<Layer>()) {
       REQUIRE(file.find("expected." + name));
       const Matrix<Scalar> matrices = layer.implicit_attention(act, terms).materialize().stacked();
-      deviations[message(name, " as ", terms.text())].add(matrices, part(name));
+      deviations[detail::message(name, " as ", terms.text())].add(matrices, part(name));
       // The same terms as a list lack the scale. (With one token, or at documents' first tokens alone, Griffin's is 1.)
       if (!std::is_same_v<Layer, Mamba<Scalar>> && tokens > 1) {
         const ImplicitAttention<Scalar> bare = layer.implicit_attention(act, terms.without(Term::normalization));

@@ -747,7 +747,7 @@ namespace {
 template <class Load>
 void check_golden_layer(const std::filesystem::path& path, Index number, const std::string& prefix, const Load& load) {
   const SafetensorsFile file(path);
-  const std::string at = message("expected.layer", number, "_");
+  const std::string at = detail::message("expected.layer", number, "_");
   const Matrix<double> u = file.read<double>(at + "mixer_in").matrix(), grad_out = file.read<double>(at + "grad_mixer_out").matrix();
   const Matrix<double> expected = file.read<double>(at + "grad_mixer_in").matrix();
   INFO(path.filename().string() << ", " << prefix);
@@ -780,15 +780,15 @@ TEST_CASE("golden gradients: each layer alone, as the public implementations hav
   for (const char* name :
        {"lm_mamba_seed00_layers2_hidden32_L16", "lm_mamba_seed03_layers2_hidden64_L12", "lm_mamba_seed04_L3_lt_conv_layers2_hidden32"})
     for (const Index number : {0, 1})
-      check_golden_layer(path(name), number, message("weight.backbone.layers.", number, ".mixer."),
+      check_golden_layer(path(name), number, detail::message("weight.backbone.layers.", number, ".mixer."),
                          []<class S>(const PrefixedTensors<S>& tensors) { return Mamba<S>::from_tensors(tensors); });
   for (const char* name : {"lm_rwkv4_seed00_layers2_hidden32_L16", "lm_rwkv4_seed03_layers2_hidden64_L12"})
     for (const Index number : {0, 1})
-      check_golden_layer(path(name), number, message("weight.rwkv.blocks.", number, ".attention."),
+      check_golden_layer(path(name), number, detail::message("weight.rwkv.blocks.", number, ".attention."),
                          []<class S>(const PrefixedTensors<S>& tensors) { return Rwkv4<S>::from_tensors(tensors); });
   for (const char* name : {"lm_griffin_seed00_layers3_hidden32_L16", "lm_griffin_seed03_layers3_hidden64_L12"}) {
     for (const Index number : {0, 1})
-      check_golden_layer(path(name), number, message("weight.model.layers.", number, ".temporal_block."),
+      check_golden_layer(path(name), number, detail::message("weight.model.layers.", number, ".temporal_block."),
                          []<class S>(const PrefixedTensors<S>& tensors) { return Griffin<S>::from_tensors(tensors); });
     check_golden_layer(path(name), 2, "weight.model.layers.2.temporal_block.", []<class S>(const PrefixedTensors<S>& tensors) {
       typename LocalAttention<S>::Options options;

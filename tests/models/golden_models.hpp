@@ -96,7 +96,7 @@ class GoldenRun {
     const LayerPass<Scalar> pass = model_.layer_pass(pass_, layer);
     const LayerBackward<Scalar>& gradients = gradients_.layers[static_cast<std::size_t>(layer)];
     const Block<Scalar>& block = model_.block(layer);
-    const auto named = [&](const char* what) { return message("layer", layer, "_", what); };
+    const auto named = [&](const char* what) { return detail::message("layer", layer, "_", what); };
     const bool reads_norm = !block.sublayers.front().norm.empty();
     for (std::size_t mixer = 0; mixer < pass.mixers.size(); ++mixer) {
       const MixerRun<Scalar>& run = pass.mixers[mixer];

@@ -66,7 +66,7 @@ TEMPLATE_TEST_CASE("gradients of public trained models", "[models]", double, flo
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       INFO("layer " << layer);
       CHECK(relative_error(*gradients.layers[static_cast<std::size_t>(layer)].y,
-                           Matrix<double>(*expected.read<double>(message("layer", layer, ".grad_y")))) <
+                           Matrix<double>(*expected.read<double>(detail::message("layer", layer, ".grad_y")))) <
             (std::is_same_v<TestType, double> ? 1e-11 : 2e-5));
     }
   }

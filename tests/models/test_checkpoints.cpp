@@ -42,7 +42,7 @@ Tensors<double> mamba_tensors(bool layer_norm = false) {
     if (layer_norm) b.add(name + ".bias", {D}, 0.3);
   };
   for (Index n = 0; n < 2; ++n) {
-    const std::string layer = message("backbone.layers.", n, ".");
+    const std::string layer = detail::message("backbone.layers.", n, ".");
     norm(layer + "norm");
     b.add(layer + "mixer.in_proj.weight", {16, D});
     b.add(layer + "mixer.conv1d.weight", {8, 1, 4});
@@ -69,7 +69,7 @@ Tensors<double> rwkv_tensors() {
   };
   norm("rwkv.blocks.0.pre_ln");
   for (Index n = 0; n < 2; ++n) {
-    const std::string block = message("rwkv.blocks.", n, ".");
+    const std::string block = detail::message("rwkv.blocks.", n, ".");
     norm(block + "ln1");
     norm(block + "ln2");
     for (const char* part : {"key", "value", "receptance"}) {
@@ -95,7 +95,7 @@ Tensors<double> griffin_tensors(Index layers = 3) {
   Builder b(tensors);
   b.add("model.embed_tokens.weight", {V, D});
   for (Index n = 0; n < layers; ++n) {
-    const std::string layer = message("model.layers.", n, "."), block = layer + "temporal_block.";
+    const std::string layer = detail::message("model.layers.", n, "."), block = layer + "temporal_block.";
     b.add(layer + "temporal_pre_norm.weight", {D}, 0.1);
     b.add(layer + "channel_pre_norm.weight", {D}, 0.1);
     for (const char* part : {"gate_proj", "up_proj"}) {
@@ -504,7 +504,7 @@ TEST_CASE("tensors that are missing or of another shape are named", "[models]") 
   CHECK_THAT(unknown,
              contains_text("no model known here, and model_type is Mamba-3; the first is transformer.h.0.attn.c_attn.weight; expected "
                            "(Mamba, model_type mamba: backbone.layers.N.mixer.x_proj.weight; Mamba-2, model_type mamba2: "));
-  CHECK_THAT(unknown, contains_text(message("or one of ", model_families<double>().size() - 3, " others, which README.md lists")));
+  CHECK_THAT(unknown, contains_text(detail::message("or one of ", model_families<double>().size() - 3, " others, which README.md lists")));
   CHECK(unknown.size() < 500);
   foreign.tensors.clear();
   foreign.set_zero("model.layers.0.shared_mlps.input_linear.weight", {2, 2});  // shared_mlp. would be Granite's

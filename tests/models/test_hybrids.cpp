@@ -282,14 +282,14 @@ TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and 
   CHECK(said(of_text) == "no error");
   // Of these two, transformers' own configurations alone tell that they are of generating text.
   for (const char* key : {"top_k", "temperature"}) {
-    CHECK_THAT(said(with({{key, 0.7}})), Catch::Contains(message("key ", key, " is not understood by Mamba")));
+    CHECK_THAT(said(with({{key, 0.7}})), Catch::Contains(detail::message("key ", key, " is not understood by Mamba")));
     CHECK(said(with({{"model_type", "mamba"}, {key, 0.7}})) == "no error");
   }
   CHECK_THAT(said(with({{"model_type", "mamba"}, {"attn_cfg.top_k", Index(50)}})), Catch::Contains("key attn_cfg.top_k is not understood"));
   CHECK(said(with({{"n_ctx", Index(262144)}, {"is_decoder", true}, {"unsloth_fixed", true}, {"text_config.unsloth_version", "2025.1"}})) ==
         "no error");
   for (const char* key : {"", "text_config.", "."}) {  // a name of no characters at the top
-    CHECK_THAT(said(with({{key, Index(1)}})), Catch::Contains(message("key ", key, " is not understood by Mamba")));
+    CHECK_THAT(said(with({{key, Index(1)}})), Catch::Contains(detail::message("key ", key, " is not understood by Mamba")));
     CHECK_FALSE(detail::describes_only(key));
   }
   CHECK(detail::describes_only("text_config._name_or_path"));
@@ -302,9 +302,9 @@ TEST_CASE("weights that are codes are refused by the key that says so, before a 
       return error_of([&] { static_cast<void>(load_language_model<double>(none, configuration)); });
     };
     CHECK_THAT(said(with({{"model_type", "mamba"}, {(std::string(key) + ".quant_method").c_str(), "fp8"}})),
-               Catch::Contains(message("key ", key, " says that the weights are quantised by fp8, which is not read here")));
+               Catch::Contains(detail::message("key ", key, " says that the weights are quantised by fp8, which is not read here")));
     CHECK_THAT(said(with({{"model_type", "mamba"}, {(std::string(key) + ".load_in_4bit").c_str(), true}})),
-               Catch::Contains(message("key ", key, " says that the weights are quantised, which is not read here")));
+               Catch::Contains(detail::message("key ", key, " says that the weights are quantised, which is not read here")));
   }
 }
 
@@ -335,7 +335,7 @@ TEST_CASE("factors that the numbers cannot hold are refused by their keys", "[mo
     if (!one) continue;
     INFO(row.model << ", " << row.key);
     CHECK_THROWS_WITH(load_language_model<float>(one->weights<float>(), with(one->configuration, row.key, row.value)),
-                      Catch::Contains(message("config.json: ", row.text)));
+                      Catch::Contains(detail::message("config.json: ", row.text)));
   }
 }
 
@@ -410,7 +410,7 @@ TEST_CASE("delta rules by themselves are not read without the convolutions that 
     if (!one) continue;
     INFO(name);
     Tensors<double> lacking = one->weights<double>();
-    for (const char* part : {"q", "k", "v"}) lacking.tensors.erase(message(prefix, part, "_conv1d.weight"));
+    for (const char* part : {"q", "k", "v"}) lacking.tensors.erase(detail::message(prefix, part, "_conv1d.weight"));
     const bool is_kimi = std::string(key) == "short_conv_kernel_size";
     const auto read = [&, layer = PrefixedTensors<double>(lacking, prefix)](const Configuration& configuration) {
       if (is_kimi)
@@ -438,7 +438,7 @@ TEST_CASE("Kimi Linear as transformers' own port spells the sizes of its linear 
   for (const auto& [theirs, ours] : {std::pair("num_heads", "linear_num_heads"),
                                      {"head_dim", "linear_head_dim"},
                                      {"short_conv_kernel_size", "linear_conv_kernel_dim"}}) {
-    const std::string key = message("linear_attn_config.", theirs);
+    const std::string key = detail::message("linear_attn_config.", theirs);
     const Index size = one->configuration.integer({key}).value();
     ported = with(without(ported, key), ours, size);
   }
@@ -479,7 +479,7 @@ TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, a
   const Configuration later =
       with(with(with(written, "activation_situ_beta", 1.0), "activation_situ_linear_beta", 1.0), "attn_res_block_size", Index(0));
   same(with(with(later, "mla_use_output_gate", false), "dense_ffn_hidden", dense));
-  says(with(later, "dense_ffn_hidden", dense + 1), message("key dense_ffn_hidden is ", dense + 1, ", expected ", dense));
+  says(with(later, "dense_ffn_hidden", dense + 1), detail::message("key dense_ffn_hidden is ", dense + 1, ", expected ", dense));
   says(with(later, "attn_res_block_size", Index(12)), "key attn_res_block_size is 12, expected 0");
   says(with(later, "mla_use_output_gate", true), "key mla_use_output_gate is true, expected false");
   Configuration other = one->configuration;
@@ -550,12 +550,12 @@ struct SparseLfm2 {
     configuration = with(with(configuration, "norm_topk_prob", true), "use_expert_bias", true);
     configuration = with(configuration, "routed_scaling_factor", 1.000001);  // takes back what 1e-6 beside the sum of scores takes
     for (Index layer = first_sparse; layer < 3; ++layer) {
-      const std::string feed = message("model.layers.", layer, ".feed_forward.");
+      const std::string feed = detail::message("model.layers.", layer, ".feed_forward.");
       for (Index expert = 0; expert < experts; ++expert)
         for (const char* name : {"w1", "w3", "w2"}) {
           const auto& whole = tensors.tensors.at(feed + name + ".weight");
           const double factor = name == std::string("w2") && expert % 2 == 1 ? (expert == 1 ? 0.5 : 1.5) : expert % 2 == 1 ? 1 : 3;
-          tensors.set(message(feed, "experts.", expert, ".", name, ".weight"), whole.shape, factor * whole.numbers.matrix());
+          tensors.set(detail::message(feed, "experts.", expert, ".", name, ".weight"), whole.shape, factor * whole.numbers.matrix());
         }
       for (const char* name : {"w1", "w3", "w2"}) tensors.tensors.erase(feed + name + ".weight");
       tensors.set_zero(feed + "gate.weight", {experts, 24});
@@ -575,11 +575,11 @@ TEST_CASE("LFM2 with experts: the bias chooses and does not weigh, the sum of th
   SECTION("experts that are stacked") {
     Tensors<double> stacked = sparse.tensors;
     for (Index layer = SparseLfm2::first_sparse; layer < 3; ++layer) {
-      const std::string experts = message("model.layers.", layer, ".feed_forward.experts.");
+      const std::string experts = detail::message("model.layers.", layer, ".feed_forward.experts.");
       Matrix<double> first(4 * 80, 24), down(4 * 24, 40);
       for (Index expert = 0; expert < 4; ++expert) {
         const auto take = [&](const char* name) {
-          const std::string tensor = message(experts, expert, ".", name, ".weight");
+          const std::string tensor = detail::message(experts, expert, ".", name, ".weight");
           const Matrix<double> numbers = stacked.read(tensor).matrix();
           stacked.tensors.erase(tensor);
           return numbers;
@@ -597,7 +597,7 @@ TEST_CASE("LFM2 with experts: the bias chooses and does not weigh, the sum of th
     Tensors<double> drawn = sparse.tensors;
     test_support::Draw draw(91);
     for (Index layer = SparseLfm2::first_sparse; layer < 3; ++layer) {
-      const std::string feed = message("model.layers.", layer, ".feed_forward.");
+      const std::string feed = detail::message("model.layers.", layer, ".feed_forward.");
       drawn.set(feed + "gate.weight", {4, 24}, draw.normals<double>(4, 24, 0.8));
       drawn.set(feed + "expert_bias", {4}, draw.normals<double>(1, 4, 0.3));
     }
@@ -618,7 +618,7 @@ TEST_CASE("LFM2 with experts: the bias chooses and does not weigh, the sum of th
       RowVector<double> out = RowVector<double>::Zero(24);
       for (int k = 0; k < 2; ++k) {
         const Index expert = compared[static_cast<std::size_t>(k)].second;
-        const std::string own = message("feed_forward.experts.", expert, ".");
+        const std::string own = detail::message("feed_forward.experts.", expert, ".");
         const RowVector<double> gate = u * weight(own + "w1.weight").transpose();
         const RowVector<double> up = u * weight(own + "w3.weight").transpose();
         const RowVector<double> inner = (gate.array() / (1 + (-gate.array()).exp()) * up.array()).matrix();
@@ -755,10 +755,11 @@ TEST_CASE("models of one kind of layer alone, with the keys of all kinds", "[mod
     Tensors<double> alone, silenced = one->weights<double>();
     for (const auto& [name, numbers] : one->weights<double>().tensors) {
       const std::size_t at = name.find("layers.");
-      if (at != std::string::npos && name.compare(at, message("layers.", row.layer, ".").size(), message("layers.", row.layer, ".")) != 0)
+      if (at != std::string::npos &&
+          name.compare(at, detail::message("layers.", row.layer, ".").size(), detail::message("layers.", row.layer, ".")) != 0)
         for (const char* output : {"out_proj", "o_proj", "down_proj", ".w2.", "output_linear"})
           if (name.find(output) != std::string::npos) silenced.set_zero(name, *silenced.shape(name));
-      const std::string own = message("layers.", row.layer, ".");
+      const std::string own = detail::message("layers.", row.layer, ".");
       if (at == std::string::npos)
         alone.tensors[name] = numbers;
       else if (name.compare(at, own.size(), own) == 0)

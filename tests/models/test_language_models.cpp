@@ -43,7 +43,7 @@ TEMPLATE_TEST_CASE("public trained models give their expected logits", "[models]
     for (Index layer = 0; layer < model.layer_count(); ++layer) {
       INFO("layer " << layer);
       CHECK(relative_error(*pass.layers[static_cast<std::size_t>(layer)].y(),
-                           Matrix<double>(*expected.read<double>(message("layer", layer, ".y")))) < (wide ? 1e-12 : 2e-5));
+                           Matrix<double>(*expected.read<double>(detail::message("layer", layer, ".y")))) < (wide ? 1e-12 : 2e-5));
     }
     if (expected.find("published.input_ids") == nullptr) continue;
     // The projects' own float32 numbers.
@@ -193,7 +193,7 @@ TEST_CASE("bad calls of a language model are told before work starts", "[models]
       [&] {
         return model.forward({1, vocabulary});
       },
-      message("token id ", vocabulary, " at position 1 is out of range, expected 0 to ", vocabulary - 1));
+      detail::message("token id ", vocabulary, " at position 1 is out of range, expected 0 to ", vocabulary - 1));
   says([&] { return model.forward({-1}); }, "token id -1 at position 0 is out of range");
   says([&] { return model.forward({1, 2}, positions); }, "positions were given, but this model has none");
   says([&] { return griffin.forward({1, 2, 3}, positions); }, "positions are (2), expected (3) = (tokens)");
@@ -201,7 +201,7 @@ TEST_CASE("bad calls of a language model are told before work starts", "[models]
   says([&] { return model.forward({1, 2, 3}, row); }, "logit position 3 is out of range, expected 0 to 2");
   says([&] { return model.forward_embeddings(Matrix<double>(0, model.width())); }, "there are no embeddings");
   says([&] { return model.forward_embeddings(Matrix<double>(Matrix<double>::Zero(2, 5))); },
-       message("the embeddings are (2, 5), expected (tokens, ", model.width(), ")"));
+       detail::message("the embeddings are (2, 5), expected (tokens, ", model.width(), ")"));
   says([&] { return model.block(2); }, "layer 2 is out of range, expected 0 to 1");
   says([&] { return model.layer_pass(model.forward({1}, logits), 0); },
        "the pass kept 0 layers of 2; run it with Keep::residuals or Keep::activations");

@@ -45,7 +45,7 @@ void check_expected(const LanguageModel<S>& model, const SafetensorsFile& expect
   const Index last = pass.tokens() - 1;
   const BackwardPass<S> back = backward(model, pass, logit_gradient(pass, last, target));
   for (Index layer = 0; layer < model.layer_count(); ++layer) {
-    const std::string name = message("layer", layer);
+    const std::string name = detail::message("layer", layer);
     INFO(name);
     const std::size_t index = static_cast<std::size_t>(layer);
     CHECK(largest_difference(pass.layers[index].y().matrix().template cast<double>(), wanted(name + ".y")) < tolerance);
@@ -166,7 +166,7 @@ Tensors<double> rwkv7_tensors() {
   add("emb.weight", {V, D});
   norm("blocks.0.ln0");
   for (Index layer = 0; layer < 2; ++layer) {
-    const std::string block = message("blocks.", layer, "."), att = block + "att.", ffn = block + "ffn.";
+    const std::string block = detail::message("blocks.", layer, "."), att = block + "att.", ffn = block + "ffn.";
     norm(block + "ln1");
     norm(block + "ln2");
     norm(att + "ln_x");
@@ -279,8 +279,8 @@ TEST_CASE("RWKV-7: what does not fit is named", "[models]") {
   }
   for (const char* name : {"w", "a", "v"}) {  // the biases of low-rank maps
     Tensors<double> longer = original;
-    longer.set_zero(message("blocks.1.att.", name, "0"), {7});
-    CHECK_THAT(error_of([&] { logits(longer); }), contains_text(message(name, ": the bias is (7), expected (6)")));
+    longer.set_zero(detail::message("blocks.1.att.", name, "0"), {7});
+    CHECK_THAT(error_of([&] { logits(longer); }), contains_text(detail::message(name, ": the bias is (7), expected (6)")));
   }
   Tensors<double> more = original;
   more.set_zero("blocks.1.att.q1", {6, 2});

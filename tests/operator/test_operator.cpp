@@ -109,7 +109,7 @@ TEST_CASE("indices out of range are named", "[operator]") {
   for (const Index wrong : {Index(3), Index(-1)}) {
     const auto [kind, text] = error_of([&] { (void)Indices(std::vector<Index>{0, wrong}).resolve(3, "channel"); });
     CHECK(kind == ErrorKind::value);
-    CHECK(text == message("channel ", wrong, " is out of range, expected 0 to 2"));
+    CHECK(text == detail::message("channel ", wrong, " is out of range, expected 0 to 2"));
   }
   const ImplicitAttention<double> attention(some_form());
   Selection selection;

@@ -29,8 +29,8 @@ template <DifferentiableLayer Layer>
   const Array<typename Layer::Scalar> weight = output_projection(layer);  // shared or viewed, never copied
   if (weight.empty()) return grad_out;
   if (grad_out.cols() != weight.rows())
-    raise(ErrorKind::shape, message("backward: grad_out is ", shape_text({grad_out.rows(), grad_out.cols()}), ", expected (tokens, ",
-                                    weight.rows(), ") = (tokens, width)"));
+    detail::raise(ErrorKind::shape, "backward: grad_out is ", shape_text({grad_out.rows(), grad_out.cols()}), ", expected (tokens, ",
+                  weight.rows(), ") = (tokens, width)");
   return Matrix<typename Layer::Scalar>(grad_out * *weight);
 }
 

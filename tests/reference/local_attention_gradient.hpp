@@ -47,8 +47,8 @@ template <Real S>
   detail::check_activation("LocalAttention gradient", "x", act.x, tokens, channels, "(tokens, channels)");
   detail::check_activation("LocalAttention gradient", "key", act.key, tokens, layer.key_heads() * size, "(tokens, key heads * head size)");
   if (static_cast<Index>(act.positions.size()) != tokens)
-    raise(ErrorKind::shape, message("LocalAttention gradient: positions are (", static_cast<Index>(act.positions.size()), "), expected (",
-                                    tokens, ") = (tokens)"));
+    detail::raise(ErrorKind::shape, "LocalAttention gradient: positions are (", static_cast<Index>(act.positions.size()), "), expected (",
+                  tokens, ") = (tokens)");
 
   const S scale = S(1) / std::sqrt(static_cast<S>(size));
   const SoftmaxRecurrence<S> softmax = *layer.lower(act).recurrence.softmax();

@@ -27,8 +27,8 @@ template <Real Scalar>
 [[nodiscard]] RelevanceStep<Scalar> relevance_through_linear(ConstView<Scalar> g, const Array<Scalar>& weight,
                                                              const Array<Scalar>& bias = {}) {
   if (g.cols() != weight.rows())
-    raise(ErrorKind::shape,
-          message("relevance: the gradient is ", shape_text({g.rows(), g.cols()}), ", expected (tokens, ", weight.rows(), ")"));
+    detail::raise(ErrorKind::shape, "relevance: the gradient is ", shape_text({g.rows(), g.cols()}), ", expected (tokens, ", weight.rows(),
+                  ")");
   RelevanceStep<Scalar> step;
   step.grad = g * weight.matrix();
   if (!bias.empty()) step.bias_share = g.colwise().sum().dot(bias.matrix().row(0));

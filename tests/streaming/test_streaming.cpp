@@ -141,7 +141,7 @@ void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::s
       for (const ReductionKind kind : kinds) {
         reduction.kind = kind;
         stream.newest_map_row_into(map, kind, g, times_input);
-        check_same<S>(map, whole.reduce(reduction, last), message(what, ": the newest row of map ", static_cast<int>(kind)));
+        check_same<S>(map, whole.reduce(reduction, last), detail::message(what, ": the newest row of map ", static_cast<int>(kind)));
       }
     }
     stream.newest_map_row_into(map, ReductionKind::mean_abs);
@@ -165,7 +165,7 @@ void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::s
     stream.row_into(token, row);
     Selection one;
     one.rows = std::vector<Index>{token};
-    check_same<S>(row, whole.materialize(one).stacked(), message(what, ": row ", token));
+    check_same<S>(row, whole.materialize(one).stacked(), detail::message(what, ": row ", token));
   }
 }
 
@@ -182,7 +182,7 @@ Array<S> with(const Array<S>& array, Index row, Index column, S number) {
 TEMPLATE_TEST_CASE("a token at a time gives the rows of all at once", "[streaming]", float, double) {
   using S = TestType;
   for (const Index prompt : {Index(1), Index(40)}) {
-    const std::string what = message("prompt ", prompt);
+    const std::string what = detail::message("prompt ", prompt);
     check_stream<S>(mamba<S>(150), prompt, "Mamba, " + what);
     check_stream<S>(mamba<S>(70, 32, true), prompt, "Mamba with a state carried in, " + what);
     check_stream<S>(rwkv7<S>(70), prompt, "RWKV-7, " + what);
@@ -231,7 +231,7 @@ TEMPLATE_TEST_CASE("behind a window, what is kept is what it was", "[streaming]"
       for (const Index token : {seen - 1, first}) {
         stream.row_into(token, row);
         for (Index e = 0; e < channels; ++e) expected.row(e) = whole.channel(e).row(token).segment(first, kept);
-        check_same<S>(row, expected, message(what, ": row ", token, " of ", seen));
+        check_same<S>(row, expected, detail::message(what, ": row ", token, " of ", seen));
       }
       if (first > 0) CHECK_THAT(what_of([&] { stream.row_into(first - 1, row); }), contains_text("is not kept, expected"));
     }

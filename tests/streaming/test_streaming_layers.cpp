@@ -89,7 +89,7 @@ TEST_CASE("every layer that hands a state on is streamed: rows, bias and carry o
                                 Terms::all().without(Term::normalization), Terms::all().without(Term::recurrence)}) {
         const ImplicitAttention<double> whole(layer.lower(act, terms));
         for (const Index prompt : {1, 4}) {
-          const std::string title = message(what, initial != nullptr ? ", carried in, " : ", ", terms.text(), ", prompt ", prompt);
+          const std::string title = detail::message(what, initial != nullptr ? ", carried in, " : ", ", terms.text(), ", prompt ", prompt);
           const StreamingAttention<double> stream = streamed(drawn, layer, u, initial, terms, prompt);
           const ImplicitAttention<double> all = stream.attention();
           check_same(all.materialize().stacked(), whole.materialize().stacked(), title);
@@ -121,7 +121,7 @@ TEST_CASE("behind a window, every layer's newest rows are those of all tokens at
       const StreamingAttention<double> stream = streamed(drawn, layer, u, nullptr, Terms::all(), 2, window);
       Selection last;
       last.rows = Indices::last();
-      check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window), message(what, ", window ", window));
+      check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window), detail::message(what, ", window ", window));
     }
   });
 }

@@ -65,8 +65,8 @@ template <Real Scalar, PathGradients<Scalar> Source>
     else
       gradients.push_back(gradient_at(std::as_const(points.front())));
     if (gradients.size() != points.size())
-      raise(ErrorKind::shape, message("integrated gradients: ", static_cast<Index>(gradients.size()), " gradients came at ",
-                                      static_cast<Index>(points.size()), " points"));
+      raise(ErrorKind::shape, "integrated gradients: ", static_cast<Index>(gradients.size()), " gradients came at ",
+            static_cast<Index>(points.size()), " points");
     for (const Matrix<Scalar>& gradient : gradients) {
       check_shape("integrated gradients", "the gradient", gradient, difference.rows(), difference.cols(), "(tokens, width), as the input");
       check_finite("integrated gradients", "the gradient", gradient);
@@ -114,7 +114,7 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradie
                                                        const GradientAt& gradient_at, Index position, Index steps = 32) {
   check_shape("integrated gradients", "baseline", baseline, input.rows(), input.cols(), "(tokens, width), as the input");
   detail::check_position("integrated gradients", position, input.rows());
-  if (steps < 1) raise(ErrorKind::value, message("integrated gradients: ", steps, " steps, expected at least one"));
+  if (steps < 1) detail::raise(ErrorKind::value, "integrated gradients: ", steps, " steps, expected at least one");
   const Matrix<Scalar> difference = input - baseline;
   const detail::Quadrature quadrature = detail::gauss_legendre(steps);
   Attribution<Scalar> result;
@@ -161,7 +161,7 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradie
   check_shape("integrated gradients", "baseline", baseline, input.rows(), input.cols(), "(tokens, width), as the input");
   detail::check_position("integrated gradients", position, input.rows());
   if (!(limits.tolerance > 0))
-    raise(ErrorKind::value, message("integrated gradients: the tolerance is ", limits.tolerance, ", expected above 0"));
+    detail::raise(ErrorKind::value, "integrated gradients: the tolerance is ", limits.tolerance, ", expected above 0");
   const Matrix<Scalar> difference = input - baseline;
   Attribution<Scalar> result;
   result.position = position;

@@ -21,8 +21,8 @@ namespace detail {
 template <Real Scalar>
 void check_projection(const Array<Scalar>& projection, Index channels) {
   if (!projection.empty() && projection.cols() != channels)
-    raise(ErrorKind::shape, message("contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
-                                    ", expected (width, ", channels, ") = (width, channels)"));
+    raise(ErrorKind::shape, "contributions: the output projection is ", shape_text({projection.rows(), projection.cols()}),
+          ", expected (width, ", channels, ") = (width, channels)");
 }
 
 template <Real Scalar>

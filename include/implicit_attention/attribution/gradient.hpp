@@ -44,9 +44,8 @@ namespace detail {
 template <Real Scalar>
 void check_gradient(const char* name, const Array<Scalar>& gradient, Index tokens) {
   if (gradient.empty() || gradient.rows() != tokens)
-    raise(ErrorKind::shape,
-          message("gradient-weighted attention: ", name, " is ", shape_text({gradient.rows(), gradient.cols()}), ", expected (", tokens,
-                  ", ...), a row a token; run the model backwards, or hand in your own gradients"));
+    raise(ErrorKind::shape, "gradient-weighted attention: ", name, " is ", shape_text({gradient.rows(), gradient.cols()}), ", expected (",
+          tokens, ", ...), a row a token; run the model backwards, or hand in your own gradients");
   check_finite("gradient-weighted attention", name, *gradient);
 }
 

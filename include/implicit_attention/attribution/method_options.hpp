@@ -87,9 +87,9 @@ inline constexpr std::array<MethodName, 16> method_names{{
   std::string all;
   for (const MethodName& named : method_names) {
     if (named.name == name) return named.method;
-    all += message(all.empty() ? "" : ", ", named.name);
+    all += detail::message(all.empty() ? "" : ", ", named.name);
   }
-  raise(ErrorKind::value, message("unknown method \"", name, "\", expected one of ", all));
+  detail::raise(ErrorKind::value, "unknown method \"", name, "\", expected one of ", all);
 }
 
 /// What is explained: the logit of `token` at `position`, less that of `contrast` if there is one.

@@ -62,20 +62,20 @@ void append_new(std::vector<Element>& all, const std::vector<Element>& more) {
 }
 
 inline void check_position(std::string_view who, Index position, Index tokens) {
-  if (tokens == 0) raise(ErrorKind::value, message(who, ": there are no tokens, expected at least one"));
+  if (tokens == 0) raise(ErrorKind::value, who, ": there are no tokens, expected at least one");
   check_index(position, tokens, who, ": position");
 }
 
 inline void check_layers(std::string_view who, Index layers, Index start_layer = 0) {
-  if (layers <= 0) raise(ErrorKind::value, message(who, ": there are no layers, expected at least one"));
+  if (layers <= 0) raise(ErrorKind::value, who, ": there are no layers, expected at least one");
   check_index(start_layer, layers, who, ": start layer");
 }
 
 template <class Derived>
 void check_map(std::string_view who, Index layer, const Eigen::MatrixBase<Derived>& map, Index tokens) {
   if (map.rows() != tokens || map.cols() != tokens)
-    raise(ErrorKind::shape, message(who, ": the map of layer ", layer, " is ", shape_text({map.rows(), map.cols()}), ", expected ",
-                                    shape_text({tokens, tokens}), " = (tokens, tokens)"));
+    raise(ErrorKind::shape, who, ": the map of layer ", layer, " is ", shape_text({map.rows(), map.cols()}), ", expected ",
+          shape_text({tokens, tokens}), " = (tokens, tokens)");
   check_finite(who, message("the map of layer ", layer), map);
 }
 

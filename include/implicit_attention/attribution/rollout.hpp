@@ -37,7 +37,7 @@ void check_rollout(const RolloutOptions<Scalar>& options, Index layers) {
   check_layers("rollout", layers, options.start_layer);
   if (!std::isfinite(options.residual_weight)) raise(ErrorKind::value, "rollout: the residual weight is not a finite number");
   if (!(options.discard_ratio >= Scalar(0) && options.discard_ratio < Scalar(1)))
-    raise(ErrorKind::value, message("rollout: the discard ratio is ", options.discard_ratio, ", expected at least 0 and less than 1"));
+    raise(ErrorKind::value, "rollout: the discard ratio is ", options.discard_ratio, ", expected at least 0 and less than 1");
 }
 
 /// Whether residual_weight + map_sum is zero, exactly or within the rounding error of a map's row sum.
@@ -177,19 +177,19 @@ template <Real Scalar, AttentionSource<Scalar> Source>
                                                       const Executor& executor = serial_executor()) {
   detail::check_rollout(options, layers);
   if (options.discard_ratio != Scalar(0))
-    raise(ErrorKind::value, "rollout: a discard ratio needs the maps' entries; use rollout, not rollout_matrix_free");
+    detail::raise(ErrorKind::value, "rollout: a discard ratio needs the maps' entries; use rollout, not rollout_matrix_free");
   Attribution<Scalar> result;
   for (Index layer = layers - 1; layer >= options.start_layer; --layer) {
     const ImplicitAttention<Scalar> attention = attention_of(layer);
     const Index tokens = attention.tokens(), channels = attention.channels();
     if (layer == layers - 1) result = detail::begin_rollout<Scalar>(position, tokens);
     if (tokens != result.scores.size())
-      raise(ErrorKind::shape,
-            message("rollout: layer ", layer, " has ", tokens, " tokens, expected ", result.scores.size(), " as the last layer has"));
+      detail::raise(ErrorKind::shape, "rollout: layer ", layer, " has ", tokens, " tokens, expected ", result.scores.size(),
+                    " as the last layer has");
     RowVector<Scalar> sums = RowVector<Scalar>::Zero(tokens);
     if (options.normalize_rows)
       sums = attention.apply(Matrix<Scalar>::Ones(tokens, channels).eval(), executor).rowwise().mean().transpose();
-    detail::check_finite("rollout", message("the attention of layer ", layer), sums);
+    detail::check_finite("rollout", detail::message("the attention of layer ", layer), sums);
     const auto used = [&](Index token) { return result.scores[token] != Scalar(0); };
     const RowVector<Scalar> scaled = result.scores.cwiseProduct(detail::row_factors(sums, options, layer, used, result.zero_rows));
     const Matrix<Scalar> spread = scaled.transpose().replicate(1, channels);

@@ -112,7 +112,7 @@ class Configuration {
   [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
     return agreed(keys, [&](std::string_view key) {
       const std::optional<double> value = finite_number(key);
-      if (value && !(*value > 0)) raise(ErrorKind::value, message(where_, ": key ", key, " is ", *value, ", expected a number above 0"));
+      if (value && !(*value > 0)) detail::raise(ErrorKind::value, where_, ": key ", key, " is ", *value, ", expected a number above 0");
       return value;
     });
   }
@@ -127,8 +127,8 @@ class Configuration {
     for (const std::string_view key : keys) {
       const auto value = read(key);
       if (value && counts && !(*value == *counts))
-        raise(ErrorKind::value, message(where_, ": key ", key, " is ", shown(*value), ", expected ", shown(*counts), ": key ", first,
-                                        " says so, and both are about the same thing"));
+        detail::raise(ErrorKind::value, where_, ": key ", key, " is ", shown(*value), ", expected ", shown(*counts), ": key ", first,
+                      " says so, and both are about the same thing");
       if (!value || counts) continue;
       counts = value;
       first = key;
@@ -143,8 +143,8 @@ class Configuration {
   [[nodiscard]] static std::string shown(const std::vector<T>& list) {
     constexpr std::size_t most = 8;
     std::string text;
-    for (std::size_t i = 0; i < list.size() && i < most; ++i) text += message(i == 0 ? "" : ", ", shown(list[i]));
-    return message("[", text, list.size() > most ? ", ...]" : "]");
+    for (std::size_t i = 0; i < list.size() && i < most; ++i) text += detail::message(i == 0 ? "" : ", ", shown(list[i]));
+    return detail::message("[", text, list.size() > most ? ", ...]" : "]");
   }
   template <class T>
   [[nodiscard]] std::optional<T> typed(std::string_view key, std::string_view expected) const {
@@ -154,7 +154,7 @@ class Configuration {
   [[nodiscard]] std::optional<T> typed(const Value* value, std::string_view key, std::string_view expected) const {
     if (value == nullptr) return std::nullopt;
     if (const T* found = std::get_if<T>(value)) return *found;
-    raise(ErrorKind::value, message(where_, ": key ", key, " is not ", expected));
+    detail::raise(ErrorKind::value, where_, ": key ", key, " is not ", expected);
   }
   [[nodiscard]] std::optional<std::vector<double>> list_of_numbers(std::string_view key) const {
     constexpr std::string_view expected = "a list of numbers";
@@ -174,11 +174,11 @@ class Configuration {
   }
   void expect_finite(std::string_view key, bool one_of_several, double number) const {
     if (std::isfinite(number)) return;
-    raise(ErrorKind::value, message(where_, ": key ", key, one_of_several ? " holds " : " is ",
-                                    std::isnan(number) ? "NaN"
-                                    : number > 0       ? "Infinity"
-                                                       : "-Infinity",
-                                    ", expected ", one_of_several ? "finite numbers" : "a finite number"));
+    detail::raise(ErrorKind::value, where_, ": key ", key, one_of_several ? " holds " : " is ",
+                  std::isnan(number) ? "NaN"
+                  : number > 0       ? "Infinity"
+                                     : "-Infinity",
+                  ", expected ", one_of_several ? "finite numbers" : "a finite number");
   }
   enum class Unusable { object, mixed_list };
   using SharedValue = std::shared_ptr<const Value>;
@@ -193,10 +193,9 @@ class Configuration {
   /// A key's value, which counts as asked for; null if it is absent. Fails where it is of no use, saying what was `expected`.
   [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
     if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
-      raise(ErrorKind::value,
-            message(where_, ": key ", key,
+      detail::raise(ErrorKind::value, where_, ": key ", key,
                     unusable->second == Unusable::object ? " is an object" : " is a list that holds neither numbers nor texts alone",
-                    ", expected ", expected));
+                    ", expected ", expected);
     asked_->emplace(key);
     if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
     const auto found = values_.find(std::string(key));

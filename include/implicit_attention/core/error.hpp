@@ -84,23 +84,8 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers 
   return std::exchange(detail::error_handlers(), handlers);
 }
 
-/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message. All of
-/// them take C strings, which end at a zero byte; a name out of a file may have one: it is written as \x00.
-[[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise(ErrorKind kind, std::string message,
-                                                         [[maybe_unused]] const char* file = __builtin_FILE(),
-                                                         [[maybe_unused]] int line = __builtin_LINE()) {
-  for (std::size_t zero = 0; (zero = message.find('\0', zero)) != std::string::npos;) message.replace(zero, 1, "\\x00");
-  if (const ErrorHandlerAt handler = detail::error_handlers().at) handler(kind, message.c_str(), file, line);
-  if (const ErrorHandler handler = detail::error_handlers().plain) handler(kind, message.c_str());
-#if IMPLICIT_ATTENTION_EXCEPTIONS
-  throw Error(kind, message);
-#else
-  std::fprintf(stderr, "%s\n", message.c_str());  // one call: lines of threads that fail at the same time do not mix
-  std::abort();
-#endif
-}
-
 namespace detail {
+
 inline void append(std::string& out, std::string_view text) { out.append(text); }
 inline void append(std::string& out, char letter) { out.push_back(letter); }
 template <class Number>
@@ -110,15 +95,44 @@ void append(std::string& out, Number number) {
   const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
   out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
 }
-}  // namespace detail
 
 /// Joins texts and numbers into one message.
 template <class... Parts>
 [[nodiscard]] std::string message(const Parts&... parts) {
   std::string out;
-  (detail::append(out, parts), ...);
+  (append(out, parts), ...);
   return out;
 }
+
+/// A kind of error, and the place in the source that raised it.
+struct RaisedKind {
+  RaisedKind(ErrorKind of, const char* in = __builtin_FILE(), int at = __builtin_LINE())  // NOLINT(google-explicit-constructor)
+      : kind(of), file(in), line(at) {}
+  ErrorKind kind;
+  const char* file;
+  int line;
+};
+
+/// Reports an error and does not return: the host's handler if there is one, else an exception, else abort with the message. All of
+/// them take C strings, which end at a zero byte; a name out of a file may have one: it is written as \x00.
+[[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise_message(const RaisedKind& raised, std::string message) {
+  for (std::size_t zero = 0; (zero = message.find('\0', zero)) != std::string::npos;) message.replace(zero, 1, "\\x00");
+  if (const ErrorHandlerAt handler = error_handlers().at) handler(raised.kind, message.c_str(), raised.file, raised.line);
+  if (const ErrorHandler handler = error_handlers().plain) handler(raised.kind, message.c_str());
+#if IMPLICIT_ATTENTION_EXCEPTIONS
+  throw Error(raised.kind, message);
+#else
+  std::fprintf(stderr, "%s\n", message.c_str());  // one call: lines of threads that fail at the same time do not mix
+  std::abort();
+#endif
+}
+/// The same of texts and numbers that make the message.
+template <class... Parts>
+[[noreturn]] IMPLICIT_ATTENTION_HIDDEN void raise(const RaisedKind& raised, const Parts&... parts) {
+  raise_message(raised, message(parts...));
+}
+
+}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

@@ -57,19 +57,17 @@ template <class Scalar>
 template <class Derived>
 void check_finite(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
   if (const auto place = first_not_finite(numbers))
-    raise(
-        ErrorKind::value,
-        message(
-            who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at (", place->first, ", ", place->second,
-            "), expected finite numbers; are there NaN in the weights or the input, or factors in the configuration that are too large?"));
+    raise(ErrorKind::value, who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at (", place->first, ", ",
+          place->second,
+          "), expected finite numbers; are there NaN in the weights or the input, or factors in the configuration that are too large?");
 }
 
 /// The same of an activation, (tokens, channels).
 template <class Derived>
 void check_finite_activation(std::string_view who, std::string_view what, const Eigen::DenseBase<Derived>& numbers) {
   if (const auto place = first_not_finite(numbers))
-    raise(ErrorKind::value, message(who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at token ",
-                                    place->first, ", channel ", place->second, ", expected finite numbers"));
+    raise(ErrorKind::value, who, ": ", not_finite_name(numbers(place->first, place->second)), " in ", what, " at token ", place->first,
+          ", channel ", place->second, ", expected finite numbers");
 }
 
 }  // namespace detail

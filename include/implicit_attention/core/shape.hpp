@@ -15,7 +15,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// `(2, 3)`, for messages.
 [[nodiscard]] inline std::string shape_text(const std::vector<Index>& shape) {
   std::string text = "(";
-  for (std::size_t axis = 0; axis < shape.size(); ++axis) text += message(axis ? ", " : "", shape[axis]);
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) text += detail::message(axis ? ", " : "", shape[axis]);
   return text + ")";
 }
 
@@ -68,7 +68,7 @@ class NamesRead {
 /// message, in parts.
 template <class... Said>
 [[noreturn]] void raise_shape(std::string_view who, std::string_view name, const Said&... said) {
-  raise(ErrorKind::shape, message(who, ": ", NamesRead::completed(name), " ", said...));
+  raise(ErrorKind::shape, who, ": ", NamesRead::completed(name), " ", said...);
 }
 }  // namespace detail
 
@@ -85,21 +85,21 @@ void check_shape(std::string_view who, std::string_view name, const ArrayLike& a
 template <class ArrayLike>
 void check_vector(std::string_view who, std::string_view name, const ArrayLike& array, Index size, std::string_view meaning) {
   if (array.size() == size && array.rows() == 1) return;
-  const std::string came = array.rows() == 1 ? message("(", array.size(), ")") : shape_text({array.rows(), array.cols()});
+  const std::string came = array.rows() == 1 ? detail::message("(", array.size(), ")") : shape_text({array.rows(), array.cols()});
   detail::raise_shape(who, name, "is ", came, ", expected (", size, ") = (", meaning, ")");
 }
 
 /// Fails (ErrorKind::value) unless `index` is one of `count` things, counted from 0; `what`, in parts, names it: "layer", or who asks, too.
 template <class... What>
 void check_index(Index index, Index count, const What&... what) {
-  if (index < 0 || index >= count) raise(ErrorKind::value, message(what..., " ", index, " is out of range, expected 0 to ", count - 1));
+  if (index < 0 || index >= count) detail::raise(ErrorKind::value, what..., " ", index, " is out of range, expected 0 to ", count - 1);
 }
 
 /// Fails unless `count` things, one at least, divide into `parts` groups of one or more; `what` and `into` name the two.
 inline void check_divides(std::string_view who, Index count, std::string_view what, Index parts, std::string_view into) {
-  if (count < 1) raise(ErrorKind::shape, message(who, ": there are no ", what, ", expected at least 1"));
+  if (count < 1) detail::raise(ErrorKind::shape, who, ": there are no ", what, ", expected at least 1");
   if (parts < 1 || count < parts || count % parts != 0)
-    raise(ErrorKind::shape, message(who, ": ", count, " ", what, " do not divide into ", parts, " ", into));
+    detail::raise(ErrorKind::shape, who, ": ", count, " ", what, " do not divide into ", parts, " ", into);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -43,24 +43,24 @@ namespace detail {
 /// Fails unless the description is one of numbers that can be read; `name` is what the host calls them.
 inline void check_strided(std::string_view name, const StridedNumbers& from) {
   if (!readable(from.dtype))
-    raise(ErrorKind::value, message(name, ": numbers of type ", dtype_name(from.dtype),
-                                    ", expected F64, F32, F16, BF16 or an integer type; widen them into a buffer first"));
+    raise(ErrorKind::value, name, ": numbers of type ", dtype_name(from.dtype),
+          ", expected F64, F32, F16, BF16 or an integer type; widen them into a buffer first");
   if (from.rows < 0 || from.columns < 0 || from.blocks < 0)
-    raise(ErrorKind::shape, message(name, ": the sizes are ", shape_text({from.blocks, from.rows, from.columns}),
-                                    " = (blocks, rows, columns), expected none below 0"));
+    raise(ErrorKind::shape, name, ": the sizes are ", shape_text({from.blocks, from.rows, from.columns}),
+          " = (blocks, rows, columns), expected none below 0");
   if (from.row_stride < 0 || from.column_stride < 1 || from.block_stride < 0)
-    raise(ErrorKind::shape, message(name, ": the strides are ", shape_text({from.block_stride, from.row_stride, from.column_stride}),
-                                    " = (block, row, column), expected none below 0, and that of columns at least 1"));
+    raise(ErrorKind::shape, name, ": the strides are ", shape_text({from.block_stride, from.row_stride, from.column_stride}),
+          " = (block, row, column), expected none below 0, and that of columns at least 1");
   const std::size_t bytes = dtype_bytes(from.dtype);
   const auto countable = [&](Index size, Index stride) { return element_count({size, stride == 0 ? 1 : stride}, bytes).has_value(); };
   // Each product before the next one is made of it.
   if (!element_count({from.blocks, from.rows, from.columns}, sizeof(double)) || !countable(from.columns, from.column_stride) ||
       !countable(from.rows, row_stride_of(from)) || !countable(from.blocks, block_stride_of(from)))
-    raise(ErrorKind::shape, message(name, ": ", shape_text({from.blocks, from.rows, from.columns}),
-                                    " = (blocks, rows, columns) numbers at these strides are more than can be counted"));
+    raise(ErrorKind::shape, name, ": ", shape_text({from.blocks, from.rows, from.columns}),
+          " = (blocks, rows, columns) numbers at these strides are more than can be counted");
   if (from.data == nullptr && from.blocks * from.rows * from.columns > 0)
-    raise(ErrorKind::value,
-          message(name, ": no data, expected ", shape_text({from.blocks, from.rows, from.columns}), " = (blocks, rows, columns) numbers"));
+    raise(ErrorKind::value, name, ": no data, expected ", shape_text({from.blocks, from.rows, from.columns}),
+          " = (blocks, rows, columns) numbers");
 }
 
 }  // namespace detail

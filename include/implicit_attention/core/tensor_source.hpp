@@ -81,10 +81,10 @@ class PrefixedTensors {
   [[nodiscard]] Array<Scalar> required(std::string_view name, std::size_t axes = 0) const {
     const std::string full = prefix_ + std::string(name);
     const auto shape = source_->shape(full);
-    if (!shape) raise(ErrorKind::file, message(source_->where(), ": tensor ", source_->name_in_file(full), " is missing"));
+    if (!shape) detail::raise(ErrorKind::file, source_->where(), ": tensor ", source_->name_in_file(full), " is missing");
     if (axes != 0 && shape->size() != axes)
-      raise(ErrorKind::shape,
-            message(source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape), ", expected ", axes, " axes"));
+      detail::raise(ErrorKind::shape, source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape), ", expected ",
+                    axes, " axes");
     detail::NamesRead::add(*source_, prefix_, name);
     return source_->read(full);
   }
@@ -97,8 +97,8 @@ class PrefixedTensors {
     const std::string full = prefix_ + std::string(name);
     const auto shape = source_->shape(full);
     if (shape && shape->size() != 2 && (shape->size() != 3 || (*shape)[1] != 1))
-      raise(ErrorKind::shape, message(source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape),
-                                      ", expected (channels, 1, width) or (channels, width)"));
+      detail::raise(ErrorKind::shape, source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape),
+                    ", expected (channels, 1, width) or (channels, width)");
     return required(name);
   }
   /// The tensors below a longer prefix: `block.below("mixer.")`.

@@ -54,11 +54,11 @@ class ArrayToWrite {
     /// Its size in bytes. Fails, naming `who`, if the shape is negative, overflows, or has no numbers behind it.
     [[nodiscard]] std::size_t checked_bytes(std::string_view who) const {
       const std::optional<Index> count = detail::element_count(shape_, dtype_bytes(dtype_));
-      if (!count) raise(ErrorKind::shape, message(who, ": cannot be written: shape ", shape_text(shape_), " is negative or overflows"));
+      if (!count) detail::raise(ErrorKind::shape, who, ": cannot be written: shape ", shape_text(shape_), " is negative or overflows");
       if (owned_count_ && *owned_count_ != *count)
-        raise(ErrorKind::shape,
-              message(who, ": cannot be written: shape ", shape_text(shape_), " is ", *count, " numbers, came ", *owned_count_));
-      if (*count > 0 && data_ == nullptr) raise(ErrorKind::value, message(who, ": cannot be written: there are no numbers behind it"));
+        detail::raise(ErrorKind::shape, who, ": cannot be written: shape ", shape_text(shape_), " is ", *count, " numbers, came ",
+                      *owned_count_);
+      if (*count > 0 && data_ == nullptr) detail::raise(ErrorKind::value, who, ": cannot be written: there are no numbers behind it");
       return static_cast<std::size_t>(*count) * dtype_bytes(dtype_);
     }
 

@@ -53,8 +53,8 @@ class ByteReader {
 
  private:
   [[noreturn]] void cut(std::uint64_t wanted) const {
-    raise(ErrorKind::file, message(where_, ": at byte ", position_, ": ", wanted, wanted == 1 ? " byte" : " bytes", " expected, but only ",
-                                   left(), " are left; is the file cut short?"));
+    detail::raise(ErrorKind::file, where_, ": at byte ", position_, ": ", wanted, wanted == 1 ? " byte" : " bytes", " expected, but only ",
+                  left(), " are left; is the file cut short?");
   }
   std::string_view bytes_, where_;
   std::size_t position_ = 0;

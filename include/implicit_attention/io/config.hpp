@@ -27,7 +27,7 @@ namespace detail {
 /// The configuration that a safetensors file carries in its metadata, as a JSON object under `key`; empty where there is none.
 template <class File>
 [[nodiscard]] Configuration read_metadata_configuration(const File& file, const std::string& key = "config") {
-  Configuration configuration(message(file.where(), ": metadata ", key));
+  Configuration configuration(detail::message(file.where(), ": metadata ", key));
   const auto& metadata = file.metadata();
   const auto found = metadata.find(key);
   if (found == metadata.end() || found->second.empty() || found->second.front() != '{') return configuration;
@@ -105,7 +105,7 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
   for (const auto& [name, value] : object.items()) {
     const std::string key = prefix + name;
     // {"a": {"b": 1}, "a.b": 2} has one key twice, whatever its values are; null is none.
-    if (!value.is_null() && configuration.holds(key)) raise(ErrorKind::file, message(where, ": key ", printable(key), " is there twice"));
+    if (!value.is_null() && configuration.holds(key)) raise(ErrorKind::file, where, ": key ", printable(key), " is there twice");
     const auto set = [&](Configuration::Value found) { configuration.set(key, std::move(found)); };
     if (value.is_object() && !python_number(value)) {
       configuration.set_object(key);
@@ -114,8 +114,7 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
       set(value.template get<bool>());
     } else if (value.is_number_unsigned() &&
                value.template get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
-      raise(ErrorKind::file,
-            message(where, ": key ", printable(key), " is ", json_text(value), ", beyond any integer that makes sense here"));
+      raise(ErrorKind::file, where, ": key ", printable(key), " is ", json_text(value), ", beyond any integer that makes sense here");
     } else if (value.is_number_integer()) {
       set(static_cast<Index>(value.template get<std::int64_t>()));
     } else if (value.is_number_float()) {
@@ -164,7 +163,7 @@ IMPLICIT_ATTENTION_IO_BODY Configuration read_configuration(const std::filesyste
   const std::filesystem::path file_path = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
   const std::string where = path_text(file_path);
   const std::shared_ptr<const MappedFile> file = MappedFile::open(file_path);
-  if (file->size() == 0) raise(ErrorKind::file, message(where, ": is empty, expected a JSON object"));
+  if (file->size() == 0) detail::raise(ErrorKind::file, where, ": is empty, expected a JSON object");
   return detail::json_configuration(file->text(), where);
 }
 

@@ -127,7 +127,7 @@ class GgufFile {
     if (const T* typed = std::get_if<T>(value)) return *typed;
     if constexpr (std::is_same_v<T, double>)
       if (const std::int64_t* whole = std::get_if<std::int64_t>(value)) return static_cast<double>(*whole);
-    raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is of another type than expected"));
+    detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is of another type than expected");
   }
   /// A list of texts, `tokenizer.ggml.tokens` say: null if it is absent or no list of texts.
   [[nodiscard]] const std::vector<std::string_view>* texts(std::string_view key) const {
@@ -137,52 +137,52 @@ class GgufFile {
   /// `general.architecture`, which must be there.
   [[nodiscard]] std::string architecture() const {
     const auto name = get<std::string_view>("general.architecture");
-    if (!name) raise(ErrorKind::file, message(where_, ": metadata key general.architecture is missing"));
+    if (!name) detail::raise(ErrorKind::file, where_, ": metadata key general.architecture is missing");
     return std::string(*name);
   }
 
  private:
   void read() {
     ByteReader reader(file_->text(), where_);
-    if (reader.take(4) != "GGUF") raise(ErrorKind::file, message(where_, ": not a GGUF file"));
+    if (reader.take(4) != "GGUF") detail::raise(ErrorKind::file, where_, ": not a GGUF file");
     const auto version = reader.number<std::uint32_t>();
     if (version != 0 && (version & 0xFFFFU) == 0)
-      raise(ErrorKind::file, message(where_, ": is a big-endian GGUF file, expected little-endian"));
-    if (version != 2 && version != 3) raise(ErrorKind::file, message(where_, ": is GGUF of version ", version, ", expected 2 or 3"));
+      detail::raise(ErrorKind::file, where_, ": is a big-endian GGUF file, expected little-endian");
+    if (version != 2 && version != 3) detail::raise(ErrorKind::file, where_, ": is GGUF of version ", version, ", expected 2 or 3");
     const auto tensor_count = reader.number<std::uint64_t>(), key_count = reader.number<std::uint64_t>();
     // Every key and tensor takes bytes, so a count beyond the file ends in an error before memory is taken.
     for (std::uint64_t i = 0; i < key_count; ++i) {
       const std::string_view key = text(reader);
       const auto type = reader.number<std::uint32_t>();
       if (key.empty() || key.size() > 65535)
-        raise(ErrorKind::file, message(where_, ": metadata key ", i, " has a name of ", key.size(), " bytes"));
+        detail::raise(ErrorKind::file, where_, ": metadata key ", i, " has a name of ", key.size(), " bytes");
       if (!metadata_.emplace(std::string(key), value(reader, type, key)).second)
-        raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is there twice"));
+        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is there twice");
     }
     std::uint64_t alignment = 32;
     if (const auto given = get<std::int64_t>("general.alignment")) {
       if (*given < 1 || *given > (1 << 20) || !std::has_single_bit(static_cast<std::uint64_t>(*given)))
-        raise(ErrorKind::file, message(where_, ": general.alignment is ", *given, ", expected a power of two"));
+        detail::raise(ErrorKind::file, where_, ": general.alignment is ", *given, ", expected a power of two");
       alignment = static_cast<std::uint64_t>(*given);
     }
     std::vector<Info> infos;
     for (std::uint64_t i = 0; i < tensor_count; ++i) infos.push_back(info(reader));
     const std::uint64_t begin = (reader.position() + alignment - 1) / alignment * alignment;
     if (infos.empty()) return;
-    if (begin > file_->size()) raise(ErrorKind::file, message(where_, ": ends before its tensors begin; is the file cut short?"));
+    if (begin > file_->size()) detail::raise(ErrorKind::file, where_, ": ends before its tensors begin; is the file cut short?");
     const std::string_view data = file_->text().substr(static_cast<std::size_t>(begin));
     std::sort(infos.begin(), infos.end(), [](const Info& a, const Info& b) { return a.offset < b.offset; });
     std::uint64_t free = 0;
     for (const Info& each : infos) {
       if (each.offset % alignment != 0)
-        raise(ErrorKind::file,
-              message(where_, ": tensor ", printable(each.name), " begins at byte ", each.offset, ", expected a multiple of ", alignment));
+        detail::raise(ErrorKind::file, where_, ": tensor ", printable(each.name), " begins at byte ", each.offset,
+                      ", expected a multiple of ", alignment);
       if (each.offset < free)
-        raise(ErrorKind::file,
-              message(where_, ": tensor ", printable(each.name), " begins at byte ", each.offset, ", within the one before it"));
+        detail::raise(ErrorKind::file, where_, ": tensor ", printable(each.name), " begins at byte ", each.offset,
+                      ", within the one before it");
       if (each.offset > data.size() || each.bytes > data.size() - each.offset)
-        raise(ErrorKind::file, message(where_, ": tensor ", printable(each.name), ", ", each.bytes, " bytes at ", each.offset,
-                                       ", reaches beyond the ", data.size(), " bytes of data in the file; is it cut short?"));
+        detail::raise(ErrorKind::file, where_, ": tensor ", printable(each.name), ", ", each.bytes, " bytes at ", each.offset,
+                      ", reaches beyond the ", data.size(), " bytes of data in the file; is it cut short?");
       free = each.offset + each.bytes;
       add(each, data);
     }
@@ -226,11 +226,10 @@ class GgufFile {
     if (type == 9) return list(reader, key);
     Value result = std::int64_t{0};
     if (!number(reader, type, [&](auto read) { result = read; }))
-      raise(ErrorKind::file,
-            message(where_, ": metadata key ", printable(key), " is of type ", type, ", which the format does not define"));
+      detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is of type ", type, ", which the format does not define");
     if (type == 7) {
       const std::int64_t truth = std::get<std::int64_t>(result);
-      if (truth > 1) raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is ", truth, ", expected true or false"));
+      if (truth > 1) detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is ", truth, ", expected true or false");
       result = truth == 1;
     }
     return result;
@@ -240,8 +239,8 @@ class GgufFile {
     const auto type = reader.number<std::uint32_t>();
     const auto count = reader.number<std::uint64_t>();
     const auto too_long = [&] {
-      raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is a list of ", count, ", but only ", reader.left(),
-                                     " bytes are left; is the file cut short?"));
+      detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is a list of ", count, ", but only ", reader.left(),
+                    " bytes are left; is the file cut short?");
     };
     if (count > reader.left()) too_long();
     if (type == 8) {
@@ -259,7 +258,7 @@ class GgufFile {
           integers.push_back(read);
       });
       if (!known)
-        raise(ErrorKind::file, message(where_, ": metadata key ", printable(key), " is a list of type ", type, ", which is not read here"));
+        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is a list of type ", type, ", which is not read here");
     }
     if (type == 6 || type == 12) return reals;
     return integers;
@@ -276,14 +275,14 @@ class GgufFile {
   [[nodiscard]] Info info(ByteReader& reader) const {
     Info made;
     made.name = text(reader);
-    const std::string who = message(where_, ": tensor ", printable(made.name));
-    if (made.name.empty() || made.name.size() > 256) raise(ErrorKind::file, message(who, ": its name has ", made.name.size(), " bytes"));
+    const std::string who = detail::message(where_, ": tensor ", printable(made.name));
+    if (made.name.empty() || made.name.size() > 256) detail::raise(ErrorKind::file, who, ": its name has ", made.name.size(), " bytes");
     const auto axes = reader.number<std::uint32_t>();
-    if (axes > 8) raise(ErrorKind::file, message(who, ": has ", axes, " axes, expected at most 8"));
+    if (axes > 8) detail::raise(ErrorKind::file, who, ": has ", axes, " axes, expected at most 8");
     for (std::uint32_t axis = 0; axis < axes; ++axis) {
       const auto size = reader.number<std::uint64_t>();
       if (size == 0 || size > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
-        raise(ErrorKind::file, message(who, ": an axis of size ", size));
+        detail::raise(ErrorKind::file, who, ": an axis of size ", size);
       made.shape.insert(made.shape.begin(), static_cast<Index>(size));
     }
     if (made.shape.empty()) made.shape.push_back(1);
@@ -292,13 +291,13 @@ class GgufFile {
     const std::optional<Dtype> dtype = detail::ggml_dtype(made.type);
     const std::optional<Index> count = detail::element_count(made.shape, 16);
     if (!count)
-      raise(ErrorKind::file, message(who, ": shape ", shape_text(made.shape), " overflows: more numbers than memory has addresses"));
+      detail::raise(ErrorKind::file, who, ": shape ", shape_text(made.shape), " overflows: more numbers than memory has addresses");
     made.count = *count;
     if (!dtype) return made;  // of a type that is not read: its bytes are not known
     const auto together = static_cast<Index>(dtype_numbers(*dtype));
     if (made.shape.back() % together != 0)
-      raise(ErrorKind::file, message(who, ": rows of shape ", shape_text(made.shape), " are no whole blocks of ", together, " numbers, as ",
-                                     dtype_name(*dtype), " has them"));
+      detail::raise(ErrorKind::file, who, ": rows of shape ", shape_text(made.shape), " are no whole blocks of ", together, " numbers, as ",
+                    dtype_name(*dtype), " has them");
     made.bytes = static_cast<std::uint64_t>(*count / together) * dtype_bytes(*dtype);
     return made;
   }
@@ -314,11 +313,11 @@ class GgufFile {
       tensor.parts.front().stored.row_bytes = 0;  // nothing is read from it
       // No type of ggml's holds sixteen numbers in a byte.
       if (static_cast<std::uint64_t>(made.count) / 16 > data.size() - made.offset)
-        raise(ErrorKind::file, message(where_, ": tensor ", printable(made.name), ", ", shape_text(made.shape), " of ", tensor.unreadable,
-                                       ", reaches beyond the data in the file; is it cut short?"));
+        detail::raise(ErrorKind::file, where_, ": tensor ", printable(made.name), ", ", shape_text(made.shape), " of ", tensor.unreadable,
+                      ", reaches beyond the data in the file; is it cut short?");
     }
     if (!tensors_.emplace(std::string(made.name), std::move(tensor)).second)
-      raise(ErrorKind::file, message(where_, ": tensor ", printable(made.name), " is there twice"));
+      detail::raise(ErrorKind::file, where_, ": tensor ", printable(made.name), " is there twice");
   }
 
   std::shared_ptr<const MappedFile> file_;
@@ -366,23 +365,23 @@ namespace detail {
   }
   const auto split = detail::gguf_split(name);
   if (!split || split->second != count)
-    raise(ErrorKind::file, message(path_text(path), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-0000",
-                                   count, ".gguf, as it was when it was made, with the others beside it"));
+    detail::raise(ErrorKind::file, path_text(path), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-0000",
+                  count, ".gguf, as it was when it was made, with the others beside it");
   for (int i = 1; i <= split->second; ++i) {
-    std::string number = message(i);
+    std::string number = detail::message(i);
     number.insert(0, 5 - std::min<std::size_t>(5, number.size()), '0');
     const std::filesystem::path each = path.parent_path() / (name.substr(0, split->first + 1) + number + name.substr(split->first + 6));
     GgufFile file(each);
     if (file.get<std::int64_t>("split.count") != count || file.get<std::int64_t>("split.no") != i - 1)
-      raise(ErrorKind::file, message(path_text(each), ": its keys split.no and split.count are not those of file ", i, " of ", count));
+      detail::raise(ErrorKind::file, path_text(each), ": its keys split.no and split.count are not those of file ", i, " of ", count);
     for (const auto& [key, tensor] : file.tensors())
       if (!model.tensors.emplace(key, tensor).second)
-        raise(ErrorKind::file, message(path_text(each), ": tensor ", printable(key), " is in another file of the model too"));
+        detail::raise(ErrorKind::file, path_text(each), ": tensor ", printable(key), " is in another file of the model too");
     model.files.push_back(std::move(file));
   }
   if (const auto total = model.metadata().get<std::int64_t>("split.tensors.count");
       total && static_cast<std::uint64_t>(*total) != model.tensors.size())
-    raise(ErrorKind::file, message(path_text(path), ": the ", count, " files have ", model.tensors.size(), " tensors, expected ", *total));
+    detail::raise(ErrorKind::file, path_text(path), ": the ", count, " files have ", model.tensors.size(), " tensors, expected ", *total);
   return model;
 }
 

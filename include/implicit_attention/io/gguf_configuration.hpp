@@ -75,8 +75,8 @@ class GgufConfiguration {
     constexpr Index most_of_models = 1000;
     const Index layers = keys_->layers(), tensors = static_cast<Index>(tensors_->size());
     if (layers > std::max(tensors, most_of_models))
-      raise(ErrorKind::file, message(keys_->where(), ": metadata key ", keys_->architecture(), ".block_count tells of ", layers,
-                                     " layers, expected at most one a tensor, and there are ", tensors));
+      raise(ErrorKind::file, keys_->where(), ": metadata key ", keys_->architecture(), ".block_count tells of ", layers,
+            " layers, expected at most one a tensor, and there are ", tensors);
   }
   void type(std::string_view name) { set("model_type", std::string(name)); }
   void integers(std::initializer_list<KeyPair> pairs) {
@@ -107,12 +107,11 @@ class GgufConfiguration {
   [[nodiscard]] bool attention(Index layer) const { return keys_->of_layer("attention.head_count_kv", layer) > 0; }
   [[nodiscard]] Index ratio(std::string_view of, std::string_view to) const {
     const Index a = keys_->size(of), b = keys_->size(to);
-    if (a % b != 0) raise(ErrorKind::file, message(keys_->where(), ": ", of, " is ", a, ", expected a multiple of ", to, ", ", b));
+    if (a % b != 0) raise(ErrorKind::file, keys_->where(), ": ", of, " is ", a, ", expected a multiple of ", to, ", ", b);
     return a / b;
   }
   [[noreturn]] void wrong(std::string_view key, std::string_view is, std::string_view expected) const {
-    raise(ErrorKind::file,
-          message(keys_->where(), ": metadata key ", keys_->architecture(), ".", key, " is ", is, ", expected ", expected));
+    raise(ErrorKind::file, keys_->where(), ": metadata key ", keys_->architecture(), ".", key, " is ", is, ", expected ", expected);
   }
   void attention_keys() {
     integers({{"attention.head_count", "num_attention_heads"},
@@ -198,7 +197,7 @@ class GgufConfiguration {
     if (family == "qwen3next" && keys_->integer("expert_count").value_or(0) > 0) set("norm_topk_prob", true);
     set("norm_weights_include_one", true);
     const Index interval = keys_->integer("full_attention_interval").value_or(4);
-    if (interval < 1) raise(ErrorKind::file, message(keys_->where(), ": full_attention_interval is ", interval));
+    if (interval < 1) raise(ErrorKind::file, keys_->where(), ": full_attention_interval is ", interval);
     // Where the layers are listed, the list counts.
     const bool listed = keys_->has("attention.recurrent_layers");
     layer_kinds("layer_types", [&](Index layer) {

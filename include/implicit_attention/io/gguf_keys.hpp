@@ -52,8 +52,8 @@ class GgufKeys {
       for (const std::int64_t each : *all) {
         if (each == most || each == 0) continue;
         if (key == "feed_forward_length") return std::nullopt;  // the tensors tell
-        raise(ErrorKind::file, message(where(), ": metadata key ", printable(whole(key)), " is ", each, " for one layer and ", most,
-                                       " for another, expected one number for all that have it"));
+        raise(ErrorKind::file, where(), ": metadata key ", printable(whole(key)), " is ", each, " for one layer and ", most,
+              " for another, expected one number for all that have it");
       }
       return sensible(most, key);
     }
@@ -63,8 +63,8 @@ class GgufKeys {
   [[nodiscard]] Index size(std::string_view key) const {
     const std::optional<Index> value = integer(key);
     if (!value || *value < 1 || *value > 1'000'000'000)
-      raise(ErrorKind::file, message(where(), ": metadata key ", printable(architecture_), ".", key, " is ",
-                                     value ? message(*value) : "missing", ", expected a size"));
+      raise(ErrorKind::file, where(), ": metadata key ", printable(architecture_), ".", key, " is ", value ? message(*value) : "missing",
+            ", expected a size");
     return *value;
   }
   /// An integer of a layer: the same for all, or one of a list.
@@ -73,8 +73,8 @@ class GgufKeys {
     if (value == nullptr) return 0;
     if (const auto* all = std::get_if<std::vector<std::int64_t>>(value)) {
       if (layer >= static_cast<Index>(all->size()))
-        raise(ErrorKind::file,
-              message(where(), ": metadata key ", printable(whole(key)), " is a list of ", all->size(), ", expected one number a layer"));
+        raise(ErrorKind::file, where(), ": metadata key ", printable(whole(key)), " is a list of ", all->size(),
+              ", expected one number a layer");
       return static_cast<Index>((*all)[static_cast<std::size_t>(layer)]);
     }
     return *integer(key);
@@ -92,7 +92,7 @@ class GgufKeys {
   [[nodiscard]] Index all_layers() const {
     const Index all = size("block_count"), extra = extra_layers();
     if (extra < 0 || extra >= all || all > 100000)
-      raise(ErrorKind::file, message(where(), ": metadata has ", all, " layers, ", extra, " of them for multi-token prediction"));
+      raise(ErrorKind::file, where(), ": metadata has ", all, " layers, ", extra, " of them for multi-token prediction");
     return all;
   }
 
@@ -104,8 +104,8 @@ class GgufKeys {
       if (name.compare(0, begin.size(), begin) != 0) continue;
       const std::string_view key = std::string_view(name).substr(begin.size());
       if (asked_.find(key) != asked_.end() || describes_only(key) || (!rotary && key.starts_with("rope.")) || is_off(key, value)) continue;
-      raise(ErrorKind::file, message(where(), ": metadata key ", printable(name), value_text(value),
-                                     " is not understood, expected no key that may change the model"));
+      raise(ErrorKind::file, where(), ": metadata key ", printable(name), value_text(value),
+            " is not understood, expected no key that may change the model");
     }
   }
 
@@ -158,8 +158,8 @@ class GgufKeys {
   [[nodiscard]] Index sensible(std::int64_t value, std::string_view key) const {
     constexpr std::int64_t most = std::int64_t{1} << 53U;
     if (value < -most || value > most)
-      raise(ErrorKind::file,
-            message(where(), ": metadata key ", printable(architecture_), ".", key, " is beyond any integer that makes sense here"));
+      raise(ErrorKind::file, where(), ": metadata key ", printable(architecture_), ".", key,
+            " is beyond any integer that makes sense here");
     return static_cast<Index>(value);
   }
   const GgufFile* file_;

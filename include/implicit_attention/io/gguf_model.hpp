@@ -22,7 +22,7 @@ namespace detail {
 /// Fails unless the file holds a model of a supported family; called before any other check.
 inline void expect_known_model(const GgufFile& file) {
   const auto kind = file.get<std::string_view>("general.type");
-  if (kind && *kind != "model") raise(ErrorKind::file, message(file.where(), ": general.type is ", printable(*kind), ", expected model"));
+  if (kind && *kind != "model") raise(ErrorKind::file, file.where(), ": general.type is ", printable(*kind), ", expected model");
   const std::string architecture = file.architecture();
   std::string known = "rwkv6, rwkv7";
   bool found = architecture == "rwkv6" || architecture == "rwkv7";
@@ -31,8 +31,7 @@ inline void expect_known_model(const GgufFile& file) {
     known += message(", ", family.architecture);
     found = found || family.architecture == architecture;
   }
-  if (!found)
-    raise(ErrorKind::file, message(file.where(), ": general.architecture is ", printable(architecture), ", expected one of ", known));
+  if (!found) raise(ErrorKind::file, file.where(), ": general.architecture is ", printable(architecture), ", expected one of ", known);
 }
 
 }  // namespace detail

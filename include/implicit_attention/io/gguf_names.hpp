@@ -207,22 +207,21 @@ class GgufNames final : public GgufRenamer {
     const bool grouped = joined != model_->tensors.end();
     const bool tiled = keys_->boolean("ssm.v_head_reordered").value_or(family_.architecture.starts_with("qwen35") && !grouped);
     if (tiled && grouped)
-      raise(ErrorKind::file, message(where_, ": metadata key ", keys_->architecture(), ".ssm.v_head_reordered is true, expected false: ",
-                                     printable(joined->first), " has its rows by key heads"));
+      raise(ErrorKind::file, where_, ": metadata key ", keys_->architecture(),
+            ".ssm.v_head_reordered is true, expected false: ", printable(joined->first), " has its rows by key heads");
     tiled_ = tiled && keys_->size("ssm.group_count") != value_heads();
   }
   [[nodiscard]] bool tiled() const { return tiled_; }
   [[nodiscard]] Index value_heads() const {
     const Index keys = keys_->size("ssm.group_count"), values = keys_->size("ssm.time_step_rank");
     if (values % keys != 0 || values > 100000)
-      raise(ErrorKind::file,
-            message(where_, ": ", values, " value heads (ssm.time_step_rank), expected a multiple of ssm.group_count, ", keys));
+      raise(ErrorKind::file, where_, ": ", values, " value heads (ssm.time_step_rank), expected a multiple of ssm.group_count, ", keys);
     return values;
   }
   [[nodiscard]] Index value_width() const {
     const Index inner = keys_->size("ssm.inner_size");
     if (inner % value_heads() != 0)
-      raise(ErrorKind::file, message(where_, ": ssm.inner_size ", inner, " is no multiple of ", value_heads(), " heads"));
+      raise(ErrorKind::file, where_, ": ssm.inner_size ", inner, " is no multiple of ", value_heads(), " heads");
     return inner / value_heads();
   }
   void check_rows(const Tensor& tensor, Index rows) const {

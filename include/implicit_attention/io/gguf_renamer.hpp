@@ -109,7 +109,7 @@ class GgufRenamer {
       }
     }
     if (has_extra && !has_layers)
-      raise(ErrorKind::file, message(where_, ": has the layers for multi-token prediction alone, expected the model's layers"));
+      raise(ErrorKind::file, where_, ": has the layers for multi-token prediction alone, expected the model's layers");
     table_.name_of_absent = names_in_file();
     return std::move(table_);
   }
@@ -137,10 +137,10 @@ class GgufRenamer {
     for (const Tensor::Part& part : tensor.parts)
       if (part.stored.dtype == Dtype::other) tensor.unreadable = unreadable_;
     if (!table_.tensors.emplace(name, std::move(tensor)).second)
-      raise(ErrorKind::file, message(who_, ": becomes ", printable(name), ", which is there already"));
+      raise(ErrorKind::file, who_, ": becomes ", printable(name), ", which is there already");
   }
   [[noreturn]] void wrong_shape(const Tensor& tensor, std::string_view expected) const {
-    raise(ErrorKind::shape, message(who_, " is ", shape_text(tensor.shape), ", expected ", expected));
+    raise(ErrorKind::shape, who_, " is ", shape_text(tensor.shape), ", expected ", expected);
   }
   [[nodiscard]] bool names_alone() const { return learned_ != nullptr; }
   /// Fails where a tensor's partner is missing.
@@ -174,7 +174,7 @@ class GgufRenamer {
  private:
   [[nodiscard]] const std::pair<const std::string, Tensor>& partner(Index layer, std::string_view rest) const {
     const auto found = model_->tensors.find(message("blk.", layer, ".", rest));
-    if (found == model_->tensors.end()) raise(ErrorKind::file, message(who_, ": is there without blk.", layer, ".", printable(rest)));
+    if (found == model_->tensors.end()) raise(ErrorKind::file, who_, ": is there without blk.", layer, ".", printable(rest));
     return *found;
   }
   bool below_layer(Index layer, std::string_view rest, const Tensor& tensor) {

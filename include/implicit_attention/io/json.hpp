@@ -111,14 +111,14 @@ class JsonBuilder final : public nlohmann::json_sax<Document> {
   bool end_array() override { return close(); }
   bool key(typename Document::string_t& name) override {
     Document& object = *open_.back();
-    if (object.contains(name)) raise(ErrorKind::file, message(where_, ": JSON: key \"", printable(name), "\" is there twice"));
+    if (object.contains(name)) raise(ErrorKind::file, where_, ": JSON: key \"", printable(name), "\" is there twice");
     next_ = &object[name];
     return true;
   }
   bool parse_error(std::size_t position, const std::string& /*last*/, const nlohmann::detail::exception& why) override {
     std::string_view reason = why.what();  // "[json.exception.parse_error.101] parse error at ..."
     if (const std::size_t prefix = reason.find("] "); prefix != std::string_view::npos) reason.remove_prefix(prefix + 2);
-    raise(ErrorKind::file, message(where_, ": not valid JSON at byte ", position, ": ", printable(reason, 200)));
+    raise(ErrorKind::file, where_, ": not valid JSON at byte ", position, ": ", printable(reason, 200));
   }
 
  private:
@@ -127,12 +127,12 @@ class JsonBuilder final : public nlohmann::json_sax<Document> {
     if (open_.empty()) return &(root_ = std::forward<Value>(value));
     if (!open_.back()->is_array()) return &(*next_ = std::forward<Value>(value));
     if (open_.back()->size() >= limits_.list)
-      raise(ErrorKind::file, message(where_, ": JSON: a list is longer than the ", limits_.list, " elements that are allowed here"));
+      raise(ErrorKind::file, where_, ": JSON: a list is longer than the ", limits_.list, " elements that are allowed here");
     return &open_.back()->emplace_back(std::forward<Value>(value));
   }
   bool open(Document&& container) {
     if (open_.size() >= limits_.depth)
-      raise(ErrorKind::file, message(where_, ": JSON: nested deeper than the ", limits_.depth, " levels that are allowed here"));
+      raise(ErrorKind::file, where_, ": JSON: nested deeper than the ", limits_.depth, " levels that are allowed here");
     open_.push_back(put(std::move(container)));
     return true;
   }
@@ -150,14 +150,13 @@ class JsonBuilder final : public nlohmann::json_sax<Document> {
 
 template <class Document>
 [[nodiscard]] JsonDocument parse_json_object(std::string_view text, std::string_view where, const JsonLimits& limits) {
-  if (text.size() > limits.bytes)
-    raise(ErrorKind::file, message(where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes));
+  if (text.size() > limits.bytes) raise(ErrorKind::file, where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes);
   if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
-    raise(ErrorKind::file, message(where, ": not valid UTF-8 at byte ", bad));
+    raise(ErrorKind::file, where, ": not valid UTF-8 at byte ", bad);
   JsonBuilder<Document> builder(where, limits);
-  if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, message(where, ": not valid JSON"));
+  if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, where, ": not valid JSON");
   JsonDocument document = builder.take();
-  if (!document->is_object()) raise(ErrorKind::file, message(where, ": JSON: expected an object, came ", document->type_name()));
+  if (!document->is_object()) raise(ErrorKind::file, where, ": JSON: expected an object, came ", document->type_name());
   return document;
 }
 template <class Document>

@@ -36,7 +36,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 [[noreturn]] inline void cannot_open(const std::filesystem::path& path, const std::error_code& why) {
-  raise(ErrorKind::file, message(path_text(path), ": cannot be opened: ", why.message()));
+  raise(ErrorKind::file, path_text(path), ": cannot be opened: ", why.message());
 }
 
 /// Whether a file is there. Fails where its name is taken by something else, such as a link to nothing (a download that is not whole):
@@ -45,9 +45,9 @@ namespace detail {
   std::error_code why, ignored;
   const std::filesystem::file_status status = std::filesystem::status(path, why);
   if (std::filesystem::is_regular_file(status)) return true;
-  if (std::filesystem::exists(status)) raise(ErrorKind::file, message(path_text(path), ": is not a regular file"));
+  if (std::filesystem::exists(status)) raise(ErrorKind::file, path_text(path), ": is not a regular file");
   if (status.type() == std::filesystem::file_type::none) cannot_open(path, why);
-  if (std::filesystem::is_symlink(path, ignored)) raise(ErrorKind::file, message(path_text(path), ": is a link to nothing"));
+  if (std::filesystem::is_symlink(path, ignored)) raise(ErrorKind::file, path_text(path), ": is a link to nothing");
   return false;
 }
 
@@ -107,8 +107,8 @@ class MappedFile {
     }
     ::close(file);
     if (failure != 0) detail::cannot_open(path_, std::error_code(failure, std::generic_category()));
-    if (!regular) raise(ErrorKind::file, message(path_text(path_), ": is not a regular file"));
-    if (!fits) raise(ErrorKind::file, message(path_text(path_), ": is larger than this machine can address"));
+    if (!regular) detail::raise(ErrorKind::file, path_text(path_), ": is not a regular file");
+    if (!fits) detail::raise(ErrorKind::file, path_text(path_), ": is larger than this machine can address");
   }
 #else
   ~MappedFile() = default;
@@ -118,15 +118,15 @@ class MappedFile {
     std::error_code why;
     if (const std::filesystem::file_status status = std::filesystem::status(path_, why);
         std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
-      raise(ErrorKind::file, message(path_text(path_), ": is not a regular file"));
+      detail::raise(ErrorKind::file, path_text(path_), ": is not a regular file");
     const std::uintmax_t size = std::filesystem::file_size(path_, why);
     if (why) detail::cannot_open(path_, why);
     if (size > std::numeric_limits<std::size_t>::max() / 2)
-      raise(ErrorKind::file, message(path_text(path_), ": is larger than this machine can address"));
+      detail::raise(ErrorKind::file, path_text(path_), ": is larger than this machine can address");
     std::ifstream stream(path_, std::ios::binary);
     bytes_.resize(static_cast<std::size_t>(size));
     if (!stream.read(reinterpret_cast<char*>(bytes_.data()), static_cast<std::streamsize>(size)))
-      raise(ErrorKind::file, message(path_text(path_), ": cannot be read"));
+      detail::raise(ErrorKind::file, path_text(path_), ": cannot be read");
     data_ = bytes_.data();
     size_ = bytes_.size();
   }

@@ -19,8 +19,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& numbers) {
   const std::size_t bytes = numbers.checked_bytes(path_text(path));
   const std::string_view type = numbers.dtype() == Dtype::F64 ? "<f8" : numbers.dtype() == Dtype::F32 ? "<f4" : "<i8";
-  std::string header = message("{'descr': '", type, "', 'fortran_order': False, 'shape': (");
-  for (const Index size : numbers.shape()) header += message(size, ", ");
+  std::string header = detail::message("{'descr': '", type, "', 'fortran_order': False, 'shape': (");
+  for (const Index size : numbers.shape()) header += detail::message(size, ", ");
   if (numbers.shape().size() > 1)
     header.resize(header.size() - 2);  // (2, 3)
   else if (!numbers.shape().empty())
@@ -30,7 +30,7 @@ inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& num
   header.resize((header.size() + 1 + 10 + 63) / 64 * 64 - 10 - 1, ' ');
   header += '\n';
   if (header.size() > 0xFFFF)
-    raise(ErrorKind::limit, message(path_text(path), ": ", numbers.shape().size(), " axes are more than the header of a .npy file holds"));
+    detail::raise(ErrorKind::limit, path_text(path), ": ", numbers.shape().size(), " axes are more than the header of a .npy file holds");
 
   ReplacedFile file(path);
   file.write("\x93NUMPY\x01\x00", 8);

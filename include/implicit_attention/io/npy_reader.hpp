@@ -51,11 +51,11 @@ template <class Integer>
 /// numbers, other byte orders, sizes that the file does not have.
 [[nodiscard]] inline std::vector<Index> parse_npy_integers(std::string_view bytes, std::string_view where) {
   static_assert(std::endian::native == std::endian::little, ".npy is read on little-endian machines alone");
-  const auto refuse = [&](std::string_view what) { raise(ErrorKind::file, message(where, ": .npy: ", what)); };
+  const auto refuse = [&](std::string_view what) { detail::raise(ErrorKind::file, where, ": .npy: ", what); };
   if (!is_npy(bytes) || bytes.size() < 12) refuse("the header is cut short");
   const auto byte = [&](std::size_t at) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[at])); };
   const std::size_t version = byte(6);
-  if (version < 1 || version > 3) refuse(message("version ", version, " is not read here, expected 1 to 3"));
+  if (version < 1 || version > 3) refuse(detail::message("version ", version, " is not read here, expected 1 to 3"));
   const std::size_t begin = version == 1 ? 10 : 12;
   const std::size_t length = byte(8) | (byte(9) << 8U) | (version == 1 ? 0 : (byte(10) << 16U) | (byte(11) << 24U));
   if (length > bytes.size() - begin) refuse("the header is cut short");
@@ -79,7 +79,7 @@ template <class Integer>
   is("i8", 8, detail::npy_element<std::int64_t>);
   is("u8", 8, detail::npy_element<std::uint64_t>);
   if (element == nullptr)
-    refuse(message("elements are ", type.empty() ? "of no type" : printable(type, 30), ", expected integers such as '<i8'"));
+    refuse(detail::message("elements are ", type.empty() ? "of no type" : printable(type, 30), ", expected integers such as '<i8'"));
 
   const std::string_view shape = detail::npy_header_value(header, "shape");
   std::vector<std::size_t> sizes;
@@ -87,19 +87,19 @@ template <class Integer>
     if (shape[at] < '0' || shape[at] > '9') continue;
     std::size_t size = 0;
     const auto read = std::from_chars(shape.data() + at, shape.data() + shape.size(), size);
-    if (read.ec != std::errc()) refuse(message("the shape ", printable(shape, 60), " is too large"));
+    if (read.ec != std::errc()) refuse(detail::message("the shape ", printable(shape, 60), " is too large"));
     sizes.push_back(size);
     at = static_cast<std::size_t>(read.ptr - shape.data());
   }
   if (sizes.size() == 2 && sizes[0] == 1) sizes.erase(sizes.begin());
   if (sizes.size() != 1)
-    refuse(message("the shape is ", shape.empty() ? "missing" : printable(shape, 60), ", expected (tokens,) or (1, tokens)"));
+    refuse(detail::message("the shape is ", shape.empty() ? "missing" : printable(shape, 60), ", expected (tokens,) or (1, tokens)"));
   if (sizes[0] > data.size() / width || sizes[0] * width != data.size())
-    refuse(message(sizes[0], " elements of ", width, " bytes are expected, and the file holds ", data.size(), " bytes of them"));
+    refuse(detail::message(sizes[0], " elements of ", width, " bytes are expected, and the file holds ", data.size(), " bytes of them"));
   std::vector<Index> numbers(sizes[0]);
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     numbers[i] = element(data.data() + i * width);
-    if (numbers[i] < 0 && type[2] == 'u') refuse(message("element ", i, " is more than ", std::numeric_limits<Index>::max()));
+    if (numbers[i] < 0 && type[2] == 'u') refuse(detail::message("element ", i, " is more than ", std::numeric_limits<Index>::max()));
   }
   return numbers;
 }

@@ -105,8 +105,8 @@ IMPLICIT_ATTENTION_IO_BODY CheckpointFormat checkpoint_format(std::string_view b
     if (fresh) place->second = read_pytorch(MappedFile::open(index.parent_path() / shard));
     const auto found = place->second.tensors.find(name);
     if (found == place->second.tensors.end())
-      raise(ErrorKind::file,
-            message(path_text(index), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
+      raise(ErrorKind::file, path_text(index), ": tensor ", printable(name), ": the index has it in ", printable(shard),
+            ", but it is not there");
     whole.tensors.emplace(name, found->second);
   }
   return whole;
@@ -118,9 +118,9 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
        {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
     if (is_file(folder / name)) return folder / name;
   if (is_file(folder / "consolidated.safetensors") && is_file(folder / "params.json") && !is_file(folder / "config.json"))
-    raise(ErrorKind::file, message(path_text(folder),
-                                   ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
-                                   "config.json from the same place, which Hugging Face's library reads"));
+    raise(ErrorKind::file, path_text(folder),
+          ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
+          "config.json from the same place, which Hugging Face's library reads");
   if (is_file(folder / "consolidated.safetensors")) return folder / "consolidated.safetensors";
   // What training leaves beside the weights is none of them, nor is llama.cpp's projector of images.
   constexpr std::array<std::string_view, 7> others{"training_args.bin", "optimizer.bin", "optimizer.pt",     "scheduler.pt",
@@ -139,15 +139,15 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
   }
   if (why) cannot_open(folder, why);
   if (found.empty())
-    raise(ErrorKind::file, message(path_text(folder),
-                                   ": no model here: expected model.safetensors or pytorch_model.bin, or their index.json, or one file "
-                                   ".safetensors, .bin, .pth, .pt, .ckpt or .gguf"));
+    raise(ErrorKind::file, path_text(folder),
+          ": no model here: expected model.safetensors or pytorch_model.bin, or their index.json, or one file "
+          ".safetensors, .bin, .pth, .pt, .ckpt or .gguf");
   if (found.size() > 1) {
     std::string all;
     for (std::size_t i = 0; i < found.size(); ++i)
       if (i < 8) all += message(i == 0 ? "" : ", ", printable(found[i]));
-    raise(ErrorKind::file, message(path_text(folder), ": which of ", found.size(), " files has the model is not clear: ", all,
-                                   found.size() > 8 ? ", ..." : "", "; name one of them"));
+    raise(ErrorKind::file, path_text(folder), ": which of ", found.size(), " files has the model is not clear: ", all,
+          found.size() > 8 ? ", ..." : "", "; name one of them");
   }
   return folder / found.front();
 }
@@ -210,20 +210,19 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
       return;
     }
     case CheckpointFormat::torch_legacy:
-      raise(ErrorKind::file,
-            message(where,
-                    ": is a pickle outside a zip archive, as PyTorch wrote before version 1.6; nothing is executed here, so save it "
-                    "again: torch.save(torch.load(file, map_location=\"cpu\", weights_only=True), other_file)"));
+      raise(ErrorKind::file, where,
+            ": is a pickle outside a zip archive, as PyTorch wrote before version 1.6; nothing is executed here, so save it "
+            "again: torch.save(torch.load(file, map_location=\"cpu\", weights_only=True), other_file)");
     case CheckpointFormat::pointer:
-      raise(ErrorKind::file, message(where, ": this is a Git LFS pointer: fetch the file itself with git lfs pull"));
+      raise(ErrorKind::file, where, ": this is a Git LFS pointer: fetch the file itself with git lfs pull");
     case CheckpointFormat::numpy:
-      raise(ErrorKind::file, message(where, ": this is a NumPy file, expected a model"));
+      raise(ErrorKind::file, where, ": this is a NumPy file, expected a model");
     case CheckpointFormat::unknown:
       break;
   }
-  raise(ErrorKind::file,
-        message(where, ": is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; ",
-                unknown_content(file->text())));
+  raise(ErrorKind::file, where,
+        ": is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; ",
+        unknown_content(file->text()));
 }
 
 }  // namespace detail

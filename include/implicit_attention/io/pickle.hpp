@@ -48,7 +48,7 @@ class Pickle {
 
  private:
   [[noreturn]] void fail(std::string_view why) const {
-    raise(ErrorKind::file, message(where_, ": at byte ", reader_.position(), ": ", why));
+    detail::raise(ErrorKind::file, where_, ": at byte ", reader_.position(), ": ", why);
   }
 
   std::uint32_t make(PickleValue value) {
@@ -105,7 +105,7 @@ class Pickle {
   PickleValue& top(Kind kind, std::string_view what) {
     if (stack_.size() <= floor()) fail("the pickle takes more than it has put down");
     PickleValue& value = values_[stack_.back()];
-    if (value.kind != kind) fail(message("expected ", what, " to add to"));
+    if (value.kind != kind) fail(detail::message("expected ", what, " to add to"));
     return value;
   }
   void append(const std::vector<std::uint32_t>& items) {
@@ -123,16 +123,16 @@ class Pickle {
   }
   void recall(std::uint64_t slot) {
     const auto found = memory_.find(slot);
-    if (found == memory_.end()) fail(message("value ", slot, " is recalled, but was never remembered"));
+    if (found == memory_.end()) fail(detail::message("value ", slot, " is recalled, but was never remembered"));
     stack_.push_back(found->second);
   }
 
   void push_name(std::string_view module, std::string_view name) {
-    names_.push_back(message(module, ".", name));
+    names_.push_back(detail::message(module, ".", name));
     if (!detail::pickle_name_is_known(names_.back()))
-      fail(message("the pickle asks for ", printable(names_.back()),
-                   ", which is not needed to read tensors, and nothing is executed here; in PyTorch, save the weights alone: "
-                   "torch.save(model.state_dict(), file)"));
+      fail(detail::message("the pickle asks for ", printable(names_.back()),
+                           ", which is not needed to read tensors, and nothing is executed here; in PyTorch, save the weights alone: "
+                           "torch.save(model.state_dict(), file)"));
     PickleValue value;
     value.kind = Kind::name;
     name_of_.emplace(static_cast<std::uint32_t>(values_.size()), names_.size() - 1);
@@ -150,7 +150,7 @@ class Pickle {
   // `function(*arguments)`, for the functions that are known.
   void call(std::string_view function, std::span<const std::uint32_t> arguments, int depth = 0) {
     const auto expect = [&](bool right) {
-      if (!right) fail(message(printable(function), ": other arguments than expected"));
+      if (!right) fail(detail::message(printable(function), ": other arguments than expected"));
     };
     if (function == "collections.OrderedDict") {
       if (arguments.empty()) return push(Kind::dictionary);
@@ -189,7 +189,8 @@ class Pickle {
       }
       return push_items(Kind::tensor, std::move(parts));
     }
-    fail(message("the pickle calls ", function.empty() ? "something that is no function" : printable(function), ", which makes no tensor"));
+    fail(detail::message("the pickle calls ", function.empty() ? "something that is no function" : printable(function),
+                         ", which makes no tensor"));
   }
 
   void persistent() {
@@ -225,17 +226,18 @@ class Pickle {
 };
 
 inline void Pickle::read() {
-  if (reader_.left() > most_bytes) fail(message("the pickle has ", reader_.left(), " bytes, expected at most ", most_bytes));
+  if (reader_.left() > most_bytes) fail(detail::message("the pickle has ", reader_.left(), " bytes, expected at most ", most_bytes));
   while (step(reader_.number<unsigned char>())) {
   }
-  if (reader_.left() != 0) fail(message(reader_.left(), " bytes after the pickle's end"));
+  if (reader_.left() != 0) fail(detail::message(reader_.left(), " bytes after the pickle's end"));
 }
 
 /// One instruction; false after the last. Letters and numbers are those of Python's pickletools.
 inline bool Pickle::step(unsigned char instruction) {
   switch (instruction) {
     case 0x80:  // PROTO
-      if (const auto version = reader_.number<unsigned char>(); version > 5) fail(message("pickle protocol ", static_cast<int>(version)));
+      if (const auto version = reader_.number<unsigned char>(); version > 5)
+        fail(detail::message("pickle protocol ", static_cast<int>(version)));
       return true;
     case 0x95:  // FRAME
       (void)reader_.number<std::uint64_t>();
@@ -384,8 +386,8 @@ inline bool Pickle::step(unsigned char instruction) {
       (void)top(Kind::dictionary, "a dictionary");
       return true;
     default:
-      fail(message("instruction ", byte_label(instruction),
-                   " of a pickle is not among those that tensors need, and nothing is executed here"));
+      fail(detail::message("instruction ", byte_label(instruction),
+                           " of a pickle is not among those that tensors need, and nothing is executed here"));
   }
 }
 

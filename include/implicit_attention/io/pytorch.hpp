@@ -61,7 +61,7 @@ class TorchReader {
   explicit TorchReader(std::shared_ptr<const MappedFile> file) : zip_(std::move(file)), root_(find_root()) {
     if (zip_.has(root_ + "byteorder"))
       if (const ZipFile::Bytes order = zip_.read(root_ + "byteorder"); order.text != "little")  // what keeps the text alive stays
-        raise(ErrorKind::file, message(zip_.where(), ": its numbers are in ", printable(order.text, 20), "-endian order, expected little"));
+        raise(ErrorKind::file, zip_.where(), ": its numbers are in ", printable(order.text, 20), "-endian order, expected little");
     bytes_ = zip_.read(root_ + "data.pkl");
   }
 
@@ -72,7 +72,7 @@ class TorchReader {
     table.where = zip_.where();
     collect(model_dictionary(), "", 0, table);
     strip_wrappers(table);
-    if (table.tensors.empty()) raise(ErrorKind::file, message(zip_.where(), ": there are no tensors in it"));
+    if (table.tensors.empty()) raise(ErrorKind::file, zip_.where(), ": there are no tensors in it");
     return table;
   }
 
@@ -84,13 +84,13 @@ class TorchReader {
     for (const auto& [name, entry] : zip_.entries()) {
       if (name == "data.pkl" || name.ends_with("/data.pkl")) roots.push_back(name.substr(0, name.size() - 8));
       if (name.ends_with("/constants.pkl"))
-        raise(ErrorKind::file, message(zip_.where(),
-                                       ": is a TorchScript program, expected saved weights; in PyTorch: "
-                                       "torch.save(torch.jit.load(file).state_dict(), other_file)"));
+        raise(ErrorKind::file, zip_.where(),
+              ": is a TorchScript program, expected saved weights; in PyTorch: "
+              "torch.save(torch.jit.load(file).state_dict(), other_file)");
     }
     if (roots.size() != 1)
-      raise(ErrorKind::file,
-            message(zip_.where(), ": is a zip archive with ", roots.size(), " entries data.pkl, expected one, as torch.save writes it"));
+      raise(ErrorKind::file, zip_.where(), ": is a zip archive with ", roots.size(),
+            " entries data.pkl, expected one, as torch.save writes it");
     return roots.front();
   }
 
@@ -100,7 +100,7 @@ class TorchReader {
   [[nodiscard]] std::uint32_t model_dictionary() const {
     std::uint32_t found = pickle_->root();
     if (value(found).kind != Kind::dictionary)
-      raise(ErrorKind::file, message(zip_.where(), ": expected a dictionary of tensors, as model.state_dict() is"));
+      raise(ErrorKind::file, zip_.where(), ": expected a dictionary of tensors, as model.state_dict() is");
     for (int depth = 0; depth < 4; ++depth) {
       const std::uint32_t before = found;
       for (const std::string_view wrapper : {"state_dict", "model_state_dict", "model", "module"}) {
@@ -120,10 +120,10 @@ class TorchReader {
     const bool dictionary = here.kind == Kind::dictionary;
     if (!dictionary && here.kind != Kind::list && here.kind != Kind::tuple) return;
     if (here.items.empty()) return;
-    if (depth > 32) raise(ErrorKind::file, message(zip_.where(), ": dictionaries nested deeper than the 32 levels that make sense here"));
+    if (depth > 32) raise(ErrorKind::file, zip_.where(), ": dictionaries nested deeper than the 32 levels that make sense here");
     const auto [seen, fresh_here] = seen_.try_emplace(position, false);
     if (!fresh_here) {
-      if (seen->second) raise(ErrorKind::file, message(zip_.where(), ": the tensors under ", printable(name), " stand in two places"));
+      if (seen->second) raise(ErrorKind::file, zip_.where(), ": the tensors under ", printable(name), " stand in two places");
       return;
     }
     const std::size_t before = table.tensors.size();
@@ -138,15 +138,14 @@ class TorchReader {
         full += message(key.integer);
       else
         continue;
-      if (full.size() > 1024)
-        raise(ErrorKind::file, message(zip_.where(), ": a tensor's name is longer than 1024 bytes: ", printable(full)));
+      if (full.size() > 1024) raise(ErrorKind::file, zip_.where(), ": a tensor's name is longer than 1024 bytes: ", printable(full));
       const std::uint32_t child = here.items[i + (dictionary ? 1 : 0)];
       if (value(child).kind != Kind::tensor) {
         collect(child, full, depth + 1, table);
       } else if (const auto [place, fresh] = table.tensors.emplace(full, CheckpointTensor()); !fresh) {
-        raise(ErrorKind::file, message(zip_.where(), ": tensor ", printable(full), " is there twice"));
+        raise(ErrorKind::file, zip_.where(), ": tensor ", printable(full), " is there twice");
       } else {
-        if (table.tensors.size() > 1'000'000) raise(ErrorKind::file, message(zip_.where(), ": more than a million tensors"));
+        if (table.tensors.size() > 1'000'000) raise(ErrorKind::file, zip_.where(), ": more than a million tensors");
         place->second = tensor(value(child), message(zip_.where(), ": tensor ", printable(full)));
       }
     }
@@ -171,12 +170,12 @@ class TorchReader {
 
   [[nodiscard]] std::vector<Index> integers(std::uint32_t position, std::string_view who, std::string_view what) const {
     if (const std::size_t axes = value(position).items.size(); axes > 64)
-      raise(ErrorKind::file, message(who, ": its ", what, " has ", axes, " numbers, expected at most 64"));
+      raise(ErrorKind::file, who, ": its ", what, " has ", axes, " numbers, expected at most 64");
     std::vector<Index> numbers;
     for (const std::uint32_t item : value(position).items) {
       const PickleValue& number = value(item);
       if (number.kind != Kind::integer || number.integer < 0)
-        raise(ErrorKind::file, message(who, ": its ", what, " has something else than integers from 0 on"));
+        raise(ErrorKind::file, who, ": its ", what, " has something else than integers from 0 on");
       numbers.push_back(static_cast<Index>(number.integer));
     }
     return numbers;
@@ -190,15 +189,15 @@ class TorchReader {
   [[nodiscard]] Storage storage(const PickleValue& reference, std::string_view who) {
     const std::string_view type = pickle_->name(reference.items[0]);
     const std::optional<Dtype> dtype = torch_dtype(type);
-    if (!dtype) raise(ErrorKind::file, message(who, ": its storage is a ", printable(type), ", a type that is not known here"));
+    if (!dtype) raise(ErrorKind::file, who, ": its storage is a ", printable(type), ", a type that is not known here");
     const std::string entry = message(root_, "data/", value(reference.items[1]).text);
     const std::int64_t count = value(reference.items[2]).integer;
     const auto [place, fresh] = opened_.try_emplace(entry);
     if (fresh) place->second = zip_.read(entry);
     const std::size_t in_file = place->second.text.size();
     if (count < 0 || static_cast<std::uint64_t>(count) > in_file || in_file != static_cast<std::uint64_t>(count) * dtype_bytes(*dtype))
-      raise(ErrorKind::file, message(who, ": its storage ", printable(entry), " has ", in_file, " bytes, expected ", count, " numbers of ",
-                                     dtype_bytes(*dtype)));
+      raise(ErrorKind::file, who, ": its storage ", printable(entry), " has ", in_file, " bytes, expected ", count, " numbers of ",
+            dtype_bytes(*dtype));
     return {*dtype, static_cast<Index>(count), place->second};
   }
 
@@ -207,23 +206,22 @@ class TorchReader {
     if (made.items.size() > 4) {  // an untyped storage, whose type stands in the tensor
       const std::string_view type = pickle_->name(made.items[4]);
       const std::optional<Dtype> dtype = torch_dtype(type);
-      if (!dtype) raise(ErrorKind::file, message(who, ": is of ", printable(type), ", a type that is not known here"));
+      if (!dtype) raise(ErrorKind::file, who, ": is of ", printable(type), ", a type that is not known here");
       from.count = from.count * static_cast<Index>(dtype_bytes(from.dtype)) / static_cast<Index>(dtype_bytes(*dtype));
       from.dtype = *dtype;
     }
     const std::vector<Index> shape = integers(made.items[2], who, "shape"), strides = integers(made.items[3], who, "strides");
-    if (strides.size() != shape.size())
-      raise(ErrorKind::file, message(who, ": has ", shape.size(), " axes and ", strides.size(), " strides"));
+    if (strides.size() != shape.size()) raise(ErrorKind::file, who, ": has ", shape.size(), " axes and ", strides.size(), " strides");
     const std::optional<Index> count = element_count(shape, dtype_bytes(from.dtype));
     const std::int64_t offset = value(made.items[1]).integer;
     const auto beyond = [&]() {
-      raise(ErrorKind::file, message(who, ": shape ", shape_text(shape), " with strides ", shape_text(strides), " from number ", offset,
-                                     " on reaches beyond the ", from.count, " numbers of its storage"));
+      raise(ErrorKind::file, who, ": shape ", shape_text(shape), " with strides ", shape_text(strides), " from number ", offset,
+            " on reaches beyond the ", from.count, " numbers of its storage");
     };
     if (!count || offset < 0 || offset > from.count) beyond();
     if (*count > from.count)
-      raise(ErrorKind::file, message(who, ": shape ", shape_text(shape), " repeats the ", from.count,
-                                     " numbers of its storage, an expanded tensor: call .contiguous() before it is saved"));
+      raise(ErrorKind::file, who, ": shape ", shape_text(shape), " repeats the ", from.count,
+            " numbers of its storage, an expanded tensor: call .contiguous() before it is saved");
     StoredTensor stored;
     stored.dtype = from.dtype;
     std::tie(stored.rows, stored.columns) = rows_and_columns(shape);

@@ -37,11 +37,11 @@ class ReplacedFile {
   explicit ReplacedFile(std::filesystem::path path) : path_(std::move(path)) {
     std::error_code ignored;
     const std::string name = path_text(path_);
-    if (path_.filename().empty()) raise(ErrorKind::file, message("\"", name, "\": cannot be written: not a file name"));
-    if (std::filesystem::is_directory(path_, ignored)) raise(ErrorKind::file, message(name, ": cannot be written: is a directory"));
+    if (path_.filename().empty()) detail::raise(ErrorKind::file, "\"", name, "\": cannot be written: not a file name");
+    if (std::filesystem::is_directory(path_, ignored)) detail::raise(ErrorKind::file, name, ": cannot be written: is a directory");
     // A device or a pipe must not be renamed over.
     if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored))
-      raise(ErrorKind::file, message(name, ": cannot be written: is not a regular file"));
+      detail::raise(ErrorKind::file, name, ": cannot be written: is not a regular file");
     target_ = path_;
     for (int links = 0; std::filesystem::is_symlink(target_, ignored); ++links) {
       if (links == 40) fail(ELOOP);
@@ -54,7 +54,7 @@ class ReplacedFile {
     for (int attempt = 0; attempt < 8 && stream_ == nullptr; ++attempt) {
       forget();
       partial_ = target_;
-      partial_ += message(".partial-", entropy());
+      partial_ += detail::message(".partial-", entropy());
       name_ = partial_.string();
       remember();
       errno = 0;
@@ -117,7 +117,7 @@ class ReplacedFile {
     discard();
     const std::string reason =
         why == 0 ? std::string("the system gives no reason") : std::error_code(why, std::generic_category()).message();
-    raise(ErrorKind::file, message(path_text(path_), ": cannot be written: ", reason));
+    detail::raise(ErrorKind::file, path_text(path_), ": cannot be written: ", reason);
   }
 
   std::filesystem::path path_, target_, partial_;

@@ -76,16 +76,15 @@ class RwkvCppReader {
 
   [[nodiscard]] std::pair<TensorTable, Configuration> read() {
     ByteReader reader(file_->text(), where_);
-    if (reader.number<std::uint32_t>() != 0x67676d66U) raise(ErrorKind::file, message(where_, ": not a file of rwkv.cpp"));
+    if (reader.number<std::uint32_t>() != 0x67676d66U) raise(ErrorKind::file, where_, ": not a file of rwkv.cpp");
     version_ = reader.number<std::uint32_t>();
-    if (version_ != 100 && version_ != 101)
-      raise(ErrorKind::file, message(where_, ": is rwkv.cpp's format ", version_, ", expected 100 or 101"));
+    if (version_ != 100 && version_ != 101) raise(ErrorKind::file, where_, ": is rwkv.cpp's format ", version_, ", expected 100 or 101");
     vocabulary_ = reader.number<std::uint32_t>();
     width_ = reader.number<std::uint32_t>();
     layers_ = reader.number<std::uint32_t>();
     if (const auto type = reader.number<std::uint32_t>(); !rwkv_cpp_dtype(type))  // that most tensors have
-      raise(ErrorKind::file, message(where_, ": its header says type ", type, ", expected F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0"));
-    if (width_ < 1 || vocabulary_ < 1 || layers_ < 1) raise(ErrorKind::file, message(where_, ": its header has a size of 0"));
+      raise(ErrorKind::file, where_, ": its header says type ", type, ", expected F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0");
+    if (width_ < 1 || vocabulary_ < 1 || layers_ < 1) raise(ErrorKind::file, where_, ": its header has a size of 0");
     table_.where = where_;
     while (reader.left() > 0) record(reader);
     const std::string version = rwkv_version();
@@ -97,26 +96,26 @@ class RwkvCppReader {
   void record(ByteReader& reader) {
     const auto axes = reader.number<std::uint32_t>(), key_length = reader.number<std::uint32_t>(), type = reader.number<std::uint32_t>();
     const std::size_t at = reader.position();
-    if (axes < 1 || axes > 3) raise(ErrorKind::file, message(where_, ": the tensor at byte ", at, " has ", axes, " axes, expected 1 to 3"));
+    if (axes < 1 || axes > 3) raise(ErrorKind::file, where_, ": the tensor at byte ", at, " has ", axes, " axes, expected 1 to 3");
     std::vector<Index> shape;
     for (std::uint32_t axis = 0; axis < axes; ++axis) shape.insert(shape.begin(), static_cast<Index>(reader.number<std::uint32_t>()));
     if (key_length > 256)
-      raise(ErrorKind::file, message(where_, ": the tensor at byte ", at, " has a name of ", key_length, " bytes, expected at most 256"));
+      raise(ErrorKind::file, where_, ": the tensor at byte ", at, " has a name of ", key_length, " bytes, expected at most 256");
     const std::string_view name = reader.take(key_length);
     const std::string who = message(where_, ": tensor ", printable(name));
     const std::optional<Dtype> dtype = rwkv_cpp_dtype(type);
-    if (!dtype) raise(ErrorKind::file, message(who, ": is of type ", type, ", expected F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0"));
+    if (!dtype) raise(ErrorKind::file, who, ": is of type ", type, ", expected F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0");
     if (in_blocks(*dtype) && version_ == 100)
-      raise(ErrorKind::file, message(who, ": has blocks of rwkv.cpp's format 100, which no newer program reads: quantise the model again"));
+      raise(ErrorKind::file, who, ": has blocks of rwkv.cpp's format 100, which no newer program reads: quantise the model again");
     const std::optional<Index> count = element_count(shape, 16);
     const auto together = static_cast<Index>(dtype_numbers(*dtype));
     if (!count || *count == 0 || shape.back() % together != 0)
-      raise(ErrorKind::file, message(who, ": a shape of ", shape_text(shape), " of ", dtype_name(*dtype)));
+      raise(ErrorKind::file, who, ": a shape of ", shape_text(shape), " of ", dtype_name(*dtype));
     const std::string_view raw = reader.take(static_cast<std::uint64_t>(*count / together) * dtype_bytes(*dtype));
     const auto [rows, columns] = rows_and_columns(shape);
     CheckpointTensor tensor =
         whole_tensor(std::move(shape), stored_rows(*dtype, rows, columns, reinterpret_cast<const std::byte*>(raw.data()), file_));
-    if (!table_.tensors.emplace(std::string(name), std::move(tensor)).second) raise(ErrorKind::file, message(who, ": is there twice"));
+    if (!table_.tensors.emplace(std::string(name), std::move(tensor)).second) raise(ErrorKind::file, who, ": is there twice");
   }
 
   [[nodiscard]] std::map<std::string, CheckpointTensor, std::less<>> take_all() { return std::exchange(table_.tensors, {}); }
@@ -141,8 +140,7 @@ class RwkvCppReader {
     if (has("gate.weight")) return "5.2";
     if (has("ln_x.weight")) return "5.1";
     if (has("time_decay")) return "4";
-    raise(ErrorKind::file,
-          message(where_, ": the tensors are those of no RWKV known here, expected blocks.0.att.time_decay or blocks.0.att.r_k"));
+    raise(ErrorKind::file, where_, ": the tensors are those of no RWKV known here, expected blocks.0.att.time_decay or blocks.0.att.r_k");
   }
 
   void bring_back(const std::string& version, const std::string& name, CheckpointTensor tensor) {
@@ -153,7 +151,7 @@ class RwkvCppReader {
     const auto width = static_cast<Index>(width_);
     const auto keep = [&](std::string_view as, CheckpointTensor kept) {
       if (!table_.tensors.emplace(prefix + std::string(as), std::move(kept)).second)
-        raise(ErrorKind::file, message(who, ": is there twice, once as its parts"));
+        raise(ErrorKind::file, who, ": is there twice, once as its parts");
     };
     const auto is = [&](std::initializer_list<std::string_view> names) {
       return std::find(names.begin(), names.end(), last) != names.end();

@@ -143,7 +143,7 @@ IMPLICIT_ATTENTION_IO_BODY SafetensorsFile::SafetensorsFile(const std::filesyste
 
 IMPLICIT_ATTENTION_IO_BODY const TensorInfo& SafetensorsFile::info(std::string_view name) const {
   if (const TensorInfo* found = find(name)) return *found;
-  raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is missing"));
+  detail::raise(ErrorKind::file, where(), ": tensor ", printable(name), " is missing");
 }
 
 IMPLICIT_ATTENTION_IO_BODY StoredTensor SafetensorsFile::stored(std::string_view name) const {
@@ -162,8 +162,8 @@ IMPLICIT_ATTENTION_IO_BODY std::vector<std::int64_t> SafetensorsFile::read_integ
   } else if (tensor.dtype == Dtype::I32) {
     detail::convert_numbers<std::int32_t>(from, tensor.count, numbers.data(), as_is);
   } else {
-    raise(ErrorKind::file,
-          message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text), ", expected integers, I64 or I32"));
+    detail::raise(ErrorKind::file, where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
+                  ", expected integers, I64 or I32");
   }
   return numbers;
 }
@@ -172,8 +172,8 @@ template <Real Scalar>
 Array<Scalar> SafetensorsFile::read(std::string_view name) const {
   const TensorInfo& tensor = info(name);
   if (!detail::readable(tensor.dtype))
-    raise(ErrorKind::file, message(where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
-                                   ", expected F64, F32, F16, BF16 or integers"));
+    detail::raise(ErrorKind::file, where(), ": tensor ", printable(name), " is ", printable(tensor.dtype_text),
+                  ", expected F64, F32, F16, BF16 or integers");
   const StoredTensor from = stored(name);
   return detail::stored_array<Scalar>(from);
 }
@@ -183,15 +183,15 @@ IMPLICIT_ATTENTION_IO_BODY std::map<std::string, std::string> detail::read_shard
   const Json& document = read;
   const auto map = document.find("weight_map");
   if (map == document.end() || !map->is_object())
-    raise(ErrorKind::file, message(path_text(index), ": expected an object weight_map, from tensor names to shard files"));
+    detail::raise(ErrorKind::file, path_text(index), ": expected an object weight_map, from tensor names to shard files");
   std::map<std::string, std::string> shard_of;
   for (const auto& [name, value] : map->items()) {
-    const std::string who = message(path_text(index), ": tensor ", printable(name));
-    if (!value.is_string()) raise(ErrorKind::file, message(who, ": its shard is ", json_text(value), ", expected a file name"));
+    const std::string who = detail::message(path_text(index), ": tensor ", printable(name));
+    if (!value.is_string()) detail::raise(ErrorKind::file, who, ": its shard is ", json_text(value), ", expected a file name");
     const auto& shard = value.template get_ref<const std::string&>();
     // A shard lies beside its index: anything that could lead elsewhere is refused.
     if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string_view("/\\:\0", 4)) != std::string::npos)
-      raise(ErrorKind::file, message(who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index"));
+      detail::raise(ErrorKind::file, who, ": its shard is \"", printable(shard), "\", expected a plain file name beside the index");
     shard_of.emplace(name, shard);
   }
   return shard_of;
@@ -209,8 +209,8 @@ IMPLICIT_ATTENTION_IO_BODY SafetensorsCheckpoint::SafetensorsCheckpoint(const st
     open_shards(index);
   } else {
     const bool pickled = std::filesystem::exists(path / "pytorch_model.bin", ignored);
-    raise(ErrorKind::file, message(where_, ": no model here: expected model.safetensors or model.safetensors.index.json",
-                                   pickled ? "; pytorch_model.bin is there: convert it to safetensors" : ""));
+    detail::raise(ErrorKind::file, where_, ": no model here: expected model.safetensors or model.safetensors.index.json",
+                  pickled ? "; pytorch_model.bin is there: convert it to safetensors" : "");
   }
 }
 
@@ -222,7 +222,7 @@ IMPLICIT_ATTENTION_IO_BODY std::vector<std::string> SafetensorsCheckpoint::names
 
 IMPLICIT_ATTENTION_IO_BODY const SafetensorsFile& SafetensorsCheckpoint::file_of(std::string_view name) const {
   const auto found = shard_of_.find(name);
-  if (found == shard_of_.end()) raise(ErrorKind::file, message(where_, ": tensor ", printable(name), " is missing"));
+  if (found == shard_of_.end()) detail::raise(ErrorKind::file, where_, ": tensor ", printable(name), " is missing");
   return files_[found->second];
 }
 
@@ -237,8 +237,8 @@ IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_shards(const std::fi
     const auto [position, fresh] = opened.emplace(shard, files_.size());
     if (fresh) files_.emplace_back(index.parent_path() / shard);
     if (files_[position->second].find(name) == nullptr)
-      raise(ErrorKind::file,
-            message(path_text(index), ": tensor ", printable(name), ": the index has it in ", printable(shard), ", but it is not there"));
+      detail::raise(ErrorKind::file, path_text(index), ": tensor ", printable(name), ": the index has it in ", printable(shard),
+                    ", but it is not there");
     shard_of_.emplace(name, position->second);
   }
 }

@@ -64,13 +64,13 @@ namespace detail {
 
 template <class Document>
 [[nodiscard]] std::vector<Index> natural_numbers(const Document& value, std::string_view who, std::string_view what) {
-  if (!value.is_array()) raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ", expected a list of integers"));
+  if (!value.is_array()) raise(ErrorKind::file, who, ": ", what, " is ", json_text(value), ", expected a list of integers");
   std::vector<Index> numbers;
   for (const Document& element : value) {
     const std::optional<Index> number = json_natural_number(element);
     if (!number)
-      raise(ErrorKind::file, message(who, ": ", what, " is ", json_text(value), ": ", json_text(element), " is not an integer from 0 to ",
-                                     std::numeric_limits<Index>::max()));
+      raise(ErrorKind::file, who, ": ", what, " is ", json_text(value), ": ", json_text(element), " is not an integer from 0 to ",
+            std::numeric_limits<Index>::max());
     numbers.push_back(*number);
   }
   return numbers;
@@ -79,44 +79,40 @@ template <class Document>
 template <class Document>
 [[nodiscard]] const Document& field(const Document& tensor, const char* key, std::string_view who) {
   const auto found = tensor.find(key);
-  if (found == tensor.end()) raise(ErrorKind::file, message(who, ": has no ", key, ", expected dtype, shape and data_offsets"));
+  if (found == tensor.end()) raise(ErrorKind::file, who, ": has no ", key, ", expected dtype, shape and data_offsets");
   return *found;
 }
 
 /// One tensor's entry; `data_begin` and `data_size` are where the numbers of all tensors stand in the file.
 template <class Document>
 [[nodiscard]] TensorInfo tensor_info(const Document& entry, std::string_view who, std::size_t data_begin, std::size_t data_size) {
-  if (!entry.is_object())
-    raise(ErrorKind::file, message(who, ": is ", json_text(entry), ", expected an object of dtype, shape and data_offsets"));
+  if (!entry.is_object()) raise(ErrorKind::file, who, ": is ", json_text(entry), ", expected an object of dtype, shape and data_offsets");
   const Document& dtype_value = field(entry, "dtype", who);
-  if (!dtype_value.is_string())
-    raise(ErrorKind::file, message(who, ": dtype is ", json_text(dtype_value), ", expected a string such as \"F32\""));
+  if (!dtype_value.is_string()) raise(ErrorKind::file, who, ": dtype is ", json_text(dtype_value), ", expected a string such as \"F32\"");
   // A type that cannot be read, or that is newer than this library, is no reason to refuse the other tensors.
   TensorInfo info;
   info.dtype_text = dtype_value.template get_ref<const std::string&>();
   info.dtype = dtype_of_name(info.dtype_text).value_or(Dtype::other);
   info.shape = natural_numbers(field(entry, "shape", who), who, "shape");
   const std::optional<Index> count = element_count(info.shape, dtype_bytes(info.dtype));
-  if (!count)
-    raise(ErrorKind::file, message(who, ": shape ", shape_text(info.shape), " overflows: more numbers than memory has addresses"));
+  if (!count) raise(ErrorKind::file, who, ": shape ", shape_text(info.shape), " overflows: more numbers than memory has addresses");
   info.count = *count;
   const std::size_t together = dtype_numbers(info.dtype);
   if (static_cast<std::size_t>(*count) % together != 0)
-    raise(ErrorKind::file, message(who, ": shape ", shape_text(info.shape), " of ", info.dtype_text, " is no whole number of bytes"));
+    raise(ErrorKind::file, who, ": shape ", shape_text(info.shape), " of ", info.dtype_text, " is no whole number of bytes");
   info.bytes = static_cast<std::size_t>(*count) / together * dtype_bytes(info.dtype);
 
   const std::vector<Index> offsets = natural_numbers(field(entry, "data_offsets", who), who, "data_offsets");
-  if (offsets.size() != 2)
-    raise(ErrorKind::file, message(who, ": data_offsets has ", offsets.size(), " numbers, expected 2, begin and end"));
+  if (offsets.size() != 2) raise(ErrorKind::file, who, ": data_offsets has ", offsets.size(), " numbers, expected 2, begin and end");
   const auto begin = static_cast<std::size_t>(offsets[0]), end = static_cast<std::size_t>(offsets[1]);
-  if (begin > end) raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " end before they begin"));
+  if (begin > end) raise(ErrorKind::file, who, ": data_offsets ", shape_text(offsets), " end before they begin");
   if (end > data_size)
-    raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " reach beyond the ", data_size,
-                                   " bytes of data in the file; is it cut short?"));
+    raise(ErrorKind::file, who, ": data_offsets ", shape_text(offsets), " reach beyond the ", data_size,
+          " bytes of data in the file; is it cut short?");
   if (info.dtype == Dtype::other) info.bytes = end - begin;
   if (end - begin != info.bytes)
-    raise(ErrorKind::file, message(who, ": data_offsets ", shape_text(offsets), " hold ", end - begin, " bytes, expected ", info.bytes,
-                                   " = ", shape_text(info.shape), " of ", info.dtype_text));
+    raise(ErrorKind::file, who, ": data_offsets ", shape_text(offsets), " hold ", end - begin, " bytes, expected ", info.bytes, " = ",
+          shape_text(info.shape), " of ", info.dtype_text);
   info.begin = data_begin + begin;
   return info;
 }
@@ -135,18 +131,17 @@ void check_layout(const Header& header, std::string_view where, std::size_t data
   for (const Entry* entry : entries) {
     const std::size_t begin = entry->second.begin;
     if (begin < expected)
-      raise(ErrorKind::file,
-            message(where, ": tensors ", printable(before->first), " and ", printable(entry->first), " overlap: ", printable(entry->first),
-                    " begins at byte ", begin - data_begin, ", expected ", expected - data_begin));
+      raise(ErrorKind::file, where, ": tensors ", printable(before->first), " and ", printable(entry->first),
+            " overlap: ", printable(entry->first), " begins at byte ", begin - data_begin, ", expected ", expected - data_begin);
     if (begin > expected)
-      raise(ErrorKind::file, message(where, ": tensor ", printable(entry->first), " begins at byte ", begin - data_begin, ", expected ",
-                                     expected - data_begin, ": a gap that no tensor claims"));
+      raise(ErrorKind::file, where, ": tensor ", printable(entry->first), " begins at byte ", begin - data_begin, ", expected ",
+            expected - data_begin, ": a gap that no tensor claims");
     expected = begin + entry->second.bytes;
     before = entry;
   }
   if (expected != data_begin + data_size)
-    raise(ErrorKind::file, message(where, ": ", data_size, " bytes of data, expected ", expected - data_begin,
-                                   ": the bytes at the end belong to no tensor"));
+    raise(ErrorKind::file, where, ": ", data_size, " bytes of data, expected ", expected - data_begin,
+          ": the bytes at the end belong to no tensor");
 }
 
 /// A hint where the first bytes are those of another well-known kind of file.
@@ -163,22 +158,21 @@ template <class Document>
   constexpr std::size_t prefix = 8;
   const std::string_view hint = other_format_hint(file);
   if (file.size() < prefix)
-    raise(ErrorKind::file,
-          message(where, ": not a safetensors file: ", file.size(), " bytes, expected at least 8 for the header's length", hint));
+    raise(ErrorKind::file, where, ": not a safetensors file: ", file.size(), " bytes, expected at least 8 for the header's length", hint);
   std::uint64_t length = 0;
   std::memcpy(&length, file.data(), prefix);
   if (length > safetensors_header_limit)
-    raise(ErrorKind::file,
-          message(where, ": not a safetensors file: header length ", length, ", expected at most ", safetensors_header_limit, hint));
+    raise(ErrorKind::file, where, ": not a safetensors file: header length ", length, ", expected at most ", safetensors_header_limit,
+          hint);
   if (length > file.size() - prefix)
-    raise(ErrorKind::file,
-          message(where, ": header length ", length, ", but only ", file.size() - prefix, " bytes follow; is the file cut short?", hint));
+    raise(ErrorKind::file, where, ": header length ", length, ", but only ", file.size() - prefix, " bytes follow; is the file cut short?",
+          hint);
   const std::string header_where = message(where, ": header");
   const std::string_view text = file.substr(prefix, static_cast<std::size_t>(length));
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos || text[first] != '{')
-    raise(ErrorKind::file, message(header_where, ": expected a JSON object beginning with {, came ",
-                                   first == std::string_view::npos ? "nothing" : printable(text.substr(first, 1))));
+    raise(ErrorKind::file, header_where, ": expected a JSON object beginning with {, came ",
+          first == std::string_view::npos ? "nothing" : printable(text.substr(first, 1)));
   JsonLimits limits;
   limits.depth = 3;
   limits.list = safetensors_axis_limit;
@@ -191,11 +185,10 @@ template <class Document>
     if (name == "__metadata__") {
       if (entry.is_null()) continue;
       if (!entry.is_object())
-        raise(ErrorKind::file, message(header_where, ": __metadata__ is ", json_text(entry), ", expected an object of strings"));
+        raise(ErrorKind::file, header_where, ": __metadata__ is ", json_text(entry), ", expected an object of strings");
       for (const auto& [key, value] : entry.items()) {
         if (!value.is_string())
-          raise(ErrorKind::file,
-                message(header_where, ": __metadata__: ", printable(key), " is ", json_text(value), ", expected a string"));
+          raise(ErrorKind::file, header_where, ": __metadata__: ", printable(key), " is ", json_text(value), ", expected a string");
         header.metadata.emplace(key, value.template get<std::string>());
       }
       continue;

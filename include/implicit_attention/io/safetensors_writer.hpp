@@ -48,7 +48,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 inline std::string quoted(std::string_view text, std::string_view who) {
   if (utf8_error(text) != std::string_view::npos)
-    raise(ErrorKind::value, message(who, ": cannot be written: \"", printable(text), "\" is not valid UTF-8"));
+    raise(ErrorKind::value, who, ": cannot be written: \"", printable(text), "\" is not valid UTF-8");
   return Json(text).dump();
 }
 }  // namespace detail
@@ -60,8 +60,8 @@ IMPLICIT_ATTENTION_IO_BODY void write_safetensors(const std::filesystem::path& p
   std::set<std::string_view> names{"__metadata__"};
   for (const TensorToWrite& tensor : tensors) {
     if (!names.insert(tensor.name).second)
-      raise(ErrorKind::value, message(where, ": tensor ", printable(tensor.name), ": cannot be written: ",
-                                      tensor.name == "__metadata__" ? "the name is reserved" : "the name is there twice"));
+      detail::raise(ErrorKind::value, where, ": tensor ", printable(tensor.name),
+                    ": cannot be written: ", tensor.name == "__metadata__" ? "the name is reserved" : "the name is there twice");
     order.push_back(&tensor);
   }
   std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
@@ -72,25 +72,25 @@ IMPLICIT_ATTENTION_IO_BODY void write_safetensors(const std::filesystem::path& p
   if (!metadata.empty()) {
     header += "\"__metadata__\":{";
     for (const auto& [key, value] : metadata)
-      header += message(key == metadata.begin()->first ? "" : ",", detail::quoted(key, where), ":", detail::quoted(value, where));
+      header += detail::message(key == metadata.begin()->first ? "" : ",", detail::quoted(key, where), ":", detail::quoted(value, where));
     header += '}';
   }
   std::vector<std::size_t> sizes;
   std::size_t begin = 0;
   for (const TensorToWrite* tensor : order) {
-    sizes.push_back(tensor->numbers.checked_bytes(message(where, ": tensor ", printable(tensor->name))));
-    header += message(header.size() > 1 ? "," : "", detail::quoted(tensor->name, where), ":{\"dtype\":\"",
-                      dtype_name(tensor->numbers.dtype()), "\",\"shape\":[");
+    sizes.push_back(tensor->numbers.checked_bytes(detail::message(where, ": tensor ", printable(tensor->name))));
+    header += detail::message(header.size() > 1 ? "," : "", detail::quoted(tensor->name, where), ":{\"dtype\":\"",
+                              dtype_name(tensor->numbers.dtype()), "\",\"shape\":[");
     for (std::size_t axis = 0; axis < tensor->numbers.shape().size(); ++axis)
-      header += message(axis == 0 ? "" : ",", tensor->numbers.shape()[axis]);
-    header += message("],\"data_offsets\":[", begin, ",", begin + sizes.back(), "]}");
+      header += detail::message(axis == 0 ? "" : ",", tensor->numbers.shape()[axis]);
+    header += detail::message("],\"data_offsets\":[", begin, ",", begin + sizes.back(), "]}");
     begin += sizes.back();
   }
   header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');
   if (header.size() > detail::safetensors_header_limit)
-    raise(ErrorKind::limit,
-          message(where, ": the header would be ", header.size(), " bytes; the format allows ", detail::safetensors_header_limit));
+    detail::raise(ErrorKind::limit, where, ": the header would be ", header.size(), " bytes; the format allows ",
+                  detail::safetensors_header_limit);
 
   ReplacedFile file(path);
   const auto length = static_cast<std::uint64_t>(header.size());

@@ -73,7 +73,7 @@ inline void transpose_part(CheckpointTensor::Part& part) {
 [[nodiscard]] inline CheckpointTensor transposed(const CheckpointTensor& tensor, std::string_view who) {
   const std::size_t axes = tensor.shape.size();
   if (axes < 2 || tensor.parts.size() != 1)
-    raise(ErrorKind::shape, message(who, " is ", shape_text(tensor.shape), ", expected a matrix or a stack of matrices"));
+    raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), ", expected a matrix or a stack of matrices");
   CheckpointTensor result;
   result.shape = tensor.shape;
   const Index rows = tensor.shape[axes - 2];
@@ -91,15 +91,14 @@ inline void reshape(CheckpointTensor& tensor, std::vector<Index> shape, std::str
   const std::optional<Index> before = element_count(tensor.shape, 1), after = element_count(shape, 1);
   const auto [rows, columns] = rows_and_columns(shape);
   const bool one = tensor.parts.size() == 1;
-  if (before != after || !one) raise(ErrorKind::shape, message(who, " is ", shape_text(tensor.shape), ", expected ", shape_text(shape)));
+  if (before != after || !one) raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), ", expected ", shape_text(shape));
   StoredTensor& stored = tensor.parts.front().stored;
   if (stored.columns != columns) {
     const bool contiguous =
         !stored.row_starts && stored.column_stride == 1 &&
         stored.row_bytes == static_cast<std::size_t>(stored.columns) / dtype_numbers(stored.dtype) * dtype_bytes(stored.dtype);
     if (!contiguous || static_cast<std::size_t>(columns) % dtype_numbers(stored.dtype) != 0)
-      raise(ErrorKind::shape,
-            message(who, " is ", shape_text(tensor.shape), " of ", dtype_name(stored.dtype), ", expected ", shape_text(shape)));
+      raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), " of ", dtype_name(stored.dtype), ", expected ", shape_text(shape));
     stored = stored_rows(stored.dtype, rows, columns, stored.data, stored.keep_alive);
   }
   tensor.shape = std::move(shape);
@@ -184,10 +183,10 @@ class TableSource final : public TensorSource<Scalar> {
   }
   [[nodiscard]] Array<Scalar> read(std::string_view name) const override {
     const CheckpointTensor* found = find(name);
-    if (found == nullptr) raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name_in_file(name)), " is missing"));
+    if (found == nullptr) detail::raise(ErrorKind::file, table_.where, ": tensor ", printable(name_in_file(name)), " is missing");
     if (!found->unreadable.empty())
-      raise(ErrorKind::file, message(table_.where, ": tensor ", printable(name_in_file(name)), " is ", printable(found->unreadable),
-                                     ", a type that is not read here"));
+      detail::raise(ErrorKind::file, table_.where, ": tensor ", printable(name_in_file(name)), " is ", printable(found->unreadable),
+                    ", a type that is not read here");
     return detail::read_tensor<Scalar>(*found);
   }
   [[nodiscard]] std::optional<StoredTensor> stored(std::string_view name) const override {
@@ -197,7 +196,7 @@ class TableSource final : public TensorSource<Scalar> {
   [[nodiscard]] std::string name_in_file(std::string_view name) const override {
     const CheckpointTensor* found = find(name);
     std::string own = found != nullptr ? found->name_in_file : table_.name_of_absent ? table_.name_of_absent(name) : std::string();
-    return own.empty() || own == name ? std::string(name) : message(own, " (", name, ")");
+    return own.empty() || own == name ? std::string(name) : detail::message(own, " (", name, ")");
   }
   [[nodiscard]] const TensorTable& table() const { return table_; }
 

@@ -144,7 +144,7 @@ IMPLICIT_ATTENTION_IO_BODY TokenizerKind tokenizer_kind(std::string_view name) {
   if (name == "bytes") return TokenizerKind::bytes;
   if (name == "symbols") return TokenizerKind::symbols;
   if (name == "words") return TokenizerKind::words;
-  raise(ErrorKind::value, message("tokenizer \"", printable(name), "\" is unknown, expected bytes, symbols or words"));
+  detail::raise(ErrorKind::value, "tokenizer \"", printable(name), "\" is unknown, expected bytes, symbols or words");
 }
 
 IMPLICIT_ATTENTION_IO_BODY Tokenizer Tokenizer::open(const std::filesystem::path& path, std::string_view choice,
@@ -158,8 +158,8 @@ IMPLICIT_ATTENTION_IO_BODY Tokenizer Tokenizer::open(const std::filesystem::path
   } else {
     detail::check_reachable(choice);
     if (!std::filesystem::exists(choice, ignored))
-      raise(ErrorKind::value,
-            message("tokenizer \"", printable(choice), "\" is neither bytes, symbols or words, nor a file or folder that is there"));
+      detail::raise(ErrorKind::value, "tokenizer \"", printable(choice),
+                    "\" is neither bytes, symbols or words, nor a file or folder that is there");
     tokenizer.open_chosen(choice);
   }
   if (vocabulary_size) tokenizer.fit(*vocabulary_size);
@@ -188,16 +188,16 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::fit(Index vocabulary_size) {
   size_ = vocabulary_size;
   for (const auto& [token, id] : vocabulary().ids())
     if (id >= size_)
-      raise(ErrorKind::file, message(where_, ": vocab.json: token \"", printable(token), "\": its id ", id,
-                                     " is beyond the model's vocabulary of ", size_, " (ids 0 to ", size_ - 1, ")"));
+      detail::raise(ErrorKind::file, where_, ": vocab.json: token \"", printable(token), "\": its id ", id,
+                    " is beyond the model's vocabulary of ", size_, " (ids 0 to ", size_ - 1, ")");
   if (!nothing_found_) return;
   kind_ = size_ == 256 ? TokenizerKind::bytes : TokenizerKind::none;
-  why_none_ = message(not_found_, ", and the vocabulary is ", size_, ", not the 256 of bytes");
+  why_none_ = detail::message(not_found_, ", and the vocabulary is ", size_, ", not the 256 of bytes");
 }
 
 IMPLICIT_ATTENTION_IO_BODY std::vector<Index> Tokenizer::encode(std::string_view text, bool ends) const {
   if (kind_ == TokenizerKind::none)
-    raise(ErrorKind::value, message(where_, ": text cannot become tokens: ", why_none_, "; give token ids, or name a tokenizer"));
+    detail::raise(ErrorKind::value, where_, ": text cannot become tokens: ", why_none_, "; give token ids, or name a tokenizer");
   std::vector<Index> ids;
   if (kind_ == TokenizerKind::bytes) {
     for (const char letter : text) ids.push_back(checked_byte(static_cast<unsigned char>(letter)));
@@ -205,10 +205,10 @@ IMPLICIT_ATTENTION_IO_BODY std::vector<Index> Tokenizer::encode(std::string_view
     codec_->encode(text, ids);
   } else {
     if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
-      raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", bad));
+      detail::raise(ErrorKind::value, "the text is not valid UTF-8 at byte ", bad);
     kind_ == TokenizerKind::symbols ? words_.encode_symbols(text, ids) : words_.encode_words(text, ids);
   }
-  if (ids.empty()) raise(ErrorKind::value, "the text is empty: expected at least one token");
+  if (ids.empty()) detail::raise(ErrorKind::value, "the text is empty: expected at least one token");
   if (kind_ == TokenizerKind::subwords && ends) {
     const std::vector<Index> before = codec_->before(), after = codec_->after();
     ids.insert(ids.begin(), before.begin(), before.end());
@@ -245,25 +245,25 @@ IMPLICIT_ATTENTION_IO_BODY std::optional<Index> Tokenizer::find(std::string_view
 
 IMPLICIT_ATTENTION_IO_BODY Index Tokenizer::id(std::string_view token) const {
   if (const std::optional<Index> found = find(token)) return *found;
-  const std::string who = message(where_, ": token \"", printable(token), "\"");
-  if (kind_ == TokenizerKind::bytes) raise(ErrorKind::value, message(who, " is not a single byte, and bytes are the tokens here"));
+  const std::string who = detail::message(where_, ": token \"", printable(token), "\"");
+  if (kind_ == TokenizerKind::bytes) detail::raise(ErrorKind::value, who, " is not a single byte, and bytes are the tokens here");
   if (codec_) {
     std::vector<Index> ids;
     codec_->encode(token, ids);
     if (ids.size() == 1) return ids.front();
-    raise(ErrorKind::value, message(who, " is no single token", pieces_hint(ids)));
+    detail::raise(ErrorKind::value, who, " is no single token", pieces_hint(ids));
   }
   if (vocabulary().empty())
-    raise(ErrorKind::value, message(who, " cannot be looked up: ", nothing_found_ ? "there is no vocab.json" : why_none_));
-  raise(ErrorKind::value, message(who, " is not in vocab.json", words_.special_hint()));
+    detail::raise(ErrorKind::value, who, " cannot be looked up: ", nothing_found_ ? "there is no vocab.json" : why_none_);
+  detail::raise(ErrorKind::value, who, " is not in vocab.json", words_.special_hint());
 }
 
 IMPLICIT_ATTENTION_IO_BODY void Tokenizer::check(const std::vector<Index>& ids) const {
-  if (ids.empty()) raise(ErrorKind::value, "there are no tokens: expected at least one");
+  if (ids.empty()) detail::raise(ErrorKind::value, "there are no tokens: expected at least one");
   for (std::size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || (size_ > 0 && ids[i] >= size_))
-      raise(ErrorKind::value, message("token ", i, " is ", ids[i], ", expected ",
-                                      size_ > 0 ? message("0 to ", size_ - 1, ", the model's vocabulary") : "an id from 0"));
+      detail::raise(ErrorKind::value, "token ", i, " is ", ids[i], ", expected ",
+                    size_ > 0 ? detail::message("0 to ", size_ - 1, ", the model's vocabulary") : "an id from 0");
 }
 
 IMPLICIT_ATTENTION_IO_BODY std::string Tokenizer::label(Index id) const { return labels({id}).front(); }
@@ -293,7 +293,7 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_found(const std::filesystem::pat
   try {  // a caller with token ids needs no tokenizer
     file = own ? path : detail::tokenizer_file_in(folder);
     if (file) take(detail::read_text_codec(*file));
-    if (file && !codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
+    if (file && !codec_) detail::raise(ErrorKind::file, file->string(), ": there is no object \"model\"");
   } catch (const Error& error) {
     if (file && file->filename() == "merges.txt") open_folder(folder, std::nullopt, size);  // whose tokens can be shown
     kind_ = TokenizerKind::none;
@@ -309,10 +309,10 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_chosen(const std::filesystem::pa
   if (std::filesystem::is_directory(path, ignored)) {
     const std::optional<std::filesystem::path> file = detail::tokenizer_file_in(path);
     if (!file && !detail::is_file(path / "vocab.json"))
-      raise(ErrorKind::file, message(where_, ": there is no tokenizer here, expected tokenizer.json, rwkv_vocab_*.txt or vocab.json"));
+      detail::raise(ErrorKind::file, where_, ": there is no tokenizer here, expected tokenizer.json, rwkv_vocab_*.txt or vocab.json");
     if (!file) return open_folder(path, std::nullopt, std::nullopt);
     take(detail::read_text_codec(*file));
-    if (!codec_) raise(ErrorKind::file, message(file->string(), ": there is no object \"model\""));
+    if (!codec_) detail::raise(ErrorKind::file, file->string(), ": there is no object \"model\"");
   } else {
     take(detail::read_text_codec(path));
     if (codec_) return;
@@ -327,7 +327,7 @@ IMPLICIT_ATTENTION_IO_BODY void Tokenizer::open_folder(const std::filesystem::pa
   const std::filesystem::path file = folder / "vocab.json";
   if (kind != TokenizerKind::bytes && detail::is_file(file)) return read_vocabulary(file, kind, size);
   if (kind == TokenizerKind::symbols || kind == TokenizerKind::words)
-    raise(ErrorKind::file, message(where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids"));
+    detail::raise(ErrorKind::file, where_, ": no vocab.json here, which symbols and words need; expected bytes, or token ids");
   nothing_found_ = !kind;
   kind_ = kind ? *kind : TokenizerKind::none;
   why_none_ = not_found_ = "no vocab.json, tokenizer.json or rwkv_vocab_*.txt here" + others_hint(folder);
@@ -339,7 +339,7 @@ IMPLICIT_ATTENTION_IO_BODY std::string Tokenizer::others_hint(const std::filesys
   for (const std::string& name : detail::names_in(folder, ignored))
     if ((name.find("token") != std::string::npos || name.find("vocab") != std::string::npos || name.ends_with(".model")) &&
         !name.ends_with(".py") && hint.size() < 120)
-      hint += message(hint.empty() ? " (not read: " : ", ", printable(name));
+      hint += detail::message(hint.empty() ? " (not read: " : ", ", printable(name));
   return hint.empty() ? hint : hint + ")";
 }
 
@@ -356,7 +356,7 @@ IMPLICIT_ATTENTION_IO_BODY std::string Tokenizer::why_byte_pairs(const std::file
   for (const auto& [token, id] : vocabulary().ids())
     if (token.starts_with("\u0120") || token.starts_with("\u2581") || (token.size() > 4 && token.ends_with("</w>")) ||
         (token.size() > 2 && token.ends_with("@@")))
-      return message("the token \"", printable(token), "\" in vocab.json means", end);
+      return detail::message("the token \"", printable(token), "\" in vocab.json means", end);
   return {};
 }
 
@@ -368,7 +368,7 @@ IMPLICIT_ATTENTION_IO_BODY detail::TokenText Tokenizer::text_of(Index id) const 
     return bytes ? detail::TokenText{std::move(*bytes), false} : detail::TokenText{*token, true};
   }
   std::optional<std::string> bytes = codec_ ? codec_->bytes(id) : std::nullopt;
-  if (!bytes || bytes->empty()) return {message(id), true};
+  if (!bytes || bytes->empty()) return {detail::message(id), true};
   return {std::move(*bytes), codec_->special(id)};
 }
 
@@ -376,14 +376,14 @@ IMPLICIT_ATTENTION_IO_BODY std::string Tokenizer::pieces_hint(const std::vector<
   std::string hint;
   for (const Index id : ids) {
     if (hint.size() > 120) return hint + ", ...";
-    hint += message(hint.empty() ? ", but these: " : ", ", "\"", label(id), "\" (", id, ")");
+    hint += detail::message(hint.empty() ? ", but these: " : ", ", "\"", label(id), "\" (", id, ")");
   }
   return hint;
 }
 
 IMPLICIT_ATTENTION_IO_BODY Index Tokenizer::checked_byte(unsigned char byte) const {
   if (size_ > 0 && byte >= size_)
-    raise(ErrorKind::value, message(where_, ": byte ", static_cast<int>(byte), " is beyond the model's vocabulary of ", size_));
+    detail::raise(ErrorKind::value, where_, ": byte ", static_cast<int>(byte), " is beyond the model's vocabulary of ", size_);
   return byte;
 }
 

@@ -61,17 +61,17 @@ IMPLICIT_ATTENTION_IO_BODY Vocabulary Vocabulary::read(const std::filesystem::pa
   limits.depth = 1;
   const JsonDocument read = read_json_object(path, limits);
   const Json& document = read;
-  if (document.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
+  if (document.empty()) detail::raise(ErrorKind::file, where, ": holds no tokens");
   Vocabulary vocabulary;
   for (const auto& [token, value] : document.items()) {
-    const std::string who = message(where, ": token \"", printable(token), "\"");
-    if (token.empty()) raise(ErrorKind::file, message(who, ": a token must not be empty"));
+    const std::string who = detail::message(where, ": token \"", printable(token), "\"");
+    if (token.empty()) detail::raise(ErrorKind::file, who, ": a token must not be empty");
     const std::optional<Index> id = json_natural_number(value);
-    if (!id) raise(ErrorKind::file, message(who, ": its id is ", json_text(value), ", expected an integer from 0"));
+    if (!id) detail::raise(ErrorKind::file, who, ": its id is ", json_text(value), ", expected an integer from 0");
     if (*id >= size)
-      raise(ErrorKind::file, message(who, ": its id ", *id, " is beyond the model's vocabulary of ", size, " (ids 0 to ", size - 1, ")"));
+      detail::raise(ErrorKind::file, who, ": its id ", *id, " is beyond the model's vocabulary of ", size, " (ids 0 to ", size - 1, ")");
     const auto [other, fresh] = vocabulary.tokens_.emplace(*id, token);
-    if (!fresh) raise(ErrorKind::file, message(who, ": its id ", *id, " is that of \"", printable(other->second), "\" too"));
+    if (!fresh) detail::raise(ErrorKind::file, who, ": its id ", *id, " is that of \"", printable(other->second), "\" too");
     vocabulary.ids_.emplace(token, *id);
   }
   return vocabulary;

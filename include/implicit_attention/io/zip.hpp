@@ -56,33 +56,32 @@ class ZipFile {
   /// The bytes of an entry that must be there.
   [[nodiscard]] Bytes read(std::string_view name) const {
     const auto found = entries_.find(name);
-    if (found == entries_.end()) raise(ErrorKind::file, message(where_, ": there is no entry ", printable(name), " in the archive"));
+    if (found == entries_.end()) detail::raise(ErrorKind::file, where_, ": there is no entry ", printable(name), " in the archive");
     const Entry& entry = found->second;
-    const std::string who = message(where_, ": entry ", printable(name));
-    if ((entry.flags & 1U) != 0) raise(ErrorKind::file, message(who, ": is encrypted"));
+    const std::string who = detail::message(where_, ": entry ", printable(name));
+    if ((entry.flags & 1U) != 0) detail::raise(ErrorKind::file, who, ": is encrypted");
     ByteReader reader(file_->text(), who);
     reader.seek(checked(entry.header, who));
     if (reader.number<std::uint32_t>() != 0x04034b50U)
-      raise(ErrorKind::file, message(who, ": has no local header where the directory says"));
+      detail::raise(ErrorKind::file, who, ": has no local header where the directory says");
     (void)reader.take(22);
     const auto name_length = reader.number<std::uint16_t>(), extra_length = reader.number<std::uint16_t>();
-    if (reader.take(name_length) != name) raise(ErrorKind::file, message(who, ": its local header has another name"));
+    if (reader.take(name_length) != name) detail::raise(ErrorKind::file, who, ": its local header has another name");
     (void)reader.take(extra_length);
     const std::string_view raw = reader.take(entry.compressed);
     if (entry.method == 0) {
       if (entry.compressed != entry.size)
-        raise(ErrorKind::file, message(who, ": is stored, but takes ", entry.compressed, " bytes for ", entry.size));
+        detail::raise(ErrorKind::file, who, ": is stored, but takes ", entry.compressed, " bytes for ", entry.size);
       return {raw, file_};
     }
-    if (entry.method != 8)
-      raise(ErrorKind::file, message(who, ": is compressed by method ", entry.method, ", expected stored or deflated"));
+    if (entry.method != 8) detail::raise(ErrorKind::file, who, ": is compressed by method ", entry.method, ", expected stored or deflated");
     return inflate(raw, entry.size, who);
   }
 
  private:
   [[nodiscard]] std::size_t checked(std::uint64_t position, std::string_view who) const {
     if (position > file_->size())
-      raise(ErrorKind::file, message(who, ": stands at byte ", position, ", but the file has only ", file_->size(), "; is it cut short?"));
+      detail::raise(ErrorKind::file, who, ": stands at byte ", position, ", but the file has only ", file_->size(), "; is it cut short?");
     return static_cast<std::size_t>(position);
   }
 
@@ -105,42 +104,42 @@ class ZipFile {
     while (end != std::string_view::npos && !ends_file(end)) end = end == 0 ? std::string_view::npos : mark_up_to(end - 1);
     if (end == std::string_view::npos) end = last_mark;  // none: the message is about the last
     if (end == std::string_view::npos)
-      raise(ErrorKind::file, message(where_, ": the zip archive has no directory at its end; is the file cut short?"));
+      detail::raise(ErrorKind::file, where_, ": the zip archive has no directory at its end; is the file cut short?");
     ByteReader reader(bytes, where_);
     reader.seek(end + 4);
     const auto disk = reader.number<std::uint16_t>(), directory_disk = reader.number<std::uint16_t>();
     std::uint64_t on_disk = reader.number<std::uint16_t>(), count = reader.number<std::uint16_t>();
     std::uint64_t size = reader.number<std::uint32_t>(), begin = reader.number<std::uint32_t>();
     if (reader.number<std::uint16_t>() != bytes.size() - end - end_size)
-      raise(ErrorKind::file, message(where_, ": bytes behind the zip archive's end"));
+      detail::raise(ErrorKind::file, where_, ": bytes behind the zip archive's end");
     if (count == 0xFFFF || size == 0xFFFFFFFF || begin == 0xFFFFFFFF) {
       // Archives of 4 GiB and more have a second end record, with a pointer to it right before the first.
       constexpr std::size_t locator = 20;
       if (end < locator || bytes.substr(end - locator, 4) != "PK\x06\x07")
-        raise(ErrorKind::file, message(where_, ": the zip archive's large directory is missing"));
+        detail::raise(ErrorKind::file, where_, ": the zip archive's large directory is missing");
       reader.seek(end - locator + 8);
       reader.seek(checked(reader.number<std::uint64_t>(), where_));
       if (reader.number<std::uint32_t>() != 0x06064b50U)
-        raise(ErrorKind::file, message(where_, ": the zip archive's large directory is not where it should be"));
+        detail::raise(ErrorKind::file, where_, ": the zip archive's large directory is not where it should be");
       (void)reader.take(20);
       on_disk = reader.number<std::uint64_t>();
       count = reader.number<std::uint64_t>();
       size = reader.number<std::uint64_t>();
       begin = reader.number<std::uint64_t>();
     }
-    if (disk != directory_disk || on_disk != count) raise(ErrorKind::file, message(where_, ": a zip archive in several volumes"));
+    if (disk != directory_disk || on_disk != count) detail::raise(ErrorKind::file, where_, ": a zip archive in several volumes");
     if (begin > bytes.size() || size > bytes.size() - begin)
-      raise(ErrorKind::file,
-            message(where_, ": the zip directory, ", size, " bytes at ", begin, ", is not within the file; is it cut short?"));
+      detail::raise(ErrorKind::file, where_, ": the zip directory, ", size, " bytes at ", begin,
+                    ", is not within the file; is it cut short?");
     ByteReader directory(bytes.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)), where_);
     for (std::uint64_t i = 0; i < count; ++i) read_entry(directory);
     if (directory.left() != 0)
-      raise(ErrorKind::file, message(where_, ": ", directory.left(), " bytes in the zip directory belong to no entry"));
+      detail::raise(ErrorKind::file, where_, ": ", directory.left(), " bytes in the zip directory belong to no entry");
   }
 
   void read_entry(ByteReader& directory) {
     if (directory.number<std::uint32_t>() != 0x02014b50U)
-      raise(ErrorKind::file, message(where_, ": entry ", entries_.size(), " of the zip directory is malformed"));
+      detail::raise(ErrorKind::file, where_, ": entry ", entries_.size(), " of the zip directory is malformed");
     (void)directory.take(4);
     Entry entry;
     entry.flags = directory.number<std::uint16_t>();
@@ -164,17 +163,17 @@ class ZipFile {
       if (entry.header == 0xFFFFFFFF) entry.header = field.number<std::uint64_t>();
     }
     if (!entries_.emplace(std::string(name), entry).second)
-      raise(ErrorKind::file, message(where_, ": entry ", printable(name), " is in the archive twice"));
+      detail::raise(ErrorKind::file, where_, ": entry ", printable(name), " is in the archive twice");
   }
 
 #if IMPLICIT_ATTENTION_IO_ZLIB
   static Bytes inflate(std::string_view raw, std::uint64_t size, const std::string& who) {
     // Deflate expands at most 1032 times, so a size beyond that is a lie; the memory is bounded by the file.
     if (size > raw.size() * std::uint64_t{1032} + 64)
-      raise(ErrorKind::file, message(who, ": ", raw.size(), " compressed bytes cannot hold ", size));
+      detail::raise(ErrorKind::file, who, ": ", raw.size(), " compressed bytes cannot hold ", size);
     const auto unpacked = std::make_shared<std::vector<char>>(static_cast<std::size_t>(size));
     z_stream stream{};
-    if (::inflateInit2(&stream, -15) != Z_OK) raise(ErrorKind::file, message(who, ": zlib cannot start"));
+    if (::inflateInit2(&stream, -15) != Z_OK) detail::raise(ErrorKind::file, who, ": zlib cannot start");
     std::size_t taken = 0, given = 0;
     int state = Z_OK;
     while (state == Z_OK) {
@@ -191,14 +190,14 @@ class ZipFile {
     }
     ::inflateEnd(&stream);
     if (state != Z_STREAM_END || taken != raw.size() || given != unpacked->size())
-      raise(ErrorKind::file, message(who, ": its compressed bytes are damaged"));
+      detail::raise(ErrorKind::file, who, ": its compressed bytes are damaged");
     return {std::string_view(unpacked->data(), unpacked->size()), unpacked};
   }
 #else
   [[noreturn]] static Bytes inflate(std::string_view /*raw*/, std::uint64_t /*size*/, const std::string& who) {
-    raise(ErrorKind::file, message(who,
-                                   ": is compressed, and this program was built without zlib: unpack the archive and pack it again with "
-                                   "zip -0, or load it in PyTorch and save it again"));
+    detail::raise(ErrorKind::file, who,
+                  ": is compressed, and this program was built without zlib: unpack the archive and pack it again with "
+                  "zip -0, or load it in PyTorch and save it again");
   }
 #endif
 

@@ -72,7 +72,7 @@ template <Real Scalar>
 void HeadRecurrence<Scalar>::check() const {
   check_divides("HeadRecurrence", channels, "channels", heads, "heads");
   check_divides("HeadRecurrence", heads, "heads", groups, "groups");
-  if (state < 1) raise(ErrorKind::shape, message("HeadRecurrence: state is ", state, ", expected at least 1"));
+  if (state < 1) detail::raise(ErrorKind::shape, "HeadRecurrence: state is ", state, ", expected at least 1");
   check_shape("HeadRecurrence", "query", query, tokens, groups * state, "(tokens, groups * state)");
   check_shape("HeadRecurrence", "key", key, tokens, groups * state, "(tokens, groups * state)");
   if (!key_scale.empty()) check_shape("HeadRecurrence", "key_scale", key_scale, tokens, heads, "(tokens, heads)");

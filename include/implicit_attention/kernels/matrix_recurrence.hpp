@@ -29,7 +29,7 @@ struct ToeplitzRecurrence {
   [[nodiscard]] Index first_visible(Index row) const { return std::max(row + 1 - kernel.cols(), Index(0)); }
   void check() const {
     check_shape("ToeplitzRecurrence", "kernel", kernel, channels, std::max(kernel.cols(), Index(1)), "(channels, length)");
-    if (heads != channels) raise(ErrorKind::shape, message("ToeplitzRecurrence: heads is ", heads, ", expected ", channels, " = channels"));
+    if (heads != channels) detail::raise(ErrorKind::shape, "ToeplitzRecurrence: heads is ", heads, ", expected ", channels, " = channels");
   }
 };
 
@@ -54,8 +54,8 @@ struct ExplicitRecurrence {
       for (Index row = 0; row < tokens; ++row)
         for (Index token = row + 1; token < tokens; ++token)
           if (weights(head_index * tokens + row, token) != Scalar(0))
-            raise(ErrorKind::value, message("ExplicitRecurrence: weights of head ", head_index, " are not zero at (", row, ", ", token,
-                                            "), right of the diagonal, expected a causal matrix (or causal = false)"));
+            detail::raise(ErrorKind::value, "ExplicitRecurrence: weights of head ", head_index, " are not zero at (", row, ", ", token,
+                          "), right of the diagonal, expected a causal matrix (or causal = false)");
   }
 };
 

@@ -38,8 +38,8 @@ inline void check_ascending(std::string_view who, std::string_view name, const s
   Index before = -1;
   for (const Index start : starts) {
     if (start <= before || start >= tokens)
-      raise(ErrorKind::value, message(who, ": ", name, " has ", start, before < 0 ? "" : message(" after ", before),
-                                      ", expected tokens in ascending order, below ", tokens));
+      detail::raise(ErrorKind::value, who, ": ", name, " has ", start, before < 0 ? "" : detail::message(" after ", before),
+                    ", expected tokens in ascending order, below ", tokens);
     before = start;
   }
 }

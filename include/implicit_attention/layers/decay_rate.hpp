@@ -36,8 +36,8 @@ template <Real S>
   for (Index row = 0; row < rate.rows(); ++row)
     for (Index column = 0; column < rate.cols(); ++column)
       if (!(rate(row, column) <= 0))
-        raise(ErrorKind::value, message(who, ": ", name, " has ", rate(row, column), " in row ", row, ", column ", column,
-                                        ", expected no number above 0: it is ", what));
+        raise(ErrorKind::value, who, ": ", name, " has ", rate(row, column), " in row ", row, ", column ", column,
+              ", expected no number above 0: it is ", what);
   return bounded_rate<S>(rate.matrix());
 }
 
@@ -46,7 +46,7 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Array<S> engine_rate(std::string_view who, const Array<S>& A, const Array<S>& A_log) {
   if (A.empty() == A_log.empty())
-    raise(ErrorKind::shape, message(who, ": A and A_log are both ", A.empty() ? "empty" : "filled", ", expected one of them"));
+    raise(ErrorKind::shape, who, ": A and A_log are both ", A.empty() ? "empty" : "filled", ", expected one of them");
   if (A.empty()) return Matrix<S>(-decay_rate(A_log).matrix());
   return checked_rate(who, "A", A, "-exp(A_log)");
 }
@@ -68,8 +68,8 @@ template <Real S>
   for (Index row = 0; row < stored.rows(); ++row)
     for (Index column = 0; column < stored.cols(); ++column) {
       if (!(stored(row, column) <= 0))
-        raise(ErrorKind::value, message(tensors.source().where(), ": tensor ", tensors.name_in_file(rate), " has ", stored(row, column),
-                                        " in row ", row, ", column ", column, ", expected no number above 0: it is -exp(A_log)"));
+        raise(ErrorKind::value, tensors.source().where(), ": tensor ", tensors.name_in_file(rate), " has ", stored(row, column), " in row ",
+              row, ", column ", column, ", expected no number above 0: it is -exp(A_log)");
       logarithms(row, column) = std::log(-stored(row, column));
     }
   return logarithms;

@@ -151,7 +151,7 @@ DeltaRule<S>::DeltaRule(std::string_view name, const Weights& weights, const Opt
   heads_ = channels_ / size;
   key_heads_ = options.key_heads == 0 ? heads_ : options.key_heads;
   if (key_heads_ < 1 || heads_ % key_heads_ != 0)
-    raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
+    detail::raise(ErrorKind::value, name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads");
   if (keys == 0 || keys % key_heads_ != 0)
     detail::raise_shape(name, "k_proj.weight", "is ", shape_text({keys, w.k_proj_weight.cols()}),
                         ", expected (key heads * key size, width) with ", key_heads_, " key heads");
@@ -164,9 +164,9 @@ DeltaRule<S>::DeltaRule(std::string_view name, const Weights& weights, const Opt
   if (!w.A_log.empty()) check_vector(name, "A_log", w.A_log, heads_, "value heads");
   const auto check_convolution = [&](const char* part, const Array<Scalar>& weight, const Array<Scalar>& bias, Index rows) {
     if (convolution_width() != 0 || !weight.empty())
-      check_shape(name, message(part, "_conv1d.weight"), weight, rows, convolution_width(),
+      check_shape(name, detail::message(part, "_conv1d.weight"), weight, rows, convolution_width(),
                   "(channels, convolution width): q, k and v have one of the same width, or none has");
-    detail::check_bias(name, message(part, "_conv1d.bias"), bias, weight.empty() ? 0 : rows, "channels");
+    detail::check_bias(name, detail::message(part, "_conv1d.bias"), bias, weight.empty() ? 0 : rows, "channels");
   };
   check_convolution("q", w.q_conv1d_weight, w.q_conv1d_bias, keys);
   check_convolution("k", w.k_conv1d_weight, w.k_conv1d_bias, keys);
@@ -189,12 +189,11 @@ DeltaRule<S>::DeltaRule(std::string_view name, const EngineWeights& weights, con
   state_ = weights.key_size;
   tiled_ = weights.tiled_key_heads;
   if (heads_ < 1 || state_ < 1)
-    raise(ErrorKind::value, message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at least 1"));
+    detail::raise(ErrorKind::value, name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at least 1");
   if (heads_ > most_keys / state_)
-    raise(ErrorKind::value,
-          message(name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at most ", most_keys, " keys"));
+    detail::raise(ErrorKind::value, name, ": value_heads is ", heads_, " and key_size ", state_, ", expected at most ", most_keys, " keys");
   if (key_heads_ < 1 || heads_ % key_heads_ != 0)
-    raise(ErrorKind::value, message(name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads"));
+    detail::raise(ErrorKind::value, name, ": key_heads is ", key_heads_, ", expected a divisor of the ", heads_, " value heads");
   const Index decays_a_head = decay_by_key ? state_ : 1;
   decays_ = weights.has_decay ? heads_ * decays_a_head : 0;
   if (weights.o_norm_weight.empty()) detail::raise_shape(name, "o_norm.weight", "is empty, expected (value size)");
@@ -218,7 +217,7 @@ template <Real S>
 void DeltaRule<S>::make_norms(const Options& options) {
   const Weights& w = shared_;
   const Index keys = key_heads_ * state_;
-  if (!(options.norm_eps >= 0)) raise(ErrorKind::value, message(name_, ": norm_eps is ", options.norm_eps, ", expected at least 0"));
+  if (!(options.norm_eps >= 0)) detail::raise(ErrorKind::value, name_, ": norm_eps is ", options.norm_eps, ", expected at least 0");
   // unit(t) = K^-1/2 t / sqrt(mean t^2 + 1e-6 / K): the eps stands inside the root, beside the sum of squares.
   const Scalar length = Scalar(1) / std::sqrt(static_cast<Scalar>(state_));
   const auto unit = [&](Scalar factor) {

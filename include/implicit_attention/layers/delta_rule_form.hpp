@@ -107,9 +107,9 @@ typename DeltaRule<S>::Scales DeltaRule<S>::scales(const Activations& act, Index
          {"decay", &act.decay, [](const Array<Scalar>& decay) { return large_matrix(decay.matrix().array().log().matrix()); }},
          {"pre_log_decay", &act.pre_log_decay, [&](const Array<Scalar>& before) {
             if (rates_.size() != before.cols())
-              raise(ErrorKind::shape, message(name_,
-                                              ": activations.log_decay is empty, and A or A_log is not known that it could be made "
-                                              "with from pre_log_decay"));
+              detail::raise(ErrorKind::shape, name_,
+                            ": activations.log_decay is empty, and A or A_log is not known that it could be made "
+                            "with from pre_log_decay");
             return Matrix<Scalar>((softplus(before.matrix()).array().rowwise() * rates_.matrix().row(0).array()).matrix());
           }}});
   return given;

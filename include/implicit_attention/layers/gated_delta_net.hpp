@@ -87,8 +87,9 @@ GatedDeltaNet<S> GatedDeltaNet<S>::from_tensors(const PrefixedTensors<Scalar>& t
   w.o_norm_weight = tensors.required(fused || joined ? "norm.weight" : "o_norm.weight", 1);
   w.o_proj_weight = tensors.required(fused || joined ? "out_proj.weight" : "o_proj.weight", 2);
   if ((fused || joined) && options.key_heads < 1)
-    raise(ErrorKind::value, message(layer_name, ": the number of key heads is not known (linear_num_key_heads), expected at least 1: ",
-                                    tensors.name_in_file("in_proj_*"), " do not tell it"));
+    detail::raise(ErrorKind::value, layer_name,
+                  ": the number of key heads is not known (linear_num_key_heads), expected at least 1: ", tensors.name_in_file("in_proj_*"),
+                  " do not tell it");
   if (fused) {
     read_fused(tensors, options.key_heads, w);
   } else if (joined) {

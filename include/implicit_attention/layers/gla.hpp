@@ -74,8 +74,8 @@ Gla<S>::Gla(Weights weights, Options options)
   check_shape(layer_name, "gk_proj.1.weight", gk_1_, keys, gk_0_.rows(), "(key/value heads * state, rank)");
   detail::check_bias(layer_name, "gk_proj.1.bias", gk_bias_, keys, "key/value heads * state");
   if (!(options.gate_logit_normalizer > 0))
-    raise(ErrorKind::value, message("GLA: gate_logit_normalizer is ", options.gate_logit_normalizer, ", expected above 0"));
-  if (!(options.clamp_min <= 0)) raise(ErrorKind::value, message("GLA: clamp_min is ", options.clamp_min, ", expected at most 0"));
+    detail::raise(ErrorKind::value, "GLA: gate_logit_normalizer is ", options.gate_logit_normalizer, ", expected above 0");
+  if (!(options.clamp_min <= 0)) detail::raise(ErrorKind::value, "GLA: clamp_min is ", options.clamp_min, ", expected at most 0");
 }
 
 template <Real S>

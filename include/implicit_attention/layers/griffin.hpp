@@ -175,7 +175,7 @@ Griffin<S> Griffin<S>::for_engine(EngineWeights weights, Options options) {
   if (weights.conv_1d_weight.empty()) detail::raise_shape(layer_name, "conv_1d.weight", "is empty, expected (channels, convolution width)");
   detail::check_bias(layer_name, "conv_1d.bias", weights.conv_1d_bias, layer.channels_, "channels");
   if (!weights.rate.empty() && !weights.recurrent_param.empty())
-    raise(ErrorKind::shape, "Griffin: rate and rg_lru.recurrent_param are both filled, expected one of them, or none");
+    detail::raise(ErrorKind::shape, "Griffin: rate and rg_lru.recurrent_param are both filled, expected one of them, or none");
   detail::check_bias(layer_name, "rate", weights.rate, layer.channels_, "channels");
   detail::check_bias(layer_name, "rg_lru.recurrent_param", weights.recurrent_param, layer.channels_, "channels");
   if (!weights.rate.empty()) layer.rate_ = detail::checked_rate(layer_name, "rate", weights.rate, "-8 softplus(recurrent_param)");

@@ -72,9 +72,9 @@ typename Griffin<S>::Activations Griffin<S>::completed(const Activations& act, I
   }
   const auto of_gate = [&](const Array<Scalar>& gate) {
     if (rate_.empty())
-      raise(ErrorKind::shape, message(layer_name,
-                                      ": activations.log_a has to be made of the recurrent gate, and neither rate nor "
-                                      "rg_lru.recurrent_param is known for that"));
+      detail::raise(ErrorKind::shape, layer_name,
+                    ": activations.log_a has to be made of the recurrent gate, and neither rate nor "
+                    "rg_lru.recurrent_param is known for that");
     return Array<Scalar>(large_matrix((gate.matrix().array().rowwise() * rate_.matrix().row(0).array()).matrix()));
   };
   // log_a is what run() leaves beside the gate it was made of; alone, the gate serves.

@@ -40,7 +40,7 @@ struct HeadMixerOptions {
     const auto only = [&](const char* key, std::initializer_list<std::string_view> known) {
       const std::optional<std::string> text = configuration.text({key});
       if (text && std::find(known.begin(), known.end(), *text) == known.end())
-        raise(ErrorKind::value, message(configuration.where(), ": ", key, " is \"", *text, "\", expected \"", *known.begin(), "\""));
+        detail::raise(ErrorKind::value, configuration.where(), ": ", key, " is \"", *text, "\", expected \"", *known.begin(), "\"");
     };
     only("gate_fn", {"swish", "silu"});
     only("hidden_act", {"swish", "silu"});
@@ -144,11 +144,11 @@ HeadMixer<Derived, S>::HeadMixer(HeadMixerWeights<S> weights, HeadMixerOptions o
   if (options_.key_value_heads == 0) options_.key_value_heads = options_.heads;
   const Index shared = options_.key_value_heads, kv = common_.v_proj.weight.rows(), keys = common_.k_proj.weight.rows();
   if (options_.heads < 1 || shared < 1 || options_.heads % shared != 0)
-    raise(ErrorKind::value, message(who, ": ", options_.heads, " heads do not divide into ", shared, " key/value heads"));
+    detail::raise(ErrorKind::value, who, ": ", options_.heads, " heads do not divide into ", shared, " key/value heads");
   if (options_.heads > common_.o_proj_weight.cols())  // before anything is multiplied: a configuration may hold any number
-    raise(ErrorKind::value, message(who, ": ", options_.heads, " heads are more than the ", common_.o_proj_weight.cols(), " channels"));
+    detail::raise(ErrorKind::value, who, ": ", options_.heads, " heads are more than the ", common_.o_proj_weight.cols(), " channels");
   if (kv == 0 || keys == 0 || kv % shared != 0 || keys % shared != 0)
-    detail::raise_shape(who, message(names[1], "_proj.weight"), "and ", names[2], "_proj.weight have ", keys, " and ", kv,
+    detail::raise_shape(who, detail::message(names[1], "_proj.weight"), "and ", names[2], "_proj.weight have ", keys, " and ", kv,
                         " rows, expected multiples of ", shared, " key/value heads");
   const Index size = kv / shared, channels = options_.heads * size, width = common_.v_proj.weight.cols();
   if (!common_.q_proj.empty()) common_.q_proj.check(who, names[0], keys / shared * options_.heads, width);

@@ -37,7 +37,7 @@ class Hyena : public LayerInterface<Hyena<S>> {
   /// The layer has order 2; another is an error.
   [[nodiscard]] static Options options(const Configuration& configuration) {
     if (const Index order = configuration.integer({"order"}).value_or(2); order != 2)
-      raise(ErrorKind::value, message(configuration.where(), ": order is ", order, ", expected 2"));
+      detail::raise(ErrorKind::value, configuration.where(), ": order is ", order, ", expected 2");
     return {};
   }
 
@@ -87,7 +87,7 @@ Hyena<S>::Hyena(Weights weights, Options) : weights_(std::move(weights)) {
   const Weights& w = weights_;
   const Index E = channels();
   if (E < 1 || w.filter.cols() < 1)
-    raise(ErrorKind::shape, "Hyena: filter or filter_bias is empty, expected (channels, length) and (channels)");
+    detail::raise(ErrorKind::shape, "Hyena: filter or filter_bias is empty, expected (channels, length) and (channels)");
   check_vector(layer_name, "filter_bias", w.filter_bias, E, "channels");
   check_shape(layer_name, "filter", w.filter, E, w.filter.cols(), "(channels, length)");
   check_shape(layer_name, "in_proj.weight", w.in_proj_weight, 3 * E, width(), "(3*channels, width)");
@@ -116,7 +116,7 @@ Hyena<S> Hyena<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
 template <Real S>
 LayerRun<Hyena<S>> Hyena<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
   if (initial != nullptr)
-    raise(ErrorKind::value, "Hyena: a state was given, and this layer, a convolution of the whole sequence, has none");
+    detail::raise(ErrorKind::value, "Hyena: a state was given, and this layer, a convolution of the whole sequence, has none");
   const Weights& w = weights_;
   const auto part = [&](Index which) { return linear(u, third(w.in_proj_weight, which), third(w.in_proj_bias, which)); };
   const auto convolved = [&](const Value<S>& x, Index which) {
@@ -160,8 +160,8 @@ UnifiedForm<S> Hyena<S>::lower(const Activations& act, Terms terms) const {
 template <Real S>
 ToeplitzRecurrence<S> Hyena<S>::recurrence(Index tokens) const {
   if (tokens > weights_.filter.cols())
-    raise(ErrorKind::shape,
-          message("Hyena: the input has ", tokens, " tokens, expected at most ", weights_.filter.cols(), ", the filter's length"));
+    detail::raise(ErrorKind::shape, "Hyena: the input has ", tokens, " tokens, expected at most ", weights_.filter.cols(),
+                  ", the filter's length");
   ToeplitzRecurrence<S> recurrence;
   recurrence.tokens = tokens;
   recurrence.channels = recurrence.heads = channels();

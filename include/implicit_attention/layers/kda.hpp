@@ -57,7 +57,7 @@ class Kda : public LayerInterface<Kda<S>>, public DeltaRule<S> {
   Kda(const EngineWeights& weights, const Options& options);
   static void check_lower_bound(const Options& options) {
     if (!(options.lower_bound <= 0))
-      raise(ErrorKind::value, message(layer_name, ": lower_bound is ", options.lower_bound, ", expected below 0, or 0 for none"));
+      detail::raise(ErrorKind::value, layer_name, ": lower_bound is ", options.lower_bound, ", expected below 0, or 0 for none");
   }
   static Value<Scalar> low_rank(const Value<Scalar>& u, const Array<Scalar>& down, const Array<Scalar>& up, const Array<Scalar>& bias) {
     return linear(down.empty() ? u : linear(u, down), up, bias);
@@ -94,7 +94,7 @@ template <Real S>
 Kda<S>::Kda(const EngineWeights& weights, const Options& options)
     : DeltaRule<S>(layer_name, weights, options, Function::sigmoid, true), lower_bound_(static_cast<Scalar>(options.lower_bound)) {
   check_lower_bound(options);
-  if (!weights.has_decay) raise(ErrorKind::value, message(layer_name, ": has_decay is false, expected true"));
+  if (!weights.has_decay) detail::raise(ErrorKind::value, layer_name, ": has_decay is false, expected true");
   if (lower_bound_ != Scalar(0)) this->set_rates({});
 }
 
@@ -114,8 +114,8 @@ Kda<S> Kda<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
     const bool full = tensors.has(name + "_proj.weight"),
                numbered = tensors.has(name + "_proj.0.weight") || tensors.has(name + "_proj.1.weight");
     if (!full && !numbered && !tensors.has(name + "_a_proj.weight") && !tensors.has(name + "_b_proj.weight"))
-      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name + "_a_proj.weight"),
-                                     " is missing, and so are its other forms, ", name, "_proj.weight and ", name, "_proj.0.weight"));
+      detail::raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file(name + "_a_proj.weight"),
+                    " is missing, and so are its other forms, ", name, "_proj.weight and ", name, "_proj.0.weight");
     const std::string last = name + (full ? "_proj" : numbered ? "_proj.1" : "_b_proj");
     if (!full) down = tensors.required(name + (numbered ? "_proj.0.weight" : "_a_proj.weight"), 2);
     up = tensors.required(last + ".weight", 2);

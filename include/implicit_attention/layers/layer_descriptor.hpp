@@ -74,7 +74,7 @@ template <LayerDescriptor Layer>
                                                                               const typename Layer::Activations& activations,
                                                                               Terms terms = Terms::all()) {
   UnifiedForm<typename Layer::Scalar> form = layer.lower(activations, terms);
-  if (form.tokens() == 0) raise(ErrorKind::shape, "activations: there are no tokens, expected at least one; fill activations.x");
+  if (form.tokens() == 0) detail::raise(ErrorKind::shape, "activations: there are no tokens, expected at least one; fill activations.x");
   return ImplicitAttention<typename Layer::Scalar>(std::move(form));
 }
 
@@ -96,17 +96,15 @@ namespace detail {
 /// Fails unless u is at least one token of the layer's width.
 template <Real Scalar>
 void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
-  if (u.rows() == 0) raise(ErrorKind::shape, message(who, ": the input has no tokens, expected at least one"));
+  if (u.rows() == 0) raise(ErrorKind::shape, who, ": the input has no tokens, expected at least one");
   if (width > 0 && u.cols() != width)  // 0: a descriptor made for an engine, which says so when it is to run
-    raise(ErrorKind::shape,
-          message(who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)"));
+    raise(ErrorKind::shape, who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)");
 }
 
 /// Fails unless there is one position a token.
 inline void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
   if (static_cast<Index>(positions.size()) != tokens)
-    raise(ErrorKind::shape,
-          message(who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)"));
+    raise(ErrorKind::shape, who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)");
 }
 
 /// Fails unless an activation that is needed is there, (rows, columns): an engine fills activations itself, and what it forgot must not
@@ -115,11 +113,11 @@ template <Real Scalar>
 void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index rows, Index columns,
                       std::string_view meaning) {
   if (array.empty())
-    raise(ErrorKind::shape, message(who, ": activations.", name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning,
-                                    "; fill it, or use what activations(u) returns"));
+    raise(ErrorKind::shape, who, ": activations.", name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning,
+          "; fill it, or use what activations(u) returns");
   if (array.rows() == rows && array.cols() == columns) return;
-  raise(ErrorKind::shape, message(who, ": activations.", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
-                                  shape_text({rows, columns}), " = ", meaning));
+  raise(ErrorKind::shape, who, ": activations.", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
+        shape_text({rows, columns}), " = ", meaning);
 }
 
 /// An array of activations, and the term that reads it.
@@ -198,15 +196,15 @@ template <Real Scalar>
   for (const Alternative<Scalar>& form : forms) {
     if (form.array->empty()) continue;
     if (given != nullptr)
-      raise(ErrorKind::value, message(who, ": activations.", given->name, " and activations.", form.name,
-                                      " are both filled, expected one of them: each is made of the other"));
+      raise(ErrorKind::value, who, ": activations.", given->name, " and activations.", form.name,
+            " are both filled, expected one of them: each is made of the other");
     given = &form;
   }
   if (given == nullptr) {
     std::string names;
     for (const Alternative<Scalar>* form = forms.begin() + 1; form < forms.end(); ++form) names += message(" or ", form->name);
-    raise(ErrorKind::shape, message(who, ": activations.", forms.begin()->name, " is empty, expected ", shape_text({rows, columns}), " = ",
-                                    meaning, "; fill it", names, ", or use what activations(u) returns"));
+    raise(ErrorKind::shape, who, ": activations.", forms.begin()->name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning,
+          "; fill it", names, ", or use what activations(u) returns");
   }
   check_activation(who, given->name, *given->array, rows, columns, meaning);
   return given->make ? given->make(*given->array) : *given->array;
@@ -215,19 +213,18 @@ template <Real Scalar>
 /// What stands for c where an engine has kept silu(c) alone.
 template <Real Scalar>
 [[noreturn]] void raise_activated_only(std::string_view who) {
-  raise(ErrorKind::shape,
-        message(who,
-                ": activations.c and activations.x are empty; a = silu(c) alone does not tell c, for two inputs have each output between "
-                "-0.28 and 0: fill c or x, or leave out the terms activation, convolution and bias, and a is the linear input"));
+  raise(ErrorKind::shape, who,
+        ": activations.c and activations.x are empty; a = silu(c) alone does not tell c, for two inputs have each output between "
+        "-0.28 and 0: fill c or x, or leave out the terms activation, convolution and bias, and a is the linear input");
 }
 
 /// Fails where a layer that was made without projections is to run.
 template <Real Scalar>
 void check_projections(std::string_view who, const Array<Scalar>& projection) {
   if (projection.empty())
-    raise(ErrorKind::value, message(who,
-                                    ": this descriptor was made for an engine, without projections: it lowers what the engine has run, "
-                                    "and does not run"));
+    raise(ErrorKind::value, who,
+          ": this descriptor was made for an engine, without projections: it lowers what the engine has run, "
+          "and does not run");
 }
 
 /// Fails unless an optional vector of a layer's weights, such as a bias, fits where it is there.

@@ -91,7 +91,7 @@ typename LinearAttention<S>::Options LinearAttention<S>::options(const Configura
   made.scale = configuration.number({"scale"}).value_or(0);
   made.eps = configuration.positive_number({"eps"}).value_or(made.eps);
   const std::string map = configuration.text({"feature_map"}).value_or("elu+1");
-  if (map != "elu+1") raise(ErrorKind::value, message(configuration.where(), ": feature_map is \"", map, "\", expected \"elu+1\""));
+  if (map != "elu+1") detail::raise(ErrorKind::value, configuration.where(), ": feature_map is \"", map, "\", expected \"elu+1\"");
   return made;
 }
 
@@ -100,8 +100,8 @@ LinearAttention<S>::LinearAttention(Options options) : options_(options) {
   constexpr Index most = 1 << 20;  // of each: a configuration may hold any number, and they are multiplied
   if (options.heads < 1 || options.key_size < 0 || options.value_size < 0 ||
       std::max({options.heads, options.key_size, options.value_size}) > most)
-    raise(ErrorKind::value, message("LinearAttention: heads, key_size and value_size are ", options.heads, ", ", options.key_size, " and ",
-                                    options.value_size, ", expected at least 1, 0 and 0, and at most ", most));
+    detail::raise(ErrorKind::value, "LinearAttention: heads, key_size and value_size are ", options.heads, ", ", options.key_size, " and ",
+                  options.value_size, ", expected at least 1, 0 and 0, and at most ", most);
 }
 
 template <Real S>
@@ -113,9 +113,8 @@ Index LinearAttention<S>::values_of(const Value<Scalar>& u, const RunContext<Sca
   const Index keys = u.cols() - values;
   if (values < 1 || keys < 1 || values % heads() != 0 || keys % (2 * heads()) != 0 ||
       (options_.key_size > 0 && keys != 2 * heads() * options_.key_size))
-    raise(ErrorKind::shape,
-          message("LinearAttention: the input is ", shape_text({u.rows(), u.cols()}), " with ", values,
-                  " columns of values, expected (tokens, 2 * heads * key size + heads * value size) with ", heads(), " heads"));
+    detail::raise(ErrorKind::shape, "LinearAttention: the input is ", shape_text({u.rows(), u.cols()}), " with ", values,
+                  " columns of values, expected (tokens, 2 * heads * key size + heads * value size) with ", heads(), " heads");
   return values;
 }
 

@@ -37,8 +37,8 @@ class MadeFrom {
     if (!noted(made)) return {};
     // A layer lists the sources in run() and again in lower(): two lists of another length cannot be compared.
     if (sources_.size() != sources.size())
-      raise(ErrorKind::value,
-            message("MadeFrom: lower() names ", sources.size(), " sources, run() noted ", sources_.size(), ": the layer is at fault"));
+      detail::raise(ErrorKind::value, "MadeFrom: lower() names ", sources.size(), " sources, run() noted ", sources_.size(),
+                    ": the layer is at fault");
     auto noted = sources_.begin();
     for (const auto& [name, source] : sources)
       if (!(noted++)->is(*source) && !source->empty()) return name;
@@ -55,8 +55,8 @@ class MadeFrom {
   void check(std::string_view who, const char* name, const Array<Scalar>& made, std::initializer_list<Source> sources,
              const Matrix<Scalar>& carried = {}, std::string_view carried_name = "initial") const {
     if (const std::string_view source = newer(made, sources, carried, carried_name); !source.empty())
-      raise(ErrorKind::value, message(who, ": activations.", name, " was made from another activations.", source,
-                                      " than the one that is there now; fill in that of these, or use what activations(u) returns"));
+      detail::raise(ErrorKind::value, who, ": activations.", name, " was made from another activations.", source,
+                    " than the one that is there now; fill in that of these, or use what activations(u) returns");
   }
 
  private:

@@ -144,7 +144,7 @@ Mamba<S>::Mamba(Weights weights, Options options) : weights_(std::move(weights))
   const Index rank = w.dt_proj_weight.cols();
   check("dt_proj.weight", w.dt_proj_weight, channels_, rank, "(channels, dt_rank)");
   check("x_proj.weight", w.x_proj_weight, rank + 2 * state_, channels_, "(dt_rank + 2*state, channels)",
-        message("is dt_rank ", rank, " and state ", state_, "?"));
+        detail::message("is dt_rank ", rank, " and state ", state_, "?"));
   check_bias("dt_proj.bias", w.dt_proj_bias, channels_, "channels");
   check_vector("Mamba", "D", w.D, channels_, "channels");
   check("out_proj.weight", w.out_proj_weight, width_, channels_, "(width, channels)");

@@ -130,7 +130,7 @@ Mamba2<S>::Mamba2(Weights weights, Options options) : weights_(std::move(weights
   check_shape(layer_name, "out_proj.weight", w.out_proj_weight, width(), channels_, "(width, channels)");
   detail::check_bias(layer_name, "out_proj.bias", w.out_proj_bias, width(), "width");
   if (const auto& limit = options.time_step_limit; !(limit[0] <= limit[1]))
-    raise(ErrorKind::value, message("Mamba2: time_step_limit is ", limit[0], " to ", limit[1], ", expected the smaller number first"));
+    detail::raise(ErrorKind::value, "Mamba2: time_step_limit is ", limit[0], " to ", limit[1], ", expected the smaller number first");
   if (!w.norm_weight.empty()) norm_ = Norm<Scalar>::rms(w.norm_weight, options.norm_eps, false, options.norm_groups);
   rate_ = Matrix<Scalar>(-detail::decay_rate(w.A_log).matrix());
   Matrix<Scalar> skip(1, channels_);

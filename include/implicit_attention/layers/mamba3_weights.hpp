@@ -27,7 +27,7 @@ struct Mamba3Options {
     const bool fla = configuration.text({"model_type"}) == "mamba3";
     const std::string phi = configuration.text({"activation"}).value_or(fla ? "softplus" : "heavy_tail");
     if (phi != "heavy_tail" && phi != "softplus")
-      raise(ErrorKind::value, message(configuration.where(), ": activation is \"", phi, "\", expected \"heavy_tail\" or \"softplus\""));
+      detail::raise(ErrorKind::value, configuration.where(), ": activation is \"", phi, "\", expected \"heavy_tail\" or \"softplus\"");
     made.softplus_rate = phi == "softplus";
     return made;
   }
@@ -77,8 +77,8 @@ struct Mamba3Weights {
       detail::raise_shape(who, "B_bias", "has ", B_bias.rows(), " rows and out_proj.weight ", E, " columns, expected multiples of ", H,
                           " heads, the size of D");
     if (!(options.rope_fraction >= 0 && options.rope_fraction <= 1))
-      raise(ErrorKind::value, message(who, ": rope_fraction is ", options.rope_fraction, ", expected 0 to 1"));
-    if (G < 1 || H % G != 0) raise(ErrorKind::value, message(who, ": ", H, " heads do not divide into ", G, " groups"));
+      detail::raise(ErrorKind::value, who, ": rope_fraction is ", options.rope_fraction, ", expected 0 to 1");
+    if (G < 1 || H % G != 0) detail::raise(ErrorKind::value, who, ": ", H, " heads do not divide into ", G, " groups");
     const Index R = rank(), before = 2 * E + 2 * R * G * N + 3 * H;
     const Index angles = options.rope_fraction != 0 ? static_cast<Index>(options.rope_fraction * static_cast<double>(N)) / 2
                                                     : in_proj_weight.rows() - before;
@@ -95,7 +95,7 @@ struct Mamba3Weights {
     detail::check_bias(who, "norm.weight", norm_weight, E, "channels");
     for (const auto& [name, array] : {std::pair("mimo_x", &mimo_x), std::pair("mimo_z", &mimo_z), std::pair("mimo_o", &mimo_o)}) {
       if (R > 1) check_shape(who, name, *array, H * R, E / H, "(heads * rank, channels / heads)");
-      if (R == 1 && !array->empty()) raise(ErrorKind::value, message(who, ": there is a tensor ", name, ", and B_bias is of rank 1"));
+      if (R == 1 && !array->empty()) detail::raise(ErrorKind::value, who, ": there is a tensor ", name, ", and B_bias is of rank 1");
     }
     return angles;
   }

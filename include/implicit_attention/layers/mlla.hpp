@@ -94,8 +94,8 @@ typename Mlla<S>::Options Mlla<S>::options(const Configuration& configuration) {
   if (const auto size = configuration.numbers({"input_resolution"})) {
     const auto side = [](double number) { return number >= 1 && number <= 1048576 && number == std::floor(number); };
     if (size->size() != 2 || !side((*size)[0]) || !side((*size)[1]))
-      raise(ErrorKind::value,
-            message(configuration.where(), ": input_resolution is not [rows, columns], expected two integers from 1 to 1048576"));
+      detail::raise(ErrorKind::value, configuration.where(),
+                    ": input_resolution is not [rows, columns], expected two integers from 1 to 1048576");
     made.grid = {static_cast<Index>((*size)[0]), static_cast<Index>((*size)[1])};
   }
   return made;
@@ -116,7 +116,7 @@ Mlla<S>::Mlla(Weights weights, Options options) : weights_(std::move(weights)), 
   const auto taps = [&](const char* name, const Array<Scalar>& weight, const Array<Scalar>& bias, Index& size) {
     size = weight.cols();
     if (size < 1 || size % 2 == 0)
-      detail::raise_shape(layer_name, message(name, ".weight"), "has kernels of ", size, ", expected an odd width");
+      detail::raise_shape(layer_name, detail::message(name, ".weight"), "has kernels of ", size, ", expected an odd width");
     check_shape(layer_name, std::string(name) + ".weight", weight, E * size, size, "(channels * width, width)");
     detail::check_bias(layer_name, std::string(name) + ".bias", bias, E, "channels");
     return Array<S>(Matrix<S>(Eigen::Map<const Matrix<S>>(weight.data(), E, size * size).transpose()));
@@ -146,14 +146,15 @@ ImageGrid Mlla<S>::grid_of(Index tokens) const {
   ImageGrid grid = options_.grid;
   if (grid.rows == 0) grid.rows = grid.columns = static_cast<Index>(std::lround(std::sqrt(static_cast<double>(tokens))));
   if (grid.tokens() != tokens)
-    raise(ErrorKind::shape,
-          message("MLLA: the input has ", tokens, " tokens, expected ", grid.tokens(), " = ", grid.rows, " rows of ", grid.columns));
+    detail::raise(ErrorKind::shape, "MLLA: the input has ", tokens, " tokens, expected ", grid.tokens(), " = ", grid.rows, " rows of ",
+                  grid.columns);
   return grid;
 }
 
 template <Real S>
 LayerRun<Mlla<S>> Mlla<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
-  if (initial != nullptr) raise(ErrorKind::value, "MLLA: a state was given, and this layer, in which all tokens see each other, has none");
+  if (initial != nullptr)
+    detail::raise(ErrorKind::value, "MLLA: a state was given, and this layer, in which all tokens see each other, has none");
   const Weights& w = weights_;
   const Index N = u.rows(), E = channels();
   const ImageGrid grid = grid_of(N);

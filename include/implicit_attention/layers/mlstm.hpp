@@ -117,7 +117,8 @@ Mlstm<S>::Mlstm(Weights weights, Options options) : weights_(std::move(weights))
     const Index size = weight->cols();
     check_shape(layer_name, std::string(name) + ".weight", *weight, count, size, "(blocks * block size, block size)");
     if (size < 1 || count % size != 0)
-      detail::raise_shape(layer_name, message(name, ".weight"), "has blocks of ", size, ", expected a divisor of ", count, " channels");
+      detail::raise_shape(layer_name, detail::message(name, ".weight"), "has blocks of ", size, ", expected a divisor of ", count,
+                          " channels");
     detail::check_bias(layer_name, std::string(name) + ".bias", *bias, count, "channels");
     Matrix<S> transposed(count, size);
     for (Index block = 0; block < count; block += size)

@@ -130,7 +130,7 @@ class RecurrentCell : public LayerInterface<Derived> {
     const auto take = [&](const char* name, Matrix<S> State::*member) {
       if (const Value<S>* given = context.find(name)) {
         if (initial != nullptr)
-          raise(ErrorKind::value, message(Derived::layer_name, ": a state was given, and ", name, " too, expected one of them"));
+          detail::raise(ErrorKind::value, Derived::layer_name, ": a state was given, and ", name, " too, expected one of them");
         check_shape(Derived::layer_name, name, given->numbers, 1, channels(), "(1, channels)");
         state.*member = **given;
       }

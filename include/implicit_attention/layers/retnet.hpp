@@ -68,7 +68,7 @@ RetNet<S>::RetNet(Weights weights, Options options) : Base(std::move(weights), o
   Matrix<S> log_decay(1, this->heads());
   for (Index head = 0; head < this->heads(); ++head) log_decay(0, head) = std::log1p(-std::exp2(static_cast<S>(-5 - head)));
   log_decay_ = std::move(log_decay);
-  if (size % 2 != 0) raise(ErrorKind::shape, message("RetNet: heads have ", size, " keys, expected an even number: they are rotated"));
+  if (size % 2 != 0) detail::raise(ErrorKind::shape, "RetNet: heads have ", size, " keys, expected an even number: they are rotated");
   rotary_.head_size = rotary_.rotated = size;
   if (!parallel_) return;
   rotary_.pairs = true;
@@ -85,7 +85,8 @@ RetNet<S> RetNet<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, const 
 template <Real S>
 Value<S> RetNet<S>::mix(const MixerInput& in, Activations& act) const {
   if (parallel_ && !in.state.empty())
-    raise(ErrorKind::value, "RetNet: a state was carried in, and the parallel form has none: its rows are divided by their own sums");
+    detail::raise(ErrorKind::value,
+                  "RetNet: a state was carried in, and the parallel form has none: its rows are divided by their own sums");
   const std::vector<Index> positions = in.context->positions_of(in.u.rows(), act.initial.position);
   const auto activate = [](const ShortProjection<S>& projection, const Value<S>& x) { return projection.convolved() ? silu(x) : x; };
   const S scale_of_keys = S(1) / std::sqrt(static_cast<S>(this->state()));

@@ -140,8 +140,8 @@ Rwkv4<S> Rwkv4<S>::from_tensors(const PrefixedTensors<Scalar>& tensors) {
   const auto vector = [&](const char* name) {
     const Array<Scalar> numbers = tensors.required(name);
     if (numbers.rows() != 1)
-      raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is ",
-                                      shape_text(*tensors.source().shape(tensors.prefix() + name)), ", expected one row of numbers"));
+      detail::raise(ErrorKind::shape, tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is ",
+                    shape_text(*tensors.source().shape(tensors.prefix() + name)), ", expected one row of numbers");
     return numbers;
   };
   Weights w;

@@ -105,7 +105,7 @@ Rwkv6<S>::Rwkv6(Weights weights, Options options) : weights_(std::move(weights))
   check_shape(layer_name, "time_maa_w2", w.time_maa_w2, 5 * rank, width, "(5 * rank, width)");
   mix_down_ = detail::transposed(w.time_maa_w1);
   for (Index m = 0; m < 5; ++m) mix_up_[static_cast<std::size_t>(m)] = detail::transposed(w.time_maa_w2.middle_rows(m * rank, rank));
-  if (w.time_decay_w1.empty() || w.time_decay_w2.empty()) raise(ErrorKind::shape, "Rwkv6: time_decay_w1 or time_decay_w2 is empty");
+  if (w.time_decay_w1.empty() || w.time_decay_w2.empty()) detail::raise(ErrorKind::shape, "Rwkv6: time_decay_w1 or time_decay_w2 is empty");
   decay_ = {detail::transposed(w.time_decay_w1), detail::transposed(w.time_decay_w2), w.time_decay};
   detail::check_low_rank(layer_name, "time_decay", decay_, width, channels, true);
   recurrence_ = {layer_name, heads, detail::one_row(w.time_faaaa), w.ln_x_weight, w.ln_x_bias, options.group_norm_eps};

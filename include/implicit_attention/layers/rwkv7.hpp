@@ -198,8 +198,8 @@ LayerRun<Rwkv7<S>> Rwkv7<S>::run(const Value<Scalar>& u, RunContext<Scalar>& con
   if (has_value_residual()) {
     const Value<Scalar>* const first = context.find(first_values);
     if (first == nullptr)
-      raise(ErrorKind::value, message("Rwkv7: a layer with a value residual (v1, v2) needs the values of the model's first layer as ",
-                                      first_values, ", and there are none"));
+      detail::raise(ErrorKind::value, "Rwkv7: a layer with a value residual (v1, v2) needs the values of the model's first layer as ",
+                    first_values, ", and there are none");
     check_shape(layer_name, first_values, *first, own.rows(), channels(), "(tokens, channels)");
     v = add(own, scale(sigmoid(low_rank(w.v, Function::identity, value_input)), subtract(*first, own)));
   } else {

@@ -85,7 +85,7 @@ template <Real Scalar>
 template <Real Scalar>
 void check_low_rank(std::string_view who, std::string_view name, const LowRankMap<Scalar>& map, Index inputs, Index outputs, bool biased) {
   const std::string of(name);
-  if (map.empty() || map.up.empty()) raise(ErrorKind::shape, message(who, ": ", name, ": a factor of a low-rank map is empty"));
+  if (map.empty() || map.up.empty()) raise(ErrorKind::shape, who, ": ", name, ": a factor of a low-rank map is empty");
   check_shape(who, of + ": the first factor", map.down, map.down.rows(), inputs, "(rank, inputs)");
   check_shape(who, of + ": the second factor", map.up, outputs, map.down.rows(), "(outputs, rank)");
   if (biased) check_vector(who, of + ": the bias", map.bias, outputs, "outputs");

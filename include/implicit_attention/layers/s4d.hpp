@@ -77,7 +77,7 @@ typename S4d<S>::Options S4d<S>::options(const Configuration& configuration) {
   const std::string name = configuration.text({"activation"}).value_or("gelu (erf)");
   if (name == "gelu (tanh)" || name == "gelu_tanh") return {Function::gelu_tanh};
   if (name != "gelu (erf)" && name != "gelu")
-    raise(ErrorKind::value, message(configuration.where(), ": activation is \"", name, "\", expected \"gelu\" or \"gelu_tanh\""));
+    detail::raise(ErrorKind::value, configuration.where(), ": activation is \"", name, "\", expected \"gelu\" or \"gelu_tanh\"");
   return {};
 }
 
@@ -85,7 +85,8 @@ template <Real S>
 S4d<S>::S4d(Weights weights, Options options) : weights_(std::move(weights)), options_(options) {
   const Weights& w = weights_;
   const Index E = channels(), half = w.log_A_real.cols();
-  if (E < 1 || half < 1) raise(ErrorKind::shape, "S4D: D or kernel.log_A_real is empty, expected (channels) and (channels, state / 2)");
+  if (E < 1 || half < 1)
+    detail::raise(ErrorKind::shape, "S4D: D or kernel.log_A_real is empty, expected (channels) and (channels, state / 2)");
   check_vector(layer_name, "D", w.D, E, "channels");
   check_vector(layer_name, "kernel.log_dt", w.log_dt, E, "channels");
   check_shape(layer_name, "kernel.log_A_real", w.log_A_real, E, half, "(channels, state / 2)");
@@ -138,7 +139,8 @@ Matrix<S> S4d<S>::kernel(Index length) const {
 
 template <Real S>
 LayerRun<S4d<S>> S4d<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
-  if (initial != nullptr) raise(ErrorKind::value, "S4D: a state was given, and this layer, a convolution of the whole sequence, has none");
+  if (initial != nullptr)
+    detail::raise(ErrorKind::value, "S4D: a state was given, and this layer, a convolution of the whole sequence, has none");
   Activations act;
   act.x = u.numbers;
   act.kernel = kernel(u.rows());

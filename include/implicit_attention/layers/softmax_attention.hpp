@@ -155,18 +155,18 @@ SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weight
   w.q_adapter.check(layer_name, "q_adapter", rows, width_);
   w.k_adapter.check(layer_name, "k_adapter", shared_, width_);
   w.v_adapter.check(layer_name, "v_adapter", shared_, width_);
-  if (options.window < 0) raise(ErrorKind::value, message("SoftmaxAttention: window is ", options.window, ", expected at least 0"));
+  if (options.window < 0) detail::raise(ErrorKind::value, "SoftmaxAttention: window is ", options.window, ", expected at least 0");
   if (!(options.rotary_part >= 0 && options.rotary_part <= 1))
-    raise(ErrorKind::value, message("SoftmaxAttention: rotary_part is ", options.rotary_part, ", expected 0 to 1"));
+    detail::raise(ErrorKind::value, "SoftmaxAttention: rotary_part is ", options.rotary_part, ", expected 0 to 1");
   if (!(options.rotary_base > 0))
-    raise(ErrorKind::value, message("SoftmaxAttention: rotary_base is ", options.rotary_base, ", expected above 0"));
+    detail::raise(ErrorKind::value, "SoftmaxAttention: rotary_base is ", options.rotary_base, ", expected above 0");
   rotary_.head_size = head_size_;
   rotary_.rotated = static_cast<Index>(options.rotary_part * static_cast<double>(head_size_));
   rotary_.base = options.rotary_base;
   rotary_.pairs = options.rotary_pairs;
   if (rotary_.rotated % 2 != 0)
-    raise(ErrorKind::value, message("SoftmaxAttention: rotary_part ", options.rotary_part, " of head size ", head_size_, " rotates ",
-                                    rotary_.rotated, " numbers, expected an even number"));
+    detail::raise(ErrorKind::value, "SoftmaxAttention: rotary_part ", options.rotary_part, " of head size ", head_size_, " rotates ",
+                  rotary_.rotated, " numbers, expected an even number");
   query_norm_ = head_norm("q_norm.weight", w.q_norm_weight, options.heads);
   key_norm_ = head_norm("k_norm.weight", w.k_norm_weight, key_heads());
 }

@@ -46,8 +46,8 @@ class Vim : public LayerInterface<Vim<S>> {
   explicit Vim(Weights weights, Options options = {})
       : forward_(std::move(weights.forward)), backward_(std::move(weights.backward)), options_(options) {
     if (backward_.channels() != forward_.channels() || backward_.width() != forward_.width())
-      raise(ErrorKind::shape,
-            message("Vim: the two directions have ", forward_.channels(), " and ", backward_.channels(), " channels, expected as many"));
+      detail::raise(ErrorKind::shape, "Vim: the two directions have ", forward_.channels(), " and ", backward_.channels(),
+                    " channels, expected as many");
   }
   /// Reads the weights below a prefix such as `layers.0.mixer.`, under their public names.
   [[nodiscard]] static Vim from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
@@ -95,9 +95,10 @@ Vim<S> Vim<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options opti
 
 template <Real S>
 LayerRun<Vim<S>> Vim<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
-  if (initial != nullptr) raise(ErrorKind::value, "Vim: a state was given, and this layer, which sees both ends of a sequence, has none");
+  if (initial != nullptr)
+    detail::raise(ErrorKind::value, "Vim: a state was given, and this layer, which sees both ends of a sequence, has none");
   if (options_.class_token >= u.rows())
-    raise(ErrorKind::value, message("Vim: the class token is at ", options_.class_token, ", and there are ", u.rows(), " tokens"));
+    detail::raise(ErrorKind::value, "Vim: the class token is at ", options_.class_token, ", and there are ", u.rows(), " tokens");
   const typename Mamba<S>::Weights& w = forward_.weights();
   const Value<S> both = linear(u, w.in_proj_weight, w.in_proj_bias);
   const Value<S> x = columns(both, 0, channels()), z = columns(both, channels(), channels());

@@ -34,7 +34,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// The effect of each token alone: f(all) - f(all without token j), (tokens). n + 1 model runs.
 template <PerturbedModel Model>
 [[nodiscard]] Scores leave_one_out_effects(Index tokens, Model&& model) {
-  if (tokens <= 0) raise(ErrorKind::shape, "leave-one-out: there are no tokens, expected at least one");
+  if (tokens <= 0) detail::raise(ErrorKind::shape, "leave-one-out: there are no tokens, expected at least one");
   KeptTokens kept(static_cast<std::size_t>(tokens), true);
   const double whole = detail::run_kept("leave-one-out", model, kept);
   std::vector<double> effects;
@@ -115,7 +115,7 @@ struct PrecisionRecall {
 /// order of the text. k larger than the text counts as the whole text. One token: 1 if it is marked. Nothing marked: NaN for k = 0, else 0.
 [[nodiscard]] inline double top_k_overlap(const Scores& scores, const MarkedTokens& marked, Index k = 0) {
   detail::check_same_size("top-k overlap", "the marks", static_cast<Index>(marked.size()), scores.size());
-  if (k < 0) raise(ErrorKind::value, message("top-k overlap: k is ", k, ", expected at least 0"));
+  if (k < 0) detail::raise(ErrorKind::value, "top-k overlap: k is ", k, ", expected at least 0");
   if (k == 0) k = static_cast<Index>(std::count(marked.begin(), marked.end(), true));
   if (k == 0) return std::numeric_limits<double>::quiet_NaN();
   k = std::min(k, scores.size());
@@ -130,7 +130,7 @@ struct PrecisionRecall {
 /// of the text on both sides, so that constant maps agree. One token: 1.
 [[nodiscard]] inline double top_k_agreement(const Scores& a, const Scores& b, Index k) {
   detail::check_same_size("top-k agreement", "the second scores", b.size(), a.size());
-  if (k <= 0) raise(ErrorKind::value, message("top-k agreement: k is ", k, ", expected at least 1"));
+  if (k <= 0) detail::raise(ErrorKind::value, "top-k agreement: k is ", k, ", expected at least 1");
   return top_k_overlap(a, only_first(order_of(b, RemovalOrder::most), std::min(k, b.size())), k);
 }
 

@@ -33,10 +33,10 @@ struct MeanInterval {
 [[nodiscard]] inline MeanInterval bootstrap_mean_by_group(const std::vector<double>& numbers, const std::vector<Index>& groups,
                                                           std::uint64_t seed, Index resamples = 1000, double confidence = 0.95) {
   if (groups.size() != numbers.size())
-    raise(ErrorKind::shape, message("bootstrap: ", groups.size(), " groups, expected ", numbers.size(), ", one per number"));
-  if (resamples <= 0) raise(ErrorKind::value, message("bootstrap: ", resamples, " resamples, expected at least one"));
+    detail::raise(ErrorKind::shape, "bootstrap: ", groups.size(), " groups, expected ", numbers.size(), ", one per number");
+  if (resamples <= 0) detail::raise(ErrorKind::value, "bootstrap: ", resamples, " resamples, expected at least one");
   if (!(confidence > 0 && confidence < 1))
-    raise(ErrorKind::value, message("bootstrap: confidence ", confidence, ", expected between 0 and 1"));
+    detail::raise(ErrorKind::value, "bootstrap: confidence ", confidence, ", expected between 0 and 1");
   struct Group {
     double sum = 0, count = 0;
   };

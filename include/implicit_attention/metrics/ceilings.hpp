@@ -21,8 +21,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Orders of 0 ... tokens - 1 drawn by the seed, `count` of them: an order, then the same backwards, then the next. Pairs of opposite
 /// orders average to a smaller error than orders of their own (antithetic sampling; Mitchell et al. 2022, arXiv 2104.12199, section 4).
 [[nodiscard]] inline std::vector<std::vector<Index>> opposite_permutations(Index tokens, Index count, std::uint64_t seed) {
-  if (tokens <= 0) raise(ErrorKind::shape, "permutations: there are no tokens, expected at least one");
-  if (count <= 0) raise(ErrorKind::value, message("permutations: ", count, " of them, expected at least one"));
+  if (tokens <= 0) detail::raise(ErrorKind::shape, "permutations: there are no tokens, expected at least one");
+  if (count <= 0) detail::raise(ErrorKind::value, "permutations: ", count, " of them, expected at least one");
   detail::RandomEngine engine(seed);
   std::vector<Index> order(static_cast<std::size_t>(tokens));
   std::iota(order.begin(), order.end(), Index{0});
@@ -72,7 +72,7 @@ enum class SearchGoal {
 /// that was made without running the model knows as much.
 template <PerturbedModel Model>
 [[nodiscard]] Curve greedy_curve(Index tokens, SearchGoal goal, Model&& model) {
-  if (tokens <= 0) raise(ErrorKind::shape, "greedy search: there are no tokens, expected at least one");
+  if (tokens <= 0) detail::raise(ErrorKind::shape, "greedy search: there are no tokens, expected at least one");
   KeptTokens kept(static_cast<std::size_t>(tokens), true);
   Curve curve{{0.0}, {detail::run_kept("greedy search", model, kept)}};
   for (Index step = 1; step <= tokens; ++step) {
@@ -106,7 +106,7 @@ template <PerturbedModel Model>
 /// as pruning.
 template <PerturbedModel Model>
 [[nodiscard]] double greedy_pruning(Index tokens, Model&& model, AreaRule rule = AreaRule::trapezoid) {
-  if (tokens <= 0) raise(ErrorKind::shape, "greedy search: there are no tokens, expected at least one");
+  if (tokens <= 0) detail::raise(ErrorKind::shape, "greedy search: there are no tokens, expected at least one");
   const double whole = detail::run_kept("greedy search", model, KeptTokens(static_cast<std::size_t>(tokens), true));
   return area(greedy_curve(tokens, SearchGoal::lowest,
                            [&](const KeptTokens& kept) {

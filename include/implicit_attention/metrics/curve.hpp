@@ -27,8 +27,8 @@ enum class AreaRule {
 [[nodiscard]] inline double area(const Curve& curve, AreaRule rule = AreaRule::trapezoid) {
   const std::size_t points = curve.values.size();
   if (points == 0 || curve.fractions.size() != points)
-    raise(ErrorKind::shape, message("area: the curve has ", curve.fractions.size(), " fractions and ", points,
-                                    " values, expected as many, and at least one"));
+    detail::raise(ErrorKind::shape, "area: the curve has ", curve.fractions.size(), " fractions and ", points,
+                  " values, expected as many, and at least one");
   double sum = 0;
   if (rule == AreaRule::mean) {
     for (const double value : curve.values) sum += value;
@@ -48,10 +48,10 @@ class Steps {
   [[nodiscard]] static Steps each_token() { return Steps({}); }
   /// At these shares, rising, in [0, 1]; each takes the nearest whole number of tokens, halves up (a single token counts from 0.5 on).
   [[nodiscard]] static Steps at(std::vector<double> fractions) {
-    if (fractions.empty()) raise(ErrorKind::value, "Steps: there are no fractions, expected at least one in 0 to 1");
+    if (fractions.empty()) detail::raise(ErrorKind::value, "Steps: there are no fractions, expected at least one in 0 to 1");
     for (std::size_t i = 0; i < fractions.size(); ++i)
       if (!(fractions[i] >= 0 && fractions[i] <= 1) || (i > 0 && fractions[i] <= fractions[i - 1]))
-        raise(ErrorKind::value, message("Steps: fraction ", i, " is ", fractions[i], ", expected rising numbers in 0 to 1"));
+        detail::raise(ErrorKind::value, "Steps: fraction ", i, " is ", fractions[i], ", expected rising numbers in 0 to 1");
     return Steps(std::move(fractions));
   }
   /// 0.1, 0.2, ..., 0.9: the perturbation tests of arXiv 2403.01590, section 4.2.

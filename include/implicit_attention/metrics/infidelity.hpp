@@ -23,12 +23,11 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// b = sum p_s c_s / sum p_s^2 (0 where all p_s are 0), so that methods need not know the unit of f; captum's `normalize`.
 [[nodiscard]] inline double infidelity(const std::vector<double>& foretold, const std::vector<double>& came, bool rescale = false) {
   if (foretold.empty() || foretold.size() != came.size())
-    raise(ErrorKind::shape, message("infidelity: there are ", foretold.size(), " foretold changes and ", came.size(),
-                                    " that came, expected as many, and at least one"));
+    detail::raise(ErrorKind::shape, "infidelity: there are ", foretold.size(), " foretold changes and ", came.size(),
+                  " that came, expected as many, and at least one");
   double products = 0, squares = 0;
   for (std::size_t s = 0; s < came.size(); ++s) {
-    if (!std::isfinite(foretold[s]) || !std::isfinite(came[s]))
-      raise(ErrorKind::value, message("infidelity: sample ", s, " is not finite"));
+    if (!std::isfinite(foretold[s]) || !std::isfinite(came[s])) detail::raise(ErrorKind::value, "infidelity: sample ", s, " is not finite");
     products += foretold[s] * came[s];
     squares += foretold[s] * foretold[s];
   }
@@ -43,10 +42,10 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// ever takes two. The same seed gives the same sets, so that methods are compared on the same perturbations. One token: it is removed in
 /// every set.
 [[nodiscard]] inline std::vector<KeptTokens> random_perturbations(Index tokens, Index samples, double probability, std::uint64_t seed) {
-  if (tokens <= 0) raise(ErrorKind::shape, "random_perturbations: there are no tokens, expected at least one");
-  if (samples <= 0) raise(ErrorKind::value, message("random_perturbations: ", samples, " samples, expected at least one"));
+  if (tokens <= 0) detail::raise(ErrorKind::shape, "random_perturbations: there are no tokens, expected at least one");
+  if (samples <= 0) detail::raise(ErrorKind::value, "random_perturbations: ", samples, " samples, expected at least one");
   if (!(probability > 0 && probability <= 1))
-    raise(ErrorKind::value, message("random_perturbations: probability ", probability, ", expected above 0, up to 1"));
+    detail::raise(ErrorKind::value, "random_perturbations: probability ", probability, ", expected above 0, up to 1");
   detail::RandomEngine engine(seed);
   constexpr int most_empty_draws = 1000;
   std::vector<KeptTokens> sets;
@@ -96,7 +95,7 @@ template <PerturbedModel Model>
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
   if (!(radius >= Scalar(0)) || !std::isfinite(radius))
-    raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
+    detail::raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
   detail::RandomEngine engine(seed);
   Matrix<Scalar> result = input;
   for (Index i = 0; i < result.size(); ++i) result.data()[i] += static_cast<Scalar>((2 * detail::uniform(engine) - 1)) * radius;
@@ -113,12 +112,12 @@ concept PerturbedExplanation = std::invocable<Explain&, Index> && std::convertib
 /// matter; one token is no special case.
 template <PerturbedExplanation Explain>
 [[nodiscard]] double sensitivity_max(const Scores& scores, Index samples, Explain&& explain) {
-  if (samples <= 0) raise(ErrorKind::value, message("sensitivity: ", samples, " samples, expected at least one"));
+  if (samples <= 0) detail::raise(ErrorKind::value, "sensitivity: ", samples, " samples, expected at least one");
   double norm = 0, largest = 0;
   for (const double score : scores.numbers()) norm += score * score;
   for (Index sample = 0; sample < samples; ++sample) {
     const Scores other = explain(sample);
-    detail::check_same_size("sensitivity", message("the scores of sample ", sample), other.size(), scores.size());
+    detail::check_same_size("sensitivity", detail::message("the scores of sample ", sample), other.size(), scores.size());
     double squares = 0;
     for (Index token = 0; token < scores.size(); ++token) squares += (other[token] - scores[token]) * (other[token] - scores[token]);
     largest = std::max(largest, squares);

@@ -31,7 +31,7 @@ struct ComparedTokens {
   ComparedTokens compared;
   for (std::size_t token = 0; token < marked.size(); ++token) {
     if (marked[token] && against[token])
-      raise(ErrorKind::value, message(who, ": token ", token, " is marked and compared against, expected one of the two"));
+      raise(ErrorKind::value, who, ": token ", token, " is marked and compared against, expected one of the two");
     if (!marked[token] && !against[token]) continue;
     compared.scores.push_back(scores[static_cast<Index>(token)]);
     compared.marked.push_back(marked[token]);

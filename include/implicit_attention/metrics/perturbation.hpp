@@ -121,10 +121,11 @@ struct Rationale {
 template <PerturbedModel Model>
 [[nodiscard]] Rationale comprehensiveness_and_sufficiency(const Scores& scores, Model&& model,
                                                           const std::vector<double>& thresholds = rationale_thresholds()) {
-  if (thresholds.empty()) raise(ErrorKind::value, "comprehensiveness: there are no thresholds, expected at least one above 0, up to 1");
+  if (thresholds.empty())
+    detail::raise(ErrorKind::value, "comprehensiveness: there are no thresholds, expected at least one above 0, up to 1");
   for (const double threshold : thresholds)
     if (!(threshold > 0 && threshold <= 1))
-      raise(ErrorKind::value, message("comprehensiveness: threshold ", threshold, " is out of range, expected above 0, up to 1"));
+      detail::raise(ErrorKind::value, "comprehensiveness: threshold ", threshold, " is out of range, expected above 0, up to 1");
   const std::vector<Index> order = order_of(scores, RemovalOrder::most);
   const double whole = detail::run_kept("comprehensiveness", model, KeptTokens(order.size(), true));
   Rationale result;

@@ -26,12 +26,12 @@ struct RandomizationCheck {
 /// from the output to the input. Ties: average ranks. One token, or constant scores: NaN, not defined.
 template <RandomizedExplanation Explain>
 [[nodiscard]] RandomizationCheck randomized_model_check(Index stages, Explain&& explain) {
-  if (stages <= 0) raise(ErrorKind::value, message("randomised-model check: ", stages, " stages, expected at least one"));
+  if (stages <= 0) detail::raise(ErrorKind::value, "randomised-model check: ", stages, " stages, expected at least one");
   const Scores original = explain(Index{0});
   RandomizationCheck check;
   for (Index stage = 1; stage <= stages; ++stage) {
     const Scores redrawn = explain(stage);
-    detail::check_same_size("randomised-model check", message("the scores of stage ", stage), redrawn.size(), original.size());
+    detail::check_same_size("randomised-model check", detail::message("the scores of stage ", stage), redrawn.size(), original.size());
     check.similarity.push_back(spearman(original, redrawn));
     check.absolute_similarity.push_back(spearman(original.absolute(), redrawn.absolute()));
   }

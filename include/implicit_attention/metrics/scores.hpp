@@ -35,8 +35,8 @@ class Scores {
   Scores(const Eigen::DenseBase<Derived>& scores) {  // NOLINT(google-explicit-constructor): rows and columns convert to scores
     static_assert(Real<typename Derived::Scalar>, "implicit_attention: scores are float or double");
     if (scores.rows() != 1 && scores.cols() != 1)
-      raise(ErrorKind::shape,
-            message("scores are ", shape_text({scores.rows(), scores.cols()}), ", expected (tokens): one row or one column"));
+      detail::raise(ErrorKind::shape, "scores are ", shape_text({scores.rows(), scores.cols()}),
+                    ", expected (tokens): one row or one column");
     numbers_.reserve(static_cast<std::size_t>(scores.size()));
     for (Index row = 0; row < scores.rows(); ++row)
       for (Index column = 0; column < scores.cols(); ++column) numbers_.push_back(static_cast<double>(scores.derived().coeff(row, column)));
@@ -57,12 +57,12 @@ class Scores {
 
  private:
   void check() const {
-    if (numbers_.empty()) raise(ErrorKind::shape, "there are no scores, expected one per token and at least one token");
+    if (numbers_.empty()) detail::raise(ErrorKind::shape, "there are no scores, expected one per token and at least one token");
     for (std::size_t token = 0; token < numbers_.size(); ++token)
       if (!std::isfinite(numbers_[token]))
-        raise(ErrorKind::value, message("the score of token ", token, " is ", std::isnan(numbers_[token]) ? "NaN" : "an infinity",
-                                        ", expected finite numbers; are there NaN in the weights or the input, or factors in the "
-                                        "configuration that are too large?"));
+        detail::raise(ErrorKind::value, "the score of token ", token, " is ", std::isnan(numbers_[token]) ? "NaN" : "an infinity",
+                      ", expected finite numbers; are there NaN in the weights or the input, or factors in the "
+                      "configuration that are too large?");
   }
   std::vector<double> numbers_;
 };
@@ -122,14 +122,14 @@ template <PerturbedModel Model>
 [[nodiscard]] double run_kept(std::string_view who, Model& model, const KeptTokens& kept) {
   const double value = static_cast<double>(model(kept));
   if (!std::isfinite(value))
-    raise(ErrorKind::value, message(who, ": the model gives ", std::isnan(value) ? "NaN" : "an infinity", " with ",
-                                    static_cast<Index>(std::count(kept.begin(), kept.end(), true)), " of ", static_cast<Index>(kept.size()),
-                                    " tokens kept, expected a finite number"));
+    raise(ErrorKind::value, who, ": the model gives ", std::isnan(value) ? "NaN" : "an infinity", " with ",
+          static_cast<Index>(std::count(kept.begin(), kept.end(), true)), " of ", static_cast<Index>(kept.size()),
+          " tokens kept, expected a finite number");
   return value;
 }
 
 inline void check_same_size(std::string_view who, std::string_view what, Index came, Index expected) {
-  if (came != expected) raise(ErrorKind::shape, message(who, ": ", what, " are ", came, ", expected ", expected, ", one per token"));
+  if (came != expected) raise(ErrorKind::shape, who, ": ", what, " are ", came, ", expected ", expected, ", one per token");
 }
 
 }  // namespace detail

@@ -57,8 +57,8 @@ namespace detail {
 template <Real Scalar>
 void check_backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass, ConstView<Scalar> d_logits) {
   if (static_cast<Index>(pass.layers.size()) != model.layer_count())
-    raise(ErrorKind::value, message("backward: the pass kept ", static_cast<Index>(pass.layers.size()), " layers, expected ",
-                                    model.layer_count(), "; run ", model.name(), " with Keep::residuals or Keep::activations"));
+    raise(ErrorKind::value, "backward: the pass kept ", static_cast<Index>(pass.layers.size()), " layers, expected ", model.layer_count(),
+          "; run ", model.name(), " with Keep::residuals or Keep::activations");
   check_shape("backward", "d_logits", d_logits, pass.logits.rows(), pass.logits.cols(), "(logit positions, vocabulary)");
 }
 
@@ -177,9 +177,9 @@ template <Real Scalar>
         leave(mixer.y, mixer.x, attention);
         if (!attention.has_second()) continue;
         if (mixer.second_x.empty())
-          raise(ErrorKind::value,
-                "the walk with held attention: a layer has a second path, and its run does not give the input of it "
-                "(LayerRun::second_x)");
+          detail::raise(ErrorKind::value,
+                        "the walk with held attention: a layer has a second path, and its run does not give the input of it "
+                        "(LayerRun::second_x)");
         leave(mixer.y, mixer.second_x, attention.second());
       }
       return detours;

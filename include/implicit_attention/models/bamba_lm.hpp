@@ -28,7 +28,7 @@ template <Real Scalar>
   attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> block = tensors.below(detail::message("layers.", layer, "."));
     const PrefixedTensors<Scalar> attends = block.below("self_attn.");
     kinds.emplace_back(detail::has_attention(attends) ? "attention" : "mamba");
     const auto read = [&]() -> PartPointer<Scalar> {
@@ -37,8 +37,8 @@ template <Real Scalar>
       attention.rotary_part = detail::rotary_share(configuration, 0.5);
       if (const auto rotated = configuration.number({"attn_rotary_emb"})) {
         if (!(*rotated >= 0 && *rotated <= static_cast<double>(size)) || std::fmod(*rotated, 2) != 0)
-          raise(ErrorKind::value, message(configuration.where(), ": key attn_rotary_emb is ", *rotated,
-                                          ", expected an even number of 0 to ", size, ": the heads have that many"));
+          detail::raise(ErrorKind::value, configuration.where(), ": key attn_rotary_emb is ", *rotated,
+                        ", expected an even number of 0 to ", size, ": the heads have that many");
         attention.rotary_part = *rotated / static_cast<double>(size);
       }
       return mixer_part(detail::read_attention(attends, configuration, attention));

@@ -73,9 +73,8 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
   }
   const std::size_t count = counted.size();
   if (count == 0) return;
-  raise(ErrorKind::file,
-        message(watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture, " (", left,
-                count > 3 ? ", ..." : "", "): what ", count == 1 ? "it does" : "they do", " would be missing from the model"));
+  raise(ErrorKind::file, watched.where(), ": ", count, count == 1 ? " tensor is" : " tensors are", " not used by ", architecture, " (",
+        left, count > 3 ? ", ..." : "", "): what ", count == 1 ? "it does" : "they do", " would be missing from the model");
 }
 
 /// The same for a layer that is read by itself: of the tensors below its prefix.
@@ -83,8 +82,8 @@ template <Real Scalar>
 void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
   for (const std::string& name : watched.unused())
     if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
-      raise(ErrorKind::file, message(watched.where(), ": tensor ", printable(watched.name_in_file(name)), " is not used by a ", title,
-                                     " layer: what it does would be missing"));
+      raise(ErrorKind::file, watched.where(), ": tensor ", printable(watched.name_in_file(name)), " is not used by a ", title,
+            " layer: what it does would be missing");
 }
 
 /// How many layers there are below a prefix such as `backbone.layers.`: one more than the largest number after it. Fails where there are
@@ -101,8 +100,8 @@ template <Real Scalar>
     if (read.ec == std::errc() && read.ptr != end && *read.ptr == '.' && layer < 100000) count = std::max(count, layer + 1);
   }
   if (count == 0)
-    raise(ErrorKind::file,
-          message(source.where(), ": there are no tensors ", source.name_in_file(message(prefix, "0.*")), ", expected at least one layer"));
+    raise(ErrorKind::file, source.where(), ": there are no tensors ", source.name_in_file(message(prefix, "0.*")),
+          ", expected at least one layer");
   return count;
 }
 
@@ -110,7 +109,7 @@ template <Real Scalar>
 template <class Value>
 [[noreturn]] void contradiction(const Configuration& configuration, std::string_view key, const Value& value, const Value& expected,
                                 std::string_view reason) {
-  raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected ", expected, ": ", reason));
+  raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", value, ", expected ", expected, ": ", reason);
 }
 
 inline void expect_integer(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index expected,
@@ -159,8 +158,7 @@ template <Real Scalar>
 template <Real Scalar>
 void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names)
-    if (!tensors.has(name))
-      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is missing"));
+    if (!tensors.has(name)) raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is missing");
 }
 
 /// The same of tensors that a boolean key leaves out where it is false. Without the key they are there, as they are by default in the public
@@ -171,8 +169,8 @@ void expect_present_unless(const Configuration& configuration, std::string_view 
   if (configuration.has(key)) return expect_tensors(configuration, {key}, tensors, names);
   for (const std::string_view name : names)
     if (!tensors.has(name))
-      raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(name),
-                                     " is missing; a layer without it has ", key, " false in its configuration"));
+      raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is missing; a layer without it has ", key,
+            " false in its configuration");
 }
 
 /// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.
@@ -181,16 +179,16 @@ void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names)
   for (const std::string_view name : names)
     for (const std::string_view other : names)
       if (tensors.has(name) && !tensors.has(other))
-        raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file(other), " is missing, and ",
-                                       tensors.name_in_file(name), " is there: public layers have both or none"));
+        raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file(other), " is missing, and ",
+              tensors.name_in_file(name), " is there: public layers have both or none");
 }
 
 /// An integer that shapes cannot tell and that the public files always have.
 [[nodiscard]] inline Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
   const auto value = configuration.integer(keys);
   if (value && *value >= 1) return *value;
-  raise(ErrorKind::value, message(configuration.where(), ": key ", *keys.begin(), " is ", value ? message(*value) : std::string("missing"),
-                                  ", expected an integer of at least 1: the shapes of the tensors cannot tell it"));
+  raise(ErrorKind::value, configuration.where(), ": key ", *keys.begin(), " is ", value ? message(*value) : std::string("missing"),
+        ", expected an integer of at least 1: the shapes of the tensors cannot tell it");
 }
 
 /// Keys that stand in public files of a family and change nothing there.
@@ -217,17 +215,16 @@ inline void expect_text(const Configuration& configuration, std::string_view key
 /// The vocabulary may be smaller than the embedding, which is padded, but not larger.
 inline void expect_vocabulary(const Configuration& configuration, Index rows) {
   if (const std::optional<Index> value = configuration.integer({"vocab_size"}); value && (*value > rows || *value < 1))
-    raise(ErrorKind::value,
-          message(configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows, ": the embedding has that many rows"));
+    raise(ErrorKind::value, configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows,
+          ": the embedding has that many rows");
 }
 
 /// Fails on a factor that numbers of this precision cannot hold: it would be infinite, and the NaN in the logits would name no key.
 template <Real S>
 void expect_fits(const Configuration& configuration, std::string_view key, double factor) {
   if (std::isfinite(factor) && std::abs(factor) > static_cast<double>(std::numeric_limits<S>::max()))
-    raise(ErrorKind::value,
-          message(configuration.where(), ": key ", key, " is ", factor, ", expected at most ", std::numeric_limits<S>::max(), ": ",
-                  std::is_same_v<S, float> ? "float32" : "float64", " holds no more"));
+    raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", factor, ", expected at most ", std::numeric_limits<S>::max(),
+          ": ", std::is_same_v<S, float> ? "float32" : "float64", " holds no more");
 }
 /// A factor that public configurations name.
 template <Real S>
@@ -241,7 +238,7 @@ template <Real S>
 [[nodiscard]] std::vector<double> read_factors(const Configuration& configuration, std::string_view key, std::size_t count) {
   std::vector<double> list = configuration.finite_numbers({key}).value_or(std::vector<double>(count, 1.0));
   if (list.size() != count)
-    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count));
+    raise(ErrorKind::value, configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count);
   for (const double factor : list) expect_fits<S>(configuration, key, factor);
   return list;
 }

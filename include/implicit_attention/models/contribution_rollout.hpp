@@ -32,9 +32,9 @@ class LayerContributions {
   LayerContributions(const LanguageModel<S>& model, const LayerPass<S>& pass, Index layer, Terms terms = Terms::all())
       : before_(pass.residual), after_(pass.middle) {
     const auto refuse = [&](const char* what) {
-      raise(ErrorKind::value, message("contributions: layer ", layer, " of ", model.name(), " ", what));
+      detail::raise(ErrorKind::value, "contributions: layer ", layer, " of ", model.name(), " ", what);
     };
-    if (!model.causal()) raise(ErrorKind::value, message("contributions: ", model.name(), " is not causal"));
+    if (!model.causal()) detail::raise(ErrorKind::value, "contributions: ", model.name(), " is not causal");
     const Block<S>& block = model.block(layer);
     const auto mixing = [](const Sublayer<S>& sublayer) {
       return std::any_of(sublayer.branches.begin(), sublayer.branches.end(), [](const Branch<S>& b) { return b.part->channels() != 0; });

@@ -77,7 +77,7 @@ template <class Options>
   for (const std::string_view key :
        {"key_heads", "linear_num_key_heads", "linear_attn_config.num_heads", "linear_num_heads", "num_heads", "heads"})
     if (const auto heads = configuration.integer({key}); heads && options.key_heads == 0) {
-      if (*heads < 1) raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", *heads, ", expected at least 1"));
+      if (*heads < 1) raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", *heads, ", expected at least 1");
       options.key_heads = *heads;
     }
   const bool olmo = configuration.text({"model_type"}) == "olmo_hybrid";
@@ -126,7 +126,7 @@ template <Real Scalar>
   auto options = delta_rule_options<typename Kda<Scalar>::Options>(configuration, 1e-5);
   options.lower_bound = configuration.number({"lower_bound", "linear_attn_config.gate_lower_bound"}).value_or(0.0);
   if (configuration.boolean({"safe_gate"}).value_or(false) && !(options.lower_bound < 0))
-    raise(ErrorKind::value, message(configuration.where(), ": key safe_gate is true without a lower_bound, expected one below 0"));
+    raise(ErrorKind::value, configuration.where(), ": key safe_gate is true without a lower_bound, expected one below 0");
   expect_delta_rule_biases(configuration, tensors);
   // flash-linear-attention's gate has a bias, Kimi's has none.
   if (tensors.has("g_proj.1.weight")) expect_present(tensors, {"g_proj.1.bias"});

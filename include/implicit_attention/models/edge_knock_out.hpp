@@ -27,8 +27,8 @@ struct Edge {
 /// The edges from <= to <= position of a causal layer, row by row; where there are more than `most`, a sample of `most` of them,
 /// drawn without replacement by the seed, in the same order. The same seed gives the same edges everywhere.
 [[nodiscard]] inline std::vector<Edge> sample_edges(Index position, Index most, std::uint64_t seed) {
-  if (position < 0) raise(ErrorKind::value, message("sample_edges: position ", position, ", expected at least 0"));
-  if (most <= 0) raise(ErrorKind::value, message("sample_edges: at most ", most, " edges, expected at least one"));
+  if (position < 0) detail::raise(ErrorKind::value, "sample_edges: position ", position, ", expected at least 0");
+  if (most <= 0) detail::raise(ErrorKind::value, "sample_edges: at most ", most, " edges, expected at least one");
   std::vector<Edge> edges;
   Index left = (position + 1) * (position + 2) / 2;
   detail::RandomEngine engine(seed);  // selection sampling: Knuth, The Art of Computer Programming, volume 2, 3.4.2, algorithm S
@@ -87,10 +87,10 @@ class KnockOut {
   /// that kept neither.
   KnockOut(LanguageModel<S> model, ForwardPass<S> pass, Executor executor = serial_executor())
       : model_(std::move(model)), pass_(std::move(pass)), executor_(std::move(executor)) {
-    if (!model_.causal()) raise(ErrorKind::value, message("knock-out: ", model_.name(), " looks at later tokens, expected a causal model"));
+    if (!model_.causal()) detail::raise(ErrorKind::value, "knock-out: ", model_.name(), " looks at later tokens, expected a causal model");
     if (static_cast<Index>(pass_.layers.size()) != model_.layer_count())
-      raise(ErrorKind::value, message("knock-out: the pass kept ", static_cast<Index>(pass_.layers.size()), " layers, expected ",
-                                      model_.layer_count(), "; run ", model_.name(), " with Keep::residuals or Keep::activations"));
+      detail::raise(ErrorKind::value, "knock-out: the pass kept ", static_cast<Index>(pass_.layers.size()), " layers, expected ",
+                    model_.layer_count(), "; run ", model_.name(), " with Keep::residuals or Keep::activations");
   }
 
   /// The target's value less its value with y_i <- y_i - A[i,j] o x_j in a token mixer of `layer`, (edges), A with all of its terms and its
@@ -102,21 +102,20 @@ class KnockOut {
     const Place place = place_of(layer, mixer);
     const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false);
     if (const Index came = static_cast<Index>(layer_pass.mixers.size()), said = mixers_of(layer).count; came != said)
-      raise(ErrorKind::value, message("knock-out: the parts of layer ", layer, " of ", model_.name(), " have ", said,
-                                      " token mixers by Part::mixers(), and ran ", came));
+      detail::raise(ErrorKind::value, "knock-out: the parts of layer ", layer, " of ", model_.name(), " have ", said,
+                    " token mixers by Part::mixers(), and ran ", came);
     const MixerRun<S>& run = layer_pass.mixer(mixer);
     if (run.projection.empty())
-      raise(ErrorKind::value,
-            message("knock-out: layer ", layer, " of ", model_.name(),
-                    " has a token mixer whose output projection is not known, expected a layer with a member output_projection()"));
+      detail::raise(ErrorKind::value, "knock-out: layer ", layer, " of ", model_.name(),
+                    " has a token mixer whose output projection is not known, expected a layer with a member output_projection()");
     const ImplicitAttention<S> attention = run.attention(Terms::all());
     std::vector<RowVector<S>> lost;  // the vectors of the edges
     Matrix<S> row;                   // those of the row of the last edge; edges usually come row by row
     Index row_of = -1;
     for (const Edge& edge : edges) {
       if (edge.from < 0 || edge.to < edge.from || edge.to >= pass_.tokens())
-        raise(ErrorKind::value,
-              message("knock-out: edge (", edge.to, ", ", edge.from, ") is out of range, expected 0 <= from <= to < ", pass_.tokens()));
+        detail::raise(ErrorKind::value, "knock-out: edge (", edge.to, ", ", edge.from, ") is out of range, expected 0 <= from <= to < ",
+                      pass_.tokens());
       if (row_of != edge.to) {
         row = detail::contributions_row(attention, run.x.numbers, run.projection, edge.to);
         row_of = edge.to;
@@ -179,14 +178,14 @@ class KnockOut {
   [[nodiscard]] Place place_of(Index layer, Index mixer) const {
     const Block<S>& block = model_.block(layer);
     if (const Mixers mixers = mixers_of(layer); mixers.count > mixers.parts)
-      raise(ErrorKind::value, message("knock-out: layer ", layer, " of ", model_.name(), " has ", mixers.count,
-                                      " token mixers in fewer parts, and one part cannot be run without another's input"));
+      detail::raise(ErrorKind::value, "knock-out: layer ", layer, " of ", model_.name(), " has ", mixers.count,
+                    " token mixers in fewer parts, and one part cannot be run without another's input");
     Index next = 0;
     for (std::size_t sublayer = 0; sublayer < block.sublayers.size(); ++sublayer)
       for (std::size_t branch = 0; branch < block.sublayers[sublayer].branches.size(); ++branch)
         if (block.sublayers[sublayer].branches[branch].part->channels() != 0 && next++ == mixer) return {sublayer, branch};
-    raise(ErrorKind::value,
-          message("knock-out: token mixer ", mixer, " of layer ", layer, " of ", model_.name(), " is out of range, the layer has ", next));
+    detail::raise(ErrorKind::value, "knock-out: token mixer ", mixer, " of layer ", layer, " of ", model_.name(),
+                  " is out of range, the layer has ", next);
   }
 
   void check(const Target& target) const {

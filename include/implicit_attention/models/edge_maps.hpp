@@ -34,7 +34,7 @@ template <Real S>
   const std::vector<Index> counts = heads.empty() ? std::vector<Index>(channels.size(), 0) : head_counts(pass);
   const Index all = std::accumulate(counts.begin(), counts.end(), Index(0));
   if (!heads.empty() && all == 0)
-    raise(ErrorKind::value, message(who, ": the channels of layer ", layer, " share no matrices, so it has no heads to choose from"));
+    raise(ErrorKind::value, who, ": the channels of layer ", layer, " share no matrices, so it has no heads to choose from");
   for (const Index head : heads) check_index(head, all, who, ": head");
   Index before = 0;  // heads of the mixers before
   for (std::size_t m = 0; m < channels.size(); before += counts[m++]) {

@@ -47,8 +47,8 @@ class Explainer {
         mixing_(model_.mixing_layers()),
         positions_(ids_.empty() ? std::vector<Index>() : options_.logit_positions.resolve(tokens(), "logit position")) {
     if (!options_.starts.empty())
-      raise(ErrorKind::value, message("Explainer: ForwardOptions::starts has ", static_cast<Index>(options_.starts.size()),
-                                      " entries, expected none: an Explainer explains one text, make one for each document"));
+      detail::raise(ErrorKind::value, "Explainer: ForwardOptions::starts has ", static_cast<Index>(options_.starts.size()),
+                    " entries, expected none: an Explainer explains one text, make one for each document");
     run(plan_.whole ||
             std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) { return reads_whole(method, plan_.options); }),
         plan_.methods.empty() ||
@@ -129,11 +129,11 @@ class Explainer {
   /// The same; fails where the one asked for mixes no tokens, and where heads are asked for, and no layer.
   [[nodiscard]] std::vector<Index> mixing_layers_of(Method method, const MethodOptions<Scalar>& options) const {
     if (!mixes(options.layer))
-      raise(ErrorKind::value, message(method_info(method).name, ": layer ", *options.layer, " of ", model_.name(),
-                                      " is out of range or mixes no tokens, expected one of ", shape_text(mixing_)));
+      detail::raise(ErrorKind::value, method_info(method).name, ": layer ", *options.layer, " of ", model_.name(),
+                    " is out of range or mixes no tokens, expected one of ", shape_text(mixing_));
     if (!options.heads.empty() && !options.layer && method_info(method).by_head)
-      raise(ErrorKind::value,
-            message(method_info(method).name, ": heads are those of one layer, expected MethodOptions::layer beside them"));
+      detail::raise(ErrorKind::value, method_info(method).name,
+                    ": heads are those of one layer, expected MethodOptions::layer beside them");
     return layers_of(options);
   }
   /// Computes the logits at positions that the run has none of yet.
@@ -142,8 +142,8 @@ class Explainer {
   template <class Use>
   auto use_logits(Index position, const Use& use) const {
     if (position >= read())
-      raise(ErrorKind::value, message("Explainer: position ", position, " cannot be explained: of ", tokens(), " tokens the model read ",
-                                      read(), ", which is what ForwardOptions::logit_positions asked for"));
+      detail::raise(ErrorKind::value, "Explainer: position ", position, " cannot be explained: of ", tokens(), " tokens the model read ",
+                    read(), ", which is what ForwardOptions::logit_positions asked for");
     if (has_logits(position)) return use(pass_.logits_at(position));
     return use(ConstView<Scalar>(model_.logits_of(ConstView<Scalar>(pass_.final_residual.matrix().middleRows(position, 1)))));
   }
@@ -323,7 +323,7 @@ Attribution<S> Explainer<S>::explain_read(Method method, const Target& target, c
 
 template <Real S>
 AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) {
-  if (targets.empty()) raise(ErrorKind::value, "explain_each: there are no targets, expected at least one");
+  if (targets.empty()) detail::raise(ErrorKind::value, "explain_each: there are no targets, expected at least one");
   const auto count = static_cast<Index>(targets.size());
   AttributionMatrix<Scalar> result;
   result.scores = Matrix<Scalar>::Zero(count, tokens());

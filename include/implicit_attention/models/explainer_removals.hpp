@@ -25,7 +25,7 @@ RowVector<S> Explainer<S>::values_without(const std::vector<Index>& removed, con
   check(target);
   check_removal(options);
   for (const Index token : removed) detail::check_position("leave-one-out", token, tokens());
-  if (!std::is_sorted(removed.begin(), removed.end())) raise(ErrorKind::value, "leave-one-out: the tokens are not in rising order");
+  if (!std::is_sorted(removed.begin(), removed.end())) detail::raise(ErrorKind::value, "leave-one-out: the tokens are not in rising order");
   return values_without_each(removed, {target}, options).col(0).transpose();
 }
 

@@ -141,8 +141,8 @@ template <Real S>
 S Explainer<S>::value_of(ConstView<Scalar> logits, const Target& target) {
   const Scalar value = logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : Scalar(0));
   if (!std::isfinite(value))
-    raise(ErrorKind::value, message("target: the logit of token ", target.token, " at position ", target.position,
-                                    " is not finite; are there NaN in the weights, or factors in the configuration that are too large?"));
+    detail::raise(ErrorKind::value, "target: the logit of token ", target.token, " at position ", target.position,
+                  " is not finite; are there NaN in the weights, or factors in the configuration that are too large?");
   return value;
 }
 

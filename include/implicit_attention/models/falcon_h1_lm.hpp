@@ -39,7 +39,7 @@ template <Real Scalar>
   attention.rotary_base = detail::rotary_base(configuration, 10000.0);
   attention.key_scale = detail::read_factor<Scalar>(configuration, "key_multiplier");
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> block = tensors.below(detail::message("layers.", layer, "."));
     Sublayer<Scalar> mixers, feed_forward;
     mixers.norm = detail::read_rms_norm(block, "input_layernorm", eps);
     mixers.branches.push_back({mixer_part(detail::read_mamba2(block.below("mamba."), configuration)), multiplier("ssm_in_multiplier"),

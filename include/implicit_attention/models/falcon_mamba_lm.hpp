@@ -11,8 +11,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_falcon_mamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration) {
   if (configuration.text({"model_type"}) != "falcon_mamba")
-    raise(ErrorKind::value,
-          message(configuration.where(), ": key model_type is not falcon_mamba, which tells that dt, B and C are normed"));
+    detail::raise(ErrorKind::value, configuration.where(), ": key model_type is not falcon_mamba, which tells that dt, B and C are normed");
   return detail::read_mamba_lm(source, configuration, "FalconMambaForCausalLM", true);
 }
 

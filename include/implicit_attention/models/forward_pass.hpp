@@ -61,8 +61,8 @@ template <Real Scalar>
 ConstView<Scalar> ForwardPass<Scalar>::logits_at(Index token) const {
   for (std::size_t row = 0; row < logit_positions.size(); ++row)
     if (logit_positions[row] == token) return {logits.data() + static_cast<Index>(row) * logits.cols(), 1, logits.cols()};
-  raise(ErrorKind::value, message("ForwardPass: no logits were computed at token ", token, " of ", tokens(),
-                                  "; ForwardOptions::logit_positions says where they are (Indices::all(): at every token)"));
+  detail::raise(ErrorKind::value, "ForwardPass: no logits were computed at token ", token, " of ", tokens(),
+                "; ForwardOptions::logit_positions says where they are (Indices::all(): at every token)");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

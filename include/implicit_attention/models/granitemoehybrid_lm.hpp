@@ -59,8 +59,8 @@ template <Real Scalar>
   parts.embedding_scale = static_cast<Scalar>(detail::read_factor<Scalar>(configuration, "embedding_multiplier"));
   const double divided = detail::positive_number(configuration, {"logits_scaling"}, 1.0);
   if (!(1 / divided <= static_cast<double>(std::numeric_limits<Scalar>::max())))
-    raise(ErrorKind::value,
-          message(configuration.where(), ": key logits_scaling is ", divided, ", expected more: logits are divided by it"));
+    detail::raise(ErrorKind::value, configuration.where(), ": key logits_scaling is ", divided,
+                  ", expected more: logits are divided by it");
   parts.logit_scale = static_cast<Scalar>(1 / divided);
   const Scalar residual_scale = static_cast<Scalar>(detail::read_factor<Scalar>(configuration, "residual_multiplier"));
   typename SoftmaxAttention<Scalar>::Options attention;
@@ -71,7 +71,7 @@ template <Real Scalar>
   if (parts.has_positions) attention.rotary_part = 1;
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> block = tensors.below(detail::message("layers.", layer, "."));
     kinds.emplace_back(detail::has_attention(block.below("self_attn.")) ? "attention" : "mamba");
     PartPointer<Scalar> mixer = kinds.back() == "attention"
                                     ? mixer_part(detail::read_attention(block.below("self_attn."), configuration, attention))

@@ -26,11 +26,11 @@ inline void expect_block_type(const Configuration& configuration, Index layer, s
     const auto types = configuration.texts({key});
     if (!types) continue;
     if (types->empty())
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is an empty list, expected recurrent and attention"));
+      raise(ErrorKind::value, configuration.where(), ": key ", key, " is an empty list, expected recurrent and attention");
     const std::string& type = (*types)[static_cast<std::size_t>(layer) % types->size()];
     if (type != expected)
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", type, " for layer ", layer, ", expected ", expected,
-                                      ": that is what the layer's tensors are"));
+      raise(ErrorKind::value, configuration.where(), ": key ", key, " has ", type, " for layer ", layer, ", expected ", expected,
+            ": that is what the layer's tensors are");
   }
 }
 
@@ -43,8 +43,8 @@ template <Real Scalar>
   const Index queries = rows("q_proj.weight"), keys = rows("k_proj.weight");
   const auto divided = [&](std::string_view key, Index value) {
     if (value < 1 || queries % value != 0)
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected a divisor of ", queries, ": ",
-                                      source.name_in_file(prefix + "q_proj.weight"), " has that many rows"));
+      raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", value, ", expected a divisor of ", queries, ": ",
+            source.name_in_file(prefix + "q_proj.weight"), " has that many rows");
     return value;
   };
   if (const auto heads = configuration.integer({"num_attention_heads"})) return divided("num_attention_heads", *heads);
@@ -94,14 +94,14 @@ template <Real Scalar>
         static_cast<Scalar>(static_cast<float>(Eigen::bfloat16(static_cast<float>(std::sqrt(static_cast<double>(width))))));
   const double eps = detail::positive_number(configuration, {"rms_norm_eps"}, 1e-6);
   const double cap = configuration.number({"logits_soft_cap"}).value_or(30.0);
-  if (!(cap >= 0)) raise(ErrorKind::value, message(configuration.where(), ": key logits_soft_cap is ", cap, ", expected at least 0"));
+  if (!(cap >= 0)) detail::raise(ErrorKind::value, configuration.where(), ": key logits_soft_cap is ", cap, ", expected at least 0");
   detail::expect_fits<Scalar>(configuration, "logits_soft_cap", cap);
   parts.soft_cap = static_cast<Scalar>(cap);
 
   // What concerns attention layers is read and checked in a model that has none, too: there it changes nothing.
   const Index window = configuration.integer({"attention_window_size"}).value_or(2048);
   if (window < 1)
-    raise(ErrorKind::value, message(configuration.where(), ": key attention_window_size is ", window, ", expected at least 1"));
+    detail::raise(ErrorKind::value, configuration.where(), ": key attention_window_size is ", window, ", expected at least 1");
   const double rotary_part = detail::rotary_share(configuration, 0.5);
   const double rotary_base = detail::rotary_base(configuration, 10000.0);
   for (const char* key : {"head_dim", "num_key_value_heads"}) static_cast<void>(configuration.integer({key}));
@@ -109,12 +109,12 @@ template <Real Scalar>
 
   Index gate_blocks = 0;
   for (Index layer = 0; layer < layers && gate_blocks == 0; ++layer)
-    if (const auto shape = source.shape(message("model.layers.", layer, ".temporal_block.rg_lru.input_gate_bias"));
+    if (const auto shape = source.shape(detail::message("model.layers.", layer, ".temporal_block.rg_lru.input_gate_bias"));
         shape && !shape->empty())
       gate_blocks = shape->front();
 
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block(source, message("model.layers.", layer, "."));
+    const PrefixedTensors<Scalar> block(source, detail::message("model.layers.", layer, "."));
     const PrefixedTensors<Scalar> temporal(source, block.prefix() + "temporal_block.");
     const auto read_mixer = [&]() -> PartPointer<Scalar> {
       if (!detail::has_attention(temporal)) {

@@ -54,8 +54,8 @@ template <Real S>
   constexpr std::string_view on_top = "partial_rotary_factor", below = "rope_parameters.partial_rotary_factor";
   const double share = configuration.number({below, on_top}).value_or(otherwise);
   if (!(share >= 0 && share <= 1))
-    raise(ErrorKind::value,
-          message(configuration.where(), ": key ", configuration.has(on_top) ? on_top : below, " is ", share, ", expected 0 to 1"));
+    raise(ErrorKind::value, configuration.where(), ": key ", configuration.has(on_top) ? on_top : below, " is ", share,
+          ", expected 0 to 1");
   return share;
 }
 
@@ -115,8 +115,8 @@ template <Real S>
   const Index heads = required_integer(configuration, {"num_attention_heads"});
   const Index rows = tensors.required("q_proj.weight", 2).rows();
   if (rows % heads != 0)
-    raise(ErrorKind::value, message(configuration.where(), ": key num_attention_heads is ", heads, ", expected a divisor of ", rows, ": ",
-                                    tensors.name_in_file("q_proj.weight"), " has that many rows"));
+    raise(ErrorKind::value, configuration.where(), ": key num_attention_heads is ", heads, ", expected a divisor of ", rows, ": ",
+          tensors.name_in_file("q_proj.weight"), " has that many rows");
   return heads;
 }
 
@@ -145,7 +145,7 @@ inline void expect_choice(const Configuration& configuration, const ExpertChoice
       std::string_view key = *spellings.begin();
       for (const std::string_view other : spellings)
         if (configuration.has(other)) key = other;
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is ", value, ", expected ", expected, ": ", why));
+      raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", value, ", expected ", expected, ": ", why);
     };
     switch (number) {
       case ChoiceNumber::groups:
@@ -167,15 +167,15 @@ inline void expect_layer_kinds(const Configuration& configuration, std::initiali
     const auto named = configuration.texts({key});
     if (!named) continue;
     if (named->size() != kinds.size())
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", named->size(), " entries, expected ", kinds.size(),
-                                      ": the weights have ", kinds.size(), " layers"));
+      raise(ErrorKind::value, configuration.where(), ": key ", key, " has ", named->size(), " entries, expected ", kinds.size(),
+            ": the weights have ", kinds.size(), " layers");
     for (std::size_t layer = 0; layer < kinds.size(); ++layer) {
       std::string_view word = (*named)[layer];
       for (const auto& [theirs, ours] : synonyms)
         if (word == theirs) word = ours;
       if (word != kinds[layer])
-        raise(ErrorKind::value, message(configuration.where(), ": key ", key, " has ", (*named)[layer], " for layer ", layer, ", expected ",
-                                        kinds[layer], ": that is what the layer's tensors are"));
+        raise(ErrorKind::value, configuration.where(), ": key ", key, " has ", (*named)[layer], " for layer ", layer, ", expected ",
+              kinds[layer], ": that is what the layer's tensors are");
     }
   }
 }
@@ -191,8 +191,8 @@ inline void expect_layer_kinds(const Configuration& configuration, std::initiali
 inline void expect_layer_is(const Configuration& configuration, std::string_view key, std::optional<bool> configured, bool is, Index layer,
                             std::string_view what) {
   if (configured && *configured != is)
-    raise(ErrorKind::value, message(configuration.where(), ": by key ", key, ", layer ", layer, *configured ? " is " : " is not ", what,
-                                    ", expected otherwise: that is what the layer's tensors are"));
+    raise(ErrorKind::value, configuration.where(), ": by key ", key, ", layer ", layer, *configured ? " is " : " is not ", what,
+          ", expected otherwise: that is what the layer's tensors are");
 }
 
 /// A list of layers' numbers in the configuration must be those of one kind.
@@ -200,8 +200,8 @@ inline void expect_listed_layers(const Configuration& configuration, std::string
                                  std::string_view kind) {
   for (std::size_t layer = 0; layer < kinds.size(); ++layer)
     if (const std::optional<bool> named = listed(configuration, key, static_cast<Index>(layer)); named && *named != (kinds[layer] == kind))
-      raise(ErrorKind::value, message(configuration.where(), ": key ", key, *named ? " names" : " does not name", " layer ", layer,
-                                      ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]));
+      raise(ErrorKind::value, configuration.where(), ": key ", key, *named ? " names" : " does not name", " layer ", layer,
+            ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]);
 }
 
 /// down(silu(gate_scale gate u) * up u), of three tensors; its biases and inner width, under `width_key`, are held against the configuration.
@@ -223,8 +223,8 @@ template <Real S>
                                                    Function function) {
   const Array<S> weight = tensors.required(gate_up, 2);
   if (weight.rows() % 2 != 0)
-    raise(ErrorKind::shape, message(tensors.source().where(), ": tensor ", tensors.name_in_file(gate_up), " has ", weight.rows(),
-                                    " rows, expected an even number: the gate's, then the up projection's"));
+    raise(ErrorKind::shape, tensors.source().where(), ": tensor ", tensors.name_in_file(gate_up), " has ", weight.rows(),
+          " rows, expected an even number: the gate's, then the up projection's");
   typename GatedFeedForward<S>::Weights w;
   w.gate_proj_weight = weight.middle_rows(0, weight.rows() / 2);
   w.up_proj_weight = weight.middle_rows(weight.rows() / 2, weight.rows() / 2);

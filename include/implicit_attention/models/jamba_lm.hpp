@@ -37,11 +37,11 @@ inline void expect_period(const Configuration& configuration, std::string_view n
   const std::string period_key = message(name, "_layer_period"), offset_key = message(name, "_layer_offset");
   const auto period = configuration.integer({period_key}), offset = configuration.integer({offset_key});
   if (!period || !offset) return;
-  if (*period < 1) raise(ErrorKind::value, message(configuration.where(), ": key ", period_key, " is ", *period, ", expected at least 1"));
+  if (*period < 1) raise(ErrorKind::value, configuration.where(), ": key ", period_key, " is ", *period, ", expected at least 1");
   for (Index layer = 0; layer < static_cast<Index>(of_kind.size()); ++layer)
     if ((layer % *period == *offset) != of_kind[static_cast<std::size_t>(layer)])
-      raise(ErrorKind::value, message(configuration.where(), ": keys ", period_key, " ", *period, " and ", offset_key, " ", *offset,
-                                      " do not fit layer ", layer, ": its tensors are of another kind"));
+      raise(ErrorKind::value, configuration.where(), ": keys ", period_key, " ", *period, " and ", offset_key, " ", *offset,
+            " do not fit layer ", layer, ": its tensors are of another kind");
 }
 
 }  // namespace detail
@@ -61,7 +61,7 @@ template <Real Scalar>
   std::vector<std::string> kinds;
   std::vector<bool> attends, has_experts;
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> block = tensors.below(detail::message("layers.", layer, "."));
     attends.push_back(detail::has_attention(block.below("self_attn.")));
     has_experts.push_back(detail::has_experts(block.below("feed_forward.")));
     kinds.emplace_back(attends.back() ? "attention" : "mamba");

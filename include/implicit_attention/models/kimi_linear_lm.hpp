@@ -77,14 +77,14 @@ template <Real Scalar>
   full.norm_eps = 1e-6;  // as the checkpoint's own code and transformers have it; engines take rms_norm_eps
   const Index dense_layers = configuration.integer({"first_k_dense_replace"}).value_or(0);
   if (dense_layers < 0)
-    raise(ErrorKind::value, message(configuration.where(), ": key first_k_dense_replace is ", dense_layers, ", expected at least 0"));
+    detail::raise(ErrorKind::value, configuration.where(), ": key first_k_dense_replace is ", dense_layers, ", expected at least 0");
   const Index frequency = configuration.has("moe_layer_freq") ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
 
   detail::expect_boolean(configuration, {"attention_bias"}, false, "its projections have no biases");
   std::vector<std::string> kinds, feeds;
   bool has_experts = false;
   for (Index layer = 0; layer < layers; ++layer) {
-    const std::string name = message("model.layers.", layer, ".");
+    const std::string name = detail::message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn.");
     const bool is_full = detail::has_any(attention, {"kv_a_proj_with_mqa.weight", "kv_b_proj.weight"});
     for (const std::string_view key : {"linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers"})  // counted from 1

@@ -122,22 +122,22 @@ class LanguageModel {
 template <Real S>
 LanguageModel<S>::LanguageModel(LanguageModelParts<Scalar> parts) : parts_(std::move(parts)) {
   const LanguageModelParts<Scalar>& p = parts_;
-  if (p.embedding.empty()) raise(ErrorKind::shape, message(p.name, ": the embedding is empty, expected (vocabulary, width)"));
-  if (p.blocks.empty()) raise(ErrorKind::shape, message(p.name, ": there is no layer"));
+  if (p.embedding.empty()) detail::raise(ErrorKind::shape, p.name, ": the embedding is empty, expected (vocabulary, width)");
+  if (p.blocks.empty()) detail::raise(ErrorKind::shape, p.name, ": there is no layer");
   const auto check_width = [&](const std::string& what, Index came) {
     if (came != width())
-      raise(ErrorKind::shape, message(p.name, ": ", what, " is ", came, " wide, expected ", width(), " as the embedding is"));
+      detail::raise(ErrorKind::shape, p.name, ": ", what, " is ", came, " wide, expected ", width(), " as the embedding is");
   };
   if (!p.embedding_norm.empty()) check_width("the norm of the embeddings", p.embedding_norm.width());
   for (std::size_t n = 0; n < p.blocks.size(); ++n) {
-    const std::string layer = message("layer ", static_cast<Index>(n));
+    const std::string layer = detail::message("layer ", static_cast<Index>(n));
     for (const Sublayer<Scalar>& sublayer : p.blocks[n].sublayers) {
-      if (sublayer.branches.empty()) raise(ErrorKind::shape, message(p.name, ": ", layer, " has a sublayer without a part"));
+      if (sublayer.branches.empty()) detail::raise(ErrorKind::shape, p.name, ": ", layer, " has a sublayer without a part");
       if (!sublayer.norm.empty()) check_width(layer + "'s norm", sublayer.norm.width());
       if (!sublayer.norm_after.empty()) check_width(layer + "'s norm after a part", sublayer.norm_after.width());
       for (const Branch<Scalar>& branch : sublayer.branches) {
-        if (branch.part == nullptr) raise(ErrorKind::shape, message(p.name, ": ", layer, " has an empty part"));
-        check_width(message(layer, "'s ", branch.part->name()), branch.part->width());
+        if (branch.part == nullptr) detail::raise(ErrorKind::shape, p.name, ": ", layer, " has an empty part");
+        check_width(detail::message(layer, "'s ", branch.part->name()), branch.part->width());
       }
     }
   }
@@ -153,11 +153,11 @@ Index LanguageModel<S>::channels(Index layer) const {
 
 template <Real S>
 Matrix<S> LanguageModel<S>::embed(const std::vector<Index>& ids) const {
-  if (ids.empty()) raise(ErrorKind::value, message(name(), ": there are no token ids, expected at least one"));
+  if (ids.empty()) detail::raise(ErrorKind::value, name(), ": there are no token ids, expected at least one");
   for (std::size_t token = 0; token < ids.size(); ++token)
     if (ids[token] < 0 || ids[token] >= vocabulary())
-      raise(ErrorKind::value, message(name(), ": token id ", ids[token], " at position ", static_cast<Index>(token),
-                                      " is out of range, expected 0 to ", vocabulary() - 1));
+      detail::raise(ErrorKind::value, name(), ": token id ", ids[token], " at position ", static_cast<Index>(token),
+                    " is out of range, expected 0 to ", vocabulary() - 1);
   Matrix<Scalar> rows(static_cast<Index>(ids.size()), width());
   for (Index token = 0; token < rows.rows(); ++token)
     rows.row(token) = detail::row_of(parts_.embedding, ids[static_cast<std::size_t>(token)]);
@@ -173,10 +173,10 @@ ForwardPass<S> LanguageModel<S>::forward(const std::vector<Index>& ids, const Fo
 
 template <Real S>
 ForwardPass<S> LanguageModel<S>::forward_embeddings(ConstView<Scalar> embeddings, const ForwardOptions& options) const {
-  if (embeddings.rows() == 0) raise(ErrorKind::shape, message(name(), ": there are no embeddings, expected at least one token's"));
+  if (embeddings.rows() == 0) detail::raise(ErrorKind::shape, name(), ": there are no embeddings, expected at least one token's");
   if (embeddings.cols() != width())
-    raise(ErrorKind::shape, message(name(), ": the embeddings are ", shape_text({embeddings.rows(), embeddings.cols()}),
-                                    ", expected (tokens, ", width(), ")"));
+    detail::raise(ErrorKind::shape, name(), ": the embeddings are ", shape_text({embeddings.rows(), embeddings.cols()}),
+                  ", expected (tokens, ", width(), ")");
   return run(Array<Scalar>(Matrix<Scalar>(embeddings)), options, {});
 }
 
@@ -199,9 +199,9 @@ Matrix<S> LanguageModel<S>::next_logits_at(const std::vector<Index>& rows, Const
                                            const Executor& executor) const {
   detail::check_input(name(), embeddings, width());
   for (const Index row : rows) check_index(row, embeddings.rows(), name(), ": row");
-  if (!causal()) raise(ErrorKind::value, message(name(), ": a layer looks at later tokens, so there is no next one"));
+  if (!causal()) detail::raise(ErrorKind::value, name(), ": a layer looks at later tokens, so there is no next one");
   if (states.begun() && !states.refusals().empty())
-    raise(ErrorKind::value, message(name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again"));
+    detail::raise(ErrorKind::value, name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again");
   Trace<Scalar> trace(false, executor);
   Array<Scalar> residual = enter(trace.input(Array<Scalar>(Matrix<Scalar>(embeddings)))).numbers;
   std::vector<std::pair<std::string, Array<Scalar>>> shared;
@@ -231,8 +231,8 @@ LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index
                                           bool mixers) const {
   const std::size_t index = checked_layer(layer);
   if (pass.layers.size() != parts_.blocks.size())
-    raise(ErrorKind::value, message(name(), ": the pass kept ", static_cast<Index>(pass.layers.size()), " layers of ", layer_count(),
-                                    "; run it with Keep::residuals or Keep::activations"));
+    detail::raise(ErrorKind::value, name(), ": the pass kept ", static_cast<Index>(pass.layers.size()), " layers of ", layer_count(),
+                  "; run it with Keep::residuals or Keep::activations");
   if (pass.layers[index].kept() && !(mixers && pass.layers[index].for_walks_alone)) return pass.layers[index];
   std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
   return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, pass.starts);
@@ -242,8 +242,8 @@ template <Real S>
 LayerPass<S> LanguageModel<S>::run_to_layer(const std::vector<Index>& ids, Index layer, const ForwardOptions& options) const {
   static_cast<void>(checked_layer(layer));
   if (!options.starts.empty())
-    raise(ErrorKind::value,
-          message(name(), ": run_to_layer runs one text, but ForwardOptions::starts has entries; run each document by itself"));
+    detail::raise(ErrorKind::value, name(),
+                  ": run_to_layer runs one text, but ForwardOptions::starts has entries; run each document by itself");
   const std::vector<Index> positions = checked_positions(options.positions, static_cast<Index>(ids.size()));
   Trace<Scalar> trace(false, options.executor);
   Array<Scalar> residual = enter(trace.input(Array<Scalar>(embed(ids)))).numbers;
@@ -263,7 +263,7 @@ template <Real S>
 ImplicitAttention<S> LanguageModel<S>::implicit_attention(const LayerPass<Scalar>& pass, Index layer, Terms terms) const {
   static_cast<void>(checked_layer(layer));
   if (pass.kept() && !pass.for_walks_alone && pass.mixers.empty())
-    raise(ErrorKind::value, message(name(), ": layer ", layer, " is a feed-forward part and mixes no tokens, so it has no attention"));
+    detail::raise(ErrorKind::value, name(), ": layer ", layer, " is a feed-forward part and mixes no tokens, so it has no attention");
   return pass.mixer().attention(terms);
 }
 
@@ -346,12 +346,12 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
     run.shared_before = before.shared_before;
     if (visit) visit(layer, run);
     if (options.check_finite) {
-      const std::string who = message(name(), ", layer ", layer);
+      const std::string who = detail::message(name(), ", layer ", layer);
       for (const MixerRun<Scalar>& mixer : run.mixers) {
-        const std::string of = mixer.kind.empty() ? "" : message(mixer.kind, "'s ");
-        detail::check_finite_activation(who, message(of, "linear input x"), *mixer.x);
-        detail::check_finite_activation(who, message(of, "output y"), *mixer.y);
-        detail::check_finite_activation(who, message(of, "output after its projection"), *mixer.out);
+        const std::string of = mixer.kind.empty() ? "" : detail::message(mixer.kind, "'s ");
+        detail::check_finite_activation(who, detail::message(of, "linear input x"), *mixer.x);
+        detail::check_finite_activation(who, detail::message(of, "output y"), *mixer.y);
+        detail::check_finite_activation(who, detail::message(of, "output after its projection"), *mixer.out);
       }
       detail::check_finite_activation(who, "the residual stream after it", *run.output);
     }
@@ -376,24 +376,23 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
 template <Real S>
 std::vector<Index> LanguageModel<S>::checked_positions(const std::vector<Index>& positions, Index tokens) const {
   if (positions.empty()) return {};
-  if (!parts_.has_positions) raise(ErrorKind::value, message(name(), ": positions were given, but this model has none"));
+  if (!parts_.has_positions) detail::raise(ErrorKind::value, name(), ": positions were given, but this model has none");
   detail::check_positions(name(), positions, tokens);
   for (std::size_t token = 0; token < positions.size(); ++token)
     if (positions[token] < 0)
-      raise(ErrorKind::value, message(name(), ": position ", positions[token], " of token ", static_cast<Index>(token), " is negative"));
+      detail::raise(ErrorKind::value, name(), ": position ", positions[token], " of token ", static_cast<Index>(token), " is negative");
   return positions;
 }
 
 template <Real S>
 void LanguageModel<S>::check_starts(const std::vector<Index>& starts, Index tokens) const {
   if (starts.empty()) return;
-  if (starts.front() != 0)
-    raise(ErrorKind::value, message(name(), ": the first document starts at token ", starts.front(), ", expected 0"));
+  if (starts.front() != 0) detail::raise(ErrorKind::value, name(), ": the first document starts at token ", starts.front(), ", expected 0");
   check_ascending(name(), "starts", starts, tokens);
   for (Index layer = 0; layer < layer_count(); ++layer)
     if (const Part<Scalar>* const part = block(layer).first_that_joins_documents())
-      raise(ErrorKind::value, message(name(), ": layer ", layer, "'s ", part->name(),
-                                      " does not keep documents apart; run each text by itself (without ForwardOptions::starts)"));
+      detail::raise(ErrorKind::value, name(), ": layer ", layer, "'s ", part->name(),
+                    " does not keep documents apart; run each text by itself (without ForwardOptions::starts)");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

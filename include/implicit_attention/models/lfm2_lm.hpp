@@ -24,8 +24,8 @@ namespace detail {
   const Index multiple = configuration.integer({"block_multiple_of"}).value_or(256);
   if (!configuration.boolean({"block_auto_adjust_ff_dim"}).value_or(true) || !given) return given;
   if (*given < 1 || *given > 1000000000 || multiple < 1 || multiple > 1000000000 || !(factor > 0 && factor < 1e3))
-    raise(ErrorKind::value, message(configuration.where(), ": keys block_ff_dim ", *given, ", block_multiple_of ", multiple,
-                                    ", block_ffn_dim_multiplier ", factor, ", expected numbers above 0"));
+    raise(ErrorKind::value, configuration.where(), ": keys block_ff_dim ", *given, ", block_multiple_of ", multiple,
+          ", block_ffn_dim_multiplier ", factor, ", expected numbers above 0");
   const Index scaled = static_cast<Index>(factor * static_cast<double>(2 * *given / 3));
   return (scaled + multiple - 1) / multiple * multiple;
 }
@@ -72,7 +72,7 @@ template <Real Scalar>
   detail::read_rotary(configuration, 1e6, 1, full);
   const bool typed = configuration.has("model_type");
   const bool with_experts = typed ? configuration.text({"model_type"}) == "lfm2_moe"
-                                  : source.has(message("model.layers.", layers - 1, ".feed_forward.gate.weight"));
+                                  : source.has(detail::message("model.layers.", layers - 1, ".feed_forward.gate.weight"));
   // With experts the dense layers are as wide as intermediate_size says.
   const std::optional<Index> inner = with_experts ? configuration.integer({"intermediate_size"}) : detail::lfm2_inner_width(configuration);
   if (with_experts)  // which the public port of this model does not read
@@ -85,7 +85,7 @@ template <Real Scalar>
 
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
-    const std::string name = message("model.layers.", layer, ".");
+    const std::string name = detail::message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), conv(source, name + "conv.");
     const bool is_full = detail::has_attention(attention);
     kinds.emplace_back(is_full ? "full_attention" : "conv");

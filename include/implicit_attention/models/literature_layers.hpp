@@ -43,8 +43,7 @@ inline void expect_rounded_share(const Configuration& configuration, std::string
                                  Index whole, bool up = true) {
   const Index multiple = configuration.integer({multiple_key}).value_or(64);
   const double share = configuration.number({key}).value_or(0) * static_cast<double>(whole), m = static_cast<double>(multiple);
-  if (multiple < 1)
-    raise(ErrorKind::value, message(configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1"));
+  if (multiple < 1) raise(ErrorKind::value, configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1");
   const double rounded = (up ? std::ceil(share / m) : std::floor(share / m)) * m;
   if (rounded != static_cast<double>(size)) expect_share(configuration, {key}, size, whole);
 }
@@ -120,8 +119,8 @@ template <Real S>
   if (ratio) {
     const Index keys = tensors.required("f_proj.weight", 2).rows();
     if (*ratio < 1 || keys % *ratio != 0)
-      raise(ErrorKind::value, message(configuration.where(), ": key expand_ratio is ", *ratio, ", expected a divisor of ", keys, ": ",
-                                      tensors.name_in_file("f_proj.weight"), " has that many rows"));
+      raise(ErrorKind::value, configuration.where(), ": key expand_ratio is ", *ratio, ", expected a divisor of ", keys, ": ",
+            tensors.name_in_file("f_proj.weight"), " has that many rows");
     options.heads = keys / *ratio;
   } else {
     options.heads = required_integer(configuration, {"num_heads"});

@@ -49,8 +49,8 @@ template <Real Scalar>
            (keys[0].empty() || std::any_of(keys.begin(), keys.end(), [&](std::string_view key) { return configuration.has(key); }));
   };
   if (by_tensors && (!by_type || (by_type != by_tensors && !may_be(*by_type))))
-    raise(ErrorKind::value, message(configuration.where(), ": key model_type is ", printable(*type), ", expected ", by_tensors->name,
-                                    ": the tensors are those of ", by_tensors->title));
+    raise(ErrorKind::value, configuration.where(), ": key model_type is ", printable(*type), ", expected ", by_tensors->name,
+          ": the tensors are those of ", by_tensors->title);
   return by_type;
 }
 
@@ -62,9 +62,8 @@ void expect_class_of(const ModelFamily<Scalar>& family, const Configuration& con
   if (classes == nullptr) return;
   for (const ModelFamily<Scalar>& other : model_families<Scalar>())
     if (&other != &family && std::find(classes->begin(), classes->end(), other.architecture) != classes->end())
-      raise(ErrorKind::value,
-            message(configuration.where(), ": key model_type is missing, expected ", other.name, ": key architectures is ",
-                    other.architecture, ", and without model_type the tensors are taken for ", family.architecture));
+      raise(ErrorKind::value, configuration.where(), ": key model_type is missing, expected ", other.name, ": key architectures is ",
+            other.architecture, ", and without model_type the tensors are taken for ", family.architecture);
 }
 
 /// Says that a checkpoint is of no family: what it is, the families that are nearest to it, by `model_type` or the first tensor's name, and
@@ -111,7 +110,7 @@ template <Real Scalar>
     detail::expect_all_understood(configuration, family->architecture);
     return model;
   }
-  raise(ErrorKind::file, detail::unknown_family(source, configuration));
+  detail::raise(ErrorKind::file, detail::unknown_family(source, configuration));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -32,7 +32,7 @@ template <Real Scalar>
   detail::expect_vocabulary(configuration, parts.embedding.rows());
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon", "norm_epsilon"}, 1e-5);
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block(source, message("backbone.layers.", layer, "."));
+    const PrefixedTensors<Scalar> block(source, detail::message("backbone.layers.", layer, "."));
     parts.blocks.push_back(
         {{{detail::read_rms_norm(block, "norm", eps), mixer_part(detail::read_mamba2(block.below("mixer."), configuration))}}});
   }

@@ -27,7 +27,7 @@ namespace detail {
   for (const std::string_view key : {"time_step_limit", "mamba_dt_limit", "ssm_cfg.dt_limit"})
     if (const auto limit = configuration.numbers({key})) {
       if (limit->size() != 2 || !((*limit)[0] <= (*limit)[1]))
-        raise(ErrorKind::value, message(configuration.where(), ": key ", key, " is not two numbers, the smaller one first"));
+        raise(ErrorKind::value, configuration.where(), ": key ", key, " is not two numbers, the smaller one first");
       return {(*limit)[0], (*limit)[1]};
     }
   if (configuration.text({"model_type"}) == "zamba2") return {configuration.number({"time_step_min"}).value_or(0.001), infinity};
@@ -51,16 +51,16 @@ template <Real S>
     options.groups = shared / *state;
   else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
     if (shared != 8 * 128)
-      raise(ErrorKind::value,
-            message(configuration.where(), ": keys n_groups and state size are missing, expected one of them: ",
-                    tensors.name_in_file("conv1d.weight"), " has ", shared, " rows for B, and 8 groups of 128 without them"));
+      raise(ErrorKind::value, configuration.where(),
+            ": keys n_groups and state size are missing, expected one of them: ", tensors.name_in_file("conv1d.weight"), " has ", shared,
+            " rows for B, and 8 groups of 128 without them");
     options.groups = 8;
   }
   // As double: the product of any two numbers that a file may hold.
   const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
   if (state && (*state < 1 || product != static_cast<double>(shared)))
-    raise(ErrorKind::value, message(configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", product,
-                                    ", expected ", shared, ": ", tensors.name_in_file("conv1d.weight"), " has that many rows for B"));
+    raise(ErrorKind::value, configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", product,
+          ", expected ", shared, ": ", tensors.name_in_file("conv1d.weight"), " has that many rows for B");
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);
@@ -135,7 +135,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   const bool may_lack = configuration.has("mamba_rms_norm") || configuration.has("ssm_cfg.rmsnorm") || configuration.has("rms_norm") ||
                         configuration.text({"model_type"}).value_or("falcon_h1") == "falcon_h1";
   if (w.norm_weight.empty() && !may_lack)
-    raise(ErrorKind::file, message(tensors.source().where(), ": tensor ", tensors.name_in_file("norm.weight"), " is missing"));
+    raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file("norm.weight"), " is missing");
 }
 
 /// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `ssm_multipliers`, if there are any, are those of in_proj's rows for
@@ -163,8 +163,7 @@ template <Real S>
   if (factor != S(1) && !weights.in_proj_bias.empty()) {
     // The scales multiply the biases, too.
     if (!(std::abs(factor) > S(0)))
-      raise(ErrorKind::value,
-            message(configuration.where(), ": key ssm_in_multiplier is ", input_multiplier, ", expected another number than 0"));
+      raise(ErrorKind::value, configuration.where(), ": key ssm_in_multiplier is ", input_multiplier, ", expected another number than 0");
     weights.in_proj_bias = Matrix<S>(weights.in_proj_bias.matrix() / factor);
   }
   return Mamba2<S>(std::move(weights), mixer.options());

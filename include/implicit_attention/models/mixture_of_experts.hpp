@@ -81,7 +81,7 @@ class MixtureOfExperts {
 template <Real S>
 MixtureOfExperts<S>::MixtureOfExperts(Weights weights, Options options) : weights_(std::move(weights)), options_(options) {
   const Weights& w = weights_;
-  if (w.experts.empty()) raise(ErrorKind::shape, message(part_name, ": there are no experts, expected at least one"));
+  if (w.experts.empty()) detail::raise(ErrorKind::shape, part_name, ": there are no experts, expected at least one");
   check_shape(part_name, "the router", w.router_weight, experts(), std::max(width(), Index(1)), "(experts, width)");
   detail::check_bias(part_name, "correction bias", w.correction_bias, experts(), "experts");
   Index inner = width();
@@ -94,18 +94,18 @@ MixtureOfExperts<S>::MixtureOfExperts(Weights weights, Options options) : weight
   }
   for (Index expert = 0; expert < experts(); ++expert)
     if (const Index came = w.experts[static_cast<std::size_t>(expert)].width(); came != inner)
-      raise(ErrorKind::shape, message(part_name, ": expert ", expert, " is ", came, " wide, expected ", inner));
+      detail::raise(ErrorKind::shape, part_name, ": expert ", expert, " is ", came, " wide, expected ", inner);
   if (w.shared && w.shared->width() != width())
-    raise(ErrorKind::shape, message(part_name, ": the shared expert is ", w.shared->width(), " wide, expected ", width()));
+    detail::raise(ErrorKind::shape, part_name, ": the shared expert is ", w.shared->width(), " wide, expected ", width());
   if (!w.shared_gate_weight.empty()) {
     check_vector(part_name, "the shared expert's gate", w.shared_gate_weight, width(), "width");
-    if (!w.shared) raise(ErrorKind::shape, message(part_name, ": there is a gate of the shared expert, but no shared expert"));
+    if (!w.shared) detail::raise(ErrorKind::shape, part_name, ": there is a gate of the shared expert, but no shared expert");
   }
   detail::check_choice(options_.choice, experts(), [](detail::ChoiceNumber number, Index value, const std::string& expected) {
     const char* const name = number == detail::ChoiceNumber::groups          ? "groups of experts"
                              : number == detail::ChoiceNumber::chosen_groups ? "groups to choose"
                                                                              : "experts per token";
-    raise(ErrorKind::value, message(part_name, ": ", name, " are ", value, ", expected ", expected));
+    detail::raise(ErrorKind::value, part_name, ": ", name, " are ", value, ", expected ", expected);
   });
 }
 
@@ -159,7 +159,7 @@ template <Real S>
   std::vector<GatedFeedForward<S>> experts;
   for (Index expert = 0; expert < count; ++expert)
     experts.push_back(GatedFeedForward<S>::from_tensors(
-        PrefixedTensors<S>(tensors.source(), message(tensors.prefix(), "experts.", expert, ".")), function, gate, up, down));
+        PrefixedTensors<S>(tensors.source(), detail::message(tensors.prefix(), "experts.", expert, ".")), function, gate, up, down));
   return experts;
 }
 
@@ -174,9 +174,9 @@ template <Real S>
   const std::vector<Index> other = *tensors.source().shape(tensors.prefix() + down);
   const Index parts = gated ? 2 : 1, count = shape[0], inner = shape[1] / parts, width = shape[2];
   if (shape[1] % parts != 0 || other != std::vector<Index>{count, width, inner})
-    raise(ErrorKind::shape, message(tensors.source().where(), ": tensors ", tensors.name_in_file(first), " ", shape_text(shape), " and ",
-                                    tensors.name_in_file(down), " ", shape_text(other), " do not fit, expected (experts, ",
-                                    gated ? "2" : "", "M, D) and (experts, D, M)"));
+    detail::raise(ErrorKind::shape, tensors.source().where(), ": tensors ", tensors.name_in_file(first), " ", shape_text(shape), " and ",
+                  tensors.name_in_file(down), " ", shape_text(other), " do not fit, expected (experts, ", gated ? "2" : "",
+                  "M, D) and (experts, D, M)");
   std::vector<GatedFeedForward<S>> experts;
   for (Index expert = 0; expert < count; ++expert) {
     typename GatedFeedForward<S>::Weights w;

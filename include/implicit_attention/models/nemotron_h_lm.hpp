@@ -80,7 +80,7 @@ template <Real Scalar>
   std::vector<std::string> kinds;
   std::string pattern;
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> block = tensors.below(detail::message("layers.", layer, "."));
     const PrefixedTensors<Scalar> mixer = block.below("mixer.");
     const auto read = [&]() -> PartPointer<Scalar> {
       if (detail::has_decay_rate(mixer) || mixer.has("dt_bias")) {

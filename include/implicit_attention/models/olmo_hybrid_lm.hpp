@@ -41,7 +41,7 @@ template <Real Scalar>
 
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
-    const std::string name = message("model.layers.", layer, ".");
+    const std::string name = detail::message("model.layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), delta(source, name + "linear_attn.");
     PartPointer<Scalar> feed_forward =
         feed_forward_part(detail::read_gated_part(PrefixedTensors<Scalar>(source, name + "mlp."), configuration));

@@ -92,9 +92,9 @@ class MixerPart final : public Part<typename Layer::Scalar> {
       mixer.attention = [layer = layer_, activations](Terms terms) { return implicit_attention_of(*layer, *activations, terms); };
     else
       mixer.attention = [who = name()](Terms) -> ImplicitAttention<Scalar> {
-        raise(ErrorKind::value, message(who,
-                                        ": several documents ran in one sequence (ForwardOptions::starts), whose attention is not that "
-                                        "of one text; run each by itself"));
+        raise(ErrorKind::value, who,
+              ": several documents ran in one sequence (ForwardOptions::starts), whose attention is not that "
+              "of one text; run each by itself");
       };
     mixer.activations = activations;
     if constexpr (requires { activations->reported_input(); }) mixer.reported_input = activations->reported_input();

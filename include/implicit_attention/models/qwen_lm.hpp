@@ -42,8 +42,7 @@ template <Real Scalar>
   if (!dense && !step) return std::nullopt;
   // A model without experts lists no layer and has no number of them: its tensors tell.
   if (!step && !dense.value_or(false) && !configuration.integer({"num_experts"})) return std::nullopt;
-  if (step && *step < 1)
-    raise(ErrorKind::value, message(configuration.where(), ": key decoder_sparse_step is ", *step, ", expected at least 1"));
+  if (step && *step < 1) raise(ErrorKind::value, configuration.where(), ": key decoder_sparse_step is ", *step, ", expected at least 1");
   return !dense.value_or(false) && (layer + 1) % step.value_or(1) == 0 && configuration.integer({"num_experts"}).value_or(1) > 0;
 }
 
@@ -79,13 +78,13 @@ template <Real Scalar>
   detail::ignore_keys(configuration, {"rope_parameters.mrope_section", "rope_parameters.mrope_interleaved"});
   const std::optional<Index> interval = configuration.integer({"full_attention_interval"});
   if (interval && *interval < 1)
-    raise(ErrorKind::value, message(configuration.where(), ": key full_attention_interval is ", *interval, ", expected at least 1"));
+    detail::raise(ErrorKind::value, configuration.where(), ": key full_attention_interval is ", *interval, ", expected at least 1");
   const bool explicit_types = configuration.has("layer_types");
 
   bool next = false;
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {
-    const std::string name = message(prefix, "layers.", layer, ".");
+    const std::string name = detail::message(prefix, "layers.", layer, ".");
     const PrefixedTensors<Scalar> block(source, name), attention(source, name + "self_attn."), mlp(source, name + "mlp.");
     const PrefixedTensors<Scalar> delta(source, name + "linear_attn.");
     const bool is_full = detail::has_attention(attention);

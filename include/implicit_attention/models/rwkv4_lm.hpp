@@ -20,8 +20,8 @@ template <Real Scalar>
   const detail::RwkvNames names = detail::rwkv_names(source);
   for (const char* later : {"ln_x.weight", "time_maa_x", "x_r", "r_k"})
     if (const std::string name = names.blocks + "0." + names.attention + later; source.has(name))
-      raise(ErrorKind::value,
-            message(source.where(), ": tensor ", source.name_in_file(name), " is there: this is RWKV-5 or later, expected RWKV-4"));
+      detail::raise(ErrorKind::value, source.where(), ": tensor ", source.name_in_file(name),
+                    " is there: this is RWKV-5 or later, expected RWKV-4");
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   return detail::read_rwkv_model("RwkvForCausalLM", source, configuration, names, eps, 1e-5,
                                  [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index) {

@@ -17,7 +17,8 @@ template <Real Scalar>
   detail::expect_text(configuration, "hidden_act", {"sqrelu", "relu2"}, "RWKV-7's channel mixing");
   detail::expect_boolean(configuration, {"use_deep_embed"}, false, "there are no such embeddings in an RWKV-7 checkpoint");
   const detail::RwkvNames names = detail::rwkv_names(source);
-  detail::expect_boolean(configuration, {"norm_first"}, true, message("there is a norm ", names.first_norm, " before the first layer"));
+  detail::expect_boolean(configuration, {"norm_first"}, true,
+                         detail::message("there is a norm ", names.first_norm, " before the first layer"));
   const double eps = detail::positive_number(configuration, {"norm_eps", "layer_norm_epsilon"}, 1e-5);
   return detail::read_rwkv_model("RWKV7ForCausalLM", source, configuration, names, eps, eps,
                                  [&](const PrefixedTensors<Scalar>& attention, const PrefixedTensors<Scalar>& mixing, Index layer) {

@@ -19,17 +19,18 @@ template <Real Scalar>
   detail::expect_vocabulary(configuration, parts.embedding.rows());
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);
   for (Index layer = 1; layer <= 2; ++layer) {
-    const std::string rosa = message("rosa", layer, ".");
+    const std::string rosa = detail::message("rosa", layer, ".");
     const typename Rwkv7<Scalar>::Options options{detail::group_norm_eps(configuration)};
     typename Rwkv7<Scalar>::Weights weights =
-        Rwkv7<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, message("rwkv", layer, ".")), options, layer == 1).weights();
+        Rwkv7<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, detail::message("rwkv", layer, ".")), options, layer == 1).weights();
     weights.output_bias = tensors.required(rosa + "o.bias", 1);
     parts.blocks.push_back(
-        {{{detail::read_layer_norm(tensors, message("ln", layer, "a"), eps), mixer_part(Rwkv7<Scalar>(std::move(weights), options))},
-          {detail::read_layer_norm(tensors, message("ln", layer, "b"), eps),
-           feed_forward_part(ChannelMixing<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, message("ffn", layer, "."))))}}});
+        {{{detail::read_layer_norm(tensors, detail::message("ln", layer, "a"), eps),
+           mixer_part(Rwkv7<Scalar>(std::move(weights), options))},
+          {detail::read_layer_norm(tensors, detail::message("ln", layer, "b"), eps),
+           feed_forward_part(ChannelMixing<Scalar>::from_tensors(PrefixedTensors<Scalar>(source, detail::message("ffn", layer, "."))))}}});
     for (const std::string& name : source.names())
-      if (name.compare(0, rosa.size(), rosa) == 0 || name.compare(0, 4, message("ln", layer, "c")) == 0)
+      if (name.compare(0, rosa.size(), rosa) == 0 || name.compare(0, 4, detail::message("ln", layer, "c")) == 0)
         static_cast<void>(source.read(name));
   }
   parts.final_norm = detail::read_layer_norm(tensors, "lno", eps);

@@ -167,8 +167,8 @@ inline void expect_value_width(const Configuration& configuration, Index layer, 
   const auto* const list = value == nullptr ? nullptr : std::get_if<std::vector<double>>(value);
   if (list == nullptr) return expect_integer(configuration, {"value_dim"}, channels, "value.weight has that many rows");
   if (layer >= static_cast<Index>(list->size()) || (*list)[static_cast<std::size_t>(layer)] != static_cast<double>(channels))
-    raise(ErrorKind::value, message(configuration.where(), ": key value_dim does not give ", channels, " for layer ", layer,
-                                    ": its values have that many channels"));
+    raise(ErrorKind::value, configuration.where(), ": key value_dim does not give ", channels, " for layer ", layer,
+          ": its values have that many channels");
 }
 
 }  // namespace detail

@@ -106,10 +106,10 @@ struct LayerPass {
   /// A token mixer; fails where the layer has none, or was not kept.
   [[nodiscard]] const MixerRun<S>& mixer(Index index = 0) const {
     if (!kept() || for_walks_alone)
-      raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
+      detail::raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
     if (index < 0 || index >= static_cast<Index>(mixers.size()))
-      raise(ErrorKind::value,
-            message("LayerPass: token mixer ", index, " was asked for, and this layer has ", static_cast<Index>(mixers.size())));
+      detail::raise(ErrorKind::value, "LayerPass: token mixer ", index, " was asked for, and this layer has ",
+                    static_cast<Index>(mixers.size()));
     return mixers[static_cast<std::size_t>(index)];
   }
   /// What the first mixer kept, if it is of this type; else null.

@@ -136,9 +136,9 @@ void expect_same_biases(const TensorSource<Scalar>& source) {
     for (const auto& [has, lacks] : {std::pair(&before, &layer), std::pair(&layer, &before)})
       for (const std::string& bias : has->biases)
         if (lacks->biases.find(bias) == lacks->biases.end() && lacks->others.find(weight_of(bias)) != lacks->others.end())
-          raise(ErrorKind::file, message(source.where(), ": tensor ", printable(source.name_in_file(lacks->prefix + bias)),
-                                         " is missing, and ", printable(source.name_in_file(has->prefix + bias)),
-                                         " is there and the layers are of one kind: it was lost, and would be taken for zero"));
+          raise(ErrorKind::file, source.where(), ": tensor ", printable(source.name_in_file(lacks->prefix + bias)), " is missing, and ",
+                printable(source.name_in_file(has->prefix + bias)),
+                " is there and the layers are of one kind: it was lost, and would be taken for zero");
   }
 }
 

@@ -86,9 +86,9 @@ inline void expect_not_quantised(const Configuration& configuration) {
     const std::string method = inner + "quant_method";
     const Configuration::Value* const value = configuration.has(method) ? configuration.find(method) : nullptr;
     const std::string* const name = value == nullptr ? nullptr : std::get_if<std::string>(value);
-    raise(ErrorKind::value, message(configuration.where(), ": key ", key, " says that the weights are quantised",
-                                    name == nullptr ? std::string() : message(" by ", printable(*name)),
-                                    ", which is not read here; expected the folder that they were made from, or a GGUF file"));
+    raise(ErrorKind::value, configuration.where(), ": key ", key, " says that the weights are quantised",
+          name == nullptr ? std::string() : message(" by ", printable(*name)),
+          ", which is not read here; expected the folder that they were made from, or a GGUF file");
   }
 }
 
@@ -195,8 +195,8 @@ inline void expect_all_understood(const Configuration& configuration, std::strin
         (layer_alone && concerns_other_parts(configuration, key)))
       continue;
     if (!is_off(configuration, key))
-      raise(ErrorKind::value, message(configuration.where(), ": key ", printable(key), " is not understood by ", architecture,
-                                      ", expected no key that may change the model; remove it if it changes nothing"));
+      raise(ErrorKind::value, configuration.where(), ": key ", printable(key), " is not understood by ", architecture,
+            ", expected no key that may change the model; remove it if it changes nothing");
   }
 }
 

@@ -44,7 +44,7 @@ class Zamba2Hybrid final : public Part<S> {
                                      {&w_.input_norm, 2 * width},
                                      {&w_.feed_forward_norm, width},
                                      {&w_.mamba_norm, width}})
-      if (norm->width() != size) raise(ErrorKind::shape, message("Zamba2: a norm is ", norm->width(), " wide, expected ", size));
+      if (norm->width() != size) raise(ErrorKind::shape, "Zamba2: a norm is ", norm->width(), " wide, expected ", size);
   }
 
   [[nodiscard]] Value<S> run(const Value<S>& r, RunContext<S>& context) const override {

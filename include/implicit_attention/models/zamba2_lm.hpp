@@ -38,7 +38,7 @@ template <Real Scalar>
       detail::begin_model(source, configuration, "Zamba2ForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);
   const PrefixedTensors<Scalar> tensors(source, "model.");
   const Index width = parts.embedding.cols(), blocks = configuration.integer({"num_mem_blocks"}).value_or(1);
-  if (blocks < 1) raise(ErrorKind::value, message(configuration.where(), ": key num_mem_blocks is ", blocks, ", expected at least 1"));
+  if (blocks < 1) detail::raise(ErrorKind::value, configuration.where(), ": key num_mem_blocks is ", blocks, ", expected at least 1");
   detail::expect_text(configuration, "hidden_act", {"gelu"}, "the shared blocks' activation");
   detail::expect_boolean(configuration, {"use_long_context"}, false, "stretched rotary positions are not read here");
   detail::expect_integer(configuration, {"attention_hidden_size"}, 2 * width, "attention reads the residual stream and the embeddings");
@@ -52,7 +52,7 @@ template <Real Scalar>
   std::vector<std::string> kinds, shared_prefixes;
   Index visit = 0;
   for (Index layer = 0; layer < layers; ++layer) {
-    const PrefixedTensors<Scalar> block = tensors.below(message("layers.", layer, "."));
+    const PrefixedTensors<Scalar> block = tensors.below(detail::message("layers.", layer, "."));
     if (!detail::has_any(block, {"linear.weight", "mamba_decoder.input_layernorm.weight"})) {
       kinds.emplace_back("mamba");
       parts.blocks.push_back({{{detail::read_rms_norm(block, "input_layernorm", eps),
@@ -63,10 +63,10 @@ template <Real Scalar>
     if (visit < blocks) shared_prefixes.push_back(block.prefix() + "shared_transformer.");
     const PrefixedTensors<Scalar> shared(source, shared_prefixes[static_cast<std::size_t>(visit % blocks)]);
     const PrefixedTensors<Scalar> attends = shared.below("self_attn."), feeds = shared.below("feed_forward.");
-    const bool adapted = attends.has(message("linear_q_adapter_list.", visit, ".0.weight"));
+    const bool adapted = attends.has(detail::message("linear_q_adapter_list.", visit, ".0.weight"));
     detail::expect_boolean(configuration, {"use_shared_attention_adapter"}, adapted,
-                           message("tensor ", attends.name_in_file(message("linear_q_adapter_list.", visit, ".0.weight")), " is ",
-                                   adapted ? "there" : "missing"));
+                           detail::message("tensor ", attends.name_in_file(detail::message("linear_q_adapter_list.", visit, ".0.weight")),
+                                           " is ", adapted ? "there" : "missing"));
     const Index heads = detail::required_integer(configuration, {"num_attention_heads"});
     attention.scale = 1 / std::sqrt(static_cast<double>(width) / static_cast<double>(heads));  // half of the head size 2 D / heads
     SoftmaxAttention<Scalar> plain = detail::read_attention(attends, configuration, attention, width);
@@ -80,7 +80,7 @@ template <Real Scalar>
     w.attention = mixer_part(SoftmaxAttention<Scalar>(std::move(weights), plain.options()), "attention");
     w.gate_up_weight = feeds.required("gate_up_proj.weight", 2);
     const bool feed_adapted = configuration.boolean({"use_shared_mlp_adapter"}).value_or(true) ||
-                              feeds.has(message("gate_up_proj_adapter_list.", visit, ".0.weight"));
+                              feeds.has(detail::message("gate_up_proj_adapter_list.", visit, ".0.weight"));
     w.gate_up_adapter = detail::read_adapter(feeds, "gate_up_proj_adapter_list", visit, feed_adapted);
     w.down_weight = feeds.required("down_proj.weight", 2);
     if (configuration.boolean({"add_bias_linear"}).value_or(false)) {

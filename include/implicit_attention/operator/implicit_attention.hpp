@@ -145,9 +145,10 @@ Index ImplicitAttention<S>::heads() const {
 template <Real S>
 AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, Index summand) const {
   if (heads() == 0)
-    raise(ErrorKind::value,
-          "head_maps: every channel has a matrix of its own, no head shares one; materialize channels, or, where other terms make them "
-          "differ, ask with Terms::recurrence()");
+    detail::raise(
+        ErrorKind::value,
+        "head_maps: every channel has a matrix of its own, no head shares one; materialize channels, or, where other terms make them "
+        "differ, ask with Terms::recurrence()");
   check_index(summand, summands(), "head_maps: summand");
   const auto& part = parts_[static_cast<std::size_t>(summand)];
   std::vector<Index> head_list = selection.channels.resolve(heads(), "head");
@@ -173,7 +174,7 @@ void ImplicitAttention<S>::reduce_into(View<Scalar> out, const Reduction<Scalar>
   const std::vector<Index> channel_list = selection.channels.resolve(channels(), "channel");
   const std::vector<Index> row_list = selection.rows.resolve(tokens(), "row");
   check_shape("reduce_into", "out", out, static_cast<Index>(row_list.size()), tokens(), "(rows, tokens)");
-  if (channel_list.empty()) raise(ErrorKind::value, "reduce: no channel chosen");
+  if (channel_list.empty()) detail::raise(ErrorKind::value, "reduce: no channel chosen");
   const auto check_weights = [&](const char* name, const Array<Scalar>& weights) {
     if (!weights.empty()) check_shape("reduce", name, weights, tokens(), channels(), "(tokens, channels)");
   };
@@ -296,13 +297,13 @@ Matrix<S> ImplicitAttention<S>::carry(const Executor& executor) const {
 
 template <Real S>
 ImplicitAttention<S> ImplicitAttention<S>::second() const {
-  if (!has_second()) raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
+  if (!has_second()) detail::raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
   return ImplicitAttention(form_.second->form);
 }
 
 template <Real S>
 const Array<S>& ImplicitAttention<S>::second_input() const {
-  if (!has_second()) raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
+  if (!has_second()) detail::raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
   return form_.second->input;
 }
 

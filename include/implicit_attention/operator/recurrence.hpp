@@ -99,7 +99,7 @@ class Recurrence {
   [[nodiscard]] bool causal() const { return causal_; }
   /// Fails (ErrorKind::shape) unless the parts of the recurrence fit each other, and (ErrorKind::value) where there is none.
   void check() const {
-    if (kernels_ == nullptr) raise(ErrorKind::value, "UnifiedForm: recurrence is missing");
+    if (kernels_ == nullptr) detail::raise(ErrorKind::value, "UnifiedForm: recurrence is missing");
     kernels_->check();
   }
 

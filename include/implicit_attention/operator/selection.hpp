@@ -29,7 +29,7 @@ class Indices {
   /// The list for `count` things; `what` names one of them ("row", "channel") in the error where an index is out of range.
   [[nodiscard]] std::vector<Index> resolve(Index count, std::string_view what) const {
     if (kind_ == Kind::last) {
-      if (count == 0) raise(ErrorKind::value, message("last ", what, " asked for, but there is none"));
+      if (count == 0) detail::raise(ErrorKind::value, "last ", what, " asked for, but there is none");
       return {count - 1};
     }
     if (kind_ == Kind::list) {
@@ -61,15 +61,16 @@ inline void check_byte_limit(std::string_view what, const std::vector<Index>& sh
   std::string text;
   for (const Index extent : shape) {
     bytes *= static_cast<double>(extent);
-    text += message(text.empty() ? "" : " x ", extent);
+    text += detail::message(text.empty() ? "" : " x ", extent);
   }
   if (bytes <= static_cast<double>(limit)) return;
   const auto size = [](double value) {  // as a double: a file can claim any size
-    return value < 1048576.0 ? message(static_cast<Index>(value), " bytes") : message(std::floor(value / 1048576.0 + 0.5), " MiB");
+    return value < 1048576.0 ? detail::message(static_cast<Index>(value), " bytes")
+                             : detail::message(std::floor(value / 1048576.0 + 0.5), " MiB");
   };
-  raise(ErrorKind::limit,
-        message(what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ", size(static_cast<double>(limit)),
-                "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)"));
+  detail::raise(ErrorKind::limit, what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ",
+                size(static_cast<double>(limit)),
+                "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

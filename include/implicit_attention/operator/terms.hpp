@@ -101,7 +101,7 @@ class Terms {
     if (*this == Terms(Term::recurrence)) return "only:recurrence";
     std::string list;
     for (const Named& term : names())
-      if (has(term.term)) list += message(list.empty() ? "" : ",", term.name);
+      if (has(term.term)) list += detail::message(list.empty() ? "" : ",", term.name);
     return named() ? list + ", and the layer's own scale" : list;
   }
 
@@ -113,9 +113,9 @@ class Terms {
   [[nodiscard]] static Terms parse_one(std::string_view name) {
     for (const Named& term : names())
       if (term.name == name) return term.term;
-    raise(ErrorKind::value, message("unknown term \"", name,
-                                    "\", expected all, published, recurrence, or a comma-separated list of recurrence, gate, "
-                                    "activation, convolution, normalization, skip, bias (only:recurrence for the bare term)"));
+    detail::raise(ErrorKind::value, "unknown term \"", name,
+                  "\", expected all, published, recurrence, or a comma-separated list of recurrence, gate, "
+                  "activation, convolution, normalization, skip, bias (only:recurrence for the bare term)");
   }
 
   unsigned bits_ = 0;

@@ -104,8 +104,8 @@ void UnifiedForm<Scalar>::check() const {
   if (!continuation.log_scale.empty()) check_vector("UnifiedForm", "continuation.log_scale", continuation.log_scale, count, "channels");
   const auto same_size = [&](const UnifiedForm& other, const char* name) {
     if (other.tokens() != length || other.channels() != count)
-      raise(ErrorKind::shape, message("UnifiedForm: ", name, " is of ", shape_text({other.tokens(), other.channels()}), ", expected ",
-                                      shape_text({length, count}), " = (tokens, channels)"));
+      detail::raise(ErrorKind::shape, "UnifiedForm: ", name, " is of ", shape_text({other.tokens(), other.channels()}), ", expected ",
+                    shape_text({length, count}), " = (tokens, channels)");
     other.check();
   };
   for (const UnifiedForm& form : more) same_size(form, "a form that is added");

@@ -72,10 +72,10 @@ class FormHistory {
   /// Fails unless what does not vary by token is the same in all pieces; NaN equals NaN here.
   static void check_same(const char* name, const Array<Scalar>& now, const Array<Scalar>& before) {
     if (now.rows() != before.rows() || now.cols() != before.cols())
-      raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
-                                      shape_text({before.rows(), before.cols()}), " as in the pieces before"));
+      raise(ErrorKind::shape, "StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
+            shape_text({before.rows(), before.cols()}), " as in the pieces before");
     if (now.data() != before.data() && !same_numbers(now, before))
-      raise(ErrorKind::value, message("StreamingAttention: ", name, " has other numbers than in the pieces before"));
+      raise(ErrorKind::value, "StreamingAttention: ", name, " has other numbers than in the pieces before");
   }
   static void append_starts(std::vector<Index>& to, const std::vector<Index>& starts, Index seen, Index held, Index window) {
     if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that have left
@@ -180,15 +180,14 @@ class FormHistory {
                           head->state == fixed_heads_.state && head->transition == fixed_heads_.transition &&
                           head->read_before_update == fixed_heads_.read_before_update);
       if (const bool open = piece.continuation.ends_open; seen > 0 && open != constants_.continuation.ends_open)
-        raise(ErrorKind::value,
-              message("StreamingAttention: continuation.ends_open is ", open ? "true" : "false", ", expected ", open ? "false" : "true",
-                      " as in the pieces before: either every token writes half of itself with the next one (Mamba-3), or none does; "
-                      "append forms of one layer only, as its lower() gives them"));
+        raise(ErrorKind::value, "StreamingAttention: continuation.ends_open is ", open ? "true" : "false", ", expected ",
+              open ? "false" : "true",
+              " as in the pieces before: either every token writes half of itself with the next one (Mamba-3), or none does; "
+              "append forms of one layer only, as its lower() gives them");
       if (seen > 0 && piece.continuation.ends_open) {
         if (piece.continuation.second_half.empty())
-          raise(ErrorKind::shape,
-                message("StreamingAttention: continuation.second_half is empty, expected (1, ", head->heads,
-                        "): the first token of a piece writes half of the token before it; fill activations.dt and activations.own_scale"));
+          raise(ErrorKind::shape, "StreamingAttention: continuation.second_half is empty, expected (1, ", head->heads,
+                "): the first token of a piece writes half of the token before it; fill activations.dt and activations.own_scale");
         if (takes) key_scale_.add_to_newest(piece.continuation.second_half);
       }
       take(query_, "query", head->query);
@@ -241,8 +240,8 @@ class FormHistory {
   /// Rows of a piece and those kept come to one scale a channel, that of the largest exponential so far: all factors are at most 1.
   void join_scales(const Array<Scalar>& log_scale, Index seen, bool takes, Array<Scalar>& query_scale, Array<Scalar>& diagonal) {
     if (seen > 0 && log_scale.empty() != log_scale_.empty())
-      raise(ErrorKind::shape, message("StreamingAttention: continuation.log_scale is ", log_scale.empty() ? "empty" : "there",
-                                      ", expected it as in the pieces before: the terms of a stream do not change"));
+      raise(ErrorKind::shape, "StreamingAttention: continuation.log_scale is ", log_scale.empty() ? "empty" : "there",
+            ", expected it as in the pieces before: the terms of a stream do not change");
     if (!takes || log_scale.empty()) return;
     if (seen == 0) {
       log_scale_ = Matrix<Scalar>(*log_scale);

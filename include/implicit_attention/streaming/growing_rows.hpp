@@ -88,11 +88,11 @@ class StreamedArray {
   /// Fails (ErrorKind::shape) where an array does not fit the pieces before, of which `held` tokens are kept.
   void check(std::string_view name, const Array<Scalar>& added, Index held) const {
     if (held > 0 && added.empty() != (kind_ == Kind::absent))
-      raise(ErrorKind::shape, message("StreamingAttention: ", name, " is ", added.empty() ? "empty" : "there",
-                                      ", expected it as in the pieces before: the terms of a stream do not change"));
+      raise(ErrorKind::shape, "StreamingAttention: ", name, " is ", added.empty() ? "empty" : "there",
+            ", expected it as in the pieces before: the terms of a stream do not change");
     if (held > 0 && !added.empty() && added.cols() != columns())
-      raise(ErrorKind::shape,
-            message("StreamingAttention: ", name, " has ", added.cols(), " columns, expected ", columns(), " as in the pieces before"));
+      raise(ErrorKind::shape, "StreamingAttention: ", name, " has ", added.cols(), " columns, expected ", columns(),
+            " as in the pieces before");
   }
 
   /// Takes the array of a piece of `tokens` tokens, checked already. `may_be_one_row` where one row can stand for all tokens.

@@ -39,7 +39,7 @@ class StreamingAttention {
   using Scalar = S;
 
   explicit StreamingAttention(StreamingOptions options = {}) : window_(options.window) {
-    if (window_ < 0) raise(ErrorKind::value, message("StreamingAttention: window is ", window_, ", expected at least 1, or 0 for none"));
+    if (window_ < 0) detail::raise(ErrorKind::value, "StreamingAttention: window is ", window_, ", expected at least 1, or 0 for none");
   }
 
   StreamingAttention(StreamingAttention&& other) noexcept : window_(other.window_) { swap(other); }
@@ -63,7 +63,7 @@ class StreamingAttention {
     const Index added = piece.tokens(), held = tokens();
     if (added == 0) return;
     if (seen_ > 0 && piece.channels() != channels_)
-      raise(ErrorKind::shape, message("StreamingAttention: a piece has ", piece.channels(), " channels, expected ", channels_));
+      detail::raise(ErrorKind::shape, "StreamingAttention: a piece has ", piece.channels(), " channels, expected ", channels_);
     if (!x.empty()) check_shape("StreamingAttention", "x", x, added, piece.channels(), "(tokens, channels)");
     input_.check("x", x, held);
     history_.check(piece, held, seen_, window_);
@@ -129,7 +129,7 @@ class StreamingAttention {
     if (!weights.empty()) check_shape("StreamingAttention", "weights", weights, 1, channels(), "(1, channels)");
     const Array<Scalar> input = times_input ? input_.view() : Array<Scalar>();
     if (times_input && input.empty())
-      raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
+      detail::raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
     if constexpr (std::is_same_v<Scalar, float>) {
       detail::StateSpaceRow<Scalar> from;
       if (state_space(row, from)) {
@@ -184,19 +184,20 @@ class StreamingAttention {
   }
   void check_whole() const {
     if (half_taken_)
-      raise(ErrorKind::value,
-            "StreamingAttention: an append ended half-way, so that some arrays have its tokens and others do not; begin a new stream");
+      detail::raise(
+          ErrorKind::value,
+          "StreamingAttention: an append ended half-way, so that some arrays have its tokens and others do not; begin a new stream");
   }
   [[nodiscard]] UnifiedForm<Scalar> form() const {
     check_whole();
-    if (seen_ == 0) raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
+    if (seen_ == 0) detail::raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
     return history_.form(tokens(), first_token());
   }
   [[nodiscard]] Index place_of(Index token) const {
     check_whole();
-    if (seen_ == 0) raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
+    if (seen_ == 0) detail::raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
     if (token < first_token() || token >= seen_)
-      raise(ErrorKind::value, message("StreamingAttention: token ", token, " is not kept, expected ", first_token(), " to ", seen_ - 1));
+      detail::raise(ErrorKind::value, "StreamingAttention: token ", token, " is not kept, expected ", first_token(), " to ", seen_ - 1);
     return token - first_token();
   }
 

@@ -27,7 +27,7 @@ template <Real S>
   for (Index column = 0; column < z.cols(); ++column) {
     const S b = bound.empty() ? S(0) : bound(0, column);
     if (!(b >= S(0) && b <= S(1)))
-      raise(ErrorKind::value, message("forget gate: lower_bound of channel ", column, " is ", b, ", expected 0 to 1"));
+      detail::raise(ErrorKind::value, "forget gate: lower_bound of channel ", column, " is ", b, ", expected 0 to 1");
     for (Index token = 0; token < z.rows(); ++token) {
       const S number = z.numbers(token, column), other = (S(1) - b) * sigmoid(-number);
       write(token, column) = other;

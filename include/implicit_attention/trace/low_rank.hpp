@@ -19,8 +19,8 @@ struct LowRank {
   /// Fails unless the factors fit each other and a map from `inputs` to `outputs`, or both are empty.
   void check(std::string_view who, std::string_view name, Index outputs, Index inputs) const {
     if (empty()) return;
-    check_shape(who, message(name, ", first factor"), down, down.rows(), inputs, "(rank, inputs)");
-    check_shape(who, message(name, ", second factor"), up, outputs, down.rows(), "(outputs, rank)");
+    check_shape(who, detail::message(name, ", first factor"), down, down.rows(), inputs, "(rank, inputs)");
+    check_shape(who, detail::message(name, ", second factor"), up, outputs, down.rows(), "(outputs, rank)");
   }
   /// The rows of some of the outputs.
   [[nodiscard]] LowRank outputs(Index first, Index count) const { return {down, up.middle_rows(first, count)}; }

@@ -26,7 +26,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 [[nodiscard]] Value<S> linear(const Value<S>& x, const Array<S>& weight, const Array<S>& bias = {}, const Array<S>* known = nullptr) {
   if (x.cols() != weight.cols())
-    raise(ErrorKind::shape, message("linear: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", weight.cols(), ")"));
+    detail::raise(ErrorKind::shape, "linear: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", weight.cols(), ")");
   Array<S> out = known != nullptr ? *known : Array<S>(detail::project<S>(*x, weight, bias, x.trace->executor()));
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), weight, bias](Back<S>& back, const Matrix<S>& g) {
@@ -297,7 +297,7 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> normalize(const Norm<S>& norm, const Value<S>& x, typename Norm<S>::Statistics* statistics = nullptr) {
   if (x.cols() != norm.width())
-    raise(ErrorKind::shape, message("norm: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", norm.width(), ")"));
+    detail::raise(ErrorKind::shape, "norm: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", norm.width(), ")");
   const auto made = std::make_shared<const typename Norm<S>::Statistics>(norm.statistics(*x, x.trace->executor()));
   if (statistics != nullptr) *statistics = *made;
   Matrix<S> out = norm.apply(*x, *made, x.trace->executor());

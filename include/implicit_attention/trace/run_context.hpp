@@ -60,7 +60,7 @@ class CarriedStates {
   void begin_piece() { next_ = 0; }
   /// Fails (ErrorKind::value) where parts of the piece before have not run in this one.
   void end_piece() {
-    if (begun_ && next_ != states_.size()) raise(ErrorKind::value, "CarriedStates: these states are another model's");
+    if (begun_ && next_ != states_.size()) detail::raise(ErrorKind::value, "CarriedStates: these states are another model's");
     begun_ = true;
   }
   /// The state that the part that runs now left after the piece before; null in the first piece.
@@ -68,7 +68,7 @@ class CarriedStates {
   [[nodiscard]] const State* before() const {
     if (!begun_) return nullptr;
     if (next_ >= states_.size() || states_[next_].type != type_tag<State>())
-      raise(ErrorKind::value, "CarriedStates: these states are another model's");
+      detail::raise(ErrorKind::value, "CarriedStates: these states are another model's");
     return static_cast<const State*>(states_[next_].state.get());
   }
   /// What that part leaves now. Then it is the next part's turn.

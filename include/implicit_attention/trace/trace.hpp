@@ -220,7 +220,7 @@ class Trace {
 template <Real S>
 WalkResult<S> Trace<S>::walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, const std::vector<Value<Scalar>>& wanted,
                                   const std::vector<Detour<Scalar>>& detours) const {
-  if (!recording_) raise(ErrorKind::value, "Trace: this pass was not recorded, so it cannot be walked back");
+  if (!recording_) detail::raise(ErrorKind::value, "Trace: this pass was not recorded, so it cannot be walked back");
   Back<Scalar> back(way, executor_, static_cast<std::size_t>(slots_));
   for (Seed<Scalar>& seed : seeds) back.add(seed.value, std::move(seed.gradient));
   WalkResult<Scalar> result;

@@ -20,7 +20,7 @@ int main(int count, char** arguments) {
   if (std::strcmp(arguments[1], "exits") == 0) implicit_attention::set_error_handler(exits);
   implicit_attention::ThreadPool pool(std::atoi(arguments[2]));
   pool.parallel_for(100, [](implicit_attention::Index i) {
-    if (i >= 50) implicit_attention::raise(implicit_attention::ErrorKind::value, "the message");
+    if (i >= 50) implicit_attention::detail::raise(implicit_attention::ErrorKind::value, "the message");
   });
   std::puts("the loop came back");
   return 1;

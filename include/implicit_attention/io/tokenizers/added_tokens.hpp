@@ -52,7 +52,7 @@ class AddedTokens {
   [[nodiscard]] static std::vector<AddedToken> read(const Json* list, const std::string& where) {
     std::vector<AddedToken> tokens;
     if (list == nullptr) return tokens;
-    if (!list->is_array()) raise(ErrorKind::file, message(where, ": is ", json_text(*list), ", expected a list"));
+    if (!list->is_array()) raise(ErrorKind::file, where, ": is ", json_text(*list), ", expected a list");
     for (std::size_t i = 0; i < list->size(); ++i) {
       JsonFields fields((*list)[i], json_element(where, i));
       AddedToken token;
@@ -64,7 +64,7 @@ class AddedTokens {
       token.rstrip = fields.flag("rstrip", false);
       token.normalized = fields.flag("normalized", !token.special);
       fields.finish();
-      if (token.content.empty()) raise(ErrorKind::file, message(fields.path("content"), ": is empty"));
+      if (token.content.empty()) raise(ErrorKind::file, fields.path("content"), ": is empty");
       tokens.push_back(std::move(token));
     }
     return tokens;

@@ -43,8 +43,7 @@ struct UnknownTokens {
     return true;
   }
   [[noreturn]] static void refuse(std::string_view where, std::string_view text) {
-    raise(ErrorKind::value,
-          message(where, ": \"", printable(text), "\" is no token of the vocabulary, and there is none for what is unknown"));
+    raise(ErrorKind::value, where, ": \"", printable(text), "\" is no token of the vocabulary, and there is none for what is unknown");
   }
 };
 
@@ -66,8 +65,8 @@ class BytePairModel {
     const auto id = [&](std::string_view token) {
       const std::optional<Index> found = tokens_.id(token);
       if (!found)
-        raise(ErrorKind::file, message(where_, ".merges[", rank, "]: \"", printable(token), "\", of \"", printable(left), "\" and \"",
-                                       printable(right), "\", is not in the vocabulary"));
+        raise(ErrorKind::file, where_, ".merges[", rank, "]: \"", printable(token), "\", of \"", printable(left), "\" and \"",
+              printable(right), "\", is not in the vocabulary");
       return *found;
     };
     const Index first = id(left), second = id(right);
@@ -253,11 +252,10 @@ class BytePairModel {
   for (const auto& [token, value] : object.items()) {
     const std::optional<Index> id = json_natural_number(value);
     if (!id)
-      raise(ErrorKind::file,
-            message(where, ": token \"", printable(token), "\": its id is ", json_text(value), ", expected an integer from 0"));
+      raise(ErrorKind::file, where, ": token \"", printable(token), "\": its id is ", json_text(value), ", expected an integer from 0");
     tokens.add(token, *id, where);
   }
-  if (tokens.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
+  if (tokens.empty()) raise(ErrorKind::file, where, ": holds no tokens");
   return tokens;
 }
 
@@ -266,7 +264,7 @@ class BytePairModel {
   if (fields.find("unk_token") == nullptr) return std::nullopt;
   const std::string token = fields.text("unk_token");
   const std::optional<Index> id = tokens.id(token);
-  if (!id) raise(ErrorKind::file, message(fields.path("unk_token"), ": \"", printable(token), "\" is not in the vocabulary"));
+  if (!id) raise(ErrorKind::file, fields.path("unk_token"), ": \"", printable(token), "\" is not in the vocabulary");
   return id;
 }
 
@@ -298,8 +296,7 @@ inline BytePairModel BytePairModel::read(const Json& document, const std::string
     const std::string_view text = merge.is_string() ? std::string_view(merge.get_ref<const std::string&>()) : std::string_view();
     const std::size_t space = text.find(' ');
     if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos)
-      raise(ErrorKind::file,
-            message(json_element(fields.path("merges"), rank), ": is ", json_text(merge), ", expected \"a b\" or [\"a\", \"b\"]"));
+      raise(ErrorKind::file, json_element(fields.path("merges"), rank), ": is ", json_text(merge), ", expected \"a b\" or [\"a\", \"b\"]");
     model.add_merge(text.substr(0, space), text.substr(space + 1), rank);
   }
   return model;

@@ -24,7 +24,7 @@ namespace detail {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   std::string_view rest = file->text();
   if (const std::size_t bad = utf8_error(rest); bad != std::string_view::npos)
-    raise(ErrorKind::file, message(path_text(path), ": not valid UTF-8 at byte ", bad));
+    raise(ErrorKind::file, path_text(path), ": not valid UTF-8 at byte ", bad);
   Json merges = Json::array();
   for (Index number = 1; !rest.empty(); ++number) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
@@ -34,8 +34,7 @@ namespace detail {
     if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
     const std::size_t space = line.find(' ');
     if (space == 0 || space == std::string_view::npos || space + 1 == line.size() || line.find(' ', space + 1) != std::string_view::npos)
-      raise(ErrorKind::file,
-            message(path_text(path), ":", number, ": is \"", printable(line, 40), "\", expected two tokens and a space between"));
+      raise(ErrorKind::file, path_text(path), ":", number, ": is \"", printable(line, 40), "\", expected two tokens and a space between");
     merges.push_back({std::string(line.substr(0, space)), std::string(line.substr(space + 1))});
   }
   return merges;
@@ -52,12 +51,11 @@ namespace detail {
   };
   const std::string where = path_text(folder / "tokenizer_config.json");
   if (const auto decoder = configuration.find("added_tokens_decoder"); decoder != configuration.end()) {
-    if (!decoder->is_object())
-      raise(ErrorKind::file, message(where, ": added_tokens_decoder: is ", json_text(*decoder), ", expected an object"));
+    if (!decoder->is_object()) raise(ErrorKind::file, where, ": added_tokens_decoder: is ", json_text(*decoder), ", expected an object");
     for (const auto& [id, token] : decoder->items()) {
       if (!token.is_object() || id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string::npos)
-        raise(ErrorKind::file,
-              message(where, ": added_tokens_decoder: \"", printable(id), "\" is ", json_text(token), ", expected an id and an object"));
+        raise(ErrorKind::file, where, ": added_tokens_decoder: \"", printable(id), "\" is ", json_text(token),
+              ", expected an id and an object");
       Json entry = token;
       entry["id"] = static_cast<std::uint64_t>(std::stoul(id));
       list.push_back(std::move(entry));
@@ -70,11 +68,11 @@ namespace detail {
   for (const auto& [content, id] : added.items()) add(content, id, false);
   const auto special = [&](const Json& token, const std::string& from) {
     const Json& content = token.is_object() && token.contains("content") ? token.at("content") : token;
-    if (!content.is_string()) raise(ErrorKind::file, message(from, ": is ", json_text(token), ", expected a token"));
+    if (!content.is_string()) raise(ErrorKind::file, from, ": is ", json_text(token), ", expected a token");
     const auto name = content.get<std::string>();
     const auto known = vocabulary.find(name);
     if (known == vocabulary.end() && !added.contains(name))
-      raise(ErrorKind::file, message(from, ": the token \"", printable(name), "\" is in neither vocab.json nor added_tokens.json"));
+      raise(ErrorKind::file, from, ": the token \"", printable(name), "\" is in neither vocab.json nor added_tokens.json");
     for (Json& entry : list)
       if (entry.at("content") == name) entry["special"] = true;
     add(name, known == vocabulary.end() ? added.at(name) : *known, true);
@@ -103,11 +101,10 @@ namespace detail {
   const Json& vocabulary = vocabulary_file;
   for (const auto& [token, id] : vocabulary.items())
     if (token.ends_with("</w>"))
-      raise(ErrorKind::file,
-            message(where, ": the token \"", printable(token), "\" in vocab.json is no GPT-2 byte pair; tokenizer.json is needed"));
+      raise(ErrorKind::file, where, ": the token \"", printable(token), "\" in vocab.json is no GPT-2 byte pair; tokenizer.json is needed");
   if (!vocabulary.contains("\u0120"))
-    raise(ErrorKind::file,
-          message(where, ": vocab.json has no \"\u0120\", GPT-2's space, so these are other byte pairs, which need tokenizer.json"));
+    raise(ErrorKind::file, where,
+          ": vocab.json has no \"\u0120\", GPT-2's space, so these are other byte pairs, which need tokenizer.json");
   const JsonDocument configuration_file =
       is_file(folder / "tokenizer_config.json") ? read_json_object(folder / "tokenizer_config.json") : JsonDocument(Json::object());
   const Json& configuration = configuration_file;
@@ -116,10 +113,10 @@ namespace detail {
   // Not GPT-NeoX: its tokenizer.json also has a normalizer (NFC), which the two files do not tell.
   constexpr std::array<std::string_view, 4> same{"GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast"};
   if (std::find(same.begin(), same.end(), type) == same.end())
-    raise(ErrorKind::file,
-          message(where, ": tokenizer_config.json names ", printable(type), ", which has rules of its own; tokenizer.json is needed"));
+    raise(ErrorKind::file, where, ": tokenizer_config.json names ", printable(type),
+          ", which has rules of its own; tokenizer.json is needed");
   for (const std::string_view key : {"add_bos_token", "add_eos_token"})
-    if (fields.flag(key, false)) raise(ErrorKind::file, message(fields.path(key), ": is true, which is read from tokenizer.json alone"));
+    if (fields.flag(key, false)) raise(ErrorKind::file, fields.path(key), ": is true, which is read from tokenizer.json alone");
 
   Json document;
   document["added_tokens"] = read_special_tokens(folder, configuration, vocabulary);

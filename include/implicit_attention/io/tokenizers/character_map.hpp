@@ -47,16 +47,16 @@ class CharacterMap {
   /// Fails (file), naming `where`, on bytes that are no such map.
   CharacterMap(std::string_view bytes, std::string_view where) {
     std::uint32_t size = 0;
-    if (bytes.size() < sizeof(size)) raise(ErrorKind::file, message(where, ": has ", bytes.size(), " bytes, expected a trie's size first"));
+    if (bytes.size() < sizeof(size)) raise(ErrorKind::file, where, ": has ", bytes.size(), " bytes, expected a trie's size first");
     std::memcpy(&size, bytes.data(), sizeof(size));
     bytes.remove_prefix(sizeof(size));
     if (size == 0 || size % 4 != 0 || size > bytes.size())
-      raise(ErrorKind::file, message(where, ": names a trie of ", size, " bytes, and ", bytes.size(), " follow; expected a multiple of 4"));
+      raise(ErrorKind::file, where, ": names a trie of ", size, " bytes, and ", bytes.size(), " follow; expected a multiple of 4");
     units_.resize(size / 4);
     std::memcpy(units_.data(), bytes.data(), size);
     texts_ = bytes.substr(size);
     if (const std::size_t bad = utf8_error(texts_); bad != std::string_view::npos)
-      raise(ErrorKind::file, message(where, ": its texts are not valid UTF-8 at byte ", bad));
+      raise(ErrorKind::file, where, ": its texts are not valid UTF-8 at byte ", bad);
     where_ = where;
   }
 
@@ -116,8 +116,8 @@ class CharacterMap {
     return units_[place];
   }
   [[noreturn]] void damaged(std::size_t place) const {
-    raise(ErrorKind::file,
-          message(where_, ": is damaged: an entry points to ", place, ", outside the map or at more than ", longest_text, " bytes"));
+    raise(ErrorKind::file, where_, ": is damaged: an entry points to ", place, ", outside the map or at more than ", longest_text,
+          " bytes");
   }
   [[nodiscard]] static std::size_t cluster_end(std::string_view text, std::size_t position) {
     CodePoint here = code_point_at(text, position);

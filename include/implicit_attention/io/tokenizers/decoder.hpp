@@ -156,7 +156,7 @@ class Decoder {
   /// A text that the file has, or, where there is one, that older files leave out.
   [[nodiscard]] static std::string not_empty(JsonFields& fields, std::string_view key, std::string_view otherwise) {
     std::string text = otherwise.empty() ? fields.text(key) : fields.text(key, otherwise);
-    if (text.empty()) raise(ErrorKind::file, message(fields.path(key), ": is empty, expected a character"));
+    if (text.empty()) raise(ErrorKind::file, fields.path(key), ": is empty, expected a character");
     return text;
   }
   void read_step(const Json& document, const std::string& where) {

@@ -51,7 +51,7 @@ class GgufVocabularyReader {
  private:
   enum Kind : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
 
-  [[noreturn]] void refuse(std::string_view what) const { raise(ErrorKind::file, message(vocabulary_.where, ": ", what)); }
+  [[noreturn]] void refuse(std::string_view what) const { raise(ErrorKind::file, vocabulary_.where, ": ", what); }
   std::string_view take(std::uint64_t bytes) {
     if (bytes > rest_.size()) refuse("ends in the middle of its key-values");
     const std::string_view taken = rest_.substr(0, static_cast<std::size_t>(bytes));

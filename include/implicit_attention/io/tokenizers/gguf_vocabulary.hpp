@@ -103,7 +103,7 @@ class GgufTokenizer {
       if (id && (*id < 0 || static_cast<std::size_t>(*id) >= count)) refuse(key, message("is ", *id, ", expected 0 to ", count - 1));
   }
   [[noreturn]] void refuse(std::string_view key, std::string_view what) const {
-    raise(ErrorKind::file, message(from_.where, ": tokenizer.ggml.", key, " ", what));
+    raise(ErrorKind::file, from_.where, ": tokenizer.ggml.", key, " ", what);
   }
 
   enum Type : std::int32_t { usual = 1, unknown = 2, control = 3, user_defined = 4, unused = 5 };

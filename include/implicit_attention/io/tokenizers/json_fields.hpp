@@ -18,7 +18,7 @@ namespace detail {
 class JsonFields {
  public:
   JsonFields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) raise(ErrorKind::file, message(where_, ": is ", json_text(object), ", expected an object"));
+    if (!object.is_object()) raise(ErrorKind::file, where_, ": is ", json_text(object), ", expected an object");
   }
   [[nodiscard]] const std::string& where() const { return where_; }
   [[nodiscard]] std::string path(std::string_view key) const { return message(where_, ".", key); }
@@ -31,7 +31,7 @@ class JsonFields {
   }
   [[nodiscard]] const Json& at(std::string_view key) {
     const Json* const found = find(key);
-    if (found == nullptr) raise(ErrorKind::file, message(where_, ": there is no key \"", key, "\""));
+    if (found == nullptr) raise(ErrorKind::file, where_, ": there is no key \"", key, "\"");
     return *found;
   }
   [[nodiscard]] bool flag(std::string_view key, bool otherwise) {
@@ -67,7 +67,7 @@ class JsonFields {
   /// The key may be there; it changes nothing here.
   void ignore(std::string_view key) { known_.emplace_back(key); }
   [[noreturn]] void unexpected(std::string_view key, const Json& value, std::string_view expected) const {
-    raise(ErrorKind::file, message(path(key), ": is ", json_text(value), ", expected ", expected));
+    raise(ErrorKind::file, path(key), ": is ", json_text(value), ", expected ", expected);
   }
   /// Fails, with all that is read here, if the object holds any other key.
   void finish() const {
@@ -75,7 +75,7 @@ class JsonFields {
       if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
       std::string list;
       for (const std::string& known : known_) list += message(list.empty() ? "" : ", ", known);
-      raise(ErrorKind::file, message(where_, ": key \"", printable(key), "\" (", json_text(value), ") is not read here; what is: ", list));
+      raise(ErrorKind::file, where_, ": key \"", printable(key), "\" (", json_text(value), ") is not read here; what is: ", list);
     }
   }
 
@@ -89,7 +89,7 @@ class JsonFields {
 [[nodiscard]] inline std::string json_element(std::string_view list, std::size_t index) { return message(list, "[", index, "]"); }
 
 [[noreturn]] inline void unknown_type(const JsonFields& fields, std::string_view type, std::string_view known) {
-  raise(ErrorKind::file, message(fields.where(), ": the type \"", printable(type), "\" is not read here; what is: ", known));
+  raise(ErrorKind::file, fields.where(), ": the type \"", printable(type), "\" is not read here; what is: ", known);
 }
 
 }  // namespace detail

@@ -32,7 +32,7 @@ class TextPattern {
     const Json* const text = fields.find("String");
     const Json* const regex = fields.find("Regex");
     fields.finish();
-    if ((text == nullptr) == (regex == nullptr)) raise(ErrorKind::file, message(fields.where(), ": expected one of String and Regex"));
+    if ((text == nullptr) == (regex == nullptr)) raise(ErrorKind::file, fields.where(), ": expected one of String and Regex");
     if (regex != nullptr) return TextPattern(std::make_shared<const Regex>(fields.text("Regex"), fields.where()));
     std::string fixed = fields.text("String");
     if (fixed.empty()) return TextPattern(std::make_shared<const Regex>("", fields.where()));  // matches between all characters
@@ -334,7 +334,7 @@ class Normalizer {
     } else if (type == "Precompiled") {
       const std::string encoded = fields.text("precompiled_charsmap");
       const std::optional<std::string> bytes = base64_bytes(encoded);
-      if (!bytes) raise(ErrorKind::file, message(fields.path("precompiled_charsmap"), ": is not base64"));
+      if (!bytes) raise(ErrorKind::file, fields.path("precompiled_charsmap"), ": is not base64");
       step.kind = Kind::precompiled;
       step.map = std::make_shared<const CharacterMap>(*bytes, fields.path("precompiled_charsmap"));
     } else if (type == "BertNormalizer") {

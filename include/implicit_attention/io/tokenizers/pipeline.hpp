@@ -54,11 +54,10 @@ class Pipeline final : public TextCodec {
       const std::optional<std::string_view> other = tokens().token(token.id);
       const std::optional<Index> id = tokens().id(token.content);
       if ((other && *other != token.content) || (id && *id != token.id))
-        raise(ErrorKind::file,
-              message(where_, ": the added token \"", printable(token.content), "\" has id ", token.id, ", but the vocabulary has ",
-                      id ? message("it as ", *id) : message("\"", printable(*other), "\" there")));
+        raise(ErrorKind::file, where_, ": the added token \"", printable(token.content), "\" has id ", token.id,
+              ", but the vocabulary has ", id ? message("it as ", *id) : message("\"", printable(*other), "\" there"));
       if (const auto [first, fresh] = added_ids_.emplace(token.content, token.id); !fresh && first->second != token.id)
-        raise(ErrorKind::file, message(where_, ": the added token \"", printable(token.content), "\" is there twice"));
+        raise(ErrorKind::file, where_, ": the added token \"", printable(token.content), "\" is there twice");
       largest_id_ = std::max(largest_id_, token.id);
     }
     for (const auto& [token, id] : tokens().ids()) {
@@ -155,8 +154,8 @@ class Pipeline final : public TextCodec {
     /// Bytes that are no UTF-8, at `position` of the text. A vocabulary need not have a token for each.
     void raw_bytes(std::string_view bytes, std::size_t position, std::vector<Index>& ids) {
       const auto refuse = [&](unsigned char byte) {
-        raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", position, ", and ", pipeline_.where_,
-                                        " has no token for the byte ", byte_label(byte)));
+        raise(ErrorKind::value, "the text is not valid UTF-8 at byte ", position, ", and ", pipeline_.where_, " has no token for the byte ",
+              byte_label(byte));
       };
       if (pipeline_.byte_level_) {
         std::string word;

@@ -73,8 +73,7 @@ struct PostProcessor {
         token.ignore("type_id");
         token.finish();
         const auto entry = special.find(name);
-        if (entry == special.end())
-          raise(ErrorKind::file, message(token.path("id"), ": \"", printable(name), "\" is not among the special_tokens"));
+        if (entry == special.end()) raise(ErrorKind::file, token.path("id"), ": \"", printable(name), "\" is not among the special_tokens");
         JsonFields named(*entry, message(fields.path("special_tokens"), ".", printable(name)));
         const Json& ids = named.list("ids");
         named.ignore("id");
@@ -88,7 +87,7 @@ struct PostProcessor {
       }
       element.finish();
     }
-    if (!text_seen) raise(ErrorKind::file, message(fields.path("single"), ": there is no {\"Sequence\": {\"id\": \"A\"}}, the text"));
+    if (!text_seen) raise(ErrorKind::file, fields.path("single"), ": there is no {\"Sequence\": {\"id\": \"A\"}}, the text");
     before.insert(before.begin(), first.begin(), first.end());  // a later step stands outside of an earlier one's
     after.insert(after.end(), last.begin(), last.end());
   }

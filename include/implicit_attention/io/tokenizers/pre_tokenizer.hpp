@@ -321,7 +321,7 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
   } else if (type == "Metaspace") {
     step.kind = Kind::metaspace;
     step.replacement = fields.text("replacement", "\xE2\x96\x81");
-    if (step.replacement.empty()) raise(ErrorKind::file, message(fields.path("replacement"), ": is empty, expected a character"));
+    if (step.replacement.empty()) raise(ErrorKind::file, fields.path("replacement"), ": is empty, expected a character");
     step.prefix = read_prepend_scheme(fields);
     step.cut = fields.flag("split", true);
     fields.ignore("str_rep");  // of older files: the same replacement

@@ -41,7 +41,7 @@ inline constexpr std::string_view words_pattern =
   static constexpr std::array<std::string_view, 10> scripts{"Han",   "Hiragana", "Katakana", "Hangul", "Latin",
                                                             "Greek", "Cyrillic", "Arabic",   "Hebrew", "Thai"};
   const auto refuse = [&](std::string_view what) {
-    raise(ErrorKind::file, message(where, ": regular expression \"", printable(pattern, 300), "\": ", what, " is not read here"));
+    raise(ErrorKind::file, where, ": regular expression \"", printable(pattern, 300), "\": ", what, " is not read here");
   };
   std::string out;
   int depth = 0;              // of sets
@@ -125,8 +125,8 @@ class Regex {
     code_.reset(pcre2_compile_8(reinterpret_cast<PCRE2_SPTR8>(translated.data()), translated.size(),
                                 PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code, &offset, nullptr));
     if (!code_)
-      raise(ErrorKind::file, message(where, ": regular expression \"", printable(pattern, 300), "\": ", error_text(code), " at byte ",
-                                     offset, " of what PCRE2 reads, \"", printable(translated, 300), "\""));
+      raise(ErrorKind::file, where, ": regular expression \"", printable(pattern, 300), "\": ", error_text(code), " at byte ", offset,
+            " of what PCRE2 reads, \"", printable(translated, 300), "\"");
     jit_ = pcre2_jit_compile_8(code_.get(), PCRE2_JIT_COMPLETE) == 0;
   }
 
@@ -166,8 +166,8 @@ class Regex {
              : pcre2_match_8(code_.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, scratch.match_.get(), scratch.context_.get());
     if (found == PCRE2_ERROR_NOMATCH) return std::nullopt;
     if (found < 0)
-      raise(ErrorKind::limit,
-            message("the regular expression \"", printable(pattern_, 200), "\" cannot be matched against this text: ", error_text(found)));
+      raise(ErrorKind::limit, "the regular expression \"", printable(pattern_, 200),
+            "\" cannot be matched against this text: ", error_text(found));
     const std::size_t* const ends = pcre2_get_ovector_pointer_8(scratch.match_.get());
     // A \K in a lookahead could set the end before the beginning.
     return Span{ends[0], ends[1] < ends[0] ? ends[0] : ends[1]};

@@ -40,14 +40,14 @@ class SentencePieceCodec final : public TextCodec {
   SentencePieceCodec(std::string_view bytes, std::string where, std::vector<AddedToken> added, bool begin, bool end)
       : where_(std::move(where)) {
     if (const sentencepiece::util::Status loaded = model_.LoadFromSerializedProto(bytes); !loaded.ok())
-      raise(ErrorKind::file, message(where_, ": sentencepiece cannot read it: ", printable(loaded.error_message(), 200)));
+      raise(ErrorKind::file, where_, ": sentencepiece cannot read it: ", printable(loaded.error_message(), 200));
     own_ = model_.GetPieceSize();
-    if (own_ <= 0) raise(ErrorKind::file, message(where_, ": holds no tokens"));
+    if (own_ <= 0) raise(ErrorKind::file, where_, ": holds no tokens");
     for (const AddedToken& token : added) {
       const bool inside = token.id < own_;
       if (inside && model_.IdToPiece(static_cast<int>(token.id)) != token.content)
-        raise(ErrorKind::file, message(where_, ": the added token \"", printable(token.content), "\" has id ", token.id, ", which is \"",
-                                       printable(model_.IdToPiece(static_cast<int>(token.id))), "\" in the model"));
+        raise(ErrorKind::file, where_, ": the added token \"", printable(token.content), "\" has id ", token.id, ", which is \"",
+              printable(model_.IdToPiece(static_cast<int>(token.id))), "\" in the model");
       largest_ = std::max(largest_, token.id);
     }
     largest_ = std::max<Index>(largest_, own_ - 1);
@@ -70,8 +70,7 @@ class SentencePieceCodec final : public TextCodec {
     std::string text;
     first_space_is_added_ = model_.Decode(std::vector<std::string>{space + "a"}, &text).ok() && text == "a";
     const auto mark = [&](bool wanted, int id, std::string_view name) {
-      if (wanted && id < 0)
-        raise(ErrorKind::file, message(where_, ": has no mark for the ", name, " of a text, which its folder asks for"));
+      if (wanted && id < 0) raise(ErrorKind::file, where_, ": has no mark for the ", name, " of a text, which its folder asks for");
       return wanted ? std::vector<Index>{id} : std::vector<Index>();
     };
     before_ = mark(begin, model_.bos_id(), "beginning");
@@ -81,7 +80,7 @@ class SentencePieceCodec final : public TextCodec {
   /// Fails (value) on text that is not UTF-8, which the library would change in silence.
   void encode(std::string_view text, std::vector<Index>& ids) const override {
     if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
-      raise(ErrorKind::value, message("the text is not valid UTF-8 at byte ", bad));
+      raise(ErrorKind::value, "the text is not valid UTF-8 at byte ", bad);
     std::vector<AddedTokens::Part> parts;
     added_.split_raw(text, parts);
     std::vector<int> pieces;
@@ -91,7 +90,7 @@ class SentencePieceCodec final : public TextCodec {
         continue;
       }
       if (const sentencepiece::util::Status done = model_.Encode(part.text, &pieces); !done.ok())
-        raise(ErrorKind::value, message(where_, ": sentencepiece cannot encode the text: ", printable(done.error_message(), 200)));
+        raise(ErrorKind::value, where_, ": sentencepiece cannot encode the text: ", printable(done.error_message(), 200));
       ids.insert(ids.end(), pieces.begin(), pieces.end());
     }
   }
@@ -165,8 +164,8 @@ class SentencePieceCodec final : public TextCodec {
     if (type.ends_with("Fast")) type.resize(type.size() - 4);
     constexpr std::array<std::string_view, 4> same{"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "T5Tokenizer"};
     if (std::find(same.begin(), same.end(), type) == same.end())
-      raise(ErrorKind::file, message(path_text(path), ": tokenizer_config.json names ", printable(type),
-                                     ", which may give tokens other ids than sentencepiece; tokenizer.json is needed"));
+      raise(ErrorKind::file, path_text(path), ": tokenizer_config.json names ", printable(type),
+            ", which may give tokens other ids than sentencepiece; tokenizer.json is needed");
     begin = fields.flag("add_bos_token", type != "T5Tokenizer");
     end = fields.flag("add_eos_token", type == "T5Tokenizer");
     if (configuration.contains("added_tokens_decoder")) {
@@ -182,11 +181,10 @@ class SentencePieceCodec final : public TextCodec {
 
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_sentencepiece(const std::filesystem::path& path, std::string_view bytes) {
   static_cast<void>(bytes);
-  raise(ErrorKind::file,
-        message(path_text(path),
-                ": sentencepiece's own format is read where the program was built with its library (Debian's libsentencepiece-dev), and "
-                "this one was not; or put the model's tokenizer.json beside it (Hugging Face's transformers writes one: "
-                "AutoTokenizer.from_pretrained(...).save_pretrained(...))"));
+  raise(ErrorKind::file, path_text(path),
+        ": sentencepiece's own format is read where the program was built with its library (Debian's libsentencepiece-dev), and "
+        "this one was not; or put the model's tokenizer.json beside it (Hugging Face's transformers writes one: "
+        "AutoTokenizer.from_pretrained(...).save_pretrained(...))");
 }
 
 #endif

@@ -78,10 +78,9 @@ namespace detail {
     if (!document.contains("model") || !document["model"].is_object()) return nullptr;
     return read_tokenizer_json(document, path_text(path));
   }
-  raise(ErrorKind::file,
-        message(path_text(path),
-                ": is no tokenizer that is read here, expected tokenizer.json, tokenizer.model, RWKV's vocabulary (rwkv_vocab_*.txt), a "
-                "GGUF file, vocab.json, or merges.txt beside it"));
+  raise(ErrorKind::file, path_text(path),
+        ": is no tokenizer that is read here, expected tokenizer.json, tokenizer.model, RWKV's vocabulary (rwkv_vocab_*.txt), a "
+        "GGUF file, vocab.json, or merges.txt beside it");
 }
 
 }  // namespace detail

@@ -106,7 +106,7 @@ enum class NormalForm { nfc, nfd, nfkc, nfkd };
   const utf8proc_ssize_t length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                                                static_cast<utf8proc_ssize_t>(text.size()), &out, static_cast<utf8proc_option_t>(options));
   const std::unique_ptr<utf8proc_uint8_t, void (*)(void*)> owned(out, std::free);
-  if (length < 0) raise(ErrorKind::value, message("the text cannot be brought to a normal form: ", utf8proc_errmsg(length)));
+  if (length < 0) raise(ErrorKind::value, "the text cannot be brought to a normal form: ", utf8proc_errmsg(length));
   return {reinterpret_cast<const char*>(out), static_cast<std::size_t>(length)};
 }
 

@@ -38,18 +38,18 @@ class UnigramModel {
     for (std::size_t id = 0; id < list.size(); ++id) {
       const Json& entry = list[id];
       if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number())
-        raise(ErrorKind::file, message(json_element(list_where, id), ": is ", json_text(entry), ", expected [token, score]"));
+        raise(ErrorKind::file, json_element(list_where, id), ": is ", json_text(entry), ", expected [token, score]");
       tokens.add(entry[0].get<std::string>(), static_cast<Index>(id), list_where);
       scores.push_back(entry[1].get<double>());
     }
-    if (tokens.empty()) raise(ErrorKind::file, message(list_where, ": holds no tokens"));
+    if (tokens.empty()) raise(ErrorKind::file, list_where, ": holds no tokens");
     UnknownTokens unknown;
     unknown.fuse = true;
     unknown.byte_fallback = fields.flag("byte_fallback", false);
     if (fields.find("unk_id") != nullptr) {
       unknown.id = fields.natural_number("unk_id");
       if (static_cast<std::size_t>(*unknown.id) >= list.size())
-        raise(ErrorKind::file, message(fields.path("unk_id"), ": is ", *unknown.id, ", expected 0 to ", list.size() - 1));
+        raise(ErrorKind::file, fields.path("unk_id"), ": is ", *unknown.id, ", expected 0 to ", list.size() - 1);
     }
     fields.finish();
     return {std::move(tokens), std::move(scores), unknown, where};

@@ -133,8 +133,7 @@ IMPLICIT_ATTENTION_IO_BODY Index VocabularyText::known_or_unknown(std::string_vi
   if (any_case)
     if (const std::optional<Index> found = vocabulary_.id(ascii_lower_case(token))) return *found;
   if (unknown_) return *unknown_;
-  raise(ErrorKind::value,
-        message(where_, ": ", what, " \"", printable(token), "\" is not in vocab.json, which has no <unk> to stand for it"));
+  raise(ErrorKind::value, where_, ": ", what, " \"", printable(token), "\" is not in vocab.json, which has no <unk> to stand for it");
 }
 
 }  // namespace detail

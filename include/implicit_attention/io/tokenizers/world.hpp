@@ -95,8 +95,7 @@ class WorldVocabulary final : public TextCodec {
     TokenTable tokens;
     for_each_line(text, [&](std::string_view line, Index line_number) {
       const auto refuse = [&](std::string_view what) {
-        raise(ErrorKind::file,
-              message(where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: 276 '\\r\\n' 2"));
+        raise(ErrorKind::file, where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: 276 '\\r\\n' 2");
       };
       const std::size_t first = line.find(' '), last = line.rfind(' ');
       if (first == std::string_view::npos || last <= first + 1) refuse("is no id, text and length");
@@ -118,8 +117,7 @@ class WorldVocabulary final : public TextCodec {
     for_each_line(text, [&](std::string_view line, Index line_number) {
       if (line_number == 1) return;
       const auto refuse = [&](std::string_view what) {
-        raise(ErrorKind::file,
-              message(where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: b'\\r\\n'"));
+        raise(ErrorKind::file, where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: b'\\r\\n'");
       };
       tokens.add(python_literal(line, refuse), line_number - 1, message(where, ":", line_number));
     });
@@ -140,8 +138,7 @@ class WorldVocabulary final : public TextCodec {
     for (std::size_t position = 0; position < text.size();) {
       const auto [length, id] = trie_.longest(text, position);
       if (length == 0)
-        raise(ErrorKind::value,
-              message(where_, ": no token begins with the byte \"", byte_label(static_cast<unsigned char>(text[position])), "\""));
+        raise(ErrorKind::value, where_, ": no token begins with the byte \"", byte_label(static_cast<unsigned char>(text[position])), "\"");
       ids.push_back(id);
       position += length;
     }
@@ -177,7 +174,7 @@ class WorldVocabulary final : public TextCodec {
     }
   }
   [[nodiscard]] static std::shared_ptr<const WorldVocabulary> made(TokenTable tokens, const std::string& where) {
-    if (tokens.empty()) raise(ErrorKind::file, message(where, ": holds no tokens"));
+    if (tokens.empty()) raise(ErrorKind::file, where, ": holds no tokens");
     return std::make_shared<const WorldVocabulary>(std::move(tokens), where);
   }
   [[nodiscard]] static std::optional<Index> number(std::string_view digits) {
