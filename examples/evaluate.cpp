@@ -79,16 +79,16 @@ struct Setting {
   IntegrationPath integration;
 };
 
-/// The scores of every row in one model; `draw` numbers the draws of random scores.
-std::vector<Attribution<float>> explain_all(const Setting& setting, const EvaluatedText& subject, LanguageModel<float> own,
-                                            std::uint64_t draw, const Executor& executor) {
+/// The scores of every row in one model, with the text's own vocabulary; `draw` numbers the draws of random scores.
+std::vector<Attribution<float>> explain_all(const Setting& setting, const EvaluatedText& subject, const LanguageModel<float>& whole,
+                                            LanguageModel<float> own, std::uint64_t draw, const Executor& executor) {
   ForwardOptions forward;
   forward.executor = executor;
   Explainer<float> explainer(std::move(own), subject.whole_ids(), forward);
   std::vector<Attribution<float>> answers;
   for (const MethodRow& row : setting.rows) {
     MethodOptions<float> how = subject.method_options(explainer.model(), row.terms, setting.reduction, draw);
-    setting.integration.set(how);
+    setting.integration.set(how, whole);
     answers.push_back(explainer.explain(row.method, subject.target(), how));
   }
   return answers;
@@ -137,14 +137,14 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
 
   // Scores of this text, of it under noise, and of it in the shuffled models.
   std::uint64_t draw = seed;
-  const std::vector<Attribution<float>> answers = explain_all(setting, subject, own, draw, executor);
+  const std::vector<Attribution<float>> answers = explain_all(setting, subject, setting.model, own, draw, executor);
   std::vector<std::vector<Attribution<float>>> noisy, redrawn;
   if (repeated) {
     for (Index sample = 0; sample < noise_samples; ++sample)
-      noisy.push_back(
-          explain_all(setting, subject, subject.own_model(setting.model, seed + static_cast<std::uint64_t>(sample)), ++draw, executor));
+      noisy.push_back(explain_all(setting, subject, setting.model,
+                                  subject.own_model(setting.model, seed + static_cast<std::uint64_t>(sample)), ++draw, executor));
     for (const LanguageModel<float>& stage : setting.redrawn)
-      redrawn.push_back(explain_all(setting, subject, subject.own_model(stage), ++draw, executor));
+      redrawn.push_back(explain_all(setting, subject, stage, subject.own_model(stage), ++draw, executor));
   }
 
   for (std::size_t row = 0; row < setting.rows.size(); ++row) {
@@ -238,6 +238,7 @@ void begin_evaluation(const Options& options, const std::vector<MethodRow>& rows
   evaluation.model = options.model;
   evaluation.architecture = architecture_text(model.name());
   evaluation.data = std::filesystem::path(options.data).filename().string();
+  evaluation.integration = {options.baseline, options.steps};
   evaluation.reduce = options.reduce;
   evaluation.seed = options.seed;
   evaluation.texts = texts;
@@ -374,12 +375,7 @@ std::optional<Evaluation> evaluate(const Options& options, const std::vector<Met
     results.emplace(options.out, settings_of(options, texts, evaluation, shard.text()),
                     std::vector<Index>(numbers.begin() + first, numbers.begin() + last));
   const Index found = lines ? ranks.from_first(results ? results->written() : 0) : 0;
-  Setting setting{options.model,
-                  loaded.model,
-                  {},
-                  rows,
-                  parse_reduction(options.reduce),
-                  integration_path(options.baseline, options.steps, loaded.model.parts().embedding)};
+  Setting setting{options.model, loaded.model, {}, rows, parse_reduction(options.reduce), {options.baseline, options.steps}};
   const Checkpoint<float> checkpoint = open_checkpoint<float>(options.model);
   for (Index first_layer = loaded.model.layer_count() - 1; first_layer >= -1 && evaluation.repeated > 0 && first + found < last;
        --first_layer)
@@ -443,13 +439,13 @@ int main(int argument_count, char** arguments) {
                  "how a token is taken away: replaced by <unk> (where the vocabulary has it), by an embedding of zeros, or dropped")
       ->check(one_of({"unk", "zero", "drop"}))
       ->option_text("unk|zero|drop");
-  app.add_option(
-         "--baseline", options.baseline,
-         "integrated gradients: where the path begins: at what a token that is taken away is replaced by (removed; zeros where it is "
-         "dropped), embeddings of zero (zero), or the mean embedding (mean)")
+  app.add_option("--baseline", options.baseline,
+                 "integrated gradients: where the path begins: at what stands for a token that is taken away (removed; zeros where it is "
+                 "dropped), at embeddings of zero (zero), or at the mean embedding (mean)")
       ->check(one_of({"removed", "zero", "mean"}))
       ->option_text("removed|zero|mean");
-  app.add_option("--steps", options.steps, "integrated gradients: a number of even points (without it, as many as 1 % takes)")
+  app.add_option("--steps", options.steps,
+                 "integrated gradients: a number of evenly spread points (without it, as many as 1 % of the sum takes)")
       ->check(between(1, 100000))
       ->option_text("N");
   app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are combined (mean-abs)")
@@ -537,10 +533,18 @@ int main(int argument_count, char** arguments) {
         detail::raise(ErrorKind::value,
                       "--causes: one process evaluates prompts, and mpirun started more; only the texts of --data are shared");
       if (!given(app, "--permutations")) options.permutations = 0;
-      const CauseEvaluation evaluation =
-          evaluate_causes({options.model, options.causes, options.tokenizer, options.remove, options.baseline, options.steps,
-                           options.reduce, options.scores, options.limit, options.permutations, options.seed, options.threads},
-                          rows);
+      const CauseEvaluation evaluation = evaluate_causes({options.model,
+                                                          options.causes,
+                                                          options.tokenizer,
+                                                          options.remove,
+                                                          {options.baseline, options.steps},
+                                                          options.reduce,
+                                                          options.scores,
+                                                          options.limit,
+                                                          options.permutations,
+                                                          options.seed,
+                                                          options.threads},
+                                                         rows);
       answer(cause_json(evaluation), cause_markdown(evaluation), cause_text(evaluation));
     } else {
       if (!given(app, "--data")) detail::raise(ErrorKind::value, "there is nothing to evaluate on: expected --data FILE or --causes FILE");

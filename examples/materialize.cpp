@@ -409,11 +409,10 @@ struct Input {
 template <Real Scalar>
 Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, const std::string& named, const Part<Scalar>& part) {
   Input<Scalar> input;
-  const bool apart = options.arch == "linear_attention";
-  if (apart && !named.empty() && named != "input.q" && named != "input.k" && named != "input.v" &&
-      (named != "input.hidden_states" || file.find(named)))
-    detail::raise(ErrorKind::value, "--input: linear_attention reads input.q, input.k and input.v, not ", printable(named),
-                  ", expected the file without a tensor's name");
+  // The name that every other layer's input has stands for the three where there is no such tensor.
+  const bool any = named.empty() || (named == "input.hidden_states" && !file.find(named)), single = named.empty() && !file.find("input.q"),
+             apart =
+                 options.arch == "linear_attention" && !single && (any || named == "input.q" || named == "input.k" || named == "input.v");
   const std::string tensor = apart ? "input.q" : input_tensor(file, named);
   const std::vector<Index>& shape = file.info(tensor).shape;
   const auto take_shape = [&](std::size_t axes) {

@@ -253,10 +253,11 @@ CauseEvaluation evaluate_causes(const CauseOptions& options, const std::vector<M
     setting.how.replacement = *unknown;
     setting.how.baseline = detail::row_of(loaded.model.parts().embedding, *unknown);
   }
-  integration_path(options.baseline, options.steps, loaded.model.parts().embedding).set(setting.how);
+  options.integration.set(setting.how, loaded.model);
   evaluation.model = options.model;
   evaluation.architecture = architecture_text(loaded.model.name());
   evaluation.causes = std::filesystem::path(options.causes).filename().string();
+  evaluation.integration = options.integration;
   evaluation.reduce = options.reduce;
   evaluation.scores = options.scores;
   evaluation.seed = options.seed;

@@ -59,6 +59,7 @@ struct CauseMethod {
 /// All results of one model.
 struct CauseEvaluation {
   std::string model, architecture, causes, removal, reduce, scores;
+  IntegrationPath integration{};
   std::uint64_t seed = 0;
   std::vector<Index> prompt_of;      ///< the prompt of every explained output
   Index prompts = 0, predicted = 0;  ///< predicted: outputs that are the model's likeliest token
@@ -76,8 +77,8 @@ struct CauseEvaluation {
 };
 
 struct CauseOptions {
-  std::string model, causes, tokenizer, remove, baseline;
-  Index steps = 0;  ///< as --baseline, of integrated gradients; 0: as many as the tolerance takes
+  std::string model, causes, tokenizer, remove;
+  IntegrationPath integration;
   std::string reduce, scores;
   Index limit = 0;         ///< prompts
   Index permutations = 0;  ///< of the Shapley values beside the methods; 0: none

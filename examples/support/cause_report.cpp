@@ -34,6 +34,7 @@ std::string fine_print(const CauseEvaluation& evaluation) {
   std::string text = detail::message(
       "Means over outputs, ± half of their 95 % bootstrap intervals over prompts. Explained is the target's logit; ranked are ",
       sign_text(evaluation), ", of tokens up to the explained position.");
+  text += integration_text(evaluation.methods, evaluation.integration);
   for (const CauseMethod& method : evaluation.methods)
     if (!method.untreated.empty()) text += detail::message(" ", method.method, " has no rule for ", some_of(method.untreated), ".");
   for (const CauseMethod& ceiling : evaluation.ceilings)
@@ -127,6 +128,8 @@ void add_results(OrderedJson& json, const CauseEvaluation& evaluation) {
   json["outputs"] = outputs(evaluation);
   json["predicted"] = evaluation.predicted;
   json["removal"] = evaluation.removal;
+  json["baseline"] = evaluation.integration.baseline;
+  json["steps"] = evaluation.integration.steps;
   json["reduce"] = evaluation.reduce;
   json["scores"] = evaluation.scores;
   json["seed"] = evaluation.seed;

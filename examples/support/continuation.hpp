@@ -24,7 +24,7 @@ struct Continuation {
 };
 
 /// Continues `prompt` by at most `count` tokens, of equal logits the first. The state is carried: after the prompt a token costs one step.
-/// `advance` is called after each. Fails (value) on NaN, on an end token that is no id of the model, and where the model looks at later
+/// `advance` is called after each. Fails (value) on NaN, and where the model looks at later
 /// tokens.
 template <Real Scalar>
 [[nodiscard]] Continuation continue_text(const LanguageModel<Scalar>& model, const std::vector<Index>& prompt, Index count,

@@ -12,11 +12,19 @@
 #include "methods_asked.hpp"
 
 namespace implicit_attention::examples {
-IntegrationPath integration_path(const std::string& baseline, Index steps, const Array<float>& embedding) {
-  IntegrationPath path{std::nullopt, steps};
-  if (baseline != "removed") path.baseline.emplace();
-  if (baseline == "mean") *path.baseline = RowVector<float>(embedding.matrix().colwise().mean());
-  return path;
+void IntegrationPath::set(MethodOptions<float>& how, const LanguageModel<float>& model) const {
+  if (baseline == "zero") how.baseline = {};
+  if (baseline == "mean") how.baseline = RowVector<float>(model.parts().embedding.matrix().colwise().mean());
+  how.integration_steps = steps;
+}
+
+std::string IntegrationPath::text() const {
+  return detail::message(" Integrated gradients begin at ",
+                         baseline == "removed" ? "what stands for a token that is taken away"
+                         : baseline == "zero"  ? "embeddings of zero"
+                                               : "the mean embedding",
+                         steps > 0 ? detail::message(", ", steps, steps == 1 ? " point." : " evenly spread points.")
+                                   : std::string(", as many points as 1 % of the sum takes."));
 }
 
 std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms) {

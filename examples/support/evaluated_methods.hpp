@@ -1,13 +1,16 @@
 // The rows of an evaluation's table: methods, and for those made of attention, formulations.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/models/language_model.hpp>
 #include <implicit_attention/core/array.hpp>
 
 namespace implicit_attention::examples {
@@ -23,19 +26,23 @@ struct MethodRow {
 /// terms of one joined by +), for those that depend on them. Fails (value) on names that are not known and on a row that is asked for twice.
 [[nodiscard]] std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms);
 
-/// How integrated gradients are taken in an evaluation.
+/// How integrated gradients are taken in an evaluation, as --baseline and --steps say.
 struct IntegrationPath {
-  std::optional<Array<float>> baseline;  ///< nothing: what stands for a token that is taken away; no numbers: zeros
-  Index steps = 0;                       ///< even points; 0: as many as the tolerance takes
+  std::string baseline = "removed";  ///< removed: what stands for a token that is taken away; zero; mean, of the model's embeddings
+  Index steps = 0;                   ///< evenly spread points; 0: as many as the tolerance takes
 
-  /// `how` has what stands for a token that is taken away.
-  void set(MethodOptions<float>& how) const {
-    if (baseline) how.baseline = *baseline;
-    how.integration_steps = steps;
-  }
+  /// `how` begins at what stands for a removed token; `model` is the whole one.
+  void set(MethodOptions<float>& how, const LanguageModel<float>& model) const;
+  /// For below a table that has them.
+  [[nodiscard]] std::string text() const;
 };
-/// By --baseline (`removed`, `zero`, or `mean`, of the model's embeddings) and --steps.
-[[nodiscard]] IntegrationPath integration_path(const std::string& baseline, Index steps, const Array<float>& embedding);
+
+/// What is said of it below a table of `methods`: nothing where none is integrated gradients.
+template <class Methods>
+[[nodiscard]] std::string integration_text(const Methods& methods, const IntegrationPath& path) {
+  const std::string_view name = method_info(Method::integrated_gradients).name;
+  return std::any_of(methods.begin(), methods.end(), [&](const auto& row) { return row.method == name; }) ? path.text() : std::string();
+}
 
 /// How `count` things are cut down to `limit`: which ones stay, in their order, drawn by the seed. All of them where they are no more.
 [[nodiscard]] std::vector<std::size_t> drawn(std::size_t count, Index limit, std::uint64_t seed);

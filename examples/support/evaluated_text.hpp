@@ -105,7 +105,7 @@ class EvaluatedText {
     return output;
   }
 
-  /// The methods' options. The baseline of integrated gradients is the embedding of a removed token, as in leave-one-out.
+  /// The methods' options. Integrated gradients begin at the embedding of a removed token, unless the caller says otherwise.
   [[nodiscard]] MethodOptions<float> method_options(const LanguageModel<float>& own, Terms terms, ReductionKind reduction,
                                                     std::uint64_t seed) const {
     MethodOptions<float> options;

@@ -147,7 +147,8 @@ std::string fine_print(const Evaluation& evaluation) {
       "Means over texts, ± half of their 95 % bootstrap intervals. Explained is the predicted class: its logit less that of the next "
       "likeliest class. "
       "A token that is taken away is ",
-      removal_text(evaluation), ".", ceilings_text(evaluation), repeated_text(evaluation));
+      removal_text(evaluation), ".", integration_text(evaluation.methods, evaluation.integration), ceilings_text(evaluation),
+      repeated_text(evaluation));
 }
 
 }  // namespace
@@ -324,6 +325,8 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
   json["texts"] = evaluation.texts;
   json["predicted_right"] = evaluation.right;
   json["removal"] = evaluation.removal;
+  json["baseline"] = evaluation.integration.baseline;
+  json["steps"] = evaluation.integration.steps;
   json["reduce"] = evaluation.reduce;
   json["seed"] = evaluation.seed;
   json["seconds"] = evaluation.seconds;

@@ -53,6 +53,7 @@ struct EvaluatedMethod {
 /// All results of one model.
 struct Evaluation {
   std::string model, architecture, data, removal, reduce;
+  IntegrationPath integration{};
   std::uint64_t seed = 0;
   Index texts = 0, right = 0;
   Index edges = 0;         ///< knocked out of a layer at most; 0: none were

@@ -431,8 +431,21 @@ TEST_CASE("materialize: linear attention reads q, k and v whichever of its tenso
   };
   const Matrix<double> plain = attention(input);
   for (const char* named : {":input.q", ":input.k", ":input.v", ":input.hidden_states"}) CHECK(attention(input + named) == plain);
-  check_mistake("materialize", ask(input + ":input.w"), "--input: linear_attention reads input.q, input.k and input.v, not input.w",
-                "out.safetensors");
+  check_mistake("materialize", ask(input + ":input.w"), "tensor input.w is missing", "out.safetensors");
+  // Side by side, as the layer takes them, whatever the tensor is called; a model's width is not this layer's.
+  const std::vector<double> together = {0.5, -0.25, 1, 0.5, 1, 1, 0.75, -0.5, 0.25, 2, 0.25, -1, 0.75, 1, -1};
+  const std::string sizes = (folder / "sizes.json").string();
+  io_test::write_bytes(sizes, R"({"num_heads": 1, "head_k_dim": 2, "head_v_dim": 1, "hidden_size": 64})");
+  for (const std::string name : {"u", "input.hidden_states"}) {
+    const std::string beside = (folder / (name + ".safetensors")).string();
+    write_safetensors(beside, {{name, {together.data(), {3, 5}}}});
+    for (const std::string& named : {beside, beside + ":" + name}) {
+      run_well(
+          folder, "materialize",
+          {"--arch", "linear_attention", "--weights", beside, "--input", named, "--config", sizes, "--precision", "float64", "--out", out});
+      CHECK(Matrix<double>(SafetensorsFile(out).read<double>("attention").matrix()) == plain);
+    }
+  }
 
   const std::vector<double> numbers(16, 0.25);
   const std::string conv = (folder / "conv.safetensors").string(), wide = (folder / "wide.json").string();

@@ -16,7 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Lets what is freed stay with the process, without taking anything for it.
+/// Lets what is freed stay with the process, without reserving any memory.
 inline void keep_freed_pages() noexcept {
 #if defined(__GLIBC__)
   constexpr int largest = 32 << 20;  // what the library accepts

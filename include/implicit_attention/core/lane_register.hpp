@@ -114,7 +114,7 @@ EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Sca
   }
 }
 
-/// The sum of a register's numbers, by halves.
+/// The sum of a register's numbers, in Eigen's order where it has one: pairs of sums, not one number after the other.
 template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE Scalar sum_of(const LaneNumbers<Scalar, Count>& x) {
   if constexpr (Count == 1) {

@@ -176,15 +176,16 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
     }
 }
 
-/// out += numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector; of a row-major `Order`, b is
-/// transposed. Once a scalar and order: Eigen's is compiled anew for every kind of factor and sign.
+/// out += sign numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector; of a row-major `Order`, b is
+/// transposed. One instantiation per scalar and order: Eigen's is compiled anew for every kind of factor and sign.
 template <Real Scalar, int Order>
-EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
+EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, const Scalar* numbers, Index inner, const Scalar* b,
+                                       Index stride) {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
   Eigen::Map<Vector>(out, columns).noalias() +=
-      Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>, 0, Eigen::OuterStride<>>(
-          b, columns, inner, Eigen::OuterStride<>(stride)) *
-      Eigen::Map<const Vector>(numbers, inner);
+      sign * (Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>, 0, Eigen::OuterStride<>>(
+                  b, columns, inner, Eigen::OuterStride<>(stride)) *
+              Eigen::Map<const Vector>(numbers, inner));
 }
 /// out (+)= sign a b for one row; with `Right`, b is transposed.
 template <Real Scalar, class Which>
@@ -192,13 +193,13 @@ void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, Co
   if (!add) out.setZero();
   const Scalar* numbers = a.data;
   RowVector<Scalar> own;
-  if (sign < Scalar(0) || a.inner_step != 1) {
+  if (a.inner_step != 1) {
     own.resize(inner);
-    for (Index k = 0; k < inner; ++k) own[k] = sign * a.data[k * a.inner_step];
+    for (Index k = 0; k < inner; ++k) own[k] = a.data[k * a.inner_step];
     numbers = own.data();
   }
   constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
-  add_row_product<Scalar, order>(out.data(), out.cols(), numbers, inner, b.data(), b.outerStride());
+  add_row_product<Scalar, order>(out.data(), out.cols(), sign, numbers, inner, b.data(), b.outerStride());
 }
 
 /// out (+)= sign a b; with `Right`, b is transposed. Of two rows and more every entry is added up in the same order, however the columns are

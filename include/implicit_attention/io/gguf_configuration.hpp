@@ -69,14 +69,14 @@ class GgufConfiguration {
   void set(std::string_view key, Value value) {
     made_.set(std::string(key), std::move(value));
   }
-  // Kinds are listed layer by layer: no list is made of layers that the file merely claims. Files of a few tensors, as those for
-  // multi-token prediction alone, are told what they are elsewhere.
+  // Kinds are listed layer by layer: no list is made of layers that the file merely claims. Files of a few tensors, such as those of
+  // multi-token prediction alone, have their own error later.
   void expect_layers_that_are_there() const {
     constexpr Index most_of_models = 1000;
-    const Index layers = keys_->layers(), tensors = static_cast<Index>(tensors_->size());
-    if (layers > std::max(tensors, most_of_models))
-      raise(ErrorKind::file, keys_->where(), ": metadata key ", keys_->architecture(), ".block_count tells of ", layers,
-            " layers, expected at most one a tensor, and there are ", tensors);
+    const Index layers = keys_->layers(), tensors = static_cast<Index>(tensors_->size()), most = std::max(tensors, most_of_models);
+    if (layers > most)
+      raise(ErrorKind::file, keys_->where(), ": metadata key ", keys_->architecture(), ".block_count makes ", layers,
+            " layers, expected at most ", most, ": the file has ", tensors, " tensors");
   }
   void type(std::string_view name) { set("model_type", std::string(name)); }
   void integers(std::initializer_list<KeyPair> pairs) {

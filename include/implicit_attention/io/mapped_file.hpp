@@ -59,7 +59,7 @@ inline void check_reachable(const std::filesystem::path& path) {
 }
 }  // namespace detail
 
-// Read whole it has another layout, so another name: a unit must not construct what another one measured.
+// Its layout differs when the file is read whole, so it has another name: two units must not mix them.
 #if !IMPLICIT_ATTENTION_IO_MMAP
 inline namespace read_whole {
 #endif

@@ -66,9 +66,7 @@ class ReplacedFile {
       forget();  // nothing of ours is there to be removed
       fail(why);
     }
-    // From the first byte on: what only its owner may read is not there for others while it is written.
-    if (const auto before = std::filesystem::status(target_, ignored); std::filesystem::is_regular_file(before))
-      std::filesystem::permissions(partial_, before.permissions(), ignored);
+    keep_permissions();  // before the first byte: what only its owner may read is not there for others while it is written
   }
   ReplacedFile(const ReplacedFile&) = delete;
   ReplacedFile& operator=(const ReplacedFile&) = delete;
@@ -86,6 +84,7 @@ class ReplacedFile {
     std::FILE* stream = stream_;
     stream_ = nullptr;
     if (std::fclose(stream) != 0) fail(errno);
+    keep_permissions();  // writing takes some of them away, and they may have been changed meanwhile
     std::error_code why;
     std::filesystem::rename(partial_, target_, why);
     if (why) fail(why.value());
@@ -93,6 +92,12 @@ class ReplacedFile {
   }
 
  private:
+  /// Those of what stands there.
+  void keep_permissions() noexcept {
+    std::error_code ignored;
+    if (const auto before = std::filesystem::status(target_, ignored); std::filesystem::is_regular_file(before))
+      std::filesystem::permissions(partial_, before.permissions(), ignored);
+  }
   void discard() noexcept {
     if (stream_ != nullptr) std::fclose(stream_);
     stream_ = nullptr;

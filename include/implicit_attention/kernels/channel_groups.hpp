@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
@@ -77,17 +78,16 @@ void for_token_runs(Index tokens, const Body& body) {
   for (Index begin = 0; begin < tokens; begin += tokens_in_a_run) body(begin, std::min(begin + tokens_in_a_run, tokens));
 }
 
-/// Room for a known number of tiles, each made where it stays: of a vector a compiler makes, for every kind of tile, all that growing takes.
+/// Room for a known number of tiles, each constructed in place. A std::vector would instantiate its growth code for every kind of tile.
 template <class Tile>
 class TileList {
  public:
-  explicit TileList(std::size_t most)
-      : tiles_(most == 0 ? nullptr : static_cast<Tile*>(::operator new(most * sizeof(Tile), std::align_val_t(alignof(Tile))))) {}
+  explicit TileList(std::size_t room) : room_(room), tiles_(room == 0 ? nullptr : std::allocator<Tile>().allocate(room)) {}
   TileList(const TileList&) = delete;
   TileList& operator=(const TileList&) = delete;
   ~TileList() {
     for (Tile& tile : *this) tile.~Tile();
-    ::operator delete(tiles_, std::align_val_t(alignof(Tile)));
+    if (tiles_ != nullptr) std::allocator<Tile>().deallocate(tiles_, room_);
   }
 
   template <class Make>
@@ -99,6 +99,7 @@ class TileList {
   [[nodiscard]] Tile* end() { return tiles_ + count_; }
 
  private:
+  std::size_t room_;
   Tile* tiles_;
   std::size_t count_ = 0;
 };
@@ -111,7 +112,9 @@ class ChannelTiles {
  public:
   /// Makes a tile, `make.template operator()<Width>(run)`, of each run in first..last-1.
   ChannelTiles(const ChannelRun* first, const ChannelRun* last, const Make& make)
-      : wide_(count(first, last, wide_tile)), narrow_(count(first, last, narrow_tile)), single_(count(first, last, 1)) {
+      : wide_(count(first, last, wide_tile)),
+        narrow_(wide_tile == narrow_tile ? 0 : count(first, last, narrow_tile)),
+        single_(count(first, last, 1)) {
     for (; first != last; ++first) {
       if (first->width == wide_tile)
         wide_.add([&] { return make.template operator()<wide_tile>(*first); });

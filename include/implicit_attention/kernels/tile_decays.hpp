@@ -1,8 +1,6 @@
 // The decays of a tile of channels at one token: exponentials of rate times step, one for each state and channel.
 #pragma once
 
-#include <numeric>
-
 #include <implicit_attention/kernels/exponentials.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 
@@ -15,7 +13,7 @@ namespace detail {
 template <int Width, Real Scalar>
 class TileDecays {
  public:
-  static constexpr int lane = std::gcd(Width, computed_lanes<Scalar>), registers = Width / lane;
+  static constexpr int lane = register_numbers_of<Scalar, Width>, registers = Width / lane;
   using Register = LaneRegister<Scalar, lane>;
 
   /// `rate` (states, channels), or empty: ones, one state.

@@ -68,13 +68,14 @@ struct MaterializedAttention {
   Array<Scalar> out;                  ///< (tokens, width): the layer's output
 };
 
-/// The implicit attention of a layer, as an operator. Terms may read no array at all, so that nothing else names one that is missing.
+/// The implicit attention of a layer, as an operator. With some terms no array is read, so no other check would notice empty activations.
 template <LayerDescriptor Layer>
 [[nodiscard]] ImplicitAttention<typename Layer::Scalar> implicit_attention_of(const Layer& layer,
                                                                               const typename Layer::Activations& activations,
                                                                               Terms terms = Terms::all()) {
   UnifiedForm<typename Layer::Scalar> form = layer.lower(activations, terms);
-  if (form.tokens() == 0) detail::raise(ErrorKind::shape, "activations: there are no tokens, expected at least one; fill activations.x");
+  if (form.tokens() == 0 && activations.x.empty())
+    detail::raise(ErrorKind::shape, "activations: there are no tokens, expected at least one; fill activations.x");
   return ImplicitAttention<typename Layer::Scalar>(std::move(form));
 }
 

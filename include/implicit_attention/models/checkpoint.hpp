@@ -119,7 +119,7 @@ inline void expect_integer(const Configuration& configuration, std::initializer_
       contradiction(configuration, key, *value, expected, reason);
 }
 
-/// Holds the model width of a configuration against a layer that is read by itself. A reader that asked for the key has used it otherwise:
+/// Holds the model width of a configuration against a layer that is read by itself. Keys that the layer's reader used already are skipped:
 /// in an LSTM's configuration it is the width of the state.
 inline void expect_layer_width(const Configuration& configuration, Index width) {
   const std::string_view text = "text_config.hidden_size";  // of a multimodal model the text's counts

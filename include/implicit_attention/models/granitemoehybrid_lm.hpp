@@ -45,7 +45,8 @@ template <Real S>
 /// attention's scores are multiplied by attention_multiplier itself; logits are divided by logits_scaling. Rotary positions only where
 /// position_embedding_type is "rope". Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_granitemoehybrid_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard]] LanguageModel<Scalar> load_granitemoehybrid_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+  const Configuration configuration = detail::with_model_type(given, "granitemoehybrid");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =
       detail::begin_model(source, configuration, "GraniteMoeHybridForCausalLM", "model.embed_tokens.weight", "model.layers.", layers);

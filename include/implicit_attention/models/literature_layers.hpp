@@ -131,6 +131,7 @@ template <Real S>
 template <Real S>
 [[nodiscard]] LinearAttention<S> read_linear_attention(const Configuration& configuration) {
   static_cast<void>(required_integer(configuration, {"num_heads"}));
+  ignore_keys(configuration, {"hidden_size", "n_embd", "d_model"});  // the input is queries, keys and values side by side
   return LinearAttention<S>(LinearAttention<S>::options(configuration));
 }
 

@@ -59,9 +59,12 @@ template <Real Scalar>
 void expect_class_of(const ModelFamily<Scalar>& family, const Configuration& configuration) {
   if (configuration.has("model_type") || !configuration.has("architectures")) return;
   const auto* const classes = std::get_if<std::vector<std::string>>(configuration.find("architectures"));
-  if (classes == nullptr) return;
+  const auto names = [&](const ModelFamily<Scalar>& of) {
+    return std::find(classes->begin(), classes->end(), of.architecture) != classes->end();
+  };
+  if (classes == nullptr || names(family)) return;
   for (const ModelFamily<Scalar>& other : model_families<Scalar>())
-    if (&other != &family && std::find(classes->begin(), classes->end(), other.architecture) != classes->end())
+    if (other.like == family.name && names(other) && !configuration.boolean({"use_bcdt_rms"}).value_or(false))
       raise(ErrorKind::value, configuration.where(), ": key model_type is missing, expected ", other.name, ": key architectures is ",
             other.architecture, ", and without model_type the tensors are taken for ", family.architecture);
 }

@@ -42,11 +42,12 @@ namespace detail {
   return std::nullopt;
 }
 
-/// Whether a file is a tokenizer by its name: a tokenizer.json under any longer one, RWKV's vocabulary, sentencepiece's model, or a GGUF file.
+/// Whether a file is a tokenizer by its name: one whose name ends in tokenizer.json, RWKV's vocabulary, or sentencepiece's tokenizer.model;
+/// or a GGUF file. Of other names the folder decides.
 [[nodiscard]] inline bool is_named_as_tokenizer(const std::filesystem::path& path) {
   const std::string name = path.filename().string(), extension = path.extension().string();
-  if (extension == ".json") return name.find("tokenizer") != std::string::npos && name != "tokenizer_config.json";
-  return extension == ".gguf" || extension == ".model" || (extension == ".txt" && name.starts_with("rwkv_vocab"));
+  return extension == ".gguf" || name.ends_with("tokenizer.json") || name.ends_with("tokenizer.model") ||
+         (extension == ".txt" && name.starts_with("rwkv_vocab"));
 }
 
 /// Whether a file begins as a list of `1 '\x00' 1` does.
