@@ -406,13 +406,17 @@ struct Input {
   std::optional<Index> batch;
   Index tokens = 0;
 };
+/// Whether a name stands for the tensors input.q, input.k and input.v: any of theirs, none where they are there, and the one that every other
+/// layer's input has, where there is no such tensor.
+bool names_query_key_value(const SafetensorsFile& file, const std::string& named) {
+  if (named.empty()) return file.find("input.q") != nullptr;
+  if (named == "input.hidden_states") return file.find(named) == nullptr;
+  return named == "input.q" || named == "input.k" || named == "input.v";
+}
 template <Real Scalar>
 Input<Scalar> read_input(const Options& options, const SafetensorsFile& file, const std::string& named, const Part<Scalar>& part) {
   Input<Scalar> input;
-  // The name that every other layer's input has stands for the three where there is no such tensor.
-  const bool any = named.empty() || (named == "input.hidden_states" && !file.find(named)), single = named.empty() && !file.find("input.q"),
-             apart =
-                 options.arch == "linear_attention" && !single && (any || named == "input.q" || named == "input.k" || named == "input.v");
+  const bool apart = options.arch == "linear_attention" && names_query_key_value(file, named);
   const std::string tensor = apart ? "input.q" : input_tensor(file, named);
   const std::vector<Index>& shape = file.info(tensor).shape;
   const auto take_shape = [&](std::size_t axes) {
