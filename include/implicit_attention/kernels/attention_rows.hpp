@@ -196,8 +196,17 @@ class TileRows {
       const Index column = std::max(column_of(piece_first), Index(0));
       each_wanted([&](Index r, Scalar* row) {
         const Index last = piece_end == end ? std::min(end + rest_of_line(row + end), tokens) : piece_end;
-        writer.copy(piece_.data() + r * piece_stride_ + column - column_of(piece_first), last - column, row + column);
-        if (piece_end == end) writer.zeros(tokens - last, row + last);
+        const Scalar* entries = piece_.data() + r * piece_stride_ + column - column_of(piece_first);
+        if (piece_end == end) {  // asked for now, so that the row's last line, which is not streamed, has come when its turn comes
+          writer.ask_for_last(row + tokens);
+          if (last == tokens)
+            writer.copy_to_end(entries, last - column, row + column);
+          else
+            writer.copy(entries, last - column, row + column);
+          writer.zeros_to_end(tokens - last, row + last);
+        } else {
+          writer.copy(entries, last - column, row + column);
+        }
         if (piece_first == oldest) writer.zeros(column, row);
       });
       if (piece_first == oldest) return;
