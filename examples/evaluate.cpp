@@ -444,10 +444,7 @@ int main(int argument_count, char** arguments) {
                  "dropped), at embeddings of zero (zero), or at the mean embedding (mean)")
       ->check(one_of({"removed", "zero", "mean"}))
       ->option_text("removed|zero|mean");
-  app.add_option("--steps", options.steps,
-                 "integrated gradients: a number of evenly spread points (without it, as many as 1 % of the sum takes)")
-      ->check(between(1, 100000))
-      ->option_text("N");
+  add_steps_option(app, options.steps);
   app.add_option("--reduce", options.reduce, "raw, rollout: how a layer's channels are combined (mean-abs)")
       ->check(one_of({"mean", "mean-abs", "mean-positive"}))
       ->option_text("mean|mean-abs|mean-positive");

@@ -186,10 +186,7 @@ int main(int argument_count, char** arguments) {
   app.add_option("--baseline", question.baseline,
                  "integrated gradients: where the path begins: embeddings of zero (zero), the mean embedding, or a token's, such as <unk>")
       ->option_text("zero|mean|TOKEN");
-  app.add_option("--steps", question.steps,
-                 "integrated gradients: this many evenly spaced points (without it, as many as an error of 1 % needs)")
-      ->check(between(1, 100000))
-      ->option_text("N");
+  add_steps_option(app, question.steps);
   app.add_option("--precision", question.precision, "of computing and of what is written (float32)")
       ->check(one_of({"float32", "float64"}))
       ->option_text("float32|float64");

@@ -315,6 +315,13 @@ void add_terms_option(CLI::App& app, std::string& terms, bool several) {
       ->option_text(several ? "all|published|recurrence|LIST,..." : "all|published|recurrence|LIST");
 }
 
+void add_steps_option(CLI::App& app, Index& steps) {
+  app.add_option("--steps", steps,
+                 "integrated gradients: this many evenly spaced points (without it, as many as an error of 1 % of their sum needs)")
+      ->check(between(1, 100000))
+      ->option_text("N");
+}
+
 bool given(const CLI::App& app, std::string_view option) {
   for (const CLI::Option* known : app.get_options()) {
     if (known->count() == 0) continue;

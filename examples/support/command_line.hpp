@@ -51,6 +51,8 @@ void add_threads_option(CLI::App& app, int& threads, bool shared);
 
 /// `--terms`; `several`: sets of them with commas between, for the methods that are compared.
 void add_terms_option(CLI::App& app, std::string& terms, bool several);
+/// `--steps`: the points of the path of integrated gradients.
+void add_steps_option(CLI::App& app, Index& steps);
 
 /// What stands between the commas of `a,b,c`, empty parts too.
 [[nodiscard]] std::vector<std::string> split_list(std::string_view list);

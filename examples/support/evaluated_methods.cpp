@@ -23,7 +23,7 @@ std::string IntegrationPath::text() const {
                          baseline == "removed" ? "what stands for a token that is taken away"
                          : baseline == "zero"  ? "embeddings of zero"
                                                : "the mean embedding",
-                         steps > 0 ? detail::message(", ", steps, steps == 1 ? " point." : " evenly spread points.")
+                         steps > 0 ? detail::message(", ", steps, steps == 1 ? " point." : " evenly spaced points.")
                                    : std::string(", as many points as 1 % of the sum takes."));
 }
 

@@ -29,7 +29,7 @@ struct MethodRow {
 /// How integrated gradients are taken in an evaluation, as --baseline and --steps say.
 struct IntegrationPath {
   std::string baseline = "removed";  ///< removed: what stands for a token that is taken away; zero; mean, of the model's embeddings
-  Index steps = 0;                   ///< evenly spread points; 0: as many as the tolerance takes
+  Index steps = 0;                   ///< evenly spaced points; 0: as many as the tolerance takes
 
   /// `how` begins at what stands for a removed token; `model` is the whole one.
   void set(MethodOptions<float>& how, const LanguageModel<float>& model) const;

@@ -5,8 +5,8 @@
 
 #include <implicit_attention/core/types.hpp>
 
-/// Whether the compiler shuffles the numbers of two registers into one.
-#if defined(__has_builtin)
+/// Whether the compiler shuffles the numbers of two registers into one. Registers are its own type under __GNUC__ alone (not in clang-cl).
+#if defined(__has_builtin) && defined(__GNUC__)
 #if __has_builtin(__builtin_shufflevector)
 #define IMPLICIT_ATTENTION_SHUFFLES 1
 #endif

@@ -54,7 +54,7 @@ class ByteReader {
  private:
   [[noreturn]] void cut(std::uint64_t wanted) const {
     detail::raise(ErrorKind::file, where_, ": at byte ", position_, ": ", wanted, wanted == 1 ? " byte" : " bytes", " expected, but only ",
-                  left(), " are left; is the file cut short?");
+                  left(), left() == 1 ? " is" : " are", " left; is the file cut short?");
   }
   std::string_view bytes_, where_;
   std::size_t position_ = 0;

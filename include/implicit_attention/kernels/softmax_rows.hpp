@@ -92,7 +92,7 @@ EIGEN_DONT_INLINE void softmax_scores(const SoftmaxRecurrence<Scalar>& r, const 
                                       Index count, View<Scalar> out) {
   const Index size = r.head_size();
   Index done = 0;
-#if IMPLICIT_ATTENTION_SHUFFLES && defined(__GNUC__)
+#if IMPLICIT_ATTENTION_SHUFFLES
   using Register = typename VectorRegister<Scalar>::type;
   constexpr int lanes = vector_register_bytes / static_cast<int>(sizeof(Scalar));
   const auto at = [](const Scalar* from) { return *reinterpret_cast<const Register*>(from); };
