@@ -67,9 +67,16 @@ class GgufFileNames {
   std::map<std::string, std::string, std::less<>> in_file_;
 };
 
-/// Walks over one model's tensors; a family says what becomes of each.
+/// Fails: a tensor has a shape that its name does not go with.
+[[noreturn]] inline void wrong_shape(std::string_view who, const CheckpointTensor& tensor, std::string_view expected) {
+  raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), ", expected ", expected);
+}
+
+/// Goes through one model's tensors; a family says what each becomes.
 class GgufRenamer {
  public:
+  using Tensor = CheckpointTensor;
+
   GgufRenamer(const GgufModel& model, const GgufKeys& keys) : model_(&model), keys_(&keys), where_(keys.where()) {}
   GgufRenamer(const GgufRenamer&) = delete;
   GgufRenamer& operator=(const GgufRenamer&) = delete;
@@ -114,17 +121,9 @@ class GgufRenamer {
     return std::move(table_);
   }
 
- protected:
-  using Tensor = CheckpointTensor;
-
-  /// One tensor of a layer, `part` without the `suffix` .weight or .bias; false if it is not known.
-  virtual bool layer_tensor(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) = 0;
-  /// One tensor outside the layers.
-  virtual void outer(const std::string& name, const Tensor& tensor) = 0;
-  /// What stands before a layer's number in public names.
-  [[nodiscard]] virtual std::string layers() const = 0;
-
-  /// What is made of a tensor is made of one that is there: where names alone are asked for, `make` is not called.
+  /// The tensor that is being translated, for messages.
+  [[nodiscard]] const std::string& who() const { return who_; }
+  /// Keeps a tensor under a public name. `make` is called only where there is a tensor, not where names alone are asked for.
   template <class Make>
     requires std::is_invocable_r_v<Tensor, const Make&>
   void keep(const std::string& name, const Make& make) {
@@ -139,9 +138,8 @@ class GgufRenamer {
     if (!table_.tensors.emplace(name, std::move(tensor)).second)
       raise(ErrorKind::file, who_, ": becomes ", printable(name), ", which is there already");
   }
-  [[noreturn]] void wrong_shape(const Tensor& tensor, std::string_view expected) const {
-    raise(ErrorKind::shape, who_, " is ", shape_text(tensor.shape), ", expected ", expected);
-  }
+  [[noreturn]] void wrong_shape(const Tensor& tensor, std::string_view expected) const { detail::wrong_shape(who_, tensor, expected); }
+  /// Whether only names are asked for: tensors are then empty.
   [[nodiscard]] bool names_alone() const { return learned_ != nullptr; }
   /// Fails where a tensor's partner is missing.
   void expect_sibling(Index layer, std::string_view rest) {
@@ -166,10 +164,17 @@ class GgufRenamer {
     return shaped(std::move(tensor), {count});
   }
 
+ protected:
+  /// One tensor of a layer, `part` without the `suffix` .weight or .bias; false if it is not known.
+  virtual bool layer_tensor(Index layer, std::string_view part, std::string_view suffix, const Tensor& tensor) = 0;
+  /// One tensor outside the layers.
+  virtual void outer(const std::string& name, const Tensor& tensor) = 0;
+  /// What stands before a layer's number in public names.
+  [[nodiscard]] virtual std::string layers() const = 0;
+
   const GgufModel* model_;
   const GgufKeys* keys_;
-  std::string where_, who_, unreadable_;
-  TensorTable table_;
+  std::string where_, who_;
 
  private:
   [[nodiscard]] const std::pair<const std::string, Tensor>& partner(Index layer, std::string_view rest) const {
@@ -204,8 +209,30 @@ class GgufRenamer {
     return names;
   }
 
-  std::string name_;                  // of the tensor in hand, in the file
+  TensorTable table_;
+  std::string name_, unreadable_;     // of the tensor in hand: its name in the file, and its type where that cannot be read
   GgufFileNames* learned_ = nullptr;  // where names alone are asked for
+};
+
+/// One tensor of a layer, and the public names that it is kept under.
+struct GgufLayerTensor {
+  GgufRenamer& renamer;
+  std::string prefix;  ///< of the layer's public names
+  Index layer;
+  std::string_view part, suffix;  ///< its name in the file behind `blk.N.`, without and with only .weight or .bias
+  const CheckpointTensor& tensor;
+
+  /// Keeps `kept`, a tensor or what makes one, as `prefix + below + name + end`. True, as a known name is.
+  template <class Kept>
+  bool as(std::string_view below, std::string_view name, const Kept& kept, std::string_view end) const {
+    renamer.keep(message(prefix, below, name, end), kept);
+    return true;
+  }
+  template <class Kept>
+  bool as(std::string_view below, std::string_view name, const Kept& kept) const {
+    return as(below, name, kept, suffix);
+  }
+  bool as(std::string_view below, std::string_view name) const { return as(below, name, tensor); }
 };
 
 }  // namespace detail

@@ -1,0 +1,119 @@
+// The value heads of Qwen's linear attention in a GGUF file, back in the order of the public checkpoints.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/gguf.hpp>
+#include <implicit_attention/io/gguf_keys.hpp>
+#include <implicit_attention/io/gguf_renamer.hpp>
+#include <implicit_attention/io/gguf_row_order.hpp>
+#include <implicit_attention/io/tensor_table.hpp>
+
+#include <implicit_attention/core/host_macros_off.hpp>
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// The file has value heads tiled, head t reading key head t mod H; the checkpoints grouped, head h reading h / r. `who` names the tensor in
+/// errors.
+class GgufValueHeads {
+ public:
+  using Tensor = CheckpointTensor;
+
+  /// Ollama's converter says which order it is in a key, and writes Qwen3-Next, grouped, under Qwen3.5's name too: its tensors ssm_ba tell.
+  GgufValueHeads(const GgufModel& model, const GgufKeys& keys) : keys_(&keys) {
+    if (!keys.architecture().starts_with("qwen")) return;
+    const auto joined = std::find_if(model.tensors.begin(), model.tensors.end(),
+                                     [](const auto& named) { return std::string_view(named.first).ends_with(".ssm_ba.weight"); });
+    const bool grouped = joined != model.tensors.end();
+    const bool tiled = keys.boolean("ssm.v_head_reordered").value_or(keys.architecture().starts_with("qwen35") && !grouped);
+    if (tiled && grouped)
+      raise(ErrorKind::file, keys.where(), ": metadata key ", keys.architecture(),
+            ".ssm.v_head_reordered is true, expected false: ", printable(joined->first), " has its rows by key heads");
+    tiled_ = tiled && key_heads() != count();
+  }
+
+  [[nodiscard]] Index key_heads() const { return keys_->size("ssm.group_count"); }
+  [[nodiscard]] Index key_width() const { return keys_->size("ssm.state_size"); }
+  [[nodiscard]] Index count() const {
+    const Index keys = key_heads(), values = keys_->size("ssm.time_step_rank");
+    if (values % keys != 0 || values > 100000)
+      raise(ErrorKind::file, keys_->where(), ": ", values, " value heads (ssm.time_step_rank), expected a multiple of ssm.group_count, ",
+            keys);
+    return values;
+  }
+  [[nodiscard]] Index width() const {
+    const Index inner = keys_->size("ssm.inner_size");
+    if (inner % count() != 0)
+      raise(ErrorKind::file, keys_->where(), ": ssm.inner_size is ", inner, ", expected a multiple of ", count(), " heads");
+    return inner / count();
+  }
+
+  /// Numbers of a vector or rows of a matrix, `width` a value head.
+  [[nodiscard]] Tensor ordered(Tensor tensor, Index width, std::string_view who) const {
+    if (!tiled_) return tensor;
+    const Index rows = tensor.shape.front();
+    if (tensor.shape.size() > 2 || rows != count() * width) wrong_shape(who, tensor, message(count() * width, " rows"));
+    return in_order(tensor, [&](Index i) { return from_tiled(i, width); });
+  }
+  /// Rows of q and k, then those of the value heads.
+  [[nodiscard]] Tensor last_rows_ordered(const Tensor& tensor, std::string_view who) const {
+    if (!tiled_) return tensor;
+    const Index before = 2 * key_heads() * key_width(), each = width();
+    expect_rows(tensor, before + count() * each, who);
+    return rows_in_order(tensor, [&](Index i) { return i < before ? i : before + from_tiled(i - before, each); });
+  }
+  [[nodiscard]] Tensor columns_ordered(const Tensor& tensor, std::string_view who) const {
+    if (!tiled_) return tensor;
+    if (tensor.shape.size() != 2 || tensor.shape.back() != count() * width())
+      wrong_shape(who, tensor, message("(width, ", count() * width(), ")"));
+    return columns_in_order(tensor, [&](Index i) { return from_tiled(i, width()); });
+  }
+
+  /// Of rows [b r | a r], once a key head: those of b (0) or a (1).
+  [[nodiscard]] Tensor beta_or_alpha(const Tensor& tensor, Index which, std::string_view who) const {
+    const Index values = count(), each = values / key_heads();
+    expect_rows(tensor, 2 * values, who);
+    return some_rows_in_order(tensor, values, [&](Index i) { return i / each * 2 * each + which * each + i % each; });
+  }
+  /// Of rows [q K | k K | v rV | z rV], once a key head, as older files of Qwen3-Next have them: q, k and v.
+  [[nodiscard]] Tensor query_key_value(const Tensor& tensor, std::string_view who) const {
+    const Index heads = key_heads(), keys = key_width(), values = count() / heads * width(), group = 2 * keys + 2 * values;
+    const Index all_keys = heads * keys;
+    expect_rows(tensor, heads * group, who);
+    return some_rows_in_order(tensor, 2 * all_keys + heads * values, [&](Index i) {
+      if (i < all_keys) return i / keys * group + i % keys;
+      if (i < 2 * all_keys) return (i - all_keys) / keys * group + keys + i % keys;
+      const Index v = i - 2 * all_keys;
+      return v / values * group + 2 * keys + v % values;
+    });
+  }
+  /// And z.
+  [[nodiscard]] Tensor output_gate(const Tensor& tensor, std::string_view who) const {
+    const Index heads = key_heads(), keys = key_width(), values = count() / heads * width(), group = 2 * keys + 2 * values;
+    expect_rows(tensor, heads * group, who);
+    return some_rows_in_order(tensor, heads * values, [&](Index i) { return i / values * group + 2 * keys + values + i % values; });
+  }
+
+ private:
+  static void expect_rows(const Tensor& tensor, Index rows, std::string_view who) {
+    if (tensor.shape.empty() || tensor.parts.front().stored.rows != rows || tensor.shape.front() != rows)
+      wrong_shape(who, tensor, message(rows, " rows"));
+  }
+  [[nodiscard]] Index from_tiled(Index i, Index width) const {
+    const Index keys = key_heads(), each = count() / keys, head = i / width;
+    return (head % each * keys + head / each) * width + i % width;
+  }
+
+  const GgufKeys* keys_;
+  bool tiled_ = false;
+};
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
