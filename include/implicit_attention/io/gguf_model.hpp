@@ -40,7 +40,7 @@ inline void expect_known_model(const GgufFile& file) {
 [[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
   detail::expect_known_model(model.metadata());
   const detail::GgufKeys keys(model.metadata());
-  Configuration configuration = detail::GgufConfiguration(keys, model.tensors).make();
+  Configuration configuration = detail::gguf_configuration(keys, model.tensors);
   if (keys.architecture() == "rwkv6" || keys.architecture() == "rwkv7")
     return {detail::GgufRwkvNames(model, keys).translate(), std::move(configuration)};
   TensorTable table = detail::GgufNames(model, keys, configuration).translate();

@@ -16,8 +16,8 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/gguf.hpp>
-#include <implicit_attention/io/gguf_configuration.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
+#include <implicit_attention/io/gguf_keys.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
 #include <implicit_attention/io/text.hpp>
 

@@ -9,6 +9,7 @@
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_attention_names.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
+#include <implicit_attention/io/gguf_configuration_writer.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_feed_forward_names.hpp>
 #include <implicit_attention/io/gguf_keys.hpp>
