@@ -312,7 +312,7 @@ TEST_CASE("GGUF: what is wrong is said", "[io]") {
            {"a tensor beyond the file", one(info("a", u32(1) + u64(1000), 0, 0)), {"tensor a", "beyond the"}},
            {"an offset beyond the file", one(info("a", two, 0, 1ULL << 60U)), {"tensor a", "beyond the"}},
            {"an offset off the alignment", one(info("a", two, 0, 4)), {"tensor a begins at byte 4", "multiple of 32"}},
-           {"half a block", one(info("a", two, 8, 0)), {"tensor a", "no whole blocks of 32", "Q8_0"}},
+           {"half a block", one(info("a", two, 8, 0)), {"tensor a", "whole number of blocks of 32", "Q8_0"}},
            {"a huge tensor of a type that is not read", one(info("a", u32(1) + u64(1ULL << 50U), 16, 0)), {"tensor a", "IQ2_XXS"}},
            {"overlapping tensors",
             head(2, 2) + keys[0] + keys[1] + info("a", two, 0, 0) + info("b", two, 0, 0) + std::string(99, '\0'),

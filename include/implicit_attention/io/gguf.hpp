@@ -3,24 +3,24 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
-#include <implicit_attention/io/bytes.hpp>
+#include <implicit_attention/io/ggml_types.hpp>
+#include <implicit_attention/io/gguf_reader.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
@@ -29,83 +29,12 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-namespace detail {
-
-/// ggml's number of a type, as GGUF and rwkv.cpp have it; nothing if it is not read here.
-[[nodiscard]] constexpr std::optional<Dtype> ggml_dtype(std::uint32_t number) {
-  switch (number) {
-    case 0:
-      return Dtype::F32;
-    case 1:
-      return Dtype::F16;
-    case 2:
-      return Dtype::Q4_0;
-    case 3:
-      return Dtype::Q4_1;
-    case 6:
-      return Dtype::Q5_0;
-    case 7:
-      return Dtype::Q5_1;
-    case 8:
-      return Dtype::Q8_0;
-    case 12:
-      return Dtype::Q4_K;
-    case 13:
-      return Dtype::Q5_K;
-    case 14:
-      return Dtype::Q6_K;
-    case 24:
-      return Dtype::I8;
-    case 25:
-      return Dtype::I16;
-    case 26:
-      return Dtype::I32;
-    case 27:
-      return Dtype::I64;
-    case 28:
-      return Dtype::F64;
-    case 30:
-      return Dtype::BF16;
-    default:
-      return std::nullopt;
-  }
-}
-
-/// The names of ggml's other types, for messages.
-[[nodiscard]] inline std::string ggml_type_text(std::uint32_t number) {
-  constexpr std::array<std::pair<std::uint32_t, std::string_view>, 18> others{{{9, "Q8_1"},
-                                                                               {10, "Q2_K"},
-                                                                               {11, "Q3_K"},
-                                                                               {15, "Q8_K"},
-                                                                               {16, "IQ2_XXS"},
-                                                                               {17, "IQ2_XS"},
-                                                                               {18, "IQ3_XXS"},
-                                                                               {19, "IQ1_S"},
-                                                                               {20, "IQ4_NL"},
-                                                                               {21, "IQ3_S"},
-                                                                               {22, "IQ2_S"},
-                                                                               {23, "IQ4_XS"},
-                                                                               {29, "IQ1_M"},
-                                                                               {34, "TQ1_0"},
-                                                                               {35, "TQ2_0"},
-                                                                               {39, "MXFP4"},
-                                                                               {40, "NVFP4"},
-                                                                               {41, "Q1_0"}}};
-  for (const auto& [known, name] : others)
-    if (known == number) return std::string(name);
-  return message("ggml type ", number);
-}
-
-}  // namespace detail
-
 /// One GGUF file. Texts are views of the mapped file, which lives as long as this does.
 class GgufFile {
  public:
-  /// A metadata value; integers of all widths are one, as are both widths of reals.
-  using Value = std::variant<bool, std::int64_t, double, std::string_view, std::vector<std::int64_t>, std::vector<double>,
-                             std::vector<std::string_view>>;
+  using Value = GgufValue;
 
-  /// Maps the file and checks everything it says. Fails with ErrorKind::file.
+  /// Maps the file and checks all of it. Fails with ErrorKind::file.
   explicit GgufFile(const std::filesystem::path& path) : GgufFile(MappedFile::open(path)) {}
   explicit GgufFile(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), where_(path_text(file_->path())) { read(); }
 
@@ -143,37 +72,34 @@ class GgufFile {
 
  private:
   void read() {
-    ByteReader reader(file_->text(), where_);
-    if (reader.take(4) != "GGUF") detail::raise(ErrorKind::file, where_, ": not a GGUF file");
-    const auto version = reader.number<std::uint32_t>();
-    if (version != 0 && (version & 0xFFFFU) == 0)
-      detail::raise(ErrorKind::file, where_, ": is a big-endian GGUF file, expected little-endian");
-    if (version != 2 && version != 3) detail::raise(ErrorKind::file, where_, ": is GGUF of version ", version, ", expected 2 or 3");
-    const auto tensor_count = reader.number<std::uint64_t>(), key_count = reader.number<std::uint64_t>();
-    // Every key and tensor takes bytes, so a count beyond the file ends in an error before memory is taken.
-    for (std::uint64_t i = 0; i < key_count; ++i) {
-      const std::string_view key = text(reader);
-      const auto type = reader.number<std::uint32_t>();
-      if (key.empty() || key.size() > 65535)
-        detail::raise(ErrorKind::file, where_, ": metadata key ", i, " has a name of ", key.size(), " bytes");
-      if (!metadata_.emplace(std::string(key), value(reader, type, key)).second)
-        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is there twice");
+    detail::GgufReader reader(file_->text(), where_);
+    const auto [tensors, keys] = reader.counts();
+    for (std::uint64_t i = 0; i < keys; ++i) {
+      auto [name, value] = reader.key(i);
+      if (!metadata_.emplace(std::string(name), std::move(value)).second)
+        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(name), " is there twice");
     }
-    std::uint64_t alignment = 32;
-    if (const auto given = get<std::int64_t>("general.alignment")) {
-      if (*given < 1 || *given > (1 << 20) || !std::has_single_bit(static_cast<std::uint64_t>(*given)))
-        detail::raise(ErrorKind::file, where_, ": general.alignment is ", *given, ", expected a power of two");
-      alignment = static_cast<std::uint64_t>(*given);
-    }
-    std::vector<Info> infos;
-    for (std::uint64_t i = 0; i < tensor_count; ++i) infos.push_back(info(reader));
+    const std::uint64_t alignment = this->alignment();
+    std::vector<detail::GgufTensor> found;
+    for (std::uint64_t i = 0; i < tensors; ++i) found.push_back(reader.tensor());
     const std::uint64_t begin = (reader.position() + alignment - 1) / alignment * alignment;
-    if (infos.empty()) return;
+    if (found.empty()) return;
     if (begin > file_->size()) detail::raise(ErrorKind::file, where_, ": ends before its tensors begin; is the file cut short?");
-    const std::string_view data = file_->text().substr(static_cast<std::size_t>(begin));
-    std::sort(infos.begin(), infos.end(), [](const Info& a, const Info& b) { return a.offset < b.offset; });
+    place(std::move(found), file_->text().substr(static_cast<std::size_t>(begin)), alignment);
+  }
+  /// What the beginnings of tensors are multiples of.
+  [[nodiscard]] std::uint64_t alignment() const {
+    const std::int64_t given = get<std::int64_t>("general.alignment").value_or(32);
+    constexpr std::int64_t most = 1 << 20;
+    if (given < 1 || given > most || !std::has_single_bit(static_cast<std::uint64_t>(given)))
+      detail::raise(ErrorKind::file, where_, ": general.alignment is ", given, ", expected a power of two up to ", most);
+    return static_cast<std::uint64_t>(given);
+  }
+  /// Fails unless the tensors stand in `data`, one behind the other.
+  void place(std::vector<detail::GgufTensor> tensors, std::string_view data, std::uint64_t alignment) {
+    std::sort(tensors.begin(), tensors.end(), [](const detail::GgufTensor& a, const detail::GgufTensor& b) { return a.offset < b.offset; });
     std::uint64_t free = 0;
-    for (const Info& each : infos) {
+    for (const detail::GgufTensor& each : tensors) {
       if (each.offset % alignment != 0)
         detail::raise(ErrorKind::file, where_, ": tensor ", printable(each.name), " begins at byte ", each.offset,
                       ", expected a multiple of ", alignment);
@@ -188,121 +114,7 @@ class GgufFile {
     }
   }
 
-  [[nodiscard]] static std::string_view text(ByteReader& reader) { return reader.take(reader.number<std::uint64_t>()); }
-
-  // A scalar of types 0 to 12 but text (8) and list (9); false if the type is another.
-  template <class Use>
-  [[nodiscard]] static bool number(ByteReader& reader, std::uint32_t type, Use use) {
-    switch (type) {
-      case 0:
-        return use(static_cast<std::int64_t>(reader.number<std::uint8_t>())), true;
-      case 1:
-        return use(static_cast<std::int64_t>(reader.number<std::int8_t>())), true;
-      case 2:
-        return use(static_cast<std::int64_t>(reader.number<std::uint16_t>())), true;
-      case 3:
-        return use(static_cast<std::int64_t>(reader.number<std::int16_t>())), true;
-      case 4:
-        return use(static_cast<std::int64_t>(reader.number<std::uint32_t>())), true;
-      case 5:
-        return use(static_cast<std::int64_t>(reader.number<std::int32_t>())), true;
-      case 6:
-        return use(static_cast<double>(reader.number<float>())), true;
-      case 7:
-        return use(static_cast<std::int64_t>(reader.number<std::uint8_t>())), true;
-      case 10:  // what is above the signed range makes no sense here; it wraps and is found to be negative
-        return use(static_cast<std::int64_t>(reader.number<std::uint64_t>())), true;
-      case 11:
-        return use(reader.number<std::int64_t>()), true;
-      case 12:
-        return use(reader.number<double>()), true;
-      default:
-        return false;
-    }
-  }
-
-  [[nodiscard]] Value value(ByteReader& reader, std::uint32_t type, std::string_view key) const {
-    if (type == 8) return text(reader);
-    if (type == 9) return list(reader, key);
-    Value result = std::int64_t{0};
-    if (!number(reader, type, [&](auto read) { result = read; }))
-      detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is of type ", type, ", which the format does not define");
-    if (type == 7) {
-      const std::int64_t truth = std::get<std::int64_t>(result);
-      if (truth > 1) detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is ", truth, ", expected true or false");
-      result = truth == 1;
-    }
-    return result;
-  }
-
-  [[nodiscard]] Value list(ByteReader& reader, std::string_view key) const {
-    const auto type = reader.number<std::uint32_t>();
-    const auto count = reader.number<std::uint64_t>();
-    const auto too_long = [&] {
-      detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is a list of ", count, ", but only ", reader.left(),
-                    " bytes are left; is the file cut short?");
-    };
-    if (count > reader.left()) too_long();
-    if (type == 8) {
-      std::vector<std::string_view> all;
-      for (std::uint64_t i = 0; i < count; ++i) all.push_back(text(reader));
-      return all;
-    }
-    std::vector<std::int64_t> integers;
-    std::vector<double> reals;
-    for (std::uint64_t i = 0; i < count; ++i) {
-      const bool known = number(reader, type, [&](auto read) {
-        if constexpr (std::is_same_v<decltype(read), double>)
-          reals.push_back(read);
-        else
-          integers.push_back(read);
-      });
-      if (!known)
-        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is a list of type ", type, ", which is not read here");
-    }
-    if (type == 6 || type == 12) return reals;
-    return integers;
-  }
-
-  struct Info {
-    std::string_view name;
-    std::vector<Index> shape;  // outermost first
-    std::uint32_t type = 0;
-    std::uint64_t offset = 0, bytes = 0;
-    Index count = 0;
-  };
-
-  [[nodiscard]] Info info(ByteReader& reader) const {
-    Info made;
-    made.name = text(reader);
-    const std::string who = detail::message(where_, ": tensor ", printable(made.name));
-    if (made.name.empty() || made.name.size() > 256) detail::raise(ErrorKind::file, who, ": its name has ", made.name.size(), " bytes");
-    const auto axes = reader.number<std::uint32_t>();
-    if (axes > 8) detail::raise(ErrorKind::file, who, ": has ", axes, " axes, expected at most 8");
-    for (std::uint32_t axis = 0; axis < axes; ++axis) {
-      const auto size = reader.number<std::uint64_t>();
-      if (size == 0 || size > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
-        detail::raise(ErrorKind::file, who, ": an axis of size ", size);
-      made.shape.insert(made.shape.begin(), static_cast<Index>(size));
-    }
-    if (made.shape.empty()) made.shape.push_back(1);
-    made.type = reader.number<std::uint32_t>();
-    made.offset = reader.number<std::uint64_t>();
-    const std::optional<Dtype> dtype = detail::ggml_dtype(made.type);
-    const std::optional<Index> count = detail::element_count(made.shape, 16);
-    if (!count)
-      detail::raise(ErrorKind::file, who, ": shape ", shape_text(made.shape), " overflows: more numbers than memory has addresses");
-    made.count = *count;
-    if (!dtype) return made;  // of a type that is not read: its bytes are not known
-    const auto together = static_cast<Index>(dtype_numbers(*dtype));
-    if (made.shape.back() % together != 0)
-      detail::raise(ErrorKind::file, who, ": rows of shape ", shape_text(made.shape), " are no whole blocks of ", together, " numbers, as ",
-                    dtype_name(*dtype), " has them");
-    made.bytes = static_cast<std::uint64_t>(*count / together) * dtype_bytes(*dtype);
-    return made;
-  }
-
-  void add(const Info& made, std::string_view data) {
+  void add(const detail::GgufTensor& made, std::string_view data) {
     const std::optional<Dtype> dtype = detail::ggml_dtype(made.type);
     const auto [rows, columns] = detail::rows_and_columns(made.shape);
     CheckpointTensor tensor = detail::whole_tensor(

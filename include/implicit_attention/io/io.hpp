@@ -6,6 +6,7 @@
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/folder.hpp>
+#include <implicit_attention/io/ggml_types.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_attention_names.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
@@ -16,6 +17,7 @@
 #include <implicit_attention/io/gguf_mixer_names.hpp>
 #include <implicit_attention/io/gguf_model.hpp>
 #include <implicit_attention/io/gguf_names.hpp>
+#include <implicit_attention/io/gguf_reader.hpp>
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/gguf_row_order.hpp>
 #include <implicit_attention/io/gguf_rwkv.hpp>

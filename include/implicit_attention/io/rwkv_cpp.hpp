@@ -37,7 +37,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/bytes.hpp>
-#include <implicit_attention/io/gguf.hpp>
+#include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
