@@ -28,7 +28,9 @@
 #include <implicit_attention/io/npy_reader.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/io/pickle.hpp>
+#include <implicit_attention/io/pickle_functions.hpp>
 #include <implicit_attention/io/pickle_names.hpp>
+#include <implicit_attention/io/pickle_stack.hpp>
 #include <implicit_attention/io/pytorch.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/rwkv_cpp.hpp>
