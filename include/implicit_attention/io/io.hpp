@@ -42,3 +42,4 @@
 #include <implicit_attention/io/tokenizer.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 #include <implicit_attention/io/zip.hpp>
+#include <implicit_attention/io/zip_directory.hpp>
