@@ -295,9 +295,9 @@ TEST_CASE("PyTorch: what is wrong is said", "[io]") {
       {"a shape of texts",
        with(p::name("torch._utils", "_rebuild_tensor_v2") + "(" + storage + p::integer(0) + "(" + p::text("1") + "t" + p::tuple({1}) +
             "tR"),
-       {"tensor x", "shape has something else than integers"}},
-      {"a negative size", with(p::tensor(storage, 0, {-1}, {1})), {"tensor x", "shape has something else"}},
-      {"a negative stride", with(p::tensor(storage, 0, {1}, {-1})), {"strides has something else"}},
+       {"tensor x", "expected integers from 0 as its shape"}},
+      {"a negative size", with(p::tensor(storage, 0, {-1}, {1})), {"tensor x", "integers from 0 as its shape"}},
+      {"a negative stride", with(p::tensor(storage, 0, {1}, {-1})), {"integers from 0 as its strides"}},
       {"strides for other axes", with(p::tensor(storage, 0, {1}, {1, 1})), {"1 axes and 2 strides"}},
       {"a shape beyond the storage", with(p::tensor(storage, 0, {2}, {1})), {"(2)", "the 1 numbers of its storage"}},
       {"an offset beyond the storage", with(p::tensor(storage, 2, {1}, {1})), {"from number 2 on", "beyond the 1 numbers"}},

@@ -40,6 +40,7 @@
 #include <implicit_attention/io/tensor_table.hpp>
 #include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
+#include <implicit_attention/io/torch_tensors.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 #include <implicit_attention/io/zip.hpp>
 #include <implicit_attention/io/zip_directory.hpp>

@@ -2,105 +2,54 @@
 // Read strictly and without executing anything; numbers stay where they are in the mapped file.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/pickle.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
-#include <implicit_attention/io/zip.hpp>
+#include <implicit_attention/io/text.hpp>
+#include <implicit_attention/io/torch_tensors.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The type of a storage class (`torch.FloatStorage`) or of a constant (`torch.float32`); nothing if there is none of that name.
-[[nodiscard]] inline std::optional<Dtype> torch_dtype(std::string_view name) {
-  struct Names {
-    std::string_view storage, constant;
-    Dtype dtype;
-  };
-  constexpr std::array<Names, 18> known{{{"torch.DoubleStorage", "torch.float64", Dtype::F64},
-                                         {"torch.FloatStorage", "torch.float32", Dtype::F32},
-                                         {"torch.HalfStorage", "torch.float16", Dtype::F16},
-                                         {"torch.BFloat16Storage", "torch.bfloat16", Dtype::BF16},
-                                         {"torch.LongStorage", "torch.int64", Dtype::I64},
-                                         {"torch.IntStorage", "torch.int32", Dtype::I32},
-                                         {"torch.ShortStorage", "torch.int16", Dtype::I16},
-                                         {"torch.CharStorage", "torch.int8", Dtype::I8},
-                                         {"torch.ByteStorage", "torch.uint8", Dtype::U8},
-                                         {"torch.BoolStorage", "torch.bool", Dtype::BOOL},
-                                         {"torch.UInt64Storage", "torch.uint64", Dtype::U64},
-                                         {"torch.UInt32Storage", "torch.uint32", Dtype::U32},
-                                         {"torch.UInt16Storage", "torch.uint16", Dtype::U16},
-                                         {"torch.Float8_e4m3fnStorage", "torch.float8_e4m3fn", Dtype::F8_E4M3},
-                                         {"torch.Float8_e5m2Storage", "torch.float8_e5m2", Dtype::F8_E5M2},
-                                         {"torch.ComplexFloatStorage", "torch.complex64", Dtype::C64},
-                                         {"torch.ComplexDoubleStorage", "torch.complex128", Dtype::C128},
-                                         {"torch.storage.UntypedStorage", "torch.UntypedStorage", Dtype::U8}}};
-  for (const Names& names : known)
-    if (names.storage == name || names.constant == name) return names.dtype;
-  return std::nullopt;
-}
-
-/// Reads one archive into a table.
+/// Reads one archive into a table: goes through the dictionaries of its pickle, and names what it finds.
 class TorchReader {
  public:
-  explicit TorchReader(std::shared_ptr<const MappedFile> file) : zip_(std::move(file)), root_(find_root()) {
-    if (zip_.has(root_ + "byteorder"))
-      if (const ZipFile::Bytes order = zip_.read(root_ + "byteorder"); order.text != "little")  // what keeps the text alive stays
-        raise(ErrorKind::file, zip_.where(), ": its numbers are in ", printable(order.text, 20), "-endian order, expected little");
-    bytes_ = zip_.read(root_ + "data.pkl");
-  }
+  explicit TorchReader(std::shared_ptr<const MappedFile> file)
+      : archive_(std::move(file)),
+        pickle_(archive_.pickle(), message(archive_.where(), ": ", printable(archive_.pickle_name()))),
+        tensors_(archive_, pickle_) {}
 
   [[nodiscard]] TensorTable read() {
-    const Pickle pickle(bytes_.text, message(zip_.where(), ": ", printable(root_), "data.pkl"));
-    pickle_ = &pickle;
     TensorTable table;
-    table.where = zip_.where();
+    table.where = archive_.where();
     collect(model_dictionary(), "", 0, table);
     strip_wrappers(table);
-    if (table.tensors.empty()) raise(ErrorKind::file, zip_.where(), ": there are no tensors in it");
+    if (table.tensors.empty()) raise(ErrorKind::file, archive_.where(), ": there are no tensors in it");
     return table;
   }
 
  private:
   using Kind = PickleValue::Kind;
 
-  [[nodiscard]] std::string find_root() const {
-    std::vector<std::string> roots;
-    for (const auto& [name, entry] : zip_.entries()) {
-      if (name == "data.pkl" || name.ends_with("/data.pkl")) roots.push_back(name.substr(0, name.size() - 8));
-      if (name.ends_with("/constants.pkl"))
-        raise(ErrorKind::file, zip_.where(),
-              ": is a TorchScript program, expected saved weights; in PyTorch: "
-              "torch.save(torch.jit.load(file).state_dict(), other_file)");
-    }
-    if (roots.size() != 1)
-      raise(ErrorKind::file, zip_.where(), ": is a zip archive with ", roots.size(),
-            " entries data.pkl, expected one, as torch.save writes it");
-    return roots.front();
-  }
+  [[nodiscard]] const PickleValue& value(std::uint32_t position) const { return pickle_[position]; }
 
-  [[nodiscard]] const PickleValue& value(std::uint32_t position) const { return (*pickle_)[position]; }
-
-  // What holds the weights: the whole, or what training programs put them under.
+  // The dictionary of the weights: the whole, or what training programs put them under.
   [[nodiscard]] std::uint32_t model_dictionary() const {
-    std::uint32_t found = pickle_->root();
+    std::uint32_t found = pickle_.root();
     if (value(found).kind != Kind::dictionary)
-      raise(ErrorKind::file, zip_.where(), ": expected a dictionary of tensors, as model.state_dict() is");
+      raise(ErrorKind::file, archive_.where(), ": expected a dictionary of tensors, as model.state_dict() is");
     for (int depth = 0; depth < 4; ++depth) {
       const std::uint32_t before = found;
       for (const std::string_view wrapper : {"state_dict", "model_state_dict", "model", "module"}) {
@@ -114,16 +63,16 @@ class TorchReader {
     return found;
   }
 
-  // Names are the keys on the way, with dots between. What is no tensor (step counters, settings) is left out.
+  // Names are the keys on the way, with dots between. What is not a tensor (step counters, settings) is left out.
   void collect(std::uint32_t position, const std::string& name, int depth, TensorTable& table) {
     const PickleValue& here = value(position);
     const bool dictionary = here.kind == Kind::dictionary;
     if (!dictionary && here.kind != Kind::list && here.kind != Kind::tuple) return;
     if (here.items.empty()) return;
-    if (depth > 32) raise(ErrorKind::file, zip_.where(), ": dictionaries nested deeper than the 32 levels that make sense here");
+    if (depth > 32) raise(ErrorKind::file, archive_.where(), ": dictionaries nested deeper than the 32 levels that are allowed");
     const auto [seen, fresh_here] = seen_.try_emplace(position, false);
     if (!fresh_here) {
-      if (seen->second) raise(ErrorKind::file, zip_.where(), ": the tensors under ", printable(name), " stand in two places");
+      if (seen->second) raise(ErrorKind::file, archive_.where(), ": the tensors under ", printable(name), " stand in two places");
       return;
     }
     const std::size_t before = table.tensors.size();
@@ -138,15 +87,15 @@ class TorchReader {
         full += message(key.integer);
       else
         continue;
-      if (full.size() > 1024) raise(ErrorKind::file, zip_.where(), ": a tensor's name is longer than 1024 bytes: ", printable(full));
+      if (full.size() > 1024) raise(ErrorKind::file, archive_.where(), ": a tensor's name is longer than 1024 bytes: ", printable(full));
       const std::uint32_t child = here.items[i + (dictionary ? 1 : 0)];
       if (value(child).kind != Kind::tensor) {
         collect(child, full, depth + 1, table);
       } else if (const auto [place, fresh] = table.tensors.emplace(full, CheckpointTensor()); !fresh) {
-        raise(ErrorKind::file, zip_.where(), ": tensor ", printable(full), " is there twice");
+        raise(ErrorKind::file, archive_.where(), ": tensor ", printable(full), " is there twice");
       } else {
-        if (table.tensors.size() > 1'000'000) raise(ErrorKind::file, zip_.where(), ": more than a million tensors");
-        place->second = tensor(value(child), message(zip_.where(), ": tensor ", printable(full)));
+        if (table.tensors.size() > 1'000'000) raise(ErrorKind::file, archive_.where(), ": more than a million tensors");
+        place->second = tensors_(value(child), message(archive_.where(), ": tensor ", printable(full)));
       }
     }
     seen->second = table.tensors.size() > before;
@@ -159,7 +108,7 @@ class TorchReader {
       for (const std::string_view wrapper : {"_forward_module.", "module.", "_orig_mod."}) {
         if (table.tensors.empty() || !table.tensors.begin()->first.starts_with(wrapper) ||
             !table.tensors.rbegin()->first.starts_with(wrapper))
-          continue;  // sorted, so that the first and the last speak for all
+          continue;  // sorted: where the first and the last have it, all have
         std::map<std::string, CheckpointTensor, std::less<>> renamed;
         for (auto& [name, tensor] : table.tensors) renamed.emplace(name.substr(wrapper.size()), std::move(tensor));
         table.tensors = std::move(renamed);
@@ -168,117 +117,9 @@ class TorchReader {
     }
   }
 
-  [[nodiscard]] std::vector<Index> integers(std::uint32_t position, std::string_view who, std::string_view what) const {
-    if (const std::size_t axes = value(position).items.size(); axes > 64)
-      raise(ErrorKind::file, who, ": its ", what, " has ", axes, " numbers, expected at most 64");
-    std::vector<Index> numbers;
-    for (const std::uint32_t item : value(position).items) {
-      const PickleValue& number = value(item);
-      if (number.kind != Kind::integer || number.integer < 0)
-        raise(ErrorKind::file, who, ": its ", what, " has something else than integers from 0 on");
-      numbers.push_back(static_cast<Index>(number.integer));
-    }
-    return numbers;
-  }
-
-  struct Storage {
-    Dtype dtype = Dtype::F32;
-    Index count = 0;
-    ZipFile::Bytes bytes;
-  };
-  [[nodiscard]] Storage storage(const PickleValue& reference, std::string_view who) {
-    const std::string_view type = pickle_->name(reference.items[0]);
-    const std::optional<Dtype> dtype = torch_dtype(type);
-    if (!dtype) raise(ErrorKind::file, who, ": its storage is a ", printable(type), ", a type that is not known here");
-    const std::string entry = message(root_, "data/", value(reference.items[1]).text);
-    const std::int64_t count = value(reference.items[2]).integer;
-    const auto [place, fresh] = opened_.try_emplace(entry);
-    if (fresh) place->second = zip_.read(entry);
-    const std::size_t in_file = place->second.text.size();
-    if (count < 0 || static_cast<std::uint64_t>(count) > in_file || in_file != static_cast<std::uint64_t>(count) * dtype_bytes(*dtype))
-      raise(ErrorKind::file, who, ": its storage ", printable(entry), " has ", in_file, " bytes, expected ", count, " numbers of ",
-            dtype_bytes(*dtype));
-    return {*dtype, static_cast<Index>(count), place->second};
-  }
-
-  [[nodiscard]] CheckpointTensor tensor(const PickleValue& made, std::string_view who) {
-    Storage from = storage(value(made.items[0]), who);
-    if (made.items.size() > 4) {  // an untyped storage, whose type stands in the tensor
-      const std::string_view type = pickle_->name(made.items[4]);
-      const std::optional<Dtype> dtype = torch_dtype(type);
-      if (!dtype) raise(ErrorKind::file, who, ": is of ", printable(type), ", a type that is not known here");
-      from.count = from.count * static_cast<Index>(dtype_bytes(from.dtype)) / static_cast<Index>(dtype_bytes(*dtype));
-      from.dtype = *dtype;
-    }
-    const std::vector<Index> shape = integers(made.items[2], who, "shape"), strides = integers(made.items[3], who, "strides");
-    if (strides.size() != shape.size()) raise(ErrorKind::file, who, ": has ", shape.size(), " axes and ", strides.size(), " strides");
-    const std::optional<Index> count = element_count(shape, dtype_bytes(from.dtype));
-    const std::int64_t offset = value(made.items[1]).integer;
-    const auto beyond = [&]() {
-      raise(ErrorKind::file, who, ": shape ", shape_text(shape), " with strides ", shape_text(strides), " from number ", offset,
-            " on reaches beyond the ", from.count, " numbers of its storage");
-    };
-    if (!count || offset < 0 || offset > from.count) beyond();
-    if (*count > from.count)
-      raise(ErrorKind::file, who, ": shape ", shape_text(shape), " repeats the ", from.count,
-            " numbers of its storage, an expanded tensor: call .contiguous() before it is saved");
-    StoredTensor stored;
-    stored.dtype = from.dtype;
-    std::tie(stored.rows, stored.columns) = rows_and_columns(shape);
-    if (*count > 0) {
-      Index last = offset;
-      for (std::size_t axis = 0; axis < shape.size(); ++axis) {
-        const Index steps = shape[axis] - 1;
-        if (steps > 0 && strides[axis] > (from.count - 1 - last) / steps) beyond();
-        last += steps * strides[axis];
-      }
-      if (last >= from.count) beyond();
-      place_rows(shape, strides, reinterpret_cast<const std::byte*>(from.bytes.text.data()), offset, stored);
-    }
-    stored.keep_alive = from.bytes.keep_alive;
-    CheckpointTensor tensor = whole_tensor(shape, std::move(stored));
-    if (!readable(from.dtype)) tensor.unreadable = dtype_name(from.dtype);
-    return tensor;
-  }
-
-  // All axes but the last are rows; evenly spaced, or one by one.
-  static void place_rows(const std::vector<Index>& shape, const std::vector<Index>& strides, const std::byte* data, Index offset,
-                         StoredTensor& stored) {
-    const std::size_t bytes = dtype_bytes(stored.dtype);
-    stored.data = data + static_cast<std::size_t>(offset) * bytes;
-    if (stored.columns > 1) stored.column_stride = strides.back();
-    Index row_stride = 0, expected = 0;
-    bool even = true;
-    for (std::size_t axis = shape.empty() ? 0 : shape.size() - 1; axis-- > 0;) {
-      if (shape[axis] == 1) continue;
-      if (expected == 0) row_stride = expected = strides[axis];
-      even = even && strides[axis] == expected && expected > 0;
-      expected = expected > 0 && strides[axis] == expected ? expected * shape[axis] : -1;
-    }
-    stored.row_bytes = static_cast<std::size_t>(row_stride) * bytes;
-    if (even) return;
-    std::vector<const std::byte*> starts;
-    starts.reserve(static_cast<std::size_t>(stored.rows));
-    std::vector<Index> at(shape.size() - 1, 0);
-    Index first = 0;
-    for (Index row = 0; row < stored.rows; ++row) {
-      starts.push_back(stored.data + static_cast<std::size_t>(first) * bytes);
-      for (std::size_t axis = at.size(); axis-- > 0;) {
-        if (shape[axis] == 1) continue;
-        first += strides[axis];
-        if (++at[axis] < shape[axis]) break;
-        first -= at[axis] * strides[axis];
-        at[axis] = 0;
-      }
-    }
-    stored.row_starts = std::make_shared<const std::vector<const std::byte*>>(std::move(starts));
-  }
-
-  ZipFile zip_;
-  std::string root_;
-  ZipFile::Bytes bytes_;
-  const Pickle* pickle_ = nullptr;
-  std::map<std::string, ZipFile::Bytes> opened_;
+  TorchArchive archive_;
+  Pickle pickle_;
+  TorchTensors tensors_;
   std::map<std::uint32_t, bool> seen_;  // containers, and whether tensors are in them
 };
 
