@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,28 +10,17 @@
 #include <utility>
 #include <vector>
 
-#include <implicit_attention/io/tokenizers/normalizer.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/tokenizers/byte_alphabet.hpp>
+#include <implicit_attention/io/tokenizers/json_fields.hpp>
+#include <implicit_attention/io/tokenizers/regex.hpp>
+#include <implicit_attention/io/tokenizers/text_cutter.hpp>
+#include <implicit_attention/io/tokenizers/text_pattern.hpp>
+#include <implicit_attention/io/tokenizers/unicode.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
-
-/// A piece of a text. `start`: how many of its first bytes stand for the whole text's first character, or were put before it; 0 where it
-/// begins further on. Several pieces may begin at the start: a prefix, and what it was put before.
-struct Piece {
-  std::string_view text;
-  std::size_t start = 0;
-
-  [[nodiscard]] Piece part(std::size_t begin, std::size_t end) const {
-    return {text.substr(begin, end - begin), std::min(end, std::max(start, begin)) - begin};
-  }
-};
-
-/// Pieces of a text, and the memory of those that are no longer parts of it.
-struct Pieces {
-  std::vector<Piece> list;
-  std::deque<std::string> owned;
-};
 
 /// GPT-2's way to cut text.
 inline constexpr std::string_view gpt2_pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -40,17 +28,12 @@ inline constexpr std::string_view gpt2_pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p
 class PreTokenizer {
  public:
   enum class Kind { split, metaspace, byte_level };
-  /// What becomes of matches. `contiguous`: neighbours of one sort, matches or not, become one piece.
-  enum class Behaviour { removed, isolated, merged_with_previous, merged_with_next, contiguous };
+  using Behaviour = CutBehaviour;
   enum class Prefix { always, first, never };
 
-  struct Step {
+  /// A way to cut, for split, and for byte_level where it has a pattern; and what becomes of spaces.
+  struct Step : TextCut {
     Kind kind = Kind::split;
-    std::optional<TextPattern> pattern;    ///< split; byte_level: absent where text is not cut
-    bool (*is_match)(char32_t) = nullptr;  ///< split: by characters, instead of a pattern
-    std::size_t length = 0;                ///< split: every so many characters, instead of both
-    Behaviour behaviour = Behaviour::isolated;
-    bool invert = false;            ///< split: what stands between matches counts as the match
     std::string replacement;        ///< metaspace: what stands for a space
     Prefix prefix = Prefix::never;  ///< metaspace: whether a space goes before a piece; byte_level: always or never
     bool cut = true;                ///< metaspace: whether pieces are cut before each replacement
@@ -90,100 +73,9 @@ class PreTokenizer {
   }
 
  private:
-  struct Part {
-    std::size_t begin, end;
-    bool matched;
-  };
-
-  /// Cuts many texts as one step has it.
-  class Cutter {
-   public:
-    explicit Cutter(const Step& step) : step_(step) {
-      if (step.pattern) search_.emplace(*step.pattern);
-    }
-    void operator()(const Piece& piece, std::vector<Piece>& out) {
-      parts_.clear();
-      search_ ? by_pattern(piece.text) : step_.length > 0 ? by_length(piece.text) : by_characters(piece.text);
-      put_parts(step_.behaviour, piece, parts_, out);
-    }
-
-   private:
-    void by_pattern(std::string_view text) {
-      search_->split(text, [&](std::size_t begin, std::size_t end, bool matched) {
-        parts_.push_back({begin, end, matched != step_.invert});
-      });
-    }
-    void by_length(std::string_view text) {
-      std::size_t begin = 0, characters = 0;
-      for (std::size_t position = 0; position < text.size();) {
-        position += std::max<std::size_t>(code_point_at(text, position).length, 1);
-        if (++characters < step_.length && position < text.size()) continue;
-        parts_.push_back({begin, position, true});
-        begin = position;
-        characters = 0;
-      }
-    }
-    void by_characters(std::string_view text) {
-      std::size_t rest = 0;
-      for (std::size_t position = 0; position < text.size();) {
-        const CodePoint here = code_point_at(text, position);
-        const std::size_t next = position + std::max<std::size_t>(here.length, 1);
-        if (step_.is_match(here.value)) {
-          if (rest < position) parts_.push_back({rest, position, step_.invert});
-          parts_.push_back({position, next, !step_.invert});
-          rest = next;
-        }
-        position = next;
-      }
-      if (rest < text.size()) parts_.push_back({rest, text.size(), step_.invert});
-    }
-
-    const Step& step_;
-    std::optional<TextPattern::Search> search_;
-    std::vector<Part> parts_;
-  };
-
-  /// Joins parts as the behaviour says, and puts what is left after the others.
-  static void put_parts(Behaviour behaviour, const Piece& piece, std::vector<Part>& parts, std::vector<Piece>& out) {
-    const auto put = [&](const Part& part) {
-      if (part.begin < part.end) out.push_back(piece.part(part.begin, part.end));
-    };
-    if (behaviour == Behaviour::isolated || behaviour == Behaviour::removed) {
-      for (const Part& part : parts)
-        if (behaviour == Behaviour::isolated || !part.matched) put(part);
-      return;
-    }
-    // A match joins the neighbour that is none; of several matches in a row only the one beside it does.
-    std::size_t kept = 0;
-    if (behaviour == Behaviour::merged_with_next) {
-      bool later_matched = false;
-      std::vector<Part> reversed;
-      for (std::size_t i = parts.size(); i-- > 0;) {
-        if (parts[i].matched && !later_matched && !reversed.empty())
-          reversed.back().begin = parts[i].begin;
-        else
-          reversed.push_back(parts[i]);
-        later_matched = parts[i].matched;
-      }
-      for (std::size_t i = reversed.size(); i-- > 0;) put(reversed[i]);
-      return;
-    }
-    bool earlier_matched = false;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const bool matched = parts[i].matched;
-      const bool joins = kept > 0 && (behaviour == Behaviour::contiguous ? matched == earlier_matched : matched && !earlier_matched);
-      if (joins)
-        parts[kept - 1].end = parts[i].end;
-      else
-        parts[kept++] = parts[i];
-      earlier_matched = matched;
-    }
-    parts.resize(kept);
-    for (const Part& part : parts) put(part);
-  }
   static void split(const Step& step, Pieces& pieces) {
     std::vector<Piece> out;
-    Cutter cut(step);
+    TextCutter cut(step);
     for (const Piece& piece : pieces.list) cut(piece, out);
     pieces.list = std::move(out);
   }
@@ -196,10 +88,10 @@ class PreTokenizer {
   static void metaspace(const Step& step, Pieces& pieces) {
     const TextPattern space{std::string(" ")};
     std::vector<Piece> out;
-    Step before_each;
+    TextCut before_each;
     before_each.pattern.emplace(step.replacement);
     before_each.behaviour = Behaviour::merged_with_next;
-    Cutter cut(before_each);
+    TextCutter cut(before_each);
     for (Piece piece : pieces.list) {
       if (piece.start > 0) piece.start = space.replaced_start(piece.text, step.replacement, piece.start);
       std::string text = space.replaced(piece.text, step.replacement);
@@ -233,7 +125,6 @@ class PreTokenizer {
       piece = {std::string_view(all).substr(begin), start};
     }
   }
-  void read_step(const Json& document, const std::string& where);
 
   std::vector<Step> steps_;
 };
@@ -265,19 +156,17 @@ class PreTokenizer {
   fields.unexpected("prepend_scheme", *found, "always, first or never");
 }
 
-inline PreTokenizer PreTokenizer::read(const Json* document, const std::string& where) {
-  PreTokenizer pre_tokenizer;
-  if (document != nullptr) pre_tokenizer.read_step(*document, where);
-  return pre_tokenizer;
-}
-
-inline void PreTokenizer::read_step(const Json& document, const std::string& where) {
+/// Adds the steps of one object of tokenizer.json.
+inline void read_pre_tokenizer_steps(const Json& document, const std::string& where, std::vector<PreTokenizer::Step>& steps) {
+  using Kind = PreTokenizer::Kind;
+  using Behaviour = PreTokenizer::Behaviour;
+  using Prefix = PreTokenizer::Prefix;
   JsonFields fields(document, where);
   const std::string type = fields.text("type");
-  Step step;
+  PreTokenizer::Step step;
   if (type == "Sequence") {
     const Json& list = fields.list("pretokenizers");
-    for (std::size_t i = 0; i < list.size(); ++i) read_step(list[i], json_element(where + ".pretokenizers", i));
+    for (std::size_t i = 0; i < list.size(); ++i) read_pre_tokenizer_steps(list[i], json_element(where + ".pretokenizers", i), steps);
     return fields.finish();
   }
   if (type == "ByteLevel") {
@@ -308,8 +197,8 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
   } else if (type == "BertPreTokenizer") {
     step.is_match = is_white_space;
     step.behaviour = Behaviour::removed;
-    steps_.push_back(std::move(step));
-    step = Step();
+    steps.push_back(std::move(step));
+    step = PreTokenizer::Step();
     step.is_match = is_punctuation;
   } else if (type == "WhitespaceSplit") {
     step.is_match = is_white_space;
@@ -331,7 +220,13 @@ inline void PreTokenizer::read_step(const Json& document, const std::string& whe
                  "BertPreTokenizer, Sequence");
   }
   fields.finish();
-  steps_.push_back(std::move(step));
+  steps.push_back(std::move(step));
+}
+
+inline PreTokenizer PreTokenizer::read(const Json* document, const std::string& where) {
+  std::vector<Step> steps;
+  if (document != nullptr) read_pre_tokenizer_steps(*document, where, steps);
+  return PreTokenizer(std::move(steps));
 }
 
 }  // namespace detail
