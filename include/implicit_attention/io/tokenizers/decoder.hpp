@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -13,13 +12,14 @@
 #include <implicit_attention/io/tokenizers/byte_alphabet.hpp>
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/pre_tokenizer.hpp>
-#include <implicit_attention/io/tokenizers/token_table.hpp>
+#include <implicit_attention/io/tokenizers/text_pattern.hpp>
+#include <implicit_attention/io/tokenizers/token_changes.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// Steps over a list of tokens' texts; what they end as is joined. Bytes that are no UTF-8 stay bytes.
+/// Steps that change a list of tokens' texts, which are then joined. Bytes that are not UTF-8 stay as they are.
 class Decoder {
  public:
   enum class Kind { byte_level, metaspace, byte_fallback, fuse, replace, strip, word_piece, word_ends, ctc };
@@ -34,14 +34,8 @@ class Decoder {
 
   Decoder() = default;
   explicit Decoder(std::vector<Step> steps) : steps_(std::move(steps)) {}
-  [[nodiscard]] static Decoder read(const Json* document, const std::string& where) {
-    Decoder decoder;
-    if (document == nullptr)
-      decoder.separator_ = " ";  // Hugging Face's way where there is no decoder
-    else
-      decoder.read_step(*document, where);
-    return decoder;
-  }
+  /// Tokens with spaces between where there is no document. Fails (file) on a type or key that is not known.
+  [[nodiscard]] static Decoder read(const Json* document, const std::string& where);
 
   [[nodiscard]] std::string operator()(std::vector<std::string> tokens) const {
     for (const Step& step : steps_) apply(step, tokens);
@@ -58,16 +52,16 @@ class Decoder {
   }
 
  private:
-  /// `whole`: the tokens are those of a text from its start to its end, and not one within it.
+  /// `whole`: the tokens are those of a whole text, and not one token within it.
   static void apply(const Step& step, std::vector<std::string>& tokens, bool whole = true) {
     switch (step.kind) {
       case Kind::byte_level:
         for (std::string& token : tokens)
           if (std::optional<std::string> bytes = ByteAlphabet::instance().bytes(token)) token = std::move(*bytes);
-        if (whole) fuse(tokens);  // a character's bytes lie in several tokens
+        if (whole) fuse_tokens(tokens);  // a character's bytes lie in several tokens
         return;
       case Kind::byte_fallback:
-        join_bytes(tokens);
+        join_byte_tokens(tokens);
         return;
       case Kind::metaspace:
         for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -81,7 +75,7 @@ class Decoder {
         for (std::string& token : tokens) token = step.pattern->replaced(token, step.content);
         return;
       case Kind::strip:
-        for (std::string& token : tokens) strip(step, token);
+        for (std::string& token : tokens) strip_token(token, step.content, step.start, step.stop);
         return;
       case Kind::word_piece:
         for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -106,113 +100,82 @@ class Decoder {
         return;
       }
       case Kind::fuse:
-        fuse(tokens);
+        fuse_tokens(tokens);
         return;
     }
-  }
-  static void fuse(std::vector<std::string>& tokens) {
-    std::string all;
-    for (const std::string& token : tokens) all += token;
-    tokens.assign(1, all);
-  }
-  /// Tokens of bytes as their bytes: those in a row are one text.
-  static void join_bytes(std::vector<std::string>& tokens) {
-    std::size_t kept = 0;
-    bool after_byte = false;
-    for (std::string& token : tokens) {
-      const std::optional<unsigned char> byte = byte_of_token(token);
-      if (byte && after_byte)
-        tokens[kept - 1] += static_cast<char>(*byte);
-      else
-        tokens[kept++] = byte ? std::string(1, static_cast<char>(*byte)) : std::move(token);
-      after_byte = byte.has_value();
-    }
-    tokens.resize(kept);
-  }
-  static void strip(const Step& step, std::string& token) {
-    const std::string& unit = step.content;
-    for (std::size_t k = 0; k < step.start && token.starts_with(unit); ++k) token.erase(0, unit.size());
-    for (std::size_t k = 0; k < step.stop && token.ends_with(unit); ++k) token.resize(token.size() - unit.size());
-  }
-
-  /// Hugging Face's clean-up of English, in its order.
-  [[nodiscard]] static std::string tidied(std::string text) {
-    static constexpr std::array<std::pair<std::string_view, std::string_view>, 11> changes{{{" .", "."},
-                                                                                            {" ?", "?"},
-                                                                                            {" !", "!"},
-                                                                                            {" ,", ","},
-                                                                                            {" ' ", "'"},
-                                                                                            {" n't", "n't"},
-                                                                                            {" 'm", "'m"},
-                                                                                            {" do not", " don't"},
-                                                                                            {" 's", "'s"},
-                                                                                            {" 've", "'ve"},
-                                                                                            {" 're", "'re"}}};
-    for (const auto& [from, to] : changes)
-      if (text.find(from) != std::string::npos) text = TextPattern(std::string(from)).replaced(text, to);
-    return text;
-  }
-
-  /// A text that the file has, or, where there is one, that older files leave out.
-  [[nodiscard]] static std::string not_empty(JsonFields& fields, std::string_view key, std::string_view otherwise) {
-    std::string text = otherwise.empty() ? fields.text(key) : fields.text(key, otherwise);
-    if (text.empty()) raise(ErrorKind::file, fields.path(key), ": is empty, expected a character");
-    return text;
-  }
-  void read_step(const Json& document, const std::string& where) {
-    JsonFields fields(document, where);
-    const std::string type = fields.text("type");
-    Step step;
-    if (type == "Sequence") {
-      const Json& list = fields.list("decoders");
-      for (std::size_t i = 0; i < list.size(); ++i) read_step(list[i], json_element(where + ".decoders", i));
-      return fields.finish();
-    }
-    if (type == "ByteLevel") {
-      step.kind = Kind::byte_level;
-      for (const std::string_view key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.ignore(key);
-    } else if (type == "Metaspace") {
-      step.kind = Kind::metaspace;
-      step.content = not_empty(fields, "replacement", "\xE2\x96\x81");
-      step.pattern.emplace(step.content);
-      step.prefix = read_prepend_scheme(fields) != PreTokenizer::Prefix::never;
-      fields.ignore("split");
-      fields.ignore("str_rep");
-    } else if (type == "ByteFallback") {
-      step.kind = Kind::byte_fallback;
-    } else if (type == "Fuse") {
-      step.kind = Kind::fuse;
-    } else if (type == "Replace") {
-      step.kind = Kind::replace;
-      step.pattern = TextPattern::read(fields, "pattern");
-      step.content = fields.text("content");
-    } else if (type == "WordPiece") {
-      step.kind = Kind::word_piece;
-      step.content = fields.text("prefix", "##");
-      step.tidy = fields.flag("cleanup", true);
-    } else if (type == "BPEDecoder") {
-      step.kind = Kind::word_ends;
-      step.pattern.emplace(not_empty(fields, "suffix", "</w>"));
-    } else if (type == "CTC") {
-      step.kind = Kind::ctc;
-      step.pattern.emplace(not_empty(fields, "pad_token", "<pad>"));
-      step.content = not_empty(fields, "word_delimiter_token", "|");
-      step.tidy = fields.flag("cleanup", true);
-    } else if (type == "Strip") {
-      step.kind = Kind::strip;
-      step.content = not_empty(fields, "content", {});
-      step.start = static_cast<std::size_t>(fields.natural_number("start"));
-      step.stop = static_cast<std::size_t>(fields.natural_number("stop"));
-    } else {
-      unknown_type(fields, type, "ByteLevel, Metaspace, ByteFallback, Fuse, Replace, Strip, WordPiece, BPEDecoder, CTC, Sequence");
-    }
-    fields.finish();
-    steps_.push_back(std::move(step));
   }
 
   std::vector<Step> steps_;
   std::string separator_;
 };
+
+/// A text that must not be empty; where `otherwise` is given, the text of files that leave it out.
+[[nodiscard]] inline std::string text_not_empty(JsonFields& fields, std::string_view key, std::string_view otherwise) {
+  std::string text = otherwise.empty() ? fields.text(key) : fields.text(key, otherwise);
+  if (text.empty()) raise(ErrorKind::file, fields.path(key), ": is empty, expected a character");
+  return text;
+}
+
+/// Adds the steps of one object of tokenizer.json.
+inline void read_decoder_steps(const Json& document, const std::string& where, std::vector<Decoder::Step>& steps) {
+  using Kind = Decoder::Kind;
+  JsonFields fields(document, where);
+  const std::string type = fields.text("type");
+  Decoder::Step step;
+  if (type == "Sequence") {
+    const Json& list = fields.list("decoders");
+    for (std::size_t i = 0; i < list.size(); ++i) read_decoder_steps(list[i], json_element(where + ".decoders", i), steps);
+    return fields.finish();
+  }
+  if (type == "ByteLevel") {
+    step.kind = Kind::byte_level;
+    for (const std::string_view key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.ignore(key);
+  } else if (type == "Metaspace") {
+    step.kind = Kind::metaspace;
+    step.content = text_not_empty(fields, "replacement", "\xE2\x96\x81");
+    step.pattern.emplace(step.content);
+    step.prefix = read_prepend_scheme(fields) != PreTokenizer::Prefix::never;
+    fields.ignore("split");
+    fields.ignore("str_rep");
+  } else if (type == "ByteFallback") {
+    step.kind = Kind::byte_fallback;
+  } else if (type == "Fuse") {
+    step.kind = Kind::fuse;
+  } else if (type == "Replace") {
+    step.kind = Kind::replace;
+    step.pattern = TextPattern::read(fields, "pattern");
+    step.content = fields.text("content");
+  } else if (type == "WordPiece") {
+    step.kind = Kind::word_piece;
+    step.content = fields.text("prefix", "##");
+    step.tidy = fields.flag("cleanup", true);
+  } else if (type == "BPEDecoder") {
+    step.kind = Kind::word_ends;
+    step.pattern.emplace(text_not_empty(fields, "suffix", "</w>"));
+  } else if (type == "CTC") {
+    step.kind = Kind::ctc;
+    step.pattern.emplace(text_not_empty(fields, "pad_token", "<pad>"));
+    step.content = text_not_empty(fields, "word_delimiter_token", "|");
+    step.tidy = fields.flag("cleanup", true);
+  } else if (type == "Strip") {
+    step.kind = Kind::strip;
+    step.content = text_not_empty(fields, "content", {});
+    step.start = static_cast<std::size_t>(fields.natural_number("start"));
+    step.stop = static_cast<std::size_t>(fields.natural_number("stop"));
+  } else {
+    unknown_type(fields, type, "ByteLevel, Metaspace, ByteFallback, Fuse, Replace, Strip, WordPiece, BPEDecoder, CTC, Sequence");
+  }
+  fields.finish();
+  steps.push_back(std::move(step));
+}
+
+inline Decoder Decoder::read(const Json* document, const std::string& where) {
+  std::vector<Step> steps;
+  if (document != nullptr) read_decoder_steps(*document, where, steps);
+  Decoder decoder(std::move(steps));
+  if (document == nullptr) decoder.separator_ = " ";  // as Hugging Face's library does without a decoder
+  return decoder;
+}
 
 }  // namespace detail
 IMPLICIT_ATTENTION_NAMESPACE_END
