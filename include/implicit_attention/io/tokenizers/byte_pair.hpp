@@ -1,12 +1,10 @@
-// Byte-pair encoding: a word begins as its characters, and the pair that was learnt first is merged, again and again (arXiv 1508.07909).
+// Byte-pair encoding: a word begins as its characters, and of its pairs the one that was learnt first is merged, again and again (arXiv 1508.07909).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
-#include <queue>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -22,13 +20,13 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// What a model is to do with characters that are no tokens.
+/// What a model does with characters that are not tokens.
 struct UnknownTokens {
   std::optional<Index> id;     ///< `<unk>`
   bool fuse = false;           ///< several in a row become one
   bool byte_fallback = false;  ///< they become the tokens of their bytes, `<0xE2>`, where the vocabulary has them all
 
-  /// The bytes of `text` as tokens, if that is wanted and all are there.
+  /// Appends the bytes of `text` as tokens, if that is wanted and all of them are in the vocabulary.
   [[nodiscard]] bool append_bytes(const TokenTable& tokens, std::string_view text, std::vector<Index>& ids) const {
     if (!byte_fallback) return false;
     const std::size_t before = ids.size();
@@ -47,8 +45,13 @@ struct UnknownTokens {
   }
 };
 
+/// A vocabulary and its merges.
 class BytePairModel {
  public:
+  struct Merge {
+    std::uint32_t rank;
+    std::int32_t id;
+  };
   struct Options {
     UnknownTokens unknown;
     std::string continuing_prefix, word_suffix;  ///< written before all characters of a word but the first, and after its last
@@ -81,130 +84,10 @@ class BytePairModel {
   [[nodiscard]] const TokenTable& tokens() const { return tokens_; }
   [[nodiscard]] const Options& options() const { return options_; }
 
-  /// The tokens of many words; words seen before are remembered. For one thread.
-  class Session {
-   public:
-    explicit Session(const BytePairModel& model) : model_(model) {}
-    void encode(std::string_view word, std::vector<Index>& ids) {
-      if (word.size() <= longest_remembered) return encode_part(word, ids);
-      if (model_.options_.ignore_merges)
-        if (const std::optional<Index> whole = model_.tokens_.id(word)) return ids.push_back(*whole);
-      // Files without a pre-tokenizer make one word of a whole text. Between characters that no merge joins it can be cut.
-      std::size_t begin = 0;
-      CodePoint before = code_point_at(word, 0);
-      for (std::size_t position = before.length; before.length > 0 && position < word.size();) {
-        const CodePoint here = code_point_at(word, position);
-        if (here.length > 0 && model_.never_joined(word, position, before, here)) {
-          encode_cut(word.substr(begin, position - begin), ids);
-          begin = position;
-        }
-        position += here.length;
-        before = here;
-      }
-      encode_cut(word.substr(begin), ids);
-    }
-
-   private:
-    static constexpr std::size_t longest_remembered = 64, most_remembered = 100'000;
-    static constexpr std::uint32_t most_symbols_kept = 1U << 16U;
-    static constexpr std::uint32_t nobody = 0xFFFF'FFFFU;
-    struct Symbol {
-      std::int32_t id;  // negative: merged into the one before
-      std::uint32_t previous, next;
-    };
-    struct Candidate {
-      std::uint32_t rank, position, end;  // the places of its two symbols
-      std::int32_t left, right, merged;
-      bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : position > other.position; }
-    };
-    struct Hash {
-      using is_transparent = void;
-      std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
-    };
-
-    void encode_part(std::string_view word, std::vector<Index>& ids) {
-      if (word.empty()) return;
-      if (word.size() > longest_remembered) return encode_anew(word, ids);
-      if (const auto seen = seen_.find(word); seen != seen_.end()) {
-        const auto begin = remembered_.begin() + static_cast<std::ptrdiff_t>(seen->second.first);
-        ids.insert(ids.end(), begin, begin + static_cast<std::ptrdiff_t>(seen->second.second));
-        return;
-      }
-      const std::size_t before = ids.size();
-      encode_anew(word, ids);
-      if (seen_.size() >= most_remembered) {
-        seen_.clear();
-        remembered_.clear();
-      }
-      seen_.emplace(word, std::pair(remembered_.size(), ids.size() - before));
-      remembered_.insert(remembered_.end(), ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end());
-    }
-
-    /// A part of a word: what `ignore_merges` says of words that are tokens does not hold for it.
-    void encode_cut(std::string_view part, std::vector<Index>& ids) {
-      if (model_.options_.ignore_merges && model_.tokens_.id(part)) return merge(part, ids);
-      encode_part(part, ids);
-    }
-
-    void encode_anew(std::string_view word, std::vector<Index>& ids) {
-      if (model_.options_.ignore_merges)
-        if (const std::optional<Index> whole = model_.tokens_.id(word)) return ids.push_back(*whole);
-      merge(word, ids);
-    }
-
-    void merge(std::string_view word, std::vector<Index>& ids) {
-      first_.clear();
-      model_.characters(word, first_);
-      if (first_.size() >= nobody) raise(ErrorKind::limit, "a word is longer than 4 GiB");
-      symbols_.clear();
-      const auto count = static_cast<std::uint32_t>(first_.size());
-      for (std::uint32_t i = 0; i < count; ++i)
-        symbols_.push_back({static_cast<std::int32_t>(first_[i]), i == 0 ? nobody : i - 1, i + 1 == count ? nobody : i + 1});
-      for (std::uint32_t i = 0; i + 1 < count; ++i) consider(i);
-      while (!waiting_.empty()) {
-        const Candidate best = waiting_.top();
-        waiting_.pop();
-        Symbol& left = symbols_[best.position];
-        if (left.id != best.left || left.next != best.end || symbols_[best.end].id != best.right) continue;  // merged meanwhile
-        Symbol& right = symbols_[best.end];
-        left.id = best.merged;
-        left.next = right.next;
-        right.id = -1;
-        if (left.next != nobody) symbols_[left.next].previous = best.position;
-        if (left.previous != nobody) consider(left.previous);
-        consider(best.position);
-      }
-      for (const Symbol& symbol : symbols_)
-        if (symbol.id >= 0) ids.push_back(symbol.id);
-      if (count <= most_symbols_kept) return;
-      // One word may be a whole text: its memory is not kept.
-      first_ = std::vector<Index>();
-      symbols_ = std::vector<Symbol>();
-      waiting_ = decltype(waiting_)();
-    }
-    void consider(std::uint32_t position) {
-      const Symbol& left = symbols_[position];
-      if (left.next == nobody) return;
-      const std::int32_t right = symbols_[left.next].id;
-      if (const auto found = model_.merges_.find(pair_key(left.id, right)); found != model_.merges_.end())
-        waiting_.push({found->second.rank, position, left.next, left.id, right, found->second.id});
-    }
-
-    const BytePairModel& model_;
-    std::unordered_map<std::string, std::pair<std::size_t, std::size_t>, Hash, std::equal_to<>> seen_;
-    std::vector<Index> remembered_, first_;
-    std::vector<Symbol> symbols_;
-    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> waiting_;
-  };
-
- private:
-  struct Merge {
-    std::uint32_t rank;
-    std::int32_t id;
-  };
-  template <class Number>
-  [[nodiscard]] static std::uint64_t pair_key(Number left, Number right) {
-    return (static_cast<std::uint64_t>(left) << 32U) | static_cast<std::uint64_t>(right);
+  /// What two neighbouring symbols are merged to, or null.
+  [[nodiscard]] const Merge* merge(Index left, Index right) const {
+    const auto found = merges_.find(pair_key(left, right));
+    return found == merges_.end() ? nullptr : &found->second;
   }
 
   /// Whether no merge can go over the border at `position` of a word: none has two symbols that meet in these characters, and both
@@ -239,11 +122,17 @@ class BytePairModel {
     }
   }
 
+ private:
+  template <class Number>
+  [[nodiscard]] static std::uint64_t pair_key(Number left, Number right) {
+    return (static_cast<std::uint64_t>(left) << 32U) | static_cast<std::uint64_t>(right);
+  }
+
   TokenTable tokens_;
   Options options_;
   std::string where_;
   std::unordered_map<std::uint64_t, Merge> merges_;
-  std::unordered_set<std::uint64_t> joined_;  // the characters in which the two symbols of a merge meet
+  std::unordered_set<std::uint64_t> joined_;  // the two characters where the symbols of a merge meet
 };
 
 /// `{"the": 0, ...}` as it stands in tokenizer.json.

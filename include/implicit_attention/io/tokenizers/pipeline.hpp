@@ -14,6 +14,7 @@
 
 #include <implicit_attention/io/tokenizers/added_tokens.hpp>
 #include <implicit_attention/io/tokenizers/byte_pair.hpp>
+#include <implicit_attention/io/tokenizers/byte_pair_session.hpp>
 #include <implicit_attention/io/tokenizers/decoder.hpp>
 #include <implicit_attention/io/tokenizers/normalizer.hpp>
 #include <implicit_attention/io/tokenizers/post_processor.hpp>
@@ -191,7 +192,7 @@ class Pipeline final : public TextCodec {
     }
 
     const Pipeline& pipeline_;
-    std::optional<BytePairModel::Session> byte_pairs_;
+    std::optional<BytePairSession> byte_pairs_;
   };
 
   std::string where_;
