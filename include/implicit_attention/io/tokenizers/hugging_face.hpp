@@ -14,7 +14,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// The model of tokenizer.json; files of older versions leave out its type where it can be told.
-[[nodiscard]] inline Pipeline::Model read_token_model(const Json& document, const std::string& where) {
+[[nodiscard]] inline TokenModel read_token_model(const Json& document, const std::string& where) {
   JsonFields fields(document, where);
   std::string type = fields.text("type", "");
   if (type.empty()) type = fields.find("merges") != nullptr ? "BPE" : fields.find("unk_id") != nullptr ? "Unigram" : "";
