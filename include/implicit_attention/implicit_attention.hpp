@@ -3,6 +3,7 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/configuration.hpp>
+#include <implicit_attention/core/configuration_entry.hpp>
 #include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/edit_distance.hpp>
 #include <implicit_attention/core/error.hpp>

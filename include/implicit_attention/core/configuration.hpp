@@ -1,7 +1,6 @@
 // A model's configuration: the few things that the weights' shapes cannot tell, under the keys of the public config.json files.
 #pragma once
 
-#include <cmath>
 #include <functional>
 #include <initializer_list>
 #include <map>
@@ -10,13 +9,11 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
+#include <implicit_attention/core/configuration_entry.hpp>
 #include <implicit_attention/core/error.hpp>
-#include <implicit_attention/core/text.hpp>
 #include <implicit_attention/core/types.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -25,7 +22,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Keys and values; nested objects are flattened with a dot (`ssm_cfg.d_state`). A key that is null is absent.
 class Configuration {
  public:
-  using Value = std::variant<bool, Index, double, std::string, std::vector<std::string>, std::vector<double>>;
+  using Value = detail::ConfigurationValue;
 
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
@@ -75,110 +72,44 @@ class Configuration {
 
   /// An integer under any of several spellings of one key; nothing where none of them is there. All are asked for, and where more than one is
   /// there they must agree: else the error (ErrorKind::value) names both and their values. A value of another type is an error, under any of
-  /// the spellings. Keys of which one goes before another in the public code are no spellings: ask for them one by one.
+  /// the spellings. Where the public code prefers one key to another, they are not spellings of one: ask for them one by one.
   [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) { return typed<Index>(key, "an integer"); });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "an integer").as<Index>(); });
   }
   /// The same of true or false.
   [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) { return typed<bool>(key, "true or false"); });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "true or false").as<bool>(); });
   }
   /// The same of a string.
   [[nodiscard]] std::optional<std::string> text(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) { return typed<std::string>(key, "a string"); });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a string").as<std::string>(); });
   }
   /// The same of a list of strings, which agree in every element.
   [[nodiscard]] std::optional<std::vector<std::string>> texts(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) { return typed<std::vector<std::string>>(key, "a list of strings"); });
+    return detail::agreed(where_, keys,
+                          [&](std::string_view key) { return entry(key, "a list of strings").as<std::vector<std::string>>(); });
   }
   /// The same of a list of numbers, or one of [0, Infinity], whose infinities stand as they are.
   [[nodiscard]] std::optional<std::vector<double>> numbers(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) { return list_of_numbers(key); });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a list of numbers").numbers(); });
   }
   /// The same of a number, an integer or not: 1 and 1.0 agree. Fails on NaN and infinities: no key here means something by them.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) { return finite_number(key); });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a number").finite_number(); });
   }
   /// The same of a list of numbers that must be finite.
   [[nodiscard]] std::optional<std::vector<double>> finite_numbers(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) {
-      std::optional<std::vector<double>> list = list_of_numbers(key);
-      if (list)
-        for (const double number : *list) expect_finite(key, true, number);
-      return list;
-    });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a list of numbers").finite_numbers(); });
   }
   /// The same of a number that must be above 0, such as a norm's eps.
   [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
-    return agreed(keys, [&](std::string_view key) {
-      const std::optional<double> value = finite_number(key);
-      if (value && !(*value > 0)) detail::raise(ErrorKind::value, where_, ": key ", key, " is ", *value, ", expected a number above 0");
-      return value;
-    });
+    return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a number").positive_number(); });
   }
 
  private:
-  /// What `read` gives of each key that is there, which must be one value.
-  template <class Read>
-  [[nodiscard]] std::invoke_result_t<const Read&, std::string_view> agreed(std::initializer_list<std::string_view> keys,
-                                                                           const Read& read) const {
-    std::invoke_result_t<const Read&, std::string_view> counts;
-    std::string_view first;
-    for (const std::string_view key : keys) {
-      const auto value = read(key);
-      if (value && counts && !(*value == *counts))
-        detail::raise(ErrorKind::value, where_, ": key ", key, " is ", shown(*value), ", expected ", shown(*counts), ": key ", first,
-                      " says so, and both are about the same thing");
-      if (!value || counts) continue;
-      counts = value;
-      first = key;
-    }
-    return counts;
-  }
-  [[nodiscard]] static Index shown(Index value) { return value; }
-  [[nodiscard]] static double shown(double value) { return value; }
-  [[nodiscard]] static std::string shown(bool value) { return value ? "true" : "false"; }
-  [[nodiscard]] static std::string shown(const std::string& value) { return printable(value); }
-  template <class T>
-  [[nodiscard]] static std::string shown(const std::vector<T>& list) {
-    constexpr std::size_t most = 8;
-    std::string text;
-    for (std::size_t i = 0; i < list.size() && i < most; ++i) text += detail::message(i == 0 ? "" : ", ", shown(list[i]));
-    return detail::message("[", text, list.size() > most ? ", ...]" : "]");
-  }
-  template <class T>
-  [[nodiscard]] std::optional<T> typed(std::string_view key, std::string_view expected) const {
-    return typed<T>(look_up(key, expected), key, expected);
-  }
-  template <class T>
-  [[nodiscard]] std::optional<T> typed(const Value* value, std::string_view key, std::string_view expected) const {
-    if (value == nullptr) return std::nullopt;
-    if (const T* found = std::get_if<T>(value)) return *found;
-    detail::raise(ErrorKind::value, where_, ": key ", key, " is not ", expected);
-  }
-  [[nodiscard]] std::optional<std::vector<double>> list_of_numbers(std::string_view key) const {
-    constexpr std::string_view expected = "a list of numbers";
-    const Value* const value = look_up(key, expected);
-    const auto* const texts = value == nullptr ? nullptr : std::get_if<std::vector<std::string>>(value);
-    if (texts != nullptr && texts->empty()) return std::vector<double>();  // a list of nothing is one of either
-    return typed<std::vector<double>>(value, key, expected);
-  }
-  [[nodiscard]] std::optional<double> finite_number(std::string_view key) const {
-    constexpr std::string_view expected = "a number";
-    const Value* const value = look_up(key, expected);
-    if (value != nullptr)
-      if (const Index* const whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
-    const std::optional<double> real = typed<double>(value, key, expected);
-    if (real) expect_finite(key, false, *real);
-    return real;
-  }
-  void expect_finite(std::string_view key, bool one_of_several, double number) const {
-    if (std::isfinite(number)) return;
-    detail::raise(ErrorKind::value, where_, ": key ", key, one_of_several ? " holds " : " is ",
-                  std::isnan(number) ? "NaN"
-                  : number > 0       ? "Infinity"
-                                     : "-Infinity",
-                  ", expected ", one_of_several ? "finite numbers" : "a finite number");
+  /// A key, which counts as asked for, to be read as what is `expected`.
+  [[nodiscard]] detail::ConfigurationEntry entry(std::string_view key, std::string_view expected) const {
+    return {where_, key, expected, look_up(key, expected)};
   }
   enum class Unusable { object, mixed_list };
   using SharedValue = std::shared_ptr<const Value>;
