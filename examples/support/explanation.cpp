@@ -125,6 +125,204 @@ void check_before_weights(const ExplanationOptions& options, const std::vector<I
 
 }  // namespace
 
+/// A question as it is put to one model: what is asked, with tokens and heads by their numbers.
+template <Real Scalar>
+struct Question {
+  ExplanationOptions options;
+  std::vector<NamedMethod> methods;
+  std::optional<Index> target, contrast;
+  MethodOptions<Scalar> how;
+};
+
+namespace {
+
+/// The heads that are asked for. Errors in the choice of layer or heads are reported before a text is run.
+template <Real Scalar>
+std::vector<Index> chosen_heads(const ExplanationOptions& options, const LoadedModel<Scalar>& loaded) {
+  if (!options.layer) return {};
+  const Index layer = *options.layer;
+  const std::vector<Index> mixing = loaded.model.mixing_layers();
+  if (std::find(mixing.begin(), mixing.end(), layer) == mixing.end())
+    detail::raise(ErrorKind::value, "--layer: layer ", layer, " of ", loaded.directory, " mixes no tokens, expected one of ",
+                  shape_text(mixing));
+  if (options.heads.empty()) return {};
+  const std::vector<Index> counts = detail::head_counts(loaded.model.layer_pass(loaded.model.forward({0}), layer));
+  const Index count = std::accumulate(counts.begin(), counts.end(), Index(0));
+  if (count == 0)
+    detail::raise(ErrorKind::value, "--heads: the channels of layer ", layer, " of ", loaded.directory,
+                  " share no matrices, so it has no heads");
+  return parse_indices("--heads", options.heads).resolve(count, "--heads: head");
+}
+
+template <Real Scalar>
+Question<Scalar> question_to(const LoadedModel<Scalar>& loaded, const ExplanationOptions& options) {
+  const NamedTokens named = named_tokens(options, loaded.tokenizer);
+  Question<Scalar> question{options, methods_of(options), named.target, named.contrast, {}};
+  MethodOptions<Scalar>& how = question.how;
+  how.terms = Terms::parse(options.terms);
+  how.reduction = parse_reduction(options.reduce);
+  how.layer = options.layer;
+  how.heads = chosen_heads(options, loaded);
+  how.integration_steps = options.steps;
+  if (options.baseline == "mean")
+    how.baseline = RowVector<Scalar>(loaded.model.parts().embedding.matrix().colwise().mean());
+  else if (named.baseline)
+    how.baseline = detail::row_of(loaded.model.parts().embedding, *named.baseline);
+  if (const std::optional<Index> unknown = loaded.tokenizer.find("<unk>")) {
+    how.removal = Removal::replace;
+    how.replacement = *unknown;
+  }
+  return question;
+}
+
+/// What is kept of the run of a text: residual streams, and logits at the targets or everywhere.
+ForwardOptions forward_options(const ExplanationOptions& options, const std::vector<Target>& targets, const Executor& executor) {
+  ForwardOptions forward;
+  forward.keep = Keep::residuals;
+  forward.executor = executor;
+  forward.logit_positions = Indices::all();
+  if (!options.all_logits) {
+    std::vector<Index> positions;
+    for (const Target& target : targets) positions.push_back(target.position);
+    forward.logit_positions = Indices(std::move(positions));
+  }
+  forward.memory = activation_memory;
+  return forward;
+}
+
+/// Which methods' maps are written, one a method; the explanation is told which are left out, and why.
+template <Real Scalar>
+std::vector<bool> maps_written(const Question<Scalar>& question, const LanguageModel<Scalar>& model, std::size_t targets,
+                               Explanation& explanation) {
+  // A token's vector goes through the output projection, about twice as many channels as the model is wide, in every layer.
+  const double width = static_cast<double>(model.width()), operations = 4 * width * width * static_cast<double>(model.layer_count());
+  std::vector<bool> maps;
+  for (const NamedMethod& named : question.methods) {
+    bool written = question.options.maps && targets == 1 && method_info(named.method).has_map;
+    if (written) {
+      const std::string why = why_without_map(question.options, named.method, explanation.ids.size(), operations);
+      written = why.empty();
+      if (!written) explanation.maps_left_out.push_back({named.name, why});
+    }
+    maps.push_back(written);
+  }
+  return maps;
+}
+
+/// One prediction, without the methods' answers.
+template <Real Scalar>
+ExplainedTarget explained_target(const Explainer<Scalar>& explainer, const Tokenizer& tokenizer, const Target& target) {
+  ExplainedTarget explained;
+  explained.position = target.position;
+  explained.target = target.token;
+  explained.contrast = target.contrast;
+  explained.predictions = predictions_of(explainer.pass().logits_at(target.position).row(0).template cast<double>(), tokenizer, 5);
+  explained.target_text = detail::message("the logit of \"", visible(tokenizer.label(target.token)), "\"");
+  if (target.contrast) explained.target_text += detail::message(" less that of \"", visible(tokenizer.label(*target.contrast)), "\"");
+  return explained;
+}
+
+/// A method's attributions, one a target; `shared`: by one call for all of them.
+template <Real Scalar>
+std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method, const MethodOptions<Scalar>& how,
+                                              const std::vector<Target>& targets, bool shared) {
+  std::vector<Attribution<Scalar>> answers;
+  if (!shared) {
+    for (const Target& target : targets) answers.push_back(explainer.explain(method, target, how));
+    return answers;
+  }
+  const AttributionMatrix<Scalar> all = explainer.explain_each(method, targets, how);
+  for (Index row = 0; row < all.scores.rows(); ++row) {
+    Attribution<Scalar> answer;
+    answer.scores = all.scores.row(row);
+    answer.explained = all.explained[row];
+    answer.zero_rows = all.zero_rows;
+    answers.push_back(std::move(answer));
+  }
+  return answers;
+}
+
+template <Real Scalar>
+Answer answer_of(const Question<Scalar>& question, const NamedMethod& named, const Attribution<Scalar>& attribution) {
+  Answer answer;
+  answer.method = named.name;
+  answer.value_name = value_name(named.method, question.options, question.how.reduction, question.how.removal);
+  answer.about_target = !method_info(named.method).of_position;
+  answer.from_attention = method_info(named.method).from_attention;
+  const RowVector<double> scores = attribution.scores.template cast<double>();
+  answer.scores.assign(scores.data(), scores.data() + scores.size());
+  answer.map = attribution.map.template cast<double>();
+  answer.explained = static_cast<double>(attribution.explained);
+  answer.bias_share = static_cast<double>(attribution.bias_share);
+  answer.baseline = static_cast<double>(attribution.baseline);
+  answer.conserves = conserves(named.method, question.how.terms);
+  answer.terms_left_out = named.method == Method::vector_rollout && !answer.conserves;
+  answer.integrates = named.method == Method::integrated_gradients;
+  answer.points = attribution.points;
+  answer.converged = attribution.converged;
+  answer.untreated = attribution.untreated;
+  answer.zero_rows = static_cast<Index>(attribution.zero_rows.size());
+  answer.constant_layers = static_cast<Index>(attribution.constant_layers.size());
+  return answer;
+}
+
+/// Adds every layer's output and its gradient, and the gradient of the embeddings.
+template <Real Scalar>
+void add_gradients(Explainer<Scalar>& explainer, const LanguageModel<Scalar>& model, const Target& target, const Executor& executor,
+                   Explanation& explanation) {
+  // A layer's first mixer is layerN.y; one beside it has its kind in the name. A layer that mixes no tokens has none.
+  const BackwardPass<Scalar>& backward_pass = explainer.gradients(target);
+  for (Index layer = 0; layer < model.layer_count(); ++layer) {
+    const LayerPass<Scalar> layer_pass = model.layer_pass(explainer.pass(), layer, executor, false);
+    for (std::size_t index = 0; index < layer_pass.mixers.size(); ++index) {
+      const MixerRun<Scalar>& mixer = layer_pass.mixers[index];
+      const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
+      const Array<Scalar>& gradient = backward_pass.layers[static_cast<std::size_t>(layer)].mixers_y[index];
+      explanation.gradients.push_back({detail::message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
+      explanation.gradients.push_back({detail::message("layer", layer, ".", kind, "grad_y"), (*gradient).template cast<double>()});
+      if (!kind.empty())  // also with grad_ before the kind
+        explanation.gradients.push_back({detail::message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
+    }
+  }
+  explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});
+}
+
+}  // namespace
+
+/// Says which of a model's weights is not finite, where one is. They are scanned once for all texts.
+template <Real Scalar>
+class WeightsScan {
+ public:
+  explicit WeightsScan(std::string directory) : directory_(std::move(directory)) {}
+
+  /// Fails (value), naming the tensor, where weights are not finite.
+  void refuse() const {
+    std::call_once(asked_, [&] {
+      try {
+        refuse_weights_not_finite<Scalar>(directory_);
+      } catch (const Error& error) {
+        wrong_ = error.what();
+      }
+    });
+    if (!wrong_.empty()) detail::raise(ErrorKind::value, wrong_);
+  }
+  /// Runs `work`. Where that fails by a value, and weights are not finite, the error is about these.
+  template <class Work>
+  auto around(const Work& work) const {
+    try {
+      return work();
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::value) refuse();
+      throw;
+    }
+  }
+
+ private:
+  std::string directory_;
+  mutable std::once_flag asked_;
+  mutable std::string wrong_;
+};
+
 /// A model and a question about texts: all that can be checked without a text has been.
 template <Real Scalar>
 class Questioner {
@@ -136,49 +334,29 @@ class Questioner {
   };
 
   Questioner(const ExplanationOptions& options, LoadedModel<Scalar> loaded)
-      : options_(options), loaded_(std::move(loaded)), methods_(methods_of(options)), architecture_(architecture_text(model().name())) {
-    const NamedTokens named = named_tokens(options, tokenizer());
-    target_ = named.target;
-    contrast_ = named.contrast;
-    how_.terms = Terms::parse(options.terms);
-    how_.reduction = parse_reduction(options.reduce);
-    how_.layer = options.layer;
-    choose_heads();
-    how_.integration_steps = options.steps;
-    if (options.baseline == "mean")
-      how_.baseline = RowVector<Scalar>(model().parts().embedding.matrix().colwise().mean());
-    else if (named.baseline)
-      how_.baseline = detail::row_of(model().parts().embedding, *named.baseline);
-    if (const std::optional<Index> unknown = tokenizer().find("<unk>")) {
-      how_.removal = Removal::replace;
-      how_.replacement = *unknown;
-    }
-  }
+      : loaded_(std::move(loaded)),
+        question_(question_to(loaded_, options)),
+        architecture_(architecture_text(model().name())),
+        weights_(loaded_.directory) {}
 
   [[nodiscard]] const LanguageModel<Scalar>& model() const { return loaded_.model; }
   [[nodiscard]] const Tokenizer& tokenizer() const { return loaded_.tokenizer; }
   [[nodiscard]] const std::string& architecture() const { return architecture_; }
   /// Pieces of work that explaining takes: the run of the text, and each method.
-  [[nodiscard]] Index pieces() const { return 1 + static_cast<Index>(methods_.size()); }
+  [[nodiscard]] Index pieces() const { return 1 + static_cast<Index>(question_.methods.size()); }
 
   /// Explains what comes after one position.
   [[nodiscard]] Explanation explain(std::vector<Index> ids, const Run& run) const {
     Target target;
-    target.position = single_position(options_, static_cast<Index>(ids.size()));
-    return explain(std::move(ids), {target}, target_, run);
+    target.position = single_position(question_.options, static_cast<Index>(ids.size()));
+    return explain(std::move(ids), {target}, question_.target, run);
   }
   /// Lets the model go on after `ids`, and explains each token that it writes.
   [[nodiscard]] Explanation explain_writing(std::vector<Index> ids, const std::vector<Index>& ends, const Run& run) const {
-    refuse_large_logits(options_, ids.size() + static_cast<std::size_t>(options_.generate), model().vocabulary());
-    run.begin_piece(14 * model().layer_count() * (options_.generate + 1));
-    Continuation continuation = [&] {
-      try {
-        return continue_text(model(), ids, options_.generate, ends, run.executor, [] {});
-      } catch (const Error& error) {
-        if (error.kind() == ErrorKind::value) refuse_weights();  // which names the tensor
-        throw;
-      }
-    }();
+    const Index most = question_.options.generate;
+    refuse_large_logits(question_.options, ids.size() + static_cast<std::size_t>(most), model().vocabulary());
+    run.begin_piece(loops() * (most + 1));
+    const Continuation continuation = weights_.around([&] { return continue_text(model(), ids, most, ends, run.executor, [] {}); });
     Written written{static_cast<Index>(ids.size()), tokenizer().decode(continuation.ids), continuation.ended, continuation.repeated};
     std::vector<Target> targets;
     for (const Index token : continuation.ids) {
@@ -194,33 +372,28 @@ class Questioner {
   }
 
  private:
-  /// Errors in the choice of layer or heads are reported before a text is run.
-  void choose_heads() {
-    if (!options_.layer) return;
-    const Index layer = *options_.layer;
-    const std::vector<Index> mixing = model().mixing_layers();
-    if (std::find(mixing.begin(), mixing.end(), layer) == mixing.end())
-      detail::raise(ErrorKind::value, "--layer: layer ", layer, " of ", loaded_.directory, " mixes no tokens, expected one of ",
-                    shape_text(mixing));
-    if (options_.heads.empty()) return;
-    const std::vector<Index> counts = detail::head_counts(model().layer_pass(model().forward({0}), layer));
-    const Index count = std::accumulate(counts.begin(), counts.end(), Index(0));
-    if (count == 0)
-      detail::raise(ErrorKind::value, "--heads: the channels of layer ", layer, " of ", loaded_.directory,
-                    " share no matrices, so it has no heads");
-    how_.heads = parse_indices("--heads", options_.heads).resolve(count, "--heads: head");
-  }
+  /// A pass has some fourteen loops a layer.
+  [[nodiscard]] Index loops() const { return 14 * model().layer_count(); }
+
   /// `token`: what is explained in the place of the likeliest, where there is one target that names none.
   [[nodiscard]] Explanation explain(std::vector<Index> ids, std::vector<Target> targets, std::optional<Index> token, const Run& run) const {
-    try {
-      return explain_finite(std::move(ids), std::move(targets), token, run);
-    } catch (const Error& error) {
-      if (error.kind() == ErrorKind::value) refuse_weights();  // which names the tensor
-      throw;
-    }
+    return weights_.around([&] {
+      Explanation explanation = described(std::move(ids));
+      const std::vector<bool> maps = maps_written(question_, model(), targets.size(), explanation);
+      // Logits at every token take as long as so many layers more, in one loop.
+      run.begin_piece(question_.options.all_logits ? loops() + 14 * model().vocabulary() / (8 * model().width()) : loops());
+      Explainer<Scalar> explainer(model(), explanation.ids, forward_options(question_.options, targets, run.executor), plan(maps));
+      if (!detail::all_finite(explainer.pass().logits)) weights_.refuse();
+      choose_tokens(explainer, targets, token);
+      for (const Target& target : targets) explanation.targets.push_back(explained_target(explainer, tokenizer(), target));
+      ask(explainer, targets, maps, run, explanation);
+      if (question_.options.gradients) add_gradients(explainer, model(), targets.front(), run.executor, explanation);
+      explanation.logits = explainer.pass().logits.template cast<double>();
+      return explanation;
+    });
   }
-  [[nodiscard]] Explanation explain_finite(std::vector<Index> ids, std::vector<Target> targets, std::optional<Index> token,
-                                           const Run& run) const {
+  /// The model and the text, before anything has run.
+  [[nodiscard]] Explanation described(std::vector<Index> ids) const {
     Explanation explanation;
     explanation.directory = loaded_.directory;
     explanation.architecture = architecture_;
@@ -230,151 +403,53 @@ class Questioner {
     explanation.ids = std::move(ids);
     explanation.labels = tokenizer().labels(explanation.ids);
     explanation.unknown = std::count(explanation.labels.begin(), explanation.labels.end(), "<unk>");
-
-    const bool choose = options_.generate == 0;
-    // A token's vector goes through the output projection, about twice as many channels as the model is wide, in every layer.
-    const double width = static_cast<double>(model().width()), operations = 4 * width * width * static_cast<double>(model().layer_count());
-    const auto has_map = [&, of_one = options_.maps && targets.size() == 1](const NamedMethod& named) {
-      if (!of_one || !method_info(named.method).has_map) return false;
-      const std::string why = why_without_map(options_, named.method, explanation.ids.size(), operations);
-      if (!why.empty()) explanation.maps_left_out.push_back({named.name, why});
-      return why.empty();
-    };
-    std::vector<bool> maps;
-    for (const NamedMethod& named : methods_) maps.push_back(has_map(named));
-    // A pass has some fourteen loops a layer; logits at every token take as long as so many layers more, in one loop.
-    const Index loops = 14 * model().layer_count();
-    run.begin_piece(options_.all_logits ? loops + 14 * model().vocabulary() / (8 * model().width()) : loops);
-    ForwardOptions forward;
-    forward.keep = Keep::residuals;
-    forward.executor = run.executor;
-    forward.logit_positions = Indices::all();
-    if (!options_.all_logits) {
-      std::vector<Index> positions;
-      for (const Target& target : targets) positions.push_back(target.position);
-      forward.logit_positions = Indices(std::move(positions));
-    }
-    forward.memory = activation_memory;
+    return explanation;
+  }
+  [[nodiscard]] ExplanationPlan<Scalar> plan(const std::vector<bool>& maps) const {
     ExplanationPlan<Scalar> plan;
-    for (const NamedMethod& named : methods_) plan.methods.push_back(named.method);
-    plan.options = how_;
+    for (const NamedMethod& named : question_.methods) plan.methods.push_back(named.method);
+    plan.options = question_.how;
     plan.options.with_map = std::find(maps.begin(), maps.end(), true) != maps.end();
-    plan.whole = options_.gradients;
-    Explainer<Scalar> explainer(model(), explanation.ids, forward, std::move(plan));
-    if (!detail::all_finite(explainer.pass().logits)) refuse_weights();
+    plan.whole = question_.options.gradients;
+    return plan;
+  }
+  /// What is explained, where that is what the model predicts.
+  void choose_tokens(const Explainer<Scalar>& explainer, std::vector<Target>& targets, std::optional<Index> token) const {
+    const bool choose = question_.options.generate == 0;
     for (Target& target : targets) {
       const Index likeliest = explainer.most_likely(target.position);  // and fails on NaN
       if (choose) target.token = token.value_or(likeliest);
-      target.contrast = options_.contrast == predicted ? likeliest : contrast_;
-      ExplainedTarget explained;
-      explained.position = target.position;
-      explained.target = target.token;
-      explained.contrast = target.contrast;
-      explained.predictions = predictions_of(explainer.pass().logits_at(target.position).row(0).template cast<double>(), tokenizer(), 5);
-      explained.target_text = detail::message("the logit of \"", visible(tokenizer().label(target.token)), "\"");
-      if (target.contrast) explained.target_text += detail::message(" less that of \"", visible(tokenizer().label(*target.contrast)), "\"");
-      explanation.targets.push_back(std::move(explained));
+      target.contrast = question_.options.contrast == predicted ? likeliest : question_.contrast;
     }
-    for (std::size_t method = 0; method < methods_.size(); ++method) {
-      const NamedMethod& named = methods_[method];
-      const Index steps = named.method == Method::integrated_gradients ? (how_.integration_steps > 0 ? how_.integration_steps : 49) : 1;
+  }
+  /// Adds every method's answers about the targets.
+  void ask(Explainer<Scalar>& explainer, const std::vector<Target>& targets, const std::vector<bool>& maps, const Run& run,
+           Explanation& explanation) const {
+    MethodOptions<Scalar> how = question_.how;
+    for (std::size_t method = 0; method < question_.methods.size(); ++method) {
+      const NamedMethod& named = question_.methods[method];
+      const Index steps = named.method == Method::integrated_gradients ? (how.integration_steps > 0 ? how.integration_steps : 49) : 1;
       const bool shared = method_info(named.method).serves_targets && targets.size() > 1;
-      run.begin_piece(named.method == Method::leave_one_out ? 1 : shared ? loops : loops * steps * static_cast<Index>(targets.size()));
-      std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, targets, shared, maps[method]);
+      run.begin_piece(named.method == Method::leave_one_out ? 1 : shared ? loops() : loops() * steps * static_cast<Index>(targets.size()));
+      how.with_map = maps[method];
+      const std::vector<Attribution<Scalar>> answers = attributions(explainer, named.method, how, targets, shared);
       for (std::size_t k = 0; k < targets.size(); ++k) {
-        Answer answer = answer_of(named, answers[k]);
+        Answer answer = answer_of(question_, named, answers[k]);
         if (answer.about_target) answer.explained = static_cast<double>(explainer.value(targets[k]));  // not every method asks for it
         explanation.targets[k].answers.push_back(std::move(answer));
       }
     }
-    if (options_.gradients) add_gradients(explainer, targets.front(), run.executor, explanation);
-    explanation.logits = explainer.pass().logits.template cast<double>();
-    return explanation;
   }
 
-  /// Fails where weights are not finite. They are scanned once for all texts.
-  void refuse_weights() const {
-    std::call_once(weights_asked_, [&] {
-      try {
-        refuse_weights_not_finite<Scalar>(loaded_.directory);
-      } catch (const Error& error) {
-        wrong_weights_ = error.what();
-      }
-    });
-    if (!wrong_weights_.empty()) detail::raise(ErrorKind::value, wrong_weights_);
-  }
-  [[nodiscard]] std::vector<Attribution<Scalar>> attributions(Explainer<Scalar>& explainer, Method method,
-                                                              const std::vector<Target>& targets, bool shared, bool map) const {
-    MethodOptions<Scalar> how = how_;
-    how.with_map = map;
-    std::vector<Attribution<Scalar>> answers;
-    if (!shared) {
-      for (const Target& target : targets) answers.push_back(explainer.explain(method, target, how));
-      return answers;
-    }
-    const AttributionMatrix<Scalar> all = explainer.explain_each(method, targets, how);
-    for (Index row = 0; row < all.scores.rows(); ++row) {
-      Attribution<Scalar> answer;
-      answer.scores = all.scores.row(row);
-      answer.explained = all.explained[row];
-      answer.zero_rows = all.zero_rows;
-      answers.push_back(std::move(answer));
-    }
-    return answers;
-  }
-  [[nodiscard]] Answer answer_of(const NamedMethod& named, const Attribution<Scalar>& attribution) const {
-    Answer answer;
-    answer.method = named.name;
-    answer.value_name = value_name(named.method, options_, how_.reduction, how_.removal);
-    answer.about_target = !method_info(named.method).of_position;
-    answer.from_attention = method_info(named.method).from_attention;
-    const RowVector<double> scores = attribution.scores.template cast<double>();
-    answer.scores.assign(scores.data(), scores.data() + scores.size());
-    answer.map = attribution.map.template cast<double>();
-    answer.explained = static_cast<double>(attribution.explained);
-    answer.bias_share = static_cast<double>(attribution.bias_share);
-    answer.baseline = static_cast<double>(attribution.baseline);
-    answer.conserves = conserves(named.method, how_.terms);
-    answer.terms_left_out = named.method == Method::vector_rollout && !answer.conserves;
-    answer.integrates = named.method == Method::integrated_gradients;
-    answer.points = attribution.points;
-    answer.converged = attribution.converged;
-    answer.untreated = attribution.untreated;
-    answer.zero_rows = static_cast<Index>(attribution.zero_rows.size());
-    answer.constant_layers = static_cast<Index>(attribution.constant_layers.size());
-    return answer;
-  }
-  void add_gradients(Explainer<Scalar>& explainer, const Target& target, const Executor& executor, Explanation& explanation) const {
-    // A layer's first mixer is layerN.y; one beside it is named by its kind. A layer that mixes no tokens has none.
-    const BackwardPass<Scalar>& backward_pass = explainer.gradients(target);
-    for (Index layer = 0; layer < model().layer_count(); ++layer) {
-      const LayerPass<Scalar> layer_pass = model().layer_pass(explainer.pass(), layer, executor, false);
-      for (std::size_t index = 0; index < layer_pass.mixers.size(); ++index) {
-        const MixerRun<Scalar>& mixer = layer_pass.mixers[index];
-        const std::string kind = mixer.kind.empty() ? "" : mixer.kind + "_";
-        const Array<Scalar>& gradient = backward_pass.layers[static_cast<std::size_t>(layer)].mixers_y[index];
-        explanation.gradients.push_back({detail::message("layer", layer, ".", kind, "y"), (*mixer.y).template cast<double>()});
-        explanation.gradients.push_back({detail::message("layer", layer, ".", kind, "grad_y"), (*gradient).template cast<double>()});
-        if (!kind.empty())  // also with grad_ in front, as in layerN.grad_y
-          explanation.gradients.push_back({detail::message("layer", layer, ".grad_", kind, "y"), (*gradient).template cast<double>()});
-      }
-    }
-    explanation.gradients.push_back({"grad_embeddings", (*backward_pass.embeddings).template cast<double>()});
-  }
-
-  ExplanationOptions options_;
   LoadedModel<Scalar> loaded_;
-  std::vector<NamedMethod> methods_;
+  Question<Scalar> question_;
   std::string architecture_;
-  std::optional<Index> target_, contrast_;
-  MethodOptions<Scalar> how_;
-  mutable std::once_flag weights_asked_;
-  mutable std::string wrong_weights_;
+  WeightsScan<Scalar> weights_;
 };
 
 namespace {
 
-/// An end token that is no id of the model, as where an embedding was cut, or -1 for none, is never written: no reason to write nothing.
+/// An end token that is not an id of the model (its embedding was cut, or -1 for none) is never written, so that it ends nothing.
 void leave_out_foreign(const std::string& directory, Index vocabulary, std::vector<Index>& ends) {
   std::erase_if(ends, [&](Index end) {
     if (end >= 0 && end < vocabulary) return false;
