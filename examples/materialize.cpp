@@ -118,172 +118,228 @@ class Stacked {
   std::map<std::string, Entry> arrays_;
 };
 
+/// What of a result is written.
+struct Choice {
+  std::optional<Index> batch;  ///< nothing where the input was one sequence without a batch in front
+  Index tokens = 0;
+  std::vector<Index> channels, rows, heads;
+  std::optional<ReductionKind> reduction;
+  bool heads_only = false;  ///< pictures and .npy hold one thing: with --heads, the heads' matrices
+
+  [[nodiscard]] Index row_count() const { return static_cast<Index>(rows.size()); }
+  /// Matrices of the attention, one below the other.
+  [[nodiscard]] Index matrices() const { return batch.value_or(1) * (reduction ? 1 : static_cast<Index>(channels.size())); }
+  /// A shape with the batch in front, where there is one.
+  [[nodiscard]] std::vector<Index> with_batch(std::vector<Index> axes) const {
+    if (batch) axes.insert(axes.begin(), *batch);
+    return axes;
+  }
+};
+
+/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it, and no reduction may be put in its place.
+template <Real Scalar>
+Choice choice_of(const Options& options, std::optional<Index> batch, const ImplicitAttention<Scalar>& attention, Index tokens) {
+  const bool safetensors = std::filesystem::path(options.out).extension() == ".safetensors";
+  Choice choice;
+  choice.batch = batch;
+  choice.tokens = tokens;
+  choice.channels = parse_indices("--channels", options.channels).resolve(attention.channels(), "channel");
+  choice.rows = parse_indices("--rows", options.rows).resolve(tokens, "row");
+  choice.reduction = options.reduction();
+  choice.heads_only = !options.heads.empty() && !safetensors;
+  const bool picture = std::filesystem::path(options.out).extension() == ".png";
+  if (!picture || choice.heads_only || choice.reduction || choice.matrices() <= most_panels) return choice;
+  if (options.reduce_given)
+    detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", choice.matrices(),
+                  "; choose fewer with --channels, or join them with --reduce mean-abs");
+  std::fprintf(stderr, "materialize: %s matrices are more than a picture has room for: it shows their mean of absolute values\n",
+               grouped(choice.matrices()).c_str());
+  choice.reduction = ReductionKind::mean_abs;
+  return choice;
+}
+
+/// The chosen rows that are tokens of one run, and their places among all chosen rows. The others are padding, and stay zero.
+class RunRows {
+ public:
+  /// The run's tokens begin at `first` of the padded sequence.
+  RunRows(const Choice& choice, Index first, Index tokens) : first_(first), all_(choice.row_count()) {
+    for (Index r = 0; r < all_; ++r)
+      if (const Index row = choice.rows[static_cast<std::size_t>(r)] - first; row >= 0 && row < tokens) {
+        own_.push_back(row);
+        places_.push_back(r);
+      }
+  }
+
+  /// By their number in the run.
+  [[nodiscard]] const std::vector<Index>& own() const { return own_; }
+  [[nodiscard]] Index count() const { return static_cast<Index>(own_.size()); }
+  [[nodiscard]] Index place(Index r) const { return places_[static_cast<std::size_t>(r)]; }
+  /// Matrices of the run's own rows and tokens, one below the other, into a place with room for all rows and tokens.
+  template <Real Scalar>
+  void place(const Matrix<Scalar>& made, View<Scalar> into) const {
+    into.setZero();
+    for (Index matrix = 0; count() > 0 && matrix < made.rows() / count(); ++matrix)
+      for (Index r = 0; r < count(); ++r) into.row(matrix * all_ + place(r)).segment(first_, made.cols()) = made.row(matrix * count() + r);
+  }
+
+ private:
+  Index first_, all_;
+  std::vector<Index> own_, places_;
+};
+
 /// Everything that is written, sequence after sequence.
 template <Real Scalar>
 class Result {
  public:
   /// `batch` is nothing where the input was one sequence without a batch in front.
-  Result(const Options& options, std::optional<Index> batch) : options_(options), batch_(batch) {}
+  Result(const Options& options, std::optional<Index> batch) : options_(options) { choice_.batch = batch; }
 
   void add(const Run<Scalar>& run, Index sequence, const Executor& executor) {
     const ImplicitAttention<Scalar>& attention = run.attention;
     if (sequence == 0) prepare(attention, run.tokens);
-    // The chosen rows that stand among the run's own tokens; the others are padding, and stay zero.
-    std::vector<Index> own_rows, places;
-    for (std::size_t r = 0; r < rows_.size(); ++r)
-      if (const Index row = rows_[r] - run.first; row >= 0 && row < attention.tokens()) {
-        own_rows.push_back(row);
-        places.push_back(static_cast<Index>(r));
-      }
-    const bool whole = attention.tokens() == tokens_;
-    Selection selection{channels_, own_rows, options_.byte_limit, executor};
-    // Matrices of the run's own rows and tokens, one below the other, into a place with room for all rows and tokens.
-    const auto place = [&](const Matrix<Scalar>& made, View<Scalar> into) {
-      into.setZero();
-      const Index count = static_cast<Index>(own_rows.size()), all = static_cast<Index>(rows_.size());
-      for (Index matrix = 0; count > 0 && matrix < made.rows() / count; ++matrix)
-        for (Index r = 0; r < count; ++r)
-          into.row(matrix * all + places[static_cast<std::size_t>(r)]).segment(run.first, made.cols()) = made.row(matrix * count + r);
-    };
-    if (!heads_only()) {
-      const Index per_sequence = numbers_.rows() / batch_.value_or(1);
-      View<Scalar> numbers(numbers_.row(sequence * per_sequence).data(), per_sequence, tokens_);
-      if (reduction_)
-        whole ? attention.reduce_into(numbers, {*reduction_, {}, {}}, selection)
-              : place(attention.reduce({*reduction_, {}, {}}, selection), numbers);
-      else
-        whole ? attention.materialize_into(numbers, selection) : place(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
-    }
-    if (!options_.heads.empty()) add_heads(run.bare ? *run.bare : attention, own_rows, place, executor);
-    // What a state that came with the input gives is a constant of this run, as a bias is.
-    const Matrix<Scalar> bias = attention.bias() + attention.carry();
-    Matrix<Scalar> chosen = Matrix<Scalar>::Zero(static_cast<Index>(channels_.size()), static_cast<Index>(rows_.size()));
-    for (Index c = 0; c < chosen.rows(); ++c)
-      for (std::size_t r = 0; r < own_rows.size(); ++r) chosen(c, places[r]) = bias(own_rows[r], channels_[static_cast<std::size_t>(c)]);
-    more_.add("bias", chosen, {chosen.rows(), chosen.cols()});
-    const auto per_token = [&](const char* name, const Array<Scalar>& array) {
-      Matrix<Scalar> padded = Matrix<Scalar>::Zero(tokens_, array.cols());
-      padded.middleRows(run.first, array.rows()) = *array;
-      more_.add(name, padded, {tokens_, array.cols()});
-    };
-    per_token("linear_input", run.x);
-    per_token("y", run.y);
-    per_token("out", run.out);
-    if (!attention.has_second()) return;
-    const ImplicitAttention<Scalar> second = attention.second();
-    const UnifiedForm<Scalar>& form = second.form();
-    const bool diagonal = form.convolution.empty() && form.activation.empty() && form.skip.empty();
-    if (diagonal && !form.gate.empty()) return per_token("extra", form.gate);
-    const Index channel_count = static_cast<Index>(channels_.size()), row_count = static_cast<Index>(rows_.size());
-    Matrix<Scalar> skip(channel_count * row_count, tokens_);
-    place(Matrix<Scalar>(second.materialize(selection).stacked()), skip);
-    more_.add("skip_attention", skip, {channel_count, row_count, tokens_});
-    per_token("skip_input", attention.second_input());
-  }
-
-  /// `labels`: one per token, or none.
-  void write(const std::string& ending, const std::string& title, const std::vector<std::string>& labels) const {
-    if (ending == ".png") return draw(title, labels);
-    std::vector<Index> axes = {static_cast<Index>(rows_.size()), tokens_};
-    if (!reduction_) axes.insert(axes.begin(), static_cast<Index>(channels_.size()));
-    if (batch_) axes.insert(axes.begin(), *batch_);
-    if (ending == ".npy") {
-      if (!heads_only()) return write_npy(options_.out, ArrayToWrite(numbers_.data(), axes));
-      std::vector<Index> head_axes = more_.axes("recurrence");
-      if (batch_) head_axes.insert(head_axes.begin(), *batch_);
-      return write_npy(options_.out, ArrayToWrite(more_.find("recurrence")->data(), head_axes));
-    }
-    std::vector<TensorToWrite> tensors;
-    if (!heads_only()) tensors.push_back({"attention", ArrayToWrite(numbers_.data(), axes)});
-    more_.append_to(tensors, batch_);
-    write_safetensors(options_.out, tensors);
+    const RunRows rows(choice_, run.first, attention.tokens());
+    const Selection selection{choice_.channels, rows.own(), options_.byte_limit, executor};
+    if (!choice_.heads_only) add_attention(attention, sequence, rows, selection);
+    if (!options_.heads.empty()) add_heads(run.bare ? *run.bare : attention, rows, executor);
+    add_bias(attention, rows);
+    add_tokens("linear_input", run, run.x);
+    add_tokens("y", run, run.y);
+    add_tokens("out", run, run.out);
+    if (attention.has_second()) add_second(run, rows, selection);
   }
 
   [[nodiscard]] bool all_finite() const { return detail::all_finite(numbers_) && more_.all_finite(); }
 
- private:
-  /// Pictures and .npy hold one thing: with --heads, the heads' matrices.
-  [[nodiscard]] bool heads_only() const {
-    return !options_.heads.empty() && std::filesystem::path(options_.out).extension() != ".safetensors";
+  [[nodiscard]] const Choice& choice() const { return choice_; }
+  /// The attention, or where heads alone are written, their matrices.
+  [[nodiscard]] const Matrix<Scalar>& matrices() const { return choice_.heads_only ? *more_.find("recurrence") : numbers_; }
+  [[nodiscard]] std::vector<Index> matrices_shape() const {
+    if (choice_.heads_only) return choice_.with_batch(more_.axes("recurrence"));
+    std::vector<Index> axes = {choice_.row_count(), choice_.tokens};
+    if (!choice_.reduction) axes.insert(axes.begin(), static_cast<Index>(choice_.channels.size()));
+    return choice_.with_batch(std::move(axes));
+  }
+  [[nodiscard]] std::vector<TensorToWrite> tensors() const {
+    std::vector<TensorToWrite> tensors;
+    if (!choice_.heads_only) tensors.push_back({"attention", ArrayToWrite(numbers_.data(), matrices_shape())});
+    more_.append_to(tensors, choice_.batch);
+    return tensors;
   }
 
-  template <class Place>
-  void add_heads(const ImplicitAttention<Scalar>& attention, const std::vector<Index>& own_rows, const Place& place,
-                 const Executor& executor) {
+ private:
+  void prepare(const ImplicitAttention<Scalar>& attention, Index tokens) {
+    choice_ = choice_of(options_, choice_.batch, attention, tokens);
+    if (choice_.heads_only) return;
+    const Index rows = choice_.matrices() * choice_.row_count();
+    check_byte_limit("attention", {rows, tokens}, sizeof(Scalar), options_.byte_limit);
+    numbers_.resize(rows, tokens);
+  }
+
+  void add_attention(const ImplicitAttention<Scalar>& attention, Index sequence, const RunRows& rows, const Selection& selection) {
+    const Index per_sequence = numbers_.rows() / choice_.batch.value_or(1);
+    View<Scalar> numbers(numbers_.row(sequence * per_sequence).data(), per_sequence, choice_.tokens);
+    const bool whole = attention.tokens() == choice_.tokens;
+    if (const auto& reduction = choice_.reduction)
+      whole ? attention.reduce_into(numbers, {*reduction, {}, {}}, selection)
+            : rows.place<Scalar>(attention.reduce({*reduction, {}, {}}, selection), numbers);
+    else
+      whole ? attention.materialize_into(numbers, selection)
+            : rows.place<Scalar>(Matrix<Scalar>(attention.materialize(selection).stacked()), numbers);
+  }
+
+  void add_heads(const ImplicitAttention<Scalar>& attention, const RunRows& run_rows, const Executor& executor) {
     if (attention.heads() == 0)
       detail::raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
-    heads_ = parse_indices("--heads", options_.heads).resolve(attention.heads(), "head");
-    const Index summands = attention.summands(), rows = static_cast<Index>(own_rows.size()), all_rows = static_cast<Index>(rows_.size());
+    const std::vector<Index>& heads = choice_.heads = parse_indices("--heads", options_.heads).resolve(attention.heads(), "head");
+    const Index summands = attention.summands(), rows = run_rows.count(), count = static_cast<Index>(heads.size());
     Index rank = 1;
     while (rank * rank < summands) ++rank;
-    Matrix<Scalar> maps(static_cast<Index>(heads_.size()) * summands * rows, attention.tokens());
+    Matrix<Scalar> maps(count * summands * rows, attention.tokens());
     for (Index summand = 0; summand < summands; ++summand) {
-      const AttentionMatrix<Scalar> one = attention.head_maps({heads_, own_rows, options_.byte_limit, executor}, summand);
+      const AttentionMatrix<Scalar> one = attention.head_maps({heads, run_rows.own(), options_.byte_limit, executor}, summand);
       for (Index head = 0; head < one.channels(); ++head) maps.middleRows((head * summands + summand) * rows, rows) = one.channel(head);
     }
-    std::vector<Index> axes = {static_cast<Index>(heads_.size()), all_rows, tokens_};
+    std::vector<Index> axes = {count, choice_.row_count(), choice_.tokens};
     if (summands > 1) axes.insert(axes.begin() + 1, {rank, summands / rank});
-    Matrix<Scalar> placed(static_cast<Index>(heads_.size()) * summands * all_rows, tokens_);
-    place(maps, placed);
+    Matrix<Scalar> placed(count * summands * choice_.row_count(), choice_.tokens);
+    run_rows.place<Scalar>(maps, placed);
     more_.add("recurrence", placed, axes);
   }
 
-  void prepare(const ImplicitAttention<Scalar>& attention, Index tokens) {
-    tokens_ = tokens;
-    channels_ = parse_indices("--channels", options_.channels).resolve(attention.channels(), "channel");
-    rows_ = parse_indices("--rows", options_.rows).resolve(tokens_, "row");
-    reduction_ = options_.reduction();
-    if (heads_only()) return;
-    const Index batch = batch_.value_or(1), matrices = batch * static_cast<Index>(channels_.size());
-    if (!reduction_ && std::filesystem::path(options_.out).extension() == ".png" && matrices > most_panels) {
-      if (options_.reduce_given)
-        detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", matrices,
-                      "; choose fewer with --channels, or join them with --reduce mean-abs");
-      reduction_ = ReductionKind::mean_abs;
-      std::fprintf(stderr, "materialize: %s matrices are more than a picture has room for: it shows their mean of absolute values\n",
-                   grouped(matrices).c_str());
-    }
-    const Index rows = reduction_ ? batch * static_cast<Index>(rows_.size()) : matrices * static_cast<Index>(rows_.size());
-    check_byte_limit("attention", {rows, tokens_}, sizeof(Scalar), options_.byte_limit);
-    numbers_.resize(rows, tokens_);
+  /// What a state that came with the input gives is a constant of this run, as a bias is.
+  void add_bias(const ImplicitAttention<Scalar>& attention, const RunRows& rows) {
+    const Matrix<Scalar> bias = attention.bias() + attention.carry();
+    Matrix<Scalar> chosen = Matrix<Scalar>::Zero(static_cast<Index>(choice_.channels.size()), choice_.row_count());
+    for (Index c = 0; c < chosen.rows(); ++c)
+      for (Index r = 0; r < rows.count(); ++r)
+        chosen(c, rows.place(r)) = bias(rows.own()[static_cast<std::size_t>(r)], choice_.channels[static_cast<std::size_t>(c)]);
+    more_.add("bias", chosen, {chosen.rows(), chosen.cols()});
   }
 
-  void draw(const std::string& title, const std::vector<std::string>& labels) const {
-    HeatMap map;
-    map.title = title;
-    if (reduction_) map.value_name = reduction_text(*reduction_);
-    const Matrix<Scalar>& numbers = heads_only() ? *more_.find("recurrence") : numbers_;
-    const Index panels = numbers.rows() / static_cast<Index>(rows_.size()), per_sequence = panels / batch_.value_or(1);
-    if (panels > most_panels)
-      detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", panels,
-                    "; choose fewer with ", heads_only() ? "--heads" : "--channels");
-    for (Index p = 0; p < panels; ++p) {
-      Panel panel;
-      if (batch_) panel.subtitle = detail::message("sequence ", p / per_sequence);
-      if (heads_only())
-        panel.subtitle += detail::message(batch_ ? ", head " : "head ", heads_[static_cast<std::size_t>(p % per_sequence) % heads_.size()]);
-      else if (!reduction_)
-        panel.subtitle += detail::message(batch_ ? ", channel " : "channel ", channels_[static_cast<std::size_t>(p % per_sequence)]);
-      panel.values = numbers.middleRows(p * static_cast<Index>(rows_.size()), static_cast<Index>(rows_.size())).template cast<double>();
-      panel.row_tokens = rows_;
-      if (!labels.empty()) {
-        panel.column_labels = labels;
-        for (const Index row : rows_) panel.row_labels.push_back(labels[static_cast<std::size_t>(row)]);
-      }
-      map.panels.push_back(std::move(panel));
-    }
-    map.caption = detail::message("Terms: ", heads_only() ? std::string("recurrence") : Terms::parse(options_.terms).text(), ".");
-    warn_of_missing_glyphs("materialize", write_heat_map(options_.out, map).missing_glyphs);
+  void add_tokens(const char* name, const Run<Scalar>& run, const Array<Scalar>& array) {
+    Matrix<Scalar> padded = Matrix<Scalar>::Zero(choice_.tokens, array.cols());
+    padded.middleRows(run.first, array.rows()) = *array;
+    more_.add(name, padded, {choice_.tokens, array.cols()});
+  }
+
+  /// The path of a second input: a gate of it where that is all, else its matrices.
+  void add_second(const Run<Scalar>& run, const RunRows& rows, const Selection& selection) {
+    const ImplicitAttention<Scalar> second = run.attention.second();
+    const UnifiedForm<Scalar>& form = second.form();
+    const bool diagonal = form.convolution.empty() && form.activation.empty() && form.skip.empty();
+    if (diagonal && !form.gate.empty()) return add_tokens("extra", run, form.gate);
+    const Index channels = static_cast<Index>(choice_.channels.size());
+    Matrix<Scalar> skip(channels * choice_.row_count(), choice_.tokens);
+    rows.place<Scalar>(Matrix<Scalar>(second.materialize(selection).stacked()), skip);
+    more_.add("skip_attention", skip, {channels, choice_.row_count(), choice_.tokens});
+    add_tokens("skip_input", run, run.attention.second_input());
   }
 
   const Options& options_;
-  std::optional<Index> batch_;
-  Index tokens_ = 0;
-  std::vector<Index> channels_, rows_, heads_;
-  std::optional<ReductionKind> reduction_;
+  Choice choice_;
   Matrix<Scalar> numbers_;  // (batch * channels * rows, tokens), or (batch * rows, tokens)
   Stacked<Scalar> more_;    // bias (channels, rows); linear_input, y, out (tokens, ...); recurrence (heads, rows, tokens)
 };
+
+/// A heat map of each matrix. `labels`: one per token, or none.
+template <Real Scalar>
+void draw(const Options& options, const Result<Scalar>& result, const std::string& title, const std::vector<std::string>& labels) {
+  const Choice& choice = result.choice();
+  const Matrix<Scalar>& numbers = result.matrices();
+  HeatMap map;
+  map.title = title;
+  if (choice.reduction) map.value_name = reduction_text(*choice.reduction);
+  const Index panels = numbers.rows() / choice.row_count(), per_sequence = panels / choice.batch.value_or(1);
+  if (panels > most_panels)
+    detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", panels,
+                  "; choose fewer with ", choice.heads_only ? "--heads" : "--channels");
+  for (Index p = 0; p < panels; ++p) {
+    const auto of_sequence = static_cast<std::size_t>(p % per_sequence);
+    Panel panel;
+    if (choice.batch) panel.subtitle = detail::message("sequence ", p / per_sequence);
+    if (choice.heads_only)
+      panel.subtitle += detail::message(choice.batch ? ", head " : "head ", choice.heads[of_sequence % choice.heads.size()]);
+    else if (!choice.reduction)
+      panel.subtitle += detail::message(choice.batch ? ", channel " : "channel ", choice.channels[of_sequence]);
+    panel.values = numbers.middleRows(p * choice.row_count(), choice.row_count()).template cast<double>();
+    panel.row_tokens = choice.rows;
+    if (!labels.empty()) {
+      panel.column_labels = labels;
+      for (const Index row : choice.rows) panel.row_labels.push_back(labels[static_cast<std::size_t>(row)]);
+    }
+    map.panels.push_back(std::move(panel));
+  }
+  map.caption = detail::message("Terms: ", choice.heads_only ? std::string("recurrence") : Terms::parse(options.terms).text(), ".");
+  warn_of_missing_glyphs("materialize", write_heat_map(options.out, map).missing_glyphs);
+}
+
+template <Real Scalar>
+void write_result(const Options& options, const Result<Scalar>& result, const std::string& ending, const std::string& title,
+                  const std::vector<std::string>& labels) {
+  if (ending == ".png") return draw(options, result, title, labels);
+  if (ending == ".npy") return write_npy(options.out, ArrayToWrite(result.matrices().data(), result.matrices_shape()));
+  write_safetensors(options.out, result.tensors());
+}
 
 // --- One layer, from its weights and its input --------------------------------------------------------------------------
 
@@ -583,7 +639,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
     refuse_weights_not_finite<Scalar>(options.weights);
     refuse_overflow<Scalar>();
   }
-  result.write(ending, detail::message(family.title, " layer"), {});
+  write_result(options, result, ending, detail::message(family.title, " layer"), {});
 }
 
 // --- One layer of a language model --------------------------------------------------------------------------------------
@@ -608,7 +664,7 @@ void materialize_model(const Options& options, const std::string& ending) {
     refuse_weights_not_finite<Scalar>(options.model);
     refuse_overflow<Scalar>();
   }
-  result.write(ending, detail::message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
+  write_result(options, result, ending, detail::message(architecture_text(model.name()), ", layer ", layer), loaded.tokenizer.labels(ids));
 }
 
 template <Real Scalar>
