@@ -136,7 +136,7 @@ struct Choice {
   }
 };
 
-/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it, and no reduction may be put in its place.
+/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place.
 template <Real Scalar>
 Choice choice_of(const Options& options, std::optional<Index> batch, const ImplicitAttention<Scalar>& attention, Index tokens) {
   const bool safetensors = std::filesystem::path(options.out).extension() == ".safetensors";

@@ -366,7 +366,7 @@ TEST_CASE("GGUF: the layers for multi-token prediction alone are no model", "[io
   config["mtp_num_hidden_layers"] = 1;
   GgufConverter converter("qwen35", outer, config);
   converter.put("blk.4.nextn.enorm.weight", {{32}, std::vector<float>(32)});
-  CHECK_THAT(error(converter), contains_text("has the layers for multi-token prediction alone"));
+  CHECK_THAT(error(converter), contains_text("has only the layers for multi-token prediction"));
 }
 
 TEST_CASE("GGUF: a tensor has its name in the file, though no layer of the file has it", "[io][golden]") {

@@ -27,13 +27,13 @@ class Configuration {
   Configuration() = default;
   explicit Configuration(std::string where) : where_(std::move(where)) {}
 
-  /// `value` is a Value, or whatever one is made of. A template, so that files which set nothing have no std::variant to compile.
+  /// `value` is a Value, or what one can be made of. A template, so that files which set nothing have no std::variant to compile.
   template <class Given = Value>
   void set(std::string key, Given value) {
     set_shared(std::move(key), std::make_shared<const Value>(std::move(value)));
   }
-  /// A key whose value is of no such type: an object, or a list that holds neither numbers nor texts alone. Asking for it is an error,
-  /// and the list is a key that was not understood where nothing asks for it (the keys of an object are keys of their own).
+  /// A key whose value is of another type: an object, or a list of neither numbers only nor texts only. Asking for it is an error. A list that
+  /// nothing asks for counts as not understood; an object does not, for its keys are keys of their own.
   void set_object(std::string key) { set_unusable(std::move(key), Unusable::object); }
   void set_mixed_list(std::string key) { set_unusable(std::move(key), Unusable::mixed_list); }
   [[nodiscard]] const std::string& where() const { return where_; }
@@ -42,7 +42,7 @@ class Configuration {
   /// Whether a key is there with a value of any kind, an object or a mixed list too.
   [[nodiscard]] bool holds(std::string_view key) const { return has(key) || unusable_.find(key) != unusable_.end(); }
   /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
-  /// Fails (value) where the key is there and its value is of none of them.
+  /// Fails (value) where the key is there with a value of another type.
   [[nodiscard]] const Value* find(std::string_view key) const { return look_up(key, "a number, a string or a list of either"); }
   /// All keys but those of objects, sorted.
   [[nodiscard]] std::vector<std::string> keys() const {
@@ -93,7 +93,7 @@ class Configuration {
   [[nodiscard]] std::optional<std::vector<double>> numbers(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a list of numbers").numbers(); });
   }
-  /// The same of a number, an integer or not: 1 and 1.0 agree. Fails on NaN and infinities: no key here means something by them.
+  /// The same of a number, an integer or not: 1 and 1.0 agree. Fails on NaN and infinities, which no key here may have.
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a number").finite_number(); });
   }
@@ -121,7 +121,7 @@ class Configuration {
     values_.erase(key);
     unusable_[std::move(key)] = kind;
   }
-  /// A key's value, which counts as asked for; null if it is absent. Fails where it is of no use, saying what was `expected`.
+  /// A key's value, which counts as asked for; null if it is absent. Fails where it is an object or a mixed list, saying what was `expected`.
   [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
     if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
       detail::raise(ErrorKind::value, where_, ": key ", key,

@@ -23,8 +23,8 @@ namespace detail {
 /// What the value of a key may be.
 using ConfigurationValue = std::variant<bool, Index, double, std::string, std::vector<std::string>, std::vector<double>>;
 
-/// A key and its value, which is null where the key is absent. What is asked of it is nothing then, and an error (ErrorKind::value) where the
-/// value is not as `expected`.
+/// A key and its value, null where the key is absent. Reading it gives nothing then; a value that is not as `expected` is an error
+/// (ErrorKind::value).
 struct ConfigurationEntry {
   std::string_view where, key, expected;
   const ConfigurationValue* value;

@@ -1,5 +1,5 @@
-// GGUF files, versions 2 and 3: metadata, and tensors where they stand in the mapped file. Names and values are the file's own here;
-// gguf_model.hpp brings them back to those of the public checkpoints.
+// GGUF files, versions 2 and 3: metadata, and tensors that stay in the mapped file. Names and values are those of the file;
+// gguf_model.hpp translates them to those of the public checkpoints.
 #pragma once
 
 #include <algorithm>
@@ -58,7 +58,7 @@ class GgufFile {
       if (const std::int64_t* whole = std::get_if<std::int64_t>(value)) return static_cast<double>(*whole);
     detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is of another type than expected");
   }
-  /// A list of texts, `tokenizer.ggml.tokens` say: null if it is absent or no list of texts.
+  /// A list of texts, such as `tokenizer.ggml.tokens`; null if it is absent or of another type.
   [[nodiscard]] const std::vector<std::string_view>* texts(std::string_view key) const {
     const Value* value = find(key);
     return value == nullptr ? nullptr : std::get_if<std::vector<std::string_view>>(value);
@@ -87,7 +87,7 @@ class GgufFile {
     if (begin > file_->size()) detail::raise(ErrorKind::file, where_, ": ends before its tensors begin; is the file cut short?");
     place(std::move(found), file_->text().substr(static_cast<std::size_t>(begin)), alignment);
   }
-  /// What the beginnings of tensors are multiples of.
+  /// The offset of every tensor is a multiple of this.
   [[nodiscard]] std::uint64_t alignment() const {
     const std::int64_t given = get<std::int64_t>("general.alignment").value_or(32);
     constexpr std::int64_t most = 1 << 20;
@@ -95,7 +95,7 @@ class GgufFile {
       detail::raise(ErrorKind::file, where_, ": general.alignment is ", given, ", expected a power of two up to ", most);
     return static_cast<std::uint64_t>(given);
   }
-  /// Fails unless the tensors stand in `data`, one behind the other.
+  /// Adds the tensors. Fails unless all of them lie within `data` and none overlaps another.
   void place(std::vector<detail::GgufTensor> tensors, std::string_view data, std::uint64_t alignment) {
     std::sort(tensors.begin(), tensors.end(), [](const detail::GgufTensor& a, const detail::GgufTensor& b) { return a.offset < b.offset; });
     std::uint64_t free = 0;
@@ -123,7 +123,7 @@ class GgufFile {
     if (!dtype) {
       tensor.unreadable = detail::ggml_type_text(made.type);
       tensor.parts.front().stored.row_bytes = 0;  // nothing is read from it
-      // No type of ggml's holds sixteen numbers in a byte.
+      // No type of ggml has sixteen numbers in a byte.
       if (static_cast<std::uint64_t>(made.count) / 16 > data.size() - made.offset)
         detail::raise(ErrorKind::file, where_, ": tensor ", printable(made.name), ", ", shape_text(made.shape), " of ", tensor.unreadable,
                       ", reaches beyond the data in the file; is it cut short?");
@@ -138,7 +138,7 @@ class GgufFile {
   std::map<std::string, CheckpointTensor, std::less<>> tensors_;
 };
 
-/// A model in one GGUF file, or in several named `...-00001-of-00003.gguf`: the first has the metadata, the tensors are those of all.
+/// A model in one GGUF file, or in several named `...-00001-of-00003.gguf`: the metadata of the first, the tensors of all.
 struct GgufModel {
   std::vector<GgufFile> files;
   std::map<std::string, CheckpointTensor, std::less<>> tensors;
@@ -148,7 +148,7 @@ struct GgufModel {
 
 namespace detail {
 
-/// Where the numbers of `-00002-of-00003.gguf` begin in a file's name, and how many files there are; nothing if it is not so named.
+/// Where the numbers of `-00002-of-00003.gguf` begin in a file's name, and how many files there are; nothing for another name.
 [[nodiscard]] inline std::optional<std::pair<std::size_t, int>> gguf_split(std::string_view name) {
   constexpr std::string_view pattern = "-00000-of-00000.gguf";
   if (name.size() < pattern.size()) return std::nullopt;
@@ -178,7 +178,7 @@ namespace detail {
   const auto split = detail::gguf_split(name);
   if (!split || split->second != count)
     detail::raise(ErrorKind::file, path_text(path), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-0000",
-                  count, ".gguf, as it was when it was made, with the others beside it");
+                  count, ".gguf, and the other files beside it");
   for (int i = 1; i <= split->second; ++i) {
     std::string number = detail::message(i);
     number.insert(0, 5 - std::min<std::size_t>(5, number.size()), '0');

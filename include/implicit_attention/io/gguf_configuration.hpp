@@ -19,7 +19,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-// Each of these sets the keys of one family. They return whether the model has rotary positions.
+// Each of these sets the keys of one family, and returns whether the model has rotary positions.
 
 [[nodiscard]] inline bool gguf_mamba_keys(GgufConfigurationWriter& config) {
   const bool second = config.keys().architecture() == "mamba2";
@@ -44,7 +44,7 @@ namespace detail {
   config.integers({{"wkv.head_size", "head_size"}, {"feed_forward_length", "intermediate_size"}});
   config.numbers({{"attention.layer_norm_epsilon", "layer_norm_epsilon"}});
   config.set("group_norm_epsilon", 64e-5);
-  static_cast<void>(keys.integer("rescale_every_n_layers"));  // of the tensors' numbers, which GgufRwkvNames puts back
+  static_cast<void>(keys.integer("rescale_every_n_layers"));  // GgufRwkvNames undoes it
   return false;
 }
 
@@ -64,7 +64,7 @@ namespace detail {
   config.set("linear_value_head_dim", config.ratio("ssm.inner_size", "ssm.time_step_rank"));
   config.numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}});
   if (const auto part = config.rotated_part()) config.set("partial_rotary_factor", *part);
-  // Of a text's tokens the three positions are the same; the order of value heads concerns the tensors. The last four are Ollama's.
+  // The three positions of a text's token are equal; the order of value heads concerns the tensors only. The last four are Ollama's.
   for (const std::string_view key :
        {"rope.dimension_sections", "mrope_sections", "rope.mrope_section", "rope.mrope_interleaved", "ssm.v_head_reordered"})
     static_cast<void>(keys.find(key));
@@ -75,7 +75,7 @@ namespace detail {
   config.set("norm_weights_include_one", true);
   const Index interval = keys.integer("full_attention_interval").value_or(4);
   if (interval < 1) raise(ErrorKind::file, keys.where(), ": full_attention_interval is ", interval);
-  // Where the layers are listed, the list counts.
+  // A list of layers takes precedence over the interval.
   const bool listed = keys.has("attention.recurrent_layers");
   config.layer_kinds("layer_types", [&](Index layer) {
     const bool full = listed ? !keys.flag_of_layer("attention.recurrent_layers", layer) : (layer + 1) % interval == 0;
@@ -98,8 +98,8 @@ namespace detail {
   config.numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}});
   config.set("mamba_rms_norm", config.has_tensor("blk.0.ssm_norm.weight"));
   config.set("mamba_norm_before_gate", false);
-  // The converter has multiplied all of them into the tensors. Where the head is tied it has the embedding's multiplier and lacks its own:
-  // every logit is off by one constant factor, which the file does not tell.
+  // The converter has multiplied all of them into the tensors. A tied head then has the embedding's multiplier instead of its own: all logits
+  // are off by one factor, which the file does not hold.
   for (const std::string_view folded : {"embedding_multiplier", "lm_head_multiplier", "attention_in_multiplier", "attention_out_multiplier",
                                         "key_multiplier", "ssm_in_multiplier", "ssm_out_multiplier"})
     config.set(folded, 1.0);
@@ -111,7 +111,7 @@ namespace detail {
   const GgufKeys& keys = config.keys();
   // Bamba is converted to the same architecture; Granite's multipliers tell them apart.
   const std::array<std::string_view, 4> scales{"attention.scale", "embedding_scale", "residual_scale", "logit_scale"};
-  const bool rotary = keys.boolean("rope.scaling.finetuned").value_or(true);  // the switch of positions, on where it is missing
+  const bool rotary = keys.boolean("rope.scaling.finetuned").value_or(true);  // positions are on where the key is missing
   const bool bamba = std::none_of(scales.begin(), scales.end(), [&](std::string_view key) { return keys.has(key); });
   if (bamba && !rotary)
     config.wrong("rope.scaling.finetuned", "false", "true, as Bamba's files have it: there are none of Granite's scales");
@@ -128,7 +128,7 @@ namespace detail {
   if (bamba) {
     config.integers({{"rope.dimension_count", "attn_rotary_emb"}, {"feed_forward_length", "intermediate_size"}});
   } else {
-    // A scale of 0 is none, and attention's is the usual one then.
+    // A scale of 0 means none; attention then has the usual one.
     const auto scale = [&](std::string_view key, std::string_view ours) {
       const bool there = keys.number(key).value_or(0) != 0;
       if (there) config.set(ours, config.shortest(*keys.number(key)));
@@ -192,7 +192,7 @@ namespace detail {
   config.expect_experts(2, true);
   if (family == "lfm2moe") config.set("use_expert_bias", config.has_tensor(message("blk.", keys.layers() - 1, ".exp_probs_b.bias")));
   config.expect_whole_rotation();
-  config.set("block_auto_adjust_ff_dim", false);  // the tensors tell the width; the key has the adjusted one, but not from every converter
+  config.set("block_auto_adjust_ff_dim", false);  // the tensors have the width; not every converter writes the adjusted one
   config.numbers({{"attention.layer_norm_rms_epsilon", "norm_eps"}});
   config.layer_kinds("layer_types", [&](Index layer) { return std::string(config.has_attention(layer) ? "full_attention" : "conv"); });
   return true;
@@ -266,8 +266,8 @@ inline constexpr std::array<GgufFamilyKeys, 15> gguf_family_keys{{{"mamba", gguf
                                                                   {"jamba", gguf_jamba_keys},
                                                                   {"kimi-linear", gguf_kimi_keys}}};
 
-/// A model's configuration, from its metadata and from what only its tensors tell. Fails (file) on a key that may change the model and is not
-/// understood.
+/// A model's configuration, from its metadata and, for what only they tell, its tensors. Fails (file) on a key that may change the model and
+/// is not understood.
 [[nodiscard]] inline Configuration gguf_configuration(const GgufKeys& keys, const GgufConfigurationWriter::Tensors& tensors) {
   GgufConfigurationWriter config(keys, tensors);
   config.expect_layers_that_are_there();

@@ -1,4 +1,4 @@
-// What the families of GGUF models have in common in taking metadata to the keys of the public config.json files.
+// Keys of the public config.json files from GGUF's metadata: what all families have in common.
 #pragma once
 
 #include <algorithm>
@@ -42,8 +42,8 @@ class GgufConfigurationWriter {
   void set(std::string_view key, Value value) {
     made_.set(std::string(key), std::move(value));
   }
-  /// Kinds are listed layer by layer: no list is made of layers that the file merely claims. Files of a few tensors, such as those of
-  /// multi-token prediction alone, have their own error later.
+  /// Kinds are listed layer by layer, so the number of layers is checked against the tensors first. Files of a few tensors, such as those that
+  /// only hold multi-token prediction, have an error of their own later.
   void expect_layers_that_are_there() const {
     constexpr Index most_of_models = 1000;
     const Index layers = keys_->layers(), tensors = static_cast<Index>(tensors_->size()), most = std::max(tensors, most_of_models);
@@ -97,7 +97,7 @@ class GgufConfigurationWriter {
     if (keys && values && *keys != *values)
       wrong("attention.value_length", message(*values), message(*keys, ", as attention.key_length is: values are as wide as keys"));
   }
-  /// The numbers of a head that are rotated, of all that it has; nothing where the file does not say.
+  /// The share of a head's numbers that is rotated; nothing where the file does not say.
   [[nodiscard]] std::optional<double> rotated_part() {
     const auto rotated = keys_->number("rope.dimension_count");
     if (!rotated) return std::nullopt;
@@ -114,7 +114,7 @@ class GgufConfigurationWriter {
     if (const auto part = rotated_part(); part && *part != 1)
       wrong("rope.dimension_count", message(*keys_->number("rope.dimension_count")), "the width of a head, all of which is rotated");
   }
-  /// How experts are chosen and weighed, where a family knows one way: 1 is a softmax, 2 a sigmoid.
+  /// Fails unless experts are scored as this family does it: 1 is a softmax, 2 a sigmoid.
   void expect_scores(Index scores) {
     if (const auto given = keys_->integer("expert_gating_func"); given && *given != 0 && *given != scores)
       wrong("expert_gating_func", message(*given), message(scores, scores == 1 ? " (softmax)" : " (sigmoid)"));

@@ -37,7 +37,7 @@ class GgufFeedForwardNames {
     return given.part == "exp_probs_b" && !family_->correction.empty() && given.as("", family_->correction, given.tensor, "");
   }
 
-  // Ollama's names are the second.
+  // The second names are Ollama's.
   bool latent(const GgufLayerTensor& given) const {
     const std::string_view part = given.part;
     if (part == "ffn_latent_down" || part == "ffn_latent_in") return given.as("mixer.", "fc1_latent_proj");
@@ -74,7 +74,7 @@ class GgufFeedForwardNames {
     if (role < 2) return joined_with_up(given, role, kind, family_->experts, "gate_up_proj", "");
     return given.as(family_->experts, "down_proj", given.tensor, "");
   }
-  // Gate and up projection as one tensor. The gate's turn makes it, the up projection's only expects the gate.
+  // Gate and up projection as one tensor, which the gate is made into; the up projection only has to have a gate beside it.
   bool joined_with_up(const GgufLayerTensor& given, std::size_t role, std::string_view kind, std::string_view below, std::string_view name,
                       std::string_view end) const {
     if (role == 1) return given.renamer.expect_sibling(given.layer, message("ffn_gate", kind, given.suffix)), true;
@@ -82,7 +82,7 @@ class GgufFeedForwardNames {
         below, name, [&] { return stacked(given, given.renamer.sibling(given.layer, message("ffn_up", kind, given.suffix))); }, end);
   }
 
-  // A tensor of all experts, split by them: as many as the metadata has, and no number that only a header claims.
+  // A tensor is split into experts only where the metadata has as many: no number that only a tensor's header claims.
   void expect_experts(const GgufLayerTensor& given) const {
     constexpr Index most = 4096;
     const CheckpointTensor& tensor = given.tensor;
@@ -91,9 +91,9 @@ class GgufFeedForwardNames {
     if (count != experts) given.renamer.wrong_shape(tensor, message("(", experts, ", rows, columns), as expert_count is ", experts));
     if (count > most) given.renamer.wrong_shape(tensor, message("at most ", most, " experts"));
   }
-  // (n, F, D) as n matrices; of each the share `which` of `shares` equal ones.
+  // (n, F, D) as n matrices, or as one of `shares` equal parts of each, the one of number `which`.
   bool one_by_one(const GgufLayerTensor& given, std::string_view name, Index which = 0, Index shares = 1) const {
-    // Where names alone are asked for, the first expert's stands for those of all.
+    // Where only names are asked for, the first expert stands for all.
     if (given.renamer.names_alone()) return given.as(family_->experts, message("0.", name));
     expect_experts(given);
     const CheckpointTensor& tensor = given.tensor;

@@ -1,4 +1,4 @@
-// The metadata of a GGUF file that belongs to its architecture, and that all of it was understood.
+// The keys of a GGUF file that belong to its architecture, and the check that all of them were understood.
 #pragma once
 
 #include <algorithm>
@@ -42,7 +42,7 @@ class GgufKeys {
     static_cast<void>(find(key));
     return file_->get<bool>(whole(key));
   }
-  /// An integer; of a list, one number a layer, that of all layers that have one above 0.
+  /// An integer. A list has one number a layer, and all that are not 0 must agree.
   [[nodiscard]] std::optional<Index> integer(std::string_view key) const {
     const GgufFile::Value* value = find(key);
     if (value == nullptr) return std::nullopt;
@@ -124,7 +124,7 @@ class GgufKeys {
       if (key == known) return true;
     return key.starts_with("vision.") || key.ends_with("_token_id") || key.find("deepstack") != std::string_view::npos;
   }
-  // False, 0, no text, an empty list; a factor that is 1; experts in one group; positions that are not scaled, or by a factor, which is another key.
+  // False, 0, an empty text or list; a factor of 1; experts in one group; positions without scaling, or scaled by a factor (another key).
   [[nodiscard]] static bool is_off(std::string_view key, const GgufFile::Value& value) {
     const bool factor =
         key.ends_with("scale") || key.ends_with("scale_linear") || key.ends_with("factor") || key.starts_with("expert_group_");
@@ -158,8 +158,8 @@ class GgufKeys {
   [[nodiscard]] Index sensible(std::int64_t value, std::string_view key) const {
     constexpr std::int64_t most = std::int64_t{1} << 53U;
     if (value < -most || value > most)
-      raise(ErrorKind::file, where(), ": metadata key ", printable(architecture_), ".", key,
-            " is beyond any integer that makes sense here");
+      raise(ErrorKind::file, where(), ": metadata key ", printable(architecture_), ".", key, " is ", value,
+            ", expected an integer of at most 53 bits");
     return static_cast<Index>(value);
   }
   const GgufFile* file_;

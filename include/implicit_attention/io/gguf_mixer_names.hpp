@@ -36,7 +36,7 @@ class GgufMixerNames {
   [[nodiscard]] bool is_qwen() const { return family_->architecture.starts_with("qwen"); }
   [[nodiscard]] bool is_kimi() const { return family_->architecture == "kimi-linear"; }
 
-  // Projections that Qwen's value heads have rows or columns in.
+  // Projections with rows or columns of Qwen's value heads.
   bool qwen(const GgufLayerTensor& given) const {
     if (!is_qwen()) return false;
     const std::string_view part = given.part, mixer = family_->mixer;
@@ -57,7 +57,7 @@ class GgufMixerNames {
     return false;
   }
 
-  // What the converter gives another shape or name for one family or another.
+  // Tensors that change shape, or whose name depends on the family.
   bool recurrence(const GgufLayerTensor& given) const {
     const std::string_view part = given.part, suffix = given.suffix, family = family_->architecture, mixer = family_->mixer;
     GgufRenamer& renamer = given.renamer;
@@ -69,7 +69,8 @@ class GgufMixerNames {
     if (part == "ssm_d") return given.as(mixer, "D", flattened, "");
     if (part == "ssm_conv1d") {
       if (suffix != ".weight") return given.as(mixer, "conv1d");
-      if (first || family == "mamba2") renamer.expect_sibling(given.layer, "ssm_conv1d.bias");  // without it, it would be another layer
+      if (first || family == "mamba2")
+        renamer.expect_sibling(given.layer, "ssm_conv1d.bias");  // without its bias it would silently be another layer
       return given.as(mixer, "conv1d", [&] { return heads_.last_rows_ordered(gguf_convolution(renamer, tensor), renamer.who()); });
     }
     if (part == "ssm_dt" && !first && suffix != ".weight") return given.as(mixer, "dt_bias", flat_by_heads, "");
@@ -84,7 +85,7 @@ class GgufMixerNames {
     return false;
   }
 
-  // What only has another name.
+  // Tensors that only have another name.
   bool plain(const GgufLayerTensor& given) const {
     struct Rename {
       std::string_view gguf, ours;

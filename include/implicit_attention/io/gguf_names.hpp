@@ -15,9 +15,9 @@
 // | RWKV: mixes fused, low-rank factors transposed                | taken apart and transposed back, under BlinkDL's names              |
 // | RWKV-6: weights divided by 2^(layer / rescale_every)          | multiplied back, which is exact                                     |
 //
-// A tensor that is not recognised keeps its name in the file, so that the check for unused tensors reports it; layers of an extra prediction
-// head are named `mtp.*`, vision parts `visual.*`. Ollama's converter differs in a few names and in one key, which are read too.
-// Keys of the architecture that may change the model and are not understood are errors (gguf_keys.hpp).
+// A tensor that is not recognised keeps its name in the file, so that the check for unused tensors reports it. Layers of an extra prediction
+// head are named `mtp.*`, vision parts `visual.*`. The few names and the one key that Ollama's converter writes differently are read, too.
+// A key of the architecture that may change the model and is not understood is an error (gguf_keys.hpp).
 #pragma once
 
 #include <string>
@@ -39,7 +39,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The family whose line of the table names a file's tensors. Bamba is converted to Granite's architecture.
+/// A file's family. The public converter gives Bamba the architecture of Granite.
 [[nodiscard]] inline const GgufFamily& gguf_family(const GgufKeys& keys, const Configuration& configuration) {
   const bool bamba = configuration.text({"model_type"}) == "bamba";
   const std::string_view architecture = bamba ? std::string_view("bamba") : std::string_view(keys.architecture());
@@ -48,7 +48,7 @@ namespace detail {
   raise(ErrorKind::file, keys.where(), ": general.architecture is ", printable(architecture), ", for which no tensor names are known");
 }
 
-/// One model's tensors under their public names: what is outside the layers and the layers' norms, and the layers' parts by tables of their own.
+/// One model's tensors under their public names. Names outside the layers and of norms are here; each part of a layer has a table of its own.
 class GgufNames final : public GgufRenamer {
  public:
   GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration)

@@ -1,4 +1,4 @@
-// The bytes of a GGUF file, versions 2 and 3: its keys and what it says of its tensors, in the order in which they stand there.
+// The bytes of a GGUF file, versions 2 and 3: its keys and the descriptions of its tensors, in their order in the file.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A metadata value; integers of all widths are one, as are both widths of reals. Texts are views of the file.
+/// A metadata value. Integers of all widths are one type, and so are reals. Texts are views of the file.
 using GgufValue = std::variant<bool, std::int64_t, double, std::string_view, std::vector<std::int64_t>, std::vector<double>,
                                std::vector<std::string_view>>;
 
@@ -37,8 +37,8 @@ struct GgufTensor {
   Index count = 0;
 };
 
-/// Reads a GGUF file from its beginning, one call after the other: its counts, then its keys, then its tensors. Every size is checked against
-/// the bytes that are there.
+/// Reads a GGUF file from its beginning, one call after the other: its counts, its keys, its tensors. Every size is checked against the bytes
+/// that are there.
 class GgufReader {
  public:
   struct Counts {
@@ -121,7 +121,7 @@ class GgufReader {
         return use(static_cast<double>(bytes_.number<float>())), true;
       case 7:
         return use(static_cast<std::int64_t>(bytes_.number<std::uint8_t>())), true;
-      case 10:  // what is above the signed range makes no sense here; it wraps and is found to be negative
+      case 10:  // above the signed range it becomes negative, which is refused where it is used
         return use(static_cast<std::int64_t>(bytes_.number<std::uint64_t>())), true;
       case 11:
         return use(bytes_.number<std::int64_t>()), true;

@@ -1,4 +1,4 @@
-// What bringing GGUF's tensors back to their public names has in common for all families.
+// GGUF's tensors under their public names: what all families have in common.
 #pragma once
 
 #include <algorithm>
@@ -26,16 +26,16 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What GGUF calls the tensors of a family, by their public names: what a file calls them, else what is learned by renaming all that GGUF
-/// has names for. All layers are as layer 1, which lacks nothing that another has, and all experts as the first: a file has them in one tensor.
+/// GGUF's names of a family's tensors, by their public names: those of the file, else those that are learned by renaming all names that GGUF
+/// has. Layer 1 stands for all layers (it lacks nothing that another has), and the first expert for all (a file has them in one tensor).
 class GgufFileNames {
  public:
   explicit GgufFileNames(std::string layers) : layers_(std::move(layers)) {}
-  /// Of several names in the file the first is kept.
+  /// Where a public name has several names in the file, the first is kept.
   void add(std::string_view name, std::string_view in_file) {
     in_file_.emplace(numbered(numbered(name, layers_, "1"), ".experts.", "0"), numbered(in_file, "blk.", "1"));
   }
-  /// Empty for a name that is none of the family's. All layers, and all of one, `model.layers.0.*`, have names too.
+  /// Empty for a name that is not one of the family's. Prefixes of layers and patterns such as `model.layers.0.*` have names, too.
   [[nodiscard]] std::string operator()(std::string_view name) const {
     const auto found = in_file_.find(numbered(numbered(name, layers_, "1"), ".experts.", "0"));
     if (found != in_file_.end()) return numbered(found->second, "blk.", number_behind(name, layers_));
@@ -67,7 +67,7 @@ class GgufFileNames {
   std::map<std::string, std::string, std::less<>> in_file_;
 };
 
-/// Fails: a tensor has a shape that its name does not go with.
+/// Fails (shape): a tensor's shape is not the one that its name stands for.
 [[noreturn]] inline void wrong_shape(std::string_view who, const CheckpointTensor& tensor, std::string_view expected) {
   raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), ", expected ", expected);
 }
@@ -116,7 +116,7 @@ class GgufRenamer {
       }
     }
     if (has_extra && !has_layers)
-      raise(ErrorKind::file, where_, ": has the layers for multi-token prediction alone, expected the model's layers");
+      raise(ErrorKind::file, where_, ": has only the layers for multi-token prediction, expected the model's layers");
     table_.name_of_absent = names_in_file();
     return std::move(table_);
   }
@@ -145,7 +145,7 @@ class GgufRenamer {
   void expect_sibling(Index layer, std::string_view rest) {
     if (!names_alone()) static_cast<void>(partner(layer, rest));
   }
-  /// The partner that the tensor in hand is joined with: what they become has the names of both.
+  /// The partner that this tensor is joined with; the result carries the names of both in the file.
   [[nodiscard]] const Tensor& sibling(Index layer, std::string_view rest) {
     const auto& [name, tensor] = partner(layer, rest);
     if (!unreadable_.empty())
@@ -210,7 +210,7 @@ class GgufRenamer {
   }
 
   TensorTable table_;
-  std::string name_, unreadable_;     // of the tensor in hand: its name in the file, and its type where that cannot be read
+  std::string name_, unreadable_;     // of this tensor: its name in the file, and its type where that cannot be read
   GgufFileNames* learned_ = nullptr;  // where names alone are asked for
 };
 

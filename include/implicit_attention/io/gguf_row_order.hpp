@@ -1,4 +1,4 @@
-// A GGUF tensor's rows or columns in another order, which no number is copied for.
+// A tensor's rows or columns in another order, without copying numbers.
 #pragma once
 
 #include <memory>

@@ -18,13 +18,14 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The file has value heads tiled, head t reading key head t mod H; the checkpoints grouped, head h reading h / r. `who` names the tensor in
-/// errors.
+/// In the file value heads are tiled: head t reads key head t mod H. In the checkpoints they are grouped: head h reads key head h / r.
+/// `who` names the tensor in errors.
 class GgufValueHeads {
  public:
   using Tensor = CheckpointTensor;
 
-  /// Ollama's converter says which order it is in a key, and writes Qwen3-Next, grouped, under Qwen3.5's name too: its tensors ssm_ba tell.
+  /// Ollama's converter has a key for the order, and also writes Qwen3-Next, whose heads are grouped, under the name of Qwen3.5: the tensors
+  /// ssm_ba tell the two apart.
   GgufValueHeads(const GgufModel& model, const GgufKeys& keys) : keys_(&keys) {
     if (!keys.architecture().starts_with("qwen")) return;
     const auto joined = std::find_if(model.tensors.begin(), model.tensors.end(),
@@ -53,7 +54,7 @@ class GgufValueHeads {
     return inner / count();
   }
 
-  /// Numbers of a vector or rows of a matrix, `width` a value head.
+  /// Numbers of a vector or rows of a matrix, `width` for each value head.
   [[nodiscard]] Tensor ordered(Tensor tensor, Index width, std::string_view who) const {
     if (!tiled_) return tensor;
     const Index rows = tensor.shape.front();
@@ -74,13 +75,13 @@ class GgufValueHeads {
     return columns_in_order(tensor, [&](Index i) { return from_tiled(i, width()); });
   }
 
-  /// Of rows [b r | a r], once a key head: those of b (0) or a (1).
+  /// Of rows [b r | a r] for each key head: those of b (0) or a (1).
   [[nodiscard]] Tensor beta_or_alpha(const Tensor& tensor, Index which, std::string_view who) const {
     const Index values = count(), each = values / key_heads();
     expect_rows(tensor, 2 * values, who);
     return some_rows_in_order(tensor, values, [&](Index i) { return i / each * 2 * each + which * each + i % each; });
   }
-  /// Of rows [q K | k K | v rV | z rV], once a key head, as older files of Qwen3-Next have them: q, k and v.
+  /// Of rows [q K | k K | v rV | z rV] for each key head, as in older files of Qwen3-Next: those of q, k and v.
   [[nodiscard]] Tensor query_key_value(const Tensor& tensor, std::string_view who) const {
     const Index heads = key_heads(), keys = key_width(), values = count() / heads * width(), group = 2 * keys + 2 * values;
     const Index all_keys = heads * keys;
@@ -92,7 +93,7 @@ class GgufValueHeads {
       return v / values * group + 2 * keys + v % values;
     });
   }
-  /// And z.
+  /// And those of z.
   [[nodiscard]] Tensor output_gate(const Tensor& tensor, std::string_view who) const {
     const Index heads = key_heads(), keys = key_width(), values = count() / heads * width(), group = 2 * keys + 2 * values;
     expect_rows(tensor, heads * group, who);

@@ -30,7 +30,7 @@ struct PickleValue {
 
 namespace detail {
 
-/// The values of a pickle that is read, and the machine that builds them: a stack with marks, and a memory.
+/// The values of a pickle, and what its instructions build them with: a stack with marks, and a memory.
 class PickleStack {
  public:
   using Kind = PickleValue::Kind;
@@ -48,7 +48,7 @@ class PickleStack {
     const auto found = name_of_.find(position);
     return found == name_of_.end() ? std::string_view() : std::string_view(names_[found->second]);
   }
-  /// The last value, which must be all there is on the stack.
+  /// Takes the last value, which must be the only one on the stack.
   [[nodiscard]] std::uint32_t end() {
     const std::uint32_t root = pop();
     if (!stack_.empty() || !marks_.empty()) fail("the pickle ends with values left over");
@@ -117,7 +117,7 @@ class PickleStack {
     PickleValue& dictionary = top(Kind::dictionary, "a dictionary");
     dictionary.items.insert(dictionary.items.end(), items.begin(), items.end());
   }
-  /// Puts a value on top that is there already.
+  /// Puts a value on top that has been made before.
   void push_again(std::uint32_t position) { stack_.push_back(position); }
   void remember(std::uint64_t slot) {
     if (stack_.size() <= floor()) fail("the pickle remembers a value that is not on its stack");

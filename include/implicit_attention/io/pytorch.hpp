@@ -101,7 +101,7 @@ class TorchReader {
     seen->second = table.tensors.size() > before;
   }
 
-  // Names that torch.compile and the data-parallel wrappers put before every other.
+  // Removes the prefixes that torch.compile and the data-parallel wrappers put before every name.
   static void strip_wrappers(TensorTable& table) {
     for (bool again = true; again;) {
       again = false;
@@ -126,7 +126,7 @@ class TorchReader {
 }  // namespace detail
 
 /// Reads a file that torch.save has written. Nested dictionaries become names with dots; the weights may stand under `state_dict`,
-/// `model_state_dict`, `model` or `module`, and the prefixes `module.`, `_orig_mod.` and `_forward_module.` go where all names have them.
+/// `model_state_dict`, `model` or `module`, and the prefixes `module.`, `_orig_mod.` and `_forward_module.` are removed where all names have them.
 /// Fails (ErrorKind::file), naming the file, on anything else.
 [[nodiscard]] inline TensorTable read_pytorch(std::shared_ptr<const MappedFile> file) {
   return detail::TorchReader(std::move(file)).read();

@@ -25,7 +25,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The type of a storage class (`torch.FloatStorage`) or of a constant (`torch.float32`); nothing if there is none of that name.
+/// The type of a storage class (`torch.FloatStorage`) or of a constant (`torch.float32`); nothing for an unknown name.
 [[nodiscard]] inline std::optional<Dtype> torch_dtype(std::string_view name) {
   struct Names {
     std::string_view storage, constant;

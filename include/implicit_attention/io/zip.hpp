@@ -1,7 +1,7 @@
 // Zip archives as PyTorch writes them, read strictly: stored entries are handed out where they stand in the mapped file.
 //
 // Compressed (deflated) entries need zlib: define IMPLICIT_ATTENTION_IO_ZLIB as 1 and link it. Without it they are an error that says so;
-// no PyTorch writes them.
+// PyTorch does not write them.
 #pragma once
 
 #include <algorithm>

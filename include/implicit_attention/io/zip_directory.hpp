@@ -27,13 +27,14 @@ namespace detail {
 /// Bytes of the record at an archive's end, without its comment.
 inline constexpr std::size_t zip_end_size = 22;
 
-/// Where that record stands.
+/// Where that record begins.
 [[nodiscard]] inline std::size_t zip_end(std::string_view file, std::string_view where) {
   constexpr std::size_t longest_comment = 65535;
   const std::size_t earliest = file.size() > zip_end_size + longest_comment ? file.size() - zip_end_size - longest_comment : 0;
   const auto mark_up_to = [&](std::size_t last) {
     if (last < earliest) return std::string_view::npos;
-    const std::size_t found = file.substr(earliest).rfind("PK\x05\x06", last - earliest);  // not through a file of gigabytes
+    const std::size_t found =
+        file.substr(earliest).rfind("PK\x05\x06", last - earliest);  // only where it can be: the file may have gigabytes
     return found == std::string_view::npos ? found : earliest + found;
   };
   // The mark may stand in the comment behind the record, too: the record is the one whose comment ends with the file.
@@ -44,7 +45,7 @@ inline constexpr std::size_t zip_end_size = 22;
   const std::size_t last_mark = file.size() >= zip_end_size ? mark_up_to(file.size() - zip_end_size) : std::string_view::npos;
   std::size_t end = last_mark;
   while (end != std::string_view::npos && !ends_file(end)) end = end == 0 ? std::string_view::npos : mark_up_to(end - 1);
-  if (end == std::string_view::npos) end = last_mark;  // none: the message is about the last
+  if (end == std::string_view::npos) end = last_mark;  // none does: the error is about the last
   if (end == std::string_view::npos) raise(ErrorKind::file, where, ": the zip archive has no directory at its end; is the file cut short?");
   return end;
 }

@@ -1,4 +1,4 @@
-// Byte-pair encoding: a word begins as its characters, and of its pairs the one that was learnt first is merged, again and again (arXiv 1508.07909).
+// Byte-pair encoding (arXiv 1508.07909): a word begins as its characters; then, again and again, the pair that was learnt first is merged.
 #pragma once
 
 #include <algorithm>
@@ -62,8 +62,8 @@ class BytePairModel {
       : tokens_(std::move(tokens)), options_(std::move(options)), where_(std::move(where)) {}
   [[nodiscard]] static BytePairModel read(const Json& document, const std::string& where);
 
-  /// Merges must come in the order they were learnt in, or with their rank; of two with one rank, the pair further left goes first. Fails
-  /// (file) unless both and what they make are tokens.
+  /// The lower the rank, the earlier a pair is merged; of equal ranks, the pair further left. Fails (file) unless both and what they make are
+  /// tokens.
   void add_merge(std::string_view left, std::string_view right, std::size_t rank) {
     const auto id = [&](std::string_view token) {
       const std::optional<Index> found = tokens_.id(token);

@@ -1,4 +1,4 @@
-// Words to tokens by byte-pair encoding: merging one word, and remembering the words that there have been.
+// Words to tokens by byte-pair encoding: merging one word, and remembering the words seen before.
 #pragma once
 
 #include <cstddef>
@@ -93,7 +93,7 @@ class BytePairSession {
     if (word.size() <= longest_remembered) return encode_part(word, ids);
     if (model_.options().ignore_merges)
       if (const std::optional<Index> whole = model_.tokens().id(word)) return ids.push_back(*whole);
-    // Files without a pre-tokenizer make one word of a whole text. Between characters that no merge joins it can be cut.
+    // Files without a pre-tokenizer make one word of a whole text. It can be cut between characters that no merge joins.
     std::size_t begin = 0;
     CodePoint before = code_point_at(word, 0);
     for (std::size_t position = before.length; before.length > 0 && position < word.size();) {

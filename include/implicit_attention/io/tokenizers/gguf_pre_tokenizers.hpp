@@ -17,11 +17,11 @@ struct GgufPreTokenizer {
   std::string_view names;  ///< with spaces between and around
   std::array<std::string_view, 6> patterns;
   bool ignore_merges = false, add_bos = false;
-  bool nfc = false;  ///< their own tokenizers bring text to this normal form, which no key of the file says
+  bool nfc = false;  ///< their own tokenizers normalise text so; no key of the file says it
 };
 
 [[nodiscard]] inline std::span<const GgufPreTokenizer> gguf_pre_tokenizers() {
-  // GPT-2's own, without its last alternative: what no match takes is a piece anyway.
+  // GPT-2's own, without its last alternative: text between matches is a piece anyway.
   static constexpr std::string_view gpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))";
   static constexpr std::string_view qwen2 =
       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";

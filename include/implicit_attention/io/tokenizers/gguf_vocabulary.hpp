@@ -1,4 +1,4 @@
-// A GGUF file's vocabulary as the tokenizer that it was made from.
+// The tokenizer of a GGUF file's vocabulary.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ struct GgufVocabulary {
 
 namespace detail {
 
-/// The tokens of a vocabulary, by what its keys say of them. Fails (file), naming the key, where they contradict each other.
+/// The tokens of a vocabulary and their types. Fails (file), naming the key, where keys contradict each other.
 class GgufTokens {
  public:
   enum Type : std::int32_t { usual = 1, unknown = 2, control = 3, user_defined = 4, unused = 5 };
@@ -50,7 +50,7 @@ class GgufTokens {
   }
   [[nodiscard]] const GgufVocabulary& vocabulary() const { return from_; }
   [[nodiscard]] std::int32_t type(std::size_t id) const { return from_.types.empty() ? static_cast<std::int32_t>(usual) : from_.types[id]; }
-  /// Whether merges may make this token, or take it.
+  /// Whether a token may take part in merges, or be made by one.
   [[nodiscard]] bool mergeable(std::size_t id) const { return type(id) == usual || type(id) == user_defined || type(id) == unused; }
 
   [[nodiscard]] TokenTable table() const {

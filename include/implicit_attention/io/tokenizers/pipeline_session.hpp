@@ -57,7 +57,7 @@ struct PipelineStages {
   bool byte_level;  ///< words are written in the byte alphabet
 };
 
-/// Texts to tokens through these stages. Remembers the words that there have been; for one thread.
+/// Texts to tokens through these stages. Remembers the words seen before; for one thread.
 class PipelineSession {
  public:
   explicit PipelineSession(const PipelineStages& stages) : stages_(stages) {

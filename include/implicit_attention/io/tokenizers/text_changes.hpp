@@ -32,8 +32,8 @@ template <class Keep>
   return characters_kept(text, [](char32_t point) { return !is_mark(point); });
 }
 
-/// BERT's clean-up, as in Hugging Face's library: white space becomes a space; controls, formats and private characters are removed, unassigned
-/// ones stay.
+/// BERT's clean-up, as in Hugging Face's library: white space becomes a space; controls, formats and private characters are removed,
+/// unassigned ones stay.
 [[nodiscard]] inline std::string cleaned(std::string_view text) {
   std::string out;
   for (std::size_t position = 0; position < text.size();) {
@@ -51,8 +51,8 @@ template <class Keep>
   return out;
 }
 
-/// Sentencepiece's rules for machine translation, as in Hugging Face's library: controls are removed, what separates words
-/// becomes a space.
+/// Sentencepiece's rules for machine translation, as in Hugging Face's library: controls are removed, and
+/// what separates words becomes a space.
 [[nodiscard]] inline std::string normalized_for_translation(std::string_view text) {
   const auto is_control = [](char32_t point) {
     return (point >= 0x01 && point <= 0x08) || point == 0x0B || (point >= 0x0E && point <= 0x1F) || point == 0x7F || point == 0x8F ||
