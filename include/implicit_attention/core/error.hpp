@@ -86,22 +86,45 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers set_error_handlers(ErrorHandlers 
 
 namespace detail {
 
-inline void append(std::string& out, std::string_view text) { out.append(text); }
-inline void append(std::string& out, char letter) { out.push_back(letter); }
-template <class Number>
-  requires std::is_arithmetic_v<Number>
-void append(std::string& out, Number number) {
-  std::array<char, 32> digits{};
-  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
-  out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
-}
+/// A text, a letter or a number of a message, looked at where it is.
+class MessagePart {
+ public:
+  MessagePart(std::string_view text) : text_(text) {}     // NOLINT(google-explicit-constructor)
+  MessagePart(const std::string& text) : text_(text) {}   // NOLINT(google-explicit-constructor)
+  MessagePart(const char* text) : text_(text) {}          // NOLINT(google-explicit-constructor)
+  MessagePart(const char& letter) : text_(&letter, 1) {}  // NOLINT(google-explicit-constructor)
+  template <class Number>
+    requires std::is_arithmetic_v<Number> MessagePart(const Number& number)
+        : number_(&number), append_(&append_number<Number>) {}  // NOLINT(google-explicit-constructor)
 
-/// Joins texts and numbers into one message.
+    void append_to(std::string& out) const {
+      if (append_ != nullptr) return append_(out, number_);
+      out.append(text_);
+    }
+
+   private:
+    template <class Number>
+    static void append_number(std::string& out, const void* number) {
+      std::array<char, 32> digits{};
+      const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), *static_cast<const Number*>(number)).ptr;
+      out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
+    }
+
+    std::string_view text_;
+    const void* number_ = nullptr;
+    void (*append_)(std::string& out, const void* number) = nullptr;  // null: a text
+};
+
+/// Joins texts and numbers into one message. Of the hundreds of messages, each with a list of types of its own, nothing is compiled but the
+/// list.
+[[nodiscard]] inline std::string joined(std::initializer_list<MessagePart> parts) {
+  std::string out;
+  for (const MessagePart& part : parts) part.append_to(out);
+  return out;
+}
 template <class... Parts>
 [[nodiscard]] std::string message(const Parts&... parts) {
-  std::string out;
-  (append(out, parts), ...);
-  return out;
+  return joined({MessagePart(parts)...});
 }
 
 /// A kind of error, and the place in the source that raised it.
@@ -127,9 +150,12 @@ struct RaisedKind {
 #endif
 }
 /// The same of texts and numbers that make the message.
+[[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise_joined(const RaisedKind& raised, std::initializer_list<MessagePart> parts) {
+  raise_message(raised, joined(parts));
+}
 template <class... Parts>
 [[noreturn]] IMPLICIT_ATTENTION_HIDDEN void raise(const RaisedKind& raised, const Parts&... parts) {
-  raise_message(raised, message(parts...));
+  raise_joined(raised, {MessagePart(parts)...});
 }
 
 }  // namespace detail
