@@ -28,6 +28,7 @@
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
+#include <implicit_attention/core/watched_tensors.hpp>
 #include <implicit_attention/kernels/attention_rows.hpp>
 #include <implicit_attention/kernels/blocks.hpp>
 #include <implicit_attention/kernels/channel_groups.hpp>

@@ -8,6 +8,7 @@
 
 #include <support/catch.hpp>
 
+#include <implicit_attention/core/watched_tensors.hpp>
 #include <implicit_attention/io/json.hpp>
 #include <implicit_attention/io/npy.hpp>
 #include <implicit_attention/io/tensor_table.hpp>

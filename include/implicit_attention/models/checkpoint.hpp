@@ -20,6 +20,7 @@
 #include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/text.hpp>
+#include <implicit_attention/core/watched_tensors.hpp>
 #include <implicit_attention/models/tensor_names.hpp>
 #include <implicit_attention/models/understood_keys.hpp>
 #include <implicit_attention/trace/norms.hpp>

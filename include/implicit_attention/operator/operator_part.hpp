@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/core/lanes.hpp>
@@ -24,7 +23,8 @@ class OperatorPart {
   explicit OperatorPart(const UnifiedForm<Scalar>& form) : form_(form), surrounded_(form.recurrence.kernels().bare()) {
     form_.more.clear();
     form_.second.reset();
-    std::visit([&](auto& surrounded) { surround(surrounded); }, surrounded_);
+    if (surrounded_.diagonal) surround(*surrounded_.diagonal);
+    if (surrounded_.matrix) surround(*surrounded_.matrix);
   }
 
   [[nodiscard]] const UnifiedForm<Scalar>& form() const { return form_; }
@@ -33,10 +33,7 @@ class OperatorPart {
   [[nodiscard]] bool causal() const { return form_.reversed ? tokens() == 1 : form_.recurrence.causal(); }
 
   /// The matrix that a head's channels share; null where every channel has one of its own.
-  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const {
-    const auto* shared = std::get_if<SurroundedMatrix<Scalar>>(&surrounded_);
-    return shared == nullptr ? nullptr : &shared->recurrence;
-  }
+  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const { return surrounded_.matrix ? &surrounded_.matrix->recurrence : nullptr; }
 
   /// Rows of the chosen channels' matrices, (channels * rows, tokens).
   void rows(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
@@ -51,15 +48,14 @@ class OperatorPart {
   /// The channels joined, in the tokens' order only.
   void reduce(const Reduction<Scalar>& reduction, const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
               const Executor& executor) const {
-    std::visit(
-        [&](auto surrounded) {
-          surrounded.row_weights = reduction.row_weights;
-          surrounded.column_weights = product(surrounded.column_weights, reduction.column_weights);
-          with_reducer<Scalar>(reduction.kind, [&](const auto& reducer, Scalar initial) {
-            reduced_rows(surrounded, channels, row_list, out, executor, reducer, initial);
-          });
-        },
-        surrounded_);
+    const auto reduce_rows = [&](auto surrounded) {
+      surrounded.row_weights = reduction.row_weights;
+      surrounded.column_weights = product(surrounded.column_weights, reduction.column_weights);
+      with_reducer<Scalar>(reduction.kind, [&](const auto& reducer, Scalar initial) {
+        reduced_rows(surrounded, channels, row_list, out, executor, reducer, initial);
+      });
+    };
+    surrounded_.diagonal ? reduce_rows(*surrounded_.diagonal) : reduce_rows(*surrounded_.matrix);
     if (is_mean(reduction.kind)) out /= static_cast<Scalar>(channels.size());
   }
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
@@ -17,9 +17,24 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// A recurrence between the terms that surround it, as the kernels take it: one a channel, or one matrix a head.
+/// A recurrence between the terms that surround it, as the kernels take it: one a channel, or one matrix a head. One of them is there.
+/// Not a std::variant: every layer that is included would pay for its machinery.
 template <Real Scalar>
-using AnySurrounded = std::variant<SurroundedDiagonal<Scalar>, SurroundedMatrix<Scalar>>;
+struct AnySurrounded {
+  explicit AnySurrounded(SurroundedDiagonal<Scalar> surrounded) : diagonal(std::move(surrounded)) {}
+  explicit AnySurrounded(SurroundedMatrix<Scalar> surrounded) : matrix(std::move(surrounded)) {}
+
+  template <class Form>
+  [[nodiscard]] const Form& as() const {
+    if constexpr (std::is_same_v<Form, SurroundedDiagonal<Scalar>>)
+      return *diagonal;
+    else
+      return *matrix;
+  }
+
+  std::optional<SurroundedDiagonal<Scalar>> diagonal;
+  std::optional<SurroundedMatrix<Scalar>> matrix;
+};
 
 /// What a kind of recurrence does for the operator. `surrounded` is one that the same object made.
 template <Real Scalar>
@@ -46,19 +61,19 @@ struct RecurrenceKernelsOf final : RecurrenceKernels<typename Of::ScalarType> {
   [[nodiscard]] AnySurrounded<Scalar> bare() const override {
     Form form;
     form.recurrence = recurrence;
-    return form;
+    return AnySurrounded<Scalar>(std::move(form));
   }
   void rows(const AnySurrounded<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
             const Executor& executor) const override {
-    attention_rows(*std::get_if<Form>(&surrounded), channels, rows, out, executor);
+    attention_rows(surrounded.template as<Form>(), channels, rows, out, executor);
   }
   void scan(const AnySurrounded<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
             View<Scalar>* final_state) const override {
-    implicit_attention::scan(*std::get_if<Form>(&surrounded), input, out, executor, final_state);
+    implicit_attention::scan(surrounded.template as<Form>(), input, out, executor, final_state);
   }
   void scan_transposed(const AnySurrounded<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out,
                        const Executor& executor) const override {
-    implicit_attention::scan_transposed(*std::get_if<Form>(&surrounded), g, out, executor);
+    implicit_attention::scan_transposed(surrounded.template as<Form>(), g, out, executor);
   }
 
   Of recurrence;
