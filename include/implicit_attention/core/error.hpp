@@ -93,30 +93,28 @@ class MessagePart {
   MessagePart(const std::string& text) : text_(text) {}   // NOLINT(google-explicit-constructor)
   MessagePart(const char* text) : text_(text) {}          // NOLINT(google-explicit-constructor)
   MessagePart(const char& letter) : text_(&letter, 1) {}  // NOLINT(google-explicit-constructor)
+  template <class Number, class = std::enable_if_t<std::is_arithmetic_v<Number>>>
+  MessagePart(const Number& number) : number_(&number), append_(&append_number<Number>) {}  // NOLINT(google-explicit-constructor)
+
+  void append_to(std::string& out) const {
+    if (append_ != nullptr) return append_(out, number_);
+    out.append(text_);
+  }
+
+ private:
   template <class Number>
-    requires std::is_arithmetic_v<Number> MessagePart(const Number& number)
-        : number_(&number), append_(&append_number<Number>) {}  // NOLINT(google-explicit-constructor)
+  static void append_number(std::string& out, const void* number) {
+    std::array<char, 32> digits{};
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), *static_cast<const Number*>(number)).ptr;
+    out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
+  }
 
-    void append_to(std::string& out) const {
-      if (append_ != nullptr) return append_(out, number_);
-      out.append(text_);
-    }
-
-   private:
-    template <class Number>
-    static void append_number(std::string& out, const void* number) {
-      std::array<char, 32> digits{};
-      const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), *static_cast<const Number*>(number)).ptr;
-      out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
-    }
-
-    std::string_view text_;
-    const void* number_ = nullptr;
-    void (*append_)(std::string& out, const void* number) = nullptr;  // null: a text
+  std::string_view text_;
+  const void* number_ = nullptr;
+  void (*append_)(std::string& out, const void* number) = nullptr;  // null: a text
 };
 
-/// Joins texts and numbers into one message. Of the hundreds of messages, each with a list of types of its own, nothing is compiled but the
-/// list.
+/// Joins texts and numbers into one message. Each of hundreds of messages has types of its own: only the list is compiled for each.
 [[nodiscard]] inline std::string joined(std::initializer_list<MessagePart> parts) {
   std::string out;
   for (const MessagePart& part : parts) part.append_to(out);
