@@ -30,6 +30,7 @@
 #include <implicit_attention/core/vector_register.hpp>
 #include <implicit_attention/core/watched_tensors.hpp>
 #include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/blocked_rows.hpp>
 #include <implicit_attention/kernels/blocks.hpp>
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/channel_tile.hpp>
@@ -39,6 +40,7 @@
 #include <implicit_attention/kernels/head_block_gradient.hpp>
 #include <implicit_attention/kernels/head_chunks.hpp>
 #include <implicit_attention/kernels/head_columns.hpp>
+#include <implicit_attention/kernels/head_decays.hpp>
 #include <implicit_attention/kernels/head_recurrence.hpp>
 #include <implicit_attention/kernels/head_reductions.hpp>
 #include <implicit_attention/kernels/head_rows.hpp>
@@ -49,6 +51,7 @@
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/plain_head_scan.hpp>
 #include <implicit_attention/kernels/product.hpp>
+#include <implicit_attention/kernels/product_rows.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
 #include <implicit_attention/kernels/reducers.hpp>

@@ -27,7 +27,7 @@ class HeadBlockGradient {
   /// (n, K or 1); empty without decays.
   [[nodiscard]] Matrix<Scalar>& log_decay() { return log_decay_; }
 
-  /// Of HeadBlock::products, (n, n), for pairs whose reader is `nearest` tokens or more behind the writer; slopes of others are put to 0.
+  /// Of HeadDecays::products, (n, n), for pairs whose reader is `nearest` tokens or more behind the writer; slopes of others are put to 0.
   /// `scaled`: whether the writers' scale stands in `factor`. The writers' gradient is that of the scaled vectors.
   void add_products(ConstView<Scalar> reader, ConstView<Scalar> writer, Index late, Index nearest, bool scaled, Matrix<Scalar>& slopes,
                     const Matrix<Scalar>& factor, View<Scalar> reader_gradient, View<Scalar> writer_gradient) {
@@ -42,7 +42,7 @@ class HeadBlockGradient {
           log_decay_.data()[u] += sum;
           sum += slopes(t, u) * factor(t, u);
         }
-        slopes.row(t).head(t - late + 1).array() *= block_->between().row(t - late).head(t - late + 1).array();
+        slopes.row(t).head(t - late + 1).array() *= block_->decays().between().row(t - late).head(t - late + 1).array();
       }
     }
     add_product(writer_gradient, slopes, reader, Transposed::left);
@@ -50,13 +50,13 @@ class HeadBlockGradient {
     add_product(reader_gradient, slopes, writer);
   }
 
-  /// Of HeadBlock::from_start, (n, K).
+  /// Of HeadDecays::from_start, (n, K).
   void add_from_start(ConstView<Scalar> slopes, ConstView<Scalar> factor, Index late, View<Scalar> gradient) {
     const Index n = block_->count(), decayed = std::max(n - late, Index(0));
     if (!by_state_) {
       gradient.topRows(n - decayed) += slopes.topRows(n - decayed);
       if (decays_)
-        gradient.bottomRows(decayed).array() += slopes.bottomRows(decayed).array().colwise() * block_->prefix().head(decayed);
+        gradient.bottomRows(decayed).array() += slopes.bottomRows(decayed).array().colwise() * block_->decays().prefix().head(decayed);
       else
         gradient.bottomRows(decayed) += slopes.bottomRows(decayed);
       Scalar sum = 0;
@@ -66,7 +66,7 @@ class HeadBlockGradient {
     gradient.topRows(n - decayed) += slopes.topRows(n - decayed);
     running_.setOnes(states_);
     for (Index t = late; t < n; ++t) {
-      running_.array() *= block_->decay().row(t - late).array();
+      running_.array() *= block_->decays().decay().row(t - late).array();
       gradient.row(t) += slopes.row(t).cwiseProduct(running_);
     }
     running_.setZero();
@@ -76,12 +76,12 @@ class HeadBlockGradient {
     }
   }
 
-  /// Of HeadBlock::to_end, (n, K), towards the scaled vectors.
+  /// Of HeadDecays::to_end, (n, K), towards the scaled vectors.
   void add_to_end(ConstView<Scalar> slopes, ConstView<Scalar> factor, View<Scalar> gradient) {
     const Index n = block_->count();
     if (!by_state_) {
       if (decays_)
-        gradient.array() += slopes.array().colwise() * block_->suffix();
+        gradient.array() += slopes.array().colwise() * block_->decays().suffix();
       else
         gradient += slopes;
       Scalar sum = 0;
@@ -91,7 +91,7 @@ class HeadBlockGradient {
     running_.setOnes(states_);
     for (Index s = n - 1; s >= 0; --s) {
       gradient.row(s) += slopes.row(s).cwiseProduct(running_);
-      running_.array() *= block_->decay().row(s).array();
+      running_.array() *= block_->decays().decay().row(s).array();
     }
     running_.setZero();
     for (Index s = 0; s + 1 < n; ++s) {
@@ -100,14 +100,14 @@ class HeadBlockGradient {
     }
   }
 
-  /// Of HeadBlock::decay_state, with `slopes` (K, values) of the decayed `state`.
+  /// Of HeadDecays::decay_state, with `slopes` (K, values) of the decayed `state`.
   void add_decay_state(const Matrix<Scalar>& slopes, const Matrix<Scalar>& state) {
     if (!decays_) return;
     if (!by_state_) {
-      log_decay_.array() += block_->total()[0] * slopes.cwiseProduct(state).sum();
+      log_decay_.array() += block_->decays().total()[0] * slopes.cwiseProduct(state).sum();
       return;
     }
-    running_ = (slopes.cwiseProduct(state).rowwise().sum().array() * block_->total()).matrix().transpose();
+    running_ = (slopes.cwiseProduct(state).rowwise().sum().array() * block_->decays().total()).matrix().transpose();
     log_decay_.rowwise() += running_;
   }
 
@@ -122,11 +122,11 @@ class HeadBlockGradient {
     for (Index t = late; t < n; ++t) {
       const Index last = t - late;
       decayed_.row(last) = reader.row(t);
-      for (Index u = last; u > 0; --u) decayed_.row(u - 1) = decayed_.row(u).cwiseProduct(block_->decay().row(u));
+      for (Index u = last; u > 0; --u) decayed_.row(u - 1) = decayed_.row(u).cwiseProduct(block_->decays().decay().row(u));
       running_.setZero();
       for (Index u = 0; u <= last; ++u) {
         if (u > 0) {
-          running_.array() *= block_->decay().row(u).array();
+          running_.array() *= block_->decays().decay().row(u).array();
           log_decay_.row(u) += running_.cwiseProduct(decayed_.row(u));
         }
         running_ += (scaled ? slopes(t, u) * block_->scale()[u] : slopes(t, u)) * writer.row(u);

@@ -24,51 +24,209 @@ struct HeadScanGradient {
 
 namespace detail {
 
-/// One head, in the chunks of HeadChunk: with its names, A the gradient of the state after a chunk and G that of o,
+/// A range's rows of a head's columns of (tokens, heads * states), set to zero.
+template <Real Scalar>
+[[nodiscard]] View<Scalar> zeroed_columns(Matrix<Scalar>& matrix, Index head, Index states, const TokenRange& range) {
+  View<Scalar> columns(&matrix(range.first, head * states), range.count(), states, matrix.outerStride());
+  columns.setZero();
+  return columns;
+}
+
+/// The gradients of one chunk of one head. With the names of ChunkProducts, A the gradient of the state after the chunk and G that of o,
 ///
 ///     dM = G x^T    dB = G e^T    dQ = G h^T    dF = v x^T    dN = v e^T    dC = v h^T    dW = x A^T    dD = e A^T
 ///
-/// v = T^T (B^T G + D A); the delta rule has dM = G u^T, dF = -v u^T, dC = -v h^T and dW = u A^T. Of these HeadBlockGradient makes what the
-/// vectors and decays take. The state before every chunk is kept. The gradients of shared queries and keys go to this head's own columns and
-/// are summed over a group afterwards.
+/// v = T^T (B^T G + D A); the delta rule has dM = G u^T, dF = -v u^T, dC = -v h^T and dW = u A^T. From these HeadBlockGradient makes the
+/// gradients of the vectors and decays. The gradients of shared queries and keys go to this head's own columns.
 template <Real Scalar>
-class HeadGradient : HeadChunk<Scalar> {
+class ChunkGradient {
  public:
+  ChunkGradient(const HeadRecurrence<Scalar>& recurrence, Index head, ConstView<Scalar> x, ConstView<Scalar> g,
+                HeadScanGradient<Scalar>& gradient, Matrix<Scalar>& query, Matrix<Scalar>& key)
+      : r_(&recurrence),
+        head_(head),
+        values_(recurrence.head_channels()),
+        late_(recurrence.read_before_update ? 1 : 0),
+        scaled_(!recurrence.key_scale.empty()),
+        x_(x),
+        g_(g),
+        gradient_(&gradient),
+        query_(&query),
+        key_(&key),
+        products_(recurrence, head),
+        plain_(recurrence, head),
+        slopes_(recurrence) {}
+
+  /// Of the chunk whose state before it is `state`; the adjoint comes as that after the chunk and leaves as that before it. Returns whether
+  /// all gradients are finite; if not, those of a chunk of one token alone are to be used.
+  bool run(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
+    const Index n = range.count();
+    const bool past = plain_.has_past(range.first, state);
+    unread_ = late_ == 1 && !plain_.has_future(range.end - 1);
+    // One token alone may hold a NaN that nothing depends on: nothing is multiplied by the zeros around it.
+    passes_ = past && !(unread_ && n == 1);
+    products_.load(range, past, !unread_);
+    apply(range, state, adjoint);
+
+    slopes_.start(block());
+    if (passes_) slopes_.add_decay_state(adjoint, state);
+    View<Scalar> query = zeroed_columns(*query_, head_, r_->state, range), key = zeroed_columns(*key_, head_, r_->state, range);
+    writer_gradient_.setZero(n, r_->state);
+    add_reads(range, state, adjoint, query);
+    const bool finite_transition = products_.diagonal || add_transition(range, past, state, adjoint, query, key);
+    const ConstView<Scalar> keys = block().key();
+    for (Index t = 0; t < n; ++t) {
+      key.row(t) += block().scale()[t] * writer_gradient_.row(t);
+      if (scaled_) gradient_->key_scale(range.first + t, head_) = keys.row(t).dot(writer_gradient_.row(t));
+    }
+    products_.retreat(range, adjoint);
+    if (!past && !r_->log_decay.empty()) slopes_.log_decay().row(0).setZero();
+    if (unread_ && !r_->log_decay.empty()) slopes_.log_decay().row(n - 1).setZero();
+    const bool finite = finite_transition && all_finite(products_.out) && all_finite(query) && all_finite(key) &&
+                        all_finite(writer_gradient_) && all_finite(adjoint) && all_finite(slopes_.log_decay());
+    if (finite || n == 1) add_log_decay(range);
+    return finite;
+  }
+
+ private:
+  [[nodiscard]] const HeadBlock<Scalar>& block() const { return products_.factors.block; }
+
+  /// What the transition removes, `used`, and the gradients of x and of what is removed.
+  void apply(const TokenRange& range, const Matrix<Scalar>& state, const Matrix<Scalar>& adjoint) {
+    const Index n = range.count();
+    products_.input = x_.block(range.first, head_ * values_, n, values_);
+    if (unread_) products_.input.row(n - 1).setZero();
+    products_.weights = g_.block(range.first, head_ * values_, n, values_);
+    if (!products_.diagonal) {
+      products_.reads.setZero(n, values_);
+      if (passes_) set_product(products_.reads, products_.factors.readers.bottomRows(n), state);
+      products_.use(products_.reads);
+    }
+    products_.transpose(adjoint);
+    gradient_->input.block(range.first, head_ * values_, n, values_) = products_.out;
+    if (n == 1 && !all_finite(products_.out)) {  // where a diagonal is given, no gradient of x depends on the query
+      after_ = adjoint;
+      plain_.run_transposed(range.first, range.end, g_, after_, View<Scalar>(gradient_->input));
+    }
+  }
+
+  /// What M, Q and W give: gradients of queries, of writes and of the diagonal.
+  void add_reads(const TokenRange& range, const Matrix<Scalar>& state, const Matrix<Scalar>& adjoint, View<Scalar> query) {
+    const Index n = range.count();
+    const Matrix<Scalar>&weights = products_.weights, &input = products_.input, &used = products_.used;
+    set_product(state_slopes_, weights, state, Transposed::right);
+    slopes_.add_from_start(state_slopes_, products_.factors.readers.topRows(n), late_, query);
+    set_product(state_slopes_, written(), adjoint, Transposed::right);
+    slopes_.add_to_end(state_slopes_, products_.factors.writes, View<Scalar>(writer_gradient_));
+    set_product(pair_slopes_, weights, written(), Transposed::right);
+    if (!r_->diagonal.empty()) {
+      if (products_.delta) {  // its removals go by the written diagonal: -M e
+        if (n > 1) products_.reads = input - used;
+        for (Index t = 0; t < n; ++t) pair_slopes_(t, t) = -weights.row(t).dot(products_.reads.row(t));
+      }
+      for (Index t = 0; t < n; ++t)
+        gradient_->diagonal(range.first + t, head_) = weights.row(t).dot(x_.row(range.first + t).segment(head_ * values_, values_));
+    }
+    const Index nearest = late_ == 1 || (!r_->diagonal.empty() && !(products_.delta && (passes_ || n > 1))) ? 1 : 0;
+    slopes_.add_products(block().query(), block().key(), late_, nearest, scaled_, pair_slopes_, products_.factors.within, query,
+                         View<Scalar>(writer_gradient_));
+  }
+
+  /// What F, N, C, B and D give: gradients of probes and removals, and the shares of queries and writes in them. The delta rule's probes are
+  /// its keys. Returns whether those of given removals and probes are finite.
+  bool add_transition(const TokenRange& range, bool past, const Matrix<Scalar>& state, const Matrix<Scalar>& adjoint, View<Scalar> query,
+                      View<Scalar> key) {
+    const Index n = range.count(), probe_late = products_.delta ? 0 : 1;
+    const BlockFactors<Scalar>& factors = products_.factors;
+    View<Scalar> probe = products_.delta ? key : zeroed_columns(gradient_->probe, head_, r_->state, range);
+    passed_ = products_.delta ? Scalar(-1) * products_.solved : Scalar(1) * products_.solved;
+    if (passes_) {
+      set_product(state_slopes_, passed_, state, Transposed::right);
+      slopes_.add_from_start(state_slopes_, factors.readers.bottomRows(n), probe_late, probe);
+    }
+    set_product(pair_slopes_, passed_, written(), Transposed::right);
+    slopes_.add_products(block().probe(), block().key(), probe_late, 1, scaled_, pair_slopes_, factors.probe_writes, probe,
+                         View<Scalar>(writer_gradient_));
+    if (products_.delta) return true;
+    View<Scalar> removal = zeroed_columns(gradient_->removal, head_, r_->state, range);
+    set_product(state_slopes_, products_.used, adjoint, Transposed::right);
+    slopes_.add_to_end(state_slopes_, factors.removals, removal);
+    set_product(pair_slopes_, products_.weights, products_.used, Transposed::right);
+    slopes_.add_products(block().query(), block().removal(), late_, late_, false, pair_slopes_, factors.query_removals, query, removal);
+    set_product(pair_slopes_, passed_, products_.used, Transposed::right);
+    slopes_.add_products(block().probe(), block().removal(), probe_late, 1, false, pair_slopes_, factors.probe_removals, probe, removal);
+    for (View<Scalar>* const idle : {&removal, &probe}) {
+      if (!past) idle->row(0).setZero();
+      if (unread_) idle->row(n - 1).setZero();
+    }
+    return all_finite(removal) && all_finite(probe);
+  }
+
+  /// What writes bring into the state: the inputs, of the delta rule those less what is removed.
+  [[nodiscard]] const Matrix<Scalar>& written() const { return products_.delta ? products_.used : products_.input; }
+
+  void add_log_decay(const TokenRange& range) {
+    if (r_->log_decay.empty()) return;
+    const Matrix<Scalar>& slopes = slopes_.log_decay();
+    Matrix<Scalar>& gradient = gradient_->log_decay;
+    for (Index t = 0; t < range.count(); ++t)
+      gradient.block(gradient.rows() == 1 ? 0 : range.first + t, head_ * slopes.cols(), 1, slopes.cols()) += slopes.row(t);
+  }
+
+  const HeadRecurrence<Scalar>* r_;
+  Index head_, values_, late_;
+  bool scaled_, unread_ = false, passes_ = false;  // of the chunk: nothing reads the state after it; its transitions act on a state before
+  ConstView<Scalar> x_, g_;
+  HeadScanGradient<Scalar>* gradient_;
+  Matrix<Scalar>*query_, *key_;
+  ChunkProducts<Scalar> products_;
+  PlainHeadScan<Scalar> plain_;
+  HeadBlockGradient<Scalar> slopes_;
+  Matrix<Scalar> state_slopes_, pair_slopes_;  // gradients of a factor that meets the state, and of one of pairs of tokens
+  Matrix<Scalar> writer_gradient_, passed_, after_;
+};
+
+/// The gradients of one head: forwards over the chunks for the state before each of them, all of which are kept, then backwards over their
+/// gradients.
+template <Real Scalar>
+class HeadGradient {
+ public:
+  /// Shared queries and keys are summed over a group afterwards: `query` and `key` have columns for every head.
   HeadGradient(const HeadRecurrence<Scalar>& recurrence, Index head, ConstView<Scalar> x, ConstView<Scalar> g,
                HeadScanGradient<Scalar>& gradient, Matrix<Scalar>& query, Matrix<Scalar>& key)
-      : HeadChunk<Scalar>(recurrence, head), x_(x), g_(g), gradient_(&gradient), query_(&query), key_(&key), factors_(recurrence) {}
+      : r_(&recurrence),
+        head_(head),
+        x_(x),
+        input_gradient_(gradient.input),
+        chunk_(recurrence, head),
+        gradient_(recurrence, head, x, g, gradient, query, key) {}
 
   void run(const Array<Scalar>& initial_state) {
     const Index states = r_->state;
-    Matrix<Scalar> state = Matrix<Scalar>::Zero(states, values_), adjoint = state;
+    Matrix<Scalar> state = Matrix<Scalar>::Zero(states, r_->head_channels()), adjoint = state;
     if (!initial_state.empty()) state = initial_state.matrix().middleRows(head_ * states, states);
     run(token_ranges(*r_, r_->decay_by_state() ? chunk_tokens_by_state : chunk_tokens), state, adjoint);
   }
 
  private:
-  using Chunk = HeadChunk<Scalar>;
-  using Chunk::input_, Chunk::weights_, Chunk::read_, Chunk::rest_, Chunk::used_, Chunk::solved_, Chunk::out_;
-  using Chunk::r_, Chunk::head_, Chunk::values_, Chunk::plain_, Chunk::diagonal_, Chunk::delta_, Chunk::block_;
-  using Chunk::within_, Chunk::readers_, Chunk::writes_, Chunk::removals_, Chunk::probe_writes_, Chunk::query_removals_, Chunk::removed_;
-
   /// With a decay a state, pairs of a chunk are walked one by one.
   static constexpr Index chunk_tokens_by_state = 16;
 
   /// `state` comes as that before the first range, the adjoint as that after the last one; it leaves as that before the first one.
   void run(const std::vector<TokenRange>& ranges, Matrix<Scalar> state, Matrix<Scalar>& adjoint) {
     const Index states = r_->state, count = static_cast<Index>(ranges.size());
-    Matrix<Scalar> before(count * states, values_), after;
+    Matrix<Scalar> before(count * states, state.cols()), after;
     for (Index i = 0; i < count; ++i) {
       const TokenRange& range = ranges[static_cast<std::size_t>(i)];
       if (range.starts) state.setZero();
       before.middleRows(i * states, states) = state;
-      if (i + 1 < count) Chunk::run(range, Array<Scalar>::view(x_), state, View<Scalar>(gradient_->input));  // overwritten on the way back
+      if (i + 1 < count) chunk_.run(range, Array<Scalar>::view(x_), state, input_gradient_);  // outputs: overwritten on the way back
     }
     for (Index i = count - 1; i >= 0; --i) {
       const TokenRange& range = ranges[static_cast<std::size_t>(i)];
       state = before.middleRows(i * states, states);
       after = adjoint;
-      if (step_back(range, state, adjoint) || range.count() == 1) continue;
+      if (gradient_.run(range, state, adjoint) || range.count() == 1) continue;
       // Zeros of triangular factors would carry a number that is not finite to other tokens.
       adjoint = after;
       std::vector<TokenRange> tokens;
@@ -77,112 +235,12 @@ class HeadGradient : HeadChunk<Scalar> {
     }
   }
 
-  /// One chunk's gradients, and the adjoint before it. Returns whether all are finite; if not, those of one token alone stand.
-  bool step_back(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
-    const Index n = range.count();
-    const Index late = r_->read_before_update ? 1 : 0, probe_late = delta_ ? 0 : 1;
-    const bool past = plain_.has_past(range.first, state), unread = late == 1 && !plain_.has_future(range.end - 1);
-    // Of one token alone, which may hold a NaN that is nobody's, nothing is multiplied by the zeros around it.
-    const bool passes = past && !(unread && n == 1);
-    Chunk::prepare(range, past, !unread);
-    const bool scaled = !r_->key_scale.empty(), rank_one = !diagonal_ && !delta_;
-    input_ = x_.block(range.first, head_ * values_, n, values_);
-    if (unread) input_.row(n - 1).setZero();
-    weights_ = g_.block(range.first, head_ * values_, n, values_);
-    const ConstView<Scalar> probe_factor = readers_.bottomRows(n);
-    if (!diagonal_) {
-      read_.setZero(n, values_);
-      if (passes) set_product(read_, probe_factor, state);
-      Chunk::use(read_);
-    }
-    const Matrix<Scalar>& written = delta_ ? used_ : input_;
-    Chunk::transpose(adjoint);
-    gradient_->input.block(range.first, head_ * values_, n, values_) = out_;
-    if (n == 1 && !all_finite(out_)) {  // a diagonal that is replaced has the query in no gradient of x
-      after_ = adjoint;
-      plain_.run_transposed(range.first, range.end, g_, after_, View<Scalar>(gradient_->input));
-    }
-
-    factors_.start(block_);
-    if (passes) factors_.add_decay_state(adjoint, state);
-    View<Scalar> query = rows(*query_, range), key = rows(*key_, range);
-    writer_gradient_.setZero(n, r_->state);
-    set_product(slopes_, weights_, state, Transposed::right);
-    factors_.add_from_start(slopes_, readers_.topRows(n), late, query);
-    set_product(slopes_, written, adjoint, Transposed::right);
-    factors_.add_to_end(slopes_, writes_, View<Scalar>(writer_gradient_));
-    set_product(pair_slopes_, weights_, written, Transposed::right);
-    if (!r_->diagonal.empty()) {
-      if (delta_) {  // its removals go by the written diagonal: -M e
-        if (n > 1) read_ = input_ - used_;
-        for (Index t = 0; t < n; ++t) pair_slopes_(t, t) = -weights_.row(t).dot(read_.row(t));
-      }
-      for (Index t = 0; t < n; ++t)
-        gradient_->diagonal(range.first + t, head_) = weights_.row(t).dot(x_.row(range.first + t).segment(head_ * values_, values_));
-    }
-    const Index nearest = late == 1 || (!r_->diagonal.empty() && !(delta_ && (passes || n > 1))) ? 1 : 0;
-    factors_.add_products(block_.query(), block_.key(), late, nearest, scaled, pair_slopes_, within_, query,
-                          View<Scalar>(writer_gradient_));
-    bool finite = true;
-    if (!diagonal_) {
-      View<Scalar> probe = delta_ ? key : rows(gradient_->probe, range);
-      passed_ = delta_ ? Scalar(-1) * solved_ : Scalar(1) * solved_;
-      if (passes) {
-        set_product(slopes_, passed_, state, Transposed::right);
-        factors_.add_from_start(slopes_, probe_factor, probe_late, probe);
-      }
-      set_product(pair_slopes_, passed_, written, Transposed::right);
-      factors_.add_products(block_.probe(), block_.key(), probe_late, 1, scaled, pair_slopes_, probe_writes_, probe,
-                            View<Scalar>(writer_gradient_));
-      if (rank_one) {
-        View<Scalar> removal = rows(gradient_->removal, range);
-        set_product(slopes_, used_, adjoint, Transposed::right);
-        factors_.add_to_end(slopes_, removals_, removal);
-        set_product(pair_slopes_, weights_, used_, Transposed::right);
-        factors_.add_products(block_.query(), block_.removal(), late, late, false, pair_slopes_, query_removals_, query, removal);
-        set_product(pair_slopes_, passed_, used_, Transposed::right);
-        factors_.add_products(block_.probe(), block_.removal(), probe_late, 1, false, pair_slopes_, removed_, probe, removal);
-        for (View<Scalar>* const idle : {&removal, &probe}) {
-          if (!past) idle->row(0).setZero();
-          if (unread) idle->row(n - 1).setZero();
-        }
-        finite = all_finite(removal) && all_finite(probe);
-      }
-    }
-    const ConstView<Scalar> keys = block_.key();
-    for (Index t = 0; t < n; ++t) {
-      key.row(t) += block_.scale()[t] * writer_gradient_.row(t);
-      if (scaled) gradient_->key_scale(range.first + t, head_) = keys.row(t).dot(writer_gradient_.row(t));
-    }
-    Chunk::pass_on(range, adjoint);
-    if (!past && !r_->log_decay.empty()) factors_.log_decay().row(0).setZero();
-    if (unread && !r_->log_decay.empty()) factors_.log_decay().row(n - 1).setZero();
-    finite = finite && all_finite(out_) && all_finite(query) && all_finite(key) && all_finite(writer_gradient_) && all_finite(adjoint) &&
-             all_finite(factors_.log_decay());
-    if (finite || n == 1) add_log_decay(range);
-    return finite;
-  }
-
-  /// The chunk's rows of this head's columns, put to zero.
-  [[nodiscard]] View<Scalar> rows(Matrix<Scalar>& matrix, const TokenRange& range) const {
-    View<Scalar> rows(&matrix(range.first, head_ * r_->state), range.count(), r_->state, matrix.outerStride());
-    rows.setZero();
-    return rows;
-  }
-
-  void add_log_decay(const TokenRange& range) {
-    if (r_->log_decay.empty()) return;
-    const Matrix<Scalar>& slopes = factors_.log_decay();
-    Matrix<Scalar>& gradient = gradient_->log_decay;
-    for (Index t = 0; t < range.count(); ++t)
-      gradient.block(gradient.rows() == 1 ? 0 : range.first + t, head_ * slopes.cols(), 1, slopes.cols()) += slopes.row(t);
-  }
-
-  ConstView<Scalar> x_, g_;
-  HeadScanGradient<Scalar>* gradient_;
-  Matrix<Scalar>*query_, *key_;
-  HeadBlockGradient<Scalar> factors_;
-  Matrix<Scalar> slopes_, pair_slopes_, writer_gradient_, passed_, after_;
+  const HeadRecurrence<Scalar>* r_;
+  Index head_;
+  ConstView<Scalar> x_;
+  View<Scalar> input_gradient_;
+  HeadChunk<Scalar> chunk_;
+  ChunkGradient<Scalar> gradient_;
 };
 
 }  // namespace detail
