@@ -14,72 +14,115 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
-/// r = r G_j. Where the transition is one number a token, HeadRows makes rows as products with the query.
-///
-/// Each step covers two tokens, a and the b before it, which halves the number of dependent sums. What b's key reads is
-///
-///     (r G_a) . key_b = (r w_a) . key_b + (r . removal_a) (probe_a . key_b)
-///
-/// and its removal likewise; all these sums are of r as it is before a.
+/// What a step of a walk needs of a token: vectors, null where there is none, and one decay a state or one in all.
 template <Real Scalar>
-class HeadWalk {
+struct WalkToken {
+  const Scalar *key, *removal, *probe, *decay;
+};
+/// Tokens that are stepped over together, the later one first. A document's first token may be both.
+template <Real Scalar>
+struct WalkPair {
+  WalkToken<Scalar> a, b;
+};
+
+/// The tokens of one head as a walk reads them: where their vectors lie, and their decays.
+template <Real Scalar>
+class WalkTokens {
  public:
-  HeadWalk(const HeadRecurrence<Scalar>& recurrence, Index head)
-      : r_(&recurrence), head_(head), key_column_(recurrence.group(head) * recurrence.state), own_column_(head * recurrence.state) {
+  WalkTokens(const HeadRecurrence<Scalar>& recurrence, Index head)
+      : r_(&recurrence),
+        head_(head),
+        key_column_(recurrence.group(head) * recurrence.state),
+        own_column_(head * recurrence.state),
+        by_state_(!recurrence.log_decay.empty() && recurrence.decay_by_state()) {
     nothing_.setZero(2, recurrence.state);
     nothing_.row(1).setOnes();
   }
 
-  /// Begins with R[row, .], for `out` from the first token that it sees.
-  void start(Index row, Scalar* out) {
-    row_ = row;
-    first_ = r_->first_visible(row);
-    out_ = out;
-    by_state_ = !r_->log_decay.empty() && r_->decay_by_state();
-    reader_ = Eigen::Map<const RowVector<Scalar>>(r_->query.row(row) + key_column_, r_->state);
+  /// Makes ready for a walk over tokens first..end-1.
+  void start(Index first, Index end) {
     if (!by_state_)
-      load_decays(first_, last() + 1);
+      load_decays(first, end);
     else if (r_->log_decay.rows() > 1)
       decays_.resize(decays_at_once, r_->state);
     else {
       decays_ = r_->log_decay.matrix().middleCols(own_column_, r_->state);
       exponentiate(decays_.data(), r_->state);
     }
-    const Token nothing{nothing_.data(), nothing_.data(), nothing_.data(), nothing_.data() + r_->state};
-    over_ = {nothing, nothing};
-    removed_a_ = removed_b_ = 0;
   }
-  /// The last token that is walked over, and the first one.
-  [[nodiscard]] Index last() const { return r_->read_before_update ? row_ - 1 : row_; }  // the row's own transition comes after its read
-  [[nodiscard]] Index first() const { return first_; }
-  /// Writes the entries of `token` and the one before it, if the row sees that; they come in descending order.
-  void advance(Index token) {
-    if (r_->transition == Transition::delta)
-      by_state_ ? advance<Transition::delta, true>(token) : advance<Transition::delta, false>(token);
-    else if (r_->transition == Transition::rank_one)
-      by_state_ ? advance<Transition::rank_one, true>(token) : advance<Transition::rank_one, false>(token);
-    else
-      advance<Transition::diagonal, true>(token);
+
+  /// Whether there is one decay a state.
+  [[nodiscard]] bool by_state() const { return by_state_; }
+  [[nodiscard]] Eigen::Map<const RowVector<Scalar>> query(Index token) const {
+    return Eigen::Map<const RowVector<Scalar>>(r_->query.row(token) + key_column_, r_->state);
   }
-  void finish() const {
-    if (!r_->diagonal.empty()) out_[row_] = r_->diagonal(row_, head_);
+  template <bool ByState>
+  [[nodiscard]] WalkToken<Scalar> token(Index token) {
+    const bool given = r_->transition == Transition::rank_one;
+    return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + own_column_ : nullptr,
+            given ? r_->probe.row(token) + own_column_ : nullptr,
+            ByState ? decays_by_state(token) : decays_.data() + (decays_.rows() == 1 ? 0 : token)};
+  }
+  /// A token that changes nothing.
+  [[nodiscard]] WalkToken<Scalar> nothing() const {
+    return {nothing_.data(), nothing_.data(), nothing_.data(), nothing_.data() + r_->state};
+  }
+
+  /// Asks memory for what a later step needs of a token.
+  template <bool ByState>
+  EIGEN_ALWAYS_INLINE void fetch(Index token) const {
+    fetch(r_->key.row(token) + key_column_);
+    if (r_->transition == Transition::rank_one) {
+      fetch(r_->removal.row(token) + own_column_);
+      fetch(r_->probe.row(token) + own_column_);
+    }
+    if constexpr (ByState)
+      if (r_->log_decay.rows() > 1) fetch(r_->log_decay.row(token) + own_column_);
   }
 
  private:
-  static constexpr Index tokens_ahead = 4;  ///< that are asked for: a head's numbers of two tokens lie on different pages
   static constexpr Index decays_at_once = 4;
-  static constexpr int lane = computed_lanes<Scalar>;
-  using Register = LaneRegister<Scalar, lane>;
 
-  /// What a step needs of a token: vectors, null where there is none, and one decay a state or one in all.
-  struct Token {
-    const Scalar *key, *removal, *probe, *decay;
-  };
-  /// Tokens that are stepped over together, the later one first. A document's first token may be both.
-  struct Pair {
-    Token a, b;
-  };
+  /// Asks for every line once.
+  EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
+#if defined(__GNUC__)
+    for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 3);
+    __builtin_prefetch(numbers + (r_->state - 1), 0, 3);
+#endif
+  }
+
+  /// Decays of tokens first..end-1, one a token; one number where they are constant.
+  void load_decays(Index first, Index end) {
+    const bool constant = r_->log_decay.rows() <= 1;
+    decays_.setZero(constant ? 1 : end, 1);
+    if (constant) first = 0;
+    for (Index token = first; token < decays_.rows() && !r_->log_decay.empty(); ++token) decays_(token, 0) = r_->log_decay(token, head_);
+    exponentiate(decays_.data() + first, decays_.rows() - first);
+  }
+  /// Decays of a token, one a state: those of two pairs exist at a time, or those that all tokens share.
+  [[nodiscard]] const Scalar* decays_by_state(Index token) {
+    if (decays_.rows() == 1) return decays_.data();
+    Scalar* const decays = decays_.data() + (token & (decays_at_once - 1)) * r_->state;
+    exponentiate_together(r_->log_decay.row(token) + own_column_, r_->state, decays);
+    return decays;
+  }
+
+  const HeadRecurrence<Scalar>* r_;
+  Index head_, key_column_, own_column_;
+  bool by_state_;
+  Matrix<Scalar> decays_;
+  Matrix<Scalar> nothing_;  // zeros and ones: the vectors and the decays of a token that changes nothing
+};
+
+/// r of a walk, and its steps over pairs of tokens. Each step covers two tokens, a and the b before it, which halves the number of dependent
+/// sums. What b's key reads is
+///
+///     (r G_a) . key_b = (r w_a) . key_b + (r . removal_a) (probe_a . key_b)
+///
+/// and its removal likewise; all these sums are of r as it is before a.
+template <Real Scalar>
+class WalkReader {
+ public:
   /// A number where no register is full, as LaneRegister has it.
   struct Single {
     using type = Scalar;
@@ -93,47 +136,53 @@ class HeadWalk {
                            removal_b = Numbers::zero(), removal_across = Numbers::zero();
   };
 
-  template <bool ByState>
-  [[nodiscard]] Token token_at(Index token) {
-    const bool given = r_->transition == Transition::rank_one;
-    return {r_->key.row(token) + key_column_, given ? r_->removal.row(token) + own_column_ : nullptr,
-            given ? r_->probe.row(token) + own_column_ : nullptr,
-            ByState ? decays_by_state(token) : decays_.data() + (decays_.rows() == 1 ? 0 : token)};
-  }
+  using Pair = WalkPair<Scalar>;
 
-  template <bool ByState>
-  EIGEN_ALWAYS_INLINE void fetch(Index token) const {
-    fetch(r_->key.row(token) + key_column_);
-    if (r_->transition == Transition::rank_one) {
-      fetch(r_->removal.row(token) + own_column_);
-      fetch(r_->probe.row(token) + own_column_);
+  /// Begins with r = query.
+  void start(const Eigen::Map<const RowVector<Scalar>>& query) { reader_ = query; }
+
+  /// r = r G_a G_b for the pair `over`, given what its removals read of r; returns what the next pair reads.
+  template <Transition Kind, bool ByState>
+  IMPLICIT_ATTENTION_FLATTEN Reads<Single> step(const Pair& over, Scalar removed_a, Scalar removed_b, const Pair& next) {
+    using Numbers = typename Register::type;
+    Scalar* const reader = reader_.data();
+    const Index states = reader_.size();
+    const Pair now = over, then = next;  // stores through registers might change what a reference stands for
+    Scalar decay = 1;
+    if constexpr (!ByState) {  // both tokens' decays at once
+      decay = *now.a.decay * *now.b.decay;
+      removed_a *= Kind == Transition::delta ? decay : *now.b.decay;
+      if constexpr (Kind == Transition::delta) removed_b *= *now.b.decay;
     }
-    if constexpr (ByState)
-      if (r_->log_decay.rows() > 1) fetch(r_->log_decay.row(token) + own_column_);
-  }
-  /// Asks for every line once.
-  EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
-#if defined(__GNUC__)
-    for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 3);
-    __builtin_prefetch(numbers + (r_->state - 1), 0, 3);
-#endif
+    Reads<Register> even, odd;  // sums that do not wait for each other
+    Index n = 0;
+    for (; n + Index(2 * lane) <= states; n += Index(2 * lane)) {
+      Numbers r = Register::load(reader + n), s = Register::load(reader + n + lane);
+      step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, r, even);
+      step<Kind, ByState>(now, decay, removed_a, removed_b, then, n + lane, s, odd);
+      Register::store(reader + n, r);
+      Register::store(reader + n + lane, s);
+    }
+    Reads<Single> reads;
+    for (; n < states; ++n) step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, reader[n], reads);
+    const auto add = [](Scalar& sum, const Numbers& x, const Numbers& y) { sum += sum_of<Scalar, lane>(x + y); };
+    add(reads.key_a, even.key_a, odd.key_a);
+    add(reads.key_b, even.key_b, odd.key_b);
+    if constexpr (!ByState) reads.key_b *= *then.a.decay;
+    if constexpr (Kind != Transition::diagonal) add(reads.key_across, even.key_across, odd.key_across);
+    if constexpr (Kind == Transition::delta && !ByState) reads.key_across *= *then.a.decay;
+    if constexpr (Kind == Transition::rank_one) {
+      add(reads.removal_a, even.removal_a, odd.removal_a);
+      add(reads.removal_b, even.removal_b, odd.removal_b);
+      if constexpr (!ByState) reads.removal_b *= *then.a.decay;
+      add(reads.removal_across, even.removal_across, odd.removal_across);
+    }
+    return reads;
   }
 
-  /// Decays of tokens first..end-1, one a head; one number where they are constant.
-  void load_decays(Index first, Index end) {
-    const bool constant = r_->log_decay.rows() <= 1;
-    decays_.setZero(constant ? 1 : end, 1);
-    if (constant) first = 0;
-    for (Index token = first; token < decays_.rows() && !r_->log_decay.empty(); ++token) decays_(token, 0) = r_->log_decay(token, head_);
-    exponentiate(decays_.data() + first, decays_.rows() - first);
-  }
-  /// Decays of a token, one a state: those of two pairs stand at a time, or those of all tokens.
-  [[nodiscard]] const Scalar* decays_by_state(Index token) {
-    if (decays_.rows() == 1) return decays_.data();
-    Scalar* const decays = decays_.data() + (token & (decays_at_once - 1)) * r_->state;
-    exponentiate_together(r_->log_decay.row(token) + own_column_, r_->state, decays);
-    return decays;
-  }
+ private:
+  static constexpr int lane = computed_lanes<Scalar>;
+  using Register = LaneRegister<Scalar, lane>;
 
   /// What a step makes of r, a number or a register of them, and what the next pair reads of it.
   template <Transition Kind, bool ByState, class Numbers>
@@ -172,50 +221,50 @@ class HeadWalk {
     }
   }
 
-  /// r = r G_a G_b for the pair `over`, given what its removals read of r; returns what the next pair reads.
-  template <Transition Kind, bool ByState>
-  IMPLICIT_ATTENTION_FLATTEN Reads<Single> step(const Pair& over, Scalar removed_a, Scalar removed_b, const Pair& next) {
-    using Numbers = typename Register::type;
-    Scalar* const reader = reader_.data();
-    const Index states = r_->state;
-    const Pair now = over, then = next;  // stores through registers might change what a reference stands for
-    Scalar decay = 1;
-    if constexpr (!ByState) {  // both tokens' decays at once
-      decay = *now.a.decay * *now.b.decay;
-      removed_a *= Kind == Transition::delta ? decay : *now.b.decay;
-      if constexpr (Kind == Transition::delta) removed_b *= *now.b.decay;
-    }
-    Reads<Register> even, odd;  // sums that do not wait for each other
-    Index n = 0;
-    for (; n + Index(2 * lane) <= states; n += Index(2 * lane)) {
-      Numbers r = Register::load(reader + n), s = Register::load(reader + n + lane);
-      step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, r, even);
-      step<Kind, ByState>(now, decay, removed_a, removed_b, then, n + lane, s, odd);
-      Register::store(reader + n, r);
-      Register::store(reader + n + lane, s);
-    }
-    Reads<Single> reads;
-    for (; n < states; ++n) step<Kind, ByState>(now, decay, removed_a, removed_b, then, n, reader[n], reads);
-    const auto add = [](Scalar& sum, const Numbers& x, const Numbers& y) { sum += sum_of<Scalar, lane>(x + y); };
-    add(reads.key_a, even.key_a, odd.key_a);
-    add(reads.key_b, even.key_b, odd.key_b);
-    if constexpr (!ByState) reads.key_b *= *then.a.decay;
-    if constexpr (Kind != Transition::diagonal) add(reads.key_across, even.key_across, odd.key_across);
-    if constexpr (Kind == Transition::delta && !ByState) reads.key_across *= *then.a.decay;
-    if constexpr (Kind == Transition::rank_one) {
-      add(reads.removal_a, even.removal_a, odd.removal_a);
-      add(reads.removal_b, even.removal_b, odd.removal_b);
-      if constexpr (!ByState) reads.removal_b *= *then.a.decay;
-      add(reads.removal_across, even.removal_across, odd.removal_across);
-    }
-    return reads;
+  RowVector<Scalar> reader_;
+};
+
+/// Rows of one head, one at a time (formulation: "Rows"): with r = query_i, for j = i, i - 1, ...: R[i,j] = r . write_j, then
+/// r = r G_j. Where the transition is one number a token, ProductRows makes rows as products with the query.
+template <Real Scalar>
+class HeadWalk {
+ public:
+  HeadWalk(const HeadRecurrence<Scalar>& recurrence, Index head) : r_(&recurrence), head_(head), tokens_(recurrence, head) {}
+
+  /// Begins with R[row, .], for `out` from the first token that it sees.
+  void start(Index row, Scalar* out) {
+    row_ = row;
+    first_ = r_->first_visible(row);
+    out_ = out;
+    tokens_.start(first_, last() + 1);
+    reader_.start(tokens_.query(row));
+    over_ = {tokens_.nothing(), tokens_.nothing()};
+    removed_a_ = removed_b_ = 0;
   }
+  /// The last token that is walked over, and the first one.
+  [[nodiscard]] Index last() const { return r_->read_before_update ? row_ - 1 : row_; }  // the row's own transition comes after its read
+  [[nodiscard]] Index first() const { return first_; }
+  /// Writes the entries of `token` and the one before it, if the row sees that; they come in descending order.
+  void advance(Index token) {
+    if (r_->transition == Transition::delta)
+      tokens_.by_state() ? advance<Transition::delta, true>(token) : advance<Transition::delta, false>(token);
+    else if (r_->transition == Transition::rank_one)
+      tokens_.by_state() ? advance<Transition::rank_one, true>(token) : advance<Transition::rank_one, false>(token);
+    else
+      advance<Transition::diagonal, true>(token);
+  }
+  void finish() const {
+    if (!r_->diagonal.empty()) out_[row_] = r_->diagonal(row_, head_);
+  }
+
+ private:
+  static constexpr Index tokens_ahead = 4;  ///< that are asked for: a head's numbers of two tokens lie on different pages
 
   template <Transition Kind, bool ByState>
   void advance(Index t) {
-    for (Index ahead = t - tokens_ahead; ahead >= std::max(first_, t - tokens_ahead - 1); --ahead) fetch<ByState>(ahead);
-    const Pair next{token_at<ByState>(t), token_at<ByState>(std::max(t - 1, first_))};
-    Reads<Single> reads = step<Kind, ByState>(over_, removed_a_, removed_b_, next);
+    for (Index ahead = t - tokens_ahead; ahead >= std::max(first_, t - tokens_ahead - 1); --ahead) tokens_.template fetch<ByState>(ahead);
+    const WalkPair<Scalar> next{tokens_.template token<ByState>(t), tokens_.template token<ByState>(std::max(t - 1, first_))};
+    auto reads = reader_.template step<Kind, ByState>(over_, removed_a_, removed_b_, next);
     out_[t] = r_->write_scale(t, head_) * reads.key_a;
     if (t == first_) return;
     removed_a_ = Kind == Transition::delta ? -out_[t] : reads.removal_a;  // the delta rule's removals are less its writes
@@ -226,14 +275,12 @@ class HeadWalk {
   }
 
   const HeadRecurrence<Scalar>* r_;
-  Index head_, key_column_, own_column_, row_ = 0, first_ = 0;
-  bool by_state_ = false;
+  Index head_, row_ = 0, first_ = 0;
   Scalar* out_ = nullptr;
-  Pair over_{};
-  Scalar removed_a_ = 0, removed_b_ = 0;  // of what `over_` is yet to be applied to
-  RowVector<Scalar> reader_;
-  Matrix<Scalar> decays_;
-  Matrix<Scalar> nothing_;  // zeros and ones: the vectors and the decays of a token that changes nothing
+  WalkTokens<Scalar> tokens_;
+  WalkReader<Scalar> reader_;
+  WalkPair<Scalar> over_{};               // the pair that r is yet to be taken over
+  Scalar removed_a_ = 0, removed_b_ = 0;  // what its removals read of r
 };
 
 /// Heads whose rows are walked together.
