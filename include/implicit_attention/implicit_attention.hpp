@@ -36,6 +36,7 @@
 #include <implicit_attention/kernels/channel_tile.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/exponentials.hpp>
+#include <implicit_attention/kernels/four_tap_rows.hpp>
 #include <implicit_attention/kernels/head_block.hpp>
 #include <implicit_attention/kernels/head_block_gradient.hpp>
 #include <implicit_attention/kernels/head_chunks.hpp>

@@ -210,6 +210,30 @@ struct FiniteColumns {
   }
 };
 
+/// The tokens that each row of a run sees, and the columns begin..end-1 outside of which none of the rows has entries.
+struct SeenTokens {
+  struct Row {
+    Index first, last;
+  };
+  std::vector<Row> rows;
+  Index begin = 0, end = 0;
+
+  /// `width` of the convolution; `begin` is rounded down to whole registers of `lane`.
+  template <Real Scalar>
+  void look_up(const SharedMatrix<Scalar>& recurrence, const RowRun& run, Index width, Index lane) {
+    end = 0;
+    begin = recurrence.tokens;
+    rows.clear();
+    for (Index i = run.begin; i < run.end; ++i) {
+      rows.push_back({recurrence.first_visible(i), recurrence.last_seen(i)});
+      end = std::max(end, rows.back().last + 1);
+      begin = std::min(begin, std::max(rows.back().first - width + 1, Index(0)));
+    }
+    begin = begin / lane * lane;
+  }
+  [[nodiscard]] const Row& operator[](Index i) const { return rows[static_cast<std::size_t>(i)]; }
+};
+
 /// Chosen channels by the head they belong to: places in the caller's list; and the heads that have some.
 struct ChannelsByHead {
   std::vector<std::vector<Index>> places, channels;

@@ -3,14 +3,12 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <limits>
-#include <type_traits>
 #include <vector>
 
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
+#include <implicit_attention/kernels/four_tap_rows.hpp>
 #include <implicit_attention/kernels/head_columns.hpp>
 #include <implicit_attention/kernels/head_reductions.hpp>
 #include <implicit_attention/kernels/row_writer.hpp>
@@ -66,12 +64,10 @@ class HeadMapWriter {
         row_count_(row_count),
         stretch_(std::min(stretch, (recurrence_->tokens + lane - 1) / lane * lane)),
         out_(out),
-        finite_columns_(finite.part, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
-        all_columns_(surrounded, stretch_, false, lane == computed_lanes<Scalar> && surrounded.width() == 4),
+        finite_columns_(finite.part, stretch_, false, FourTapRows<Scalar>::available && surrounded.width() == 4),
+        all_columns_(surrounded, stretch_, false, FourTapRows<Scalar>::available && surrounded.width() == 4),
         writer_(out.size()),
-        numbers_(stretch_ + lane) {
-    skip_.fill(-Scalar(0));  // which changes no number, not even a zero's sign
-  }
+        numbers_(stretch_ + lane) {}
 
   void operator()(Index head, const RowRun& run, View<Scalar> rows) {
     places_ = &chosen_->places[static_cast<std::size_t>(head)];
@@ -85,48 +81,24 @@ class HeadMapWriter {
   }
 
  private:
-  struct Seen {
-    Index first, last;
-  };
   /// Columns that are computed, and those that are written, with zeros at the ends.
   struct Stretch {
     Index first, last, from, to;
   };
 
   void write(const RowRun& run, const View<Scalar>& rows) {
-    const Index tokens = recurrence_->tokens, width = columns_->width();
+    const Index tokens = recurrence_->tokens;
     columns_->scales(run.begin, run.end, scales_);
-    Index end = 0, begin = tokens;  // of what any row of the run has
-    seen_.clear();
-    for (Index i = run.begin; i < run.end; ++i) {
-      seen_.push_back({recurrence_->first_visible(i), recurrence_->last_seen(i)});
-      end = std::max(end, seen_.back().last + 1);
-      begin = std::min(begin, std::max(seen_.back().first - width + 1, Index(0)));
-    }
-    begin = begin / lane * lane;
-    for (Index first = begin; first < end; first += stretch_) {
-      const Index last = std::min(first + stretch_, end);
+    seen_.look_up(*recurrence_, run, columns_->width(), lane);
+    for (Index first = seen_.begin; first < seen_.end; first += stretch_) {
+      const Index last = std::min(first + stretch_, seen_.end);
       columns_->prepare(first, last);
-      const Stretch of{first, last, first == begin ? 0 : first, last == end ? tokens : last};
+      const Stretch of{first, last, first == seen_.begin ? 0 : first, last == seen_.end ? tokens : last};
       for (Index c = 0; c < columns_->count(); ++c) {
-        choose(c);
+        if (columns_->by_taps()) four_taps_.choose(*columns_, c);
         for (Index i = run.begin; i < run.end; ++i)
-          write_row(row_of(rows, i - run.begin), c, i, seen_[static_cast<std::size_t>(i - run.begin)], scales_(i - run.begin, c),
-                    target(run, c, i), of);
+          write_row(row_of(rows, i - run.begin), c, i, seen_[i - run.begin], scales_(i - run.begin, c), target(run, c, i), of);
       }
-    }
-  }
-
-  /// What all of a channel's rows share.
-  void choose(Index c) {
-    if (columns_->skips()) skip_[lane] = columns_->skip(c);
-    if (!columns_->by_taps()) return;
-    least_tap_ = std::numeric_limits<Scalar>::infinity();
-    largest_tap_ = 0;
-    for (Index d = 0; d < columns_->width(); ++d) {
-      const Scalar tap = std::abs(columns_->tap(c, d));
-      if (tap != Scalar(0)) least_tap_ = std::min(least_tap_, tap);
-      largest_tap_ = std::max(largest_tap_, tap);
     }
   }
 
@@ -135,7 +107,7 @@ class HeadMapWriter {
   }
 
   /// A stretch of row i of one channel, into the result's row `to`.
-  void write_row(Scalar* row, Index c, Index i, const Seen& seen, Scalar scale, Scalar* to, const Stretch& of) {
+  void write_row(Scalar* row, Index c, Index i, const SeenTokens::Row& seen, Scalar scale, Scalar* to, const Stretch& of) {
     const Index first = of.first, end = std::clamp(seen.last + 1, first, of.last), count = end - first;
     // A line that is not streamed is read before it is written: asked for now, so that streaming does not wait for it.
     writer_.ask_for_last(to + of.to);
@@ -144,12 +116,14 @@ class HeadMapWriter {
     if (count > 0) {
       made = std::min(end + rest_of_line(to + end), of.last);
       const bool finite = columns_->finite() && std::isfinite(scale);
-      if (finite && takes_scale(scale)) {
+      if (finite && columns_->by_taps() && four_taps_.takes(scale)) {
         if (writer_.streams(to)) {
           from = std::min(rest_of_line(to + first), made - first);
           stop = from + (made - first - from) / RowWriter<Scalar>::line * RowWriter<Scalar>::line;
         }
-        multiply_four(row + first, c, scale, columns_->skips() ? i - first : Index(-1), count, from, stop, made - first, to + first);
+        if constexpr (FourTapRows<Scalar>::available)
+          four_taps_.write(row + first, scale, columns_->skips() ? i - first : Index(-1), count, from, stop, made - first, numbers_.data(),
+                           to + first);
       } else {
         // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
         const bool skips = columns_->skips() && i >= first && i < of.last + columns_->width() - 1;
@@ -169,7 +143,7 @@ class HeadMapWriter {
   }
 
   /// Where a path would lead beyond what the row sees: its factor, or the row's own, may not be finite, and 0 times it not 0.
-  void write_exactly(const Scalar* row, const Seen& seen, Index c, Index first, Index last, Scalar scale) {
+  void write_exactly(const Scalar* row, const SeenTokens::Row& seen, Index c, Index first, Index last, Scalar scale) {
     const Index width = columns_->width();
     for (Index j = first; j < last; ++j) {
       if (j + width <= seen.first || j > seen.last)
@@ -179,19 +153,12 @@ class HeadMapWriter {
     }
   }
 
-  /// Whether a row's scale may be multiplied into its channel's four taps: not where that would lose digits, or make infinite taps of opposite
-  /// signs, whose sum is no number.
-  [[nodiscard]] bool takes_scale(Scalar scale) const {
-    if (!columns_->by_taps() || scale == Scalar(0)) return columns_->by_taps();
-    return largest_tap_ == Scalar(0) || (std::isnormal(least_tap_ * scale) && std::isnormal(largest_tap_ * scale));
-  }
-
   /// Entries 0 .. count - 1 of a row into `numbers_`.
   void multiply(const Scalar* row, Index c, Scalar scale, Index count) {
     Scalar* const numbers = numbers_.data();
-    if constexpr (lane == computed_lanes<Scalar>) {
+    if constexpr (FourTapRows<Scalar>::available) {
       if (columns_->by_taps()) {
-        multiply_four(row, c, Scalar(1), -1, count, 0, 0, count, nullptr);
+        four_taps_.write(row, Scalar(1), -1, count, 0, 0, count, numbers, nullptr);
         for (Index j = 0; j < count; ++j) numbers[j] *= scale;
         return;
       }
@@ -202,76 +169,6 @@ class HeadMapWriter {
       lanes<lane>(numbers + j) = sum * scale;
     }
   }
-  /// The same for four taps, nearly all models' convolution, into which the row's scale goes; 0 from `count` to `made`. Whole lines of the
-  /// result, from `from` to `stop`, go straight to `to`. Entry `diagonal` has the channel's skip.
-  void multiply_four(const Scalar* row, Index c, Scalar scale, Index diagonal, Index count, Index from, Index stop, Index made,
-                     Scalar* to) {
-    if constexpr (lane == computed_lanes<Scalar>) {
-      const Scalar *const activation = columns_->activation(c), *const skip = skip_.data();
-      const Scalar tap0 = columns_->tap(c, 0) * scale, tap1 = columns_->tap(c, 1) * scale, tap2 = columns_->tap(c, 2) * scale,
-                   tap3 = columns_->tap(c, 3) * scale;
-      const auto part = [&](auto straight, Index begin, Index end, Scalar* out) {
-        if (begin < end) four_taps<straight()>(row, activation, skip, begin, end, out, tap0, tap1, tap2, tap3, diagonal, count);
-      };
-      part(std::false_type(), 0, from, numbers_.data());
-      part(std::true_type(), from, stop, to);
-      part(std::false_type(), stop, made, numbers_.data());
-    }
-  }
-
-  /// sum_d taps[d] (row[j + d] + [j + d = diagonal] skip) activation[j + d]: every product is made once and shuffled to its four places. Rows
-  /// that are written side by side, to share what is read of factors, take longer: memory then takes less. `Straight`: past the caches. The
-  /// skip and the zeros behind the row's entries are added in registers: what is read of memory where a part of it has just been written
-  /// waits for that.
-  template <bool Straight>
-  EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void four_taps(const Scalar* row, const Scalar* activation, const Scalar* skip,
-                                                                     Index begin, Index end, Scalar* to, Scalar tap0, Scalar tap1,
-                                                                     Scalar tap2, Scalar tap3, Index diagonal, Index count) {
-    using Register = LaneRegister<Scalar, lane>;
-    using Numbers = typename Register::type;
-    const auto load = [](const Scalar* from) -> Numbers { return Register::load(from); };
-    const auto product = [=](Index j) -> Numbers { return load(row + j) * load(activation + j); };
-    const auto product_with_skip = [=](Index j) -> Numbers {
-      const Index place = std::clamp<Index>(lane + j - diagonal, 0, 2 * lane);
-      return (load(row + j) + load(skip + place)) * load(activation + j);
-    };
-    const auto sum_of = [=](const Numbers& numbers, const Numbers& next) -> Numbers {
-      Numbers sum = tap0 * numbers;
-      sum = sum + tap1 * shifted<1, Scalar, lane>(numbers, next);
-      sum = sum + tap2 * shifted<2, Scalar, lane>(numbers, next);
-      return sum + tap3 * shifted<3, Scalar, lane>(numbers, next);
-    };
-    const auto write = [=](Index j, const Numbers& sum) {
-      if constexpr (Straight) {
-        Lanes<Scalar, lane> entries;
-        Register::store(entries.data(), sum);
-        RowWriter<Scalar>::stream(to + j, entries);
-      } else {
-        Register::store(to + j, sum);
-      }
-    };
-    // Registers that know neither the skip nor the row's end.
-    const Index plain = diagonal < begin ? count - lane + 1 : std::min(diagonal - 2 * lane, count - lane) + 1;
-    Numbers numbers = product_with_skip(begin);
-    Index j = begin;
-    for (const Index last = std::min(end, plain); j < last; j += lane) {
-      const Numbers next = product(j + lane);
-      write(j, sum_of(numbers, next));
-      numbers = next;
-    }
-    for (; j < end; j += lane) {
-      const Numbers next = product_with_skip(j + lane);
-      write(j, sum_of(numbers, next) + load(row_end.data() + std::clamp<Index>(j + lane - count, 0, lane)));
-      numbers = next;
-    }
-  }
-  /// Added to a row's numbers, changes none of them, not even a zero's sign (-0), and makes those behind it 0, where they are 0 or -0.
-  alignas(line_bytes) static constexpr std::array<Scalar, static_cast<std::size_t>(2 * lane)> row_end = [] {
-    std::array<Scalar, static_cast<std::size_t>(2 * lane)> numbers{};
-    std::fill_n(numbers.begin(), lane, -Scalar(0));
-    return numbers;
-  }();
-
   const SharedMatrix<Scalar>* recurrence_;
   const FiniteColumns<Scalar>* finite_;
   const ChannelsByHead* chosen_;
@@ -283,9 +180,8 @@ class HeadMapWriter {
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_;
   RowVector<Scalar> numbers_;
-  alignas(line_bytes) std::array<Scalar, static_cast<std::size_t>(3 * lane)> skip_;  ///< a channel's skip, alone in the middle
-  Scalar least_tap_ = 0, largest_tap_ = 0;  ///< of a channel's taps, without signs; the least one that is not 0
-  std::vector<Seen> seen_;
+  FourTapRows<Scalar> four_taps_;
+  SeenTokens seen_;
 };
 
 }  // namespace detail
