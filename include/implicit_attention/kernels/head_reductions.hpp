@@ -14,120 +14,77 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Joins a run of rows over channels, head after head.
-///
-/// A sum takes one product a tap: with G the scales (rows, channels) and F_d the factors of tap d (channels, tokens),
+/// A run of rows of one head's matrix, and what it takes to join the head's channels to them.
+template <Real Scalar>
+struct JoinedRun {
+  const RowRun& run;
+  const View<Scalar>& rows;    ///< of the head's matrix; their diagonal may change, and is put back
+  const View<Scalar>& joined;  ///< the result, (rows, padded tokens)
+  const SeenTokens& seen;
+  const Matrix<Scalar>& scales;  ///< G, (rows, channels)
+  const HeadColumns<Scalar>& columns;
+};
+
+/// Joins by one product a tap: with G the scales (rows, channels) and F_d the factors of tap d (channels, tokens),
 /// sum_e A_e[i,j] = sum_d R[i,j+d] (G F_d)[i,j]. So does the sum of absolute values without a convolution: |R| o (|G| |F|).
 template <Real Scalar, class Reducer>
-class HeadReduction {
+class ProductJoin {
  public:
-  static constexpr int lane = register_lanes<Scalar>;
-  static constexpr Index together = 4;  ///< rows that share what is read of the factors
-
-  HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const FiniteColumns<Scalar>& finite, const ChannelsByHead& chosen,
-                const Reducer& join, Matrix<Scalar>& joined)
-      : surrounded_(&surrounded),
-        finite_(&finite),
-        chosen_(&chosen),
-        joined_(&joined),
-        join_(join),
-        as_product_(is_product(surrounded)),
-        finite_columns_(finite.part, stretch_tokens, !as_product_),
-        all_columns_(surrounded, stretch_tokens, !as_product_) {}
-
-  /// Rows that are joined together: the more, the less of a product goes into packing its factors.
-  [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {
-    return is_product(surrounded) ? 2 * map_block_tokens : map_block_tokens;
+  [[nodiscard]] static bool fits(const SurroundedMatrix<Scalar>& surrounded) {
+    return std::is_same_v<Reducer, Add> || (absolute && surrounded.width() == 1);
   }
 
-  /// Joins one head's channels to the run's rows of `joined`, (rows, padded tokens); columns that a row does not see hold anything
-  /// afterwards.
-  void operator()(Index head, const RowRun& run, View<Scalar> rows) {
-    const auto join = [&](HeadColumns<Scalar>& columns, const RowRun& part, const View<Scalar>& part_rows) {
-      columns.choose(chosen_->channels[static_cast<std::size_t>(head)]);
-      columns_ = &columns;
-      join_run(part, part_rows);
-    };
-    // Columns of a product are made each by itself, and all rows by one product.
-    if (as_product_) return join(all_columns_, run, rows);
-    finite_->split(finite_columns_, all_columns_, run, rows, join);
+  /// Begins with a run of rows.
+  void start(const JoinedRun<Scalar>& of) {
+    if constexpr (absolute) scale_sizes_ = of.scales.cwiseAbs();
+  }
+
+  /// Joins columns first..last-1.
+  void operator()(const JoinedRun<Scalar>& of, Index first, Index last) {
+    products_.resize(of.run.count(), last - first);
+    for (Index d = 0; d < of.columns.width(); ++d) {
+      multiply(of, d, first, last);
+      for (Index i = of.run.begin; i < of.run.end; ++i) add_row(of, d, i, first, last);
+    }
   }
 
  private:
-  void join_run(const RowRun& run, const View<Scalar>& rows) {
-    const SharedMatrix<Scalar>& recurrence = surrounded_->recurrence;
-    View<Scalar> joined(joined_->data() + run.place * joined_->cols(), run.count(), joined_->cols());
-    columns_->scales(run.begin, run.end, scales_);
-    if constexpr (absolute) scale_sizes_ = scales_.cwiseAbs();
-    Index end = 0, begin = recurrence.tokens;
-    seen_.clear();
-    for (Index i = run.begin; i < run.end; ++i) {
-      seen_.push_back({recurrence.first_visible(i), recurrence.last_seen(i)});
-      end = std::max(end, seen_.back().last + 1);
-      begin = std::min(begin, std::max(seen_.back().first - columns_->width() + 1, Index(0)));
-    }
-    for (Index first = begin / lane * lane; first < end; first += stretch_tokens) {
-      const Index last = std::min(first + stretch_tokens, end);
-      columns_->prepare(first, last);
-      if (as_product_)
-        add_products(run, rows, first, last, joined);
-      else
-        join_entries(run, rows, first, last, joined);
-    }
-  }
-
-  [[nodiscard]] static bool is_product(const SurroundedMatrix<Scalar>& surrounded) {
-    return std::is_same_v<Reducer, Add> || (std::is_same_v<Reducer, AddAbsolute> && surrounded.width() == 1);
-  }
   static constexpr bool absolute = std::is_same_v<Reducer, AddAbsolute>;
-  [[nodiscard]] static Scalar size(Scalar number) { return absolute ? std::abs(number) : number; }
-
   static constexpr Index slab_rows = 32;
-  struct Seen {
-    Index first, last;
-  };
 
-  void add_products(const RowRun& run, const View<Scalar>& rows, Index first, Index last, View<Scalar>& joined) {
-    using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
-    const HeadColumns<Scalar>& columns = *columns_;
-    const Index count = last - first;
-    products_.resize(run.count(), count);
-    for (Index d = 0; d < columns.width(); ++d) {
-      if constexpr (absolute) factor_sizes_ = columns.factors(d, count).cwiseAbs();
-      const ConstView<Scalar> factors = absolute ? ConstView<Scalar>(factor_sizes_) : columns.factors(d, count);
-      // All rows at once where all see the whole stretch; else a few at a time, up to the last column that any of them sees.
-      for (Index row = 0, rows_at_a_time = 0; row < run.count(); row += rows_at_a_time) {
-        const auto seen_count = [&](Index begin, Index end) {
-          Index columns_seen = 0;
-          for (Index r = begin; r < end; ++r) columns_seen = std::max(columns_seen, seen_[static_cast<std::size_t>(r)].last + 1 - first);
-          return std::clamp(columns_seen, Index(0), count);
-        };
-        rows_at_a_time = seen_[static_cast<std::size_t>(row)].last + 1 >= last ? run.count() - row : std::min(slab_rows, run.count() - row);
-        const Index seen = seen_count(row, row + rows_at_a_time);
-        View<Scalar> products(products_.data() + row * count, rows_at_a_time, seen, count);
-        set_product(products, (absolute ? scale_sizes_ : scales_).middleRows(row, rows_at_a_time), factors.leftCols(seen));
-      }
-      for (Index i = run.begin; i < run.end; ++i) {
-        const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
-        const Index from = std::max(first, seen.first - d), to = std::min(last, seen.last + 1 - d);
-        if (from >= to) continue;
-        const Eigen::Map<const Row> entries(row_of(rows, i - run.begin) + from + d, to - from);
-        const Eigen::Map<const Row> weights(&products_(i - run.begin, from - first), to - from);
-        Eigen::Map<Row> sums(&joined(i - run.begin, from), to - from);
-        if (columns.skips() && i - d >= from && i - d < to) {
-          // The diagonal has the skip of every channel.
-          const Index j = i - d;
-          Scalar sum = 0;
-          for (Index c = 0; c < columns.count(); ++c)
-            sum += size(scales_(i - run.begin, c) * (rows(i - run.begin, i) + columns.skip(c)) * *columns.factor(c, d, j - first));
-          const Scalar before = sums[j - from];
-          add(entries, weights, sums);
-          sums[j - from] = before + sum;
-        } else {
-          add(entries, weights, sums);
-        }
-      }
+  /// products_ = G F_d of the columns that rows see.
+  void multiply(const JoinedRun<Scalar>& of, Index d, Index first, Index last) {
+    const Index count = last - first, row_count = of.run.count();
+    if constexpr (absolute) factor_sizes_ = of.columns.factors(d, count).cwiseAbs();
+    const ConstView<Scalar> factors = absolute ? ConstView<Scalar>(factor_sizes_) : of.columns.factors(d, count);
+    // All rows at once where all see the whole stretch; else a few at a time, up to the last column that any of them sees.
+    for (Index row = 0, rows_at_a_time = 0; row < row_count; row += rows_at_a_time) {
+      rows_at_a_time = of.seen[row].last + 1 >= last ? row_count - row : std::min(slab_rows, row_count - row);
+      Index seen = 0;
+      for (Index r = row; r < row + rows_at_a_time; ++r) seen = std::max(seen, of.seen[r].last + 1 - first);
+      seen = std::min(seen, count);
+      View<Scalar> products(products_.data() + row * count, rows_at_a_time, seen, count);
+      set_product(products, (absolute ? scale_sizes_ : of.scales).middleRows(row, rows_at_a_time), factors.leftCols(seen));
     }
+  }
+
+  /// Adds R[i, j + d] products_[i, j] to what is joined of row i.
+  void add_row(const JoinedRun<Scalar>& of, Index d, Index i, Index first, Index last) {
+    using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
+    const Index place = i - of.run.begin, from = std::max(first, of.seen[place].first - d),
+                to = std::min(last, of.seen[place].last + 1 - d);
+    if (from >= to) return;
+    const Eigen::Map<const Row> entries(row_of(of.rows, place) + from + d, to - from);
+    const Eigen::Map<const Row> weights(&products_(place, from - first), to - from);
+    Eigen::Map<Row> sums(row_of(of.joined, place) + from, to - from);
+    const Index j = i - d;  // where the tap meets the diagonal, which has the skip of every channel
+    if (!of.columns.skips() || j < from || j >= to) return add(entries, weights, sums);
+    Scalar sum = 0;
+    for (Index c = 0; c < of.columns.count(); ++c)
+      sum += size(of.scales(place, c) * (of.rows(place, i) + of.columns.skip(c)) * *of.columns.factor(c, d, j - first));
+    const Scalar before = sums[j - from];
+    add(entries, weights, sums);
+    sums[j - from] = before + sum;
   }
   template <class Entries, class Sums>
   static void add(const Entries& entries, const Entries& weights, Sums& sums) {
@@ -136,37 +93,58 @@ class HeadReduction {
     else
       sums += entries * weights;
   }
+  [[nodiscard]] static Scalar size(Scalar number) { return absolute ? std::abs(number) : number; }
 
-  void join_entries(const RowRun& run, const View<Scalar>& rows, Index first, Index last, View<Scalar>& joined) {
+  Matrix<Scalar> scale_sizes_, factor_sizes_, products_;
+};
+
+/// Joins channel after channel, entry by entry in registers.
+template <Real Scalar, class Reducer>
+class EntryJoin {
+ public:
+  explicit EntryJoin(const Reducer& join) : join_(join) {}
+
+  /// Joins columns first..last-1; columns that a row does not see hold anything afterwards.
+  void operator()(const JoinedRun<Scalar>& of, Index first, Index last) {
+    const RowRun& run = of.run;
     for (Index begin = run.begin; begin < run.end; begin += together) {
       const Index end = std::min(begin + together, run.end);
       edges_.clear();
-      if (!columns_->finite()) join_exactly(run, rows, begin, end, first, last, joined);
+      if (!of.columns.finite()) join_exactly(of, begin, end, first, last);
       Index stop = first;  // what any of these rows sees
-      for (Index i = begin; i < end; ++i) stop = std::max(stop, std::min(last, seen_[static_cast<std::size_t>(i - run.begin)].last + 1));
+      for (Index i = begin; i < end; ++i) stop = std::max(stop, std::min(last, of.seen[i - run.begin].last + 1));
       if (end - begin == together)
-        join_rows_of<together>(run, rows, begin, first, stop, joined);
+        join_rows<together>(of, begin, first, stop);
       else
-        for (Index i = begin; i < end; ++i) join_rows_of<1>(run, rows, i, first, stop, joined);
-      for (const Edge& edge : edges_) joined(edge.row - run.begin, edge.column) = edge.value;
+        for (Index i = begin; i < end; ++i) join_rows<1>(of, i, first, stop);
+      for (const Edge& edge : edges_) row_of(of.joined, edge.row - run.begin)[edge.column] = edge.value;
     }
   }
 
+ private:
+  static constexpr int lane = register_lanes<Scalar>;
+  static constexpr Index together = 4;  ///< rows that share the factors that are read
+  struct Edge {
+    Index row, column;
+    Scalar value;
+  };
+
   /// Where a path would lead beyond what a row sees: its factor may not be finite, and 0 times it not 0. Joined entry by entry, before
   /// registers run over them.
-  void join_exactly(const RowRun& run, const View<Scalar>& rows, Index begin, Index end, Index first, Index last,
-                    const View<Scalar>& joined) {
-    const Index width = columns_->width();
+  void join_exactly(const JoinedRun<Scalar>& of, Index begin, Index end, Index first, Index last) {
+    const HeadColumns<Scalar>& columns = of.columns;
+    const Index width = columns.width();
     for (Index i = begin; i < end; ++i) {
-      const Seen& seen = seen_[static_cast<std::size_t>(i - run.begin)];
-      Scalar* row = row_of(rows, i - run.begin);
+      const Index place = i - of.run.begin;
+      const SeenTokens::Row& seen = of.seen[place];
+      Scalar* row = row_of(of.rows, place);
       for (Index j = std::max(first, seen.first - width + 1); j < std::min(last, seen.last + 1); ++j) {
         if (j >= seen.first && j + width - 1 <= seen.last) continue;
-        Scalar value = joined(i - run.begin, j);
+        Scalar value = of.joined(place, j);
         const Scalar own = row[i];
-        for (Index c = 0; c < columns_->count(); ++c) {
-          if (columns_->skips()) row[i] = own + columns_->skip(c);
-          value = join_(value, columns_->exact(row, j, c, seen.first, seen.last, scales_(i - run.begin, c)));
+        for (Index c = 0; c < columns.count(); ++c) {
+          if (columns.skips()) row[i] = own + columns.skip(c);
+          value = join_(value, columns.exact(row, j, c, seen.first, seen.last, of.scales(place, c)));
         }
         row[i] = own;
         edges_.push_back({i, j, value});
@@ -176,30 +154,31 @@ class HeadReduction {
 
   /// Rows from `begin` on: registers that the diagonal reaches are joined with each channel's skip on it.
   template <Index Rows>
-  void join_rows_of(const RowRun& run, const View<Scalar>& rows, Index begin, Index first, Index last, View<Scalar>& joined) const {
+  void join_rows(const JoinedRun<Scalar>& of, Index begin, Index first, Index last) const {
+    const HeadColumns<Scalar>& columns = of.columns;
     const auto to_lane = [&](Index column) { return first + (std::clamp(column, first, last) - first) / lane * lane; };
     const auto join = [&]<bool Skip>(Index from, Index to) {
       if (from >= to) return;
-      if (columns_->width() == 4)  // nearly all models' convolution: unrolled
-        join_lanes<Rows, 4, Skip>(run, rows, begin, first, from, to, joined);
+      if (columns.width() == 4)  // nearly all models' convolution: unrolled
+        join_lanes<Rows, 4, Skip>(of, begin, first, from, to);
       else
-        join_lanes<Rows, 0, Skip>(run, rows, begin, first, from, to, joined);
+        join_lanes<Rows, 0, Skip>(of, begin, first, from, to);
     };
-    if (!columns_->skips()) return join.template operator()<false>(first, last);
-    const Index from = to_lane(begin - columns_->width() + 1), to = std::min(to_lane(begin + Rows - 1) + lane, last);
+    if (!columns.skips()) return join.template operator()<false>(first, last);
+    const Index from = to_lane(begin - columns.width() + 1), to = std::min(to_lane(begin + Rows - 1) + lane, last);
     join.template operator()<false>(first, from);
     join.template operator()<true>(from, to);
     join.template operator()<false>(std::max(to, from), last);
   }
   template <Index Rows, Index Width, bool Skip>
-  IMPLICIT_ATTENTION_FLATTEN void join_lanes(const RowRun& run, const View<Scalar>& rows, Index begin, Index first, Index from, Index to,
-                                             View<Scalar>& joined) const {
+  IMPLICIT_ATTENTION_FLATTEN void join_lanes(const JoinedRun<Scalar>& of, Index begin, Index first, Index from, Index to) const {
+    const HeadColumns<Scalar>& columns = of.columns;
     using Lane = Lanes<Scalar, lane>;
-    const Index width = Width > 0 ? Width : columns_->width(), stride = rows.outerStride(), channels = columns_->count(),
-                target_stride = joined.outerStride();
-    Scalar* numbers = row_of(rows, begin - run.begin);
-    const Scalar* scales = scales_.data() + (begin - run.begin) * channels;
-    Scalar* target = joined.data() + (begin - run.begin) * target_stride;
+    const Index width = Width > 0 ? Width : columns.width(), stride = of.rows.outerStride(), channels = columns.count(),
+                target_stride = of.joined.outerStride(), place = begin - of.run.begin;
+    Scalar* numbers = row_of(of.rows, place);
+    const Scalar* scales = of.scales.data() + place * channels;
+    Scalar* target = row_of(of.joined, place);
     Scalar diagonal[static_cast<std::size_t>(Rows)] = {};
     if constexpr (Skip)
       for (Index r = 0; r < Rows; ++r) diagonal[r] = numbers[r * stride + begin + r];
@@ -207,10 +186,10 @@ class HeadReduction {
       Lane sums[static_cast<std::size_t>(Rows)], all[static_cast<std::size_t>(Rows)];
       IMPLICIT_ATTENTION_UNROLL
       for (Index r = 0; r < Rows; ++r) all[r] = lanes<lane>(target + r * target_stride + j);
-      const Scalar* factors = columns_->factor(0, 0, j - first);
+      const Scalar* factors = columns.factor(0, 0, j - first);
       for (Index c = 0; c < channels; ++c, factors += width * lane) {
         if constexpr (Skip)
-          for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r] + columns_->skip(c);
+          for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r] + columns.skip(c);
         add_taps<Rows>(factors, lane, numbers + j, stride, width, sums);
         IMPLICIT_ATTENTION_UNROLL
         for (Index r = 0; r < Rows; ++r) all[r] = join_(all[r], Lane(sums[r] * scales[r * channels + c]));
@@ -222,21 +201,69 @@ class HeadReduction {
       for (Index r = 0; r < Rows; ++r) numbers[r * stride + begin + r] = diagonal[r];
   }
 
-  struct Edge {
-    Index row, column;
-    Scalar value;
-  };
-  const SurroundedMatrix<Scalar>* surrounded_;
+  Reducer join_;
+  std::vector<Edge> edges_;
+};
+
+/// Joins runs of rows over channels, head after head: by products where that is possible, else entry by entry.
+template <Real Scalar, class Reducer>
+class HeadReduction {
+ public:
+  HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const FiniteColumns<Scalar>& finite, const ChannelsByHead& chosen,
+                const Reducer& join, Matrix<Scalar>& joined)
+      : recurrence_(&surrounded.recurrence),
+        finite_(&finite),
+        chosen_(&chosen),
+        joined_(&joined),
+        as_product_(ProductJoin<Scalar, Reducer>::fits(surrounded)),
+        finite_columns_(finite.part, stretch_tokens, !as_product_),
+        all_columns_(surrounded, stretch_tokens, !as_product_),
+        by_entries_(join) {}
+
+  /// Rows that are joined together: the more, the less of a product goes into packing its factors.
+  [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {
+    return ProductJoin<Scalar, Reducer>::fits(surrounded) ? 2 * map_block_tokens : map_block_tokens;
+  }
+
+  /// Joins one head's channels to the run's rows of `joined`, (rows, padded tokens); columns that a row does not see hold anything
+  /// afterwards.
+  void operator()(Index head, const RowRun& run, View<Scalar> rows) {
+    const auto join = [&](HeadColumns<Scalar>& columns, const RowRun& part, const View<Scalar>& part_rows) {
+      columns.choose(chosen_->channels[static_cast<std::size_t>(head)]);
+      join_run(columns, part, part_rows);
+    };
+    // Each column of a product is computed by itself: one that is not finite spoils no other.
+    if (as_product_) return join(all_columns_, run, rows);
+    finite_->split(finite_columns_, all_columns_, run, rows, join);
+  }
+
+ private:
+  void join_run(HeadColumns<Scalar>& columns, const RowRun& run, const View<Scalar>& rows) {
+    const View<Scalar> joined(joined_->data() + run.place * joined_->cols(), run.count(), joined_->cols());
+    columns.scales(run.begin, run.end, scales_);
+    seen_.look_up(*recurrence_, run, columns.width(), register_lanes<Scalar>);
+    const JoinedRun<Scalar> of{run, rows, joined, seen_, scales_, columns};
+    if (as_product_) by_products_.start(of);
+    for (Index first = seen_.begin; first < seen_.end; first += stretch_tokens) {
+      const Index last = std::min(first + stretch_tokens, seen_.end);
+      columns.prepare(first, last);
+      if (as_product_)
+        by_products_(of, first, last);
+      else
+        by_entries_(of, first, last);
+    }
+  }
+
+  const SharedMatrix<Scalar>* recurrence_;
   const FiniteColumns<Scalar>* finite_;
   const ChannelsByHead* chosen_;
   Matrix<Scalar>* joined_;
-  Reducer join_;
   bool as_product_;
   HeadColumns<Scalar> finite_columns_, all_columns_;
-  HeadColumns<Scalar>* columns_ = nullptr;  ///< of these, the rows' at hand
-  Matrix<Scalar> scales_, scale_sizes_, factor_sizes_, products_;
-  std::vector<Edge> edges_;
-  std::vector<Seen> seen_;
+  ProductJoin<Scalar, Reducer> by_products_;
+  EntryJoin<Scalar, Reducer> by_entries_;
+  Matrix<Scalar> scales_;
+  SeenTokens seen_;
 };
 
 }  // namespace detail
