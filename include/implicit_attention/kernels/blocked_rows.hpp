@@ -1,4 +1,5 @@
-// Rows of HeadRecurrences' matrices by whole blocks of tokens: each block's effect on later rows is prepared once (formulation: "Full map").
+// Rows of HeadRecurrences' matrices by whole blocks of tokens: each block's effect on later rows is prepared once (formulation: "Full
+// map").
 #pragma once
 
 #include <algorithm>
@@ -17,7 +18,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Tokens of a block of a map, and rows that are made at a time.
+/// Tokens of a block of a map, and rows that are computed at a time.
 constexpr Index map_block_tokens = 64;
 
 /// What a worker keeps between runs of rows.
@@ -26,13 +27,14 @@ struct BlockedRowsScratch {
   Matrix<Scalar> reader, read;
 };
 
-/// One head's blocks as its rows meet them on the way back. With r a row's reader, what it reads of the state at a block's end:
+/// One head's blocks, as rows need them on their way back over the tokens. A row's reader r is what its output reads of the state at the
+/// end of a block. Over the block:
 ///
 ///     R[., block] = (r D^T) T        r <- r decay - (r D^T) C           (delta rule: 2 K + block multiply-adds an entry)
 ///     R[., block] = r W^T            r <- r decay + (r D^T) C           (rank one: 3 K; without removals only W: K)
 ///
-/// with W and D as BlockFactors has them (rank one: what removals lead on is added to W), the delta rule's D its W, and C = T times the
-/// probes' factor.
+/// The names are those of BlockFactors, with C multiplied by T. The delta rule's D is its W. With rank one, W includes what later removals
+/// of the block make of the writes.
 template <Real Scalar>
 class RowBlocks {
  public:
@@ -59,7 +61,7 @@ class RowBlocks {
     BlockFactors<Scalar> factors(*r_, head_);
     for (std::size_t b = begin; b < end; ++b) leads_on_[b] = prepare(factors, b);
   }
-  /// After all blocks: makes the rows of a block before its first number that is not finite as if that number were another one.
+  /// After all blocks: where a block has a number that is not finite, prepares its rows before that number as if it were finite.
   void prepare_untouched() {
     std::optional<HeadRecurrence<Scalar>> finite;
     for (std::size_t b = 0; b < ranges_.size(); ++b) {
@@ -70,7 +72,7 @@ class RowBlocks {
       if (end == range.first || end == range.end) continue;
       if (!finite) finite = finite_part(*r_, head_);
       BlockFactors<Scalar> factors(*finite, 0);
-      static_cast<void>(prepare(factors, b));  // rows after the number are not led over the block
+      static_cast<void>(prepare(factors, b));  // rows after the number cannot be led over the block
       untouched_end_[b] = std::min(untouched_end_[b], end);
     }
   }
@@ -82,7 +84,7 @@ class RowBlocks {
         std::upper_bound(ranges_.begin(), ranges_.end(), token, [](Index t, const TokenRange& range) { return t < range.first; });
     return static_cast<std::size_t>(after - ranges_.begin()) - 1;
   }
-  /// Whether rows can be led back over the block: its factors are finite.
+  /// Whether later rows can be led back over the block: its factors are finite.
   [[nodiscard]] bool leads_on(std::size_t index) const { return leads_on_[index] != 0; }
   /// The end of the rows of the block whose own entries and readers are prepared.
   [[nodiscard]] Index untouched_end(std::size_t index) const { return untouched_end_[index]; }
@@ -96,8 +98,8 @@ class RowBlocks {
     const TokenRange& range = ranges_[index];
     out.middleCols(range.first, range.count()) = own_.block(begin, 0, end - begin, range.count());
   }
-  /// Writes the entries of rows within an earlier block; and, where there is `more` before it, takes the rows' readers in
-  /// `scratch.reader`, from row `place` on, from its end to its start.
+  /// Writes the entries of rows in an earlier block. Where there is `more` before it, also takes the rows' readers, which are in
+  /// `scratch.reader` from row `place` on, from the block's end to its start.
   void step_back(std::size_t index, Index place, View<Scalar> out, bool more, BlockedRowsScratch<Scalar>& scratch) const {
     const Index first = ranges_[index].first, n = ranges_[index].count(), count = out.rows();
     View<Scalar> entries(&out(0, first), count, n, out.outerStride());
@@ -121,7 +123,12 @@ class RowBlocks {
   }
 
  private:
-  /// Returns whether rows can be led over the block.
+  /// Copies rows of K numbers; there are no gaps between them on either side.
+  static void copy(const Scalar* from, View<Scalar>& to) {
+    Eigen::Map<RowVector<Scalar>>(to.data(), to.size()) = Eigen::Map<const RowVector<Scalar>>(from, to.size());
+  }
+
+  /// Returns whether later rows can be led over the block.
   [[nodiscard]] bool prepare(BlockFactors<Scalar>& factors, std::size_t index) {
     const TokenRange& range = ranges_[index];
     factors.load(range);
@@ -130,8 +137,8 @@ class RowBlocks {
       return View<Scalar>(&matrix(first, 0), n, columns, matrix.outerStride());
     };
     View<Scalar> own = rows_of(own_, n), start = rows_of(start_, r_->state), write = rows_of(write_, r_->state);
-    std::copy_n(factors.readers.data(), start.size(), start.data());  // rows of K numbers without gaps, on both sides
-    std::copy_n(factors.writes.data(), write.size(), write.data());
+    copy(factors.readers.data(), start);
+    copy(factors.writes.data(), write);
     if (!r_->log_decay.empty()) decay_.row(static_cast<Index>(index)) = factors.block.decays().total().matrix().transpose();
     bool finite = all_finite(write);
     if (diagonal_) {
@@ -145,8 +152,8 @@ class RowBlocks {
         subtract_product(start, factors.within, step);
       } else {
         View<Scalar> removal = rows_of(removal_, r_->state);
-        std::copy_n(factors.removals.data(), removal.size(), removal.data());
-        Matrix<Scalar> led_on;  // what probes read of writes, removals between them included
+        copy(factors.removals.data(), removal);
+        Matrix<Scalar> led_on;  // what probes read of writes, through the removals between them too
         set_product(led_on, factors.inverse, factors.probe_writes);
         own = factors.within;
         add_product(own, factors.query_removals, led_on);
@@ -178,19 +185,20 @@ class RowBlocks {
   std::vector<Index> untouched_end_;  // of blocks
 };
 
-/// Writes rows of one head by walks over single tokens.
+/// Writes rows of one head, each by a walk over the tokens.
 template <Real Scalar>
 void walk_rows(const HeadRecurrence<Scalar>& recurrence, Index head, Index begin, Index end, View<Scalar> out) {
   for (Index row = begin; row < end; ++row) walk_heads(recurrence, &head, 1, row, View<Scalar>(&out(row - begin, 0), 1, recurrence.tokens));
 }
 
-/// Writes rows begin..end-1 of one head and one document, which begins at `first`. Triangular factors and steps would carry a NaN to where it
-/// does not belong: rows that meet one, or all, are walked token by token. Columns that a row does not see hold anything afterwards.
+/// Writes rows begin..end-1 of one head and one document, which begins at `first`. Products with triangular factors would spread a NaN to
+/// entries that do not depend on it: rows that a NaN can reach are walked token by token. Columns that a row does not see hold anything
+/// afterwards.
 template <Real Scalar>
 void blocked_rows(const HeadRecurrence<Scalar>& recurrence, Index head, const RowBlocks<Scalar>& blocks, Index first, Index begin,
                   Index end, View<Scalar> out, BlockedRowsScratch<Scalar>& scratch) {
   const std::size_t nearest = blocks.index_of(begin), last = blocks.index_of(end - 1);
-  std::size_t oldest = nearest, newest = nearest;  // of the blocks around the nearest one that rows may be led over
+  std::size_t oldest = nearest, newest = nearest;  // the blocks around the nearest one that rows can be led over
   while (blocks.range(oldest).first > first && blocks.leads_on(oldest - 1)) --oldest;
   while (newest < last && blocks.leads_on(newest)) ++newest;
   const bool leads_to_first = blocks.range(oldest).first <= first;
@@ -203,7 +211,7 @@ void blocked_rows(const HeadRecurrence<Scalar>& recurrence, Index head, const Ro
   const auto step_back = [&](std::size_t b, Index low, View<Scalar> rows) {
     blocks.step_back(b, low - begin, rows, blocks.range(b).first > first, scratch);
   };
-  // Each block's own rows, back to the first block of all; from there on all rows together.
+  // The rows of each block, back to the block of the first row; from there on all rows together.
   for (std::size_t b = nearest; b <= last; ++b) {
     const Index low = std::max(begin, blocks.range(b).first), high = std::min(end, blocks.range(b).end);
     const View<Scalar> rows = rows_from(low, high);

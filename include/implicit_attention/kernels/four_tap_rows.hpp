@@ -23,7 +23,7 @@ class FourTapRows {
  public:
   static constexpr int lane = register_lanes<Scalar>;
 
-  /// Whether this machine's registers can be shuffled.
+  /// Whether registers of this machine can be shuffled.
   static constexpr bool available = lane == computed_lanes<Scalar>;
 
   FourTapRows() {
@@ -66,10 +66,10 @@ class FourTapRows {
   }
 
  private:
-  /// sum_d taps[d] (row[j + d] + [j + d = diagonal] skip) activation[j + d]: every product is computed once and shuffled to its four places. Rows
-  /// written side by side, to share the factors that are read, take longer, for memory then takes less. `Straight`: past the caches. The
-  /// skip and the zeros behind the row's entries are added in registers: what is read of memory where a part of it has just been written
-  /// waits for that.
+  /// sum_d taps[d] (row[j + d] + [j + d = diagonal] skip) activation[j + d]: every product is computed once and shuffled to its four
+  /// places. Writing several rows at the same time would share reads of the factors, but is slower: memory then takes less. `Straight`:
+  /// past the caches. The skip and the zeros after the row's entries are added in registers: a read of memory that has just been written in
+  /// part would wait for the write.
   template <bool Straight>
   EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void four_taps(const Scalar* row, const Scalar* activation, const Scalar* skip,
                                                                      Index begin, Index end, Scalar* to, Scalar tap0, Scalar tap1,
@@ -97,7 +97,7 @@ class FourTapRows {
         Register::store(to + j, sum);
       }
     };
-    // Registers that know neither the skip nor the row's end.
+    // Registers that contain neither the skip nor the row's end.
     const Index plain = diagonal < begin ? count - lane + 1 : std::min(diagonal - 2 * lane, count - lane) + 1;
     Numbers numbers = product_with_skip(begin);
     Index j = begin;
@@ -112,7 +112,7 @@ class FourTapRows {
       numbers = next;
     }
   }
-  /// Added to a row's numbers, changes none of them, not even a zero's sign (-0), and makes those behind it 0, where they are 0 or -0.
+  /// Added to a row's numbers it changes none of them, not even a zero's sign (-0); added to the 0 or -0 after the row it gives 0.
   alignas(line_bytes) static constexpr std::array<Scalar, static_cast<std::size_t>(2 * lane)> row_end = [] {
     std::array<Scalar, static_cast<std::size_t>(2 * lane)> numbers{};
     std::fill_n(numbers.begin(), lane, -Scalar(0));

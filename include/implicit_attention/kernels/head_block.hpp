@@ -44,9 +44,9 @@ class HeadBlock {
 
   HeadBlock(const HeadRecurrence<Scalar>& recurrence, Index head) : r_(&recurrence), head_(head), decays_(recurrence, head) {}
 
-  /// Reads the block's tokens. The first token's transition (its decay, removal and probe) is idle where there is no `past` for it to act on.
-  /// The last token's transition and write are idle where the state is read before its update and there is no `future` to read it. What is
-  /// idle may hold anything, a NaN as well, and is loaded as numbers that change nothing.
+  /// Reads the block's tokens. The first token's transition (its decay, removal and probe) is idle where there is no `past` for it to act
+  /// on. The last token's transition and write are idle where the state is read before its update and there is no `future` to read it. What
+  /// is idle may hold anything, a NaN as well, and is loaded as numbers that change nothing.
   void load(const TokenRange& range, bool past = true, bool future = true) {
     first_ = range.first;
     count_ = range.count();

@@ -1,5 +1,4 @@
-// What the vectors and decays of a block of tokens take from the gradients of the factors that are made of them: the transpose of
-// head_block.hpp.
+// From the gradients of a block's factors to those of its vectors and decays: the transpose of head_decays.hpp and head_block.hpp.
 #pragma once
 
 #include <implicit_attention/core/matrix_product.hpp>
@@ -10,9 +9,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// `slopes` are gradients of a factor of the block, of its shape, and `factor` is that factor with the writers' scale in it. The gradient of a
-/// log decay is the sum over all factors' numbers that it decays, of slope times number; no difference of sums is ever taken, so that it is
-/// exactly 0 where the decay is.
+/// `slopes` are gradients of a factor of the block, of its shape, and `factor` is that factor with the writers' scale in it. The gradient
+/// of a log decay is a sum, over all factors' numbers that it decays, of slope times number. No difference of sums is taken, so that the
+/// gradient is exactly 0 where the decay is.
 template <Real Scalar>
 class HeadBlockGradient {
  public:
@@ -27,8 +26,8 @@ class HeadBlockGradient {
   /// (n, K or 1); empty without decays.
   [[nodiscard]] Matrix<Scalar>& log_decay() { return log_decay_; }
 
-  /// Of HeadDecays::products, (n, n), for pairs whose reader is `nearest` tokens or more behind the writer; slopes of others are put to 0.
-  /// `scaled`: whether the writers' scale stands in `factor`. The writers' gradient is that of the scaled vectors.
+  /// Of HeadDecays::products, (n, n), for pairs whose reader is `nearest` tokens or more after the writer; slopes of others are set to 0.
+  /// `scaled`: whether `factor` includes the writers' scale. The writers' gradient is that of the scaled vectors.
   void add_products(ConstView<Scalar> reader, ConstView<Scalar> writer, Index late, Index nearest, bool scaled, Matrix<Scalar>& slopes,
                     const Matrix<Scalar>& factor, View<Scalar> reader_gradient, View<Scalar> writer_gradient) {
     const Index n = block_->count();
@@ -112,8 +111,8 @@ class HeadBlockGradient {
   }
 
  private:
-  /// For one reader after the other: down to the first token, what it reads of each token with the decays between, then up again, what it
-  /// reads of all tokens so far.
+  /// For each reader in turn: down to the first token, the reader with the decays to each token; then up again, the sum of what it reads of
+  /// all tokens so far.
   void add_products_by_state(ConstView<Scalar> reader, ConstView<Scalar> writer, Index late, bool scaled, const Matrix<Scalar>& slopes,
                              View<Scalar> reader_gradient, View<Scalar> writer_gradient) {
     const Index n = block_->count();

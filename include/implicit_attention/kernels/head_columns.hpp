@@ -14,7 +14,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Tokens whose factors exist at a time where they are multiplied as matrices.
+/// Tokens whose factors are prepared at a time where they are multiplied as matrices.
 constexpr Index stretch_tokens = 256;
 
 /// sums[r] = sum_d factors[d] numbers[r, d..] of a register of tokens, for rows that are `stride` apart.
@@ -44,8 +44,8 @@ class HeadColumns {
   static constexpr int width_of_lane = register_lanes<Scalar>;
 
   /// For at most `stretch` tokens at a time. `together`: the factors of all channels for a register of tokens lie side by side, rather than
-  /// those of one channel for all tokens. `by_taps`: who uses them multiplies by taps and activations where factors are no more, and none are
-  /// made then.
+  /// those of one channel for all tokens. `by_taps`: the user multiplies by taps and activations himself where factors are nothing else,
+  /// and none are computed then.
   HeadColumns(const SurroundedMatrix<Scalar>& surrounded, Index stretch, bool together, bool by_taps = false)
       : s_(&surrounded),
         width_(surrounded.width()),
@@ -73,7 +73,7 @@ class HeadColumns {
   [[nodiscard]] Scalar skip(Index c) const { return entry(s_->skip, 0, channel(c), Scalar(0)); }
   [[nodiscard]] bool skips() const { return !s_->skip.empty(); }
 
-  /// Makes the factors of tokens begin..end-1.
+  /// Computes the factors of tokens begin..end-1.
   void prepare(Index begin, Index end) {
     begin_ = begin;
     const Index tokens = s_->recurrence.tokens, count = end - begin, reached = std::min(end + width_ - 1, tokens) - begin,
@@ -100,7 +100,7 @@ class HeadColumns {
         for (Index j = std::max(start - d, begin); j < std::min(start, end); ++j)
           for (Index c = 0; c < count_; ++c) factors_.data()[place(c, d, j - begin)] = Scalar(0);
   }
-  /// Whether all factors are finite (a few beyond the end count, too): then zeros of the matrix leave no trace of them.
+  /// Whether all factors are finite, a few beyond the end included: products with zeros of the matrix are then zero.
   [[nodiscard]] bool finite() const { return finite_; }
 
   /// scales(i - begin, c) of rows begin..end-1.
@@ -118,7 +118,7 @@ class HeadColumns {
 
   /// The factor of token begin + j, and neighbours up to the end of a register.
   [[nodiscard]] const Scalar* factor(Index c, Index d, Index j) const { return factors_.data() + place(c, d, j); }
-  /// Whether factor(c, d, j) is tap(c, d) activation(c)[j + d], and is not made.
+  /// Whether factor(c, d, j) would be tap(c, d) activation(c)[j + d], and is not computed.
   [[nodiscard]] bool by_taps() const { return by_taps_; }
   [[nodiscard]] const Scalar* activation(Index c) const { return activation_.data() + c * activation_.cols(); }
   [[nodiscard]] Scalar tap(Index c, Index d) const { return taps_(d, c); }
@@ -129,7 +129,7 @@ class HeadColumns {
     return {factors_.data() + d * factors_.cols(), count_, count, width_ * factors_.cols()};
   }
 
-  /// Entry j of a row of channel c, nothing taken from beyond the tokens that the row sees, first..last.
+  /// Entry j of a row of channel c, without the taps outside of what the row sees, first..last.
   [[nodiscard]] Scalar exact(const Scalar* row, Index j, Index c, Index first, Index last, Scalar scale) const {
     Scalar sum = 0;
     for (Index d = std::max(Index(0), first - j); d < width_ && j + d <= last; ++d)
@@ -173,18 +173,18 @@ class HeadColumns {
   Matrix<Scalar> factors_, taps_, activation_, columns_;
 };
 
-/// What surrounds a head's matrix without those column factors that are not finite, for the rows that see none of them: these come as if the
-/// number were another one, by the same kernels and to the same bits.
+/// What surrounds a head's matrix with zeros for column factors that are not finite, for the rows that see none of these: their results
+/// have the same bits as if all factors were finite.
 template <Real Scalar>
 struct FiniteColumns {
   SurroundedMatrix<Scalar> part;
   Index first;  ///< the first token of such a factor; the number of tokens where the rows see none
 
-  /// Of chosen channels and rows: what none of them reads may hold anything, and is not looked at.
+  /// For chosen channels and rows. Numbers that none of them reads may hold anything, and are not looked at.
   FiniteColumns(const SurroundedMatrix<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows)
       : part(surrounded), first(surrounded.recurrence.tokens) {
     if (channels.empty() || rows.empty()) return;
-    Index end = 0;  // factors are made of a few tokens beyond the last one that is seen, and asked whether they are finite
+    Index end = 0;  // factors of a few tokens beyond the last one that is seen are computed and tested, too
     for (const Index row : rows) end = std::max(end, std::min(part.recurrence.last_seen(row) + part.width(), part.recurrence.tokens));
     const auto [left, right] = std::minmax_element(channels.begin(), channels.end());
     for (Array<Scalar>* array : {&part.activation, &part.column_weights}) {
@@ -234,7 +234,7 @@ struct SeenTokens {
   [[nodiscard]] const Row& operator[](Index i) const { return rows[static_cast<std::size_t>(i)]; }
 };
 
-/// Chosen channels by the head they belong to: places in the caller's list; and the heads that have some.
+/// Chosen channels by the head that they belong to, with their places in the caller's list; and the heads that have any.
 struct ChannelsByHead {
   std::vector<std::vector<Index>> places, channels;
   std::vector<Index> heads;

@@ -55,8 +55,8 @@ class SubBlockProducts {
   Eigen::Array<Scalar, Eigen::Dynamic, 1> running_;
 };
 
-/// S(s..t), the decay of tokens s + 1 .. t of a block of n tokens: one number, or one a state. Every one is a product of decays of this block
-/// alone.
+/// S(s..t), the decay of tokens s + 1 .. t of a block of n tokens: one number, or one a state. Every one is a product of decays of this
+/// block alone.
 template <Real Scalar>
 class HeadDecays {
  public:

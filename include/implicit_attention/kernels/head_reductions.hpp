@@ -14,11 +14,11 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// A run of rows of one head's matrix, and what it takes to join the head's channels to them.
+/// A run of rows of one head's matrix, and what is needed to join the head's channels.
 template <Real Scalar>
 struct JoinedRun {
   const RowRun& run;
-  const View<Scalar>& rows;    ///< of the head's matrix; their diagonal may change, and is put back
+  const View<Scalar>& rows;    ///< of the head's matrix; their diagonal is changed during a join and restored
   const View<Scalar>& joined;  ///< the result, (rows, padded tokens)
   const SeenTokens& seen;
   const Matrix<Scalar>& scales;  ///< G, (rows, channels)
@@ -68,7 +68,7 @@ class ProductJoin {
     }
   }
 
-  /// Adds R[i, j + d] products_[i, j] to what is joined of row i.
+  /// Adds R[i, j + d] products_[i, j] to the joined row i.
   void add_row(const JoinedRun<Scalar>& of, Index d, Index i, Index first, Index last) {
     using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic>;
     const Index place = i - of.run.begin, from = std::max(first, of.seen[place].first - d),
@@ -77,7 +77,7 @@ class ProductJoin {
     const Eigen::Map<const Row> entries(row_of(of.rows, place) + from + d, to - from);
     const Eigen::Map<const Row> weights(&products_(place, from - first), to - from);
     Eigen::Map<Row> sums(row_of(of.joined, place) + from, to - from);
-    const Index j = i - d;  // where the tap meets the diagonal, which has the skip of every channel
+    const Index j = i - d;  // the column whose tap meets the diagonal, to which every channel adds its skip
     if (!of.columns.skips() || j < from || j >= to) return add(entries, weights, sums);
     Scalar sum = 0;
     for (Index c = 0; c < of.columns.count(); ++c)
@@ -129,8 +129,8 @@ class EntryJoin {
     Scalar value;
   };
 
-  /// Where a path would lead beyond what a row sees: its factor may not be finite, and 0 times it not 0. Joined entry by entry, before
-  /// registers run over them.
+  /// Entries some of whose taps lie outside of what the row sees. The factor there may not be finite, and 0 times it not 0: these entries
+  /// are joined one by one, without those taps, before whole registers are.
   void join_exactly(const JoinedRun<Scalar>& of, Index begin, Index end, Index first, Index last) {
     const HeadColumns<Scalar>& columns = of.columns;
     const Index width = columns.width();
@@ -220,7 +220,7 @@ class HeadReduction {
         all_columns_(surrounded, stretch_tokens, !as_product_),
         by_entries_(join) {}
 
-  /// Rows that are joined together: the more, the less of a product goes into packing its factors.
+  /// Rows that are joined together. The more there are, the smaller the share of a product that packs its factors.
   [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {
     return ProductJoin<Scalar, Reducer>::fits(surrounded) ? 2 * map_block_tokens : map_block_tokens;
   }
@@ -277,7 +277,7 @@ void reduced_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<
   const Index tokens = recurrence.tokens, width = surrounded.width();
   const detail::ChannelsByHead chosen(recurrence, channels);
   out.setConstant(initial);
-  // Each run's rows are joined aside, where kernels may run over their ends, and stay there from batch of heads to batch of heads.
+  // Rows are joined in a copy with padding, where kernels may write beyond their ends, and stay there until all heads have been joined.
   Matrix<Scalar> joined(static_cast<Index>(rows.size()), detail::padded<Scalar>(tokens, width));
   joined.setConstant(initial);
   const detail::FiniteColumns<Scalar> finite(surrounded, channels, rows);

@@ -14,7 +14,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Below this many, rows are walked one by one.
+/// With fewer rows than this, each is walked by itself.
 constexpr Index rows_worth_preparing = 8;
 
 /// What a worker keeps between runs of rows.
@@ -24,12 +24,12 @@ struct HeadRowsScratch {
   BlockedRowsScratch<Scalar> blocked;
 };
 
-/// Rows of a few neighbouring heads, by the cheapest way that fits: as products of queries and keys where the transition is one number a token;
-/// else by blocks, or, where so few are wanted that preparing blocks does not pay, by walks over tokens.
+/// Rows of a few neighbouring heads, in the cheapest way: as products of queries and keys where the transition is one number a token, else
+/// by blocks, or by walks over tokens where the rows are too few for the preparation of blocks to pay.
 template <Real Scalar>
 class HeadRows {
  public:
-  /// Prepares for `row_count` rows in all, none beyond token `end`.
+  /// Prepares for `row_count` rows in total, all before token `end`.
   HeadRows(const HeadRecurrence<Scalar>& recurrence, Index first_head, Index head_count, Index row_count, Index end,
            const Executor& executor)
       : r_(&recurrence), first_head_(first_head), products_(recurrence), as_products_(ProductRows<Scalar>::fits(recurrence)) {

@@ -57,13 +57,14 @@ class ChunkGradient {
         plain_(recurrence, head),
         slopes_(recurrence) {}
 
-  /// Of the chunk whose state before it is `state`; the adjoint comes as that after the chunk and leaves as that before it. Returns whether
-  /// all gradients are finite; if not, those of a chunk of one token alone are to be used.
+  /// Computes the gradients of the chunk; `state` is the state before it. The adjoint comes as the gradient of the state after the chunk
+  /// and leaves as that of the state before it. Returns whether all gradients are finite: if not, they are valid only for a chunk of one
+  /// token.
   bool run(const TokenRange& range, const Matrix<Scalar>& state, Matrix<Scalar>& adjoint) {
     const Index n = range.count();
     const bool past = plain_.has_past(range.first, state);
     unread_ = late_ == 1 && !plain_.has_future(range.end - 1);
-    // One token alone may hold a NaN that nothing depends on: nothing is multiplied by the zeros around it.
+    // The transition of a single token may hold a NaN that nothing depends on: it is not multiplied by zeros either.
     passes_ = past && !(unread_ && n == 1);
     products_.load(range, past, !unread_);
     apply(range, state, adjoint);
@@ -91,7 +92,7 @@ class ChunkGradient {
  private:
   [[nodiscard]] const HeadBlock<Scalar>& block() const { return products_.factors.block; }
 
-  /// What the transition removes, `used`, and the gradients of x and of what is removed.
+  /// The products' forward pass up to `used`, and their transpose: `out`, the gradient of x, and `solved`.
   void apply(const TokenRange& range, const Matrix<Scalar>& state, const Matrix<Scalar>& adjoint) {
     const Index n = range.count();
     products_.input = x_.block(range.first, head_ * values_, n, values_);
@@ -110,7 +111,7 @@ class ChunkGradient {
     }
   }
 
-  /// What M, Q and W give: gradients of queries, of writes and of the diagonal.
+  /// Gradients through M, Q and W: of queries, writes and the diagonal.
   void add_reads(const TokenRange& range, const Matrix<Scalar>& state, const Matrix<Scalar>& adjoint, View<Scalar> query) {
     const Index n = range.count();
     const Matrix<Scalar>&weights = products_.weights, &input = products_.input, &used = products_.used;
@@ -132,8 +133,8 @@ class ChunkGradient {
                          View<Scalar>(writer_gradient_));
   }
 
-  /// What F, N, C, B and D give: gradients of probes and removals, and the shares of queries and writes in them. The delta rule's probes are
-  /// its keys. Returns whether those of given removals and probes are finite.
+  /// Gradients through F, N, C, B and D: of probes and removals, and what they add to those of queries and writes. The delta rule's probes
+  /// are its keys. Returns whether the gradients of given removals and probes are finite.
   bool add_transition(const TokenRange& range, bool past, const Matrix<Scalar>& state, const Matrix<Scalar>& adjoint, View<Scalar> query,
                       View<Scalar> key) {
     const Index n = range.count(), probe_late = products_.delta ? 0 : 1;
@@ -162,7 +163,7 @@ class ChunkGradient {
     return all_finite(removal) && all_finite(probe);
   }
 
-  /// What writes bring into the state: the inputs, of the delta rule those less what is removed.
+  /// What is written into the state: the inputs; with the delta rule, the inputs minus what is removed.
   [[nodiscard]] const Matrix<Scalar>& written() const { return products_.delta ? products_.used : products_.input; }
 
   void add_log_decay(const TokenRange& range) {
@@ -175,19 +176,21 @@ class ChunkGradient {
 
   const HeadRecurrence<Scalar>* r_;
   Index head_, values_, late_;
-  bool scaled_, unread_ = false, passes_ = false;  // of the chunk: nothing reads the state after it; its transitions act on a state before
+  bool scaled_;
+  bool unread_ = false;  // of the chunk: the state after its last token is read by nothing
+  bool passes_ = false;  // of the chunk: its transitions act on a state before it
   ConstView<Scalar> x_, g_;
   HeadScanGradient<Scalar>* gradient_;
   Matrix<Scalar>*query_, *key_;
   ChunkProducts<Scalar> products_;
   PlainHeadScan<Scalar> plain_;
   HeadBlockGradient<Scalar> slopes_;
-  Matrix<Scalar> state_slopes_, pair_slopes_;  // gradients of a factor that meets the state, and of one of pairs of tokens
+  Matrix<Scalar> state_slopes_, pair_slopes_;  // gradients of a factor (n, K), and of a factor (n, n)
   Matrix<Scalar> writer_gradient_, passed_, after_;
 };
 
-/// The gradients of one head: forwards over the chunks for the state before each of them, all of which are kept, then backwards over their
-/// gradients.
+/// The gradients of one head: one pass forwards over the chunks, which keeps the state before each of them, and one backwards, which
+/// computes their gradients.
 template <Real Scalar>
 class HeadGradient {
  public:
@@ -209,10 +212,11 @@ class HeadGradient {
   }
 
  private:
-  /// With a decay a state, pairs of a chunk are walked one by one.
+  /// Smaller with a decay a state: pairs of a chunk are then computed one by one.
   static constexpr Index chunk_tokens_by_state = 16;
 
-  /// `state` comes as that before the first range, the adjoint as that after the last one; it leaves as that before the first one.
+  /// `state` is the state before the first range. The adjoint comes as the gradient of the state after the last range and leaves as that of
+  /// the state before the first one.
   void run(const std::vector<TokenRange>& ranges, Matrix<Scalar> state, Matrix<Scalar>& adjoint) {
     const Index states = r_->state, count = static_cast<Index>(ranges.size());
     Matrix<Scalar> before(count * states, state.cols()), after;
@@ -227,7 +231,7 @@ class HeadGradient {
       state = before.middleRows(i * states, states);
       after = adjoint;
       if (gradient_.run(range, state, adjoint) || range.count() == 1) continue;
-      // Zeros of triangular factors would carry a number that is not finite to other tokens.
+      // Zeros of triangular factors would spread a number that is not finite to other tokens: token by token.
       adjoint = after;
       std::vector<TokenRange> tokens;
       for (Index t = range.first; t < range.end; ++t) tokens.push_back({t, t + 1, range.starts && t == range.first});

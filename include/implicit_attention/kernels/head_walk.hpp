@@ -1,5 +1,5 @@
-// One row of HeadRecurrences' matrices in linear time, by a walk back over the tokens: what a single row costs, and a row behind a number
-// that is not finite.
+// One row of HeadRecurrences' matrices in linear time, by a walk back over the tokens: for single rows, and for rows after a number that is
+// not finite.
 #pragma once
 
 #include <algorithm>
@@ -14,18 +14,18 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What a step of a walk needs of a token: vectors, null where there is none, and one decay a state or one in all.
+/// A token in a step of a walk: its vectors, null where the transition has none, and one decay a state or a single one.
 template <Real Scalar>
 struct WalkToken {
   const Scalar *key, *removal, *probe, *decay;
 };
-/// Tokens that are stepped over together, the later one first. A document's first token may be both.
+/// The two tokens of a step, the later one first. At the start of a document both may be its first token.
 template <Real Scalar>
 struct WalkPair {
   WalkToken<Scalar> a, b;
 };
 
-/// The tokens of one head as a walk reads them: where their vectors lie, and their decays.
+/// The tokens of one head, as a walk reads them: the addresses of their vectors, and their decays.
 template <Real Scalar>
 class WalkTokens {
  public:
@@ -39,7 +39,7 @@ class WalkTokens {
     nothing_.row(1).setOnes();
   }
 
-  /// Makes ready for a walk over tokens first..end-1.
+  /// Prepares for a walk over tokens first..end-1.
   void start(Index first, Index end) {
     if (!by_state_)
       load_decays(first, end);
@@ -68,7 +68,7 @@ class WalkTokens {
     return {nothing_.data(), nothing_.data(), nothing_.data(), nothing_.data() + r_->state};
   }
 
-  /// Asks memory for what a later step needs of a token.
+  /// Prefetches a token's vectors for a later step.
   template <bool ByState>
   EIGEN_ALWAYS_INLINE void fetch(Index token) const {
     fetch(r_->key.row(token) + key_column_);
@@ -83,7 +83,7 @@ class WalkTokens {
  private:
   static constexpr Index decays_at_once = 4;
 
-  /// Asks for every line once.
+  /// Prefetches every line once.
   EIGEN_ALWAYS_INLINE void fetch(const Scalar* numbers) const {
 #if defined(__GNUC__)
     for (Index n = 0; n < r_->state; n += numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + n, 0, 3);
@@ -99,7 +99,7 @@ class WalkTokens {
     for (Index token = first; token < decays_.rows() && !r_->log_decay.empty(); ++token) decays_(token, 0) = r_->log_decay(token, head_);
     exponentiate(decays_.data() + first, decays_.rows() - first);
   }
-  /// Decays of a token, one a state: those of two pairs exist at a time, or those that all tokens share.
+  /// Decays of a token, one a state. The decays of two pairs are kept at a time, or those that all tokens share.
   [[nodiscard]] const Scalar* decays_by_state(Index token) {
     if (decays_.rows() == 1) return decays_.data();
     Scalar* const decays = decays_.data() + (token & (decays_at_once - 1)) * r_->state;
@@ -114,22 +114,22 @@ class WalkTokens {
   Matrix<Scalar> nothing_;  // zeros and ones: the vectors and the decays of a token that changes nothing
 };
 
-/// r of a walk, and its steps over pairs of tokens. Each step covers two tokens, a and the b before it, which halves the number of dependent
-/// sums. What b's key reads is
+/// The vector r of a walk, and its steps. Each step covers two tokens, a and the token b before it, which halves the number of dependent
+/// sums. b's key reads
 ///
 ///     (r G_a) . key_b = (r w_a) . key_b + (r . removal_a) (probe_a . key_b)
 ///
-/// and its removal likewise; all these sums are of r as it is before a.
+/// and its removal likewise; all these sums use r as it is before a.
 template <Real Scalar>
 class WalkReader {
  public:
-  /// A number where no register is full, as LaneRegister has it.
+  /// A single number with the interface of LaneRegister, for what does not fill a register.
   struct Single {
     using type = Scalar;
     static type zero() { return 0; }
     static type load(const Scalar* from) { return *from; }
   };
-  /// What the keys and removals of a pair read of r, and what those of b read of a's probe; numbers or registers of sums.
+  /// What the keys and removals of a pair read of r, and what those of b read of a's probe: numbers, or registers of partial sums.
   template <class Numbers>
   struct Reads {
     typename Numbers::type key_a = Numbers::zero(), key_b = Numbers::zero(), key_across = Numbers::zero(), removal_a = Numbers::zero(),
@@ -147,14 +147,14 @@ class WalkReader {
     using Numbers = typename Register::type;
     Scalar* const reader = reader_.data();
     const Index states = reader_.size();
-    const Pair now = over, then = next;  // stores through registers might change what a reference stands for
+    const Pair now = over, then = next;  // copies: the compiler must assume that stores to r change what references refer to
     Scalar decay = 1;
     if constexpr (!ByState) {  // both tokens' decays at once
       decay = *now.a.decay * *now.b.decay;
       removed_a *= Kind == Transition::delta ? decay : *now.b.decay;
       if constexpr (Kind == Transition::delta) removed_b *= *now.b.decay;
     }
-    Reads<Register> even, odd;  // sums that do not wait for each other
+    Reads<Register> even, odd;  // independent sums
     Index n = 0;
     for (; n + Index(2 * lane) <= states; n += Index(2 * lane)) {
       Numbers r = Register::load(reader + n), s = Register::load(reader + n + lane);
@@ -184,7 +184,7 @@ class WalkReader {
   static constexpr int lane = computed_lanes<Scalar>;
   using Register = LaneRegister<Scalar, lane>;
 
-  /// What a step makes of r, a number or a register of them, and what the next pair reads of it.
+  /// One number of r, or one register of them, in a step: takes it over the pair and adds what the next pair reads of it.
   template <Transition Kind, bool ByState, class Numbers>
   static EIGEN_ALWAYS_INLINE void step(const Pair& over, Scalar decay, Scalar removed_a, Scalar removed_b, const Pair& next, Index n,
                                        typename Numbers::type& r, Reads<Numbers>& reads) {
@@ -204,7 +204,7 @@ class WalkReader {
       if constexpr (Kind == Transition::rank_one) r = r + removed_b * number(over.b.probe);
     }
     const typename Numbers::type key_a = number(next.a.key);
-    typename Numbers::type key_b = number(next.b.key);  // as it reads r before a's decay
+    typename Numbers::type key_b = number(next.b.key);  // with a's decay, for r is taken before it
     if constexpr (ByState) key_b = key_b * number(next.a.decay);
     reads.key_a = reads.key_a + r * key_a;
     reads.key_b = reads.key_b + r * key_b;
@@ -231,7 +231,7 @@ class HeadWalk {
  public:
   HeadWalk(const HeadRecurrence<Scalar>& recurrence, Index head) : r_(&recurrence), head_(head), tokens_(recurrence, head) {}
 
-  /// Begins with R[row, .], for `out` from the first token that it sees.
+  /// Begins row `row`. Its entries go to out[first()] .. out[row].
   void start(Index row, Scalar* out) {
     row_ = row;
     first_ = r_->first_visible(row);
@@ -244,7 +244,7 @@ class HeadWalk {
   /// The last token that is walked over, and the first one.
   [[nodiscard]] Index last() const { return r_->read_before_update ? row_ - 1 : row_; }  // the row's own transition comes after its read
   [[nodiscard]] Index first() const { return first_; }
-  /// Writes the entries of `token` and the one before it, if the row sees that; they come in descending order.
+  /// Writes the entries of `token` and of the token before it, if the row sees that. Calls come in descending order, from last() on.
   void advance(Index token) {
     if (r_->transition == Transition::delta)
       tokens_.by_state() ? advance<Transition::delta, true>(token) : advance<Transition::delta, false>(token);
@@ -258,7 +258,7 @@ class HeadWalk {
   }
 
  private:
-  static constexpr Index tokens_ahead = 4;  ///< that are asked for: a head's numbers of two tokens lie on different pages
+  static constexpr Index tokens_ahead = 4;  ///< distance of prefetches: a head's numbers of two tokens lie on different pages
 
   template <Transition Kind, bool ByState>
   void advance(Index t) {
@@ -267,7 +267,7 @@ class HeadWalk {
     auto reads = reader_.template step<Kind, ByState>(over_, removed_a_, removed_b_, next);
     out_[t] = r_->write_scale(t, head_) * reads.key_a;
     if (t == first_) return;
-    removed_a_ = Kind == Transition::delta ? -out_[t] : reads.removal_a;  // the delta rule's removals are less its writes
+    removed_a_ = Kind == Transition::delta ? -out_[t] : reads.removal_a;  // the delta rule's removals are its writes, negated
     if constexpr (Kind != Transition::diagonal) reads.key_b += removed_a_ * reads.key_across;
     out_[t - 1] = r_->write_scale(t - 1, head_) * reads.key_b;
     removed_b_ = Kind == Transition::delta ? -out_[t - 1] : reads.removal_b + removed_a_ * reads.removal_across;
@@ -279,15 +279,16 @@ class HeadWalk {
   Scalar* out_ = nullptr;
   WalkTokens<Scalar> tokens_;
   WalkReader<Scalar> reader_;
-  WalkPair<Scalar> over_{};               // the pair that r is yet to be taken over
+  WalkPair<Scalar> over_{};               // the last pair, which r has not been taken over yet
   Scalar removed_a_ = 0, removed_b_ = 0;  // what its removals read of r
 };
 
 /// Heads whose rows are walked together.
 constexpr Index heads_walked_together = 16;
 
-/// Writes R[row, first..row] of several heads, a row of `out` each, and returns `first`. The heads advance together: what they read of a token
-/// lies side by side, and memory gives that at up to twice the rate of one head's part of every token.
+/// Writes R[row, first..row] of several heads, a row of `out` each, and returns `first`. The heads advance together: their numbers of a
+/// token are neighbours in memory, which are read at up to twice the rate of one head's part of every token. The transition must not be one
+/// number a token (see ProductRows).
 template <Real Scalar>
 Index walk_heads(const HeadRecurrence<Scalar>& recurrence, const Index* heads, Index count, Index row, View<Scalar> out) {
   std::vector<HeadWalk<Scalar>> walks;

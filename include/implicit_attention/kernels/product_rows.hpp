@@ -18,13 +18,13 @@ namespace detail {
 template <Real Scalar>
 struct ProductRowsScratch {
   Matrix<Scalar> product, between;
-  Index group = -1, begin = 0, end = 0;  ///< what `product` is of
+  Index group = -1, begin = 0, end = 0;  ///< the group and the rows that `product` belongs to
   Eigen::Array<Scalar, 1, Eigen::Dynamic> columns, first_to_row;
   Eigen::Array<double, 1, Eigen::Dynamic> sums;
 };
 
-/// R = (Q K^T) o decays. Of a run of rows, with b its first one, the decays are a factor a row times a factor a column before b, and a factor
-/// a pair from b on:
+/// R = (Q K^T) o decays. For a run of rows that begins at row b, the decays to columns before b are a factor a row times a factor a column;
+/// from column b on there is a factor a pair:
 ///
 ///     R[i,j] = S(b..i) (query_i . key_j) S(j..b) key_scale_j       j < b,     S(j..i) the decay of tokens j + 1 .. i
 ///     R[i,j] = S(j..i) (query_i . key_j) key_scale_j               j >= b
@@ -51,13 +51,13 @@ class ProductRows {
       entries.head(before) = products.head(before) * columns.head(before) * scratch.first_to_row[row - begin];
       entries.segment(before, own) = products.segment(before, own) * columns.segment(before, own);
       if (decays()) entries.segment(before, own) *= scratch.between.row(row - begin).head(own).array();
-      // Without an own entry here, read_before_update, there is a diagonal.
+      // With read_before_update no product belongs to the diagonal: it is given.
       if (!r_->diagonal.empty()) entries[row - first] = r_->diagonal(row, head);
     }
   }
 
  private:
-  /// Fewer rows than these take the sums of so many nearest tokens in double: see exact_product.
+  /// Runs of fewer rows sum the products with so many nearest tokens in double: see exact_product.
   static constexpr Index few_rows = 6, nearest_tokens = 16;
 
   [[nodiscard]] bool decays() const { return !r_->log_decay.empty(); }
@@ -65,7 +65,7 @@ class ProductRows {
     return static_cast<double>(r_->log_decay(r_->log_decay.rows() == 1 ? 0 : token, head));
   }
 
-  /// Products of the rows' queries with all keys that they see, unless they are those of the last call.
+  /// Products of the rows' queries with all keys that they see; those of the last call are kept if they are the same.
   void multiply(Index group, Index first, Index begin, Index end, ProductRowsScratch<Scalar>& scratch) const {
     if (scratch.group == group && scratch.begin == begin && scratch.end == end) return;
     const Index states = r_->state, count = end - begin;
@@ -80,10 +80,10 @@ class ProductRows {
     scratch.end = end;
   }
 
-  /// A row that forgets quickly holds little more than its query times the nearest keys. Where such a product cancels, the rounding error of
-  /// its sum is large beside it. Few rows take the nearest tokens' sums in double: it is a small part of their work.
+  /// A row that forgets quickly holds little more than its query times the nearest keys. Where such a product cancels, the rounding error
+  /// of its sum is large beside it. Few rows take the nearest tokens' sums in double: it is a small part of their work.
   [[nodiscard]] Scalar exact_product(const Scalar* query, const Scalar* key) const {
-    constexpr Index together = 8;  // sums that do not wait for each other
+    constexpr Index together = 8;  // independent sums
     double sums[static_cast<std::size_t>(together)] = {};
     Index n = 0;
     for (; n + together <= r_->state; n += together)

@@ -1,5 +1,5 @@
-// What surrounds a head's matrix, channel by channel: A_e = diag(gate_e) (R_h(e) + diag(skip_e)) diag(act_e) Conv_e. The matrix's rows are
-// made once a head and used by all its channels, whatever kind of recurrence it comes from.
+// What surrounds a head's matrix, channel by channel: A_e = diag(gate_e) (R_h(e) + diag(skip_e)) diag(act_e) Conv_e. The rows of
+// the matrix are computed once a head and used by all its channels, for every kind of recurrence.
 #pragma once
 
 #include <algorithm>
@@ -48,13 +48,13 @@ template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
   return part;
 }
 
-/// Writes the rows of a run for all chosen channels of one head, each row from end to end: memory takes rows that are written side by side
-/// at a fraction of its rate.
+/// Writes the rows of a run for all chosen channels of one head, one row after the other: writing several rows at the same time reaches
+/// only a fraction of memory's rate.
 template <Real Scalar>
 class HeadMapWriter {
  public:
   static constexpr int lane = register_lanes<Scalar>;
-  static constexpr Index stretch = 1024;  ///< tokens of a row that are made at a time: they and their factors fit the nearest cache
+  static constexpr Index stretch = 1024;  ///< tokens of a row that are computed at a time: they and their factors fit into the first cache
 
   HeadMapWriter(const SurroundedMatrix<Scalar>& surrounded, const FiniteColumns<Scalar>& finite, const ChannelsByHead& chosen,
                 Index row_count, View<Scalar> out)
@@ -109,9 +109,9 @@ class HeadMapWriter {
   /// A stretch of row i of one channel, into the result's row `to`.
   void write_row(Scalar* row, Index c, Index i, const SeenTokens::Row& seen, Scalar scale, Scalar* to, const Stretch& of) {
     const Index first = of.first, end = std::clamp(seen.last + 1, first, of.last), count = end - first;
-    // A line that is not streamed is read before it is written: asked for now, so that streaming does not wait for it.
+    // A line that is not streamed is read before it is written: prefetched here, so that streaming does not wait for it.
     writer_.ask_for_last(to + of.to);
-    // Whole lines, columns from..stop-1, are written as they are computed; the others by way of `numbers_`, with zeros up to a line's end.
+    // Whole lines, columns from..stop-1, are written as they are computed; the rest goes through `numbers_`, with zeros up to a line's end.
     Index from = 0, stop = 0, made = end;
     if (count > 0) {
       made = std::min(end + rest_of_line(to + end), of.last);
@@ -125,14 +125,14 @@ class HeadMapWriter {
           four_taps_.write(row + first, scale, columns_->skips() ? i - first : Index(-1), count, from, stop, made - first, numbers_.data(),
                            to + first);
       } else {
-        // Only this channel's diagonal has its skip; the convolution takes that of row i to columns i - width + 1 .. i.
+        // The skip belongs to this channel's diagonal alone; the convolution carries that of row i to columns i - width + 1 .. i.
         const bool skips = columns_->skips() && i >= first && i < of.last + columns_->width() - 1;
         const Scalar diagonal = skips ? row[i] : Scalar(0);
         if (skips) row[i] += columns_->skip(c);
         multiply(row + first, c, scale, count);
         if (!finite) write_exactly(row, seen, c, first, end, scale);
         if (skips) row[i] = diagonal;
-        // What was computed there is 0 times a factor: -0, or NaN.
+        // The products there are 0 times a factor: -0, or NaN.
         std::fill(&numbers_[count], &numbers_[count] + (made - end), Scalar(0));
       }
     }
@@ -142,7 +142,8 @@ class HeadMapWriter {
     writer_.zeros_to_end(of.to - made, to + made);
   }
 
-  /// Where a path would lead beyond what the row sees: its factor, or the row's own, may not be finite, and 0 times it not 0.
+  /// Entries some of whose taps lie outside of what the row sees: a factor there, or the row's own scale, may not be finite, and 0 times it
+  /// not 0.
   void write_exactly(const Scalar* row, const SeenTokens::Row& seen, Index c, Index first, Index last, Scalar scale) {
     const Index width = columns_->width();
     for (Index j = first; j < last; ++j) {
@@ -176,7 +177,7 @@ class HeadMapWriter {
   Index row_count_, stretch_;
   View<Scalar> out_;
   HeadColumns<Scalar> finite_columns_, all_columns_;
-  HeadColumns<Scalar>* columns_ = nullptr;  ///< of these, the rows' at hand
+  HeadColumns<Scalar>* columns_ = nullptr;  ///< the one of these that the current rows use
   RowWriter<Scalar> writer_;
   Matrix<Scalar> scales_;
   RowVector<Scalar> numbers_;
@@ -214,7 +215,7 @@ template <Real Scalar>
 void scan_transposed(const SurroundedMatrix<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
   const SharedMatrix<Scalar>& recurrence = surrounded.recurrence;
   check_shape("scan_transposed", "out", out, g.rows(), g.cols(), "(tokens, channels)");
-  // `out` holds what the gate makes of g until the result comes: memory of this size costs as much as a scan where it is not touched yet.
+  // `out` holds gate * g until the result is written: to touch new memory of this size for the first time costs as much as a scan.
   if (!surrounded.gate.empty()) out = g.cwiseProduct(surrounded.gate.matrix());
   const ConstView<Scalar> weighted = surrounded.gate.empty() ? g : ConstView<Scalar>(out);
   Matrix<Scalar> inner = large_matrix<Scalar>(recurrence.tokens, recurrence.channels, "an activation");

@@ -1,4 +1,5 @@
-// The gradients of a recurrence with one matrix a head, in chunks of tokens, against the walk over tokens.
+// The gradients of a recurrence with one matrix a head, in chunks of tokens, against the walk over tokens and finite differences.
+#include <functional>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -68,6 +69,31 @@ void check_gradient_plan(const Plan& plan) {
       if (std::isinf(r.log_decay(t, c)) || (r.log_decay.rows() == r.tokens && r.starts_at(t)))
         zeros = zeros && got.log_decay(t, c) == Scalar(0);
   CHECK(zeros);
+}
+
+/// d L of every number of `array` against differences of L = <g, scan>, in double.
+void check_differences(const HeadRecurrence<double>& r, Array<double> HeadRecurrence<double>::*member, const Matrix<double>& gradient,
+                       const std::function<double(const HeadRecurrence<double>&)>& loss, const char* what) {
+  INFO(what);
+  const Matrix<double> numbers = (r.*member).matrix();
+  REQUIRE(gradient.rows() == numbers.rows());
+  REQUIRE(gradient.cols() == numbers.cols());
+  constexpr double step = 1e-5;
+  double worst = 0, largest = 1e-3;
+  for (Index i = 0; i < numbers.size(); ++i) {
+    if (std::isinf(numbers.data()[i])) continue;
+    HeadRecurrence<double> moved = r;
+    Matrix<double> up = numbers, down = numbers;
+    up.data()[i] += step;
+    down.data()[i] -= step;
+    moved.*member = up;
+    const double above = loss(moved);
+    moved.*member = down;
+    const double difference = (above - loss(moved)) / (2 * step);
+    worst = larger(worst, std::abs(difference - gradient.data()[i]));
+    largest = larger(largest, std::abs(difference));
+  }
+  CHECK(worst <= 1e-7 * largest);  // the differences' own error: step^2 and 1e-16 / step, times sums of a hundred terms
 }
 
 }  // namespace
@@ -147,4 +173,36 @@ TEST_CASE("a decay that nothing reads may be NaN: no gradient changes, its own i
       CHECK((found - wanted).cwiseAbs().maxCoeff() <= 2e-13 * std::max(1.0, wanted.cwiseAbs().maxCoeff()));
     }
   });
+}
+
+TEST_CASE("the gradient of every factor of a head recurrence is that of finite differences") {
+  for (const Index tokens : {1, 7, 70})
+    for (Plan plan : plans(tokens, 3, 2, static_cast<std::uint64_t>(tokens))) {
+      if (tokens == 70 && plan.seed % 4 != 0) continue;
+      if (tokens > 7) plan.forgetting = std::min(plan.forgetting, 1.0);
+      plan.heads = plan.groups * 2;
+      INFO(plan.text());
+      const HeadRecurrence<double> r = make<double>(plan);
+      Draw draw(plan.seed);
+      const Matrix<double> x = draw.normals<double>(r.tokens, r.channels), g = draw.normals<double>(r.tokens, r.channels),
+                           initial = draw.normals<double>(r.heads * r.state, r.head_channels());
+      const auto loss = [&](const HeadRecurrence<double>& moved) {
+        return application_by_equation(moved, x, initial).cwiseProduct(g).sum();
+      };
+      const HeadScanGradient<double> gradient =
+          head_scan_gradient(r, ConstView<double>(x), Array<double>::view(initial), ConstView<double>(g), serial_executor());
+      check_differences(r, &HeadRecurrence<double>::query, gradient.query, loss, "query");
+      check_differences(r, &HeadRecurrence<double>::key, gradient.key, loss, "key");
+      if (!r.key_scale.empty()) check_differences(r, &HeadRecurrence<double>::key_scale, gradient.key_scale, loss, "key_scale");
+      if (!r.log_decay.empty()) check_differences(r, &HeadRecurrence<double>::log_decay, gradient.log_decay, loss, "log_decay");
+      if (!r.diagonal.empty()) check_differences(r, &HeadRecurrence<double>::diagonal, gradient.diagonal, loss, "diagonal");
+      if (r.transition == Transition::rank_one) {
+        check_differences(r, &HeadRecurrence<double>::removal, gradient.removal, loss, "removal");
+        check_differences(r, &HeadRecurrence<double>::probe, gradient.probe, loss, "probe");
+      }
+      Matrix<double> transposed(r.tokens, r.channels);
+      plain_head_scan_transposed(r, ConstView<double>(g), View<double>(transposed), serial_executor());
+      CHECK((transposed - gradient.input).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <
+            1e-12 * std::max(1.0, transposed.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()));
+    }
 }
