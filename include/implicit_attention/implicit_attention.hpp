@@ -52,6 +52,7 @@
 #include <implicit_attention/kernels/plain.hpp>
 #include <implicit_attention/kernels/plain_head_scan.hpp>
 #include <implicit_attention/kernels/product.hpp>
+#include <implicit_attention/kernels/product_join.hpp>
 #include <implicit_attention/kernels/product_rows.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/product_join.hpp>
 #include <implicit_attention/kernels/reducers.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -16,23 +15,89 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Joins whole maps, some registers of channels at a time: their factors first, every block by itself, then all that is far, every block of
-/// rows by itself. Where entries are added up as they are, all these channels' factors are one product.
+/// Where the rows of blocks are joined. Every row of a wanted block is computed: in the caller's memory, moved a little where that makes
+/// whole cache lines of a product's panels, whose columns begin `lead` before a block's (they cost a tenth of the time otherwise), or aside
+/// where it is not wanted, or has no room for that.
+template <Real Scalar>
+class JoinTargets {
+ public:
+  /// `wanted` are places in the caller's list `rows`; `initial` is what an empty join gives.
+  JoinTargets(const BlockPlan<Scalar>& plan, const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, Scalar initial)
+      : plan_(&plan), wanted_(&wanted), rows_(&rows), out_(out.data()), stride_(out.outerStride()), targets_(wanted.places.size()) {
+    const Index aside_stride = (tokens() + 2 * line - 2) / line * line;
+    Index aside_rows = 0;
+    for (std::size_t b = 0; b < targets_.size(); ++b) {
+      if (wanted.places[b].empty()) continue;
+      const TokenBlock& block = plan.blocks()[b];
+      targets_[b].assign(static_cast<std::size_t>(block.tokens), nullptr);
+      for (const Index place : wanted.places[b]) {
+        const Index row = row_at(place);
+        Scalar *const begin = begin_of(place), *const target = moved(begin);
+        if (target + row < begin + tokens()) targets_[b][static_cast<std::size_t>(row - block.first)] = target;
+      }
+      aside_rows += std::count(targets_[b].begin(), targets_[b].end(), nullptr);
+    }
+    aside_.resize(aside_rows * aside_stride);
+    for (std::size_t b = 0; b < targets_.size(); ++b)
+      for (std::size_t i = 0; i < targets_[b].size(); ++i) {
+        Scalar*& row = targets_[b][i];
+        if (row == nullptr) row = moved(aside_.data() + --aside_rows * aside_stride);
+        std::fill_n(row, plan.blocks()[b].first + static_cast<Index>(i) + 1, initial);
+      }
+  }
+  JoinTargets(const JoinTargets&) = delete;
+  JoinTargets& operator=(const JoinTargets&) = delete;
+
+  [[nodiscard]] Index blocks() const { return static_cast<Index>(targets_.size()); }
+  [[nodiscard]] bool wanted(Index block) const { return wanted_->wanted(block); }
+  /// Token 0 of row `i` of a wanted block.
+  [[nodiscard]] Scalar* row(Index block, Index i) const { return rows_of(block)[i]; }
+  /// All rows of a wanted block.
+  [[nodiscard]] Scalar* const* rows_of(Index block) const { return targets_[static_cast<std::size_t>(block)].data(); }
+
+  /// Moves a block's rows to the caller's places, and writes the zeros behind them.
+  void move_to_places(Index block) const {
+    for (const bool own : {false, true})  // a row that is wanted twice was joined in one of its places, which is overwritten last
+      for (const Index place : wanted_->places[static_cast<std::size_t>(block)]) {
+        const Index row = row_at(place);
+        const Scalar* target = rows_of(block)[row - plan_->block(block).first];
+        Scalar* begin = begin_of(place);
+        if (own != (target == moved(begin))) continue;
+        std::memmove(begin, target, static_cast<std::size_t>(row + 1) * sizeof(Scalar));
+        std::fill(begin + row + 1, begin + tokens(), Scalar(0));
+      }
+  }
+
+ private:
+  static constexpr Index line = numbers_in_a_line<Scalar>;
+
+  [[nodiscard]] Index tokens() const { return plan_->surrounded().recurrence.tokens; }
+  [[nodiscard]] Index row_at(Index place) const { return (*rows_)[static_cast<std::size_t>(place)]; }
+  [[nodiscard]] Scalar* begin_of(Index place) const { return out_ + place * stride_; }
+  [[nodiscard]] Scalar* moved(Scalar* row) const { return row + (plan_->lead() + rest_of_line(row)) % line; }
+
+  const BlockPlan<Scalar>* plan_;
+  const RowsByBlock* wanted_;
+  const std::vector<Index>* rows_;
+  Scalar* out_;
+  Index stride_;                               // from one place to the next
+  std::vector<std::vector<Scalar*>> targets_;  // of each block's rows; none where the block is not wanted
+  RowVector<Scalar> aside_;
+};
+
+/// Joins whole maps, some registers of channels at a time: first every block's factors and what its rows see in the block itself, then what
+/// every block's rows see in the blocks before it.
 template <Real Scalar, class Reducer>
 class JoinedRows {
  public:
   static constexpr int width = register_lanes<Scalar>;
   using Lane = Lanes<Scalar, width>;
-  /// Whether two panels of columns are joined at a time: where a machine has registers for the sums of both (AVX-512 has 32).
-  static constexpr bool pairs_panels =
-      vector_register_bytes == 64 && IMPLICIT_ATTENTION_BLOCK_TOKENS >= 2 * width && !std::is_same_v<Reducer, Add>;
-  static constexpr Index far_columns = std::max<Index>(width, strip_tokens) * (pairs_panels ? 2 : 1);
   /// Channels whose factors are held together: enough for a product to be worth reading and writing what it is joined to (16 where states
   /// make up for channels), few enough for the cache.
   [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
 
-  JoinedRows(const BlockPlan<Scalar>& plan, const std::vector<std::vector<Scalar*>>& targets, const std::vector<bool>& needed,
-             const Reducer& join, Scalar initial)
+  JoinedRows(const BlockPlan<Scalar>& plan, const JoinTargets<Scalar>& targets, const std::vector<bool>& needed, const Reducer& join,
+             Scalar initial)
       : plan_(&plan),
         targets_(&targets),
         needed_(&needed),
@@ -41,12 +106,14 @@ class JoinedRows {
         state_(plan.surrounded().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
         factors_(blocks_, blocks_, channels_together(state_), state_, true),
+        products_(join, state_, factors_.panel_stride()),
         steps_(static_cast<std::size_t>(channels_together(state_) / width * blocks_)) {}
 
   /// Joins up to channels_together channels.
   void run(const Index* channels, Index count, const Executor& executor) {
     channels_ = channels;
     count_ = count;
+    products_.take_channels(count);
     // Blocks in a fixed number of runs, which begin cheaply; then blocks by themselves, long rows first, so that workers finish together.
     const Index runs = std::min<Index>(blocks_, 16);
     executor(runs, [&](Index run) {
@@ -59,15 +126,11 @@ class JoinedRows {
       std::vector<BlockDecays<Scalar>> decays_between(tiles.size(), BlockDecays<Scalar>(blocks_, state_));
       RowVector<Scalar> queries(block_strips * count_ * state_ * strip_tokens);
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs)
-        if (wanted(block)) join_far(tiles, decays_between, queries, block);
+        if (targets_->wanted(block)) join_far(tiles, decays_between, queries, block);
     });
   }
 
  private:
-  [[nodiscard]] bool wanted(Index block) const { return !(*targets_)[static_cast<std::size_t>(block)].empty(); }
-  [[nodiscard]] Scalar* target(Index block, Index row) const {
-    return (*targets_)[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)];
-  }
   [[nodiscard]] Lane& steps(Index tile, Index block) { return steps_[static_cast<std::size_t>(tile * blocks_ + block)]; }
 
   [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
@@ -87,19 +150,19 @@ class JoinedRows {
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) steps(t, index).setZero();
     for (Index strip = 0; strip < block.strips(); ++strip) {
       const Index first = block.first + strip * strip_tokens, count = std::min(strip_tokens, block.end() - first);
-      for (Index r = 0; wanted(index) && r < count; ++r)  // they have left the caches since the last channels
-        prefetch<strip_tokens>(target(index, strip * strip_tokens + r) + std::max(first - lead, Index(0)));
+      for (Index r = 0; targets_->wanted(index) && r < count; ++r)  // they have left the caches since the last channels
+        prefetch<strip_tokens>(targets_->row(index, strip * strip_tokens + r) + std::max(first - lead, Index(0)));
       for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
         ChannelTile<Scalar>& tile = tiles[static_cast<std::size_t>(t)];
         tile.compute(first, count, block.document_first);
         steps(t, index) += tile.steps();
-        tile.store(factors_, t * width, index, strip, place + strip, wanted(index));
+        tile.store(factors_, t * width, index, strip, place + strip, targets_->wanted(index));
       }
-      if (wanted(index)) {
+      if (targets_->wanted(index)) {
         join_entries(tiles, index, strip, count);
         for_earlier_strips(strip, [&](Index earlier, Index strips) {
-          join_product(factors_.queries(0, place + strip), index, earlier, strips * strip_tokens,
-                       block.first - lead + earlier * strip_tokens, index, strip);
+          products_.join(factors_.queries(0, place + strip), factors_.keys(0, index, earlier), strips * strip_tokens,
+                         block.first - lead + earlier * strip_tokens, targets_->rows_of(index) + strip * strip_tokens, count);
           for (Index c = 0; c < count_; ++c) {
             Scalar* queries = factors_.queries(c, place + strip);
             Factors<Scalar>::scale_queries(queries, factors_.decays(c, place + earlier), 1, state_, queries);
@@ -115,7 +178,7 @@ class JoinedRows {
     const Index lead = plan_->lead(), first = plan_->block(index).first + strip * strip_tokens - lead;
     const std::size_t whole = static_cast<std::size_t>(count_ / width);
     for (Index r = 0; r < count; ++r) {
-      Scalar* row = target(index, strip * strip_tokens + r);
+      Scalar* row = targets_->row(index, strip * strip_tokens + r);
       for (Index column = std::max(-first, Index(0)); column <= lead + r; ++column) {
         Lane joined = Lane::Constant(initial_);
         for (std::size_t t = 0; t < whole; ++t) joined = join_(joined, tiles[t].entry(r, column));
@@ -149,100 +212,26 @@ class JoinedRows {
             std::fill_n(to, state_ * strip_tokens, Scalar(0));
         }
       const Index column = plan_->block(older).first - lead;
-      for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += far_columns)
+      for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += products_.columns_together)
         for (Index strip = 0; strip < strips; ++strip)
-          join_product(queries.data() + strip * per_strip, older, panel / strip_tokens, far_columns, column + panel, index, strip);
+          products_.join(queries.data() + strip * per_strip, factors_.keys(0, older, panel / strip_tokens), products_.columns_together,
+                         column + panel, targets_->rows_of(index) + strip * strip_tokens,
+                         std::min(strip_tokens, block.tokens - strip * strip_tokens));
     }
     if constexpr (Reducer::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
         for (Index column = 0; column < plan_->block(oldest).first - lead; ++column)
-          target(index, row)[column] = join_(target(index, row)[column], Scalar(0));
-  }
-
-  /// Joins the product of a strip's queries and `columns` keys of strip `key_strip` ... of block `key_block`, whose first column is
-  /// `first`.
-  void join_product(const Scalar* queries, Index key_block, Index key_strip, Index columns, Index first, Index index, Index strip) {
-    const Index rows = std::min(strip_tokens, plan_->block(index).tokens - strip * strip_tokens);
-    if constexpr (pairs_panels)
-      if (columns == 2 * width && first >= 0 && rows == strip_tokens) {
-        std::array<Scalar*, register_rows> row{};
-        for (Index r = 0; r < rows; ++r) row[static_cast<std::size_t>(r)] = target(index, strip * strip_tokens + r) + first;
-        return join_two_panels(queries, factors_.keys(0, key_block, key_strip), row);
-      }
-    each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
-      const Scalar* keys = factors_.keys(0, key_block, key_strip) + column / width * factors_.panel_stride();
-      const Index at = first + column, hidden = std::max(-at, Index(0));  // columns before the first token
-      if (hidden >= Columns) return;
-      std::array<Scalar*, register_rows> row{};  // at the first column that is there
-      for (Index r = 0; r < rows; ++r) row[static_cast<std::size_t>(r)] = target(index, strip * strip_tokens + r) + (at + hidden);
-      if (rows == strip_tokens && hidden == 0) return join_panel<Columns>(queries, keys, row);
-      // Rows and columns that are not there are joined beside the map.
-      std::array<Scalar, static_cast<std::size_t>(register_rows * Columns)> beside{};
-      std::array<Scalar*, register_rows> row_beside{};
-      for (Index r = 0; r < strip_tokens; ++r) row_beside[static_cast<std::size_t>(r)] = beside.data() + r * Columns;
-      for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row[r], Columns - hidden, row_beside[r] + hidden);
-      join_panel<Columns>(queries, keys, row_beside);
-      for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) std::copy_n(row_beside[r] + hidden, Columns - hidden, row[r]);
-    });
-  }
-
-  /// The same for one panel, whose first column `row` points at in each row. In a function of its own, so that sums stay in registers.
-  template <int Columns>
-  EIGEN_DONT_INLINE void join_panel(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
-    each_row([&](std::size_t r) { prefetch<Columns>(row[r]); });  // needed last: by then a long map's rows have left the nearer caches
-    Tile<Scalar, Columns> tile;
-    if constexpr (std::is_same_v<Reducer, Add>) {
-      multiply<false, Columns>(queries, keys, state_, tile);
-      for (Index c = 1; c < count_; ++c)
-        multiply<true, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
-      each_row([&](std::size_t r) { lanes<Columns>(row[r]) += tile[r]; });
-    } else {
-      Tile<Scalar, Columns> joined;
-      each_row([&](std::size_t r) { joined[r] = lanes<Columns>(row[r]); });
-      for (Index c = 0; c < count_; ++c) {
-        multiply<false, Columns>(queries + c * state_ * strip_tokens, keys + c * state_ * width, state_, tile);
-        each_row([&](std::size_t r) { joined[r] = join_(joined[r], tile[r]); });
-      }
-      each_row([&](std::size_t r) { lanes<Columns>(row[r]) = joined[r]; });
-    }
-  }
-
-  /// The same for two panels side by side, whose columns are all there: a query that is read once serves both, and twice as many sums hide how
-  /// long each takes.
-  EIGEN_DONT_INLINE void join_two_panels(const Scalar* queries, const Scalar* keys, const std::array<Scalar*, register_rows>& row) const {
-    const Index stride = factors_.panel_stride();
-    each_row([&](std::size_t r) { prefetch<2 * width>(row[r]); });
-    for (Index c = 0; c < count_; ++c) {
-      Tile<Scalar, width> left, right;
-      const Scalar *query = queries + c * state_ * strip_tokens, *key = keys + c * state_ * width;
-      const Lane first = lanes<width>(key), second = lanes<width>(key + stride);
-      each_row([&](std::size_t r) {
-        left[r] = query[r] * first;
-        right[r] = query[r] * second;
-      });
-      for (Index n = 1; n < state_; ++n) {
-        query += strip_tokens;
-        key += width;
-        const Lane near_key = lanes<width>(key), next_key = lanes<width>(key + stride);
-        each_row([&](std::size_t r) {
-          left[r] += query[r] * near_key;
-          right[r] += query[r] * next_key;
-        });
-      }
-      each_row([&](std::size_t r) {
-        lanes<width>(row[r]) = join_(Lane(lanes<width>(row[r])), left[r]);
-        lanes<width>(row[r] + width) = join_(Lane(lanes<width>(row[r] + width)), right[r]);
-      });
-    }
+          targets_->row(index, row)[column] = join_(targets_->row(index, row)[column], Scalar(0));
   }
 
   const BlockPlan<Scalar>* plan_;
-  const std::vector<std::vector<Scalar*>>* targets_;
+  const JoinTargets<Scalar>* targets_;
   const std::vector<bool>* needed_;
   Reducer join_;
   Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
   Factors<Scalar> factors_;
+  ProductJoin<Scalar, Reducer> products_;
   std::vector<Lane> steps_;  // (tiles, blocks)
   const Index* channels_ = nullptr;
   Index count_ = 0;
@@ -252,52 +241,15 @@ class JoinedRows {
 template <Real Scalar, class Reducer>
 void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const RowsByBlock& wanted,
                    const std::vector<Index>& rows, View<Scalar> out, const Executor& executor, const Reducer& join, Scalar initial) {
-  const Index tokens = plan.surrounded().recurrence.tokens, channel_count = static_cast<Index>(channels.size());
-  // Every row of a wanted block is computed: in the caller's memory, moved a little where that makes whole cache lines of a product's
-  // panels, whose columns begin `lead` before a block's (they cost a tenth of the time otherwise), or aside where it is not wanted, or has
-  // no room for that.
-  constexpr Index line = numbers_in_a_line<Scalar>;
-  const Index lead = plan.lead(), aside_stride = (tokens + 2 * line - 2) / line * line;
-  const auto moved = [&](Scalar* row) { return row + (lead + rest_of_line(row)) % line; };
-  std::vector<std::vector<Scalar*>> targets(wanted.places.size());
-  Index aside_rows = 0;
-  for (std::size_t b = 0; b < targets.size(); ++b) {
-    if (wanted.places[b].empty()) continue;
-    const TokenBlock& block = plan.blocks()[b];
-    targets[b].assign(static_cast<std::size_t>(block.tokens), nullptr);
-    for (const Index place : wanted.places[b]) {
-      const Index row = rows[static_cast<std::size_t>(place)];
-      Scalar *const begin = out.data() + place * out.outerStride(), *const target = moved(begin);
-      if (target + row < begin + tokens) targets[b][static_cast<std::size_t>(row - block.first)] = target;
-    }
-    aside_rows += std::count(targets[b].begin(), targets[b].end(), nullptr);
-  }
-  RowVector<Scalar> aside(aside_rows * aside_stride);
-  for (std::size_t b = 0; b < targets.size(); ++b)
-    for (std::size_t i = 0; i < targets[b].size(); ++i) {
-      Scalar*& row = targets[b][i];
-      if (row == nullptr) row = moved(aside.data() + --aside_rows * aside_stride);
-      std::fill_n(row, plan.blocks()[b].first + static_cast<Index>(i) + 1, initial);
-    }
-
+  const JoinTargets<Scalar> targets(plan, wanted, rows, out, initial);
+  const Index channel_count = static_cast<Index>(channels.size());
   using Joined = JoinedRows<Scalar, Reducer>;
   const std::vector<bool> needed = wanted.needed(plan);
   Joined joined(plan, targets, needed, join, initial);
   const Index together = Joined::channels_together(plan.surrounded().recurrence.state);
   for (Index first = 0; first < channel_count; first += together)
     joined.run(channels.data() + first, std::min(together, channel_count - first), executor);
-  executor(static_cast<Index>(targets.size()), [&](Index block) {
-    const auto& places = wanted.places[static_cast<std::size_t>(block)];
-    for (const bool own : {false, true})  // a row that is wanted twice was joined in one of its places, which is overwritten last
-      for (const Index place : places) {
-        const Index row = rows[static_cast<std::size_t>(place)];
-        const Scalar* target = targets[static_cast<std::size_t>(block)][static_cast<std::size_t>(row - plan.block(block).first)];
-        Scalar* begin = out.data() + place * out.outerStride();
-        if (own != (target == moved(begin))) continue;
-        std::memmove(begin, target, static_cast<std::size_t>(row + 1) * sizeof(Scalar));
-        std::fill(begin + row + 1, begin + tokens, Scalar(0));
-      }
-  });
+  executor(targets.blocks(), [&](Index block) { targets.move_to_places(block); });
 }
 
 /// Joins one channel's row, made by the plain walk.
@@ -308,8 +260,8 @@ void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel,
   for (Index token = 0; token <= row; ++token) joined[token] = join(joined[token], entries[token]);
 }
 
-/// Joins blocks' rows where some channels hold numbers that are not finite. Rows before the first such number are of all channels as if it were another
-/// one; in those from it on, these channels' are made by the plain walk, and joined to the others'.
+/// Joins blocks' rows where some channels hold numbers that are not finite. Rows before the first such number are joined over all channels,
+/// with finite numbers in the place of those; from it on, these channels' rows come from the plain walk and are joined to the others'.
 template <Real Scalar, class Reducer>
 void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<SpoiltChannel>& spoilt,
                    const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, const Executor& executor,
