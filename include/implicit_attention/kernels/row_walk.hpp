@@ -35,8 +35,60 @@ struct RowPiece {
   [[nodiscard]] bool all_finite() const { return detail::all_finite(every, (end - first) * Width); }
 };
 
-/// A row of `Width` neighbouring channels from its diagonal to token 0, one piece after the other. A state whose decay is below the
-/// smallest normal number in all channels is left out.
+/// The states of `Width` neighbouring channels that a row still sees as it is walked backwards: one whose decay is below the smallest normal
+/// number in all channels is left out.
+template <int Width, Real Scalar>
+class SeenStates {
+ public:
+  using Lane = Lanes<Scalar, Width>;
+
+  SeenStates(const Array<Scalar>& rate, Index states, Index channel)
+      : order_(static_cast<std::size_t>(states)), seen_(states), decays_alike_(rate.empty()), rate_(lane_rows<Width>(rate, channel)) {
+    for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
+    elapsed_.setZero();
+  }
+
+  [[nodiscard]] bool any() const { return seen_ > 0; }
+  void forget() { seen_ = 0; }
+
+  /// entry += sum_n query[n] exp(rate[n] elapsed) key[n]; a null query or key stands for ones.
+  EIGEN_ALWAYS_INLINE void add(const Scalar* query, const Scalar* key, Lane& entry) const {
+    for (Index index = 0; index < seen_; ++index) {
+      const Index n = order_[static_cast<std::size_t>(index)];
+      const Scalar product = (query ? query[n] : Scalar(1)) * (key ? key[n] : Scalar(1));
+      if (decays_alike_)
+        entry += product * elapsed_.exp();
+      else
+        entry += product * (rate_.row(n) * elapsed_).exp();
+    }
+  }
+  /// Goes on to the token before the one whose step this is.
+  template <class Step>
+  EIGEN_ALWAYS_INLINE void elapse(const Step& step) {
+    elapsed_ += step;
+  }
+  /// Leaves out the states that have decayed.
+  void leave_out() {
+    const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
+    for (Index index = 0; index < seen_;) {
+      Index& n = order_[static_cast<std::size_t>(index)];
+      const Scalar nearest = decays_alike_ ? largest_lane(elapsed_) : largest_lane(Lane(rate_.row(n) * elapsed_));
+      if (nearest < smallest)
+        std::swap(n, order_[static_cast<std::size_t>(--seen_)]);
+      else
+        ++index;
+    }
+  }
+
+ private:
+  std::vector<Index> order_;  // states that are still seen are the first `seen_` of it
+  Index seen_;
+  bool decays_alike_;
+  LaneRows<Scalar, Width> rate_;
+  Lane elapsed_;  // the sum of steps between the row and the token
+};
+
+/// A row of `Width` neighbouring channels from its diagonal to token 0, one piece after the other.
 template <int Width, Real Scalar>
 class RowTile {
  public:
@@ -47,16 +99,12 @@ class RowTile {
         row_(row),
         run_(run),
         visible_(surrounded.recurrence.first_visible(row)),
-        order_(static_cast<std::size_t>(surrounded.recurrence.state)),
-        alive_(surrounded.recurrence.state),
+        states_(surrounded.recurrence.rate, surrounded.recurrence.state, run.channel),
         rows_(surrounded, run.channel),
-        rate_(lane_rows<Width>(surrounded.recurrence.rate, run.channel)),
         convolution_(surrounded, run.channel, true),
         left_(tokens_in_a_piece + surrounded.width() - 1),
         convolved_(tokens_in_a_piece),
         transposed_(Width, tokens_in_a_piece) {
-    for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
-    elapsed_.setZero();
     scale_.setOnes();
     for (const ArrayRows<Scalar>* scale : {&rows_.gate, &rows_.row_weights})
       if (!scale->empty()) scale_ *= lanes<Width>(scale->row(row));
@@ -68,9 +116,8 @@ class RowTile {
   IMPLICIT_ATTENTION_FLATTEN RowPiece<Width, Scalar> walk(Index begin, Index end) {
     const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
     const SurroundedRows<Scalar>& rows = rows_;
-    const bool read_before_update = surrounded.recurrence.read_before_update, decays_alike = surrounded.recurrence.rate.empty();
+    const bool read_before_update = surrounded.recurrence.read_before_update;
     const Index row = row_, lead = surrounded.width() - 1;
-    const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
     const auto part = [&](const ArrayRows<Scalar>& array, Index i) { return lanes<Width>(array.row(i)); };
     const Scalar* const query = rows.query.empty() ? nullptr : rows.query.row(row);
     Scalar* const left = left_.data();
@@ -82,23 +129,15 @@ class RowTile {
         for (const ArrayRows<Scalar>* array : {&rows.step, &rows.key_scale, &rows.activation, &rows.column_weights})
           prefetch<Width>(*array, token - tokens_in_a_piece);
       Lane entry = Lane::Zero();
-      if (token < visible_ || alive_ == 0) {
-        alive_ = 0;  // from here on only the convolution looks back
+      if (token < visible_ || !states_.any()) {
+        states_.forget();  // from here on only the convolution looks back
         finished_ = std::max(finished_, std::max(token - lead + 1, Index(0)));
         if (lead == 0) break;
       } else if (!read_before_update || token != row) {
-        const Scalar* const key = rows.key.empty() ? nullptr : rows.key.row(token);
-        for (Index index = 0; index < alive_; ++index) {
-          const Index n = order_[static_cast<std::size_t>(index)];
-          const Scalar product = (query ? query[n] : Scalar(1)) * (key ? key[n] : Scalar(1));
-          if (decays_alike)
-            entry += product * elapsed_.exp();
-          else
-            entry += product * (rate_.row(n) * elapsed_).exp();
-        }
+        states_.add(query, rows.key.empty() ? nullptr : rows.key.row(token), entry);
         entry *= query_;
-        elapsed_ += part(rows.step, token);
-        if ((row - token) % 16 == 0) leave_out(smallest);
+        states_.elapse(part(rows.step, token));
+        if ((row - token) % 16 == 0) states_.leave_out();
       }
       lanes<Width>(left + (token - begin) * Width) = entry;
     }
@@ -165,30 +204,17 @@ class RowTile {
     }
   }
 
-  void leave_out(Scalar smallest) {
-    for (Index index = 0; index < alive_;) {
-      Index& n = order_[static_cast<std::size_t>(index)];
-      const Scalar nearest = surrounded_->recurrence.rate.empty() ? largest_lane(elapsed_) : largest_lane(Lane(rate_.row(n) * elapsed_));
-      if (nearest < smallest)
-        std::swap(n, order_[static_cast<std::size_t>(--alive_)]);
-      else
-        ++index;
-    }
-  }
-
   const SurroundedDiagonal<Scalar>* surrounded_;
   Index row_;
   ChannelRun run_;
   Index visible_, finished_ = 0;  // the first token that the row sees; entries before finished_ are zero, as far as is known
-  std::vector<Index> order_;      // states that are still seen are the first `alive_` of it
-  Index alive_;
+  SeenStates<Width, Scalar> states_;
   SurroundedRows<Scalar> rows_;
-  LaneRows<Scalar, Width> rate_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;       // (a piece and what the convolution reaches): the entries before the convolution
   LaneRows<Scalar, Width> convolved_;  // (a piece): after it
   Matrix<Scalar> transposed_;          // (Width, a piece)
-  Lane elapsed_, scale_, query_;       // scale_: what scales the row; query_: the query's scale with it
+  Lane scale_, query_;                 // scale_: what scales the row; query_: the query's scale with it
 };
 
 /// Hands row `row` of a group's channels to `take(piece)`: the last tokens of all of its tiles, the tokens before them, and so on.
