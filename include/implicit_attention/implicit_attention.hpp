@@ -63,6 +63,7 @@
 #include <implicit_attention/kernels/scan_gradient.hpp>
 #include <implicit_attention/kernels/shared_matrix.hpp>
 #include <implicit_attention/kernels/softmax_rows.hpp>
+#include <implicit_attention/kernels/state_checkpoints.hpp>
 #include <implicit_attention/kernels/strip_walk.hpp>
 #include <implicit_attention/kernels/surrounded_matrix.hpp>
 #include <implicit_attention/kernels/tile_decays.hpp>

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
-#include <implicit_attention/kernels/tile_decays.hpp>
+#include <implicit_attention/kernels/state_checkpoints.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -27,79 +26,32 @@ struct ScanGradient {
 
 namespace detail {
 
-/// What the tiles of a group take turns using, and what they add up together.
-template <Real Scalar>
-struct ScanGradientScratch {
-  static constexpr int lane = computed_lanes<Scalar>;
-
-  explicit ScanGradientScratch(const DiagonalRecurrence<Scalar>& recurrence)
-      : ones(RowVector<Scalar>::Ones(std::max<Index>(recurrence.state, wide_tile))), block(block_of(recurrence.tokens, recurrence.state)) {
-    const Index tokens = std::min(block, recurrence.tokens), states = recurrence.state;
-    met.resize((tokens + 1) * states, wide_tile);
-    decays.resize(tokens * states, wide_tile);
-    query_sums.resize(tokens * states, lane);
-    key_sums.resize(tokens * states, lane);
-  }
-  /// Tokens whose states and decays are kept at a time. What a short text needs comes from the third cache in less time than its
-  /// exponentials would take once more (512 tokens, a state of 16: 20 ms instead of 23); of a longer one all blocks but the last are computed
-  /// twice anyway.
-  [[nodiscard]] static Index block_of(Index tokens, Index states) {
-    constexpr Index most = Index(512) * 16;
-    return states <= most && tokens <= most / std::max<Index>(states, 1) ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS;
-  }
-
-  RowVector<Scalar> ones;  ///< in the place of arrays that are not there
-  Index block;
-  Matrix<Scalar> met, decays;           ///< a tile's, by token of the block and state: the states that tokens meet, and decays into them
-  Matrix<Scalar> query_sums, key_sums;  ///< (tokens of the block * state, lane): sums over the group's channels, by place in a register
-};
-
-/// One tile of channels. States are kept at the beginning of every block of tokens; a block's own are computed again when the walk back reaches
-/// it.
+/// One tile of channels, walked back block by block. In each, the states are computed again from the one kept at its beginning.
 template <int Width, Real Scalar>
-class ScanGradientTile {
+class ScanGradientTile : private TileRegisters<Width, Scalar> {
  public:
   using Scratch = ScanGradientScratch<Scalar>;
 
   ScanGradientTile(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
                    Index channel)
       : recurrence_(&recurrence),
-        input_(input),
-        block_(block),
         channel_(channel),
-        decays_(recurrence.rate, channel),
-        begins_(std::max<Index>((recurrence.tokens + block - 1) / block, 1) * recurrence.state),
-        adjoint_(LaneRows<Scalar, Width>::Zero(recurrence.state)) {
-    if (initial_state.empty())
-      std::fill_n(begins_.data(), recurrence.state * Width, Scalar(0));
-    else
-      for (Index n = 0; n < recurrence.state; ++n) begins_.row(n) = lanes<Width>(initial_state.row(n) + channel);
-  }
+        states_(recurrence, input, initial_state, block, channel),
+        adjoint_(LaneRows<Scalar, Width>::Zero(recurrence.state)) {}
 
-  /// Notes the states at the beginning of every block.
-  void walk_forwards(Scratch& scratch) {
-    const Index states = recurrence_->state;
-    for (Index begin = block_; begin < recurrence_->tokens; begin += block_) {
-      Scalar* const state = begins_.data() + begin / block_ * states * Width;
-      std::copy_n(state - states * Width, states * Width, state);
-      for (Index token = begin - block_; token < begin; ++token) {
-        const bool fresh = set_decays(token, scratch.decays.data());
-        if (fresh) std::fill_n(state, states * Width, Scalar(0));
-        step(token, scratch, scratch.decays.data(), state);
-      }
-    }
-  }
+  /// Keeps the states at the beginning of every block.
+  void walk_forwards(Scratch& scratch) { states_.walk_forwards(scratch); }
 
   /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the
   /// gradients and adds its part of the sums over channels to the scratch's.
   void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
     const Index states = recurrence_->state, row = states * Width;
     Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
-    std::copy_n(begins_.data() + begin / block_ * states * Width, row, met);
+    std::copy_n(states_.at(begin), row, met);
     const auto run = [&]<bool ReadsBefore>() {
       for (Index token = begin; token < end; ++token) {
         const Index at = token - begin;
-        if (set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
+        if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
         read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.query_sums(at * states, 0), g, gradient);
       }
       for (Index token = end - 1; token >= begin; --token) {
@@ -114,60 +66,17 @@ class ScanGradientTile {
   }
 
  private:
-  static constexpr int lane = std::gcd(Width, Scratch::lane), registers = Width / lane;
-  using Registers = LaneRegister<Scalar, lane>;
-  using Register = typename Registers::type;
-  using Row = Register[static_cast<std::size_t>(registers)];
-
-  [[nodiscard]] static Register load(const Scalar* from) { return Registers::load(from); }
-  static void store(Scalar* to, const Register& numbers) { Registers::store(to, numbers); }
-  [[nodiscard]] bool starts_at(Index token) const {
-    return std::binary_search(recurrence_->starts.begin(), recurrence_->starts.end(), token);
-  }
-  /// The tile's part of a token's row; ones where there is no such array.
-  [[nodiscard]] const Scalar* part(const Array<Scalar>& array, Index token, const Scratch& scratch) const {
-    return array.empty() ? scratch.ones.data() : array.row(token) + channel_;
-  }
-  [[nodiscard]] static const Scalar* by_state(const Array<Scalar>& array, Index token, const Scratch& scratch) {
-    return array.empty() ? scratch.ones.data() : array.row(token);
-  }
-  [[nodiscard]] const Scalar* input(Index token) const { return input_.data() + token * input_.outerStride() + channel_; }
-
-  /// The decays into a token, (state, Width). Into a document they are zero, whatever its step holds; returns whether it begins one.
-  bool set_decays(Index token, Scalar* to) const {
-    const Index states = recurrence_->state;
-    const bool fresh = starts_at(token);
-    if (fresh) {
-      std::fill_n(to, states * Width, Scalar(0));
-      return true;
-    }
-    decays_.set(recurrence_->step.row(token) + channel_, to);
-    return false;
-  }
-
-  /// state = decay state + key value.
-  IMPLICIT_ATTENTION_FLATTEN void step(Index token, const Scratch& scratch, const Scalar* decay, Scalar* state) const {
-    const Scalar *const key = by_state(recurrence_->key, token, scratch), *const scale = part(recurrence_->key_scale, token, scratch),
-                        *const a = input(token);
-    Row value;
-    IMPLICIT_ATTENTION_UNROLL
-    for (int r = 0; r < registers; ++r) value[r] = load(a + r * lane) * load(scale + r * lane);
-    for (Index n = 0; n < recurrence_->state; ++n) IMPLICIT_ATTENTION_UNROLL
-    for (int r = 0; r < registers; ++r) {
-      const Index at = n * Width + r * lane;
-      store(state + at, load(decay + at) * load(state + at) + key[n] * value[r]);
-    }
-  }
+  using Base = TileRegisters<Width, Scalar>;
+  using Base::lane, Base::registers, Base::load, Base::store;
+  using typename Base::Register, typename Base::Registers, typename Base::Row;
 
   /// Advances the state by one token, and adds up the gradients that need only the state: those of the query and its scale.
   template <bool ReadsBefore>
   IMPLICIT_ATTENTION_FLATTEN void read(Index token, const Scratch& scratch, const Scalar* decay, Scalar* met, Scalar* query_sums,
                                        const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
     const Index states = recurrence_->state;
-    const Scalar *const query = by_state(recurrence_->query, token, scratch), *const key = by_state(recurrence_->key, token, scratch),
-                        *const scale = part(recurrence_->key_scale, token, scratch),
-                        *const read_scale = part(recurrence_->query_scale, token, scratch),
-                        *const weight = g.data() + token * g.outerStride() + channel_, *const a = input(token);
+    const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
+    const Scalar* const weight = g.data() + token * g.outerStride() + channel_;
     Row value, weights, sums;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
@@ -197,12 +106,9 @@ class ScanGradientTile {
   template <bool ReadsBefore>
   IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, const Scratch& scratch, const Scalar* decay, const Scalar* met, Scalar* key_sums,
                                             const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) {
-    const Scalar *const query = by_state(recurrence_->query, token, scratch), *const key = by_state(recurrence_->key, token, scratch),
-                        *const scale = part(recurrence_->key_scale, token, scratch),
-                        *const read_scale = part(recurrence_->query_scale, token, scratch),
-                        *const weight = g.data() + token * g.outerStride() + channel_, *const a = input(token),
-                        *const rate = decays_.rate();
-    const bool fresh = starts_at(token);
+    const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
+    const Scalar *const weight = g.data() + token * g.outerStride() + channel_, *const rate = states_.rate();
+    const bool fresh = states_.starts_at(token);
     Scalar* const adjoint = adjoint_.data();
     Row value, weights, value_gradient, step_gradient;
     IMPLICIT_ATTENTION_UNROLL
@@ -249,10 +155,9 @@ class ScanGradientTile {
   }
 
   const DiagonalRecurrence<Scalar>* recurrence_;
-  ConstView<Scalar> input_;
-  Index block_, channel_;
-  TileDecays<Width, Scalar> decays_;
-  LaneRows<Scalar, Width> begins_, adjoint_;
+  Index channel_;
+  StateCheckpoints<Width, Scalar> states_;
+  LaneRows<Scalar, Width> adjoint_;  // the gradient with respect to the states
 };
 
 }  // namespace detail
