@@ -80,6 +80,7 @@
 #include <implicit_attention/streaming/growing_rows.hpp>
 #include <implicit_attention/streaming/recurrence_history.hpp>
 #include <implicit_attention/streaming/state_space_row.hpp>
+#include <implicit_attention/streaming/stream_history.hpp>
 #include <implicit_attention/streaming/streaming_attention.hpp>
 #include <implicit_attention/trace/bounded_forget_gate.hpp>
 #include <implicit_attention/trace/causal_convolution.hpp>

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
 #include <implicit_attention/operator/reduction.hpp>
+#include <implicit_attention/operator/unified_form.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -82,6 +84,24 @@ struct StateSpaceRow {
 
   [[nodiscard]] Index width() const { return convolution.empty() ? 1 : convolution.cols(); }
 };
+
+/// Row `row` of a form that is a state space's: with rates, queries and keys, and nothing that its walk does not have.
+template <Real Scalar>
+[[nodiscard]] std::optional<StateSpaceRow<Scalar>> state_space_row_of(const UnifiedForm<Scalar>& form, Index row) {
+  const DiagonalRecurrence<Scalar>& recurrence = *form.recurrence.diagonal();
+  if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
+      !form.convolution_starts.empty() || (!form.gate.empty() && !form.normalization.empty()))
+    return std::nullopt;
+  StateSpaceRow<Scalar> from;
+  from.recurrence = recurrence;
+  from.gate = form.gate.empty() ? form.normalization : form.gate;
+  from.activation = form.activation;
+  from.skip = form.skip;
+  from.input_scale = form.input_scale;
+  from.convolution = form.convolution;
+  from.row = row;
+  return from;
+}
 
 /// The row of up to row_lanes neighbouring channels, from its diagonal back to token 0.
 template <Real Scalar>

@@ -1,16 +1,16 @@
 // The implicit attention of a sequence that grows a token at a time, as an engine decodes.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>
-#include <implicit_attention/streaming/form_history.hpp>
 #include <implicit_attention/streaming/state_space_row.hpp>
+#include <implicit_attention/streaming/stream_history.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -38,61 +38,30 @@ class StreamingAttention {
  public:
   using Scalar = S;
 
-  explicit StreamingAttention(StreamingOptions options = {}) : window_(options.window) {
-    if (window_ < 0) detail::raise(ErrorKind::value, "StreamingAttention: window is ", window_, ", expected at least 1, or 0 for none");
-  }
-
-  StreamingAttention(StreamingAttention&& other) noexcept : window_(other.window_) { swap(other); }
-  StreamingAttention& operator=(StreamingAttention&& other) noexcept {
-    StreamingAttention taken(std::move(other));
-    swap(taken);
-    return *this;
-  }
-  StreamingAttention(const StreamingAttention&) = delete;
-  StreamingAttention& operator=(const StreamingAttention&) = delete;
-  ~StreamingAttention() = default;
+  explicit StreamingAttention(StreamingOptions options = {}) : history_(options.window) {}
 
   /// Takes the form of the next tokens: what `layer.lower` gives for them alone. `x` (tokens, channels), their linear input, is kept where
   /// it is given, for the edge map and to apply the matrix; it is given for all tokens or for none. A carried-in state is that before the
   /// first token; later pieces' states are not read, for the tokens before are there. Fails (ErrorKind::shape or ErrorKind::value) where the
   /// form does not fit those before, and has then taken nothing. One that ends half-way, for want of memory, leaves a stream that refuses
   /// everything but its counts (ErrorKind::value).
-  void append(const UnifiedForm<Scalar>& piece, const Array<Scalar>& x = {}) {
-    check_whole();
-    piece.check();
-    const Index added = piece.tokens(), held = tokens();
-    if (added == 0) return;
-    if (seen_ > 0 && piece.channels() != channels_)
-      detail::raise(ErrorKind::shape, "StreamingAttention: a piece has ", piece.channels(), " channels, expected ", channels_);
-    if (!x.empty()) check_shape("StreamingAttention", "x", x, added, piece.channels(), "(tokens, channels)");
-    input_.check("x", x, held);
-    history_.check(piece, held, seen_, window_);
-    half_taken_ = true;
-    history_.append(piece, held, seen_, window_);
-    input_.append(x, added, held, window_);
-    channels_ = piece.channels();
-    seen_ += added;
-    half_taken_ = false;
-  }
+  void append(const UnifiedForm<Scalar>& piece, const Array<Scalar>& x = {}) { history_.append(piece, x); }
 
   /// Tokens that are kept.
-  [[nodiscard]] Index tokens() const { return window_ > 0 ? std::min(seen_, window_) : seen_; }
+  [[nodiscard]] Index tokens() const { return history_.tokens(); }
   /// Tokens that were taken in all.
-  [[nodiscard]] Index tokens_seen() const { return seen_; }
+  [[nodiscard]] Index tokens_seen() const { return history_.tokens_seen(); }
   /// The number in the sequence of the oldest token that is kept: row and column 0 of every map here.
-  [[nodiscard]] Index first_token() const { return seen_ - tokens(); }
-  [[nodiscard]] Index channels() const { return channels_; }
+  [[nodiscard]] Index first_token() const { return history_.first_token(); }
+  [[nodiscard]] Index channels() const { return history_.channels(); }
   /// Bytes of the history.
-  [[nodiscard]] std::size_t bytes() const { return history_.bytes() + input_.bytes(); }
+  [[nodiscard]] std::size_t bytes() const { return history_.bytes(); }
   /// The linear inputs of the tokens that are kept, (tokens, channels); empty where none were given.
-  [[nodiscard]] Array<Scalar> input() const {
-    check_whole();
-    return input_.view();
-  }
+  [[nodiscard]] Array<Scalar> input() const { return history_.input(); }
 
   /// The operator over the tokens that are kept: every map, reduction and application there is. It views the stream's memory: use it before
   /// the next append.
-  [[nodiscard]] ImplicitAttention<Scalar> attention() const { return ImplicitAttention<Scalar>(form()); }
+  [[nodiscard]] ImplicitAttention<Scalar> attention() const { return ImplicitAttention<Scalar>(history_.form()); }
 
   /// The newest token's row of every channel, (channels, tokens).
   [[nodiscard]] Matrix<Scalar> newest_row(const Executor& executor = serial_executor()) const {
@@ -101,16 +70,15 @@ class StreamingAttention {
     return out;
   }
   /// The same into the caller's memory.
-  void newest_row_into(View<Scalar> out, const Executor& executor = serial_executor()) const { row_into(seen_ - 1, out, executor); }
+  void newest_row_into(View<Scalar> out, const Executor& executor = serial_executor()) const { row_into(tokens_seen() - 1, out, executor); }
 
   /// Row `token` (its number in the sequence) of every channel, (channels, tokens). Fails (ErrorKind::value) for one that is not kept.
   void row_into(Index token, View<Scalar> out, const Executor& executor = serial_executor()) const {
-    const Index row = place_of(token);
+    const Index row = history_.place_of(token);
     check_shape("StreamingAttention", "out", out, channels(), tokens(), "(channels, tokens)");
     if constexpr (std::is_same_v<Scalar, float>) {
-      detail::StateSpaceRow<Scalar> from;
-      if (state_space(row, from)) {
-        detail::state_space_row(from, out, executor);
+      if (const auto from = state_space_row(row)) {
+        detail::state_space_row(*from, out, executor);
         if (detail::all_finite(out)) return;
       }
     }
@@ -124,16 +92,15 @@ class StreamingAttention {
   /// weights (1, channels) are ones.
   void newest_map_row_into(View<Scalar> out, ReductionKind kind, const Array<Scalar>& weights = {}, bool times_input = false,
                            const Executor& executor = serial_executor()) const {
-    const Index row = place_of(seen_ - 1);
+    const Index row = history_.place_of(tokens_seen() - 1);
     check_shape("StreamingAttention", "out", out, 1, tokens(), "(1, tokens)");
     if (!weights.empty()) check_shape("StreamingAttention", "weights", weights, 1, channels(), "(1, channels)");
-    const Array<Scalar> input = times_input ? input_.view() : Array<Scalar>();
+    const Array<Scalar> input = times_input ? history_.input() : Array<Scalar>();
     if (times_input && input.empty())
       detail::raise(ErrorKind::value, "StreamingAttention: the map is to be multiplied by x, and append was given none");
     if constexpr (std::is_same_v<Scalar, float>) {
-      detail::StateSpaceRow<Scalar> from;
-      if (state_space(row, from)) {
-        detail::state_space_reduced_row(from, kind, weights, input, out.data(), executor);
+      if (const auto from = state_space_row(row)) {
+        detail::state_space_reduced_row(*from, kind, weights, input, out.data(), executor);
         if (detail::all_finite(out)) {
           if (detail::is_mean(kind)) out /= static_cast<Scalar>(channels());
           return;
@@ -151,7 +118,7 @@ class StreamingAttention {
     if (history_.has_second()) {
       const ImplicitAttention<Scalar> whole = attention();
       Matrix<Scalar> second(1, tokens());
-      reduce_row_into(whole.second(), place_of(seen_ - 1), second, ReductionKind::mean, g, whole.second_input(), executor);
+      reduce_row_into(whole.second(), history_.place_of(tokens_seen() - 1), second, ReductionKind::mean, g, whole.second_input(), executor);
       out += second;
     }
     out *= static_cast<Scalar>(channels());
@@ -174,60 +141,13 @@ class StreamingAttention {
     selection.executor = executor;
     operation.reduce_into(out, reduction, selection);
   }
-  void swap(StreamingAttention& other) noexcept {
-    std::swap(window_, other.window_);
-    std::swap(seen_, other.seen_);
-    std::swap(channels_, other.channels_);
-    std::swap(half_taken_, other.half_taken_);
-    std::swap(history_, other.history_);
-    std::swap(input_, other.input_);
-  }
-  void check_whole() const {
-    if (half_taken_)
-      detail::raise(
-          ErrorKind::value,
-          "StreamingAttention: an append ended half-way, so that some arrays have its tokens and others do not; begin a new stream");
-  }
-  [[nodiscard]] UnifiedForm<Scalar> form() const {
-    check_whole();
-    if (seen_ == 0) detail::raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
-    return history_.form(tokens(), first_token());
-  }
-  [[nodiscard]] Index place_of(Index token) const {
-    check_whole();
-    if (seen_ == 0) detail::raise(ErrorKind::value, "StreamingAttention: no token was taken yet");
-    if (token < first_token() || token >= seen_)
-      detail::raise(ErrorKind::value, "StreamingAttention: token ", token, " is not kept, expected ", first_token(), " to ", seen_ - 1);
-    return token - first_token();
+  /// A row of a state space's history, which has a walk of its own. That walk forgets states some tokens late, and in all channels of a
+  /// register at once: a row with a number that is not finite is made again as others are.
+  [[nodiscard]] std::optional<detail::StateSpaceRow<Scalar>> state_space_row(Index row) const {
+    return history_.is_diagonal() ? detail::state_space_row_of(history_.form(), row) : std::nullopt;
   }
 
-  /// Whether the history is a state space's, whose rows have a walk of their own. That walk forgets states some tokens late, and in all
-  /// channels of a register at once: a row with a number that is not finite is made again as others are.
-  [[nodiscard]] bool state_space([[maybe_unused]] Index row, [[maybe_unused]] detail::StateSpaceRow<Scalar>& from) const {
-    if constexpr (std::is_same_v<Scalar, float>) {
-      if (!history_.is_diagonal()) return false;
-      const UnifiedForm<Scalar> whole = form();
-      const DiagonalRecurrence<Scalar>& recurrence = *whole.recurrence.diagonal();
-      if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
-          !whole.convolution_starts.empty() || (!whole.gate.empty() && !whole.normalization.empty()))
-        return false;
-      from.recurrence = recurrence;
-      from.gate = whole.gate.empty() ? whole.normalization : whole.gate;
-      from.activation = whole.activation;
-      from.skip = whole.skip;
-      from.input_scale = whole.input_scale;
-      from.convolution = whole.convolution;
-      from.row = row;
-      return true;
-    } else {
-      return false;
-    }
-  }
-
-  Index window_ = 0, seen_ = 0, channels_ = 0;
-  bool half_taken_ = false;
-  detail::FormHistory<Scalar> history_;
-  detail::StreamedArray<Scalar> input_;
+  detail::StreamHistory<Scalar> history_;
 };
 
 IMPLICIT_ATTENTION_NAMESPACE_END
