@@ -56,6 +56,10 @@
   TEMPLATE Matrix<S> contributions_to(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, Index);                           \
   TEMPLATE Matrix<S> affine_output(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, const Executor&);                    \
   TEMPLATE Matrix<S> contribution_norms(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, VectorNorm, const Selection&);  \
+  TEMPLATE class detail::ExplainedRun<S>;                                                                                              \
+  TEMPLATE class detail::MapMethods<S>;                                                                                                \
+  TEMPLATE class detail::WalkMethods<S>;                                                                                               \
+  TEMPLATE class detail::TokenRemovals<S>;                                                                                             \
   TEMPLATE class Explainer<S>;
 
 #include <implicit_attention/core/host_macros_off.hpp>
