@@ -29,8 +29,8 @@ struct ScanGradientScratch {
     key_sums.resize(tokens * states, lane);
   }
   /// Tokens whose states and decays are kept at a time. What a short text needs comes from the third cache in less time than its
-  /// exponentials would take once more (512 tokens, a state of 16: 20 ms instead of 23); of a longer one all blocks but the last are computed
-  /// twice anyway.
+  /// exponentials would take once more (512 tokens, a state of 16: 20 ms instead of 23); of a longer one all blocks but the last are
+  /// computed twice anyway.
   [[nodiscard]] static Index block_of(Index tokens, Index states) {
     constexpr Index most = Index(512) * 16;
     return states <= most && tokens <= most / std::max<Index>(states, 1) ? std::max<Index>(tokens, 1) : IMPLICIT_ATTENTION_BLOCK_TOKENS;

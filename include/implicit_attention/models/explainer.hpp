@@ -50,8 +50,8 @@ class Explainer {
   /// The gradients of what is explained with respect to everything in the model; kept for the target asked for last.
   [[nodiscard]] const BackwardPass<Scalar>& gradients(const Target& target);
 
-  /// One score per input token by one method; zero after the target's position. Raw attention, rollout, contribution norms
-  /// and their rollout, and random take the position alone; the others the whole target. See the methods' own headers for formulas and signs.
+  /// One score per input token by one method; zero after the target's position. Raw attention, rollout, contribution norms and their
+  /// rollout, and random take the position alone; the others the whole target. See the methods' own headers for formulas and signs.
   [[nodiscard]] Attribution<Scalar> explain(Method method, const Target& target, const MethodOptions<Scalar>& options = {});
 
   /// The matrix form of every method: row r is what `explain` gives for targets[r], to rounding. One target for each position gives a map
@@ -72,9 +72,9 @@ class Explainer {
     run_.check(target);
     return detail::TokenRemovals<Scalar>(run_, options).value_without(token, target);
   }
-  /// The same for several tokens, in rising order, each taken away alone, (tokens). A short text is run without each of several tokens side by
-  /// side, as documents of one sequence, where the model keeps those apart. A longer one is run once up to each block of tokens, and from there
-  /// on without each of the block's, where layers carry states; else once for each.
+  /// The same for several tokens, in rising order, each taken away alone, (tokens). A short text is run without each of several tokens side
+  /// by side, as documents of one sequence, where the model keeps those apart. A longer one is run once up to each block of tokens, and
+  /// from there on without each of the block's, where layers carry states; else once for each.
   [[nodiscard]] RowVector<Scalar> values_without(const std::vector<Index>& removed, const Target& target,
                                                  const MethodOptions<Scalar>& options) const;
 

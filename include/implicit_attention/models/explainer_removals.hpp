@@ -13,7 +13,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Tokens of a text up to which running the whole of it beside others costs less than going on from states before the removed token by itself.
+/// Tokens of a text up to which running the whole of it beside others costs less than going on alone from the states before the removed
+/// token.
 inline constexpr Index tokens_of_a_short_text = 64;
 
 /// What is explained when tokens are taken away, each alone.

@@ -30,8 +30,8 @@ class StreamHistory {
   StreamHistory& operator=(const StreamHistory&) = delete;
   ~StreamHistory() = default;
 
-  /// The next tokens, and their linear input x (tokens, channels) where it is given. Fails (ErrorKind::shape or ErrorKind::value) where they
-  /// do not fit those before, and has then taken nothing.
+  /// The next tokens, and their linear input x (tokens, channels) where it is given. Fails (ErrorKind::shape or ErrorKind::value) where
+  /// they do not fit those before, and has then taken nothing.
   void append(const UnifiedForm<Scalar>& piece, const Array<Scalar>& x) {
     check_whole();
     piece.check();

@@ -27,9 +27,9 @@ struct StreamingOptions {
 ///     for each token:  stream.append(layer.lower(activations));         // arrays of one row, x in activations.x if it is there
 ///                      stream.newest_row_into(View<float>(out, channels, stream.tokens()));
 ///
-/// Rows are those of the layer run on all tokens at once, to rounding. With a window, tokens before it have left: entries of the tokens that
-/// are there are what they were, and those before them are gone; softmax attention, which divides by all of them, is refused. Weights that
-/// the layer's form views must live as long as the stream.
+/// Rows are those of the layer run on all tokens at once, to rounding. With a window, tokens before it have left: entries of the tokens
+/// that are there are what they were, and those before them are gone; softmax attention, which divides by all of them, is refused. Weights
+/// that the layer's form views must live as long as the stream.
 ///
 /// Several threads may read one stream at once; while one appends, no other may do anything with it. A stream is moved, not copied, and is
 /// empty again where it was moved from.
