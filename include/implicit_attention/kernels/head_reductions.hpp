@@ -28,7 +28,7 @@ struct JoinedRun {
 /// Joins by one product a tap: with G the scales (rows, channels) and F_d the factors of tap d (channels, tokens),
 /// sum_e A_e[i,j] = sum_d R[i,j+d] (G F_d)[i,j]. So does the sum of absolute values without a convolution: |R| o (|G| |F|).
 template <Real Scalar, class Reducer>
-class ProductJoin {
+class HeadProductJoin {
  public:
   [[nodiscard]] static bool fits(const SurroundedMatrix<Scalar>& surrounded) {
     return std::is_same_v<Reducer, Add> || (absolute && surrounded.width() == 1);
@@ -100,9 +100,9 @@ class ProductJoin {
 
 /// Joins channel after channel, entry by entry in registers.
 template <Real Scalar, class Reducer>
-class EntryJoin {
+class HeadEntryJoin {
  public:
-  explicit EntryJoin(const Reducer& join) : join_(join) {}
+  explicit HeadEntryJoin(const Reducer& join) : join_(join) {}
 
   /// Joins columns first..last-1; columns that a row does not see hold anything afterwards.
   void operator()(const JoinedRun<Scalar>& of, Index first, Index last) {
@@ -215,14 +215,14 @@ class HeadReduction {
         finite_(&finite),
         chosen_(&chosen),
         joined_(&joined),
-        as_product_(ProductJoin<Scalar, Reducer>::fits(surrounded)),
+        as_product_(HeadProductJoin<Scalar, Reducer>::fits(surrounded)),
         finite_columns_(finite.part, stretch_tokens, !as_product_),
         all_columns_(surrounded, stretch_tokens, !as_product_),
         by_entries_(join) {}
 
   /// Rows that are joined together. The more there are, the smaller the share of a product that packs its factors.
   [[nodiscard]] static Index rows_of_a_run(const SurroundedMatrix<Scalar>& surrounded) {
-    return ProductJoin<Scalar, Reducer>::fits(surrounded) ? 2 * map_block_tokens : map_block_tokens;
+    return HeadProductJoin<Scalar, Reducer>::fits(surrounded) ? 2 * map_block_tokens : map_block_tokens;
   }
 
   /// Joins one head's channels to the run's rows of `joined`, (rows, padded tokens); columns that a row does not see hold anything
@@ -260,8 +260,8 @@ class HeadReduction {
   Matrix<Scalar>* joined_;
   bool as_product_;
   HeadColumns<Scalar> finite_columns_, all_columns_;
-  ProductJoin<Scalar, Reducer> by_products_;
-  EntryJoin<Scalar, Reducer> by_entries_;
+  HeadProductJoin<Scalar, Reducer> by_products_;
+  HeadEntryJoin<Scalar, Reducer> by_entries_;
   Matrix<Scalar> scales_;
   SeenTokens seen_;
 };
