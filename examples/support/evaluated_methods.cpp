@@ -10,11 +10,12 @@
 
 #include "command_line.hpp"
 #include "methods_asked.hpp"
+#include "model_input.hpp"
 
 namespace implicit_attention::examples {
 void IntegrationPath::set(MethodOptions<float>& how, const LanguageModel<float>& model) const {
   if (baseline == "zero") how.baseline = {};
-  if (baseline == "mean") how.baseline = RowVector<float>(model.parts().embedding.matrix().colwise().mean());
+  if (baseline == "mean") how.baseline = mean_embedding(model);
   how.integration_steps = steps;
 }
 

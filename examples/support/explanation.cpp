@@ -165,7 +165,7 @@ Question<Scalar> question_to(const LoadedModel<Scalar>& loaded, const Explanatio
   how.heads = chosen_heads(options, loaded);
   how.integration_steps = options.steps;
   if (options.baseline == "mean")
-    how.baseline = RowVector<Scalar>(loaded.model.parts().embedding.matrix().colwise().mean());
+    how.baseline = mean_embedding(loaded.model);
   else if (named.baseline)
     how.baseline = detail::row_of(loaded.model.parts().embedding, *named.baseline);
   if (const std::optional<Index> unknown = loaded.tokenizer.find("<unk>")) {

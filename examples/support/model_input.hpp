@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include <implicit_attention/core/tensor_source.hpp>
+#include <implicit_attention/core/watched_tensors.hpp>
 #include <implicit_attention/io/tokenizer.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
@@ -51,6 +51,12 @@ struct LoadedModel {
 };
 extern template struct LoadedModel<float>;
 extern template struct LoadedModel<double>;
+
+/// The mean of a model's embeddings, (1, width): where a path of integrated gradients may begin.
+template <Real Scalar>
+[[nodiscard]] RowVector<Scalar> mean_embedding(const LanguageModel<Scalar>& model) {
+  return model.parts().embedding.matrix().colwise().mean();
+}
 
 /// Fails (value) where a tensor of the checkpoint holds a NaN or an infinity, naming it and the place. All tensors are read for that, so it
 /// is asked once a result is not finite.
