@@ -8,6 +8,7 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <support/catch.hpp>
@@ -218,6 +219,18 @@ inline std::vector<Plan> plans(Index tokens, Index state, Index values, std::uin
         all.push_back(plan);
       }
   return all;
+}
+
+/// Calls body(plan, scalar) for every plan of several lengths and sizes, in double and in float: states and values of one number, of less than
+/// a register, and of more than one.
+template <class Body>
+void for_plans_in_both_scalars(const std::vector<Index>& lengths, std::uint64_t seed, const Body& body) {
+  for (const Index tokens : lengths)
+    for (const auto& [state, values] : {std::pair<Index, Index>(1, 1), std::pair<Index, Index>(5, 3), std::pair<Index, Index>(17, 8)})
+      for (const Plan& plan : plans(tokens, state, values, seed += 50)) {
+        body(plan, double());
+        body(plan, float());
+      }
 }
 
 /// Calls body(recurrence) with every transition that with_unused_nan spoils, at several lengths; with documents of one token among them,

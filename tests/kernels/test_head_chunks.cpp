@@ -51,15 +51,7 @@ void check_scans_of_plan(const Plan& plan) {
 }  // namespace
 
 TEST_CASE("scans, transposed scans and states of every head recurrence are those of the equation") {
-  std::uint64_t seed = 0;
-  for (const Index tokens : {1, 2, 9, 40, 130})
-    for (const auto& [state, values] : {std::pair<Index, Index>(1, 1), std::pair<Index, Index>(5, 3), std::pair<Index, Index>(17, 8)})
-      for (const Plan& plan : plans(tokens, state, values, seed += 50)) {
-        // The longest ones take a while: each plan in one scalar, which changes with the sizes.
-        const bool in_float = (plan.seed + static_cast<std::uint64_t>(values)) % 2 == 0;
-        if (tokens < 130 || !in_float) check_scans_of_plan<double>(plan);
-        if (tokens < 130 || in_float) check_scans_of_plan<float>(plan);
-      }
+  for_plans_in_both_scalars({1, 2, 9, 40, 130}, 0, [](const Plan& plan, auto scalar) { check_scans_of_plan<decltype(scalar)>(plan); });
 }
 
 TEST_CASE("scans of head recurrences give the same bits for any number of workers") {

@@ -99,13 +99,7 @@ void check_differences(const HeadRecurrence<double>& r, Array<double> HeadRecurr
 }  // namespace
 
 TEST_CASE("the gradient of a head recurrence in chunks is that of the walk over tokens") {
-  std::uint64_t seed = 300;
-  for (const Index tokens : {1, 2, 31, 33, 130})
-    for (const auto& [state, values] : {std::pair<Index, Index>(1, 1), std::pair<Index, Index>(5, 3), std::pair<Index, Index>(17, 8)})
-      for (const Plan& plan : plans(tokens, state, values, seed += 50)) {
-        check_gradient_plan<double>(plan);
-        check_gradient_plan<float>(plan);
-      }
+  for_plans_in_both_scalars({1, 2, 31, 33, 130}, 300, [](const Plan& plan, auto scalar) { check_gradient_plan<decltype(scalar)>(plan); });
 }
 
 TEST_CASE("a token that is not a number spoils those gradients that depend on it and no others") {
