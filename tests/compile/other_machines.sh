@@ -10,7 +10,7 @@ Usage: bash tests/compile/other_machines.sh [--compilers] [--eigen FOLDER] [--ar
   --eigen FOLDER  the same with the Eigen there, by c++ alone (a copy of Eigen 5: the folder that holds Eigen/Core)
   --arm           the tests built by aarch64-linux-gnu-g++, linked statically, run by qemu (Debian: g++-aarch64-linux-gnu qemu-user-static)
   --test FILE     below tests/, instead of operator/test_explicit.cpp core/test_numerics.cpp (and with --arm kernels/test_not_finite.cpp
-                  layers/test_mamba2.cpp, too)
+                  kernels/test_reducers.cpp kernels/test_four_tap_rows.cpp layers/test_mamba2.cpp, too)
 
 Without one of the first three: all of them, Eigen being looked for in IMPLICIT_ATTENTION_OTHER_EIGEN. Exit status 77 where nothing was there
 to be tried, 1 where something failed.
@@ -97,7 +97,7 @@ fi
 if [ "$arm" = yes ]; then
   qemu="$(command -v qemu-aarch64-static || command -v qemu-aarch64 || true)"
   if command -v aarch64-linux-gnu-g++ >/dev/null && [ -n "$qemu" ]; then
-    [ ${#tests[@]} -gt 0 ] || chosen+=(kernels/test_not_finite.cpp layers/test_mamba2.cpp)
+    [ ${#tests[@]} -gt 0 ] || chosen+=(kernels/test_not_finite.cpp kernels/test_reducers.cpp kernels/test_four_tap_rows.cpp layers/test_mamba2.cpp)
     try_one "arm64 by qemu" aarch64-linux-gnu-g++ "$system_eigen" "$qemu" -std=c++20
   else
     echo "skipped: no aarch64-linux-gnu-g++ or no qemu-aarch64 (Debian: g++-aarch64-linux-gnu qemu-user-static)"

@@ -99,11 +99,4 @@ Matrix<double> by_definition(const SurroundedDiagonal<Scalar>& surrounded, Index
   return matrix;
 }
 
-/// 0 .. count - 1.
-inline std::vector<Index> every(Index count) {
-  std::vector<Index> all;
-  for (Index i = 0; i < count; ++i) all.push_back(i);
-  return all;
-}
-
 }  // namespace diagonal_cases

@@ -6,6 +6,7 @@
 
 #include <support/catch.hpp>
 
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/four_tap_rows.hpp>
 
 #include "matrix_cases.hpp"
@@ -23,6 +24,11 @@ TEMPLATE_TEST_CASE("four taps of a row are summed with the skip on its diagonal,
   if constexpr (Rows::available) {
     const Index tokens = 64, channel = 2;
     SurroundedCase<Scalar> made(MatrixKind::diagonal, tokens, 0b0001110u, 4, 3);
+    const bool negative = GENERATE(false, true);  // sums behind the entries: 0 of both signs, or -0 everywhere
+    if (negative) {
+      made.surrounded.activation = Matrix<Scalar>(-made.surrounded.activation.matrix().cwiseAbs());
+      made.surrounded.taps = Matrix<Scalar>(made.surrounded.taps.matrix().cwiseAbs());
+    }
     const Surrounded<SharedMatrix<Scalar>>& s = made.surrounded;
     detail::HeadColumns<Scalar> columns(s, tokens, false, true);
     const std::vector<Index> channels{1, 2};
@@ -50,6 +56,25 @@ TEMPLATE_TEST_CASE("four taps of a row are summed with the skip on its diagonal,
         worst = larger(worst, std::abs(static_cast<double>(numbers[static_cast<std::size_t>(j)]) - sum * static_cast<double>(scale)));
       }
       CHECK(worst < (sizeof(Scalar) == 4 ? 1e-5 : 1e-14));
+      bool positive = true;
+      for (Index j = count; j < made_columns; ++j) positive = positive && !std::signbit(numbers[static_cast<std::size_t>(j)]);
+      CHECK(positive);
+      // Whole lines straight to the result, the same bits as by way of memory of its own.
+      constexpr Index line = detail::numbers_in_a_line<Scalar>;
+      const Index stop = std::max(line, made_columns / line * line);
+      if (stop > made_columns || made_columns <= line) continue;
+      LargeMemory<Scalar> result(1, tokens);
+      std::fill_n(result.data(), tokens, Scalar(7));
+      std::vector<Scalar> rest(numbers.size(), Scalar(7));
+      four_taps.write(entries.data(), scale, row, count, line, stop, made_columns, rest.data(), result.data());
+      Index wrong = 0;
+      for (Index j = 0; j < tokens; ++j) {
+        const std::size_t place = static_cast<std::size_t>(j);
+        const bool straight = j >= line && j < stop;
+        wrong += result.data()[j] != (straight ? numbers[place] : Scalar(7));
+        if (j < made_columns) wrong += rest[place] != (straight ? Scalar(7) : numbers[place]);
+      }
+      CHECK(wrong == 0);
     }
     CHECK(four_taps.takes(Scalar(0)));
     CHECK_FALSE(four_taps.takes(std::numeric_limits<Scalar>::infinity()));

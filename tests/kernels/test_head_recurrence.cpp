@@ -25,7 +25,7 @@ void check_plain_rows_of_plan(const Plan& plan) {
 
 TEST_CASE("plain rows of every head recurrence are those of the equation") {
   std::uint64_t seed = 0;
-  for (const Index tokens : {1, 2, 9, 40})
+  for (const Index tokens : {1, 2, 9, 40, 130})
     for (const Index state : {1, 5, 17})
       for (const Plan& plan : plans(tokens, state, 2, seed += 50)) {
         check_plain_rows_of_plan<double>(plan);

@@ -38,3 +38,45 @@ TEMPLATE_TEST_CASE("extremes take an infinite value as a value and keep a NaN, i
   check("largest", detail::Largest{}, -infinite, [](Scalar a, Scalar b) { return a > b ? a : b; });
   check("smallest", detail::Smallest{}, infinite, [](Scalar a, Scalar b) { return a < b ? a : b; });
 }
+
+namespace {
+
+/// `join` over lanes and of two numbers, one value after the other and register by register, against `by_hand` of all numbers.
+template <class Scalar, class Join, class ByHand>
+void check_joined_in_every_way(const char* name, const Join& join, Scalar initial, const ByHand& by_hand) {
+  constexpr int width = 2 * detail::register_lanes<Scalar>;
+  constexpr Scalar infinite = std::numeric_limits<Scalar>::infinity(), nan = std::numeric_limits<Scalar>::quiet_NaN();
+  const auto same = [](Scalar a, Scalar b) { return std::isnan(b) ? std::isnan(a) : a == b; };
+  for (const Scalar odd : {Scalar(-3), Scalar(20), infinite, -infinite, nan, -nan})
+    for (int place = 0; place < width; ++place) {
+      INFO(name << ", " << odd << " at " << place);
+      Lanes<Scalar, width> values;
+      for (int i = 0; i < width; ++i) values[i] = i == place ? odd : static_cast<Scalar>((i * 7) % 11 - 5);
+      Scalar expected = initial, joined = initial, combined = initial;
+      for (int i = 0; i < width; ++i) {
+        expected = std::isnan(expected) ? expected : by_hand(expected, values[i]);
+        joined = join(joined, Scalar(values[i]));
+        const Scalar one = join(initial, Scalar(values[i]));
+        combined = i % 2 == 0 ? Join::combine(combined, one) : Join::combine(one, combined);
+      }
+      const Lanes<Scalar, width> start = Lanes<Scalar, width>::Constant(initial);
+      const Scalar across = Join::over(Lanes<Scalar, width>(join(start, values)));
+      CHECK(same(joined, expected));
+      CHECK(same(combined, expected));
+      CHECK(same(across, expected));
+    }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a reducer joins numbers, lanes and parts of a sum to the same value", "", double, float) {
+  using Scalar = TestType;
+  constexpr Scalar infinite = std::numeric_limits<Scalar>::infinity();
+  const auto unless_nan = [](Scalar value, Scalar joined) { return std::isnan(value) ? value : joined; };
+  check_joined_in_every_way("sum", detail::Add{}, Scalar(0), [](Scalar a, Scalar b) { return a + b; });
+  check_joined_in_every_way("sum of absolute values", detail::AddAbsolute{}, Scalar(0), [](Scalar a, Scalar b) { return a + std::abs(b); });
+  check_joined_in_every_way("sum of positive parts", detail::AddPositive{}, Scalar(0),
+                            [](Scalar a, Scalar b) { return b < Scalar(0) ? a : a + b; });
+  check_joined_in_every_way("largest", detail::Largest{}, -infinite, [&](Scalar a, Scalar b) { return unless_nan(b, a > b ? a : b); });
+  check_joined_in_every_way("smallest", detail::Smallest{}, infinite, [&](Scalar a, Scalar b) { return unless_nan(b, a < b ? a : b); });
+}

@@ -79,7 +79,9 @@ TEMPLATE_TEST_CASE("a row writer writes what it is given at any place and length
         }
     memory.reset();
     writer.copy(source.at(0), -1, memory.at(0));
+    writer.copy_to_end(source.at(0), -1, memory.at(0));
     writer.zeros(-1, memory.at(0));
+    writer.zeros_to_end(-1, memory.at(0));
     CHECK(memory.wrong(0, 0, [](Index) { return Scalar(0); }) == 0);
   }
 }

@@ -59,7 +59,8 @@ class RowBlocks {
   /// Prepares blocks begin..end-1. Calls for different blocks may run at the same time.
   void prepare(std::size_t begin, std::size_t end) {
     BlockFactors<Scalar> factors(*r_, head_);
-    for (std::size_t b = begin; b < end; ++b) leads_on_[b] = prepare(factors, b);
+    Matrix<Scalar> led_on;
+    for (std::size_t b = begin; b < end; ++b) leads_on_[b] = prepare(factors, led_on, b);
   }
   /// After all blocks: where a block has a number that is not finite, prepares its rows before that number as if it were finite.
   void prepare_untouched() {
@@ -72,7 +73,8 @@ class RowBlocks {
       if (end == range.first || end == range.end) continue;
       if (!finite) finite = finite_part(*r_, head_);
       BlockFactors<Scalar> factors(*finite, 0);
-      static_cast<void>(prepare(factors, b));  // rows after the number cannot be led over the block
+      Matrix<Scalar> led_on;
+      static_cast<void>(prepare(factors, led_on, b));  // rows after the number cannot be led over the block
       untouched_end_[b] = std::min(untouched_end_[b], end);
     }
   }
@@ -128,8 +130,9 @@ class RowBlocks {
     Eigen::Map<RowVector<Scalar>>(to.data(), to.size()) = Eigen::Map<const RowVector<Scalar>>(from, to.size());
   }
 
-  /// Returns whether later rows can be led over the block.
-  [[nodiscard]] bool prepare(BlockFactors<Scalar>& factors, std::size_t index) {
+  /// Returns whether later rows can be led over the block. `led_on`: memory for what probes read of writes, through the removals between them
+  /// too.
+  [[nodiscard]] bool prepare(BlockFactors<Scalar>& factors, Matrix<Scalar>& led_on, std::size_t index) {
     const TokenRange& range = ranges_[index];
     factors.load(range);
     const Index n = range.count(), first = range.first;
@@ -153,7 +156,6 @@ class RowBlocks {
       } else {
         View<Scalar> removal = rows_of(removal_, r_->state);
         copy(factors.removals.data(), removal);
-        Matrix<Scalar> led_on;  // what probes read of writes, through the removals between them too
         set_product(led_on, factors.inverse, factors.probe_writes);
         own = factors.within;
         add_product(own, factors.query_removals, led_on);

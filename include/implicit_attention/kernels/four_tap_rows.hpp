@@ -23,7 +23,7 @@ class FourTapRows {
  public:
   static constexpr int lane = register_lanes<Scalar>;
 
-  /// Whether registers of this machine can be shuffled.
+  /// Whether Lanes are one register of the machine: not doubles on machines of 16 bytes.
   static constexpr bool available = lane == computed_lanes<Scalar>;
 
   FourTapRows() {

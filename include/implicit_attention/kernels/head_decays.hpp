@@ -69,7 +69,7 @@ class HeadDecays {
         absent_(recurrence.log_decay.empty()),
         by_state_(!absent_ && recurrence.decay_by_state()) {}
 
-  /// Of tokens first .. first + count - 1. An idle token's decay is not read, and is 1.
+  /// Of tokens first .. first + count - 1. An idle token's decay is not used, and counts as 1.
   void load(Index first, Index count, bool first_is_idle, bool last_is_idle) {
     count_ = count;
     if (absent_) return;

@@ -26,8 +26,8 @@ struct ProductRowsScratch {
 /// R = (Q K^T) o decays. For a run of rows that begins at row b, the decays to columns before b are a factor a row times a factor a column;
 /// from column b on there is a factor a pair:
 ///
-///     R[i,j] = S(b..i) (query_i . key_j) S(j..b) key_scale_j       j < b,     S(j..i) the decay of tokens j + 1 .. i
-///     R[i,j] = S(j..i) (query_i . key_j) key_scale_j               j >= b
+///     R[i,j] = S(b-1..i') (query_i . key_j) S(j..b-1) key_scale_j       j < b,      S(j..i) the decay of tokens j + 1 .. i
+///     R[i,j] = S(j..i') (query_i . key_j) key_scale_j                   j >= b,     i' = i, or i - 1 where rows read before the update
 template <Real Scalar>
 class ProductRows {
  public:

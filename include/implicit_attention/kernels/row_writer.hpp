@@ -62,8 +62,8 @@ class RowWriter {
     std::fill(to, to + count, Scalar(0));
   }
 
-  /// copy() and zeros() at the end of a row. Its last line is written through the caches: streams that nothing interrupts are taken at half
-  /// to nine tenths of the rate by some machines (AMD's Zen 5), which one ordinary line in 8 to 256 ends.
+  /// copy() and zeros() at the end of a row. Its last line is written through the caches: some machines (AMD's Zen 5) take an uninterrupted
+  /// stream at only half to nine tenths of memory's rate, and one ordinary line after every 8 to 256 streamed ones restores the whole rate.
   void copy_to_end(const Scalar* from, Index count, Scalar* to) const {
     const Index last = last_line(count, to);
     copy(from, count - last, to);

@@ -20,7 +20,7 @@ template <Real Scalar>
   return whole;
 }
 
-/// The methods on a run that has what they read.
+/// Raw attention, rollout and the methods by vectors, on a run that has what they read: the caller has asked it for that.
 template <Real S>
 class MapMethods {
  public:

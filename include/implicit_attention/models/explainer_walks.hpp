@@ -34,7 +34,7 @@ struct KeptWalks {
   }
 };
 
-/// The methods on a run that has what they read.
+/// The methods that walk back, on a run that has what they read: the caller has asked it for that.
 template <Real S>
 class WalkMethods {
  public:

@@ -85,10 +85,12 @@ struct StateSpaceRow {
   [[nodiscard]] Index width() const { return convolution.empty() ? 1 : convolution.cols(); }
 };
 
-/// Row `row` of a form that is a state space's: with rates, queries and keys, and nothing that its walk does not have.
+/// Row `row` of a form that is a state space's: with rates, queries and keys, and nothing that its walk does not have; else nothing.
 template <Real Scalar>
 [[nodiscard]] std::optional<StateSpaceRow<Scalar>> state_space_row_of(const UnifiedForm<Scalar>& form, Index row) {
-  const DiagonalRecurrence<Scalar>& recurrence = *form.recurrence.diagonal();
+  const DiagonalRecurrence<Scalar>* const diagonal = form.recurrence.diagonal();
+  if (diagonal == nullptr) return std::nullopt;
+  const DiagonalRecurrence<Scalar>& recurrence = *diagonal;
   if (recurrence.rate.empty() || recurrence.query.empty() || recurrence.key.empty() || recurrence.read_before_update ||
       !form.convolution_starts.empty() || (!form.gate.empty() && !form.normalization.empty()))
     return std::nullopt;
