@@ -17,6 +17,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/finite.hpp>
+#include <implicit_attention/core/watched_tensors.hpp>
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/npy.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>

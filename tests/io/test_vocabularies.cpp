@@ -443,6 +443,9 @@ TEST_CASE("vocabularies: GGUF's arrays", "[io]") {
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.model = "bert"; }),
              contains_text("a.gguf: tokenizer.ggml.model is \"bert\", expected gpt2, llama or rwkv"));
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.scores.pop_back(); }), contains_text("tokenizer.ggml.scores has 9 entries"));
+  // Before the tokens are looked at: one of them is there twice.
+  CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.scores.clear(), v.tokens[5] = "h"; }),
+             contains_text("tokenizer.ggml.scores has 0 entries, expected one for each of 10 tokens"));
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.scores[4] = std::numeric_limits<float>::quiet_NaN(); }),
              contains_text("scores [4]: is not a number"));
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.types.push_back(1); }), contains_text("token_type has 11 entries"));

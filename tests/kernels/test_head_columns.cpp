@@ -1,4 +1,5 @@
 // What stands right of a head's matrix: factors of columns, what rows see, and channels by their heads.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>

@@ -1,7 +1,6 @@
 // Where weights come from: named tensors. io/ reads them from files; a host can pass its own.
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>

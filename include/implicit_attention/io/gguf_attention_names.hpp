@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_keys.hpp>

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +11,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/gguf_configuration_writer.hpp>
+#include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_keys.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -74,7 +74,7 @@ namespace detail {
   if (family == "qwen3next" && keys.integer("expert_count").value_or(0) > 0) config.set("norm_topk_prob", true);
   config.set("norm_weights_include_one", true);
   const Index interval = keys.integer("full_attention_interval").value_or(4);
-  if (interval < 1) raise(ErrorKind::file, keys.where(), ": full_attention_interval is ", interval);
+  if (interval < 1) raise(ErrorKind::file, keys.where(), ": full_attention_interval is ", interval, ", expected at least 1");
   // A list of layers takes precedence over the interval.
   const bool listed = keys.has("attention.recurrent_layers");
   config.layer_kinds("layer_types", [&](Index layer) {
@@ -245,7 +245,7 @@ namespace detail {
   return false;
 }
 
-/// The function for each architecture that GGUF has a name for.
+/// The function for each architecture that is read.
 struct GgufFamilyKeys {
   std::string_view architecture;
   bool (*translate)(GgufConfigurationWriter& config);
@@ -265,6 +265,14 @@ inline constexpr std::array<GgufFamilyKeys, 15> gguf_family_keys{{{"mamba", gguf
                                                                   {"lfm2moe", gguf_lfm2_keys},
                                                                   {"jamba", gguf_jamba_keys},
                                                                   {"kimi-linear", gguf_kimi_keys}}};
+
+static_assert(std::all_of(gguf_families.begin(), gguf_families.end(),
+                          [](const GgufFamily& family) {
+                            return family.architecture == "bamba" ||  // files call it granitehybrid
+                                   std::any_of(gguf_family_keys.begin(), gguf_family_keys.end(),
+                                               [&](const GgufFamilyKeys& keys) { return keys.architecture == family.architecture; });
+                          }),
+              "a family whose tensors are named has keys that are translated");
 
 /// A model's configuration, from its metadata and, for what only they tell, its tensors. Fails (file) on a key that may change the model and
 /// is not understood.

@@ -34,7 +34,6 @@ class GgufConfigurationWriter {
   GgufConfigurationWriter(const GgufKeys& keys, const Tensors& tensors) : keys_(&keys), tensors_(&tensors), made_(keys.where()) {}
 
   [[nodiscard]] const GgufKeys& keys() const { return *keys_; }
-  [[nodiscard]] const Tensors& tensors() const { return *tensors_; }
   /// What has been set.
   [[nodiscard]] Configuration take() { return std::move(made_); }
 

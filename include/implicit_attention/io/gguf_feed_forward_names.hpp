@@ -3,9 +3,9 @@
 
 #include <array>
 #include <cstddef>
-#include <string>
 #include <string_view>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
 #include <implicit_attention/io/gguf_keys.hpp>
@@ -82,7 +82,7 @@ class GgufFeedForwardNames {
         below, name, [&] { return stacked(given, given.renamer.sibling(given.layer, message("ffn_up", kind, given.suffix))); }, end);
   }
 
-  // A tensor is split into experts only where the metadata has as many: no number that only a tensor's header claims.
+  // A tensor is split into as many experts as the metadata has, or, where it does not say, as the tensor has, 4096 at most.
   void expect_experts(const GgufLayerTensor& given) const {
     constexpr Index most = 4096;
     const CheckpointTensor& tensor = given.tensor;

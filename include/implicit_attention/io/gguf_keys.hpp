@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -48,6 +49,7 @@ class GgufKeys {
     if (value == nullptr) return std::nullopt;
     if (const auto* all = std::get_if<std::vector<std::int64_t>>(value)) {
       if (all->empty()) return std::nullopt;
+      if (const auto found = agreed_.find(key); found != agreed_.end()) return found->second;
       const std::int64_t most = *std::max_element(all->begin(), all->end());
       for (const std::int64_t each : *all) {
         if (each == most || each == 0) continue;
@@ -55,7 +57,7 @@ class GgufKeys {
         raise(ErrorKind::file, where(), ": metadata key ", printable(whole(key)), " is ", each, " for one layer and ", most,
               " for another, expected one number for all that have it");
       }
-      return sensible(most, key);
+      return agreed_.emplace(key, sensible(most, key)).first->second;
     }
     return sensible(*file_->get<std::int64_t>(whole(key)), key);
   }
@@ -165,6 +167,7 @@ class GgufKeys {
   const GgufFile* file_;
   std::string architecture_;
   mutable std::set<std::string, std::less<>> asked_;
+  mutable std::map<std::string, Index, std::less<>> agreed_;  // of lists, which may be long
 };
 
 }  // namespace detail

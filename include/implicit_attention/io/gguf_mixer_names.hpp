@@ -2,13 +2,15 @@
 #pragma once
 
 #include <string_view>
-#include <utility>
 #include <vector>
 
-#include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
+#include <implicit_attention/io/gguf_keys.hpp>
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/gguf_value_heads.hpp>
+#include <implicit_attention/io/tensor_table.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

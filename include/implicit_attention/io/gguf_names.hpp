@@ -33,6 +33,7 @@
 #include <implicit_attention/io/gguf_mixer_names.hpp>
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
+#include <implicit_attention/io/text.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

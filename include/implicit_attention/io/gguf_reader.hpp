@@ -1,13 +1,12 @@
 // The bytes of a GGUF file, versions 2 and 3: its keys and the descriptions of its tensors, in their order in the file.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -37,8 +36,8 @@ struct GgufTensor {
   Index count = 0;
 };
 
-/// Reads a GGUF file from its beginning, one call after the other: its counts, its keys, its tensors. Every size is checked against the bytes
-/// that are there.
+/// Reads a GGUF file from its beginning, one call after the other: its counts, its keys, its tensors. Every size but those of the tensors'
+/// numbers, which GgufFile checks, is checked against the bytes that are there.
 class GgufReader {
  public:
   struct Counts {
@@ -73,13 +72,14 @@ class GgufReader {
     GgufTensor made;
     made.name = text();
     const std::string who = message(where_, ": tensor ", printable(made.name));
-    if (made.name.empty() || made.name.size() > 256) raise(ErrorKind::file, who, ": its name has ", made.name.size(), " bytes");
+    if (made.name.empty() || made.name.size() > 256)
+      raise(ErrorKind::file, who, ": its name has ", made.name.size(), " bytes, expected 1 to 256");
     const auto axes = bytes_.number<std::uint32_t>();
     if (axes > 8) raise(ErrorKind::file, who, ": has ", axes, " axes, expected at most 8");
     for (std::uint32_t axis = 0; axis < axes; ++axis) {
       const auto size = bytes_.number<std::uint64_t>();
       if (size == 0 || size > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
-        raise(ErrorKind::file, who, ": an axis of size ", size);
+        raise(ErrorKind::file, who, ": an axis of size ", size, ", expected 1 to ", std::numeric_limits<Index>::max());
       made.shape.insert(made.shape.begin(), static_cast<Index>(size));
     }
     if (made.shape.empty()) made.shape.push_back(1);

@@ -219,7 +219,7 @@ struct GgufLayerTensor {
   GgufRenamer& renamer;
   std::string prefix;  ///< of the layer's public names
   Index layer;
-  std::string_view part, suffix;  ///< its name in the file behind `blk.N.`, without and with only .weight or .bias
+  std::string_view part, suffix;  ///< its name in the file behind `blk.N.`, cut before .weight or .bias, if it ends so
   const CheckpointTensor& tensor;
 
   /// Keeps `kept`, a tensor or what makes one, as `prefix + below + name + end`. True, as a known name is.

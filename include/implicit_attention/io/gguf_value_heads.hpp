@@ -2,9 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <string>
 #include <string_view>
-#include <utility>
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/gguf.hpp>
@@ -12,13 +10,25 @@
 #include <implicit_attention/io/gguf_renamer.hpp>
 #include <implicit_attention/io/gguf_row_order.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
+#include <implicit_attention/io/text.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// In the file value heads are tiled: head t reads key head t mod H. In the checkpoints they are grouped: head h reads key head h / r.
+/// Where each of the checkpoint's rows of value heads is in a file that has them tiled.
+struct GgufTiledRows {
+  Index key_heads, values_of_each, width;  ///< `width` rows for a value head
+
+  [[nodiscard]] Index operator()(Index i) const {
+    const Index head = i / width;
+    return (head % values_of_each * key_heads + head / values_of_each) * width + i % width;
+  }
+};
+
+/// Where value heads are tiled in the file, head t reads key head t mod H; in the checkpoints they are grouped, and head h reads key head h / r.
+/// Other tensors are returned as they are.
 /// `who` names the tensor in errors.
 class GgufValueHeads {
  public:
@@ -59,20 +69,21 @@ class GgufValueHeads {
     if (!tiled_) return tensor;
     const Index rows = tensor.shape.front();
     if (tensor.shape.size() > 2 || rows != count() * width) wrong_shape(who, tensor, message(count() * width, " rows"));
-    return in_order(tensor, [&](Index i) { return from_tiled(i, width); });
+    return in_order(tensor, from_tiled(width));
   }
   /// Rows of q and k, then those of the value heads.
   [[nodiscard]] Tensor last_rows_ordered(const Tensor& tensor, std::string_view who) const {
     if (!tiled_) return tensor;
     const Index before = 2 * key_heads() * key_width(), each = width();
     expect_rows(tensor, before + count() * each, who);
-    return rows_in_order(tensor, [&](Index i) { return i < before ? i : before + from_tiled(i - before, each); });
+    const GgufTiledRows row = from_tiled(each);
+    return rows_in_order(tensor, [&](Index i) { return i < before ? i : before + row(i - before); });
   }
   [[nodiscard]] Tensor columns_ordered(const Tensor& tensor, std::string_view who) const {
     if (!tiled_) return tensor;
-    if (tensor.shape.size() != 2 || tensor.shape.back() != count() * width())
-      wrong_shape(who, tensor, message("(width, ", count() * width(), ")"));
-    return columns_in_order(tensor, [&](Index i) { return from_tiled(i, width()); });
+    const Index each = width(), columns = count() * each;
+    if (tensor.shape.size() != 2 || tensor.shape.back() != columns) wrong_shape(who, tensor, message("(width, ", columns, ")"));
+    return columns_in_order(tensor, from_tiled(each));
   }
 
   /// Of rows [b r | a r] for each key head: those of b (0) or a (1).
@@ -105,10 +116,7 @@ class GgufValueHeads {
     if (tensor.shape.empty() || tensor.parts.front().stored.rows != rows || tensor.shape.front() != rows)
       wrong_shape(who, tensor, message(rows, " rows"));
   }
-  [[nodiscard]] Index from_tiled(Index i, Index width) const {
-    const Index keys = key_heads(), each = count() / keys, head = i / width;
-    return (head % each * keys + head / each) * width + i % width;
-  }
+  [[nodiscard]] GgufTiledRows from_tiled(Index width) const { return {key_heads(), count() / key_heads(), width}; }
 
   const GgufKeys* keys_;
   bool tiled_ = false;

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/pickle_names.hpp>
 #include <implicit_attention/io/pickle_stack.hpp>
 #include <implicit_attention/io/text.hpp>

@@ -24,7 +24,7 @@ struct PickleValue {
   Kind kind = Kind::none;
   std::int64_t integer = 0;
   double real = 0;
-  std::string_view text;             ///< of a text; of a name, the module and the name with a dot between
+  std::string_view text;             ///< of a text; what a name is, PickleStack::name() has
   std::vector<std::uint32_t> items;  ///< of a list; of a dictionary keys and values in turn; of a storage or a tensor what it was made of
 };
 
@@ -147,7 +147,7 @@ class PickleStack {
     values_.push_back(std::move(value));
     return static_cast<std::uint32_t>(values_.size() - 1);
   }
-  // What is above the last mark, or above the stack's bottom.
+  // The values below the last mark; without one, none.
   [[nodiscard]] std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
 
   const ByteReader* reader_;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,8 +29,11 @@ class TorchReader {
  public:
   explicit TorchReader(std::shared_ptr<const MappedFile> file)
       : archive_(std::move(file)),
-        pickle_(archive_.pickle(), message(archive_.where(), ": ", printable(archive_.pickle_name()))),
+        pickle_(archive_.pickle(), message(archive_.where(), ": ", printable(archive_.root()), "data.pkl")),
         tensors_(archive_, pickle_) {}
+
+  TorchReader(const TorchReader&) = delete;  // its tensors point at its archive and its pickle
+  TorchReader& operator=(const TorchReader&) = delete;
 
   [[nodiscard]] TensorTable read() {
     TensorTable table;

@@ -25,6 +25,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/io/bytes.hpp>
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/mapped_file.hpp>

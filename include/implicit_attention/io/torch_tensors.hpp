@@ -61,11 +61,12 @@ class TorchArchive {
     if (zip_.has(root_ + "byteorder"))
       if (const ZipBytes order = zip_.read(root_ + "byteorder"); order.text != "little")  // `order` keeps the text alive
         raise(ErrorKind::file, zip_.where(), ": its numbers are in ", printable(order.text, 20), "-endian order, expected little");
-    pickle_ = zip_.read(pickle_name());
+    pickle_ = zip_.read(root_ + "data.pkl");
   }
 
   [[nodiscard]] const std::string& where() const { return zip_.where(); }
-  [[nodiscard]] std::string pickle_name() const { return root_ + "data.pkl"; }
+  /// The folder that everything in it is in, with a slash behind.
+  [[nodiscard]] const std::string& root() const { return root_; }
   [[nodiscard]] std::string_view pickle() const { return pickle_.text; }
   /// The entry of a storage by its key in the pickle.
   [[nodiscard]] std::string storage_name(std::string_view key) const { return message(root_, "data/", key); }
@@ -188,7 +189,8 @@ class TorchTensors {
     std::vector<Index> numbers;
     for (const std::uint32_t item : value(position).items) {
       const PickleValue& number = value(item);
-      if (number.kind != Kind::integer || number.integer < 0) raise(ErrorKind::file, who, ": expected integers from 0 as its ", what);
+      if (number.kind != Kind::integer) raise(ErrorKind::file, who, ": expected integers from 0 as its ", what);
+      if (number.integer < 0) raise(ErrorKind::file, who, ": expected integers from 0 as its ", what, ", one is ", number.integer);
       numbers.push_back(static_cast<Index>(number.integer));
     }
     return numbers;

@@ -1,6 +1,8 @@
 // From the gradients of a block's factors to those of its vectors and decays: the transpose of head_decays.hpp and head_block.hpp.
 #pragma once
 
+#include <algorithm>
+
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/kernels/head_block.hpp>
 

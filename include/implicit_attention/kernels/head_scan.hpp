@@ -1,6 +1,7 @@
 // The gradients of every factor of a HeadRecurrence, in chunks of tokens; o = R x and its transpose come with head_chunks.hpp.
 #pragma once
 
+#include <cstddef>
 #include <utility>
 #include <vector>
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
+#include <cstddef>
 #include <vector>
 
 #include <implicit_attention/kernels/head_block.hpp>

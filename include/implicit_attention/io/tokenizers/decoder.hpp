@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/tokenizers/byte_alphabet.hpp>
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/pre_tokenizer.hpp>

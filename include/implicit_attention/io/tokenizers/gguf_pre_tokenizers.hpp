@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include <implicit_attention/core/error.hpp>
+#include <implicit_attention/config.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

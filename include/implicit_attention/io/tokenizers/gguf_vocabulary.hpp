@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/tokenizers/gguf_pre_tokenizers.hpp>
 #include <implicit_attention/io/tokenizers/pipeline.hpp>
 #include <implicit_attention/io/tokenizers/world.hpp>
@@ -74,7 +75,7 @@ class GgufTokens {
     }
     return list;
   }
-  /// What goes before and after a text; `usual_bos`: whether its first token does where no key says so.
+  /// What goes before and after a text; `usual_bos`: whether a text begins with the bos token where no key says so.
   [[nodiscard]] PostProcessor ends(bool usual_bos) const {
     PostProcessor processor;
     if (from_.add_bos.value_or(usual_bos)) {
@@ -93,12 +94,10 @@ class GgufTokens {
 };
 
 /// Sentencepiece merges, of all neighbours that make a token, those of the highest score first. As merges: every way to cut a token into two
-/// tokens, ranked by its score.
+/// tokens, ranked by its score. There is a score for each token.
 inline void add_score_merges(const GgufTokens& tokens, BytePairModel& model) {
   const GgufVocabulary& from = tokens.vocabulary();
   const std::size_t count = from.tokens.size();
-  if (from.scores.size() != count)
-    tokens.refuse("scores", message("has ", from.scores.size(), " entries, expected one for each of ", count, " tokens"));
   std::vector<std::size_t> order;
   for (std::size_t id = 0; id < count; ++id) {
     if (!(from.scores[id] == from.scores[id])) tokens.refuse("scores", message("[", id, "]: is not a number"));
@@ -172,6 +171,9 @@ class GgufTokenizer {
   /// Sentencepiece's byte pairs.
   [[nodiscard]] std::shared_ptr<const TextCodec> metaspace() const {
     const GgufVocabulary& from = tokens_.vocabulary();
+    const std::size_t count = from.tokens.size();
+    if (from.scores.size() != count)
+      tokens_.refuse("scores", message("has ", from.scores.size(), " entries, expected one for each of ", count, " tokens"));
     BytePairModel::Options options;
     options.unknown.id = from.unknown;
     options.unknown.byte_fallback = true;

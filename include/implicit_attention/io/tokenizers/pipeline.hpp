@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/tokenizers/added_tokens.hpp>
 #include <implicit_attention/io/tokenizers/decoder.hpp>
 #include <implicit_attention/io/tokenizers/normalizer.hpp>

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/text.hpp>
 #include <implicit_attention/io/tokenizers/added_tokens.hpp>
 #include <implicit_attention/io/tokenizers/byte_alphabet.hpp>
 #include <implicit_attention/io/tokenizers/byte_pair.hpp>

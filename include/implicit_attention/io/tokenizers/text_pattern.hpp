@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/regex.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
