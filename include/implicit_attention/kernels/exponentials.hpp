@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
 #include <type_traits>
 
@@ -40,7 +41,9 @@ inline void exponentiate_register(const float* from, float* to) {
   y = y * r + 5.0000001201e-1f;
   y = y * (r * r) + r + 1.0f;
   // The last bits of `shifted` are n; 2^(n-1) is representable even where 2^n overflows.
-  const Register half = reinterpret_cast<Register>((reinterpret_cast<Bits>(shifted) << 23) + (126 << 23));
+  // Where the result will be 0 they are anything: unsigned, their sum may overflow.
+  typedef std::uint32_t Unsigned __attribute__((vector_size(vector_register_bytes), aligned(4), may_alias));
+  const Register half = reinterpret_cast<Register>((reinterpret_cast<Unsigned>(shifted) << 23) + (126U << 23));
   y = y * half * 2.0f;
   *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~too_small);
 }
