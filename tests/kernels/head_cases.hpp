@@ -233,6 +233,17 @@ void for_plans_in_both_scalars(const std::vector<Index>& lengths, std::uint64_t 
       }
 }
 
+/// Makes token `bad` of the query, the key, the decay or the probe (part 0 to 3) NaN. Returns false where the recurrence has no such part.
+inline bool spoil_part(HeadRecurrence<double>& r, int part, Index bad) {
+  if (part == 2 && r.log_decay.rows() != r.tokens) return false;
+  if (part == 3 && r.transition != Transition::rank_one) return false;
+  Array<double>& array = part == 0 ? r.query : part == 1 ? r.key : part == 2 ? r.log_decay : r.probe;
+  Matrix<double> numbers = array.matrix();
+  numbers.row(bad).setConstant(std::numeric_limits<double>::quiet_NaN());
+  array = numbers;
+  return true;
+}
+
 /// Calls body(recurrence) with every transition that with_unused_nan spoils, at several lengths; with documents of one token among them,
 /// one at the end of 5 and 71 tokens, and without.
 template <class Body>

@@ -80,17 +80,7 @@ TEST_CASE("a token that is not a number spoils what a scan makes of it and nothi
       HeadRecurrence<double> r = make<double>(plan);
       const Index bad = 41;
       Matrix<double> x = Draw(5).normals<double>(r.tokens, r.channels);
-      const auto spoil = [&](Array<double>& array) {
-        Matrix<double> numbers = array.matrix();
-        numbers.row(bad).setConstant(nan);
-        array = numbers;
-      };
-      if (part == 0) spoil(r.query);
-      if (part == 1) spoil(r.key);
-      if (part == 2 && r.log_decay.rows() != r.tokens) continue;
-      if (part == 2) spoil(r.log_decay);
-      if (part == 3 && r.transition != Transition::rank_one) continue;
-      if (part == 3) spoil(r.probe);
+      if (part < 4 && !spoil_part(r, part, bad)) continue;
       if (part == 4) x.row(bad).setConstant(nan);
       INFO(plan.text() << ", part " << part);
       Matrix<double> plain(r.tokens, r.channels), fast(r.tokens, r.channels);

@@ -59,24 +59,13 @@ TEST_CASE("rows of every head recurrence are those of the equation") {
 }
 
 TEST_CASE("a token that is not a number spoils the entries that depend on it and no others, in every way of making rows") {
-  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   for (Plan plan : plans(100, 4, 3, 21)) {
     plan.extreme = false;
     plan.forgetting = std::min(plan.forgetting, 1.0);
     for (const int part : {0, 1, 2, 3}) {
       HeadRecurrence<double> r = make<double>(plan);
       const Index bad = 41;
-      const auto spoil = [&](Array<double>& array) {
-        Matrix<double> numbers = array.matrix();
-        numbers.row(bad).setConstant(nan);
-        array = numbers;
-      };
-      if (part == 0) spoil(r.query);
-      if (part == 1) spoil(r.key);
-      if (part == 2 && r.log_decay.rows() != r.tokens) continue;
-      if (part == 2) spoil(r.log_decay);
-      if (part == 3 && r.transition != Transition::rank_one) continue;
-      if (part == 3) spoil(r.probe);
+      if (!spoil_part(r, part, bad)) continue;
       INFO(plan.text() << ", part " << part);
       for (Index head = 0; head < r.heads; ++head) {
         Matrix<double> plain = Matrix<double>::Zero(r.tokens, r.tokens), all(r.tokens, r.tokens), single(r.tokens, r.tokens);

@@ -279,7 +279,7 @@ class HeadWalk {
   Scalar* out_ = nullptr;
   WalkTokens<Scalar> tokens_;
   WalkReader<Scalar> reader_;
-  WalkPair<Scalar> over_{};               // the last pair, which r has not been taken over yet
+  WalkPair<Scalar> over_{};               // the last pair: r is not led back over it yet
   Scalar removed_a_ = 0, removed_b_ = 0;  // what its removals read of r
 };
 
