@@ -42,7 +42,7 @@ class TensorSource {
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
 };
 
-/// Reads the tensors below one prefix, e.g. `backbone.layers.0.mixer.`.
+/// Reads the tensors below one prefix, e.g. `backbone.layers.0.mixer.`. The source must outlive it.
 template <class Scalar>
 class PrefixedTensors {
  public:

@@ -27,7 +27,7 @@ struct KeyPair {
   std::string_view gguf, ours;
 };
 
-/// Sets keys of config.json from those of GGUF: what families have in common.
+/// Sets keys of config.json from those of GGUF: what families have in common. The keys and tensors must outlive it.
 class GgufConfigurationWriter {
  public:
   using Tensors = std::map<std::string, CheckpointTensor, std::less<>>;

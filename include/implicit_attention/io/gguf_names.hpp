@@ -50,6 +50,7 @@ namespace detail {
 }
 
 /// One model's tensors under their public names. Names outside the layers and of norms are here; each part of a layer has a table of its own.
+/// The model and its keys must outlive it.
 class GgufNames final : public GgufRenamer {
  public:
   GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration)

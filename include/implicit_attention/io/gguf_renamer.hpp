@@ -72,7 +72,7 @@ class GgufFileNames {
   raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), ", expected ", expected);
 }
 
-/// Goes through one model's tensors; a family says what each becomes.
+/// Goes through one model's tensors; a family says what each becomes. The model and its keys must outlive it.
 class GgufRenamer {
  public:
   using Tensor = CheckpointTensor;

@@ -29,7 +29,7 @@ struct GgufTiledRows {
 
 /// Where value heads are tiled in the file, head t reads key head t mod H; in the checkpoints they are grouped, and head h reads key head h / r.
 /// Other tensors are returned as they are.
-/// `who` names the tensor in errors.
+/// `who` names the tensor in errors. The keys must outlive it.
 class GgufValueHeads {
  public:
   using Tensor = CheckpointTensor;

@@ -36,7 +36,7 @@ class TextPattern {
     return TextPattern(std::move(fixed));
   }
 
-  /// A search for it, with the memory that it works in; one serves many texts.
+  /// A search for it, with the memory that it works in; one serves many texts. The pattern must outlive it.
   class Search {
    public:
     explicit Search(const TextPattern& pattern) : pattern_(pattern) {
