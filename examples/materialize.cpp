@@ -146,8 +146,8 @@ struct Choice {
   }
 };
 
-/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place, and
-/// (value) where heads are asked of a layer that has none.
+/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place,
+/// and (value) where heads are asked of a layer that has none.
 template <Real Scalar>
 Choice choice_of(const Options& options, std::optional<Index> batch, const Run<Scalar>& run) {
   const ImplicitAttention<Scalar>&attention = run.attention, &of_heads = run.of_heads();
@@ -478,8 +478,8 @@ struct Input {
   std::optional<Index> batch;
   Index tokens = 0;
 };
-/// Whether a name stands for the tensors input.q, input.k and input.v: any of theirs, none where they are there, and the one that every other
-/// layer's input has, where there is no such tensor.
+/// Whether a name stands for the tensors input.q, input.k and input.v: any of theirs, none where they are there, and the one that every
+/// other layer's input has, where there is no such tensor.
 bool names_query_key_value(const SafetensorsFile& file, const std::string& named) {
   if (named.empty()) return file.find("input.q") != nullptr;
   if (named == "input.hidden_states") return file.find(named) == nullptr;

@@ -160,8 +160,8 @@ class MappedName {
 };
 /// What was done about the signal before this program began.
 struct sigaction before_cut_short {};
-/// Bytes of a mapped file are gone. The signal may mean something else, too (somebody sent it, an address is not aligned): then it does what
-/// it did before.
+/// Bytes of a mapped file are gone. The signal may mean something else, too (somebody sent it, an address is not aligned): then it does
+/// what it did before.
 void cut_short(int signal, siginfo_t* what, void*) {
   if (what->si_code <= 0 || what->si_code == BUS_ADRALN) {
     remove_partial_files();

@@ -35,8 +35,8 @@ inline void remove_partial_files() noexcept {
     if (const char* const path = name.load()) std::remove(path);
 }
 
-/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and
-/// nothing is left behind. A symbolic link is kept; its target is written, and made if it does not exist.
+/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays
+/// and nothing is left behind. A symbolic link is kept; its target is written, and made if it does not exist.
 /// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
 class ReplacedFile {
  public:
@@ -98,8 +98,8 @@ class ReplacedFile {
   }
 
  private:
-  /// The partial file, empty; null, with errno, where it cannot be or is there already. It has no permission that what stands there has not:
-  /// others, who may not read that, might open it before the permissions are changed.
+  /// The partial file, empty; null, with errno, where it cannot be or is there already. It has no permission that what stands there has
+  /// not: others, who may not read that, might open it before the permissions are changed.
   [[nodiscard]] std::FILE* created() const {
 #if defined(__unix__) || defined(__APPLE__)
     struct stat before {};

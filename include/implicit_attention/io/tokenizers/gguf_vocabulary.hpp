@@ -94,8 +94,8 @@ class GgufTokens {
   const GgufVocabulary& from_;
 };
 
-/// Sentencepiece merges, of all neighbours that make a token, those of the highest score first. As merges: every way to cut a token into two
-/// tokens, ranked by its score. There is a score for each token.
+/// Sentencepiece merges, of all neighbours that make a token, those of the highest score first. As merges: every way to cut a token into
+/// two tokens, ranked by its score. There is a score for each token.
 inline void add_score_merges(const GgufTokens& tokens, BytePairModel& model) {
   const GgufVocabulary& from = tokens.vocabulary();
   const std::size_t count = from.tokens.size();
