@@ -1,4 +1,5 @@
-// Memory that a reduction, or an explanation by a whole model, needs beside its inputs and its result, measured in a separate process by the kernel's counters.
+// Memory that a reduction, or an explanation by a whole model, needs beside its inputs and its result, measured in a separate process by
+// the kernel's counters.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>

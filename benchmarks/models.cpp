@@ -1,4 +1,5 @@
-// Whole models: what explaining costs beside the forward pass's own projections, at the rate that Eigen has on those shapes in the same run.
+// Whole models: what explaining costs beside the forward pass's own projections, at the rate that Eigen has on those shapes in the same
+// run.
 #include <algorithm>
 #include <cmath>
 #include <functional>

@@ -65,6 +65,8 @@ struct Run {
   std::optional<ImplicitAttention<Scalar>> bare;  ///< what --heads reads, where that is another operator than `attention`
   Array<Scalar> x, y, out;
   Index first = 0, tokens = 0;  ///< where it stands among the tokens of a padded sequence, and how many those are
+
+  [[nodiscard]] const ImplicitAttention<Scalar>& of_heads() const { return bare ? *bare : attention; }
 };
 
 template <Real Scalar>
@@ -124,12 +126,19 @@ struct Choice {
   std::optional<Index> batch;  ///< nothing where the input was one sequence without a batch in front
   Index tokens = 0;
   std::vector<Index> channels, rows, heads;
+  Index summands = 1;  ///< matrices of a head
   std::optional<ReductionKind> reduction;
   bool heads_only = false;  ///< pictures and .npy hold one thing: with --heads, the heads' matrices
 
   [[nodiscard]] Index row_count() const { return static_cast<Index>(rows.size()); }
-  /// Matrices of the attention, one below the other.
-  [[nodiscard]] Index matrices() const { return batch.value_or(1) * (reduction ? 1 : static_cast<Index>(channels.size())); }
+  /// Matrices of the attention, or where heads alone are written, of the heads, one below the other.
+  [[nodiscard]] Index matrices() const {
+    const auto of_sequence = [&]() -> Index {
+      if (heads_only) return static_cast<Index>(heads.size()) * summands;
+      return reduction ? 1 : static_cast<Index>(channels.size());
+    };
+    return batch.value_or(1) * of_sequence();
+  }
   /// A shape with the batch in front, where there is one.
   [[nodiscard]] std::vector<Index> with_batch(std::vector<Index> axes) const {
     if (batch) axes.insert(axes.begin(), *batch);
@@ -137,22 +146,33 @@ struct Choice {
   }
 };
 
-/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place.
+/// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place,
+/// and (value) where heads are asked of a layer that has none.
 template <Real Scalar>
-Choice choice_of(const Options& options, std::optional<Index> batch, const ImplicitAttention<Scalar>& attention, Index tokens) {
+Choice choice_of(const Options& options, std::optional<Index> batch, const Run<Scalar>& run) {
+  const ImplicitAttention<Scalar>&attention = run.attention, &of_heads = run.of_heads();
   const bool safetensors = std::filesystem::path(options.out).extension() == ".safetensors";
   Choice choice;
   choice.batch = batch;
-  choice.tokens = tokens;
+  choice.tokens = run.tokens;
   choice.channels = parse_indices("--channels", options.channels).resolve(attention.channels(), "channel");
-  choice.rows = parse_indices("--rows", options.rows).resolve(tokens, "row");
+  choice.rows = parse_indices("--rows", options.rows).resolve(run.tokens, "row");
   choice.reduction = options.reduction();
-  choice.heads_only = !options.heads.empty() && !safetensors;
+  if (!options.heads.empty()) {
+    if (of_heads.heads() == 0)
+      detail::raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
+    choice.heads = parse_indices("--heads", options.heads).resolve(of_heads.heads(), "head");
+    choice.summands = of_heads.summands();
+    choice.heads_only = !safetensors;
+  }
   const bool picture = std::filesystem::path(options.out).extension() == ".png";
-  if (!picture || choice.heads_only || choice.reduction || choice.matrices() <= most_panels) return choice;
-  if (options.reduce_given)
+  if (!picture || choice.matrices() <= most_panels) return choice;
+  const bool joins = !choice.heads_only && !choice.reduction && !options.reduce_given && batch.value_or(1) <= most_panels;
+  if (!joins)
     detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", choice.matrices(),
-                  "; choose fewer with --channels, or join them with --reduce mean-abs");
+                  choice.heads_only  ? "; choose fewer with --heads"
+                  : choice.reduction ? ", one a sequence"
+                                     : "; choose fewer with --channels, or join them with --reduce mean-abs");
   std::fprintf(stderr, "materialize: %s matrices are more than a picture has room for: it shows their mean of absolute values\n",
                grouped(choice.matrices()).c_str());
   choice.reduction = ReductionKind::mean_abs;
@@ -197,11 +217,11 @@ class Result {
 
   void add(const Run<Scalar>& run, Index sequence, const Executor& executor) {
     const ImplicitAttention<Scalar>& attention = run.attention;
-    if (sequence == 0) prepare(attention, run.tokens);
+    if (sequence == 0) prepare(run);
     const RunRows rows(choice_, run.first, attention.tokens());
     const Selection selection{choice_.channels, rows.own(), options_.byte_limit, executor};
     if (!choice_.heads_only) add_attention(attention, sequence, rows, selection);
-    if (!options_.heads.empty()) add_heads(run.bare ? *run.bare : attention, rows, executor);
+    if (!options_.heads.empty()) add_heads(run.of_heads(), rows, executor);
     add_bias(attention, rows);
     add_tokens("linear_input", run, run.x);
     add_tokens("y", run, run.y);
@@ -228,12 +248,12 @@ class Result {
   }
 
  private:
-  void prepare(const ImplicitAttention<Scalar>& attention, Index tokens) {
-    choice_ = choice_of(options_, choice_.batch, attention, tokens);
+  void prepare(const Run<Scalar>& run) {
+    choice_ = choice_of(options_, choice_.batch, run);
     if (choice_.heads_only) return;
     const Index rows = choice_.matrices() * choice_.row_count();
-    check_byte_limit("attention", {rows, tokens}, sizeof(Scalar), options_.byte_limit);
-    numbers_.resize(rows, tokens);
+    check_byte_limit("attention", {rows, run.tokens}, sizeof(Scalar), options_.byte_limit);
+    numbers_.resize(rows, run.tokens);
   }
 
   void add_attention(const ImplicitAttention<Scalar>& attention, Index sequence, const RunRows& rows, const Selection& selection) {
@@ -249,10 +269,8 @@ class Result {
   }
 
   void add_heads(const ImplicitAttention<Scalar>& attention, const RunRows& run_rows, const Executor& executor) {
-    if (attention.heads() == 0)
-      detail::raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
-    const std::vector<Index>& heads = choice_.heads = parse_indices("--heads", options_.heads).resolve(attention.heads(), "head");
-    const Index summands = attention.summands(), rows = run_rows.count(), count = static_cast<Index>(heads.size());
+    const std::vector<Index>& heads = choice_.heads;
+    const Index summands = choice_.summands, rows = run_rows.count(), count = static_cast<Index>(heads.size());
     Index rank = 1;
     while (rank * rank < summands) ++rank;
     Matrix<Scalar> maps(count * summands * rows, attention.tokens());
@@ -310,10 +328,7 @@ void draw(const Options& options, const Result<Scalar>& result, const std::strin
   HeatMap map;
   map.title = title;
   if (choice.reduction) map.value_name = reduction_text(*choice.reduction);
-  const Index panels = numbers.rows() / choice.row_count(), per_sequence = panels / choice.batch.value_or(1);
-  if (panels > most_panels)
-    detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", panels,
-                  "; choose fewer with ", choice.heads_only ? "--heads" : "--channels");
+  const Index panels = choice.matrices(), per_sequence = panels / choice.batch.value_or(1);
   for (Index p = 0; p < panels; ++p) {
     const auto of_sequence = static_cast<std::size_t>(p % per_sequence);
     Panel panel;
@@ -463,8 +478,8 @@ struct Input {
   std::optional<Index> batch;
   Index tokens = 0;
 };
-/// Whether a name stands for the tensors input.q, input.k and input.v: any of theirs, none where they are there, and the one that every other
-/// layer's input has, where there is no such tensor.
+/// Whether a name stands for the tensors input.q, input.k and input.v: any of theirs, none where they are there, and the one that every
+/// other layer's input has, where there is no such tensor.
 bool names_query_key_value(const SafetensorsFile& file, const std::string& named) {
   if (named.empty()) return file.find("input.q") != nullptr;
   if (named == "input.hidden_states") return file.find(named) == nullptr;

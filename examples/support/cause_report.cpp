@@ -96,7 +96,7 @@ std::string cause_text(const CauseEvaluation& evaluation) {
     text +=
         detail::message("\nFormulations: all terms less the others, paired by output; + better, - worse, by intervals that hold no 0\n\n",
                         formulation_table(evaluation, pairs).text());
-  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", false));
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), evaluation.integration.steps, "outputs", false));
   text += detail::message('\n', fine_print(evaluation), " * best of its column, random scores aside.\n");
   for (const CauseMetric& metric : cause_metrics()) text += detail::message("  ", metric.head, ": ", metric.meaning, "\n");
   return text;
@@ -113,7 +113,7 @@ std::string cause_markdown(const CauseEvaluation& evaluation) {
     text +=
         detail::message("\nAll terms less the other formulations, paired by output (+ better, - worse, by intervals that hold no 0):\n\n",
                         formulation_table(evaluation, pairs).markdown());
-  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "outputs", true));
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), evaluation.integration.steps, "outputs", true));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) + " Bold: best of its column, random scores aside.\n\n";
   for (const CauseMetric& metric : cause_metrics()) text += detail::message("- ", metric.head, ": ", metric.meaning, "\n");
   return text;
@@ -159,7 +159,7 @@ void add_results(OrderedJson& json, const CauseEvaluation& evaluation) {
     if (relevance != evaluation.methods.end() && &*relevance != &method)
       result["less_relevance"] = intervals(
           [&](std::size_t comparison, std::size_t metric) { return evaluation.difference(method, *relevance, comparison, metric); });
-    add_conservation(result, sums_of(method));
+    add_conservation(result, sums_of(method), evaluation.integration.steps);
     if (!method.untreated.empty()) result["untreated"] = method.untreated;
     json["results"].push_back(std::move(result));
   }

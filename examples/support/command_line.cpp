@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cctype>
 #include <cerrno>
 #include <charconv>
@@ -157,8 +158,19 @@ class MappedName {
   std::array<char, 4352> line_{};  // a path, and what stands before it
   std::size_t size_ = 0;
 };
-/// Bytes of a mapped file are gone.
-void cut_short(int, siginfo_t* what, void*) {
+/// What was done about the signal before this program began.
+struct sigaction before_cut_short {};
+/// Bytes of a mapped file are gone. The signal may mean something else, too (somebody sent it, an address is not aligned): then it does
+/// what it did before.
+void cut_short(int signal, siginfo_t* what, void*) {
+  if (what->si_code <= 0 || what->si_code == BUS_ADRALN) {
+    remove_partial_files();
+    ::sigaction(signal, &before_cut_short, nullptr);
+    if (what->si_code <= 0) std::raise(signal);  // else the same instruction raises it again
+    return;
+  }
+  static std::atomic_flag said;  // threads may find it at the same time; one says it
+  while (said.test_and_set()) ::pause();
   remove_partial_files();
   const MappedName name(reinterpret_cast<std::uintptr_t>(what->si_addr));
   const auto say = [](std::string_view text) { static_cast<void>(!::write(STDERR_FILENO, text.data(), text.size())); };
@@ -185,7 +197,7 @@ void handle_signals() {
   struct sigaction action {};
   action.sa_sigaction = cut_short;
   action.sa_flags = SA_SIGINFO;
-  ::sigaction(SIGBUS, &action, nullptr);
+  ::sigaction(SIGBUS, &action, &before_cut_short);
 #endif
 }
 

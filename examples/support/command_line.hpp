@@ -19,8 +19,8 @@ class Validator;
 
 namespace implicit_attention::examples {
 
-/// While one of these lives, a thread that runs out of memory ends the program there, with one line and status 2: nlohmann-json aborts where it
-/// cannot allocate a value.
+/// While one of these lives, a thread that runs out of memory ends the program there, with one line and status 2: nlohmann-json aborts
+/// where it cannot allocate a value.
 class EndWithoutMemory {
  public:
   EndWithoutMemory();

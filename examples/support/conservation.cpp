@@ -17,15 +17,16 @@ namespace implicit_attention::examples {
 namespace {
 
 /// Whether a row's scores sum to what is explained.
-enum class Sum : std::size_t { whole, but_for_the_integral, without_left_out_terms, need_not, of_no_logit };
+enum class Sum : std::size_t { whole, but_for_the_integral, but_for_its_points, without_left_out_terms, need_not, of_no_logit };
 
 /// How that is told: by a word in a file, and in a sentence.
 struct SumWords {
   const char *word, *sentence;
 };
-constexpr std::array<SumWords, 5> sum_words = {{
+constexpr std::array<SumWords, 6> sum_words = {{
     {"yes", "yes, with what biases take"},
     {"to_tolerance", "yes, with the baseline's, up to the error of the integral"},
+    {"to_given_steps", "yes, with the baseline's, up to what the points that were asked for leave of the integral"},
     {"terms_left_out", "no, even with what biases take: what the terms left out give is missing"},
     {"need_not", "need not"},
     {"no_logit", "no logit is explained"},
@@ -35,13 +36,13 @@ const SumWords& words_of(Sum sum) { return sum_words[static_cast<std::size_t>(su
 double mean_alone(const std::vector<double>& values) { return bootstrap_mean(values, 0, 1).mean; }
 
 /// By the row's method and its terms, and whether anything is missing: some layers have no other terms than those of a smaller set.
-Sum sum_of(const RowSums& row) {
+Sum sum_of(const RowSums& row, Index steps) {
   constexpr double rounding = 1e-4;  // float's, through all layers
   const Method method = parse_method(row.method);
   std::string terms(row.terms.empty() ? "all" : row.terms);
   std::replace(terms.begin(), terms.end(), '+', ',');
   if (conserves(method, Terms::parse(terms))) return Sum::whole;
-  if (method == Method::integrated_gradients) return Sum::but_for_the_integral;
+  if (method == Method::integrated_gradients) return steps > 0 ? Sum::but_for_its_points : Sum::but_for_the_integral;
   if (method == Method::vector_rollout)
     return mean_alone(row.gaps) <= rounding * mean_alone(row.explained) ? Sum::whole : Sum::without_left_out_terms;
   return method_info(method).of_position ? Sum::of_no_logit : Sum::need_not;
@@ -49,12 +50,12 @@ Sum sum_of(const RowSums& row) {
 
 }  // namespace
 
-std::string conservation_text(const std::vector<RowSums>& rows, std::string_view counted, bool markdown) {
+std::string conservation_text(const std::vector<RowSums>& rows, Index steps, std::string_view counted, bool markdown) {
   const char* const bullet = markdown ? "- " : "  ";
   std::string lines;
   std::array<std::vector<std::string>, sum_words.size()> without_sum;
   for (const RowSums& row : rows) {
-    const Sum sum = sum_of(row);
+    const Sum sum = sum_of(row, steps);
     if (sum == Sum::need_not || sum == Sum::of_no_logit) {  // with any terms: named once
       detail::append_new(without_sum[static_cast<std::size_t>(sum)], {std::string(row.method)});
       continue;
@@ -69,8 +70,8 @@ std::string conservation_text(const std::vector<RowSums>& rows, std::string_view
                          lines);
 }
 
-void add_conservation(nlohmann::ordered_json& result, const RowSums& row) {
-  result["sums_to_explained"] = words_of(sum_of(row)).word;
+void add_conservation(nlohmann::ordered_json& result, const RowSums& row, Index steps) {
+  result["sums_to_explained"] = words_of(sum_of(row, steps)).word;
   if (!row.explained.empty()) result["conservation"] = {{"mean_explained", mean_alone(row.explained)}, {"mean_gap", mean_alone(row.gaps)}};
 }
 

@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <implicit_attention/core/types.hpp>
+
 namespace implicit_attention::examples {
 
 /// One row's sums, in absolute values.
@@ -29,9 +31,9 @@ template <class Row>
 }
 
 /// Which methods' scores sum to what is explained, and by how much they miss it: a line each, and one of all that need not.
-/// `counted` names what the means are over.
-[[nodiscard]] std::string conservation_text(const std::vector<RowSums>& rows, std::string_view counted, bool markdown);
+/// `steps`: the points of integrated gradients that were asked for, 0 where their error was; `counted` names what the means are over.
+[[nodiscard]] std::string conservation_text(const std::vector<RowSums>& rows, Index steps, std::string_view counted, bool markdown);
 /// The same of one row for a file: `sums_to_explained` and, where anything was measured, `conservation`.
-void add_conservation(nlohmann::ordered_json& result, const RowSums& row);
+void add_conservation(nlohmann::ordered_json& result, const RowSums& row, Index steps);
 
 }  // namespace implicit_attention::examples

@@ -292,7 +292,7 @@ std::string evaluation_text(const Evaluation& evaluation, int width) {
       text += detail::message('\n', comparison_table(evaluation, pairs, columns).text());
   }
   if (!evaluation.maps.empty()) text += detail::message('\n', map_title(evaluation), "\n\n", map_table(evaluation, "", " *").text());
-  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", false));
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), evaluation.integration.steps, "texts", false));
   text += detail::message('\n', fine_print(evaluation), " * best of its column, random scores aside; ↑ higher is better, ↓ lower.\n");
   for (const std::size_t metric : shown) text += "  " + pad(head(metric), 14) + metric_infos()[metric].meaning + "\n";
   if (!evaluation.maps.empty())
@@ -307,7 +307,7 @@ std::string evaluation_markdown(const Evaluation& evaluation) {
     text += "\nAll terms less the other formulations, paired by text (+ better, - worse, by intervals that hold no 0):\n\n" +
             comparison_table(evaluation, pairs, shown).markdown();
   if (!evaluation.maps.empty()) text += detail::message('\n', map_title(evaluation), ":\n\n", map_table(evaluation, "**", "**").markdown());
-  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), "texts", true));
+  text += detail::message('\n', conservation_text(sums_of_all(evaluation.methods), evaluation.integration.steps, "texts", true));
   text += "\n<!-- columns -->\n" + fine_print(evaluation) +
           " Bold: best of its column, random scores aside. ↑ higher is "
           "better, ↓ lower.\n\n";
@@ -352,7 +352,7 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
     }
     for (const std::vector<double>& stage : method.randomized)
       result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
-    add_conservation(result, sums_of(method));
+    add_conservation(result, sums_of(method), evaluation.integration.steps);
     result["texts_with_undivided_rows"] = method.texts_with_zero_rows;
     result["texts_with_constant_layers"] = method.texts_with_constant_layers;
     json["results"].push_back(std::move(result));

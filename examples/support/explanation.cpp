@@ -75,8 +75,8 @@ Index single_position(const ExplanationOptions& options, Index tokens) {
   return chosen.front();
 }
 
-/// Why a method's map of so many tokens is left out of what is written; empty where it is not, or where there is none. `operations`: what a map
-/// by vectors takes for a pair of tokens. Fails (limit) if the map does not fit and is needed.
+/// Why a method's map of so many tokens is left out of what is written; empty where it is not, or where there is none. `operations`: what a
+/// map by vectors takes for a pair of tokens. Fails (limit) if the map does not fit and is needed.
 std::string why_without_map(const ExplanationOptions& options, Method method, std::size_t tokens, double operations = 0) {
   constexpr double most_operations = 1e11;  // a second or two
   if (!method_info(method).has_map) return "";
@@ -96,8 +96,8 @@ std::string why_without_map(const ExplanationOptions& options, Method method, st
   return "";
 }
 
-/// Fails (limit) where the machine has no memory for the logits at every token: numbers as they are computed, and as they are shown. A system
-/// may promise more than it has, and end the program when it uses that.
+/// Fails (limit) where the machine has no memory for the logits at every token: numbers as they are computed, and as they are shown. A
+/// system may promise more than it has, and end the program when it uses that.
 void refuse_large_logits(const ExplanationOptions& options, std::size_t tokens, Index vocabulary) {
   if (!options.all_logits) return;
   const std::size_t each = (options.precision == "float64" ? sizeof(double) : sizeof(float)) + sizeof(double);

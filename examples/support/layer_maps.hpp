@@ -32,14 +32,15 @@ struct EvaluatedMap {
   std::array<std::vector<double>, map_metric_count> values{};  ///< one per text, the mean over layers; NaN where not defined
 };
 
-/// The maps of those methods that have one for a layer by itself, in their order, then the edge map under the same formulations, whether it is
-/// asked for or not, then random numbers.
+/// The maps of those methods that have one for a layer by itself, in their order, then the edge map under the same formulations, whether it
+/// is asked for or not, then random numbers.
 [[nodiscard]] std::vector<EvaluatedMap> map_rows(const std::vector<MethodRow>& rows, const std::string& terms);
 
 /// The layers that mix tokens and that nothing can be knocked out of, since several of their mixers are one part.
 [[nodiscard]] std::vector<Index> layers_without_knock_out(const LanguageModel<float>& model);
 
-/// Knocks at most `most_edges` edges and every token's input out of each layer of a text that it can, and adds to every row how its maps predict it.
+/// Knocks at most `most_edges` edges and every token's input out of each layer of a text that it can, and adds to every row how its maps
+/// predict it.
 void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids, const Target& target, ReductionKind reduction,
                Index most_edges, std::uint64_t seed, const Executor& executor, std::vector<EvaluatedMap>& rows);
 

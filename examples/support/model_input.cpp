@@ -130,8 +130,8 @@ std::optional<Index> layers_named(const std::vector<std::string>& names) {
   return layers > 0 ? std::optional<Index>(layers) : std::nullopt;
 }
 
-/// A tokenizer with more tokens than the model is mostly another model's, whose text would be read as other tokens. It is no error: fine-tuned
-/// models come with a padding token beyond the embedding, and a text with such a token is refused.
+/// A tokenizer with more tokens than the model is mostly another model's, whose text would be read as other tokens. It is no error:
+/// fine-tuned models come with a padding token beyond the embedding, and a text with such a token is refused.
 void doubt_foreign(const std::string& directory, const Tokenizer& tokenizer) {
   if (const std::optional<Index> largest = tokenizer.largest_id(); largest && *largest >= tokenizer.vocabulary_size())
     std::fprintf(stderr, "%s: the tokenizer has ids up to %td, the model 0 to %td: is it another model's?\n", printable(directory).c_str(),

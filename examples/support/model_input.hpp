@@ -64,8 +64,8 @@ template <Real Scalar>
 void refuse_weights_not_finite(const std::string& path);
 extern template void refuse_weights_not_finite<float>(const std::string& path);
 extern template void refuse_weights_not_finite<double>(const std::string& path);
-/// The same of the tensors that were read and have at most 2^18 numbers (rates, biases, norms), but for minus infinity: an infinite rate can
-/// leave every result finite.
+/// The same of the tensors that were read and have at most 2^18 numbers (rates, biases, norms), but for minus infinity: an infinite rate
+/// can leave every result finite.
 template <Real Scalar>
 void refuse_small_weights_not_finite(const WatchedTensors<Scalar>& read);
 extern template void refuse_small_weights_not_finite(const WatchedTensors<float>&);

@@ -42,8 +42,8 @@ class Work {
     loops_run_ = bodies_ = 0;
   }
   /// Runs loops on the pool. A loop moves the bar by its share of what is left of the piece; where there are more loops than were expected,
-  /// by a quarter of that: the bar never stands still, and never goes beyond the piece. A late loop that is larger than all before it together,
-  /// as that of all logits is, has most of what is left.
+  /// by a quarter of that: the bar never stands still, and never goes beyond the piece. A late loop that is larger than all before it
+  /// together, as that of all logits is, has most of what is left.
   [[nodiscard]] Executor executor() {
     return [this](Index count, const std::function<void(Index)>& body) {
       const std::thread::id caller = std::this_thread::get_id();

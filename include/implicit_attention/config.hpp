@@ -14,9 +14,9 @@
 // | IMPLICIT_ATTENTION_ABI_TAG             | nothing                    | a word of the host's own in the ABI namespace: nothing of this copy is  |
 // |                                        |                            | shared with another library's in the same process                      |
 //
-// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments and allocation, the vector instructions compiled for and the standard library's
-// debug mode and kind of string change code or layout, so they are part of the inline ABI namespace: two translation units that disagree do
-// not link, instead of crashing.
+// EXCEPTIONS, BLOCK_TOKENS, TILE_CHANNELS, Eigen's alignments and allocation, the vector instructions compiled for and the standard
+// library's debug mode and kind of string change code or layout, so they are part of the inline ABI namespace: two translation units that
+// disagree do not link, instead of crashing.
 // Eigen's index type must be the default one.
 #pragma once
 
@@ -115,8 +115,8 @@
                           IMPLICIT_ATTENTION_CONTAINERS, IMPLICIT_ATTENTION_STRINGS, IMPLICIT_ATTENTION_MALLOC,          \
                           IMPLICIT_ATTENTION_ABI_TAG)
 
-// g++ 12 warns of registers in its own AVX-512 intrinsics that nothing was written to (its bug 105593), wherever they are inlined: hundreds of
-// warnings in a host's build that nobody can mend.
+// g++ 12 warns of registers in its own AVX-512 intrinsics that nothing was written to (its bug 105593), wherever they are inlined: hundreds
+// of warnings in a host's build that nobody can mend.
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13 && defined(__AVX512F__)
 #define IMPLICIT_ATTENTION_INTRINSICS_BEGIN                                            \
   _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") \

@@ -1,4 +1,5 @@
-// Contribution norms and their rollout, ALTI-Logit and edge maps on whole models, against plain loops over every channel's matrix written from the formulas.
+// Contribution norms and their rollout, ALTI-Logit and edge maps on whole models, against plain loops over every channel's matrix written
+// from the formulas.
 #include <cmath>
 #include <limits>
 #include <string>

@@ -398,6 +398,8 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
     CHECK(conserved(*other, "relevance") == conserved(removed, "relevance"));
   }
   CHECK(conserved(zero, "integrated-gradients") != conserved(mean, "integrated-gradients"));
+  CHECK(result(mean, "integrated-gradients").at("sums_to_explained") == "to_tolerance");
+  CHECK(result(few, "integrated-gradients").at("sums_to_explained") == "to_given_steps");
   CHECK(conserved(path({"--remove", "zero"}), "integrated-gradients") == conserved(path({"--baseline", "zero"}), "integrated-gradients"));
   CHECK(conserved(few, "integrated-gradients").at("mean_gap").get<double>() >
         conserved(removed, "integrated-gradients").at("mean_gap").get<double>());

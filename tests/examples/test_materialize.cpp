@@ -366,6 +366,8 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {{"--model", "tests", "--layer", "0", "--text", "a"}, "no model here: expected model.safetensors"},
       {{"--model", "no/such/folder", "--layer", "0", "--text", "a"}, "there is no folder no/such/folder"},
       {with(model, {"--reduce", "none"}), "a picture has room for 16 matrices, and these are 96", "out.png"},
+      // Before the work that --byte-limit would refuse.
+      {with(model, {"--heads", "all", "--byte-limit", "1"}), "--heads: the channels of this layer share no matrices", "out.safetensors"},
   };
   for (const Case& mistake : cases) check_mistake("materialize", mistake.arguments, mistake.words, mistake.out);
 }

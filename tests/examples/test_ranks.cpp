@@ -26,8 +26,8 @@ namespace {
 const std::string mpiexec = IMPLICIT_ATTENTION_MPIEXEC;
 const std::string shipped_models = std::string(IMPLICIT_ATTENTION_SOURCE_DIR) + "/examples/models/";
 
-/// Runs a program in several processes, the first with an environment of its own. Open MPI wants to be told that it may do so as root, and on
-/// fewer cores. Processes that wait for each other are stopped, with status 124.
+/// Runs a program in several processes, the first with an environment of its own. Open MPI wants to be told that it may do so as root, and
+/// on fewer cores. Processes that wait for each other are stopped, with status 124.
 Outcome run_ranks(const TemporaryFolder& folder, int ranks, const std::string& program, const std::vector<std::string>& arguments,
                   const std::vector<std::string>& environment_of_first = {}) {
   const fs::path out = folder / ".stdout", err = folder / ".stderr";

@@ -45,9 +45,10 @@ class FailingAllocation {
 #if defined(__GLIBC__) && !defined(FAULT_TEST_SANITIZED)
 // Of C, too: Eigen's matrices and other libraries take memory there. glibc lets a program have its own.
 extern "C" {
-void* __libc_malloc(std::size_t);               // NOLINT(bugprone-reserved-identifier)
-void* __libc_calloc(std::size_t, std::size_t);  // NOLINT(bugprone-reserved-identifier)
-void* __libc_realloc(void*, std::size_t);       // NOLINT(bugprone-reserved-identifier)
+void* __libc_malloc(std::size_t);                 // NOLINT(bugprone-reserved-identifier)
+void* __libc_calloc(std::size_t, std::size_t);    // NOLINT(bugprone-reserved-identifier)
+void* __libc_realloc(void*, std::size_t);         // NOLINT(bugprone-reserved-identifier)
+void* __libc_memalign(std::size_t, std::size_t);  // NOLINT(bugprone-reserved-identifier)
 
 void* malloc(std::size_t bytes) noexcept {
   if (!fault_test::fails_now()) return __libc_malloc(bytes);
@@ -64,6 +65,11 @@ void* realloc(void* before, std::size_t bytes) noexcept {
   errno = ENOMEM;
   return nullptr;
 }
+void* aligned_alloc(std::size_t alignment, std::size_t bytes) noexcept {  // of large arrays, by operator new
+  if (!fault_test::fails_now()) return __libc_memalign(alignment, bytes);
+  errno = ENOMEM;
+  return nullptr;
+}
 }
 #else
 void* operator new(std::size_t bytes) {
@@ -74,6 +80,14 @@ void* operator new(std::size_t bytes) {
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {  // of the standard library's temporary buffers
   return fault_test::fails_now() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
 }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  const auto to = static_cast<std::size_t>(alignment);
+  if (fault_test::fails_now()) throw std::bad_alloc();
+  if (void* const memory = std::aligned_alloc(to, (bytes + to - 1) / to * to)) return memory;
+  throw std::bad_alloc();
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 #endif

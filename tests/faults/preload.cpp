@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdarg>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -114,6 +115,22 @@ std::FILE* fopen(const char* path, const char* mode) {
   return nullptr;
 }
 std::FILE* fopen64(const char* path, const char* mode) { return fopen(path, mode); }
+std::FILE* fdopen(int file, const char* mode) noexcept {
+  static const auto real = next<std::FILE* (*)(int, const char*)>("fdopen");
+  if (!fails("fopen")) return real(file, mode);
+  errno = ENOMEM;
+  return nullptr;
+}
+int open(const char* path, int flags, ...) {
+  static const auto real = next<int (*)(const char*, int, ...)>("open");
+  va_list more;
+  va_start(more, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(more, mode_t) : 0;
+  va_end(more);
+  if (!fails("open")) return real(path, flags, mode);
+  errno = EMFILE;
+  return -1;
+}
 int rename(const char* from, const char* to) noexcept {
   static const auto real = next<int (*)(const char*, const char*)>("rename");
   if (!fails("rename")) return real(from, to);
@@ -141,17 +158,39 @@ void* realloc(void* before, std::size_t bytes) noexcept {
   errno = ENOMEM;
   return nullptr;
 }
+void* aligned_alloc(std::size_t alignment, std::size_t bytes) noexcept {
+  static const auto real = next<void* (*)(std::size_t, std::size_t)>("aligned_alloc");
+  if (!fails("malloc", bytes)) return real(alignment, bytes);
+  errno = ENOMEM;
+  return nullptr;
+}
+int posix_memalign(void** memory, std::size_t alignment, std::size_t bytes) noexcept {
+  static const auto real = next<int (*)(void**, std::size_t, std::size_t)>("posix_memalign");
+  return fails("malloc", bytes) ? ENOMEM : real(memory, alignment, bytes);
+}
 }
 
-// The program's own allocations alone: what libraries written in C do without memory is theirs.
-void* operator new(std::size_t bytes) {
+// The program's own allocations alone: what libraries written in C do without memory is theirs. The forms that throw nothing call these.
+namespace {
+template <class Allocate>
+void* fails_or(std::size_t bytes, Allocate allocate) {
   for (;;) {
     if (!fails("new", bytes))
-      if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+      if (void* const memory = allocate()) return memory;
     const std::new_handler handler = std::get_new_handler();  // as the language has it: a program may end there
     if (handler == nullptr) throw std::bad_alloc();
     handler();
   }
 }
+}  // namespace
+void* operator new(std::size_t bytes) {
+  return fails_or(bytes, [&] { return std::malloc(bytes == 0 ? 1 : bytes); });
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  const auto to = static_cast<std::size_t>(alignment);
+  return fails_or(bytes, [&] { return std::aligned_alloc(to, (bytes + to - 1) / to * to); });
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }

@@ -1,18 +1,35 @@
 // Disks that are full and files that may not grow, at every byte: the error names the file and the reason, what stood there stays, and
 // nothing of ours is left.
 #include <csignal>
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <io/files.hpp>
 #include <support/catch.hpp>
 
+#include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/npy.hpp>
 #include <implicit_attention/io/replaced_file.hpp>
 #include <implicit_attention/io/safetensors_writer.hpp>
 
 #if defined(__unix__)
+#include <dlfcn.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+
+namespace {
+/// The permissions that a file has when somebody first changes them; -1: nobody has.
+int mode_when_changed = -1;
+}  // namespace
+// In place of the C library's, which std::filesystem calls.
+extern "C" int fchmodat(int folder, const char* path, mode_t mode, int flags) noexcept {
+  static const auto real = reinterpret_cast<int (*)(int, const char*, mode_t, int)>(::dlsym(RTLD_NEXT, "fchmodat"));
+  struct stat status {};
+  if (mode_when_changed < 0 && ::fstatat(folder, path, &status, 0) == 0) mode_when_changed = static_cast<int>(status.st_mode & 0777U);
+  return real(folder, path, mode, flags);
+}
 
 using namespace implicit_attention;
 using namespace io_test;
@@ -84,6 +101,34 @@ TEST_CASE("files that may not grow: large ones fail while they are written") {
         write_safetensors(path, {{"a", ArrayToWrite(numbers.data(), {100, 100})}, {"b", ArrayToWrite(numbers.data(), {20'000})}});
       },
       13'331);
+}
+
+TEST_CASE("a file that only its owner may read is not there for others before its permissions are changed") {
+  const TemporaryFolder folder;
+  const mode_t mask = ::umask(0);
+  write_bytes(folder / "secret.npy", "before");
+  fs::permissions(folder / "secret.npy", fs::perms::owner_read | fs::perms::owner_write);
+  for (const std::string name : {"secret.npy", "new.npy"}) {
+    mode_when_changed = -1;
+    const ReplacedFile file(folder / name);
+    CHECK(mode_when_changed == (name == "new.npy" ? -1 : 0600));
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder.path()))
+      if (entry.path().filename().string().find(name + ".partial-") == 0)
+        CHECK(entry.status().permissions() == static_cast<fs::perms>(name == "new.npy" ? 0666 : 0600));
+  }
+  ::umask(mask);
+}
+
+TEST_CASE("a mapped file that is cut short within its last page keeps what it was") {
+  const TemporaryFolder folder;
+  for (const std::size_t size : {std::size_t{1}, std::size_t{100}, std::size_t{4096}, std::size_t{4097}, std::size_t{10'000}}) {
+    const fs::path path = folder / "mapped";
+    const std::string bytes(size, 'x');
+    write_bytes(path, bytes);
+    const auto file = MappedFile::open(path);
+    fs::resize_file(path, (size - 1) / 4096 * 4096 + (size - 1) % 4096 / 2 + 1);  // half of the last page's bytes: the page is still there
+    CHECK(file->text() == bytes);
+  }
 }
 
 TEST_CASE("a file whose folder goes away before it is put in its place") {

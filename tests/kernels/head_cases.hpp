@@ -221,8 +221,8 @@ inline std::vector<Plan> plans(Index tokens, Index state, Index values, std::uin
   return all;
 }
 
-/// Calls body(plan, scalar) for every plan of several lengths and sizes, in double and in float: states and values of one number, of less than
-/// a register, and of more than one.
+/// Calls body(plan, scalar) for every plan of several lengths and sizes, in double and in float: states and values of one number, of less
+/// than a register, and of more than one.
 template <class Body>
 void for_plans_in_both_scalars(const std::vector<Index>& lengths, std::uint64_t seed, const Body& body) {
   for (const Index tokens : lengths)

@@ -339,8 +339,8 @@ void law_executors(const Case<Scalar>& c, const Run<Scalar>& act) {
   }
 }
 
-/// A sequence in pieces, the state handed on, is the sequence whole; each piece's matrices are blocks on the diagonal of the whole's, and what
-/// came in is the carry.
+/// A sequence in pieces, the state handed on, is the sequence whole; each piece's matrices are blocks on the diagonal of the whole's, and
+/// what came in is the carry.
 template <class Scalar>
 void law_pieces(const Case<Scalar>& c, const Run<Scalar>& act, const std::vector<Index>& cuts, const std::vector<Terms>& sets) {
   const Index channels = c.channels, width = c.u.cols();
@@ -401,7 +401,8 @@ std::vector<Index> cuts_every(Index tokens, Index size) {
   return cuts;
 }
 
-/// A long sequence, where sums and products over all of it would lose what is asked for: single rows, a block of them, and what takes linear time.
+/// A long sequence, where sums and products over all of it would lose what is asked for: single rows, a block of them, and what takes
+/// linear time.
 template <class Scalar>
 void law_long(const Case<Scalar>& c) {
   INFO(c.text);

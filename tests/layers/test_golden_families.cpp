@@ -25,8 +25,8 @@ double family_tolerance(const std::string& name, bool is_double) {
   return 2e-5;
 }
 
-/// Numbers of the files that the matrices are made of, and are compared in them; for Mamba, RWKV-4 and Griffin the matrices of other sets of
-/// terms, which test_golden.cpp compares.
+/// Numbers of the files that the matrices are made of, and are compared in them; for Mamba, RWKV-4 and Griffin the matrices of other sets
+/// of terms, which test_golden.cpp compares.
 constexpr std::string_view published_on_the_way =
     " a angle beta c cell cell_norm cell_output dt forget_gate input_gate kernel key log_decay normalizer own_value operator output_gate "
     "pre_norm query state trap update_gate value value_mix write without_gate recurrence_and_normalization published_without_activation "

@@ -508,7 +508,7 @@ TEST_CASE("keys that are absent have the defaults of the public ports", "[models
   for (const char* name : {"lm_nemotron_h_seed00", "lm_mamba2_seed00"})  // 8 groups of a state of 128
     if (const auto one = golden(name)) {
       const Configuration bare = without(without(without(one->configuration, "n_groups"), "ssm_state_size"), "state_size");
-      CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), bare), Catch::Contains("n_groups and state size are missing"));
+      CHECK_THROWS_WITH(load_language_model<double>(one->weights<double>(), bare), Catch::Contains("n_groups and state_size are missing"));
     }
 }
 
@@ -893,7 +893,7 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_kimi_linear_seed00", "num_experts_per_token", Index(9), "key num_experts_per_token is 9, expected 1 to 6"},
       {"lm_olmo_hybrid_seed00", "linear_use_gate", false, "key linear_use_gate is false, expected true"},
       {"lm_nemotron_h_seed02", "mamba_num_heads", Index(4), "key mamba_num_heads is 4, expected 8"},
-      {"lm_nemotron_h_seed02", "n_groups", Index(3), "state size 8 times 3 groups is 24, expected 16"},
+      {"lm_nemotron_h_seed02", "n_groups", Index(3), "key ssm_state_size: 8 numbers of state times 3 groups is 24, expected 16"},
       {"lm_nemotron_h_seed02", "use_bias", true, "in_proj.bias is missing"},
       {"lm_nemotron_h_seed02", "use_conv_bias", false, "conv1d.bias is there"},
       {"lm_nemotron_h_seed02", "sliding_window", Index(64), "key sliding_window is not understood"},

@@ -141,8 +141,8 @@ TEST_CASE("the digit reverser: expected numbers, and relevance finds the digit t
     }
   }
   CHECK(outputs == 624);
-  // Against all tokens of the prompt; against those that the output can see: the digits after the source and the emitted ones among them are
-  // causes of another kind, which the model looks its match up by; against the digits not yet copied, which provably change nothing.
+  // Against all tokens of the prompt; against those that the output can see: the digits after the source and the emitted ones among them
+  // are causes of another kind, which the model looks its match up by; against the digits not yet copied, which provably change nothing.
   CHECK(all / static_cast<double>(outputs) >= 0.96);
   CHECK(before / static_cast<double>(outputs) >= 0.955);
   CHECK(ahead / static_cast<double>(with_ahead) >= 0.999);

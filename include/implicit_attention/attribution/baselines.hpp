@@ -105,10 +105,10 @@ struct Quadrature {
 
 /// Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365): scores[j] = sum over width of
 /// (input - baseline)[j] * integral over t in 0..1 of gradient(baseline + t (input - baseline))[j], by Gauss-Legendre quadrature with
-/// `steps` points. `gradient_at(point)` gives the gradient (tokens, width) of what is explained at a point (tokens, width), or a GradientsAt
-/// those at several, and `value_at(point)` the number itself: sum(scores) + result.baseline == result.explained up to the quadrature's error. A model with norms
-/// sees only the direction of its input near zero, so that from there the integrand is concentrated near t = 0, and evenly spread points
-/// miss it: use integrated_gradients_within, which refines until the gap is small.
+/// `steps` points. `gradient_at(point)` gives the gradient (tokens, width) of what is explained at a point (tokens, width), or a
+/// GradientsAt those at several, and `value_at(point)` the number itself: sum(scores) + result.baseline == result.explained up to the
+/// quadrature's error. A model with norms sees only the direction of its input near zero, so that from there the integrand is concentrated
+/// near t = 0, and evenly spread points miss it: use integrated_gradients_within, which refines until the gap is small.
 template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradients<Scalar> GradientAt>
 [[nodiscard]] Attribution<Scalar> integrated_gradients(ConstView<Scalar> input, ConstView<Scalar> baseline, const ValueAt& value_at,
                                                        const GradientAt& gradient_at, Index position, Index steps = 32) {
@@ -151,9 +151,9 @@ struct IntegrationLimits {
   Index most_points = 700;  ///< gradients computed at most; beyond, result.converged is false
 };
 
-/// The same integral to a tolerance: panels that become narrower towards the baseline, each by Kronrod's rule of seven points, and the worst
-/// of them halved until scores are complete, |sum(scores) + baseline - explained| <= tolerance |explained - baseline|, and their estimated
-/// errors are as small. Where that takes too many points, result.converged is false; the gap is there to be read either way.
+/// The same integral to a tolerance: panels that become narrower towards the baseline, each by Kronrod's rule of seven points, and the
+/// worst of them halved until scores are complete, |sum(scores) + baseline - explained| <= tolerance |explained - baseline|, and their
+/// estimated errors are as small. Where that takes too many points, result.converged is false; the gap is there to be read either way.
 template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradients<Scalar> GradientAt>
 [[nodiscard]] Attribution<Scalar> integrated_gradients_within(ConstView<Scalar> input, ConstView<Scalar> baseline, const ValueAt& value_at,
                                                               const GradientAt& gradient_at, Index position,
@@ -220,8 +220,8 @@ template <Real Scalar, std::invocable<const Matrix<Scalar>&> ValueAt, PathGradie
 
 /// Leave-one-out: scores[j] = value with all tokens - value without token j; positive if the token speaks for what is explained.
 /// It takes one run for each token up to `position`; later tokens cannot matter to a causal model and get 0. `seen`: how many tokens matter
-/// where that is another number; -1: position + 1. How a token is removed is up to the caller: `value_without(j)` gives the number explained
-/// without it.
+/// where that is another number; -1: position + 1. How a token is removed is up to the caller: `value_without(j)` gives the number
+/// explained without it.
 template <Real Scalar, std::invocable<Index> ValueWithout>
 [[nodiscard]] Attribution<Scalar> leave_one_out(Index tokens, Scalar value, const ValueWithout& value_without, Index position,
                                                 const Executor& executor = serial_executor(), Index seen = -1) {

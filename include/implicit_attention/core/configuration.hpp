@@ -32,8 +32,8 @@ class Configuration {
   void set(std::string key, Given value) {
     set_shared(std::move(key), std::make_shared<const Value>(std::move(value)));
   }
-  /// A key whose value is of another type: an object, or a list of neither numbers only nor texts only. Asking for it is an error. A list that
-  /// nothing asks for counts as not understood; an object does not, for its keys are keys of their own.
+  /// A key whose value is of another type: an object, or a list of neither numbers only nor texts only. Asking for it is an error. A list
+  /// that nothing asks for counts as not understood; an object does not, for its keys are keys of their own.
   void set_object(std::string key) { set_unusable(std::move(key), Unusable::object); }
   void set_mixed_list(std::string key) { set_unusable(std::move(key), Unusable::mixed_list); }
   [[nodiscard]] const std::string& where() const { return where_; }
@@ -70,9 +70,9 @@ class Configuration {
     return nested;
   }
 
-  /// An integer under any of several spellings of one key; nothing where none of them is there. All are asked for, and where more than one is
-  /// there they must agree: else the error (ErrorKind::value) names both and their values. A value of another type is an error, under any of
-  /// the spellings. Where the public code prefers one key to another, they are not spellings of one: ask for them one by one.
+  /// An integer under any of several spellings of one key; nothing where none of them is there. All are asked for, and where more than one
+  /// is there they must agree: else the error (ErrorKind::value) names both and their values. A value of another type is an error, under
+  /// any of the spellings. Where the public code prefers one key to another, they are not spellings of one: ask for them one by one.
   [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "an integer").as<Index>(); });
   }
@@ -121,7 +121,8 @@ class Configuration {
     values_.erase(key);
     unusable_[std::move(key)] = kind;
   }
-  /// A key's value, which counts as asked for; null if it is absent. Fails where it is an object or a mixed list, saying what was `expected`.
+  /// A key's value, which counts as asked for; null if it is absent. Fails where it is an object or a mixed list, saying what was
+  /// `expected`.
   [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
     if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
       detail::raise(ErrorKind::value, where_, ": key ", key,

@@ -42,8 +42,8 @@ class Error : public std::runtime_error {
 /// What a host does about an error: exit, abort, or throw an exception of its own. It must not return; after one that does, the default
 /// follows. What it calls of this library must not fail, for it would be called again. An error may come from a loop that an executor runs
 /// on another thread: an exception must be one that the executor passes on (core/shared_loop.hpp does, built with exceptions); longjmp is
-/// right only where every executor is serial, and leaks what the library held; std::exit runs the destructors of static objects, of which the
-/// pool whose thread raised must be none (std::_Exit runs none).
+/// right only where every executor is serial, and leaks what the library held; std::exit runs the destructors of static objects, of which
+/// the pool whose thread raised must be none (std::_Exit runs none).
 using ErrorHandler = void (*)(ErrorKind kind, const char* message);
 /// The same, and where in the library's source the error was found.
 using ErrorHandlerAt = void (*)(ErrorKind kind, const char* message, const char* file, int line);
@@ -69,9 +69,9 @@ IMPLICIT_ATTENTION_HIDDEN inline ErrorHandlers& error_handlers() noexcept {
 }  // namespace detail
 
 /// Installs `handler` for all errors of this library or program, in place of one of either kind (null: back to the default), and returns
-/// the one of its kind before. Not thread-safe: call it at start-up. A shared library that may meet another one with these headers is compiled
-/// with -fvisibility=hidden, or with an IMPLICIT_ATTENTION_ABI_TAG of its own (config.hpp): else an error inside a function that both have may
-/// reach the other's handler.
+/// the one of its kind before. Not thread-safe: call it at start-up. A shared library that may meet another one with these headers is
+/// compiled with -fvisibility=hidden, or with an IMPLICIT_ATTENTION_ABI_TAG of its own (config.hpp): else an error inside a function that
+/// both have may reach the other's handler.
 IMPLICIT_ATTENTION_HIDDEN inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
   return std::exchange(detail::error_handlers(), ErrorHandlers{handler, nullptr}).plain;
 }

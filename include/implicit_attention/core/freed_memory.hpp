@@ -28,9 +28,9 @@ inline void keep_freed_pages() noexcept {
 /// What the heap grows to at once: a long text's activations, and less than what stays with the process when it is free.
 constexpr std::size_t reserved_heap_bytes = std::size_t{384} << 20;
 
-/// Lets the heap grow before any of the new memory is touched, and asks for huge pages for it: arrays of a few MiB, which lie anywhere in it,
-/// have none of their own. Address space alone is taken (a process that locks all of its memory takes it whole), and none where the process has
-/// been given a limit of it: mapped weights may need what is there.
+/// Lets the heap grow before any of the new memory is touched, and asks for huge pages for it: arrays of a few MiB, which lie anywhere in
+/// it, have none of their own. Address space alone is taken (a process that locks all of its memory takes it whole), and none where the
+/// process has been given a limit of it: mapped weights may need what is there.
 inline void reserve_heap() noexcept {
 #if defined(__GLIBC__) && defined(__LP64__) && !defined(__SANITIZE_ADDRESS__)
   rlimit limit{};
@@ -48,10 +48,10 @@ inline void reserve_heap() noexcept {
 }  // namespace detail
 
 /// For a host, in its main thread before others begin: lets freed memory stay with the process, so that the next run's activations need no
-/// fresh pages, and gives it huge pages for the first run's. It changes the C library's settings for the whole process: arrays of up to 32 MiB
-/// come from the heap, whose end stays until 512 MiB of it are free (then the system has all of it back), M_MMAP_MAX is glibc's default, and
-/// huge pages take more memory where little of each is used. What other threads allocate is kept up to 64 MiB each. A second call does nothing.
-/// Where the C library is another than glibc, nothing happens; a host with an allocator of its own does not need it.
+/// fresh pages, and gives it huge pages for the first run's. It changes the C library's settings for the whole process: arrays of up to 32
+/// MiB come from the heap, whose end stays until 512 MiB of it are free (then the system has all of it back), M_MMAP_MAX is glibc's
+/// default, and huge pages take more memory where little of each is used. What other threads allocate is kept up to 64 MiB each. A second
+/// call does nothing. Where the C library is another than glibc, nothing happens; a host with an allocator of its own does not need it.
 inline void keep_freed_memory() noexcept {
 #if defined(__GLIBC__)
   static const bool kept = [] {

@@ -1,5 +1,5 @@
-// A host's macros of names that are names here too (a check or D of its own, X11's Success): put aside from here to host_macros_on.hpp. What
-// stands between the two includes nothing of ours, so that pairs never nest. No include guard.
+// A host's macros of names that are names here too (a check or D of its own, X11's Success): put aside from here to host_macros_on.hpp.
+// What stands between the two includes nothing of ours, so that pairs never nest. No include guard.
 #if defined(check) || defined(Success) || defined(A) || defined(B) || defined(C) || defined(D) || defined(E) || defined(F) ||     \
     defined(G) || defined(H) || defined(I) || defined(J) || defined(K) || defined(L) || defined(M) || defined(N) || defined(O) || \
     defined(P) || defined(Q) || defined(R) || defined(S) || defined(T) || defined(U) || defined(V) || defined(W) || defined(X) || \

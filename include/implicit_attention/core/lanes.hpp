@@ -12,8 +12,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// What is computed register by register when it is assigned: at<Count>(i) gives numbers i .. i + Count - 1. `width` is how many there are,
-/// or Eigen::Dynamic; `in_registers`, whether all of its functions are vectorised: else it is computed number by number, so that each number is
-/// what it is by itself. Eigen's expressions do the same, but a compiler has fifty functions to make of each; here it has four.
+/// or Eigen::Dynamic; `in_registers`, whether all of its functions are vectorised: else it is computed number by number, so that each
+/// number is what it is by itself. Eigen's expressions do the same, but a compiler has fifty functions to make of each; here it has four.
 template <class E>
 concept LaneExpression = requires {
   typename E::LaneExpressionTag;

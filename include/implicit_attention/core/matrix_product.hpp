@@ -176,8 +176,8 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
     }
 }
 
-/// out += sign numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector; of a row-major `Order`, b is
-/// transposed. One instantiation per scalar and order: Eigen's is compiled anew for every kind of factor and sign.
+/// out += sign numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector; of a row-major `Order`,
+/// b is transposed. One instantiation per scalar and order: Eigen's is compiled anew for every kind of factor and sign.
 template <Real Scalar, int Order>
 EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, const Scalar* numbers, Index inner, const Scalar* b,
                                        Index stride) {
@@ -202,8 +202,8 @@ void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, Co
   add_row_product<Scalar, order>(out.data(), out.cols(), sign, numbers, inner, b.data(), b.outerStride());
 }
 
-/// out (+)= sign a b; with `Right`, b is transposed. Of two rows and more every entry is added up in the same order, however the columns are
-/// shared out; of one, in Eigen's.
+/// out (+)= sign a b; with `Right`, b is transposed. Of two rows and more every entry is added up in the same order, however the columns
+/// are shared out; of one, in Eigen's.
 template <Real Scalar, class Which>
 void multiply_matrices(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add, Which) {
   constexpr bool right = std::is_same_v<Which, Transposed::Right>;

@@ -20,8 +20,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 }
 
 namespace detail {
-/// While this lives (scopes nest), what PrefixedTensors reads on this thread is remembered, of one prefix at a time. A layer calls its weights
-/// by names of its own, `A_log`: where a tensor of that very name was read last, a complaint has its name in the file,
+/// While this lives (scopes nest), what PrefixedTensors reads on this thread is remembered, of one prefix at a time. A layer calls its
+/// weights by names of its own, `A_log`: where a tensor of that very name was read last, a complaint has its name in the file,
 /// `model.layers.3.mixer.A_log`.
 class NamesRead {
  public:
@@ -72,7 +72,8 @@ template <class... Said>
 }
 }  // namespace detail
 
-/// Fails unless `array` is (rows, columns); `who` is the layer, `name` the tensor, `meaning` the two sizes in words, `hint` what may be wrong.
+/// Fails unless `array` is (rows, columns); `who` is the layer, `name` the tensor, `meaning` the two sizes in words, `hint` what may be
+/// wrong.
 template <class ArrayLike>
 void check_shape(std::string_view who, std::string_view name, const ArrayLike& array, Index rows, Index columns, std::string_view meaning,
                  std::string_view hint = {}) {

@@ -28,21 +28,21 @@ class TensorSource {
   [[nodiscard]] virtual std::optional<std::vector<Index>> shape(std::string_view name) const = 0;
   /// The numbers as a matrix: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar. Fails if absent.
   [[nodiscard]] virtual Array<Scalar> read(std::string_view name) const = 0;
-  /// The same matrix as it is stored, for callers that widen a few rows at a time. Nothing if there is none of that name, or where the numbers
-  /// of `read` are not simply those in storage: then `read` is the way.
+  /// The same matrix as it is stored, for callers that widen a few rows at a time. Nothing if there is none of that name, or where the
+  /// numbers of `read` are not simply those in storage: then `read` is the way.
   [[nodiscard]] virtual std::optional<StoredTensor> stored(std::string_view name) const {
     static_cast<void>(name);
     return std::nullopt;
   }
 
-  /// What messages call a tensor, or all of a layer, `layers.0.*`: its name in the file, there or not. Where that is another than the public
-  /// checkpoints', as in GGUF, those follow: `blk.0.ssm_a (backbone.layers.0.mixer.A)`.
+  /// What messages call a tensor, or all of a layer, `layers.0.*`: its name in the file, there or not. Where that is another than the
+  /// public checkpoints', as in GGUF, those follow: `blk.0.ssm_a (backbone.layers.0.mixer.A)`.
   [[nodiscard]] virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
 
   [[nodiscard]] bool has(std::string_view name) const { return shape(name).has_value(); }
 };
 
-/// Reads the tensors below one prefix, e.g. `backbone.layers.0.mixer.`.
+/// Reads the tensors below one prefix, e.g. `backbone.layers.0.mixer.`. The source must outlive it.
 template <class Scalar>
 class PrefixedTensors {
  public:

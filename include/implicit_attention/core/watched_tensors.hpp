@@ -15,6 +15,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// A source that records what was read from it. A tensor that was never read would be a part of the model left out in silence.
+/// The source that it reads from must outlive it.
 template <class Scalar>
 class WatchedTensors final : public TensorSource<Scalar> {
  public:

@@ -16,6 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// GGUF's names of attention. The keys and the family must outlive it.
 class GgufAttentionNames {
  public:
   GgufAttentionNames(const GgufKeys& keys, const GgufFamily& family) : keys_(&keys), family_(&family) {}

@@ -98,8 +98,8 @@ namespace detail {
   config.numbers({{"attention.layer_norm_rms_epsilon", "rms_norm_eps"}});
   config.set("mamba_rms_norm", config.has_tensor("blk.0.ssm_norm.weight"));
   config.set("mamba_norm_before_gate", false);
-  // The converter has multiplied all of them into the tensors. A tied head then has the embedding's multiplier instead of its own: all logits
-  // are off by one factor, which the file does not hold.
+  // The converter has multiplied all of them into the tensors. A tied head then has the embedding's multiplier instead of its own: all
+  // logits are off by one factor, which the file does not hold.
   for (const std::string_view folded : {"embedding_multiplier", "lm_head_multiplier", "attention_in_multiplier", "attention_out_multiplier",
                                         "key_multiplier", "ssm_in_multiplier", "ssm_out_multiplier"})
     config.set(folded, 1.0);
@@ -274,8 +274,8 @@ static_assert(std::all_of(gguf_families.begin(), gguf_families.end(),
                           }),
               "a family whose tensors are named has keys that are translated");
 
-/// A model's configuration, from its metadata and, for what only they tell, its tensors. Fails (file) on a key that may change the model and
-/// is not understood.
+/// A model's configuration, from its metadata and, for what only they tell, its tensors. Fails (file) on a key that may change the model
+/// and is not understood.
 [[nodiscard]] inline Configuration gguf_configuration(const GgufKeys& keys, const GgufConfigurationWriter::Tensors& tensors) {
   GgufConfigurationWriter config(keys, tensors);
   config.expect_layers_that_are_there();

@@ -27,7 +27,7 @@ struct KeyPair {
   std::string_view gguf, ours;
 };
 
-/// Sets keys of config.json from those of GGUF: what families have in common.
+/// Sets keys of config.json from those of GGUF: what families have in common. The keys and tensors must outlive it.
 class GgufConfigurationWriter {
  public:
   using Tensors = std::map<std::string, CheckpointTensor, std::less<>>;
@@ -41,8 +41,8 @@ class GgufConfigurationWriter {
   void set(std::string_view key, Value value) {
     made_.set(std::string(key), std::move(value));
   }
-  /// Kinds are listed layer by layer, so the number of layers is checked against the tensors first. Files of a few tensors, such as those that
-  /// only hold multi-token prediction, have an error of their own later.
+  /// Kinds are listed layer by layer, so the number of layers is checked against the tensors first. Files of a few tensors, such as those
+  /// that only hold multi-token prediction, have an error of their own later.
   void expect_layers_that_are_there() const {
     constexpr Index most_of_models = 1000;
     const Index layers = keys_->layers(), tensors = static_cast<Index>(tensors_->size()), most = std::max(tensors, most_of_models);

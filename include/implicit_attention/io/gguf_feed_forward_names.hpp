@@ -17,6 +17,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// GGUF's names of feed-forward parts and mixtures of experts. The keys and the family must outlive it.
 class GgufFeedForwardNames {
  public:
   GgufFeedForwardNames(const GgufKeys& keys, const GgufFamily& family) : keys_(&keys), family_(&family) {}

@@ -22,7 +22,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The keys of one model's architecture: `block_count` is read as `mamba.block_count`.
+/// The keys of one model's architecture: `block_count` is read as `mamba.block_count`. The file must outlive it.
 class GgufKeys {
  public:
   explicit GgufKeys(const GgufFile& file) : file_(&file), architecture_(file.architecture()) {}

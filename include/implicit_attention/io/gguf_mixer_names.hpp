@@ -27,6 +27,7 @@ namespace detail {
   return renamer.shaped(tensor, {shape[0], 1, shape[1]});
 }
 
+/// GGUF's names of recurrent mixers. The keys and the family must outlive it.
 class GgufMixerNames {
  public:
   GgufMixerNames(const GgufModel& model, const GgufKeys& keys, const GgufFamily& family) : family_(&family), heads_(model, keys) {}

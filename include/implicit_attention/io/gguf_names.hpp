@@ -15,9 +15,9 @@
 // | RWKV: mixes fused, low-rank factors transposed                | taken apart and transposed back, under BlinkDL's names              |
 // | RWKV-6: weights divided by 2^(layer / rescale_every)          | multiplied back, which is exact                                     |
 //
-// A tensor that is not recognised keeps its name in the file, so that the check for unused tensors reports it. Layers of an extra prediction
-// head are named `mtp.*`, vision parts `visual.*`. The few names and the one key that Ollama's converter writes differently are read, too.
-// A key of the architecture that may change the model and is not understood is an error (gguf_keys.hpp).
+// A tensor that is not recognised keeps its name in the file, so that the check for unused tensors reports it. Layers of an extra
+// prediction head are named `mtp.*`, vision parts `visual.*`. The few names and the one key that Ollama's converter writes differently are
+// read, too. A key of the architecture that may change the model and is not understood is an error (gguf_keys.hpp).
 #pragma once
 
 #include <string>
@@ -49,7 +49,8 @@ namespace detail {
   raise(ErrorKind::file, keys.where(), ": general.architecture is ", printable(architecture), ", for which no tensor names are known");
 }
 
-/// One model's tensors under their public names. Names outside the layers and of norms are here; each part of a layer has a table of its own.
+/// One model's tensors under their public names. Names outside the layers and of norms are here; each part of a layer has a table of its
+/// own. The model and its keys must outlive it.
 class GgufNames final : public GgufRenamer {
  public:
   GgufNames(const GgufModel& model, const GgufKeys& keys, const Configuration& configuration)

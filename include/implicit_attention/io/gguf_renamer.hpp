@@ -26,8 +26,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// GGUF's names of a family's tensors, by their public names: those of the file, else those that are learned by renaming all names that GGUF
-/// has. Layer 1 stands for all layers (it lacks nothing that another has), and the first expert for all (a file has them in one tensor).
+/// GGUF's names of a family's tensors, by their public names: those of the file, else those that are learned by renaming all names that
+/// GGUF has. Layer 1 stands for all layers (it lacks nothing that another has), and the first expert for all (a file has them in one
+/// tensor).
 class GgufFileNames {
  public:
   explicit GgufFileNames(std::string layers) : layers_(std::move(layers)) {}
@@ -72,7 +73,7 @@ class GgufFileNames {
   raise(ErrorKind::shape, who, " is ", shape_text(tensor.shape), ", expected ", expected);
 }
 
-/// Goes through one model's tensors; a family says what each becomes.
+/// Goes through one model's tensors; a family says what each becomes. The model and its keys must outlive it.
 class GgufRenamer {
  public:
   using Tensor = CheckpointTensor;

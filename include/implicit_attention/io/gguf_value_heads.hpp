@@ -27,15 +27,15 @@ struct GgufTiledRows {
   }
 };
 
-/// Where value heads are tiled in the file, head t reads key head t mod H; in the checkpoints they are grouped, and head h reads key head h / r.
-/// Other tensors are returned as they are.
-/// `who` names the tensor in errors.
+/// Where value heads are tiled in the file, head t reads key head t mod H; in the checkpoints they are grouped, and head h reads key head h
+/// / r. Other tensors are returned as they are.
+/// `who` names the tensor in errors. The keys must outlive it.
 class GgufValueHeads {
  public:
   using Tensor = CheckpointTensor;
 
-  /// Ollama's converter has a key for the order, and also writes Qwen3-Next, whose heads are grouped, under the name of Qwen3.5: the tensors
-  /// ssm_ba tell the two apart.
+  /// Ollama's converter has a key for the order, and also writes Qwen3-Next, whose heads are grouped, under the name of Qwen3.5: the
+  /// tensors ssm_ba tell the two apart.
   GgufValueHeads(const GgufModel& model, const GgufKeys& keys) : keys_(&keys) {
     if (!keys.architecture().starts_with("qwen")) return;
     const auto joined = std::find_if(model.tensors.begin(), model.tensors.end(),

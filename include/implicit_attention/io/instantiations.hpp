@@ -1,8 +1,8 @@
 // The readers and writers of io, and the tokenizer, compiled elsewhere, as instantiations.hpp has it for the rest: in one file define
 // IMPLICIT_ATTENTION_INSTANTIATE, or IMPLICIT_ATTENTION_INSTANTIATE_IO, before the first header of this library. In every file this header
-// comes before other headers of io: in all but that one they then only declare what they define at their end (bodies.hpp says how), and need
-// none of the libraries that they read files with. It includes the headers that have something compiled; JSON values, GGUF's metadata and
-// what else io.hpp has are included where they are used.
+// comes before other headers of io: in all but that one they then only declare what they define at their end (bodies.hpp says how), and
+// need none of the libraries that they read files with. It includes the headers that have something compiled; JSON values, GGUF's metadata
+// and what else io.hpp has are included where they are used.
 #pragma once
 
 #define IMPLICIT_ATTENTION_IO_ELSEWHERE

@@ -65,7 +65,9 @@ inline namespace read_whole {
 #endif
 
 /// The bytes of one file, read-only, for as long as this object lives. As with any mapping, a file must not be cut short by another
-/// process meanwhile; replace files by renaming, as the writers here do.
+/// process meanwhile; replace files by renaming, as the writers here do. Where one is cut short all the same, reading what is gone raises
+/// SIGBUS, which nothing here handles: a host may (the example programs do, and name the file), or build with IMPLICIT_ATTENTION_IO_MMAP=0,
+/// where the bytes are the object's own.
 class MappedFile {
  public:
   /// Maps `path`. Fails, with the system's reason, if it is not a regular file that can be read.
@@ -96,6 +98,7 @@ class MappedFile {
     int failure = ::fstat(file, &status) == 0 ? 0 : errno;
     const bool regular = failure == 0 && S_ISREG(status.st_mode);
     const bool fits = status.st_size >= 0 && static_cast<std::uintmax_t>(status.st_size) <= std::numeric_limits<std::size_t>::max() / 2;
+    off_t now = status.st_size;
     if (regular && fits && status.st_size > 0) {
       void* mapped = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file, 0);
       if (mapped == MAP_FAILED) {
@@ -103,12 +106,30 @@ class MappedFile {
       } else {
         data_ = static_cast<const std::byte*>(mapped);
         size_ = static_cast<std::size_t>(status.st_size);
+        keep_last_page();
+        if (::fstat(file, &status) == 0) now = status.st_size;
       }
     }
     ::close(file);
     if (failure != 0) detail::cannot_open(path_, std::error_code(failure, std::generic_category()));
     if (!regular) detail::raise(ErrorKind::file, path_text(path_), ": is not a regular file");
     if (!fits) detail::raise(ErrorKind::file, path_text(path_), ": is larger than this machine can address");
+    if (now >= 0 && static_cast<std::uintmax_t>(now) < size_) {
+      ::munmap(const_cast<std::byte*>(data_), size_);  // no destructor follows
+      detail::raise(ErrorKind::file, path_text(path_), ": became shorter while it was opened");
+    }
+  }
+  /// Has the last page copied, by writing a byte of it as it is: where a file is cut short within a page the system raises no signal, and
+  /// the rest of that page would read as zeros. Where it may not be written, the mapping stays as it is.
+  void keep_last_page() const {
+    const long page = ::sysconf(_SC_PAGESIZE);
+    if (page <= 0) return;
+    const std::size_t size = static_cast<std::size_t>(page), begin = (size_ - 1) / size * size;
+    std::byte* const last = const_cast<std::byte*>(data_) + begin;
+    if (::mprotect(last, size, PROT_READ | PROT_WRITE) != 0) return;
+    volatile std::byte* const written = last;
+    *written = static_cast<std::byte>(*written);
+    static_cast<void>(::mprotect(last, size, PROT_READ));
   }
 #else
   ~MappedFile() = default;

@@ -18,7 +18,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What the functions that PyTorch's pickles call put on the stack.
+/// What the functions that PyTorch's pickles call put on the stack. The stack must outlive it.
 class PickleFunctions {
  public:
   using Kind = PickleValue::Kind;

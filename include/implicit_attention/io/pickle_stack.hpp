@@ -30,7 +30,7 @@ struct PickleValue {
 
 namespace detail {
 
-/// The values of a pickle, and what its instructions build them with: a stack with marks, and a memory.
+/// The values of a pickle, and what its instructions build them with: a stack with marks, and a memory. The reader must outlive it.
 class PickleStack {
  public:
   using Kind = PickleValue::Kind;

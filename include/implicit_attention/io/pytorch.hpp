@@ -130,8 +130,8 @@ class TorchReader {
 }  // namespace detail
 
 /// Reads a file that torch.save has written. Nested dictionaries become names with dots; the weights may stand under `state_dict`,
-/// `model_state_dict`, `model` or `module`, and the prefixes `module.`, `_orig_mod.` and `_forward_module.` are removed where all names have them.
-/// Fails (ErrorKind::file), naming the file, on anything else.
+/// `model_state_dict`, `model` or `module`, and the prefixes `module.`, `_orig_mod.` and `_forward_module.` are removed where all names
+/// have them. Fails (ErrorKind::file), naming the file, on anything else.
 [[nodiscard]] inline TensorTable read_pytorch(std::shared_ptr<const MappedFile> file) {
   return detail::TorchReader(std::move(file)).read();
 }

@@ -11,6 +11,12 @@
 #include <string>
 #include <system_error>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/path_text.hpp>
 
@@ -29,8 +35,8 @@ inline void remove_partial_files() noexcept {
     if (const char* const path = name.load()) std::remove(path);
 }
 
-/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays and
-/// nothing is left behind. A symbolic link is kept; its target is written, and made if it does not exist.
+/// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays
+/// and nothing is left behind. A symbolic link is kept; its target is written, and made if it does not exist.
 /// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
 class ReplacedFile {
  public:
@@ -58,7 +64,7 @@ class ReplacedFile {
       name_ = partial_.string();
       remember();
       errno = 0;
-      stream_ = std::fopen(name_.c_str(), "wbx");
+      stream_ = created();
       if (stream_ == nullptr && errno != EEXIST) break;
     }
     if (stream_ == nullptr) {
@@ -66,7 +72,7 @@ class ReplacedFile {
       forget();  // nothing of ours is there to be removed
       fail(why);
     }
-    keep_permissions();  // before the first byte: what only its owner may read is not there for others while it is written
+    keep_permissions();  // those that a new file is not given
   }
   ReplacedFile(const ReplacedFile&) = delete;
   ReplacedFile& operator=(const ReplacedFile&) = delete;
@@ -92,6 +98,25 @@ class ReplacedFile {
   }
 
  private:
+  /// The partial file, empty; null, with errno, where it cannot be or is there already. It has no permission that what stands there has
+  /// not: others, who may not read that, might open it before the permissions are changed.
+  [[nodiscard]] std::FILE* created() const {
+#if defined(__unix__) || defined(__APPLE__)
+    struct stat before {};
+    const bool replaces = ::stat(target_.c_str(), &before) == 0;
+    const int file = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, replaces ? before.st_mode & 0777U : 0666U);
+    if (file < 0) return nullptr;
+    std::FILE* const stream = ::fdopen(file, "wb");
+    if (stream != nullptr) return stream;
+    const int why = errno;
+    ::close(file);
+    std::remove(name_.c_str());
+    errno = why;
+    return nullptr;
+#else
+    return std::fopen(name_.c_str(), "wbx");
+#endif
+  }
   /// Those of what stands there.
   void keep_permissions() noexcept {
     std::error_code ignored;

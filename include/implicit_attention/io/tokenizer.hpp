@@ -40,10 +40,10 @@ enum class TokenizerKind {
 class Tokenizer {
  public:
   /// By what `path` holds: a model's folder, or one of its files, which stands for the folder; but a GGUF file has its own tokenizer, and
-  /// tokenizer.json (or 20B_tokenizer.json), rwkv_vocab_*.txt and tokenizer.model are theirs. In a folder a tokenizer that is there decides:
-  /// tokenizer.json, rwkv_vocab_*.txt, merges.txt with vocab.json, tokenizer.model; then vocab.json (symbols if all its tokens but special
-  /// ones are single characters, else words; neither where it is byte pairs'). Without any of them text is bytes if the model's vocabulary
-  /// turns out to be 256.
+  /// tokenizer.json (or 20B_tokenizer.json), rwkv_vocab_*.txt and tokenizer.model are theirs. In a folder a tokenizer that is there
+  /// decides: tokenizer.json, rwkv_vocab_*.txt, merges.txt with vocab.json, tokenizer.model; then vocab.json (symbols if all its tokens but
+  /// special ones are single characters, else words; neither where it is byte pairs'). Without any of them text is bytes if the model's
+  /// vocabulary turns out to be 256.
   /// `choice` overrides: `bytes`, `symbols`, `words`, or a file or folder as above. What is chosen must be readable; what is found and
   /// cannot be read leaves token ids, and `encode` says why. No weights are needed: `fit` tells the model's size later.
   [[nodiscard]] static Tokenizer open(const std::filesystem::path& path, std::string_view choice = {},

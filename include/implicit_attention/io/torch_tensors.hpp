@@ -134,6 +134,7 @@ inline void place_torch_rows(const std::vector<Index>& shape, const std::vector<
 }
 
 /// Makes tensors of what the pickle says of them: storage, first number, shape and strides, all checked against the storage's bytes.
+/// The archive and the pickle must outlive it.
 class TorchTensors {
  public:
   TorchTensors(TorchArchive& archive, const Pickle& pickle) : archive_(&archive), pickle_(&pickle) {}

@@ -105,8 +105,8 @@ class TileList {
 };
 
 /// Tiles that advance through the tokens together, a few tokens of each at a time. A single tile reads 128 bytes of every array's row, and
-/// rows are pages apart: every read then needs a page lookup of its own, and the hardware prefetcher does not help. Side by side, tiles read
-/// long contiguous pieces of each row (an application of 65,536 tokens and 1536 channels: 0.65 s instead of 0.8 s).
+/// rows are pages apart: every read then needs a page lookup of its own, and the hardware prefetcher does not help. Side by side, tiles
+/// read long contiguous pieces of each row (an application of 65,536 tokens and 1536 channels: 0.65 s instead of 0.8 s).
 template <class Make>
 class ChannelTiles {
  public:

@@ -15,8 +15,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 #if defined(__GNUC__)
-/// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of minus
-/// infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
+/// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of
+/// minus infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
 inline void exponentiate_register(const float* from, float* to) {
   using Register = VectorRegister<float>::type;
   using Bits = VectorRegister<float>::bits;
@@ -75,7 +75,8 @@ void exponentiate(Scalar* numbers, Index count) {
   exponentiate<Scalar>(numbers, count, numbers);
 }
 
-/// The same into other memory than `from`, in less than half of the operations where all are between -log 2 and 0, decays above one half. exp(0) is exactly 1.
+/// The same into other memory than `from`, in less than half of the operations where all are between -log 2 and 0, decays above one half.
+/// exp(0) is exactly 1.
 template <Real Scalar>
 void exponentiate_together(const Scalar* from, Index count, Scalar* to) {
 #if defined(__GNUC__)

@@ -118,8 +118,8 @@ EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 
 namespace detail {
 
-/// The rows of an array from one column on, found once: a walk reads them by the thousand, and an array asks at each whether its numbers are
-/// in memory. Empty where the array is.
+/// The rows of an array from one column on, found once: a walk reads them by the thousand, and an array asks at each whether its numbers
+/// are in memory. Empty where the array is.
 template <class Scalar>
 class ArrayRows {
  public:

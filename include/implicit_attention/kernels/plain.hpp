@@ -77,8 +77,8 @@ struct SpoiltChannel {
   Index place, first;
 };
 
-/// These channels; an infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros of a matrix with what does not
-/// belong to them: rows before the first such token are made of the finite part, and plain_row makes these channels' rows from it on.
+/// These channels; an infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros of a matrix with what does
+/// not belong to them: rows before the first such token are made of the finite part, and plain_row makes these channels' rows from it on.
 template <Real Scalar>
 [[nodiscard]] std::vector<SpoiltChannel> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded,
                                                              const std::vector<Index>& channels) {

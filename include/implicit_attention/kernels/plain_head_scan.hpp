@@ -19,8 +19,8 @@ class PlainHeadScan {
     for (RowVector<Scalar>* row : {&input_, &removed_, &read_}) row->setZero(recurrence.head_channels());
   }
 
-  // A token's transition (its decay, removal and probe) that nothing passes through is nobody's, and may hold anything, a NaN as well: zeros
-  // are not multiplied by it. Every way of computing a HeadRecurrence asks these two.
+  // A token's transition (its decay, removal and probe) that nothing passes through is nobody's, and may hold anything, a NaN as well:
+  // zeros are not multiplied by it. Every way of computing a HeadRecurrence asks these two.
   /// Whether the transition of `token` has a state to act on: that before it is of its document, and not the zeros before the first token.
   [[nodiscard]] bool has_past(Index token, const Matrix<Scalar>& before) const {
     return !r_->starts_at(token) && (token > 0 || !(before.cwiseAbs().sum() == Scalar(0)));

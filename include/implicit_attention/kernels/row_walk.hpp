@@ -35,8 +35,8 @@ struct RowPiece {
   [[nodiscard]] bool all_finite() const { return detail::all_finite(every, (end - first) * Width); }
 };
 
-/// The states of `Width` neighbouring channels that a row still sees as it is walked backwards: one whose decay is below the smallest normal
-/// number in all channels is left out.
+/// The states of `Width` neighbouring channels that a row still sees as it is walked backwards: one whose decay is below the smallest
+/// normal number in all channels is left out.
 template <int Width, Real Scalar>
 class SeenStates {
  public:

@@ -159,7 +159,8 @@ using SurroundedMatrix = Surrounded<SharedMatrix<Scalar>>;
 
 namespace detail {
 
-/// Rows that are wanted, in runs of neighbours that end at multiples of `most` at the latest: `place` is where the first of them stands in the caller's list.
+/// Rows that are wanted, in runs of neighbours that end at multiples of `most` at the latest: `place` is where the first of them stands in
+/// the caller's list.
 struct RowRun {
   Index begin, end, place;
   [[nodiscard]] Index count() const { return end - begin; }
@@ -204,9 +205,9 @@ template <Real Scalar>
   return batches;
 }
 
-/// Calls worker(head, run, rows) for every head and every run of the wanted rows, with their rows of the head's matrix: (rows, tokens), zeros
-/// in further columns up to padded(); the worker may change them. make_worker() makes one for each share of the work. Workers share heads
-/// and runs, or, where `by_rows`, the runs alone: heads then come in ascending order.
+/// Calls worker(head, run, rows) for every head and every run of the wanted rows, with their rows of the head's matrix: (rows, tokens),
+/// zeros in further columns up to padded(); the worker may change them. make_worker() makes one for each share of the work. Workers share
+/// heads and runs, or, where `by_rows`, the runs alone: heads then come in ascending order.
 template <Real Scalar, class MakeWorker>
 void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, const std::vector<Index>& rows, Index width,
                   bool by_rows, Index rows_of_a_run, const Executor& executor, const MakeWorker& make_worker) {

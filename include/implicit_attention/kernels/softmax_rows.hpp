@@ -85,8 +85,8 @@ void softmax_row(const SoftmaxRecurrence<Scalar>& r, Index head, Index row, RowV
   softmax(r, past.data(), seen, own + first, count);
 }
 
-/// Query times key for one row and several heads, from token `first` on, a row of `out` each. Register after register of tokens for all heads:
-/// memory gives whole tokens at up to twice the rate of one head's part of every token.
+/// Query times key for one row and several heads, from token `first` on, a row of `out` each. Register after register of tokens for all
+/// heads: memory gives whole tokens at up to twice the rate of one head's part of every token.
 template <Real Scalar>
 EIGEN_DONT_INLINE void softmax_scores(const SoftmaxRecurrence<Scalar>& r, const Index* heads, Index head_count, Index row, Index first,
                                       Index count, View<Scalar> out) {

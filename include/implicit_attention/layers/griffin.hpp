@@ -105,8 +105,8 @@ class Griffin : public LayerInterface<Griffin<S>> {
   /// positions it is one document that begins here, or that goes on from `initial`.
   [[nodiscard]] LayerRun<Griffin> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
-  /// What the named sets of terms have besides: the recurrence of arXiv 2402.19427 and the formula of arXiv 2405.16504 have the input scale m.
-  /// (The latter's code sets it to 1 while its switch `tracing` is on; a list of terms gives that, `Terms(Term::recurrence)`.)
+  /// What the named sets of terms have besides: the recurrence of arXiv 2402.19427 and the formula of arXiv 2405.16504 have the input scale
+  /// m. (The latter's code sets it to 1 while its switch `tracing` is on; a list of terms gives that, `Terms(Term::recurrence)`.)
   static constexpr Terms named_sets_have = Term::normalization;
 
   /// The unified form (formulation: Griffin). Needs gate_input or gate, log_a or one of the recurrent gate's forms, input_gate or

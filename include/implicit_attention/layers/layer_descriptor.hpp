@@ -35,8 +35,8 @@ concept LayerDescriptor = requires(const Layer& layer, const typename Layer::Act
   { layer.lower(activations, terms) } -> std::same_as<UnifiedForm<typename Layer::Scalar>>;  // the unified form, these terms on
 };
 
-/// One sequence through a layer within a trace: the numbers it kept, and the three values whose gradients are asked for. A layer whose form has
-/// a second path gives the value that path acts on as well.
+/// One sequence through a layer within a trace: the numbers it kept, and the three values whose gradients are asked for. A layer whose form
+/// has a second path gives the value that path acts on as well.
 template <class Layer>
 struct LayerRun {
   using Scalar = typename Layer::Scalar;
@@ -128,9 +128,9 @@ struct ReadArray {
   const Array<Scalar>* array;
 };
 
-/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw. Where two
-/// arrays that the terms read agree, these alone are counted, so that those that the terms do not read may be of any length; where only one is
-/// read, the others tell whether it is too long or too short. An array of another length is then the one that its check names.
+/// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw. Where
+/// two arrays that the terms read agree, these alone are counted, so that those that the terms do not read may be of any length; where only
+/// one is read, the others tell whether it is too long or too short. An array of another length is then the one that its check names.
 template <Real Scalar>
 [[nodiscard]] Index tokens_of(Terms terms, const std::vector<ReadArray<Scalar>>& arrays) {
   const auto most_frequent = [&](bool all, std::ptrdiff_t least) {
@@ -245,9 +245,9 @@ template <Real Scalar>
 template <class Derived>
 class LayerInterface {
  public:
-  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded. Activations may view u's numbers, which must
-  /// outlive them: the matrix that u is, or is a block or a map of. A temporary matrix is taken over; a block of one is not, and its view
-  /// would be of freed memory (`layer.activations(read().topRows(9))`): keep the matrix, or pass `Matrix<Scalar>(block)`.
+  /// Runs the layer on u (L, D), from `initial` if a state was carried in. Nothing is recorded. Activations may view u's numbers, which
+  /// must outlive them: the matrix that u is, or is a block or a map of. A temporary matrix is taken over; a block of one is not, and its
+  /// view would be of freed memory (`layer.activations(read().topRows(9))`): keep the matrix, or pass `Matrix<Scalar>(block)`.
   template <class Input, class Layer = Derived>
   [[nodiscard]] typename Layer::Activations activations(Input&& u, const typename Layer::State* initial = nullptr,
                                                         const Executor& executor = serial_executor()) const {

@@ -21,7 +21,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     R^{rs}[i,j] = C^r_i . B^s_j exp( sum_{t=j+1..i} A_t dt_t ) (dt_j lambda_j + [j < i] dt_{j+1} (1 - lambda_{j+1}))
 ///     y = sum_r mimo_o[r] silu(z mimo_z[r]) norm( sum_s (R^{rs} + [r = s] D) (mimo_x[s] x) )      out = y out_proj^T
 ///
-/// mimo_x stands in the place of the activation, mimo_o belongs to the gate; with R = 1 there are none. The norm, over each head, is optional.
+/// mimo_x stands in the place of the activation, mimo_o belongs to the gate; with R = 1 there are none. The norm, over each head, is
+/// optional.
 template <Real S>
 class Mamba3 : public LayerInterface<Mamba3<S>> {
  public:
@@ -33,8 +34,8 @@ class Mamba3 : public LayerInterface<Mamba3<S>> {
   [[nodiscard]] static Options options(const Configuration& configuration) { return Options::from_configuration(configuration); }
 
   using State = Mamba3State<Scalar>;
-  /// One sequence through the layer. The implicit attention needs query, key, log_decay, key_scale, diagonal, z and, with a norm, o; a piece
-  /// of a stream also dt and own_scale, since its first token writes half of the one before it.
+  /// One sequence through the layer. The implicit attention needs query, key, log_decay, key_scale, diagonal, z and, with a norm, o; a
+  /// piece of a stream also dt and own_scale, since its first token writes half of the one before it.
   struct Activations {
     Array<Scalar> x;                        ///< (L, E): linear input
     Array<Scalar> z;                        ///< (L, E): gate branch, before silu

@@ -55,8 +55,8 @@ struct MlstmCell {
     check_shape(who, "state.maximum", initial.maximum, 1, heads, "(1, heads)");
   }
 
-  /// The normalised cell output (L, E), the norm's bias added. q, k (L, H K); x (L, E), centred; gates (L, H). `gate_bias` (1, H), or empty,
-  /// is a constant part of the input gate that `input_gate` is without: it moves m alone, so that a large one costs no digits.
+  /// The normalised cell output (L, E), the norm's bias added. q, k (L, H K); x (L, E), centred; gates (L, H). `gate_bias` (1, H), or
+  /// empty, is a constant part of the input gate that `input_gate` is without: it moves m alone, so that a large one costs no digits.
   [[nodiscard]] Value<S> run(const Value<S>& query, const Value<S>& key, const Value<S>& x, const Value<S>& input_gate,
                              const Value<S>& log_forget, const Array<S>& gate_bias, MlstmCellActivations<S>& act,
                              const MlstmCellState<S>& initial, MlstmCellState<S>& final) const {
@@ -77,8 +77,8 @@ struct MlstmCell {
     final.maximum = act.maximum.matrix().bottomRows(1);
     const Value<S> o = head_recurrence(recurrence(act), inputs, x, detail::carried(initial.recurrent), &final.recurrent);
     const Value<S> sums = row_sums(recurrence(act), inputs, detail::carried(initial.normalizer), &final.normalizer);
-    // Bounded where exp(-m) would be infinite: its reciprocal is below the smallest normal number either way, and the gradient must not be 0
-    // times infinity.
+    // Bounded where exp(-m) would be infinite: its reciprocal is below the smallest normal number either way, and the gradient must not be
+    // 0 times infinity.
     const S largest = std::log(std::numeric_limits<S>::max()) - S(1);
     const Value<S> floor = apply_function(Function::exp, clamp(times(gates.maximum, S(-1)), -std::numeric_limits<S>::infinity(), largest));
     const Value<S> normalizer = reciprocal(magnitude_at_least(sums, floor), eps);

@@ -39,8 +39,8 @@ struct RecurrentCellActivations {
   RecurrentCellState<S> initial, final;
 };
 
-/// R[i,j] = decay_i ... decay_{j+1} write_j, and what the initial state gives is the carry (the bias of the golden files). `Derived` says how
-/// many gates there are and runs its cell. The initial state comes from a State, or from `h0` (and `c0`) of the run context.
+/// R[i,j] = decay_i ... decay_{j+1} write_j, and what the initial state gives is the carry (the bias of the golden files). `Derived` says
+/// how many gates there are and runs its cell. The initial state comes from a State, or from `h0` (and `c0`) of the run context.
 template <class Derived, Real S>
 class RecurrentCell : public LayerInterface<Derived> {
  public:

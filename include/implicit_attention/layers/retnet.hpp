@@ -15,9 +15,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     R_h[i,j] = q_i . k_j K^-1/2 gamma_h^(i-j)        gamma_h = 1 - 2^(-5-h)        q, k rotated
 ///     y = silu(g_proj u) norm_h(R_h v)                 out = y o_proj^T
 ///
-/// flash-linear-attention rotates the halves of a head (n, n + K/2) by 10000^(-2n/K); short convolutions with SiLU may follow q, k and v, and
-/// the one on v is content. The authors' parallel form (torchscale) rotates pairs (2n, 2n + 1) by 10000^(-linspace(0, 1, K/2)), divides rows by
-/// sqrt(sum_j gamma^(i-j)) and then by clamp(sum_j |row|, 1, 5e4), and its norm has no weight.
+/// flash-linear-attention rotates the halves of a head (n, n + K/2) by 10000^(-2n/K); short convolutions with SiLU may follow q, k and v,
+/// and the one on v is content. The authors' parallel form (torchscale) rotates pairs (2n, 2n + 1) by 10000^(-linspace(0, 1, K/2)), divides
+/// rows by sqrt(sum_j gamma^(i-j)) and then by clamp(sum_j |row|, 1, 5e4), and its norm has no weight.
 template <Real S>
 class RetNet : public HeadMixer<RetNet<S>, S> {
   using Base = HeadMixer<RetNet<S>, S>;

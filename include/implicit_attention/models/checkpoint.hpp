@@ -162,8 +162,8 @@ void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_lis
     if (!tensors.has(name)) raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is missing");
 }
 
-/// The same of tensors that a boolean key leaves out where it is false. Without the key they are there, as they are by default in the public
-/// code, and the key is named as what could leave them out; with it, they are as it says.
+/// The same of tensors that a boolean key leaves out where it is false. Without the key they are there, as they are by default in the
+/// public code, and the key is named as what could leave them out; with it, they are as it says.
 template <Real Scalar>
 void expect_present_unless(const Configuration& configuration, std::string_view key, const PrefixedTensors<Scalar>& tensors,
                            std::initializer_list<std::string_view> names) {

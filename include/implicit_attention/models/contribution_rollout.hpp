@@ -1,7 +1,7 @@
-// Attribution by vectors, without a gradient: what each token adds to each output of a layer, after the output projection. Contribution norms
-// are the vectors' lengths, layer by layer; contribution rollout multiplies maps of them through the layers; ALTI-Logit (Ferrando et al. 2023,
-// arXiv 2305.12535) multiplies those of how much nearer each vector brings an output to what it is, and shares out the logit's direct parts
-// by them. All are exact here: the contributions are those of the implicit attention.
+// Attribution by vectors, without a gradient: what each token adds to each output of a layer, after the output projection. Contribution
+// norms are the vectors' lengths, layer by layer; contribution rollout multiplies maps of them through the layers; ALTI-Logit (Ferrando et
+// al. 2023, arXiv 2305.12535) multiplies those of how much nearer each vector brings an output to what it is, and shares out the logit's
+// direct parts by them. All are exact here: the contributions are those of the implicit attention.
 #pragma once
 
 #include <algorithm>
@@ -116,9 +116,9 @@ class LayerContributions {
 
 namespace detail {
 
-/// weights (targets, tokens) through a layer's mixing: row t is sum_i weights[t, i] P[i, .]. Each row of P is made once, and some of them at a
-/// time: memory is linear in tokens. The vectors of the tokens `visited`, without the residual, are shown to `visit`, by several threads at
-/// once.
+/// weights (targets, tokens) through a layer's mixing: row t is sum_i weights[t, i] P[i, .]. Each row of P is made once, and some of them
+/// at a time: memory is linear in tokens. The vectors of the tokens `visited`, without the residual, are shown to `visit`, by several
+/// threads at once.
 template <Real S>
 [[nodiscard]] Matrix<S> mixed_back(const LayerContributions<S>& layer, const Matrix<S>& weights, bool by_proximity,
                                    const Executor& executor, const std::vector<Index>& visited = {},
@@ -152,8 +152,8 @@ void each_layer_of_contributions(const LanguageModel<S>& model, const ForwardPas
     visit(LayerContributions<S>(model, model.layer_pass(pass, *layer, executor, false), *layer, terms));
 }
 
-/// The direction (1, width) in the last residual stream whose product with it is the target's logit, less its contrast's, with the scales of
-/// the final norm and the soft cap held.
+/// The direction (1, width) in the last residual stream whose product with it is the target's logit, less its contrast's, with the scales
+/// of the final norm and the soft cap held.
 template <Real S>
 [[nodiscard]] RowVector<S> logit_direction(const LanguageModel<S>& model, const ForwardPass<S>& pass, const Target& target) {
   detail::check_position("ALTI-Logit", target.position, pass.tokens());
@@ -196,8 +196,8 @@ template <Real S>
 
 }  // namespace detail
 
-/// Contribution norms, (positions, tokens): row r is the mean over `layers`, which mix tokens, of |v_ij|_2 at i = positions[r]. How much each
-/// token adds to the position in a layer, without a target; not negative. Time tokens * channels * width a layer and position.
+/// Contribution norms, (positions, tokens): row r is the mean over `layers`, which mix tokens, of |v_ij|_2 at i = positions[r]. How much
+/// each token adds to the position in a layer, without a target; not negative. Time tokens * channels * width a layer and position.
 template <Real S>
 [[nodiscard]] Matrix<S> contribution_norms(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& positions,
                                            const std::vector<Index>& layers, Terms terms = Terms::all(),
@@ -213,8 +213,8 @@ template <Real S>
   return norms;
 }
 
-/// Contribution rollout, (positions, tokens): the rows `positions` of P_last ... P_0, P the shares by norm; not negative, each of sum 1. For
-/// pictures without a target. Time tokens^2 * channels * width a layer, for any number of positions.
+/// Contribution rollout, (positions, tokens): the rows `positions` of P_last ... P_0, P the shares by norm; not negative, each of sum 1.
+/// For pictures without a target. Time tokens^2 * channels * width a layer, for any number of positions.
 template <Real S>
 [[nodiscard]] Matrix<S> contribution_rollout(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& positions,
                                              Terms terms = Terms::all(), const Executor& executor = serial_executor()) {
@@ -237,9 +237,9 @@ template <Real S>
 }
 
 /// ALTI-Logit, (targets, tokens): sum over layers l of c_l P_{l-1} ... P_0, c_l[j] = w . v_pj the direct part of the logit that token j's
-/// vector is, and w . r_0[p] at p itself; P the shares by proximity, w the direction of the logit (token less contrast) through the final norm
-/// and the soft cap, whose scales are held. Needs the positions' logits. Signed. What feed-forward parts add directly is not shared out. Time
-/// as for contribution_rollout.
+/// vector is, and w . r_0[p] at p itself; P the shares by proximity, w the direction of the logit (token less contrast) through the final
+/// norm and the soft cap, whose scales are held. Needs the positions' logits. Signed. What feed-forward parts add directly is not shared
+/// out. Time as for contribution_rollout.
 template <Real S>
 [[nodiscard]] Matrix<S> alti_logit(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Target>& targets,
                                    Terms terms = Terms::all(), const Executor& executor = serial_executor()) {

@@ -25,8 +25,8 @@ template <Real S>
   return counts;
 }
 
-/// The channels of heads, a list for each of a layer's token mixers; of no heads all channels. Heads are numbered in sequence over the mixers.
-/// Fails (ErrorKind::value) on a head that is not there.
+/// The channels of heads, a list for each of a layer's token mixers; of no heads all channels. Heads are numbered in sequence over the
+/// mixers. Fails (ErrorKind::value) on a head that is not there.
 template <Real S>
 [[nodiscard]] std::vector<std::vector<Index>> channels_of_heads(std::string_view who, Index layer, const LayerPass<S>& pass,
                                                                 const std::vector<Index>& heads) {

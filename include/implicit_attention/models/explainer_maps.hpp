@@ -21,6 +21,7 @@ template <Real Scalar>
 }
 
 /// Raw attention, rollout and the methods by vectors, on a run that has what they read: the caller has asked it for that.
+/// The run must outlive it.
 template <Real S>
 class MapMethods {
  public:

@@ -18,7 +18,7 @@ namespace detail {
 /// token.
 inline constexpr Index tokens_of_a_short_text = 64;
 
-/// What is explained when tokens are taken away, each alone.
+/// What is explained when tokens are taken away, each alone. The run and the options must outlive it.
 template <Real S>
 class TokenRemovals {
  public:

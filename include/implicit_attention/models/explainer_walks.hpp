@@ -35,6 +35,7 @@ struct KeptWalks {
 };
 
 /// The methods that walk back, on a run that has what they read: the caller has asked it for that.
+/// The run and what is kept must outlive it.
 template <Real S>
 class WalkMethods {
  public:

@@ -16,9 +16,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     r' = r + ssm_out_multiplier mamba(ssm_in_multiplier u) + attention_out_multiplier attention(attention_in_multiplier u)
 ///     r'' = r' + mlp_multipliers[1] down_proj( up_proj(v) silu(mlp_multipliers[0] gate_proj(v)) )
 ///
-/// ssm_multipliers scale in_proj's z, x, B, C, dt with their biases, key_multiplier the keys before their rotation, embedding_multiplier and
-/// lm_head_multiplier both ends, also where the head is tied. The multipliers stay apart from the weights, so that a gradient belongs to the
-/// embedding as it is stored. Of the mixers of a layer Mamba-2 is the first, attention is called `attention`.
+/// ssm_multipliers scale in_proj's z, x, B, C, dt with their biases, key_multiplier the keys before their rotation, embedding_multiplier
+/// and lm_head_multiplier both ends, also where the head is tied. The multipliers stay apart from the weights, so that a gradient belongs
+/// to the embedding as it is stored. Of the mixers of a layer Mamba-2 is the first, attention is called `attention`.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_falcon_h1_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "falcon_h1");

@@ -96,8 +96,8 @@ template <Real S>
   return has_any(tensors, {"q_proj.weight", "k_proj.weight", "v_proj.weight"});
 }
 
-/// Whether these tensors are those of a mixture of experts, by what no dense MLP has: a router under any family's name, what goes with one, a
-/// second expert.
+/// Whether these tensors are those of a mixture of experts, by what no dense MLP has: a router under any family's name, what goes with one,
+/// a second expert.
 template <Real S>
 [[nodiscard]] bool has_experts(const PrefixedTensors<S>& tensors) {
   return has_any(tensors, {"gate.weight", "gate.e_score_correction_bias", "expert_bias", "shared_expert_gate.weight", "router.weight",
@@ -204,7 +204,8 @@ inline void expect_listed_layers(const Configuration& configuration, std::string
             ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]);
 }
 
-/// down(silu(gate_scale gate u) * up u), of three tensors; its biases and inner width, under `width_key`, are held against the configuration.
+/// down(silu(gate_scale gate u) * up u), of three tensors; its biases and inner width, under `width_key`, are held against the
+/// configuration.
 template <Real S>
 [[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1,
                                                   std::string_view width_key = "intermediate_size") {

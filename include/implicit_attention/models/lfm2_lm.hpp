@@ -1,5 +1,5 @@
-// Lfm2ForCausalLM and Lfm2MoeForCausalLM (Liquid AI 2025): gated short convolutions with grouped-query attention in some layers, and mixtures of
-// experts in all but the first layers of the second.
+// Lfm2ForCausalLM and Lfm2MoeForCausalLM (Liquid AI 2025): gated short convolutions with grouped-query attention in some layers, and
+// mixtures of experts in all but the first layers of the second.
 #pragma once
 
 #include <string>
@@ -30,8 +30,8 @@ namespace detail {
   return (scaled + multiple - 1) / multiple * multiple;
 }
 
-/// The experts of a layer, below a prefix such as `model.layers.2.feed_forward.`: `gate`, `expert_bias` and `experts`, one by one or stacked.
-/// Scores are sigmoids and the bias decides the choice alone, as transformers and llama.cpp have it; MLX's port takes a softmax.
+/// The experts of a layer, below a prefix such as `model.layers.2.feed_forward.`: `gate`, `expert_bias` and `experts`, one by one or
+/// stacked. Scores are sigmoids and the bias decides the choice alone, as transformers and llama.cpp have it; MLX's port takes a softmax.
 template <Real Scalar>
 [[nodiscard]] MixtureOfExperts<Scalar> read_lfm2_experts(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   typename MixtureOfExperts<Scalar>::Weights w;

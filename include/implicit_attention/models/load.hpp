@@ -96,8 +96,8 @@ template <Real Scalar>
 
 /// Reads a language model of any family in models/families.hpp: `model_type` tells which, or, without it, the names of the tensors.
 /// Prefixes that wrappers put before all names are taken off, and where a family's own prefix is another or missing, as in files of base
-/// models, it is found. Every tensor is used or named in an error (rotary tables and the like aside), and so is every configuration key that is not understood.
-/// Fails (ErrorKind::file) where the names are those of no family.
+/// models, it is found. Every tensor is used or named in an error (rotary tables and the like aside), and so is every configuration key
+/// that is not understood. Fails (ErrorKind::file) where the names are those of no family.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_language_model(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_not_quantised(configuration);

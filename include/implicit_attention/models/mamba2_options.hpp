@@ -44,6 +44,9 @@ template <Real S>
   const Index channels = tensors.required("out_proj.weight", 2).cols();
   const Index shared = (tensors.required_convolution("conv1d.weight").rows() - channels) / 2;
   const auto groups = configuration.integer({"n_groups", "mamba_n_groups", "mamba_ngroups", "ssm_cfg.ngroups"});
+  std::string_view state_key = "state_size";  // as the configuration spells it
+  for (const std::string_view key : {"ssm_cfg.d_state", "d_state", "mamba_d_state", "ssm_state_size", "state_size"})
+    if (configuration.has(key)) state_key = key;
   const auto state = configuration.integer({"state_size", "ssm_state_size", "mamba_d_state", "d_state", "ssm_cfg.d_state"});
   if (groups)
     options.groups = *groups;
@@ -52,15 +55,15 @@ template <Real S>
   else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
     if (shared != 8 * 128)
       raise(ErrorKind::value, configuration.where(),
-            ": keys n_groups and state size are missing, expected one of them: ", tensors.name_in_file("conv1d.weight"), " has ", shared,
+            ": keys n_groups and state_size are missing, expected one of them: ", tensors.name_in_file("conv1d.weight"), " has ", shared,
             " rows for B, and 8 groups of 128 without them");
     options.groups = 8;
   }
   // As double: the product of any two numbers that a file may hold.
   const double product = static_cast<double>(state.value_or(0)) * static_cast<double>(options.groups);
   if (state && (*state < 1 || product != static_cast<double>(shared)))
-    raise(ErrorKind::value, configuration.where(), ": state size ", *state, " times ", options.groups, " groups is ", product,
-          ", expected ", shared, ": ", tensors.name_in_file("conv1d.weight"), " has that many rows for B");
+    raise(ErrorKind::value, configuration.where(), ": key ", state_key, ": ", *state, " numbers of state times ", options.groups,
+          " groups is ", product, ", expected ", shared, ": ", tensors.name_in_file("conv1d.weight"), " has that many rows for B");
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);

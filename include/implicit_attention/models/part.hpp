@@ -37,8 +37,8 @@ class Part {
   /// Whether no output looks at a later token: what its ImplicitAttention::causal() says of every input.
   [[nodiscard]] virtual bool causal() const { return true; }
 
-  /// Whether it keeps documents apart that stand one behind the other in one sequence (`Trace::starts`): nothing of one reaches another. The
-  /// trace's own operations do; a part whose every look from token to token is one of those may say so with a member
+  /// Whether it keeps documents apart that stand one behind the other in one sequence (`Trace::starts`): nothing of one reaches another.
+  /// The trace's own operations do; a part whose every look from token to token is one of those may say so with a member
   /// `static constexpr bool separates_documents = true`.
   [[nodiscard]] virtual bool separates_documents() const { return false; }
 

@@ -51,8 +51,8 @@ template <Real Scalar>
 /// Reads a language model of `model_type` qwen3_next, qwen3_5, qwen3_5_text, qwen3_5_moe or qwen3_5_moe_text; of a multimodal checkpoint
 /// the text model, whose configuration stands under `text_config` and whose tensors begin with `model.language_model.`. Tensors tell the
 /// kind of a layer; `linear_num_key_heads` (16), `num_attention_heads`, `num_experts_per_tok`, `norm_topk_prob` (true),
-/// `rms_norm_eps` (1e-6), `rope_theta` (10000; 1e7 in released files) and `partial_rotary_factor` (0.25) are used. Every other key must agree
-/// with the weights. Fails naming the tensor or the key.
+/// `rms_norm_eps` (1e-6), `rope_theta` (10000; 1e7 in released files) and `partial_rotary_factor` (0.25) are used. Every other key must
+/// agree with the weights. Fails naming the tensor or the key.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_qwen_lm(const TensorSource<Scalar>& source, const Configuration& whole = {}) {
   const Configuration configuration = whole.below("text_config");

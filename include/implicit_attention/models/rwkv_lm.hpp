@@ -95,8 +95,8 @@ template <Real Scalar, class Read>
   return positive_number(configuration, {"group_norm_eps_on_s", "group_norm_eps", "group_norm_epsilon"}, divided);
 }
 
-/// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm of
-/// flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
+/// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm
+/// of flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
 inline void let_pass(const Configuration& configuration) {
   ignore_keys(configuration, {"layer_norm_epsilon", "intermediate_size", "model_version", "rwkv_version", "norm_bias", "norm_first",
                               "value_dim", "wkv_state_dtype"});

@@ -21,7 +21,7 @@ namespace detail {
 [[nodiscard]] inline bool begins_with(std::string_view name, std::string_view prefix) { return name.substr(0, prefix.size()) == prefix; }
 
 /// A source whose names begin with `stored` where readers expect `expected`. A head stands outside the model that other names lie in, and
-/// keeps its name where `stored` is empty.
+/// keeps its name where `stored` is empty. The source that it reads from must outlive it.
 template <class Scalar>
 class RenamedTensors final : public TensorSource<Scalar> {
  public:

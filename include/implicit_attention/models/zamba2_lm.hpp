@@ -27,9 +27,9 @@ template <Real S>
 
 }  // namespace detail
 
-/// Reads a Zamba2 language model. A shared block's tensors stand in the first layer that uses it, with the adapters of all its visits; visit
-/// I uses block I mod num_mem_blocks (one port once counted layers instead: huggingface/transformers#47994). Attention's scores are scaled by
-/// (head size / 2)^(-1/2). Rotary positions where use_mem_rope says so. Fails naming the tensor or the key.
+/// Reads a Zamba2 language model. A shared block's tensors stand in the first layer that uses it, with the adapters of all its visits;
+/// visit I uses block I mod num_mem_blocks (one port once counted layers instead: huggingface/transformers#47994). Attention's scores are
+/// scaled by (head size / 2)^(-1/2). Rotary positions where use_mem_rope says so. Fails naming the tensor or the key.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_zamba2_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "zamba2");

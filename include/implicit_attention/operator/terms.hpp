@@ -25,8 +25,8 @@ enum class Term : unsigned {
 /// A set of terms. A term that is off is replaced by the identity; `skip` and `bias` by zero; RWKV-4's denominator and
 /// RG-LRU's sqrt(1 - a^2), which are `normalization`, by 1.
 ///
-/// A set is a list of terms, or one of the two named sets, `published()` and `recurrence()`: what the papers' formulas and their public code
-/// have. Layers resolve named sets: where the formula has a scale that is `normalization` here (RWKV-4's denominator, RG-LRU's
+/// A set is a list of terms, or one of the two named sets, `published()` and `recurrence()`: what the papers' formulas and their public
+/// code have. Layers resolve named sets: where the formula has a scale that is `normalization` here (RWKV-4's denominator, RG-LRU's
 /// sqrt(1 - a^2)), the named sets have it too. A list of the same terms, `Terms(Term::recurrence)`, is taken as it stands.
 class Terms {
  public:
@@ -75,8 +75,8 @@ class Terms {
              {Term::bias, "bias"}}};
   }
 
-  /// Reads `all`, `published`, `recurrence`, or a comma-separated list of term names; `only:` before a list says that it is none of the named
-  /// sets, which matters to `only:recurrence`. Fails on anything else, naming it.
+  /// Reads `all`, `published`, `recurrence`, or a comma-separated list of term names; `only:` before a list says that it is none of the
+  /// named sets, which matters to `only:recurrence`. Fails on anything else, naming it.
   [[nodiscard]] static Terms parse(std::string_view text) {
     if (text == "all") return all();
     if (text == "published") return published();

@@ -20,9 +20,13 @@ class FormHistory {
  public:
   /// Fails (ErrorKind::shape or ErrorKind::value) where the form of the next piece does not fit those before, `held` tokens being kept from
   /// before and `seen` having been there in all.
-  void check(const UnifiedForm<Scalar>& form, Index held, Index seen, Index window) { walk(form, {0, held, seen, window, false}); }
+  void check(const UnifiedForm<Scalar>& form, Index held, Index seen, Index window) {
+    walk(form, {.held = held, .seen = seen, .window = window});
+  }
   /// Takes it, checked already.
-  void append(const UnifiedForm<Scalar>& form, Index held, Index seen, Index window) { walk(form, {0, held, seen, window, true}); }
+  void append(const UnifiedForm<Scalar>& form, Index held, Index seen, Index window) {
+    walk(form, {.held = held, .seen = seen, .window = window, .takes = true});
+  }
 
   /// Over the `tokens` tokens that are kept, the first of which is number `first` of the sequence.
   [[nodiscard]] UnifiedForm<Scalar> form(Index tokens, Index first) const {

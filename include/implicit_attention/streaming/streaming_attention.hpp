@@ -42,9 +42,9 @@ class StreamingAttention {
 
   /// Takes the form of the next tokens: what `layer.lower` gives for them alone. `x` (tokens, channels), their linear input, is kept where
   /// it is given, for the edge map and to apply the matrix; it is given for all tokens or for none. A carried-in state is that before the
-  /// first token; later pieces' states are not read, for the tokens before are there. Fails (ErrorKind::shape or ErrorKind::value) where the
-  /// form does not fit those before, and has then taken nothing. One that ends half-way, for want of memory, leaves a stream that refuses
-  /// everything but its counts (ErrorKind::value).
+  /// first token; later pieces' states are not read, for the tokens before are there. Fails (ErrorKind::shape or ErrorKind::value) where
+  /// the form does not fit those before, and has then taken nothing. One that ends half-way, for want of memory, leaves a stream that
+  /// refuses everything but its counts (ErrorKind::value).
   void append(const UnifiedForm<Scalar>& piece, const Array<Scalar>& x = {}) { history_.append(piece, x); }
 
   /// Tokens that are kept.

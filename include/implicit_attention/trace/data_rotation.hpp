@@ -11,8 +11,8 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// theta_t = before + sum_{s<=t} pi tanh(rate_s) dt_s, modulo 2 pi: (tokens, heads * angles). `rate` (tokens, angles) is shared by the heads,
-/// `dt` is (tokens, heads), `before` (1, heads * angles) what was carried in, or empty. The sum is kept in double.
+/// theta_t = before + sum_{s<=t} pi tanh(rate_s) dt_s, modulo 2 pi: (tokens, heads * angles). `rate` (tokens, angles) is shared by the
+/// heads, `dt` is (tokens, heads), `before` (1, heads * angles) what was carried in, or empty. The sum is kept in double.
 template <Real S>
 [[nodiscard]] Value<S> running_angles(const Value<S>& rate, const Value<S>& dt, const Array<S>& before = {}) {
   constexpr double pi = 3.14159265358979323846;

@@ -1,6 +1,6 @@
-// LSTM and GRU cells (Hochreiter & Schmidhuber 1997; Cho et al. 2014) over a whole sequence, as operations. The gates read the output of the
-// token before, so that a pass is one loop; it is recorded in two steps, at the linear input and at the output, and what goes back through
-// the outputs of earlier tokens is counted in the second.
+// LSTM and GRU cells (Hochreiter & Schmidhuber 1997; Cho et al. 2014) over a whole sequence, as operations. The gates read the output of
+// the token before, so that a pass is one loop; it is recorded in two steps, at the linear input and at the output, and what goes back
+// through the outputs of earlier tokens is counted in the second.
 #pragma once
 
 #include <cmath>

@@ -29,8 +29,8 @@ void for_image_taps(const ImageGrid& grid, Index width, const Body& body) {
 }
 }  // namespace detail
 
-/// The depthwise convolution of x (tokens, channels) with taps (width^2, channels), zeros beyond the border; a cross-correlation, as in torch.
-/// `bias` (1, channels) or empty.
+/// The depthwise convolution of x (tokens, channels) with taps (width^2, channels), zeros beyond the border; a cross-correlation, as in
+/// torch. `bias` (1, channels) or empty.
 template <Real S>
 [[nodiscard]] Value<S> image_convolution(const Value<S>& x, const ImageGrid& grid, Index width, const Array<S>& taps,
                                          const Array<S>& bias = {}) {

@@ -80,7 +80,8 @@ using GateInput [[deprecated("renamed: FunctionOf")]] = FunctionOf<S>;
 
 /// y = f(z) * (R + diag(skip)) x, plus what `initial_state` (state, channels) gives, a constant; (tokens, channels). One operation: the
 /// scan does all of it. Relevance holds R; half goes to a gate that is homogeneous in z. The state after the last token goes to
-/// `final_state` if it is not null. `x_of`: what x is a function of, where something else keeps that anyway; the record then does without x.
+/// `final_state` if it is not null. `x_of`: what x is a function of, where something else keeps that anyway; the record then does without
+/// x.
 template <Real S>
 [[nodiscard]] Value<S> diagonal_recurrence(const DiagonalRecurrence<S>& of_one_text, const DiagonalInputs<S>& inputs,
                                            const FunctionOf<S>& gate, const Array<S>& skip, const Value<S>& x,

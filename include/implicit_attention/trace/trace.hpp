@@ -110,8 +110,8 @@ struct Seed {
   Matrix<Scalar> gradient;
 };
 
-/// A place where a walk leaves the record: what arrives at `at` is handed to `through`, whose result is added to `to`. There may be several at
-/// one place.
+/// A place where a walk leaves the record: what arrives at `at` is handed to `through`, whose result is added to `to`. There may be several
+/// at one place.
 template <Real Scalar>
 struct Detour {
   Value<Scalar> at, to;

@@ -20,7 +20,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// Merges the symbols of words, one word at a time, in memory that it keeps.
+/// Merges the symbols of words, one word at a time, in memory that it keeps. The model must outlive it.
 class BytePairMerger {
  public:
   explicit BytePairMerger(const BytePairModel& model) : model_(model) {}
@@ -85,7 +85,7 @@ class BytePairMerger {
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> waiting_;
 };
 
-/// The tokens of many words; words seen before are remembered. For one thread.
+/// The tokens of many words; words seen before are remembered. For one thread. The model must outlive it.
 class BytePairSession {
  public:
   explicit BytePairSession(const BytePairModel& model) : model_(model), merge_(model) {}

@@ -33,6 +33,7 @@ struct GgufVocabulary {
 namespace detail {
 
 /// The tokens of a vocabulary and their types. Fails (file), naming the key, where keys contradict each other.
+/// The vocabulary must outlive it.
 class GgufTokens {
  public:
   enum Type : std::int32_t { usual = 1, unknown = 2, control = 3, user_defined = 4, unused = 5 };
@@ -93,8 +94,8 @@ class GgufTokens {
   const GgufVocabulary& from_;
 };
 
-/// Sentencepiece merges, of all neighbours that make a token, those of the highest score first. As merges: every way to cut a token into two
-/// tokens, ranked by its score. There is a score for each token.
+/// Sentencepiece merges, of all neighbours that make a token, those of the highest score first. As merges: every way to cut a token into
+/// two tokens, ranked by its score. There is a score for each token.
 inline void add_score_merges(const GgufTokens& tokens, BytePairModel& model) {
   const GgufVocabulary& from = tokens.vocabulary();
   const std::size_t count = from.tokens.size();
@@ -117,7 +118,7 @@ inline void add_score_merges(const GgufTokens& tokens, BytePairModel& model) {
   }
 }
 
-/// The tokenizer of each kind of vocabulary.
+/// The tokenizer of each kind of vocabulary. The vocabulary must outlive it.
 class GgufTokenizer {
  public:
   /// Fails (file), naming the key, on what is not read here.

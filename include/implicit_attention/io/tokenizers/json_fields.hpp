@@ -15,6 +15,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// An object, the name by which messages call it (`tokenizer.json: normalizer`), and the keys that were asked for. null is absent.
+/// The object must outlive it.
 class JsonFields {
  public:
   JsonFields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {

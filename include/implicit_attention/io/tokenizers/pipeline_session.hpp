@@ -58,7 +58,7 @@ struct PipelineStages {
   bool byte_level;  ///< words are written in the byte alphabet
 };
 
-/// Texts to tokens through these stages. Remembers the words seen before; for one thread.
+/// Texts to tokens through these stages. Remembers the words seen before; for one thread. The stages must outlive it.
 class PipelineSession {
  public:
   explicit PipelineSession(const PipelineStages& stages) : stages_(stages) {

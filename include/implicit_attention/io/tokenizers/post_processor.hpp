@@ -50,8 +50,8 @@ struct PostProcessor {
     if (!id || !mark[0].is_string()) fields.unexpected(key, mark, "a token and its id");
     return *id;
   }
-  /// `single` is a list of `{"SpecialToken": {"id": "<s>", ...}}` and one `{"Sequence": {"id": "A", ...}}`, the text; `pair`, for two texts,
-  /// is not needed here.
+  /// `single` is a list of `{"SpecialToken": {"id": "<s>", ...}}` and one `{"Sequence": {"id": "A", ...}}`, the text; `pair`, for two
+  /// texts, is not needed here.
   void read_template(JsonFields& fields) {
     fields.ignore("pair");
     const Json& special = fields.object("special_tokens");

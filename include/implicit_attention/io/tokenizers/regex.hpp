@@ -24,16 +24,17 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// Words, and what stands between words and white space, with the word character of UTS 18: joiners are parts of words, and fractions are not.
+/// Words, and what stands between words and white space, with the word character of UTS 18: joiners are parts of words, and fractions are
+/// not.
 inline constexpr std::string_view words_pattern =
     R"([\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}]+)"
     R"(|[^\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\s]+)";
 
 /// An expression in Oniguruma's dialect as PCRE2 reads it. What the two read differently is spelled out: \s is Unicode's White_Space (PCRE2
-/// adds U+180E), \w is Oniguruma's word character (alphabetic, marks, decimal digits, connectors, and Latin-1's other numbers) and \b the border
-/// of such words, \h a hexadecimal digit, [:alpha:] Alphabetic, [:punct:] punctuation and symbols, a script is the property Script (PCRE2 takes its extensions too),
-/// a set within a set joins it, and an intersection of sets, as `[\p{L}&&[^\p{Han}]]`, is a set after a lookahead. Fails (file) on a negated
-/// set within a set otherwise.
+/// adds U+180E), \w is Oniguruma's word character (alphabetic, marks, decimal digits, connectors, and Latin-1's other numbers) and \b the
+/// border of such words, \h a hexadecimal digit, [:alpha:] Alphabetic, [:punct:] punctuation and symbols, a script is the property Script
+/// (PCRE2 takes its extensions too), a set within a set joins it, and an intersection of sets, as `[\p{L}&&[^\p{Han}]]`, is a set after a
+/// lookahead. Fails (file) on a negated set within a set otherwise.
 [[nodiscard]] inline std::string pcre2_pattern(std::string_view pattern, std::string_view where) {
   static constexpr std::string_view space = R"(\t-\r\x{85}\p{Z})", digits = "0-9A-Fa-f";
   static constexpr std::string_view word =

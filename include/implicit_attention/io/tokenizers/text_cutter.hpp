@@ -90,7 +90,7 @@ inline void put_text_parts(CutBehaviour behaviour, const Piece& piece, std::vect
   for (const TextPart& part : parts) put(part);
 }
 
-/// Cuts many texts in one way.
+/// Cuts many texts in one way. The description of the cut must outlive it.
 class TextCutter {
  public:
   explicit TextCutter(const TextCut& how) : how_(how) {

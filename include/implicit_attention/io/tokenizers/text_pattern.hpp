@@ -36,7 +36,7 @@ class TextPattern {
     return TextPattern(std::move(fixed));
   }
 
-  /// A search for it, with the memory that it works in; one serves many texts.
+  /// A search for it, with the memory that it works in; one serves many texts. The pattern must outlive it.
   class Search {
    public:
     explicit Search(const TextPattern& pattern) : pattern_(pattern) {
@@ -87,8 +87,8 @@ class TextPattern {
         text, [&](std::size_t begin, std::size_t end, bool matched) { out += matched ? content : text.substr(begin, end - begin); });
     return out;
   }
-  /// Of a text whose first `start` bytes stand for the whole text's first character: how many do in `replaced(text, content)`. A replacement
-  /// stands where the match's last byte did.
+  /// Of a text whose first `start` bytes stand for the whole text's first character: how many do in `replaced(text, content)`. A
+  /// replacement stands where the match's last byte did.
   [[nodiscard]] std::size_t replaced_start(std::string_view text, std::string_view content, std::size_t start) const {
     std::size_t now = 0;
     Search(*this).split(text, [&](std::size_t begin, std::size_t end, bool matched) {

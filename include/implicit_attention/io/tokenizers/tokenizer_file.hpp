@@ -25,8 +25,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary (rwkv_vocab_*.txt, or vocab.txt where it is that), then
-/// merges.txt with vocab.json, then tokenizer.model; nothing if there is none.
+/// The file in a model's folder that decides: tokenizer.json, then RWKV's vocabulary (rwkv_vocab_*.txt, or vocab.txt where it is that),
+/// then merges.txt with vocab.json, then tokenizer.model; nothing if there is none.
 [[nodiscard]] inline std::optional<std::filesystem::path> tokenizer_file_in(const std::filesystem::path& folder) {
   check_reachable(folder / "tokenizer.json");
   if (is_file(folder / "tokenizer.json")) return folder / "tokenizer.json";

@@ -24,8 +24,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// The bytes of what stands between the quotes of a Python literal. In a text, as against `b'...'`, escapes are characters and become UTF-8.
-/// Nothing where an escape is none of those that Python's repr writes.
+/// The bytes of what stands between the quotes of a Python literal. In a text, as against `b'...'`, escapes are characters and become
+/// UTF-8. Nothing where an escape is none of those that Python's repr writes.
 [[nodiscard]] inline std::optional<std::string> python_unescaped(std::string_view body, bool is_bytes) {
   std::string out;
   for (std::size_t i = 0; i < body.size(); ++i) {
@@ -58,7 +58,8 @@ namespace detail {
   return out;
 }
 
-/// The bytes of `'\r\n'` or `b'\xe2\x80'`, a text or bytes as Python writes them. Where it is neither, `refuse` is called with what is wrong.
+/// The bytes of `'\r\n'` or `b'\xe2\x80'`, a text or bytes as Python writes them. Where it is neither, `refuse` is called with what is
+/// wrong.
 template <class Refuse>
 [[nodiscard]] std::string python_literal(std::string_view literal, const Refuse& refuse) {
   const bool is_bytes = literal.starts_with('b');
@@ -109,9 +110,9 @@ class WorldVocabulary final : public TextCodec {
     return made(std::move(tokens), where);
   }
 
-  /// The same vocabulary as the ports to transformers have it in `vocab.txt`: a literal such as `b'\r\n'` a line, whose id is the number of the
-  /// line from 0; the first, `b'<s>'`, stands for the end of a text. (Those ports cut a text at spaces first, and so find shorter tokens in
-  /// rows of spaces than the models were trained on.)
+  /// The same vocabulary as the ports to transformers have it in `vocab.txt`: a literal such as `b'\r\n'` a line, whose id is the number of
+  /// the line from 0; the first, `b'<s>'`, stands for the end of a text. (Those ports cut a text at spaces first, and so find shorter
+  /// tokens in rows of spaces than the models were trained on.)
   [[nodiscard]] static std::shared_ptr<const WorldVocabulary> parse_literals(std::string_view text, const std::string& where) {
     TokenTable tokens;
     for_each_line(text, [&](std::string_view line, Index line_number) {
