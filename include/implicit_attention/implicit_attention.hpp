@@ -86,6 +86,7 @@
 #include <implicit_attention/trace/causal_convolution.hpp>
 #include <implicit_attention/trace/clamp.hpp>
 #include <implicit_attention/trace/data_rotation.hpp>
+#include <implicit_attention/trace/diagonal_recurrence.hpp>
 #include <implicit_attention/trace/experts.hpp>
 #include <implicit_attention/trace/exponential_gates.hpp>
 #include <implicit_attention/trace/functions.hpp>
@@ -103,6 +104,7 @@
 #include <implicit_attention/trace/run_context.hpp>
 #include <implicit_attention/trace/token_order.hpp>
 #include <implicit_attention/trace/trace.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 #include <implicit_attention/layers/delta_rule_form.hpp>

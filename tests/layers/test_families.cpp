@@ -18,6 +18,7 @@
 
 #include <implicit_attention/models/explainer.hpp>
 #include <implicit_attention/models/families.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 namespace {
 

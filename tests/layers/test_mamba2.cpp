@@ -9,6 +9,7 @@
 #include <support/random.hpp>
 
 #include <implicit_attention/layers/mamba2.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 namespace mamba2_test {
 namespace {

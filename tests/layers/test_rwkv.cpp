@@ -11,6 +11,7 @@
 #include <implicit_attention/layers/rwkv5.hpp>
 #include <implicit_attention/layers/rwkv6.hpp>
 #include <implicit_attention/layers/rwkv7.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 namespace {
 

@@ -1,13 +1,16 @@
 // Whole language models backwards: the public implementations' gradients, finite differences of every block, and bounded memory.
 #include <cmath>
 #include <functional>
+#include <string_view>
 
 #include <support/catch.hpp>
+#include <support/errors.hpp>
 #include <support/every_logit.hpp>
 #include <support/random.hpp>
 #include <support/shared_data.hpp>
 
 #include <implicit_attention/models/backward.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 #include <models/models.hpp>
 
 namespace {
@@ -48,7 +51,21 @@ Matrix<double> walk(const FeedForward& part, const Matrix<double>& u, const Matr
   return trace.walk_back(way, {{out, g}}, {input}).gradients.front();
 }
 
+/// A named way back that the walk does not list.
+struct Unlisted {
+  static constexpr std::string_view operation = "of nobody";
+};
+
 }  // namespace
+
+TEST_CASE("a way back that is not listed is named", "[models]") {
+  Trace<double> trace(true);
+  const Matrix<double> ones = Matrix<double>::Ones(2, 3);
+  const Value<double> input = trace.input(ones), out = trace.record(ones, Unlisted{});
+  CHECK(test_support::what_of([&] {
+          return trace.walk_back(WayBack::gradient, {{out, ones}}, {input}).bias_share;
+        }) == "Trace: no way back is called of nobody");
+}
 
 TEMPLATE_TEST_CASE("gradients of public trained models", "[models]", double, float) {
   for (const char* name : {"protmamba", "rwkv4-tiny", "griffin-shakespeare"}) {

@@ -7,6 +7,7 @@
 #include <support/random.hpp>
 
 #include <implicit_attention/models/mixture_of_experts.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 namespace mixture_test {
 namespace {

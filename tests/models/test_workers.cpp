@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <implicit_attention/core/thread_executor.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 #include <models/golden_models.hpp>
 
 using namespace models_test;

@@ -83,10 +83,12 @@ inline constexpr std::array<DtypeFacts, 30> dtype_facts{
 [[nodiscard]] inline float half_to_float(std::uint16_t bits) {
   const std::uint32_t sign = (bits & 0x8000U) << 16U;
   const std::uint32_t exponent = (bits >> 10U) & 0x1FU, fraction = bits & 0x3FFU;
-  // Zero or subnormal: fraction * 2^-24. Both ways are computed and one is taken, so that loops vectorise.
+  // Zero or subnormal: fraction * 2^-24. Both ways are computed and one is taken by its bits: of a choice compilers make a jump, which no
+  // vector takes.
   const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(fraction)) * 0x1p-24F);
-  const std::uint32_t widened = exponent == 0x1FU ? 0xFFU : exponent + (127U - 15U);
-  return std::bit_cast<float>(sign | (exponent == 0 ? subnormal : (widened << 23U) | (fraction << 13U)));
+  const std::uint32_t widened = exponent + (127U - 15U) * (1U + static_cast<std::uint32_t>(exponent == 0x1FU));
+  const std::uint32_t small_bits = 0U - static_cast<std::uint32_t>(exponent == 0);
+  return std::bit_cast<float>(sign | (subnormal & small_bits) | (((widened << 23U) | (fraction << 13U)) & ~small_bits));
 }
 
 /// bfloat16 to float: the upper half of its bits.
@@ -111,13 +113,15 @@ namespace detail {
 /// `count` numbers stored as `Stored`, `distance` bytes apart, at any alignment, each through `convert` to `to`.
 template <class Stored, class Number, class Convert>
 void convert_numbers(const std::byte* from, Index count, Number* to, Convert convert, std::size_t distance = sizeof(Stored)) {
-  if (distance == sizeof(Stored)) {  // by way of memory that `to` cannot overlap, so that compilers vectorise
-    constexpr Index together = 64;
-    std::array<Stored, together> stored;
-    for (Index first = 0; first < count; first += together) {
-      const Index here = std::min(together, count - first);
-      std::memcpy(stored.data(), from + static_cast<std::size_t>(first) * sizeof(Stored), static_cast<std::size_t>(here) * sizeof(Stored));
-      for (Index i = 0; i < here; ++i) to[first + i] = static_cast<Number>(convert(stored[static_cast<std::size_t>(i)]));
+  if (distance == sizeof(Stored)) {  // as many at a time as compilers vectorise without asking, by way of memory that nothing overlaps
+    constexpr std::size_t together = 64;
+    std::array<Stored, together> stored{};
+    std::array<Number, together> converted;
+    for (Index first = 0; first < count; first += static_cast<Index>(together)) {
+      const std::size_t here = std::min(together, static_cast<std::size_t>(count - first));
+      std::memcpy(stored.data(), from + static_cast<std::size_t>(first) * sizeof(Stored), here * sizeof(Stored));
+      for (std::size_t i = 0; i < together; ++i) converted[i] = static_cast<Number>(convert(stored[i]));
+      std::memcpy(to + first, converted.data(), here * sizeof(Number));
     }
     return;
   }
@@ -145,9 +149,11 @@ void widen(Dtype dtype, const std::byte* from, Index count, Scalar* to, Index st
     case Dtype::F32:
       return convert_numbers<float>(from, count, to, as_is, distance);
     case Dtype::F16:
-      return convert_numbers<std::uint16_t>(from, count, to, half_to_float, distance);
+      return convert_numbers<std::uint16_t>(
+          from, count, to, [](std::uint16_t bits) { return half_to_float(bits); }, distance);
     case Dtype::BF16:
-      return convert_numbers<std::uint16_t>(from, count, to, bfloat16_to_float, distance);
+      return convert_numbers<std::uint16_t>(
+          from, count, to, [](std::uint16_t bits) { return bfloat16_to_float(bits); }, distance);
     case Dtype::I64:
       return convert_numbers<std::int64_t>(from, count, to, as_is, distance);
     case Dtype::I32:

@@ -35,8 +35,17 @@ namespace detail {
 }
 [[nodiscard]] inline unsigned byte_at(const std::byte* from, std::size_t i) { return std::to_integer<unsigned>(from[i]); }
 
+/// `count` bytes of a block, where what is written cannot overlap them: compilers vectorise the loops over them.
+template <std::size_t count>
+[[nodiscard]] std::array<std::uint8_t, count> bytes_at(const std::byte* from) {
+  std::array<std::uint8_t, count> bytes;
+  std::memcpy(bytes.data(), from, count);
+  return bytes;
+}
+
 /// Q4_0, Q4_1, Q5_0, Q5_1: 32 numbers of four or five bits.
-inline void widen_nibbles(const std::byte* block, bool fifth_bit, bool has_minimum, float* to) {
+template <bool fifth_bit, bool has_minimum>
+void widen_nibbles(const std::byte* block, float* to) {
   const float scale = half_at(block), minimum = has_minimum ? half_at(block + 2) : 0.0F;
   const std::byte* next = block + (has_minimum ? 4 : 2);
   std::uint32_t high = 0;
@@ -45,24 +54,23 @@ inline void widen_nibbles(const std::byte* block, bool fifth_bit, bool has_minim
     next += sizeof(high);
   }
   const int zero = has_minimum ? 0 : fifth_bit ? 16 : 8;
-  const auto number = [&](unsigned nibble, std::size_t i) {
-    const unsigned quantised = nibble | ((high >> i & 1U) << 4U);
+  const std::array<std::uint8_t, 16> nibbles = bytes_at<16>(next);
+  const auto number = [&](unsigned nibble, unsigned i) {
+    const unsigned quantised = fifth_bit ? nibble | ((high >> i & 1U) << 4U) : nibble;
     const float product = scale * static_cast<float>(static_cast<int>(quantised) - zero);
     return has_minimum ? product + minimum : product;
   };
-  for (std::size_t i = 0; i < 16; ++i) {
-    const unsigned both = byte_at(next, i);
-    to[i] = number(both & 0xFU, i);
-    to[i + 16] = number(both >> 4U, i + 16);
-  }
+  for (unsigned i = 0; i < 16; ++i) to[i] = number(nibbles[i] & 0xFU, i);
+  for (unsigned i = 0; i < 16; ++i) to[i + 16] = number(unsigned{nibbles[i]} >> 4U, i + 16);
 }
 
 /// Q4_K and Q5_K: eight groups of 32 numbers, each with a scale and a minimum of six bits.
-inline void widen_k_nibbles(const std::byte* block, bool fifth_bit, float* to) {
+template <bool fifth_bit>
+void widen_k_nibbles(const std::byte* block, float* to) {
   const float scale = half_at(block), minimum = half_at(block + 2);
   const std::byte* const six_bits = block + 4;
-  const std::byte* const fifths = block + 16;
-  const std::byte* const nibbles = fifths + (fifth_bit ? 32 : 0);
+  const std::array<std::uint8_t, 32> fifths = fifth_bit ? bytes_at<32>(block + 16) : std::array<std::uint8_t, 32>{};
+  const std::byte* const nibbles = block + 16 + (fifth_bit ? 32 : 0);
   for (std::size_t group = 0; group < 8; ++group) {
     // The first four scales and minima are the low six bits of bytes 0 to 7; the others share bytes 8 to 11 and the upper two bits.
     const std::size_t low = group % 4;
@@ -70,10 +78,11 @@ inline void widen_k_nibbles(const std::byte* block, bool fifth_bit, float* to) {
     const unsigned m =
         group < 4 ? byte_at(six_bits, 4 + low) & 63U : byte_at(six_bits, 8 + low) >> 4U | (byte_at(six_bits, 4 + low) >> 6U << 4U);
     const float d = scale * static_cast<float>(s), subtracted = minimum * static_cast<float>(m);
+    const std::array<std::uint8_t, 32> both = bytes_at<32>(nibbles + group / 2 * 32);
     for (std::size_t i = 0; i < 32; ++i) {
-      unsigned quantised = byte_at(nibbles, group / 2 * 32 + i) >> (group % 2 * 4) & 0xFU;
-      if (fifth_bit) quantised |= (byte_at(fifths, i) >> group & 1U) << 4U;
-      to[group * 32 + i] = d * static_cast<float>(quantised) - subtracted;
+      unsigned quantised = unsigned{both[i]} >> (group % 2 * 4) & 0xFU;
+      if (fifth_bit) quantised |= (unsigned{fifths[i]} >> group & 1U) << 4U;
+      to[group * 32 + i] = d * static_cast<float>(static_cast<int>(quantised)) - subtracted;
     }
   }
 }
@@ -82,14 +91,16 @@ inline void widen_k_nibbles(const std::byte* block, bool fifth_bit, float* to) {
 inline void widen_q6_k(const std::byte* block, float* to) {
   const std::byte *const low = block, *const high = block + 128, *const scales = block + 192;
   const float d = half_at(block + 208);
-  for (std::size_t i = 0; i < 256; ++i) {
-    // Two halves of 128 numbers; in a half four runs of 32 share 64 bytes of low nibbles and 32 bytes of high pairs.
-    const std::size_t half = i / 128, run = i % 128 / 32, column = i % 32;
-    const unsigned nibble = byte_at(low, half * 64 + run % 2 * 32 + column) >> (run / 2 * 4) & 0xFU;
-    const unsigned pair = byte_at(high, half * 32 + column) >> (run * 2) & 3U;
-    const int quantised = static_cast<int>(nibble | pair << 4U) - 32;
-    const auto scale = static_cast<std::int8_t>(byte_at(scales, i / 16));
-    to[i] = d * static_cast<float>(scale) * static_cast<float>(quantised);
+  // Two halves of 128 numbers; in a half four runs of 32 share 64 bytes of low nibbles and 32 bytes of high pairs.
+  for (std::size_t group = 0; group < 16; ++group) {
+    const std::size_t half = group / 8, run = group % 8 / 2, column = group % 2 * 16;
+    const std::array<std::uint8_t, 16> nibbles = bytes_at<16>(low + half * 64 + run % 2 * 32 + column);
+    const std::array<std::uint8_t, 16> pairs = bytes_at<16>(high + half * 32 + column);
+    const float scale = d * static_cast<float>(static_cast<std::int8_t>(byte_at(scales, group)));
+    for (std::size_t i = 0; i < 16; ++i) {
+      const unsigned nibble = unsigned{nibbles[i]} >> (run / 2 * 4) & 0xFU, pair = unsigned{pairs[i]} >> (run * 2) & 3U;
+      to[group * 16 + i] = scale * static_cast<float>(static_cast<int>(nibble | pair << 4U) - 32);
+    }
   }
 }
 
@@ -97,22 +108,23 @@ inline void widen_q6_k(const std::byte* block, float* to) {
 inline void widen_block(Dtype dtype, const std::byte* block, float* to) {
   switch (dtype) {
     case Dtype::Q4_0:
-      return widen_nibbles(block, false, false, to);
+      return widen_nibbles<false, false>(block, to);
     case Dtype::Q4_1:
-      return widen_nibbles(block, false, true, to);
+      return widen_nibbles<false, true>(block, to);
     case Dtype::Q5_0:
-      return widen_nibbles(block, true, false, to);
+      return widen_nibbles<true, false>(block, to);
     case Dtype::Q5_1:
-      return widen_nibbles(block, true, true, to);
+      return widen_nibbles<true, true>(block, to);
     case Dtype::Q8_0: {
       const float scale = half_at(block);
-      for (std::size_t i = 0; i < 32; ++i) to[i] = scale * static_cast<float>(static_cast<std::int8_t>(byte_at(block, 2 + i)));
+      const std::array<std::uint8_t, 32> bytes = bytes_at<32>(block + 2);
+      for (std::size_t i = 0; i < 32; ++i) to[i] = scale * static_cast<float>(static_cast<std::int8_t>(bytes[i]));
       return;
     }
     case Dtype::Q4_K:
-      return widen_k_nibbles(block, false, to);
+      return widen_k_nibbles<false>(block, to);
     case Dtype::Q5_K:
-      return widen_k_nibbles(block, true, to);
+      return widen_k_nibbles<true>(block, to);
     case Dtype::Q6_K:
       return widen_q6_k(block, to);
     default:
@@ -129,7 +141,7 @@ void widen_blocks_part(Dtype dtype, const std::byte* row, Index first, Index cou
     const Index block = (first + done) / in_block, skipped = (first + done) % in_block;
     const Index here = std::min(in_block - skipped, count - done);
     widen_block(dtype, row + static_cast<std::size_t>(block) * dtype_bytes(dtype), numbers.data());
-    for (Index i = 0; i < here; ++i) to[done + i] = static_cast<Scalar>(numbers[static_cast<std::size_t>(skipped + i)]);
+    std::copy_n(numbers.begin() + skipped, here, to + done);
     done += here;
   }
 }

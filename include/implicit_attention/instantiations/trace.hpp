@@ -7,6 +7,7 @@
 #include <implicit_attention/trace/operations.hpp>
 #include <implicit_attention/trace/recurrences.hpp>
 #include <implicit_attention/trace/rotary.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 #define IMPLICIT_ATTENTION_TRACE(TEMPLATE, S)                                                                                              \
   TEMPLATE Matrix<S> detail::project(ConstView<S>, const Array<S>&, const Array<S>&, const Executor&);                                     \

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

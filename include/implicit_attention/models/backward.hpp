@@ -11,6 +11,7 @@
 
 #include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/models/language_model.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <implicit_attention/models/part.hpp>
+#include <implicit_attention/trace/walk_back.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

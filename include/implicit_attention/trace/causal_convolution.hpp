@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -75,6 +76,27 @@ template <Real S>
   convolve(surrounded, input, View<S>(out), executor);
   return out;
 }
+
+template <Real S>
+struct ConvolutionBack {
+  static constexpr std::string_view operation = "convolution";
+  Value<S> x;
+  Array<S> weight, bias, tail;
+  std::vector<Index> starts;
+  void walk(Back<S>& back, const Matrix<S>& g) const {
+    if (!back.exact()) {
+      if (!bias.empty()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
+      if (!tail.empty()) {
+        const Array<S> nothing = Matrix<S>(Matrix<S>::Zero(g.rows(), g.cols()));
+        back.add_bias_share(convolution_of<S>(nothing, weight, {}, tail, starts, back.executor()).cwiseProduct(g).sum());
+      }
+    }
+    const Matrix<S> taps = weight.matrix().transpose();
+    Matrix<S> gradient = large_matrix<S>(g.rows(), g.cols(), "a gradient");
+    convolve_transposed<S>(taps, starts, g, gradient, back.executor());
+    back.add(x, std::move(gradient));
+  }
+};
 }  // namespace detail
 
 /// The causal depthwise convolution of x (tokens, channels) with a weight (channels, width), `[e, t]` weighing token i - width + 1 + t:
@@ -85,22 +107,9 @@ template <Real S>
                                    const std::vector<Index>& own_starts = {}) {
   const std::vector<Index> starts = x.trace->starts_with(own_starts);
   check_shape("convolution", "the weight", weight, x.cols(), std::max(weight.cols(), Index(1)), "(channels, width)");
-  const bool has_tail = !tail.empty();
   Matrix<S> out = detail::convolution_of(x.numbers, weight, bias, tail, starts, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [x = x.link(), weight, bias, tail, starts, has_tail](Back<S>& back, const Matrix<S>& g) {
-    if (!back.exact()) {
-      if (!bias.empty()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
-      if (has_tail) {
-        const Array<S> nothing = Matrix<S>(Matrix<S>::Zero(g.rows(), g.cols()));
-        back.add_bias_share(detail::convolution_of<S>(nothing, weight, {}, tail, starts, back.executor()).cwiseProduct(g).sum());
-      }
-    }
-    const Matrix<S> taps = weight.matrix().transpose();
-    Matrix<S> gradient = large_matrix<S>(g.rows(), g.cols(), "a gradient");
-    convolve_transposed<S>(taps, starts, g, gradient, back.executor());
-    back.add(x, std::move(gradient));
-  });
+  return x.trace->record(std::move(out), detail::ConvolutionBack<S>{x.link(), weight, bias, tail, starts});
 }
 
 /// The last `width - 1` rows of (tail, x): what the next piece of the sequence needs of this one.

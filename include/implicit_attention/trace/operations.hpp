@@ -21,6 +21,19 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
+namespace detail {
+template <Real S>
+struct LinearBack {
+  static constexpr std::string_view operation = "linear";
+  Value<S> x;
+  Array<S> weight, bias;
+  void walk(Back<S>& back, const Matrix<S>& g) const {
+    if (!bias.empty() && !back.exact()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
+    back.add(x, project_back<S>(g, weight, back.executor()));
+  }
+};
+}  // namespace detail
+
 /// x weight^T + bias, (tokens, rows of weight); `weight` (outputs, inputs), `bias` (1, outputs) or empty. `known`: the numbers, where they
 /// have been computed before (a model's logits, whose way back alone is wanted).
 template <Real S>
@@ -29,10 +42,7 @@ template <Real S>
     detail::raise(ErrorKind::shape, "linear: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", weight.cols(), ")");
   Array<S> out = known != nullptr ? *known : Array<S>(detail::project<S>(*x, weight, bias, x.trace->executor()));
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [x = x.link(), weight, bias](Back<S>& back, const Matrix<S>& g) {
-    if (!bias.empty() && !back.exact()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
-    back.add(x, detail::project_back<S>(g, weight, back.executor()));
-  });
+  return x.trace->record(std::move(out), detail::LinearBack<S>{x.link(), weight, bias});
 }
 
 /// Block-diagonal: out[h, q] = sum_p x[h, p] weight[h, p, q] + bias[h, q]; `weight` is (blocks * size, size), `bias` (blocks, size).
@@ -68,6 +78,35 @@ void multiply_by_function(Numbers<S> numbers, TakeFunction<S> take, Function fun
   take(function, numbers_in<S>(factors));
   numbers *= numbers_in<S>(factors);
 }
+
+template <Real S>
+struct FunctionBack {
+  static constexpr std::string_view operation = "apply_function";
+  Value<S> x;
+  Function function;
+  void walk(Back<S>& back, Matrix<S>& g) const {
+    if (!back.exact() && !homogeneous(function)) return back.cannot_treat(function_name(function));
+    for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
+      multiply_by_function<S>(numbers_in<S>(g, first, count), back.exact() ? take_slopes<S> : take_scales<S>, function,
+                              (*x).middleRows(first, count));
+    });
+    back.add(x, std::move(g));
+  }
+};
+
+template <Real S>
+struct SoftplusBack {
+  static constexpr std::string_view operation = "softplus";
+  Value<S> x;
+  Array<S> out;  // the slope is 1 - exp(-out): the numbers of x need not be kept
+  void walk(Back<S>& back, Matrix<S>& g) const {
+    if (!back.exact()) return back.cannot_treat(function_name(Function::softplus));
+    for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
+      numbers_in<S>(g, first, count) *= -(-ConstNumbers<S>(out.row(first), count * out.cols())).expm1();
+    });
+    back.add(x, std::move(g));
+  }
+};
 }  // namespace detail
 
 /// f(x), number by number. Relevance goes through functions f(x) = scale(x) x; it has no rule for the others.
@@ -75,15 +114,7 @@ template <Real S>
 [[nodiscard]] Value<S> apply_function(Function function, const Value<S>& x) {
   Matrix<S> out = function_values<S>(function, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [x, function](Back<S>& back, Matrix<S>& g) {
-    if (!back.exact() && !homogeneous(function)) return back.cannot_treat(function_name(function));
-    detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      detail::multiply_by_function<S>(detail::numbers_in<S>(g, first, count),
-                                      back.exact() ? detail::take_slopes<S> : detail::take_scales<S>, function,
-                                      (*x).middleRows(first, count));
-    });
-    back.add(x, std::move(g));
-  });
+  return x.trace->record(std::move(out), detail::FunctionBack<S>{x, function});
 }
 template <Real S>
 [[nodiscard]] Value<S> sigmoid(const Value<S>& x) {
@@ -97,13 +128,7 @@ template <Real S>
 [[nodiscard]] Value<S> softplus(const Value<S>& x) {
   Array<S> out = function_values<S>(Function::softplus, *x, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(out, [x = x.link(), out](Back<S>& back, Matrix<S>& g) {  // the slope 1 - exp(-out): x need not be kept
-    if (!back.exact()) return back.cannot_treat(function_name(Function::softplus));
-    detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      detail::numbers_in<S>(g, first, count) *= -(-detail::ConstNumbers<S>(out.row(first), count * out.cols())).expm1();
-    });
-    back.add(x, std::move(g));
-  });
+  return x.trace->record(out, detail::SoftplusBack<S>{x.link(), out});
 }
 
 /// a + b.
@@ -183,13 +208,11 @@ namespace detail {
 enum class FirstFactor { takes_half, takes_half_unless_held, held };
 
 template <Real S>
-[[nodiscard]] Value<S> multiply(const Value<S>& a, const Value<S>& b, FirstFactor first) {
-  check_shape("product", "the second factor", *b, a.rows(), a.cols(), "as the first");
-  Matrix<S> out = detail::filled_by_rows<S>(a.rows(), a.cols(), a.trace->executor(), [&](View<S> panel, Index row, Index rows) {
-    panel = (*a).middleRows(row, rows).cwiseProduct((*b).middleRows(row, rows));
-  });
-  if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
-  return a.trace->record(std::move(out), [a, b, first](Back<S>& back, Matrix<S>& g) {
+struct ProductBack {
+  static constexpr std::string_view operation = "product";
+  Value<S> a, b;
+  FirstFactor first;
+  void walk(Back<S>& back, Matrix<S>& g) const {
     const bool held = first == FirstFactor::held || (first == FirstFactor::takes_half_unless_held && back.way() == WayBack::attention);
     if (!back.exact() && held) {
       g.array() *= (*a).array();
@@ -199,7 +222,37 @@ template <Real S>
     if (a.recorded()) back.add(a, g.cwiseProduct(*b));
     g.array() *= (*a).array();
     back.add(b, std::move(g));
+  }
+};
+
+template <Real S>
+struct GatedProductBack {
+  static constexpr std::string_view operation = "gated_product";
+  Function function;
+  Value<S> z, x;
+  void walk(Back<S>& back, Matrix<S>& g) const {
+    if (!back.exact()) g *= homogeneous(function) ? S(0.5) : S(1);
+    if (z.recorded() && (back.exact() || homogeneous(function)))
+      back.add(z, filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index row, Index rows) {
+                 panel = g.middleRows(row, rows).cwiseProduct((*x).middleRows(row, rows));
+                 multiply_by_function<S>(numbers_in<S>(panel), back.exact() ? take_slopes<S> : take_scales<S>, function,
+                                         (*z).middleRows(row, rows));
+               }));
+    for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index row, Index rows) {
+      multiply_by_function<S>(numbers_in<S>(g, row, rows), take_values<S>, function, (*z).middleRows(row, rows));
+    });
+    back.add(x, std::move(g));
+  }
+};
+
+template <Real S>
+[[nodiscard]] Value<S> multiply(const Value<S>& a, const Value<S>& b, FirstFactor first) {
+  check_shape("product", "the second factor", *b, a.rows(), a.cols(), "as the first");
+  Matrix<S> out = detail::filled_by_rows<S>(a.rows(), a.cols(), a.trace->executor(), [&](View<S> panel, Index row, Index rows) {
+    panel = (*a).middleRows(row, rows).cwiseProduct((*b).middleRows(row, rows));
   });
+  if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
+  return a.trace->record(std::move(out), ProductBack<S>{a, b, first});
 }
 }  // namespace detail
 
@@ -222,21 +275,7 @@ template <Real S>
     panel.array() *= ConstView<S>((*x).middleRows(first, count)).array();
   });
   if (!x.trace->records({&z, &x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [function, z, x](Back<S>& back, Matrix<S>& g) {
-    if (!back.exact()) g *= homogeneous(function) ? S(0.5) : S(1);
-    if (z.recorded() && (back.exact() || homogeneous(function)))
-      back.add(z, detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
-                 panel = g.middleRows(first, count).cwiseProduct((*x).middleRows(first, count));
-                 detail::multiply_by_function<S>(detail::numbers_in<S>(panel),
-                                                 back.exact() ? detail::take_slopes<S> : detail::take_scales<S>, function,
-                                                 (*z).middleRows(first, count));
-               }));
-    detail::for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      detail::multiply_by_function<S>(detail::numbers_in<S>(g, first, count), detail::take_values<S>, function,
-                                      (*z).middleRows(first, count));
-    });
-    back.add(x, std::move(g));
-  });
+  return x.trace->record(std::move(out), detail::GatedProductBack<S>{function, z, x});
 }
 /// s * x, number by number: s is a scale and carries no relevance.
 template <Real S>
@@ -293,6 +332,21 @@ template <Real S>
   });
 }
 
+namespace detail {
+template <Real S>
+struct NormBack {
+  static constexpr std::string_view operation = "normalize";
+  Value<S> x;
+  Norm<S> norm;
+  std::shared_ptr<const typename Norm<S>::Statistics> made;
+  void walk(Back<S>& back, const Matrix<S>& g) const {
+    if (back.exact()) return back.add(x, norm.backward(*x, *made, g, back.executor()));
+    if (norm.bias().size() != 0) back.add_bias_share(g.colwise().sum().dot(norm.bias()));
+    back.add(x, norm.backward_scale_constant(*made, g, back.executor()));
+  }
+};
+}  // namespace detail
+
 /// A norm of every token (and group). `statistics`, if given, receives what it divided by. Relevance holds them.
 template <Real S>
 [[nodiscard]] Value<S> normalize(const Norm<S>& norm, const Value<S>& x, typename Norm<S>::Statistics* statistics = nullptr) {
@@ -302,11 +356,7 @@ template <Real S>
   if (statistics != nullptr) *statistics = *made;
   Matrix<S> out = norm.apply(*x, *made, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [x, norm, made](Back<S>& back, const Matrix<S>& g) {
-    if (back.exact()) return back.add(x, norm.backward(*x, *made, g, back.executor()));
-    if (norm.bias().size() != 0) back.add_bias_share(g.colwise().sum().dot(norm.bias()));
-    back.add(x, norm.backward_scale_constant(*made, g, back.executor()));
-  });
+  return x.trace->record(std::move(out), detail::NormBack<S>{x, norm, made});
 }
 
 /// x minus the mean over each of `groups` groups of neighbouring columns: a symmetric projection.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
@@ -118,6 +119,14 @@ struct Detour {
   std::function<Matrix<Scalar>(const Matrix<Scalar>& gradient)> through;
 };
 
+/// The way back of an operation as a type of its own: its name, `Way::operation`, what it keeps of the forward pass, and
+/// `void walk(Back<Scalar>& back, Matrix<Scalar>& gradient) const`. It is compiled where a record is walked (trace/walk_back.hpp lists these
+/// types), not where the operation is used: a program that only runs layers does not compile the gradients of their kernels.
+template <class Way>
+concept NamedWayBack = requires {
+  { Way::operation } -> std::convertible_to<std::string_view>;
+};
+
 /// One forward pass, recorded or not. Neither copied nor moved: values point to it.
 template <Real S>
 class Trace {
@@ -172,12 +181,20 @@ class Trace {
   template <class BackOfOne>
   [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, BackOfOne back) {
     watch(numbers);
-    steps_.push_back({slots_, 1, [back = std::move(back)](Back<Scalar>& walk, Matrix<Scalar>* gradients) { back(walk, *gradients); }});
+    steps_.push_back(
+        {slots_, 1, [back = std::move(back)](Back<Scalar>& walk, Matrix<Scalar>* gradients) { back(walk, *gradients); }, {}, nullptr});
+    return {std::move(numbers), this, slots_++};
+  }
+  /// The same for a way back that is compiled where it is walked.
+  template <NamedWayBack Way>
+  [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, Way back) {
+    watch(numbers);
+    steps_.push_back({slots_, 1, nullptr, Way::operation, std::make_shared<const Way>(std::move(back))});
     return {std::move(numbers), this, slots_++};
   }
   /// The results of an operation with several, in order.
   [[nodiscard]] std::vector<Value<Scalar>> record_all(const std::vector<Array<Scalar>>& numbers, Operation back) {
-    steps_.push_back({slots_, static_cast<Index>(numbers.size()), std::move(back)});
+    steps_.push_back({slots_, static_cast<Index>(numbers.size()), std::move(back), {}, nullptr});
     std::vector<Value<Scalar>> values;
     for (const Array<Scalar>& one : numbers) {
       watch(one);
@@ -186,7 +203,7 @@ class Trace {
     return values;
   }
 
-  /// Walks back from `seeds`; the gradients of `wanted` are kept.
+  /// Walks back from `seeds`; the gradients of `wanted` are kept. Defined in trace/walk_back.hpp.
   [[nodiscard]] WalkResult<Scalar> walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, const std::vector<Value<Scalar>>& wanted,
                                              const std::vector<Detour<Scalar>>& detours = {}) const;
 
@@ -194,6 +211,8 @@ class Trace {
   struct Step {
     Index first, count;  // of its outputs' values
     Operation back;
+    std::string_view named;           // or the name of its way back,
+    std::shared_ptr<const void> way;  // and the NamedWayBack of that name
   };
   struct Watched {
     std::weak_ptr<const void> owner;
@@ -216,47 +235,6 @@ class Trace {
   std::vector<Watched> watched_;
   std::vector<Step> steps_;
 };
-
-template <Real S>
-WalkResult<S> Trace<S>::walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, const std::vector<Value<Scalar>>& wanted,
-                                  const std::vector<Detour<Scalar>>& detours) const {
-  if (!recording_) detail::raise(ErrorKind::value, "Trace: this pass was not recorded, so it cannot be walked back");
-  Back<Scalar> back(way, executor_, static_cast<std::size_t>(slots_));
-  for (Seed<Scalar>& seed : seeds) back.add(seed.value, std::move(seed.gradient));
-  WalkResult<Scalar> result;
-  result.gradients.resize(wanted.size());
-  const auto keep = [&](Index slot) {
-    for (std::size_t k = 0; k < wanted.size(); ++k)
-      if (wanted[k].slot == slot) result.gradients[k] = back.gradient(slot);
-  };
-  std::vector<bool> made(static_cast<std::size_t>(slots_));
-  for (std::size_t index = steps_.size(); index-- > 0;) {
-    const Step& step = steps_[index];
-    bool reached = false;
-    for (Index slot = step.first; slot < step.first + step.count; ++slot) {
-      made[static_cast<std::size_t>(slot)] = true;
-      keep(slot);
-      bool left = false;
-      for (const Detour<Scalar>& detour : detours)
-        if (detour.at.slot == slot && back.gradient(slot).size() != 0) {
-          back.add(detour.to, detour.through(back.gradient(slot)));
-          left = true;
-        }
-      if (left) back.gradient(slot).resize(0, 0);
-      reached = reached || back.gradient(slot).size() != 0;
-    }
-    if (reached) step.back(back, &back.gradient(step.first));
-    for (Index slot = step.first; slot < step.first + step.count; ++slot) back.gradient(slot).resize(0, 0);
-  }
-  for (std::size_t k = 0; k < wanted.size(); ++k) {
-    const Value<Scalar>& value = wanted[k];
-    if (value.recorded() && !made[static_cast<std::size_t>(value.slot)]) result.gradients[k] = back.gradient(value.slot);
-    if (result.gradients[k].size() == 0) result.gradients[k] = Matrix<Scalar>::Zero(value.rows(), value.cols());
-  }
-  result.bias_share = back.bias_share();
-  result.untreated = back.untreated();
-  return result;
-}
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>
