@@ -1,7 +1,10 @@
 // Whole models: what explaining costs beside the forward pass's own projections, at the rate that Eigen has on those shapes in the same
 // run.
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -11,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/thread_executor.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
@@ -53,10 +57,13 @@ struct Model {
 
 class RandomWeights {
  public:
+  /// `stored`: how projections lie in memory, F32 or BF16, as in most released checkpoints.
+  explicit RandomWeights(Dtype stored = Dtype::F32) : stored_(stored) {}
   /// Normal numbers of variance 1 / inputs.
   [[nodiscard]] Array<float> projection(Index outputs, Index inputs) {
     Matrix<float> weight = normal_numbers(outputs, inputs, ++seed_);
     weight *= 1 / std::sqrt(static_cast<float>(inputs));
+    if (stored_ == Dtype::BF16) return as_bfloat16(weight);
     return weight;
   }
   [[nodiscard]] Array<float> row(Index columns, float from, float to) {
@@ -67,17 +74,27 @@ class RandomWeights {
   }
 
  private:
+  /// The upper halves of the bits.
+  [[nodiscard]] static Array<float> as_bfloat16(const Matrix<float>& weight) {
+    const auto halves = std::make_shared<std::vector<std::uint16_t>>();
+    for (Index i = 0; i < weight.size(); ++i)
+      halves->push_back(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(weight.data()[i]) >> 16U));
+    return Array<float>::of_storage(implicit_attention::detail::stored_rows(Dtype::BF16, weight.rows(), weight.cols(),
+                                                                            reinterpret_cast<const std::byte*>(halves->data()), halves));
+  }
+
+  Dtype stored_;
   unsigned seed_ = 100;
 };
 
-Model random_mamba(bool quick) {
+Model random_mamba(bool quick, Dtype stored = Dtype::F32) {
   Model made;
   made.name = "Mamba-130m";
   const Index D = quick ? 192 : 768, E = 2 * D, N = 16, rank = D / 16, layers = quick ? 4 : 24;
   made.channels = E;
   made.state = N;
   made.layers = layers;
-  RandomWeights random;
+  RandomWeights random(stored);
   LanguageModelParts<float> parts;
   parts.name = "MambaForCausalLM";
   parts.embedding = parts.head = random.projection(vocabulary, D);
@@ -172,6 +189,20 @@ void forward_once(const LanguageModel<float>& model, const std::vector<Index>& i
 struct Bar {
   double bar, aim;
 };
+
+/// The forward pass of a model whose projections are stored in bfloat16 and widened, panel by panel, as they are used.
+void stored_weights(benchmark::State& state, int place) {
+  const bool quick = settings().quick;
+  const Model made = random_mamba(quick), stored = random_mamba(quick, Dtype::BF16);
+  const std::vector<Index> ids = some_ids(quick ? 128 : 512);
+  Rounds rounds;
+  rounds.add("float32", [&] { forward_once(*made.model, ids); });
+  rounds.add("bfloat16", [&] { forward_once(*stored.model, ids); });
+  rounds.run(quick ? 1 : 3, 0);
+  state.SetIterationTime(rounds.seconds("bfloat16"));
+  report_at_most(place, "forward, weights in bfloat16, " + made.name + ", " + std::to_string(ids.size()) + " tokens",
+                 rounds.ratio("bfloat16", "float32"), 1.1, 1.02, " x the same in float32", time_text(rounds.seconds("bfloat16")));
+}
 
 void methods(benchmark::State& state, int place, Model (*make)(bool), bool all) {
   const bool quick = settings().quick;
@@ -318,8 +349,12 @@ std::optional<double> model_memory(const std::string& which, Index tokens) {
 }
 
 void add_models() {
-  add_benchmark("table/models/mamba", [](auto& state) { methods(state, 120, random_mamba, true); });
+  add_benchmark("table/models/mamba", [](auto& state) {
+    methods(
+        state, 120, [](bool quick) { return random_mamba(quick); }, true);
+  });
   add_benchmark("table/models/rwkv4", [](auto& state) { methods(state, 130, random_rwkv4, false); });
+  add_benchmark("table/models/stored", [](auto& state) { stored_weights(state, 139); });
   add_benchmark("table/models/prefix", [](auto& state) { no_more_than_asked(state, 140); });
   add_benchmark("table/models/removals", [](auto& state) { removals(state, 145); });
   add_benchmark("table/models/workers", [](auto& state) { two_workers(state, 150); });
