@@ -1,8 +1,7 @@
-// Catch2, version 2 or 3, under the same names: TEST_CASE and its kin, Approx, contains_text.
+// Catch2, version 2 or 3, under the same names: TEST_CASE and its kin, Approx, contains_text; assertions that compile quickly.
 #pragma once
 
 #include <cmath>
-#include <string>
 
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
@@ -11,14 +10,7 @@ using Catch::Approx;
 #include <catch2/catch.hpp>
 #endif
 
-/// A matcher for `CHECK_THAT(text, contains_text("needle"))`.
-inline auto contains_text(const std::string& needle) {
-#if __has_include(<catch2/catch_all.hpp>)
-  return Catch::Matchers::ContainsSubstring(needle);
-#else
-  return Catch::Matchers::Contains(needle);
-#endif
-}
+#include "assertions.hpp"
 
 /// The larger of two numbers, NaN where one is: std::max(worst, NaN) is worst, and a test that keeps the largest error would never see it.
 /// So does a matrix' maxCoeff() unless it is told to propagate NaN.
