@@ -392,7 +392,7 @@ TEST_CASE("steps that are not finite, decays to nothing and decays of nothing go
     for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1));
     Selection last;
     last.rows = Indices::last();
-    const Matrix<float> found = stream.newest_row(), expected = sequence.whole(100).materialize(last).stacked();
+    const Matrix<float> found = stream.newest_row(), expected = Pieces<float>(sequence).whole(100).materialize(last).stacked();
     INFO(number);
     for (Index e = 0; e < 18; ++e)
       for (Index j = 0; j < 100; ++j) {
@@ -415,7 +415,7 @@ TEST_CASE("a NaN behind states that are forgotten is forgotten with them, in eac
   for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1), sequence.x(token, 1));
   Selection last;
   last.rows = Indices::last();
-  const ImplicitAttention<float> whole = sequence.whole(100);
+  const ImplicitAttention<float> whole = Pieces<float>(sequence).whole(100);
   const Matrix<float> found = stream.newest_row(), expected = whole.materialize(last).stacked();
   CHECK(found(3, 40) == 0.0F);
   CHECK(std::isnan(found(4, 40)));
