@@ -71,7 +71,7 @@ if [ "$coverage" = yes ]; then
   counted=(-std=c++20 -O0 -fprofile-instr-generate -fcoverage-mapping -DIMPLICIT_ATTENTION_SOURCE_DIR="\"$root\""
     -DIMPLICIT_ATTENTION_BINARY_DIR="\"$out\"" -I include -I tests -I examples -isystem "$eigen")
   if have_header zlib.h; then counted+=(-DIMPLICIT_ATTENTION_IO_ZLIB=1); fi
-  "$clang" "${counted[@]}" "$out/replay.cpp" tests/main.cpp tests/support/assertions.cpp "${partly[@]}" \
+  "$clang" "${counted[@]}" "$out/replay.cpp" tests/main.cpp "${partly[@]}" \
     $(printf 'examples/support/%s.cpp ' "${supported[@]}") "${libraries[@]}" \
     $(if have_header catch2/catch_all.hpp; then echo -lCatch2; fi) -o "$out/replay"
   LLVM_PROFILE_FILE="$out/replay.profraw" IMPLICIT_ATTENTION_FUZZ=0 IMPLICIT_ATTENTION_FUZZ_CORPUS="$out/found" "$out/replay"

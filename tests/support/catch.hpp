@@ -1,8 +1,11 @@
-// Catch2, version 2 or 3, under the same names: TEST_CASE and its kin, Approx, contains_text; assertions that compile quickly.
+// Catch2, version 2 or 3, under the same names: TEST_CASE and its kin, Approx, contains_text.
 #pragma once
 
 #include <cmath>
+#include <string>
 
+// Without a handler of exceptions around each of the tests' thousands of assertions: one that is thrown ends the test case, as everywhere.
+#define CATCH_CONFIG_FAST_COMPILE
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 using Catch::Approx;
@@ -10,7 +13,14 @@ using Catch::Approx;
 #include <catch2/catch.hpp>
 #endif
 
-#include "assertions.hpp"
+/// A matcher for `CHECK_THAT(text, contains_text("needle"))`.
+inline auto contains_text(const std::string& needle) {
+#if __has_include(<catch2/catch_all.hpp>)
+  return Catch::Matchers::ContainsSubstring(needle);
+#else
+  return Catch::Matchers::Contains(needle);
+#endif
+}
 
 /// The larger of two numbers, NaN where one is: std::max(worst, NaN) is worst, and a test that keeps the largest error would never see it.
 /// So does a matrix' maxCoeff() unless it is told to propagate NaN.
