@@ -188,12 +188,12 @@ TEST_CASE("edge-map and relevance-attention by heads: the loops over a head's ch
         for (const Method method : {Method::edge_map, Method::relevance_attention})
           CHECK_THROWS_WITH(
               explainer.explain(method, edge_target, how),
-              Catch::Contains(detail::message(method_info(method).name, ": the channels of layer ", layer, " share no matrices")));
+              contains_text(detail::message(method_info(method).name, ": the channels of layer ", layer, " share no matrices")));
         ++none;
         continue;
       }
       CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how),
-                        Catch::Contains(detail::message("edge-map: head ", heads, " is out of range, expected 0 to ", heads - 1)));
+                        contains_text(detail::message("edge-map: head ", heads, " is out of range, expected 0 to ", heads - 1)));
       ++layers;
       mixed += pass.mixers.size() > 1 ? 1 : 0;
       Numbers sum = Numbers::Zero(edge_tokens, edge_tokens), sum_of_scores = Numbers::Zero(1, edge_tokens);
@@ -262,19 +262,19 @@ TEST_CASE("edge-map says what is wrong with a layer or with heads, and other met
       Explainer<double> explainer(model, ids, every_logit());
       const std::string words =
           detail::message("edge-map: layer ", layer, " of ", model.name(), " is out of range or mixes no tokens, expected one of ");
-      CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how), Catch::Contains(words));
-      CHECK_THROWS_WITH(explainer.explain_each(Method::edge_map, {edge_target}, how), Catch::Contains(words));
+      CHECK_THROWS_WITH(explainer.explain(Method::edge_map, edge_target, how), contains_text(words));
+      CHECK_THROWS_WITH(explainer.explain_each(Method::edge_map, {edge_target}, how), contains_text(words));
       Explainer<double> planned(model, ids, every_logit(), {{Method::gradient, Method::edge_map}, how});
       how.with_map = false;
       CHECK(planned.explain(Method::gradient, edge_target, how).scores == explainer.explain(Method::gradient, edge_target, how).scores);
-      CHECK_THROWS_WITH(planned.explain(Method::edge_map, edge_target, how), Catch::Contains(words));
+      CHECK_THROWS_WITH(planned.explain(Method::edge_map, edge_target, how), contains_text(words));
     }
   MethodOptions<double> how;
   how.heads = {0};
   Explainer<double> explainer(model, ids, every_logit());
   for (const Method method : {Method::edge_map, Method::relevance_attention})
     CHECK_THROWS_WITH(explainer.explain(method, edge_target, how),
-                      Catch::Contains("heads are those of one layer, expected MethodOptions::layer"));
+                      contains_text("heads are those of one layer, expected MethodOptions::layer"));
   CHECK(explainer.explain(Method::raw, edge_target, how).scores ==
         explainer.explain(Method::raw, edge_target).scores);  // which reads no heads
 

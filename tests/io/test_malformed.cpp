@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/words.hpp>
 
 #include <implicit_attention/io/io.hpp>
 
@@ -14,10 +15,11 @@
 
 using namespace implicit_attention;
 using namespace io_test;
+using test_support::Words;
 
 namespace {
 
-void expect_error(const std::optional<Caught>& error, ErrorKind kind, const std::vector<std::string>& needles) {
+void expect_error(const std::optional<Caught>& error, ErrorKind kind, const Words& needles) {
   REQUIRE(error);
   CHECK(error->kind == kind);
   for (const std::string& needle : needles) CHECK_THAT(error->message, contains_text(needle));
@@ -27,7 +29,7 @@ void expect_error(const std::optional<Caught>& error, ErrorKind kind, const std:
 
 struct BadFile {
   std::string what, bytes;
-  std::vector<std::string> needles;
+  Words needles;
 };
 
 // A file whose one tensor is `entry`, over eight bytes of data.
@@ -146,7 +148,7 @@ TEST_CASE("malformed safetensors say what is wrong", "[io]") {
   for (const BadFile& bad : bad_safetensors()) {
     INFO(bad.what);
     write_bytes(path, bad.bytes);
-    std::vector<std::string> needles = bad.needles;
+    std::vector<std::string> needles = bad.needles.list();
     needles.push_back(path.string());
     expect_error(error_of([&] { SafetensorsFile file(path); }), ErrorKind::file, needles);
   }
@@ -229,8 +231,8 @@ TEST_CASE("checkpoints that are not there or not whole", "[io]") {
   for (const BadFile& file : bad) {
     INFO(file.what);
     write_bytes(index, file.bytes);
-    std::vector<std::string> needles = file.needles;
-    if (file.needles.back().find("cannot be opened") == std::string::npos) needles.push_back(index.string());
+    std::vector<std::string> needles = file.needles.list();
+    if (file.needles.list().back().find("cannot be opened") == std::string::npos) needles.push_back(index.string());
     expect_error(open(folder.path()), ErrorKind::file, needles);
   }
 }
@@ -257,7 +259,7 @@ TEST_CASE("malformed config.json", "[io]") {
   for (const BadFile& file : bad) {
     INFO(file.what);
     write_bytes(path, file.bytes);
-    std::vector<std::string> needles = file.needles;
+    std::vector<std::string> needles = file.needles.list();
     needles.push_back(path.string());
     expect_error(error_of([&] { (void)read_configuration(folder.path()); }), ErrorKind::file, needles);
   }
@@ -286,7 +288,7 @@ TEST_CASE("malformed vocab.json, and text that cannot become tokens", "[io]") {
   for (const BadFile& file : bad) {
     INFO(file.what);
     write_bytes(path, file.bytes);
-    std::vector<std::string> needles = file.needles;
+    std::vector<std::string> needles = file.needles.list();
     needles.push_back(path.string());
     expect_error(error_of([&] { (void)open(); }), ErrorKind::file, needles);
   }

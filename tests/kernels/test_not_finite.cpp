@@ -18,6 +18,7 @@
 #include <implicit_attention/kernels/scan.hpp>
 #include <implicit_attention/kernels/surrounded_matrix.hpp>
 
+namespace not_finite_test {
 namespace {
 
 using namespace implicit_attention;
@@ -404,3 +405,5 @@ TEMPLATE_TEST_CASE("single rows of several heads together carry a NaN as far as 
             }
       }
 }
+
+}  // namespace not_finite_test

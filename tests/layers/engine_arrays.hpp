@@ -1,6 +1,7 @@
 // The arrays that an engine fills in, whatever the layer, and the sets of terms that are asked for.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -100,6 +101,43 @@ void for_states(Activations& act, F f) {
   IMPLICIT_ATTENTION_TEST_VISIT(carried);
 #undef IMPLICIT_ATTENTION_TEST_VISIT
 }
+
+/// Activations of a layer, whose type is known where they are made: what a test does to the arrays of all layers is compiled once.
+class EngineActivations {
+ public:
+  template <class Entry>
+  using Named = std::vector<std::pair<std::string, Entry*>>;
+
+  virtual ~EngineActivations() = default;
+  [[nodiscard]] virtual std::unique_ptr<EngineActivations> copy() const = 0;
+  /// The arrays of for_arrays, and the numbers of for_states.
+  virtual Named<Array<double>> arrays() = 0;
+  virtual Named<Numbers> states() = 0;
+  [[nodiscard]] virtual ImplicitAttention<double> attention(Terms terms) const = 0;
+};
+
+/// Those of `layer`, which is not copied.
+template <class Layer>
+class EngineActivationsOf final : public EngineActivations {
+ public:
+  EngineActivationsOf(const Layer& layer, typename Layer::Activations act) : layer_(layer), act_(std::move(act)) {}
+  [[nodiscard]] std::unique_ptr<EngineActivations> copy() const override { return std::make_unique<EngineActivationsOf>(*this); }
+  Named<Array<double>> arrays() override {
+    Named<Array<double>> all;
+    for_arrays(act_, [&all](const char* name, Array<double>& array) { all.emplace_back(name, &array); });
+    return all;
+  }
+  Named<Numbers> states() override {
+    Named<Numbers> all;
+    for_states(act_, [&all](const char* name, Numbers& numbers) { all.emplace_back(name, &numbers); });
+    return all;
+  }
+  [[nodiscard]] ImplicitAttention<double> attention(Terms terms) const override { return implicit_attention_of(layer_, act_, terms); }
+
+ private:
+  const Layer& layer_;
+  typename Layer::Activations act_;
+};
 
 /// All, the papers' two, each term alone, and all but one.
 inline std::vector<Terms> sets_of_terms() {

@@ -2,7 +2,9 @@
 // error, what is not read changes nothing, and no operator is made of an array that does not fit.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -20,8 +22,8 @@
 namespace {
 
 using namespace implicit_attention;
-using engine_test::for_arrays;
-using engine_test::for_states;
+using engine_test::EngineActivations;
+using engine_test::EngineActivationsOf;
 using engine_test::Numbers;
 using engine_test::sets_of_terms;
 using test_support::Draw;
@@ -45,9 +47,7 @@ const std::vector<Bend> bends = {
 };
 
 /// Everything that a form gives: its matrices, bias and carry below each other.
-template <class Layer>
-Numbers everything(const Layer& layer, const typename Layer::Activations& act, Terms terms) {
-  const ImplicitAttention<double> attention = implicit_attention_of(layer, act, terms);
+Numbers everything(const ImplicitAttention<double>& attention) {
   std::vector<Numbers> parts{attention.materialize().stacked(), attention.bias(), attention.carry()};
   if (attention.has_second()) {
     parts.push_back(attention.second().materialize().stacked());
@@ -63,10 +63,13 @@ Numbers everything(const Layer& layer, const typename Layer::Activations& act, T
   }
   return all;
 }
+template <class Layer>
+Numbers everything(const Layer& layer, const typename Layer::Activations& act, Terms terms) {
+  return everything(implicit_attention_of(layer, act, terms));
+}
 
 /// One array is bent: under each set of terms an error names it, or all is as it was. How often it was named.
-template <class Layer>
-int check_bent(const Layer& layer, const typename Layer::Activations& bent, const std::string& name, const std::vector<Numbers>& right) {
+int check_bent(const EngineActivations& bent, const std::string& name, const std::vector<Numbers>& right) {
   const std::vector<Terms> sets = sets_of_terms();
   int named = 0;
   for (std::size_t set = 0; set < sets.size(); ++set) {
@@ -74,14 +77,14 @@ int check_bent(const Layer& layer, const typename Layer::Activations& bent, cons
     Numbers numbers;
     std::string text;
     try {
-      numbers = everything(layer, bent, sets[set]);
+      numbers = everything(bent.attention(sets[set]));
     } catch (const Error& error) {
       text = error.what();
     }
     if (text.empty()) {
       const bool as_it_was = numbers.rows() == right[set].rows() && numbers.cols() == right[set].cols() &&
-                             (numbers - right[set]).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
-                                 1e-12 * right[set].cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
+                             (numbers - right[set]).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() <=
+                                 1e-12 * right[set].cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
       CHECK(as_it_was);
     } else {
       CHECK_THAT(text, contains_text("activations." + name));
@@ -91,53 +94,37 @@ int check_bent(const Layer& layer, const typename Layer::Activations& bent, cons
   return named;
 }
 
-template <class Layer>
-void check_activations(const std::string& title, const Layer& layer, const typename Layer::Activations& act) {
+void check_activations(const std::string& title, const EngineActivations& act) {
   std::vector<Numbers> right;
-  for (const Terms terms : sets_of_terms()) right.push_back(everything(layer, act, terms));
-  int all_named = 0;
-  // The k-th array of a copy, bent.
-  const auto each = [&](const auto& visit, const auto& bend_one) {
-    int count = 0;
-    {
-      typename Layer::Activations copy = act;
-      visit(copy, [&](const char*, auto&) { ++count; });
+  for (const Terms terms : sets_of_terms()) right.push_back(everything(act.attention(terms)));
+  int all_named = 0, filled = 0;
+  const std::unique_ptr<EngineActivations> counted = act.copy();
+  const std::size_t arrays = counted->arrays().size(), states = counted->states().size();
+  for (const auto& [name, numbers] : counted->states()) filled += numbers->size() != 0;
+  // The k-th array of a copy, bent; then those of its state.
+  for (std::size_t k = 0; k < arrays; ++k)
+    for (const Bend& bend : bends) {
+      const std::unique_ptr<EngineActivations> copy = act.copy();
+      const auto [name, array] = copy->arrays()[k];
+      if (array->empty()) continue;
+      Numbers bent = bend.of(**array);
+      if (bent.rows() == array->rows() && bent.cols() == array->cols()) continue;
+      *array = bent.size() == 0 ? Array<double>() : Array<double>(std::move(bent));
+      INFO(title << ": " << name << ", " << bend.name);
+      all_named += check_bent(*copy, name, right);
     }
-    for (int k = 0; k < count; ++k)
-      for (const Bend& bend : bends) {
-        typename Layer::Activations bent = act;
-        std::string name;
-        int index = 0;
-        visit(bent, [&](const char* own_name, auto& array) {
-          if (index++ == k && bend_one(own_name, array, bend)) name = own_name;
-        });
-        if (name.empty()) continue;
-        INFO(title << ": " << name << ", " << bend.name);
-        all_named += check_bent(layer, bent, name, right);
-      }
-  };
-  each([](auto& a, auto f) { for_arrays(a, f); },
-       [&](const char*, Array<double>& array, const Bend& bend) {
-         if (array.empty()) return false;
-         Numbers bent = bend.of(*array);
-         if (bent.rows() == array.rows() && bent.cols() == array.cols()) return false;
-         array = bent.size() == 0 ? Array<double>() : Array<double>(std::move(bent));
-         return true;
-       });
-  int filled = 0;
-  {
-    typename Layer::Activations copy = act;
-    for_states(copy, [&](const char*, Numbers& part) { filled += part.size() != 0; });
-  }
-  each([](auto& a, auto f) { for_states(a, f); },
-       [&](const char*, Numbers& part, const Bend& bend) {
-         if (part.size() == 0) return false;
-         Numbers bent = bend.of(part);
-         if (bent.rows() == part.rows() && bent.cols() == part.cols()) return false;
-         if (bent.size() == 0 && filled == 1) return false;  // no state is none that was forgotten
-         part = std::move(bent);
-         return true;
-       });
+  for (std::size_t k = 0; k < states; ++k)
+    for (const Bend& bend : bends) {
+      const std::unique_ptr<EngineActivations> copy = act.copy();
+      const auto [name, numbers] = copy->states()[k];
+      if (numbers->size() == 0) continue;
+      Numbers bent = bend.of(*numbers);
+      if (bent.rows() == numbers->rows() && bent.cols() == numbers->cols()) continue;
+      if (bent.size() == 0 && filled == 1) continue;  // no state is none that was forgotten
+      *numbers = std::move(bent);
+      INFO(title << ": " << name << ", " << bend.name);
+      all_named += check_bent(*copy, name, right);
+    }
   CHECK(all_named > 0);
 }
 
@@ -145,17 +132,17 @@ template <class Layer>
 void check_layer(const std::string& title, const Layer& layer, Index tokens, bool carries = true) {
   Draw draw(5);
   const Numbers u = draw.normals<double>(tokens, layer.width());
-  check_activations(title, layer, layer.activations(u));
+  check_activations(title, EngineActivationsOf<Layer>(layer, layer.activations(u)));
   if constexpr (requires(typename Layer::Activations act) { act.initial; })
     if (carries) {
       const typename Layer::State state = layer.activations(draw.normals<double>(tokens, layer.width())).final;
-      check_activations(title + " from a state", layer, layer.activations(u, &state));
+      check_activations(title + " from a state", EngineActivationsOf<Layer>(layer, layer.activations(u, &state)));
     }
 }
 
 /// Calls visit(recipe, draw, configuration, tensors) for every recipe with its tensors drawn. Seeds begin with `seed`, `step` apart.
-template <class Visit>
-void for_each_recipe(std::uint64_t seed, std::uint64_t step, const Visit& visit) {
+using VisitRecipe = std::function<void(const Recipe&, Draw&, const Configuration&, const PrefixedTensors<double>&)>;
+void for_each_recipe(std::uint64_t seed, std::uint64_t step, const VisitRecipe& visit) {
   for (const Recipe& recipe : test_support::recipes()) {
     Draw draw(seed);
     seed += step;
@@ -353,12 +340,13 @@ TEST_CASE("activations that nobody filled are no sequence of no tokens, whatever
     for (const LayerFamily<double>& family : layer_families<double>())
       if (family.name == recipe.family) part = family.read(from, configuration);
     REQUIRE(part != nullptr);
-    test_support::AllLayers::visit(*part, [&](const auto& layer) {
+    const auto check = [&](const EngineActivations& nothing) {
       for (const Terms terms : sets_of_terms()) {
         INFO(recipe.family << " " << recipe.title << ", " << terms.text());
-        CHECK(test_support::error_of([&] { (void)everything(layer, {}, terms); }).first == ErrorKind::shape);
+        CHECK(test_support::error_of([&] { (void)everything(nothing.attention(terms)); }).first == ErrorKind::shape);
       }
-    });
+    };
+    test_support::AllLayers::visit(*part, [&](const auto& layer) { check(EngineActivationsOf<std::decay_t<decltype(layer)>>(layer, {})); });
   });
 }
 

@@ -56,10 +56,15 @@ struct Deviation {
   double largest_expected = 0, largest_difference = 0;
   template <class Computed>
   void add(const Computed& computed, const Matrix<double>& expected) {
+    compare(computed.template cast<double>(), expected);
+  }
+
+ private:
+  void compare(const Matrix<double>& computed, const Matrix<double>& expected) {
     REQUIRE(computed.rows() == expected.rows());
     REQUIRE(computed.cols() == expected.cols());
-    largest_expected = std::max(largest_expected, expected.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
-    const double difference = (computed.template cast<double>() - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
+    largest_expected = std::max(largest_expected, expected.cwiseAbs().maxCoeff<Eigen::PropagateNaN>());
+    const double difference = (computed - expected).cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
     largest_difference = difference <= largest_difference ? largest_difference : difference;  // a NaN stays
   }
 };
@@ -74,6 +79,24 @@ typename Griffin<Scalar>::Activations run(const Griffin<Scalar>& layer, const Sa
   std::vector<Index> positions(static_cast<std::size_t>(u.rows()));
   for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = all.at(static_cast<std::size_t>(sequence * u.rows()) + i);
   return layer.activations(u, positions);
+}
+
+void check_deviations(const SafetensorsFile& file, const std::map<std::string, Deviation>& deviations, const Deviation& reconstruction,
+                      double tolerance) {
+  const std::string title = file.where();
+  // Nothing in the file goes unread.
+  for (const auto& [name, info] : file.tensors())
+    if (name.rfind("expected.", 0) == 0) {
+      INFO(name);
+      CHECK(deviations.count(name.substr(9)) == 1);
+    }
+  for (const auto& [name, deviation] : deviations) {
+    INFO(name << " of " << title << ": largest difference " << deviation.largest_difference << ", largest expected "
+              << deviation.largest_expected);
+    CHECK(deviation.largest_difference <= tolerance * deviation.largest_expected);
+  }
+  INFO("A x + bias of " << title << ": largest difference " << reconstruction.largest_difference);
+  CHECK(reconstruction.largest_difference <= tolerance * reconstruction.largest_expected);
 }
 
 template <class Layer>
@@ -116,19 +139,7 @@ void check_case(const fs::path& path) {
     const Matrix<Scalar> reconstructed = attention.apply(*act.x) + attention.bias() + attention.carry();
     reconstruction.add(reconstructed, part("y"));
   }
-  // Nothing in the file goes unread.
-  for (const auto& [name, info] : file.tensors())
-    if (name.rfind("expected.", 0) == 0) {
-      INFO(name);
-      CHECK(deviations.count(name.substr(9)) == 1);
-    }
-  for (const auto& [name, deviation] : deviations) {
-    INFO(name << " of " << path.filename().string() << ": largest difference " << deviation.largest_difference << ", largest expected "
-              << deviation.largest_expected);
-    CHECK(deviation.largest_difference <= golden_tolerance<Scalar> * deviation.largest_expected);
-  }
-  INFO("A x + bias of " << path.filename().string() << ": largest difference " << reconstruction.largest_difference);
-  CHECK(reconstruction.largest_difference <= golden_tolerance<Scalar> * reconstruction.largest_expected);
+  check_deviations(file, deviations, reconstruction, golden_tolerance<Scalar>);
 }
 
 template <class Scalar>

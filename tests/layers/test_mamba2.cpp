@@ -195,7 +195,7 @@ TEST_CASE("Mamba-2: what does not fit is named", "[layers]") {
     Layer::Weights w = good.weights();
     Layer::Options o = good.options();
     bend(w, o);
-    CHECK_THROWS_WITH(Layer(w, o), Catch::Contains(what));
+    CHECK_THROWS_WITH(Layer(w, o), contains_text(what));
   };
   const auto zeros = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Zero(rows, columns))); };
   says([&](auto& w, auto&) { w.A_log = {}; }, "12 channels (columns of out_proj.weight) do not divide into 0 heads (A_log)");
@@ -212,7 +212,7 @@ TEST_CASE("Mamba-2: what does not fit is named", "[layers]") {
   says([&](auto&, auto& o) { o.time_step_limit = {0.2, 0.1}; }, "time_step_limit is 0.2 to 0.1");
   Layer::Activations act = good.activations(Matrix<double>(Matrix<double>::Ones(2, D)));
   act.s = {};
-  CHECK_THROWS_WITH(good.lower(act), Catch::Contains("activations.s is empty, expected (2, 12)"));
+  CHECK_THROWS_WITH(good.lower(act), contains_text("activations.s is empty, expected (2, 12)"));
   CHECK_NOTHROW(good.lower(act, Terms::published()));
 }
 

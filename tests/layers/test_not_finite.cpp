@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
-#include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,7 +21,8 @@
 namespace {
 
 using namespace implicit_attention;
-using engine_test::for_arrays;
+using engine_test::EngineActivations;
+using engine_test::EngineActivationsOf;
 using engine_test::Numbers;
 using test_support::Draw;
 using test_support::Recipe;
@@ -187,65 +189,64 @@ bool has_no_part(const std::string& layer, const std::string& array, Index token
   });
 }
 
-/// Calls body(name, token, spoilt activations, the clean ones) with `wrong` in each array of a layer's activations at each of the tokens.
-template <class Layer, class Body>
-void for_spoilt_arrays(const Layer& layer, Index tokens, const std::vector<Index>& places, double wrong, const Body& body) {
-  Draw draw(5);
-  const Numbers u = draw.normals<double>(tokens, layer.width());  // linear attention's arrays are views of it
-  const typename Layer::Activations act = layer.activations(u);
-  int count = 0;
-  {
-    typename Layer::Activations copy = act;
-    for_arrays(copy, [&](const char*, auto&) { ++count; });
-  }
-  for (int k = 0; k < count; ++k)
+/// Calls body(name, token, spoilt activations) with `wrong` in each array of a layer's activations at each of the tokens.
+void for_spoilt_arrays(const EngineActivations& act, Index tokens, const std::vector<Index>& places, double wrong,
+                       const std::function<void(const std::string&, Index, const EngineActivations&)>& body) {
+  const std::size_t count = act.copy()->arrays().size();
+  for (std::size_t k = 0; k < count; ++k)
     for (const Index token : places) {
-      typename Layer::Activations spoilt = act;
-      std::string name;
-      int index = 0;
-      std::map<std::string, int> seen;  // of a second direction or rank: `x 2`
-      for_arrays(spoilt, [&](const char* own_name, Array<double>& array) {
-        const int times = ++seen[own_name];
-        if (index++ != k || array.empty() || array.rows() != tokens) return;
-        Numbers numbers = *array;
-        numbers(token, array.cols() / 2) = wrong;
-        array = std::move(numbers);
-        name = times == 1 ? std::string(own_name) : own_name + (" " + std::to_string(times));
-      });
-      if (!name.empty()) body(name, token, spoilt, act);
+      const std::unique_ptr<EngineActivations> spoilt = act.copy();
+      const auto arrays = spoilt->arrays();
+      std::string name = arrays[k].first;
+      Array<double>& array = *arrays[k].second;
+      if (array.empty() || array.rows() != tokens) continue;
+      Numbers numbers = *array;
+      numbers(token, array.cols() / 2) = wrong;
+      array = std::move(numbers);
+      int times = 1;  // of a second direction or rank: `x 2`
+      for (std::size_t before = 0; before < k; ++before) times += arrays[before].first == name;
+      if (times > 1) name += " " + std::to_string(times);
+      body(name, token, *spoilt);
     }
 }
 
 /// What is said where a layer refuses activations: an array that others were made from may be held against them.
-template <class Layer>
-std::string refusal(const Layer& layer, const typename Layer::Activations& act, Terms terms) {
+std::string refusal(const EngineActivations& act, Terms terms) {
   try {
-    static_cast<void>(implicit_attention_of(layer, act, terms));
+    static_cast<void>(act.attention(terms));
   } catch (const Error& error) {
     return error.what();
   }
   return {};
 }
 
-template <class Layer>
-int check_layer(const std::string& title, const Layer& layer, Index tokens, const std::vector<Index>& places,
-                const std::vector<Terms>& sets) {
+int check_activations(const std::string& title, const EngineActivations& act, Index tokens, const std::vector<Index>& places,
+                      const std::vector<Terms>& sets) {
   int read = 0;
-  for_spoilt_arrays(layer, tokens, places, std::numeric_limits<double>::quiet_NaN(),
-                    [&](const std::string& name, Index token, const auto& spoilt, const auto& act) {
+  for_spoilt_arrays(act, tokens, places, std::numeric_limits<double>::quiet_NaN(),
+                    [&](const std::string& name, Index token, const EngineActivations& spoilt) {
                       for (const Terms terms : sets) {
                         INFO(title << ": " << name << " at token " << token << " of " << tokens << ", terms " << terms.text());
-                        if (const std::string refused = refusal(layer, spoilt, terms); !refused.empty()) {
+                        if (const std::string refused = refusal(spoilt, terms); !refused.empty()) {
                           CHECK_THAT(refused, contains_text("activations."));
                           continue;
                         }
-                        const ImplicitAttention<double> attention = implicit_attention_of(layer, spoilt, terms);
-                        const Index not_finite = check_ways(attention, implicit_attention_of(layer, act, terms), token);
+                        const Index not_finite = check_ways(spoilt.attention(terms), act.attention(terms), token);
                         if (terms == Terms::all()) CHECK((not_finite == 0) == has_no_part(title, name, token, tokens));
                         ++read;
                       }
                     });
   return read;
+}
+
+/// Linear attention's arrays are views of the input.
+Numbers input_of(Index tokens, Index width) { return Draw(5).normals<double>(tokens, width); }
+
+template <class Layer>
+int check_layer(const std::string& title, const Layer& layer, Index tokens, const std::vector<Index>& places,
+                const std::vector<Terms>& sets) {
+  const Numbers u = input_of(tokens, layer.width());
+  return check_activations(title, EngineActivationsOf<Layer>(layer, layer.activations(u)), tokens, places, sets);
 }
 
 /// How many of the chosen rows' entries before `token` are not the same bits; `numbers` has `rows` for each of some channels or heads.
@@ -302,12 +303,11 @@ void check_columns_untouched(const ImplicitAttention<double>& spoilt, const Impl
   CHECK((compared > 0 || token >= T - 8));
 }
 
-template <class Layer>
-int check_layer_untouched(const std::string& title, const Layer& layer, Index tokens, Index token, double wrong) {
+int check_activations_untouched(const std::string& title, const EngineActivations& act, Index tokens, Index token, double wrong) {
   int read = 0;
-  for_spoilt_arrays(layer, tokens, {token}, wrong, [&](const std::string& name, Index, const auto& spoilt, const auto& act) {
-    if (!refusal(layer, spoilt, Terms::all()).empty()) return;
-    const ImplicitAttention<double> attention = implicit_attention_of(layer, spoilt), clean = implicit_attention_of(layer, act);
+  for_spoilt_arrays(act, tokens, {token}, wrong, [&](const std::string& name, Index, const EngineActivations& spoilt) {
+    if (!refusal(spoilt, Terms::all()).empty()) return;
+    const ImplicitAttention<double> attention = spoilt.attention(Terms::all()), clean = act.attention(Terms::all());
     if (!clean.causal()) return;
     INFO(title << ": " << name << " is " << wrong << " at token " << token << " of " << tokens);
     check_untouched(attention, clean, token);
@@ -315,6 +315,12 @@ int check_layer_untouched(const std::string& title, const Layer& layer, Index to
     ++read;
   });
   return read;
+}
+
+template <class Layer>
+int check_layer_untouched(const std::string& title, const Layer& layer, Index tokens, Index token, double wrong) {
+  const Numbers u = input_of(tokens, layer.width());
+  return check_activations_untouched(title, EngineActivationsOf<Layer>(layer, layer.activations(u)), tokens, token, wrong);
 }
 
 }  // namespace

@@ -20,7 +20,6 @@
 
 namespace fs = std::filesystem;
 using namespace models_test;
-using Catch::Matchers::Contains;
 using test_support::every_logit;
 
 namespace {
@@ -134,18 +133,21 @@ TEST_CASE("documents: what is wrong is named before work starts", "[models]") {
     options.starts = std::move(starts);
     return options;
   };
-  CHECK_THAT(error_of([&] { (void)model.forward({1, 2, 3}, with({1})); }), Contains("the first document starts at token 1, expected 0"));
-  CHECK_THAT(error_of([&] { (void)model.forward({1, 2, 3}, with({0, 2, 2})); }), Contains("starts has 2 after 2"));
-  CHECK_THAT(error_of([&] { (void)model.forward({1, 2, 3}, with({0, 3})); }), Contains("starts has 3 after 0"));
+  CHECK_THAT(error_of([&] {
+               (void)model.forward({1, 2, 3}, with({1}));
+             }),
+             contains_text("the first document starts at token 1, expected 0"));
+  CHECK_THAT(error_of([&] { (void)model.forward({1, 2, 3}, with({0, 2, 2})); }), contains_text("starts has 2 after 2"));
+  CHECK_THAT(error_of([&] { (void)model.forward({1, 2, 3}, with({0, 3})); }), contains_text("starts has 3 after 0"));
   const LanguageModel<double> joins = long_convolution();
   CHECK_FALSE(joins.separates_documents());
   CHECK_THAT(error_of([&] {
                (void)joins.forward({1, 2, 3}, with({0, 2}));
              }),
-             Contains("Long: layer 0's S4D does not keep documents apart"));
+             contains_text("Long: layer 0's S4D does not keep documents apart"));
   // Rows of one document's attention are not those of the sequence.
   const ForwardPass<double> pass = model.forward({1, 2, 3}, with({0, 2}));
-  CHECK_THAT(error_of([&] { (void)model.implicit_attention(pass, 0); }), Contains("run each by itself"));
+  CHECK_THAT(error_of([&] { (void)model.implicit_attention(pass, 0); }), contains_text("run each by itself"));
 }
 
 TEST_CASE("an Explainer, and a run to a layer, are of one text") {

@@ -214,7 +214,7 @@ TEST_CASE("mixtures of experts: equal scores and NaNs choose in order, and what 
     Moe::Weights w = good.weights();
     Moe::Options o = good.options();
     bend(w, o);
-    CHECK_THROWS_WITH(Moe(w, o), Catch::Contains(what));
+    CHECK_THROWS_WITH(Moe(w, o), contains_text(what));
   };
   says([](auto& w, auto&) { w.experts.clear(); }, "there are no experts");
   says([](auto& w, auto&) { w.experts.pop_back(); }, "the router is (6, 5), expected (5, 5) = (experts, width)");

@@ -43,7 +43,7 @@ TEST_CASE("a public class whose tensors are another family's is not taken for th
     CHECK_NOTHROW(load_language_model<double>(golden.weights<double>(), configuration));
     configuration.set("architectures", std::vector<std::string>{"FalconMambaForCausalLM"});
     CHECK_THROWS_WITH(load_language_model<double>(golden.weights<double>(), configuration),
-                      Catch::Contains("key model_type is missing, expected falcon_mamba: key architectures is FalconMambaForCausalLM"));
+                      contains_text("key model_type is missing, expected falcon_mamba: key architectures is FalconMambaForCausalLM"));
     configuration.set("architectures", std::vector<std::string>{"FalconMambaForCausalLM", "MambaForCausalLM"});
     CHECK_NOTHROW(load_language_model<double>(golden.weights<double>(), configuration));
     configuration.set("architectures", std::vector<std::string>{"MambaForCausalLM"});
@@ -71,6 +71,6 @@ TEST_CASE("a lost tensor is named as the others of its checkpoint are", "[models
         if (name.empty() && other.size() > lost.size() && other.compare(other.size() - lost.size(), lost.size(), lost) == 0) name = other;
       REQUIRE(!name.empty());
       tensors.tensors.erase(name);
-      CHECK_THROWS_WITH(load_language_model<double>(tensors, golden.configuration), Catch::Contains("tensor " + name + " is missing"));
+      CHECK_THROWS_WITH(load_language_model<double>(tensors, golden.configuration), contains_text("tensor " + name + " is missing"));
     }
 }

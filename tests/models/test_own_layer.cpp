@@ -106,9 +106,9 @@ TEST_CASE("a layer of one's own whose output is of another width than the model'
   parts.final_norm = Norm<double>::rms(own_width, 1e-5);
   parts.blocks.push_back({{{Norm<double>::rms(own_width, 1e-5), std::make_shared<const NarrowPart>()}}});
   CHECK_THROWS_WITH(LanguageModel<double>(parts).forward(own_ids),
-                    Catch::Contains("layer 0's NarrowPart: output is (7, 5), expected (7, 6)"));
+                    contains_text("layer 0's NarrowPart: output is (7, 5), expected (7, 6)"));
   parts.head_bias = draw.normals<double>(1, 11);
-  CHECK_THROWS_WITH(LanguageModel<double>(parts), Catch::Contains("OwnModel: head_bias is (11), expected (12) = (vocabulary)"));
+  CHECK_THROWS_WITH(LanguageModel<double>(parts), contains_text("OwnModel: head_bias is (11), expected (12) = (vocabulary)"));
 }
 
 TEST_CASE("a layer of one's own in a stack: every method that needs no output projection gives scores, and relevance adds up to the logit",
@@ -121,7 +121,7 @@ TEST_CASE("a layer of one's own in a stack: every method that needs no output pr
     if (method.method == Method::contribution_norms || method.method == Method::contribution_rollout ||
         method.method == Method::alti_logit) {
       CHECK_THROWS_WITH(explainer.explain(method.method, {last, 7, {}}),
-                        Catch::Contains("expected a layer with a member output_projection()"));
+                        contains_text("expected a layer with a member output_projection()"));
       continue;
     }
     const Attribution<double> why = explainer.explain(method.method, {last, 7, {}});

@@ -39,6 +39,15 @@ void check_same(const Matrix<S>& found, const Matrix<S>& expected, const std::st
   CHECK(static_cast<double>((found - expected).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>()) <= tolerance<S> * largest);
 }
 
+/// A sequence in pieces, of any layer: what is compared is compiled once for all of them.
+template <class S>
+struct Pieces {
+  Index tokens, channels;
+  std::function<UnifiedForm<S>(Index first, Index count)> piece;
+  std::function<Array<S>(Index first, Index count)> x;
+  [[nodiscard]] ImplicitAttention<S> whole(Index count) const { return ImplicitAttention<S>(piece(0, count)); }
+};
+
 /// What a layer makes of tokens first..first+count-1 alone, its activations being those of the whole sequence.
 template <class Layer, class S>
 struct Sequence {
@@ -59,7 +68,11 @@ struct Sequence {
     return layer.lower(some, terms);
   }
   [[nodiscard]] Array<S> x(Index first, Index count) const { return all.x.middle_rows(first, count); }
-  [[nodiscard]] ImplicitAttention<S> whole(Index count) const { return ImplicitAttention<S>(piece(0, count)); }
+  /// Those of this sequence, which must live as long.
+  operator Pieces<S>() const {
+    return {tokens(), layer.channels(), [this](Index first, Index count) { return piece(first, count); },
+            [this](Index first, Index count) { return x(first, count); }};
+  }
 };
 
 template <class S>
@@ -116,9 +129,9 @@ const std::vector<ReductionKind> kinds{ReductionKind::mean, ReductionKind::mean_
                                        ReductionKind::min};
 
 /// Every row as it is new, every map's newest row, and the whole operator at the end.
-template <class S, class Layer>
-void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::string& what) {
-  const Index tokens = sequence.tokens(), channels = sequence.layer.channels();
+template <class S>
+void check_stream(const Pieces<S>& sequence, Index prompt, const std::string& what) {
+  const Index tokens = sequence.tokens, channels = sequence.channels;
   const Matrix<S> g = Draw(77).normals<S>(1, channels);
   StreamingAttention<S> stream;
   for (Index seen = 0; seen < tokens;) {
@@ -155,7 +168,7 @@ void check_stream(const Sequence<Layer, S>& sequence, Index prompt, const std::s
   check_same<S>(streamed.materialize().stacked(), whole.materialize().stacked(), what + ": all rows");
   check_same<S>(streamed.bias(), whole.bias(), what + ": bias");
   check_same<S>(streamed.carry(), whole.carry(), what + ": carry");
-  check_same<S>(streamed.apply(*stream.input()), whole.apply(*sequence.all.x), what + ": A x");
+  check_same<S>(streamed.apply(*stream.input()), whole.apply(*sequence.x(0, tokens)), what + ": A x");
   if (whole.has_second()) {
     check_same<S>(streamed.second().materialize().stacked(), whole.second().materialize().stacked(), what + ": the second path");
     check_same<S>(streamed.second_input().matrix(), whole.second_input().matrix(), what + ": its input");
@@ -210,8 +223,8 @@ TEMPLATE_TEST_CASE("a stream of any terms is the layer of these terms", "[stream
 
 TEMPLATE_TEST_CASE("behind a window, what is kept is what it was", "[streaming]", float, double) {
   using S = TestType;
-  const auto check = [](const auto& sequence, Index prompt, const std::string& what) {
-    const Index window = 13, tokens = sequence.tokens(), channels = sequence.layer.channels();
+  const auto check = [](const Pieces<S>& sequence, Index prompt, const std::string& what) {
+    const Index window = 13, tokens = sequence.tokens, channels = sequence.channels;
     StreamingOptions options;
     options.window = window;
     StreamingAttention<S> stream(options);
@@ -379,7 +392,7 @@ TEST_CASE("steps that are not finite, decays to nothing and decays of nothing go
     for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1));
     Selection last;
     last.rows = Indices::last();
-    const Matrix<float> found = stream.newest_row(), expected = sequence.whole(100).materialize(last).stacked();
+    const Matrix<float> found = stream.newest_row(), expected = Pieces<float>(sequence).whole(100).materialize(last).stacked();
     INFO(number);
     for (Index e = 0; e < 18; ++e)
       for (Index j = 0; j < 100; ++j) {
@@ -402,7 +415,7 @@ TEST_CASE("a NaN behind states that are forgotten is forgotten with them, in eac
   for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1), sequence.x(token, 1));
   Selection last;
   last.rows = Indices::last();
-  const ImplicitAttention<float> whole = sequence.whole(100);
+  const ImplicitAttention<float> whole = Pieces<float>(sequence).whole(100);
   const Matrix<float> found = stream.newest_row(), expected = whole.materialize(last).stacked();
   CHECK(found(3, 40) == 0.0F);
   CHECK(std::isnan(found(4, 40)));

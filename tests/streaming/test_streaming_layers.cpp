@@ -1,7 +1,9 @@
 // Every layer that hands a state on, a few tokens at a time as an engine decodes: what its pieces lower to, streamed, is what the whole
 // sequence lowers to.
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -42,18 +44,38 @@ typename Layer::Activations ran(const DrawnLayer& drawn, const Layer& layer, con
   return layer.run(trace.input(Array<double>(u)), context, state).activations;
 }
 
-/// The layer in pieces, each begun with the state that the one before it left, and the stream of what they lower to.
+/// A layer that has run on a piece of a sequence, whatever its type: what is compared is compiled once for all layers.
+struct Ran {
+  Array<double> x;
+  std::shared_ptr<const void> state;  // behind the piece
+  std::function<UnifiedForm<double>(Terms)> lower;
+};
+struct LayerWithState {
+  std::string what;
+  DrawnLayer& drawn;
+  Index width, channels;
+  std::function<Ran(const Numbers& u, const void* state)> run;
+};
+
 template <class Layer>
-StreamingAttention<double> streamed(const DrawnLayer& drawn, const Layer& layer, const Numbers& u, const typename Layer::State* initial,
-                                    Terms terms, Index prompt, Index window = 0) {
+LayerWithState layer_with_state(const std::string& what, DrawnLayer& drawn, const Layer& layer) {
+  return {
+      what, drawn, layer.width(), layer.channels(), [&drawn, &layer](const Numbers& u, const void* state) {
+        const auto act =
+            std::make_shared<const typename Layer::Activations>(ran(drawn, layer, u, static_cast<const typename Layer::State*>(state)));
+        return Ran{act->x, std::shared_ptr<const void>(act, &act->final), [act, &layer](Terms terms) { return layer.lower(*act, terms); }};
+      }};
+}
+
+/// The layer in pieces, each begun with the state that the one before it left, and the stream of what they lower to.
+StreamingAttention<double> streamed(const LayerWithState& layer, const Numbers& u, std::shared_ptr<const void> state, Terms terms,
+                                    Index prompt, Index window = 0) {
   StreamingAttention<double> stream(StreamingOptions{window});
-  typename Layer::State state;
   for (Index token = 0; token < u.rows();) {
     const Index count = token == 0 ? prompt : std::min(1 + token % 2, u.rows() - token);
-    const auto act = ran(drawn, layer, Numbers(u.middleRows(token, count)), initial);
-    stream.append(layer.lower(act, terms), act.x);
-    state = act.final;
-    initial = &state;
+    const Ran piece = layer.run(u.middleRows(token, count), state.get());
+    stream.append(piece.lower(terms), piece.x);
+    state = piece.state;
     token += count;
   }
   return stream;
@@ -74,23 +96,31 @@ void each_layer_with_a_state(const Visit& visit) {
   }
 }
 
+/// The same by functions.
+void each_of_any_type(const std::function<void(const LayerWithState&)>& visit) {
+  each_layer_with_a_state(
+      [&](const std::string& what, DrawnLayer& drawn, const auto& layer) { visit(layer_with_state(what, drawn, layer)); });
+}
+
 }  // namespace
 
 TEST_CASE("every layer that hands a state on is streamed: rows, bias and carry of all tokens at once", "[streaming]") {
   int layers = 0;
-  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+  each_of_any_type([&](const LayerWithState& layer) {
     const Index tokens = 12;
-    const Numbers u = drawn.draw.template normals<double>(tokens, layer.width());
-    const auto before = ran(drawn, layer, drawn.draw.template normals<double>(5, layer.width()), nullptr);
-    for (const auto* initial : {static_cast<const std::decay_t<decltype(before.final)>*>(nullptr), &before.final}) {
-      if (initial != nullptr && drawn.recipe.family == "lfm2") continue;  // refused, see below
-      const auto act = ran(drawn, layer, u, initial);
+    Draw& draw = layer.drawn.draw;
+    const Numbers u = draw.normals<double>(tokens, layer.width);
+    const Ran before = layer.run(draw.normals<double>(5, layer.width), nullptr);
+    for (const std::shared_ptr<const void>& initial : {std::shared_ptr<const void>(), before.state}) {
+      if (initial != nullptr && layer.drawn.recipe.family == "lfm2") continue;  // refused, see below
+      const Ran act = layer.run(u, initial.get());
       for (const Terms terms : {Terms::all(), Terms::published(), Terms::recurrence(), Terms(Term::recurrence),
                                 Terms::all().without(Term::normalization), Terms::all().without(Term::recurrence)}) {
-        const ImplicitAttention<double> whole(layer.lower(act, terms));
+        const ImplicitAttention<double> whole(act.lower(terms));
         for (const Index prompt : {1, 4}) {
-          const std::string title = detail::message(what, initial != nullptr ? ", carried in, " : ", ", terms.text(), ", prompt ", prompt);
-          const StreamingAttention<double> stream = streamed(drawn, layer, u, initial, terms, prompt);
+          const std::string title =
+              detail::message(layer.what, initial != nullptr ? ", carried in, " : ", ", terms.text(), ", prompt ", prompt);
+          const StreamingAttention<double> stream = streamed(layer, u, initial, terms, prompt);
           const ImplicitAttention<double> all = stream.attention();
           check_same(all.materialize().stacked(), whole.materialize().stacked(), title);
           check_same(all.bias(), whole.bias(), title + ": bias");
@@ -98,10 +128,10 @@ TEST_CASE("every layer that hands a state on is streamed: rows, bias and carry o
           Selection last;
           last.rows = Indices::last();
           check_same(stream.newest_row(), whole.materialize(last).stacked(), title + ": the newest row");
-          const Numbers g = drawn.draw.template normals<double>(1, layer.channels());
+          const Numbers g = draw.normals<double>(1, layer.channels);
           Numbers edges(1, tokens);
           stream.newest_edges_into(edges, g);
-          Numbers gradient = Numbers::Zero(tokens, layer.channels());
+          Numbers gradient = Numbers::Zero(tokens, layer.channels);
           gradient.bottomRows(1) = g;
           check_same(edges, edge_map(whole, act.x, Array<double>(gradient), last), title + ": edges");
         }
@@ -113,15 +143,16 @@ TEST_CASE("every layer that hands a state on is streamed: rows, bias and carry o
 }
 
 TEST_CASE("behind a window, every layer's newest rows are those of all tokens at once", "[streaming]") {
-  each_layer_with_a_state([&](const std::string& what, DrawnLayer& drawn, const auto& layer) {
+  each_of_any_type([&](const LayerWithState& layer) {
     const Index tokens = 12;
-    const Numbers u = drawn.draw.template normals<double>(tokens, layer.width());
-    const ImplicitAttention<double> whole(layer.lower(ran(drawn, layer, u, nullptr), Terms::all()));
+    const Numbers u = layer.drawn.draw.normals<double>(tokens, layer.width);
+    const ImplicitAttention<double> whole(layer.run(u, nullptr).lower(Terms::all()));
     for (const Index window : {1, 4}) {
-      const StreamingAttention<double> stream = streamed(drawn, layer, u, nullptr, Terms::all(), 2, window);
+      const StreamingAttention<double> stream = streamed(layer, u, nullptr, Terms::all(), 2, window);
       Selection last;
       last.rows = Indices::last();
-      check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window), detail::message(what, ", window ", window));
+      check_same(stream.newest_row(), whole.materialize(last).stacked().rightCols(window),
+                 detail::message(layer.what, ", window ", window));
     }
   });
 }

@@ -9,7 +9,12 @@
   TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Neither);                    \
   TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Left);                       \
   TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Right);                      \
+  TEMPLATE void detail::widen(Dtype, const std::byte*, Index, S*, Index);                                                             \
   TEMPLATE struct DiagonalRecurrence<S>;                                                                                              \
+  TEMPLATE class detail::ChannelTile<S>;                                                                                              \
+  TEMPLATE class detail::RowTile<1, S>;                                                                                               \
+  TEMPLATE class detail::RowTile<8, S>;                                                                                               \
+  TEMPLATE class detail::RowTile<32, S>;                                                                                              \
   TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                          \
   TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                \
   TEMPLATE ScanGradient<S> scan_gradient(const DiagonalRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&); \
@@ -24,6 +29,11 @@
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Smallest)
 #define IMPLICIT_ATTENTION_HEAD_KERNELS(TEMPLATE, S)                                                                                       \
   TEMPLATE struct HeadRecurrence<S>;                                                                                                       \
+  TEMPLATE class detail::SubBlockProducts<S>;                                                                                              \
+  TEMPLATE struct detail::BlockFactors<S>;                                                                                                 \
+  TEMPLATE class detail::HeadBlockGradient<S>;                                                                                             \
+  TEMPLATE class detail::RowBlocks<S>;                                                                                                     \
+  TEMPLATE class detail::ProductRows<S>;                                                                                                   \
   TEMPLATE void head_scan(const HeadRecurrence<S>&, const Array<S>&, const Array<S>&, View<S>, const Executor&, View<S>*);                 \
   TEMPLATE void head_scan_transposed(const HeadRecurrence<S>&, ConstView<S>, View<S>, const Executor&);                                    \
   TEMPLATE HeadScanGradient<S> head_scan_gradient(const HeadRecurrence<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&); \
@@ -35,6 +45,7 @@
   TEMPLATE void head_rows(const SharedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>, const Executor&);         \
   TEMPLATE void attention_rows(const SurroundedMatrix<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                  \
                                const Executor&);                                                                                           \
+  TEMPLATE struct detail::RecurrenceKernelsOf<DiagonalRecurrence<S>>;                                                                      \
   TEMPLATE struct detail::MatrixKernelsOf<HeadRecurrence<S>>;                                                                              \
   TEMPLATE struct detail::MatrixKernelsOf<SoftmaxRecurrence<S>>;                                                                           \
   TEMPLATE struct detail::MatrixKernelsOf<ToeplitzRecurrence<S>>;                                                                          \

@@ -20,6 +20,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/ggml_types.hpp>
 #include <implicit_attention/io/gguf_reader.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
@@ -166,7 +167,10 @@ namespace detail {
 }  // namespace detail
 
 /// Opens a GGUF file, and the others of its model where there are several; any of them may be given.
-[[nodiscard]] inline GgufModel open_gguf(const std::filesystem::path& path) {
+[[nodiscard]] GgufModel open_gguf(const std::filesystem::path& path);
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+IMPLICIT_ATTENTION_IO_BODY GgufModel open_gguf(const std::filesystem::path& path) {
   GgufModel model;
   const std::string name = path.filename().string();
   GgufFile given(path);
@@ -197,6 +201,7 @@ namespace detail {
     detail::raise(ErrorKind::file, path_text(path), ": the ", count, " files have ", model.tensors.size(), " tensors, expected ", *total);
   return model;
 }
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

@@ -7,6 +7,7 @@
 
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/gguf_configuration.hpp>
 #include <implicit_attention/io/gguf_families.hpp>
@@ -37,7 +38,10 @@ inline void expect_known_model(const GgufFile& file) {
 }  // namespace detail
 
 /// A GGUF model's tensors and configuration under the public names. Fails (ErrorKind::file or shape), naming what is wrong.
-[[nodiscard]] inline std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
+[[nodiscard]] std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model);
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+IMPLICIT_ATTENTION_IO_BODY std::pair<TensorTable, Configuration> translate_gguf(const GgufModel& model) {
   detail::expect_known_model(model.metadata());
   const detail::GgufKeys keys(model.metadata());
   Configuration configuration = detail::gguf_configuration(keys, model.tensors);
@@ -46,6 +50,7 @@ inline void expect_known_model(const GgufFile& file) {
   TensorTable table = detail::GgufNames(model, keys, configuration).translate();
   return {std::move(table), std::move(configuration)};
 }
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/pickle.hpp>
 #include <implicit_attention/io/tensor_table.hpp>
@@ -132,9 +133,13 @@ class TorchReader {
 /// Reads a file that torch.save has written. Nested dictionaries become names with dots; the weights may stand under `state_dict`,
 /// `model_state_dict`, `model` or `module`, and the prefixes `module.`, `_orig_mod.` and `_forward_module.` are removed where all names
 /// have them. Fails (ErrorKind::file), naming the file, on anything else.
-[[nodiscard]] inline TensorTable read_pytorch(std::shared_ptr<const MappedFile> file) {
+[[nodiscard]] TensorTable read_pytorch(std::shared_ptr<const MappedFile> file);
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+IMPLICIT_ATTENTION_IO_BODY TensorTable read_pytorch(std::shared_ptr<const MappedFile> file) {
   return detail::TorchReader(std::move(file)).read();
 }
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

@@ -39,6 +39,7 @@
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/shape.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/bytes.hpp>
 #include <implicit_attention/io/dtype.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
@@ -224,9 +225,13 @@ class RwkvCppReader {
 }  // namespace detail
 
 /// Reads a file of rwkv.cpp. Fails (ErrorKind::file or shape), naming the tensor.
-[[nodiscard]] inline std::pair<TensorTable, Configuration> read_rwkv_cpp(std::shared_ptr<const MappedFile> file) {
+[[nodiscard]] std::pair<TensorTable, Configuration> read_rwkv_cpp(std::shared_ptr<const MappedFile> file);
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+IMPLICIT_ATTENTION_IO_BODY std::pair<TensorTable, Configuration> read_rwkv_cpp(std::shared_ptr<const MappedFile> file) {
   return detail::RwkvCppReader(std::move(file)).read();
 }
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

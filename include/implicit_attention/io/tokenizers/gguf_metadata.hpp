@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/mapped_file.hpp>
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/text.hpp>
@@ -146,10 +147,14 @@ class GgufVocabularyReader {
 }  // namespace detail
 
 /// The vocabulary of a GGUF file. Fails (file) on one that ends early or has none.
-[[nodiscard]] inline GgufVocabulary read_gguf_vocabulary(const std::filesystem::path& path) {
+[[nodiscard]] GgufVocabulary read_gguf_vocabulary(const std::filesystem::path& path);
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+IMPLICIT_ATTENTION_IO_BODY GgufVocabulary read_gguf_vocabulary(const std::filesystem::path& path) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   return detail::GgufVocabularyReader(file->text(), path_text(path)).read();
 }
+#endif
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

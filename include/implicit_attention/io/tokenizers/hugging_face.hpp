@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include <implicit_attention/io/bodies.hpp>
 #include <implicit_attention/io/path_text.hpp>
 #include <implicit_attention/io/tokenizers/pipeline.hpp>
 
@@ -27,7 +28,10 @@ namespace detail {
 
 /// Fails (file) on anything in it that is not read here, naming the key. `truncation` and `padding` are ignored: they are about lengths of
 /// a batch in training.
-[[nodiscard]] inline std::shared_ptr<const TextCodec> read_tokenizer_json(const Json& document, const std::string& where) {
+[[nodiscard]] std::shared_ptr<const TextCodec> read_tokenizer_json(const Json& document, const std::string& where);
+
+#if IMPLICIT_ATTENTION_IO_BODIES
+IMPLICIT_ATTENTION_IO_BODY std::shared_ptr<const TextCodec> read_tokenizer_json(const Json& document, const std::string& where) {
   JsonFields fields(document, where);
   for (const std::string_view key : {"version", "truncation", "padding"}) fields.ignore(key);
   const Json* const added = fields.find("added_tokens");
@@ -42,6 +46,7 @@ namespace detail {
                       PreTokenizer::read(pre_tokenizer, where + ": pre_tokenizer"), read_token_model(model, where + ": model"),
                       PostProcessor::read(post_processor, where + ": post_processor"), Decoder::read(decoder, where + ": decoder")});
 }
+#endif
 
 [[nodiscard]] inline std::shared_ptr<const TextCodec> read_tokenizer_json(const std::filesystem::path& path) {
   const JsonDocument document = read_json_object(path);
