@@ -119,7 +119,8 @@ TEST_CASE("explain: a table in a pipe and under NO_COLOR, colours where they are
   CHECK_THAT(plain, contains_text("Mamba, " + models + "mamba, 2 layers, 6 tokens"));
   const std::string coloured = run_well(folder, "explain", arguments, {"NO_COLOR", "CLICOLOR_FORCE=1", "TERM=xterm-256color"}).out;
   CHECK_THAT(coloured, contains_text("\x1b[48;5;"));
-  CHECK(run_well(folder, "explain", arguments, {"NO_COLOR=1", "CLICOLOR_FORCE=1", "TERM=xterm-256color"}).out.find('\x1b') == std::string::npos);
+  CHECK(run_well(folder, "explain", arguments, {"NO_COLOR=1", "CLICOLOR_FORCE=1", "TERM=xterm-256color"}).out.find('\x1b') ==
+        std::string::npos);
 }
 
 TEST_CASE("explain: the implicit attention's share of a logit adds up with all terms, and is available layer by layer", "[explain]") {
