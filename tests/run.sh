@@ -20,6 +20,8 @@ for most of the scripts that build as others do (below).
 The scripts that build as others do (tests/compile, tests/consume) are shared by the two: each runs in one of test and test-clang, and
 .ci/run runs both. One by itself: bash tests/compile/headers_alone.sh
 
+IMPLICIT_ATTENTION_TESTS_EVERY_FAULT=1 makes about three times as many calls and moments fail, one at a time, in the tests of the programs.
+
 Golden data and trained models are used if they are in ../shared or where IMPLICIT_ATTENTION_SHARED points.
 To run one room or test again:  ctest --preset test -R layers
 USAGE

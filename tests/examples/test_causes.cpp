@@ -336,9 +336,11 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
     for (std::size_t token = 0; token < logits.size(); ++token)
       CHECK(pass.logits_at(position)(0, static_cast<Index>(token)) == Approx(logits[token]).margin(1e-9));
 
+    // Permutations take most of the time. Eight of them show the source as plainly in these two models, and in Mamba to 0.96 alone.
+    const std::string permutations = name == "mamba" ? "32" : "8";
     run_well(folder, "evaluate",
              {"--model", model, "--causes", (directory / "causes.safetensors").string(), "--methods",
-              "relevance,vector-rollout,relevance-attention,raw,random", "--permutations", "32", "--out", out.string()});
+              "relevance,vector-rollout,relevance-attention,raw,random", "--permutations", permutations, "--out", out.string()});
     const Json evaluation = *read_json_object(out);
     const auto sums = [&](const char* method) { return cause_result(evaluation, method).at("sums_to_explained").get<std::string>(); };
     for (const char* method : {"relevance", "vector-rollout"}) {
@@ -357,10 +359,10 @@ TEST_CASE("evaluate --causes: the recall models that are shipped, on prompts tha
       CHECK(cause_mean(evaluation, method, "source_against_negatives") >= (name == "griffin" ? 0.99 : 0.999));
     }
     CHECK(cause_mean(evaluation, "random", "source_against_negatives") == Approx(0.5).margin(0.08));
-    // The ceiling, which runs the model, sees the source as well: 0.989 in Mamba, 0.999 and more in the others.
+    // The ceiling, which runs the model, sees the source as well: 0.989 in Mamba, 0.995 and more in the others.
     const Json& shapley = evaluation.at("ceilings")[0];
     CHECK(shapley.at("method") == "shapley");
-    CHECK(shapley.at("samples") == "32 permutations");
+    CHECK(shapley.at("samples") == permutations + " permutations");
     CHECK(shapley.at("comparisons").at("source_against_negatives").at("auc").at("mean").get<double>() >= 0.97);
     const Json& relevance = cause_result(evaluation, "raw").at("less_relevance").at("source_against_negatives").at("auc");
     CHECK(relevance.at("mean").get<double>() == Approx(cause_mean(evaluation, "raw", "source_against_negatives") -

@@ -112,14 +112,15 @@ TEST_CASE("explain: numbers as JSON", "[explain]") {
 TEST_CASE("explain: a table in a pipe and under NO_COLOR, colours where they are asked for", "[explain]") {
   const TemporaryFolder folder;
   const std::vector<std::string> arguments{"--model", models + "mamba", "--text", "a gripping and moving film <cls>"};
-  const std::string plain = run_well(folder, "explain", arguments, "-u CLICOLOR_FORCE -u NO_COLOR").out;
+  const std::string plain = run_well(folder, "explain", arguments, {"CLICOLOR_FORCE", "NO_COLOR"}).out;
   CHECK(plain.find('\x1b') == std::string::npos);
   CHECK_THAT(plain, contains_text("position  token"));
   CHECK_THAT(plain, contains_text("gripping"));
   CHECK_THAT(plain, contains_text("Mamba, " + models + "mamba, 2 layers, 6 tokens"));
-  const std::string coloured = run_well(folder, "explain", arguments, "-u NO_COLOR CLICOLOR_FORCE=1 TERM=xterm-256color").out;
+  const std::string coloured = run_well(folder, "explain", arguments, {"NO_COLOR", "CLICOLOR_FORCE=1", "TERM=xterm-256color"}).out;
   CHECK_THAT(coloured, contains_text("\x1b[48;5;"));
-  CHECK(run_well(folder, "explain", arguments, "NO_COLOR=1 CLICOLOR_FORCE=1 TERM=xterm-256color").out.find('\x1b') == std::string::npos);
+  CHECK(run_well(folder, "explain", arguments, {"NO_COLOR=1", "CLICOLOR_FORCE=1", "TERM=xterm-256color"}).out.find('\x1b') ==
+        std::string::npos);
 }
 
 TEST_CASE("explain: the implicit attention's share of a logit adds up with all terms, and is available layer by layer", "[explain]") {

@@ -196,11 +196,11 @@ TEST_CASE("explain --generate: strips, maps, colours and a table", "[explain]") 
     run_well(folder, "explain", with(ask, {"--picture", picture, "--out", out.string()}));
     CHECK(io_test::read_bytes(out).rfind("\x89PNG\r\n", 0) == 0);
   }
-  const std::string plain = run_well(folder, "explain", ask, "-u CLICOLOR_FORCE -u NO_COLOR").out;
+  const std::string plain = run_well(folder, "explain", ask, {"CLICOLOR_FORCE", "NO_COLOR"}).out;
   CHECK(plain.find('\x1b') == std::string::npos);
   CHECK_THAT(plain, contains_text("What made each token, by relevance"));
   CHECK_THAT(plain, contains_text("largest scores, and where they are"));
-  const std::string coloured = run_well(folder, "explain", ask, "-u NO_COLOR CLICOLOR_FORCE=1 TERM=xterm-256color COLUMNS=100").out;
+  const std::string coloured = run_well(folder, "explain", ask, {"NO_COLOR", "CLICOLOR_FORCE=1", "TERM=xterm-256color", "COLUMNS=100"}).out;
   CHECK_THAT(coloured, contains_text("\x1b[48;5;"));
 }
 

@@ -1,11 +1,14 @@
 // Programs on bad days: no memory, a disk that fails at any call, files that may not grow, signals at any moment. Nothing is half-written,
-// and what is said is one line.
+// and what is said is one line. Of thousands of points some are tried; IMPLICIT_ATTENTION_TESTS_EVERY_FAULT=1 tries
+// about three times as many.
 #include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -45,41 +48,54 @@ const std::vector<int>& ending_signals() {
   return all;
 }
 
-/// Starts a program in the source folder. What it says on stderr goes to `said`; -1: nowhere. `file_bytes`: no file may grow beyond.
+/// A limit of this process while it lives, which the programs that start then take over.
+class Limit {
+ public:
+  Limit(int resource, std::size_t most) : resource_(resource) {
+    REQUIRE(::getrlimit(resource_, &before_) == 0);
+    const rlimit limit{std::min<rlim_t>(most, before_.rlim_max), before_.rlim_max};
+    REQUIRE(::setrlimit(resource_, &limit) == 0);
+  }
+  Limit(const Limit&) = delete;
+  Limit& operator=(const Limit&) = delete;
+  ~Limit() { ::setrlimit(resource_, &before_); }
+
+ private:
+  int resource_;
+  rlimit before_{};
+};
+
+/// Starts a program that leaves no core. What it says on stderr goes to `said`; -1: nowhere. `file_bytes`: no file may grow beyond.
 pid_t start(const Program& program, const fs::path& out, const std::vector<std::string>& environment, int said,
             std::optional<std::size_t> file_bytes = std::nullopt) {
-  const std::string path = (fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / program.name).string();
-  std::vector<std::string> words{path};
-  words.insert(words.end(), program.arguments.begin(), program.arguments.end());
-  words.insert(words.end(), {"--out", out.string()});
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  const pid_t child = ::fork();
-  if (child != 0) return child;
-  for (const int signal : ending_signals()) std::signal(signal, SIG_DFL);  // also where these tests run under nohup
-  const int nothing = ::open("/dev/null", O_RDWR);
-  ::dup2(nothing, STDIN_FILENO);
-  ::dup2(nothing, STDOUT_FILENO);
-  ::dup2(said < 0 ? nothing : said, STDERR_FILENO);
-  const rlimit no_core{0, 0};
-  ::setrlimit(RLIMIT_CORE, &no_core);
-  for (const std::string& one : environment) ::putenv(const_cast<char*>(one.c_str()));
-  if (file_bytes) {
-    const rlimit limit{*file_bytes, *file_bytes};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  if (::chdir(IMPLICIT_ATTENTION_SOURCE_DIR) == 0) ::execv(path.c_str(), arguments.data());
-  ::_exit(99);
+  const Limit no_core(RLIMIT_CORE, 0);
+  std::optional<Limit> file_limit;
+  if (file_bytes) file_limit.emplace(RLIMIT_FSIZE, *file_bytes);
+  return example_test::start(program.name, with(program.arguments, {"--out", out.string()}), environment, -1, said);
 }
 
 /// The whole file, written undisturbed.
-std::string whole(const Program& program) {
+const std::string& whole(const Program& program) {
+  static std::map<const Program*, std::string> files;
+  if (const auto written = files.find(&program); written != files.end()) return written->second;
   const TemporaryFolder folder;
-  int status = 0;
-  REQUIRE(::waitpid(start(program, folder / program.out, {}, -1), &status, 0) > 0);
-  REQUIRE(status == 0);
-  return io_test::read_bytes(folder / program.out);
+  REQUIRE(end_of(start(program, folder / program.out, {}, -1)) == 0);
+  return files[&program] = io_test::read_bytes(folder / program.out);
+}
+
+bool every_fault() { return std::getenv("IMPLICIT_ATTENTION_TESTS_EVERY_FAULT") != nullptr; }
+
+/// Which of so many calls fail, one at a time: each where there are few; of thousands of allocations the first, the last, and some between.
+/// Three programs of a kind do much the same until they write: of the calls that are neither first nor last every third of them tries a
+/// third, `turn` says which.
+std::vector<long> failing(long calls, std::size_t turn) {
+  std::vector<long> all, some;
+  for (long number = 1; number <= calls; number += std::max(1L, std::min(number / 2, std::max(1L, (calls - number) / 2))))
+    all.push_back(number);
+  if (every_fault()) return all;
+  for (std::size_t n = 0; n < all.size(); ++n)
+    if (n < 3 || n + 3 >= all.size() || n % 3 == turn % 3) some.push_back(all[n]);
+  return some;
 }
 
 /// Runs over a file that is there. It must end well with the new file, or with status 2, one line, and the old file or all of the new one.
@@ -97,8 +113,7 @@ Outcome run_over(const Program& program, const std::string& expected, const std:
   char block[512];
   for (ssize_t size = 0; (size = ::read(ends[0], block, sizeof(block))) > 0;) outcome.err.append(block, static_cast<std::size_t>(size));
   ::close(ends[0]);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
+  const int status = end_of(child);
   outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   std::string settings;
   for (const std::string& one : environment) settings += one + " ";
@@ -122,18 +137,22 @@ Outcome run_over(const Program& program, const std::string& expected, const std:
 #ifdef IMPLICIT_ATTENTION_FAULT_LIBRARY
 TEST_CASE("programs: every call that may fail, failing once", "[faults]") {
   const std::string preload = std::string("LD_PRELOAD=") + IMPLICIT_ATTENTION_FAULT_LIBRARY;
+  std::size_t turn = 0;
   for (const Program& program : programs()) {
-    const std::string expected = whole(program);
+    const std::string& expected = whole(program);
+    const TemporaryFolder counting;
+    run_over(program, expected, {preload, "FAULT_COUNT=" + (counting / "count").string()});
+    std::map<std::string, long> counted;
+    std::istringstream lines(io_test::read_bytes(counting / "count"));
+    for (std::string call; lines >> call;) lines >> counted[call];
+    ++turn;
     for (const std::string call : {"fwrite", "fclose", "fopen", "open", "rename", "mmap", "malloc", "new"}) {
-      const TemporaryFolder counting;
-      const fs::path count = counting / "count";
-      run_over(program, expected, {preload, "FAULT_CALL=" + call, "FAULT_COUNT=" + count.string()});
-      const long calls = std::atol(io_test::read_bytes(count).c_str());
+      REQUIRE(counted.count(call) == 1);
+      const long calls = counted[call];
       INFO(program.name << ": " << calls << " calls of " << call);
       CHECK((call == "fwrite" || calls > 0));
       long failed = 0, tried = 0;
-      // Each where there are few; of thousands of allocations the first, the last, and some between.
-      for (long number = 1; number <= calls; number += std::max(1L, std::min(number / 2, std::max(1L, (calls - number) / 2)))) {
+      for (const long number : failing(calls, turn)) {
         const Outcome outcome = run_over(program, expected, {preload, "FAULT_CALL=" + call, "FAULT_NUMBER=" + std::to_string(number)});
         failed += outcome.status == 2;
         ++tried;
@@ -155,8 +174,7 @@ TEST_CASE("programs: each signal while a file is half written", "[faults]") {
     const fs::path out = folder / program.out;
     io_test::write_bytes(out, "before");
     const std::vector<std::string> environment{preload, "FAULT_CALL=fwrite", "FAULT_NUMBER=2", "FAULT_SIGNAL=" + std::to_string(signal)};
-    int status = 0;
-    REQUIRE(::waitpid(start(program, out, environment, -1), &status, 0) > 0);
+    const int status = end_of(start(program, out, environment, -1));
     INFO("signal " << signal << ", status " << status);
     CHECK(WIFSIGNALED(status));
     CHECK(WTERMSIG(status) == signal);
@@ -168,7 +186,7 @@ TEST_CASE("programs: each signal while a file is half written", "[faults]") {
 
 TEST_CASE("programs: files that may not grow", "[faults]") {
   for (const Program& program : programs()) {
-    const std::string expected = whole(program);
+    const std::string& expected = whole(program);
     for (const std::size_t bytes : {std::size_t{0}, std::size_t{100}, expected.size() / 2, expected.size() - 1}) {
       const Outcome outcome = run_over(program, expected, {}, bytes);
       CHECK(outcome.status == 2);
@@ -244,27 +262,25 @@ TEST_CASE("programs: an output that cannot be is refused before the work", "[fau
 TEST_CASE("programs: signals at any moment", "[faults]") {
   std::mt19937 random(20240613);
   const Program& program = programs()[3];
-  const std::string expected = whole(program);
+  const std::string& expected = whole(program);
   std::chrono::microseconds longest{0};
   for (int round = 0; round < 3; ++round) {
     const TemporaryFolder folder;
     const auto begin = std::chrono::steady_clock::now();
-    int status = 0;
-    REQUIRE(::waitpid(start(program, folder / program.out, {}, -1), &status, 0) > 0);
-    REQUIRE(status == 0);
+    REQUIRE(end_of(start(program, folder / program.out, {}, -1)) == 0);
     longest = std::max(longest, std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin));
   }
   int stopped = 0;
-  for (int round = 0; round < 132; ++round) {
+  for (int round = 0; round < (every_fault() ? 132 : 44); ++round) {  // each signal at four moments or more
     const int signal = ending_signals()[static_cast<std::size_t>(round) % ending_signals().size()];
     const TemporaryFolder folder;
     const fs::path out = folder / program.out;
     io_test::write_bytes(out, "before");
     const pid_t child = start(program, out, {}, -1);
     std::this_thread::sleep_for(std::chrono::microseconds(random() % static_cast<std::uint32_t>(longest.count() * 5 / 4 + 1)));
+    REQUIRE(child > 0);
     ::kill(child, signal);
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
+    const int status = end_of(child);
     const bool ended = WIFEXITED(status) && WEXITSTATUS(status) == 0, by_signal = WIFSIGNALED(status) && WTERMSIG(status) == signal;
     INFO("signal " << signal << ", status " << status);
     CHECK((ended || by_signal));

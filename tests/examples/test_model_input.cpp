@@ -147,7 +147,7 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
 
   const Outcome shown =
       run_well(scratch, "explain", {"--model", folder.path().string(), "--text", "a cat cat\u00e9", "--target", " cat", "--out", out},
-               "LC_ALL=C.UTF-8");
+               {"LC_ALL=C.UTF-8"});
   const Json json = *read_json_object(out);
   CHECK(json.at("input_ids") == Json({20, 0, 6, 6, 7, 8}));
   CHECK(json.at("tokens") == Json({"<s>", "a", " cat", " cat", "\u00e9", "\u22EF"}));
@@ -155,7 +155,7 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
   CHECK_THAT(shown.out, contains_text("position  token"));
   CHECK_THAT(shown.out, contains_text("  id "));
   CHECK_THAT(shown.out, contains_text("\u00e9"));
-  const std::string plain = run_well(scratch, "explain", {"--model", folder.path().string(), "--text", "a cat\u00e9"}, "LC_ALL=C").out;
+  const std::string plain = run_well(scratch, "explain", {"--model", folder.path().string(), "--text", "a cat\u00e9"}, {"LC_ALL=C"}).out;
   CHECK(std::all_of(plain.begin(), plain.end(), [](char letter) { return static_cast<unsigned char>(letter) < 0x80; }));
 
   // Programs here read nothing from standard input but what a shell gives them.

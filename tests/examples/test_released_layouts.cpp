@@ -143,7 +143,7 @@ json gemma_tokenizer() {
 void check_explained(const TemporaryFolder& folder, const fs::path& model, const std::vector<std::string>& more = {}) {
   const Outcome outcome =
       run_well(folder, "explain", with({"--model", model.string(), "--text", "the dog sees the dog", "--method", "relevance,raw"}, more),
-               "LC_ALL=C.UTF-8");
+               {"LC_ALL=C.UTF-8"});
   INFO(outcome.out);
   CHECK(without_progress(outcome.err).empty());
   CHECK_THAT(outcome.out, contains_text("After \" dog\""));

@@ -1,8 +1,8 @@
 // Loaded before the C library: the call of a kind that FAULT_CALL names and FAULT_NUMBER counts, from 1, fails, as it does on a full or
 // broken disk or without memory. Counting begins where a program installs its signal handlers, at the start of its work.
 // With FAULT_SIGNAL or FAULT_PAUSE an fwrite does not fail then: when half of it is in the file that signal comes, or that many
-// milliseconds pass. FAULT_COUNT names a file for the number of calls that there were. Of the kinds malloc and new, those of FAULT_BYTES
-// or more count.
+// milliseconds pass. FAULT_COUNT names a file for the number of calls that there were; without FAULT_CALL, a line for each kind: its name and
+// its number. Of the kinds malloc and new, those of FAULT_BYTES or more count.
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -28,7 +28,11 @@ void* __libc_realloc(void*, std::size_t);       // NOLINT(bugprone-reserved-iden
 namespace {
 
 std::atomic<bool> begun{false};
-std::atomic<long> calls{0};
+struct Kind {
+  const char* name;
+  std::atomic<long> calls{0};
+};
+Kind kinds[] = {{"fwrite"}, {"fclose"}, {"fopen"}, {"open"}, {"rename"}, {"mmap"}, {"malloc"}, {"new"}};
 
 const char* kind() {
   static const char* const given = std::getenv("FAULT_CALL");
@@ -52,8 +56,13 @@ std::size_t least_bytes() {
 }
 /// Whether this call fails.
 bool fails(const char* call, std::size_t bytes = ~std::size_t{0}) {
-  if (!begun.load(std::memory_order_relaxed) || std::strcmp(kind(), call) != 0 || bytes < least_bytes()) return false;
-  return calls.fetch_add(1) + 1 == number();
+  if (!begun.load(std::memory_order_relaxed) || bytes < least_bytes()) return false;
+  for (Kind& one : kinds)
+    if (std::strcmp(one.name, call) == 0) {
+      const bool last = one.calls.fetch_add(1) + 1 == number();
+      return last && std::strcmp(kind(), call) == 0;
+    }
+  return false;
 }
 template <class Function>
 Function next(const char* name) {
@@ -66,9 +75,15 @@ struct Counted {
     if (path == nullptr) return;
     begun = false;
     const int file = ::open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    char text[32];
-    const int size = std::snprintf(text, sizeof(text), "%ld", calls.load());
-    if (file >= 0 && ::write(file, text, static_cast<std::size_t>(size)) == size) ::close(file);
+    if (file < 0) return;
+    for (const Kind& one : kinds) {
+      char text[64];
+      int size = 0;
+      if (*kind() == '\0') size = std::snprintf(text, sizeof(text), "%s %ld\n", one.name, one.calls.load());
+      if (std::strcmp(kind(), one.name) == 0) size = std::snprintf(text, sizeof(text), "%ld", one.calls.load());
+      if (::write(file, text, static_cast<std::size_t>(size)) != size) break;
+    }
+    ::close(file);
   }
 } counted;
 

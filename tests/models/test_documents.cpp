@@ -24,18 +24,21 @@ using test_support::every_logit;
 
 namespace {
 
-/// The shipped models, a small one of every family that says that it keeps documents apart, and every golden model.
-std::vector<LanguageModel<double>> models() {
-  std::vector<LanguageModel<double>> all;
-  for (const char* name : shipped_models) all.push_back(shipped<double>(name));
-  for (const test_support::SmallModel& kind : test_support::small_models()) {
-    LanguageModel<double> model = load_language_model<double>(kind.checkpoint<double>(31), kind.configuration);
-    if (model.separates_documents()) all.push_back(std::move(model));
-  }
-  for (const fs::path& path : golden_models()) {
-    const Golden golden(path);
-    all.push_back(load_language_model<double>(golden.weights<double>(), golden.configuration));
-  }
+/// The shipped models, a small one of every family that says that it keeps documents apart, and every golden model. Read once.
+const std::vector<LanguageModel<double>>& models() {
+  static const std::vector<LanguageModel<double>> all = [] {
+    std::vector<LanguageModel<double>> read;
+    for (const char* name : shipped_models) read.push_back(shipped<double>(name));
+    for (const test_support::SmallModel& kind : test_support::small_models()) {
+      LanguageModel<double> model = load_language_model<double>(kind.checkpoint<double>(31), kind.configuration);
+      if (model.separates_documents()) read.push_back(std::move(model));
+    }
+    for (const fs::path& path : golden_models()) {
+      const Golden golden(path);
+      read.push_back(load_language_model<double>(golden.weights<double>(), golden.configuration));
+    }
+    return read;
+  }();
   return all;
 }
 
