@@ -78,7 +78,7 @@ GatedDeltaNet<float> descriptor(const engine::DeltaLayer& layer) {
   return GatedDeltaNet<float>::for_engine(small, options);
 }
 
-/// Milliseconds of processors that all threads of the process have used: others' work on the machine does not count.
+/// Processor time of all threads of the process, in milliseconds: other programs do not count.
 double used() { return 1000.0 * static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 /// Decodes with one layer three times: without a callback, with one that is asked for nothing, and with the newest row of every channel and

@@ -167,12 +167,12 @@ Choice choice_of(const Options& options, std::optional<Index> batch, const Run<S
   }
   const bool picture = std::filesystem::path(options.out).extension() == ".png";
   if (!picture || choice.matrices() <= most_panels) return choice;
-  const bool joins = !choice.heads_only && !choice.reduction && !options.reduce_given && batch.value_or(1) <= most_panels;
-  if (!joins)
+  const bool too_many_sequences = batch.value_or(1) > most_panels;
+  if (too_many_sequences || choice.heads_only || choice.reduction || options.reduce_given)
     detail::raise(ErrorKind::limit, "--out: a picture has room for ", most_panels, " matrices, and these are ", choice.matrices(),
-                  choice.heads_only  ? "; choose fewer with --heads"
-                  : choice.reduction ? ", one a sequence"
-                                     : "; choose fewer with --channels, or join them with --reduce mean-abs");
+                  too_many_sequences  ? ", one a sequence at least; write .npy or .safetensors"
+                  : choice.heads_only ? "; choose fewer with --heads"
+                                      : "; choose fewer with --channels, or join them with --reduce mean-abs");
   std::fprintf(stderr, "materialize: %s matrices are more than a picture has room for: it shows their mean of absolute values\n",
                grouped(choice.matrices()).c_str());
   choice.reduction = ReductionKind::mean_abs;
@@ -333,9 +333,11 @@ void draw(const Options& options, const Result<Scalar>& result, const std::strin
     const auto of_sequence = static_cast<std::size_t>(p % per_sequence);
     Panel panel;
     if (choice.batch) panel.subtitle = detail::message("sequence ", p / per_sequence);
-    if (choice.heads_only)
-      panel.subtitle += detail::message(choice.batch ? ", head " : "head ", choice.heads[of_sequence % choice.heads.size()]);
-    else if (!choice.reduction)
+    if (choice.heads_only) {  // a head's summands stand side by side
+      const auto parts = static_cast<std::size_t>(choice.summands);
+      panel.subtitle += detail::message(choice.batch ? ", head " : "head ", choice.heads[of_sequence / parts]);
+      if (parts > 1) panel.subtitle += detail::message(", part ", of_sequence % parts);
+    } else if (!choice.reduction)
       panel.subtitle += detail::message(choice.batch ? ", channel " : "channel ", choice.channels[of_sequence]);
     panel.values = numbers.middleRows(p * choice.row_count(), choice.row_count()).template cast<double>();
     panel.row_tokens = choice.rows;

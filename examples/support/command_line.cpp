@@ -160,13 +160,15 @@ class MappedName {
 };
 /// What was done about the signal before this program began.
 struct sigaction before_cut_short {};
-/// Bytes of a mapped file are gone. The signal may mean something else, too (somebody sent it, an address is not aligned): then it does
-/// what it did before.
+/// Bytes of a mapped file are gone. The signal may mean something else, too (somebody sent it, the memory is broken): then it does what it
+/// did before.
 void cut_short(int signal, siginfo_t* what, void*) {
-  if (what->si_code <= 0 || what->si_code == BUS_ADRALN) {
-    remove_partial_files();
+  if (what->si_code != BUS_ADRERR) {
+    const bool sent = what->si_code <= 0, of_others = (before_cut_short.sa_flags & SA_SIGINFO) != 0;
+    if (sent && !of_others && before_cut_short.sa_handler == SIG_IGN) return;
+    if (!of_others && before_cut_short.sa_handler == SIG_DFL) remove_partial_files();  // it ends the program
     ::sigaction(signal, &before_cut_short, nullptr);
-    if (what->si_code <= 0) std::raise(signal);  // else the same instruction raises it again
+    if (sent) std::raise(signal);  // else the same instruction raises it again
     return;
   }
   static std::atomic_flag said;  // threads may find it at the same time; one says it

@@ -17,7 +17,7 @@ namespace implicit_attention::examples {
 namespace {
 
 /// Whether a row's scores sum to what is explained.
-enum class Sum : std::size_t { whole, but_for_the_integral, but_for_its_points, without_left_out_terms, need_not, of_no_logit };
+enum class Sum : std::size_t { whole, to_tolerance, to_given_steps, without_left_out_terms, need_not, of_no_logit };
 
 /// How that is told: by a word in a file, and in a sentence.
 struct SumWords {
@@ -26,7 +26,7 @@ struct SumWords {
 constexpr std::array<SumWords, 6> sum_words = {{
     {"yes", "yes, with what biases take"},
     {"to_tolerance", "yes, with the baseline's, up to the error of the integral"},
-    {"to_given_steps", "yes, with the baseline's, up to what the points that were asked for leave of the integral"},
+    {"to_given_steps", "yes, with the baseline's, up to the error that the given number of points leaves"},
     {"terms_left_out", "no, even with what biases take: what the terms left out give is missing"},
     {"need_not", "need not"},
     {"no_logit", "no logit is explained"},
@@ -42,7 +42,7 @@ Sum sum_of(const RowSums& row, Index steps) {
   std::string terms(row.terms.empty() ? "all" : row.terms);
   std::replace(terms.begin(), terms.end(), '+', ',');
   if (conserves(method, Terms::parse(terms))) return Sum::whole;
-  if (method == Method::integrated_gradients) return steps > 0 ? Sum::but_for_its_points : Sum::but_for_the_integral;
+  if (method == Method::integrated_gradients) return steps > 0 ? Sum::to_given_steps : Sum::to_tolerance;
   if (method == Method::vector_rollout)
     return mean_alone(row.gaps) <= rounding * mean_alone(row.explained) ? Sum::whole : Sum::without_left_out_terms;
   return method_info(method).of_position ? Sum::of_no_logit : Sum::need_not;

@@ -19,7 +19,7 @@ gradients() { # sets `found`: functions of gradients in an object
   found="$(wc -l <"$scratch/output")"
 }
 gradients gradient
-[ "$found" -eq 4 ] || fail "a program that asks for a gradient lacks some of it, or it is called otherwise"
+[ "$found" -eq 4 ] || fail "a program that asks for a gradient lacks some of it, or these functions have other names now"
 gradients layer
 [ "$found" -eq 0 ] || fail "a program that only runs a layer compiles gradients"
 echo "a layer that only runs compiles no gradient"

@@ -86,8 +86,8 @@ const std::string& whole(const Program& program) {
 bool every_fault() { return std::getenv("IMPLICIT_ATTENTION_TESTS_EVERY_FAULT") != nullptr; }
 
 /// Which of so many calls fail, one at a time: each where there are few; of thousands of allocations the first, the last, and some between.
-/// Three programs of a kind do much the same until they write: of the calls that are neither first nor last every third of them tries a
-/// third, `turn` says which.
+/// Of each three programs, `turn` says which third of the points between the first and the last is tried: until they write, they do much the
+/// same.
 std::vector<long> failing(long calls, std::size_t turn) {
   std::vector<long> all, some;
   for (long number = 1; number <= calls; number += std::max(1L, std::min(number / 2, std::max(1L, (calls - number) / 2))))

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdarg>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -203,6 +204,7 @@ void* operator new(std::size_t bytes) {
 }
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   const auto to = static_cast<std::size_t>(alignment);
+  if (bytes > SIZE_MAX - to) throw std::bad_alloc();
   return fails_or(bytes, [&] { return std::aligned_alloc(to, (bytes + to - 1) / to * to); });
 }
 void operator delete(void* memory) noexcept { std::free(memory); }

@@ -22,6 +22,8 @@
 namespace {
 /// The permissions that a file has when somebody first changes them; -1: nobody has.
 int mode_when_changed = -1;
+/// The how-manieth look at an open file finds it a byte shorter; 0: none does.
+int look_that_finds_less = 0;
 }  // namespace
 // In place of the C library's, which std::filesystem calls.
 extern "C" int fchmodat(int folder, const char* path, mode_t mode, int flags) noexcept {
@@ -29,6 +31,12 @@ extern "C" int fchmodat(int folder, const char* path, mode_t mode, int flags) no
   struct stat status {};
   if (mode_when_changed < 0 && ::fstatat(folder, path, &status, 0) == 0) mode_when_changed = static_cast<int>(status.st_mode & 0777U);
   return real(folder, path, mode, flags);
+}
+extern "C" int fstat(int file, struct stat* status) noexcept {
+  static const auto real = reinterpret_cast<int (*)(int, struct stat*)>(::dlsym(RTLD_NEXT, "fstat"));
+  const int failure = real(file, status);
+  if (look_that_finds_less > 0 && --look_that_finds_less == 0) --status->st_size;
+  return failure;
 }
 
 using namespace implicit_attention;
@@ -112,16 +120,20 @@ TEST_CASE("a file that only its owner may read is not there for others before it
     mode_when_changed = -1;
     const ReplacedFile file(folder / name);
     CHECK(mode_when_changed == (name == "new.npy" ? -1 : 0600));
+    int found = 0;
     for (const fs::directory_entry& entry : fs::directory_iterator(folder.path()))
-      if (entry.path().filename().string().find(name + ".partial-") == 0)
+      if (entry.path().filename().string().find(name + ".partial-") == 0) {
+        ++found;
         CHECK(entry.status().permissions() == static_cast<fs::perms>(name == "new.npy" ? 0666 : 0600));
+      }
+    CHECK(found == 1);
   }
   ::umask(mask);
 }
 
 TEST_CASE("a mapped file that is cut short within its last page keeps what it was") {
   const TemporaryFolder folder;
-  for (const std::size_t size : {std::size_t{1}, std::size_t{100}, std::size_t{4096}, std::size_t{4097}, std::size_t{10'000}}) {
+  for (const std::size_t size : {std::size_t{2}, std::size_t{100}, std::size_t{4096}, std::size_t{4098}, std::size_t{10'000}}) {
     const fs::path path = folder / "mapped";
     const std::string bytes(size, 'x');
     write_bytes(path, bytes);
@@ -129,6 +141,16 @@ TEST_CASE("a mapped file that is cut short within its last page keeps what it wa
     fs::resize_file(path, (size - 1) / 4096 * 4096 + (size - 1) % 4096 / 2 + 1);  // half of the last page's bytes: the page is still there
     CHECK(file->text() == bytes);
   }
+}
+
+TEST_CASE("a file that becomes shorter while it is mapped is an error") {
+  const TemporaryFolder folder;
+  write_bytes(folder / "mapped", "xyz");
+  look_that_finds_less = 2;  // the first says how much is mapped
+  const auto error = error_of([&] { return MappedFile::open(folder / "mapped")->text(); });
+  look_that_finds_less = 0;
+  REQUIRE(error);
+  CHECK_THAT(error->message, contains_text("mapped: became shorter while it was opened"));
 }
 
 TEST_CASE("a file whose folder goes away before it is put in its place") {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <string>
 
-// Without a handler of exceptions around each of the tests' thousands of assertions: one that is thrown ends the test case, as everywhere.
+// Without a try block around each assertion, of which there are thousands: an exception ends its test case.
 #define CATCH_CONFIG_FAST_COMPILE
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>

@@ -83,8 +83,8 @@ inline constexpr std::array<DtypeFacts, 30> dtype_facts{
 [[nodiscard]] inline float half_to_float(std::uint16_t bits) {
   const std::uint32_t sign = (bits & 0x8000U) << 16U;
   const std::uint32_t exponent = (bits >> 10U) & 0x1FU, fraction = bits & 0x3FFU;
-  // Zero or subnormal: fraction * 2^-24. Both ways are computed and one is taken by its bits: of a choice compilers make a jump, which no
-  // vector takes.
+  // Zero or subnormal: fraction * 2^-24. Both are computed and one is chosen by a mask: compilers turn a conditional into a branch, which
+  // does not vectorise.
   const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(fraction)) * 0x1p-24F);
   const std::uint32_t widened = exponent + (127U - 15U) * (1U + static_cast<std::uint32_t>(exponent == 0x1FU));
   const std::uint32_t small_bits = 0U - static_cast<std::uint32_t>(exponent == 0);
@@ -113,7 +113,8 @@ namespace detail {
 /// `count` numbers stored as `Stored`, `distance` bytes apart, at any alignment, each through `convert` to `to`.
 template <class Stored, class Number, class Convert>
 void convert_numbers(const std::byte* from, Index count, Number* to, Convert convert, std::size_t distance = sizeof(Stored)) {
-  if (distance == sizeof(Stored)) {  // as many at a time as compilers vectorise without asking, by way of memory that nothing overlaps
+  // In chunks of fixed size, which compilers vectorise at -O2, through arrays that alias nothing; not for a row of a few numbers.
+  if (distance == sizeof(Stored) && count >= 8) {
     constexpr std::size_t together = 64;
     std::array<Stored, together> stored{};
     std::array<Number, together> converted;

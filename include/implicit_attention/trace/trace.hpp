@@ -119,6 +119,7 @@ struct Detour {
   std::function<Matrix<Scalar>(const Matrix<Scalar>& gradient)> through;
 };
 
+namespace detail {
 /// The way back of an operation as a type of its own: its name, `Way::operation`, what it keeps of the forward pass, and
 /// `void walk(Back<Scalar>& back, Matrix<Scalar>& gradient) const`. It is compiled where a record is walked (trace/walk_back.hpp lists these
 /// types), not where the operation is used: a program that only runs layers does not compile the gradients of their kernels.
@@ -126,6 +127,7 @@ template <class Way>
 concept NamedWayBack = requires {
   { Way::operation } -> std::convertible_to<std::string_view>;
 };
+}  // namespace detail
 
 /// One forward pass, recorded or not. Neither copied nor moved: values point to it.
 template <Real S>
@@ -186,7 +188,7 @@ class Trace {
     return {std::move(numbers), this, slots_++};
   }
   /// The same for a way back that is compiled where it is walked.
-  template <NamedWayBack Way>
+  template <detail::NamedWayBack Way>
   [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, Way back) {
     watch(numbers);
     steps_.push_back({slots_, 1, nullptr, Way::operation, std::make_shared<const Way>(std::move(back))});
@@ -212,7 +214,7 @@ class Trace {
     Index first, count;  // of its outputs' values
     Operation back;
     std::string_view named;           // or the name of its way back,
-    std::shared_ptr<const void> way;  // and the NamedWayBack of that name
+    std::shared_ptr<const void> way;  // and the detail::NamedWayBack of that name
   };
   struct Watched {
     std::weak_ptr<const void> owner;

@@ -1,7 +1,7 @@
 // A recorded forward pass, walked from its outputs back to its inputs.
 #pragma once
 
-#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <string_view>
 #include <utility>
@@ -16,9 +16,20 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
+/// Whether no two of them are called the same.
+template <class... Ways>
+constexpr bool names_differ() {
+  const std::array<std::string_view, sizeof...(Ways)> names = {Ways::operation...};
+  for (std::size_t a = 0; a < names.size(); ++a)
+    for (std::size_t b = 0; b < a; ++b)
+      if (names[a] == names[b]) return false;
+  return true;
+}
+
 /// The one of `Ways` that is called `name`: `way` is one of that type.
 template <class... Ways, Real S>
 void walk_one_of(std::string_view name, const void* way, Back<S>& back, Matrix<S>& gradient) {
+  static_assert(names_differ<Ways...>());
   const auto walks = [&]<class Way>(const Way* candidate) {
     if (name != Way::operation) return false;
     candidate->walk(back, gradient);
