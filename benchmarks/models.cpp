@@ -1,5 +1,4 @@
-// Whole models: what explaining costs beside the forward pass's own projections, at the rate that Eigen has on those shapes in the same
-// run.
+// Whole models: what explaining costs beside the forward pass's own projections, at the rate that Eigen has on those shapes in that run.
 #include <algorithm>
 #include <bit>
 #include <cmath>

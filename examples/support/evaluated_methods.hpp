@@ -23,8 +23,7 @@ struct MethodRow {
 };
 
 /// Methods (names with commas between; empty: all but edge-map, whose maps `map_rows` has) times formulations (the same; the
-/// terms of one joined by +), for those that depend on them. Fails (value) on names that are not known and on a row that is asked for
-/// twice.
+/// terms of one joined by +), for those that depend on them. Fails (value) on names that are not known and on a row asked for twice.
 [[nodiscard]] std::vector<MethodRow> method_rows(const std::string& methods, const std::string& terms);
 
 /// How integrated gradients are taken in an evaluation, as --baseline and --steps say.

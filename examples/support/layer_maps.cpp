@@ -42,8 +42,7 @@ struct TextMaps {
   ReductionKind reduction;
   detail::RandomEngine draws;
 
-  /// (tokens, tokens): entry (i, j) is what the map says of the edge from j to i in the layer's first mixer, out of which edges are
-  /// knocked.
+  /// (tokens, tokens): entry (i, j) is what the map says of the edge from j to i in the layer's first mixer, whose edges are knocked out.
   Matrix<float> of_layer(const EvaluatedMap& row, Index layer, const BackwardPass<float>* held) {
     const LayerPass<float> layer_pass = model.layer_pass(pass, layer, serial_executor(), false);
     if (row.method == "random") {

@@ -39,8 +39,7 @@ struct EvaluatedMap {
 /// The layers that mix tokens and that nothing can be knocked out of, since several of their mixers are one part.
 [[nodiscard]] std::vector<Index> layers_without_knock_out(const LanguageModel<float>& model);
 
-/// Knocks at most `most_edges` edges and every token's input out of each layer of a text that it can, and adds to every row how its maps
-/// predict it.
+/// Knocks at most `most_edges` edges and every token's input out of each layer that it can, and adds to every row how its maps predict it.
 void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids, const Target& target, ReductionKind reduction,
                Index most_edges, std::uint64_t seed, const Executor& executor, std::vector<EvaluatedMap>& rows);
 

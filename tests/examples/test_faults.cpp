@@ -1,6 +1,5 @@
 // Programs on bad days: no memory, a disk that fails at any call, files that may not grow, signals at any moment. Nothing is half-written,
-// and what is said is one line. Of thousands of points some are tried; IMPLICIT_ATTENTION_TESTS_EVERY_FAULT=1 tries
-// about three times as many.
+// and what is said is one line. Of thousands of points some are tried; IMPLICIT_ATTENTION_TESTS_EVERY_FAULT=1: about three times as many.
 #include <algorithm>
 #include <chrono>
 #include <csignal>

@@ -139,8 +139,7 @@ TEST_CASE("ranks: the first process without memory ends all", "[ranks]") {
   const std::string whole = io_test::read_bytes(folder / "out.jsonl");
   REQUIRE(calls > 8);
   int refused = 0;
-  // Of the last, among which are those for what other processes send, every second (IMPLICIT_ATTENTION_TESTS_EVERY_FAULT=1: each); of those
-  // before, some.
+  // Of the last, with those for what other processes send, every second (IMPLICIT_ATTENTION_TESTS_EVERY_FAULT=1: each); of others, some.
   const long step = std::getenv("IMPLICIT_ATTENTION_TESTS_EVERY_FAULT") == nullptr ? 2 : 1;
   for (long number = 1; number <= calls; number += std::max(step, (calls - number - 12) / 3)) {
     fs::remove(folder / "out.jsonl");

@@ -59,8 +59,7 @@ LanguageModel<double> opened(const std::string& bytes) {
   return load_language_model<double>(*checkpoint.source, checkpoint.configuration);
 }
 
-/// The largest difference of logits from the golden ones, relative to the largest. Rates, 1 + w and multiplied weights are rounded to
-/// float.
+/// The largest difference of logits from golden ones, relative to the largest. Rates, 1 + w and multiplied weights are rounded to float.
 double deviation(const Original& original, const GgufConverter& converter) {
   const Matrix<double> logits = opened(converter.file()).forward(original.ids, test_support::every_logit()).logits;
   if (logits.rows() != original.logits.rows() || logits.cols() != original.logits.cols()) return 1e300;

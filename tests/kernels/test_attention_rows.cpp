@@ -53,8 +53,7 @@ TEMPLATE_TEST_CASE("large results, written past the caches in pieces, are the pl
 TEMPLATE_TEST_CASE("large single rows, written past the caches, are the plain rows", "[kernels]", double, float) {
   // Channels that forget soon beside ones that do not; tokens before, in and after the row; rows that begin anywhere.
   const Index tokens = 30001, channels = 41;
-  // With every scale and without some: pieces are then finished in registers. With documents that the convolution does not look beyond,
-  // too.
+  // With every scale and without some: pieces are then finished in registers. And with documents that the convolution does not look beyond.
   for (const unsigned parts : {0x7d3eu, 0x5d3eu, 0x4f3eu}) {
     Kind<TestType> kind = random_kind<TestType>(tokens, channels, 2, 4, parts, 78);
     if (!kind.surrounded.convolution_starts.empty())

@@ -401,8 +401,7 @@ std::vector<Index> cuts_every(Index tokens, Index size) {
   return cuts;
 }
 
-/// A long sequence, where sums and products over all of it would lose what is asked for: single rows, a block of them, and what takes
-/// linear time.
+/// A long sequence, where sums and products over all of it would lose what is asked for: single rows, a block, and what takes linear time.
 template <class Scalar>
 void law_long(const Case<Scalar>& c) {
   INFO(c.text);

@@ -121,8 +121,7 @@ class Configuration {
     values_.erase(key);
     unusable_[std::move(key)] = kind;
   }
-  /// A key's value, which counts as asked for; null if it is absent. Fails where it is an object or a mixed list, saying what was
-  /// `expected`.
+  /// A key's value, which counts as asked for; null if it is absent. Fails, with `expected`, where it is an object or a mixed list.
   [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
     if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
       detail::raise(ErrorKind::value, where_, ": key ", key,

@@ -72,8 +72,7 @@ template <class... Said>
 }
 }  // namespace detail
 
-/// Fails unless `array` is (rows, columns); `who` is the layer, `name` the tensor, `meaning` the two sizes in words, `hint` what may be
-/// wrong.
+/// Fails unless `array` is (rows, columns); `who` is the layer, `name` the tensor, `meaning` the two sizes in words, `hint` a likely cause.
 template <class ArrayLike>
 void check_shape(std::string_view who, std::string_view name, const ArrayLike& array, Index rows, Index columns, std::string_view meaning,
                  std::string_view hint = {}) {

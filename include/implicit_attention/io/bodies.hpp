@@ -2,8 +2,7 @@
 // and other templates, which a compiler instantiates in every file that has the function, whether or not anything calls it. A host with
 // many files includes io/instantiations.hpp, before other headers of io: its files then see declarations, and one of them has the bodies.
 //
-// A header whose functions cost that much declares them, without `inline`, and defines them at its end, with the headers that they alone
-// need:
+// A header whose functions cost that much declares them, without `inline`, and defines them at its end, with headers that they alone need:
 //
 //     #if IMPLICIT_ATTENTION_IO_BODIES
 //     #include <...>

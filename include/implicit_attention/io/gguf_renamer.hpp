@@ -27,8 +27,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// GGUF's names of a family's tensors, by their public names: those of the file, else those that are learned by renaming all names that
-/// GGUF has. Layer 1 stands for all layers (it lacks nothing that another has), and the first expert for all (a file has them in one
-/// tensor).
+/// GGUF has. Layer 1 stands for all layers (it lacks nothing that another has), and the first expert for all (one tensor holds them).
 class GgufFileNames {
  public:
   explicit GgufFileNames(std::string layers) : layers_(std::move(layers)) {}

@@ -1,8 +1,7 @@
 // rwkv.cpp's binary format, versions 4 to 7 of RWKV: names and values brought back to those of BlinkDL's checkpoints.
 //
-// Header of six u32: magic 0x67676d66, file version (100, 101), vocabulary, width, layers, type; then records to the end: u32 axes (1 to
-// 3), key length, type; u32 sizes, innermost first; key; numbers. The file version 100 with blocks has ggml's first blocks, which are
-// refused.
+// Header of six u32: magic 0x67676d66, file version (100, 101), vocabulary, width, layers, type; then records to the end: u32 axes
+// (1 to 3), key length, type; u32 sizes, innermost first; key; numbers. Blocks of file version 100 are ggml's first, and are refused.
 //
 // The converter changed values; they come back so, `...` standing for `blocks.N.att.`:
 //

@@ -130,8 +130,7 @@ class RowBlocks {
     Eigen::Map<RowVector<Scalar>>(to.data(), to.size()) = Eigen::Map<const RowVector<Scalar>>(from, to.size());
   }
 
-  /// Returns whether later rows can be led over the block. `led_on`: memory for what probes read of writes, through the removals between
-  /// them too.
+  /// Returns whether later rows can be led over the block. `led_on`: memory for what probes read of writes, with the removals between them.
   [[nodiscard]] bool prepare(BlockFactors<Scalar>& factors, Matrix<Scalar>& led_on, std::size_t index) {
     const TokenRange& range = ranges_[index];
     factors.load(range);

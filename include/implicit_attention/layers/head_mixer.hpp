@@ -13,8 +13,7 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// The weights that these layers share, under flash-linear-attention's names. HGRN and HGRN2 have `f_proj` for keys and `i_proj` for
-/// values.
+/// The weights that these layers share, named as in flash-linear-attention. HGRN and HGRN2 have `f_proj` for keys and `i_proj` for values.
 template <Real S>
 struct HeadMixerWeights {
   ShortProjection<S> q_proj;  ///< (H K, D); HGRN has none
@@ -58,8 +57,7 @@ struct HeadMixerState {
   Index position = 0;                          ///< of the next token
 };
 
-/// One sequence through such a layer. The implicit attention needs query, key, log_decay, gate_input, o, and c or x: those that the layer
-/// has.
+/// One sequence through such a layer. The implicit attention needs query, key, log_decay, gate_input, o, and c or x: what the layer has.
 template <Real S>
 struct HeadMixerActivations {
   Array<S> x;           ///< (L, E): values of every head: the linear input, before convolution and activation

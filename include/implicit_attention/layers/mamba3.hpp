@@ -21,8 +21,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     R^{rs}[i,j] = C^r_i . B^s_j exp( sum_{t=j+1..i} A_t dt_t ) (dt_j lambda_j + [j < i] dt_{j+1} (1 - lambda_{j+1}))
 ///     y = sum_r mimo_o[r] silu(z mimo_z[r]) norm( sum_s (R^{rs} + [r = s] D) (mimo_x[s] x) )      out = y out_proj^T
 ///
-/// mimo_x stands in the place of the activation, mimo_o belongs to the gate; with R = 1 there are none. The norm, over each head, is
-/// optional.
+/// mimo_x takes the place of the activation, mimo_o belongs to the gate; with R = 1 there are none. The norm, over each head, is optional.
 template <Real S>
 class Mamba3 : public LayerInterface<Mamba3<S>> {
  public:

@@ -118,8 +118,7 @@ struct Mamba3State {
     check_shape(who, "state.angle", angle, 1, H * angles, "(1, heads * angles)");
   }
 
-  /// The state that the next piece begins with, its second half-step taken: (H N, P). `dt` and `own` = dt lambda are the next piece's, (L,
-  /// H).
+  /// The state that the next piece begins with, its second half-step taken: (H N, P). `dt` and `own` = dt lambda are that piece's, (L, H).
   [[nodiscard]] Matrix<S> continued(const Mamba3Weights<S>& w, const Array<S>& dt, const Array<S>& own) const {
     const Index H = w.D.size(), N = recurrent.rows() / H, P = recurrent.cols();
     Matrix<S> state = recurrent;

@@ -19,9 +19,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     R_h = rope(q) rope(k)^T / N        z = 1 / (q . mean k + eps), of q and k without rope
 ///     y = silu(act_proj u) ( (diag(z) R + LePE) a + LePE bias )        out = out_proj y
 ///
-/// LePE, a depthwise convolution 3 x 3, is the skip. Both convolutions and R of all channels differ, so that every channel has a matrix of
-/// its own: N^2 numbers each while it is on. Rope rotates pairs (2n, 2n + 1) of the whole width, the first half by the row, the second by
-/// the column.
+/// LePE, a depthwise convolution 3 x 3, is the skip. Both convolutions and R of all channels differ, so every channel has a matrix of its
+/// own: N^2 numbers each while it is on. Rope rotates pairs (2n, 2n + 1) of the whole width, the first half by row, the second by column.
 template <Real S>
 class Mlla : public LayerInterface<Mlla<S>> {
  public:

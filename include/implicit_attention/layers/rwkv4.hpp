@@ -16,8 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     p[i,j] = exp(k_j - (i-1-j) w) for j < i,   p[i,i] = exp(k_i + f)                               x = v
 ///     y_i = sigmoid(r_i) sum_j p[i,j] v_j / sum_j p[i,j]                                             out = y output^T
 ///
-/// All sizes are read off the weights; the attention width E may differ from D. Weights are owned or viewed, named as in the public
-/// checkpoints.
+/// Sizes are read off the weights; the attention width E may differ from D. Weights are owned or viewed, named as in public checkpoints.
 template <Real S>
 class Rwkv4 : public LayerInterface<Rwkv4<S>> {
  public:
@@ -45,8 +44,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
     Matrix<Scalar> exponent;     ///< (1, E): what both sums are scaled by, exp(-exponent)
   };
 
-  /// The recurrence with every exponential scaled to at most 1. With o_t = max(o_{t-1} - w, k_t), the state is kept as its value times
-  /// exp(-o_t).
+  /// The recurrence with every exponential scaled to at most 1. With o_t = max(o_{t-1} - w, k_t), the state is kept times exp(-o_t).
   struct Weighting {
     Array<Scalar> exponent;                            ///< (L, E): o_{t-1}, what the state that token t reads is scaled by
     Array<Scalar> step;                                ///< (L, E): o_{t-1} - w - o_t, the log decay of the scaled state
@@ -93,8 +91,7 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   /// exp(-unnormalised_log_scale), one constant per channel: an arbitrary scale, so that sizes compare within a channel only.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
-  /// With the normalization off, the log of what p is divided by, (1, E): the largest exponent in the channel, so that every entry is at
-  /// most 1.
+  /// With the normalization off, the log of what p is divided by, (1, E): the channel's largest exponent, so that entries are at most 1.
   [[nodiscard]] RowVector<Scalar> unnormalised_log_scale(const Activations& act) const;
 
   /// Scales all exponentials of a sequence of keys (L, E) to at most 1, and normalises; `starts` as in Weighting.

@@ -13,8 +13,7 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// With model width D, H heads of K key and V value channels, E = H V; x_m = u_t + m (u_{t-1} - u_t) for each of x_r, x_w, x_k, x_v, x_a,
-/// x_g:
+/// With model width D, H heads of K key and V value channels, E = H V; x_m = u_t + m (u_{t-1} - u_t) for x_r, x_w, x_k, x_v, x_a, x_g:
 ///
 ///     r, k, v0 = x_r, x_k, x_v through receptance, key, value                                       g = sigmoid(x_g g1) g2
 ///     log w = -exp(-1/2) sigmoid(w0 + tanh(x_w w1) w2)                                              eta = sigmoid(a0 + x_a a1 a2)

@@ -190,8 +190,7 @@ class BonusRecurrence {
   };
 
   BonusRecurrence() = default;
-  /// `bonus` (1, E) or (H, P): f; `weight`, `bias` (E) of the group norm. Fails (ErrorKind::shape) naming the tensor. `who` is for
-  /// messages.
+  /// `bonus` (1, E) or (H, P): f; `weight`, `bias` (E) of the group norm. Fails (ErrorKind::shape) naming the tensor. `who`: for messages.
   BonusRecurrence(std::string_view who, Index heads, const Array<Scalar>& bonus, const Array<Scalar>& weight, const Array<Scalar>& bias,
                   double eps)
       : who_(who), heads_(heads), bonus_(detail::one_row(bonus)) {

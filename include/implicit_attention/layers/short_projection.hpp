@@ -47,8 +47,7 @@ struct ShortProjection {
     detail::check_bias(who, name + "_conv1d.bias", convolution_bias, channels, "channels");
   }
 
-  /// The convolution of the projected x (L, channels), or x itself; `tail` are the inputs before it, `next` those that the next piece
-  /// needs.
+  /// The convolution of the projected x (L, channels), or x itself; `tail` are the inputs before it, `next` those before the next piece.
   [[nodiscard]] Value<S> convolve(const Value<S>& x, const Matrix<S>& tail, Matrix<S>& next) const {
     if (!convolved()) return x;
     const Array<S> before = detail::carried(tail);

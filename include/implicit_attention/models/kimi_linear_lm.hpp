@@ -1,5 +1,4 @@
-// KimiLinearForCausalLM (arXiv 2510.26692): Kimi Delta Attention with latent attention without positions in every fourth layer, and
-// experts.
+// KimiLinearForCausalLM (arXiv 2510.26692): Kimi Delta Attention, latent attention without positions in every fourth layer, and experts.
 #pragma once
 
 #include <string>
@@ -62,8 +61,7 @@ template <Real Scalar>
   detail::expect_boolean(configuration, {"mla_use_nope"}, true, "latent attention with rotary positions is not read here");
   detail::expect_boolean(configuration, {"mla_use_output_gate"}, false, "latent attention with an output gate is not read here");
   detail::expect_integer(configuration, {"attn_res_block_size"}, 0, "attention over the residuals of earlier blocks is not read here");
-  // These change nothing: the betas are of an activation that hidden_act would name. dense_ffn_hidden is held against the layers that have
-  // it.
+  // These change nothing: the betas are of an activation that hidden_act would name. dense_ffn_hidden is held against layers that have it.
   detail::ignore_keys(configuration, {"rope_theta", "head_dim", "model_max_length", "num_nextn_predict_layers", "activation_situ_beta",
                                       "activation_situ_linear_beta", "dense_ffn_hidden"});
   LanguageModelParts<Scalar> parts;

@@ -62,8 +62,7 @@ class BytePairModel {
       : tokens_(std::move(tokens)), options_(std::move(options)), where_(std::move(where)) {}
   [[nodiscard]] static BytePairModel read(const Json& document, const std::string& where);
 
-  /// The lower the rank, the earlier a pair is merged; of equal ranks, the pair further left. Fails (file) unless both and what they make
-  /// are tokens.
+  /// A lower rank is merged earlier; of equal ranks, the pair further left. Fails (file) unless both and what they make are tokens.
   void add_merge(std::string_view left, std::string_view right, std::size_t rank) {
     const auto id = [&](std::string_view token) {
       const std::optional<Index> found = tokens_.id(token);

@@ -24,8 +24,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
-/// Words, and what stands between words and white space, with the word character of UTS 18: joiners are parts of words, and fractions are
-/// not.
+/// Words, and what stands between words and white space, with the word character of UTS 18: joiners are parts of words, fractions are not.
 inline constexpr std::string_view words_pattern =
     R"([\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}]+)"
     R"(|[^\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\s]+)";

@@ -58,8 +58,7 @@ namespace detail {
   return out;
 }
 
-/// The bytes of `'\r\n'` or `b'\xe2\x80'`, a text or bytes as Python writes them. Where it is neither, `refuse` is called with what is
-/// wrong.
+/// The bytes of `'\r\n'` or `b'\xe2\x80'`, a text or bytes as Python writes them. Where it is neither, `refuse` is told why.
 template <class Refuse>
 [[nodiscard]] std::string python_literal(std::string_view literal, const Refuse& refuse) {
   const bool is_bytes = literal.starts_with('b');
