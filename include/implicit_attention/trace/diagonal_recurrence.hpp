@@ -218,15 +218,16 @@ template <Real S>
   Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
   {
     const Matrix<S> gates = gate.z.empty() ? Matrix<S>() : function_values<S>(gate.function, *gate.z, trace.executor());
+    const SurroundedDiagonal<S> surrounded = detail::gated_and_skipped(recurrence, skip, gate.z.empty() ? nullptr : &gates);
     ScanInput<S> input;
     input.x = x.numbers;
     input.initial_state = initial_state;
     if (final_state != nullptr) {
       final_state->resize(recurrence.state, recurrence.channels);
       View<S> state(*final_state);
-      scan<S>(detail::gated_and_skipped(recurrence, skip, gate.z.empty() ? nullptr : &gates), input, out, trace.executor(), &state);
+      scan<S>(surrounded, input, out, trace.executor(), &state);
     } else {
-      scan<S>(detail::gated_and_skipped(recurrence, skip, gate.z.empty() ? nullptr : &gates), input, out, trace.executor());
+      scan<S>(surrounded, input, out, trace.executor());
     }
   }
   if (!trace.records({&x, &gate.z, &inputs.step, &inputs.query, &inputs.key, &inputs.query_scale, &inputs.key_scale, &inputs.diagonal}))
