@@ -88,6 +88,7 @@
 #include <implicit_attention/trace/data_rotation.hpp>
 #include <implicit_attention/trace/diagonal_recurrence.hpp>
 #include <implicit_attention/trace/experts.hpp>
+#include <implicit_attention/trace/elementwise.hpp>
 #include <implicit_attention/trace/exponential_gates.hpp>
 #include <implicit_attention/trace/functions.hpp>
 #include <implicit_attention/trace/gated_cells.hpp>

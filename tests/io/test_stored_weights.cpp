@@ -46,21 +46,21 @@ std::vector<Tensor> tensors() {
     for (std::uint64_t i = 0; i < count; ++i) tensor.q.push_back(shift != 0 ? shift : static_cast<int>(random() % 255) - 127);
     all.push_back(std::move(tensor));
   };
-  add("backbone.embeddings.weight", "token_embd.weight", {700, 128}, -10, 0);
+  add("backbone.embeddings.weight", "token_embd.weight", {2100, 256}, -10, 0);
   for (const std::string layer : {"0", "1"}) {
     const std::string prefix = "backbone.layers." + layer + ".", mixer = prefix + "mixer.", block = "blk." + layer + ".";
-    add(prefix + "norm.weight", block + "attn_norm.weight", {128}, 0, 1);
-    add(mixer + "in_proj.weight", block + "ssm_in.weight", {640, 128}, -10, 0);
-    add(mixer + "conv1d.weight", block + "ssm_conv1d.weight", {320, 1, 4}, -8, 0);
-    add(mixer + "conv1d.bias", block + "ssm_conv1d.bias", {320}, -10, 0);
-    add(mixer + "x_proj.weight", block + "ssm_x.weight", {40, 320}, -10, 0);
-    add(mixer + "dt_proj.weight", block + "ssm_dt.weight", {320, 8}, -8, 0);
-    add(mixer + "dt_proj.bias", block + "ssm_dt.bias", {320}, -6, 0);
-    add(mixer + "A_log", block + "ssm_a", {320, 16}, -7, 0);
-    add(mixer + "D", block + "ssm_d", {320}, 0, 1);
-    add(mixer + "out_proj.weight", block + "ssm_out.weight", {128, 320}, -10, 0);
+    add(prefix + "norm.weight", block + "attn_norm.weight", {256}, 0, 1);
+    add(mixer + "in_proj.weight", block + "ssm_in.weight", {2048, 256}, -10, 0);
+    add(mixer + "conv1d.weight", block + "ssm_conv1d.weight", {1024, 1, 4}, -8, 0);
+    add(mixer + "conv1d.bias", block + "ssm_conv1d.bias", {1024}, -10, 0);
+    add(mixer + "x_proj.weight", block + "ssm_x.weight", {40, 1024}, -10, 0);
+    add(mixer + "dt_proj.weight", block + "ssm_dt.weight", {1024, 8}, -8, 0);
+    add(mixer + "dt_proj.bias", block + "ssm_dt.bias", {1024}, -6, 0);
+    add(mixer + "A_log", block + "ssm_a", {1024, 16}, -7, 0);
+    add(mixer + "D", block + "ssm_d", {1024}, 0, 1);
+    add(mixer + "out_proj.weight", block + "ssm_out.weight", {256, 1024}, -10, 0);
   }
-  add("backbone.norm_f.weight", "output_norm.weight", {128}, 0, 1);
+  add("backbone.norm_f.weight", "output_norm.weight", {256}, 0, 1);
   return all;
 }
 
@@ -132,8 +132,8 @@ fs::path write_gguf_model(const TemporaryFolder& folder, Dtype dtype, unsigned g
   }
   std::vector<std::string> keys{gguf::string("general.architecture", "mamba")};
   for (const auto& [key, value] : std::map<std::string, std::uint32_t>{{"block_count", 2},
-                                                                       {"embedding_length", 128},
-                                                                       {"ssm.inner_size", 320},
+                                                                       {"embedding_length", 256},
+                                                                       {"ssm.inner_size", 1024},
                                                                        {"ssm.state_size", 16},
                                                                        {"ssm.time_step_rank", 8},
                                                                        {"ssm.conv_kernel", 4}})
@@ -197,12 +197,12 @@ TEST_CASE("stored weights: an array in storage, and everything that is asked of 
   REQUIRE(stored.storage() != nullptr);
   CHECK(numbers.storage() == nullptr);
   CHECK(checkpoint.source->read("backbone.layers.1.mixer.conv1d.weight").storage() == nullptr);
-  CHECK((stored.rows() == 640 && stored.cols() == 128 && stored.size() == 640 * 128 && !stored.empty()));
-  CHECK(detail::row_of(stored, 639) == detail::row_of(numbers, 639));
+  CHECK((stored.rows() == 2048 && stored.cols() == 256 && stored.size() == 2048 * 256 && !stored.empty()));
+  CHECK(detail::row_of(stored, 2047) == detail::row_of(numbers, 2047));
   Matrix<float> panel;
   CHECK(detail::numbers_of(stored, 3, 5, 7, 9, panel) == numbers.matrix().block(3, 7, 5, 9));
 
-  const Matrix<float> u = Matrix<float>::Random(9, 128), g = Matrix<float>::Random(9, 640);
+  const Matrix<float> u = Matrix<float>::Random(9, 256), g = Matrix<float>::Random(9, 2048);
   ThreadPool pool(2);
   CHECK(detail::project<float>(u, stored, {}, pool.executor()) == detail::project<float>(u, numbers));
   CHECK(detail::project_back<float>(g, stored, pool.executor()) == detail::project_back<float>(g, numbers));
@@ -215,7 +215,7 @@ TEST_CASE("stored weights: an array in storage, and everything that is asked of 
   Array<float> columns = Array<float>(stored).middle_columns(5, 6);
   CHECK(columns.matrix() == numbers.matrix().middleCols(5, 6));
   CHECK(columns.middle_rows(1, 2).matrix() == numbers.matrix().block(1, 5, 2, 6));
-  CHECK(stored(639, 127) == numbers(639, 127));
+  CHECK(stored(2047, 255) == numbers(2047, 255));
   CHECK(stored.matrix() == numbers.matrix());
   CHECK(stored.data() == stored.data());  // widened once
 

@@ -58,7 +58,7 @@ class Array {
   EIGEN_DONT_INLINE ~Array() = default;
   /// Takes ownership.
   Array(Matrix<Scalar> owned)  // NOLINT(google-explicit-constructor)
-      : Array(std::make_shared<const Matrix<Scalar>>(std::move(owned))) {}
+      : Array(std::make_shared<Matrix<Scalar>>(std::move(owned))) {}
   /// Takes ownership of one row of numbers.
   Array(const RowVector<Scalar>& owned) : Array(Matrix<Scalar>(owned)) {}  // NOLINT(google-explicit-constructor)
   /// Views numbers that the caller keeps alive; `keep_alive`, if given, is held as long as this array or a copy of it lives.
@@ -98,6 +98,12 @@ class Array {
   /// What the numbers belong to, shared with every array that looks at them; null for a view of a caller's memory.
   [[nodiscard]] const std::shared_ptr<const void>& owner() const { return keep_alive_; }
 
+  /// The numbers to be changed in place, where this array owns them and no other array shares them; else null. For whoever holds the last
+  /// array of them: numbers that anybody else looks at never change.
+  [[nodiscard]] Matrix<Scalar>* sole_owner() {
+    return whole_ && keep_alive_.use_count() == 1 ? static_cast<Matrix<Scalar>*>(const_cast<void*>(keep_alive_.get())) : nullptr;
+  }
+
   /// Neighbouring rows, or columns, as an array that shares these numbers (and keeps them alive as this one does); nothing is copied.
   /// Of an empty array, such as an absent bias, they are empty.
   [[nodiscard]] Array middle_rows(Index first, Index count) const {
@@ -113,12 +119,13 @@ class Array {
     Array array = *this;
     if (stored_) array.keep_alive_ = std::move(array.stored_);
     array.stored_.reset();
+    array.whole_ = false;
     array.data_ = first;
     array.rows_ = rows;
     array.columns_ = columns;
     return array;
   }
-  explicit Array(std::shared_ptr<const Matrix<Scalar>> owned) {
+  explicit Array(std::shared_ptr<Matrix<Scalar>> owned) : whole_(true) {
     data_ = owned->data();
     rows_ = owned->rows();
     columns_ = owned->cols();
@@ -128,6 +135,7 @@ class Array {
 
   const Scalar* data_ = nullptr;
   Index rows_ = 0, columns_ = 0, row_stride_ = 0;
+  bool whole_ = false;  // keep_alive_ is a Matrix<Scalar>, made for arrays, and this is all of it
   std::shared_ptr<const void> keep_alive_;
   std::shared_ptr<const detail::StoredNumbers<Scalar>> stored_;  // null: the numbers are at data_
 };
@@ -158,8 +166,9 @@ Array<Scalar> StoredTensor::view() const {
 
 namespace detail {
 
-/// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number.
-inline constexpr Index smallest_stored = Index(1) << 16U;
+/// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number, and a
+/// weight of up to 2 MiB in float32 stays in a processor's cache, where widening it anew costs a short text more than its products.
+inline constexpr Index smallest_stored = Index(1) << 19U;
 
 /// Numbers in storage as an array: a view where they are stored as `Scalar`, the storage itself where it is large, else a converted copy.
 template <Real Scalar>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>  // defines __GLIBC__ where it is that library
 #include <limits>
 #include <memory>
 #include <new>
@@ -34,6 +35,24 @@ inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] st
   const std::uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes,
                        last = end / huge_page_bytes * huge_page_bytes;
   if (first < last) static_cast<void>(::madvise(static_cast<char*>(memory) + (first - begin), last - first, MADV_HUGEPAGE));
+#endif
+}
+
+/// More than a short text's largest activation takes.
+constexpr std::size_t activations_block_bytes = std::size_t{8} << 20;
+
+/// For a model's run: takes such a block once, touches none of it, and gives it back. From then on glibc has arrays of up to that size come
+/// from the heap and keeps twice as much of it, its rule for every program that frees such a block. Without, a layer's activations of a few
+/// hundred KiB go back to the system when the layer ends, and the next layer's are pages that it has to clear again. Where the host has set
+/// M_MMAP_THRESHOLD or M_TRIM_THRESHOLD, nothing happens.
+inline void expect_activations() noexcept {
+#if defined(__GLIBC__)
+  static const bool expected = [] {
+    void* volatile const block = std::malloc(activations_block_bytes);  // volatile: a compiler may leave out a pair that does nothing
+    std::free(block);
+    return true;
+  }();
+  static_cast<void>(expected);
 #endif
 }
 

@@ -39,7 +39,7 @@ constexpr Index product_inner = 256;
 constexpr Index product_rows = 384;
 #if defined(__GNUC__)
 /// Entries that are summed up in registers together.
-constexpr Index product_tile_rows = 6;
+constexpr Index product_tile_rows = 6, product_half_tile_rows = 8;
 template <class Scalar>
 constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
 
@@ -71,14 +71,13 @@ EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::ty
     transpose_registers<2 * Distance, Lanes, Scalar>(rows);
   }
 }
-/// A panel of a factor that is transposed: panel[k * product_tile_columns + c] = from[c * step + k].
+/// A panel of a factor that is transposed, `width` columns, a register's or two: panel[k * width + c] = from[c * step + k].
 template <Real Scalar>
-EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inner, Scalar* panel) {
-  constexpr Index width = product_tile_columns<Scalar>;
+EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inner, Scalar* panel, Index width) {
   Index done = 0;
 #if IMPLICIT_ATTENTION_SHUFFLES
   using Register = typename VectorRegister<Scalar>::type;
-  constexpr int lanes = static_cast<int>(width / 2);
+  constexpr int lanes = static_cast<int>(product_tile_columns<Scalar> / 2);
   for (; done + lanes <= inner; done += lanes)
     for (Index column = 0; column < width; column += lanes) {
       Register rows[static_cast<std::size_t>(lanes)];
@@ -89,6 +88,35 @@ EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inn
 #endif
   for (Index c = 0; c < width; ++c)
     for (Index k = done; k < inner; ++k) panel[k * width + c] = from[c * step + k];
+}
+
+/// The same with a panel of one register's columns: what is left of a result whose columns fill no two.
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_half_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
+                                          Index out_stride) {
+  using Register = typename VectorRegister<Scalar>::type;
+  constexpr Index lanes = product_tile_columns<Scalar> / 2;
+  const Index rows = std::min(a.rows, product_half_tile_rows), step = a.inner_step;
+  const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };
+  const Scalar *row0 = row(0), *row1 = row(1), *row2 = row(2), *row3 = row(3), *row4 = row(4), *row5 = row(5), *row6 = row(6),
+               *row7 = row(7);
+  Register sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {}, sum4 = {}, sum5 = {}, sum6 = {}, sum7 = {};
+  for (Index k = 0, at = 0; k < inner; ++k, at += step, panel += lanes) {
+    const Register right = *reinterpret_cast<const Register*>(panel);
+    sum0 += row0[at] * right;
+    sum1 += row1[at] * right;
+    sum2 += row2[at] * right;
+    sum3 += row3[at] * right;
+    sum4 += row4[at] * right;
+    sum5 += row5[at] * right;
+    sum6 += row6[at] * right;
+    sum7 += row7[at] * right;
+  }
+  const Register sums[] = {sum0, sum1, sum2, sum3, sum4, sum5, sum6, sum7};
+  for (Index r = 0; r < rows; ++r) {
+    Register* const to = reinterpret_cast<Register*>(out + r * out_stride);
+    *to = add ? *to + sign * sums[r] : sign * sums[r];
+  }
 }
 
 /// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, product_tile_columns).
@@ -129,35 +157,35 @@ EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, c
 template <Real Scalar>
 EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, const Scalar* b, Index inner_step,
                                        Index column_step, Scalar sign, bool add) {
-  constexpr Index width = product_tile_columns<Scalar>;
-  const Index columns = out.cols(), rows = a.rows, stride = out.outerStride();
-  alignas(64) Scalar panel[static_cast<std::size_t>(product_inner * width)];
-  alignas(64) Scalar part[static_cast<std::size_t>(product_tile_rows * width)];
-  for (Index column = 0; column < columns; column += width) {
-    const Index count = std::min(width, columns - column);
+  constexpr Index whole = product_tile_columns<Scalar>, half = whole / 2;
+  const Index columns = out.cols(), stride = out.outerStride();
+  alignas(64) Scalar panel[static_cast<std::size_t>(product_inner * whole)];
+  alignas(64) Scalar part[static_cast<std::size_t>(std::max(product_tile_rows * whole, product_half_tile_rows * half))];
+  for (Index column = 0; column < columns; column += whole) {
+    const Index count = std::min(whole, columns - column), width = count <= half ? half : whole;
+    const Index tile_rows = width == half ? product_half_tile_rows : product_tile_rows;
+    const auto multiply = width == half ? multiply_half_tile<Scalar> : multiply_tile<Scalar>;
     if (count < width) std::fill_n(panel, inner * width, Scalar(0));
     const Scalar* const from = b + column * column_step;
     if (inner_step == 1 && count == width) {
-      copy_transposed(from, column_step, inner, panel);
+      copy_transposed(from, column_step, inner, panel, width);
     } else if (inner_step == 1) {
       for (Index c = 0; c < count; ++c)
         for (Index k = 0; k < inner; ++k) panel[k * width + c] = from[c * column_step + k];
-    } else if (count == width) {
-      for (Index k = 0; k < inner; ++k) std::copy_n(from + k * inner_step, width, panel + k * width);
     } else {
       for (Index k = 0; k < inner; ++k) std::copy_n(from + k * inner_step, count, panel + k * width);
     }
     LeftFactor<Scalar> rest = a;
-    for (Index row = 0; row < rows; row += product_tile_rows) {
+    for (Index row = 0; row < a.rows; row += tile_rows) {
       rest.data = a.data + row * a.row_step;
-      rest.rows = rows - row;
+      rest.rows = a.rows - row;
       Scalar* const to = out.data() + row * stride + column;
       if (count == width) {
-        multiply_tile(rest, inner, panel, sign, add, to, stride);
+        multiply(rest, inner, panel, sign, add, to, stride);
         continue;
       }
-      multiply_tile(rest, inner, panel, sign, false, part, width);
-      for (Index r = 0; r < std::min(rest.rows, product_tile_rows); ++r)
+      multiply(rest, inner, panel, sign, false, part, width);
+      for (Index r = 0; r < std::min(rest.rows, tile_rows); ++r)
         for (Index c = 0; c < count; ++c) to[r * stride + c] = add ? to[r * stride + c] + part[r * width + c] : part[r * width + c];
     }
   }

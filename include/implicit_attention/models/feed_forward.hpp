@@ -79,10 +79,10 @@ GatedFeedForward<S> GatedFeedForward<S>::from_tensors(const PrefixedTensors<Scal
 template <Real S>
 Value<S> GatedFeedForward<S>::run(const Value<Scalar>& u, RunContext<Scalar>&) const {
   const Weights& w = weights_;
-  const Value<Scalar> up = linear(u, w.up_proj_weight, w.up_proj_bias);
-  if (w.gate_proj_weight.empty()) return linear(apply_function(function_, up), w.down_proj_weight, w.down_proj_bias);
-  const Value<Scalar> gate_input = times(linear(u, w.gate_proj_weight, w.gate_proj_bias), gate_scale_);
-  return linear(gated_product(function_, gate_input, up), w.down_proj_weight, w.down_proj_bias);
+  Value<Scalar> up = linear(u, w.up_proj_weight, w.up_proj_bias);
+  if (w.gate_proj_weight.empty()) return linear(apply_function(function_, std::move(up)), w.down_proj_weight, w.down_proj_bias);
+  Value<Scalar> gate_input = times(linear(u, w.gate_proj_weight, w.gate_proj_bias), gate_scale_);
+  return linear(gated_product(function_, std::move(gate_input), up), w.down_proj_weight, w.down_proj_bias);
 }
 
 /// RWKV's channel mixing: out = sigmoid(receptance) * value( relu(key)^2 ), key and receptance from each token mixed with the one before it
@@ -158,10 +158,10 @@ Value<S> ChannelMixing<S>::run(const Value<Scalar>& u, RunContext<Scalar>& conte
   }
   const Value<Scalar> before = token_shift(u, last);
   const auto mixed = [&](const Array<Scalar>& m) { return w.mixes_weigh_previous ? token_mix(before, u, m) : token_mix(u, before, m); };
-  const Value<Scalar> key = linear(mixed(w.time_mix_key), w.key_weight);
-  const Value<Scalar> value = linear(apply_function(Function::relu_squared, key), w.value_weight);
+  Value<Scalar> key = linear(mixed(w.time_mix_key), w.key_weight);
+  Value<Scalar> value = linear(apply_function(Function::relu_squared, std::move(key)), w.value_weight);
   if (w.receptance_weight.empty()) return value;
-  return scale(sigmoid(linear(mixed(w.time_mix_receptance), w.receptance_weight)), value);
+  return scale(sigmoid(linear(mixed(w.time_mix_receptance), w.receptance_weight)), std::move(value));
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

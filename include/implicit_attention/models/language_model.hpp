@@ -328,6 +328,7 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
       const Index end = document + 1 < pass.starts.size() ? pass.starts[document + 1] : embeddings.rows();
       for (Index token = pass.starts[document]; token < end; ++token) pass.positions.push_back(token - pass.starts[document]);
     }
+  detail::expect_activations();
   pass.embeddings = std::move(embeddings);
   Trace<Scalar> trace(false, options.executor);
   Array<Scalar> residual = enter(trace.input(pass.embeddings)).numbers;

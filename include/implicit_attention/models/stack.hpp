@@ -148,13 +148,13 @@ template <Real S>
     if (index == 0) pass.u_value = u;
     Value<S> sum;
     for (const Branch<S>& branch : sublayer.branches) {
-      const Value<S> given = times(branch.part->run(times(u, branch.input_scale), context), branch.output_scale);
+      Value<S> given = times(branch.part->run(times(u, branch.input_scale), context), branch.output_scale);
       if (given.rows() != r.rows() || given.cols() != r.cols())
         check_shape(message("layer ", layer, "'s ", branch.part->name()), "output", *given, r.rows(), r.cols(), "(tokens, width)");
-      sum = sum.empty() ? given : add(sum, given);
+      sum = sum.empty() ? std::move(given) : add(std::move(sum), std::move(given));
     }
     if (!sublayer.norm_after.empty()) sum = normalize(sublayer.norm_after, sum);
-    r = add(r, times(sum, sublayer.residual_scale));
+    r = add(r, times(std::move(sum), sublayer.residual_scale));
     if (index == 0) pass.middle = r.numbers;
   }
   pass.u = pass.u_value.numbers;
