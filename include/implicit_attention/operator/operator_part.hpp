@@ -48,14 +48,16 @@ class OperatorPart {
   /// The channels joined, in the tokens' order only.
   void reduce(const Reduction<Scalar>& reduction, const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
               const Executor& executor) const {
+    const RowWeights<Scalar> row_weights(reduction.row_weights, row_list);
     const auto reduce_rows = [&](auto surrounded) {
-      surrounded.row_weights = reduction.row_weights;
+      surrounded.row_weights = row_weights.numbers();
       surrounded.column_weights = product(surrounded.column_weights, reduction.column_weights);
       with_reducer<Scalar>(reduction.kind, [&](const auto& reducer, Scalar initial) {
         reduced_rows(surrounded, channels, row_list, out, executor, reducer, initial);
       });
     };
     surrounded_.diagonal ? reduce_rows(*surrounded_.diagonal) : reduce_rows(*surrounded_.matrix);
+    row_weights.restore(out);
     if (is_mean(reduction.kind)) out /= static_cast<Scalar>(channels.size());
   }
 
