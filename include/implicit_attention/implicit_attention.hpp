@@ -23,6 +23,7 @@
 #include <implicit_attention/core/stored_rows.hpp>
 #include <implicit_attention/core/stored_tensor.hpp>
 #include <implicit_attention/core/strided_numbers.hpp>
+#include <implicit_attention/core/subnormals.hpp>
 #include <implicit_attention/core/tensor_source.hpp>
 #include <implicit_attention/core/text.hpp>
 #include <implicit_attention/core/thread_executor.hpp>

@@ -335,6 +335,32 @@ TEST_CASE("a sum of forms is reduced as a sum, one form by itself", "[operator]"
     }
 }
 
+TEST_CASE("a reduction keeps its digits where row weights are so small that products with them underflow", "[operator]") {
+  Draw draw(31);
+  const ImplicitAttention<double> attention(some_form());
+  for (const ReductionKind kind : reduction_kinds) {
+    Reduction<double> ordinary, faded;
+    ordinary.kind = faded.kind = kind;
+    Matrix<double> weights = draw.normals<double>(5, 4), columns = draw.normals<double>(5, 4) * 0x1p-50;
+    weights.row(2).setZero();
+    ordinary.row_weights = weights;
+    ordinary.column_weights = faded.column_weights = columns;
+    weights.bottomRows(4) *= 0x1p-990;
+    faded.row_weights = weights;
+    Selection selection;
+    selection.rows = Indices({0, 4, 2, 3});
+    const Matrix<double> expected = attention.reduce(ordinary, selection), map = attention.reduce(faded, selection);
+    for (Index r = 0; r < 4; ++r)
+      for (Index j = 0; j < 5; ++j) {
+        CAPTURE(static_cast<int>(kind), r, j);
+        // Powers of two: every digit that a number of that size has.
+        CHECK(std::abs(map(r, j) - std::ldexp(expected(r, j), r == 0 ? 0 : -990)) <= 2 * std::numeric_limits<double>::denorm_min());
+      }
+    CHECK(map.row(1).cwiseAbs().maxCoeff() > 0);
+    CHECK(map.row(0) == expected.row(0));
+  }
+}
+
 TEST_CASE("what a sum of forms gives is its matrix, its biases and what it carries in", "[operator]") {
   Draw draw(29);
   const Matrix<double> x = draw.normals<double>(5, 4);

@@ -15,6 +15,7 @@
 #if IMPLICIT_ATTENTION_EXCEPTIONS
 #include <stdexcept>
 #endif
+#include <implicit_attention/core/subnormals.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -138,6 +139,7 @@ struct RaisedKind {
 /// them take C strings, which end at a zero byte; a name out of a file may have one: it is written as \x00.
 [[noreturn]] IMPLICIT_ATTENTION_HIDDEN inline void raise_message(const RaisedKind& raised, std::string message) {
   for (std::size_t zero = 0; (zero = message.find('\0', zero)) != std::string::npos;) message.replace(zero, 1, "\\x00");
+  SubnormalsAsZero::end_all();
   if (const ErrorHandlerAt handler = error_handlers().at) handler(raised.kind, message.c_str(), raised.file, raised.line);
   if (const ErrorHandler handler = error_handlers().plain) handler(raised.kind, message.c_str());
 #if IMPLICIT_ATTENTION_EXCEPTIONS

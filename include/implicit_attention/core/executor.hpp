@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <functional>
 
+#include <implicit_attention/core/subnormals.hpp>
 #include <implicit_attention/core/types.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -40,6 +41,18 @@ void for_row_panels(Index rows, Index columns, const Executor& executor, const B
     Index rows, high;
   } cut{&body, rows, high};  // one reference, which a std::function holds without memory of its own
   executor(panels, [&cut](Index index) { (*cut.body)(index * cut.high, std::min(cut.high, cut.rows - index * cut.high)); });
+}
+
+/// Calls body(executor) so that subnormal numbers are zeros there and in everything that it runs through that executor.
+template <class Body>
+void with_subnormals_as_zero(const Executor& executor, const Body& body) {
+  const SubnormalsAsZero here;
+  body(Executor([&executor](Index count, const std::function<void(Index)>& task) {
+    executor(count, [&task](Index index) {
+      const SubnormalsAsZero there;
+      task(index);
+    });
+  }));
 }
 
 }  // namespace detail

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
@@ -156,7 +157,9 @@ AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, I
   check_byte_limit("head maps", {static_cast<Index>(head_list.size()), static_cast<Index>(row_list.size()), tokens()}, sizeof(Scalar),
                    selection.byte_limit);
   AttentionMatrix<Scalar> maps(std::move(head_list), std::move(row_list), tokens());
-  head_rows(*part.shared_matrix(), maps.channel_indices(), maps.row_indices(), maps.stacked(), selection.executor);
+  detail::with_subnormals_as_zero(selection.executor, [&](const Executor& as_zero) {
+    head_rows(*part.shared_matrix(), maps.channel_indices(), maps.row_indices(), maps.stacked(), as_zero);
+  });
   return maps;
 }
 

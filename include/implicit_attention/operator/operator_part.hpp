@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/kernels/reduced_rows.hpp>
@@ -53,7 +54,8 @@ class OperatorPart {
       surrounded.row_weights = row_weights.numbers();
       surrounded.column_weights = product(surrounded.column_weights, reduction.column_weights);
       with_reducer<Scalar>(reduction.kind, [&](const auto& reducer, Scalar initial) {
-        reduced_rows(surrounded, channels, row_list, out, executor, reducer, initial);
+        with_subnormals_as_zero(
+            executor, [&](const Executor& as_zero) { reduced_rows(surrounded, channels, row_list, out, as_zero, reducer, initial); });
       });
     };
     surrounded_.diagonal ? reduce_rows(*surrounded_.diagonal) : reduce_rows(*surrounded_.matrix);
@@ -124,7 +126,8 @@ class OperatorPart {
 
   void rows_in_order(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
                      const Executor& executor) const {
-    form_.recurrence.kernels().rows(surrounded_, channels, row_list, out, executor);
+    with_subnormals_as_zero(
+        executor, [&](const Executor& as_zero) { form_.recurrence.kernels().rows(surrounded_, channels, row_list, out, as_zero); });
   }
   void scan_in_order(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state) const {
     form_.recurrence.kernels().scan(surrounded_, input, out, executor, final_state);

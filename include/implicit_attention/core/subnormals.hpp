@@ -1,0 +1,60 @@
+// Arithmetic that takes numbers too small to be normal as zeros: below 1.2e-38 in float, 2.2e-308 in double.
+//
+// Factors of a map are products of decays and fade below the smallest normal number, where some processors take a hundred times as long for
+// a product. What is lost is as small as that number, and exponentials of log decays (kernels/exponentials.hpp) lose it anyway.
+#pragma once
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+#endif
+
+#include <implicit_attention/config.hpp>
+
+#include <implicit_attention/core/host_macros_off.hpp>
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+#if defined(__x86_64__) || defined(_M_X64)
+/// What this thread's arithmetic was, as MXCSR says it, before the outermost SubnormalsAsZero; 0: there is none.
+inline thread_local unsigned arithmetic_before = 0;
+
+/// Subnormal numbers are zeros on this thread while it lives; then the host's arithmetic is as it was, with the exceptions that were raised.
+/// On x86-64; elsewhere nothing happens: other processors take about as long for them.
+class SubnormalsAsZero {
+ public:
+  SubnormalsAsZero() noexcept : before_(_mm_getcsr()), outermost_(arithmetic_before == 0) {
+    if (outermost_) arithmetic_before = before_;
+    _mm_setcsr(before_ | results_as_zero | operands_as_zero);
+  }
+  SubnormalsAsZero(const SubnormalsAsZero&) = delete;
+  SubnormalsAsZero& operator=(const SubnormalsAsZero&) = delete;
+  ~SubnormalsAsZero() {
+    restore(before_);
+    if (outermost_) arithmetic_before = 0;
+  }
+  /// For an error handler of the host's, which may leave by longjmp: its arithmetic, whatever is being computed.
+  static void end_all() noexcept {
+    if (arithmetic_before != 0) restore(arithmetic_before);
+    arithmetic_before = 0;
+  }
+
+ private:
+  static constexpr unsigned results_as_zero = 0x8000, operands_as_zero = 0x0040, raised_exceptions = 0x003F;  // bits of MXCSR
+  static void restore(unsigned before) noexcept { _mm_setcsr((before & ~raised_exceptions) | (_mm_getcsr() & raised_exceptions)); }
+
+  unsigned before_;
+  bool outermost_;
+};
+#else
+class SubnormalsAsZero {
+ public:
+  SubnormalsAsZero() noexcept {}  // NOLINT(modernize-use-equals-default): a variable of it counts as used
+  static void end_all() noexcept {}
+};
+#endif
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
