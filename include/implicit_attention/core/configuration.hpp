@@ -34,17 +34,33 @@ class Configuration {
   }
   /// A key whose value is of another type: an object, or a list of neither numbers only nor texts only. Asking for it is an error. A list
   /// that nothing asks for counts as not understood; an object does not, for its keys are keys of their own.
-  void set_object(std::string key) { set_unusable(std::move(key), Unusable::object); }
-  void set_mixed_list(std::string key) { set_unusable(std::move(key), Unusable::mixed_list); }
+  template <class = void>
+  void set_object(std::string key) {
+    set_unusable(std::move(key), Unusable::object);
+  }
+  template <class = void>
+  void set_mixed_list(std::string key) {
+    set_unusable(std::move(key), Unusable::mixed_list);
+  }
   [[nodiscard]] const std::string& where() const { return where_; }
   /// Whether a key is there with a value of one of these types; that alone does not count as having asked for it.
-  [[nodiscard]] bool has(std::string_view key) const { return values_.find(std::string(key)) != values_.end(); }
+  template <class = void>
+  [[nodiscard]] bool has(std::string_view key) const {
+    return values_.find(std::string(key)) != values_.end();
+  }
   /// Whether a key is there with a value of any kind, an object or a mixed list too.
-  [[nodiscard]] bool holds(std::string_view key) const { return has(key) || unusable_.find(key) != unusable_.end(); }
+  template <class = void>
+  [[nodiscard]] bool holds(std::string_view key) const {
+    return has(key) || unusable_.find(key) != unusable_.end();
+  }
   /// A key's value of any type, or null if it is absent; for keys that come in several types (`time_step_rank`: a number or "auto").
   /// Fails (value) where the key is there with a value of another type.
-  [[nodiscard]] const Value* find(std::string_view key) const { return look_up(key, "a number, a string or a list of either"); }
+  template <class = void>
+  [[nodiscard]] const Value* find(std::string_view key) const {
+    return look_up(key, "a number, a string or a list of either");
+  }
   /// All keys but those of objects, sorted.
+  template <class = void>
   [[nodiscard]] std::vector<std::string> keys() const {
     std::set<std::string> all;
     for (const auto& [key, value] : values_) all.insert(key);
@@ -53,8 +69,12 @@ class Configuration {
     return {all.begin(), all.end()};
   }
   /// Whether a key was read. A key that nothing reads was not understood. Copies share the record.
-  [[nodiscard]] bool asked(std::string_view key) const { return asked_->find(key) != asked_->end(); }
+  template <class = void>
+  [[nodiscard]] bool asked(std::string_view key) const {
+    return asked_->find(key) != asked_->end();
+  }
   /// The keys below `prefix.`, without it, and those of the top that are not overridden; the record is shared.
+  template <class = void>
   [[nodiscard]] Configuration below(std::string_view prefix) const {
     Configuration nested(where_);
     const std::string begin = std::string(prefix) + ".";
@@ -73,55 +93,67 @@ class Configuration {
   /// An integer under any of several spellings of one key; nothing where none of them is there. All are asked for, and where more than one
   /// is there they must agree: else the error (ErrorKind::value) names both and their values. A value of another type is an error, under
   /// any of the spellings. Where the public code prefers one key to another, they are not spellings of one: ask for them one by one.
+  template <class = void>
   [[nodiscard]] std::optional<Index> integer(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "an integer").as<Index>(); });
   }
   /// The same of true or false.
+  template <class = void>
   [[nodiscard]] std::optional<bool> boolean(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "true or false").as<bool>(); });
   }
   /// The same of a string.
+  template <class = void>
   [[nodiscard]] std::optional<std::string> text(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a string").as<std::string>(); });
   }
   /// The same of a list of strings, which agree in every element.
+  template <class = void>
   [[nodiscard]] std::optional<std::vector<std::string>> texts(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys,
                           [&](std::string_view key) { return entry(key, "a list of strings").as<std::vector<std::string>>(); });
   }
   /// The same of a list of numbers, or one of [0, Infinity], whose infinities stand as they are.
+  template <class = void>
   [[nodiscard]] std::optional<std::vector<double>> numbers(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a list of numbers").numbers(); });
   }
   /// The same of a number, an integer or not: 1 and 1.0 agree. Fails on NaN and infinities, which no key here may have.
+  template <class = void>
   [[nodiscard]] std::optional<double> number(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a number").finite_number(); });
   }
   /// The same of a list of numbers that must be finite.
+  template <class = void>
   [[nodiscard]] std::optional<std::vector<double>> finite_numbers(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a list of numbers").finite_numbers(); });
   }
   /// The same of a number that must be above 0, such as a norm's eps.
+  template <class = void>
   [[nodiscard]] std::optional<double> positive_number(std::initializer_list<std::string_view> keys) const {
     return detail::agreed(where_, keys, [&](std::string_view key) { return entry(key, "a number").positive_number(); });
   }
 
  private:
   /// A key, which counts as asked for, to be read as what is `expected`.
+  template <class = void>
   [[nodiscard]] detail::ConfigurationEntry entry(std::string_view key, std::string_view expected) const {
     return {where_, key, expected, look_up(key, expected)};
   }
   enum class Unusable { object, mixed_list };
   using SharedValue = std::shared_ptr<const Value>;
+  template <class = void>
   void set_shared(std::string key, SharedValue value) {
     unusable_.erase(key);
     values_[std::move(key)] = std::move(value);
   }
+  template <class = void>
   void set_unusable(std::string key, Unusable kind) {
     values_.erase(key);
     unusable_[std::move(key)] = kind;
   }
   /// A key's value, which counts as asked for; null if it is absent. Fails, with `expected`, where it is an object or a mixed list.
+  template <class = void>
   [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
     if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
       detail::raise(ErrorKind::value, where_, ": key ", key,

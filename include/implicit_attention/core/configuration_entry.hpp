@@ -36,11 +36,13 @@ struct ConfigurationEntry {
     raise(ErrorKind::value, where, ": key ", key, " is not ", expected);
   }
   /// A list of numbers. A list of nothing may be one of numbers or of texts.
+  template <class = void>
   [[nodiscard]] std::optional<std::vector<double>> numbers() const {
     const auto* const texts = value == nullptr ? nullptr : std::get_if<std::vector<std::string>>(value);
     if (texts != nullptr && texts->empty()) return std::vector<double>();
     return as<std::vector<double>>();
   }
+  template <class = void>
   [[nodiscard]] std::optional<std::vector<double>> finite_numbers() const {
     std::optional<std::vector<double>> list = numbers();
     if (list)
@@ -48,6 +50,7 @@ struct ConfigurationEntry {
     return list;
   }
   /// A number, an integer or not.
+  template <class = void>
   [[nodiscard]] std::optional<double> finite_number() const {
     if (value != nullptr)
       if (const Index* const whole = std::get_if<Index>(value)) return static_cast<double>(*whole);
@@ -55,6 +58,7 @@ struct ConfigurationEntry {
     if (real) expect_finite(false, *real);
     return real;
   }
+  template <class = void>
   [[nodiscard]] std::optional<double> positive_number() const {
     const std::optional<double> number = finite_number();
     if (number && !(*number > 0)) raise(ErrorKind::value, where, ": key ", key, " is ", *number, ", expected a number above 0");

@@ -18,7 +18,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 using Executor = std::function<void(Index count, const std::function<void(Index)>& body)>;
 
 /// The default: one after the other on the calling thread.
-[[nodiscard]] inline Executor serial_executor() {
+template <class = void>
+[[nodiscard]] Executor serial_executor() {
   return [](Index count, const std::function<void(Index)>& body) {
     for (Index i = 0; i < count; ++i) body(i);
   };

@@ -16,7 +16,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Runs loops on `workers` OpenMP threads (0: as many as OpenMP would take), each taking the next index when it has done one.
 /// A body's exception reaches the caller; the rest of the loop is then left out. Within a parallel region OpenMP gives one thread unless
 /// told otherwise (omp_set_max_active_levels), so that nested loops run one after the other.
-[[nodiscard]] inline Executor openmp_executor(int workers = 0) {
+template <class = void>
+[[nodiscard]] Executor openmp_executor(int workers = 0) {
   return [workers](Index count, const std::function<void(Index)>& body) {
     if (count <= 1 || workers == 1) {
       for (Index i = 0; i < count; ++i) body(i);

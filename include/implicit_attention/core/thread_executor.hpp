@@ -40,10 +40,11 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 class ThreadPool {
  public:
   /// `workers` 0: as many as the process may run at once, see `available_cores`.
+  template <class = void>
   explicit ThreadPool(int workers = 0) {
     if (workers <= 0) workers = available_cores();
     threads_.reserve(static_cast<std::size_t>(workers - 1));
-    for (int thread = 1; thread < workers; ++thread) threads_.emplace_back(&ThreadPool::serve, this);
+    for (int thread = 1; thread < workers; ++thread) threads_.emplace_back(&ThreadPool::serve<>, this);
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -52,6 +53,7 @@ class ThreadPool {
   [[nodiscard]] int workers() const { return static_cast<int>(threads_.size()) + 1; }
 
   /// Calls `body(i)` for every i in 0..count-1 and returns when all are done.
+  template <class = void>
   void parallel_for(Index count, const std::function<void(Index)>& body) {
     if (count <= 1 || threads_.empty() || within_loop()) {
       for (Index i = 0; i < count; ++i) body(i);
@@ -78,11 +80,13 @@ class ThreadPool {
   }
 
   /// An executor on this pool, which must outlive it.
+  template <class = void>
   [[nodiscard]] Executor executor() {
     return [this](Index count, const std::function<void(Index)>& body) { parallel_for(count, body); };
   }
 
  private:
+  template <class = void>
   void serve() {
     within_loop() = true;
     unsigned seen = 0;
@@ -139,7 +143,8 @@ class ThreadPool {
 };
 
 /// An executor with its own pool, which lives as long as any copy of the executor. `workers` as in ThreadPool.
-[[nodiscard]] inline Executor thread_executor(int workers = 0) {
+template <class = void>
+[[nodiscard]] Executor thread_executor(int workers = 0) {
   return [pool = std::make_shared<ThreadPool>(workers)](Index count, const std::function<void(Index)>& body) {
     pool->parallel_for(count, body);
   };
