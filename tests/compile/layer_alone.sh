@@ -1,4 +1,5 @@
-# A program that only runs a layer compiles no gradient: ways back are compiled where a record is walked.
+# A program that only runs a layer compiles no gradient and no transposed map: ways back are compiled where a record is walked, A^T g where
+# it is asked for.
 . "$(dirname "$0")/common.sh"
 command -v nm >/dev/null || { echo "there is no nm"; exit 77; }
 
@@ -13,13 +14,13 @@ cat >"$scratch/gradient.cpp" <<'SOURCE'
 using namespace implicit_attention;
 float slope(const Mamba<float>& layer, const Matrix<float>& u) { return backward(layer, u, Matrix<float>(u)).grad_u(0, 0); }
 SOURCE
-gradients() { # sets `found`: functions of gradients in an object
+gradients() { # sets `found`: functions of gradients and transposed maps in an object
   "$CXX" "${flags[@]}" -c "$scratch/$1.cpp" -o "$scratch/$1.o" >"$scratch/output" 2>&1 || fail "$1 does not compile"
-  nm -C --defined-only "$scratch/$1.o" | grep -oE 'scan_gradient|ScanGradient|convolve_transposed|Norm<[a-z]+>::backward' | sort -u >"$scratch/output"
+  nm -C --defined-only "$scratch/$1.o" | grep -oE 'scan_transposed|scan_gradient|ScanGradient|convolve_transposed|Norm<[a-z]+>::backward' | sort -u >"$scratch/output"
   found="$(wc -l <"$scratch/output")"
 }
 gradients gradient
-[ "$found" -eq 4 ] || fail "a program that asks for a gradient lacks some of it, or these functions have other names now"
+[ "$found" -eq 5 ] || fail "a program that asks for a gradient lacks some of it, or these functions have other names now"
 gradients layer
-[ "$found" -eq 0 ] || fail "a program that only runs a layer compiles gradients"
-echo "a layer that only runs compiles no gradient"
+[ "$found" -eq 0 ] || fail "a program that only runs a layer compiles gradients or a transposed map"
+echo "a layer that only runs compiles no gradient and no transposed map"

@@ -73,6 +73,7 @@ inline constexpr std::array<DtypeFacts, 30> dtype_facts{
 [[nodiscard]] constexpr std::size_t dtype_numbers(Dtype dtype) { return detail::dtype_facts[static_cast<std::size_t>(dtype)].numbers; }
 
 /// The type of that name in a safetensors file; nothing if the format has none.
+template <class = void>
 [[nodiscard]] constexpr std::optional<Dtype> dtype_of_name(std::string_view name) {
   for (std::size_t i = 0; i < static_cast<std::size_t>(Dtype::Q4_0); ++i)
     if (detail::dtype_facts[i].name == name) return static_cast<Dtype>(i);
@@ -96,7 +97,8 @@ inline constexpr std::array<DtypeFacts, 30> dtype_facts{
 
 namespace detail {
 /// The product of sizes that are not negative; nothing where it, times `bytes`, is beyond what an Index counts.
-[[nodiscard]] inline std::optional<Index> element_count(const std::vector<Index>& shape, std::size_t bytes) {
+template <class = void>
+[[nodiscard]] std::optional<Index> element_count(const std::vector<Index>& shape, std::size_t bytes) {
   const Index most = std::numeric_limits<Index>::max() / static_cast<Index>(bytes);
   Index count = 1;
   bool overflows = false, none = false;

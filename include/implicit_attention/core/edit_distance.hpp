@@ -14,7 +14,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// How many letters to change, leave out or put in to get one word from the other (Levenshtein's distance); case does not count.
-[[nodiscard]] inline std::size_t edit_distance(std::string_view from, std::string_view to) {
+template <class = void>
+[[nodiscard]] std::size_t edit_distance(std::string_view from, std::string_view to) {
   const auto lower = [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter - 'A' + 'a') : letter; };
   std::vector<std::size_t> row(to.size() + 1);
   for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;

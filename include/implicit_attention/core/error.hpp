@@ -116,7 +116,8 @@ class MessagePart {
 };
 
 /// Joins texts and numbers into one message. Each of hundreds of messages has types of its own: only the list is compiled for each.
-[[nodiscard]] inline std::string joined(std::initializer_list<MessagePart> parts) {
+template <class = void>
+[[nodiscard]] std::string joined(std::initializer_list<MessagePart> parts) {
   std::string out;
   for (const MessagePart& part : parts) part.append_to(out);
   return out;

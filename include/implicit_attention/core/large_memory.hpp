@@ -56,7 +56,8 @@ inline void expect_activations() noexcept {
 #endif
 }
 
-[[noreturn]] inline void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each) {
+template <class = void>
+[[noreturn]] void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each) {
   const double mebibytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(bytes_each) / 1048576.0;
   raise(ErrorKind::limit, what, " of ", rows, " x ", columns, " numbers takes ", mebibytes,
         " MiB, which the system does not give; ask for fewer channels, fewer rows, or a reduction over channels");

@@ -13,7 +13,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// `(2, 3)`, for messages.
-[[nodiscard]] inline std::string shape_text(const std::vector<Index>& shape) {
+template <class = void>
+[[nodiscard]] std::string shape_text(const std::vector<Index>& shape) {
   std::string text = "(";
   for (std::size_t axis = 0; axis < shape.size(); ++axis) text += detail::message(axis ? ", " : "", shape[axis]);
   return text + ")";
@@ -41,6 +42,7 @@ class NamesRead {
     innermost()->read.emplace_back(called.empty() ? name : called, source.name_in_file(prefix + std::string(name)));
   }
   /// The name in the file; what is not there stays as it is. For complaints, which end what was read: the host may go on elsewhere.
+  template <class = void>
   [[nodiscard]] static std::string completed(std::string_view name) {
     std::string full(name);
     if (innermost() == nullptr) return full;
@@ -96,7 +98,8 @@ void check_index(Index index, Index count, const What&... what) {
 }
 
 /// Fails unless `count` things, one at least, divide into `parts` groups of one or more; `what` and `into` name the two.
-inline void check_divides(std::string_view who, Index count, std::string_view what, Index parts, std::string_view into) {
+template <class = void>
+void check_divides(std::string_view who, Index count, std::string_view what, Index parts, std::string_view into) {
   if (count < 1) detail::raise(ErrorKind::shape, who, ": there are no ", what, ", expected at least 1");
   if (parts < 1 || count < parts || count % parts != 0)
     detail::raise(ErrorKind::shape, who, ": ", count, " ", what, " do not divide into ", parts, " ", into);

@@ -60,15 +60,17 @@ struct StoredTensor {
 namespace detail {
 
 /// The matrix that a shape is read as: all axes but the last merged into rows; one row for a vector, 1 x 1 for a scalar.
-[[nodiscard]] inline std::pair<Index, Index> rows_and_columns(const std::vector<Index>& shape) {
+template <class = void>
+[[nodiscard]] std::pair<Index, Index> rows_and_columns(const std::vector<Index>& shape) {
   Index rows = 1, columns = 1;
   for (std::size_t axis = 0; axis < shape.size(); ++axis) (axis + 1 == shape.size() ? columns : rows) *= shape[axis];
   return {rows, columns};
 }
 
 /// Rows of contiguous numbers or blocks, one after the other.
-[[nodiscard]] inline StoredTensor stored_rows(Dtype dtype, Index rows, Index columns, const std::byte* data,
-                                              std::shared_ptr<const void> keep_alive) {
+template <class = void>
+[[nodiscard]] StoredTensor stored_rows(Dtype dtype, Index rows, Index columns, const std::byte* data,
+                                       std::shared_ptr<const void> keep_alive) {
   StoredTensor stored;
   stored.dtype = dtype;
   stored.rows = rows;
@@ -80,7 +82,8 @@ namespace detail {
 }
 
 /// Rows `first` to `first + count`.
-[[nodiscard]] inline StoredTensor some_rows(StoredTensor stored, Index first, Index count) {
+template <class = void>
+[[nodiscard]] StoredTensor some_rows(StoredTensor stored, Index first, Index count) {
   if (stored.row_starts) {
     const auto begin = stored.row_starts->begin() + static_cast<std::ptrdiff_t>(first);
     stored.row_starts = std::make_shared<const std::vector<const std::byte*>>(begin, begin + static_cast<std::ptrdiff_t>(count));

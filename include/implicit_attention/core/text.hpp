@@ -47,7 +47,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 }
 
 /// One byte as `\n`, `\t`, `\r` or `\x1B` where it is not printable ASCII.
-[[nodiscard]] inline std::string byte_label(unsigned char byte) {
+template <class = void>
+[[nodiscard]] std::string byte_label(unsigned char byte) {
   if (byte >= 0x20U && byte < 0x7FU) return std::string(1, static_cast<char>(byte));
   if (byte == '\n') return "\\n";
   if (byte == '\t') return "\\t";
@@ -58,7 +59,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Text that is safe to print: control characters and bytes that are not UTF-8 are escaped, and text longer than `longest` bytes is
 /// cut, since it may come from an untrusted file.
-[[nodiscard]] inline std::string printable(std::string_view text, std::size_t longest = 120) {
+template <class = void>
+[[nodiscard]] std::string printable(std::string_view text, std::size_t longest = 120) {
   std::string out;
   for (std::size_t position = 0; position < text.size();) {
     if (out.size() >= longest) return out + "...";

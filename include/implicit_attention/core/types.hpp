@@ -27,6 +27,11 @@ template <class Scalar>
 using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
 
 namespace detail {
+/// double, for what is summed up in it whatever the scalar. A name that depends on the scalar: of `double` itself Eigen's classes would be
+/// compiled for everybody who includes the header, not for those who use what it declares.
+template <Real Scalar>
+using WideScalar = std::common_type_t<Scalar, double>;
+
 template <class Derived>
 concept EigenDense = std::derived_from<Derived, Eigen::DenseBase<Derived>>;
 

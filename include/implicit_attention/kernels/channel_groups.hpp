@@ -33,7 +33,8 @@ static_assert(wide_tile >= narrow_tile && wide_tile % narrow_tile == 0, "IMPLICI
 }  // namespace detail
 
 /// Cuts a list of channels into runs of IMPLICIT_ATTENTION_TILE_CHANNELS, 8 or 1.
-[[nodiscard]] inline std::vector<ChannelRun> channel_runs(const std::vector<Index>& channels) {
+template <class = void>
+[[nodiscard]] std::vector<ChannelRun> channel_runs(const std::vector<Index>& channels) {
   std::vector<ChannelRun> runs;
   const Index count = static_cast<Index>(channels.size());
   for (Index place = 0; place < count; place += runs.back().width) {
@@ -48,7 +49,8 @@ static_assert(wide_tile >= narrow_tile && wide_tile % narrow_tile == 0, "IMPLICI
 }
 
 /// The same for all of `channels` channels.
-[[nodiscard]] inline std::vector<ChannelRun> channel_runs(Index channels) {
+template <class = void>
+[[nodiscard]] std::vector<ChannelRun> channel_runs(Index channels) {
   std::vector<ChannelRun> runs;
   for (Index channel = 0; channel < channels; channel += runs.back().width)
     runs.push_back({channel, channel, detail::tile_width(channels - channel)});
@@ -148,6 +150,7 @@ class ChannelTiles {
 /// Runs of channels in groups, each processed independently: about eight groups for workers to share, more where there are many channels.
 class ChannelGroups {
  public:
+  template <class = void>
   explicit ChannelGroups(std::vector<ChannelRun> runs) : runs_(std::move(runs)) {
     Index channels = 0, together = 0;
     for (const ChannelRun& run : runs_) channels += run.width;

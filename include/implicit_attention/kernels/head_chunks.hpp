@@ -245,7 +245,7 @@ void head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Sc
   executor(recurrence.heads, [&](Index head) {
     Matrix<Scalar> adjoint = Matrix<Scalar>::Zero(recurrence.state, recurrence.head_channels());
     detail::HeadChunk<Scalar> chunk(recurrence, head);
-    for (auto range = ranges.rbegin(); range != ranges.rend(); ++range) chunk.run_transposed(*range, g, adjoint, out);
+    for (std::size_t left = ranges.size(); left > 0; --left) chunk.run_transposed(ranges[left - 1], g, adjoint, out);
   });
 }
 

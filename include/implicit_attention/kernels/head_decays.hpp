@@ -188,7 +188,7 @@ class HeadDecays {
   Index head_, count_ = 0;
   bool constant_, absent_, by_state_;
   Vector prefix_, suffix_, total_;
-  Eigen::Array<double, Eigen::Dynamic, 1> logs_, sums_;
+  Eigen::Array<WideScalar<Scalar>, Eigen::Dynamic, 1> logs_, sums_;
   Matrix<Scalar> between_;  // (n, n): S(s..t), one decay a token
   Matrix<Scalar> decay_;    // (n, K): one decay a state
   SubBlockProducts<Scalar> by_sub_blocks_;

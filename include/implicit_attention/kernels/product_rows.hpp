@@ -21,7 +21,7 @@ struct ProductRowsScratch {
   Matrix<Scalar> product, between;
   Index group = -1, begin = 0, end = 0;  ///< the group and the rows that `product` belongs to
   Eigen::Array<Scalar, 1, Eigen::Dynamic> columns, first_to_row;
-  Eigen::Array<double, 1, Eigen::Dynamic> sums;
+  Eigen::Array<WideScalar<Scalar>, 1, Eigen::Dynamic> sums;
 };
 
 /// R = (Q K^T) o decays. For a run of rows that begins at row b, the decays to columns before b are a factor a row times a factor a column;

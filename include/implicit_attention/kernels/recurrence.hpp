@@ -34,7 +34,8 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Fails unless `starts` are tokens in ascending order.
-inline void check_ascending(std::string_view who, std::string_view name, const std::vector<Index>& starts, Index tokens) {
+template <class = void>
+void check_ascending(std::string_view who, std::string_view name, const std::vector<Index>& starts, Index tokens) {
   Index before = -1;
   for (const Index start : starts) {
     if (start <= before || start >= tokens)

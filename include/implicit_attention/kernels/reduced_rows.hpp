@@ -282,7 +282,7 @@ void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   }
   if (!any(after)) return;
   std::vector<Index> others = channels;
-  for (auto channel = spoilt.rbegin(); channel != spoilt.rend(); ++channel) others.erase(others.begin() + channel->place);
+  for (std::size_t left = spoilt.size(); left > 0; --left) others.erase(others.begin() + spoilt[left - 1].place);
   reduce_blocks(plan, others, after, rows, out, executor, join, initial);
   for (const std::vector<Index>& places : after.places)
     executor(static_cast<Index>(places.size()), [&](Index index) {

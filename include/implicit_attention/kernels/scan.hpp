@@ -107,7 +107,7 @@ class TransposedScanTile {
   TransposedScanTile(const SurroundedDiagonal<Scalar>& surrounded, Index channel)
       : surrounded_(&surrounded),
         channel_(channel),
-        next_start_(surrounded.recurrence.starts.rbegin()),
+        starts_left_(surrounded.recurrence.starts.size()),
         rows_(surrounded, channel),
         rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
         state_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)),
@@ -153,10 +153,10 @@ class TransposedScanTile {
         if (read_before_update) walked += added;
         lanes<Width>(state + n * Width) = walked;
       }
-      if (next_start_ != recurrence.starts.rend() && *next_start_ == token) {
+      if (starts_left_ > 0 && recurrence.starts[starts_left_ - 1] == token) {
         state_.setZero();
         last_ = true;
-        ++next_start_;
+        --starts_left_;
       }
       if (!empty && !rows.key_scale.empty()) s *= part(rows.key_scale, token);
       if (read_before_update) s += part(rows.diagonal, token) * weight;
@@ -178,8 +178,8 @@ class TransposedScanTile {
  private:
   const SurroundedDiagonal<Scalar>* surrounded_;
   Index channel_;
-  std::vector<Index>::const_reverse_iterator next_start_;
-  bool last_ = true;  // whether the next token is the last of its document
+  std::size_t starts_left_;  // of the documents that the walk has not come to
+  bool last_ = true;         // whether the next token is the last of its document
   SurroundedRows<Scalar> rows_;
   LaneRows<Scalar, Width> rate_, state_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;

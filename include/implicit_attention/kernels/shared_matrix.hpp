@@ -165,7 +165,8 @@ struct RowRun {
   Index begin, end, place;
   [[nodiscard]] Index count() const { return end - begin; }
 };
-[[nodiscard]] inline std::vector<RowRun> row_runs(const std::vector<Index>& rows, Index most = map_block_tokens) {
+template <class = void>
+[[nodiscard]] std::vector<RowRun> row_runs(const std::vector<Index>& rows, Index most = map_block_tokens) {
   std::vector<RowRun> runs;
   for (std::size_t place = 0; place < rows.size(); ++place) {
     const Index row = rows[place];

@@ -31,6 +31,7 @@ struct HeadMixerOptions {
   std::optional<bool> short_convolution;  ///< what a configuration says; nothing: what the tensors say
 
   /// Reads the keys of flash-linear-attention's layers; what changes the layer and is not known here is an error.
+  template <class = void>
   [[nodiscard]] static HeadMixerOptions from_configuration(const Configuration& configuration) {
     HeadMixerOptions options;
     options.heads = configuration.integer({"num_heads"}).value_or(1);

@@ -103,7 +103,8 @@ void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
 }
 
 /// Fails unless there is one position a token.
-inline void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
+template <class = void>
+void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
   if (static_cast<Index>(positions.size()) != tokens)
     raise(ErrorKind::shape, who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)");
 }

@@ -18,6 +18,7 @@ struct Mamba3Options {
   bool softplus_rate = false;  ///< phi is softplus (flash-linear-attention) rather than the authors' heavy tail
   double norm_eps = 1e-5;      ///< of all norms
 
+  template <class = void>
   [[nodiscard]] static Mamba3Options from_configuration(const Configuration& configuration) {
     Mamba3Options made;
     made.groups = configuration.integer({"ngroups", "n_groups"}).value_or(1);

@@ -117,7 +117,7 @@ Matrix<S> S4d<S>::kernel(Index length) const {
   Matrix<S> out(channels(), length);
   for (Index e = 0; e < channels(); ++e) {
     const double dt = std::exp(static_cast<double>(w.log_dt(0, e)));
-    Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(length);
+    RowVector<detail::WideScalar<S>> sum = RowVector<detail::WideScalar<S>>::Zero(length);
     for (Index n = 0; n < half; ++n) {
       const double real = -std::exp(static_cast<double>(w.log_A_real(e, n))), imag = static_cast<double>(w.A_imag(e, n));
       const double a = dt * real, b = dt * imag, sine = std::sin(b / 2);

@@ -30,7 +30,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
   while (static_cast<Index>(orders.size()) < count) {
     for (std::size_t left = order.size(); left > 1; --left) std::swap(order[left - 1], order[detail::uniform_index(engine, left)]);
     orders.push_back(order);
-    if (static_cast<Index>(orders.size()) < count) orders.emplace_back(order.rbegin(), order.rend());
+    if (static_cast<Index>(orders.size()) == count) break;
+    orders.push_back(order);
+    std::reverse(orders.back().begin(), orders.back().end());
   }
   return orders;
 }

@@ -33,16 +33,19 @@ namespace detail {
 /// What tells a family: the names of the tensors and the configuration's model_type.
 class CheckpointFacts {
  public:
+  template <class = void>
   CheckpointFacts(std::vector<std::string> names, const Configuration& configuration)
       : names_(std::move(names)), type_(configuration.text({"model_type"})) {}
 
   /// Whether the configuration names one of these types.
+  template <class = void>
   [[nodiscard]] bool is_type(std::initializer_list<std::string_view> types) const {
     return type_ && std::find(types.begin(), types.end(), *type_) != types.end();
   }
   /// Whether the configuration names no type.
   [[nodiscard]] bool untyped() const { return !type_; }
   /// Whether a tensor's name begins with `prefix` and has `part` in it.
+  template <class = void>
   [[nodiscard]] bool has(std::string_view prefix, std::string_view part) const {
     return std::any_of(names_.begin(), names_.end(), [&](const std::string& name) {
       return name.compare(0, prefix.size(), prefix) == 0 && name.find(part) != std::string::npos;
@@ -113,8 +116,9 @@ template <class Value>
   raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", value, ", expected ", expected, ": ", reason);
 }
 
-inline void expect_integer(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index expected,
-                           std::string_view reason) {
+template <class = void>
+void expect_integer(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index expected,
+                    std::string_view reason) {
   for (const std::string_view key : spellings)
     if (const std::optional<Index> value = configuration.integer({key}); value && *value != expected)
       contradiction(configuration, key, *value, expected, reason);
@@ -122,7 +126,8 @@ inline void expect_integer(const Configuration& configuration, std::initializer_
 
 /// Holds the model width of a configuration against a layer that is read by itself. Keys that the layer's reader used already are skipped:
 /// in an LSTM's configuration it is the width of the state.
-inline void expect_layer_width(const Configuration& configuration, Index width) {
+template <class = void>
+void expect_layer_width(const Configuration& configuration, Index width) {
   const std::string_view text = "text_config.hidden_size";  // of a multimodal model the text's counts
   for (const std::string_view key : {text, std::string_view("hidden_size"), std::string_view("n_embd"), std::string_view("d_model")}) {
     if (!configuration.has(key) || configuration.asked(key) || (key != text && configuration.has(text))) continue;
@@ -130,8 +135,9 @@ inline void expect_layer_width(const Configuration& configuration, Index width) 
   }
 }
 
-inline void expect_boolean(const Configuration& configuration, std::initializer_list<std::string_view> spellings, bool expected,
-                           std::string_view reason) {
+template <class = void>
+void expect_boolean(const Configuration& configuration, std::initializer_list<std::string_view> spellings, bool expected,
+                    std::string_view reason) {
   const auto text = [](bool value) { return std::string_view(value ? "true" : "false"); };
   for (const std::string_view key : spellings)
     if (const std::optional<bool> value = configuration.boolean({key}); value && *value != expected)
@@ -185,7 +191,8 @@ void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names)
 }
 
 /// An integer that shapes cannot tell and that the public files always have.
-[[nodiscard]] inline Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+template <class = void>
+[[nodiscard]] Index required_integer(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
   const auto value = configuration.integer(keys);
   if (value && *value >= 1) return *value;
   raise(ErrorKind::value, configuration.where(), ": key ", *keys.begin(), " is ", value ? message(*value) : std::string("missing"),
@@ -193,19 +200,22 @@ void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names)
 }
 
 /// Keys that stand in public files of a family and change nothing there.
-inline void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+template <class = void>
+void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
   for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
 }
 
 /// Keys of flash-linear-attention's layers and models that say how the same numbers are computed, or what surrounds a layer.
-inline void ignore_flash_linear_attention_keys(const Configuration& configuration) {
+template <class = void>
+void ignore_flash_linear_attention_keys(const Configuration& configuration) {
   ignore_keys(configuration, {"mode", "attn_mode", "layer_idx", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy",
                               "fuse_linear_cross_entropy", "use_l2warp", "hidden_ratio"});
 }
 
 /// A key whose text must be one of a few; the first of them is named as the one expected.
-inline void expect_text(const Configuration& configuration, std::string_view key, std::initializer_list<std::string_view> allowed,
-                        std::string_view reason) {
+template <class = void>
+void expect_text(const Configuration& configuration, std::string_view key, std::initializer_list<std::string_view> allowed,
+                 std::string_view reason) {
   const std::optional<std::string> value = configuration.text({key});
   if (!value) return;
   for (const std::string_view text : allowed)
@@ -214,7 +224,8 @@ inline void expect_text(const Configuration& configuration, std::string_view key
 }
 
 /// The vocabulary may be smaller than the embedding, which is padded, but not larger.
-inline void expect_vocabulary(const Configuration& configuration, Index rows) {
+template <class = void>
+void expect_vocabulary(const Configuration& configuration, Index rows) {
   if (const std::optional<Index> value = configuration.integer({"vocab_size"}); value && (*value > rows || *value < 1))
     raise(ErrorKind::value, configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows,
           ": the embedding has that many rows");
@@ -245,8 +256,9 @@ template <Real S>
 }
 
 /// A norm's eps, or another number that must be above zero; of several spellings as Configuration::positive_number has them.
-[[nodiscard]] inline double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
-                                            double otherwise) {
+template <class = void>
+[[nodiscard]] double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
+                                     double otherwise) {
   return configuration.positive_number(spellings).value_or(otherwise);
 }
 

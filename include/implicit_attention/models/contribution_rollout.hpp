@@ -148,8 +148,10 @@ template <Real S>
 template <Real S, class Visit>
 void each_layer_of_contributions(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& layers, Terms terms,
                                  const Executor& executor, const Visit& visit) {
-  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
-    visit(LayerContributions<S>(model, model.layer_pass(pass, *layer, executor, false), *layer, terms));
+  for (std::size_t left = layers.size(); left > 0; --left) {
+    const Index layer = layers[left - 1];
+    visit(LayerContributions<S>(model, model.layer_pass(pass, layer, executor, false), layer, terms));
+  }
 }
 
 /// The direction (1, width) in the last residual stream whose product with it is the target's logit, less its contrast's, with the scales

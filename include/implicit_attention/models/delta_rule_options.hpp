@@ -64,7 +64,8 @@ void expect_delta_rule_biases(const Configuration& configuration, const Prefixed
 }
 
 /// The sizes of a delta rule as the configurations of hybrids name them, where a model has no such layer.
-inline void ignore_delta_rule_keys_without_layers(const Configuration& configuration, const std::vector<std::string>& kinds) {
+template <class = void>
+void ignore_delta_rule_keys_without_layers(const Configuration& configuration, const std::vector<std::string>& kinds) {
   ignore_keys_without(configuration, kinds, "linear_attention",
                       {"linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim",
                        "linear_conv_kernel_dim", "linear_allow_neg_eigval"});

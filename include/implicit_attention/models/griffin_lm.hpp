@@ -21,7 +21,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// The configuration's order of blocks, repeated over the layers, must be that of the weights, where it is given.
-inline void expect_block_type(const Configuration& configuration, Index layer, std::string_view expected) {
+template <class = void>
+void expect_block_type(const Configuration& configuration, Index layer, std::string_view expected) {
   for (const std::string_view key : {"block_types", "_block_types"}) {
     const auto types = configuration.texts({key});
     if (!types) continue;

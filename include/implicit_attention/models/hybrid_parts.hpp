@@ -22,7 +22,8 @@ namespace detail {
 
 /// The configuration with the family's `model_type`. Readers of mixers ask for it (whether a norm runs over groups, the defaults of absent
 /// keys): where a file lacks the key, the tensors have told the family.
-[[nodiscard]] inline Configuration with_model_type(Configuration configuration, std::string_view type) {
+template <class = void>
+[[nodiscard]] Configuration with_model_type(Configuration configuration, std::string_view type) {
   if (!configuration.has("model_type")) configuration.set("model_type", std::string(type));
   return configuration;
 }
@@ -50,7 +51,8 @@ template <Real S>
 }
 
 /// The share of each head that is rotated.
-[[nodiscard]] inline double rotary_share(const Configuration& configuration, double otherwise) {
+template <class = void>
+[[nodiscard]] double rotary_share(const Configuration& configuration, double otherwise) {
   constexpr std::string_view on_top = "partial_rotary_factor", below = "rope_parameters.partial_rotary_factor";
   const double share = configuration.number({below, on_top}).value_or(otherwise);
   if (!(share >= 0 && share <= 1))
@@ -60,26 +62,30 @@ template <Real S>
 }
 
 /// Keys of a kind of layer, where a model has no layer of it.
-inline void ignore_keys_without(const Configuration& configuration, const std::vector<std::string>& kinds, std::string_view kind,
-                                std::initializer_list<std::string_view> keys) {
+template <class = void>
+void ignore_keys_without(const Configuration& configuration, const std::vector<std::string>& kinds, std::string_view kind,
+                         std::initializer_list<std::string_view> keys) {
   if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) ignore_keys(configuration, keys);
 }
 
 /// The base of rotary positions. Scaled positions are refused: the type must be the plain one, and any other key of a scaling is an error.
-[[nodiscard]] inline double rotary_base(const Configuration& configuration, double otherwise) {
+template <class = void>
+[[nodiscard]] double rotary_base(const Configuration& configuration, double otherwise) {
   for (const std::string_view key : {"rope_parameters.rope_type", "rope_parameters.type"})
     expect_text(configuration, key, {"default"}, "scaled rotary positions are not read here");
   return positive_number(configuration, {"rope_parameters.rope_theta", "rope_theta", "theta"}, otherwise);  // LFM2 has the last two
 }
 /// The same keys in a family that has no rotary positions, whatever its files say.
-inline void ignore_rotary_keys(const Configuration& configuration) {
+template <class = void>
+void ignore_rotary_keys(const Configuration& configuration) {
   ignore_keys(configuration, {"rope_theta", "partial_rotary_factor", "rope_parameters.rope_theta", "rope_parameters.rope_type",
                               "rope_parameters.partial_rotary_factor"});
 }
 
 /// Keys of mixers, MLPs and experts: configurations of hybrids name all of them, also where a model has no such layer. Where it has one,
 /// its reader holds them against the weights.
-inline void ignore_keys_of_parts(const Configuration& configuration) {
+template <class = void>
+void ignore_keys_of_parts(const Configuration& configuration) {
   ignore_keys(configuration, {"num_attention_heads", "num_key_value_heads", "head_dim", "attention_head_dim", "attention_bias"});
   ignore_keys(configuration, {"mamba_num_heads", "mamba_n_heads", "mamba_head_dim", "mamba_d_head", "mamba_d_state", "ssm_state_size",
                               "mamba_n_groups", "n_groups", "conv_kernel", "mamba_d_conv", "expand", "mamba_expand", "mamba_dt_rank",
@@ -139,7 +145,8 @@ template <Real S>
 }
 
 /// Checks the number of chosen experts and groups against the router; errors name the key.
-inline void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
+template <class = void>
+void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
   check_choice(choice, experts, [&](ChoiceNumber number, Index value, const std::string& expected) {
     const auto refuse = [&](std::initializer_list<std::string_view> spellings, const char* why) {
       std::string_view key = *spellings.begin();
@@ -160,9 +167,10 @@ inline void expect_choice(const Configuration& configuration, const ExpertChoice
 
 /// The configuration's kind of every layer must be what its tensors are. `kinds`: as told by the tensors; `key` may have other words for
 /// them, in `synonyms` (configuration's, ours).
-inline void expect_layer_kinds(const Configuration& configuration, std::initializer_list<std::string_view> keys,
-                               const std::vector<std::string>& kinds,
-                               std::initializer_list<std::pair<std::string_view, std::string_view>> synonyms) {
+template <class = void>
+void expect_layer_kinds(const Configuration& configuration, std::initializer_list<std::string_view> keys,
+                        const std::vector<std::string>& kinds,
+                        std::initializer_list<std::pair<std::string_view, std::string_view>> synonyms) {
   for (const std::string_view key : keys) {
     const auto named = configuration.texts({key});
     if (!named) continue;
@@ -181,23 +189,26 @@ inline void expect_layer_kinds(const Configuration& configuration, std::initiali
 }
 
 /// Whether a list of layer numbers, counted from `first`, names this one; nothing where the key is absent.
-[[nodiscard]] inline std::optional<bool> listed(const Configuration& configuration, std::string_view key, Index layer, Index first = 0) {
+template <class = void>
+[[nodiscard]] std::optional<bool> listed(const Configuration& configuration, std::string_view key, Index layer, Index first = 0) {
   const auto numbers = configuration.numbers({key});
   if (!numbers) return std::nullopt;
   return std::find(numbers->begin(), numbers->end(), static_cast<double>(layer + first)) != numbers->end();
 }
 
 /// Fails where the configuration says that a layer is what its tensors are not.
-inline void expect_layer_is(const Configuration& configuration, std::string_view key, std::optional<bool> configured, bool is, Index layer,
-                            std::string_view what) {
+template <class = void>
+void expect_layer_is(const Configuration& configuration, std::string_view key, std::optional<bool> configured, bool is, Index layer,
+                     std::string_view what) {
   if (configured && *configured != is)
     raise(ErrorKind::value, configuration.where(), ": by key ", key, ", layer ", layer, *configured ? " is " : " is not ", what,
           ", expected otherwise: that is what the layer's tensors are");
 }
 
 /// A list of layers' numbers in the configuration must be those of one kind.
-inline void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
-                                 std::string_view kind) {
+template <class = void>
+void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
+                          std::string_view kind) {
   for (std::size_t layer = 0; layer < kinds.size(); ++layer)
     if (const std::optional<bool> named = listed(configuration, key, static_cast<Index>(layer)); named && *named != (kinds[layer] == kind))
       raise(ErrorKind::value, configuration.where(), ": key ", key, *named ? " names" : " does not name", " layer ", layer,

@@ -33,7 +33,8 @@ template <Real S>
 }
 
 /// Layers `offset`, `offset + period`, ... must be those of one kind, where the configuration says so.
-inline void expect_period(const Configuration& configuration, std::string_view name, const std::vector<bool>& of_kind) {
+template <class = void>
+void expect_period(const Configuration& configuration, std::string_view name, const std::vector<bool>& of_kind) {
   const std::string period_key = message(name, "_layer_period"), offset_key = message(name, "_layer_offset");
   const auto period = configuration.integer({period_key}), offset = configuration.integer({offset_key});
   if (!period || !offset) return;

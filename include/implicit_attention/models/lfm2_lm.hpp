@@ -16,7 +16,8 @@ namespace detail {
 
 /// The inner width that the configuration gives the feed-forward parts: two thirds of the number there, and rounded up, unless that is
 /// switched off. Nothing where it has no such number.
-[[nodiscard]] inline std::optional<Index> lfm2_inner_width(const Configuration& configuration) {
+template <class = void>
+[[nodiscard]] std::optional<Index> lfm2_inner_width(const Configuration& configuration) {
   // The public port takes the first where it is there, whatever the second says.
   const std::optional<Index> block = configuration.integer({"block_ff_dim"}), plain = configuration.integer({"intermediate_size"});
   const std::optional<Index> given = block ? block : plain;

@@ -29,7 +29,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Keys that give a size as a share of another.
-inline void expect_share(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index size, Index whole) {
+template <class = void>
+void expect_share(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index size, Index whole) {
   const double share = static_cast<double>(size) / static_cast<double>(whole);
   for (const std::string_view key : spellings)
     if (const std::optional<double> value = configuration.number({key});
@@ -39,8 +40,9 @@ inline void expect_share(const Configuration& configuration, std::initializer_li
 
 /// The same where the public code rounds to a multiple of a number that a key gives, 64 without it: up or, where `up` is false, down. The
 /// share itself is taken, too.
-inline void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size,
-                                 Index whole, bool up = true) {
+template <class = void>
+void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size, Index whole,
+                          bool up = true) {
   const Index multiple = configuration.integer({multiple_key}).value_or(64);
   const double share = configuration.number({key}).value_or(0) * static_cast<double>(whole), m = static_cast<double>(multiple);
   if (multiple < 1) raise(ErrorKind::value, configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1");

@@ -22,7 +22,8 @@ namespace detail {
 /// belong to initialisation and bound nothing, though one port clamps at time_step_min (huggingface/transformers#48989).
 /// Zamba2 alone takes time_step_min, as its public port does: the released numbers are that port's. The authors' own code does not, and
 /// `time_step_limit: [0, Infinity]` gives theirs.
-[[nodiscard]] inline std::array<double, 2> read_time_step_limit(const Configuration& configuration) {
+template <class = void>
+[[nodiscard]] std::array<double, 2> read_time_step_limit(const Configuration& configuration) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const std::string_view key : {"time_step_limit", "mamba_dt_limit", "ssm_cfg.dt_limit"})
     if (const auto limit = configuration.numbers({key})) {

@@ -36,7 +36,8 @@ template <Real Scalar>
 }
 
 /// Whether `mlp_only_layers` and `decoder_sparse_step` let a layer have experts; nothing where neither is there.
-[[nodiscard]] inline std::optional<bool> qwen_layer_is_sparse(const Configuration& configuration, Index layer) {
+template <class = void>
+[[nodiscard]] std::optional<bool> qwen_layer_is_sparse(const Configuration& configuration, Index layer) {
   const std::optional<bool> dense = listed(configuration, "mlp_only_layers", layer);
   const std::optional<Index> step = configuration.integer({"decoder_sparse_step"});
   if (!dense && !step) return std::nullopt;

@@ -89,7 +89,8 @@ template <Real Scalar, class Read>
 
 /// The eps of the group norm as it stands beside the variance of the state's output: given as such, or by `head_size_divisor` d of the
 /// public code, which divides that output by d and adds 1e-5; `otherwise` where the configuration has neither. The first decides.
-[[nodiscard]] inline double group_norm_eps(const Configuration& configuration, double otherwise = 64e-5) {
+template <class = void>
+[[nodiscard]] double group_norm_eps(const Configuration& configuration, double otherwise = 64e-5) {
   const double divisor = positive_number(configuration, {"head_size_divisor"}, std::sqrt(otherwise / 1e-5));
   const double divided = configuration.has("head_size_divisor") ? 1e-5 * divisor * divisor : otherwise;
   return positive_number(configuration, {"group_norm_eps_on_s", "group_norm_eps", "group_norm_epsilon"}, divided);
@@ -97,7 +98,8 @@ template <Real Scalar, class Read>
 
 /// Keys of the public configurations that change nothing of a layer: what surrounds it, or how the same numbers are computed. The l2 norm
 /// of flash-linear-attention's fused kernel (`fuse_norm`) has its eps inside the root: 2e-7 of y.
-inline void let_pass(const Configuration& configuration) {
+template <class = void>
+void let_pass(const Configuration& configuration) {
   ignore_keys(configuration, {"layer_norm_epsilon", "intermediate_size", "model_version", "rwkv_version", "norm_bias", "norm_first",
                               "value_dim", "wkv_state_dtype"});
   ignore_flash_linear_attention_keys(configuration);
@@ -162,7 +164,8 @@ template <Real Scalar>
 }
 
 /// flash-linear-attention's `value_dim`: one number, or one a layer.
-inline void expect_value_width(const Configuration& configuration, Index layer, Index channels) {
+template <class = void>
+void expect_value_width(const Configuration& configuration, Index layer, Index channels) {
   const Configuration::Value* const value = configuration.find("value_dim");
   const auto* const list = value == nullptr ? nullptr : std::get_if<std::vector<double>>(value);
   if (list == nullptr) return expect_integer(configuration, {"value_dim"}, channels, "value.weight has that many rows");

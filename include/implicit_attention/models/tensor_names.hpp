@@ -18,7 +18,10 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-[[nodiscard]] inline bool begins_with(std::string_view name, std::string_view prefix) { return name.substr(0, prefix.size()) == prefix; }
+template <class = void>
+[[nodiscard]] bool begins_with(std::string_view name, std::string_view prefix) {
+  return name.substr(0, prefix.size()) == prefix;
+}
 
 /// A source whose names begin with `stored` where readers expect `expected`. A head stands outside the model that other names lie in, and
 /// keeps its name where `stored` is empty. The source that it reads from must outlive it.
@@ -52,14 +55,16 @@ class RenamedTensors final : public TensorSource<Scalar> {
 };
 
 /// Whether a tensor is of extra prediction heads or of a vision tower, which the text model does not use.
-[[nodiscard]] inline bool is_beside_the_text(std::string_view name) {
+template <class = void>
+[[nodiscard]] bool is_beside_the_text(std::string_view name) {
   return begins_with(name, "mtp.") || name.find(".mtp.") != std::string_view::npos ||
          name.find("model.visual.") != std::string_view::npos || begins_with(name, "visual.");
 }
 
 /// What wrappers put before every name: data parallelism, compilation, adapters, and models that hold a whole language model, its head
 /// included: multimodal ones, or a training loop's under the name `model`.
-[[nodiscard]] inline std::string wrapper_prefix(const std::vector<std::string>& names) {
+template <class = void>
+[[nodiscard]] std::string wrapper_prefix(const std::vector<std::string>& names) {
   std::string prefix;
   constexpr int most = 8;  // wrappers in one another: names are untrusted, and every round reads all of them
   bool found = !names.empty();
@@ -88,7 +93,8 @@ class RenamedTensors final : public TensorSource<Scalar> {
 }
 
 /// What stands before `layers.N.` in the names, if it is the same everywhere; extra prediction heads do not count.
-[[nodiscard]] inline std::optional<std::string> layer_prefix(const std::vector<std::string>& names) {
+template <class = void>
+[[nodiscard]] std::optional<std::string> layer_prefix(const std::vector<std::string>& names) {
   std::optional<std::string> prefix;
   for (const std::string& name : names) {
     const std::size_t at = name.find("layers.");

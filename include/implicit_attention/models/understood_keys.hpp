@@ -18,13 +18,15 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
-[[nodiscard]] inline std::string_view top_key(std::string_view key) {
+template <class = void>
+[[nodiscard]] std::string_view top_key(std::string_view key) {
   if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
   return key.substr(0, key.find('.'));
 }
 
 /// Keys of public configurations that describe, initialise or train, and change nothing of a forward pass.
-[[nodiscard]] inline bool describes_only(std::string_view key) {
+template <class = void>
+[[nodiscard]] bool describes_only(std::string_view key) {
   const std::string_view top = top_key(key);
   for (const std::string_view known :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "auto_map", "use_cache", "chunk_size",
@@ -56,14 +58,16 @@ namespace detail {
 
 /// Two more keys of generating text, which by themselves are a number of experts and a scale of scores: beside `model_type` they are what
 /// transformers writes. No family here takes either from a whole model's configuration.
-[[nodiscard]] inline bool generates_only(const Configuration& configuration, std::string_view key) {
+template <class = void>
+[[nodiscard]] bool generates_only(const Configuration& configuration, std::string_view key) {
   for (const std::string_view known : {"top_k", "temperature", "text_config.top_k", "text_config.temperature"})
     if (key == known) return configuration.has("model_type");
   return false;
 }
 
 /// Whether a key's own value switches something off: false, 0, an empty text or list.
-[[nodiscard]] inline bool is_off(const Configuration& configuration, std::string_view key) {
+template <class = void>
+[[nodiscard]] bool is_off(const Configuration& configuration, std::string_view key) {
   const auto of = [](const auto& typed) {
     using Type = std::decay_t<decltype(typed)>;
     if constexpr (std::is_arithmetic_v<Type>)
@@ -76,7 +80,8 @@ namespace detail {
 
 /// Fails on the mark of quantised weights (transformers', MLX's), before any tensor is read: what is stored then are codes, and scales
 /// beside them.
-inline void expect_not_quantised(const Configuration& configuration) {
+template <class = void>
+void expect_not_quantised(const Configuration& configuration) {
   const std::vector<std::string> keys = configuration.keys();
   for (const std::string_view key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
     const std::string inner = message(key, ".");
@@ -94,7 +99,8 @@ inline void expect_not_quantised(const Configuration& configuration) {
 
 /// Keys of a whole model's configuration that a layer read by itself has nothing to do with. What one family says of its other parts may be
 /// an option of a layer elsewhere (`norm_eps`, `attention_hidden_size`): such a key is let pass where `model_type` names the family only.
-[[nodiscard]] inline bool concerns_other_parts(const Configuration& configuration, std::string_view key) {
+template <class = void>
+[[nodiscard]] bool concerns_other_parts(const Configuration& configuration, std::string_view key) {
   using Names = std::vector<std::string_view>;
   struct Owned {
     Names types, keys;
@@ -189,7 +195,8 @@ inline void expect_not_quantised(const Configuration& configuration) {
 
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
 /// are values that switch something off (false, 0, an empty list). A list that is of no use here (of lists, of truth values) is on.
-inline void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
+template <class = void>
+void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
     if (configuration.asked(key) || describes_only(key) || generates_only(configuration, key) ||
         (layer_alone && concerns_other_parts(configuration, key)))
@@ -200,7 +207,8 @@ inline void expect_all_understood(const Configuration& configuration, std::strin
   }
 }
 
-inline void expect_layer_understood(const Configuration& configuration, std::string_view title) {
+template <class = void>
+void expect_layer_understood(const Configuration& configuration, std::string_view title) {
   expect_all_understood(configuration, title, true);
 }
 

@@ -106,7 +106,7 @@ class ImplicitAttention {
 template <Real S>
 ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::move(form)) {
   form_.check();
-  parts_.emplace_back(form_);
+  parts_.emplace_back(std::as_const(form_));  // as those below: one instance of what grows the list
   for (const UnifiedForm<Scalar>& added : form_.more) parts_.emplace_back(added);
 }
 

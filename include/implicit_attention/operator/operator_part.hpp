@@ -133,7 +133,8 @@ class OperatorPart {
     form_.recurrence.kernels().scan(surrounded_, input, out, executor, final_state);
   }
   void transposed_in_order(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
-    form_.recurrence.kernels().scan_transposed(surrounded_, g, out, executor);
+    surrounded_.diagonal ? implicit_attention::scan_transposed(*surrounded_.diagonal, g, out, executor)
+                         : implicit_attention::scan_transposed(*surrounded_.matrix, g, out, executor);
   }
 
   UnifiedForm<Scalar> form_;

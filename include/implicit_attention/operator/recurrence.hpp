@@ -36,7 +36,8 @@ struct AnySurrounded {
   std::optional<SurroundedMatrix<Scalar>> matrix;
 };
 
-/// What a kind of recurrence does for the operator. `surrounded` is one that the same object made.
+/// What a kind of recurrence does for the operator. `surrounded` is one that the same object made. Only what materialising and running
+/// need: a virtual function is compiled with every recurrence that is made. Who asks for A^T g compiles it for both forms of AnySurrounded.
 template <Real Scalar>
 struct RecurrenceKernels {
   virtual ~RecurrenceKernels() = default;
@@ -47,8 +48,6 @@ struct RecurrenceKernels {
                     View<Scalar> out, const Executor& executor) const = 0;
   virtual void scan(const AnySurrounded<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
                     View<Scalar>* final_state) const = 0;
-  virtual void scan_transposed(const AnySurrounded<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out,
-                               const Executor& executor) const = 0;
 };
 
 template <class Of>
@@ -70,10 +69,6 @@ struct RecurrenceKernelsOf final : RecurrenceKernels<typename Of::ScalarType> {
   void scan(const AnySurrounded<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
             View<Scalar>* final_state) const override {
     implicit_attention::scan(surrounded.template as<Form>(), input, out, executor, final_state);
-  }
-  void scan_transposed(const AnySurrounded<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out,
-                       const Executor& executor) const override {
-    implicit_attention::scan_transposed(surrounded.template as<Form>(), g, out, executor);
   }
 
   Of recurrence;

@@ -56,7 +56,8 @@ struct Selection {
 };
 
 /// Fails if `count` numbers of `bytes_each` are more than the caller allows; names the size and the ways out.
-inline void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
+template <class = void>
+void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
   double bytes = static_cast<double>(bytes_each);
   std::string text;
   for (const Index extent : shape) {

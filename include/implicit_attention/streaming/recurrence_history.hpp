@@ -57,7 +57,8 @@ struct NextPiece {
 };
 
 /// Starts of documents that are kept, counted from token `first`.
-[[nodiscard]] inline std::vector<Index> starts_from(const std::vector<Index>& starts, Index first) {
+template <class = void>
+[[nodiscard]] std::vector<Index> starts_from(const std::vector<Index>& starts, Index first) {
   std::vector<Index> kept;
   for (auto start = std::lower_bound(starts.begin(), starts.end(), first); start != starts.end(); ++start) kept.push_back(*start - first);
   return kept;

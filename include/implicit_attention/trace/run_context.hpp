@@ -59,6 +59,7 @@ class CarriedStates {
   /// The next piece begins at the first part again.
   void begin_piece() { next_ = 0; }
   /// Fails (ErrorKind::value) where parts of the piece before have not run in this one.
+  template <class = void>
   void end_piece() {
     if (begun_ && next_ != states_.size()) detail::raise(ErrorKind::value, "CarriedStates: these states are another model's");
     begun_ = true;
@@ -78,7 +79,10 @@ class CarriedStates {
     states_[next_++] = {std::make_shared<const State>(std::move(state)), type_tag<State>()};
   }
   /// The part that runs now has no state to hand on, and looks back.
-  void refuse(std::string part) { refusals_.push_back(std::move(part)); }
+  template <class = void>
+  void refuse(std::string part) {
+    refusals_.push_back(std::move(part));
+  }
 
  private:
   struct Entry {
