@@ -26,15 +26,15 @@
   TEMPLATE class Trace<S>;                                                                                                                 \
   TEMPLATE Value<S> linear(const Value<S>&, const Array<S>&, const Array<S>&, const Array<S>*);                                            \
   TEMPLATE Value<S> block_linear(const Value<S>&, const Array<S>&, const Array<S>&);                                                       \
-  TEMPLATE Value<S> apply_function(Function, const Value<S>&);                                                                             \
-  TEMPLATE Value<S> add(const Value<S>&, const Value<S>&);                                                                                 \
+  TEMPLATE Value<S> apply_function(Function, Value<S>);                                                                                    \
+  TEMPLATE Value<S> add(Value<S>, Value<S>);                                                                                               \
   TEMPLATE Value<S> subtract(const Value<S>&, const Value<S>&);                                                                            \
-  TEMPLATE Value<S> times(const Value<S>&, S);                                                                                             \
+  TEMPLATE Value<S> times(Value<S>, S);                                                                                                    \
   TEMPLATE Value<S> times_row(const Value<S>&, const Array<S>&);                                                                           \
   TEMPLATE Value<S> plus_row(const Value<S>&, const Array<S>&);                                                                            \
   TEMPLATE Value<S> one_minus(const Value<S>&);                                                                                            \
-  TEMPLATE Value<S> detail::multiply(const Value<S>&, const Value<S>&, detail::FirstFactor);                                               \
-  TEMPLATE Value<S> gated_product(Function, const Value<S>&, const Value<S>&);                                                             \
+  TEMPLATE Value<S> detail::multiply(Value<S>, Value<S>, detail::FirstFactor);                                                             \
+  TEMPLATE Value<S> gated_product(Function, Value<S>, const Value<S>&);                                                                    \
   TEMPLATE Value<S> columns(const Value<S>&, Index, Index);                                                                                \
   TEMPLATE Value<S> gather_columns(const Value<S>&, std::vector<Index>);                                                                   \
   TEMPLATE Value<S> join(const std::vector<Value<S>>&);                                                                                    \
