@@ -43,16 +43,21 @@ void for_row_panels(Index rows, Index columns, const Executor& executor, const B
   executor(panels, [&cut](Index index) { (*cut.body)(index * cut.high, std::min(cut.high, cut.rows - index * cut.high)); });
 }
 
-/// Calls body(executor) so that subnormal numbers are zeros there and in everything that it runs through that executor.
-template <class Body>
-void with_subnormals_as_zero(const Executor& executor, const Body& body) {
-  const SubnormalsAsZero here;
-  body(Executor([&executor](Index count, const std::function<void(Index)>& task) {
+/// The executor, with subnormal numbers as zeros in everything that it runs. It looks at the given one, which must outlive it.
+template <class = void>
+[[nodiscard]] Executor with_subnormals_as_zero(const Executor& executor) {
+  return [&executor](Index count, const std::function<void(Index)>& task) {
     executor(count, [&task](Index index) {
       const SubnormalsAsZero there;
       task(index);
     });
-  }));
+  };
+}
+/// Calls body(executor) so that subnormal numbers are zeros there and in everything that it runs through that executor.
+template <class Body>
+void with_subnormals_as_zero(const Executor& executor, const Body& body) {
+  const SubnormalsAsZero here;
+  body(with_subnormals_as_zero(executor));
 }
 
 }  // namespace detail

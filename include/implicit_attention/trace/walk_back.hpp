@@ -51,7 +51,9 @@ template <Real S>
 WalkResult<S> Trace<S>::walk_back(WayBack way, std::vector<Seed<Scalar>> seeds, const std::vector<Value<Scalar>>& wanted,
                                   const std::vector<Detour<Scalar>>& detours) const {
   if (!recording_) detail::raise(ErrorKind::value, "Trace: this pass was not recorded, so it cannot be walked back");
-  Back<Scalar> back(way, executor_, static_cast<std::size_t>(slots_));
+  const detail::SubnormalsAsZero here;  // gradients fade, too
+  const Executor as_zero = detail::with_subnormals_as_zero(executor_);
+  Back<Scalar> back(way, as_zero, static_cast<std::size_t>(slots_));
   for (Seed<Scalar>& seed : seeds) back.add(seed.value, std::move(seed.gradient));
   WalkResult<Scalar> result;
   result.gradients.resize(wanted.size());
