@@ -28,16 +28,19 @@ constexpr bool switchable = false;
 TEST_CASE("subnormal numbers are zeros in a computation, on every thread of it, and nowhere else", "[core]") {
   REQUIRE_FALSE(as_zero());
   ThreadPool pool(3);
-  std::vector<char> inside(64), after(64);
+  std::vector<char> inside(64), nested(4), after(64);
   detail::with_subnormals_as_zero(pool.executor(), [&](const Executor& executor) {
     CHECK(as_zero() == switchable);
     executor(64, [&](Index index) { inside[static_cast<std::size_t>(index)] = as_zero() ? 1 : 0; });
-    executor(2, [&](Index) { executor(2, [&](Index index) { inside[static_cast<std::size_t>(index)] &= as_zero() ? 1 : 0; }); });
+    executor(2, [&](Index outer) {
+      executor(2, [&](Index inner) { nested[static_cast<std::size_t>(2 * outer + inner)] = as_zero() ? 1 : 0; });
+    });
     CHECK(as_zero() == switchable);
   });
   CHECK_FALSE(as_zero());
   pool.executor()(64, [&](Index index) { after[static_cast<std::size_t>(index)] = as_zero() ? 1 : 0; });
   CHECK(inside == std::vector<char>(64, switchable ? 1 : 0));
+  CHECK(nested == std::vector<char>(4, switchable ? 1 : 0));
   CHECK(after == std::vector<char>(64, 0));
 }
 
