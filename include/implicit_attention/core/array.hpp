@@ -167,7 +167,7 @@ Array<Scalar> StoredTensor::view() const {
 namespace detail {
 
 /// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number, and a
-/// weight of up to 2 MiB in float32 stays in a processor's cache, where widening it anew costs a short text more than its products.
+/// weight of less than 2 MiB in float32 stays in a processor's cache, where widening it anew costs a short text more than its products.
 inline constexpr Index smallest_stored = Index(1) << 19U;
 
 /// Numbers in storage as an array: a view where they are stored as `Scalar`, the storage itself where it is large, else a converted copy.

@@ -53,6 +53,7 @@ template <class = void>
     });
   };
 }
+Executor with_subnormals_as_zero(Executor&&) = delete;
 /// Calls body(executor) so that subnormal numbers are zeros there and in everything that it runs through that executor.
 template <class Body>
 void with_subnormals_as_zero(const Executor& executor, const Body& body) {

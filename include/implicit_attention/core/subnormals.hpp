@@ -1,7 +1,7 @@
 // Arithmetic that takes numbers too small to be normal as zeros: below 1.2e-38 in float, 2.2e-308 in double.
 //
 // Factors of a map are products of decays and fade below the smallest normal number, where some processors take a hundred times as long for
-// a product. What is lost is as small as that number, and exponentials of log decays (kernels/exponentials.hpp) lose it anyway.
+// a product. Such a factor is 0, and with it what it is multiplied with; exponentials of log decays (kernels/exponentials.hpp) end there anyway.
 #pragma once
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -16,27 +16,31 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 #if defined(__x86_64__) || defined(_M_X64)
-/// What this thread's arithmetic was, as MXCSR says it, before the outermost SubnormalsAsZero; 0: there is none.
-inline thread_local unsigned arithmetic_before = 0;
+/// This thread's arithmetic before the outermost SubnormalsAsZero.
+struct ArithmeticBefore {
+  bool changed = false;  ///< whether there is one
+  unsigned mxcsr = 0;
+};
+inline thread_local ArithmeticBefore arithmetic_before;
 
 /// Subnormal numbers are zeros on this thread while it lives; then the host's arithmetic is as it was, with the exceptions that were raised.
-/// On x86-64; elsewhere nothing happens: other processors take about as long for them.
+/// On x86-64; elsewhere nothing happens.
 class SubnormalsAsZero {
  public:
-  SubnormalsAsZero() noexcept : before_(_mm_getcsr()), outermost_(arithmetic_before == 0) {
-    if (outermost_) arithmetic_before = before_;
+  SubnormalsAsZero() noexcept : before_(_mm_getcsr()), outermost_(!arithmetic_before.changed) {
+    if (outermost_) arithmetic_before = {true, before_};
     _mm_setcsr(before_ | results_as_zero | operands_as_zero);
   }
   SubnormalsAsZero(const SubnormalsAsZero&) = delete;
   SubnormalsAsZero& operator=(const SubnormalsAsZero&) = delete;
   ~SubnormalsAsZero() {
     restore(before_);
-    if (outermost_) arithmetic_before = 0;
+    if (outermost_) arithmetic_before.changed = false;
   }
   /// For an error handler of the host's, which may leave by longjmp: its arithmetic, whatever is being computed.
   static void end_all() noexcept {
-    if (arithmetic_before != 0) restore(arithmetic_before);
-    arithmetic_before = 0;
+    if (arithmetic_before.changed) restore(arithmetic_before.mxcsr);
+    arithmetic_before.changed = false;
   }
 
  private:

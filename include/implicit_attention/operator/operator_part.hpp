@@ -59,8 +59,8 @@ class OperatorPart {
       });
     };
     surrounded_.diagonal ? reduce_rows(*surrounded_.diagonal) : reduce_rows(*surrounded_.matrix);
-    row_weights.restore(out);
     if (is_mean(reduction.kind)) out /= static_cast<Scalar>(channels.size());
+    row_weights.restore(out);  // last: what becomes subnormal is rounded once
   }
 
   /// out = A x + (what the input's bias, tail and state give); the state after the last token into `final_state` if it is not null.

@@ -64,7 +64,7 @@ class RowWeights {
     Matrix<Scalar> scaled;
     for (std::size_t place = 0; place < rows.size(); ++place) {
       const Index row = rows[place];
-      const Scalar largest = weights.matrix().row(row).cwiseAbs().maxCoeff();
+      const Scalar largest = weights.matrix().row(row).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
       if (!(largest > Scalar(0)) || largest >= small_) continue;  // also a NaN
       int exponent = 0;
       std::frexp(largest, &exponent);

@@ -23,7 +23,7 @@ template <Real S, class Fill>
   const Executor& executor = first_value.trace->executor();
   if (!first_value.trace->recording())
     for (Value<S>* const value : values)
-      if (Matrix<S>* const own = value->numbers.sole_owner()) {
+      if (Matrix<S>* const own = value->numbers.sole_owner(); own != nullptr && own->rows() == rows && own->cols() == columns) {
         for_row_panels(rows, columns, executor,
                        [&](Index first, Index count) { fill(View<S>(own->data() + first * columns, count, columns), first, count); });
         return std::move(value->numbers);
