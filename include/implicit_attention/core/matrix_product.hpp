@@ -71,6 +71,10 @@ EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::ty
     transpose_registers<2 * Distance, Lanes, Scalar>(rows);
   }
 }
+/// How far ahead of what is copied memory is asked for: more rows are read side by side than a processor follows by itself.
+template <class Scalar>
+constexpr Index product_copied_ahead = 256 / static_cast<Index>(sizeof(Scalar));
+
 /// A panel of a factor that is transposed, `width` columns, a register's or two: panel[k * width + c] = from[c * step + k].
 template <Real Scalar>
 EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inner, Scalar* panel, Index width) {
@@ -81,7 +85,11 @@ EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inn
   for (; done + lanes <= inner; done += lanes)
     for (Index column = 0; column < width; column += lanes) {
       Register rows[static_cast<std::size_t>(lanes)];
-      for (int c = 0; c < lanes; ++c) rows[c] = *reinterpret_cast<const Register*>(from + (column + c) * step + done);
+      for (int c = 0; c < lanes; ++c) {
+        const Scalar* const numbers = from + (column + c) * step + done;
+        __builtin_prefetch(numbers + product_copied_ahead<Scalar>);
+        rows[c] = *reinterpret_cast<const Register*>(numbers);
+      }
       transpose_registers<1, lanes, Scalar>(rows);
       for (int k = 0; k < lanes; ++k) *reinterpret_cast<Register*>(panel + (done + k) * width + column) = rows[k];
     }
