@@ -38,8 +38,9 @@ constexpr Index product_inner = 256;
 /// Rows that use a panel: their part of the left factor fits the second cache.
 constexpr Index product_rows = 384;
 #if defined(__GNUC__)
-/// Entries that are summed up in registers together.
-constexpr Index product_tile_rows = 6, product_half_tile_rows = 8;
+/// Rows whose entries are summed up in registers together, beside two columns of registers or, where no two are left, one.
+template <int Registers>
+constexpr Index product_tile_rows = Registers == 2 ? 6 : 8;
 template <class Scalar>
 constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
 
@@ -98,95 +99,100 @@ EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inn
     for (Index k = done; k < inner; ++k) panel[k * width + c] = from[c * step + k];
 }
 
-/// The same with a panel of one register's columns: what is left of a result whose columns fill no two.
-template <Real Scalar>
-EIGEN_DONT_INLINE void multiply_half_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
-                                          Index out_stride) {
-  using Register = typename VectorRegister<Scalar>::type;
-  constexpr Index lanes = product_tile_columns<Scalar> / 2;
-  const Index rows = std::min(a.rows, product_half_tile_rows), step = a.inner_step;
-  const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };
-  const Scalar *row0 = row(0), *row1 = row(1), *row2 = row(2), *row3 = row(3), *row4 = row(4), *row5 = row(5), *row6 = row(6),
-               *row7 = row(7);
-  Register sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {}, sum4 = {}, sum5 = {}, sum6 = {}, sum7 = {};
-  for (Index k = 0, at = 0; k < inner; ++k, at += step, panel += lanes) {
-    const Register right = *reinterpret_cast<const Register*>(panel);
-    sum0 += row0[at] * right;
-    sum1 += row1[at] * right;
-    sum2 += row2[at] * right;
-    sum3 += row3[at] * right;
-    sum4 += row4[at] * right;
-    sum5 += row5[at] * right;
-    sum6 += row6[at] * right;
-    sum7 += row7[at] * right;
-  }
-  const Register sums[] = {sum0, sum1, sum2, sum3, sum4, sum5, sum6, sum7};
-  for (Index r = 0; r < rows; ++r) {
-    Register* const to = reinterpret_cast<Register*>(out + r * out_stride);
-    *to = add ? *to + sign * sums[r] : sign * sums[r];
-  }
-}
-
-/// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, product_tile_columns).
-template <Real Scalar>
+/// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, `Registers` registers).
+template <int Registers, Real Scalar>
 EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
                                      Index out_stride) {
   using Register = typename VectorRegister<Scalar>::type;
-  constexpr Index lanes = product_tile_columns<Scalar> / 2;
-  const Index rows = std::min(a.rows, product_tile_rows), step = a.inner_step;
-  const auto row = [&](Index r) { return a.data + std::min(r, rows - 1) * a.row_step; };  // past the end: the last row again, discarded
-  const Scalar *row0 = row(0), *row1 = row(1), *row2 = row(2), *row3 = row(3), *row4 = row(4), *row5 = row(5);
-  Register left0 = {}, left1 = {}, left2 = {}, left3 = {}, left4 = {}, left5 = {};
-  Register right0 = {}, right1 = {}, right2 = {}, right3 = {}, right4 = {}, right5 = {};
-  for (Index k = 0, at = 0; k < inner; ++k, at += step, panel += 2 * lanes) {
-    const Register left = *reinterpret_cast<const Register*>(panel), right = *reinterpret_cast<const Register*>(panel + lanes);
-    left0 += row0[at] * left;
-    right0 += row0[at] * right;
-    left1 += row1[at] * left;
-    right1 += row1[at] * right;
-    left2 += row2[at] * left;
-    right2 += row2[at] * right;
-    left3 += row3[at] * left;
-    right3 += row3[at] * right;
-    left4 += row4[at] * left;
-    right4 += row4[at] * right;
-    left5 += row5[at] * left;
-    right5 += row5[at] * right;
+  constexpr int lanes = static_cast<int>(product_tile_columns<Scalar> / 2), tile_rows = static_cast<int>(product_tile_rows<Registers>);
+  const Index rows = std::min<Index>(a.rows, tile_rows), step = a.inner_step;
+  const Scalar* row[static_cast<std::size_t>(tile_rows)];
+  Register sums[static_cast<std::size_t>(tile_rows)][static_cast<std::size_t>(Registers)] = {};
+  IMPLICIT_ATTENTION_UNROLL
+  for (int r = 0; r < tile_rows; ++r)
+    row[r] = a.data + std::min<Index>(r, rows - 1) * a.row_step;  // past the end: the last row again, discarded
+  for (Index k = 0, at = 0; k < inner; ++k, at += step, panel += Registers * lanes) {
+    Register right[static_cast<std::size_t>(Registers)];
+    IMPLICIT_ATTENTION_UNROLL
+    for (int c = 0; c < Registers; ++c) right[c] = *reinterpret_cast<const Register*>(panel + c * lanes);
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < tile_rows; ++r) IMPLICIT_ATTENTION_UNROLL
+    for (int c = 0; c < Registers; ++c) sums[r][c] += row[r][at] * right[c];
   }
-  const Register left[] = {left0, left1, left2, left3, left4, left5}, right[] = {right0, right1, right2, right3, right4, right5};
-  for (Index r = 0; r < rows; ++r) {
+  IMPLICIT_ATTENTION_UNROLL
+  for (int r = 0; r < tile_rows; ++r) {
+    if (r == rows) return;
     Register* const to = reinterpret_cast<Register*>(out + r * out_stride);
-    to[0] = add ? to[0] + sign * left[r] : sign * left[r];
-    to[1] = add ? to[1] + sign * right[r] : sign * right[r];
+    IMPLICIT_ATTENTION_UNROLL
+    for (int c = 0; c < Registers; ++c) to[c] = add ? to[c] + sign * sums[r][c] : sign * sums[r][c];
   }
 }
 
-/// out (+)= sign a b: number (k, j) of b at b[k * inner_step + j * column_step], for at most product_inner sums.
+/// A right factor as its numbers stand in memory: number (k, j) at data[k * inner_step + j * column_step].
 template <Real Scalar>
-EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, const Scalar* b, Index inner_step,
-                                       Index column_step, Scalar sign, bool add) {
-  constexpr Index whole = product_tile_columns<Scalar>, half = whole / 2;
-  const Index columns = out.cols(), stride = out.outerStride();
+struct RightFactor {
+  const Scalar* data;
+  Index inner, inner_step, column_step;
+};
+
+/// Numbers a row of a large right factor is read in at a time where its rows are not its panels': a panel is a line or two of each row, which
+/// memory gives one by one at half of the rate or less (16 tokens against 3072 x 768 numbers: 24 GFLOP/s, by long rows ahead 34).
+template <class Scalar>
+constexpr Index product_group_columns = 8 * product_tile_columns<Scalar>;
+/// Right factors of fewer numbers lie in a cache.
+constexpr Index product_prefetched_from = Index(1) << 18;
+
+/// A group of panels, asked for a share at a time while the group before it is used.
+template <Real Scalar>
+class PanelPrefetch {
+ public:
+  PanelPrefetch() = default;
+  /// Columns begin .. of `b`, as many as a group has and `columns` leaves.
+  PanelPrefetch(const RightFactor<Scalar>& b, Index begin, Index columns)
+      : from_(b.data + begin), step_(b.inner_step), rows_(b.inner), columns_(std::min(product_group_columns<Scalar>, columns - begin)) {}
+
+  /// Asks for all that `done` of `whole` is of the group.
+  void ask(Index done, Index whole) {
+    constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+    for (const Index end = std::min(rows_, (rows_ * done + whole - 1) / whole); asked_ < end; ++asked_)
+      for (Index column = 0; column < columns_; column += line) __builtin_prefetch(from_ + asked_ * step_ + column, 0, 2);
+  }
+
+ private:
+  const Scalar* from_ = nullptr;
+  Index step_ = 0, rows_ = 0, columns_ = 0, asked_ = 0;
+};
+
+/// out (+)= sign a b for at most product_inner sums; `after` is what is multiplied next, for a right factor that is asked for ahead, or null.
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar>& a, const RightFactor<Scalar>& b, Scalar sign, bool add,
+                                       const RightFactor<Scalar>* after) {
+  constexpr Index whole = product_tile_columns<Scalar>, half = whole / 2, group = product_group_columns<Scalar>;
+  const Index columns = out.cols(), stride = out.outerStride(), inner = b.inner;
   alignas(64) Scalar panel[static_cast<std::size_t>(product_inner * whole)];
-  alignas(64) Scalar part[static_cast<std::size_t>(std::max(product_tile_rows * whole, product_half_tile_rows * half))];
+  alignas(64) Scalar part[static_cast<std::size_t>(std::max(product_tile_rows<2> * whole, product_tile_rows<1> * half))];
+  PanelPrefetch<Scalar> next;
   for (Index column = 0; column < columns; column += whole) {
     const Index count = std::min(whole, columns - column), width = count <= half ? half : whole;
-    const Index tile_rows = width == half ? product_half_tile_rows : product_tile_rows;
-    const auto multiply = width == half ? multiply_half_tile<Scalar> : multiply_tile<Scalar>;
+    const Index tile_rows = width == half ? product_tile_rows<1> : product_tile_rows<2>;
+    const auto multiply = width == half ? multiply_tile<1, Scalar> : multiply_tile<2, Scalar>;
+    if (after != nullptr && column % group == 0)
+      next = column + group < columns ? PanelPrefetch<Scalar>(b, column + group, columns) : PanelPrefetch<Scalar>(*after, 0, columns);
     if (count < width) std::fill_n(panel, inner * width, Scalar(0));
-    const Scalar* const from = b + column * column_step;
-    if (inner_step == 1 && count == width) {
-      copy_transposed(from, column_step, inner, panel, width);
-    } else if (inner_step == 1) {
+    const Scalar* const from = b.data + column * b.column_step;
+    if (b.inner_step == 1 && count == width) {
+      copy_transposed(from, b.column_step, inner, panel, width);
+    } else if (b.inner_step == 1) {
       for (Index c = 0; c < count; ++c)
-        for (Index k = 0; k < inner; ++k) panel[k * width + c] = from[c * column_step + k];
+        for (Index k = 0; k < inner; ++k) panel[k * width + c] = from[c * b.column_step + k];
     } else {
-      for (Index k = 0; k < inner; ++k) std::copy_n(from + k * inner_step, count, panel + k * width);
+      for (Index k = 0; k < inner; ++k) std::copy_n(from + k * b.inner_step, count, panel + k * width);
     }
     LeftFactor<Scalar> rest = a;
     for (Index row = 0; row < a.rows; row += tile_rows) {
       rest.data = a.data + row * a.row_step;
       rest.rows = a.rows - row;
+      next.ask(column % group / whole * a.rows + row + tile_rows, group / whole * a.rows);
       Scalar* const to = out.data() + row * stride + column;
       if (count == width) {
         multiply(rest, inner, panel, sign, add, to, stride);
@@ -201,14 +207,19 @@ EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar
 
 /// The same of any size.
 template <Real Scalar>
-EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, const Scalar* b, Index inner_step,
-                                       Index column_step, Scalar sign, bool add) {
+EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar>& a, const RightFactor<Scalar>& b, Scalar sign, bool add) {
+  const auto block = [&](Index begin) {
+    return RightFactor<Scalar>{b.data + begin * b.inner_step, std::min(product_inner, b.inner - begin), b.inner_step, b.column_step};
+  };
+  const bool ahead = b.inner_step != 1 && b.inner * out.cols() >= product_prefetched_from;
+  if (ahead) PanelPrefetch<Scalar>(block(0), 0, out.cols()).ask(1, 1);
   for (Index row = 0; row < a.rows; row += product_rows)
-    for (Index k = 0; k < inner; k += product_inner) {
+    for (Index k = 0; k < b.inner; k += product_inner) {
       const LeftFactor<Scalar> part{a.data + row * a.row_step + k * a.inner_step, std::min(product_rows, a.rows - row), a.row_step,
                                     a.inner_step};
-      multiply_panels(View<Scalar>(out.data() + row * out.outerStride(), part.rows, out.cols(), out.outerStride()), part,
-                      std::min(product_inner, inner - k), b + k * inner_step, inner_step, column_step, sign, add || k > 0);
+      const RightFactor<Scalar> after = block(k + product_inner < b.inner ? k + product_inner : 0);
+      multiply_panels(View<Scalar>(out.data() + row * out.outerStride(), part.rows, out.cols(), out.outerStride()), part, block(k), sign,
+                      add || k > 0, ahead ? &after : nullptr);
     }
 }
 
@@ -245,7 +256,7 @@ void multiply_matrices(View<Scalar> out, const LeftFactor<Scalar>& a, Index inne
   constexpr bool right = std::is_same_v<Which, Transposed::Right>;
   if (a.rows == 1) return multiply_row<Scalar, Which>(out, a, inner, b, sign, add);
   if (inner == 0 && !add) out.setZero();
-  multiply_blocks(out, a, inner, b.data(), right ? 1 : b.outerStride(), right ? b.outerStride() : 1, sign, add);
+  multiply_blocks(out, a, RightFactor<Scalar>{b.data(), inner, right ? 1 : b.outerStride(), right ? b.outerStride() : 1}, sign, add);
 }
 #endif
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/models/contribution_rollout.hpp>
 #include <implicit_attention/models/explanation_plan.hpp>
 
@@ -239,7 +240,7 @@ void ExplainedRun<S>::check(const Target& target) const {
   check_index(target.token, model_.vocabulary(), "target token");
   if (target.contrast) check_index(*target.contrast, model_.vocabulary(), "contrast token");
   use_logits(target.position, [&](ConstView<Scalar> logits) {
-    if (logits.allFinite()) return;
+    if (all_finite(logits)) return;
     ForwardOptions searching = options_;  // once more, for the name of the layer, token and channel where it began
     searching.keep = Keep::logits;
     searching.check_finite = true;
