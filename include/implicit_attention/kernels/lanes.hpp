@@ -116,6 +116,15 @@ EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 #endif
 }
 
+/// Asks for `Width` numbers that will be written.
+template <int Width, class Scalar>
+EIGEN_ALWAYS_INLINE void prefetch_written([[maybe_unused]] Scalar* numbers) {
+#if defined(__GNUC__)
+  for (Index i = 0; i < Width; i += detail::numbers_in_a_line<Scalar>) __builtin_prefetch(numbers + i, 1, 2);
+  __builtin_prefetch(numbers + (Width - 1), 1, 2);
+#endif
+}
+
 namespace detail {
 
 /// The rows of an array from one column on, found once: a walk reads them by the thousand, and an array asks at each whether its numbers

@@ -51,11 +51,13 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
     const auto run = [&]<bool ReadsBefore>() {
       for (Index token = begin; token < end; ++token) {
         const Index at = token - begin;
+        prefetch_read(token + tokens_in_a_run, g, gradient);
         if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
         read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.query_sums(at * states, 0), g, gradient);
       }
       for (Index token = end - 1; token >= begin; --token) {
         const Index at = token - begin;
+        prefetch_step_back(token - tokens_in_a_run, gradient);
         step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.key_sums(at * states, 0), g, gradient);
       }
     };
@@ -69,6 +71,19 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
   using Base = TileRegisters<Width, Scalar>;
   using Base::lane, Base::registers, Base::load, Base::store;
   using typename Base::Register, typename Base::Registers, typename Base::Row;
+
+  // A tile's numbers of one token lie far from those of the next one, and no processor foresees so many rows at a time.
+  EIGEN_ALWAYS_INLINE void prefetch_read(Index token, const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
+    if (token >= recurrence_->tokens) return;
+    states_.prefetch_token(token);
+    prefetch<Width>(g.data() + token * g.outerStride() + channel_);
+    if (gradient.query_scale.size() != 0) prefetch_written<Width>(&gradient.query_scale(token, channel_));
+  }
+  EIGEN_ALWAYS_INLINE void prefetch_step_back(Index token, ScanGradient<Scalar>& gradient) const {
+    if (token < 0) return;
+    for (Matrix<Scalar>* const written : {&gradient.input, &gradient.step, &gradient.key_scale, &gradient.diagonal})
+      if (written->size() != 0) prefetch_written<Width>(&(*written)(token, channel_));
+  }
 
   /// Advances the state by one token, and adds up the gradients that need only the state: those of the query and its scale.
   template <bool ReadsBefore>

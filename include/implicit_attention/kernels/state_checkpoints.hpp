@@ -87,6 +87,7 @@ class StateCheckpoints : private TileRegisters<Width, Scalar> {
       Scalar* const state = begins_.data() + begin / block_ * states * Width;
       std::copy_n(state - states * Width, states * Width, state);
       for (Index token = begin - block_; token < begin; ++token) {
+        prefetch_token(token + tokens_in_a_run);
         const bool fresh = set_decays(token, scratch.decays.data());
         if (fresh) std::fill_n(state, states * Width, Scalar(0));
         step(token, scratch, scratch.decays.data(), state);
@@ -111,6 +112,13 @@ class StateCheckpoints : private TileRegisters<Width, Scalar> {
     }
     decays_.set(recurrence_->step.row(token) + channel_, to);
     return false;
+  }
+  /// Asks for a token's numbers by channel.
+  EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const {
+    if (token >= recurrence_->tokens) return;
+    for (const Array<Scalar>* const array : {&recurrence_->step, &recurrence_->key_scale, &recurrence_->query_scale})
+      if (!array->empty()) prefetch<Width>(array->row(token) + channel_);
+    prefetch<Width>(input_.data() + token * input_.outerStride() + channel_);
   }
   [[nodiscard]] TokenParts<Scalar> parts(Index token, const Scratch& scratch) const {
     const auto row = [&](const Array<Scalar>& array, Index column) {
