@@ -149,6 +149,46 @@ void mamba2_reductions(benchmark::State& state) {
   state.counters["mean_abs_percent"] = percent("mean_abs");
 }
 
+/// Every channel's matrix of a longer text, six heads at a time in the same memory, beside one map for all of them.
+void mamba2_channels_beside_reductions(benchmark::State& state) {
+  const Index tokens = settings().quick ? 256 : 1024, channels = mamba2_heads * mamba2_values, at_once = 6 * mamba2_values;
+  const Operator all(mamba2_form(tokens, false));
+  LargeMemory<float> memory(at_once * tokens, tokens);
+  std::fill_n(memory.data(), at_once * tokens * tokens, 1.0f);
+  std::vector<Selection> parts;
+  for (Index first = 0; first < channels; first += at_once) {
+    std::vector<Index> some = first_numbers(at_once);
+    for (Index& channel : some) channel += first;
+    Selection part;
+    part.channels = std::move(some);
+    parts.push_back(part);
+  }
+  const Matrix<float> g = normal_numbers(tokens, channels, 21), x = normal_numbers(tokens, channels, 22);
+  Reduction<float> weighted, absolute;
+  weighted.row_weights = Array<float>::view(g);
+  weighted.column_weights = Array<float>::view(x);
+  absolute.kind = ReductionKind::mean_abs;
+  Matrix<float> map = Matrix<float>::Zero(tokens, tokens);
+  Rounds rounds;
+  rounds.add("fill", [&] {
+    for (std::size_t part = 0; part < parts.size(); ++part) yardstick_fill(memory.data(), at_once * tokens * tokens);
+  });
+  rounds.add("all", [&] {
+    for (const Selection& part : parts) all.materialize_into(View<float>(memory.data(), at_once * tokens, tokens), part);
+  });
+  rounds.add("mean", [&] { all.reduce_into(map, weighted); });
+  rounds.add("mean_abs", [&] { all.reduce_into(map, absolute); });
+  rounds.run(5, 3);
+  report_at_most(157, "full attention, all terms, Mamba-2" + tokens_text(tokens), rounds.ratio("all", "fill"), 1.5, 1.3, " x the fill",
+                 time_text(rounds.seconds("all")));
+  report_at_most(158, "weighted mean, Mamba-2" + tokens_text(tokens), rounds.ratio("mean", "all"), 1, 0.5, " x the full attention",
+                 time_text(rounds.seconds("mean")));
+  report_at_most(159, "mean of absolute values, Mamba-2" + tokens_text(tokens), rounds.ratio("mean_abs", "all"), 1, 0.5,
+                 " x the full attention", time_text(rounds.seconds("mean_abs")));
+  state.SetIterationTime(rounds.seconds("all"));
+  state.counters["of_fill"] = rounds.ratio("all", "fill");
+}
+
 void mamba2_linear(benchmark::State& state) {
   const Index tokens = settings().quick ? 2048 : 65536, channels = mamba2_heads * mamba2_values;
   const Operator all(mamba2_form(tokens, false)), own(mamba2_form(tokens, true));
@@ -275,6 +315,7 @@ void softmax_maps(benchmark::State& state) {
 void add_heads() {
   add_benchmark("table/heads/Mamba-2/matrices", mamba2_maps);
   add_benchmark("table/heads/Mamba-2/channels", mamba2_channels);
+  add_benchmark("table/heads/Mamba-2/beside-reductions", mamba2_channels_beside_reductions);
   add_benchmark("table/heads/Mamba-2/reductions", mamba2_reductions);
   add_benchmark("table/heads/Mamba-2/linear", mamba2_linear);
   const auto of_gradients = [] { return settings().quick ? Index(128) : Index(512); };
