@@ -1,6 +1,7 @@
 // Layers whose channels share one matrix a head: matrices, maps, joins, rows and applications, against the machine's limit.
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <implicit_attention/core/thread_executor.hpp>
