@@ -38,9 +38,9 @@ have_font() { # DejaVu Sans, or the one the user names: the same places as examp
   done
   return 1
 }
-clang_format() { # version 14 by either name: others break lines elsewhere
+llvm_14_tool() { # by either name: another clang-format breaks lines elsewhere, another clang-tidy warns of other things
   local name
-  for name in clang-format-14 clang-format; do
+  for name in "$1-14" "$1"; do
     if have "$name" && "$name" --version | grep -q 'version 14\.'; then
       echo "$name"
       return 0
@@ -81,7 +81,7 @@ report_coverage() {
 }
 
 # missing_packages PARTS...: the Debian names of what is not installed, for any of: build sentencepiece mpi tests examples benchmarks clang
-# coverage format.
+# coverage format tidy.
 missing_packages() {
   local part
   for part in "$@"; do
@@ -110,7 +110,8 @@ missing_packages() {
       benchmarks) have_header benchmark/benchmark.h || echo libbenchmark-dev ;;
       clang) have clang++ || echo clang ;;
       coverage) llvm_tool llvm-cov >/dev/null && llvm_tool llvm-profdata >/dev/null || echo llvm ;;
-      format) clang_format >/dev/null || echo clang-format-14 ;;
+      format) llvm_14_tool clang-format >/dev/null || echo clang-format-14 ;;
+      tidy) llvm_14_tool clang-tidy >/dev/null || echo clang-tidy-14 ;;
       *) die "setup.sh: there is no part $part" ;;
     esac
   done

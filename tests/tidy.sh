@@ -15,7 +15,7 @@ case "${1:-}" in
   -h | --help) usage; exit 0 ;;
   -*) usage >&2; die "There is no option $1." ;;
 esac
-tidy="$(llvm_tool clang-tidy)" || die "There is no clang-tidy (Debian: clang-tidy)."
+tidy="$(llvm_14_tool clang-tidy)" || die "There is no clang-tidy 14 (Debian: clang-tidy-14)."
 mkdir -p build/tidy
 files=("$@")
 if [ ${#files[@]} -eq 0 ]; then

@@ -10,7 +10,6 @@
 #include <implicit_attention/io/config.hpp>
 #include <implicit_attention/io/safetensors.hpp>
 #include <implicit_attention/models/load.hpp>
-#include <reference/relevance.hpp>
 #include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
 
@@ -269,28 +268,6 @@ TEST_CASE("relevance is conserved", "[attribution]") {
           if (!biases && architecture == "mamba") CHECK(result.bias_share == 0);
         }
       }
-}
-
-TEST_CASE("relevance is conserved with a state carried in", "[attribution]") {
-  Draw draw(45);
-  const Numbers before = draw.normals<double>(5, 6), u = draw.normals<double>(4, 6), g = draw.normals<double>(4, 8);
-  const Mamba<double> mamba = random_mamba(draw, 6, 8, true);
-  const auto mamba_state = mamba.activations(before).final;
-  const auto gated = mamba.activations(u, &mamba_state);
-  const Numbers z = *gated.z, scale = z.unaryExpr([](double number) { return logistic(number); });
-  const ImplicitAttention<double> ungated = implicit_attention_of(mamba, gated, Terms::all().without(Term::gate));
-  REQUIRE(ungated.carry().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
-  const GatedRelevance<double> halves = relevance_through_gated_attention<double>(ungated, *gated.x, z, scale, g);
-  CHECK(gated.x.matrix().cwiseProduct(halves.grad_x).sum() + z.cwiseProduct(halves.grad_z).sum() + halves.bias_share ==
-        Approx(g.cwiseProduct(gated.y.matrix()).sum()).epsilon(1e-12));
-
-  const Rwkv4<double> rwkv = random_rwkv4(draw, 6, 8);
-  const auto rwkv_state = rwkv.activations(before).final;
-  const auto act = rwkv.activations(u, &rwkv_state);
-  const ImplicitAttention<double> attention = implicit_attention_of(rwkv, act);
-  REQUIRE(attention.carry().cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() > 1e-3);
-  const RelevanceStep<double> step = relevance_through_attention<double>(attention, g);
-  CHECK(act.x.matrix().cwiseProduct(step.grad).sum() + step.bias_share == Approx(g.cwiseProduct(act.y.matrix()).sum()).epsilon(1e-12));
 }
 
 TEST_CASE("relevance is conserved on trained models", "[attribution]") {

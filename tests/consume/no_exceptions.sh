@@ -11,6 +11,12 @@ must "the example of a quantised engine does not build" "$CXX" "${flags[@]}" "${
 must "the example of a quantised engine fails" "$scratch/quantised_engine"
 cat "$scratch/output"
 
+# A host's own layer, in a model and explained. Without optimisation: what it computes takes no time, compiling does.
+must "the example of an own layer does not build" "$CXX" "${flags[@]}" "${strict[@]}" -O0 -fno-exceptions -fno-rtti \
+  "$REPOSITORY/examples/own_layer.cpp" -o "$scratch/own_layer"
+must "the example of an own layer fails" "$scratch/own_layer"
+cat "$scratch/output"
+
 # How its handler leaves: one that returns is followed by the message and an abort; one may exit out of a pool's loop.
 must "the program of handlers does not build" "$CXX" "${flags[@]}" "${strict[@]}" -fno-exceptions -fno-rtti "$here/source/leaving.cpp" \
   -o "$scratch/leaving" -pthread

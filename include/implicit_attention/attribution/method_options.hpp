@@ -108,6 +108,16 @@ struct Target {
   return targets;
 }
 
+namespace detail {
+template <class = void>
+[[nodiscard]] std::vector<Index> positions_of(const std::vector<Target>& targets) {
+  std::vector<Index> positions;
+  positions.reserve(targets.size());
+  for (const Target& target : targets) positions.push_back(target.position);
+  return positions;
+}
+}  // namespace detail
+
 /// How a token is removed (leave-one-out).
 enum class Removal {
   replace,  ///< another token in its place: `<unk>`, say

@@ -146,7 +146,7 @@ namespace detail {
 template <class Scalar, class Given>
 [[nodiscard]] Array<Scalar> taken_or_viewed(Given&& given) {
   if constexpr (std::is_same_v<Given, Matrix<Scalar>>)
-    return Array<Scalar>(std::move(given));
+    return Array<Scalar>(std::forward<Given>(given));
   else if constexpr (requires { requires std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cv_t<Given>>, Given>; })
     return Array<Scalar>(Matrix<Scalar>(ConstView<Scalar>(given)));
   else

@@ -66,10 +66,11 @@ class LaneMethods {
     using Scalar = typename E::Scalar;
     const Index size = self().size();
     constexpr int count = register_numbers_of<Scalar, E::width>;
+    constexpr Index pair = Index(2) * count;
     using Register = LaneRegister<Scalar, count>;
     typename Register::type even = Register::zero(), odd = Register::zero();  // sums that do not wait for each other
     Index i = 0;
-    for (; i + 2 * count <= size; i += 2 * count) {
+    for (; i + pair <= size; i += pair) {
       even = even + self().template at<count>(i);
       odd = odd + self().template at<count>(i + count);
     }
@@ -199,7 +200,8 @@ class LanesAt : public LaneMethods<LanesAt<Number, Width>> {
   /// Numbers that may be changed are numbers that may be read.
   EIGEN_ALWAYS_INLINE LanesAt(const LanesAt<Scalar, Width>& other)  // NOLINT(google-explicit-constructor)
       requires std::is_const_v<Number> : LanesAt(other.data(), other.size()) {}
-  EIGEN_ALWAYS_INLINE LanesAt& operator=(const LanesAt& numbers) { return assign(numbers); }
+  // Numbers that are assigned to themselves are read and written as they are.
+  EIGEN_ALWAYS_INLINE LanesAt& operator=(const LanesAt& numbers) { return assign(numbers); }  // NOLINT(bugprone-unhandled-self-assignment)
   template <LaneExpression E>
   EIGEN_ALWAYS_INLINE LanesAt& operator=(const E& e) {
     return assign(e);

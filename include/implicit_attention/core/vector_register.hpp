@@ -1,6 +1,7 @@
 // A vector register of the target machine as the compiler's own type: arithmetic that stays in registers whatever the optimisation level.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <implicit_attention/core/types.hpp>
@@ -27,7 +28,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-constexpr int vector_register_bytes = EIGEN_MAX_STATIC_ALIGN_BYTES > 16 ? EIGEN_MAX_STATIC_ALIGN_BYTES : 16;
+constexpr int vector_register_bytes = std::max<int>(EIGEN_MAX_STATIC_ALIGN_BYTES, 16);
 
 #if defined(__GNUC__)
 /// `type` may stand at any address that suits its numbers; `bits` are integers of their size.

@@ -79,7 +79,7 @@ class FourTapRows {
     const auto load = [](const Scalar* from) -> Numbers { return Register::load(from); };
     const auto product = [=](Index j) -> Numbers { return load(row + j) * load(activation + j); };
     const auto product_with_skip = [=](Index j) -> Numbers {
-      const Index place = std::clamp<Index>(lane + j - diagonal, 0, 2 * lane);
+      const Index place = std::clamp<Index>(lane + j - diagonal, 0, Index(2) * lane);
       return (load(row + j) + load(skip + place)) * load(activation + j);
     };
     const auto sum_of = [=](const Numbers& numbers, const Numbers& next) -> Numbers {
@@ -98,7 +98,7 @@ class FourTapRows {
       }
     };
     // Registers that contain neither the skip nor the row's end.
-    const Index plain = diagonal < begin ? count - lane + 1 : std::min(diagonal - 2 * lane, count - lane) + 1;
+    const Index plain = diagonal < begin ? count - lane + 1 : std::min(diagonal - Index(2) * lane, count - lane) + 1;
     Numbers numbers = product_with_skip(begin);
     Index j = begin;
     for (const Index last = std::min(end, plain); j < last; j += lane) {

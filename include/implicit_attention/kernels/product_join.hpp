@@ -34,7 +34,8 @@ class ProductJoin {
   /// Joins columns first .. first + columns of `rows` of a strip's rows, which begin at to[0], to[1], ...; columns below 0 are not there.
   void join(const Scalar* queries, const Scalar* keys, Index columns, Index first, Scalar* const* to, Index rows) const {
     if constexpr (pairs_panels)
-      if (columns == 2 * width && first >= 0 && rows == strip_tokens) return join_two_panels(queries, keys, rows_at(to, rows, first));
+      if (columns == Index(2) * width && first >= 0 && rows == strip_tokens)
+        return join_two_panels(queries, keys, rows_at(to, rows, first));
     each_panel<Scalar>(columns, [&]<int Columns>(Index column) {
       const Scalar* panel = keys + column / width * panel_stride_;
       const Index at = first + column, hidden = std::max(-at, Index(0));  // columns before the first token

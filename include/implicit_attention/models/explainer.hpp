@@ -187,8 +187,7 @@ AttributionMatrix<S> Explainer<S>::explain_each(Method method, const std::vector
   result.scores = Matrix<Scalar>::Zero(count, tokens());
   result.explained = RowVector<Scalar>::Constant(count, std::numeric_limits<Scalar>::quiet_NaN());
   result.bias_share = result.baseline = RowVector<Scalar>::Zero(count);
-  std::vector<Index> positions;
-  for (const Target& target : targets) positions.push_back(target.position);
+  const std::vector<Index> positions = detail::positions_of(targets);
   run_.need_logits(positions);
   for (const Target& target : targets) run_.check(target);
 

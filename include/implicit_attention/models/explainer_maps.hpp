@@ -74,8 +74,7 @@ Attribution<S> MapMethods<S>::rolled_out(Index position, const MethodOptions<Sca
 template <Real S>
 Matrix<S> MapMethods<S>::by_vectors(Method method, const std::vector<Target>& targets, const MethodOptions<Scalar>& options) const {
   if (method == Method::alti_logit) return alti_logit(run_->model(), run_->pass(), targets, options.terms, run_->options().executor);
-  std::vector<Index> positions;
-  for (const Target& target : targets) positions.push_back(target.position);
+  const std::vector<Index> positions = positions_of(targets);
   if (method == Method::contribution_rollout)
     return contribution_rollout(run_->model(), run_->pass(), positions, options.terms, run_->options().executor);
   return contribution_norms(run_->model(), run_->pass(), positions, run_->mixing_layers_of(method, options), options.terms,

@@ -54,7 +54,7 @@ template <Real S>
   else if (state && *state > 0)
     options.groups = shared / *state;
   else if (type == "mamba2" || type == "nemotron_h") {  // the public ports' defaults: 8 groups, state 128
-    if (shared != 8 * 128)
+    if (shared != Index(8) * 128)
       raise(ErrorKind::value, configuration.where(),
             ": keys n_groups and state_size are missing, expected one of them: ", tensors.name_in_file("conv1d.weight"), " has ", shared,
             " rows for B, and 8 groups of 128 without them");
