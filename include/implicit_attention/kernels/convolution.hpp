@@ -28,7 +28,7 @@ namespace detail {
 class DocumentCursor {
  public:
   explicit DocumentCursor(const std::vector<Index>& positions) : positions_(&positions) {}
-  /// The last mark at or before `token`, or -1; tokens must be asked for in ascending order.
+  /// The last position at or before `token`, or -1; tokens must be asked for in ascending order.
   [[nodiscard]] Index last_until(Index token) {
     while (next_ < positions_->size() && (*positions_)[next_] <= token) last_ = (*positions_)[next_++];
     return last_;
