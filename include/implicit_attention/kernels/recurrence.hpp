@@ -126,6 +126,12 @@ struct Surrounded {
 template <Real Scalar>
 using SurroundedDiagonal = Surrounded<DiagonalRecurrence<Scalar>>;
 
+/// The names of both before version 0.2.
+template <class Recurrence>
+using Dressed [[deprecated("renamed: Surrounded")]] = Surrounded<Recurrence>;
+template <Real Scalar>
+using DressedDiagonal [[deprecated("renamed: SurroundedDiagonal")]] = SurroundedDiagonal<Scalar>;
+
 namespace detail {
 
 /// The arrays of a surrounded recurrence from one channel on, as walks of neighbouring channels read them. Queries and keys, which have a
