@@ -154,7 +154,7 @@ struct SurroundedRows {
         activation(surrounded.activation, channel),
         column_weights(surrounded.column_weights, channel) {}
 
-  /// Asks ahead for what a walk reads of a token, if it is there.
+  /// Prefetches what a walk reads of a token, if there is such a token.
   template <int Width>
   EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const {
     if (token < 0 || token >= tokens) return;

@@ -80,9 +80,9 @@ class StripWalk {
   [[nodiscard]] Scalar& token_query(Index n, Index r) { return token_queries_[n * strip_tokens + r]; }
   [[nodiscard]] Scalar& token_key(Index n, Index r) { return token_keys_[n * strip_tokens + r]; }
 
-  /// The key of a state that tokens have made of a near column so far.
+  /// The key of a state that the tokens so far have made from a near column.
   [[nodiscard]] LanesAt<Scalar, width> running_key(Index n, Index column) { return at(rows_.running_keys(n) + column); }
-  /// No column before the strip is seen.
+  /// Makes the columns before the strip invisible.
   void forget_columns() {
     for (Index n = 0; n < rows_.state; ++n) std::fill_n(numbers(rows_.running_keys(n)), rows_.lead * width, Scalar(0));
   }
@@ -129,7 +129,7 @@ class StripWalk {
     // Nothing that is stored to is reached through `this` below: compilers would read everything anew after each store.
     const Index states = rows_.state, kept_stride = rows_.factor_stride * width, entry_stride = rows_.entry_stride * width;
     const bool begun = column < rows_.lead;
-    const int entering = static_cast<int>(std::min<Index>(column + 1, register_rows));  // the row in which nothing enters any more
+    const int entering = static_cast<int>(std::min<Index>(column + 1, register_rows));  // the first row in which nothing enters any more
     const Scalar *decays = numbers(rows_.decays), *queries = token_queries_.data(), *keys = token_keys_.data();
     const Scalar *const enter = numbers(rows_.enter + column * rows_.entrances), *const direct =
                                                                                      numbers(rows_.direct + column * rows_.entrances);

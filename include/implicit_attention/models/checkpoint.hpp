@@ -57,11 +57,11 @@ class CheckpointFacts {
   std::optional<std::string> type_;
 };
 
-/// Fails on tensors that the loader did not read, but for those known to carry nothing.
+/// Fails on tensors that the loader did not read, except those known to carry nothing.
 template <Real Scalar>
 void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view architecture) {
   std::string left;
-  std::set<std::string> counted;  // as the file has them: of GGUF's a single one may hold a matrix of every expert
+  std::set<std::string> counted;  // names in the file: one tensor of a GGUF file may hold a matrix for every expert
   for (const std::string& name : watched.unused()) {
     // Tables that follow from the configuration; extra prediction heads and vision towers, which the text model does not use.
     const auto ends = [&](std::string_view end) {
@@ -128,7 +128,7 @@ void expect_integer(const Configuration& configuration, std::initializer_list<st
 /// in an LSTM's configuration it is the width of the state.
 template <class = void>
 void expect_layer_width(const Configuration& configuration, Index width) {
-  const std::string_view text = "text_config.hidden_size";  // of a multimodal model the text's counts
+  const std::string_view text = "text_config.hidden_size";  // in a multimodal model the text model's counts
   for (const std::string_view key : {text, std::string_view("hidden_size"), std::string_view("n_embd"), std::string_view("d_model")}) {
     if (!configuration.has(key) || configuration.asked(key) || (key != text && configuration.has(text))) continue;
     expect_integer(configuration, {key}, width, "the layer's input is that wide");
@@ -180,7 +180,7 @@ void expect_present_unless(const Configuration& configuration, std::string_view 
             " false in its configuration");
 }
 
-/// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.
+/// Tensors that one setting of the public code puts into a layer or leaves out together: having only some of them is an error.
 template <Real Scalar, class Names = std::initializer_list<std::string_view>>
 void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names) {
   for (const std::string_view name : names)
@@ -275,8 +275,9 @@ template <Real Scalar>
   return Norm<Scalar>::layer(weight, bias, eps);
 }
 
-/// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise, and where
-/// it says nothing, the public port would tie, and the stored head is another than the embedding: the port would drop it in silence.
+/// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise. Also
+/// fails where it says nothing, the public port ties by default, and the stored head differs from the embedding: the port would silently
+/// drop that head.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> read_head(const TensorSource<Scalar>& source, const Configuration& configuration, std::string_view name,
                                       const Array<Scalar>& embedding, std::initializer_list<std::string_view> tied_spellings,

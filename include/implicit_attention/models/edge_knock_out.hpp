@@ -198,7 +198,7 @@ class KnockOut {
     return logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : S(0));
   }
 
-  /// The target's value with another part in the place of one.
+  /// The target's value with another part in place of one.
   template <class Alter>
   [[nodiscard]] S value_with(Index layer, const Place& place, const Target& target, const Alter& alter) const {
     Block<S> block = model_.block(layer);

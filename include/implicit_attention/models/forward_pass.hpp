@@ -39,7 +39,7 @@ struct ForwardOptions {
   std::vector<Index> starts = {};
 };
 
-/// One sequence through a language model. Cheap to copy but for the logits.
+/// One sequence through a language model. Cheap to copy, except for the logits.
 template <Real Scalar>
 struct ForwardPass {
   std::vector<Index> ids;                                     ///< (L), empty where the pass began with embeddings

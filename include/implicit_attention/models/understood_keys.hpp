@@ -1,4 +1,4 @@
-// Which keys of a public configuration change nothing of a forward pass, and that every other one was asked for.
+// Which keys of a public configuration have no effect on a forward pass, and the check that a loader asked for every other one.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
+/// The first part of a key; below `text_config`, in multimodal models, the second: `rope_parameters` of
+/// `text_config.rope_parameters.rope_theta`.
 template <class = void>
 [[nodiscard]] std::string_view top_key(std::string_view key) {
   if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
