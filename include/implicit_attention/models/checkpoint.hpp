@@ -1,4 +1,4 @@
-// What the readers of public checkpoints share: counting layers, tied heads, and configuration keys held against the weights.
+// What the readers of public checkpoints share: counting layers, tied heads, and configuration keys checked against the weights.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What tells a family: the names of the tensors and the configuration's model_type.
+/// What identifies a family: the names of the tensors and the configuration's model_type.
 class CheckpointFacts {
  public:
   template <class = void>
@@ -81,7 +81,7 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
         left, count > 3 ? ", ..." : "", "): what ", count == 1 ? "it does" : "they do", " would be missing from the model");
 }
 
-/// The same for a layer that is read by itself: of the tensors below its prefix.
+/// The same for a layer that is read by itself, with the tensors below its prefix.
 template <Real Scalar>
 void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
   for (const std::string& name : watched.unused())
@@ -109,7 +109,7 @@ template <Real Scalar>
   return count;
 }
 
-/// A key that is there and says something else than the weights is an error.
+/// A key that contradicts the weights is an error.
 template <class Value>
 [[noreturn]] void contradiction(const Configuration& configuration, std::string_view key, const Value& value, const Value& expected,
                                 std::string_view reason) {
@@ -144,7 +144,7 @@ void expect_boolean(const Configuration& configuration, std::initializer_list<st
       contradiction(configuration, key, text(*value), text(expected), reason);
 }
 
-/// A key that says whether these tensors are there: each of them must agree.
+/// A key that says whether these tensors are present: it must be right about each of them.
 template <Real Scalar>
 void expect_tensors(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                     const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
@@ -255,7 +255,7 @@ template <Real S>
   return list;
 }
 
-/// A norm's eps, or another number that must be above zero; of several spellings as Configuration::positive_number has them.
+/// A norm's eps, or another number that must be above zero; under several spellings, as in Configuration::positive_number.
 template <class = void>
 [[nodiscard]] double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                                      double otherwise) {

@@ -83,7 +83,7 @@ class AlteredPart final : public Part<S> {
 template <Real S>
 class KnockOut {
  public:
-  /// Of a pass with Keep::activations or Keep::residuals. Fails (ErrorKind::value) where the model looks at later tokens, and on a pass
+  /// For a pass with Keep::activations or Keep::residuals. Fails (ErrorKind::value) where the model looks at later tokens, and on a pass
   /// that kept neither.
   KnockOut(LanguageModel<S> model, ForwardPass<S> pass, Executor executor = serial_executor())
       : model_(std::move(model)), pass_(std::move(pass)), executor_(std::move(executor)) {

@@ -215,7 +215,7 @@ void expect_listed_layers(const Configuration& configuration, std::string_view k
             ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]);
 }
 
-/// down(silu(gate_scale gate u) * up u), of three tensors; biases and inner width, under `width_key`, are held against the configuration.
+/// down(silu(gate_scale gate u) * up u), of three tensors. Biases and inner width (`width_key`) are checked against the configuration.
 template <Real S>
 [[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1,
                                                   std::string_view width_key = "intermediate_size") {

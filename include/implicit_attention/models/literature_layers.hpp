@@ -1,5 +1,5 @@
-// Layers of the literature that are read by themselves, out of the configurations of their public code: options, and sizes held against the
-// weights.
+// Layers of the literature that are read by themselves, with the configurations of their public code: options, and sizes checked against
+// the weights.
 #pragma once
 
 #include <cmath>

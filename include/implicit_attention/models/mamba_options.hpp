@@ -1,4 +1,4 @@
-// Mamba mixers out of public configurations: norms of dt, B and C, and keys held against the weights.
+// Mamba mixers out of public configurations: norms of dt, B and C, and keys checked against the weights.
 #pragma once
 
 #include <cmath>

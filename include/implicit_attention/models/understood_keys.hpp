@@ -188,7 +188,7 @@ template <class = void>
       {{"bamba"}, {"attn_rotary_emb"}}};
   const auto in = [](const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   if (in(common, top_key(key))) return true;
-  // Of a multimodal model the two differ, and the whole model's counts.
+  // In a multimodal model the two differ, and the whole model's counts.
   const std::string nested = configuration.text({"text_config.model_type"}).value_or("");
   const std::string type = configuration.text({"model_type"}).value_or(nested);
   return std::any_of(owned.begin(), owned.end(), [&](const Owned& row) { return in(row.types, type) && in(row.keys, top_key(key)); });
