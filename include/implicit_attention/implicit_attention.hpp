@@ -127,7 +127,6 @@
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/layers/layer_gradient.hpp>
 #include <implicit_attention/layers/linear_attention.hpp>
-#include <implicit_attention/layers/local_attention.hpp>
 #include <implicit_attention/layers/lstm.hpp>
 #include <implicit_attention/layers/made_from.hpp>
 #include <implicit_attention/layers/mamba.hpp>

@@ -82,12 +82,12 @@ inline Griffin<double> random_griffin(Draw& draw, Index width, Index channels, b
   return Griffin<double>(w);
 }
 
-inline LocalAttention<double> random_local_attention(Draw& draw, Index width, Index head_size, bool biases) {
-  LocalAttention<double>::Options options;
+inline SoftmaxAttention<double> random_local_attention(Draw& draw, Index width, Index head_size, bool biases) {
+  SoftmaxAttention<double>::Options options;
   options.heads = 2;
   options.window = 4;
   options.rotary_part = 0.5;
-  LocalAttention<double>::Weights w;
+  SoftmaxAttention<double>::Weights w;
   w.q_proj_weight = weight(draw, 2 * head_size, width);
   w.k_proj_weight = weight(draw, head_size, width);
   w.v_proj_weight = weight(draw, head_size, width);
@@ -98,7 +98,7 @@ inline LocalAttention<double> random_local_attention(Draw& draw, Index width, In
     w.v_proj_bias = draw.normals<double>(1, head_size, 0.3);
     w.o_proj_bias = draw.normals<double>(1, width, 0.3);
   }
-  return LocalAttention<double>(w, options);
+  return SoftmaxAttention<double>(w, options);
 }
 
 inline GatedFeedForward<double> random_gated_feed_forward(Draw& draw, Index width, bool biases) {

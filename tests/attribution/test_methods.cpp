@@ -94,7 +94,7 @@ class Frozen {
       const auto& w = rwkv->weights();
       return linear(attend(all, linear(mixed(u, w.time_mix_value), w.value_weight)), w.output_weight);
     }
-    const auto& local = *model.block(layer).find<LocalAttention<double>>();
+    const auto& local = *model.block(layer).find<SoftmaxAttention<double>>();
     const Numbers values = linear(u, local.weights().v_proj_weight, local.weights().v_proj_bias);
     return linear(attend(all, values.replicate(1, 2)), local.weights().o_proj_weight, local.weights().o_proj_bias);
   }
@@ -120,7 +120,7 @@ class Frozen {
       const auto& w = rwkv->weights();
       return moved(linear(mixed(u, w.time_mix_value), w.value_weight), w.output_weight);
     }
-    const auto& w = model.block(layer).find<LocalAttention<double>>()->weights();
+    const auto& w = model.block(layer).find<SoftmaxAttention<double>>()->weights();
     return moved(linear(u, w.v_proj_weight, w.v_proj_bias).replicate(1, 2), w.o_proj_weight);
   }
 

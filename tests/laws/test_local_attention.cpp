@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <implicit_attention/layers/local_attention.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
 
 namespace {
 
@@ -15,7 +15,7 @@ using namespace laws;
 
 template <class S>
 struct LocalAttentionFamily {
-  using Layer = LocalAttention<S>;
+  using Layer = SoftmaxAttention<S>;
 
   static std::vector<std::string> flavours() {
     return {"ordinary",      "biases",           "window 0",    "wide window",      "one head", "a key head for each",
@@ -104,7 +104,7 @@ struct LocalAttentionFamily {
     s.input = s.x;
     s.out = reference::linear(s.y, table(w.o_proj_weight), table(w.o_proj_bias));
     std::ostringstream text;
-    text << "LocalAttention<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << L << " tokens, width " << D << ", "
+    text << "SoftmaxAttention<" << (sizeof(S) == 4 ? "float" : "double") << "> " << flavour << ", " << L << " tokens, width " << D << ", "
          << H << " heads of " << P << ", window " << options.window << ", seed " << seed;
     // Rounding of a score is relative to the score, and the exponential makes it relative to the weight.
     return make_case(text.str(), Layer(w, options), u, is("positions above 0") ? positions : std::vector<Index>(), std::move(s),

@@ -13,7 +13,7 @@
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
 #include <implicit_attention/layers/linear_attention.hpp>
-#include <implicit_attention/layers/local_attention.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 
@@ -26,7 +26,7 @@ using test_support::error_of;
 static_assert(LayerDescriptor<Mamba<float>> && LayerDescriptor<Mamba<double>>);
 static_assert(LayerDescriptor<Rwkv4<float>> && LayerDescriptor<Rwkv4<double>>);
 static_assert(LayerDescriptor<Griffin<float>> && LayerDescriptor<Griffin<double>>);
-static_assert(LayerDescriptor<LocalAttention<float>> && LayerDescriptor<LocalAttention<double>>);
+static_assert(LayerDescriptor<SoftmaxAttention<float>> && LayerDescriptor<SoftmaxAttention<double>>);
 static_assert(!LayerDescriptor<Matrix<float>>);
 
 // Width 4, 6 channels, state 3, dt rank 2, convolution 4.

@@ -85,9 +85,9 @@ Griffin<Scalar> random_griffin(Draw& draw, Index width, Index heads, Index block
 }
 
 template <class Scalar>
-LocalAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key_heads,
-                                              const typename LocalAttention<Scalar>::Options& options, Index head_size, bool biases) {
-  typename LocalAttention<Scalar>::Weights w;
+SoftmaxAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key_heads,
+                                                const typename SoftmaxAttention<Scalar>::Options& options, Index head_size, bool biases) {
+  typename SoftmaxAttention<Scalar>::Weights w;
   const Index channels = options.heads * head_size, shared = key_heads * head_size;
   w.q_proj_weight = draw.weight<Scalar>(channels, width);
   w.k_proj_weight = draw.weight<Scalar>(shared, width);
@@ -99,7 +99,7 @@ LocalAttention<Scalar> random_local_attention(Draw& draw, Index width, Index key
     w.v_proj_bias = draw.normals<Scalar>(1, shared);
     w.o_proj_bias = draw.normals<Scalar>(1, width);
   }
-  return LocalAttention<Scalar>(w, options);
+  return SoftmaxAttention<Scalar>(w, options);
 }
 
 // The record of a layer's forward pass gives what the adjoint written by hand gives, to 1e-12 of the largest number.
@@ -215,17 +215,17 @@ TEST_CASE("local attention: gradients are those of finite differences", "[gradie
       INFO("seed " << seed << ": tokens " << shape.tokens << ", heads " << shape.heads << " over " << shape.key_heads << ", window "
                    << shape.window);
       Draw draw(seed++);
-      LocalAttention<double>::Options options;
+      SoftmaxAttention<double>::Options options;
       options.heads = shape.heads;
       options.window = shape.window;
       options.rotary_part = shape.rotary_part;
-      const LocalAttention<double> layer =
+      const SoftmaxAttention<double> layer =
           random_local_attention<double>(draw, shape.width, shape.key_heads, options, shape.head_size, carried);
       const Matrix<double> u = draw.normals<double>(shape.tokens, shape.width);
-      const LocalAttention<double>::Activations earlier = layer.activations(draw.normals<double>(7, shape.width));
-      const LocalAttention<double>::State* initial = carried ? &earlier.final : nullptr;
-      check_layer<LocalAttention<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
-                                          {initial, {}});
+      const SoftmaxAttention<double>::Activations earlier = layer.activations(draw.normals<double>(7, shape.width));
+      const SoftmaxAttention<double>::State* initial = carried ? &earlier.final : nullptr;
+      check_layer<SoftmaxAttention<double>>(layer, u, [&](const Matrix<double>& value) { return layer.activations(value, initial); }, draw,
+                                            {initial, {}});
     }
 }
 
@@ -331,13 +331,13 @@ TEST_CASE("the gradient with respect to the linear input is the total one", "[gr
           1e-14 * direct.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());  // one rounding each
   }
   {  // Nor do softmax weights on theirs.
-    LocalAttention<double>::Options options;
+    SoftmaxAttention<double>::Options options;
     options.heads = 3;
     options.rotary_part = 0.5;
     options.window = 20;
     options.rotary_part = 0.7;
-    const LocalAttention<double> layer = random_local_attention<double>(draw, channels, 1, options, 3, true);
-    const LocalAttention<double>::Activations act = layer.activations(u);
+    const SoftmaxAttention<double> layer = random_local_attention<double>(draw, channels, 1, options, 3, true);
+    const SoftmaxAttention<double>::Activations act = layer.activations(u);
     const LayerGradients<double> gradients = backward(layer, act, grad_out);
     const Matrix<double> direct = layer.implicit_attention(act).apply_transpose(gradients.grad_y);
     CHECK((gradients.grad_x - direct).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() <=
@@ -551,10 +551,10 @@ TEST_CASE("golden gradients: each layer alone, as the public implementations hav
       check_golden_layer(path(name), number, detail::message("weight.model.layers.", number, ".temporal_block."),
                          []<class S>(const PrefixedTensors<S>& tensors) { return Griffin<S>::from_tensors(tensors); });
     check_golden_layer(path(name), 2, "weight.model.layers.2.temporal_block.", []<class S>(const PrefixedTensors<S>& tensors) {
-      typename LocalAttention<S>::Options options;
+      typename SoftmaxAttention<S>::Options options;
       options.heads = 4;
       options.rotary_part = 0.5;
-      return LocalAttention<S>::from_tensors(tensors, options);
+      return SoftmaxAttention<S>::from_tensors(tensors, options);
     });
   }
 }

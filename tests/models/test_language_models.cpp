@@ -258,6 +258,6 @@ TEST_CASE("a part without a state to hand on is named, and a later piece is refu
   CarriedStates others;
   const LanguageModel<double> mamba = shipped<double>("mamba"), rwkv = shipped<double>("rwkv4");
   (void)mamba.next_logits(ids, others);
-  CHECK_THROWS_WITH(rwkv.next_logits({9}, others), "CarriedStates: these states are another model's");
+  CHECK_THROWS_WITH(rwkv.next_logits({9}, others), "CarriedStates: these states belong to another model");
   CHECK_THROWS_WITH(mamba.next_logits({}, others), contains_text("there are no token ids"));
 }

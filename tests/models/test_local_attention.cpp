@@ -4,7 +4,7 @@
 #include <support/catch.hpp>
 #include <support/random.hpp>
 
-#include <implicit_attention/layers/local_attention.hpp>
+#include <implicit_attention/layers/softmax_attention.hpp>
 #include <models/models.hpp>
 
 namespace {
@@ -19,10 +19,10 @@ struct Shape {
 };
 
 template <class S>
-typename LocalAttention<S>::Weights draw_weights(const Shape& shape, double spread) {
+typename SoftmaxAttention<S>::Weights draw_weights(const Shape& shape, double spread) {
   Draw draw(11);
   const Index E = shape.heads * shape.size, K = shape.key_heads * shape.size;
-  typename LocalAttention<S>::Weights w;
+  typename SoftmaxAttention<S>::Weights w;
   w.q_proj_weight = draw.normals<S>(E, shape.width, spread);
   w.k_proj_weight = draw.normals<S>(K, shape.width, spread);
   w.v_proj_weight = draw.normals<S>(K, shape.width, 0.5);
@@ -37,8 +37,8 @@ typename LocalAttention<S>::Weights draw_weights(const Shape& shape, double spre
 }
 
 template <class S>
-LocalAttention<S> layer_of(const Shape& shape, double spread = 0.5) {
-  return LocalAttention<S>(draw_weights<S>(shape, spread), {shape.heads, shape.window, shape.rotary_part, 10000});
+SoftmaxAttention<S> layer_of(const Shape& shape, double spread = 0.5) {
+  return SoftmaxAttention<S>(draw_weights<S>(shape, spread), {shape.heads, shape.window, shape.rotary_part, 10000});
 }
 
 /// The weights (heads * tokens, tokens) and y (tokens, E) by the formula.
@@ -46,7 +46,7 @@ struct Reference {
   Matrix<double> weights, y;
 };
 template <class S>
-Reference reference_of(const Shape& shape, const typename LocalAttention<S>::Weights& w, const Matrix<S>& u,
+Reference reference_of(const Shape& shape, const typename SoftmaxAttention<S>::Weights& w, const Matrix<S>& u,
                        const std::vector<Index>& positions) {
   const auto projected = [&](const Array<S>& weight, const Array<S>& bias, Index token, Index row) {
     double sum = bias.empty() ? 0 : static_cast<double>(bias(0, row));
@@ -108,7 +108,7 @@ TEMPLATE_TEST_CASE("local attention is its formula", "[models]", double, float) 
     for (const double spread : {0.5, 20.0}) {  // ordinary scores, and scores of thousands
       INFO(shape.tokens << " tokens, " << shape.heads << " heads, " << shape.key_heads << " key heads, window " << shape.window
                         << ", spread " << spread);
-      const LocalAttention<S> layer = layer_of<S>(shape, spread);
+      const SoftmaxAttention<S> layer = layer_of<S>(shape, spread);
       const Matrix<S> u = Draw(2).normals<S>(shape.tokens, shape.width);
       std::vector<Index> positions;
       for (Index token = 0; token < shape.tokens; ++token) positions.push_back(token < 4 ? token : token - 4);
@@ -139,12 +139,12 @@ TEMPLATE_TEST_CASE("local attention is its formula", "[models]", double, float) 
 
 TEST_CASE("local attention in pieces is local attention whole, and reports what is carried in", "[models]") {
   for (const Shape& shape : shapes) {
-    const LocalAttention<double> layer = layer_of<double>(shape);
+    const SoftmaxAttention<double> layer = layer_of<double>(shape);
     const Matrix<double> u = Draw(4).normals<double>(shape.tokens, shape.width);
     const auto whole = layer.activations(u);
     for (Index piece = 1; piece < shape.tokens; ++piece) {
       INFO("pieces of " << piece << ", window " << shape.window);
-      LocalAttention<double>::State state;
+      SoftmaxAttention<double>::State state;
       bool first = true;
       for (Index begin = 0; begin < shape.tokens; begin += piece) {
         const Index count = std::min(piece, shape.tokens - begin);
@@ -173,7 +173,7 @@ TEST_CASE("local attention refuses what does not fit", "[models]") {
       CHECK_THAT(error.what(), contains_text(text));
     }
   };
-  using Layer = LocalAttention<double>;
+  using Layer = SoftmaxAttention<double>;
   const auto weights = draw_weights<double>(shape, 0.5);
   says([&] { return Layer(weights, {3, 4, 0.5, 10000}); }, "q_proj.weight is (16, 5), expected (heads * head size, width) with 3 heads");
   says([&] { return Layer(weights, {0, 4, 0.5, 10000}); }, "with 0 heads");

@@ -11,14 +11,14 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 template <Real S>
-[[nodiscard]] const Array<S>& output_projection(const LocalAttention<S>& layer) {
+[[nodiscard]] const Array<S>& output_projection(const SoftmaxAttention<S>& layer) {
   return layer.weights().o_proj_weight;
 }
 
 namespace detail {
 /// (L, H P) to (L, K P): the sum over the query heads that share a key/value head, first to last.
 template <Real S>
-[[nodiscard]] Matrix<S> shared_sum(const LocalAttention<S>& layer, const Matrix<S>& per_head) {
+[[nodiscard]] Matrix<S> shared_sum(const SoftmaxAttention<S>& layer, const Matrix<S>& per_head) {
   const Index size = layer.head_size();
   Matrix<S> sum = Matrix<S>::Zero(per_head.rows(), layer.key_heads() * size);
   for (Index head = 0; head < layer.heads(); ++head) sum.middleCols(layer.key_column(head), size) += per_head.middleCols(head * size, size);
@@ -27,7 +27,7 @@ template <Real S>
 }  // namespace detail
 
 template <Real S>
-[[nodiscard]] Rotary rotary_of(const LocalAttention<S>& layer) {
+[[nodiscard]] Rotary rotary_of(const SoftmaxAttention<S>& layer) {
   Rotary rotary;
   rotary.head_size = layer.head_size();
   rotary.rotated = static_cast<Index>(layer.options().rotary_part * static_cast<double>(layer.head_size()));
@@ -39,9 +39,9 @@ template <Real S>
 /// key and positions of the activations, and the keys and values carried in, which are constants. Time L * window, memory linear in L:
 /// each row of weights is computed again.
 template <Real S>
-[[nodiscard]] LayerGradients<S> backward_from_y(const LocalAttention<S>& layer, const typename LocalAttention<S>::Activations& act,
+[[nodiscard]] LayerGradients<S> backward_from_y(const SoftmaxAttention<S>& layer, const typename SoftmaxAttention<S>::Activations& act,
                                                 ConstView<std::type_identity_t<S>> grad_y, const Executor& executor = serial_executor()) {
-  const typename LocalAttention<S>::Weights& w = layer.weights();
+  const typename SoftmaxAttention<S>::Weights& w = layer.weights();
   const Index tokens = grad_y.rows(), channels = layer.channels(), size = layer.head_size();
   check_shape("LocalAttention gradient", "grad_y", grad_y, act.query.rows(), channels, "(tokens, channels)");
   detail::check_activation("LocalAttention gradient", "x", act.x, tokens, channels, "(tokens, channels)");

@@ -499,7 +499,7 @@ TEST_CASE("constants that hold a NaN are the same as themselves, wherever they a
     stream.append(next, sequence.x(5, 1));
     CHECK(stream.tokens() == 6);
     CHECK_THAT(what_of([&] { stream.append(other, sequence.x(6, 1)); }),
-               contains_text(name + " has other numbers than in the pieces before"));
+               contains_text(name + " has different numbers than in the earlier pieces"));
     CHECK(stream.tokens() == 6);
   }
 }
@@ -532,11 +532,11 @@ TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[s
     CHECK(stream.newest_row() == before);
     CHECK(stream.input().rows() == 5);
   };
-  refused("x is empty, expected it as in the pieces before", sequence.piece(5, 1), {});
+  refused("x is empty, expected it as in the earlier pieces", sequence.piece(5, 1), {});
   refused("x is (2, 21), expected (1, 21)", sequence.piece(5, 1), sequence.x(5, 2));
   auto other = sequence;
   other.terms = Terms::all().without(Term::gate);
-  refused("gate is empty, expected it as in the pieces before", other.piece(5, 1), sequence.x(5, 1));
+  refused("gate is empty, expected it as in the earlier pieces", other.piece(5, 1), sequence.x(5, 1));
   other.terms = Terms::all().without(Term::activation);
   refused("activation is empty", other.piece(5, 1), sequence.x(5, 1));
   other.terms = Terms::all().without(Term::skip);
@@ -548,7 +548,7 @@ TEST_CASE("what does not fit a stream is named, and nothing of it is taken", "[s
     W weights = sequence.layer.weights();
     weights.*weight = with(weights.*weight, 0, 0, 0.5);
     other.layer = Mamba<double>(weights);
-    refused(std::string(name) + " has other numbers than in the pieces before", other.piece(5, 1), sequence.x(5, 1));
+    refused(std::string(name) + " has different numbers than in the earlier pieces", other.piece(5, 1), sequence.x(5, 1));
   }
   other.terms = Terms::all().without(Term::recurrence);
   refused("another kind, or of other sizes or scales", other.piece(5, 1), sequence.x(5, 1));

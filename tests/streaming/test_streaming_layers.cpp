@@ -215,11 +215,11 @@ TEST_CASE("what a stream cannot know is refused: half a token that the next one 
       closed.continuation.ends_open = false;
       for (UnifiedForm<double>& added : closed.more) added.continuation.ends_open = false;
       CHECK_THAT(error_of([&] { stream.append(closed, next.x); }).second,
-                 contains_text("continuation.ends_open is false, expected true as in the pieces before"));
+                 contains_text("continuation.ends_open is false, expected true as in the earlier pieces"));
       StreamingAttention<double> begun_closed;
       begun_closed.append(closed, next.x);
       CHECK_THAT(error_of([&] { begun_closed.append(open, next.x); }).second,
-                 contains_text("continuation.ends_open is true, expected false as in the pieces before"));
+                 contains_text("continuation.ends_open is true, expected false as in the earlier pieces"));
       half = true;
     }
     if constexpr (std::is_same_v<Layer, ShortConvolution<double>>) {

@@ -32,8 +32,8 @@ enum class Method {
   integrated_gradients,
   leave_one_out,
   random,
-  gradient_2403_01590 = gradient_mean,  ///< the dated names of two gradient forms, for one release
-  gradient_2405_16504 = gradient_maximum
+  gradient_2403_01590 [[deprecated("renamed: gradient_mean")]] = gradient_mean,
+  gradient_2405_16504 [[deprecated("renamed: gradient_maximum")]] = gradient_maximum
 };
 
 /// A method, its name on command lines, and what its caller has to know about it.

@@ -56,8 +56,8 @@ struct ErrorHandlers {
 };
 
 namespace detail {
-/// One pair for each library or program that this is compiled into. Hidden, as all that leads to it: the dynamic linker gives two shared
-/// libraries of one process one copy of whatever both show.
+/// One pair for each library or program that this is compiled into. It has hidden visibility, and so has every function that leads to it:
+/// the dynamic linker merges what two shared libraries of one process both export into one copy.
 #if defined(__GNUC__)
 #define IMPLICIT_ATTENTION_HIDDEN __attribute__((visibility("hidden")))
 #else

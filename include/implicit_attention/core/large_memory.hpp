@@ -41,10 +41,10 @@ inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] st
 /// More than a short text's largest activation takes.
 constexpr std::size_t activations_block_bytes = std::size_t{8} << 20;
 
-/// For a model's run: takes such a block once, touches none of it, and gives it back. From then on glibc has arrays of up to that size come
-/// from the heap and keeps twice as much of it, its rule for every program that frees such a block. Without, a layer's activations of a few
-/// hundred KiB go back to the system when the layer ends, and the next layer's are pages that it has to clear again. Where the host has set
-/// M_MMAP_THRESHOLD or M_TRIM_THRESHOLD, nothing happens.
+/// For a model's run: allocates such a block once and frees it untouched. From then on glibc takes arrays of up to that size from the heap,
+/// and keeps up to twice that size of free heap; this is its rule for every program that frees such a block. Without it a layer's
+/// activations of a few hundred KiB go back to the system when the layer ends, and the system has to clear new pages for the next layer.
+/// Nothing happens where the host has set M_MMAP_THRESHOLD or M_TRIM_THRESHOLD.
 inline void expect_activations() noexcept {
 #if defined(__GLIBC__)
   static const bool expected = [] {

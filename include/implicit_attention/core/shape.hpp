@@ -21,9 +21,9 @@ template <class = void>
 }
 
 namespace detail {
-/// While this lives (scopes nest), what PrefixedTensors reads on this thread is remembered, of one prefix at a time. A layer calls its
-/// weights by names of its own, `A_log`: where a tensor of that very name was read last, a complaint has its name in the file,
-/// `model.layers.3.mixer.A_log`.
+/// While this lives (scopes nest), the names that PrefixedTensors reads on this thread are recorded, for one prefix at a time. A layer
+/// calls its weights by short names such as `A_log`; an error message then gives the full name in the file of the tensor that was last read
+/// under that name, `model.layers.3.mixer.A_log`.
 class NamesRead {
  public:
   NamesRead() : outer_(innermost()) { innermost() = new Names; }

@@ -67,8 +67,8 @@ inline namespace read_whole {
 /// The bytes of one file, read-only, for as long as this object lives. As with any mapping, a file must not be cut short by another
 /// process meanwhile; replace files by renaming, as the writers here do. Where one is cut short all the same, reading the pages that are
 /// gone raises SIGBUS, which nothing here handles: a host may (the example programs do, and name the file), or build with
-/// IMPLICIT_ATTENTION_IO_MMAP=0, where the bytes are the object's own. What is gone of the page in which the file now ends reads as zeros,
-/// unless that was its last page, which is kept.
+/// IMPLICIT_ATTENTION_IO_MMAP=0, where the bytes are the object's own. The missing end of the page in which the file now ends reads as
+/// zeros, unless that page was the file's last one, of which a copy is kept.
 class MappedFile {
  public:
   /// Maps `path`. Fails, with the system's reason, if it is not a regular file that can be read.

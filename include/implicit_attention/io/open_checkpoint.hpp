@@ -122,7 +122,7 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
           ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
           "config.json from the same place, which Hugging Face's library reads");
   if (is_file(folder / "consolidated.safetensors")) return folder / "consolidated.safetensors";
-  // What training leaves beside the weights is none of them, nor is llama.cpp's projector of images.
+  // Files that training leaves beside the weights, and llama.cpp's image projector, are not the model's weights.
   constexpr std::array<std::string_view, 7> others{"training_args.bin", "optimizer.bin", "optimizer.pt",     "scheduler.pt",
                                                    "rng_state.pth",     "scaler.pt",     "adapter_model.bin"};
   std::vector<std::string> found;

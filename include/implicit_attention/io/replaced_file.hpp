@@ -98,8 +98,8 @@ class ReplacedFile {
   }
 
  private:
-  /// The partial file, empty; null, with errno, where it cannot be or is there already. It has no permission that what stands there has
-  /// not: others, who may not read that, might open it before the permissions are changed.
+  /// The partial file, empty; null, with errno set, if it cannot be created or exists already. It is given no permission that the file to
+  /// be replaced lacks: otherwise someone who may not read that file could open the partial one before its permissions are changed.
   [[nodiscard]] std::FILE* created() const {
 #if defined(__unix__) || defined(__APPLE__)
     struct stat before {};

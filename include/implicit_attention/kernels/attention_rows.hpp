@@ -1,6 +1,6 @@
 // Rows of attention matrices of chosen channels.
 //
-// Many rows of a block are made of factors, single rows by the walk backwards from the row; both are linear in what they write.
+// Many rows of a block are computed from factors, single rows by the walk backwards from the row; both are linear in what they write.
 #pragma once
 
 #include <algorithm>
@@ -61,7 +61,7 @@ struct RowsByBlock {
   }
 };
 
-/// How far back the rows of a block see, for a register of channels, and what the time between leaves.
+/// How far back the rows of a block see, for a register of channels, and the decay over the blocks in between.
 template <Real Scalar>
 class BlockDecays {
  public:
@@ -197,7 +197,7 @@ class TileRows {
       each_wanted([&](Index r, Scalar* row) {
         const Index last = piece_end == end ? std::min(end + rest_of_line(row + end), tokens) : piece_end;
         const Scalar* entries = piece_.data() + r * piece_stride_ + column - column_of(piece_first);
-        if (piece_end == end) {  // asked for now, so that the row's last line, which is not streamed, has come when its turn comes
+        if (piece_end == end) {  // prefetched now, so that the row's last line, which is not streamed, is in the cache when it is written
           writer.ask_for_last(row + tokens);
           if (last == tokens)
             writer.copy_to_end(entries, last - column, row + column);

@@ -1,7 +1,7 @@
 // The cut of a sequence into blocks and strips, and the factors from which a map's entries are made.
 //
 // With S the sum of steps, an inclusive recurrence has R[i,j] = sum_n q_i[n] exp(rate[n] (S_i - S_j)) k_j[n]. Between a row's strip and an
-// earlier run of columns lies a token boundary, and the exponential splits there into a query factor and a key factor, none of which
+// earlier run of columns lies a token boundary, and the exponential splits there into a query factor and a key factor, neither of which
 // exceeds 1: products of matrices. Only products within a block and sums over whole blocks occur, each taken in the direction in which it
 // is needed, so that precision does not depend on length.
 //

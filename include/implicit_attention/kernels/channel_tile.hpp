@@ -13,7 +13,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The channels of a register and their numbers of a token: read as they stand where the channels are neighbours, else collected.
+/// The channels of a register and their numbers of a token: read in place where the channels are neighbours, else collected.
 template <Real Scalar>
 class ChannelRegister {
  public:
@@ -23,7 +23,7 @@ class ChannelRegister {
 
   explicit ChannelRegister(const SurroundedDiagonal<Scalar>& surrounded) : surrounded_(&surrounded) {}
 
-  /// Takes up to `width` channels; the last one stands in the place of those that are not there.
+  /// Takes up to `width` channels; where there are fewer, the last one fills the remaining places.
   void load(const Index* channels, Index count) {
     count_ = count;
     for (Index c = 0; c < width; ++c) channels_[static_cast<std::size_t>(c)] = channels[std::min(c, count - 1)];
@@ -57,7 +57,7 @@ class ChannelRegister {
   [[nodiscard]] Lane key_scale(Index token) const {
     return part(rows_.key_scale, token, Scalar(1)) * part(rows_.activation, token, Scalar(1));
   }
-  /// Asks ahead for a token's numbers, where they stand together.
+  /// Prefetches a token's numbers, where they stand together.
   void prefetch_token(Index token) const {
     if (neighbours_) rows_.template prefetch_token<width>(token);
   }
@@ -170,7 +170,7 @@ class ChannelTile {
       strip_.at(at.weights + column) = channels_.column_weight(first - at.lead + column);
     for (Index r = 0; r < strip_tokens; ++r) {
       const Index token = first + r;
-      channels_.prefetch_token(token + strip_tokens);  // a fifth of all terms' time, if not
+      channels_.prefetch_token(token + strip_tokens);  // saves a fifth of the time with all terms on
       if (r >= count) {
         prepare_missing(r);
         continue;
@@ -201,7 +201,7 @@ class ChannelTile {
     decays = decays.exp();
   }
 
-  /// A row that is not there: nothing decays, enters or asks.
+  /// A missing row: its decays are 1, and its query, its key and what enters are 0.
   void prepare_missing(Index r) {
     for (Index n = 0; n < at().state; ++n) {
       strip_.token_query(n, r) = strip_.token_key(n, r) = Scalar(0);

@@ -28,7 +28,7 @@ namespace detail {
 class DocumentCursor {
  public:
   explicit DocumentCursor(const std::vector<Index>& positions) : positions_(&positions) {}
-  /// The last mark at or before `token`, or -1; tokens must be asked for in ascending order.
+  /// The last position at or before `token`, or -1; tokens must be asked for in ascending order.
   [[nodiscard]] Index last_until(Index token) {
     while (next_ < positions_->size() && (*positions_)[next_] <= token) last_ = (*positions_)[next_++];
     return last_;
@@ -76,7 +76,7 @@ class FourTaps {
     return sum;
   }
 
-  /// Writes the last three rows that were taken: what the convolution of the rows before them comes after.
+  /// Writes the last three rows that were taken: the convolution of the rows before them goes on from these.
   EIGEN_ALWAYS_INLINE void store_rows(Scalar* rows, Index stride) const {
     lanes<Lanewise>(rows) = row1_;
     lanes<Lanewise>(rows + stride) = row2_;
@@ -97,8 +97,8 @@ EIGEN_ALWAYS_INLINE void convolve_rows_4(const Scalar* rows, const Scalar* taps,
   }
 }
 
-/// rows[to + i] = rows[from + i] for `count` rows of neighbouring channels, which may overlap: what a convolution looks at of the run of
-/// tokens before.
+/// rows[to + i] = rows[from + i] for `count` rows of neighbouring channels, which may overlap: the part of the previous run of
+/// tokens that a convolution still reads.
 template <int Width, Real Scalar>
 EIGEN_ALWAYS_INLINE void carry_rows(Scalar* rows, Index from, Index to, Index count) {
   const auto carry = [&](Index i) {
@@ -200,7 +200,7 @@ class ConvolvedInput {
       for (Index i = 0; i < end - begin; ++i) lanes<Width>(convolved + i * Width) += bias_;
     return convolved;
   }
-  /// Asks ahead for what will enter at a token that is there.
+  /// Prefetches what enters at a token, if there is such a token.
   EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const { prefetch<Width>(x_, token); }
 
  private:

@@ -27,7 +27,7 @@ inline void exponentiate_register(const float* from, float* to) {
   const Register most = Register{} + largest;
   const Register x = reinterpret_cast<Register>((reinterpret_cast<Bits>(given) & ~large) | (reinterpret_cast<Bits>(most) & large));
   Register shifted = x * log2_e + to_integer;
-  // Where sums may be reordered, what was added must not be taken away again unseen.
+  // Keeps a compiler that may reorder sums from cancelling this addition against the subtraction below.
 #if defined(__x86_64__) || defined(__i386__)
   __asm__("" : "+x"(shifted));
 #else
@@ -41,7 +41,7 @@ inline void exponentiate_register(const float* from, float* to) {
   y = y * r + 5.0000001201e-1f;
   y = y * (r * r) + r + 1.0f;
   // The last bits of `shifted` are n; 2^(n-1) is representable even where 2^n overflows.
-  // Where the result will be 0 they are anything: unsigned, their sum may overflow.
+  // Where the result will be 0 they are arbitrary; they are added as unsigned numbers, whose sum may overflow.
   typedef std::uint32_t Unsigned __attribute__((vector_size(vector_register_bytes), aligned(4), may_alias));
   const Register half = reinterpret_cast<Register>((reinterpret_cast<Unsigned>(shifted) << 23) + (126U << 23));
   y = y * half * 2.0f;

@@ -1,5 +1,5 @@
-// What is left of a recurrence without its numbers that are not finite: rows before such a number are made of that, by the same kernels and
-// to the same bits as if the number were another one. Those from it on are walked exactly.
+// A recurrence without its numbers that are not finite: the rows before such a number are computed from that, by the same kernels and to
+// the same bits as if the number were another one. Those from it on are walked exactly.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The same numbers with zeros for those that are not finite, but for `allowed`.
+/// The same numbers with zeros for those that are not finite, except `allowed`.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> finite_part(const Array<Scalar>& array, std::optional<Scalar> allowed = {}) {
   if (array.empty() || all_finite(*array)) return array;

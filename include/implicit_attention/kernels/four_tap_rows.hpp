@@ -67,9 +67,9 @@ class FourTapRows {
 
  private:
   /// sum_d taps[d] (row[j + d] + [j + d = diagonal] skip) activation[j + d]: every product is computed once and shuffled to its four
-  /// places. Writing several rows at the same time would share reads of the factors, but is slower: memory then takes less. `Straight`:
-  /// past the caches. The skip and the zeros after the row's entries are added in registers: a read of memory that has just been written in
-  /// part would wait for the write.
+  /// places. Writing several rows at the same time would share reads of the factors, but is slower: memory is then written at a lower rate.
+  /// `Straight`: past the caches. The skip and the zeros after the row's entries are added in registers: a read of memory that has just
+  /// been written in part would wait for the write.
   template <bool Straight>
   EIGEN_DONT_INLINE IMPLICIT_ATTENTION_FLATTEN static void four_taps(const Scalar* row, const Scalar* activation, const Scalar* skip,
                                                                      Index begin, Index end, Scalar* to, Scalar tap0, Scalar tap1,

@@ -116,8 +116,8 @@ void invert_unit_lower(const Matrix<Scalar>& lower, Matrix<Scalar>& inverse) {
 ///
 ///     within         M(t, s) = query_t . write_s S(s..t)      what token s gives to the output of token t inside the block (without the
 ///                                                             read's own transition where the state is read before its update)
-///     query_removals B(t, s)    the same of removals in the place of writes
-///     probe_writes   F(t, s)    the same of probes in the place of queries; a token's probe reads before the token writes
+///     query_removals B(t, s)    the same of removals in place of writes
+///     probe_writes   F(t, s)    the same of probes in place of queries; a token's probe reads before the token writes
 ///     probe_removals N(t, s)    the same of both
 ///     inverse        T = (I - N)^-1
 ///     readers        Q(t) = query_t S(-1..t), C(t) the same of probes: how tokens read the state before the block; Q above C

@@ -129,8 +129,8 @@ struct ChunkProducts {
   Matrix<Scalar> rest_;
 };
 
-/// Applications of one head's recurrence, or of its transpose, chunk by chunk. A chunk that a number makes not finite is computed token by
-/// token: times the zeros of triangular factors the number would spoil tokens that do not depend on it.
+/// Applications of one head's recurrence, or of its transpose, chunk by chunk. A chunk with a number that is not finite is computed
+/// token by token: multiplied with the zeros of triangular factors, the number would spoil tokens that do not depend on it.
 template <Real Scalar>
 class HeadChunk {
  public:

@@ -44,8 +44,8 @@ class HeadColumns {
   static constexpr int width_of_lane = register_lanes<Scalar>;
 
   /// For at most `stretch` tokens at a time. `together`: the factors of all channels for a register of tokens lie side by side, rather than
-  /// those of one channel for all tokens. `by_taps`: the user multiplies by taps and activations himself where factors are nothing else,
-  /// and none are computed then.
+  /// those of one channel for all tokens. `by_taps`: the caller multiplies by taps and activations itself where factors are nothing
+  /// else, and none are computed then.
   HeadColumns(const SurroundedMatrix<Scalar>& surrounded, Index stretch, bool together, bool by_taps = false)
       : s_(&surrounded),
         width_(surrounded.width()),
@@ -173,8 +173,8 @@ class HeadColumns {
   Matrix<Scalar> factors_, taps_, activation_, columns_;
 };
 
-/// What surrounds a head's matrix with zeros for column factors that are not finite, for the rows that see none of these: their results
-/// have the same bits as if all factors were finite.
+/// The terms around a head's matrix, with zeros in place of column factors that are not finite, for the rows that see none of these:
+/// their results have the same bits as if all factors were finite.
 template <Real Scalar>
 struct FiniteColumns {
   SurroundedMatrix<Scalar> part;

@@ -15,9 +15,10 @@
 #include <implicit_attention/core/types.hpp>
 #include <implicit_attention/core/vector_register.hpp>
 
-/// Everything that the function calls becomes a part of it. Compilers leave what Eigen computes out of long functions as functions of
-/// their own; the tile is then in memory between them, and the processor, which sees all arrays' reads at one place, cannot foresee them:
-/// a scan took up to three times as long. Not where nothing is optimised or everything is instrumented: that would take minutes to compile.
+/// Inlines everything that the function calls. In long functions compilers keep what Eigen computes as separate functions; the tile then
+/// goes through memory between them, and the reads of all arrays come from one instruction, so that the hardware prefetcher cannot tell
+/// their patterns apart: a scan took up to three times as long. Off without optimisation and with the address sanitizer, where compiling
+/// would take minutes.
 #if defined(__GNUC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
 #define IMPLICIT_ATTENTION_FLATTEN __attribute__((flatten))
 #else
@@ -85,7 +86,7 @@ template <int By, class Scalar, int Count>
 EIGEN_ALWAYS_INLINE typename LaneRegister<Scalar, Count>::type shifted(const typename LaneRegister<Scalar, Count>::type& numbers,
                                                                        const typename LaneRegister<Scalar, Count>::type& next) {
 #if defined(__AVX512F__) && defined(__GNUC__)
-  // Of two registers of 64 bytes compilers make a permutation of any kind, which takes longer than a shift.
+  // For two registers of 64 bytes compilers emit a general permutation, which takes longer than a shift.
   if constexpr (Count * sizeof(Scalar) == 64) {
     const __m512i first = reinterpret_cast<__m512i>(numbers), second = reinterpret_cast<__m512i>(next);
     constexpr int words = By * static_cast<int>(sizeof(Scalar) / 4);
@@ -107,7 +108,7 @@ EIGEN_ALWAYS_INLINE typename LaneRegister<Scalar, Count>::type shifted(const typ
 
 }  // namespace detail
 
-/// Asks for `Width` numbers that will be read.
+/// Prefetches `Width` numbers.
 template <int Width, class Scalar>
 EIGEN_ALWAYS_INLINE void prefetch([[maybe_unused]] const Scalar* numbers) {
 #if defined(__GNUC__)
@@ -147,7 +148,7 @@ class ArrayRows {
 
 }  // namespace detail
 
-/// The same of a row that is there, unless the array is empty.
+/// The same for an existing row of an array that may be empty.
 template <int Width, class Scalar>
 EIGEN_ALWAYS_INLINE void prefetch(const detail::ArrayRows<Scalar>& rows, Index row) {
   if (!rows.empty()) prefetch<Width>(rows.row(row));

@@ -1,5 +1,5 @@
 // Recurrences that are matrices by themselves: softmax attention, a convolution as long as the sequence, and a matrix given entry by entry.
-// One matrix a head; each makes rows when they are asked for and never holds all of them, but for the one that is given.
+// One matrix a head. The first two compute rows when they are asked for and never hold the whole matrix.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +40,7 @@ struct ExplicitRecurrence {
   Index tokens = 0, channels = 0, heads = 1;
   Array<Scalar> weights;  ///< (heads * tokens, tokens); where causal, zero right of the diagonal
   bool causal = true;
-  bool mixed = false;  ///< the matrices hold other terms of a channel as well: they are no head's R
+  bool mixed = false;  ///< the matrices hold other terms of a channel as well, so they are not R of a head
 
   [[nodiscard]] Index head_channels() const { return channels / heads; }
   [[nodiscard]] Index head(Index channel) const { return channel / head_channels(); }

@@ -78,7 +78,7 @@ struct SpoiltChannel {
 };
 
 /// These channels; an infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros of a matrix with what does
-/// not belong to them: rows before the first such token are made of the finite part, and plain_row makes these channels' rows from it on.
+/// not belong to them: rows before the first such token are made from the finite part, and plain_row makes these channels' rows from it on.
 template <Real Scalar>
 [[nodiscard]] std::vector<SpoiltChannel> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded,
                                                              const std::vector<Index>& channels) {
@@ -87,12 +87,12 @@ template <Real Scalar>
       &recurrence.rate,        &recurrence.query_scale, &recurrence.key_scale,  &recurrence.diagonal, &surrounded.gate,
       &surrounded.row_weights, &surrounded.skip,        &surrounded.activation, &surrounded.taps,     &surrounded.column_weights};
   const std::array<const Array<Scalar>*, 2> shared{&recurrence.query, &recurrence.key};
-  // Nearly always all numbers are: that is asked first, at a fraction of what it takes to tell which are not.
+  // Nearly always all numbers are finite. That is checked first: it costs a fraction of finding out which are not.
   const auto are_finite = [](const Array<Scalar>* array) { return all_finite(**array); };
   if (are_finite(&recurrence.step) && std::all_of(finite.begin(), finite.end(), are_finite) &&
       std::all_of(shared.begin(), shared.end(), are_finite))
     return {};
-  // Of every channel; what is not of tokens is of all of them, from the first one on.
+  // The first such token of every channel. A number that belongs to no single token counts from the first one on.
   std::vector<Index> firsts(static_cast<std::size_t>(recurrence.channels), recurrence.tokens);
   const auto look = [&](const Array<Scalar>& array, const Scalar* allowed) {
     const bool of_tokens = array.rows() == recurrence.tokens && &array != &recurrence.rate && &array != &surrounded.taps;

@@ -19,13 +19,13 @@ class PlainHeadScan {
     for (RowVector<Scalar>* row : {&input_, &removed_, &read_}) row->setZero(recurrence.head_channels());
   }
 
-  // A token's transition (its decay, removal and probe) that nothing passes through is nobody's, and may hold anything, a NaN as well:
-  // zeros are not multiplied by it. Every way of computing a HeadRecurrence asks these two.
-  /// Whether the transition of `token` has a state to act on: that before it is of its document, and not the zeros before the first token.
+  // A token's transition (its decay, removal and probe) through which no state passes is not used and may hold anything, NaN included: it
+  // must not be multiplied with zeros. Every way of computing a HeadRecurrence asks the two functions below.
+  /// Whether the transition of `token` has a state to act on: one of the same document, and not the zeros before the first token.
   [[nodiscard]] bool has_past(Index token, const Matrix<Scalar>& before) const {
     return !r_->starts_at(token) && (token > 0 || !(before.cwiseAbs().sum() == Scalar(0)));
   }
-  /// Whether any token reads the state behind `token`: not behind the last token of a document.
+  /// Whether any token reads the state after `token`: none does after the last token of a document.
   [[nodiscard]] bool has_future(Index token) const { return token + 1 < r_->tokens && !r_->starts_at(token + 1); }
 
   /// Tokens first..end-1; `state` (state, values) comes as the one before them and leaves as the one after. An empty x is zero.
@@ -58,7 +58,7 @@ class PlainHeadScan {
     for (Index t = end - 1; t >= first; --t) {
       token_.load(t);
       input_ = g.row(t).segment(first_, input_.size());
-      const bool read_later = has_future(t);  // if not, what goes into the state there is nobody's either
+      const bool read_later = has_future(t);  // if not, nothing uses what is written into the state there
       if (own) adjoint.noalias() += token_.query.matrix() * input_;
       if (own || read_later)
         read_.noalias() = token_.write.matrix().transpose() * adjoint;

@@ -126,6 +126,12 @@ struct Surrounded {
 template <Real Scalar>
 using SurroundedDiagonal = Surrounded<DiagonalRecurrence<Scalar>>;
 
+/// The names of both before version 0.2.
+template <class Recurrence>
+using Dressed [[deprecated("renamed: Surrounded")]] = Surrounded<Recurrence>;
+template <Real Scalar>
+using DressedDiagonal [[deprecated("renamed: SurroundedDiagonal")]] = SurroundedDiagonal<Scalar>;
+
 namespace detail {
 
 /// The arrays of a surrounded recurrence from one channel on, as walks of neighbouring channels read them. Queries and keys, which have a
@@ -148,7 +154,7 @@ struct SurroundedRows {
         activation(surrounded.activation, channel),
         column_weights(surrounded.column_weights, channel) {}
 
-  /// Asks ahead for what a walk reads of a token, if it is there.
+  /// Prefetches what a walk reads of a token, if there is such a token.
   template <int Width>
   EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const {
     if (token < 0 || token >= tokens) return;

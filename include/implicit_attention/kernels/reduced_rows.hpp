@@ -15,9 +15,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Where the rows of blocks are joined. Every row of a wanted block is computed: in the caller's memory, moved a little where that makes
-/// whole cache lines of a product's panels, whose columns begin `lead` before a block's (they cost a tenth of the time otherwise), or aside
-/// where it is not wanted, or has no room for that.
+/// Where the rows of blocks are joined. Every row of a block with a wanted row is computed, in the caller's memory if possible. There a row
+/// is shifted a little, so that a product's panels, whose columns begin `lead` before a block's, fill whole cache lines (split lines cost
+/// a tenth of the time). Rows that are not wanted, and rows without room for the shift, are computed in memory of its own.
 template <Real Scalar>
 class JoinTargets {
  public:
@@ -261,7 +261,7 @@ void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel,
 }
 
 /// Joins blocks' rows where some channels hold numbers that are not finite. Rows before the first such number are joined over all channels,
-/// with finite numbers in the place of those; from it on, these channels' rows come from the plain walk and are joined to the others'.
+/// with finite numbers in place of those; from it on, these channels' rows come from the plain walk and are joined to the others'.
 template <Real Scalar, class Reducer>
 void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<SpoiltChannel>& spoilt,
                    const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, const Executor& executor,

@@ -9,11 +9,11 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-// A join takes what is already there and a value, numbers or whole registers of numbers, and has beside that
-// - over(joined): what a register holds, to which values were joined already, as one number,
+// A reducer is called with what is already there and a value, numbers or whole registers of numbers, and returns both joined. It also has
+// - over(joined): the numbers of a register of joined values, joined into one number,
 // - combine(a, b): two results joined,
 // - sees_zeros: whether joining a zero changes anything.
-// What a NaN is joined to is NaN; an infinite value is a value.
+// Joining a NaN gives NaN; infinite values are joined like any others.
 namespace detail {
 
 struct Sum {
@@ -61,7 +61,7 @@ struct AddPositive : Sum {
   }
 };
 
-/// `joined`, but NaN where the value is NaN: a maximum keeps what is NaN already, but may leave out a NaN that comes.
+/// `joined`, but NaN where the value is NaN: a maximum keeps a NaN that is already there, but may drop one in the new value.
 template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> with_nan_of_register(const LaneNumbers<Scalar, Count>& value,
                                                                     const LaneNumbers<Scalar, Count>& joined) {

@@ -222,7 +222,7 @@ template <Real Scalar, class Take>
 void walk_row(const SurroundedDiagonal<Scalar>& surrounded, Index row, const ChannelGroups& groups, Index group, const Take& take) {
   auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) { return RowTile<Width, Scalar>(surrounded, row, run); });
   for (Index end = row + 1, begin; end > 0; end = begin) {
-    begin = (end - 1) / tokens_in_a_piece * tokens_in_a_piece;  // whole cache lines, but for the last tokens
+    begin = (end - 1) / tokens_in_a_piece * tokens_in_a_piece;  // whole cache lines, except the last tokens
     tiles.each([&](auto& tile) { take(tile.walk(begin, end)); });
   }
 }

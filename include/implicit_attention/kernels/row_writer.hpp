@@ -94,7 +94,7 @@ class RowWriter {
 #endif
   }
 
-  /// Asks for the last line of a row that ends before `end`: it, or a part of it, is written through the caches.
+  /// Prefetches the last line of a row that ends before `end`: it, or a part of it, is written through the caches.
   void ask_for_last([[maybe_unused]] const Scalar* end) const {
 #if defined(__GNUC__)
     if (streamed_) __builtin_prefetch(end - 1, 1);
@@ -108,7 +108,7 @@ class RowWriter {
   }
 
  private:
-  /// The numbers of the whole line that `count` numbers from `to` on end with; none where they do not end with one or nothing is streamed.
+  /// The size of the whole line with which `count` numbers from `to` on end; 0 where they do not end with one, or nothing is streamed.
   [[nodiscard]] Index last_line(Index count, const Scalar* to) const {
     return count >= line && streams(to) && rest_of_line(to + count) == 0 ? line : 0;
   }

@@ -1,4 +1,4 @@
-// A matrix that a head's channels share, whatever kind of recurrence it comes from, and its rows for all that is made of them.
+// A matrix that a head's channels share, whatever kind of recurrence it comes from, and its rows for everything that is computed from them.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct MatrixKernels {
   virtual ~MatrixKernels() = default;
   [[nodiscard]] virtual Index first_visible(Index row) const = 0;
   [[nodiscard]] virtual Index last_seen(Index row) const = 0;
-  /// Heads of one group share a part of what their rows are made of.
+  /// Heads of one group share a part of the arrays from which their rows are computed.
   [[nodiscard]] virtual Index group(Index head) const = 0;
   /// How many heads' single rows are worth asking for together, whatever their groups, where so many rows are wanted.
   [[nodiscard]] virtual Index heads_at_once(Index row_count) const = 0;
@@ -159,7 +159,7 @@ using SurroundedMatrix = Surrounded<SharedMatrix<Scalar>>;
 
 namespace detail {
 
-/// Rows that are wanted, in runs of neighbours that end at multiples of `most` at the latest: `place` is where the first of them stands in
+/// Rows that are wanted, in runs of neighbours none of which crosses a multiple of `most`: `place` is where the first of them stands in
 /// the caller's list.
 struct RowRun {
   Index begin, end, place;

@@ -80,9 +80,9 @@ class StripWalk {
   [[nodiscard]] Scalar& token_query(Index n, Index r) { return token_queries_[n * strip_tokens + r]; }
   [[nodiscard]] Scalar& token_key(Index n, Index r) { return token_keys_[n * strip_tokens + r]; }
 
-  /// The key of a state that tokens have made of a near column so far.
+  /// The key of a state that the tokens so far have made from a near column.
   [[nodiscard]] LanesAt<Scalar, width> running_key(Index n, Index column) { return at(rows_.running_keys(n) + column); }
-  /// No column before the strip is seen.
+  /// Makes the columns before the strip invisible.
   void forget_columns() {
     for (Index n = 0; n < rows_.state; ++n) std::fill_n(numbers(rows_.running_keys(n)), rows_.lead * width, Scalar(0));
   }
@@ -92,17 +92,17 @@ class StripWalk {
       for (Index column = 0; column < rows_.lead; ++column) running_key(n, column) = Lane(running_key(n, column + strip_tokens));
   }
 
-  /// Walks every near column down the strip's rows. `Exclusive`: a row reads the state before its own token's update.
-  template <bool Exclusive>
+  /// Walks every near column down the strip's rows. `ReadsBefore`: a row reads the state before its own token's update.
+  template <bool ReadsBefore>
   EIGEN_ALWAYS_INLINE void walk() {
     for (Index column = 0; column < rows_.columns; ++column) {
       const Index first_row = std::max(column - rows_.lead, Index(0));
       [&]<std::size_t... r>(std::index_sequence<r...>) {
-        ((static_cast<Index>(r) == first_row ? walk_column<Exclusive, static_cast<int>(r)>(column) : void()), ...);
+        ((static_cast<Index>(r) == first_row ? walk_column<ReadsBefore, static_cast<int>(r)>(column) : void()), ...);
       }
       (std::make_index_sequence<register_rows>());
     }
-    refer_queries<Exclusive>();
+    refer_queries<ReadsBefore>();
   }
 
   /// Hands the factors over, as channels `place` ...: queries and decays at strip `place_strip`.
@@ -124,12 +124,12 @@ class StripWalk {
 
  private:
   /// One column from the row in which it, or its block, begins, down the strip's rows.
-  template <bool Exclusive, int First>
+  template <bool ReadsBefore, int First>
   IMPLICIT_ATTENTION_FLATTEN void walk_column(Index column) {
     // Nothing that is stored to is reached through `this` below: compilers would read everything anew after each store.
     const Index states = rows_.state, kept_stride = rows_.factor_stride * width, entry_stride = rows_.entry_stride * width;
     const bool begun = column < rows_.lead;
-    const int entering = static_cast<int>(std::min<Index>(column + 1, register_rows));  // the row in which nothing enters any more
+    const int entering = static_cast<int>(std::min<Index>(column + 1, register_rows));  // the first row in which nothing enters any more
     const Scalar *decays = numbers(rows_.decays), *queries = token_queries_.data(), *keys = token_keys_.data();
     const Scalar *const enter = numbers(rows_.enter + column * rows_.entrances), *const direct =
                                                                                      numbers(rows_.direct + column * rows_.entrances);
@@ -142,10 +142,10 @@ class StripWalk {
       if (begun) walk = lanes<width>(kept);
       each_row([&](std::size_t r) {
         if (static_cast<int>(r) < First) return;
-        if constexpr (Exclusive) sums[r] += queries[r] * walk;
+        if constexpr (ReadsBefore) sums[r] += queries[r] * walk;
         walk *= lanes<width>(decays + r * width);
         if (static_cast<int>(r) < entering) walk += keys[r] * lanes<width>(enter + (r - First) * width);
-        if constexpr (!Exclusive) sums[r] += queries[r] * walk;
+        if constexpr (!ReadsBefore) sums[r] += queries[r] * walk;
       });
       lanes<width>(kept) = walk;
       kept += kept_stride;
@@ -165,7 +165,7 @@ class StripWalk {
   }
 
   /// The rows' queries as they are at the strip's start, and what the strip leaves.
-  template <bool Exclusive>
+  template <bool ReadsBefore>
   EIGEN_ALWAYS_INLINE void refer_queries() {
     const Index states = rows_.state, to_stride = rows_.factor_stride * width;
     const Scalar *decays = numbers(rows_.decays), *from = token_queries_.data();
@@ -175,9 +175,9 @@ class StripWalk {
       Lane elapsed = Lane::Ones();
       each_row([&](std::size_t r) {
         const Lane decay = lanes<width>(decays + r * width);
-        if constexpr (!Exclusive) elapsed *= decay;
+        if constexpr (!ReadsBefore) elapsed *= decay;
         lanes<width>(to + r * width) = (from[r] * lanes<width>(scales + r * width)) * elapsed;
-        if constexpr (Exclusive) elapsed *= decay;
+        if constexpr (ReadsBefore) elapsed *= decay;
       });
       lanes<width>(left) = elapsed;
       left += width;

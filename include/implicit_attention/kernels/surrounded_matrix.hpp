@@ -36,7 +36,7 @@ void head_rows(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& hea
 
 namespace detail {
 
-/// The convolution and what stands before it, for the kernels that do not depend on the recurrence behind them.
+/// The convolution and what comes before it, for the kernels that do not depend on the recurrence that follows.
 template <class Recurrence, Real Scalar = typename Recurrence::ScalarType>
 [[nodiscard]] SurroundedDiagonal<Scalar> convolution_part(const Surrounded<Recurrence>& surrounded) {
   SurroundedDiagonal<Scalar> part;

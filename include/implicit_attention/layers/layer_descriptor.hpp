@@ -171,8 +171,8 @@ struct StatePart {
   std::string_view meaning = {};
 };
 
-/// Fails unless all parts of a carried-in state that are read are there, or none of any is: a part that an engine forgot must not be
-/// taken for a sequence that begins here.
+/// Fails unless the parts of a carried-in state that are read are all present, or every part is absent: a part that an engine forgot must
+/// not be taken for a sequence that begins here.
 template <Real Scalar>
 void check_initial(std::string_view who, const std::vector<StatePart<Scalar>>& parts) {
   if (std::all_of(parts.begin(), parts.end(), [](const StatePart<Scalar>& part) { return part.numbers->size() == 0; })) return;

@@ -1,4 +1,4 @@
-// The header that LocalAttention had when it was Griffin's alone; for one release. Use layers/softmax_attention.hpp.
+// The name that layers/softmax_attention.hpp had in 0.1; for one release.
 #pragma once
 
 #include <implicit_attention/layers/softmax_attention.hpp>

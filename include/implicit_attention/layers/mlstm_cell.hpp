@@ -101,8 +101,8 @@ struct MlstmCell {
     return detail::tokens_of<S>(terms, arrays);
   }
 
-  /// Fails unless all parts of a carried-in state that the form reads are there, or none of any is; `parts`: the layer's, to which the
-  /// cell's are added.
+  /// Fails unless the parts of a carried-in state that the form reads are all present, or every part is absent. The cell's parts are added
+  /// to `parts`, those of the layer.
   void check_initial(std::string_view who, const MlstmCellState<S>& initial, Terms terms,
                      std::vector<detail::StatePart<S>> parts = {}) const {
     parts.push_back({"recurrent", &initial.recurrent, terms.has(Term::recurrence) ? heads * state : 0, channels / heads,

@@ -125,9 +125,9 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   Index width_ = 0, channels_ = 0, head_size_ = 0, shared_ = 0;
 };
 
-/// The name that Griffin's attention layers had when they were the only ones.
+/// The name of SoftmaxAttention before version 0.2.
 template <Real S>
-using LocalAttention = SoftmaxAttention<S>;
+using LocalAttention [[deprecated("renamed: SoftmaxAttention")]] = SoftmaxAttention<S>;
 
 template <Real S>
 SoftmaxAttention<S>::SoftmaxAttention(Weights weights, Options options) : weights_(std::move(weights)), options_(options) {

@@ -48,7 +48,7 @@ struct BackwardOptions {
   std::function<void(Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients)> visit;
   Executor executor = serial_executor();
   WayBack way = WayBack::gradient;
-  /// Where a layer's walk leaves the record (methods that put another operator in the place of a mixer's); none unless given.
+  /// Where a layer's walk leaves the record (methods that put another operator in place of a mixer's); none unless given.
   std::function<std::vector<Detour<Scalar>>(Index layer, const LayerPass<Scalar>& pass)> detours;
 };
 
@@ -108,7 +108,7 @@ template <Real Scalar>
 
 /// Runs a language model backwards. `pass` is a forward pass with Keep::activations, or with Keep::residuals: then each layer's
 /// activations are computed again when its turn comes, and no more than one layer's are held. `d_logits` is (logit positions, vocabulary),
-/// as pass.logits. Linear in tokens, in time and memory, but for softmax attention, which takes time tokens * window.
+/// as pass.logits. Linear in tokens, in time and memory, except softmax attention, which takes time tokens * window.
 template <Real Scalar>
 [[nodiscard]] BackwardPass<Scalar> backward(const LanguageModel<Scalar>& model, const ForwardPass<Scalar>& pass,
                                             std::type_identity_t<ConstView<Scalar>> d_logits, const BackwardOptions<Scalar>& options = {}) {

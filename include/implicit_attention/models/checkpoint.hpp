@@ -1,4 +1,4 @@
-// What the readers of public checkpoints share: counting layers, tied heads, and configuration keys held against the weights.
+// What the readers of public checkpoints share: counting layers, tied heads, and configuration keys checked against the weights.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What tells a family: the names of the tensors and the configuration's model_type.
+/// What identifies a family: the names of the tensors and the configuration's model_type.
 class CheckpointFacts {
  public:
   template <class = void>
@@ -57,11 +57,11 @@ class CheckpointFacts {
   std::optional<std::string> type_;
 };
 
-/// Fails on tensors that the loader did not read, but for those known to carry nothing.
+/// Fails on tensors that the loader did not read, except those known to carry nothing.
 template <Real Scalar>
 void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view architecture) {
   std::string left;
-  std::set<std::string> counted;  // as the file has them: of GGUF's a single one may hold a matrix of every expert
+  std::set<std::string> counted;  // names in the file: one tensor of a GGUF file may hold a matrix for every expert
   for (const std::string& name : watched.unused()) {
     // Tables that follow from the configuration; extra prediction heads and vision towers, which the text model does not use.
     const auto ends = [&](std::string_view end) {
@@ -81,7 +81,7 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
         left, count > 3 ? ", ..." : "", "): what ", count == 1 ? "it does" : "they do", " would be missing from the model");
 }
 
-/// The same for a layer that is read by itself: of the tensors below its prefix.
+/// The same for a layer that is read by itself, with the tensors below its prefix.
 template <Real Scalar>
 void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
   for (const std::string& name : watched.unused())
@@ -109,7 +109,7 @@ template <Real Scalar>
   return count;
 }
 
-/// A key that is there and says something else than the weights is an error.
+/// A key that contradicts the weights is an error.
 template <class Value>
 [[noreturn]] void contradiction(const Configuration& configuration, std::string_view key, const Value& value, const Value& expected,
                                 std::string_view reason) {
@@ -128,7 +128,7 @@ void expect_integer(const Configuration& configuration, std::initializer_list<st
 /// in an LSTM's configuration it is the width of the state.
 template <class = void>
 void expect_layer_width(const Configuration& configuration, Index width) {
-  const std::string_view text = "text_config.hidden_size";  // of a multimodal model the text's counts
+  const std::string_view text = "text_config.hidden_size";  // in a multimodal model the text model's counts
   for (const std::string_view key : {text, std::string_view("hidden_size"), std::string_view("n_embd"), std::string_view("d_model")}) {
     if (!configuration.has(key) || configuration.asked(key) || (key != text && configuration.has(text))) continue;
     expect_integer(configuration, {key}, width, "the layer's input is that wide");
@@ -144,7 +144,7 @@ void expect_boolean(const Configuration& configuration, std::initializer_list<st
       contradiction(configuration, key, text(*value), text(expected), reason);
 }
 
-/// A key that says whether these tensors are there: each of them must agree.
+/// A key that says whether these tensors are present: it must be right about each of them.
 template <Real Scalar>
 void expect_tensors(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                     const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
@@ -180,7 +180,7 @@ void expect_present_unless(const Configuration& configuration, std::string_view 
             " false in its configuration");
 }
 
-/// Tensors that one setting of the public code puts into a layer or leaves out together: a part of them is a loss.
+/// Tensors that one setting of the public code puts into a layer or leaves out together: having only some of them is an error.
 template <Real Scalar, class Names = std::initializer_list<std::string_view>>
 void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names) {
   for (const std::string_view name : names)
@@ -255,7 +255,7 @@ template <Real S>
   return list;
 }
 
-/// A norm's eps, or another number that must be above zero; of several spellings as Configuration::positive_number has them.
+/// A norm's eps, or another number that must be above zero; under several spellings, as in Configuration::positive_number.
 template <class = void>
 [[nodiscard]] double positive_number(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
                                      double otherwise) {
@@ -275,8 +275,9 @@ template <Real Scalar>
   return Norm<Scalar>::layer(weight, bias, eps);
 }
 
-/// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise, and where
-/// it says nothing, the public port would tie, and the stored head is another than the embedding: the port would drop it in silence.
+/// The head's weights: its own where the checkpoint has them, else the embedding's. Fails where the configuration says otherwise. Also
+/// fails where it says nothing, the public port ties by default, and the stored head differs from the embedding: the port would silently
+/// drop that head.
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> read_head(const TensorSource<Scalar>& source, const Configuration& configuration, std::string_view name,
                                       const Array<Scalar>& embedding, std::initializer_list<std::string_view> tied_spellings,

@@ -1,7 +1,7 @@
 // Attribution by vectors, without a gradient: what each token adds to each output of a layer, after the output projection. Contribution
 // norms are the vectors' lengths, layer by layer; contribution rollout multiplies maps of them through the layers; ALTI-Logit (Ferrando et
-// al. 2023, arXiv 2305.12535) multiplies those of how much nearer each vector brings an output to what it is, and shares out the logit's
-// direct parts by them. All are exact here: the contributions are those of the implicit attention.
+// al. 2023, arXiv 2305.12535) multiplies maps of how much closer each vector brings an output to its final value, and shares out the
+// logit's direct parts by them. All are exact here: the contributions are those of the implicit attention.
 #pragma once
 
 #include <algorithm>
@@ -26,9 +26,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <Real S>
 class LayerContributions {
  public:
-  /// Of a layer that mixes tokens, and of a pass of it. Fails (ErrorKind::value) where a mixer's projection is not known, where its output
-  /// goes through a norm that subtracts a mean, and where a later sublayer mixes tokens, too. Where a part holds several mixers in sequence
-  /// (Zamba2's hybrid layers), the last one is used, whose projection gives the part's output: a pass lists it first.
+  /// For a layer that mixes tokens and a pass through it. Fails (ErrorKind::value) where a mixer's projection is not known, where its
+  /// output goes through a norm that subtracts a mean, and where a later sublayer mixes tokens, too. Where a part holds several mixers in
+  /// sequence (Zamba2's hybrid layers), the last one is used, whose projection gives the part's output: a pass lists it first.
   LayerContributions(const LanguageModel<S>& model, const LayerPass<S>& pass, Index layer, Terms terms = Terms::all())
       : before_(pass.residual), after_(pass.middle) {
     const auto refuse = [&](const char* what) {
@@ -144,7 +144,7 @@ template <Real S>
   return mixed;
 }
 
-/// What layers of a pass are made of, from the last to the first; `layers` in rising order.
+/// Visits the contributions in each of `layers`, which are in rising order, from the last to the first.
 template <Real S, class Visit>
 void each_layer_of_contributions(const LanguageModel<S>& model, const ForwardPass<S>& pass, const std::vector<Index>& layers, Terms terms,
                                  const Executor& executor, const Visit& visit) {

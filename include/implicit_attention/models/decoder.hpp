@@ -17,14 +17,14 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Reads the embedding and holds the sizes against the configuration; the blocks are left to the caller, one for each of the layers that
-/// it returns the number of.
+/// Reads the embedding and checks the sizes against the configuration. Returns the number of layers; the caller reads a block for each of
+/// them.
 template <Real Scalar>
 [[nodiscard]] Index begin_decoder(const TensorSource<Scalar>& source, const Configuration& configuration, const std::string& prefix,
                                   LanguageModelParts<Scalar>& parts) {
   const Index layers = read_sizes(source, configuration, prefix + "embed_tokens.weight", prefix + "layers.", parts);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "no other activation is read here");
-  // Held against the layers that have such a part, of which there may be none.
+  // Checked against the layers that have such a part; there may be none.
   ignore_keys(configuration, {"intermediate_size", "attention_bias", "num_attention_heads", "num_key_value_heads"});
   return layers;
 }

@@ -40,12 +40,12 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
   const Index width = layer.convolution_width();
   expect_integer(configuration, {"linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"}, width,
                  width > 0 ? "the convolution is that wide" : "there is no tensor v_conv1d.weight or conv1d.weight");
-  // Of flash-linear-attention's layers use_short_conv tells whether there are convolutions; conv_size stands beside it in any case.
+  // In flash-linear-attention's layers use_short_conv tells whether there are convolutions; conv_size stands beside it in any case.
   const std::optional<Index> size = configuration.integer({"conv_size"});
   if (size && width > 0) expect_integer(configuration, {"conv_size"}, width, "the convolution is that wide");
   expect_boolean(configuration, {"use_short_conv"}, width > 0,
                  width > 0 ? "there are weights of convolutions" : "there is no tensor v_conv1d.weight or conv1d.weight");
-  if (!configuration.has("num_attention_heads"))  // beside which it is attention's
+  if (!configuration.has("num_attention_heads"))  // with that key, head_dim is attention's
     expect_integer(configuration, {"head_dim"}, layer.state(), "k_proj has that many rows a key head");
   ignore_keys(configuration, {"expand_k", "expand_v"});  // which the weights tell
   ignore_flash_linear_attention_keys(configuration);

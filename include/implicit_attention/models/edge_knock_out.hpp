@@ -83,7 +83,7 @@ class AlteredPart final : public Part<S> {
 template <Real S>
 class KnockOut {
  public:
-  /// Of a pass with Keep::activations or Keep::residuals. Fails (ErrorKind::value) where the model looks at later tokens, and on a pass
+  /// For a pass with Keep::activations or Keep::residuals. Fails (ErrorKind::value) where the model looks at later tokens, and on a pass
   /// that kept neither.
   KnockOut(LanguageModel<S> model, ForwardPass<S> pass, Executor executor = serial_executor())
       : model_(std::move(model)), pass_(std::move(pass)), executor_(std::move(executor)) {
@@ -198,7 +198,7 @@ class KnockOut {
     return logits(0, target.token) - (target.contrast ? logits(0, *target.contrast) : S(0));
   }
 
-  /// The target's value with another part in the place of one.
+  /// The target's value with another part in place of one.
   template <class Alter>
   [[nodiscard]] S value_with(Index layer, const Place& place, const Target& target, const Alter& alter) const {
     Block<S> block = model_.block(layer);

@@ -28,8 +28,8 @@ class Explainer {
   using Scalar = S;
 
   /// Runs the model on token ids (L), or on as many of them as the positions to be explained depend on: a causal model needs no token after
-  /// the last of `options.logit_positions` but for Method::gradient_maximum, a rollout that discards entries of whole maps, and whole maps.
-  /// Earlier positions can be explained as well: their logits are computed on request. With Keep::residuals, layers that
+  /// the last of `options.logit_positions`, except for Method::gradient_maximum, a rollout that discards entries of whole maps, and whole
+  /// maps. Earlier positions can be explained as well: their logits are computed on request. With Keep::residuals, layers that
   /// `options.memory` has no room for are run again when they are asked for, and memory is bounded by one layer's activations beside it.
   Explainer(LanguageModel<Scalar> model, std::vector<Index> ids, ForwardOptions options = {}, ExplanationPlan<Scalar> plan = {})
       : run_(std::move(model), std::move(ids), std::move(options), std::move(plan)) {}
@@ -79,7 +79,7 @@ class Explainer {
                                                  const MethodOptions<Scalar>& options) const;
 
  private:
-  /// Sees to it that the run does for a method: whether it read the whole text, and kept its layers.
+  /// Ensures that the run has what the method needs; `whole`: it must have read the whole text, `layers`: it must have kept the layers.
   void need(bool whole, bool layers) {
     if (run_.need(whole, layers)) kept_.forget();
   }

@@ -1,4 +1,4 @@
-// The explainer's methods that are made of the layers' maps, forwards alone: raw attention, rollout, and those by vectors.
+// The explainer's methods that need only the layers' maps, and no walk back: raw attention, rollout, and those by vectors.
 #pragma once
 
 #include <numeric>

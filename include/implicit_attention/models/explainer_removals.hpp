@@ -14,8 +14,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Tokens of a text up to which running the whole of it beside others costs less than going on alone from the states before the removed
-/// token.
+/// Texts of at most this many tokens run as whole copies side by side, each without one token: that costs less than going on from the
+/// states before each removed token.
 inline constexpr Index tokens_of_a_short_text = 64;
 
 /// What is explained when tokens are taken away, each alone. The run and the options must outlive it.
@@ -104,13 +104,13 @@ Matrix<S> TokenRemovals<S>::in_one_run(const std::vector<Index>& removed, const 
   const auto matters = [&](Index token, const Target& target) { return token < run_->seen_by(target.position); };
   Index last = 0;  // of the text as it is
   for (const Target& target : targets) last = std::max(last, target.position);
-  // Of the piece from `start` on; none where it lies behind all that is asked for.
+  // The length of the piece from `start` on; 0 where the piece lies behind every position that is asked for.
   const Index length = std::max<Index>(run_->seen_by(last) - start, 0), kept = drop ? std::max<Index>(length - 1, 0) : length;
   ForwardOptions forward = run_->prefix_options(last);
   const std::vector<Index> positions = std::move(forward.positions);
   forward.positions.clear();
 
-  // The text, or the piece of it, without each of the tokens that anything depends on, one behind the other.
+  // One copy of the text, or of its piece, for each removed token that an answer depends on, without that token; one after the other.
   Matrix<Scalar> embeddings(static_cast<Index>(removed.size()) * kept, run_->model().width());
   std::vector<Index> begins, rows;  // of each removed token's text; of all answers, ascending
   Index end = 0;

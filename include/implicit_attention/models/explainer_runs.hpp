@@ -17,7 +17,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Tokens with which a run's products are about as fast as a long text's: short texts run side by side until they are so many.
+/// With so many tokens a run's products are about as fast as those of a long text: short texts run side by side up to this number.
 inline constexpr Index tokens_of_a_full_run = 256;
 
 /// One text in one model, run as far as what is explained depends on it.
@@ -49,7 +49,7 @@ class ExplainedRun {
   [[nodiscard]] Index tokens() const { return static_cast<Index>(ids_.size()); }
   [[nodiscard]] Index read() const { return pass_.tokens(); }
 
-  /// Runs the model again where the run there is does not do for what is asked now, and says whether it did.
+  /// Runs the model again if the existing run lacks what is needed now: all tokens (`whole`), or the layers. Returns whether it did.
   bool need(bool whole, bool layers) {
     whole = whole || read() == tokens();
     if (!(read() < (whole ? tokens() : read()) || (layers && pass_.layers.empty()))) return false;
@@ -58,7 +58,7 @@ class ExplainedRun {
   }
   /// Computes the logits at positions that the run has none of yet.
   void need_logits(const std::vector<Index>& positions);
-  /// What `use` makes of the logits at a position, (1, vocabulary). Fails on a position that was not read.
+  /// Calls `use` with the logits at a position, (1, vocabulary), and returns its result. Fails on a position that was not read.
   template <class Use>
   auto use_logits(Index position, const Use& use) const {
     if (position >= read())
@@ -107,7 +107,7 @@ class ExplainedRun {
   }
   [[nodiscard]] const std::vector<Index>& mixing() const { return mixing_; }
   [[nodiscard]] Index mixing_count() const { return static_cast<Index>(mixing_.size()); }
-  /// The implicit attention of the `index`-th layer that mixes tokens: feed-forward layers take no part in a method made of attention.
+  /// The implicit attention of the `index`-th layer that mixes tokens: methods from attention skip feed-forward layers.
   [[nodiscard]] ImplicitAttention<Scalar> attention_of_mixing(Index index, Terms terms) const {
     return attention_of_layer(mixing_[static_cast<std::size_t>(index)], terms);
   }
@@ -117,9 +117,9 @@ class ExplainedRun {
 
   /// How many tokens a position's logits depend on: later ones cannot matter to a causal model.
   [[nodiscard]] Index seen_by(Index position) const { return model_.causal() ? position + 1 : tokens(); }
-  /// Runs that need nothing after what the position sees, and no more than its logits.
+  /// The options of a run for one position: of the tokens that the position sees, with no logits but its own.
   [[nodiscard]] ForwardOptions prefix_options(Index position) const;
-  /// How many texts of so many tokens run side by side, as documents of one sequence.
+  /// How many texts of `length` tokens run side by side, as documents of one sequence.
   [[nodiscard]] Index texts_a_run(Index length) const {
     return model_.causal() && model_.separates_documents() ? std::max<Index>(1, tokens_of_a_full_run / length) : 1;
   }

@@ -21,7 +21,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What walks leave for the methods asked for next; of one run.
+/// Results of walks back through one run, kept for the methods asked for next.
 template <Real Scalar>
 struct KeptWalks {
   std::optional<BackwardPass<Scalar>> backward;
@@ -113,7 +113,7 @@ Attribution<S> WalkMethods<S>::walked(Method method, const Target& target, const
     if (made(of))
       rows.emplace_back(
           of, GradientWeightedRow<Scalar>(run_->mixing_count(), run_->read(), form, target.position, options.rollout.start_layer));
-  // What is wrong with a layer or a head is for the edge map to say, and for no other method.
+  // An option with a layer or head that does not exist is an error of the edge map only, and of no other method.
   const bool sums_edges = method == Method::edge_map || (made(Method::edge_map) && run_->mixes(options.layer) && options.heads.empty());
   const std::vector<Index> edge_layers = sums_edges ? run_->mixing_layers_of(Method::edge_map, options) : std::vector<Index>();
   RowVector<Scalar> edge_columns = RowVector<Scalar>::Zero(run_->read());
@@ -203,7 +203,7 @@ Attribution<S> WalkMethods<S>::held_walk(Method method, const Target& target, co
         const MixerRun<Scalar>& mixer = pass.mixers[index];
         add_products<Scalar>(columns, mixer.x.numbers, *gradients.mixers_x[index], channels[index]);
         if (mixer.second_x.empty()) continue;
-        // Its input may be what x is made of (RWKV-7's value), whose gradient holds both paths' parts.
+        // Its input may be what x is computed from (RWKV-7's value), whose gradient includes both paths' parts.
         if (const ImplicitAttention<Scalar> attention = mixer.attention(options.terms); attention.has_second())
           add_products<Scalar>(columns, attention.second_input(),
                                attention.second().apply_transpose(*gradients.mixers_y[index], run_->options().executor), channels[index]);

@@ -9,7 +9,7 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// What will be asked, told before the model runs, so that one run does for it: rows of raw attention and contribution norms are taken
+/// What will be asked, told before the model runs, so that one run suffices: rows of raw attention and contribution norms are taken
 /// while the layers run, several methods made of gradients share one walk back, and what none of them needs is not kept. Anything else may
 /// be asked as well; then the model runs again where it has to.
 template <Real Scalar>

@@ -18,7 +18,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///
 /// ssm_multipliers scale in_proj's z, x, B, C, dt with their biases, key_multiplier the keys before their rotation, embedding_multiplier
 /// and lm_head_multiplier both ends, also where the head is tied. The multipliers stay apart from the weights, so that a gradient belongs
-/// to the embedding as it is stored. Of the mixers of a layer Mamba-2 is the first, attention is called `attention`.
+/// to the embedding as it is stored. Mamba-2 is a layer's first mixer; attention is called `attention`.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_falcon_h1_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "falcon_h1");

@@ -1,4 +1,4 @@
-// FalconMambaForCausalLM: Mamba with RMS norms of dt, B and C that have no weights, so that no tensor tells of them.
+// FalconMambaForCausalLM: Mamba with RMS norms of dt, B and C that have no weights, so that no tensor shows them.
 #pragma once
 
 #include <implicit_attention/models/mamba_lm.hpp>

@@ -95,12 +95,12 @@ class ChannelMixing {
   static constexpr std::string_view part_name = "ChannelMixing";
   static constexpr bool separates_documents = true;  ///< see Part::separates_documents
   struct Weights {
-    Array<Scalar> time_mix_key;         ///< (D): what the token itself weighs, 1 less that the one before it; also time_maa_k, x_k
+    Array<Scalar> time_mix_key;         ///< (D): the weight of the token itself; the one before it has 1 less that; also time_maa_k, x_k
     Array<Scalar> time_mix_receptance;  ///< (D), absent without a receptance; also time_maa_r
     Array<Scalar> key_weight;           ///< (M, D)
     Array<Scalar> receptance_weight;    ///< (D, D), absent without a receptance
     Array<Scalar> value_weight;         ///< (D, M)
-    bool mixes_weigh_previous = false;  ///< the mixes are what the token before weighs (time_maa_k, x_k)
+    bool mixes_weigh_previous = false;  ///< the mixes are weights of the token before (time_maa_k, x_k)
   };
   /// What one piece of a sequence hands to the next.
   struct State {

@@ -14,9 +14,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// What a run keeps.
 enum class Keep {
-  logits,      ///< the logits alone
-  residuals,   ///< and the residual stream before every layer: a layer's activations are recomputed where they are asked for
-  activations  ///< and every layer's activations, recorded
+  logits,      ///< only the logits
+  residuals,   ///< also the residual stream before every layer: a layer's activations are recomputed when they are asked for
+  activations  ///< also every layer's activations, recorded
 };
 
 /// How a language model is run.
@@ -39,7 +39,7 @@ struct ForwardOptions {
   std::vector<Index> starts = {};
 };
 
-/// One sequence through a language model. Cheap to copy but for the logits.
+/// One sequence through a language model. Cheap to copy, except for the logits.
 template <Real Scalar>
 struct ForwardPass {
   std::vector<Index> ids;                                     ///< (L), empty where the pass began with embeddings

@@ -35,8 +35,8 @@ void expect_block_type(const Configuration& configuration, Index layer, std::str
   }
 }
 
-/// Query heads of the attention layers. `num_attention_heads` tells; without it, `head_dim`, then the gates' blocks of a recurrent
-/// layer, then one key/value head.
+/// Query heads of the attention layers. From `num_attention_heads`; without it, from `head_dim`, then from the gates' blocks of a
+/// recurrent layer, then from one key/value head.
 template <Real Scalar>
 [[nodiscard]] Index griffin_heads(const TensorSource<Scalar>& source, const Configuration& configuration, const std::string& prefix,
                                   Index gate_blocks) {
@@ -68,8 +68,8 @@ template <Real Scalar>
 
 }  // namespace detail
 
-/// Reads a Griffin language model (RecurrentGemma). Tensors tell whether a layer is recurrent or attends. Of the configuration
-/// are used: num_attention_heads, attention_window_size (2048), partial_rotary_factor (0.5), rope_theta (10000), rms_norm_eps (1e-6),
+/// Reads a Griffin language model (RecurrentGemma). Tensors tell whether a layer is recurrent or attends. From the configuration
+/// it takes num_attention_heads, attention_window_size (2048), partial_rotary_factor (0.5), rope_theta (10000), rms_norm_eps (1e-6),
 /// logits_soft_cap (30; 0: none), embeddings_scale_by_sqrt_dim (true); every other key that is there must agree with the weights
 /// (`intermediate_size` is twice the inner width in the public files; the inner width itself is taken too). Fails naming the tensor or
 /// the key.
@@ -99,7 +99,7 @@ template <Real Scalar>
   detail::expect_fits<Scalar>(configuration, "logits_soft_cap", cap);
   parts.soft_cap = static_cast<Scalar>(cap);
 
-  // What concerns attention layers is read and checked in a model that has none, too: there it changes nothing.
+  // The keys of attention layers are read and checked in a model without such layers too, where they change nothing.
   const Index window = configuration.integer({"attention_window_size"}).value_or(2048);
   if (window < 1)
     detail::raise(ErrorKind::value, configuration.where(), ": key attention_window_size is ", window, ", expected at least 1");

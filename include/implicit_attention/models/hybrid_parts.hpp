@@ -28,7 +28,7 @@ template <class = void>
   return configuration;
 }
 
-/// Reads the embedding into `parts` and holds the sizes against the configuration. Gives the number of layers, those below `layer_prefix`.
+/// Reads the embedding into `parts` and holds the sizes against the configuration. Returns the number of layers below `layer_prefix`.
 template <Real S>
 [[nodiscard]] Index read_sizes(const TensorSource<S>& source, const Configuration& configuration, std::string_view embedding,
                                std::string_view layer_prefix, LanguageModelParts<S>& parts) {
@@ -115,7 +115,7 @@ template <Real S>
   return has_any(tensors, {"shared_experts.up_proj.weight", "shared_experts.down_proj.weight"});
 }
 
-/// `num_attention_heads`, which the rows of the queries must be of.
+/// `num_attention_heads`, which must divide the rows of the queries.
 template <Real S>
 [[nodiscard]] Index read_attention_heads(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   const Index heads = required_integer(configuration, {"num_attention_heads"});
@@ -165,8 +165,8 @@ void expect_choice(const Configuration& configuration, const ExpertChoice& choic
   });
 }
 
-/// The configuration's kind of every layer must be what its tensors are. `kinds`: as told by the tensors; `key` may have other words for
-/// them, in `synonyms` (configuration's, ours).
+/// Fails unless the configuration gives every layer the kind that its tensors have. `kinds` are those of the tensors; where a configuration
+/// uses other words for them, `synonyms` has pairs (the configuration's word, ours).
 template <class = void>
 void expect_layer_kinds(const Configuration& configuration, std::initializer_list<std::string_view> keys,
                         const std::vector<std::string>& kinds,
@@ -205,7 +205,7 @@ void expect_layer_is(const Configuration& configuration, std::string_view key, s
           ", expected otherwise: that is what the layer's tensors are");
 }
 
-/// A list of layers' numbers in the configuration must be those of one kind.
+/// Fails unless a list of layer numbers in the configuration names the layers of one kind, and no others.
 template <class = void>
 void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
                           std::string_view kind) {
@@ -215,7 +215,7 @@ void expect_listed_layers(const Configuration& configuration, std::string_view k
             ", expected the layers of kind ", kind, ": its tensors are of kind ", kinds[layer]);
 }
 
-/// down(silu(gate_scale gate u) * up u), of three tensors; biases and inner width, under `width_key`, are held against the configuration.
+/// down(silu(gate_scale gate u) * up u), of three tensors. Biases and inner width (`width_key`) are checked against the configuration.
 template <Real S>
 [[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1,
                                                   std::string_view width_key = "intermediate_size") {

@@ -51,7 +51,7 @@ template <Real Scalar>
 
 }  // namespace detail
 
-/// Reads a Kimi Linear language model. Tensors tell the kind of a layer; of the configuration are used:
+/// Reads a Kimi Linear language model. Tensors tell the kind of a layer; from the configuration it takes
 /// linear_attn_config.num_heads (linear_num_heads in files of transformers' own port) and .gate_lower_bound (none), num_attention_heads,
 /// rms_norm_eps (1e-5), num_experts_per_token, num_expert_group, topk_group, moe_renormalize (true), routed_scaling_factor (1); every other
 /// key must agree with the weights. Nothing is rotated, whatever rope_theta says. Fails naming the tensor or the key.
@@ -61,7 +61,7 @@ template <Real Scalar>
   detail::expect_boolean(configuration, {"mla_use_nope"}, true, "latent attention with rotary positions is not read here");
   detail::expect_boolean(configuration, {"mla_use_output_gate"}, false, "latent attention with an output gate is not read here");
   detail::expect_integer(configuration, {"attn_res_block_size"}, 0, "attention over the residuals of earlier blocks is not read here");
-  // These change nothing: the betas are of an activation that hidden_act would name. dense_ffn_hidden is held against layers that have it.
+  // These change nothing: the betas belong to an activation that hidden_act would name. dense_ffn_hidden is checked where layers have it.
   detail::ignore_keys(configuration, {"rope_theta", "head_dim", "model_max_length", "num_nextn_predict_layers", "activation_situ_beta",
                                       "activation_situ_linear_beta", "dense_ffn_hidden"});
   LanguageModelParts<Scalar> parts;

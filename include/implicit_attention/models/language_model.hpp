@@ -55,13 +55,13 @@ class LanguageModel {
   /// Runs the model on token ids (L). `visit`, if given, is called for each layer, first to last.
   [[nodiscard]] ForwardPass<Scalar> forward(const std::vector<Index>& ids, const ForwardOptions& options = {},
                                             const Visitor& visit = {}) const;
-  /// Runs the model on embeddings (L, D) in the place of tokens': what `embed` gives, or anything else.
+  /// Runs the model on embeddings (L, D) in place of tokens': what `embed` gives, or anything else.
   [[nodiscard]] ForwardPass<Scalar> forward_embeddings(ConstView<Scalar> embeddings, const ForwardOptions& options = {}) const;
 
-  /// The logits (1, vocabulary) after the last of `ids` (L), the next tokens of a sequence whose earlier ones left `states`, which go on to
-  /// hold what these leave. One token a call costs what a recurrence costs; softmax attention keeps its keys and values. Equal to the
-  /// last row of a run over the whole sequence, to rounding. Fails (value) where the model looks at later tokens, and where a piece before
-  /// met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
+  /// The logits (1, vocabulary) after the last of `ids` (L), the next tokens of a sequence whose earlier tokens left `states`; what these
+  /// tokens leave replaces it. A call with one token costs what a recurrence costs; softmax attention keeps its keys and values. Equal to
+  /// the last row of a run over the whole sequence, to rounding. Fails (value) where the model looks at later tokens, and where an earlier
+  /// piece met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
   [[nodiscard]] Matrix<Scalar> next_logits(const std::vector<Index>& ids, CarriedStates& states,
                                            const Executor& executor = serial_executor()) const;
   /// The same from embeddings (L, D) in place of token ids, with the logits (rows, vocabulary) at any rows of this piece; none if the

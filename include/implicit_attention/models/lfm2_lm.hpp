@@ -52,7 +52,7 @@ template <Real Scalar>
 
 }  // namespace detail
 
-/// Reads an LFM2 language model, dense or with experts. Tensors tell the kinds of a layer; of the configuration are used:
+/// Reads an LFM2 language model, dense or with experts. Tensors tell the kinds of a layer; from the configuration it takes
 /// num_attention_heads, norm_eps (1e-5), rope_theta (1e6), num_experts_per_tok (4), norm_topk_prob (true), routed_scaling_factor (1); every
 /// other key must agree with the weights. The final norm is called `embedding_norm`. The head is
 /// the embedding unless tie_embedding (or tie_word_embeddings) says otherwise. Fails naming the tensor or the key.

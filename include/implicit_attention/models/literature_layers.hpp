@@ -1,5 +1,5 @@
-// Layers of the literature that are read by themselves, out of the configurations of their public code: options, and sizes held against the
-// weights.
+// Layers of the literature that are read by themselves, with the configurations of their public code: options, and sizes checked against
+// the weights.
 #pragma once
 
 #include <cmath>
@@ -111,7 +111,7 @@ template <Real S>
   return layer;
 }
 
-/// As many heads as `expand_ratio` rows of f_proj go into; where there is no such key, as the public code has it, `num_heads` of them.
+/// One head for every `expand_ratio` rows of f_proj, as in the public code; `num_heads` of them without that key.
 template <Real S>
 [[nodiscard]] Hgrn2<S> read_hgrn2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_head_mixer_tensors(tensors, configuration, {"q", "f", "i"}, false);
@@ -190,7 +190,7 @@ template <Real S>
   expect_boolean(configuration, {"is_outproj_norm"}, normed,
                  message("tensor ", tensors.name_in_file("norm.weight"), " is ", normed ? "there" : "missing"));
   expect_integer(configuration, {"rank"}, layer.rank(), "B_bias has that many rows a head");
-  // The public code's rank is of no meaning where is_mimo is false.
+  // The public code's rank has no meaning where is_mimo is false.
   if (configuration.boolean({"is_mimo"}).value_or(true))
     expect_integer(configuration, {"mimo_rank"}, layer.rank(), "B_bias has that many rows a head");
   if (const auto floor = configuration.number({"A_floor"}); floor && *floor != 1e-4)
@@ -223,7 +223,7 @@ template <Real S>
   expect_present(tensors, {"in_proj.bias", "short_filter.bias", "out_proj.bias"});
   Hyena<S> layer = Hyena<S>::from_tensors(tensors, Hyena<S>::options(configuration));
   expect_integer(configuration, {"d_model"}, layer.width(), "in_proj.weight has that many columns");
-  // Of the network whose output the stored filter is.
+  // Keys of the network that computed the stored filter.
   ignore_keys(configuration, {"filter_order", "l_max", "emb_dim", "num_inner_mlps", "train_freq", "activation_freq"});
   expect_integer(configuration, {"short_filter_order"}, layer.weights().short_filter_weight.cols(), "short_filter.weight is that wide");
   return layer;

@@ -27,7 +27,7 @@ template <Real Scalar>
   return RenamedTensors<Scalar>(source, renamed ? *stored : "", renamed ? std::string(family.prefix) : "");
 }
 
-/// The family that a checkpoint is of; nothing if of none. Fails where `model_type` is one thing and the tensors are those of another.
+/// The family of a checkpoint; nothing if it is of none. Fails where `model_type` is one thing and the tensors are those of another.
 template <Real Scalar>
 [[nodiscard]] const ModelFamily<Scalar>* family_of(const TensorSource<Scalar>& source, const Configuration& configuration,
                                                    const std::optional<std::string>& stored) {

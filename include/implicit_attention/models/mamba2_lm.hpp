@@ -10,7 +10,7 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Reads a Mamba-2 language model. Sizes come from the weights; of the configuration are used n_groups, norm_groups, time_step_limit
+/// Reads a Mamba-2 language model. Sizes come from the weights; from the configuration it takes n_groups, norm_groups, time_step_limit
 /// and layer_norm_epsilon (1e-5), of the authors' ssm_cfg.ngroups, ssm_cfg.dt_limit, ssm_cfg.norm_before_gate and norm_epsilon; every other
 /// key that is there must agree with the weights. `norm_before_gate` of `model_type` mamba2 changes nothing, as in the port. Fails naming
 /// the tensor or the key.

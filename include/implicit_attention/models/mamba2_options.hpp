@@ -68,7 +68,7 @@ template <Real S>
   // Over each group in the authors' code, Nemotron-H, Falcon-H1 and Zamba2; over the whole width in the other ports.
   const bool by_group = type == "nemotron_h" || type == "falcon_h1" || type == "zamba2" || configuration.has("ssm_cfg.layer");
   options.norm_groups = configuration.integer({"norm_groups"}).value_or(by_group ? options.groups : 1);
-  // The gate comes first but in Falcon-H1, whose port says otherwise where the key is absent. Hugging Face's Mamba-2 never reads the key,
+  // The gate comes first by default, but after the norm in Falcon-H1, as its port has it. Hugging Face's Mamba-2 never reads the key,
   // which is true in released files (Mamba-Codestral): modeling_mamba2.py puts the gate first, the fused kernel is called with false.
   const bool before =
       configuration.boolean({"norm_before_gate", "mamba_norm_before_gate", "ssm_cfg.norm_before_gate"}).value_or(type == "falcon_h1");
@@ -102,7 +102,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   expect_integer(configuration, {"mamba_d_ssm"}, mixer.channels(), "out_proj.weight has that many columns");
   if (configuration.text({"model_type"}) == "mamba2") {
     expect_integer(configuration, {"intermediate_size"}, mixer.channels(), "out_proj.weight has that many columns");
-    static_cast<void>(configuration.find("time_step_rank"));  // of Mamba-1's dt_proj: there is none, and the port reads it for nothing
+    static_cast<void>(configuration.find("time_step_rank"));  // for Mamba-1's dt_proj, which is not here; the port does not use it
   }
   // Nemotron-H's own key does not tell the inner width, nor Falcon-H1's where mamba_d_ssm does.
   const bool tells = configuration.text({"model_type"}) != "nemotron_h" && !configuration.has("mamba_d_ssm");
@@ -119,7 +119,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
                    message("tensor ", tensors.name_in_file(name), tensor.empty() ? " is missing" : " is there"));
   };
   expect_tensor({"use_conv_bias", "mamba_conv_bias", "ssm_cfg.conv_bias"}, "conv1d.bias", w.conv1d_bias);
-  // Of Nemotron-H's two keys use_bias counts where it is there: transformers writes the other one and reads it nowhere.
+  // Nemotron-H has two keys, and use_bias counts where it is present: transformers writes the other one and never reads it.
   const bool used = configuration.text({"model_type"}) == "nemotron_h" && configuration.has("use_bias");
   if (used) ignore_keys(configuration, {"mamba_proj_bias"});
   for (const std::string_view key : {"use_bias", "mamba_proj_bias", "add_bias_linear", "ssm_cfg.bias"}) {
@@ -131,7 +131,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
   expect_tensor({"projectors_bias"}, "out_proj.bias", w.out_proj_bias);
   expect_tensor({"mamba_rms_norm", "ssm_cfg.rmsnorm"}, "norm.weight", w.norm_weight);
   expect_text(configuration, "ssm_cfg.layer", {"Mamba2"}, "the tensors are those of Mamba-2");
-  // Of the authors' two keys of this name, the one on top is that of the blocks' norms.
+  // The authors have two keys of this name; the one at the top level is about the blocks' norms.
   if (configuration.has("ssm_cfg.layer"))
     ignore_keys(configuration, {"rms_norm"});
   else
@@ -146,7 +146,7 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
 /// z, x, B, C and dt (Falcon-H1). `input_multiplier` is a factor of the mixer's input; the biases of in_proj do not see it.
 template <Real S>
 [[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration, double input_multiplier = 1) {
-  // One switch has both, but in Falcon-H1, where projectors_bias is that of the second.
+  // One key switches both, except in Falcon-H1, where projectors_bias switches the second.
   if (!configuration.has("projectors_bias") && configuration.text({"model_type"}) != "falcon_h1")
     expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   Mamba2<S> mixer = Mamba2<S>::from_tensors(tensors, mamba2_options(tensors, configuration));

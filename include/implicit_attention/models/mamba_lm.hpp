@@ -50,8 +50,8 @@ template <Real Scalar>
 
 }  // namespace detail
 
-/// Reads a Mamba language model. Sizes come from the weights; of the configuration (`d_model, n_layer, ssm_cfg.*` or `hidden_size,
-/// num_hidden_layers, state_size, ...`) the norms' eps (1e-5) and kind (`rms_norm: false`: LayerNorm) are used, and every other key
+/// Reads a Mamba language model. Sizes come from the weights; from the configuration (`d_model, n_layer, ssm_cfg.*` or `hidden_size,
+/// num_hidden_layers, state_size, ...`) it takes the norms' eps (1e-5) and kind (`rms_norm: false`: LayerNorm), and every other key
 /// that is there must agree with the weights. The head is `lm_head.weight`, or the embedding where that is absent.
 /// Fails naming the tensor or the key.
 template <Real Scalar>

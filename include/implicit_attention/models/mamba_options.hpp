@@ -1,4 +1,4 @@
-// Mamba mixers out of public configurations: norms of dt, B and C, and keys held against the weights.
+// Mamba mixers out of public configurations: norms of dt, B and C, and keys checked against the weights.
 #pragma once
 
 #include <cmath>
@@ -58,7 +58,7 @@ template <Real Scalar>
   const std::string type = configuration.text({"model_type"}).value_or("");
   typename Mamba<Scalar>::Options options;
   options.inner_norms = configuration.boolean({"use_bcdt_rms"}).value_or(type == "falcon_mamba");
-  // Of the norms of B and C both spellings are about.
+  // The norms of B and C are spelled in two ways in public files.
   const char* const B_norm = tensors.has("B_layernorm.weight") ? "B_layernorm.weight" : "b_layernorm.weight";
   const char* const C_norm = tensors.has("C_layernorm.weight") ? "C_layernorm.weight" : "c_layernorm.weight";
   const bool weighted = has_any(tensors, {"dt_layernorm.weight", B_norm, C_norm});

@@ -1,5 +1,5 @@
-// Mixtures of experts: a feed-forward part of which every token uses a few experts that a router chooses for it, in the forms that
-// Nemotron-H, Granite 4, Jamba, Kimi Linear and Qwen3 give it.
+// Mixtures of experts: a feed-forward part in which a router chooses a few experts for every token, in the forms of Nemotron-H,
+// Granite 4, Jamba, Kimi Linear and Qwen3.
 #pragma once
 
 #include <optional>

@@ -56,7 +56,7 @@ template <Real S>
 
 }  // namespace detail
 
-/// Reads a Nemotron-H language model. What a block is, its tensors tell; `hybrid_override_pattern` (a letter a block: M, *, -, E) or
+/// Reads a Nemotron-H language model. A block's tensors tell what it is; `hybrid_override_pattern` (a letter a block: M, *, -, E) or
 /// `layers_block_type` must agree, and counts, rather than num_hidden_layers. Attention has no rotary positions, whatever rope keys
 /// stand in the file. Fails naming the tensor or the key.
 template <Real Scalar>

@@ -16,7 +16,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 ///     linear:  r += gdn(norm1 r)    r += mlp(norm2 r)        full:  r += post_attention_layernorm(attn r)   r += post_feedforward_layernorm(mlp r)
 ///
 /// so `post_attention_layernorm` is what follows attention in a full layer and what precedes the feed-forward part in a linear one. Tensors
-/// tell the kind of a layer. Of the configuration are used: num_attention_heads, linear_num_key_heads (as many),
+/// tell the kind of a layer. From the configuration it takes num_attention_heads, linear_num_key_heads (as many),
 /// linear_allow_neg_eigval (true), rms_norm_eps (1e-6; the heads' norm of linear layers has 1e-5 whatever it says) and
 /// rope_parameters.rope_theta, without which there are no positions. Fails naming the tensor or the key.
 template <Real Scalar>
@@ -36,7 +36,7 @@ template <Real Scalar>
   full.norm_eps = eps;
   parts.has_positions = configuration.has("rope_parameters.rope_theta");
   if (parts.has_positions) detail::read_rotary(configuration, 10000, 1, full);
-  detail::ignore_keys(configuration, {"rope_parameters.rope_type"});  // of no meaning without a base
+  detail::ignore_keys(configuration, {"rope_parameters.rope_type"});  // no meaning without a base
 
   std::vector<std::string> kinds;
   for (Index layer = 0; layer < layers; ++layer) {

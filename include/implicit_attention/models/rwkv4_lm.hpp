@@ -10,7 +10,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-4 language model: `rwkv.embeddings.weight, rwkv.blocks.N.attention.*` or `emb.weight, blocks.N.att.*`. Sizes come from
-/// the weights; of the configuration the blocks' `layer_norm_epsilon` (1e-5) is used, and every other key that is there must agree with
+/// the weights, the blocks' `layer_norm_epsilon` (1e-5) from the configuration, and every other key that is there must agree with
 /// the weights. The last norm's eps is 1e-5 whatever the key says, as in the public code. `rescale_every` guards half precision against
 /// overflow and is not applied. Fails naming the tensor or the key.
 template <Real Scalar>

@@ -7,9 +7,9 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-5 language model, 5.1 or 5.2, with the tensors `rwkv.embeddings.weight, rwkv.blocks.N.attention.*` or `emb.weight,
-/// blocks.N.att.*`. Of the configuration are used `layer_norm_epsilon` (1e-5; the last norm's is 1e-5 whatever it says, as in the public
+/// blocks.N.att.*`. From the configuration it takes `layer_norm_epsilon` (1e-5; the last norm's is 1e-5 whatever it says, as in the public
 /// code) and the group norm's eps: `head_size_divisor`, or `group_norm_eps`, without either 64e-5 as BlinkDL trained. Every other key that
-/// is there must agree with the weights, but for `intermediate_size`, which the public ports ignore. Fails naming the tensor or the key.
+/// is there must agree with the weights, except `intermediate_size`, which the public ports ignore. Fails naming the tensor or the key.
 template <Real Scalar>
 [[nodiscard]] LanguageModel<Scalar> load_rwkv5_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv5"}, "the tensors are those of an RWKV-5 language model");

@@ -7,7 +7,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 /// Reads an RWKV-7 language model with the tensors `emb.weight, blocks.N.att.*` (BlinkDL), the same below `rwkv7.` (transformers), or
-/// `model.embeddings.weight, model.layers.N.attn.*` (flash-linear-attention). Of the configuration are used `norm_eps` or
+/// `model.embeddings.weight, model.layers.N.attn.*` (flash-linear-attention). From the configuration it takes `norm_eps` or
 /// `layer_norm_epsilon` (1e-5), `norm_bias`, and the group norm's eps as detail::read_rwkv7 says; every other key that is there must agree
 /// with the weights. Fails naming the tensor or the key.
 template <Real Scalar>

@@ -105,7 +105,7 @@ void let_pass(const Configuration& configuration) {
   ignore_flash_linear_attention_keys(configuration);
 }
 
-/// Sizes that the configuration gives must be those of the weights.
+/// Fails where a size in the configuration is not that of the weights.
 template <class Layer>
 void expect_heads(const Configuration& configuration, const Layer& layer, Index head_size) {
   expect_integer(configuration, {"attention_hidden_size", "dim_att"}, layer.channels(), "value.weight has that many rows");

@@ -1,4 +1,4 @@
-// Which keys of a public configuration change nothing of a forward pass, and that every other one was asked for.
+// Which keys of a public configuration have no effect on a forward pass, and the check that a loader asked for every other one.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// `rope_parameters` of `text_config.rope_parameters.rope_theta`: a key's first part, of a multimodal model's text its second.
+/// The first part of a key; below `text_config`, in multimodal models, the second: `rope_parameters` of
+/// `text_config.rope_parameters.rope_theta`.
 template <class = void>
 [[nodiscard]] std::string_view top_key(std::string_view key) {
   if (constexpr std::string_view nested = "text_config."; key.compare(0, nested.size(), nested) == 0) key.remove_prefix(nested.size());
@@ -187,7 +188,7 @@ template <class = void>
       {{"bamba"}, {"attn_rotary_emb"}}};
   const auto in = [](const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   if (in(common, top_key(key))) return true;
-  // Of a multimodal model the two differ, and the whole model's counts.
+  // In a multimodal model the two differ, and the whole model's counts.
   const std::string nested = configuration.text({"text_config.model_type"}).value_or("");
   const std::string type = configuration.text({"model_type"}).value_or(nested);
   return std::any_of(owned.begin(), owned.end(), [&](const Owned& row) { return in(row.types, type) && in(row.keys, top_key(key)); });

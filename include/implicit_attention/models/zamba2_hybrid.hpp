@@ -18,7 +18,7 @@ namespace detail {
 ///     z = rms([r | x0])     f = pre_ff_layernorm(o_proj attention(z))     [g | up] = gate_up f + its adapter     h = down(gelu(g) up)
 ///     out = mamba(input_layernorm(r + linear h))
 ///
-/// There is no residual connection inside the block, and r itself goes on without `linear h`. Of the mixers Mamba-2 is the first.
+/// There is no residual connection inside the block, and r itself goes on without `linear h`. Mamba-2 is the first mixer.
 template <Real S>
 class Zamba2Hybrid final : public Part<S> {
  public:

@@ -1,5 +1,5 @@
-// Zamba2ForCausalLM: Mamba-2 layers, some of which also read what a transformer block makes of the residual stream and the embeddings. One
-// or two such blocks are shared by all these layers, each visit with adapters of its own.
+// Zamba2ForCausalLM: Mamba-2 layers, some of which also read the output of a transformer block on the residual stream and the embeddings.
+// One or two such blocks are shared by all these layers, each visit with adapters of its own.
 #pragma once
 
 #include <cmath>

@@ -17,7 +17,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// A recurrence between the terms that surround it, as the kernels take it: one a channel, or one matrix a head. One of them is there.
+/// A recurrence between the terms that surround it, as the kernels take it: one a channel, or one matrix a head. Exactly one is set.
 /// Not a std::variant: every layer that is included would pay for its machinery.
 template <Real Scalar>
 struct AnySurrounded {
@@ -37,7 +37,7 @@ struct AnySurrounded {
 };
 
 /// What a kind of recurrence does for the operator. `surrounded` is one that the same object made. Only what materialising and running
-/// need: a virtual function is compiled with every recurrence that is made. Who asks for A^T g compiles it for both forms of AnySurrounded.
+/// need: a virtual function is compiled with every recurrence that is made. A use of A^T g compiles it for both forms of AnySurrounded.
 template <Real Scalar>
 struct RecurrenceKernels {
   virtual ~RecurrenceKernels() = default;
@@ -85,7 +85,7 @@ enum class RecurrenceKind {
   given      ///< ExplicitRecurrence
 };
 
-/// One recurrence of any kind. It carries the kernels of its kind, so a program compiles those alone that it makes one from. Cheap to copy.
+/// One recurrence of any kind. It carries the kernels of its kind, so a program compiles only those of kinds that it uses. Cheap to copy.
 template <Real Scalar>
 class Recurrence {
  public:
@@ -120,7 +120,7 @@ class Recurrence {
   [[nodiscard]] const ToeplitzRecurrence<Scalar>* toeplitz() const { return as<ToeplitzRecurrence<Scalar>>(RecurrenceKind::toeplitz); }
   [[nodiscard]] const ExplicitRecurrence<Scalar>* given() const { return as<ExplicitRecurrence<Scalar>>(RecurrenceKind::given); }
 
-  /// Of a recurrence that is there, as check() sees to.
+  /// Requires a recurrence, which check() ensures.
   [[nodiscard]] const detail::RecurrenceKernels<Scalar>& kernels() const { return *kernels_; }
 
  private:

@@ -54,8 +54,8 @@ class Terms {
 
   /// Whether this is a named set, or was made from one.
   [[nodiscard]] constexpr bool named() const { return (bits_ & named_bit) != 0; }
-  /// What a layer makes of a set: a named one as a list, with `own` in it, the terms that this layer's published formula has besides; a
-  /// list as it is.
+  /// The set as a layer uses it: a named set becomes a list that also holds `own`, further terms of this layer's published formula; a list
+  /// stays as it is.
   [[nodiscard]] constexpr Terms resolved(Terms own) const { return named() ? Terms((bits_ | own.bits_) & ~named_bit) : *this; }
   /// The same for a layer that has none.
   [[nodiscard]] constexpr Terms resolved() const { return resolved(Terms()); }

@@ -18,7 +18,7 @@ struct SecondPath;
 /// What joins a form to those of the tokens before it, where it is a piece of a longer sequence. Only a stream reads it.
 template <Real Scalar>
 struct Continuation {
-  bool ends_open = false;     ///< the token behind the last one adds to its key_scale: Mamba-3 writes half of a token at the next one
+  bool ends_open = false;     ///< the token after the last one adds to its key_scale: Mamba-3 writes half of a token at the next one
   Array<Scalar> second_half;  ///< (1, heads): what the first token adds to the key_scale of the one before it; needed where it ends open
   Array<Scalar> log_scale;    ///< (1, channels), or empty: rows are divided by exp of it, which is these tokens' own (RWKV-4, undivided)
   bool has_all_taps = false;  ///< a ToeplitzRecurrence's kernel is zero beyond its length, and was not cut off with the tokens

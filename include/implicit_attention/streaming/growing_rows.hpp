@@ -89,10 +89,10 @@ class StreamedArray {
   void check(std::string_view name, const Array<Scalar>& added, Index held) const {
     if (held > 0 && added.empty() != (kind_ == Kind::absent))
       raise(ErrorKind::shape, "StreamingAttention: ", name, " is ", added.empty() ? "empty" : "there",
-            ", expected it as in the pieces before: the terms of a stream do not change");
+            ", expected it as in the earlier pieces: the terms of a stream do not change");
     if (held > 0 && !added.empty() && added.cols() != columns())
       raise(ErrorKind::shape, "StreamingAttention: ", name, " has ", added.cols(), " columns, expected ", columns(),
-            " as in the pieces before");
+            " as in the earlier pieces");
   }
 
   /// Takes the array of a piece of `tokens` tokens, checked already. `may_be_one_row` where one row can stand for all tokens.

@@ -38,21 +38,21 @@ struct NextPiece {
     else
       to.check(name, added, held);
   }
-  /// First tokens of documents, kept as numbers in the sequence.
+  /// Keeps the first tokens of documents, counted in the whole sequence.
   void take_starts(std::vector<Index>& to, const std::vector<Index>& starts) const {
     if (!takes) return;
-    if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that have left
+    if (window > 0) to.erase(to.begin(), std::lower_bound(to.begin(), to.end(), seen - held));  // documents that the window has left
     for (const Index start : starts) to.push_back(seen + start);
   }
-  /// Fails unless what does not vary by token is the same as in the pieces before; NaN equals NaN here.
+  /// Fails unless what does not vary by token is the same as in the earlier pieces; NaN equals NaN here.
   template <Real Scalar>
   void check_same(const char* name, const Array<Scalar>& now, const Array<Scalar>& before) const {
     if (takes || is_first()) return;
     if (now.rows() != before.rows() || now.cols() != before.cols())
       raise(ErrorKind::shape, "StreamingAttention: ", name, " is ", shape_text({now.rows(), now.cols()}), ", expected ",
-            shape_text({before.rows(), before.cols()}), " as in the pieces before");
+            shape_text({before.rows(), before.cols()}), " as in the earlier pieces");
     if (now.data() != before.data() && !same_numbers(now, before))
-      raise(ErrorKind::value, "StreamingAttention: ", name, " has other numbers than in the pieces before");
+      raise(ErrorKind::value, "StreamingAttention: ", name, " has different numbers than in the earlier pieces");
   }
 };
 
@@ -118,7 +118,7 @@ class DiagonalHistory {
   void join_scales(const Array<Scalar>& log_scale, const NextPiece& piece, Array<Scalar>& query_scale, Array<Scalar>& diagonal) {
     if (!piece.is_first() && log_scale.empty() != log_scale_.empty())
       raise(ErrorKind::shape, "StreamingAttention: continuation.log_scale is ", log_scale.empty() ? "empty" : "there",
-            ", expected it as in the pieces before: the terms of a stream do not change");
+            ", expected it as in the earlier pieces: the terms of a stream do not change");
     if (!piece.takes || log_scale.empty()) return;
     if (piece.is_first()) {
       log_scale_ = Matrix<Scalar>(*log_scale);
@@ -155,7 +155,7 @@ class HeadHistory {
     if (!piece.is_first() && open != ends_open_)
       raise(ErrorKind::value, "StreamingAttention: continuation.ends_open is ", open ? "true" : "false", ", expected ",
             open ? "false" : "true",
-            " as in the pieces before: either every token writes half of itself with the next one (Mamba-3), or none does; "
+            " as in the earlier pieces: either every token writes half of itself with the next one (Mamba-3), or none does; "
             "append forms of one layer only, as its lower() gives them");
     if (!piece.is_first() && open) {
       if (form.continuation.second_half.empty())
@@ -299,7 +299,7 @@ class RecurrenceHistory {
     History* const history = std::get_if<History>(&history_);
     if (history == nullptr || (!piece.is_first() && !history->fits(given)))
       raise(ErrorKind::shape,
-            "StreamingAttention: the recurrence is of another kind, or of other sizes or scales, than in the pieces before");
+            "StreamingAttention: the recurrence is of another kind, or of other sizes or scales, than in the earlier pieces");
     history->walk(given, form, piece);
   }
   template <class Body>

@@ -281,7 +281,7 @@ void state_space_row(const StateSpaceRow<Scalar>& from, View<Scalar> out, const 
   walk_state_space_row(from, executor, [&](Index) { return Writer{&from, out}; });
 }
 
-/// Joins what a tile after the other gives of one row: map[j] = join over channels of row_weights A column_weights.
+/// Joins one row's entries, tile after tile: map[j] = join over channels of row_weights A column_weights.
 template <Real Scalar, class Reducer>
 struct StateSpaceJoiner {
   using Numbers = typename StateSpaceTile<Scalar>::Numbers;

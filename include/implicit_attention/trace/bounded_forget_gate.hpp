@@ -18,7 +18,7 @@ struct ForgetGate {
   Value<S> log_decay;  ///< log f
 };
 
-/// z (tokens, columns) with the lower bound b (1, columns) in [0, 1], empty: 0. Neither 1 - f nor log f is made of a rounded f near 1
+/// z (tokens, columns) with the lower bound b (1, columns) in [0, 1], empty: 0. Neither 1 - f nor log f is computed from a rounded f near 1
 /// (formulation: HGRN): with bounds near 1 that loses 9 digits in double.
 template <Real S>
 [[nodiscard]] ForgetGate<S> bounded_forget_gate(const Value<S>& z, const Array<S>& bound) {

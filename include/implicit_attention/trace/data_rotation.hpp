@@ -1,4 +1,4 @@
-// Rotations by angles that are made of the input and add up from token to token (Mamba-3), as operations.
+// Rotations by angles that are computed from the input and add up from token to token (Mamba-3), as operations.
 #pragma once
 
 #include <cmath>
@@ -33,7 +33,7 @@ template <Real S>
     if (!back.exact()) return back.cannot_treat("running angles");
     const Matrix<S> bounded = (*rate).array().tanh().matrix();
     Matrix<S> to_rate = Matrix<S>::Zero(tokens, angles), to_dt = Matrix<S>::Zero(tokens, heads);
-    RowVector<S> later = RowVector<S>::Zero(heads * angles);  // what this token's step and all later ones want
+    RowVector<S> later = RowVector<S>::Zero(heads * angles);  // the gradient from this and later tokens
     for (Index t = tokens - 1; t >= 0; --t) {
       later += g.row(t);
       for (Index head = 0; head < heads; ++head) {

@@ -26,7 +26,7 @@ namespace detail {
 /// The numbers of a choice, in the order in which they are checked.
 enum class ChoiceNumber { groups, chosen_groups, chosen };
 
-/// Calls `refuse(number, value, expected)`, which fails, with the first number of a choice that cannot be among so many experts.
+/// Calls `refuse(number, value, expected)`, which must fail, with the first number of a choice that does not suit so many experts.
 template <class Refuse>
 void check_choice(const ExpertChoice& choice, Index experts, const Refuse& refuse) {
   if (choice.groups < 1 || experts % choice.groups != 0)
@@ -49,7 +49,7 @@ template <Real Scalar>
   chosen.reserve(static_cast<std::size_t>(scores.rows() * choice.chosen));
   RowVector<Scalar> row(experts), group_scores(choice.groups);
   std::vector<bool> taken, excluded_experts(static_cast<std::size_t>(experts));
-  // The best of the numbers that were not taken, which is taken then. A NaN is never better than another number.
+  // The index of the largest number that is not taken yet; marks it as taken. A NaN is never larger than another number.
   const auto take_best = [&taken](const RowVector<Scalar>& numbers) {
     Index best = -1;
     for (Index index = 0; index < numbers.size(); ++index)
@@ -97,7 +97,7 @@ template <Real S>
   });
 }
 
-/// The softmax of every row. Relevance has no rule for it: it makes scales.
+/// The softmax of every row. Relevance has no rule for it: its results are scales.
 template <Real S>
 [[nodiscard]] Value<S> softmax_rows(const Value<S>& x) {
   Matrix<S> p = *x;
@@ -119,7 +119,7 @@ template <Real S>
   });
 }
 
-/// Every row divided by its sum + eps. Relevance has no rule for it: it makes scales.
+/// Every row divided by its sum + eps. Relevance has no rule for it: its results are scales.
 template <Real S>
 [[nodiscard]] Value<S> divide_by_row_sum(const Value<S>& x, S eps = 0) {
   Matrix<S> quotients = *x;
@@ -157,7 +157,7 @@ template <Real S>
   });
 }
 
-/// What one expert has made of the tokens that chose it.
+/// The output of one expert for the tokens that chose it.
 template <Real S>
 struct ExpertOutput {
   Value<S> numbers;           ///< (its tokens, width)

@@ -46,7 +46,7 @@ template <Real S>
       if (g[part].size() == 0) g[part] = Matrix<S>::Zero(count, input.cols());
     Matrix<S> to_input(count, input.cols()), to_forget(count, input.cols());
     for (Index head = 0; head < input.cols(); ++head) {
-      S through = 0;  // what later tokens want of m_t
+      S through = 0;  // the gradient of m_t from later tokens
       for (Index t = count - 1; t >= 0; --t) {
         const bool first = t == 0 && !has_past;
         const S from_decay = first ? S(0) : g[1](t, head), from_write = g[2](t, head) * numbers[2](t, head);

@@ -12,8 +12,8 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// A log decay made of a logarithmic rate: -exp(x). Beyond 60 the rate stays exp(60): the decay exp(-exp(60)) is 0 already in double, and
-/// a finite rate keeps sums of rates and slopes finite, so that no decay changes. Relevance has no rule for it: it makes scales.
+/// A log decay from a logarithmic rate: -exp(x). Beyond 60 the rate stays exp(60): the decay exp(-exp(60)) is 0 already in double, and
+/// a finite rate keeps sums of rates and slopes finite, so that no decay changes. Relevance has no rule for it: its results are scales.
 template <Real S>
 [[nodiscard]] Value<S> negative_exp(const Value<S>& x) {
   Matrix<S> out = large_matrix(*x);

@@ -25,7 +25,7 @@ template <Real S>
   });
 }
 
-/// The dot product of each head: (tokens, heads * size) twice to (tokens, heads). Relevance has no rule for it: it makes scales.
+/// The dot product of each head: (tokens, heads * size) twice to (tokens, heads). Relevance has no rule for it: its results are scales.
 template <Real S>
 [[nodiscard]] Value<S> head_dot(const Value<S>& a, const Value<S>& b, Index heads) {
   check_shape("head_dot", "the second factor", *b, a.rows(), a.cols(), "as the first");

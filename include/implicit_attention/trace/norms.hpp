@@ -57,7 +57,7 @@ class Norm {
   [[nodiscard]] Matrix<Scalar> backward(ConstView<Scalar> r, const Statistics& s, ConstView<Scalar> du,
                                         const Executor& executor = serial_executor()) const;
 
-  /// The same with the scale held constant: the norm is then linear but for its bias (relevance takes a norm's statistics so).
+  /// The same with the scale held constant: the norm is then linear except for its bias (relevance holds a norm's statistics).
   [[nodiscard]] Matrix<Scalar> backward_scale_constant(const Statistics& s, ConstView<Scalar> du,
                                                        const Executor& executor = serial_executor()) const;
 

@@ -1,5 +1,5 @@
-// The recurrences of heads, softmax attention and RWKV-4's average as operations: y = R x with every factor of R, by the fused kernels there
-// are and their adjoints. Those of channels are in diagonal_recurrence.hpp.
+// The recurrences of heads, softmax attention and RWKV-4's average as operations: y = R x with every factor of R, by the fused kernels and
+// their adjoints. Those of channels are in diagonal_recurrence.hpp.
 #pragma once
 
 #include <algorithm>
@@ -98,8 +98,7 @@ namespace detail {
 template <Real S, class Body>
 void for_each_document(const SoftmaxRecurrence<S>& whole, const std::vector<Index>& starts, const Executor& executor, const Body& body) {
   if (starts.empty()) return body(whole, Index(0), whole.tokens, executor);
-  if (whole.past_key.rows() > 0)
-    raise(ErrorKind::value, "softmax_attention: keys were carried in, and several documents stand in the sequence that would read them");
+  if (whole.past_key.rows() > 0) raise(ErrorKind::value, "softmax_attention: carried-in keys cannot be combined with several documents");
   executor(static_cast<Index>(starts.size()), [&](Index index) {
     const std::size_t document = static_cast<std::size_t>(index);
     const Index first = starts[document], count = (document + 1 < starts.size() ? starts[document + 1] : whole.tokens) - first;
@@ -141,7 +140,7 @@ template <Real S>
           });
       return back.add(x, std::move(grad_x));
     }
-    if (starts.empty()) {  // nothing is put together
+    if (starts.empty()) {  // one document: there is nothing to join
       SoftmaxGradient<S> gradient = softmax_gradient<S>(recurrence, *x, g, back.executor());
       back.add(x, std::move(gradient.input));
       back.add(query, std::move(gradient.query));

@@ -1,5 +1,5 @@
-// What linear attentions divide their rows by, as operations: each with its exact way back. Relevance holds a row's normalizer, so that
-// none of them is reached by it.
+// What linear attentions divide their rows by, as operations: each with its exact way back. Relevance holds a row's normalizer, and so
+// never reaches these operations.
 #pragma once
 
 #include <algorithm>

@@ -61,7 +61,7 @@ class CarriedStates {
   /// Fails (ErrorKind::value) where parts of the piece before have not run in this one.
   template <class = void>
   void end_piece() {
-    if (begun_ && next_ != states_.size()) detail::raise(ErrorKind::value, "CarriedStates: these states are another model's");
+    if (begun_ && next_ != states_.size()) detail::raise(ErrorKind::value, "CarriedStates: these states belong to another model");
     begun_ = true;
   }
   /// The state that the part that runs now left after the piece before; null in the first piece.
@@ -69,10 +69,10 @@ class CarriedStates {
   [[nodiscard]] const State* before() const {
     if (!begun_) return nullptr;
     if (next_ >= states_.size() || states_[next_].type != type_tag<State>())
-      detail::raise(ErrorKind::value, "CarriedStates: these states are another model's");
+      detail::raise(ErrorKind::value, "CarriedStates: these states belong to another model");
     return static_cast<const State*>(states_[next_].state.get());
   }
-  /// What that part leaves now. Then it is the next part's turn.
+  /// Stores the state that this part leaves, and goes on to the next part.
   template <class State>
   void leave(State state) {
     if (next_ == states_.size()) states_.emplace_back();

@@ -147,7 +147,7 @@ class Trace {
   [[nodiscard]] bool recording() const { return recording_; }
   [[nodiscard]] const Executor& executor() const { return executor_; }
   [[nodiscard]] const std::vector<Index>& starts() const { return starts_; }
-  /// Where an operation begins anew that has starts of its own, ascending: there, and where the pass does.
+  /// Where an operation with starts of its own begins anew, ascending: at these and at those of the pass.
   [[nodiscard]] std::vector<Index> starts_with(const std::vector<Index>& own) const {
     if (own.empty()) return starts_;
     std::vector<Index> all;

@@ -16,7 +16,7 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
-/// Whether no two of them are called the same.
+/// Whether their names are all different.
 template <class... Ways>
 constexpr bool names_differ() {
   const std::array<std::string_view, sizeof...(Ways)> names = {Ways::operation...};
@@ -26,7 +26,7 @@ constexpr bool names_differ() {
   return true;
 }
 
-/// The one of `Ways` that is called `name`: `way` is one of that type.
+/// Walks the way back `way`, whose type is the one of `Ways` with that name.
 template <class... Ways, Real S>
 void walk_one_of(std::string_view name, const void* way, Back<S>& back, Matrix<S>& gradient) {
   static_assert(names_differ<Ways...>());
@@ -38,8 +38,8 @@ void walk_one_of(std::string_view name, const void* way, Back<S>& back, Matrix<S
   if (!(walks(static_cast<const Ways*>(way)) || ...)) raise(ErrorKind::value, "Trace: no way back is called ", name);
 }
 
-/// Every NamedWayBack there is. Those of the per-channel layers have names; an operation that one kind of layer uses keeps its way back as a
-/// lambda expression, which a program with another layer then need not compile to get gradients.
+/// The same among all named ways back. The operations of the per-channel layers have these; an operation that only one kind of layer uses
+/// keeps its way back as a lambda expression, so that a program with another layer need not compile it to get gradients.
 template <Real S>
 void walk_named(std::string_view name, const void* way, Back<S>& back, Matrix<S>& gradient) {
   walk_one_of<LinearBack<S>, FunctionBack<S>, SoftplusBack<S>, ProductBack<S>, GatedProductBack<S>, NormBack<S>, ConvolutionBack<S>,

@@ -71,7 +71,7 @@ template <class Refuse>
   return std::move(*bytes);
 }
 
-/// Greedy longest match. The id 0 stands for the end of a text, and is no bytes.
+/// Greedy longest match. The id 0 marks the end of a text and stands for no bytes.
 class WorldVocabulary final : public TextCodec {
  public:
   static constexpr std::string_view end_of_text = "<|endoftext|>";
