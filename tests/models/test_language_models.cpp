@@ -2,6 +2,8 @@
 #include <cmath>
 #include <fstream>
 
+#include <implicit_attention/models/explainer.hpp>
+
 #include <support/catch.hpp>
 #include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
