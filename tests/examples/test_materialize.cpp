@@ -286,6 +286,21 @@ TEST_CASE("materialize: weights may be a model's folder, and a mask is not taken
   CHECK(layer(models + "mamba", states.string(), found).matrix() == expected.matrix());
 }
 
+TEST_CASE("materialize: a configuration of a model that has other layers is refused", "[materialize]") {
+  const TemporaryFolder folder;
+  const std::string golden = (fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors").string();
+  const fs::path config = folder / "config.json";
+  const std::vector<std::string> ask{"--arch", "mamba", "--weights", golden, "--input", golden, "--config", config.string()};
+  for (const char* type : {"rwkv7", "mamba2", "llama"}) {
+    io_test::write_bytes(config, detail::message("{\"model_type\": \"", type, "\"}"));
+    check_mistake("materialize", ask,
+                  detail::message("config.json: key model_type is ", type, ", expected one of mamba, falcon_mamba, jamba"),
+                  "out.safetensors");
+  }
+  io_test::write_bytes(config, R"({"model_type": "mamba"})");
+  run_well(folder, "materialize", with(ask, {"--out", (folder / "out.safetensors").string()}));
+}
+
 TEST_CASE("materialize: a file of a mask alone holds no input", "[materialize]") {
   const TemporaryFolder folder;
   const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";
@@ -313,22 +328,22 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(layer, {"--terms", ""}), "--terms: the value is empty"},
       {with(layer, {"--rows", "2"}), "row 2 is out of range, expected 0 to 1"},
       {with(layer, {"--channels", "16"}), "channel 16 is out of range, expected 0 to 15"},
-      {with(layer, {"--channels", "5-3"}), "5-3 is no range"},
-      {with(layer, {"--channels", "1,,2"}), "is no list of numbers, expected for example 0,5-7"},
-      {with(layer, {"--rows", "first"}), "\"first\" is no list of numbers"},
+      {with(layer, {"--channels", "5-3"}), "5-3 is not a range"},
+      {with(layer, {"--channels", "1,,2"}), "is not a list of numbers, expected for example 0,5-7"},
+      {with(layer, {"--rows", "first"}), "\"first\" is not a list of numbers"},
       {with(layer, {"--rows", "-1"}), "--rows"},
-      {with(layer, {"--rows", "99999999999999999999"}), "too large a number"},
-      {with(layer, {"--rows", "0-99999999999"}), "is no range"},
+      {with(layer, {"--rows", "99999999999999999999"}), "too large a number, expected at most 9223372036854775807"},
+      {with(layer, {"--rows", "0-99999999999"}), "the list is longer than the 10000000 numbers that one may have"},
       {with(layer, {"--rows", "0-9999998,0-9999998"}), "the list is longer than the 10000000 numbers that one may have"},
       {with(layer, {"--reduce", "sum"}), "--reduce: \"sum\" is unknown, expected none, mean, mean-abs or mean-positive"},
       {with(layer, {"--precision", "float16"}),
        "--precision: \"float16\" is unknown, perhaps float32 is meant, expected float32 or float64"},
       {with(layer, {"--byte-limit", "100"}), "or a reduction over channels (or raise --byte-limit)"},
-      {with(layer, {"--byte-limit", "1x"}), "--byte-limit: \"1x\" is no size, expected for example 4G, 500M or 1000000"},
-      {with(layer, {"--byte-limit", "1e400"}), "--byte-limit: \"1e400\" is no size"},
-      {with(layer, {"--byte-limit", "2.5G"}), "--byte-limit: \"2.5G\" is no size"},
-      {with(layer, {"--byte-limit", "99999999999E"}), "--byte-limit: \"99999999999E\" is no size"},
-      {with(layer, {"--byte-limit", "-1"}), "--byte-limit: \"-1\" is no size"},
+      {with(layer, {"--byte-limit", "1x"}), "--byte-limit: \"1x\" is not a size, expected for example 4G, 500M or 1000000"},
+      {with(layer, {"--byte-limit", "1e400"}), "--byte-limit: \"1e400\" is not a size"},
+      {with(layer, {"--byte-limit", "2.5G"}), "--byte-limit: \"2.5G\" is not a size"},
+      {with(layer, {"--byte-limit", "99999999999E"}), "--byte-limit: \"99999999999E\" is not a size"},
+      {with(layer, {"--byte-limit", "-1"}), "--byte-limit: \"-1\" is not a size"},
       {with(layer, {"--byte-limit", "0 KiB"}), "more than the limit of 0 bytes"},
       {with(layer, {"--prefix", "mixer."}), "no mamba layer has its weights below mixer.; there are weight."},
       {with(layer, {"--positions", golden + ":input.hidden_states"}), "--positions: mamba has none"},
@@ -357,7 +372,7 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {{"--model", models + "mamba", "--layer", "0"}, "there is nothing to read: expected --text"},
       {{"--model", models + "mamba", "--layer", "0", "--text", ""}, "the text is empty"},
       {{"--model", models + "mamba", "--layer", "0", "--text", " \t "}, "the text is empty"},
-      {{"--model", models + "mamba", "--layer", "0", "--tokens", ""}, "is no list of token ids"},
+      {{"--model", models + "mamba", "--layer", "0", "--tokens", ""}, "is not a list of token ids"},
       {{"--model", models + "mamba", "--layer", "0", "--tokens", "7145"}, "token 0 is 7145, expected 0 to 7144"},
       {{"--model", models + "mamba", "--layer", "0", "--tokens", "1", "--text", "a"}, "--text and --tokens exclude each other"},
       {{"--model", models + "mamba", "--layer", "0", "--text", "a", "--prepend", "<bos>"}, "token \"<bos>\" is not in vocab.json"},
@@ -367,7 +382,8 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {{"--model", "no/such/folder", "--layer", "0", "--text", "a"}, "there is no folder no/such/folder"},
       {with(model, {"--reduce", "none"}), "a picture has room for 16 matrices, and these are 96", "out.png"},
       // Before the work that --byte-limit would refuse.
-      {with(model, {"--heads", "all", "--byte-limit", "1"}), "--heads: the channels of this layer share no matrices", "out.safetensors"},
+      {with(model, {"--heads", "all", "--byte-limit", "1"}),
+       "--heads: this layer's channels do not share matrices; use --terms recurrence for one matrix a channel", "out.safetensors"},
   };
   for (const Case& mistake : cases) check_mistake("materialize", mistake.arguments, mistake.words, mistake.out);
 }
@@ -414,6 +430,60 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
                           {"input.v", {std::vector<double>(12, 0.25).data(), {2, 3, 2, 1}}}});
   check_mistake("materialize", {"--arch", "linear_attention", "--weights", two, "--input", two, "--config", two_heads},
                 "NaN in the input, token 1, feature 1 (tensor input.k)", "out.safetensors");
+}
+
+TEST_CASE("materialize: heads are written where the attention is larger than the limit, which leaves it out and says so", "[materialize]") {
+  const TemporaryFolder folder;
+  const std::string input = (folder / "qkv.safetensors").string(), config = (folder / "config.json").string();
+  std::vector<double> numbers(24);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = 0.1 * static_cast<double>(i % 7) - 0.25;
+  write_safetensors(input, {{"input.q", {numbers.data(), {4, 2, 2}}},
+                            {"input.k", {numbers.data() + 4, {4, 2, 2}}},
+                            {"input.v", {numbers.data() + 8, {4, 2, 2}}}});
+  io_test::write_bytes(config, R"({"num_heads": 2})");
+  const std::vector<std::string> ask{"--arch", "linear_attention", "--weights", input,     "--input", input, "--config",
+                                     config,   "--precision",      "float64",   "--heads", "1"};
+  const auto written = [&](const std::vector<std::string>& more) {
+    const fs::path out = folder / "out.safetensors";
+    const Outcome outcome = run_well(folder, "materialize", with(ask, with(more, {"--out", out.string()})));
+    return std::pair(SafetensorsFile(out), without_progress(outcome.err));
+  };
+  const auto [whole, nothing] = written({});  // 4 channels of 4 x 4 numbers: 512 bytes; one head's 128
+  CHECK(nothing.empty());
+  const auto recurrence = [](const SafetensorsFile& file) { return Matrix<double>(file.read<double>("recurrence").matrix()); };
+  REQUIRE(whole.find("attention") != nullptr);
+  const std::vector<std::string> small{"--byte-limit", "200"};
+  const auto [heads, said] = written(small);
+  CHECK(
+      said ==
+      "materialize: attention of 16 x 4 numbers takes 512 bytes, more than the limit of 200 bytes, and is left out; --channels 0 adds one "
+      "channel's, --reduce mean their mean\n");
+  CHECK(heads.find("attention") == nullptr);
+  CHECK(heads.info("recurrence").shape == std::vector<Index>{1, 4, 4});
+  CHECK(recurrence(heads) == recurrence(whole));
+  for (const char* name : {"bias", "linear_input", "y", "out"})
+    CHECK(heads.read<double>(name).matrix() == whole.read<double>(name).matrix());
+  // What it says, done: both fit, and what was chosen is not left out.
+  for (const std::vector<std::string>& way : {std::vector<std::string>{"--channels", "0"}, {"--reduce", "mean"}}) {
+    const auto [both, silent] = written(with(small, way));
+    CHECK(silent.empty());
+    CHECK(both.find("attention") != nullptr);
+    CHECK(recurrence(both) == recurrence(whole));
+  }
+  const std::string out = "out.safetensors";
+  check_mistake("materialize", with(ask, with(small, {"--channels", "all"})), "attention of 16 x 4 numbers takes 512 bytes", out);
+  check_mistake("materialize", with(ask, {"--byte-limit", "100"}), "head maps of 1 x 4 x 4 numbers takes 128 bytes", out);
+
+  // .npy and .png hold the heads alone: options of the attention would do nothing.
+  for (const std::string ending : {".npy", ".png"})
+    for (const std::vector<std::string>& option :
+         {std::vector<std::string>{"--channels", "0"}, {"--reduce", "none"}, {"--terms", "recurrence"}}) {
+      check_mistake("materialize", with(ask, option),
+                    "--heads and " + option.front() + " exclude each other in " + ending +
+                        ", which then holds the heads' recurrence alone; leave one of them out, or write .safetensors, which holds both",
+                    "out" + ending);
+    }
+  CHECK(written({"--terms", "recurrence"}).first.find("attention") != nullptr);
 }
 
 TEST_CASE("materialize: linear attention reads q, k and v whichever of its tensors is named, and the model's width is held",
