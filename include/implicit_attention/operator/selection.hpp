@@ -1,7 +1,6 @@
 // Which channels and rows of an attention matrix are wanted, and what they may cost.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <string_view>
 #include <utility>
@@ -65,12 +64,8 @@ void check_byte_limit(std::string_view what, const std::vector<Index>& shape, st
     text += detail::message(text.empty() ? "" : " x ", extent);
   }
   if (bytes <= static_cast<double>(limit)) return;
-  const auto size = [](double value) {  // as a double: a file can claim any size
-    return value < 1048576.0 ? detail::message(static_cast<Index>(value), " bytes")
-                             : detail::message(std::floor(value / 1048576.0 + 0.5), " MiB");
-  };
-  detail::raise(ErrorKind::limit, what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ",
-                size(static_cast<double>(limit)),
+  detail::raise(ErrorKind::limit, what, " of ", text, " numbers takes ", detail::bytes_text(bytes), ", more than the limit of ",
+                detail::bytes_text(static_cast<double>(limit)),
                 "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)");
 }
 
