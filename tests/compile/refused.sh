@@ -57,9 +57,10 @@ cat >"$scratch/macros.cpp" <<'SOURCE'
 #define timeout(x) (x)
 SOURCE
 number=1
-for letter in A B C D E F G H J K L M N O P Q R S T U V W X Y Z; do
-  echo "#define $letter $number" >>"$scratch/macros.cpp"
-  letters="${letters:-true} \&\& $letter == $number"
+for name in A B C D E F G H J K L M N O P Q R S T U V W X Y Z \
+  F64 F32 F16 BF16 I64 I32 I16 I8 U64 U32 U16 U8 BOOL i64 i32 i16 i8 u64 u32 u16 u8 f64 f32; do
+  echo "#define $name $number" >>"$scratch/macros.cpp"
+  names="${names:-true} \&\& $name == $number"
   number=$((number + 1))
 done
 cat >>"$scratch/macros.cpp" <<'SOURCE'
@@ -74,9 +75,10 @@ cat >>"$scratch/macros.cpp" <<'SOURCE'
 #ifndef I
 #error no I
 #endif
-static_assert(check(0) == 1 && Success == 0 && LETTERS);
+Status status = 0;
+static_assert(check(0) == 1 && Success == 0 && NAMES);
 int main() { return 0; }
 SOURCE
-sed -i "s/LETTERS/$letters/" "$scratch/macros.cpp"
+sed -i "s/NAMES/$names/" "$scratch/macros.cpp"
 "$CXX" "${flags[@]}" -fsyntax-only "$scratch/macros.cpp" >"$scratch/output" 2>&1 || fail "does not compile behind the macros of windows.h, X11, Qt, complex.h, curses and a host's own"
 echo "compiles behind the macros of windows.h, X11, Qt, complex.h, curses and a host's own"

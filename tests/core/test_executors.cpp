@@ -7,6 +7,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <pthread.h>
+#endif
+
 #include <implicit_attention/core/thread_executor.hpp>
 
 #include <core/executor_checks.hpp>
@@ -53,6 +57,24 @@ TEST_CASE("Results are the same to the last bit for any number of workers") {
     for (Index i = count - 1; i >= 0; --i) body(i);
   });
 }
+
+#if defined(__GLIBC__)
+TEST_CASE("A pool goes on with the threads that the system gives") {
+  pthread_attr_t before, too_large;
+  REQUIRE(::pthread_getattr_default_np(&before) == 0);
+  REQUIRE(::pthread_getattr_default_np(&too_large) == 0);
+  REQUIRE(::pthread_attr_setstacksize(&too_large, std::size_t{1} << 50) == 0);  // more than an address space has
+  REQUIRE(::pthread_setattr_default_np(&too_large) == 0);
+  const Executor executor = thread_executor(4);
+  CHECK(ThreadPool(4).workers() == 1);
+  CHECK(::pthread_setattr_default_np(&before) == 0);
+  executor_checks::calls_each_once(executor);
+  executor_checks::carries_exceptions(executor);
+  CHECK(ThreadPool(4).workers() == 4);
+  ::pthread_attr_destroy(&before);
+  ::pthread_attr_destroy(&too_large);
+}
+#endif
 
 TEST_CASE("A pool never has more threads at work than workers, nested loops and several callers included") {
   ThreadPool pool(3), other(2);

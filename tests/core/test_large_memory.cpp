@@ -5,6 +5,7 @@
 
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
+#include <implicit_attention/streaming/growing_rows.hpp>
 
 #include <support/catch.hpp>
 #include <support/sanitizers.hpp>
@@ -81,6 +82,14 @@ TEST_CASE("Memory that the system does not give is an error that says so") {
   fails([&] { static_cast<void>(large_matrix<double>(Index(1) << 40, Index(1) << 40)); });
   CHECK_THROWS_WITH((AttentionMatrix<float>({0}, std::vector<Index>(1 << 20), Index(1) << 30)),
                     contains_text("attention of 1048576 x 1073741824 numbers"));
+  CHECK_THROWS_WITH((LargeMemory<float>((Index(1) << 38) + 300000, 1024)),
+                    "a result of 274878206944 x 1024 numbers takes 1073742996 MiB, which the system does not give; ask for fewer "
+                    "channels, fewer rows, or a reduction over channels");  // 1073742995.875
+  detail::GrowingRows<float> history;
+  const float none = 0;
+  CHECK_THROWS_WITH(history.append(ConstView<float>(&none, huge, huge), 0),
+                    "the history of a stream of 33554432 x 16777216 numbers takes 2147483648 MiB, which the system does not give; keep "
+                    "fewer tokens (StreamingOptions::window)");
 }
 
 TEST_CASE("A large matrix is an ordinary matrix") {

@@ -200,6 +200,39 @@ TEST_CASE("tokenizer.json: single words", "[io]") {
   CHECK(codec(json)->decode({1, 2}) == "cat !");  // without a decoder: a space between
 }
 
+TEST_CASE("tokenizer.json: steps that write far more than they read are named", "[io]") {
+  const auto doubled = [](const std::string& kind, int times) {  // each step's text is twice as long
+    std::string steps;
+    for (int k = 0; k < times; ++k)
+      steps += std::string(k == 0 ? "" : ",") + R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})";
+    return R"({"type":"Sequence",")" + kind + R"(":[)" + steps + "]}";
+  };
+  CHECK(normalized(doubled("normalizers", 6), std::string(1000, 'a')).size() == 64000);
+  CHECK(normalized(doubled("normalizers", 12), "a").size() == 4096);
+  CHECK(decoded(doubled("decoders", 12), {"a"}).size() == 4096);
+  const std::string grows = "[12] (Replace): the text grows beyond ";
+  CHECK_THROWS_WITH(normalized(doubled("normalizers", 60), "a"),
+                    contains_text("normalizer.normalizers" + grows + "4160 bytes, 64 for each"));
+  CHECK_THROWS_WITH(decoded(doubled("decoders", 60), {"a"}), contains_text("decoder.decoders" + grows + "4224 bytes"));
+  CHECK_THROWS_WITH(decoded(doubled("decoders", 60), Texts(100, "a")),
+                    contains_text("decoder.decoders[7] (Replace): the text grows beyond 16896"));
+  CHECK_THROWS_WITH(codec(R"({"decoder":)" + doubled("decoders", 60) + R"(,"model":{"type":"WordLevel","unk_token":"a","vocab":{"a":0}}})"),
+                    contains_text("decoder.decoders" + grows + "4160 bytes"));
+  std::string bytes;
+  for (int k = 0; k < 40; ++k) bytes += std::string(k == 0 ? "" : ",") + R"({"type":"ByteLevel"})";
+  CHECK_THROWS_WITH(normalized(R"({"type":"Sequence","normalizers":[)" + bytes + "]}", "\xC3\xA9"),
+                    contains_text("(ByteLevel): the text grows beyond 4224 bytes"));
+  CHECK_THROWS_WITH(pieces(R"({"type":"Sequence","pretokenizers":[)" + bytes + "]}", "\xC3\xA9"),
+                    contains_text("(ByteLevel): the text grows beyond 4224 bytes"));
+  CHECK_THROWS_WITH(pieces(R"({"type":"Metaspace","replacement":"  "})", "a b"), contains_text("replacement"));
+  // Unicode's largest compatibility form, in an alphabet of bytes.
+  CHECK_NOTHROW(normalized(R"({"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"ByteLevel"}]})", [] {
+    std::string many;
+    for (int k = 0; k < 1000; ++k) many += "\xEF\xB7\xBA";
+    return many;
+  }()));
+}
+
 TEST_CASE("tokenizer.json: normalizers", "[io]") {
   CHECK(normalized(R"({"type":"NFC"})", "e\xCC\x81") == "\xC3\xA9");
   CHECK(normalized(R"({"type":"NFD"})", "\xC3\xA9") == "e\xCC\x81");

@@ -257,6 +257,24 @@ TEST_CASE("an engine hands in what it has, and gets the same matrices", "[layers
   }
 }
 
+TEST_CASE("RWKV-4: where documents begin is kept where an engine leaves the weighting out, and checked", "[layers]") {
+  const Rwkv4<double> layer(rwkv4_weights<double>());
+  Trace<double> trace(false, serial_executor(), {0, 4, 9});
+  RunContext<double> context;
+  const Rwkv4<double>::Activations ran = layer.run(trace.constant(Array<double>(Draw(5).normals<double>(11, 4))), context).activations;
+  Rwkv4<double>::Activations own;
+  own.receptance = ran.receptance;
+  own.key = ran.key;
+  own.weighting.starts = {0, 4, 9};
+  CHECK(layer.implicit_attention(own).materialize().stacked() == layer.implicit_attention(ran).materialize().stacked());
+  for (const bool whole : {false, true})
+    for (const std::vector<Index>& starts : {std::vector<Index>{-1}, {0, 4, 11}}) {
+      Rwkv4<double>::Activations wrong = whole ? ran : own;
+      wrong.weighting.starts = starts;
+      CHECK_THROWS_WITH(layer.implicit_attention(wrong), contains_text("Rwkv4: activations.weighting.starts has "));
+    }
+}
+
 TEST_CASE("the short way gives everything of y = A x + bias + carry", "[layers]") {
   const Mamba<double> layer(mamba_weights<double>());
   const Matrix<double> u = Draw(6).normals<double>(7, 4);

@@ -311,6 +311,29 @@ TEST_CASE("an array that was made from another state, or other documents, is mad
   CHECK(checked >= 4);
 }
 
+TEST_CASE("Mamba-3 takes an array of each rank, or pair of ranks, and not one more", "[engine]") {
+  int checked = 0;
+  for_each_recipe(3, 0, [&](const Recipe& recipe, Draw& draw, const Configuration& configuration, const PrefixedTensors<double>& from) {
+    if (recipe.family != "mamba3") return;
+    const auto layer = detail::read_mamba3(from, configuration);
+    const auto ran = layer.activations(draw.normals<double>(recipe.tokens, layer.width()));
+    using A = Mamba3<double>::Activations;
+    for (const auto& [name, arrays] : {std::pair{"query", &A::query}, {"key", &A::key}, {"diagonal", &A::diagonal}, {"o", &A::o}}) {
+      if ((ran.*arrays).empty() || (arrays == &A::o && layer.weights().norm_weight.empty())) continue;
+      for (const bool more : {false, true}) {
+        A act = ran;
+        if (more) (act.*arrays).push_back((ran.*arrays).front());
+        if (!more) (act.*arrays).pop_back();
+        INFO(recipe.title << " " << name);
+        CHECK_THROWS_WITH(layer.implicit_attention(act),
+                          contains_text(detail::message("Mamba-3: activations.", name, more ? " has " : " is empty")));
+        ++checked;
+      }
+    }
+  });
+  CHECK(checked >= 14);
+}
+
 TEST_CASE("arrays that the terms do not read may be of any length", "[engine]") {
   int checked = 0;
   for_each_recipe(3, 0, [&](const Recipe& recipe, Draw& draw, const Configuration& configuration, const PrefixedTensors<double>& from) {

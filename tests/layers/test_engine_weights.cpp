@@ -263,7 +263,7 @@ TEST_CASE("Mamba: what an engine forgets, doubles or gives in a wrong shape is n
   refused("activations.pre_dt is (9, 5), expected (9, 6)", [](A& own) { own.pre_dt = own.dt.middle_columns(0, 5), own.dt = {}; });
   refused("activations.B is empty", [](A& own) { own.B = {}; });
   refused("activations.C is (9, 2), expected (9, 3)", [](A& own) { own.C = own.C.middle_columns(0, 2); });
-  refused("activations.x is empty", [](A& own) { own.c = {}; });
+  refused("activations.x is empty, expected (9, 6) = (tokens, channels); c is made of it; fill it or c, or", [](A& own) { own.c = {}; });
 
   CHECK_THAT(error_of([&] { (void)engine.activations(Matrix<double>(Matrix<double>::Ones(3, 4))); }).second,
              contains_text("made for an engine, without projections"));
@@ -575,6 +575,8 @@ TEST_CASE("Gated DeltaNet: queries and keys before their length is divided by, t
   refused("activations.o is empty", [](A& mine) { mine.o = {}; });
   refused("query and activations.unit_query are both", [](A& mine) { mine.unit_query = mine.query; });
   refused("silu(c)", [](A& mine) { mine.a = mine.c, mine.c = mine.x = {}; });
+  refused("activations.x is empty, expected (9, 12) = (tokens, channels); c is made of it; fill it or c, or",
+          [](A& mine) { mine.c = mine.x = {}; });
   GatedDeltaNet<double>::EngineWeights small;
   CHECK_THAT(error_of([&] { (void)GatedDeltaNet<double>::for_engine(small); }).second, contains_text("value_heads is 0"));
   small.value_heads = 4, small.key_size = Index(1) << 62;

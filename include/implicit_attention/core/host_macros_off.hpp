@@ -1,14 +1,65 @@
-// A host's macros of names that are names here too (a check or D of its own, X11's Success): put aside from here to host_macros_on.hpp.
-// What stands between the two includes nothing of ours, so that pairs never nest. No include guard.
-#if defined(check) || defined(Success) || defined(A) || defined(B) || defined(C) || defined(D) || defined(E) || defined(F) ||     \
-    defined(G) || defined(H) || defined(I) || defined(J) || defined(K) || defined(L) || defined(M) || defined(N) || defined(O) || \
-    defined(P) || defined(Q) || defined(R) || defined(S) || defined(T) || defined(U) || defined(V) || defined(W) || defined(X) || \
+// A host's macros of names that are names here too (a check or D of its own, an F32, X11's Success): put aside from here to
+// host_macros_on.hpp. What stands between the two includes nothing of ours, so that pairs never nest. No include guard.
+#if defined(check) || defined(Success) || defined(Status) || defined(F64) || defined(F32) || defined(F16) || defined(BF16) ||          \
+    defined(I64) || defined(I32) || defined(I16) || defined(I8) || defined(U64) || defined(U32) || defined(U16) || defined(U8) ||      \
+    defined(BOOL) || defined(i64) || defined(i32) || defined(i16) || defined(i8) || defined(u64) || defined(u32) || defined(u16) ||    \
+    defined(u8) || defined(f64) || defined(f32) || defined(A) || defined(B) || defined(C) || defined(D) || defined(E) || defined(F) || \
+    defined(G) || defined(H) || defined(I) || defined(J) || defined(K) || defined(L) || defined(M) || defined(N) || defined(O) ||      \
+    defined(P) || defined(Q) || defined(R) || defined(S) || defined(T) || defined(U) || defined(V) || defined(W) || defined(X) ||      \
     defined(Y) || defined(Z)
 #define IMPLICIT_ATTENTION_HOST_MACROS_OFF
 #pragma push_macro("check")
 #undef check
 #pragma push_macro("Success")
 #undef Success
+#pragma push_macro("Status")
+#undef Status
+#pragma push_macro("F64")
+#undef F64
+#pragma push_macro("F32")
+#undef F32
+#pragma push_macro("F16")
+#undef F16
+#pragma push_macro("BF16")
+#undef BF16
+#pragma push_macro("I64")
+#undef I64
+#pragma push_macro("I32")
+#undef I32
+#pragma push_macro("I16")
+#undef I16
+#pragma push_macro("I8")
+#undef I8
+#pragma push_macro("U64")
+#undef U64
+#pragma push_macro("U32")
+#undef U32
+#pragma push_macro("U16")
+#undef U16
+#pragma push_macro("U8")
+#undef U8
+#pragma push_macro("BOOL")
+#undef BOOL
+#pragma push_macro("i64")
+#undef i64
+#pragma push_macro("i32")
+#undef i32
+#pragma push_macro("i16")
+#undef i16
+#pragma push_macro("i8")
+#undef i8
+#pragma push_macro("u64")
+#undef u64
+#pragma push_macro("u32")
+#undef u32
+#pragma push_macro("u16")
+#undef u16
+#pragma push_macro("u8")
+#undef u8
+#pragma push_macro("f64")
+#undef f64
+#pragma push_macro("f32")
+#undef f32
 #pragma push_macro("A")
 #undef A
 #pragma push_macro("B")

@@ -16,6 +16,7 @@
 #endif
 
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/types.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -56,11 +57,15 @@ inline void expect_activations() noexcept {
 #endif
 }
 
+/// What takes less memory than a result that was asked for.
+constexpr std::string_view smaller_result = "ask for fewer channels, fewer rows, or a reduction over channels";
+
 template <class = void>
-[[noreturn]] void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each) {
-  const double mebibytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(bytes_each) / 1048576.0;
-  raise(ErrorKind::limit, what, " of ", rows, " x ", columns, " numbers takes ", mebibytes,
-        " MiB, which the system does not give; ask for fewer channels, fewer rows, or a reduction over channels");
+[[noreturn]] void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each,
+                                      std::string_view advice = smaller_result) {
+  const double bytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(bytes_each);
+  raise(ErrorKind::limit, what, " of ", rows, " x ", columns, " numbers takes ", bytes_text(bytes), ", which the system does not give; ",
+        advice);
 }
 
 [[nodiscard]] inline bool too_many_numbers(Index rows, Index columns, std::size_t bytes_each) {
@@ -71,21 +76,23 @@ template <class = void>
 }  // namespace detail
 
 /// Numbers of a large result, (rows, columns), contiguous, not initialised. Aligned to a huge page where it is large enough for some,
-/// else to a cache line. Fails (ErrorKind::limit) if the system has no memory for it; `what` names the result in the message.
+/// else to a cache line. Fails (ErrorKind::limit) if the system has no memory for it; the message has what `what` calls the result, and
+/// `advice`.
 template <Real Scalar>
 class LargeMemory {
  public:
   LargeMemory() = default;
-  LargeMemory(Index rows, Index columns, std::string_view what = "a result") : rows_(rows), columns_(columns) {
+  LargeMemory(Index rows, Index columns, std::string_view what = "a result", std::string_view advice = detail::smaller_result)
+      : rows_(rows), columns_(columns) {
     if (rows == 0 || columns == 0) return;
-    if (detail::too_many_numbers(rows, columns, sizeof(Scalar))) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar));
+    if (detail::too_many_numbers(rows, columns, sizeof(Scalar))) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar), advice);
     std::size_t bytes = static_cast<std::size_t>(rows * columns) * sizeof(Scalar), alignment = 64;
     if (bytes >= detail::huge_page_threshold) {
       alignment = detail::huge_page_bytes;
       bytes = (bytes + alignment - 1) / alignment * alignment;
     }
     void* memory = ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
-    if (memory == nullptr) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar));
+    if (memory == nullptr) detail::raise_out_of_memory(what, rows, columns, sizeof(Scalar), advice);
     detail::advise_huge_pages(memory, bytes);
     numbers_ = std::unique_ptr<Scalar[], Release>(static_cast<Scalar*>(memory), Release{alignment});
   }

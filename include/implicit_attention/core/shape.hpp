@@ -1,6 +1,7 @@
 // Shapes and their checks, before any work is done.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +22,12 @@ template <class = void>
 }
 
 namespace detail {
+/// A size in memory, for messages: whole bytes or whole MiB. As a double: a file can claim any size.
+template <class = void>
+[[nodiscard]] std::string bytes_text(double bytes) {
+  return bytes < 1048576.0 ? message(static_cast<Index>(bytes), " bytes") : message(std::floor(bytes / 1048576.0 + 0.5), " MiB");
+}
+
 /// While this lives (scopes nest), the names that PrefixedTensors reads on this thread are recorded, for one prefix at a time. A layer
 /// calls its weights by short names such as `A_log`; an error message then gives the full name in the file of the tensor that was last read
 /// under that name, `model.layers.3.mixer.A_log`.

@@ -7,6 +7,8 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -39,11 +41,12 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// begun within a loop of this or another pool runs on the thread that begins it, and loops from several threads take turns.
 class ThreadPool {
  public:
-  /// `workers` 0: as many as the process may run at once, see `available_cores`.
+  /// `workers` 0: as many as the process may run at once, see `available_cores`. Where the system does not give so many threads, or no
+  /// memory for them, the pool goes on with those that it gave: no result depends on their number. Built without exceptions it aborts.
   explicit ThreadPool(int workers = 0) {
     if (workers <= 0) workers = available_cores();
-    threads_.reserve(static_cast<std::size_t>(workers - 1));
-    for (int thread = 1; thread < workers; ++thread) threads_.emplace_back(&ThreadPool::serve, this);
+    for (int thread = 1; thread < workers && starts_one(); ++thread) {
+    }
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -83,6 +86,22 @@ class ThreadPool {
   }
 
  private:
+  /// Whether one more thread could be started.
+  bool starts_one() {
+#if IMPLICIT_ATTENTION_EXCEPTIONS
+    try {
+      threads_.emplace_back(&ThreadPool::serve, this);
+    } catch (const std::system_error&) {
+      return false;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+#else
+    threads_.emplace_back(&ThreadPool::serve, this);
+#endif
+    return true;
+  }
+
   void serve() {
     within_loop() = true;
     unsigned seen = 0;
@@ -132,7 +151,7 @@ class ThreadPool {
   bool stopping_ = false;
   std::atomic<unsigned> begun_{0};
   std::vector<std::thread> threads_;
-  struct Joined {  // joins as std::jthread does, which is slow to compile; also where the constructor fails to start a thread
+  struct Joined {  // joins as std::jthread does, which is slow to compile; also where the constructor fails
     ThreadPool& pool;
     ~Joined() { pool.stop(); }
   } joined_{*this};  // last: destroyed first

@@ -61,7 +61,8 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
       reads_tail ? detail::carried(act.initial.convolution_tail).middle_columns(2 * keys, channels_) : Array<Scalar>();
   if (terms.has(Term::activation)) {
     if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(name_);
-    if (makes_c) check("x", act.x, channels_, "(tokens, channels); c is made of it");
+    if (makes_c)
+      detail::check_activation(name_, "x", act.x, tokens, channels_, "(tokens, channels); c is made of it", act.c.empty() ? " or c" : "");
     const Array<Scalar> c = !makes_c ? act.c
                             : taps.empty()
                                 ? act.x

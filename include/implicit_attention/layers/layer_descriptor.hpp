@@ -110,13 +110,13 @@ void check_positions(std::string_view who, const std::vector<Index>& positions, 
 }
 
 /// Fails unless an activation that is needed is there, (rows, columns): an engine fills activations itself, and what it forgot must not
-/// be taken for a term that the layer does not have.
+/// be taken for a term that the layer does not have. `instead`: what may be filled in its place, " or gate".
 template <Real Scalar>
 void check_activation(std::string_view who, const char* name, const Array<Scalar>& array, Index rows, Index columns,
-                      std::string_view meaning) {
+                      std::string_view meaning, std::string_view instead = {}) {
   if (array.empty())
-    raise(ErrorKind::shape, who, ": activations.", name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning,
-          "; fill it, or use what activations(u) returns");
+    raise(ErrorKind::shape, who, ": activations.", name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning, "; fill it",
+          instead, ", or use what activations(u) returns");
   if (array.rows() == rows && array.cols() == columns) return;
   raise(ErrorKind::shape, who, ": activations.", name, " is ", shape_text({array.rows(), array.cols()}), ", expected ",
         shape_text({rows, columns}), " = ", meaning);
@@ -202,13 +202,12 @@ template <Real Scalar>
             " are both filled, expected one of them: each is made of the other");
     given = &form;
   }
+  std::string instead;
   if (given == nullptr) {
-    std::string names;
-    for (const Alternative<Scalar>* form = forms.begin() + 1; form < forms.end(); ++form) names += message(" or ", form->name);
-    raise(ErrorKind::shape, who, ": activations.", forms.begin()->name, " is empty, expected ", shape_text({rows, columns}), " = ", meaning,
-          "; fill it", names, ", or use what activations(u) returns");
+    given = forms.begin();
+    for (const Alternative<Scalar>* form = forms.begin() + 1; form < forms.end(); ++form) instead += message(" or ", form->name);
   }
-  check_activation(who, given->name, *given->array, rows, columns, meaning);
+  check_activation(who, given->name, *given->array, rows, columns, meaning, instead);
   return given->make ? given->make(*given->array) : *given->array;
 }
 

@@ -20,8 +20,12 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
   const auto check = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
     detail::check_activation(layer_name, name, array, tokens, columns, meaning);
   };
-  const auto one = [&](const char* name, const std::vector<Array<Scalar>>& arrays, Index r, Index columns) {
-    check(name, static_cast<Index>(arrays.size()) > r ? arrays[static_cast<std::size_t>(r)] : Array<S>(), columns, "(tokens, columns)");
+  // Of so many arrays that of a rank, or of a pair of ranks.
+  const auto one = [&](const char* name, const std::vector<Array<Scalar>>& arrays, Index of, Index count, Index columns) {
+    if (static_cast<Index>(arrays.size()) > count)
+      detail::raise(ErrorKind::shape, layer_name, ": activations.", name, " has ", arrays.size(), " arrays, expected ", count, " for rank ",
+                    R);
+    check(name, static_cast<Index>(arrays.size()) > of ? arrays[static_cast<std::size_t>(of)] : Array<S>(), columns, "(tokens, columns)");
   };
   const bool recurrent = terms.has(Term::recurrence);
   Array<S> second_half;  // dt (1 - lambda) of the first token, which the one before it is written with
@@ -53,9 +57,9 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
       if (!recurrent && r != s) continue;  // the identity stands for R as a whole
       UnifiedForm<S> form;
       if (recurrent) {
-        one("query", act.query, r, heads() * state());
-        one("key", act.key, s, heads() * state());
-        one("diagonal", act.diagonal, r * R + s, heads());
+        one("query", act.query, r, R, heads() * state());
+        one("key", act.key, s, R, heads() * state());
+        one("diagonal", act.diagonal, r * R + s, R * R, heads());
         const auto pair = static_cast<std::size_t>(r * R + s);
         if (act.diagonal_from.size() > pair)
           act.diagonal_from[pair].check(layer_name, "diagonal", act.diagonal[pair],
@@ -79,7 +83,7 @@ UnifiedForm<S> Mamba3<S>::lower(const Activations& act, Terms terms) const {
         form.gate = std::move(gates);
       }
       if (terms.has(Term::normalization) && !norm_.empty()) {
-        one("o", act.o, r, E);
+        one("o", act.o, r, R, E);
         form.normalization = norm_.held_scale(norm_.statistics(*act.o[static_cast<std::size_t>(r)]));
       }
       if (terms.has(Term::activation) && R > 1)

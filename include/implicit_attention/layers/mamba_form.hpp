@@ -50,7 +50,9 @@ UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
   const Array<Scalar> tail = detail::carried(act.initial.convolution_tail);
   if (terms.has(Term::activation)) {
     if (act.c.empty() && act.x.empty() && !act.a.empty()) detail::raise_activated_only<Scalar>(layer_name);
-    if (makes_c) check("x", act.x, channels_, "(tokens, channels); c is made of it");
+    if (makes_c)
+      detail::check_activation(layer_name, "x", act.x, tokens, channels_, "(tokens, channels); c is made of it",
+                               act.c.empty() ? " or c" : "");
     const Array<Scalar> c =
         makes_c ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor()) : act.c;
     check("c", c, channels_, "(tokens, channels)");

@@ -26,6 +26,7 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
     return form;
   }
   check("key", act.key);
+  check_ascending(layer_name, "activations.weighting.starts", act.weighting.starts, tokens);
   const Weighting scaled = weighting_of(act);
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
@@ -56,7 +57,7 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) cons
                                              {"denominator", &before.denominator, 1, channels_, "(1, channels)"},
                                              {"exponent", &before.exponent, 1, channels_, "(1, channels)"}});
   const Weighting& w = act.weighting;
-  if (w.step.empty() || w.made_from.stale(w.exponent, {{"key", &act.key}}, scaled_by(before))) return weighting(act.key, before);
+  if (w.step.empty() || w.made_from.stale(w.exponent, {{"key", &act.key}}, scaled_by(before))) return weighting(act.key, before, w.starts);
   for (const auto& [name, array] :
        {std::pair{"weighting.exponent", &w.exponent}, std::pair{"weighting.step", &w.step}, std::pair{"weighting.key_scale", &w.key_scale},
         std::pair{"weighting.query_scale", &w.query_scale}, std::pair{"weighting.diagonal", &w.diagonal}})

@@ -223,12 +223,17 @@ void expect_text(const Configuration& configuration, std::string_view key, std::
   contradiction(configuration, key, printable(*value), std::string(*allowed.begin()), reason);
 }
 
-/// The vocabulary may be smaller than the embedding, which is padded, but not larger.
+/// The vocabulary is the embedding's, as every public loader has it; Mamba's authors' code alone rounds it up to a multiple, of 8 where
+/// their configuration does not say.
 template <class = void>
 void expect_vocabulary(const Configuration& configuration, Index rows) {
-  if (const std::optional<Index> value = configuration.integer({"vocab_size"}); value && (*value > rows || *value < 1))
-    raise(ErrorKind::value, configuration.where(), ": key vocab_size is ", *value, ", expected 1 to ", rows,
-          ": the embedding has that many rows");
+  const std::optional<Index> value = configuration.integer({"vocab_size"});
+  const Index multiple = configuration.integer({"pad_vocab_size_multiple"}).value_or(configuration.integer({"d_model"}) ? 8 : 1),
+              least = multiple > 0 && rows % multiple == 0 ? std::max<Index>(rows - multiple + 1, 1) : rows;
+  if (value && (*value > rows || *value < least))
+    raise(ErrorKind::value, configuration.where(), ": key vocab_size is ", *value, ", expected ",
+          least < rows ? message(least, " to ", rows) : message(rows), ": the embedding has ", rows, " rows",
+          least < rows ? message(", padded to a multiple of ", multiple) : std::string());
 }
 
 /// Fails on a factor that numbers of this precision cannot hold: it would be infinite, and the NaN in the logits would name no key.

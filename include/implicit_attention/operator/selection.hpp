@@ -1,7 +1,6 @@
 // Which channels and rows of an attention matrix are wanted, and what they may cost.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -69,10 +68,7 @@ template <class = void>
     text += message(text.empty() ? "" : " x ", extent);
   }
   if (bytes <= static_cast<double>(limit)) return {};
-  const auto size = [](double value) {  // as a double: a file can claim any size
-    return value < 1048576.0 ? message(static_cast<Index>(value), " bytes") : message(std::floor(value / 1048576.0 + 0.5), " MiB");
-  };
-  return message(what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ", size(static_cast<double>(limit)));
+  return message(what, " of ", text, " numbers takes ", bytes_text(bytes), ", more than the limit of ", bytes_text(static_cast<double>(limit)));
 }
 
 }  // namespace detail

@@ -66,7 +66,8 @@ class GrowingRows {
     if (2 * (count_ + added) <= capacity) {
       std::memmove(memory_->data(), memory_->data() + begin_ * columns_, static_cast<std::size_t>(count_ * columns_) * sizeof(Scalar));
     } else {
-      auto larger = std::make_shared<LargeMemory<Scalar>>(std::max<Index>(2 * (count_ + added), 16), columns_, "the history of a stream");
+      auto larger = std::make_shared<LargeMemory<Scalar>>(std::max<Index>(2 * (count_ + added), 16), columns_, "the history of a stream",
+                                                          "keep fewer tokens (StreamingOptions::window)");
       if (count_ > 0) std::copy_n(memory_->data() + begin_ * columns_, count_ * columns_, larger->data());
       memory_ = std::move(larger);
     }

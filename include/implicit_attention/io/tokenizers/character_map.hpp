@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/io/tokenizers/text_limit.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -62,7 +63,7 @@ class CharacterMap {
 
   /// As Hugging Face has it: characters that belong together (a grapheme cluster), if they are of at most five bytes, become what the
   /// shortest entry says that they begin with; else each character becomes what its own entry says.
-  [[nodiscard]] std::string operator()(std::string_view text) const {
+  [[nodiscard]] std::string operator()(std::string_view text, const TextLimit& limit = {}) const {
     std::string out;
     out.reserve(text.size());
     for (std::size_t begin = 0; begin < text.size();) {
@@ -71,14 +72,14 @@ class CharacterMap {
       begin = end;
       if (cluster.size() < 6) {
         if (const std::optional<std::string_view> found = find(cluster)) {
-          out += *found;
+          limit.append(out, *found);
           continue;
         }
       }
       for (std::size_t position = 0; position < cluster.size();) {
         const std::size_t length = std::max<std::size_t>(utf8_character_size(cluster, position), 1);
         const std::string_view character = cluster.substr(position, length);
-        out += find(character).value_or(character);
+        limit.append(out, find(character).value_or(character));
         position += length;
       }
     }

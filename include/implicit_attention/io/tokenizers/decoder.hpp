@@ -31,6 +31,7 @@ class Decoder {
     std::size_t start = 0, stop = 0;     ///< strip: how many characters at most, before and after
     bool prefix = false;                 ///< metaspace: the text's first space was put there by the pre-tokenizer
     bool tidy = false;                   ///< word_piece, ctc: no space before punctuation
+    std::string where = "a tokenizer's decoder";  ///< its name in messages
   };
 
   Decoder() = default;
@@ -38,8 +39,11 @@ class Decoder {
   /// Tokens with spaces between where there is no document. Fails (file) on a type or key that is not known.
   [[nodiscard]] static Decoder read(const Json* document, const std::string& where);
 
+  /// Fails (limit) where the steps write far more than they read, see TextLimit.
   [[nodiscard]] std::string operator()(std::vector<std::string> tokens) const {
-    for (const Step& step : steps_) apply(step, tokens);
+    std::size_t bytes = 0;
+    for (const std::string& token : tokens) bytes += token.size() + 1;  // a step may put a space before each
+    for (const Step& step : steps_) apply(step, tokens, TextLimit::of(bytes));
     std::string text;
     for (std::size_t i = 0; i < tokens.size(); ++i) text.append(i == 0 ? "" : separator_).append(tokens[i]);
     return text;
@@ -48,13 +52,13 @@ class Decoder {
   [[nodiscard]] std::string token_bytes(std::string_view token) const {
     std::vector<std::string> one{std::string(token)};
     for (const Step& step : steps_)
-      if (step.kind != Kind::strip) apply(step, one, false);
+      if (step.kind != Kind::strip) apply(step, one, TextLimit::of(token.size()), false);
     return one.empty() ? std::string() : std::move(one.front());
   }
 
  private:
-  /// `whole`: the tokens are those of a whole text, and not one token within it.
-  static void apply(const Step& step, std::vector<std::string>& tokens, bool whole = true) {
+  /// `most`: bytes that may come out; `whole`: the tokens are those of a whole text, and not one token within it.
+  static void apply(const Step& step, std::vector<std::string>& tokens, std::size_t most, bool whole = true) {
     switch (step.kind) {
       case Kind::byte_level:
         for (std::string& token : tokens)
@@ -72,9 +76,14 @@ class Decoder {
           if (prefixed) tokens[i].erase(0, 1);
         }
         return;
-      case Kind::replace:
-        for (std::string& token : tokens) token = step.pattern->replaced(token, step.content);
+      case Kind::replace: {
+        std::size_t written = 0;
+        for (std::string& token : tokens) {
+          token = step.pattern->replaced(token, step.content, {most, step.where, written});
+          written += token.size();
+        }
         return;
+      }
       case Kind::strip:
         for (std::string& token : tokens) strip_token(token, step.content, step.start, step.stop);
         return;
@@ -123,6 +132,7 @@ inline void read_decoder_steps(const Json& document, const std::string& where, s
   JsonFields fields(document, where);
   const std::string type = fields.text("type");
   Decoder::Step step;
+  step.where = message(where, " (", type, ")");
   if (type == "Sequence") {
     const Json& list = fields.list("decoders");
     for (std::size_t i = 0; i < list.size(); ++i) read_decoder_steps(list[i], json_element(where + ".decoders", i), steps);

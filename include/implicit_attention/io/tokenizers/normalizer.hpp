@@ -16,6 +16,7 @@
 #include <implicit_attention/io/tokenizers/character_map.hpp>
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/text_changes.hpp>
+#include <implicit_attention/io/tokenizers/text_limit.hpp>
 #include <implicit_attention/io/tokenizers/text_pattern.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
@@ -49,6 +50,7 @@ class Normalizer {
     std::optional<TextPattern> pattern;                 ///< replace
     bool left = true, right = true;                     ///< strip
     std::shared_ptr<const CharacterMap> map = nullptr;  ///< precompiled
+    std::string where = "a tokenizer's normalizer";     ///< its name in messages
   };
 
   Normalizer() = default;
@@ -62,9 +64,10 @@ class Normalizer {
       if (step.kind == kind) return true;
     return false;
   }
+  /// Fails (limit) where the steps write far more than they read, see TextLimit.
   [[nodiscard]] std::string operator()(std::string_view text) const {
     std::string out(text);
-    for (const Step& step : steps_) out = apply(step, std::move(out));
+    for (const Step& step : steps_) out = apply(step, std::move(out), TextLimit::of(text.size()));
     return out;
   }
   /// The same of a text that begins where the whole one does; `start` becomes how many of its first bytes stand for the whole text's first
@@ -73,7 +76,7 @@ class Normalizer {
     std::string out(text);
     for (const Step& step : steps_) {
       start = start_after(step, out, start);
-      out = apply(step, std::move(out));
+      out = apply(step, std::move(out), TextLimit::of(text.size()));
       while (start > 0 && start < out.size() && utf8_character_size(out, start) == 0) ++start;  // joined with an accent behind it
       start = std::min(start, out.size());
     }
@@ -81,7 +84,13 @@ class Normalizer {
   }
 
  private:
-  [[nodiscard]] static std::string apply(const Step& step, std::string text) {
+  [[nodiscard]] static std::string apply(const Step& step, std::string text, std::size_t most) {
+    const TextLimit limit{most, step.where};
+    std::string out = changed(step, std::move(text), limit);
+    limit.check(out.size());
+    return out;
+  }
+  [[nodiscard]] static std::string changed(const Step& step, std::string text, const TextLimit& limit) {
     switch (step.kind) {
       case Kind::nfc:
         return normalized(text, NormalForm::nfc);
@@ -100,9 +109,9 @@ class Normalizer {
       case Kind::prepend:
         return text.empty() ? text : step.content + text;
       case Kind::replace:
-        return step.pattern->replaced(text, step.content);
+        return step.pattern->replaced(text, step.content, limit);
       case Kind::precompiled:
-        return (*step.map)(text);
+        return (*step.map)(text, limit);
       case Kind::clean:
         return cleaned(text);
       case Kind::space_han:
@@ -124,7 +133,7 @@ class Normalizer {
     if (step.kind == Kind::prepend) return start > 0 ? step.content.size() + start : 0;
     if (step.kind == Kind::replace) return step.pattern->replaced_start(text, step.content, start);
     if (step.kind == Kind::strip) return stripped(first, step.left, false).size();
-    return apply(step, std::string(first)).size();  // it changes characters one by one
+    return changed(step, std::string(first), {}).size();  // it changes characters one by one
   }
 
   std::vector<Step> steps_;
@@ -152,6 +161,7 @@ inline void read_normalizer_steps(const Json& document, const std::string& where
   JsonFields fields(document, where);
   const std::string type = fields.text("type");
   Normalizer::Step step;
+  step.where = message(where, " (", type, ")");
   if (type == "Sequence") {
     const Json& list = fields.list("normalizers");
     for (std::size_t i = 0; i < list.size(); ++i) read_normalizer_steps(list[i], json_element(where + ".normalizers", i), steps);
@@ -167,7 +177,8 @@ inline void read_normalizer_steps(const Json& document, const std::string& where
     step.map = std::make_shared<const CharacterMap>(*bytes, fields.path("precompiled_charsmap"));
   } else if (type == "BertNormalizer") {
     const auto also = [&](Kind kind, bool wanted) {
-      if (wanted) steps.emplace_back().kind = kind;
+      step.kind = kind;
+      if (wanted) steps.push_back(step);
     };
     const bool lower = fields.flag("lowercase", true);
     also(Kind::clean, fields.flag("clean_text", true));

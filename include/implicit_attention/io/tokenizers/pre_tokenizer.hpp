@@ -14,6 +14,7 @@
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/regex.hpp>
 #include <implicit_attention/io/tokenizers/text_cutter.hpp>
+#include <implicit_attention/io/tokenizers/text_limit.hpp>
 #include <implicit_attention/io/tokenizers/text_pattern.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
@@ -33,9 +34,10 @@ class PreTokenizer {
   /// A way to cut, for split, and for byte_level where it has a pattern; and what becomes of spaces.
   struct Step : TextCut {
     Kind kind = Kind::split;
-    std::string replacement;        ///< metaspace: what stands for a space
-    Prefix prefix = Prefix::never;  ///< metaspace: whether a space goes before a piece; byte_level: always or never
-    bool cut = true;                ///< metaspace: whether pieces are cut before each replacement
+    std::string replacement;                            ///< metaspace: what stands for a space
+    Prefix prefix = Prefix::never;                      ///< metaspace: whether a space goes before a piece; byte_level: always or never
+    bool cut = true;                                    ///< metaspace: whether pieces are cut before each replacement
+    std::string where = "a tokenizer's pre-tokenizer";  ///< its name in messages
   };
 
   PreTokenizer() = default;
@@ -46,7 +48,14 @@ class PreTokenizer {
     return std::any_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.kind == Kind::byte_level; });
   }
 
+  /// Fails (limit) where the steps write far more than they read, see TextLimit. None writes more than four bytes for one.
   void operator()(Pieces& pieces) const {
+    const auto bytes = [&] {
+      std::size_t sum = 0;
+      for (const Piece& piece : pieces.list) sum += piece.text.size();
+      return sum;
+    };
+    const std::size_t most = TextLimit::of(bytes());
     for (const Step& step : steps_) {
       if (step.kind == Kind::metaspace) {
         metaspace(step, pieces);
@@ -55,6 +64,7 @@ class PreTokenizer {
       } else {
         split(step, pieces);
       }
+      TextLimit{most, step.where}.check(bytes());
     }
   }
 
@@ -163,6 +173,7 @@ inline void read_pre_tokenizer_steps(const Json& document, const std::string& wh
   JsonFields fields(document, where);
   const std::string type = fields.text("type");
   PreTokenizer::Step step;
+  step.where = message(where, " (", type, ")");
   if (type == "Sequence") {
     const Json& list = fields.list("pretokenizers");
     for (std::size_t i = 0; i < list.size(); ++i) read_pre_tokenizer_steps(list[i], json_element(where + ".pretokenizers", i), steps);
@@ -210,6 +221,8 @@ inline void read_pre_tokenizer_steps(const Json& document, const std::string& wh
     step.kind = Kind::metaspace;
     step.replacement = fields.text("replacement", "\xE2\x96\x81");
     if (step.replacement.empty()) raise(ErrorKind::file, fields.path("replacement"), ": is empty, expected a character");
+    if (utf8_character_size(step.replacement, 0) != step.replacement.size())
+      fields.unexpected("replacement", fields.at("replacement"), "one character");
     step.prefix = read_prepend_scheme(fields);
     step.cut = fields.flag("split", true);
     fields.ignore("str_rep");  // of older files: the same replacement

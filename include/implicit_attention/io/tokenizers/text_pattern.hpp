@@ -12,6 +12,7 @@
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/io/tokenizers/json_fields.hpp>
 #include <implicit_attention/io/tokenizers/regex.hpp>
+#include <implicit_attention/io/tokenizers/text_limit.hpp>
 #include <implicit_attention/io/tokenizers/unicode.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -80,11 +81,12 @@ class TextPattern {
     std::unique_ptr<Regex::Scratch> scratch_;
   };
 
-  [[nodiscard]] std::string replaced(std::string_view text, std::string_view content) const {
+  [[nodiscard]] std::string replaced(std::string_view text, std::string_view content, const TextLimit& limit = {}) const {
     std::string out;
     out.reserve(text.size());
-    Search(*this).split(
-        text, [&](std::size_t begin, std::size_t end, bool matched) { out += matched ? content : text.substr(begin, end - begin); });
+    Search(*this).split(text, [&](std::size_t begin, std::size_t end, bool matched) {
+      limit.append(out, matched ? content : text.substr(begin, end - begin));
+    });
     return out;
   }
   /// Of a text whose first `start` bytes stand for the whole text's first character: how many do in `replaced(text, content)`. A
