@@ -169,9 +169,12 @@ Choice choice_of(const Options& options, std::optional<Index> batch, const Run<S
     if (safetensors && !options.channels_given && !options.reduce_given) {
       const std::vector<Index> shape{choice.matrices() * choice.row_count(), run.tokens};
       const std::string over = detail::over_byte_limit("attention", shape, sizeof(Scalar), options.byte_limit);
-      if (!over.empty())
-        std::fprintf(stderr, "materialize: %s, and is left out; --channels 0 adds one channel's, --reduce mean their mean\n", over.c_str());
       choice.heads_only = !over.empty();
+      if (choice.heads_only) {
+        const auto count = static_cast<Index>(choice.heads.size());
+        check_byte_limit("head maps", {count, choice.row_count(), run.tokens}, sizeof(Scalar), options.byte_limit);
+        std::fprintf(stderr, "materialize: %s, and is left out; --channels 0 adds one channel's, --reduce mean their mean\n", over.c_str());
+      }
     }
   }
   const bool picture = std::filesystem::path(options.out).extension() == ".png";

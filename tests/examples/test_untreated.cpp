@@ -89,7 +89,7 @@ TEST_CASE("what relevance has no rule for is joined over the texts of an evaluat
   };
   for (const auto& [numbers, words] : {std::pair(std::vector<double>{0}, "there are more numbers than this evaluation has"),
                                        {{-1, 2, 1, 97}, "a count is 2, expected a whole number from 0 to 1"},
-                                       {{-1, 1, 2, 97}, "a count is 2, expected a whole number from 0 to 1"},
+                                       {{-1, 1, 3, 97}, "a count is 3, expected a whole number from 0 to 2"},
                                        {{-1, 1, 1, 300}, "a count is 300, expected a whole number from 0 to 127"},
                                        {{-1, 1}, "there are fewer numbers than this evaluation has"}}) {
     Evaluation one = empty;
