@@ -48,7 +48,7 @@ struct Options {
   std::string terms = "all", channels = "all", rows = "all", heads, reduce = "none", precision = "float32", out;
   std::size_t byte_limit = IMPLICIT_ATTENTION_DEFAULT_BYTE_LIMIT;
   int threads = 0;  ///< 0: all cores that the process may use
-  bool reduce_given = false;
+  bool channels_given = false, reduce_given = false;
 
   [[nodiscard]] std::optional<ReductionKind> reduction() const {
     return reduce == "none" ? std::nullopt : std::optional(parse_reduction(reduce));
@@ -128,7 +128,7 @@ struct Choice {
   std::vector<Index> channels, rows, heads;
   Index summands = 1;  ///< matrices of a head
   std::optional<ReductionKind> reduction;
-  bool heads_only = false;  ///< pictures and .npy hold one thing: with --heads, the heads' matrices
+  bool heads_only = false;  ///< no attention: pictures and .npy hold one thing, and in .safetensors it may be larger than the limit
 
   [[nodiscard]] Index row_count() const { return static_cast<Index>(rows.size()); }
   /// Matrices of the attention, or where heads alone are written, of the heads, one below the other.
@@ -147,7 +147,8 @@ struct Choice {
 };
 
 /// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place,
-/// and (value) where heads are asked of a layer that has none.
+/// and (value) where heads are asked of a layer that has none. Beside heads, an attention that nobody chose channels of is left out where it
+/// is larger than the limit.
 template <Real Scalar>
 Choice choice_of(const Options& options, std::optional<Index> batch, const Run<Scalar>& run) {
   const ImplicitAttention<Scalar>&attention = run.attention, &of_heads = run.of_heads();
@@ -164,6 +165,16 @@ Choice choice_of(const Options& options, std::optional<Index> batch, const Run<S
     choice.heads = parse_indices("--heads", options.heads).resolve(of_heads.heads(), "head");
     choice.summands = of_heads.summands();
     choice.heads_only = !safetensors;
+    if (safetensors && !options.channels_given && !options.reduce_given) {
+      const std::vector<Index> shape{choice.matrices() * choice.row_count(), run.tokens};
+      const std::string over = detail::over_byte_limit("attention", shape, sizeof(Scalar), options.byte_limit);
+      choice.heads_only = !over.empty();
+      if (choice.heads_only) {
+        const auto count = static_cast<Index>(choice.heads.size());
+        check_byte_limit("head maps", {count, choice.row_count(), run.tokens}, sizeof(Scalar), options.byte_limit);
+        std::fprintf(stderr, "materialize: %s, and is left out; --channels 0 adds one channel's, --reduce mean their mean\n", over.c_str());
+      }
+    }
   }
   const bool picture = std::filesystem::path(options.out).extension() == ".png";
   if (!picture || choice.matrices() <= most_panels) return choice;
@@ -307,6 +318,7 @@ class Result {
     const UnifiedForm<Scalar>& form = second.form();
     const bool diagonal = form.convolution.empty() && form.activation.empty() && form.skip.empty();
     if (diagonal && !form.gate.empty()) return add_tokens("extra", run, form.gate);
+    if (choice_.heads_only) return;  // as large as the attention
     const Index channels = static_cast<Index>(choice_.channels.size());
     Matrix<Scalar> skip(channels * choice_.row_count(), choice_.tokens);
     rows.place<Scalar>(Matrix<Scalar>(second.materialize(selection).stacked()), skip);
@@ -747,12 +759,14 @@ int main(int argument_count, char** arguments) {
   app.add_option("--layer", options.layer, "which layer of the model, from 0")->option_text("N");
   add_sequence_options(app, options.sequence);
   add_terms_option(app, options.terms, false);
-  app.add_option("--channels", options.channels, "which channels: all, or a list such as 0,5-7")->option_text("all|LIST");
+  const CLI::Option* channels =
+      app.add_option("--channels", options.channels, "which channels: all, last, or a list such as 0,5-7")->option_text("all|last|LIST");
   app.add_option("--rows", options.rows, "which query tokens: all, last, or a list")->option_text("all|last|LIST");
   app.add_option("--heads", options.heads,
-                 "the recurrence of each head, for layers whose channels share one matrix a head: all, or a list; written as "
-                 "`recurrence`, (heads, rows, tokens)")
-      ->option_text("all|LIST");
+                 "the recurrence of each head, for layers whose channels share one matrix a head: all, last, or a list. In .safetensors "
+                 "they are `recurrence`, (heads, rows, tokens), beside the attention, which is left out where it is larger than "
+                 "--byte-limit and neither --channels nor --reduce is there; .npy and .png then hold the heads alone")
+      ->option_text("all|last|LIST");
   const CLI::Option* reduce = app.add_option("--reduce", options.reduce, "join the channels into one map")
                                   ->check(one_of({"none", "mean", "mean-abs", "mean-positive"}))
                                   ->option_text("none|mean|mean-abs|mean-positive");
@@ -776,6 +790,7 @@ int main(int argument_count, char** arguments) {
       "  materialize --model examples/models/mamba --layer 1 --text \"a gripping film <cls>\" --reduce mean-abs --out map.png\n");
 
   return run_program(app, argument_count, arguments, [&] {
+    options.channels_given = channels->count() > 0;
     options.reduce_given = reduce->count() > 0;
     const auto any_given = [&](std::initializer_list<std::string_view> names) {
       return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return given(app, name); });
@@ -790,6 +805,11 @@ int main(int argument_count, char** arguments) {
         checked_output("--out", options.out, {".safetensors", ".npy", ".png"},
                        {options.weights, options.config, options.input, options.positions, options.model,
                         options.sequence.text.value_or(""), options.sequence.tokens.value_or(""), options.sequence.tokenizer});
+    if (given(app, "--heads") && ending != ".safetensors")
+      for (const std::string_view of_attention : {"--channels", "--reduce", "--terms"})
+        if (given(app, of_attention))
+          detail::raise(ErrorKind::value, "--heads and ", of_attention, " exclude each other in ", ending,
+                        ", which then holds the heads' recurrence alone; leave one of them out, or write .safetensors, which holds both");
     try_output("--out", options.out);
     options.precision == "float64" ? materialize<double>(options, ending) : materialize<float>(options, ending);
   });

@@ -416,6 +416,60 @@ TEST_CASE("materialize: what stands beside the input is checked as the input is"
                 "NaN in the input, token 1, feature 1 (tensor input.k)", "out.safetensors");
 }
 
+TEST_CASE("materialize: heads are written where the attention is larger than the limit, which leaves it out and says so", "[materialize]") {
+  const TemporaryFolder folder;
+  const std::string input = (folder / "qkv.safetensors").string(), config = (folder / "config.json").string();
+  std::vector<double> numbers(24);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = 0.1 * static_cast<double>(i % 7) - 0.25;
+  write_safetensors(input, {{"input.q", {numbers.data(), {4, 2, 2}}},
+                            {"input.k", {numbers.data() + 4, {4, 2, 2}}},
+                            {"input.v", {numbers.data() + 8, {4, 2, 2}}}});
+  io_test::write_bytes(config, R"({"num_heads": 2})");
+  const std::vector<std::string> ask{"--arch", "linear_attention", "--weights", input,     "--input", input, "--config",
+                                     config,   "--precision",      "float64",   "--heads", "1"};
+  const auto written = [&](const std::vector<std::string>& more) {
+    const fs::path out = folder / "out.safetensors";
+    const Outcome outcome = run_well(folder, "materialize", with(ask, with(more, {"--out", out.string()})));
+    return std::pair(SafetensorsFile(out), without_progress(outcome.err));
+  };
+  const auto [whole, nothing] = written({});  // 4 channels of 4 x 4 numbers: 512 bytes; one head's 128
+  CHECK(nothing.empty());
+  const auto recurrence = [](const SafetensorsFile& file) { return Matrix<double>(file.read<double>("recurrence").matrix()); };
+  REQUIRE(whole.find("attention") != nullptr);
+  const std::vector<std::string> small{"--byte-limit", "200"};
+  const auto [heads, said] = written(small);
+  CHECK(
+      said ==
+      "materialize: attention of 16 x 4 numbers takes 512 bytes, more than the limit of 200 bytes, and is left out; --channels 0 adds one "
+      "channel's, --reduce mean their mean\n");
+  CHECK(heads.find("attention") == nullptr);
+  CHECK(heads.info("recurrence").shape == std::vector<Index>{1, 4, 4});
+  CHECK(recurrence(heads) == recurrence(whole));
+  for (const char* name : {"bias", "linear_input", "y", "out"})
+    CHECK(heads.read<double>(name).matrix() == whole.read<double>(name).matrix());
+  // What it says, done: both fit, and what was chosen is not left out.
+  for (const std::vector<std::string>& way : {std::vector<std::string>{"--channels", "0"}, {"--reduce", "mean"}}) {
+    const auto [both, silent] = written(with(small, way));
+    CHECK(silent.empty());
+    CHECK(both.find("attention") != nullptr);
+    CHECK(recurrence(both) == recurrence(whole));
+  }
+  const std::string out = "out.safetensors";
+  check_mistake("materialize", with(ask, with(small, {"--channels", "all"})), "attention of 16 x 4 numbers takes 512 bytes", out);
+  check_mistake("materialize", with(ask, {"--byte-limit", "100"}), "head maps of 1 x 4 x 4 numbers takes 128 bytes", out);
+
+  // .npy and .png hold the heads alone: options of the attention would do nothing.
+  for (const std::string ending : {".npy", ".png"})
+    for (const std::vector<std::string>& option :
+         {std::vector<std::string>{"--channels", "0"}, {"--reduce", "none"}, {"--terms", "recurrence"}}) {
+      check_mistake("materialize", with(ask, option),
+                    "--heads and " + option.front() + " exclude each other in " + ending +
+                        ", which then holds the heads' recurrence alone; leave one of them out, or write .safetensors, which holds both",
+                    "out" + ending);
+    }
+  CHECK(written({"--terms", "recurrence"}).first.find("attention") != nullptr);
+}
+
 TEST_CASE("materialize: linear attention reads q, k and v whichever of its tensors is named, and the model's width is held",
           "[materialize]") {
   const TemporaryFolder folder;

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -55,23 +56,32 @@ struct Selection {
   Executor executor = serial_executor();
 };
 
-/// Fails if `count` numbers of `bytes_each` are more than the caller allows; names the size and the ways out.
+namespace detail {
+
+/// What is wrong with an array of so many numbers of `bytes_each`, if it is larger than the limit; empty where it fits.
 template <class = void>
-void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
+[[nodiscard]] std::string over_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each,
+                                          std::size_t limit) {
   double bytes = static_cast<double>(bytes_each);
   std::string text;
   for (const Index extent : shape) {
     bytes *= static_cast<double>(extent);
-    text += detail::message(text.empty() ? "" : " x ", extent);
+    text += message(text.empty() ? "" : " x ", extent);
   }
-  if (bytes <= static_cast<double>(limit)) return;
+  if (bytes <= static_cast<double>(limit)) return {};
   const auto size = [](double value) {  // as a double: a file can claim any size
-    return value < 1048576.0 ? detail::message(static_cast<Index>(value), " bytes")
-                             : detail::message(std::floor(value / 1048576.0 + 0.5), " MiB");
+    return value < 1048576.0 ? message(static_cast<Index>(value), " bytes") : message(std::floor(value / 1048576.0 + 0.5), " MiB");
   };
-  detail::raise(ErrorKind::limit, what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ",
-                size(static_cast<double>(limit)),
-                "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)");
+  return message(what, " of ", text, " numbers takes ", size(bytes), ", more than the limit of ", size(static_cast<double>(limit)));
+}
+
+}  // namespace detail
+
+/// Fails if an array of so many numbers of `bytes_each` is more than the caller allows; names the size and the ways out.
+template <class = void>
+void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
+  if (const std::string over = detail::over_byte_limit(what, shape, bytes_each, limit); !over.empty())
+    detail::raise(ErrorKind::limit, over, "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
