@@ -147,8 +147,8 @@ struct Choice {
 };
 
 /// What the options choose of a layer's attention. Fails (limit) where a picture has no room for it and no reduction may take its place,
-/// and (value) where heads are asked of a layer that has none. Beside heads, an attention that nobody chose channels of is left out where it
-/// is larger than the limit.
+/// and (value) where heads are asked of a layer that has none. Beside heads, an attention that nobody chose channels of is left out where
+/// it is larger than the limit.
 template <Real Scalar>
 Choice choice_of(const Options& options, std::optional<Index> batch, const Run<Scalar>& run) {
   const ImplicitAttention<Scalar>&attention = run.attention, &of_heads = run.of_heads();
@@ -634,6 +634,7 @@ void materialize_weights(const Options& options, const std::string& ending) {
   const WatchedTensors<Scalar> watched(*checkpoint.source);
   const std::string prefix = weights_prefix<Scalar>(options, watched, family);
   const Configuration configuration = layer_configuration(options, checkpoint);
+  detail::expect_layer_type(family, configuration);
   const PartPointer<Scalar> part = [&] {
     const detail::NamesRead names;
     return family.read(PrefixedTensors<Scalar>(watched, prefix), configuration);
@@ -744,7 +745,8 @@ int main(int argument_count, char** arguments) {
       ->option_text("FILE|DIR");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
   app.add_option("--config", options.config,
-                 "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries)")
+                 "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries). "
+                 "A model_type of models without such layers is an error")
       ->check(not_empty())
       ->option_text("FILE");
   app.add_option("--input", options.input,

@@ -286,6 +286,21 @@ TEST_CASE("materialize: weights may be a model's folder, and a mask is not taken
   CHECK(layer(models + "mamba", states.string(), found).matrix() == expected.matrix());
 }
 
+TEST_CASE("materialize: a configuration of a model that has other layers is refused", "[materialize]") {
+  const TemporaryFolder folder;
+  const std::string golden = (fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors").string();
+  const fs::path config = folder / "config.json";
+  const std::vector<std::string> ask{"--arch", "mamba", "--weights", golden, "--input", golden, "--config", config.string()};
+  for (const char* type : {"rwkv7", "mamba2", "llama"}) {
+    io_test::write_bytes(config, detail::message("{\"model_type\": \"", type, "\"}"));
+    check_mistake("materialize", ask,
+                  detail::message("config.json: key model_type is ", type, ", expected one of mamba, falcon_mamba, jamba"),
+                  "out.safetensors");
+  }
+  io_test::write_bytes(config, R"({"model_type": "mamba"})");
+  run_well(folder, "materialize", with(ask, {"--out", (folder / "out.safetensors").string()}));
+}
+
 TEST_CASE("materialize: a file of a mask alone holds no input", "[materialize]") {
   const TemporaryFolder folder;
   const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";

@@ -83,12 +83,57 @@ TEST_CASE("every family of layers has a layer here", "[families]") {
   }
 }
 
+TEST_CASE("a layer is not read with the configuration of a model that has none of its kind", "[families]") {
+  const auto family = [](std::string_view name) -> const LayerFamily<double>& {
+    const std::vector<LayerFamily<double>>& all = layer_families<double>();
+    return *std::find_if(all.begin(), all.end(), [&](const LayerFamily<double>& one) { return one.name == name; });
+  };
+  const auto error = [&](std::string_view name, std::vector<std::pair<std::string, Configuration::Value>> keys) {
+    Configuration configuration("config.json");
+    for (auto& [key, value] : keys) configuration.set(key, std::move(value));
+    try {
+      detail::expect_layer_type(family(name), configuration);
+    } catch (const Error& refused) {
+      return std::string(refused.what());
+    }
+    return std::string("no error");
+  };
+  using Classes = std::vector<std::string>;
+  for (const char* type : {"rwkv7", "mamba", "llama", "nonsense", ""})
+    CHECK(error("mamba2", {{"model_type", std::string(type)}}) ==
+          detail::message("config.json: key model_type is ", type,
+                          ", expected one of mamba2, bamba, falcon_h1, granitemoehybrid, nemotron_h, zamba2: the layer is read as Mamba-2; "
+                          "leave the key out if it is one"));
+  CHECK_THAT(error("mamba2", {{"architectures", Classes{"MambaForCausalLM"}}}),
+             contains_text("key architectures is MambaForCausalLM, expected one of mamba2, "));
+  CHECK_THAT(error("gdn", {{"text_config.model_type", std::string("lfm2")}}),
+             contains_text("key text_config.model_type is lfm2, expected"));
+  // Of layers without models a type that is nobody's only describes.
+  CHECK_THAT(error("s4d", {{"model_type", std::string("rwkv7")}}),
+             contains_text("key model_type is rwkv7, expected no type of another layer than S4D"));
+  CHECK(error("s4d", {{"model_type", std::string("nonsense")}}) == "no error");
+  // With a type the class is not looked at, as of whole models; a class that is unknown says nothing.
+  CHECK(error("mamba2", {{"model_type", std::string("bamba")}, {"architectures", Classes{"MambaForCausalLM"}}}) == "no error");
+  CHECK(error("mamba2", {{"architectures", Classes{"SomethingForCausalLM"}}}) == "no error");
+  CHECK(error("gdn", {{"model_type", std::string("a_picture_model")}, {"text_config.model_type", std::string("qwen3_5_text")}}) ==
+        "no error");
+  // Every model's layers are those of a family.
+  for (const ModelFamily<double>& model : model_families<double>()) {
+    INFO(model.name);
+    CHECK(std::any_of(layer_families<double>().begin(), layer_families<double>().end(), [&](const LayerFamily<double>& one) {
+      return error(one.name, {{"model_type", std::string(model.name)}}) == "no error" &&
+             error(one.name, {{"architectures", Classes{std::string(model.architecture)}}}) == "no error";
+    }));
+  }
+}
+
 namespace {
 
 // A layer out of these tensors and this configuration, as a program reads it: every tensor used, every key understood.
 PartPointer<double> read_layer(const std::string& name, const Tensors<double>& tensors, const Configuration& configuration) {
   for (const LayerFamily<double>& family : layer_families<double>()) {
     if (family.name != name) continue;
+    detail::expect_layer_type(family, configuration);
     PartPointer<double> part = family.read(PrefixedTensors<double>(tensors, ""), configuration);
     detail::expect_layer_width(configuration, part->width());
     detail::expect_layer_understood(configuration, family.title);

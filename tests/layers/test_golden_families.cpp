@@ -38,6 +38,7 @@ class FamilyCase {
   FamilyCase(const fs::path& path, const LayerFamily<S>& family) : file_(path), source_(path), name_(path.stem().string()) {
     configuration_ = read_metadata_configuration(file_);
     const PrefixedTensors<S> tensors(source_, "weight.");
+    detail::expect_layer_type(family, configuration_);
     part_ = family.read(tensors, configuration_);
     detail::expect_layer_width(configuration_, part_->width());
     detail::expect_layer_understood(configuration_, family.title);

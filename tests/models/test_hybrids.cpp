@@ -848,6 +848,7 @@ TEST_CASE("layers of hybrids by themselves, with the configuration of the whole 
         const std::string prefix = name.substr(0, name.find('.', tail) + 1);
         for (const LayerFamily<double>& family : layer_families<double>()) {
           if (family.name != arch) continue;
+          CHECK_NOTHROW(detail::expect_layer_type(family, one.configuration));
           const PartPointer<double> part = family.read(PrefixedTensors<double>(tensors, prefix), one.configuration);
           CHECK_NOTHROW(detail::expect_layer_understood(one.configuration, family.title));
           Trace<double> trace(false);

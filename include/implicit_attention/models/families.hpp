@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include <implicit_attention/layers/griffin.hpp>
@@ -48,6 +50,7 @@ struct LayerFamily {
   std::string_view title;                 ///< as people call it: `Mamba`
   std::string_view header;                ///< of its descriptor, below layers/
   std::vector<std::string_view> telling;  ///< tensors that such a layer has: the first that is found below a prefix names the layer
+  std::vector<std::string_view> types;    ///< model_type of configurations whose layers these are; empty: no released models are known
   PartPointer<S> (*read)(const PrefixedTensors<S>& tensors, const Configuration& configuration);
   bool reads_positions = false;  ///< see LayerInterface::activations
 };
@@ -73,32 +76,32 @@ template <Real S>
   using C = Configuration;
   // clang-format off
   static const std::vector<LayerFamily<S>> families = {
-      {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2_layer(t, c)); }},
-      {"mamba", "Mamba", "mamba.hpp", {"A_log", "A"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
-      {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv7<S>(t, c)); }},
-      {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
-      {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},
-      {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv4(t, c)); }},
-      {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, [](const T& t, const C& c) { return mixer_part(detail::read_griffin(t, c)); }, Griffin<S>::reads_positions},
-      {"gdn", "Gated DeltaNet", "gated_delta_net.hpp", {"in_proj_qkvz.weight", "in_proj_qkv.weight", "a_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
-      {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
-      {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},
-      {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_short_convolution(t, c)); }},
-      {"retnet", "RetNet", "retnet.hpp", {"g_norm_swish_gate.weight", "g_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_retnet(t, c, false)); }},
-      {"retnet_parallel", "RetNet, the authors' parallel form", "retnet.hpp", {"out_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_retnet(t, c, true)); }},
-      {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_gla(t, c)); }},
-      {"hgrn", "HGRN", "hgrn.hpp", {"f_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_hgrn(t, c)); }},
-      {"hgrn2", "HGRN2", "hgrn2.hpp", {"f_proj.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_hgrn2(t, c)); }},
-      {"linear_attention", "Linear attention", "linear_attention.hpp", {}, [](const T&, const C& c) { return mixer_part(detail::read_linear_attention<S>(c)); }},
-      {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlstm(t, c)); }},
-      {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlstm_large(t, c)); }},
-      {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba3(t, c)); }},
-      {"mlla", "MLLA", "mlla.hpp", {"attn.lepe.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlla(t, c)); }},
-      {"s4d", "S4D", "s4d.hpp", {"kernel.log_dt"}, [](const T& t, const C& c) { return mixer_part(detail::read_s4d(t, c)); }},
-      {"hyena", "Hyena", "hyena.hpp", {"short_filter.weight"}, [](const T& t, const C& c) { return mixer_part(detail::read_hyena(t, c)); }},
-      {"vim", "Vision Mamba", "vim.hpp", {"A_b_log"}, [](const T& t, const C& c) { return mixer_part(detail::read_vim(t, c)); }},
-      {"lstm", "LSTM", "lstm.hpp", {"weight_hh_l0"}, [](const T& t, const C& c) { return mixer_part(detail::read_recurrent_cell<Lstm<S>>(t, c)); }},
-      {"gru", "GRU", "gru.hpp", {"weight_hh_l0"}, [](const T& t, const C& c) { return mixer_part(detail::read_recurrent_cell<Gru<S>>(t, c)); }},
+      {"mamba2", "Mamba-2", "mamba2.hpp", {"dt_bias"}, {"mamba2", "bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba2_layer(t, c)); }},
+      {"mamba", "Mamba", "mamba.hpp", {"A_log", "A"}, {"mamba", "falcon_mamba", "jamba"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba(t, c)); }},
+      {"rwkv7", "RWKV-7", "rwkv7.hpp", {"r_k"}, {"rwkv7", "rwkv7_fla", "rwkv7_reverse"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv7<S>(t, c)); }},
+      {"rwkv6", "RWKV-6", "rwkv6.hpp", {"time_maa_w1"}, {"rwkv6"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv6<S>(t, c)); }},
+      {"rwkv5", "RWKV-5", "rwkv5.hpp", {"ln_x.weight"}, {"rwkv5"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv5<S>(t, c)); }},
+      {"rwkv4", "RWKV-4", "rwkv4.hpp", {"time_decay"}, {"rwkv", "rwkv4"}, [](const T& t, const C& c) { return mixer_part(detail::read_rwkv4(t, c)); }},
+      {"griffin", "Griffin", "griffin.hpp", {"rg_lru.recurrent_param"}, {"recurrent_gemma"}, [](const T& t, const C& c) { return mixer_part(detail::read_griffin(t, c)); }, Griffin<S>::reads_positions},
+      {"gdn", "Gated DeltaNet", "gated_delta_net.hpp", {"in_proj_qkvz.weight", "in_proj_qkv.weight", "a_proj.weight"}, {"gated_deltanet", "olmo_hybrid", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
+      {"deltanet", "DeltaNet", "gated_delta_net.hpp", {"o_norm.weight"}, {"delta_net"}, [](const T& t, const C& c) { return mixer_part(detail::read_gated_delta_net(t, c)); }},
+      {"kda", "Kimi Delta Attention", "kda.hpp", {"f_proj.weight", "f_a_proj.weight", "f_proj.0.weight"}, {"kda", "kimi_linear"}, [](const T& t, const C& c) { return mixer_part(detail::read_kda(t, c)); }},
+      {"lfm2", "LFM2's short convolution", "short_convolution.hpp", {"conv.weight"}, {"lfm2", "lfm2_moe"}, [](const T& t, const C& c) { return mixer_part(detail::read_short_convolution(t, c)); }},
+      {"retnet", "RetNet", "retnet.hpp", {"g_norm_swish_gate.weight", "g_norm.weight"}, {"retnet"}, [](const T& t, const C& c) { return mixer_part(detail::read_retnet(t, c, false)); }},
+      {"retnet_parallel", "RetNet, the authors' parallel form", "retnet.hpp", {"out_proj.weight"}, {"retnet"}, [](const T& t, const C& c) { return mixer_part(detail::read_retnet(t, c, true)); }},
+      {"gla", "GLA", "gla.hpp", {"gk_proj.0.weight"}, {"gla"}, [](const T& t, const C& c) { return mixer_part(detail::read_gla(t, c)); }},
+      {"hgrn", "HGRN", "hgrn.hpp", {"f_proj.weight"}, {"hgrn"}, [](const T& t, const C& c) { return mixer_part(detail::read_hgrn(t, c)); }},
+      {"hgrn2", "HGRN2", "hgrn2.hpp", {"f_proj.weight"}, {"hgrn2"}, [](const T& t, const C& c) { return mixer_part(detail::read_hgrn2(t, c)); }},
+      {"linear_attention", "Linear attention", "linear_attention.hpp", {}, {}, [](const T&, const C& c) { return mixer_part(detail::read_linear_attention<S>(c)); }},
+      {"mlstm", "mLSTM block", "mlstm.hpp", {"mlstm_cell.igate.weight"}, {"xlstm"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlstm(t, c)); }},
+      {"mlstm_large", "mLSTM", "mlstm_large.hpp", {"igate_preact.weight"}, {"xlstm"}, [](const T& t, const C& c) { return mixer_part(detail::read_mlstm_large(t, c)); }},
+      {"mamba3", "Mamba-3", "mamba3.hpp", {"B_norm.weight"}, {"mamba3"}, [](const T& t, const C& c) { return mixer_part(detail::read_mamba3(t, c)); }},
+      {"mlla", "MLLA", "mlla.hpp", {"attn.lepe.weight"}, {}, [](const T& t, const C& c) { return mixer_part(detail::read_mlla(t, c)); }},
+      {"s4d", "S4D", "s4d.hpp", {"kernel.log_dt"}, {}, [](const T& t, const C& c) { return mixer_part(detail::read_s4d(t, c)); }},
+      {"hyena", "Hyena", "hyena.hpp", {"short_filter.weight"}, {}, [](const T& t, const C& c) { return mixer_part(detail::read_hyena(t, c)); }},
+      {"vim", "Vision Mamba", "vim.hpp", {"A_b_log"}, {}, [](const T& t, const C& c) { return mixer_part(detail::read_vim(t, c)); }},
+      {"lstm", "LSTM", "lstm.hpp", {"weight_hh_l0"}, {}, [](const T& t, const C& c) { return mixer_part(detail::read_recurrent_cell<Lstm<S>>(t, c)); }},
+      {"gru", "GRU", "gru.hpp", {"weight_hh_l0"}, {}, [](const T& t, const C& c) { return mixer_part(detail::read_recurrent_cell<Gru<S>>(t, c)); }},
   };
   // clang-format on
   return families;
@@ -172,6 +175,46 @@ template <Real S>
   // clang-format on
   return families;
 }
+
+namespace detail {
+
+/// Fails (value) where a configuration's `model_type`, or without it the public class in `architectures`, is that of another layer than the
+/// family's: what is absent from a configuration follows from it. Where no released models of a family are known, any type that is of no
+/// other family only describes.
+template <Real S>
+void expect_layer_type(const LayerFamily<S>& family, const Configuration& configuration) {
+  const auto holds = [](const LayerFamily<S>& of, std::string_view type) {
+    return std::find(of.types.begin(), of.types.end(), type) != of.types.end();
+  };
+  const auto refuse = [&](std::string_view key, std::string_view came) {
+    std::string expected = family.types.empty() ? message("no type of another layer than ", family.title) : std::string("one of ");
+    for (const std::string_view type : family.types) expected += message(type == family.types.front() ? "" : ", ", type);
+    raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", printable(came), ", expected ", expected,
+          ": the layer is read as ", family.title, "; leave the key out if it is one");
+  };
+  bool typed = false;
+  for (const std::string_view key : {"text_config.model_type", "model_type"}) {
+    const std::optional<std::string> type = configuration.text({key});
+    if (!type) continue;
+    if (holds(family, *type)) return;
+    typed = true;
+  }
+  if (typed) {
+    const std::string_view key = configuration.has("model_type") ? "model_type" : "text_config.model_type";
+    const std::string type = configuration.text({key}).value();
+    const std::vector<LayerFamily<S>>& all = layer_families<S>();
+    if (!family.types.empty() || std::any_of(all.begin(), all.end(), [&](const LayerFamily<S>& other) { return holds(other, type); }))
+      refuse(key, type);
+    return;
+  }
+  if (!configuration.has("architectures")) return;
+  const auto* const classes = std::get_if<std::vector<std::string>>(configuration.find("architectures"));
+  for (const ModelFamily<S>& model : model_families<S>())
+    if (classes && std::find(classes->begin(), classes->end(), model.architecture) != classes->end() && !holds(family, model.name))
+      refuse("architectures", model.architecture);
+}
+
+}  // namespace detail
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>
