@@ -72,7 +72,8 @@ Index parse_index(std::string_view option, std::string_view digits, std::string_
   const char* const end = digits.data() + digits.size();
   const auto read = std::from_chars(digits.data(), end, value);
   if (read.ec == std::errc::result_out_of_range)
-    detail::raise(ErrorKind::value, option, ": ", printable(digits, 60), " is too large a number");
+    detail::raise(ErrorKind::value, option, ": ", printable(digits, 60), " is too large a number, expected at most ",
+                  std::numeric_limits<Index>::max());
   if (read.ec != std::errc() || read.ptr != end || digits.front() == '-') no_list(option, text);
   return value;
 }
@@ -477,9 +478,8 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
     const Index last = dash == std::string_view::npos ? first
                        : part.size() == dash + 1      ? -1
                                                       : parse_index(option, part.substr(dash + 1), text);
-    if (last < first || last - first >= most)
-      detail::raise(ErrorKind::value, option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7");
-    if (static_cast<Index>(list.size()) + (last - first) >= most)
+    if (last < first) detail::raise(ErrorKind::value, option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7");
+    if (last - first >= most - static_cast<Index>(list.size()))
       detail::raise(ErrorKind::value, option, ": the list is longer than the ", most, " numbers that one may have");
     for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);
     rest.remove_prefix(end);

@@ -787,5 +787,6 @@ TEST_CASE("numbers in a host's memory, in any type and layout", "[engine]") {
   refused("the strides are (0, -1, 1)", {Dtype::F32, numbers.data(), 2, 2, -1});
   refused("the strides are (0, 2, 0)", {Dtype::F32, numbers.data(), 2, 2, 2, 0});
   refused("(1, 4611686018427387904, 4611686018427387904)", {Dtype::F32, numbers.data(), Index(1) << 62, Index(1) << 62});
-  refused("(1, 2, 2) = (blocks, rows, columns) numbers at these strides", {Dtype::F32, numbers.data(), 2, 2, Index(1) << 62});
+  refused("(1, 2, 2) = (blocks, rows, columns) numbers at these strides are more than 9223372036854775807 bytes",
+          {Dtype::F32, numbers.data(), 2, 2, Index(1) << 62});
 }

@@ -401,7 +401,7 @@ TEST_CASE("a key that contradicts the weights is an error that names key, value 
       {mamba, "norm_epsilon", std::nan(""), "key norm_epsilon is NaN, expected a finite number"},
       {rwkv, "layer_norm_epsilon", infinity, "key layer_norm_epsilon is Infinity, expected a finite number"},
       {griffin, "rms_norm_eps", -infinity, "key rms_norm_eps is -Infinity, expected a finite number"},
-      {mamba, "hidden_size", "four", "key hidden_size is not an integer"},
+      {mamba, "hidden_size", "four", "key hidden_size is \"four\", expected an integer"},
       {rwkv, "hidden_size", Index(8), "key hidden_size is 8, expected 4"},
       {rwkv, "attention_hidden_size", Index(4), "key attention_hidden_size is 4, expected 6"},
       {rwkv, "intermediate_size", Index(16), "key intermediate_size is 16, expected 10"},

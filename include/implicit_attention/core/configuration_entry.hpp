@@ -23,6 +23,26 @@ namespace detail {
 /// What the value of a key may be.
 using ConfigurationValue = std::variant<bool, Index, double, std::string, std::vector<std::string>, std::vector<double>>;
 
+/// A value as errors show it.
+[[nodiscard]] inline Index configuration_text(Index value) { return value; }
+[[nodiscard]] inline double configuration_text(double value) { return value; }
+[[nodiscard]] inline std::string configuration_text(bool value) { return value ? "true" : "false"; }
+[[nodiscard]] inline std::string configuration_text(const std::string& value) { return printable(value); }
+template <class T>
+[[nodiscard]] std::string configuration_text(const std::vector<T>& list) {
+  constexpr std::size_t most = 8;
+  std::string text;
+  for (std::size_t i = 0; i < list.size() && i < most; ++i) text += message(i == 0 ? "" : ", ", configuration_text(list[i]));
+  return message("[", text, list.size() > most ? ", ...]" : "]");
+}
+/// The same where its type is what is wrong: 2.0 is no integer, and "2" no number.
+template <class = void>
+[[nodiscard]] std::string configuration_value_text(const ConfigurationValue& value) {
+  if (const auto* const text = std::get_if<std::string>(&value)) return message("\"", configuration_text(*text), "\"");
+  const std::string shown = std::visit([](const auto& typed) { return message(configuration_text(typed)); }, value);
+  return std::holds_alternative<double>(value) && shown.find_first_not_of("-0123456789") == std::string::npos ? shown + ".0" : shown;
+}
+
 /// A key and its value, null where the key is absent. Reading it gives nothing then; a value that is not as `expected` is an error
 /// (ErrorKind::value).
 struct ConfigurationEntry {
@@ -33,7 +53,7 @@ struct ConfigurationEntry {
   [[nodiscard]] std::optional<T> as() const {
     if (value == nullptr) return std::nullopt;
     if (const T* found = std::get_if<T>(value)) return *found;
-    raise(ErrorKind::value, where, ": key ", key, " is not ", expected);
+    raise(ErrorKind::value, where, ": key ", key, " is ", configuration_value_text(*value), ", expected ", expected);
   }
   /// A list of numbers. A list of nothing may be one of numbers or of texts.
   [[nodiscard]] std::optional<std::vector<double>> numbers() const {
@@ -71,19 +91,6 @@ struct ConfigurationEntry {
           ", expected ", one_of_several ? "finite numbers" : "a finite number");
   }
 };
-
-/// A value as errors show it.
-[[nodiscard]] inline Index configuration_text(Index value) { return value; }
-[[nodiscard]] inline double configuration_text(double value) { return value; }
-[[nodiscard]] inline std::string configuration_text(bool value) { return value ? "true" : "false"; }
-[[nodiscard]] inline std::string configuration_text(const std::string& value) { return printable(value); }
-template <class T>
-[[nodiscard]] std::string configuration_text(const std::vector<T>& list) {
-  constexpr std::size_t most = 8;
-  std::string text;
-  for (std::size_t i = 0; i < list.size() && i < most; ++i) text += message(i == 0 ? "" : ", ", configuration_text(list[i]));
-  return message("[", text, list.size() > most ? ", ...]" : "]");
-}
 
 /// The value that read(key) gives for each of these keys that is there. Fails where two of them differ.
 template <class Read>

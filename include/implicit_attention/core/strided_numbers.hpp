@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include <implicit_attention/core/array.hpp>
@@ -57,7 +58,7 @@ inline void check_strided(std::string_view name, const StridedNumbers& from) {
   if (!element_count({from.blocks, from.rows, from.columns}, sizeof(double)) || !countable(from.columns, from.column_stride) ||
       !countable(from.rows, row_stride_of(from)) || !countable(from.blocks, block_stride_of(from)))
     raise(ErrorKind::shape, name, ": ", shape_text({from.blocks, from.rows, from.columns}),
-          " = (blocks, rows, columns) numbers at these strides are more than can be counted");
+          " = (blocks, rows, columns) numbers at these strides are more than ", std::numeric_limits<Index>::max(), " bytes");
   if (from.data == nullptr && from.blocks * from.rows * from.columns > 0)
     raise(ErrorKind::value, name, ": no data, expected ", shape_text({from.blocks, from.rows, from.columns}),
           " = (blocks, rows, columns) numbers");

@@ -114,7 +114,8 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
       set(value.template get<bool>());
     } else if (value.is_number_unsigned() &&
                value.template get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
-      raise(ErrorKind::file, where, ": key ", printable(key), " is ", json_text(value), ", beyond any integer that makes sense here");
+      raise(ErrorKind::file, where, ": key ", printable(key), " is ", json_text(value), ", expected an integer of at most ",
+            std::numeric_limits<Index>::max());
     } else if (value.is_number_integer()) {
       set(static_cast<Index>(value.template get<std::int64_t>()));
     } else if (value.is_number_float()) {

@@ -29,8 +29,10 @@ inline void write_npy(const std::filesystem::path& path, const ArrayToWrite& num
   // Magic, version and length take 10 bytes; the numbers begin at a multiple of 64, so that the file can be mapped.
   header.resize((header.size() + 1 + 10 + 63) / 64 * 64 - 10 - 1, ' ');
   header += '\n';
-  if (header.size() > 0xFFFF)
-    detail::raise(ErrorKind::limit, path_text(path), ": ", numbers.shape().size(), " axes are more than the header of a .npy file holds");
+  constexpr std::size_t most = 0xFFFF;
+  if (header.size() > most)
+    detail::raise(ErrorKind::limit, path_text(path), ": ", numbers.shape().size(), " axes take a header of ", header.size(),
+                  " bytes, and that of a .npy file has at most ", most);
 
   ReplacedFile file(path);
   file.write("\x93NUMPY\x01\x00", 8);

@@ -87,7 +87,8 @@ template <class Integer>
     if (shape[at] < '0' || shape[at] > '9') continue;
     std::size_t size = 0;
     const auto read = std::from_chars(shape.data() + at, shape.data() + shape.size(), size);
-    if (read.ec != std::errc()) refuse(detail::message("the shape ", printable(shape, 60), " is too large"));
+    if (read.ec != std::errc())
+      refuse(detail::message("the shape ", printable(shape, 60), " has a size above ", std::numeric_limits<std::size_t>::max()));
     sizes.push_back(size);
     at = static_cast<std::size_t>(read.ptr - shape.data());
   }

@@ -33,7 +33,8 @@ class PickleFunctions {
       if (arguments.empty()) return stack_->push(Kind::dictionary);
       expect(arguments.size() == 1 && value(arguments[0]).kind == Kind::list);
       copied_ += value(arguments[0]).items.size();
-      if (copied_ > PickleStack::most_bytes) stack_->fail("the same list is copied into too many dictionaries");
+      if (copied_ > PickleStack::most_bytes)
+        stack_->fail(message("lists are copied into dictionaries with more than ", PickleStack::most_bytes, " elements in all"));
       std::vector<std::uint32_t> items;
       for (const std::uint32_t pair : value(arguments[0]).items) {
         expect(value(pair).items.size() == 2 && (value(pair).kind == Kind::tuple || value(pair).kind == Kind::list));

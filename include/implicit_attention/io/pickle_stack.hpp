@@ -143,7 +143,8 @@ class PickleStack {
 
  private:
   std::uint32_t make(PickleValue value) {
-    if (values_.size() >= std::numeric_limits<std::uint32_t>::max()) fail("too many values");
+    constexpr std::size_t most = std::numeric_limits<std::uint32_t>::max();
+    if (values_.size() >= most) fail(message("there are more than ", most, " values"));
     values_.push_back(std::move(value));
     return static_cast<std::uint32_t>(values_.size() - 1);
   }

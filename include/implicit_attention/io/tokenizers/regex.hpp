@@ -116,6 +116,9 @@ inline constexpr std::string_view words_pattern =
 /// A compiled expression. Looking for matches changes nothing in it, so threads may share one.
 class Regex {
  public:
+  /// Of one search, as PCRE2 counts them.
+  static constexpr std::uint32_t most_steps = 20'000'000;
+
   /// Fails (file), naming `where`, the expression and the place in it, on what PCRE2 does not accept.
   Regex(std::string_view pattern, std::string_view where) : pattern_(pattern) {
     const std::string translated = pcre2_pattern(pattern, where);
@@ -141,7 +144,7 @@ class Regex {
           stack_(pcre2_jit_stack_create_8(std::size_t{32} << 10U, std::size_t{16} << 20U, nullptr), pcre2_jit_stack_free_8) {
       if (!match_ || !context_ || !stack_) raise(ErrorKind::limit, "there is not enough memory for a regular expression");
       pcre2_jit_stack_assign_8(context_.get(), nullptr, stack_.get());
-      pcre2_set_match_limit_8(context_.get(), 20'000'000);
+      pcre2_set_match_limit_8(context_.get(), most_steps);
     }
 
    private:
@@ -166,8 +169,8 @@ class Regex {
              : pcre2_match_8(code_.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, scratch.match_.get(), scratch.context_.get());
     if (found == PCRE2_ERROR_NOMATCH) return std::nullopt;
     if (found < 0)
-      raise(ErrorKind::limit, "the regular expression \"", printable(pattern_, 200),
-            "\" cannot be matched against this text: ", error_text(found));
+      raise(ErrorKind::limit, "the regular expression \"", printable(pattern_, 200), "\" cannot be matched against this text: ",
+            found == PCRE2_ERROR_MATCHLIMIT ? message("it takes more than ", most_steps, " steps") : error_text(found));
     const std::size_t* const ends = pcre2_get_ovector_pointer_8(scratch.match_.get());
     // A \K in a lookahead could set the end before the beginning.
     return Span{ends[0], ends[1] < ends[0] ? ends[0] : ends[1]};
