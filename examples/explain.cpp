@@ -156,12 +156,13 @@ int main(int argument_count, char** arguments) {
       ->required();
   add_sequence_options(app, question.sequence);
   app.add_option("--position", question.position, "the token after which the model is asked what comes next (last)")->option_text("last|I");
-  app.add_option("--method", question.methods,
-                 "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
-                     "; without it, contribution-norms, which need no target, and what other options are about: with --target, "
-                     "--contrast or --generate relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with "
-                     "--heads relevance-attention "
-                     "(with maps, edge-map), with --baseline or --steps integrated-gradients, with --reduce raw")
+  app.add_option(
+         "--method", question.methods,
+         "how tokens are scored; several are separated by commas: " + joined(attribution_method_names(), ", ") +
+             ". Default: contribution-norms, which need no target; otherwise the method that fits the options given: with "
+             "--target, --contrast or --generate relevance (with --terms too, vector-rollout; with --layer, relevance-attention), with "
+             "--heads relevance-attention "
+             "(with maps, edge-map), with --baseline or --steps integrated-gradients, with --reduce raw")
       ->option_text("METHOD,...");
   app.add_option("--target", question.target, "the token whose logit is explained, an id or a name (argmax: what the model predicts)")
       ->check(not_empty())
@@ -207,7 +208,7 @@ int main(int argument_count, char** arguments) {
                  "--data: the I-th of N shares of the texts; the shares' files, one after the other, are the whole")
       ->check(not_empty())
       ->option_text("I/N");
-  app.add_option("--longest", options.longest, "--data: a text of more tokens is not explained, and its line says so")
+  app.add_option("--longest", options.longest, "--data: the most tokens of a text; longer texts are skipped, and their line says so")
       ->check(at_least(1))
       ->option_text("N");
   add_threads_option(app, question.threads, true);

@@ -161,7 +161,8 @@ Choice choice_of(const Options& options, std::optional<Index> batch, const Run<S
   choice.reduction = options.reduction();
   if (!options.heads.empty()) {
     if (of_heads.heads() == 0)
-      detail::raise(ErrorKind::value, "--heads: the channels of this layer share no matrices; --terms recurrence gives one a channel");
+      detail::raise(ErrorKind::value,
+                    "--heads: this layer's channels do not share matrices; use --terms recurrence for one matrix a channel");
     choice.heads = parse_indices("--heads", options.heads).resolve(of_heads.heads(), "head");
     choice.summands = of_heads.summands();
     choice.heads_only = !safetensors;

@@ -28,7 +28,7 @@ const ChatTemplate& template_of(const Tokenizer& tokenizer) {
     for (const ChatTemplate& known : templates)
       if (tokenizer.find(known.start) && tokenizer.find(known.end)) return known;
   detail::raise(ErrorKind::value,
-                "--chat: the vocabulary has the marks of no conversation that is known here: <|im_start|> and <|im_end|> (ChatML), "
+                "--chat: the vocabulary has none of the known chat markers: <|im_start|> and <|im_end|> (ChatML), "
                 "<|start_header_id|> and <|eot_id|> (Llama 3), <start_of_turn> and <end_of_turn> (Gemma)");
 }
 

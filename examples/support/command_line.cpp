@@ -61,8 +61,8 @@ int complain(const std::string& program, const std::string& what) {
 }
 
 [[noreturn]] void no_list(std::string_view option, std::string_view text) {
-  const std::string_view expected =
-      option == "--tokens" ? "is no list of token ids, expected for example 1,2,3" : "is no list of numbers, expected for example 0,5-7";
+  const std::string_view expected = option == "--tokens" ? "is not a list of token ids, expected for example 1,2,3"
+                                                         : "is not a list of numbers, expected for example 0,5-7";
   detail::raise(ErrorKind::value, option, ": \"", printable(text, 60), "\" ", expected);
 }
 
@@ -389,7 +389,7 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
     const std::size_t middle = text.find(between);
     if (!text.starts_with(begin) || middle == std::string_view::npos) return complain(program, error.what());
     return complain(program, detail::message(text.substr(begin.size(), middle - begin.size()), ": \"", text.substr(middle + between.size()),
-                                             "\" is no whole number; ", program, " --help shows what there is"));
+                                             "\" is not a whole number; ", program, " --help shows what there is"));
   } catch (const CLI::ParseError& error) {
     return complain(program, detail::message(error.what(), "; ", program, " --help shows what there is"));
   } catch (const std::bad_alloc&) {
@@ -409,7 +409,7 @@ CLI::Validator between(Index least, Index most) {
         if (read.ec == std::errc() && read.ptr == text.data() + text.size() && value >= least && value <= most) return std::string();
         const std::string range = most == std::numeric_limits<Index>::max() ? detail::message("of at least ", least)
                                                                             : detail::message("from ", least, " to ", most);
-        return detail::message("\"", printable(text, 60), "\" is no whole number ", range);
+        return detail::message("\"", printable(text, 60), "\" is not a whole number ", range);
       },
       "");
 }
@@ -449,7 +449,7 @@ CLI::Validator size_in_bytes() {
   return CLI::Validator(
       [](const std::string& text) {
         return is_size(text) ? std::string()
-                             : detail::message("\"", printable(text, 60), "\" is no size, expected for example 4G, 500M or 1000000");
+                             : detail::message("\"", printable(text, 60), "\" is not a size, expected for example 4G, 500M or 1000000");
       },
       "");
 }
@@ -478,7 +478,7 @@ std::vector<Index> parse_index_list(std::string_view option, std::string_view te
     const Index last = dash == std::string_view::npos ? first
                        : part.size() == dash + 1      ? -1
                                                       : parse_index(option, part.substr(dash + 1), text);
-    if (last < first) detail::raise(ErrorKind::value, option, ": ", part, " is no range, expected FIRST-LAST, for example 5-7");
+    if (last < first) detail::raise(ErrorKind::value, option, ": ", part, " is not a range, expected FIRST-LAST, for example 5-7");
     if (last - first >= most - static_cast<Index>(list.size()))
       detail::raise(ErrorKind::value, option, ": the list is longer than the ", most, " numbers that one may have");
     for (Index count = 0; count <= last - first; ++count) list.push_back(first + count);

@@ -24,10 +24,10 @@ struct SumWords {
   const char *word, *sentence;
 };
 constexpr std::array<SumWords, 6> sum_words = {{
-    {"yes", "yes, with what biases take"},
+    {"yes", "yes, including the biases' share"},
     {"to_tolerance", "yes, with the baseline's, up to the error of the integral"},
     {"to_given_steps", "yes, with the baseline's, up to the error that the given number of points leaves"},
-    {"terms_left_out", "no, even with what biases take: what the terms left out give is missing"},
+    {"terms_left_out", "no, even including the biases' share: what the terms left out give is missing"},
     {"need_not", "need not"},
     {"no_logit", "no logit is explained"},
 }};

@@ -71,7 +71,7 @@ NamedTokens named_tokens(const ExplanationOptions& options, const Tokenizer& tok
 Index single_position(const ExplanationOptions& options, Index tokens) {
   const std::vector<Index> chosen = parse_indices("--position", options.position).resolve(tokens, "position");
   if (chosen.size() != 1 || options.position == "all")
-    detail::raise(ErrorKind::value, "--position: \"", options.position, "\" is no single position, expected last, or 0 to ", tokens - 1);
+    detail::raise(ErrorKind::value, "--position: \"", options.position, "\" is not a single position, expected last, or 0 to ", tokens - 1);
   return chosen.front();
 }
 
@@ -484,7 +484,7 @@ void check_question(const ExplanationOptions& options) {
   (void)parse_terms("--terms", options.terms);
   const std::string_view position = trimmed(options.position), number = position.substr(position.starts_with('[') ? 1 : 0);
   if (position != "last" && position != "all" && (number.empty() || number.front() < '0' || number.front() > '9'))  // not from the end
-    detail::raise(ErrorKind::value, "--position: \"", printable(position, 60), "\" is no position, expected last, or a number from 0");
+    detail::raise(ErrorKind::value, "--position: \"", printable(position, 60), "\" is not a position, expected last, or a number from 0");
   (void)parse_indices("--position", position);
   if (options.contrast == predicted && options.target == predicted)
     detail::raise(ErrorKind::value, "--contrast: ", predicted, " less itself is 0, expected --target TOKEN, or another token here");

@@ -52,7 +52,7 @@ std::vector<LabelledText> read_labelled_texts(const TextLines& file, const std::
     const std::size_t begin = split == std::string_view::npos ? split : here.find_first_not_of(" \t", split);
     if (split == 0 || begin == std::string_view::npos)
       detail::raise(ErrorKind::file, path, ":", line, ": \"", printable(here, 40),
-                    "\" is no label and text, expected for example: 1 a gripping film");
+                    "\" is not a label and text, expected for example: 1 a gripping film");
     std::string_view text = here.substr(begin), marks;
     if (const std::size_t tab = text.rfind('\t');
         tab != std::string_view::npos && text.find_first_not_of("0123456789,-", tab + 1) == std::string_view::npos) {
@@ -111,7 +111,7 @@ Classes classes_of(const std::vector<LabelledText>& texts, const Tokenizer& toke
     if (!name && !id)
       detail::raise(ErrorKind::value, who, " is neither a token of the vocabulary nor an id from 0 to ", tokenizer.vocabulary_size() - 1);
     if (binary && other_than_binary(label))
-      mixed = mixed.empty() ? detail::message(who, " is no class: 0 and 1 stand for the tokens negative and positive") : mixed;
+      mixed = mixed.empty() ? detail::message(who, " is not a class: 0 and 1 stand for the tokens negative and positive") : mixed;
     if (names && !name && mixed.empty())
       mixed = detail::message(who, " is an id where label \"", printable(a_name->first, 40), "\" of line ", a_name->second,
                               " is a token of the vocabulary, expected all of one kind");

@@ -18,7 +18,7 @@ Shard Shard::parse(const std::string& text, std::string_view who) {
     if (count.ec == std::errc() && count.ptr == end && shard.number >= 1 && shard.number <= shard.count && shard.count <= most)
       return shard;
   }
-  detail::raise(ErrorKind::value, who, ": \"", printable(text, 40), "\" is no share, expected I/N with I from 1 to N, for example 2/8");
+  detail::raise(ErrorKind::value, who, ": \"", printable(text, 40), "\" is not a share, expected I/N with I from 1 to N, for example 2/8");
 }
 
 std::string Shard::text() const { return detail::message(number, "/", count); }

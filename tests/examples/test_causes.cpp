@@ -381,9 +381,9 @@ TEST_CASE("evaluate --causes: it says which scores sum to what is explained", "[
   const std::string text = run_well(folder, "evaluate", ask).out;
   CHECK_THAT(text,
              contains_text("Do scores sum to what is explained? Means over outputs, of absolute values:\n  vector-rollout (all): yes, "
-                           "with what biases take; off by "));
-  CHECK_THAT(text,
-             contains_text("\n  vector-rollout (recurrence): no, even with what biases take: what the terms left out give is missing; "));
+                           "including the biases' share; off by "));
+  CHECK_THAT(text, contains_text(
+                       "\n  vector-rollout (recurrence): no, even including the biases' share: what the terms left out give is missing; "));
   CHECK_THAT(text, contains_text("\n  integrated-gradients: yes, with the baseline's, up to the error of the integral; off by "));
   CHECK_THAT(text, contains_text("\n  leave-one-out: need not\n  random: no logit is explained\n"));
   CHECK_THAT(run_well(folder, "evaluate", with(ask, {"--markdown"})).out,

@@ -233,20 +233,20 @@ TEST_CASE("evaluate: mistakes", "[evaluate]") {
   mistake({"--model", mamba, "--data", good, "--limit", "0"}, "limit");
   mistake({"--model", mamba, "--data", good, "--append", "<eos>"}, "<eos>");
   mistake({"--model", mamba, "--data", written(folder, "empty.tsv", "\n\n")}, "empty.tsv: there are no texts");
-  mistake({"--model", mamba, "--data", written(folder, "bare.tsv", "1 fine\nlonely\n")}, "bare.tsv:2: \"lonely\" is no label and text");
+  mistake({"--model", mamba, "--data", written(folder, "bare.tsv", "1 fine\nlonely\n")}, "bare.tsv:2: \"lonely\" is not a label and text");
   mistake({"--model", mamba, "--data", written(folder, "label.tsv", "good a film\n1 b\n99999 c\n")}, "label \"99999\" of line 3");
   mistake({"--model", mamba, "--data", written(folder, "mixed.tsv", "1 a film\n7 b\n")},
           "label \"7\" of line 2 is an id where label \"1\" of line 1 is a token of the vocabulary, expected all of one kind");
   mistake({"--model", mamba, "--data", written(folder, "unlabelled.tsv", "a film\nanother film\nit is long\n")},
           "3 lines begin with 3 different words, the first with \"a\"");
-  mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is no whole number of at least 0");
+  mistake({"--model", mamba, "--data", good, "--seed", "-1"}, "--seed: \"-1\" is not a whole number of at least 0");
   mistake({"--model", mamba, "--data", good, "--permutations", "9223372036854775807"},
-          "--permutations: \"9223372036854775807\" is no whole number from 0 to 100000");
+          "--permutations: \"9223372036854775807\" is not a whole number from 0 to 100000");
   mistake({"--limti", "3"}, "there is no option --limti, perhaps --limit is meant");
   mistake({"--model", mamba, "--data", written(folder, "one.tsv", "film a film\n")}, "at least two classes");
   mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "1 a film\n0\ta film\t0,2\n")},
           "marks.tsv:2: word 2 is marked, but the text has 2");
-  mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "0\ta film\t0-\n")}, "marks.tsv:1: 0- is no range");
+  mistake({"--model", mamba, "--data", written(folder, "marks.tsv", "0\ta film\t0-\n")}, "marks.tsv:1: 0- is not a range");
   mistake({"--model", mamba, "--data", written(folder, "binary.tsv", "1 a film\n0 \xff\n")}, "binary.tsv:2: the text is not valid UTF-8");
   check_mistake("evaluate", {"--model", mamba, "--data", good}, "expected .json", "out.txt");
 }
@@ -318,7 +318,7 @@ TEST_CASE("evaluate: shares of the texts joined are the whole", "[evaluate]") {
   refused(with(joined(files), {"--seed", "2"}), "part.1.jsonl was made with seed 1, and is 2 now");
   refused(with(joined(files), {"--shard", "1/3"}), "--shard and --join exclude each other");
   refused(with(ask, {"--shard", "1/3"}), "--shard: a share's results go to a file, expected --out FILE.jsonl");
-  refused(with(ask, {"--shard", "4/3", "--out", to("four.jsonl")}), "--shard: \"4/3\" is no share");
+  refused(with(ask, {"--shard", "4/3", "--out", to("four.jsonl")}), "--shard: \"4/3\" is not a share");
   refused(with(ask, {"--markdown", "--out", to("four.jsonl")}), "--markdown");
   refused(with(ask, {"--seed", "2", "--shard", "1/3", "--out", files[0]}), "part.1.jsonl was made with seed 1, and is 2 now");
   CHECK_FALSE(fs::exists(folder / "four.jsonl"));
@@ -358,16 +358,16 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
   const std::string text = evaluated(with(methods, {"--out", out})).out;
   CHECK_THAT(text, contains_text("Do scores sum to what is explained? Means over texts, of absolute values:\n  relevance: yes, with what "
                                  "biases take; off by "));
-  CHECK_THAT(text, contains_text("\n  vector-rollout (all): yes, with what biases take; off by "));
+  CHECK_THAT(text, contains_text("\n  vector-rollout (all): yes, including the biases' share; off by "));
   CHECK_THAT(
-      text,
-      contains_text("\n  vector-rollout (recurrence): no, even with what biases take: what the terms left out give is missing; off by "));
+      text, contains_text(
+                "\n  vector-rollout (recurrence): no, even including the biases' share: what the terms left out give is missing; off by "));
   CHECK_THAT(text, contains_text("\n  integrated-gradients: yes, with the baseline's, up to the error of the integral; off by "));
   CHECK_THAT(text, contains_text("\n  gradient-x-input: need not\n  raw, random: no logit is explained\n"));
   const std::string markdown = evaluated(with(methods, {"--markdown"})).out;
   CHECK_THAT(markdown,
-             contains_text("\nDo scores sum to what is explained? Means over texts, of absolute values:\n\n- relevance: yes, with "
-                           "what biases take; off by "));
+             contains_text("\nDo scores sum to what is explained? Means over texts, of absolute values:\n\n- relevance: yes, including "
+                           "the biases' share; off by "));
   CHECK_THAT(markdown, contains_text("\n- gradient-x-input: need not\n- raw, random: no logit is explained\n\n<!-- columns -->\n"));
   const Json json = *read_json_object(out);
   const auto gap = [&](const std::string& method, const std::string& terms = "") {

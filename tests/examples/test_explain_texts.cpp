@@ -437,8 +437,8 @@ TEST_CASE("explain --chat: the templates of three families", "[explain]") {
   };
   refused({"--model", models + "mamba", "--tokenizer", tokenizer.string(), "--chat", "--text", " \n"}, "the text is empty");
   write_byte_tokenizer(tokenizer, {"<|im_start|>"});
-  refused(ask, "--chat: the vocabulary has the marks of no conversation that is known here");
-  refused({"--model", models + "mamba", "--chat", "--text", "a film"}, "--chat: the vocabulary has the marks of no conversation");
+  refused(ask, "--chat: the vocabulary has none of the known chat markers");
+  refused({"--model", models + "mamba", "--chat", "--text", "a film"}, "--chat: the vocabulary has none of the known chat markers");
   refused({"--model", models + "mamba", "--chat", "--tokens", "1,2"}, "--chat: a turn is made of text");
 }
 
@@ -471,10 +471,10 @@ TEST_CASE("explain: options that mean nothing together", "[explain]") {
       {with(many, {"--model", models + "rwkv4"}), "--data: one model explains the texts, and --model names 2", "out.jsonl"},
       {many, "--data: scores go to a file, expected --out FILE.jsonl", ""},
       {many, "out.json\" ends in .json, expected .jsonl", "out.json"},
-      {with(many, {"--shard", "0/2"}), "--shard: \"0/2\" is no share, expected I/N with I from 1 to N", "out.jsonl"},
-      {with(many, {"--shard", "3/2"}), "--shard: \"3/2\" is no share", "out.jsonl"},
-      {with(many, {"--shard", "1/2/3"}), "--shard: \"1/2/3\" is no share", "out.jsonl"},
-      {with(many, {"--shard", "half"}), "--shard: \"half\" is no share", "out.jsonl"},
+      {with(many, {"--shard", "0/2"}), "--shard: \"0/2\" is not a share, expected I/N with I from 1 to N", "out.jsonl"},
+      {with(many, {"--shard", "3/2"}), "--shard: \"3/2\" is not a share", "out.jsonl"},
+      {with(many, {"--shard", "1/2/3"}), "--shard: \"1/2/3\" is not a share", "out.jsonl"},
+      {with(many, {"--shard", "half"}), "--shard: \"half\" is not a share", "out.jsonl"},
       {with(many, {"--target", "splendidly unknown"}), "token \"splendidly unknown\" is not in vocab.json", "out.jsonl"},
       {with(many, {"--append", "<eos>"}), "token \"<eos>\" is not in vocab.json", "out.jsonl"},
       {with(many, {"--layer", "2"}), "--layer: 2 is out of range", "out.jsonl"},

@@ -170,7 +170,7 @@ TEST_CASE("input: standard input, and a tokenizer that is there decides", "[inpu
 
   // What cannot be encoded is said before weights are looked at: these have the wrong sizes.
   write_bytes(folder / "config.json", R"({"architectures":["MambaForCausalLM"],"model_type":"mamba","hidden_size":7})");
-  check_mistake("explain", {"--model", folder.path().string(), "--text", "dog"}, "\"d\" is no token of the vocabulary", "out.json");
+  check_mistake("explain", {"--model", folder.path().string(), "--text", "dog"}, "\"d\" is not a token of the vocabulary", "out.json");
   // A choice overrides, and ids need no tokenizer that can be read.
   fs::remove(folder / "config.json");
   fs::copy(model / "config.json", folder / "config.json");

@@ -67,7 +67,7 @@ TEST_CASE("a file is told by its content, whatever it is called", "[io]") {
   };
   says("", "it is empty");
   says("hello, this is no model",
-       "is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; it "
+       "is not a model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; it "
        "begins with \"hello, this is n\"");
   says(std::string("\x01\x02\x1b[2J\0\0\0", 9), "begins with \"\\x01\\x02\\x1B[2J\\x00");
   says(" \n<!DOCTYPE html>\n<html lang=\"en\">", "it is a web page, as a download that failed leaves it");

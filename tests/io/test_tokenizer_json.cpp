@@ -100,7 +100,7 @@ TEST_CASE("tokenizer.json: byte pairs merge in the order they were learnt in", "
   const auto error = error_of([&] { (void)ids(R"({"model":{"type":"BPE",)" + vocab + R"(,"merges":[]}})", "ax"); });
   REQUIRE(error);
   CHECK(error->kind == ErrorKind::value);
-  CHECK(error->message == "tokenizer.json: model: \"x\" is no token of the vocabulary, and there is none for what is unknown");
+  CHECK(error->message == "tokenizer.json: model: \"x\" is not a token of the vocabulary, and there is none for what is unknown");
 
   SECTION("marks inside of words and at their ends") {
     const std::string start = R"({"pre_tokenizer":{"type":"WhitespaceSplit"},"model":{"type":"BPE",)";
@@ -562,7 +562,7 @@ TEST_CASE("tokenizer.json: WordPiece, as BERT has it", "[io]") {
         "##uelo Ara\u00FAjo Noguera .");
   const auto error = error_of([&] { (void)ids(R"({"model":{"type":"WordPiece","vocab":{"a":0}}})", "b"); });
   REQUIRE(error);
-  CHECK(error->message == "tokenizer.json: model: \"b\" is no token of the vocabulary, and there is none for what is unknown");
+  CHECK(error->message == "tokenizer.json: model: \"b\" is not a token of the vocabulary, and there is none for what is unknown");
 }
 
 TEST_CASE("tokenizer.json: what is not read is named", "[io]") {

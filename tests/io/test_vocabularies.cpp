@@ -143,8 +143,8 @@ TEST_CASE("vocabularies: GPT-NeoX's tokenizer.json", "[io]") {
   CHECK(tokenizer.id("     ") == 50273);  // an added token
   const auto error = error_of([&] { (void)tokenizer.id(" dogcat"); });
   REQUIRE(error);
-  CHECK_THAT(error->message,
-             contains_text("\" dogcat\" is no single token, but these: \" dog\" (" + std::to_string(tokenizer.id(" dog")) + "), \"cat\""));
+  CHECK_THAT(error->message, contains_text("\" dogcat\" is not a single token, but these: \" dog\" (" +
+                                           std::to_string(tokenizer.id(" dog")) + "), \"cat\""));
   // U+1F999 is four bytes in several tokens: the first shows it.
   const Ids llama = tokenizer.encode("a \xF0\x9F\xA6\x99!");
   const Texts labels = tokenizer.labels(llama);
@@ -231,7 +231,7 @@ TEST_CASE("vocabularies: vocab.json and merges.txt that are no GPT-2, or wrong",
       {"merges.txt", "a c", "\"c\", of \"a\" and \"c\", is not in the vocabulary"},
       {"merges.txt", "b a", "\"ba\", of \"b\" and \"a\", is not in the vocabulary"},
       {"vocab.json", R"({"a":0,"b":1})", "vocab.json has no \"\u0120\", GPT-2's space"},
-      {"vocab.json", R"({"a":0,"b</w>":1,"\u0120":2})", "the token \"b</w>\" in vocab.json is no GPT-2 byte pair"},
+      {"vocab.json", R"({"a":0,"b</w>":1,"\u0120":2})", "the token \"b</w>\" in vocab.json is not a GPT-2 byte pair"},
       {"tokenizer_config.json", R"({"tokenizer_class":"Qwen2Tokenizer"})", "tokenizer_config.json names Qwen2Tokenizer"},
       {"tokenizer_config.json", R"({"tokenizer_class":"GPTNeoXTokenizer"})", "names GPTNeoXTokenizer, which has rules of its own"},
       {"tokenizer_config.json", R"({"tokenizer_class":5})", "tokenizer_class: is 5, expected a text"},
@@ -479,8 +479,8 @@ TEST_CASE("vocabularies: malformed world vocabularies", "[io]") {
     std::string line, message;
   };
   for (const Bad& bad : std::vector<Bad>{{"x 'a' 1", "does not begin and end with a number"},
-                                         {"1 'a'", "is no id, text and length"},
-                                         {"1", "is no id, text and length"},
+                                         {"1 'a'", "is not an id, text and length"},
+                                         {"1", "is not an id, text and length"},
                                          {"0 'a' 1", "has the id 0, which ends a text"},
                                          {"1 a 1", "holds no Python literal in quotes"},
                                          {"1 'a\" 1", "holds no Python literal in quotes"},

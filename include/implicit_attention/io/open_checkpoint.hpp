@@ -221,7 +221,7 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
       break;
   }
   raise(ErrorKind::file, where,
-        ": is no model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; ",
+        ": is not a model that is known here, expected safetensors, PyTorch's zip archive, GGUF or rwkv.cpp's format; ",
         unknown_content(file->text()));
 }
 

@@ -67,8 +67,8 @@ class PickleFunctions {
       }
       return stack_->push_items(Kind::tensor, std::move(parts));
     }
-    stack_->fail(
-        message("the pickle calls ", function.empty() ? "something that is no function" : printable(function), ", which makes no tensor"));
+    stack_->fail(message("the pickle calls ", function.empty() ? "something that is not a function" : printable(function),
+                         ", which makes no tensor"));
   }
 
   /// A reference to a storage, BINPERSID.

@@ -99,7 +99,7 @@ template <class Document>
   info.count = *count;
   const std::size_t together = dtype_numbers(info.dtype);
   if (static_cast<std::size_t>(*count) % together != 0)
-    raise(ErrorKind::file, who, ": shape ", shape_text(info.shape), " of ", info.dtype_text, " is no whole number of bytes");
+    raise(ErrorKind::file, who, ": shape ", shape_text(info.shape), " of ", info.dtype_text, " is not a whole number of bytes");
   info.bytes = static_cast<std::size_t>(*count) / together * dtype_bytes(info.dtype);
 
   const std::vector<Index> offsets = natural_numbers(field(entry, "data_offsets", who), who, "data_offsets");

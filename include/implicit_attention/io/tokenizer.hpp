@@ -107,7 +107,7 @@ class Tokenizer {
   [[nodiscard]] std::string why_byte_pairs(const std::filesystem::path& folder) const;
 
   [[nodiscard]] detail::TokenText text_of(Index id) const;
-  /// The tokens of a text that is no single token, for a message.
+  /// The tokens of a text that is not a single token, for a message.
   [[nodiscard]] std::string pieces_hint(const std::vector<Index>& ids) const;
 
   [[nodiscard]] Index checked_byte(unsigned char byte) const;
@@ -252,7 +252,7 @@ IMPLICIT_ATTENTION_IO_BODY Index Tokenizer::id(std::string_view token) const {
     std::vector<Index> ids;
     codec_->encode(token, ids);
     if (ids.size() == 1) return ids.front();
-    detail::raise(ErrorKind::value, who, " is no single token", pieces_hint(ids));
+    detail::raise(ErrorKind::value, who, " is not a single token", pieces_hint(ids));
   }
   if (vocabulary().empty())
     detail::raise(ErrorKind::value, who, " cannot be looked up: ", nothing_found_ ? "there is no vocab.json" : why_none_);

@@ -41,7 +41,7 @@ struct UnknownTokens {
     return true;
   }
   [[noreturn]] static void refuse(std::string_view where, std::string_view text) {
-    raise(ErrorKind::value, where, ": \"", printable(text), "\" is no token of the vocabulary, and there is none for what is unknown");
+    raise(ErrorKind::value, where, ": \"", printable(text), "\" is not a token of the vocabulary, and there is none for what is unknown");
   }
 };
 

@@ -101,7 +101,8 @@ namespace detail {
   const Json& vocabulary = vocabulary_file;
   for (const auto& [token, id] : vocabulary.items())
     if (token.ends_with("</w>"))
-      raise(ErrorKind::file, where, ": the token \"", printable(token), "\" in vocab.json is no GPT-2 byte pair; tokenizer.json is needed");
+      raise(ErrorKind::file, where, ": the token \"", printable(token),
+            "\" in vocab.json is not a GPT-2 byte pair; tokenizer.json is needed");
   if (!vocabulary.contains("\u0120"))
     raise(ErrorKind::file, where,
           ": vocab.json has no \"\u0120\", GPT-2's space, so these are other byte pairs, which need tokenizer.json");

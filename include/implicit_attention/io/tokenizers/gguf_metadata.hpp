@@ -31,7 +31,7 @@ class GgufVocabularyReader {
 
   [[nodiscard]] GgufVocabulary read() {
     static_assert(std::endian::native == std::endian::little, "GGUF is read on little-endian machines alone");
-    if (take(4) != "GGUF") refuse("is no GGUF file: it does not begin with GGUF");
+    if (take(4) != "GGUF") refuse("is not a GGUF file: it does not begin with GGUF");
     if (const auto version = number<std::uint32_t>(); version != 2 && version != 3)
       refuse(message("is GGUF of version ", version, ", expected 2 or 3"));
     (void)number<std::uint64_t>();  // tensors

@@ -70,7 +70,7 @@ class SentencePieceCodec final : public TextCodec {
     std::string text;
     first_space_is_added_ = model_.Decode(std::vector<std::string>{space + "a"}, &text).ok() && text == "a";
     const auto mark = [&](bool wanted, int id, std::string_view name) {
-      if (wanted && id < 0) raise(ErrorKind::file, where_, ": has no mark for the ", name, " of a text, which its folder asks for");
+      if (wanted && id < 0) raise(ErrorKind::file, where_, ": has no token for the ", name, " of a text, which its folder asks for");
       return wanted ? std::vector<Index>{id} : std::vector<Index>();
     };
     before_ = mark(begin, model_.bos_id(), "beginning");

@@ -80,7 +80,7 @@ namespace detail {
     return read_tokenizer_json(document, path_text(path));
   }
   raise(ErrorKind::file, path_text(path),
-        ": is no tokenizer that is read here, expected tokenizer.json, tokenizer.model, RWKV's vocabulary (rwkv_vocab_*.txt), a "
+        ": is not a tokenizer that is read here, expected tokenizer.json, tokenizer.model, RWKV's vocabulary (rwkv_vocab_*.txt), a "
         "GGUF file, vocab.json, or merges.txt beside it");
 }
 

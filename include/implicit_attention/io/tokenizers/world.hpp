@@ -98,7 +98,7 @@ class WorldVocabulary final : public TextCodec {
         raise(ErrorKind::file, where, ":", line_number, ": \"", printable(line, 60), "\" ", what, ", expected for example: 276 '\\r\\n' 2");
       };
       const std::size_t first = line.find(' '), last = line.rfind(' ');
-      if (first == std::string_view::npos || last <= first + 1) refuse("is no id, text and length");
+      if (first == std::string_view::npos || last <= first + 1) refuse("is not an id, text and length");
       const std::optional<Index> id = number(line.substr(0, first)), length = number(line.substr(last + 1));
       if (!id || !length) refuse("does not begin and end with a number");
       if (*id == 0) refuse("has the id 0, which ends a text");
