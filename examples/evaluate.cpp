@@ -169,6 +169,7 @@ void evaluate_text(const Setting& setting, EvaluatedText& subject, Index label, 
       method.explained.push_back(std::abs(static_cast<double>(answer.explained)));
       method.gaps.push_back(std::abs(static_cast<double>(answer.scores.sum() + answer.bias_share + answer.baseline - answer.explained)));
     }
+    detail::append_new(method.untreated, answer.untreated);
     method.texts_with_zero_rows += answer.zero_rows.empty() ? 0 : 1;
     method.texts_with_constant_layers += answer.constant_layers.empty() ? 0 : 1;
   }

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/core/error.hpp>
 
 #include "command_line.hpp"
@@ -212,6 +213,9 @@ const EvaluatedMethod* Evaluation::find(const std::string& method, const std::st
 
 namespace {
 
+/// Stands before the row, the length and the characters of an operation without a rule, behind all other numbers.
+constexpr double names_follow = -1;
+
 /// Every list and every count of an evaluation, in one order: packing and joining cannot disagree. `stages`: of a model drawn anew; none
 /// where the text is not among those that it was measured on.
 template <class OfEvaluation, class List, class Count>
@@ -247,6 +251,12 @@ std::string packed(const Evaluation& one) {
         for (const double number : list) put(number);
       },
       [&](Index count) { put(static_cast<double>(count)); });
+  // Where there are any, so that the results of other models are what they were.
+  for (std::size_t row = 0; row < one.methods.size(); ++row)
+    for (const std::string& operation : one.methods[row].untreated) {
+      for (const double number : {names_follow, static_cast<double>(row), static_cast<double>(operation.size())}) put(number);
+      for (const char letter : operation) put(static_cast<double>(letter));
+    }
   return bytes;
 }
 
@@ -271,7 +281,13 @@ void join(Evaluation& evaluation, std::string_view packed) {
         for (std::size_t left = count_up_to(1); left > 0; --left) list.push_back(next());
       },
       [&](Index& count) { count += static_cast<Index>(count_up_to(1)); });
-  if (!packed.empty()) detail::raise(ErrorKind::file, "there are more numbers than this evaluation has");
+  while (!packed.empty()) {
+    if (next() != names_follow) detail::raise(ErrorKind::file, "there are more numbers than this evaluation has");
+    const std::size_t row = count_up_to(evaluation.methods.size() - 1);
+    std::string operation(count_up_to(packed.size() / sizeof(double)), '\0');
+    for (char& letter : operation) letter = static_cast<char>(count_up_to(127));
+    detail::append_new(evaluation.methods[row].untreated, {operation});
+  }
 }
 
 std::string evaluation_text(const Evaluation& evaluation, int width) {
@@ -353,6 +369,7 @@ void add_results(OrderedJson& json, const Evaluation& evaluation) {
     for (const std::vector<double>& stage : method.randomized)
       result["randomized_model_stages"].push_back(interval_json(bootstrap_mean(stage, evaluation.seed)));
     add_conservation(result, sums_of(method), evaluation.integration.steps);
+    if (!method.untreated.empty()) result["untreated"] = method.untreated;
     result["texts_with_undivided_rows"] = method.texts_with_zero_rows;
     result["texts_with_constant_layers"] = method.texts_with_constant_layers;
     json["results"].push_back(std::move(result));

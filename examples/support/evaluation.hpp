@@ -48,6 +48,7 @@ struct EvaluatedMethod {
   /// Where scores add up to what is explained, one per text: |explained|, and |sum of scores + bias share + baseline - explained|.
   std::vector<double> explained{}, gaps{};
   Index texts_with_zero_rows = 0, texts_with_constant_layers = 0;
+  std::vector<std::string> untreated{};  ///< relevance: operations that it has no rule for and reached
 };
 
 /// All results of one model.

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/attribution/result.hpp>
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/types.hpp>
 
@@ -99,6 +100,12 @@ struct Explanation {
 
   /// The only one, or the first.
   [[nodiscard]] const ExplainedTarget& target() const { return targets.front(); }
+  /// Of all targets, what a method has no rule for.
+  [[nodiscard]] std::vector<std::string> untreated(std::size_t method) const {
+    std::vector<std::string> all;
+    for (const ExplainedTarget& one : targets) detail::append_new(all, one.answers[method].untreated);
+    return all;
+  }
 };
 
 /// Reads the model in `directory`, runs it, and asks every method. Fails as the library does, and (value) on a position, layer or token

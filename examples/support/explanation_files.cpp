@@ -10,6 +10,7 @@
 #include <implicit_attention/io/safetensors_writer.hpp>
 
 #include "canvas.hpp"
+#include "command_line.hpp"
 #include "explanation_view.hpp"
 #include "heat_map.hpp"
 #include "text.hpp"
@@ -229,6 +230,8 @@ void add_answers(OrderedJson& json, const Explanation& explanation) {
     if (first.about_target) put_number("explained", &Answer::explained);
     if (first.integrates) put_number("baseline", &Answer::baseline);
     if (first.conserves) put_number("bias_share", &Answer::bias_share);
+    if (const std::vector<std::string> untreated = explanation.untreated(method); !untreated.empty())
+      json[numbers_name("untreated", explanation, method)] = untreated;
     if (first.map.size() != 0) json[numbers_name("map", explanation, method)] = matrix_json(first.map);
   }
 }
@@ -264,6 +267,9 @@ void write_tensors(const std::string& path, const ExplanationOptions& question, 
   std::map<std::string, std::string> metadata{{"method", question.methods}, {"terms", question.terms}};
   if (question.layer) metadata["layer"] = detail::message(*question.layer);
   if (!question.heads.empty()) metadata["heads"] = question.heads;
+  for (std::size_t method = 0; method < explanation.target().answers.size(); ++method)
+    if (const std::vector<std::string> untreated = explanation.untreated(method); !untreated.empty())
+      metadata[numbers_name("untreated", explanation, method)] = joined(untreated, ", ");
   if (explanation.written) {
     metadata["prompt_tokens"] = detail::message(explanation.written->prompt_tokens);
   } else {

@@ -61,16 +61,13 @@ std::string remarks(const Explanation& explanation, std::size_t method) {
              unfinished > 0) {
     out += detail::message("(", unfinished, " of ", targets.size(), " integrals have not converged)\n");
   }
-  std::vector<std::string> untreated;
   Index zero_rows = 0, constant_layers = 0;
   for (const ExplainedTarget& target : targets) {
     const Answer& answer = target.answers[method];
-    for (const std::string& operation : answer.untreated)
-      if (std::find(untreated.begin(), untreated.end(), operation) == untreated.end()) untreated.push_back(operation);
     zero_rows = std::max(zero_rows, answer.zero_rows);
     constant_layers = std::max(constant_layers, answer.constant_layers);
   }
-  for (const std::string& operation : untreated)
+  for (const std::string& operation : explanation.untreated(method))
     out += "(relevance reached " + operation + ", which it has no rule for: what went there is missing)\n";
   if (zero_rows > 0) out += detail::message("(", zero_rows, " rows of maps sum to zero and were left undivided)\n");
   if (constant_layers > 0)
