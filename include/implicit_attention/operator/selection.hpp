@@ -68,7 +68,8 @@ template <class = void>
     text += message(text.empty() ? "" : " x ", extent);
   }
   if (bytes <= static_cast<double>(limit)) return {};
-  return message(what, " of ", text, " numbers takes ", bytes_text(bytes), ", more than the limit of ", bytes_text(static_cast<double>(limit)));
+  return message(what, " of ", text, " numbers takes ", bytes_text(bytes), ", more than the limit of ",
+                 bytes_text(static_cast<double>(limit)));
 }
 
 }  // namespace detail
