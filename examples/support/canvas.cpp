@@ -133,7 +133,8 @@ struct Fonts::Faces {
     for (const bool bold : {false, true}) {
       const std::string& path = paths[bold ? 1 : 0];
       if (library.with_memory(FT_New_Face(library.handle, path.c_str(), 0, &face[bold ? 1 : 0])) != 0)
-        detail::raise(ErrorKind::file, "font: FreeType cannot read ", path, "; is it a TrueType or OpenType font?");
+        detail::raise(ErrorKind::file, "font: FreeType cannot read ", path,  // without memory for the file it finds no format, either
+                      "; is it a TrueType or OpenType font, and is there enough memory?");
     }
   }
 

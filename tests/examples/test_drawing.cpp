@@ -371,7 +371,8 @@ TEST_CASE("what cannot be drawn or written is an error, and leaves no file") {
   const std::string not_a_font = scratch / "text.ttf";
   std::ofstream(not_a_font) << "not a font";
   ::setenv("IMPLICIT_ATTENTION_FONT", not_a_font.c_str(), 1);
-  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", one_panel(causal(4))); }), contains_text("text.ttf"));
+  CHECK_THAT(what_of([&] { write_heat_map(scratch / "map.png", one_panel(causal(4))); }),
+             contains_text("text.ttf; is it a TrueType or OpenType font, and is there enough memory?"));
   ::unsetenv("IMPLICIT_ATTENTION_FONT");
   CHECK(scratch.files() == 1);
 }

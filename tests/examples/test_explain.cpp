@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <examples/programs.hpp>
+#include <support/sanitizers.hpp>
 #include <support/shared_data.hpp>
 
 #include <implicit_attention/io/json.hpp>
@@ -606,6 +607,43 @@ TEST_CASE("explain: what is read is not written over", "[explain]") {
   CHECK(WEXITSTATUS(status) == 2);
   CHECK_THAT(io_test::read_bytes(said), contains_text("tokens.json is read in this run (-)"));
   CHECK(io_test::read_bytes(tokens) == "[5, 6, 7]");
+}
+
+TEST_CASE("the small programs end in one line where they cannot work, and say what they do", "[explain]") {
+  const TemporaryFolder folder;
+  const auto ended = [&](const std::string& words, const std::string& program) {
+    const Outcome outcome =
+        run(folder, "/bin/sh", {"-c", words + " exec " + quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / program).string())});
+    INFO(outcome.err);
+    CHECK(outcome.status == 2);
+    CHECK(outcome.out.find("A x") == std::string::npos);
+    CHECK(outcome.err.find('\n') + 1 == outcome.err.size());
+    return outcome.err;
+  };
+  CHECK_THAT(ended("cd / &&", "minimal"), contains_text("minimal: examples/models/mamba"));
+#if defined(__GLIBC__) && !defined(TEST_ADDRESS_SANITIZER) && !defined(TEST_THREAD_SANITIZER)
+  // A thread's stack is as large as a stack may grow: more than there are addresses.
+  if (std::system("ulimit -s 100000000000 2>/dev/null") == 0) {
+    CHECK_THAT(ended("ulimit -s 100000000000 &&", "engine_hook"), contains_text("engine: no memory or no thread: "));
+    const Outcome alone =
+        run(folder, "/bin/sh",
+            {"-c", "ulimit -s 100000000000 && exec " + quoted((fs::path(IMPLICIT_ATTENTION_EXAMPLES_DIR) / "explain").string()) +
+                       " --model " + mamba + " --tokens 5,6,7,2 --method raw --threads 4"});
+    CHECK(alone.status == 0);
+    CHECK(without_progress(alone.err).empty());
+  }
+#endif
+  for (const char* program : {"engine_hook", "quantised_engine"}) {
+    const Outcome help = run_well(folder, program, {"--help"});
+    CHECK(help.err.empty());
+    CHECK_THAT(help.out, contains_text(detail::message("Example:\n  ", program, "\n")));
+    for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--tokens"}, {"--help", "me"}, {""}}) {
+      const Outcome outcome = run(folder, program, wrong);
+      CHECK(outcome.status == 2);
+      CHECK(outcome.out.empty());
+      CHECK(outcome.err == detail::message(program, ": it takes no arguments; --help says what it does\n"));
+    }
+  }
 }
 
 TEST_CASE("minimal and engine_hook reconstruct what they say", "[explain]") {
