@@ -190,6 +190,24 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
     CHECK(kind == ErrorKind::shape);
     CHECK_THAT(text, contains_text(one.name) && contains_text("(7, 9)") && contains_text(one.expected));
   }
+  // Rows without a number in them are refused as any others are.
+  const Array<double> hollow = Matrix<double>(3, 0);
+  for (Array<double> Form::*part :
+       {&Form::gate, &Form::normalization, &Form::skip, &Form::activation, &Form::convolution, &Form::input_scale, &Form::convolution_bias,
+        &Form::norm_bias, &Form::convolution_tail, &Form::initial_state}) {
+    Form form = some_form();
+    form.*part = hollow;
+    const auto [kind, text] = error_of([&] { ImplicitAttention<double>{form}; });
+    CHECK(kind == ErrorKind::shape);
+    CHECK_THAT(text, contains_text("(3, 0), expected ("));
+  }
+  for (Array<double> Diagonal::*part :
+       {&Diagonal::step, &Diagonal::rate, &Diagonal::query, &Diagonal::key, &Diagonal::query_scale, &Diagonal::key_scale}) {
+    Form form;
+    form.recurrence = identity_recurrence<double>(5, 4);
+    changed(form, [&](Diagonal& r) { r.*part = hollow; });
+    CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("(3, 0), expected ("));
+  }
   for (const std::vector<Index>& starts : {std::vector<Index>{2, 1}, {1, 1}, {-1}, {5}}) {
     Form form = some_form();
     changed(form, [&](Diagonal& r) { r.starts = starts; });

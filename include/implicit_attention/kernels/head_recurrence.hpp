@@ -75,8 +75,8 @@ void HeadRecurrence<Scalar>::check() const {
   if (state < 1) detail::raise(ErrorKind::shape, "HeadRecurrence: state is ", state, ", expected at least 1");
   check_shape("HeadRecurrence", "query", query, tokens, groups * state, "(tokens, groups * state)");
   check_shape("HeadRecurrence", "key", key, tokens, groups * state, "(tokens, groups * state)");
-  if (!key_scale.empty()) check_shape("HeadRecurrence", "key_scale", key_scale, tokens, heads, "(tokens, heads)");
-  if (!log_decay.empty()) {
+  if (key_scale.rows() != 0) check_shape("HeadRecurrence", "key_scale", key_scale, tokens, heads, "(tokens, heads)");
+  if (log_decay.rows() != 0) {
     const Index rows = log_decay.rows() == 1 ? 1 : tokens, columns = log_decay.cols() == heads ? heads : heads * state;
     check_shape("HeadRecurrence", "log_decay", log_decay, rows, columns, "(tokens or 1, heads or heads * state)");
   }
@@ -84,7 +84,7 @@ void HeadRecurrence<Scalar>::check() const {
     check_shape("HeadRecurrence", "removal", removal, tokens, heads * state, "(tokens, heads * state)");
     check_shape("HeadRecurrence", "probe", probe, tokens, heads * state, "(tokens, heads * state)");
   }
-  if (read_before_update || !diagonal.empty()) check_shape("HeadRecurrence", "diagonal", diagonal, tokens, heads, "(tokens, heads)");
+  if (read_before_update || diagonal.rows() != 0) check_shape("HeadRecurrence", "diagonal", diagonal, tokens, heads, "(tokens, heads)");
   check_ascending("HeadRecurrence", "starts", starts, tokens);
 }
 
