@@ -190,6 +190,24 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
     CHECK(kind == ErrorKind::shape);
     CHECK_THAT(text, contains_text(one.name) && contains_text("(7, 9)") && contains_text(one.expected));
   }
+  // Rows without a number in them are refused as any others are.
+  const Array<double> hollow = Matrix<double>(3, 0);
+  for (Array<double> Form::*part :
+       {&Form::gate, &Form::normalization, &Form::skip, &Form::activation, &Form::convolution, &Form::input_scale, &Form::convolution_bias,
+        &Form::norm_bias, &Form::convolution_tail, &Form::initial_state}) {
+    Form form = some_form();
+    form.*part = hollow;
+    const auto [kind, text] = error_of([&] { ImplicitAttention<double>{form}; });
+    CHECK(kind == ErrorKind::shape);
+    CHECK_THAT(text, contains_text("(3, 0), expected ("));
+  }
+  for (Array<double> Diagonal::*part :
+       {&Diagonal::step, &Diagonal::rate, &Diagonal::query, &Diagonal::key, &Diagonal::query_scale, &Diagonal::key_scale}) {
+    Form form;
+    form.recurrence = identity_recurrence<double>(5, 4);
+    changed(form, [&](Diagonal& r) { r.*part = hollow; });
+    CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("(3, 0), expected ("));
+  }
   for (const std::vector<Index>& starts : {std::vector<Index>{2, 1}, {1, 1}, {-1}, {5}}) {
     Form form = some_form();
     changed(form, [&](Diagonal& r) { r.starts = starts; });
@@ -210,6 +228,63 @@ TEST_CASE("parts that do not fit each other are refused by name", "[operator]") 
   given.heads = 2;
   form.recurrence = given;
   CHECK_THAT(error_of([&] { ImplicitAttention<double>{form}; }).second, contains_text("weights") && contains_text("(6, 3)"));
+}
+
+TEST_CASE("sizes that no array can have are refused by name", "[operator]") {
+  constexpr Index largest = std::numeric_limits<Index>::max(), least = std::numeric_limits<Index>::min();
+  const auto refused = [](const auto& recurrence, const std::string& expected) {
+    UnifiedForm<double> form;
+    form.recurrence = recurrence;
+    const auto [kind, text] = error_of([&] { ImplicitAttention<double>{form}; });
+    CHECK(kind == ErrorKind::shape);
+    CHECK_THAT(text, contains_text(expected));
+  };
+  const auto ones = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Ones(rows, columns))); };
+  for (const Index tokens : {Index(-1), least}) {
+    const std::string negative = "tokens is " + std::to_string(tokens) + ", expected at least 0";
+    DiagonalRecurrence<double> diagonal = identity_recurrence<double>(5, 4);
+    diagonal.tokens = tokens;
+    refused(diagonal, negative);
+    HeadRecurrence<double> heads;
+    heads.tokens = tokens;
+    heads.channels = heads.heads = heads.groups = 2;
+    refused(heads, negative);
+    SoftmaxRecurrence<double> softmax;
+    softmax.tokens = tokens;
+    softmax.channels = 2;
+    softmax.query = softmax.key = ones(1, 2);
+    refused(softmax, negative);
+    ToeplitzRecurrence<double> toeplitz;
+    toeplitz.tokens = tokens;
+    toeplitz.channels = toeplitz.heads = 3;
+    toeplitz.kernel = ones(3, 4);
+    refused(toeplitz, negative);
+    ExplicitRecurrence<double> given;
+    given.tokens = tokens;
+    given.channels = given.heads = 2;
+    refused(given, negative);
+  }
+  DiagonalRecurrence<double> diagonal = identity_recurrence<double>(5, 4);
+  diagonal.state = 0;
+  diagonal.rate = Matrix<double>(0, 4);
+  refused(diagonal, "state is 0, expected at least 1");
+  diagonal.channels = -1;
+  refused(diagonal, "channels is -1, expected at least 0");
+  HeadRecurrence<double> heads;
+  heads.tokens = 5;
+  heads.channels = heads.heads = heads.groups = 4;
+  heads.state = Index(1) << 62U;
+  heads.query = heads.key = ones(5, 4);
+  refused(heads, "heads * state is 4 * 4611686018427387904, more than an array can have");
+  ToeplitzRecurrence<double> toeplitz;
+  toeplitz.tokens = largest;
+  toeplitz.channels = toeplitz.heads = 3;
+  toeplitz.kernel = ones(3, 4);
+  refused(toeplitz, "tokens * channels is ");
+  ExplicitRecurrence<double> given;
+  given.tokens = largest;
+  given.channels = given.heads = 2;
+  refused(given, "heads * tokens is 2 * ");
 }
 
 TEST_CASE("what does not fit leaves the caller's memory as it was", "[operator]") {

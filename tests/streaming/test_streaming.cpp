@@ -407,27 +407,43 @@ TEST_CASE("steps that are not finite, decays to nothing and decays of nothing go
   }
 }
 
-TEST_CASE("a NaN behind states that are forgotten is forgotten with them, in each channel by itself", "[streaming]") {
-  auto sequence = mamba<float>(100, 18);
-  sequence.all.B = with(sequence.all.B, 40, 2, std::nanf(""));
-  sequence.all.dt = with(sequence.all.dt, 61, 3, 400.0F);  // forgets everything before it, in channel 3 alone
-  StreamingAttention<float> stream;
-  for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1), sequence.x(token, 1));
-  Selection last;
-  last.rows = Indices::last();
-  const ImplicitAttention<float> whole = Pieces<float>(sequence).whole(100);
-  const Matrix<float> found = stream.newest_row(), expected = whole.materialize(last).stacked();
-  CHECK(found(3, 40) == 0.0F);
-  CHECK(std::isnan(found(4, 40)));
-  for (Index e = 0; e < 18; ++e)
-    for (Index j = 0; j < 100; ++j) {
-      INFO("channel " << e << ", token " << j);
-      CHECK(std::isnan(found(e, j)) == std::isnan(expected(e, j)));
-    }
-  Matrix<float> map(1, 100);
-  stream.newest_map_row_into(map, ReductionKind::mean);
-  const Matrix<float> whole_map = whole.reduce({}, last);
-  for (Index j = 0; j < 100; ++j) CHECK(std::isnan(map(0, j)) == std::isnan(whole_map(0, j)));
+TEST_CASE("a NaN behind states that are forgotten spoils its entries, as long as it is kept", "[streaming]") {
+  const Index window = GENERATE(0, 80);
+  auto sequence = mamba<float>(200, 18);
+  Matrix<float> dt = *sequence.all.dt;
+  dt.row(61).setConstant(400.0F);  // forgets everything before it, in all channels
+  sequence.all.dt = dt;
+  const std::vector<std::pair<const char*, Array<float>*>> arrays{
+      {"B", &sequence.all.B}, {"dt", &sequence.all.dt}, {"c", &sequence.all.c}, {"C", &sequence.all.C}};
+  for (const auto& [name, array] : arrays) {
+    const Array<float> clean = *array;
+    const bool newest = array == &sequence.all.C;  // the newest row's own, which it has before all it sees
+    *array = with(clean, newest ? 99 : 40, 2, std::nanf(""));
+    INFO(name << ", window " << window);
+    StreamingAttention<float> stream({window});
+    for (Index token = 0; token < 100; ++token) stream.append(sequence.piece(token, 1), sequence.x(token, 1));
+    const Index first = stream.first_token(), kept = stream.tokens();
+    CHECK(first == (window == 0 ? 0 : 20));
+    Selection last;
+    last.rows = Indices::last();
+    const ImplicitAttention<float> whole = Pieces<float>(sequence).whole(100);
+    const Matrix<float> found = stream.newest_row(), expected = whole.materialize(last).stacked();
+    CHECK(std::isnan(found(2, 40 - first)));
+    CHECK(std::isnan(found(2, 41 - first)) == newest);
+    CHECK(std::isnan(found(3, 40 - first)) == (newest || array == &sequence.all.B));
+    for (Index e = 0; e < 18; ++e)
+      for (Index j = 0; j < kept; ++j) {
+        INFO("channel " << e << ", token " << j);
+        CHECK(std::isnan(found(e, j)) == std::isnan(expected(e, first + j)));
+      }
+    Matrix<float> map(1, kept);
+    stream.newest_map_row_into(map, ReductionKind::mean);
+    const Matrix<float> whole_map = whole.reduce({}, last);
+    for (Index j = 0; j < kept; ++j) CHECK(std::isnan(map(0, j)) == std::isnan(whole_map(0, first + j)));
+    for (Index token = 100; token < 140; ++token) stream.append(sequence.piece(token, 1), sequence.x(token, 1));
+    CHECK(stream.newest_row().array().isNaN().any() == (window == 0 && !newest));  // token 40 has left a window of 80
+    *array = clean;
+  }
 }
 
 TEMPLATE_TEST_CASE("a state space whose keys are scaled by something else than its steps is streamed, too", "[streaming]", float, double) {

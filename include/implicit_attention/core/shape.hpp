@@ -1,7 +1,9 @@
 // Shapes and their checks, before any work is done.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -101,7 +103,22 @@ void check_vector(std::string_view who, std::string_view name, const ArrayLike& 
 /// Fails (ErrorKind::value) unless `index` is one of `count` things, counted from 0; `what`, in parts, names it: "layer", or who asks, too.
 template <class... What>
 void check_index(Index index, Index count, const What&... what) {
-  if (index < 0 || index >= count) detail::raise(ErrorKind::value, what..., " ", index, " is out of range, expected 0 to ", count - 1);
+  if (index < 0 || index >= count)
+    detail::raise(ErrorKind::value, what..., " ", index, " is out of range, expected 0 to ", std::max(count, Index(0)) - 1);
+}
+
+/// Fails unless a size, `what`, is `least` or more.
+template <class = void>
+void check_size(std::string_view who, std::string_view what, Index size, Index least) {
+  if (size < least) detail::raise(ErrorKind::shape, who, ": ", what, " is ", size, ", expected at least ", least);
+}
+
+/// The product of two sizes that are not negative; fails where no index reaches so far. `what` names it: "heads * tokens".
+template <class = void>
+[[nodiscard]] Index size_product(std::string_view who, std::string_view what, Index one, Index other) {
+  if (other > 0 && one > std::numeric_limits<Index>::max() / other)
+    detail::raise(ErrorKind::shape, who, ": ", what, " is ", one, " * ", other, ", more than an array can have");
+  return one * other;
 }
 
 /// Fails unless `count` things, one at least, divide into `parts` groups of one or more; `what` and `into` name the two.

@@ -70,21 +70,23 @@ struct HeadRecurrence {
 
 template <Real Scalar>
 void HeadRecurrence<Scalar>::check() const {
+  check_size("HeadRecurrence", "tokens", tokens, 0);
   check_divides("HeadRecurrence", channels, "channels", heads, "heads");
   check_divides("HeadRecurrence", heads, "heads", groups, "groups");
-  if (state < 1) detail::raise(ErrorKind::shape, "HeadRecurrence: state is ", state, ", expected at least 1");
+  check_size("HeadRecurrence", "state", state, 1);
+  const Index all_states = size_product("HeadRecurrence", "heads * state", heads, state);
   check_shape("HeadRecurrence", "query", query, tokens, groups * state, "(tokens, groups * state)");
   check_shape("HeadRecurrence", "key", key, tokens, groups * state, "(tokens, groups * state)");
-  if (!key_scale.empty()) check_shape("HeadRecurrence", "key_scale", key_scale, tokens, heads, "(tokens, heads)");
-  if (!log_decay.empty()) {
-    const Index rows = log_decay.rows() == 1 ? 1 : tokens, columns = log_decay.cols() == heads ? heads : heads * state;
+  if (key_scale.rows() != 0) check_shape("HeadRecurrence", "key_scale", key_scale, tokens, heads, "(tokens, heads)");
+  if (log_decay.rows() != 0) {
+    const Index rows = log_decay.rows() == 1 ? 1 : tokens, columns = log_decay.cols() == heads ? heads : all_states;
     check_shape("HeadRecurrence", "log_decay", log_decay, rows, columns, "(tokens or 1, heads or heads * state)");
   }
   if (transition == Transition::rank_one) {
-    check_shape("HeadRecurrence", "removal", removal, tokens, heads * state, "(tokens, heads * state)");
-    check_shape("HeadRecurrence", "probe", probe, tokens, heads * state, "(tokens, heads * state)");
+    check_shape("HeadRecurrence", "removal", removal, tokens, all_states, "(tokens, heads * state)");
+    check_shape("HeadRecurrence", "probe", probe, tokens, all_states, "(tokens, heads * state)");
   }
-  if (read_before_update || !diagonal.empty()) check_shape("HeadRecurrence", "diagonal", diagonal, tokens, heads, "(tokens, heads)");
+  if (read_before_update || diagonal.rows() != 0) check_shape("HeadRecurrence", "diagonal", diagonal, tokens, heads, "(tokens, heads)");
   check_ascending("HeadRecurrence", "starts", starts, tokens);
 }
 

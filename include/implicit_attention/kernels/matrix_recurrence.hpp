@@ -28,6 +28,9 @@ struct ToeplitzRecurrence {
   [[nodiscard]] Index last_seen(Index row) const { return row; }
   [[nodiscard]] Index first_visible(Index row) const { return std::max(row + 1 - kernel.cols(), Index(0)); }
   void check() const {
+    check_size("ToeplitzRecurrence", "tokens", tokens, 0);
+    check_size("ToeplitzRecurrence", "channels", channels, 1);
+    static_cast<void>(size_product("ToeplitzRecurrence", "tokens * channels", tokens, channels));
     check_shape("ToeplitzRecurrence", "kernel", kernel, channels, std::max(kernel.cols(), Index(1)), "(channels, length)");
     if (heads != channels) detail::raise(ErrorKind::shape, "ToeplitzRecurrence: heads is ", heads, ", expected ", channels, " = channels");
   }
@@ -47,8 +50,10 @@ struct ExplicitRecurrence {
   [[nodiscard]] Index last_seen(Index row) const { return causal ? row : tokens - 1; }
   [[nodiscard]] Index first_visible(Index) const { return 0; }
   void check() const {
+    check_size("ExplicitRecurrence", "tokens", tokens, 0);
     check_divides("ExplicitRecurrence", channels, "channels", heads, "heads");
-    check_shape("ExplicitRecurrence", "weights", weights, heads * tokens, tokens, "(heads * tokens, tokens)");
+    check_shape("ExplicitRecurrence", "weights", weights, size_product("ExplicitRecurrence", "heads * tokens", heads, tokens), tokens,
+                "(heads * tokens, tokens)");
     if (!causal) return;
     for (Index head_index = 0; head_index < heads; ++head_index)
       for (Index row = 0; row < tokens; ++row)

@@ -21,8 +21,8 @@ template <Real Scalar>
 }  // namespace detail
 
 /// Writes R[row, first..row] of one channel into `out[first..row]` and returns `first`, the first token the row can see:
-/// R[i,j] = sum_n q[i,n] k[j,n] exp(rate[n] (step[j+1] + ... + step[i])), the sum taken backwards from the row. A state whose decay is
-/// below the smallest normal number is forgotten, whatever stands there.
+/// R[i,j] = sum_n q[i,n] k[j,n] exp(rate[n] (step[j+1] + ... + step[i])), the sum taken backwards from the row. A decay below the smallest
+/// normal number is zero, and still multiplied: zero times a NaN is none.
 template <Real Scalar>
 Index plain_recurrence_row(const DiagonalRecurrence<Scalar>& recurrence, Index channel, Index row, Scalar* out) {
   using detail::entry;
@@ -35,14 +35,11 @@ Index plain_recurrence_row(const DiagonalRecurrence<Scalar>& recurrence, Index c
       continue;
     }
     Scalar sum = 0;
-    bool seen = false;
     for (Index n = 0; n < recurrence.state; ++n) {
-      const Scalar exponent = entry(recurrence.rate, n, channel) * elapsed;
-      if (exponent < smallest) continue;
-      seen = true;
-      sum += entry(recurrence.query, row, n) * entry(recurrence.key, token, n) * std::exp(exponent);
+      const Scalar exponent = entry(recurrence.rate, n, channel) * elapsed, decay = exponent < smallest ? Scalar(0) : std::exp(exponent);
+      sum += entry(recurrence.query, row, n) * (entry(recurrence.key, token, n) * decay);
     }
-    out[token] = seen ? entry(recurrence.query_scale, row, channel) * sum * entry(recurrence.key_scale, token, channel) : Scalar(0);
+    out[token] = entry(recurrence.query_scale, row, channel) * sum * entry(recurrence.key_scale, token, channel);
     elapsed += recurrence.step(token, channel);
   }
   return first;

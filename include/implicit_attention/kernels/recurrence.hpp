@@ -79,10 +79,13 @@ struct DiagonalRecurrence {
 template <Real Scalar>
 void DiagonalRecurrence<Scalar>::check() const {
   const auto per_token = [&](const char* name, const Array<Scalar>& array, Index columns, const char* meaning) {
-    if (!array.empty()) check_shape("DiagonalRecurrence", name, array, tokens, columns, meaning);
+    if (array.rows() != 0) check_shape("DiagonalRecurrence", name, array, tokens, columns, meaning);
   };
+  check_size("DiagonalRecurrence", "tokens", tokens, 0);
+  check_size("DiagonalRecurrence", "channels", channels, 0);
+  check_size("DiagonalRecurrence", "state", state, 1);
   check_shape("DiagonalRecurrence", "step", step, tokens, channels, "(tokens, channels)");
-  if (!rate.empty() || state != 1) check_shape("DiagonalRecurrence", "rate", rate, state, channels, "(state, channels)");
+  if (rate.rows() != 0 || state != 1) check_shape("DiagonalRecurrence", "rate", rate, state, channels, "(state, channels)");
   per_token("query", query, state, "(tokens, state)");
   per_token("key", key, state, "(tokens, state)");
   per_token("query_scale", query_scale, channels, "(tokens, channels)");

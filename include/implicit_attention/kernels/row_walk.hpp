@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/kernels/channel_groups.hpp>
 #include <implicit_attention/kernels/convolution.hpp>
+#include <implicit_attention/kernels/finite_parts.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
@@ -36,7 +38,7 @@ struct RowPiece {
 };
 
 /// The states of `Width` neighbouring channels that a row still sees as it is walked backwards: one whose decay is below the smallest
-/// normal number in all channels is left out.
+/// normal number in all channels is left out, if that hides nothing.
 template <int Width, Real Scalar>
 class SeenStates {
  public:
@@ -67,13 +69,14 @@ class SeenStates {
   EIGEN_ALWAYS_INLINE void elapse(const Step& step) {
     elapsed_ += step;
   }
-  /// Leaves out the states that have decayed.
-  void leave_out() {
+  /// Leaves out the states that have decayed, where `may(last)` says that one, or the last one, may be.
+  template <class May>
+  void leave_out(const May& may) {
     const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
     for (Index index = 0; index < seen_;) {
       Index& n = order_[static_cast<std::size_t>(index)];
       const Scalar nearest = decays_alike_ ? largest_lane(elapsed_) : largest_lane(Lane(rate_.row(n) * elapsed_));
-      if (nearest < smallest)
+      if (nearest < smallest && may(seen_ == 1))
         std::swap(n, order_[static_cast<std::size_t>(--seen_)]);
       else
         ++index;
@@ -137,7 +140,7 @@ class RowTile {
         states_.add(query, rows.key.empty() ? nullptr : rows.key.row(token), entry);
         entry *= query_;
         states_.elapse(part(rows.step, token));
-        if ((row - token) % 16 == 0) states_.leave_out();
+        if ((row - token) % 16 == 0) states_.leave_out([&](bool last) { return may_leave_out(last, token); });
       }
       lanes<Width>(left + (token - begin) * Width) = entry;
     }
@@ -176,6 +179,32 @@ class RowTile {
   }
 
  private:
+  /// Whether a state that has decayed at `token` may be left out of what comes before: zero times what is not finite is not finite either.
+  /// Only the last state's leaving hides more than keys. Asked once a row, and of what it would hide alone: a row is walked for longer.
+  [[nodiscard]] EIGEN_DONT_INLINE bool may_leave_out(bool last, Index token) {
+    const Index count = token - visible_ + 1, states = surrounded_->recurrence.state;
+    if (!finite_keys_)
+      finite_keys_ = rows_.key.empty() || detail::all_finite(ConstView<Scalar>(rows_.key.row(visible_), count, states, rows_.key.stride()));
+    if (*finite_keys_ && last && !finite_rest_)
+      finite_rest_ = finite_steps(token) && finite(rows_.key_scale, visible_, token) && finite(rows_.activation, visible_, token) &&
+                     finite(rows_.column_weights, std::max(visible_ - surrounded_->width() + 1, Index(0)), token);
+    return *finite_keys_ && (!last || *finite_rest_);
+  }
+  [[nodiscard]] bool finite(const ArrayRows<Scalar>& rows, Index first, Index last) const {
+    Lane zeros = Lane::Zero();
+    for (Index token = rows.empty() ? last + 1 : first; token <= last; ++token) zeros += lanes<Width>(rows.row(token)) * Scalar(0);
+    return all_lanes(zeros, Width, [](Scalar zero) { return zero == Scalar(0); });
+  }
+  /// Steps may be decays of zero. That of the first token is not read.
+  [[nodiscard]] bool finite_steps(Index last) const {
+    if (finite(rows_.step, visible_ + 1, last)) return true;
+    const Scalar zero = zero_decay(surrounded_->recurrence);
+    for (Index token = visible_ + 1; token <= last; ++token)
+      if (!all_lanes(Lane(lanes<Width>(rows_.step.row(token))), Width, [zero](Scalar step) { return std::isfinite(step) || step == zero; }))
+        return false;
+    return true;
+  }
+
   /// A whole piece, up to token `last`, scaled, convolved with four taps and transposed in one pass: three took a tenth of a row's time.
   template <bool InnerScale>
   EIGEN_ALWAYS_INLINE void finish_in_registers(Index last) {
@@ -209,6 +238,7 @@ class RowTile {
   ChannelRun run_;
   Index visible_, finished_ = 0;  // the first token that the row sees; entries before finished_ are zero, as far as is known
   SeenStates<Width, Scalar> states_;
+  std::optional<bool> finite_keys_, finite_rest_;  // what may_leave_out has found
   SurroundedRows<Scalar> rows_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;       // (a piece and what the convolution reaches): the entries before the convolution

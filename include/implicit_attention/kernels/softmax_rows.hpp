@@ -37,6 +37,7 @@ struct SoftmaxRecurrence {
     return window < 0 ? past_key.rows() : std::clamp(window - row, Index(0), past_key.rows());
   }
   void check() const {
+    check_size("SoftmaxRecurrence", "tokens", tokens, 0);
     check_divides("SoftmaxRecurrence", channels, "channels", heads, "heads");
     check_divides("SoftmaxRecurrence", query.cols(), "columns of query", heads, "heads");
     check_divides("SoftmaxRecurrence", heads, "heads", key_heads, "key heads");

@@ -2,6 +2,7 @@
 //     y = A x + bias + carry,     A_e = diag(gate_e) diag(norm_e) (R_h(e) + diag(skip_e)) diag(act_e) Conv_e
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -73,23 +74,25 @@ template <Real Scalar>
 void UnifiedForm<Scalar>::check() const {
   recurrence.check();
   const Index length = tokens(), count = channels();
+  // What has rows is there, though they be empty: kernels go through rows.
   const auto per_token = [&](const char* name, const Array<Scalar>& array) {
-    if (!array.empty()) check_shape("UnifiedForm", name, array, length, count, "(tokens, channels)");
+    if (array.rows() != 0) check_shape("UnifiedForm", name, array, length, count, "(tokens, channels)");
   };
   per_token("gate", gate);
   per_token("normalization", normalization);
   per_token("activation", activation);
   per_token("input_scale", input_scale);
-  if (!skip.empty()) check_vector("UnifiedForm", "skip", skip, count, "channels");
-  if (!convolution_bias.empty()) check_vector("UnifiedForm", "convolution_bias", convolution_bias, count, "channels");
+  if (skip.rows() != 0) check_vector("UnifiedForm", "skip", skip, count, "channels");
+  if (convolution_bias.rows() != 0) check_vector("UnifiedForm", "convolution_bias", convolution_bias, count, "channels");
   if (norm_bias.rows() > 1)
     per_token("norm_bias", norm_bias);
-  else if (!norm_bias.empty())
+  else if (norm_bias.rows() != 0)
     check_vector("UnifiedForm", "norm_bias", norm_bias, count, "channels");
-  if (!convolution.empty()) check_shape("UnifiedForm", "convolution", convolution, count, convolution.cols(), "(channels, width)");
-  if (!convolution_tail.empty())
-    check_shape("UnifiedForm", "convolution_tail", convolution_tail, convolution.cols() - 1, count, "(width - 1, channels)");
-  if (!initial_state.empty()) {
+  const Index width = std::max(convolution.cols(), Index(1));
+  if (convolution.rows() != 0) check_shape("UnifiedForm", "convolution", convolution, count, width, "(channels, width)");
+  if (convolution_tail.rows() != 0)
+    check_shape("UnifiedForm", "convolution_tail", convolution_tail, width - 1, count, "(width - 1, channels)");
+  if (initial_state.rows() != 0) {
     if (const DiagonalRecurrence<Scalar>* diagonal = recurrence.diagonal())
       check_shape("UnifiedForm", "initial_state", initial_state, diagonal->state, count, "(state, channels)");
     else if (const HeadRecurrence<Scalar>* heads = recurrence.heads())
@@ -99,9 +102,9 @@ void UnifiedForm<Scalar>::check() const {
       per_token("initial_state", initial_state);
   }
   check_ascending("UnifiedForm", "convolution_starts", convolution_starts, length);
-  if (!continuation.second_half.empty() && recurrence.heads() != nullptr)
+  if (continuation.second_half.rows() != 0 && recurrence.heads() != nullptr)
     check_vector("UnifiedForm", "continuation.second_half", continuation.second_half, recurrence.heads()->heads, "heads");
-  if (!continuation.log_scale.empty()) check_vector("UnifiedForm", "continuation.log_scale", continuation.log_scale, count, "channels");
+  if (continuation.log_scale.rows() != 0) check_vector("UnifiedForm", "continuation.log_scale", continuation.log_scale, count, "channels");
   const auto same_size = [&](const UnifiedForm& other, const char* name) {
     if (other.tokens() != length || other.channels() != count)
       detail::raise(ErrorKind::shape, "UnifiedForm: ", name, " is of ", shape_text({other.tokens(), other.channels()}), ", expected ",

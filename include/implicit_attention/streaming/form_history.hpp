@@ -44,8 +44,8 @@ class FormHistory {
     return form;
   }
   [[nodiscard]] bool has_second() const { return second_ != nullptr; }
-  /// The recurrence alone, where it is a diagonal one.
-  [[nodiscard]] bool is_diagonal() const { return recurrence_.is_diagonal() && more_.empty(); }
+  /// The recurrence alone, where it is a diagonal one, and no token has a number that is not finite behind decays.
+  [[nodiscard]] bool is_finite_diagonal() const { return recurrence_.is_finite_diagonal() && activation_.finite() && more_.empty(); }
 
   [[nodiscard]] std::size_t bytes() const {
     std::size_t sum = second_input_.bytes() + (second_ ? second_->bytes() : 0) + recurrence_.bytes();

@@ -10,6 +10,7 @@
 
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/error.hpp>
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -24,6 +25,8 @@ class GrowingRows {
  public:
   [[nodiscard]] Index rows() const { return count_; }
   [[nodiscard]] Index cols() const { return columns_; }
+  /// Whether all numbers are finite, known without looking at them again: false as long as any row of a piece that had others is kept.
+  [[nodiscard]] bool finite() const { return spoilt_ == 0; }
   [[nodiscard]] std::size_t bytes() const {
     return memory_ ? static_cast<std::size_t>(memory_->rows() * memory_->cols()) * sizeof(Scalar) : 0;
   }
@@ -36,21 +39,27 @@ class GrowingRows {
     const Index leaving = window > 0 ? std::max(count_ + taken - window, Index(0)) : 0;
     begin_ += leaving;
     count_ -= leaving;
+    spoilt_ = std::max(spoilt_ - leaving, Index(0));
     make_room(taken);
     for (Index row = 0; row < taken; ++row)
       std::copy_n(&added.coeffRef(first + row, 0), columns_, memory_->data() + (begin_ + count_ + row) * columns_);
     count_ += taken;
+    if (!all_finite(ConstView<Scalar>(memory_->data() + (begin_ + count_ - taken) * columns_, taken, columns_))) spoilt_ = count_;
   }
 
   /// Adds to the newest row.
   void add_to_newest(const Array<Scalar>& row) {
-    if (count_ > 0) View<Scalar>(memory_->data() + (begin_ + count_ - 1) * columns_, 1, columns_) += row.matrix();
+    if (count_ == 0) return;
+    View<Scalar> newest(memory_->data() + (begin_ + count_ - 1) * columns_, 1, columns_);
+    newest += row.matrix();
+    if (!all_finite(newest)) spoilt_ = count_;
   }
   /// Multiplies every row by (1, columns); what is multiplied by 1 is not touched.
   void multiply_columns(const RowVector<Scalar>& factors) {
     for (Index column = 0; column < (count_ == 0 ? 0 : columns_); ++column)
       if (factors[column] != Scalar(1))
         for (Index row = begin_; row < begin_ + count_; ++row) memory_->data()[row * columns_ + column] *= factors[column];
+    if (!all_finite(factors)) spoilt_ = count_;
   }
 
   /// What is kept, as a view that keeps its memory alive; appending may move the numbers in it.
@@ -76,6 +85,7 @@ class GrowingRows {
 
   std::shared_ptr<LargeMemory<Scalar>> memory_;
   Index begin_ = 0, count_ = 0, columns_ = 0;
+  Index spoilt_ = 0;  // the first rows, up to the end of the last piece with a number that is not finite
 };
 
 /// One array of a form through a stream: absent, one row for all tokens, or a row a token. It is what the first piece said, and an array
@@ -85,6 +95,8 @@ class StreamedArray {
  public:
   [[nodiscard]] std::size_t bytes() const { return rows_.bytes(); }
   [[nodiscard]] bool empty() const { return kind_ == Kind::absent; }
+  /// Of an array of a row a token.
+  [[nodiscard]] bool finite() const { return rows_.finite(); }
 
   /// Fails (ErrorKind::shape) where an array does not fit the pieces before, of which `held` tokens are kept.
   void check(std::string_view name, const Array<Scalar>& added, Index held) const {

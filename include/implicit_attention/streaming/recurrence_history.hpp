@@ -107,6 +107,8 @@ class DiagonalHistory {
     made.starts = starts_from(starts_, first);
     return made;
   }
+  /// Whether what a walk reads of each token, and would hide where it ends early, is finite.
+  [[nodiscard]] bool finite() const { return step_.finite() && key_.finite() && key_scale_.finite(); }
   /// (1, channels): the scale of the rows that are kept, see Continuation.
   [[nodiscard]] const Array<Scalar>& log_scale() const { return log_scale_; }
   [[nodiscard]] std::size_t bytes() const {
@@ -285,7 +287,11 @@ class RecurrenceHistory {
     each([&](const auto& history) { form.recurrence = history.recurrence(tokens, first); });
     if (const auto* history = std::get_if<DiagonalHistory<Scalar>>(&history_)) form.continuation.log_scale = history->log_scale();
   }
-  [[nodiscard]] bool is_diagonal() const { return std::holds_alternative<DiagonalHistory<Scalar>>(history_); }
+  /// A diagonal one, all of whose tokens are of finite numbers.
+  [[nodiscard]] bool is_finite_diagonal() const {
+    const auto* const history = std::get_if<DiagonalHistory<Scalar>>(&history_);
+    return history != nullptr && history->finite();
+  }
   [[nodiscard]] std::size_t bytes() const {
     std::size_t sum = 0;
     each([&](const auto& history) { sum = history.bytes(); });

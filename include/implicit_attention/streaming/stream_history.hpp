@@ -57,7 +57,7 @@ class StreamHistory {
   [[nodiscard]] Index channels() const { return channels_; }
   [[nodiscard]] std::size_t bytes() const { return form_.bytes() + input_.bytes(); }
   [[nodiscard]] bool has_second() const { return form_.has_second(); }
-  [[nodiscard]] bool is_diagonal() const { return form_.is_diagonal(); }
+  [[nodiscard]] bool is_finite_diagonal() const { return form_.is_finite_diagonal(); }
 
   /// (tokens, channels); empty where none were given.
   [[nodiscard]] Array<Scalar> input() const {

@@ -141,10 +141,10 @@ class StreamingAttention {
     selection.executor = executor;
     operation.reduce_into(out, reduction, selection);
   }
-  /// A row of a state space's history, which has a walk of its own. That walk forgets states some tokens late, and in all channels of a
-  /// register at once: a row with a number that is not finite is made again as others are.
+  /// A row of a state space's history, which has a walk of its own. That walk ends where all is forgotten, whatever stands behind: it is for
+  /// finite histories. A row with a number that is not finite, a constant's or the row's own, is made again as others are.
   [[nodiscard]] std::optional<detail::StateSpaceRow<Scalar>> state_space_row(Index row) const {
-    return history_.is_diagonal() ? detail::state_space_row_of(history_.form(), row) : std::nullopt;
+    return history_.is_finite_diagonal() ? detail::state_space_row_of(history_.form(), row) : std::nullopt;
   }
 
   detail::StreamHistory<Scalar> history_;
