@@ -26,7 +26,7 @@ struct NamedMethod {
 [[nodiscard]] Method method_named(std::string_view option, const std::string& name);
 /// Fails (value) on a name that is unknown, or there twice.
 [[nodiscard]] std::vector<NamedMethod> methods_of(const ExplanationOptions& options);
-/// Whether a method's scores and what biases take sum to what is explained.
+/// Whether a method's scores and the biases' share sum to what is explained.
 [[nodiscard]] bool conserves(Method method, Terms terms);
 /// What a method's numbers are.
 [[nodiscard]] std::string value_name(Method method, const ExplanationOptions& options, ReductionKind reduction, Removal removal);

@@ -356,8 +356,8 @@ TEST_CASE("evaluate: it says which scores sum to what is explained, and which op
   const std::vector<std::string> methods{"--methods", "relevance,vector-rollout,integrated-gradients,gradient-x-input,raw,random",
                                          "--terms", "all,recurrence"};
   const std::string text = evaluated(with(methods, {"--out", out})).out;
-  CHECK_THAT(text, contains_text("Do scores sum to what is explained? Means over texts, of absolute values:\n  relevance: yes, with what "
-                                 "biases take; off by "));
+  CHECK_THAT(text, contains_text("Do scores sum to what is explained? Means over texts, of absolute values:\n  relevance: yes, including "
+                                 "the biases' share; off by "));
   CHECK_THAT(text, contains_text("\n  vector-rollout (all): yes, including the biases' share; off by "));
   CHECK_THAT(
       text, contains_text(

@@ -69,7 +69,7 @@ std::vector<BadFile> bad_safetensors() {
       {"a dtype that is a number", with_entry(R"({"dtype":32,"shape":[2],"data_offsets":[0,8]})"), {"tensor x", "dtype is 32", "a string"}},
       {"half a byte",
        with_entry(R"({"dtype":"F4","shape":[3],"data_offsets":[0,8]})"),
-       {"tensor x", "(3) of F4", "no whole number of bytes"}},
+       {"tensor x", "(3) of F4", "not a whole number of bytes"}},
       {"a shape that is a number",
        with_entry(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})"),
        {"tensor x", "shape is 2", "list of integers"}},

@@ -276,7 +276,7 @@ TEST_CASE("PyTorch: what is wrong is said", "[io]") {
       {"a function that a terminal would obey",
        with(p::name("torch", "complex\x1b[2J") + ")R"),
        {"calls torch.complex\\x1B[2J, which makes no tensor"}},
-      {"calling a text", with(p::text("x") + ")R"), {"no function"}},
+      {"calling a text", with(p::text("x") + ")R"), {"not a function"}},
       {"a value that was never remembered", with("h\x63"), {"value 99 is recalled"}},
       {"more taken than put", zip_bytes({{"a/data.pkl", "\x80\x02R."}}), {"takes more than it has"}},
       {"a mark never set", zip_bytes({{"a/data.pkl", "\x80\x02t."}}), {"mark that was never set"}},
