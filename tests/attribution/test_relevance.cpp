@@ -129,7 +129,7 @@ Step model_relevance(const LanguageModel<double>& model, const std::vector<Index
     mixer(block.find<Mamba<double>>());
     mixer(block.find<Rwkv4<double>>());
     mixer(block.find<Griffin<double>>());
-    mixer(block.find<LocalAttention<double>>());
+    mixer(block.find<SoftmaxAttention<double>>());
     g += walk(relevance_through_norm<double>(norm, *at.residual, d));
   }
   g = parts.embedding_norm.empty() ? Numbers(parts.embedding_scale * g)

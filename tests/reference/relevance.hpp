@@ -171,9 +171,9 @@ template <Real S>
 
 /// One key head: its values are x of every head.
 template <Real S>
-[[nodiscard]] RelevanceStep<S> relevance_through(const LocalAttention<S>& layer, const typename LocalAttention<S>::Activations& act,
+[[nodiscard]] RelevanceStep<S> relevance_through(const SoftmaxAttention<S>& layer, const typename SoftmaxAttention<S>::Activations& act,
                                                  const Matrix<S>& g) {
-  const typename LocalAttention<S>::Weights& w = layer.weights();
+  const typename SoftmaxAttention<S>::Weights& w = layer.weights();
   const RelevanceStep<S> y = relevance_through_linear<S>(g, w.o_proj_weight, w.o_proj_bias);
   const RelevanceStep<S> x = detail::after(y, relevance_through_attention<S>(layer.implicit_attention(act), y.grad));
   Matrix<S> values = Matrix<S>::Zero(g.rows(), w.v_proj_weight.rows());
