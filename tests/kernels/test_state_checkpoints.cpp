@@ -91,3 +91,20 @@ TEST_CASE("a short text is kept as one block, a longer one by blocks of tokens",
   CHECK(Scratch::block_of(8192, 1) == 8192);
   CHECK(Scratch::block_of(2, 8193) == IMPLICIT_ATTENTION_BLOCK_TOKENS);
 }
+
+TEST_CASE("a state that is not finite ends with its document", "[kernels]") {
+  constexpr int width = detail::narrow_tile;
+  const diagonal_cases::Kind<double> kind = diagonal_cases::random_kind<double>(32, width, 3, 1, 0x0ffu, 73);  // documents from 3 and 4 on
+  Matrix<double> input = test_support::Draw(74).normals<double>(32, width), spoilt = input;
+  spoilt.row(2).setConstant(std::numeric_limits<double>::quiet_NaN());
+  const DiagonalRecurrence<double>& r = kind.surrounded.recurrence;
+  detail::ScanGradientScratch<double> scratch(r);
+  detail::StateCheckpoints<width, double> clean(r, ConstView<double>(input), Array<double>(), 3, 0),
+      other(r, ConstView<double>(spoilt), Array<double>(), 3, 0);
+  clean.walk_forwards(scratch);
+  other.walk_forwards(scratch);
+  for (Index i = 0; i < r.state * width; ++i) {
+    CHECK(std::isnan(other.at(3)[i]));
+    CHECK(other.at(6)[i] == clean.at(6)[i]);
+  }
+}
