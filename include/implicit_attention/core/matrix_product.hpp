@@ -192,7 +192,7 @@ EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar
     for (Index row = 0; row < a.rows; row += tile_rows) {
       rest.data = a.data + row * a.row_step;
       rest.rows = a.rows - row;
-      next.ask(column % group / whole * a.rows + row + tile_rows, group / whole * a.rows);
+      if (after != nullptr) next.ask(column % group / whole * a.rows + row + tile_rows, group / whole * a.rows);
       Scalar* const to = out.data() + row * stride + column;
       if (count == width) {
         multiply(rest, inner, panel, sign, add, to, stride);
