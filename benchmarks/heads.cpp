@@ -116,24 +116,34 @@ void mamba2_channels(benchmark::State& state) {
   state.counters["of_fill"] = rounds.ratio("all", "fill");
 }
 
+/// The joins that are measured: a mean weighted by gradients and inputs, and a mean of absolute values.
+struct MeasuredReductions {
+  MeasuredReductions(Index tokens, Index channels) : g(normal_numbers(tokens, channels, 21)), x(normal_numbers(tokens, channels, 22)) {
+    weighted.row_weights = Array<float>::view(g);
+    weighted.column_weights = Array<float>::view(x);
+    absolute.kind = ReductionKind::mean_abs;
+  }
+  MeasuredReductions(const MeasuredReductions&) = delete;  // the weights are views
+  MeasuredReductions& operator=(const MeasuredReductions&) = delete;
+
+  Matrix<float> g, x;
+  Reduction<float> weighted, absolute;
+};
+
 void mamba2_reductions(benchmark::State& state) {
   const Index tokens = settings().quick ? 256 : 1024, channels = mamba2_heads * mamba2_values;
   const Operator all(mamba2_form(tokens, false));
-  const Matrix<float> g = normal_numbers(tokens, channels, 21), x = normal_numbers(tokens, channels, 22);
-  Reduction<float> weighted, absolute;
-  weighted.row_weights = Array<float>::view(g);
-  weighted.column_weights = Array<float>::view(x);
-  absolute.kind = ReductionKind::mean_abs;
+  const MeasuredReductions of(tokens, channels);
   Matrix<float> map = Matrix<float>::Zero(tokens, tokens);
   ThreadPool pool(2);
   Selection two;
   two.executor = pool.executor();
   Rounds rounds;
   add_products(rounds, pool);
-  rounds.add("mean", [&] { all.reduce_into(map, weighted); });
-  rounds.add("mean_abs", [&] { all.reduce_into(map, absolute); });
-  rounds.add("mean, two", [&] { all.reduce_into(map, weighted, two); });
-  rounds.add("mean_abs, two", [&] { all.reduce_into(map, absolute, two); });
+  rounds.add("mean", [&] { all.reduce_into(map, of.weighted); });
+  rounds.add("mean_abs", [&] { all.reduce_into(map, of.absolute); });
+  rounds.add("mean, two", [&] { all.reduce_into(map, of.weighted, two); });
+  rounds.add("mean_abs, two", [&] { all.reduce_into(map, of.absolute, two); });
   rounds.run(5, 3);
   const double flops = 4.0 * static_cast<double>(channels) * squared(tokens);
   const auto percent = [&](const char* name) {
@@ -164,11 +174,7 @@ void mamba2_channels_beside_reductions(benchmark::State& state) {
     part.channels = std::move(some);
     parts.push_back(part);
   }
-  const Matrix<float> g = normal_numbers(tokens, channels, 21), x = normal_numbers(tokens, channels, 22);
-  Reduction<float> weighted, absolute;
-  weighted.row_weights = Array<float>::view(g);
-  weighted.column_weights = Array<float>::view(x);
-  absolute.kind = ReductionKind::mean_abs;
+  const MeasuredReductions of(tokens, channels);
   Matrix<float> map = Matrix<float>::Zero(tokens, tokens);
   Rounds rounds;
   rounds.add("fill", [&] {
@@ -177,8 +183,8 @@ void mamba2_channels_beside_reductions(benchmark::State& state) {
   rounds.add("all", [&] {
     for (const Selection& part : parts) all.materialize_into(View<float>(memory.data(), at_once * tokens, tokens), part);
   });
-  rounds.add("mean", [&] { all.reduce_into(map, weighted); });
-  rounds.add("mean_abs", [&] { all.reduce_into(map, absolute); });
+  rounds.add("mean", [&] { all.reduce_into(map, of.weighted); });
+  rounds.add("mean_abs", [&] { all.reduce_into(map, of.absolute); });
   rounds.run(5, 3);
   report_at_most(157, "full attention, all terms, Mamba-2" + tokens_text(tokens), rounds.ratio("all", "fill"), 1.5, 1.3, " x the fill",
                  time_text(rounds.seconds("all")));

@@ -9,6 +9,7 @@
 
 #include <implicit_attention/core/error.hpp>
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/shape.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -78,7 +79,7 @@ template <class = void>
 template <class = void>
 void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
   if (const std::string over = detail::over_byte_limit(what, shape, bytes_each, limit); !over.empty())
-    detail::raise(ErrorKind::limit, over, "; ask for fewer channels, fewer rows, or a reduction over channels (or raise byte_limit)");
+    detail::raise(ErrorKind::limit, over, "; ", detail::smaller_result, " (or raise byte_limit)");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
