@@ -18,6 +18,8 @@
 #include <implicit_attention/core/openmp_executor.hpp>
 #include <implicit_attention/core/quantized.hpp>
 #include <implicit_attention/core/random_numbers.hpp>
+#include <implicit_attention/core/register_shuffles.hpp>
+#include <implicit_attention/core/row_product.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>
 #include <implicit_attention/core/stored_rows.hpp>

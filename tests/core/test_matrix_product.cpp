@@ -71,20 +71,31 @@ TEMPLATE_TEST_CASE("matrix product: every remainder of rows, columns and sums, a
   for (const Index inner : {Index(0), Index(1), wide, detail::product_inner - 1, detail::product_inner + 3})
     check_products<TestType>(8, inner, wide / 2 + 1);
   check_products<TestType>(detail::product_rows + 5, 3, wide + 1);
+  // Few rows beside a large right factor, whose part of the result does not end with its columns or the registers.
+  for (const Index rows : {wide / 4, wide / 2 - 1, wide / 2, wide - 2, Index(64)}) {
+    INFO("few: " << detail::few_rows<TestType>(rows, 301 * 221));
+    check_products<TestType>(rows, 301, 221);
+  }
+  CHECK(detail::few_rows<TestType>(wide / 2, 301 * 221));
+  CHECK_FALSE(detail::few_rows<TestType>(65, 301 * 221));
+  CHECK_FALSE(detail::few_rows<TestType>(wide / 2, 301));
 }
 
 TEMPLATE_TEST_CASE("matrix product: bits do not depend on how columns are shared out", "[core]", float, double) {
-  const Index wide = detail::product_tile_columns<TestType>, columns = 3 * wide;
-  const Inset<TestType> a(13, 300), b(columns, 300);
-  Matrix<TestType> whole(13, columns), parts(13, columns);
-  detail::set_product(whole, a.view(), b.view(), detail::Transposed::right);
-  for (const Index share : {Index(1), wide / 2, wide, wide + wide / 2, 2 * wide - 1}) {
-    INFO(share << " columns at a time");
-    for (Index first = 0; first < columns; first += share) {
-      const Index count = std::min(share, columns - first);
-      detail::set_product(parts.middleCols(first, count), a.view(), ConstView<TestType>(b.view().middleRows(first, count)),
-                          detail::Transposed::right);
+  const Index wide = detail::product_tile_columns<TestType>, columns = 3 * wide + 200;
+  for (const Index rows : {Index(1), Index(13), wide / 2, Index(64)}) {
+    INFO(rows << " rows");
+    const Inset<TestType> a(rows, 303), b(columns, 303);
+    Matrix<TestType> whole(rows, columns), parts(rows, columns);
+    detail::set_product(whole, a.view(), b.view(), detail::Transposed::right);
+    for (const Index share : {Index(1), wide / 2, wide, wide + wide / 2, 2 * wide - 1}) {
+      INFO(share << " columns at a time");
+      for (Index first = 0; first < columns; first += share) {
+        const Index count = std::min(share, columns - first);
+        detail::set_product(parts.middleCols(first, count), a.view(), ConstView<TestType>(b.view().middleRows(first, count)),
+                            detail::Transposed::right);
+      }
+      CHECK(parts == whole);
     }
-    CHECK(parts == whole);
   }
 }

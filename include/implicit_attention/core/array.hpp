@@ -52,9 +52,12 @@ class Array {
   Array() = default;
   // Not inline: weights, activations and forms hold dozens of arrays, and every copy or destruction would count owners in place.
   EIGEN_DONT_INLINE Array(const Array&) = default;
-  EIGEN_DONT_INLINE Array(Array&&) noexcept = default;
+  EIGEN_DONT_INLINE Array(Array&& other) noexcept { take(other); }  // which is empty then
   EIGEN_DONT_INLINE Array& operator=(const Array&) = default;
-  EIGEN_DONT_INLINE Array& operator=(Array&&) noexcept = default;
+  EIGEN_DONT_INLINE Array& operator=(Array&& other) noexcept {
+    if (this != &other) take(other);
+    return *this;
+  }
   EIGEN_DONT_INLINE ~Array() = default;
   /// Takes ownership.
   Array(Matrix<Scalar> owned)  // NOLINT(google-explicit-constructor)
@@ -77,12 +80,14 @@ class Array {
     Array array;
     array.rows_ = stored.rows;
     array.columns_ = array.row_stride_ = stored.columns;
-    array.stored_ = std::make_shared<const detail::StoredNumbers<Scalar>>(std::move(stored));
+    const auto numbers = std::make_shared<const detail::StoredNumbers<Scalar>>(std::move(stored));
+    array.stored_ = numbers.get();
+    array.keep_alive_ = numbers;
     return array;
   }
 
   /// The matrix in storage that this array stands for; null where its numbers are in memory.
-  [[nodiscard]] const StoredTensor* storage() const { return stored_ ? &stored_->stored() : nullptr; }
+  [[nodiscard]] const StoredTensor* storage() const { return stored_ != nullptr ? &stored_->stored() : nullptr; }
   [[nodiscard]] Index rows() const { return rows_; }
   [[nodiscard]] Index cols() const { return columns_; }
   [[nodiscard]] Index size() const { return rows_ * columns_; }
@@ -108,22 +113,31 @@ class Array {
   /// Of an empty array, such as an absent bias, they are empty.
   [[nodiscard]] Array middle_rows(Index first, Index count) const {
     if (empty()) return {};
-    return stored_ ? of_storage(detail::some_rows(*storage(), first, count)) : part(data_ + first * row_stride_, count, columns_);
+    return stored_ != nullptr ? of_storage(detail::some_rows(*storage(), first, count))
+                              : part(data_ + first * row_stride_, count, columns_);
   }
   [[nodiscard]] Array middle_columns(Index first, Index count) const { return empty() ? Array() : part(data() + first, rows_, count); }
 
  private:
   /// Not inline: kernels call for many rows and must not have this in their loops.
-  [[nodiscard]] EIGEN_DONT_INLINE const Scalar* widened() const { return stored_ ? stored_->data() : nullptr; }
+  [[nodiscard]] EIGEN_DONT_INLINE const Scalar* widened() const { return stored_ != nullptr ? stored_->data() : nullptr; }
   [[nodiscard]] Array part(const Scalar* first, Index rows, Index columns) const {
     Array array = *this;
-    if (stored_) array.keep_alive_ = std::move(array.stored_);
-    array.stored_.reset();
+    array.stored_ = nullptr;
     array.whole_ = false;
     array.data_ = first;
     array.rows_ = rows;
     array.columns_ = columns;
     return array;
+  }
+  void take(Array& other) noexcept {
+    data_ = std::exchange(other.data_, nullptr);
+    rows_ = std::exchange(other.rows_, 0);
+    columns_ = std::exchange(other.columns_, 0);
+    row_stride_ = std::exchange(other.row_stride_, 0);
+    whole_ = std::exchange(other.whole_, false);
+    stored_ = std::exchange(other.stored_, nullptr);
+    keep_alive_ = std::move(other.keep_alive_);
   }
   explicit Array(std::shared_ptr<Matrix<Scalar>> owned) : whole_(true) {
     data_ = owned->data();
@@ -135,9 +149,9 @@ class Array {
 
   const Scalar* data_ = nullptr;
   Index rows_ = 0, columns_ = 0, row_stride_ = 0;
-  bool whole_ = false;  // keep_alive_ is a Matrix<Scalar>, made for arrays, and this is all of it
-  std::shared_ptr<const void> keep_alive_;
-  std::shared_ptr<const detail::StoredNumbers<Scalar>> stored_;  // null: the numbers are at data_
+  bool whole_ = false;                                     // keep_alive_ is a Matrix<Scalar>, made for arrays, and this is all of it
+  std::shared_ptr<const void> keep_alive_;                 // every copy counts it: arrays are copied by dozens
+  const detail::StoredNumbers<Scalar>* stored_ = nullptr;  // held by keep_alive_; null: the numbers are at data_
 };
 
 namespace detail {

@@ -12,10 +12,6 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Numbers of a LaneRegister that fills a vector register of the target machine.
-template <class Scalar>
-constexpr int computed_lanes = vector_register_bytes / static_cast<int>(sizeof(Scalar));
-
 /// `Count` neighbouring numbers that are computed together, at most a vector register of them: the compiler's own type where it has one, so
 /// that sums stay in registers. Reads and writes at any address.
 #if defined(__GNUC__)

@@ -5,8 +5,8 @@
 #include <type_traits>
 #include <utility>
 
-#include <implicit_attention/core/types.hpp>
-#include <implicit_attention/core/vector_register.hpp>
+#include <implicit_attention/core/register_shuffles.hpp>
+#include <implicit_attention/core/row_product.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -38,73 +38,19 @@ constexpr Index product_inner = 256;
 /// Rows that use a panel: their part of the left factor fits the second cache.
 constexpr Index product_rows = 384;
 #if defined(__GNUC__)
-/// Rows whose entries are summed up in registers together, beside two columns of registers or, where no two are left, one.
+/// Rows whose entries are summed up in registers together, beside two columns of registers or, where no two are left, one. Processors with
+/// registers of 64 bytes have 32 of them, the others 16.
 template <int Registers>
-constexpr Index product_tile_rows = Registers == 2 ? 6 : 8;
+constexpr Index product_tile_rows = Registers == 2 && vector_register_bytes < 64 ? 6 : 8;
 template <class Scalar>
-constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
-
-/// Register `row` of two that lie `Distance` rows apart, after one step of a transposition: every other run of `Distance` numbers of each.
-template <int Distance, bool Second, class Register, int... Place>
-[[nodiscard]] EIGEN_ALWAYS_INLINE Register exchanged([[maybe_unused]] Register first, [[maybe_unused]] Register second,
-                                                     std::integer_sequence<int, Place...>) {
-#if IMPLICIT_ATTENTION_SHUFFLES
-  constexpr int lanes = sizeof...(Place);
-  return __builtin_shufflevector(first, second,
-                                 ((Place & Distance) == 0 ? Place + (Second ? Distance : 0) : lanes + Place - (Second ? 0 : Distance))...);
-#else
-  return first;
-#endif
-}
-/// Transposes `lanes` registers of `lanes` numbers.
-template <int Distance, int Lanes, class Scalar>
-EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::type* rows) {
-  using Register = typename VectorRegister<Scalar>::type;
-  if constexpr (Distance < Lanes) {
-    constexpr std::make_integer_sequence<int, Lanes> places{};
-    IMPLICIT_ATTENTION_UNROLL
-    for (int row = 0; row < Lanes; ++row)
-      if ((row & Distance) == 0) {
-        const Register first = rows[row], second = rows[row + Distance];
-        rows[row] = exchanged<Distance, false>(first, second, places);
-        rows[row + Distance] = exchanged<Distance, true>(first, second, places);
-      }
-    transpose_registers<2 * Distance, Lanes, Scalar>(rows);
-  }
-}
-/// How far ahead of what is copied memory is asked for: more rows are read side by side than a processor follows by itself.
-template <class Scalar>
-constexpr Index product_copied_ahead = 256 / static_cast<Index>(sizeof(Scalar));
-
-/// A panel of a factor that is transposed, `width` columns, a register's or two: panel[k * width + c] = from[c * step + k].
-template <Real Scalar>
-EIGEN_DONT_INLINE void copy_transposed(const Scalar* from, Index step, Index inner, Scalar* panel, Index width) {
-  Index done = 0;
-#if IMPLICIT_ATTENTION_SHUFFLES
-  using Register = typename VectorRegister<Scalar>::type;
-  constexpr int lanes = static_cast<int>(product_tile_columns<Scalar> / 2);
-  for (; done + lanes <= inner; done += lanes)
-    for (Index column = 0; column < width; column += lanes) {
-      Register rows[static_cast<std::size_t>(lanes)];
-      for (int c = 0; c < lanes; ++c) {
-        const Scalar* const numbers = from + (column + c) * step + done;
-        __builtin_prefetch(numbers + product_copied_ahead<Scalar>);
-        rows[c] = *reinterpret_cast<const Register*>(numbers);
-      }
-      transpose_registers<1, lanes, Scalar>(rows);
-      for (int k = 0; k < lanes; ++k) *reinterpret_cast<Register*>(panel + (done + k) * width + column) = rows[k];
-    }
-#endif
-  for (Index c = 0; c < width; ++c)
-    for (Index k = done; k < inner; ++k) panel[k * width + c] = from[c * step + k];
-}
+constexpr Index product_tile_columns = 2 * computed_lanes<Scalar>;
 
 /// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, `Registers` registers).
 template <int Registers, Real Scalar>
 EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
                                      Index out_stride) {
   using Register = typename VectorRegister<Scalar>::type;
-  constexpr int lanes = static_cast<int>(product_tile_columns<Scalar> / 2), tile_rows = static_cast<int>(product_tile_rows<Registers>);
+  constexpr int lanes = computed_lanes<Scalar>, tile_rows = static_cast<int>(product_tile_rows<Registers>);
   const Index rows = std::min<Index>(a.rows, tile_rows), step = a.inner_step;
   const Scalar* row[static_cast<std::size_t>(tile_rows)];
   Register sums[static_cast<std::size_t>(tile_rows)][static_cast<std::size_t>(Registers)] = {};
@@ -180,14 +126,10 @@ EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar
       next = column + group < columns ? PanelPrefetch<Scalar>(b, column + group, columns) : PanelPrefetch<Scalar>(*after, 0, columns);
     if (count < width) std::fill_n(panel, inner * width, Scalar(0));
     const Scalar* const from = b.data + column * b.column_step;
-    if (b.inner_step == 1 && count == width) {
-      copy_transposed(from, b.column_step, inner, panel, width);
-    } else if (b.inner_step == 1) {
-      for (Index c = 0; c < count; ++c)
-        for (Index k = 0; k < inner; ++k) panel[k * width + c] = from[c * b.column_step + k];
-    } else {
+    if (b.inner_step == 1)
+      copy_transposed(from, b.column_step, count, inner, panel, width);
+    else
       for (Index k = 0; k < inner; ++k) std::copy_n(from + k * b.inner_step, count, panel + k * width);
-    }
     LeftFactor<Scalar> rest = a;
     for (Index row = 0; row < a.rows; row += tile_rows) {
       rest.data = a.data + row * a.row_step;
@@ -223,21 +165,32 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
     }
 }
 
-/// out += sign numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector; of a row-major `Order`,
-/// b is transposed. One instantiation per scalar and order: Eigen's is compiled anew for every kind of factor and sign.
-template <Real Scalar, int Order>
-EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, const Scalar* numbers, Index inner, const Scalar* b,
-                                       Index stride) {
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-  Eigen::Map<Vector>(out, columns).noalias() +=
-      sign * (Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>, 0, Eigen::OuterStride<>>(
-                  b, columns, inner, Eigen::OuterStride<>(stride)) *
-              Eigen::Map<const Vector>(numbers, inner));
+/// Numbers of a part of a product of few rows before it is transposed.
+constexpr Index product_part = 96 * 64;
+/// Whether the rows of a left factor are few beside a right one of so many numbers, and nearly fill the registers that they are copied to.
+template <class Scalar>
+[[nodiscard]] constexpr bool few_rows(Index rows, Index right_numbers) {
+  constexpr Index lanes = computed_lanes<Scalar>;
+  return rows <= product_part / 96 && right_numbers >= Index(1) << 16 && (rows + lanes - 1) / lanes * lanes - rows <= lanes / 2;
 }
+
+/// out = sign a b^T for few rows of a, as the transposed of b a^T: the few rows of a are copied to panels, not the many of b.
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_few_rows(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign) {
+  alignas(64) Scalar part[static_cast<std::size_t>(product_part)];
+  const Index wide = product_part / a.rows / 16 * 16;
+  for (Index first = 0; first < out.cols(); first += wide) {
+    const Index count = std::min(wide, out.cols() - first);
+    multiply_blocks(View<Scalar>(part, count, a.rows, a.rows),
+                    LeftFactor<Scalar>{b.data() + first * b.outerStride(), count, b.outerStride(), 1},
+                    RightFactor<Scalar>{a.data, inner, 1, a.row_step}, sign, false);
+    copy_transposed(part, a.rows, count, a.rows, out.data() + first, out.outerStride());
+  }
+}
+
 /// out (+)= sign a b for one row; with `Right`, b is transposed.
 template <Real Scalar, class Which>
 void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add) {
-  if (!add) out.setZero();
   const Scalar* numbers = a.data;
   RowVector<Scalar> own;
   if (a.inner_step != 1) {
@@ -245,17 +198,21 @@ void multiply_row(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, Co
     for (Index k = 0; k < inner; ++k) own[k] = a.data[k * a.inner_step];
     numbers = own.data();
   }
-  constexpr int order = std::is_same_v<Which, Transposed::Right> ? Eigen::RowMajor : Eigen::ColMajor;
-  add_row_product<Scalar, order>(out.data(), out.cols(), sign, numbers, inner, b.data(), b.outerStride());
+  if constexpr (std::is_same_v<Which, Transposed::Right>)
+    return multiply_row_transposed<Scalar>(out.data(), out.cols(), numbers, inner, b.data(), b.outerStride(), sign, add);
+  if (!add) out.setZero();
+  add_row_product<Scalar>(out.data(), out.cols(), sign, numbers, inner, b.data(), b.outerStride());
 }
 
-/// out (+)= sign a b; with `Right`, b is transposed. Of two rows and more every entry is added up in the same order, however the columns
-/// are shared out; of one, in Eigen's.
+/// out (+)= sign a b; with `Right`, b is transposed. Every entry is added up in the same order, however the columns are shared out; with one
+/// row and b as it is, in Eigen's.
 template <Real Scalar, class Which>
 void multiply_matrices(View<Scalar> out, const LeftFactor<Scalar>& a, Index inner, ConstView<Scalar> b, Scalar sign, bool add, Which) {
   constexpr bool right = std::is_same_v<Which, Transposed::Right>;
   if (a.rows == 1) return multiply_row<Scalar, Which>(out, a, inner, b, sign, add);
   if (inner == 0 && !add) out.setZero();
+  if constexpr (right)
+    if (!add && a.inner_step == 1 && few_rows<Scalar>(a.rows, out.cols() * inner)) return multiply_few_rows<Scalar>(out, a, inner, b, sign);
   multiply_blocks(out, a, RightFactor<Scalar>{b.data(), inner, right ? 1 : b.outerStride(), right ? b.outerStride() : 1}, sign, add);
 }
 #endif

@@ -40,11 +40,20 @@ template <Real Scalar>
   return true;
 }
 
-/// One row of a weight, such as a token's embedding. Nothing else of it is read.
+/// One row of a weight, such as a token's embedding, copied to `row`. Nothing else of it is read.
 template <Real Scalar>
-[[nodiscard]] RowVector<Scalar> row_of(const Array<Scalar>& weight, Index row) {
-  Matrix<Scalar> panel;
-  return RowVector<Scalar>(numbers_of(weight, row, 1, 0, weight.cols(), panel).row(0));
+void copy_row(const Array<Scalar>& weight, Index index, Scalar* row) {
+  if (const StoredTensor* const stored = weight.storage())
+    stored->widen_part(index, 0, weight.cols(), row);
+  else
+    std::copy_n(weight.row(index), weight.cols(), row);
+}
+/// The same as a row of its own.
+template <Real Scalar>
+[[nodiscard]] RowVector<Scalar> row_of(const Array<Scalar>& weight, Index index) {
+  RowVector<Scalar> row(weight.cols());
+  copy_row(weight, index, row.data());
+  return row;
 }
 
 /// out = u weight^T for rows `first` to `first + count` of the weight; `out` (tokens, count).

@@ -29,6 +29,9 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 constexpr int vector_register_bytes = std::max<int>(EIGEN_MAX_STATIC_ALIGN_BYTES, 16);
+/// Numbers that fill a vector register of the target machine.
+template <class Scalar>
+constexpr int computed_lanes = vector_register_bytes / static_cast<int>(sizeof(Scalar));
 
 #if defined(__GNUC__)
 /// `type` may stand at any address that suits its numbers; `bits` are integers of their size.

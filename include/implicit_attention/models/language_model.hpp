@@ -160,7 +160,7 @@ Matrix<S> LanguageModel<S>::embed(const std::vector<Index>& ids) const {
                     " is out of range, expected 0 to ", vocabulary() - 1);
   Matrix<Scalar> rows(static_cast<Index>(ids.size()), width());
   for (Index token = 0; token < rows.rows(); ++token)
-    rows.row(token) = detail::row_of(parts_.embedding, ids[static_cast<std::size_t>(token)]);
+    detail::copy_row(parts_.embedding, ids[static_cast<std::size_t>(token)], rows.row(token).data());
   return rows;
 }
 
@@ -299,7 +299,7 @@ Value<S> LanguageModel<S>::leave(const Value<Scalar>& final_residual, const Matr
   const Array<Scalar> numbers = known != nullptr ? Array<Scalar>::view(*known) : Array<Scalar>();
   const Array<Scalar>* const given = known != nullptr ? &numbers : nullptr;
   Value<Scalar> logits = linear(normalize(parts_.final_norm, final_residual), parts_.head, parts_.head_bias, given);
-  if (parts_.logit_scale != Scalar(1)) logits = times(logits, parts_.logit_scale);
+  if (parts_.logit_scale != Scalar(1)) logits = times(std::move(logits), parts_.logit_scale);
   if (parts_.soft_cap > Scalar(0)) logits = soft_cap(logits, parts_.soft_cap, given);
   return logits;
 }
@@ -307,7 +307,9 @@ Value<S> LanguageModel<S>::leave(const Value<Scalar>& final_residual, const Matr
 template <Real S>
 Matrix<S> LanguageModel<S>::logits_of(ConstView<Scalar> final_residual, const Executor& executor) const {
   Trace<Scalar> trace(false, executor);
-  return Matrix<Scalar>(*leave(trace.input(Array<Scalar>::view(final_residual))));
+  Value<Scalar> logits = leave(trace.input(Array<Scalar>::view(final_residual)));
+  if (Matrix<Scalar>* const own = logits.numbers.sole_owner()) return std::move(*own);
+  return Matrix<Scalar>(*logits);
 }
 
 template <Real S>

@@ -42,15 +42,18 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> token_mix(const Value<S>& x, const Value<S>& shifted, const Array<S>& m) {
   check_vector("token_mix", "the mix", m, x.cols(), "width");
-  const RowVector<S> weight = m.matrix().row(0);
+  using Numbers = detail::ConstNumbers<S>;
   Matrix<S> out = detail::filled_by_rows<S>(x.rows(), x.cols(), x.trace->executor(), [&](View<S> panel, Index first, Index count) {
-    const ConstView<S> now = (*x).middleRows(first, count), before = (*shifted).middleRows(first, count);
-    panel = (before.array() + (now - before).array().rowwise() * weight.array()).matrix();
+    const Numbers weight(m.data(), m.size());
+    for (Index row = 0; row < count; ++row) {
+      const Numbers now(x.numbers.row(first + row), m.size()), before(shifted.numbers.row(first + row), m.size());
+      detail::Numbers<S>(panel.row(row).data(), m.size()) = before + (now - before) * weight;
+    }
   });
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), [x = x.link(), shifted = shifted.link(), weight](Back<S>& back, Matrix<S>& g) {
+  return x.trace->record(std::move(out), [x = x.link(), shifted = shifted.link(), m](Back<S>& back, Matrix<S>& g) {
     Matrix<S> now = detail::filled_by_rows<S>(g.rows(), g.cols(), back.executor(), [&](View<S> panel, Index first, Index count) {
-      panel = (g.middleRows(first, count).array().rowwise() * weight.array()).matrix();
+      panel = (g.middleRows(first, count).array().rowwise() * m.matrix().row(0).array()).matrix();
       g.middleRows(first, count) -= panel;  // (1 - m) g
     });
     back.add(x, std::move(now));

@@ -47,7 +47,8 @@ class Norm {
 
   /// r (L, D) to u (L, D), given r's statistics.
   [[nodiscard]] Matrix<Scalar> apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor = serial_executor()) const;
-  [[nodiscard]] Matrix<Scalar> operator()(ConstView<Scalar> r) const { return apply(r, statistics(r)); }
+  /// The same where nobody asks for the statistics.
+  [[nodiscard]] Matrix<Scalar> operator()(ConstView<Scalar> r, const Executor& executor = serial_executor()) const;
 
   /// scale * weight of every number, (L, D): what the norm multiplies by where its statistics are held.
   [[nodiscard]] Matrix<Scalar> held_scale(const Statistics& s) const;
@@ -65,6 +66,17 @@ class Norm {
   /// Calls body(group, its first column, its weights).
   template <class Body>
   void each_group(const Body& body) const;
+  struct MeanAndScale {
+    Scalar mean, scale;
+  };
+  /// Those of one group of a token.
+  [[nodiscard]] MeanAndScale statistics_of(const detail::ConstNumbers<Scalar>& numbers) const {
+    const Scalar mean = centred_ ? numbers.mean() : Scalar(0);
+    return {mean, Scalar(1) / std::sqrt((numbers - mean).square().mean() + eps_)};
+  }
+  /// r to u, given statistics(token, group, numbers of r).
+  template <class StatisticsOf>
+  [[nodiscard]] Matrix<Scalar> normalized(ConstView<Scalar> r, const Executor& executor, const StatisticsOf& statistics) const;
 
   RowVector<Scalar> weight_, bias_;
   Scalar eps_ = 0;
@@ -109,31 +121,46 @@ void Norm<Scalar>::each_group(const Body& body) const {
 template <Real Scalar>
 typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, const Executor& executor) const {
   Statistics s;
-  s.mean.setZero(r.rows(), groups_);
+  s.mean.resize(r.rows(), groups_);
   s.scale.resize(r.rows(), groups_);
   detail::for_row_panels(r.rows(), r.cols(), executor, [&](Index first, Index count) {
     for (Index token = first; token < first + count; ++token)
       each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
-        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, column), weight.size());
-        if (centred_) s.mean(token, group) = numbers.mean();
-        s.scale(token, group) = Scalar(1) / std::sqrt((numbers - s.mean(token, group)).square().mean() + eps_);
+        const MeanAndScale made = statistics_of(detail::ConstNumbers<Scalar>(&r.coeffRef(token, column), weight.size()));
+        s.mean(token, group) = made.mean;
+        s.scale(token, group) = made.scale;
       });
   });
   return s;
 }
 
 template <Real Scalar>
-Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor) const {
+template <class StatisticsOf>
+Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Executor& executor, const StatisticsOf& statistics) const {
   return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> u, Index first, Index count) {
     for (Index row = 0; row < count; ++row)
       each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
-        const Index token = first + row;
-        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(token, column), weight.size());
+        const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(first + row, column), weight.size());
+        const MeanAndScale by = statistics(first + row, group, numbers);
         detail::Numbers<Scalar> out(&u.coeffRef(row, column), weight.size());
-        out = (s.scale(token, group) * (numbers - s.mean(token, group))) * weight;
-        if (bias_.size() != 0) out += detail::ConstNumbers<Scalar>(bias_.data() + column, weight.size());
+        if (bias_.size() == 0)
+          out = (by.scale * (numbers - by.mean)) * weight;
+        else
+          out = (by.scale * (numbers - by.mean)) * weight + detail::ConstNumbers<Scalar>(bias_.data() + column, weight.size());
       });
   });
+}
+
+template <Real Scalar>
+Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor) const {
+  return normalized(r, executor, [&](Index token, Index group, const detail::ConstNumbers<Scalar>&) {
+    return MeanAndScale{s.mean(token, group), s.scale(token, group)};
+  });
+}
+
+template <Real Scalar>
+Matrix<Scalar> Norm<Scalar>::operator()(ConstView<Scalar> r, const Executor& executor) const {
+  return normalized(r, executor, [&](Index, Index, const detail::ConstNumbers<Scalar>& numbers) { return statistics_of(numbers); });
 }
 
 template <Real Scalar>

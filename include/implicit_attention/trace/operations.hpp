@@ -138,6 +138,7 @@ template <Real S>
 [[nodiscard]] Value<S> normalize(const Norm<S>& norm, const Value<S>& x, typename Norm<S>::Statistics* statistics = nullptr) {
   if (x.cols() != norm.width())
     detail::raise(ErrorKind::shape, "norm: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", norm.width(), ")");
+  if (statistics == nullptr && !x.trace->records({&x})) return x.trace->constant(norm(*x, x.trace->executor()));
   const auto made = std::make_shared<const typename Norm<S>::Statistics>(norm.statistics(*x, x.trace->executor()));
   if (statistics != nullptr) *statistics = *made;
   Matrix<S> out = norm.apply(*x, *made, x.trace->executor());

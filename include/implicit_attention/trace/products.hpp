@@ -19,6 +19,8 @@ namespace detail {
 /// Rows (tokens) and output columns of a product that one worker takes at a time: small enough that two workers end together, large enough
 /// that packing them costs little. The cut depends on the sizes alone.
 constexpr Index shared_tile_rows = 256, shared_tile_columns = 192;
+/// Output columns of a product of a single token; of a few, as many less.
+constexpr Index shared_row_columns = 1536;
 
 /// Neighbours of `count` that are taken together, about `about` of them: shares of equal size, multiples of 16.
 [[nodiscard]] inline Index product_share(Index count, Index about) {
@@ -30,7 +32,8 @@ constexpr Index shared_tile_rows = 256, shared_tile_columns = 192;
 template <class Body>
 void for_product_tiles(Index rows, Index columns, const Executor& executor, const Body& body) {
   if (rows == 0 || columns == 0) return;
-  const Index high = product_share(rows, shared_tile_rows), wide = product_share(columns, shared_tile_columns);
+  const Index high = product_share(rows, shared_tile_rows),
+              wide = product_share(columns, std::max(shared_tile_columns, shared_row_columns / rows));
   const Index down = (rows + high - 1) / high, across = (columns + wide - 1) / wide;
   const auto tile = [&](Index index) {
     const Index row = index / across * high, column = index % across * wide;

@@ -1,0 +1,78 @@
+// Products of a row of numbers with a matrix, each compiled once a scalar.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include <implicit_attention/core/register_shuffles.hpp>
+
+#include <implicit_attention/core/host_macros_off.hpp>
+IMPLICIT_ATTENTION_NAMESPACE_BEGIN
+
+namespace detail {
+
+#if defined(__GNUC__)
+/// out += sign numbers b for a row of numbers side by side, by Eigen's product of a matrix in memory with a vector. One instantiation per
+/// scalar: Eigen's is compiled anew for every kind of factor and sign.
+template <Real Scalar>
+EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, const Scalar* numbers, Index inner, const Scalar* b,
+                                       Index stride) {
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  Eigen::Map<Vector>(out, columns).noalias() +=
+      sign * (Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, 0, Eigen::OuterStride<>>(
+                  b, columns, inner, Eigen::OuterStride<>(stride)) *
+              Eigen::Map<const Vector>(numbers, inner));
+}
+
+/// Products of a row of numbers with `Rows` neighbouring rows of b, each added up in the same order, whatever `Rows` is. The rows behind
+/// them are asked for meanwhile.
+template <int Rows, Real Scalar>
+EIGEN_ALWAYS_INLINE void row_products(Scalar* products, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
+  using Register = typename VectorRegister<Scalar>::type;
+  constexpr int lanes = computed_lanes<Scalar>;
+  Register sums[static_cast<std::size_t>(Rows)] = {};
+  Index done = 0;
+  for (; done + lanes <= inner; done += lanes) {
+    const Register left = *reinterpret_cast<const Register*>(numbers + done);
+    IMPLICIT_ATTENTION_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      __builtin_prefetch(b + (row + Rows) * stride + done);
+      sums[row] += left * *reinterpret_cast<const Register*>(b + row * stride + done);
+    }
+  }
+#if IMPLICIT_ATTENTION_SHUFFLES
+  add_up_registers<Rows, 1, Scalar>(sums);
+  for (int row = 0; row < Rows; ++row) products[row] = sums[0][row];
+#else
+  for (int row = 0; row < Rows; ++row) {
+    for (int distance = 1; distance < lanes; distance *= 2)
+      for (int lane = 0; lane < lanes; lane += 2 * distance) sums[row][lane] += sums[row][lane + distance];
+    products[row] = sums[row][0];
+  }
+#endif
+  for (; done < inner; ++done)
+    for (int row = 0; row < Rows; ++row) products[row] += numbers[done] * b[row * stride + done];
+}
+
+/// out (+)= sign numbers b^T for a row of numbers side by side.
+template <Real Scalar>
+EIGEN_DONT_INLINE void multiply_row_transposed(Scalar* out, Index columns, const Scalar* numbers, Index inner, const Scalar* b,
+                                               Index stride, Scalar sign, bool add) {
+  constexpr int together = std::min(8, computed_lanes<Scalar>);
+  Scalar products[static_cast<std::size_t>(together)];
+  for (Index column = 0, count = together; column < columns; column += count) {
+    if (column + together > columns) count = 1;
+    if (count == together)
+      row_products<together>(products, numbers, inner, b + column * stride, stride);
+    else
+      row_products<1>(products, numbers, inner, b + column * stride, stride);
+    for (Index c = 0; c < count; ++c) out[column + c] = (add ? out[column + c] : Scalar(0)) + sign * products[c];
+  }
+}
+
+#endif
+
+}  // namespace detail
+
+IMPLICIT_ATTENTION_NAMESPACE_END
+#include <implicit_attention/core/host_macros_on.hpp>
