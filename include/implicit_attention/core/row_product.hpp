@@ -30,15 +30,15 @@ template <int Rows, Real Scalar>
 EIGEN_ALWAYS_INLINE void row_products(Scalar* products, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
   using Register = typename VectorRegister<Scalar>::type;
   constexpr int lanes = computed_lanes<Scalar>;
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
   Register sums[static_cast<std::size_t>(Rows)] = {};
   Index done = 0;
   for (; done + lanes <= inner; done += lanes) {
     const Register left = *reinterpret_cast<const Register*>(numbers + done);
+    if (done % line == 0) IMPLICIT_ATTENTION_UNROLL
+    for (int row = 0; row < Rows; ++row) __builtin_prefetch(b + (row + Rows) * stride + done);
     IMPLICIT_ATTENTION_UNROLL
-    for (int row = 0; row < Rows; ++row) {
-      __builtin_prefetch(b + (row + Rows) * stride + done);
-      sums[row] += left * *reinterpret_cast<const Register*>(b + row * stride + done);
-    }
+    for (int row = 0; row < Rows; ++row) sums[row] += left * *reinterpret_cast<const Register*>(b + row * stride + done);
   }
 #if IMPLICIT_ATTENTION_SHUFFLES
   add_up_registers<Rows, 1, Scalar>(sums);
