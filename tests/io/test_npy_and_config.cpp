@@ -153,6 +153,10 @@ TEST_CASE("writers leave what stood there when they fail, and nothing of their o
         ++partial;
       }
     CHECK(partial == 1);
+    const auto changed = static_cast<fs::perms>(0666);  // while it is written, and to more than most systems give a new file
+    fs::permissions(folder / "a.npy", changed);
+    file.commit();
+    CHECK(fs::status(folder / "a.npy").permissions() == changed);
   }
   SECTION("what is half written can be removed by a signal handler, several at once, and nothing that is whole") {
     const std::size_t before = folder.entries();

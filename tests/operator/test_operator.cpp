@@ -457,3 +457,21 @@ TEST_CASE("what a sum of forms gives is its matrix, its biases and what it carri
     CHECK((ImplicitAttention<double>(without_tail).run(x) - expected).norm() > 1e-3 * expected.norm());
   }
 }
+
+TEST_CASE("a reversed form is the same form on reversed tokens, its biases too", "[operator]") {
+  Draw draw(37);
+  const Matrix<double> x = draw.normals<double>(5, 4), backward = x.colwise().reverse();
+  for (const Index bias_rows : {1, 5})
+    for (const bool gated : {false, true}) {
+      CAPTURE(bias_rows, gated);
+      UnifiedForm<double> form = some_form();
+      form.norm_bias = draw.normals<double>(bias_rows, 4);
+      if (!gated) form.gate = Array<double>();
+      const ImplicitAttention<double> in_order(form);
+      form.reversed = true;
+      const ImplicitAttention<double> reversed(form);
+      CHECK(reversed.run(x) == in_order.run(backward).colwise().reverse());
+      CHECK(reversed.bias() == in_order.bias().colwise().reverse());
+      CHECK(reversed.carry() == in_order.carry().colwise().reverse());
+    }
+}
