@@ -30,11 +30,11 @@ namespace detail {
 /// How many numbers a panel of rows has: one worker's share at a time; what stays in the nearest cache while it is changed in place.
 constexpr Index shared_panel = Index(1) << 16, cached_panel = Index(1) << 12;
 
-/// Calls body(first, count) for panels of neighbouring rows of a (rows, columns) matrix, of about `numbers` numbers each, through the
-/// executor: work that is done number by number or row by row. The cut depends on the sizes alone; a small matrix is one panel.
+/// Calls body(first, count) for panels of neighbouring rows of a (rows, columns) matrix, of about shared_panel numbers each, through
+/// the executor: work that is done number by number or row by row. The cut depends on the sizes alone; a small matrix is one panel.
 template <class Body>
-void for_row_panels(Index rows, Index columns, const Executor& executor, const Body& body, Index numbers = shared_panel) {
-  const Index high = std::max<Index>(1, numbers / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
+void for_row_panels(Index rows, Index columns, const Executor& executor, const Body& body) {
+  const Index high = std::max<Index>(1, shared_panel / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
   if (panels <= 1) return body(Index(0), rows);
   const struct {
     const Body* body;

@@ -36,7 +36,7 @@ struct LeftFactor {
 /// Length of the sums that one pass adds up: a panel of the right factor fits the nearest cache.
 constexpr Index product_inner = 256;
 /// Rows that use a panel: their part of the left factor fits the second cache.
-constexpr Index product_rows = 384;
+constexpr Index product_rows = 512;
 #if defined(__GNUC__)
 /// Rows whose entries are summed up in registers together, beside two columns of registers or, where no two are left, one. Processors with
 /// registers of 64 bytes have 32 of them, the others 16.

@@ -70,9 +70,27 @@ template <Real Scalar>
 void silu_in_place(Numbers<Scalar> x) {
   x *= ((-x).exp() + Scalar(1)).inverse();
 }
+/// log(1 + t) for 0 <= t <= 1, to rounding: 2 artanh(s) with s = t / (2 + t) <= 1/3, whose series gains a digit a term.
+template <Real Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> log1p_up_to_one(const LaneNumbers<Scalar, Count>& t) {
+  constexpr int terms = sizeof(Scalar) == sizeof(float) ? 8 : 17;
+  const LaneNumbers<Scalar, Count> s = t / (t + Scalar(2)), square = s * s;
+  LaneNumbers<Scalar, Count> sum = LaneRegister<Scalar, Count>::zero() + Scalar(1) / Scalar(2 * terms - 1);
+  IMPLICIT_ATTENTION_UNROLL
+  for (int k = terms - 1; k > 0; --k) sum = sum * square + Scalar(1) / Scalar(2 * k - 1);
+  return Scalar(2) * s * sum;
+}
+/// softplus of numbers i .. i + Count - 1.
+template <int Count, Real Scalar>
+EIGEN_ALWAYS_INLINE void softplus_at(Numbers<Scalar> x, Index i) {
+  const LaneNumbers<Scalar, Count> t = (-x.abs()).exp().template at<Count>(i), positive = x.max(Scalar(0)).template at<Count>(i);
+  LaneRegister<Scalar, Count>::store(x.data() + i, positive + log1p_up_to_one<Scalar, Count>(t));
+}
 template <Real Scalar>
 void softplus_in_place(Numbers<Scalar> x) {
-  x = x.max(Scalar(0)) + (-x.abs()).exp().log1p();
+  Index i = 0;
+  for (; i + computed_lanes<Scalar> <= x.size(); i += computed_lanes<Scalar>) softplus_at<computed_lanes<Scalar>, Scalar>(x, i);
+  for (; i < x.size(); ++i) softplus_at<1, Scalar>(x, i);
 }
 template <Real Scalar>
 void gelu_scale_in_place(Numbers<Scalar> x) {
@@ -83,26 +101,31 @@ template <Real Scalar>
 void sqrt_one_minus_square_in_place(Numbers<Scalar> log_a) {
   log_a = (-(Scalar(2) * log_a).expm1()).sqrt();
 }
-/// A new matrix of the same numbers, changed by function(numbers) in panels of `numbers` through an executor.
+/// to = from, changed by function(numbers) a few rows at a time while they are in the nearest cache; in place where they are the same numbers.
 template <Real Scalar, class Function>
-[[nodiscard]] Matrix<Scalar> changed(ConstView<Scalar> x, const Function& function, const Executor& executor, Index numbers) {
+void set_changed(View<Scalar> to, ConstView<Scalar> from, const Function& function) {
+  const Index high = std::max<Index>(1, cached_panel / std::max<Index>(1, to.cols()));
+  for (Index first = 0; first < to.rows(); first += high) {
+    View<Scalar> rows(to.data() + first * to.cols(), std::min(high, to.rows() - first), to.cols());
+    if (to.data() != from.data()) rows = from.middleRows(first, rows.rows());
+    function(Numbers<Scalar>(rows.data(), rows.size()));
+  }
+}
+/// A new matrix of the same numbers, changed by function(numbers), through an executor.
+template <Real Scalar, class Function>
+[[nodiscard]] Matrix<Scalar> changed(ConstView<Scalar> x, const Function& function, const Executor& executor) {
   Matrix<Scalar> out = large_matrix<Scalar>(x.rows(), x.cols(), "an activation");
-  for_row_panels(
-      x.rows(), x.cols(), executor,
-      [&](Index first, Index count) {
-        View<Scalar> panel(out.data() + first * x.cols(), count, x.cols());
-        panel = ConstView<Scalar>(x.middleRows(first, count));
-        function(Numbers<Scalar>(panel.data(), panel.size()));
-      },
-      numbers);
+  for_row_panels(x.rows(), x.cols(), executor, [&](Index first, Index count) {
+    set_changed<Scalar>(View<Scalar>(out.data() + first * x.cols(), count, x.cols()), x.middleRows(first, count), function);
+  });
   return out;
 }
-/// The same of an expression, which is evaluated whole; what is numbers already goes panel by panel while it is in the nearest cache.
+/// The same on this thread; an expression is evaluated whole.
 template <class Derived, class Function>
 [[nodiscard]] Matrix<typename Derived::Scalar> changed(const Eigen::MatrixBase<Derived>& x, const Function& function) {
   using Scalar = typename Derived::Scalar;
   if constexpr (viewable<Derived> && bool(Derived::IsRowMajor)) {
-    return changed<Scalar>(ConstView<Scalar>(x.derived()), function, serial_executor(), cached_panel);
+    return changed<Scalar>(ConstView<Scalar>(x.derived()), function, serial_executor());
   } else {
     Matrix<Scalar> out = large_matrix(x);
     function(Numbers<Scalar>(out.data(), out.size()));

@@ -72,8 +72,7 @@ struct SoftplusBack {
 template <Real S>
 [[nodiscard]] Array<S> function_over(Function function, Value<S>& x) {
   return filled_over<S>({&x}, [function, from = *x](View<S> panel, Index first, Index count) {
-    panel = ConstView<S>(from.middleRows(first, count));
-    take_values<S>(function, numbers_in<S>(panel));
+    set_changed<S>(panel, from.middleRows(first, count), [function](Numbers<S> numbers) { take_values<S>(function, numbers); });
   });
 }
 }  // namespace detail
@@ -240,8 +239,8 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> gated_product(Function function, Value<S> z, const Value<S>& x) {
   Array<S> out = detail::filled_over<S>({&z}, [function, from = *z, &x](View<S> panel, Index first, Index count) {
-    panel = ConstView<S>(from.middleRows(first, count));
-    detail::take_values<S>(function, detail::numbers_in<S>(panel));
+    detail::set_changed<S>(panel, from.middleRows(first, count),
+                           [function](detail::Numbers<S> z_numbers) { detail::take_values<S>(function, z_numbers); });
     panel.array() *= ConstView<S>((*x).middleRows(first, count)).array();
   });
   if (!x.trace->records({&z, &x})) return x.trace->constant(std::move(out));

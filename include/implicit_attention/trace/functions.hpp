@@ -206,7 +206,7 @@ template <Real Scalar>
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_values(Function function, ConstView<Scalar> x, const Executor& executor) {
   return detail::changed<Scalar>(
-      x, [function](detail::Numbers<Scalar> numbers) { detail::take_values<Scalar>(function, numbers); }, executor, detail::shared_panel);
+      x, [function](detail::Numbers<Scalar> numbers) { detail::take_values<Scalar>(function, numbers); }, executor);
 }
 
 /// f'(x) of every number.
