@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <implicit_attention/core/thread_executor.hpp>
+#include <implicit_attention/models/explainer.hpp>
 #include <support/catch.hpp>
 #include <support/layer_recipes.hpp>
 
