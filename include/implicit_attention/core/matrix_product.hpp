@@ -44,18 +44,6 @@ constexpr Index product_tile_rows = Registers == 2 ? 6 : 8;
 template <class Scalar>
 constexpr Index product_tile_columns = 2 * vector_register_bytes / static_cast<int>(sizeof(Scalar));
 
-/// Register `row` of two that lie `Distance` rows apart, after one step of a transposition: every other run of `Distance` numbers of each.
-template <int Distance, bool Second, class Register, int... Place>
-[[nodiscard]] EIGEN_ALWAYS_INLINE Register exchanged([[maybe_unused]] Register first, [[maybe_unused]] Register second,
-                                                     std::integer_sequence<int, Place...>) {
-#if IMPLICIT_ATTENTION_SHUFFLES
-  constexpr int lanes = sizeof...(Place);
-  return __builtin_shufflevector(first, second,
-                                 ((Place & Distance) == 0 ? Place + (Second ? Distance : 0) : lanes + Place - (Second ? 0 : Distance))...);
-#else
-  return first;
-#endif
-}
 /// Transposes `lanes` registers of `lanes` numbers.
 template <int Distance, int Lanes, class Scalar>
 EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::type* rows) {

@@ -43,8 +43,10 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
   void walk_forwards(Scratch& scratch) { states_.walk_forwards(scratch); }
 
   /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the
-  /// gradients and adds its part of the sums over channels to the scratch's.
-  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
+  /// gradients and adds its part of the sums over channels to `query_sums` and `key_sums`, (tokens, state), or null where they are not asked
+  /// for.
+  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scalar* query_sums, Scalar* key_sums,
+                 Scratch& scratch) {
     const Index states = recurrence_->state, row = states * Width;
     Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
     std::copy_n(states_.at(begin), row, met);
@@ -53,12 +55,14 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
         const Index at = token - begin;
         prefetch_read(token + tokens_in_a_run, g, gradient);
         if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
-        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.query_sums(at * states, 0), g, gradient);
+        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
+        add_sums(token, scratch, query_sums);
       }
       for (Index token = end - 1; token >= begin; --token) {
         const Index at = token - begin;
         prefetch_step_back(token - tokens_in_a_run, gradient);
-        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.key_sums(at * states, 0), g, gradient);
+        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
+        add_sums(token, scratch, key_sums);
       }
     };
     if (recurrence_->read_before_update)
@@ -85,10 +89,21 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
       if (written->size() != 0) prefetch_written<Width>(&(*written)(token, channel_));
   }
 
-  /// Advances the state by one token, and adds up the gradients that need only the state: those of the query and its scale.
+  /// Adds up a token's products over the tile's channels. Products by place of all tokens would leave the second cache no room for states.
+  EIGEN_ALWAYS_INLINE void add_sums(Index token, const Scratch& scratch, Scalar* sums) const {
+    if (sums == nullptr) return;
+    const Index states = recurrence_->state;
+    const Scalar* const products = scratch.products.data();
+    Scalar* const to = sums + token * states;
+    Index n = 0;
+    for (; n + lane <= states; n += lane) store(to + n, load(to + n) + sums_of_rows<Scalar, lane>(products + n * lane));
+    for (; n < states; ++n) to[n] += sum_of<Scalar, lane>(load(products + n * lane));
+  }
+
+  /// Advances the state by one token, and makes the gradients that need only the state: those of the query, as products, and its scale.
   template <bool ReadsBefore>
-  IMPLICIT_ATTENTION_FLATTEN void read(Index token, const Scratch& scratch, const Scalar* decay, Scalar* met, Scalar* query_sums,
-                                       const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
+  IMPLICIT_ATTENTION_FLATTEN void read(Index token, Scratch& scratch, const Scalar* decay, Scalar* met, const ConstView<Scalar>& g,
+                                       ScanGradient<Scalar>& gradient) const {
     const Index states = recurrence_->state;
     const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
     const Scalar* const weight = g.data() + token * g.outerStride() + channel_;
@@ -100,7 +115,7 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
       sums[r] = Registers::zero();
     }
     for (Index n = 0; n < states; ++n) {
-      Register query_sum = load(query_sums + n * Scratch::lane);
+      Register product = Registers::zero();
       IMPLICIT_ATTENTION_UNROLL
       for (int r = 0; r < registers; ++r) {
         const Index at = n * Width + r * lane;
@@ -108,9 +123,9 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
         store(met + states * Width + at, after);
         const Register seen = ReadsBefore ? before : after;
         sums[r] += query[n] * seen;
-        query_sum += weights[r] * seen;
+        product += weights[r] * seen;
       }
-      store(query_sums + n * Scratch::lane, query_sum);
+      store(scratch.products.data() + n * lane, product);
     }
     if (recurrence_->query_scale.empty()) return;
     IMPLICIT_ATTENTION_UNROLL
@@ -119,7 +134,7 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
 
   /// `adjoint_` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
   template <bool ReadsBefore>
-  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, const Scratch& scratch, const Scalar* decay, const Scalar* met, Scalar* key_sums,
+  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Scratch& scratch, const Scalar* decay, const Scalar* met,
                                             const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) {
     const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
     const Scalar *const weight = g.data() + token * g.outerStride() + channel_, *const rate = states_.rate();
@@ -133,21 +148,21 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
       value_gradient[r] = step_gradient[r] = Registers::zero();
     }
     for (Index n = 0; n < recurrence_->state; ++n) {
-      Register key_sum = load(key_sums + n * Scratch::lane);
+      Register product = Registers::zero();
       IMPLICIT_ATTENTION_UNROLL
       for (int r = 0; r < registers; ++r) {
         const Index at = n * Width + r * lane;
         Register lambda = load(adjoint + at);
         if constexpr (!ReadsBefore) lambda += query[n] * weights[r];
         value_gradient[r] += key[n] * lambda;
-        key_sum += value[r] * lambda;
+        product += value[r] * lambda;
         lambda *= load(decay + at);
         step_gradient[r] += load(rate + at) * lambda * load(met + at);
         if constexpr (ReadsBefore)
           if (!fresh) lambda += query[n] * weights[r];
         store(adjoint + at, lambda);
       }
-      store(key_sums + n * Scratch::lane, key_sum);
+      store(scratch.products.data() + n * lane, product);
     }
     if (fresh) {  // nothing goes into the document before, NaN neither
       std::fill_n(adjoint, recurrence_->state * Width, Scalar(0));
@@ -198,7 +213,7 @@ template <Real Scalar>
   if (recurrence.read_before_update) gradient.diagonal.resize(tokens, channels);
   const detail::ChannelGroups groups(channel_runs(channels));
   const auto parts_of = [&](const Array<Scalar>& wanted) {  // (groups * tokens, state)
-    return wanted.empty() ? Matrix<Scalar>() : Matrix<Scalar>(groups.count() * tokens, states);
+    return wanted.empty() ? Matrix<Scalar>() : Matrix<Scalar>(Matrix<Scalar>::Zero(groups.count() * tokens, states));
   };
   Matrix<Scalar> query_parts = parts_of(recurrence.query), key_parts = parts_of(recurrence.key);
 
@@ -208,18 +223,10 @@ template <Real Scalar>
       return detail::ScanGradientTile<Width, Scalar>(recurrence, a, initial_state, scratch.block, run.channel);
     });
     tiles.each([&](auto& tile) { tile.walk_forwards(scratch); });
+    const auto part_in = [&](Matrix<Scalar>& parts) { return parts.size() == 0 ? nullptr : &parts(group * tokens, 0); };
     for (Index end = tokens; end > 0;) {
       const Index begin = (end - 1) / scratch.block * scratch.block;
-      scratch.query_sums.setZero();
-      scratch.key_sums.setZero();
-      tiles.each([&](auto& tile) { tile.walk_back(begin, end, g, gradient, scratch); });
-      const auto sum_up = [&](const Matrix<Scalar>& sums, Matrix<Scalar>& parts) {
-        if (parts.size() == 0) return;
-        for (Index row = 0; row < (end - begin) * states; ++row)
-          parts.data()[(group * tokens + begin) * states + row] = sums.row(row).sum();
-      };
-      sum_up(scratch.query_sums, query_parts);
-      sum_up(scratch.key_sums, key_parts);
+      tiles.each([&](auto& tile) { tile.walk_back(begin, end, g, gradient, part_in(query_parts), part_in(key_parts), scratch); });
       end = begin;
     }
   });
