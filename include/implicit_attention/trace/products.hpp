@@ -91,15 +91,15 @@ template <Real Scalar>
   return out;
 }
 
-/// grad weight: back through `u weight^T`, (tokens, columns of weight).
+/// Adds grad weight, back through `u weight^T`, to a gradient (tokens, columns of weight); stores it where there is none yet.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, const Array<Scalar>& weight,
-                                          const Executor& executor = serial_executor()) {
-  Matrix<Scalar> out = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
+void project_back(ConstView<Scalar> grad, const Array<Scalar>& weight, Matrix<Scalar>& gradient,
+                  const Executor& executor = serial_executor()) {
+  const bool add = gradient.size() != 0;
+  if (!add) gradient = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
   for_product_tiles(grad.rows(), weight.cols(), executor, [&](Index row, Index rows, Index first, Index count) {
-    set_product_of_columns<Scalar>(out.block(row, first, rows, count), grad.middleRows(row, rows), weight, first, count);
+    product_of_columns<Scalar>(gradient.block(row, first, rows, count), grad.middleRows(row, rows), weight, first, count, add);
   });
-  return out;
 }
 
 }  // namespace detail
