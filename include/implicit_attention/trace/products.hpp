@@ -63,22 +63,11 @@ template <Real Scalar, class Fill>
   return out;
 }
 
-/// a b, number by number.
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> each_times_each(ConstView<Scalar> a, ConstView<Scalar> b) {
-  return large_matrix(a.cwiseProduct(b));
-}
 /// The sum of all products a b, number by number.
 template <Real Scalar>
 [[nodiscard]] Scalar sum_of_products(ConstView<Scalar> a, ConstView<Scalar> b) {
   return a.cwiseProduct(b).sum();
 }
-/// a *= b, number by number, of the same shape.
-template <Real Scalar>
-void multiply_by(Matrix<Scalar>& a, const Matrix<Scalar>& b) {
-  numbers_in<Scalar>(a, 0, a.rows()) *= numbers_in<Scalar>(b, 0, b.rows());
-}
-
 /// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that it is compiled once.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, const Array<Scalar>& weight, const Array<Scalar>& bias = {},
