@@ -4,6 +4,7 @@
 #include <implicit_attention/core/array.hpp>
 #include <implicit_attention/core/configuration.hpp>
 #include <implicit_attention/core/configuration_entry.hpp>
+#include <implicit_attention/core/copy_transposed.hpp>
 #include <implicit_attention/core/dtype.hpp>
 #include <implicit_attention/core/edit_distance.hpp>
 #include <implicit_attention/core/error.hpp>
@@ -18,7 +19,6 @@
 #include <implicit_attention/core/openmp_executor.hpp>
 #include <implicit_attention/core/quantized.hpp>
 #include <implicit_attention/core/random_numbers.hpp>
-#include <implicit_attention/core/register_shuffles.hpp>
 #include <implicit_attention/core/row_product.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/core/shared_loop.hpp>

@@ -115,6 +115,22 @@ void expect_width() {
   }
 }
 
+/// Rows whose sums are whole numbers, each another one, whatever is added up first.
+template <class Scalar, int... Count>
+void expect_row_sums() {
+  const auto expect = [&]<int Rows>() {
+    std::vector<Scalar> rows(static_cast<std::size_t>(Rows * Rows)), sums(static_cast<std::size_t>(Rows)), expected(sums.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i] = static_cast<Scalar>(i * i % 101);
+      expected[i / sums.size()] += rows[i];
+    }
+    detail::LaneRegister<Scalar, Rows>::store(sums.data(), detail::sums_of_rows<Scalar, Rows>(rows.data()));
+    INFO("rows: " << Rows);
+    CHECK(sums == expected);
+  };
+  (expect.template operator()<Count>(), ...);
+}
+
 template <class Scalar>
 void expect_widths() {
   expect_width<Scalar, 1>();
@@ -139,6 +155,11 @@ TEST_CASE("sums of numbers in a row", "[core]") {
 TEST_CASE("fixed numbers of lanes", "[core]") {
   expect_widths<double>();
   expect_widths<float>();
+}
+
+TEST_CASE("sums of the rows of a square", "[core]") {
+  expect_row_sums<double, 1, 2, 4, 8>();
+  expect_row_sums<float, 1, 2, 4, 8, 16>();
 }
 
 TEST_CASE("numbers in a row are assigned, not where they stand", "[core]") {

@@ -205,9 +205,15 @@ TEST_CASE("stored weights: an array in storage, and everything that is asked of 
   const Matrix<float> u = Matrix<float>::Random(9, 256), g = Matrix<float>::Random(9, 2048);
   ThreadPool pool(2);
   CHECK(detail::project<float>(u, stored, {}, pool.executor()) == detail::project<float>(u, numbers));
-  CHECK(detail::project_back<float>(g, stored, pool.executor()) == detail::project_back<float>(g, numbers));
+  const auto back = [&](const Array<float>& weight, Matrix<float> gradient, const Executor& executor = serial_executor()) {
+    detail::project_back<float>(g, weight, gradient, executor);
+    return gradient;
+  };
+  const Matrix<float> alone = back(numbers, {});
+  CHECK(back(stored, {}, pool.executor()) == alone);
   CHECK((detail::project<float>(u, stored) - u * numbers.matrix().transpose()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4F);
-  CHECK((detail::project_back<float>(g, stored) - g * numbers.matrix()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4F);
+  CHECK((alone - g * numbers.matrix()).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4F);
+  CHECK((back(stored, u, pool.executor()) - u - alone).cwiseAbs().template maxCoeff<Eigen::PropagateNaN>() < 1e-4F);
 
   const Array<float> rows = stored.middle_rows(600, 40);
   CHECK(rows.storage() != nullptr);

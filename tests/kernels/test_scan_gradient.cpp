@@ -21,7 +21,7 @@ using test_support::two_threads;
 
 // All inputs of a diagonal recurrence as plain matrices, and its output token by token, from the equation in recurrence.hpp.
 struct PlainRecurrence {
-  Matrix<double> a, step, rate, query, key, query_scale, key_scale, diagonal, initial;
+  Matrix<double> a, step, rate, query, key, query_scale, key_scale, diagonal, gate, skip, initial;
   std::vector<Index> starts;
   bool read_before_update = false;
 
@@ -45,13 +45,15 @@ struct PlainRecurrence {
         }
         y *= at(query_scale, t, e);
         if (read_before_update) y += diagonal(t, e) * a(t, e);
-        sum += g(t, e) * y;
+        if (skip.size() != 0) y += skip(0, e) * a(t, e);
+        sum += g(t, e) * at(gate, t, e) * y;
       }
     }
     return sum;
   }
-  DiagonalRecurrence<double> recurrence() const {
-    DiagonalRecurrence<double> r;
+  SurroundedDiagonal<double> surrounded() const {
+    SurroundedDiagonal<double> surrounded;
+    DiagonalRecurrence<double>& r = surrounded.recurrence;
     r.tokens = a.rows();
     r.channels = a.cols();
     r.state = std::max(rate.rows(), Index(1));
@@ -67,7 +69,9 @@ struct PlainRecurrence {
     set(r.diagonal, diagonal);
     r.read_before_update = read_before_update;
     r.starts = starts;
-    return r;
+    set(surrounded.gate, gate);
+    set(surrounded.skip, skip);
+    return surrounded;
   }
 };
 
@@ -97,6 +101,7 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
                                    {9000, 1, 1, true, true, false, true, true}};
   std::uint64_t seed = 1;
   for (const Case& c : cases) {
+    const bool gated = seed % 2 == 0, skipped = seed % 3 == 0;
     INFO("seed " << seed << ": tokens " << c.tokens << ", channels " << c.channels << ", states " << c.states << ", read_before_update "
                  << c.read_before_update);
     Draw draw(seed++);
@@ -117,13 +122,15 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
     }
     plain.read_before_update = c.read_before_update;
     if (c.read_before_update) plain.diagonal = draw.normals<double>(c.tokens, c.channels);
+    if (gated) plain.gate = draw.normals<double>(c.tokens, c.channels);
+    if (skipped) plain.skip = draw.normals<double>(1, c.channels);
     if (c.carried) plain.initial = draw.normals<double>(c.states, c.channels);
     if (c.documents) plain.starts = {c.tokens / 3, c.tokens / 3 + 1, c.tokens - 4};
     const Matrix<double> g = draw.normals<double>(c.tokens, c.channels);
 
-    const DiagonalRecurrence<double> recurrence = plain.recurrence();
+    SurroundedDiagonal<double> surrounded = plain.surrounded();
     const Array<double> initial = Array<double>::view(plain.initial);
-    const ScanGradient<double> gradient = scan_gradient<double>(recurrence, plain.a, initial, g);
+    const ScanGradient<double> gradient = scan_gradient<double>(surrounded, plain.a, initial, g);
     const auto check = [&](const char* name, Matrix<double> PlainRecurrence::*member, const Matrix<double>& found) {
       if ((plain.*member).size() == 0) {
         CHECK(found.size() == 0);
@@ -145,9 +152,10 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
     check("query_scale", &PlainRecurrence::query_scale, gradient.query_scale);
     check("key_scale", &PlainRecurrence::key_scale, gradient.key_scale);
     check("diagonal", &PlainRecurrence::diagonal, gradient.diagonal);
+    check("gate", &PlainRecurrence::gate, gradient.gate);
 
     for (const Executor& executor : {backwards_executor(), two_threads()}) {
-      const ScanGradient<double> again = scan_gradient<double>(recurrence, plain.a, initial, g, executor);
+      const ScanGradient<double> again = scan_gradient<double>(surrounded, plain.a, initial, g, executor);
       CHECK(again.input == gradient.input);
       CHECK(again.step == gradient.step);
       CHECK(again.query == gradient.query);
@@ -155,7 +163,16 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
       CHECK(again.query_scale == gradient.query_scale);
       CHECK(again.key_scale == gradient.key_scale);
       CHECK(again.diagonal == gradient.diagonal);
+      CHECK(again.gate == gradient.gate);
     }
+    if (!gated && !skipped) CHECK(scan_gradient<double>(surrounded.recurrence, plain.a, initial, g).input == gradient.input);
+
+    surrounded.recurrence.key_scale = surrounded.recurrence.step;
+    const ScanGradient<double> apart = scan_gradient<double>(surrounded, plain.a, initial, g),
+                               joint = scan_gradient<double>(surrounded, plain.a, initial, g, serial_executor(), true);
+    CHECK(joint.key_scale.size() == 0);
+    CHECK(joint.step.isApprox(apart.step + apart.key_scale, 1e-12));
+    CHECK(joint.input == apart.input);
   }
 }
 

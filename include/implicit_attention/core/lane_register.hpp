@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include <implicit_attention/core/vector_register.hpp>
 
@@ -133,6 +134,39 @@ EIGEN_ALWAYS_INLINE Scalar sum_of(const LaneNumbers<Scalar, Count>& x) {
     }
     return numbers[0];
   }
+}
+
+#if IMPLICIT_ATTENTION_SHUFFLES
+/// Adds up the numbers of each of `Rows` registers: rows[0] then has the sum of register k in place k. Neighbours first, then sums of
+/// neighbours, so that no sum depends on how many registers there are.
+template <int Rows, int Distance, class Scalar, int Count>
+EIGEN_ALWAYS_INLINE void add_up_rows(LaneNumbers<Scalar, Count>* rows) {
+  if constexpr (Distance < Count) {
+    constexpr std::make_integer_sequence<int, Count> places{};
+    IMPLICIT_ATTENTION_UNROLL
+    for (int row = 0; row < Rows; row += 2 * Distance) {
+      const LaneNumbers<Scalar, Count> first = rows[row], second = rows[Distance < Rows ? row + Distance : row];
+      rows[row] = exchanged<Distance, false>(first, second, places) + exchanged<Distance, true>(first, second, places);
+    }
+    add_up_rows<Rows, 2 * Distance, Scalar, Count>(rows);
+  }
+}
+#endif
+/// The sums of `Count` rows of `Count` numbers that stand one behind the other: that of row k in place k.
+template <class Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> sums_of_rows(const Scalar* rows) {
+  using Register = LaneRegister<Scalar, Count>;
+#if IMPLICIT_ATTENTION_SHUFFLES
+  typename Register::type numbers[static_cast<std::size_t>(Count)];
+  IMPLICIT_ATTENTION_UNROLL
+  for (int row = 0; row < Count; ++row) numbers[row] = Register::load(rows + row * Count);
+  add_up_rows<Count, 1, Scalar, Count>(numbers);
+  return numbers[0];
+#else
+  Scalar sums[static_cast<std::size_t>(Count)];
+  for (int row = 0; row < Count; ++row) sums[row] = sum_of<Scalar, Count>(Register::load(rows + row * Count));
+  return Register::load(sums);
+#endif
 }
 
 }  // namespace detail

@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#include <implicit_attention/core/register_shuffles.hpp>
+#include <implicit_attention/core/copy_transposed.hpp>
 #include <implicit_attention/core/row_product.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include <implicit_attention/core/register_shuffles.hpp>
+#include <implicit_attention/core/lane_register.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -28,27 +28,23 @@ EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, 
 /// them are asked for meanwhile.
 template <int Rows, Real Scalar>
 EIGEN_ALWAYS_INLINE void row_products(Scalar* products, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
-  using Register = typename VectorRegister<Scalar>::type;
   constexpr int lanes = computed_lanes<Scalar>;
   constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
-  Register sums[static_cast<std::size_t>(Rows)] = {};
+  using Register = LaneRegister<Scalar, lanes>;
+  typename Register::type sums[static_cast<std::size_t>(Rows)] = {};
   Index done = 0;
   for (; done + lanes <= inner; done += lanes) {
-    const Register left = *reinterpret_cast<const Register*>(numbers + done);
+    const typename Register::type left = Register::load(numbers + done);
     if (done % line == 0) IMPLICIT_ATTENTION_UNROLL
     for (int row = 0; row < Rows; ++row) __builtin_prefetch(b + (row + Rows) * stride + done);
     IMPLICIT_ATTENTION_UNROLL
-    for (int row = 0; row < Rows; ++row) sums[row] += left * *reinterpret_cast<const Register*>(b + row * stride + done);
+    for (int row = 0; row < Rows; ++row) sums[row] += left * Register::load(b + row * stride + done);
   }
 #if IMPLICIT_ATTENTION_SHUFFLES
-  add_up_registers<Rows, 1, Scalar>(sums);
+  add_up_rows<Rows, 1, Scalar, lanes>(sums);
   for (int row = 0; row < Rows; ++row) products[row] = sums[0][row];
 #else
-  for (int row = 0; row < Rows; ++row) {
-    for (int distance = 1; distance < lanes; distance *= 2)
-      for (int lane = 0; lane < lanes; lane += 2 * distance) sums[row][lane] += sums[row][lane + distance];
-    products[row] = sums[row][0];
-  }
+  for (int row = 0; row < Rows; ++row) products[row] = sum_of<Scalar, lanes>(sums[row]);
 #endif
   for (; done < inner; ++done)
     for (int row = 0; row < Rows; ++row) products[row] += numbers[done] * b[row * stride + done];

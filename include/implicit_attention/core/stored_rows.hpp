@@ -66,14 +66,14 @@ void set_product_of_rows(View<Scalar> out, ConstView<Scalar> u, const Array<Scal
   }
 }
 
-/// out = grad weight for columns `first` to `first + count` of the weight; `out` (tokens, count).
+/// out (+)= grad weight for columns `first` to `first + count` of the weight, which has at least one row; `out` (tokens, count).
 template <Real Scalar>
-void set_product_of_columns(View<Scalar> out, ConstView<Scalar> grad, const Array<Scalar>& weight, Index first, Index count) {
+void product_of_columns(View<Scalar> out, ConstView<Scalar> grad, const Array<Scalar>& weight, Index first, Index count, bool add) {
   Matrix<Scalar> panel;
-  out.setZero();
   for (Index done = 0; done < weight.rows(); done += stored_panel_rows) {
     const Index rows = std::min(stored_panel_rows, weight.rows() - done);
-    add_product(out, grad.middleCols(done, rows), numbers_of(weight, done, rows, first, count, panel));
+    signed_product<Scalar>(out, grad.middleCols(done, rows), numbers_of(weight, done, rows, first, count, panel), Scalar(1),
+                           add || done > 0, Transposed::none);
   }
 }
 

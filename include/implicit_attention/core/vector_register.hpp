@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include <implicit_attention/core/types.hpp>
 
@@ -48,6 +49,18 @@ struct VectorRegister<double> {
   typedef std::int64_t bits __attribute__((vector_size(vector_register_bytes), aligned(8), may_alias));
 };
 
+/// Register `row` of two that lie `Distance` rows apart, after one step of a transposition: every other run of `Distance` numbers of each.
+template <int Distance, bool Second, class Register, int... Place>
+[[nodiscard]] EIGEN_ALWAYS_INLINE Register exchanged([[maybe_unused]] Register first, [[maybe_unused]] Register second,
+                                                     std::integer_sequence<int, Place...>) {
+#if IMPLICIT_ATTENTION_SHUFFLES
+  constexpr int lanes = sizeof...(Place);
+  return __builtin_shufflevector(first, second,
+                                 ((Place & Distance) == 0 ? Place + (Second ? Distance : 0) : lanes + Place - (Second ? 0 : Distance))...);
+#else
+  return first;
+#endif
+}
 #endif
 
 }  // namespace detail

@@ -11,7 +11,7 @@
 
 #define IMPLICIT_ATTENTION_TRACE(TEMPLATE, S)                                                                                              \
   TEMPLATE Matrix<S> detail::project(ConstView<S>, const Array<S>&, const Array<S>&, const Executor&);                                     \
-  TEMPLATE Matrix<S> detail::project_back(ConstView<S>, const Array<S>&, const Executor&);                                                 \
+  TEMPLATE void detail::project_back(ConstView<S>, const Array<S>&, Matrix<S>&, const Executor&);                                          \
   TEMPLATE Matrix<S> detail::convolution_of(const Array<S>&, const Array<S>&, const Array<S>&, const Array<S>&, const std::vector<Index>&, \
                                             const Executor&);                                                                              \
   TEMPLATE void detail::take_values(Function, detail::Numbers<S>);                                                                         \

@@ -12,16 +12,17 @@
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
-/// Gradients with respect to the inputs of a DiagonalRecurrence; a matrix is empty where the recurrence has no such input.
+/// Gradients with respect to the inputs of a DiagonalRecurrence and its gate; a matrix is empty where there is no such input.
 template <Real Scalar>
 struct ScanGradient {
-  Matrix<Scalar> input;        ///< (tokens, channels): a, what the recurrence is applied to; R^T g
+  Matrix<Scalar> input;        ///< (tokens, channels): a, what the recurrence is applied to
   Matrix<Scalar> step;         ///< (tokens, channels); zero at the first token of a document, where the decay is not used
   Matrix<Scalar> query;        ///< (tokens, state)
   Matrix<Scalar> key;          ///< (tokens, state)
   Matrix<Scalar> query_scale;  ///< (tokens, channels)
   Matrix<Scalar> key_scale;    ///< (tokens, channels)
   Matrix<Scalar> diagonal;     ///< (tokens, channels), read_before_update recurrences only
+  Matrix<Scalar> gate;         ///< (tokens, channels)
 };
 
 namespace detail {
@@ -32,19 +33,23 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
  public:
   using Scratch = ScanGradientScratch<Scalar>;
 
-  ScanGradientTile(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
+  ScanGradientTile(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
                    Index channel)
-      : recurrence_(&recurrence),
+      : recurrence_(&surrounded.recurrence),
         channel_(channel),
-        states_(recurrence, input, initial_state, block, channel),
-        adjoint_(LaneRows<Scalar, Width>::Zero(recurrence.state)) {}
+        gate_(surrounded.gate, channel),
+        skip_(surrounded.skip, channel),
+        states_(surrounded.recurrence, input, initial_state, block, channel),
+        adjoint_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)) {}
 
   /// Keeps the states at the beginning of every block.
   void walk_forwards(Scratch& scratch) { states_.walk_forwards(scratch); }
 
   /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the
-  /// gradients and adds its part of the sums over channels to the scratch's.
-  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scratch& scratch) {
+  /// gradients and adds its part of the sums over channels to `query_sums` and `key_sums`, (tokens, state), null where there are no queries
+  /// or keys.
+  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scalar* query_sums, Scalar* key_sums,
+                 Scratch& scratch) {
     const Index states = recurrence_->state, row = states * Width;
     Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
     std::copy_n(states_.at(begin), row, met);
@@ -53,12 +58,14 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
         const Index at = token - begin;
         prefetch_read(token + tokens_in_a_run, g, gradient);
         if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
-        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.query_sums(at * states, 0), g, gradient);
+        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
+        add_sums(token, scratch, query_sums);
       }
       for (Index token = end - 1; token >= begin; --token) {
         const Index at = token - begin;
         prefetch_step_back(token - tokens_in_a_run, gradient);
-        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, &scratch.key_sums(at * states, 0), g, gradient);
+        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
+        add_sums(token, scratch, key_sums);
       }
     };
     if (recurrence_->read_before_update)
@@ -77,7 +84,9 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
     if (token >= recurrence_->tokens) return;
     states_.prefetch_token(token);
     prefetch<Width>(g.data() + token * g.outerStride() + channel_);
-    if (gradient.query_scale.size() != 0) prefetch_written<Width>(&gradient.query_scale(token, channel_));
+    prefetch<Width>(gate_, token);
+    for (Matrix<Scalar>* const written : {&gradient.query_scale, &gradient.gate})
+      if (written->size() != 0) prefetch_written<Width>(&(*written)(token, channel_));
   }
   EIGEN_ALWAYS_INLINE void prefetch_step_back(Index token, ScanGradient<Scalar>& gradient) const {
     if (token < 0) return;
@@ -85,22 +94,46 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
       if (written->size() != 0) prefetch_written<Width>(&(*written)(token, channel_));
   }
 
-  /// Advances the state by one token, and adds up the gradients that need only the state: those of the query and its scale.
+  /// Adds up a token's products over the tile's channels. Products by place of all tokens would leave the second cache no room for states.
+  EIGEN_ALWAYS_INLINE void add_sums(Index token, const Scratch& scratch, Scalar* sums) const {
+    if (sums == nullptr) return;
+    const Index states = recurrence_->state;
+    const Scalar* const products = scratch.products.data();
+    Scalar* const to = sums + token * states;
+    Index n = 0;
+    for (; n + lane <= states; n += lane) store(to + n, load(to + n) + sums_of_rows<Scalar, lane>(products + n * lane));
+    for (; n < states; ++n) to[n] += sum_of<Scalar, lane>(load(products + n * lane));
+  }
+
+  /// g at a token, register `r` of it, past the gate.
+  EIGEN_ALWAYS_INLINE Register gated(Index token, int r, const ConstView<Scalar>& g) const {
+    const Register weight = load(g.data() + token * g.outerStride() + channel_ + r * lane);
+    return gate_.empty() ? weight : Register(weight * load(gate_.row(token) + r * lane));
+  }
+  /// What a token's output takes of its input past the states: the skip, and the diagonal.
   template <bool ReadsBefore>
-  IMPLICIT_ATTENTION_FLATTEN void read(Index token, const Scratch& scratch, const Scalar* decay, Scalar* met, Scalar* query_sums,
-                                       const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
+  EIGEN_ALWAYS_INLINE Register direct(Index token, int r) const {
+    Register share = skip_.empty() ? Registers::zero() : load(skip_.row(0) + r * lane);
+    if constexpr (ReadsBefore) share += load(recurrence_->diagonal.row(token) + channel_ + r * lane);
+    return share;
+  }
+
+  /// Advances the state by one token, and makes the gradients that need only the state: those of the query, as products, its scale and the
+  /// gate.
+  template <bool ReadsBefore>
+  IMPLICIT_ATTENTION_FLATTEN void read(Index token, Scratch& scratch, const Scalar* decay, Scalar* met, const ConstView<Scalar>& g,
+                                       ScanGradient<Scalar>& gradient) const {
     const Index states = recurrence_->state;
     const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
-    const Scalar* const weight = g.data() + token * g.outerStride() + channel_;
     Row value, weights, sums;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       value[r] = load(a + r * lane) * load(scale + r * lane);
-      weights[r] = load(weight + r * lane) * load(read_scale + r * lane);
+      weights[r] = gated(token, r, g) * load(read_scale + r * lane);
       sums[r] = Registers::zero();
     }
     for (Index n = 0; n < states; ++n) {
-      Register query_sum = load(query_sums + n * Scratch::lane);
+      Register product = Registers::zero();
       IMPLICIT_ATTENTION_UNROLL
       for (int r = 0; r < registers; ++r) {
         const Index at = n * Width + r * lane;
@@ -108,46 +141,52 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
         store(met + states * Width + at, after);
         const Register seen = ReadsBefore ? before : after;
         sums[r] += query[n] * seen;
-        query_sum += weights[r] * seen;
+        product += weights[r] * seen;
       }
-      store(query_sums + n * Scratch::lane, query_sum);
+      store(scratch.products.data() + n * lane, product);
     }
-    if (recurrence_->query_scale.empty()) return;
     IMPLICIT_ATTENTION_UNROLL
-    for (int r = 0; r < registers; ++r) store(&gradient.query_scale(token, channel_ + r * lane), load(weight + r * lane) * sums[r]);
+    for (int r = 0; r < registers; ++r) {
+      const Index column = channel_ + r * lane;
+      if (gradient.query_scale.size() != 0) store(&gradient.query_scale(token, column), gated(token, r, g) * sums[r]);
+      if (gradient.gate.size() != 0)
+        store(&gradient.gate(token, column),
+              load(g.data() + token * g.outerStride() + column) *
+                  (load(read_scale + r * lane) * sums[r] + direct<ReadsBefore>(token, r) * load(a + r * lane)));
+    }
   }
 
   /// `adjoint_` comes as the gradient with respect to the state after `token`, as later tokens have it, and leaves as that before it.
   template <bool ReadsBefore>
-  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, const Scratch& scratch, const Scalar* decay, const Scalar* met, Scalar* key_sums,
+  IMPLICIT_ATTENTION_FLATTEN void step_back(Index token, Scratch& scratch, const Scalar* decay, const Scalar* met,
                                             const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) {
     const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
-    const Scalar *const weight = g.data() + token * g.outerStride() + channel_, *const rate = states_.rate();
+    const Scalar* const rate = states_.rate();
     const bool fresh = states_.starts_at(token);
     Scalar* const adjoint = adjoint_.data();
     Row value, weights, value_gradient, step_gradient;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       value[r] = load(a + r * lane) * load(scale + r * lane);
-      weights[r] = load(weight + r * lane) * load(read_scale + r * lane);
+      weights[r] = gated(token, r, g) * load(read_scale + r * lane);
       value_gradient[r] = step_gradient[r] = Registers::zero();
     }
     for (Index n = 0; n < recurrence_->state; ++n) {
-      Register key_sum = load(key_sums + n * Scratch::lane);
+      Register product = Registers::zero();
       IMPLICIT_ATTENTION_UNROLL
       for (int r = 0; r < registers; ++r) {
         const Index at = n * Width + r * lane;
         Register lambda = load(adjoint + at);
         if constexpr (!ReadsBefore) lambda += query[n] * weights[r];
         value_gradient[r] += key[n] * lambda;
-        key_sum += value[r] * lambda;
+        product += value[r] * lambda;
         lambda *= load(decay + at);
         step_gradient[r] += load(rate + at) * lambda * load(met + at);
         if constexpr (ReadsBefore)
           if (!fresh) lambda += query[n] * weights[r];
         store(adjoint + at, lambda);
       }
-      store(key_sums + n * Scratch::lane, key_sum);
+      store(scratch.products.data() + n * lane, product);
     }
     if (fresh) {  // nothing goes into the document before, NaN neither
       std::fill_n(adjoint, recurrence_->state * Width, Scalar(0));
@@ -156,34 +195,40 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       const Index column = channel_ + r * lane;
-      store(&gradient.step(token, column), step_gradient[r]);
       if (!recurrence_->key_scale.empty()) {
-        store(&gradient.key_scale(token, column), value_gradient[r] * load(a + r * lane));
+        const Register scale_gradient = value_gradient[r] * load(a + r * lane);
+        if (gradient.key_scale.size() != 0)
+          store(&gradient.key_scale(token, column), scale_gradient);
+        else
+          step_gradient[r] += scale_gradient;
         value_gradient[r] *= load(scale + r * lane);
       }
-      if constexpr (ReadsBefore) {
-        value_gradient[r] += load(recurrence_->diagonal.row(token) + column) * load(weight + r * lane);
-        store(&gradient.diagonal(token, column), load(weight + r * lane) * load(a + r * lane));
-      }
+      store(&gradient.step(token, column), step_gradient[r]);
+      value_gradient[r] += direct<ReadsBefore>(token, r) * gated(token, r, g);
+      if constexpr (ReadsBefore) store(&gradient.diagonal(token, column), gated(token, r, g) * load(a + r * lane));
       store(&gradient.input(token, column), value_gradient[r]);
     }
   }
 
   const DiagonalRecurrence<Scalar>* recurrence_;
   Index channel_;
+  ArrayRows<Scalar> gate_, skip_;
   StateCheckpoints<Width, Scalar> states_;
   LaneRows<Scalar, Width> adjoint_;  // the gradient with respect to the states
 };
 
 }  // namespace detail
 
-/// Given y = R a (+ what `initial_state` (state, channels) gives, a constant) and g = dL/dy (tokens, channels), the gradients with
-/// respect to a and everything R is made of. Time linear in tokens, channels and state; memory linear in tokens, states being kept for
-/// one token a block. Sums over channels are joined group after group, so the result is the same for any number of workers.
+/// Given y = gate (R + diag(skip)) a (+ what `initial_state` (state, channels) gives, a constant) and g = dL/dy (tokens, channels), the
+/// gradients with respect to a, the gate and everything R is made of; nothing else of `surrounded` is read. `one_step`: the key's scale is
+/// the step itself, so that `step` is to have the gradient of both and `key_scale` to be empty. Time linear in tokens, channels and state;
+/// memory linear in tokens, states being kept for one token a block. Sums over channels are joined group after group, so the result is the
+/// same for any number of workers.
 template <Real Scalar>
-[[nodiscard]] ScanGradient<Scalar> scan_gradient(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> a,
+[[nodiscard]] ScanGradient<Scalar> scan_gradient(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> a,
                                                  const Array<Scalar>& initial_state, ConstView<Scalar> g,
-                                                 const Executor& executor = serial_executor()) {
+                                                 const Executor& executor = serial_executor(), bool one_step = false) {
+  const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
   const Index tokens = recurrence.tokens, channels = recurrence.channels, states = recurrence.state;
   recurrence.check();
   check_shape("scan_gradient", "a", a, tokens, channels, "(tokens, channels)");
@@ -194,32 +239,25 @@ template <Real Scalar>
   gradient.input.resize(tokens, channels);
   gradient.step.resize(tokens, channels);
   if (!recurrence.query_scale.empty()) gradient.query_scale.resize(tokens, channels);
-  if (!recurrence.key_scale.empty()) gradient.key_scale.resize(tokens, channels);
+  if (!recurrence.key_scale.empty() && !one_step) gradient.key_scale.resize(tokens, channels);
   if (recurrence.read_before_update) gradient.diagonal.resize(tokens, channels);
+  if (!surrounded.gate.empty()) gradient.gate.resize(tokens, channels);
   const detail::ChannelGroups groups(channel_runs(channels));
   const auto parts_of = [&](const Array<Scalar>& wanted) {  // (groups * tokens, state)
-    return wanted.empty() ? Matrix<Scalar>() : Matrix<Scalar>(groups.count() * tokens, states);
+    return wanted.empty() ? Matrix<Scalar>() : Matrix<Scalar>(Matrix<Scalar>::Zero(groups.count() * tokens, states));
   };
   Matrix<Scalar> query_parts = parts_of(recurrence.query), key_parts = parts_of(recurrence.key);
 
   executor(groups.count(), [&](Index group) {
     detail::ScanGradientScratch<Scalar> scratch(recurrence);
     auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) {
-      return detail::ScanGradientTile<Width, Scalar>(recurrence, a, initial_state, scratch.block, run.channel);
+      return detail::ScanGradientTile<Width, Scalar>(surrounded, a, initial_state, scratch.block, run.channel);
     });
     tiles.each([&](auto& tile) { tile.walk_forwards(scratch); });
+    const auto part_in = [&](Matrix<Scalar>& parts) { return parts.size() == 0 ? nullptr : &parts(group * tokens, 0); };
     for (Index end = tokens; end > 0;) {
       const Index begin = (end - 1) / scratch.block * scratch.block;
-      scratch.query_sums.setZero();
-      scratch.key_sums.setZero();
-      tiles.each([&](auto& tile) { tile.walk_back(begin, end, g, gradient, scratch); });
-      const auto sum_up = [&](const Matrix<Scalar>& sums, Matrix<Scalar>& parts) {
-        if (parts.size() == 0) return;
-        for (Index row = 0; row < (end - begin) * states; ++row)
-          parts.data()[(group * tokens + begin) * states + row] = sums.row(row).sum();
-      };
-      sum_up(scratch.query_sums, query_parts);
-      sum_up(scratch.key_sums, key_parts);
+      tiles.each([&](auto& tile) { tile.walk_back(begin, end, g, gradient, part_in(query_parts), part_in(key_parts), scratch); });
       end = begin;
     }
   });
@@ -232,6 +270,15 @@ template <Real Scalar>
   join(query_parts, gradient.query);
   join(key_parts, gradient.key);
   return gradient;
+}
+/// The same for y = R a.
+template <Real Scalar>
+[[nodiscard]] ScanGradient<Scalar> scan_gradient(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> a,
+                                                 const Array<Scalar>& initial_state, ConstView<Scalar> g,
+                                                 const Executor& executor = serial_executor()) {
+  SurroundedDiagonal<Scalar> alone;
+  alone.recurrence = recurrence;
+  return scan_gradient<Scalar>(alone, a, initial_state, g, executor);
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -15,7 +15,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What the tiles of a group take turns using, and what they add up together.
+/// What the tiles of a group take turns using.
 template <Real Scalar>
 struct ScanGradientScratch {
   static constexpr int lane = computed_lanes<Scalar>;
@@ -25,8 +25,7 @@ struct ScanGradientScratch {
     const Index tokens = std::min(block, recurrence.tokens), states = recurrence.state;
     met.resize((tokens + 1) * states, wide_tile);
     decays.resize(tokens * states, wide_tile);
-    query_sums.resize(tokens * states, lane);
-    key_sums.resize(tokens * states, lane);
+    products.resize(states * lane);
   }
   /// Tokens whose states and decays are kept at a time. What a short text needs comes from the third cache in less time than its
   /// exponentials would take once more (512 tokens, a state of 16: 20 ms instead of 23); of a longer one all blocks but the last are
@@ -38,11 +37,11 @@ struct ScanGradientScratch {
 
   RowVector<Scalar> ones;  ///< in the place of arrays that are not there
   Index block;
-  Matrix<Scalar> met, decays;           ///< a tile's, by token of the block and state: the states that tokens meet, and decays into them
-  Matrix<Scalar> query_sums, key_sums;  ///< (tokens of the block * state, lane): sums over the group's channels, by place in a register
+  Matrix<Scalar> met, decays;  ///< a tile's, by token of the block and state: the states that tokens meet, and decays into them
+  RowVector<Scalar> products;  ///< a token's, by state and place in a register: what is still to be added up over channels
 };
 
-/// A row of `Width` channels as registers: no wider than the scratch's sums over channels, which are added up by place in one.
+/// A row of `Width` channels as registers: no wider than the scratch's products, which are added up by place in one.
 template <int Width, Real Scalar>
 struct TileRegisters {
   static constexpr int lane = std::gcd(Width, ScanGradientScratch<Scalar>::lane), registers = Width / lane;

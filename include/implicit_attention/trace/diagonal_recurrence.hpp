@@ -152,53 +152,23 @@ void DiagonalRecurrenceBack<S>::walk_relevance(Back<S>& back, const Matrix<S>& g
   back.add(gate.z, std::move(grad_z));
 }
 
-/// y = gate (R + skip) x, with the gate as the scale of the queries: what it is multiplied with need not be kept, nor divided out of y.
 template <Real S>
 void DiagonalRecurrenceBack<S>::walk_gradient(Back<S>& back, const Matrix<S>& g, const Matrix<S>& gates) const {
-  const bool gated = !gate.z.empty(), of_gate = gated && gate.z.recorded();
-  DiagonalRecurrence<S> gated_recurrence = recurrence;
-  const auto times = [](const Array<S>& a, const Matrix<S>& b) -> Array<S> {
-    if (a.empty()) return Array<S>::view(b);
-    return each_times_each<S>(*a, b);
-  };
-  if (gated) {
-    gated_recurrence.query_scale = times(recurrence.query_scale, gates);
-    if (recurrence.read_before_update) gated_recurrence.diagonal = times(recurrence.diagonal, gates);
+  const bool gated = !gate.z.empty(), one_step = inputs.step.recorded() && inputs.step.slot == inputs.key_scale.slot;
+  ScanGradient<S> scanned = scan_gradient<S>(gated_and_skipped<S>(recurrence, skip, gated ? &gates : nullptr), *numbers_of_x(back),
+                                             initial_state, g, back.executor(), one_step);
+  if (gated && gate.z.recorded()) {
+    for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
+      multiply_by_function<S>(numbers_in<S>(scanned.gate, first, count), take_slopes<S>, gate.function, (*gate.z).middleRows(first, count));
+    });
+    back.add(gate.z, std::move(scanned.gate));
   }
-  const Array<S> in = numbers_of_x(back);
-  ScanGradient<S> scanned = scan_gradient<S>(gated_recurrence, *in, initial_state, g, back.executor());
-  Matrix<S> grad_gate;
-  if (of_gate && recurrence.query_scale.empty())
-    grad_gate = std::move(scanned.query_scale);
-  else if (of_gate)
-    grad_gate = each_times_each<S>(scanned.query_scale, *recurrence.query_scale);
-  for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-    for (Index token = first; token < first + count; ++token) {
-      const ConstNumbers<S> weight = numbers_in<S>(g, token, 1);
-      if (of_gate && recurrence.read_before_update)
-        numbers_in<S>(grad_gate, token, 1) +=
-            numbers_in<S>(scanned.diagonal, token, 1) * ConstNumbers<S>(recurrence.diagonal.row(token), g.cols());
-      if (!skip.empty()) {
-        const ConstNumbers<S> skips(skip.row(0), g.cols());
-        if (gated)
-          numbers_in<S>(scanned.input, token, 1) += weight * numbers_in<S>(gates, token, 1) * skips;
-        else
-          numbers_in<S>(scanned.input, token, 1) += weight * skips;
-        if (of_gate) numbers_in<S>(grad_gate, token, 1) += weight * ConstNumbers<S>(in.row(token), g.cols()) * skips;
-      }
-    }
-    if (of_gate)
-      multiply_by_function<S>(numbers_in<S>(grad_gate, first, count), take_slopes<S>, gate.function, (*gate.z).middleRows(first, count));
-  });
-  if (of_gate) back.add(gate.z, std::move(grad_gate));
-  if (gated && inputs.query_scale.recorded()) multiply_by<S>(scanned.query_scale, gates);
-  if (gated && inputs.diagonal.recorded()) multiply_by<S>(scanned.diagonal, gates);
   back.add(x, std::move(scanned.input));
   back.add(inputs.step, std::move(scanned.step));
   back.add(inputs.query, std::move(scanned.query));
   back.add(inputs.key, std::move(scanned.key));
   back.add(inputs.query_scale, std::move(scanned.query_scale));
-  back.add(inputs.key_scale, std::move(scanned.key_scale));
+  if (!one_step) back.add(inputs.key_scale, std::move(scanned.key_scale));
   back.add(inputs.diagonal, std::move(scanned.diagonal));
 }
 }  // namespace detail

@@ -28,7 +28,7 @@ struct LinearBack {
   Array<S> weight, bias;
   void walk(Back<S>& back, const Matrix<S>& g) const {
     if (!bias.empty() && !back.exact()) back.add_bias_share(g.colwise().sum().dot(bias.matrix().row(0)));
-    back.add(x, project_back<S>(g, weight, back.executor()));
+    if (x.recorded()) project_back<S>(g, weight, back.gradient(x.slot), back.executor());
   }
 };
 }  // namespace detail

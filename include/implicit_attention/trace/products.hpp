@@ -67,22 +67,11 @@ template <Real Scalar, class Fill>
   return out;
 }
 
-/// a b, number by number.
-template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> each_times_each(ConstView<Scalar> a, ConstView<Scalar> b) {
-  return large_matrix(a.cwiseProduct(b));
-}
 /// The sum of all products a b, number by number.
 template <Real Scalar>
 [[nodiscard]] Scalar sum_of_products(ConstView<Scalar> a, ConstView<Scalar> b) {
   return a.cwiseProduct(b).sum();
 }
-/// a *= b, number by number, of the same shape.
-template <Real Scalar>
-void multiply_by(Matrix<Scalar>& a, const Matrix<Scalar>& b) {
-  numbers_in<Scalar>(a, 0, a.rows()) *= numbers_in<Scalar>(b, 0, b.rows());
-}
-
 /// u weight^T + bias, (tokens, rows of weight). One function for all layers, so that it is compiled once.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> project(ConstView<Scalar> u, const Array<Scalar>& weight, const Array<Scalar>& bias = {},
@@ -95,15 +84,15 @@ template <Real Scalar>
   return out;
 }
 
-/// grad weight: back through `u weight^T`, (tokens, columns of weight).
+/// Adds grad weight, back through `u weight^T`, to a gradient (tokens, columns of weight); stores it where there is none yet.
 template <Real Scalar>
-[[nodiscard]] Matrix<Scalar> project_back(ConstView<Scalar> grad, const Array<Scalar>& weight,
-                                          const Executor& executor = serial_executor()) {
-  Matrix<Scalar> out = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
+void project_back(ConstView<Scalar> grad, const Array<Scalar>& weight, Matrix<Scalar>& gradient,
+                  const Executor& executor = serial_executor()) {
+  const bool add = gradient.size() != 0;
+  if (!add) gradient = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
   for_product_tiles(grad.rows(), weight.cols(), executor, [&](Index row, Index rows, Index first, Index count) {
-    set_product_of_columns<Scalar>(out.block(row, first, rows, count), grad.middleRows(row, rows), weight, first, count);
+    product_of_columns<Scalar>(gradient.block(row, first, rows, count), grad.middleRows(row, rows), weight, first, count, add);
   });
-  return out;
 }
 
 }  // namespace detail

@@ -1,4 +1,4 @@
-// Numbers of several vector registers exchanged: transposed, or added up each.
+// A matrix transposed by vector registers.
 #pragma once
 
 #include <algorithm>
@@ -13,18 +13,6 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 #if defined(__GNUC__)
-/// Register `row` of two that lie `Distance` rows apart, after one step of a transposition: every other run of `Distance` numbers of each.
-template <int Distance, bool Second, class Register, int... Place>
-[[nodiscard]] EIGEN_ALWAYS_INLINE Register exchanged([[maybe_unused]] Register first, [[maybe_unused]] Register second,
-                                                     std::integer_sequence<int, Place...>) {
-#if IMPLICIT_ATTENTION_SHUFFLES
-  constexpr int lanes = sizeof...(Place);
-  return __builtin_shufflevector(first, second,
-                                 ((Place & Distance) == 0 ? Place + (Second ? Distance : 0) : lanes + Place - (Second ? 0 : Distance))...);
-#else
-  return first;
-#endif
-}
 /// Transposes `lanes` registers of `lanes` numbers.
 template <int Distance, int Lanes, class Scalar>
 EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::type* rows) {
@@ -41,22 +29,6 @@ EIGEN_ALWAYS_INLINE void transpose_registers(typename VectorRegister<Scalar>::ty
     transpose_registers<2 * Distance, Lanes, Scalar>(rows);
   }
 }
-/// Adds up the numbers of each of `Rows` registers: number p of the first is then the sum of those of register p. Neighbours first, then
-/// sums of neighbours, so that no sum depends on how many registers there are.
-template <int Rows, int Distance, class Scalar>
-EIGEN_ALWAYS_INLINE void add_up_registers(typename VectorRegister<Scalar>::type* rows) {
-  constexpr int lanes = computed_lanes<Scalar>;
-  if constexpr (Distance < lanes) {
-    constexpr std::make_integer_sequence<int, lanes> places{};
-    IMPLICIT_ATTENTION_UNROLL
-    for (int row = 0; row < Rows; row += 2 * Distance) {
-      const int other = Distance < Rows ? row + Distance : row;
-      rows[row] = exchanged<Distance, false>(rows[row], rows[other], places) + exchanged<Distance, true>(rows[row], rows[other], places);
-    }
-    add_up_registers<Rows, 2 * Distance, Scalar>(rows);
-  }
-}
-
 /// How far ahead of what is copied memory is asked for: more rows are read side by side than a processor follows by itself.
 template <class Scalar>
 constexpr Index copied_ahead = 256 / static_cast<Index>(sizeof(Scalar));
