@@ -6,8 +6,7 @@
 #include <limits>
 #include <type_traits>
 
-#include <implicit_attention/core/types.hpp>
-#include <implicit_attention/core/vector_register.hpp>
+#include <implicit_attention/core/lanes.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -66,8 +65,7 @@ void exponentiate(const Scalar* from, Index count, Scalar* to) {
   }
 #endif
   constexpr Scalar smallest = 2 * std::numeric_limits<Scalar>::min();
-  using Numbers = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
-  Eigen::Map<Numbers>(to, count) = Eigen::Map<const Numbers>(from, count).exp();
+  Numbers<Scalar>(to, count) = ConstNumbers<Scalar>(from, count).exp();  // Eigen's, from the first number on, whatever its address
   for (Index i = 0; i < count; ++i) to[i] = to[i] < smallest ? Scalar(0) : to[i];
 }
 template <Real Scalar>
