@@ -4,9 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -64,8 +62,7 @@ class LanguageModel {
   /// piece met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
   [[nodiscard]] Matrix<Scalar> next_logits(const std::vector<Index>& ids, CarriedStates& states,
                                            const Executor& executor = serial_executor()) const;
-  /// The same from embeddings (L, D) in place of token ids, with the logits (rows, vocabulary) at any rows of this piece; none if the
-  /// states alone are wanted.
+  /// The same from embeddings (L, D), with the logits (rows, vocabulary) at any rows of this piece; none if states alone are wanted.
   [[nodiscard]] Matrix<Scalar> next_logits_at(const std::vector<Index>& rows, ConstView<Scalar> embeddings, CarriedStates& states,
                                               const Executor& executor = serial_executor()) const;
 
@@ -308,8 +305,8 @@ template <Real S>
 Matrix<S> LanguageModel<S>::logits_of(ConstView<Scalar> final_residual, const Executor& executor) const {
   Trace<Scalar> trace(false, executor);
   Value<Scalar> logits = leave(trace.input(Array<Scalar>::view(final_residual)));
-  if (Matrix<Scalar>* const own = logits.numbers.sole_owner()) return std::move(*own);
-  return Matrix<Scalar>(*logits);
+  Matrix<Scalar>* const own = logits.numbers.sole_owner();
+  return own != nullptr ? std::move(*own) : Matrix<Scalar>(*logits);
 }
 
 template <Real S>
