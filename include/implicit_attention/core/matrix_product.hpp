@@ -41,37 +41,47 @@ constexpr Index product_rows = 512;
 /// Rows whose entries are summed up in registers together, beside two columns of registers or, where no two are left, one. Processors with
 /// registers of 64 bytes have 32 of them, the others 16.
 template <int Registers>
-constexpr Index product_tile_rows = Registers == 2 && vector_register_bytes < 64 ? 6 : 8;
+constexpr int product_tile_rows = Registers == 2 && vector_register_bytes < 64 ? 6 : 8;
 template <class Scalar>
 constexpr Index product_tile_columns = 2 * computed_lanes<Scalar>;
 
-/// A tile of the result: rows 0 .. min(rows, product_tile_rows) - 1 of `a` times a panel (inner, `Registers` registers).
-template <int Registers, Real Scalar>
+/// A tile of the result: rows 0 .. min(rows, Rows) - 1 of `a` times a panel (inner, `Registers` registers).
+template <int Registers, int Rows, Real Scalar>
 EIGEN_DONT_INLINE void multiply_tile(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out,
                                      Index out_stride) {
   using Register = typename VectorRegister<Scalar>::type;
-  constexpr int lanes = computed_lanes<Scalar>, tile_rows = static_cast<int>(product_tile_rows<Registers>);
-  const Index rows = std::min<Index>(a.rows, tile_rows), step = a.inner_step;
-  const Scalar* row[static_cast<std::size_t>(tile_rows)];
-  Register sums[static_cast<std::size_t>(tile_rows)][static_cast<std::size_t>(Registers)] = {};
+  constexpr int lanes = computed_lanes<Scalar>;
+  const Index rows = std::min<Index>(a.rows, Rows), step = a.inner_step;
+  const Scalar* row[static_cast<std::size_t>(Rows)];
+  Register sums[static_cast<std::size_t>(Rows)][static_cast<std::size_t>(Registers)] = {};
   IMPLICIT_ATTENTION_UNROLL
-  for (int r = 0; r < tile_rows; ++r)
+  for (int r = 0; r < Rows; ++r)
     row[r] = a.data + std::min<Index>(r, rows - 1) * a.row_step;  // past the end: the last row again, discarded
   for (Index k = 0, at = 0; k < inner; ++k, at += step, panel += Registers * lanes) {
     Register right[static_cast<std::size_t>(Registers)];
     IMPLICIT_ATTENTION_UNROLL
     for (int c = 0; c < Registers; ++c) right[c] = *reinterpret_cast<const Register*>(panel + c * lanes);
     IMPLICIT_ATTENTION_UNROLL
-    for (int r = 0; r < tile_rows; ++r) IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < Rows; ++r) IMPLICIT_ATTENTION_UNROLL
     for (int c = 0; c < Registers; ++c) sums[r][c] += row[r][at] * right[c];
   }
   IMPLICIT_ATTENTION_UNROLL
-  for (int r = 0; r < tile_rows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     if (r == rows) return;
     Register* const to = reinterpret_cast<Register*>(out + r * out_stride);
     IMPLICIT_ATTENTION_UNROLL
     for (int c = 0; c < Registers; ++c) to[c] = add ? to[c] + sign * sums[r][c] : sign * sums[r][c];
   }
+}
+
+/// The same for as many rows as a whole tile has, by half of one where no more are left.
+template <int Registers, Real Scalar>
+void multiply_rows(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel, Scalar sign, bool add, Scalar* out, Index out_stride) {
+  constexpr int whole = product_tile_rows<Registers>;
+  if (a.rows > whole / 2)
+    multiply_tile<Registers, whole>(a, inner, panel, sign, add, out, out_stride);
+  else
+    multiply_tile<Registers, whole / 2>(a, inner, panel, sign, add, out, out_stride);
 }
 
 /// A right factor as its numbers stand in memory: number (k, j) at data[k * inner_step + j * column_step].
@@ -121,7 +131,7 @@ EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar
   for (Index column = 0; column < columns; column += whole) {
     const Index count = std::min(whole, columns - column), width = count <= half ? half : whole;
     const Index tile_rows = width == half ? product_tile_rows<1> : product_tile_rows<2>;
-    const auto multiply = width == half ? multiply_tile<1, Scalar> : multiply_tile<2, Scalar>;
+    const auto multiply = width == half ? multiply_rows<1, Scalar> : multiply_rows<2, Scalar>;
     if (after != nullptr && column % group == 0)
       next = column + group < columns ? PanelPrefetch<Scalar>(b, column + group, columns) : PanelPrefetch<Scalar>(*after, 0, columns);
     if (count < width) std::fill_n(panel, inner * width, Scalar(0));

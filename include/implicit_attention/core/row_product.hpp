@@ -24,19 +24,20 @@ EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, 
               Eigen::Map<const Vector>(numbers, inner));
 }
 
-/// Products of a row of numbers with `Rows` neighbouring rows of b, each added up in the same order, whatever `Rows` is. The rows behind
-/// them are asked for meanwhile.
+/// Products of a row of numbers with `Rows` neighbouring rows of b, each added up in the same order, whatever `Rows` is. What comes next is
+/// asked for meanwhile: the rows behind them where those fit beside them in the nearest cache, else some lines of the same rows.
 template <int Rows, Real Scalar>
 EIGEN_ALWAYS_INLINE void row_products(Scalar* products, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
   constexpr int lanes = computed_lanes<Scalar>;
   constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  const Index ahead = Rows * stride <= 256 * line ? Rows * stride : 4 * line;
   using Register = LaneRegister<Scalar, lanes>;
   typename Register::type sums[static_cast<std::size_t>(Rows)] = {};
   Index done = 0;
   for (; done + lanes <= inner; done += lanes) {
     const typename Register::type left = Register::load(numbers + done);
     if (done % line == 0) IMPLICIT_ATTENTION_UNROLL
-    for (int row = 0; row < Rows; ++row) __builtin_prefetch(b + (row + Rows) * stride + done);
+    for (int row = 0; row < Rows; ++row) __builtin_prefetch(b + row * stride + done + ahead);
     IMPLICIT_ATTENTION_UNROLL
     for (int row = 0; row < Rows; ++row) sums[row] += left * Register::load(b + row * stride + done);
   }

@@ -21,9 +21,14 @@ namespace detail {
 /// Not a std::variant: every layer that is included would pay for its machinery.
 template <Real Scalar>
 struct AnySurrounded {
-  explicit AnySurrounded(SurroundedDiagonal<Scalar> surrounded) : diagonal(std::move(surrounded)) {}
-  explicit AnySurrounded(SurroundedMatrix<Scalar> surrounded) : matrix(std::move(surrounded)) {}
-
+  /// Sets one of the two, with nothing in it.
+  template <class Form>
+  Form& emplace() {
+    if constexpr (std::is_same_v<Form, SurroundedDiagonal<Scalar>>)
+      return diagonal.emplace();
+    else
+      return matrix.emplace();
+  }
   template <class Form>
   [[nodiscard]] const Form& as() const {
     if constexpr (std::is_same_v<Form, SurroundedDiagonal<Scalar>>)
@@ -54,13 +59,13 @@ template <class Of>
 struct RecurrenceKernelsOf final : RecurrenceKernels<typename Of::ScalarType> {
   using Scalar = typename Of::ScalarType;
   using Form = std::conditional_t<std::is_same_v<Of, DiagonalRecurrence<Scalar>>, SurroundedDiagonal<Scalar>, SurroundedMatrix<Scalar>>;
-  explicit RecurrenceKernelsOf(Of of) : recurrence(std::move(of)) {}
+  explicit RecurrenceKernelsOf(Of&& of) : recurrence(std::move(of)) {}
 
   void check() const override { recurrence.check(); }
   [[nodiscard]] AnySurrounded<Scalar> bare() const override {
-    Form form;
-    form.recurrence = recurrence;
-    return AnySurrounded<Scalar>(std::move(form));
+    AnySurrounded<Scalar> surrounded;
+    surrounded.template emplace<Form>().recurrence = recurrence;
+    return surrounded;
   }
   void rows(const AnySurrounded<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
             const Executor& executor) const override {
@@ -125,7 +130,7 @@ class Recurrence {
 
  private:
   template <class Of>
-  Recurrence(RecurrenceKind kind, Of recurrence) : kind_(kind), tokens_(recurrence.tokens), channels_(recurrence.channels) {
+  Recurrence(RecurrenceKind kind, Of&& recurrence) : kind_(kind), tokens_(recurrence.tokens), channels_(recurrence.channels) {
     if constexpr (requires { recurrence.causal; }) causal_ = recurrence.causal;
     auto kernels = std::make_shared<const detail::RecurrenceKernelsOf<Of>>(std::move(recurrence));
     recurrence_ = &kernels->recurrence;
