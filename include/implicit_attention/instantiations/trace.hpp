@@ -44,7 +44,7 @@
   TEMPLATE Matrix<S> next_tail(ConstView<S>, const Array<S>&, Index);                                                                      \
   TEMPLATE Value<S> normalize(const Norm<S>&, const Value<S>&, Norm<S>::Statistics*);                                                      \
   TEMPLATE Value<S> centre(const Value<S>&, Index);                                                                                        \
-  TEMPLATE Value<S> soft_cap(const Value<S>&, S, const Array<S>*);                                                                         \
+  TEMPLATE Value<S> soft_cap(Value<S>, S, const Array<S>*);                                                                                \
   TEMPLATE Value<S> rotary_positions(const Value<S>&, const Rotary&, const std::vector<Index>&);                                           \
   TEMPLATE GatedDecay<S> gated_decay(const Value<S>&, const RowVector<S>&, const std::vector<Index>&);                                     \
   TEMPLATE Value<S> diagonal_recurrence(const DiagonalRecurrence<S>&, const DiagonalInputs<S>&, const FunctionOf<S>&, const Array<S>&,     \

@@ -297,7 +297,7 @@ Value<S> LanguageModel<S>::leave(const Value<Scalar>& final_residual, const Matr
   const Array<Scalar>* const given = known != nullptr ? &numbers : nullptr;
   Value<Scalar> logits = linear(normalize(parts_.final_norm, final_residual), parts_.head, parts_.head_bias, given);
   if (parts_.logit_scale != Scalar(1)) logits = times(std::move(logits), parts_.logit_scale);
-  if (parts_.soft_cap > Scalar(0)) logits = soft_cap(logits, parts_.soft_cap, given);
+  if (parts_.soft_cap > Scalar(0)) logits = soft_cap(std::move(logits), parts_.soft_cap, given);
   return logits;
 }
 

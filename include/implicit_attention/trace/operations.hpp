@@ -166,9 +166,12 @@ template <Real S>
 
 /// cap tanh(x / cap): relevance holds tanh(x / cap) / (x / cap), 1 at 0. `known` as for `linear`.
 template <Real S>
-[[nodiscard]] Value<S> soft_cap(const Value<S>& x, S cap, const Array<S>* known = nullptr) {
-  const Array<S> out = known != nullptr ? *known : Array<S>(Matrix<S>((cap * ((*x).array() / cap).tanh()).matrix()));
-  if (!x.trace->records({&x})) return x.trace->constant(out);
+[[nodiscard]] Value<S> soft_cap(Value<S> x, S cap, const Array<S>* known = nullptr) {
+  const auto capped = [cap, from = *x](View<S> panel, Index first, Index count) {
+    panel.array() = cap * (from.middleRows(first, count).array() / cap).tanh();
+  };
+  Array<S> out = known != nullptr ? *known : detail::filled_over<S>({&x}, capped);
+  if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(out, [x = x.link(), cap, out](Back<S>& back, Matrix<S>& g) {
     if (back.exact())
       g.array() *= S(1) - (out.matrix().array() / cap).square();
