@@ -176,7 +176,7 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
 }
 
 /// Numbers of a part of a product of few rows before it is transposed.
-constexpr Index product_part = 96 * 64;
+constexpr Index product_part = Index(96) * 64;
 /// Whether the rows of a left factor are few beside a right one of so many numbers, and nearly fill the registers that they are copied to.
 template <class Scalar>
 [[nodiscard]] constexpr bool few_rows(Index rows, Index right_numbers) {

@@ -132,7 +132,7 @@ class Recurrence {
   template <class Of>
   Recurrence(RecurrenceKind kind, Of&& recurrence) : kind_(kind), tokens_(recurrence.tokens), channels_(recurrence.channels) {
     if constexpr (requires { recurrence.causal; }) causal_ = recurrence.causal;
-    auto kernels = std::make_shared<const detail::RecurrenceKernelsOf<Of>>(std::move(recurrence));
+    auto kernels = std::make_shared<const detail::RecurrenceKernelsOf<Of>>(std::forward<Of>(recurrence));
     recurrence_ = &kernels->recurrence;
     kernels_ = std::move(kernels);
   }
