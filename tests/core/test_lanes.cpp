@@ -119,14 +119,16 @@ void expect_width() {
 template <class Scalar, int... Count>
 void expect_row_sums() {
   const auto expect = [&]<int Rows>() {
-    std::vector<Scalar> rows(static_cast<std::size_t>(Rows * Rows)), sums(static_cast<std::size_t>(Rows)), expected(sums.size());
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      rows[i] = static_cast<Scalar>(i * i % 101);
-      expected[i / sums.size()] += rows[i];
+    if constexpr (Rows <= detail::computed_lanes<Scalar>) {  // a register of the machine's at most
+      std::vector<Scalar> rows(static_cast<std::size_t>(Rows * Rows)), sums(static_cast<std::size_t>(Rows)), expected(sums.size());
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        rows[i] = static_cast<Scalar>(i * i % 101);
+        expected[i / sums.size()] += rows[i];
+      }
+      detail::LaneRegister<Scalar, Rows>::store(sums.data(), detail::sums_of_rows<Scalar, Rows>(rows.data()));
+      INFO("rows: " << Rows);
+      CHECK(sums == expected);
     }
-    detail::LaneRegister<Scalar, Rows>::store(sums.data(), detail::sums_of_rows<Scalar, Rows>(rows.data()));
-    INFO("rows: " << Rows);
-    CHECK(sums == expected);
   };
   (expect.template operator()<Count>(), ...);
 }

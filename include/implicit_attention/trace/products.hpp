@@ -17,9 +17,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 namespace detail {
 
 /// Rows (tokens) and output columns of a product that one worker takes at a time: small enough that two workers end together, large enough
-/// that packing them costs little. As many rows as use a panel of the weight, where columns alone give every worker several shares. The cut
-/// depends on the sizes alone.
-constexpr Index shared_tile_rows = 256, shared_tile_columns = 192, shared_tiles_across = 4;
+/// that packing them costs little. The cut depends on the sizes alone.
+constexpr Index shared_tile_rows = 256, shared_tile_columns = 192;
 /// Output columns of a product of a single token; of a few, as many less.
 constexpr Index shared_row_columns = 1536;
 
