@@ -102,7 +102,8 @@ class Rwkv4 : public LayerInterface<Rwkv4<S>> {
   [[nodiscard]] Array<Scalar> output_bias() const { return {}; }
 
  private:
-  [[nodiscard]] Weighting weighting_of(const Activations& act) const;
+  /// That of the activations where it holds for them, else `made`, from their keys.
+  [[nodiscard]] const Weighting& weighting_of(const Activations& act, Weighting& made) const;
   /// What of a carried-in state the weighting is made of: denominator and exponent, (2, E), empty where none was carried in.
   [[nodiscard]] static Matrix<Scalar> scaled_by(const State& initial);
 
@@ -190,7 +191,8 @@ LayerRun<Rwkv4<S>> Rwkv4<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
 
 template <Real S>
 RowVector<S> Rwkv4<S>::unnormalised_log_scale(const Activations& act) const {
-  return unnormalised_log_scale(act, weighting_of(act));
+  Weighting made;
+  return unnormalised_log_scale(act, weighting_of(act, made));
 }
 
 template <Real S>
@@ -199,15 +201,18 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
   const auto activation = [&] { return large_matrix<Scalar>(tokens, channels_, "an activation"); };
   Matrix<Scalar> exponent = activation(), step = activation(), key_scale = activation(), query_scale = activation(),
                  diagonal = activation();
-  using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
   constexpr Scalar nothing = Scalar(-1e30);  // the exponent of an empty state: its weight is zero
-  Row o = Row::Constant(channels_, nothing), denominator = Row::Zero(channels_);
+  Eigen::Array<Scalar, 7, Eigen::Dynamic, Eigen::RowMajor> rows(7, channels_);
+  auto o = rows.row(0), denominator = rows.row(1), key = rows.row(2), own = rows.row(3), state = rows.row(4), next = rows.row(5),
+       power = rows.row(6);
+  o.setConstant(nothing);
+  denominator.setZero();
   if (initial.denominator.size() != 0) {
     denominator = initial.denominator.row(0).array();
     o = (denominator > Scalar(0)).select(initial.exponent.row(0).array(), nothing);
   }
-  const Row first = weights_.time_first.matrix().row(0).array(), decay = decay_.array();
-  Row key(channels_), reference(channels_), state_term(channels_), own_term(channels_), next(channels_);
+  const auto first = weights_.time_first.matrix().row(0).array();
+  const auto decay = decay_.array();
   auto start = starts.begin();
   for (Index token = 0; token < tokens; ++token) {
     if (start != starts.end() && *start == token) {
@@ -216,13 +221,17 @@ typename Rwkv4<S>::Weighting Rwkv4<S>::weighting(const Array<Scalar>& keys, cons
       ++start;
     }
     key = keys.matrix().row(token).array();
-    reference = o.max(key + first);
-    own_term = (key + first - reference).exp();
-    state_term = denominator * (o - reference).exp();
-    next = state_term + own_term;
+    next = o.max(key + first);
+    own = (key + first) - next;
+    state = o - next;
+    // One of the two is 0, so that one exponential serves both: exp(x) >= 1 + x, which is 1 at 0. A NaN in either is in the sum.
+    power = (own + state).exp();
+    own = power.max(own + Scalar(1));
+    state = power.max(state + Scalar(1));
+    next = denominator * state + own;
     exponent.row(token) = o;
-    diagonal.row(token) = own_term / next;
-    query_scale.row(token) = (o - reference).exp() / next;
+    diagonal.row(token) = own / next;
+    query_scale.row(token) = state / next;
     next = (o - decay).max(key);
     // Before anything is in the state its decay means nothing: zero keeps sums of steps exact.
     step.row(token) = (o <= nothing).select(Scalar(0), (o - next) - decay);

@@ -27,7 +27,8 @@ UnifiedForm<S> Rwkv4<S>::lower(const Activations& act, Terms asked) const {
   }
   check("key", act.key);
   check_ascending(layer_name, "activations.weighting.starts", act.weighting.starts, tokens);
-  const Weighting scaled = weighting_of(act);
+  Weighting made;
+  const Weighting& scaled = weighting_of(act, made);
   DiagonalRecurrence<Scalar> recurrence = normalised_recurrence(scaled);
   if (!terms.has(Term::normalization)) {
     const RowVector<Scalar> scale = unnormalised_log_scale(act, scaled);
@@ -50,14 +51,15 @@ Matrix<S> Rwkv4<S>::scaled_by(const State& initial) {
 }
 
 template <Real S>
-typename Rwkv4<S>::Weighting Rwkv4<S>::weighting_of(const Activations& act) const {
+const typename Rwkv4<S>::Weighting& Rwkv4<S>::weighting_of(const Activations& act, Weighting& made) const {
   const State& before = act.initial;
   detail::check_initial<Scalar>(layer_name, {{"shifted", &before.shifted},
                                              {"numerator", &before.numerator, 1, channels_, "(1, channels)"},
                                              {"denominator", &before.denominator, 1, channels_, "(1, channels)"},
                                              {"exponent", &before.exponent, 1, channels_, "(1, channels)"}});
   const Weighting& w = act.weighting;
-  if (w.step.empty() || w.made_from.stale(w.exponent, {{"key", &act.key}}, scaled_by(before))) return weighting(act.key, before, w.starts);
+  if (w.step.empty() || w.made_from.stale(w.exponent, {{"key", &act.key}}, scaled_by(before)))
+    return made = weighting(act.key, before, w.starts);
   for (const auto& [name, array] :
        {std::pair{"weighting.exponent", &w.exponent}, std::pair{"weighting.step", &w.step}, std::pair{"weighting.key_scale", &w.key_scale},
         std::pair{"weighting.query_scale", &w.query_scale}, std::pair{"weighting.diagonal", &w.diagonal}})

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -29,9 +30,9 @@ class ImplicitAttention {
   /// Fails (ErrorKind::shape) unless the parts of the form fit each other.
   explicit ImplicitAttention(UnifiedForm<Scalar> form);
 
-  [[nodiscard]] Index tokens() const { return form_.tokens(); }
-  [[nodiscard]] Index channels() const { return form_.channels(); }
-  [[nodiscard]] const UnifiedForm<Scalar>& form() const { return form_; }
+  [[nodiscard]] Index tokens() const { return form_->tokens(); }
+  [[nodiscard]] Index channels() const { return form_->channels(); }
+  [[nodiscard]] const UnifiedForm<Scalar>& form() const { return *form_; }
   /// Whether no output looks at a later token.
   [[nodiscard]] bool causal() const;
 
@@ -76,14 +77,14 @@ class ImplicitAttention {
   /// The part of the output that comes from before the first token, (tokens, channels): zero unless a state was carried in.
   [[nodiscard]] Matrix<Scalar> carry(const Executor& executor = serial_executor()) const;
 
-  [[nodiscard]] bool has_second() const { return form_.second != nullptr; }
+  [[nodiscard]] bool has_second() const { return form_->second != nullptr; }
   /// A_2, the operator of the second path; fails where there is none.
   [[nodiscard]] ImplicitAttention second() const;
   /// x_2, (tokens, channels).
   [[nodiscard]] const Array<Scalar>& second_input() const;
 
  private:
-  [[nodiscard]] bool plain() const { return parts_.size() == 1 && !form_.reversed; }
+  [[nodiscard]] bool plain() const { return parts_.size() == 1 && !form_->reversed; }
   void fill(const std::vector<Index>& channel_list, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const;
   void reduce_sum(const Reduction<Scalar>& reduction, const std::vector<Index>& channel_list, const std::vector<Index>& row_list,
                   View<Scalar> out, const Executor& executor) const;
@@ -99,15 +100,16 @@ class ImplicitAttention {
     }
   }
 
-  UnifiedForm<Scalar> form_;
+  std::shared_ptr<const UnifiedForm<Scalar>> form_;
   std::vector<detail::OperatorPart<Scalar>> parts_;
 };
 
 template <Real S>
-ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::move(form)) {
-  form_.check();
-  parts_.emplace_back(std::as_const(form_));  // as those below: one instance of what grows the list
-  for (const UnifiedForm<Scalar>& added : form_.more) parts_.emplace_back(added);
+ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::make_shared<const UnifiedForm<Scalar>>(std::move(form))) {
+  form_->check();
+  const auto add = [&](const UnifiedForm<Scalar>& part) { parts_.emplace_back(std::shared_ptr<const UnifiedForm<Scalar>>(form_, &part)); };
+  add(*form_);
+  for (const UnifiedForm<Scalar>& added : form_->more) add(added);
 }
 
 template <Real S>
@@ -139,7 +141,7 @@ template <Real S>
 Index ImplicitAttention<S>::heads() const {
   const SharedMatrix<Scalar>* shared = parts_.front().shared_matrix();
   if (shared == nullptr) return 0;
-  const ExplicitRecurrence<Scalar>* given = form_.recurrence.given();
+  const ExplicitRecurrence<Scalar>* given = form_->recurrence.given();
   return given != nullptr && given->mixed ? 0 : shared->heads;
 }
 
@@ -301,13 +303,13 @@ Matrix<S> ImplicitAttention<S>::carry(const Executor& executor) const {
 template <Real S>
 ImplicitAttention<S> ImplicitAttention<S>::second() const {
   if (!has_second()) detail::raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
-  return ImplicitAttention(form_.second->form);
+  return ImplicitAttention(form_->second->form);
 }
 
 template <Real S>
 const Array<S>& ImplicitAttention<S>::second_input() const {
   if (!has_second()) detail::raise(ErrorKind::value, "ImplicitAttention: this layer has no second path");
-  return form_.second->input;
+  return form_->second->input;
 }
 
 template <Real S>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -17,28 +18,27 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// A form's own recurrence and terms; the forms that it adds are parts of their own.
+/// A form's own recurrence and terms; the forms that it adds (`more`, `second`) are parts of their own.
 template <Real Scalar>
 class OperatorPart {
  public:
-  explicit OperatorPart(const UnifiedForm<Scalar>& form) : form_(form), surrounded_(form.recurrence.kernels().bare()) {
-    form_.more.clear();
-    form_.second.reset();
+  explicit OperatorPart(std::shared_ptr<const UnifiedForm<Scalar>> form)
+      : form_(std::move(form)), surrounded_(form_->recurrence.kernels().bare()) {
     if (surrounded_.diagonal) surround(*surrounded_.diagonal);
     if (surrounded_.matrix) surround(*surrounded_.matrix);
   }
 
-  [[nodiscard]] const UnifiedForm<Scalar>& form() const { return form_; }
-  [[nodiscard]] Index tokens() const { return form_.tokens(); }
+  [[nodiscard]] const UnifiedForm<Scalar>& form() const { return *form_; }
+  [[nodiscard]] Index tokens() const { return form_->tokens(); }
 
-  [[nodiscard]] bool causal() const { return form_.reversed ? tokens() == 1 : form_.recurrence.causal(); }
+  [[nodiscard]] bool causal() const { return form_->reversed ? tokens() == 1 : form_->recurrence.causal(); }
 
   /// The matrix that a head's channels share; null where every channel has one of its own.
   [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const { return surrounded_.matrix ? &surrounded_.matrix->recurrence : nullptr; }
 
   /// Rows of the chosen channels' matrices, (channels * rows, tokens).
   void rows(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
-    if (!form_.reversed) return rows_in_order(channels, row_list, out, executor);
+    if (!form_->reversed) return rows_in_order(channels, row_list, out, executor);
     std::vector<Index> reversed(row_list);
     for (Index& row : reversed) row = tokens() - 1 - row;
     rows_in_order(channels, reversed, out, executor);
@@ -65,7 +65,7 @@ class OperatorPart {
 
   /// out = A x + (what the input's bias, tail and state give); the state after the last token into `final_state` if it is not null.
   void scan(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state = nullptr) const {
-    if (!form_.reversed) return scan_in_order(input, out, executor, final_state);
+    if (!form_->reversed) return scan_in_order(input, out, executor, final_state);
     ScanInput<Scalar> reversed = input;
     if (!input.x.empty()) reversed.x = in_reverse(*input.x);
     scan_in_order(reversed, out, executor, final_state);
@@ -74,35 +74,35 @@ class OperatorPart {
 
   /// out = A^T g.
   void scan_transposed(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
-    if (!form_.reversed) return transposed_in_order(g, out, executor);
+    if (!form_->reversed) return transposed_in_order(g, out, executor);
     transposed_in_order(in_reverse(g), out, executor);
     reverse_tokens(out);
   }
 
   /// What is added behind the recurrence: a norm's bias times the gate, (tokens, channels), added to `out`.
   void add_norm_bias(View<Scalar> out) const {
-    if (form_.norm_bias.empty()) return;
-    const bool one = form_.norm_bias.rows() == 1;
+    if (form_->norm_bias.empty()) return;
+    const bool one = form_->norm_bias.rows() == 1;
     for (Index row = 0; row < out.rows(); ++row) {
-      const Index token = form_.reversed ? out.rows() - 1 - row : row;
-      const ConstNumbers<Scalar> bias(form_.norm_bias.row(one ? 0 : token), out.cols());
+      const Index token = form_->reversed ? out.rows() - 1 - row : row;
+      const ConstNumbers<Scalar> bias(form_->norm_bias.row(one ? 0 : token), out.cols());
       Numbers<Scalar> to(out.data() + row * out.outerStride(), out.cols());
-      if (form_.gate.empty())
+      if (form_->gate.empty())
         to += bias;
       else
-        to += bias * ConstNumbers<Scalar>(form_.gate.row(token), out.cols());
+        to += bias * ConstNumbers<Scalar>(form_->gate.row(token), out.cols());
     }
   }
 
  private:
   template <class Surrounded>
   void surround(Surrounded& surrounded) const {
-    surrounded.gate = product(form_.gate, form_.normalization);
-    surrounded.skip = form_.skip;
-    surrounded.activation = form_.activation;
-    if (!form_.convolution.empty()) surrounded.taps = Matrix<Scalar>(form_.convolution.matrix().transpose());
-    surrounded.convolution_starts = form_.convolution_starts;
-    surrounded.column_weights = form_.input_scale;
+    surrounded.gate = product(form_->gate, form_->normalization);
+    surrounded.skip = form_->skip;
+    surrounded.activation = form_->activation;
+    if (!form_->convolution.empty()) surrounded.taps = Matrix<Scalar>(form_->convolution.matrix().transpose());
+    surrounded.convolution_starts = form_->convolution_starts;
+    surrounded.column_weights = form_->input_scale;
   }
 
   static void reverse_tokens(View<Scalar> numbers) {
@@ -127,17 +127,17 @@ class OperatorPart {
   void rows_in_order(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
                      const Executor& executor) const {
     with_subnormals_as_zero(
-        executor, [&](const Executor& as_zero) { form_.recurrence.kernels().rows(surrounded_, channels, row_list, out, as_zero); });
+        executor, [&](const Executor& as_zero) { form_->recurrence.kernels().rows(surrounded_, channels, row_list, out, as_zero); });
   }
   void scan_in_order(const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor, View<Scalar>* final_state) const {
-    form_.recurrence.kernels().scan(surrounded_, input, out, executor, final_state);
+    form_->recurrence.kernels().scan(surrounded_, input, out, executor, final_state);
   }
   void transposed_in_order(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
     surrounded_.diagonal ? implicit_attention::scan_transposed(*surrounded_.diagonal, g, out, executor)
                          : implicit_attention::scan_transposed(*surrounded_.matrix, g, out, executor);
   }
 
-  UnifiedForm<Scalar> form_;
+  std::shared_ptr<const UnifiedForm<Scalar>> form_;
   AnySurrounded<Scalar> surrounded_;
 };
 

@@ -42,13 +42,9 @@ template <Real S>
 template <Real S>
 [[nodiscard]] Value<S> token_mix(const Value<S>& x, const Value<S>& shifted, const Array<S>& m) {
   check_vector("token_mix", "the mix", m, x.cols(), "width");
-  using Numbers = detail::ConstNumbers<S>;
   Matrix<S> out = detail::filled_by_rows<S>(x.rows(), x.cols(), x.trace->executor(), [&](View<S> panel, Index first, Index count) {
-    const Numbers weight(m.data(), m.size());
-    for (Index row = 0; row < count; ++row) {
-      const Numbers now(x.numbers.row(first + row), m.size()), before(shifted.numbers.row(first + row), m.size());
-      detail::Numbers<S>(panel.row(row).data(), m.size()) = before + (now - before) * weight;
-    }
+    const auto now = (*x).middleRows(first, count).array(), before = (*shifted).middleRows(first, count).array();
+    panel.array() = before + (now - before).rowwise() * m.matrix().row(0).array();
   });
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), shifted = shifted.link(), m](Back<S>& back, Matrix<S>& g) {
