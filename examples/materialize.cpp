@@ -480,6 +480,12 @@ const LayerFamily<Scalar>& named_family(const std::string& arch) {
 /// The layer's configuration: of --config, else what the file of weights carries in its metadata, else what lies beside it.
 template <Real Scalar>
 Configuration layer_configuration(const Options& options, const Checkpoint<Scalar>& weights) {
+  if (std::filesystem::path(options.config).extension() == ".safetensors") {
+    const SafetensorsFile file(options.config);
+    if (!file.metadata().contains("config"))
+      detail::raise(ErrorKind::file, file.where(), ": its metadata has no config, expected a JSON object under that key");
+    return read_metadata_configuration(file);
+  }
   if (!options.config.empty()) return read_configuration(options.config);
   if (std::error_code ignored; weights.format == "safetensors" && !std::filesystem::is_directory(options.weights, ignored))
     if (const SafetensorsFile file(options.weights); file.metadata().contains("config")) return read_metadata_configuration(file);
@@ -745,9 +751,10 @@ int main(int argument_count, char** arguments) {
                  "the layer's weights under their public names: .safetensors, .bin, .pth or .gguf, or a model's folder")
       ->option_text("FILE|DIR");
   app.add_option("--prefix", options.prefix, "what stands before the names, for example backbone.layers.0.mixer.")->option_text("PREFIX");
-  app.add_option("--config", options.config,
-                 "what the shapes of the weights cannot tell: a config.json, or its folder (without it: what the file of weights carries). "
-                 "A model_type of models without such layers is an error")
+  app.add_option(
+         "--config", options.config,
+         "what the shapes of the weights cannot tell: a config.json, its folder, or a .safetensors whose metadata has it under config "
+         "(without it: what the file of weights carries). A model_type of models without such layers is an error")
       ->check(not_empty())
       ->option_text("FILE");
   app.add_option("--input", options.input,

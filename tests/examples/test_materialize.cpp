@@ -301,6 +301,29 @@ TEST_CASE("materialize: a configuration of a model that has other layers is refu
   run_well(folder, "materialize", with(ask, {"--out", (folder / "out.safetensors").string()}));
 }
 
+TEST_CASE("materialize: a configuration is taken from the metadata of another file of tensors", "[materialize]") {
+  const TemporaryFolder folder;
+  const std::string input = (folder / "qkv.safetensors").string(), bare = (folder / "bare.safetensors").string();
+  const std::string json = (folder / "config.json").string(), carrier = (folder / "carrier.safetensors").string();
+  const std::vector<double> numbers = {0.5, -0.25, 1, 0.5, 0.75, -0.5, 0.25, 2, 1, 0.5, -0.25, 1};
+  const auto tensor = [&](const char* name) { return TensorToWrite{name, {numbers.data(), {3, 2, 2}}}; };
+  write_safetensors(input, {tensor("input.q"), tensor("input.k"), tensor("input.v")});
+  const std::string config = R"({"num_heads": 2, "normalize": false})";
+  io_test::write_bytes(json, config);
+  write_safetensors(carrier, {tensor("other")}, {{"config", config}});
+  write_safetensors(bare, {tensor("other")});
+  const auto attention = [&](const std::string& given) {
+    const std::string out = (folder / "out.safetensors").string();
+    run_well(
+        folder, "materialize",
+        {"--arch", "linear_attention", "--weights", input, "--input", input, "--config", given, "--precision", "float64", "--out", out});
+    return Matrix<double>(SafetensorsFile(out).read<double>("attention").matrix());
+  };
+  CHECK(attention(carrier) == attention(json));
+  check_mistake("materialize", {"--arch", "linear_attention", "--weights", input, "--input", input, "--config", bare},
+                "bare.safetensors: its metadata has no config, expected a JSON object under that key", "out.safetensors");
+}
+
 TEST_CASE("materialize: a file of a mask alone holds no input", "[materialize]") {
   const TemporaryFolder folder;
   const fs::path golden = fs::path(IMPLICIT_ATTENTION_SOURCE_DIR) / "tests" / "data" / "mamba_seed06_L2_lt_conv.safetensors";
