@@ -80,7 +80,13 @@ class FormHistory {
 
   /// What surrounds the recurrence, a row a token.
   void walk_rows(const UnifiedForm<Scalar>& form, const NextPiece& piece) {
-    const bool both = !form.gate.empty() && !form.normalization.empty();
+    const bool gated = !form.gate.empty(), normalized = !form.normalization.empty(), both = gated && normalized;
+    if (piece.is_first()) {
+      gated_ = gated;
+      normalized_ = normalized;
+    }
+    check_term("gate", gated, gated_);
+    check_term("normalization", normalized, normalized_);
     piece.take(gate_, "gate", both ? Array<Scalar>() : form.gate);
     const bool multiplies = both && piece.takes;  // of the same shape otherwise
     piece.take(normalization_, "normalization", multiplies ? multiplied(form.gate, form.normalization) : form.normalization);
@@ -113,6 +119,7 @@ class FormHistory {
   }
 
   UnifiedForm<Scalar> constants_;
+  bool gated_ = false, normalized_ = false;  // of the pieces: their product is kept as one array
   StreamedArray<Scalar> gate_, normalization_, norm_bias_, activation_, input_scale_;
   std::vector<Index> convolution_starts_;  // numbers in the sequence
   RecurrenceHistory<Scalar> recurrence_;

@@ -88,6 +88,14 @@ class GrowingRows {
   Index spoilt_ = 0;  // the first rows, up to the end of the last piece with a number that is not finite
 };
 
+/// Fails (ErrorKind::shape) where a term comes or goes.
+template <class = void>
+void check_term(std::string_view name, bool there, bool was_there) {
+  if (there != was_there)
+    raise(ErrorKind::shape, "StreamingAttention: ", name, " is ", there ? "there" : "empty",
+          ", expected it as in the earlier pieces: the terms of a stream do not change");
+}
+
 /// One array of a form through a stream: absent, one row for all tokens, or a row a token. It is what the first piece said, and an array
 /// of one row becomes rows when a later piece's differs.
 template <Real Scalar>
@@ -100,9 +108,7 @@ class StreamedArray {
 
   /// Fails (ErrorKind::shape) where an array does not fit the pieces before, of which `held` tokens are kept.
   void check(std::string_view name, const Array<Scalar>& added, Index held) const {
-    if (held > 0 && added.empty() != (kind_ == Kind::absent))
-      raise(ErrorKind::shape, "StreamingAttention: ", name, " is ", added.empty() ? "empty" : "there",
-            ", expected it as in the earlier pieces: the terms of a stream do not change");
+    if (held > 0) check_term(name, !added.empty(), kind_ != Kind::absent);
     if (held > 0 && !added.empty() && added.cols() != columns())
       raise(ErrorKind::shape, "StreamingAttention: ", name, " has ", added.cols(), " columns, expected ", columns(),
             " as in the earlier pieces");

@@ -118,9 +118,7 @@ class DiagonalHistory {
  private:
   /// Rows of a piece and those kept come to one scale a channel, that of the largest exponential so far: all factors are at most 1.
   void join_scales(const Array<Scalar>& log_scale, const NextPiece& piece, Array<Scalar>& query_scale, Array<Scalar>& diagonal) {
-    if (!piece.is_first() && log_scale.empty() != log_scale_.empty())
-      raise(ErrorKind::shape, "StreamingAttention: continuation.log_scale is ", log_scale.empty() ? "empty" : "there",
-            ", expected it as in the earlier pieces: the terms of a stream do not change");
+    if (!piece.is_first()) check_term("continuation.log_scale", !log_scale.empty(), !log_scale_.empty());
     if (!piece.takes || log_scale.empty()) return;
     if (piece.is_first()) {
       log_scale_ = Matrix<Scalar>(*log_scale);
