@@ -320,6 +320,12 @@ TEST_CASE("PyTorch: what is wrong is said", "[io]") {
       {"a storage of an unknown type", with(p::tensor(p::storage("QInt8Storage", "0", 1), 0, {1}, {1})), {"torch.QInt8Storage"}},
       {"a reference of another kind", with(p::tuple({1, 2, 3, 4, 5}) + "Q"), {"reference that is not PyTorch's"}},
       {"a name that a terminal would obey", with(p::name("os\x1b[2J", "system")), {"os\\x1B[2J.system"}},
+      {"tensors in two places",
+       torch_bytes(p::dictionary({{"x", p::dictionary({{"a", good}}) + "q\x05"}, {"y", "h\x05"}}), {{"0", one}}),
+       {"the tensors under y stand in two places"}},
+      {"a name beyond all measure",
+       torch_bytes(p::dictionary({{std::string(1025, 'n'), good}}), {{"0", one}}),
+       {"a tensor's name is longer than 1024 bytes: nnn"}},
   };
   std::string local = big;
   local[0] = 'X';
