@@ -135,6 +135,49 @@ TEST_CASE("PyTorch: untyped storages have their type in the tensor; parameters o
   CHECK_THAT(error->message, contains_text("tensor b is F8_E4M3"));
 }
 
+TEST_CASE("PyTorch: pickles of protocol 4, and what older ones say in other words", "[io]") {
+  namespace p = pickled;
+  const TemporaryFolder folder;
+  const auto written = [&](const std::string& pickle, const std::string& storage) {
+    write_bytes(folder / "p.pt", zip_bytes({{"a/data.pkl", pickle}, {"a/data/0", storage}}));
+    return open(folder / "p.pt");
+  };
+  const std::string four = bytes_of<float>({1, 2, 3, 4}), count = bytes_of<std::int32_t>({4});
+  // Short texts, each remembered in the next place, and names from the stack.
+  const auto text = [](const std::string& value) { return "\x8c" + u8(static_cast<unsigned>(value.size())) + value + "\x94"; };
+  const auto name = [&](const std::string& module, const std::string& what) { return text(module) + text(what) + "\x93\x94"; };
+  const std::string storage = "(" + text("storage") + name("torch", "FloatStorage") + text("0") + text("cpu") + "J" + count + "t\x94Q";
+  const std::string tensor = name("torch._utils", "_rebuild_tensor_v2") + "(" + storage + "K" + u8(0) + "K\2K\2\x86\x94" +
+                             "K\2K\1\x86\x94" + "\x89" + name("collections", "OrderedDict") + ")R\x94t\x94R\x94";
+  const std::string body = "}\x94(" + text("w") + tensor + "u.";
+  CHECK(numbers(written("\x80\x04\x95" + u64(body.size()) + body, four).read("w")) == std::vector<float>{1, 2, 3, 4});
+
+  // A dictionary and a list made of what is above the mark, a text of Python 2, a value that is thrown away, keys that are numbers, and one
+  // that names nothing.
+  const std::string old = p::storage("FloatStorage", "0", 4);
+  const auto at = [&](std::int64_t offset) { return p::tensor(old, offset, {1}, {1}); };
+  const std::string pairs =
+      p::name("collections", "OrderedDict") + "((" + "(U" + u8(1) + "x" + at(2) + "t" + "(" + p::text("y") + at(3) + "ll" + "tR";
+  const std::string mixed = "(" + p::text("list") + "(" + at(0) + at(1) + "l" + "J" + bytes_of<std::int32_t>({-7}) + at(1) + "N" + at(0) +
+                            p::text("pairs") + pairs + "d" + p::text("thrown away") + "0";
+  const TableSource<float> source = written("\x80\x02" + mixed + ".", four);
+  CHECK(source.names() == std::vector<std::string>{"-7", "list.0", "list.1", "pairs.x", "pairs.y"});
+  CHECK(numbers(source.read("list.1")) == std::vector<float>{2});
+  CHECK(numbers(source.read("-7")) == std::vector<float>{2});
+  CHECK(numbers(source.read("pairs.x")) == std::vector<float>{3});
+  CHECK(numbers(source.read("pairs.y")) == std::vector<float>{4});
+
+  const auto refused = [&](const std::string& pickle) {
+    const auto error = error_of([&] { (void)written("\x80\x02" + pickle + ".", four); });
+    return error ? error->message : "";
+  };
+  CHECK_THAT(refused("(" + p::text("1") + at(0) + p::integer(1) + at(1) + "d"), contains_text("tensor 1 is there twice"));
+  CHECK_THAT(refused("(" + p::text("1") + "d"), contains_text("a key without a value"));
+  CHECK_THAT(refused("K\1K\2\x93"), contains_text("a name that is not a text"));
+  CHECK_THAT(refused(p::name("collections", "OrderedDict") + "((K\1ltR"),
+             contains_text("collections.OrderedDict: its arguments are not those that are expected"));
+}
+
 #if IMPLICIT_ATTENTION_IO_ZLIB
 TEST_CASE("PyTorch: archives that someone has compressed", "[io]") {
   namespace p = pickled;

@@ -66,6 +66,27 @@ TEST_CASE("zip: archives of 4 GiB and more have a second directory", "[io]") {
   CHECK_THAT(refused(before + large + beyond + first), contains_text("stands at byte 1073741824, but the file has only"));
 }
 
+TEST_CASE("zip: sizes and places that do not fit 32 bits stand in an extra field, behind others", "[io]") {
+  const TemporaryFolder folder;
+  const std::string data = "some bytes", none = u32(0xFFFFFFFF);
+  const std::string local = "PK\x03\x04" + u16(45) + u16(0) + u16(0) + u32(0) + u32(0) + none + none + u16(1) + u16(0) + "a" + data;
+  const auto archive = [&](const std::string& extra) {
+    const std::string directory = "PK\x01\x02" + u16(45) + u16(45) + u16(0) + u16(0) + u32(0) + u32(0) + none + none + u16(1) +
+                                  u16(static_cast<unsigned>(extra.size())) + u16(3) + u16(0) + u16(0) + u32(0) + none + "a" + extra + "why";
+    const std::string end = "PK\x05\x06" + u16(0) + u16(0) + u16(1) + u16(1) + u32(directory.size()) + u32(local.size()) + u16(0);
+    write_bytes(folder / "a.zip", local + directory + end);
+    return ZipFile(MappedFile::open(folder / "a.zip"));
+  };
+  const std::string other = u16(0x5455) + u16(5) + "times", size = u64(data.size());
+  CHECK(archive(other + u16(1) + u16(24) + size + size + u64(0)).read("a").text == data);
+  const auto error = error_of([&] { (void)archive(other + u16(1) + u16(8) + size); });
+  REQUIRE(error);
+  CHECK_THAT(error->message, contains_text("8 bytes expected, but only 0 are left"));
+  const auto beyond = error_of([&] { (void)archive(u16(1) + u16(24) + size + size + u64(1U << 30U)).read("a"); });
+  REQUIRE(beyond);
+  CHECK_THAT(beyond->message, contains_text("stands at byte 1073741824"));
+}
+
 TEST_CASE("zip: what cannot be read is said", "[io]") {
   const TemporaryFolder folder;
   const Archive good;
