@@ -13,7 +13,6 @@
 #include <support/every_logit.hpp>
 #include <support/shared_data.hpp>
 
-#include <implicit_attention/io/gguf.hpp>
 #include <implicit_attention/io/open_checkpoint.hpp>
 #include <implicit_attention/models/load.hpp>
 #include <implicit_attention/models/mamba_lm.hpp>
@@ -650,17 +649,4 @@ TEST_CASE("GGUF: a model in several files", "[io]") {
   const auto tensor_twice = error_of([&] { (void)open_checkpoint<float>(folder.path()); });
   REQUIRE(tensor_twice);
   CHECK_THAT(tensor_twice->message, contains_text("m-00002-of-00002.gguf: tensor token_embd.weight is in another file of the model too"));
-}
-
-TEST_CASE("GGUF: a file that is none, and a key of a type that there is not", "[io]") {
-  const TemporaryFolder folder;
-  const auto refused = [&](const std::string& bytes) {
-    write_bytes(folder / "a.gguf", bytes);
-    const auto error = error_of([&] { (void)GgufFile(folder / "a.gguf"); });
-    return error ? error->message : "";
-  };
-  CHECK_THAT(refused("GGML" + std::string(60, '\0')), contains_text("a.gguf: not a GGUF file"));
-  for (const unsigned type : {13U, 4294967295U})
-    CHECK_THAT(refused(gguf::file({gguf::key("odd.key", type, u64(0))}, {})),
-               contains_text("metadata key odd.key is of type " + std::to_string(type) + ", which the format does not define"));
 }
