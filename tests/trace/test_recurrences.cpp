@@ -128,6 +128,68 @@ TEST_CASE("a recurrence of heads, whatever of it is recorded", "[trace]") {
     }
 }
 
+TEST_CASE("a gated recurrence of channels: its gradient, and relevance that holds everything but x and a homogeneous gate", "[trace]") {
+  const Index tokens = 6, channels = 3, state = 2;
+  const Numbers x = drawn(30, tokens, channels), z = drawn(31, tokens, channels),
+                step = Draw(32).uniforms<double>(tokens, channels, 0.1, 1), query = drawn(33, tokens, state),
+                key = drawn(34, tokens, state), query_scale = drawn(35, tokens, channels), key_scale = drawn(36, tokens, channels),
+                rate = Draw(37).uniforms<double>(state, channels, -1, -0.1), skip = drawn(38, 1, channels),
+                carried = drawn(39, state, channels);
+  const auto sigmoid_of = [](double number) { return 1 / (1 + std::exp(-number)); };
+  const auto silu_of = [&](double number) { return number * sigmoid_of(number); };
+  for (const bool one_step : {false, true})       // keys scaled by the steps themselves
+    for (const bool function_of : {false, true})  // x is made of something that is kept anyway
+      for (const Function function : {Function::silu, Function::sigmoid})
+        for (const std::vector<Index>& starts : {std::vector<Index>{}, {3}}) {
+          INFO("steps shared: " << one_step << ", x a function: " << function_of << ", documents: " << starts.size());
+          const Numbers keys_by = one_step ? step : key_scale, in = function_of ? each_number(x, silu_of) : x;
+          Numbers expected(tokens, channels), last(state, channels);
+          for (Index c = 0; c < channels; ++c) {
+            RowVector<double> kept = carried.col(c).transpose();
+            for (Index t = 0; t < tokens; ++t) {
+              if (starts_at(starts, t)) kept.setZero();
+              double read = 0;
+              for (Index n = 0; n < state; ++n) {
+                kept[n] = std::exp(rate(n, c) * step(t, c)) * kept[n] + key(t, n) * keys_by(t, c) * in(t, c);
+                read += query(t, n) * kept[n];
+              }
+              const double gate = function == Function::silu ? silu_of(z(t, c)) : sigmoid_of(z(t, c));
+              expected(t, c) = gate * (query_scale(t, c) * read + skip(0, c) * in(t, c));
+            }
+            last.col(c) = kept.transpose();
+          }
+          const auto run = [&](const Values& v, Matrix<double>* final_state) {
+            DiagonalRecurrence<double> recurrence;
+            recurrence.tokens = tokens, recurrence.channels = channels, recurrence.state = state;
+            recurrence.rate = constant(rate), recurrence.starts = starts;
+            DiagonalInputs<double> of;
+            of.step = v[2], of.query = v[3], of.key = v[4], of.query_scale = v[5], of.key_scale = one_step ? v[2] : v[6];
+            recurrence.step = of.step.numbers, recurrence.query = of.query.numbers, recurrence.key = of.key.numbers;
+            recurrence.query_scale = of.query_scale.numbers, recurrence.key_scale = of.key_scale.numbers;
+            return diagonal_recurrence(recurrence, of, {function, v[1]}, constant(skip), function_of ? silu(v[0]) : v[0], constant(carried),
+                                       final_state, function_of ? FunctionOf<double>{Function::silu, v[0]} : FunctionOf<double>{});
+          };
+          std::vector<Numbers> inputs = {x, z, step, query, key, query_scale};
+          std::vector<std::size_t> held = {2, 3, 4, 5};
+          if (!one_step) {
+            inputs.push_back(key_scale);
+            held.push_back(6);
+          }
+          if (function == Function::sigmoid) held.push_back(1);
+          const Operation operation{"diagonal_recurrence", [&](const Values& v) { return run(v, nullptr); }, inputs, expected, held};
+          check_operation(operation);
+          Matrix<double> final_state;
+          const std::vector<bool> none(inputs.size(), false), all(inputs.size(), true);
+          const Pass plain({"", [&](const Values& v) { return run(v, &final_state); }, inputs, {}}, false, none);
+          CHECK(difference(final_state, last) < 1e-13);
+          // The operator of the mixer holds its gate whatever that is: all of the relevance goes to x and to what was carried in.
+          const Numbers g = drawn(40, tokens, channels);
+          const WalkResult<double> walked = Pass(operation, true, all).walk(WayBack::attention, g);
+          CHECK(walked.gradients[1].isZero(0));
+          CHECK(std::abs(walked.bias_share + test_support::dot(walked.gradients[0], x) - test_support::dot(g, expected)) < 1e-12);
+        }
+}
+
 TEST_CASE("softmax attention, by documents and with tokens of the past", "[trace]") {
   const Index tokens = 7, heads = 4, key_heads = 2, size = 3, values = 2;
   const Numbers x = drawn(15, tokens, heads * values), query = drawn(16, tokens, heads * size), key = drawn(17, tokens, key_heads * size);
