@@ -111,6 +111,26 @@ TEST_CASE("a layer of one's own whose output is of another width than the model'
   CHECK_THROWS_WITH(LanguageModel<double>(parts), contains_text("OwnModel: head_bias is (11), expected (12) = (vocabulary)"));
 }
 
+TEST_CASE("a stack that lacks a layer, a part or its embedding is named", "[own_layer]") {
+  LanguageModelParts<double> parts;
+  parts.name = "OwnModel";
+  parts.final_norm = Norm<double>::rms(own_width, 1e-5);
+  CHECK_THROWS_WITH(LanguageModel<double>(parts), contains_text("OwnModel: the embedding is empty, expected (vocabulary, width)"));
+  parts.embedding = parts.head = test_support::Draw(5).normals<double>(12, own_width);
+  CHECK_THROWS_WITH(LanguageModel<double>(parts), contains_text("OwnModel: there is no layer"));
+  for (std::uint64_t layer = 0; layer < 2; ++layer)
+    parts.blocks.push_back({{{Norm<double>::rms(own_width, 1e-5), mixer_part(own_layer(10 + layer))}}});
+  CHECK_NOTHROW(LanguageModel<double>(parts));
+  LanguageModelParts<double> changed = parts;
+  changed.blocks[1].sublayers[0].branches[0].part = nullptr;
+  CHECK_THROWS_WITH(LanguageModel<double>(changed), contains_text("OwnModel: layer 1 has an empty part"));
+  changed.blocks[1].sublayers[0].branches.clear();
+  CHECK_THROWS_WITH(LanguageModel<double>(changed), contains_text("OwnModel: layer 1 has a sublayer without a part"));
+  changed = parts;
+  changed.blocks[0].sublayers[0].norm = Norm<double>::rms(own_width - 1, 1e-5);
+  CHECK_THROWS_WITH(LanguageModel<double>(changed), contains_text("OwnModel: layer 0's norm is 5 wide, expected 6 as the embedding is"));
+}
+
 TEST_CASE("a layer of one's own in a stack: every method that needs no output projection gives scores, and relevance adds up to the logit",
           "[own_layer]") {
   const LanguageModel<double> model = own_model();
