@@ -215,10 +215,13 @@ template <Real Scalar>
   return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_slopes<Scalar>(function, numbers); });
 }
 
-/// f(x) / x of every number, for a homogeneous function: the scale that relevance holds.
+/// f(x) / x of every number, for a homogeneous function: the scale that relevance holds; NaN where x is infinite.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_scales(Function function, ConstView<Scalar> x) {
-  return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
+  Matrix<Scalar> scales =
+      detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
+  if (!detail::all_finite(x)) scales += x * Scalar(0);
+  return scales;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
