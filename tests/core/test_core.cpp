@@ -275,6 +275,20 @@ TEST_CASE("a configuration gives keys under any of their spellings", "[core]") {
   CHECK_THAT(text, contains_text("config.json") && contains_text("name") && contains_text("integer"));
 }
 
+TEST_CASE("a key below one that is no object is not absent", "[core]") {
+  Configuration configuration("config.json");
+  configuration.set("rope_parameters", std::string());
+  configuration.set("a.b", std::vector<std::string>());
+  configuration.set_object("c");
+  for (const auto& [key, said] : {std::pair("rope_parameters.rope_theta", "config.json: key rope_parameters is \"\", expected an object"),
+                                  std::pair("a.b.c", "config.json: key a.b is [], expected an object")}) {
+    const auto [kind, text] = error_of([&, name = key] { (void)configuration.number({name}); });
+    CHECK(kind == ErrorKind::value);
+    CHECK(text == said);
+  }
+  CHECK_FALSE(configuration.number({"c.d", "a.c", "rope_parameters_of"}).has_value());
+}
+
 TEST_CASE("the serial executor calls each index once, in order", "[core]") {
   std::vector<Index> called;
   serial_executor()(5, [&](Index i) { called.push_back(i); });

@@ -18,6 +18,7 @@
 #include <dlfcn.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 namespace {
 /// The permissions that a file has when somebody first changes them; -1: nobody has.
@@ -129,6 +130,23 @@ TEST_CASE("a file that only its owner may read is not there for others before it
     CHECK(found == 1);
   }
   ::umask(mask);
+}
+
+TEST_CASE("a file that may not be written is not replaced, though its folder may be written") {
+  const TemporaryFolder folder;
+  write_bytes(folder / "a.npy", "before");
+  fs::permissions(folder.path(), fs::perms::all);
+  fs::permissions(folder / "a.npy", fs::perms::owner_read | fs::perms::group_read | fs::perms::others_read);
+  const uid_t user = ::geteuid();
+  if (user == 0) REQUIRE(::seteuid(65534) == 0);  // who may write everything
+  const auto error = error_of([&] { const ReplacedFile file(folder / "a.npy"); });
+  const auto beside = error_of([&] { const ReplacedFile file(folder / "b.npy"); });
+  REQUIRE(::seteuid(user) == 0);
+  REQUIRE(error);
+  CHECK_THAT(error->message, contains_text("a.npy: cannot be written: Permission denied"));
+  CHECK_FALSE(beside);
+  CHECK(read_bytes(folder / "a.npy") == "before");
+  CHECK(folder.entries() == 1);
 }
 
 TEST_CASE("a mapped file that is cut short within its last page keeps what it was") {

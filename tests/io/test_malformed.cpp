@@ -257,6 +257,7 @@ TEST_CASE("malformed config.json", "[io]") {
        R"({"a":18446744073709551615})",
        {"key a", "18446744073709551615, expected an integer of at most 9223372036854775807"}},
       {"a number beyond reason", R"({"a":1e999})", {"not valid JSON", "1e999"}},
+      {"more behind a zero byte", std::string("{\"a\":1}\0{\"b\":2}", 15), {"not valid JSON at byte 8: a zero byte"}},
   };
   for (const BadFile& file : bad) {
     INFO(file.what);

@@ -180,7 +180,6 @@ TEMPLATE_TEST_CASE("what depends on a number that is not finite is not finite, a
         CHECK(wrong_outputs == 0);
       }
 
-      if (!nan) continue;  // positive parts and extremes of infinite numbers may be finite
       const std::vector<Index> single{t, Index(149)};
       const Scalar infinite = std::numeric_limits<Scalar>::infinity();
       const auto check_reduced = [&](const char* name, const auto& join, Scalar initial) {
@@ -192,7 +191,7 @@ TEMPLATE_TEST_CASE("what depends on a number that is not finite is not finite, a
           for (Index j = 0; j < tokens; ++j) {
             const bool dependent = depends[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)];
             const auto fits = [&](Scalar found) {
-              return dependent ? std::isnan(found) : std::abs(found - expected(i, j)) <= rounding * largest * channels;
+              return dependent ? !std::isfinite(found) : std::abs(found - expected(i, j)) <= rounding * largest * channels;
             };
             wrong_sums += i < t ? joined(i, j) != expected(i, j) : !fits(joined(i, j));
             if (i == t) wrong_sums += !fits(row(0, j));

@@ -1,6 +1,7 @@
 // Layer descriptors: what is a layer, weights viewed, an engine's own activations, weights and inputs that do not fit, denormal weights.
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 
 #include <implicit_attention/layers/griffin.hpp>
 #include <implicit_attention/layers/layer_descriptor.hpp>
+#include <implicit_attention/layers/layer_gradient.hpp>
 #include <implicit_attention/layers/linear_attention.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
@@ -181,6 +183,11 @@ TEST_CASE("inputs and states that do not fit are refused before anything is comp
   refused("Griffin: the input has no tokens", [&] { (void)griffin.activations(none); });
   refused("Griffin: the input is (5, 6), expected (tokens, 4)", [&] { (void)griffin.activations(wide); });
   refused("Griffin: positions are (4), expected (5)", [&] { (void)griffin.activations(u, std::vector<Index>{0, 1, 2, 3}); });
+  refused("Griffin: positions are (4), expected (5)", [&] {  // on the way back, too
+    (void)backward(griffin, u, u, serial_executor(), {nullptr, {0, 1, 2, 3}});
+  });
+  const Index far = std::numeric_limits<Index>::max();
+  refused("Griffin: position 9223372036854775807 is out of range", [&] { (void)griffin.activations(u, std::vector<Index>(5, far)); });
   Mamba<double>::State mamba_state = mamba.activations(u).final;
   mamba_state.recurrent = ones(2, 6);
   refused("Mamba: state.recurrent is (2, 6), expected (3, 6)", [&] { (void)mamba.activations(u, &mamba_state); });
@@ -192,6 +199,16 @@ TEST_CASE("inputs and states that do not fit are refused before anything is comp
   Griffin<double>::State griffin_state = griffin.activations(u).final;
   griffin_state.recurrent = ones(2, 6);
   refused("Griffin: state.recurrent is (2, 6), expected (1, 6)", [&] { (void)griffin.activations(u, &griffin_state); });
+  Draw draw(4);
+  SoftmaxAttention<double>::Weights of_attention;
+  for (Array<double>* const weight :
+       {&of_attention.q_proj_weight, &of_attention.k_proj_weight, &of_attention.v_proj_weight, &of_attention.o_proj_weight})
+    *weight = draw.normals<double>(4, 4);
+  const SoftmaxAttention<double> attention(of_attention, {});
+  refused("positions are (2), expected (5)", [&] { (void)backward(attention, u, u, serial_executor(), {nullptr, {0, 1}}); });
+  SoftmaxAttention<double>::State attention_state = attention.activations(u).final;
+  attention_state.position = far;
+  refused("position 9223372036854775807 is out of range", [&] { (void)attention.activations(u, &attention_state); });
   MaterializeOptions options;
   options.byte_limit = 6 * 5 * 5 * 8 - 1;
   refused("reduction", [&] { (void)mamba.materialize_attention(u, options); });

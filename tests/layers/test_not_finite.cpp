@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -249,6 +250,62 @@ int check_layer(const std::string& title, const Layer& layer, Index tokens, cons
   return check_activations(title, EngineActivationsOf<Layer>(layer, layer.activations(u)), tokens, places, sets);
 }
 
+/// What the layers' own functions make a number of: a decay of zero, a weight of zero, a gate that is open or shut.
+bool takes_infinity(const std::string& layer, const std::string& array, double wrong) {
+  struct Taken {
+    std::vector<std::string> layers;  // none: all
+    std::string array;
+    bool positive, negative;
+  };
+  static const std::vector<Taken> all{{{}, "log_decay", false, true},
+                                      {{"griffin"}, "log_a", false, true},
+                                      {{"griffin"}, "recurrent_gate", true, false},
+                                      {{"mamba", "mamba2", "vim"}, "dt", true, false},
+                                      {{"vim"}, "dt 2", true, false},
+                                      {{"rwkv4"}, "key", false, true},
+                                      {{"rwkv4"}, "weighting.step", false, true},
+                                      {{"rwkv4"}, "receptance", true, true},
+                                      {{"kda"}, "z", true, true},
+                                      {{"mlstm_large", "softmax"}, "gate_input", true, true}};
+  const std::string family = layer.substr(0, layer.find(' '));
+  return std::any_of(all.begin(), all.end(), [&](const Taken& one) {
+    return one.array == array && (wrong > 0 ? one.positive : one.negative) &&
+           (one.layers.empty() || std::find(one.layers.begin(), one.layers.end(), family) != one.layers.end());
+  });
+}
+
+/// An infinity spoils every entry that a NaN would, and all ways say the same of it.
+int check_activations_infinite(const std::string& title, const EngineActivations& act, Index tokens, Index token) {
+  int read = 0;
+  std::vector<Numbers> with_nan;
+  for_spoilt_arrays(act, tokens, {token}, std::numeric_limits<double>::quiet_NaN(),
+                    [&](const std::string&, Index, const EngineActivations& spoilt) {
+                      with_nan.emplace_back();
+                      if (refusal(spoilt, Terms::all()).empty()) with_nan.back() = spoilt.attention(Terms::all()).materialize().stacked();
+                    });
+  for (const double wrong : {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()}) {
+    std::size_t array = 0;
+    for_spoilt_arrays(act, tokens, {token}, wrong, [&](const std::string& name, Index, const EngineActivations& spoilt) {
+      const Numbers& nan = with_nan[array++];
+      INFO(title << ": " << name << " is " << wrong << " at token " << token << " of " << tokens);
+      if (nan.size() == 0) {
+        CHECK_FALSE(refusal(spoilt, Terms::all()).empty());
+        return;
+      }
+      const ImplicitAttention<double> attention = spoilt.attention(Terms::all());
+      const Numbers found = attention.materialize().stacked();
+      int hidden = 0;
+      for (Index i = 0; i < found.rows(); ++i)
+        for (Index j = 0; j < found.cols(); ++j) hidden += std::isfinite(found(i, j)) && !std::isfinite(nan(i, j));
+      const bool taken = takes_infinity(title, name, wrong);
+      CHECK((hidden == 0 || taken));
+      check_ways(attention, taken ? attention : act.attention(Terms::all()), token);
+      ++read;
+    });
+  }
+  return read;
+}
+
 /// How many of the chosen rows' entries before `token` are not the same bits; `numbers` has `rows` for each of some channels or heads.
 int changed_entries(const Numbers& spoilt, const Numbers& clean, const std::vector<Index>& rows, Index token) {
   int changed = 0;
@@ -339,6 +396,26 @@ TEST_CASE("a NaN in any array of any layer: all ways say the same of it", "[engi
   }
   Draw draw(9);
   CHECK(check_layer("softmax attention, window and gate", engine_test::windowed_attention(draw), 7, {0, 3, 6}, {Terms::all()}) > 0);
+}
+
+TEST_CASE("an infinity in any array of any layer spoils what a NaN does, unless the layer makes a number of it", "[engine]") {
+  std::uint64_t seed = 301;
+  for (const Recipe& recipe : test_support::recipes()) {
+    const test_support::DrawnLayer drawn(recipe, seed++);
+    const std::string title = recipe.family + " " + recipe.title;
+    CHECK(test_support::AllLayers::visit(*drawn.part, [&](const auto& layer) {
+      using Layer = std::decay_t<decltype(layer)>;
+      const EngineActivationsOf<Layer> act(layer, layer.activations(input_of(recipe.tokens, layer.width())));
+      for (const Index token : {Index(0), recipe.tokens / 2, recipe.tokens - 1})
+        CHECK(check_activations_infinite(title, act, recipe.tokens, token) > 0);
+    }));
+  }
+  Draw draw(9);
+  const auto windowed = engine_test::windowed_attention(draw);
+  using Windowed = std::decay_t<decltype(windowed)>;
+  const EngineActivationsOf<Windowed> act(windowed, windowed.activations(input_of(7, windowed.width())));
+  for (const Index token : {Index(0), Index(3), Index(6)})
+    CHECK(check_activations_infinite("softmax attention, window and gate", act, 7, token) > 0);
 }
 
 TEST_CASE("a NaN or an infinity in any array of any layer: rows before it are what they were, bit for bit", "[engine]") {

@@ -104,6 +104,7 @@ TEST_CASE("contradictions between a configuration and its weights are named", "[
       {qwen_moe, "weights not divided", set("text_config.norm_topk_prob", false), {"norm_topk_prob is false, expected true"}},
       {qwen_moe, "no gate", set("text_config.attn_output_gate", false), {"attn_output_gate is false, expected true"}},
       {qwen_moe, "rope kind", set("text_config.rope_parameters.type", std::string("yarn")), {"is yarn, expected default"}},
+      {qwen_moe, "rope as text", set("text_config.rope_parameters", std::string()), {"rope_parameters is \"\", expected an object"}},
       {qwen_moe, "activation", set("text_config.hidden_act", std::string("gelu")), {"hidden_act is gelu"}},
       {qwen_moe,
        "layer types",

@@ -468,6 +468,9 @@ TEST_CASE("Kimi Linear as transformers writes it: kinds of feed-forward parts, a
   const auto says = [&](const Configuration& configuration, const std::string& what) {
     CHECK_THROWS_WITH(load_language_model<double>(tensors, configuration), contains_text(what));
   };
+  Configuration object = one->configuration;
+  object.set_object("moe_layer_freq");
+  says(object, "key moe_layer_freq is an object, expected");
   using Names = std::vector<std::string>;
   const Configuration written = with(with(one->configuration, "qk_head_dim", Index(10)), "pretraining_tp", Index(1));
   same(with(written, "mlp_layer_types", Names{"dense", "sparse", "sparse", "sparse"}));

@@ -281,6 +281,18 @@ TEST_CASE("sizes that no array can have are refused by name", "[operator]") {
   toeplitz.channels = toeplitz.heads = 3;
   toeplitz.kernel = ones(3, 4);
   refused(toeplitz, "tokens * channels is ");
+  toeplitz.tokens = Index(1) << 40U;
+  refused(toeplitz, "tokens * tokens is 1099511627776 * 1099511627776, more than an array can have");
+  toeplitz.tokens = Index(1) << 31U;  // a list of so many rows is not made to find that the map is too large
+  UnifiedForm<double> long_form;
+  long_form.recurrence = toeplitz;
+  const ImplicitAttention<double> attention(long_form);
+  const std::string all = "all of 2147483648 rows were asked for, expected at most 268435456";
+  for (const auto& [kind, text] : {error_of([&] { (void)attention.materialize(); }), error_of([&] { (void)attention.reduce({}); }),
+                                   error_of([&] { (void)attention.head_maps(); })}) {
+    CHECK(kind == ErrorKind::limit);
+    CHECK_THAT(text, contains_text(all));
+  }
   ExplicitRecurrence<double> given;
   given.tokens = largest;
   given.channels = given.heads = 2;

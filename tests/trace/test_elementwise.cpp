@@ -1,3 +1,7 @@
+#include <cmath>
+#include <limits>
+#include <vector>
+
 #include <catch2/catch.hpp>
 
 #include <implicit_attention/trace/elementwise.hpp>
@@ -70,5 +74,24 @@ TEST_CASE("operations: numbers that anybody else looks at are never changed", "[
     static_cast<void>(sigmoid(trace.constant(Array<double>::view(memory))));
     static_cast<void>(sigmoid(trace.constant(Array<double>::view(memory, alive))));
     CHECK(memory == a);
+  }
+}
+
+TEST_CASE("operations: a NaN is in the value, the slope and the scale of every function", "[trace]") {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN(), infinite = std::numeric_limits<double>::infinity();
+  Matrix<double> x = Matrix<double>::Constant(1, 9, 0.5);
+  for (const Index place : {Index(0), Index(8)}) x(0, place) = nan;  // in a register, and behind the last one
+  for (const Function function :
+       {Function::sigmoid, Function::silu, Function::gelu_tanh, Function::gelu_erf, Function::relu, Function::relu_squared, Function::tanh,
+        Function::softplus, Function::log_sigmoid, Function::exp, Function::elu_plus_one}) {
+    INFO(function_name(function));
+    std::vector<Matrix<double>> all{function_values<double>(function, x), function_slopes<double>(function, x)};
+    if (homogeneous(function)) all.push_back(function_scales<double>(function, x));
+    for (const Matrix<double>& made : all)
+      for (Index i = 0; i < x.cols(); ++i) CHECK(std::isnan(made(0, i)) == std::isnan(x(0, i)));
+    // f(x) / x of an infinite x is no number.
+    if (homogeneous(function))
+      for (const double far : {infinite, -infinite})
+        CHECK(std::isnan(function_scales<double>(function, Matrix<double>(Matrix<double>::Constant(1, 1, far)))(0, 0)));
   }
 }

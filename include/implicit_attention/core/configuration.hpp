@@ -1,6 +1,7 @@
 // A model's configuration: the few things that the weights' shapes cannot tell, under the keys of the public config.json files.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <initializer_list>
 #include <map>
@@ -121,12 +122,18 @@ class Configuration {
     values_.erase(key);
     unusable_[std::move(key)] = kind;
   }
-  /// A key's value, which counts as asked for; null if it is absent. Fails, with `expected`, where it is an object or a mixed list.
+  /// A key's value, which counts as asked for; null if it is absent. Fails, with `expected`, where it is an object or a mixed list, and
+  /// where a key that it stands below is none.
   [[nodiscard]] const Value* look_up(std::string_view key, std::string_view expected) const {
     if (const auto unusable = unusable_.find(key); unusable != unusable_.end())
       detail::raise(ErrorKind::value, where_, ": key ", key,
                     unusable->second == Unusable::object ? " is an object" : " is a list that holds neither numbers nor texts alone",
                     ", expected ", expected);
+    // A key below one that is no object: {"rope_parameters": ""} does not say that rope_parameters.rope_theta is absent.
+    for (std::size_t dot = key.find('.'); dot != std::string_view::npos; dot = key.find('.', dot + 1))
+      if (const auto outer = values_.find(std::string(key.substr(0, dot))); outer != values_.end())
+        detail::raise(ErrorKind::value, where_, ": key ", outer->first, " is ", detail::configuration_value_text(*outer->second),
+                      ", expected an object");
     asked_->emplace(key);
     if (!prefix_.empty()) asked_->emplace(prefix_ + std::string(key));
     const auto found = values_.find(std::string(key));

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <implicit_attention/core/executor.hpp>
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/lanes.hpp>
 #include <implicit_attention/core/large_memory.hpp>
 #include <implicit_attention/core/types.hpp>
@@ -139,6 +140,15 @@ template <class Derived, class Function>
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> sigmoid(const Eigen::MatrixBase<Derived>& x) {
   return detail::changed(x, detail::sigmoid_in_place<typename Derived::Scalar>);
+}
+
+/// silu(x) / x, the activation as a scale: sigmoid(x), but NaN where x is infinite. There silu is infinite or NaN, and a scale of 1 or 0
+/// would hide it.
+template <class Derived>
+[[nodiscard]] Matrix<typename Derived::Scalar> silu_scale(const Eigen::MatrixBase<Derived>& x) {
+  Matrix<typename Derived::Scalar> scale = sigmoid(x);
+  if (!detail::all_finite(x)) scale += x * typename Derived::Scalar(0);
+  return scale;
 }
 
 template <class Derived>

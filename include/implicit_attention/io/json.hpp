@@ -153,6 +153,9 @@ template <class Document>
   if (text.size() > limits.bytes) raise(ErrorKind::file, where, ": is ", text.size(), " bytes of JSON, expected at most ", limits.bytes);
   if (const std::size_t bad = utf8_error(text); bad != std::string_view::npos)
     raise(ErrorKind::file, where, ": not valid UTF-8 at byte ", bad);
+  // The parser takes a zero byte for the end, whatever comes behind it.
+  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos)
+    raise(ErrorKind::file, where, ": not valid JSON at byte ", zero + 1, ": a zero byte");
   JsonBuilder<Document> builder(where, limits);
   if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, where, ": not valid JSON");
   JsonDocument document = builder.take();

@@ -36,8 +36,9 @@ inline void remove_partial_files() noexcept {
 }
 
 /// Writes beside `path`, with the permissions of what stood there, and takes its place on `commit`; without that, what stood there stays
-/// and nothing is left behind. A symbolic link is kept; its target is written, and made if it does not exist.
-/// Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's reason.
+/// and nothing is left behind. A file that may not be written is not replaced either. A symbolic link is kept; its target is written, and
+/// made if it does not exist. Every failure (no such folder, disk full) is an error of ErrorKind::file that names `path` and the system's
+/// reason.
 class ReplacedFile {
  public:
   explicit ReplacedFile(std::filesystem::path path) : path_(std::move(path)) {
@@ -54,6 +55,7 @@ class ReplacedFile {
       const std::filesystem::path next = std::filesystem::read_symlink(target_, ignored);
       target_ = target_.parent_path() / next;  // next itself where it is absolute
     }
+    if (const int why = refusal(); why != 0) fail(why);
     // "x": a file of that name that is already there is somebody else's; then another name is tried. A signal may come at any moment, and
     // memory may end: the handler knows the name, and every allocation is done, before the file is there.
     std::random_device entropy;
@@ -98,6 +100,15 @@ class ReplacedFile {
   }
 
  private:
+  /// Why what stands there may not be written; 0 where it may, or nothing does. Taking its place asks its folder alone.
+  [[nodiscard]] int refusal() const noexcept {
+#if defined(__unix__) || defined(__APPLE__)
+    const int file = ::open(target_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0) return errno == ENOENT ? 0 : errno;
+    ::close(file);
+#endif
+    return 0;
+  }
   /// The partial file, empty; null, with errno set, if it cannot be created or exists already. It is given no permission that the file to
   /// be replaced lacks: otherwise someone who may not read that file could open the partial one before its permissions are changed.
   [[nodiscard]] std::FILE* created() const {

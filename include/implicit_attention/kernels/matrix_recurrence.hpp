@@ -31,6 +31,7 @@ struct ToeplitzRecurrence {
     check_size("ToeplitzRecurrence", "tokens", tokens, 0);
     check_size("ToeplitzRecurrence", "channels", channels, 1);
     static_cast<void>(size_product("ToeplitzRecurrence", "tokens * channels", tokens, channels));
+    static_cast<void>(size_product("ToeplitzRecurrence", "tokens * tokens", tokens, tokens));  // no array here has a row a token
     check_shape("ToeplitzRecurrence", "kernel", kernel, channels, std::max(kernel.cols(), Index(1)), "(channels, length)");
     if (heads != channels) detail::raise(ErrorKind::shape, "ToeplitzRecurrence: heads is ", heads, ", expected ", channels, " = channels");
   }

@@ -13,7 +13,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 // - over(joined): the numbers of a register of joined values, joined into one number,
 // - combine(a, b): two results joined,
 // - sees_zeros: whether joining a zero changes anything.
-// Joining a NaN gives NaN; infinite values are joined like any others.
+// Joining a NaN gives NaN. A sum with an infinite value is infinite or NaN; where one could be hidden, by a positive part or another
+// extreme, joining it gives NaN as well.
 namespace detail {
 
 struct Sum {
@@ -53,25 +54,26 @@ struct AddAbsolute : Sum {
 struct AddPositive : Sum {
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {
-    return old + std::max(value, Scalar(0));
+    return old + (std::max(value, Scalar(0)) + value * Scalar(0));
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
-    return old + value.max(Scalar(0));
+    return old + (value.max(Scalar(0)) + value * Scalar(0));
   }
 };
 
-/// `joined`, but NaN where the value is NaN: a maximum keeps a NaN that is already there, but may drop one in the new value.
+/// `joined`, but NaN where the value is not finite: a maximum keeps a NaN that is already there, but may drop what is in the new value.
 template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> with_nan_of_register(const LaneNumbers<Scalar, Count>& value,
                                                                     const LaneNumbers<Scalar, Count>& joined) {
+  const LaneNumbers<Scalar, Count> zero = value - value;  // or NaN
 #if defined(__GNUC__)
   if constexpr (Count > 1) {
-    const auto nan = value != value;  // all bits, which are a NaN, or none
-    return reinterpret_cast<LaneNumbers<Scalar, Count>>(reinterpret_cast<decltype(value != value)>(joined) | nan);
+    const auto nan = zero != zero;  // all bits, which are a NaN, or none
+    return reinterpret_cast<LaneNumbers<Scalar, Count>>(reinterpret_cast<decltype(zero != zero)>(joined) | nan);
   }
 #endif
-  return choose<Scalar, Count>(value != value, value, joined);
+  return choose<Scalar, Count>(zero != zero, zero, joined);
 }
 template <class Scalar, int Width>
 EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>& value, const Lanes<Scalar, Width>& joined) {
@@ -86,7 +88,7 @@ struct Largest {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {
-    return std::isnan(value) ? value : std::max(old, value);
+    return std::isfinite(value) ? std::max(old, value) : value - value;
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {
@@ -106,7 +108,7 @@ struct Smallest {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {
-    return std::isnan(value) ? value : std::min(old, value);
+    return std::isfinite(value) ? std::min(old, value) : value - value;
   }
   template <class Scalar, int Width>
   Lanes<Scalar, Width> operator()(const Lanes<Scalar, Width>& old, const Lanes<Scalar, Width>& value) const {

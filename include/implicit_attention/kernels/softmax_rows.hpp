@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include <implicit_attention/core/array.hpp>
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/matrix_product.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
@@ -53,10 +55,21 @@ struct SoftmaxRecurrence {
 
 namespace detail {
 
-/// Scores of one row become softmax weights, in place: those of carried-in tokens, `past`, and of the sequence, `own`.
+/// Scores of one row become softmax weights, in place: those of the carried-in tokens that it sees, `past`, and of the sequence's, `own`.
 template <Real Scalar>
-void softmax(const SoftmaxRecurrence<Scalar>& r, Scalar* past, Index past_count, Scalar* own, Index own_count) {
+void softmax(const SoftmaxRecurrence<Scalar>& r, Index head, Index row, Scalar* past, Scalar* own) {
   using Weights = Eigen::Map<Eigen::Array<Scalar, 1, Eigen::Dynamic>>;
+  const Index first = r.first_visible(row), own_count = r.last_seen(row) + 1 - first, past_count = r.past_seen(row);
+  // A score of minus infinity is a weight of 0, and a cap makes every score finite: neither may hide a query or a key that is not finite.
+  const auto spoil_hidden = [&](Scalar* scores, Index count, const Array<Scalar>& key, Index first_key) {
+    if (all_finite(scores, count)) return;
+    const Index size = r.head_size(), column = r.key_head(head) * size;
+    const bool finite_query = all_finite(r.query.row(row) + head * size, size);
+    for (Index token = 0; token < count; ++token)
+      if (!finite_query || !all_finite(key.row(first_key + token) + column, size)) scores[token] = std::numeric_limits<Scalar>::quiet_NaN();
+  };
+  spoil_hidden(own, own_count, r.key, first);
+  spoil_hidden(past, past_count, r.past_key, r.past_key.rows() - past_count);
   Weights weights(own, own_count), past_weights(past, past_count);
   Scalar scale = r.scale;
   if (r.soft_cap > Scalar(0)) {
@@ -83,7 +96,7 @@ void softmax_row(const SoftmaxRecurrence<Scalar>& r, Index head, Index row, RowV
   set_product(View<Scalar>(own + first, 1, count), query, r.key.matrix().block(first, column, count, size), Transposed::right);
   past.resize(seen);
   if (seen > 0) set_product(past, query, r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size), Transposed::right);
-  softmax(r, past.data(), seen, own + first, count);
+  softmax(r, head, row, past.data(), own + first);
 }
 
 /// Query times key for one row and several heads, from token `first` on, a row of `out` each. Register after register of tokens for all
@@ -134,7 +147,7 @@ void softmax_heads(const SoftmaxRecurrence<Scalar>& r, const Index* heads, Index
     if (seen > 0)
       set_product(past, ConstView<Scalar>(r.query.row(row) + heads[h] * size, 1, size),
                   r.past_key.matrix().block(r.past_key.rows() - seen, r.key_head(heads[h]) * size, seen, size), Transposed::right);
-    softmax(r, past.data(), seen, &out(h, first), count);
+    softmax(r, heads[h], row, past.data(), &out(h, first));
     out.row(h).head(first).setZero();
     out.row(h).tail(r.tokens - first - count).setZero();
   }
@@ -159,7 +172,7 @@ void matrix_rows(const SoftmaxRecurrence<Scalar>& r, Index head, Index begin, In
   for (Index row = begin; row < end; ++row) {
     const Index seen_first = r.first_visible(row), seen_count = r.last_seen(row) + 1 - seen_first, seen_past = r.past_seen(row);
     Scalar* entries = &out(row - begin, 0);
-    detail::softmax(r, past.data() + (row - begin + 1) * past_seen - seen_past, seen_past, entries + seen_first, seen_count);
+    detail::softmax(r, head, row, past.data() + (row - begin + 1) * past_seen - seen_past, entries + seen_first);
     std::fill(entries, entries + seen_first, Scalar(0));
     std::fill(entries + seen_first + seen_count, entries + r.tokens, Scalar(0));
   }

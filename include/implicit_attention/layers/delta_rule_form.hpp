@@ -68,7 +68,7 @@ UnifiedForm<S> DeltaRule<S>::lower(const Activations& act, Terms terms) const {
                                 ? act.x
                                 : detail::convolution_of<Scalar>(act.x, taps, shared_.v_conv1d_bias, tail, {}, serial_executor());
     check("c", c, channels_, "(tokens, channels)");
-    form.activation = sigmoid(c.matrix());
+    form.activation = silu_scale(c.matrix());
   }
   if (terms.has(Term::convolution)) {
     form.convolution = taps;

@@ -211,6 +211,7 @@ std::vector<Index> Griffin<S>::document_starts(const RunContext<Scalar>& context
     if (!continues) starts.push_back(0);
     return starts;
   }
+  detail::check_positions(layer_name, context.positions, tokens);
   for (Index token = 0; token < tokens; ++token)
     if (context.positions[static_cast<std::size_t>(token)] == 0) starts.push_back(token);
   return starts;

@@ -219,7 +219,7 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
   act.x = x.numbers;
   act.c = c.numbers;
   act.c_from = {act.c, {{"x", &act.x}}, act.initial.value_tail};
-  act.final.position = act.initial.position + u.rows();
+  act.final.position = detail::position_behind(Derived::layer_name, act.initial.position, u.rows());
   const Value<S> o = self().mix(in, act);
   act.o = o.numbers;
   act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}}};

@@ -62,7 +62,7 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
                                              act.x, content_.convolution_weight, content_.convolution_bias, tail, {}, serial_executor()))
                                        : act.x;
     check("c", c);
-    form.activation = sigmoid(c.matrix());
+    form.activation = silu_scale(c.matrix());
   }
   if (terms.has(Term::convolution) && content_.convolved()) {
     form.convolution = content_.convolution_weight;

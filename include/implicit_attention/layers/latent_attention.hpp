@@ -164,7 +164,8 @@ LayerRun<LatentAttention<S>> LatentAttention<S>::run(const Value<Scalar>& u, Run
   act.x = x.numbers;
   act.query = query.numbers;
   act.key = key.numbers;
-  act.final = next_key_value_state<Scalar>(*key, *x, act.initial, act.initial.key.rows() + key.rows(), act.initial.position + u.rows());
+  act.final = next_key_value_state<Scalar>(*key, *x, act.initial, act.initial.key.rows() + key.rows(),
+                                           detail::position_behind(layer_name, act.initial.position, u.rows()));
   const Value<Scalar> y = softmax_attention(recurrence(act), query, key, x);
   const Value<Scalar> out = linear(y, w.o_proj_weight);
   act.y = y.numbers;

@@ -102,13 +102,6 @@ void check_input(std::string_view who, ConstView<Scalar> u, Index width) {
     raise(ErrorKind::shape, who, ": the input is ", shape_text({u.rows(), u.cols()}), ", expected (tokens, ", width, ") = (tokens, width)");
 }
 
-/// Fails unless there is one position a token.
-template <class = void>
-void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
-  if (static_cast<Index>(positions.size()) != tokens)
-    raise(ErrorKind::shape, who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)");
-}
-
 /// Fails unless an activation that is needed is there, (rows, columns): an engine fills activations itself, and what it forgot must not
 /// be taken for a term that the layer does not have. `instead`: what may be filled in its place, " or gate".
 template <Real Scalar>

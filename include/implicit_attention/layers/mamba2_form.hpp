@@ -43,7 +43,7 @@ UnifiedForm<S> Mamba2<S>::lower(const Activations& act, Terms terms) const {
   if (terms.has(Term::activation)) {
     detail::check_activation(layer_name, "c", act.c, tokens, E, "(tokens, channels)");
     act.c_from.check(layer_name, "c", act.c, {{"x", &act.x}}, act.initial.convolution_tail, "initial.convolution_tail");
-    form.activation = sigmoid(act.c.matrix());
+    form.activation = silu_scale(act.c.matrix());
   }
   form.skip = if_on(terms, Term::skip, skip_);
   if (terms.has(Term::convolution)) {

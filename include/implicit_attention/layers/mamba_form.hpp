@@ -56,7 +56,7 @@ UnifiedForm<S> Mamba<S>::lower(const Activations& act, Terms terms) const {
     const Array<Scalar> c =
         makes_c ? detail::convolution_of<Scalar>(act.x, weights_.conv1d_weight, weights_.conv1d_bias, tail, {}, serial_executor()) : act.c;
     check("c", c, channels_, "(tokens, channels)");
-    form.activation = sigmoid(c.matrix());
+    form.activation = silu_scale(c.matrix());
   }
   form.skip = if_on(terms, Term::skip, weights_.D);
   if (terms.has(Term::convolution)) {

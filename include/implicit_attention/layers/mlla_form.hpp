@@ -45,6 +45,7 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
   recurrence.heads = by_head ? heads() : E;
   recurrence.mixed = !by_head;
   if (by_head && terms.has(Term::normalization)) form.normalization = spread_columns<S>(*act.normalizer, E / heads());
+  const Matrix<S> activation = terms.has(Term::activation) ? silu_scale(act.c.matrix()) : Matrix<S>();
   Matrix<S> weights = large_matrix<S>(recurrence.heads * N, N, "the matrices of MLLA's channels");
   Matrix<S> affine = Matrix<S>::Zero(N, E);
   const bool affine_on = terms.has(Term::bias) && !(weights_.dwc_bias.empty() && weights_.lepe_bias.empty());
@@ -57,7 +58,7 @@ UnifiedForm<S> Mlla<S>::lower(const Activations& act, Terms terms) const {
     if (terms.has(Term::skip))
       detail::for_image_taps(grid, lepe_kernel_, [&](Index to, Index from, Index tap) { mixer(to, from) += lepe_taps_(tap, index); });
     if (terms.has(Term::activation))
-      for (Index token = 0; token < N; ++token) mixer.col(token) *= sigmoid(act.c(token, index));
+      for (Index token = 0; token < N; ++token) mixer.col(token) *= activation(token, index);
     if (affine_on && !weights_.dwc_bias.empty()) affine.col(index) = mixer.rowwise().sum() * weights_.dwc_bias(0, index);
     if (affine_on && !weights_.lepe_bias.empty() && terms.has(Term::skip)) affine.col(index).array() += weights_.lepe_bias(0, index);
     if (!terms.has(Term::convolution)) {

@@ -225,7 +225,7 @@ UnifiedForm<S> Mlstm<S>::lower(const Activations& act, Terms terms) const {
   if (terms.has(Term::activation)) {
     check("c", act.c);
     act.c_from.check(layer_name, "c", act.c, {{"m", &act.m}});
-    skip.form.activation = sigmoid(act.c.matrix());
+    skip.form.activation = silu_scale(act.c.matrix());
   }
   if (terms.has(Term::convolution)) {
     skip.form.convolution = weights_.conv1d_weight;

@@ -78,7 +78,7 @@ template <Real Scalar>
   const Index dense_layers = configuration.integer({"first_k_dense_replace"}).value_or(0);
   if (dense_layers < 0)
     detail::raise(ErrorKind::value, configuration.where(), ": key first_k_dense_replace is ", dense_layers, ", expected at least 0");
-  const Index frequency = configuration.has("moe_layer_freq") ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
+  const Index frequency = configuration.find("moe_layer_freq") != nullptr ? detail::required_integer(configuration, {"moe_layer_freq"}) : 1;
 
   detail::expect_boolean(configuration, {"attention_bias"}, false, "its projections have no biases");
   std::vector<std::string> kinds, feeds;

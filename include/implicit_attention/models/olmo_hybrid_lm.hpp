@@ -34,7 +34,7 @@ template <Real Scalar>
   linear.norm_eps = 1e-5;  // whatever rms_norm_eps is
   typename SoftmaxAttention<Scalar>::Options full;
   full.norm_eps = eps;
-  parts.has_positions = configuration.has("rope_parameters.rope_theta");
+  parts.has_positions = configuration.find("rope_parameters.rope_theta") != nullptr;
   if (parts.has_positions) detail::read_rotary(configuration, 10000, 1, full);
   detail::ignore_keys(configuration, {"rope_parameters.rope_type"});  // no meaning without a base
 

@@ -37,12 +37,16 @@ class Indices {
       for (const Index index : list_) check_index(index, count, what);
       return list_;
     }
+    if (count > most_listed)
+      detail::raise(ErrorKind::limit, "all of ", count, " ", what, "s were asked for, expected at most ", most_listed,
+                    "; ask for a list of some");
     std::vector<Index> every(static_cast<std::size_t>(count));
     for (Index index = 0; index < count; ++index) every[static_cast<std::size_t>(index)] = index;
     return every;
   }
 
  private:
+  static constexpr Index most_listed = Index(1) << 28;  // rows of so many tokens are more than any memory holds
   enum class Kind { all, last, list };
   Kind kind_ = Kind::all;
   std::vector<Index> list_;

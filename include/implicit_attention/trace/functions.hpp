@@ -126,7 +126,7 @@ void take_values(Function function, Numbers<Scalar> x) {
   }
 }
 
-/// x becomes f'(x), number by number.
+/// x becomes f'(x), number by number; a NaN stays one.
 template <Real Scalar>
 void take_slopes(Function function, Numbers<Scalar> x) {
   switch (function) {
@@ -151,7 +151,7 @@ void take_slopes(Function function, Numbers<Scalar> x) {
       return change_each<Scalar>(
           x, [](Scalar v) { return normal_cumulative(v) + v * Scalar(0.39894228040143267794) * std::exp(Scalar(-0.5) * v * v); });
     case Function::relu:
-      return change_each<Scalar>(x, [](Scalar v) { return v > Scalar(0) ? Scalar(1) : Scalar(0); });
+      return change_each<Scalar>(x, [](Scalar v) { return v > Scalar(0) ? Scalar(1) : std::isnan(v) ? v : Scalar(0); });
     case Function::relu_squared:
       positive_parts<Scalar>(x);
       x += x;
@@ -168,7 +168,7 @@ void take_slopes(Function function, Numbers<Scalar> x) {
     case Function::exp:
       return exponentials<Scalar>(x);
     case Function::elu_plus_one:
-      return change_each<Scalar>(x, [](Scalar v) { return v < Scalar(0) ? std::exp(v) : Scalar(1); });
+      return change_each<Scalar>(x, [](Scalar v) { return v < Scalar(0) ? std::exp(v) : std::isnan(v) ? v : Scalar(1); });
   }
 }
 
@@ -215,10 +215,13 @@ template <Real Scalar>
   return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_slopes<Scalar>(function, numbers); });
 }
 
-/// f(x) / x of every number, for a homogeneous function: the scale that relevance holds.
+/// f(x) / x of every number, for a homogeneous function: the scale that relevance holds; NaN where x is infinite.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> function_scales(Function function, ConstView<Scalar> x) {
-  return detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
+  Matrix<Scalar> scales =
+      detail::changed(x, [function](detail::Numbers<Scalar> numbers) { detail::take_scales<Scalar>(function, numbers); });
+  if (!detail::all_finite(x)) scales += x * Scalar(0);
+  return scales;
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <string_view>
 #include <utility>
 
+#include <implicit_attention/core/finite.hpp>
 #include <implicit_attention/core/shape.hpp>
 #include <implicit_attention/trace/products.hpp>
 #include <implicit_attention/trace/trace.hpp>
@@ -72,7 +74,10 @@ class Norm {
   /// Those of one group of a token.
   [[nodiscard]] MeanAndScale statistics_of(const detail::ConstNumbers<Scalar>& numbers) const {
     const Scalar mean = centred_ ? numbers.mean() : Scalar(0);
-    return {mean, Scalar(1) / std::sqrt((numbers - mean).square().mean() + eps_)};
+    const Scalar scale = Scalar(1) / std::sqrt((numbers - mean).square().mean() + eps_);
+    // A scale of 0 would hide an infinite number in those beside it.
+    if (scale == Scalar(0) && !detail::all_finite(numbers.data(), numbers.size())) return {mean, std::numeric_limits<Scalar>::quiet_NaN()};
+    return {mean, scale};
   }
   /// r to u, given statistics(token, group, numbers of r).
   template <class StatisticsOf>

@@ -29,6 +29,28 @@ struct MixerRun {
 };
 
 namespace detail {
+/// Positions are multiplied as doubles, which hold whole numbers up to here.
+constexpr Index largest_position = Index(1) << 53;
+
+template <class = void>
+void check_position_size(std::string_view who, Index position) {
+  if (position < -largest_position || position > largest_position)
+    raise(ErrorKind::value, who, ": position ", position, " is out of range, expected at most ", largest_position);
+}
+/// Fails unless there is one position a token.
+template <class = void>
+void check_positions(std::string_view who, const std::vector<Index>& positions, Index tokens) {
+  if (static_cast<Index>(positions.size()) != tokens)
+    raise(ErrorKind::shape, who, ": positions are (", static_cast<Index>(positions.size()), "), expected (", tokens, ") = (tokens)");
+  for (const Index position : positions) check_position_size(who, position);
+}
+/// The position of the token behind `tokens` of them, the first of which has position `first`.
+template <class = void>
+[[nodiscard]] Index position_behind(std::string_view who, Index first, Index tokens) {
+  check_position_size(who, first);
+  return first + tokens;
+}
+
 /// An address that stands for a type, without run-time type information.
 template <class Type>
 struct TypeTag {
@@ -104,8 +126,13 @@ class RunContext {
   std::vector<SharedValue<S>> shared;
   CarriedStates* carried = nullptr;  ///< where this is a piece of a longer sequence; null: a whole one
 
+  /// One a token: those that were given, or counted from `first` on.
   [[nodiscard]] std::vector<Index> positions_of(Index tokens, Index first = 0) const {
-    if (!positions.empty()) return positions;
+    if (!positions.empty()) {
+      detail::check_positions("RunContext", positions, tokens);
+      return positions;
+    }
+    detail::check_position_size("RunContext", first);
     std::vector<Index> counted(static_cast<std::size_t>(tokens));
     for (Index token = 0; token < tokens; ++token) counted[static_cast<std::size_t>(token)] = first + token;
     return counted;
