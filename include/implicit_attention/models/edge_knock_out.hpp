@@ -100,7 +100,7 @@ class KnockOut {
   [[nodiscard]] RowVector<S> edge_effects(Index layer, const std::vector<Edge>& edges, const Target& target, Index mixer = 0) const {
     check(target);
     const Place place = place_of(layer, mixer);
-    const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false);
+    const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false, LayerReads::maps);
     if (const Index came = static_cast<Index>(layer_pass.mixers.size()), said = mixers_of(layer).count; came != said)
       detail::raise(ErrorKind::value, "knock-out: the parts of layer ", layer, " of ", model_.name(), " have ", said,
                     " token mixers by Part::mixers(), and ran ", came);
