@@ -48,8 +48,8 @@ class JoinedRows {
     count_ = count;
     products_.take_channels(count);
     for (BlockState& block : blocks_at_) block.has_keys = false;
-    // Blocks in a fixed number of runs, which begin cheaply. Where one worker takes block after block, the rows of a block go on to the blocks
-    // before it at once, while they and their queries are in the caches.
+    // Blocks in a fixed number of runs, which begin cheaply. Where one worker takes block after block, the rows of a block go on to the
+    // blocks before it at once, while they and their queries are in the caches.
     const Index runs = std::min<Index>(blocks_, 16);
     std::atomic<bool> any_left = false;
     executor(runs, [&](Index run) {
