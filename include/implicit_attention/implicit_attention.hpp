@@ -50,6 +50,7 @@
 #include <implicit_attention/kernels/head_rows.hpp>
 #include <implicit_attention/kernels/head_scan.hpp>
 #include <implicit_attention/kernels/head_walk.hpp>
+#include <implicit_attention/kernels/join_targets.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/matrix_recurrence.hpp>
 #include <implicit_attention/kernels/plain.hpp>

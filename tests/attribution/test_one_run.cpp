@@ -145,6 +145,25 @@ TEST_CASE("layers are kept as far as the memory reaches", "[attribution]") {
     const ForwardPass<double> pass = model.forward(ids, forward);
     CHECK(model.layer_pass(pass, 1).mixer().x.rows() == 50);  // run again, since it was kept for walks alone
     CHECK_THROWS_AS(pass.layers[1].mixer(), Error);
+
+    const auto bytes_of = [](const ForwardPass<double>& of) {
+      std::size_t bytes = 0;
+      for (const LayerPass<double>& layer : of.layers) bytes += layer.held_bytes();
+      return bytes;
+    };
+    forward.keep_mixers = true;
+    const ForwardPass<double> whole = model.forward(ids, forward);
+    forward.keep_outputs = false;
+    const ForwardPass<double> for_maps = model.forward(ids, forward);
+    CHECK(bytes_of(for_maps) < bytes_of(whole));
+    CHECK(bytes_of(for_maps) > bytes_of(pass));
+    CHECK_THROWS_AS(for_maps.layers[1].y(), Error);
+    CHECK_THROWS_AS(for_maps.layers[1].out(), Error);
+    CHECK(model.layer_pass(for_maps, 1).y().matrix() == whole.layers[1].y().matrix());  // run again
+    CHECK(model.layer_pass(for_maps, 1, serial_executor(), true, LayerReads::maps).trace == for_maps.layers[1].trace);
+    CHECK(model.layer_pass(pass, 1, serial_executor(), true, LayerReads::maps).trace != pass.layers[1].trace);
+    CHECK(for_maps.layers[1].x().matrix() == whole.layers[1].x().matrix());
+    CHECK(for_maps.layers[1].mixer().attention(Terms::all()).reduce({}) == whole.layers[1].mixer().attention(Terms::all()).reduce({}));
   }
 }
 

@@ -1,5 +1,6 @@
 // Edges and inputs knocked out of one layer, against a rerun that shares nothing with it but the parts: contributions by double loops over
 // every channel's matrix, and the rest of the model as a model of its own.
+#include <limits>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -208,6 +209,7 @@ TEST_CASE("sampled edges: in order, without repetition, the same for the same se
     for (const auto& [to, from] : sample_edges(2, 2, seed)) ++counts[static_cast<std::size_t>(to * (to + 1) / 2 + from)];
   for (const int count : counts) CHECK(std::abs(count - 1000) < 130);
   CHECK_THAT(error_of([] { (void)sample_edges(-1, 2, 1); }), contains_text("position -1"));
+  CHECK_THAT(error_of([] { (void)sample_edges(std::numeric_limits<Index>::max(), 2, 1); }), contains_text("expected at most 16777216"));
   CHECK_THAT(error_of([] { (void)sample_edges(3, 0, 1); }), contains_text("at most 0 edges"));
 }
 

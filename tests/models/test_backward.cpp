@@ -220,4 +220,7 @@ TEST_CASE("bad calls backwards are told before work starts", "[models]") {
        "the pass kept 0 layers, expected 2; run MambaForCausalLM with Keep::residuals");
   says([&] { return backward(model, pass, Matrix<double>(Matrix<double>::Zero(3, model.vocabulary()))); },
        "backward: d_logits is (3, 7145), expected (1, 7145) = (logit positions, vocabulary)");
+  ForwardPass<double> changed = pass;
+  changed.logit_positions = {99};
+  says([&] { return backward(model, changed, logit_gradient(pass, 2, 3)); }, "backward: position 99 is out of range, expected 0 to 2");
 }

@@ -186,6 +186,17 @@ TEST_CASE("the state after the last token carries a sequence on", "[operator]") 
   check(of_heads(), std::vector<Array<double> Heads::*>{&Heads::query, &Heads::key, &Heads::log_decay}, heads * state, channels / heads);
 }
 
+TEST_CASE("a recurrence that leaves no state says so", "[operator]") {
+  for (const Recurrence<double>& recurrence :
+       {Recurrence<double>(softmax(false)), Recurrence<double>(filter()), Recurrence<double>(given(true))}) {
+    Form form;
+    form.recurrence = recurrence;
+    Matrix<double> state = Matrix<double>::Ones(2, 3);
+    static_cast<void>(ImplicitAttention<double>(form).run(Draw(5).normals<double>(tokens, channels), &state));
+    CHECK(state.size() == 0);
+  }
+}
+
 TEST_CASE("what carried-in keys and values give is added to softmax attention", "[operator]") {
   Form form;
   set_softmax(form, softmax(false));

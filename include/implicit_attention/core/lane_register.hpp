@@ -4,7 +4,12 @@
 #include <cstddef>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 #include <utility>
+
+#if defined(__AVX512F__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 #include <implicit_attention/core/vector_register.hpp>
 
@@ -66,6 +71,11 @@ EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> choose(const Mask& mask, const La
 /// The larger of two numbers in each lane; of a NaN and a number, what is in `a`.
 template <class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> larger(const LaneNumbers<Scalar, Count>& a, const LaneNumbers<Scalar, Count>& b) {
+#if defined(__AVX512F__) && defined(__GNUC__)
+  // For registers of 64 bytes g++ emits a comparison, which only one of the ports takes, and a choice.
+  if constexpr (std::is_same_v<Scalar, float> && Count == 16)
+    return reinterpret_cast<LaneNumbers<Scalar, Count>>(_mm512_max_ps(reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(a)));
+#endif
   return choose<Scalar, Count>(b > a, b, a);
 }
 /// Likewise the smaller.

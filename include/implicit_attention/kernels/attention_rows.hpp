@@ -139,7 +139,7 @@ class TileRows {
       for (Index c = 0; c < count; ++c)
         for (Index strip = 0; strip < plan_->block(index).strips(); ++strip) {
           if (rows.wanted(index)) write_strip(c, index, strip, writer, [&](Index r) { return target(c, index, strip * strip_tokens + r); });
-          factors_.join_strips(c, index, 0, strip);
+          factors_.join_strips(c, 1, index, 0, strip);
         }
     }
     writer.finish();

@@ -126,33 +126,45 @@ class Factors {
   [[nodiscard]] Scalar* decays(Index channel, Index strip) { return decays_.data() + strip * decay_strip_ + channel * state_; }
 
   /// After strip `strip` of block `block`, whose first strip has its queries and decays at `place`: keys of earlier strips that it makes up
-  /// a power of two with are referred to its end.
-  void join_strips(Index channel, Index block, Index place, Index strip) {
+  /// a power of two with are referred to its end. Of `channels` neighbours, which are more than one only where their keys stand together.
+  void join_strips(Index channel, Index channels, Index block, Index place, Index strip) {
+    const Index factors = channels * state_;
     Index newer = strip;
     for (Index count = 1; (strip & count) != 0; count *= 2) {
       const Scalar* decay = decays(channel, place + newer);
       const Index older = newer - count;
-      for (Index s = older; s < newer; ++s) scale_keys(keys(channel, block, s), decay);
+      scale_keys(keys(channel, block, 0), older, newer, factors, decay);
       Scalar* joined = decays(channel, place + older);
-      for (Index n = 0; n < state_; ++n) joined[n] *= decay[n];
+      Eigen::Map<Row>(joined, factors) *= Eigen::Map<const Row>(decay, factors);
       newer = older;
     }
   }
 
   /// queries *= factor[n], from one reference to an earlier one.
   static void scale_queries(const Scalar* from, const Scalar* factor, Index factor_stride, Index state, Scalar* to) {
-    for (Index n = 0; n < state; ++n)
-      lanes<strip_tokens>(to + n * strip_tokens) = factor[n * factor_stride] * lanes<strip_tokens>(from + n * strip_tokens);
+    scale<strip_tokens>(from, factor, factor_stride, state, to);
+  }
+  /// `Count` factors of each state times factor[n].
+  template <int Count>
+  static void scale(const Scalar* from, const Scalar* factor, Index factor_stride, Index state, Scalar* to) {
+    for (Index n = 0; n < state; ++n) lanes<Count>(to + n * Count) = factor[n * factor_stride] * lanes<Count>(from + n * Count);
   }
 
  private:
   using Row = Eigen::Array<Scalar, 1, Eigen::Dynamic, Eigen::RowMajor>;
 
-  void scale_keys(Scalar* keys, const Scalar* factor) {
+  /// Keys of a block's strips older .. newer - 1, a panel at a time where they fill it; `keys` are those of its first strip.
+  void scale_keys(Scalar* keys, Index older, Index newer, Index factors, const Scalar* factor) const {
     constexpr int part = static_cast<int>(std::min(width, strip_tokens));
-    for (Index column = 0; column < strip_tokens; column += part) {
-      Scalar* panel = keys + column / width * key_panel_;
-      for (Index n = 0; n < state_; ++n) lanes<part>(panel + n * width) *= factor[n];
+    for (Index column = older * strip_tokens; column < newer * strip_tokens;) {
+      Scalar* const panel = keys + column / width * key_panel_ + column % width;
+      if (column % width == 0 && column + width <= newer * strip_tokens) {
+        for (Index n = 0; n < factors; ++n) lanes<width>(panel + n * width) *= factor[n];
+        column += width;
+      } else {
+        for (Index n = 0; n < factors; ++n) lanes<part>(panel + n * width) *= factor[n];
+        column += part;
+      }
     }
   }
 

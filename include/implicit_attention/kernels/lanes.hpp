@@ -99,7 +99,7 @@ EIGEN_ALWAYS_INLINE typename LaneRegister<Scalar, Count>::type shifted(const typ
   }
   (std::make_integer_sequence<int, Count>());
 #else
-  Scalar both[2 * Count];
+  Scalar both[static_cast<std::size_t>(2 * Count)];
   LaneRegister<Scalar, Count>::store(both, numbers);
   LaneRegister<Scalar, Count>::store(both + Count, next);
   return LaneRegister<Scalar, Count>::load(both + By);

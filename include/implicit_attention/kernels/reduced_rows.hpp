@@ -2,11 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
-#include <cstring>
 #include <vector>
 
 #include <implicit_attention/kernels/attention_rows.hpp>
+#include <implicit_attention/kernels/join_targets.hpp>
 #include <implicit_attention/kernels/product_join.hpp>
 #include <implicit_attention/kernels/reducers.hpp>
 
@@ -14,76 +15,6 @@
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
-
-/// Where the rows of blocks are joined. Every row of a block with a wanted row is computed, in the caller's memory if possible. There a row
-/// is shifted a little, so that a product's panels, whose columns begin `lead` before a block's, fill whole cache lines (split lines cost
-/// a tenth of the time). Rows that are not wanted, and rows without room for the shift, are computed in memory of its own.
-template <Real Scalar>
-class JoinTargets {
- public:
-  /// `wanted` are places in the caller's list `rows`; `initial` is what an empty join gives.
-  JoinTargets(const BlockPlan<Scalar>& plan, const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, Scalar initial)
-      : plan_(&plan), wanted_(&wanted), rows_(&rows), out_(out.data()), stride_(out.outerStride()), targets_(wanted.places.size()) {
-    const Index aside_stride = (tokens() + 2 * line - 2) / line * line;
-    Index aside_rows = 0;
-    for (std::size_t b = 0; b < targets_.size(); ++b) {
-      if (wanted.places[b].empty()) continue;
-      const TokenBlock& block = plan.blocks()[b];
-      targets_[b].assign(static_cast<std::size_t>(block.tokens), nullptr);
-      for (const Index place : wanted.places[b]) {
-        const Index row = row_at(place);
-        Scalar *const begin = begin_of(place), *const target = moved(begin);
-        if (target + row < begin + tokens()) targets_[b][static_cast<std::size_t>(row - block.first)] = target;
-      }
-      aside_rows += std::count(targets_[b].begin(), targets_[b].end(), nullptr);
-    }
-    aside_.resize(aside_rows * aside_stride);
-    for (std::size_t b = 0; b < targets_.size(); ++b)
-      for (std::size_t i = 0; i < targets_[b].size(); ++i) {
-        Scalar*& row = targets_[b][i];
-        if (row == nullptr) row = moved(aside_.data() + --aside_rows * aside_stride);
-        std::fill_n(row, plan.blocks()[b].first + static_cast<Index>(i) + 1, initial);
-      }
-  }
-  JoinTargets(const JoinTargets&) = delete;
-  JoinTargets& operator=(const JoinTargets&) = delete;
-
-  [[nodiscard]] Index blocks() const { return static_cast<Index>(targets_.size()); }
-  [[nodiscard]] bool wanted(Index block) const { return wanted_->wanted(block); }
-  /// Token 0 of row `i` of a wanted block.
-  [[nodiscard]] Scalar* row(Index block, Index i) const { return rows_of(block)[i]; }
-  /// All rows of a wanted block.
-  [[nodiscard]] Scalar* const* rows_of(Index block) const { return targets_[static_cast<std::size_t>(block)].data(); }
-
-  /// Moves a block's rows to the caller's places, and writes the zeros behind them.
-  void move_to_places(Index block) const {
-    for (const bool own : {false, true})  // a row that is wanted twice was joined in one of its places, which is overwritten last
-      for (const Index place : wanted_->places[static_cast<std::size_t>(block)]) {
-        const Index row = row_at(place);
-        const Scalar* target = rows_of(block)[row - plan_->block(block).first];
-        Scalar* begin = begin_of(place);
-        if (own != (target == moved(begin))) continue;
-        std::memmove(begin, target, static_cast<std::size_t>(row + 1) * sizeof(Scalar));
-        std::fill(begin + row + 1, begin + tokens(), Scalar(0));
-      }
-  }
-
- private:
-  static constexpr Index line = numbers_in_a_line<Scalar>;
-
-  [[nodiscard]] Index tokens() const { return plan_->surrounded().recurrence.tokens; }
-  [[nodiscard]] Index row_at(Index place) const { return (*rows_)[static_cast<std::size_t>(place)]; }
-  [[nodiscard]] Scalar* begin_of(Index place) const { return out_ + place * stride_; }
-  [[nodiscard]] Scalar* moved(Scalar* row) const { return row + (plan_->lead() + rest_of_line(row)) % line; }
-
-  const BlockPlan<Scalar>* plan_;
-  const RowsByBlock* wanted_;
-  const std::vector<Index>* rows_;
-  Scalar* out_;
-  Index stride_;                               // from one place to the next
-  std::vector<std::vector<Scalar*>> targets_;  // of each block's rows; none where the block is not wanted
-  RowVector<Scalar> aside_;
-};
 
 /// Joins whole maps, some registers of channels at a time: first every block's factors and what its rows see in the block itself, then what
 /// every block's rows see in the blocks before it.
@@ -106,6 +37,8 @@ class JoinedRows {
         state_(plan.surrounded().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
         factors_(blocks_, blocks_, channels_together(state_), state_, true),
+        blocks_at_(static_cast<std::size_t>(blocks_)),
+        place_is_taken_(static_cast<std::size_t>(blocks_)),
         products_(join, state_, factors_.panel_stride()),
         steps_(static_cast<std::size_t>(channels_together(state_) / width * blocks_)) {}
 
@@ -114,23 +47,75 @@ class JoinedRows {
     channels_ = channels;
     count_ = count;
     products_.take_channels(count);
-    // Blocks in a fixed number of runs, which begin cheaply; then blocks by themselves, long rows first, so that workers finish together.
+    for (BlockState& block : blocks_at_) block.has_keys = false;
+    // Blocks in a fixed number of runs, which begin cheaply. Where one worker takes block after block, the rows of a block go on to the
+    // blocks before it at once, while they and their queries are in the caches.
     const Index runs = std::min<Index>(blocks_, 16);
+    std::atomic<bool> any_left = false;
     executor(runs, [&](Index run) {
+      if (running_.fetch_add(1) != 0) alone_ = false;
       std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
-      for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block)
-        if ((*needed_)[static_cast<std::size_t>(block)]) join_near(tiles, block);
+      FarScratch far(*this, tiles.size());
+      for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block) {
+        if (!(*needed_)[static_cast<std::size_t>(block)]) continue;
+        BlockState& state = at(block);
+        state.place = free_place();
+        join_near(tiles, block);
+        state.has_keys.store(true, std::memory_order_release);
+        state.left = targets_->wanted(block) && !(alone_ && have_keys(plan_->block(block).document, block));
+        if (state.left) {
+          any_left = true;
+          continue;
+        }
+        if (targets_->wanted(block)) join_far(tiles, far, block);
+        place_is_taken_[static_cast<std::size_t>(state.place)].store(false, std::memory_order_release);
+      }
+      running_.fetch_sub(1);
     });
+    if (!any_left) return;
+    // The others, long rows first, so that workers finish together.
     const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
     executor(runs, [&](Index run) {
-      std::vector<BlockDecays<Scalar>> decays_between(tiles.size(), BlockDecays<Scalar>(blocks_, state_));
-      RowVector<Scalar> queries(block_strips * count_ * state_ * strip_tokens);
-      for (Index block = blocks_ - 1 - run; block >= 0; block -= runs)
-        if (targets_->wanted(block)) join_far(tiles, decays_between, queries, block);
+      FarScratch far(*this, tiles.size());
+      for (Index block = blocks_ - 1 - run; block >= 0; block -= runs) {
+        BlockState& state = at(block);
+        if (!state.left) continue;
+        join_far(tiles, far, block);
+        state.left = false;
+        place_is_taken_[static_cast<std::size_t>(state.place)].store(false, std::memory_order_release);
+      }
     });
   }
 
  private:
+  /// What is known of a block while some channels are joined.
+  struct BlockState {
+    std::atomic<bool> has_keys = false;
+    bool left = false;  // its rows have not gone on to the blocks before it
+    Index place = 0;    // of its queries and decays
+  };
+  /// What a worker needs to join blocks' rows with the blocks before them.
+  struct FarScratch {
+    FarScratch(const JoinedRows& joined, std::size_t tiles)
+        : decays_between(tiles, BlockDecays<Scalar>(joined.blocks_, joined.state_)),
+          keys(joined.products_.columns_together / width * joined.factors_.panel_stride()) {}
+    std::vector<BlockDecays<Scalar>> decays_between;
+    RowVector<Scalar> keys;  // of the columns of a product, as the rows' block sees them
+  };
+
+  [[nodiscard]] BlockState& at(Index block) { return blocks_at_[static_cast<std::size_t>(block)]; }
+  [[nodiscard]] bool have_keys(Index first, Index end) {
+    for (Index block = first; block < end; ++block)
+      if (!at(block).has_keys.load(std::memory_order_acquire)) return false;
+    return true;
+  }
+  /// A place for a block's queries that no other block has: the first one, so that one worker has all in the same memory.
+  [[nodiscard]] Index free_place() {
+    Index place = 0;
+    while (place_is_taken_[static_cast<std::size_t>(place)].exchange(true, std::memory_order_acquire)) ++place;
+    return place;
+  }
+
   [[nodiscard]] Lane& steps(Index tile, Index block) { return steps_[static_cast<std::size_t>(tile * blocks_ + block)]; }
 
   [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
@@ -146,12 +131,12 @@ class JoinedRows {
   /// A block's factors, and everything that its rows see in the block itself.
   void join_near(std::vector<ChannelTile<Scalar>>& tiles, Index index) {
     const TokenBlock& block = plan_->block(index);
-    const Index lead = plan_->lead(), place = index * block_strips;
+    const Index place = at(index).place * block_strips;
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) steps(t, index).setZero();
     for (Index strip = 0; strip < block.strips(); ++strip) {
       const Index first = block.first + strip * strip_tokens, count = std::min(strip_tokens, block.end() - first);
       for (Index r = 0; targets_->wanted(index) && r < count; ++r)  // they have left the caches since the last channels
-        prefetch<strip_tokens>(targets_->row(index, strip * strip_tokens + r) + std::max(first - lead, Index(0)));
+        prefetch<strip_tokens>(targets_->row(index, strip * strip_tokens + r) + first);
       for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
         ChannelTile<Scalar>& tile = tiles[static_cast<std::size_t>(t)];
         tile.compute(first, count, block.document_first);
@@ -162,24 +147,22 @@ class JoinedRows {
         join_entries(tiles, index, strip, count);
         for_earlier_strips(strip, [&](Index earlier, Index strips) {
           products_.join(factors_.queries(0, place + strip), factors_.keys(0, index, earlier), strips * strip_tokens,
-                         block.first - lead + earlier * strip_tokens, targets_->rows_of(index) + strip * strip_tokens, count);
-          for (Index c = 0; c < count_; ++c) {
-            Scalar* queries = factors_.queries(c, place + strip);
-            Factors<Scalar>::scale_queries(queries, factors_.decays(c, place + earlier), 1, state_, queries);
-          }
+                         block.first + earlier * strip_tokens, targets_->rows_of(index) + strip * strip_tokens, count);
+          Scalar* const queries = factors_.queries(0, place + strip);  // of all channels, as their decays are
+          Factors<Scalar>::scale_queries(queries, factors_.decays(0, place + earlier), 1, count_ * state_, queries);
         });
       }
-      for (Index c = 0; c < count_; ++c) factors_.join_strips(c, index, place, strip);
+      factors_.join_strips(0, count_, index, place, strip);
     }
   }
 
   /// A strip's near entries: across whole tiles first, then across channels.
   void join_entries(const std::vector<ChannelTile<Scalar>>& tiles, Index index, Index strip, Index count) const {
-    const Index lead = plan_->lead(), first = plan_->block(index).first + strip * strip_tokens - lead;
+    const Index lead = plan_->lead(), first = plan_->block(index).first + strip * strip_tokens;
     const std::size_t whole = static_cast<std::size_t>(count_ / width);
     for (Index r = 0; r < count; ++r) {
       Scalar* row = targets_->row(index, strip * strip_tokens + r);
-      for (Index column = std::max(-first, Index(0)); column <= lead + r; ++column) {
+      for (Index column = 0; column <= lead + r; ++column) {
         Lane joined = Lane::Constant(initial_);
         for (std::size_t t = 0; t < whole; ++t) joined = join_(joined, tiles[t].entry(r, column));
         Scalar entry = Reducer::over(joined);
@@ -190,8 +173,9 @@ class JoinedRows {
   }
 
   /// What a block's rows see in the blocks before it.
-  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, std::vector<BlockDecays<Scalar>>& decays_between, RowVector<Scalar>& queries,
-                Index index) {
+  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, FarScratch& far, Index index) {
+    std::vector<BlockDecays<Scalar>>& decays_between = far.decays_between;
+    const Index place = at(index).place * block_strips;
     const TokenBlock& block = plan_->block(index);
     Index oldest = index;
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
@@ -199,29 +183,34 @@ class JoinedRows {
       decay_between.compute(tiles[static_cast<std::size_t>(t)], block, index, [&](Index older) { return steps(t, older); });
       for (Index c = 0; c < tiles[static_cast<std::size_t>(t)].channels(); ++c) oldest = std::min(oldest, decay_between.oldest(c));
     }
-    const Index strips = block.strips(), lead = plan_->lead(), per_strip = count_ * state_ * strip_tokens;
-    for (Index older = oldest; older < index; ++older) {
-      for (Index strip = 0; strip < strips; ++strip)
-        for (Index c = 0; c < count_; ++c) {
-          Scalar* to = queries.data() + strip * per_strip + c * state_ * strip_tokens;
-          const BlockDecays<Scalar>& decay_between = decays_between[static_cast<std::size_t>(c / width)];
-          if (decay_between.oldest(c % width) <= older)
-            Factors<Scalar>::scale_queries(factors_.queries(c, index * block_strips + strip), decay_between.between(c % width, older),
-                                           width, state_, to);
-          else
-            std::fill_n(to, state_ * strip_tokens, Scalar(0));
-        }
-      const Index column = plan_->block(older).first - lead;
-      for (Index panel = 0; panel < IMPLICIT_ATTENTION_BLOCK_TOKENS; panel += products_.columns_together)
+    const Index strips = block.strips();
+    for (Index older = oldest; older < index; ++older)
+      for (Index column = 0; column < IMPLICIT_ATTENTION_BLOCK_TOKENS; column += products_.columns_together) {
+        scale_keys(far, older, column);
         for (Index strip = 0; strip < strips; ++strip)
-          products_.join(queries.data() + strip * per_strip, factors_.keys(0, older, panel / strip_tokens), products_.columns_together,
-                         column + panel, targets_->rows_of(index) + strip * strip_tokens,
+          products_.join(factors_.queries(0, place + strip), far.keys.data(), products_.columns_together,
+                         plan_->block(older).first + column, targets_->rows_of(index) + strip * strip_tokens,
                          std::min(strip_tokens, block.tokens - strip * strip_tokens));
-    }
+      }
     if constexpr (Reducer::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
-        for (Index column = 0; column < plan_->block(oldest).first - lead; ++column)
+        for (Index column = 0; column < plan_->block(oldest).first; ++column)
           targets_->row(index, row)[column] = join_(targets_->row(index, row)[column], Scalar(0));
+  }
+
+  /// The keys of a product's columns, those of block `older` from `column` on, at the start of the rows' block: they are fewer than the
+  /// queries, stay in the nearest cache, and serve all strips.
+  void scale_keys(FarScratch& far, Index older, Index column) {
+    for (Index panel = 0; panel < products_.columns_together / width; ++panel)
+      for (Index c = 0; c < count_; ++c) {
+        const BlockDecays<Scalar>& decay_between = far.decays_between[static_cast<std::size_t>(c / width)];
+        const Scalar* const from = factors_.keys(c, older, column / strip_tokens) + panel * factors_.panel_stride();
+        Scalar* const to = far.keys.data() + panel * factors_.panel_stride() + c * state_ * width;
+        if (decay_between.oldest(c % width) <= older)
+          Factors<Scalar>::template scale<width>(from, decay_between.between(c % width, older), width, state_, to);
+        else
+          std::fill_n(to, state_ * width, Scalar(0));
+      }
   }
 
   const BlockPlan<Scalar>* plan_;
@@ -231,6 +220,10 @@ class JoinedRows {
   Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
   Factors<Scalar> factors_;
+  std::atomic<Index> running_ = 0;  // runs of blocks at this moment
+  std::atomic<bool> alone_ = true;  // whether no two of them were ever seen side by side: then long rows, which come last, are shared out
+  std::vector<BlockState> blocks_at_;
+  std::vector<std::atomic<bool>> place_is_taken_;  // of queries and decays: one for each block at most
   ProductJoin<Scalar, Reducer> products_;
   std::vector<Lane> steps_;  // (tiles, blocks)
   const Index* channels_ = nullptr;

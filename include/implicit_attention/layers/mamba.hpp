@@ -110,6 +110,12 @@ class Mamba : public LayerInterface<Mamba<S>> {
   /// terms activation, convolution and bias its linear input is a.
   [[nodiscard]] UnifiedForm<Scalar> lower(const Activations& act, Terms terms = Terms::all()) const;
 
+  /// Releases what no form is made of: what stays is what `lower` reads.
+  static void keep_for_maps(Activations& act) {
+    act.a = act.y = act.out = Array<Scalar>();
+    act.final = State();
+  }
+
   /// The weight (D, E) and bias of the output projection.
   [[nodiscard]] const Array<Scalar>& output_projection() const { return weights_.out_proj_weight; }
   [[nodiscard]] const Array<Scalar>& output_bias() const { return weights_.out_proj_bias; }

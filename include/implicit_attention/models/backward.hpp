@@ -48,6 +48,9 @@ struct BackwardOptions {
   std::function<void(Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients)> visit;
   Executor executor = serial_executor();
   WayBack way = WayBack::gradient;
+  /// What `visit` and `detours` read of the passes. With less than all, a layer that was kept for that alone is not run again, and `visit`
+  /// is given the gradients that maps are made with: of the residual stream, and of the x and y of mixers.
+  LayerReads reads = LayerReads::all;
   /// Where a layer's walk leaves the record (methods that put another operator in place of a mixer's); none unless given.
   std::function<std::vector<Detour<Scalar>>(Index layer, const LayerPass<Scalar>& pass)> detours;
 };
@@ -72,6 +75,7 @@ template <Real Scalar>
     if (!(d_logits.row(row).array() != Scalar(0)).any()) continue;
     rows.push_back(row);
     positions.push_back(pass.logit_positions[static_cast<std::size_t>(row)]);
+    check_position("backward", positions.back(), pass.tokens());
   }
   Matrix<Scalar> all = Matrix<Scalar>::Zero(pass.tokens(), model.width());
   if (rows.empty()) return all;
@@ -115,16 +119,19 @@ template <Real Scalar>
   detail::check_backward(model, pass, d_logits);
   BackwardPass<Scalar> result;
   const bool wanted = options.keep_layers || options.visit;
+  const LayerReads reads = options.keep_layers ? LayerReads::all : wanted || options.detours ? options.reads : LayerReads::walk;
+  const bool outputs = reads == LayerReads::all;
   Matrix<Scalar> d = detail::walk_head(model, pass, d_logits, options.way, result, options.executor);
   if (wanted) result.final_residual = d;
   if (options.keep_layers) result.layers.resize(pass.layers.size());
   detail::SharedGradients<Scalar> shared;
   for (Index layer = model.layer_count() - 1; layer >= 0; --layer) {
-    const LayerPass<Scalar> layer_pass = model.layer_pass(pass, layer, options.executor, true, wanted || options.detours);
+    const LayerPass<Scalar> layer_pass = model.layer_pass(pass, layer, options.executor, true, reads);
     std::vector<Value<Scalar>> values;
-    if (wanted) {
-      values.push_back(layer_pass.u_value);
-      for (const MixerRun<Scalar>& mixer : layer_pass.mixers) values.insert(values.end(), {mixer.x, mixer.y, mixer.out});
+    if (wanted && outputs) values.push_back(layer_pass.u_value);
+    for (const MixerRun<Scalar>& mixer : layer_pass.mixers) {
+      if (wanted) values.insert(values.end(), {mixer.x, mixer.y});
+      if (wanted && outputs) values.push_back(mixer.out);
     }
     WalkResult<Scalar> walked = detail::walk_block(layer_pass, options.way, std::move(d), values, shared,
                                                    options.detours ? options.detours(layer, layer_pass) : std::vector<Detour<Scalar>>());
@@ -134,11 +141,16 @@ template <Real Scalar>
     if (!wanted) continue;
     LayerBackward<Scalar> gradients;
     gradients.residual = d;
-    gradients.u = std::move(walked.gradients[1]);
-    for (std::size_t mixer = 0; mixer < layer_pass.mixers.size(); ++mixer) {
-      gradients.mixers_x.emplace_back(std::move(walked.gradients[2 + 3 * mixer]));
-      gradients.mixers_y.emplace_back(std::move(walked.gradients[3 + 3 * mixer]));
-      if (mixer == 0) gradients.out = std::move(walked.gradients[4]);
+    auto next = walked.gradients.begin() + 1;
+    if (outputs) gradients.u = std::move(*next++);
+    for (const MixerRun<Scalar>& mixer : layer_pass.mixers) {
+      gradients.mixers_x.emplace_back(std::move(*next++));
+      if (next->size() == 0)
+        *next = Matrix<Scalar>::Zero(mixer.x.rows(), mixer.x.cols());  // nothing reached a y whose numbers were not kept
+      gradients.mixers_y.emplace_back(std::move(*next++));
+      if (!outputs) continue;
+      if (gradients.out.empty()) gradients.out = std::move(*next);
+      ++next;
     }
     if (!layer_pass.mixers.empty()) {
       gradients.x = gradients.mixers_x.front();

@@ -28,6 +28,8 @@ struct Edge {
 /// drawn without replacement by the seed, in the same order. The same seed gives the same edges everywhere.
 [[nodiscard]] inline std::vector<Edge> sample_edges(Index position, Index most, std::uint64_t seed) {
   if (position < 0) detail::raise(ErrorKind::value, "sample_edges: position ", position, ", expected at least 0");
+  constexpr Index largest = Index(1) << 24;  // a walk over all edges before it takes days, and counts them without overflow
+  if (position > largest) detail::raise(ErrorKind::value, "sample_edges: position ", position, ", expected at most ", largest);
   if (most <= 0) detail::raise(ErrorKind::value, "sample_edges: at most ", most, " edges, expected at least one");
   std::vector<Edge> edges;
   Index left = (position + 1) * (position + 2) / 2;
@@ -100,7 +102,7 @@ class KnockOut {
   [[nodiscard]] RowVector<S> edge_effects(Index layer, const std::vector<Edge>& edges, const Target& target, Index mixer = 0) const {
     check(target);
     const Place place = place_of(layer, mixer);
-    const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false);
+    const LayerPass<S> layer_pass = model_.layer_pass(pass_, layer, executor_, false, LayerReads::maps);
     if (const Index came = static_cast<Index>(layer_pass.mixers.size()), said = mixers_of(layer).count; came != said)
       detail::raise(ErrorKind::value, "knock-out: the parts of layer ", layer, " of ", model_.name(), " have ", said,
                     " token mixers by Part::mixers(), and ran ", came);

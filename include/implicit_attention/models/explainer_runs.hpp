@@ -112,7 +112,7 @@ class ExplainedRun {
     return attention_of_layer(mixing_[static_cast<std::size_t>(index)], terms);
   }
   [[nodiscard]] ImplicitAttention<Scalar> attention_of_layer(Index layer, Terms terms) const {
-    return model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor, false), layer, terms);
+    return model_.implicit_attention(model_.layer_pass(pass_, layer, options_.executor, false, LayerReads::maps), layer, terms);
   }
 
   /// How many tokens a position's logits depend on: later ones cannot matter to a causal model.
@@ -165,6 +165,10 @@ void ExplainedRun<S>::run(bool whole, bool layers) {
                         return method_info(method).from_attention && needs_layers(method);
                       });
   options.keep_mixers = options.keep_mixers && mixers;
+  options.keep_outputs =
+      options.keep_outputs && (plan_.methods.empty() || std::any_of(plan_.methods.begin(), plan_.methods.end(), [&](Method method) {
+                                 return method_info(method).from_vectors && needs_layers(method);
+                               }));
   std::vector<Index> ids = ids_;
   // Positions of a wrong count are for the run of the whole text to refuse.
   if (!whole && !positions_.empty() && (options_.positions.empty() || static_cast<Index>(options_.positions.size()) == tokens())) {

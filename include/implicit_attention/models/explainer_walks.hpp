@@ -89,7 +89,7 @@ Attribution<S> WalkMethods<S>::weighted(GradientForm form, const Target& target,
   const BackwardPass<Scalar>& backward_pass = gradients(target);
   const auto layer_of = [&](Index index) {
     const Index layer = run_->mixing()[static_cast<std::size_t>(index)];
-    const LayerPass<Scalar> layer_pass = run_->model().layer_pass(run_->pass(), layer, run_->options().executor, false);
+    const LayerPass<Scalar> layer_pass = run_->model().layer_pass(run_->pass(), layer, run_->options().executor, false, LayerReads::maps);
     const LayerBackward<Scalar>& d = backward_pass.layers[static_cast<std::size_t>(layer)];
     return LayerWithGradients<Scalar>{run_->model().implicit_attention(layer_pass, layer, options.terms), layer_pass.x(), d.y, d.residual};
   };
@@ -120,6 +120,7 @@ Attribution<S> WalkMethods<S>::walked(Method method, const Target& target, const
   BackwardOptions<Scalar> walk;
   walk.keep_layers = false;
   walk.executor = run_->options().executor;
+  walk.reads = LayerReads::maps;
   Index next = run_->mixing_count();
   if (!rows.empty() || sums_edges)
     walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& d) {
@@ -171,12 +172,13 @@ Attribution<S> WalkMethods<S>::edges(const Target& target, const MethodOptions<S
   if (kept_->backward && ExplainedRun<Scalar>::same(*kept_->backward_target, target)) {  // the caller's, kept by gradients(): no walk
     for (Index layer = run_->model().layer_count(); layer-- > 0;)
       if (std::find(layers.begin(), layers.end(), layer) != layers.end())
-        add(layer, run_->model().layer_pass(run_->pass(), layer, run_->options().executor, false),
+        add(layer, run_->model().layer_pass(run_->pass(), layer, run_->options().executor, false, LayerReads::maps),
             kept_->backward->layers[static_cast<std::size_t>(layer)]);
   } else {  // one layer's gradients at a time
     BackwardOptions<Scalar> walk;
     walk.keep_layers = false;
     walk.executor = run_->options().executor;
+    walk.reads = LayerReads::maps;
     walk.visit = add;
     (void)backward(run_->model(), run_->pass(), logit_gradient(run_->pass(), target.position, target.token, target.contrast), walk);
   }
@@ -195,6 +197,7 @@ Attribution<S> WalkMethods<S>::held_walk(Method method, const Target& target, co
   RowVector<Scalar> columns = RowVector<Scalar>::Zero(run_->read());
   BackwardOptions<Scalar> walk = held_attention_walk<Scalar>(options.terms, run_->options().executor);
   walk.keep_layers = false;
+  walk.reads = LayerReads::maps;
   if (by_columns)
     walk.visit = [&](Index layer, const LayerPass<Scalar>& pass, const LayerBackward<Scalar>& gradients) {
       if (std::find(layers.begin(), layers.end(), layer) == layers.end()) return;

@@ -33,6 +33,8 @@ struct ForwardOptions {
   std::size_t memory = 0;
   /// Whether layers so kept can be asked for their token mixers too. Without, they can be walked back alone, in about half of the memory.
   bool keep_mixers = true;
+  /// Whether that includes what token mixers give. Without, a layer's maps can be made and weighted, in about three fifths of the memory.
+  bool keep_outputs = true;
   /// First tokens of documents that stand one behind the other, ascending from 0, so that short texts share one run; nothing of one reaches
   /// another, and positions count from each start unless they are given. Empty: the sequence is one text. Not every model has it, see
   /// LanguageModel::separates_documents; such a pass can be walked back, and has no attention.

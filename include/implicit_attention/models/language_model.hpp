@@ -70,10 +70,10 @@ class LanguageModel {
   [[nodiscard]] LayerPass<Scalar> run_layer(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions = {},
                                             const Executor& executor = serial_executor(), bool recorded = true) const;
 
-  /// A layer of a pass with its activations: as kept, or recomputed from the residual stream. Fails where the pass kept neither. Without
-  /// `mixers`, a layer that was kept for walks alone will do.
+  /// A layer of a pass with its activations: as kept, where that is enough for what is read, or recomputed from the residual stream. Fails
+  /// where the pass kept neither.
   [[nodiscard]] LayerPass<Scalar> layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor = serial_executor(),
-                                             bool recorded = true, bool mixers = true) const;
+                                             bool recorded = true, LayerReads reads = LayerReads::all) const;
 
   /// One layer of a run on token ids (L): layers after it are not run. Of the options the positions and the executor are read.
   [[nodiscard]] LayerPass<Scalar> run_to_layer(const std::vector<Index>& ids, Index layer, const ForwardOptions& options = {}) const;
@@ -225,12 +225,12 @@ LayerPass<S> LanguageModel<S>::run_layer(Index layer, const Array<Scalar>& resid
 
 template <Real S>
 LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index layer, const Executor& executor, bool recorded,
-                                          bool mixers) const {
+                                          LayerReads reads) const {
   const std::size_t index = checked_layer(layer);
   if (pass.layers.size() != parts_.blocks.size())
     detail::raise(ErrorKind::value, name(), ": the pass kept ", static_cast<Index>(pass.layers.size()), " layers of ", layer_count(),
                   "; run it with Keep::residuals or Keep::activations");
-  if (pass.layers[index].kept() && !(mixers && pass.layers[index].for_walks_alone)) return pass.layers[index];
+  if (pass.layers[index].serves(reads)) return pass.layers[index];
   std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
   return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, pass.starts);
 }
@@ -253,7 +253,7 @@ LayerPass<S> LanguageModel<S>::run_to_layer(const std::vector<Index>& ids, Index
 
 template <Real S>
 ImplicitAttention<S> LanguageModel<S>::implicit_attention(const ForwardPass<Scalar>& pass, Index layer, Terms terms) const {
-  return implicit_attention(layer_pass(pass, layer, serial_executor(), false), layer, terms);
+  return implicit_attention(layer_pass(pass, layer, serial_executor(), false, LayerReads::maps), layer, terms);
 }
 
 template <Real S>
@@ -335,6 +335,7 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   if (parts_.shares_embeddings) pass.shared.emplace_back("embeddings", residual);
   // Residual streams are kept in any case; what a layer adds to them is known once one has run.
   const std::size_t residuals = static_cast<std::size_t>(residual.size() * (layer_count() + 1)) * sizeof(Scalar);
+  const LayerReads kept_for = !options.keep_mixers ? LayerReads::walk : options.keep_outputs ? LayerReads::all : LayerReads::maps;
   std::size_t left = options.keep == Keep::residuals && options.memory > residuals ? options.memory - residuals : 0, layer_bytes = 0;
   for (Index layer = 0; layer < layer_count(); ++layer) {
     LayerPass<Scalar> before;
@@ -360,7 +361,7 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
       pass.layers.push_back(std::move(run));
     else if (options.keep == Keep::residuals) {
       if (may_keep) {
-        if (!options.keep_mixers) run.keep_for_walks_alone();
+        run.keep_for(kept_for);
         layer_bytes = run.held_bytes() - static_cast<std::size_t>(run.residual.size()) * sizeof(Scalar);
         if (layer_bytes <= left) before = std::move(run);
         left -= std::min(left, layer_bytes);

@@ -82,6 +82,13 @@ class MixerPart final : public Part<typename Layer::Scalar> {
   [[nodiscard]] Value<Scalar> run(const Value<Scalar>& u, RunContext<Scalar>& context) const override {
     LayerRun<Layer> run = run_layer(u, context);
     const auto activations = std::make_shared<const typename Layer::Activations>(std::move(run.activations));
+    auto lowered = activations;  // in a record without what no map reads: see LayerPass::keep_for
+    if constexpr (requires(typename Layer::Activations & act) { Layer::keep_for_maps(act); })
+      if (u.trace->recording()) {
+        const auto without = std::make_shared<typename Layer::Activations>(*activations);
+        Layer::keep_for_maps(*without);
+        lowered = without;
+      }
     MixerRun<Scalar> mixer;
     mixer.kind = kind_;
     mixer.x = run.x;
@@ -89,7 +96,7 @@ class MixerPart final : public Part<typename Layer::Scalar> {
     mixer.out = run.out;
     mixer.second_x = run.second_x;
     if (u.trace->starts().empty())
-      mixer.attention = [layer = layer_, activations](Terms terms) { return implicit_attention_of(*layer, *activations, terms); };
+      mixer.attention = [layer = layer_, lowered](Terms terms) { return implicit_attention_of(*layer, *lowered, terms); };
     else
       mixer.attention = [who = name()](Terms) -> ImplicitAttention<Scalar> {
         raise(ErrorKind::value, who,

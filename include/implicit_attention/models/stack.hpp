@@ -71,6 +71,13 @@ struct Block {
   }
 };
 
+/// What is read of a layer that has run. Each includes those before it.
+enum class LayerReads {
+  walk,  ///< nothing but its record: it is walked back
+  maps,  ///< the linear inputs and the attention of its token mixers
+  all    ///< every activation
+};
+
 /// One sequence through one layer. Cheap to copy: the numbers are shared.
 template <Real S>
 struct LayerPass {
@@ -87,27 +94,39 @@ struct LayerPass {
 
   std::weak_ptr<const void> after;  ///< whose numbers `output` is: the next layer's residual stream
   bool for_walks_alone = false;     ///< only what a walk back reads is kept; token mixers are not
+  bool for_maps_alone = false;      ///< only what a walk back and maps read is kept; what token mixers give is not
 
   [[nodiscard]] bool kept() const { return trace != nullptr; }
   /// Bytes of the activations that it holds, in a recorded pass; the residual stream after it is counted where the next layer begins.
   [[nodiscard]] std::size_t held_bytes() const { return trace == nullptr ? 0 : trace->held_bytes(after); }
-  /// Releases everything that a walk back does not read. The residual stream before the layer is kept, so that it can be run again.
-  void keep_for_walks_alone() {
-    for_walks_alone = true;
+  /// Whether everything that is read so is there.
+  [[nodiscard]] bool serves(LayerReads reads) const {
+    return kept() && (reads == LayerReads::walk || (!for_walks_alone && (reads == LayerReads::maps || !for_maps_alone)));
+  }
+  /// Releases everything that is not read. The residual stream before the layer is kept, so that it can be run again.
+  void keep_for(LayerReads reads) {
+    if (reads == LayerReads::all) return;
+    for_walks_alone = reads == LayerReads::walk;
+    for_maps_alone = !for_walks_alone;
     u = middle = output = Array<S>();
-    u_value = Value<S>();
-    mixers.clear();
+    u_value = u_value.link();
     output_value = output_value.link();
     for (SharedValue<S>& one : shared_out) one.value = one.value.link();
+    if (for_walks_alone) mixers.clear();
+    for (MixerRun<S>& mixer : mixers) {
+      mixer.y = mixer.y.link();
+      mixer.out = mixer.out.link();
+      mixer.activations.reset();
+      mixer.type = nullptr;
+    }
   }
   /// The first mixer's linear input x (L, E), its output y (L, E) before the output projection, and out (L, D) after it.
   [[nodiscard]] const Array<S>& x() const { return mixer().x.numbers; }
-  [[nodiscard]] const Array<S>& y() const { return mixer().y.numbers; }
-  [[nodiscard]] const Array<S>& out() const { return mixer().out.numbers; }
+  [[nodiscard]] const Array<S>& y() const { return whole_mixer().y.numbers; }
+  [[nodiscard]] const Array<S>& out() const { return whole_mixer().out.numbers; }
   /// A token mixer; fails where the layer has none, or was not kept.
   [[nodiscard]] const MixerRun<S>& mixer(Index index = 0) const {
-    if (!kept() || for_walks_alone)
-      detail::raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
+    if (!kept() || for_walks_alone) raise_not_kept();
     if (index < 0 || index >= static_cast<Index>(mixers.size()))
       detail::raise(ErrorKind::value, "LayerPass: token mixer ", index, " was asked for, and this layer has ",
                     static_cast<Index>(mixers.size()));
@@ -119,6 +138,15 @@ struct LayerPass {
     for (const MixerRun<S>& one : mixers)
       if (one.type == type_tag<Layer>()) return static_cast<const typename Layer::Activations*>(one.activations.get());
     return nullptr;
+  }
+
+ private:
+  [[nodiscard]] const MixerRun<S>& whole_mixer() const {
+    if (for_maps_alone) raise_not_kept();
+    return mixer();
+  }
+  [[noreturn]] static void raise_not_kept() {
+    detail::raise(ErrorKind::value, "LayerPass: this layer's activations were not kept; run it again with LanguageModel::layer_pass");
   }
 };
 

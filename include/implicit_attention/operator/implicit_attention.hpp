@@ -67,7 +67,8 @@ class ImplicitAttention {
   void apply_transpose_into(View<Scalar> out, ConstView<Scalar> g, const Executor& executor = serial_executor()) const;
 
   /// The layer's output: A x + bias + carry (and the second path), (tokens, channels), by one scan. The recurrent state after the last
-  /// token goes to `final_state` if it is not null; its shape is that of the form's initial_state.
+  /// token goes to `final_state` if it is not null; its shape is that of the form's initial_state, and it is empty where the recurrence is
+  /// neither a diagonal one nor of heads.
   [[nodiscard]] Matrix<Scalar> run(ConstView<Scalar> x, Matrix<Scalar>* final_state = nullptr,
                                    const Executor& executor = serial_executor()) const;
 
@@ -256,6 +257,8 @@ Matrix<S> ImplicitAttention<S>::run(ConstView<Scalar> x, Matrix<Scalar>* final_s
         final_state->resize(diagonal->state, channels());
       else if (const HeadRecurrence<Scalar>* heads = form.recurrence.heads())
         final_state->resize(heads->heads * heads->state, heads->head_channels());
+      else
+        final_state->resize(0, 0);
       View<Scalar> state(*final_state);
       part.scan(input, to, executor, &state);
     } else {
@@ -270,7 +273,7 @@ Matrix<S> ImplicitAttention<S>::run(ConstView<Scalar> x, Matrix<Scalar>* final_s
 
 template <Real S>
 Matrix<S> ImplicitAttention<S>::bias(const Executor& executor) const {
-  Matrix<Scalar> out(tokens(), channels());
+  Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "bias");
   sum_parts(out, [&](const auto& part, View<Scalar> to) {
     ScanInput<Scalar> input;
     input.convolution_bias = part.form().convolution_bias;
@@ -286,7 +289,7 @@ Matrix<S> ImplicitAttention<S>::bias(const Executor& executor) const {
 
 template <Real S>
 Matrix<S> ImplicitAttention<S>::carry(const Executor& executor) const {
-  Matrix<Scalar> out(tokens(), channels());
+  Matrix<Scalar> out = large_matrix<Scalar>(tokens(), channels(), "carry");
   sum_parts(out, [&](const auto& part, View<Scalar> to) {
     ScanInput<Scalar> input;
     input.convolution_tail = part.form().convolution_tail;
