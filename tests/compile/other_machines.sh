@@ -39,6 +39,7 @@ system_eigen="${EIGEN_INCLUDE:-/usr/include/eigen3}"
 strict=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wsign-conversion -Wold-style-cast -Wdouble-promotion -Werror)
 printf '#include <implicit_attention/implicit_attention.hpp>\n#include <implicit_attention/metrics/metrics.hpp>\n' >"$scratch/all.cpp"
 printf '#include <implicit_attention/io/io.hpp>\n' >"$scratch/io.cpp"
+printf '#include <algorithm>\nvoid sort(int* from, int* to) { std::stable_sort(from, to); }\n' >"$scratch/sort.cpp"
 tried=0 failed=0
 
 has_standard() { "$1" "$2" -x c++ -fsyntax-only /dev/null >/dev/null 2>&1; }
@@ -60,6 +61,8 @@ try_one() {
     "-DIMPLICIT_ATTENTION_SOURCE_DIR=\"$PWD\"" "-DIMPLICIT_ATTENTION_BINARY_DIR=\"$scratch\"")
   local warnings=("${strict[@]}")
   if "$cxx" --version | grep -qE 'g\+\+.* 1[12]\.'; then warnings+=(-Wno-restrict); fi  # its bug 105651
+  # Where the standard library's own std::stable_sort warns of what that library has marked deprecated (libstdc++ 12 with clang++ 19).
+  "$cxx" "${flags[@]}" -Werror=deprecated-declarations -fsyntax-only "$scratch/sort.cpp" 2>/dev/null || warnings+=(-Wno-deprecated-declarations)
   if [ -z "$runner" ]; then
     "$cxx" "${flags[@]}" "${warnings[@]}" -fsyntax-only "$scratch/all.cpp" >"$scratch/output" 2>&1
     report $? "$name: all headers but io/, without a warning"

@@ -1,8 +1,8 @@
 // Edges and inputs knocked out of one layer, against a rerun that shares nothing with it but the parts: contributions by double loops over
 // every channel's matrix, and the rest of the model as a model of its own.
-#include <limits>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <set>
 #include <string>
 #include <utility>
