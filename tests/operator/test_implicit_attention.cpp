@@ -191,9 +191,9 @@ TEST_CASE("a recurrence that leaves no state says so", "[operator]") {
        {Recurrence<double>(softmax(false)), Recurrence<double>(filter()), Recurrence<double>(given(true))}) {
     Form form;
     form.recurrence = recurrence;
-    Matrix<double> state = Matrix<double>::Ones(2, 3);
-    static_cast<void>(ImplicitAttention<double>(form).run(Draw(5).normals<double>(tokens, channels), &state));
-    CHECK(state.size() == 0);
+    Matrix<double> after = Matrix<double>::Ones(2, 3);
+    static_cast<void>(ImplicitAttention<double>(form).run(Draw(5).normals<double>(tokens, channels), &after));
+    CHECK(after.size() == 0);
   }
 }
 
