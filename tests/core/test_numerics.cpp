@@ -90,6 +90,24 @@ void check_functions() {
 
 }  // namespace
 
+template <class Scalar>
+void check_cap_scale() {
+  for (const Scalar s : {Scalar(1e-3), Scalar(0.5), Scalar(-2), Scalar(5)})
+    CHECK(soft_cap_scale(std::tanh(s)) == Approx(std::tanh(s) / s).epsilon(1e-3));
+  CHECK(soft_cap_scale(Scalar(0)) == 1);
+  CHECK(std::isnan(soft_cap_scale(std::numeric_limits<Scalar>::quiet_NaN())));
+  // Rounded to 1, from any s above some 9 (float) or 19: small, but no less than the largest t below 1 gives.
+  const Scalar saturated = soft_cap_scale(Scalar(1));
+  CHECK(saturated == soft_cap_scale(Scalar(-1)));
+  CHECK(saturated > Scalar(0.05));
+  CHECK(saturated <= soft_cap_scale(Scalar(1) - std::numeric_limits<Scalar>::epsilon()));
+}
+
+TEST_CASE("The scale of a soft cap is tanh(s) / s, and not zero where tanh is rounded to 1") {
+  SECTION("float") { check_cap_scale<float>(); }
+  SECTION("double") { check_cap_scale<double>(); }
+}
+
 TEST_CASE("Elementary functions are right in their tails, in float and in double") {
   SECTION("float") { check_functions<float>(); }
   SECTION("double") { check_functions<double>(); }

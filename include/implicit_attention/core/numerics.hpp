@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <implicit_attention/core/executor.hpp>
 #include <implicit_attention/core/finite.hpp>
@@ -149,6 +150,14 @@ template <class Derived>
   Matrix<typename Derived::Scalar> scale = sigmoid(x);
   if (!detail::all_finite(x)) scale += x * typename Derived::Scalar(0);
   return scale;
+}
+
+/// tanh(s) / s, given t = tanh(s): t / artanh(t), 1 at 0. Where t has been rounded to 1 or -1, what s was is lost: it is then taken for the
+/// least that gives this, so that a cap that is saturated does not look as if nothing came through.
+template <Real Scalar>
+[[nodiscard]] Scalar soft_cap_scale(Scalar t) {
+  const Scalar size = std::min(std::abs(t), Scalar(1) - std::numeric_limits<Scalar>::epsilon() / 2);
+  return size == Scalar(0) ? Scalar(1) : size / std::atanh(size);
 }
 
 template <class Derived>

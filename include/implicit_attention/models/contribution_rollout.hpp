@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <optional>
 #include <utility>
@@ -13,6 +12,7 @@
 
 #include <implicit_attention/attribution/contributions.hpp>
 #include <implicit_attention/attribution/method_options.hpp>
+#include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/models/language_model.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
@@ -164,8 +164,7 @@ template <Real S>
   RowVector<S> w = RowVector<S>::Zero(model.width());
   const auto add = [&](const char* what, Index id, S amount) {
     check_index(id, model.vocabulary(), "ALTI-Logit: ", what, " token");
-    if (parts.soft_cap > S(0) && logits(0, id) != S(0))  // cap tanh(l / cap) = scale l
-      amount *= logits(0, id) / (parts.soft_cap * std::atanh(logits(0, id) / parts.soft_cap));
+    if (parts.soft_cap > S(0)) amount *= soft_cap_scale(logits(0, id) / parts.soft_cap);  // cap tanh(l / cap) = scale l
     w += amount * detail::row_of(parts.head, id);
   };
   add("target", target.token, S(1));

@@ -7,12 +7,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include <implicit_attention/core/numerics.hpp>
 #include <implicit_attention/trace/elementwise.hpp>
 #include <implicit_attention/trace/norms.hpp>
 #include <implicit_attention/trace/trace.hpp>
@@ -175,9 +175,8 @@ template <Real S>
   return x.trace->record(out, [x = x.link(), cap, out](Back<S>& back, Matrix<S>& g) {
     if (back.exact())
       g.array() *= S(1) - (out.matrix().array() / cap).square();
-    else  // with t = tanh(x / cap) the scale is t / artanh(t)
-      g = g.binaryExpr(
-          *out, [cap](S gradient, S number) { return number == S(0) ? gradient : gradient * (number / cap) / std::atanh(number / cap); });
+    else
+      g = g.binaryExpr(*out, [cap](S gradient, S number) { return gradient * soft_cap_scale(number / cap); });
     back.add(x, std::move(g));
   });
 }
