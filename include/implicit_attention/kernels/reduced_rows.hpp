@@ -55,7 +55,7 @@ class JoinedRows {
     executor(runs, [&](Index run) {
       if (running_.fetch_add(1) != 0) alone_ = false;
       std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
-      FarScratch far(*this, tiles.size());
+      FarScratch scratch(*this, tiles.size());
       for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block) {
         if (!(*needed_)[static_cast<std::size_t>(block)]) continue;
         BlockState& state = at(block);
@@ -67,7 +67,7 @@ class JoinedRows {
           any_left = true;
           continue;
         }
-        if (targets_->wanted(block)) join_far(tiles, far, block);
+        if (targets_->wanted(block)) join_far(tiles, scratch, block);
         place_is_taken_[static_cast<std::size_t>(state.place)].store(false, std::memory_order_release);
       }
       running_.fetch_sub(1);
@@ -76,11 +76,11 @@ class JoinedRows {
     // The others, long rows first, so that workers finish together.
     const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
     executor(runs, [&](Index run) {
-      FarScratch far(*this, tiles.size());
+      FarScratch scratch(*this, tiles.size());
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs) {
         BlockState& state = at(block);
         if (!state.left) continue;
-        join_far(tiles, far, block);
+        join_far(tiles, scratch, block);
         state.left = false;
         place_is_taken_[static_cast<std::size_t>(state.place)].store(false, std::memory_order_release);
       }
@@ -173,8 +173,8 @@ class JoinedRows {
   }
 
   /// What a block's rows see in the blocks before it.
-  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, FarScratch& far, Index index) {
-    std::vector<BlockDecays<Scalar>>& decays_between = far.decays_between;
+  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, FarScratch& scratch, Index index) {
+    std::vector<BlockDecays<Scalar>>& decays_between = scratch.decays_between;
     const Index place = at(index).place * block_strips;
     const TokenBlock& block = plan_->block(index);
     Index oldest = index;
@@ -186,9 +186,9 @@ class JoinedRows {
     const Index strips = block.strips();
     for (Index older = oldest; older < index; ++older)
       for (Index column = 0; column < IMPLICIT_ATTENTION_BLOCK_TOKENS; column += products_.columns_together) {
-        scale_keys(far, older, column);
+        scale_keys(scratch, older, column);
         for (Index strip = 0; strip < strips; ++strip)
-          products_.join(factors_.queries(0, place + strip), far.keys.data(), products_.columns_together,
+          products_.join(factors_.queries(0, place + strip), scratch.keys.data(), products_.columns_together,
                          plan_->block(older).first + column, targets_->rows_of(index) + strip * strip_tokens,
                          std::min(strip_tokens, block.tokens - strip * strip_tokens));
       }
@@ -200,12 +200,12 @@ class JoinedRows {
 
   /// The keys of a product's columns, those of block `older` from `column` on, at the start of the rows' block: they are fewer than the
   /// queries, stay in the nearest cache, and serve all strips.
-  void scale_keys(FarScratch& far, Index older, Index column) {
+  void scale_keys(FarScratch& scratch, Index older, Index column) {
     for (Index panel = 0; panel < products_.columns_together / width; ++panel)
       for (Index c = 0; c < count_; ++c) {
-        const BlockDecays<Scalar>& decay_between = far.decays_between[static_cast<std::size_t>(c / width)];
+        const BlockDecays<Scalar>& decay_between = scratch.decays_between[static_cast<std::size_t>(c / width)];
         const Scalar* const from = factors_.keys(c, older, column / strip_tokens) + panel * factors_.panel_stride();
-        Scalar* const to = far.keys.data() + panel * factors_.panel_stride() + c * state_ * width;
+        Scalar* const to = scratch.keys.data() + panel * factors_.panel_stride() + c * state_ * width;
         if (decay_between.oldest(c % width) <= older)
           Factors<Scalar>::template scale<width>(from, decay_between.between(c % width, older), width, state_, to);
         else
