@@ -126,7 +126,7 @@ TEST_CASE("layers are kept as far as the memory reaches", "[attribution]") {
         CHECK(layer.residual.rows() == 50);
         layers += layer.kept() ? 1 : 0;
         bytes += layer.held_bytes();
-        if (layer.kept()) CHECK(layer.for_walks_alone == !mixers);
+        if (layer.kept()) CHECK((layer.kept_for == LayerReads::walk) == !mixers);
       }
       CHECK(bytes <= memory);
       return std::pair(layers, bytes);

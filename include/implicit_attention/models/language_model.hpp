@@ -259,7 +259,7 @@ ImplicitAttention<S> LanguageModel<S>::implicit_attention(const ForwardPass<Scal
 template <Real S>
 ImplicitAttention<S> LanguageModel<S>::implicit_attention(const LayerPass<Scalar>& pass, Index layer, Terms terms) const {
   static_cast<void>(checked_layer(layer));
-  if (pass.kept() && !pass.for_walks_alone && pass.mixers.empty())
+  if (pass.serves(LayerReads::maps) && pass.mixers.empty())
     detail::raise(ErrorKind::value, name(), ": layer ", layer, " is a feed-forward part and mixes no tokens, so it has no attention");
   return pass.mixer().attention(terms);
 }

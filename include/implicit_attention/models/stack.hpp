@@ -92,27 +92,23 @@ struct LayerPass {
   std::vector<std::pair<std::string, Array<S>>> shared_before;  ///< what earlier layers made: with `residual`, all that the layer reads
   std::vector<SharedValue<S>> shared_in, shared_out;            ///< values that other layers made, and that this one made for others
 
-  std::weak_ptr<const void> after;  ///< whose numbers `output` is: the next layer's residual stream
-  bool for_walks_alone = false;     ///< only what a walk back reads is kept; token mixers are not
-  bool for_maps_alone = false;      ///< only what a walk back and maps read is kept; what token mixers give is not
+  std::weak_ptr<const void> after;        ///< whose numbers `output` is: the next layer's residual stream
+  LayerReads kept_for = LayerReads::all;  ///< only what is read so is kept: for walks no token mixers, for maps not what they give
 
   [[nodiscard]] bool kept() const { return trace != nullptr; }
   /// Bytes of the activations that it holds, in a recorded pass; the residual stream after it is counted where the next layer begins.
   [[nodiscard]] std::size_t held_bytes() const { return trace == nullptr ? 0 : trace->held_bytes(after); }
   /// Whether everything that is read so is there.
-  [[nodiscard]] bool serves(LayerReads reads) const {
-    return kept() && (reads == LayerReads::walk || (!for_walks_alone && (reads == LayerReads::maps || !for_maps_alone)));
-  }
+  [[nodiscard]] bool serves(LayerReads reads) const { return kept() && reads <= kept_for; }
   /// Releases everything that is not read. The residual stream before the layer is kept, so that it can be run again.
   void keep_for(LayerReads reads) {
     if (reads == LayerReads::all) return;
-    for_walks_alone = reads == LayerReads::walk;
-    for_maps_alone = !for_walks_alone;
+    kept_for = reads;
     u = middle = output = Array<S>();
     u_value = u_value.link();
     output_value = output_value.link();
     for (SharedValue<S>& one : shared_out) one.value = one.value.link();
-    if (for_walks_alone) mixers.clear();
+    if (reads == LayerReads::walk) mixers.clear();
     for (MixerRun<S>& mixer : mixers) {
       mixer.y = mixer.y.link();
       mixer.out = mixer.out.link();
@@ -126,7 +122,7 @@ struct LayerPass {
   [[nodiscard]] const Array<S>& out() const { return whole_mixer().out.numbers; }
   /// A token mixer; fails where the layer has none, or was not kept.
   [[nodiscard]] const MixerRun<S>& mixer(Index index = 0) const {
-    if (!kept() || for_walks_alone) raise_not_kept();
+    if (!serves(LayerReads::maps)) raise_not_kept();
     if (index < 0 || index >= static_cast<Index>(mixers.size()))
       detail::raise(ErrorKind::value, "LayerPass: token mixer ", index, " was asked for, and this layer has ",
                     static_cast<Index>(mixers.size()));
@@ -142,7 +138,7 @@ struct LayerPass {
 
  private:
   [[nodiscard]] const MixerRun<S>& whole_mixer() const {
-    if (for_maps_alone) raise_not_kept();
+    if (!serves(LayerReads::all)) raise_not_kept();
     return mixer();
   }
   [[noreturn]] static void raise_not_kept() {
