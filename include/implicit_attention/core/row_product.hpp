@@ -24,20 +24,20 @@ EIGEN_DONT_INLINE void add_row_product(Scalar* out, Index columns, Scalar sign, 
               Eigen::Map<const Vector>(numbers, inner));
 }
 
-/// Products of a row of numbers with `Rows` neighbouring rows of b, each added up in the same order, whatever `Rows` is. What comes next is
-/// asked for meanwhile: the rows behind them where those fit beside them in the nearest cache, else some lines of the same rows.
+/// Products of a row of numbers with `Rows` neighbouring rows of b, each added up in the same order, whatever `Rows` is. Of long rows some lines
+/// ahead are asked for meanwhile: a processor that reads on by itself stops at the end of a page, and each of these is in another one.
 template <int Rows, Real Scalar>
 EIGEN_ALWAYS_INLINE void row_products(Scalar* products, const Scalar* numbers, Index inner, const Scalar* b, Index stride) {
   constexpr int lanes = computed_lanes<Scalar>;
   constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
-  const Index ahead = Rows * stride <= 256 * line ? Rows * stride : 4 * line;
+  const bool long_rows = Rows * stride > 256 * line;
   using Register = LaneRegister<Scalar, lanes>;
   typename Register::type sums[static_cast<std::size_t>(Rows)] = {};
   Index done = 0;
   for (; done + lanes <= inner; done += lanes) {
     const typename Register::type left = Register::load(numbers + done);
-    if (done % line == 0) IMPLICIT_ATTENTION_UNROLL
-    for (int row = 0; row < Rows; ++row) __builtin_prefetch(b + row * stride + done + ahead);
+    if (long_rows && done % line == 0) IMPLICIT_ATTENTION_UNROLL
+    for (int row = 0; row < Rows; ++row) __builtin_prefetch(b + row * stride + done + 4 * line);
     IMPLICIT_ATTENTION_UNROLL
     for (int row = 0; row < Rows; ++row) sums[row] += left * Register::load(b + row * stride + done);
   }
@@ -55,15 +55,16 @@ EIGEN_ALWAYS_INLINE void row_products(Scalar* products, const Scalar* numbers, I
 template <Real Scalar>
 EIGEN_DONT_INLINE void multiply_row_transposed(Scalar* out, Index columns, const Scalar* numbers, Index inner, const Scalar* b,
                                                Index stride, Scalar sign, bool add) {
-  constexpr int together = std::min(8, computed_lanes<Scalar>);
+  constexpr Index together = std::min(8, computed_lanes<Scalar>);
   Scalar products[static_cast<std::size_t>(together)];
-  for (Index column = 0, count = together; column < columns; column += count) {
-    if (column + together > columns) count = 1;
-    if (count == together)
-      row_products<together>(products, numbers, inner, b + column * stride, stride);
-    else
-      row_products<1>(products, numbers, inner, b + column * stride, stride);
-    for (Index c = 0; c < count; ++c) out[column + c] = (add ? out[column + c] : Scalar(0)) + sign * products[c];
+  Index column = 0;
+  for (; column + together <= columns; column += together) {
+    row_products<together>(products, numbers, inner, b + column * stride, stride);
+    for (Index c = 0; c < together; ++c) out[column + c] = (add ? out[column + c] : Scalar(0)) + sign * products[c];
+  }
+  for (; column < columns; ++column) {
+    row_products<1>(products, numbers, inner, b + column * stride, stride);
+    out[column] = (add ? out[column] : Scalar(0)) + sign * products[0];
   }
 }
 
