@@ -180,12 +180,7 @@ ForwardOptions forward_options(const ExplanationOptions& options, const std::vec
   ForwardOptions forward;
   forward.keep = Keep::residuals;
   forward.executor = executor;
-  forward.logit_positions = Indices::all();
-  if (!options.all_logits) {
-    std::vector<Index> positions;
-    for (const Target& target : targets) positions.push_back(target.position);
-    forward.logit_positions = Indices(std::move(positions));
-  }
+  forward.logit_positions = options.all_logits ? Indices::all() : Indices(detail::positions_of(targets));
   forward.memory = activation_memory;
   return forward;
 }

@@ -89,12 +89,12 @@ class MixerPart final : public Part<typename Layer::Scalar> {
         Layer::keep_for_maps(*without);
         lowered = without;
       }
-    MixerRun<Scalar> mixer;
+    MixerRun<Scalar>& mixer = context.mixers.emplace_back();
     mixer.kind = kind_;
-    mixer.x = run.x;
-    mixer.y = run.y;
+    mixer.x = std::move(run.x);
+    mixer.y = std::move(run.y);
     mixer.out = run.out;
-    mixer.second_x = run.second_x;
+    mixer.second_x = std::move(run.second_x);
     if (u.trace->starts().empty())
       mixer.attention = [layer = layer_, lowered](Terms terms) { return implicit_attention_of(*layer, *lowered, terms); };
     else
@@ -108,8 +108,7 @@ class MixerPart final : public Part<typename Layer::Scalar> {
     mixer.type = type_tag<Layer>();
     if constexpr (requires { layer_->output_projection(); }) mixer.projection = layer_->output_projection();
     if constexpr (requires { layer_->output_bias(); }) mixer.projection_bias = layer_->output_bias();
-    context.mixers.push_back(std::move(mixer));
-    return run.out;
+    return std::move(run.out);
   }
   [[nodiscard]] Index width() const override { return layer_->width(); }
   [[nodiscard]] Index channels() const override { return layer_->channels(); }
