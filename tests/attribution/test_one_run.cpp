@@ -164,6 +164,22 @@ TEST_CASE("layers are kept as far as the memory reaches", "[attribution]") {
     CHECK(model.layer_pass(pass, 1, serial_executor(), true, LayerReads::maps).trace != pass.layers[1].trace);
     CHECK(for_maps.layers[1].x().matrix() == whole.layers[1].x().matrix());
     CHECK(for_maps.layers[1].mixer().attention(Terms::all()).reduce({}) == whole.layers[1].mixer().attention(Terms::all()).reduce({}));
+
+    // A layer that is run again gives its attention and its way back, and nothing of what is not read.
+    const LayerPass<double> again = model.layer_pass(pass, 1, serial_executor(), true, LayerReads::maps);
+    CHECK_THROWS_AS(again.y(), Error);
+    CHECK(again.output.empty());
+    CHECK(again.x().matrix() == whole.layers[1].x().matrix());
+    CHECK(again.mixer().attention(Terms::all()).reduce({}) == whole.layers[1].mixer().attention(Terms::all()).reduce({}));
+    forward.memory = 0;
+    const ForwardPass<double> none = model.forward(ids, forward);
+    for (const WayBack way : {WayBack::gradient, WayBack::relevance, WayBack::attention}) {
+      BackwardOptions<double> back;
+      back.keep_layers = false;
+      back.way = way;
+      const Matrix<double> d = logit_gradient(whole, 49, 3);
+      CHECK(*backward(model, none, d, back).embeddings == *backward(model, whole, d, back).embeddings);
+    }
   }
 }
 

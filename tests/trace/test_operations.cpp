@@ -83,6 +83,25 @@ TEST_CASE("a projection whose numbers are known is not computed, and has its way
   CHECK(difference(back, projected(g, weight.transpose(), {})) < 1e-13);
 }
 
+TEST_CASE("a projection's way back leaves out tokens before the first that is reached", "[trace]") {
+  const Numbers weight = drawn(12, 4, 6), before = drawn(13, 5, 6);
+  for (const Index reached : {0, 1, 3, 4, 5}) {  // 5: none
+    INFO("from token " << reached);
+    Numbers g = drawn(14, 5, 4);
+    g.topRows(reached).setZero();
+    const Numbers expected = projected(g, weight.transpose(), {});
+    Numbers gradient;
+    detail::project_back<double>(g, constant(weight), gradient);
+    CHECK((gradient - expected).cwiseAbs().maxCoeff() <= 1e-14);
+    gradient = before;
+    detail::project_back<double>(g, constant(weight), gradient);
+    CHECK((gradient - before - expected).cwiseAbs().maxCoeff() <= 1e-14);
+  }
+  Numbers g = Numbers::Zero(3, 4);
+  g(1, 2) = std::nan("");
+  CHECK(detail::first_row_reached<double>(g) == 1);
+}
+
 TEST_CASE("columns are taken, gathered and joined", "[trace]") {
   const Numbers x = drawn(8, 5, 6), y = drawn(9, 5, 2);
   check_operation({"columns", [](const Values& v) { return columns(v[0], 2, 3); }, {x}, x.middleCols(2, 3)});

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <utility>
+#include <vector>
 
 #include <implicit_attention/attribution/rollout.hpp>
 
@@ -65,26 +67,37 @@ bool stretch(Eigen::DenseBase<Derived>& numbers) {
 }  // namespace detail
 
 /// One layer's map, (tokens, tokens), before the identity is added. `constant`, if given, is set where the map or the gradient was the
-/// same everywhere, so that form token_maximum could not rescale it to 0..1.
+/// same everywhere, so that form token_maximum could not rescale it to 0..1. `rows` are those that are read: others are zero, but in form
+/// token_maximum, which rescales by the entries of all.
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> gradient_weighted_map(const LayerWithGradients<Scalar>& layer, GradientForm form,
-                                                   const Executor& executor = serial_executor(), bool* constant = nullptr) {
+                                                   const Executor& executor = serial_executor(), bool* constant = nullptr,
+                                                   const Indices& rows = Indices::all()) {
   const ImplicitAttention<Scalar>& attention = layer.attention;
   const Index tokens = attention.tokens();
   Selection selection;
   selection.executor = executor;
   Reduction<Scalar> reduction;
+  const auto rows_read = [&] {
+    const std::vector<Index> read = rows.resolve(tokens, "row");
+    if (static_cast<Index>(read.size()) == tokens) return attention.reduce(reduction, selection);
+    selection.rows = Indices(read);
+    const Matrix<Scalar> some = attention.reduce(reduction, selection);
+    Matrix<Scalar> map = Matrix<Scalar>::Zero(tokens, tokens);
+    for (std::size_t row = 0; row < read.size(); ++row) map.row(read[row]) = some.row(static_cast<Index>(row));
+    return map;
+  };
   if (form == GradientForm::exact) {
     detail::check_gradient("grad_y", layer.grad_y, tokens);
     check_shape("gradient-weighted attention", "x", layer.x, tokens, attention.channels(), "(tokens, channels)");
     reduction.kind = ReductionKind::mean_positive;
     reduction.row_weights = layer.grad_y;
     reduction.column_weights = layer.x;
-    return attention.reduce(reduction, selection);
+    return rows_read();
   }
   if (form == GradientForm::mean_gradient) {
     detail::check_gradient("grad_y", layer.grad_y, tokens);
-    Matrix<Scalar> map = attention.reduce(reduction, selection);
+    Matrix<Scalar> map = rows_read();
     map.array().colwise() *= layer.grad_y.matrix().rowwise().mean().array();
     return map.cwiseMax(Scalar(0));
   }
@@ -122,7 +135,10 @@ class GradientWeightedRow {
   /// The next layer, counted among those that mix tokens.
   void step(Index layer, const LayerWithGradients<Scalar>& with, const Executor& executor = serial_executor()) {
     bool constant = false;
-    Matrix<Scalar> map = gradient_weighted_map(with, form_, executor, &constant);
+    std::vector<Index> read;  // of the first map row `position` alone
+    for (Index token = 0; token < result_.scores.size(); ++token)
+      if (result_.scores[token] != Scalar(0)) read.push_back(token);
+    Matrix<Scalar> map = gradient_weighted_map(with, form_, executor, &constant, Indices(std::move(read)));
     if (constant) result_.constant_layers.insert(result_.constant_layers.begin(), layer);
     result_.scores = detail::rollout_step<Scalar>(result_.scores, std::move(map), options_, layer, result_.zero_rows);
   }

@@ -84,30 +84,16 @@ void multiply_rows(const LeftFactor<Scalar>& a, Index inner, const Scalar* panel
     multiply_tile<Registers, whole / 2>(a, inner, panel, sign, add, out, out_stride);
 }
 
-/// A right factor as its numbers stand in memory: number (k, j) at data[k * inner_step + j * column_step].
+/// Part of a factor that is used later, asked for a share at a time: memory, and a cache that is shared by many processors, give what is read
+/// a few lines here and a few there at half of their rate or less.
 template <Real Scalar>
-struct RightFactor {
-  const Scalar* data;
-  Index inner, inner_step, column_step;
-};
-
-/// Numbers a row of a large right factor is read in at a time where its rows are not its panels': a panel is a line or two of each row, which
-/// memory gives one by one at half of the rate or less (16 tokens against 3072 x 768 numbers: 24 GFLOP/s, by long rows ahead 34).
-template <class Scalar>
-constexpr Index product_group_columns = 8 * product_tile_columns<Scalar>;
-/// Right factors of fewer numbers lie in a cache.
-constexpr Index product_prefetched_from = Index(1) << 18;
-
-/// A group of panels, asked for a share at a time while the group before it is used.
-template <Real Scalar>
-class PanelPrefetch {
+class PartPrefetch {
  public:
-  PanelPrefetch() = default;
-  /// Columns begin .. of `b`, as many as a group has and `columns` leaves.
-  PanelPrefetch(const RightFactor<Scalar>& b, Index begin, Index columns)
-      : from_(b.data + begin), step_(b.inner_step), rows_(b.inner), columns_(std::min(product_group_columns<Scalar>, columns - begin)) {}
+  PartPrefetch() = default;
+  /// Rows of `columns` numbers side by side.
+  PartPrefetch(const Scalar* from, Index step, Index rows, Index columns) : from_(from), step_(step), rows_(rows), columns_(columns) {}
 
-  /// Asks for all that `done` of `whole` is of the group.
+  /// Asks for all that `done` of `whole` is of the part.
   void ask(Index done, Index whole) {
     constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
     for (const Index end = std::min(rows_, (rows_ * done + whole - 1) / whole); asked_ < end; ++asked_)
@@ -119,33 +105,73 @@ class PanelPrefetch {
   Index step_ = 0, rows_ = 0, columns_ = 0, asked_ = 0;
 };
 
-/// out (+)= sign a b for at most product_inner sums; `after` is what is multiplied next, for a right factor that is asked for ahead, or null.
+/// A right factor as its numbers stand in memory: number (k, j) at data[k * inner_step + j * column_step].
+template <Real Scalar>
+struct RightFactor {
+  const Scalar* data;
+  Index inner, inner_step, column_step;
+
+  [[nodiscard]] bool transposed() const { return inner_step == 1; }
+  /// Columns that are asked for together: a panel, or eight where a panel is a line or two of each row (16 tokens against 3072 x 768 numbers:
+  /// 24 GFLOP/s, by long rows ahead 34).
+  [[nodiscard]] Index group() const { return (transposed() ? 1 : 8) * product_tile_columns<Scalar>; }
+  /// The group of columns from `begin` on, of `columns`.
+  [[nodiscard]] PartPrefetch<Scalar> part(Index begin, Index columns) const {
+    const Scalar* const from = data + begin * column_step;
+    const Index count = std::min(group(), columns - begin);
+    if (transposed()) return {from, column_step, count, inner};
+    return {from, inner_step, inner, count};
+  }
+  /// Whether it is too large for a cache that needs nothing to be asked for.
+  [[nodiscard]] bool asked_for(Index columns) const { return inner * columns >= (transposed() ? Index(1) << 14 : Index(1) << 18); }
+};
+
+/// Copies a panel of a right factor that is not transposed: rows of as many numbers as a tile has columns.
+template <Real Scalar>
+EIGEN_ALWAYS_INLINE void copy_panel(const Scalar* from, Index step, Index inner, Scalar* panel) {
+  using Register = typename VectorRegister<Scalar>::type;
+  constexpr Index whole = product_tile_columns<Scalar>, lanes = computed_lanes<Scalar>, line = 64 / static_cast<Index>(sizeof(Scalar));
+  constexpr Index ahead = 16;  // rows
+  for (Index k = 0; k < inner; ++k, from += step, panel += whole) {
+    for (Index column = 0; column < whole; column += line) __builtin_prefetch(from + ahead * step + column);
+    for (Index column = 0; column < whole; column += lanes)
+      *reinterpret_cast<Register*>(panel + column) = *reinterpret_cast<const Register*>(from + column);
+  }
+}
+
+/// out (+)= sign a b for at most product_inner sums. What is multiplied next is asked for meanwhile: `after`, or null, of the right factor,
+/// `left` of the left one.
 template <Real Scalar>
 EIGEN_DONT_INLINE void multiply_panels(View<Scalar> out, const LeftFactor<Scalar>& a, const RightFactor<Scalar>& b, Scalar sign, bool add,
-                                       const RightFactor<Scalar>* after) {
-  constexpr Index whole = product_tile_columns<Scalar>, half = whole / 2, group = product_group_columns<Scalar>;
-  const Index columns = out.cols(), stride = out.outerStride(), inner = b.inner;
+                                       const RightFactor<Scalar>* after, PartPrefetch<Scalar> left) {
+  constexpr Index whole = product_tile_columns<Scalar>, half = whole / 2;
+  const Index columns = out.cols(), stride = out.outerStride(), inner = b.inner, group = b.group();
   alignas(64) Scalar panel[static_cast<std::size_t>(product_inner * whole)];
   alignas(64) Scalar part[static_cast<std::size_t>(std::max(product_tile_rows<2> * whole, product_tile_rows<1> * half))];
-  PanelPrefetch<Scalar> next;
+  PartPrefetch<Scalar> next;
   for (Index column = 0; column < columns; column += whole) {
     const Index count = std::min(whole, columns - column), width = count <= half ? half : whole;
     const Index tile_rows = width == half ? product_tile_rows<1> : product_tile_rows<2>;
     const auto multiply = width == half ? multiply_rows<1, Scalar> : multiply_rows<2, Scalar>;
     if (after != nullptr && column % group == 0)
-      next = column + group < columns ? PanelPrefetch<Scalar>(b, column + group, columns) : PanelPrefetch<Scalar>(*after, 0, columns);
+      next = column + group < columns ? b.part(column + group, columns) : after->part(0, columns);
     if (count < width) std::fill_n(panel, inner * width, Scalar(0));
     const Scalar* const from = b.data + column * b.column_step;
-    if (b.inner_step == 1)
+    if (b.transposed())
       copy_transposed(from, b.column_step, count, inner, panel, width);
+    else if (count == whole)
+      copy_panel(from, b.inner_step, inner, panel);
     else
       for (Index k = 0; k < inner; ++k) std::copy_n(from + k * b.inner_step, count, panel + k * width);
     LeftFactor<Scalar> rest = a;
     for (Index row = 0; row < a.rows; row += tile_rows) {
       rest.data = a.data + row * a.row_step;
       rest.rows = a.rows - row;
+      left.ask(column / whole * a.rows + row + tile_rows, (columns + whole - 1) / whole * a.rows);
       if (after != nullptr) next.ask(column % group / whole * a.rows + row + tile_rows, group / whole * a.rows);
       Scalar* const to = out.data() + row * stride + column;
+      for (Index r = 0; r < std::min(rest.rows, tile_rows); ++r)
+        for (Index c = 0; c < count; c += half) __builtin_prefetch(to + r * stride + c, 1);
       if (count == width) {
         multiply(rest, inner, panel, sign, add, to, stride);
         continue;
@@ -163,15 +189,18 @@ EIGEN_DONT_INLINE void multiply_blocks(View<Scalar> out, const LeftFactor<Scalar
   const auto block = [&](Index begin) {
     return RightFactor<Scalar>{b.data + begin * b.inner_step, std::min(product_inner, b.inner - begin), b.inner_step, b.column_step};
   };
-  const bool ahead = b.inner_step != 1 && b.inner * out.cols() >= product_prefetched_from;
-  if (ahead) PanelPrefetch<Scalar>(block(0), 0, out.cols()).ask(1, 1);
+  const bool ahead = b.asked_for(out.cols());
+  if (ahead && !b.transposed()) block(0).part(0, out.cols()).ask(1, 1);
   for (Index row = 0; row < a.rows; row += product_rows)
     for (Index k = 0; k < b.inner; k += product_inner) {
       const LeftFactor<Scalar> part{a.data + row * a.row_step + k * a.inner_step, std::min(product_rows, a.rows - row), a.row_step,
                                     a.inner_step};
-      const RightFactor<Scalar> after = block(k + product_inner < b.inner ? k + product_inner : 0);
+      const Index next = k + product_inner < b.inner ? k + product_inner : 0;  // the first again: tiles beside this one begin with it
+      const RightFactor<Scalar> after = block(next);
+      PartPrefetch<Scalar> left;
+      if (a.inner_step == 1 && b.inner > product_inner) left = {part.data + next - k, a.row_step, part.rows, after.inner};
       multiply_panels(View<Scalar>(out.data() + row * out.outerStride(), part.rows, out.cols(), out.outerStride()), part, block(k), sign,
-                      add || k > 0, ahead ? &after : nullptr);
+                      add || k > 0, ahead ? &after : nullptr, left);
     }
 }
 

@@ -16,7 +16,7 @@
   TEMPLATE class LanguageModel<S>;                                                                                               \
   TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                    \
                                           std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&, CarriedStates*, \
-                                          const std::vector<Index>&);                                                            \
+                                          const std::vector<Index>&, LayerReads);                                                \
   TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                                  \
   TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);    \
   TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);
@@ -50,7 +50,7 @@
   TEMPLATE RowVector<S> detail::rollout_step(const RowVector<S>&, Matrix<S>, const RolloutOptions<S>&, Index, std::vector<LayerRow>&); \
   TEMPLATE Attribution<S> rollout(const std::vector<Matrix<S>>&, Index, const RolloutOptions<S>&);                                     \
   TEMPLATE Attribution<S> rollout_map(const std::vector<Matrix<S>>&, const RolloutOptions<S>&);                                        \
-  TEMPLATE Matrix<S> gradient_weighted_map(const LayerWithGradients<S>&, GradientForm, const Executor&, bool*);                        \
+  TEMPLATE Matrix<S> gradient_weighted_map(const LayerWithGradients<S>&, GradientForm, const Executor&, bool*, const Indices&);        \
   TEMPLATE Attribution<S> gradient_x_input(ConstView<S>, ConstView<S>, Index);                                                         \
   TEMPLATE Attribution<S> random_attribution(Index, Index, std::uint64_t, Index);                                                      \
   TEMPLATE Matrix<S> contributions_to(const ImplicitAttention<S>&, const Array<S>&, const Array<S>&, Index);                           \

@@ -48,7 +48,7 @@
   TEMPLATE Value<S> rotary_positions(const Value<S>&, const Rotary&, const std::vector<Index>&);                                           \
   TEMPLATE GatedDecay<S> gated_decay(const Value<S>&, const RowVector<S>&, const std::vector<Index>&);                                     \
   TEMPLATE Value<S> diagonal_recurrence(const DiagonalRecurrence<S>&, const DiagonalInputs<S>&, const FunctionOf<S>&, const Array<S>&,     \
-                                        const Value<S>&, const Array<S>&, Matrix<S>*, const FunctionOf<S>&);                               \
+                                        const Value<S>&, const Array<S>&, Matrix<S>*, const FunctionOf<S>&, const Array<S>*);              \
   TEMPLATE Value<S> exponential_average(const ImplicitAttention<S>&, const Value<S>&, const Value<S>&, const Value<S>&, Matrix<S>*);       \
   TEMPLATE Value<S> head_recurrence(const HeadRecurrence<S>&, const HeadInputs<S>&, const Value<S>&, const Array<S>&, Matrix<S>*);         \
   TEMPLATE Value<S> softmax_attention(const SoftmaxRecurrence<S>&, const Value<S>&, const Value<S>&, const Value<S>&);                     \

@@ -103,8 +103,9 @@ class Mamba : public LayerInterface<Mamba<S>> {
   [[nodiscard]] LayerRun<Mamba> run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial = nullptr) const;
 
   /// What stands between the projections: y from linear input x and gate branch z (L, E), given in `act.initial` where it begins. Fills
-  /// everything of `act` but out. A layer of two directions runs it twice.
-  [[nodiscard]] Value<Scalar> mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act) const;
+  /// everything of `act` but out. A layer of two directions runs it twice. Where y is not read (RunContext::output_read), it gives any numbers
+  /// of its shape, and `act` has no y and no state after the last token.
+  [[nodiscard]] Value<Scalar> mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act, bool y_read = true) const;
 
   /// The unified form (formulation: Mamba). Needs z or gate, dt or pre_dt, B, C, and c or x, as far as the terms read them. Without the
   /// terms activation, convolution and bias its linear input is a.
@@ -204,7 +205,7 @@ Mamba<S> Mamba<S>::from_tensors(const PrefixedTensors<Scalar>& tensors, Options 
 }
 
 template <Real S>
-LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const State* initial) const {
+LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>& context, const State* initial) const {
   detail::check_projections(layer_name, weights_.in_proj_weight);
   Activations act;
   if (initial) {
@@ -218,14 +219,14 @@ LayerRun<Mamba<S>> Mamba<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, co
   // [x | z] = u in_proj^T
   const Value<Scalar> x = linear(u, w.in_proj_weight.middle_rows(0, channels_), half(w.in_proj_bias, 0));
   const Value<Scalar> z = linear(u, w.in_proj_weight.middle_rows(channels_, channels_), half(w.in_proj_bias, channels_));
-  const Value<Scalar> y = mix(x, z, act);
-  const Value<Scalar> out = linear(y, w.out_proj_weight, w.out_proj_bias);
-  act.out = out.numbers;
+  const Value<Scalar> y = mix(x, z, act, context.output_read);
+  const Value<Scalar> out = linear(y, w.out_proj_weight, w.out_proj_bias, context.output_read ? nullptr : &u.numbers);
+  if (context.output_read) act.out = out.numbers;
   return {std::move(act), x, y, out};
 }
 
 template <Real S>
-Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act) const {
+Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activations& act, bool y_read) const {
   detail::check_projections(layer_name, weights_.x_proj_weight);
   const Weights& w = weights_;
   const Index rank = w.dt_proj_weight.cols();
@@ -253,8 +254,9 @@ Value<S> Mamba<S>::mix(const Value<Scalar>& x, const Value<Scalar>& z, Activatio
   inputs.step = inputs.key_scale = dt;
   inputs.query = C;
   inputs.key = B;
-  const Value<Scalar> y =
-      diagonal_recurrence(recurrence(act.dt, act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent, {Function::silu, c});
+  const Value<Scalar> y = diagonal_recurrence(recurrence(act.dt, act), inputs, {Function::silu, z}, w.D, a, state, &act.final.recurrent,
+                                              {Function::silu, c}, y_read ? nullptr : &x.numbers);
+  if (!y_read) return y;
   act.final.convolution_tail = next_tail<Scalar>(*x, tail, convolution_width());
   act.y = y.numbers;
   return y;

@@ -106,8 +106,8 @@ class LanguageModel {
 
   [[nodiscard]] LayerPass<Scalar> run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
                                               std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
-                                              const Executor& executor, const std::vector<Index>& starts = {}) const;
-
+                                              const Executor& executor, const std::vector<Index>& starts = {},
+                                              LayerReads reads = LayerReads::all) const;
   [[nodiscard]] ForwardPass<Scalar> run(Array<Scalar> embeddings, const ForwardOptions& options, const Visitor& visit) const;
 
   [[nodiscard]] std::vector<Index> checked_positions(const std::vector<Index>& positions, Index tokens) const;
@@ -180,9 +180,9 @@ ForwardPass<S> LanguageModel<S>::forward_embeddings(ConstView<Scalar> embeddings
 template <Real S>
 LayerPass<S> LanguageModel<S>::run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
                                            std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
-                                           const Executor& executor, const std::vector<Index>& starts) const {
+                                           const Executor& executor, const std::vector<Index>& starts, LayerReads reads) const {
   return detail::run_block(parts_.blocks[static_cast<std::size_t>(layer)], layer, residual, positions, shared, recorded, executor, nullptr,
-                           starts);
+                           starts, reads);
 }
 
 template <Real S>
@@ -232,7 +232,7 @@ LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index
                   "; run it with Keep::residuals or Keep::activations");
   if (pass.layers[index].serves(reads)) return pass.layers[index];
   std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
-  return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, pass.starts);
+  return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, pass.starts, reads);
 }
 
 template <Real S>

@@ -149,11 +149,12 @@ struct LayerPass {
 namespace detail {
 
 /// Runs one layer; `shared` holds what earlier layers made, and leaves with what this one made. `carried`, if given: the states with which
-/// a piece of a sequence begins, and in their place those with which it ends. `starts`: as Trace's.
+/// a piece of a sequence begins, and in their place those with which it ends. `starts`: as Trace's. `reads`: the pass is kept for that.
 template <Real S>
 [[nodiscard]] LayerPass<S> run_block(const Block<S>& block, Index layer, const Array<S>& residual, const std::vector<Index>& positions,
                                      std::vector<std::pair<std::string, Array<S>>>& shared, bool recorded, const Executor& executor,
-                                     CarriedStates* carried = nullptr, const std::vector<Index>& starts = {}) {
+                                     CarriedStates* carried = nullptr, const std::vector<Index>& starts = {},
+                                     LayerReads reads = LayerReads::all) {
   LayerPass<S> pass;
   pass.trace = std::make_shared<Trace<S>>(recorded, executor, starts);
   pass.residual = residual;
@@ -168,6 +169,7 @@ template <Real S>
   Value<S> r = pass.residual_value;
   for (std::size_t index = 0; index < block.sublayers.size(); ++index) {
     const Sublayer<S>& sublayer = block.sublayers[index];
+    context.output_read = reads == LayerReads::all || index + 1 < block.sublayers.size() || !sublayer.norm_after.empty();
     const Value<S> u = sublayer.norm.empty() ? r : normalize(sublayer.norm, r);
     if (index == 0) pass.u_value = u;
     Value<S> sum;
@@ -195,6 +197,7 @@ template <Real S>
     pass.shared_out.push_back(one);
     shared.emplace_back(one.name, one.value.numbers);
   }
+  pass.keep_for(reads);
   return pass;
 }
 

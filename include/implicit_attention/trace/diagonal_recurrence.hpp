@@ -176,17 +176,21 @@ void DiagonalRecurrenceBack<S>::walk_gradient(Back<S>& back, const Matrix<S>& g,
 /// y = f(z) * (R + diag(skip)) x, plus what `initial_state` (state, channels) gives, a constant; (tokens, channels). One operation: the
 /// scan does all of it. Relevance holds R; half goes to a gate that is homogeneous in z. The state after the last token goes to
 /// `final_state` if it is not null. `x_of`: what x is a function of, where something else keeps that anyway; then the record keeps no x.
+/// `known`: the numbers, or others of their shape, where the way back alone is wanted; there is no final state then.
 template <Real S>
 [[nodiscard]] Value<S> diagonal_recurrence(const DiagonalRecurrence<S>& of_one_text, const DiagonalInputs<S>& inputs,
                                            const FunctionOf<S>& gate, const Array<S>& skip, const Value<S>& x,
                                            const Array<S>& initial_state = {}, Matrix<S>* final_state = nullptr,
-                                           const FunctionOf<S>& x_of = {}) {
+                                           const FunctionOf<S>& x_of = {}, const Array<S>* known = nullptr) {
   Trace<S>& trace = *x.trace;
   DiagonalRecurrence<S> recurrence = of_one_text;
   recurrence.starts = trace.starts_with(of_one_text.starts);
   recurrence.check();
-  Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
-  {
+  Array<S> numbers;
+  if (known != nullptr) {
+    numbers = *known;
+  } else {
+    Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
     const Matrix<S> gates = gate.z.empty() ? Matrix<S>() : function_values<S>(gate.function, *gate.z, trace.executor());
     const SurroundedDiagonal<S> surrounded = detail::gated_and_skipped(recurrence, skip, gate.z.empty() ? nullptr : &gates);
     ScanInput<S> input;
@@ -199,11 +203,12 @@ template <Real S>
     } else {
       scan<S>(surrounded, input, out, trace.executor());
     }
+    numbers = std::move(out);
   }
   if (!trace.records({&x, &gate.z, &inputs.step, &inputs.query, &inputs.key, &inputs.query_scale, &inputs.key_scale, &inputs.diagonal}))
-    return trace.constant(std::move(out));
+    return trace.constant(std::move(numbers));
   const Value<S> kept = x_of.z.empty() ? x : x.link();
-  return trace.record(std::move(out), detail::DiagonalRecurrenceBack<S>{recurrence, inputs, gate, skip, kept, x_of, initial_state});
+  return trace.record(std::move(numbers), detail::DiagonalRecurrenceBack<S>{recurrence, inputs, gate, skip, kept, x_of, initial_state});
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END

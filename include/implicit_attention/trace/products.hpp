@@ -83,14 +83,28 @@ template <Real Scalar>
   return out;
 }
 
-/// Adds grad weight, back through `u weight^T`, to a gradient (tokens, columns of weight); stores it where there is none yet.
+/// The first row with a number that is not 0; their count where there is none.
+template <Real Scalar>
+[[nodiscard]] Index first_row_reached(ConstView<Scalar> gradient) {
+  Index row = 0;
+  while (row < gradient.rows() && (gradient.row(row).array() == Scalar(0)).all()) ++row;
+  return row;
+}
+
+/// Adds grad weight, back through `u weight^T`, to a gradient (tokens, columns of weight); stores it where there is none yet. Tokens before
+/// the first that `grad` reaches are not multiplied: in the last layer these are all but the one that is explained.
 template <Real Scalar>
 void project_back(ConstView<Scalar> grad, const Array<Scalar>& weight, Matrix<Scalar>& gradient,
                   const Executor& executor = serial_executor()) {
   const bool add = gradient.size() != 0;
-  if (!add) gradient = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
-  for_product_tiles(grad.rows(), weight.cols(), executor, [&](Index row, Index rows, Index first, Index count) {
-    product_of_columns<Scalar>(gradient.block(row, first, rows, count), grad.middleRows(row, rows), weight, first, count, add);
+  const Index begin = first_row_reached<Scalar>(grad);
+  if (!add) {
+    gradient = large_matrix<Scalar>(grad.rows(), weight.cols(), "a gradient");
+    gradient.topRows(begin).setZero();
+  }
+  for_product_tiles(grad.rows() - begin, weight.cols(), executor, [&](Index row, Index rows, Index first, Index count) {
+    product_of_columns<Scalar>(gradient.block(begin + row, first, rows, count), grad.middleRows(begin + row, rows), weight, first, count,
+                               add);
   });
 }
 

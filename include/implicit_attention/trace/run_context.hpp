@@ -125,6 +125,9 @@ class RunContext {
   std::vector<MixerRun<S>> mixers;  ///< those that have run in this layer, in order
   std::vector<SharedValue<S>> shared;
   CarriedStates* carried = nullptr;  ///< where this is a piece of a longer sequence; null: a whole one
+  /// Whether the numbers that the part gives are read. Where they are not, it runs for its record and its attention alone, and may give any
+  /// numbers of the right shape.
+  bool output_read = true;
 
   /// One a token: those that were given, or counted from `first` on.
   [[nodiscard]] std::vector<Index> positions_of(Index tokens, Index first = 0) const {
