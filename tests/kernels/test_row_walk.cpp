@@ -24,11 +24,11 @@ TEMPLATE_TEST_CASE("the pieces of a row follow each other from its diagonal to t
         std::vector<Index> next(static_cast<std::size_t>(channels), row + 1);
         Matrix<Scalar> made = Matrix<Scalar>::Zero(channels, tokens), plain(channels, tokens);
         for (Index group = 0; group < groups.count(); ++group)
-          detail::walk_row(kind.surrounded, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
+          detail::walk_row(kind.surrounded, row, groups, group, [&](const detail::RowPiece<Scalar>& piece) {
             CHECK(piece.begin % detail::tokens_in_a_piece == 0);
             CHECK((piece.begin <= piece.first && piece.first <= piece.end));
             CHECK(piece.all_finite());
-            for (Index lane = 0; lane < Width; ++lane) {
+            for (Index lane = 0; lane < piece.run.width; ++lane) {
               Index& end = next[static_cast<std::size_t>(piece.run.channel + lane)];
               CHECK(piece.end == end);
               end = piece.begin;
@@ -56,8 +56,8 @@ TEST_CASE("a row's walk ends where all states are forgotten", "[kernels]") {
   surrounded.recurrence.rate = rate;
   const detail::ChannelGroups groups(channel_runs(Index(8)));
   Index walked = 0, pieces = 0;
-  detail::walk_row(surrounded, 399, groups, 0, [&]<int Width>(const detail::RowPiece<Width, double>& piece) {
-    walked += (piece.end - piece.first) * Width;
+  detail::walk_row(surrounded, 399, groups, 0, [&](const detail::RowPiece<double>& piece) {
+    walked += (piece.end - piece.first) * piece.run.width;
     ++pieces;
     if (piece.end < 300) CHECK(piece.first == piece.end);
   });

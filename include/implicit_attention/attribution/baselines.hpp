@@ -230,7 +230,8 @@ template <Real Scalar, std::invocable<Index> ValueWithout>
   result.position = position;
   result.explained = value;
   result.scores = RowVector<Scalar>::Zero(tokens);
-  executor(seen < 0 ? position + 1 : seen, [&](Index token) { result.scores[token] = value - static_cast<Scalar>(value_without(token)); });
+  detail::run_loop(executor, seen < 0 ? position + 1 : seen,
+                   [&](Index token) { result.scores[token] = value - static_cast<Scalar>(value_without(token)); });
   detail::check_finite("leave-one-out", "the difference", result.scores);
   return result;
 }

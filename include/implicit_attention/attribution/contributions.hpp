@@ -46,7 +46,7 @@ template <Real Scalar>
   if (projection.empty()) return before;
   constexpr Index panel = 256;  // tokens; fixed, so that results do not depend on the number of workers
   Matrix<Scalar> contributions(before.rows(), projection.rows());
-  executor((before.rows() + panel - 1) / panel, [&](Index index) {
+  detail::run_loop(executor, (before.rows() + panel - 1) / panel, [&](Index index) {
     const Index first = index * panel, count = std::min(panel, before.rows() - first);
     set_product_of_rows<Scalar>(contributions.middleRows(first, count), before.middleRows(first, count), projection, 0, projection.rows());
   });
@@ -94,7 +94,7 @@ template <Real Scalar>
   const std::vector<Index> rows = selection.rows.resolve(attention.tokens(), "row");
   check_byte_limit("contributions", {static_cast<Index>(rows.size()), attention.tokens()}, sizeof(Scalar), selection.byte_limit);
   Matrix<Scalar> map = Matrix<Scalar>::Zero(static_cast<Index>(rows.size()), attention.tokens());
-  selection.executor(map.rows(), [&](Index r) {
+  detail::run_loop(selection.executor, map.rows(), [&](Index r) {
     const Matrix<Scalar> vectors = detail::contributions_row(attention, x, projection, rows[static_cast<std::size_t>(r)]);
     for (Index token = 0; token < vectors.rows(); ++token)
       map(r, token) = norm == VectorNorm::one   ? vectors.row(token).template lpNorm<1>()

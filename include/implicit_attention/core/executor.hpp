@@ -27,20 +27,39 @@ using Executor = std::function<void(Index count, const std::function<void(Index)
 
 namespace detail {
 
+template <class = void>
+void run_loop(const Executor& executor, Index count, const void* body, void (*call)(const void* body, Index index)) {
+  const struct {
+    const void* body;
+    void (*call)(const void* body, Index index);
+    void operator()(Index index) const { call(body, index); }
+  } erased{body, call};  // two pointers, which a std::function holds without memory of its own
+  executor(count, erased);
+}
+
+/// executor(count, body), with one kind of std::function for all bodies: compilers have ten functions to make of each kind.
+template <class Body>
+void run_loop(const Executor& executor, Index count, const Body& body) {
+  run_loop(executor, count, &body, [](const void* erased, Index index) { (*static_cast<const Body*>(erased))(index); });
+}
+
 /// How many numbers a panel of rows has: one worker's share at a time; what stays in the nearest cache while it is changed in place.
 constexpr Index shared_panel = Index(1) << 16, cached_panel = Index(1) << 12;
+
+template <class = void>
+void run_row_panels(Index rows, Index columns, const Executor& executor, const void* body,
+                    void (*call)(const void* body, Index first, Index count)) {
+  const Index high = std::max<Index>(1, shared_panel / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
+  if (panels <= 1) return call(body, Index(0), rows);
+  run_loop(executor, panels, [&](Index index) { call(body, index * high, std::min(high, rows - index * high)); });
+}
 
 /// Calls body(first, count) for panels of neighbouring rows of a (rows, columns) matrix, of about shared_panel numbers each, through
 /// the executor: work that is done number by number or row by row. The cut depends on the sizes alone; a small matrix is one panel.
 template <class Body>
 void for_row_panels(Index rows, Index columns, const Executor& executor, const Body& body) {
-  const Index high = std::max<Index>(1, shared_panel / std::max<Index>(1, columns)), panels = (rows + high - 1) / high;
-  if (panels <= 1) return body(Index(0), rows);
-  const struct {
-    const Body* body;
-    Index rows, high;
-  } cut{&body, rows, high};  // one reference, which a std::function holds without memory of its own
-  executor(panels, [&cut](Index index) { (*cut.body)(index * cut.high, std::min(cut.high, cut.rows - index * cut.high)); });
+  run_row_panels(rows, columns, executor, &body,
+                 [](const void* erased, Index first, Index count) { (*static_cast<const Body*>(erased))(first, count); });
 }
 
 /// The executor, with subnormal numbers as zeros in everything that it runs. It looks at the given one, which must outlive it.

@@ -275,7 +275,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
     const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
     // A task takes several registers of channels, so that its memory is allocated once for them.
     const Index tiles = (channel_count + width - 1) / width, per_task = std::max<Index>(1, tiles / 32);
-    executor((tiles + per_task - 1) / per_task, [&](Index task) {
+    detail::run_loop(executor, (tiles + per_task - 1) / per_task, [&](Index task) {
       detail::TileRows<Scalar> tile_rows(plan);
       for (Index tile = task * per_task; tile < std::min((task + 1) * per_task, tiles); ++tile) {
         const Index first = tile * width, count = std::min(width, channel_count - first);
@@ -291,7 +291,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           }
       }
     });
-    executor(static_cast<Index>(spoilt.size()), [&](Index index) {
+    detail::run_loop(executor, static_cast<Index>(spoilt.size()), [&](Index index) {
       const auto [c, first] = spoilt[static_cast<std::size_t>(index)];
       for (const std::vector<Index>& block : wanted.places)
         for (const Index place : block)
@@ -303,13 +303,13 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
   if (wanted.single.empty()) return;
   const detail::ChannelGroups groups(channel_runs(channels));
   const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
-  executor(groups.count(), [&](Index group) {
+  detail::run_loop(executor, groups.count(), [&](Index group) {
     std::vector<std::pair<Index, Index>> not_finite;  // channels and rows to be walked exactly
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
-      detail::walk_row(surrounded, row, groups, group, [&]<int Width>(const detail::RowPiece<Width, Scalar>& piece) {
+      detail::walk_row(surrounded, row, groups, group, [&](const detail::RowPiece<Scalar>& piece) {
         const bool finite = piece.all_finite();
-        for (Index lane = 0; lane < Width; ++lane) {
+        for (Index lane = 0; lane < piece.run.width; ++lane) {
           Scalar* entries = target(piece.run.place + lane, place);
           if (piece.end == row + 1) writer.zeros(tokens - row - 1, entries + row + 1);
           writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);

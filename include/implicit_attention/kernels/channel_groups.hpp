@@ -61,7 +61,7 @@ template <class = void>
 template <class Body>
 void for_channel_tiles(Index channels, const Executor& executor, const Body& body) {
   const std::vector<ChannelRun> runs = channel_runs(channels);
-  executor(static_cast<Index>(runs.size()), [&](Index index) {
+  detail::run_loop(executor, static_cast<Index>(runs.size()), [&](Index index) {
     const ChannelRun& run = runs[static_cast<std::size_t>(index)];
     if (run.width == detail::wide_tile) return body.template operator()<detail::wide_tile>(run.channel, index);
     if (run.width == detail::narrow_tile) return body.template operator()<detail::narrow_tile>(run.channel, index);

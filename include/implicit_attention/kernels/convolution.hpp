@@ -138,7 +138,8 @@ class TileConvolution {
   [[nodiscard]] const Scalar* taps() const { return taps_.data(); }
 
   /// The transpose's, from rows of tokens begin .. end - 1 + lead; nothing is taken from beyond token `last`.
-  EIGEN_ALWAYS_INLINE void apply_transposed(Index begin, Index end, Index last, const Scalar* rows, Scalar* out) const {
+  IMPLICIT_ATTENTION_FLATTEN EIGEN_DONT_INLINE void apply_transposed(Index begin, Index end, Index last, const Scalar* rows,
+                                                                     Scalar* out) const {
     if (reaches_whole(begin, end, last)) return whole(rows, end - begin, out);
     for (Index token = begin; token < end; ++token)
       part(rows + (token - begin) * Width, 0, std::min(surrounded_->last_reached(token), last) - token + 1, out + (token - begin) * Width);
@@ -183,7 +184,7 @@ class ConvolvedInput {
   }
 
   /// Takes in tokens begin..end-1, those after the last ones: at most tokens_in_a_run. Returns their rows, (tokens, Width).
-  EIGEN_ALWAYS_INLINE Scalar* enter(Index begin, Index end) {
+  IMPLICIT_ATTENTION_FLATTEN EIGEN_DONT_INLINE Scalar* enter(Index begin, Index end) {
     const Index lead = surrounded_->width() - 1;
     const bool convolves = !surrounded_->taps.empty();
     Scalar *const entered = entered_.data(), *const convolved = convolved_.data();

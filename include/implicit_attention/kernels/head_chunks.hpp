@@ -229,7 +229,7 @@ void head_scan(const HeadRecurrence<Scalar>& recurrence, const Array<Scalar>& x,
                const Executor& executor, View<Scalar>* final_state = nullptr) {
   const Index states = recurrence.state;
   const std::vector<detail::TokenRange> ranges = detail::token_ranges(recurrence, detail::chunk_tokens);
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     Matrix<Scalar> state = Matrix<Scalar>::Zero(states, recurrence.head_channels());
     if (!initial_state.empty()) state = initial_state.matrix().middleRows(head * states, states);
     detail::HeadChunk<Scalar> chunk(recurrence, head);
@@ -242,7 +242,7 @@ void head_scan(const HeadRecurrence<Scalar>& recurrence, const Array<Scalar>& x,
 template <Real Scalar>
 void head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
   const std::vector<detail::TokenRange> ranges = detail::token_ranges(recurrence, detail::chunk_tokens);
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     Matrix<Scalar> adjoint = Matrix<Scalar>::Zero(recurrence.state, recurrence.head_channels());
     detail::HeadChunk<Scalar> chunk(recurrence, head);
     for (std::size_t left = ranges.size(); left > 0; --left) chunk.run_transposed(ranges[left - 1], g, adjoint, out);

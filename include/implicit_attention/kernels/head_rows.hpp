@@ -39,11 +39,11 @@ class HeadRows {
     blocks_.reserve(static_cast<std::size_t>(head_count));
     for (Index head = 0; head < head_count; ++head) blocks_.emplace_back(recurrence, first_head + head, ranges);
     const Index count = static_cast<Index>(ranges.size()), slices = (count + blocks_of_a_slice - 1) / blocks_of_a_slice;
-    executor(head_count * slices, [&](Index item) {
+    detail::run_loop(executor, head_count * slices, [&](Index item) {
       const Index begin = item % slices * blocks_of_a_slice, stop = std::min(begin + blocks_of_a_slice, count);
       blocks_[static_cast<std::size_t>(item / slices)].prepare(static_cast<std::size_t>(begin), static_cast<std::size_t>(stop));
     });
-    executor(head_count, [&](Index head) { blocks_[static_cast<std::size_t>(head)].prepare_untouched(); });
+    detail::run_loop(executor, head_count, [&](Index head) { blocks_[static_cast<std::size_t>(head)].prepare_untouched(); });
   }
 
   /// Rows begin..end-1 of a head, (end - begin, tokens), zeros where nothing is seen.

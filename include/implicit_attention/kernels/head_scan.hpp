@@ -269,7 +269,8 @@ template <Real Scalar>
   }
   if (!recurrence.diagonal.empty()) gradient.diagonal.resize(tokens, heads);
   Matrix<Scalar> query(tokens, heads * states), key(tokens, heads * states);
-  executor(heads, [&](Index head) { detail::HeadGradient<Scalar>(recurrence, head, x, g, gradient, query, key).run(initial_state); });
+  detail::run_loop(executor, heads,
+                   [&](Index head) { detail::HeadGradient<Scalar>(recurrence, head, x, g, gradient, query, key).run(initial_state); });
   const auto over_groups = [&](Matrix<Scalar>& by_head) {
     if (recurrence.groups == heads) return std::move(by_head);
     Matrix<Scalar> sum = Matrix<Scalar>::Zero(tokens, recurrence.groups * states);

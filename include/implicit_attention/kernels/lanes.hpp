@@ -175,6 +175,11 @@ template <int Width, class Scalar>
   for (Index i = 0; i < array.rows(); ++i) rows.row(i) = lanes<Width>(array.row(i) + column);
   return rows;
 }
+/// The same, or one row of ones where there is no array: rates, whose only state then decays by exp(step).
+template <int Width, class Scalar>
+[[nodiscard]] LaneRows<Scalar, Width> rate_rows(const Array<Scalar>& rate, Index column) {
+  return rate.empty() ? LaneRows<Scalar, Width>::Ones(1) : lane_rows<Width>(rate, column);
+}
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>

@@ -110,7 +110,7 @@ void matrix_apply(const Recurrence& recurrence, const Array<typename Recurrence:
                   const Executor& executor, View<typename Recurrence::ScalarType>* = nullptr) {
   using Scalar = typename Recurrence::ScalarType;
   const Index values = recurrence.head_channels(), tokens = recurrence.tokens;
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     Matrix<Scalar> rows(std::min(rows_at_once, tokens), tokens);
     for (Index begin = 0; begin < tokens; begin += rows_at_once) {
       const Index end = std::min(begin + rows_at_once, tokens), first = recurrence.first_visible(begin),
@@ -153,7 +153,7 @@ void matrix_apply_transposed(const Recurrence& recurrence, ConstView<typename Re
   using Scalar = typename Recurrence::ScalarType;
   const Index values = recurrence.head_channels(), tokens = recurrence.tokens;
   out.setZero();
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     Matrix<Scalar> rows(std::min(rows_at_once, tokens), tokens), part;
     for (Index begin = 0; begin < tokens; begin += rows_at_once) {
       const Index end = std::min(begin + rows_at_once, tokens), first = recurrence.first_visible(begin),
@@ -198,7 +198,7 @@ template <Real Scalar>
   Matrix<Scalar> carried = Matrix<Scalar>::Zero(recurrence.tokens, recurrence.channels);
   if (recurrence.past_key.rows() == 0) return carried;
   const Index values = recurrence.head_channels();
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     RowVector<Scalar> past, own(recurrence.tokens);
     for (Index row = 0; row < recurrence.tokens; ++row) {
       const Index seen = recurrence.past_seen(row);
@@ -229,7 +229,7 @@ template <Real Scalar>
   gradient.input = Matrix<Scalar>::Zero(tokens, r.channels);
   gradient.query.resize(tokens, r.heads * size);
   Matrix<Scalar> key_by_head = Matrix<Scalar>::Zero(tokens, r.heads * size);
-  executor(r.heads, [&](Index head) {
+  detail::run_loop(executor, r.heads, [&](Index head) {
     const Index column = r.key_head(head) * size;
     RowVector<Scalar> past, own(tokens), slopes(tokens), past_slopes;
     for (Index row = 0; row < tokens; ++row) {

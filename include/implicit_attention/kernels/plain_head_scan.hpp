@@ -93,7 +93,7 @@ template <Real Scalar>
 void plain_head_scan(const HeadRecurrence<Scalar>& recurrence, const Array<Scalar>& x, const Array<Scalar>& initial_state, View<Scalar> out,
                      const Executor& executor, View<Scalar>* final_state = nullptr) {
   const Index states = recurrence.state;
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     Matrix<Scalar> state = Matrix<Scalar>::Zero(states, recurrence.head_channels());
     if (!initial_state.empty()) state = initial_state.matrix().middleRows(head * states, states);
     detail::PlainHeadScan<Scalar>(recurrence, head).run(0, recurrence.tokens, x, state, out);
@@ -104,7 +104,7 @@ void plain_head_scan(const HeadRecurrence<Scalar>& recurrence, const Array<Scala
 /// head_scan_transposed, token by token.
 template <Real Scalar>
 void plain_head_scan_transposed(const HeadRecurrence<Scalar>& recurrence, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
-  executor(recurrence.heads, [&](Index head) {
+  detail::run_loop(executor, recurrence.heads, [&](Index head) {
     Matrix<Scalar> adjoint = Matrix<Scalar>::Zero(recurrence.state, recurrence.head_channels());
     detail::PlainHeadScan<Scalar>(recurrence, head).run_transposed(0, recurrence.tokens, g, adjoint, out);
   });

@@ -52,7 +52,7 @@ class JoinedRows {
     // blocks before it at once, while they and their queries are in the caches.
     const Index runs = std::min<Index>(blocks_, 16);
     std::atomic<bool> any_left = false;
-    executor(runs, [&](Index run) {
+    detail::run_loop(executor, runs, [&](Index run) {
       if (running_.fetch_add(1) != 0) alone_ = false;
       std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
       FarScratch scratch(*this, tiles.size());
@@ -75,7 +75,7 @@ class JoinedRows {
     if (!any_left) return;
     // The others, long rows first, so that workers finish together.
     const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
-    executor(runs, [&](Index run) {
+    detail::run_loop(executor, runs, [&](Index run) {
       FarScratch scratch(*this, tiles.size());
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs) {
         BlockState& state = at(block);
@@ -242,7 +242,7 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   const Index together = Joined::channels_together(plan.surrounded().recurrence.state);
   for (Index first = 0; first < channel_count; first += together)
     joined.run(channels.data() + first, std::min(together, channel_count - first), executor);
-  executor(targets.blocks(), [&](Index block) { targets.move_to_places(block); });
+  detail::run_loop(executor, targets.blocks(), [&](Index block) { targets.move_to_places(block); });
 }
 
 /// Joins one channel's row, made by the plain walk.
@@ -278,7 +278,7 @@ void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   for (std::size_t left = spoilt.size(); left > 0; --left) others.erase(others.begin() + spoilt[left - 1].place);
   reduce_blocks(plan, others, after, rows, out, executor, join, initial);
   for (const std::vector<Index>& places : after.places)
-    executor(static_cast<Index>(places.size()), [&](Index index) {
+    detail::run_loop(executor, static_cast<Index>(places.size()), [&](Index index) {
       const Index place = places[static_cast<std::size_t>(index)];
       for (const SpoiltChannel& channel : spoilt)
         join_plain_row(surrounded, channels[static_cast<std::size_t>(channel.place)], row_at(place), out.data() + place * out.outerStride(),
@@ -293,9 +293,9 @@ void reduce_single_row(const SurroundedDiagonal<Scalar>& surrounded, const Chann
   const Index tokens = surrounded.recurrence.tokens;
   Matrix<Scalar> joined(groups.count(), row + 1);
   joined.setConstant(initial);
-  executor(groups.count(), [&](Index group) {
-    walk_row(surrounded, row, groups, group, [&]<int Width>(const RowPiece<Width, Scalar>& piece) {
-      join_rows(join, piece.entries(0), tokens_in_a_piece, Width, piece.end - piece.first, &joined(group, piece.first));
+  detail::run_loop(executor, groups.count(), [&](Index group) {
+    walk_row(surrounded, row, groups, group, [&](const RowPiece<Scalar>& piece) {
+      join_rows(join, piece.entries(0), tokens_in_a_piece, piece.run.width, piece.end - piece.first, &joined(group, piece.first));
       if constexpr (Reducer::sees_zeros)
         for (Index token = piece.begin; token < piece.first; ++token) joined(group, token) = join(joined(group, token), Scalar(0));
     });

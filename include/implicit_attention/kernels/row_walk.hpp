@@ -24,17 +24,18 @@ namespace detail {
 /// Tokens of a row that are handed over at a time.
 constexpr Index tokens_in_a_piece = 64;
 
-/// Entries begin..end-1 of a row of neighbouring channels. Those before `first` are zero, and only those from it on are there.
-template <int Width, Real Scalar>
+/// Entries begin..end-1 of a row of neighbouring channels. Those before `first` are zero, and only those from it on are there. What takes
+/// them is compiled once, for all widths of tiles.
+template <Real Scalar>
 struct RowPiece {
   ChannelRun run;
   Index begin, first, end;
-  const Scalar* numbers;  ///< (Width, tokens_in_a_piece), from `begin` on
-  const Scalar* every;    ///< the (end - first) * Width entries, in whatever order
+  const Scalar* numbers;  ///< (run.width, tokens_in_a_piece), from `begin` on
+  const Scalar* every;    ///< the (end - first) * run.width entries, in whatever order
 
   /// Those of one of the channels, from `first` on.
   [[nodiscard]] const Scalar* entries(Index lane) const { return numbers + lane * tokens_in_a_piece + (first - begin); }
-  [[nodiscard]] bool all_finite() const { return detail::all_finite(every, (end - first) * Width); }
+  [[nodiscard]] bool all_finite() const { return detail::all_finite(every, (end - first) * run.width); }
 };
 
 /// The states of `Width` neighbouring channels that a row still sees as it is walked backwards: one whose decay is below the smallest
@@ -45,7 +46,7 @@ class SeenStates {
   using Lane = Lanes<Scalar, Width>;
 
   SeenStates(const Array<Scalar>& rate, Index states, Index channel)
-      : order_(static_cast<std::size_t>(states)), seen_(states), decays_alike_(rate.empty()), rate_(lane_rows<Width>(rate, channel)) {
+      : order_(static_cast<std::size_t>(states)), seen_(states), rate_(rate_rows<Width>(rate, channel)) {
     for (std::size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<Index>(n);
     elapsed_.setZero();
   }
@@ -58,10 +59,7 @@ class SeenStates {
     for (Index index = 0; index < seen_; ++index) {
       const Index n = order_[static_cast<std::size_t>(index)];
       const Scalar product = (query ? query[n] : Scalar(1)) * (key ? key[n] : Scalar(1));
-      if (decays_alike_)
-        entry += product * elapsed_.exp();
-      else
-        entry += product * (rate_.row(n) * elapsed_).exp();
+      entry += product * (rate_.row(n) * elapsed_).exp();
     }
   }
   /// Goes on to the token before the one whose step this is.
@@ -75,7 +73,7 @@ class SeenStates {
     const Scalar smallest = std::log(std::numeric_limits<Scalar>::min());
     for (Index index = 0; index < seen_;) {
       Index& n = order_[static_cast<std::size_t>(index)];
-      const Scalar nearest = decays_alike_ ? largest_lane(elapsed_) : largest_lane(Lane(rate_.row(n) * elapsed_));
+      const Scalar nearest = largest_lane(Lane(rate_.row(n) * elapsed_));
       if (nearest < smallest && may(seen_ == 1))
         std::swap(n, order_[static_cast<std::size_t>(--seen_)]);
       else
@@ -86,7 +84,6 @@ class SeenStates {
  private:
   std::vector<Index> order_;  // states that are still seen are the first `seen_` of it
   Index seen_;
-  bool decays_alike_;
   LaneRows<Scalar, Width> rate_;
   Lane elapsed_;  // the sum of steps between the row and the token
 };
@@ -116,7 +113,7 @@ class RowTile {
   }
 
   /// Entries begin..end-1, those before the last ones, at most tokens_in_a_piece.
-  IMPLICIT_ATTENTION_FLATTEN RowPiece<Width, Scalar> walk(Index begin, Index end) {
+  IMPLICIT_ATTENTION_FLATTEN RowPiece<Scalar> walk(Index begin, Index end) {
     const SurroundedDiagonal<Scalar>& surrounded = *surrounded_;
     const SurroundedRows<Scalar>& rows = rows_;
     const bool read_before_update = surrounded.recurrence.read_before_update;

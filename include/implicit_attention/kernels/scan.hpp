@@ -27,7 +27,7 @@ class ScanTile {
         convolved_(surrounded, input, channel),
         documents_(surrounded.recurrence.starts),
         rows_(surrounded, channel),
-        rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
+        rate_(rate_rows<Width>(surrounded.recurrence.rate, channel)),
         state_(surrounded.recurrence.state) {
     if (input.initial_state.empty())
       state_.setZero();
@@ -39,7 +39,7 @@ class ScanTile {
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, View<Scalar>& out) {
     const DiagonalRecurrence<Scalar>& recurrence = surrounded_->recurrence;
     const SurroundedRows<Scalar>& rows = rows_;
-    const bool read_before_update = recurrence.read_before_update, decays_alike = recurrence.rate.empty();
+    const bool read_before_update = recurrence.read_before_update;
     const Index states = recurrence.state, channel = channel_;
     const auto part = [&](const ArrayRows<Scalar>& array, Index token) { return lanes<Width>(array.row(token)); };
     const Scalar* const rates = rate_.data();
@@ -66,11 +66,7 @@ class ScanTile {
       if (read_before_update && reads)
         for (Index n = 0; n < states; ++n) y += (query ? query[n] : Scalar(1)) * lanes<Width>(state + n * Width);
       for (Index n = 0; n < states; ++n) {
-        Lane decay;
-        if (decays_alike)
-          decay = step.exp();
-        else
-          decay = (lanes<Width>(rates + n * Width) * step).exp();
+        const Lane decay = (lanes<Width>(rates + n * Width) * step).exp();
         const Lane next = decay * lanes<Width>(state + n * Width) + (key ? key[n] : Scalar(1)) * written;
         lanes<Width>(state + n * Width) = next;
         if (!read_before_update) y += (query ? query[n] : Scalar(1)) * next;
@@ -109,7 +105,7 @@ class TransposedScanTile {
         channel_(channel),
         starts_left_(surrounded.recurrence.starts.size()),
         rows_(surrounded, channel),
-        rate_(lane_rows<Width>(surrounded.recurrence.rate, channel)),
+        rate_(rate_rows<Width>(surrounded.recurrence.rate, channel)),
         state_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)),
         convolution_(surrounded, channel, true),
         left_(tokens_in_a_run + surrounded.width() - 1),
@@ -119,7 +115,7 @@ class TransposedScanTile {
   IMPLICIT_ATTENTION_FLATTEN void walk(Index begin, Index end, const ConstView<Scalar>& g, View<Scalar>& out) {
     const DiagonalRecurrence<Scalar>& recurrence = surrounded_->recurrence;
     const SurroundedRows<Scalar>& rows = rows_;
-    const bool read_before_update = recurrence.read_before_update, decays_alike = recurrence.rate.empty();
+    const bool read_before_update = recurrence.read_before_update;
     const Index states = recurrence.state, channel = channel_, lead = surrounded_->width() - 1;
     const auto part = [&](const ArrayRows<Scalar>& array, Index token) { return lanes<Width>(array.row(token)); };
     const Scalar* const rates = rate_.data();
@@ -146,10 +142,7 @@ class TransposedScanTile {
         Lane walked = lanes<Width>(state + n * Width);
         if (!read_before_update) walked += added;
         if (!empty) s += (key ? key[n] : Scalar(1)) * walked;
-        if (decays_alike)
-          walked *= step.exp();
-        else
-          walked *= (lanes<Width>(rates + n * Width) * step).exp();
+        walked *= (lanes<Width>(rates + n * Width) * step).exp();
         if (read_before_update) walked += added;
         lanes<Width>(state + n * Width) = walked;
       }
@@ -195,7 +188,7 @@ template <Real Scalar>
 void scan(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
           View<Scalar>* final_state = nullptr) {
   const detail::ChannelGroups groups(channel_runs(surrounded.recurrence.channels));
-  executor(groups.count(), [&](Index group) {
+  detail::run_loop(executor, groups.count(), [&](Index group) {
     auto tiles = groups.tiles(
         group, [&]<int Width>(const ChannelRun& run) { return detail::ScanTile<Width, Scalar>(surrounded, input, run.channel); });
     detail::for_token_runs(surrounded.recurrence.tokens,
@@ -208,7 +201,7 @@ void scan(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>&
 template <Real Scalar>
 void scan_transposed(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> g, View<Scalar> out, const Executor& executor) {
   const detail::ChannelGroups groups(channel_runs(surrounded.recurrence.channels));
-  executor(groups.count(), [&](Index group) {
+  detail::run_loop(executor, groups.count(), [&](Index group) {
     auto tiles = groups.tiles(
         group, [&]<int Width>(const ChannelRun& run) { return detail::TransposedScanTile<Width, Scalar>(surrounded, run.channel); });
     for (Index end = surrounded.recurrence.tokens; end > 0; end = std::max(end - detail::tokens_in_a_run, Index(0)))

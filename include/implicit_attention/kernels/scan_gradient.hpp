@@ -248,7 +248,7 @@ template <Real Scalar>
   };
   Matrix<Scalar> query_parts = parts_of(recurrence.query), key_parts = parts_of(recurrence.key);
 
-  executor(groups.count(), [&](Index group) {
+  detail::run_loop(executor, groups.count(), [&](Index group) {
     detail::ScanGradientScratch<Scalar> scratch(recurrence);
     auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) {
       return detail::ScanGradientTile<Width, Scalar>(surrounded, a, initial_state, scratch.block, run.channel);

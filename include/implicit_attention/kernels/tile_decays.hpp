@@ -17,8 +17,7 @@ class TileDecays {
   using Register = LaneRegister<Scalar, lane>;
 
   /// `rate` (states, channels), or empty: ones, one state.
-  TileDecays(const Array<Scalar>& rate, Index channel)
-      : rate_(rate.empty() ? LaneRows<Scalar, Width>::Ones(1) : lane_rows<Width>(rate, channel)) {}
+  TileDecays(const Array<Scalar>& rate, Index channel) : rate_(rate_rows<Width>(rate, channel)) {}
 
   /// (states, Width)
   [[nodiscard]] const Scalar* rate() const { return rate_.data(); }

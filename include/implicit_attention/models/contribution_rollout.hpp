@@ -128,7 +128,7 @@ template <Real S>
   std::vector<RowVector<S>> rows(static_cast<std::size_t>(std::min(rows_at_a_time, weights.cols())));
   for (Index first = 0; first < weights.cols(); first += rows_at_a_time) {
     const Index count = std::min(rows_at_a_time, weights.cols() - first);
-    executor(count, [&](Index k) {
+    detail::run_loop(executor, count, [&](Index k) {
       const Index i = first + k;
       const bool mixes = !weights.col(i).isZero(0), shown = std::find(visited.begin(), visited.end(), i) != visited.end();
       if (!mixes && !shown) return;
@@ -136,7 +136,7 @@ template <Real S>
       if (shown) visit(i, v);
       if (mixes) rows[static_cast<std::size_t>(k)] = layer.shares_of(i, std::move(v), by_proximity);
     });
-    executor(weights.rows(), [&](Index t) {
+    detail::run_loop(executor, weights.rows(), [&](Index t) {
       for (Index i = first; i < first + count; ++i)  // a row that does not count must not be read: it may be NaN
         if (weights(t, i) != S(0)) mixed.row(t).head(i + 1) += weights(t, i) * rows[static_cast<std::size_t>(i - first)];
     });
@@ -184,7 +184,7 @@ void add_contribution_norms(const LayerContributions<S>& layer, const std::vecto
     norms.row(r).head(position + 1) += layer.norms(position, within);
   };
   if (norms.rows() == 1) return add(0, executor);
-  executor(norms.rows(), [&](Index r) { add(r, serial_executor()); });
+  detail::run_loop(executor, norms.rows(), [&](Index r) { add(r, serial_executor()); });
 }
 
 template <Real S>

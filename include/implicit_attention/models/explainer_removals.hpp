@@ -65,7 +65,7 @@ Matrix<S> TokenRemovals<S>::values_without_each(const std::vector<Index>& remove
     if (runs == 1)
       run(0, run_->options().executor);
     else
-      run_->options().executor(runs, [&](Index index) { run(index, serial_executor()); });
+      detail::run_loop(run_->options().executor, runs, [&](Index index) { run(index, serial_executor()); });
     return values;
   }
   // The states are those before a block of tokens, so that the tokens of a block can be taken away side by side; each removal runs at
@@ -84,7 +84,7 @@ Matrix<S> TokenRemovals<S>::values_without_each(const std::vector<Index>& remove
       resumes = states.refusals().empty();
       if (!resumes) end = removed.size();
     }
-    run_->options().executor(static_cast<Index>(end - begin), [&](Index index) {
+    detail::run_loop(run_->options().executor, static_cast<Index>(end - begin), [&](Index index) {
       const std::size_t row = begin + static_cast<std::size_t>(index);
       values.row(static_cast<Index>(row)) =
           in_one_run({removed[row]}, targets, resumes ? at : Index(0), resumes && at > 0 ? &states : nullptr, serial_executor());

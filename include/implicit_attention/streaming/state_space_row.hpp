@@ -243,7 +243,7 @@ class StateSpaceTile {
 template <Real Scalar, class Start>
 void walk_state_space_row(const StateSpaceRow<Scalar>& from, const Executor& executor, const Start& start) {
   const Index channels = from.recurrence.channels, tiles = (channels + row_lanes - 1) / row_lanes;
-  executor((tiles + row_group - 1) / row_group, [&](Index group) {
+  detail::run_loop(executor, (tiles + row_group - 1) / row_group, [&](Index group) {
     auto taker = start(group);
     std::vector<StateSpaceTile<Scalar>> own;
     for (Index tile = group * row_group; tile < std::min((group + 1) * row_group, tiles); ++tile)

@@ -40,7 +40,7 @@ void for_product_tiles(Index rows, Index columns, const Executor& executor, cons
     body(row, std::min(high, rows - row), column, std::min(wide, columns - column));
   };
   if (down * across == 1) return tile(0);
-  executor(down * across, tile);
+  run_loop(executor, down * across, tile);
 }
 
 /// Rows of a matrix, or a panel of neighbouring rows, as numbers in a row.

@@ -99,7 +99,7 @@ template <Real S, class Body>
 void for_each_document(const SoftmaxRecurrence<S>& whole, const std::vector<Index>& starts, const Executor& executor, const Body& body) {
   if (starts.empty()) return body(whole, Index(0), whole.tokens, executor);
   if (whole.past_key.rows() > 0) raise(ErrorKind::value, "softmax_attention: carried-in keys cannot be combined with several documents");
-  executor(static_cast<Index>(starts.size()), [&](Index index) {
+  detail::run_loop(executor, static_cast<Index>(starts.size()), [&](Index index) {
     const std::size_t document = static_cast<std::size_t>(index);
     const Index first = starts[document], count = (document + 1 < starts.size() ? starts[document + 1] : whole.tokens) - first;
     SoftmaxRecurrence<S> own = whole;
